@@ -1,0 +1,123 @@
+"""LSRL: compile short programs over linear-state signals into exact recurrent networks."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lsrl import errors
+from lsrl.ir.types import Token, Vector
+from lsrl.language.program import Program, program
+from lsrl.language.signal import (
+    Signal,
+    constant,
+    equal,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
+    not_equal,
+    relu,
+)
+from lsrl.language.sugar import (
+    absolute,
+    bound,
+    clip,
+    concat,
+    cumsum,
+    cycle,
+    delay,
+    hold,
+    latch,
+    linear_state,
+    lookup,
+    maximum,
+    minimum,
+    mod,
+    one_hot,
+    periodic,
+    position,
+    recurrent_state,
+    select,
+    selective_state,
+    threshold_state,
+    where,
+    window_sum,
+)
+
+if TYPE_CHECKING:
+    from lsrl import paper, programs
+    from lsrl.compiler import compile, explain, targets
+    from lsrl.model import Model, load
+    from lsrl.random_programs import random_program
+
+__version__ = "0.1.0"
+
+# Compilation and its heavy imports load when first used.
+_LAZY = {
+    "compile": "lsrl.compiler",
+    "explain": "lsrl.compiler",
+    "targets": "lsrl.compiler",
+    "Model": "lsrl.model",
+    "load": "lsrl.model",
+    "random_program": "lsrl.random_programs",
+    "paper": "lsrl.paper",
+    "programs": "lsrl.programs",
+}
+
+__all__ = [
+    "Model",
+    "Program",
+    "Signal",
+    "Token",
+    "Vector",
+    "absolute",
+    "bound",
+    "clip",
+    "compile",
+    "concat",
+    "constant",
+    "cumsum",
+    "cycle",
+    "delay",
+    "equal",
+    "errors",
+    "explain",
+    "greater",
+    "greater_equal",
+    "hold",
+    "latch",
+    "less",
+    "less_equal",
+    "linear_state",
+    "load",
+    "lookup",
+    "maximum",
+    "minimum",
+    "mod",
+    "not_equal",
+    "one_hot",
+    "paper",
+    "periodic",
+    "position",
+    "program",
+    "programs",
+    "random_program",
+    "recurrent_state",
+    "relu",
+    "select",
+    "selective_state",
+    "targets",
+    "threshold_state",
+    "where",
+    "window_sum",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'lsrl' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if module.__name__ == f"lsrl.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

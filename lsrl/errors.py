@@ -1,0 +1,84 @@
+"""Every exception that LSRL raises on purpose.
+
+Each message says what is wrong, where, what was expected, what came, and how to mend it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class LsrlError(Exception):
+    """Root of every error of this package."""
+
+
+class ProgramError(LsrlError):
+    """A program is written in a way that has no meaning; raised at the offending line."""
+
+
+class ShapeError(ProgramError):
+    """Widths of signals or matrices do not fit together."""
+
+
+class RampError(ProgramError):
+    """Continuous values are compared without the width of a ramp."""
+
+
+class BoundsError(LsrlError):
+    """A value lies outside the interval that was declared or promised for it."""
+
+
+class InputError(LsrlError):
+    """An input is not what the program declares: wrong symbol, shape, dtype, length or NaN."""
+
+
+class PrecisionError(LsrlError):
+    """No finite, normal weights of the dtype carry out even the first token."""
+
+
+class FormatError(LsrlError):
+    """A file is damaged, truncated, or not a saved model."""
+
+
+class UnknownTargetError(LsrlError):
+    """No target has that name."""
+
+
+class SelfTestError(LsrlError):
+    """The device at hand does not compute what the certificate relies on."""
+
+
+@dataclass(frozen=True)
+class Offence:
+    """One signal that a target can't hold.
+
+    Attributes:
+      signal: the signal's name or expression.
+      source: "file:line" of the user's code.
+      reason: why the target can't hold it, with the theorem or rule.
+      targets: names of the targets that would do.
+    """
+
+    signal: str
+    source: str
+    reason: str
+    targets: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line: signal, source, reason, way out."""
+        way_out = (
+            f"would do: {', '.join(self.targets)}" if self.targets else "no target can hold it"
+        )
+        return f"{self.signal} ({self.source}): {self.reason}; {way_out}"
+
+
+class UnsupportedOpError(LsrlError):
+    """A target can't hold some signals of a program.
+
+    Attributes:
+      offences: every offending signal, in program order.
+    """
+
+    def __init__(self, message: str, offences: Sequence[Offence] = ()) -> None:
+        """Join the message with one line an offence."""
+        self.offences = tuple(offences)
+        super().__init__("\n".join([message, *(f"  - {offence}" for offence in self.offences)]))

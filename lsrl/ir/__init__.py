@@ -1,0 +1,1 @@
+"""The intermediate representation: ops, graphs, bounds, and the reference evaluator."""

@@ -1,0 +1,428 @@
+"""Bounds as types: the interval and the grid of every channel of every signal.
+
+`Facts` say where a value can lie; the functions below carry facts through affine maps and linear
+recurrences. Interval ends that float64 can't hold exactly are widened outwards, so facts are sound.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, common_grid, lowest_bit, sum_is_exact
+
+# Past this many steps a recurrence with no closed form is bounded by repeated squaring.
+MAX_UNROLLED_STEPS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of a signal's value at every token.
+
+    Attributes:
+      low: (width,) float64, least value of each channel.
+      high: (width,) float64, greatest value.
+      step: (width,) float64, every value is a multiple of it; 0 for continuous, inf for always 0.
+      one_hot: every channel is 0 or 1 and at most one of them is 1.
+      snaps: the value comes from a ramp and is 0 or 1 by promise, so upstream rounding is lost in it.
+      once: the value is a state that takes at most one nonzero update, by promise.
+    """
+
+    low: Array
+    high: Array
+    step: Array
+    one_hot: bool = False
+    snaps: bool = False
+    once: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return len(self.low)
+
+    @property
+    def magnitude(self) -> Array:
+        """(width,) the greatest absolute value."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    @property
+    def gridded(self) -> bool:
+        """Whether no channel is continuous."""
+        return bool((self.step > 0).all())
+
+    @property
+    def boolean(self) -> bool:
+        """Whether every channel is 0 or 1."""
+        multiples = (self.step >= 1) & (np.isinf(self.step) | (self.step % 1 == 0))
+        return bool((multiples & (self.low >= 0) & (self.high <= 1)).all())
+
+    @property
+    def constant(self) -> bool:
+        """Whether every channel has one possible value."""
+        return bool((self.low == self.high).all())
+
+    def meet(self, other: "Facts") -> "Facts":
+        """Both facts hold: the intersection of the intervals and the coarser grid."""
+        return Facts(
+            np.maximum(self.low, other.low),
+            np.minimum(self.high, other.high),
+            np.maximum(self.step, other.step),
+            self.one_hot or other.one_hot,
+            self.snaps or other.snaps,
+            self.once or other.once,
+        )
+
+    def join(self, other: "Facts") -> "Facts":
+        """Either may hold: the hull of the intervals and the common grid."""
+        return Facts(
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            pairwise_grid(self.step, other.step),
+        )
+
+
+def facts(low: Array, high: Array, step: Array, one_hot: bool = False) -> Facts:
+    """Make facts of float64 arrays; a channel that can only be 0 lies on every grid."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    step = np.where((low == 0) & (high == 0), np.inf, np.asarray(step, dtype=np.float64))
+    return Facts(low, high, step, one_hot)
+
+
+def constant_facts(values: Array) -> Facts:
+    """Facts of a constant vector (width,)."""
+    values = np.asarray(values, dtype=np.float64)
+    boolean = bool(np.isin(values, (0.0, 1.0)).all())
+    step = np.where(values == 0, np.inf, np.abs(values))
+    return Facts(values, values, step, one_hot=boolean and values.sum() <= 1)
+
+
+def table_facts(table: Array) -> Facts:
+    """Facts of a value that is always some row of `table`, (rows, width)."""
+    rows, width = table.shape
+    step = common_grid(table.T.ravel(), np.arange(0, rows * width + 1, rows))
+    one_hot = bool(np.isin(table, (0.0, 1.0)).all() and (table.sum(axis=1) <= 1).all())
+    return Facts(table.min(axis=0), table.max(axis=0), step, one_hot)
+
+
+def pairwise_grid(first: Array, second: Array) -> Array:
+    """The common grid of two signals, channel by channel; 0 where either is continuous."""
+    pair = np.stack([first, second], axis=1)
+    return common_grid(
+        np.where(pair == 0, np.nan, pair).ravel(), np.arange(0, 2 * len(first) + 1, 2)
+    )
+
+
+class Sums(NamedTuple):
+    """The data of condition P1 for a vector of sums."""
+
+    magnitude: Array  # (width,) sum of the absolute values of all terms
+    grid: Array  # (width,) largest power of two that divides every term; 0 if there is none
+
+
+def no_sums(width: int) -> Sums:
+    """Sums that are trivially exact: nothing is added."""
+    return Sums(np.zeros(width), np.full(width, np.inf))
+
+
+def joined_sums(sums: Sequence[Sums]) -> Sums:
+    """The sums of several groups of terms that are all added together."""
+    return Sums(sum(s.magnitude for s in sums), np.minimum.reduce([s.grid for s in sums]))
+
+
+def term_sums(weight: Matrix, value: Facts) -> Sums:
+    """Magnitude and grid of the terms weight[i, j] * value[j], row by row.
+
+    At most one term of a one-hot operand is not zero, so its terms count by their maximum.
+    """
+    data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
+    terms = np.abs(data) * value.magnitude[columns]
+    magnitude = np.zeros(weight.rows)
+    grid = np.full(weight.rows, np.inf)
+    filled = np.flatnonzero(np.diff(starts))
+    if len(filled):
+        gather = np.maximum if value.one_hot else np.add
+        magnitude[filled] = gather.reduceat(terms, starts[filled])
+        with np.errstate(over="ignore"):
+            unit = np.where(
+                value.step[columns] == 0, 0.0, lowest_bit(data) * lowest_bit_of_step(value)[columns]
+            )
+        grid[filled] = np.minimum.reduceat(unit, starts[filled])
+    return Sums(magnitude, grid)
+
+
+def lowest_bit_of_step(value: Facts) -> Array:
+    """(width,) largest power of two that divides every value; inf where it is always zero."""
+    finite = np.where(np.isinf(value.step), 0.0, value.step)
+    return np.where(value.step == 0, 0.0, lowest_bit(finite))
+
+
+def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
+    """Condition P1 for rows of Σ weight x + bias."""
+    bias_sums = Sums(np.abs(bias), lowest_bit(bias))
+    return joined_sums(
+        [bias_sums, *(term_sums(w, v) for w, v in zip(weights, values, strict=True))]
+    )
+
+
+def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
+    """Facts of Σ weight x + bias."""
+    rows = len(bias)
+    low, high = bias.astype(np.float64), bias.astype(np.float64)
+    grids = [np.where(bias == 0, np.inf, np.abs(bias))]
+    for weight, value in zip(weights, values, strict=True):
+        least, most = linear_hull(weight, value)
+        low, high = low + least, high + most
+        entries = np.abs(weight.csr.data) * value.step[weight.csr.indices]
+        entries = np.where(value.step[weight.csr.indices] == 0, np.nan, entries)
+        grids.append(common_grid(entries, weight.csr.indptr))
+    step = grids[0]
+    for grid in grids[1:]:
+        step = pairwise_grid(step, grid)
+    sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
+    low, high = widen(low, high, sums)
+    one_hot = (
+        len(values) == 1
+        and values[0].one_hot
+        and not bias.any()
+        and bool((weights[0].csr.data == 1).all())
+        and bool((np.bincount(weights[0].csr.indices, minlength=1) <= 1).all())
+        and rows > 0
+    )
+    return facts(low, high, step, one_hot)
+
+
+def interval_ends(value: Facts) -> Facts:
+    """Facts of the interval's ends alone: the grid on which `low` and `high` lie."""
+    ends = np.minimum(lowest_bit(value.low), lowest_bit(value.high))
+    return replace(value, step=ends)
+
+
+def widen(low: Array, high: Array, sums: Sums) -> tuple[Array, Array]:
+    """Move interval ends outwards where float64 may have rounded them."""
+    exact = sum_is_exact(sums.magnitude, sums.grid, 53) | (sums.magnitude == 0)
+    slack = np.where(exact, 0.0, sums.magnitude * 2.0**-48)
+    return low - slack, high + slack
+
+
+def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
+    """The hull (low, high) of weight @ x over the interval of x, each (rows,)."""
+    data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
+    low, high = np.zeros(weight.rows), np.zeros(weight.rows)
+    filled = np.flatnonzero(np.diff(starts))
+    if not len(filled):
+        return low, high
+    first, second = data * value.low[columns], data * value.high[columns]
+    least, most = np.minimum(first, second), np.maximum(first, second)
+    if value.one_hot:
+        low[filled] = np.minimum(np.minimum.reduceat(least, starts[filled]), 0.0)
+        high[filled] = np.maximum(np.maximum.reduceat(most, starts[filled]), 0.0)
+        return low, high
+    low[filled] = np.add.reduceat(least, starts[filled])
+    high[filled] = np.add.reduceat(most, starts[filled])
+    return low, high
+
+
+class Reach(NamedTuple):
+    """How far a linear recurrence gets within its tokens."""
+
+    low: Array  # (width,)
+    high: Array  # (width,)
+    magnitude: Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
+    halvings: float  # how much finer the state's grid is than its terms': the least entry of A^k
+
+
+def linear_state_facts(
+    transition: Matrix, initial: Array, update: Facts, tokens: int
+) -> tuple[Facts, Sums]:
+    """Facts and condition P1 of s_t = A s_{t-1} + u_t for t < tokens, s_{-1} = initial.
+
+    Args:
+      transition: A, (width, width).
+      initial: (width,).
+      update: facts of u.
+      tokens: number of tokens, at least 1.
+    """
+    reach = _reach(transition, initial, update, tokens)
+    start = constant_facts(initial)
+    # Channels of a coupled state mix, so the state shares one grid; uncoupled channels keep theirs.
+    step = pairwise_grid(update.step, start.step)
+    if not _is_diagonal(transition):
+        step = np.full(len(initial), _group_grid(step))
+    if not transition.is_integer:
+        step = np.where(np.isinf(step), step, step * reach.halvings)
+    grid = lowest_bit_of_step(Facts(initial, initial, step))
+    result = facts(reach.low, reach.high, step)
+    autonomous = not update.magnitude.any()
+    one_hot = autonomous and constant_facts(initial).one_hot and _is_permutation(transition)
+    return replace(result, one_hot=one_hot), Sums(reach.magnitude, grid)
+
+
+def _group_grid(step: Array) -> float:
+    values = np.where(step == 0, np.nan, step)
+    return float(common_grid(values, np.array([0, len(values)]))[0])
+
+
+def _is_diagonal(matrix: Matrix) -> bool:
+    return bool((matrix.csr.indices == matrix.entry_rows()).all())
+
+
+def _is_permutation(matrix: Matrix) -> bool:
+    return (
+        matrix.nonzeros == matrix.rows == matrix.columns
+        and bool((matrix.csr.data == 1).all())
+        and len(np.unique(matrix.csr.indices)) == matrix.rows
+    )
+
+
+def _reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    if transition.is_identity:
+        return _identity_reach(initial, update, tokens)
+    if _is_permutation(transition):
+        return _permutation_reach(transition, initial, update, tokens)
+    return _general_reach(transition, initial, update, tokens)
+
+
+def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
+    low = initial + np.minimum(update.low, tokens * update.low)
+    high = initial + np.maximum(update.high, tokens * update.high)
+    magnitude = np.abs(initial) + tokens * update.magnitude
+    ends = np.minimum(
+        lowest_bit(initial), np.minimum(lowest_bit(update.low), lowest_bit(update.high))
+    )
+    low, high = widen(low, high, Sums(magnitude, ends))
+    return Reach(low, high, magnitude, 1.0)
+
+
+def _permutation_reach(
+    transition: Matrix, initial: Array, update: Facts, tokens: int
+) -> Reach:
+    """A^k only moves channels, so each channel gathers the updates of its cycle in turn."""
+    source = transition.csr.indices
+    size = len(initial)
+    cycle = _cycle_length(source)
+    if min(tokens, cycle) > MAX_UNROLLED_STEPS:
+        # Too long to follow: any channel may hold whatever any channel may gather.
+        widest = facts(*(np.full(size, end) for end in (update.low.min(), update.high.max(), 0.0)))
+        near = _identity_reach(np.full(size, initial.min()), widest, tokens)
+        far = _identity_reach(np.full(size, initial.max()), widest, tokens)
+        return Reach(near.low, far.high, np.maximum(near.magnitude, far.magnitude), 1.0)
+    moved = initial.copy()
+    arriving_low, arriving_high, arriving = update.low, update.high, update.magnitude
+    total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
+    low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
+    seen_steps = min(tokens, cycle)
+    silent = not update.magnitude.any()
+    for _ in range(seen_steps):
+        moved = moved[source]
+        if not silent:
+            total_low, total_high = total_low + arriving_low, total_high + arriving_high
+            total = total + arriving
+            arriving_low, arriving_high = arriving_low[source], arriving_high[source]
+            arriving = arriving[source]
+        low, high = np.minimum(low, moved + total_low), np.maximum(high, moved + total_high)
+        magnitude = np.maximum(magnitude, np.abs(moved) + total)
+    # Later rounds add the same totals again; one more round than whole ones covers the remainder.
+    rounds = -(-tokens // seen_steps) - 1
+    low = low + np.minimum(0.0, rounds * total_low)
+    high = high + np.maximum(0.0, rounds * total_high)
+    magnitude = magnitude + rounds * total
+    ends = np.minimum(
+        lowest_bit(initial).min(initial=np.inf),
+        np.minimum(lowest_bit(update.low), lowest_bit(update.high)).min(initial=np.inf),
+    )
+    low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
+    return Reach(low, high, magnitude, 1.0)
+
+
+def _cycle_length(source: Array) -> int:
+    """Least common multiple of the cycle lengths of a permutation."""
+    from scipy.sparse import csgraph, csr_array
+
+    size = len(source)
+    graph = csr_array((np.ones(size), (np.arange(size), source)), (size, size))
+    _, labels = csgraph.connected_components(graph, directed=False)
+    return math.lcm(*(int(count) for count in np.bincount(labels)))
+
+
+def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    """Sum the hulls of A^k u one power at a time while the powers change, else bound by |A|."""
+    size = len(initial)
+    power = np.eye(size)
+    moved = initial.copy()
+    matrix = transition.csr
+    total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
+    low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
+    exact, smallest = True, 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(tokens):
+            if step >= MAX_UNROLLED_STEPS:
+                return _squared_reach(transition, initial, update, tokens)
+            moved = matrix @ moved
+            positive, negative = np.maximum(power, 0.0), np.minimum(power, 0.0)
+            added_low = positive @ update.low + negative @ update.high
+            added_high = positive @ update.high + negative @ update.low
+            added = np.abs(power) @ update.magnitude
+            total_low, total_high = total_low + added_low, total_high + added_high
+            total = total + added
+            low = np.minimum(low, moved + total_low)
+            high = np.maximum(high, moved + total_high)
+            magnitude = np.maximum(magnitude, np.abs(moved) + total)
+            bits = lowest_bit(power)
+            smallest = min(smallest, float(bits.min()))
+            exact = exact and np.abs(power).max() <= 2.0**52 * bits.min()
+            if not np.isfinite(magnitude).all():
+                return Reach(np.full(size, -np.inf), np.full(size, np.inf), magnitude, 0.0)
+            power = matrix @ power
+            if not power.any() and not (matrix @ moved).any():
+                break
+            if _negligible(power, moved, total):
+                slack = 2.0**-40 * (1.0 + total)
+                return Reach(low - slack, high + slack, magnitude + slack, 0.0)
+    ends = Sums(magnitude, np.zeros(size) if not exact else _end_grid(initial, update, smallest))
+    low, high = widen(low, high, ends)
+    return Reach(low, high, magnitude, smallest if exact else 0.0)
+
+
+def _end_grid(initial: Array, update: Facts, smallest: float) -> Array:
+    bits = min(
+        lowest_bit(initial).min(initial=np.inf),
+        lowest_bit(update.low).min(initial=np.inf),
+        lowest_bit(update.high).min(initial=np.inf),
+    )
+    return np.full(len(initial), bits * smallest)
+
+
+def _negligible(power: Array, moved: Array, total: Array) -> bool:
+    """Whether a decaying recurrence has all but converged: the rest adds less than 2^-60."""
+    return bool(
+        np.abs(power).max() < 2.0**-60 and np.abs(moved).max() <= 2.0**-60 * (1 + total.max())
+    )
+
+
+def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    """Bound Σ_{k<tokens} |A|^k |u| and |A|^t |initial| by repeated squaring of I + |A| + …"""
+    absolute = np.abs(transition.dense())
+    size = len(initial)
+    partial, power = np.zeros((size, size)), np.eye(size)
+    square_sum, square = np.eye(size), absolute
+    remaining = tokens
+    with np.errstate(over="ignore", invalid="ignore"):
+        while remaining:
+            if remaining & 1:
+                partial = partial + power @ square_sum
+                power = power @ square
+            square_sum, square = square_sum + square @ square_sum, square @ square
+            remaining >>= 1
+        carried = (np.eye(size) + partial @ absolute) @ np.abs(initial)
+        magnitude = partial @ update.magnitude + carried
+    magnitude = np.where(np.isfinite(magnitude), magnitude * (1 + 2.0**-40), np.inf)
+    low, high = -magnitude, magnitude.copy()
+    nonnegative = bool((transition.csr.data >= 0).all()) and bool((initial >= 0).all())
+    if nonnegative:
+        # Every term has the sign of the update, so one side of the interval is closed by zero.
+        low = np.where((update.low >= 0).all(), 0.0, low)
+        high = np.where((update.high <= 0).all() and not initial.any(), 0.0, high)
+    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0)

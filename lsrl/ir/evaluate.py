@@ -1,0 +1,82 @@
+"""The reference evaluator: the one judge of what a program means.
+
+Exact rationals, or float64 arrays where every sum of the program is proven exact in float64.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lsrl.errors import BoundsError
+from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import Array, sum_is_exact
+from lsrl.ir.ops import Extent, Input
+from lsrl.ir.types import position_text
+
+
+def float64_is_exact(graph: Graph, tokens: int) -> bool:
+    """Whether float64 arithmetic carries out every node exactly for `tokens` tokens."""
+    facts = graph.facts_at(tokens)
+    for node, fact in zip(graph.nodes, facts, strict=True):
+        if isinstance(node.op, Input):
+            continue  # float64 holds its own inputs
+        sums = node.op.sums([facts[i] for i in node.operands], tokens)
+        if not sum_is_exact(sums.magnitude, sums.grid, 53).all():
+            return False
+        if not np.isfinite(fact.magnitude).all():
+            return False
+    return True
+
+
+def evaluate(
+    graph: Graph,
+    inputs: Sequence[Array],
+    *,
+    exact: bool | None = None,
+    wanted: Sequence[int] | None = None,
+) -> dict[int, Array]:
+    """Evaluate a graph on whole sequences.
+
+    Args:
+      graph: the program.
+      inputs: one array an input, in parameter order: ids (batch, time), or (batch, time, width).
+      exact: True for rationals, False for float64, None for float64 where that is proven exact.
+      wanted: ids of the nodes to return; by default the output alone.
+
+    Returns:
+      (batch, time, width) by node id: float64, or rationals as objects.
+
+    Raises:
+      BoundsError: a promise of the program is broken; names the signal, line and token.
+    """
+    batch, time = inputs[0].shape[:2]
+    rationals = not float64_is_exact(graph, time) if exact is None else exact
+    extent = Extent(batch, time, rationals)
+    keep = [graph.output] if wanted is None else list(wanted)
+    # Promises are checked even where nothing reads the promised signal.
+    promised = [i for i, node in enumerate(graph.nodes) if node.op.promise() is not None]
+    live = graph.live([*keep, *promised])
+    last_reader = {operand: i for i in live for operand in graph.nodes[i].operands}
+    values: dict[int, Array] = {}
+    for i in live:
+        node = graph.nodes[i]
+        if isinstance(node.op, Input):
+            given = inputs[node.op.index]
+            numbers = given if given.ndim == 3 else given[..., None]
+            values[i] = extent.numbers(numbers)
+            continue
+        operands = [values[operand] for operand in node.operands]
+        values[i] = node.op.evaluate(operands, extent)
+        broken = node.op.broken(operands, values[i])
+        if broken is not None and np.any(broken.mask):
+            at = np.argwhere(broken.mask.astype(bool))
+            first = at[np.lexsort((at[:, 0], at[:, 1]))[0]]
+            raise BoundsError(
+                f"{graph.label(i)} ({graph.source(i)}) was promised: {broken.promise}; got "
+                f"{values[i][tuple(first[:2])].tolist()} at {position_text(first[:2], 2)}; "
+                "mend the input or widen the promise"
+            )
+        for operand in node.operands:
+            if last_reader[operand] == i and operand not in keep:
+                values.pop(operand, None)
+    return {i: values[i] for i in keep}

@@ -1,0 +1,268 @@
+"""The program graph: immutable, hash-consed, in topological order.
+
+A `Graph` is a tuple of nodes whose operands come before them. A pass makes a new graph; each new node
+keeps the ids of the program's signals whose value it carries (`origins`), and with them their names,
+source lines and facts.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import networkx as nx
+
+from lsrl.ir.bounds import Facts
+from lsrl.ir.ops import Input, Op
+
+
+class Source(NamedTuple):
+    """A line of the user's code."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        """file:line."""
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One signal of a graph.
+
+    Attributes:
+      op: what computes it.
+      operands: ids of the nodes that it reads, in order; the same one may come twice.
+      width: number of channels.
+      origins: ids of the signals of the program that this node's value equals.
+      names: the user's names for it.
+      sources: the lines that made it.
+    """
+
+    op: Op
+    operands: tuple[int, ...]
+    width: int
+    origins: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An immutable program.
+
+    Attributes:
+      nodes: in topological order; a node's id is its position.
+      output: id of the node that the program returns.
+      facts: what is known of each node over `tokens` tokens.
+      tokens: number of tokens that the facts hold for.
+      program: the graph as the user wrote it; None on that graph itself.
+    """
+
+    nodes: tuple[Node, ...]
+    output: int
+    facts: tuple[Facts, ...]
+    tokens: int
+    program: "Graph | None" = None
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+        return len(self.nodes)
+
+    @property
+    def inputs(self) -> dict[int, Input]:
+        """The input ops by node id, in parameter order."""
+        found = [(i, node.op) for i, node in enumerate(self.nodes) if isinstance(node.op, Input)]
+        return dict(sorted(found, key=lambda item: item[1].index))
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For each node, the ids of the nodes that read it, each once."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for operand in dict.fromkeys(node.operands):
+                found[operand].append(i)
+        return tuple(tuple(readers) for readers in found)
+
+    def live(self, roots: Iterable[int] | None = None) -> list[int]:
+        """Ids of the nodes that the output (or `roots`) depends on, in order."""
+        wanted = set([self.output] if roots is None else roots)
+        for i in range(len(self.nodes) - 1, -1, -1):
+            if i in wanted:
+                wanted.update(self.nodes[i].operands)
+        return sorted(wanted)
+
+    def facts_at(self, tokens: int) -> tuple[Facts, ...]:
+        """Facts of every node if the program runs for `tokens` tokens only."""
+        if tokens == self.tokens:
+            return self.facts
+        known = None if self.program is None else self.program.facts_at(tokens)
+        found: list[Facts] = []
+        for node in self.nodes:
+            fact = node.op.infer([found[i] for i in node.operands], tokens)
+            for origin in node.origins if known is not None else ():
+                fact = fact.meet(known[origin])  # type: ignore[index]
+            found.append(fact)
+        return tuple(found)
+
+    def label(self, index: int) -> str:
+        """The user's name for a node, else its op and id."""
+        node = self.nodes[index]
+        return node.names[0] if node.names else f"{node.op.name}#{index}"
+
+    def source(self, index: int) -> str:
+        """The user's line that made a node, looking through unnamed helpers to their operands."""
+        pending = [index]
+        while pending:
+            node = self.nodes[pending.pop(0)]
+            if node.sources:
+                return str(node.sources[0])
+            pending.extend(node.operands)
+        return "(no source line)"
+
+    def to_networkx(self) -> "nx.MultiDiGraph[int]":
+        """A networkx copy: nodes carry `label`, `op`, `width`; edges carry the operand's `slot`."""
+        graph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
+        for i, node in enumerate(self.nodes):
+            graph.add_node(i, label=self.label(i), op=node.op.name, width=node.width)
+            for slot, operand in enumerate(node.operands):
+                graph.add_edge(operand, i, slot=slot)
+        return graph
+
+    def dump(self) -> str:
+        """The live graph as text, one node a line; golden tests read it."""
+        live = self.live()
+        number = {node: position for position, node in enumerate(live)}
+        lines = []
+        for i in live:
+            node, fact = self.nodes[i], self.facts[i]
+            operands = ", ".join(f"%{number[operand]}" for operand in node.operands)
+            low, high = _number(fact.low.min()), _number(fact.high.max())
+            names = f"  # {', '.join(node.names)}" if node.names else ""
+            parameters = _parameters(node.op)
+            lines.append(
+                f"%{number[i]} = {node.op.name}({operands}){parameters}"
+                f" : {node.width} in [{low}, {high}]{names}"
+            )
+        return "\n".join([*lines, f"return %{number[self.output]}"])
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.12g}"
+
+
+def _parameters(op: Op) -> str:
+    shown = [
+        f"{parameter.name}={_shorten(repr(getattr(op, parameter.name)))}"
+        for parameter in fields(op)  # type: ignore[arg-type]
+    ]
+    return f" {{{', '.join(shown)}}}" if shown else ""
+
+
+def _shorten(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@dataclass
+class GraphBuilder:
+    """Collects nodes, giving equal terms one node. Private to whoever is making a graph.
+
+    Attributes:
+      tokens: number of tokens that facts are inferred for.
+      program: the user's graph, whose facts the origins of new nodes bring along; None while that
+        graph itself is being made.
+    """
+
+    tokens: int
+    program: Graph | None = None
+    nodes: list[Node] = field(default_factory=list)
+    facts: list[Facts] = field(default_factory=list)
+    _known: dict[tuple[Op, tuple[int, ...]], int] = field(default_factory=dict)
+
+    def add(self, op: Op, *operands: int) -> int:
+        """The id of the node op(operands), made if it is new.
+
+        Raises:
+          ShapeError: the operands do not fit the op.
+        """
+        key = (op, operands)
+        if key in self._known:
+            return self._known[key]
+        width = op.width_of([self.nodes[i].width for i in operands])
+        self.facts.append(op.infer([self.facts[i] for i in operands], self.tokens))
+        self.nodes.append(Node(op, operands, width))
+        self._known[key] = len(self.nodes) - 1
+        return self._known[key]
+
+    def describe(
+        self, index: int, names: Sequence[str] = (), sources: Sequence[Source] = ()
+    ) -> None:
+        """Give a node more names and source lines."""
+        node = self.nodes[index]
+        self.nodes[index] = Node(
+            node.op, node.operands, node.width, node.origins,
+            tuple(dict.fromkeys((*node.names, *names))),
+            tuple(dict.fromkeys((*node.sources, *sources))),
+        )  # fmt: skip
+
+    def inherit(self, index: int, node: Node) -> None:
+        """Let a node stand for all that `node` of an earlier graph stood for."""
+        self.describe(index, node.names, node.sources)
+        fresh = [origin for origin in node.origins if origin not in self.nodes[index].origins]
+        mine = self.nodes[index]
+        self.nodes[index] = Node(
+            mine.op, mine.operands, mine.width, (*mine.origins, *fresh), mine.names, mine.sources
+        )
+        if self.program is not None:
+            for origin in fresh:
+                self.facts[index] = self.facts[index].meet(self.program.facts[origin])
+
+    def build(self, output: int) -> Graph:
+        """The finished graph."""
+        return Graph(tuple(self.nodes), output, tuple(self.facts), self.tokens, self.program)
+
+
+Rule = Callable[[GraphBuilder, Graph, int, tuple[int, ...]], int | None]
+
+
+def rewrite(graph: Graph, rule: Rule) -> Graph:
+    """Rebuild a graph, replacing nodes by what a rule makes of them; dead nodes fall away.
+
+    Args:
+      graph: the graph to read; it is not changed.
+      rule: called as rule(builder, graph, id, new operands) for each live node in order. It returns
+        the id of the replacement in the builder, or None to keep the node's op.
+
+    Returns:
+      The new graph; every replacement keeps the names, lines and facts of what it replaces.
+    """
+    builder = GraphBuilder(graph.tokens, graph.program or graph)
+    new: dict[int, int] = {}
+    # Inputs stay even where unread: they are the program's signature.
+    for i in graph.live([graph.output, *graph.inputs]):
+        node = graph.nodes[i]
+        operands = tuple(new[operand] for operand in node.operands)
+        replacement = rule(builder, graph, i, operands)
+        new[i] = builder.add(node.op, *operands) if replacement is None else replacement
+        origins = node.origins if graph.program is not None else (i,)
+        builder.inherit(
+            new[i], Node(node.op, (), node.width, origins, node.names, node.sources)
+        )
+    built = builder.build(new[graph.output])
+    return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
+
+
+def prune(graph: Graph) -> Graph:
+    """Drop the nodes that neither the output nor the signature needs."""
+    live = graph.live([graph.output, *graph.inputs])
+    new = {old: position for position, old in enumerate(live)}
+    nodes = []
+    for i in live:
+        node = graph.nodes[i]
+        operands = tuple(new[operand] for operand in node.operands)
+        nodes.append(
+            Node(node.op, operands, node.width, node.origins, node.names, node.sources)
+        )
+    facts = tuple(graph.facts[i] for i in live)
+    return Graph(tuple(nodes), new[graph.output], facts, graph.tokens, graph.program)

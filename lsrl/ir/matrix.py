@@ -1,0 +1,131 @@
+"""Immutable, hashable sparse matrices: the weights inside programs and schedules."""
+
+import hashlib
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.errors import ProgramError, ShapeError
+from lsrl.ir.numbers import Array, lowest_bit
+
+
+@final
+class Matrix:
+    """A sparse float64 matrix that is never changed after it is made.
+
+    Equal matrices have equal hashes, so ops that hold them can be hash-consed.
+
+    Attributes:
+      csr: (rows, columns) scipy CSR array in canonical form: sorted, without explicit zeros.
+    """
+
+    __slots__ = ("_digest", "csr")
+
+    def __init__(self, values: Any) -> None:
+        """Take any dense array, scalar nest or scipy sparse array with two dimensions."""
+        csr = sp.csr_array(values, dtype=np.float64, copy=True)
+        if csr.ndim != 2:
+            raise ShapeError(f"a matrix needs two dimensions, got {csr.ndim}")
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+        if not np.isfinite(csr.data).all():
+            raise ProgramError("a matrix has an entry that is not finite")
+        for array in (csr.data, csr.indices, csr.indptr):
+            array.flags.writeable = False
+        self.csr = csr
+        digest = hashlib.blake2b(repr(csr.shape).encode(), digest_size=16)
+        for array, kind in ((csr.data, np.float64), (csr.indices, np.int64), (csr.indptr, np.int64)):
+            digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        self._digest = digest.digest()
+
+    @classmethod
+    def identity(cls, size: int) -> "Matrix":
+        """The (size, size) identity."""
+        return cls(sp.eye_array(size, format="csr"))
+
+    @classmethod
+    def zeros(cls, rows: int, columns: int) -> "Matrix":
+        """The (rows, columns) zero matrix."""
+        return cls(sp.csr_array((rows, columns)))
+
+    @classmethod
+    def selection(cls, indices: Any, columns: int) -> "Matrix":
+        """Row i picks channel indices[i] of `columns` channels."""
+        picked = np.asarray(indices, dtype=np.int64)
+        rows = np.arange(len(picked))
+        return cls(sp.csr_array((np.ones(len(picked)), (rows, picked)), (len(picked), columns)))
+
+    @classmethod
+    def shift(cls, size: int) -> "Matrix":
+        """The shift register: channel k + 1 takes the value of channel k."""
+        return cls(sp.eye_array(size, k=-1, format="csr"))
+
+    @classmethod
+    def rotation(cls, size: int) -> "Matrix":
+        """The ring: channel k + 1 takes channel k, and channel 0 the last."""
+        return cls.selection((np.arange(size) - 1) % size, size)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.csr.shape[0])
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return int(self.csr.shape[1])
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of entries that are not zero."""
+        return int(self.csr.nnz)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether this is an identity matrix."""
+        size = self.rows
+        return (
+            self.columns == size
+            and self.nonzeros == size
+            and bool((self.csr.data == 1).all())
+            and bool((self.csr.indices == np.arange(size)).all())
+        )
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether every entry is an integer."""
+        return bool((self.csr.data == np.floor(self.csr.data)).all())
+
+    def dense(self) -> Array:
+        """A dense copy, (rows, columns)."""
+        return self.csr.toarray()
+
+    def entry_rows(self) -> Array:
+        """The row of each stored entry, aligned with `csr.data` and `csr.indices`."""
+        return np.repeat(np.arange(self.rows), np.diff(self.csr.indptr))
+
+    def exact_product(self, right: "Matrix") -> "Matrix | None":
+        """The matrix product where float64 holds it exactly, else None."""
+        product = Matrix(self.csr @ right.csr)
+        if not (self.nonzeros and right.nonzeros):
+            return product
+        bits = float(lowest_bit(self.csr.data).min() * lowest_bit(right.csr.data).min())
+        largest = float((abs(self.csr) @ abs(right.csr)).max())
+        return product if 0 < largest <= 2.0**53 * bits else None
+
+    def __eq__(self, other: object) -> bool:
+        """Equal shape and entries."""
+        return isinstance(other, Matrix) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        """Hash of shape and entries."""
+        return hash(self._digest)
+
+    def __repr__(self) -> str:
+        """Short: shape and kind, or the entries of a small matrix."""
+        if self.is_identity:
+            return f"I({self.rows})"
+        if self.rows * self.columns <= 16:
+            return str(self.dense().tolist()).replace(".0", "")
+        return f"Matrix({self.rows}x{self.columns}, {self.nonzeros} nonzeros)"

@@ -1,0 +1,110 @@
+"""Exact facts about float64 numbers: the grid a value lies on, and when a sum is exact."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsrl.errors import ProgramError
+
+Array = npt.NDArray[Any]
+
+
+def lowest_bit(values: Any) -> Array:
+    """The largest power of two that divides each value; inf for zero.
+
+    Args:
+      values: any shape, float64.
+
+    Returns:
+      float64 of the same shape.
+    """
+    mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    integer = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
+    bit = np.ldexp((integer & -integer).astype(np.float64), exponent - 53)
+    return np.where(integer == 0, np.inf, bit)
+
+
+def power_of_two_below(value: float) -> float:
+    """The largest power of two that is at most `value` (> 0)."""
+    return float(2.0 ** np.floor(np.log2(value)))
+
+
+def power_of_two_above(value: float) -> float:
+    """The smallest power of two that is at least `value` (> 0)."""
+    return float(2.0 ** np.ceil(np.log2(value)))
+
+
+def common_grid(values: Array, starts: Array) -> Array:
+    """Greatest common divisor of each run of dyadic numbers.
+
+    A zero divides nothing and everything, so it is passed over; 'continuous' (nan) spoils its run.
+
+    Args:
+      values: (entries,) float64, nan for continuous, zero or inf for 'multiple of anything'.
+      starts: (runs + 1,) where each run begins, as in a CSR matrix.
+
+    Returns:
+      (runs,) the step of each run: 0 where continuous, inf where the run has no entry.
+    """
+    result = np.full(len(starts) - 1, np.inf)
+    filled = np.flatnonzero(np.diff(starts))
+    if not len(filled):
+        return result
+    magnitude = np.abs(values)
+    magnitude = np.where(np.isinf(magnitude), 0.0, magnitude)
+    # reduceat takes a run to reach to the next start given, so only runs with entries are named.
+    where = np.asarray(starts)[filled]
+    continuous = np.add.reduceat(np.isnan(values), where) > 0
+    clean = np.where(np.isnan(magnitude), 0.0, magnitude)
+    bits = np.minimum.reduceat(lowest_bit(clean), where)
+    unit = np.where(np.isinf(bits), 1.0, bits)
+    lengths = np.diff(np.append(where, len(values)))
+    scaled = clean / np.repeat(unit, lengths)
+    if (scaled < 2.0**62).all():
+        divisor = np.gcd.reduceat(scaled.astype(np.int64), where).astype(np.float64) * unit
+    else:
+        divisor = unit
+    divisor = np.where(np.isinf(bits), np.inf, divisor)
+    result[filled] = np.where(continuous, 0.0, divisor)
+    return result
+
+
+def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
+    """Whether sums are exact in any order (condition P1 of the design).
+
+    A sum of terms on a grid g (a power of two) whose absolute values add up to at most 2^bits g has
+    only exactly representable partial sums.
+
+    Args:
+      magnitude: sum of the absolute values of the terms.
+      grid: largest power of two that divides every term; 0 if there is none.
+      bits: significand bits of the dtype.
+    """
+    return np.asarray(magnitude) <= 2.0**bits * np.asarray(grid)
+
+
+def exact_number(value: Any, what: str) -> float:
+    """`value` as a float64, refusing what float64 can't hold exactly.
+
+    Raises:
+      ProgramError: not a finite number, or a Fraction or int that float64 would round.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProgramError(f"{what}: expected a number, got {value!r}") from error
+    if not np.isfinite(number):
+        raise ProgramError(f"{what}: expected a finite number, got {value!r}")
+    if isinstance(value, int | Fraction) and Fraction(number) != value:
+        raise ProgramError(
+            f"{what}: {value} is not a float64; programs hold float64 numbers, "
+            "so write float(...) to round it on purpose"
+        )
+    return number
+
+
+def rational(value: float) -> int | Fraction:
+    """A float64 as an exact rational; plain ints where possible, since they are faster."""
+    return int(value) if float(value).is_integer() else Fraction(value)

@@ -1,0 +1,703 @@
+"""The closed set of ops.
+
+An op holds its parameters and nothing else; operands live on the graph's nodes. Each op checks its
+operands (`width_of`), infers facts (`infer`), tells its sums for the exactness condition (`sums`) and
+evaluates itself on whole sequences (`evaluate`), in float64 or, on object arrays, in exact rationals.
+Nothing else about an op is scattered over the package.
+
+Axis legend: arrays are (batch, time, width). Sequences of operands come in the node's order.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, final
+
+import numpy as np
+
+from lsrl.errors import ShapeError
+from lsrl.ir import bounds
+from lsrl.ir.bounds import Facts, Sums, no_sums
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, rational
+from lsrl.ir.types import InputType, Token
+
+Row = tuple[float, ...]
+Via = Literal["auto", "gate", "relu"]
+
+
+class Extent(NamedTuple):
+    """How many sequences and tokens are evaluated, and in which arithmetic."""
+
+    batch: int
+    time: int
+    exact: bool
+
+    def full(self, row: Sequence[float] | Array) -> Array:
+        """The row at every token: (batch, time, width)."""
+        return np.broadcast_to(self.numbers(row), (self.batch, self.time, len(row)))
+
+    def numbers(self, values: Sequence[float] | Array) -> Array:
+        """The values as float64, or as exact rationals."""
+        array = np.asarray(values, dtype=np.float64)
+        if not self.exact:
+            return array
+        flat = [rational(value) for value in array.ravel()]
+        result = np.empty(len(flat), dtype=object)
+        result[:] = flat
+        return result.reshape(array.shape)
+
+    def product(self, weight: Matrix, value: Array) -> Array:
+        """weight @ value over the last axis: (..., columns) to (..., rows)."""
+        if not self.exact:
+            flat = value.reshape(-1, weight.columns)
+            return np.asarray((weight.csr @ flat.T).T).reshape(*value.shape[:-1], weight.rows)
+        result = np.zeros((*value.shape[:-1], weight.rows), dtype=object)
+        entries = zip(
+            weight.entry_rows(), weight.csr.indices, self.numbers(weight.csr.data), strict=True
+        )
+        for row, column, number in entries:
+            result[..., row] = result[..., row] + number * value[..., column]
+        return result
+
+
+class Broken(NamedTuple):
+    """Where a promise is broken: a mask (batch, time, width) and what was promised."""
+
+    mask: Array
+    promise: str
+
+
+class Op(ABC):
+    """An operation on signals; every subclass is final and frozen.
+
+    Attributes:
+      pointwise: the value at a token depends on the operands at that token alone.
+      stateful: the value at a token depends on earlier tokens.
+    """
+
+    __slots__ = ()
+    pointwise: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The op's name in dumps and messages."""
+        return type(self).__name__.lower()
+
+    @property
+    def stateful(self) -> bool:
+        """Whether earlier tokens matter."""
+        return not self.pointwise
+
+    @abstractmethod
+    def width_of(self, widths: Sequence[int]) -> int:
+        """Width of the result for operands of these widths.
+
+        Raises:
+          ShapeError: the operands do not fit.
+        """
+
+    @abstractmethod
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Facts of the result over `tokens` tokens."""
+
+    @abstractmethod
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The result (batch, time, width) of operands (batch, time, ...)."""
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """Condition P1 of what `evaluate` adds up."""
+        return no_sums(self.width_of([operand.width for operand in operands]))
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
+        """Where the op's promise, if it makes one, is broken."""
+        return None
+
+    def promise(self) -> str | None:
+        """The promise in words, if the op makes one."""
+        return None
+
+
+def _same_width(name: str, widths: Sequence[int], count: int) -> int:
+    if len(widths) != count or len(set(widths)) != 1:
+        raise ShapeError(f"{name}: expected {count} operand(s) of one width, got widths {widths}")
+    return widths[0]
+
+
+def _square(name: str, matrix: Matrix, initial: Row, widths: Sequence[int]) -> int:
+    if len(widths) != 1 or matrix.rows != matrix.columns or matrix.rows != widths[0]:
+        raise ShapeError(
+            f"{name}: expected A of shape ({widths[0]}, {widths[0]}) for an operand of width "
+            f"{widths[0]}, got ({matrix.rows}, {matrix.columns})"
+        )
+    if len(initial) != matrix.rows:
+        raise ShapeError(f"{name}: expected {matrix.rows} initial values, got {len(initial)}")
+    return matrix.rows
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Input(Op):
+    """The program's input at this token: a symbol's id or a vector."""
+
+    index: int  # position in the parameter list
+    label: str  # parameter name
+    type: InputType
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """No operands."""
+        return self.type.width
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The declared type."""
+        return self.type.facts()
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Inputs are given, never computed."""
+        raise NotImplementedError("the evaluator feeds inputs")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Constant(Op):
+    """The same vector at every token."""
+
+    values: Row  # (width,)
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """No operands."""
+        return len(self.values)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """One possible value."""
+        return bounds.constant_facts(np.array(self.values))
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The values, repeated."""
+        return extent.full(self.values)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Lookup(Op):
+    """Row x of a table, for a token x: any function of the symbol, as an embedding."""
+
+    table: Matrix  # (symbols, width)
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """One operand: the token's id."""
+        if list(widths) != [1]:
+            raise ShapeError(f"lookup: expected one token id of width 1, got widths {widths}")
+        return self.table.columns
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Some row of the table."""
+        return bounds.table_facts(self.table.dense())
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Rows picked by id."""
+        ids = operands[0][..., 0].astype(np.int64)
+        return extent.numbers(self.table.dense())[ids]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Periodic(Op):
+    """Row t mod n of a table: a clock that reads no input."""
+
+    table: Matrix  # (n, width)
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """No operands."""
+        return self.table.columns
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Some row that comes up within the tokens."""
+        return bounds.table_facts(self.table.dense()[:tokens])
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Rows in turn."""
+        rows = extent.numbers(self.table.dense())[np.arange(extent.time) % self.table.rows]
+        return np.broadcast_to(rows, (extent.batch, *rows.shape))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Affine(Op):
+    """Σ weight x + bias over the operands; concatenation and slicing too."""
+
+    weights: tuple[Matrix, ...]  # one (out, in) an operand
+    bias: Row  # (out,)
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """One operand a weight, of the weight's columns."""
+        expected = [weight.columns for weight in self.weights]
+        if list(widths) != expected:
+            raise ShapeError(f"affine map: expected operands of widths {expected}, got {widths}")
+        if any(weight.rows != len(self.bias) for weight in self.weights):
+            raise ShapeError("affine map: weights and bias differ in their number of rows")
+        return len(self.bias)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Interval arithmetic row by row, tight for one-hot operands."""
+        return bounds.affine_facts(self.weights, np.array(self.bias), operands)
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """One sum a row."""
+        return bounds.affine_sums(self.weights, np.array(self.bias), operands)
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The affine map at every token."""
+        result = extent.full(self.bias)
+        for weight, operand in zip(self.weights, operands, strict=True):
+            result = result + extent.product(weight, operand)
+        return result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Relu(Op):
+    """max(x, 0), channel by channel."""
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's."""
+        return _same_width("relu", widths, 1)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The operand's interval cut off at zero."""
+        value = operands[0]
+        return bounds.facts(
+            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.one_hot
+        )
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Elementwise maximum with zero."""
+        return np.maximum(operands[0], 0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Step(Op):
+    """1 where x >= 0, else 0, with a ramp below zero: relu(1 - relu(-slope x - shift)).
+
+    Exactly 1 from -shift/slope on and exactly 0 up to -(1 + shift)/slope. On a grid that is at least
+    as coarse as the ramp no value falls into it. On continuous values the result is 0 or 1 by
+    promise: values within the ramp leave the answer unspecified.
+    """
+
+    slope: float
+    shift: float
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's."""
+        return _same_width("comparison", widths, 1)
+
+    def avoids_ramp(self, value: Facts) -> bool:
+        """Whether the grid keeps every value out of the ramp."""
+        finite = np.where(np.isinf(value.step), 1.0, value.step)
+        return value.gridded and bool((self.slope * finite >= 1 + self.shift).all())
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """0 or 1; only one of them where the sign of x is known."""
+        value = operands[0]
+        low = np.where(value.low >= 0, 1.0, 0.0)
+        high = np.where(value.high * self.slope <= -(1 + self.shift), 0.0, 1.0)
+        result = bounds.facts(low, high, np.ones(value.width))
+        return result if self.avoids_ramp(value) else replace(result, snaps=True)
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """The slope times x, plus the shift."""
+        value = operands[0]
+        weight = Matrix(np.diag(np.full(value.width, self.slope)))
+        return bounds.affine_sums([weight], np.full(value.width, self.shift), [value])
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The formula itself, ramp included."""
+        slope, shift = extent.numbers([self.slope, self.shift])
+        return np.maximum(1 - np.maximum(-slope * operands[0] - shift, 0), 0)
+
+    def ramp_text(self) -> str:
+        """Where the ramp lies, in words."""
+        return f"({-(1 + self.shift) / self.slope:g}, {-self.shift / self.slope:g})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Product(Op):
+    """x ⊙ y, channel by channel: the multiplicative gate."""
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """Two operands of one width."""
+        return _same_width("product", widths, 2)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Products of the interval ends; steps multiply."""
+        left, right = operands
+        ends = np.stack(
+            [a * b for a, b in itertools.product((left.low, left.high), (right.low, right.high))]
+        )
+        with np.errstate(invalid="ignore"):
+            step = np.where((left.step == 0) | (right.step == 0), 0.0, left.step * right.step)
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        grid = np.minimum(bounds.lowest_bit(left.low), bounds.lowest_bit(left.high))
+        grid = grid * np.minimum(bounds.lowest_bit(right.low), bounds.lowest_bit(right.high))
+        low, high = bounds.widen(low, high, Sums(np.maximum(abs(low), abs(high)), grid))
+        one_hot = (left.one_hot and right.boolean) or (right.one_hot and left.boolean)
+        return bounds.facts(low, high, step, one_hot)
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """A product of integers is exact where it fits; 0 and 1 always do."""
+        left, right = operands
+        if left.boolean or right.boolean:
+            return no_sums(left.width)
+        grid = bounds.lowest_bit_of_step(left) * bounds.lowest_bit_of_step(right)
+        return Sums(left.magnitude * right.magnitude, np.where(np.isnan(grid), np.inf, grid))
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Elementwise product."""
+        return operands[0] * operands[1]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Select(Op):
+    """cond ? a : b with a {0,1} condition; inside a ramp, the mixture cond a + (1 - cond) b."""
+
+    via: Via = "auto"
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """Condition (width 1, or that of the values), a, b."""
+        if len(widths) != 3 or widths[1] != widths[2] or widths[0] not in (1, widths[1]):
+            raise ShapeError(
+                f"select: expected a condition of width 1 or w and two values of width w, got {widths}"
+            )
+        return widths[1]
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The hull of both values."""
+        return operands[1].join(operands[2])
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The mixture, which is a or b for a condition of 1 or 0."""
+        condition, first, second = operands
+        return condition * first + (1 - condition) * second
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Delay(Op):
+    """x_{t-n}; `initial` at the first n tokens."""
+
+    steps: int
+    initial: Row  # (width,)
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's."""
+        width = _same_width("delay", widths, 1)
+        if len(self.initial) != width:
+            raise ShapeError(f"delay: expected {width} initial values, got {len(self.initial)}")
+        return width
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The hull of the operand and the initial value."""
+        start = bounds.constant_facts(np.array(self.initial))
+        return start if tokens <= self.steps else operands[0].join(start)
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The operand moved along the time axis."""
+        before = extent.full(self.initial)[:, : self.steps]
+        kept = operands[0][:, : max(extent.time - self.steps, 0)]
+        return np.concatenate([before, kept], axis=1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bound(Op):
+    """x, with the checked promise that it lies in [low, high].
+
+    With `proven` it is a theorem of the maker's, which interval arithmetic can't see.
+    """
+
+    low: Row  # (width,)
+    high: Row  # (width,)
+    proven: bool = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's."""
+        width = _same_width("bound", widths, 1)
+        if not len(self.low) == len(self.high) == width:
+            raise ShapeError(f"bound: expected {width} ends, got {len(self.low)}, {len(self.high)}")
+        return width
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The operand's facts, narrowed."""
+        value = operands[0]
+        low, high = np.maximum(value.low, self.low), np.minimum(value.high, self.high)
+        # A promise that contradicts what is proven holds for no input; keep an interval anyway.
+        return bounds.facts(np.minimum(low, high), high, value.step, value.one_hot)
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The operand."""
+        return operands[0]
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
+        """Values outside the interval."""
+        low, high = np.array(self.low), np.array(self.high)
+        return Broken((result < low) | (result > high), _interval(self.low, self.high))
+
+    def promise(self) -> str | None:
+        """The interval."""
+        return None if self.proven else _interval(self.low, self.high)
+
+
+def _interval(low: Row, high: Row) -> str:
+    return f"stays in [{_compact(low)}, {_compact(high)}]"
+
+
+def _compact(values: Row) -> str:
+    distinct = set(values)
+    return f"{distinct.pop():g}" if len(distinct) == 1 else ", ".join(f"{v:g}" for v in values)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Latch(Op):
+    """x at the one token where `when` is 1 and ever after; `initial` before."""
+
+    initial: Row  # (width,)
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """Value of any width, and a condition of width 1."""
+        if len(widths) != 2 or widths[1] != 1 or len(self.initial) != widths[0]:
+            raise ShapeError(
+                f"latch: expected a value, a condition of width 1 and as many initial values as the "
+                f"value is wide, got widths {widths} and {len(self.initial)} initial values"
+            )
+        return widths[0]
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The hull of the value and the initial value."""
+        return operands[0].join(bounds.constant_facts(np.array(self.initial)))
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The initial value plus what is taken."""
+        value, when = operands
+        start = extent.full(self.initial)
+        return start + np.add.accumulate(when * (value - start), axis=1)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
+        """The second token at which `when` is 1."""
+        return Broken(np.add.accumulate(operands[1], axis=1) > 1, self.promise())
+
+    def promise(self) -> str:
+        """At most one firing."""
+        return "is latched at most once"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LinearState(Op):
+    """s_t = A s_{t-1} + u_t, s_{-1} = initial."""
+
+    transition: Matrix  # A, (width, width)
+    initial: Row  # (width,)
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's; A is square."""
+        return _square("linear state", self.transition, self.initial, widths)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Σ_{t < tokens} A^t u + A^t initial."""
+        return bounds.linear_state_facts(
+            self.transition, np.array(self.initial), operands[0], tokens
+        )[0]
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """Every partial sum of the state, in any order."""
+        return bounds.linear_state_facts(
+            self.transition, np.array(self.initial), operands[0], tokens
+        )[1]
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Token by token; running sums at once."""
+        update = operands[0]
+        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
+        if self.transition.is_identity:
+            return np.add.accumulate(np.concatenate([state[:, None], update], axis=1), axis=1)[:, 1:]
+        result = np.empty_like(update, order="C")
+        for t in range(extent.time):
+            state = extent.product(self.transition, state) + update[:, t]
+            result[:, t] = state
+        return result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SelectiveState(Op):
+    """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}: hold, overwrite, reset.
+
+    With `overwrites` the maker vouches that the update is zero wherever keep is 1, so that the state
+    never grows beyond its updates.
+    """
+
+    initial: Row  # (width,)
+    overwrites: bool = False
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """keep and update, of one width."""
+        width = _same_width("selective state", widths, 2)
+        if len(self.initial) != width:
+            raise ShapeError(f"selective state: expected {width} initial values")
+        return width
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The hull of what is written; without `overwrites` the worst case, all of it added up."""
+        _, update = operands
+        if self.overwrites:
+            return update.join(bounds.constant_facts(np.array(self.initial)))
+        start = np.array(self.initial)
+        grown, _ = bounds.linear_state_facts(
+            Matrix.identity(update.width), np.zeros(update.width), update, tokens
+        )
+        low = np.minimum(start, 0.0) + np.minimum(grown.low, update.low)
+        high = np.maximum(start, 0.0) + np.maximum(grown.high, update.high)
+        step = bounds.pairwise_grid(update.step, bounds.constant_facts(start).step)
+        return bounds.facts(low, high, step)
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """As for a running sum."""
+        value = self.infer(operands, tokens)
+        magnitude = np.abs(self.initial) + tokens * operands[1].magnitude
+        if self.overwrites:
+            magnitude = value.magnitude
+        return Sums(magnitude, bounds.lowest_bit_of_step(value))
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Token by token."""
+        keep, update = operands
+        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
+        result = np.empty_like(update, order="C")
+        for t in range(extent.time):
+            state = keep[:, t] * state + update[:, t]
+            result[:, t] = state
+        return result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ThresholdState(Op):
+    """h_t = 1 where A h_{t-1} + u_t > 0, else 0: finite automata."""
+
+    transition: Matrix  # A, (width, width)
+    initial: Row  # (width,), each 0 or 1
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's; A is square."""
+        return _square("threshold state", self.transition, self.initial, widths)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """0 or 1."""
+        width = len(self.initial)
+        return bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
+
+    def argument(self, update: Facts) -> Facts:
+        """Facts of A h + u, the value that is compared with zero."""
+        width = len(self.initial)
+        state = bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
+        identity = Matrix.identity(width)
+        return bounds.affine_facts([self.transition, identity], np.zeros(width), [state, update])
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """One row a unit."""
+        width = len(self.initial)
+        state = bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
+        identity = Matrix.identity(width)
+        return bounds.affine_sums(
+            [self.transition, identity], np.zeros(width), [state, operands[0]]
+        )
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Token by token."""
+        update = operands[0]
+        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
+        result = np.empty_like(update, order="C")
+        for t in range(extent.time):
+            fired = extent.product(self.transition, state) + update[:, t] > 0
+            state = fired.astype(bool).astype(update.dtype)
+            result[:, t] = state
+        return result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecurrentState(Op):
+    """h_t = relu(A h_{t-1} + u_t), with declared bounds, since inference can't close the loop."""
+
+    transition: Matrix  # A, (width, width)
+    initial: Row  # (width,)
+    low: Row  # (width,)
+    high: Row  # (width,)
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's; A is square."""
+        return _square("recurrent state", self.transition, self.initial, widths)
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The declared bounds; on the operand's grid if A is integer."""
+        step = bounds.pairwise_grid(
+            operands[0].step, bounds.constant_facts(np.array(self.initial)).step
+        )
+        grid = bounds.common_grid(np.where(step == 0, np.nan, step), np.array([0, len(step)]))
+        usable = self.transition.is_integer
+        return bounds.facts(
+            np.maximum(self.low, 0.0),
+            np.array(self.high),
+            np.full(len(step), grid[0] if usable else 0.0),
+        )
+
+    def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
+        """One row a unit."""
+        width = len(self.initial)
+        state = self.infer(operands, tokens)
+        identity = Matrix.identity(width)
+        return bounds.affine_sums(
+            [self.transition, identity], np.zeros(width), [state, operands[0]]
+        )
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Token by token."""
+        update = operands[0]
+        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
+        result = np.empty_like(update, order="C")
+        for t in range(extent.time):
+            state = np.maximum(extent.product(self.transition, state) + update[:, t], 0)
+            result[:, t] = state
+        return result
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
+        """States outside the declared bounds."""
+        low, high = np.array(self.low), np.array(self.high)
+        return Broken((result < low) | (result > high), self.promise())
+
+    def promise(self) -> str:
+        """The declared bounds."""
+        return _interval(self.low, self.high)
+
+
+ALL_OPS: tuple[type[Op], ...] = (
+    Input, Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Delay, Bound, Latch,
+    LinearState, SelectiveState, ThresholdState, RecurrentState,
+)  # fmt: skip
+
+
+def is_token(op: Op) -> bool:
+    """Whether the op is a token input."""
+    return isinstance(op, Input) and isinstance(op.type, Token)

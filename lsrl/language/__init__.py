@@ -1,0 +1,1 @@
+"""What users write: signals, operators, and the decorator that records a program."""

@@ -1,0 +1,444 @@
+"""Signals: the values that programs are written over, and the operations that make them.
+
+Every operation infers bounds and grid of its result at once, so a mistake is reported at its line.
+Axis legend: a signal of width w is, at each token, a vector of w channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.errors import ProgramError, RampError, ShapeError
+from lsrl.ir import ops
+from lsrl.ir.bounds import Facts, pairwise_grid
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import exact_number, power_of_two_below
+from lsrl.language.trace import Trace, current_trace, user_line
+
+
+@final
+class Signal:
+    """A vector at every token, made inside a function decorated with `lsrl.program`.
+
+    Attributes:
+      width: number of channels.
+      facts: bounds and grid, inferred when the signal was made.
+    """
+
+    __slots__ = ("_index", "_trace")
+    __array_ufunc__ = None  # numpy arrays leave binary operators to us
+    __hash__ = None  # type: ignore[assignment]  # == makes a signal, so hashing would mislead
+
+    def __init__(self, trace: Trace, index: int) -> None:
+        """Made by the language, never by hand."""
+        self._trace = trace
+        self._index = index
+
+    @property
+    def index(self) -> int:
+        """Id of the node in the program's graph."""
+        return self._index
+
+    @property
+    def trace(self) -> Trace:
+        """The recording that the signal belongs to."""
+        return self._trace
+
+    @property
+    def facts(self) -> Facts:
+        """Bounds and grid."""
+        return self._trace.builder.facts[self._index]
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return self._trace.builder.nodes[self._index].width
+
+    @property
+    def one_hot(self) -> "Signal":
+        """For a token input of n symbols: the one-hot vector of width n.
+
+        Raises:
+          ProgramError: the signal is no token input; use lsrl.one_hot(x, n).
+        """
+        op = self._trace.builder.nodes[self._index].op
+        if not isinstance(op, ops.Input) or not isinstance(op.type, ops.Token):
+            raise ProgramError(
+                f"{user_line()}: .one_hot is for token inputs; write lsrl.one_hot(x, n) here"
+            )
+        return record(ops.Lookup(Matrix.identity(op.type.size)), self)
+
+    def named(self, name: str) -> "Signal":
+        """The same signal with a name for traces, labels and messages."""
+        self._trace.builder.describe(self._index, names=[name])
+        return self
+
+    def sum(self) -> "Signal":
+        """The sum over the channels, width 1."""
+        return affine([(np.ones((1, self.width)), self)])
+
+    def __len__(self) -> int:
+        """Number of channels."""
+        return self.width
+
+    def __iter__(self) -> "Any":
+        """The channels, one signal each."""
+        return (self[i] for i in range(self.width))
+
+    def __bool__(self) -> bool:
+        """A signal has no truth value while the program is written.
+
+        Raises:
+          ProgramError: always; says what to write instead.
+        """
+        raise ProgramError(
+            f"{user_line()}: a signal has no truth value while the program is being built; write "
+            "lsrl.select(cond, a, b) for 'if', and & | ~ for 'and', 'or', 'not'"
+        )
+
+    def __repr__(self) -> str:
+        """Width and interval."""
+        low, high = self.facts.low.min(), self.facts.high.max()
+        return f"Signal(width={self.width}, in [{low:g}, {high:g}])"
+
+    def __getitem__(self, key: Any) -> "Signal":
+        """Channels by index, slice or list of indices."""
+        try:
+            picked = np.atleast_1d(np.arange(self.width)[key])
+        except IndexError as error:
+            raise ShapeError(
+                f"{user_line()}: index {key} is out of range for a signal of width {self.width}"
+            ) from error
+        if len(picked) == self.width and (picked == np.arange(self.width)).all():
+            return self
+        return affine([(Matrix.selection(picked, self.width), self)])
+
+    def __add__(self, other: Any) -> "Signal":
+        """x + y, channel by channel; numbers and width 1 broadcast."""
+        return combine([(1.0, self), (1.0, other)])
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> "Signal":
+        """x - y."""
+        return combine([(1.0, self), (-1.0, other)])
+
+    def __rsub__(self, other: Any) -> "Signal":
+        """Y - x."""
+        return combine([(-1.0, self), (1.0, other)])
+
+    def __neg__(self) -> "Signal":
+        """-x."""
+        return combine([(-1.0, self)])
+
+    def __mul__(self, other: Any) -> "Signal":
+        """Scaling by a number or a vector of numbers; with a signal, the elementwise product."""
+        if isinstance(other, Signal):
+            left, right = broadcast(self, other)
+            return record(ops.Product(), left, right)
+        scale = numbers(other, "a factor")
+        if len(scale) != self.width and 1 not in (len(scale), self.width):
+            raise ShapeError(
+                f"{user_line()}: a factor of {len(scale)} numbers for a signal of width {self.width}"
+            )
+        if self.width == 1:
+            return affine([(scale[:, None], self)])
+        return affine([(sp.diags_array(np.broadcast_to(scale, (self.width,))), self)])
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> "Signal":
+        """x divided by a number.
+
+        Raises:
+          ProgramError: division by a signal or by zero.
+        """
+        if isinstance(other, Signal):
+            raise ProgramError(f"{user_line()}: a signal can be divided by numbers only")
+        divisor = numbers(other, "a divisor")
+        if (divisor == 0).any():
+            raise ProgramError(f"{user_line()}: division by zero")
+        return self * (1.0 / divisor)
+
+    def __rmatmul__(self, matrix: Any) -> "Signal":
+        """A @ x for a matrix of numbers, dense or scipy.sparse, (rows, width)."""
+        return affine([(as_matrix(matrix, self.width), self)])
+
+    def __gt__(self, other: Any) -> "Signal":
+        """x > y on gridded values: a {0,1} signal."""
+        return greater(self, other)
+
+    def __ge__(self, other: Any) -> "Signal":
+        """x >= y on gridded values."""
+        return greater_equal(self, other)
+
+    def __lt__(self, other: Any) -> "Signal":
+        """x < y on gridded values."""
+        return less(self, other)
+
+    def __le__(self, other: Any) -> "Signal":
+        """x <= y on gridded values."""
+        return less_equal(self, other)
+
+    def __eq__(self, other: object) -> "Signal":  # type: ignore[override]
+        """x == y on gridded values."""
+        return equal(self, other)
+
+    def __ne__(self, other: object) -> "Signal":  # type: ignore[override]
+        """x != y on gridded values."""
+        return not_equal(self, other)
+
+    def __and__(self, other: Any) -> "Signal":
+        """Both are 1, of {0,1} signals."""
+        left, right = logical("&", self, other)
+        return relu(left + right - 1)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> "Signal":
+        """At least one is 1, of {0,1} signals."""
+        left, right = logical("|", self, other)
+        return 1 - relu(1 - left - right)
+
+    __ror__ = __or__
+
+    def __xor__(self, other: Any) -> "Signal":
+        """Exactly one is 1, of {0,1} signals."""
+        left, right = logical("^", self, other)
+        return relu(left - right) + relu(right - left)
+
+    __rxor__ = __xor__
+
+    def __invert__(self) -> "Signal":
+        """1 - x, of a {0,1} signal."""
+        (value,) = logical("~", self)
+        return 1 - value
+
+
+def record(op: ops.Op, *operands: Signal) -> Signal:
+    """Add a node to the program that its operands belong to.
+
+    Raises:
+      ProgramError: a signal of another program.
+    """
+    trace = current_trace(op.name)
+    for operand in operands:
+        if operand.trace is not trace:
+            raise ProgramError(
+                f"{user_line()}: {op.name} reads a signal of another program; signals live and die "
+                "with the function that makes them"
+            )
+    return Signal(trace, trace.add(op, *(operand.index for operand in operands)))
+
+
+def numbers(value: Any, what: str) -> np.ndarray[Any, Any]:
+    """One number or a vector of numbers as float64 (n,).
+
+    Raises:
+      ProgramError: not numbers, or numbers that float64 would round.
+      ShapeError: more than one axis.
+    """
+    if isinstance(value, Signal):
+        raise ProgramError(f"{user_line()}: {what} must be numbers, got a signal")
+    array = np.asarray(value)
+    if array.ndim > 1:
+        raise ShapeError(f"{user_line()}: {what} must be a number or a vector, got {array.shape}")
+    flat = np.atleast_1d(array)
+    try:
+        if flat.dtype.kind in "fb":
+            if not np.isfinite(flat).all():
+                raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
+            return flat.astype(np.float64)
+        return np.array([exact_number(entry, what) for entry in flat.tolist()], dtype=np.float64)
+    except ProgramError as error:
+        raise ProgramError(f"{user_line()}: {error}") from None
+
+
+def as_matrix(value: Any, columns: int) -> Matrix:
+    """A number (times identity), a dense or a scipy.sparse matrix as a `Matrix` of `columns`.
+
+    Raises:
+      ShapeError: the matrix has another number of columns.
+    """
+    if isinstance(value, Matrix):
+        matrix = value
+    elif np.isscalar(value):
+        matrix = Matrix(sp.eye_array(columns) * numbers(value, "a matrix")[0])
+    else:
+        matrix = Matrix(value if sp.issparse(value) else np.atleast_2d(np.asarray(value, float)))
+    if matrix.columns != columns:
+        raise ShapeError(
+            f"{user_line()}: expected a matrix of {columns} columns for a signal of width "
+            f"{columns}, got shape ({matrix.rows}, {matrix.columns})"
+        )
+    return matrix
+
+
+def affine(terms: Sequence[tuple[Any, Signal]], bias: Any = None) -> Signal:
+    """Σ matrix @ signal + bias, as one node.
+
+    Args:
+      terms: pairs of a matrix (rows, width of the signal) and a signal.
+      bias: (rows,) numbers; zeros by default.
+
+    Raises:
+      ShapeError: matrices that do not fit.
+    """
+    weights = [as_matrix(weight, signal.width) for weight, signal in terms]
+    rows = weights[0].rows
+    if any(weight.rows != rows for weight in weights):
+        shapes = [(weight.rows, weight.columns) for weight in weights]
+        raise ShapeError(f"{user_line()}: the terms of an affine map differ in rows: {shapes}")
+    row = np.zeros(rows) if bias is None else np.broadcast_to(numbers(bias, "a bias"), (rows,))
+    return record(
+        ops.Affine(tuple(weights), tuple(row.tolist())), *(signal for _, signal in terms)
+    )
+
+
+def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
+    """Σ factor · value over signals and numbers; width 1 broadcasts."""
+    signals = [(factor, value) for factor, value in terms if isinstance(value, Signal)]
+    plain = [factor * numbers(v, "an operand") for factor, v in terms if not isinstance(v, Signal)]
+    widths = {signal.width for _, signal in signals} | {len(row) for row in plain}
+    width = max(widths)
+    if not widths <= {1, width}:
+        raise ShapeError(f"{user_line()}: operands of widths {sorted(widths)} do not match")
+    bias = np.zeros(width)
+    for row in plain:
+        bias = bias + row
+    weights = [
+        (
+            sp.eye_array(width) * factor if signal.width == width else np.full((width, 1), factor),
+            signal,
+        )
+        for factor, signal in signals
+    ]
+    return affine(weights, bias)
+
+
+def constant(values: Any) -> Signal:
+    """A signal with the same value at every token.
+
+    Args:
+      values: a number or (width,) numbers.
+    """
+    return record(ops.Constant(tuple(numbers(values, "a constant").tolist())))
+
+
+def as_signal(value: Any) -> Signal:
+    """A signal as it is; numbers as a constant."""
+    return value if isinstance(value, Signal) else constant(value)
+
+
+def broadcast(*values: Any) -> tuple[Signal, ...]:
+    """Signals or numbers, all widened to one width.
+
+    Raises:
+      ShapeError: widths that are neither 1 nor the same.
+    """
+    signals = [as_signal(value) for value in values]
+    width = max(signal.width for signal in signals)
+    if any(signal.width not in (1, width) for signal in signals):
+        widths = [signal.width for signal in signals]
+        raise ShapeError(f"{user_line()}: operands of widths {widths} do not match")
+    return tuple(
+        signal if signal.width == width else affine([(np.ones((width, 1)), signal)])
+        for signal in signals
+    )
+
+
+def logical(symbol: str, *values: Any) -> tuple[Signal, ...]:
+    """Operands of & | ^ ~, checked to be {0,1}.
+
+    Raises:
+      ProgramError: an operand can hold another value.
+    """
+    signals = broadcast(*values)
+    for signal in signals:
+        if not signal.facts.boolean:
+            raise ProgramError(
+                f"{user_line()}: {symbol} needs signals that are 0 or 1, got {signal!r}; "
+                "compare it with something first"
+            )
+    return signals
+
+
+def relu(x: Signal) -> Signal:
+    """max(x, 0), channel by channel."""
+    return record(ops.Relu(), as_signal(x))
+
+
+def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+    """1 where x >= y, else 0.
+
+    On gridded values it is exact. On continuous values it is exactly 1 from y - ramp/2 on and exactly
+    0 below y - ramp; in between the answer is unspecified (DESIGN §2, Comparisons).
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers.
+      ramp: width of the ramp below y, for continuous values.
+
+    Raises:
+      RampError: continuous values without a ramp.
+    """
+    return _at_least_zero(combine([(1.0, as_signal(x)), (-1.0, y)]), ramp)
+
+
+def _at_least_zero(difference: Signal, ramp: float | None) -> Signal:
+    if ramp is not None:
+        width = numbers(ramp, "ramp")
+        if len(width) != 1 or width[0] <= 0:
+            raise RampError(f"{user_line()}: ramp must be one positive number, got {ramp!r}")
+        return record(ops.Step(2.0 / float(width[0]), 1.0), difference)
+    return record(ops.Step(1.0 / power_of_two_below(_grid(difference)), 0.0), difference)
+
+
+def _grid(difference: Signal) -> float:
+    step = difference.facts.step
+    if (step == 0).any():
+        raise RampError(
+            f"{user_line()}: continuous values are compared; no finite slope separates them, so give "
+            "the width of a ramp: lsrl.greater_equal(x, y, ramp=2**-10), or declare a grid: "
+            "Vector(d, low=, high=, step=)"
+        )
+    finite = step[np.isfinite(step)]
+    return float(finite.min()) if len(finite) else 1.0
+
+
+def greater(x: Any, y: Any, ramp: float | None = None) -> Signal:
+    """1 where x > y, else 0; with a ramp, where x is above it: 1 - (y >= x). See `greater_equal`."""
+    return 1 - greater_equal(y, x, ramp)
+
+
+def less(x: Any, y: Any, ramp: float | None = None) -> Signal:
+    """1 where x < y, else 0: 1 - (x >= y). See `greater_equal`."""
+    return 1 - greater_equal(x, y, ramp)
+
+
+def less_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+    """1 where x <= y, else 0. See `greater_equal`."""
+    return greater_equal(y, x, ramp)
+
+
+def not_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+    """1 where x != y, else 0. See `equal`."""
+    return 1 - equal(x, y, ramp)
+
+
+def equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+    """1 where x == y, else 0; on continuous values, where they are less than ramp/2 apart.
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers.
+      ramp: for continuous values: 1 up to a distance of ramp/2, 0 from a distance of ramp on.
+
+    Raises:
+      RampError: continuous values without a ramp.
+    """
+    difference = combine([(1.0, as_signal(x)), (-1.0, y)])
+    apart = relu(difference) + relu(-difference)
+    return _at_least_zero(-apart, ramp)

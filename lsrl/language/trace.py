@@ -1,0 +1,100 @@
+"""The recording of a program while its function runs: where signals live and which line made them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from lsrl.errors import LsrlError, ProgramError
+from lsrl.ir.graph import GraphBuilder, Source
+from lsrl.ir.ops import Op
+
+# Without a declared max_length, bounds must not move any more after this many tokens.
+UNDECLARED_LENGTH = 1 << 21
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Frames of these folders are ours, not the user's; the library of programs counts as user code.
+_INTERNAL = tuple(str(_PACKAGE / folder) for folder in ("language", "ir"))
+_INTERNAL_FILES = (str(_PACKAGE / "paper.py"),)
+
+
+class Trace:
+    """One program being recorded.
+
+    Attributes:
+      builder: the graph so far.
+      max_length: the declared number of tokens, or None.
+    """
+
+    def __init__(self, max_length: int | None) -> None:
+        """Start an empty recording."""
+        self.max_length = max_length
+        self.builder = GraphBuilder(max_length or UNDECLARED_LENGTH)
+
+    def add(self, op: Op, *operands: int) -> int:
+        """Record a node with the user's line; errors name that line.
+
+        Raises:
+          ShapeError: operands that do not fit.
+          ProgramError: an accumulator without bounds, because no max_length was declared.
+        """
+        source = user_line()
+        try:
+            index = self.builder.add(op, *operands)
+        except LsrlError as error:
+            raise type(error)(f"{source}: {error}") from None
+        self.builder.describe(index, sources=[source])
+        if self.max_length is None and op.stateful:
+            self._refuse_growth(op, index, source)
+        return index
+
+    def _refuse_growth(self, op: Op, index: int, source: Source) -> None:
+        """A state whose bounds still move after very many tokens is unbounded in the length."""
+        operands = [self.builder.facts[i] for i in self.builder.nodes[index].operands]
+        near, far = op.infer(operands, UNDECLARED_LENGTH // 2), self.builder.facts[index]
+        if (near.low != far.low).any() or (near.high != far.high).any():
+            raise ProgramError(
+                f"{source}: this {op.name} grows with the number of tokens, so its bounds need a "
+                "declared length; write @lsrl.program(max_length=...)"
+            )
+
+
+_CURRENT: ContextVar[Trace | None] = ContextVar("lsrl_trace", default=None)
+
+
+@contextmanager
+def recording(trace: Trace) -> Iterator[Trace]:
+    """Make a trace the current one for the length of a `with` block, in this thread alone."""
+    token = _CURRENT.set(trace)
+    try:
+        yield trace
+    finally:
+        _CURRENT.reset(token)
+
+
+def current_trace(what: str) -> Trace:
+    """The program being recorded.
+
+    Raises:
+      ProgramError: no program is being recorded.
+    """
+    trace = _CURRENT.get()
+    if trace is None:
+        raise ProgramError(
+            f"{what} makes a signal, which lives inside a program; call it in a function "
+            "decorated with @lsrl.program"
+        )
+    return trace
+
+
+def user_line() -> Source:
+    """The innermost line of code that is not this package's language."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
+        frame = frame.f_back
+    return Source(frame.f_code.co_filename, frame.f_lineno)
+
+
+def _is_internal(filename: str) -> bool:
+    return filename.startswith(_INTERNAL) or filename in _INTERNAL_FILES

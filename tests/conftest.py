@@ -1,0 +1,26 @@
+"""Settings that every test shares."""
+
+import jax
+from hypothesis import HealthCheck, settings
+
+# An implicit promotion is where a float64 or a wrong shape slips in unseen.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples on every run, and no deadline, since the first example pays for XLA's compiling.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# New examples each night; a failure prints how to reproduce it.
+settings.register_profile(
+    "nightly",
+    parent=settings.get_profile("ci"),
+    derandomize=False,
+    max_examples=1000,
+    print_blob=True,
+)
+settings.load_profile("ci")

@@ -1,0 +1,134 @@
+"""Imports go one way, and the packages that are installed are the packages that exist."""
+
+import ast
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lsrl
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+# What each part may import of lsrl, besides itself. Parts that are not named stand above these.
+MAY_IMPORT = {
+    "lsrl.errors": set(),
+    "lsrl.ir": {"lsrl.errors"},
+    "lsrl.language": {"lsrl.errors", "lsrl.ir"},
+    "lsrl.passes": {"lsrl.errors", "lsrl.ir"},
+    "lsrl.numerics": {"lsrl.errors", "lsrl.ir"},
+    "lsrl.schedule": {"lsrl.errors", "lsrl.ir"},
+    "lsrl.certificate": {"lsrl.errors", "lsrl.ir", "lsrl.numerics", "lsrl.schedule"},
+    "lsrl.backends": {
+        "lsrl.certificate",
+        "lsrl.errors",
+        "lsrl.ir",
+        "lsrl.numerics",
+        "lsrl.schedule",
+    },
+    "lsrl.programs": {"lsrl", "lsrl.errors"},
+}
+
+
+def parse_modules() -> dict[str, ast.Module]:
+    """Every module of lsrl by its dotted name, those behind the links included."""
+    modules = {}
+    for folder, _, files in os.walk(ROOT / "lsrl", followlinks=True):
+        for file in files:
+            if file.endswith(".py"):
+                path = Path(folder, file).relative_to(ROOT).with_suffix("")
+                name = ".".join(path.parts).removesuffix(".__init__")
+                modules[name] = ast.parse(Path(folder, file).read_text())
+    return modules
+
+
+MODULES = parse_modules()
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every module that is imported, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = "." * node.level + (node.module or "")
+            for alias in node.names:
+                child = f"{parent}.{alias.name}"
+                yield node.lineno, child if child in MODULES else parent
+
+
+def is_within(module: str, part: str) -> bool:
+    """Whether a module is a part or lies in it; `lsrl` itself is only its public names."""
+    return module == part or (part != "lsrl" and module.startswith(f"{part}."))
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_go_one_way(part: str) -> None:
+    allowed = MAY_IMPORT[part] | {part}
+    offences = [
+        f"{module}:{line} imports {target}"
+        for module, tree in MODULES.items()
+        if is_within(module, part)
+        for line, target in imports(tree)
+        if is_within(target, "lsrl") or target.startswith(("lsrl.", "."))
+        if not any(is_within(target, other) for other in allowed)
+    ]
+    assert not offences, "\n".join(offences)
+
+
+def test_only_the_graph_imports_networkx() -> None:
+    importers = {
+        module
+        for module, tree in MODULES.items()
+        if any(is_within(target, "networkx") for _, target in imports(tree))
+    }
+    assert importers <= {"lsrl.ir.graph"}
+
+
+def test_programs_use_public_names() -> None:
+    public = {*lsrl.__all__, "errors", "programs"}
+    offences = []
+    for module, tree in MODULES.items():
+        if not is_within(module, "lsrl.programs"):
+            continue
+        for node in ast.walk(tree):
+            names = set()
+            if isinstance(node, ast.ImportFrom) and node.module == "lsrl":
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "lsrl":
+                names = {node.attr}
+            offences += [f"{module} uses lsrl.{name}" for name in sorted(names - public)]
+    assert not offences, "\n".join(offences)
+
+
+def test_no_module_uses_what_is_banned() -> None:
+    offences = []
+    for module, tree in MODULES.items():
+        offences += [f"{module}:{line} pickle" for line, name in imports(tree) if "pickle" in name]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                offences.append(f"{module}:{node.lineno} assert")
+            elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                offences.append(f"{module}:{node.lineno} import *")
+    assert not offences, "\n".join(offences)
+
+
+def test_packages_equal_the_tree() -> None:
+    folders = {
+        ".".join(Path(folder).relative_to(ROOT).parts)
+        for folder, _, files in os.walk(ROOT / "lsrl", followlinks=True)
+        if any(file.endswith(".py") for file in files)
+    }
+    assert set(SETUPTOOLS["packages"]) == folders
+    assert folders <= MODULES.keys(), "a package has no __init__.py"
+
+
+@pytest.mark.parametrize("name", ["backends", "programs"])
+def test_link_and_package_dir_name_the_same_folder(name: str) -> None:
+    link = ROOT / "lsrl" / name
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{name}"
+    assert SETUPTOOLS["package-dir"][f"lsrl.{name}"] == name
