@@ -12,7 +12,8 @@ from lsrl.programs.entry import Entry
 def modular_sum(n: int = 5, max_length: int = 1000) -> Program:
     """The sum of all symbols so far, modulo n.
 
-    Input: a number from 0 to n - 1 a token. Output: their sum up to and including this token, mod n.
+    Input: a number from 0 to n - 1 a token. Output: their sum up to and including this token, mod
+    n.
 
     Shows: the word problem of a cyclic group, up to a declared length.
 
@@ -49,8 +50,8 @@ def modular_sum_reference(terms: Sequence[int], n: int) -> list[int]:
 def cycle_navigation(n: int = 5, max_length: int = 1000) -> Program:
     """Where a walk on a ring has got to.
 
-    Input: a move a token: 0 stay, 1 one place on, 2 one place back. Output: the place on a ring of n
-    after this move, from place 0.
+    Input: a move a token: 0 stay, 1 one place on, 2 one place back. Output: the place on a ring of
+    n after this move, from place 0.
 
     Shows: steps in both directions with counts that only grow: a step back is n - 1 steps on.
 
@@ -99,7 +100,7 @@ def binary_adder(max_length: int | None = None) -> Program:
       ProgramError: max_length is not a positive int.
     """
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def binary_adder(
         first: Annotated[Signal, Token(2)], second: Annotated[Signal, Token(2)]
     ) -> Annotated[Signal, Token(2)]:
@@ -127,8 +128,8 @@ def gradient_step(
     """Linear regression in context, by one step of gradient descent.
 
     Input: an example a token: the vector [x, y] of dim + 1 numbers. Output: the prediction w·x for
-    this token's x, where w = learning_rate · Σ y x over all earlier tokens: what one step of gradient
-    descent on their squared errors makes of w = 0. A query is an x with any y.
+    this token's x, where w = learning_rate · Σ y x over all earlier tokens: what one step of
+    gradient descent on their squared errors makes of w = 0. A query is an x with any y.
 
     Shows: learning in context, by a product, a running sum and another product.
 
@@ -148,11 +149,14 @@ def gradient_step(
     least = checks.number("low", low)
     most = checks.number("high", high, above=least)
     grid = None if step is None else checks.number("step", step, above=0)
+    longest = checks.max_length(max_length)
+    # How large a prediction can get, with one example to spare for rounding.
+    reach = features * rate * (longest + 1) * max(abs(least), abs(most)) ** 3
 
-    @lsrl.program(max_length=checks.max_length(max_length))
+    @lsrl.program(max_length=longest)
     def gradient_step(
         example: Annotated[Signal, Vector(features + 1, low=least, high=most, step=grid)],
-    ) -> Signal:
+    ) -> Annotated[Signal, Vector(1, low=-reach, high=reach)]:
         x, y = example[:features], example[features]
         weights = lsrl.delay(rate * lsrl.cumsum(x * y), 1)
         return (weights * x).sum()

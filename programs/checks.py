@@ -1,4 +1,4 @@
-"""Checks of the library's parameters: each says what is wrong, what was expected, and how to mend it."""
+"""Checks of the library's parameters, which say what was expected, what came and how to mend it."""
 
 import math
 from collections.abc import Sequence
@@ -38,20 +38,38 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     return int(value)
 
 
-def max_length(value: Any, *, optional: bool = False) -> int | None:
-    """The greatest number of tokens: a positive int, or None where the program can do without.
+def max_length(value: Any) -> int:
+    """The greatest number of tokens, for programs that accumulate.
 
     Raises:
-      ProgramError: not a positive int, or None for a program that counts tokens.
+      ProgramError: not a positive int.
     """
-    if value is None and optional:
-        return None
     if value is None:
         raise ProgramError(
             "max_length: expected an int of at least 1, got None; this program accumulates, "
             "so its bounds need a greatest number of tokens, for instance max_length=1000"
         )
     return integer("max_length", value, 1)
+
+
+def optional_length(value: Any) -> int | None:
+    """The greatest number of tokens, or None where the program can do without.
+
+    Raises:
+      ProgramError: neither None nor a positive int.
+    """
+    return None if value is None else integer("max_length", value, 1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """A parameter that must be True or False.
+
+    Raises:
+      ProgramError: neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ProgramError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def number(name: str, value: Any, *, above: float | None = None) -> float:

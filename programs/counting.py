@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import lsrl
-from lsrl import Program, Signal, Token
+from lsrl import Program, Signal, Token, Vector
 from lsrl.programs import checks
 from lsrl.programs.entry import Entry
 
@@ -46,8 +46,8 @@ def majority_reference(bits: Sequence[int]) -> list[int]:
 def parity(max_length: int = 1000) -> Program:
     """Whether the number of ones so far is odd.
 
-    Input: a bit a token. Output: 1 where the bits up to and including this one hold an odd number of
-    ones, else 0.
+    Input: a bit a token. Output: 1 where the bits up to and including this one hold an odd number
+    of ones, else 0.
 
     Shows: parity up to a declared length, by mod of a running sum, where unbounded parity is out of
     reach of linear recurrences with eigenvalues that are not negative.
@@ -82,7 +82,8 @@ def counter_mod(n: int = 5, max_length: int | None = 1000) -> Program:
 
     Input: any bit, which is not read. Output: t mod n at token t: 0, 1, …, n - 1, 0, …
 
-    Shows: a cycle without input, which is a rotating state or a count and `mod`, as the target has it.
+    Shows: a cycle without input, which is a rotating state or a count and `mod`, as the target has
+    it.
 
     Args:
       n: length of the cycle, at least 2.
@@ -93,7 +94,7 @@ def counter_mod(n: int = 5, max_length: int | None = 1000) -> Program:
     """
     size = checks.integer("n", n, 2)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def counter_mod(tick: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(size)]:
         del tick  # only the number of tokens matters
         return lsrl.cycle(size)
@@ -125,9 +126,12 @@ def histogram(vocab: int = 4, max_length: int = 1000) -> Program:
       ProgramError: a parameter out of range.
     """
     symbols = checks.integer("vocab", vocab, 1)
+    longest = checks.max_length(max_length)
 
-    @lsrl.program(max_length=checks.max_length(max_length))
-    def histogram(token: Annotated[Signal, Token(symbols)]) -> Signal:
+    @lsrl.program(max_length=longest)
+    def histogram(
+        token: Annotated[Signal, Token(symbols)],
+    ) -> Annotated[Signal, Vector(symbols, low=0, high=longest, step=1)]:
         return lsrl.cumsum(token.one_hot)
 
     return histogram

@@ -38,7 +38,7 @@ class Entry:
       edges: (**parameters) -> further extreme inputs.
       free: whether every input of the declared types is legal, so that constant inputs at the ends
         of the ranges belong to the extremes.
-      tolerance: greatest absolute difference from the reference that float64 may leave; 0 for exact.
+      tolerance: greatest absolute difference that float64 may leave; 0 where it is exact.
     """
 
     name: str
@@ -53,9 +53,10 @@ class Entry:
 
     @property
     def shows(self) -> str:
-        """What the program shows, in one line: the line `Shows: …` of its docstring."""
-        lines = (inspect.getdoc(self.build) or "").splitlines()
-        return next((line.removeprefix("Shows: ") for line in lines if line[:7] == "Shows: "), "")
+        """What the program shows, in one line: the paragraph `Shows: …` of its docstring."""
+        paragraphs = (inspect.getdoc(self.build) or "").split("\n\n")
+        shown = [text for text in paragraphs if text.startswith("Shows: ")]
+        return " ".join(shown[0].split()[1:]) if shown else ""
 
     def program(self, **parameters: Any) -> Program:
         """Build the program with these parameters, defaults for the rest."""
@@ -74,9 +75,7 @@ class Entry:
         rows = _call(self.reference, [x.tolist() for x in inputs], self._settings(parameters))
         return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
 
-    def sample(
-        self, rng: np.random.Generator, length: int, /, **parameters: Any
-    ) -> Inputs:
+    def sample(self, rng: np.random.Generator, length: int, /, **parameters: Any) -> Inputs:
         """Draw one legal input.
 
         Args:
@@ -91,7 +90,8 @@ class Entry:
             settings = self._settings(parameters)
             if settings.get("max_length") is not None:
                 length = min(length, settings["max_length"])
-            return _call(self.sampler, [rng, length], settings)
+            sampled: Inputs = _call(self.sampler, [rng, length], settings)
+            return sampled
         program = self.build(**parameters)
         if program.max_length is not None:
             length = min(length, program.max_length)
@@ -112,6 +112,7 @@ class Entry:
             further = _call(self.edges, [], self._settings(parameters))
             # Every prefix of a legal input is legal.
             further = [tuple(x[: program.max_length] for x in inputs) for inputs in further]
+            further = [inputs for inputs in further if len(inputs[0])]
         if not self.free:
             return further
         longest = min(program.max_length or UNLIMITED_EXTREME, LONGEST_EXTREME)

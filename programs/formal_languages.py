@@ -104,20 +104,19 @@ def dyck(kinds: int = 2, depth: int = 4, max_length: int = 1000) -> Program:
       ProgramError: a parameter out of range.
     """
     pairs, levels = checks.integer("kinds", kinds, 1), checks.integer("depth", depth, 1)
+    level = np.arange(1, levels + 1)
 
     @lsrl.program(max_length=checks.max_length(max_length))
     def dyck(bracket: Annotated[Signal, Token(2 * pairs)]) -> Annotated[Signal, Token(2)]:
         opens = lsrl.lookup(bracket, [1] * pairs + [0] * pairs)
         kind = lsrl.lookup(bracket, [*range(1, pairs + 1), *range(1, pairs + 1)])
         height = lsrl.cumsum(2 * opens - 1)
-        # The bracket that opened each level last. One that closes at height h closes level h + 1.
-        wanted = [
-            lsrl.select(height == level - 1, lsrl.hold(kind, opens & (height == level)), 0)
-            for level in range(1, levels + 1)
-        ]
+        # The kind that opened each level last; what closes leaves the height one below its level.
+        opened = lsrl.hold(kind, opens & (height == level))
+        wanted = lsrl.select(height == level - 1, opened, 0)
         # Nothing is wanted, and so no kind is right, below height 0. What is wanted beyond the
         # greatest depth doesn't matter: the opening bracket was an error already.
-        mismatched = ~opens & (lsrl.concat(*wanted).sum() != kind)
+        mismatched = ~opens & (wanted.sum() != kind)
         errors = lsrl.cumsum(mismatched + (height > levels))
         return lsrl.relu(1 - lsrl.relu(height) - errors)
 
@@ -281,7 +280,7 @@ def ngram(
     symbols = checks.integer("vocab", vocab, 1)
     wanted = checks.symbols("pattern", pattern, symbols)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def ngram(token: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(2)]:
         # How many of the first symbols of the pattern are right, one symbol further a token.
         matches = token.one_hot[wanted[0]]
@@ -308,8 +307,8 @@ def _ngram_edges(pattern: Sequence[int]) -> list[Inputs]:
 def even_pairs(max_length: int | None = None) -> Program:
     """Whether the letter changed an even number of times.
 
-    Input: a bit a token. Output: 1 where the number of places so far with two different bits next to
-    each other (01 or 10) is even, which is where this bit equals the first, else 0.
+    Input: a bit a token. Output: 1 where the number of places so far with two different bits next
+    to each other (01 or 10) is even, which is where this bit equals the first, else 0.
 
     Shows: a count that needs no counter.
 
@@ -320,7 +319,7 @@ def even_pairs(max_length: int | None = None) -> Program:
       ProgramError: max_length is not a positive int.
     """
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def even_pairs(bit: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
         is_first = 1 - lsrl.delay(lsrl.constant(1), 1)
         return lsrl.latch(bit, is_first) == bit
@@ -354,7 +353,7 @@ def dfa(
       max_length: greatest number of tokens; None for any.
 
     Raises:
-      ProgramError: a table with ragged rows or states out of range, or another parameter out of range.
+      ProgramError: a table with ragged rows, or a parameter out of range.
     """
     transitions = _checked_table(table)
     states, symbols = len(transitions), len(transitions[0])
@@ -363,7 +362,7 @@ def dfa(
         says = checks.symbols("outputs", outputs, np.iinfo(np.int32).max, length=states)
     first = checks.integer("start", start, 0, states - 1)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def dfa(symbol: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(max(says) + 1)]:
         return _automaton(symbol, transitions, says, first)
 
@@ -388,10 +387,10 @@ def _automaton(
 ) -> Signal:
     """Run an automaton: outputs[state after the symbol].
 
-    Unit (q, a) is 1 where the state was q before the token and the token is a. So it is 1 where the
-    unit before led to q, [the unit before is some (p, b) with table[p][b] = q] + [the token is a] −
-    1.5 > 0, and the state after the token is table[q][a]. One more unit, which is 1 before the first
-    token only, leads to the start.
+    Unit (q, a) is 1 where the state was q before the token and the token is a. So it is 1 where
+    the unit before led to q, [the unit before is some (p, b) with table[p][b] = q] + [the token is
+    a] − 1.5 > 0, and the state after the token is table[q][a]. One more unit, which is 1 before
+    the first token only, leads to the start.
 
     Args:
       symbol: a token input of as many symbols as the table has columns.
@@ -407,6 +406,7 @@ def _automaton(
     is_letter = np.vstack([is_letter, np.zeros(len(table[0]))]).astype(float)
     initial = (before == -1).astype(float)
     units = lsrl.threshold_state(is_letter @ symbol.one_hot - 1.5, transition, initial=initial)
+    units.named("units")
     says = np.array(outputs)[leads_to] * (before >= 0)
     # One unit is on at a time, and never that of the start from the first token on.
     return lsrl.bound(says[None, :] @ units, min(outputs), max(outputs)).named("output")
@@ -431,8 +431,8 @@ def permutations(group: Group = "S3", max_length: int | None = None) -> Program:
     including this one, later ones applied after earlier ones, in the sorted list of the group's
     permutations; index 0 is the identity.
 
-    Shows: state tracking that is out of reach of linear recurrences unless TC⁰ = NC¹ (S5 and A5, which
-    are not solvable).
+    Shows: state tracking that is out of reach of linear recurrences unless TC⁰ = NC¹ (S5 and A5,
+    which are not solvable).
 
     Args:
       group: "S3", "S5" or "A5".
@@ -454,7 +454,7 @@ def permutations(group: Group = "S3", max_length: int | None = None) -> Program:
     )
     order = len(elements)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def permutations(
         generator: Annotated[Signal, Token(len(generators))],
     ) -> Annotated[Signal, Token(order)]:

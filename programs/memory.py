@@ -28,7 +28,7 @@ def copy_delay(k: int = 3, vocab: int = 4, max_length: int | None = None) -> Pro
     """
     steps, symbols = checks.integer("k", k, 1), checks.integer("vocab", vocab, 1)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def copy_delay(token: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(symbols)]:
         return lsrl.delay(token, steps)
 
@@ -56,7 +56,7 @@ def first_token(vocab: int = 4, max_length: int | None = None) -> Program:
     """
     symbols = checks.integer("vocab", vocab, 1)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def first_token(token: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(symbols)]:
         is_first = 1 - lsrl.delay(lsrl.constant(1), 1)
         return lsrl.latch(token, is_first)
@@ -86,7 +86,7 @@ def flip_flop(vocab: int = 2, max_length: int | None = None) -> Program:
     """
     symbols = checks.integer("vocab", vocab, 1)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def flip_flop(
         instruction: Annotated[Signal, Token(symbols + 2)],
     ) -> Annotated[Signal, Token(symbols)]:
@@ -125,7 +125,7 @@ def undo_flip_flop(vocab: int = 2, max_length: int | None = None) -> Program:
     """
     symbols = checks.integer("vocab", vocab, 1)
 
-    @lsrl.program(max_length=checks.max_length(max_length, optional=True))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def undo_flip_flop(
         instruction: Annotated[Signal, Token(symbols + 2)],
     ) -> Annotated[Signal, Token(symbols)]:
@@ -133,7 +133,8 @@ def undo_flip_flop(vocab: int = 2, max_length: int | None = None) -> Program:
         undoes = lsrl.lookup(instruction, [0, 1] + [0] * symbols)
         value = lsrl.lookup(instruction, [0, 0, *range(symbols)])
         written = lsrl.hold(value, writes)
-        undone = lsrl.hold(undoes, lsrl.lookup(instruction, [0] + [1] * (symbols + 1)))
+        undoes_or_writes = lsrl.lookup(instruction, [0] + [1] * (symbols + 1))
+        undone = lsrl.hold(undoes, undoes_or_writes)
         # A write that follows a write which stands puts that one's value behind it. After one that
         # was undone, the memory already shows what is behind, so nothing changes there.
         buries = writes & ~lsrl.delay(undone, 1)
@@ -158,10 +159,10 @@ def undo_flip_flop_reference(instructions: Sequence[int]) -> list[int]:
 def selective_copy(length: int = 4, vocab: int = 4, max_length: int = 1000) -> Program:
     """Symbols picked out from among blanks, and said again on demand.
 
-    Input: a token each step: 0 blank, 1 … vocab a symbol, vocab + 1 the marker. Output: 0 until the
-    first marker; the first symbol at the marker, the second at the token after it and so on, up to
-    `length` of them, then 0. Where fewer symbols came before the marker, 0 takes their place; symbols
-    beyond the first `length`, and all that comes after the marker, are not read.
+    Input: a token each step: 0 blank, 1 … vocab a symbol, vocab + 1 the marker. Output: 0 until
+    the first marker; the first symbol at the marker, the second at the token after it and so on,
+    up to `length` of them, then 0. Where fewer symbols came before the marker, 0 takes their
+    place; symbols beyond the first `length`, and all that comes after the marker, are not read.
 
     Shows: selective copying by linear states: one latch a symbol, told apart by a running count.
 
@@ -174,6 +175,7 @@ def selective_copy(length: int = 4, vocab: int = 4, max_length: int = 1000) -> P
       ProgramError: a parameter out of range.
     """
     slots, symbols = checks.integer("length", length, 1), checks.integer("vocab", vocab, 1)
+    places = np.arange(1, slots + 1)
 
     @lsrl.program(max_length=checks.max_length(max_length))
     def selective_copy(
@@ -186,12 +188,11 @@ def selective_copy(length: int = 4, vocab: int = 4, max_length: int = 1000) -> P
         turn = lsrl.cumsum(speaking)
         kept = lsrl.relu(is_symbol - speaking)
         count = lsrl.cumsum(kept)
-        said = [
-            lsrl.select(turn == slot, lsrl.latch(token, kept & (count == slot)), 0)
-            for slot in range(1, slots + 1)
-        ]
+        arrives = kept & (count == places)
+        slot = [lsrl.latch(token, arrives[index]) for index in range(slots)]
         # Only one slot has its turn.
-        return lsrl.bound(lsrl.concat(*said).sum(), 0, symbols)
+        said = lsrl.select(turn == places, lsrl.concat(*slot), 0)
+        return lsrl.bound(said.sum(), 0, symbols)
 
     return selective_copy
 
@@ -208,9 +209,7 @@ def selective_copy_reference(tokens: Sequence[int], length: int, vocab: int) -> 
     return answers
 
 
-def _selective_copy_sample(
-    rng: np.random.Generator, steps: int, length: int, vocab: int
-) -> Inputs:
+def _selective_copy_sample(rng: np.random.Generator, steps: int, length: int, vocab: int) -> Inputs:
     """Symbols among blanks, about as many as there are slots, then the marker, then anything."""
     marker = int(rng.integers(max(1, steps - length + 1)))
     share = min(1.0, length / (marker + 1))
@@ -257,9 +256,9 @@ def reverse(length: int = 4, vocab: int = 4) -> Program:
         earlier = [lsrl.delay(token, 1)]
         while len(earlier) < size:
             earlier.append(lsrl.delay(earlier[-1], 2))
-        said = [lsrl.select(turns[turn], earlier[turn], 0) for turn in range(size)]
         # Only one of them has its turn.
-        return lsrl.bound(lsrl.concat(*said).sum(), 0, symbols - 1)
+        said = lsrl.select(turns, lsrl.concat(*earlier), 0)
+        return lsrl.bound(said.sum(), 0, symbols - 1)
 
     return reverse
 

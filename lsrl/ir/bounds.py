@@ -7,6 +7,7 @@ recurrences. Interval ends that float64 can't hold exactly are widened outwards,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,6 @@ class Facts:
       high: (width,) float64, greatest value.
       step: (width,) float64, every value is a multiple of it; 0 for continuous, inf for always 0.
       one_hot: every channel is 0 or 1 and at most one of them is 1.
-      snaps: the value comes from a ramp and is 0 or 1 by promise, so upstream rounding is lost in it.
       once: the value is a state that takes at most one nonzero update, by promise.
     """
 
@@ -35,7 +35,6 @@ class Facts:
     high: Array
     step: Array
     one_hot: bool = False
-    snaps: bool = False
     once: bool = False
 
     @property
@@ -56,8 +55,13 @@ class Facts:
     @property
     def boolean(self) -> bool:
         """Whether every channel is 0 or 1."""
-        multiples = (self.step >= 1) & (np.isinf(self.step) | (self.step % 1 == 0))
-        return bool((multiples & (self.low >= 0) & (self.high <= 1)).all())
+        return self.integer and bool(((self.low >= 0) & (self.high <= 1)).all())
+
+    @property
+    def integer(self) -> bool:
+        """Whether every channel is an integer."""
+        finite = np.where(np.isinf(self.step), 1.0, self.step)
+        return bool(((finite >= 1) & (finite % 1 == 0)).all())
 
     @property
     def constant(self) -> bool:
@@ -71,7 +75,6 @@ class Facts:
             np.minimum(self.high, other.high),
             np.maximum(self.step, other.step),
             self.one_hot or other.one_hot,
-            self.snaps or other.snaps,
             self.once or other.once,
         )
 
@@ -169,7 +172,6 @@ def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts])
 
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
-    rows = len(bias)
     low, high = bias.astype(np.float64), bias.astype(np.float64)
     grids = [np.where(bias == 0, np.inf, np.abs(bias))]
     for weight, value in zip(weights, values, strict=True):
@@ -183,13 +185,14 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
         step = pairwise_grid(step, grid)
     sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
     low, high = widen(low, high, sums)
+    with np.errstate(invalid="ignore"):
+        low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     one_hot = (
         len(values) == 1
         and values[0].one_hot
-        and not bias.any()
+        and not bool(bias.any())
         and bool((weights[0].csr.data == 1).all())
         and bool((np.bincount(weights[0].csr.indices, minlength=1) <= 1).all())
-        and rows > 0
     )
     return facts(low, high, step, one_hot)
 
@@ -278,11 +281,32 @@ def _is_permutation(matrix: Matrix) -> bool:
 
 
 def _reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    # The passes ask for the same state again and again.
+    return _cached_reach(
+        transition, initial.tobytes(), update.low.tobytes(), update.high.tobytes(), tokens
+    )
+
+
+@lru_cache(maxsize=512)
+def _cached_reach(
+    transition: Matrix, initial_bytes: bytes, low: bytes, high: bytes, tokens: int
+) -> Reach:
+    initial = np.frombuffer(initial_bytes)
+    update = facts(np.frombuffer(low), np.frombuffer(high), np.zeros(len(initial)))
     if transition.is_identity:
         return _identity_reach(initial, update, tokens)
-    if _is_permutation(transition):
-        return _permutation_reach(transition, initial, update, tokens)
+    if _is_permutation(transition) or _is_shift(transition):
+        return _selection_reach(transition, initial, update, tokens)
     return _general_reach(transition, initial, update, tokens)
+
+
+def _is_shift(matrix: Matrix) -> bool:
+    """Rows that each pick at most one earlier channel: registers, which forget in the end."""
+    return (
+        bool((matrix.csr.data == 1).all())
+        and bool((np.diff(matrix.csr.indptr) <= 1).all())
+        and bool((matrix.csr.indices < matrix.entry_rows()).all())
+    )
 
 
 def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
@@ -296,39 +320,44 @@ def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
     return Reach(low, high, magnitude, 1.0)
 
 
-def _permutation_reach(
-    transition: Matrix, initial: Array, update: Facts, tokens: int
-) -> Reach:
-    """A^k only moves channels, so each channel gathers the updates of its cycle in turn."""
-    source = transition.csr.indices
+def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    """A^k only moves channels, so each channel gathers what comes along its chain or cycle."""
     size = len(initial)
-    cycle = _cycle_length(source)
-    if min(tokens, cycle) > MAX_UNROLLED_STEPS:
+    ring = _is_permutation(transition)
+    cycle = _cycle_length(transition.csr.indices) if ring else size
+    if ring and min(tokens, cycle) > MAX_UNROLLED_STEPS:
         # Too long to follow: any channel may hold whatever any channel may gather.
         widest = facts(*(np.full(size, end) for end in (update.low.min(), update.high.max(), 0.0)))
         near = _identity_reach(np.full(size, initial.min()), widest, tokens)
         far = _identity_reach(np.full(size, initial.max()), widest, tokens)
         return Reach(near.low, far.high, np.maximum(near.magnitude, far.magnitude), 1.0)
-    moved = initial.copy()
-    arriving_low, arriving_high, arriving = update.low, update.high, update.magnitude
-    total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
-    low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
-    seen_steps = min(tokens, cycle)
+    # A last entry that is always 0 stands for "nothing comes".
+    source = np.full(size + 1, size)
+    source[transition.entry_rows()] = transition.csr.indices
+    steps = min(tokens, cycle)
+    moved, low_in, high_in, all_in = (
+        np.append(values, 0.0) for values in (initial, update.low, update.high, update.magnitude)
+    )
+    total_low, total_high, total = (np.zeros(size + 1) for _ in range(3))
+    low, high = np.full(size + 1, np.inf), np.full(size + 1, -np.inf)
+    magnitude = np.zeros(size + 1)
     silent = not update.magnitude.any()
-    for _ in range(seen_steps):
+    for _ in range(steps):
         moved = moved[source]
         if not silent:
-            total_low, total_high = total_low + arriving_low, total_high + arriving_high
-            total = total + arriving
-            arriving_low, arriving_high = arriving_low[source], arriving_high[source]
-            arriving = arriving[source]
+            total_low, total_high, total = total_low + low_in, total_high + high_in, total + all_in
+            low_in, high_in, all_in = low_in[source], high_in[source], all_in[source]
         low, high = np.minimum(low, moved + total_low), np.maximum(high, moved + total_high)
         magnitude = np.maximum(magnitude, np.abs(moved) + total)
-    # Later rounds add the same totals again; one more round than whole ones covers the remainder.
-    rounds = -(-tokens // seen_steps) - 1
-    low = low + np.minimum(0.0, rounds * total_low)
-    high = high + np.maximum(0.0, rounds * total_high)
-    magnitude = magnitude + rounds * total
+    if ring:
+        # Later rounds add the same totals again; a whole round more covers the remainder.
+        rounds = -(-tokens // steps) - 1
+        low = low + np.minimum(0.0, rounds * total_low)
+        high = high + np.maximum(0.0, rounds * total_high)
+        magnitude = magnitude + rounds * total
+    elif tokens > steps:
+        low, high = np.minimum(low, total_low), np.maximum(high, total_high)
+    low, high, magnitude = low[:size], high[:size], magnitude[:size]
     ends = np.minimum(
         lowest_bit(initial).min(initial=np.inf),
         np.minimum(lowest_bit(update.low), lowest_bit(update.high)).min(initial=np.inf),

@@ -304,8 +304,7 @@ class Step(Op):
         value = operands[0]
         low = np.where(value.low >= 0, 1.0, 0.0)
         high = np.where(value.high * self.slope <= -(1 + self.shift), 0.0, 1.0)
-        result = bounds.facts(low, high, np.ones(value.width))
-        return result if self.avoids_ramp(value) else replace(result, snaps=True)
+        return bounds.facts(low, high, np.ones(value.width))
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """The slope times x, plus the shift."""
@@ -481,7 +480,8 @@ class Latch(Op):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
-        return operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        return replace(hull, once=True)
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The initial value plus what is taken."""

@@ -193,7 +193,8 @@ def _annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
         metadata = getattr(hint, "__metadata__", ())
         kinds = [entry for entry in metadata if isinstance(entry, Token | Vector)]
         found[name] = kinds[0] if kinds else hint
-    return {name: hint for name, hint in found.items() if hint is not type(None)}
+    # A plain Signal says no more than that the program returns one.
+    return {name: hint for name, hint in found.items() if hint not in (type(None), Signal)}
 
 
 def _call(function: Callable[..., Any], signals: list[Signal]) -> tuple[Any, dict[str, Any]]:
@@ -247,8 +248,7 @@ def _check_output(output: Signal, kind: InputType | None, where: str) -> None:
         raise ProgramError(f"{where}: declared {kind}, of width {kind.width}, got {output!r}")
     declared = kind.facts()
     inside = (facts.low >= declared.low).all() and (facts.high <= declared.high).all()
-    finite = np.where(np.isinf(facts.step), 0.0, facts.step)
-    gridded = isinstance(kind, Vector) or (facts.gridded and (finite % 1 == 0).all())
+    gridded = isinstance(kind, Vector) or facts.integer
     if not (inside and gridded):
         raise ProgramError(
             f"{where}: declared {kind}, but inference only shows {output!r} with step "

@@ -300,9 +300,9 @@ def mod(x: Signal, n: float) -> Signal:
             f"{user_line()}: mod(x, n) needs n > 0 on the grid of x, got n={n} and {value!r} with "
             f"step {step.tolist()}"
         )
-    if (value.facts.low < 0).any():
+    if (value.facts.low < 0).any() or not np.isfinite(value.facts.high).all():
         raise BoundsError(
-            f"{user_line()}: mod(x, n) needs x >= 0, got {value!r}; add a multiple of n first"
+            f"{user_line()}: mod(x, n) needs finite bounds with x >= 0, got {value!r}; add a multiple of n"
         )
     multiple = divisor
     while multiple * 2 <= value.facts.high.max():
@@ -344,8 +344,8 @@ def lookup(x: Signal, table: Any) -> Signal:
       BoundsError: x can lie outside the table.
     """
     value, matrix = as_signal(x), _table(table)
-    low, high, step = value.facts.low, value.facts.high, value.facts.step
-    if value.width != 1 or low[0] < 0 or high[0] > matrix.rows - 1 or step[0] % 1 != 0 and step[0] < np.inf:
+    inside = value.facts.low[0] >= 0 and value.facts.high[0] <= matrix.rows - 1
+    if value.width != 1 or not inside or not value.facts.integer:
         raise BoundsError(
             f"{user_line()}: lookup needs integers from 0 to {matrix.rows - 1}, got {value!r}"
         )

@@ -1,0 +1,87 @@
+"""The one interface of targets."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from lsrl.ir.bounds import Facts
+from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import Array
+from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.numerics import Numerics
+from lsrl.schedule import Schedule
+from lsrl.target import Capabilities
+
+# Why a linear recurrence can't hold a signal, for refusals and `lsrl.explain`.
+REASONS: dict[type[Op], str] = {
+    Product: (
+        "a product of two general signals needs a multiplicative gate, which this cell has not "
+        "(Petrov et al. 2024, section 3: linear RNNs against gated linear RNNs)"
+    ),
+    SelectiveState: (
+        "a selective state needs a transition that depends on the input, and this recurrence is fixed "
+        "(Gu and Dao 2023, section 3.1)"
+    ),
+    ThresholdState: (
+        "a threshold state feeds a nonlinearity back in time, and a fixed linear recurrence can't: "
+        "S5 and A5 are out of reach of linear targets at any fixed depth unless TC0 = NC1 "
+        "(Merrill et al. 2024)"
+    ),
+    RecurrentState: (
+        "a recurrent state feeds a ReLU back in time, and a fixed linear recurrence can't "
+        "(Merrill et al. 2024)"
+    ),
+}
+
+
+class Network(ABC):
+    """A flax nnx module that carries out a schedule; see `lsrl.backends.linear_network`."""
+
+    @abstractmethod
+    def run(self, inputs: tuple[Any, ...], chunk: int | None = None) -> Array:
+        """Whole sequences: one array an input, (batch, time[, width]), to (batch, time, outputs)."""
+
+    @abstractmethod
+    def init_state(self, batch_shape: tuple[int, ...]) -> Any:
+        """The state before the first token."""
+
+    @abstractmethod
+    def step(self, state: Any, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+        """One token: the output and the next state."""
+
+
+class Backend(ABC):
+    """A target: what its cell can do, and how a schedule becomes its weights.
+
+    Attributes:
+      name: the target's name.
+      cell: the cell in one line, for tables.
+      features: column to text, the row of the table of targets.
+      capabilities: what passes and scheduler go by.
+    """
+
+    name: ClassVar[str]
+    cell: ClassVar[str]
+    features: ClassVar[dict[str, str]]
+    capabilities: ClassVar[Capabilities]
+
+    def refusal(self, op: Op, operands: list[Facts]) -> str | None:
+        """Why the target can't hold an op, or None if it can."""
+        if type(op) not in REASONS or type(op) in self.capabilities.native:
+            return None
+        if isinstance(op, Product) and any(fact.boolean for fact in operands):
+            return None
+        return REASONS[type(op)]
+
+    def offending(self, graph: Graph) -> list[tuple[int, str]]:
+        """Every live node that the target can't hold, with the reason."""
+        found = []
+        for i in graph.live():
+            node = graph.nodes[i]
+            reason = self.refusal(node.op, [graph.facts[operand] for operand in node.operands])
+            if reason is not None:
+                found.append((i, reason))
+        return found
+
+    @abstractmethod
+    def lower(self, schedule: Schedule, numerics: Numerics) -> Any:
+        """The flax nnx module with the schedule's weights, in the dtype of `numerics`."""

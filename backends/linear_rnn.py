@@ -1,0 +1,105 @@
+"""Target `linear_rnn`: h_t = A h_{t-1} + B x_t + b, y = φ(h), φ identity or ReLU per channel."""
+
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.backends.base import Backend
+from lsrl.backends.linear_network import LayerWeights, LinearNetwork, NetworkWeights
+from lsrl.ir.numbers import Array
+from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Relu, is_token
+from lsrl.ir.types import Token
+from lsrl.numerics import Numerics
+from lsrl.schedule import Layer, Rows, Schedule
+from lsrl.target import Capabilities
+
+LINEAR_OPS = frozenset({Input, Lookup, Constant, Affine, Relu, LinearState})
+
+
+class LinearRnn(Backend):
+    """A stack of linear recurrences with a ReLU or nothing on each channel."""
+
+    name: ClassVar[str] = "linear_rnn"
+    cell: ClassVar[str] = "s = A s + B x + b, y = φ(s), φ identity or ReLU per channel"
+    features: ClassVar[dict[str, str]] = {
+        "linear state": "any A",
+        "select/gate with a {0,1} operand": "big-M ReLU",
+        "product of two signals": "no",
+        "selective": "no",
+        "threshold": "no",
+        "recurrent": "no",
+    }
+    capabilities: ClassVar[Capabilities] = Capabilities(native=LINEAR_OPS)
+
+    def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
+        """One unit a channel."""
+        return LinearNetwork(network_weights(schedule), dtype=numerics.dtype)
+
+
+def network_weights(schedule: Schedule) -> NetworkWeights:
+    """The weights of a schedule whose units are linear, ReLU or (for the gated target) products."""
+    types = [op.type for op in schedule.graph.inputs.values()]
+    tables: list[Array | None] = [None] * len(types)
+    kernels: list[Array | None] = [None] * len(types)
+    start = 0
+    for node in schedule.features:
+        this = schedule.graph.nodes[node]
+        source = this if isinstance(this.op, Input) else schedule.graph.nodes[this.operands[0]]
+        index = source.op.index  # type: ignore[union-attr]
+        size = types[index].size if isinstance(types[index], Token) else types[index].width
+        block = np.zeros((size, schedule.feature_width))
+        block[:, start : start + this.width] = _feature(this.op, size)
+        place = tables if is_token(source.op) else kernels
+        known = place[index]
+        place[index] = block if known is None else known + block
+        start += this.width
+    return NetworkWeights(
+        tables=tuple(tables),
+        kernels=tuple(kernels),
+        input_bias=np.zeros(schedule.feature_width),
+        layers=tuple(_layer_weights(layer) for layer in schedule.layers),
+        output_kernel=schedule.output.inputs.toarray().T,
+        output_bias=schedule.output.bias,
+    )
+
+
+def _feature(op: object, size: int) -> Array:
+    """What the input map makes of one input: (symbols or width, channels)."""
+    if isinstance(op, Lookup):
+        return op.table.dense()
+    if isinstance(op, Input) and is_token(op):
+        return np.arange(size, dtype=np.float64)[:, None]
+    return np.eye(size)
+
+
+def _layer_weights(layer: Layer) -> LayerWeights:
+    """Hidden units in the order of the layer's channels; the right factors of products come last."""
+    slots = [unit.slots[0] for unit in layer.units]
+    products = [unit for unit in layer.units if unit.kind == "product"]
+    left = np.arange(layer.width)
+    right = np.full(layer.width, -1)
+    extra = layer.width
+    for unit in products:
+        slots.append(unit.slots[1])
+        right[unit.start : unit.start + unit.width] = extra + np.arange(unit.width)
+        extra += unit.width
+    recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
+    recurrent.resize(extra, extra)
+    relu = np.concatenate([np.full(unit.width, unit.kind == "relu") for unit in layer.units])
+    return LayerWeights(
+        input_kernel=_stack_inputs(slots).T.tocsr(),
+        recurrent_kernel=recurrent.T.tocsr(),
+        bias=np.concatenate([rows.bias for rows in slots]),
+        initial_state=np.concatenate([layer.initial, np.zeros(extra - layer.width)]),
+        relu=relu,
+        left=left,
+        right=right,
+    )
+
+
+def _stack_inputs(slots: list[Rows]) -> sp.csr_array:
+    return sp.csr_array(sp.vstack([rows.inputs for rows in slots]))
+
+
+BACKEND = LinearRnn()

@@ -1,0 +1,201 @@
+"""The compiler: a program and a target in, a certified model out."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from lsrl.backends import registry
+from lsrl.backends.base import Backend
+from lsrl.certificate import Certificate, bits_needed, certify
+from lsrl.errors import Offence, ProgramError, UnsupportedOpError
+from lsrl.ir.graph import Graph
+from lsrl.ir.ops import Product
+from lsrl.ir.verify import verify
+from lsrl.language.program import Program
+from lsrl.model import Model, Report
+from lsrl.numerics import numerics_of
+from lsrl.passes.pipeline import Pipeline
+from lsrl.passes.unroll import unroll_states
+from lsrl.schedule import Levels, Schedule, schedule_layers
+
+Legalise = Literal["native", "unroll"]
+Result = TypeVar("Result")
+
+
+def compile(  # noqa: A001 - lsrl.compile is the name users know
+    program: Program,
+    target: str,
+    *,
+    dtype: Any = "float32",
+    legalise: Legalise = "native",
+    levels: Levels | None = None,
+) -> Model:
+    """Compile a program into the weights of a recurrent network.
+
+    Args:
+      program: made by `lsrl.program`.
+      target: a name from `lsrl.targets()`.
+      dtype: "float32", "float64" or "bfloat16".
+      legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
+        levels of delay and composition, exact up to the program's max_length.
+      levels: a schedule's levels, to rebuild it instead of solving for the least width.
+
+    Returns:
+      The compiled model, with its certificate.
+
+    Raises:
+      UnknownTargetError: no target of that name.
+      UnsupportedOpError: the target can't hold some signals; lists all of them.
+      PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
+    """
+    if not isinstance(program, Program):
+        raise ProgramError(
+            f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
+        )
+    if legalise not in ("native", "unroll"):
+        raise ProgramError(f"legalise must be 'native' or 'unroll', got {legalise!r}")
+    backend, numerics = registry.find(target), numerics_of(dtype)
+    stages, pipeline = _Stages(), Pipeline()
+    graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
+    if legalise == "unroll":
+        graph = stages.time("unroll", lambda: unroll_states(graph, backend.capabilities))
+    check_supported(program, graph, backend)
+    graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
+    graph = verify(graph)
+    schedule = stages.time("schedule", lambda: schedule_layers(graph, backend.capabilities, levels))
+    certificate = stages.time("certify", lambda: certify(schedule, numerics))
+    module = stages.time("lower", lambda: backend.lower(schedule, numerics))
+    report = Report(tuple(pipeline.records), stages.seconds)
+    return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
+
+
+class _Stages:
+    """CPU seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, name: str, work: Callable[[], Result]) -> Result:
+        start = time.process_time()
+        result = work()
+        self.seconds[name] = time.process_time() - start
+        return result
+
+
+def check_supported(program: Program, graph: Graph, backend: Backend) -> None:
+    """Raise UnsupportedOpError if a target can't hold a simplified graph; lists every offender."""
+    offending = backend.offending(graph)
+    if not offending:
+        return
+    others = [registry.find(name) for name in registry.names()]
+    offences = []
+    for node, reason in offending:
+        op = graph.nodes[node].op
+        operands = [graph.facts[operand] for operand in graph.nodes[node].operands]
+        able = tuple(other.name for other in others if other.refusal(op, operands) is None)
+        offences.append(Offence(graph.label(node), graph.source(node), reason, able))
+    products = all(isinstance(graph.nodes[node].op, Product) for node, _ in offending)
+    hint = "" if products else "; legalise='unroll' is a way out that is exact up to max_length"
+    raise UnsupportedOpError(
+        f"target {backend.name!r} can't hold {len(offences)} signal(s) of {program.name!r}{hint}",
+        offences,
+    )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Whether and how a target holds a program.
+
+    Attributes:
+      answer: "yes" at any length, "bounded" up to max_length, or "no".
+      reason: the rule or theorem behind the answer.
+      num_layers: depth, the same at every length; 0 if the answer is no.
+      width: channels of the widest layer.
+      bits: significand bits that exactness needs, by number of tokens; None where no bits do.
+    """
+
+    program: str
+    target: str
+    answer: Literal["yes", "bounded", "no"]
+    reason: str
+    num_layers: int = 0
+    width: int = 0
+    bits: tuple[tuple[int, int | None], ...] = ()
+
+    def __str__(self) -> str:
+        """A few lines of text."""
+        lines = [f"{self.program} on {self.target}: {self.answer}", f"  {self.reason}"]
+        if self.answer != "no":
+            lines.append(f"  {self.num_layers} layers of at most {self.width} channels at any length")
+            needs = ", ".join(f"{bits or '∞'} at {tokens}" for tokens, bits in self.bits)
+            lines.append(f"  significand bits by tokens: {needs}")
+        return "\n".join(lines)
+
+
+def explain(program: Program, target: str, *, legalise: Legalise = "native") -> Explanation:
+    """Say whether a target can hold a program: yes, bounded (exact up to max_length), or no.
+
+    Args:
+      program: made by `lsrl.program`.
+      target: a name from `lsrl.targets()`.
+      legalise: as for `compile`.
+
+    Raises:
+      UnknownTargetError: no target of that name.
+    """
+    try:
+        model = compile(program, target, dtype="float64", legalise=legalise)
+    except UnsupportedOpError as error:
+        reasons = dict.fromkeys(offence.reason for offence in error.offences)
+        return Explanation(program.name, target, "no", "; ".join(reasons))
+    schedule = model.schedule
+    bits = _bits_by_length(schedule, program.max_length)
+    answer: Literal["yes", "bounded"] = "yes"
+    grows = len({needed for _, needed in bits}) > 1
+    if program.max_length is None:
+        reason = "its bounds do not depend on the length"
+    elif legalise == "unroll" and model.report().unrolled:
+        answer, reason = "bounded", f"unrolled for max_length={program.max_length} tokens"
+    elif any(needed is None for _, needed in bits):
+        reason = "continuous values: within the certificate's error bound at every length"
+    elif grows:
+        answer = "bounded"
+        reason = (
+            f"its counts grow with the length, so a fixed precision is exact up to a length: here "
+            f"max_length={program.max_length} (Weiss et al. 2018 on counting)"
+        )
+    else:
+        reason = "bits and depth are the same at every length"
+    return Explanation(
+        program.name, target, answer, reason, len(schedule.layers), schedule.width, bits
+    )
+
+
+def _bits_by_length(
+    schedule: Schedule, max_length: int | None
+) -> tuple[tuple[int, int | None], ...]:
+    longest = max_length or schedule.graph.tokens
+    lengths = sorted({min(2**k, longest) for k in (4, 8, 12, 16)} | {longest})
+    return tuple((tokens, bits_needed(schedule, tokens)) for tokens in lengths)
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """A target and what it supports.
+
+    Attributes:
+      name: pass it to `compile`.
+      cell: the cell in one line.
+      supports: column of the table of targets to its entry.
+    """
+
+    name: str
+    cell: str
+    supports: dict[str, str]
+
+
+def targets() -> tuple[TargetInfo, ...]:
+    """Every target with what it supports."""
+    found = (registry.find(name) for name in registry.names())
+    return tuple(TargetInfo(b.name, b.cell, dict(b.features)) for b in found)

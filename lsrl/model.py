@@ -1,0 +1,348 @@
+"""The compiled model: run, step, generate, test, save and load."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast, final
+
+import jax
+import numpy as np
+
+from lsrl import storage
+from lsrl.certificate import Certificate
+from lsrl.errors import InputError, SelfTestError
+from lsrl.ir.evaluate import evaluate
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import Token, check_inputs
+from lsrl.language.program import Program
+from lsrl.numerics import Numerics
+from lsrl.passes.pipeline import PassRecord
+from lsrl.schedule import Schedule
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the stages of a compilation did.
+
+    Attributes:
+      passes: one record a pass, in order.
+      seconds: CPU seconds by stage.
+    """
+
+    passes: tuple[PassRecord, ...]
+    seconds: dict[str, float]
+
+
+class State(NamedTuple):
+    """The state of a model between tokens.
+
+    Attributes:
+      position: number of tokens read.
+      hidden: the network's state, a pytree.
+      batched: whether the caller's tokens have a batch axis.
+    """
+
+    position: int
+    hidden: Any
+    batched: bool
+
+
+@final
+class Model:
+    """A compiled program: exact weights of a real network, with their certificate.
+
+    Attributes:
+      program: the program.
+      target: the target's name.
+      legalise: how it was compiled; see `lsrl.compile`.
+      schedule: layers and labels.
+      certificate: what is proven.
+      numerics: the dtype's format.
+      module: the flax nnx module that runs it; its parameters can be replaced.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        target: str,
+        legalise: str,
+        schedule: Schedule,
+        certificate: Certificate,
+        numerics: Numerics,
+        module: Any,
+        report: Report,
+    ) -> None:
+        """Made by `lsrl.compile`."""
+        self.program = program
+        self.target = target
+        self.legalise = legalise
+        self.schedule = schedule
+        self.certificate = certificate
+        self.numerics = numerics
+        self.module = module
+        self.compilation = report
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of weights and outputs."""
+        return self.numerics.dtype
+
+    @property
+    def num_layers(self) -> int:
+        """Recurrent layers, without the input and output maps."""
+        return len(self.schedule.layers)
+
+    @property
+    def width(self) -> int:
+        """Hidden units of the widest layer."""
+        return int(self.module.width)
+
+    @property
+    def num_parameters(self) -> int:
+        """Every entry of every parameter array, zeros included."""
+        return int(self.module.num_parameters)
+
+    @property
+    def num_nonzero_parameters(self) -> int:
+        """Entries that are not zero."""
+        return sum(int(np.count_nonzero(v)) for v in self.module.parameter_arrays().values())
+
+    @property
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """The signal in each channel of each layer."""
+        return self.schedule.labels()
+
+    def run(self, *inputs: Any, check: bool = False, chunk: int | None = None) -> Array:
+        """Run whole sequences, every layer parallel over time where its recurrence allows it.
+
+        Args:
+          *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
+          check: also run the reference evaluator, which raises where a promise is broken.
+          chunk: tokens at a time; bounds the memory. Chosen by the network if None.
+
+        Returns:
+          (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
+          dtype; row t depends on inputs up to and including t.
+
+        Raises:
+          InputError: an input lies outside its declared type; says which and where.
+          BoundsError: with check=True, a promise is broken; says which and where.
+        """
+        arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
+        if check:
+            evaluate(self.program.graph, arrays)
+        with self._device_mode():
+            outputs = np.asarray(self.module.run(self._features(arrays), chunk=chunk))
+        return outputs if batched else cast(Array, outputs[0])
+
+    def init_state(self, batch: int | None = None) -> State:
+        """The state before the first token.
+
+        Args:
+          batch: number of sequences; None for one sequence without a batch axis.
+        """
+        with self._device_mode():
+            hidden = self.module.init_state((1 if batch is None else batch,))
+        return State(0, hidden, batch is not None)
+
+    def step(self, state: State, *inputs: Any) -> tuple[Array, State]:
+        """Read one token.
+
+        Args:
+          state: from `init_state` or an earlier step; it is not changed.
+          *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
+            state has one.
+
+        Returns:
+          The output (outputs,) or (batch, outputs), and the next state.
+
+        Raises:
+          InputError: an input lies outside its type, or the program's max_length is reached.
+        """
+        limit = self.program.max_length
+        if limit is not None and state.position >= limit:
+            raise InputError(
+                f"step {state.position}: the program declares max_length={limit} tokens; declare a "
+                "larger one"
+            )
+        timed = [np.asarray(v)[:, None] if state.batched else np.asarray(v)[None] for v in inputs]
+        arrays, _ = check_inputs(self.program.inputs, timed, limit)
+        with self._device_mode():
+            now = tuple(array[:, 0] for array in self._features(arrays))
+            output, hidden = self.module.step(state.hidden, now)
+            result = np.asarray(output)
+        new = State(state.position + 1, hidden, state.batched)
+        return (result if state.batched else cast(Array, result[0])), new
+
+    def generate(self, prompt: Any, steps: int) -> Array:
+        """Continue a prompt: the output at each token is the input at the next.
+
+        Args:
+          prompt: token ids (time,) or (batch, time).
+          steps: number of tokens to add.
+
+        Returns:
+          int64 (steps,) or (batch, steps): the tokens after the prompt.
+
+        Raises:
+          InputError: the program has not one Token input and one Token output that fits it.
+        """
+        kinds = list(self.program.inputs.values())
+        out = self.program.output_type
+        if len(kinds) != 1 or not isinstance(kinds[0], Token) or out is None or out.size > kinds[0].size:
+            raise InputError(
+                f"generate needs one Token input and a Token output that is not larger, got "
+                f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
+            )
+        if not isinstance(steps, int | np.integer) or steps < 1:
+            raise InputError(f"generate: steps must be an int >= 1, got {steps!r}")
+        arrays, batched = check_inputs(self.program.inputs, [prompt], self.program.max_length)
+        longest = self.program.max_length
+        if longest is not None and arrays[0].shape[1] + steps - 1 > longest:
+            raise InputError(
+                f"generate: {arrays[0].shape[1]} + {steps} tokens exceed max_length={longest}"
+            )
+        with self._device_mode():
+            tokens = self.module.generate(self._features(arrays), int(steps))
+        result = np.asarray(tokens).astype(np.int64)
+        return result if batched else cast(Array, result[0])
+
+    def self_test(self, sequences: int = 4, length: int = 64, seed: int = 0) -> None:
+        """Check on the device at hand what the certificate relies on, and the program itself.
+
+        Runs random and extreme inputs in whole-sequence and step mode against the reference
+        evaluator: equal where the certificate says exact, else within its bound.
+
+        Raises:
+          SelfTestError: says which condition or token differs.
+        """
+        from lsrl.verification import compare
+
+        with self._device_mode():
+            self.module.self_test()
+        difference = compare(self, sequences=sequences, length=length, seed=seed)
+        if difference is not None:
+            raise SelfTestError(
+                f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]}): {difference}"
+            )
+
+    def summary(self) -> str:
+        """Layers, width, parameters and the certificate, as text."""
+        return "\n".join(
+            [
+                f"{self.program.name} on {self.target}, {self.dtype}",
+                f"layers       {self.num_layers} (critical path {self.schedule.critical_path})",
+                f"width        {self.width}",
+                f"parameters   {self.num_parameters} ({self.num_nonzero_parameters} nonzero)",
+                str(self.certificate),
+            ]
+        )
+
+    def report(self) -> str:
+        """What the stages did: passes, depth, width by layer, parameters, time by stage."""
+        passes = [
+            f"  {record.name:<22} {record.before:>5} -> {record.after:<5} {record.seconds * 1e3:8.2f} ms"
+            for record in self.compilation.passes
+        ]
+        layers = [
+            f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
+            for number, (layer, labels) in enumerate(
+                zip(self.schedule.layers, self.labels, strict=True), start=1
+            )
+        ]
+        stages = [
+            f"  {name:<22} {seconds * 1e3:22.2f} ms"
+            for name, seconds in self.compilation.seconds.items()
+        ]
+        return "\n".join(
+            [
+                self.summary(),
+                "passes (live nodes before and after)", *passes,
+                "layers", *layers,
+                "CPU time by stage", *stages,
+            ]
+        )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write the model to one file (safetensors with a JSON header).
+
+        The file appears whole or not at all: a failed save leaves an older file as it was.
+
+        Raises:
+          OSError: the file can't be written.
+        """
+        storage.save(
+            path,
+            self.module.parameter_arrays(),
+            program=self.program,
+            target=self.target,
+            legalise=self.legalise,
+            dtype=self.dtype,
+            levels=self.schedule.levels,
+            labels=self.labels,
+            certificate=str(self.certificate),
+        )
+
+    def export(self, format: str, path: Path) -> None:  # noqa: A002 - the format's name is its role
+        """Write the model for another framework.
+
+        Raises:
+          InputError: this target has no such format.
+        """
+        raise InputError(
+            f"export: target {self.target!r} has no format {format!r}; linear targets are saved with "
+            "model.save(path) and have no stock class in torch or Hugging Face"
+        )
+
+    def __repr__(self) -> str:
+        """One line."""
+        exact = "exact" if self.certificate.exact else f"error <= {self.certificate.error_bound:.2g}"
+        return (
+            f"Model({self.program.name} on {self.target}, {self.dtype}: {self.num_layers} layers, "
+            f"width {self.width}, {exact})"
+        )
+
+    def _features(self, arrays: list[Array]) -> tuple[Any, ...]:
+        """Inputs for the network: ids as int32, vectors in the model's dtype."""
+        return tuple(
+            array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))
+            for array in arrays
+        )
+
+    @contextlib.contextmanager
+    def _device_mode(self) -> Iterator[None]:
+        """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
+        with contextlib.ExitStack() as stack:
+            if self.dtype == "float64":
+                stack.enter_context(jax.enable_x64(True))
+            stack.enter_context(jax.default_matmul_precision("highest"))
+            yield
+
+
+def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:
+    shown = ", ".join(labels[:most])
+    return shown if len(labels) <= most else f"{shown}, … {len(labels) - most} more"
+
+
+def load(path: Path) -> Model:
+    """Read a model that `Model.save` wrote.
+
+    The program is compiled again along the saved levels, and the saved parameters replace the fresh
+    ones, so parameters that were changed before saving stay changed.
+
+    Raises:
+      FormatError: the file is damaged, truncated, or not a saved model.
+      OSError: the file can't be read.
+    """
+    from lsrl.compiler import compile
+
+    saved = storage.read(path)
+    model = compile(
+        saved.program, saved.target, dtype=saved.dtype, legalise=saved.legalise, levels=saved.levels
+    )
+    with model._device_mode():
+        storage.restore(path, model.module, saved.parameters)
+    return model

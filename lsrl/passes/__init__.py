@@ -1,0 +1,1 @@
+"""Graph to graph passes: each holds one family of rules and preserves every value."""

@@ -1,0 +1,123 @@
+"""Fold what is known before any token is read: constants, functions of one token, of the clock.
+
+A pointwise op that reads nothing but one token (or one clock) is itself a table over its symbols, so it
+becomes a lookup, which costs no layer.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.ir.graph import Graph, GraphBuilder, rewrite
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, rational
+from lsrl.ir.ops import (
+    Affine,
+    Bound,
+    Constant,
+    Delay,
+    Extent,
+    Input,
+    Lookup,
+    Op,
+    Periodic,
+    Product,
+    Relu,
+    Select,
+    Step,
+    is_token,
+)
+
+# A function of several clocks is a clock of their common period, as long as that stays small.
+MAX_PERIOD = 64
+MAX_TABLE_ENTRIES = 1 << 20
+
+
+class Table(NamedTuple):
+    """A signal as a table: over the symbols of an input node, over a clock, or one constant row."""
+
+    token: int | None  # node id of the token input; None for a clock or a constant
+    rows: Array  # (symbols or period, width), float64
+
+
+def fold_tables(graph: Graph) -> Graph:
+    """Replace constant subgraphs, and nonlinear functions of one token or clock, by their tables."""
+    tables: dict[int, Table] = {}
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        op = graph.nodes[i].op
+        table = _table_of(builder, op, operands, tables)
+        if table is None:
+            return None
+        index = _emit(builder, op, operands, table, tables)
+        tables.setdefault(index, table)
+        return index
+
+    return rewrite(graph, rule)
+
+
+def _table_of(
+    builder: GraphBuilder, op: Op, operands: tuple[int, ...], tables: dict[int, Table]
+) -> Table | None:
+    if isinstance(op, Constant):
+        return Table(None, np.array([op.values]))
+    if isinstance(op, Periodic):
+        return Table(None, op.table.dense())
+    if isinstance(op, Delay):
+        return None
+    if isinstance(op, Lookup):
+        return Table(operands[0], op.table.dense())
+    if isinstance(op, Affine | Relu | Step | Product | Select | Bound):
+        read = [tables.get(i) or _token_table(builder, i) for i in operands]
+        found = [table for table in read if table is not None]
+        return _apply(op, found) if len(found) == len(read) else None
+    return None
+
+
+def _token_table(builder: GraphBuilder, index: int) -> Table | None:
+    op = builder.nodes[index].op
+    if isinstance(op, Input) and is_token(op):
+        return Table(index, np.arange(op.type.size, dtype=np.float64)[:, None])  # type: ignore[union-attr]
+    return None
+
+
+def _apply(op: Op, read: list[Table]) -> Table | None:
+    """The op on every row of its operands' tables, if they are tables over one thing."""
+    varying = [table for table in read if len(table.rows) > 1 or table.token is not None]
+    tokens = {table.token for table in varying}
+    if len(tokens) > 1:
+        return None
+    token = tokens.pop() if tokens else None
+    count = math.lcm(*(len(table.rows) for table in read)) if read else 1
+    if token is None and count > max(MAX_PERIOD, *(len(table.rows) for table in read)):
+        return None
+    values = [np.resize(table.rows, (count, table.rows.shape[1]))[None] for table in read]
+    if sum(value.size for value in values) > MAX_TABLE_ENTRIES:
+        return None
+    extent = Extent(1, count, exact=True)
+    exact = op.evaluate([extent.numbers(value) for value in values], extent)[0]
+    rounded = exact.astype(np.float64)
+    same = all(rational(a) == b for a, b in zip(rounded.ravel(), exact.ravel(), strict=True))
+    return Table(token, rounded) if same else None
+
+
+def _emit(
+    builder: GraphBuilder,
+    op: Op,
+    operands: tuple[int, ...],
+    table: Table,
+    tables: dict[int, Table],
+) -> int:
+    """The cheapest node for a table; an affine map of ids alone stays, since it costs nothing."""
+    if (table.rows == table.rows[0]).all():
+        return builder.add(Constant(tuple(table.rows[0].tolist())))
+    if table.token is None:
+        return builder.add(Periodic(Matrix(table.rows)))
+    if isinstance(op, Affine) and all(i == table.token or _is_constant(builder, i) for i in operands):
+        return builder.add(op, *operands)
+    return builder.add(Lookup(Matrix(table.rows)), table.token)
+
+
+def _is_constant(builder: GraphBuilder, index: int) -> bool:
+    return isinstance(builder.nodes[index].op, Constant)

@@ -1,0 +1,71 @@
+"""Logic in fewer levels: a conjunction of saturated conditions needs one level, not two."""
+
+import numpy as np
+
+from lsrl.ir.graph import Graph, GraphBuilder, rewrite
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.ops import Affine, Relu
+from lsrl.passes.affine import emit_affine
+
+
+def flatten_conjunctions(graph: Graph) -> Graph:
+    """relu(a + b - 1) with a = relu(1 - r), b = relu(1 - s) becomes relu(1 - r - s).
+
+    Both are 1 exactly where r = s = 0, and 0 where one of them is 0, since then r or s is at least 1.
+    It holds for {0,1} conditions a, b only, and saves the level between r and a.
+    """
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        if not isinstance(graph.nodes[i].op, Relu) or graph.nodes[i].width != 1:
+            return None
+        argument = builder.nodes[operands[0]]
+        if not isinstance(argument.op, Affine) or not _is_conjunction(builder, operands[0]):
+            return None
+        terms: dict[int, Matrix] = {}
+        bias = 1.0
+        for weight, operand in zip(argument.op.weights, argument.operands, strict=True):
+            lacking = _lacking(builder, operand)
+            if lacking is None:
+                # A condition of another kind counts as 1 - r with r = 1 - a.
+                terms[operand] = _plus(terms.get(operand), weight)
+                bias -= float(weight.csr.data.sum())
+                continue
+            inner, sources = lacking
+            for matrix, source in zip(inner.weights, sources, strict=True):
+                product = weight.exact_product(matrix)
+                if product is None:
+                    return None
+                terms[source] = _plus(terms.get(source), product)
+            # weight @ (1 - r): the ones cancel the threshold, what is left is -r.
+            bias += float((weight.csr @ (np.array(inner.bias) - 1.0))[0])
+        return builder.add(Relu(), emit_affine(builder, terms, np.array([bias])))
+
+    return rewrite(graph, rule)
+
+
+def _plus(known: Matrix | None, added: Matrix) -> Matrix:
+    return added if known is None else Matrix(known.csr + added.csr)
+
+
+def _is_conjunction(builder: GraphBuilder, argument: int) -> bool:
+    """Σ of k {0,1} channels minus (k - 1), at least one of them saturated by a ReLU."""
+    node = builder.nodes[argument]
+    op = node.op
+    if not isinstance(op, Affine) or any((w.csr.data != 1).any() for w in op.weights):
+        return False
+    count = sum(weight.nonzeros for weight in op.weights)
+    boolean = all(builder.facts[operand].boolean for operand in node.operands)
+    saturated = any(_lacking(builder, operand) is not None for operand in node.operands)
+    return boolean and saturated and op.bias == (1.0 - count,)
+
+
+def _lacking(builder: GraphBuilder, operand: int) -> tuple[Affine, tuple[int, ...]] | None:
+    """For a {0,1} node relu(1 - r) with r >= 0: the affine map 1 - r and what it reads."""
+    node = builder.nodes[operand]
+    if not isinstance(node.op, Relu):
+        return None
+    argument = builder.nodes[node.operands[0]]
+    below_one = (builder.facts[node.operands[0]].high <= 1).all()
+    if not isinstance(argument.op, Affine) or not below_one:
+        return None
+    return argument.op, argument.operands

@@ -1,0 +1,96 @@
+"""Delays, clocks and latches as linear states."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from lsrl.ir.graph import Graph, GraphBuilder, rewrite
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.ops import (
+    Affine,
+    Bound,
+    Constant,
+    Delay,
+    Latch,
+    LinearState,
+    Periodic,
+    Select,
+)
+from lsrl.target import Capabilities
+
+
+def drop_bounds(graph: Graph) -> Graph:
+    """A promise has done its work once its interval is among the facts of what it bounds."""
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        return operands[0] if isinstance(graph.nodes[i].op, Bound) else None
+
+    return rewrite(graph, rule)
+
+
+def lower_memory(graph: Graph, target: Capabilities) -> Graph:
+    """Delay becomes a shift register, Periodic a ring, Latch a gated running sum.
+
+    All delays of one signal share a register, all clocks whose periods divide one another a ring.
+    """
+    longest = _longest_delays(graph)
+    periods = [
+        node.op.table.rows for i in graph.live() if isinstance((node := graph.nodes[i]).op, Periodic)
+    ]
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        node = graph.nodes[i]
+        op = node.op
+        if isinstance(op, Delay) and Delay not in target.native:
+            steps = longest[node.operands[0], op.initial]
+            return _delayed(builder, operands[0], op, steps)
+        if isinstance(op, Periodic) and Periodic not in target.native:
+            period = max(p for p in periods if p % op.table.rows == 0)
+            return _clock(builder, op, period)
+        if isinstance(op, Latch) and Latch not in target.native:
+            return _latched(builder, node.width, op, operands)
+        return None
+
+    return rewrite(graph, rule)
+
+
+def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:
+    longest: dict[tuple[int, tuple[float, ...]], int] = defaultdict(int)
+    for i in graph.live():
+        node = graph.nodes[i]
+        if isinstance(node.op, Delay):
+            key = node.operands[0], node.op.initial
+            longest[key] = max(longest[key], node.op.steps)
+    return longest
+
+
+def _delayed(builder: GraphBuilder, operand: int, op: Delay, longest: int) -> int:
+    """Slot `steps` of a register whose slot 0 is the present value."""
+    width = len(op.initial)
+    entry = Matrix(np.kron(np.eye(longest + 1, 1), np.eye(width)))
+    shift = Matrix(np.kron(np.eye(longest + 1, k=-1), np.eye(width))) if width > 1 else Matrix.shift(longest + 1)  # fmt: skip
+    inserted = builder.add(Affine((entry,), (0.0,) * entry.rows), operand)
+    register = builder.add(LinearState(shift, op.initial * (longest + 1)), inserted)
+    slot = np.arange(op.steps * width, (op.steps + 1) * width)
+    pick = Matrix.selection(slot, entry.rows)
+    return builder.add(Affine((pick,), (0.0,) * width), register)
+
+
+def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:
+    """The rows of a table, read off a one-hot ring of `period` channels."""
+    silence = builder.add(Constant((0.0,) * period))
+    start = np.eye(period)[-1]
+    ring = builder.add(LinearState(Matrix.rotation(period), tuple(start.tolist())), silence)
+    rows = np.tile(op.table.dense(), (period // op.table.rows, 1))
+    return builder.add(Affine((Matrix(rows.T),), (0.0,) * rows.shape[1]), ring)
+
+
+def _latched(builder: GraphBuilder, width: int, op: Latch, operands: tuple[int, ...]) -> int:
+    """initial + the running sum of what the condition lets through, which is one value at most."""
+    value, when = operands
+    rise = builder.add(
+        Affine((Matrix.identity(width),), tuple((-np.array(op.initial)).tolist())), value
+    )
+    silence = builder.add(Constant((0.0,) * width))
+    taken = builder.add(Select(), when, rise, silence)
+    return builder.add(LinearState(Matrix.identity(width), op.initial), taken)

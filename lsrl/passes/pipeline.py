@@ -1,0 +1,85 @@
+"""The order of the passes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lsrl.ir.graph import Graph
+from lsrl.passes.affine import fuse_affine, split_rows
+from lsrl.passes.comparison import lower_steps
+from lsrl.passes.decided import drop_decided
+from lsrl.passes.fold import fold_tables
+from lsrl.passes.logic import flatten_conjunctions
+from lsrl.passes.memory import drop_bounds, lower_memory
+from lsrl.passes.select import lower_selects
+from lsrl.target import Capabilities
+
+# Rounds of the simplifications; graphs settle in two or three.
+MAX_ROUNDS = 6
+
+Pass = Callable[[Graph], Graph]
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did.
+
+    Attributes:
+      name: the pass.
+      before: live nodes before it.
+      after: live nodes after it.
+      seconds: CPU seconds.
+    """
+
+    name: str
+    before: int
+    after: int
+    seconds: float
+
+
+class Pipeline:
+    """Runs passes and records what each did.
+
+    Attributes:
+      records: one a pass, in order.
+    """
+
+    def __init__(self) -> None:
+        """Start without records."""
+        self.records: list[PassRecord] = []
+
+    def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
+        """Apply one pass."""
+        start = time.process_time()
+        result = transform(graph)
+        seconds = time.process_time() - start
+        self.records.append(
+            PassRecord(name, len(graph.live()), len(result.live()), seconds)
+        )
+        return result
+
+    def simplify(self, graph: Graph) -> Graph:
+        """Fold, merge and drop until nothing changes."""
+        for _ in range(MAX_ROUNDS):
+            before = len(graph), _terms(graph)
+            graph = self.run("fold tables", graph, fold_tables)
+            graph = self.run("drop decided", graph, drop_decided)
+            graph = self.run("fuse affine", graph, fuse_affine)
+            if (len(graph), _terms(graph)) == before:
+                return graph
+        return graph
+
+    def legalise(self, graph: Graph, target: Capabilities) -> Graph:
+        """Write a graph in the target's native ops."""
+        graph = self.run("drop bounds", graph, drop_bounds)
+        graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
+        graph = self.run("lower selects", graph, lambda g: lower_selects(g, target))
+        graph = self.run("lower steps", graph, lower_steps)
+        graph = self.simplify(graph)
+        graph = self.run("flatten conjunctions", graph, flatten_conjunctions)
+        graph = self.simplify(graph)
+        return self.run("split rows", graph, split_rows)
+
+
+def _terms(graph: Graph) -> int:
+    return hash(tuple((node.op, node.operands) for node in graph.nodes))

@@ -1,0 +1,163 @@
+"""Conditionals: select, and products with a {0,1} factor, by gate or by a ReLU shut with a big-M.
+
+The big-M is the smallest that the bounds allow, so it is exact and as robust as can be.
+"""
+
+import numpy as np
+
+from lsrl.errors import PrecisionError
+from lsrl.ir.graph import Graph, GraphBuilder, rewrite
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.ir.ops import Affine, Constant, Product, Relu, Select
+from lsrl.target import Capabilities
+
+
+def lower_selects(graph: Graph, target: Capabilities) -> Graph:
+    """Turn select into products where the target has gates, else into ReLUs; see the module."""
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        op = graph.nodes[i].op
+        if isinstance(op, Select) and Select not in target.native:
+            condition, first, second = operands
+            gate = op.via == "gate" or (op.via == "auto" and target.boolean_product)
+            choose = _by_gate if gate and target.boolean_product else _by_relu
+            return choose(builder, condition, first, second)
+        if isinstance(op, Product) and Product not in target.native:
+            for condition, value in (operands, operands[::-1]):
+                if builder.facts[condition].boolean:
+                    zero = builder.add(Constant((0.0,) * builder.nodes[value].width))
+                    return _by_relu(builder, condition, value, zero)
+        return None
+
+    return rewrite(graph, rule)
+
+
+def _scaled(builder: GraphBuilder, *terms: tuple[Array, int], bias: Array) -> int:
+    """Σ matrix @ node + bias."""
+    weights = tuple(Matrix(matrix) for matrix, _ in terms)
+    row = tuple(np.asarray(bias, dtype=np.float64).tolist())
+    return builder.add(Affine(weights, row), *(node for _, node in terms))
+
+
+def _widened(builder: GraphBuilder, condition: int, width: int) -> int:
+    """A condition of width 1, repeated over `width` channels."""
+    if builder.nodes[condition].width == width:
+        return condition
+    return _scaled(builder, (np.ones((width, 1)), condition), bias=np.zeros(width))
+
+
+def _is_zero(builder: GraphBuilder, node: int) -> bool:
+    return not builder.facts[node].magnitude.any()
+
+
+def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> int:
+    """cond · a + (1 - cond) · b; on a grid b + cond · (a - b), which has one product less."""
+    width = builder.nodes[first].width
+    gate = _widened(builder, condition, width)
+    eye = np.eye(width)
+    if _is_zero(builder, second):
+        return builder.add(Product(), gate, first)
+    shut = _scaled(builder, (-eye, gate), bias=np.ones(width))
+    if _is_zero(builder, first):
+        return builder.add(Product(), shut, second)
+    if builder.facts[first].gridded and builder.facts[second].gridded:
+        rise = _scaled(builder, (eye, first), (-eye, second), bias=np.zeros(width))
+        return _sum(builder, second, builder.add(Product(), gate, rise))
+    return _sum(
+        builder, builder.add(Product(), gate, first), builder.add(Product(), shut, second)
+    )
+
+
+def _sum(builder: GraphBuilder, first: int, second: int) -> int:
+    eye = np.eye(builder.nodes[first].width)
+    return _scaled(builder, (eye, first), (eye, second), bias=np.zeros(len(eye)))
+
+
+def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int) -> int:
+    """The sum of both values, each shut to exactly 0 by the condition.
+
+    Gridded values of several channels are shifted by their common lower end, so that one ReLU a
+    channel does; else a value that can have either sign takes a pair of ReLUs and no shift, which
+    adds nothing to its rounding.
+    """
+    width = builder.nodes[first].width
+    a, b = builder.facts[first], builder.facts[second]
+    zero = _is_zero(builder, first) or _is_zero(builder, second)
+    if not zero and width > 1 and a.gridded and b.gridded:
+        floor = np.minimum(a.low, b.low)
+        shifted = [
+            _shut(builder, condition, node, sign, floor)
+            for node, sign in ((first, 1.0), (second, -1.0))
+        ]
+        eye = np.eye(width)
+        return _scaled(builder, *((eye, node) for node in shifted), bias=floor)
+    parts = []
+    for node, sign in ((first, 1.0), (second, -1.0)):
+        if not _is_zero(builder, node):
+            parts.append(_two_sided(builder, condition, node, sign))
+    return parts[0] if len(parts) == 1 else _sum(builder, *parts)
+
+
+def _shut(builder: GraphBuilder, condition: int, node: int, sign: float, floor: Array) -> int:
+    """relu(x - floor), shut where the condition is 0 (sign 1) or 1 (sign -1)."""
+    facts = builder.facts[node]
+    big = _big_m(facts.high - floor, facts.gridded)
+    return _gated(builder, condition, node, 1.0, sign, big, -floor)
+
+
+def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float) -> int:
+    """x = relu(x) - relu(-x), each half shut by the condition; halves that are always 0 are left out."""
+    facts = builder.facts[node]
+    width, zeros = facts.width, np.zeros(facts.width)
+    halves = []
+    for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
+        channels = np.flatnonzero(reach > 0)
+        if len(channels):
+            big = _big_m(reach, facts.gridded)
+            pick = Matrix.selection(channels, width)
+            whole = _gated_rows(builder, condition, node, side, sign, big, zeros, channels)
+            halves.append((side * pick.dense().T, whole))
+    return _scaled(builder, *halves, bias=zeros)
+
+
+def _big_m(reach: Array, gridded: bool) -> Array:
+    """The least M that shuts a value of at most `reach`; powers of two with a margin if continuous."""
+    reach = np.maximum(reach, 0.0)
+    if not np.isfinite(reach).all():
+        raise PrecisionError(
+            "a conditional has a value without finite bounds, and no big-M shuts that; narrow it with "
+            "lsrl.bound(x, low, high), or choose a target with gates"
+        )
+    if gridded:
+        return reach
+    return np.array([power_of_two_above(r * (1 + 2.0**-4)) if r > 0 else 0.0 for r in reach])
+
+
+def _gated(
+    builder: GraphBuilder, condition: int, node: int, side: float, sign: float, big: Array, shift: Array
+) -> int:
+    """relu(side x + shift - M (1 - cond)), or M cond for sign -1."""
+    return _gated_rows(builder, condition, node, side, sign, big, shift, np.arange(len(big)))
+
+
+def _gated_rows(
+    builder: GraphBuilder,
+    condition: int,
+    node: int,
+    side: float,
+    sign: float,
+    big: Array,
+    shift: Array,
+    channels: Array,
+) -> int:
+    width = len(big)
+    scaled_x = side * np.eye(width)[channels]
+    scaled_condition = (
+        big[:, None] if builder.nodes[condition].width == 1 else np.diag(big)
+    )[channels]
+    offset = (shift - (big if sign > 0 else 0.0))[channels]
+    argument = _scaled(
+        builder, (scaled_x, node), (sign * scaled_condition, condition), bias=offset
+    )
+    return builder.add(Relu(), argument)

@@ -1,0 +1,214 @@
+"""A bounded way out of a refusal: states unrolled over the tokens in log2 T levels.
+
+Every update of a selective or threshold state is a function of the state, and such functions compose.
+Doubling the span of the composition with each level, ceil(log2 T) levels of delay and composition give
+the state at every token (the parallel prefix of Hillis and Steele 1986). It needs width in the order
+of T, and it is exact up to T tokens.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from lsrl.errors import UnsupportedOpError
+from lsrl.ir.evaluate import evaluate
+from lsrl.ir.graph import Graph, GraphBuilder, rewrite
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array
+from lsrl.ir.ops import (
+    Affine,
+    Bound,
+    Constant,
+    Delay,
+    Input,
+    Lookup,
+    Op,
+    Product,
+    Relu,
+    SelectiveState,
+    ThresholdState,
+    is_token,
+)
+from lsrl.ir.types import Token
+from lsrl.target import Capabilities
+
+# Largest automaton and joint alphabet that are worth unrolling: widths grow with states^2 x tokens.
+MAX_STATES = 16
+MAX_SYMBOLS = 64
+
+
+def unroll_states(graph: Graph, target: Capabilities) -> Graph:
+    """Write the selective and threshold states that a target lacks as levels of composition.
+
+    States whose updates are not functions of tokens alone stay as they are, and are refused later.
+
+    Raises:
+      UnsupportedOpError: an automaton has more states or symbols than can be unrolled.
+    """
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        op = graph.nodes[i].op
+        if type(op) in target.native:
+            return None
+        if isinstance(op, SelectiveState):
+            return _selective(builder, op, operands)
+        if isinstance(op, ThresholdState):
+            return _threshold(builder, graph, i, op)
+        return None
+
+    return rewrite(graph, rule)
+
+
+def _spans(tokens: int) -> list[int]:
+    """1, 2, 4, … until the spans cover all tokens."""
+    return [1 << level for level in range(max(tokens - 1, 0).bit_length())]
+
+
+def _map(builder: GraphBuilder, matrix: Array, operand: int, bias: Array | None = None) -> int:
+    row = np.zeros(len(matrix)) if bias is None else bias
+    return builder.add(Affine((Matrix(matrix),), tuple(row.tolist())), operand)
+
+
+def _add(builder: GraphBuilder, first: int, second: int) -> int:
+    eye = Matrix.identity(builder.nodes[first].width)
+    return builder.add(Affine((eye, eye), (0.0,) * eye.rows), first, second)
+
+
+def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, ...]) -> int:
+    """(keep, update) after (keep', update') is (keep keep', update + keep update')."""
+    keep, update = operands
+    width = len(op.initial)
+    written = builder.facts[update]
+    for span in _spans(builder.tokens):
+        earlier_keep = builder.add(Delay(span, (1.0,) * width), keep)
+        earlier_update = builder.add(Delay(span, (0.0,) * width), update)
+        update = _add(builder, update, builder.add(Product(), keep, earlier_update))
+        if op.overwrites:
+            low, high = np.minimum(written.low, 0.0), np.maximum(written.high, 0.0)
+            update = builder.add(Bound(tuple(low.tolist()), tuple(high.tolist()), proven=True), update)
+        keep = builder.add(Product(), keep, earlier_keep)
+    kept = _map(builder, np.diag(op.initial), keep)
+    return _add(builder, update, kept)
+
+
+def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) -> int | None:
+    """The automaton's transition matrices, multiplied up by doubling."""
+    cone = graph.live([graph.nodes[i].operands[0]])
+    ops = [graph.nodes[node].op for node in cone]
+    inputs = [node for node in cone if isinstance(graph.nodes[node].op, Input)]
+    if not inputs or not all(op.pointwise for op in ops) or not all(map(is_token, _ops(graph, inputs))):
+        return None
+    symbols = _joint_symbols(graph, inputs)
+    updates = _updates(graph, graph.nodes[i].operands[0], inputs, symbols)
+    states, successor = _automaton(op, updates, graph.label(i))
+    count = len(states)
+    transitions = np.zeros((len(symbols), count * count))
+    for symbol, state in itertools.product(range(len(symbols)), range(count)):
+        transitions[symbol, successor[state][symbol] * count + state] = 1.0
+    total = _by_symbol(builder, graph, inputs, symbols, transitions)
+    identity = tuple(np.eye(count).ravel().tolist())
+    for span in _spans(builder.tokens):
+        earlier = builder.add(Delay(span, identity), total)
+        total = _composed(builder, total, earlier, count)
+    # The automaton starts in state 0, so column 0 tells where it is now.
+    read = np.zeros((len(op.initial), count * count))
+    for state, bits in enumerate(states):
+        read[:, state * count] = bits
+    return _map(builder, read, total)
+
+
+def _ops(graph: Graph, nodes: Sequence[int]) -> list[Op]:
+    return [graph.nodes[node].op for node in nodes]
+
+
+def _joint_symbols(graph: Graph, inputs: Sequence[int]) -> list[tuple[int, ...]]:
+    types = [op.type for op in _ops(graph, inputs) if isinstance(op, Input)]
+    sizes = [kind.size for kind in types if isinstance(kind, Token)]
+    if np.prod(sizes) > MAX_SYMBOLS:
+        raise UnsupportedOpError(
+            f"unroll: expected at most {MAX_SYMBOLS} joint symbols, got {int(np.prod(sizes))}"
+        )
+    return list(itertools.product(*(range(size) for size in sizes)))
+
+
+def _updates(
+    graph: Graph, operand: int, inputs: Sequence[int], symbols: list[tuple[int, ...]]
+) -> Array:
+    """(symbols, width): the update at each joint symbol."""
+    feeds = {}
+    for column, node in enumerate(inputs):
+        op = graph.nodes[node].op
+        if isinstance(op, Input):
+            feeds[op.index] = np.array([[symbol[column] for symbol in symbols]])
+    count = len(graph.inputs)
+    arrays = [feeds.get(index, np.zeros((1, len(symbols)))) for index in range(count)]
+    probe = Graph(graph.nodes[: operand + 1], operand, graph.facts[: operand + 1], graph.tokens)
+    return evaluate(probe, arrays, exact=True)[operand][0].astype(np.float64)
+
+
+def _automaton(
+    op: ThresholdState, updates: Array, label: str
+) -> tuple[list[Array], list[list[int]]]:
+    """The states that can be reached, the initial one first, and their successors by symbol."""
+    states, successor = [np.array(op.initial)], []
+    number = {states[0].tobytes(): 0}
+    while len(successor) < len(states):
+        state = states[len(successor)]
+        row = []
+        for update in updates:
+            following = (op.transition.csr @ state + update > 0).astype(np.float64)
+            key = following.tobytes()
+            if key not in number:
+                number[key] = len(states)
+                states.append(following)
+            row.append(number[key])
+        successor.append(row)
+        if len(states) > MAX_STATES:
+            raise UnsupportedOpError(
+                f"unroll: {label} reaches more than {MAX_STATES} states, and the unrolled width grows "
+                "with their square; choose a target that holds threshold states"
+            )
+    return states, successor
+
+
+def _by_symbol(
+    builder: GraphBuilder,
+    graph: Graph,
+    inputs: Sequence[int],
+    symbols: list[tuple[int, ...]],
+    table: Array,
+) -> int:
+    """The row of a table at the present joint symbol."""
+    places = {
+        node.op.index: position
+        for position, node in enumerate(builder.nodes)
+        if isinstance(node.op, Input)
+    }
+    mine = [places[op.index] for op in _ops(graph, inputs) if isinstance(op, Input)]
+    if len(mine) == 1:
+        return builder.add(Lookup(Matrix(table)), mine[0])
+    parts = []
+    for column, node in enumerate(mine):
+        values = [symbol[column] for symbol in symbols]
+        parts.append(builder.add(Lookup(Matrix(np.eye(max(values) + 1)[:, values])), node))
+    eye = Matrix.identity(len(symbols))
+    both = builder.add(
+        Affine((eye,) * len(parts), (1.0 - len(parts),) * len(symbols)), *parts
+    )
+    return _map(builder, table.T, builder.add(Relu(), both))
+
+
+def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> int:
+    """The product of two 0/1 matrices with one 1 a column, as Σ_k relu(later_ik + earlier_kj - 1)."""
+    triples = list(itertools.product(range(count), repeat=3))
+    first = Matrix.selection([i * count + k for i, k, _ in triples], count * count)
+    second = Matrix.selection([k * count + j for _, k, j in triples], count * count)
+    both = builder.add(Affine((first, second), (-1.0,) * len(triples)), later, earlier)
+    paths = builder.add(Relu(), both)
+    gather = Matrix.selection([i * count + j for i, _, j in triples], count * count)
+    total = builder.add(Affine((Matrix(gather.csr.T),), (0.0,) * count * count), paths)
+    ones, zeros = (1.0,) * count * count, (0.0,) * count * count
+    return builder.add(Bound(zeros, ones, proven=True), total)
+
+

@@ -1,0 +1,482 @@
+"""Scheduling: levels and lifetimes, and the layers that follow from them.
+
+A program's graph becomes a stack of layers as instructions become registers: each node gets a level,
+and a value is carried through the layers between its making and its last reading. Levels that minimise
+the carried width at the least depth are a linear program with a totally unimodular matrix
+(minimum-register retiming: Leiserson and Saxe 1991), so its solution is integral.
+
+Position p lies behind layer p; position 0 is what the input map makes. A node *reads* at a position:
+a nonlinear unit that reads at p stands in layer p + 1 and is available from position p + 1 on; an
+affine map is available where it reads, since it folds into whatever reads it. A linear state that
+reads at p stands in layer p + 1 and is available at p already, because the units of its own layer
+can read it through the layer's recurrence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.errors import LsrlError
+from lsrl.ir.graph import Graph
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.ops import (
+    Affine,
+    Constant,
+    Input,
+    LinearState,
+    Lookup,
+    Op,
+    Product,
+    RecurrentState,
+    Relu,
+    SelectiveState,
+    Step,
+    ThresholdState,
+)
+from lsrl.target import Capabilities
+
+Kind = Literal["carry", "state", "relu", "product", "step", "selective", "threshold", "recurrent"]
+
+NONLINEAR: dict[type[Op], Kind] = {
+    Relu: "relu",
+    Step: "step",
+    Product: "product",
+    SelectiveState: "selective",
+    ThresholdState: "threshold",
+    RecurrentState: "recurrent",
+}
+# Ops that the input map makes: the present token and functions of it.
+AT_INPUT = (Input, Lookup)
+
+
+class Rows(NamedTuple):
+    """Affine rows of a layer's units: recurrent @ units_{t-1} + inputs @ previous layer + bias."""
+
+    recurrent: sp.csr_array  # (rows, channels), over this layer at t - 1
+    inputs: sp.csr_array  # (rows, channels of the previous layer), at t
+    bias: Array  # (rows,)
+    exact: bool = True  # whether float64 held every weight exactly while rows were composed
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A group of units of a layer that hold one node.
+
+    Attributes:
+      node: the node of the scheduled graph.
+      kind: how the units compute; see `NONLINEAR`; "carry" holds any affine value.
+      slots: the rows that each operand of the op reads: one, or two for product and selective units.
+      channels: which channels of the node are held.
+      start: position of the group's first channel in the layer.
+    """
+
+    node: int
+    kind: Kind
+    slots: tuple[Rows, ...]
+    channels: Array  # (width,) int
+    start: int
+
+    @property
+    def width(self) -> int:
+        """Number of channels held."""
+        return len(self.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One recurrent layer.
+
+    Attributes:
+      units: the groups of channels, in order.
+      initial: (width,) value of each channel at t = -1; zero except for states.
+    """
+
+    units: tuple[Unit, ...]
+    initial: Array
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return sum(unit.width for unit in self.units)
+
+
+# Reading position and last position read, by node id: all that the linear program decides.
+Levels = dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A program as a stack of layers between an input map and an output map.
+
+    Attributes:
+      graph: the legalised graph.
+      features: nodes that the input map makes, in order; layer 1 reads them.
+      layers: the recurrent layers.
+      output: rows of the output over the last layer (`recurrent` is empty).
+      critical_path: the least possible number of layers.
+      levels: the solution of the linear program that the layers follow from.
+    """
+
+    graph: Graph
+    features: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    output: Rows
+    critical_path: int
+    levels: Levels
+
+    @property
+    def width(self) -> int:
+        """Channels of the widest layer."""
+        return max(layer.width for layer in self.layers)
+
+    @cached_property
+    def feature_width(self) -> int:
+        """Channels that the input map makes."""
+        return sum(self.graph.nodes[i].width for i in self.features)
+
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """The name of the signal in each channel of each layer."""
+        return tuple(
+            tuple(
+                channel_label(self.graph, unit.node, int(channel))
+                for unit in layer.units
+                for channel in unit.channels
+            )
+            for layer in self.layers
+        )
+
+
+def channel_label(graph: Graph, node: int, channel: int) -> str:
+    """The signal's name, with the channel's index where it has several."""
+    name = graph.label(node)
+    return name if graph.nodes[node].width == 1 else f"{name}[{channel}]"
+
+
+def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = None) -> Schedule:
+    """Give every live node a level, and work out the rows of every layer.
+
+    Args:
+      graph: a graph in the target's native ops.
+      target: what the cell can do.
+      levels: an earlier solution to follow instead of solving the linear program.
+    """
+    problem = _LevelProblem(graph, target)
+    solution = problem.solve() if levels is None else levels
+    lifetimes = {
+        i: _Lifetime(reads, reads + _latency(graph.nodes[i].op), last)
+        for i, (reads, last) in solution.items()
+    }
+    depth = max(problem.critical_path, 1)
+    return _Rows(graph, lifetimes, depth).schedule(problem.critical_path, solution)
+
+
+class _Lifetime(NamedTuple):
+    reads: int  # the position at which the node reads its operands
+    available: int  # the first position at which others can read it
+    last: int  # the last position at which others read it
+
+
+def _latency(op: Op) -> int:
+    return 1 if type(op) in NONLINEAR else 0
+
+
+class _LevelProblem:
+    """The linear program."""
+
+    def __init__(self, graph: Graph, target: Capabilities) -> None:
+        self.graph = graph
+        self.target = target
+        self.live = [
+            i
+            for i in graph.live()
+            if not isinstance(graph.nodes[i].op, Constant) and not _is_constant_state(graph, i)
+        ]
+        self.earliest = self._earliest()
+        self.critical_path = self._critical_path()
+        self.depth = max(self.critical_path, 1)
+
+    def _operands(self, i: int) -> list[int]:
+        return [o for o in dict.fromkeys(self.graph.nodes[i].operands) if o in self.earliest]
+
+    def _earliest(self) -> dict[int, int]:
+        """The earliest reading position of each node."""
+        found: dict[int, int] = {}
+        for i in self.live:
+            node = self.graph.nodes[i]
+            reads = [found[o] + _latency(self.graph.nodes[o].op) for o in node.operands if o in found]
+            found[i] = max(reads, default=0)
+        return found
+
+    def _critical_path(self) -> int:
+        """Layers that no schedule can do without."""
+        ends = [
+            start + (0 if isinstance(self.graph.nodes[i].op, (*AT_INPUT, Affine)) else 1)
+            for i, start in self.earliest.items()
+        ]
+        return max(ends, default=0)
+
+    def _carry_cost(self, i: int) -> float:
+        facts = self.graph.facts[i]
+        signed = float(np.count_nonzero(facts.low < 0))
+        return self.target.carry_signed * signed + self.target.carry_positive * (
+            facts.width - signed
+        )
+
+    def solve(self) -> Levels:
+        """Reading positions and lifetimes that minimise the carried width at the least depth."""
+        from scipy.optimize import linprog
+
+        count, number = len(self.live), {node: k for k, node in enumerate(self.live)}
+        # Variables: reading position of each node, then last position at which it is read.
+        cost = np.zeros(2 * count)
+        lower, upper = np.zeros(2 * count), np.full(2 * count, float(self.depth))
+        rows: list[tuple[int, int, float]] = []  # x[a] - x[b] >= c
+
+        for i in self.live:
+            node, k = self.graph.nodes[i], number[i]
+            at_input = isinstance(node.op, AT_INPUT)
+            lower[k] = self.earliest[i]
+            upper[k] = 0 if at_input else self.depth - (0 if isinstance(node.op, Affine) else 1)
+            # A state's own layer holds it anyway, so carrying it starts one layer later.
+            own = 0 if isinstance(node.op, Affine) or at_input else 1
+            rows.append((count + k, k, float(own)))
+            carry = self._carry_cost(i)
+            cost[count + k] += carry
+            cost[k] -= carry
+            for operand in self._operands(i):
+                source = number[operand]
+                rows.append((k, source, float(_latency(self.graph.nodes[operand].op))))
+                rows.append((count + source, k, 0.0))
+        if self.graph.output in number:
+            lower[count + number[self.graph.output]] = self.depth
+        # Among schedules of equal width prefer early reading: results become visible sooner.
+        cost[:count] += 1e-6
+        matrix = sp.csr_array(
+            (
+                np.tile([-1.0, 1.0], len(rows)),
+                (
+                    np.repeat(np.arange(len(rows)), 2),
+                    np.array([(a, b) for a, b, _ in rows]).reshape(-1),
+                ),
+            ),
+            (len(rows), 2 * count),
+        )
+        limits = -np.array([least for _, _, least in rows])
+        result = linprog(
+            cost, A_ub=matrix, b_ub=limits, bounds=np.stack([lower, upper], axis=1), method="highs-ds"
+        )
+        if not result.success:
+            raise LsrlError(f"the scheduler's linear program failed: {result.message}")
+        position = np.rint(result.x).astype(int)
+        return {i: (int(position[k]), int(position[count + k])) for i, k in number.items()}
+
+
+def _is_constant_state(graph: Graph, i: int) -> bool:
+    return graph.facts[i].constant and not graph.nodes[i].op.stateful and i != graph.output
+
+
+class _Rows:
+    """Turns levels into layers: which channels each holds, and the rows that compute them."""
+
+    def __init__(self, graph: Graph, lifetimes: dict[int, _Lifetime], depth: int) -> None:
+        self.graph = graph
+        self.lifetimes = lifetimes
+        self.depth = depth
+
+    def schedule(self, critical_path: int, levels: Levels) -> Schedule:
+        features = tuple(
+            i for i in sorted(self.lifetimes) if isinstance(self.graph.nodes[i].op, AT_INPUT)
+        )
+        before = _Held.of(self.graph, features)
+        feature_width = before.size
+        drafts = []
+        for level in range(1, self.depth + 1):
+            members = self._members(level)
+            drafts.append(_Draft(self.graph, members, before))
+            visible = [node for node, _ in members if self.lifetimes[node].last >= level]
+            before = drafts[-1].held.only(visible)
+        output = _Draft(self.graph, [], before).express(self.graph.output)
+        layers, output = _pruned(self.graph, feature_width, drafts, output)
+        return Schedule(self.graph, features, layers, output, critical_path, levels)
+
+    def _members(self, level: int) -> list[tuple[int, Kind]]:
+        """Nodes that a layer holds, and how: made there, or carried through it."""
+        found: list[tuple[int, Kind]] = []
+        for node, life in sorted(self.lifetimes.items()):
+            op = self.graph.nodes[node].op
+            if isinstance(op, LinearState) and life.reads + 1 == level:
+                found.append((node, "state"))
+            elif type(op) in NONLINEAR and life.reads + 1 == level:
+                found.append((node, NONLINEAR[type(op)]))
+            elif life.available < level <= life.last:
+                found.append((node, "carry"))
+        return found
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Where the nodes that a layer holds start among its channels."""
+
+    starts: dict[int, int]
+    size: int
+
+    @classmethod
+    def of(cls, graph: Graph, nodes: Sequence[int]) -> "_Held":
+        starts, position = {}, 0
+        for node in nodes:
+            starts[node] = position
+            position += graph.nodes[node].width
+        return cls(starts, position)
+
+    def only(self, nodes: Sequence[int]) -> "_Held":
+        return _Held({node: self.starts[node] for node in nodes}, self.size)
+
+    def picking(self, node: int, width: int) -> sp.csr_array:
+        """(width, size): the node's channels."""
+        columns = self.starts[node] + np.arange(width)
+        return sp.csr_array((np.ones(width), (np.arange(width), columns)), (width, self.size))
+
+
+class _Draft:
+    """One layer with all the channels of its nodes; `_pruned` drops those that nothing reads."""
+
+    def __init__(self, graph: Graph, members: list[tuple[int, Kind]], before: _Held) -> None:
+        self.graph = graph
+        self.members = members
+        self.before = before
+        self.held = _Held.of(graph, [node for node, _ in members])
+        self._states = {node for node, kind in members if kind == "state"}
+        self._known: dict[int, Rows] = {}
+        self.slots = [self._slots(node, kind) for node, kind in members]
+
+    def _slots(self, node: int, kind: Kind) -> tuple[Rows, ...]:
+        if kind in ("carry", "state"):
+            return (self.express(node),)
+        this = self.graph.nodes[node]
+        slots = tuple(self.express(operand) for operand in this.operands)
+        if isinstance(this.op, ThresholdState | RecurrentState):
+            feedback = this.op.transition.csr @ self.held.picking(node, this.width)
+            slots = (slots[0]._replace(recurrent=slots[0].recurrent + feedback),)
+        return slots
+
+    def express(self, node: int) -> Rows:
+        """A node's value as rows over this layer at t - 1, the layer before at t, and one."""
+        if node not in self._known:
+            self._known[node] = self._express(node)
+        return self._known[node]
+
+    def _express(self, node: int) -> Rows:
+        this = self.graph.nodes[node]
+        width = this.width
+        recurrent = sp.csr_array((width, self.held.size))
+        inputs = sp.csr_array((width, self.before.size))
+        if node in self.before.starts:
+            return Rows(recurrent, self.before.picking(node, width), np.zeros(width))
+        if node in self._states and isinstance(this.op, LinearState):
+            update = self.express(this.operands[0])
+            carried = this.op.transition.csr @ self.held.picking(node, width)
+            return update._replace(recurrent=update.recurrent + carried)
+        if isinstance(this.op, Affine):
+            bias, exact = np.array(this.op.bias), True
+            for weight, operand in zip(this.op.weights, this.operands, strict=True):
+                part = self.express(operand)
+                exact = exact and part.exact and _composes_exactly(weight, part)
+                recurrent = recurrent + weight.csr @ part.recurrent
+                inputs = inputs + weight.csr @ part.inputs
+                bias = bias + weight.csr @ part.bias
+            return Rows(sp.csr_array(recurrent), sp.csr_array(inputs), bias, exact)
+        if self.graph.facts[node].constant:
+            return Rows(recurrent, inputs, self.graph.facts[node].low)
+        raise LsrlError(f"{self.graph.label(node)} is read in a layer that does not hold it")
+
+
+def _composes_exactly(weight: Matrix, part: Rows) -> bool:
+    """Whether weight @ part has only entries that float64 holds exactly."""
+    entries = [part.recurrent.data, part.inputs.data, part.bias[part.bias != 0]]
+    inner = np.concatenate(entries)
+    if not len(inner) or not weight.nonzeros:
+        return True
+    if (np.abs(weight.csr.data) == 1).all() and weight.nonzeros <= weight.rows:
+        return True
+    unit = lowest_bit(weight.csr.data).min() * lowest_bit(inner).min()
+    per_row = np.bincount(weight.entry_rows(), np.abs(weight.csr.data)).max()
+    return bool(per_row * np.abs(inner).max() <= 2.0**53 * unit)
+
+
+def _pruned(
+    graph: Graph, feature_width: int, drafts: list[_Draft], output: Rows
+) -> tuple[tuple[Layer, ...], Rows]:
+    """Drop the channels that nothing reads, from the last layer to the first, and number the rest."""
+    kept: list[Array] = []
+    wanted = np.diff(output.inputs.tocsc().indptr) > 0
+    for draft in reversed(drafts):
+        stacks = [_stacked(draft, slot) for slot in range(2)]
+        keep = wanted
+        while True:
+            read = [np.diff(stack.recurrent[keep].tocsc().indptr) > 0 for stack in stacks]
+            grown = keep | read[0] | read[1]
+            if (grown == keep).all():
+                break
+            keep = grown
+        kept.insert(0, keep)
+        reads = [np.diff(stack.inputs[keep].tocsc().indptr) > 0 for stack in stacks]
+        wanted = reads[0] | reads[1]
+    before = [np.ones(feature_width, dtype=bool), *kept]
+    layers = tuple(
+        _layer(graph, draft, keep, columns)
+        for draft, keep, columns in zip(drafts, kept, before, strict=False)
+    )
+    output = output._replace(
+        recurrent=sp.csr_array((len(output.bias), 0)), inputs=output.inputs[:, kept[-1]]
+    )
+    return layers, output
+
+
+def _stacked(draft: _Draft, slot: int) -> Rows:
+    """One row a channel of the layer: what the channel's given slot reads."""
+    parts = []
+    for (node, _), slots in zip(draft.members, draft.slots, strict=True):
+        width = draft.graph.nodes[node].width
+        empty = Rows(
+            sp.csr_array((width, draft.held.size)),
+            sp.csr_array((width, draft.before.size)),
+            np.zeros(width),
+        )
+        parts.append(slots[slot] if slot < len(slots) else empty)
+    if not parts:
+        return Rows(sp.csr_array((0, 0)), sp.csr_array((0, draft.before.size)), np.zeros(0))
+    return Rows(
+        sp.csr_array(sp.vstack([part.recurrent for part in parts])),
+        sp.csr_array(sp.vstack([part.inputs for part in parts])),
+        np.concatenate([part.bias for part in parts]),
+    )
+
+
+def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
+    units, initial, start = [], [], 0
+    for (node, kind), slots in zip(draft.members, draft.slots, strict=True):
+        first, op = draft.held.starts[node], graph.nodes[node].op
+        channels = np.flatnonzero(keep[first : first + graph.nodes[node].width])
+        if not len(channels):
+            continue
+        rows = tuple(
+            Rows(
+                slot.recurrent[channels][:, keep],
+                slot.inputs[channels][:, columns],
+                slot.bias[channels],
+                slot.exact,
+            )
+            for slot in slots
+        )
+        units.append(Unit(node, kind, rows, channels, start))
+        values = getattr(op, "initial", None) if kind != "carry" else None
+        initial.append(
+            np.array(values)[channels] if values is not None else np.zeros(len(channels))
+        )
+        start += len(channels)
+    return Layer(tuple(units), np.concatenate(initial) if initial else np.zeros(0))

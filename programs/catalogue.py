@@ -1,0 +1,11 @@
+"""The catalogue: every program of the library, for tests, tables and benchmarks to run over."""
+
+from lsrl.programs import arithmetic, counting, formal_languages, in_context, lookup, memory
+from lsrl.programs.entry import Entry
+
+_FAMILIES = (counting, arithmetic, memory, lookup, formal_languages, in_context)
+
+
+def catalogue() -> dict[str, Entry]:
+    """Every program of the library by name, family by family."""
+    return {entry.name: entry for family in _FAMILIES for entry in family.ENTRIES}

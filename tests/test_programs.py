@@ -1,0 +1,407 @@
+"""The library of programs: every one equals its plain-Python reference, and tables made by hand."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import lsrl
+from lsrl import programs
+from lsrl.errors import InputError, ProgramError
+
+CATALOGUE = programs.catalogue()
+CASES = [
+    pytest.param(entry, dict(parameters), id=f"{entry.name}-{index}")
+    for entry in CATALOGUE.values()
+    for index, parameters in enumerate(entry.parameters)
+]
+RAMP = 2.0**-16
+
+
+def assert_runs_as_expected(entry, program, inputs, parameters):
+    got = program.run(*inputs)
+    expected = entry.expected(inputs, **parameters)
+    assert got.shape == expected.shape == (len(inputs[0]), program.num_outputs)
+    if entry.tolerance:
+        np.testing.assert_allclose(got, expected, rtol=0, atol=entry.tolerance)
+    else:
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("entry", "parameters"), CASES)
+def test_equals_its_reference_on_random_inputs(entry, parameters):
+    program = entry.program(**parameters)
+    rng = np.random.default_rng(0)
+    longest = program.max_length or 200
+    for length in (1, 2, 3, 7, 30, longest, longest, longest, longest):
+        inputs = entry.sample(rng, length, **parameters)
+        assert 1 <= len(inputs[0]) <= min(length, longest)
+        assert_runs_as_expected(entry, program, inputs, parameters)
+
+
+@pytest.mark.parametrize(("entry", "parameters"), CASES)
+def test_equals_its_reference_on_extreme_inputs(entry, parameters):
+    program = entry.program(**parameters)
+    extremes = entry.extremes(**parameters)
+    longest = max(len(inputs[0]) for inputs in extremes)
+    if program.max_length is not None and program.max_length <= 2000:
+        assert longest == program.max_length
+    for inputs in extremes:
+        assert_runs_as_expected(entry, program, inputs, parameters)
+
+
+@pytest.mark.parametrize(("entry", "parameters"), CASES)
+def test_exact_rationals_agree(entry, parameters):
+    program = entry.program(**parameters)
+    inputs = entry.sample(np.random.default_rng(1), 12, **parameters)
+    np.testing.assert_array_equal(
+        program.run(*inputs, exact=True).astype(np.float64), program.run(*inputs)
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 36, 100, 200])
+def test_tok2tok_equals_its_reference_at_every_length(length):
+    entry, parameters = CATALOGUE["tok2tok"], {"length": length}
+    program = entry.program(**parameters)
+    assert program.max_length == length * 41
+    rng = np.random.default_rng(length)
+    for _ in range(20 if length <= 12 else 2):
+        inputs = entry.sample(rng, length * 41, **parameters)
+        assert_runs_as_expected(entry, program, inputs, parameters)
+
+
+def test_the_random_dictionaries_are_worth_testing_on():
+    rng = np.random.default_rng(0)
+    copies = []
+    for _ in range(200):
+        query, pairs = programs.random_dictionary(rng, length=3, vocab=10, num_pairs=20)
+        copies.append(sum(key == query for key, _ in pairs))
+    assert 20 < sum(count == 0 for count in copies) < 80
+    assert sum(count > 1 for count in copies) > 40
+    assert programs.random_dictionary(rng, 3, 10, 0)[1] == []
+
+
+def test_the_catalogue_holds_every_program_of_the_library():
+    builders = {
+        name
+        for name in programs.__all__
+        if inspect.isfunction(getattr(programs, name))
+        and inspect.signature(getattr(programs, name)).return_annotation is lsrl.Program
+    }
+    assert builders == set(CATALOGUE)
+    assert len(builders) == 31
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=CATALOGUE)
+def test_every_program_has_defaults_and_documentation(entry):
+    program = getattr(programs, entry.name)()
+    assert program.name == entry.name
+    documentation = inspect.getdoc(entry.build) or ""
+    assert "Input:" in documentation
+    assert "Output:" in documentation
+    assert entry.shows.endswith(".")
+    assert entry.reference.__doc__
+
+
+# Tables made by hand: program, inputs, outputs.
+GOLDEN = [
+    ("majority", {}, [[1, 0, 1, 1, 0, 0, 0]], [1, 0, 1, 1, 1, 0, 0]),
+    ("parity", {}, [[0, 1, 1, 0, 1, 1, 1]], [0, 1, 0, 0, 1, 0, 1]),
+    ("counter_mod", {"n": 3}, [[0, 1, 0, 0, 1]], [0, 1, 2, 0, 1]),
+    ("histogram", {"vocab": 3}, [[0, 2, 0]], [[1, 0, 0], [1, 0, 1], [2, 0, 1]]),
+    ("running_max", {"levels": 5}, [[0, 2, 1, 4, 3]], [0, 2, 2, 4, 4]),
+    ("modular_sum", {"n": 5}, [[3, 4, 0, 3, 4]], [3, 2, 2, 0, 4]),
+    ("cycle_navigation", {"n": 4}, [[2, 1, 1, 0, 2, 2]], [3, 0, 1, 1, 0, 3]),
+    # 3 + 3 = 6, 5 + 3 = 8.
+    ("binary_adder", {}, [[1, 1, 0, 0], [1, 1, 0, 0]], [0, 1, 1, 0]),
+    ("binary_adder", {}, [[1, 0, 1, 0], [1, 1, 0, 0]], [0, 0, 0, 1]),
+    (
+        "gradient_step",
+        {"dim": 1, "learning_rate": 0.5},
+        [[[1.0, 0.5], [0.5, 1.0], [1.0, -1.0], [-1.0, 0.0]]],
+        [0.0, 0.125, 0.5, 0.0],
+    ),
+    ("copy_delay", {"k": 2}, [[3, 1, 2, 3]], [0, 0, 3, 1]),
+    ("first_token", {}, [[2, 0, 3]], [2, 2, 2]),
+    # Read, write 1, ignore, write 0, read, write 2.
+    ("flip_flop", {"vocab": 3}, [[0, 3, 1, 2, 0, 4]], [0, 1, 1, 0, 0, 2]),
+    # Write 1, write 2, undo, undo, read, write 0, undo: what was undone is not brought back.
+    ("undo_flip_flop", {"vocab": 3}, [[3, 4, 1, 1, 0, 2, 1]], [1, 2, 1, 1, 1, 0, 1]),
+    # Blank, a, blank, b, marker, then 3 more tokens, one of them a symbol that is not read.
+    (
+        "selective_copy",
+        {"length": 3, "vocab": 2},
+        [[0, 1, 0, 2, 3, 1, 0, 3]],
+        [0, 0, 0, 0, 1, 2, 0, 0],
+    ),
+    ("selective_copy", {"length": 1, "vocab": 2}, [[2, 1, 3, 0]], [0, 0, 2, 0]),
+    ("reverse", {"length": 3, "vocab": 5}, [[4, 1, 2, 0, 0, 3]], [0, 0, 0, 2, 1, 4]),
+    ("counting_sort", {"length": 3, "vocab": 5}, [[4, 1, 1, 0, 3, 3]], [0, 0, 0, 1, 1, 4]),
+    # Value before any key; key 0; value 1; key 1; key 0; value 0 twice named; key 1.
+    (
+        "associative_recall",
+        {"keys": 2, "values": 2},
+        [[3, 0, 3, 1, 0, 2, 1]],
+        [0, 0, 2, 0, 2, 1, 0],
+    ),
+    # Pairs 0:1, 1:0, 0:0 (over the first), a stray value, the end, then 0, 1, a value, 1.
+    (
+        "recall_overwriting",
+        {"keys": 2, "values": 2},
+        [[0, 3, 1, 2, 0, 2, 3, 4, 0, 1, 3, 1]],
+        [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1],
+    ),
+    ("induction_head", {"vocab": 4}, [[1, 2, 1, 3, 1, 2, 2, 2]], [0, 0, 2, 0, 3, 1, 2, 2]),
+    ("dyck1", {}, [[0, 1, 0, 0, 1, 1, 1, 0]], [0, 1, 0, 0, 0, 1, 0, 0]),
+    # Kinds may cross: ( [ ) ].
+    ("shuffle_dyck", {"kinds": 2}, [[0, 1, 2, 3]], [0, 0, 0, 1]),
+    ("dyck", {"kinds": 2, "depth": 2}, [[0, 1, 2, 3]], [0, 0, 0, 0]),
+    ("dyck", {"kinds": 2, "depth": 2}, [[0, 1, 3, 2, 1, 3]], [0, 0, 0, 1, 0, 1]),
+    ("dyck", {"kinds": 1, "depth": 2}, [[0, 0, 1, 1, 0, 0, 0, 1, 1, 1]], [0, 0, 0, 1] + [0] * 6),
+    ("a_n_b_n", {}, [[0, 0, 1, 1, 1]], [0, 0, 0, 1, 0]),
+    ("a_n_b_n", {}, [[0, 1, 0, 1]], [0, 1, 0, 0]),
+    ("a_n_b_n", {}, [[1, 0]], [0, 0]),
+    ("a_n_b_n_c_n", {}, [[0, 0, 1, 1, 2, 2, 2]], [0, 0, 0, 0, 0, 1, 0]),
+    ("a_n_b_n_c_n", {}, [[0, 2, 1]], [0, 0, 0]),
+    ("ngram", {"pattern": (1, 1, 0)}, [[1, 1, 1, 0, 1, 1, 0]], [0, 0, 0, 1, 0, 0, 1]),
+    ("even_pairs", {}, [[1, 0, 0, 1, 1, 0]], [1, 0, 0, 1, 1, 0]),
+    ("dfa", {"outputs": (1, 1, 0)}, [[1, 0, 1, 1, 0]], [1, 1, 1, 0, 0]),
+    # Nothing leads back to the start.
+    ("dfa", {"table": ((1, 2), (1, 2), (2, 1))}, [[1, 1, 0]], [2, 1, 1]),
+    # Sorted: 012 021 102 120 201 210. Swap, swap, turn, turn, turn, then swap and turn.
+    ("permutations", {"group": "S3"}, [[0, 0, 1, 1, 1, 0, 1]], [2, 0, 3, 4, 0, 2, 5]),
+    # Query 34; pairs 12: 56, 34: 78, 34: 90 (the first wins), and then 12: 99.
+    (
+        "tok2tok",
+        {"length": 2, "max_pairs": 4},
+        [[3, 4, 1, 2, 5, 6, 3, 4, 7, 8, 3, 4, 9, 0, 1, 2, 9, 9]],
+        [0] * 8 + [7, 8, 7, 8, 7, 8, 7, 8, 7, 8],
+    ),
+    # Value 0 with found: from the last token of the key on.
+    (
+        "tok2tok",
+        {"length": 2, "max_pairs": 2, "with_found": True},
+        [[3, 4, 3, 4, 0, 0, 1, 1]],
+        [[0, 0], [0, 0], [0, 0], [0, 1], [0, 1], [0, 1], [0, 1], [0, 1]],
+    ),
+    # A key across two words is none: 34 within 13 45.
+    ("tok2tok", {"length": 2, "max_pairs": 1}, [[3, 4, 1, 3, 4, 5]], [0] * 6),
+    # Pairs 12: 56, 34: 78, then the query 34 and two more tokens.
+    (
+        "tok2tok",
+        {"length": 2, "max_pairs": 2, "prompt_first": True},
+        [[1, 2, 5, 6, 3, 4, 7, 8, 3, 4, 9, 9]],
+        [0] * 10 + [7, 8],
+    ),
+    (
+        "tok2tok",
+        {"length": 1, "max_pairs": 2, "prompt_first": True, "with_found": True},
+        [[3, 0, 3, 5, 3, 9]],
+        [[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [0, 1]],
+    ),
+    # x = 0.3 lies in the second of four cells.
+    (
+        "vec2vec",
+        {},
+        [[[0.3, 0, 0], [0.25, 0, 1.5], [0.25, 0.25, -2], [0.25, 0.5, 3], [0.25, 0.75, 0.5]]],
+        [0, 0, -2, -2, -2],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "inputs", "outputs"), GOLDEN)
+def test_golden_tables(name, parameters, inputs, outputs):
+    entry = CATALOGUE[name]
+    arrays = tuple(np.array(given) for given in inputs)
+    expected = np.array(outputs, dtype=float).reshape(len(outputs), -1)
+    np.testing.assert_array_equal(entry.program(**parameters).run(*arrays), expected)
+    np.testing.assert_array_equal(entry.expected(arrays, **parameters), expected)
+
+
+def test_golden_tables_cover_the_library():
+    assert {name for name, *_ in GOLDEN} == set(CATALOGUE) - {"country_capital"}
+
+
+def last_value(x, cells=4, table=None, low=0.0, high=1.0, **parameters):
+    """The answer of vec2vec for x, with each cell's value its number in product order."""
+    dimensions = len(np.atleast_1d(x))
+    indices = list(np.ndindex((cells,) * dimensions))
+    if table is None:
+        table = {index: number / len(indices) for number, index in enumerate(indices)}
+    prompt = programs.vec2vec_prompt(table, x, dimensions, 1, cells, low, high)
+    program = programs.vec2vec(dimensions, 1, cells, low, high, **parameters)
+    return program.run(prompt)[-1, 0] * len(indices)
+
+
+@pytest.mark.parametrize("cells", [1, 3, 4, 5, 10])
+def test_vec2vec_cells_are_half_open_and_the_last_is_closed(cells):
+    for edge in range(cells):
+        at_edge = edge / cells
+        assert last_value(at_edge, cells) == pytest.approx(edge)
+        assert last_value(at_edge + 1e-12, cells) == pytest.approx(edge)
+        if edge:
+            assert last_value(at_edge - RAMP, cells) == pytest.approx(edge - 1)
+    for below in (0.0, 1e-12, RAMP, 2 * RAMP, 3 * RAMP):
+        assert last_value(1.0 - below, cells) == pytest.approx(cells - 1)
+
+
+def test_vec2vec_orders_cells_with_the_last_dimension_fastest():
+    assert last_value([0.0, 0.0]) == 0
+    assert last_value([0.3, 0.9]) == 1 * 4 + 3
+    assert last_value([1.0, 0.5]) == 3 * 4 + 2
+    assert last_value([-0.4, -1.0], low=-1.0, high=0.0) == 2 * 4 + 0
+
+
+def test_vec2vec_takes_a_wider_ramp_from_its_parameter():
+    assert last_value(0.5 - 2.0**-6, ramp=2.0**-6) == 1
+    assert last_value(0.5, ramp=2.0**-6) == 2
+
+
+def test_vec2vec_approximates_a_function_of_its_prompt():
+    program = programs.vec2vec(2, 2, cells=10)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        cell, place = rng.integers(10, size=2), rng.uniform(0, 0.99, size=2)
+        prompt = programs.vec2vec_prompt(
+            lambda x: [np.sin(3 * x[0]), x[0] * x[1]], (cell + place) / 10, 2, 2, cells=10
+        )
+        centre = (cell + 0.5) / 10
+        expected = [np.sin(3 * centre[0]), centre[0] * centre[1]]
+        np.testing.assert_allclose(program.run(prompt)[-1], expected, rtol=0, atol=1e-12)
+
+
+def test_vec2vec_prompt_has_the_rows_that_the_program_wants():
+    prompt = programs.vec2vec_prompt({1: 2.0}, 0.3, cells=2, low=-1.0)
+    np.testing.assert_array_equal(prompt, [[0.3, 0, 0], [1, -1, 0], [1, 0, 2]])
+    prompt = programs.vec2vec_prompt({(0, 1): [2.0, 3.0]}, [0.3, 0.4], 2, 2, cells=2)
+    np.testing.assert_array_equal(
+        prompt,
+        [
+            [0.3, 0.4, 0, 0, 0],
+            [0.5, 0, 0, 0, 0],
+            [0.5, 0, 0.5, 2, 3],
+            [0.5, 0.5, 0, 0, 0],
+            [0.5, 0.5, 0.5, 0, 0],
+        ],
+    )
+
+
+def test_every_capital_is_found():
+    program = programs.country_capital()
+    assert program.max_length == 510
+    for country, capital in programs.CAPITALS:
+        prompt = programs.country_capital_prompt(country)
+        answer = program.run(prompt)[-programs.WORD_LENGTH :]
+        assert programs.decode_word(answer) == capital
+    absent = program.run(programs.country_capital_prompt("atlantis"))
+    assert programs.decode_word(absent[-programs.WORD_LENGTH :]) == ""
+
+
+def test_a_dictionary_of_new_words_works_too():
+    program = programs.country_capital(max_pairs=3)
+    prompt = programs.country_capital_prompt("cat", [("dog", "woof"), ("cat", "meow")])
+    assert programs.decode_word(program.run(prompt)[-programs.WORD_LENGTH :]) == "meow"
+
+
+def test_tok2tok_prompts():
+    pairs = [([1, 2], [5, 6]), ([3, 4], [7, 8])]
+    query_first = programs.tok2tok_prompt([3, 4], pairs)
+    np.testing.assert_array_equal(query_first, [3, 4, 1, 2, 5, 6, 3, 4, 7, 8])
+    prompt_first = programs.tok2tok_prompt([3, 4], pairs, prompt_first=True)
+    np.testing.assert_array_equal(prompt_first, [1, 2, 5, 6, 3, 4, 7, 8, 3, 4, 0, 0])
+    np.testing.assert_array_equal(programs.tok2tok_prompt([3, 4], []), [3, 4])
+
+
+BAD_PARAMETERS = [
+    *(
+        (name, {"max_length": 0})
+        for name, entry in CATALOGUE.items()
+        if "max_length" in inspect.signature(entry.build).parameters
+    ),
+    ("majority", {"max_length": None}),
+    ("majority", {"max_length": 2.5}),
+    ("majority", {"max_length": True}),
+    ("counter_mod", {"n": 1}),
+    ("histogram", {"vocab": 0}),
+    ("running_max", {"levels": 1}),
+    ("modular_sum", {"n": 1}),
+    ("cycle_navigation", {"n": 0}),
+    ("gradient_step", {"dim": 0}),
+    ("gradient_step", {"learning_rate": 0.0}),
+    ("gradient_step", {"learning_rate": float("nan")}),
+    ("gradient_step", {"low": 1.0, "high": 1.0}),
+    ("gradient_step", {"step": -0.5}),
+    ("copy_delay", {"k": 0}),
+    ("first_token", {"vocab": 0}),
+    ("flip_flop", {"vocab": "2"}),
+    ("undo_flip_flop", {"vocab": 0}),
+    ("selective_copy", {"length": 0}),
+    ("reverse", {"length": 0}),
+    ("counting_sort", {"vocab": 1}),
+    ("associative_recall", {"keys": 0}),
+    ("recall_overwriting", {"values": 0}),
+    ("induction_head", {"vocab": 0}),
+    ("shuffle_dyck", {"kinds": 0}),
+    ("dyck", {"depth": 0}),
+    ("ngram", {"pattern": ()}),
+    ("ngram", {"pattern": (0, 2)}),
+    ("ngram", {"pattern": "01"}),
+    ("ngram", {"pattern": 3}),
+    ("dfa", {"table": ()}),
+    ("dfa", {"table": ((0, 1), (0,))}),
+    ("dfa", {"table": ((0, 2), (0, 1))}),
+    ("dfa", {"table": ((), ())}),
+    ("dfa", {"outputs": (1, 0)}),
+    ("dfa", {"outputs": (1, 0, -1)}),
+    ("dfa", {"start": 3}),
+    ("permutations", {"group": "S4"}),
+    ("tok2tok", {"length": 0}),
+    ("tok2tok", {"vocab": 1}),
+    ("tok2tok", {"max_pairs": 0}),
+    ("tok2tok", {"prompt_first": "no"}),
+    ("tok2tok", {"with_found": 1}),
+    ("vec2vec", {"in_dim": 0}),
+    ("vec2vec", {"out_dim": 0}),
+    ("vec2vec", {"cells": 0}),
+    ("vec2vec", {"low": 1.0, "high": 0.0}),
+    ("vec2vec", {"high": float("inf")}),
+    ("vec2vec", {"value_bound": 0}),
+    ("vec2vec", {"ramp": 0.0}),
+    ("vec2vec", {"ramp": 0.1}),
+    ("country_capital", {"max_pairs": 0}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), BAD_PARAMETERS)
+def test_bad_parameters_are_named(name, parameters):
+    with pytest.raises(ProgramError) as error:
+        getattr(programs, name)(**parameters)
+    assert any(str(error.value).startswith(parameter) for parameter in parameters)
+    assert "expected" in str(error.value)
+    assert "got" in str(error.value)
+
+
+def test_bad_prompts_are_named():
+    with pytest.raises(ProgramError, match="one length"):
+        programs.tok2tok_prompt([1, 2], [([1, 2], [3])])
+    with pytest.raises(ProgramError, match="one length"):
+        programs.tok2tok_prompt([], [])
+    with pytest.raises(ProgramError, match="expected 2"):
+        programs.vec2vec_prompt({}, [0.5], in_dim=2)
+    with pytest.raises(ProgramError, match="value of cell"):
+        programs.vec2vec_prompt(lambda x: [1.0, 2.0], 0.5)
+    with pytest.raises(ProgramError, match="expected keys"):
+        programs.vec2vec_prompt({4: 1.0}, 0.5)
+    with pytest.raises(ProgramError, match="letters"):
+        programs.encode_word("saint lucia")
+    with pytest.raises(ProgramError, match="letters"):
+        programs.encode_word("")
+    with pytest.raises(InputError):
+        programs.vec2vec().run(programs.vec2vec_prompt({}, 1.5))
+
+
+def test_reading_programs_by_their_traces():
+    trace = programs.tok2tok(2).trace(programs.tok2tok_prompt([3, 4], [([3, 4], [7, 8])]))
+    np.testing.assert_array_equal(trace["query"][:, 0], [3, 4, 3, 4, 3, 4])
+    np.testing.assert_array_equal(trace["match"][:, 0], [0, 0, 0, 1, 0, 0])
+    np.testing.assert_array_equal(trace["since_match"][:, 0], [0, 0, 0, 1, 2, 3])
