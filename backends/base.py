@@ -66,11 +66,11 @@ class Backend(ABC):
 
     def refusal(self, op: Op, operands: list[Facts]) -> str | None:
         """Why the target can't hold an op, or None if it can."""
-        if type(op) not in REASONS or type(op) in self.capabilities.native:
-            return None
-        if isinstance(op, Product) and any(fact.boolean for fact in operands):
-            return None
-        return REASONS[type(op)]
+        if isinstance(op, Product):
+            able = self.capabilities.general_product or any(fact.boolean for fact in operands)
+        else:
+            able = type(op) in self.capabilities.native
+        return None if able or type(op) not in REASONS else REASONS[type(op)]
 
     def offending(self, graph: Graph) -> list[tuple[int, str]]:
         """Every live node that the target can't hold, with the reason."""

@@ -18,7 +18,7 @@ class GatedLinearRnn(LinearRnn):
         "product of two signals": "yes",
     }
     capabilities = Capabilities(
-        native=LINEAR_OPS | {Product}, boolean_product=True, product_units=2
+        native=LINEAR_OPS | {Product}, boolean_product=True, general_product=True
     )
 
 

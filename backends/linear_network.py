@@ -133,7 +133,7 @@ class NetworkStructure:
         if self.dtype != "bfloat16":
             return values
         # Not by two casts: XLA may take those for excess precision and drop them.
-        return lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+        return lax.reduceprecision(values, exponent_bits=8, mantissa_bits=7)
 
 
 # ---------------------------------------------------------------- the literal cell, pure functions
@@ -971,44 +971,6 @@ def _tile(batch: int, tokens: int, width: int, chunk: int | None) -> _Tiling:
     return _Tiling(rows, length, threads)
 
 
-class _PlanCache:
-    """Plans for the parameters that a module last ran with.
-
-    Plans follow from the parameters, so for flax every cache is equal: a module with another one is
-    the same module.
-
-    Attributes:
-      parameters: the very arrays that the plans are for.
-      plans: by `uniform`.
-    """
-
-    def __init__(self) -> None:
-        self.parameters: Parameters = {}
-        self.plans: dict[bool, _Prepared] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _PlanCache)
-
-    def __hash__(self) -> int:
-        return hash(_PlanCache)
-
-    def __deepcopy__(self, memo: object) -> "_PlanCache":
-        return _PlanCache()
-
-    def find(
-        self, parameters: Parameters, structure: NetworkStructure, uniform: bool
-    ) -> _Prepared:
-        """Plan anew if any parameter is another array than last time; arrays never change in place."""
-        known = self.parameters
-        if known.keys() != parameters.keys() or any(
-            value is not known[name] for name, value in parameters.items()
-        ):
-            self.parameters, self.plans = parameters, {}
-        if uniform not in self.plans:
-            self.plans[uniform] = _prepare(parameters, structure, uniform)
-        return self.plans[uniform]
-
-
 class LinearLayer(nnx.Module):
     """The parameters of one layer.
 
@@ -1069,7 +1031,7 @@ class LinearNetwork(nnx.Module):
         )
         maps = [table if table is not None else kernel
                 for table, kernel in zip(weights.tables, weights.kernels, strict=True)]
-        with _precision(dtype):
+        with precision(dtype):
             self.input_kernels = nnx.Dict(
                 {
                     f"{number}": _parameter(values, dtype)
@@ -1081,7 +1043,7 @@ class LinearNetwork(nnx.Module):
             self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
             self.output_kernel = _parameter(weights.output_kernel, dtype)
             self.output_bias = _parameter(weights.output_bias, dtype)
-        self._cache = _PlanCache()
+        self._plans = PlanCache()
 
     # ---------------------------------------------------------------- parameters
 
@@ -1098,12 +1060,10 @@ class LinearNetwork(nnx.Module):
         yield "output_bias", self, "output_bias"
 
     def parameters(self) -> Parameters:
-        """All parameters by flat name, as the pure functions of this module take them."""
-        values = {}
-        for name, owner, attribute in self._parameters():
-            value = getattr(owner, attribute)
-            values[name] = value.get_value() if isinstance(value, nnx.Variable) else value
-        return values
+        """All parameters by flat name, as the pure functions of `linear_cell` take them."""
+        return {
+            name: _value(getattr(owner, attribute)) for name, owner, attribute in self._parameters()
+        }
 
     def parameter_arrays(self) -> dict[str, np.ndarray]:
         """All parameters by flat name, as numpy arrays of the network's dtype."""
@@ -1127,7 +1087,7 @@ class LinearNetwork(nnx.Module):
                 raise ShapeError(
                     f"parameter {name!r} has shape {known[name].shape}, got {array.shape}"
                 )
-        with _precision(self.structure.dtype):
+        with precision(self.structure.dtype):
             for name, array in arrays.items():
                 owner, attribute = places[name]
                 setattr(owner, attribute, _parameter(array, self.structure.dtype))
@@ -1146,7 +1106,7 @@ class LinearNetwork(nnx.Module):
 
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
         """The state before the first token, per layer (*batch_shape, hidden)."""
-        with _precision(self.structure.dtype):
+        with precision(self.structure.dtype):
             return initial_state(self.parameters(), self.structure, batch_shape)
 
     def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
@@ -1159,7 +1119,7 @@ class LinearNetwork(nnx.Module):
         Returns:
           (*batch_shape, outputs) and the new state.
         """
-        with _precision(self.structure.dtype):
+        with precision(self.structure.dtype):
             return _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
 
     def run(
@@ -1179,7 +1139,7 @@ class LinearNetwork(nnx.Module):
           (batch, time, outputs), numpy, in the network's dtype. Traced under a jax transformation, a
           jax array, token by token.
         """
-        return self.run_with_state(inputs, chunk, state)[0]
+        return self._run(inputs, chunk, state, with_state=False)[0]
 
     def run_with_state(
         self,
@@ -1188,93 +1148,115 @@ class LinearNetwork(nnx.Module):
         state: State | None = None,
     ) -> tuple[np.ndarray | jax.Array, State]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
+        outputs, after = self._run(inputs, chunk, state, with_state=True)
+        return outputs, after
+
+    def _run(
+        self, inputs: Sequence[Any], chunk: int | None, state: State | None, with_state: bool
+    ) -> tuple[np.ndarray | jax.Array, State]:
         structure = self.structure
-        with _precision(structure.dtype):
+        with precision(structure.dtype):
             parameters = self.parameters()
             leaves = jax.tree.leaves((parameters, inputs, state))
             if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
                 return apply_sequence(parameters, structure, inputs, state)
-            batch, tokens = np.shape(inputs[0])[:2]
-            uniform = state is None and batch > 1
-            prepared = self._cache.find(parameters, structure, uniform)
-            # Not read means not sent.
-            arrays = [
-                np.asarray(x) if kind else None
-                for x, kind in zip(inputs, structure.inputs, strict=True)
-            ]
-            starts: Sequence[np.ndarray] = [start[None] for start in prepared.starts]
-            if state is not None:
-                starts = [np.asarray(s).astype(structure.compute_dtype) for s in state]
-            outputs, after = _run_tiles(prepared, arrays, starts, batch, tokens, chunk)
-            return outputs, tuple(jnp.asarray(s, structure.dtype) for s in after)
+            uniform = state is None and np.shape(inputs[0])[0] > 1
+            prepared = self._plans.find(parameters, structure, uniform)
+            outputs, after = run_tiles(prepared, inputs, state, chunk, with_state)
+            return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
+
+    def generate(self, inputs: Sequence[Any], steps: int) -> np.ndarray:
+        """Continue prompts: the first output at a token, rounded, is the id of the next token.
+
+        Args:
+          inputs: one token input, ids (batch, time).
+          steps: how many tokens to add, at least 1.
+
+        Returns:
+          (batch, steps) int32, the ids after the prompts.
+        """
+        outputs, state = self.run_with_state(inputs)
+        first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
+        # Few sizes of the buffer, so few compilations.
+        room = 1 << (steps - 1).bit_length()
+        with precision(self.structure.dtype):
+            tokens = _continue(
+                self.parameters(), self.structure, state, first, jnp.int32(steps), room
+            )
+            return np.asarray(tokens)[:, :steps]
+
+    def self_test(self) -> None:
+        """Check what exactness relies on, on the device at hand.
+
+        Raises:
+          SelfTestError: products or sums lose bits (as under TF32), or rounding is not done.
+        """
+        with precision(self.structure.dtype):
+            _check_arithmetic(self.structure)
 
 
-def _run_tiles(
-    prepared: _Prepared,
-    inputs: Sequence[np.ndarray | None],
-    starts: Sequence[np.ndarray],
-    batch: int,
-    tokens: int,
-    chunk: int | None,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Run all sequences in tiles; starts holds per layer (1 or batch, hidden)."""
-    plan, structure = prepared.plan, prepared.plan.structure
-    width = plan.output.bias.shape[0]
-    outputs = np.empty((batch, tokens, width), jnp.dtype(structure.dtype))
-    finals = [np.broadcast_to(start, (batch, start.shape[1])).copy() for start in starts]
-    if batch == 0 or tokens == 0:
-        return outputs, finals
-    tiling = _tile(batch, tokens, prepared.width, chunk)
-    function = _chunk_on_one_core if tiling.threads > 1 else _chunk
-
-    def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
-        if array is None:
-            return None
-        part = array[row : row + tiling.rows, time : time + tiling.tokens]
-        missing = [(0, tiling.rows - part.shape[0]), (0, tiling.tokens - part.shape[1])]
-        if missing != [(0, 0), (0, 0)]:
-            part = np.pad(part, missing + [(0, 0)] * (part.ndim - 2))
-        integral = np.issubdtype(part.dtype, np.integer)
-        return part.astype(np.int32 if integral else structure.compute_dtype)
-
-    def store(row: int, time: int, values: jax.Array) -> None:
-        place = outputs[row : row + tiling.rows, time : time + tiling.tokens]
-        place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
-
-    def run_rows(row: int) -> None:
-        rows = min(tiling.rows, batch - row)
-        own = [start if len(start) == 1 else start[row : row + rows] for start in starts]
-        carry: Any = prepared.carry(own, tiling.rows)
-        waiting = None
-        with _precision(structure.dtype):
-            for time in range(0, tokens, tiling.tokens):
-                valid = min(tiling.tokens, tokens - time)
-                parts = tuple(cut(array, row, time) for array in inputs)
-                values, carry = function(
-                    plan, carry, parts, np.int32(valid), batch=tiling.rows, tokens=tiling.tokens
-                )
-                # Fetch a chunk while the next one runs.
-                if waiting is not None:
-                    store(*waiting)
-                waiting = row, time, values
-            if waiting is not None:
-                store(*waiting)
-        for final, last in zip(finals, prepared.state(carry, tiling.rows), strict=True):
-            final[row : row + rows] = last[:rows]
-
-    starting_rows = range(0, batch, tiling.rows)
-    if tiling.threads == 1:
-        for row in starting_rows:
-            run_rows(row)
-    else:
-        with ThreadPoolExecutor(tiling.threads) as pool:
-            list(pool.map(run_rows, starting_rows))
-    return outputs, finals
+@jax.jit
+def _sum_both_ways(inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The last of a cumulative sum: in blocks, as a matrix product, and token by token."""
+    ones = jnp.ones((inputs.shape[-1], 1), inputs.dtype)
+    in_order, _ = lax.scan(lambda s, u: (s + u, None), jnp.zeros_like(inputs[:, 0]), inputs.T)
+    return (
+        recurrence.strided_sum(inputs, 1)[:, -1],
+        jnp.dot(inputs, ones, precision=lax.Precision.HIGHEST)[:, 0],
+        in_order,
+    )
 
 
-def _precision(dtype: str) -> AbstractContextManager[Any]:
-    """Without x64, jax makes float64 arrays float32 in silence."""
-    return jax.enable_x64(True) if dtype == "float64" else nullcontext()
+def _check_arithmetic(structure: NetworkStructure) -> None:
+    bits = 53 if structure.dtype == "float64" else 24
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 2 ** (bits - 10), (8, 1000)).astype(structure.compute_dtype)
+    expected = inputs.astype(np.int64).sum(axis=1)
+    names = ("sums in blocks", "matrix products", "sums in order")
+    for name, got in zip(names, _sum_both_ways(inputs), strict=True):
+        if not np.array_equal(np.asarray(got).astype(np.int64), expected):
+            raise SelfTestError(
+                f"{name} of integers below 2^{bits} differ on {jax.devices()[0]}: expected "
+                f"{expected[0]} …, got {np.asarray(got)[0]} …; is a faster, coarser mode of matrix "
+                "products switched on?"
+            )
+    if structure.dtype == "bfloat16":
+        rounded = np.asarray(jax.jit(structure.rounded)(jnp.array([257.0, 259.0], jnp.float32)))
+        if rounded.tolist() != [256.0, 260.0]:
+            raise SelfTestError(f"rounding 257 and 259 to bfloat16 gives {rounded.tolist()}")
+
+
+def _continue_tokens(
+    parameters: Parameters,
+    structure: NetworkStructure,
+    state: State,
+    first: jax.Array,
+    steps: jax.Array,
+    room: int,
+) -> jax.Array:
+    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
+    tokens = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
+
+    def token(place: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+        state, tokens = carry
+        outputs, state = apply_step(parameters, structure, state, (tokens[place - 1],))
+        following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
+        return state, tokens.at[place].set(following)
+
+    return lax.fori_loop(jnp.int32(1), steps, token, (state, tokens))[1].T
+
+
+_continue = jax.jit(_continue_tokens, static_argnums=(1, 5))
+
+
+def _value(parameter: Any) -> Any:
+    """The array of a parameter, which a user may have replaced by an array."""
+    if type(parameter) is nnx.Param:
+        # get_value copies trees, and takes ten times as long.
+        value = parameter.get_raw_value()
+        if isinstance(value, jax.Array):
+            return value
+    return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
 
 
 def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:

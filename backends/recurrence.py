@@ -54,7 +54,7 @@ def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
     if sign < 0:
         # Turn every second period over: then it is a plain sum.
         periods = np.arange(tokens) // stride
-        flips = jnp.asarray(1 - 2 * (periods % 2), inputs.dtype)
+        flips = jnp.broadcast_to(jnp.asarray(1 - 2 * (periods % 2), inputs.dtype), inputs.shape)
         return strided_sum(inputs * flips, stride) * flips
     if stride >= BLOCK:
         padded = _pad_end(inputs, -tokens % stride)
@@ -250,6 +250,29 @@ def columns(matrix: sparse.csc_array) -> tuple[np.ndarray, np.ndarray]:
     index[place, column] = matrix.indices
     weight[place, column] = matrix.data
     return index, weight
+
+
+def window_sum(values: jax.Array, span: int) -> jax.Array:
+    """Sum windows, by sums of windows of half the size: no sum is of more than one window.
+
+    Args:
+      values: (..., t).
+      span: tokens of a window.
+
+    Returns:
+      (..., t - span + 1), entry i the sum of values i … i + span - 1.
+    """
+    count = values.shape[-1] - span + 1
+    total, start, size = None, 0, 1
+    while True:
+        if span & size:
+            part = values[..., start : start + count]
+            total = part if total is None else total + part
+            start += size
+        if total is not None and start == span:
+            return total
+        values = values[..., : values.shape[-1] - size] + values[..., size:]
+        size *= 2
 
 
 def _pad_end(rows: jax.Array, count: int) -> jax.Array:

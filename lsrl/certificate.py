@@ -31,6 +31,10 @@ from lsrl.numerics import Numerics, numerics_of
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
 
+# Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
+MAX_SLACK = 1.0
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why a model is not exact.
@@ -131,17 +135,24 @@ def certify(schedule: Schedule, numerics: Numerics) -> Certificate:
     if reason.token:
         at_token = _Analysis(schedule, numerics, reason.token + 1).first_failure()
         reason = replace(at_token or reason, token=reason.token)
-    bound = _Analysis(schedule, numerics, tokens).error_bound()
+    analysis = _Analysis(schedule, numerics, tokens)
+    bound = analysis.error_bound()
+    promises = promises_of(program, min(analysis.slack, MAX_SLACK))
     return Certificate(False, bound, (reason,), promises, numerics.dtype, tokens)
 
 
-def promises_of(program: Graph) -> tuple[Promise, ...]:
-    """Every promise of a program: bounds, latches, and ramps of continuous comparisons."""
+def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
+    """Every promise of a program: bounds, latches, and ramps of continuous comparisons.
+
+    Args:
+      program: the graph as written.
+      slack: rounding of the comparisons' arguments, in units of a ramp's rise: it widens the ramps.
+    """
     found = []
     for i, node in enumerate(program.nodes):
         text = node.op.promise()
         if isinstance(node.op, Step) and not node.op.avoids_ramp(program.facts[node.operands[0]]):
-            text = f"compares a difference that stays out of the ramp {node.op.ramp_text()}"
+            text = f"compares a difference that stays out of the ramp {node.op.ramp_text(slack)}"
         if text is not None:
             found.append(Promise(program.label(i), program.source(i), text))
     return tuple(found)
@@ -202,6 +213,7 @@ class _Analysis:
         self.numerics = numerics
         self.tokens = tokens
         self.facts = schedule.graph.facts_at(tokens)
+        self.slack = 0.0  # greatest rounding error of what a ramp's unit reads
 
     def first_failure(self) -> Reason | None:
         """The first condition that fails, in the order of the layers."""
@@ -378,8 +390,11 @@ class _Analysis:
             )
             return np.where((exact & clean) | selects, spread, spread + rounded)
         if unit.kind == "relu" and self._snaps(unit):
-            # By promise the argument is saturated: past the ramp rounding is lost.
-            return np.where(slots[0] < 0.5, 0.0, slots[0])
+            # What the unit reads lacks nothing or at least 1, by promise with a margin of MAX_SLACK:
+            # so it is exactly 1, or shut, whatever the rounding.
+            slack = _greatest_terms(unit.slots[0], mine, before)
+            self.slack = max(self.slack, float(slack.max(initial=0.0)))
+            return np.where(slack <= MAX_SLACK, 0.0, slots[0])
         return slots[0]
 
     def _snaps(self, unit: Unit) -> bool:
@@ -417,6 +432,19 @@ class _Analysis:
         update = facts(-per_token, per_token, np.zeros(len(per_token)))
         reached, _ = linear_state_facts(own, np.zeros(len(per_token)), update, self.tokens)
         return reached.magnitude
+
+
+def _greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
+    """The greatest |weight| x error of each row."""
+    result = np.zeros(len(rows.bias))
+    for matrix, errors in ((rows.recurrent, mine), (rows.inputs, before)):
+        terms = np.abs(matrix.data) * errors[matrix.indices]
+        filled = np.flatnonzero(np.diff(matrix.indptr))
+        if len(filled):
+            result[filled] = np.maximum(
+                result[filled], np.maximum.reduceat(terms, matrix.indptr[filled])
+            )
+    return result
 
 
 def bits_needed(schedule: Schedule, tokens: int) -> int | None:

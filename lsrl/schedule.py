@@ -139,6 +139,11 @@ class Schedule:
         """Channels that the input map makes."""
         return sum(self.graph.nodes[i].width for i in self.features)
 
+    @property
+    def input_widths(self) -> tuple[int, ...]:
+        """Channels that each layer reads."""
+        return (self.feature_width, *(layer.width for layer in self.layers[:-1]))
+
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """The name of the signal in each channel of each layer."""
         return tuple(
@@ -231,6 +236,8 @@ class _LevelProblem:
         """Reading positions and lifetimes that minimise the carried width at the least depth."""
         from scipy.optimize import linprog
 
+        if not self.live:
+            return {}
         count, number = len(self.live), {node: k for k, node in enumerate(self.live)}
         # Variables: reading position of each node, then last position at which it is read.
         cost = np.zeros(2 * count)
@@ -381,6 +388,9 @@ class _Draft:
             update = self.express(this.operands[0])
             carried = this.op.transition.csr @ self.held.picking(node, width)
             return update._replace(recurrent=update.recurrent + carried)
+        if self.graph.facts[node].constant:
+            # Before the affine maps: nothing carries what a constant row of theirs reads.
+            return Rows(recurrent, inputs, self.graph.facts[node].low)
         if isinstance(this.op, Affine):
             bias, exact = np.array(this.op.bias), True
             for weight, operand in zip(this.op.weights, this.operands, strict=True):
@@ -390,8 +400,6 @@ class _Draft:
                 inputs = inputs + weight.csr @ part.inputs
                 bias = bias + weight.csr @ part.bias
             return Rows(sp.csr_array(recurrent), sp.csr_array(inputs), bias, exact)
-        if self.graph.facts[node].constant:
-            return Rows(recurrent, inputs, self.graph.facts[node].low)
         raise LsrlError(f"{self.graph.label(node)} is read in a layer that does not hold it")
 
 
@@ -449,12 +457,17 @@ def _stacked(draft: _Draft, slot: int) -> Rows:
         )
         parts.append(slots[slot] if slot < len(slots) else empty)
     if not parts:
-        return Rows(sp.csr_array((0, 0)), sp.csr_array((0, draft.before.size)), np.zeros(0))
+        return empty_rows(draft.before.size)
     return Rows(
         sp.csr_array(sp.vstack([part.recurrent for part in parts])),
         sp.csr_array(sp.vstack([part.inputs for part in parts])),
         np.concatenate([part.bias for part in parts]),
     )
+
+
+def empty_rows(inputs: int) -> Rows:
+    """No rows over no channels and `inputs` channels of the layer before."""
+    return Rows(sp.csr_array((0, 0)), sp.csr_array((0, inputs)), np.zeros(0))
 
 
 def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:

@@ -8,15 +8,9 @@ from flax import nnx
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from lsrl.backends import recurrence
-from lsrl.backends.linear_network import (
-    LayerWeights,
-    LinearNetwork,
-    NetworkWeights,
-    apply_sequence,
-    apply_step,
-    initial_state,
-)
+from lsrl.backends import linear_plan, recurrence
+from lsrl.backends.linear_cell import apply_sequence, apply_step, initial_state
+from lsrl.backends.linear_network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import ShapeError
 
 
@@ -224,7 +218,7 @@ TABLE = {name: (kernel, driven) for name, kernel, driven in structures()}
 
 
 @pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (3, 37), (2, 500)])
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (3, 300)])
 def test_a_structure_is_exact(name, batch, tokens):
     kernel, driven = TABLE[name]
     hidden = len(kernel)
@@ -424,7 +418,7 @@ def test_decays_and_general_matrices_are_close():
     weights = make_network(layer)
     inputs = vectors(0, 3, 200, 2)
     expected = loop(weights, inputs, np.float64)
-    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-13), ("bfloat16", 0.1)):
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-13)):
         network = LinearNetwork(weights, dtype)
         assert relative_error(network.run(inputs), expected) < tolerance
         assert relative_error(network.run(inputs, chunk=30), expected) < tolerance
@@ -467,9 +461,7 @@ def test_noise_of_other_values_compiles_nothing_new():
 
 class _no_compilation:  # noqa: N801
     def __enter__(self):
-        from lsrl.backends import linear_network
-
-        self.chunk = (linear_network._chunk, linear_network._chunk_on_one_core)
+        self.chunk = (linear_plan._chunk, linear_plan._chunk_on_one_core)
         self.sizes = [function._cache_size() for function in self.chunk]
 
     def __exit__(self, *_):

@@ -285,10 +285,14 @@ class Step(Op):
     Exactly 1 from -shift/slope on and exactly 0 up to -(1 + shift)/slope. On a grid that is at least
     as coarse as the ramp no value falls into it. On continuous values the result is 0 or 1 by
     promise: values within the ramp leave the answer unspecified.
+
+    With `one_level` a target without native steps takes relu(slope x + 1) - relu(slope x), which saves
+    a layer but carries rounding and noise in proportion to the range of x; for gridded x only.
     """
 
     slope: float
     shift: float
+    one_level: bool = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -317,9 +321,10 @@ class Step(Op):
         slope, shift = extent.numbers([self.slope, self.shift])
         return np.maximum(1 - np.maximum(-slope * operands[0] - shift, 0), 0)
 
-    def ramp_text(self) -> str:
-        """Where the ramp lies, in words."""
-        return f"({-(1 + self.shift) / self.slope:g}, {-self.shift / self.slope:g})"
+    def ramp_text(self, slack: float) -> str:
+        """Where the ramp lies, widened by a slack in units of its rise, in words."""
+        low, high = -(1 + self.shift + slack) / self.slope, -(self.shift - slack) / self.slope
+        return f"({low:.4g}, {high:.4g})"
 
 
 @final

@@ -7,7 +7,7 @@ import numpy as np
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_number
+from lsrl.ir.numbers import exact_number, power_of_two_below
 from lsrl.ir.types import Token
 from lsrl.language.signal import (
     Signal,
@@ -307,10 +307,14 @@ def mod(x: Signal, n: float) -> Signal:
     multiple = divisor
     while multiple * 2 <= value.facts.high.max():
         multiple *= 2
+    rise = float(step[np.isfinite(step)].min(initial=divisor))
     while multiple >= divisor and value.facts.high.max() >= divisor:
-        value = value - multiple * greater_equal(value, multiple)
+        # One level instead of two, where the sums stay well within float32.
+        small = multiple * value.facts.high.max() <= 2.0**22 * rise**2
+        passed = record(ops.Step(1 / power_of_two_below(rise), 0.0, small), value - multiple)
+        value = value - multiple * passed
         # Interval arithmetic can't see that the subtraction follows the comparison; we can.
-        value = _narrowed(value, 0.0, multiple - step.min())
+        value = _narrowed(value, 0.0, multiple - rise)
         multiple /= 2
     return value
 

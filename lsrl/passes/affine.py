@@ -9,9 +9,6 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import Affine, Constant
 
-# Inner maps this small are always merged into their readers.
-SMALL_MAP = 4
-
 Terms = dict[int, Matrix]
 
 
@@ -71,10 +68,10 @@ def _merged(
         if product is None:
             return None
         terms[source] = product
-    before = weight.nonzeros + sum(inner.nonzeros for inner in op.weights)
     after = sum(matrix.nonzeros for matrix in terms.values())
     inner_size = sum(inner.nonzeros for inner in op.weights)
-    if after > before and not (single_reader and after <= 2 * before) and inner_size > SMALL_MAP:
+    # With several readers each would get its copy, so it must not cost them anything.
+    if after > weight.nonzeros + (inner_size if single_reader else 0):
         return None
     shifted = _exact_shift(weight, np.array(op.bias), bias)
     return None if shifted is None else (terms, shifted)

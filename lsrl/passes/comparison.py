@@ -1,23 +1,49 @@
-"""Comparisons for targets whose only nonlinearity is a ReLU."""
+"""Comparisons for targets whose only nonlinearity is a ReLU, and ReLUs for those that only compare."""
 
 import numpy as np
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.ops import Affine, Relu, Step
+from lsrl.ir.numbers import power_of_two_below
+from lsrl.ir.ops import Affine, Product, Relu, Step
+from lsrl.target import Capabilities
 
 
-def lower_steps(graph: Graph) -> Graph:
+def lower_relus(graph: Graph, target: Capabilities) -> Graph:
+    """relu(x) becomes [x > 0] · x for cells that saturate but have no ReLU.
+
+    On a grid of step d, x > 0 is x >= d, so the comparison has a margin.
+    """
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        if Relu in target.native or not isinstance(graph.nodes[i].op, Relu):
+            return None
+        facts = builder.facts[operands[0]]
+        finite = facts.step[np.isfinite(facts.step)]
+        least = float(finite.min(initial=np.inf))
+        if not 0 < least < np.inf:
+            return None
+        grid = power_of_two_below(least)
+        eye = Matrix.identity(facts.width)
+        above = builder.add(Affine((eye,), (-grid,) * facts.width), operands[0])
+        return builder.add(Product(), builder.add(Step(1 / grid, 0.0), above), operands[0])
+
+    return rewrite(graph, rule)
+
+
+def lower_steps(graph: Graph, target: Capabilities) -> Graph:
     """Step(x) becomes relu(1 - relu(-slope x - shift)): two levels, saturated on both sides.
 
-    The outer ReLU keeps the step's facts: 0 or 1 (for a ramp, by promise).
+    Steps that ask for one level, on a grid, become relu(slope x + 1) - relu(slope x). The outer ReLU keeps the step's facts: 0 or 1 (for a ramp, by promise).
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
-        if not isinstance(op, Step):
+        if not isinstance(op, Step) or Step in target.native:
             return None
         width = graph.nodes[i].width
+        if op.one_level and op.shift == 0 and op.avoids_ramp(graph.facts[graph.nodes[i].operands[0]]):
+            return _difference_of_ramps(builder, op.slope, operands[0])
         scaled = Matrix(np.diag(np.full(width, -op.slope)))
         below = builder.add(Affine((scaled,), (-op.shift,) * width), operands[0])
         lacking = builder.add(Relu(), below)
@@ -25,3 +51,12 @@ def lower_steps(graph: Graph) -> Graph:
         return builder.add(Relu(), builder.add(Affine((negated,), (1.0,) * width), lacking))
 
     return rewrite(graph, rule)
+
+
+def _difference_of_ramps(builder: GraphBuilder, slope: float, operand: int) -> int:
+    width = builder.nodes[operand].width
+    scaled, eye = Matrix(np.diag(np.full(width, slope))), Matrix.identity(width)
+    upper = builder.add(Relu(), builder.add(Affine((scaled,), (1.0,) * width), operand))
+    lower = builder.add(Relu(), builder.add(Affine((scaled,), (0.0,) * width), operand))
+    minus = Matrix(-eye.csr)
+    return builder.add(Affine((eye, minus), (0.0,) * width), upper, lower)

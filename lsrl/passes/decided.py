@@ -46,11 +46,13 @@ def _relu(builder: GraphBuilder, operand: int) -> int | None:
     decided = open_ | shut
     if not decided.any():
         return None
+    passed = Matrix(np.diag(open_.astype(np.float64)))
+    if decided.all():
+        return builder.add(Affine((passed,), (0.0,) * facts.width), operand)
     # Only the undecided channels need a ReLU; the others pass through or vanish.
     undecided = np.flatnonzero(~decided)
     pick = Matrix.selection(undecided, facts.width)
     chosen = builder.add(Affine((pick,), (0.0,) * pick.rows), operand)
     cut = builder.add(Relu(), chosen)
-    passed = Matrix(np.diag(open_.astype(np.float64)))
     back = Matrix(pick.csr.T)
     return builder.add(Affine((passed, back), (0.0,) * facts.width), operand, cut)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lsrl.ir.graph import Graph
+from lsrl.ir.ops import Relu
 from lsrl.passes.affine import fuse_affine, split_rows
-from lsrl.passes.comparison import lower_steps
+from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.fold import fold_tables
 from lsrl.passes.logic import flatten_conjunctions
@@ -74,10 +75,12 @@ class Pipeline:
         graph = self.run("drop bounds", graph, drop_bounds)
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
         graph = self.run("lower selects", graph, lambda g: lower_selects(g, target))
-        graph = self.run("lower steps", graph, lower_steps)
+        graph = self.run("lower steps", graph, lambda g: lower_steps(g, target))
         graph = self.simplify(graph)
         graph = self.run("flatten conjunctions", graph, flatten_conjunctions)
         graph = self.simplify(graph)
+        if Relu not in target.native:
+            graph = self.simplify(self.run("lower relus", graph, lambda g: lower_relus(g, target)))
         return self.run("split rows", graph, split_rows)
 
 

@@ -23,7 +23,7 @@ def lower_selects(graph: Graph, target: Capabilities) -> Graph:
             gate = op.via == "gate" or (op.via == "auto" and target.boolean_product)
             choose = _by_gate if gate and target.boolean_product else _by_relu
             return choose(builder, condition, first, second)
-        if isinstance(op, Product) and Product not in target.native:
+        if isinstance(op, Product) and not target.boolean_product:
             for condition, value in (operands, operands[::-1]):
                 if builder.facts[condition].boolean:
                     zero = builder.add(Constant((0.0,) * builder.nodes[value].width))

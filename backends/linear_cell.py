@@ -1,0 +1,188 @@
+"""The cell of both linear targets, literally: pure functions of the parameters.
+
+h_t = x_t K + h_{t-1} R + bias; the outputs are units of h_t, or products of two, each with or without a
+ReLU. Use these under jit, vmap and grad.
+
+bfloat16 networks compute in float32 and round inputs, states and outputs to bfloat16.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
+State = tuple[jax.Array, ...]  # per layer (..., hidden)
+
+
+@dataclass(frozen=True)
+class LayerStructure:
+    """What is no parameter in a layer; see LayerWeights."""
+
+    relu: tuple[bool, ...]
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkStructure:
+    """What is no parameter in a network. Hashable, so jit can take it as a static argument.
+
+    Attributes:
+      dtype: of parameters, states and outputs.
+      inputs: per program input "table", "kernel" or "" (not read).
+      layers: first to last.
+    """
+
+    dtype: str
+    inputs: tuple[str, ...]
+    layers: tuple[LayerStructure, ...]
+    _hash: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Hash once: the tuples are long, and every jitted call asks."""
+        object.__setattr__(self, "_hash", hash((self.dtype, self.inputs, self.layers)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, NetworkStructure) or self._hash != other._hash:
+            return False
+        mine, theirs = ((s.dtype, s.inputs, s.layers) for s in (self, other))
+        return mine == theirs
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """The dtype of sums and products."""
+        return jnp.dtype("float64" if self.dtype == "float64" else "float32")
+
+    def rounded(self, values: jax.Array) -> jax.Array:
+        """Round to `dtype`, but stay in `compute_dtype`."""
+        if self.dtype != "bfloat16":
+            return values
+        # Not by two casts: XLA may take those for excess precision and drop them.
+        return lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+
+
+def initial_state(
+    parameters: Parameters, structure: NetworkStructure, batch_shape: tuple[int, ...] = ()
+) -> State:
+    """The state before the first token.
+
+    Args:
+      parameters: by flat name.
+      structure: of the network.
+      batch_shape: leading axes.
+
+    Returns:
+      Per layer (*batch_shape, hidden); without layers (*batch_shape, 0), to tell the batch.
+    """
+    if not structure.layers:
+        return (jnp.zeros((*batch_shape, 0), structure.dtype),)
+    starts = (parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers)))
+    return tuple(jnp.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts)
+
+
+def apply_step(
+    parameters: Parameters,
+    structure: NetworkStructure,
+    state: State,
+    inputs: Sequence[jax.Array],
+) -> tuple[jax.Array, State]:
+    """Run one token.
+
+    Args:
+      parameters: by flat name.
+      structure: of the network.
+      state: per layer (..., hidden).
+      inputs: per program input, token ids (...) or vectors (..., width).
+
+    Returns:
+      (..., outputs) and the new state.
+    """
+    rounded, compute = structure.rounded, structure.compute_dtype
+
+    def get(name: str) -> jax.Array:
+        return parameters[name].astype(compute)
+
+    def dot(rows: jax.Array, name: str) -> jax.Array:
+        return jnp.dot(rows, get(name), precision=lax.Precision.HIGHEST)
+
+    batch_shape = state[0].shape[:-1]
+
+    def bias(name: str) -> jax.Array:
+        return jnp.broadcast_to(get(name), (*batch_shape, *parameters[name].shape))
+
+    values = bias("input_bias")
+    for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
+        if kind == "table":
+            values = values + get(f"inputs.{number}.table")[jnp.asarray(signal)]
+        elif kind == "kernel":
+            vector = rounded(jnp.asarray(signal, compute))
+            values = values + dot(vector, f"inputs.{number}.kernel")
+    values = rounded(values)
+    after = []
+    for number, layer in enumerate(structure.layers):
+        name = f"layers.{number}."
+        driven = dot(values, name + "input_kernel") + bias(name + "bias")
+        hidden = rounded(driven + dot(state[number].astype(compute), name + "recurrent_kernel"))
+        after.append(hidden.astype(structure.dtype))
+        values = _read_outputs(hidden, layer, rounded)
+    outputs = rounded(dot(values, "output_kernel") + bias("output_bias"))
+    return outputs.astype(structure.dtype), tuple(after) or state
+
+
+def apply_sequence(
+    parameters: Parameters,
+    structure: NetworkStructure,
+    inputs: Sequence[jax.Array],
+    state: State | None = None,
+) -> tuple[jax.Array, State]:
+    """Run whole sequences token by token, whatever the parameters are: works under jit, vmap and grad.
+
+    Args:
+      parameters: by flat name.
+      structure: of the network.
+      inputs: per program input, token ids (batch, time) or vectors (batch, time, width).
+      state: per layer (batch, hidden); the initial state if None.
+
+    Returns:
+      (batch, time, outputs) and the state after the last token.
+    """
+    inputs = tuple(jnp.asarray(signal) for signal in inputs)
+    if state is None:
+        state = initial_state(parameters, structure, inputs[0].shape[:1])
+
+    def token(state: State, inputs: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
+        outputs, state = apply_step(parameters, structure, state, inputs)
+        return state, outputs
+
+    state, outputs = lax.scan(token, state, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
+    return jnp.moveaxis(outputs, 0, 1), state
+
+
+def _read_outputs(
+    hidden: jax.Array, layer: LayerStructure, rounded: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    left, right = np.asarray(layer.left, np.int32), np.asarray(layer.right, np.int32)
+    values = hidden
+    if not np.array_equal(left, np.arange(hidden.shape[-1])):
+        values = hidden[..., left]
+    if (right >= 0).any():
+        product = jnp.broadcast_to(right >= 0, values.shape)
+        values = jnp.where(product, rounded(values * hidden[..., right]), values)
+    relu = jnp.broadcast_to(np.asarray(layer.relu, bool), values.shape)
+    return jnp.where(relu, jnp.maximum(values, 0), values)
+
+
+def precision(dtype: str) -> AbstractContextManager[Any]:
+    """Without x64, jax makes float64 arrays float32 in silence."""
+    return jax.enable_x64(True) if dtype == "float64" else nullcontext()
