@@ -18,8 +18,8 @@ REASONS: dict[type[Op], str] = {
         "(Petrov et al. 2024, section 3: linear RNNs against gated linear RNNs)"
     ),
     SelectiveState: (
-        "a selective state needs a transition that depends on the input, and this recurrence is fixed "
-        "(Gu and Dao 2023, section 3.1)"
+        "a selective state needs a transition that depends on the input, and this recurrence "
+        "is fixed (Gu and Dao 2023, section 3.1)"
     ),
     ThresholdState: (
         "a threshold state feeds a nonlinearity back in time, and a fixed linear recurrence can't: "
@@ -38,7 +38,7 @@ class Network(ABC):
 
     @abstractmethod
     def run(self, inputs: tuple[Any, ...], chunk: int | None = None) -> Array:
-        """Whole sequences: one array an input, (batch, time[, width]), to (batch, time, outputs)."""
+        """Whole sequences: arrays (batch, time[, width]) to (batch, time, outputs)."""
 
     @abstractmethod
     def init_state(self, batch_shape: tuple[int, ...]) -> Any:

@@ -1,7 +1,5 @@
 """Target `gated_linear_rnn`: the linear RNN with channel pairs multiplied (Petrov et al. 2024)."""
 
-from typing import ClassVar
-
 from lsrl.backends.linear_rnn import LINEAR_OPS, LinearRnn
 from lsrl.ir.ops import Product
 from lsrl.target import Capabilities

@@ -1,7 +1,7 @@
 """The cell of both linear targets, literally: pure functions of the parameters.
 
-h_t = x_t K + h_{t-1} R + bias; the outputs are units of h_t, or products of two, each with or without a
-ReLU. Use these under jit, vmap and grad.
+h_t = x_t K + h_{t-1} R + bias; the outputs are units of h_t, or products of two, each with or
+without a ReLU. Use these under jit, vmap and grad.
 
 bfloat16 networks compute in float32 and round inputs, states and outputs to bfloat16.
 """

@@ -4,12 +4,12 @@
 `lsrl.backends.recurrence` for the states, gathers or dense products for the rest. It cuts batch and
 time into tiles that fit a cache, and carries the states from tile to tile.
 
-Arrays are (rows, batch, time). What does not depend on the inputs (positions, cycles, constants) is the
-same for every sequence of a batch, so it is computed once, with batch 1: the *fixed* rows; the others
-are the *varying* rows.
+Arrays are (rows, batch, time). What does not depend on the inputs (positions, cycles, constants)
+is the same for every sequence of a batch, so it is computed once, with batch 1: the *fixed* rows;
+the others are the *varying* rows.
 
-Each plan is a pytree: numbers are leaves, everything that shapes the computation is static. Networks
-that differ in the numbers only, as in a sweep over noise, share one compilation.
+Each plan is a pytree: numbers are leaves, everything that shapes the computation is static.
+Networks that differ in the numbers only, as in a sweep over noise, share one compilation.
 """
 
 import os
@@ -74,8 +74,8 @@ class _Affine:
 def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
     """Choose how to multiply by a matrix; None if it is zero.
 
-    The costs are nanoseconds for one output row at one position, fitted on a CPU: a dense product takes
-    about 0.30 + 0.006 n for n rows in, gathering k entries a column 0.20 + 0.08 k.
+    The costs are nanoseconds for one output row at one position, fitted on a CPU: a dense product
+    takes about 0.30 + 0.006 n for n rows in, gathering k entries a column 0.20 + 0.08 k.
     """
     if matrix.nnz == 0:
         return None
@@ -268,9 +268,7 @@ class _GroupPlan:
             count = min(self.stride, tokens)
             start = history.shape[-1] - self.stride
             carried = self.sign * history[..., start : start + count]
-            sequence = recurrence.strided_sum(
-                _add_first(inputs, carried), self.stride, self.sign
-            )
+            sequence = recurrence.strided_sum(_add_first(inputs, carried), self.stride, self.sign)
         elif self.kind == "decay" and self.powers is not None:
             carried = history[..., -1:] * self.powers[0, :, 0, 1][:, None, None]
             sequence = recurrence.decaying_sum(_add_first(inputs, carried), self.powers)
@@ -363,7 +361,9 @@ class _FeaturePlan:
     """Features of the input map that read the same inputs."""
 
     inputs: tuple[int, ...] = _static()
-    maps: tuple[jax.Array | _Affine | None, ...]  # a table (rows, vocabulary) or a kernel, per input
+    maps: tuple[
+        jax.Array | _Affine | None, ...
+    ]  # a table (rows, vocabulary) or a kernel, per input
     bias: jax.Array | None  # (rows, 1, 1)
 
     def __call__(self, inputs: Sequence[jax.Array | None]) -> jax.Array:
@@ -446,9 +446,7 @@ class Prepared:
             self._first[batch] = jax.tree.map(jnp.asarray, carry)
         return self._first[batch]
 
-    def carry(
-        self, state: Sequence[np.ndarray], batch: int
-    ) -> tuple[tuple[np.ndarray, ...], ...]:
+    def carry(self, state: Sequence[np.ndarray], batch: int) -> tuple[tuple[np.ndarray, ...], ...]:
         """Turn per layer (at most batch, hidden) into per group (rows, 1 or batch, history)."""
         carry = []
         for layer, values in zip(self.layers, state, strict=True):
@@ -462,9 +460,7 @@ class Prepared:
             carry.append(tuple(histories))
         return tuple(carry)
 
-    def state(
-        self, carry: Sequence[Sequence[np.ndarray]], batch: int
-    ) -> tuple[np.ndarray, ...]:
+    def state(self, carry: Sequence[Sequence[np.ndarray]], batch: int) -> tuple[np.ndarray, ...]:
         """Undo `carry`."""
         states = []
         for layer, groups in zip(self.layers, carry, strict=True):
@@ -549,7 +545,9 @@ def _plan_features(
     # Features that read the same inputs go together; usually each reads one.
     readers: dict[tuple[int, ...], list[int]] = {}
     for place in range(len(features)):
-        read = tuple(n for n, columns in maps.items() if columns.indptr[place + 1] > columns.indptr[place])
+        read = tuple(
+            n for n, columns in maps.items() if columns.indptr[place + 1] > columns.indptr[place]
+        )
         readers.setdefault(read, []).append(place)
     constant = readers.pop((), [])
     plans = []
@@ -724,8 +722,8 @@ def _run_chunk(
 
 _STATIC = ("batch", "tokens")
 _chunk = jax.jit(_run_chunk, static_argnames=_STATIC)
-# Operations of a chunk are too small to share among threads; whole chunks are not. Measured on 2 cores:
-# 13 million tokens a second with a chunk on each, 7 with both cores on one chunk.
+# Operations of a chunk are too small to share among threads; whole chunks are not. Measured on 2
+# cores: 13 million tokens a second with a chunk on each, 7 with both cores on one chunk.
 _chunk_on_one_core = jax.jit(
     _run_chunk,
     static_argnames=_STATIC,
@@ -794,9 +792,7 @@ class PlanCache:
     def __deepcopy__(self, memo: object) -> "PlanCache":
         return PlanCache()
 
-    def find(
-        self, parameters: Parameters, structure: NetworkStructure, uniform: bool
-    ) -> Prepared:
+    def find(self, parameters: Parameters, structure: NetworkStructure, uniform: bool) -> Prepared:
         """Plan anew if any parameter is another array than last time.
 
         Args:
@@ -850,7 +846,9 @@ def run_tiles(
     tiling = _tile(batch, tokens, prepared.width, chunk)
     function = _chunk_on_one_core if tiling.threads > 1 else _chunk
     # What is not read is not sent.
-    arrays = [np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)]
+    arrays = [
+        np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
+    ]
     first = prepared.first_carry(tiling.rows) if state is None else None
 
     def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:

@@ -8,13 +8,13 @@ import scipy.sparse as sp
 from lsrl.backends.base import Backend
 from lsrl.backends.linear_network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Relu, is_token
+from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Op, Relu, is_token
 from lsrl.ir.types import Token
 from lsrl.numerics import Numerics
-from lsrl.schedule import Layer, Rows, Schedule
+from lsrl.schedule import Layer, Rows, Schedule, empty_rows
 from lsrl.target import Capabilities
 
-LINEAR_OPS = frozenset({Input, Lookup, Constant, Affine, Relu, LinearState})
+LINEAR_OPS: frozenset[type[Op]] = frozenset({Input, Lookup, Constant, Affine, Relu, LinearState})
 
 
 class LinearRnn(Backend):
@@ -39,15 +39,17 @@ class LinearRnn(Backend):
 
 def network_weights(schedule: Schedule) -> NetworkWeights:
     """The weights of a schedule whose units are linear, ReLU or (for the gated target) products."""
-    types = [op.type for op in schedule.graph.inputs.values()]
-    tables: list[Array | None] = [None] * len(types)
-    kernels: list[Array | None] = [None] * len(types)
+    count = len(schedule.graph.inputs)
+    tables: list[Array | None] = [None] * count
+    kernels: list[Array | None] = [None] * count
     start = 0
     for node in schedule.features:
         this = schedule.graph.nodes[node]
         source = this if isinstance(this.op, Input) else schedule.graph.nodes[this.operands[0]]
-        index = source.op.index  # type: ignore[union-attr]
-        size = types[index].size if isinstance(types[index], Token) else types[index].width
+        if not isinstance(source.op, Input):
+            raise TypeError(f"feature {node} reads no input")  # the scheduler never makes one
+        kind, index = source.op.type, source.op.index
+        size = kind.size if isinstance(kind, Token) else kind.width
         block = np.zeros((size, schedule.feature_width))
         block[:, start : start + this.width] = _feature(this.op, size)
         place = tables if is_token(source.op) else kernels
@@ -58,7 +60,10 @@ def network_weights(schedule: Schedule) -> NetworkWeights:
         tables=tuple(tables),
         kernels=tuple(kernels),
         input_bias=np.zeros(schedule.feature_width),
-        layers=tuple(_layer_weights(layer) for layer in schedule.layers),
+        layers=tuple(
+            _layer_weights(layer, inputs)
+            for layer, inputs in zip(schedule.layers, schedule.input_widths, strict=True)
+        ),
         output_kernel=schedule.output.inputs.toarray().T,
         output_bias=schedule.output.bias,
     )
@@ -73,9 +78,10 @@ def _feature(op: object, size: int) -> Array:
     return np.eye(size)
 
 
-def _layer_weights(layer: Layer) -> LayerWeights:
-    """Hidden units in the order of the layer's channels; the right factors of products come last."""
-    slots = [unit.slots[0] for unit in layer.units]
+def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
+    """Hidden units in the order of the channels; the right factors of products come last."""
+    # A layer can be empty, where the output is constant.
+    slots = [unit.slots[0] for unit in layer.units] or [empty_rows(inputs)]
     products = [unit for unit in layer.units if unit.kind == "product"]
     left = np.arange(layer.width)
     right = np.full(layer.width, -1)
@@ -86,7 +92,9 @@ def _layer_weights(layer: Layer) -> LayerWeights:
         extra += unit.width
     recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
     recurrent.resize(extra, extra)
-    relu = np.concatenate([np.full(unit.width, unit.kind == "relu") for unit in layer.units])
+    relu = np.zeros(layer.width, dtype=bool)
+    for unit in layer.units:
+        relu[unit.start : unit.start + unit.width] = unit.kind == "relu"
     return LayerWeights(
         input_kernel=_stack_inputs(slots).T.tocsr(),
         recurrent_kernel=recurrent.T.tocsr(),

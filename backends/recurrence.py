@@ -1,7 +1,8 @@
 """Linear recurrences h_t = h_{t-1} A + u_t, whole sequences at once, by the structure of A.
 
-`decompose` looks at the numbers in A and cuts its units into groups that don't need a loop over time:
-shift registers are slices of one padded sequence, self-loops of ±1 and rings (signed cycles) are
+`decompose` looks at the numbers in A and cuts its units into groups that don't need a loop over
+time: shift registers are slices of one padded sequence, self-loops of ±1 and rings (signed cycles)
+  are
 cumulative sums, real decays are blocked sums, and only what is left runs in order.
 
 Nothing here changes a result whose sums are exact: weights of ±1 multiply nothing, sums are only
@@ -11,7 +12,6 @@ Axes: r rows (units, or heads of a group), b sequences (1 where all of them agre
 are (r, b, t): with time last, delays are slices and a mixing matrix is one product over b and t.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,14 +27,15 @@ Kind = Literal["feed", "ring", "decay", "rotation", "in_order"]
 
 BLOCK = 16  # tokens that one small matrix product sums up; measured against 8, 32, 64, 128
 DECAY_LEVELS = 4  # levels of blocks, so a decay sees at most BLOCK ** DECAY_LEVELS tokens at once
-# A chunk of 2**16 tokens multiplies by at most 2**46, far from overflow: inf * 0 would be a NaN. Units
-# that grow faster run in order.
+# A chunk of 2**16 tokens multiplies by at most 2**46, far from overflow: inf * 0 would be a NaN.
+# Units that grow faster run in order.
 DECAY_LIMIT = 1 + 2.0**-11
 # Beyond this many groups a layer is a tangle, where one loop over time compiles and runs faster.
 GROUPS_LIMIT = 48
 
 
-# ---------------------------------------------------------------- closed forms over a whole sequence
+# ---------------------------------------------------------------- closed forms over a whole
+# sequence
 
 
 def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
@@ -205,9 +206,7 @@ def mix(kernel: jax.Array, rows: jax.Array) -> jax.Array:
     Returns:
       (rows out, ...).
     """
-    return lax.dot_general(
-        kernel, rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
-    )
+    return lax.dot_general(kernel, rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
 
 
 def gather_mix(index: jax.Array, weight: jax.Array, rows: jax.Array) -> jax.Array:
@@ -296,8 +295,8 @@ def _along_rows(rows: jax.Array, index: np.ndarray) -> jax.Array:
 class Group:
     """Units of one layer that one closed form runs together.
 
-    A row is a head and the units that only repeat it later: unit members[r, k] is its head, k tokens
-    ago, times the sign of the unit.
+    A row is a head and the units that only repeat it later: unit members[r, k] is its head, k
+    tokens ago, times the sign of the unit.
 
     Attributes:
       kind: "feed" (no memory), "ring" (a head adds to itself `stride` tokens later), "decay",
@@ -353,15 +352,14 @@ class _Block:
     sign: int = 1
 
 
-def decompose(
-    kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray
-) -> Decomposition:
+def decompose(kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray) -> Decomposition:
     """Cut the units of a layer into groups with a closed form over time.
 
     Args:
       kernel: (hidden, hidden) recurrent kernel, entry [source, target], without stored zeros.
       driven: (hidden,) whether a unit has inputs or a bias.
-      varying: (hidden,) whether its inputs or initial state differ between the sequences of a batch.
+      varying: (hidden,) whether its inputs or initial state differ between the sequences of a
+        batch.
 
     Returns:
       The decomposition; every unit is in exactly one group.
@@ -459,9 +457,7 @@ def _blocks(
             kind = "ring"
         else:
             kind = "decay" if abs(loop) <= DECAY_LIMIT else "in_order"
-        blocks.append(
-            _Block(kind, tuple(units), tuple(signs), sign=-1 if loop == -1 else 1)
-        )
+        blocks.append(_Block(kind, tuple(units), tuple(signs), sign=-1 if loop == -1 else 1))
     return blocks
 
 

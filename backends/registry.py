@@ -30,6 +30,8 @@ def find(name: str) -> Backend:
     if target not in _MODULES:
         near = difflib.get_close_matches(str(name), [*_MODULES, *_ALIASES], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownTargetError(f"unknown target {name!r}: expected one of {', '.join(names())}{hint}")
+        raise UnknownTargetError(
+            f"unknown target {name!r}: expected one of {', '.join(names())}{hint}"
+        )
     backend: Backend = importlib.import_module(_MODULES[target]).BACKEND
     return backend

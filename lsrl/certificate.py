@@ -1,9 +1,9 @@
-"""The certificate: whether a compiled model equals its program exactly, and if not, where and by how much.
+"""The certificate: whether a compiled model equals its program exactly, else where and by how much.
 
 A row is exact in any order of summation when the absolute values of its terms add up to at most 2^p
-times the largest power of two that divides them all (condition P1). The certificate checks every row
-of every layer, every product and every weight. Where one fails it names the first signal and the
-first token, and bounds the error by a forward analysis of the same rows.
+times the largest power of two that divides them all (condition P1). The certificate checks every
+row of every layer, every product and every weight. Where one fails it names the first signal and
+the first token, and bounds the error by a forward analysis of the same rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,6 @@ from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
 from lsrl.ir.ops import Lookup, Step
 from lsrl.numerics import Numerics, numerics_of
 from lsrl.schedule import Layer, Rows, Schedule, Unit
-
 
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
@@ -86,8 +85,8 @@ class Certificate:
     """What is proven of a compiled model.
 
     Attributes:
-      exact: every output equals the reference evaluator's, at every token up to `tokens`, in any order
-        of summation, as long as the promises hold.
+      exact: every output equals the reference evaluator's, at every token up to `tokens`, in any
+        order of summation, as long as the promises hold.
       error_bound: greatest absolute error of an output; 0 where exact.
       reasons: why not exact: the first signal that fails, with the first token; empty where exact.
       promises: what the program promises, with source lines.
@@ -178,10 +177,10 @@ def _check_weights(schedule: Schedule, numerics: Numerics) -> None:
             node = unit.node if unit else schedule.graph.output
             worst = size[np.argmax(np.abs(np.log2(size)))]
             raise PrecisionError(
-                f"{schedule.graph.label(node)} ({schedule.graph.source(node)}), layer {layer}: needs "
-                f"the weight {worst:g}, which {numerics.dtype} can't hold (normal numbers from "
-                f"{numerics.tiny:g} to {numerics.largest:g}); narrow the signal with lsrl.bound, or "
-                "choose a wider dtype"
+                f"{schedule.graph.label(node)} ({schedule.graph.source(node)}), layer {layer}: "
+                f"needs the weight {worst:g}, which {numerics.dtype} can't hold (normal numbers from "
+                f"{numerics.tiny:g} to {numerics.largest:g}); narrow the signal with lsrl.bound, "
+                "or choose a wider dtype"
             )
 
 
@@ -273,9 +272,7 @@ class _Analysis:
     def _layer_facts(self, layer: Layer) -> Facts:
         return joined_facts([channels_of(self.facts[unit.node], unit) for unit in layer.units])
 
-    def _sums(
-        self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts
-    ) -> Sums:
+    def _sums(self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts) -> Sums:
         rows = unit.slots[slot]
         if unit.kind != "state":
             return row_sums(rows, mine, before)
@@ -340,9 +337,7 @@ class _Analysis:
         if rows.recurrent.nnz:
             passed = passed + np.asarray(recurrent @ mine).ravel()
         sums = row_sums(rows, mine_facts, before_facts)
-        terms = (
-            np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + (rows.bias != 0)
-        )
+        terms = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + (rows.bias != 0)
         fits = self._weights_fit(rows) and rows.exact
         exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits) & fits & (passed == 0)
         # One term times a power of two is not rounded at all.
@@ -357,7 +352,8 @@ class _Analysis:
         for matrix in (rows.recurrent, rows.inputs):
             size = np.abs(matrix.data)
             odd = sp.csr_array(
-                ((size != lowest_bit(size)).astype(float), matrix.indices, matrix.indptr), matrix.shape
+                ((size != lowest_bit(size)).astype(float), matrix.indices, matrix.indptr),
+                matrix.shape,
             )
             result &= np.asarray(odd.sum(axis=1)).ravel() == 0
         return result
@@ -390,8 +386,8 @@ class _Analysis:
             )
             return np.where((exact & clean) | selects, spread, spread + rounded)
         if unit.kind == "relu" and self._snaps(unit):
-            # What the unit reads lacks nothing or at least 1, by promise with a margin of MAX_SLACK:
-            # so it is exactly 1, or shut, whatever the rounding.
+            # What the unit reads lacks nothing or at least 1, by promise with a margin of
+            # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
             slack = _greatest_terms(unit.slots[0], mine, before)
             self.slack = max(self.slack, float(slack.max(initial=0.0)))
             return np.where(slack <= MAX_SLACK, 0.0, slots[0])
@@ -418,7 +414,8 @@ class _Analysis:
         fact = channels_of(self.facts[unit.node], unit)
         start = layer.initial[unit.start : unit.start + unit.width]
         if fact.once and own.is_identity and (fresh <= 2.0**-4 * fact.magnitude).all():
-            # A shut gate adds exactly 0, so rounding counts once: adding the one value to the start.
+            # A shut gate adds exactly 0, so rounding counts once: adding the one value to the
+            # start.
             return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
         sums = self._sums(layer, unit, 0, before_facts, mine_facts)
         exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits) & (fresh == 0)
@@ -448,7 +445,7 @@ def _greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
 
 
 def bits_needed(schedule: Schedule, tokens: int) -> int | None:
-    """The least significand bits with which a schedule is exact for some tokens; None if none are."""
+    """The least significand bits with which a schedule is exact; None if no number is."""
     most = 0.0
     for condition in _Analysis(schedule, numerics_of("float64"), tokens).conditions():
         magnitude, grid = condition.sums

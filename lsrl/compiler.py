@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
-from lsrl.certificate import Certificate, bits_needed, certify
+from lsrl.certificate import bits_needed, certify
 from lsrl.errors import Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product
@@ -23,7 +23,7 @@ Legalise = Literal["native", "unroll"]
 Result = TypeVar("Result")
 
 
-def compile(  # noqa: A001 - lsrl.compile is the name users know
+def compile(
     program: Program,
     target: str,
     *,
@@ -127,7 +127,9 @@ class Explanation:
         """A few lines of text."""
         lines = [f"{self.program} on {self.target}: {self.answer}", f"  {self.reason}"]
         if self.answer != "no":
-            lines.append(f"  {self.num_layers} layers of at most {self.width} channels at any length")
+            lines.append(
+                f"  {self.num_layers} layers of at most {self.width} channels at any length"
+            )
             needs = ", ".join(f"{bits or '∞'} at {tokens}" for tokens, bits in self.bits)
             lines.append(f"  significand bits by tokens: {needs}")
         return "\n".join(lines)
@@ -155,7 +157,7 @@ def explain(program: Program, target: str, *, legalise: Legalise = "native") -> 
     grows = len({needed for _, needed in bits}) > 1
     if program.max_length is None:
         reason = "its bounds do not depend on the length"
-    elif legalise == "unroll" and model.report().unrolled:
+    elif legalise == "unroll":
         answer, reason = "bounded", f"unrolled for max_length={program.max_length} tokens"
     elif any(needed is None for _, needed in bits):
         reason = "continuous values: within the certificate's error bound at every length"

@@ -192,7 +192,12 @@ class Model:
         """
         kinds = list(self.program.inputs.values())
         out = self.program.output_type
-        if len(kinds) != 1 or not isinstance(kinds[0], Token) or out is None or out.size > kinds[0].size:
+        if (
+            len(kinds) != 1
+            or not isinstance(kinds[0], Token)
+            or out is None
+            or out.size > kinds[0].size
+        ):
             raise InputError(
                 f"generate needs one Token input and a Token output that is not larger, got "
                 f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
@@ -226,7 +231,8 @@ class Model:
         difference = compare(self, sequences=sequences, length=length, seed=seed)
         if difference is not None:
             raise SelfTestError(
-                f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]}): {difference}"
+                f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]}): "
+                f"{difference}"
             )
 
     def summary(self) -> str:
@@ -244,7 +250,8 @@ class Model:
     def report(self) -> str:
         """What the stages did: passes, depth, width by layer, parameters, time by stage."""
         passes = [
-            f"  {record.name:<22} {record.before:>5} -> {record.after:<5} {record.seconds * 1e3:8.2f} ms"
+            f"  {record.name:<22} {record.before:>5} -> {record.after:<5} "
+            f"{record.seconds * 1e3:8.2f} ms"
             for record in self.compilation.passes
         ]
         layers = [
@@ -286,20 +293,22 @@ class Model:
             certificate=str(self.certificate),
         )
 
-    def export(self, format: str, path: Path) -> None:  # noqa: A002 - the format's name is its role
+    def export(self, format: str, path: Path) -> None:
         """Write the model for another framework.
 
         Raises:
           InputError: this target has no such format.
         """
         raise InputError(
-            f"export: target {self.target!r} has no format {format!r}; linear targets are saved with "
-            "model.save(path) and have no stock class in torch or Hugging Face"
+            f"export: target {self.target!r} has no format {format!r}; linear targets "
+            "are saved with model.save(path) and have no stock class in torch or Hugging Face"
         )
 
     def __repr__(self) -> str:
         """One line."""
-        exact = "exact" if self.certificate.exact else f"error <= {self.certificate.error_bound:.2g}"
+        exact = (
+            "exact" if self.certificate.exact else f"error <= {self.certificate.error_bound:.2g}"
+        )
         return (
             f"Model({self.program.name} on {self.target}, {self.dtype}: {self.num_layers} layers, "
             f"width {self.width}, {exact})"

@@ -1,14 +1,14 @@
 """The paper's own forms, for the study of stability: Petrov et al. 2024, arXiv 2406.01424.
 
-Steps have the fixed slope 1000 and stand at the very edge, without a margin; conditionals shut a ReLU
-with the fixed constant 1e10; counters rotate a vector. The values are those of the original
-implementation of the paper (its `f_*` functions), so old and new can be compared in one run. Programs
-of one's own are better written with the operators of the language: `x > y`, `lsrl.select`,
-`lsrl.cycle`, which choose slopes and constants from the bounds.
+Steps have the fixed slope 1000 and stand at the very edge, without a margin; conditionals shut a
+ReLU with the fixed constant 1e10; counters rotate a vector. The values are those of the original
+implementation of the paper (its `f_*` functions), so old and new can be compared in one run.
+Programs of one's own are better written with the operators of the language: `x > y`,
+`lsrl.select`, `lsrl.cycle`, which choose slopes and constants from the bounds.
 
-Every form is made of affine maps and ReLUs alone (`f_ifelse_mul` also of products), with the constants
-as given; the compiler does not replace them. `1 / scale` is the float64 number: for a scale of 1000 a
-step ends at 1.00000000000000002, not at 1.
+Every form is made of affine maps and ReLUs alone (`f_ifelse_mul` also of products), with the
+constants as given; the compiler does not replace them. `1 / scale` is the float64 number: for a
+scale of 1000 a step ends at 1.00000000000000002, not at 1.
 """
 
 import math
@@ -46,7 +46,7 @@ def f_step(x: Value, scale: float = SCALE) -> Signal:
         raise ProgramError(f"{user_line()}: f_step needs scale > 0, got {scale!r}; take {SCALE}")
     value, width = as_signal(x), 1 / scale
     step = relu(scale * value) - scale * relu(value - width)
-    # Interval arithmetic can't see that the ReLUs cancel: the greatest value is scale·float(1/scale).
+    # Interval arithmetic can't see that the ReLUs cancel: the greatest value is scale·width.
     top = Fraction(scale) * Fraction(width)
     high = float(top) if Fraction(float(top)) >= top else math.nextafter(float(top), math.inf)
     ends = (0.0,) * step.width, (high,) * step.width
@@ -169,9 +169,7 @@ def f_ifelse_mul(condition: Signal, t_val: Value | None, f_val: Value | None) ->
     return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
-def f_ifelse_optimized(
-    condition: Signal, t_val: Value, large_constant: float = LARGE
-) -> Signal:
+def f_ifelse_optimized(condition: Signal, t_val: Value, large_constant: float = LARGE) -> Signal:
     """t_val >= 0 where the condition is 1, else 0, by a single ReLU: relu(t − L·(1 − c))."""
     return _shut(t_val, f_not(condition), large_constant)
 
@@ -191,11 +189,11 @@ def f_ifeq(
 def f_modulo_counter(n: int, scale: float = SCALE) -> Signal:
     """The position modulo n, by rotation.
 
-    s_t = R s_{t−1} with R the rotation by 2π/n and s_{−1} = R^{−1} e₀, so s_t = R^t e₀. Row i of the
-    indicator is (R^i e₀)ᵀ s, at most 1 where i = t mod n and at most cos(2π/n) elsewhere, and
-    Σ i·f_step(indicator_i − cos(π/n)) is the value. The steps need 1 − cos(π/n) > 1/scale: at the
-    slope of 1000 the counter fails for n > 70, and the rotation drifts with the rounding of R, so that
-    programs with a counter need a max_length.
+    s_t = R s_{t−1} with R the rotation by 2π/n and s_{−1} = R^{−1} e₀, so s_t = R^t e₀. Row i of
+    the indicator is (R^i e₀)ᵀ s, 1 where i = t mod n and at most cos(2π/n) elsewhere, and the value
+    is Σ i·f_step(indicator_i − cos(π/n)). The steps need 1 − cos(π/n) > 1/scale: at the slope of
+    1000 the counter fails for n > 70. The rotation drifts with the rounding of R, so programs with
+    such a counter need a max_length.
 
     Raises:
       ProgramError: n is not a positive int.
@@ -294,7 +292,7 @@ def vec2vec(
     value_bound: float = 3.0,
     mode: Mode = "direct",
 ) -> Program:
-    """Universal in-context approximation of continuous functions, as the paper builds it (listing 2).
+    """Universal in-context approximation of functions, as the paper builds it (listing 2).
 
     The input is that of `lsrl.programs.vec2vec`. Cells are (lower, upper], with the ramps of
     `f_bump` above both edges: the answer at x = low is 0.
@@ -364,9 +362,7 @@ def _shut(value: Value, unless: Signal, large_constant: float = LARGE) -> Signal
     return relu(-large_constant * unless + value)
 
 
-def _taken(
-    mode: Mode, value: Signal, when: Signal, unless: Signal, signed: bool = False
-) -> Signal:
+def _taken(mode: Mode, value: Signal, when: Signal, unless: Signal, signed: bool = False) -> Signal:
     """The value where `when` is 1 and `unless` is 0, else 0, in the form that a mode asks for."""
     if mode == "direct":
         return f_ifelse(when, value, 0 * value)

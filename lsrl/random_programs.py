@@ -61,23 +61,23 @@ def random_program(
 ) -> Program:
     """Write a random program; equal arguments give equal programs.
 
-    Distribution: one input, or two (1 in 4): a token of 2 to 8 symbols, or a vector of 1 to 4 entries on
-    a grid of 1/4 to 3 (2 in 5). Then `depth` ops, uniform over `ops`, each reading the result of the one
-    before; further operands are any earlier signals. Before an op a value of more than 9 bits is tamed by
-    a comparison, `mod`, `lookup`, `one_hot`, a clip or a ReLU, whichever `ops` has; taming counts as an op.
-    1 program in 12 is wild: it tames from 30 bits on only, so most wild programs are past float32.
-    Widths are log-uniform from 1 to `width`. Weights are mostly -2 to 2, 1 in 8 dyadic. Transition
-    matrices of linear states are the identity, shifts, permutations, signed permutations, and general
-    integer matrices that grow slowly (nilpotent, unipotent, of finite order); in wild programs any small
-    integers. The output is the last value with up to two earlier signals.
+    Distribution: one input, or two (1 in 4): a token of 2 to 8 symbols, or a vector of 1 to 4
+    entries on a grid of 1/4 to 3 (2 in 5). Then `depth` ops, uniform over `ops`, each reading the
+    result of the one before; further operands are any earlier signals. Before an op a value of
+    more than 9 bits is tamed by a comparison, `mod`, `lookup`, `one_hot`, a clip or a ReLU,
+    whichever `ops` has; taming counts as an op. 1 program in 12 is wild: it tames from 30 bits on only, so most
+    wild programs are past float32. Widths are log-uniform from 1 to `width`. Weights are mostly -2 to
+    2, 1 in 8 dyadic. Transition matrices of linear states are the identity, shifts, permutations, signed
+    permutations, and general integer matrices that grow slowly (nilpotent, unipotent, of finite order); in wild
+    programs any small integers. The output is the last value with up to two earlier signals.
 
     Each op's result has the name op_level, such as `mod_3`. Promises (`latch`, `bound`, the ends of
     `recurrent_state`) hold for every input.
 
     Args:
       seed: any int >= 0.
-      ops: names out of `OPS`; by default `LINEAR_OPS`, which both linear targets hold. Inputs, constants
-        and the affine maps that fit widths to each other are always there.
+      ops: names out of `OPS`; by default `LINEAR_OPS`, which both linear targets hold. Inputs,
+        constants and the affine maps that fit widths to each other are always there.
       depth: number of chained ops, at least 1.
       width: the widest signal, at least 1.
       max_length: of the program.
@@ -202,7 +202,9 @@ class _Writer:
         count = np.minimum((facts.high - facts.low) / step, 2.0**30)
         # Values gather far from the ends of their intervals, so prefer what lies near the middle.
         share = self.random.beta(2, 2, size=facts.width)
-        return np.asarray(facts.low + step * np.clip(np.ceil(share * count), 1, np.maximum(count, 1)))
+        return np.asarray(
+            facts.low + step * np.clip(np.ceil(share * count), 1, np.maximum(count, 1))
+        )
 
     # ------------------------------------------------------------------ operands
 
@@ -259,7 +261,9 @@ class _Writer:
         return np.eye(size, k=-1)
 
     def nilpotent(self, size: int) -> Array:
-        return np.tril(self.small_integers(size), -1) * (self.random.random((size, size)) < 2 / size)
+        return np.tril(self.small_integers(size), -1) * (
+            self.random.random((size, size)) < 2 / size
+        )
 
     def permutation(self, size: int) -> Array:
         return np.eye(size)[self.random.permutation(size)]
@@ -397,7 +401,12 @@ def _comparison(writer: _Writer, x: Signal) -> Signal:
 def _logic(writer: _Writer, x: Signal) -> Signal:
     mine = x if x.facts.boolean else greater_equal(x, writer.level_of(x))
     other = writer.condition(x.width)
-    forms = (lambda: mine & other, lambda: mine | other, lambda: mine ^ other, lambda: ~(mine & other))
+    forms = (
+        lambda: mine & other,
+        lambda: mine | other,
+        lambda: mine ^ other,
+        lambda: ~(mine & other),
+    )
     return cast(Signal, forms[writer.random.integers(len(forms))]())
 
 
@@ -454,7 +463,7 @@ def _small_integer(writer: _Writer, x: Signal) -> Signal:
     """Integers from 0 on that tell something of x: how many levels it has reached."""
     row = writer.picked(x, 1)
     facts = row.facts
-    if facts.integer and 0 <= facts.low[0] and facts.high[0] < LARGEST_TABLE:
+    if facts.integer and facts.low[0] >= 0 and facts.high[0] < LARGEST_TABLE:
         return row
     if facts.integer and facts.high[0] - facts.low[0] < LARGEST_TABLE:
         return row - facts.low[0]

@@ -1,12 +1,13 @@
 """Scheduling: levels and lifetimes, and the layers that follow from them.
 
-A program's graph becomes a stack of layers as instructions become registers: each node gets a level,
-and a value is carried through the layers between its making and its last reading. Levels that minimise
-the carried width at the least depth are a linear program with a totally unimodular matrix
-(minimum-register retiming: Leiserson and Saxe 1991), so its solution is integral.
+A program's graph becomes a stack of layers as instructions become registers: each node gets a
+level, and a value is carried through the layers between its making and its last reading. Levels
+that minimise the carried width at the least depth are a linear program with a totally unimodular
+matrix (minimum-register retiming: Leiserson and Saxe 1991), so its solution is integral.
 
-Position p lies behind layer p; position 0 is what the input map makes. A node *reads* at a position:
-a nonlinear unit that reads at p stands in layer p + 1 and is available from position p + 1 on; an
+Position p lies behind layer p; position 0 is what the input map makes. A node *reads* at a
+position: a nonlinear unit that reads at p stands in layer p + 1 and is available from position p +
+  1 on; an
 affine map is available where it reads, since it folds into whatever reads it. A linear state that
 reads at p stands in layer p + 1 and is available at p already, because the units of its own layer
 can read it through the layer's recurrence.
@@ -70,7 +71,8 @@ class Unit:
     Attributes:
       node: the node of the scheduled graph.
       kind: how the units compute; see `NONLINEAR`; "carry" holds any affine value.
-      slots: the rows that each operand of the op reads: one, or two for product and selective units.
+      slots: the rows that each operand of the op reads: one, or two for product and selective
+        units.
       channels: which channels of the node are held.
       start: position of the group's first channel in the layer.
     """
@@ -213,7 +215,9 @@ class _LevelProblem:
         found: dict[int, int] = {}
         for i in self.live:
             node = self.graph.nodes[i]
-            reads = [found[o] + _latency(self.graph.nodes[o].op) for o in node.operands if o in found]
+            reads = [
+                found[o] + _latency(self.graph.nodes[o].op) for o in node.operands if o in found
+            ]
             found[i] = max(reads, default=0)
         return found
 
@@ -275,7 +279,11 @@ class _LevelProblem:
         )
         limits = -np.array([least for _, _, least in rows])
         result = linprog(
-            cost, A_ub=matrix, b_ub=limits, bounds=np.stack([lower, upper], axis=1), method="highs-ds"
+            cost,
+            A_ub=matrix,
+            b_ub=limits,
+            bounds=np.stack([lower, upper], axis=1),
+            method="highs-ds",
         )
         if not result.success:
             raise LsrlError(f"the scheduler's linear program failed: {result.message}")
@@ -419,7 +427,7 @@ def _composes_exactly(weight: Matrix, part: Rows) -> bool:
 def _pruned(
     graph: Graph, feature_width: int, drafts: list[_Draft], output: Rows
 ) -> tuple[tuple[Layer, ...], Rows]:
-    """Drop the channels that nothing reads, from the last layer to the first, and number the rest."""
+    """Drop the channels that nothing reads, last layer first, and number the rest."""
     kept: list[Array] = []
     wanted = np.diff(output.inputs.tocsc().indptr) > 0
     for draft in reversed(drafts):

@@ -105,7 +105,9 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
     try:
         header = json.loads(text)
         if header["format"] != FORMAT or header["version"] > VERSION:
-            raise _bad(path, f"format {header['format']} version {header['version']} is newer than this")
+            raise _bad(
+                path, f"format {header['format']} version {header['version']} is newer than this"
+            )
         dtype = header["dtype"]
         return SavedModel(
             _program_from_json(header["program"]),

@@ -13,8 +13,10 @@ class Capabilities:
       native: op types that a schedule for this target may contain.
       boolean_product: a product with a {0,1} operand is a native gate.
       general_product: a product of two general signals is native too.
-      reads_own_states: an affine row can read the states of its own layer at the same token, because
-        the layer's recurrence spans all of its units; then a ReLU on a state shares the state's layer.
+      reads_own_states: an affine row can read the states of its own layer at the same token,
+        because
+        the layer's recurrence spans all of its units; then a ReLU on a state shares the state's
+        layer.
       carry_signed: hidden units that carry one channel which can be negative over a layer.
       carry_positive: the same for a channel that can't.
     """

@@ -48,7 +48,9 @@ def sample_inputs(
         unit = np.where(step > 0, step, 2.0**-10)
         snapped = np.clip(np.round(values / unit) * unit, low, high)
         # Ends that lie off the grid would be refused, so move inwards.
-        snapped = np.where((step > 0) & (np.mod(snapped, unit) != 0), np.ceil(low / unit) * unit, snapped)
+        snapped = np.where(
+            (step > 0) & (np.mod(snapped, unit) != 0), np.ceil(low / unit) * unit, snapped
+        )
         found.append(snapped)
     return found
 

@@ -132,7 +132,7 @@ def no_sums(width: int) -> Sums:
 
 def joined_sums(sums: Sequence[Sums]) -> Sums:
     """The sums of several groups of terms that are all added together."""
-    return Sums(sum(s.magnitude for s in sums), np.minimum.reduce([s.grid for s in sums]))
+    return Sums(np.sum([s.magnitude for s in sums], axis=0), np.minimum.reduce([s.grid for s in sums]))
 
 
 def term_sums(weight: Matrix, value: Facts) -> Sums:
@@ -233,7 +233,9 @@ class Reach(NamedTuple):
 
     low: Array  # (width,)
     high: Array  # (width,)
-    magnitude: Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
+    magnitude: (
+        Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
+    )
     halvings: float  # how much finer the state's grid is than its terms': the least entry of A^k
 
 
@@ -327,7 +329,8 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
     cycle = _cycle_length(transition.csr.indices) if ring else size
     if ring and min(tokens, cycle) > MAX_UNROLLED_STEPS:
         # Too long to follow: any channel may hold whatever any channel may gather.
-        widest = facts(*(np.full(size, end) for end in (update.low.min(), update.high.max(), 0.0)))
+        least, most = np.full(size, update.low.min()), np.full(size, update.high.max())
+        widest = facts(least, most, np.zeros(size))
         near = _identity_reach(np.full(size, initial.min()), widest, tokens)
         far = _identity_reach(np.full(size, initial.max()), widest, tokens)
         return Reach(near.low, far.high, np.maximum(near.magnitude, far.magnitude), 1.0)
@@ -432,7 +435,7 @@ def _negligible(power: Array, moved: Array, total: Array) -> bool:
 
 
 def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
-    """Bound Σ_{k<tokens} |A|^k |u| and |A|^t |initial| by repeated squaring of I + |A| + …"""
+    """Bound Σ_{k<tokens} |A|^k |u| and |A|^t |initial| by repeated squaring of I + |A| + …."""
     absolute = np.abs(transition.dense())
     size = len(initial)
     partial, power = np.zeros((size, size)), np.eye(size)

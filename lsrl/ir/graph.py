@@ -1,8 +1,8 @@
 """The program graph: immutable, hash-consed, in topological order.
 
-A `Graph` is a tuple of nodes whose operands come before them. A pass makes a new graph; each new node
-keeps the ids of the program's signals whose value it carries (`origins`), and with them their names,
-source lines and facts.
+A `Graph` is a tuple of nodes whose operands come before them. A pass makes a new graph; each new
+node keeps the ids of the program's signals whose value it carries (`origins`), and with them their
+names, source lines and facts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -246,9 +246,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         replacement = rule(builder, graph, i, operands)
         new[i] = builder.add(node.op, *operands) if replacement is None else replacement
         origins = node.origins if graph.program is not None else (i,)
-        builder.inherit(
-            new[i], Node(node.op, (), node.width, origins, node.names, node.sources)
-        )
+        builder.inherit(new[i], Node(node.op, (), node.width, origins, node.names, node.sources))
     built = builder.build(new[graph.output])
     return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
 
@@ -261,8 +259,6 @@ def prune(graph: Graph) -> Graph:
     for i in live:
         node = graph.nodes[i]
         operands = tuple(new[operand] for operand in node.operands)
-        nodes.append(
-            Node(node.op, operands, node.width, node.origins, node.names, node.sources)
-        )
+        nodes.append(Node(node.op, operands, node.width, node.origins, node.names, node.sources))
     facts = tuple(graph.facts[i] for i in live)
     return Graph(tuple(nodes), new[graph.output], facts, graph.tokens, graph.program)

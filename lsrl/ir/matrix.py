@@ -35,7 +35,11 @@ class Matrix:
             array.flags.writeable = False
         self.csr = csr
         digest = hashlib.blake2b(repr(csr.shape).encode(), digest_size=16)
-        for array, kind in ((csr.data, np.float64), (csr.indices, np.int64), (csr.indptr, np.int64)):
+        for array, kind in (
+            (csr.data, np.float64),
+            (csr.indices, np.int64),
+            (csr.indptr, np.int64),
+        ):
             digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
         self._digest = digest.digest()
 

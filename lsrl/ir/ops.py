@@ -1,9 +1,9 @@
 """The closed set of ops.
 
 An op holds its parameters and nothing else; operands live on the graph's nodes. Each op checks its
-operands (`width_of`), infers facts (`infer`), tells its sums for the exactness condition (`sums`) and
-evaluates itself on whole sequences (`evaluate`), in float64 or, on object arrays, in exact rationals.
-Nothing else about an op is scattered over the package.
+operands (`width_of`), infers facts (`infer`), tells its sums for the exactness condition (`sums`)
+and evaluates itself on whole sequences (`evaluate`), in float64 or, on object arrays, in exact
+rationals. Nothing else about an op is scattered over the package.
 
 Axis legend: arrays are (batch, time, width). Sequences of operands come in the node's order.
 """
@@ -20,7 +20,7 @@ from lsrl.errors import ShapeError
 from lsrl.ir import bounds
 from lsrl.ir.bounds import Facts, Sums, no_sums
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, rational
+from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational
 from lsrl.ir.types import InputType, Token
 
 Row = tuple[float, ...]
@@ -49,7 +49,7 @@ class Extent(NamedTuple):
         return result.reshape(array.shape)
 
     def product(self, weight: Matrix, value: Array) -> Array:
-        """weight @ value over the last axis: (..., columns) to (..., rows)."""
+        """Weight @ value over the last axis: (..., columns) to (..., rows)."""
         if not self.exact:
             flat = value.reshape(-1, weight.columns)
             return np.asarray((weight.csr @ flat.T).T).reshape(*value.shape[:-1], weight.rows)
@@ -282,12 +282,13 @@ class Relu(Op):
 class Step(Op):
     """1 where x >= 0, else 0, with a ramp below zero: relu(1 - relu(-slope x - shift)).
 
-    Exactly 1 from -shift/slope on and exactly 0 up to -(1 + shift)/slope. On a grid that is at least
-    as coarse as the ramp no value falls into it. On continuous values the result is 0 or 1 by
+    Exactly 1 from -shift/slope on and exactly 0 up to -(1 + shift)/slope. On a grid that is at
+    least as coarse as the ramp no value falls into it. On continuous values the result is 0 or 1 by
     promise: values within the ramp leave the answer unspecified.
 
-    With `one_level` a target without native steps takes relu(slope x + 1) - relu(slope x), which saves
-    a layer but carries rounding and noise in proportion to the range of x; for gridded x only.
+    With `one_level` a target without native steps takes relu(slope x + 1) - relu(slope x), which
+    saves a layer but carries rounding and noise in proportion to the range of x; for gridded x
+    only.
     """
 
     slope: float
@@ -345,8 +346,8 @@ class Product(Op):
         with np.errstate(invalid="ignore"):
             step = np.where((left.step == 0) | (right.step == 0), 0.0, left.step * right.step)
         low, high = ends.min(axis=0), ends.max(axis=0)
-        grid = np.minimum(bounds.lowest_bit(left.low), bounds.lowest_bit(left.high))
-        grid = grid * np.minimum(bounds.lowest_bit(right.low), bounds.lowest_bit(right.high))
+        grid = np.minimum(lowest_bit(left.low), lowest_bit(left.high))
+        grid = grid * np.minimum(lowest_bit(right.low), lowest_bit(right.high))
         low, high = bounds.widen(low, high, Sums(np.maximum(abs(low), abs(high)), grid))
         one_hot = (left.one_hot and right.boolean) or (right.one_hot and left.boolean)
         return bounds.facts(low, high, step, one_hot)
@@ -375,7 +376,8 @@ class Select(Op):
         """Condition (width 1, or that of the values), a, b."""
         if len(widths) != 3 or widths[1] != widths[2] or widths[0] not in (1, widths[1]):
             raise ShapeError(
-                f"select: expected a condition of width 1 or w and two values of width w, got {widths}"
+                f"select: expected a condition of width 1 or w and two values of width w, got "
+                f"{widths}"
             )
         return widths[1]
 
@@ -478,8 +480,8 @@ class Latch(Op):
         """Value of any width, and a condition of width 1."""
         if len(widths) != 2 or widths[1] != 1 or len(self.initial) != widths[0]:
             raise ShapeError(
-                f"latch: expected a value, a condition of width 1 and as many initial values as the "
-                f"value is wide, got widths {widths} and {len(self.initial)} initial values"
+                f"latch: expected a value, a condition of width 1 and as many initial values as "
+                f"the value is wide, got widths {widths} and {len(self.initial)} initial values"
             )
         return widths[0]
 
@@ -533,7 +535,9 @@ class LinearState(Op):
         update = operands[0]
         state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
         if self.transition.is_identity:
-            return np.add.accumulate(np.concatenate([state[:, None], update], axis=1), axis=1)[:, 1:]
+            return np.add.accumulate(np.concatenate([state[:, None], update], axis=1), axis=1)[
+                :, 1:
+            ]
         result = np.empty_like(update, order="C")
         for t in range(extent.time):
             state = extent.product(self.transition, state) + update[:, t]
@@ -546,8 +550,8 @@ class LinearState(Op):
 class SelectiveState(Op):
     """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}: hold, overwrite, reset.
 
-    With `overwrites` the maker vouches that the update is zero wherever keep is 1, so that the state
-    never grows beyond its updates.
+    With `overwrites` the maker vouches that the update is zero wherever keep is 1, so that the
+    state never grows beyond its updates.
     """
 
     initial: Row  # (width,)
@@ -555,7 +559,7 @@ class SelectiveState(Op):
     pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
-        """keep and update, of one width."""
+        """Keep and update, of one width."""
         width = _same_width("selective state", widths, 2)
         if len(self.initial) != width:
             raise ShapeError(f"selective state: expected {width} initial values")
@@ -660,7 +664,7 @@ class RecurrentState(Op):
         step = bounds.pairwise_grid(
             operands[0].step, bounds.constant_facts(np.array(self.initial)).step
         )
-        grid = bounds.common_grid(np.where(step == 0, np.nan, step), np.array([0, len(step)]))
+        grid = common_grid(np.where(step == 0, np.nan, step), np.array([0, len(step)]))
         usable = self.transition.is_integer
         return bounds.facts(
             np.maximum(self.low, 0.0),

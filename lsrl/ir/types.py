@@ -10,7 +10,8 @@ from lsrl.errors import InputError, ProgramError
 from lsrl.ir.bounds import Facts, facts
 from lsrl.ir.numbers import Array, exact_number, lowest_bit
 
-# A step with more significant bits than this is no useful grid (0.1 has 53): it counts as continuous.
+# A step with more significant bits than this is no useful grid (0.1 has 53): it counts as
+# continuous.
 MAX_STEP_BITS = 20
 
 
@@ -130,7 +131,10 @@ class Vector:
             (np.isfinite(array), "a finite number"),
             (array >= np.array(self.low), f"at least low={list(self.low)}"),
             (array <= np.array(self.high), f"at most high={list(self.high)}"),
-            (np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0) == 0, f"multiples of {step}"),
+            (
+                np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0) == 0,
+                f"multiples of {step}",
+            ),
         )
         for holds, expected in rules:
             broken = np.argwhere(~holds)
@@ -169,16 +173,14 @@ def check_inputs(
       max_length: greatest number of tokens, or None.
 
     Returns:
-      The arrays with a batch axis (ints (batch, time), floats (batch, time, width)), and whether the
-      caller gave a batch axis.
+      The arrays with a batch axis (ints (batch, time), floats (batch, time, width)), and whether
+      the caller gave a batch axis.
 
     Raises:
       InputError: says which input and position, what was expected and what came.
     """
     if len(values) != len(types):
-        raise InputError(
-            f"expected {len(types)} input(s) ({', '.join(types)}), got {len(values)}"
-        )
+        raise InputError(f"expected {len(types)} input(s) ({', '.join(types)}), got {len(values)}")
     arrays, batched, shapes = [], set(), {}
     for (name, kind), value in zip(types.items(), values, strict=True):
         array = kind.check(value, name)

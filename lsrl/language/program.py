@@ -99,7 +99,9 @@ class Program:
     def __repr__(self) -> str:
         """Name and signature."""
         inputs = ", ".join(f"{name}: {kind}" for name, kind in self.inputs.items())
-        return f"Program {self.name}({inputs}) -> {self.output_type or f'{self.num_outputs} numbers'}"
+        return (
+            f"Program {self.name}({inputs}) -> {self.output_type or f'{self.num_outputs} numbers'}"
+        )
 
 
 @overload
@@ -137,13 +139,15 @@ def program(
 def _record(function: Callable[..., Any], max_length: int | None, name: str | None) -> Program:
     where = f"{Path(function.__code__.co_filename)}:{function.__code__.co_firstlineno}"
     if max_length is not None and (
-        not isinstance(max_length, int | np.integer) or isinstance(max_length, bool) or max_length < 1
+        not isinstance(max_length, int | np.integer)
+        or isinstance(max_length, bool)
+        or max_length < 1
     ):
         raise ProgramError(f"{where}: max_length must be a positive int, got {max_length!r}")
     types = _annotations(function, where)
     trace = Trace(None if max_length is None else int(max_length))
     with recording(trace):
-        parameters = [name for name in inspect.signature(function).parameters]
+        parameters = list(inspect.signature(function).parameters)
         signals = []
         for index, parameter in enumerate(parameters):
             kind = types.get(parameter)
@@ -156,7 +160,8 @@ def _record(function: Callable[..., Any], max_length: int | None, name: str | No
             signals.append(signal.named(parameter))
         if not signals:
             raise ProgramError(
-                f"{where}: a program needs at least one input, which tells it how many tokens there are"
+                f"{where}: a program needs at least one input, which tells it how many "
+                "tokens there are"
             )
         result, variables = _call(function, signals)
         output = _output(result, where)
@@ -183,8 +188,8 @@ def _annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError as error:
         raise ProgramError(
-            f"{where}: an annotation can't be read ({error}); annotations must be values, so leave out "
-            "`from __future__ import annotations` where they use local variables"
+            f"{where}: an annotation can't be read ({error}); annotations must be values, so "
+            "leave out `from __future__ import annotations` where they use local variables"
         ) from error
     except TypeError:
         hints = dict(inspect.get_annotations(function))

@@ -12,9 +12,10 @@ import scipy.sparse as sp
 
 from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir import ops
-from lsrl.ir.bounds import Facts, pairwise_grid
+from lsrl.ir.bounds import Facts
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import exact_number, power_of_two_below
+from lsrl.ir.types import Token
 from lsrl.language.trace import Trace, current_trace, user_line
 
 
@@ -64,7 +65,7 @@ class Signal:
           ProgramError: the signal is no token input; use lsrl.one_hot(x, n).
         """
         op = self._trace.builder.nodes[self._index].op
-        if not isinstance(op, ops.Input) or not isinstance(op.type, ops.Token):
+        if not isinstance(op, ops.Input) or not isinstance(op.type, Token):
             raise ProgramError(
                 f"{user_line()}: .one_hot is for token inputs; write lsrl.one_hot(x, n) here"
             )
@@ -116,17 +117,17 @@ class Signal:
         return affine([(Matrix.selection(picked, self.width), self)])
 
     def __add__(self, other: Any) -> "Signal":
-        """x + y, channel by channel; numbers and width 1 broadcast."""
+        """X + y, channel by channel; numbers and width 1 broadcast."""
         return combine([(1.0, self), (1.0, other)])
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> "Signal":
-        """x - y."""
+        """X - y."""
         return combine([(1.0, self), (-1.0, other)])
 
     def __rsub__(self, other: Any) -> "Signal":
-        """Y - x."""
+        """Numbers minus the signal."""
         return combine([(-1.0, self), (1.0, other)])
 
     def __neg__(self) -> "Signal":
@@ -141,7 +142,8 @@ class Signal:
         scale = numbers(other, "a factor")
         if len(scale) != self.width and 1 not in (len(scale), self.width):
             raise ShapeError(
-                f"{user_line()}: a factor of {len(scale)} numbers for a signal of width {self.width}"
+                f"{user_line()}: a factor of {len(scale)} numbers for a signal of width "
+                f"{self.width}"
             )
         if self.width == 1:
             return affine([(scale[:, None], self)])
@@ -150,7 +152,7 @@ class Signal:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> "Signal":
-        """x divided by a number.
+        """X divided by a number.
 
         Raises:
           ProgramError: division by a signal or by zero.
@@ -167,27 +169,27 @@ class Signal:
         return affine([(as_matrix(matrix, self.width), self)])
 
     def __gt__(self, other: Any) -> "Signal":
-        """x > y on gridded values: a {0,1} signal."""
+        """X > y on gridded values: a {0,1} signal."""
         return greater(self, other)
 
     def __ge__(self, other: Any) -> "Signal":
-        """x >= y on gridded values."""
+        """X >= y on gridded values."""
         return greater_equal(self, other)
 
     def __lt__(self, other: Any) -> "Signal":
-        """x < y on gridded values."""
+        """X < y on gridded values."""
         return less(self, other)
 
     def __le__(self, other: Any) -> "Signal":
-        """x <= y on gridded values."""
+        """X <= y on gridded values."""
         return less_equal(self, other)
 
     def __eq__(self, other: object) -> "Signal":  # type: ignore[override]
-        """x == y on gridded values."""
+        """X == y on gridded values."""
         return equal(self, other)
 
     def __ne__(self, other: object) -> "Signal":  # type: ignore[override]
-        """x != y on gridded values."""
+        """X != y on gridded values."""
         return not_equal(self, other)
 
     def __and__(self, other: Any) -> "Signal":
@@ -292,9 +294,7 @@ def affine(terms: Sequence[tuple[Any, Signal]], bias: Any = None) -> Signal:
         shapes = [(weight.rows, weight.columns) for weight in weights]
         raise ShapeError(f"{user_line()}: the terms of an affine map differ in rows: {shapes}")
     row = np.zeros(rows) if bias is None else np.broadcast_to(numbers(bias, "a bias"), (rows,))
-    return record(
-        ops.Affine(tuple(weights), tuple(row.tolist())), *(signal for _, signal in terms)
-    )
+    return record(ops.Affine(tuple(weights), tuple(row.tolist())), *(signal for _, signal in terms))
 
 
 def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
@@ -373,8 +373,8 @@ def relu(x: Signal) -> Signal:
 def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
     """1 where x >= y, else 0.
 
-    On gridded values it is exact. On continuous values it is exactly 1 from y - ramp/2 on and exactly
-    0 below y - ramp; in between the answer is unspecified (DESIGN §2, Comparisons).
+    On gridded values it is exact. On continuous values it is exactly 1 from y - ramp/2 on and
+    exactly 0 below y - ramp; in between the answer is unspecified (DESIGN §2, Comparisons).
 
     Args:
       x: signal or numbers.
@@ -400,8 +400,8 @@ def _grid(difference: Signal) -> float:
     step = difference.facts.step
     if (step == 0).any():
         raise RampError(
-            f"{user_line()}: continuous values are compared; no finite slope separates them, so give "
-            "the width of a ramp: lsrl.greater_equal(x, y, ramp=2**-10), or declare a grid: "
+            f"{user_line()}: continuous values are compared; no finite slope separates them, so "
+            "give the width of a ramp: lsrl.greater_equal(x, y, ramp=2**-10), or declare a grid: "
             "Vector(d, low=, high=, step=)"
         )
     finite = step[np.isfinite(step)]
@@ -409,7 +409,7 @@ def _grid(difference: Signal) -> float:
 
 
 def greater(x: Any, y: Any, ramp: float | None = None) -> Signal:
-    """1 where x > y, else 0; with a ramp, where x is above it: 1 - (y >= x). See `greater_equal`."""
+    """1 where x > y, else 0: 1 - (y >= x). See `greater_equal`."""
     return 1 - greater_equal(y, x, ramp)
 
 

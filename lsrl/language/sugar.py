@@ -55,7 +55,7 @@ def _count(value: Any, what: str, least: int = 1) -> int:
     return int(value)
 
 
-def linear_state(u: Signal, A: Any = 1, initial: Numbers = 0) -> Signal:  # noqa: N803
+def linear_state(u: Signal, A: Any = 1, initial: Numbers = 0) -> Signal:
     """s_t = A s_{t-1} + u_t.
 
     Args:
@@ -77,7 +77,7 @@ def cumsum(u: Signal, initial: Numbers = 0) -> Signal:
 
 
 def position() -> Signal:
-    """The token's position: 0, 1, 2, …"""
+    """The token's position: 0, 1, 2 and so on."""
     return cumsum(as_signal(1), initial=-1)
 
 
@@ -91,7 +91,7 @@ def periodic(table: Any) -> Signal:
 
 
 def cycle(n: int) -> Signal:
-    """The position modulo n: 0, 1, …, n - 1, 0, …"""
+    """The position modulo n: 0, 1, …, n - 1, then 0 again."""
     return periodic(np.arange(_count(n, "cycle(n)")))
 
 
@@ -133,8 +133,8 @@ def window_sum(x: Signal, n: int) -> Signal:
 def bound(x: Signal, low: Numbers, high: Numbers) -> Signal:
     """x, with the promise that it stays in [low, high].
 
-    The reference evaluator raises BoundsError at the first token that breaks the promise; a compiled
-    model checks it with run(check=True).
+    The reference evaluator raises BoundsError at the first token that breaks the promise; a
+    compiled model checks it with run(check=True).
 
     Raises:
       BoundsError: the promised interval is empty or excludes every value that x can have.
@@ -144,29 +144,27 @@ def bound(x: Signal, low: Numbers, high: Numbers) -> Signal:
     impossible = (np.array(lows) > value.facts.high) | (np.array(highs) < value.facts.low)
     if any(a > b for a, b in zip(lows, highs, strict=True)) or impossible.any():
         raise BoundsError(
-            f"{user_line()}: bound(x, {low}, {high}) leaves no possible value, since inference says "
-            f"{value!r}"
+            f"{user_line()}: bound(x, {low}, {high}) leaves no possible value, since inference "
+            f"says {value!r}"
         )
     return record(ops.Bound(lows, highs), value)
 
 
 def select(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
-    """a where the condition is 1, b where it is 0.
+    """A where the condition is 1, b where it is 0.
 
     Args:
       cond: a {0,1} signal of width 1, or of the width of the values.
       a: signal or numbers.
       b: signal or numbers.
-      via: "gate" multiplies, "relu" shuts a ReLU with a big-M from the bounds, "auto" lets the target
-        choose.
+      via: "gate" multiplies, "relu" shuts a ReLU with a big-M from the bounds, "auto" lets the
+        target choose.
 
     Raises:
       ProgramError: the condition can be something else than 0 or 1, or `via` is unknown.
     """
     if via not in ("auto", "gate", "relu"):
-        raise ProgramError(
-            f"{user_line()}: via must be 'auto', 'gate' or 'relu', got {via!r}"
-        )
+        raise ProgramError(f"{user_line()}: via must be 'auto', 'gate' or 'relu', got {via!r}")
     (condition,) = logical("select", cond)
     first, second = broadcast(a, b)
     if condition.width > 1 and first.width == 1:
@@ -180,7 +178,7 @@ def where(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
 
 
 def latch(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
-    """x at the one token where `when` is 1 and ever after; `initial` before.
+    """X at the one token where `when` is 1 and ever after; `initial` before.
 
     That `when` is 1 at most once is a checked promise, and so the latch keeps the bounds of x.
     """
@@ -190,7 +188,7 @@ def latch(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
 
 
 def hold(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
-    """x of the last token at which `when` was 1; `initial` before there was one.
+    """X of the last token at which `when` was 1; `initial` before there was one.
 
     Args:
       x: any signal.
@@ -216,7 +214,7 @@ def selective_state(keep: Signal, update: Signal, initial: Numbers = 0) -> Signa
     return record(ops.SelectiveState(_row(initial, added.width, "initial")), kept, added)
 
 
-def threshold_state(u: Signal, A: Any, initial: Numbers = 0) -> Signal:  # noqa: N803
+def threshold_state(u: Signal, A: Any, initial: Numbers = 0) -> Signal:
     """h_t = 1 where A h_{t-1} + u_t > 0, else 0: finite automata.
 
     Args:
@@ -234,15 +232,15 @@ def threshold_state(u: Signal, A: Any, initial: Numbers = 0) -> Signal:  # noqa:
     op = ops.ThresholdState(as_matrix(A, update.width), row)
     if not op.argument(update.facts).gridded:
         raise ProgramError(
-            f"{user_line()}: a threshold state needs values on a grid, so that > 0 has a margin; got "
-            f"{update!r}, which is continuous"
+            f"{user_line()}: a threshold state needs values on a grid, so that > 0 has a margin; "
+            f"got {update!r}, which is continuous"
         )
     return record(op, update)
 
 
 def recurrent_state(
     u: Signal,
-    A: Any,  # noqa: N803
+    A: Any,
     *,
     low: Numbers = 0,
     high: Numbers,
@@ -258,7 +256,9 @@ def recurrent_state(
       initial: h_{-1}.
     """
     update = as_signal(u)
-    rows = [_row(v, update.width, w) for v, w in ((initial, "initial"), (low, "low"), (high, "high"))]
+    rows = [
+        _row(v, update.width, w) for v, w in ((initial, "initial"), (low, "low"), (high, "high"))
+    ]
     return record(ops.RecurrentState(as_matrix(A, update.width), *rows), update)
 
 
@@ -286,7 +286,7 @@ def clip(x: Signal, low: Numbers, high: Numbers) -> Signal:
 
 
 def mod(x: Signal, n: float) -> Signal:
-    """x modulo n, for x >= 0, by log2(max x / n) stages of compare and subtract.
+    """X modulo n, for x >= 0, by log2(max x / n) stages of compare and subtract.
 
     Raises:
       ProgramError: n is not positive, or not on the grid of x.
@@ -295,14 +295,19 @@ def mod(x: Signal, n: float) -> Signal:
     value = as_signal(x)
     divisor = exact_number(n, "mod(x, n)")
     step = value.facts.step
-    if divisor <= 0 or not value.facts.gridded or (np.mod(divisor, np.minimum(step, divisor)) != 0).any():
+    if (
+        divisor <= 0
+        or not value.facts.gridded
+        or (np.mod(divisor, np.minimum(step, divisor)) != 0).any()
+    ):
         raise ProgramError(
             f"{user_line()}: mod(x, n) needs n > 0 on the grid of x, got n={n} and {value!r} with "
             f"step {step.tolist()}"
         )
     if (value.facts.low < 0).any() or not np.isfinite(value.facts.high).all():
         raise BoundsError(
-            f"{user_line()}: mod(x, n) needs finite bounds with x >= 0, got {value!r}; add a multiple of n"
+            f"{user_line()}: mod(x, n) needs finite bounds with x >= 0, got {value!r}; add "
+            "a multiple of n"
         )
     multiple = divisor
     while multiple * 2 <= value.facts.high.max():

@@ -1,4 +1,4 @@
-"""The recording of a program while its function runs: where signals live and which line made them."""
+"""The recording of a program while its function runs: its signals and the lines that made them."""
 
 import sys
 from collections.abc import Iterator

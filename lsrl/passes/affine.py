@@ -1,6 +1,7 @@
 """Affine maps: merge them where nonzeros do not multiply, and split off the rows worth carrying."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ Terms = dict[int, Matrix]
 
 
 def fuse_affine(graph: Graph) -> Graph:
-    """Merge an affine map into the affine maps that read it, where float64 holds the result exactly.
+    """Merge affine maps into the affine maps that read them, where float64 holds the result.
 
     A map stays apart where merging it would multiply nonzeros (a window sum with several readers).
     """
@@ -55,7 +56,7 @@ def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
 def _merged(
     builder: GraphBuilder, weight: Matrix, operand: int, bias: Array, single_reader: bool
 ) -> tuple[Terms, Array] | None:
-    """weight @ operand written over what the operand reads, if that is exact and not larger."""
+    """Weight @ operand written over what the operand reads, if that is exact and not larger."""
     op = builder.nodes[operand].op
     if isinstance(op, Constant):
         shifted = _exact_shift(weight, np.array(op.values), bias)
@@ -78,7 +79,7 @@ def _merged(
 
 
 def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
-    """bias + weight @ values, if float64 holds it exactly."""
+    """Bias + weight @ values, if float64 holds it exactly."""
     if not values.any():
         return bias
     entries = weight.csr.data * values[weight.csr.indices]
@@ -98,7 +99,7 @@ def split_rows(graph: Graph) -> Graph:
         op = graph.nodes[i].op
         if not isinstance(op, Affine):
             return None
-        terms: dict[int, Array] = defaultdict(lambda: 0)  # type: ignore[arg-type]
+        terms: dict[int, Any] = defaultdict(int)
         changed = False
         for weight, operand in zip(op.weights, operands, strict=True):
             rows, expand = _distinct_rows(weight)

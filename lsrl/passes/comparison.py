@@ -1,4 +1,4 @@
-"""Comparisons for targets whose only nonlinearity is a ReLU, and ReLUs for those that only compare."""
+"""Comparisons for targets that only have ReLUs, and ReLUs for those that only compare."""
 
 import numpy as np
 
@@ -34,7 +34,8 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
 def lower_steps(graph: Graph, target: Capabilities) -> Graph:
     """Step(x) becomes relu(1 - relu(-slope x - shift)): two levels, saturated on both sides.
 
-    Steps that ask for one level, on a grid, become relu(slope x + 1) - relu(slope x). The outer ReLU keeps the step's facts: 0 or 1 (for a ramp, by promise).
+    Steps that ask for one level, on a grid, become relu(slope x + 1) - relu(slope x). The outer
+    ReLU keeps the step's facts: 0 or 1 (for a ramp, by promise).
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -42,7 +43,11 @@ def lower_steps(graph: Graph, target: Capabilities) -> Graph:
         if not isinstance(op, Step) or Step in target.native:
             return None
         width = graph.nodes[i].width
-        if op.one_level and op.shift == 0 and op.avoids_ramp(graph.facts[graph.nodes[i].operands[0]]):
+        if (
+            op.one_level
+            and op.shift == 0
+            and op.avoids_ramp(graph.facts[graph.nodes[i].operands[0]])
+        ):
             return _difference_of_ramps(builder, op.slope, operands[0])
         scaled = Matrix(np.diag(np.full(width, -op.slope)))
         below = builder.add(Affine((scaled,), (-op.shift,) * width), operands[0])

@@ -1,4 +1,4 @@
-"""Ops that the bounds decide: ReLUs and comparisons with one outcome, gates that are always open."""
+"""Ops that the bounds decide: ReLUs and comparisons with one outcome, gates that never shut."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from lsrl.ir.ops import Affine, Constant, Product, Relu, Select, Step
 def drop_decided(graph: Graph) -> Graph:
     """Replace ops whose outcome the bounds decide by what they then are.
 
-    relu(x) is x where low >= 0 and 0 where high <= 0; a comparison with one outcome is a constant; a
-    product with a constant is an affine map; select with a known condition is one of its values.
+    relu(x) is x where low >= 0 and 0 where high <= 0; a comparison with one outcome is a constant;
+    a product with a constant is an affine map; select with a known condition is one of its values.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:

@@ -1,7 +1,7 @@
 """Fold what is known before any token is read: constants, functions of one token, of the clock.
 
-A pointwise op that reads nothing but one token (or one clock) is itself a table over its symbols, so it
-becomes a lookup, which costs no layer.
+A pointwise op that reads nothing but one token (or one clock) is itself a table over its symbols,
+so it becomes a lookup, which costs no layer.
 """
 
 import math
@@ -42,7 +42,7 @@ class Table(NamedTuple):
 
 
 def fold_tables(graph: Graph) -> Graph:
-    """Replace constant subgraphs, and nonlinear functions of one token or clock, by their tables."""
+    """Replace constants, and nonlinear functions of one token or clock, by their tables."""
     tables: dict[int, Table] = {}
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -114,7 +114,9 @@ def _emit(
         return builder.add(Constant(tuple(table.rows[0].tolist())))
     if table.token is None:
         return builder.add(Periodic(Matrix(table.rows)))
-    if isinstance(op, Affine) and all(i == table.token or _is_constant(builder, i) for i in operands):
+    if isinstance(op, Affine) and all(
+        i == table.token or _is_constant(builder, i) for i in operands
+    ):
         return builder.add(op, *operands)
     return builder.add(Lookup(Matrix(table.rows)), table.token)
 

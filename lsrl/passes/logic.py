@@ -11,8 +11,8 @@ from lsrl.passes.affine import emit_affine
 def flatten_conjunctions(graph: Graph) -> Graph:
     """relu(a + b - 1) with a = relu(1 - r), b = relu(1 - s) becomes relu(1 - r - s).
 
-    Both are 1 exactly where r = s = 0, and 0 where one of them is 0, since then r or s is at least 1.
-    It holds for {0,1} conditions a, b only, and saves the level between r and a.
+    Both are 1 exactly where r = s = 0, and 0 where one of them is 0, since then r or s is at least
+    1. It holds for {0,1} conditions a, b only, and saves the level between r and a.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
@@ -35,7 +36,9 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
     """
     longest = _longest_delays(graph)
     periods = [
-        node.op.table.rows for i in graph.live() if isinstance((node := graph.nodes[i]).op, Periodic)
+        node.op.table.rows
+        for i in graph.live()
+        if isinstance((node := graph.nodes[i]).op, Periodic)
     ]
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -67,8 +70,8 @@ def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:
 def _delayed(builder: GraphBuilder, operand: int, op: Delay, longest: int) -> int:
     """Slot `steps` of a register whose slot 0 is the present value."""
     width = len(op.initial)
-    entry = Matrix(np.kron(np.eye(longest + 1, 1), np.eye(width)))
-    shift = Matrix(np.kron(np.eye(longest + 1, k=-1), np.eye(width))) if width > 1 else Matrix.shift(longest + 1)  # fmt: skip
+    entry = Matrix(sp.eye_array((longest + 1) * width, width))
+    shift = Matrix(sp.eye_array((longest + 1) * width, k=-width))
     inserted = builder.add(Affine((entry,), (0.0,) * entry.rows), operand)
     register = builder.add(LinearState(shift, op.initial * (longest + 1)), inserted)
     slot = np.arange(op.steps * width, (op.steps + 1) * width)
@@ -86,7 +89,7 @@ def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:
 
 
 def _latched(builder: GraphBuilder, width: int, op: Latch, operands: tuple[int, ...]) -> int:
-    """initial + the running sum of what the condition lets through, which is one value at most."""
+    """Initial + the running sum of what the condition lets through, which is one value at most."""
     value, when = operands
     rise = builder.add(
         Affine((Matrix.identity(width),), tuple((-np.array(op.initial)).tolist())), value

@@ -54,9 +54,7 @@ class Pipeline:
         start = time.process_time()
         result = transform(graph)
         seconds = time.process_time() - start
-        self.records.append(
-            PassRecord(name, len(graph.live()), len(result.live()), seconds)
-        )
+        self.records.append(PassRecord(name, len(graph.live()), len(result.live()), seconds))
         return result
 
     def simplify(self, graph: Graph) -> Graph:

@@ -52,7 +52,7 @@ def _is_zero(builder: GraphBuilder, node: int) -> bool:
 
 
 def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> int:
-    """cond · a + (1 - cond) · b; on a grid b + cond · (a - b), which has one product less."""
+    """Cond · a + (1 - cond) · b; on a grid b + cond · (a - b), which has one product less."""
     width = builder.nodes[first].width
     gate = _widened(builder, condition, width)
     eye = np.eye(width)
@@ -64,9 +64,7 @@ def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     if builder.facts[first].gridded and builder.facts[second].gridded:
         rise = _scaled(builder, (eye, first), (-eye, second), bias=np.zeros(width))
         return _sum(builder, second, builder.add(Product(), gate, rise))
-    return _sum(
-        builder, builder.add(Product(), gate, first), builder.add(Product(), shut, second)
-    )
+    return _sum(builder, builder.add(Product(), gate, first), builder.add(Product(), shut, second))
 
 
 def _sum(builder: GraphBuilder, first: int, second: int) -> int:
@@ -107,7 +105,7 @@ def _shut(builder: GraphBuilder, condition: int, node: int, sign: float, floor: 
 
 
 def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float) -> int:
-    """x = relu(x) - relu(-x), each half shut by the condition; halves that are always 0 are left out."""
+    """The sum of relu(x) and -relu(-x), each shut by the condition, or left out if always 0."""
     facts = builder.facts[node]
     width, zeros = facts.width, np.zeros(facts.width)
     halves = []
@@ -122,12 +120,12 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float) ->
 
 
 def _big_m(reach: Array, gridded: bool) -> Array:
-    """The least M that shuts a value of at most `reach`; powers of two with a margin if continuous."""
+    """The least M that shuts values up to `reach`; a power of two with a margin if continuous."""
     reach = np.maximum(reach, 0.0)
     if not np.isfinite(reach).all():
         raise PrecisionError(
-            "a conditional has a value without finite bounds, and no big-M shuts that; narrow it with "
-            "lsrl.bound(x, low, high), or choose a target with gates"
+            "a conditional has a value without finite bounds, and no big-M shuts that; narrow it "
+            "with lsrl.bound(x, low, high), or choose a target with gates"
         )
     if gridded:
         return reach
@@ -135,7 +133,13 @@ def _big_m(reach: Array, gridded: bool) -> Array:
 
 
 def _gated(
-    builder: GraphBuilder, condition: int, node: int, side: float, sign: float, big: Array, shift: Array
+    builder: GraphBuilder,
+    condition: int,
+    node: int,
+    side: float,
+    sign: float,
+    big: Array,
+    shift: Array,
 ) -> int:
     """relu(side x + shift - M (1 - cond)), or M cond for sign -1."""
     return _gated_rows(builder, condition, node, side, sign, big, shift, np.arange(len(big)))
@@ -153,11 +157,9 @@ def _gated_rows(
 ) -> int:
     width = len(big)
     scaled_x = side * np.eye(width)[channels]
-    scaled_condition = (
-        big[:, None] if builder.nodes[condition].width == 1 else np.diag(big)
-    )[channels]
+    scaled_condition = (big[:, None] if builder.nodes[condition].width == 1 else np.diag(big))[
+        channels
+    ]
     offset = (shift - (big if sign > 0 else 0.0))[channels]
-    argument = _scaled(
-        builder, (scaled_x, node), (sign * scaled_condition, condition), bias=offset
-    )
+    argument = _scaled(builder, (scaled_x, node), (sign * scaled_condition, condition), bias=offset)
     return builder.add(Relu(), argument)

@@ -1,9 +1,9 @@
 """A bounded way out of a refusal: states unrolled over the tokens in log2 T levels.
 
-Every update of a selective or threshold state is a function of the state, and such functions compose.
-Doubling the span of the composition with each level, ceil(log2 T) levels of delay and composition give
-the state at every token (the parallel prefix of Hillis and Steele 1986). It needs width in the order
-of T, and it is exact up to T tokens.
+Every update of a selective or threshold state is a function of the state, and such functions
+compose. Doubling the span of the composition with each level, ceil(log2 T) levels of delay and
+composition give the state at every token (the parallel prefix of Hillis and Steele 1986). It needs
+width in the order of T, and it is exact up to T tokens.
 """
 
 import itertools
@@ -19,7 +19,6 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Affine,
     Bound,
-    Constant,
     Delay,
     Input,
     Lookup,
@@ -86,7 +85,9 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
         update = _add(builder, update, builder.add(Product(), keep, earlier_update))
         if op.overwrites:
             low, high = np.minimum(written.low, 0.0), np.maximum(written.high, 0.0)
-            update = builder.add(Bound(tuple(low.tolist()), tuple(high.tolist()), proven=True), update)
+            update = builder.add(
+                Bound(tuple(low.tolist()), tuple(high.tolist()), proven=True), update
+            )
         keep = builder.add(Product(), keep, earlier_keep)
     kept = _map(builder, np.diag(op.initial), keep)
     return _add(builder, update, kept)
@@ -97,7 +98,11 @@ def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) 
     cone = graph.live([graph.nodes[i].operands[0]])
     ops = [graph.nodes[node].op for node in cone]
     inputs = [node for node in cone if isinstance(graph.nodes[node].op, Input)]
-    if not inputs or not all(op.pointwise for op in ops) or not all(map(is_token, _ops(graph, inputs))):
+    if (
+        not inputs
+        or not all(op.pointwise for op in ops)
+        or not all(map(is_token, _ops(graph, inputs)))
+    ):
         return None
     symbols = _joint_symbols(graph, inputs)
     updates = _updates(graph, graph.nodes[i].operands[0], inputs, symbols)
@@ -151,7 +156,8 @@ def _automaton(
     op: ThresholdState, updates: Array, label: str
 ) -> tuple[list[Array], list[list[int]]]:
     """The states that can be reached, the initial one first, and their successors by symbol."""
-    states, successor = [np.array(op.initial)], []
+    states = [np.array(op.initial)]
+    successor: list[list[int]] = []
     number = {states[0].tobytes(): 0}
     while len(successor) < len(states):
         state = states[len(successor)]
@@ -166,8 +172,8 @@ def _automaton(
         successor.append(row)
         if len(states) > MAX_STATES:
             raise UnsupportedOpError(
-                f"unroll: {label} reaches more than {MAX_STATES} states, and the unrolled width grows "
-                "with their square; choose a target that holds threshold states"
+                f"unroll: {label} reaches more than {MAX_STATES} states, and the unrolled width "
+                "grows with their square; choose a target that holds threshold states"
             )
     return states, successor
 
@@ -193,14 +199,12 @@ def _by_symbol(
         values = [symbol[column] for symbol in symbols]
         parts.append(builder.add(Lookup(Matrix(np.eye(max(values) + 1)[:, values])), node))
     eye = Matrix.identity(len(symbols))
-    both = builder.add(
-        Affine((eye,) * len(parts), (1.0 - len(parts),) * len(symbols)), *parts
-    )
+    both = builder.add(Affine((eye,) * len(parts), (1.0 - len(parts),) * len(symbols)), *parts)
     return _map(builder, table.T, builder.add(Relu(), both))
 
 
 def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> int:
-    """The product of two 0/1 matrices with one 1 a column, as Σ_k relu(later_ik + earlier_kj - 1)."""
+    """The product of two 0/1 matrices, one 1 a column: Σ_k relu(later_ik + earlier_kj - 1)."""
     triples = list(itertools.product(range(count), repeat=3))
     first = Matrix.selection([i * count + k for i, k, _ in triples], count * count)
     second = Matrix.selection([k * count + j for _, k, j in triples], count * count)
@@ -210,5 +214,3 @@ def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> in
     total = builder.add(Affine((Matrix(gather.csr.T),), (0.0,) * count * count), paths)
     ones, zeros = (1.0,) * count * count, (0.0,) * count * count
     return builder.add(Bound(zeros, ones, proven=True), total)
-
-

@@ -1,0 +1,1 @@
+"""Measurements of compiling, running and approximating: `python -m benchmarks.<name> --help`."""
