@@ -1,8 +1,10 @@
 """The one interface of targets."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+from lsrl.certificate import Analysis
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -81,6 +83,12 @@ class Backend(ABC):
             if reason is not None:
                 found.append((i, reason))
         return found
+
+    def analysis(
+        self, schedule: Schedule, numerics: Numerics
+    ) -> Callable[[int], Analysis] | None:
+        """The target's own conditions of exactness by number of tokens, for `certify`."""
+        return None
 
     @abstractmethod
     def lower(self, schedule: Schedule, numerics: Numerics) -> Any:

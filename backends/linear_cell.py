@@ -146,7 +146,7 @@ def apply_sequence(
     inputs: Sequence[jax.Array],
     state: State | None = None,
 ) -> tuple[jax.Array, State]:
-    """Run whole sequences token by token, whatever the parameters are: works under jit, vmap and grad.
+    """Run whole sequences token by token, whatever the parameters are.
 
     Args:
       parameters: by flat name.
@@ -158,15 +158,14 @@ def apply_sequence(
       (batch, time, outputs) and the state after the last token.
     """
     inputs = tuple(jnp.asarray(signal) for signal in inputs)
-    if state is None:
-        state = initial_state(parameters, structure, inputs[0].shape[:1])
+    start = state or initial_state(parameters, structure, inputs[0].shape[:1])
 
     def token(state: State, inputs: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
         outputs, state = apply_step(parameters, structure, state, inputs)
         return state, outputs
 
-    state, outputs = lax.scan(token, state, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
-    return jnp.moveaxis(outputs, 0, 1), state
+    last, outputs = lax.scan(token, start, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
+    return jnp.moveaxis(outputs, 0, 1), last
 
 
 def _read_outputs(

@@ -6,7 +6,7 @@ The cell is in `lsrl.backends.linear_cell`; how whole sequences run fast, in
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from lsrl.backends.linear_cell import (
 from lsrl.backends.linear_plan import PlanCache, run_tiles
 from lsrl.errors import SelfTestError, ShapeError
 
-Matrix = np.ndarray | sparse.csr_array
+Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
 
 _jitted_step = jax.jit(apply_step, static_argnums=1)
 
@@ -230,7 +230,10 @@ class LinearNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precision(self.structure.dtype):
-            return _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            stepped: tuple[jax.Array, State] = _jitted_step(
+                self.parameters(), self.structure, state, tuple(inputs)
+            )
+            return stepped
 
     def run(
         self,
@@ -246,8 +249,8 @@ class LinearNetwork(nnx.Module):
           state: to start from, per layer (batch, hidden); the initial state if None.
 
         Returns:
-          (batch, time, outputs), numpy, in the network's dtype. Traced under a jax transformation,
-          a jax array, token by token.
+          (batch, time, outputs), numpy, in the network's dtype. Under a jax transformation it runs
+          token by token and gives a jax array.
         """
         return self._run(inputs, chunk, state, with_state=False)[0]
 
@@ -273,6 +276,8 @@ class LinearNetwork(nnx.Module):
             uniform = state is None and np.shape(inputs[0])[0] > 1
             prepared = self._plans.find(parameters, structure, uniform)
             outputs, after = run_tiles(prepared, inputs, state, chunk, with_state)
+            if with_state and not structure.layers:
+                return outputs, initial_state(parameters, structure, outputs.shape[:1])
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
 
     def generate(self, inputs: Sequence[Any], steps: int) -> np.ndarray:
@@ -353,7 +358,8 @@ def _continue_tokens(
         following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
         return state, tokens.at[place].set(following)
 
-    return lax.fori_loop(jnp.int32(1), steps, token, (state, tokens))[1].T
+    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, tokens))[1]
+    return filled.T
 
 
 _continue = jax.jit(_continue_tokens, static_argnums=(1, 5))

@@ -12,6 +12,8 @@ Each plan is a pytree: numbers are leaves, everything that shapes the computatio
 Networks that differ in the numbers only, as in a sweep over noise, share one compilation.
 """
 
+import functools
+import operator
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +40,7 @@ from lsrl.backends.linear_cell import (
 _plan = jax.tree_util.register_dataclass
 
 
-def _static(**options: Any) -> Any:
-    return field(metadata={"static": True}, **options)
+_STATIC = {"static": True}  # for jax: part of the tree's structure, no leaf
 
 
 @_plan
@@ -82,22 +83,17 @@ def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
     counts = np.diff(matrix.indptr)
     dense_cost = 0.30 + 0.006 * matrix.shape[0]
     long = 0.20 + 0.08 * counts > dense_cost
-    if counts.max() * 0.08 + 0.20 <= dense_cost:
-        long[:] = False
-    elif dense_cost <= 0.5 or long.mean() > 0.5:
-        long[:] = True
+    if long.any() and (dense_cost < 0.5 or long.mean() > 0.5):
+        long[:] = True  # one way is less work than two
     index = weight = dense = order = None
     if not long.all():
-        index, weight = recurrence.columns(sparse.csc_array(matrix[:, ~long]))
-        index, weight = jnp.asarray(index), jnp.asarray(weight, dtype)
+        entries = recurrence.columns(sparse.csc_array(matrix[:, ~long]))
+        index, weight = jnp.asarray(entries[0]), jnp.asarray(entries[1], dtype)
     if long.any():
         dense = jnp.asarray(matrix[:, long].toarray(), dtype)
         if not long.all():
-            order = np.empty(len(long), np.int32)
-            order[np.concatenate([np.flatnonzero(~long), np.flatnonzero(long)])] = np.arange(
-                len(long)
-            )
-            order = jnp.asarray(order)
+            # The places of the columns, were they sorted: gathered first, then dense.
+            order = jnp.asarray(np.argsort(np.argsort(long, kind="stable")), jnp.int32)
     return _Affine(index, weight, dense, order)
 
 
@@ -109,11 +105,13 @@ class _Piece:
       group: number of the group in the layer.
       rows: of the group.
       lags: one for all rows, or one a row.
+      span: more than 1 stands for the sum over so many tokens, the last `lags` behind.
     """
 
     group: int
     rows: range | tuple[int, ...]
     lags: int | tuple[int, ...]
+    span: int = 1
 
 
 class _Track:
@@ -150,35 +148,47 @@ class _Track:
 
             return jax.vmap(window)(rows, starts)
         values = self.sequence
-        if piece.lags:
-            start = history - piece.lags
-            values = self.padded[..., start : start + tokens]
+        if piece.lags or piece.span > 1:
+            start = history - piece.lags - piece.span + 1
+            values = self.padded[..., start : start + tokens + piece.span - 1]
         if isinstance(piece.rows, range):
-            return values[piece.rows.start : piece.rows.stop]
-        return values.at[np.asarray(piece.rows)].get(mode="promise_in_bounds")
+            values = values[piece.rows.start : piece.rows.stop]
+        else:
+            values = values.at[np.asarray(piece.rows)].get(mode="promise_in_bounds")
+        return recurrence.window_sum(values, piece.span) if piece.span > 1 else values
 
 
 _WINDOWS = 8  # beyond this many slices of a group, one gather compiles faster
 
 
-def _pieces(group: np.ndarray, row: np.ndarray, lag: np.ndarray) -> tuple[_Piece, ...]:
+def _pieces(
+    group: np.ndarray, row: np.ndarray, lag: np.ndarray, span: np.ndarray | None = None
+) -> tuple[_Piece, ...]:
     """Describe how to stack rows, in the order given."""
     if len(group) == 0:
         return ()
+    span = np.ones_like(lag) if span is None else span
     pieces = []
-    cuts = np.flatnonzero(np.diff(group)) + 1
-    for run in np.split(np.arange(len(group)), cuts):
-        lags = np.split(run, np.flatnonzero(np.diff(lag[run])) + 1)
-        number = int(group[run[0]])
-        if len(lags) > _WINDOWS:
+    for run in _runs(group, span):
+        same_lag = [run[part] for part in _runs(lag[run])]
+        number, tokens = int(group[run[0]]), int(span[run[0]])
+        if len(same_lag) > _WINDOWS and tokens == 1:
             pieces.append(_Piece(number, tuple(row[run].tolist()), tuple(lag[run].tolist())))
             continue
-        for same in lags:
-            rows = row[same]
-            straight = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
-            numbers = range(rows[0], rows[0] + len(rows)) if straight else tuple(rows.tolist())
-            pieces.append(_Piece(number, numbers, int(lag[same[0]])))
+        for part in same_lag:
+            rows: range | tuple[int, ...] = tuple(row[part].tolist())
+            if rows == tuple(range(rows[0], rows[0] + len(rows))):
+                rows = range(rows[0], rows[0] + len(rows))
+            pieces.append(_Piece(number, rows, int(lag[part[0]]), tokens))
     return tuple(pieces)
+
+
+def _runs(*keys: np.ndarray) -> list[np.ndarray]:
+    """Cut places 0, 1, … where any key changes."""
+    changes = np.zeros(len(keys[0]) - 1, bool)
+    for key in keys:
+        changes |= np.diff(key) != 0
+    return np.split(np.arange(len(keys[0])), np.flatnonzero(changes) + 1)
 
 
 def _stack(tracks: Sequence[_Track], pieces: Sequence[_Piece], batch: int) -> jax.Array:
@@ -222,17 +232,22 @@ class _BankAffine:
 class _GroupPlan:
     """One group of recurrence.Decomposition."""
 
-    kind: recurrence.Kind = _static()
-    varying: bool = _static()
-    rows: int = _static()
-    stride: int = _static()
-    sign: int = _static()
-    drive: tuple[int, int] | None = _static()  # its rows in the layer's drive
-    fixed_reads: tuple[_Piece, ...] = _static()
-    varying_reads: tuple[_Piece, ...] = _static()
+    kind: recurrence.Kind = field(metadata=_STATIC)
+    varying: bool = field(metadata=_STATIC)
+    rows: int = field(metadata=_STATIC)
+    stride: int = field(metadata=_STATIC)
+    sign: int = field(metadata=_STATIC)
+    drive: tuple[int, int] | None = field(metadata=_STATIC)  # its rows in the layer's drive
+    fixed_reads: tuple[_Piece, ...] = field(metadata=_STATIC)
+    varying_reads: tuple[_Piece, ...] = field(metadata=_STATIC)
     reads: _BankAffine
     powers: jax.Array | None  # of a decay
     kernel: _Affine | None  # of an in-order group
+
+    @property
+    def num_reads(self) -> int:
+        """Rows that it reads of other groups."""
+        return sum(len(piece.rows) for piece in (*self.fixed_reads, *self.varying_reads))
 
     def __call__(
         self,
@@ -291,9 +306,9 @@ def _add_first(inputs: jax.Array, carried: jax.Array) -> jax.Array:
 class _OutputPlan:
     """Outputs of a layer that the next one reads: plain ones first, then products."""
 
-    plain: tuple[_Piece, ...] = _static()
-    left: tuple[_Piece, ...] = _static()
-    right: tuple[_Piece, ...] = _static()
+    plain: tuple[_Piece, ...] = field(metadata=_STATIC)
+    left: tuple[_Piece, ...] = field(metadata=_STATIC)
+    right: tuple[_Piece, ...] = field(metadata=_STATIC)
     sign: jax.Array | None  # (rows, 1, 1), None if all are 1
     floor: jax.Array | None  # (rows, 1, 1): 0 for a ReLU, -inf for none; None if there is no ReLU
 
@@ -358,24 +373,28 @@ class _LayerPlan:
 @_plan
 @dataclass(frozen=True)
 class _FeaturePlan:
-    """Features of the input map that read the same inputs."""
+    """Features of the input map that read the same inputs.
 
-    inputs: tuple[int, ...] = _static()
-    maps: tuple[
-        jax.Array | _Affine | None, ...
-    ]  # a table (rows, vocabulary) or a kernel, per input
-    bias: jax.Array | None  # (rows, 1, 1)
+    Attributes:
+      inputs: at least one program input, by number.
+      maps: of each, a table (rows, vocabulary) or a kernel.
+      bias: (rows, 1, 1), or None for zero.
+    """
 
-    def __call__(self, inputs: Sequence[jax.Array | None]) -> jax.Array:
+    inputs: tuple[int, ...] = field(metadata=_STATIC)
+    maps: tuple[jax.Array | _Affine | None, ...]
+    bias: jax.Array | None
+
+    def __call__(self, inputs: Sequence[Any]) -> jax.Array:
         """(rows, batch, t)."""
-        total = None
+        terms = []
         for number, feature_map in zip(self.inputs, self.maps, strict=True):
             signal = inputs[number]
             if isinstance(feature_map, _Affine):
-                term = feature_map(jnp.moveaxis(signal, -1, 0))
-            else:
-                term = jnp.take(feature_map, signal, axis=1, mode="clip")
-            total = term if total is None else total + term
+                terms.append(feature_map(jnp.moveaxis(signal, -1, 0)))
+            elif feature_map is not None:
+                terms.append(jnp.take(feature_map, signal, axis=1, mode="clip"))
+        total = functools.reduce(operator.add, terms)
         return total if self.bias is None else total + self.bias
 
 
@@ -384,7 +403,8 @@ class _FeaturePlan:
 class _NetworkPlan:
     """A whole network."""
 
-    structure: NetworkStructure = _static()
+    structure: NetworkStructure = field(metadata=_STATIC)
+    num_outputs: int = field(metadata=_STATIC)
     constants: jax.Array | None  # (rows, 1, 1), features that read no input
     features: tuple[_FeaturePlan, ...]
     layers: tuple[_LayerPlan, ...]
@@ -398,7 +418,7 @@ class _NetworkPlan:
         batch: int,
         tokens: int,
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], ...]]:
-        """Run a chunk of which `valid` tokens count; returns (batch, tokens, outputs) and the carry."""
+        """Run a chunk of which `valid` tokens count: (batch, tokens, outputs) and the carry."""
         rounded, compute = self.structure.rounded, self.structure.compute_dtype
         signals = tuple(
             rounded(signal.astype(compute)) if kind == "kernel" and signal is not None else signal
@@ -413,10 +433,10 @@ class _NetworkPlan:
         for layer, layer_carry in zip(self.layers, carry, strict=True):
             bank, carried = layer(bank, layer_carry, batch, tokens, valid, rounded)
             after.append(carried)
+        zeros = jnp.zeros((self.num_outputs, batch, tokens), compute)
         values = self.output(bank)
-        values = jnp.broadcast_to(values, (values.shape[0], batch, tokens))
-        outputs = jnp.moveaxis(rounded(values), 0, -1).astype(self.structure.dtype)
-        return outputs, tuple(after)
+        values = zeros if values is None else rounded(jnp.broadcast_to(values, zeros.shape))
+        return jnp.moveaxis(values, 0, -1).astype(self.structure.dtype), tuple(after)
 
 
 # ---------------------------------------------------------------- planning
@@ -521,12 +541,13 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
         layers.append(plan)
         decompositions.append(decomposition)
         heads = sum(len(group.members) for group in decomposition.groups)
-        width = max(width, heads, len(fixed) + len(varying))
-    output = _plan_drive(
-        kernels[-1].tocsc(), vector("output_bias"), (fixed, varying), dtype, always_bias=True
-    )
-    plan = _NetworkPlan(structure, constants, feature_plans, tuple(layers), output)
-    return Prepared(plan, tuple(decompositions), tuple(starts), width)
+        # Reads of a register can be more than the units of the layer.
+        reads = max((group.num_reads for group in plan.groups), default=0)
+        width = max(width, heads, reads, len(fixed) + len(varying))
+    bias = vector("output_bias")
+    output = _plan_drive(kernels[-1].tocsc(), bias, (fixed, varying), dtype)
+    network = _NetworkPlan(structure, len(bias), constants, feature_plans, tuple(layers), output)
+    return Prepared(network, tuple(decompositions), tuple(starts), width)
 
 
 def _plan_features(
@@ -543,11 +564,10 @@ def _plan_features(
         if kind
     }
     # Features that read the same inputs go together; usually each reads one.
+    counts = {number: np.diff(columns.indptr) for number, columns in maps.items()}
     readers: dict[tuple[int, ...], list[int]] = {}
     for place in range(len(features)):
-        read = tuple(
-            n for n, columns in maps.items() if columns.indptr[place + 1] > columns.indptr[place]
-        )
+        read = tuple(number for number, entries in counts.items() if entries[place])
         readers.setdefault(read, []).append(place)
     constant = readers.pop((), [])
     plans = []
@@ -606,7 +626,7 @@ def _plan_layer(
     left = np.asarray(structure.left, np.int64)[read]
     right = np.asarray(structure.right, np.int64)[read]
     relu = np.asarray(structure.relu, bool)[read]
-    unit_varying = np.array([group.varying for group in parts.groups])[parts.group]
+    unit_varying = np.array([group.varying for group in parts.groups], bool)[parts.group]
     output_varying = unit_varying[left] | (unit_varying[right] & (right >= 0))
     plans, ordered = [], []
     for half in (False, True):
@@ -632,16 +652,16 @@ def _plan_group(
 ) -> _GroupPlan:
     """Plan one group: what it reads of other groups, one token ago, and its own kernel."""
     sources = group.sources
-    keys = (parts.row[sources], parts.lag[sources], parts.group[sources])
-    order = np.lexsort(keys)
-    sources = sources[order]
     signs = sparse.diags_array(parts.sign[sources].astype(np.float64))
-    kernel = sparse.csr_array(signs @ group.source_kernel.tocsr()[order])
-    varying = np.array([parts.groups[number].varying for number in parts.group[sources]], bool)
+    kernel = sparse.csr_array(signs @ group.source_kernel)
+    places = np.stack([parts.group[sources], parts.row[sources], parts.lag[sources] + 1])
+    places, kernel = _merge_windows(places, kernel)
+    order = np.lexsort((places[1], places[2], places[3], places[0]))  # rows of a lag together
+    places, kernel = places[:, order], kernel[order]
+    varying = np.array([parts.groups[number].varying for number in places[0]], bool)
     reads, maps = [], []
     for half in (False, True):
-        units = sources[varying == half]
-        reads.append(_pieces(parts.group[units], parts.row[units], parts.lag[units] + 1))
+        reads.append(_pieces(*places[:, varying == half]))
         maps.append(_plan_affine(sparse.csc_array(kernel[varying == half]), dtype))
     powers = own = None
     if group.kind == "decay":
@@ -663,19 +683,49 @@ def _plan_group(
     )
 
 
+def _merge_windows(
+    places: np.ndarray, kernel: sparse.csr_array
+) -> tuple[np.ndarray, sparse.csr_array]:
+    """Make one source of the taps of a register that are read alike, as window sums read them.
+
+    Args:
+      places: (3, sources), the group, row and lag of each.
+      kernel: (sources, rows).
+
+    Returns:
+      (4, fewer sources), with the span of each, and its kernel.
+    """
+    order = np.lexsort((places[2], places[1], places[0]))
+    places, kernel = places[:, order], kernel[order]
+    kernel.sort_indices()
+    starts: list[int] = []
+    spans: list[int] = []
+    for number in range(len(order)):
+        here = slice(kernel.indptr[number], kernel.indptr[number + 1])
+        if starts:
+            before = slice(kernel.indptr[number - 1], kernel.indptr[number])
+            if (
+                (places[:, number] - places[:, number - 1] == [0, 0, 1]).all()
+                and np.array_equal(kernel.indices[here], kernel.indices[before])
+                and np.array_equal(kernel.data[here], kernel.data[before])
+            ):
+                spans[-1] += 1
+                continue
+        starts.append(number)
+        spans.append(1)
+    return np.vstack([places[:, starts], np.array([spans], np.int64)]), kernel[starts]
+
+
 def _plan_drive(
     columns: sparse.csc_array,
     bias: np.ndarray,
     bank: tuple[np.ndarray, np.ndarray],
     dtype: jnp.dtype,
-    always_bias: bool = False,
 ) -> _BankAffine:
     """Plan an affine map of a bank whose rows are the given rows of the kernel."""
     by_row = columns.tocsr()
     fixed, varying = (_plan_affine(sparse.csc_array(by_row[rows]), dtype) for rows in bank)
-    if always_bias or bias.any():
-        return _BankAffine(fixed, varying, jnp.asarray(bias[:, None, None], dtype))
-    return _BankAffine(fixed, varying, None)
+    return _BankAffine(fixed, varying, _column(bias, dtype))
 
 
 def _plan_outputs(
@@ -720,13 +770,13 @@ def _run_chunk(
     return plan(carry, inputs, valid, batch, tokens)
 
 
-_STATIC = ("batch", "tokens")
-_chunk = jax.jit(_run_chunk, static_argnames=_STATIC)
+_SHAPE = ("batch", "tokens")
+_chunk = jax.jit(_run_chunk, static_argnames=_SHAPE)
 # Operations of a chunk are too small to share among threads; whole chunks are not. Measured on 2
 # cores: 13 million tokens a second with a chunk on each, 7 with both cores on one chunk.
 _chunk_on_one_core = jax.jit(
     _run_chunk,
-    static_argnames=_STATIC,
+    static_argnames=_SHAPE,
     compiler_options={"xla_cpu_multi_thread_eigen": False},
 )
 
@@ -836,10 +886,12 @@ def run_tiles(
     """
     plan, structure = prepared.plan, prepared.plan.structure
     batch, tokens = np.shape(inputs[0])[:2]
-    outputs = np.empty((batch, tokens, plan.output.bias.shape[0]), jnp.dtype(structure.dtype))
+    outputs = np.empty((batch, tokens, plan.num_outputs), jnp.dtype(structure.dtype))
     starts = prepared.starts
     if state is not None:
-        starts = tuple(np.asarray(values).astype(structure.compute_dtype) for values in state)
+        # Without layers a state only tells the batch.
+        layers = state[: len(structure.layers)]
+        starts = tuple(np.asarray(values).astype(structure.compute_dtype) for values in layers)
     finals = [np.broadcast_to(start, (batch, start.shape[1])).copy() for start in starts]
     if batch == 0 or tokens == 0:
         return outputs, finals

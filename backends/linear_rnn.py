@@ -6,10 +6,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.base import Backend
+from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear_network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Op, Relu, is_token
-from lsrl.ir.types import Token
+from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Op, Relu
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layer, Rows, Schedule, empty_rows
 from lsrl.target import Capabilities
@@ -39,26 +39,10 @@ class LinearRnn(Backend):
 
 def network_weights(schedule: Schedule) -> NetworkWeights:
     """The weights of a schedule whose units are linear, ReLU or (for the gated target) products."""
-    count = len(schedule.graph.inputs)
-    tables: list[Array | None] = [None] * count
-    kernels: list[Array | None] = [None] * count
-    start = 0
-    for node in schedule.features:
-        this = schedule.graph.nodes[node]
-        source = this if isinstance(this.op, Input) else schedule.graph.nodes[this.operands[0]]
-        if not isinstance(source.op, Input):
-            raise TypeError(f"feature {node} reads no input")  # the scheduler never makes one
-        kind, index = source.op.type, source.op.index
-        size = kind.size if isinstance(kind, Token) else kind.width
-        block = np.zeros((size, schedule.feature_width))
-        block[:, start : start + this.width] = _feature(this.op, size)
-        place = tables if is_token(source.op) else kernels
-        known = place[index]
-        place[index] = block if known is None else known + block
-        start += this.width
+    maps = input_maps(schedule)
     return NetworkWeights(
-        tables=tuple(tables),
-        kernels=tuple(kernels),
+        tables=maps.tables,
+        kernels=maps.kernels,
         input_bias=np.zeros(schedule.feature_width),
         layers=tuple(
             _layer_weights(layer, inputs)
@@ -67,15 +51,6 @@ def network_weights(schedule: Schedule) -> NetworkWeights:
         output_kernel=schedule.output.inputs.toarray().T,
         output_bias=schedule.output.bias,
     )
-
-
-def _feature(op: object, size: int) -> Array:
-    """What the input map makes of one input: (symbols or width, channels)."""
-    if isinstance(op, Lookup):
-        return op.table.dense()
-    if isinstance(op, Input) and is_token(op):
-        return np.arange(size, dtype=np.float64)[:, None]
-    return np.eye(size)
 
 
 def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:

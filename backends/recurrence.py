@@ -2,8 +2,7 @@
 
 `decompose` looks at the numbers in A and cuts its units into groups that don't need a loop over
 time: shift registers are slices of one padded sequence, self-loops of ±1 and rings (signed cycles)
-  are
-cumulative sums, real decays are blocked sums, and only what is left runs in order.
+are cumulative sums, real decays are blocked sums, and only what is left runs in order.
 
 Nothing here changes a result whose sums are exact: weights of ±1 multiply nothing, sums are only
 reordered, and zero weights meet finite numbers only.
@@ -12,6 +11,8 @@ Axes: r rows (units, or heads of a group), b sequences (1 where all of them agre
 are (r, b, t): with time last, delays are slices and a mixing matrix is one product over b and t.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,15 +28,14 @@ Kind = Literal["feed", "ring", "decay", "rotation", "in_order"]
 
 BLOCK = 16  # tokens that one small matrix product sums up; measured against 8, 32, 64, 128
 DECAY_LEVELS = 4  # levels of blocks, so a decay sees at most BLOCK ** DECAY_LEVELS tokens at once
-# A chunk of 2**16 tokens multiplies by at most 2**46, far from overflow: inf * 0 would be a NaN.
+# A chunk of 2**16 tokens multiplies by at most 2**47, far from overflow: inf * 0 would be a NaN.
 # Units that grow faster run in order.
 DECAY_LIMIT = 1 + 2.0**-11
 # Beyond this many groups a layer is a tangle, where one loop over time compiles and runs faster.
 GROUPS_LIMIT = 48
 
 
-# ---------------------------------------------------------------- closed forms over a whole
-# sequence
+# ---------------------------------------------------------------- closed forms over time
 
 
 def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
@@ -49,7 +49,7 @@ def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
     Returns:
       (..., t).
     """
-    tokens = inputs.shape[-1]
+    tokens: int = inputs.shape[-1]
     if stride >= tokens:
         return inputs
     if sign < 0:
@@ -60,8 +60,8 @@ def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
     if stride >= BLOCK:
         padded = _pad_end(inputs, -tokens % stride)
         periodic = padded.reshape(*inputs.shape[:-1], -1, stride)
-        sums = lax.associative_scan(jnp.add, periodic, axis=-2)
-        return sums.reshape(padded.shape)[..., :tokens]
+        rising: jax.Array = lax.associative_scan(jnp.add, periodic, axis=-2)
+        return rising.reshape(padded.shape)[..., :tokens]
     block = min(stride * -(-BLOCK // stride), stride * -(-tokens // stride))
     padded = _pad_end(inputs, -tokens % block)
     blocks = padded.reshape(*inputs.shape[:-1], -1, block)
@@ -104,13 +104,14 @@ def decay_powers(decay: np.ndarray) -> np.ndarray:
       decay: (r,), nonzero, at most DECAY_LIMIT in size.
 
     Returns:
-      (levels, r, block, block); entry [l, r, j, i] is decay[r] ** ((i - j) * block ** l) for j <= i,
-      else 0.
+      (levels, r, block, block); entry [l, r, j, i] is decay[r] ** ((i - j) * block ** l) for
+      j <= i, else 0.
     """
     steps = np.arange(BLOCK)[None, :] - np.arange(BLOCK)[:, None]
     spans = np.float64(BLOCK) ** np.arange(DECAY_LEVELS)
     exponents = np.maximum(steps, 0) * spans[:, None, None, None]
-    return np.where(steps >= 0, np.float64(decay)[:, None, None] ** exponents, 0.0)
+    powers = decay.astype(np.float64)[:, None, None] ** exponents
+    return np.where(steps >= 0, powers, 0.0)
 
 
 def decaying_sum(inputs: jax.Array, powers: jax.Array) -> jax.Array:
@@ -210,10 +211,12 @@ def mix(kernel: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def gather_mix(index: jax.Array, weight: jax.Array, rows: jax.Array) -> jax.Array:
-    """Multiply by a matrix of few entries a column: row j of the result sums weight[k, j] * rows[index[k, j]].
+    """Multiply by a matrix of few entries a column.
+
+    Row j of the result is the sum over k of weight[k, j] * rows[index[k, j]].
 
     Args:
-      index: (most entries of a column, rows out).
+      index: (most entries of a column, at least 1; rows out).
       weight: the same shape; 0 fills short columns.
       rows: (rows in, ...).
 
@@ -221,13 +224,12 @@ def gather_mix(index: jax.Array, weight: jax.Array, rows: jax.Array) -> jax.Arra
       (rows out, ...).
     """
     trailing = (slice(None), *(None,) * (rows.ndim - 1))
-    total = None
-    for source, factor in zip(index, weight, strict=True):
-        # The indices are our own, so no clamping is needed.
-        term = factor[trailing] * rows.at[source].get(mode="promise_in_bounds")
-        total = term if total is None else total + term
-    if total is None:
-        return jnp.zeros((index.shape[1], *rows.shape[1:]), rows.dtype)
+    # The indices are our own, so no clamping is needed.
+    terms = [
+        factor[trailing] * rows.at[source].get(mode="promise_in_bounds")
+        for source, factor in zip(index, weight, strict=True)
+    ]
+    total: jax.Array = functools.reduce(operator.add, terms)
     return total
 
 
@@ -238,10 +240,10 @@ def columns(matrix: sparse.csc_array) -> tuple[np.ndarray, np.ndarray]:
       matrix: (rows in, rows out).
 
     Returns:
-      index and weight, each (most entries of a column, rows out).
+      index and weight, each (most entries of a column, at least 1; rows out).
     """
     counts = np.diff(matrix.indptr)
-    deepest = int(counts.max(initial=0))
+    deepest = int(counts.max(initial=1))
     index = np.zeros((deepest, matrix.shape[1]), np.int32)
     weight = np.zeros((deepest, matrix.shape[1]))
     column = np.repeat(np.arange(matrix.shape[1]), counts)
@@ -358,8 +360,7 @@ def decompose(kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray)
     Args:
       kernel: (hidden, hidden) recurrent kernel, entry [source, target], without stored zeros.
       driven: (hidden,) whether a unit has inputs or a bias.
-      varying: (hidden,) whether its inputs or initial state differ between the sequences of a
-        batch.
+      varying: (hidden,) whether its inputs or initial state differ between sequences of a batch.
 
     Returns:
       The decomposition; every unit is in exactly one group.
@@ -422,12 +423,12 @@ def _blocks(
     outside_reads[entries.col[~inside]] = True
     edges = np.bincount(component[entries.row[inside]], minlength=count)
     plain = np.bincount(component[entries.row[inside & unit_weight]], minlength=count)
-    for number, units in members.items():
+    for number, knot in members.items():
         # A strongly connected component with as many edges as units is one cycle.
-        if edges[number] == plain[number] == len(units):
-            blocks.append(_ring(kernel, component, units, driven | outside_reads))
+        if edges[number] == plain[number] == len(knot):
+            blocks.append(_ring(kernel, component, knot, driven | outside_reads))
         else:
-            blocks.append(_Block("in_order", tuple(units), (1,) * len(units)))
+            blocks.append(_Block("in_order", tuple(knot), (1,) * len(knot)))
 
     # A unit repeats another if it reads nothing else, with a weight of ±1.
     in_degree = np.bincount(entries.col, minlength=hidden)
@@ -442,10 +443,11 @@ def _blocks(
         if int(source) not in follower:
             follower[int(source)] = (int(target), int(weight))
             repeaters.add(int(target))
-    for head in np.flatnonzero(alone):
-        if int(head) in repeaters:
+    for head in np.flatnonzero(alone).tolist():
+        if head in repeaters:
             continue
-        units, signs = [int(head)], [1]
+        units: list[int] = [head]
+        signs = [1]
         while units[-1] in follower:
             unit, sign = follower[units[-1]]
             units.append(unit)

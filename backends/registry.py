@@ -10,8 +10,14 @@ from lsrl.errors import UnknownTargetError
 _MODULES = {
     "linear_rnn": "lsrl.backends.linear_rnn",
     "gated_linear_rnn": "lsrl.backends.gated_linear_rnn",
+    "rnn": "lsrl.backends.rnn",
+    "rnn_tanh": "lsrl.backends.rnn_tanh",
+    "lstm": "lsrl.backends.lstm",
+    "gru": "lsrl.backends.gru",
 }
 _ALIASES: dict[str, str] = {}
+# The targets that an activation chooses between.
+_ACTIVATIONS = {"relu": "rnn", "tanh": "rnn_tanh"}
 
 
 def names() -> tuple[str, ...]:
@@ -20,13 +26,24 @@ def names() -> tuple[str, ...]:
 
 
 @cache
-def find(name: str) -> Backend:
+def find(name: str, activation: str | None = None) -> Backend:
     """The target of that name.
 
+    Args:
+      name: one of `names`, or an alias.
+      activation: of the target "rnn", "relu" or "tanh"; None for its default.
+
     Raises:
-      UnknownTargetError: there is none; suggests the nearest.
+      UnknownTargetError: there is none; suggests the nearest. Or the target has no such activation.
     """
     target = _ALIASES.get(name, name)
+    if activation is not None:
+        if target not in _ACTIVATIONS.values() or activation not in _ACTIVATIONS:
+            raise UnknownTargetError(
+                f"target {name!r} with activation {activation!r}: only 'rnn' has a choice of "
+                f"activation, {' or '.join(map(repr, _ACTIVATIONS))}"
+            )
+        target = _ACTIVATIONS[activation]
     if target not in _MODULES:
         near = difflib.get_close_matches(str(name), [*_MODULES, *_ALIASES], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -6,9 +6,10 @@ row of every layer, every product and every weight. Where one fails it names the
 the first token, and bounds the error by a forward analysis of the same rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,6 +31,8 @@ from lsrl.ir.ops import Lookup, Step
 from lsrl.numerics import Numerics, numerics_of
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
+# Sums over time may be taken in blocks of so many terms, each added up in any order.
+BLOCK = 16
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
 
@@ -113,28 +116,52 @@ class Certificate:
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
 
-def certify(schedule: Schedule, numerics: Numerics) -> Certificate:
+class Analysis(Protocol):
+    """The conditions of a model over some tokens, and its errors.
+
+    Attributes:
+      slack: greatest rounding error of what a ramp's unit reads, in units of the ramp's rise.
+    """
+
+    slack: float
+
+    def first_failure(self) -> Reason | None:
+        """The first condition that fails, in the order of the layers."""
+
+    def error_bound(self) -> float:
+        """The greatest absolute error of an output."""
+
+
+def certify(
+    schedule: Schedule,
+    numerics: Numerics,
+    analyse: Callable[[int], Analysis] | None = None,
+) -> Certificate:
     """Check every condition of a schedule in a dtype.
 
     Args:
       schedule: the layers, with bounds for `schedule.graph.tokens` tokens.
       numerics: the dtype.
+      analyse: the analysis over a number of tokens, where a target has conditions of its own; by
+        default that of a linear recurrence with one unit a channel.
 
     Raises:
       PrecisionError: a weight is not a finite, normal number of the dtype; names the signal.
     """
-    _check_weights(schedule, numerics)
+    if analyse is None:
+        _check_weights(schedule, numerics)
+        analyse = partial(_Analysis, schedule, numerics)
     tokens = schedule.graph.tokens
-    failure = _Analysis(schedule, numerics, tokens).first_failure()
+    failure = analyse(tokens).first_failure()
     program = schedule.graph.program or schedule.graph
     promises = promises_of(program)
     if failure is None:
         return Certificate(True, 0.0, (), promises, numerics.dtype, tokens)
-    reason = replace(failure, token=_first_token(schedule, numerics, tokens))
+    reason = replace(failure, token=_first_token(analyse, tokens))
     if reason.token:
-        at_token = _Analysis(schedule, numerics, reason.token + 1).first_failure()
+        at_token = analyse(reason.token + 1).first_failure()
         reason = replace(at_token or reason, token=reason.token)
-    analysis = _Analysis(schedule, numerics, tokens)
+    analysis = analyse(tokens)
     bound = analysis.error_bound()
     promises = promises_of(program, min(analysis.slack, MAX_SLACK))
     return Certificate(False, bound, (reason,), promises, numerics.dtype, tokens)
@@ -157,12 +184,12 @@ def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
     return tuple(found)
 
 
-def _first_token(schedule: Schedule, numerics: Numerics, tokens: int) -> int:
+def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
     """The least t at which a condition fails for t + 1 tokens; facts only grow with the length."""
     passes, fails = 0, tokens
     while fails - passes > 1:
         middle = (passes + fails) // 2
-        if _Analysis(schedule, numerics, middle).first_failure() is None:
+        if analyse(middle).first_failure() is None:
             passes = middle
         else:
             fails = middle
@@ -286,8 +313,10 @@ class _Analysis:
         _, whole = linear_state_facts(own, start, terms, self.tokens)
         if own.is_identity:
             # A promise may have narrowed the state: then any run of updates adds up to at most the
-            # span, and the row of one token to a state and its update.
-            narrowed = np.maximum(span, facts_.magnitude) + update.magnitude
+            # span, and the row of one token to a state and its update. Sums in blocks add up to
+            # BLOCK such runs in any order; of a latch only one is not zero.
+            runs = 1 if facts_.once else BLOCK
+            narrowed = runs * (np.maximum(span, facts_.magnitude) + update.magnitude)
             whole = whole._replace(magnitude=np.minimum(whole.magnitude, narrowed))
         return Sums(whole.magnitude, np.minimum(whole.grid, update.grid))
 

@@ -20,6 +20,7 @@ from lsrl.passes.unroll import unroll_states
 from lsrl.schedule import Levels, Schedule, schedule_layers
 
 Legalise = Literal["native", "unroll"]
+Activation = Literal["relu", "tanh"]
 Result = TypeVar("Result")
 
 
@@ -28,6 +29,7 @@ def compile(
     target: str,
     *,
     dtype: Any = "float32",
+    activation: Activation | None = None,
     legalise: Legalise = "native",
     levels: Levels | None = None,
 ) -> Model:
@@ -37,6 +39,7 @@ def compile(
       program: made by `lsrl.program`.
       target: a name from `lsrl.targets()`.
       dtype: "float32", "float64" or "bfloat16".
+      activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
         levels of delay and composition, exact up to the program's max_length.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
@@ -55,16 +58,21 @@ def compile(
         )
     if legalise not in ("native", "unroll"):
         raise ProgramError(f"legalise must be 'native' or 'unroll', got {legalise!r}")
-    backend, numerics = registry.find(target), numerics_of(dtype)
+    backend, numerics = registry.find(target, activation), numerics_of(dtype)
     stages, pipeline = _Stages(), Pipeline()
     graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
-    if legalise == "unroll":
+    if legalise == "unroll" and backend.offending(graph):
+        if program.max_length is None:
+            raise ProgramError(
+                f"legalise='unroll' writes the states of {program.name!r} out over max_length tokens, "
+                "and it declares none; write @lsrl.program(max_length=...)"
+            )
         graph = stages.time("unroll", lambda: unroll_states(graph, backend.capabilities))
     check_supported(program, graph, backend)
     graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
     graph = verify(graph)
     schedule = stages.time("schedule", lambda: schedule_layers(graph, backend.capabilities, levels))
-    certificate = stages.time("certify", lambda: certify(schedule, numerics))
+    certificate = stages.time("certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics)))
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
     return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)

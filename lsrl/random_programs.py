@@ -41,11 +41,12 @@ from lsrl.language.sugar import (
     window_sum,
 )
 
-# A value goes on as it is while its greatest magnitude has at most so many bits above its grid.
-CALM_BITS = 9
-# Wild programs let values grow further; most of them are past float32.
-WILD_BITS = 30
-WILD_SHARE = 0.08
+# A value is tamed once its greatest magnitude has more bits above its grid than the program allows:
+# one of these limits, with its share of the programs. Under the last one values are driven past float32.
+WILD = 50
+LIMITS = ((8, 0.4), (11, 0.25), (14, 0.2), (WILD, 0.15))
+# Second operands and what makes tables have no more bits than this.
+CALM_BITS = 8
 # An op that tames a value has no larger table than this.
 LARGEST_TABLE = 12
 # `mod` takes two levels for each power of two in the quotient.
@@ -61,15 +62,16 @@ def random_program(
 ) -> Program:
     """Write a random program; equal arguments give equal programs.
 
-    Distribution: one input, or two (1 in 4): a token of 2 to 8 symbols, or a vector of 1 to 4
-    entries on a grid of 1/4 to 3 (2 in 5). Then `depth` ops, uniform over `ops`, each reading the
-    result of the one before; further operands are any earlier signals. Before an op a value of
-    more than 9 bits is tamed by a comparison, `mod`, `lookup`, `one_hot`, a clip or a ReLU,
-    whichever `ops` has; taming counts as an op. 1 program in 12 is wild: it tames from 30 bits on only, so most
-    wild programs are past float32. Widths are log-uniform from 1 to `width`. Weights are mostly -2 to
-    2, 1 in 8 dyadic. Transition matrices of linear states are the identity, shifts, permutations, signed
-    permutations, and general integer matrices that grow slowly (nilpotent, unipotent, of finite order); in wild
-    programs any small integers. The output is the last value with up to two earlier signals.
+    Distribution: one input, or two (1 in 4), each a token of 2 to 8 symbols (3 in 5) or a vector of 1 to
+    4 entries on a grid of 1/4 to 3. Then `depth` ops, uniform over `ops` (the first prefers ops with
+    memory), each reading the result of the one before, to which an earlier signal is added now and
+    then (1 in 4); further operands are earlier signals. A value of too many bits above its grid is
+    tamed by a comparison, `mod`, `lookup`, `one_hot`, a clip or a ReLU, whichever `ops` has, in place of
+    the op drawn; the limit is 8 bits in 2 programs of 5, else 11 or 14, and in 3 of 20 it is 50, with
+    more sums than other ops, which takes most of these past float32. Widths are log-uniform from 1 to `width`. Weights are small integers, 1 in 8
+    of them dyadic. Transitions of linear states are the identity, shifts, permutations, signed
+    permutations, and general integer matrices: nilpotent, unipotent, of finite order, and where the
+    limit is 50 any small integers. The output is the last value with up to two earlier signals.
 
     Each op's result has the name op_level, such as `mod_3`. Promises (`latch`, `bound`, the ends of
     `recurrent_state`) hold for every input.
@@ -98,10 +100,11 @@ def random_program(
     kinds = [_input_type(random) for _ in range(2 if random.random() < 0.25 else 1)]
 
     def write(*inputs: Signal) -> Signal:
-        writer = _Writer(random, int(width), int(max_length), names, wild, list(inputs))
+        writer = _Writer(random, int(width), int(max_length), names, limit, list(inputs))
         return writer.write(int(depth))
 
-    wild = bool(random.random() < WILD_SHARE)
+    limits, shares = zip(*LIMITS, strict=True)
+    limit = int(random.choice(limits, p=shares))
 
     def one(x: Signal) -> Signal:
         return write(x)
@@ -143,7 +146,7 @@ class _Writer:
       width: of the widest signal.
       length: the program's max_length.
       ops: names of the ops to choose from.
-      wild: whether values may grow large.
+      limit: bits above its grid from which on a value is tamed.
       pool: signals so far that further operands are drawn from.
     """
 
@@ -151,7 +154,7 @@ class _Writer:
     width: int
     length: int
     ops: tuple[str, ...]
-    wild: bool
+    limit: int
     pool: list[Signal]
     level: int = field(default=0)
 
@@ -160,27 +163,38 @@ class _Writer:
         while self.level < depth:
             value = self.next(value)
         extra = [self.operand() for _ in range(self.random.integers(0, 3))]
-        return concat(value, *extra)
+        return concat(value, *(self.picked(x, min(x.width, 4)) for x in extra))
 
     def next(self, value: Signal) -> Signal:
         """One more op of the chain."""
-        excess = _bits(value.facts) > (WILD_BITS if self.wild else CALM_BITS)
-        tamers = [name for name in TAMERS if name in self.ops]
-        mild = [name for name in MILD if name in self.ops]
-        names = list(self.ops)
-        if excess:
-            # Without any way to tame or merely move a value, the chain starts again.
-            names = tamers or mild or names
-            if not (tamers or mild):
-                value = self.fitted(self.random.choice(np.array(self.pool[:1], dtype=object)))
-        name = names[self.random.integers(len(names))]
         if value.facts.constant:
             # An earlier op happened to decide the value: go on from an input.
             value = self.fitted(self.pool[0], self.some_width())
+        names = self.ops
+        if self.grown(value):
+            tame = [name for name in TAMERS if name in names]
+            mild = [name for name in MILD if name in names]
+            if not (tame or mild):
+                # Without any way to tame or merely move a value, the chain starts again.
+                value = self.fitted(self.pool[0], self.some_width())
+            names = tuple(tame or mild) or names
+        elif self.chance(0.25):
+            value = value + self.like(value)
+        prefer: tuple[str, ...] = ()
+        if self.level == 0 and self.chance(0.75):
+            prefer = WITH_MEMORY
+        elif self.limit == WILD and self.chance(0.6):
+            prefer = GROWING
+        names = tuple(name for name in prefer if name in names) or names
+        name = names[self.random.integers(len(names))]
         result = _MAKERS[name](self, value)
         self.level += 1
         self.pool.append(result.named(f"{name}_{self.level}"))
         return result
+
+    def grown(self, value: Signal) -> bool:
+        """Whether a value has more bits than it may go on with."""
+        return _bits(value.facts) > self.limit
 
     # ------------------------------------------------------------------ numbers
 
@@ -254,7 +268,7 @@ class _Writer:
         kinds: list[Callable[[int], Array]] = [self.shift, self.nilpotent]
         if growing:
             kinds += [np.eye, self.permutation, self.signed_permutation, self.finite_order]
-            kinds += [self.unipotent] + [self.any_integers] * self.wild
+            kinds += [self.unipotent, self.any_integers if self.limit == WILD else self.shift]
         return kinds[self.random.integers(len(kinds))](size)
 
     def shift(self, size: int) -> Array:
@@ -332,7 +346,7 @@ def _affine(writer: _Writer, x: Signal) -> Signal:
 def _relu(writer: _Writer, x: Signal) -> Signal:
     middle = writer.level_of(x)
     signs = writer.random.choice([-1.0, 1.0], x.width)
-    if _bits(x.facts) <= CALM_BITS:
+    if not writer.grown(x):
         return relu((x - middle) * signs)
     # Cut off on both sides, in the form of which interval arithmetic sees both.
     most = _unit(x.facts) * writer.random.integers(1, 9, x.width)
@@ -341,10 +355,8 @@ def _relu(writer: _Writer, x: Signal) -> Signal:
 
 def _linear_state(writer: _Writer, x: Signal) -> Signal:
     rows = writer.fitted(x, writer.some_width()) if writer.chance(0.5) else x
-    grown = _bits(x.facts) > CALM_BITS
-    return linear_state(
-        rows, writer.transition(rows.width, growing=not grown), writer.initial(rows)
-    )
+    matrix = writer.transition(rows.width, growing=not writer.grown(x))
+    return linear_state(rows, matrix, writer.initial(rows))
 
 
 def _cumsum(writer: _Writer, x: Signal) -> Signal:
@@ -376,7 +388,7 @@ def _select(writer: _Writer, x: Signal) -> Signal:
 def _delay(writer: _Writer, x: Signal) -> Signal:
     steps = int(writer.random.choice([1, 1, 2, 3, 5, 9]))
     late = delay(x, steps, writer.initial(x))
-    return concat(late, x)[: max(x.width, 2)] if writer.chance(0.2) else late
+    return x - late if writer.chance(0.2) else late
 
 
 def _cycle(writer: _Writer, x: Signal) -> Signal:
@@ -557,3 +569,5 @@ LINEAR_OPS: tuple[str, ...] = tuple(name for name, op in _TABLE.items() if op.li
 # Ops whose result has few bits whatever they read, and ops that move a value and leave its size.
 TAMERS = ("comparison", "logic", "mod", "lookup", "one_hot", "clip", "relu", "threshold_state")
 MILD = ("delay", "linear_state", "select", "gate")
+WITH_MEMORY = ("linear_state", "cumsum", "delay", "window_sum", "latch", "hold", "selective_state")
+GROWING = ("affine", "linear_state", "cumsum", "window_sum", "product", "recurrent_state")

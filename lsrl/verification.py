@@ -1,5 +1,6 @@
 """Models against the reference evaluator, on random inputs and at the ends of the ranges."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -56,7 +57,13 @@ def sample_inputs(
 
 
 def compare(
-    model: "Model", *, sequences: int = 8, length: int = 64, seed: int = 0, steps: bool = True
+    model: "Model",
+    *,
+    inputs: Sequence[Array] | None = None,
+    sequences: int = 8,
+    length: int = 64,
+    seed: int = 0,
+    steps: bool = True,
 ) -> Difference | None:
     """The first difference between a model and its program, or None.
 
@@ -65,13 +72,16 @@ def compare(
 
     Args:
       model: the model.
+      inputs: what to run on, (sequences, length[, width]) each; random inputs by default.
       sequences: how many; the first two are at the ends of the ranges.
       length: tokens, at most the program's max_length.
       seed: of the random inputs.
       steps: also compare the step mode.
     """
-    length = min(length, model.program.max_length or length)
-    inputs = sample_inputs(model.program.inputs, sequences, length, seed)
+    if inputs is None:
+        length = min(length, model.program.max_length or length)
+        inputs = sample_inputs(model.program.inputs, sequences, length, seed)
+    sequences, length = inputs[0].shape[:2]
     kept, expected = [], []
     for i in range(sequences):
         try:

@@ -262,7 +262,15 @@ def linear_state_facts(
     result = facts(reach.low, reach.high, step)
     autonomous = not update.magnitude.any()
     one_hot = autonomous and constant_facts(initial).one_hot and _is_permutation(transition)
-    return replace(result, one_hot=one_hot), Sums(reach.magnitude, grid)
+    return replace(result, one_hot=one_hot), Sums(_row_magnitude(transition, initial, update, reach), grid)
+
+
+def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
+    """The terms of A s + u, before they cancel, where a row has more than one state or scales it."""
+    size = np.maximum(np.abs(initial), np.maximum(np.abs(reach.low), np.abs(reach.high)))
+    terms = abs(transition.csr) @ size + update.magnitude
+    plain = abs(transition.csr).sum(axis=1) <= 1
+    return np.where(plain, reach.magnitude, np.maximum(reach.magnitude, terms))
 
 
 def _group_grid(step: Array) -> float:

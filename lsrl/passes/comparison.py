@@ -4,15 +4,19 @@ import numpy as np
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import power_of_two_below
+from lsrl.ir.numbers import power_of_two_above, power_of_two_below
 from lsrl.ir.ops import Affine, Product, Relu, Step
 from lsrl.target import Capabilities
+
+# The slope of a comparison of continuous values with zero, on values of size 1.
+NARROWEST = 2.0**40
 
 
 def lower_relus(graph: Graph, target: Capabilities) -> Graph:
     """relu(x) becomes [x > 0] · x for cells that saturate but have no ReLU.
 
-    On a grid of step d, x > 0 is x >= d, so the comparison has a margin.
+    On a grid of step d, x > 0 is x >= d, so the comparison has a margin. Where relu(x) is 0 or 1, the
+    comparison is all.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -21,12 +25,20 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
         facts = builder.facts[operands[0]]
         finite = facts.step[np.isfinite(facts.step)]
         least = float(finite.min(initial=np.inf))
-        if not 0 < least < np.inf:
+        if least == 0:
+            # What the ramp lets through is as small as the ramp is narrow.
+            size = np.max(facts.magnitude[np.isfinite(facts.magnitude)], initial=1.0)
+            sharp = builder.add(Step(NARROWEST / power_of_two_above(size), 0.0), operands[0])
+            return builder.add(Product(), sharp, operands[0])
+        if least == np.inf:
             return None
         grid = power_of_two_below(least)
         eye = Matrix.identity(facts.width)
         above = builder.add(Affine((eye,), (-grid,) * facts.width), operands[0])
-        return builder.add(Product(), builder.add(Step(1 / grid, 0.0), above), operands[0])
+        positive = builder.add(Step(1 / grid, 0.0), above)
+        if graph.facts[i].boolean:
+            return positive
+        return builder.add(Product(), positive, operands[0])
 
     return rewrite(graph, rule)
 

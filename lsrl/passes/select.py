@@ -94,6 +94,8 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     for node, sign in ((first, 1.0), (second, -1.0)):
         if not _is_zero(builder, node):
             parts.append(_two_sided(builder, condition, node, sign))
+    if not parts:
+        return first
     return parts[0] if len(parts) == 1 else _sum(builder, *parts)
 
 

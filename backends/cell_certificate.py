@@ -1,0 +1,315 @@
+"""The certificate of a model of stock cells: sums, gates, linear regimes and errors, unit by unit.
+
+Every row of every gate's kernel must be exact in any order of summation (condition P1 of
+`lsrl.certificate`), over the units that it reads, pairs and offsets included. Every gate must be
+saturated by its margin, every value in tanh's linear regime, and every grid a normal number.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.backends.cells import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
+from lsrl.certificate import MAX_SLACK, Reason, channels_of, split_recurrence
+from lsrl.ir.bounds import (
+    Sums,
+    facts,
+    joined_sums,
+    linear_state_facts,
+    lowest_bit_of_step,
+    term_sums,
+)
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
+from lsrl.ir.ops import Lookup, RecurrentState, SelectiveState
+from lsrl.numerics import Numerics
+
+
+class CellAnalysis:
+    """The conditions and errors of a plan over a number of tokens.
+
+    Attributes:
+      slack: greatest rounding error of what a ramp's unit reads, in units of the ramp's rise.
+    """
+
+    def __init__(self, plan: CellPlan, tokens: int) -> None:
+        """Weights stay as they are; bounds are those for `tokens` tokens."""
+        self.plan = plan
+        self.numerics: Numerics = plan.numerics
+        self.schedule = plan.schedule
+        self.graph = plan.schedule.graph
+        self.tokens = tokens
+        self.facts = self.graph.facts_at(tokens)
+        self.slack = 0.0
+
+    # ------------------------------------------------------------ exactness
+
+    def first_failure(self) -> Reason | None:
+        """The first condition that fails, in the order of the layers."""
+        return next(self._failures(), None)
+
+    def _failures(self) -> Iterator[Reason]:
+        for node in self.schedule.features:
+            fact = self.facts[node]
+            sums = Sums(fact.magnitude, lowest_bit_of_step(fact))
+            text = self._sum_failure(sums, np.ones(fact.width), "the input is")
+            if text is not None:
+                yield self._reason(node, 0, text)
+        before: Sums | None = None
+        for number, layer in enumerate(self.plan.layers, start=1):
+            mine = self._unit_sums(layer)
+            sums = {gate: self._row_sums(k, mine, before) for gate, k in layer.kernels.items()}
+            for placed in layer.placed:
+                node = self.graph.output if placed.unit is None else placed.unit.node
+                for gate, kernel in layer.kernels.items():
+                    text = self._drive_failure(placed, gate, kernel, sums[gate])
+                    if text is not None:
+                        yield self._reason(node, number, text)
+            before = mine
+        sums_ = self._row_sums(self.plan.output, None, before)
+        width = len(self.plan.output.bias)
+        text = self._sum_failure(sums_, np.ones(width), "the sum is") or self._weight_failure(
+            self.plan.output, slice(None)
+        )
+        if text is not None:
+            yield self._reason(self.graph.output, len(self.plan.layers) + 1, text)
+
+    def _reason(self, node: int, layer: int, text: str) -> Reason:
+        return Reason(self.graph.label(node), self.graph.source(node), layer, text)
+
+    def _drive_failure(
+        self, placed: Placed, gate: str, kernel: Kernel, sums: Sums
+    ) -> str | None:
+        rows = slice(placed.start, placed.start + placed.width)
+        drive = placed.part.drives.get(gate)
+        scale = np.ones(placed.width) if drive is None else np.abs(drive.scale)
+        found = self._sum_failure(
+            Sums(sums.magnitude[rows], sums.grid[rows]), scale, "the sum is"
+        ) or self._weight_failure(kernel, rows)
+        if found is not None or drive is None:
+            return found
+        if drive.margin is not None and (drive.margin < drive.needed).any():
+            return "a gate on continuous values has no margin"
+        if drive.reach is not None:
+            size, grid = drive.reach(self.facts)
+            if (size > self.numerics.linear).any():
+                return f"tanh's argument is up to {size.max():g}, beyond {self.numerics.linear:g}"
+            if ((grid < self.numerics.tiny) & (size > 0)).any():
+                return f"its scaled grid is below the smallest normal number {self.numerics.tiny:g}"
+        return None
+
+    def _sum_failure(self, sums: Sums, scale: Array, what: str) -> str | None:
+        bits = self.numerics.bits
+        exact = sum_is_exact(sums.magnitude, sums.grid, bits) | (sums.magnitude == 0)
+        exact &= sums.magnitude <= self.numerics.largest
+        exact &= (sums.grid >= self.numerics.tiny) | (sums.magnitude == 0)
+        if exact.all():
+            return None
+        worst = int(np.flatnonzero(~exact)[0])
+        magnitude, grid = sums.magnitude[worst] / scale[worst], sums.grid[worst] / scale[worst]
+        if grid == 0:
+            return f"{what} continuous"
+        return f"{what} up to {magnitude:g}, more than 2^{bits} x {grid:g}"
+
+    def _weight_failure(self, kernel: Kernel, rows: slice) -> str | None:
+        fits = self._fits(kernel_weights(kernel, rows)).all()
+        if fits and kernel.exact[rows].all():
+            return None
+        return f"a weight is rounded in {self.numerics.dtype}"
+
+    def _fits(self, values: Array) -> Array:
+        """Which numbers the dtype holds exactly."""
+        size = np.abs(values)
+        normal = (size >= self.numerics.tiny) & (size <= self.numerics.largest)
+        return (values == 0) | (normal & (size <= 2.0**self.numerics.bits * lowest_bit(values)))
+
+    # ------------------------------------------------------------ sums
+
+    def _unit_sums(self, layer: CellLayer) -> Sums:
+        parts = [placed.part.bounds(self.facts) for placed in layer.placed]
+        return Sums(
+            np.concatenate([
+                sums.magnitude if p.part.picked is None else sums.magnitude[p.part.picked]
+                for p, sums in zip(layer.placed, parts, strict=True)
+            ]),
+            np.concatenate([
+                sums.grid if p.part.picked is None else sums.grid[p.part.picked]
+                for p, sums in zip(layer.placed, parts, strict=True)
+            ]),
+        )  # fmt: skip
+
+    def _row_sums(self, kernel: Kernel, mine: Sums | None, before: Sums | None) -> Sums:
+        """Condition P1 for the rows of a kernel."""
+        parts = [Sums(np.abs(kernel.bias), lowest_bit(kernel.bias))]
+        if mine is not None:
+            parts.append(_matrix_sums(kernel.recurrent, mine))
+        if before is None:
+            parts.extend(self._feature_sums(kernel.inputs))
+        else:
+            parts.append(_matrix_sums(kernel.inputs, before))
+        return joined_sums(parts)
+
+    def _feature_sums(self, inputs: sp.csr_array) -> Iterator[Sums]:
+        """Of a one-hot feature only one term is there at a time."""
+        start = 0
+        for node in self.schedule.features:
+            fact = self.facts[node]
+            yield term_sums(Matrix(inputs[:, start : start + fact.width]), fact)
+            start += fact.width
+
+    # ------------------------------------------------------------ errors
+
+    def error_bound(self) -> float:
+        """The greatest absolute error of an output over these tokens."""
+        before, before_sums = self._feature_errors(), None
+        for layer in self.plan.layers:
+            sums = self._unit_sums(layer)
+            errors = np.zeros(layer.layer.width)
+            rounding = {
+                gate: self._rounding(kernel, self._row_sums(kernel, sums, before_sums))
+                for gate, kernel in layer.kernels.items()
+            }
+            # States of this layer are read by its other units, so they come first.
+            units = sorted(layer.layer.units, key=lambda unit: unit.kind != "state")
+            for unit in units:
+                place = slice(unit.start, unit.start + unit.width)
+                parts = [placed for placed in layer.placed if placed.unit is unit]
+                errors[place] = self._unit_errors(layer, parts, rounding, errors, before)
+            before, before_sums = errors, sums
+        output = self.schedule.output
+        passed = np.asarray(abs(output.inputs) @ before).ravel()
+        sums = self._row_sums(self.plan.output, None, before_sums)
+        final = passed + self._rounding(self.plan.output, sums) * (1 + self.numerics.unit)
+        exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits) & (passed == 0)
+        return float(np.where(exact & self.plan.output.exact, 0.0, final).max(initial=0.0))
+
+    def _feature_errors(self) -> Array:
+        parts = []
+        for node in self.schedule.features:
+            fact, op = self.facts[node], self.graph.nodes[node].op
+            exact = sum_is_exact(fact.magnitude, lowest_bit_of_step(fact), self.numerics.bits)
+            if isinstance(op, Lookup):
+                exact = exact | self._fits(op.table.dense()).all(axis=0)
+            parts.append(np.where(exact, 0.0, fact.magnitude * self.numerics.unit))
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _rounding(self, kernel: Kernel, sums: Sums) -> Array:
+        """What each row of a kernel may be off by, were its operands right, but for `exact` ones.
+
+        The rows' errors in float64, of weights and of every sum, relative to the sum of sizes.
+        """
+        terms = np.diff(kernel.recurrent.indptr) + np.diff(kernel.inputs.indptr) + 2
+        gamma = (terms + 2) * self.numerics.unit
+        return gamma / np.maximum(1 - gamma, 2.0**-10) * sums.magnitude
+
+    def _drive_errors(
+        self, layer: CellLayer, placed: Placed, gate: str, rounding: Array, mine: Array, before: Array
+    ) -> Array:
+        """Errors of what a gate sees, in units of the signal; 0 where exact."""
+        drive = placed.part.drives[gate]
+        passed = np.zeros(placed.width)
+        if drive.rows is not None:
+            passed = np.asarray(abs(drive.rows.inputs) @ before).ravel()
+            if drive.rows.recurrent.nnz:
+                passed = passed + np.asarray(abs(drive.rows.recurrent) @ mine).ravel()
+            if placed.part.picked is not None:
+                passed = passed[placed.part.picked]
+        rows = slice(placed.start, placed.start + placed.width)
+        kernel = layer.kernels[gate]
+        sums = rounding[rows] / np.abs(drive.scale)
+        return np.where(self._exact_rows(layer, gate)[rows] & (passed == 0) & kernel.exact[rows], 0.0, passed + sums)
+
+    def _exact_rows(self, layer: CellLayer, gate: str) -> Array:
+        kernel = layer.kernels[gate]
+        position = self.plan.layers.index(layer)
+        before = self._unit_sums(self.plan.layers[position - 1]) if position else None
+        sums = self._row_sums(kernel, self._unit_sums(layer), before)
+        exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits)
+        weights = np.array(
+            [self._fits(kernel_weights(kernel, slice(i, i + 1))).all() for i in range(len(exact))]
+        )
+        return exact & weights
+
+    def _unit_errors(
+        self,
+        layer: CellLayer,
+        parts: list[Placed],
+        rounding: dict[str, Array],
+        mine: Array,
+        before: Array,
+    ) -> Array:
+        unit = parts[0].unit
+        if unit is None:
+            return np.zeros(0)
+        fact = channels_of(self.facts[unit.node], unit)
+        total = np.zeros(unit.width)
+        for placed in parts:
+            wrong = np.zeros(placed.width)
+            for gate, drive in placed.part.drives.items():
+                error = self._drive_errors(layer, placed, gate, rounding[gate], mine, before)
+                if drive.margin is None:
+                    wrong = wrong + error * np.abs(drive.scale * placed.part.decode)
+                    continue
+                wrong = wrong + self._gate_errors(unit.kind, drive, error, fact.magnitude[_picked(placed)])
+            total[_picked(placed)] += wrong
+        if unit.kind in ("state", "recurrent", "selective"):
+            return self._accumulated(layer, parts, total)
+        return total
+
+    def _gate_errors(self, kind: str, drive: Drive, error: Array, size: Array) -> Array:
+        """What a gate that may not be saturated, or is on the wrong side, costs."""
+        margin = np.zeros(len(error)) if drive.margin is None else drive.margin
+        certain = margin - error * np.abs(drive.scale) >= drive.needed
+        if kind == "step":
+            # Twice the margin that is needed is there, for the rounding of what a ramp compares.
+            certain |= error * np.abs(drive.scale) <= margin
+            self.slack = max(self.slack, min(float((error * np.abs(drive.scale) / np.maximum(margin, 1e-300)).max(initial=0.0)), MAX_SLACK))
+            return np.where(certain, 0.0, 1.0)
+        if kind == "threshold":
+            return np.where(certain, 0.0, 1.0)
+        exact = (error == 0) & (margin >= drive.needed)
+        if self.plan.clean_gates and kind in ("relu", "recurrent"):
+            # |relu(x) - x sigmoid(k x)| <= 0.2785 / k, and a wrong side costs the value's own error.
+            return np.where(exact, 0.0, np.minimum(2 * error + 0.3 / np.abs(drive.scale), size))
+        return np.where(exact | certain, 0.0, size)
+
+    def _accumulated(self, layer: CellLayer, parts: list[Placed], fresh: Array) -> Array:
+        """Errors that a state takes on token by token."""
+        unit = parts[0].unit
+        if unit is None or not fresh.any():
+            return fresh
+        op, fact = self.graph.nodes[unit.node].op, channels_of(self.facts[unit.node], unit)
+        if isinstance(op, SelectiveState):
+            return fresh * self.tokens
+        own = (
+            Matrix(op.transition.csr[unit.channels][:, unit.channels])
+            if isinstance(op, RecurrentState)
+            else split_recurrence(unit.slots[0], unit)[0]
+        )
+        start = layer.layer.initial[unit.start : unit.start + unit.width]
+        if fact.once and own.is_identity and self.plan.clean_gates:
+            # A shut gate adds exactly 0, so rounding counts once: adding the one value to the start.
+            return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
+        update = facts(-fresh, fresh, np.zeros(len(fresh)))
+        absolute = Matrix(abs(own.csr))
+        return linear_state_facts(absolute, np.zeros(len(fresh)), update, self.tokens)[0].magnitude
+
+
+def _picked(placed: Placed) -> Array:
+    return np.arange(placed.width) if placed.part.picked is None else placed.part.picked
+
+
+def _matrix_sums(weights: sp.csr_array, units: Sums) -> Sums:
+    """Size and grid of the terms of each row."""
+    magnitude = np.asarray(abs(weights) @ units.magnitude).ravel()
+    grid = np.full(weights.shape[0], np.inf)
+    filled = np.flatnonzero(np.diff(weights.indptr))
+    if len(filled):
+        terms = np.where(
+            units.magnitude[weights.indices] == 0,
+            np.inf,
+            lowest_bit(weights.data) * units.grid[weights.indices],
+        )
+        grid[filled] = np.minimum.reduceat(terms, weights.indptr[filled])
+    return Sums(magnitude, grid)

@@ -1,0 +1,478 @@
+"""The network of the stock recurrent targets: flax's own cells, unmodified, one upon the other.
+
+An input map makes the features of a token: rows of an embedding table, or a kernel for vectors. Each
+layer is one `flax.nnx` cell, run by its own `__call__`; an affine map makes the output of the last
+one. Whole sequences run as one `lax.scan` over time with all layers in the step.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from lsrl.backends.input_map import InputMaps
+from lsrl.backends.linear_cell import precision
+from lsrl.errors import SelfTestError, ShapeError
+from lsrl.ir.numbers import Array
+from lsrl.numerics import numerics_of
+
+CellKind = Literal["relu", "tanh", "lstm", "gru"]
+State = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
+
+# Tokens at a time by default: outputs and inputs of a chunk are all that grows with the length.
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class GateWeights:
+    """The weights of all gates of a layer, side by side in the order of the cell.
+
+    Attributes:
+      inputs: (features in, gates * units).
+      recurrent: (units, gates * units).
+      bias: (gates * units,).
+    """
+
+    inputs: Array
+    recurrent: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class CellWeights:
+    """The weights of a network, in float64.
+
+    Attributes:
+      maps: the input map.
+      layers: first to last.
+      output_kernel: (units of the last layer, outputs).
+      output_bias: (outputs,).
+    """
+
+    maps: InputMaps
+    layers: tuple[GateWeights, ...]
+    output_kernel: Array
+    output_bias: Array
+
+
+# ---------------------------------------------------------------- flax's cells
+
+
+def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Any:
+    """An unmodified flax cell with all weights zero."""
+    zeros = nnx.initializers.zeros_init()
+    common: dict[str, Any] = {
+        "dtype": jnp.dtype(dtype),
+        "param_dtype": jnp.dtype(dtype),
+        "kernel_init": zeros,
+        "recurrent_kernel_init": zeros,
+        "rngs": nnx.Rngs(0),
+    }
+    if kind == "lstm":
+        return nnx.OptimizedLSTMCell(features, units, **common)
+    if kind == "gru":
+        return nnx.GRUCell(features, units, **common)
+    activation = nnx.relu if kind == "relu" else nnx.tanh
+    return nnx.SimpleCell(features, units, activation_fn=activation, **common)
+
+
+def _fill(cell: Any, kind: CellKind, weights: GateWeights, dtype: str) -> None:
+    """Set the parameters of a cell; flax keeps the bias on one side only."""
+    cell.dense_i.kernel = _parameter(weights.inputs, dtype)
+    cell.dense_h.kernel = _parameter(weights.recurrent, dtype)
+    side = cell.dense_h if kind == "lstm" else cell.dense_i
+    side.bias = _parameter(weights.bias, dtype)
+
+
+def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
+    return nnx.Param(jnp.asarray(values, dtype))
+
+
+# ---------------------------------------------------------------- pure functions
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is no parameter in a network; hashable, so jit can take it as a static argument.
+
+    Attributes:
+      kind: of the cells.
+      dtype: of parameters, states and outputs.
+      inputs: per program input "table", "kernel" or "" (not read).
+      cells: graph definitions of the flax cells.
+    """
+
+    kind: CellKind
+    dtype: str
+    inputs: tuple[str, ...]
+    cells: tuple[Any, ...]
+
+
+Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
+
+
+def apply_step(
+    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, State]:
+    """Run one token.
+
+    Args:
+      parameters: of `CellNetwork.parameters`.
+      structure: of the network.
+      state: each layer's carry.
+      inputs: per program input, token ids (...) or vectors (..., width).
+
+    Returns:
+      (..., outputs) and the new state.
+    """
+    values = _features(parameters, structure, state, inputs)
+    after = []
+    for definition, weights, carry in zip(structure.cells, parameters["cells"], state, strict=True):
+        following, values = nnx.merge(definition, weights)(carry, values)
+        after.append(following)
+    return _affine(values, parameters["output_kernel"], parameters["output_bias"]), tuple(after)
+
+
+def _affine(values: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    result = jnp.dot(values, kernel, precision=lax.Precision.HIGHEST)
+    return result + bias.reshape((1,) * (result.ndim - 1) + bias.shape)
+
+
+def _features(
+    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
+) -> jax.Array:
+    parts = []
+    for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
+        if kind == "table":
+            parts.append(parameters["inputs"][f"{number}"][signal])
+        elif kind == "kernel":
+            kernel = parameters["inputs"][f"{number}"]
+            parts.append(jnp.dot(signal, kernel, precision=lax.Precision.HIGHEST))
+    if not parts:
+        batch_shape = jax.tree.leaves(state)[0].shape[:-1]
+        return jnp.zeros((*batch_shape, 0), structure.dtype)
+    return sum(parts[1:], parts[0])
+
+
+def _run_chunk(
+    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, State]:
+    """All tokens of a chunk: inputs (batch, time, ...) to outputs (batch, time, outputs)."""
+
+    def token(state: State, inputs: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
+        outputs, state = apply_step(parameters, structure, state, inputs)
+        return state, outputs
+
+    state, outputs = lax.scan(token, state, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
+    return jnp.moveaxis(outputs, 0, 1), state
+
+
+def _continue(
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    first: jax.Array,
+    steps: jax.Array,
+    room: int,
+) -> jax.Array:
+    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
+    tokens = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
+
+    def token(place: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+        state, tokens = carry
+        outputs, state = apply_step(parameters, structure, state, (tokens[place - 1],))
+        following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
+        return state, tokens.at[place].set(following)
+
+    return lax.fori_loop(jnp.int32(1), steps, token, (state, tokens))[1].T
+
+
+_jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
+_jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
+_jitted_continue = partial(jax.jit, static_argnums=(1, 5))(_continue)
+
+
+# ---------------------------------------------------------------- the module
+
+
+class CellNetwork(nnx.Module):
+    """A stack of stock cells between an input map and an affine output map.
+
+    `inputs` of all methods is a tuple with one array per program input, token ids or vectors.
+
+    Attributes:
+      input_kernels: per program input that is read, by its number, its table or kernel.
+      cells: flax's cells, first to last.
+      output_kernel: (units of the last layer, outputs).
+      output_bias: (outputs,).
+    """
+
+    def __init__(self, kind: CellKind, weights: CellWeights, dtype: str = "float32") -> None:
+        """Make a network.
+
+        Args:
+          kind: of the cells.
+          weights: of the network.
+          dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
+        """
+        self.kind, self.dtype = kind, dtype
+        maps = weights.maps
+        self.input_kinds = tuple(
+            "table" if table is not None else "kernel" if kernel is not None else ""
+            for table, kernel in zip(maps.tables, maps.kernels, strict=True)
+        )
+        with precision(dtype):
+            self.input_kernels = nnx.Dict(
+                {
+                    f"{number}": _parameter(table if table is not None else kernel, dtype)
+                    for number, (table, kernel) in enumerate(zip(*maps, strict=True))
+                    if table is not None or kernel is not None
+                }
+            )
+            cells = []
+            for layer in weights.layers:
+                features, units = layer.inputs.shape[0], layer.recurrent.shape[0]
+                cells.append(make_cell(kind, features, units, dtype))
+                _fill(cells[-1], kind, layer, dtype)
+            self.cells = nnx.List(cells)
+            self.output_kernel = _parameter(weights.output_kernel, dtype)
+            self.output_bias = _parameter(weights.output_bias, dtype)
+
+    # ------------------------------------------------------------ parameters
+
+    def _owners(self) -> Iterator[tuple[str, Any, str]]:
+        """Name every parameter, with the object and the attribute that hold it."""
+        for number, kind in enumerate(self.input_kinds):
+            if kind:
+                yield f"inputs.{number}.{kind}", self.input_kernels, f"{number}"
+        for number, cell in enumerate(self.cells):
+            for side in ("dense_i", "dense_h"):
+                dense = getattr(cell, side)
+                yield f"cells.{number}.{side}.kernel", dense, "kernel"
+                if dense.bias is not None:
+                    yield f"cells.{number}.{side}.bias", dense, "bias"
+        yield "output_kernel", self, "output_kernel"
+        yield "output_bias", self, "output_bias"
+
+    def parameter_arrays(self) -> dict[str, Array]:
+        """All parameters by flat name, as numpy arrays of the network's dtype."""
+        return {
+            name: np.asarray(_value(getattr(owner, attribute)))
+            for name, owner, attribute in self._owners()
+        }
+
+    def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
+        """Set parameters by flat name.
+
+        Args:
+          arrays: some or all of the names of `parameter_arrays`; cast to the network's dtype.
+
+        Raises:
+          ShapeError: an unknown name, or another shape than the parameter has.
+        """
+        places = {name: (owner, attribute) for name, owner, attribute in self._owners()}
+        for name, array in arrays.items():
+            if name not in places:
+                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
+            owner, attribute = places[name]
+            shape = _value(getattr(owner, attribute)).shape
+            if array.shape != shape:
+                raise ShapeError(f"parameter {name!r} has shape {shape}, got {array.shape}")
+        with precision(self.dtype):
+            for name, array in arrays.items():
+                owner, attribute = places[name]
+                setattr(owner, attribute, _parameter(array, self.dtype))
+
+    @property
+    def num_parameters(self) -> int:
+        """Every entry of every parameter array, zeros included."""
+        return sum(array.size for array in self.parameter_arrays().values())
+
+    @property
+    def width(self) -> int:
+        """Hidden units of the widest layer."""
+        return max(int(cell.hidden_features) for cell in self.cells)
+
+    def parameters(self) -> tuple[Parameters, Structure]:
+        """The parameters as a pytree for the pure functions, and what is no parameter."""
+        split = [nnx.split(cell) for cell in self.cells]
+        parameters = {
+            "inputs": {name: _value(kernel) for name, kernel in self.input_kernels.items()},
+            "cells": tuple(state for _, state in split),
+            "output_kernel": _value(self.output_kernel),
+            "output_bias": _value(self.output_bias),
+        }
+        definitions = tuple(definition for definition, _ in split)
+        return parameters, Structure(self.kind, self.dtype, self.input_kinds, definitions)
+
+    # ------------------------------------------------------------ running
+
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+        """The state before the first token: zeros, as flax's `initialize_carry` makes them."""
+        with precision(self.dtype):
+            return tuple(self._carry(cell, batch_shape) for cell in self.cells)
+
+    def _carry(self, cell: Any, batch_shape: tuple[int, ...]) -> Any:
+        zeros = jnp.zeros((*batch_shape, cell.hidden_features), self.dtype)
+        return (zeros, zeros) if self.kind == "lstm" else zeros
+
+    def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
+        """Run one token.
+
+        Args:
+          state: of `init_state` or the last step.
+          inputs: per program input, ids (*batch_shape,) or vectors (*batch_shape, width).
+
+        Returns:
+          (*batch_shape, outputs) and the new state.
+        """
+        with self._mode():
+            parameters, structure = self.parameters()
+            output, after = _jitted_step(parameters, structure, state, tuple(inputs))
+            return output, after
+
+    def run(
+        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
+    ) -> Array:
+        """Run whole sequences.
+
+        Args:
+          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
+          chunk: most tokens at a time; memory grows with it.
+          state: to start from; the initial state if None.
+
+        Returns:
+          (batch, time, outputs), numpy, in the network's dtype.
+        """
+        return self.run_with_state(inputs, chunk, state)[0]
+
+    def run_with_state(
+        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
+    ) -> tuple[Array, State]:
+        """Run whole sequences as `run` does, and return the state after the last token too."""
+        batch, tokens = np.shape(inputs[0])[:2]
+        size = min(chunk or CHUNK, tokens)
+        with self._mode():
+            parameters, structure = self.parameters()
+            state = self.init_state((batch,)) if state is None else state
+            outputs = []
+            for start in range(0, tokens, size):
+                part = tuple(x[:, start : start + size] for x in inputs)
+                output, state = _jitted_run(parameters, structure, state, part)
+                outputs.append(np.asarray(output))
+        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
+
+    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
+        """Continue prompts: the first output at a token, rounded, is the id of the next token.
+
+        Args:
+          inputs: one token input, ids (batch, time).
+          steps: how many tokens to add, at least 1.
+
+        Returns:
+          (batch, steps) int32, the ids after the prompts.
+        """
+        outputs, state = self.run_with_state(inputs)
+        first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
+        # Few sizes of the buffer, so few compilations.
+        room = 1 << (steps - 1).bit_length()
+        with self._mode():
+            parameters, structure = self.parameters()
+            tokens = _jitted_continue(parameters, structure, state, first, jnp.int32(steps), room)
+            return np.asarray(tokens)[:, :steps]
+
+    def self_test(self) -> None:
+        """Check the activation thresholds and the sums that exactness relies on, on this device.
+
+        Raises:
+          SelfTestError: names the threshold that fails, and the device.
+        """
+        with self._mode():
+            _check_activations(self.kind, self.dtype)
+            _check_sums(self.dtype)
+
+    def _mode(self) -> Any:
+        return _precise(self.dtype)
+
+
+class _precise:
+    """float64 where the network is, and dot products without TF32 or bfloat16 shortcuts."""
+
+    def __init__(self, dtype: str) -> None:
+        self._contexts = precision(dtype), jax.default_matmul_precision("highest")
+
+    def __enter__(self) -> None:
+        for context in self._contexts:
+            context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(*error)
+
+
+def _value(parameter: Any) -> Any:
+    """The array of a parameter, which a user may have replaced by an array."""
+    return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
+
+
+# ---------------------------------------------------------------- the device at hand
+
+
+def _check_activations(kind: CellKind, dtype: str) -> None:
+    """tanh(u) == u up to L, sigmoids exactly 0 or 1 beyond G, tanh exactly ±1 beyond its end."""
+    numerics = numerics_of(dtype)
+    number = jnp.dtype(dtype)
+    # Every size from the least grid to L in steps of an eighth of a binade, and all signs.
+    sizes = numerics.linear * 2.0 ** -(np.arange(8 * 3 * numerics.bits) / 8.0)
+    small = np.concatenate([sizes, -sizes, [0.0]]).astype(number)
+    large = np.concatenate([2.0 ** (np.arange(400) / 8.0), np.arange(64) / 4]) + 1.0
+    tests: list[tuple[str, Callable[[Any], Any], Array, Array]] = []
+    if kind != "relu":
+        tests.append((f"tanh(u) == u for |u| <= {numerics.linear:g}", nnx.tanh, small, small))
+        beyond = (numerics.shut * (1 - 2.0**-6) * large).astype(number)
+        ones = np.ones_like(beyond)
+        tests.append((f"tanh(u) == 1 from {numerics.shut:g} on", nnx.tanh, beyond, ones))
+        tests.append((f"tanh(u) == -1 below -{numerics.shut:g}", nnx.tanh, -beyond, -ones))
+    if kind in ("lstm", "gru"):
+        beyond = (numerics.gate * large).astype(number)
+        ones = np.ones_like(beyond)
+        tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
+        tests.append(
+            (f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones)
+        )
+    for what, function, inputs, expected in tests:
+        got = np.asarray(jax.jit(function)(jnp.asarray(inputs)))
+        wrong = np.flatnonzero(got != expected)
+        if len(wrong):
+            at = wrong[0]
+            raise SelfTestError(
+                f"{what} fails in {dtype} on {jax.devices()[0]}: at {float(inputs[at])!r} it is "
+                f"{float(got[at])!r}"
+            )
+
+
+def _check_sums(dtype: str) -> None:
+    """Products of matrices keep every bit of integers that the dtype holds."""
+    bits = numerics_of(dtype).bits
+    # One odd number near the end of the range, taken apart into terms that share no bits.
+    terms = 2.0 ** np.arange(bits)
+    kernel = np.ones((bits, 1))
+    got = jax.jit(jnp.dot)(jnp.asarray(terms[None], dtype), jnp.asarray(kernel, dtype))
+    if float(got[0, 0]) != 2.0**bits - 1:
+        raise SelfTestError(
+            f"a matrix product of {dtype} numbers loses bits on {jax.devices()[0]}: expected "
+            f"{2.0**bits - 1:.0f}, got {float(got[0, 0])!r}; is a faster, coarser mode switched on?"
+        )
+    weight = jnp.asarray([[2.0**bits - 1]], dtype)
+    got = jax.jit(jnp.dot)(jnp.asarray([[1.0]], dtype), weight)
+    if float(got[0, 0]) != 2.0**bits - 1:
+        raise SelfTestError(
+            f"a matrix product rounds its {dtype} operands on {jax.devices()[0]}: "
+            f"{2.0**bits - 1:.0f} becomes {float(got[0, 0])!r}; is TF32 switched on?"
+        )

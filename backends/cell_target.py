@@ -1,0 +1,63 @@
+"""What the targets with stock cells share: plan, certificate and module."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.backends.base import Backend
+from lsrl.backends.cell_certificate import CellAnalysis
+from lsrl.backends.cell_network import CellKind, CellNetwork, CellWeights, GateWeights
+from lsrl.backends.cells import CellLayer, CellPlan, Encoder, plan_cells
+from lsrl.backends.input_map import input_maps
+from lsrl.ir.numbers import Array
+from lsrl.numerics import Numerics
+from lsrl.schedule import Schedule
+
+
+class CellBackend(Backend):
+    """A target that is a stack of stock cells.
+
+    Attributes:
+      encoder: how the cell holds channels.
+      kind: which of flax's cells.
+    """
+
+    encoder: ClassVar[Encoder]
+    kind: ClassVar[CellKind]
+
+    def analysis(
+        self, schedule: Schedule, numerics: Numerics
+    ) -> Callable[[int], CellAnalysis]:
+        """The certificate's conditions, over the units of the cells."""
+        plan = plan_cells(self.encoder, schedule, numerics)
+        return lambda tokens: CellAnalysis(plan, tokens)
+
+    def lower(self, schedule: Schedule, numerics: Numerics) -> CellNetwork:
+        """The cells with the schedule's weights."""
+        plan = plan_cells(self.encoder, schedule, numerics)
+        return CellNetwork(self.kind, cell_weights(plan), numerics.dtype)
+
+
+def cell_weights(plan: CellPlan) -> CellWeights:
+    """The dense kernels of a plan."""
+    return CellWeights(
+        input_maps(plan.schedule),
+        tuple(_gate_weights(layer) for layer in plan.layers),
+        plan.output.inputs.toarray().T,
+        plan.output.bias,
+    )
+
+
+def _gate_weights(layer: CellLayer) -> GateWeights:
+    kernels = list(layer.kernels.values())
+
+    def beside(matrices: list[sp.csr_array]) -> Array:
+        return np.concatenate([matrix.toarray().T for matrix in matrices], axis=1)
+
+    return GateWeights(
+        beside([kernel.inputs for kernel in kernels]),
+        beside([kernel.recurrent for kernel in kernels]),
+        np.concatenate([kernel.bias for kernel in kernels]),
+    )

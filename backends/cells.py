@@ -1,0 +1,601 @@
+"""What the stock recurrent cells share: from a schedule's channels to the units of a cell.
+
+A schedule speaks of channels and their values; a cell has units. An `Encoder` writes each group of
+channels as *parts*: a part is one unit a channel, and a channel's value is a sum over its parts,
+
+    value = decode_1 * h_1 + decode_2 * h_2 + … + offset
+
+with power-of-two decodes, so that nothing is rounded. A part says what each gate of its units sees (a
+`Drive`: scaled rows over channel values), and `plan_cells` composes these rows with the encodings of
+what they read: the kernels of the cell.
+
+Cells start at h = 0, where the value of a channel is its offset. A linear or selective state takes
+its initial value for the offset, and then starts right. Where a channel that is read at t - 1 starts
+elsewhere, the layer gets a unit `one` that is 1 at every token: the rows that read the channel get
+the difference as a bias, and take it back by their weight on one at t - 1, which is 0 at the start.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.certificate import channels_of
+from lsrl.errors import LsrlError, PrecisionError
+from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
+from lsrl.ir.graph import Graph
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.ops import Op, RecurrentState, Step, ThresholdState
+from lsrl.numerics import DTYPES, Numerics
+from lsrl.schedule import Layer, Rows, Schedule, Unit
+
+Known = Sequence[Facts]  # facts of every node of the graph, by node id
+Range = Callable[[Known], Facts]  # facts of some channels
+Bounds = Callable[[Known], Sums]  # the greatest size and the grid of some units
+
+# A gate on continuous values has no margin, so it is made about as sharp as numbers allow.
+SHARPEST = 2.0**60
+
+
+class Drive(NamedTuple):
+    """What one gate of a part's units sees: scale * rows + bias, and the part `own` at t - 1.
+
+    Attributes:
+      rows: over channel values; None for a constant.
+      scale: (units,) powers of two.
+      bias: (units,) added after scaling.
+      own: parts of the same channels that the units read at t - 1, by number, with weights.
+      reach: for a drive that must stay in the linear regime of tanh, its greatest size.
+      margin: for a drive that must saturate, (units,) its least distance from zero; 0 if there is none.
+      needed: what the margin must be.
+    """
+
+    rows: Rows | None
+    scale: Array
+    bias: Array
+    own: tuple[tuple[int, Array], ...] = ()
+    reach: Bounds | None = None
+    margin: Array | None = None
+    needed: float = 0.0
+
+
+class Part(NamedTuple):
+    """One unit for each of some channels.
+
+    Attributes:
+      drives: by gate; a gate that is not named keeps the cell's default.
+      decode: (units,) powers of two with a sign: what a unit adds to its channel's value.
+      bounds: of the units.
+      picked: which of the unit's channels, by position; None for all.
+    """
+
+    drives: dict[str, Drive]
+    decode: Array
+    bounds: Bounds
+    picked: Array | None = None
+
+
+class Encoding(NamedTuple):
+    """How a group of channels is held.
+
+    Attributes:
+      parts: the parts whose decoded units add up to the values.
+      offset: (channels,) what is added to them.
+    """
+
+    parts: tuple[Part, ...]
+    offset: Array
+
+
+class Placed(NamedTuple):
+    """A part among the units of its layer."""
+
+    unit: Unit | None  # None for `one`
+    part: Part
+    start: int
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return len(self.part.decode)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """What one gate of every unit of a layer reads.
+
+    Attributes:
+      recurrent: (units, units), over this layer at t - 1.
+      inputs: (units, units of the layer before), at t.
+      bias: (units,).
+      exact: (units,) bool, whether float64 held the weights exactly while they were composed.
+    """
+
+    recurrent: sp.csr_array
+    inputs: sp.csr_array
+    bias: Array
+    exact: Array
+
+
+@dataclass(frozen=True, eq=False)
+class CellLayer:
+    """One layer of units of a stock cell.
+
+    Attributes:
+      layer: the schedule's layer.
+      placed: its parts, in order.
+      kernels: by gate.
+      decode: (channels, units).
+      offset: (channels,): channel values are decode @ units + offset.
+    """
+
+    layer: Layer
+    placed: tuple[Placed, ...]
+    kernels: dict[str, Kernel]
+    decode: sp.csr_array
+    offset: Array
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return int(self.decode.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class CellPlan:
+    """A schedule in the units of a stock cell.
+
+    Attributes:
+      schedule: the schedule.
+      numerics: the dtype that the scales are chosen for.
+      layers: first to last.
+      output: the output rows, over the units of the last layer.
+      clean_gates: whether what a shut gate adds to a row is exactly 0, term by term.
+    """
+
+    schedule: Schedule
+    numerics: Numerics
+    layers: tuple[CellLayer, ...]
+    output: Kernel
+    clean_gates: bool
+
+
+# ---------------------------------------------------------------- what encoders ask of a unit
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A schedule's unit, and all that an encoder wants to know about it.
+
+    Attributes:
+      graph: the graph.
+      unit: the unit.
+      initial: (channels,) its values at t = -1.
+      numerics: the dtype.
+    """
+
+    graph: Graph
+    unit: Unit
+    initial: Array
+    numerics: Numerics
+
+    @property
+    def op(self) -> Op:
+        """The op that the unit holds."""
+        return self.graph.nodes[self.unit.node].op
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return self.unit.width
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of the only or first operand."""
+        return self.unit.slots[0]
+
+    @property
+    def own(self) -> Rows:
+        """The unit's own channels at t - 1."""
+        like = self.rows
+        columns = self.unit.start + np.arange(self.width)
+        shape = (self.width, like.recurrent.shape[1])
+        picks = sp.csr_array((np.ones(self.width), (np.arange(self.width), columns)), shape)
+        return Rows(picks, sp.csr_array(like.inputs.shape), np.zeros(self.width))
+
+    def values(self, known: Known) -> Facts:
+        """Facts of the unit's channels."""
+        return channels_of(known[self.unit.node], self.unit)
+
+    def operand(self, slot: int) -> Range:
+        """Facts of what a slot reads, channel by channel."""
+        node = self.graph.nodes[self.unit.node].operands[slot]
+        return lambda known: channels_of(known[node], self.unit)
+
+    def argument(self, known: Known) -> Facts:
+        """Facts of A h + u, what a threshold or recurrent state compares with zero."""
+        op = self.op
+        if not isinstance(op, ThresholdState | RecurrentState):
+            raise LsrlError(f"{self.label} has no feedback")
+        update, state = known[self.graph.nodes[self.unit.node].operands[0]], known[self.unit.node]
+        weights = [op.transition, Matrix.identity(update.width)]
+        return channels_of(affine_facts(weights, np.zeros(update.width), [state, update]), self.unit)
+
+    @property
+    def label(self) -> str:
+        """The signal's name."""
+        return self.graph.label(self.unit.node)
+
+    def refuse(self, text: str) -> PrecisionError:
+        """The error that says that the dtype has no room for this signal."""
+        where = self.graph.source(self.unit.node)
+        return PrecisionError(f"{self.label} ({where}): {text}")
+
+    # ------------------------------------------------------------ scales
+
+    def linear_scale(self, *sizes: Array) -> Array:
+        """ε: the powers of two that bring values of these sizes into the linear regime of tanh."""
+        size = np.maximum.reduce(sizes)
+        if not np.isfinite(size).all():
+            raise self.refuse(
+                "has no finite bound, so no scale brings it into the linear regime of tanh; declare "
+                "max_length, or narrow it with lsrl.bound(x, low, high)"
+            )
+        return power_below(self.numerics.linear / np.where(size == 0, 1.0, size))
+
+    def value_scale(self, offset: Array | float = 0.0) -> Array:
+        """ε for the unit's values, less an offset."""
+        facts = self.values(self.graph.facts)
+        return self.linear_scale(np.abs(facts.low - offset), np.abs(facts.high - offset))
+
+    def boolean_slot(self) -> tuple[int, int]:
+        """The slot of a product that is {0,1}, and the other one."""
+        for gate, value in ((0, 1), (1, 0)):
+            if self.operand(gate)(self.graph.facts).boolean:
+                return gate, value
+        raise LsrlError(f"{self.label}: a product of two general signals reached a cell")
+
+    @property
+    def is_conjunction(self) -> bool:
+        """Whether this is a product of two {0,1} values."""
+        return self.operand(0)(self.graph.facts).boolean and self.operand(1)(self.graph.facts).boolean
+
+    @property
+    def is_boolean_relu(self) -> bool:
+        """Whether this is a ReLU whose values are 0 and 1, of an operand on a grid."""
+        return (
+            self.values(self.graph.facts).boolean and self.operand(0)(self.graph.facts).gridded
+        )
+
+    # ------------------------------------------------------------ drives that saturate
+
+    def positive(self, rows: Rows, value: Range, needed: float, strict: Array | None = None) -> Drive:
+        """Beyond `needed` where x > 0, and beyond -`needed` where x <= 0.
+
+        On a grid of step g the threshold is g/2, so that x = 0 sits off the middle of the gate.
+        """
+        facts = value(self.graph.facts)
+        step = np.where(np.isinf(facts.step), 1.0, facts.step)
+        if (step > 0).all():
+            grid = power_below(step)
+            slope = power_above(2 * needed / grid)
+            return Drive(rows, slope, -slope * grid / 2, margin=slope * grid / 2, needed=needed)
+        size = np.maximum(facts.magnitude, self.numerics.tiny)
+        slope = SHARPEST / power_above(np.where(np.isfinite(size), size, 1.0))
+        nothing = np.zeros(self.width)
+        return Drive(rows, slope, nothing, margin=nothing, needed=needed)
+
+    def compared(self, needed: float) -> Drive:
+        """The same for a comparison: x >= 0 against x <= -(1 + shift) / slope."""
+        op = self.op
+        if not isinstance(op, Step):
+            raise LsrlError(f"{self.label} is no comparison")
+        facts = self.operand(0)(self.graph.facts)
+        step = np.where(np.isinf(facts.step), 1.0, facts.step)
+        if op.avoids_ramp(facts):
+            middle = power_below(step) / 2
+            half = middle
+        else:
+            # By promise no value lies in the ramp.
+            middle = np.full(self.width, (op.shift + 0.5) / op.slope)
+            half = np.full(self.width, 0.25 / op.slope)
+        slope = power_above(needed / half)
+        return Drive(self.rows, slope, slope * middle, margin=slope * half, needed=needed)
+
+    def both(self, needed: float) -> Drive:
+        """The same for the conjunction of two {0,1} operands: their sum beyond 3/2."""
+        slope = power_above(np.full(self.width, 2 * needed))
+        rows = combined(0.0, *((1.0, slot) for slot in self.unit.slots))
+        return Drive(rows, slope, -1.5 * slope, margin=slope / 2, needed=needed)
+
+    def opened(self, slot: int, needed: float) -> Drive:
+        """The same for a {0,1} operand: beyond `needed` for 1, beyond -`needed` for 0."""
+        slope = power_above(np.full(self.width, 2 * needed))
+        return Drive(
+            self.unit.slots[slot], slope, -slope / 2, margin=slope / 2, needed=needed
+        )
+
+
+def inverse(drive: Drive) -> Drive:
+    """The drive of the opposite gate."""
+    return drive._replace(scale=-drive.scale, bias=-drive.bias)
+
+
+def constant(value: float, width: int) -> Drive:
+    """A drive that is the same at every token."""
+    return Drive(None, np.ones(width), np.full(width, value))
+
+
+def combined(bias: Array | float, *terms: tuple[Array | float, Rows]) -> Rows:
+    """Σ weight * rows + bias, row by row."""
+    width = len(terms[0][1].bias)
+    recurrent = sp.csr_array(terms[0][1].recurrent.shape)
+    inputs = sp.csr_array(terms[0][1].inputs.shape)
+    total, exact = np.zeros(width) + bias, True
+    for weight, rows in terms:
+        scale = sp.diags_array(np.broadcast_to(np.asarray(weight, dtype=np.float64), width))
+        recurrent = sp.csr_array(recurrent + scale @ rows.recurrent)
+        inputs = sp.csr_array(inputs + scale @ rows.inputs)
+        total = total + weight * rows.bias
+        exact = exact and rows.exact
+    return Rows(recurrent, inputs, total, exact)
+
+
+def linear(rows: Rows, value: Range, scale: Array, offset: Array | float = 0.0) -> Drive:
+    """The drive scale * (rows - offset), which stays in the linear regime of tanh."""
+    return Drive(rows, scale, -scale * offset, reach=spread(value, scale, offset))
+
+
+def spread(value: Range, scale: Array, offset: Array | float = 0.0, side: int = 0) -> Bounds:
+    """Size and grid of scale * (value - offset), or of its positive (1) or negative (-1) half."""
+    offset = np.zeros(len(scale)) + offset
+
+    def bounds(known: Known) -> Sums:
+        facts = value(known)
+        up, down = np.maximum(facts.high - offset, 0.0), np.maximum(offset - facts.low, 0.0)
+        size = up if side > 0 else down if side < 0 else np.maximum(up, down)
+        grid = np.minimum(lowest_bit_of_step(facts), lowest_bit(offset))
+        return Sums(scale * size, scale * grid)
+
+    return bounds
+
+
+def saturated(gate: str, drive: Drive) -> Encoding:
+    """One unit a channel that is 1 or -1, for 1 or 0."""
+    width = len(drive.scale)
+    half = np.full(width, 0.5)
+    return Encoding((Part({gate: drive}, half, fixed(1.0, width)),), half)
+
+
+def fixed(value: float, width: int) -> Bounds:
+    """Size and grid of units that are 0, value or -value."""
+    sums = Sums(np.full(width, value), lowest_bit(np.full(width, value)))
+    return lambda known: sums
+
+
+def power_below(values: Array) -> Array:
+    """The largest power of two at or below each positive value."""
+    _, exponent = np.frexp(values)
+    return np.ldexp(1.0, exponent - 1)
+
+
+def power_above(values: Array) -> Array:
+    """The smallest power of two at or above each positive value."""
+    below = power_below(values)
+    return np.where(below == values, below, 2 * below)
+
+
+# ---------------------------------------------------------------- encoders and the composition
+
+
+class Encoder(ABC):
+    """How one cell holds channels.
+
+    Attributes:
+      gates: names of the cell's gates, in the order of its kernels.
+      clean_gates: see `CellPlan`.
+    """
+
+    gates: ClassVar[tuple[str, ...]]
+    clean_gates: ClassVar[bool] = True
+
+    @abstractmethod
+    def default(self, gate: str, numerics: Numerics) -> float:
+        """The bias of a gate that a part does not drive."""
+
+    @abstractmethod
+    def encode(self, site: Site) -> Encoding:
+        """The parts of a unit."""
+
+    @abstractmethod
+    def one(self, numerics: Numerics) -> Part:
+        """A part with one unit that is the same at every token, and whose decoded value is 1."""
+
+
+def plan_cells(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
+    """Write a schedule in the units of a cell.
+
+    Raises:
+      PrecisionError: the dtype has no room for some signal; names it, and the dtype that has.
+    """
+    try:
+        return _plan(encoder, schedule, numerics)
+    except PrecisionError as error:
+        wider = DTYPES["float64"]
+        if numerics.dtype == wider.dtype:
+            raise
+        try:
+            _plan(encoder, schedule, wider)
+        except PrecisionError:
+            raise error from None
+        raise PrecisionError(f"{error}; dtype 'float64' has room") from None
+
+
+def _plan(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
+    decode, offset = sp.eye_array(schedule.feature_width, format="csr"), np.zeros(schedule.feature_width)
+    layers = []
+    for layer in schedule.layers:
+        layers.append(_Composer(encoder, schedule.graph, layer, numerics, decode, offset).compose())
+        decode, offset = layers[-1].decode, layers[-1].offset
+    rows = schedule.output
+    inputs, bias, exact = _read(rows.inputs, decode, offset, rows.bias)
+    width = len(rows.bias)
+    output = Kernel(sp.csr_array((width, 0)), inputs, bias, exact & rows.exact)
+    plan = CellPlan(schedule, numerics, tuple(layers), output, encoder.clean_gates)
+    _check_weights(plan)
+    return plan
+
+
+def _read(
+    weights: sp.csr_array, decode: sp.csr_array, offset: Array, bias: Array
+) -> tuple[sp.csr_array, Array, Array]:
+    """weights @ (decode h + offset) + bias as rows over h; and which rows float64 held exactly."""
+    shifts = sp.csr_array(weights * offset) if weights.nnz else sp.csr_array(weights.shape)
+    size = np.abs(bias) + np.asarray(abs(shifts).sum(axis=1)).ravel()
+    bits = lowest_bit(bias)
+    filled = np.flatnonzero(np.diff(shifts.indptr))
+    if len(filled):
+        lowest = np.minimum.reduceat(lowest_bit(shifts.data), shifts.indptr[filled])
+        bits[filled] = np.minimum(bits[filled], lowest)
+    exact = (size == 0) | (size <= 2.0**53 * bits)
+    return sp.csr_array(weights @ decode), bias + weights @ offset, exact
+
+
+class _Composer:
+    """Puts the parts of a layer together."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        graph: Graph,
+        layer: Layer,
+        numerics: Numerics,
+        decode_before: sp.csr_array,
+        offset_before: Array,
+    ) -> None:
+        self.encoder, self.layer, self.numerics = encoder, layer, numerics
+        self.decode_before, self.offset_before = decode_before, offset_before
+        self.placed: list[Placed] = []
+        self.starts: dict[int, list[int]] = {}  # by unit's first channel, where its parts start
+        self.offset = np.zeros(layer.width)
+        entries: list[tuple[Array, Array, Array]] = []
+        size = 0
+        for unit in layer.units:
+            channels = slice(unit.start, unit.start + unit.width)
+            encoding = encoder.encode(Site(graph, unit, layer.initial[channels], numerics))
+            self.offset[channels] = encoding.offset
+            self.starts[unit.start] = []
+            for part in encoding.parts:
+                picked = np.arange(unit.width) if part.picked is None else part.picked
+                entries.append((unit.start + picked, size + np.arange(len(picked)), part.decode))
+                self.placed.append(Placed(unit, part, size))
+                self.starts[unit.start].append(size)
+                size += len(picked)
+        self.missing = layer.initial - self.offset
+        if self._reads_missing() or not size:
+            self.one: int | None = size
+            self.placed.append(Placed(None, encoder.one(numerics), size))
+            size += 1
+        else:
+            self.one = None
+        self.size = size
+        rows, columns, values = (
+            np.concatenate([entry[k] for entry in entries]) if entries else np.zeros(0)
+            for k in range(3)
+        )
+        self.decode = sp.csr_array((values, (rows, columns)), (layer.width, size))
+
+    def _reads_missing(self) -> bool:
+        """Whether some row reads, at t - 1, a channel that does not start at its offset."""
+        for placed in self.placed:
+            for drive in placed.part.drives.values():
+                if drive.rows is not None and (abs(drive.rows.recurrent) @ np.abs(self.missing)).any():
+                    return True
+        return False
+
+    def compose(self) -> CellLayer:
+        kernels = {gate: self._kernel(gate) for gate in self.encoder.gates}
+        return CellLayer(self.layer, tuple(self.placed), kernels, self.decode, self.offset)
+
+    def _kernel(self, gate: str) -> Kernel:
+        parts = [self._rows(placed, gate) for placed in self.placed]
+        return Kernel(
+            sp.csr_array(sp.vstack([part.recurrent for part in parts])),
+            sp.csr_array(sp.vstack([part.inputs for part in parts])),
+            np.concatenate([part.bias for part in parts]),
+            np.concatenate([part.exact for part in parts]),
+        )
+
+    def _rows(self, placed: Placed, gate: str) -> Kernel:
+        part, width = placed.part, placed.width
+        drive = part.drives.get(gate)
+        if drive is None:
+            drive = constant(self.encoder.default(gate, self.numerics), width)
+        before = self.decode_before.shape[1]
+        recurrent, inputs = sp.csr_array((width, self.size)), sp.csr_array((width, before))
+        bias, exact = np.array(drive.bias), np.ones(width, dtype=bool)
+        if drive.rows is not None:
+            rows = drive.rows
+            if part.picked is not None:
+                rows = Rows(
+                    rows.recurrent[part.picked], rows.inputs[part.picked], rows.bias[part.picked],
+                    rows.exact,
+                )  # fmt: skip
+            scale = sp.diags_array(drive.scale)
+            scaled = sp.csr_array(scale @ rows.recurrent), sp.csr_array(scale @ rows.inputs)
+            bias = bias + drive.scale * rows.bias
+            start = self.offset if self.one is None else self.offset + self.missing
+            recurrent, bias, first = _read(scaled[0], self.decode, start, bias)
+            inputs, bias, second = _read(scaled[1], self.decode_before, self.offset_before, bias)
+            exact = first & second & rows.exact
+            if self.one is not None:
+                back = scaled[0] @ self.missing
+                (decode,) = self.placed[-1].part.decode
+                column = sp.csr_array(
+                    (-back * decode, (np.arange(width), np.full(width, self.one))),
+                    (width, self.size),
+                )
+                recurrent = sp.csr_array(recurrent + column)
+        for number, weights in drive.own:
+            if placed.unit is None:
+                raise LsrlError("`one` reads no channels")
+            columns = self.starts[placed.unit.start][number] + np.arange(width)
+            feedback = sp.csr_array((weights, (np.arange(width), columns)), (width, self.size))
+            recurrent = sp.csr_array(recurrent + feedback)
+        recurrent.eliminate_zeros()
+        inputs.eliminate_zeros()
+        return Kernel(recurrent, inputs, bias, exact)
+
+
+def _check_weights(plan: CellPlan) -> None:
+    """Raise PrecisionError unless every weight is a finite, normal number."""
+    numerics, graph = plan.numerics, plan.schedule.graph
+    for number, layer in enumerate(plan.layers, start=1):
+        for kernel in layer.kernels.values():
+            for placed in layer.placed:
+                node = placed.unit.node if placed.unit else graph.output
+                rows = slice(placed.start, placed.start + placed.width)
+                _check(numerics, graph, node, number, kernel_weights(kernel, rows))
+    _check(numerics, graph, graph.output, len(plan.layers) + 1, kernel_weights(plan.output))
+
+
+def kernel_weights(kernel: Kernel, rows: slice | None = None) -> Array:
+    """All weights and biases of some rows of a kernel."""
+    rows = slice(None) if rows is None else rows
+    recurrent, inputs = kernel.recurrent[rows], kernel.inputs[rows]
+    return np.concatenate([recurrent.data, inputs.data, kernel.bias[rows]])
+
+
+def _check(numerics: Numerics, graph: Graph, node: int, layer: int, weights: Array) -> None:
+    size = np.abs(weights[weights != 0])
+    bad = (size > numerics.largest) | (size < numerics.tiny) | ~np.isfinite(size)
+    if bad.any():
+        raise PrecisionError(
+            f"{graph.label(node)} ({graph.source(node)}), layer {layer}: needs the weight "
+            f"{size[bad][0]:g}, which {numerics.dtype} can't hold (normal numbers from "
+            f"{numerics.tiny:g} to {numerics.largest:g}); narrow the signal with lsrl.bound"
+        )

@@ -1,0 +1,48 @@
+"""The input map: what the first layer reads of the program's inputs, as tables and kernels."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.ir.numbers import Array
+from lsrl.ir.ops import Input, Lookup, is_token
+from lsrl.ir.types import Token
+from lsrl.schedule import Schedule
+
+
+class InputMaps(NamedTuple):
+    """Per program input a table (symbols, features), a kernel (width, features), or neither if unread."""
+
+    tables: tuple[Array | None, ...]
+    kernels: tuple[Array | None, ...]
+
+
+def input_maps(schedule: Schedule) -> InputMaps:
+    """The maps that add up to the schedule's features."""
+    count = len(schedule.graph.inputs)
+    tables: list[Array | None] = [None] * count
+    kernels: list[Array | None] = [None] * count
+    start = 0
+    for node in schedule.features:
+        this = schedule.graph.nodes[node]
+        source = this if isinstance(this.op, Input) else schedule.graph.nodes[this.operands[0]]
+        if not isinstance(source.op, Input):
+            raise TypeError(f"feature {node} reads no input")  # the scheduler never makes one
+        kind, index = source.op.type, source.op.index
+        size = kind.size if isinstance(kind, Token) else kind.width
+        block = np.zeros((size, schedule.feature_width))
+        block[:, start : start + this.width] = _feature(this.op, size)
+        place = tables if is_token(source.op) else kernels
+        known = place[index]
+        place[index] = block if known is None else known + block
+        start += this.width
+    return InputMaps(tuple(tables), tuple(kernels))
+
+
+def _feature(op: object, size: int) -> Array:
+    """What the input map makes of one input: (symbols or width, channels)."""
+    if isinstance(op, Lookup):
+        return op.table.dense()
+    if isinstance(op, Input) and is_token(op):
+        return np.arange(size, dtype=np.float64)[:, None]
+    return np.eye(size)

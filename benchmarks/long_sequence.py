@@ -1,0 +1,54 @@
+"""Peak memory of one long sequence, in a process of its own: prints one line of JSON.
+
+Used by `python -m benchmarks.run`; the peak of a process that did other things before says nothing.
+"""
+
+import json
+import resource
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+import lsrl
+from benchmarks.workloads import workloads
+
+WARM_UP = 1000
+
+
+def peak_memory() -> float:
+    """MiB of the largest resident set of this process so far.
+
+    Linux counts `ru_maxrss` from before exec on, so it would hold the parent's peak too.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(
+    program: Annotated[str, typer.Argument(help="A name of benchmarks.workloads.")],
+    target: Annotated[str, typer.Argument(help="Where to compile it to.")],
+    tokens: Annotated[int, typer.Argument(help="Tokens of the sequence.")],
+    longest: Annotated[int, typer.Argument(help="Tokens that the program is compiled for.")],
+) -> None:
+    """Run one sequence and print the peak memory before and after."""
+    workload = workloads()[program]
+    model = lsrl.compile(workload.program(longest), target)
+    (kind,) = model.program.inputs.values()
+    if not isinstance(kind, lsrl.Token):
+        raise typer.BadParameter(f"{program} has no token input")
+    sequence = np.random.default_rng(0).integers(kind.size, size=tokens)
+    model.run(sequence[:WARM_UP])
+    before = peak_memory()
+    outputs = model.run(sequence)
+    result = {"before": before, "peak": peak_memory(), "outputs": outputs.nbytes / 2**20}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)

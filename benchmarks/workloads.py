@@ -1,0 +1,90 @@
+"""The programs that the benchmarks run, at any length, with inputs and what they must answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import lsrl
+from benchmarks.common import BenchmarkError
+from lsrl.programs import Entry
+
+Array = npt.NDArray[Any]
+
+LENGTH, VOCAB = 3, 10  # of tok2tok
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A program of the library at a length.
+
+    Attributes:
+      entry: of the catalogue.
+      settings: parameters that make the program long enough for a number of tokens.
+      longest: greatest number of tokens that makes sense, or None.
+    """
+
+    entry: Entry
+    settings: Callable[[int], Mapping[str, Any]]
+    longest: int | None = None
+
+    def program(self, tokens: int) -> lsrl.Program:
+        """The program for that many tokens."""
+        return self.entry.program(**self.settings(tokens))
+
+    def inputs(self, batch: int, tokens: int, seed: int = 0) -> tuple[Array, ...]:
+        """Random legal inputs, one array an input: (batch, tokens[, width])."""
+        rng = np.random.default_rng(seed)
+        samples = [
+            self.entry.sample(rng, tokens, **self.settings(tokens)) for _ in range(batch)
+        ]
+        arrays = tuple(np.stack(columns) for columns in zip(*samples, strict=True))
+        if any(array.shape[:2] != (batch, tokens) for array in arrays):
+            raise BenchmarkError(f"{self.entry.name}: no sample of {tokens} tokens")
+        return arrays
+
+    def check(self, model: lsrl.Model, inputs: tuple[Array, ...], outputs: Array) -> str:
+        """Compare the last sequence with the plain-Python reference, at every token.
+
+        Returns:
+          "yes" where all values are equal, else the largest difference.
+
+        Raises:
+          BenchmarkError: they differ by more than the certificate allows.
+        """
+        expected = self.entry.expected(
+            tuple(array[-1] for array in inputs), **self.settings(inputs[0].shape[1])
+        )
+        difference = float(np.abs(outputs[-1] - expected).max())
+        if difference > model.certificate.error_bound:
+            raise BenchmarkError(
+                f"{model!r} differs from the reference by {difference}, more than its certificate "
+                f"allows: {model.certificate.error_bound}"
+            )
+        return "yes" if difference == 0 else f"within {difference:.1e}"
+
+
+def workloads() -> dict[str, Workload]:
+    """The programs of `python -m benchmarks.run`, by name."""
+    catalogue = lsrl.programs.catalogue()
+
+    def counting(tokens: int) -> dict[str, Any]:
+        return {"max_length": tokens}
+
+    found = {"tok2tok": Workload(catalogue["tok2tok"], _tok2tok_settings)}
+    for name in ("majority", "histogram", "running_max", "dyck1", "parity"):
+        found[name] = Workload(catalogue[name], counting)
+    found["copy_delay"] = Workload(catalogue["copy_delay"], lambda tokens: {})
+    # A cell a token; beyond some thousands the cells get narrower than the ramps.
+    found["vec2vec"] = Workload(
+        catalogue["vec2vec"], lambda tokens: {"cells": tokens - 1}, longest=4096
+    )
+    return found
+
+
+def _tok2tok_settings(tokens: int) -> dict[str, Any]:
+    """max_length = length (1 + 2 max_pairs)."""
+    pairs = max(1, -(-(tokens - LENGTH) // (2 * LENGTH)))
+    return {"length": LENGTH, "vocab": VOCAB, "max_pairs": pairs}

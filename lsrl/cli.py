@@ -1,0 +1,631 @@
+"""The command line: `lsrl --help`.
+
+What the commands need beyond the language loads inside them, so that `lsrl --help` is quick.
+"""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from typer.core import TyperGroup
+
+from lsrl.errors import BoundsError, InputError, LsrlError
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import InputType, Token, check_inputs
+from lsrl.language.program import Program
+
+if TYPE_CHECKING:
+    from lsrl.model import Model
+    from lsrl.programs import Entry
+
+# Sequences that `verify` runs at once.
+CHUNK = 8
+DATA_FILES = (".npy", ".json", ".csv")
+
+
+class _Commands(TyperGroup):
+    """Prints every error of ours as one message, without a traceback; exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (LsrlError, OSError) as error:
+            _say(f"error: {error}", style="bold red", stderr=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="lsrl",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ProgramName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROGRAM",
+        show_default=False,
+        help="A name from 'lsrl programs', FILE.py:NAME (a program or a function that returns one) "
+        "or a saved model.",
+    ),
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", "-t", show_default=False, help="A name from 'lsrl targets'."),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        show_default=False,
+        help="A parameter of the program, such as length=3; may be repeated.",
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Unroll = Annotated[
+    bool,
+    typer.Option(
+        "--unroll",
+        help="Write states that the target can't hold as log2(max_length) levels of composition.",
+    ),
+]
+
+
+@app.callback()
+def _lsrl() -> None:
+    """Compile short programs over linear-state signals into exact recurrent networks.
+
+    A first tour:
+      lsrl programs                          what the library has
+      lsrl run majority "1 0 1 1"            the program itself, token by token
+      lsrl compile majority -t linear_rnn    layers, width, certificate
+      lsrl show tok2tok -t linear_rnn        every channel of every layer by name
+      lsrl verify dyck1 -t linear_rnn        the network against the program
+
+    Errors exit with code 2, a difference that verify finds with code 1.
+    """
+
+
+@app.command("programs")
+def list_programs() -> None:
+    """List the library of programs, with what each shows and its parameters.
+
+    Example: lsrl programs
+    """
+    import lsrl
+
+    table = Table("program", "shows", "parameters", show_lines=True)
+    for name, entry in lsrl.programs.catalogue().items():
+        table.add_row(name, _plain(entry.shows), _plain(", ".join(_settings(entry.build))))
+    Console().print(table)
+
+
+@app.command("targets")
+def list_targets() -> None:
+    """List the targets, with what each of them can hold.
+
+    Example: lsrl targets
+    """
+    import lsrl
+
+    table = Table("target", "cell", "holds", show_lines=True)
+    for target in lsrl.targets():
+        holds = "\n".join(f"{feature}: {how}" for feature, how in target.supports.items())
+        table.add_row(target.name, _plain(target.cell), _plain(holds))
+    Console().print(table)
+
+
+@app.command("compile")
+def compile_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", show_default=False, help="Save the model to this file."),
+    ] = None,
+    unroll: Unroll = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also print passes, layers and times.")
+    ] = False,
+) -> None:
+    """Compile a program and print layers, width, parameters and the certificate.
+
+    Examples:
+      lsrl compile majority --target linear_rnn
+      lsrl compile tok2tok -t linear_rnn -p length=20 -p vocab=4 --out tok2tok.lsrl
+      lsrl compile my_programs.py:detector -t gated_linear_rnn --dtype float64
+      lsrl compile flip_flop -t linear_rnn -p max_length=64 --unroll
+    """
+    model = _compiled(_subject(program, param), target, dtype, unroll)
+    if out is not None:
+        model.save(out)
+        _say(f"saved to {out}", stderr=True)
+    _say(model.report() if report else model.summary())
+
+
+@app.command("run")
+def run_program(
+    program: ProgramName,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            show_default=False,
+            help="One an input of the program: symbols such as '1 0 1 1', vectors such as "
+            "'0.5 1; 0.25 2' (a token ends at a semicolon), or a .npy, .json or .csv file.",
+        ),
+    ],
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the program's promises on these inputs.")
+    ] = False,
+) -> None:
+    """Run a program or a saved model, and print its outputs token by token.
+
+    Without a target a program runs in the reference evaluator; with one it is
+    compiled first. Put -- before an input that begins with a minus sign. In a
+    .csv file a row is a token; where the program reads symbols and the file has
+    several columns, a row is a sequence.
+
+    Examples:
+      lsrl run majority "1 0 1 1"
+      lsrl run majority "1 0 1 1" --target linear_rnn
+      lsrl run tok2tok.lsrl prompts.npy
+      lsrl run binary_adder "1 1 0" "1 0 0"
+    """
+    subject = _subject(program, param)
+    kinds = subject.program.inputs
+    if len(inputs) != len(kinds):
+        raise InputError(
+            f"{subject.program.name}: expected {len(kinds)} input(s) ({', '.join(kinds)}), got "
+            f'{len(inputs)}; put each into quotes: "1 0 1"'
+        )
+    arrays = [
+        _read_input(text, name, kind)
+        for text, (name, kind) in zip(inputs, kinds.items(), strict=True)
+    ]
+    checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
+    if target is None and subject.model is None:
+        outputs = subject.program.run(*arrays)
+    else:
+        outputs = _compiled(subject, target, dtype, unroll).run(*arrays, check=check)
+    sequences = outputs if batched else outputs[None]
+    for number, output in enumerate(sequences):
+        if batched:
+            _say(f"sequence {number}")
+        columns = {"token": np.arange(len(output))[:, None]}
+        columns |= {name: array[number] for name, array in zip(kinds, checked, strict=True)}
+        _say(_columns({**columns, "output": output}))
+
+
+@app.command("show")
+def show_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also print what each pass and stage did.")
+    ] = False,
+    png: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="Draw the graph, level by level, into this file."),
+    ] = None,
+) -> None:
+    """Show a program's signals, or a model's layers with the signal in every channel.
+
+    Without a target: the signals as written, with widths and inferred bounds.
+    With one: the layers and the certificate.
+
+    Examples:
+      lsrl show majority
+      lsrl show majority --target linear_rnn --png majority.png
+      lsrl show tok2tok.lsrl --report
+    """
+    subject = _subject(program, param)
+    if target is None and subject.model is None:
+        graph, layers, title = subject.program.graph, None, subject.program.name
+        _say(f"{subject.program!r}\n{graph.dump()}")
+    else:
+        from lsrl.drawing import layers_of
+
+        model = _compiled(subject, target, dtype, unroll)
+        graph, layers = model.schedule.graph, layers_of(model.schedule)
+        title = f"{model.program.name} on {model.target}"
+        _say(model.report() if report else model.summary())
+        Console().print(_layers_table(model))
+    if png is not None:
+        from lsrl.drawing import draw
+
+        draw(graph, png, title=title, layers=layers)
+        _say(f"drawn into {png}", stderr=True)
+
+
+@app.command("verify")
+def verify_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
+    length: Annotated[
+        int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+) -> None:
+    """Compare a compiled network with the reference evaluator, at every token of many sequences.
+
+    Random inputs and inputs at the ends of the ranges go through the network as
+    whole sequences and step by step; programs of the library bring their own,
+    which honour their promises. Outputs must be equal where the certificate says
+    exact, else within its error bound. Exit code 1 on a difference.
+
+    Examples:
+      lsrl verify dyck1 --target linear_rnn
+      lsrl verify tok2tok.lsrl --sequences 500 --length 200
+      lsrl verify histogram -t linear_rnn --dtype bfloat16
+    """
+    from lsrl.verification import compare
+
+    subject = _subject(program, param)
+    model = _compiled(subject, target, dtype, unroll)
+    compared = 0
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{model.program.name} on {model.target}", total=sequences)
+        for inputs in _legal_inputs(subject, sequences, length, seed):
+            difference = compare(model, inputs=inputs)
+            if difference is not None:
+                progress.stop()
+                _say(f"{_headline(model)}: differs\n{difference}", style="bold red")
+                raise typer.Exit(1)
+            compared += len(inputs[0])
+            progress.update(task, completed=min(compared, sequences))
+    if not compared:
+        raise InputError(
+            f"{model.program.name}: nothing was compared, since every random sequence breaks a "
+            "promise of the program; run it on inputs of your own: lsrl run --check"
+        )
+    bound = model.certificate.error_bound
+    equal = "equal" if model.certificate.exact else f"within the error bound {bound:.3g}"
+    _say(f"{_headline(model)}: {equal} at every token of {compared} sequences, in both modes")
+
+
+@app.command("explain")
+def explain_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    unroll: Unroll = False,
+) -> None:
+    """Say whether a target can hold a program (yes, up to a length, or no), and why.
+
+    Without a target: every target.
+
+    Examples:
+      lsrl explain parity
+      lsrl explain flip_flop -t linear_rnn -p max_length=64 --unroll
+    """
+    import lsrl
+
+    subject = _subject(program, param)
+    names = [target] if target is not None else [found.name for found in lsrl.targets()]
+    for name in names:
+        with Console(stderr=True).status(f"{subject.program.name} on {name}"):
+            explanation = lsrl.explain(subject.program, name, legalise=_legalise(unroll))
+        _say(str(explanation))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a command is about."""
+
+    program: Program
+    model: "Model | None" = None  # a saved one
+    entry: "Entry | None" = None  # its row of the library
+    parameters: Mapping[str, Any] | None = None
+
+
+def _subject(name: str, settings: list[str] | None) -> _Subject:
+    """The program or model that a name stands for.
+
+    Raises:
+      InputError: nothing of that name, or parameters that it does not have.
+    """
+    import lsrl
+
+    parameters = dict(_parse_setting(setting) for setting in settings or [])
+    file, colon, inner = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return _Subject(_from_file(Path(file), inner, parameters))
+    if name.endswith(".py"):
+        return _Subject(_from_file(Path(name), None, parameters))
+    if name.endswith(".lsrl") or os.path.isfile(name):
+        _check_settings(name, {}, parameters)
+        model = lsrl.load(name)
+        return _Subject(model.program, model)
+    catalogue = lsrl.programs.catalogue()
+    if name not in catalogue:
+        near = difflib.get_close_matches(name, catalogue, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see 'lsrl programs'"
+        raise InputError(
+            f"unknown program {name!r}: expected a name of the library, FILE.py:NAME or a saved "
+            f"model; {hint}"
+        )
+    entry = catalogue[name]
+    _check_settings(name, inspect.signature(entry.build).parameters, parameters)
+    return _Subject(entry.program(**parameters), entry=entry, parameters=parameters)
+
+
+def _from_file(path: Path, name: str | None, parameters: dict[str, Any]) -> Program:
+    """A program of a user's file, or what a function of it returns.
+
+    Raises:
+      InputError: the file can't be executed, or has no such program.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except LsrlError:
+        raise
+    except Exception as error:  # whatever the user's code does
+        raise InputError(f"{path}: {type(error).__name__} while it was read: {error}") from error
+    programs = {key: found for key, found in vars(module).items() if isinstance(found, Program)}
+    if name is None:
+        if len(programs) != 1:
+            raise InputError(
+                f"{path}: name one of its programs: "
+                + (", ".join(f"{path}:{key}" for key in programs) or "it has none")
+            )
+        (name,) = programs
+    found = vars(module).get(name)
+    if isinstance(found, Program):
+        _check_settings(name, {}, parameters)
+        return found
+    if not callable(found):
+        raise InputError(
+            f"{path}: expected a program or a function that returns one, named {name!r}, got "
+            f"{type(found).__name__}; it has {', '.join(programs) or 'no programs'}"
+        )
+    _check_settings(name, inspect.signature(found).parameters, parameters)
+    made = found(**parameters)
+    if not isinstance(made, Program):
+        raise InputError(
+            f"{path}: {name} returned a {type(made).__name__}, expected a program, made by "
+            "@lsrl.program"
+        )
+    return made
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    """A name and its value: a Python or JSON literal, else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"parameter {text!r}: expected NAME=VALUE, such as length=3")
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return name, parse(value)
+        except (ValueError, SyntaxError):
+            continue
+    return name, value
+
+
+def _check_settings(name: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise InputError(
+            f"{name}: no parameter {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
+    required = inspect.Parameter.empty
+    missing = [
+        key
+        for key, parameter in known.items()
+        if parameter.default is required
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and key not in given
+    ]
+    if missing:
+        raise InputError(f"{name}: needs a value for {', '.join(missing)}: -p {missing[0]}=...")
+
+
+def _settings(build: Any) -> list[str]:
+    """The parameters of a function with their defaults, as text."""
+    return [
+        f"{parameter.name}={parameter.default!r}"
+        for parameter in inspect.signature(build).parameters.values()
+    ]
+
+
+def _legalise(unroll: bool) -> Literal["native", "unroll"]:
+    return "unroll" if unroll else "native"
+
+
+def _compiled(subject: _Subject, target: str | None, dtype: str, unroll: bool) -> "Model":
+    """The saved model, or the program compiled for the target."""
+    import lsrl
+
+    if subject.model is not None and target is None:
+        return subject.model
+    if target is None:
+        names = ", ".join(found.name for found in lsrl.targets())
+        raise InputError(f"{subject.program.name}: give a target: --target, one of {names}")
+    with Console(stderr=True).status(f"compiling {subject.program.name} for {target}"):
+        return lsrl.compile(subject.program, target, dtype=dtype, legalise=_legalise(unroll))
+
+
+def _read_input(text: str, name: str, kind: InputType) -> Array:
+    """One input of a program, from the command line or a file.
+
+    Raises:
+      InputError: no numbers, or a file that can't be read as an array.
+    """
+    suffix = Path(text).suffix.lower()
+    if suffix not in DATA_FILES:
+        return _parse_input(text, name, kind)
+    try:
+        if suffix == ".npy":
+            array = np.load(text, allow_pickle=False)
+        elif suffix == ".json":
+            array = np.asarray(json.loads(Path(text).read_text()))
+        else:
+            array = _read_csv(text, kind)
+    except FileNotFoundError as error:
+        raise InputError(f"input {name!r}: {text}: no such file") from error
+    except (ValueError, EOFError) as error:
+        raise InputError(f"input {name!r}: {text}: not an array of numbers ({error})") from error
+    return np.asarray(array)
+
+
+def _read_csv(path: str, kind: InputType) -> Array:
+    values = np.loadtxt(path, delimiter=",", ndmin=2)
+    if not isinstance(kind, Token):
+        return values
+    whole = values.astype(np.int64)
+    symbols = whole if (whole == values).all() else values
+    return symbols.ravel() if 1 in symbols.shape else symbols
+
+
+def _parse_input(text: str, name: str, kind: InputType) -> Array:
+    rows = [row.replace(",", " ").split() for row in text.split(";") if row.strip()]
+    if isinstance(kind, Token) or (kind.width == 1 and len(rows) == 1):
+        rows = [[entry] for row in rows for entry in row]
+    if len({len(row) for row in rows}) > 1:
+        raise InputError(
+            f"input {name!r}: expected {kind.width} numbers a token, got "
+            f"{[len(row) for row in rows]}; a semicolon ends a token"
+        )
+    number = int if isinstance(kind, Token) else float
+    values = []
+    for token, row in enumerate(rows):
+        try:
+            values.append([number(entry) for entry in row])
+        except ValueError:
+            wanted = f"symbols from 0 to {kind.size - 1}" if isinstance(kind, Token) else "numbers"
+            raise InputError(
+                f"input {name!r}: expected {wanted}, got {' '.join(row)!r} at token {token}"
+            ) from None
+    array = np.array(values, dtype=np.int64 if isinstance(kind, Token) else np.float64)
+    return array[:, 0] if isinstance(kind, Token) and len(array) else array
+
+
+def _legal_inputs(
+    subject: _Subject, sequences: int, length: int, seed: int
+) -> Iterator[list[Array]]:
+    """Batches of inputs that break no promise, (sequences, length[, width]) each."""
+    from lsrl.verification import sample_inputs
+
+    entry, program = subject.entry, subject.program
+    for start in range(0, sequences, CHUNK):
+        count = min(CHUNK, sequences - start)
+        if entry is None:
+            # The first two of every sample are at the ends of the ranges.
+            skip = 0 if start == 0 else 2
+            longest = min(length, program.max_length or length)
+            drawn = sample_inputs(program.inputs, skip + max(count, 2), longest, seed + start)
+            candidates = [tuple(array[skip + i] for array in drawn) for i in range(count)]
+        else:
+            parameters = subject.parameters or {}
+            random = np.random.default_rng([seed, start])
+            extremes = entry.extremes(**parameters)[start : start + count]
+            candidates = [tuple(array[:length] for array in inputs) for inputs in extremes]
+            while len(candidates) < count:
+                candidates.append(entry.sample(random, length, **parameters))
+        legal = [inputs for inputs in candidates if _keeps_promises(program, inputs)]
+        for tokens in sorted({len(inputs[0]) for inputs in legal}):
+            same = [inputs for inputs in legal if len(inputs[0]) == tokens]
+            yield [np.stack(arrays) for arrays in zip(*same, strict=True)]
+
+
+def _keeps_promises(program: Program, inputs: Sequence[Array]) -> bool:
+    try:
+        program.run(*inputs)
+    except BoundsError:
+        return False
+    return True
+
+
+def _headline(model: "Model") -> str:
+    return f"{model.program.name} on {model.target}, {model.dtype}"
+
+
+def _layers_table(model: "Model") -> Table:
+    table = Table("layer", "width", "kind", "channels", title=None)
+    for number, (layer, labels) in enumerate(
+        zip(model.schedule.layers, model.labels, strict=True), start=1
+    ):
+        start = 0
+        for position, unit in enumerate(layer.units):
+            first = position == 0
+            table.add_row(
+                str(number) if first else "",
+                str(layer.width) if first else "",
+                unit.kind,
+                _plain(", ".join(labels[start : start + unit.width])),
+                end_section=position == len(layer.units) - 1,
+            )
+            start += unit.width
+    return table
+
+
+def _columns(columns: Mapping[str, Array]) -> str:
+    """Arrays (time,) or (time, width) side by side, one line a token."""
+    texts = []
+    for name, array in columns.items():
+        rows = array.reshape(len(array), -1).tolist()
+        cells = [name, *(" ".join(f"{float(value):.7g}" for value in row) for row in rows)]
+        width = max(map(len, cells))
+        texts.append([cell.rjust(width) for cell in cells])
+    return "\n".join("  ".join(cells) for cells in zip(*texts, strict=True))
+
+
+def _plain(text: str) -> Any:
+    """Text for a table, whose brackets are no markup."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _say(text: str, style: str | None = None, stderr: bool = False) -> None:
+    """Print text as it is: brackets are no markup, and lines are not broken."""
+    Console(stderr=stderr).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Random programs as hypothesis draws them, and inputs that reach the ends of what programs declare."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from hypothesis import strategies as st
+
+import lsrl
+from lsrl.ir.numbers import Array
+from lsrl.random_programs import random_program
+from lsrl.verification import sample_inputs
+
+# Hypothesis shrinks towards the first entry; most programs still have 8 ops in a row, or more.
+DEPTHS = [*range(1, 8), *(8, 9, 10, 12) * 7]
+WIDTHS = [1, 2, 4, 8, 16, 16, 16, 16, 16]
+
+
+@st.composite
+def programs(
+    draw: st.DrawFn, ops: Iterable[str] | None = None, max_length: int = 64
+) -> lsrl.Program:
+    """A random program; a failing one shrinks to fewer ops, narrower signals and a smaller seed."""
+    depth = draw(st.sampled_from(DEPTHS), label="depth")
+    width = draw(st.sampled_from(WIDTHS), label="width")
+    seed = draw(st.integers(0, 2**32 - 1), label="seed")
+    return random_program(seed, ops, depth=depth, width=width, max_length=max_length)
+
+
+def depth_of(program: lsrl.Program) -> int:
+    """How many ops a random program chains."""
+    return max(int(name.rpartition("_")[2]) for name in names_of(program))
+
+
+def ops_of(program: lsrl.Program) -> set[str]:
+    """Which ops of `lsrl.random_programs.OPS` the output of a random program depends on."""
+    return {name.rpartition("_")[0] for name in names_of(program)}
+
+
+def names_of(program: lsrl.Program) -> list[str]:
+    """The names op_level of a random program's live signals."""
+    nodes = (program.graph.nodes[i] for i in program.graph.live())
+    return [name for node in nodes for name in node.names if "_" in name]
+
+
+def inputs_of(program: lsrl.Program, length: int, seed: int = 0) -> list[Array]:
+    """Four sequences: at the low ends, at the high ends, from end to end and back, and random.
+
+    Returns:
+      (4, length[, width]), one array an input.
+    """
+    drawn = sample_inputs(program.inputs, 4, length, seed)
+    for array in drawn:
+        array[2, ::2], array[2, 1::2] = array[1, ::2], array[0, 1::2]
+    return drawn

@@ -1,0 +1,303 @@
+"""The whole path on random programs: evaluator, facts, passes, certificate, run, step and files."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import lsrl
+from lsrl.backends import registry
+from lsrl.certificate import certify
+from lsrl.errors import ProgramError
+from lsrl.ir.bounds import Facts
+from lsrl.ir.evaluate import evaluate, float64_is_exact
+from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import Array
+from lsrl.ir.ops import LinearState
+from lsrl.numerics import numerics_of
+from lsrl.passes.pipeline import Pass, Pipeline
+from lsrl.random_programs import LINEAR_OPS, OPS, random_program
+from tests.strategies import depth_of, inputs_of, ops_of, programs
+
+TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
+CASES = [(target, dtype) for target in TARGETS for dtype in ("float32", "float64")]
+LENGTH = 64
+
+# Every compiled program stays in jax's cache, which nobody asks again.
+PROGRAMS_A_CACHE = 25
+
+
+@dataclass
+class Tally:
+    """How many programs of 8 ops or more are certified exact in float32, and the ops of those."""
+
+    programs: int = 0
+    exact: int = 0
+    ops: Counter[str] = field(default_factory=Counter)
+
+    def add(self, program: lsrl.Program, model: lsrl.Model) -> None:
+        """Count one program."""
+        if depth_of(program) < 8:
+            return
+        self.programs += 1
+        if certify(model.schedule, numerics_of("float32")).exact:
+            self.exact += 1
+            self.ops.update(ops_of(program))
+
+
+def check_run(program: lsrl.Program, model: lsrl.Model) -> None:
+    """Whole sequences equal the reference, or stay within the certificate's error bound."""
+    inputs = inputs_of(program, LENGTH)
+    expected, certificate = program.run(*inputs), model.certificate
+    got = model.run(*inputs).astype(np.float64)
+    compare(expected, got, certificate)
+    if not certificate.exact:
+        wrong = (got != expected).any(axis=(0, 2))
+        assert not wrong[: certificate.reasons[0].token].any()
+
+
+def check_step(program: lsrl.Program, model: lsrl.Model, tokens: int = 5) -> None:
+    """So does a token at a time."""
+    inputs = [array[3] for array in inputs_of(program, tokens)]
+    expected, state, outputs = program.run(*inputs), model.init_state(), []
+    for token in range(tokens):
+        output, state = model.step(state, *(array[token] for array in inputs))
+        outputs.append(output.astype(np.float64))
+    compare(expected, np.stack(outputs), model.certificate)
+
+
+def compare(expected: Array, got: Array, certificate: lsrl.certificate.Certificate) -> None:
+    """Equal where the certificate says exact, else within its bound."""
+    if certificate.exact:
+        np.testing.assert_array_equal(got, expected)
+    else:
+        assert np.isfinite(certificate.error_bound)
+        assert np.abs(got - expected).max() <= certificate.error_bound
+
+
+def check_models(target: str, dtype: str, record_property, **options) -> None:
+    """Compile, run and step random programs, and report how many are certified exact."""
+    tally, seen = Tally(), 0
+
+    @settings(**options)
+    @given(program=programs(TARGETS[target], max_length=LENGTH))
+    def check(program: lsrl.Program) -> None:
+        nonlocal seen
+        seen += 1
+        model = lsrl.compile(program, target, dtype=dtype)
+        tally.add(program, model)
+        check_run(program, model)
+        if seen % 4 == 0:
+            check_step(program, model)
+        if seen % PROGRAMS_A_CACHE == 0:
+            jax.clear_caches()
+
+    check()
+    record_property("random programs", tally.programs)
+    record_property("random programs certified exact", tally.exact)
+    assert tally.exact >= tally.programs / 2
+    assert set(tally.ops) == set(TARGETS[target])
+
+
+@pytest.mark.parametrize(("target", "dtype"), CASES)
+def test_models_equal_the_reference(target, dtype, record_property) -> None:
+    check_models(target, dtype, record_property)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("target", "dtype"), CASES)
+def test_many_models_equal_the_reference(target, dtype, record_property) -> None:
+    check_models(target, dtype, record_property, max_examples=600)
+
+
+@settings(max_examples=6)
+@given(program=programs())
+def test_saved_models_run_bit_equal(tmp_path_factory, program) -> None:
+    path = tmp_path_factory.mktemp("models") / "model.lsrl"
+    target = "linear_rnn" if depth_of(program) % 2 else "gated_linear_rnn"
+    model = lsrl.compile(program, target)
+    model.save(path)
+    loaded = lsrl.load(path)
+    assert loaded.program.graph.dump() == program.graph.dump()
+    assert loaded.certificate == model.certificate
+    inputs = inputs_of(program, 20)
+    np.testing.assert_array_equal(loaded.run(*inputs), model.run(*inputs))
+
+
+# ---------------------------------------------------------------------- evaluator, facts, passes
+
+
+def check_facts(graph: Graph, inputs: list[Array], tokens: int) -> None:
+    """Every value of every live node lies in the interval and on the grid that facts tell."""
+    live = graph.live()
+    values = evaluate(graph, [array[:, :tokens] for array in inputs], exact=True, wanted=live)
+    facts = graph.facts_at(tokens)
+    for node in live:
+        what = f"{graph.label(node)} over {tokens} tokens"
+        assert_holds(facts[node], values[node].reshape(-1, graph.nodes[node].width), what)
+
+
+def assert_holds(facts: Facts, values: Array, what: str) -> None:
+    rounded = values.astype(np.float64)
+    assert (rounded >= facts.low).all(), what
+    assert (rounded <= facts.high).all(), what
+    for step, channel in zip(facts.step, values.T, strict=True):
+        if np.isinf(step):
+            assert not channel.any(), what
+        elif step > 0:
+            grid = Fraction(float(step))
+            assert all((Fraction(value) / grid).denominator == 1 for value in set(channel)), what
+    if facts.one_hot:
+        assert np.isin(rounded, (0, 1)).all(), what
+        assert (rounded.sum(axis=1) <= 1).all(), what
+
+
+@given(program=programs(OPS))
+def test_facts_are_sound(program) -> None:
+    inputs = inputs_of(program, 12)
+    for tokens in (1, 3, 12):
+        check_facts(program.graph, inputs, tokens)
+
+
+@given(program=programs(OPS))
+def test_float64_agrees_with_rationals_where_it_is_proven(program) -> None:
+    tokens = 12
+    inputs = inputs_of(program, tokens)
+    rationals = program.run(*inputs, exact=True)
+    if float64_is_exact(program.graph, tokens):
+        (values,) = evaluate(program.graph, inputs, exact=False).values()
+        np.testing.assert_array_equal(values, rationals)
+    np.testing.assert_array_equal(program.run(*inputs), rationals.astype(np.float64))
+
+
+class Recorder(Pipeline):
+    """A pipeline that calls back with the graphs before and after each pass."""
+
+    def __init__(self, callback) -> None:
+        super().__init__()
+        self.callback = callback
+
+    def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
+        """Apply one pass."""
+        result = super().run(name, graph, transform)
+        self.callback(name, result)
+        return result
+
+
+def check_passes(program: lsrl.Program, target: str, tokens: int = 6) -> None:
+    """Every pass, one at a time, preserves the output, and keeps facts sound."""
+    inputs = [array[1:] for array in inputs_of(program, tokens)]
+    expected = program.run(*inputs, exact=True)
+
+    def check(name: str, graph: Graph) -> None:
+        assert list(graph.inputs.values()) == list(program.graph.inputs.values())
+        (values,) = evaluate(graph, inputs, exact=True).values()
+        np.testing.assert_array_equal(values, expected, err_msg=f"{name}, {target}")
+
+    recorder = Recorder(check)
+    graph = recorder.simplify(program.graph)
+    check_facts(graph, inputs, tokens)
+    if registry.find(target).offending(graph):
+        return
+    graph = recorder.legalise(graph, registry.find(target).capabilities)
+    check_facts(graph, inputs, tokens)
+    native = registry.find(target).capabilities.native
+    assert {type(graph.nodes[i].op) for i in graph.live()} <= native
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(program=programs())
+def test_every_pass_preserves_values(target, program) -> None:
+    check_passes(program, target)
+
+
+@settings(max_examples=25)
+@given(program=programs(OPS))
+def test_simplifying_preserves_every_kind_of_op(program) -> None:
+    check_passes(program, "gated_linear_rnn")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=1000)
+@given(program=programs())
+def test_every_pass_preserves_many_values(target, program) -> None:
+    check_passes(program, target)
+
+
+# ---------------------------------------------------------------------- the generator itself
+
+
+def test_equal_arguments_give_equal_programs() -> None:
+    for seed in range(5):
+        first, second = random_program(seed), random_program(seed)
+        assert first.graph.dump() == second.graph.dump()
+        assert first.inputs == second.inputs
+    assert random_program(0).graph.dump() != random_program(1).graph.dump()
+
+
+def test_programs_are_as_described() -> None:
+    drawn = [random_program(seed, OPS) for seed in range(200)]
+    assert all(depth_of(program) == 8 for program in drawn)
+    assert {op for program in drawn for op in ops_of(program)} == set(OPS)
+    assert 20 < sum(len(program.inputs) == 2 for program in drawn) < 80
+    signals = [
+        program.graph.nodes[i].width
+        for program in drawn
+        for i in program.graph.live()
+        if program.graph.nodes[i].names
+    ]
+    assert max(signals) == 16
+    assert random_program(3, depth=20, width=4).name == "random_3"
+    assert depth_of(random_program(3, depth=20, width=4)) == 20
+
+
+def test_every_kind_of_transition_is_drawn() -> None:
+    kinds: Counter[str] = Counter()
+    for seed in range(150):
+        graph = random_program(seed, ["linear_state", "affine", "clip"]).graph
+        for i in graph.live():
+            op = graph.nodes[i].op
+            if isinstance(op, LinearState) and len(op.initial) > 1:
+                kinds[kind_of(op.transition.dense())] += 1
+    assert set(kinds) == {"identity", "shift", "permutation", "signed permutation", "general"}
+    assert min(kinds.values()) >= 10
+
+
+def kind_of(matrix: Array) -> str:
+    size = len(matrix)
+    one_each = (np.abs(matrix).sum(axis=0) == 1).all() and (np.abs(matrix).sum(axis=1) == 1).all()
+    if (matrix == np.eye(size)).all():
+        return "identity"
+    if (matrix == np.eye(size, k=-1)).all():
+        return "shift"
+    if one_each and np.isin(matrix, (0, 1)).all():
+        return "permutation"
+    return "signed permutation" if one_each and np.isin(matrix, (-1, 0, 1)).all() else "general"
+
+
+def test_few_ops_still_make_programs() -> None:
+    for name in OPS:
+        program = random_program(1, [name], max_length=16)
+        assert ops_of(program) == {name}
+        program.run(*inputs_of(program, 16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed must be an int >= 0, got -1"),
+        ({"seed": 0, "depth": 0}, "depth must be an int >= 1"),
+        ({"seed": 0, "width": 1.5}, "width must be an int >= 1, got 1.5"),
+        ({"seed": 0, "max_length": True}, "max_length must be an int"),
+        ({"seed": 0, "ops": ["relu", "softmax"]}, "got softmax"),
+        ({"seed": 0, "ops": []}, "none at all"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message) -> None:
+    with pytest.raises(ProgramError, match=message):
+        random_program(**arguments)

@@ -1,0 +1,194 @@
+"""Every program of the library on every target, against its plain-Python reference."""
+
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+import lsrl
+from lsrl.errors import UnsupportedOpError
+from lsrl.programs import (
+    catalogue,
+    random_dictionary,
+    tok2tok,
+    tok2tok_prompt,
+    vec2vec,
+    vec2vec_prompt,
+)
+
+LINEAR = ("linear_rnn", "gated_linear_rnn")
+CASES = [
+    pytest.param(target, entry, parameters, id=f"{target}-{name}-{number}")
+    for target in LINEAR
+    for name, entry in catalogue().items()
+    for number, parameters in enumerate(entry.parameters)
+]
+
+# Programs that no linear recurrence holds; products need the gated one.
+NEEDS_MORE_THAN_LINEAR = {
+    "flip_flop", "undo_flip_flop", "associative_recall", "recall_overwriting", "induction_head",
+    "dyck", "dfa", "permutations", "binary_adder",
+}  # fmt: skip
+NEEDS_PRODUCTS = {"gradient_step"}
+
+
+@pytest.mark.parametrize(("target", "entry", "parameters"), CASES)
+def test_program_equals_its_reference(target, entry, parameters):
+    """Random inputs and the ends of the ranges, at max_length, whole sequences and token by token."""
+    program = entry.program(**parameters)
+    try:
+        model = lsrl.compile(program, target)
+    except UnsupportedOpError as error:
+        assert entry.name in NEEDS_MORE_THAN_LINEAR | NEEDS_PRODUCTS
+        assert error.offences
+        assert all(".py:" in offence.source for offence in error.offences)
+        return
+    # Degenerate parameters fold some of these programs into tables.
+    degenerate = parameters not in ({}, entry.parameters[0])
+    assert entry.name not in NEEDS_MORE_THAN_LINEAR or degenerate
+    allowed = 0.0 if model.certificate.exact else model.certificate.error_bound + entry.tolerance
+    random = np.random.default_rng(1)
+    limit = program.max_length or 100
+    cases = [entry.sample(random, min(limit, 100), **parameters), *entry.extremes(**parameters)]
+    by_length = defaultdict(list)
+    for inputs in cases:
+        by_length[len(inputs[0])].append(inputs)
+    for same in by_length.values():
+        batch = [np.stack(arrays) for arrays in zip(*same, strict=True)]
+        expected = np.stack([entry.expected(inputs, **parameters) for inputs in same])
+        np.testing.assert_array_less(np.abs(model.run(*batch) - expected), allowed + 2**-1000)
+    inputs = cases[0]
+    expected = entry.expected(inputs, **parameters)
+    state = model.init_state()
+    for t in range(min(len(inputs[0]), 6)):
+        output, state = model.step(state, *(array[t] for array in inputs))
+        np.testing.assert_array_less(np.abs(output - expected[t]), allowed + 2**-1000)
+
+
+def test_refusals_name_every_offender_and_the_targets_that_would_do():
+    @lsrl.program(max_length=10)
+    def two_products(x: lsrl.Vector(1, low=-1, high=1), y: lsrl.Vector(1, low=-1, high=1)):
+        first = x * y
+        second = (x + 1) * (y - 1)
+        return first, second
+
+    with pytest.raises(UnsupportedOpError) as caught:
+        lsrl.compile(two_products, "linear_rnn")
+    offences = caught.value.offences
+    assert [offence.signal for offence in offences] == ["first", "second"]
+    assert all("test_targets.py:" in offence.source for offence in offences)
+    assert all("gated_linear_rnn" in offence.targets for offence in offences)
+    assert "Petrov" in str(caught.value)
+
+
+def tok2tok_prompts(length, vocab, pairs, count, random):
+    prompts = [
+        tok2tok_prompt(*random_dictionary(random, length, vocab, pairs)) for _ in range(count)
+    ]
+    return np.stack(prompts)
+
+
+TOK2TOK = [
+    *((length, 100, dtype) for length, dtype in itertools.product(range(1, 13), ("float32",))),
+    *((length, 20, "float64") for length in (1, 3, 8)),
+    *((length, 5, "float32") for length in (36, 100, 200)),
+]
+
+
+@pytest.mark.parametrize("target", LINEAR)
+@pytest.mark.parametrize(("length", "dictionaries", "dtype"), TOK2TOK)
+def test_tok2tok_is_exact_at_every_token(target, length, dictionaries, dtype):
+    program = tok2tok(length, 10)
+    model = lsrl.compile(program, target, dtype=dtype)
+    assert model.certificate.exact
+    random = np.random.default_rng(length)
+    # Full dictionaries, with absent and duplicate keys; shorter ones are prefixes and smaller cases.
+    for pairs, share in ((20, 0.8), (3, 0.2), (0, 0.05)):
+        count = max(1, round(dictionaries * share))
+        prompts = tok2tok_prompts(length, 10, pairs, count, random)
+        outputs = model.run(prompts)
+        assert outputs.dtype == dtype
+        np.testing.assert_array_equal(outputs, program.run(prompts))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", LINEAR)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [*range(1, 13), 36, 100, 200])
+def test_tok2tok_on_a_hundred_dictionaries(target, length, dtype):
+    program = tok2tok(length, 10)
+    model = lsrl.compile(program, target, dtype=dtype)
+    assert model.certificate.exact
+    random = np.random.default_rng(1000 + length)
+    for start in range(0, 100, 20):
+        prompts = tok2tok_prompts(length, 10, 20 if start else 7, 20, random)
+        np.testing.assert_array_equal(model.run(prompts), program.run(prompts))
+
+
+def test_tok2tok_is_small():
+    model = lsrl.compile(tok2tok(3, 10), "linear_rnn")
+    assert (model.num_layers, model.width, model.num_parameters) == (8, 12, 399)
+    assert model.num_layers == model.schedule.critical_path
+
+
+@pytest.mark.parametrize("target", LINEAR)
+@pytest.mark.parametrize(("in_dim", "out_dim"), [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("cells", [4, 5, 10])
+def test_vec2vec_is_within_its_bound_outside_the_ramps(target, in_dim, out_dim, cells):
+    """Random points, cell edges, corners and both ends of the range."""
+    random = np.random.default_rng(in_dim * 100 + cells)
+    model = lsrl.compile(vec2vec(in_dim, out_dim, cells), target)
+    assert model.certificate.error_bound < 1e-5
+    values = random.uniform(-3, 3, (cells,) * in_dim + (out_dim,)).astype(np.float32)
+    table = {index: values[index] for index in np.ndindex(*(cells,) * in_dim)}
+    points = random.uniform(0, 1, (24, in_dim))
+    edges = random.integers(0, cells + 1, (8, in_dim)) / cells
+    points = np.concatenate([points, edges, np.zeros((1, in_dim)), np.ones((1, in_dim))])
+    ramp = 2.0**-16
+    scaled = points * cells
+    below_edge = np.ceil(scaled) - scaled
+    points = points[((below_edge == 0) | (below_edge > cells * ramp)).all(axis=1)]
+    if in_dim == 1:
+        table = {index[0]: value for index, value in table.items()}
+    prompts = np.stack([vec2vec_prompt(table, x, in_dim, out_dim, cells) for x in points])
+    got = model.run(prompts.astype(np.float32))[:, -1]
+    # x on an edge belongs to the cell on its right, and x = high to the last cell.
+    index = np.minimum(np.floor(points * cells + 1e-9).astype(int), cells - 1)
+    expected = values[tuple(index.T)]
+    np.testing.assert_array_less(np.abs(got - expected), model.certificate.error_bound)
+
+
+def test_a_batch_is_equal_to_its_sequences():
+    model = lsrl.compile(lsrl.programs.dyck1(), "gated_linear_rnn")
+    tokens = np.random.default_rng(0).integers(0, 2, (7, 50))
+    batch = model.run(tokens)
+    np.testing.assert_array_equal(batch, np.stack([model.run(row) for row in tokens]))
+
+
+def test_unrolled_states_are_exact():
+    """Selective and threshold states on a linear RNN, by log2 T levels of composition."""
+    for name, parameters in (("flip_flop", {"vocab": 3, "max_length": 20}),
+                             ("dfa", {"max_length": 12})):  # fmt: skip
+        entry = catalogue()[name]
+        program = entry.program(**parameters)
+        model = lsrl.compile(program, "linear_rnn", legalise="unroll")
+        assert model.certificate.exact
+        (kind,) = program.inputs.values()
+        tokens = np.random.default_rng(3).integers(0, kind.size, (6, program.max_length))
+        np.testing.assert_array_equal(model.run(tokens), program.run(tokens))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_self_test_passes_on_this_device(dtype):
+    lsrl.compile(lsrl.programs.counter_mod(5), "linear_rnn", dtype=dtype).self_test()
+
+
+def test_explain_answers_with_its_reasons():
+    yes = lsrl.explain(lsrl.programs.counter_mod(5), "linear_rnn")
+    bounded = lsrl.explain(lsrl.programs.majority(), "linear_rnn")
+    no = lsrl.explain(lsrl.programs.permutations("S5"), "linear_rnn")
+    assert (yes.answer, bounded.answer, no.answer) == ("yes", "bounded", "no")
+    assert "Merrill" in no.reason
+    needed = dict(bounded.bits)
+    assert needed[1000] > needed[16]
