@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.cells import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
-from lsrl.certificate import MAX_SLACK, Reason, channels_of, split_recurrence
+from lsrl.certificate import MAX_SLACK, Reason, channels_of, greatest_terms, split_recurrence
 from lsrl.ir.bounds import (
     Sums,
     facts,
@@ -22,8 +22,9 @@ from lsrl.ir.bounds import (
 )
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
-from lsrl.ir.ops import Lookup, RecurrentState, SelectiveState
+from lsrl.ir.ops import Lookup, RecurrentState, SelectiveState, Step
 from lsrl.numerics import Numerics
+from lsrl.schedule import Unit
 
 
 class CellAnalysis:
@@ -195,12 +196,11 @@ class CellAnalysis:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _rounding(self, kernel: Kernel, sums: Sums) -> Array:
-        """What each row of a kernel may be off by, were its operands right, but for `exact` ones.
-
-        The rows' errors in float64, of weights and of every sum, relative to the sum of sizes.
-        """
-        terms = np.diff(kernel.recurrent.indptr) + np.diff(kernel.inputs.indptr) + 2
-        gamma = (terms + 2) * self.numerics.unit
+        """What each row of a kernel is off by at most, were its operands right and no sum exact."""
+        terms = np.diff(kernel.recurrent.indptr) + np.diff(kernel.inputs.indptr)
+        terms = terms + (kernel.bias != 0)
+        fits = kernel.exact.all() and self._fits(kernel_weights(kernel)).all()
+        gamma = (terms + (0 if fits else 2)) * self.numerics.unit
         return gamma / np.maximum(1 - gamma, 2.0**-10) * sums.magnitude
 
     def _drive_errors(
@@ -218,7 +218,8 @@ class CellAnalysis:
         rows = slice(placed.start, placed.start + placed.width)
         kernel = layer.kernels[gate]
         sums = rounding[rows] / np.abs(drive.scale)
-        return np.where(self._exact_rows(layer, gate)[rows] & (passed == 0) & kernel.exact[rows], 0.0, passed + sums)
+        exact = self._exact_rows(layer, gate)[rows] & (passed == 0) & kernel.exact[rows]
+        return np.where(exact, 0.0, passed + sums)
 
     def _exact_rows(self, layer: CellLayer, gate: str) -> Array:
         kernel = layer.kernels[gate]
@@ -243,6 +244,14 @@ class CellAnalysis:
         if unit is None:
             return np.zeros(0)
         fact = channels_of(self.facts[unit.node], unit)
+        operand = self.graph.nodes[unit.node].operands[:1]
+        if unit.kind == "relu" and fact.boolean and not self.facts[operand[0]].gridded:
+            # What the unit reads lacks nothing or at least 1, by promise with a margin of MAX_SLACK: so it
+            # is exactly 1, or shut, whatever the rounding.
+            slack = greatest_terms(unit.slots[0], mine, before)
+            self.slack = max(self.slack, float(slack.max(initial=0.0)))
+            if (slack <= MAX_SLACK).all() and self.plan.native_relu:
+                return np.zeros(unit.width)
         total = np.zeros(unit.width)
         for placed in parts:
             wrong = np.zeros(placed.width)
@@ -251,27 +260,34 @@ class CellAnalysis:
                 if drive.margin is None:
                     wrong = wrong + error * np.abs(drive.scale * placed.part.decode)
                     continue
-                wrong = wrong + self._gate_errors(unit.kind, drive, error, fact.magnitude[_picked(placed)])
+                size = fact.magnitude[_picked(placed)]
+                wrong = wrong + self._gate_errors(unit, drive, error, size)
             total[_picked(placed)] += wrong
         if unit.kind in ("state", "recurrent", "selective"):
             return self._accumulated(layer, parts, total)
         return total
 
-    def _gate_errors(self, kind: str, drive: Drive, error: Array, size: Array) -> Array:
+    def _gate_errors(self, unit: Unit, drive: Drive, error: Array, size: Array) -> Array:
         """What a gate that may not be saturated, or is on the wrong side, costs."""
+        lost = error * np.abs(drive.scale)
         margin = np.zeros(len(error)) if drive.margin is None else drive.margin
-        certain = margin - error * np.abs(drive.scale) >= drive.needed
-        if kind == "step":
-            # Twice the margin that is needed is there, for the rounding of what a ramp compares.
-            certain |= error * np.abs(drive.scale) <= margin
-            self.slack = max(self.slack, min(float((error * np.abs(drive.scale) / np.maximum(margin, 1e-300)).max(initial=0.0)), MAX_SLACK))
+        certain = margin - lost >= drive.needed
+        op = self.graph.nodes[unit.node].op
+        if isinstance(op, Step):
+            if not op.avoids_ramp(self.facts[self.graph.nodes[unit.node].operands[0]]):
+                # The promise that no value lies in the ramp is taken with a wider ramp, as wide as
+                # the rounding asks for.
+                slack = float(np.max(error * op.slope - 0.25, initial=0.0))
+                self.slack = max(self.slack, slack)
+                certain |= slack <= MAX_SLACK
             return np.where(certain, 0.0, 1.0)
-        if kind == "threshold":
+        if unit.kind == "threshold":
             return np.where(certain, 0.0, 1.0)
         exact = (error == 0) & (margin >= drive.needed)
-        if self.plan.clean_gates and kind in ("relu", "recurrent"):
-            # |relu(x) - x sigmoid(k x)| <= 0.2785 / k, and a wrong side costs the value's own error.
-            return np.where(exact, 0.0, np.minimum(2 * error + 0.3 / np.abs(drive.scale), size))
+        if self.plan.clean_gates and unit.kind in ("relu", "recurrent"):
+            # |relu(x) - x sigmoid(k x)| <= 0.2785 / k, and a value on the wrong side is no larger than
+            # what it is off by.
+            return np.where(exact, 0.0, np.minimum(error + 0.3 / np.abs(drive.scale), size))
         return np.where(exact | certain, 0.0, size)
 
     def _accumulated(self, layer: CellLayer, parts: list[Placed], fresh: Array) -> Array:
@@ -288,7 +304,8 @@ class CellAnalysis:
             else split_recurrence(unit.slots[0], unit)[0]
         )
         start = layer.layer.initial[unit.start : unit.start + unit.width]
-        if fact.once and own.is_identity and self.plan.clean_gates:
+        small = (fresh <= 2.0**-4 * fact.magnitude).all()
+        if fact.once and own.is_identity and self.plan.clean_gates and small:
             # A shut gate adds exactly 0, so rounding counts once: adding the one value to the start.
             return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
         update = facts(-fresh, fresh, np.zeros(len(fresh)))

@@ -39,6 +39,8 @@ Bounds = Callable[[Known], Sums]  # the greatest size and the grid of some units
 
 # A gate on continuous values has no margin, so it is made about as sharp as numbers allow.
 SHARPEST = 2.0**60
+# Margins are this many times what gates need, so that half of a margin can be lost to rounding.
+ROOM = 2.0
 
 
 class Drive(NamedTuple):
@@ -155,6 +157,7 @@ class CellPlan:
       layers: first to last.
       output: the output rows, over the units of the last layer.
       clean_gates: whether what a shut gate adds to a row is exactly 0, term by term.
+      native_relu: whether the cell's own nonlinearity is a ReLU.
     """
 
     schedule: Schedule
@@ -162,6 +165,7 @@ class CellPlan:
     layers: tuple[CellLayer, ...]
     output: Kernel
     clean_gates: bool
+    native_relu: bool
 
 
 # ---------------------------------------------------------------- what encoders ask of a unit
@@ -282,7 +286,7 @@ class Site:
         step = np.where(np.isinf(facts.step), 1.0, facts.step)
         if (step > 0).all():
             grid = power_below(step)
-            slope = power_above(2 * needed / grid)
+            slope = power_above(2 * ROOM * needed / grid)
             return Drive(rows, slope, -slope * grid / 2, margin=slope * grid / 2, needed=needed)
         size = np.maximum(facts.magnitude, self.numerics.tiny)
         slope = SHARPEST / power_above(np.where(np.isfinite(size), size, 1.0))
@@ -302,22 +306,22 @@ class Site:
         else:
             # By promise no value lies in the ramp.
             middle = np.full(self.width, (op.shift + 0.5) / op.slope)
-            half = np.full(self.width, 0.25 / op.slope)
-        slope = power_above(needed / half)
+            half = np.full(self.width, 0.5 / op.slope)
+        slope = power_above(ROOM * needed / half)
         return Drive(self.rows, slope, slope * middle, margin=slope * half, needed=needed)
 
     def both(self, needed: float) -> Drive:
         """The same for the conjunction of two {0,1} operands: their sum beyond 3/2."""
-        slope = power_above(np.full(self.width, 2 * needed))
-        rows = combined(0.0, *((1.0, slot) for slot in self.unit.slots))
-        return Drive(rows, slope, -1.5 * slope, margin=slope / 2, needed=needed)
+        return self.beyond(combined(0.0, *((1.0, slot) for slot in self.unit.slots)), 1.5, needed)
+
+    def beyond(self, rows: Rows, threshold: float, needed: float) -> Drive:
+        """The same for integer rows against a threshold midway between two integers."""
+        slope = power_above(np.full(self.width, 2 * ROOM * needed))
+        return Drive(rows, slope, -threshold * slope, margin=slope / 2, needed=needed)
 
     def opened(self, slot: int, needed: float) -> Drive:
         """The same for a {0,1} operand: beyond `needed` for 1, beyond -`needed` for 0."""
-        slope = power_above(np.full(self.width, 2 * needed))
-        return Drive(
-            self.unit.slots[slot], slope, -slope / 2, margin=slope / 2, needed=needed
-        )
+        return self.beyond(self.unit.slots[slot], 0.5, needed)
 
 
 def inverse(drive: Drive) -> Drive:
@@ -398,10 +402,12 @@ class Encoder(ABC):
     Attributes:
       gates: names of the cell's gates, in the order of its kernels.
       clean_gates: see `CellPlan`.
+      native_relu: see `CellPlan`.
     """
 
     gates: ClassVar[tuple[str, ...]]
     clean_gates: ClassVar[bool] = True
+    native_relu: ClassVar[bool] = False
 
     @abstractmethod
     def default(self, gate: str, numerics: Numerics) -> float:
@@ -445,7 +451,9 @@ def _plan(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
     inputs, bias, exact = _read(rows.inputs, decode, offset, rows.bias)
     width = len(rows.bias)
     output = Kernel(sp.csr_array((width, 0)), inputs, bias, exact & rows.exact)
-    plan = CellPlan(schedule, numerics, tuple(layers), output, encoder.clean_gates)
+    plan = CellPlan(
+        schedule, numerics, tuple(layers), output, encoder.clean_gates, encoder.native_relu
+    )
     _check_weights(plan)
     return plan
 

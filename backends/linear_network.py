@@ -31,6 +31,8 @@ from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
 
+_Generation = tuple[State, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
+
 _jitted_step = jax.jit(apply_step, static_argnums=1)
 
 
@@ -350,15 +352,16 @@ def _continue_tokens(
     room: int,
 ) -> jax.Array:
     """Feed outputs back: ids (batch, room), of which the first `steps` count."""
-    tokens = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
+    start = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
 
-    def token(place: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
-        state, tokens = carry
-        outputs, state = apply_step(parameters, structure, state, (tokens[place - 1],))
+    def token(place: jax.Array, carry: _Generation) -> _Generation:
+        # `tokens` is only written here: were it read too, every step would copy it.
+        state, last, tokens = carry
+        outputs, state = apply_step(parameters, structure, state, (last,))
         following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
-        return state, tokens.at[place].set(following)
+        return state, following, tokens.at[place].set(following)
 
-    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, tokens))[1]
+    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, first, start))[2]
     return filled.T
 
 

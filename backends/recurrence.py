@@ -27,6 +27,7 @@ from scipy.sparse import csgraph
 Kind = Literal["feed", "ring", "decay", "rotation", "in_order"]
 
 BLOCK = 16  # tokens that one small matrix product sums up; measured against 8, 32, 64, 128
+ONE_BLOCK = 64  # up to so many tokens one product sums them all
 DECAY_LEVELS = 4  # levels of blocks, so a decay sees at most BLOCK ** DECAY_LEVELS tokens at once
 # A chunk of 2**16 tokens multiplies by at most 2**47, far from overflow: inf * 0 would be a NaN.
 # Units that grow faster run in order.
@@ -62,7 +63,8 @@ def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
         periodic = padded.reshape(*inputs.shape[:-1], -1, stride)
         rising: jax.Array = lax.associative_scan(jnp.add, periodic, axis=-2)
         return rising.reshape(padded.shape)[..., :tokens]
-    block = min(stride * -(-BLOCK // stride), stride * -(-tokens // stride))
+    # The sums of blocks are few, and one larger product of them compiles faster than two levels.
+    block = tokens if tokens <= ONE_BLOCK else stride * -(-BLOCK // stride)
     padded = _pad_end(inputs, -tokens % block)
     blocks = padded.reshape(*inputs.shape[:-1], -1, block)
     steps = np.arange(block)[None, :] - np.arange(block)[:, None]

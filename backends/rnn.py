@@ -48,6 +48,7 @@ class ReluEncoder(Encoder):
     """Units that are never negative."""
 
     gates: ClassVar[tuple[str, ...]] = ("h",)
+    native_relu: ClassVar[bool] = True
 
     def default(self, gate: str, numerics: Numerics) -> float:
         """Never asked: every part drives the only gate."""

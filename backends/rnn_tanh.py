@@ -109,18 +109,25 @@ class TanhEncoder(Encoder):
         short = numerics.shut + numerics.linear > 2.0**numerics.bits * scale * grid
         if short.any():
             steps = (facts.magnitude / grid)[short].max()
-            limit = np.log2(numerics.linear / numerics.shut) + numerics.bits
+            limit = numerics.bits + np.log2(numerics.linear) - np.ceil(np.log2(numerics.shut))
+            room = f"holds 2^{int(limit)}" if limit >= 0 else "has no room for them"
             raise site.refuse(
                 f"a gate of a tanh RNN on values of up to {steps:g} grid steps, and {numerics.dtype} "
-                f"holds 2^{int(limit)}; narrow it with lsrl.bound(x, low, high), or choose the relu RNN, "
+                f"{room}; narrow it with lsrl.bound(x, low, high), or choose the relu RNN, "
                 "the LSTM or the GRU, which have no such limit"
             )
 
     def _selective(self, site: Site) -> Encoding:
-        """With q = s - initial: q_t = k q_{t-1} + (u - initial + initial k)."""
+        """With q = s - initial: q_t = k q_{t-1} + (u - initial + initial k).
+
+        A state of zeros and ones is 1 where s_{t-1} + k + 2 u is more than 3/2, which one unit decides.
+        """
         start = site.initial
         keep, update = site.unit.slots
         facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
+        if facts.boolean and added.integer:
+            rows = combined(0.0, (1.0, site.own), (1.0, keep), (2.0, update))
+            return saturated("h", site.beyond(rows, 1.5, site.numerics.saturated))
         scale = site.linear_scale(
             np.abs(facts.low - start), np.abs(facts.high - start), added.magnitude + np.abs(start)
         )

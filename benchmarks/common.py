@@ -57,7 +57,7 @@ def _cpu_model() -> str:
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or "unknown"
-    fields = {}
+    fields: dict[str, str] = {}
     for line in path.read_text().splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
@@ -151,7 +151,9 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown, numbers to the right."""
-        cells = [[shown(row.get(key)) for key in self.columns] for row in self.rows]
+        cells = [
+            [shown(row.get(key)).replace("|", "\\|") for key in self.columns] for row in self.rows
+        ]
         headers = list(self.columns.values())
         widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
         numeric = [
@@ -269,7 +271,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, GREY = (
 )  # fmt: skip
 
 
-def panels(count: int, width: float = 5.6, height: float = 4.6) -> "tuple[Figure, list[Axes]]":
+def panels(count: int, width: float = 5.8, height: float = 5.2) -> "tuple[Figure, list[Axes]]":
     """A figure with panels side by side, drawn without a display."""
     import matplotlib
 
@@ -285,7 +287,6 @@ def panels(count: int, width: float = 5.6, height: float = 4.6) -> "tuple[Figure
             "font.size": 9.5,
             "grid.alpha": 0.3,
             "legend.fontsize": 8,
-            "legend.framealpha": 0.85,
             "savefig.dpi": 130,
         }
     )
@@ -302,6 +303,11 @@ def log_axes(axes: "Axes", title: str, x: str, y: str) -> None:
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+
+
+def legend_below(axes: "Axes", columns: int = 2) -> None:
+    """Put a panel's legend under it, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, frameon=False)
 
 
 def say(text: str) -> None:

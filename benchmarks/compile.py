@@ -1,8 +1,8 @@
 """How long compiling takes, and how large the networks are.
 
-Every program of the library on every target, and tok2tok at growing lengths beside the figures of the
-original implementation. Times are CPU seconds of a compilation in a process that has compiled the same
-program before, without any cache of ours.
+Every program of the library on every target, and tok2tok at growing lengths beside the figures of
+the original implementation. Times are CPU seconds of a compilation in a process that has compiled
+the same program before, without any cache of ours.
 """
 
 import cProfile
@@ -24,9 +24,9 @@ from benchmarks.common import (
     ORANGE,
     RED,
     REPEATS,
-    ROOT,
     Output,
     Table,
+    legend_below,
     log_axes,
     machine,
     measure,
@@ -102,8 +102,8 @@ def measure_catalogue(repeats: int, only: Sequence[str] | None = None) -> Table:
         "The library: every program on every target",
         {"program": "program", "target": "target", **SIZES},
         rows,
-        "The first sample parameters of `lsrl.programs.catalogue()`, float32. An error bound in place "
-        "of yes belongs to programs with continuous inputs.",
+        "The first sample parameters of `lsrl.programs.catalogue()`, float32. An error bound in "
+        "place of yes belongs to programs with continuous inputs.",
     )
 
 
@@ -146,9 +146,7 @@ def measure_tok2tok(lengths: Sequence[tuple[int, int]], repeats: int) -> Table:
 def fitted(rows: Sequence[dict[str, Any]], target: str, longest: int) -> tuple[float, float]:
     """Exponents of CPU seconds against nonzero weights and against dense parameters."""
     fit = [
-        row
-        for row in rows
-        if row["compiler"] == target and FIT_FROM <= row["length"] <= longest
+        row for row in rows if row["compiler"] == target and FIT_FROM <= row["length"] <= longest
     ]
     seconds = [row["seconds"] for row in fit]
     against = [[row[size] for row in fit] for size in ("nonzeros", "parameters")]
@@ -163,9 +161,10 @@ def findings(rows: Sequence[dict[str, Any]], catalogue: Sequence[dict[str, Any]]
         row = ours.get((length, VOCAB, "linear_rnn"))
         if row:
             found.append(
-                f"tok2tok({length}, {VOCAB}) on linear_rnn: {number(row['seconds'])} s CPU (bar: under "
-                f"{bar:g} s), {row['layers']} layers, {row['width']} wide, {row['parameters']:,} dense "
-                f"parameters of which {row['nonzeros']:,} are not zero, exact: {row['exact']}."
+                f"tok2tok({length}, {VOCAB}) on linear_rnn: {number(row['seconds'])} s CPU (bar: "
+                f"under {bar:g} s), {row['layers']} layers, {row['width']} wide, "
+                f"{row['parameters']:,} dense parameters of which {row['nonzeros']:,} are not "
+                f"zero, exact: {row['exact']}."
             )
     row = ours.get((3, VOCAB, "linear_rnn"))
     if row:
@@ -183,15 +182,15 @@ def findings(rows: Sequence[dict[str, Any]], catalogue: Sequence[dict[str, Any]]
                 sparse, dense = fitted(rows, target, end)
                 found.append(
                     f"{target}, lengths {FIT_FROM} to {end}: CPU time grows as (nonzero weights)^"
-                    f"{sparse:.2f}, and as (dense parameters)^{dense:.2f}; nothing subtracted. An "
-                    "exponent of at most 1 (and a last column of the table that does not grow) means "
-                    "no faster than the nonzero weights times their logarithm."
+                    f"{sparse:.2f}, and as (dense parameters)^{dense:.2f}; nothing subtracted. "
+                    "Where the last column of the table does not grow, it grows no faster than the "
+                    "nonzero weights times their logarithm."
                 )
     times = [row["seconds"] for row in catalogue if "seconds" in row]
     refused = sum(str(row["exact"]).startswith("refused") for row in catalogue)
     found.append(
-        f"The library: {len(times)} compilations, {number(min(times))} to {number(max(times))} s CPU, "
-        f"{number(sum(times))} s together; {refused} refused."
+        f"The library: {len(times)} compilations, {number(min(times))} to {number(max(times))} s "
+        f"CPU, {number(sum(times))} s together; {refused} refused."
     )
     return found
 
@@ -240,23 +239,28 @@ def draw(rows: Sequence[dict[str, Any]]) -> "Figure":
     size_axes.plot([], [], "x", color=RED, mew=2, label="original: dense parameters")
     size_axes.plot([], [], "+", color=RED, mew=2, label="original: width")
     time_axes.axvspan(
-        original.FAILS_FROM_LENGTH, max(lengths) * 1.3, color=RED, alpha=0.07, label="original fails"
+        original.FAILS_FROM_LENGTH,
+        max(lengths) * 1.3,
+        color=RED,
+        alpha=0.07,
+        label="original fails",
     )
     for axes in (time_axes, size_axes, growth_axes):
-        axes.legend()
+        legend_below(axes)
     return figure
 
 
 def print_profile(length: int, vocab: int, target: str, count: int = 25) -> None:
-    """Print where a compilation spends its time: the functions, by own and by total time."""
+    """Print where a compilation spends its time: all functions by own time, ours by total time."""
     program = lsrl.programs.tok2tok(length, vocab)
     lsrl.compile(program, target)
     profile = cProfile.Profile()
     profile.runcall(lsrl.compile, program, target)
     statistics = pstats.Stats(profile)
     print(f"\ntok2tok({length}, {vocab}) on {target}")
-    for order in ("tottime", "cumulative"):
-        statistics.sort_stats(order).print_stats(f"{ROOT}|~|site-packages", count)
+    statistics.sort_stats("tottime").print_stats(count)
+    ours = re.escape(str(Path(lsrl.__file__).parent))
+    statistics.sort_stats("cumulative").print_stats(ours, count)
 
 
 def main(
@@ -275,7 +279,9 @@ def main(
     repeats = 2 if quick else REPEATS
     if quick:
         lengths = [(length, VOCAB) for length in (1, 3, 20, 36, 50)]
-        catalogue = measure_catalogue(repeats, ("majority", "gradient_step", "flip_flop", "vec2vec"))
+        catalogue = measure_catalogue(
+            repeats, ("majority", "gradient_step", "flip_flop", "vec2vec")
+        )
     else:
         lengths = [(length, VOCAB) for length in LENGTHS]
         lengths += [(length, LONG_VOCAB) for length in LONG_LENGTHS]

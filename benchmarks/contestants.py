@@ -18,7 +18,7 @@ BLOCK = 64  # tokens that one product of the blocked sum adds up
 CumulativeSum = Callable[[jax.Array], jax.Array]
 
 
-# ---------------------------------------------------------------- cumulative sums over the last axis
+# ---------------------------------------------------------------- sums over the last axis
 
 
 def library_sum(values: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Figures of the original implementation of LSRL (Petrov et al. 2024), measured on a 2-core CPU.
 
-They are of tok2tok with 20 pairs and a vocabulary of 10. They were measured once, on another machine,
-and are printed for comparison only.
+They are of tok2tok with 20 pairs and a vocabulary of 10. They were measured once, on another
+machine, and are printed for comparison only.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """How fast compiled models run: whole sequences, token by token, and one very long sequence.
 
 tok2tok runs beside the same algorithm written by hand in jax, the direct algorithm, its own weights
-token by token, and a stock flax LSTM of the same number of parameters, in turns in one process. Every
-contestant must give the right answers before its time counts (but the LSTM, which is not trained).
+token by token, and a stock flax LSTM of the same number of parameters, in turns in one process.
+Every contestant must give the right answers before its time counts (but the LSTM, which is not
+trained).
 """
 
 import json
@@ -33,6 +34,7 @@ from benchmarks.common import (
     BenchmarkError,
     Output,
     Table,
+    legend_below,
     log_axes,
     machine,
     measure_together,
@@ -41,7 +43,7 @@ from benchmarks.common import (
     say,
 )
 from benchmarks.workloads import LENGTH, VOCAB, Array, Workload, workloads
-from lsrl.backends.linear_network import apply_sequence
+from lsrl.backends.linear_cell import apply_sequence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,9 +105,7 @@ def speeds(
     }
     works = {name: partial(sample, work, calls[name]) for name, (work, _) in runs.items()}
     timings = measure_together(works, repeats)
-    return {
-        name: calls[name] * tokens / timings[name].wall for name, (_, tokens) in runs.items()
-    }
+    return {name: calls[name] * tokens / timings[name].wall for name, (_, tokens) in runs.items()}
 
 
 # ---------------------------------------------------------------- tok2tok beside others
@@ -114,7 +114,9 @@ def speeds(
 def literal(model: lsrl.Model) -> Callable[[Array], Array]:
     """The model's own weights as dense matrices, in a scan over time."""
     parameters, structure = model.module.parameters(), model.module.structure
-    function = jax.jit(lambda parameters, tokens: apply_sequence(parameters, structure, [tokens])[0])
+    function = jax.jit(
+        lambda parameters, tokens: apply_sequence(parameters, structure, [tokens])[0]
+    )
     return lambda tokens: np.asarray(function(parameters, tokens.astype(np.int32)))
 
 
@@ -146,13 +148,13 @@ def compare_tok2tok(plan: Plan) -> Table:
             "to original": "to original's best",
         },
         rows,
-        "By hand: the same states and ReLUs as a jitted array program, with the cumulative sum that is "
-        "fastest there (jnp.cumsum, associative_scan, a scan over time, blocked products). Direct: "
-        "compare all keys, gather the value; no recurrence, the ceiling. Same weights, scan: the literal "
-        "cell with dense matrices, token by token, jitted. "
-        f"LSTM: one layer of nnx.OptimizedLSTMCell in nnx.RNN, {lstm.readout.in_features} hidden units, "
-        f"{lstm.num_parameters} parameters ({model.num_parameters} in tok2tok). Ratios are of "
-        f"linear_rnn; the last to {original.BEST_TOKENS_PER_SECOND:g} tokens a second "
+        "By hand: the same states and ReLUs as a jitted array program, with the cumulative sum "
+        "that is fastest there (jnp.cumsum, associative_scan, a scan over time, blocked products). "
+        "Direct: compare all keys, gather the value; no recurrence, the ceiling. Same weights, "
+        "scan: the literal cell with dense matrices, token by token, jitted. "
+        f"LSTM: one layer of nnx.OptimizedLSTMCell in nnx.RNN, {lstm.readout.in_features} hidden "
+        f"units, {lstm.num_parameters} parameters ({model.num_parameters} in tok2tok). Ratios are "
+        f"of linear_rnn; the last to {original.BEST_TOKENS_PER_SECOND:g} tokens a second "
         f"({original.LABEL}). All columns take numpy arrays and give numpy arrays.",
     )
 
@@ -206,7 +208,8 @@ def measure_batches(plan: Plan) -> Table:
         for target in TARGETS:
             model = lsrl.compile(workload.program(tokens), target)
             equal = workload.check(model, inputs, model.run(*inputs))
-            speed = speeds({"run": (partial(model.run, *inputs), batch * tokens)}, plan.repeats)["run"]
+            runs = {"run": (partial(model.run, *inputs), batch * tokens)}
+            speed = speeds(runs, plan.repeats)["run"]
             rows.append(
                 {
                     "program": name,
@@ -234,8 +237,8 @@ def measure_batches(plan: Plan) -> Table:
             "equal": "equal to the reference",
         },
         rows,
-        f"The last but two column: against the best figure of the original ({original.LABEL}), which is "
-        "of tok2tok.",
+        f"Times {original.BEST_TOKENS_PER_SECOND:g} tokens/s: against the best figure of the "
+        f"original ({original.LABEL}), which is of tok2tok.",
     )
 
 
@@ -268,7 +271,10 @@ def measure_long(plan: Plan) -> Table:
                     "equal": equal,
                 }
             )
-            say(f"{name} on {target}, {lengths[-1]} tokens: {number(ratio)} of the cost at {lengths[0]}")
+            say(
+                f"{name} on {target}, {lengths[-1]} tokens: {number(ratio)} of the cost at "
+                f"{lengths[0]}"
+            )
     return Table(
         "long",
         "One sequence, nanoseconds a token",
@@ -331,8 +337,9 @@ def measure_steps(plan: Plan) -> Table:
             "to original": f"times {original.BEST_TOKENS_PER_SECOND:g} tokens/s",
         },
         rows,
-        "linear_rnn. Each step is a call from Python that checks its token and fetches its output as a "
-        "numpy array; step and run agree at every token. generate feeds outputs back on the device.",
+        "linear_rnn. Each step is a call from Python that checks its token and fetches its output "
+        "as a numpy array; step and run agree at every token. generate feeds outputs back on the "
+        "device.",
     )
 
 
@@ -408,8 +415,8 @@ def measure_memory(plan: Plan) -> Table:
             "ratio": f"peak to that at {lengths[0]:,}",
         },
         rows,
-        "The largest resident set of a process of its own, with Python, jax and XLA in it; before the "
-        "run: after compiling and 1,000 tokens.",
+        "The largest resident set of a process of its own, with Python, jax and XLA in it; before "
+        "the run: after compiling and 1,000 tokens.",
     )
 
 
@@ -476,7 +483,9 @@ def draw(plan: Plan, comparison: Table, batches: Table, long: Table) -> "Figure"
         (length_axes, "tokens", [row for row in comparison.rows if row["batch"] == 1]),
         (batch_axes, "batch", [r for r in comparison.rows if r["tokens"] == plan.batch_tokens]),
     )
-    log_axes(length_axes, f"tok2tok({LENGTH}, {VOCAB}), one sequence", "tokens", "tokens per second")
+    log_axes(
+        length_axes, f"tok2tok({LENGTH}, {VOCAB}), one sequence", "tokens", "tokens per second"
+    )
     title = f"tok2tok({LENGTH}, {VOCAB}), {plan.batch_tokens:,} tokens each"
     log_axes(batch_axes, title, "sequences in the batch", "tokens per second")
     for axes, key, unordered in views:
@@ -488,7 +497,8 @@ def draw(plan: Plan, comparison: Table, batches: Table, long: Table) -> "Figure"
             original.SLOWEST_TOKENS_PER_SECOND, original.BEST_TOKENS_PER_SECOND,
             color=RED, alpha=0.25, label="original (2-core CPU)",
         )  # fmt: skip
-    batch_axes.legend(loc="center right")
+    for axes in (length_axes, batch_axes):
+        legend_below(axes)
     _draw_programs(program_axes, batches.rows, long.rows, plan)
     return figure
 
@@ -516,11 +526,11 @@ def _draw_programs(
     axes.set_xlim(left=5)
     axes.axvspan(
         original.SLOWEST_TOKENS_PER_SECOND, original.BEST_TOKENS_PER_SECOND,
-        color=RED, alpha=0.25, label="original, tok2tok (2-core CPU)",
+        color=RED, alpha=0.25, zorder=0, label="original, tok2tok (2-core CPU)",
     )  # fmt: skip
     axes.set_title("Programs on linear_rnn")
     axes.set_xlabel("tokens per second")
-    axes.legend(loc="upper left")
+    legend_below(axes)
 
 
 def main(

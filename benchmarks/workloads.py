@@ -37,9 +37,7 @@ class Workload:
     def inputs(self, batch: int, tokens: int, seed: int = 0) -> tuple[Array, ...]:
         """Random legal inputs, one array an input: (batch, tokens[, width])."""
         rng = np.random.default_rng(seed)
-        samples = [
-            self.entry.sample(rng, tokens, **self.settings(tokens)) for _ in range(batch)
-        ]
+        samples = [self.entry.sample(rng, tokens, **self.settings(tokens)) for _ in range(batch)]
         arrays = tuple(np.stack(columns) for columns in zip(*samples, strict=True))
         if any(array.shape[:2] != (batch, tokens) for array in arrays):
             raise BenchmarkError(f"{self.entry.name}: no sample of {tokens} tokens")

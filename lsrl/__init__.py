@@ -45,8 +45,8 @@ from lsrl.language.sugar import (
 
 if TYPE_CHECKING:
     from lsrl import paper, programs
-    from lsrl.compiler import compile, explain, targets
-    from lsrl.model import Model, load
+    from lsrl.compiler import compile, explain, load, targets
+    from lsrl.model import Model
     from lsrl.random_programs import random_program
 
 __version__ = "0.1.0"
@@ -57,7 +57,7 @@ _LAZY = {
     "explain": "lsrl.compiler",
     "targets": "lsrl.compiler",
     "Model": "lsrl.model",
-    "load": "lsrl.model",
+    "load": "lsrl.compiler",
     "random_program": "lsrl.random_programs",
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",

@@ -417,7 +417,7 @@ class _Analysis:
         if unit.kind == "relu" and self._snaps(unit):
             # What the unit reads lacks nothing or at least 1, by promise with a margin of
             # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
-            slack = _greatest_terms(unit.slots[0], mine, before)
+            slack = greatest_terms(unit.slots[0], mine, before)
             self.slack = max(self.slack, float(slack.max(initial=0.0)))
             return np.where(slack <= MAX_SLACK, 0.0, slots[0])
         return slots[0]
@@ -460,7 +460,7 @@ class _Analysis:
         return reached.magnitude
 
 
-def _greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
+def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
     """The greatest |weight| x error of each row."""
     result = np.zeros(len(rows.bias))
     for matrix, errors in ((rows.recurrent, mine), (rows.inputs, before)):

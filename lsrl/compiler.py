@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from lsrl import storage
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.certificate import bits_needed, certify
@@ -13,7 +14,7 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
-from lsrl.model import Model, Report
+from lsrl.model import Model, Path, Report
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
@@ -76,6 +77,28 @@ def compile(
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
     return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
+
+
+def load(path: Path) -> Model:
+    """Read a model that `Model.save` wrote.
+
+    The program is compiled again along the saved levels, and the saved parameters replace the fresh
+    ones, so parameters that were changed before saving stay changed.
+
+    Args:
+      path: the file.
+
+    Raises:
+      FormatError: the file is damaged, truncated, or not a saved model.
+      OSError: the file can't be read.
+    """
+    saved = storage.read(path)
+    model = compile(
+        saved.program, saved.target, dtype=saved.dtype, legalise=saved.legalise, levels=saved.levels
+    )
+    with model.device_mode():
+        storage.restore(path, model.module, saved.parameters)
+    return model
 
 
 class _Stages:

@@ -19,6 +19,7 @@ from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.passes.pipeline import PassRecord
 from lsrl.schedule import Schedule
+from lsrl.verification import compare
 
 Path = str | os.PathLike[str]
 
@@ -134,7 +135,7 @@ class Model:
         arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
         if check:
             evaluate(self.program.graph, arrays)
-        with self._device_mode():
+        with self.device_mode():
             outputs = np.asarray(self.module.run(self._features(arrays), chunk=chunk))
         return outputs if batched else cast(Array, outputs[0])
 
@@ -144,7 +145,7 @@ class Model:
         Args:
           batch: number of sequences; None for one sequence without a batch axis.
         """
-        with self._device_mode():
+        with self.device_mode():
             hidden = self.module.init_state((1 if batch is None else batch,))
         return State(0, hidden, batch is not None)
 
@@ -170,7 +171,7 @@ class Model:
             )
         timed = [np.asarray(v)[:, None] if state.batched else np.asarray(v)[None] for v in inputs]
         arrays, _ = check_inputs(self.program.inputs, timed, limit)
-        with self._device_mode():
+        with self.device_mode():
             now = tuple(array[:, 0] for array in self._features(arrays))
             output, hidden = self.module.step(state.hidden, now)
             result = np.asarray(output)
@@ -210,7 +211,7 @@ class Model:
             raise InputError(
                 f"generate: {arrays[0].shape[1]} + {steps} tokens exceed max_length={longest}"
             )
-        with self._device_mode():
+        with self.device_mode():
             tokens = self.module.generate(self._features(arrays), int(steps))
         result = np.asarray(tokens).astype(np.int64)
         return result if batched else cast(Array, result[0])
@@ -224,9 +225,7 @@ class Model:
         Raises:
           SelfTestError: says which condition or token differs.
         """
-        from lsrl.verification import compare
-
-        with self._device_mode():
+        with self.device_mode():
             self.module.self_test()
         difference = compare(self, sequences=sequences, length=length, seed=seed)
         if difference is not None:
@@ -322,7 +321,7 @@ class Model:
         )
 
     @contextlib.contextmanager
-    def _device_mode(self) -> Iterator[None]:
+    def device_mode(self) -> Iterator[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
         with contextlib.ExitStack() as stack:
             if self.dtype == "float64":
@@ -334,24 +333,3 @@ class Model:
 def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:
     shown = ", ".join(labels[:most])
     return shown if len(labels) <= most else f"{shown}, … {len(labels) - most} more"
-
-
-def load(path: Path) -> Model:
-    """Read a model that `Model.save` wrote.
-
-    The program is compiled again along the saved levels, and the saved parameters replace the fresh
-    ones, so parameters that were changed before saving stay changed.
-
-    Raises:
-      FormatError: the file is damaged, truncated, or not a saved model.
-      OSError: the file can't be read.
-    """
-    from lsrl.compiler import compile
-
-    saved = storage.read(path)
-    model = compile(
-        saved.program, saved.target, dtype=saved.dtype, legalise=saved.legalise, levels=saved.levels
-    )
-    with model._device_mode():
-        storage.restore(path, model.module, saved.parameters)
-    return model

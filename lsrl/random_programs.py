@@ -213,12 +213,10 @@ class _Writer:
         """(width,) a point of each channel's grid, above its least value where there is a choice."""
         facts = value.facts
         step = _unit(facts)
-        count = np.minimum((facts.high - facts.low) / step, 2.0**30)
+        count = np.floor(np.minimum((facts.high - facts.low) / step, 2.0**30))
         # Values gather far from the ends of their intervals, so prefer what lies near the middle.
         share = self.random.beta(2, 2, size=facts.width)
-        return np.asarray(
-            facts.low + step * np.clip(np.ceil(share * count), 1, np.maximum(count, 1))
-        )
+        return np.asarray(facts.low + step * np.maximum(np.ceil(share * count), count > 0))
 
     # ------------------------------------------------------------------ operands
 

@@ -1,16 +1,31 @@
 """Models against the reference evaluator, on random inputs and at the ends of the ranges."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from lsrl.certificate import Certificate
 from lsrl.errors import BoundsError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
+from lsrl.language.program import Program
 
-if TYPE_CHECKING:
-    from lsrl.model import Model
+
+class Runnable(Protocol):
+    """What `compare` needs of a compiled model."""
+
+    program: Program
+    certificate: Certificate
+
+    def run(self, *inputs: Any) -> Array:
+        """Whole sequences."""
+
+    def init_state(self, batch: int | None = None) -> Any:
+        """The state before the first token."""
+
+    def step(self, state: Any, *inputs: Any) -> tuple[Array, Any]:
+        """One token."""
 
 
 class Difference(NamedTuple):
@@ -57,7 +72,7 @@ def sample_inputs(
 
 
 def compare(
-    model: "Model",
+    model: Runnable,
     *,
     inputs: Sequence[Array] | None = None,
     sequences: int = 8,
