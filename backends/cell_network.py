@@ -6,7 +6,7 @@ one. Whole sequences run as one `lax.scan` over time with all layers in the step
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
 # ---------------------------------------------------------------- pure functions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Structure:
     """What is no parameter in a network; hashable, so jit can take it as a static argument.
 
@@ -112,6 +112,19 @@ class Structure:
     dtype: str
     inputs: tuple[str, ...]
     cells: tuple[Any, ...]
+    _key: tuple[Any, ...] = field(init=False, repr=False)
+    _hash: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Hash once: graph definitions are deep, and every jitted call asks."""
+        object.__setattr__(self, "_key", (self.kind, self.dtype, self.inputs, self.cells))
+        object.__setattr__(self, "_hash", hash(self._key))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Structure) and self._key == other._key)
 
 
 Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
@@ -221,9 +234,8 @@ class CellNetwork(nnx.Module):
           weights: of the network.
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
         """
-        self.kind, self.dtype = kind, dtype
         maps = weights.maps
-        self.input_kinds = tuple(
+        kinds = tuple(
             "table" if table is not None else "kernel" if kernel is not None else ""
             for table, kernel in zip(maps.tables, maps.kernels, strict=True)
         )
@@ -243,12 +255,14 @@ class CellNetwork(nnx.Module):
             self.cells = nnx.List(cells)
             self.output_kernel = _parameter(weights.output_kernel, dtype)
             self.output_bias = _parameter(weights.output_bias, dtype)
+            definitions = tuple(nnx.split(cell)[0] for cell in cells)
+        self.structure = Structure(kind, dtype, kinds, definitions)
 
     # ------------------------------------------------------------ parameters
 
     def _owners(self) -> Iterator[tuple[str, Any, str]]:
         """Name every parameter, with the object and the attribute that hold it."""
-        for number, kind in enumerate(self.input_kinds):
+        for number, kind in enumerate(self.structure.inputs):
             if kind:
                 yield f"inputs.{number}.{kind}", self.input_kernels, f"{number}"
         for number, cell in enumerate(self.cells):
@@ -295,21 +309,33 @@ class CellNetwork(nnx.Module):
         return sum(array.size for array in self.parameter_arrays().values())
 
     @property
+    def dtype(self) -> str:
+        """The dtype of parameters, states and outputs."""
+        return self.structure.dtype
+
+    @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
         return max(int(cell.hidden_features) for cell in self.cells)
 
-    def parameters(self) -> tuple[Parameters, Structure]:
-        """The parameters as a pytree for the pure functions, and what is no parameter."""
-        split = [nnx.split(cell) for cell in self.cells]
-        parameters = {
+    def parameters(self) -> Parameters:
+        """The parameters as a pytree, as the pure functions take them."""
+        return {
             "inputs": {name: _value(kernel) for name, kernel in self.input_kernels.items()},
-            "cells": tuple(state for _, state in split),
+            "cells": tuple(
+                {
+                    side: {
+                        name: _value(getattr(getattr(cell, side), name))
+                        for name in ("kernel", "bias")
+                        if getattr(getattr(cell, side), name) is not None
+                    }
+                    for side in ("dense_i", "dense_h")
+                }
+                for cell in self.cells
+            ),
             "output_kernel": _value(self.output_kernel),
             "output_bias": _value(self.output_bias),
         }
-        definitions = tuple(definition for definition, _ in split)
-        return parameters, Structure(self.kind, self.dtype, self.input_kinds, definitions)
 
     # ------------------------------------------------------------ running
 
@@ -320,7 +346,7 @@ class CellNetwork(nnx.Module):
 
     def _carry(self, cell: Any, batch_shape: tuple[int, ...]) -> Any:
         zeros = jnp.zeros((*batch_shape, cell.hidden_features), self.dtype)
-        return (zeros, zeros) if self.kind == "lstm" else zeros
+        return (zeros, zeros) if self.structure.kind == "lstm" else zeros
 
     def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
         """Run one token.
@@ -333,8 +359,7 @@ class CellNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with self._mode():
-            parameters, structure = self.parameters()
-            output, after = _jitted_step(parameters, structure, state, tuple(inputs))
+            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
             return output, after
 
     def run(
@@ -359,12 +384,12 @@ class CellNetwork(nnx.Module):
         batch, tokens = np.shape(inputs[0])[:2]
         size = min(chunk or CHUNK, tokens)
         with self._mode():
-            parameters, structure = self.parameters()
+            parameters = self.parameters()
             state = self.init_state((batch,)) if state is None else state
             outputs = []
             for start in range(0, tokens, size):
                 part = tuple(x[:, start : start + size] for x in inputs)
-                output, state = _jitted_run(parameters, structure, state, part)
+                output, state = _jitted_run(parameters, self.structure, state, part)
                 outputs.append(np.asarray(output))
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
 
@@ -383,8 +408,9 @@ class CellNetwork(nnx.Module):
         # Few sizes of the buffer, so few compilations.
         room = 1 << (steps - 1).bit_length()
         with self._mode():
-            parameters, structure = self.parameters()
-            tokens = _jitted_continue(parameters, structure, state, first, jnp.int32(steps), room)
+            tokens = _jitted_continue(
+                self.parameters(), self.structure, state, first, jnp.int32(steps), room
+            )
             return np.asarray(tokens)[:, :steps]
 
     def self_test(self) -> None:
@@ -394,7 +420,7 @@ class CellNetwork(nnx.Module):
           SelfTestError: names the threshold that fails, and the device.
         """
         with self._mode():
-            _check_activations(self.kind, self.dtype)
+            _check_activations(self.structure.kind, self.dtype)
             _check_sums(self.dtype)
 
     def _mode(self) -> Any:
@@ -418,6 +444,11 @@ class _precise:
 
 def _value(parameter: Any) -> Any:
     """The array of a parameter, which a user may have replaced by an array."""
+    if type(parameter) is nnx.Param:
+        # get_value copies trees, and takes ten times as long.
+        value = parameter.get_raw_value()
+        if isinstance(value, jax.Array):
+            return value
     return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
 
 

@@ -1,6 +1,7 @@
 """LSRL: compile short programs over linear-state signals into exact recurrent networks."""
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from lsrl import errors
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from lsrl.compiler import compile, explain, load, targets
     from lsrl.model import Model
     from lsrl.random_programs import random_program
-
-__version__ = "0.1.0"
 
 # Compilation and its heavy imports load when first used.
 _LAZY = {
@@ -113,6 +112,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("lsrl")
     if name not in _LAZY:
         raise AttributeError(f"module 'lsrl' has no attribute {name!r}")
     module = importlib.import_module(_LAZY[name])

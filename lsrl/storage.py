@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -53,12 +54,10 @@ def save(
     certificate: str,
 ) -> None:
     """Write a model whole or not at all: to a file beside the old one, then put in its place."""
-    from lsrl import __version__
-
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "lsrl": __version__,
+        "lsrl": version("lsrl"),
         "target": target,
         "legalise": legalise,
         "dtype": dtype,

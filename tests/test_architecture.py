@@ -14,21 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 # What each part may import of lsrl, besides itself. Parts that are not named stand above these.
+BELOW = {"lsrl.errors", "lsrl.ir"}
+COMPILING = BELOW | {"lsrl.numerics", "lsrl.schedule", "lsrl.target"}
 MAY_IMPORT = {
     "lsrl.errors": set(),
     "lsrl.ir": {"lsrl.errors"},
-    "lsrl.language": {"lsrl.errors", "lsrl.ir"},
-    "lsrl.passes": {"lsrl.errors", "lsrl.ir"},
-    "lsrl.numerics": {"lsrl.errors", "lsrl.ir"},
-    "lsrl.schedule": {"lsrl.errors", "lsrl.ir"},
-    "lsrl.certificate": {"lsrl.errors", "lsrl.ir", "lsrl.numerics", "lsrl.schedule"},
-    "lsrl.backends": {
-        "lsrl.certificate",
-        "lsrl.errors",
-        "lsrl.ir",
-        "lsrl.numerics",
-        "lsrl.schedule",
-    },
+    "lsrl.language": BELOW,
+    "lsrl.target": {"lsrl.ir"},
+    "lsrl.numerics": BELOW,
+    "lsrl.passes": BELOW | {"lsrl.target"},
+    "lsrl.schedule": BELOW | {"lsrl.target"},
+    "lsrl.certificate": COMPILING,
+    "lsrl.backends": COMPILING | {"lsrl.certificate"},
+    "lsrl.storage": BELOW | {"lsrl", "lsrl.language", "lsrl.schedule"},
+    "lsrl.verification": BELOW | {"lsrl.certificate", "lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }
 

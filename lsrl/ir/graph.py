@@ -8,12 +8,14 @@ names, source lines and facts.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NamedTuple
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lsrl.ir.bounds import Facts
 from lsrl.ir.ops import Input, Op
+
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class Source(NamedTuple):
@@ -123,6 +125,8 @@ class Graph:
 
     def to_networkx(self) -> "nx.MultiDiGraph[int]":
         """A networkx copy: nodes carry `label`, `op`, `width`; edges carry the operand's `slot`."""
+        import networkx as nx  # loads when first used
+
         graph: nx.MultiDiGraph[int] = nx.MultiDiGraph()
         for i, node in enumerate(self.nodes):
             graph.add_node(i, label=self.label(i), op=node.op.name, width=node.width)

@@ -4,7 +4,6 @@ import hashlib
 from typing import Any, final
 
 import numpy as np
-import scipy.sparse as sp
 
 from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir.numbers import Array, lowest_bit
@@ -24,6 +23,8 @@ class Matrix:
 
     def __init__(self, values: Any) -> None:
         """Take any dense array, scalar nest or scipy sparse array with two dimensions."""
+        import scipy.sparse as sp  # a fifth of a second to import, so it loads when first used
+
         csr = sp.csr_array(values, dtype=np.float64, copy=True)
         if csr.ndim != 2:
             raise ShapeError(f"a matrix needs two dimensions, got {csr.ndim}")
@@ -46,29 +47,43 @@ class Matrix:
     @classmethod
     def identity(cls, size: int) -> "Matrix":
         """The (size, size) identity."""
-        return cls(sp.eye_array(size, format="csr"))
+        return cls.selection(np.arange(size), size)
+
+    @classmethod
+    def diagonal(cls, values: Any) -> "Matrix":
+        """The matrix with these values on its diagonal."""
+        row = np.asarray(values, dtype=np.float64)
+        return cls._of(row, np.arange(len(row)), np.arange(len(row)), (len(row), len(row)))
 
     @classmethod
     def zeros(cls, rows: int, columns: int) -> "Matrix":
         """The (rows, columns) zero matrix."""
-        return cls(sp.csr_array((rows, columns)))
+        nothing = np.zeros(0, dtype=np.int64)
+        return cls._of(np.zeros(0), nothing, nothing, (rows, columns))
 
     @classmethod
     def selection(cls, indices: Any, columns: int) -> "Matrix":
         """Row i picks channel indices[i] of `columns` channels."""
         picked = np.asarray(indices, dtype=np.int64)
         rows = np.arange(len(picked))
-        return cls(sp.csr_array((np.ones(len(picked)), (rows, picked)), (len(picked), columns)))
+        return cls._of(np.ones(len(picked)), rows, picked, (len(picked), columns))
 
     @classmethod
     def shift(cls, size: int) -> "Matrix":
         """The shift register: channel k + 1 takes the value of channel k."""
-        return cls(sp.eye_array(size, k=-1, format="csr"))
+        later = np.arange(1, size)
+        return cls._of(np.ones(size - 1), later, later - 1, (size, size))
 
     @classmethod
     def rotation(cls, size: int) -> "Matrix":
         """The ring: channel k + 1 takes channel k, and channel 0 the last."""
         return cls.selection((np.arange(size) - 1) % size, size)
+
+    @classmethod
+    def _of(cls, data: Array, rows: Array, columns: Array, shape: tuple[int, int]) -> "Matrix":
+        import scipy.sparse as sp
+
+        return cls(sp.csr_array((data, (rows, columns)), shape))
 
     @property
     def rows(self) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
-import scipy.sparse as sp
 
 from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir import ops
@@ -84,6 +83,12 @@ class Signal:
         """Number of channels."""
         return self.width
 
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        """No array of numbers but one object, so that sparse matrices leave @ to us too."""
+        array = np.empty((), dtype=object)
+        array[()] = self
+        return array
+
     def __iter__(self) -> "Any":
         """The channels, one signal each."""
         return (self[i] for i in range(self.width))
@@ -112,6 +117,11 @@ class Signal:
             raise ShapeError(
                 f"{user_line()}: index {key} is out of range for a signal of width {self.width}"
             ) from error
+        if picked.ndim != 1 or not len(picked):
+            raise ShapeError(
+                f"{user_line()}: index {key} picks channels of shape {picked.shape} of a signal of "
+                f"width {self.width}; expected one list of at least one"
+            )
         if len(picked) == self.width and (picked == np.arange(self.width)).all():
             return self
         return affine([(Matrix.selection(picked, self.width), self)])
@@ -147,7 +157,7 @@ class Signal:
             )
         if self.width == 1:
             return affine([(scale[:, None], self)])
-        return affine([(sp.diags_array(np.broadcast_to(scale, (self.width,))), self)])
+        return affine([(Matrix.diagonal(np.broadcast_to(scale, (self.width,))), self)])
 
     __rmul__ = __mul__
 
@@ -232,7 +242,10 @@ def record(op: ops.Op, *operands: Signal) -> Signal:
                 f"{user_line()}: {op.name} reads a signal of another program; signals live and die "
                 "with the function that makes them"
             )
-    return Signal(trace, trace.add(op, *(operand.index for operand in operands)))
+    signal = Signal(trace, trace.add(op, *(operand.index for operand in operands)))
+    if not signal.width:
+        raise ShapeError(f"{user_line()}: this {op.name} has no channels; expected at least one")
+    return signal
 
 
 def numbers(value: Any, what: str) -> np.ndarray[Any, Any]:
@@ -267,9 +280,16 @@ def as_matrix(value: Any, columns: int) -> Matrix:
     if isinstance(value, Matrix):
         matrix = value
     elif np.isscalar(value):
-        matrix = Matrix(sp.eye_array(columns) * numbers(value, "a matrix")[0])
+        matrix = Matrix.diagonal(np.repeat(numbers(value, "a matrix"), columns))
     else:
-        matrix = Matrix(value if sp.issparse(value) else np.atleast_2d(np.asarray(value, float)))
+        try:
+            # scipy's sparse arrays know how to become CSR; all else is dense.
+            sparse = hasattr(value, "tocsr")
+            matrix = Matrix(value if sparse else np.atleast_2d(np.asarray(value, float)))
+        except (ProgramError, TypeError, ValueError) as error:
+            raise ProgramError(
+                f"{user_line()}: expected a matrix of finite numbers ({error})"
+            ) from error
     if matrix.columns != columns:
         raise ShapeError(
             f"{user_line()}: expected a matrix of {columns} columns for a signal of width "
@@ -310,7 +330,9 @@ def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
         bias = bias + row
     weights = [
         (
-            sp.eye_array(width) * factor if signal.width == width else np.full((width, 1), factor),
+            Matrix.diagonal(np.full(width, factor))
+            if signal.width == width
+            else np.full((width, 1), factor),
             signal,
         )
         for factor, signal in signals

@@ -7,7 +7,7 @@ import numpy as np
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_number, power_of_two_below
+from lsrl.ir.numbers import power_of_two_below
 from lsrl.ir.types import Token
 from lsrl.language.signal import (
     Signal,
@@ -96,12 +96,16 @@ def cycle(n: int) -> Signal:
 
 
 def _table(table: Any) -> Matrix:
-    array = np.asarray(table, dtype=np.float64)
+    try:
+        array = np.asarray(table, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProgramError(f"{user_line()}: a table holds numbers only ({error})") from error
     if array.ndim not in (1, 2) or not array.size:
         raise ShapeError(
             f"{user_line()}: a table has shape (rows,) or (rows, width), got {array.shape}"
         )
-    return Matrix(array.reshape(len(array), -1))
+    rows = array.reshape(len(array), -1)
+    return as_matrix(rows, rows.shape[1])
 
 
 def delay(x: Signal, n: int = 1, initial: Numbers = 0) -> Signal:
@@ -293,7 +297,7 @@ def mod(x: Signal, n: float) -> Signal:
       BoundsError: x can be negative.
     """
     value = as_signal(x)
-    divisor = exact_number(n, "mod(x, n)")
+    (divisor,) = _row(n, 1, "mod(x, n)")
     step = value.facts.step
     if (
         divisor <= 0
