@@ -9,7 +9,7 @@ from lsrl import storage
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.certificate import bits_needed, certify
-from lsrl.errors import Offence, ProgramError, UnsupportedOpError
+from lsrl.errors import LsrlError, Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product
 from lsrl.ir.verify import verify
@@ -65,15 +65,17 @@ def compile(
     if legalise == "unroll" and backend.offending(graph):
         if program.max_length is None:
             raise ProgramError(
-                f"legalise='unroll' writes the states of {program.name!r} out over max_length tokens, "
-                "and it declares none; write @lsrl.program(max_length=...)"
+                f"legalise='unroll' writes the states of {program.name!r} out over max_length "
+                "tokens, and it declares none; write @lsrl.program(max_length=...)"
             )
         graph = stages.time("unroll", lambda: unroll_states(graph, backend.capabilities))
     check_supported(program, graph, backend)
     graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
     graph = verify(graph)
     schedule = stages.time("schedule", lambda: schedule_layers(graph, backend.capabilities, levels))
-    certificate = stages.time("certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics)))
+    certificate = stages.time(
+        "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
+    )
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
     return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
@@ -93,9 +95,16 @@ def load(path: Path) -> Model:
       OSError: the file can't be read.
     """
     saved = storage.read(path)
-    model = compile(
-        saved.program, saved.target, dtype=saved.dtype, legalise=saved.legalise, levels=saved.levels
-    )
+    try:
+        model = compile(
+            saved.program,
+            saved.target,
+            dtype=saved.dtype,
+            legalise=saved.legalise,
+            levels=saved.levels,
+        )
+    except (LsrlError, IndexError, KeyError) as error:
+        raise storage.bad(path, f"this version compiles it to another network ({error})") from error
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model

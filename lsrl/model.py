@@ -43,12 +43,12 @@ class State(NamedTuple):
     Attributes:
       position: number of tokens read.
       hidden: the network's state, a pytree.
-      batched: whether the caller's tokens have a batch axis.
+      batch: number of sequences; None for one sequence without a batch axis.
     """
 
     position: int
     hidden: Any
-    batched: bool
+    batch: int | None
 
 
 @final
@@ -133,6 +133,8 @@ class Model:
           BoundsError: with check=True, a promise is broken; says which and where.
         """
         arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
+        if chunk is not None:
+            _check_count("run: chunk", chunk)
         if check:
             evaluate(self.program.graph, arrays)
         with self.device_mode():
@@ -145,9 +147,11 @@ class Model:
         Args:
           batch: number of sequences; None for one sequence without a batch axis.
         """
+        if batch is not None:
+            _check_count("init_state: batch", batch)
         with self.device_mode():
             hidden = self.module.init_state((1 if batch is None else batch,))
-        return State(0, hidden, batch is not None)
+        return State(0, hidden, batch)
 
     def step(self, state: State, *inputs: Any) -> tuple[Array, State]:
         """Read one token.
@@ -169,14 +173,22 @@ class Model:
                 f"step {state.position}: the program declares max_length={limit} tokens; declare a "
                 "larger one"
             )
-        timed = [np.asarray(v)[:, None] if state.batched else np.asarray(v)[None] for v in inputs]
-        arrays, _ = check_inputs(self.program.inputs, timed, limit)
+        given = [np.asarray(value) for value in inputs]
+        axis = 0 if state.batch is None else 1
+        timed = [np.expand_dims(value, min(axis, value.ndim)) for value in given]
+        arrays, batched = check_inputs(self.program.inputs, timed, limit)
+        if batched != (state.batch is not None) or arrays[0].shape[:2] != (state.batch or 1, 1):
+            wanted = "one token" if state.batch is None else f"{state.batch} tokens, one a sequence"
+            raise InputError(
+                f"step: expected {wanted}, got shapes {[value.shape for value in given]}; "
+                "init_state(batch=...) sets the number of sequences"
+            )
         with self.device_mode():
             now = tuple(array[:, 0] for array in self._features(arrays))
             output, hidden = self.module.step(state.hidden, now)
             result = np.asarray(output)
-        new = State(state.position + 1, hidden, state.batched)
-        return (result if state.batched else cast(Array, result[0])), new
+        new = State(state.position + 1, hidden, state.batch)
+        return (cast(Array, result[0]) if state.batch is None else result), new
 
     def generate(self, prompt: Any, steps: int) -> Array:
         """Continue a prompt: the output at each token is the input at the next.
@@ -203,8 +215,7 @@ class Model:
                 f"generate needs one Token input and a Token output that is not larger, got "
                 f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
             )
-        if not isinstance(steps, int | np.integer) or steps < 1:
-            raise InputError(f"generate: steps must be an int >= 1, got {steps!r}")
+        _check_count("generate: steps", steps)
         arrays, batched = check_inputs(self.program.inputs, [prompt], self.program.max_length)
         longest = self.program.max_length
         if longest is not None and arrays[0].shape[1] + steps - 1 > longest:
@@ -328,6 +339,11 @@ class Model:
                 stack.enter_context(jax.enable_x64(True))
             stack.enter_context(jax.default_matmul_precision("highest"))
             yield
+
+
+def _check_count(what: str, value: Any) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{what} must be an int >= 1, got {value!r}")
 
 
 def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:

@@ -69,7 +69,8 @@ def save(
     text = json.dumps(header)
     # safetensors has no bfloat16 in numpy; the bits travel as uint16.
     arrays = {name: _bits(np.ascontiguousarray(array)) for name, array in parameters.items()}
-    content = to_safetensors(arrays, {"lsrl": text, "checksum": _checksum(text, arrays)})
+    # One entry, since safetensors writes several in an order of its own, anew each time.
+    content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
     target_path = Path(path)
     handle, draft = tempfile.mkstemp(dir=target_path.parent, prefix=f".{target_path.name}.")
     try:
@@ -95,16 +96,16 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
     except FileNotFoundError:
         raise
     except (SafetensorError, ValueError, TypeError) as error:
-        raise _bad(path, f"not a whole safetensors file ({error})") from error
-    if "lsrl" not in metadata or "checksum" not in metadata:
-        raise _bad(path, "a safetensors file, but no saved LSRL model")
-    text = metadata["lsrl"]
-    if metadata["checksum"] != _checksum(text, arrays):
-        raise _bad(path, "the checksum differs, so some bytes were changed")
+        raise bad(path, f"not a whole safetensors file ({error})") from error
+    if "lsrl" not in metadata:
+        raise bad(path, "a safetensors file, but no saved LSRL model")
+    checksum, _, text = metadata["lsrl"].partition(" ")
+    if checksum != _checksum(text, arrays):
+        raise bad(path, "the checksum differs, so some bytes were changed")
     try:
         header = json.loads(text)
         if header["format"] != FORMAT or header["version"] > VERSION:
-            raise _bad(
+            raise bad(
                 path, f"format {header['format']} version {header['version']} is newer than this"
             )
         dtype = header["dtype"]
@@ -116,8 +117,10 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
             {node: (reads, last) for node, reads, last in header["levels"]},
             {name: _unbits(array, dtype) for name, array in arrays.items()},
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise _bad(path, f"its header can't be read ({error!r})") from error
+    except FormatError:
+        raise
+    except (LsrlError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise bad(path, f"its header can't be read ({error!r})") from error
 
 
 def restore(path: str | os.PathLike[str], module: Any, parameters: dict[str, Array]) -> None:
@@ -126,13 +129,17 @@ def restore(path: str | os.PathLike[str], module: Any, parameters: dict[str, Arr
     Raises:
       FormatError: names or shapes differ from the module's.
     """
+    missing = module.parameter_arrays().keys() - parameters.keys()
+    if missing:
+        raise bad(path, f"it lacks the parameters {', '.join(sorted(missing))}")
     try:
         module.replace_parameters(parameters)
     except (LsrlError, KeyError, ValueError) as error:
-        raise _bad(path, f"its parameters do not fit its program ({error})") from error
+        raise bad(path, f"its parameters do not fit its program ({error})") from error
 
 
-def _bad(path: str | os.PathLike[str], why: str) -> FormatError:
+def bad(path: str | os.PathLike[str], why: str) -> FormatError:
+    """The error for a file that is no model of this version."""
     return FormatError(
         f"{os.fspath(path)}: expected a model saved by model.save, got something else: {why}; "
         "save it again"

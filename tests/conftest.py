@@ -1,5 +1,7 @@
 """Settings that every test shares."""
 
+from collections import Counter
+
 import jax
 from hypothesis import HealthCheck, settings
 
@@ -24,3 +26,18 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("ci")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Tell the share of the random programs that are certified exact; see test_random_programs."""
+    counts: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                counts.update(dict(report.user_properties))
+    programs, exact = (counts[f"random programs{what}"] for what in ("", " certified exact"))
+    if programs:
+        terminalreporter.write_line(
+            f"random programs of at least 8 ops certified exact in float32 over 64 tokens: {exact} of "
+            f"{programs} ({exact / programs:.0%})"
+        )

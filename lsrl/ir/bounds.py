@@ -7,6 +7,7 @@ recurrences. Interval ends that float64 can't hold exactly are widened outwards,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -322,12 +323,21 @@ def _is_shift(matrix: Matrix) -> bool:
 def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
     low = initial + np.minimum(update.low, tokens * update.low)
     high = initial + np.maximum(update.high, tokens * update.high)
-    magnitude = np.abs(initial) + tokens * update.magnitude
+    magnitude = np.abs(initial) + _multiple(tokens, update.magnitude)
     ends = np.minimum(
         lowest_bit(initial), np.minimum(lowest_bit(update.low), lowest_bit(update.high))
     )
     low, high = widen(low, high, Sums(magnitude, ends))
     return Reach(low, high, magnitude, 1.0)
+
+
+def _multiple(count: int, values: Array) -> Array:
+    """A count times each value, not below the truth where float64 rounds the product."""
+    product = count * values
+    for i in np.flatnonzero(np.isfinite(product) & (product >= 2.0**53 * lowest_bit(values))):
+        if Fraction(float(product[i])) < count * Fraction(float(values[i])):
+            product[i] = np.nextafter(product[i], np.inf)
+    return np.asarray(product)
 
 
 def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:

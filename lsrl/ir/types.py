@@ -47,7 +47,7 @@ class Token:
         Raises:
           InputError: not integers, or out of range; says where.
         """
-        array = np.asarray(values)
+        array = _as_array(values, name)
         if array.size == 0:
             raise InputError(f"input {name!r}: an empty sequence; expected at least one token")
         if array.dtype.kind not in "iu":
@@ -115,7 +115,7 @@ class Vector:
         Raises:
           InputError: not numbers, wrong width, NaN, off the grid or out of range; says where.
         """
-        array = np.asarray(values)
+        array = _as_array(values, name)
         if array.size == 0:
             raise InputError(f"input {name!r}: an empty sequence; expected at least one token")
         if array.dtype.kind not in "iufb" and str(array.dtype) != "bfloat16":
@@ -127,14 +127,13 @@ class Vector:
                 f"got shape {array.shape}"
             )
         step = self.grid()
+        with np.errstate(invalid="ignore"):  # infinities are named below
+            off_grid = np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)
         rules = (
             (np.isfinite(array), "a finite number"),
             (array >= np.array(self.low), f"at least low={list(self.low)}"),
             (array <= np.array(self.high), f"at most high={list(self.high)}"),
-            (
-                np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0) == 0,
-                f"multiples of {step}",
-            ),
+            (off_grid == 0, f"multiples of {step}"),
         )
         for holds, expected in rules:
             broken = np.argwhere(~holds)
@@ -154,6 +153,16 @@ def _per_entry(value: Any, width: int, what: str) -> tuple[float, ...]:
     if len(values) != width:
         raise ProgramError(f"Vector: {what} needs one number or {width}, got {len(values)}")
     return tuple(exact_number(entry, f"Vector {what}") for entry in values)
+
+
+def _as_array(values: Any, name: str) -> Array:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(
+            f"input {name!r}: expected a rectangular array, got sequences of different lengths; "
+            "run them one by one, or pad them"
+        ) from error
 
 
 def position_text(index: Any, ndim: int) -> str:

@@ -5,7 +5,7 @@ Axis legend: a signal of width w is, at each token, a vector of w channels.
 """
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -83,11 +83,13 @@ class Signal:
         """Number of channels."""
         return self.width
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
-        """No array of numbers but one object, so that sparse matrices leave @ to us too."""
-        array = np.empty((), dtype=object)
-        array[()] = self
-        return array
+    if not TYPE_CHECKING:  # type checkers would take A @ x for an array
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+            """No array of numbers but one object, so that sparse matrices leave @ to us too."""
+            array = np.empty((), dtype=object)
+            array[()] = self
+            return array
 
     def __iter__(self) -> "Any":
         """The channels, one signal each."""

@@ -319,7 +319,7 @@ def mod(x: Signal, n: float) -> Signal:
     rise = float(step[np.isfinite(step)].min(initial=divisor))
     while multiple >= divisor and value.facts.high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
-        small = multiple * value.facts.high.max() <= 2.0**22 * rise**2
+        small = bool(multiple * value.facts.high.max() <= 2.0**22 * rise**2)
         passed = record(ops.Step(1 / power_of_two_below(rise), 0.0, small), value - multiple)
         value = value - multiple * passed
         # Interval arithmetic can't see that the subtraction follows the comparison; we can.
