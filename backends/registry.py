@@ -25,7 +25,6 @@ def names() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-@cache
 def find(name: str, activation: str | None = None) -> Backend:
     """The target of that name.
 
@@ -36,7 +35,7 @@ def find(name: str, activation: str | None = None) -> Backend:
     Raises:
       UnknownTargetError: there is none; suggests the nearest. Or the target has no such activation.
     """
-    target = _ALIASES.get(name, name)
+    target = _ALIASES.get(str(name), str(name))
     if activation is not None:
         if target not in _ACTIVATIONS.values() or activation not in _ACTIVATIONS:
             raise UnknownTargetError(
@@ -50,5 +49,10 @@ def find(name: str, activation: str | None = None) -> Backend:
         raise UnknownTargetError(
             f"unknown target {name!r}: expected one of {', '.join(names())}{hint}"
         )
+    return _load(target)
+
+
+@cache
+def _load(target: str) -> Backend:
     backend: Backend = importlib.import_module(_MODULES[target]).BACKEND
     return backend

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -72,14 +71,13 @@ def save(
     # One entry, since safetensors writes several in an order of its own, anew each time.
     content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
     target_path = Path(path)
-    handle, draft = tempfile.mkstemp(dir=target_path.parent, prefix=f".{target_path.name}.")
+    draft = target_path.with_name(f".{target_path.name}.{os.getpid()}.draft")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        draft.write_bytes(content)
         os.replace(draft, target_path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(draft)
+            draft.unlink()
         raise
 
 

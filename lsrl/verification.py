@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lsrl.certificate import Certificate
-from lsrl.errors import BoundsError
+from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
@@ -82,8 +82,8 @@ def compare(
 ) -> Difference | None:
     """The first difference between a model and its program, or None.
 
-    Equal where the certificate says exact, else within its bound (twice its bound between modes).
-    Sequences that break a promise of the program are left out.
+    Equal where the certificate says exact, else within its bound. Sequences that break a promise of
+    the program are left out; if all do, shorter ones are tried.
 
     Args:
       model: the model.
@@ -92,25 +92,19 @@ def compare(
       length: tokens, at most the program's max_length.
       seed: of the random inputs.
       steps: also compare the step mode.
+
+    Raises:
+      InputError: every sequence breaks a promise at its first token.
     """
     if inputs is None:
         length = min(length, model.program.max_length or length)
         inputs = sample_inputs(model.program.inputs, sequences, length, seed)
-    sequences, length = inputs[0].shape[:2]
-    kept, expected = [], []
-    for i in range(sequences):
-        try:
-            expected.append(model.program.run(*(array[i] for array in inputs)))
-            kept.append(i)
-        except BoundsError:
-            continue
-    if not kept:
-        return None
-    legal = [array[kept] for array in inputs]
+    legal, expected = _legal(model.program, inputs)
+    length = legal[0].shape[1]
     allowed = 0.0 if model.certificate.exact else model.certificate.error_bound
     modes = {"run": model.run(*legal)}
     if steps:
-        state, outputs = model.init_state(batch=len(kept)), []
+        state, outputs = model.init_state(batch=len(expected)), []
         for t in range(length):
             output, state = model.step(state, *(array[:, t] for array in legal))
             outputs.append(output)
@@ -120,6 +114,25 @@ def compare(
         if difference is not None:
             return difference
     return None
+
+
+def _legal(program: Program, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    """The sequences that keep every promise, with what the program makes of them."""
+    length = inputs[0].shape[1]
+    while length:
+        kept, expected = [], []
+        for i in range(len(inputs[0])):
+            try:
+                expected.append(program.run(*(array[i, :length] for array in inputs)))
+                kept.append(i)
+            except BoundsError:
+                continue
+        if kept:
+            return [array[kept, :length] for array in inputs], expected
+        length //= 2
+    raise InputError(
+        f"every input breaks a promise of {program.name!r} at once; pass legal ones: inputs=[...]"
+    )
 
 
 def _first_difference(mode: str, expected: Array, got: Array, allowed: float) -> Difference | None:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+from pathlib import Path
 import sys
 from typing import Annotated, Any
 
@@ -571,9 +572,9 @@ def test_a_failed_save_leaves_the_old_file(saved, majority, monkeypatch):
     def refuse(*_):
         raise OSError("the disk is full")
 
-    for name in ("replace", "fdopen"):
+    for owner, name in ((os, "replace"), (Path, "write_bytes")):
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, refuse)
+            patch.setattr(owner, name, refuse)
             with pytest.raises(OSError, match="the disk is full"):
                 other.save(saved)
         assert saved.read_bytes() == before

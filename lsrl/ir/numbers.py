@@ -92,7 +92,7 @@ def exact_number(value: Any, what: str) -> float:
       ProgramError: not a finite number, or a Fraction or int that float64 would round.
     """
     try:
-        number = float(value)
+        number = float("not a number" if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ProgramError(f"{what}: expected a number, got {value!r}") from error
     if not np.isfinite(number):

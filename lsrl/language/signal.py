@@ -408,7 +408,27 @@ def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
     Raises:
       RampError: continuous values without a ramp.
     """
+    if ramp is None:
+        x, y = _on_grid(x, y, np.floor), _on_grid(y, x, np.ceil)
     return _at_least_zero(combine([(1.0, as_signal(x)), (-1.0, y)]), ramp)
+
+
+def _on_grid(value: Any, other: Any, rounding: Any) -> Any:
+    """A threshold between two grid points of the other side moves to one that decides the same."""
+    if isinstance(value, Signal) or not isinstance(other, Signal):
+        return value
+    threshold = numbers(value, "an operand")
+    step = other.facts.step
+    usable = np.isfinite(step) & (step > 0)
+    if len(threshold) not in (1, len(step)) or not usable.all():
+        return value
+    moved = rounding(threshold / step) * step
+    # The quotient may have been rounded across a grid point.
+    if rounding is np.ceil:
+        moved = np.where(moved < threshold, moved + step, moved)
+        return np.where(moved - step >= threshold, moved - step, moved)
+    moved = np.where(moved > threshold, moved - step, moved)
+    return np.where(moved + step <= threshold, moved + step, moved)
 
 
 def _at_least_zero(difference: Signal, ramp: float | None) -> Signal:
