@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from lsrl.compiler import compile, explain, load, targets
     from lsrl.model import Model
     from lsrl.random_programs import random_program
+    from lsrl.torch_export import load_torch
 
 # Compilation and its heavy imports load when first used.
 _LAZY = {
@@ -57,6 +58,7 @@ _LAZY = {
     "targets": "lsrl.compiler",
     "Model": "lsrl.model",
     "load": "lsrl.compiler",
+    "load_torch": "lsrl.torch_export",
     "random_program": "lsrl.random_programs",
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
@@ -88,6 +90,7 @@ __all__ = [
     "less_equal",
     "linear_state",
     "load",
+    "load_torch",
     "lookup",
     "maximum",
     "minimum",

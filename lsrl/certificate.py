@@ -330,8 +330,9 @@ class _Analysis:
             np.where(np.isnan(grid), np.inf, grid)[unit.channels],
         )
 
+    @np.errstate(over="ignore", invalid="ignore")
     def error_bound(self) -> float:
-        """The greatest absolute error of an output over these tokens."""
+        """The greatest absolute error of an output over these tokens; inf without finite bounds."""
         before_facts = self._feature_facts()
         before = self._feature_errors()
         for layer in self.schedule.layers:
@@ -345,7 +346,8 @@ class _Analysis:
         final = self._row_errors(
             self.schedule.output, np.zeros(0), before, facts_of_nothing(), before_facts
         )
-        return float(final.max(initial=0.0))
+        # An infinite bound times an error of 0 is nan.
+        return float(np.where(np.isnan(final), np.inf, final).max(initial=0.0))
 
     def _feature_errors(self) -> Array:
         parts = []

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast, final
 import jax
 import numpy as np
 
-from lsrl import storage
+from lsrl import storage, torch_export
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
@@ -306,12 +306,29 @@ class Model:
     def export(self, format: str, path: Path) -> None:
         """Write the model for another framework.
 
+        Args:
+          format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
+          path: where to; an older export in its place is replaced, whole or not at all.
+
         Raises:
           InputError: this target has no such format.
+          FormatError: the path holds something that is no export.
+          OSError: the path can't be written.
         """
-        raise InputError(
-            f"export: target {self.target!r} has no format {format!r}; linear targets "
-            "are saved with model.save(path) and have no stock class in torch or Hugging Face"
+        from lsrl.backends.cell_network import CellNetwork
+
+        if format != "torch" or not isinstance(self.module, CellNetwork):
+            raise InputError(
+                f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
+                "and gru have 'torch', and every model is saved with model.save(path)"
+            )
+        torch_export.write(
+            path,
+            self.module,
+            program=self.program,
+            target=self.target,
+            labels=self.labels,
+            certificate=str(self.certificate),
         )
 
     def __repr__(self) -> str:

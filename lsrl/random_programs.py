@@ -7,13 +7,14 @@ too. Bounds and grids are known while a program is written, so a value that has 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.errors import ProgramError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array
+from lsrl.ir.ops import Via
 from lsrl.ir.types import InputType, Token, Vector
 from lsrl.language.program import Program, program
 from lsrl.language.signal import Signal, constant, equal, greater_equal, not_equal, relu
@@ -42,11 +43,14 @@ from lsrl.language.sugar import (
 )
 
 # A value is tamed once its greatest magnitude has more bits above its grid than the program allows:
-# one of these limits, with its share of the programs. Under the last one values are driven past float32.
+# one of these limits, with its share of the programs. The last one lets them grow past float32.
 WILD = 50
 LIMITS = ((8, 0.4), (11, 0.25), (14, 0.2), (WILD, 0.15))
 # Second operands and what makes tables have no more bits than this.
 CALM_BITS = 8
+VIAS: tuple[Via, ...] = ("auto", "auto", "gate", "relu")
+# How much any integer matrix may enlarge a state over all tokens.
+GREATEST_GROWTH = 2.0**30
 # An op that tames a value has no larger table than this.
 LARGEST_TABLE = 12
 # `mod` takes two levels for each power of two in the quotient.
@@ -62,16 +66,17 @@ def random_program(
 ) -> Program:
     """Write a random program; equal arguments give equal programs.
 
-    Distribution: one input, or two (1 in 4), each a token of 2 to 8 symbols (3 in 5) or a vector of 1 to
-    4 entries on a grid of 1/4 to 3. Then `depth` ops, uniform over `ops` (the first prefers ops with
-    memory), each reading the result of the one before, to which an earlier signal is added now and
-    then (1 in 4); further operands are earlier signals. A value of too many bits above its grid is
-    tamed by a comparison, `mod`, `lookup`, `one_hot`, a clip or a ReLU, whichever `ops` has, in place of
-    the op drawn; the limit is 8 bits in 2 programs of 5, else 11 or 14, and in 3 of 20 it is 50, with
-    more sums than other ops, which takes most of these past float32. Widths are log-uniform from 1 to `width`. Weights are small integers, 1 in 8
-    of them dyadic. Transitions of linear states are the identity, shifts, permutations, signed
-    permutations, and general integer matrices: nilpotent, unipotent, of finite order, and where the
-    limit is 50 any small integers. The output is the last value with up to two earlier signals.
+    Distribution: one input, or two (1 in 4), each a token of 2 to 8 symbols (3 in 5) or a vector of
+    1 to 4 entries on a grid of 1/4 to 3. Then `depth` ops, uniform over `ops` (the first prefers
+    ops with memory), each reading the result of the one before, to which an earlier signal is added
+    now and then (1 in 4); further operands are earlier signals. A value of too many bits above its
+    grid is tamed by a comparison, `mod`, `lookup`, `one_hot`, a clip or a ReLU, as `ops` has them,
+    in place of the op drawn. The limit is 8 bits in 2 programs of 5, else 11 or 14; in 3 of 20 it
+    is 50, with more sums than other ops, which takes many of these past float32. Widths are
+    log-uniform from 1 to `width`. Weights are small integers, 1 in 8 of them dyadic. Transitions of
+    linear states are the identity, shifts, permutations, signed permutations, and general integer
+    matrices: nilpotent, unipotent, of finite order, and where the limit is 50 any small integers.
+    The output is the last value with up to two earlier signals.
 
     Each op's result has the name op_level, such as `mod_3`. Promises (`latch`, `bound`, the ends of
     `recurrent_state`) hold for every input.
@@ -210,7 +215,7 @@ class _Writer:
         return bool(self.random.random() < probability)
 
     def level_of(self, value: Signal) -> Array:
-        """(width,) a point of each channel's grid, above its least value where there is a choice."""
+        """(width,) a point of each channel's grid, above its least value if there is a choice."""
         facts = value.facts
         step = _unit(facts)
         count = np.floor(np.minimum((facts.high - facts.low) / step, 2.0**30))
@@ -240,7 +245,7 @@ class _Writer:
             columns = {row % value.width, *self.random.integers(0, value.width, count - 1).tolist()}
             for column in sorted(columns):
                 matrix[row, column] = self.weight()
-        return cast(Signal, matrix @ value)
+        return matrix @ value
 
     def picked(self, value: Signal, width: int) -> Signal:
         """Channels of a value, repeated where it has fewer."""
@@ -304,7 +309,14 @@ class _Writer:
         return matrix
 
     def any_integers(self, size: int) -> Array:
-        return self.small_integers(size) * (self.random.random((size, size)) < 1.5 / size)
+        """Small integers of any sign, as long as they don't outgrow float32 within the tokens."""
+        for _ in range(8):
+            matrix = self.small_integers(size) * (self.random.random((size, size)) < 1.5 / size)
+            with np.errstate(over="ignore", invalid="ignore"):
+                grown = np.linalg.matrix_power(np.abs(matrix), self.length).max()
+            if grown <= GREATEST_GROWTH:
+                return matrix
+        return self.signed_permutation(size)
 
     def small_integers(self, size: int) -> Array:
         return self.random.choice([-2.0, -1.0, 1.0, 2.0], (size, size), p=[0.1, 0.4, 0.4, 0.1])
@@ -379,8 +391,8 @@ def _product(writer: _Writer, x: Signal) -> Signal:
 def _select(writer: _Writer, x: Signal) -> Signal:
     other = writer.like(x) if writer.chance(0.7) else writer.random.integers(-3, 4, x.width)
     first, second = (x, other) if writer.chance(0.5) else (other, x)
-    via = writer.random.choice(["auto", "auto", "gate", "relu"])
-    return select(writer.condition(x.width), first, second, via=str(via))
+    via = VIAS[writer.random.integers(len(VIAS))]
+    return select(writer.condition(x.width), first, second, via=via)
 
 
 def _delay(writer: _Writer, x: Signal) -> Signal:
@@ -405,7 +417,7 @@ def _comparison(writer: _Writer, x: Signal) -> Signal:
         lambda: x >= y, lambda: x > y, lambda: x < y, lambda: x <= y,
         lambda: equal(x, y), lambda: not_equal(x, y),
     )  # fmt: skip
-    return cast(Signal, forms[writer.random.integers(len(forms))]())
+    return forms[writer.random.integers(len(forms))]()
 
 
 def _logic(writer: _Writer, x: Signal) -> Signal:
@@ -417,7 +429,7 @@ def _logic(writer: _Writer, x: Signal) -> Signal:
         lambda: mine ^ other,
         lambda: ~(mine & other),
     )
-    return cast(Signal, forms[writer.random.integers(len(forms))]())
+    return forms[writer.random.integers(len(forms))]()
 
 
 def _latch(writer: _Writer, x: Signal) -> Signal:
@@ -444,7 +456,7 @@ def _window_sum(writer: _Writer, x: Signal) -> Signal:
 
 
 def _mod(writer: _Writer, x: Signal) -> Signal:
-    """A value of many bits is cut off before, and one that can be negative is lifted by a multiple."""
+    """A value of many bits is cut off before; one that can be negative is lifted by a multiple."""
     step = _unit(x.facts)
     if len(set(step)) > 1:
         # The divisor has to lie on every channel's grid, so keep to the channels of one grid.

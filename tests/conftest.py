@@ -38,6 +38,6 @@ def pytest_terminal_summary(terminalreporter) -> None:
     programs, exact = (counts[f"random programs{what}"] for what in ("", " certified exact"))
     if programs:
         terminalreporter.write_line(
-            f"random programs of at least 8 ops certified exact in float32 over 64 tokens: {exact} of "
-            f"{programs} ({exact / programs:.0%})"
+            f"random programs of at least 8 ops, certified exact in float32 over 64 tokens: "
+            f"{exact} of {programs} ({exact / programs:.0%})"
         )

@@ -1,8 +1,7 @@
-"""Random programs as hypothesis draws them, and inputs that reach the ends of what programs declare."""
+"""Random programs as hypothesis draws them, and inputs that reach the ends of their types."""
 
 from collections.abc import Iterable
 
-import numpy as np
 from hypothesis import strategies as st
 
 import lsrl

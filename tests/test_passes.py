@@ -3,6 +3,9 @@
 That every pass preserves every value is tested on random programs in test_random_programs.
 """
 
+# Programs are annotated with values, as users write them.
+# mypy: disable-error-code="valid-type, operator, arg-type"
+
 from textwrap import dedent
 
 import numpy as np
@@ -50,7 +53,7 @@ def operations(graph, kind):
 
 
 def check(program, transform, golden=None, tokens=12):
-    """Apply a pass: the values stay as they are, and the dump is the golden one.
+    """Apply a pass: the values stay as they are, and the dump is the golden one, inputs left out.
 
     Returns:
       The graph after the pass.
@@ -61,7 +64,8 @@ def check(program, transform, golden=None, tokens=12):
     (values,) = evaluate(graph, inputs, exact=True).values()
     np.testing.assert_array_equal(values, program.run(*inputs, exact=True))
     if golden is not None:
-        assert graph.dump() == dedent(golden).strip()
+        shown = [line for line in graph.dump().splitlines() if "= input()" not in line]
+        assert shown == dedent(golden).strip().splitlines()
     return graph
 
 
@@ -76,7 +80,6 @@ def test_functions_of_a_token_become_lookups_and_clocks_merge():
         return bent, clock, lsrl.constant(2) + 1
 
     golden = """
-        %0 = input() {index=0, label='x', type=Token(size=4)} : 1 in [0, 3]  # x
         %1 = lookup(%0) {table=[[0], [0], [1], [3]]} : 1 in [0, 3]  # bent
         %2 = periodic() {table=[[0], [1], [1], [0], [0], [2]]} : 1 in [0, 2]  # clock
         %3 = constant() {values=(3.0,)} : 1 in [3, 3]
@@ -127,21 +130,17 @@ def test_ops_that_bounds_decide_go():
         return open_ + shut + chosen, some
 
     golden = """
-        %0 = input() {index=0, label='x', type=Vector(width=1, low=(0.0,), high=(3.0,), step=(1.0,))} \
-: 1 in [0, 3]  # x, chosen
-        %1 = input() {index=1, label='y', type=Vector(width=1, low=(-2.0,), high=(2.0,), step=(1.0,))} \
-: 1 in [-2, 2]  # y
         %2 = affine(%0) {weights=(I(1),), bias=(1.0,)} : 1 in [1, 4]  # open_
         %3 = constant() {values=(0.0,)} : 1 in [0, 0]  # shut
         %4 = affine(%0, %1) {weights=([[1], [0]], [[0], [1]]), bias=(0.0, 0.0)} : 2 in [-2, 3]
         %5 = affine(%4) {weights=([[0, 1]],), bias=(0.0,)} : 1 in [-2, 2]
         %6 = relu(%5) : 1 in [0, 2]
-        %7 = affine(%4, %6) {weights=([[1, 0], [0, 0]], [[0], [1]]), bias=(0.0, 0.0)} \
-: 2 in [0, 3]  # some
+        %7 = affine(%4, %6) {weights=([[1, 0], [0, 0]], [[0], [1]]), bias=(0.0, 0.0)} : 2 in \
+[0, 3]  # some
         %8 = affine(%2, %3) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [1, 4]
         %9 = affine(%8, %0) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [1, 7]
-        %10 = affine(%9, %7) {weights=([[1], [0], [0]], [[0, 0], [1, 0], [0, 1]]), \
-bias=(0.0, 0.0, 0.0)} : 3 in [0, 7]
+        %10 = affine(%9, %7) {weights=([[1], [0], [0]], [[0, 0], [1, 0], [0, 1]]), bias=(0.0, \
+0.0, 0.0)} : 3 in [0, 7]
         return %10
     """
     check(decided, drop_decided, golden)
@@ -178,8 +177,6 @@ def test_affine_maps_merge():
         return 3 * (total - 1) + x[0]
 
     golden = """
-        %0 = input() {index=0, label='x', type=Vector(width=2, low=(0.0, 0.0), high=(3.0, 3.0), \
-step=(1.0,…} : 2 in [0, 3]  # x
         %1 = affine(%0) {weights=([[4, 3]],), bias=(-3.0,)} : 1 in [-3, 18]
         return %1
     """
@@ -211,10 +208,6 @@ def test_rows_worth_carrying_become_a_node():
         return wide + np.array([[1], [2], [3]]) @ y
 
     golden = """
-        %0 = input() {index=0, label='x', type=Vector(width=4, low=(0.0, 0.0, 0.0, 0.0), \
-high=(3.0, 3.0, 3…} : 4 in [0, 3]  # x
-        %1 = input() {index=1, label='y', type=Vector(width=1, low=(0.0,), high=(1.0,), step=(1.0,))} \
-: 1 in [0, 1]  # y
         %2 = affine(%0) {weights=([[1, 2, 3, 4]],), bias=(0.0,)} : 1 in [0, 30]
         %3 = affine(%2) {weights=([[1], [1], [0]],), bias=(0.0, 0.0, 0.0)} : 3 in [0, 30]  # wide
         %4 = affine(%1) {weights=([[1], [2], [3]],), bias=(0.0, 0.0, 0.0)} : 3 in [0, 3]
@@ -235,7 +228,6 @@ def test_a_bound_leaves_its_interval_behind():
         return lsrl.relu(half - 1)
 
     golden = """
-        %0 = input() {index=0, label='x', type=Token(size=2)} : 1 in [0, 1]  # x
         %1 = linearstate(%0) {transition=I(1), initial=(0.0,)} : 1 in [0, 8]  # level
         %2 = affine(%1) {weights=([[0.5]],), bias=(0.0,)} : 1 in [0, 2]  # half
         %3 = affine(%2) {weights=(I(1),), bias=(-1.0,)} : 1 in [-1, 1]
@@ -251,16 +243,15 @@ def test_delays_share_a_register_and_clocks_a_ring():
         return lsrl.delay(x, 1) + lsrl.delay(x, 3), lsrl.cycle(2) + lsrl.cycle(4)
 
     golden = """
-        %0 = input() {index=0, label='x', type=Token(size=3)} : 1 in [0, 2]  # x
         %1 = affine(%0) {weights=([[1], [0], [0], [0]],), bias=(0.0, 0.0, 0.0, 0.0)} : 4 in [0, 2]
-        %2 = linearstate(%1) {transition=[[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], \
-initial=(0.0, 0.0, 0.0, 0.0)} : 4 in [0, 2]
+        %2 = linearstate(%1) {transition=[[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, \
+0]], initial=(0.0, 0.0, 0.0, 0.0)} : 4 in [0, 2]
         %3 = affine(%2) {weights=([[0, 1, 0, 0]],), bias=(0.0,)} : 1 in [0, 2]
         %4 = affine(%2) {weights=([[0, 0, 0, 1]],), bias=(0.0,)} : 1 in [0, 2]
         %5 = affine(%3, %4) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [0, 4]
         %6 = constant() {values=(0.0, 0.0, 0.0, 0.0)} : 4 in [0, 0]
-        %7 = linearstate(%6) {transition=[[0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], \
-initial=(0.0, 0.0, 0.0, 1.0)} : 4 in [0, 1]
+        %7 = linearstate(%6) {transition=[[0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, \
+0]], initial=(0.0, 0.0, 0.0, 1.0)} : 4 in [0, 1]
         %8 = affine(%7) {weights=([[0, 1, 0, 1]],), bias=(0.0,)} : 1 in [0, 1]
         %9 = affine(%7) {weights=([[0, 1, 2, 3]],), bias=(0.0,)} : 1 in [0, 3]
         %10 = affine(%8, %9) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [0, 4]
@@ -296,10 +287,9 @@ def test_a_latch_is_a_sum_of_what_it_lets_through():
         return kept
 
     golden = """
-        %0 = input() {index=0, label='x', type=Token(size=3)} : 1 in [0, 2]  # x
         %1 = constant() {values=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)} : 8 in [0, 0]
-        %2 = linearstate(%1) {transition=Matrix(8x8, 8 nonzeros), \
-initial=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)} : 8 in [0, 1]
+        %2 = linearstate(%1) {transition=Matrix(8x8, 8 nonzeros), initial=(0.0, 0.0, 0.0, 0.0, \
+0.0, 0.0, 0.0, 1.0)} : 8 in [0, 1]
         %3 = affine(%2) {weights=([[0, 0, 1, 0, 0, 0, 0, 0]],), bias=(0.0,)} : 1 in [0, 1]
         %4 = affine(%0) {weights=(I(1),), bias=(-2.0,)} : 1 in [-2, 0]
         %5 = constant() {values=(0.0,)} : 1 in [0, 0]
@@ -313,24 +303,16 @@ initial=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)} : 8 in [0, 1]
 # ---------------------------------------------------------------------- select
 
 
-def choice(first, second, condition=Token(2), via="auto"):
+def choice(first, second, via="auto"):
     @lsrl.program
-    def chosen(c: condition, a: first, b: second):
+    def chosen(c: Token(2), a: first, b: second):
         return lsrl.select(c, a, b, via=via)
 
     return chosen
 
 
-SELECT_INPUTS = """
-    %0 = input() {index=0, label='c', type=Token(size=2)} : 1 in [0, 1]  # c
-    %1 = input() {index=1, label='a', type=Vector(width=1, low=(-3.0,), high=(5.0,), step=(1.0,))} \
-: 1 in [-3, 5]  # a
-    %2 = input() {index=2, label='b', type=Vector(width=1, low=(0.0,), high=(3.0,), step=(1.0,))} \
-: 1 in [0, 3]  # b"""
-
-
 def test_select_by_relu_has_the_least_big_m():
-    golden = SELECT_INPUTS + """
+    golden = """
     %3 = affine(%1, %0) {weights=(I(1), [[5]]), bias=(-5.0,)} : 1 in [-8, 5]
     %4 = relu(%3) : 1 in [0, 5]
     %5 = affine(%1, %0) {weights=([[-1]], [[3]]), bias=(-3.0,)} : 1 in [-8, 3]
@@ -346,7 +328,7 @@ def test_select_by_relu_has_the_least_big_m():
 
 
 def test_select_by_gate_is_one_product():
-    golden = SELECT_INPUTS + """
+    golden = """
     %3 = affine(%1, %2) {weights=(I(1), [[-1]]), bias=(0.0,)} : 1 in [-6, 5]
     %4 = product(%0, %3) : 1 in [-6, 5]
     %5 = affine(%2, %4) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [-3, 5]
@@ -357,8 +339,14 @@ def test_select_by_gate_is_one_product():
 
 @pytest.mark.parametrize(
     ("via", "target", "product"),
-    [("auto", LINEAR, 0), ("gate", LINEAR, 0), ("relu", LINEAR, 0)]
-    + [("auto", GATED, 1), ("gate", GATED, 1), ("relu", GATED, 0)],
+    [
+        ("auto", LINEAR, 0),
+        ("gate", LINEAR, 0),
+        ("relu", LINEAR, 0),
+        ("auto", GATED, 1),
+        ("gate", GATED, 1),
+        ("relu", GATED, 0),
+    ],
 )
 def test_a_request_is_followed_where_the_target_can(via, target, product):
     program = choice(SIGNED, DIGIT, via=via)
@@ -410,7 +398,7 @@ def test_no_big_m_shuts_a_value_without_bounds():
     def endless(c: Token(2), x: Vector(1, low=0, high=1)):
         return lsrl.select(c, lsrl.linear_state(x, 3), 0)
 
-    with pytest.raises(PrecisionError, match="narrow it with lsrl.bound"):
+    with pytest.raises(PrecisionError, match=r"narrow it with lsrl\.bound"):
         lsrl.compile(endless, "linear_rnn")
 
 
@@ -423,8 +411,6 @@ def test_a_comparison_is_two_relus():
         return x >= 1
 
     golden = """
-        %0 = input() {index=0, label='x', type=Vector(width=1, low=(-3.0,), high=(5.0,), step=(0.5,))} \
-: 1 in [-3, 5]  # x
         %1 = affine(%0) {weights=(I(1),), bias=(-1.0,)} : 1 in [-4, 4]
         %2 = affine(%1) {weights=([[-2]],), bias=(-0.0,)} : 1 in [-8, 8]
         %3 = relu(%2) : 1 in [0, 8]
@@ -442,8 +428,6 @@ def test_a_relu_is_a_gate_for_cells_that_only_saturate():
         return lsrl.relu(x)
 
     golden = """
-        %0 = input() {index=0, label='x', type=Vector(width=1, low=(-3.0,), high=(3.0,), step=(0.5,))} \
-: 1 in [-3, 3]  # x
         %1 = affine(%0) {weights=(I(1),), bias=(-0.5,)} : 1 in [-3.5, 2.5]
         %2 = step(%1) {slope=2.0, shift=0.0, one_level=False} : 1 in [0, 1]
         %3 = product(%2, %0) : 1 in [0, 3]
@@ -462,11 +446,6 @@ def test_a_conjunction_saves_a_level():
         return (x >= 2) & (y >= 1) & c
 
     golden = """
-        %0 = input() {index=0, label='x', type=Vector(width=1, low=(0.0,), high=(3.0,), step=(1.0,))} \
-: 1 in [0, 3]  # x
-        %1 = input() {index=1, label='y', type=Vector(width=1, low=(0.0,), high=(3.0,), step=(1.0,))} \
-: 1 in [0, 3]  # y
-        %2 = input() {index=2, label='c', type=Token(size=2)} : 1 in [0, 1]  # c
         %3 = affine(%0) {weights=([[-1]],), bias=(2.0,)} : 1 in [-1, 2]
         %4 = relu(%3) : 1 in [0, 2]
         %5 = affine(%1) {weights=([[-1]],), bias=(1.0,)} : 1 in [-2, 1]
@@ -510,8 +489,6 @@ def test_a_held_value_unrolls_by_doubling():
         return lsrl.hold(x, w, initial=1)
 
     golden = """
-        %0 = input() {index=0, label='x', type=Token(size=3)} : 1 in [0, 2]  # x
-        %1 = input() {index=1, label='w', type=Token(size=2)} : 1 in [0, 1]  # w
         %2 = constant() {values=(0.0,)} : 1 in [0, 0]
         %3 = select(%1, %0, %2) {via='auto'} : 1 in [0, 2]
         %4 = affine(%1) {weights=([[-1]],), bias=(1.0,)} : 1 in [0, 1]

@@ -133,7 +133,9 @@ def no_sums(width: int) -> Sums:
 
 def joined_sums(sums: Sequence[Sums]) -> Sums:
     """The sums of several groups of terms that are all added together."""
-    return Sums(np.sum([s.magnitude for s in sums], axis=0), np.minimum.reduce([s.grid for s in sums]))
+    return Sums(
+        np.sum([s.magnitude for s in sums], axis=0), np.minimum.reduce([s.grid for s in sums])
+    )
 
 
 def term_sums(weight: Matrix, value: Facts) -> Sums:
@@ -263,11 +265,12 @@ def linear_state_facts(
     result = facts(reach.low, reach.high, step)
     autonomous = not update.magnitude.any()
     one_hot = autonomous and constant_facts(initial).one_hot and _is_permutation(transition)
-    return replace(result, one_hot=one_hot), Sums(_row_magnitude(transition, initial, update, reach), grid)
+    magnitude = _row_magnitude(transition, initial, update, reach)
+    return replace(result, one_hot=one_hot), Sums(magnitude, grid)
 
 
 def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
-    """The terms of A s + u, before they cancel, where a row has more than one state or scales it."""
+    """The terms of A s + u before they cancel, where a row has several states or scales one."""
     size = np.maximum(np.abs(initial), np.maximum(np.abs(reach.low), np.abs(reach.high)))
     terms = abs(transition.csr) @ size + update.magnitude
     plain = abs(transition.csr).sum(axis=1) <= 1

@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 def lowest_bit(values: Any) -> Array:
-    """The largest power of two that divides each value; inf for zero.
+    """The largest power of two that divides each value; inf for zero, 0 for infinity.
 
     Args:
       values: any shape, float64.
@@ -20,10 +20,12 @@ def lowest_bit(values: Any) -> Array:
     Returns:
       float64 of the same shape.
     """
-    mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    array = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(array)
+    mantissa, exponent = np.frexp(np.where(finite, array, 1.0))
     integer = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
     bit = np.ldexp((integer & -integer).astype(np.float64), exponent - 53)
-    return np.where(integer == 0, np.inf, bit)
+    return np.where(finite, np.where(integer == 0, np.inf, bit), 0.0)
 
 
 def power_of_two_below(value: float) -> float:

@@ -340,14 +340,15 @@ class Product(Op):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Products of the interval ends; steps multiply."""
         left, right = operands
-        ends = np.stack(
-            [a * b for a, b in itertools.product((left.low, left.high), (right.low, right.high))]
-        )
-        with np.errstate(invalid="ignore"):
+        pairs = itertools.product((left.low, left.high), (right.low, right.high))
+        with np.errstate(invalid="ignore", over="ignore"):
+            ends = np.stack([a * b for a, b in pairs])
             step = np.where((left.step == 0) | (right.step == 0), 0.0, left.step * right.step)
+            grid = np.minimum(lowest_bit(left.low), lowest_bit(left.high))
+            grid = grid * np.minimum(lowest_bit(right.low), lowest_bit(right.high))
+        # Values are finite even where a bound is not, and so 0 times them is 0.
+        ends, grid = np.where(np.isnan(ends), 0.0, ends), np.where(np.isnan(grid), 0.0, grid)
         low, high = ends.min(axis=0), ends.max(axis=0)
-        grid = np.minimum(lowest_bit(left.low), lowest_bit(left.high))
-        grid = grid * np.minimum(lowest_bit(right.low), lowest_bit(right.high))
         low, high = bounds.widen(low, high, Sums(np.maximum(abs(low), abs(high)), grid))
         one_hot = (left.one_hot and right.boolean) or (right.one_hot and left.boolean)
         return bounds.facts(low, high, step, one_hot)
@@ -357,8 +358,10 @@ class Product(Op):
         left, right = operands
         if left.boolean or right.boolean:
             return no_sums(left.width)
-        grid = bounds.lowest_bit_of_step(left) * bounds.lowest_bit_of_step(right)
-        return Sums(left.magnitude * right.magnitude, np.where(np.isnan(grid), np.inf, grid))
+        with np.errstate(invalid="ignore", over="ignore"):
+            grid = bounds.lowest_bit_of_step(left) * bounds.lowest_bit_of_step(right)
+            magnitude = np.nan_to_num(left.magnitude * right.magnitude, nan=0.0, posinf=np.inf)
+        return Sums(magnitude, np.where(np.isnan(grid), np.inf, grid))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """Elementwise product."""

@@ -49,7 +49,7 @@ def _plus(known: Matrix | None, added: Matrix) -> Matrix:
 
 
 def _is_conjunction(builder: GraphBuilder, argument: int) -> bool:
-    """Σ a - Σ s + 1 - k of {0,1} channels, k of them a, at least one of these saturated by a ReLU."""
+    """Σ a - Σ s + 1 - k of {0,1} channels, k of them a, one of these saturated by a ReLU."""
     node = builder.nodes[argument]
     op = node.op
     if not isinstance(op, Affine) or any((abs(w.csr.data) != 1).any() for w in op.weights):
