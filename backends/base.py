@@ -84,9 +84,7 @@ class Backend(ABC):
                 found.append((i, reason))
         return found
 
-    def analysis(
-        self, schedule: Schedule, numerics: Numerics
-    ) -> Callable[[int], Analysis] | None:
+    def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], Analysis] | None:
         """The target's own conditions of exactness by number of tokens, for `certify`."""
         return None
 

@@ -60,17 +60,17 @@ class CellAnalysis:
         before: Sums | None = None
         for number, layer in enumerate(self.plan.layers, start=1):
             mine = self._unit_sums(layer)
-            sums = {gate: self._row_sums(k, mine, before) for gate, k in layer.kernels.items()}
+            by_gate = {gate: self._row_sums(k, mine, before) for gate, k in layer.kernels.items()}
             for placed in layer.placed:
                 node = self.graph.output if placed.unit is None else placed.unit.node
                 for gate, kernel in layer.kernels.items():
-                    text = self._drive_failure(placed, gate, kernel, sums[gate])
+                    text = self._drive_failure(placed, gate, kernel, by_gate[gate])
                     if text is not None:
                         yield self._reason(node, number, text)
             before = mine
-        sums_ = self._row_sums(self.plan.output, None, before)
+        sums = self._row_sums(self.plan.output, None, before)
         width = len(self.plan.output.bias)
-        text = self._sum_failure(sums_, np.ones(width), "the sum is") or self._weight_failure(
+        text = self._sum_failure(sums, np.ones(width), "the sum is") or self._weight_failure(
             self.plan.output, slice(None)
         )
         if text is not None:
@@ -79,9 +79,7 @@ class CellAnalysis:
     def _reason(self, node: int, layer: int, text: str) -> Reason:
         return Reason(self.graph.label(node), self.graph.source(node), layer, text)
 
-    def _drive_failure(
-        self, placed: Placed, gate: str, kernel: Kernel, sums: Sums
-    ) -> str | None:
+    def _drive_failure(self, placed: Placed, gate: str, kernel: Kernel, sums: Sums) -> str | None:
         rows = slice(placed.start, placed.start + placed.width)
         drive = placed.part.drives.get(gate)
         scale = np.ones(placed.width) if drive is None else np.abs(drive.scale)
@@ -204,7 +202,13 @@ class CellAnalysis:
         return gamma / np.maximum(1 - gamma, 2.0**-10) * sums.magnitude
 
     def _drive_errors(
-        self, layer: CellLayer, placed: Placed, gate: str, rounding: Array, mine: Array, before: Array
+        self,
+        layer: CellLayer,
+        placed: Placed,
+        gate: str,
+        rounding: Array,
+        mine: Array,
+        before: Array,
     ) -> Array:
         """Errors of what a gate sees, in units of the signal; 0 where exact."""
         drive = placed.part.drives[gate]
@@ -246,8 +250,8 @@ class CellAnalysis:
         fact = channels_of(self.facts[unit.node], unit)
         operand = self.graph.nodes[unit.node].operands[:1]
         if unit.kind == "relu" and fact.boolean and not self.facts[operand[0]].gridded:
-            # What the unit reads lacks nothing or at least 1, by promise with a margin of MAX_SLACK: so it
-            # is exactly 1, or shut, whatever the rounding.
+            # What the unit reads lacks nothing or at least 1, by promise with a margin of
+            # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
             slack = greatest_terms(unit.slots[0], mine, before)
             self.slack = max(self.slack, float(slack.max(initial=0.0)))
             if (slack <= MAX_SLACK).all() and self.plan.native_relu:
@@ -285,8 +289,8 @@ class CellAnalysis:
             return np.where(certain, 0.0, 1.0)
         exact = (error == 0) & (margin >= drive.needed)
         if self.plan.clean_gates and unit.kind in ("relu", "recurrent"):
-            # |relu(x) - x sigmoid(k x)| <= 0.2785 / k, and a value on the wrong side is no larger than
-            # what it is off by.
+            # |relu(x) - x sigmoid(k x)| <= 0.2785 / k, and a value on the wrong side is no larger
+            # than what it is off by.
             return np.where(exact, 0.0, np.minimum(error + 0.3 / np.abs(drive.scale), size))
         return np.where(exact | certain, 0.0, size)
 
@@ -306,7 +310,8 @@ class CellAnalysis:
         start = layer.layer.initial[unit.start : unit.start + unit.width]
         small = (fresh <= 2.0**-4 * fact.magnitude).all()
         if fact.once and own.is_identity and self.plan.clean_gates and small:
-            # A shut gate adds exactly 0, so rounding counts once: adding the one value to the start.
+            # A shut gate adds exactly 0, so rounding counts once: adding the one value to the
+            # start.
             return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
         update = facts(-fresh, fresh, np.zeros(len(fresh)))
         absolute = Matrix(abs(own.csr))

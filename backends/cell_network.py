@@ -1,11 +1,12 @@
 """The network of the stock recurrent targets: flax's own cells, unmodified, one upon the other.
 
-An input map makes the features of a token: rows of an embedding table, or a kernel for vectors. Each
-layer is one `flax.nnx` cell, run by its own `__call__`; an affine map makes the output of the last
-one. Whole sequences run as one `lax.scan` over time with all layers in the step.
+An input map makes the features of a token: rows of an embedding table, or a kernel for vectors.
+Each layer is one `flax.nnx` cell, run by its own `__call__`; an affine map makes the output of the
+last one. Whole sequences run as one `lax.scan` over time with all layers in the step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -427,19 +428,11 @@ class CellNetwork(nnx.Module):
         return _precise(self.dtype)
 
 
-class _precise:
+@contextmanager
+def _precise(dtype: str) -> Iterator[None]:
     """float64 where the network is, and dot products without TF32 or bfloat16 shortcuts."""
-
-    def __init__(self, dtype: str) -> None:
-        self._contexts = precision(dtype), jax.default_matmul_precision("highest")
-
-    def __enter__(self) -> None:
-        for context in self._contexts:
-            context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(*error)
+    with precision(dtype), jax.default_matmul_precision("highest"):
+        yield
 
 
 def _value(parameter: Any) -> Any:
@@ -474,9 +467,7 @@ def _check_activations(kind: CellKind, dtype: str) -> None:
         beyond = (numerics.gate * large).astype(number)
         ones = np.ones_like(beyond)
         tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
-        tests.append(
-            (f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones)
-        )
+        tests.append((f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones))
     for what, function, inputs, expected in tests:
         got = np.asarray(jax.jit(function)(jnp.asarray(inputs)))
         wrong = np.flatnonzero(got != expected)

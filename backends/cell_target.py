@@ -27,9 +27,7 @@ class CellBackend(Backend):
     encoder: ClassVar[Encoder]
     kind: ClassVar[CellKind]
 
-    def analysis(
-        self, schedule: Schedule, numerics: Numerics
-    ) -> Callable[[int], CellAnalysis]:
+    def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], CellAnalysis]:
         """The certificate's conditions, over the units of the cells."""
         plan = plan_cells(self.encoder, schedule, numerics)
         return lambda tokens: CellAnalysis(plan, tokens)

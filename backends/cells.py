@@ -5,14 +5,15 @@ channels as *parts*: a part is one unit a channel, and a channel's value is a su
 
     value = decode_1 * h_1 + decode_2 * h_2 + … + offset
 
-with power-of-two decodes, so that nothing is rounded. A part says what each gate of its units sees (a
-`Drive`: scaled rows over channel values), and `plan_cells` composes these rows with the encodings of
-what they read: the kernels of the cell.
+with power-of-two decodes, so that nothing is rounded. A part says what each gate of its units sees
+(a `Drive`: scaled rows over channel values), and `plan_cells` composes these rows with the
+encodings of what they read: the kernels of the cell.
 
 Cells start at h = 0, where the value of a channel is its offset. A linear or selective state takes
-its initial value for the offset, and then starts right. Where a channel that is read at t - 1 starts
-elsewhere, the layer gets a unit `one` that is 1 at every token: the rows that read the channel get
-the difference as a bias, and take it back by their weight on one at t - 1, which is 0 at the start.
+its initial value for the offset, and then starts right. Where a channel that is read at t - 1
+starts elsewhere, the layer gets a unit `one` that is 1 at every token: the rows that read the
+channel get the difference as a bias, and take it back by their weight on one at t - 1, which is 0
+at the start.
 """
 
 from abc import ABC, abstractmethod
@@ -52,7 +53,8 @@ class Drive(NamedTuple):
       bias: (units,) added after scaling.
       own: parts of the same channels that the units read at t - 1, by number, with weights.
       reach: for a drive that must stay in the linear regime of tanh, its greatest size.
-      margin: for a drive that must saturate, (units,) its least distance from zero; 0 if there is none.
+      margin: for a drive that must saturate, (units,) its least distance from zero; 0 if there is
+        none.
       needed: what the margin must be.
     """
 
@@ -227,7 +229,9 @@ class Site:
             raise LsrlError(f"{self.label} has no feedback")
         update, state = known[self.graph.nodes[self.unit.node].operands[0]], known[self.unit.node]
         weights = [op.transition, Matrix.identity(update.width)]
-        return channels_of(affine_facts(weights, np.zeros(update.width), [state, update]), self.unit)
+        return channels_of(
+            affine_facts(weights, np.zeros(update.width), [state, update]), self.unit
+        )
 
     @property
     def label(self) -> str:
@@ -246,8 +250,8 @@ class Site:
         size = np.maximum.reduce(sizes)
         if not np.isfinite(size).all():
             raise self.refuse(
-                "has no finite bound, so no scale brings it into the linear regime of tanh; declare "
-                "max_length, or narrow it with lsrl.bound(x, low, high)"
+                "has no finite bound, so no scale brings it into the linear regime of tanh; "
+                "declare max_length, or narrow it with lsrl.bound(x, low, high)"
             )
         return power_below(self.numerics.linear / np.where(size == 0, 1.0, size))
 
@@ -266,18 +270,20 @@ class Site:
     @property
     def is_conjunction(self) -> bool:
         """Whether this is a product of two {0,1} values."""
-        return self.operand(0)(self.graph.facts).boolean and self.operand(1)(self.graph.facts).boolean
+        return (
+            self.operand(0)(self.graph.facts).boolean and self.operand(1)(self.graph.facts).boolean
+        )
 
     @property
     def is_boolean_relu(self) -> bool:
         """Whether this is a ReLU whose values are 0 and 1, of an operand on a grid."""
-        return (
-            self.values(self.graph.facts).boolean and self.operand(0)(self.graph.facts).gridded
-        )
+        return self.values(self.graph.facts).boolean and self.operand(0)(self.graph.facts).gridded
 
     # ------------------------------------------------------------ drives that saturate
 
-    def positive(self, rows: Rows, value: Range, needed: float, strict: Array | None = None) -> Drive:
+    def positive(
+        self, rows: Rows, value: Range, needed: float, strict: Array | None = None
+    ) -> Drive:
         """Beyond `needed` where x > 0, and beyond -`needed` where x <= 0.
 
         On a grid of step g the threshold is g/2, so that x = 0 sits off the middle of the gate.
@@ -442,7 +448,10 @@ def plan_cells(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> Cell
 
 
 def _plan(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
-    decode, offset = sp.eye_array(schedule.feature_width, format="csr"), np.zeros(schedule.feature_width)
+    decode, offset = (
+        sp.eye_array(schedule.feature_width, format="csr"),
+        np.zeros(schedule.feature_width),
+    )
     layers = []
     for layer in schedule.layers:
         layers.append(_Composer(encoder, schedule.graph, layer, numerics, decode, offset).compose())
@@ -461,7 +470,7 @@ def _plan(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
 def _read(
     weights: sp.csr_array, decode: sp.csr_array, offset: Array, bias: Array
 ) -> tuple[sp.csr_array, Array, Array]:
-    """weights @ (decode h + offset) + bias as rows over h; and which rows float64 held exactly."""
+    """Weights @ (decode h + offset) + bias as rows over h; and which rows float64 held exactly."""
     shifts = sp.csr_array(weights * offset) if weights.nnz else sp.csr_array(weights.shape)
     size = np.abs(bias) + np.asarray(abs(shifts).sum(axis=1)).ravel()
     bits = lowest_bit(bias)
@@ -521,7 +530,10 @@ class _Composer:
         """Whether some row reads, at t - 1, a channel that does not start at its offset."""
         for placed in self.placed:
             for drive in placed.part.drives.values():
-                if drive.rows is not None and (abs(drive.rows.recurrent) @ np.abs(self.missing)).any():
+                if (
+                    drive.rows is not None
+                    and (abs(drive.rows.recurrent) @ np.abs(self.missing)).any()
+                ):
                     return True
         return False
 

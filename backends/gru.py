@@ -1,11 +1,12 @@
 """Target `gru`: a stack of stock GRU cells, with nothing between the layers.
 
-    n = tanh(W x + b + r U h),  h = (1 - z) n + z h_{t-1},  r and z sigmoids of the input and h_{t-1}
+    n = tanh(W x + b + r U h),  h = (1 - z) n + z h_{t-1},  r and z sigmoids of the input and
+    h_{t-1}
 
 Values are scaled into the range where tanh(u) == u; a linear state has z = 0 and r = 1. No gate of
-this cell can make h zero at once, so a gated value takes two units: u takes it where the gate is open
-and holds what it has where the gate is shut (z), and v then takes a copy of what u holds (r). The
-value is u - v. Comparisons and automata are saturated units, ±1.
+this cell can make h zero at once, so a gated value takes two units: u takes it where the gate is
+open and holds what it has where the gate is shut (z), and v then takes a copy of what u holds (r).
+The value is u - v. Comparisons and automata are saturated units, ±1.
 """
 
 from typing import ClassVar
@@ -88,7 +89,7 @@ class GruEncoder(Encoder):
         return Encoding((part,), site.initial)
 
     def _pair(self, site: Site, gate: Drive, slot: int) -> Encoding:
-        """u - v: the value where the gate is open, else what u holds minus a copy of it."""
+        """U - v: the value where the gate is open, else what u holds minus a copy of it."""
         scale = site.value_scale()
         bounds = spread(site.values, scale)
         value = linear(site.unit.slots[slot], site.values, scale)
@@ -115,9 +116,10 @@ class GruEncoder(Encoder):
         return self._reset(site, rows, gate)
 
     def _reset(self, site: Site, update: Rows, gate: Drive) -> Encoding:
-        """q = a - b, where a adds up and b takes away what is not kept.
+        """Q = a - b, where a adds up and b takes away what is not kept.
 
-        r gates all that n reads of the layer at t - 1, so an update from there needs a unit of its own.
+        r gates all that n reads of the layer at t - 1, so an update from there needs a unit of its
+        own.
         """
         start = site.initial
         facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)

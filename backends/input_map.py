@@ -11,7 +11,7 @@ from lsrl.schedule import Schedule
 
 
 class InputMaps(NamedTuple):
-    """Per program input a table (symbols, features), a kernel (width, features), or neither if unread."""
+    """Per program input a table (symbols, features) or a kernel (width, features), if read."""
 
     tables: tuple[Array | None, ...]
     kernels: tuple[Array | None, ...]

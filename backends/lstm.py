@@ -4,8 +4,8 @@
 
 Values are scaled by powers of two into the range where tanh(u) == u. A linear state has f = 0 and
 i = o = 1, so that h is g and its matrix is the cell's recurrent kernel. A ReLU, a comparison and a
-gate by a {0,1} value are an output gate that is exactly 0 or 1; a selective state's keep is the forget
-gate. Each takes one unit.
+gate by a {0,1} value are an output gate that is exactly 0 or 1; a selective state's keep is the
+forget gate. Each takes one unit.
 """
 
 from typing import ClassVar
@@ -55,7 +55,7 @@ class LstmEncoder(Encoder):
         return -numerics.gate if gate == "f" else numerics.gate
 
     def one(self, numerics: Numerics) -> Part:
-        """g = tanh(L) = L."""
+        """G = tanh(L) = L."""
         size = numerics.linear
         return Part({"g": constant(size, 1)}, np.array([1 / size]), fixed(size, 1))
 
@@ -85,7 +85,7 @@ class LstmEncoder(Encoder):
         offset: Array | None = None,
         slot: int = 0,
     ) -> Encoding:
-        """h = ε (x - offset), as far as the gates let it through."""
+        """H = ε (x - offset), as far as the gates let it through."""
         offset = np.zeros(site.width) if offset is None else offset
         scale = site.value_scale(offset)
         drives = {**drives, "g": linear(site.unit.slots[slot], site.values, scale, offset)}
@@ -106,7 +106,7 @@ class LstmEncoder(Encoder):
         return Encoding((part,), site.initial)
 
     def _switch(self, site: Site, drive: Drive, initial: Array) -> Encoding:
-        """h = L or 0; where it starts at 1, the complement."""
+        """H = L or 0; where it starts at 1, the complement."""
         size = np.full(site.width, site.numerics.linear)
         flipped = inverse(drive)
         chosen = drive._replace(

@@ -2,8 +2,8 @@
 
     h = relu(W x + U h_{t-1} + b)
 
-ReLUs are native. Any value on a grid is carried by one unit, as its distance from its least value; a
-continuous one that can have either sign takes a pair, its positive and its negative part.
+ReLUs are native. Any value on a grid is carried by one unit, as its distance from its least value;
+a continuous one that can have either sign takes a pair, its positive and its negative part.
 """
 
 from typing import ClassVar
@@ -71,8 +71,9 @@ class ReluEncoder(Encoder):
 
     def _half(self, site: Site, rows: Rows, sign: Array, offset: Array) -> Part:
         """relu(sign (x - offset))."""
-        up, down = spread(site.values, np.ones(site.width), offset, 1), spread(
-            site.values, np.ones(site.width), offset, -1
+        up, down = (
+            spread(site.values, np.ones(site.width), offset, 1),
+            spread(site.values, np.ones(site.width), offset, -1),
         )
 
         def bounds(known: Known) -> Sums:
@@ -98,10 +99,12 @@ class ReluEncoder(Encoder):
         )
 
     def _selective(self, site: Site) -> Encoding:
-        """With q = s - low >= 0: what is kept of q, and what is new, each shut by the other's bias."""
+        """With q = s - low >= 0: what is kept of q, and what is new, each shut by a bias."""
         facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
         if not np.isfinite(facts.low).all() or not np.isfinite(facts.high).all():
-            raise site.refuse("has no finite bound, so no bias shuts its gate; narrow it with lsrl.bound")
+            raise site.refuse(
+                "has no finite bound, so no bias shuts its gate; narrow it with lsrl.bound"
+            )
         low, op = facts.low, site.op
         keep, update = site.unit.slots
         reach = facts.high - low

@@ -2,10 +2,11 @@
 
     h = tanh(W x + U h_{t-1} + b)
 
-Values are scaled into the range where tanh(u) == u; comparisons and automata are saturated units, ±1.
-A gate by a {0,1} value c is a bias M that saturates a unit: v = tanh(ε x + M c - M) is ε x or -1, and
-q = tanh(M - M c) is 0 or 1, so that the value is v + q. The bias must not swallow bits of ε x, which
-limits values to 2^8 grid steps in float32 and 2^21 in float64. relu(x) is [x > 0] x, two layers.
+Values are scaled into the range where tanh(u) == u; comparisons and automata are saturated units,
+±1. A gate by a {0,1} value c is a bias M that saturates a unit: v = tanh(ε x + M c - M) is ε x or
+-1, and q = tanh(M - M c) is 0 or 1, so that the value is v + q. The bias must not swallow bits of
+ε x, which limits values to 2^8 grid steps in float32 and 2^21 in float64. relu(x) is [x > 0] x, two
+layers.
 """
 
 from typing import ClassVar
@@ -86,7 +87,7 @@ class TanhEncoder(Encoder):
         return Encoding((part,), offset)
 
     def _gated(self, site: Site, rows: Rows, condition: Rows, scale: Array) -> tuple[Part, Part]:
-        """v + q: the rows, scaled, where the condition is 1, and 0 where it is 0."""
+        """V + q: the rows, scaled, where the condition is 1, and 0 where it is 0."""
         self._check_room(site, scale)
         shut = site.numerics.shut
         value = combined(-shut, (scale, rows), (shut, condition))
@@ -112,15 +113,16 @@ class TanhEncoder(Encoder):
             limit = numerics.bits + np.log2(numerics.linear) - np.ceil(np.log2(numerics.shut))
             room = f"holds 2^{int(limit)}" if limit >= 0 else "has no room for them"
             raise site.refuse(
-                f"a gate of a tanh RNN on values of up to {steps:g} grid steps, and {numerics.dtype} "
-                f"{room}; narrow it with lsrl.bound(x, low, high), or choose the relu RNN, "
-                "the LSTM or the GRU, which have no such limit"
+                f"a gate of a tanh RNN on values of up to {steps:g} grid steps, and "
+                f"{numerics.dtype} {room}; narrow it with lsrl.bound(x, low, high), or choose "
+                "the relu RNN, the LSTM or the GRU, which have no such limit"
             )
 
     def _selective(self, site: Site) -> Encoding:
         """With q = s - initial: q_t = k q_{t-1} + (u - initial + initial k).
 
-        A state of zeros and ones is 1 where s_{t-1} + k + 2 u is more than 3/2, which one unit decides.
+        A state of zeros and ones is 1 where s_{t-1} + k + 2 u is more than 3/2, which one unit
+        decides.
         """
         start = site.initial
         keep, update = site.unit.slots

@@ -205,9 +205,9 @@ def _check_weights(schedule: Schedule, numerics: Numerics) -> None:
             worst = size[np.argmax(np.abs(np.log2(size)))]
             raise PrecisionError(
                 f"{schedule.graph.label(node)} ({schedule.graph.source(node)}), layer {layer}: "
-                f"needs the weight {worst:g}, which {numerics.dtype} can't hold (normal numbers from "
-                f"{numerics.tiny:g} to {numerics.largest:g}); narrow the signal with lsrl.bound, "
-                "or choose a wider dtype"
+                f"needs the weight {worst:g}, which {numerics.dtype} can't hold (normal numbers "
+                f"from {numerics.tiny:g} to {numerics.largest:g}); narrow the signal with "
+                "lsrl.bound, or choose a wider dtype"
             )
 
 

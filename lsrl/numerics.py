@@ -1,8 +1,8 @@
 """What the floating-point dtypes can hold, and where activations are exact.
 
 Where tanh and the sigmoid are exact was measured over every bit pattern of float32, bfloat16 and
-float16 (float64: over dense samples, and from the size of the first neglected term of the series), with
-XLA of jax 0.10.2 and with torch 2.13 on the CPU, and rounded to the safe side:
+float16 (float64: over dense samples, and from the size of the first neglected term of the series),
+with XLA of jax 0.10.2 and with torch 2.13 on the CPU, and rounded to the safe side:
 
 |                                             | float32    | float64  | bfloat16 | here     |
 | ------------------------------------------- | ---------- | -------- | -------- | -------- |
@@ -31,8 +31,8 @@ class Numerics:
       largest: the largest finite number.
       linear: L, tanh(u) == u for |u| <= L.
       gate: G, a sigmoid beyond ±G is exactly 0 or 1.
-      shut: tanh beyond ±shut is exactly ±1, with room for an addend in the linear regime. A power of
-        two is close above it, so that sums with it keep as many bits as can be.
+      shut: tanh beyond ±shut is exactly ±1, with room for an addend in the linear regime. A power
+        of two is close above it, so that sums with it keep as many bits as can be.
       saturated: the same where there is no reason to be sparing.
     """
 

@@ -3,8 +3,8 @@
 import inspect
 import json
 import os
-from pathlib import Path
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np

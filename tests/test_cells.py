@@ -219,7 +219,7 @@ def test_recurrent_states_are_refused(cell):
     def recurrent(x: lsrl.Token(3)):
         return lsrl.recurrent_state(x - 1, A=1, high=30)
 
-    with pytest.raises(errors.UnsupportedOpError, match="test_cells.py") as caught:
+    with pytest.raises(errors.UnsupportedOpError, match=r"test_cells\.py") as caught:
         lsrl.compile(recurrent, cell)
     assert {"rnn", "lstm"} <= set(caught.value.offences[0].targets)
 

@@ -473,7 +473,7 @@ def test_conjunctions_of_many_conditions_take_two_levels_in_all():
         def all_of(x: Vector(count, low=0, high=3, step=1)):
             result = x[0] >= 2
             for channel in range(1, len(x)):
-                result = result & (x[channel] >= 1)
+                result = result & (x[channel] >= 2)
             return result
 
         assert lsrl.compile(all_of, "linear_rnn").num_layers == 2

@@ -35,7 +35,7 @@ NEEDS_PRODUCTS = {"gradient_step"}
 
 @pytest.mark.parametrize(("target", "entry", "parameters"), CASES)
 def test_program_equals_its_reference(target, entry, parameters):
-    """Random inputs and the ends of the ranges, at max_length, whole sequences and token by token."""
+    """Random and extreme inputs, at max_length, whole sequences and token by token."""
     program = entry.program(**parameters)
     try:
         model = lsrl.compile(program, target)
@@ -103,7 +103,7 @@ def test_tok2tok_is_exact_at_every_token(target, length, dictionaries, dtype):
     model = lsrl.compile(program, target, dtype=dtype)
     assert model.certificate.exact
     random = np.random.default_rng(length)
-    # Full dictionaries, with absent and duplicate keys; shorter ones are prefixes and smaller cases.
+    # Full dictionaries, with absent and duplicate keys; then small ones, and none.
     for pairs, share in ((20, 0.8), (3, 0.2), (0, 0.05)):
         count = max(1, round(dictionaries * share))
         prompts = tok2tok_prompts(length, 10, pairs, count, random)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lsrl.ir.bounds import Facts
 from lsrl.ir.ops import Input, Op
 
-
 if TYPE_CHECKING:
     import networkx as nx
 

@@ -15,8 +15,8 @@ NARROWEST = 2.0**40
 def lower_relus(graph: Graph, target: Capabilities) -> Graph:
     """relu(x) becomes [x > 0] · x for cells that saturate but have no ReLU.
 
-    On a grid of step d, x > 0 is x >= d, so the comparison has a margin. Where relu(x) is 0 or 1, the
-    comparison is all.
+    On a grid of step d, x > 0 is x >= d, so the comparison has a margin. Where relu(x) is 0 or 1,
+    the comparison is all.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:

@@ -12,8 +12,7 @@ def flatten_conjunctions(graph: Graph) -> Graph:
     """relu(a + b - 1) with a = relu(1 - r), b = relu(1 - s) becomes relu(1 - r - s).
 
     Both are 1 exactly where r = s = 0, and 0 where one of them is 0, since then r or s is at least
-    1. It holds for {0,1} conditions a, b only, and saves the level between r and a. A condition can
-    also come as 1 - s.
+    1. It holds for {0,1} conditions a, b only, and saves the level between r and a.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -25,11 +24,11 @@ def flatten_conjunctions(graph: Graph) -> Graph:
         terms: dict[int, Matrix] = {}
         bias = 1.0
         for weight, operand in zip(argument.op.weights, argument.operands, strict=True):
-            lacking = _lacking(builder, weight, operand)
+            lacking = _lacking(builder, operand)
             if lacking is None:
-                # A condition of another kind counts as 1 - r with r = 1 - a; 1 - s has r = s.
+                # A condition of another kind counts as 1 - r with r = 1 - a.
                 terms[operand] = _plus(terms.get(operand), weight)
-                bias -= float(np.maximum(weight.csr.data, 0).sum())
+                bias -= float(weight.csr.data.sum())
                 continue
             inner, sources = lacking
             for matrix, source in zip(inner.weights, sources, strict=True):
@@ -49,24 +48,21 @@ def _plus(known: Matrix | None, added: Matrix) -> Matrix:
 
 
 def _is_conjunction(builder: GraphBuilder, argument: int) -> bool:
-    """Σ a - Σ s + 1 - k of {0,1} channels, k of them a, one of these saturated by a ReLU."""
+    """Σ of k {0,1} channels minus (k - 1), at least one of them saturated by a ReLU."""
     node = builder.nodes[argument]
     op = node.op
-    if not isinstance(op, Affine) or any((abs(w.csr.data) != 1).any() for w in op.weights):
+    if not isinstance(op, Affine) or any((w.csr.data != 1).any() for w in op.weights):
         return False
-    count = sum(int((weight.csr.data > 0).sum()) for weight in op.weights)
+    count = sum(weight.nonzeros for weight in op.weights)
     boolean = all(builder.facts[operand].boolean for operand in node.operands)
-    read = zip(op.weights, node.operands, strict=True)
-    saturated = any(_lacking(builder, weight, operand) is not None for weight, operand in read)
+    saturated = any(_lacking(builder, operand) is not None for operand in node.operands)
     return boolean and saturated and op.bias == (1.0 - count,)
 
 
-def _lacking(
-    builder: GraphBuilder, weight: Matrix, operand: int
-) -> tuple[Affine, tuple[int, ...]] | None:
+def _lacking(builder: GraphBuilder, operand: int) -> tuple[Affine, tuple[int, ...]] | None:
     """For a {0,1} node relu(1 - r) with r >= 0: the affine map 1 - r and what it reads."""
     node = builder.nodes[operand]
-    if not isinstance(node.op, Relu) or (weight.csr.data < 0).any():
+    if not isinstance(node.op, Relu):
         return None
     argument = builder.nodes[node.operands[0]]
     below_one = (builder.facts[node.operands[0]].high <= 1).all()
