@@ -451,8 +451,8 @@ def _blocks(
         units: list[int] = [head]
         signs = [1]
         while units[-1] in follower:
-            unit, sign = follower[units[-1]]
-            units.append(unit)
+            tail, sign = follower[units[-1]]
+            units.append(tail)
             signs.append(signs[-1] * sign)
         loop = float(loops[head])
         if loop == 0:
