@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lsrl
@@ -281,6 +281,7 @@ def test_continuous_values_stay_within_the_bound(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@settings(max_examples=settings.default.max_examples // 4)  # each compiles a network
 @given(seed=st.integers(0, 10**6))
 def test_random_programs(cell, seed):
     names = set(OPS) - {"product"}

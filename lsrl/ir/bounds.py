@@ -289,6 +289,7 @@ def _is_diagonal(matrix: Matrix) -> bool:
 def _is_permutation(matrix: Matrix) -> bool:
     return (
         matrix.nonzeros == matrix.rows == matrix.columns
+        and bool((np.diff(matrix.csr.indptr) == 1).all())
         and bool((matrix.csr.data == 1).all())
         and len(np.unique(matrix.csr.indices)) == matrix.rows
     )

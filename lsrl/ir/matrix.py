@@ -108,7 +108,7 @@ class Matrix:
             self.columns == size
             and self.nonzeros == size
             and bool((self.csr.data == 1).all())
-            and bool((self.csr.indices == np.arange(size)).all())
+            and bool((self.csr.indices == self.entry_rows()).all())
         )
 
     @property
