@@ -96,6 +96,11 @@ class CellAnalysis:
                 return f"tanh's argument is up to {size.max():g}, beyond {self.numerics.linear:g}"
             if ((grid < self.numerics.tiny) & (size > 0)).any():
                 return f"its scaled grid is below the smallest normal number {self.numerics.tiny:g}"
+            if "z" in placed.part.drives:
+                # torch's GRU adds up (h - n) z + n, so h - n must be exact too.
+                unit = placed.part.bounds(self.facts)
+                both = Sums(size + unit.magnitude, np.minimum(grid, unit.grid))
+                return self._sum_failure(both, scale, "the state less its update is")
         return None
 
     def _sum_failure(self, sums: Sums, scale: Array, what: str) -> str | None:

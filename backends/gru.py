@@ -89,10 +89,12 @@ class GruEncoder(Encoder):
         return Encoding((part,), site.initial)
 
     def _pair(self, site: Site, gate: Drive, slot: int) -> Encoding:
-        """U - v: the value where the gate is open, else what u holds minus a copy of it."""
-        scale = site.value_scale()
+        """The difference u - v: the value if the gate is open, else what u holds less its copy."""
+        # torch has h = (h - n) z + n, so n must keep its bits where the gate is shut too.
+        operand = site.operand(slot)(site.graph.facts)
+        scale = site.linear_scale(site.values(site.graph.facts).magnitude, operand.magnitude)
         bounds = spread(site.values, scale)
-        value = linear(site.unit.slots[slot], site.values, scale)
+        value = linear(site.unit.slots[slot], site.operand(slot), scale)
         taking = Part({"z": inverse(gate), "n": value}, 1 / scale, bounds)
         copy = constant(0.0, site.width)._replace(own=((0, np.ones(site.width)),))
         copying = Part({"r": inverse(gate), "n": copy}, -1 / scale, bounds)

@@ -22,6 +22,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 QUICK_RESULTS = ROOT / "build" / "benchmarks"
 REPEATS = 5
 
+LOAD = "load average at the start"
+# Above this, other work takes a share of the machine that times should not be read without knowing.
+BUSY = 1.0
+
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "torch")
 
 
@@ -48,7 +52,7 @@ def machine() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             described[package] = "not installed"
     described["date"] = time.strftime("%Y-%m-%d", time.gmtime())
-    described["load average at the start"] = f"{os.getloadavg()[0]:.2f}"
+    described[LOAD] = f"{os.getloadavg()[0]:.2f}"
     return described
 
 
@@ -240,6 +244,12 @@ class Output:
         page = [f"# {title}", ""]
         if self.quick:
             page += ["A quick run: small sizes, for trying out only.", ""]
+        if float(described[LOAD]) > BUSY:
+            page += [
+                f"The machine was busy with other work (load average {described[LOAD]} at the start, "
+                f"on {described['cores']} cores): times are longer than on an idle one.",
+                "",
+            ]
         page += [f"- {finding}" for finding in findings]
         page += ["", f"![{title}]({self.name}.png)", ""]
         for table in tables:
