@@ -67,12 +67,16 @@ class CellWeights:
 
 def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Any:
     """An unmodified flax cell with all weights zero."""
-    zeros = nnx.initializers.zeros_init()
+
+    def zeros(key: Any, shape: tuple[int, ...], *_: Any, **__: Any) -> jax.Array:
+        return jnp.asarray(np.zeros(shape), dtype)  # jnp.zeros would compile once a shape
+
     common: dict[str, Any] = {
         "dtype": jnp.dtype(dtype),
         "param_dtype": jnp.dtype(dtype),
         "kernel_init": zeros,
         "recurrent_kernel_init": zeros,
+        "bias_init": zeros,
         "rngs": nnx.Rngs(0),
     }
     if kind == "lstm":

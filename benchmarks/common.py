@@ -246,8 +246,8 @@ class Output:
             page += ["A quick run: small sizes, for trying out only.", ""]
         if float(described[LOAD]) > BUSY:
             page += [
-                f"The machine was busy with other work (load average {described[LOAD]} at the start, "
-                f"on {described['cores']} cores): times are longer than on an idle one.",
+                f"The machine was busy with other work (load average {described[LOAD]} at the "
+                f"start, on {described['cores']} cores): times are longer than on an idle one.",
                 "",
             ]
         page += [f"- {finding}" for finding in findings]

@@ -103,7 +103,7 @@ def measure_catalogue(repeats: int, only: Sequence[str] | None = None) -> Table:
         {"program": "program", "target": "target", **SIZES},
         rows,
         "The first sample parameters of `lsrl.programs.catalogue()`, float32. An error bound in "
-        "place of yes belongs to programs with continuous inputs.",
+        "place of yes: not certified exact (continuous inputs, or a cell without the room).",
     )
 
 

@@ -34,7 +34,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", None) == "call":
-                counts.update(dict(report.user_properties))
+                counts.update(
+                    {n: v for n, v in report.user_properties if n.startswith("random programs")}
+                )
     programs, exact = (counts[f"random programs{what}"] for what in ("", " certified exact"))
     if programs:
         terminalreporter.write_line(

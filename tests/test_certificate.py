@@ -284,6 +284,25 @@ def test_continuous_programs_keep_their_bounds(target, dtype):
     assert model.certificate.reasons[0].token == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_counts_in_every_layer(dtype):
+    """Twelve layers shrink the rounding of the input away, and round anew each."""
+
+    @lsrl.program
+    def layered(x: Vector(1, low=0, high=1)):
+        value = x
+        for _ in range(12):
+            value = lsrl.relu(0.75 * value - 0.3) + 0.4
+        return value
+
+    model = lsrl.compile(layered, "linear_rnn", dtype=dtype)
+    assert model.num_layers == 12
+    inputs = np.random.default_rng(3).uniform(0, 1, (400, 1))
+    error = np.abs(model.run(inputs).astype(float) - layered.run(inputs)).max()
+    assert 2.0 ** -(BITS[dtype] + 2) < error <= model.certificate.error_bound
+    assert model.certificate.error_bound < 8 * 2.0 ** -BITS[dtype]
+
+
 def test_fewer_bits_never_have_a_smaller_bound():
     program = catalogue()["vec2vec"].program()
     bounds = [lsrl.compile(program, "linear_rnn", dtype=d).certificate.error_bound for d in BITS]

@@ -587,3 +587,28 @@ def test_names_and_lines_survive():
     for i in graph.live():
         source = graph.source(i)
         assert "formal_languages.py" in source or isinstance(graph.nodes[i].op, Constant)
+
+
+# ---------------------------------------------------------------------- what matrices look like
+
+
+def test_maps_that_look_like_the_identity_are_kept():
+    """A window sum of a window sum: as many ones as rows, in the order of the columns."""
+
+    @lsrl.program(max_length=30)
+    def twice(x: DIGIT):
+        return lsrl.window_sum(lsrl.window_sum(lsrl.concat(x, -x), 6), 6)
+
+    check(twice, fuse_affine, tokens=30)
+
+
+def test_states_that_look_like_a_permutation_are_bounded():
+    """A one a column, but not a row: the first channel gathers both."""
+
+    @lsrl.program(max_length=20)
+    def gathered(x: Vector(2, low=0, high=1, step=1)):
+        return lsrl.linear_state(x, [[1, 1], [0, 0]])
+
+    facts = gathered.graph.facts[gathered.graph.output]
+    assert facts.high.tolist() == [20 + 19, 1]
+    assert gathered.run(np.ones((20, 2)))[-1].tolist() == [39, 1]
