@@ -432,13 +432,7 @@ def _pruned(
     wanted = np.diff(output.inputs.tocsc().indptr) > 0
     for draft in reversed(drafts):
         stacks = [_stacked(draft, slot) for slot in range(2)]
-        keep = wanted
-        while True:
-            read = [np.diff(stack.recurrent[keep].tocsc().indptr) > 0 for stack in stacks]
-            grown = keep | read[0] | read[1]
-            if (grown == keep).all():
-                break
-            keep = grown
+        keep = _reached(wanted, [stack.recurrent for stack in stacks])
         kept.insert(0, keep)
         reads = [np.diff(stack.inputs[keep].tocsc().indptr) > 0 for stack in stacks]
         wanted = reads[0] | reads[1]
@@ -451,6 +445,20 @@ def _pruned(
         recurrent=sp.csr_array((len(output.bias), 0)), inputs=output.inputs[:, kept[-1]]
     )
     return layers, output
+
+
+def _reached(wanted: Array, reads: Sequence[sp.csr_array]) -> Array:
+    """The wanted channels, all that they read at t - 1, all that those read, and so on."""
+    reached = wanted.copy()
+    pending = np.flatnonzero(wanted).tolist()
+    while pending:
+        channel = pending.pop()
+        for matrix in reads:
+            for source in matrix.indices[matrix.indptr[channel] : matrix.indptr[channel + 1]]:
+                if not reached[source]:
+                    reached[source] = True
+                    pending.append(int(source))
+    return reached
 
 
 def _stacked(draft: _Draft, slot: int) -> Rows:

@@ -35,6 +35,8 @@ from lsrl.target import Capabilities
 # Largest automaton and joint alphabet that are worth unrolling: widths grow with states^2 x tokens.
 MAX_STATES = 16
 MAX_SYMBOLS = 64
+# Most channels of a delay in an unrolled state: a layer's matrix has their square of entries.
+MAX_WIDTH = 8192
 
 
 def unroll_states(graph: Graph, target: Capabilities) -> Graph:
@@ -59,8 +61,17 @@ def unroll_states(graph: Graph, target: Capabilities) -> Graph:
     return rewrite(graph, rule)
 
 
-def _spans(tokens: int) -> list[int]:
-    """1, 2, 4, … until the spans cover all tokens."""
+def _spans(tokens: int, width: int) -> list[int]:
+    """1, 2, 4, … until the spans cover all tokens.
+
+    Raises:
+      UnsupportedOpError: the longest delay would hold too many channels.
+    """
+    if width * tokens // 2 > MAX_WIDTH:
+        raise UnsupportedOpError(
+            f"unroll: {tokens} tokens of a state that takes {width} channels need delays of more "
+            f"than {MAX_WIDTH} channels; declare a smaller max_length, or choose a target that holds it"
+        )
     return [1 << level for level in range(max(tokens - 1, 0).bit_length())]
 
 
@@ -79,7 +90,7 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
     keep, update = operands
     width = len(op.initial)
     written = builder.facts[update]
-    for span in _spans(builder.tokens):
+    for span in _spans(builder.tokens, width):
         earlier_keep = builder.add(Delay(span, (1.0,) * width), keep)
         earlier_update = builder.add(Delay(span, (0.0,) * width), update)
         update = _add(builder, update, builder.add(Product(), keep, earlier_update))
@@ -113,7 +124,7 @@ def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) 
         transitions[symbol, successor[state][symbol] * count + state] = 1.0
     total = _by_symbol(builder, graph, inputs, symbols, transitions)
     identity = tuple(np.eye(count).ravel().tolist())
-    for span in _spans(builder.tokens):
+    for span in _spans(builder.tokens, count * count):
         earlier = builder.add(Delay(span, identity), total)
         total = _composed(builder, total, earlier, count)
     # The automaton starts in state 0, so column 0 tells where it is now.
