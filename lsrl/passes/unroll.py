@@ -70,7 +70,7 @@ def _spans(tokens: int, width: int) -> list[int]:
     if width * tokens // 2 > MAX_WIDTH:
         raise UnsupportedOpError(
             f"unroll: {tokens} tokens of a state that takes {width} channels need delays of more "
-            f"than {MAX_WIDTH} channels; declare a smaller max_length, or choose a target that holds it"
+            f"than {MAX_WIDTH} channels; declare a smaller max_length, or choose another target"
         )
     return [1 << level for level in range(max(tokens - 1, 0).bit_length())]
 
