@@ -188,23 +188,24 @@ class Recorder(Pipeline):
         return result
 
 
-def check_passes(program: lsrl.Program, target: str, tokens: int = 6) -> None:
+def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
     """Every pass, one at a time, preserves the output, and keeps facts sound."""
     inputs = [array[1:] for array in inputs_of(program, tokens)]
-    expected = program.run(*inputs, exact=True)
+    (expected,) = evaluate(program.graph, inputs).values()
 
     def check(name: str, graph: Graph) -> None:
         assert list(graph.inputs.values()) == list(program.graph.inputs.values())
-        (values,) = evaluate(graph, inputs, exact=True).values()
+        # Rationals, unless float64 is proven to do as well.
+        (values,) = evaluate(graph, inputs).values()
         np.testing.assert_array_equal(values, expected, err_msg=f"{name}, {target}")
 
     recorder = Recorder(check)
     graph = recorder.simplify(program.graph)
-    check_facts(graph, inputs, tokens)
+    check_facts(graph, inputs, 6)
     if registry.find(target).offending(graph):
         return
     graph = recorder.legalise(graph, registry.find(target).capabilities)
-    check_facts(graph, inputs, tokens)
+    check_facts(graph, inputs, 6)
     native = registry.find(target).capabilities.native
     assert {type(graph.nodes[i].op) for i in graph.live()} <= native
 
