@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from lsrl.certificate import Analysis
+from lsrl.certificate import Analysis, bits_needed
+from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
 from lsrl.numerics import Numerics
-from lsrl.schedule import Schedule
+from lsrl.schedule import Levels, schedule_layers
 from lsrl.target import Capabilities
 
 # Why a linear recurrence can't hold a signal, for refusals and `lsrl.explain`.
@@ -59,12 +60,33 @@ class Backend(ABC):
       cell: the cell in one line, for tables.
       features: column to text, the row of the table of targets.
       capabilities: what passes and scheduler go by.
+      dtypes: those that models come in, the widest last.
+      dtype_reason: why not in others.
     """
 
     name: ClassVar[str]
     cell: ClassVar[str]
     features: ClassVar[dict[str, str]]
     capabilities: ClassVar[Capabilities]
+    dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float32", "float64")
+
+    dtype_reason: ClassVar[str] = ""
+
+    def check_dtype(self, numerics: Numerics) -> None:
+        """Refuse a dtype that the target does not come in.
+
+        Raises:
+          PrecisionError: says why, and which dtype to take.
+        """
+        if numerics.dtype not in self.dtypes:
+            raise PrecisionError(
+                f"target {self.name!r} comes in {', '.join(self.dtypes)}, got {numerics.dtype}: "
+                f"{self.dtype_reason}"
+            )
+
+    def bits_needed(self, schedule: Any, tokens: int) -> int | None:
+        """The least significand bits with which a schedule is exact; None if no number is."""
+        return bits_needed(schedule, tokens)
 
     def refusal(self, op: Op, operands: list[Facts]) -> str | None:
         """Why the target can't hold an op, or None if it can."""
@@ -84,10 +106,19 @@ class Backend(ABC):
                 found.append((i, reason))
         return found
 
-    def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], Analysis] | None:
+    def analysis(self, schedule: Any, numerics: Numerics) -> Callable[[int], Analysis] | None:
         """The target's own conditions of exactness by number of tokens, for `certify`."""
         return None
 
+    def schedule(self, graph: Graph, levels: Levels | None) -> Any:
+        """Where each value is computed: a `Schedule`, or what this target has in its place.
+
+        Args:
+          graph: in the target's native ops.
+          levels: an earlier solution to follow instead of solving for the least width.
+        """
+        return schedule_layers(graph, self.capabilities, levels)
+
     @abstractmethod
-    def lower(self, schedule: Schedule, numerics: Numerics) -> Any:
+    def lower(self, schedule: Any, numerics: Numerics) -> Any:
         """The flax nnx module with the schedule's weights, in the dtype of `numerics`."""

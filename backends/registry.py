@@ -14,8 +14,10 @@ _MODULES = {
     "rnn_tanh": "lsrl.backends.rnn_tanh",
     "lstm": "lsrl.backends.lstm",
     "gru": "lsrl.backends.gru",
+    "mamba": "lsrl.backends.mamba",
+    "griffin": "lsrl.backends.griffin",
 }
-_ALIASES: dict[str, str] = {}
+_ALIASES: dict[str, str] = {"hawk": "griffin"}
 # The targets that an activation chooses between.
 _ACTIVATIONS = {"relu": "rnn", "tanh": "rnn_tanh"}
 

@@ -253,10 +253,8 @@ def show_program(
         graph, layers, title = subject.program.graph, None, subject.program.name
         _say(f"{subject.program!r}\n{graph.dump()}")
     else:
-        from lsrl.drawing import layers_of
-
         model = _compiled(subject, target, dtype, unroll)
-        graph, layers = model.schedule.graph, layers_of(model.schedule)
+        graph, layers = model.schedule.graph, model.schedule.made_in()
         title = f"{model.program.name} on {model.target}"
         _say(model.report() if report else model.summary())
         Console().print(_layers_table(model))
@@ -587,20 +585,17 @@ def _headline(model: "Model") -> str:
 
 def _layers_table(model: "Model") -> Table:
     table = Table("layer", "width", "kind", "channels", title=None)
-    for number, (layer, labels) in enumerate(
-        zip(model.schedule.layers, model.labels, strict=True), start=1
-    ):
-        start = 0
-        for position, unit in enumerate(layer.units):
+    contents = zip(model.schedule.layers, model.schedule.contents(), strict=True)
+    for number, (layer, groups) in enumerate(contents, start=1):
+        for position, (kind, names) in enumerate(groups):
             first = position == 0
             table.add_row(
                 str(number) if first else "",
                 str(layer.width) if first else "",
-                unit.kind,
-                _plain(", ".join(labels[start : start + unit.width])),
-                end_section=position == len(layer.units) - 1,
+                kind,
+                _plain(", ".join(names)),
+                end_section=position == len(groups) - 1,
             )
-            start += unit.width
     return table
 
 

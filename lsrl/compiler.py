@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from lsrl import storage
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
-from lsrl.certificate import bits_needed, certify
+from lsrl.certificate import certify
 from lsrl.errors import LsrlError, Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product
@@ -18,7 +18,7 @@ from lsrl.model import Model, Path, Report
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
-from lsrl.schedule import Levels, Schedule, schedule_layers
+from lsrl.schedule import Levels
 
 Legalise = Literal["native", "unroll"]
 Activation = Literal["relu", "tanh"]
@@ -60,6 +60,7 @@ def compile(
     if legalise not in ("native", "unroll"):
         raise ProgramError(f"legalise must be 'native' or 'unroll', got {legalise!r}")
     backend, numerics = registry.find(target, activation), numerics_of(dtype)
+    backend.check_dtype(numerics)
     stages, pipeline = _Stages(), Pipeline()
     graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
     if legalise == "unroll" and backend.offending(graph):
@@ -72,7 +73,7 @@ def compile(
     check_supported(program, graph, backend)
     graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
     graph = verify(graph)
-    schedule = stages.time("schedule", lambda: schedule_layers(graph, backend.capabilities, levels))
+    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels))
     certificate = stages.time(
         "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
     )
@@ -187,12 +188,14 @@ def explain(program: Program, target: str, *, legalise: Legalise = "native") -> 
       UnknownTargetError: no target of that name.
     """
     try:
-        model = compile(program, target, dtype="float64", legalise=legalise)
+        backend = registry.find(target)
+        model = compile(program, target, dtype=backend.dtypes[-1], legalise=legalise)
     except UnsupportedOpError as error:
         reasons = dict.fromkeys(offence.reason for offence in error.offences)
         return Explanation(program.name, target, "no", "; ".join(reasons))
     schedule = model.schedule
-    bits = _bits_by_length(schedule, program.max_length)
+    lengths = _lengths(program.max_length or schedule.graph.tokens)
+    bits = tuple((tokens, backend.bits_needed(schedule, tokens)) for tokens in lengths)
     answer: Literal["yes", "bounded"] = "yes"
     grows = len({needed for _, needed in bits}) > 1
     if program.max_length is None:
@@ -214,12 +217,8 @@ def explain(program: Program, target: str, *, legalise: Legalise = "native") -> 
     )
 
 
-def _bits_by_length(
-    schedule: Schedule, max_length: int | None
-) -> tuple[tuple[int, int | None], ...]:
-    longest = max_length or schedule.graph.tokens
-    lengths = sorted({min(2**k, longest) for k in (4, 8, 12, 16)} | {longest})
-    return tuple((tokens, bits_needed(schedule, tokens)) for tokens in lengths)
+def _lengths(longest: int) -> list[int]:
+    return sorted({min(2**k, longest) for k in (4, 8, 12, 16)} | {longest})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 from lsrl.errors import InputError
 from lsrl.ir.graph import Graph
-from lsrl.schedule import Schedule
 
 # Pictures of larger graphs take minutes and nobody can read them.
 MAX_NODES = 400
@@ -32,7 +31,7 @@ def draw(
       graph: its live nodes are drawn.
       path: the file; its suffix decides the format (.png, .svg, .pdf).
       title: written above.
-      layers: the layer of each node, drawn as bands; see `layers_of`.
+      layers: the layer of each node, drawn as bands; see `Layout.made_in`.
 
     Raises:
       InputError: matplotlib is not installed, the graph is too large, or the format is unknown.
@@ -77,24 +76,6 @@ def draw(
         figure.savefig(path, dpi=150)
     except ValueError as error:
         raise InputError(f"{os.fspath(path)}: can't draw: {error}") from error
-
-
-def layers_of(schedule: Schedule) -> dict[int, int]:
-    """The layer that makes each node of a scheduled graph; 0 for what the input map makes.
-
-    An affine map belongs to the last layer that it reads.
-    """
-    made = {
-        unit.node: number
-        for number, layer in reversed(list(enumerate(schedule.layers, start=1)))
-        for unit in layer.units
-        if unit.kind != "carry"
-    }
-    found: dict[int, int] = {}
-    for node in schedule.graph.live():
-        read = [found[operand] for operand in schedule.graph.nodes[node].operands]
-        found[node] = made.get(node, max(read, default=0))
-    return found
 
 
 def _rows(graph: Graph, live: list[int], layers: dict[int, int]) -> list[tuple[int, list[int]]]:

@@ -18,7 +18,7 @@ from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.passes.pipeline import PassRecord
-from lsrl.schedule import Schedule
+from lsrl.schedule import Layout
 from lsrl.verification import compare
 
 Path = str | os.PathLike[str]
@@ -70,7 +70,7 @@ class Model:
         program: Program,
         target: str,
         legalise: str,
-        schedule: Schedule,
+        schedule: Layout,
         certificate: Certificate,
         numerics: Numerics,
         module: Any,

@@ -6,17 +6,16 @@ that minimise the carried width at the least depth are a linear program with a t
 matrix (minimum-register retiming: Leiserson and Saxe 1991), so its solution is integral.
 
 Position p lies behind layer p; position 0 is what the input map makes. A node *reads* at a
-position: a nonlinear unit that reads at p stands in layer p + 1 and is available from position p +
-  1 on; an
-affine map is available where it reads, since it folds into whatever reads it. A linear state that
-reads at p stands in layer p + 1 and is available at p already, because the units of its own layer
-can read it through the layer's recurrence.
+position: a nonlinear unit that reads at p stands in layer p + 1 and is available from position
+p + 1 on; an affine map is available where it reads, since it folds into whatever reads it. A linear
+state that reads at p stands in layer p + 1 and is available at p already, because the units of its
+own layer can read it through the layer's recurrence.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -107,6 +106,39 @@ class Layer:
         return sum(unit.width for unit in self.units)
 
 
+class Layout(Protocol):
+    """What models, tables and drawings ask of a schedule, whatever a target's layers are.
+
+    Attributes:
+      graph: the legalised graph.
+      levels: what the layers follow from; empty where they follow from the graph alone.
+    """
+
+    graph: Graph
+    levels: "Levels"
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """The layers, each with its `width`."""
+
+    @property
+    def width(self) -> int:
+        """Channels of the widest layer."""
+
+    @property
+    def critical_path(self) -> int:
+        """The least possible number of layers."""
+
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """The name of the signal in each channel behind each layer."""
+
+    def contents(self) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]:
+        """For each layer its groups of channels: how they compute, and the signals they hold."""
+
+    def made_in(self) -> dict[int, int]:
+        """The layer that makes each node, by node id; 0 for what the input map makes."""
+
+
 # Reading position and last position read, by node id: all that the linear program decides.
 Levels = dict[int, tuple[int, int]]
 
@@ -149,13 +181,40 @@ class Schedule:
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """The name of the signal in each channel of each layer."""
         return tuple(
+            tuple(name for _, names in groups for name in names) for groups in self.contents()
+        )
+
+    def contents(self) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]:
+        """For each layer its units: kind, and the signals they hold."""
+        return tuple(
             tuple(
-                channel_label(self.graph, unit.node, int(channel))
+                (
+                    unit.kind,
+                    tuple(channel_label(self.graph, unit.node, int(c)) for c in unit.channels),
+                )
                 for unit in layer.units
-                for channel in unit.channels
             )
             for layer in self.layers
         )
+
+    def made_in(self) -> dict[int, int]:
+        """The layer that makes each node; 0 for what the input map makes."""
+        made = {
+            unit.node: number
+            for number, layer in reversed(list(enumerate(self.layers, start=1)))
+            for unit in layer.units
+            if unit.kind != "carry"
+        }
+        return all_made_in(self.graph, made)
+
+
+def all_made_in(graph: Graph, made: dict[int, int]) -> dict[int, int]:
+    """The layer of each live node: an affine map belongs to the last layer that it reads."""
+    found: dict[int, int] = {}
+    for node in graph.live():
+        read = [found[operand] for operand in graph.nodes[node].operands]
+        found[node] = made.get(node, max(read, default=0))
+    return found
 
 
 def channel_label(graph: Graph, node: int, channel: int) -> str:

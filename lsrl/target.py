@@ -14,11 +14,13 @@ class Capabilities:
       boolean_product: a product with a {0,1} operand is a native gate.
       general_product: a product of two general signals is native too.
       reads_own_states: an affine row can read the states of its own layer at the same token,
-        because
-        the layer's recurrence spans all of its units; then a ReLU on a state shares the state's
-        layer.
+        because the layer's recurrence spans all of its units; then a ReLU on a state shares the
+        state's layer.
       carry_signed: hidden units that carry one channel which can be negative over a layer.
       carry_positive: the same for a channel that can't.
+      longest_delay: tokens that a native delay reaches back at most.
+      diagonal: states have no coupling between channels and only factors from 0 to 1, as in
+        selective state spaces; see `lsrl.passes.diagonal`.
     """
 
     native: frozenset[type[Op]]
@@ -27,3 +29,5 @@ class Capabilities:
     reads_own_states: bool = True
     carry_signed: int = 1
     carry_positive: int = 1
+    longest_delay: int = 0
+    diagonal: bool = False

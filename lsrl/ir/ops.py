@@ -603,6 +603,38 @@ class SelectiveState(Op):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Hold(Op):
+    """The x of the last token where `when` was 1; `initial` before there was one.
+
+    Programs write a latch or a selective state; passes make this of them for targets whose gates
+    take a value in unmasked.
+    """
+
+    initial: Row  # (width,)
+    pointwise: ClassVar[bool] = False
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """Value and condition, of one width."""
+        width = _same_width("hold", widths, 2)
+        if len(self.initial) != width:
+            raise ShapeError(f"hold: expected {width} initial values, got {len(self.initial)}")
+        return width
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """The hull of the value and the initial value."""
+        return operands[0].join(bounds.constant_facts(np.array(self.initial)))
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """The value at the last token that took one."""
+        value, when = operands
+        start = np.broadcast_to(extent.numbers(self.initial), (extent.batch, 1, value.shape[-1]))
+        choices = np.concatenate([start, value], axis=1)
+        taken = np.where(when == 1, np.arange(1, extent.time + 1)[:, None], 0)
+        return np.take_along_axis(choices, np.maximum.accumulate(taken, axis=1), axis=1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ThresholdState(Op):
     """h_t = 1 where A h_{t-1} + u_t > 0, else 0: finite automata."""
 
@@ -706,7 +738,7 @@ class RecurrentState(Op):
 
 ALL_OPS: tuple[type[Op], ...] = (
     Input, Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Delay, Bound, Latch,
-    LinearState, SelectiveState, ThresholdState, RecurrentState,
+    LinearState, SelectiveState, Hold, ThresholdState, RecurrentState,
 )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from lsrl.target import Capabilities
 
 # The slope of a comparison of continuous values with zero, on values of size 1.
 NARROWEST = 2.0**40
+# Steps of a grid that a difference of ramps may span; its two sums must fit in a significand.
+LONGEST_RAMP = 2.0**20
 
 
 def lower_relus(graph: Graph, target: Capabilities) -> Graph:
@@ -55,11 +57,12 @@ def lower_steps(graph: Graph, target: Capabilities) -> Graph:
         if not isinstance(op, Step) or Step in target.native:
             return None
         width = graph.nodes[i].width
-        if (
-            op.one_level
-            and op.shift == 0
-            and op.avoids_ramp(graph.facts[graph.nodes[i].operands[0]])
-        ):
+        value = graph.facts[graph.nodes[i].operands[0]]
+        # Where a level costs a block and memory none, a ramp may as well be long.
+        one_level = op.one_level or (
+            target.diagonal and op.slope * value.magnitude.max(initial=0.0) <= LONGEST_RAMP
+        )
+        if one_level and op.shift == 0 and op.avoids_ramp(value):
             return _difference_of_ramps(builder, op.slope, operands[0])
         scaled = Matrix(np.diag(np.full(width, -op.slope)))
         below = builder.add(Affine((scaled,), (-op.shift,) * width), operands[0])

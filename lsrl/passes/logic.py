@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lsrl.ir.bounds import affine_facts
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.ops import Affine, Relu
@@ -41,6 +42,48 @@ def flatten_conjunctions(graph: Graph) -> Graph:
         return builder.add(Relu(), emit_affine(builder, terms, np.array([bias])))
 
     return rewrite(graph, rule)
+
+
+def flatten_relus(graph: Graph) -> Graph:
+    """relu(c relu(x) - m) with c > 0 and m >= 0 becomes relu(c x - m).
+
+    Where x < 0 both are 0, since then neither side of -m is positive.
+    """
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        argument = builder.nodes[operands[0]] if operands else None
+        if (
+            argument is None
+            or not isinstance(graph.nodes[i].op, Relu)
+            or not isinstance(argument.op, Affine)
+        ):
+            return None
+        weights, read = list(argument.op.weights), list(argument.operands)
+        for k, (weight, operand) in enumerate(zip(weights, read, strict=True)):
+            inner = builder.nodes[operand]
+            if isinstance(inner.op, Relu) and _only_shuts(builder, argument.op, read, k):
+                terms = {o: w for j, (o, w) in enumerate(zip(read, weights, strict=True)) if j != k}
+                source = inner.operands[0]
+                terms[source] = _plus(terms.get(source), weight)
+                return builder.add(Relu(), emit_affine(builder, terms, np.array(argument.op.bias)))
+        return None
+
+    return rewrite(graph, rule)
+
+
+def _only_shuts(builder: GraphBuilder, op: Affine, read: list[int], k: int) -> bool:
+    """Whether operand k enters each row once, positively, and the rest of that row is never > 0."""
+    weight = op.weights[k]
+    if (weight.csr.data < 0).any() or (np.diff(weight.csr.indptr) > 1).any():
+        return False
+    rows = np.flatnonzero(np.diff(weight.csr.indptr))
+    others = [j for j in range(len(read)) if j != k]
+    rest = affine_facts(
+        [op.weights[j] for j in others],
+        np.array(op.bias),
+        [builder.facts[read[j]] for j in others],
+    )
+    return bool((rest.high[rows] <= 0).all())
 
 
 def _plus(known: Matrix | None, added: Matrix) -> Matrix:

@@ -9,8 +9,9 @@ from lsrl.ir.ops import Relu
 from lsrl.passes.affine import fuse_affine, split_rows
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
+from lsrl.passes.diagonal import lower_to_diagonal
 from lsrl.passes.fold import fold_tables
-from lsrl.passes.logic import flatten_conjunctions
+from lsrl.passes.logic import flatten_conjunctions, flatten_relus
 from lsrl.passes.memory import drop_bounds, lower_memory
 from lsrl.passes.select import lower_selects
 from lsrl.target import Capabilities
@@ -71,10 +72,14 @@ class Pipeline:
     def legalise(self, graph: Graph, target: Capabilities) -> Graph:
         """Write a graph in the target's native ops."""
         graph = self.run("drop bounds", graph, drop_bounds)
+        if target.diagonal:
+            graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
         graph = self.run("lower selects", graph, lambda g: lower_selects(g, target))
         graph = self.run("lower steps", graph, lambda g: lower_steps(g, target))
         graph = self.simplify(graph)
+        if target.diagonal:
+            graph = self.run("flatten relus", graph, flatten_relus)
         graph = self.run("flatten conjunctions", graph, flatten_conjunctions)
         graph = self.simplify(graph)
         if Relu not in target.native:

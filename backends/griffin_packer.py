@@ -1,0 +1,111 @@
+"""Which inner channels of a Griffin layer make which values.
+
+    temporal block: branch → conv taps → RG-LRU → times GeLU(gate)
+    MLP:            GeLU(gate) times up
+
+GeLU is an exact ReLU here (see `lsrl.backends.griffin`). A branch keeps its sign, so one channel
+does, and every half of a layer can hold ReLUs: the temporal block as the gate of a constant.
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+from lsrl.backends.residual import (
+    ONE,
+    TAPS,
+    Channel,
+    Kind,
+    Made,
+    Packer,
+    Row,
+    Terms,
+    delayed_by,
+    factor_of,
+    terms_of,
+)
+from lsrl.errors import LsrlError
+from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
+
+TEMPORAL = Kind("temporal", relu_branch=False, relu_gate=True)
+MLP = Kind("mlp", relu_branch=True, relu_gate=False)
+# Stages within a temporal block; the MLP has but the last.
+DELAYED, SCANNED, GATED = range(3)
+
+
+class GriffinPacker(Packer):
+    """Delay, scan and gate in the temporal block, ReLU and product in either half."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = (TEMPORAL, MLP)
+
+    def place(self, node: int, channel: int) -> Made:
+        """By the kind of the op."""
+        op, rows = self.graph.nodes[node].op, self.reads(node, channel)
+        if isinstance(op, Delay):
+            taps = tuple(float(lag == op.steps) for lag in range(TAPS))
+            site = self.at_least(self.last(*rows) + 1, TEMPORAL)
+            return Made(site, DELAYED, ((Channel(rows[0], taps), 1.0),))
+        if isinstance(op, Relu):
+            site = self.last(*rows) + 1
+            temporal = self.at_least(site, TEMPORAL) == site
+            made = Channel(ONE, gate=rows[0]) if temporal else Channel(rows[0], gate=ONE)
+            return Made(site, GATED, ((made, 1.0),))
+        if isinstance(op, LinearState):
+            return self._sum(rows[0], factor_of(op, channel))
+        if isinstance(op, Hold):
+            site, (value, when) = self.scanned(rows, TEMPORAL, SCANNED)
+            flag = terms_of(when)
+            held = ((replace(c, mode="hold", flag=flag), w) for c, w in value.items())
+            return Made(site, SCANNED, tuple(held))
+        if isinstance(op, Product):
+            options = [
+                make(*operands)
+                for make in (self._gated, self._multiplied)
+                for operands in (rows, rows[::-1])
+            ]
+            return min(options, key=lambda made: (made.site, len(made.terms)))
+        raise LsrlError(f"{op.name} reached the Griffin layer")
+
+    def passing(self, row: Row) -> Terms:
+        """One channel, whatever its sign."""
+        return ((Channel(row), 1.0),)
+
+    def _sum(self, row: Row, factor: float) -> Made:
+        """What was summed up a token ago, and what comes in now.
+
+        The first token goes into an RG-LRU unscaled, and so the sum takes a token later what is
+        zero there.
+        """
+        site, (terms,) = self.scanned([row], TEMPORAL, SCANNED)
+        if any(delayed_by(channel, 1) is None for channel in terms):
+            site = self.at_least(site + 1, TEMPORAL)
+            terms = self.express(row, site, SCANNED) or {}
+        made: list[tuple[Channel, float]] = []
+        for channel, weight in terms.items():
+            before = delayed_by(channel, 1)
+            if before is None:
+                raise LsrlError("a running sum reads further back than the taps reach")
+            made.append((replace(before, mode="sum", factor=factor), factor * weight))
+            made.append((channel, weight))
+        return Made(site, SCANNED, tuple(made))
+
+    def _gated(self, value: Row, gate: Row) -> Made:
+        """In the temporal block."""
+        site, (terms,) = self.scanned([value], TEMPORAL, GATED)
+        if site <= self.last(gate):
+            site = self.at_least(self.last(gate) + 1, TEMPORAL)
+            terms = self.express(value, site, GATED) or {}
+        gated = (
+            (replace(channel, gate=part), weight * sign)
+            for part, sign in self.signed(gate)
+            for channel, weight in terms.items()
+        )
+        return Made(site, GATED, tuple(gated))
+
+    def _multiplied(self, value: Row, gate: Row) -> Made:
+        """In the MLP."""
+        site = self.at_least(self.last(value, gate) + 1, MLP)
+        return Made(
+            site,
+            GATED,
+            tuple((Channel(part, gate=value), sign) for part, sign in self.signed(gate)),
+        )

@@ -1,0 +1,125 @@
+"""The network of the `mamba` target: the blocks of transformers' `MambaForCausalLM`, in flax.
+
+Gu and Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrl.backends.residual_network import (
+    DTYPE,
+    LayerParameters,
+    LayerState,
+    OperationTest,
+    Places,
+    ResidualNetwork,
+    causal_convolution,
+    check_norm,
+    check_operations,
+    linear,
+    norm_operations,
+    recurrence,
+    rms_norm,
+    sizes_from,
+)
+
+
+def mamba_block(
+    weights: LayerParameters, stream: jax.Array, state: LayerState, places: Places, eps: float
+) -> tuple[jax.Array, LayerState]:
+    """One Mamba layer: norm, projection, convolution, selective scan, gate, and the residual.
+
+    Args:
+      weights: by the reference's names; see ResidualWeights.
+      stream: (time, batch, d).
+      state: "conv" (batch, inner, taps - 1) and "ssm" (batch, inner, state size).
+      places: where in their sequences the tokens are.
+      eps: of the norm.
+
+    Returns:
+      The stream after the layer, and the state after `places.tokens` tokens.
+    """
+    normed = rms_norm(stream, weights["norm.weight"], eps)
+    values, gate = jnp.split(linear(normed, weights["mixer.in_proj.weight"]), 2, axis=-1)
+    values, tail = causal_convolution(
+        values,
+        weights["mixer.conv1d.weight"],
+        weights["mixer.conv1d.bias"],
+        state["conv"],
+        places.tokens,
+    )
+    values = jax.nn.silu(values)
+    rank, size = weights["mixer.dt_proj.weight"].shape[1], weights["mixer.A_log"].shape[1]
+    time_step, B, C = jnp.split(
+        linear(values, weights["mixer.x_proj.weight"]), [rank, rank + size], axis=-1
+    )
+    time_step = jax.nn.softplus(
+        linear(time_step, weights["mixer.dt_proj.weight"], weights["mixer.dt_proj.bias"])
+    )
+    A = -jnp.exp(weights["mixer.A_log"])
+    decay = jnp.exp(time_step[..., None] * A[None, None])
+    increment = time_step[..., None] * B[..., None, :] * values[..., None]
+    states, last = recurrence(decay, increment, state["ssm"], places.tokens)
+    output = jnp.sum(states * C[..., None, :], axis=-1)
+    output = output + values * weights["mixer.D"][None, None]
+    output = output * jax.nn.silu(gate)
+    stream = stream + linear(output, weights["mixer.out_proj.weight"])
+    return stream, {"conv": tail, "ssm": last}
+
+
+class MambaNetwork(ResidualNetwork):
+    """A stack of Mamba blocks; see ResidualNetwork."""
+
+    embedding_name: ClassVar[str] = "backbone.embeddings.weight"
+    layers_name: ClassVar[str] = "backbone.layers"
+    final_norm_name: ClassVar[str] = "backbone.norm_f.weight"
+    gain_offset: ClassVar[float] = 0.0
+    block = staticmethod(mamba_block)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of a layer's state, for one sequence."""
+        conv, a_log = self.layers["mixer.conv1d.weight"], self.layers["mixer.A_log"]
+        inner, taps = conv.shape[1], conv.shape[-1]
+        return {"conv": (inner, taps - 1), "ssm": (inner, a_log.shape[-1])}
+
+    def self_test(self) -> None:
+        """Check rsqrt, silu, softplus, exp, the whole norm and matrix products on this device.
+
+        Raises:
+          SelfTestError: names the operation that fails, and the device.
+        """
+        large, none = sizes_from(128), np.zeros(1, DTYPE)
+        steps = sizes_from(32)[:4097]
+        logits = np.concatenate([np.arange(32, 8192), [2.0**n for n in range(13, 24)]]).astype(
+            DTYPE
+        )
+        check_operations(
+            (
+                *norm_operations(self.structure.eps),
+                OperationTest("silu(u) == u from 32 on", jax.nn.silu, steps, steps),
+                OperationTest("silu(u) == u from 128 on", jax.nn.silu, large, large),
+                OperationTest("silu(u) == 0 below -128", jax.nn.silu, -large, 0 * large),
+                OperationTest("silu(0) == 0", jax.nn.silu, none, none),
+                OperationTest("softplus(u) == u from 32 on", jax.nn.softplus, logits, logits),
+                OperationTest("softplus(u) == 0 below -128", jax.nn.softplus, -large, 0 * large),
+                OperationTest("exp(u) == 0 below -128", jnp.exp, -large, 0 * large),
+                OperationTest(
+                    "exp(-dt * exp(-100)) == 1",
+                    lambda logit: jnp.exp(
+                        jax.nn.softplus(logit) * -jnp.exp(jnp.full_like(logit, -100))
+                    ),
+                    np.concatenate([none - 2048, logits]),
+                    np.ones(len(logits) + 1, DTYPE),
+                ),
+                OperationTest(
+                    "exp(-dt) is 1 at dt = 0, and 0 at dt >= 128",
+                    lambda logit: jnp.exp(jax.nn.softplus(logit) * -jnp.exp(jnp.zeros_like(logit))),
+                    np.concatenate([-large, large]),
+                    np.concatenate([np.ones_like(large), 0 * large]),
+                ),
+            )
+        )
+        check_norm(self.width, self.structure.eps)

@@ -1,0 +1,321 @@
+"""The certificate of the targets with a residual stream.
+
+The conditions are those of `lsrl.certificate`, over the inner channels of each block: the sum that
+a branch or a gate reads, the sum over time that a scan takes, the product with the gate, and what
+is added up in the stream. Scales are powers of two, so they count in none of them. The norm ahead
+of each block divides by an exact power of two while the stream's other channels stay small beside
+its constant one.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.backends.residual import TAPS, Channel, Hull, Row, Site, Stream
+from lsrl.certificate import MAX_SLACK, Reason
+from lsrl.ir.numbers import lowest_bit
+from lsrl.numerics import Numerics
+
+# The stream's constant channel makes the mean square of the stream this number squared.
+SIZE = 2.0**40
+# Norms are exact while the rest of the stream is at most 2^-13 sqrt(d) as large; here d = 1.
+LARGEST_REST = 2.0**-13 * SIZE
+# What a branch or a gate on continuous values is scaled by, so that SiLU and GeLU cut off sharply.
+SHARP = 2.0**50
+
+
+class Total(NamedTuple):
+    """A sum of terms: Σ |term|, the greatest power of two that divides them all, and the error."""
+
+    size: float
+    grid: float
+    error: float = 0.0
+
+
+class Condition(NamedTuple):
+    """One thing that must hold for a model to be exact."""
+
+    node: int
+    layer: int  # from 1; one past the last for the output
+    total: Total
+    what: str
+    exact: bool  # whether float64 held the weights exactly
+
+
+class ResidualAnalysis:
+    """The conditions of a stream over some tokens, and its errors."""
+
+    def __init__(self, stream: Stream, numerics: Numerics, tokens: int) -> None:
+        """Bounds are those of `tokens` tokens."""
+        self.stream = stream
+        self.numerics = numerics
+        self.tokens = tokens
+        self.facts = stream.graph.facts_at(tokens)
+        self.slack = 0.0
+        self._errors: dict[tuple[int, Channel], float] = {}
+        self._signals = np.zeros(len(stream.signals) + 1)
+        self.conditions = list(self._conditions())
+
+    def first_failure(self) -> Reason | None:
+        """The first condition that fails, in the order of the blocks."""
+        for condition in self.conditions:
+            text = self._failure(condition)
+            if text is not None:
+                graph = self.stream.graph
+                label, source = graph.label(condition.node), graph.source(condition.node)
+                return Reason(label, source, condition.layer, text)
+        if self._norm > LARGEST_REST:
+            graph = self.stream.graph
+            text = (
+                f"the stream holds up to {self._norm:g} beside its constant channel, more than "
+                f"{LARGEST_REST:g}, so norms are not exact"
+            )
+            return Reason(graph.label(graph.output), graph.source(graph.output), 1, text)
+        return None
+
+    def error_bound(self) -> float:
+        """The greatest absolute error of an output over these tokens."""
+        if self._norm > LARGEST_REST:
+            return np.inf
+        return max((self._row(row).error for row in self.stream.output), default=0.0)
+
+    def bits_needed(self) -> int | None:
+        """The least significand bits that these sums fit; None if some number is continuous."""
+        most = 1.0
+        for _, _, total, _, exact in self.conditions:
+            if total.size and (not total.grid or not exact):
+                return None
+            most = max(most, total.size / total.grid if total.size else 1.0)
+        return int(np.ceil(np.log2(most)))
+
+    @cached_property
+    def _norm(self) -> float:
+        """The greatest 2-norm of what the stream holds beside its constant channel."""
+        sizes = [self._atoms(Row(signal.terms, 0.0)).size for signal in self.stream.signals]
+        return float(np.linalg.norm(sizes))
+
+    # ------------------------------------------------------------ conditions
+
+    def _failure(self, condition: Condition) -> str | None:
+        size, grid, _ = condition.total
+        if not condition.exact:
+            return "a weight is rounded"
+        if self._fits(condition.total):
+            return None
+        if grid == 0:
+            return f"{condition.what} continuous"
+        return f"{condition.what} up to {size:g}, more than 2^{self.numerics.bits} x {grid:g}"
+
+    def _fits(self, total: Total) -> bool:
+        return total.size == 0 or total.size <= 2.0**self.numerics.bits * total.grid
+
+    def _conditions(self) -> Iterator[Condition]:
+        """Every condition; the errors are worked out on the way."""
+        per_layer = len(self.stream.sites) // self.stream.depth
+        for place, signal in enumerate(self.stream.signals, start=1):
+            if signal.site < 0:
+                total = self._atoms(Row(signal.terms, 0.0))
+                # An embedding holds the sum, rounded once.
+                once = self.numerics.unit * total.size
+                self._signals[place] = 0.0 if self._fits(total) else once
+                yield Condition(signal.terms[0][0][0], 0, total, "the input is", True)
+        for number, site in enumerate(self.stream.sites):
+            layer = number // per_layer + 1
+            owner = _owners(self.stream, site)
+            for channel in site.channels:
+                node = owner.get(channel, self.stream.graph.output)
+                for total, what, exact in self._channel(number, site, channel):
+                    yield Condition(node, layer, total, what, exact)
+            for place, terms in site.writes.items():
+                total = self._write(number, site, terms)
+                self._signals[place] = total.error
+                node = self.stream.signals[place - 1].terms[0][0][0]
+                yield Condition(node, layer, total, "what is added to the stream is", True)
+        output = self.stream.graph.output
+        for row in self.stream.output:
+            yield Condition(output, self.stream.depth + 1, self._row(row), "the sum is", row.exact)
+
+    def _channel(
+        self, number: int, site: Site, channel: Channel
+    ) -> Iterator[tuple[Total, str, bool]]:
+        read = self._row(channel.row)
+        taps = float(np.abs(channel.taps).sum())
+        branch = Total(
+            taps * read.size + abs(channel.offset),
+            min(
+                read.grid * float(lowest_bit(np.array(channel.taps)).min()),
+                float(lowest_bit(channel.offset)),
+            ),
+            taps * read.error,
+        )
+        yield branch, "the sum is", channel.row.exact
+        size, error = self.reach(site, channel), branch.error
+        if not self._fits(branch) and (channel.offset or sum(map(bool, channel.taps)) > 1):
+            error += self._rounding(branch, [*filter(None, channel.taps), channel.offset])
+        if site.kind.relu_branch and branch.grid == 0:
+            # |SiLU(Ku) / K - relu(u)| and the same of GeLU are below 0.3 / K.
+            error += 0.3 / SHARP
+        if site.kind.relu_branch and self._snaps(channel, channel.row):
+            error = 0.0
+        if channel.mode == "sum":
+            total, error = self._summed(channel, size, self._branch_grid(channel), error)
+            yield total, "the sum over time is", channel.factor in (0.0, 1.0)
+            size = total.size
+        if channel.mode == "hold":
+            flags = [(flag, weight) for flag, weight in channel.flag]
+            wrong = sum(abs(weight) * self._errors[number, flag] for flag, weight in flags)
+            error = error if wrong == 0 else 2 * size + error
+        if channel.gate is not None:
+            gate = self._row(channel.gate)
+            yield gate, "its gate is", channel.gate.exact
+            hull = self.stream.hull(channel.gate, self.facts)
+            most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
+            off = gate.error
+            if not site.kind.relu_branch and self._snaps(channel, channel.gate):
+                off = 0.0
+            elif site.kind.relu_gate and gate.grid == 0:
+                off += 0.3 / SHARP
+            grid = 0.0 if not (branch.grid and gate.grid) else branch.grid * gate.grid
+            product = Total(size * most, grid)
+            branches = self.stream.hull(channel.row, self.facts)
+            switches = _boolean(hull) or (_boolean(branches) and size <= 1)
+            if not switches:
+                yield product, "the product is", True
+            once = self.numerics.unit * product.size
+            fresh = 0.0 if switches or self._fits(product) else once
+            error = most * error + size * off + error * off + fresh
+        self._errors[number, channel] = error
+
+    def _snaps(self, channel: Channel, row: Row) -> bool:
+        """Whether a ReLU of a row is exactly 0 or 1, whatever the rounding.
+
+        By promise, with a margin of MAX_SLACK, what it reads lacks nothing or at least 1.
+        """
+        if channel not in self.stream.snaps:
+            return False
+        slack = self._greatest_term(row)
+        self.slack = max(self.slack, slack)
+        return slack <= MAX_SLACK
+
+    def _summed(
+        self, channel: Channel, size: float, grid: float, error: float
+    ) -> tuple[Total, float]:
+        """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (design, section 6)."""
+        if channel.factor == 1:
+            total = Total(self._summands(channel) * size, grid)
+            once = self.numerics.unit * total.size
+            fresh = 0.0 if self._fits(total) else self.tokens * once
+            return total, self.tokens * error + fresh
+        rest = 1 - channel.factor
+        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings.
+        drift = 2 * size / rest**2 * (channel.factor * 2.0**-18 + 2.0**-23)
+        return Total(size / rest, 0.0), error / rest + drift
+
+    def reach(self, site: Site, channel: Channel) -> float:
+        """The greatest size of what a channel's branch holds, behind its ReLU if it has one."""
+        hull = self.stream.hull(channel.row, self.facts)
+        # Ahead of the first token the taps read zeros.
+        ends = [
+            channel.offset
+            + sum(tap * (hull.high if (tap > 0) == up else hull.low) for tap in channel.taps[:seen])
+            for seen in range(TAPS + 1)
+            for up in (True, False)
+        ]
+        most = max(ends)
+        return max(most, 0.0) if site.kind.relu_branch else max(most, -min(ends))
+
+    def _summands(self, channel: Channel) -> int:
+        """How many tokens a running sum has taken in after the last one."""
+        late = next(lag for lag, tap in enumerate(channel.taps) if tap)
+        return max(self.tokens - late, 0)
+
+    def size_of(self, site: Site, channel: Channel) -> float:
+        """The greatest size of a channel's value."""
+        size = self.reach(site, channel)
+        if channel.mode == "sum":
+            rest = 1 - channel.factor
+            size *= 1 / rest if rest else self._summands(channel)
+        if channel.gate is not None:
+            hull = self.stream.hull(channel.gate, self.facts)
+            size *= max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
+        return size
+
+    def _branch_grid(self, channel: Channel) -> float:
+        """The largest power of two that divides what a channel's branch holds, behind its ReLU."""
+        if channel in self.stream.snaps:
+            return 1.0
+        return min(
+            self.stream.hull(channel.row, self.facts).step
+            * float(lowest_bit(np.array(channel.taps)).min()),
+            float(lowest_bit(channel.offset)),
+        )
+
+    def grid_of(self, channel: Channel) -> float:
+        """The largest power of two that divides every value of a channel; 0 where continuous."""
+        grid = self._branch_grid(channel)
+        if channel.mode == "sum" and channel.factor != 1:
+            return 0.0
+        if channel.gate is None:
+            return grid
+        other = self.stream.hull(channel.gate, self.facts).step
+        if channel in self.stream.snaps:
+            return 1.0
+        return 0.0 if not (grid and other) else grid * other
+
+    def _write(self, number: int, site: Site, terms: Sequence[tuple[int, float]]) -> Total:
+        size, grid, error = 0.0, np.inf, 0.0
+        for index, weight in terms:
+            channel = site.channels[index]
+            size += abs(weight) * self.size_of(site, channel)
+            grid = min(grid, float(lowest_bit(weight)) * self.grid_of(channel))
+            error += abs(weight) * self._errors[number, channel]
+        total = Total(size, grid, error)
+        if not self._fits(total):
+            error += self._rounding(total, [weight for _, weight in terms])
+        return total._replace(error=error)
+
+    # ------------------------------------------------------------ rows
+
+    def _row(self, row: Row) -> Total:
+        """A row over the stream: size, grid, and error with its own rounding."""
+        total = self._atoms(row)
+        read = self.stream.read(row)
+        error = sum(abs(weight) * float(self._signals[place]) for place, weight in read.items())
+        if not self._fits(total) or not row.exact:
+            error += self._rounding(total, list(read.values()))
+        return total._replace(error=error)
+
+    def _atoms(self, row: Row) -> Total:
+        size = abs(row.bias)
+        for (node, channel), weight in row.terms:
+            size += abs(weight) * float(self.facts[node].magnitude[channel])
+        return Total(size, self.stream.hull(row, self.facts).step)
+
+    def _greatest_term(self, row: Row) -> float:
+        places = self.stream.read(row)
+        return max((abs(w) * float(self._signals[place]) for place, w in places.items()), default=0)
+
+    def _rounding(self, total: Total, weights: Sequence[float]) -> float:
+        """What a sum of weighted terms is off by at most, were its terms right and no sum exact.
+
+        A term times a power of two is not rounded, and so a single one costs nothing.
+        """
+        odd = any(abs(weight) != lowest_bit(weight) for weight in weights)
+        roundings = max(len(weights) - 1, 0) + 2 * odd
+        gamma = roundings * self.numerics.unit
+        return gamma / (1 - gamma) * total.size
+
+
+def _boolean(hull: Hull) -> bool:
+    return hull.low >= 0 and hull.high <= 1 and hull.step >= 1
+
+
+def _owners(stream: Stream, site: Site) -> dict[Channel, int]:
+    """A node that each channel helps to make, for messages."""
+    found: dict[Channel, int] = {}
+    for place, terms in site.writes.items():
+        for index, _ in terms:
+            found.setdefault(site.channels[index], stream.signals[place - 1].terms[0][0][0])
+    return found

@@ -1,0 +1,767 @@
+"""What the networks of the residual targets share: all but the block of a layer.
+
+A token's embedding enters a residual stream, every layer adds to the stream, and a final RMSNorm is
+read by the program's outputs and by the language model's head. The layers have equal shapes, so
+their parameters are kept one upon the other and `lax.scan` runs the layers: XLA then compiles one
+layer however many there are. Within a layer whole sequences pass at once, except for the
+recurrence itself, h = decay * h + increment, which is a `lax.scan` over time: token by token, so
+every rounding is the same as in step mode and in the reference classes. On a CPU it is the fastest
+way too: compiled by itself the loop takes 0.05 ms for 1000 tokens of 32 channels, and
+`lax.associative_scan` 0.14 ms; at a batch of 64 and 256 channels it is 170 ms against 340 ms.
+
+All activations are float32, time first: (time, batch, ...).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from lsrl.backends.base import Network
+from lsrl.backends.cell_network import _check_sums, _precise, _value
+from lsrl.errors import InputError, SelfTestError, ShapeError
+from lsrl.ir.numbers import Array
+
+LayerParameters: TypeAlias = dict[str, jax.Array]  # by the reference's names inside a layer
+LayerState: TypeAlias = dict[str, jax.Array]  # (batch, ...)
+State: TypeAlias = dict[str, jax.Array]  # (*batch_shape, layers, ...), "position" (*batch_shape,)
+Parameters: TypeAlias = dict[str, Any]  # of `ResidualNetwork.parameters`
+
+# Tokens of all sequences at a time by default, and of each at least: activations of one layer are
+# what grows with it. Larger ones are slower on a CPU, since they leave its caches.
+CHUNK = 1 << 12
+LEAST_CHUNK = 16
+DTYPE = "float32"
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualWeights:
+    """The weights of a network.
+
+    Attributes:
+      tables: per program input, (symbols, d) of a token input, or None.
+      kernels: per program input, (input width, d) of a vector input, or None. An input that has
+        neither is not read.
+      input_bias: (d,), added to the embedding; zeros when a table carries the constant channel.
+      blocks: first to last, a layer's parameters by the names and in the shapes of the reference
+        class; all layers have the same.
+      final_norm: (d,), the weight of the last norm, as the reference stores it.
+      output_kernel: (d, outputs), the program's outputs, read off the final norm's output.
+      head: (vocabulary, d), lm_head.weight, where there is one.
+      embedding_scale: what the reference multiplies embeddings by, so what tables, kernels and
+        input_bias were divided by.
+      eps: of all norms.
+      logits_soft_cap: logits are cap * tanh(logits / cap), if not None.
+    """
+
+    tables: tuple[Array | None, ...]
+    kernels: tuple[Array | None, ...]
+    input_bias: Array
+    blocks: tuple[dict[str, Array], ...]
+    final_norm: Array
+    output_kernel: Array
+    head: Array | None
+    embedding_scale: float
+    eps: float
+    logits_soft_cap: float | None
+
+
+class Places(NamedTuple):
+    """Where in their sequences the tokens of a chunk are.
+
+    Attributes:
+      first: (time, batch) bool, whether a token is the first of its sequence.
+      tokens: () int, how many tokens count; those after them only fill up the chunk.
+    """
+
+    first: jax.Array
+    tokens: jax.Array
+
+
+# A layer's parameters, stream (time, batch, d), state, places and eps to the stream and state.
+Block: TypeAlias = Callable[
+    [LayerParameters, jax.Array, LayerState, Places, float], tuple[jax.Array, LayerState]
+]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is no parameter in a network; hashable, so jit can take it as a static argument.
+
+    Attributes:
+      block: the layer.
+      gain_offset: a norm's gain is this plus its weight.
+      inputs: per program input "tables", "kernels" or "" (not read).
+      embedding_scale: see ResidualWeights.
+      eps: see ResidualWeights.
+      logits_soft_cap: see ResidualWeights.
+    """
+
+    block: Block
+    gain_offset: float
+    inputs: tuple[str, ...]
+    embedding_scale: float
+    eps: float
+    logits_soft_cap: float | None
+
+
+# ---------------------------------------------------------------- parts of blocks
+
+
+def rms_norm(values: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
+    """Scale to gain * (x / sqrt(mean(x^2) + eps)), rounded as the reference classes do.
+
+    `lax.rsqrt` of XLA on the CPU is exact at every power of four, as 1 / sqrt(x) is.
+    """
+    mean_square = jnp.mean(values * values, axis=-1, keepdims=True)
+    return _aligned(gain, values) * (values * lax.rsqrt(mean_square + eps))
+
+
+def linear(values: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """(..., in) to (..., out) by a weight (out, in), as torch stores it."""
+    result = jnp.einsum("...i,oi->...o", values, weight)
+    return result if bias is None else result + _aligned(bias, result)
+
+
+def causal_convolution(
+    values: jax.Array, weight: jax.Array, bias: jax.Array, tail: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Convolve each channel over time.
+
+    Args:
+      values: (time, batch, channels).
+      weight: (channels, 1, taps), the last tap of the token itself.
+      bias: (channels,).
+      tail: (batch, channels, taps - 1), the values before the first token; zeros at the start.
+      count: how many tokens count.
+
+    Returns:
+      (time, batch, channels), and the tail after `count` tokens.
+    """
+    tokens, taps = values.shape[0], weight.shape[-1]
+    padded = jnp.concatenate([jnp.moveaxis(tail, -1, 0), values])
+    total = padded[:tokens] * _aligned(weight[:, 0, 0], values)
+    for tap in range(1, taps):
+        total = total + padded[tap : tap + tokens] * _aligned(weight[:, 0, tap], values)
+    rest = lax.dynamic_slice_in_dim(padded, count, taps - 1)
+    return total + _aligned(bias, total), jnp.moveaxis(rest, 0, -1)
+
+
+def recurrence(
+    decay: jax.Array, increment: jax.Array, before: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Run h = decay * h + increment, in the order of the tokens.
+
+    Args:
+      decay: (time, ...).
+      increment: (time, ...).
+      before: (...), the state before the first token.
+      count: how many tokens count.
+
+    Returns:
+      (time, ...), the states after each token, and the one after `count` tokens.
+    """
+
+    def token(state: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        state = now[0] * state + now[1]
+        return state, state
+
+    states = lax.scan(token, before, (decay, increment))[1]
+    return states, lax.dynamic_index_in_dim(states, count - 1, keepdims=False)
+
+
+def _aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
+    """A vector of channels with as many axes as `values`; jax may forbid implicit ones."""
+    return vector.reshape((1,) * (values.ndim - 1) + vector.shape)
+
+
+# ---------------------------------------------------------------- pure functions
+
+
+def _embed(
+    parameters: Parameters, structure: Structure, inputs: Sequence[jax.Array], like: jax.Array
+) -> jax.Array:
+    """Inputs (time, batch, ...) to the stream (time, batch, d); `like` is (time, batch)."""
+    bias = parameters["input_bias"]
+    stream = jnp.broadcast_to(bias, (*like.shape, bias.shape[0]))
+    for kind, signal, values in zip(structure.inputs, inputs, parameters["inputs"], strict=True):
+        if kind == "tables":
+            stream = stream + values[signal]
+        elif kind == "kernels":
+            stream = stream + jnp.einsum("...i,io->...o", signal, values)
+    return stream * structure.embedding_scale
+
+
+def _forward(
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    inputs: Sequence[jax.Array],
+    count: jax.Array,
+    kernel: str,
+) -> tuple[jax.Array, State]:
+    """Run a chunk.
+
+    Args:
+      parameters: of `ResidualNetwork.parameters`.
+      structure: of the network.
+      state: (batch, ...).
+      inputs: per program input (time, batch, ...).
+      count: how many tokens count; those after them change no state.
+      kernel: "output_kernel" or "head", what reads the final norm.
+
+    Returns:
+      (time, batch, outputs) and the new state.
+    """
+    position = state["position"]
+    places = jnp.arange(inputs[0].shape[0], dtype=jnp.int32)[:, None] + position[None]
+    stream = _embed(parameters, structure, inputs, places)
+    where = Places(places == 0, count)
+
+    def layer(
+        stream: jax.Array, now: tuple[LayerParameters, LayerState]
+    ) -> tuple[jax.Array, LayerState]:
+        return structure.block(now[0], stream, now[1], where, structure.eps)
+
+    carried = {name: jnp.moveaxis(x, 1, 0) for name, x in state.items() if name != "position"}
+    if parameters["layers"]:
+        stream, carried = lax.scan(layer, stream, (parameters["layers"], carried))
+    after = {name: jnp.moveaxis(x, 0, 1) for name, x in carried.items()}
+    # Only position 0 is special, and sequences may be longer than int32 counts.
+    after["position"] = jnp.minimum(position, 1 << 30) + count
+    gain = structure.gain_offset + parameters["final_norm"]
+    normed = rms_norm(stream, gain, structure.eps)
+    if kernel == "output_kernel":
+        return jnp.dot(normed, parameters["output_kernel"]), after
+    logits, cap = linear(normed, parameters["head"]), structure.logits_soft_cap
+    return (logits if cap is None else jnp.tanh(logits / cap) * cap), after
+
+
+def _run_chunk(
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    inputs: Sequence[jax.Array],
+    count: jax.Array,
+    kernel: str,
+) -> tuple[jax.Array, State]:
+    """As `_forward`, from inputs (batch, time, ...) to outputs (batch, time, outputs)."""
+    turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
+    outputs, state = _forward(parameters, structure, state, turned, count, kernel)
+    return jnp.moveaxis(outputs, 0, 1), state
+
+
+def apply_step(
+    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, State]:
+    """Run one token.
+
+    Args:
+      parameters: of `ResidualNetwork.parameters`.
+      structure: of the network.
+      state: of any batch shape.
+      inputs: per program input, token ids (*batch_shape,) or vectors (*batch_shape, width).
+
+    Returns:
+      (*batch_shape, outputs) and the new state.
+    """
+    batch_shape = state["position"].shape
+    rank = len(batch_shape)
+    # One sequence a row, for whatever batch shape.
+    flat = {name: x.reshape(-1, *x.shape[rank:]) for name, x in state.items()}
+    token = tuple(jnp.asarray(x) for x in inputs)
+    token = tuple(x.reshape(1, -1, *x.shape[rank:]) for x in token)
+    outputs, after = _forward(parameters, structure, flat, token, jnp.int32(1), "output_kernel")
+    return outputs.reshape(*batch_shape, outputs.shape[-1]), {
+        name: x.reshape(*batch_shape, *x.shape[1:]) for name, x in after.items()
+    }
+
+
+_Generation: TypeAlias = tuple[State, jax.Array, jax.Array]  # state, last ids, all (room, batch)
+
+
+def _continue(
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    first: jax.Array,
+    steps: jax.Array,
+    room: int,
+) -> jax.Array:
+    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
+    start = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
+
+    def token(place: jax.Array, carry: _Generation) -> _Generation:
+        # `tokens` is only written here: were it read too, every step would copy it.
+        state, last, tokens = carry
+        outputs, state = apply_step(parameters, structure, state, (last,))
+        following = jnp.rint(outputs[..., 0]).astype(jnp.int32)
+        return state, following, tokens.at[place].set(following)
+
+    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, first, start))[2]
+    return filled.T
+
+
+_jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
+_jitted_run = partial(jax.jit, static_argnums=(1, 5))(_run_chunk)
+_jitted_continue = partial(jax.jit, static_argnums=(1, 5))(_continue)
+
+
+# ---------------------------------------------------------------- the module
+
+
+class ResidualNetwork(nnx.Module, Network):
+    """Blocks of a reference class on a residual stream, between an input map and an output map.
+
+    `inputs` of all methods is a tuple with one array per program input, token ids or vectors. One
+    parameter here is one of the reference class, of all layers at once; `parameter_arrays` names
+    them one a layer, as the reference class does.
+
+    Attributes:
+      input_maps: per program input that is read, by its number, its table or kernel.
+      input_bias: (d,).
+      layers: by the reference's names inside a layer, (layers, ...).
+      final_norm: (d,).
+      output_kernel: (d, outputs).
+      head: (vocabulary, d), or None.
+      structure: what is no parameter.
+    """
+
+    # The reference's names outside of its layers, and what it adds to the weight of a norm.
+    embedding_name: ClassVar[str]
+    layers_name: ClassVar[str]
+    final_norm_name: ClassVar[str]
+    gain_offset: ClassVar[float]
+
+    def __init__(self, weights: ResidualWeights) -> None:
+        """Make a network.
+
+        Args:
+          weights: of the network; cast to float32.
+
+        Raises:
+          ShapeError: layers of different shapes, or parameters that don't fit together.
+        """
+        _check(weights)
+        maps = list(zip(weights.tables, weights.kernels, strict=True))
+        self.structure = Structure(
+            type(self).block,
+            self.gain_offset,
+            tuple(
+                "tables" if t is not None else "kernels" if k is not None else "" for t, k in maps
+            ),
+            float(weights.embedding_scale),
+            float(weights.eps),
+            None if weights.logits_soft_cap is None else float(weights.logits_soft_cap),
+        )
+        self.input_maps = nnx.Dict(
+            {
+                f"{number}": _parameter(table if table is not None else kernel)
+                for number, (table, kernel) in enumerate(maps)
+                if table is not None or kernel is not None
+            }
+        )
+        self.input_bias = _parameter(weights.input_bias)
+        self.layers = nnx.Dict(
+            {
+                name: _parameter(np.stack([block[name] for block in weights.blocks]))
+                for name in (weights.blocks[0] if weights.blocks else ())
+            }
+        )
+        self.depth = len(weights.blocks)
+        self.final_norm = _parameter(weights.final_norm)
+        self.output_kernel = _parameter(weights.output_kernel)
+        self.head = None if weights.head is None else _parameter(weights.head)
+
+    # ------------------------------------------------------------ what a subclass says
+
+    @staticmethod
+    @abstractmethod
+    def block(
+        weights: LayerParameters, stream: jax.Array, state: LayerState, places: Places, eps: float
+    ) -> tuple[jax.Array, LayerState]:
+        """Run one layer.
+
+        Args:
+          weights: of the layer.
+          stream: (time, batch, d).
+          state: of the layer, (batch, ...).
+          places: where in their sequences the tokens are.
+          eps: of the norms.
+
+        Returns:
+          The stream after the layer, and its state after `places.tokens` tokens.
+        """
+
+    @abstractmethod
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of a layer's state, for one sequence."""
+
+    @abstractmethod
+    def self_test(self) -> None:
+        """Check what exactness relies on, on the device at hand.
+
+        Raises:
+          SelfTestError: names the operation that fails, and the device.
+        """
+
+    # ------------------------------------------------------------ parameters
+
+    def _places(self) -> dict[str, tuple[Any, str, int | None]]:
+        """Per name of a parameter its owner, the attribute there, and the layer if it is of one."""
+        places: dict[str, tuple[Any, str, int | None]] = {}
+        tokens = 0
+        for number, kind in enumerate(self.structure.inputs):
+            if kind:
+                # The first table is the reference's embedding; the reference has no others.
+                first = kind == "tables" and not tokens
+                name = self.embedding_name if first else f"{kind}.{number}"
+                tokens += kind == "tables"
+                places[name] = (self.input_maps, f"{number}", None)
+        places["input_bias"] = (self, "input_bias", None)
+        for layer in range(self.depth):
+            for name in self.layers:
+                places[f"{self.layers_name}.{layer}.{name}"] = (self.layers, name, layer)
+        places[self.final_norm_name] = (self, "final_norm", None)
+        if self.head is not None:
+            places["lm_head.weight"] = (self, "head", None)
+        places["output_kernel"] = (self, "output_kernel", None)
+        return places
+
+    def parameter_arrays(self) -> dict[str, Array]:
+        """All parameters, as numpy arrays, by the names of the reference class where it has them.
+
+        Inputs after the first are "tables.1" or "kernels.1"; a first one of vectors, "kernels.0".
+        """
+        whole: dict[tuple[int, str], Array] = {}
+        arrays = {}
+        for name, (owner, attribute, layer) in self._places().items():
+            key = (id(owner), attribute)
+            if key not in whole:
+                whole[key] = np.asarray(_value(getattr(owner, attribute)))
+            arrays[name] = whole[key] if layer is None else whole[key][layer]
+        return arrays
+
+    def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
+        """Set parameters by name.
+
+        Args:
+          arrays: some or all of the names of `parameter_arrays`; cast to float32.
+
+        Raises:
+          ShapeError: an unknown name, or another shape than the parameter has.
+        """
+        places, known = self._places(), self.parameter_arrays()
+        for name, array in arrays.items():
+            if name not in places:
+                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
+            if array.shape != known[name].shape:
+                raise ShapeError(
+                    f"parameter {name!r} has shape {known[name].shape}, got {array.shape}"
+                )
+        changed: dict[tuple[int, str], tuple[Any, Array]] = {}
+        for name, array in arrays.items():
+            owner, attribute, layer = places[name]
+            key = (id(owner), attribute)
+            if key not in changed:
+                changed[key] = (owner, np.array(_value(getattr(owner, attribute))))
+            changed[key][1][... if layer is None else layer] = np.asarray(array, DTYPE)
+        for (_, attribute), (owner, values) in changed.items():
+            setattr(owner, attribute, _parameter(values))
+
+    def parameters(self) -> Parameters:
+        """The parameters as a pytree, as the pure functions take them."""
+        return {
+            "inputs": tuple(
+                _value(self.input_maps[f"{number}"]) if kind else None
+                for number, kind in enumerate(self.structure.inputs)
+            ),
+            "input_bias": _value(self.input_bias),
+            "layers": {name: _value(parameter) for name, parameter in self.layers.items()},
+            "final_norm": _value(self.final_norm),
+            "output_kernel": _value(self.output_kernel),
+            "head": None if self.head is None else _value(self.head),
+        }
+
+    @property
+    def num_parameters(self) -> int:
+        """Every entry of every parameter array, zeros included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.parameters()))
+
+    @property
+    def width(self) -> int:
+        """Channels of the residual stream, d."""
+        return int(_value(self.final_norm).shape[0])
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of parameters, states and outputs."""
+        return DTYPE
+
+    # ------------------------------------------------------------ running
+
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+        """The state before the first token.
+
+        Returns:
+          By name (*batch_shape, layers, ...), zeros; and "position" (*batch_shape,), the number of
+          tokens so far.
+        """
+        shapes = self.state_shapes() if self.depth else {}
+        state = {
+            name: jnp.asarray(np.zeros((*batch_shape, self.depth, *shape), DTYPE))
+            for name, shape in shapes.items()
+        }
+        return {**state, "position": jnp.asarray(np.zeros(batch_shape, np.int32))}
+
+    def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
+        """Run one token.
+
+        Args:
+          state: of `init_state` or the last step.
+          inputs: per program input, ids (*batch_shape,) or vectors (*batch_shape, width).
+
+        Returns:
+          (*batch_shape, outputs) and the new state.
+        """
+        with _precise(DTYPE):
+            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            return output, after
+
+    def run(
+        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
+    ) -> Array:
+        """Run whole sequences.
+
+        Args:
+          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
+          chunk: most tokens of a sequence at a time; memory grows with it.
+          state: to start from; the initial state if None.
+
+        Returns:
+          (batch, time, outputs), numpy, float32.
+        """
+        return self._run(inputs, chunk, state, "output_kernel")[0]
+
+    def run_with_state(
+        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
+    ) -> tuple[Array, State]:
+        """Run whole sequences as `run` does, and return the state after the last token too."""
+        return self._run(inputs, chunk, state, "output_kernel")
+
+    def logits(self, inputs: Sequence[Any], chunk: int | None = None) -> Array:
+        """The scores of every symbol as the next token, as the reference class gives them.
+
+        Args:
+          inputs: one token input, ids (batch, time).
+          chunk: most tokens of a sequence at a time.
+
+        Returns:
+          (batch, time, vocabulary), numpy, float32; under the soft cap where there is one.
+
+        Raises:
+          InputError: the program's output is no token, so there is no head.
+        """
+        if self.head is None:
+            raise InputError(
+                "logits: this network has no head, since its program has not one token input and "
+                "a token output; declare the output's type, or use run(...)"
+            )
+        return self._run(inputs, chunk, None, "head")[0]
+
+    def _run(
+        self, inputs: Sequence[Any], chunk: int | None, state: State | None, kernel: str
+    ) -> tuple[Array, State]:
+        arrays = tuple(np.asarray(x) for x in inputs)
+        batch, tokens = arrays[0].shape[:2]
+        most = max(LEAST_CHUNK, CHUNK // max(batch, 1)) if chunk is None else chunk
+        size = min(most, _rounded_up(tokens))
+        state = self.init_state((batch,)) if state is None else state
+        outputs = []
+        with _precise(DTYPE):
+            parameters = self.parameters()
+            for start in range(0, tokens, size):
+                part = tuple(x[:, start : start + size] for x in arrays)
+                count = part[0].shape[1]
+                # The last chunk is filled up, so that it needs no compilation of its own.
+                part = tuple(
+                    np.pad(x, ((0, 0), (0, size - count)) + ((0, 0),) * (x.ndim - 2)) for x in part
+                )
+                output, state = _jitted_run(
+                    parameters, self.structure, state, part, jnp.int32(count), kernel
+                )
+                outputs.append(np.asarray(output)[:, :count])
+        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
+
+    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
+        """Continue prompts: the first output at a token, rounded, is the id of the next token.
+
+        Args:
+          inputs: one token input, ids (batch, time).
+          steps: how many tokens to add, at least 1.
+
+        Returns:
+          (batch, steps) int32, the ids after the prompts.
+        """
+        outputs, state = self.run_with_state(inputs)
+        first = np.rint(outputs[:, -1, 0]).astype(np.int32)
+        # Few sizes of the buffer, so few compilations.
+        room = 1 << (steps - 1).bit_length()
+        with _precise(DTYPE):
+            tokens = _jitted_continue(
+                self.parameters(), self.structure, state, first, jnp.int32(steps), room
+            )
+            return np.asarray(tokens)[:, :steps]
+
+
+def _parameter(values: Any) -> nnx.Param[jax.Array]:
+    return nnx.Param(jnp.asarray(np.asarray(values, DTYPE)))
+
+
+def _rounded_up(tokens: int) -> int:
+    """A length at least as long, of few, so that few are compiled: four an octave from 16 on."""
+    grain = max(16, 1 << max(0, (tokens - 1).bit_length() - 3))
+    return -(-tokens // grain) * grain
+
+
+def _check(weights: ResidualWeights) -> None:
+    """Raise ShapeError unless the layers are alike and the maps fit the stream."""
+    width = weights.final_norm.shape[0]
+    maps = {
+        "input_bias": weights.input_bias,
+        "output_kernel": weights.output_kernel.T,
+        "head": weights.head,
+        **{f"tables.{number}": table for number, table in enumerate(weights.tables)},
+        **{f"kernels.{number}": kernel for number, kernel in enumerate(weights.kernels)},
+    }
+    for name, values in maps.items():
+        if values is not None and values.shape[-1] != width:
+            raise ShapeError(f"{name}: expected {width} channels, got {values.shape[-1]}")
+    for number, block in enumerate(weights.blocks):
+        expected = {name: values.shape for name, values in weights.blocks[0].items()}
+        shapes = {name: values.shape for name, values in block.items()}
+        if shapes != expected:
+            raise ShapeError(f"layer {number}: expected the shapes {expected}, got {shapes}")
+
+
+# ---------------------------------------------------------------- the device at hand
+
+
+class OperationTest(NamedTuple):
+    """One operation with the values that it must give.
+
+    Attributes:
+      name: of the operation, and what is expected of it.
+      function: of one array; run under jit.
+      inputs: one axis.
+      expected: likewise.
+    """
+
+    name: str
+    function: Callable[[jax.Array], jax.Array]
+    inputs: Array
+    expected: Array
+
+
+def sizes_from(least: float) -> Array:
+    """Positive float32 numbers from `least` to nearly the largest: dense at first, then sparse."""
+    return np.concatenate(
+        [
+            np.linspace(least, 4 * least, 4097),
+            np.exp2(np.arange(8 * np.log2(4 * least), 8 * 126) / 8),
+        ]
+    ).astype(DTYPE)
+
+
+def norm_operations(eps: float) -> tuple[OperationTest, ...]:
+    """Tests of rsqrt at powers of four, of which the mean square is one."""
+    exponents = np.arange(-62, 63)
+    powers = np.ldexp(np.ones(len(exponents), DTYPE), exponents)
+    return (
+        OperationTest("rsqrt(4^n) == 2^-n", lax.rsqrt, powers * powers, 1 / powers),
+        OperationTest(
+            "rsqrt(2^80 + eps) == 2^-40",
+            lambda x: lax.rsqrt(x + eps),
+            np.full(33, 2.0**80, DTYPE),
+            np.full(33, 2.0**-40, DTYPE),
+        ),
+    )
+
+
+def check_operations(tests: Sequence[OperationTest], advice: str = "") -> None:
+    """Run operations under jit: on one long array, singly, and fused with a norm and a product.
+
+    XLA compiles these unlike: on a CPU, a large norm, the matrix product that reads it and what
+    follows are handed to a library as a whole, and that one has another tanh, for one.
+
+    Raises:
+      SelfTestError: an operation gives another value.
+    """
+    identity = np.eye(16, dtype=DTYPE)
+    with _precise(DTYPE):
+        for test in tests:
+            function = jax.jit(test.function)
+            ends = [test.inputs[:1], test.inputs[len(test.inputs) // 2 :][:1], test.inputs[-1:]]
+            large = np.resize(test.inputs, (4096, 16))
+            # Times zero, the largest numbers still are zero.
+            behind = jax.jit(partial(_behind_product, test.function))
+            for got, inputs, expected in (
+                (function(test.inputs), test.inputs, test.expected),
+                (
+                    np.concatenate([function(x) for x in ends]),
+                    np.concatenate(ends),
+                    [test.expected[i] for i in (0, len(test.inputs) // 2, -1)],
+                ),
+                (behind(large, identity), large, np.resize(test.expected, large.shape)),
+            ):
+                wrong = np.asarray(got) != np.asarray(expected)
+                if wrong.any():
+                    at, wanted, found = (np.asarray(x)[wrong][0] for x in (inputs, expected, got))
+                    raise SelfTestError(
+                        f"{test.name} fails in {DTYPE} on {jax.devices()[0]}: at {float(at)!r} "
+                        f"expected {float(wanted)!r}, got {float(found)!r}{advice}"
+                    )
+
+
+def _behind_product(
+    function: Callable[[jax.Array], jax.Array], values: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    # Of ones, so the norm changes nothing.
+    ones = jnp.broadcast_to(kernel.sum(axis=0), values.shape)
+    scale = lax.rsqrt(jnp.mean((values * 0 + ones) ** 2, axis=-1, keepdims=True))
+    return function(jnp.dot(values * scale, kernel))
+
+
+def check_norm(width: int, eps: float) -> None:
+    """Check that the norm scales a stream with a constant channel exactly, and matrix products.
+
+    Raises:
+      SelfTestError: they round.
+    """
+    with _precise(DTYPE):
+        _check_sums(DTYPE)
+        # The constant channels hold 2^40 times these; their squares add up to the width.
+        digits = [n for n in range(13) for _ in range(width // 4**n % 4)]
+        size = 2.0**40
+        # As many rows as a chunk has, since XLA compiles few of them in another way.
+        values = np.zeros((CHUNK, 1, width), DTYPE)
+        rng = np.random.default_rng(0)
+        values[..., len(digits) :] = rng.integers(-(2**24), 2**24, values.shape)[..., len(digits) :]
+        values[..., : len(digits)] = size * 2.0 ** np.array(digits)
+        gain = np.full(width, size, DTYPE)
+        gain[: len(digits)] = 2.0 ** -np.array(digits, float)
+        expected = values.copy()
+        expected[..., : len(digits)] = 1
+        got = np.asarray(jax.jit(rms_norm, static_argnums=2)(values, gain, eps))
+    if not np.array_equal(got, expected):
+        raise SelfTestError(
+            f"the RMSNorm over {width} channels is no exact scaling on {jax.devices()[0]}: "
+            f"expected {expected[got != expected][0]!r}, got {got[got != expected][0]!r}"
+        )

@@ -1,0 +1,275 @@
+"""What the residual targets share: refusals, layout, certificate, embedding and head."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from lsrl.backends.base import Backend
+from lsrl.backends.residual import (
+    Packer,
+    Row,
+    Stream,
+    lay_out,
+)
+from lsrl.backends.residual_certificate import SHARP, SIZE, ResidualAnalysis
+from lsrl.backends.residual_network import ResidualNetwork, ResidualWeights
+from lsrl.errors import LsrlError, PrecisionError
+from lsrl.ir.bounds import Facts
+from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.ir.ops import (
+    Affine,
+    Bound,
+    Constant,
+    Delay,
+    Hold,
+    Input,
+    LinearState,
+    Lookup,
+    Op,
+    Product,
+    RecurrentState,
+    Relu,
+    SelectiveState,
+    ThresholdState,
+    is_token,
+)
+from lsrl.ir.structure import components, is_ring
+from lsrl.ir.types import Token
+from lsrl.numerics import Numerics, numerics_of
+from lsrl.schedule import Levels
+from lsrl.target import Capabilities
+
+EPS = 1e-5
+# A gate at 32 is open: SiLU(32) = GeLU(32) = 32, and softplus(32) = 32.
+OPEN = 32.0
+# A ring of n channels takes n phases and n^2 gates.
+MAX_RING = 64
+
+
+class ResidualBackend(Backend):
+    """A target whose blocks read and write a residual stream.
+
+    Attributes:
+      packer: which inner channels make which values.
+      saturates: SiLU or GeLU is a ReLU beyond this size.
+      scales_embedding: whether the reference multiplies embeddings by sqrt(d).
+      stored_gain: what the reference adds to a norm's stored gain.
+    """
+
+    features: ClassVar[dict[str, str]] = {
+        "linear state": "real decay in [0, 1], delays, rings up to max_length",
+        "select/gate with a {0,1} operand": "yes",
+        "product of two signals": "yes",
+        "selective": "yes",
+        "threshold": "no",
+        "recurrent": "no",
+    }
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        native=frozenset(
+            {Input, Lookup, Constant, Affine, Bound, Relu, Product, Delay, LinearState, Hold}
+        ),
+        boolean_product=True,
+        general_product=True,
+        longest_delay=3,
+        diagonal=True,
+    )
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    dtype_reason: ClassVar[str] = (
+        "the reference classes compute norms in float32, so float64 gains nothing; bfloat16 breaks "
+        "running sums and float16 overflows in the norm; write dtype='float32', or choose "
+        "linear_rnn or lstm for other dtypes"
+    )
+    packer: ClassVar[type[Packer]]
+    saturates: ClassVar[float]
+    scales_embedding: ClassVar[bool] = False
+    stored_gain: ClassVar[float] = 0.0
+
+    def refusal(self, op: Op, operands: list[Facts]) -> str | None:
+        """What a selective scan can't hold."""
+        if isinstance(op, SelectiveState):
+            return None
+        if isinstance(op, ThresholdState | RecurrentState):
+            return super().refusal(op, operands)
+        return _obstacle(op) if isinstance(op, LinearState) else None
+
+    def schedule(self, graph: Graph, levels: Levels | None) -> Stream:
+        """The layout; it follows from the graph, so there are no levels to keep."""
+        return lay_out(self.packer(graph))
+
+    def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
+        """The certificate's conditions, over the channels of the blocks."""
+        return lambda tokens: ResidualAnalysis(schedule, numerics, tokens)
+
+    def bits_needed(self, schedule: Stream, tokens: int) -> int | None:
+        """Over the channels of the blocks."""
+        return ResidualAnalysis(schedule, numerics_of("float32"), tokens).bits_needed()
+
+    def lower(self, schedule: Stream, numerics: Numerics) -> ResidualNetwork:
+        """The network with the layout's weights."""
+        width = stream_width(max(schedule.width, self.inner_width(schedule)))
+        lowered = Lowered(schedule, width, self.saturates)
+        scale = lowered.root if self.scales_embedding else 1.0
+        tables, kernels, bias = _embedding(lowered, scale)
+        output = np.stack([lowered.reading(row) for row in schedule.output], axis=1)
+        weights = ResidualWeights(
+            tables=tables,
+            kernels=kernels,
+            input_bias=bias,
+            blocks=self.blocks(lowered),
+            final_norm=lowered.norm() - self.stored_gain,
+            output_kernel=output,
+            head=None,
+            embedding_scale=scale,
+            eps=EPS,
+            logits_soft_cap=None,
+        )
+        _check_range(self.name, weights.blocks)
+        return self.network(weights)
+
+    @abstractmethod
+    def network(self, weights: ResidualWeights) -> ResidualNetwork:
+        """The flax module with these weights."""
+
+    @abstractmethod
+    def blocks(self, lowered: "Lowered") -> tuple[dict[str, Array], ...]:
+        """The parameters of every block."""
+
+    @abstractmethod
+    def inner_width(self, stream: Stream) -> int:
+        """Channels of the stream that the blocks themselves ask for."""
+
+
+def _obstacle(op: LinearState) -> str | None:
+    """Why a state has no form without coupling, or None if it has; see `lsrl.passes.diagonal`."""
+    transition = op.transition.csr
+    for channels in components(op.transition):
+        block = transition[channels][:, channels]
+        if len(channels) == 1:
+            factor = float(block.toarray()[0, 0])
+            if not 0 <= factor <= 1:
+                kind = "negative" if factor < 0 else "greater than 1"
+                return (
+                    f"its factor {factor:g} is {kind}, and a selective scan has eigenvalues from 0 "
+                    "to 1 only (Gu and Dao 2023; Grazzi et al. 2024); write x mod 2 by lsrl.mod of "
+                    "a running sum, or choose a target with any A, such as linear_rnn or lstm"
+                )
+        elif not is_ring(block):
+            return (
+                "its channels are coupled in both directions, as in a rotation, and a selective "
+                "scan has no coupling and no complex eigenvalues (Sarrof et al. 2024); choose a "
+                "target with any A, such as linear_rnn or lstm"
+            )
+        elif len(channels) > MAX_RING:
+            return f"its ring of {len(channels)} channels is longer than {MAX_RING}"
+    return None
+
+
+class Lowered:
+    """A stream with numbers: its width, and rows as weights on the normed stream.
+
+    Attributes:
+      stream: the layout.
+      width: d = 4^k, so that sqrt(d) is a power of two.
+    """
+
+    def __init__(self, stream: Stream, width: int, saturates: float) -> None:
+        """Take a layout; `saturates` is where the target's activation is a ReLU."""
+        self.stream = stream
+        self.width = width
+        self.root = float(np.sqrt(width))
+        self._saturates = saturates
+
+    def reading(self, row: Row) -> Array:
+        """(width,) weights of a row; the constant channel carries its bias."""
+        found = np.zeros(self.width)
+        for place, weight in self.stream.read(row).items():
+            found[place] = weight
+        return found
+
+    def scale(self, row: Row) -> float:
+        """What to multiply a row by, so that the activation of it is a ReLU."""
+        step = self.stream.hull(row).step
+        if step == 0:
+            return SHARP
+        return power_of_two_above(self._saturates / (1.0 if np.isinf(step) else step))
+
+    def constant(self) -> float:
+        """What channel 0 of the stream holds."""
+        return SIZE * self.root
+
+    def norm(self) -> Array:
+        """(width,) gains that make a norm divide by nothing but what they multiply by."""
+        gains = np.full(self.width, SIZE)
+        gains[0] = 1 / self.root
+        return gains
+
+
+def stream_width(least: int) -> int:
+    """The smallest 4^k, k >= 1, from `least` on."""
+    width = 4
+    while width < least:
+        width *= 4
+    return width
+
+
+def _check_range(target: str, blocks: tuple[dict[str, Array], ...]) -> None:
+    """Raise PrecisionError where float32 has no finite, normal number for a weight."""
+    largest, tiny = numerics_of("float32").largest, numerics_of("float32").tiny
+    for number, block in enumerate(blocks, start=1):
+        for name, values in block.items():
+            size = np.abs(values[values != 0])
+            if ((size > largest) | (size < tiny) | ~np.isfinite(size)).any():
+                raise PrecisionError(
+                    f"{target}, block {number}: {name} needs weights from {size.min():g} to "
+                    f"{size.max():g}, and float32 holds normal numbers from {tiny:g} to "
+                    f"{largest:g}; narrow the signals with lsrl.bound"
+                )
+
+
+def _embedding(
+    lowered: Lowered, scale: float
+) -> tuple[tuple[Array | None, ...], tuple[Array | None, ...], Array]:
+    """Tables, kernels and bias that put the input's signals and the constant into the stream."""
+    stream = lowered.stream
+    graph = stream.graph
+    inputs = list(graph.inputs.values())
+    tables: list[Array | None] = [None] * len(inputs)
+    kernels: list[Array | None] = [None] * len(inputs)
+    bias = np.zeros(lowered.width)
+    for place, signal in enumerate(stream.signals, start=1):
+        if signal.site >= 0:
+            continue
+        for (node, channel), weight in signal.terms:
+            this = graph.nodes[node]
+            source = this.op if isinstance(this.op, Input) else graph.nodes[this.operands[0]].op
+            if not isinstance(source, Input):
+                raise LsrlError(f"{graph.label(node)} is read at the embedding and is no input")
+            column = _feature(this.op, source, channel)
+            held = tables if is_token(source) else kernels
+            known = held[source.index]
+            table = np.zeros((len(column), lowered.width)) if known is None else known
+            table[:, place] += weight * column / scale
+            held[source.index] = table
+    # The constant comes with a token, so that an embedding is all that a checkpoint needs.
+    for index, op in enumerate(inputs):
+        if isinstance(op.type, Token):
+            known = tables[index]
+            table = np.zeros((op.type.size, lowered.width)) if known is None else known
+            table[:, 0] = lowered.constant() / scale
+            tables[index] = table
+            break
+    else:
+        bias[0] = lowered.constant() / scale
+    return tuple(tables), tuple(kernels), bias
+
+
+def _feature(op: Op, source: Input, channel: int) -> Array:
+    """A channel of what is read of one input, by symbol or by channel of the vector."""
+    if isinstance(op, Lookup):
+        return op.table.dense()[:, channel]
+    if isinstance(source.type, Token):
+        return np.arange(source.type.size, dtype=np.float64)
+    return np.eye(source.type.width)[channel]
