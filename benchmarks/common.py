@@ -80,7 +80,7 @@ def _memory() -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the repeats.
+    """Medians over the repeats, or one of them.
 
     Attributes:
       cpu: seconds of all threads of the process.
@@ -101,26 +101,35 @@ def measure(work: Callable[[], Any], repeats: int = REPEATS) -> Timing:
 def measure_together(
     contestants: Mapping[str, Callable[[], Any]], repeats: int = REPEATS
 ) -> dict[str, Timing]:
+    """Medians of contestants timed in turns; see `sample_together`."""
+    return {
+        name: Timing(
+            statistics.median(timing.cpu for timing in found),
+            statistics.median(timing.wall for timing in found),
+            len(found),
+        )
+        for name, found in sample_together(contestants, repeats).items()
+    }
+
+
+def sample_together(
+    contestants: Mapping[str, Callable[[], Any]], repeats: int = REPEATS
+) -> dict[str, list[Timing]]:
     """Time contestants in turns, so that a slow minute of the machine hits all of them alike.
 
     Each is called once before, to compile and to warm up.
     """
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    samples: dict[str, list[Timing]] = {name: [] for name in contestants}
     for work in contestants.values():
         work()
     for _ in range(repeats):
         for name, work in contestants.items():
             cpu, wall = time.process_time(), time.perf_counter()
             work()
-            samples[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    return {
-        name: Timing(
-            statistics.median(cpu for cpu, _ in found),
-            statistics.median(wall for _, wall in found),
-            len(found),
-        )
-        for name, found in samples.items()
-    }
+            samples[name].append(
+                Timing(time.process_time() - cpu, time.perf_counter() - wall, repeats=1)
+            )
+    return samples
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What compiled tok2tok runs against: the same algorithm by hand, the direct one, a stock LSTM.
+"""What compiled models run against: tok2tok by hand, the direct algorithm, stock flax networks.
 
 Arrays of the hand-written versions are (batch, time), float32.
 """
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+
+from lsrl.backends.cell_network import CellKind, CellNetwork
 
 BLOCK = 64  # tokens that one product of the blocked sum adds up
 
@@ -202,9 +204,9 @@ def lstm_of_size(vocab: int, parameters: int) -> StockLstm:
     return StockLstm(vocab, hidden)
 
 
-def run_lstm(lstm: StockLstm) -> Callable[[np.ndarray], np.ndarray]:
-    """Whole sequences through the LSTM, jitted, from numpy to numpy."""
-    graph, state = nnx.split(lstm)
+def run_stock(network: nnx.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """Whole sequences through a stock network, jitted, from numpy to numpy."""
+    graph, state = nnx.split(network)
     function = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))
     return lambda tokens: np.asarray(function(state, tokens.astype(np.int32)))
 
@@ -225,3 +227,48 @@ def step_lstm(lstm: StockLstm, batch: int) -> Callable[[np.ndarray], np.ndarray]
         return np.stack(outputs, axis=1)
 
     return work
+
+
+# ---------------------------------------------------------------- a stack of stock cells
+
+
+class StockStack(nnx.Module):
+    """flax's cells one upon the other, random weights, all layers in one scan over time."""
+
+    def __init__(self, network: CellNetwork) -> None:
+        """Make one in the shape and dtype of a compiled network with one token input."""
+        rngs = nnx.Rngs(0)
+        common: dict[str, Any] = {
+            "dtype": jnp.dtype(network.dtype), "param_dtype": jnp.dtype(network.dtype), "rngs": rngs
+        }  # fmt: skip
+        makers: dict[CellKind, Callable[..., Any]] = {
+            "relu": partial(nnx.SimpleCell, activation_fn=nnx.relu),
+            "tanh": partial(nnx.SimpleCell, activation_fn=nnx.tanh),
+            "lstm": nnx.OptimizedLSTMCell,
+            "gru": nnx.GRUCell,
+        }
+        make = makers[network.structure.kind]
+        symbols, features = network.input_kernels["0"].shape
+        hidden, outputs = network.output_kernel.shape
+        self.embedding = nnx.Embed(symbols, features, **common)
+        self.cells = nnx.List(
+            [make(cell.in_features, cell.hidden_features, **common) for cell in network.cells]
+        )
+        self.readout = nnx.Linear(hidden, outputs, **common)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """(batch, time) ints to (batch, time, outputs)."""
+
+        def token(carries: tuple[Any, ...], values: jax.Array) -> tuple[Any, jax.Array]:
+            after = []
+            for cell, carry in zip(self.cells, carries, strict=True):
+                following, values = cell(carry, values)
+                after.append(following)
+            return tuple(after), values
+
+        start = tuple(
+            cell.initialize_carry((len(tokens), cell.in_features), nnx.Rngs(0))
+            for cell in self.cells
+        )
+        features = jnp.moveaxis(self.embedding(tokens), 1, 0)
+        return self.readout(jnp.moveaxis(lax.scan(token, start, features)[1], 0, 1))

@@ -1,17 +1,19 @@
 """How fast compiled models run: whole sequences, token by token, and one very long sequence.
 
 tok2tok runs beside the same algorithm written by hand in jax, the direct algorithm, its own weights
-token by token, and a stock flax LSTM of the same number of parameters, in turns in one process.
-Every contestant must give the right answers before its time counts (but the LSTM, which is not
-trained).
+token by token, and a stock flax LSTM of the same number of parameters, in turns in one process;
+models of stock cells beside a stock flax stack of the same shape. Every contestant must give the
+right answers before its time counts (but the LSTM and the stack, which are not trained).
 """
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,15 +42,18 @@ from benchmarks.common import (
     measure_together,
     number,
     panels,
+    sample_together,
     say,
 )
 from benchmarks.workloads import LENGTH, VOCAB, Array, Workload, workloads
-from lsrl.backends.linear_cell import apply_sequence
+from lsrl.backends.linear_cell import apply_sequence, precision
+from lsrl.errors import PrecisionError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TARGETS = ("linear_rnn", "gated_linear_rnn")
+CELL_TARGETS = ("rnn", "rnn_tanh", "lstm", "gru")
 # Short runs are repeated within one sample, up to so many tokens and times.
 TOKENS_A_SAMPLE = 100_000
 MOST_CALLS = 50
@@ -65,6 +70,7 @@ class Plan:
       lengths: of one sequence, for the comparison and the long sequences.
       batch: sequences of the table of programs.
       batch_tokens: tokens of each of them.
+      stacks: of BATCH_TOKENS tokens each, beside stock stacks.
       steps: tokens in step mode.
       memory: programs whose peak memory is taken.
       repeats: of each measurement.
@@ -74,6 +80,7 @@ class Plan:
     lengths: tuple[int, ...] = (100, 1000, 10_000, 100_000, 1_000_000)
     batch: int = 256
     batch_tokens: int = 1000
+    stacks: tuple[int, ...] = (1, 64)
     steps: int = 1000
     memory: tuple[str, ...] = ("tok2tok", "majority")
     repeats: int = REPEATS
@@ -86,7 +93,7 @@ class Plan:
 
 QUICK = Plan(
     batches=(1, 16), lengths=(100, 10_000, 100_000), batch=16, batch_tokens=300, steps=50,
-    memory=("majority",), repeats=2,
+    stacks=(1, 16), memory=("majority",), repeats=2,
 )  # fmt: skip
 
 
@@ -178,7 +185,7 @@ def _compare_at(workload: Workload, batch: int, tokens: int, repeats: int) -> di
         if not np.array_equal(run(*inputs), expected):
             raise BenchmarkError(f"{name} gives other answers at batch {batch} × {tokens} tokens")
     lstm = contestants.lstm_of_size(VOCAB, models["linear_rnn"].num_parameters)
-    runners["LSTM"] = contestants.run_lstm(lstm)
+    runners["LSTM"] = contestants.run_stock(lstm)
     runs = {name: (partial(run, *inputs), batch * tokens) for name, run in runners.items()}
     found = speeds(runs, repeats)
     sums = {name: found.pop(f"by hand, {name}") for name in contestants.CUMULATIVE_SUMS}
@@ -290,6 +297,100 @@ def measure_long(plan: Plan) -> Table:
         rows,
         f"One model a row, compiled for {lengths[-1]:,} tokens. Bar: a ratio of at most 1.2.",
     )
+
+
+# ---------------------------------------------------------------- stock cells beside stock cells
+
+
+def compare_stacks(plan: Plan) -> Table:
+    """Models of stock cells beside stock flax stacks of the same shape with random weights."""
+    rows = [
+        _compare_stack(name, target, batch, plan)
+        for name in ("tok2tok", "majority")
+        for target in CELL_TARGETS
+        for batch in plan.stacks
+    ]
+    return Table(
+        "stacks",
+        f"Stock cells beside a stock flax stack of the same shape, {plan.batch_tokens:,} tokens",
+        {
+            "program": "program",
+            "target": "target",
+            "dtype": "dtype",
+            "layers": "layers",
+            "width": "width",
+            "batch": "batch",
+            "stock": "stock, ms",
+            "network": "network, ms",
+            "model": "Model.run, ms",
+            "ratio": "network to stock",
+            "cpu ratio": "in CPU time",
+            "model ratio": "Model.run to stock",
+            "highest ratio": "network to stock at highest precision",
+        },
+        rows,
+        "Stock: flax's cells with random weights, nnx.Embed before and nnx.Linear after, all "
+        "layers in one lax.scan, jitted, matrix products at the default precision. Network: what "
+        "Model.run calls once it has checked the inputs. All three take numpy arrays and give "
+        f"numpy arrays. Times are medians of {_stack_repeats(plan)} turns, ratios medians of the "
+        "ratios within a turn. float64 where float32 has no room for the program.",
+    )
+
+
+def _stack_repeats(plan: Plan) -> int:
+    """More than elsewhere: the ratios are near their bar."""
+    return 2 * plan.repeats + 1
+
+
+def _compare_stack(name: str, target: str, batch: int, plan: Plan) -> dict[str, Any]:
+    workload = workloads()[name]
+    program = workload.program(plan.batch_tokens)
+    try:
+        model = lsrl.compile(program, target)
+    except PrecisionError:
+        model = lsrl.compile(program, target, dtype="float64")
+    (tokens,) = workload.inputs(batch, plan.batch_tokens)
+    workload.check(model, (tokens,), model.run(tokens))
+    ids = tokens.astype(np.int32)
+    with precision(model.dtype):
+        run = contestants.run_stock(contestants.StockStack(model.module))
+        calls = min(max(1, TOKENS_A_SAMPLE // tokens.size), MOST_CALLS)
+
+        def repeat(work: Callable[[], Any]) -> None:
+            for _ in range(calls):
+                work()
+
+        def highest() -> None:
+            with jax.default_matmul_precision("highest"):
+                run(ids)
+
+        works = {
+            "stock": partial(run, ids),
+            "network": partial(model.module.run, (ids,)),
+            "model": partial(model.run, tokens),
+            "highest": highest,
+        }
+        found = sample_together(
+            {key: partial(repeat, work) for key, work in works.items()}, _stack_repeats(plan)
+        )
+
+    def ratio(one: str, other: str, clock: str = "wall") -> float:
+        pairs = zip(found[one], found[other], strict=True)
+        return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+
+    row = {
+        "program": name, "target": target, "dtype": model.dtype, "layers": model.num_layers,
+        "width": model.width, "batch": batch,
+        **{
+            key: 1e3 * statistics.median(timing.wall for timing in found[key]) / calls
+            for key in ("stock", "network", "model")
+        },
+        "ratio": ratio("network", "stock"), "cpu ratio": ratio("network", "stock", "cpu"),
+        "model ratio": ratio("model", "stock"), "highest ratio": ratio("network", "highest"),
+    }  # fmt: skip
+    say(f"{name} on {target}, {batch} × {plan.batch_tokens}: {number(row['ratio'])} of a stock "
+        f"stack's time, {number(row['cpu ratio'])} of its CPU time")  # fmt: skip
+    return row
 
 
 # ---------------------------------------------------------------- token by token
@@ -424,7 +525,7 @@ def measure_memory(plan: Plan) -> Table:
 
 
 def findings(
-    plan: Plan, comparison: Table, batches: Table, long: Table, memory: Table
+    plan: Plan, comparison: Table, batches: Table, long: Table, memory: Table, stacks: Table
 ) -> list[str]:
     """What the tables say, in sentences."""
     found = []
@@ -464,6 +565,21 @@ def findings(
     found.append(
         f"The peak memory of {last:,} tokens is at most {number(worst['ratio'])} times that of "
         f"{first:,} ({number(worst['peak'])} MiB)."
+    )
+    ratios = []
+    for key, what in (
+        ("ratio", "the time"),
+        ("cpu ratio", "the CPU time"),
+        ("model ratio", "with the checks of inputs the time"),
+    ):
+        dearest = max(stacks.rows, key=itemgetter(key))
+        ratios.append(
+            f"{number(dearest[key])} times {what} ({dearest['program']} on {dearest['target']}, "
+            f"batch {dearest['batch']})"
+        )
+    found.append(
+        f"Stock cells with compiled weights take at most {', '.join(ratios)} of a stock flax stack "
+        "of the same shape (bar: 1.1)."
     )
     return found
 
@@ -543,13 +659,14 @@ def main(
     comparison = compare_tok2tok(plan)
     batches = measure_batches(plan)
     long = measure_long(plan)
+    stacks = compare_stacks(plan)
     steps = measure_steps(plan)
     memory = measure_memory(plan)
     Output.of("run", quick, output).write(
         "Running",
         described,
-        [comparison, batches, long, memory, steps],
-        findings(plan, comparison, batches, long, memory),
+        [comparison, batches, long, memory, steps, stacks],
+        findings(plan, comparison, batches, long, memory, stacks),
         draw(plan, comparison, batches, long),
     )
 
