@@ -268,6 +268,9 @@ class CellNetwork(nnx.Module):
       output_bias: (outputs,).
     """
 
+    # The step as a function of parameters, structure, state and inputs, for transformations.
+    pure_step = staticmethod(apply_step)
+
     def __init__(self, kind: CellKind, weights: CellWeights, dtype: str = "float32") -> None:
         """Make a network.
 

@@ -112,6 +112,9 @@ class LinearNetwork(nnx.Module):
       structure: what is no parameter.
     """
 
+    # The step as a function of parameters, structure, state and inputs, for transformations.
+    pure_step = staticmethod(apply_step)
+
     def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
         """Make a network.
 

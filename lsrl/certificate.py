@@ -186,7 +186,9 @@ def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
 
 def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
     """The least t at which a condition fails for t + 1 tokens; facts only grow with the length."""
-    passes, fails = 0, tokens
+    if analyse(1).first_failure() is not None:
+        return 0  # as most failures: of what is continuous
+    passes, fails = 1, tokens
     while fails - passes > 1:
         middle = (passes + fails) // 2
         if analyse(middle).first_failure() is None:

@@ -70,14 +70,17 @@ class Facts:
         return bool((self.low == self.high).all())
 
     def meet(self, other: "Facts") -> "Facts":
-        """Both facts hold: the intersection of the intervals and the coarser grid."""
-        return Facts(
-            np.maximum(self.low, other.low),
-            np.minimum(self.high, other.high),
-            np.maximum(self.step, other.step),
-            self.one_hot or other.one_hot,
-            self.once or other.once,
-        )
+        """Both facts hold: the intersection of the intervals and the coarser grid.
+
+        These very facts, where the others add nothing to them.
+        """
+        low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
+        step = np.maximum(self.step, other.step)
+        one_hot, once = self.one_hot or other.one_hot, self.once or other.once
+        same = (low == self.low).all() and (high == self.high).all() and (step == self.step).all()
+        if same and (one_hot, once) == (self.one_hot, self.once):
+            return self
+        return Facts(low, high, step, one_hot, once)
 
     def join(self, other: "Facts") -> "Facts":
         """Either may hold: the hull of the intervals and the common grid."""

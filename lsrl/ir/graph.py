@@ -175,13 +175,24 @@ class GraphBuilder:
       tokens: number of tokens that facts are inferred for.
       program: the user's graph, whose facts the origins of new nodes bring along; None while that
         graph itself is being made.
+      earlier: the graph that is being rewritten; what it knows of a term holds for the same op on
+        the same facts, and inference is most of a pass.
     """
 
     tokens: int
     program: Graph | None = None
+    earlier: Graph | None = None
     nodes: list[Node] = field(default_factory=list)
     facts: list[Facts] = field(default_factory=list)
     _known: dict[tuple[Op, tuple[int, ...]], int] = field(default_factory=dict)
+    _inferred: dict[tuple[Op, tuple[int, ...]], Facts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Remember what is known, by op and by the identity of the operands' facts."""
+        if self.earlier is not None:
+            facts = self.earlier.facts
+            for node, fact in zip(self.earlier.nodes, facts, strict=True):
+                self._inferred[node.op, tuple(id(facts[i]) for i in node.operands)] = fact
 
     def add(self, op: Op, *operands: int) -> int:
         """The id of the node op(operands), made if it is new.
@@ -193,7 +204,9 @@ class GraphBuilder:
         if key in self._known:
             return self._known[key]
         width = op.width_of([self.nodes[i].width for i in operands])
-        self.facts.append(op.infer([self.facts[i] for i in operands], self.tokens))
+        read = [self.facts[i] for i in operands]
+        known = self._inferred.get((op, tuple(map(id, read))))
+        self.facts.append(op.infer(read, self.tokens) if known is None else known)
         self.nodes.append(Node(op, operands, width))
         self._known[key] = len(self.nodes) - 1
         return self._known[key]
@@ -240,7 +253,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     Returns:
       The new graph; every replacement keeps the names, lines and facts of what it replaces.
     """
-    builder = GraphBuilder(graph.tokens, graph.program or graph)
+    builder = GraphBuilder(graph.tokens, graph.program or graph, graph)
     new: dict[int, int] = {}
     # Inputs stay even where unread: they are the program's signature.
     for i in graph.live([graph.output, *graph.inputs]):
