@@ -17,7 +17,7 @@ setup: $(INSTALLED)
 # The stamp is written last, so a broken install is tried again and a whole one is not repeated.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,huggingface]'
 	touch $@
 
 test: $(INSTALLED)
@@ -38,6 +38,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compile
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.stability
 
 docs: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --output-directory build/docs lsrl $(subst /,.,$(PACKAGES) $(MODULES))

@@ -1,12 +1,12 @@
 """What the networks of the residual targets share: all but the block of a layer.
 
 A token's embedding enters a residual stream, every layer adds to the stream, and a final RMSNorm is
-read by the program's outputs and by the language model's head. The layers have equal shapes, so
-their parameters are kept one upon the other and `lax.scan` runs the layers: XLA then compiles one
-layer however many there are. Within a layer whole sequences pass at once, except for the
-recurrence itself, h = decay * h + increment, which is a `lax.scan` over time: token by token, so
-every rounding is the same as in step mode and in the reference classes. On a CPU it is the fastest
-way too: compiled by itself the loop takes 0.05 ms for 1000 tokens of 32 channels, and
+read by the program's outputs, and by the language model's head, which is made of them. The layers
+have equal shapes, so their parameters are kept one upon the other and `lax.scan` runs the layers:
+XLA then compiles one layer however many there are. Within a layer whole sequences pass at once,
+except for the recurrence itself, h = decay * h + increment, which is a `lax.scan` over time: token
+by token, so every rounding is the same as in step mode and in the reference classes. On a CPU it is
+the fastest way too: compiled by itself the loop takes 0.05 ms for 1000 tokens of 32 channels, and
 `lax.associative_scan` 0.14 ms; at a batch of 64 and 256 channels it is 170 ms against 340 ms.
 
 All activations are float32, time first: (time, batch, ...).
@@ -26,7 +26,7 @@ from jax import lax
 
 from lsrl.backends.base import Network
 from lsrl.backends.cell_network import _check_sums, _precise, _value
-from lsrl.errors import InputError, SelfTestError, ShapeError
+from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 
 LayerParameters: TypeAlias = dict[str, jax.Array]  # by the reference's names inside a layer
@@ -54,11 +54,9 @@ class ResidualWeights:
         class; all layers have the same.
       final_norm: (d,), the weight of the last norm, as the reference stores it.
       output_kernel: (d, outputs), the program's outputs, read off the final norm's output.
-      head: (vocabulary, d), lm_head.weight, where there is one.
       embedding_scale: what the reference multiplies embeddings by, so what tables, kernels and
         input_bias were divided by.
       eps: of all norms.
-      logits_soft_cap: logits are cap * tanh(logits / cap), if not None.
     """
 
     tables: tuple[Array | None, ...]
@@ -67,10 +65,8 @@ class ResidualWeights:
     blocks: tuple[dict[str, Array], ...]
     final_norm: Array
     output_kernel: Array
-    head: Array | None
     embedding_scale: float
     eps: float
-    logits_soft_cap: float | None
 
 
 class Places(NamedTuple):
@@ -101,7 +97,6 @@ class Structure:
       inputs: per program input "tables", "kernels" or "" (not read).
       embedding_scale: see ResidualWeights.
       eps: see ResidualWeights.
-      logits_soft_cap: see ResidualWeights.
     """
 
     block: Block
@@ -109,7 +104,33 @@ class Structure:
     inputs: tuple[str, ...]
     embedding_scale: float
     eps: float
-    logits_soft_cap: float | None
+
+
+def token_head(output_kernel: Array, vocabulary: int) -> Array:
+    """What a language model's head reads off the final norm, so that the output scores highest.
+
+    The logit of symbol k is 2 k y - k^2 = y^2 - (k - y)^2 for an output y: greatest at k = y, by at
+    least 1, and affine in y. Channel 0 of the normed stream is 1, and carries the constant.
+
+    Args:
+      output_kernel: (d, 1).
+      vocabulary: number of symbols.
+
+    Returns:
+      (vocabulary, d), float64: the weights of lm_head before they are rounded to float32.
+
+    Raises:
+      ShapeError: the kernel has not one output.
+    """
+    if output_kernel.ndim != 2 or output_kernel.shape[1] != 1:
+        raise ShapeError(
+            f"token_head: expected a kernel with one output, (d, 1), got {output_kernel.shape}; "
+            "only a program whose output is one number has logits"
+        )
+    symbols = np.arange(vocabulary, dtype=np.float64)
+    head: Array = np.outer(2 * symbols, output_kernel[:, 0].astype(np.float64))
+    head[:, 0] -= symbols**2
+    return head
 
 
 # ---------------------------------------------------------------- parts of blocks
@@ -205,7 +226,7 @@ def _forward(
     state: State,
     inputs: Sequence[jax.Array],
     count: jax.Array,
-    kernel: str,
+    head: jax.Array | None = None,
 ) -> tuple[jax.Array, State]:
     """Run a chunk.
 
@@ -215,7 +236,7 @@ def _forward(
       state: (batch, ...).
       inputs: per program input (time, batch, ...).
       count: how many tokens count; those after them change no state.
-      kernel: "output_kernel" or "head", what reads the final norm.
+      head: (vocabulary, d), to read the final norm by it instead of by the output kernel.
 
     Returns:
       (time, batch, outputs) and the new state.
@@ -238,10 +259,9 @@ def _forward(
     after["position"] = jnp.minimum(position, 1 << 30) + count
     gain = structure.gain_offset + parameters["final_norm"]
     normed = rms_norm(stream, gain, structure.eps)
-    if kernel == "output_kernel":
+    if head is None:
         return jnp.dot(normed, parameters["output_kernel"]), after
-    logits, cap = linear(normed, parameters["head"]), structure.logits_soft_cap
-    return (logits if cap is None else jnp.tanh(logits / cap) * cap), after
+    return linear(normed, head), after
 
 
 def _run_chunk(
@@ -250,11 +270,11 @@ def _run_chunk(
     state: State,
     inputs: Sequence[jax.Array],
     count: jax.Array,
-    kernel: str,
+    head: jax.Array | None,
 ) -> tuple[jax.Array, State]:
     """As `_forward`, from inputs (batch, time, ...) to outputs (batch, time, outputs)."""
     turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
-    outputs, state = _forward(parameters, structure, state, turned, count, kernel)
+    outputs, state = _forward(parameters, structure, state, turned, count, head)
     return jnp.moveaxis(outputs, 0, 1), state
 
 
@@ -278,7 +298,7 @@ def apply_step(
     flat = {name: x.reshape(-1, *x.shape[rank:]) for name, x in state.items()}
     token = tuple(jnp.asarray(x) for x in inputs)
     token = tuple(x.reshape(1, -1, *x.shape[rank:]) for x in token)
-    outputs, after = _forward(parameters, structure, flat, token, jnp.int32(1), "output_kernel")
+    outputs, after = _forward(parameters, structure, flat, token, jnp.int32(1))
     return outputs.reshape(*batch_shape, outputs.shape[-1]), {
         name: x.reshape(*batch_shape, *x.shape[1:]) for name, x in after.items()
     }
@@ -310,7 +330,7 @@ def _continue(
 
 
 _jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
-_jitted_run = partial(jax.jit, static_argnums=(1, 5))(_run_chunk)
+_jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
 _jitted_continue = partial(jax.jit, static_argnums=(1, 5))(_continue)
 
 
@@ -330,9 +350,11 @@ class ResidualNetwork(nnx.Module, Network):
       layers: by the reference's names inside a layer, (layers, ...).
       final_norm: (d,).
       output_kernel: (d, outputs).
-      head: (vocabulary, d), or None.
       structure: what is no parameter.
     """
+
+    # The step as a function of parameters, structure, state and inputs, for transformations.
+    pure_step = staticmethod(apply_step)
 
     # The reference's names outside of its layers, and what it adds to the weight of a norm.
     embedding_name: ClassVar[str]
@@ -359,7 +381,6 @@ class ResidualNetwork(nnx.Module, Network):
             ),
             float(weights.embedding_scale),
             float(weights.eps),
-            None if weights.logits_soft_cap is None else float(weights.logits_soft_cap),
         )
         self.input_maps = nnx.Dict(
             {
@@ -378,7 +399,6 @@ class ResidualNetwork(nnx.Module, Network):
         self.depth = len(weights.blocks)
         self.final_norm = _parameter(weights.final_norm)
         self.output_kernel = _parameter(weights.output_kernel)
-        self.head = None if weights.head is None else _parameter(weights.head)
 
     # ------------------------------------------------------------ what a subclass says
 
@@ -430,8 +450,6 @@ class ResidualNetwork(nnx.Module, Network):
             for name in self.layers:
                 places[f"{self.layers_name}.{layer}.{name}"] = (self.layers, name, layer)
         places[self.final_norm_name] = (self, "final_norm", None)
-        if self.head is not None:
-            places["lm_head.weight"] = (self, "head", None)
         places["output_kernel"] = (self, "output_kernel", None)
         return places
 
@@ -487,7 +505,6 @@ class ResidualNetwork(nnx.Module, Network):
             "layers": {name: _value(parameter) for name, parameter in self.layers.items()},
             "final_norm": _value(self.final_norm),
             "output_kernel": _value(self.output_kernel),
-            "head": None if self.head is None else _value(self.head),
         }
 
     @property
@@ -548,36 +565,40 @@ class ResidualNetwork(nnx.Module, Network):
         Returns:
           (batch, time, outputs), numpy, float32.
         """
-        return self._run(inputs, chunk, state, "output_kernel")[0]
+        return self._run(inputs, chunk, state)[0]
 
     def run_with_state(
         self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
     ) -> tuple[Array, State]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        return self._run(inputs, chunk, state, "output_kernel")
+        return self._run(inputs, chunk, state)
 
-    def logits(self, inputs: Sequence[Any], chunk: int | None = None) -> Array:
+    def logits(self, inputs: Sequence[Any], vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.
 
+        Before the soft cap, where the reference has one: a checkpoint's cap is so high that it
+        changes no logit, but XLA's own tanh, in a large fusion, might.
+
         Args:
-          inputs: one token input, ids (batch, time).
+          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
+          vocabulary: number of symbols.
           chunk: most tokens of a sequence at a time.
 
         Returns:
-          (batch, time, vocabulary), numpy, float32; under the soft cap where there is one.
+          (batch, time, vocabulary), numpy, float32; see `token_head`.
 
         Raises:
-          InputError: the program's output is no token, so there is no head.
+          ShapeError: the program has several outputs.
         """
-        if self.head is None:
-            raise InputError(
-                "logits: this network has no head, since its program has not one token input and "
-                "a token output; declare the output's type, or use run(...)"
-            )
-        return self._run(inputs, chunk, None, "head")[0]
+        head = token_head(np.asarray(_value(self.output_kernel)), vocabulary).astype(DTYPE)
+        return self._run(inputs, chunk, None, head)[0]
 
     def _run(
-        self, inputs: Sequence[Any], chunk: int | None, state: State | None, kernel: str
+        self,
+        inputs: Sequence[Any],
+        chunk: int | None,
+        state: State | None,
+        head: Array | None = None,
     ) -> tuple[Array, State]:
         arrays = tuple(np.asarray(x) for x in inputs)
         batch, tokens = arrays[0].shape[:2]
@@ -595,7 +616,7 @@ class ResidualNetwork(nnx.Module, Network):
                     np.pad(x, ((0, 0), (0, size - count)) + ((0, 0),) * (x.ndim - 2)) for x in part
                 )
                 output, state = _jitted_run(
-                    parameters, self.structure, state, part, jnp.int32(count), kernel
+                    parameters, self.structure, state, part, jnp.int32(count), head
                 )
                 outputs.append(np.asarray(output)[:, :count])
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
@@ -637,7 +658,6 @@ def _check(weights: ResidualWeights) -> None:
     maps = {
         "input_bias": weights.input_bias,
         "output_kernel": weights.output_kernel.T,
-        "head": weights.head,
         **{f"tables.{number}": table for number, table in enumerate(weights.tables)},
         **{f"kernels.{number}": kernel for number, kernel in enumerate(weights.kernels)},
     }

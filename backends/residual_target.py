@@ -121,10 +121,8 @@ class ResidualBackend(Backend):
             blocks=self.blocks(lowered),
             final_norm=lowered.norm() - self.stored_gain,
             output_kernel=output,
-            head=None,
             embedding_scale=scale,
             eps=EPS,
-            logits_soft_cap=None,
         )
         _check_range(self.name, weights.blocks)
         return self.network(weights)

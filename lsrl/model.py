@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast, final
 import jax
 import numpy as np
 
-from lsrl import storage, torch_export
+from lsrl import huggingface_export, storage, torch_export
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
@@ -303,33 +303,58 @@ class Model:
             certificate=str(self.certificate),
         )
 
-    def export(self, format: str, path: Path) -> None:
+    def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:
         """Write the model for another framework.
 
         Args:
           format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
+            "huggingface", of mamba and griffin with a token in and a token out: a folder that
+            transformers' AutoModelForCausalLM and AutoTokenizer read.
           path: where to; an older export in its place is replaced, whole or not at all.
+          tie_word_embeddings: of "huggingface": let the head be the embedding. It costs a layer and
+            two channels.
 
         Raises:
-          InputError: this target has no such format.
+          InputError: this target has no such format, or the format has no place for the program.
+          PrecisionError: float32 can't hold the format's weights.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
         from lsrl.backends.cell_network import CellNetwork
+        from lsrl.backends.residual import Stream
+        from lsrl.backends.residual_network import ResidualNetwork
 
-        if format != "torch" or not isinstance(self.module, CellNetwork):
+        if tie_word_embeddings and format != "huggingface":
+            raise InputError(f"export: format {format!r} has no embedding to tie a head to")
+        if format == "torch" and isinstance(self.module, CellNetwork):
+            torch_export.write(
+                path,
+                self.module,
+                program=self.program,
+                target=self.target,
+                labels=self.labels,
+                certificate=str(self.certificate),
+            )
+        elif (
+            format == "huggingface"
+            and isinstance(self.module, ResidualNetwork)
+            and isinstance(self.schedule, Stream)
+        ):
+            huggingface_export.write(
+                path,
+                self.module,
+                program=self.program,
+                target=self.target,
+                stream=self.schedule,
+                certificate=str(self.certificate),
+                tie=tie_word_embeddings,
+            )
+        else:
             raise InputError(
                 f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
-                "and gru have 'torch', and every model is saved with model.save(path)"
+                "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
+                "model is saved with model.save(path)"
             )
-        torch_export.write(
-            path,
-            self.module,
-            program=self.program,
-            target=self.target,
-            labels=self.labels,
-            certificate=str(self.certificate),
-        )
 
     def __repr__(self) -> str:
         """One line."""

@@ -170,7 +170,7 @@ def _program_to_json(program: Program) -> dict[str, Any]:
     return {
         "name": program.name,
         "max_length": program.max_length,
-        "output_type": None if program.output_type is None else program.output_type.size,
+        "output_type": None if program.output_type is None else _to_json(program.output_type),
         "documentation": program.documentation,
         "tokens": graph.tokens,
         "output": graph.output,
@@ -199,12 +199,14 @@ def _program_from_json(data: dict[str, Any]) -> Program:
             raise ValueError(f"node {position} repeats node {index}")
         builder.describe(index, node["names"], [Source(*source) for source in node["sources"]])
     graph: Graph = builder.build(data["output"])
-    size = data["output_type"]
+    output = data["output_type"]
+    if isinstance(output, int):  # as it was before symbols had names
+        output = {"token": output}
     return Program(
         data["name"],
         graph,
         data["max_length"],
-        None if size is None else Token(size),
+        None if output is None else _from_json(output),
         data["documentation"],
     )
 
@@ -219,7 +221,7 @@ def _to_json(value: Any) -> Any:
             "indptr": csr.indptr.tolist(),
         }
     if isinstance(value, Token):
-        return {"token": value.size}
+        return {"token": value.size, **({"names": value.names} if value.names else {})}
     if isinstance(value, Vector):
         return {"vector": value.width, "low": value.low, "high": value.high, "step": value.step}
     if isinstance(value, tuple):
@@ -236,7 +238,7 @@ def _from_json(value: Any) -> Any:
         parts = (value["data"], value["indices"], value["indptr"])
         return Matrix(sp.csr_array(parts, shape=tuple(value["matrix"])))
     if "token" in value:
-        return Token(value["token"])
+        return Token(value["token"], value.get("names"))
     return Vector(
         cast(int, value["vector"]), low=value["low"], high=value["high"], step=value["step"]
     )

@@ -16,7 +16,6 @@ The module that wraps the recurrent classes is made where it is asked for, since
 import hashlib
 import json
 import os
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
 from lsrl.errors import FormatError, InputError, LsrlError
+from lsrl.folders import replace_folder
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.language.program import Program
@@ -97,7 +97,8 @@ def write(
     }
     config["checksum"] = _checksum(config, content)
     text = json.dumps(config, indent=2) + "\n"
-    _replace_folder(Path(path).resolve(), {CONFIG: text.encode(), WEIGHTS: content})
+    files = {CONFIG: text.encode(), WEIGHTS: content}
+    replace_folder(Path(path).resolve(), files, _read_config)
 
 
 def _modules(network: "CellNetwork", program: Program) -> tuple[Modules, dict[str, Array]]:
@@ -161,40 +162,6 @@ def _checksum(config: dict[str, Any], weights: bytes) -> str:
     rest = {key: value for key, value in config.items() if key != "checksum"}
     text = json.dumps(rest, sort_keys=True)
     return hashlib.sha256(hashlib.sha256(text.encode()).digest() + weights).hexdigest()
-
-
-def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a folder beside the old one, then put it in its place."""
-    if folder.exists():
-        _check_replaceable(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        draft, old = Path(scratch, "draft"), Path(scratch, "old")
-        draft.mkdir()
-        for name, content in files.items():
-            (draft / name).write_bytes(content)
-        try:
-            if folder.exists():
-                folder.rename(old)
-            draft.rename(folder)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            raise
-
-
-def _check_replaceable(folder: Path) -> None:
-    """An older export or an empty folder may go; nothing else is ours to remove."""
-    if folder.is_dir():
-        names = {entry.name for entry in folder.iterdir()}
-        if not names:
-            return
-        if names == {CONFIG, WEIGHTS}:
-            _read_config(folder)
-            return
-    raise FormatError(
-        f"{folder}: expected no such path, an empty folder or an older export, got something else; "
-        "choose another path, or remove it first"
-    )
 
 
 # ---------------------------------------------------------------- reading

@@ -65,7 +65,9 @@ def cycle_navigation(n: int = 5, max_length: int = 1000) -> Program:
     places = checks.integer("n", n, 2)
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def cycle_navigation(move: Annotated[Signal, Token(3)]) -> Annotated[Signal, Token(places)]:
+    def cycle_navigation(
+        move: Annotated[Signal, Token(3, ["STAY", "ON", "BACK"])],
+    ) -> Annotated[Signal, Token(places)]:
         steps = lsrl.lookup(move, [0, 1, places - 1])
         return lsrl.mod(lsrl.cumsum(steps), places)
 

@@ -36,7 +36,7 @@ def dyck1(max_length: int = 1000) -> Program:
     """
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def dyck1(bracket: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
+    def dyck1(bracket: Annotated[Signal, Token(2, "()")]) -> Annotated[Signal, Token(2)]:
         height = lsrl.cumsum(1 - 2 * bracket)
         times_below = lsrl.cumsum(height < 0)
         return lsrl.relu(1 - lsrl.relu(height) - times_below)
@@ -63,7 +63,7 @@ def shuffle_dyck(kinds: int = 2, max_length: int = 1000) -> Program:
 
     @lsrl.program(max_length=checks.max_length(max_length))
     def shuffle_dyck(
-        bracket: Annotated[Signal, Token(2 * pairs)],
+        bracket: Annotated[Signal, Token(2 * pairs, _brackets(pairs))],
     ) -> Annotated[Signal, Token(2)]:
         height = lsrl.cumsum(lsrl.lookup(bracket, np.vstack([np.eye(pairs), -np.eye(pairs)])))
         times_below = lsrl.cumsum((height < 0).sum())
@@ -107,7 +107,9 @@ def dyck(kinds: int = 2, depth: int = 4, max_length: int = 1000) -> Program:
     level = np.arange(1, levels + 1)
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def dyck(bracket: Annotated[Signal, Token(2 * pairs)]) -> Annotated[Signal, Token(2)]:
+    def dyck(
+        bracket: Annotated[Signal, Token(2 * pairs, _brackets(pairs))],
+    ) -> Annotated[Signal, Token(2)]:
         opens = lsrl.lookup(bracket, [1] * pairs + [0] * pairs)
         kind = lsrl.lookup(bracket, [*range(1, pairs + 1), *range(1, pairs + 1)])
         height = lsrl.cumsum(2 * opens - 1)
@@ -121,6 +123,13 @@ def dyck(kinds: int = 2, depth: int = 4, max_length: int = 1000) -> Program:
         return lsrl.relu(1 - lsrl.relu(height) - errors)
 
     return dyck
+
+
+def _brackets(kinds: int) -> list[str]:
+    """Names of brackets: those that open, then those that close."""
+    if kinds <= 4:
+        return [*"([{<"[:kinds], *")]}>"[:kinds]]
+    return [f"{side}{kind}" for side in "()" for kind in range(kinds)]
 
 
 def dyck_reference(brackets: Sequence[int], kinds: int, depth: int) -> list[int]:
@@ -187,7 +196,7 @@ def a_n_b_n(max_length: int = 1000) -> Program:
     """
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def a_n_b_n(letter: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
+    def a_n_b_n(letter: Annotated[Signal, Token(2, "ab")]) -> Annotated[Signal, Token(2)]:
         count = lsrl.cumsum(letter.one_hot)
         no_b_yet = lsrl.relu(1 - count[1])
         errors = lsrl.cumsum(lsrl.relu(letter.one_hot[0] - no_b_yet))
@@ -212,7 +221,7 @@ def a_n_b_n_c_n(max_length: int = 1000) -> Program:
     """
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def a_n_b_n_c_n(letter: Annotated[Signal, Token(3)]) -> Annotated[Signal, Token(2)]:
+    def a_n_b_n_c_n(letter: Annotated[Signal, Token(3, "abc")]) -> Annotated[Signal, Token(2)]:
         count = lsrl.cumsum(letter.one_hot)
         none_after_yet = lsrl.relu(1 - lsrl.concat(count[1] + count[2], count[2]))
         errors = lsrl.cumsum(lsrl.relu(letter.one_hot[:2] - none_after_yet).sum())

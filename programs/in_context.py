@@ -68,24 +68,24 @@ def tok2tok(
     both = checks.flag("with_found", with_found)
     if checks.flag("prompt_first", prompt_first):
         return _tok2tok_prompt_first(size, symbols, pairs, both)
-    return _tok2tok_query_first("tok2tok", size, symbols, pairs, both)
+    return _tok2tok_query_first("tok2tok", size, Token(symbols), pairs, both)
 
 
-def _tok2tok_output(vocab: int, with_found: bool) -> Token | Vector:
-    return Vector(2, low=0, high=(vocab - 1, 1), step=1) if with_found else Token(vocab)
+def _tok2tok_output(symbol: Token, with_found: bool) -> Token | Vector:
+    return Vector(2, low=0, high=(symbol.size - 1, 1), step=1) if with_found else symbol
 
 
 def _tok2tok_query_first(
-    name: str, length: int, vocab: int, max_pairs: int, with_found: bool
+    name: str, length: int, symbol: Token, max_pairs: int, with_found: bool
 ) -> Program:
     """Keep the query on a ring, compare it with each key that passes, keep the value on a ring."""
-    output = _tok2tok_output(vocab, with_found)
-    greatest = vocab - 1  # what has to be taken off a symbol to shut it out by a ReLU
+    output = _tok2tok_output(symbol, with_found)
+    greatest = symbol.size - 1  # what has to be taken off a symbol to shut it out by a ReLU
     entrance = np.eye(length, 1)  # a ring is entered, and read, at channel 0
     key_end = np.arange(2 * length) == 2 * length - 1  # the last token of every key
 
     @lsrl.program(name=name, max_length=length * (1 + 2 * max_pairs))
-    def tok2tok(token: Annotated[Signal, Token(vocab)]) -> Annotated[Signal, output]:
+    def tok2tok(token: Annotated[Signal, symbol]) -> Annotated[Signal, output]:
         # The query turns on a ring, so its symbol at position t mod length is at hand at time t.
         past_query = lsrl.relu(lsrl.position() - (length - 1))
         query_symbol = lsrl.relu(token - greatest * past_query)
@@ -115,7 +115,7 @@ def _tok2tok_prompt_first(length: int, vocab: int, max_pairs: int, with_found: b
     When the query comes, the key of each pair lies just as far back as, later, its value does from
     the token that has to say it.
     """
-    output = _tok2tok_output(vocab, with_found)
+    output = _tok2tok_output(Token(vocab), with_found)
     greatest = vocab - 1
     query_end = 2 * length * max_pairs + length - 1  # the last token of the query
     # The pairs from the last to the first; row m collects all pairs before pair m.
@@ -522,7 +522,8 @@ def country_capital(max_pairs: int = len(CAPITALS)) -> Program:
       ProgramError: max_pairs is not a positive int.
     """
     pairs = checks.integer("max_pairs", max_pairs, 1)
-    return _tok2tok_query_first("country_capital", WORD_LENGTH, len(ALPHABET), pairs, False)
+    letter = Token(len(ALPHABET), ALPHABET)
+    return _tok2tok_query_first("country_capital", WORD_LENGTH, letter, pairs, False)
 
 
 def country_capital_reference(tokens: Sequence[int], max_pairs: int) -> list[tuple[int, ...]]:

@@ -30,11 +30,12 @@ def associative_recall(keys: int = 4, values: int = 4, max_length: int | None = 
       ProgramError: a parameter out of range.
     """
     cells, symbols = checks.integer("keys", keys, 1), checks.integer("values", values, 1)
+    words, answers = _words(cells, symbols)
 
     @lsrl.program(max_length=checks.optional_length(max_length))
     def associative_recall(
-        token: Annotated[Signal, Token(cells + symbols)],
-    ) -> Annotated[Signal, Token(symbols + 1)]:
+        token: Annotated[Signal, Token(cells + symbols, words)],
+    ) -> Annotated[Signal, Token(symbols + 1, answers)]:
         names_key = lsrl.lookup(token, [1] * cells + [0] * symbols)
         content = lsrl.lookup(token, [0] * cells + [*range(1, symbols + 1)])
         current = lsrl.hold(token.one_hot[:cells], names_key)
@@ -43,6 +44,12 @@ def associative_recall(keys: int = 4, values: int = 4, max_length: int | None = 
         return lsrl.bound(lsrl.select(current, memory, 0).sum(), 0, symbols)
 
     return associative_recall
+
+
+def _words(keys: int, values: int) -> tuple[list[str], list[str]]:
+    """Names of keys and values, and of the answers."""
+    said = [f"VALUE{value}" for value in range(values)]
+    return [f"KEY{key}" for key in range(keys)] + said, ["NOTHING", *said]
 
 
 def associative_recall_reference(tokens: Sequence[int], keys: int) -> list[int]:
@@ -82,11 +89,12 @@ def recall_overwriting(keys: int = 4, values: int = 4, max_length: int | None = 
     codes = [[0] * bits] * cells
     codes += [[(1 + value) >> bit & 1 for bit in range(bits)] for value in range(symbols)]
     codes += [[0] * bits]
+    words, answers = _words(cells, symbols)
 
     @lsrl.program(max_length=checks.optional_length(max_length))
     def recall_overwriting(
-        token: Annotated[Signal, Token(cells + symbols + 1)],
-    ) -> Annotated[Signal, Token(symbols + 1)]:
+        token: Annotated[Signal, Token(cells + symbols + 1, [*words, "END"])],
+    ) -> Annotated[Signal, Token(symbols + 1, answers)]:
         is_end = token.one_hot[cells + symbols]
         asking = lsrl.hold(is_end, is_end)
         is_value = lsrl.lookup(token, [0] * cells + [1] * symbols + [0])

@@ -85,10 +85,11 @@ def flip_flop(vocab: int = 2, max_length: int | None = None) -> Program:
       ProgramError: a parameter out of range.
     """
     symbols = checks.integer("vocab", vocab, 1)
+    words = ["READ", "IGNORE", *(f"SET{value}" for value in range(symbols))]
 
     @lsrl.program(max_length=checks.optional_length(max_length))
     def flip_flop(
-        instruction: Annotated[Signal, Token(symbols + 2)],
+        instruction: Annotated[Signal, Token(symbols + 2, words)],
     ) -> Annotated[Signal, Token(symbols)]:
         writes = lsrl.lookup(instruction, [0, 0] + [1] * symbols)
         value = lsrl.lookup(instruction, [0, 0, *range(symbols)])
@@ -124,10 +125,11 @@ def undo_flip_flop(vocab: int = 2, max_length: int | None = None) -> Program:
       ProgramError: a parameter out of range.
     """
     symbols = checks.integer("vocab", vocab, 1)
+    words = ["READ", "UNDO", *(f"SET{value}" for value in range(symbols))]
 
     @lsrl.program(max_length=checks.optional_length(max_length))
     def undo_flip_flop(
-        instruction: Annotated[Signal, Token(symbols + 2)],
+        instruction: Annotated[Signal, Token(symbols + 2, words)],
     ) -> Annotated[Signal, Token(symbols)]:
         writes = lsrl.lookup(instruction, [0, 0] + [1] * symbols)
         undoes = lsrl.lookup(instruction, [0, 1] + [0] * symbols)
@@ -176,10 +178,11 @@ def selective_copy(length: int = 4, vocab: int = 4, max_length: int = 1000) -> P
     """
     slots, symbols = checks.integer("length", length, 1), checks.integer("vocab", vocab, 1)
     places = np.arange(1, slots + 1)
+    words = ["_", *(str(symbol) for symbol in range(1, symbols + 1)), "SAY"]
 
     @lsrl.program(max_length=checks.max_length(max_length))
     def selective_copy(
-        token: Annotated[Signal, Token(symbols + 2)],
+        token: Annotated[Signal, Token(symbols + 2, words)],
     ) -> Annotated[Signal, Token(symbols + 1)]:
         is_symbol = lsrl.lookup(token, [0] + [1] * symbols + [0])
         is_marker = lsrl.lookup(token, [0] * (symbols + 1) + [1])

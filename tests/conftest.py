@@ -1,8 +1,10 @@
 """Settings that every test shares."""
 
+import warnings
 from collections import Counter
 
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 
 # An implicit promotion is where a float64 or a wrong shape slips in unseen.
@@ -26,6 +28,21 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    """The library, with one thread, since the networks are small."""
+    torch = pytest.importorskip("torch")
+    with warnings.catch_warnings():
+        # Its imports of optional packages deprecate this and that, which is not ours to mend.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        module = pytest.importorskip("transformers")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -1,6 +1,6 @@
 """The types of a program's inputs and outputs: symbols and vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -20,17 +20,24 @@ MAX_STEP_BITS = 20
 class Token:
     """One symbol of `size`, given as an int from 0 to size - 1.
 
+    Attributes:
+      size: number of symbols.
+      names: a word for each symbol, for the tokenizer of an exported model; None for "0", "1", …
+        A string gives its letters.
+
     Raises:
-      ProgramError: size is not a positive int.
+      ProgramError: size is not a positive int, or names are not `size` different words.
     """
 
     size: int
+    names: tuple[str, ...] | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        """Check the size."""
-        if not isinstance(self.size, int | np.integer) or self.size < 1:
-            raise ProgramError(f"Token(n) needs a positive int, got {self.size!r}")
-        object.__setattr__(self, "size", int(self.size))
+    def __init__(self, size: int, names: Iterable[str] | None = None) -> None:
+        """Check the size and the names."""
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ProgramError(f"Token(n) needs a positive int, got {size!r}")
+        object.__setattr__(self, "size", int(size))
+        object.__setattr__(self, "names", None if names is None else _names(names, int(size)))
 
     @property
     def width(self) -> int:
@@ -146,6 +153,18 @@ class Vector:
 
 
 InputType = Token | Vector
+
+
+def _names(names: Any, size: int) -> tuple[str, ...]:
+    words = tuple(names) if isinstance(names, Iterable) else (names,)
+    # A tokenizer splits text at blanks.
+    good = all(isinstance(word, str) and word and word.split() == [word] for word in words)
+    if not good or len(words) != size or len(set(words)) != size:
+        raise ProgramError(
+            f"Token({size}) needs {size} different names without blanks, one a symbol, got "
+            f"{names!r}"
+        )
+    return words
 
 
 def _per_entry(value: Any, width: int, what: str) -> tuple[float, ...]:

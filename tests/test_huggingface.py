@@ -1,0 +1,609 @@
+"""The export to Hugging Face: unmodified classes of transformers give the program's answers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lsrl
+from lsrl.backends.residual_network import token_head
+from lsrl.errors import (
+    BoundsError,
+    FormatError,
+    InputError,
+    PrecisionError,
+    ProgramError,
+    ShapeError,
+    UnsupportedOpError,
+)
+from lsrl.programs import catalogue
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tokenizers")
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+TARGETS = ("mamba", "griffin")
+REQUIRED = (
+    "majority", "parity", "counter_mod", "copy_delay", "dyck1", "ngram", "flip_flop",
+    "associative_recall", "tok2tok", "cycle_navigation",
+)  # fmt: skip
+NEED_A_LAYER = ("counter_mod", "cycle_navigation", "modular_sum")
+FILES = {
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "tokenizer_config.json", "README.md",
+}  # fmt: skip
+
+
+def load(transformers, folder):
+    """The model, by no more than its folder; every weight is used and none is made up."""
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def exported(transformers, program, target, folder, **options):
+    """A compiled model, and the same in transformers."""
+    model = lsrl.compile(program, target)
+    model.export("huggingface", folder, **options)
+    return model, load(transformers, folder)
+
+
+def logits_of(theirs, ids):
+    with torch.no_grad():
+        return theirs(torch.from_numpy(ids)).logits.numpy()
+
+
+def stepwise_logits(transformers, theirs, ids):
+    """Token by token, with what each class has as a cache."""
+    tokens, found = torch.from_numpy(ids), []
+    recurrent_gemma = theirs.config.model_type == "recurrent_gemma"
+    cache = None
+    if recurrent_gemma:
+        # The class counts the tokens of its cache in an attention layer, and we have none: so we
+        # say where each token is, and that there is no mask. The states themselves are in the
+        # layers, and are put back by hand.
+        theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
+        cache = transformers.DynamicCache()
+    with torch.no_grad():
+        for t in range(ids.shape[1]):
+            if recurrent_gemma:
+                output = theirs(
+                    tokens[:, t : t + 1],
+                    position_ids=torch.tensor([[t]]),
+                    attention_mask={"sliding_attention": None},
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            else:
+                output = theirs(tokens[:, t : t + 1], cache_params=cache, use_cache=True)
+                cache = output.cache_params
+            found.append(output.logits.numpy())
+    return np.concatenate(found, axis=1)
+
+
+def parabolas(outputs, symbols):
+    """The logits 2 k y - k^2 of outputs (...): (..., symbols)."""
+    k = np.arange(symbols)
+    return 2 * k * outputs[..., None] - k**2
+
+
+# ---------------------------------------------------------------- equal to the reference
+
+
+def assert_equals_its_reference(
+    transformers, target, entry, parameters, folder, *, sequences, tokens, generated
+):
+    program = entry.program(**parameters)
+    try:
+        model, theirs = exported(transformers, program, target, folder)
+    except UnsupportedOpError:
+        pytest.skip("the target can't hold it")
+    except PrecisionError:
+        assert not lsrl.compile(program, target).certificate.exact
+        pytest.skip("float32 can't hold it")
+    assert model.certificate.exact
+    random = np.random.default_rng(7)
+    cases = [entry.sample(random, tokens, **parameters) for _ in range(sequences)]
+    length = max(len(case[0]) for case in cases)
+    # Shorter texts are filled up at their ends, where nothing that counts looks.
+    ids = np.stack([np.pad(case[0], (0, length - len(case[0]))) for case in cases])
+    told = [entry.expected(case, **parameters)[:, 0] for case in cases]
+    counts = np.array([[t < len(case[0]) for t in range(length)] for case in cases])
+    expected = np.stack([np.pad(answer, (0, length - len(answer))) for answer in told])
+
+    logits = logits_of(theirs, ids)
+    steps = stepwise_logits(transformers, theirs, ids)
+    ours = model.module.logits((ids.astype(np.int32),), theirs.config.vocab_size)
+
+    np.testing.assert_array_equal(logits.argmax(-1)[counts], expected[counts])
+    np.testing.assert_array_equal(logits[counts], parabolas(expected, logits.shape[-1])[counts])
+    np.testing.assert_array_equal(steps[counts], logits[counts])
+    # Where the head needs a layer more (see `residual_answer`), our own model has none.
+    if theirs.config.num_hidden_layers == model.num_layers:
+        np.testing.assert_array_equal(ours[counts], logits[counts])
+    else:
+        assert program.name in NEED_A_LAYER
+
+    (kind,) = program.inputs.values()
+    if program.output_type.size <= kind.size:
+        assert_generates(model, theirs, ids[:, : max(1, (length - generated) // 2)], generated)
+
+
+def assert_generates(model, theirs, prompts, steps):
+    """Greedy texts are ours and the reference's, as long as they keep the program's promises."""
+    program = model.program
+    limit = program.max_length
+    steps = steps if limit is None else min(steps, limit - prompts.shape[1] + 1)
+    with torch.no_grad():
+        got = theirs.generate(torch.from_numpy(prompts), max_new_tokens=steps).numpy()
+    assert got.shape == (len(prompts), prompts.shape[1] + steps)
+    legal = []
+    for text in got:
+        try:
+            answers = program.run(text[:-1])[:, 0]
+        except BoundsError:
+            continue
+        legal.append(text)
+        np.testing.assert_array_equal(text[prompts.shape[1] :], answers[prompts.shape[1] - 1 :])
+    if legal:
+        texts = np.stack(legal)
+        ours = model.generate(texts[:, : prompts.shape[1]], steps)
+        np.testing.assert_array_equal(texts[:, prompts.shape[1] :], ours)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", REQUIRED)
+def test_program_equals_its_reference(name, target, transformers, tmp_path):
+    entry = catalogue()[name]
+    assert_equals_its_reference(
+        transformers, target, entry, entry.parameters[0], tmp_path / "model",
+        sequences=8, tokens=60, generated=12,
+    )  # fmt: skip
+
+
+def text_programs():
+    """Entries and parameters with one Token input and a Token output."""
+    found = []
+    for name, entry in catalogue().items():
+        for number, parameters in enumerate(entry.parameters):
+            program = entry.program(**parameters)
+            kinds = [type(kind) for kind in program.inputs.values()]
+            if kinds == [lsrl.Token] and program.output_type is not None:
+                found.append(pytest.param(entry, parameters, id=f"{name}-{number}"))
+    return found
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("entry", "parameters"), text_programs())
+def test_program_on_200_sequences_of_200_tokens(entry, parameters, target, transformers, tmp_path):
+    assert_equals_its_reference(
+        transformers, target, entry, parameters, tmp_path / "model",
+        sequences=200, tokens=200, generated=50,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- pitfalls, each avoided
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def flip_flop(request, transformers, tmp_path_factory):
+    """A model, the same in transformers, and the folder."""
+    folder = tmp_path_factory.mktemp("exports") / request.param
+    return *exported(transformers, lsrl.programs.flip_flop(), request.param, folder), folder
+
+
+def test_the_head_is_not_the_embedding(flip_flop):
+    """Mamba and RecurrentGemma tie them by default, and would overwrite the head."""
+    model, theirs, _ = flip_flop
+    assert theirs.config.tie_word_embeddings is False
+    kernel = model.module.parameter_arrays()["output_kernel"]
+    np.testing.assert_array_equal(theirs.lm_head.weight.detach().numpy(), token_head(kernel, 4))
+    table = model.module.parameter_arrays()[model.module.embedding_name]
+    np.testing.assert_array_equal(theirs.get_input_embeddings().weight.detach().numpy(), table)
+
+
+def test_no_symbol_ends_a_text(flip_flop):
+    """By default Mamba ends texts at 0, and RecurrentGemma at 1: both are symbols here."""
+    _, theirs, _ = flip_flop
+    for config in (theirs.config, theirs.generation_config):
+        assert (config.eos_token_id, config.bos_token_id) == (None, None)
+    for prompt in ([2, 0], [3, 0]):
+        text = theirs.generate(torch.tensor([prompt]), max_new_tokens=9)
+        assert text.tolist() == [[*prompt, *[prompt[0] - 2] * 9]]
+
+
+def test_no_symbol_is_padding(flip_flop, transformers):
+    """The default is symbol 0, whose embedding torch keeps out of training."""
+    _, theirs, folder = flip_flop
+    embedding = theirs.get_input_embeddings()
+    assert theirs.config.pad_token_id is None and theirs.generation_config.pad_token_id is None
+    assert embedding.padding_idx is None and embedding.weight[0].any()
+    # Convolutions would read what is put before a text, so the tokenizer refuses to.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with pytest.raises(ValueError, match="padding token"):
+        tokenizer(["READ", "SET1 READ"], padding=True)
+
+
+def test_caches_are_asked_for_where_there_are_any(flip_flop):
+    """RecurrentGemma raises for use_cache=True, its default, if no layer attends."""
+    model, theirs, _ = flip_flop
+    expected = model.target == "mamba"
+    assert theirs.config.use_cache is theirs.generation_config.use_cache is expected
+    ids = torch.tensor([[3, 0, 1]])
+    assert theirs(ids).logits.argmax(-1).tolist() == [[1, 1, 1]]
+    assert theirs.generate(ids, max_new_tokens=3).tolist() == [[3, 0, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("second", [[0], [0, 1]])
+def test_nothing_leaks_from_one_prompt_into_the_next(second, flip_flop):
+    """RecurrentGemma keeps states in its layers; a prompt of one token would go on from them."""
+    _, theirs, _ = flip_flop
+    theirs.generate(torch.tensor([[3, 3, 3]]), max_new_tokens=2)
+    assert theirs(torch.tensor([[3, 3]])).logits.argmax(-1).tolist() == [[1, 1]]
+    assert theirs(torch.tensor([second])).logits.argmax(-1).tolist() == [[0] * len(second)]
+    text = theirs.generate(torch.tensor([second]), max_new_tokens=3)
+    assert text.tolist() == [[*second, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["copy_delay", "parity", "tok2tok"])
+def test_griffins_embedding_is_scaled_exactly(name, transformers, tmp_path):
+    """The class multiplies by sqrt(d), rounded to bfloat16; its RG-LRU is as wide as the stream."""
+    program = catalogue()[name].program(**catalogue()[name].parameters[0])
+    model, theirs = exported(transformers, program, "griffin", tmp_path / "model")
+    config = theirs.config
+    assert float(theirs.model.normalizer) ** 2 == model.width == config.hidden_size
+    assert config.lru_width == config.hidden_size
+    assert config.layers_block_type == ["linear_attention"] * model.num_layers
+
+
+@pytest.mark.parametrize("symbols", [2, 1000])
+def test_griffins_soft_cap_changes_no_logit(symbols, transformers, tmp_path):
+    """The class returns cap * tanh(logits / cap); the default cap of 30 would squash most."""
+    program = lsrl.programs.first_token(vocab=symbols)
+    _, theirs = exported(transformers, program, "griffin", tmp_path / "model")
+    ids = torch.arange(symbols)[:, None]
+    with torch.no_grad():
+        before = theirs.lm_head(theirs.model(ids).last_hidden_state)
+        after = theirs(ids).logits
+    assert torch.equal(before, after)
+    assert after.abs().max() == (symbols - 1) ** 2
+    k, y = torch.arange(symbols)[None], torch.arange(symbols)[:, None]
+    assert torch.equal(after[:, 0], (2 * k * y - k**2).float())
+    cap = theirs.config.logits_soft_cap
+    assert np.frexp(cap)[0] == 0.5 and 3 * symbols**2 <= cap * 2.0**-13
+
+
+def test_numbers_are_float32(flip_flop):
+    """Halved precision would lose the answers."""
+    _, theirs, folder = flip_flop
+    assert {weight.dtype for weight in theirs.parameters()} == {torch.float32}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_symbols_that_only_come_out_do_no_harm(target, transformers, tmp_path):
+    """Given an output that is larger than the input, the other embeddings carry no signal."""
+    program = lsrl.programs.counter_mod(5)
+    model, theirs = exported(transformers, program, target, tmp_path / "model")
+    table = theirs.get_input_embeddings().weight.detach().numpy()
+    assert theirs.config.vocab_size == 5 and len(table) == 5
+    assert (table[2:, 0] == table[0, 0]).all() and not table[2:, 1:].any()
+    assert np.isfinite(logits_of(theirs, np.array([[0, 1, 4, 3, 1]]))).all()
+    with pytest.raises(InputError, match="Token output that is not larger"):
+        model.generate([0], 3)
+
+
+# ---------------------------------------------------------------- the head
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "program",
+    [
+        lsrl.programs.flip_flop(),
+        lsrl.programs.counter_mod(5),
+        lsrl.programs.cycle_navigation(),
+        lsrl.programs.tok2tok(2, 7, 3),
+    ],
+    ids=lambda program: program.name,
+)
+def test_the_head_can_be_tied_to_the_embedding(program, target, transformers, tmp_path):
+    """At the cost of a layer, and one tensor holds both."""
+    model, theirs = exported(
+        transformers, program, target, tmp_path / "model", tie_word_embeddings=True
+    )
+    assert theirs.lm_head.weight is theirs.get_input_embeddings().weight
+    assert theirs.config.num_hidden_layers == model.num_layers + 1
+    (kind,) = program.inputs.values()
+    # tok2tok promises nothing of its prompts, and so any text is one.
+    ids = np.random.default_rng(0).integers(0, kind.size, (8, program.max_length or 60))[:, :60]
+    expected = parabolas(program.run(ids)[..., 0], theirs.config.vocab_size)
+    np.testing.assert_array_equal(logits_of(theirs, ids), expected)
+    np.testing.assert_array_equal(stepwise_logits(transformers, theirs, ids), expected)
+    if program.output_type.size <= kind.size:
+        assert_generates(model, theirs, ids[:, :8], 6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_output_of_large_terms_gets_a_channel_of_its_own(target, transformers, tmp_path):
+    """Given a long count's rest, a sum up to 2^23, the head's multiples of it would be rounded."""
+    program = lsrl.programs.cycle_navigation()
+    model, theirs = exported(transformers, program, target, tmp_path / "model")
+    labels = theirs.config.lsrl["labels"]
+    assert len(labels) == theirs.config.num_hidden_layers
+    assert model.num_layers <= len(labels) <= model.num_layers + 1
+    assert len(np.flatnonzero(theirs.lm_head.weight.detach().numpy()[1])) == 2
+
+    arrays = model.module.parameter_arrays()
+    model.module.replace_parameters({"output_kernel": 2 * arrays["output_kernel"]})
+    with pytest.raises(PrecisionError, match="parameters were replaced"):
+        model.export("huggingface", tmp_path / "again")
+
+
+# ---------------------------------------------------------------- what the folder holds
+
+
+def test_the_folder_holds_what_it_should(flip_flop):
+    model, theirs, folder = flip_flop
+    assert {path.name for path in folder.iterdir()} == FILES
+    config = json.loads((folder / "config.json").read_text())
+    assert config["lsrl"] == theirs.config.lsrl
+    assert config["lsrl"]["labels"] == [list(layer) for layer in model.labels]
+    assert config["lsrl"]["certificate"] == str(model.certificate)
+    assert config["lsrl"]["program"] == "flip_flop"
+    parameters = sum(weight.numel() for weight in theirs.parameters())
+    assert f"{parameters} parameters" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_card_says_what_the_model_is(target, tmp_path):
+    @lsrl.program(max_length=30)
+    def double(digit: lsrl.Token(3)) -> lsrl.Token(5):
+        """Twice the last digit that was not 0."""
+        seen = lsrl.bound(lsrl.hold(digit, digit > 0), 0, 2)
+        return 2 * seen
+
+    model = lsrl.compile(double, target)
+    model.export("huggingface", tmp_path / "double")
+    card = (tmp_path / "double" / "README.md").read_text()
+    for line in (
+        "# `double` as a ", "Twice the last digit that was not 0.", "of up to 30 tokens",
+        "test_huggingface.py:", "exact        yes, up to 30 tokens", double.graph.dump(), "0 one",
+        "4     4            4",
+    ):  # fmt: skip
+        assert line in card
+    assert str(Path(__file__).parent) not in card
+    # The output is larger than the input, so it can't be fed back.
+    assert "generate(ids" not in card
+
+
+def test_the_lines_of_the_card_run(flip_flop, monkeypatch, capsys):
+    _, _, folder = flip_flop
+    card = (folder / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(folder)
+    exec(compile(code, "card.py", "exec"), {})
+    assert capsys.readouterr().out == "['0', '0', '0', '0']\n"
+    assert 'tokenizer("SET0 READ IGNORE READ"' in code
+
+
+def test_a_process_without_lsrl_runs_it(flip_flop, tmp_path):
+    """In an interpreter of its own, where any import of LSRL would fail."""
+    _, _, folder = flip_flop
+    code = f"""
+import json, sys
+sys.modules["lsrl"] = sys.modules["jax"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})
+model = AutoModelForCausalLM.from_pretrained({str(folder)!r})
+ids = tokenizer("READ SET1 IGNORE READ SET0 READ", return_tensors="pt").input_ids
+answers = model(ids).logits.argmax(-1).tolist()
+text = tokenizer.decode(model.generate(ids[:, :2], max_new_tokens=3)[0])
+if any(module and name.split(".")[0] in ("lsrl", "jax") for name, module in sys.modules.items()):
+    raise SystemExit("LSRL was imported")
+print(json.dumps([answers, text]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[[0, 1, 1, 1, 0, 0]], "READ SET1 IGNORE IGNORE IGNORE"]
+    for word in ("not initialized", "newly initialized", "unexpected", "UNEXPECTED", "MISSING"):
+        assert word not in done.stderr
+
+
+def test_equal_models_are_exported_to_equal_bytes(flip_flop, tmp_path):
+    model, _, folder = flip_flop
+    model.export("huggingface", tmp_path / "again")
+    for name in FILES:
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_parameters_that_were_replaced_are_exported(transformers, tmp_path):
+    """Given another bias of the inputs, which the class has no place for, the embedding has it."""
+    model = lsrl.compile(lsrl.programs.copy_delay(1), "mamba")
+    arrays = model.module.parameter_arrays()
+    model.module.replace_parameters({"output_kernel": arrays["output_kernel"] / 2})
+    table = arrays[model.module.embedding_name]
+    bias = np.where(np.arange(len(table[0])) == model.labels[0].index("token"), 1, 0)
+    model.module.replace_parameters({"input_bias": bias})
+    model.export("huggingface", tmp_path / "model")
+    theirs = load(transformers, tmp_path / "model")
+    ids = np.array([[3, 1, 0, 2]])
+    np.testing.assert_array_equal(logits_of(theirs, ids), model.module.logits((ids,), 4))
+    weight = theirs.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(weight, table + bias)
+
+
+def test_the_readme_says_what_happens(transformers, tmp_path, monkeypatch, capsys):
+    """Its lines run, and print what it says."""
+    section = README[README.index("## A language model that you can read") :]
+    code = section.split("```python\n")[1].split("```")[0]
+    shown = [line.partition("  # ")[2] for line in code.splitlines() if line.startswith("print")]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "readme.py", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == shown
+
+
+# ---------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "ids"),
+    [
+        (lsrl.programs.flip_flop(), "SET1 READ", [3, 0]),
+        (lsrl.programs.associative_recall(), "KEY1 VALUE2  KEY1", [1, 6, 1]),
+        (lsrl.programs.recall_overwriting(2, 2), "KEY1 VALUE0 END", [1, 2, 4]),
+        (lsrl.programs.tok2tok(3, 10), "7 0 9", [7, 0, 9]),
+        (lsrl.programs.dyck1(), "( ( ) )", [0, 0, 1, 1]),
+        (lsrl.programs.dyck(kinds=2), "( [ ] )", [0, 1, 3, 2]),
+        (lsrl.programs.dyck(kinds=5), "(4 )4", [4, 9]),
+        (lsrl.programs.a_n_b_n_c_n(), "a b c", [0, 1, 2]),
+        (lsrl.programs.selective_copy(), "_ 4 SAY", [0, 4, 5]),
+        (lsrl.programs.cycle_navigation(), "STAY ON BACK", [0, 1, 2]),
+        (lsrl.programs.country_capital(2), "m a l i _", lsrl.programs.encode_word("mali")[:5]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_words_are_the_programs_symbols(program, text, ids, transformers, tmp_path):
+    lsrl.compile(program, "griffin").export("huggingface", tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer(text)["input_ids"] == ids
+    assert tokenizer.decode(ids) == " ".join(text.split())
+    limit = program.max_length
+    assert tokenizer.model_max_length == limit or limit is None
+    with pytest.raises(Exception, match="UNK"):
+        tokenizer("nothing of the kind")
+
+
+def test_answers_have_names_of_their_own(transformers, tmp_path):
+    program = lsrl.programs.associative_recall(2, 3)
+    _, theirs = exported(transformers, program, "mamba", tmp_path / "model")
+    labels = theirs.config.id2label
+    assert [labels[symbol] for symbol in range(5)] == ["NOTHING", "VALUE0", "VALUE1", "VALUE2", "4"]
+
+
+def test_words_differ_whatever_the_names(transformers, tmp_path):
+    """Given an input called as a number, a symbol that only comes out has another name."""
+
+    @lsrl.program
+    def shown(bit: lsrl.Token(2, ["3", "<3>"])) -> lsrl.Token(5):
+        return 4 * bit
+
+    lsrl.compile(shown, "mamba").export("huggingface", tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.convert_ids_to_tokens(range(5)) == ["3", "<3>", "2", "<<3>>", "4"]
+
+
+def test_names_of_tokens_are_checked_and_kept(tmp_path):
+    assert lsrl.Token(3, "abc") == lsrl.Token(3, ["a", "b", "c"]) != lsrl.Token(3)
+    assert lsrl.Token(2, "()").names == ("(", ")")
+    for names in (["a"], ["a", "a"], ["a", "b c"], ["a", ""], ["a", 1], 7, "abc"):
+        with pytest.raises(ProgramError, match=r"Token\(2\) needs 2 different names"):
+            lsrl.Token(2, names)
+
+    @lsrl.program
+    def turned(side: lsrl.Token(2, "()")) -> lsrl.Token(2, ["open", "shut"]):
+        return 1 - side
+
+    lsrl.compile(turned, "linear_rnn").save(tmp_path / "turned.lsrl")
+    program = lsrl.load(tmp_path / "turned.lsrl").program
+    assert program.inputs["side"] == lsrl.Token(2, "()")
+    assert program.output_type == lsrl.Token(2, ["open", "shut"])
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@lsrl.program(max_length=9)
+def two_tokens(a: lsrl.Token(2), b: lsrl.Token(2)) -> lsrl.Token(2):
+    return a & b
+
+
+@lsrl.program(max_length=9)
+def of_vectors(x: lsrl.Vector(1, low=0, high=1, step=1)) -> lsrl.Token(2):
+    return x[0]
+
+
+@lsrl.program(max_length=9)
+def untyped(a: lsrl.Token(2)):
+    return lsrl.cumsum(a)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("program", [two_tokens, of_vectors, untyped], ids=lambda p: p.name)
+def test_other_inputs_and_outputs_are_refused(program, target, tmp_path):
+    model = lsrl.compile(program, target)
+    with pytest.raises(InputError, match=rf"one Token input.*{program.name}.*model\.run"):
+        model.export("huggingface", tmp_path / "model")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "lstm"])
+def test_other_targets_are_refused(target, tmp_path):
+    model = lsrl.compile(lsrl.programs.majority(), target)
+    with pytest.raises(InputError, match=r"no format 'huggingface'.*mamba and griffin"):
+        model.export("huggingface", tmp_path / "model")
+    residual = lsrl.compile(lsrl.programs.majority(), "mamba")
+    with pytest.raises(InputError, match="'mamba' has no format 'torch'"):
+        residual.export("torch", tmp_path / "model")
+
+
+def test_so_many_symbols_that_logits_would_round_are_refused(tmp_path):
+    model = lsrl.compile(lsrl.programs.first_token(vocab=3000), "mamba")
+    for tied in (False, True):
+        with pytest.raises(PrecisionError, match="with 3000 symbols; use fewer symbols"):
+            model.export("huggingface", tmp_path / "model", tie_word_embeddings=tied)
+
+
+def test_what_has_no_symbols_has_no_tied_head(tmp_path):
+    @lsrl.program(max_length=5)
+    def clock(tick: lsrl.Token(1)) -> lsrl.Token(5):
+        return lsrl.cumsum(1 + 0 * tick) - 1
+
+    model = lsrl.compile(clock, "mamba")
+    with pytest.raises(InputError, match="one symbol"):
+        model.export("huggingface", tmp_path / "model", tie_word_embeddings=True)
+    with pytest.raises(InputError, match="no embedding to tie"):
+        model.export("torch", tmp_path / "model", tie_word_embeddings=True)
+
+
+def test_a_head_needs_one_output():
+    with pytest.raises(ShapeError, match="one output"):
+        token_head(np.zeros((4, 2)), 3)
+
+
+def test_the_tokenizers_library_is_an_extra(monkeypatch, tmp_path):
+    """Writing needs neither torch nor transformers, and says what it needs."""
+    model = lsrl.compile(lsrl.programs.majority(), "mamba")
+    for name in ("torch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    model.export("huggingface", tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(InputError, match=r"pip install 'lsrl\[huggingface\]'"):
+        model.export("huggingface", tmp_path / "again")
+
+
+def test_only_exports_and_empty_folders_are_replaced(transformers, tmp_path):
+    flip_flop = lsrl.compile(lsrl.programs.flip_flop(), "mamba")
+    majority = lsrl.compile(lsrl.programs.majority(), "griffin")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    flip_flop.export("huggingface", folder)
+    majority.export("huggingface", folder)
+    assert load(transformers, folder).config.lsrl["program"] == "majority"
+
+    # A checkpoint of someone else's, with files of the same names.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "lsrl": None}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in (folder, tmp_path):
+        with pytest.raises(FormatError, match="choose another path"):
+            flip_flop.export("huggingface", path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
