@@ -10,7 +10,7 @@ from lsrl.target import Capabilities
 
 # The slope of a comparison of continuous values with zero, on values of size 1.
 NARROWEST = 2.0**40
-# Steps of a grid that a difference of ramps may span; its two sums must fit in a significand.
+# What a difference of ramps may span; its two terms and their like must fit in a significand.
 LONGEST_RAMP = 2.0**20
 
 
@@ -58,10 +58,7 @@ def lower_steps(graph: Graph, target: Capabilities) -> Graph:
             return None
         width = graph.nodes[i].width
         value = graph.facts[graph.nodes[i].operands[0]]
-        # Where a level costs a block and memory none, a ramp may as well be long.
-        one_level = op.one_level or (
-            target.diagonal and op.slope * value.magnitude.max(initial=0.0) <= LONGEST_RAMP
-        )
+        one_level = op.one_level or (target.diagonal and _spans_little(graph, i))
         if one_level and op.shift == 0 and op.avoids_ramp(value):
             return _difference_of_ramps(builder, op.slope, operands[0])
         scaled = Matrix(np.diag(np.full(width, -op.slope)))
@@ -71,6 +68,26 @@ def lower_steps(graph: Graph, target: Capabilities) -> Graph:
         return builder.add(Relu(), builder.add(Affine((negated,), (1.0,) * width), lacking))
 
     return rewrite(graph, rule)
+
+
+def _spans_little(graph: Graph, step: int) -> bool:
+    """Whether a difference of ramps is small enough where it is read.
+
+    It takes a level less than two saturated ReLUs, and each of its ramps is as large as the value
+    that is compared, times what the readers multiply it by.
+    """
+    op, (operand,) = graph.nodes[step].op, graph.nodes[step].operands
+    if not isinstance(op, Step):
+        return False
+    weight = 1.0
+    for reader in graph.readers[step]:
+        node = graph.nodes[reader]
+        if isinstance(node.op, Affine):
+            read = zip(node.op.weights, node.operands, strict=True)
+            sizes = (np.abs(w.csr.data).max(initial=0.0) for w, o in read if o == step)
+            weight = max(weight, *sizes)
+    reach = op.slope * graph.facts[operand].magnitude.max(initial=0.0)
+    return bool(weight * reach <= LONGEST_RAMP)
 
 
 def _difference_of_ramps(builder: GraphBuilder, slope: float, operand: int) -> int:
