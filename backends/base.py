@@ -37,7 +37,7 @@ REASONS: dict[type[Op], str] = {
 
 
 class Network(ABC):
-    """A flax nnx module that carries out a schedule; see `lsrl.backends.linear_network`."""
+    """A flax nnx module that carries out a schedule; see `lsrl.backends.linear.network`."""
 
     @abstractmethod
     def run(self, inputs: tuple[Any, ...], chunk: int | None = None) -> Array:

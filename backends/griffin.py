@@ -16,11 +16,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.griffin_network import GriffinNetwork
-from lsrl.backends.griffin_packer import TEMPORAL, GriffinPacker
-from lsrl.backends.residual import ONE, TAPS, Packer, Site, Stream
-from lsrl.backends.residual_network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual_target import OPEN, Lowered, ResidualBackend
+from lsrl.backends.residual.griffin_network import GriffinNetwork
+from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
+from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
+from lsrl.backends.residual.stream import ONE, TAPS, Packer, Site, Stream
+from lsrl.backends.residual.target import OPEN, Lowered, ResidualBackend
 from lsrl.ir.numbers import Array
 
 # Logits of r and i, and the parameters of the recurrence.

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from lsrl.backends.base import Backend
 from lsrl.backends.input_map import input_maps
-from lsrl.backends.linear_network import LayerWeights, LinearNetwork, NetworkWeights
+from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Op, Relu
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layer, Rows, Schedule, empty_rows

@@ -12,9 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.cell_network import CellKind
-from lsrl.backends.cell_target import CellBackend
-from lsrl.backends.cells import (
+from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
     Encoding,
@@ -27,6 +25,8 @@ from lsrl.backends.cells import (
     linear,
     spread,
 )
+from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Affine,

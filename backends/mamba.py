@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.mamba_network import MambaNetwork
-from lsrl.backends.mamba_packer import MambaPacker
-from lsrl.backends.residual import TAPS, Channel, Packer, Site, Stream
-from lsrl.backends.residual_network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual_target import OPEN, Lowered, ResidualBackend
+from lsrl.backends.residual.mamba_network import MambaNetwork
+from lsrl.backends.residual.mamba_packer import MambaPacker
+from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
+from lsrl.backends.residual.stream import TAPS, Channel, Packer, Site, Stream
+from lsrl.backends.residual.target import OPEN, Lowered, ResidualBackend
 from lsrl.ir.numbers import Array
 
 # The logits of Δ: softplus is exactly 32 at 32, 0 at -2048, and 2048 at 2048.

@@ -10,9 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.cell_network import CellKind
-from lsrl.backends.cell_target import CellBackend
-from lsrl.backends.cells import (
+from lsrl.backends.cells.encoding import (
     Bounds,
     Drive,
     Encoder,
@@ -26,6 +24,8 @@ from lsrl.backends.cells import (
     power_below,
     spread,
 )
+from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Facts, Sums, lowest_bit_of_step
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (

@@ -13,9 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.cell_network import CellKind
-from lsrl.backends.cell_target import CellBackend
-from lsrl.backends.cells import (
+from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
     Encoding,
@@ -28,6 +26,8 @@ from lsrl.backends.cells import (
     saturated,
     spread,
 )
+from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import lowest_bit_of_step
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from lsrl.backends.cell_network import CellKind, CellNetwork
+from lsrl.backends.cells.network import CellKind, CellNetwork
 
 BLOCK = 64  # tokens that one product of the blocked sum adds up
 

@@ -351,9 +351,9 @@ def _bench() -> None:
 
 @bench.command("stability")
 def bench_stability(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of tables and figures.")
-    ] = Path("stability"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")] = Path(
+        "stability"
+    ),
     paper: Annotated[
         bool, typer.Option("--paper", help="The paper's experiment instead of the sweep.")
     ] = False,

@@ -6,7 +6,7 @@ read, with no code of ours: the weights of an unmodified `MambaForCausalLM` or
 Neither torch nor transformers is needed to write it.
 
 At each token the symbol of the greatest logit is the program's output; so greedy generation feeds
-outputs back, as `Model.generate` does. See `token_head` in `lsrl.backends.residual_network`.
+outputs back, as `Model.generate` does. See `token_head` in `lsrl.backends.residual.network`.
 """
 
 import json
@@ -28,8 +28,8 @@ from lsrl.language.program import Program
 from lsrl.numerics import numerics_of
 
 if TYPE_CHECKING:
-    from lsrl.backends.residual import Stream
-    from lsrl.backends.residual_network import ResidualNetwork
+    from lsrl.backends.residual.network import ResidualNetwork
+    from lsrl.backends.residual.stream import Stream
 
 FORMAT = "lsrl-huggingface"
 VERSION = 1
@@ -244,8 +244,8 @@ def _untied(
     network: "ResidualNetwork", stream: "Stream", target: str, vocabulary: Vocabulary
 ) -> Checkpoint:
     """The reference's parameters, with the network and the layout that they are of."""
-    from lsrl.backends.residual_answer import answering
-    from lsrl.backends.residual_network import token_head
+    from lsrl.backends.residual.answer import answering
+    from lsrl.backends.residual.network import token_head
 
     if not logits_are_exact(stream, vocabulary.size):
         longer = answering(_backend(target), stream)
@@ -262,9 +262,9 @@ def _untied(
 def _tied(
     network: "ResidualNetwork", stream: "Stream", target: str, vocabulary: Vocabulary
 ) -> Checkpoint:
-    """As `_untied`, for a head that is the embedding; see `lsrl.backends.residual_answer`."""
-    from lsrl.backends.residual_answer import tied
-    from lsrl.backends.residual_certificate import SIZE
+    """As `_untied`, for a head that is the embedding; see `lsrl.backends.residual.answer`."""
+    from lsrl.backends.residual.answer import tied
+    from lsrl.backends.residual.certificate import SIZE
 
     if vocabulary.inputs < 2:
         raise InputError("export: a program of one symbol has no symbols for a tied head to tell")

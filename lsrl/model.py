@@ -320,9 +320,9 @@ class Model:
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        from lsrl.backends.cell_network import CellNetwork
-        from lsrl.backends.residual import Stream
-        from lsrl.backends.residual_network import ResidualNetwork
+        from lsrl.backends.cells.network import CellNetwork
+        from lsrl.backends.residual.network import ResidualNetwork
+        from lsrl.backends.residual.stream import Stream
 
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")

@@ -32,7 +32,7 @@ from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.language.program import Program
 
 if TYPE_CHECKING:
-    from lsrl.backends.cell_network import CellNetwork
+    from lsrl.backends.cells.network import CellNetwork
 
 FORMAT = "lsrl-torch"
 VERSION = 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import lsrl
 from lsrl import errors, programs
 from lsrl.backends import registry
-from lsrl.backends.cell_network import make_cell
+from lsrl.backends.cells.network import make_cell
 from lsrl.random_programs import OPS, random_program
 from lsrl.verification import compare
 

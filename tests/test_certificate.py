@@ -226,7 +226,7 @@ def assert_never_exact_and_wrong(program, inputs):
 
 
 def test_a_block_is_as_long_as_the_targets_take_it():
-    from lsrl.backends import recurrence
+    from lsrl.backends.linear import recurrence
 
     assert BLOCK == recurrence.BLOCK
 

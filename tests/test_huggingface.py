@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl.backends.residual_network import token_head
+from lsrl.backends.residual.network import token_head
 from lsrl.errors import (
     BoundsError,
     FormatError,

@@ -8,9 +8,11 @@ from flax import nnx
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from lsrl.backends import linear_network, linear_plan, recurrence
-from lsrl.backends.linear_cell import apply_sequence, apply_step, initial_state
-from lsrl.backends.linear_network import LayerWeights, LinearNetwork, NetworkWeights
+from lsrl.backends.linear import network as linear_network
+from lsrl.backends.linear import plan as linear_plan
+from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.cell import apply_sequence, apply_step, initial_state
+from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import SelfTestError, ShapeError
 
 

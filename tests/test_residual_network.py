@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsrl.backends import griffin_network, residual_network
-from lsrl.backends.griffin_network import INTEGRATOR, GriffinNetwork
-from lsrl.backends.mamba_network import MambaNetwork
-from lsrl.backends.residual_network import ResidualWeights, token_head
+from lsrl.backends.residual import griffin_network, network
+from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
+from lsrl.backends.residual.mamba_network import MambaNetwork
+from lsrl.backends.residual.network import ResidualWeights, token_head
 from lsrl.errors import SelfTestError, ShapeError
 
 NETWORKS = {"mamba": MambaNetwork, "griffin": GriffinNetwork}
@@ -491,7 +491,7 @@ def test_the_self_test_names_what_fails(kind, module, name, wrong, words, networ
 
 def test_lengths_are_few():
     """Sequences of up to 10,000 tokens compile at most 45 lengths, not much longer."""
-    lengths = {n: residual_network._rounded_up(n) for n in range(1, 10_001)}
+    lengths = {n: network._rounded_up(n) for n in range(1, 10_001)}
     assert len(set(lengths.values())) <= 45
     assert all(n <= rounded <= max(n + 15, 1.25 * n) for n, rounded in lengths.items())
 
@@ -499,14 +499,14 @@ def test_lengths_are_few():
 def test_a_long_sequence_runs_in_chunks(exact, monkeypatch):
     """Memory is bounded: no call sees more tokens than the chunk, and they add up."""
     seen = []
-    whole = residual_network._jitted_run
+    whole = network._jitted_run
 
     def counted(parameters, structure, state, inputs, *rest):
         seen.append(inputs[0].shape)
         return whole(parameters, structure, state, inputs, *rest)
 
-    monkeypatch.setattr(residual_network, "_jitted_run", counted)
-    tokens = 5 * residual_network.CHUNK // 2
+    monkeypatch.setattr(network, "_jitted_run", counted)
+    tokens = 5 * network.CHUNK // 2
     got = exact["mamba"].run((np.zeros((2, tokens), np.int32),))
     np.testing.assert_array_equal(got[1, :, 0], np.arange(1, tokens + 1))
-    assert set(seen) == {(2, residual_network.CHUNK // 2)} and len(seen) == 5
+    assert set(seen) == {(2, network.CHUNK // 2)} and len(seen) == 5

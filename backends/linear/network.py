@@ -1,7 +1,7 @@
 """The network of both linear targets: a flax module, with its weights.
 
-The cell is in `lsrl.backends.linear_cell`; how whole sequences run fast, in
-`lsrl.backends.linear_plan`.
+The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
+`lsrl.backends.linear.plan`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from flax import nnx
 from jax import lax
 from scipy import sparse
 
-from lsrl.backends import recurrence
-from lsrl.backends.linear_cell import (
+from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.cell import (
     LayerStructure,
     NetworkStructure,
     Parameters,
@@ -26,7 +26,7 @@ from lsrl.backends.linear_cell import (
     initial_state,
     precision,
 )
-from lsrl.backends.linear_plan import PlanCache, run_tiles
+from lsrl.backends.linear.plan import PlanCache, run_tiles
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
@@ -175,7 +175,7 @@ class LinearNetwork(nnx.Module):
         yield "output_bias", self, "output_bias"
 
     def parameters(self) -> Parameters:
-        """All parameters by flat name, as the pure functions of `linear_cell` take them."""
+        """All parameters by flat name, as the pure functions of `cell` take them."""
         return {
             name: _value(getattr(owner, attribute)) for name, owner, attribute in self._parameters()
         }

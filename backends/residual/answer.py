@@ -9,8 +9,8 @@ replaces them by the output and by -1.
 
 from dataclasses import replace
 
-from lsrl.backends.residual import ONE, Channel, Site, Stream
-from lsrl.backends.residual_target import ResidualBackend
+from lsrl.backends.residual.stream import ONE, Channel, Site, Stream
+from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph, GraphBuilder
 from lsrl.ir.matrix import Matrix

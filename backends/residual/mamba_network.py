@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrl.backends.residual_network import (
+from lsrl.backends.residual.network import (
     DTYPE,
     LayerParameters,
     LayerState,

@@ -7,14 +7,14 @@ from typing import ClassVar
 import numpy as np
 
 from lsrl.backends.base import Backend
-from lsrl.backends.residual import (
+from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis
+from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
+from lsrl.backends.residual.stream import (
     Packer,
     Row,
     Stream,
     lay_out,
 )
-from lsrl.backends.residual_certificate import SHARP, SIZE, ResidualAnalysis
-from lsrl.backends.residual_network import ResidualNetwork, ResidualWeights
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph

@@ -7,9 +7,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.base import Backend
-from lsrl.backends.cell_certificate import CellAnalysis
-from lsrl.backends.cell_network import CellKind, CellNetwork, CellWeights, GateWeights
-from lsrl.backends.cells import CellLayer, CellPlan, Encoder, plan_cells
+from lsrl.backends.cells.certificate import CellAnalysis
+from lsrl.backends.cells.encoding import CellLayer, CellPlan, Encoder, plan_cells
+from lsrl.backends.cells.network import CellKind, CellNetwork, CellWeights, GateWeights
 from lsrl.backends.input_map import input_maps
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics

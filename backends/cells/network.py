@@ -18,7 +18,7 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.input_map import InputMaps
-from lsrl.backends.linear_cell import precision
+from lsrl.backends.linear.cell import precision
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of

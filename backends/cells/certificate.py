@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.backends.cells import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
+from lsrl.backends.cells.encoding import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
 from lsrl.certificate import MAX_SLACK, Reason, channels_of, greatest_terms, split_recurrence
 from lsrl.ir.bounds import (
     Sums,

@@ -10,7 +10,7 @@ does, and every half of a layer can hold ReLUs: the temporal block as the gate o
 from dataclasses import replace
 from typing import ClassVar
 
-from lsrl.backends.residual import (
+from lsrl.backends.residual.stream import (
     ONE,
     TAPS,
     Channel,

@@ -9,7 +9,7 @@ channels.
 from dataclasses import replace
 from typing import ClassVar
 
-from lsrl.backends.residual import (
+from lsrl.backends.residual.stream import (
     TAPS,
     Channel,
     Kind,

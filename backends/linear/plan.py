@@ -1,8 +1,8 @@
 """How a linear network runs whole sequences, layer by layer and parallel over time.
 
 `run` makes a plan from the numbers of the parameters at hand: closed forms of
-`lsrl.backends.recurrence` for the states, gathers or dense products for the rest. It cuts batch and
-time into tiles that fit a cache, and carries the states from tile to tile.
+`lsrl.backends.linear.recurrence` for the states, gathers or dense products for the rest. It cuts
+batch and time into tiles that fit a cache, and carries the states from tile to tile.
 
 Arrays are (rows, batch, time). What does not depend on the inputs (positions, cycles, constants)
 is the same for every sequence of a batch, so it is computed once, with batch 1: the *fixed* rows;
@@ -26,8 +26,8 @@ import numpy as np
 from jax import lax
 from scipy import sparse
 
-from lsrl.backends import recurrence
-from lsrl.backends.linear_cell import (
+from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.cell import (
     LayerStructure,
     NetworkStructure,
     Parameters,

@@ -25,7 +25,7 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.base import Network
-from lsrl.backends.cell_network import _check_sums, _precise, _value
+from lsrl.backends.cells.network import _check_sums, _precise, _value
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual import TAPS, Channel, Hull, Row, Site, Stream
+from lsrl.backends.residual.stream import TAPS, Channel, Hull, Row, Site, Stream
 from lsrl.certificate import MAX_SLACK, Reason
 from lsrl.ir.numbers import lowest_bit
 from lsrl.numerics import Numerics

@@ -1,0 +1,1 @@
+"""What the targets with stock recurrent cells share."""

@@ -1,0 +1,1 @@
+"""What the targets with a residual stream share, and the blocks of each."""

@@ -1,0 +1,172 @@
+"""Figures of the stability lab, for print; needs matplotlib (the extra "plot")."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lsrl.errors import InputError
+from lsrl.stability.measures import critical_level
+from lsrl.stability.paper_experiment import ORIGINAL_ERROR, ORIGINAL_WRONG, SIGMAS, Summary
+from lsrl.stability.store import Row
+from lsrl.stability.sweep import OWN, fractions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMS = {
+    "ours": ("ours", "#1f77b4"),
+    "direct": ("direct", "#e6850e"),
+    "optimized": ("optimised", "#2a9d4a"),
+    "step_optimized": ("step-optimised", "#d0342c"),
+    "multiplicative": ("multiplicative", "#8a63c2"),
+    "multiplicative_optimized": ("multiplicative, optimised", "#8c564b"),
+}
+STRONGEST = 1.0  # what a map shows for programs that bear every level
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError(
+            "figures need matplotlib: pip install 'lsrl[plot]'; the tables are written without it"
+        ) from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 9, "savefig.dpi": 150, "axes.grid": True,
+                            "grid.alpha": 0.3, "legend.fontsize": 8})  # fmt: skip
+    return pyplot
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure; the same figure has the same bytes.
+
+    Raises:
+      OSError: it can't be written.
+    """
+    figure.savefig(path, metadata={"Software": None})
+    _pyplot().close(figure)
+
+
+def draw_paper(table: Sequence[Summary]) -> "Figure":
+    """The paper's figure: error against σ by form, the original's figures dashed.
+
+    Args:
+      table: of `lsrl.stability.paper_experiment.summaries`.
+    """
+    figure, axes = _pyplot().subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    views = (
+        (axes[0], "tok2tok", "wrong tokens, %", ORIGINAL_WRONG),
+        (axes[1], "vec2vec", "mean error", ORIGINAL_ERROR),
+    )
+    for panel, program, what, originals in views:
+        for form, (label, colour) in FORMS.items():
+            cells = sorted(
+                (
+                    cell
+                    for cell in table
+                    if (cell.program, cell.form, cell.states) == (program, form, "forced")
+                    and not (form == "ours" and cell.target != "linear_rnn")
+                ),
+                key=lambda cell: cell.level,
+            )
+            x = [_shown(cell.level) for cell in cells]
+            panel.plot(x, [cell.mean for cell in cells], "o-", ms=3, color=colour, label=label)
+            panel.fill_between(
+                x, [c.low for c in cells], [c.high for c in cells], color=colour, alpha=0.15
+            )
+            if form in originals:
+                panel.plot(
+                    [_shown(level) for level in SIGMAS], originals[form], "s--", ms=3,
+                    color=colour, alpha=0.5,
+                )  # fmt: skip
+        panel.set_xscale("log")
+        panel.set_title(f"{program}, states forced")
+        panel.set_xlabel("σ of the noise on stored weights (leftmost: none)")
+        panel.set_ylabel(what)
+    axes[1].set_yscale("log")
+    axes[0].plot([], [], "s--", color="grey", label="original implementation")
+    axes[0].legend()
+    return figure
+
+
+def _shown(level: float) -> float:
+    """0 has no place on a logarithmic axis."""
+    return level or 1e-11
+
+
+def draw_map(rows: Sequence[Row]) -> "Figure":
+    """The level at which 5 % of the tokens are wrong, by program, target and perturbation."""
+    table = fractions(rows, lowering=OWN)
+    kinds = list(dict.fromkeys(key[3] for key in table))
+    programs = list(dict.fromkeys(key[0] for key in table))
+    targets = list(dict.fromkeys(key[1] for key in table))
+    pyplot = _pyplot()
+    columns = min(4, len(kinds))
+    lines = math.ceil(len(kinds) / columns)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(3.4 * columns, 0.6 + (0.24 * len(programs) + 0.9) * lines),
+        layout="constrained", squeeze=False, sharex=True, sharey=True,
+    )  # fmt: skip
+    colours = pyplot.get_cmap("viridis").copy()
+    colours.set_bad("#dddddd")
+    for panel, kind in zip(axes.flat, kinds, strict=False):
+        values = np.full((len(programs), len(targets)), np.nan)
+        texts = np.full(values.shape, "", object)
+        for (program, target, _, name), (levels, wrong) in table.items():
+            if name != kind:
+                continue
+            place = programs.index(program), targets.index(target)
+            values[place], texts[place] = _cell(levels, wrong)
+        image = panel.imshow(values, cmap=colours, vmin=-7, vmax=0, aspect="auto")
+        for (i, j), text in np.ndenumerate(texts):
+            panel.text(j, i, text, ha="center", va="center", fontsize=5.5, color="white")
+        panel.set_title(kind)
+        panel.grid(False)
+        panel.set_yticks(range(len(programs)), programs, fontsize=7)
+        panel.set_xticks(range(len(targets)), targets, rotation=60, ha="right", fontsize=7)
+    for panel in axes.flat[len(kinds) :]:
+        panel.set_visible(False)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="log10 of the level at 5 % wrong tokens")
+    return figure
+
+
+def _cell(levels: list[float], wrong: Any) -> tuple[float, str]:
+    """Colour and text: the level at 5 %, or for a single level the percentage that is wrong."""
+    if len(levels) == 1:
+        share = float(wrong.mean())
+        return -7 + 7 * (1 - min(share / 0.5, 1)), f"{100 * share:.0f}%"
+    found = critical_level(levels, wrong, resamples=0).level
+    if found == 0:
+        return -7.0, "<"
+    if math.isinf(found):
+        return math.log10(STRONGEST), ">"
+    return math.log10(found), f"{math.log10(found):.1f}"
+
+
+def draw_first(counts: Mapping[str, Mapping[str, int]], most: int = 10) -> "Figure":
+    """Which signal goes wrong first.
+
+    Args:
+      counts: by panel the number of draws by signal, of `first_wrong_signal`.
+      most: signals of a panel.
+    """
+    figure, axes = _pyplot().subplots(
+        1, len(counts), figsize=(4.2 * len(counts), 3.4), layout="constrained", squeeze=False
+    )
+    for panel, (title, found) in zip(axes.flat, counts.items(), strict=True):
+        _draw_bars(panel, title, found, most)
+    return figure
+
+
+def _draw_bars(panel: "Axes", title: str, found: Mapping[str, int], most: int) -> None:
+    total = max(1, sum(found.values()))
+    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
+    panel.barh([name or "none" for name, _ in ranked], [100 * n / total for _, n in ranked])
+    panel.set_title(title)
+    panel.set_xlabel("% of the draws")

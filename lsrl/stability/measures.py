@@ -1,0 +1,146 @@
+"""What noise does to outputs: wrong tokens, errors, and the noise that a program bears."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+from lsrl.stability.signals import SHARE, first_wrong_signal
+
+__all__ = [
+    "Critical",
+    "allowed_error",
+    "critical_level",
+    "first_wrong_signal",
+    "first_wrong_token",
+    "mean_error",
+    "wrong_tokens",
+]
+
+RESAMPLES = 1000
+
+
+def allowed_error(program: Program) -> Array:
+    """By output channel the error from which on a token is wrong, (outputs,).
+
+    Half a grid step, since rounding mends less; for a continuous output 5 % of its range.
+    """
+    facts = program.graph.facts[program.graph.output]
+    gridded = (facts.step > 0) & np.isfinite(facts.step)
+    spread = np.where(facts.high > facts.low, facts.high - facts.low, 1.0)
+    return np.where(gridded, facts.step / 2, SHARE * spread)
+
+
+def wrong_tokens(outputs: Array, expected: Array, allowed: Array | float = 0.5) -> Array:
+    """Which tokens are wrong: an output is off by as much as is allowed, or more, or is NaN.
+
+    Args:
+      outputs: (..., outputs).
+      expected: of a shape that broadcasts against it.
+      allowed: (outputs,), or a number.
+
+    Returns:
+      (...) bool.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        right = np.abs(outputs.astype(np.float64) - expected) < allowed
+    return np.asarray(~right.all(axis=-1))
+
+
+def mean_error(outputs: Array, expected: Array) -> Array:
+    """The mean over tokens of the L2 norm of the error.
+
+    Args:
+      outputs: (copies, batch, time, outputs).
+      expected: (batch, time, outputs).
+
+    Returns:
+      (copies,) float64; NaN or infinite where an output is.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.linalg.norm(outputs.astype(np.float64) - expected, axis=-1)
+        return np.asarray(errors.mean(axis=(1, 2)))
+
+
+def first_wrong_token(wrong: Array) -> Array:
+    """The first token that is wrong in any sequence.
+
+    Args:
+      wrong: (copies, batch, time) bool.
+
+    Returns:
+      (copies,) int; -1 where none is.
+    """
+    anywhere = wrong.any(axis=1)
+    return np.where(anywhere.any(axis=-1), anywhere.argmax(axis=-1), -1)
+
+
+class Critical(NamedTuple):
+    """The level at which a share of the tokens is wrong, with the 95 % interval over draws.
+
+    Infinite where even the strongest level tried leaves fewer wrong; 0 where already the weakest
+    makes more wrong.
+    """
+
+    level: float
+    low: float
+    high: float
+
+
+def critical_level(
+    levels: Sequence[float],
+    wrong: Array,
+    share: float = 0.05,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Critical:
+    """The level at which a share of the tokens is wrong.
+
+    The mean over draws is interpolated linearly in log level between the first level at which it
+    exceeds the share and the one below. The interval is a percentile bootstrap over draws.
+
+    Args:
+      levels: (levels,) in rising order, above 0.
+      wrong: (levels, draws): the fraction of wrong tokens.
+      share: of wrong tokens.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+
+    Raises:
+      InputError: levels that do not rise from above 0, or another shape of `wrong`.
+    """
+    strengths, fractions = np.asarray(levels, float), np.asarray(wrong, float)
+    if len(strengths) == 0 or strengths[0] <= 0 or (np.diff(strengths) <= 0).any():
+        raise InputError(f"critical_level: expected rising levels above 0, got {levels!r}")
+    if fractions.ndim != 2 or len(fractions) != len(strengths) or not fractions.shape[1]:
+        raise InputError(
+            f"critical_level: expected wrong tokens of shape ({len(strengths)}, draws), got "
+            f"{fractions.shape}"
+        )
+    draws = fractions.shape[1]
+    chosen = np.random.default_rng(seed).integers(draws, size=(resamples, draws))
+    found = [
+        _crossing(strengths, means, share)
+        for means in [fractions.mean(axis=1), *fractions[:, chosen].mean(axis=2).T]
+    ]
+    # "lower" and "higher" never average 0 or infinity with a number.
+    low = np.quantile(found[1:], 0.025, method="lower") if resamples else found[0]
+    high = np.quantile(found[1:], 0.975, method="higher") if resamples else found[0]
+    return Critical(float(found[0]), float(low), float(high))
+
+
+def _crossing(levels: Array, means: Array, share: float) -> float:
+    above = np.flatnonzero(means > share)
+    if not len(above):
+        return float("inf")
+    first = int(above[0])
+    if first == 0:
+        return 0.0
+    before, after = means[first - 1], means[first]
+    fraction = (share - before) / (after - before)
+    logs = np.log(levels[first - 1 : first + 1])
+    return float(np.exp(logs[0] + fraction * (logs[1] - logs[0])))

@@ -1,0 +1,309 @@
+"""What can be done to a model: noise on weights, on activations, rounding; each with its formula.
+
+A perturbation changes parameters, one array at a time, at a level (σ, or 2^-bits). What it draws
+depends on the seed, the array's name and its shape alone: not on the level, nor on how many copies
+are drawn together, nor on the devices that run them. So equal arrays of two models get equal noise
+(common random numbers), and so do all levels of a sweep.
+
+Noise is drawn by numpy on the host: the generators of jax would be compiled anew into each
+network's program, which takes longer than the runs.
+"""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+
+Entries = Literal["stored", "biases", "all"]
+Unit = Literal["absolute", "relative", "range"]
+# Exponent and mantissa bits of the formats that weights and states can be rounded to.
+FORMATS = {"tf32": (8, 10), "float16": (5, 10), "bfloat16": (8, 7)}
+SIGMAS = tuple(10.0**exponent for exponent in range(-7, 0))
+
+
+@dataclass(frozen=True)
+class Perturbation(ABC):
+    """A change of a model's parameters.
+
+    Attributes:
+      name: of the perturbation, in tables.
+      levels: those that a sweep tries, the weakest first.
+      forced: whether every carried state (h, c, the window of a convolution, a scan's state) is the
+        clean model's at every token.
+      random: whether a seed matters.
+    """
+
+    name: str
+    levels: tuple[float, ...] = SIGMAS
+    forced: bool = False
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the levels."""
+        if not self.levels or not all(np.isfinite(x) and x >= 0 for x in self.levels):
+            raise InputError(
+                f"{self.name}: expected levels >= 0, at least one, got {self.levels!r}"
+            )
+
+    @abstractmethod
+    def applied(
+        self,
+        name: str,
+        value: Array,
+        levels: Sequence[float],
+        seeds: Sequence[int],
+        ranges: Array | None = None,
+    ) -> Array:
+        """The perturbed arrays.
+
+        Args:
+          name: the parameter's.
+          value: the array, of any shape, in float64.
+          levels: one a copy.
+          seeds: one a copy.
+          ranges: of the array's shape, the unit of noise relative to signals.
+
+        Returns:
+          (copies, *shape), or the value itself, without the axis of copies, if it stays as it is.
+        """
+
+    def drift(
+        self, name: str, shape: tuple[int, ...], tokens: int, level: float, seed: int
+    ) -> Array | None:
+        """What one copy adds to an array at each token, (tokens, *shape); None: nothing."""
+        return None
+
+    @property
+    def format(self) -> str:
+        """The number format that states are rounded to between tokens; "": they are not."""
+        return ""
+
+    @property
+    def drifts(self) -> bool:
+        """Whether every token draws anew."""
+        return False
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """The random numbers of one array in one draw."""
+    return np.random.default_rng([int(seed), zlib.crc32(name.encode())])
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is added, and not multiplied."""
+    return "bias" in name
+
+
+@dataclass(frozen=True)
+class WeightNoise(Perturbation):
+    """w + σ u ε with ε from a standard normal, drawn once, for every entry chosen.
+
+    Attributes:
+      entries: which entries are drawn for. "stored", as in the paper: those that are not zero;
+        "biases": these and every entry of a bias; "all": every entry.
+      unit: u. "absolute": 1, as in the paper; "relative": |w|; "range": the greatest size of the
+        signal that the weight writes over that of the signal it reads, so that σ is noise relative
+        to signals (linear targets only).
+      spared: parameters whose names start so are left alone. The original reads ids as numbers, so
+        it has no input map to perturb. The initial state is no weight, and is left alone too.
+
+    Petrov et al. 2024, section 5: stored entries, absolute, forced.
+    """
+
+    entries: Entries = "stored"
+    unit: Unit = "absolute"
+    spared: tuple[str, ...] = ("inputs", "input_bias")
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        super().__post_init__()
+        for choice, known in ((self.entries, Entries), (self.unit, Unit)):
+            if choice not in get_args(known):
+                raise InputError(
+                    f"WeightNoise: expected one of {', '.join(get_args(known))}, got {choice!r}"
+                )
+
+    def applied(
+        self,
+        name: str,
+        value: Array,
+        levels: Sequence[float],
+        seeds: Sequence[int],
+        ranges: Array | None = None,
+    ) -> Array:
+        """Noise on the entries chosen."""
+        if name.startswith(self.spared) or name.endswith("initial_state"):
+            return value
+        everywhere = self.entries == "all" or (self.entries == "biases" and is_bias(name))
+        unit = np.ones_like(value) if everywhere else (value != 0).astype(np.float64)
+        if self.unit == "relative":
+            unit = unit * np.abs(value)
+        elif self.unit == "range":
+            if ranges is None:
+                raise InputError(f"{self.name}: no range of signals is known for {name!r}")
+            unit = unit * ranges
+        if not unit.any():
+            return value
+        drawn = {s: generator(s, name).standard_normal(value.shape) * unit for s in set(seeds)}
+        return np.stack([value + level * drawn[s] for level, s in zip(levels, seeds, strict=True)])
+
+
+@dataclass(frozen=True)
+class ActivationNoise(Perturbation):
+    """b_t = b + σ ε_t: fresh noise at every token on every bias, and so on what each unit sees."""
+
+    def applied(
+        self,
+        name: str,
+        value: Array,
+        levels: Sequence[float],
+        seeds: Sequence[int],
+        ranges: Array | None = None,
+    ) -> Array:
+        """Nothing: the noise is drawn at each token."""
+        return value
+
+    def drift(
+        self, name: str, shape: tuple[int, ...], tokens: int, level: float, seed: int
+    ) -> Array | None:
+        """Noise on biases."""
+        if not is_bias(name):
+            return None
+        return level * generator(seed, name).standard_normal((tokens, *shape))
+
+    @property
+    def drifts(self) -> bool:
+        """Every token draws anew."""
+        return True
+
+
+@dataclass(frozen=True)
+class Quantisation(Perturbation):
+    """s rint(w / s) with s = max|w| / (2^(b-1) - 1), one scale an output channel, b bits.
+
+    Levels are written as 2^-b, so that the weakest comes first: 2^-8 is int8, 2^-4 int4. Kernels
+    and tables of symbols are quantised; biases, norms, the diagonals of selective states and the
+    initial state keep their precision, as is usual.
+
+    Raises:
+      InputError: a level that leaves fewer than two bits.
+    """
+
+    levels: tuple[float, ...] = (2.0**-16, 2.0**-12, 2.0**-8, 2.0**-6, 2.0**-4)
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the levels."""
+        super().__post_init__()
+        if not all(level <= 0.25 for level in self.levels):
+            raise InputError(
+                f"{self.name}: levels are 2^-bits with at least 2 bits, got {self.levels!r}"
+            )
+
+    def applied(
+        self,
+        name: str,
+        value: Array,
+        levels: Sequence[float],
+        seeds: Sequence[int],
+        ranges: Array | None = None,
+    ) -> Array:
+        """The nearest multiples of the scale."""
+        axis = kernel_axis(name)
+        if axis is None:
+            return value
+        found = {level: quantised(value, level, axis) for level in set(levels)}
+        return np.stack([found[level] for level in levels])
+
+
+def kernel_axis(name: str) -> int | None:
+    """The axis of a kernel that runs over what it reads; None if it is no kernel.
+
+    flax stores kernels as (in, out), torch as (out, in); mamba and griffin have torch's names.
+    """
+    if "bias" in name or "norm" in name:
+        return None
+    if name.endswith(".weight"):
+        return -1
+    return -2 if name.endswith("kernel") or "_weight" in name or name.startswith("inputs") else None
+
+
+def quantised(value: Array, level: float, axis: int = -1) -> Array:
+    """An array rounded to 2^bits - 1 steps, with one scale along an axis; level 0: as it is."""
+    if not level or not value.size:
+        return value
+    scale = np.max(np.abs(value), axis=axis, keepdims=True) / (0.5 / level - 1)
+    safe = np.where(scale > 0, scale, 1.0)
+    return np.where(scale > 0, np.rint(value / safe) * safe, value)
+
+
+@dataclass(frozen=True)
+class Rounding(Perturbation):
+    """Weights, and states between tokens, rounded to a number format; sums stay in the model's.
+
+    Ties go to even; what lies below the least normal number becomes 0, as `lax.reduce_precision`
+    has it; what lies above the greatest becomes infinite. The only level is 1.
+
+    Attributes:
+      name: "tf32", "float16" or "bfloat16".
+
+    Raises:
+      InputError: another format, or another level.
+    """
+
+    levels: tuple[float, ...] = (1.0,)
+    random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the format."""
+        super().__post_init__()
+        if self.name not in FORMATS:
+            raise InputError(f"Rounding: expected one of {', '.join(FORMATS)}, got {self.name!r}")
+        if self.levels != (1.0,):
+            raise InputError(f"{self.name}: rounding has no levels but 1, got {self.levels!r}")
+
+    @property
+    def format(self) -> str:
+        """The format's name."""
+        return self.name
+
+    def applied(
+        self,
+        name: str,
+        value: Array,
+        levels: Sequence[float],
+        seeds: Sequence[int],
+        ranges: Array | None = None,
+    ) -> Array:
+        """The rounded array."""
+        found = rounded(value, self.name)
+        return np.broadcast_to(found, (len(levels), *found.shape))
+
+
+def rounded(value: Array, name: str) -> Array:
+    """An array rounded to a format of `FORMATS`."""
+    exponent_bits, mantissa_bits = FORMATS[name]
+    least = 2.0 ** (2 - 2 ** (exponent_bits - 1))
+    greatest = 2.0 ** (2 ** (exponent_bits - 1) - 1) * (2 - 2.0**-mantissa_bits)
+    _, exponent = np.frexp(value)
+    step = np.ldexp(1.0, exponent - 1 - mantissa_bits)
+    found = np.rint(value / step) * step
+    found = np.where(np.abs(found) < least, 0.0, found)
+    return np.where(np.abs(found) > greatest, np.copysign(np.inf, value), found)
+
+
+PAPER = WeightNoise("paper", forced=True)
+FREE = WeightNoise("weights")
+RELATIVE = WeightNoise("relative", unit="relative")
+ACTIVATIONS = ActivationNoise("activations", levels=SIGMAS[2:])
+INTEGERS = Quantisation("integers")
+DEFAULT: tuple[Perturbation, ...] = (
+    PAPER, FREE, RELATIVE, ACTIVATIONS, INTEGERS,
+    Rounding("tf32"), Rounding("float16"), Rounding("bfloat16"),
+)  # fmt: skip

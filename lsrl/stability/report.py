@@ -1,0 +1,135 @@
+"""Experiments with their tables as text and their figures: what the command line runs."""
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+import lsrl
+from lsrl.errors import InputError
+from lsrl.stability import workloads
+from lsrl.stability.copies import MEMORY
+from lsrl.stability.factors import critical_levels, factors_experiment
+from lsrl.stability.measures import critical_level, first_wrong_signal
+from lsrl.stability.paper_experiment import paper_experiment, summaries
+from lsrl.stability.perturbations import FREE
+from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
+
+# σ of free noise at which tok2tok and others are asked what goes wrong first.
+FIRST_LEVEL = 1e-3
+FIRST_PROGRAMS = ("majority", "dyck1", "tok2tok")
+
+
+def chosen_plan(
+    names: Sequence[str] | None, targets: Sequence[str] | None, *, quick: bool = False
+) -> Plan:
+    """The default sweep, or its part for some programs and targets.
+
+    Raises:
+      InputError: an unknown program or target.
+    """
+    if quick:
+        if names or targets:
+            raise InputError("bench stability: --quick chooses its programs and targets itself")
+        return quick_plan()
+    known = workloads.DEFAULT
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise InputError(
+            f"bench stability: no program {', '.join(unknown)} in the sweep; it has "
+            f"{', '.join(known)}"
+        )
+    chosen = tuple(known[name] for name in names or known)
+    return Plan(programs=chosen, targets=tuple(targets or ()))
+
+
+def run_sweep(
+    plan: Plan, folder: Path, *, memory: int = MEMORY, progress: Progress | None = None
+) -> str:
+    """Run a sweep; writes sweep.csv, sweep.png and first.png. Returns a table as text."""
+    rows = sweep(plan, folder, memory=memory, progress=progress)
+    if not rows:
+        return "other processes are still at work"
+    lines = ["level at 5 % and at 50 % wrong tokens, with the 95 % interval over draws"]
+    for (program, target, lowering, kind), (levels, wrong) in fractions(rows).items():
+        name = f"{program:<20} {target:<17} {lowering:<30} {kind:<12}"
+        if len(levels) == 1:
+            lines.append(f"{name} {100 * wrong.mean():.1f} % wrong")
+            continue
+        five, half = (critical_level(levels, wrong, share) for share in (0.05, 0.5))
+        lines.append(
+            f"{name} {_level(five.level)} [{_level(five.low)}, {_level(five.high)}]  "
+            f"{_level(half.level)} [{_level(half.low)}, {_level(half.high)}]"
+        )
+    lines.append(f"table: {folder / 'sweep.csv'}")
+    if has_matplotlib():
+        from lsrl.stability import figures
+
+        figures.save(figures.draw_map(rows), folder / "sweep.png")
+        counts = {}
+        for workload in plan.programs:
+            if workload.name in FIRST_PROGRAMS:
+                model = lsrl.compile(workload.program(), "linear_rnn")
+                counts[f"{workload.name}, σ = {FIRST_LEVEL:g}, free"] = first_wrong_signal(
+                    model, workload.inputs(plan.batch), FREE, FIRST_LEVEL, range(25), memory=memory
+                )
+        if counts:
+            figures.save(figures.draw_first(counts), folder / "first.png")
+    return "\n".join(lines)
+
+
+def run_paper(folder: Path, *, memory: int = MEMORY, progress: Progress | None = None) -> str:
+    """Run the paper's experiment; writes paper.csv and paper.png. Returns the table as text."""
+    table = summaries(paper_experiment(folder, memory=memory, progress=progress))
+    lines = [
+        "wrong tokens of tok2tok in %, mean error of vec2vec; in brackets 95 % intervals of means",
+        f"{'program':<8} {'form':<25} {'target':<17} {'states':<7} {'sigma':>6} {'mean':>9} "
+        f"{'interval':^21} {'median':>9} {'quartiles':^19} {'within':>6} {'original':>9}",
+    ]
+    for cell in table:
+        original = "" if cell.original is None else f"{cell.original:.3g}"
+        lines.append(
+            f"{cell.program:<8} {cell.form:<25} {cell.target:<17} {cell.states:<7} "
+            f"{cell.level:>6g} {cell.mean:>9.4g} [{cell.low:>9.4g},{cell.high:>9.4g}] "
+            f"{cell.median:>9.4g} {cell.quartiles[0]:>9.4g} {cell.quartiles[1]:>9.4g} "
+            f"{cell.tolerated:>6.2f} {original:>9}"
+        )
+    lines.append(f"table: {folder / 'paper.csv'}")
+    if has_matplotlib():
+        from lsrl.stability import figures
+
+        figures.save(figures.draw_paper(table), folder / "paper.png")
+    return "\n".join(lines)
+
+
+def run_factors(folder: Path, *, memory: int = MEMORY, progress: Progress | None = None) -> str:
+    """Run the primary experiment; writes factors.csv. Returns the table as text."""
+    rows = factors_experiment(folder, memory=memory, progress=progress)
+    found = critical_levels(rows)
+    base = {key[3]: level for key, level in found.items() if key[:3] == ("gate", "", "edge")}
+    lines = [
+        "sigma at 5 % wrong tokens, with the 95 % interval over draws, and the log10 of its ratio",
+        "to that of the gate with the paper's thresholds",
+    ]
+    for (form, constant, thresholds, noise), (level, low, high) in found.items():
+        ratio = ""
+        if 0 < level < np.inf and 0 < base[noise][0] < np.inf:
+            ratio = f"{math.log10(level / base[noise][0]):+.2f}"
+        lines.append(
+            f"{noise:<9} {thresholds:<8} {form:<10} {constant:<15} {_level(level)} "
+            f"[{_level(low)}, {_level(high)}] {ratio}"
+        )
+    lines.append(f"table: {folder / 'factors.csv'}")
+    return "\n".join(lines)
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn."""
+    return find_spec("matplotlib") is not None
+
+
+def _level(level: float) -> str:
+    return "below" if level == 0 else "above" if math.isinf(level) else f"{level:.1e}"

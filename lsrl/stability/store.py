@@ -1,0 +1,85 @@
+"""Results that survive a kill: each finished task is one file, keyed by its settings."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lsrl.errors import InputError
+
+Row = dict[str, str]
+
+
+class Parts:
+    """The finished tasks of an experiment, in a folder.
+
+    A part is written beside its place and then renamed, so it is there whole or not at all. Rows
+    are read back from the file even when they are new: a resumed run gives the same bytes.
+    """
+
+    def __init__(self, folder: Path, columns: Sequence[str]) -> None:
+        """Open a folder, which is made if there is none.
+
+        Raises:
+          OSError: it can't be made.
+        """
+        self.folder, self.columns = folder, tuple(columns)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, settings: Mapping[str, Any]) -> Path:
+        """Where the task of these settings is kept."""
+        text = json.dumps(settings, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.csv"
+
+    def has(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the task is finished."""
+        return self.path(settings).exists()
+
+    def rows(
+        self, settings: Mapping[str, Any], work: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> list[Row]:
+        """The rows of a task; it is run if it is not finished yet."""
+        path = self.path(settings)
+        if not path.exists():
+            write_rows(path, self.columns, work())
+        return read_rows(path, self.columns)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table as CSV, whole or not at all.
+
+    Raises:
+      OSError: it can't be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
+    writer.writeheader()
+    writer.writerows(rows)
+    # By process: two that do the same task write the same bytes, each its own draft.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
+    """Read a table that `write_rows` wrote.
+
+    Raises:
+      InputError: it has other columns.
+      OSError: it can't be read.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if columns is not None and tuple(reader.fieldnames or ()) != tuple(columns):
+            raise InputError(
+                f"{path}: expected the columns {', '.join(columns)}, got "
+                f"{', '.join(reader.fieldnames or ())}; remove it, and it is made anew"
+            )
+        return list(reader)

@@ -1,0 +1,403 @@
+"""Sweeps: every program, target, lowering and kind of perturbation, into one tidy table.
+
+The kinds beside the perturbations of weights and activations: "length" runs a model on sequences a
+hundred times longer than it was compiled for, "extremes" on inputs at the ends of the declared
+ranges, and "dtype" a model that is compiled for another dtype.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.progress import Progress
+
+import lsrl
+from lsrl.errors import BoundsError, InputError, PrecisionError, UnsupportedOpError
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+from lsrl.model import Model
+from lsrl.stability import perturbations, workloads
+from lsrl.stability.copies import MEMORY, run_copies
+from lsrl.stability.measures import allowed_error, first_wrong_token, mean_error, wrong_tokens
+from lsrl.stability.perturbations import PAPER, Perturbation, WeightNoise
+from lsrl.stability.store import Parts, Row, write_rows
+from lsrl.stability.workloads import Lowering, Workload
+
+COLUMNS = (
+    "program", "target", "lowering", "perturbation", "level", "seed",
+    "wrong", "error", "first_token",
+)  # fmt: skip
+OWN = "ours"  # the compiler's own lowering
+NOTHING = WeightNoise("nothing", levels=(0.0,))
+# Copies at a time: all perturbations of a kind then share what XLA compiled.
+TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Length:
+    """Is a model right for sequences longer than it was compiled for?
+
+    Attributes:
+      batch: sequences, LONGER times as long as those of the other kinds.
+    """
+
+    name: str = "length"
+    batch: int = 2
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Is a model right on inputs at the ends of the declared ranges, under a little noise?
+
+    Attributes:
+      sigma: of free noise on stored weights; 0 and this are tried.
+    """
+
+    name: str = "extremes"
+    sigma: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """The model that the compiler makes for another dtype, without noise."""
+
+    name: str = "dtype"
+    dtypes: tuple[str, ...] = ("bfloat16",)
+
+
+Kind = Perturbation | Length | Extremes | Dtype
+DEFAULT_KINDS: tuple[Kind, ...] = (*perturbations.DEFAULT, Length(), Extremes(), Dtype())
+# The bits of a dtype's significand make its level.
+BITS = {"float64": 53, "float32": 24, "bfloat16": 8}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a sweep.
+
+    Attributes:
+      programs: workloads.
+      targets: by name; all of them by default.
+      kinds: perturbations and the other kinds.
+      batch: sequences.
+      seeds: of the draws.
+      lowerings: whether the paper's own forms are run too, under the paper's and free noise.
+      dtype: of the compiler's own lowering.
+    """
+
+    programs: tuple[Workload, ...] = tuple(workloads.DEFAULT.values())
+    targets: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = DEFAULT_KINDS
+    batch: int = 4
+    seeds: tuple[int, ...] = tuple(range(8))
+    lowerings: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Check that there is something to do, and that names are told apart.
+
+        Raises:
+          InputError: nothing to do, an unknown target, or two of one name.
+        """
+        known = [found.name for found in lsrl.targets()]
+        unknown = [name for name in self.targets if name not in known]
+        if unknown:
+            raise InputError(
+                f"sweep: unknown target(s) {', '.join(unknown)}; there are {', '.join(known)}"
+            )
+        if not (self.programs and self.kinds and self.seeds) or self.batch < 1:
+            raise InputError("sweep: expected at least one program, kind, seed and sequence")
+        for what, names in (
+            ("programs", [program.name for program in self.programs]),
+            ("perturbations", [kind.name for kind in self.kinds]),
+            ("seeds", list(map(str, self.seeds))),
+        ):
+            if len(set(names)) != len(names):
+                raise InputError(f"sweep: {what} have to differ, got {', '.join(names)}")
+
+    def groups(self) -> "Iterator[Group]":
+        """Programs on targets, in order."""
+        targets = self.targets or tuple(found.name for found in lsrl.targets())
+        for workload in self.programs:
+            for target in targets:
+                yield Group(workload, target, OWN, self.dtype, self.kinds)
+            if not self.lowerings:
+                continue
+            simple = tuple(k for k in self.kinds if isinstance(k, WeightNoise))
+            for name, lowering in workload.lowerings.items():
+                if lowering.target in targets and simple:
+                    yield Group(workload, lowering.target, name, lowering.dtype, simple)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tasks of one program on one target in one lowering, which share a model."""
+
+    workload: Workload
+    target: str
+    lowering: str
+    dtype: str
+    kinds: tuple[Kind, ...]
+
+    @cached_property
+    def program(self) -> Program:
+        """The program as it is lowered."""
+        other: Lowering | None = self.workload.lowerings.get(self.lowering)
+        return self.workload.program() if other is None else other.build()
+
+    def compiled(self, dtype: str) -> Model | None:
+        """The model; None where the target or the dtype can't hold the program."""
+        try:
+            return lsrl.compile(self.program, self.target, dtype=dtype)
+        except (UnsupportedOpError, PrecisionError):
+            return None
+
+    @cached_property
+    def model(self) -> Model | None:
+        """The model that noise is put on."""
+        return self.compiled(self.dtype)
+
+
+def sweep(
+    plan: Plan,
+    folder: Path,
+    *,
+    memory: int = MEMORY,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+    share: tuple[int, int] | None = None,
+) -> list[Row]:
+    """Run a sweep, or what of it is not finished, and write its table.
+
+    Every finished task is a file in the folder `parts`, keyed by its settings: a sweep that was
+    killed goes on where it stopped, and gives the table of an unbroken one. Processes of
+    `jax.distributed` with one folder each do their share of the tasks; the last one to finish
+    writes the table.
+
+    Args:
+      plan: what to run.
+      folder: of the results; the table is sweep.csv.
+      memory: bytes that the copies at work may take.
+      mesh: of devices to spread the copies over.
+      progress: to report to.
+      share: this process, from 0, and the number of processes; those of jax by default.
+
+    Returns:
+      The table, one row a draw and level; empty if other processes are still at work.
+
+    Raises:
+      InputError: the memory is no positive number of bytes.
+      OSError: the folder can't be written.
+    """
+    if memory <= 0:
+        raise InputError(f"sweep: expected a positive number of bytes of memory, got {memory!r}")
+    index, count = share or (jax.process_index(), jax.process_count())
+    parts = Parts(folder / "parts", COLUMNS)
+    groups = list(plan.groups())
+    tasks = [(group, kind) for group in groups for kind in group.kinds]
+    mine = groups[index::count]
+    bar = None
+    if progress is not None:
+        bar = progress.add_task("sweep", total=sum(len(group.kinds) for group in mine))
+    for group in mine:
+        for kind in group.kinds:
+            if progress is not None and bar is not None:
+                what = f"{group.workload.name} on {group.target}: {kind.name}"
+                progress.update(bar, description=what)
+            parts.rows(
+                _settings(plan, group, kind),
+                partial(measure, plan, group, kind, memory=memory, mesh=mesh),
+            )
+            if progress is not None and bar is not None:
+                progress.advance(bar)
+        # A model is needed by its own group alone.
+        group.__dict__.pop("model", None)
+    settings = [_settings(plan, group, kind) for group, kind in tasks]
+    if not all(map(parts.has, settings)):
+        return []
+    rows = [row for each in settings for row in parts.rows(each, list)]
+    write_rows(folder / "sweep.csv", COLUMNS, rows)
+    return rows
+
+
+def _settings(plan: Plan, group: Group, kind: Kind) -> dict[str, Any]:
+    """All that the rows of a task depend on."""
+    workload = group.workload
+    return {
+        "program": workload.name,
+        "settings": dict(workload.settings),
+        "longer": None if workload.longer is None else dict(workload.longer),
+        "tokens": workload.tokens,
+        "scored": workload.scored,
+        "target": group.target,
+        "lowering": group.lowering,
+        "dtype": group.dtype,
+        "kind": [type(kind).__name__, asdict(kind)],
+        "seeds": plan.seeds,
+        "batch": plan.batch,
+        "version": lsrl.__version__,
+    }
+
+
+def measure(
+    plan: Plan, group: Group, kind: Kind, *, memory: int = MEMORY, mesh: Mesh | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one task; none where the target can't hold the program."""
+    if group.model is None:
+        return []
+    workload, program, model = group.workload, group.program, group.model
+    if isinstance(kind, Length):
+        if workload.longer is None:
+            return []
+        inputs = workload.longer_inputs(kind.batch)
+        expected = workload.longer_program().run(*inputs)
+        # In one piece, past what the model declares; its checks of the length are not asked.
+        with model.device_mode():
+            outputs = np.asarray(model.module.run(_features(model, inputs)))[None]
+        level = float(workloads.LONGER)
+        return _rows(group, kind.name, [(level, 0)], outputs, expected, program)
+    if isinstance(kind, Dtype):
+        rows = []
+        for dtype in kind.dtypes:
+            other = group.compiled(dtype)
+            if other is None:
+                continue
+            inputs = workload.inputs(plan.batch)
+            outputs = other.run(*inputs)[None]
+            level = 2.0 ** -BITS[dtype]
+            rows += _rows(group, kind.name, [(level, 0)], outputs, program.run(*inputs), program)
+        return rows
+    if isinstance(kind, Extremes):
+        return _extremes(plan, group, kind, model, memory, mesh)
+    inputs = workload.inputs(plan.batch)
+    expected = program.run(*inputs)
+    seeds = plan.seeds if kind.random else plan.seeds[:1]
+    # A number format has no level 0: what it is compared with are the other kinds' models.
+    levels = kind.levels if kind.format else (0.0, *kind.levels)
+    copies = [(level, seed) for level in levels for seed in seeds]
+    outputs = _run(model, inputs, kind, copies, memory, mesh)
+    return _rows(group, kind.name, copies, outputs, expected, program)
+
+
+def _extremes(
+    plan: Plan, group: Group, kind: Extremes, model: Model, memory: int, mesh: Mesh | None
+) -> list[dict[str, Any]]:
+    """All inputs at the ends of the ranges as one batch; shorter ones are filled up."""
+    legal = []
+    for inputs in group.workload.extremes():
+        try:
+            legal.append((inputs, group.program.run(*inputs)))
+        except BoundsError:  # another lowering may promise less
+            continue
+    if not legal:
+        return []
+    longest = max(len(inputs[0][0]) for inputs, _ in legal)
+    filled = [
+        np.concatenate([_filled(inputs[place], longest) for inputs, _ in legal])
+        for place in range(len(legal[0][0]))
+    ]
+    noise = WeightNoise(kind.name)
+    copies = [(level, seed) for level in (0.0, kind.sigma) for seed in plan.seeds]
+    outputs = _run(model, filled, noise, copies, memory, mesh)
+    lengths = [len(inputs[0][0]) for inputs, _ in legal]
+    expected = np.concatenate([_filled(answer, longest) for _, answer in legal])
+    counted = np.array([[t < length for t in range(longest)] for length in lengths])
+    # What was filled up counts as right: it is given the expected values.
+    outputs = np.where(counted[None, :, :, None], outputs, expected)
+    share = counted.mean()
+    rows = _rows(group, kind.name, copies, outputs, expected, group.program, scored=0)
+    return [{**row, "wrong": row["wrong"] / share, "error": row["error"] / share} for row in rows]
+
+
+def _filled(array: Array, length: int) -> Array:
+    """(1, time, ...) with its last token repeated."""
+    return np.concatenate([array, np.repeat(array[:, -1:], length - array.shape[1], axis=1)], 1)
+
+
+def _run(
+    model: Model,
+    inputs: Sequence[Array],
+    noise: Perturbation,
+    copies: Sequence[tuple[float, int]],
+    memory: int,
+    mesh: Mesh | None,
+) -> Array:
+    levels, seeds = [level for level, _ in copies], [seed for _, seed in copies]
+    return run_copies(model, inputs, noise, levels, seeds, memory=memory, most=TOGETHER, mesh=mesh)
+
+
+def _features(model: Model, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(
+        array.astype(np.int32) if array.ndim == 2 else array.astype(model.dtype) for array in inputs
+    )
+
+
+def _rows(
+    group: Group,
+    kind: str,
+    copies: Sequence[tuple[float, int]],
+    outputs: Array,
+    expected: Array,
+    program: Program,
+    scored: int | None = None,
+) -> list[dict[str, Any]]:
+    last = group.workload.scored if scored is None else scored
+    start = expected.shape[1] - last if last else 0
+    seen, wanted = outputs[:, :, start:], expected[:, start:]
+    wrong = wrong_tokens(seen, wanted, allowed_error(program))
+    measured = zip(
+        copies,
+        wrong.mean(axis=(1, 2)).tolist(),
+        mean_error(seen, wanted).tolist(),
+        first_wrong_token(wrong).tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "program": group.workload.name,
+            "target": group.target,
+            "lowering": group.lowering,
+            "perturbation": kind,
+            "level": level,
+            "seed": seed,
+            "wrong": share,
+            "error": error,
+            "first_token": "" if first < 0 else first + start,
+        }
+        for (level, seed), share, error, first in measured
+    ]
+
+
+def quick_plan() -> Plan:
+    """A small sweep, for trying out."""
+    chosen = tuple(workloads.DEFAULT[name] for name in ("majority", "copy_delay", "tok2tok"))
+    return Plan(
+        programs=chosen,
+        targets=("linear_rnn", "gated_linear_rnn", "gru"),
+        kinds=(PAPER, perturbations.INTEGERS),
+        seeds=(0, 1),
+        lowerings=False,
+    )
+
+
+def fractions(
+    rows: Sequence[Row], **chosen: str
+) -> Mapping[tuple[str, str, str, str], tuple[list[float], Array]]:
+    """Levels above 0 and wrong tokens (levels, draws), by program, target, lowering, kind."""
+    table: dict[tuple[str, str, str, str], dict[float, list[float]]] = {}
+    for row in rows:
+        if any(row[name] != value for name, value in chosen.items()):
+            continue
+        key = (row["program"], row["target"], row["lowering"], row["perturbation"])
+        level = float(row["level"])
+        if level > 0:
+            table.setdefault(key, {}).setdefault(level, []).append(float(row["wrong"]))
+    return {
+        key: (sorted(levels), np.array([levels[level] for level in sorted(levels)]))
+        for key, levels in table.items()
+    }

@@ -1,0 +1,158 @@
+"""The programs of a sweep: their sizes, inputs, the tokens that are scored, other lowerings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, get_args
+
+import numpy as np
+
+import lsrl
+from lsrl import paper
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+
+LONGER = 100  # how many times longer the sequences of the kind "length" are
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Another program text for the same task: the paper's own forms.
+
+    Attributes:
+      build: the program.
+      target: the one that it is compiled for.
+      dtype: of the network; float32 can't hold the paper's constant of 1e10 beside a symbol.
+    """
+
+    build: Callable[[], Program]
+    target: str
+    dtype: str = "float64"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A program of the library as a sweep runs it.
+
+    Attributes:
+      name: in the catalogue.
+      settings: its parameters.
+      tokens: of each sequence, at most.
+      scored: how many of the last outputs count; 0: all.
+      longer: the parameters for sequences LONGER times as long; None: there are none.
+      lowerings: other ways of writing it, by name.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tokens: int = 24
+    scored: int = 0
+    longer: Mapping[str, Any] | None = None
+    lowerings: Mapping[str, Lowering] = field(default_factory=dict)
+
+    def program(self) -> Program:
+        """The program."""
+        return lsrl.programs.catalogue()[self.name].program(**self.settings)
+
+    def longer_program(self) -> Program:
+        """The program for long sequences: the reference of the kind "length".
+
+        Raises:
+          InputError: there are no longer sequences.
+        """
+        if self.longer is None:
+            raise InputError(f"{self.name}: has no longer sequences")
+        return lsrl.programs.catalogue()[self.name].program(**self.longer)
+
+    def inputs(self, batch: int, seed: int = 0) -> tuple[Array, ...]:
+        """Random legal inputs: (batch, time[, width]) each."""
+        return self._sampled(batch, self.tokens, self.settings, seed)
+
+    def longer_inputs(self, batch: int, seed: int = 0) -> tuple[Array, ...]:
+        """Inputs LONGER times as long.
+
+        Raises:
+          InputError: there are no longer sequences.
+        """
+        if self.longer is None:
+            raise InputError(f"{self.name}: has no longer sequences")
+        return self._sampled(batch, LONGER * self.tokens, self.longer, seed)
+
+    def extremes(self) -> list[tuple[Array, ...]]:
+        """Inputs at the ends of the declared ranges: (1, time[, width]) each, cut to `tokens`."""
+        found = lsrl.programs.catalogue()[self.name].extremes(**self.settings)
+        return [tuple(array[None, : self.tokens] for array in inputs) for inputs in found]
+
+    def _sampled(
+        self, batch: int, tokens: int, settings: Mapping[str, Any], seed: int
+    ) -> tuple[Array, ...]:
+        entry, rng = lsrl.programs.catalogue()[self.name], np.random.default_rng(seed)
+        samples = [entry.sample(rng, tokens, **settings) for _ in range(batch)]
+        shortest = min(len(sample[0]) for sample in samples)
+        return tuple(
+            np.stack([array[:shortest] for array in arrays])
+            for arrays in zip(*samples, strict=True)
+        )
+
+
+def _paper_lowerings(build: Callable[..., Program], **sizes: int) -> dict[str, Lowering]:
+    return {
+        f"paper {mode}": Lowering(
+            partial(build, **sizes, mode=mode),
+            "gated_linear_rnn" if mode.startswith("multiplicative") else "linear_rnn",
+        )
+        for mode in get_args(paper.Mode)
+    }
+
+
+def _counting(name: str, tokens: int = 24, **settings: Any) -> Workload:
+    """A program whose bounds grow with its max_length."""
+    return Workload(
+        name,
+        {"max_length": tokens, **settings},
+        tokens,
+        longer={"max_length": LONGER * tokens, **settings},
+    )
+
+
+def _unlimited(name: str, tokens: int = 24, **settings: Any) -> Workload:
+    """A program without a max_length."""
+    return Workload(name, settings, tokens, longer=settings)
+
+
+def _workloads() -> tuple[Workload, ...]:
+    length, pairs = 3, 4
+    return (
+        _counting("majority"),
+        _counting("parity"),
+        _counting("modular_sum"),
+        _counting("histogram"),
+        _counting("running_max"),
+        _unlimited("copy_delay"),
+        _unlimited("flip_flop"),
+        _counting("selective_copy"),
+        _unlimited("associative_recall"),
+        _unlimited("induction_head"),
+        _counting("dyck1"),
+        _unlimited("even_pairs"),
+        Workload("gradient_step", tokens=24),
+        Workload(
+            "tok2tok",
+            {"length": length, "vocab": 10, "max_pairs": pairs},
+            length * (1 + 2 * pairs),
+            length,
+            {"length": length, "vocab": 10, "max_pairs": LONGER * pairs},
+            _paper_lowerings(paper.tok2tok, length=length, vocab=10, max_pairs=pairs),
+        ),
+        Workload(
+            "vec2vec",
+            {"in_dim": 1, "out_dim": 1, "cells": 8},
+            9,
+            1,
+            lowerings=_paper_lowerings(paper.vec2vec, in_dim=1, out_dim=1, cells=8),
+        ),
+    )
+
+
+DEFAULT: Mapping[str, Workload] = {workload.name: workload for workload in _workloads()}

@@ -1,0 +1,527 @@
+"""The stability lab: draws, measures, sweeps that are broken off, and what users get wrong."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import lsrl
+from lsrl import paper, programs
+from lsrl.cli import app
+from lsrl.errors import InputError
+from lsrl.stability import factors, figures, paper_experiment, report, workloads
+from lsrl.stability.copies import run_copies
+from lsrl.stability.measures import (
+    allowed_error,
+    critical_level,
+    first_wrong_signal,
+    first_wrong_token,
+    mean_error,
+    wrong_tokens,
+)
+from lsrl.stability.perturbations import (
+    ACTIVATIONS,
+    FORMATS,
+    FREE,
+    INTEGERS,
+    PAPER,
+    RELATIVE,
+    Quantisation,
+    Rounding,
+    WeightNoise,
+    quantised,
+    rounded,
+)
+from lsrl.stability.signals import weight_ranges
+from lsrl.stability.store import Parts, read_rows, write_rows
+from lsrl.stability.sweep import COLUMNS, Dtype, Extremes, Length, Plan, sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+NOISES = (PAPER, FREE, RELATIVE, ACTIVATIONS, INTEGERS)
+SMALL = Plan(
+    programs=(workloads.DEFAULT["majority"],),
+    targets=("linear_rnn", "rnn", "mamba"),
+    kinds=(PAPER, ACTIVATIONS, INTEGERS, Length(), Extremes(), Dtype()),
+    batch=2,
+    seeds=(0, 1, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lsrl.compile(programs.tok2tok(2, 5, 3), "linear_rnn")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(0)
+    found = [programs.random_dictionary(rng, 2, 5, 3) for _ in range(4)]
+    return np.stack([programs.tok2tok_prompt(*one) for one in found])
+
+
+# ---------------------------------------------------------------- perturbations
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_quantisation_equals_its_formula(bits: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(5, 7))
+    weights[:, 2] = 0
+    found = quantised(weights, 2.0**-bits, axis=-2)
+    for column, got in zip(weights.T, found.T, strict=True):
+        scale = np.abs(column).max() / (2 ** (bits - 1) - 1)
+        expected = scale * np.rint(column / scale) if scale else column
+        np.testing.assert_allclose(got, expected, rtol=1e-15)
+        assert len(np.unique(got)) <= 2**bits - 1
+
+
+def test_biases_are_not_quantised() -> None:
+    weights = np.array([[1.0, 0.3], [0.1, 0.2]])
+    kept = INTEGERS.applied("layers.0.bias", weights[0], [0.25], [0])
+    np.testing.assert_array_equal(kept, weights[0])
+    flax = INTEGERS.applied("layers.0.input_kernel", weights, [0.25], [0])[0]
+    torch = INTEGERS.applied("layers.mixer.in_proj.weight", weights, [0.25], [0])[0]
+    np.testing.assert_array_equal(flax, [[1, 0.3], [0, 0.3]])
+    np.testing.assert_array_equal(torch, [[1, 0], [0, 0.2]])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rounding_equals_reduce_precision(name: str) -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=500) * 10.0 ** rng.integers(-9, 9, 500)).astype(np.float32)
+    values = np.concatenate([values, np.float32([0, 1, 257, 65519, 65520, -70000, 1 + 2**-11])])
+    exponent, mantissa = FORMATS[name]
+    expected = jax.lax.reduce_precision(jnp.asarray(values), exponent, mantissa)
+    np.testing.assert_array_equal(rounded(values.astype(np.float64), name), expected)
+
+
+def test_noise_is_put_on_the_entries_chosen() -> None:
+    value = np.array([0.0, 2.0, 0.0, -4.0])
+
+    def changed(noise: WeightNoise, name: str) -> list[bool]:
+        return (noise.applied(name, value, [0.1], [0]) != value).ravel().tolist()
+
+    stored, everywhere = [False, True, False, True], [True] * 4
+    assert changed(WeightNoise("a"), "bias") == stored
+    assert changed(WeightNoise("a", entries="biases"), "bias") == everywhere
+    assert changed(WeightNoise("a", entries="biases"), "kernel") == stored
+    assert changed(WeightNoise("a", entries="all"), "kernel") == everywhere
+    assert changed(WeightNoise("a"), "inputs.0.table") == [False] * 4
+    noise = [
+        WeightNoise("a", unit=unit).applied("kernel", value, [1.0], [0])[0] - value
+        for unit in ("absolute", "relative")
+    ]
+    np.testing.assert_allclose(noise[1], np.abs(value) * noise[0])
+
+
+def test_levels_share_their_draw() -> None:
+    value = np.ones((3, 4))
+    weak, strong = FREE.applied("kernel", value, [1e-3, 2e-3], [5, 5]) - value
+    np.testing.assert_allclose(2 * weak, strong, rtol=1e-10)
+    other = FREE.applied("kernel", value, [1e-3], [6])[0] - value
+    assert (other != weak).all()
+    assert (FREE.applied("kernel_b", value, [1e-3], [5])[0] - value != weak).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WeightNoise("a", levels=()), "at least one"),
+        (lambda: WeightNoise("a", levels=(-1.0,)), "levels >= 0"),
+        (lambda: WeightNoise("a", entries="zeros"), "stored, biases, all"),
+        (lambda: WeightNoise("a", unit="big"), "absolute, relative, range"),
+        (lambda: Quantisation("a", levels=(0.5,)), "at least 2 bits"),
+        (lambda: Rounding("int8"), "tf32, float16, bfloat16"),
+        (lambda: Rounding("tf32", levels=(0.0, 1.0)), "no levels but 1"),
+    ],
+)
+def test_bad_perturbations_are_told(make, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "gated_linear_rnn", "rnn", "lstm", "mamba"])
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
+def test_level_zero_is_the_model(target: str, noise, prompts) -> None:
+    model = lsrl.compile(programs.tok2tok(2, 5, 3), target)
+    outputs = run_copies(model, [prompts], noise, [0.0, 0.0], [3, 4])
+    np.testing.assert_array_equal(outputs, np.stack([model.run(prompts)] * 2))
+
+
+def test_states_are_rounded_too(prompts) -> None:
+    """Whole numbers up to 2048 survive float16; an LSTM's small units, below 2^-14, do not."""
+    rounding = Rounding("float16")
+    model = lsrl.compile(programs.tok2tok(2, 5, 3), "linear_rnn")
+    outputs = run_copies(model, [prompts], rounding, [1.0], [0])[0]
+    np.testing.assert_array_equal(outputs, model.run(prompts))
+    model = lsrl.compile(programs.tok2tok(2, 5, 3), "lstm")
+    assert (run_copies(model, [prompts], rounding, [1.0], [0])[0] != model.run(prompts)).any()
+
+
+def test_forced_states_are_the_clean_ones(model, prompts) -> None:
+    """A model whose output weights alone are noisy has no use for teacher forcing."""
+    free = WeightNoise("a", spared=("inputs", "input_bias", "layers"))
+    forced = replace(free, forced=True)
+    outputs = [run_copies(model, [prompts], noise, [0.1], [0]) for noise in (free, forced)]
+    np.testing.assert_array_equal(*outputs)
+    assert (outputs[0] != model.run(prompts)).any()
+    errors = [
+        np.abs(run_copies(model, [prompts], noise, [1e-3], [0]) - model.run(prompts)).max()
+        for noise in (FREE, PAPER)
+    ]
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("noise", [PAPER, FREE, ACTIVATIONS], ids=lambda noise: noise.name)
+def test_draws_depend_on_the_seed_alone(model, prompts, noise) -> None:
+    levels, seeds = [1e-2] * 5, [0, 1, 2, 3, 4]
+    at_once = run_copies(model, [prompts], noise, levels, seeds)
+    one_by_one = run_copies(model, [prompts], noise, levels, seeds, memory=1)
+    np.testing.assert_allclose(at_once, one_by_one, rtol=1e-5, atol=1e-5)
+    in_threes = run_copies(model, [prompts], noise, levels, seeds, most=3)
+    np.testing.assert_allclose(at_once, in_threes, rtol=1e-5, atol=1e-5)
+    again = run_copies(model, [prompts], noise, levels, seeds)
+    np.testing.assert_array_equal(at_once, again)
+    turned = run_copies(model, [prompts], noise, levels, seeds[::-1])[::-1]
+    np.testing.assert_array_equal(at_once, turned)
+    assert len(np.unique(at_once.reshape(5, -1), axis=0)) == 5
+    last = run_copies(model, [prompts], noise, levels, seeds, last=2)
+    np.testing.assert_allclose(at_once[:, :, -2:], last, rtol=1e-5, atol=1e-5)
+
+
+MESH = """
+import sys, jax, numpy as np, lsrl
+from jax.sharding import Mesh
+from lsrl.stability.copies import run_copies
+from lsrl.stability.perturbations import ACTIVATIONS, FREE, PAPER
+model = lsrl.compile(lsrl.programs.tok2tok(2, 5, 3), "linear_rnn")
+prompts = np.load(sys.argv[1])
+mesh = Mesh(np.array(jax.devices()), ("copies",))
+if mesh.devices.size != 4:
+    sys.exit("expected 4 devices")
+found = [
+    run_copies(model, [prompts], noise, [1e-2] * 5, range(5), mesh=mesh)
+    for noise in (PAPER, FREE, ACTIVATIONS)
+]
+np.save(sys.argv[2], np.stack(found))
+"""
+
+
+def test_draws_do_not_depend_on_the_mesh(model, prompts, tmp_path: Path) -> None:
+    np.save(tmp_path / "prompts.npy", prompts)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", MESH, tmp_path / "prompts.npy", tmp_path / "found.npy"]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, timeout=300)
+    found = np.load(tmp_path / "found.npy")
+    for noise, outputs in zip((PAPER, FREE, ACTIVATIONS), found, strict=True):
+        alone = run_copies(model, [prompts], noise, [1e-2] * 5, range(5))
+        np.testing.assert_allclose(outputs, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_no_copies_and_uneven_copies_are_told(model, prompts) -> None:
+    for levels, seeds in (([], []), ([0.0], [0, 1])):
+        with pytest.raises(InputError, match="a level and a seed a copy"):
+            run_copies(model, [prompts], FREE, levels, seeds)
+
+
+# ---------------------------------------------------------------- measures
+
+
+def test_wrong_tokens_by_hand() -> None:
+    expected = np.array([[[1.0], [2.0], [3.0]]])
+    outputs = np.array([[[[1.49], [2.5], [np.nan]]], [[[1.0], [2.0], [np.inf]]]])
+    wrong = wrong_tokens(outputs, expected, 0.5)
+    assert wrong.tolist() == [[[False, True, True]], [[False, False, True]]]
+    assert first_wrong_token(wrong).tolist() == [1, 2]
+    assert first_wrong_token(wrong[:, :, :1]).tolist() == [-1, -1]
+    np.testing.assert_allclose(mean_error(outputs[:1, :, :2], expected[:, :2]), [0.495])
+
+
+def test_allowed_error_is_half_a_step_or_a_share_of_the_range() -> None:
+    assert allowed_error(programs.majority()).tolist() == [0.5]
+    np.testing.assert_allclose(allowed_error(programs.vec2vec()), [0.05 * 6])
+
+
+def test_critical_level_is_interpolated_in_logarithms() -> None:
+    wrong = np.array([[0.0, 0.0], [0.02, 0.0], [0.1, 0.08], [0.9, 0.9]])
+    found = critical_level([1e-4, 1e-3, 1e-2, 1e-1], wrong, 0.05)
+    # From 0.01 to 0.09 the mean crosses 0.05 half-way.
+    np.testing.assert_allclose(found.level, 10**-2.5)
+    assert found.low <= found.level <= found.high
+    assert critical_level([1e-4, 1e-3, 1e-2, 1e-1], wrong, 0.05) == found
+    assert critical_level([1e-4, 1e-3], wrong[:2], 0.05).level == np.inf
+    assert critical_level([1e-2, 1e-1], wrong[2:], 0.05).level == 0
+
+
+def test_critical_level_tells_bad_input() -> None:
+    for levels in ([], [0.0, 1.0], [1.0, 0.5]):
+        with pytest.raises(InputError, match="rising levels"):
+            critical_level(levels, np.zeros((len(levels), 2)))
+    with pytest.raises(InputError, match="shape"):
+        critical_level([1.0, 2.0], np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru"])
+def test_first_wrong_signal_is_named(target: str, prompts) -> None:
+    model = lsrl.compile(programs.tok2tok(2, 5, 3), target)
+    names = {name for layer in model.labels for name in layer}
+    noise = replace(RELATIVE, spared=("inputs", "input_bias"))
+    counts = first_wrong_signal(model, [prompts], noise, 0.3, range(6))
+    assert sum(counts.values()) == 6
+    assert set(counts) <= names
+    assert first_wrong_signal(model, [prompts], noise, 0.0, range(3)) == {"": 3}
+
+
+def test_first_wrong_signal_is_the_one_that_was_broken() -> None:
+    """Noise on the first layer's biases alone breaks a signal of the first layer."""
+    model = lsrl.compile(programs.dyck1(max_length=20), "linear_rnn")
+    others = tuple(name for name in model.module.parameters() if name != "layers.0.bias")
+    noise = WeightNoise("a", entries="all", spared=others)
+    inputs = programs.catalogue()["dyck1"].sample(np.random.default_rng(0), 20, max_length=20)
+    counts = first_wrong_signal(model, [inputs[0][None]], noise, 10.0, range(5))
+    assert set(counts) <= set(model.labels[0])
+
+
+def test_first_wrong_signal_says_where_it_is_not_available(prompts) -> None:
+    model = lsrl.compile(programs.tok2tok(2, 5, 3), "mamba")
+    with pytest.raises(InputError, match="not available"):
+        first_wrong_signal(model, [prompts], FREE, 0.1, [0])
+    with pytest.raises(InputError, match="linear target"):
+        run_copies(model, [prompts], WeightNoise("range", unit="range"), [0.1], [0])
+
+
+def test_weight_ranges_are_of_signals(model, prompts) -> None:
+    ranges = weight_ranges(model, [prompts])
+    arrays = model.module.parameter_arrays()
+    for name, found in ranges.items():
+        assert found.shape == arrays[name].shape
+        assert (found >= 0).all()
+    noise = WeightNoise("range", unit="range")
+    assert (run_copies(model, [prompts], noise, [0.1], [0]) != model.run(prompts)).any()
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def test_sweep_gives_the_same_table_again_and_after_a_kill(tmp_path: Path, monkeypatch) -> None:
+    whole = sweep(SMALL, tmp_path / "whole")
+    table = (tmp_path / "whole" / "sweep.csv").read_bytes()
+
+    from lsrl.stability import sweep as module
+
+    measured = []
+    original = module.measure
+
+    def measure(*arguments, **options):
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        measured.append(arguments)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(SMALL, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "sweep.csv").exists()
+    monkeypatch.setattr(module, "measure", original)
+    assert sweep(SMALL, tmp_path / "broken") == whole
+    assert (tmp_path / "broken" / "sweep.csv").read_bytes() == table
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a finished task is run again")
+
+    monkeypatch.setattr(module, "measure", refuse)
+    assert sweep(SMALL, tmp_path / "whole") == whole
+
+    assert read_rows(tmp_path / "whole" / "sweep.csv", COLUMNS) == whole
+    at_zero = [row for row in whole if float(row["level"]) == 0]
+    assert at_zero
+    assert {float(row["wrong"]) for row in at_zero} == {0.0}
+    assert {row["target"] for row in whole} == set(SMALL.targets)
+    assert {row["perturbation"] for row in whole} == {kind.name for kind in SMALL.kinds}
+    lengths = [row for row in whole if row["perturbation"] == "length"]
+    assert [row["level"] for row in lengths] == ["100.0"] * 3
+
+
+def test_processes_share_a_sweep(tmp_path: Path) -> None:
+    plan = replace(SMALL, kinds=(PAPER,))
+    assert sweep(plan, tmp_path, share=(0, 2)) == []
+    rows = sweep(plan, tmp_path, share=(1, 2))
+    assert {row["target"] for row in rows} == set(SMALL.targets)
+
+
+def test_targets_that_hold_nothing_give_no_rows(tmp_path: Path) -> None:
+    plan = Plan(
+        (workloads.DEFAULT["flip_flop"],), ("linear_rnn", "rnn"), (PAPER,), seeds=(0,), batch=1
+    )
+    assert {row["target"] for row in sweep(plan, tmp_path)} == {"rnn"}
+
+
+def test_the_default_sweep_is_as_wide_as_it_says() -> None:
+    plan = Plan()
+    assert len(plan.programs) >= 12
+    assert len(plan.kinds) >= 5
+    targets = {group.target for group in plan.groups()}
+    assert targets == {target.name for target in lsrl.targets()}
+    for workload in plan.programs:
+        program, inputs = workload.program(), workload.inputs(2)
+        assert program.run(*inputs).shape[0] == 2
+        if workload.longer is not None:
+            longer = workload.longer_inputs(1)
+            assert longer[0].shape[1] >= 90 * inputs[0].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": ("rnnn",)}, "unknown target"),
+        ({"seeds": ()}, "at least one"),
+        ({"kinds": (PAPER, PAPER)}, "have to differ"),
+        ({"batch": 0}, "at least one"),
+    ],
+)
+def test_bad_plans_are_told(options, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(SMALL, **options)
+
+
+def test_bad_memory_and_bad_parts_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="memory"):
+        sweep(SMALL, tmp_path, memory=0)
+    parts = Parts(tmp_path, ("a", "b"))
+    write_rows(parts.path({"x": 1}), ("a",), [{"a": 1}])
+    with pytest.raises(InputError, match="expected the columns a, b"):
+        parts.rows({"x": 1}, list)
+
+
+def test_a_part_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, ("a",))
+    with pytest.raises(ValueError, match="unknown"):
+        parts.rows({}, lambda: [{"unknown": 1}])
+    assert not list(tmp_path.iterdir())
+
+
+DISTRIBUTED = """
+import sys, jax
+from pathlib import Path
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from dataclasses import replace
+from tests.test_stability import SMALL
+from lsrl.stability.sweep import sweep
+if jax.process_count() != 2:
+    sys.exit("expected 2 processes")
+sweep(SMALL, Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.nightly
+def test_two_processes_on_loopback_give_the_same_table(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED, address, str(number), tmp_path / "two"], cwd=ROOT
+        )
+        for number in range(2)
+    ]
+    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    sweep(SMALL, tmp_path / "one")
+    tables = [(tmp_path / name / "sweep.csv").read_bytes() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def test_the_papers_prompts_have_an_answer() -> None:
+    prompts = paper_experiment.tok2tok_prompts(3, 4, 5)
+    expected = programs.tok2tok(3, 10, 4).run(prompts)[:, -3:]
+    theirs = paper.tok2tok(3, 10, 4).run(prompts)[:, -3:]
+    np.testing.assert_allclose(theirs, expected, atol=1e-6)
+    for prompt, answer in zip(prompts, expected[..., 0], strict=True):
+        words = prompt.reshape(-1, 3).tolist()
+        assert words[1 + words[1::2].index(words[0]) * 2 + 1] == answer.tolist()
+
+
+def test_summaries_of_the_papers_table(tmp_path: Path) -> None:
+    rows = [
+        {
+            "program": "tok2tok", "form": "optimized", "target": "linear_rnn", "states": "forced",
+            "level": str(level), "seed": str(seed), "wrong": str(wrong), "error": "",
+        }
+        for level, draws in ((0.0, [0, 0, 0, 0]), (1e-7, [0, 0.04, 0.5, 1]))
+        for seed, wrong in enumerate(draws)
+    ]  # fmt: skip
+    clean, noisy = paper_experiment.summaries(rows)
+    assert (clean.mean, clean.tolerated, clean.original) == (0, 1, 0)
+    np.testing.assert_allclose(noisy.mean, 38.5)
+    np.testing.assert_allclose(noisy.median, 27)
+    assert (noisy.tolerated, noisy.original) == (0.5, 69.7)
+    assert noisy.low < noisy.mean < noisy.high
+    pytest.importorskip("matplotlib")
+    figures.save(figures.draw_paper([clean, noisy]), tmp_path / "paper.png")
+
+
+@pytest.mark.parametrize("combination", list(factors.combinations())[::3], ids=repr)
+def test_every_combination_of_factors_computes_the_same(combination) -> None:
+    prompts = paper_experiment.tok2tok_prompts(3, 4, 5)
+    expected = programs.tok2tok(3, 10, 4).run(prompts)[:, -3:]
+    got = factors.tok2tok(combination).run(prompts)[:, -3:]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_own_lowering_bears_the_papers_noise() -> None:
+    """Issue: at most 5 % wrong at 1e-3, states forced; here at a small size."""
+    for target in ("linear_rnn", "gated_linear_rnn"):
+        model = lsrl.compile(programs.tok2tok(3, 10, 4), target)
+        prompts = paper_experiment.tok2tok_prompts(3, 4, 5)
+        expected = programs.tok2tok(3, 10, 4).run(prompts)[:, -3:]
+        outputs = run_copies(model, [prompts], PAPER, [1e-3] * 10, range(10), last=3)
+        assert wrong_tokens(outputs, expected).mean() <= 0.05
+
+
+# ---------------------------------------------------------------- command line and figures
+
+
+def test_bench_writes_table_and_figures_and_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = ["bench", "stability", "--out", str(tmp_path), "--program", "majority"]
+    options += ["-t", "linear_rnn", "-t", "gated_linear_rnn"]
+    first = CliRunner().invoke(app, options)
+    assert first.exit_code == 0, first.output
+    assert "majority" in first.output
+    written = {name: (tmp_path / name).read_bytes() for name in ("sweep.csv", "sweep.png")}
+    assert (tmp_path / "first.png").exists()
+    second = CliRunner().invoke(app, options)
+    assert second.exit_code == 0
+    assert written == {name: (tmp_path / name).read_bytes() for name in written}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--program", "nothing"], "no program nothing"),
+        (["-t", "nothing"], "unknown target"),
+        (["--paper", "--quick"], "exclude each other"),
+        (["--quick", "-t", "linear_rnn"], "chooses its"),
+    ],
+)
+def test_bench_tells_bad_options(tmp_path: Path, options, message: str) -> None:
+    found = CliRunner().invoke(app, ["bench", "stability", "--out", str(tmp_path), *options])
+    assert found.exit_code == 2
+    assert message in found.output
+
+
+def test_quick_plan_is_small() -> None:
+    assert len(list(report.chosen_plan(None, None, quick=True).groups())) <= 9
