@@ -113,8 +113,7 @@ def draw_map(rows: Sequence[Row]) -> "Figure":
         lines, columns, figsize=(3.4 * columns, 0.6 + (0.24 * len(programs) + 0.9) * lines),
         layout="constrained", squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
-    colours = pyplot.get_cmap("viridis").copy()
-    colours.set_bad("#dddddd")
+    colours = pyplot.get_cmap("viridis").with_extremes(bad="#dddddd")
     for panel, kind in zip(axes.flat, kinds, strict=False):
         values = np.full((len(programs), len(targets)), np.nan)
         texts = np.full(values.shape, "", object)

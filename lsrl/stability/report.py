@@ -16,11 +16,17 @@ from lsrl.stability.factors import critical_levels, factors_experiment
 from lsrl.stability.measures import critical_level, first_wrong_signal
 from lsrl.stability.paper_experiment import paper_experiment, summaries
 from lsrl.stability.perturbations import FREE
+from lsrl.stability.store import write_rows
 from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
 
 # σ of free noise at which tok2tok and others are asked what goes wrong first.
 FIRST_LEVEL = 1e-3
 FIRST_PROGRAMS = ("majority", "dyck1", "tok2tok")
+# Of kinds with a single level the share of wrong tokens, of the others the levels.
+LEVEL_COLUMNS = (
+    "program", "target", "lowering", "perturbation", "wrong",
+    "level_5", "level_5_low", "level_5_high", "level_50", "level_50_low", "level_50_high",
+)  # fmt: skip
 
 
 def chosen_plan(
@@ -49,22 +55,28 @@ def chosen_plan(
 def run_sweep(
     plan: Plan, folder: Path, *, memory: int = MEMORY, progress: Progress | None = None
 ) -> str:
-    """Run a sweep; writes sweep.csv, sweep.png and first.png. Returns a table as text."""
+    """Run a sweep; writes sweep.csv, levels.csv, sweep.png, first.png. Returns a table as text."""
     rows = sweep(plan, folder, memory=memory, progress=progress)
     if not rows:
         return "other processes are still at work"
     lines = ["level at 5 % and at 50 % wrong tokens, with the 95 % interval over draws"]
+    table: list[dict[str, object]] = []
     for (program, target, lowering, kind), (levels, wrong) in fractions(rows).items():
         name = f"{program:<20} {target:<17} {lowering:<30} {kind:<12}"
         if len(levels) == 1:
             lines.append(f"{name} {100 * wrong.mean():.1f} % wrong")
+            single = (program, target, lowering, kind, wrong.mean())
+            table.append(dict(zip(LEVEL_COLUMNS, single, strict=False)))
             continue
         five, half = (critical_level(levels, wrong, share) for share in (0.05, 0.5))
         lines.append(
             f"{name} {_level(five.level)} [{_level(five.low)}, {_level(five.high)}]  "
             f"{_level(half.level)} [{_level(half.low)}, {_level(half.high)}]"
         )
-    lines.append(f"table: {folder / 'sweep.csv'}")
+        cells = (program, target, lowering, kind, "", *five, *half)
+        table.append(dict(zip(LEVEL_COLUMNS, cells, strict=True)))
+    write_rows(folder / "levels.csv", LEVEL_COLUMNS, table)
+    lines.append(f"tables: {folder / 'sweep.csv'} and {folder / 'levels.csv'}")
     if has_matplotlib():
         from lsrl.stability import figures
 
