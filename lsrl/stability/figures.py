@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FORMS = {
     "ours": ("ours", "#1f77b4"),
+    "robust": ("ours, centred thresholds", "#17becf"),
     "direct": ("direct", "#e6850e"),
     "optimized": ("optimised", "#2a9d4a"),
     "step_optimized": ("step-optimised", "#d0342c"),
@@ -71,7 +72,7 @@ def draw_paper(table: Sequence[Summary]) -> "Figure":
                     cell
                     for cell in table
                     if (cell.program, cell.form, cell.states) == (program, form, "forced")
-                    and not (form == "ours" and cell.target != "linear_rnn")
+                    and not (form in ("ours", "robust") and cell.target != "linear_rnn")
                 ),
                 key=lambda cell: cell.level,
             )
@@ -124,7 +125,8 @@ def draw_map(rows: Sequence[Row]) -> "Figure":
             values[place], texts[place] = _cell(levels, wrong)
         image = panel.imshow(values, cmap=colours, vmin=-7, vmax=0, aspect="auto")
         for (i, j), text in np.ndenumerate(texts):
-            panel.text(j, i, text, ha="center", va="center", fontsize=5.5, color="white")
+            colour = "black" if values[i, j] > -2.5 else "white"
+            panel.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
         panel.set_title(kind)
         panel.grid(False)
         panel.set_yticks(range(len(programs)), programs, fontsize=7)

@@ -19,6 +19,7 @@ import lsrl
 from lsrl import paper, programs
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.stability import robust
 from lsrl.stability.copies import MEMORY, run_copies
 from lsrl.stability.measures import wrong_tokens
 from lsrl.stability.perturbations import PAPER, WeightNoise
@@ -57,7 +58,7 @@ class Form:
 
     Attributes:
       program: "tok2tok" or "vec2vec".
-      name: of the form: a mode of `lsrl.paper`, or "ours".
+      name: of the form: a mode of `lsrl.paper`, "ours" (the library's text) or "robust".
       target: it is compiled for.
       build: the program.
     """
@@ -73,6 +74,7 @@ def forms() -> Iterator[Form]:
     sizes = {"in_dim": DIMENSIONS, "out_dim": DIMENSIONS, "cells": CELLS}
     for target in ("linear_rnn", "gated_linear_rnn"):
         yield Form("tok2tok", "ours", target, partial(programs.tok2tok, LENGTH, VOCAB, PAIRS))
+        yield Form("tok2tok", "robust", target, partial(robust.tok2tok, LENGTH, VOCAB, PAIRS))
         yield Form("vec2vec", "ours", target, partial(programs.vec2vec, **sizes))
     for mode in get_args(paper.Mode):
         target = "gated_linear_rnn" if mode.startswith("multiplicative") else "linear_rnn"
@@ -155,7 +157,7 @@ def measure_form(form: Form, memory: int = MEMORY) -> list[dict[str, Any]]:
     model = lsrl.compile(form.build(), form.target, dtype="float64")
     levels = sorted((*SIGMAS, *FURTHER))
     noises: list[WeightNoise] = [PAPER]
-    if form.name == "ours":
+    if form.name in ("ours", "robust"):
         noises.append(WeightNoise("weights"))
     rows = []
     for noise in noises:

@@ -20,7 +20,7 @@ from lsrl.stability.store import write_rows
 from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
 
 # σ of free noise at which tok2tok and others are asked what goes wrong first.
-FIRST_LEVEL = 1e-3
+FIRST_LEVEL = 1e-2
 FIRST_PROGRAMS = ("majority", "dyck1", "tok2tok")
 # Of kinds with a single level the share of wrong tokens, of the others the levels.
 LEVEL_COLUMNS = (
