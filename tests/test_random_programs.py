@@ -211,6 +211,7 @@ def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=30)
 @given(program=programs())
 def test_every_pass_preserves_values(target, program) -> None:
     check_passes(program, target)
@@ -224,7 +225,7 @@ def test_simplifying_preserves_every_kind_of_op(program) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(program=programs())
 def test_every_pass_preserves_many_values(target, program) -> None:
     check_passes(program, target)
