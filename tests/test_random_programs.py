@@ -211,7 +211,7 @@ def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(program=programs())
 def test_every_pass_preserves_values(target, program) -> None:
     check_passes(program, target)
