@@ -38,6 +38,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compile
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.universality
 	$(BIN)/python -m benchmarks.stability
 
 docs: $(INSTALLED)
