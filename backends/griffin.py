@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.residual.griffin_network import GriffinNetwork
+from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.stream import ONE, TAPS, Packer, Site, Stream
@@ -26,7 +26,6 @@ from lsrl.ir.numbers import Array
 # Logits of r and i, and the parameters of the recurrence.
 SATURATED = 128.0
 REPLACING = 32.0
-STANDING = float(np.log(0.75 * 2.0**-28))
 # What a running sum scales by what enters.
 ENTERING = 2.0**-12
 
@@ -86,8 +85,8 @@ def _temporal_block(lowered: Lowered, site: Site) -> dict[str, Array]:
             decode[index] /= entering
         if channel.mode == "hold":
             gate_bias[0, index] = -SATURATED
-            for flag, weight in channel.flag:
-                gate_weight[0, site.index[flag], index] = 2 * SATURATED * weight
+            for flag, coefficient in channel.flag:
+                gate_weight[0, site.index[flag], index] = 2 * SATURATED * float(coefficient)
     for place, terms in site.writes.items():
         for index, weight in terms:
             out[place, index] = weight * decode[index]
@@ -113,7 +112,7 @@ def _temporal_block(lowered: Lowered, site: Site) -> dict[str, Array]:
 def _recurrence(factor: float) -> tuple[float, float]:
     """The parameter for a = factor, and what it scales by what enters."""
     if factor == 1:
-        return STANDING, ENTERING
+        return INTEGRATOR, ENTERING
     return float(np.log(np.expm1(-np.log(factor) / 8))), float(np.sqrt(1 - factor**2))
 
 

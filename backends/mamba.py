@@ -16,7 +16,7 @@ import numpy as np
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import TAPS, Channel, Packer, Site, Stream
+from lsrl.backends.residual.stream import TAPS, Packer, Site, Stream, Terms
 from lsrl.backends.residual.target import OPEN, Lowered, ResidualBackend
 from lsrl.ir.numbers import Array
 
@@ -52,7 +52,7 @@ class Mamba(ResidualBackend):
         return tuple(_block(lowered, site, inner, ranks) for site in sites)
 
 
-def _flags(site: Site) -> list[tuple[tuple[Channel, float], ...]]:
+def _flags(site: Site) -> list[Terms]:
     """The distinct flags of a block's holds: one rank of Δ each."""
     return list(dict.fromkeys(c.flag for c in site.channels if c.mode == "hold"))
 
@@ -93,8 +93,8 @@ def _block(lowered: Lowered, site: Site, inner: int, ranks: int) -> dict[str, Ar
             dt_weight[index, flags.index(channel.flag)] = REPLACING - SHUT
             decode[index] /= REPLACED
     for rank, flag in enumerate(flags):
-        for channel, weight in flag:
-            ssm[rank, site.index[channel]] = weight / lowered.scale(channel.row)
+        for channel, coefficient in flag:
+            ssm[rank, site.index[channel]] = float(coefficient) / lowered.scale(channel.row)
     for place, terms in site.writes.items():
         for index, weight in terms:
             out[place, index] = weight * decode[index]

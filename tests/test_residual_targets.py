@@ -174,7 +174,18 @@ def long_clock():
     return long_clock
 
 
+def uneven_taps():
+    """Three times the last token beside this one: no tap may be a rounded third."""
+
+    @lsrl.program(max_length=100)
+    def uneven_taps(symbol: lsrl.Token(4)):
+        return lsrl.relu(symbol + 3 * lsrl.delay(symbol, 1) - 5)
+
+    return uneven_taps
+
+
 STATES = [
+    uneven_taps(),
     ring(2, {0}),
     ring(3, {0, 2}),
     coupled(),

@@ -54,6 +54,7 @@ class ResidualAnalysis:
         self.tokens = tokens
         self.facts = stream.graph.facts_at(tokens)
         self.slack = 0.0
+        self._hulls: dict[Row, Hull] = {}
         self._errors: dict[tuple[int, Channel], float] = {}
         self._signals = np.zeros(len(stream.signals) + 1)
         self.conditions = list(self._conditions())
@@ -132,7 +133,8 @@ class ResidualAnalysis:
                 total = self._write(number, site, terms)
                 self._signals[place] = total.error
                 node = self.stream.signals[place - 1].terms[0][0][0]
-                yield Condition(node, layer, total, "what is added to the stream is", True)
+                exact = place not in site.rounded
+                yield Condition(node, layer, total, "what is added to the stream is", exact)
         output = self.stream.graph.output
         for row in self.stream.output:
             yield Condition(output, self.stream.depth + 1, self._row(row), "the sum is", row.exact)
@@ -164,13 +166,12 @@ class ResidualAnalysis:
             yield total, "the sum over time is", channel.factor in (0.0, 1.0)
             size = total.size
         if channel.mode == "hold":
-            flags = [(flag, weight) for flag, weight in channel.flag]
-            wrong = sum(abs(weight) * self._errors[number, flag] for flag, weight in flags)
+            wrong = sum(abs(float(w)) * self._errors[number, flag] for flag, w in channel.flag)
             error = error if wrong == 0 else 2 * size + error
         if channel.gate is not None:
             gate = self._row(channel.gate)
             yield gate, "its gate is", channel.gate.exact
-            hull = self.stream.hull(channel.gate, self.facts)
+            hull = self._hull(channel.gate)
             most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
             off = gate.error
             if not site.kind.relu_branch and self._snaps(channel, channel.gate):
@@ -179,7 +180,7 @@ class ResidualAnalysis:
                 off += 0.3 / SHARP
             grid = 0.0 if not (branch.grid and gate.grid) else branch.grid * gate.grid
             product = Total(size * most, grid)
-            branches = self.stream.hull(channel.row, self.facts)
+            branches = self._hull(channel.row)
             switches = _boolean(hull) or (_boolean(branches) and size <= 1)
             if not switches:
                 yield product, "the product is", True
@@ -215,7 +216,7 @@ class ResidualAnalysis:
 
     def reach(self, site: Site, channel: Channel) -> float:
         """The greatest size of what a channel's branch holds, behind its ReLU if it has one."""
-        hull = self.stream.hull(channel.row, self.facts)
+        hull = self._hull(channel.row)
         # Ahead of the first token the taps read zeros.
         ends = [
             channel.offset
@@ -238,7 +239,7 @@ class ResidualAnalysis:
             rest = 1 - channel.factor
             size *= 1 / rest if rest else self._summands(channel)
         if channel.gate is not None:
-            hull = self.stream.hull(channel.gate, self.facts)
+            hull = self._hull(channel.gate)
             size *= max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
         return size
 
@@ -247,8 +248,7 @@ class ResidualAnalysis:
         if channel in self.stream.snaps:
             return 1.0
         return min(
-            self.stream.hull(channel.row, self.facts).step
-            * float(lowest_bit(np.array(channel.taps)).min()),
+            self._hull(channel.row).step * float(lowest_bit(np.array(channel.taps)).min()),
             float(lowest_bit(channel.offset)),
         )
 
@@ -259,7 +259,7 @@ class ResidualAnalysis:
             return 0.0
         if channel.gate is None:
             return grid
-        other = self.stream.hull(channel.gate, self.facts).step
+        other = self._hull(channel.gate).step
         if channel in self.stream.snaps:
             return 1.0
         return 0.0 if not (grid and other) else grid * other
@@ -287,11 +287,17 @@ class ResidualAnalysis:
             error += self._rounding(total, list(read.values()))
         return total._replace(error=error)
 
+    def _hull(self, row: Row) -> Hull:
+        """Interval and grid; each row is asked for several times."""
+        if row not in self._hulls:
+            self._hulls[row] = self.stream.hull(row, self.facts)
+        return self._hulls[row]
+
     def _atoms(self, row: Row) -> Total:
         size = abs(row.bias)
         for (node, channel), weight in row.terms:
             size += abs(weight) * float(self.facts[node].magnitude[channel])
-        return Total(size, self.stream.hull(row, self.facts).step)
+        return Total(size, self._hull(row).step)
 
     def _greatest_term(self, row: Row) -> float:
         places = self.stream.read(row)

@@ -8,6 +8,7 @@ does, and every half of a layer can hold ReLUs: the temporal block as the gate o
 """
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import ClassVar
 
 from lsrl.backends.residual.stream import (
@@ -21,9 +22,9 @@ from lsrl.backends.residual.stream import (
     Terms,
     delayed_by,
     factor_of,
-    terms_of,
 )
 from lsrl.errors import LsrlError
+from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
 
 TEMPORAL = Kind("temporal", relu_branch=False, relu_gate=True)
@@ -43,31 +44,26 @@ class GriffinPacker(Packer):
         if isinstance(op, Delay):
             taps = tuple(float(lag == op.steps) for lag in range(TAPS))
             site = self.at_least(self.last(*rows) + 1, TEMPORAL)
-            return Made(site, DELAYED, ((Channel(rows[0], taps), 1.0),))
+            return Made(site, DELAYED, ((Channel(rows[0], taps), 1),))
         if isinstance(op, Relu):
             site = self.last(*rows) + 1
             temporal = self.at_least(site, TEMPORAL) == site
             made = Channel(ONE, gate=rows[0]) if temporal else Channel(rows[0], gate=ONE)
-            return Made(site, GATED, ((made, 1.0),))
+            return Made(site, GATED, ((made, 1),))
         if isinstance(op, LinearState):
             return self._sum(rows[0], factor_of(op, channel))
         if isinstance(op, Hold):
-            site, (value, when) = self.scanned(rows, TEMPORAL, SCANNED)
-            flag = terms_of(when)
-            held = ((replace(c, mode="hold", flag=flag), w) for c, w in value.items())
-            return Made(site, SCANNED, tuple(held))
+            return self.held(rows[0], rows[1], TEMPORAL, SCANNED)
         if isinstance(op, Product):
-            options = [
-                make(*operands)
-                for make in (self._gated, self._multiplied)
-                for operands in (rows, rows[::-1])
-            ]
+            pairs = (rows, rows[::-1])
+            options = [self.gated(value, gate, TEMPORAL, GATED) for value, gate in pairs]
+            options += [self._multiplied(value, gate) for value, gate in pairs]
             return min(options, key=lambda made: (made.site, len(made.terms)))
         raise LsrlError(f"{op.name} reached the Griffin layer")
 
     def passing(self, row: Row) -> Terms:
         """One channel, whatever its sign."""
-        return ((Channel(row), 1.0),)
+        return ((Channel(row), 1),)
 
     def _sum(self, row: Row, factor: float) -> Made:
         """What was summed up a token ago, and what comes in now.
@@ -79,27 +75,14 @@ class GriffinPacker(Packer):
         if any(delayed_by(channel, 1) is None for channel in terms):
             site = self.at_least(site + 1, TEMPORAL)
             terms = self.express(row, site, SCANNED) or {}
-        made: list[tuple[Channel, float]] = []
+        made: list[tuple[Channel, int | Fraction]] = []
         for channel, weight in terms.items():
             before = delayed_by(channel, 1)
             if before is None:
                 raise LsrlError("a running sum reads further back than the taps reach")
-            made.append((replace(before, mode="sum", factor=factor), factor * weight))
+            made.append((replace(before, mode="sum", factor=factor), rational(factor) * weight))
             made.append((channel, weight))
         return Made(site, SCANNED, tuple(made))
-
-    def _gated(self, value: Row, gate: Row) -> Made:
-        """In the temporal block."""
-        site, (terms,) = self.scanned([value], TEMPORAL, GATED)
-        if site <= self.last(gate):
-            site = self.at_least(self.last(gate) + 1, TEMPORAL)
-            terms = self.express(value, site, GATED) or {}
-        gated = (
-            (replace(channel, gate=part), weight * sign)
-            for part, sign in self.signed(gate)
-            for channel, weight in terms.items()
-        )
-        return Made(site, GATED, tuple(gated))
 
     def _multiplied(self, value: Row, gate: Row) -> Made:
         """In the MLP."""

@@ -7,6 +7,7 @@ channels.
 """
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import ClassVar
 
 from lsrl.backends.residual.stream import (
@@ -17,8 +18,8 @@ from lsrl.backends.residual.stream import (
     Packer,
     Row,
     Terms,
+    combined,
     factor_of,
-    terms_of,
 )
 from lsrl.errors import LsrlError
 from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
@@ -46,15 +47,10 @@ class MambaPacker(Packer):
             summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
             return Made(site, SCANNED, tuple(summed))
         if isinstance(op, Hold):
-            site, (value, when) = self.scanned(rows, BLOCK, SCANNED)
-            flag = terms_of(when)
-            held = ((replace(c, mode="hold", flag=flag), w) for c, w in value.items())
-            return Made(site, SCANNED, tuple(held))
+            return self.held(rows[0], rows[1], BLOCK, SCANNED)
         if isinstance(op, Product):
-            return min(
-                (self._product(rows[0], rows[1]), self._product(rows[1], rows[0])),
-                key=lambda made: (made.site, len(made.terms)),
-            )
+            options = (self.gated(value, gate, BLOCK, GATED) for value, gate in (rows, rows[::-1]))
+            return min(options, key=lambda made: (made.site, len(made.terms)))
         raise LsrlError(f"{op.name} reached the Mamba block")
 
     def passing(self, row: Row) -> Terms:
@@ -71,11 +67,11 @@ class MambaPacker(Packer):
         if tapped is None:
             site += 1
             tapped = Channel(row)
-        return Made(site, RECTIFIED, ((tapped, 1.0),))
+        return Made(site, RECTIFIED, ((tapped, 1),))
 
     def _tapped(self, row: Row, site: int) -> Channel | None:
         """The row as taps of one row, where the delays that it reads are made at the site."""
-        lags: dict[int, list[tuple[Row, float]]] = {}
+        lags: dict[int, list[tuple[float, Row]]] = {}
         now: list[tuple[tuple[int, int], float]] = []
         for atom, weight in row.terms:
             made = self.made[atom]
@@ -86,10 +82,10 @@ class MambaPacker(Packer):
             if not isinstance(op, Delay):
                 return None
             (source,) = self.reads(*atom)
-            lags.setdefault(op.steps, []).append((source, weight))
+            lags.setdefault(op.steps, []).append((weight, source))
         if not lags:
             return Channel(row)
-        parts = {lag: _combined(sources) for lag, sources in lags.items()}
+        parts = {lag: combined(sources) for lag, sources in lags.items()}
         parts[0] = Row(tuple(now), 0.0, row.exact)
         base = parts[min(lag for lag in parts if lag)]
         taps = [0.0] * TAPS
@@ -100,37 +96,20 @@ class MambaPacker(Packer):
             if ratio is None:
                 return None
             taps[lag] = ratio
+        if not base.exact:
+            return None
         # What the base's bias adds now is taken back: it belongs to the past tokens only.
-        return Channel(base, tuple(taps), row.bias - taps[0] * base.bias)
-
-    def _product(self, value: Row, gate: Row) -> Made:
-        site, (terms,) = self.scanned([value], BLOCK, GATED)
-        if site <= self.last(gate):
-            site = self.last(gate) + 1
-            terms = self.express(value, site, GATED) or {}
-        gated = (
-            (replace(channel, gate=part), weight * sign)
-            for part, sign in self.signed(gate)
-            for channel, weight in terms.items()
-        )
-        return Made(site, GATED, tuple(gated))
-
-
-def _combined(sources: list[tuple[Row, float]]) -> Row:
-    total: dict[tuple[int, int], float] = {}
-    for row, weight in sources:
-        for atom, entry in row.terms:
-            total[atom] = total.get(atom, 0.0) + weight * entry
-    terms = tuple((atom, weight) for atom, weight in sorted(total.items()) if weight)
-    bias = sum(weight * row.bias for row, weight in sources)
-    return Row(terms, bias, all(row.exact for row, _ in sources))
+        rest = combined([(-taps[0], Row((), base.bias))], row.bias)
+        return Channel(base, tuple(taps), rest.bias) if rest.exact else None
 
 
 def _ratio(part: Row, base: Row, compare_bias: bool) -> float | None:
-    """Part / base, where that is one power of two with a sign."""
+    """Part / base, where that is one number and none is rounded."""
     if part.atoms != base.atoms or not base.terms:
         return None
     ratio = part.terms[0][1] / base.terms[0][1]
-    same = all(w == ratio * b for (_, w), (_, b) in zip(part.terms, base.terms, strict=True))
-    same = same and (not compare_bias or part.bias == ratio * base.bias)
+    numbers = list(zip((w for _, w in part.terms), (w for _, w in base.terms), strict=True))
+    if compare_bias:
+        numbers.append((part.bias, base.bias))
+    same = all(Fraction(ratio) * Fraction(theirs) == Fraction(mine) for mine, theirs in numbers)
     return ratio if same else None

@@ -88,7 +88,8 @@ class Channel:
     gate: Row | None = None
 
 
-Terms = tuple[tuple[Channel, float], ...]
+# A sum over channels; its weights stay rationals until they are the network's.
+Terms = tuple[tuple[Channel, int | Fraction], ...]
 
 
 class Made(NamedTuple):
@@ -163,20 +164,34 @@ class Affines:
             return self.row(this.operands[0], channel)
         if not isinstance(op, Affine):
             return Row((((node, channel), 1.0),), 0.0)
-        total: dict[Atom, int | Fraction] = defaultdict(int)
-        bias, exact = rational(op.bias[channel]), True
+        parts = []
         for weight, operand in zip(op.weights, this.operands, strict=True):
             start, stop = weight.csr.indptr[channel : channel + 2]
             columns, values = weight.csr.indices[start:stop], weight.csr.data[start:stop]
-            for column, value in zip(columns.tolist(), values.tolist(), strict=True):
-                factor, inner = rational(value), self.row(operand, column)
-                exact = exact and inner.exact
-                bias += factor * rational(inner.bias)
-                for atom, entry in inner.terms:
-                    total[atom] += factor * rational(entry)
-        terms = [(atom, weight) for atom, weight in sorted(total.items()) if weight]
-        exact = exact and all(Fraction(float(w)) == w for w in (bias, *(w for _, w in terms)))
-        return Row(tuple((atom, float(weight)) for atom, weight in terms), float(bias), exact)
+            parts += [
+                (value, self.row(operand, column))
+                for column, value in zip(columns.tolist(), values.tolist(), strict=True)
+            ]
+        return combined(parts, op.bias[channel])
+
+
+def combined(parts: Iterable[tuple[float, Row]], bias: float = 0.0) -> Row:
+    """Σ weight * row + bias, worked out in rationals; the row knows whether float64 holds it."""
+    total: dict[Atom, int | Fraction] = defaultdict(int)
+    offset, exact = rational(bias), True
+    for weight, row in parts:
+        factor = rational(weight)
+        exact = exact and row.exact
+        offset += factor * rational(row.bias)
+        for atom, entry in row.terms:
+            total[atom] += factor * rational(entry)
+    terms = [(atom, weight) for atom, weight in sorted(total.items()) if weight]
+    exact = exact and all(_is_float(weight) for weight in (offset, *(w for _, w in terms)))
+    return Row(tuple((atom, float(weight)) for atom, weight in terms), float(offset), exact)
+
+
+def _is_float(number: int | Fraction) -> bool:
+    return Fraction(float(number)) == number
 
 
 def factor_of(op: LinearState, channel: int) -> float:
@@ -280,7 +295,7 @@ class Packer(ABC):
             site += 1
         return site
 
-    def express(self, row: Row, site: int, before: int) -> dict[Channel, float] | None:
+    def express(self, row: Row, site: int, before: int) -> dict[Channel, int | Fraction] | None:
         """A row as a sum over channels of a site; None if it reads what comes too late for that.
 
         Args:
@@ -288,7 +303,7 @@ class Packer(ABC):
           site: the site.
           before: the stage that reads it; atoms of the site must have an earlier one.
         """
-        total: dict[Channel, float] = defaultdict(float)
+        total: dict[Channel, int | Fraction] = defaultdict(int)
         rest: list[tuple[Atom, float]] = []
         for atom, weight in row.terms:
             made = self.made[atom]
@@ -296,7 +311,7 @@ class Packer(ABC):
                 rest.append((atom, weight))
             elif made.site == site and made.stage < before:
                 for channel, factor in made.terms:
-                    total[channel] += weight * factor
+                    total[channel] += rational(weight) * factor
             else:
                 return None
         if rest or row.bias:
@@ -310,7 +325,7 @@ class Packer(ABC):
 
     def scanned(
         self, rows: Sequence[Row], kind: Kind, before: int
-    ) -> tuple[int, list[dict[Channel, float]]]:
+    ) -> tuple[int, list[dict[Channel, int | Fraction]]]:
         """The first site at which rows can be read by a stage, and the rows there."""
         site = self.at_least(self.last(*rows), kind)
         while True:
@@ -320,14 +335,34 @@ class Packer(ABC):
                 return site, terms
             site = self.at_least(site + 1, kind)
 
-    def signed(self, row: Row) -> list[tuple[Row, float]]:
+    def held(self, value: Row, when: Row, kind: Kind, stage: int) -> Made:
+        """A value as it was at the last token at which a {0,1} row was 1."""
+        site, (terms, flags) = self.scanned([value, when], kind, stage)
+        flag = terms_of(flags)
+        made = ((replace(channel, mode="hold", flag=flag), w) for channel, w in terms.items())
+        return Made(site, stage, tuple(made))
+
+    def gated(self, value: Row, gate: Row, kind: Kind, stage: int) -> Made:
+        """A value times a gate that is read off what earlier sites made."""
+        site, (terms,) = self.scanned([value], kind, stage)
+        if site <= self.last(gate):
+            site = self.at_least(self.last(gate) + 1, kind)
+            terms = self.express(value, site, stage) or {}
+        made = (
+            (replace(channel, gate=part), weight * sign)
+            for part, sign in self.signed(gate)
+            for channel, weight in terms.items()
+        )
+        return Made(site, stage, tuple(made))
+
+    def signed(self, row: Row) -> list[tuple[Row, int]]:
         """The row as a difference of ReLUs: the parts that its interval leaves."""
         hull = self.hull(row)
-        parts = [(row, 1.0)] if hull.high > 0 else []
-        return [*parts, (row.negated(), -1.0)] if hull.low < 0 else parts
+        parts = [(row, 1)] if hull.high > 0 else []
+        return [*parts, (row.negated(), -1)] if hull.low < 0 else parts
 
 
-def terms_of(total: dict[Channel, float]) -> Terms:
+def terms_of(total: dict[Channel, int | Fraction]) -> Terms:
     """The terms of a sum that do not vanish."""
     return tuple((channel, weight) for channel, weight in total.items() if weight)
 
@@ -357,11 +392,13 @@ class Site:
       kind: which of the target's.
       channels: its inner channels; those that pass, and so can be flags, come first.
       writes: by position in the stream, what is added to it: channels with weights.
+      rounded: the positions for which float64 does not hold these weights exactly.
     """
 
     kind: "Kind"
     channels: tuple[Channel, ...]
     writes: dict[int, tuple[tuple[int, float], ...]]
+    rounded: frozenset[int] = frozenset()
 
     @property
     def width(self) -> int:
@@ -615,15 +652,19 @@ def _site(
     channels = sorted(used.get(number, []), key=lambda channel: channel.mode != "pass")
     place = {channel: index for index, channel in enumerate(channels)}
     writes: dict[int, tuple[tuple[int, float], ...]] = {}
+    rounded = set()
     for position, signal in enumerate(signals, start=1):
         if signal.site != number:
             continue
-        total: dict[int, float] = defaultdict(float)
+        total: dict[int, int | Fraction] = defaultdict(int)
         for atom, weight in signal.terms:
             for channel, factor in packer.made[atom].terms:
-                total[place[channel]] += weight * factor
-        writes[position] = tuple((index, weight) for index, weight in total.items() if weight)
-    return Site(packer.kinds[number % len(packer.kinds)], tuple(channels), writes)
+                total[place[channel]] += rational(weight) * factor
+        writes[position] = tuple((index, float(w)) for index, w in total.items() if w)
+        if not all(map(_is_float, total.values())):
+            rounded.add(position)
+    kind = packer.kinds[number % len(packer.kinds)]
+    return Site(kind, tuple(channels), writes, frozenset(rounded))
 
 
 def _name(graph: Graph, signal: Signal) -> str:
