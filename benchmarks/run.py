@@ -46,7 +46,8 @@ from benchmarks.common import (
     say,
 )
 from benchmarks.workloads import LENGTH, VOCAB, Array, Workload, workloads
-from lsrl.backends.linear.cell import apply_sequence, precision
+from lsrl.backends.linear.cell import apply_sequence
+from lsrl.backends.network import precision
 from lsrl.errors import PrecisionError
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ last one. Whole sequences run as `lax.scan` over time, with all layers in the st
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.input_map import InputMaps
-from lsrl.backends.linear.cell import precision
+from lsrl.backends.network import check_products, generated, precise, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -228,29 +227,8 @@ def _run_chunk(
     return jnp.moveaxis(values, 0, 1), tuple(after)
 
 
-def _continue(
-    parameters: Parameters,
-    structure: Structure,
-    state: State,
-    first: jax.Array,
-    steps: jax.Array,
-    room: int,
-) -> jax.Array:
-    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
-    tokens = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
-
-    def token(place: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
-        state, tokens = carry
-        outputs, state = apply_step(parameters, structure, state, (tokens[place - 1],))
-        following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
-        return state, tokens.at[place].set(following)
-
-    return lax.fori_loop(jnp.int32(1), steps, token, (state, tokens))[1].T
-
-
 _jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
 _jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
-_jitted_continue = partial(jax.jit, static_argnums=(1, 5))(_continue)
 
 
 # ---------------------------------------------------------------- the module
@@ -322,7 +300,7 @@ class CellNetwork(nnx.Module):
     def parameter_arrays(self) -> dict[str, Array]:
         """All parameters by flat name, as numpy arrays of the network's dtype."""
         return {
-            name: np.asarray(_value(getattr(owner, attribute)))
+            name: np.asarray(value_of(getattr(owner, attribute)))
             for name, owner, attribute in self._owners()
         }
 
@@ -340,7 +318,7 @@ class CellNetwork(nnx.Module):
             if name not in places:
                 raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
             owner, attribute = places[name]
-            shape = _value(getattr(owner, attribute)).shape
+            shape = value_of(getattr(owner, attribute)).shape
             if array.shape != shape:
                 raise ShapeError(f"parameter {name!r} has shape {shape}, got {array.shape}")
         with precision(self.dtype):
@@ -366,11 +344,11 @@ class CellNetwork(nnx.Module):
     def parameters(self) -> Parameters:
         """The parameters as a pytree, as the pure functions take them."""
         return {
-            "inputs": {name: _value(kernel) for name, kernel in self.input_kernels.items()},
+            "inputs": {name: value_of(kernel) for name, kernel in self.input_kernels.items()},
             "cells": tuple(
                 {
                     side: {
-                        name: _value(getattr(getattr(cell, side), name))
+                        name: value_of(getattr(getattr(cell, side), name))
                         for name in ("kernel", "bias")
                         if getattr(getattr(cell, side), name) is not None
                     }
@@ -378,8 +356,8 @@ class CellNetwork(nnx.Module):
                 }
                 for cell in self.cells
             ),
-            "output_kernel": _value(self.output_kernel),
-            "output_bias": _value(self.output_bias),
+            "output_kernel": value_of(self.output_kernel),
+            "output_bias": value_of(self.output_bias),
         }
 
     # ------------------------------------------------------------ running
@@ -404,7 +382,7 @@ class CellNetwork(nnx.Module):
         Returns:
           (*batch_shape, outputs) and the new state.
         """
-        with self._mode():
+        with precise(self.dtype):
             output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
             return output, after
 
@@ -430,7 +408,7 @@ class CellNetwork(nnx.Module):
         batch, tokens = np.shape(inputs[0])[:2]
         most = max(1, CHUNK_VALUES // max(1, batch * self.width))
         size = min(chunk or CHUNK, most, tokens)
-        with self._mode():
+        with precise(self.dtype):
             parameters = self.parameters()
             state = self.init_state((batch,)) if state is None else state
             outputs = []
@@ -450,15 +428,7 @@ class CellNetwork(nnx.Module):
         Returns:
           (batch, steps) int32, the ids after the prompts.
         """
-        outputs, state = self.run_with_state(inputs)
-        first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
-        # Few sizes of the buffer, so few compilations.
-        room = 1 << (steps - 1).bit_length()
-        with self._mode():
-            tokens = _jitted_continue(
-                self.parameters(), self.structure, state, first, jnp.int32(steps), room
-            )
-            return np.asarray(tokens)[:, :steps]
+        return generated(self, inputs, steps)
 
     def self_test(self) -> None:
         """Check the activation thresholds and the sums that exactness relies on, on this device.
@@ -466,29 +436,9 @@ class CellNetwork(nnx.Module):
         Raises:
           SelfTestError: names the threshold that fails, and the device.
         """
-        with self._mode():
+        with precise(self.dtype):
             _check_activations(self.structure.kind, self.dtype)
-            _check_sums(self.dtype)
-
-    def _mode(self) -> Any:
-        return _precise(self.dtype)
-
-
-@contextmanager
-def _precise(dtype: str) -> Iterator[None]:
-    """float64 where the network is, and dot products without TF32 or bfloat16 shortcuts."""
-    with precision(dtype), jax.default_matmul_precision("highest"):
-        yield
-
-
-def _value(parameter: Any) -> Any:
-    """The array of a parameter, which a user may have replaced by an array."""
-    if type(parameter) is nnx.Param:
-        # get_value copies trees, and takes ten times as long.
-        value = parameter.get_raw_value()
-        if isinstance(value, jax.Array):
-            return value
-    return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
+            check_products(self.dtype)
 
 
 # ---------------------------------------------------------------- the device at hand
@@ -523,24 +473,3 @@ def _check_activations(kind: CellKind, dtype: str) -> None:
                 f"{what} fails in {dtype} on {jax.devices()[0]}: at {float(inputs[at])!r} it is "
                 f"{float(got[at])!r}"
             )
-
-
-def _check_sums(dtype: str) -> None:
-    """Products of matrices keep every bit of integers that the dtype holds."""
-    bits = numerics_of(dtype).bits
-    # One odd number near the end of the range, taken apart into terms that share no bits.
-    terms = 2.0 ** np.arange(bits)
-    kernel = np.ones((bits, 1))
-    got = jax.jit(jnp.dot)(jnp.asarray(terms[None], dtype), jnp.asarray(kernel, dtype))
-    if float(got[0, 0]) != 2.0**bits - 1:
-        raise SelfTestError(
-            f"a matrix product of {dtype} numbers loses bits on {jax.devices()[0]}: expected "
-            f"{2.0**bits - 1:.0f}, got {float(got[0, 0])!r}; is a faster, coarser mode switched on?"
-        )
-    weight = jnp.asarray([[2.0**bits - 1]], dtype)
-    got = jax.jit(jnp.dot)(jnp.asarray([[1.0]], dtype), weight)
-    if float(got[0, 0]) != 2.0**bits - 1:
-        raise SelfTestError(
-            f"a matrix product rounds its {dtype} operands on {jax.devices()[0]}: "
-            f"{2.0**bits - 1:.0f} becomes {float(got[0, 0])!r}; is TF32 switched on?"
-        )

@@ -7,9 +7,7 @@ bfloat16 networks compute in float32 and round inputs, states and outputs to bfl
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,8 +178,3 @@ def _read_outputs(
         values = jnp.where(product, rounded(values * hidden[..., right]), values)
     relu = jnp.broadcast_to(np.asarray(layer.relu, bool), values.shape)
     return jnp.where(relu, jnp.maximum(values, 0), values)
-
-
-def precision(dtype: str) -> AbstractContextManager[Any]:
-    """Without x64, jax makes float64 arrays float32 in silence."""
-    return jax.enable_x64(True) if dtype == "float64" else nullcontext()

@@ -24,14 +24,12 @@ from lsrl.backends.linear.cell import (
     apply_sequence,
     apply_step,
     initial_state,
-    precision,
 )
 from lsrl.backends.linear.plan import PlanCache, run_tiles
+from lsrl.backends.network import generated, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
-
-_Generation = tuple[State, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
 
 _jitted_step = jax.jit(apply_step, static_argnums=1)
 
@@ -177,7 +175,8 @@ class LinearNetwork(nnx.Module):
     def parameters(self) -> Parameters:
         """All parameters by flat name, as the pure functions of `cell` take them."""
         return {
-            name: _value(getattr(owner, attribute)) for name, owner, attribute in self._parameters()
+            name: value_of(getattr(owner, attribute))
+            for name, owner, attribute in self._parameters()
         }
 
     def parameter_arrays(self) -> dict[str, np.ndarray]:
@@ -206,6 +205,11 @@ class LinearNetwork(nnx.Module):
             for name, array in arrays.items():
                 owner, attribute = places[name]
                 setattr(owner, attribute, _parameter(array, self.structure.dtype))
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of parameters, states and outputs."""
+        return self.structure.dtype
 
     @property
     def num_parameters(self) -> int:
@@ -295,15 +299,7 @@ class LinearNetwork(nnx.Module):
         Returns:
           (batch, steps) int32, the ids after the prompts.
         """
-        outputs, state = self.run_with_state(inputs)
-        first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
-        # Few sizes of the buffer, so few compilations.
-        room = 1 << (steps - 1).bit_length()
-        with precision(self.structure.dtype):
-            tokens = _continue(
-                self.parameters(), self.structure, state, first, jnp.int32(steps), room
-            )
-            return np.asarray(tokens)[:, :steps]
+        return generated(self, inputs, steps)
 
     def self_test(self) -> None:
         """Check what exactness relies on, on the device at hand.
@@ -344,41 +340,6 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
         rounded = np.asarray(jax.jit(structure.rounded)(jnp.array([257.0, 259.0], jnp.float32)))
         if rounded.tolist() != [256.0, 260.0]:
             raise SelfTestError(f"rounding 257 and 259 to bfloat16 gives {rounded.tolist()}")
-
-
-def _continue_tokens(
-    parameters: Parameters,
-    structure: NetworkStructure,
-    state: State,
-    first: jax.Array,
-    steps: jax.Array,
-    room: int,
-) -> jax.Array:
-    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
-    start = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
-
-    def token(place: jax.Array, carry: _Generation) -> _Generation:
-        # `tokens` is only written here: were it read too, every step would copy it.
-        state, last, tokens = carry
-        outputs, state = apply_step(parameters, structure, state, (last,))
-        following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
-        return state, following, tokens.at[place].set(following)
-
-    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, first, start))[2]
-    return filled.T
-
-
-_continue = jax.jit(_continue_tokens, static_argnums=(1, 5))
-
-
-def _value(parameter: Any) -> Any:
-    """The array of a parameter, which a user may have replaced by an array."""
-    if type(parameter) is nnx.Param:
-        # get_value copies trees, and takes ten times as long.
-        value = parameter.get_raw_value()
-        if isinstance(value, jax.Array):
-            return value
-    return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
 
 
 def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:

@@ -32,8 +32,8 @@ from lsrl.backends.linear.cell import (
     NetworkStructure,
     Parameters,
     State,
-    precision,
 )
+from lsrl.backends.network import precision
 
 # ---------------------------------------------------------------- plans
 

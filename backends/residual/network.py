@@ -25,7 +25,7 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.base import Network
-from lsrl.backends.cells.network import _check_sums, _precise, _value
+from lsrl.backends.network import check_products, generated, precise, value_of
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 
@@ -304,34 +304,8 @@ def apply_step(
     }
 
 
-_Generation: TypeAlias = tuple[State, jax.Array, jax.Array]  # state, last ids, all (room, batch)
-
-
-def _continue(
-    parameters: Parameters,
-    structure: Structure,
-    state: State,
-    first: jax.Array,
-    steps: jax.Array,
-    room: int,
-) -> jax.Array:
-    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
-    start = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
-
-    def token(place: jax.Array, carry: _Generation) -> _Generation:
-        # `tokens` is only written here: were it read too, every step would copy it.
-        state, last, tokens = carry
-        outputs, state = apply_step(parameters, structure, state, (last,))
-        following = jnp.rint(outputs[..., 0]).astype(jnp.int32)
-        return state, following, tokens.at[place].set(following)
-
-    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, first, start))[2]
-    return filled.T
-
-
 _jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
 _jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
-_jitted_continue = partial(jax.jit, static_argnums=(1, 5))(_continue)
 
 
 # ---------------------------------------------------------------- the module
@@ -463,7 +437,7 @@ class ResidualNetwork(nnx.Module, Network):
         for name, (owner, attribute, layer) in self._places().items():
             key = (id(owner), attribute)
             if key not in whole:
-                whole[key] = np.asarray(_value(getattr(owner, attribute)))
+                whole[key] = np.asarray(value_of(getattr(owner, attribute)))
             arrays[name] = whole[key] if layer is None else whole[key][layer]
         return arrays
 
@@ -489,7 +463,7 @@ class ResidualNetwork(nnx.Module, Network):
             owner, attribute, layer = places[name]
             key = (id(owner), attribute)
             if key not in changed:
-                changed[key] = (owner, np.array(_value(getattr(owner, attribute))))
+                changed[key] = (owner, np.array(value_of(getattr(owner, attribute))))
             changed[key][1][... if layer is None else layer] = np.asarray(array, DTYPE)
         for (_, attribute), (owner, values) in changed.items():
             setattr(owner, attribute, _parameter(values))
@@ -498,13 +472,13 @@ class ResidualNetwork(nnx.Module, Network):
         """The parameters as a pytree, as the pure functions take them."""
         return {
             "inputs": tuple(
-                _value(self.input_maps[f"{number}"]) if kind else None
+                value_of(self.input_maps[f"{number}"]) if kind else None
                 for number, kind in enumerate(self.structure.inputs)
             ),
-            "input_bias": _value(self.input_bias),
-            "layers": {name: _value(parameter) for name, parameter in self.layers.items()},
-            "final_norm": _value(self.final_norm),
-            "output_kernel": _value(self.output_kernel),
+            "input_bias": value_of(self.input_bias),
+            "layers": {name: value_of(parameter) for name, parameter in self.layers.items()},
+            "final_norm": value_of(self.final_norm),
+            "output_kernel": value_of(self.output_kernel),
         }
 
     @property
@@ -515,7 +489,7 @@ class ResidualNetwork(nnx.Module, Network):
     @property
     def width(self) -> int:
         """Channels of the residual stream, d."""
-        return int(_value(self.final_norm).shape[0])
+        return int(value_of(self.final_norm).shape[0])
 
     @property
     def dtype(self) -> str:
@@ -548,7 +522,7 @@ class ResidualNetwork(nnx.Module, Network):
         Returns:
           (*batch_shape, outputs) and the new state.
         """
-        with _precise(DTYPE):
+        with precise(DTYPE):
             output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
             return output, after
 
@@ -590,7 +564,7 @@ class ResidualNetwork(nnx.Module, Network):
         Raises:
           ShapeError: the program has several outputs.
         """
-        head = token_head(np.asarray(_value(self.output_kernel)), vocabulary).astype(DTYPE)
+        head = token_head(np.asarray(value_of(self.output_kernel)), vocabulary).astype(DTYPE)
         return self._run(inputs, chunk, None, head)[0]
 
     def _run(
@@ -606,7 +580,7 @@ class ResidualNetwork(nnx.Module, Network):
         size = min(most, _rounded_up(tokens))
         state = self.init_state((batch,)) if state is None else state
         outputs = []
-        with _precise(DTYPE):
+        with precise(DTYPE):
             parameters = self.parameters()
             for start in range(0, tokens, size):
                 part = tuple(x[:, start : start + size] for x in arrays)
@@ -631,15 +605,7 @@ class ResidualNetwork(nnx.Module, Network):
         Returns:
           (batch, steps) int32, the ids after the prompts.
         """
-        outputs, state = self.run_with_state(inputs)
-        first = np.rint(outputs[:, -1, 0]).astype(np.int32)
-        # Few sizes of the buffer, so few compilations.
-        room = 1 << (steps - 1).bit_length()
-        with _precise(DTYPE):
-            tokens = _jitted_continue(
-                self.parameters(), self.structure, state, first, jnp.int32(steps), room
-            )
-            return np.asarray(tokens)[:, :steps]
+        return generated(self, inputs, steps)
 
 
 def _parameter(values: Any) -> nnx.Param[jax.Array]:
@@ -725,7 +691,7 @@ def check_operations(tests: Sequence[OperationTest], advice: str = "") -> None:
       SelfTestError: an operation gives another value.
     """
     identity = np.eye(16, dtype=DTYPE)
-    with _precise(DTYPE):
+    with precise(DTYPE):
         for test in tests:
             function = jax.jit(test.function)
             ends = [test.inputs[:1], test.inputs[len(test.inputs) // 2 :][:1], test.inputs[-1:]]
@@ -765,8 +731,8 @@ def check_norm(width: int, eps: float) -> None:
     Raises:
       SelfTestError: they round.
     """
-    with _precise(DTYPE):
-        _check_sums(DTYPE)
+    with precise(DTYPE):
+        check_products(DTYPE)
         # The constant channels hold 2^40 times these; their squares add up to the width.
         digits = [n for n in range(13) for _ in range(width // 4**n % 4)]
         size = 2.0**40
