@@ -32,6 +32,7 @@ def compile(
     dtype: Any = "float32",
     activation: Activation | None = None,
     legalise: Legalise = "native",
+    inspectable: bool = False,
     levels: Levels | None = None,
 ) -> Model:
     """Compile a program into the weights of a recurrent network.
@@ -43,6 +44,8 @@ def compile(
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
         levels of delay and composition, exact up to the program's max_length.
+      inspectable: let every signal be read from the channels that hold it and from nowhere else, as
+        interventions need it (`lsrl.interpret`). It takes more layers.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
 
     Returns:
@@ -73,13 +76,23 @@ def compile(
     check_supported(program, graph, backend)
     graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
     graph = verify(graph)
-    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels))
+    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels, inspectable))
     certificate = stages.time(
         "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
     )
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
-    return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
+    return Model(
+        program,
+        backend.name,
+        legalise,
+        inspectable,
+        schedule,
+        certificate,
+        numerics,
+        module,
+        report,
+    )
 
 
 def load(path: Path) -> Model:
@@ -102,6 +115,7 @@ def load(path: Path) -> Model:
             saved.target,
             dtype=saved.dtype,
             legalise=saved.legalise,
+            inspectable=saved.inspectable,
             levels=saved.levels,
         )
     except (LsrlError, IndexError, KeyError) as error:

@@ -95,9 +95,9 @@ class ResidualBackend(Backend):
             return super().refusal(op, operands)
         return _obstacle(op) if isinstance(op, LinearState) else None
 
-    def schedule(self, graph: Graph, levels: Levels | None) -> Stream:
+    def schedule(self, graph: Graph, levels: Levels | None, inspectable: bool = False) -> Stream:
         """The layout; it follows from the graph, so there are no levels to keep."""
-        return lay_out(self.packer(graph))
+        return lay_out(self.packer(graph, chains=not inspectable))
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
