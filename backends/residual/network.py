@@ -81,8 +81,8 @@ class Places(NamedTuple):
     tokens: jax.Array
 
 
-# A layer's parameters, stream (time, batch, d), state, places, eps and edit to stream and state. The
-# edit is of the stream and the scan's state, once a site of the layer; its sites count from 0.
+# A layer's parameters, stream (time, batch, d), state, places, eps and edit to stream and state.
+# The edit is of the stream and the scan's state, once a site of the layer; sites count from 0.
 Block: TypeAlias = Callable[
     [LayerParameters, jax.Array, LayerState, Places, float, Edit | None],
     tuple[jax.Array, LayerState],
