@@ -14,7 +14,7 @@ from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Signal
 from lsrl.ir.graph import Graph
-from lsrl.ir.ops import Affine, Hold, LinearState, Product, SelectiveState
+from lsrl.ir.ops import Affine, Hold, LinearState, Lookup, Product, SelectiveState
 from lsrl.model import Model
 from lsrl.schedule import Schedule, Unit
 
@@ -86,6 +86,15 @@ class _Locator:
             owned,
             self.graph.nodes[node].names,
         )
+
+    def read_from_channels(self, node: int) -> bool:
+        """Whether nothing reads a value but the channels that hold it: the input map looks tokens up
+        itself, and only inspectable models keep to the rule elsewhere.
+        """
+        looked_up = any(
+            isinstance(self.graph.nodes[reader].op, Lookup) for reader in self.graph.readers[node]
+        )
+        return self.model.inspectable and not looked_up
 
     def add_constant(self, name: str, value: float, layer: int) -> None:
         ends, step = (value,), (abs(value) or float("inf"),)
@@ -226,7 +235,7 @@ class _StackLocator(_Locator):
     def _features(self) -> None:
         position = 0
         for node in self.schedule.features:
-            self.add_signal(node, 0, True)
+            self.add_signal(node, 0, self.read_from_channels(node))
             for element in range(self.graph.nodes[node].width):
                 self.elements.append((self.name(node), element))
                 self.channels.append(
@@ -239,8 +248,8 @@ class _StackLocator(_Locator):
         self.channels.append(Channel(layer, ONE, 0, "constant", (unit,), (weight,)))
 
     def _owned(self, unit: Unit) -> bool:
-        """In an inspectable model nothing but channels is read; carried maps are copies."""
-        return self.model.inspectable and unit.kind != "carry"
+        """Carried affine maps are copies."""
+        return unit.kind != "carry" and self.read_from_channels(unit.node)
 
     def _remembers(self, unit: Unit) -> bool:
         return unit.kind in ("state", "selective", "threshold", "recurrent")
@@ -345,7 +354,7 @@ class _StreamLocator(_Locator):
         signal = self.stream.signals[place - 1]
         (node, _), weight = signal.terms[0]
         if len(signal.terms) == 1 and weight == 1:
-            self.add_signal(node, layer, self.model.inspectable)
+            self.add_signal(node, layer, self.read_from_channels(node))
             return
         name = self.elements[place][0]
         hull = self.stream.hull(Row(signal.terms, 0.0))
