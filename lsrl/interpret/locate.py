@@ -88,9 +88,8 @@ class _Locator:
         )
 
     def read_from_channels(self, node: int) -> bool:
-        """Whether nothing reads a value but the channels that hold it: the input map looks tokens up
-        itself, and only inspectable models keep to the rule elsewhere.
-        """
+        """Whether nothing reads a value but from the channels that hold it."""
+        # The input map looks tokens up itself; the layers keep to the rule in inspectable models.
         looked_up = any(
             isinstance(self.graph.nodes[reader].op, Lookup) for reader in self.graph.readers[node]
         )
