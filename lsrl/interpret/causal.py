@@ -17,9 +17,10 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
+from lsrl.ir.ops import SelectiveState
 from lsrl.model import Model
 
-# Pairs of one run of the network: one compilation serves all runs.
+# Most pairs of one run of the network: one compilation serves all runs.
 ROWS = 512
 # Sequences that bases and sources are drawn from.
 POOL = 128
@@ -110,9 +111,9 @@ def causal_test(
             continue
         tried, tally = 0, _Tally(tolerance)
         while tally.valid < pairs and tried < TRIES * pairs:
-            rows = _draw(rng, known[nodes[signal.name]])
+            rows = _draw(rng, known[nodes[signal.name]], min(pairs, ROWS))
             tally.add(*_interchanged(model, pool, known, signal.name, nodes, rows))
-            tried += ROWS
+            tried += len(rows.base)
         results.append(tally.result(signal.name))
     return CausalResult(tuple(results), tolerance)
 
@@ -123,15 +124,15 @@ class _Rows(NamedTuple):
     tokens: Array  # (rows, time) bool
 
 
-def _draw(rng: np.random.Generator, values: Array) -> _Rows:
+def _draw(rng: np.random.Generator, values: Array, rows: int) -> _Rows:
     """Pairs and tokens, half of the time one token; those come first where the signal differs."""
     count, time = values.shape[:2]
-    base, source = rng.integers(0, count, (2, 4 * ROWS))
-    tokens = rng.random((4 * ROWS, time)) < 0.5
-    single = rng.random(4 * ROWS) < 0.5
+    base, source = rng.integers(0, count, (2, 4 * rows))
+    tokens = rng.random((4 * rows, time)) < 0.5
+    single = rng.random(4 * rows) < 0.5
     tokens[single] = np.arange(time) == rng.integers(0, time, single.sum())[:, None]
     differs = (values[base] != values[source]).any(axis=-1) & tokens
-    order = np.argsort(~differs.any(axis=1), kind="stable")[:ROWS]
+    order = np.argsort(~differs.any(axis=1), kind="stable")[:rows]
     return _Rows(base[order], source[order], tokens[order])
 
 
@@ -183,6 +184,10 @@ def _broken(graph: Graph, values: dict[int, Array]) -> Array:
     found = np.zeros(next(iter(values.values())).shape[0], bool)
     for node, value in values.items():
         found |= _outside(graph.facts[node], value.astype(np.float64)).any(axis=(1, 2))
+        op = graph.nodes[node].op
+        if isinstance(op, SelectiveState) and op.overwrites:
+            keep, update = (values[operand] for operand in graph.nodes[node].operands)
+            found |= ((keep == 1) & (update != 0)).any(axis=(1, 2))
     return found
 
 

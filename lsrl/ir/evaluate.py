@@ -57,8 +57,8 @@ def evaluate(
       exact: True for rationals, False for float64, None for float64 where that is proven exact.
       wanted: ids of the nodes to return; by default the output alone.
       interventions: by node id; all that reads the node reads the new values, and a state goes on
-        from them (Pearl's do-operator, at single tokens). The proof that float64 is exact does not
-        cover values outside the node's facts.
+        from them (Pearl's do-operator, at single tokens). Promises are not checked then, and the
+        proof that float64 is exact holds as far as values stay within their facts.
 
     Returns:
       (batch, time, width) by node id: float64, or rationals as objects.
@@ -89,7 +89,7 @@ def evaluate(
             values[i] = node.op.evaluate(operands, extent)
         else:
             values[i] = _intervened(node.op, operands, extent, given)
-        broken = node.op.broken(operands, values[i])
+        broken = node.op.broken(operands, values[i]) if interventions is None else None
         if broken is not None and np.any(broken.mask):
             at = np.argwhere(broken.mask.astype(bool))
             first = at[np.lexsort((at[:, 0], at[:, 1]))[0]]
