@@ -33,6 +33,7 @@ def compile(
     activation: Activation | None = None,
     legalise: Legalise = "native",
     levels: Levels | None = None,
+    robust: bool = False,
 ) -> Model:
     """Compile a program into the weights of a recurrent network.
 
@@ -44,6 +45,10 @@ def compile(
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
         levels of delay and composition, exact up to the program's max_length.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
+      robust: bear more noise: comparisons on a grid stand midway between the values that occur, so
+        that errors below a quarter of their distance are wiped out, and conditionals shut with room
+        to spare. The outputs stay the same; it can cost layers. LSTM, GRU and tanh RNN, which
+        saturate, compare in the middle in any case.
 
     Returns:
       The compiled model, with its certificate.
@@ -71,7 +76,7 @@ def compile(
             )
         graph = stages.time("unroll", lambda: unroll_states(graph, backend.capabilities))
     check_supported(program, graph, backend)
-    graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
+    graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities, robust))
     graph = verify(graph)
     schedule = stages.time("schedule", lambda: backend.schedule(graph, levels))
     certificate = stages.time(
@@ -79,7 +84,9 @@ def compile(
     )
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
-    return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
+    return Model(
+        program, backend.name, legalise, robust, schedule, certificate, numerics, module, report
+    )
 
 
 def load(path: Path) -> Model:
@@ -103,6 +110,7 @@ def load(path: Path) -> Model:
             dtype=saved.dtype,
             legalise=saved.legalise,
             levels=saved.levels,
+            robust=saved.robust,
         )
     except (LsrlError, IndexError, KeyError) as error:
         raise storage.bad(path, f"this version compiles it to another network ({error})") from error

@@ -59,6 +59,7 @@ class Model:
       program: the program.
       target: the target's name.
       legalise: how it was compiled; see `lsrl.compile`.
+      robust: how it was compiled; see `lsrl.compile`.
       schedule: layers and labels.
       certificate: what is proven.
       numerics: the dtype's format.
@@ -70,6 +71,7 @@ class Model:
         program: Program,
         target: str,
         legalise: str,
+        robust: bool,
         schedule: Layout,
         certificate: Certificate,
         numerics: Numerics,
@@ -80,6 +82,7 @@ class Model:
         self.program = program
         self.target = target
         self.legalise = legalise
+        self.robust = robust
         self.schedule = schedule
         self.certificate = certificate
         self.numerics = numerics
@@ -297,6 +300,7 @@ class Model:
             program=self.program,
             target=self.target,
             legalise=self.legalise,
+            robust=self.robust,
             dtype=self.dtype,
             levels=self.schedule.levels,
             labels=self.labels,

@@ -35,6 +35,7 @@ class SavedModel(NamedTuple):
     program: Program
     target: str
     legalise: Any
+    robust: bool
     dtype: str
     levels: Levels
     parameters: dict[str, Array]
@@ -47,6 +48,7 @@ def save(
     program: Program,
     target: str,
     legalise: str,
+    robust: bool,
     dtype: str,
     levels: Levels,
     labels: tuple[tuple[str, ...], ...],
@@ -59,6 +61,7 @@ def save(
         "lsrl": version("lsrl"),
         "target": target,
         "legalise": legalise,
+        "robust": robust,
         "dtype": dtype,
         "program": _program_to_json(program),
         "levels": [[node, *position] for node, position in sorted(levels.items())],
@@ -111,6 +114,7 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
             _program_from_json(header["program"]),
             header["target"],
             header["legalise"],
+            header["robust"],
             dtype,
             {node: (reads, last) for node, reads, last in header["levels"]},
             {name: _unbits(array, dtype) for name, array in arrays.items()},

@@ -308,6 +308,19 @@ def test_an_unrolled_model_is_saved(tmp_path):
     np.testing.assert_array_equal(loaded.run(tokens), program.run(tokens))
 
 
+def test_a_robust_model_is_saved(tmp_path):
+    program = lsrl.programs.even_pairs()
+    models = [lsrl.compile(program, "linear_rnn", robust=robust) for robust in (False, True)]
+    tokens = np.random.default_rng(0).integers(2, size=12)
+    for robust, model in zip((False, True), models, strict=True):
+        model.save(tmp_path / "model")
+        loaded = lsrl.load(tmp_path / "model")
+        assert loaded.robust is robust
+        assert loaded.labels == model.labels
+        np.testing.assert_array_equal(loaded.run(tokens), program.run(tokens))
+    assert models[0].labels != models[1].labels
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_replaced_parameters_are_kept(tmp_path, dtype):
     model = lsrl.compile(count_from(0), "linear_rnn", dtype=dtype)

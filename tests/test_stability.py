@@ -16,7 +16,7 @@ import lsrl
 from lsrl import paper, programs
 from lsrl.cli import app
 from lsrl.errors import InputError
-from lsrl.stability import factors, figures, paper_experiment, report, robust, workloads
+from lsrl.stability import factors, figures, paper_experiment, report, workloads
 from lsrl.stability.copies import run_copies
 from lsrl.stability.measures import (
     allowed_error,
@@ -481,18 +481,14 @@ def test_every_combination_of_factors_computes_the_same(combination) -> None:
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_robust_tok2tok_computes_the_same_and_bears_more() -> None:
-    rng = np.random.default_rng(0)
-    random = [programs.random_dictionary(rng, 3, 10, 20) for _ in range(20)]
-    prompts = np.stack([programs.tok2tok_prompt(*one) for one in random])
-    library, text = programs.tok2tok(3, 10, 20), robust.tok2tok(3, 10, 20)
-    np.testing.assert_array_equal(text.run(prompts), library.run(prompts))
-    # Issue: free-running, at most 5 % wrong at 1e-4 and length 3.
+def test_robust_lowering_bears_more() -> None:
+    """Issue: free-running, at most 5 % wrong at 1e-4 and length 3."""
+    program = programs.tok2tok(3, 10, 20)
     prompts = paper_experiment.tok2tok_prompts(3, 20, 5)
-    expected = library.run(prompts)[:, -3:]
+    expected = program.run(prompts)[:, -3:]
     wrong = []
-    for program in (library, text):
-        model = lsrl.compile(program, "linear_rnn", dtype="float64")
+    for robust in (False, True):
+        model = lsrl.compile(program, "linear_rnn", dtype="float64", robust=robust)
         outputs = run_copies(model, [prompts], FREE, [1e-4] * 10, range(10), last=3)
         wrong.append(wrong_tokens(outputs, expected).mean())
     assert wrong[1] <= 0.05 < wrong[0]
