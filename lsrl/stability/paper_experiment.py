@@ -87,13 +87,24 @@ def forms() -> Iterator[Form]:
         yield Form("vec2vec", mode, target, partial(paper.vec2vec, **sizes, mode=mode))
 
 
-def tok2tok_prompts(length: int = LENGTH, pairs: int = PAIRS, count: int = QUERIES) -> Array:
+def tok2tok_prompts(
+    length: int = LENGTH,
+    pairs: int = PAIRS,
+    count: int = QUERIES,
+    rng: np.random.Generator | None = None,
+) -> Array:
     """Dictionaries of random words with different keys; the query is one of them.
+
+    Args:
+      length: symbols a word.
+      pairs: of a dictionary.
+      count: of prompts.
+      rng: that draws them; the same prompts every time by default.
 
     Returns:
       Ints (count, time).
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0) if rng is None else rng
     prompts = []
     for _ in range(count):
         keys = np.unique(rng.integers(VOCAB, size=(4 * pairs, length)), axis=0)
