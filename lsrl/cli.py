@@ -363,6 +363,9 @@ def bench_stability(
     factors: Annotated[
         bool, typer.Option("--factors", help="The primary experiment instead of the sweep.")
     ] = False,
+    states: Annotated[
+        bool, typer.Option("--states", help="Affine against self-correcting states instead.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, for trying out.")] = False,
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB that the copies at work may take.")
@@ -389,8 +392,10 @@ def bench_stability(
     """
     from lsrl.stability import report
 
-    if sum((paper, factors, quick)) > 1:
-        raise InputError("bench stability: --paper, --factors and --quick exclude each other")
+    if sum((paper, factors, states, quick)) > 1:
+        raise InputError(
+            "bench stability: --paper, --factors, --states and --quick exclude each other"
+        )
     size = int(memory * 2**30)
     out.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -398,6 +403,8 @@ def bench_stability(
             text = report.run_paper(out, memory=size, progress=progress)
         elif factors:
             text = report.run_factors(out, memory=size, progress=progress)
+        elif states:
+            text = report.run_states(out, memory=size, progress=progress)
         else:
             plan = report.chosen_plan(program, target, quick=quick)
             text = report.run_sweep(plan, out, memory=size, progress=progress)

@@ -26,11 +26,10 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
-from lsrl.ir.numbers import Array
 from lsrl.model import Model
-from lsrl.stability.copies import MEMORY, run_copies
+from lsrl.stability.copies import MEMORY
 from lsrl.stability.factor_programs import TASKS, Factors, Task, combinations
-from lsrl.stability.measures import Critical, bracketed, clustered, critical_level, wrong_tokens
+from lsrl.stability.measures import Critical, clustered, critical_level, located
 from lsrl.stability.perturbations import WeightNoise
 from lsrl.stability.store import Parts, Row, write_rows
 
@@ -82,7 +81,7 @@ def factors_experiment(
         bar = progress.add_task("primary experiment", total=total)
     for task in tasks:
         # Texts that come out as the same network, as many do, have the same table.
-        known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        known: dict[tuple[str, str], list[dict[str, float]]] = {}
         for factors in combinations():
             case = _Case(task, factors, prompts)
             for noise in noises:
@@ -124,12 +123,15 @@ class _Case:
         noise: WeightNoise,
         draws: int,
         memory: int,
-        known: dict[tuple[str, str], list[dict[str, Any]]],
+        known: dict[tuple[str, str], list[dict[str, float]]],
     ) -> list[dict[str, Any]]:
         """The rows of one kind of noise."""
         key = (self.digest, noise.name)
         if key not in known or noise.unit == "range":  # bounds may differ, weights alike
-            known[key] = self._measured(noise, draws, memory)
+            given, expected = self.task.prompts(self.count)
+            known[key] = located(
+                self.model, given, expected, noise, draws, share=SHARE, memory=memory
+            )
         factors = self.factors
         names = {
             "program": self.task.name, "form": factors.form,
@@ -137,23 +139,6 @@ class _Case:
             "thresholds": factors.thresholds, "noise": noise.name,
         }  # fmt: skip
         return [{**names, **row} for row in known[key]]
-
-    def _measured(self, noise: WeightNoise, draws: int, memory: int) -> list[dict[str, Any]]:
-        given, expected = self.task.prompts(self.count)
-
-        def wrong(level: float, seeds: int = draws) -> Array:
-            outputs = run_copies(
-                self.model, [given], noise, [level] * seeds, list(range(seeds)),
-                memory=memory, last=self.task.scored,
-            )  # fmt: skip
-            return np.asarray(wrong_tokens(outputs, expected).mean(axis=(1, 2)))
-
-        found = {0.0: wrong(0.0, 1), **bracketed(noise.levels, wrong, SHARE)}
-        return [
-            {"level": level, "seed": seed, "wrong": float(share)}
-            for level, shares in found.items()
-            for seed, share in enumerate(shares)
-        ]
 
 
 def critical_levels(rows: Sequence[Row], share: float = SHARE) -> dict[str, dict[Key, Critical]]:

@@ -8,6 +8,9 @@ import numpy as np
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.model import Model
+from lsrl.stability.copies import MEMORY, run_copies
+from lsrl.stability.perturbations import Perturbation
 from lsrl.stability.signals import SHARE, first_wrong_signal
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "critical_level",
     "first_wrong_signal",
     "first_wrong_token",
+    "located",
     "mean_error",
     "wrong_tokens",
 ]
@@ -161,6 +165,46 @@ def bracketed(
         else:
             below = middle
     return dict(sorted(found.items()))
+
+
+def located(
+    model: Model,
+    given: Array,
+    expected: Array,
+    noise: Perturbation,
+    draws: int,
+    *,
+    share: float = 0.05,
+    memory: int = MEMORY,
+) -> list[dict[str, float]]:
+    """What it takes to tell at which level a share of the tokens is wrong.
+
+    Args:
+      model: with one input.
+      given: prompts (batch, time).
+      expected: (batch, scored, outputs), of the last `scored` tokens.
+      noise: with the levels to choose from.
+      draws: of it, each on all prompts.
+      share: of wrong tokens.
+      memory: as for `run_copies`.
+
+    Returns:
+      Rows of level, seed and wrong: the level 0 with one draw, then those of `bracketed`.
+    """
+
+    def wrong(level: float, seeds: int = draws) -> Array:
+        outputs = run_copies(
+            model, [given], noise, [level] * seeds, list(range(seeds)),
+            memory=memory, last=expected.shape[1],
+        )  # fmt: skip
+        return np.asarray(wrong_tokens(outputs, expected).mean(axis=(1, 2)))
+
+    found = {0.0: wrong(0.0, 1), **bracketed(noise.levels, wrong, share)}
+    return [
+        {"level": level, "seed": seed, "wrong": float(part)}
+        for level, shares in found.items()
+        for seed, part in enumerate(shares)
+    ]
 
 
 def clustered(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:

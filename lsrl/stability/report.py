@@ -15,6 +15,7 @@ from lsrl.stability.factors import contrasts, critical_levels, factors_experimen
 from lsrl.stability.measures import critical_level, first_wrong_signal
 from lsrl.stability.paper_experiment import paper_experiment, summaries
 from lsrl.stability.perturbations import FREE
+from lsrl.stability.states import TEXTS, corrections, states_experiment
 from lsrl.stability.store import write_rows
 from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
 
@@ -158,6 +159,26 @@ def run_factors(folder: Path, *, memory: int = MEMORY, progress: Progress | None
         for c in contrasts(found)
     ]
     lines.append(f"tables: {folder / 'factors.csv'} and {folder / 'factors_levels.csv'}")
+    return "\n".join(lines)
+
+
+def run_states(folder: Path, *, memory: int = MEMORY, progress: Progress | None = None) -> str:
+    """Compare affine with self-correcting states; writes states.csv. Returns a table as text."""
+    rows = states_experiment(folder, memory=memory, progress=progress)
+    lines = [
+        "sigma at 5 % wrong tokens, affine / self-correcting states; log10 of the ratio, the mean "
+        "over programs with its 95 % interval by bootstrap over programs",
+        f"{'target':<9} {'noise':<17} {'log10 ratio':<24} "
+        + " ".join(f"{name:>19}" for name in TEXTS),
+    ]
+    for found in corrections(rows):
+        pairs = (f"{_level(a)} / {_level(b)}" for a, b in found.sigmas.values())
+        lines.append(
+            f"{found.target:<9} {found.noise:<17} "
+            f"{found.ratio:+6.2f} [{found.low:+6.2f}, {found.high:+6.2f}]  "
+            + " ".join(f"{pair:>19}" for pair in pairs)
+        )
+    lines.append(f"table: {folder / 'states.csv'}")
     return "\n".join(lines)
 
 
