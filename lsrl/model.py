@@ -18,6 +18,7 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
+from lsrl.options import Options
 from lsrl.passes.pipeline import PassRecord
 from lsrl.schedule import Layout
 from lsrl.verification import compare
@@ -62,8 +63,7 @@ class Model:
     Attributes:
       program: the program.
       target: the target's name.
-      legalise: how it was compiled; see `lsrl.compile`.
-      inspectable: whether signals are read from their channels only; see `lsrl.compile`.
+      options: how it was compiled.
       schedule: layers and labels.
       certificate: what is proven.
       numerics: the dtype's format.
@@ -74,8 +74,7 @@ class Model:
         self,
         program: Program,
         target: str,
-        legalise: str,
-        inspectable: bool,
+        options: Options,
         schedule: Layout,
         certificate: Certificate,
         numerics: Numerics,
@@ -85,8 +84,7 @@ class Model:
         """Made by `lsrl.compile`."""
         self.program = program
         self.target = target
-        self.legalise = legalise
-        self.inspectable = inspectable
+        self.options = options
         self.schedule = schedule
         self.certificate = certificate
         self.numerics = numerics
@@ -303,8 +301,7 @@ class Model:
             self.module.parameter_arrays(),
             program=self.program,
             target=self.target,
-            legalise=self.legalise,
-            inspectable=self.inspectable,
+            options=self.options,
             dtype=self.dtype,
             levels=self.schedule.levels,
             labels=self.labels,

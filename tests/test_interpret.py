@@ -253,7 +253,7 @@ def test_inspectable_models_are_saved_as_such(tmp_path, majority):
     path = tmp_path / "majority.lsrl"
     majority.save(path)
     again = lsrl.load(path)
-    assert again.inspectable
+    assert again.options.inspectable
     assert again.circuit.to_json() == majority.circuit.to_json()
 
 

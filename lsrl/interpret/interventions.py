@@ -179,7 +179,7 @@ def interchange(
 def _owned(model: Model, name: str) -> Signal:
     signal = model.circuit.signal(name)
     if not signal.owned:
-        if not model.inspectable:
+        if not model.options.inspectable:
             raise InputError(
                 f"{name!r} can't be set alone in this network, since its layer may use it before "
                 "its channels hold it; compile with inspectable=True"

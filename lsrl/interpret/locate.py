@@ -93,7 +93,7 @@ class _Locator:
         looked_up = any(
             isinstance(self.graph.nodes[reader].op, Lookup) for reader in self.graph.readers[node]
         )
-        return self.model.inspectable and not looked_up
+        return self.model.options.inspectable and not looked_up
 
     def add_constant(self, name: str, value: float, layer: int) -> None:
         ends, step = (value,), (abs(value) or float("inf"),)
