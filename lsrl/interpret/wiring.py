@@ -53,6 +53,7 @@ class Wiring:
         self.circuit = circuit
         self.width = max(circuit.units)
         self._run = jax.jit(self._scan, static_argnames="hooks")
+        self._remade = jax.jit(self.remade)
 
     def run(
         self, inputs: Sequence[Array], patches: Sequence[Patch] = (), *, hooks: bool = False
@@ -109,23 +110,48 @@ class Wiring:
         return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
 
     def remade(
-        self, prepared: tuple[Any, Any, Any], hooks: jax.Array
+        self, prepared: tuple[Any, Any, Any], hooks: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """What every layer makes if all hooks are as given; a pure function.
+        """What every layer makes if hooks are as given; a pure function.
 
-        An entry then depends on the entries that its layer reads and on no others, so differences
-        and derivatives are those of single edges. Use it under the model's `device_mode`.
+        Without a mask an entry depends on those that its layer reads and on no others, so that
+        differences and derivatives are of single edges. Use it under the model's `device_mode`.
 
         Args:
           prepared: of `prepared`.
           hooks: (layers, batch, time, width), which all that reads a hook reads.
+          mask: (layers, batch, width) bool, the entries that are as given; if None, all of them.
 
         Returns:
           (batch, time, outputs), and what the layers make, (layers, batch, time, width).
         """
         held = jnp.moveaxis(hooks, 2, 0)
-        outputs, seen = self._scan(*prepared, (), None, held, hooks=True)
+        outputs, seen = self._scan(*prepared, (), None, held, mask, hooks=True)
         return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
+
+    def hold(
+        self, inputs: Sequence[Array], hooks: Array | None = None, mask: Array | None = None
+    ) -> tuple[Array, Array]:
+        """As `remade`, with numpy arrays; few shapes are compiled if inputs have few.
+
+        Args:
+          inputs: one array an input: ids (batch, time) or vectors (batch, time, width).
+          hooks: see `remade`; if None, nothing is held.
+          mask: see `remade`.
+
+        Returns:
+          (batch, time, outputs), and what the layers make, (layers, batch, time, width), float64.
+        """
+        layers, (batch, time) = len(self.circuit.units), np.shape(inputs[0])[:2]
+        if hooks is None:
+            hooks = np.zeros((layers, batch, time, self.width))
+            mask = np.zeros((layers, batch, self.width), bool)
+        elif mask is None:
+            mask = np.ones((layers, batch, self.width), bool)
+        with self.model.device_mode():
+            held = jnp.asarray(hooks, self.model.dtype)
+            outputs, made = self._remade(self.prepared(inputs), held, jnp.asarray(mask))
+            return np.asarray(outputs), np.asarray(made, np.float64)
 
     def _stacked(self, seen: Sequence[jax.Array]) -> jax.Array:
         """Hooks (time, batch, units) of all layers in one array, zeros beyond their units."""
@@ -140,6 +166,7 @@ class Wiring:
         patches: Any,
         shifts: jax.Array | None = None,
         held: jax.Array | None = None,
+        mask: jax.Array | None = None,
         *,
         hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
@@ -149,7 +176,10 @@ class Wiring:
             def put(number: Any, hook: jax.Array) -> jax.Array:
                 units = hook.shape[-1]
                 if hold is not None:
-                    return hold[number][:, :units]
+                    given = hold[number][:, :units]
+                    return (
+                        given if mask is None else jnp.where(mask[number][:, :units], given, hook)
+                    )
                 for patch, when, to in zip(patches, tokens, values, strict=True):
                     where = (patch.layer == number)[:, None] & when[:, None]
                     hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
