@@ -283,6 +283,8 @@ def _by_name(
     for names, value in named.items():
         key = tuple(class_of(truth, name) for name in names)
         scores[key] = max(scores.get(key, -np.inf), float(value))
+    if any(np.isnan(value) for value in named.values()):
+        raise InputError(_NAN)
     true = np.array(list(known.values()), bool)
     return true, _finite(np.array([scores.get(key, -np.inf) for key in known], float))
 
@@ -294,10 +296,13 @@ def class_of(truth: Truth, name: str) -> int | str:
     return truth.classes.signals.get(truth.circuit.signal(name).name, CONSTANT)
 
 
+_NAN = "a claim has NaN among its scores; give numbers, greater where surer"
+
+
 def _finite(scores: Array) -> Array:
     """What is not claimed is the least sure."""
     if np.isnan(scores).any():
-        raise InputError("a claim has NaN among its scores; give numbers, greater where surer")
+        raise InputError(_NAN)
     least = scores[np.isfinite(scores)].min(initial=0.0) - 1.0
     return np.where(np.isneginf(scores), least, scores)
 
