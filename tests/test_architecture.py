@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "lsrl.schedule": BELOW | {"lsrl.target"},
     "lsrl.certificate": COMPILING,
     "lsrl.backends": COMPILING | {"lsrl.certificate"},
-    "lsrl.storage": BELOW | {"lsrl", "lsrl.language", "lsrl.schedule"},
+    "lsrl.storage": BELOW | {"lsrl", "lsrl.folders", "lsrl.language", "lsrl.schedule"},
     "lsrl.verification": BELOW | {"lsrl.certificate", "lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }
