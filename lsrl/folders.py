@@ -18,6 +18,8 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
       OSError: the file can't be written.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     try:
         draft.write_bytes(content)

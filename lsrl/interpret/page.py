@@ -23,7 +23,7 @@ import numpy as np
 
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
-from lsrl.interpret.circuit import OUTPUT, Circuit
+from lsrl.interpret.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
 from lsrl.ir.graph import Source
 from lsrl.ir.numbers import Array
@@ -188,13 +188,14 @@ def _check(
     pairs = {name: (found.signals[name], known) for name, known in expected.signals.items()}
     worst, where = 0.0, ""
     for name, (here, known) in (pairs | {OUTPUT: (found.outputs, expected.outputs)}).items():
-        error = np.abs(here.astype(np.float64) - known)
-        error[np.isnan(error)] = np.inf
-        error[..., ~held.get(name, np.ones(error.shape[-1], bool))] = 0
-        if error.max() > worst:
-            worst = float(error.max())
-            sequence, token, element = np.unravel_index(error.argmax(), error.shape)
-            where = f"{name}[{element}] at token {token} of sequence {sequence}"
+        difference = np.abs(here.astype(np.float64) - known)
+        difference[np.isnan(difference)] = np.inf
+        if name in held:
+            difference[..., ~held[name]] = 0
+        if difference.max() > worst:
+            worst = float(difference.max())
+            place = np.unravel_index(difference.argmax(), difference.shape)
+            where = f"{name}[{place[2]}] at token {place[1]} of sequence {place[0]}"
     if worst == 0:
         return {"equal": True, "text": "every value here equals the program's"}
     return {"equal": False, "text": f"differs from the program by up to {worst:.3g}: {where}"}
@@ -205,9 +206,10 @@ def _check(
 
 def _lines(model: Model) -> dict[str, list[Source]]:
     """The lines that made each signal, first the one that its circuit names."""
-    graph, circuit, found = model.schedule.graph, model.circuit, {}
-    nodes = circuit_nodes(model)
-    for one in (*circuit.signals, *circuit.derived):
+    graph, nodes = model.schedule.graph, circuit_nodes(model)
+    found: dict[str, list[Source]] = {}
+    signals: tuple[Signal | Derived, ...] = (*model.circuit.signals, *model.circuit.derived)
+    for one in signals:
         file, _, line = one.source.rpartition(":")
         own = [Source(file, int(line))] if file and line.isdigit() else []
         if own and one.name in nodes:
