@@ -101,6 +101,7 @@ def _lsrl() -> None:
       lsrl compile majority -t linear_rnn    layers, width, certificate
       lsrl show tok2tok -t linear_rnn        every channel of every layer by name
       lsrl verify dyck1 -t linear_rnn        the network against the program
+      lsrl view tok2tok -t gru -o page.html  every signal at every token, to look at
 
     Errors exit with code 2, a difference that verify finds with code 1.
     """

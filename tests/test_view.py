@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def path(model, tmp_path_factory) -> Path:
     return path
 
 
-def embedded(path: Path) -> dict:
+def embedded(path: Path) -> dict[str, Any]:
     text = path.read_text()
     found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert len(found) == 1

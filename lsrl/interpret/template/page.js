@@ -121,6 +121,8 @@
 
   for (const row of rows) {
     if (!row.values) continue;
+    // Only elements that channels hold are drawn.
+    row.drawn = [...Array(row.width).keys()].filter((element) => row.values[0][element] !== null);
     row.greatest = 0;
     for (const sequence of row.values)
       for (const value of sequence)
@@ -137,7 +139,7 @@
   // ------------------------------------------------------------ the board
 
   const longest = Math.max(...rows.map((row) => row.name.length));
-  const column = clamp(Math.floor(400 / (layers + 1)), 11, 28);
+  const column = clamp(Math.floor(400 / (layers + 1)), 5, 28);
   const columnAt = (layer) => 10 + (layer + 0.5) * column;
 
   const buildRows = () => {
@@ -152,7 +154,7 @@
       row.button = button;
       row.value = make("div", "value");
       row.canvas = make("canvas");
-      row.canvas.hidden = !row.values;
+      row.canvas.hidden = !row.drawn?.length;
       row.element.append(row.value, row.canvas);
       if (!row.names?.length) row.element.classList.add("unnamed");
       button.addEventListener("click", () => select(row.name === state.signal ? null : row.name));
@@ -161,10 +163,8 @@
       row.canvas.addEventListener("pointerdown", (event) => goTo(tokenUnder(row, event).token));
       row.canvas.addEventListener("pointermove", (event) => {
         const { token, element } = tokenUnder(row, event);
-        const value = valueAt(row, state.sequence, token, element);
         const place = `${row.name}${row.width > 1 ? `[${element}]` : ""}`;
-        tell(event, value === null ? `${place}\nno channel holds it, since nothing reads it`
-          : `${place} = ${exactly(value)}\ntoken ${token}`);
+        tell(event, `${place} = ${exactly(valueAt(row, state.sequence, token, element))}\ntoken ${token}`);
         if (event.buttons & 1) goTo(token);
       });
       row.canvas.addEventListener("pointerleave", hush);
@@ -176,7 +176,8 @@
     const box = row.canvas.getBoundingClientRect();
     return {
       token: clamp(seen.first + Math.floor((event.clientX - box.left) / seen.cell), 0, data.tokens - 1),
-      element: clamp(Math.floor(((event.clientY - box.top) / box.height) * row.width), 0, row.width - 1),
+      element: row.drawn[clamp(
+        Math.floor(((event.clientY - box.top) / box.height) * row.drawn.length), 0, row.drawn.length - 1)],
     };
   };
 
@@ -199,7 +200,7 @@
       row.element.hidden = !row.shown;
       row.element.style.display = row.shown ? "" : "none";
       if (!row.shown) continue;
-      row.height = clamp(row.width * 7, 24, 70);
+      row.height = clamp((row.drawn?.length ?? 1) * 7, 24, 70);
       row.element.classList.toggle("first", above !== null && above !== row.layer);
       above = row.layer;
       row.top = y;
@@ -300,9 +301,8 @@
 
   const weightsText = (edge, most) => {
     const shown = edge.parts.slice(0, most).map(([source, target, weight]) => {
-      const places = elementText(edge.source, source) || elementText(edge.target, target)
-        ? `${elementText(edge.source, source) || "·"}→${elementText(edge.target, target) || "·"} ` : "";
-      return `${places}${shortly(weight)}`;
+      const [from, to] = [elementText(edge.source, source), elementText(edge.target, target)];
+      return `${from}${to && `→${to}`}${from || to ? " " : ""}${shortly(weight)}`;
     });
     const more = edge.parts.length - shown.length;
     return shown.join(most > 3 && edge.parts.length > 1 ? "\n" : ", ") + (more ? ` … ${more} more` : "");
@@ -370,24 +370,22 @@
     const context = row.canvas.getContext("2d");
     context.scale(ratio, ratio);
     const gap = seen.cell >= 9 ? 1 : 0;
-    const strip = height / row.width;
+    const strip = height / row.drawn.length;
     context.font = `11px ${colours.mono}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     // Zeros first: of hundreds of elements, what is not zero stays visible.
     for (let place = 0; place < seen.count; place++)
-      for (let turn = 0; turn < 2 * row.width; turn++) {
-        const element = turn % row.width;
-        const held = valueAt(row, state.sequence, seen.first + place, element);
-        if (held === null) continue;
-        const value = number(held);
-        if ((value === 0) !== turn < row.width) continue;
+      for (let turn = 0; turn < 2 * row.drawn.length; turn++) {
+        const line = turn % row.drawn.length;
+        const value = number(valueAt(row, state.sequence, seen.first + place, row.drawn[line]));
+        if ((value === 0) !== turn < row.drawn.length) continue;
         context.fillStyle = colourOf(value, row.greatest);
-        const lower = strip > 6 && row.width > 1 ? 1 : 0;
+        const lower = strip > 6 && row.drawn.length > 1 ? 1 : 0;
         const tall = Math.max(strip - lower, value === 0 ? strip : 1.5);
-        context.fillRect(place * seen.cell, element * strip, seen.cell - gap, tall);
+        context.fillRect(place * seen.cell, line * strip, seen.cell - gap, tall);
         const text = shortly(value);
-        if (row.width === 1 && value !== 0 && seen.cell >= 15 && text.length * 6.7 <= seen.cell - 1) {
+        if (row.width === 1 && value !== 0 && seen.cell >= 12 && text.length * 6.7 <= seen.cell - 1) {
           context.fillStyle = strength(value, row.greatest) > 0.5 ? colours.paper : colours.ink;
           context.fillText(text, place * seen.cell + (seen.cell - gap) / 2, height / 2 + 0.5);
         }
@@ -402,7 +400,7 @@
         paint(row);
   };
   const repaint = () => {
-    for (const row of rows) row.stale = Boolean(row.shown && row.values);
+    for (const row of rows) row.stale = Boolean(row.shown && row.drawn?.length);
     paintSeen();
   };
 
@@ -795,10 +793,10 @@
     $("facts").append(...facts.map((text) => make("span", "", text)),
       make("span", good ? "good" : "bad", good ? "exact" : "not certified exact"));
     for (let layer = 0; layer <= layers; layer++) {
-      const every = column >= 17 ? 1 : 5;
+      const every = [1, 2, 5, 10].find((step) => step * column >= 17) ?? 20;
       const text = layer === layers ? "out" : layer === 0 ? "in" : layer % every ? "" : String(layer);
       if (layer === layers) {
-        const label = make("button", "", column >= 17 ? text : "");
+        const label = make("button", "", text);
         label.disabled = true;
         placeLayer(label, layer);
         continue;
