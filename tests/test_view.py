@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -351,30 +352,41 @@ def test_the_address_brings_back_what_was_shown(browser, path, model):
     assert browser.console() == []
 
 
+def heat_line(browser: Browser, name: str, tokens: int) -> np.ndarray:
+    """(tokens, 3) colours of the first element's line, off the middle, where no number stands."""
+    return np.array(
+        browser.run(
+            "const c = document.querySelector(arguments[0]), n = arguments[1];"
+            "const line = c.getContext('2d').getImageData(0, 2, c.width, 1).data;"
+            "return Array.from({length: n}, (_, t) => Math.floor((t + 0.12) * c.width / n) * 4)"
+            "  .map(start => [...line.slice(start, start + 3)])",
+            f"{row(name)} canvas",
+            tokens,
+        ),
+        float,
+    )
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_heat_map_has_the_values(opened, model, theme):
-    """Zero is the colour of the background, signs have their own, and more is stronger."""
+    """Zero is the background, signs have colours of their own, and more is stronger."""
     opened.run("location.hash = 'theme=' + arguments[0]", theme)
     opened.run("return new Promise(done => setTimeout(done, 100))")
-    values = capture(model, *odd_inputs())["total"][0, :, 0]
-    colours = opened.run(
-        "const c = document.querySelector(arguments[0]), n = arguments[1];"
-        "const line = c.getContext('2d').getImageData(0, 2, c.width, 1).data;"
-        "return Array.from({length: n}, (_, t) => Math.floor((t + 0.12) * c.width / n) * 4)"
-        "  .map(start => [...line.slice(start, start + 3)])",
-        f"{row('total')} canvas",
-        len(values),
-    )
+    known = capture(model, *odd_inputs())
+    values = known["total"][0, :, 0]
+    colours = heat_line(opened, "total", len(values))
+    zero = colours[values == 0][0]
+    distance = np.abs(colours - zero).sum(axis=1)
     order = np.argsort(values, kind="stable")
-    zero = np.array(colours[order[0]], float)
-    distance = [float(np.abs(np.array(colours[token]) - zero).sum()) for token in order]
-    assert values[order[0]] == 0
-    for (a, far), (b, further) in zip(
-        zip(values[order], distance, strict=True),
-        zip(values[order][1:], distance[1:], strict=True),
-        strict=False,
-    ):
-        assert far == further if a == b else far < further
+    for here, there in pairwise(order):
+        if values[here] == values[there]:
+            assert distance[here] == distance[there]
+        else:
+            assert distance[here] < distance[there]
+    signed = known["parts['signed']"][0, :, 0]
+    red, _, blue = (heat_line(opened, "parts['signed']", len(signed)) - zero).T
+    assert (signed < 0).any() and (signed > 0).any()
+    np.testing.assert_array_equal(np.sign(blue - red), np.sign(signed))
 
 
 @pytest.mark.parametrize(("program", "target"), [("tok2tok", "mamba"), ("parity", "linear_rnn")])

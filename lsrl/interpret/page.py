@@ -1,7 +1,7 @@
 """A page to look at: a model's circuit, values and certificate in one HTML file.
 
 The page asks for nothing from anywhere: its style, its script and its data lie inside it, and its
-content security policy forbids the rest. The templates are beside this module in `template/`.
+content security policy forbids the rest. Its parts are beside this module.
 """
 
 import ast
@@ -103,7 +103,7 @@ def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
 
 def page(shown: Mapping[str, Any]) -> str:
     """The HTML of what `content` gave."""
-    folder = files("lsrl.interpret") / "template"
+    folder = files("lsrl.interpret")
     style, script, body = (
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
     )
