@@ -1,12 +1,10 @@
 """The file format of saved models: safetensors, with the program and its schedule as JSON."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from lsrl.errors import FormatError, LsrlError
+from lsrl.folders import replace_file
 from lsrl.ir import ops
 from lsrl.ir.graph import Graph, GraphBuilder, Source
 from lsrl.ir.matrix import Matrix
@@ -71,15 +70,7 @@ def save(
     arrays = {name: _bits(np.ascontiguousarray(array)) for name, array in parameters.items()}
     # One entry, since safetensors writes several in an order of its own, anew each time.
     content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
-    target_path = Path(path)
-    draft = target_path.with_name(f".{target_path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, target_path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
+    replace_file(path, content)
 
 
 def read(path: str | os.PathLike[str]) -> SavedModel:

@@ -210,6 +210,21 @@ class Circuit:
         """Which signal reads which, without the self-loops of states."""
         return {(edge.source, edge.target) for edge in self.edges if edge.source != edge.target}
 
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw the circuit into a picture file: signals as boxes by layer, edges by kind.
+
+        Args:
+          path: the file; its suffix decides the format (.png, .svg, .pdf).
+
+        Raises:
+          InputError: matplotlib is not installed, the circuit is too large, or the format is
+            unknown.
+          OSError: the file can't be written.
+        """
+        from lsrl.drawing import draw_circuit
+
+        draw_circuit(self, path)
+
     # ------------------------------------------------------------ JSON
 
     def to_json(self) -> str:
