@@ -108,7 +108,7 @@ def linear_interpolation_reference(
 ) -> list[tuple[float, ...]]:
     """Find the piece, and go along it."""
     table = [row[0] for row in rows[: cells + 1]]
-    answers = [(0.0,)] * len(table)
+    answers: list[tuple[float, ...]] = [(0.0,)] * len(table)
     for (x,) in rows[cells + 1 :]:
         place = (x + 1) * cells / 2
         left = min(int(place), cells - 1)
