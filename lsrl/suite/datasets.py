@@ -35,7 +35,7 @@ from lsrl.errors import BoundsError, FormatError, NewerSchemaError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Inputs
-from lsrl.suite.programs import Task
+from lsrl.suite.programs import Task, check_names
 
 DATASET = "lsrl-dataset"
 COUNTERFACTUALS = "lsrl-counterfactuals"
@@ -147,8 +147,9 @@ class Counterfactuals:
           int64 (pairs,).
 
         Raises:
-          ValueError: no signal has that name.
+          InputError: no signal has that name; suggests the nearest.
         """
+        check_names(f"signal of {self.program!r}", [signal], dict.fromkeys(self.signals))
         different: Array = np.any(self.differs, axis=2)
         found = np.flatnonzero(different[:, self.signals.index(signal)])
         return found[np.argsort(different[found].sum(axis=1), kind="stable")]

@@ -87,7 +87,7 @@ def held_back(seed: int, count: int) -> tuple[HeldBackProgram, ...]:
       count: how many.
 
     Returns:
-      The programs, whose outputs all vary with their inputs.
+      The programs. Each signal of each depends on the inputs, and the output on earlier tokens.
 
     Raises:
       InputError: a negative seed or count.
@@ -112,18 +112,16 @@ def held_back(seed: int, count: int) -> tuple[HeldBackProgram, ...]:
 
 
 def _is_interesting(candidate: HeldBackProgram) -> bool:
-    """Whether the output depends on the input, and some signal on the past."""
-    program = candidate.program()
-    rng = np.random.default_rng(candidate.generator)
-    batch = [
-        np.stack(arrays)
-        for arrays in zip(
-            *(candidate.sample(program, rng, candidate.tokens) for _ in range(16)), strict=True
-        )
-    ]
-    outputs = program.run(*batch)
-    stateful = any(program.graph.nodes[i].op.stateful for i in program.graph.live())
-    return stateful and bool((outputs != outputs[:1]).any())
+    """Whether every signal depends on the inputs, and the output on what lies back."""
+    program, rng = candidate.program(), np.random.default_rng(candidate.generator)
+    drawn = [candidate.sample(program, rng, candidate.tokens) for _ in range(32)]
+    batch = [np.stack(arrays) for arrays in zip(*drawn, strict=True)]
+    if not all((values != values[:1]).any() for values in program.trace(*batch).values()):
+        return False
+    # The same later half behind another earlier one.
+    half = candidate.tokens // 2
+    changed = [np.concatenate([x[::-1, :half], x[:, half:]], axis=1) for x in batch]
+    return bool((program.run(*batch)[:, half:] != program.run(*changed)[:, half:]).any())
 
 
 def _neutral(program: Program, name: str) -> Program:

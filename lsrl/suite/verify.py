@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +101,13 @@ def verify(
     root = Path(directory).resolve()
     found = read_manifest(root)
     check_files(root, found.files)
-    units: list[_Unit] = [
-        *(_Unit(root, program, _task(program, found)) for program in found.programs)
-    ]
-    by_name = {unit.program.name: unit for unit in units}
-    units += [
-        _Unit(root, by_name[model.program].program, by_name[model.program].task, model)
-        for model in found.models
+    tasks = _tasks(found)
+    data = {
+        program.name: _Unit(root, program, tasks.get(program.name)) for program in found.programs
+    }
+    units = [
+        *data.values(),
+        *(replace(data[model.program], model=model) for model in found.models),
     ]
     tokens = sum(_run(units, workers, progress))
     return Verified(
@@ -138,15 +138,17 @@ class _Unit:
         return self.root / family / self.program.name
 
 
-def _task(program: ProgramRecord, found: Manifest) -> Task | None:
-    """The program as this version has it; None where it has none of that name and settings."""
-    if program.held_back:
-        count = sum(record.held_back for record in found.programs)
-        return next(task for task in held_back(found.seed, count) if task.name == program.name)
+def _tasks(found: Manifest) -> dict[str, Task]:
+    """The programs of a manifest as this version has them; those that it has differently lack."""
     known = {task.name: task for task in programs()}
-    task = known.get(program.name)
-    settings = None if task is None else building.plain_settings(task.settings)
-    return task if settings == dict(program.settings) else None
+    tasks: dict[str, Task] = {
+        record.name: known[record.name]
+        for record in found.programs
+        if record.name in known
+        and building.plain_settings(known[record.name].settings) == dict(record.settings)
+    }
+    hidden = sum(record.held_back for record in found.programs)
+    return tasks | {task.name: task for task in held_back(found.seed, hidden)}
 
 
 def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> list[int]:
