@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from rich.progress import Progress
 
 import lsrl
@@ -292,9 +293,20 @@ class _Compiler:
     def model(self) -> "Model | Exception":
         """The model, or the reason why there is none."""
         try:
-            return lsrl.compile(self.task.program(), self.target)
+            model = lsrl.compile(self.task.program(), self.target)
         except (UnsupportedOpError, PrecisionError) as error:
             return error
+        facts = model.program.graph.facts[model.program.graph.output]
+        spread = float(np.max(facts.high - facts.low))
+        bound = float(model.certificate.error_bound)
+        if not model.certificate.exact and bound >= spread:
+            # Its workings would not be known: any output at all would be within the bound.
+            return PrecisionError(
+                f"{self.task.name} on {self.target}: the certificate allows an error of "
+                f"{bound:.3g}, and the outputs span {spread:.3g}, so it says nothing: "
+                f"{model.certificate.reasons[0]}"
+            )
+        return model
 
 
 def _make_model(compiler: _Compiler, name: str, context: Context) -> Made:
