@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from lsrl.certificate import Analysis, bits_needed
@@ -110,14 +111,16 @@ class Backend(ABC):
         """The target's own conditions of exactness by number of tokens, for `certify`."""
         return None
 
-    def schedule(self, graph: Graph, levels: Levels | None) -> Any:
+    def schedule(self, graph: Graph, levels: Levels | None, inspectable: bool = False) -> Any:
         """Where each value is computed: a `Schedule`, or what this target has in its place.
 
         Args:
           graph: in the target's native ops.
           levels: an earlier solution to follow instead of solving for the least width.
+          inspectable: let nothing read a value but from the channels that hold it.
         """
-        return schedule_layers(graph, self.capabilities, levels)
+        able = replace(self.capabilities, reads_own_states=not inspectable)
+        return schedule_layers(graph, able, levels)
 
     @abstractmethod
     def lower(self, schedule: Any, numerics: Numerics) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import ONE, TAPS, Packer, Site, Stream
+from lsrl.backends.residual.stream import ONE, TAPS, Channel, Packer, Site, Stream
 from lsrl.backends.residual.target import OPEN, Lowered, ResidualBackend
 from lsrl.ir.numbers import Array
 
@@ -49,6 +49,10 @@ class Griffin(ResidualBackend):
     def inner_width(self, stream: Stream) -> int:
         """The RG-LRU is as wide as the stream."""
         return max(site.width for site in stream.sites if site.kind is TEMPORAL)
+
+    def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
+        """What an integrator's inputs are multiplied by."""
+        return _recurrence(channel.factor)[1] if channel.mode == "sum" else 1.0
 
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's temporal block and MLP."""

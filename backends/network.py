@@ -17,6 +17,9 @@ from lsrl.numerics import numerics_of
 
 # The step of a network: parameters, structure, state and inputs to output and state.
 Step = Callable[[Any, Any, Any, Sequence[Any]], tuple[jax.Array, Any]]
+# What may look at and change a layer's output and memory at a token: layer (0 is what the input map
+# makes; it may be traced), output and memory (None for the input map) to both.
+Edit = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
 _Generation = tuple[Any, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
 
 

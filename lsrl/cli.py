@@ -147,6 +147,9 @@ def compile_program(
         typer.Option("--out", "-o", show_default=False, help="Save the model to this file."),
     ] = None,
     unroll: Unroll = False,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Bear more noise, for a few layers more.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
@@ -159,7 +162,7 @@ def compile_program(
       lsrl compile my_programs.py:detector -t gated_linear_rnn --dtype float64
       lsrl compile flip_flop -t linear_rnn -p max_length=64 --unroll
     """
-    model = _compiled(_subject(program, param), target, dtype, unroll)
+    model = _compiled(_subject(program, param), target, dtype, unroll, robust)
     if out is not None:
         model.save(out)
         _say(f"saved to {out}", stderr=True)
@@ -361,6 +364,9 @@ def bench_stability(
     factors: Annotated[
         bool, typer.Option("--factors", help="The primary experiment instead of the sweep.")
     ] = False,
+    states: Annotated[
+        bool, typer.Option("--states", help="Affine against self-correcting states instead.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, for trying out.")] = False,
     memory: Annotated[
         float, typer.Option(min=0.01, help="GiB that the copies at work may take.")
@@ -387,8 +393,10 @@ def bench_stability(
     """
     from lsrl.stability import report
 
-    if sum((paper, factors, quick)) > 1:
-        raise InputError("bench stability: --paper, --factors and --quick exclude each other")
+    if sum((paper, factors, states, quick)) > 1:
+        raise InputError(
+            "bench stability: --paper, --factors, --states and --quick exclude each other"
+        )
     size = int(memory * 2**30)
     out.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -396,6 +404,8 @@ def bench_stability(
             text = report.run_paper(out, memory=size, progress=progress)
         elif factors:
             text = report.run_factors(out, memory=size, progress=progress)
+        elif states:
+            text = report.run_states(out, memory=size, progress=progress)
         else:
             plan = report.chosen_plan(program, target, quick=quick)
             text = report.run_sweep(plan, out, memory=size, progress=progress)
@@ -540,7 +550,9 @@ def _legalise(unroll: bool) -> Literal["native", "unroll"]:
     return "unroll" if unroll else "native"
 
 
-def _compiled(subject: _Subject, target: str | None, dtype: str, unroll: bool) -> "Model":
+def _compiled(
+    subject: _Subject, target: str | None, dtype: str, unroll: bool, robust: bool = False
+) -> "Model":
     """The saved model, or the program compiled for the target."""
     import lsrl
 
@@ -550,7 +562,9 @@ def _compiled(subject: _Subject, target: str | None, dtype: str, unroll: bool) -
         names = ", ".join(found.name for found in lsrl.targets())
         raise InputError(f"{subject.program.name}: give a target: --target, one of {names}")
     with Console(stderr=True).status(f"compiling {subject.program.name} for {target}"):
-        return lsrl.compile(subject.program, target, dtype=dtype, legalise=_legalise(unroll))
+        return lsrl.compile(
+            subject.program, target, dtype=dtype, legalise=_legalise(unroll), robust=robust
+        )
 
 
 def _read_input(text: str, name: str, kind: InputType) -> Array:

@@ -16,11 +16,11 @@ from lsrl.ir.verify import verify
 from lsrl.language.program import Program
 from lsrl.model import Model, Path, Report
 from lsrl.numerics import numerics_of
+from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
 from lsrl.schedule import Levels
 
-Legalise = Literal["native", "unroll"]
 Activation = Literal["relu", "tanh"]
 Result = TypeVar("Result")
 
@@ -32,6 +32,8 @@ def compile(
     dtype: Any = "float32",
     activation: Activation | None = None,
     legalise: Legalise = "native",
+    robust: bool = False,
+    inspectable: bool = False,
     levels: Levels | None = None,
 ) -> Model:
     """Compile a program into the weights of a recurrent network.
@@ -43,6 +45,12 @@ def compile(
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
         levels of delay and composition, exact up to the program's max_length.
+      robust: bear more noise: comparisons on a grid stand midway between the values that occur, so
+        that errors below a quarter of their distance are wiped out, and conditionals shut with room
+        to spare. The outputs stay the same; it can cost layers. LSTM, GRU and tanh RNN, which
+        saturate, compare in the middle in any case.
+      inspectable: let every signal be read from the channels that hold it and from nowhere else, as
+        interventions need it (`lsrl.interpret`). It takes more layers.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
 
     Returns:
@@ -71,15 +79,16 @@ def compile(
             )
         graph = stages.time("unroll", lambda: unroll_states(graph, backend.capabilities))
     check_supported(program, graph, backend)
-    graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities))
+    graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities, robust))
     graph = verify(graph)
-    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels))
+    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels, inspectable))
     certificate = stages.time(
         "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
     )
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
-    return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
+    options = Options(legalise, robust, inspectable)
+    return Model(program, backend.name, options, schedule, certificate, numerics, module, report)
 
 
 def load(path: Path) -> Model:
@@ -101,7 +110,7 @@ def load(path: Path) -> Model:
             saved.program,
             saved.target,
             dtype=saved.dtype,
-            legalise=saved.legalise,
+            **saved.options._asdict(),
             levels=saved.levels,
         )
     except (LsrlError, IndexError, KeyError) as error:

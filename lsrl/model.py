@@ -2,9 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast, final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import jax
 import numpy as np
@@ -17,9 +18,13 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
+from lsrl.options import Options
 from lsrl.passes.pipeline import PassRecord
 from lsrl.schedule import Layout
 from lsrl.verification import compare
+
+if TYPE_CHECKING:
+    from lsrl.interpret.circuit import Circuit
 
 Path = str | os.PathLike[str]
 
@@ -58,7 +63,7 @@ class Model:
     Attributes:
       program: the program.
       target: the target's name.
-      legalise: how it was compiled; see `lsrl.compile`.
+      options: how it was compiled.
       schedule: layers and labels.
       certificate: what is proven.
       numerics: the dtype's format.
@@ -69,7 +74,7 @@ class Model:
         self,
         program: Program,
         target: str,
-        legalise: str,
+        options: Options,
         schedule: Layout,
         certificate: Certificate,
         numerics: Numerics,
@@ -79,7 +84,7 @@ class Model:
         """Made by `lsrl.compile`."""
         self.program = program
         self.target = target
-        self.legalise = legalise
+        self.options = options
         self.schedule = schedule
         self.certificate = certificate
         self.numerics = numerics
@@ -138,7 +143,7 @@ class Model:
         if check:
             evaluate(self.program.graph, arrays)
         with self.device_mode():
-            outputs = np.asarray(self.module.run(self._features(arrays), chunk=chunk))
+            outputs = np.asarray(self.module.run(self.features(arrays), chunk=chunk))
         return outputs if batched else cast(Array, outputs[0])
 
     def init_state(self, batch: int | None = None) -> State:
@@ -184,7 +189,7 @@ class Model:
                 "init_state(batch=...) sets the number of sequences"
             )
         with self.device_mode():
-            now = tuple(array[:, 0] for array in self._features(arrays))
+            now = tuple(array[:, 0] for array in self.features(arrays))
             output, hidden = self.module.step(state.hidden, now)
             result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
@@ -223,7 +228,7 @@ class Model:
                 f"generate: {arrays[0].shape[1]} + {steps} tokens exceed max_length={longest}"
             )
         with self.device_mode():
-            tokens = self.module.generate(self._features(arrays), int(steps))
+            tokens = self.module.generate(self.features(arrays), int(steps))
         result = np.asarray(tokens).astype(np.int64)
         return result if batched else cast(Array, result[0])
 
@@ -296,7 +301,7 @@ class Model:
             self.module.parameter_arrays(),
             program=self.program,
             target=self.target,
-            legalise=self.legalise,
+            options=self.options,
             dtype=self.dtype,
             levels=self.schedule.levels,
             labels=self.labels,
@@ -366,7 +371,14 @@ class Model:
             f"width {self.width}, {exact})"
         )
 
-    def _features(self, arrays: list[Array]) -> tuple[Any, ...]:
+    @cached_property
+    def circuit(self) -> "Circuit":
+        """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
+        from lsrl.interpret.locate import circuit_of
+
+        return circuit_of(self)
+
+    def features(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
         return tuple(
             array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))

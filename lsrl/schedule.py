@@ -9,7 +9,8 @@ Position p lies behind layer p; position 0 is what the input map makes. A node *
 position: a nonlinear unit that reads at p stands in layer p + 1 and is available from position
 p + 1 on; an affine map is available where it reads, since it folds into whatever reads it. A linear
 state that reads at p stands in layer p + 1 and is available at p already, because the units of its
-own layer can read it through the layer's recurrence.
+own layer can read it through the layer's recurrence. Schedules that are to be inspected do without
+that: there, a value is read nowhere but in the channels that hold it.
 """
 
 from collections.abc import Sequence
@@ -234,7 +235,7 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
     problem = _LevelProblem(graph, target)
     solution = problem.solve() if levels is None else levels
     lifetimes = {
-        i: _Lifetime(reads, reads + _latency(graph.nodes[i].op), last)
+        i: _Lifetime(reads, reads + _latency(graph.nodes[i].op, target), last)
         for i, (reads, last) in solution.items()
     }
     depth = max(problem.critical_path, 1)
@@ -247,8 +248,9 @@ class _Lifetime(NamedTuple):
     last: int  # the last position at which others read it
 
 
-def _latency(op: Op) -> int:
-    return 1 if type(op) in NONLINEAR else 0
+def _latency(op: Op, target: Capabilities) -> int:
+    late = isinstance(op, LinearState) and not target.reads_own_states
+    return 1 if late or type(op) in NONLINEAR else 0
 
 
 class _LevelProblem:
@@ -275,7 +277,9 @@ class _LevelProblem:
         for i in self.live:
             node = self.graph.nodes[i]
             reads = [
-                found[o] + _latency(self.graph.nodes[o].op) for o in node.operands if o in found
+                found[o] + _latency(self.graph.nodes[o].op, self.target)
+                for o in node.operands
+                if o in found
             ]
             found[i] = max(reads, default=0)
         return found
@@ -320,7 +324,8 @@ class _LevelProblem:
             cost[k] -= carry
             for operand in self._operands(i):
                 source = number[operand]
-                rows.append((k, source, float(_latency(self.graph.nodes[operand].op))))
+                latency = _latency(self.graph.nodes[operand].op, self.target)
+                rows.append((k, source, float(latency)))
                 rows.append((count + source, k, 0.0))
         if self.graph.output in number:
             lower[count + number[self.graph.output]] = self.depth

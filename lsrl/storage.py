@@ -21,6 +21,7 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program
+from lsrl.options import Options
 from lsrl.schedule import Levels
 
 FORMAT = "lsrl-model"
@@ -34,7 +35,7 @@ class SavedModel(NamedTuple):
 
     program: Program
     target: str
-    legalise: Any
+    options: Options
     dtype: str
     levels: Levels
     parameters: dict[str, Array]
@@ -46,7 +47,7 @@ def save(
     *,
     program: Program,
     target: str,
-    legalise: str,
+    options: Options,
     dtype: str,
     levels: Levels,
     labels: tuple[tuple[str, ...], ...],
@@ -58,7 +59,7 @@ def save(
         "version": VERSION,
         "lsrl": version("lsrl"),
         "target": target,
-        "legalise": legalise,
+        "options": options._asdict(),
         "dtype": dtype,
         "program": _program_to_json(program),
         "levels": [[node, *position] for node, position in sorted(levels.items())],
@@ -110,7 +111,7 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
         return SavedModel(
             _program_from_json(header["program"]),
             header["target"],
-            header["legalise"],
+            Options(**header["options"]),
             dtype,
             {node: (reads, last) for node, reads, last in header["levels"]},
             {name: _unbits(array, dtype) for name, array in arrays.items()},

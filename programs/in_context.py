@@ -87,7 +87,7 @@ def _tok2tok_query_first(
     @lsrl.program(name=name, max_length=length * (1 + 2 * max_pairs))
     def tok2tok(token: Annotated[Signal, symbol]) -> Annotated[Signal, output]:
         # The query turns on a ring, so its symbol at position t mod length is at hand at time t.
-        past_query = lsrl.relu(lsrl.position() - (length - 1))
+        past_query = lsrl.delay(lsrl.constant(1), length)
         query_symbol = lsrl.relu(token - greatest * past_query)
         query_ring = lsrl.linear_state(entrance @ query_symbol, rotation(length))
         query = lsrl.bound(query_ring[0], 0, greatest)
@@ -95,16 +95,16 @@ def _tok2tok_query_first(
         # A key matches if none of the last `length` tokens differed from the query.
         difference = lsrl.relu(token - query) + lsrl.relu(query - token)
         mismatches = lsrl.window_sum(difference, length)
-        match = lsrl.relu(lsrl.periodic(key_end) - mismatches)
-        searching = lsrl.relu(1 - lsrl.cumsum(match))
+        match = lsrl.periodic(key_end) - mismatches >= 1
+        found = lsrl.cumsum(match) >= 1
 
         # 1 at the last token of the first matching key, 2 … length + 1 in its value, then more.
-        since_match = lsrl.cumsum(1 - searching)
+        since_match = lsrl.cumsum(found)
         outside_value = lsrl.relu(2 - since_match) + lsrl.relu(since_match - (length + 1))
         value_symbol = lsrl.relu(token - greatest * outside_value)
         value_ring = lsrl.linear_state(entrance @ value_symbol, rotation(length))
         value = lsrl.bound(value_ring[0], 0, greatest)
-        return lsrl.concat(value, 1 - searching) if with_found else value
+        return lsrl.concat(value, found) if with_found else value
 
     return tok2tok
 

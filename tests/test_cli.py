@@ -126,6 +126,11 @@ def test_unroll(lsrl_command):
     assert "exact        yes" in lsrl_command("compile", *parameters, "--unroll").stdout
 
 
+def test_robust(lsrl_command):
+    lsrl_command("compile", "even_pairs", "-t", "linear_rnn", "--robust", "--out", "robust.lsrl")
+    assert lsrl.load("robust.lsrl").options.robust
+
+
 def outputs(result):
     """The last column of the table that `run` prints."""
     lines = result.stdout.splitlines()

@@ -303,9 +303,22 @@ def test_an_unrolled_model_is_saved(tmp_path):
     model = lsrl.compile(program, "linear_rnn", legalise="unroll")
     model.save(tmp_path / "model")
     loaded = lsrl.load(tmp_path / "model")
-    assert loaded.legalise == "unroll"
+    assert loaded.options.legalise == "unroll"
     tokens = np.random.default_rng(0).integers(4, size=12)
     np.testing.assert_array_equal(loaded.run(tokens), program.run(tokens))
+
+
+def test_a_robust_model_is_saved(tmp_path):
+    program = lsrl.programs.even_pairs()
+    models = [lsrl.compile(program, "linear_rnn", robust=robust) for robust in (False, True)]
+    tokens = np.random.default_rng(0).integers(2, size=12)
+    for robust, model in zip((False, True), models, strict=True):
+        model.save(tmp_path / "model")
+        loaded = lsrl.load(tmp_path / "model")
+        assert loaded.options.robust is robust
+        assert loaded.labels == model.labels
+        np.testing.assert_array_equal(loaded.run(tokens), program.run(tokens))
+    assert models[0].labels != models[1].labels
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

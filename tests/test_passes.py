@@ -422,6 +422,43 @@ def test_a_comparison_is_two_relus():
     assert operations(lower_steps(compared.graph, Capabilities(frozenset({Step}))), Step)
 
 
+def test_a_robust_comparison_stands_in_the_middle():
+    """Exactly 1 from -1/8 on, and exactly 0 up to -3/8: a quarter step of 1/2 on either side."""
+
+    @lsrl.program
+    def compared(x: Vector(1, low=-3, high=5, step=0.5)):
+        return x >= 1
+
+    golden = """
+        %1 = affine(%0) {weights=(I(1),), bias=(-1.0,)} : 1 in [-4, 4]
+        %2 = affine(%1) {weights=([[-4]],), bias=(-0.5,)} : 1 in [-16.5, 15.5]
+        %3 = relu(%2) : 1 in [0, 15.5]
+        %4 = affine(%3) {weights=([[-1]],), bias=(1.0,)} : 1 in [-14.5, 1]
+        %5 = relu(%4) : 1 in [0, 1]
+        return %5
+    """
+    check(compared, lambda graph: lower_steps(graph, LINEAR, robust=True), golden)
+
+
+def test_a_robust_conditional_shuts_with_a_step_to_spare():
+    @lsrl.program
+    def chosen(c: Token(2), x: Vector(1, low=0, high=5, step=0.5)):
+        return lsrl.select(c, x, 0)
+
+    (shut,) = operations(lower_selects(chosen.graph, LINEAR), Affine)[:1]
+    (wide,) = operations(lower_selects(chosen.graph, LINEAR, robust=True), Affine)[:1]
+    assert (shut.bias, wide.bias) == ((-5.0,), (-5.5,))
+
+
+def test_robust_changes_no_ramp_of_continuous_values():
+    @lsrl.program
+    def compared(x: Vector(1, low=-3, high=5)):
+        return lsrl.greater_equal(x, 1, ramp=0.25)
+
+    graphs = [lower_steps(compared.graph, LINEAR, robust=robust) for robust in (False, True)]
+    assert graphs[0].dump() == graphs[1].dump()
+
+
 def test_a_relu_is_a_gate_for_cells_that_only_saturate():
     @lsrl.program
     def bent(x: Vector(1, low=-3, high=3, step=0.5)):

@@ -114,6 +114,28 @@ def test_many_models_equal_the_reference(target, dtype, record_property) -> None
     check_models(target, dtype, record_property, max_examples=600)
 
 
+def check_robust(target: str, program: lsrl.Program) -> None:
+    """Robust lowering gives the same outputs, under a certificate of its own."""
+    model = lsrl.compile(program, target, robust=True)
+    check_run(program, model)
+    check_step(program, model)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=4)
+@given(program=programs(max_length=LENGTH))
+def test_robust_models_equal_the_reference(target, program) -> None:
+    check_robust(target, program)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=300)
+@given(program=programs(max_length=LENGTH))
+def test_many_robust_models_equal_the_reference(target, program) -> None:
+    check_robust(target, program)
+
+
 @settings(max_examples=6)
 @given(program=programs())
 def test_saved_models_run_bit_equal(tmp_path_factory, program) -> None:

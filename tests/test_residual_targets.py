@@ -68,11 +68,25 @@ def test_tok2tok_is_exact(length, target):
     assert_equal(model, [prompts], program)
 
 
-@pytest.mark.parametrize(("target", "most_blocks"), [("mamba", 9), ("griffin", 8)])
-def test_tok2tok_is_small(target, most_blocks):
+@pytest.mark.parametrize(("target", "most_blocks", "width"), [("mamba", 9, 16), ("griffin", 8, 64)])
+def test_tok2tok_is_small(target, most_blocks, width):
     model = lsrl.compile(programs.tok2tok(3, 10), target)
     assert model.num_layers == model.schedule.critical_path <= most_blocks
-    assert model.width == 64
+    assert model.width == width
+
+
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_a_long_delay_of_a_constant_takes_no_chain(target):
+    """It is told by the position, however long it is."""
+
+    @lsrl.program(max_length=100)
+    def late(x: lsrl.Token(3)):
+        begun = lsrl.delay(lsrl.constant([2, 0, -1]), 40, initial=[1, 1, 0])
+        return lsrl.concat(x, begun)
+
+    model = lsrl.compile(late, target)
+    assert model.num_layers <= 3
+    assert_equal(model, [np.random.default_rng(0).integers(3, size=(2, 60))], late)
 
 
 @pytest.mark.parametrize("target", RESIDUAL)

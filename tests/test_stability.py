@@ -16,10 +16,13 @@ import lsrl
 from lsrl import paper, programs
 from lsrl.cli import app
 from lsrl.errors import InputError
-from lsrl.stability import factors, figures, paper_experiment, report, robust, workloads
+from lsrl.stability import factor_programs, factors, figures, paper_experiment, report, workloads
 from lsrl.stability.copies import run_copies
 from lsrl.stability.measures import (
+    Critical,
     allowed_error,
+    bracketed,
+    clustered,
     critical_level,
     first_wrong_signal,
     first_wrong_token,
@@ -299,14 +302,24 @@ def test_first_wrong_signal_says_where_it_is_not_available(prompts) -> None:
         run_copies(model, [prompts], WeightNoise("range", unit="range"), [0.1], [0])
 
 
-def test_weight_ranges_are_of_signals(model, prompts) -> None:
-    ranges = weight_ranges(model, [prompts])
-    arrays = model.module.parameter_arrays()
+def test_weight_ranges_are_of_declared_signals() -> None:
+    """Whatever the inputs: 0 to 8 is twice itself in 0 to 16, shut by a bit in a product."""
+
+    @lsrl.program(max_length=16)
+    def scaled(x: lsrl.Vector(1, low=0, high=8, step=1), c: lsrl.Token(2)) -> lsrl.Signal:
+        return 3 * (lsrl.relu(2 * x - 4) * c)
+
+    model = lsrl.compile(scaled, "gated_linear_rnn")
+    ranges, arrays = weight_ranges(model), model.module.parameter_arrays()
     for name, found in ranges.items():
         assert found.shape == arrays[name].shape
         assert (found >= 0).all()
-    noise = WeightNoise("range", unit="range")
-    assert (run_copies(model, [prompts], noise, [0.1], [0]) != model.run(prompts)).any()
+    first = np.flatnonzero(np.isin(ranges["layers.0.bias"], 12.0))
+    assert len(first) == 1
+    np.testing.assert_allclose(ranges["output_bias"], 36)
+    noise, x = WeightNoise("range", unit="range"), np.arange(9.0)[None, :, None]
+    c = np.ones((1, 9), int)
+    assert (run_copies(model, [x, c], noise, [0.1], [0]) != model.run(x, c)).any()
 
 
 # ---------------------------------------------------------------- sweeps
@@ -473,26 +486,83 @@ def test_summaries_of_the_papers_table(tmp_path: Path) -> None:
     figures.save(figures.draw_paper([clean, noisy]), tmp_path / "paper.png")
 
 
-@pytest.mark.parametrize("combination", list(factors.combinations())[::3], ids=repr)
-def test_every_combination_of_factors_computes_the_same(combination) -> None:
-    prompts = paper_experiment.tok2tok_prompts(3, 4, 5)
-    expected = programs.tok2tok(3, 10, 4).run(prompts)[:, -3:]
-    got = factors.tok2tok(combination).run(prompts)[:, -3:]
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+@pytest.mark.parametrize("task", factor_programs.TASKS, ids=lambda task: task.name)
+def test_every_combination_of_factors_computes_the_same(task) -> None:
+    prompts, expected = task.prompts(5)
+    assert len(np.unique(prompts, axis=0)) == 5
+    for combination in list(factor_programs.combinations())[::3]:
+        got = task.build(combination).run(prompts)[:, -task.scored :]
+        np.testing.assert_allclose(got, expected, atol=1e-5, err_msg=repr(combination))
 
 
-def test_robust_tok2tok_computes_the_same_and_bears_more() -> None:
-    rng = np.random.default_rng(0)
-    random = [programs.random_dictionary(rng, 3, 10, 20) for _ in range(20)]
-    prompts = np.stack([programs.tok2tok_prompt(*one) for one in random])
-    library, text = programs.tok2tok(3, 10, 20), robust.tok2tok(3, 10, 20)
-    np.testing.assert_array_equal(text.run(prompts), library.run(prompts))
-    # Issue: free-running, at most 5 % wrong at 1e-4 and length 3.
+def test_levels_are_found_by_bisection() -> None:
+    asked = []
+
+    def wrong(level: float) -> np.ndarray:
+        asked.append(level)
+        return np.array([0.0, float(level >= 7)])
+
+    levels = [float(level) for level in range(1, 33)]
+    found = bracketed(levels, wrong)
+    assert list(found) == sorted(asked)
+    assert len(asked) <= 6
+    assert {6.0, 7.0} <= set(found)
+    assert bracketed(levels, lambda level: np.ones(2)).keys() >= {1.0}
+    assert bracketed(levels, lambda level: np.zeros(2)).keys() >= {32.0}
+
+
+def test_intervals_are_over_programs() -> None:
+    mean, low, high = clustered([1.0, 1.0, 1.0])
+    assert (mean, low, high) == (1, 1, 1)
+    mean, low, high = clustered([0.0, 1.0, 2.0, 5.0])
+    assert (mean, clustered([0.0, 1.0, 2.0, 5.0])) == (2, (mean, low, high))
+    assert 0 <= low < 1.1
+    assert 2.9 < high <= 5
+
+
+def test_the_primary_experiment(tmp_path: Path, monkeypatch) -> None:
+    """Two ways of writing one program; texts of the same network have the same table."""
+    centred, edge = (
+        factor_programs.Factors("one-sided", 1.0, thresholds) for thresholds in ("centred", "edge")
+    )
+    chosen = [centred, replace(centred, form="two-sided"), edge]
+    monkeypatch.setattr(factors, "combinations", lambda: chosen)
+    (task,) = (task for task in factor_programs.TASKS if task.name == "count extremes")
+    options = {"tasks": [task], "draws": 3, "prompts": 2, "noises": factors.NOISES[:1]}
+    rows = factors.factors_experiment(tmp_path, **options)
+    assert {row["wrong"] for row in rows if float(row["level"]) == 0} == {"0.0"}
+    levels = factors.critical_levels(rows)[task.name]
+    one, two, steep = (
+        levels[one.form, "1.0", one.thresholds, "stored"] for one in (centred, chosen[1], edge)
+    )
+    assert one == two
+    assert one.level > steep.level
+    assert factors.factors_experiment(tmp_path, **options) == rows
+
+
+def test_contrasts_are_ratios_over_programs() -> None:
+    keys = [("one-sided", "1.0", thresholds, "stored") for thresholds in ("centred", "edge")]
+    sigmas = {"a": (1e-3, 1e-5), "b": (1e-3, 1e-6), "c": (1e-3, 0.0)}
+    levels = {
+        program: {key: Critical(s, s, s) for key, s in zip(keys, pair, strict=True)}
+        for program, pair in sigmas.items()
+    }
+    (contrast,) = factors.contrasts(levels)
+    assert (contrast.hypothesis, contrast.outside) == (1, 1)
+    # Below the levels tried counts as the weakest of them, 1e-13.
+    np.testing.assert_allclose((contrast.least, contrast.most), (2, 10))
+    np.testing.assert_allclose(contrast.ratio, (2 + 3 + 10) / 3)
+    assert contrast.low < contrast.ratio < contrast.high
+
+
+def test_robust_lowering_bears_more() -> None:
+    """Issue: free-running, at most 5 % wrong at 1e-4 and length 3."""
+    program = programs.tok2tok(3, 10, 20)
     prompts = paper_experiment.tok2tok_prompts(3, 20, 5)
-    expected = library.run(prompts)[:, -3:]
+    expected = program.run(prompts)[:, -3:]
     wrong = []
-    for program in (library, text):
-        model = lsrl.compile(program, "linear_rnn", dtype="float64")
+    for robust in (False, True):
+        model = lsrl.compile(program, "linear_rnn", dtype="float64", robust=robust)
         outputs = run_copies(model, [prompts], FREE, [1e-4] * 10, range(10), last=3)
         wrong.append(wrong_tokens(outputs, expected).mean())
     assert wrong[1] <= 0.05 < wrong[0]

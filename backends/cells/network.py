@@ -17,7 +17,14 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.input_map import InputMaps
-from lsrl.backends.network import check_products, generated, precise, precision, value_of
+from lsrl.backends.network import (
+    Edit,
+    check_products,
+    generated,
+    precise,
+    precision,
+    value_of,
+)
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -149,7 +156,11 @@ Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
 
 
 def apply_step(
-    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    inputs: Sequence[jax.Array],
+    edit: Edit | None = None,
 ) -> tuple[jax.Array, State]:
     """Run one token.
 
@@ -158,22 +169,32 @@ def apply_step(
       structure: of the network.
       state: each layer's carry.
       inputs: per program input, token ids (...) or vectors (..., width).
+      edit: of the output h (..., units) and the carry of each layer.
 
     Returns:
       (..., outputs) and the new state.
     """
     values = _features(parameters, structure, state, inputs)
-    values, after = _apply_cells(structure.cells, parameters["cells"], state, values)
+    if edit is not None:
+        values, _ = edit(0, values, None)
+    values, after = _apply_cells(structure.cells, parameters["cells"], state, values, edit)
     return _affine(values, parameters["output_kernel"], parameters["output_bias"]), after
 
 
 def _apply_cells(
-    definitions: Sequence[Any], weights: Sequence[Parameters], state: State, values: jax.Array
+    definitions: Sequence[Any],
+    weights: Sequence[Parameters],
+    state: State,
+    values: jax.Array,
+    edit: Edit | None = None,
 ) -> tuple[jax.Array, State]:
     """One token through cells, one upon the other."""
     after = []
-    for definition, own, carry in zip(definitions, weights, state, strict=True):
+    layers = zip(definitions, weights, state, strict=True)
+    for number, (definition, own, carry) in enumerate(layers, start=1):
         following, values = nnx.merge(definition, own)(carry, values)
+        if edit is not None:
+            values, following = edit(number, values, following)
         after.append(following)
     return values, tuple(after)
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lsrl.backends.network import Edit
+
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
 State = tuple[jax.Array, ...]  # per layer (..., hidden)
 
@@ -94,6 +96,7 @@ def apply_step(
     structure: NetworkStructure,
     state: State,
     inputs: Sequence[jax.Array],
+    edit: Edit | None = None,
 ) -> tuple[jax.Array, State]:
     """Run one token.
 
@@ -102,6 +105,7 @@ def apply_step(
       structure: of the network.
       state: per layer (..., hidden).
       inputs: per program input, token ids (...) or vectors (..., width).
+      edit: of outputs (..., outputs) and hidden units (..., hidden) of each layer.
 
     Returns:
       (..., outputs) and the new state.
@@ -127,13 +131,17 @@ def apply_step(
             vector = rounded(jnp.asarray(signal, compute))
             values = values + dot(vector, f"inputs.{number}.kernel")
     values = rounded(values)
+    if edit is not None:
+        values, _ = edit(0, values, None)
     after = []
     for number, layer in enumerate(structure.layers):
         name = f"layers.{number}."
         driven = dot(values, name + "input_kernel") + bias(name + "bias")
         hidden = rounded(driven + dot(state[number].astype(compute), name + "recurrent_kernel"))
-        after.append(hidden.astype(structure.dtype))
         values = _read_outputs(hidden, layer, rounded)
+        if edit is not None:
+            values, hidden = edit(number + 1, values, hidden)
+        after.append(hidden.astype(structure.dtype))
     outputs = rounded(dot(values, "output_kernel") + bias("output_bias"))
     return outputs.astype(structure.dtype), tuple(after) or state
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrl.backends.network import Edit
 from lsrl.backends.residual.network import (
     DTYPE,
     LayerParameters,
@@ -53,7 +54,12 @@ def _gate(values: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def griffin_layer(
-    weights: LayerParameters, stream: jax.Array, state: LayerState, places: Places, eps: float
+    weights: LayerParameters,
+    stream: jax.Array,
+    state: LayerState,
+    places: Places,
+    eps: float,
+    edit: Edit | None = None,
 ) -> tuple[jax.Array, LayerState]:
     """One Griffin layer: the recurrent block and the gated MLP, each with its norm and residual.
 
@@ -63,6 +69,7 @@ def griffin_layer(
       state: "conv" (batch, lru, taps - 1) and "lru" (batch, lru).
       places: where in their sequences the tokens are; the recurrence is reset at the first.
       eps: of the norms.
+      edit: of the stream and "lru" behind the recurrent block, and of the stream behind the MLP.
 
     Returns:
       The stream after the layer, and the state after `places.tokens` tokens.
@@ -92,10 +99,15 @@ def griffin_layer(
     increment = values * input_gate * jnp.where(reset, 1.0, _multiplier(log_decay))
     states, last = recurrence(decay, increment, state["lru"], places.tokens)
     stream = _affine(states * y_branch, weights, "temporal_block.linear_out") + stream
+    if edit is not None:
+        stream, last = edit(0, stream, last)
     normed = rms_norm(stream, 1.0 + weights["channel_pre_norm.weight"], eps)
     gate = _gelu(_affine(normed, weights, "mlp_block.gate_proj"))
     product = gate * _affine(normed, weights, "mlp_block.up_proj")
-    return _affine(product, weights, "mlp_block.down_proj") + stream, {"conv": tail, "lru": last}
+    stream = _affine(product, weights, "mlp_block.down_proj") + stream
+    if edit is not None:
+        stream, _ = edit(1, stream, None)
+    return stream, {"conv": tail, "lru": last}
 
 
 def _affine(values: jax.Array, weights: LayerParameters, name: str) -> jax.Array:
@@ -109,6 +121,7 @@ class GriffinNetwork(ResidualNetwork):
     layers_name: ClassVar[str] = "model.layers"
     final_norm_name: ClassVar[str] = "model.final_norm.weight"
     gain_offset: ClassVar[float] = 1.0
+    sites: ClassVar[int] = 2
     block = staticmethod(griffin_layer)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrl.backends.network import Edit
 from lsrl.backends.residual.network import (
     DTYPE,
     LayerParameters,
@@ -28,7 +29,12 @@ from lsrl.backends.residual.network import (
 
 
 def mamba_block(
-    weights: LayerParameters, stream: jax.Array, state: LayerState, places: Places, eps: float
+    weights: LayerParameters,
+    stream: jax.Array,
+    state: LayerState,
+    places: Places,
+    eps: float,
+    edit: Edit | None = None,
 ) -> tuple[jax.Array, LayerState]:
     """One Mamba layer: norm, projection, convolution, selective scan, gate, and the residual.
 
@@ -38,6 +44,7 @@ def mamba_block(
       state: "conv" (batch, inner, taps - 1) and "ssm" (batch, inner, state size).
       places: where in their sequences the tokens are.
       eps: of the norm.
+      edit: of the stream and "ssm", behind the layer.
 
     Returns:
       The stream after the layer, and the state after `places.tokens` tokens.
@@ -67,6 +74,8 @@ def mamba_block(
     output = output + values * weights["mixer.D"][None, None]
     output = output * jax.nn.silu(gate)
     stream = stream + linear(output, weights["mixer.out_proj.weight"])
+    if edit is not None:
+        stream, last = edit(0, stream, last)
     return stream, {"conv": tail, "ssm": last}
 
 
@@ -77,6 +86,7 @@ class MambaNetwork(ResidualNetwork):
     layers_name: ClassVar[str] = "backbone.layers"
     final_norm_name: ClassVar[str] = "backbone.norm_f.weight"
     gain_offset: ClassVar[float] = 0.0
+    sites: ClassVar[int] = 1
     block = staticmethod(mamba_block)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -79,7 +79,7 @@ class MambaPacker(Packer):
                 now.append((atom, weight))
                 continue
             op = self.graph.nodes[atom[0]].op
-            if not isinstance(op, Delay):
+            if not self.chains or not isinstance(op, Delay):
                 return None
             (source,) = self.reads(*atom)
             lags.setdefault(op.steps, []).append((weight, source))

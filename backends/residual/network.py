@@ -25,7 +25,7 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.base import Network
-from lsrl.backends.network import check_products, generated, precise, value_of
+from lsrl.backends.network import Edit, check_products, generated, precise, value_of
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 
@@ -81,9 +81,11 @@ class Places(NamedTuple):
     tokens: jax.Array
 
 
-# A layer's parameters, stream (time, batch, d), state, places and eps to the stream and state.
+# A layer's parameters, stream (time, batch, d), state, places, eps and edit to stream and state.
+# The edit is of the stream and the scan's state, once a site of the layer; sites count from 0.
 Block: TypeAlias = Callable[
-    [LayerParameters, jax.Array, LayerState, Places, float], tuple[jax.Array, LayerState]
+    [LayerParameters, jax.Array, LayerState, Places, float, Edit | None],
+    tuple[jax.Array, LayerState],
 ]
 
 
@@ -93,6 +95,7 @@ class Structure:
 
     Attributes:
       block: the layer.
+      sites: how often a layer adds to the stream.
       gain_offset: a norm's gain is this plus its weight.
       inputs: per program input "tables", "kernels" or "" (not read).
       embedding_scale: see ResidualWeights.
@@ -100,6 +103,7 @@ class Structure:
     """
 
     block: Block
+    sites: int
     gain_offset: float
     inputs: tuple[str, ...]
     embedding_scale: float
@@ -227,7 +231,8 @@ def _forward(
     inputs: Sequence[jax.Array],
     count: jax.Array,
     head: jax.Array | None = None,
-) -> tuple[jax.Array, State]:
+    edit: Edit | None = None,
+) -> tuple[jax.Array, State, jax.Array | None]:
     """Run a chunk.
 
     Args:
@@ -237,31 +242,52 @@ def _forward(
       inputs: per program input (time, batch, ...).
       count: how many tokens count; those after them change no state.
       head: (vocabulary, d), to read the final norm by it instead of by the output kernel.
+      edit: of the stream behind the embedding (0) and each site, and of the site's scan.
 
     Returns:
-      (time, batch, outputs) and the new state.
+      (time, batch, outputs), the new state, and with an edit what it made of the stream:
+      (1 + sites, time, batch, d).
     """
     position = state["position"]
     places = jnp.arange(inputs[0].shape[0], dtype=jnp.int32)[:, None] + position[None]
     stream = _embed(parameters, structure, inputs, places)
     where = Places(places == 0, count)
+    if edit is not None:
+        stream, _ = edit(0, stream, None)
+    seen = None if edit is None else stream[None]
 
     def layer(
-        stream: jax.Array, now: tuple[LayerParameters, LayerState]
-    ) -> tuple[jax.Array, LayerState]:
-        return structure.block(now[0], stream, now[1], where, structure.eps)
+        stream: jax.Array, now: tuple[jax.Array, LayerParameters, LayerState]
+    ) -> tuple[jax.Array, tuple[LayerState, jax.Array | None]]:
+        number, weights, own = now
+        if edit is None:
+            stream, own = structure.block(weights, stream, own, where, structure.eps, None)
+            return stream, (own, None)
+        streams = []
+
+        def edited(site: int, values: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+            values, memory = edit(1 + number * structure.sites + site, values, memory)
+            streams.append(values)
+            return values, memory
+
+        stream, own = structure.block(weights, stream, own, where, structure.eps, edited)
+        return stream, (own, jnp.stack(streams))
 
     carried = {name: jnp.moveaxis(x, 1, 0) for name, x in state.items() if name != "position"}
     if parameters["layers"]:
-        stream, carried = lax.scan(layer, stream, (parameters["layers"], carried))
+        layers = jax.tree.leaves(parameters["layers"])[0].shape[0]
+        numbered = (jnp.arange(layers, dtype=jnp.int32), parameters["layers"], carried)
+        stream, (carried, streams) = lax.scan(layer, stream, numbered)
+        if seen is not None and streams is not None:
+            seen = jnp.concatenate([seen, streams.reshape(-1, *stream.shape)])
     after = {name: jnp.moveaxis(x, 0, 1) for name, x in carried.items()}
     # Only position 0 is special, and sequences may be longer than int32 counts.
     after["position"] = jnp.minimum(position, 1 << 30) + count
     gain = structure.gain_offset + parameters["final_norm"]
     normed = rms_norm(stream, gain, structure.eps)
     if head is None:
-        return jnp.dot(normed, parameters["output_kernel"]), after
-    return linear(normed, head), after
+        return jnp.dot(normed, parameters["output_kernel"]), after, seen
+    return linear(normed, head), after, seen
 
 
 def _run_chunk(
@@ -274,7 +300,7 @@ def _run_chunk(
 ) -> tuple[jax.Array, State]:
     """As `_forward`, from inputs (batch, time, ...) to outputs (batch, time, outputs)."""
     turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
-    outputs, state = _forward(parameters, structure, state, turned, count, head)
+    outputs, state, _ = _forward(parameters, structure, state, turned, count, head)
     return jnp.moveaxis(outputs, 0, 1), state
 
 
@@ -298,10 +324,35 @@ def apply_step(
     flat = {name: x.reshape(-1, *x.shape[rank:]) for name, x in state.items()}
     token = tuple(jnp.asarray(x) for x in inputs)
     token = tuple(x.reshape(1, -1, *x.shape[rank:]) for x in token)
-    outputs, after = _forward(parameters, structure, flat, token, jnp.int32(1))
+    outputs, after, _ = _forward(parameters, structure, flat, token, jnp.int32(1))
     return outputs.reshape(*batch_shape, outputs.shape[-1]), {
         name: x.reshape(*batch_shape, *x.shape[1:]) for name, x in after.items()
     }
+
+
+def edited_step(
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    inputs: Sequence[jax.Array],
+    edit: Edit,
+) -> tuple[jax.Array, State, jax.Array]:
+    """Run one token with an edit.
+
+    Args:
+      parameters: of `ResidualNetwork.parameters`.
+      structure: of the network.
+      state: of batch shape (batch,).
+      inputs: per program input, token ids (batch,) or vectors (batch, width).
+      edit: of the stream (1, batch, d) behind the embedding (0) and each site, and of the state of
+        the site's scan (batch, ...); the site's number is traced.
+
+    Returns:
+      (batch, outputs), the new state, and the edited stream (1 + sites, batch, d).
+    """
+    token = tuple(jnp.asarray(x)[None] for x in inputs)
+    outputs, after, seen = _forward(parameters, structure, state, token, jnp.int32(1), edit=edit)
+    return outputs[0], after, jnp.zeros((0,)) if seen is None else seen[:, 0]
 
 
 _jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
@@ -335,6 +386,7 @@ class ResidualNetwork(nnx.Module, Network):
     layers_name: ClassVar[str]
     final_norm_name: ClassVar[str]
     gain_offset: ClassVar[float]
+    sites: ClassVar[int]
 
     def __init__(self, weights: ResidualWeights) -> None:
         """Make a network.
@@ -349,6 +401,7 @@ class ResidualNetwork(nnx.Module, Network):
         maps = list(zip(weights.tables, weights.kernels, strict=True))
         self.structure = Structure(
             type(self).block,
+            self.sites,
             self.gain_offset,
             tuple(
                 "tables" if t is not None else "kernels" if k is not None else "" for t, k in maps
@@ -379,7 +432,12 @@ class ResidualNetwork(nnx.Module, Network):
     @staticmethod
     @abstractmethod
     def block(
-        weights: LayerParameters, stream: jax.Array, state: LayerState, places: Places, eps: float
+        weights: LayerParameters,
+        stream: jax.Array,
+        state: LayerState,
+        places: Places,
+        eps: float,
+        edit: Edit | None,
     ) -> tuple[jax.Array, LayerState]:
         """Run one layer.
 
@@ -389,6 +447,7 @@ class ResidualNetwork(nnx.Module, Network):
           state: of the layer, (batch, ...).
           places: where in their sequences the tokens are.
           eps: of the norms.
+          edit: of the stream and the state of the scan, a site at a time.
 
         Returns:
           The stream after the layer, and its state after `places.tokens` tokens.

@@ -233,6 +233,8 @@ class Packer(ABC):
 
     Attributes:
       graph: in the target's native ops.
+      chains: whether a site may read what it makes itself, and the stream hold sums of atoms;
+        without, every atom is read from its own channel of the stream and nowhere else.
       affines: its rows.
       made: by atom, what `place` decided.
     """
@@ -240,9 +242,10 @@ class Packer(ABC):
     # The kinds of sites that follow each other, again and again.
     kinds: ClassVar[tuple[Kind, ...]]
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, chains: bool = True) -> None:
         """Place every atom that the output depends on."""
         self.graph = graph
+        self.chains = chains
         self.affines = Affines(graph)
         self.made: dict[Atom, Made] = {}
         for node, channel in self._needed():
@@ -309,7 +312,7 @@ class Packer(ABC):
             made = self.made[atom]
             if made.site < site:
                 rest.append((atom, weight))
-            elif made.site == site and made.stage < before:
+            elif self.chains and made.site == site and made.stage < before:
                 for channel, factor in made.terms:
                     total[channel] += rational(weight) * factor
             else:
@@ -529,7 +532,12 @@ def lay_out(packer: Packer) -> Stream:
     signals: list[Signal] = []
     for site in sorted({packer.made[atom].site for atom in kept}):
         atoms = [atom for atom in kept if packer.made[atom].site == site]
-        signals.extend(Signal(site, terms) for terms in _basis(atoms, _read_rows(used, output)))
+        basis = (
+            _basis(atoms, _read_rows(used, output))
+            if packer.chains
+            else [((atom, 1.0),) for atom in atoms]
+        )
+        signals.extend(Signal(site, terms) for terms in basis)
     depth = 1 + max((made.site for made in packer.made.values()), default=-1)
     depth = max(-(-depth // len(packer.kinds)), 1)
     sites = tuple(

@@ -10,6 +10,7 @@ from lsrl.backends.base import Backend
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.stream import (
+    Channel,
     Packer,
     Row,
     Stream,
@@ -95,9 +96,9 @@ class ResidualBackend(Backend):
             return super().refusal(op, operands)
         return _obstacle(op) if isinstance(op, LinearState) else None
 
-    def schedule(self, graph: Graph, levels: Levels | None) -> Stream:
+    def schedule(self, graph: Graph, levels: Levels | None, inspectable: bool = False) -> Stream:
         """The layout; it follows from the graph, so there are no levels to keep."""
-        return lay_out(self.packer(graph))
+        return lay_out(self.packer(graph, chains=not inspectable))
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
@@ -109,8 +110,7 @@ class ResidualBackend(Backend):
 
     def lower(self, schedule: Stream, numerics: Numerics) -> ResidualNetwork:
         """The network with the layout's weights."""
-        width = stream_width(max(schedule.width, self.inner_width(schedule)))
-        lowered = Lowered(schedule, width, self.saturates)
+        lowered = self.lowered(schedule)
         scale = lowered.root if self.scales_embedding else 1.0
         tables, kernels, bias = _embedding(lowered, scale)
         output = np.stack([lowered.reading(row) for row in schedule.output], axis=1)
@@ -126,6 +126,15 @@ class ResidualBackend(Backend):
         )
         _check_range(self.name, weights.blocks)
         return self.network(weights)
+
+    def lowered(self, stream: Stream) -> "Lowered":
+        """A layout with its width and scales."""
+        width = stream_width(max(stream.width, self.inner_width(stream)))
+        return Lowered(stream, width, self.saturates)
+
+    @abstractmethod
+    def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
+        """By what a channel's value is multiplied behind its scan, ahead of its gate."""
 
     @abstractmethod
     def network(self, weights: ResidualWeights) -> ResidualNetwork:

@@ -3,14 +3,15 @@
 Exact rationals, or float64 arrays where every sum of the program is proven exact in float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.errors import BoundsError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array, sum_is_exact
-from lsrl.ir.ops import Extent, Input
+from lsrl.ir.ops import Extent, Input, Op, StateOp
 from lsrl.ir.types import position_text
 
 
@@ -28,12 +29,25 @@ def float64_is_exact(graph: Graph, tokens: int) -> bool:
     return True
 
 
+class Intervention(NamedTuple):
+    """Values that replace those of a node.
+
+    Attributes:
+      mask: (batch, time, width) bool, where.
+      values: (batch, time, width), what by; anything elsewhere.
+    """
+
+    mask: Array
+    values: Array
+
+
 def evaluate(
     graph: Graph,
     inputs: Sequence[Array],
     *,
     exact: bool | None = None,
     wanted: Sequence[int] | None = None,
+    interventions: Mapping[int, Intervention] | None = None,
 ) -> dict[int, Array]:
     """Evaluate a graph on whole sequences.
 
@@ -42,6 +56,9 @@ def evaluate(
       inputs: one array an input, in parameter order: ids (batch, time), or (batch, time, width).
       exact: True for rationals, False for float64, None for float64 where that is proven exact.
       wanted: ids of the nodes to return; by default the output alone.
+      interventions: by node id; all that reads the node reads the new values, and a state goes on
+        from them (Pearl's do-operator, at single tokens). Promises are not checked then, and the
+        proof that float64 is exact holds as far as values stay within their facts.
 
     Returns:
       (batch, time, width) by node id: float64, or rationals as objects.
@@ -60,14 +77,19 @@ def evaluate(
     values: dict[int, Array] = {}
     for i in live:
         node = graph.nodes[i]
+        given = None if interventions is None else interventions.get(i)
         if isinstance(node.op, Input):
-            given = inputs[node.op.index]
-            numbers = given if given.ndim == 3 else given[..., None]
-            values[i] = extent.numbers(numbers)
+            array = inputs[node.op.index]
+            values[i] = extent.numbers(array if array.ndim == 3 else array[..., None])
+            if given is not None:
+                values[i] = np.where(given.mask, extent.numbers(given.values), values[i])
             continue
         operands = [values[operand] for operand in node.operands]
-        values[i] = node.op.evaluate(operands, extent)
-        broken = node.op.broken(operands, values[i])
+        if given is None:
+            values[i] = node.op.evaluate(operands, extent)
+        else:
+            values[i] = _intervened(node.op, operands, extent, given)
+        broken = node.op.broken(operands, values[i]) if interventions is None else None
         if broken is not None and np.any(broken.mask):
             at = np.argwhere(broken.mask.astype(bool))
             first = at[np.lexsort((at[:, 0], at[:, 1]))[0]]
@@ -80,3 +102,15 @@ def evaluate(
             if last_reader[operand] == i and operand not in keep:
                 values.pop(operand, None)
     return {i: values[i] for i in keep}
+
+
+def _intervened(op: Op, operands: Sequence[Array], extent: Extent, given: Intervention) -> Array:
+    new = extent.numbers(given.values)
+    if not isinstance(op, StateOp):
+        return np.where(given.mask, new, op.evaluate(operands, extent))
+    state, result = op.start(extent), np.empty_like(operands[-1], order="C")
+    for t in range(extent.time):
+        state = op.advance(state, [operand[:, t] for operand in operands], extent)
+        state = np.where(given.mask[:, t], new[:, t], state)
+        result[:, t] = state
+    return result

@@ -119,6 +119,30 @@ class Op(ABC):
         return None
 
 
+class StateOp(Op):
+    """An op whose value at a token is made of its value at the token before and its operands."""
+
+    __slots__ = ()
+    pointwise: ClassVar[bool] = False
+    initial: Row  # (width,), the value before the first token
+
+    @abstractmethod
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """The value (batch, width) at a token, given that of the token before."""
+
+    def start(self, extent: Extent) -> Array:
+        """The value (batch, width) before the first token."""
+        return np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
+
+    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+        """Token by token."""
+        state, result = self.start(extent), np.empty_like(operands[-1], order="C")
+        for t in range(extent.time):
+            state = self.advance(state, [operand[:, t] for operand in operands], extent)
+            result[:, t] = state
+        return result
+
+
 def _same_width(name: str, widths: Sequence[int], count: int) -> int:
     if len(widths) != count or len(set(widths)) != 1:
         raise ShapeError(f"{name}: expected {count} operand(s) of one width, got widths {widths}")
@@ -473,11 +497,10 @@ def _compact(values: Row) -> str:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Latch(Op):
+class Latch(StateOp):
     """x at the one token where `when` is 1 and ever after; `initial` before."""
 
     initial: Row  # (width,)
-    pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value of any width, and a condition of width 1."""
@@ -492,6 +515,11 @@ class Latch(Op):
         """The hull of the value and the initial value."""
         hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
         return replace(hull, once=True)
+
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """What is taken is added."""
+        value, when = operands
+        return before + when * (value - self.start(extent))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The initial value plus what is taken."""
@@ -510,12 +538,11 @@ class Latch(Op):
 
 @final
 @dataclass(frozen=True, slots=True)
-class LinearState(Op):
+class LinearState(StateOp):
     """s_t = A s_{t-1} + u_t, s_{-1} = initial."""
 
     transition: Matrix  # A, (width, width)
     initial: Row  # (width,)
-    pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's; A is square."""
@@ -533,24 +560,21 @@ class LinearState(Op):
             self.transition, np.array(self.initial), operands[0], tokens
         )[1]
 
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """A s + u."""
+        return extent.product(self.transition, before) + operands[0]
+
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """Token by token; running sums at once."""
-        update = operands[0]
-        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
-        if self.transition.is_identity:
-            return np.add.accumulate(np.concatenate([state[:, None], update], axis=1), axis=1)[
-                :, 1:
-            ]
-        result = np.empty_like(update, order="C")
-        for t in range(extent.time):
-            state = extent.product(self.transition, state) + update[:, t]
-            result[:, t] = state
-        return result
+        if not self.transition.is_identity:
+            return StateOp.evaluate(self, operands, extent)
+        terms = np.concatenate([self.start(extent)[:, None], operands[0]], axis=1)
+        return np.add.accumulate(terms, axis=1)[:, 1:]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class SelectiveState(Op):
+class SelectiveState(StateOp):
     """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}: hold, overwrite, reset.
 
     With `overwrites` the maker vouches that the update is zero wherever keep is 1, so that the
@@ -559,7 +583,6 @@ class SelectiveState(Op):
 
     initial: Row  # (width,)
     overwrites: bool = False
-    pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Keep and update, of one width."""
@@ -590,20 +613,15 @@ class SelectiveState(Op):
             magnitude = value.magnitude
         return Sums(magnitude, bounds.lowest_bit_of_step(value))
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
-        """Token by token."""
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """What is kept, and the update."""
         keep, update = operands
-        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
-        result = np.empty_like(update, order="C")
-        for t in range(extent.time):
-            state = keep[:, t] * state + update[:, t]
-            result[:, t] = state
-        return result
+        return keep * before + update
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Hold(Op):
+class Hold(StateOp):
     """The x of the last token where `when` was 1; `initial` before there was one.
 
     Programs write a latch or a selective state; passes make this of them for targets whose gates
@@ -611,7 +629,6 @@ class Hold(Op):
     """
 
     initial: Row  # (width,)
-    pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value and condition, of one width."""
@@ -624,23 +641,26 @@ class Hold(Op):
         """The hull of the value and the initial value."""
         return operands[0].join(bounds.constant_facts(np.array(self.initial)))
 
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """The value where it is taken."""
+        value, when = operands
+        return np.where(when == 1, value, before)
+
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The value at the last token that took one."""
         value, when = operands
-        start = np.broadcast_to(extent.numbers(self.initial), (extent.batch, 1, value.shape[-1]))
-        choices = np.concatenate([start, value], axis=1)
+        choices = np.concatenate([self.start(extent)[:, None], value], axis=1)
         taken = np.where(when == 1, np.arange(1, extent.time + 1)[:, None], 0)
         return np.take_along_axis(choices, np.maximum.accumulate(taken, axis=1), axis=1)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ThresholdState(Op):
+class ThresholdState(StateOp):
     """h_t = 1 where A h_{t-1} + u_t > 0, else 0: finite automata."""
 
     transition: Matrix  # A, (width, width)
     initial: Row  # (width,), each 0 or 1
-    pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's; A is square."""
@@ -667,28 +687,21 @@ class ThresholdState(Op):
             [self.transition, identity], np.zeros(width), [state, operands[0]]
         )
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
-        """Token by token."""
-        update = operands[0]
-        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
-        result = np.empty_like(update, order="C")
-        for t in range(extent.time):
-            fired = extent.product(self.transition, state) + update[:, t] > 0
-            state = fired.astype(bool).astype(update.dtype)
-            result[:, t] = state
-        return result
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """The units that fire."""
+        fired = extent.product(self.transition, before) + operands[0] > 0
+        return fired.astype(bool).astype(operands[0].dtype)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class RecurrentState(Op):
+class RecurrentState(StateOp):
     """h_t = relu(A h_{t-1} + u_t), with declared bounds, since inference can't close the loop."""
 
     transition: Matrix  # A, (width, width)
     initial: Row  # (width,)
     low: Row  # (width,)
     high: Row  # (width,)
-    pointwise: ClassVar[bool] = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's; A is square."""
@@ -716,15 +729,9 @@ class RecurrentState(Op):
             [self.transition, identity], np.zeros(width), [state, operands[0]]
         )
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
-        """Token by token."""
-        update = operands[0]
-        state = np.broadcast_to(extent.numbers(self.initial), (extent.batch, len(self.initial)))
-        result = np.empty_like(update, order="C")
-        for t in range(extent.time):
-            state = np.maximum(extent.product(self.transition, state) + update[:, t], 0)
-            result[:, t] = state
-        return result
+    def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+        """relu(A h + u)."""
+        return np.maximum(extent.product(self.transition, before) + operands[0], 0)
 
     def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
         """States outside the declared bounds."""

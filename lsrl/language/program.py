@@ -215,7 +215,9 @@ def _call(function: Callable[..., Any], signals: list[Signal]) -> tuple[Any, dic
     try:
         result = function(*signals)
     finally:
-        sys.setprofile(previous)
+        # cProfile's own object is no function; it has to start again by itself.
+        restart = getattr(previous, "enable", None)
+        sys.setprofile(previous) if restart is None else restart()
     return result, variables
 
 

@@ -45,11 +45,17 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
     return rewrite(graph, rule)
 
 
-def lower_steps(graph: Graph, target: Capabilities) -> Graph:
+def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
     """Step(x) becomes relu(1 - relu(-slope x - shift)): two levels, saturated on both sides.
 
     Steps that ask for one level, on a grid, become relu(slope x + 1) - relu(slope x). The outer
     ReLU keeps the step's facts: 0 or 1 (for a ramp, by promise).
+
+    Args:
+      graph: after selects are lowered.
+      target: what it can hold.
+      robust: on a grid, put a ramp of twice the slope midway between the values that occur, so that
+        errors below a quarter of the distance are wiped out.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -58,9 +64,14 @@ def lower_steps(graph: Graph, target: Capabilities) -> Graph:
             return None
         width = graph.nodes[i].width
         value = graph.facts[graph.nodes[i].operands[0]]
-        one_level = op.one_level or (target.diagonal and _spans_little(graph, i))
-        if one_level and op.shift == 0 and op.avoids_ramp(value):
-            return _difference_of_ramps(builder, op.slope, operands[0])
+        on_edge = op.shift == 0 and op.avoids_ramp(value)
+        # A difference errs in proportion to the range of x. On diagonal targets it stays, since
+        # there other errors are greater, and a second level costs a block.
+        one_level = (op.one_level and not robust) or (target.diagonal and _spans_little(graph, i))
+        if robust and on_edge:
+            op = Step(2 * op.slope, 0.5)
+        if one_level and on_edge:
+            return _difference_of_ramps(builder, op, operands[0])
         scaled = Matrix(np.diag(np.full(width, -op.slope)))
         below = builder.add(Affine((scaled,), (-op.shift,) * width), operands[0])
         lacking = builder.add(Relu(), below)
@@ -90,10 +101,12 @@ def _spans_little(graph: Graph, step: int) -> bool:
     return bool(weight * reach <= LONGEST_RAMP)
 
 
-def _difference_of_ramps(builder: GraphBuilder, slope: float, operand: int) -> int:
+def _difference_of_ramps(builder: GraphBuilder, op: Step, operand: int) -> int:
     width = builder.nodes[operand].width
-    scaled, eye = Matrix(np.diag(np.full(width, slope))), Matrix.identity(width)
-    upper = builder.add(Relu(), builder.add(Affine((scaled,), (1.0,) * width), operand))
-    lower = builder.add(Relu(), builder.add(Affine((scaled,), (0.0,) * width), operand))
+    scaled, eye = Matrix(np.diag(np.full(width, op.slope))), Matrix.identity(width)
+    upper, lower = (
+        builder.add(Relu(), builder.add(Affine((scaled,), (offset,) * width), operand))
+        for offset in (1 + op.shift, op.shift)
+    )
     minus = Matrix(-eye.csr)
     return builder.add(Affine((eye, minus), (0.0,) * width), upper, lower)

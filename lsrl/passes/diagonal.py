@@ -37,6 +37,7 @@ from lsrl.ir.ops import (
     Relu,
     Select,
     SelectiveState,
+    Step,
 )
 from lsrl.ir.structure import around, components, is_diagonal
 from lsrl.passes.affine import emit_affine
@@ -183,7 +184,15 @@ def _delay(builder: GraphBuilder, op: Delay, operand: int, target: Capabilities)
 
 
 def _delayed(builder: GraphBuilder, node: int, steps: int, target: Capabilities) -> int:
-    """The node `steps` tokens ago, zeros before the start, by as many delays as it takes."""
+    """The node `steps` tokens ago, zeros before the start, by as many delays as it takes.
+
+    What never changes is told by the position, since a chain of delays takes a block each.
+    """
+    facts = builder.facts[node]
+    if steps > target.longest_delay and facts.constant:
+        late = emit_affine(builder, {_position(builder): Matrix.identity(1)}, np.array([-steps]))
+        begun = builder.add(Step(1.0, 0.0), late)
+        return emit_affine(builder, {begun: Matrix(facts.low[:, None])}, np.zeros(len(facts.low)))
     silence = (0.0,) * builder.nodes[node].width
     while steps:
         reach = min(steps, target.longest_delay)
@@ -264,12 +273,16 @@ def _unmasked(builder: GraphBuilder, update: int, when: int) -> int:
 # ---------------------------------------------------------------- clocks
 
 
+def _position(builder: GraphBuilder) -> int:
+    one = builder.add(Constant((1.0,)))
+    count = builder.add(LinearState(Matrix.identity(1), (0.0,)), one)
+    return emit_affine(builder, {count: Matrix.identity(1)}, np.array([-1.0]))
+
+
 def _clock(builder: GraphBuilder, table: Array) -> int:
     """Row t mod n of a table, as a sum of ReLUs of the position, or of it modulo n."""
     tokens, period = builder.tokens, len(table)
-    one = builder.add(Constant((1.0,)))
-    count = builder.add(LinearState(Matrix.identity(1), (0.0,)), one)
-    position = emit_affine(builder, {count: Matrix.identity(1)}, np.array([-1.0]))
+    position = _position(builder)
     if tokens > period:
         whole = np.tile(table, (-(-tokens // period), 1))[:tokens] if tokens <= 1 << 16 else None
         if whole is not None and _fits(whole):

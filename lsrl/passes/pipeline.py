@@ -69,14 +69,14 @@ class Pipeline:
                 return graph
         return graph
 
-    def legalise(self, graph: Graph, target: Capabilities) -> Graph:
-        """Write a graph in the target's native ops."""
+    def legalise(self, graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
+        """Write a graph in the target's native ops; `robust` as for `lsrl.compile`."""
         graph = self.run("drop bounds", graph, drop_bounds)
         if target.diagonal:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
-        graph = self.run("lower selects", graph, lambda g: lower_selects(g, target))
-        graph = self.run("lower steps", graph, lambda g: lower_steps(g, target))
+        graph = self.run("lower selects", graph, lambda g: lower_selects(g, target, robust))
+        graph = self.run("lower steps", graph, lambda g: lower_steps(g, target, robust))
         graph = self.simplify(graph)
         if target.diagonal:
             graph = self.run("flatten relus", graph, flatten_relus)

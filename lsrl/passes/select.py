@@ -6,6 +6,7 @@ The big-M is the smallest that the bounds allow, so it is exact and as robust as
 import numpy as np
 
 from lsrl.errors import PrecisionError
+from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, power_of_two_above
@@ -13,21 +14,29 @@ from lsrl.ir.ops import Affine, Constant, Product, Relu, Select
 from lsrl.target import Capabilities
 
 
-def lower_selects(graph: Graph, target: Capabilities) -> Graph:
-    """Turn select into products where the target has gates, else into ReLUs; see the module."""
+def lower_selects(graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
+    """Turn select into products where the target has gates, else into ReLUs; see the module.
+
+    Args:
+      graph: before steps are lowered.
+      target: what it can hold.
+      robust: shut values on a grid with a big-M of one step more than they need, so that errors
+        below a step do not pass.
+    """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
         if isinstance(op, Select) and Select not in target.native:
             condition, first, second = operands
             gate = op.via == "gate" or (op.via == "auto" and target.boolean_product)
-            choose = _by_gate if gate and target.boolean_product else _by_relu
-            return choose(builder, condition, first, second)
+            if gate and target.boolean_product:
+                return _by_gate(builder, condition, first, second)
+            return _by_relu(builder, condition, first, second, robust)
         if isinstance(op, Product) and not target.boolean_product:
             for condition, value in (operands, operands[::-1]):
                 if builder.facts[condition].boolean:
                     zero = builder.add(Constant((0.0,) * builder.nodes[value].width))
-                    return _by_relu(builder, condition, value, zero)
+                    return _by_relu(builder, condition, value, zero, robust)
         return None
 
     return rewrite(graph, rule)
@@ -72,7 +81,7 @@ def _sum(builder: GraphBuilder, first: int, second: int) -> int:
     return _scaled(builder, (eye, first), (eye, second), bias=np.zeros(len(eye)))
 
 
-def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int) -> int:
+def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, robust: bool) -> int:
     """The sum of both values, each shut to exactly 0 by the condition.
 
     Gridded values of several channels are shifted by their common lower end, so that one ReLU a
@@ -85,7 +94,7 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     if not zero and width > 1 and a.gridded and b.gridded:
         floor = np.minimum(a.low, b.low)
         shifted = [
-            _shut(builder, condition, node, sign, floor)
+            _shut(builder, condition, node, sign, floor, robust)
             for node, sign in ((first, 1.0), (second, -1.0))
         ]
         eye = np.eye(width)
@@ -93,20 +102,22 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     parts = []
     for node, sign in ((first, 1.0), (second, -1.0)):
         if not _is_zero(builder, node):
-            parts.append(_two_sided(builder, condition, node, sign))
+            parts.append(_two_sided(builder, condition, node, sign, robust))
     if not parts:
         return first
     return parts[0] if len(parts) == 1 else _sum(builder, *parts)
 
 
-def _shut(builder: GraphBuilder, condition: int, node: int, sign: float, floor: Array) -> int:
+def _shut(
+    builder: GraphBuilder, condition: int, node: int, sign: float, floor: Array, robust: bool
+) -> int:
     """relu(x - floor), shut where the condition is 0 (sign 1) or 1 (sign -1)."""
     facts = builder.facts[node]
-    big = _big_m(facts.high - floor, facts.gridded)
+    big = _big_m(facts.high - floor, facts, robust)
     return _gated(builder, condition, node, 1.0, sign, big, -floor)
 
 
-def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float) -> int:
+def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, robust: bool) -> int:
     """The sum of relu(x) and -relu(-x), each shut by the condition, or left out if always 0."""
     facts = builder.facts[node]
     width, zeros = facts.width, np.zeros(facts.width)
@@ -114,23 +125,27 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float) ->
     for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
         channels = np.flatnonzero(reach > 0)
         if len(channels):
-            big = _big_m(reach, facts.gridded)
+            big = _big_m(reach, facts, robust)
             pick = Matrix.selection(channels, width)
             whole = _gated_rows(builder, condition, node, side, sign, big, zeros, channels)
             halves.append((side * pick.dense().T, whole))
     return _scaled(builder, *halves, bias=zeros)
 
 
-def _big_m(reach: Array, gridded: bool) -> Array:
-    """The least M that shuts values up to `reach`; a power of two with a margin if continuous."""
+def _big_m(reach: Array, facts: Facts, robust: bool) -> Array:
+    """The least M that shuts values up to `reach`; a power of two with a margin if continuous.
+
+    On a grid `robust` adds a step.
+    """
     reach = np.maximum(reach, 0.0)
     if not np.isfinite(reach).all():
         raise PrecisionError(
             "a conditional has a value without finite bounds, and no big-M shuts that; narrow it "
             "with lsrl.bound(x, low, high), or choose a target with gates"
         )
-    if gridded:
-        return reach
+    if facts.gridded:
+        step = np.where(np.isfinite(facts.step), facts.step, 0.0)
+        return np.where(reach > 0, reach + step, 0.0) if robust else reach
     return np.array([power_of_two_above(r * (1 + 2.0**-4)) if r > 0 else 0.0 for r in reach])
 
 

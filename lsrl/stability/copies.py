@@ -125,7 +125,7 @@ def observe_copies(
         features = tuple(jnp.asarray(a, jnp.int32 if a.ndim == 2 else model.dtype) for a in arrays)
         clean = module.parameters()
         state = jax.tree.map(jnp.asarray, module.init_state((batch,)))
-        draws = _Draws(clean, perturbation, tokens, _ranges(model, arrays, perturbation))
+        draws = _Draws(clean, perturbation, tokens, _ranges(model, perturbation))
         held = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
         # Parameters, and what a layer computes of them; every token's states, if forced.
         each = draws.bytes_each + 32 * held * (tokens if perturbation.forced else 2)
@@ -158,14 +158,12 @@ def _outputs(output: Any, state: Any) -> Any:
     return output
 
 
-def _ranges(
-    model: Model, inputs: Sequence[Array], perturbation: Perturbation
-) -> dict[str, Array] | None:
+def _ranges(model: Model, perturbation: Perturbation) -> dict[str, Array] | None:
     if getattr(perturbation, "unit", None) != "range":
         return None
     from lsrl.stability.signals import weight_ranges
 
-    return weight_ranges(model, inputs)
+    return weight_ranges(model)
 
 
 class _Draws:

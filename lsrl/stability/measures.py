@@ -1,6 +1,6 @@
 """What noise does to outputs: wrong tokens, errors, and the noise that a program bears."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,14 +8,20 @@ import numpy as np
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.model import Model
+from lsrl.stability.copies import MEMORY, run_copies
+from lsrl.stability.perturbations import Perturbation
 from lsrl.stability.signals import SHARE, first_wrong_signal
 
 __all__ = [
     "Critical",
     "allowed_error",
+    "bracketed",
+    "clustered",
     "critical_level",
     "first_wrong_signal",
     "first_wrong_token",
+    "located",
     "mean_error",
     "wrong_tokens",
 ]
@@ -131,6 +137,87 @@ def critical_level(
     low = np.quantile(found[1:], 0.025, method="lower") if resamples else found[0]
     high = np.quantile(found[1:], 0.975, method="higher") if resamples else found[0]
     return Critical(float(found[0]), float(low), float(high))
+
+
+def bracketed(
+    levels: Sequence[float], wrong: Callable[[float], Array], share: float = 0.05
+) -> dict[float, Array]:
+    """Measure only the levels that tell where a share of the tokens is wrong.
+
+    Found by bisection, as if the mean over draws rose with the level: one of the levels that exceed
+    the share comes right after one that doesn't, unless all do or none does.
+
+    Args:
+      levels: in rising order.
+      wrong: from a level to (draws,) fractions of wrong tokens.
+      share: of wrong tokens.
+
+    Returns:
+      (draws,) by level measured, in rising order.
+    """
+    found: dict[float, Array] = {}
+    below, above = -1, len(levels)
+    while above - below > 1:
+        middle = (below + above) // 2
+        found[levels[middle]] = wrong(levels[middle])
+        if found[levels[middle]].mean() > share:
+            above = middle
+        else:
+            below = middle
+    return dict(sorted(found.items()))
+
+
+def located(
+    model: Model,
+    given: Array,
+    expected: Array,
+    noise: Perturbation,
+    draws: int,
+    *,
+    share: float = 0.05,
+    memory: int = MEMORY,
+) -> list[dict[str, float]]:
+    """What it takes to tell at which level a share of the tokens is wrong.
+
+    Args:
+      model: with one input.
+      given: prompts (batch, time).
+      expected: (batch, scored, outputs), of the last `scored` tokens.
+      noise: with the levels to choose from.
+      draws: of it, each on all prompts.
+      share: of wrong tokens.
+      memory: as for `run_copies`.
+
+    Returns:
+      Rows of level, seed and wrong: the level 0 with one draw, then those of `bracketed`.
+    """
+
+    def wrong(level: float, seeds: int = draws) -> Array:
+        outputs = run_copies(
+            model, [given], noise, [level] * seeds, list(range(seeds)),
+            memory=memory, last=expected.shape[1],
+        )  # fmt: skip
+        return np.asarray(wrong_tokens(outputs, expected).mean(axis=(1, 2)))
+
+    found = {0.0: wrong(0.0, 1), **bracketed(noise.levels, wrong, share)}
+    return [
+        {"level": level, "seed": seed, "wrong": float(part)}
+        for level, shares in found.items()
+        for seed, part in enumerate(shares)
+    ]
+
+
+def clustered(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """The mean of one value a cluster, with its 95 % interval by bootstrap over clusters.
+
+    Args:
+      values: one a cluster, such as a program.
+      seed: of the bootstrap.
+    """
+    array = np.asarray(values, float)
+    picks = np.random.default_rng(seed).integers(len(array), size=(10 * RESAMPLES, len(array)))
+    low, high = np.quantile(array[picks].mean(axis=1), (0.025, 0.975))
+    return float(array.mean()), float(low), float(high)
 
 
 def _crossing(levels: Array, means: Array, share: float) -> float:

@@ -19,7 +19,6 @@ import lsrl
 from lsrl import paper, programs
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
-from lsrl.stability import robust
 from lsrl.stability.copies import MEMORY, run_copies
 from lsrl.stability.measures import wrong_tokens
 from lsrl.stability.perturbations import PAPER, WeightNoise
@@ -50,6 +49,7 @@ ORIGINAL_ERROR: dict[str, tuple[float, ...]] = {
 # at most this factor of the noiseless one.
 TOLERATED_WRONG = 0.05
 TOLERATED_FACTOR = 1.1
+OWN = ("ours", "robust")  # the library's programs, compiled without and with robust=True
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Form:
 
     Attributes:
       program: "tok2tok" or "vec2vec".
-      name: of the form: a mode of `lsrl.paper`, "ours" (the library's text) or "robust".
+      name: of the form: a mode of `lsrl.paper`, "ours" (the library's text) or "robust" (the same,
+        compiled with robust=True).
       target: it is compiled for.
       build: the program.
     """
@@ -73,8 +74,9 @@ def forms() -> Iterator[Form]:
     """Every program in every form: the library's on both linear targets, then the paper's."""
     sizes = {"in_dim": DIMENSIONS, "out_dim": DIMENSIONS, "cells": CELLS}
     for target in ("linear_rnn", "gated_linear_rnn"):
-        yield Form("tok2tok", "ours", target, partial(programs.tok2tok, LENGTH, VOCAB, PAIRS))
-        yield Form("tok2tok", "robust", target, partial(robust.tok2tok, LENGTH, VOCAB, PAIRS))
+        for name in OWN:
+            build = partial(programs.tok2tok, LENGTH, VOCAB, PAIRS)
+            yield Form("tok2tok", name, target, build)
         yield Form("vec2vec", "ours", target, partial(programs.vec2vec, **sizes))
     for mode in get_args(paper.Mode):
         target = "gated_linear_rnn" if mode.startswith("multiplicative") else "linear_rnn"
@@ -85,13 +87,24 @@ def forms() -> Iterator[Form]:
         yield Form("vec2vec", mode, target, partial(paper.vec2vec, **sizes, mode=mode))
 
 
-def tok2tok_prompts(length: int = LENGTH, pairs: int = PAIRS, count: int = QUERIES) -> Array:
+def tok2tok_prompts(
+    length: int = LENGTH,
+    pairs: int = PAIRS,
+    count: int = QUERIES,
+    rng: np.random.Generator | None = None,
+) -> Array:
     """Dictionaries of random words with different keys; the query is one of them.
+
+    Args:
+      length: symbols a word.
+      pairs: of a dictionary.
+      count: of prompts.
+      rng: that draws them; the same prompts every time by default.
 
     Returns:
       Ints (count, time).
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0) if rng is None else rng
     prompts = []
     for _ in range(count):
         keys = np.unique(rng.integers(VOCAB, size=(4 * pairs, length)), axis=0)
@@ -154,10 +167,11 @@ def paper_experiment(
 
 def measure_form(form: Form, memory: int = MEMORY) -> list[dict[str, Any]]:
     """The rows of one form: forced, and for the compiler's own lowering free too."""
-    model = lsrl.compile(form.build(), form.target, dtype="float64")
+    robust = form.name == "robust"
+    model = lsrl.compile(form.build(), form.target, dtype="float64", robust=robust)
     levels = sorted((*SIGMAS, *FURTHER))
     noises: list[WeightNoise] = [PAPER]
-    if form.name in ("ours", "robust"):
+    if form.name in OWN:
         noises.append(WeightNoise("weights"))
     rows = []
     for noise in noises:

@@ -107,9 +107,9 @@ class WeightNoise(Perturbation):
     Attributes:
       entries: which entries are drawn for. "stored", as in the paper: those that are not zero;
         "biases": these and every entry of a bias; "all": every entry.
-      unit: u. "absolute": 1, as in the paper; "relative": |w|; "range": the greatest size of the
-        signal that the weight writes over that of the signal it reads, so that σ is noise relative
-        to signals (linear targets only).
+      unit: u. "absolute": 1, as in the paper; "relative": |w|; "range": the declared
+        or inferred bound of the signal that the weight writes over that of the signal it reads, so
+        that σ is noise relative to signals (linear targets only).
       spared: parameters whose names start so are left alone. The original reads ids as numbers, so
         it has no input map to perturb. The initial state is no weight, and is left alone too.
 

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 from rich.progress import Progress
 
 import lsrl
 from lsrl.errors import InputError
 from lsrl.stability import workloads
 from lsrl.stability.copies import MEMORY
-from lsrl.stability.factors import critical_levels, factors_experiment
+from lsrl.stability.factors import contrasts, critical_levels, factors_experiment
 from lsrl.stability.measures import critical_level, first_wrong_signal
 from lsrl.stability.paper_experiment import paper_experiment, summaries
 from lsrl.stability.perturbations import FREE
+from lsrl.stability.states import TEXTS, corrections, states_experiment
 from lsrl.stability.store import write_rows
 from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
 
@@ -26,6 +26,9 @@ FIRST_PROGRAMS = ("majority", "dyck1", "tok2tok")
 LEVEL_COLUMNS = (
     "program", "target", "lowering", "perturbation", "wrong",
     "level_5", "level_5_low", "level_5_high", "level_50", "level_50_low", "level_50_high",
+)  # fmt: skip
+FACTOR_COLUMNS = (
+    "program", "form", "constant", "thresholds", "noise", "level_5", "level_5_low", "level_5_high",
 )  # fmt: skip
 
 
@@ -118,23 +121,64 @@ def run_paper(folder: Path, *, memory: int = MEMORY, progress: Progress | None =
 
 
 def run_factors(folder: Path, *, memory: int = MEMORY, progress: Progress | None = None) -> str:
-    """Run the primary experiment; writes factors.csv. Returns the table as text."""
+    """Run the primary experiment; writes factors.csv and factors_levels.csv.
+
+    Returns:
+      σ at 5 % by program, and the contrasts over programs, as text.
+    """
     rows = factors_experiment(folder, memory=memory, progress=progress)
     found = critical_levels(rows)
-    base = {key[3]: level for key, level in found.items() if key[:3] == ("gate", "", "edge")}
-    lines = [
-        "sigma at 5 % wrong tokens, with the 95 % interval over draws, and the log10 of its ratio",
-        "to that of the gate with the paper's thresholds",
+    noiseless = max(float(row["wrong"]) for row in rows if float(row["level"]) == 0)
+    table = [
+        (program, *key, *level) for program, keys in found.items() for key, level in keys.items()
     ]
-    for (form, constant, thresholds, noise), (level, low, high) in found.items():
-        ratio = ""
-        if 0 < level < np.inf and 0 < base[noise][0] < np.inf:
-            ratio = f"{math.log10(level / base[noise][0]):+.2f}"
+    write_rows(
+        folder / "factors_levels.csv",
+        FACTOR_COLUMNS,
+        [dict(zip(FACTOR_COLUMNS, row, strict=True)) for row in table],
+    )
+    lines = [
+        f"sigma at 5 % wrong tokens; without noise at most {100 * noiseless:g} % are wrong",
+        f"{'noise':<9} {'thresholds':<10} {'form':<10} {'constant':<14} "
+        + " ".join(f"{program:>14}" for program in found),
+    ]
+    for form, constant, thresholds, noise in next(iter(found.values())):
+        levels = [keys[form, constant, thresholds, noise].level for keys in found.values()]
         lines.append(
-            f"{noise:<9} {thresholds:<8} {form:<10} {constant:<15} {_level(level)} "
-            f"[{_level(low)}, {_level(high)}] {ratio}"
+            f"{noise:<9} {thresholds:<10} {form:<10} {constant:<14} "
+            + " ".join(f"{_level(level):>14}" for level in levels)
         )
-    lines.append(f"table: {folder / 'factors.csv'}")
+    lines += [
+        "",
+        f"log10 of ratios of sigma at 5 %: mean over {len(found)} programs, 95 % interval by "
+        "bootstrap over programs, range, programs outside the levels tried",
+    ]
+    lines += [
+        f"H{c.hypothesis} {c.name:<46} {c.ratio:+6.2f} [{c.low:+6.2f}, {c.high:+6.2f}]  "
+        f"{c.least:+6.2f} to {c.most:+6.2f}  {c.outside}"
+        for c in contrasts(found)
+    ]
+    lines.append(f"tables: {folder / 'factors.csv'} and {folder / 'factors_levels.csv'}")
+    return "\n".join(lines)
+
+
+def run_states(folder: Path, *, memory: int = MEMORY, progress: Progress | None = None) -> str:
+    """Compare affine with self-correcting states; writes states.csv. Returns a table as text."""
+    rows = states_experiment(folder, memory=memory, progress=progress)
+    lines = [
+        "sigma at 5 % wrong tokens, affine / self-correcting states; log10 of the ratio, the mean "
+        "over programs with its 95 % interval by bootstrap over programs",
+        f"{'target':<9} {'noise':<17} {'log10 ratio':<24} "
+        + " ".join(f"{name:>19}" for name in TEXTS),
+    ]
+    for found in corrections(rows):
+        pairs = (f"{_level(a)} / {_level(b)}" for a, b in found.sigmas.values())
+        lines.append(
+            f"{found.target:<9} {found.noise:<17} "
+            f"{found.ratio:+6.2f} [{found.low:+6.2f}, {found.high:+6.2f}]  "
+            + " ".join(f"{pair:>19}" for pair in pairs)
+        )
+    lines.append(f"table: {folder / 'states.csv'}")
     return "\n".join(lines)
 
 

@@ -16,10 +16,12 @@ from lsrl.backends.cells.target import CellBackend
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
+from lsrl.ir.ops import Product
+from lsrl.ir.types import Vector
 from lsrl.model import Model
 from lsrl.schedule import Schedule
 from lsrl.stability.copies import MEMORY, observe_copies
-from lsrl.stability.perturbations import Perturbation, WeightNoise
+from lsrl.stability.perturbations import Perturbation
 
 # A continuous signal is wrong where it is off by this share of its range.
 SHARE = 0.05
@@ -127,52 +129,62 @@ def _allowed(schedule: Any, node: int) -> Array:
     return np.where(gridded, facts.step / 2, SHARE * spread)
 
 
-def weight_ranges(model: Model, inputs: Sequence[Array]) -> dict[str, Array]:
-    """For each weight of a linear network the size of what it writes over that of what it reads.
+def weight_ranges(model: Model) -> dict[str, Array]:
+    """For each weight of a linear network the range of what it writes over that of what it reads.
 
-    Sizes are the greatest absolute values on these inputs; a weight of something that is always 0
-    has range 0.
+    Ranges are the greatest absolute values by the program's declared and inferred bounds, whatever
+    the inputs; a weight of something that is always 0 has range 0. A weight into a ReLU writes
+    the ReLU's signal.
 
     Args:
       model: on a linear target.
-      inputs: one array an input: (batch, time) or (batch, time, width).
 
     Returns:
       By parameter name an array of the parameter's shape.
 
     Raises:
-      InputError: another target.
+      InputError: another target, or a signal without bounds.
     """
-    module = model.module
-    if not isinstance(module, LinearNetwork):
+    module, schedule = model.module, model.schedule
+    if not isinstance(module, LinearNetwork) or not isinstance(schedule, Schedule):
         raise InputError(
             f"noise relative to the range of signals needs a linear target, got {model.target!r}"
         )
-    clean = WeightNoise("clean")
-    states = observe_copies(model, inputs, clean, [0.0], [0], _states)
-    channels = [_size(values) for values in channel_values(model, states)]
+    graph, found = schedule.graph, {}
     arrays = {name: v.astype(np.float64) for name, v in module.parameter_arrays().items()}
-    features = arrays["input_bias"]
-    for number, (kind, array) in enumerate(zip(module.structure.inputs, inputs, strict=True)):
+    read = np.abs(arrays["input_bias"])
+    inputs = enumerate(zip(module.structure.inputs, model.program.inputs.values(), strict=True))
+    for number, (kind, declared) in inputs:
         if kind == "table":
-            features = features + arrays[f"inputs.{number}.table"][array]
-        elif kind:
-            features = features + array @ arrays[f"inputs.{number}.kernel"]
-    read, found = _size(features), {}
-    for number, state in enumerate(states):
-        name, units = f"layers.{number}.", _size(state)
+            read = np.maximum(read, np.abs(arrays[f"inputs.{number}.table"]).max(axis=0))
+        elif kind and isinstance(declared, Vector):
+            most = np.maximum(np.abs(declared.low), np.abs(declared.high))
+            read = read + most @ np.abs(arrays[f"inputs.{number}.kernel"])
+    for number, (layer, structure) in enumerate(
+        zip(schedule.layers, module.structure.layers, strict=True)
+    ):
+        name, channels = f"layers.{number}.", []
+        units = np.zeros(len(arrays[f"layers.{number}.bias"]))
+        for group in layer.units:
+            node = graph.nodes[group.node]
+            # The factors of a product are units of their own.
+            signals = node.operands if isinstance(node.op, Product) else (group.node,)
+            channels.append(graph.facts[group.node].magnitude[group.channels])
+            places = slice(group.start, group.start + group.width)
+            for side, signal in zip((structure.left, structure.right), signals, strict=False):
+                units[list(side[places])] = graph.facts[signal].magnitude[group.channels]
         found[name + "input_kernel"] = _over(units, read)
         found[name + "recurrent_kernel"] = _over(units, units)
         found[name + "bias"] = units
-        read = channels[number]
-    size = np.abs(read @ np.abs(arrays["output_kernel"]) + np.abs(arrays["output_bias"]))
+        read = np.concatenate(channels)
+    size = graph.facts[graph.output].magnitude
     found["output_kernel"], found["output_bias"] = _over(size, read), size
+    if not all(np.isfinite(array).all() for array in found.values()):
+        raise InputError(
+            f"{model.program.name}: noise relative to the range of signals needs bounds for all of "
+            "them; declare a max_length"
+        )
     return found
-
-
-def _size(values: Any) -> Array:
-    array = np.abs(np.asarray(values, np.float64))
-    return array.reshape(-1, array.shape[-1]).max(axis=0)
 
 
 def _over(written: Array, read: Array) -> Array:

@@ -293,7 +293,7 @@ class _Compiler:
     def model(self) -> "Model | Exception":
         """The model, or the reason why there is none."""
         try:
-            model = lsrl.compile(self.task.program(), self.target)
+            model = lsrl.compile(self.task.program(), self.target, inspectable=True)
         except (UnsupportedOpError, PrecisionError) as error:
             return error
         facts = model.program.graph.facts[model.program.graph.output]

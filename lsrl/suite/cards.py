@@ -1,31 +1,22 @@
 """What the files of a model's folder say: the card, and the circuit."""
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from lsrl.interpret import circuit_of
 from lsrl.suite.manifest import ModelRecord
 
 if TYPE_CHECKING:
+    from lsrl.model import Model
     from lsrl.suite.variants import Network, Varied
 
 
 def circuit_json(model: "Network") -> str:
-    """The content of circuit.json: for each layer the signal in every channel.
+    """The content of circuit.json: the signal in every channel, and the edges between signals.
 
     Args:
-      model: of any variant whose labels are its own.
+      model: compiled, with its own weights.
     """
-    data = {
-        "format": "lsrl-circuit",
-        "version": 0,
-        "program": model.program.name,
-        "target": model.target,
-        "layers": [
-            {"layer": number, "channels": list(names)}
-            for number, names in enumerate(model.labels, start=1)
-        ],
-    }
-    return json.dumps(data, indent=1, sort_keys=True) + "\n"
+    return circuit_of(cast("Model", model)).to_json()
 
 
 def card(varied: "Varied", record: ModelRecord) -> str:

@@ -1,0 +1,332 @@
+"""Circuits: which signal each channel of a network holds, and which weights connect the signals.
+
+A circuit is plain data. Its JSON form is the ground truth that travels with a model:
+
+    {"format": "lsrl.circuit", "version": 1, "program", "target", "dtype", "hook", "units": [...],
+     "signals": [...], "channels": [...], "edges": [...], "derived": [...]}
+
+with one object an entry, whose keys are the attributes of the classes below.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import networkx as nx
+
+from lsrl.errors import FormatError, InputError
+
+FORMAT, VERSION = "lsrl.circuit", 1
+OUTPUT = "output"
+
+Role = Literal["made", "carried", "constant", "distractor"]
+EdgeKind = Literal["same step", "carry", "lag", "gate"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A value of the program, as the network holds it.
+
+    Attributes:
+      name: the user's name, or op#number.
+      kind: of the op that computes it.
+      layer: the first layer that holds it; 0 is what the input map makes.
+      width: number of elements.
+      expression: how it is computed from other signals.
+      source: the line of the program that made it.
+      low: (width,) least values.
+      high: (width,) greatest values.
+      step: (width,) grids: values are multiples; 0 where continuous, inf where always 0.
+      owned: whether its channels are all that other signals read of it, so that an intervention on
+        the channels is one on the signal.
+      names: all of the user's names for it.
+    """
+
+    name: str
+    kind: str
+    layer: int
+    width: int
+    expression: str
+    source: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    step: tuple[float, ...]
+    owned: bool
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One element of a signal in one layer: Σ weight * unit + offset.
+
+    Attributes:
+      layer: 0 is what the input map makes.
+      signal: whose element it holds.
+      element: which.
+      role: "made" here, or "carried" from the layer before; "constant", or a "distractor", which
+        the program's output does not depend on.
+      units: entries of the layer's hook (see `Circuit.hook`); a sign pair or gate pair has two.
+      weights: one a unit.
+      offset: added to them.
+      memory: entries of the layer's memory through which the element goes on to the next token.
+      memory_weights: what an entry adds to the element, one each.
+    """
+
+    layer: int
+    signal: str
+    element: int
+    role: Role
+    units: tuple[int, ...]
+    weights: tuple[float, ...]
+    offset: float = 0.0
+    memory: tuple[int, ...] = ()
+    memory_weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One element of a signal read by another, or by the output.
+
+    Attributes:
+      source: the signal that is read.
+      source_element: which of its elements.
+      target: the signal that reads it; "output" for the output.
+      target_element: which of its elements.
+      kind: "same step"; "carry", a layer's own state a token ago; "lag", a convolution's tap on an
+        earlier token; "gate", what opens, shuts or keeps.
+      lag: tokens ago.
+      weight: the factor, in units of the two elements' values.
+    """
+
+    source: str
+    source_element: int
+    target: str
+    target_element: int
+    kind: EdgeKind
+    lag: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A named signal that no channel holds: an affine map of signals that channels hold.
+
+    Attributes:
+      name: the user's name.
+      width: number of elements.
+      terms: (element, signal, element of the signal, weight).
+      bias: one an element.
+      source: the line of the program that made it.
+    """
+
+    name: str
+    width: int
+    terms: tuple[tuple[int, str, int, float], ...]
+    bias: tuple[float, ...]
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """The ground truth of a network.
+
+    Attributes:
+      program: the program's name.
+      target: the target's name.
+      dtype: of the network.
+      hook: the tensor of each layer whose entries are the units, in words.
+      units: number of units of each layer, that of the input map first.
+      signals: in the order in which the layers make them.
+      channels: layer by layer.
+      edges: between elements of signals.
+      derived: named signals that are affine maps of others.
+    """
+
+    program: str
+    target: str
+    dtype: str
+    hook: str
+    units: tuple[int, ...]
+    signals: tuple[Signal, ...]
+    channels: tuple[Channel, ...]
+    edges: tuple[Edge, ...]
+    derived: tuple[Derived, ...] = ()
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Signal]:
+        """The signals by each of their names."""
+        further = {name: signal for signal in self.signals for name in signal.names}
+        return further | {signal.name: signal for signal in self.signals}
+
+    def signal(self, name: str) -> Signal:
+        """The signal of a name.
+
+        Raises:
+          InputError: there is none; says the nearest names, or of what it is an affine map.
+        """
+        if name in self.by_name:
+            return self.by_name[name]
+        for derived in self.derived:
+            if derived.name == name:
+                parts = ", ".join(sorted({signal for _, signal, _, _ in derived.terms}))
+                raise InputError(
+                    f"{name!r} ({derived.source}) has no channels of its own: it is an affine map "
+                    f"of {parts or 'constants'}, folded into what reads it; name these instead"
+                )
+        near = difflib.get_close_matches(name, self.by_name, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {self._known()}"
+        raise InputError(f"{self.program} on {self.target} has no signal {name!r}; {hint}")
+
+    def _known(self) -> str:
+        names = [signal.name for signal in self.signals]
+        return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+
+    def channels_of(self, name: str, made: bool = True) -> tuple[Channel, ...]:
+        """The channels that hold a signal: where it is made, or, with made=False, all of them."""
+        wanted = self.signal(name).name
+        return tuple(
+            channel
+            for channel in self.channels
+            if channel.signal == wanted and (channel.role != "carried" or not made)
+        )
+
+    def graph(self) -> nx.MultiDiGraph:
+        """Signals as nodes and edges between them, each with its attributes."""
+        graph = nx.MultiDiGraph(program=self.program, target=self.target, dtype=self.dtype)
+        for signal in self.signals:
+            graph.add_node(signal.name, **dataclasses.asdict(signal))
+        graph.add_node(OUTPUT, kind=OUTPUT, layer=len(self.units))
+        for edge in self.edges:
+            graph.add_edge(edge.source, edge.target, **dataclasses.asdict(edge))
+        return graph
+
+    def signal_edges(self) -> set[tuple[str, str]]:
+        """Which signal reads which, without the self-loops of states."""
+        return {(edge.source, edge.target) for edge in self.edges if edge.source != edge.target}
+
+    # ------------------------------------------------------------ JSON
+
+    def to_json(self) -> str:
+        """The documented JSON form; the same circuit gives the same text."""
+        content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        return json.dumps(_without_infinity(content), allow_nan=False, separators=(",", ":"))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON form to a file."""
+        Path(path).write_text(self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "circuit") -> "Circuit":
+        """Read the JSON form, and check that it fits together.
+
+        Args:
+          text: what `to_json` gave.
+          where: for messages, where the text came from.
+
+        Raises:
+          FormatError: not JSON, not a circuit, of a newer version, or it contradicts itself.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FormatError(f"{where}: expected JSON, got something else: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise FormatError(f'{where}: expected an object with "format": "{FORMAT}"')
+        if not isinstance(content.get("version"), int) or content["version"] > VERSION:
+            raise FormatError(
+                f"{where}: version {content.get('version')!r} is newer than this LSRL reads "
+                f"({VERSION}); update LSRL"
+            )
+        try:
+            circuit = cls(
+                **{name: content[name] for name in ("program", "target", "dtype", "hook")},
+                units=tuple(content["units"]),
+                signals=_read(Signal, content["signals"]),
+                channels=_read(Channel, content["channels"]),
+                edges=_read(Edge, content["edges"]),
+                derived=_read(Derived, content["derived"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{where}: an entry is missing or misplaced: {error!r}") from error
+        problems = list(circuit.problems())
+        if problems:
+            raise FormatError(f"{where}: {'; '.join(problems[:5])}")
+        return circuit
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Circuit":
+        """Read a file that `save` wrote.
+
+        Raises:
+          FormatError: as for `from_json`.
+          OSError: the file can't be read.
+        """
+        return cls.from_json(Path(path).read_text(), os.fspath(path))
+
+    def problems(self) -> Iterable[str]:
+        """What contradicts itself: unknown signals, elements, units, and units without a label."""
+        widths = {signal.name: signal.width for signal in self.signals}
+        for channel in self.channels:
+            if not 0 <= channel.element < widths.get(channel.signal, 0):
+                yield f"a channel holds {channel.signal}[{channel.element}], which there is not"
+            if not 0 <= channel.layer < len(self.units):
+                yield f"a channel of {channel.signal} is in layer {channel.layer}"
+            elif any(not 0 <= unit < self.units[channel.layer] for unit in channel.units):
+                yield f"layer {channel.layer} has no unit {max(channel.units)}"
+            if len(channel.units) != len(channel.weights):
+                yield f"a channel of {channel.signal} has other numbers of units and weights"
+            if channel.role not in get_args(Role):
+                yield f"a channel has the role {channel.role!r}"
+        for edge in self.edges:
+            for name, element in (
+                (edge.source, edge.source_element),
+                (edge.target, edge.target_element),
+            ):
+                if name != OUTPUT and not 0 <= element < widths.get(name, 0):
+                    yield f"an edge names {name}[{element}], which there is not"
+            if edge.kind not in get_args(EdgeKind):
+                yield f"an edge is of the kind {edge.kind!r}"
+        for layer, unit in self.unlabelled():
+            yield f"unit {unit} of layer {layer} belongs to no signal"
+
+    def unlabelled(self) -> list[tuple[int, int]]:
+        """Units that no channel names: (layer, unit)."""
+        labelled = {(channel.layer, unit) for channel in self.channels for unit in channel.units}
+        return [
+            (layer, unit)
+            for layer, count in enumerate(self.units)
+            for unit in range(count)
+            if (layer, unit) not in labelled
+        ]
+
+
+# JSON has no infinity: null stands for it in these attributes.
+_INFINITE = {"low": float("-inf"), "high": float("inf"), "step": float("inf")}
+Entry = TypeVar("Entry", Signal, Channel, Edge, Derived)
+
+
+def _read(kind: type[Entry], entries: Any) -> tuple[Entry, ...]:
+    return tuple(
+        kind(**{name: _tuples(value, _INFINITE.get(name)) for name, value in entry.items()})
+        for entry in entries
+    )
+
+
+def _tuples(value: Any, nothing: float | None) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item, nothing) for item in value)
+    return nothing if value is None else value
+
+
+def _without_infinity(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_infinity(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(item) for item in value]
+    return None if value in (float("inf"), float("-inf")) else value

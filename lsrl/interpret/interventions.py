@@ -1,0 +1,350 @@
+"""Look at signals and intervene on them: on the network's channels, or on the program itself.
+
+Both sides take the same calls. On the network an intervention sets the channels that hold a signal,
+in the layer that makes it, before anything reads them, and the memory with them, so that a state
+goes on from the new value. In the reference evaluator it replaces the signal. With a model compiled
+`inspectable=True` the two give equal outputs wherever the certificate says exact and no promise is
+broken; `lsrl.interpret.causal` tests it.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from lsrl.errors import InputError
+from lsrl.interpret.circuit import Channel, Circuit, Signal
+from lsrl.interpret.locate import node_names
+from lsrl.interpret.wiring import Patch, Wiring
+from lsrl.ir.evaluate import Intervention, evaluate
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import check_inputs
+from lsrl.model import Model
+
+Side = Literal["network", "evaluator"]
+Tokens = int | Sequence[int] | Array | None
+Signals = str | Sequence[str]
+Ablation = Literal["zero", "mean", "resample"]
+
+
+class Outcome(NamedTuple):
+    """What an intervention did.
+
+    Attributes:
+      outputs: (batch, time, outputs), or without the batch axis as the inputs were.
+      signals: as from `capture`, after the intervention.
+    """
+
+    outputs: Array
+    signals: dict[str, Array]
+
+
+def capture(model: Model, *inputs: Any, on: Side = "network") -> dict[str, Array]:
+    """The value of every named signal at every token.
+
+    Args:
+      model: any compiled model.
+      *inputs: as for `Model.run`.
+      on: "network" decodes the channels, "evaluator" evaluates the program.
+
+    Returns:
+      By signal name float64 (batch, time, width), without the batch axis if the inputs have none;
+      affine maps that have a name and no channels are worked out of those that have some.
+
+    Raises:
+      InputError: an input lies outside its declared type.
+    """
+    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    return _unbatched(_run(model, arrays, {}, on).signals, batched)
+
+
+def patch(
+    model: Model,
+    inputs: Sequence[Any],
+    values: Mapping[str, Any],
+    tokens: Tokens = None,
+    *,
+    on: Side = "network",
+) -> Outcome:
+    """Set signals to given values.
+
+    Args:
+      model: compiled with inspectable=True.
+      inputs: one array an input, as for `Model.run`.
+      values: by signal name (width,), (time, width) or (batch, time, width); a number for one.
+      tokens: where: all of them (None), one, several, or a mask (time,) or (batch, time).
+      on: the network or the reference evaluator.
+
+    Raises:
+      InputError: an unknown signal (says the nearest), one that has no channels of its own, a token
+        past the end, a mask or values of the wrong shape.
+    """
+    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    shape = arrays[0].shape[:2]
+    new = {}
+    for name, value in values.items():
+        signal = _owned(model, name)
+        try:
+            new[signal.name] = np.broadcast_to(np.asarray(value, float), (*shape, signal.width))
+        except ValueError as error:
+            raise InputError(
+                f"patch: {name} takes values of shape ({signal.width},), (time, {signal.width}) or "
+                f"(batch, time, {signal.width}), got {np.shape(value)}"
+            ) from error
+    return _finished(_run(model, arrays, new, on, _mask(tokens, shape)), batched)
+
+
+def ablate(
+    model: Model,
+    inputs: Sequence[Any],
+    signals: Signals,
+    how: Ablation = "zero",
+    tokens: Tokens = None,
+    *,
+    seed: int = 0,
+    on: Side = "network",
+) -> Outcome:
+    """Take the information out of signals.
+
+    Args:
+      model: compiled with inspectable=True.
+      inputs: one array an input, as for `Model.run`; "resample" needs a batch.
+      signals: names.
+      how: set them to 0, to their mean over batch and time, or to another sequence's values.
+      tokens: as for `patch`.
+      seed: of the other sequences.
+      on: the network or the reference evaluator.
+
+    Raises:
+      InputError: as for `patch`, or another way of ablating.
+    """
+    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    shape = arrays[0].shape[:2]
+    known = _run(model, arrays, {}, on).signals
+    new = {}
+    for name in _listed(signals):
+        value = known[_owned(model, name).name]
+        if how == "zero":
+            value = np.zeros_like(value)
+        elif how == "mean":
+            value = np.broadcast_to(value.mean(axis=(0, 1)), value.shape)
+        elif how == "resample":
+            value = value[_derangement(shape[0], seed)]
+        else:
+            raise InputError(f"ablate: how is 'zero', 'mean' or 'resample', got {how!r}")
+        new[_owned(model, name).name] = value
+    return _finished(_run(model, arrays, new, on, _mask(tokens, shape)), batched)
+
+
+def interchange(
+    model: Model,
+    base: Sequence[Any],
+    source: Sequence[Any],
+    signals: Signals,
+    tokens: Tokens = None,
+    *,
+    on: Side = "network",
+) -> Outcome:
+    """Run `base` with signals as they are on `source` (interchange intervention).
+
+    Geiger et al. 2021, "Causal Abstractions of Neural Networks", section 3.
+
+    Args:
+      model: compiled with inspectable=True.
+      base: one array an input, as for `Model.run`.
+      source: the same, of the same shapes.
+      signals: names.
+      tokens: as for `patch`.
+      on: the network or the reference evaluator.
+
+    Raises:
+      InputError: as for `patch`; base and source differ in shape.
+    """
+    arrays, batched = check_inputs(model.program.inputs, base, model.program.max_length)
+    others, _ = check_inputs(model.program.inputs, source, model.program.max_length)
+    if [a.shape for a in arrays] != [a.shape for a in others]:
+        raise InputError(
+            f"interchange: base and source have shapes {[a.shape for a in arrays]} and "
+            f"{[a.shape for a in others]}; give sequences of one length"
+        )
+    known = _run(model, others, {}, on).signals
+    new = {(name := _owned(model, each).name): known[name] for each in _listed(signals)}
+    return _finished(_run(model, arrays, new, on, _mask(tokens, arrays[0].shape[:2])), batched)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _owned(model: Model, name: str) -> Signal:
+    signal = model.circuit.signal(name)
+    if not signal.owned:
+        if not model.options.inspectable:
+            raise InputError(
+                f"{name!r} can't be set alone in this network, since its layer may use it before "
+                "its channels hold it; compile with inspectable=True"
+            )
+        raise InputError(
+            f"{name!r} is not made here but worked out where it is read: {signal.expression}; name "
+            "what it is made of instead"
+        )
+    return signal
+
+
+def _listed(signals: Signals) -> Sequence[str]:
+    return [signals] if isinstance(signals, str) else list(signals)
+
+
+def _mask(tokens: Tokens, shape: tuple[int, ...]) -> Array:
+    """(batch, time) bool."""
+    time = shape[1]
+    if tokens is None:
+        return np.ones(shape, bool)
+    array = np.asarray(tokens)
+    if array.dtype == bool:
+        if array.shape not in (shape, shape[1:]):
+            raise InputError(
+                f"tokens: a mask has the shape ({time},) or {tuple(shape)}, got {array.shape}"
+            )
+        return np.broadcast_to(array, shape)
+    if array.ndim > 1 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"tokens: expected None, an int, several, or a bool mask, got {tokens!r}")
+    places = np.atleast_1d(array)
+    if ((places < -time) | (places >= time)).any():
+        raise InputError(
+            f"tokens: {places.tolist()} reaches past the end; the sequences have {time} tokens"
+        )
+    mask = np.zeros(shape, bool)
+    mask[:, places] = True
+    return mask
+
+
+def _derangement(count: int, seed: int) -> Array:
+    if count < 2:
+        raise InputError("ablate: 'resample' takes values of other sequences; give a batch of two")
+    order = np.random.default_rng(seed).permutation(count)
+    found = np.empty(count, int)
+    found[order] = np.roll(order, 1)
+    return found
+
+
+# ---------------------------------------------------------------- running
+
+
+def _run(
+    model: Model,
+    inputs: Sequence[Array],
+    new: Mapping[str, Array],
+    on: Side,
+    mask: Array | None = None,
+) -> Outcome:
+    if on == "evaluator":
+        return _evaluated(model, inputs, new, mask)
+    if on != "network":
+        raise InputError(f"on is 'network' or 'evaluator', got {on!r}")
+    wiring = wiring_of(model)
+    patches = [] if mask is None else patches_of(wiring, new, mask)
+    outputs, hooks = wiring.run(inputs, patches, hooks=True)
+    return Outcome(outputs, decoded(wiring.circuit, hooks))
+
+
+@lru_cache(maxsize=32)
+def wiring_of(model: Model) -> Wiring:
+    """The wiring of a model; kept, since it holds what was compiled."""
+    return Wiring(model, model.circuit)
+
+
+def patches_of(wiring: Wiring, new: Mapping[str, Array], mask: Array) -> list[Patch]:
+    """What to set so that signals have new values (batch, time, width) where the mask is true."""
+    batch, time = mask.shape
+    by_layer: dict[int, tuple[Array, Array]] = {}
+    for name, values in new.items():
+        for channel in wiring.circuit.channels_of(name):
+            units, to = by_layer.setdefault(
+                channel.layer,
+                (np.zeros((batch, wiring.width), bool), np.zeros((batch, time, wiring.width))),
+            )
+            units[:, channel.units] = True
+            to[..., channel.units] = encode(channel, values[..., channel.element])
+    return [
+        Patch(np.full(batch, layer), mask, units, to) for layer, (units, to) in by_layer.items()
+    ]
+
+
+def encode(channel: Channel, values: Array) -> Array:
+    """Units (..., units) whose weighted sum and offset are the values.
+
+    Where a channel has units of both signs, those of one sign hold what lies above the offset and
+    those of the other what lies below, as a pair of ReLUs does.
+    """
+    rest, weights = values - channel.offset, np.array(channel.weights)
+    found = np.zeros((*values.shape, len(weights)))
+    up, down = np.flatnonzero(weights > 0), np.flatnonzero(weights < 0)
+    if len(up) and len(down):
+        found[..., up[0]] = np.maximum(rest, 0) / weights[up[0]]
+        found[..., down[0]] = np.minimum(rest, 0) / weights[down[0]]
+    else:
+        found[..., 0] = rest / weights[0]
+    return found
+
+
+def decoded(circuit: Circuit, hooks: Sequence[Array]) -> dict[str, Array]:
+    """Signals (batch, time, width), float64, from the hooks of the layers that make them."""
+    shape = hooks[0].shape[:2]
+    found = {
+        signal.name: np.zeros((*shape, signal.width))
+        for signal in circuit.signals
+        if signal.kind != "constant"
+    }
+    for channel in circuit.channels:
+        if channel.role == "made" and channel.signal in found:
+            units = hooks[channel.layer][..., channel.units].astype(np.float64)
+            values = units @ np.array(channel.weights) + channel.offset
+            found[channel.signal][..., channel.element] = values
+    return found | _derived(circuit, found, shape)
+
+
+def _derived(
+    circuit: Circuit, known: Mapping[str, Array], shape: tuple[int, ...]
+) -> dict[str, Array]:
+    found = {}
+    for derived in circuit.derived:
+        values = np.broadcast_to(np.array(derived.bias), (*shape, derived.width)).copy()
+        for element, source, column, weight in derived.terms:
+            values[..., element] += weight * known[source][..., column]
+        found[derived.name] = values
+    return found
+
+
+def _evaluated(
+    model: Model, inputs: Sequence[Array], new: Mapping[str, Array], mask: Array | None
+) -> Outcome:
+    graph, circuit = model.schedule.graph, model.circuit
+    nodes = circuit_nodes(model)
+    interventions = {
+        nodes[name]: Intervention(
+            np.broadcast_to(np.asarray(mask)[..., None], values.shape), values
+        )
+        for name, values in new.items()
+    }
+    wanted = [graph.output, *nodes.values()]
+    values = evaluate(graph, inputs, wanted=wanted, interventions=interventions)
+    found = {name: values[node].astype(np.float64) for name, node in nodes.items()}
+    shape = inputs[0].shape[:2]
+    return Outcome(values[graph.output].astype(np.float64), found | _derived(circuit, found, shape))
+
+
+def circuit_nodes(model: Model) -> dict[str, int]:
+    """The node of the compiled graph behind each signal of a circuit; sums of several have none."""
+    names = {signal.name for signal in model.circuit.signals}
+    return {name: node for node, name in node_names(model.schedule.graph).items() if name in names}
+
+
+def _finished(outcome: Outcome, batched: bool) -> Outcome:
+    if batched:
+        return outcome
+    return Outcome(outcome.outputs[0], _unbatched(outcome.signals, False))
+
+
+def _unbatched(signals: dict[str, Array], batched: bool) -> dict[str, Array]:
+    return signals if batched else {name: values[0] for name, values in signals.items()}

@@ -1,0 +1,19 @@
+"""How a program is compiled, beyond target and dtype: what a model remembers and a file keeps."""
+
+from typing import Literal, NamedTuple
+
+Legalise = Literal["native", "unroll"]
+
+
+class Options(NamedTuple):
+    """The choices of `lsrl.compile`; see there.
+
+    Attributes:
+      legalise: whether states that the target can't hold are refused or written out.
+      robust: whether comparisons stand midway between the values that occur.
+      inspectable: whether signals are read from the channels that hold them and nowhere else.
+    """
+
+    legalise: Legalise = "native"
+    robust: bool = False
+    inspectable: bool = False
