@@ -26,6 +26,7 @@ from lsrl.errors import BoundsError, InputError, LsrlError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, check_inputs
 from lsrl.language.program import Program
+from lsrl.suite.commands import suite
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -449,6 +450,9 @@ def bench_stability(
             plan = report.chosen_plan(program, target, quick=quick)
             text = report.run_sweep(plan, out, memory=size, progress=progress)
     _say(text)
+
+
+app.add_typer(suite, name="suite")
 
 
 def main() -> None:
