@@ -313,11 +313,13 @@ class LinearNetwork(nnx.Module):
 
 @jax.jit
 def _sum_both_ways(inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The last of a cumulative sum: in blocks, as a matrix product, and token by token."""
+    """The last of a cumulative sum: in segments, as a matrix product, and token by token."""
+    segments = inputs.reshape(len(inputs), 10, -1).transpose(2, 1, 0)[None]
+    zeros = jnp.zeros((1, 1, len(inputs)), inputs.dtype)
     ones = jnp.ones((inputs.shape[-1], 1), inputs.dtype)
     in_order, _ = lax.scan(lambda s, u: (s + u, None), jnp.zeros_like(inputs[:, 0]), inputs.T)
     return (
-        recurrence.strided_sum(inputs, 1)[:, -1],
+        recurrence.ring_sum(segments, zeros, 1, inputs[0, 0] >= 0)[0, -1, -1],
         jnp.dot(inputs, ones, precision=lax.Precision.HIGHEST)[:, 0],
         in_order,
     )
@@ -328,7 +330,7 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 2 ** (bits - 10), (8, 1000)).astype(structure.compute_dtype)
     expected = inputs.astype(np.int64).sum(axis=1)
-    names = ("sums in blocks", "matrix products", "sums in order")
+    names = ("sums in segments", "matrix products", "sums in order")
     for name, got in zip(names, _sum_both_ways(inputs), strict=True):
         if not np.array_equal(np.asarray(got).astype(np.int64), expected):
             raise SelfTestError(
