@@ -175,7 +175,7 @@ class Model:
             )
         given = [np.asarray(value) for value in inputs]
         axis = 0 if state.batch is None else 1
-        timed = [np.expand_dims(value, min(axis, value.ndim)) for value in given]
+        timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
         arrays, batched = check_inputs(self.program.inputs, timed, limit)
         if batched != (state.batch is not None) or arrays[0].shape[:2] != (state.batch or 1, 1):
             wanted = "one token" if state.batch is None else f"{state.batch} tokens, one a sequence"
@@ -183,10 +183,10 @@ class Model:
                 f"step: expected {wanted}, got shapes {[value.shape for value in given]}; "
                 "init_state(batch=...) sets the number of sequences"
             )
-        with self.device_mode():
-            now = tuple(array[:, 0] for array in self._features(arrays))
-            output, hidden = self.module.step(state.hidden, now)
-            result = np.asarray(output)
+        # The network sets the mode that it steps in: to enter it twice takes longer than to check.
+        now = tuple(array[:, 0] for array in self._features(arrays))
+        output, hidden = self.module.step(state.hidden, now)
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 

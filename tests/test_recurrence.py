@@ -540,6 +540,7 @@ def test_run_sees_every_way_to_replace_a_parameter():
 
     def agrees(weights):
         assert_array_equal(network.run(inputs), loop(weights, inputs))
+        assert_array_equal(run_steps(network, inputs), loop(weights, inputs))
 
     agrees(make_network(layer))
     network.layers[0].recurrent_kernel = nnx.Param(jnp.array([[-1.0]]))
@@ -550,6 +551,18 @@ def test_run_sees_every_way_to_replace_a_parameter():
     agrees(make_network(layer))
     network.replace_parameters({"layers.0.bias": np.array([2.0])})
     agrees(make_network(make_layer([[1]], [[1]], [2])))
+    network.layers[0] = LinearNetwork(make_network(make_layer([[3]], [[0]]))).layers[0]
+    agrees(make_network(make_layer([[3]], [[0]])))
+    network.layers = nnx.List(LinearNetwork(make_network(layer)).layers)
+    agrees(make_network(layer))
+    copy = nnx.merge(*nnx.split(network))
+    copy.output_bias = nnx.Param(jnp.array([5.0]))
+    assert_array_equal(run_steps(copy, inputs), loop(make_network(layer), inputs) + 5)
+    agrees(make_network(layer))
+    network.output_bias = held = np.array([1.0], np.float32)
+    assert_array_equal(run_steps(network, inputs), loop(make_network(layer), inputs) + 1)
+    held[:] = 7
+    assert_array_equal(run_steps(network, inputs), loop(make_network(layer), inputs) + 7)
 
 
 def test_parameters_there_and_back():

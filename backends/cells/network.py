@@ -17,7 +17,14 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.input_map import InputMaps
-from lsrl.backends.network import check_products, generated, precise, precision, value_of
+from lsrl.backends.network import (
+    ParameterReader,
+    check_products,
+    generated,
+    precise,
+    precision,
+    value_of,
+)
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -280,6 +287,7 @@ class CellNetwork(nnx.Module):
             self.output_bias = _parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
         self.structure = Structure(kind, dtype, kinds, definitions)
+        self._reader = ParameterReader()
 
     # ------------------------------------------------------------ parameters
 
@@ -383,7 +391,8 @@ class CellNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precise(self.dtype):
-            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            parameters = self._reader.read(self, self.parameters)
+            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
             return output, after
 
     def run(

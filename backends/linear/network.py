@@ -26,11 +26,10 @@ from lsrl.backends.linear.cell import (
     initial_state,
 )
 from lsrl.backends.linear.plan import PlanCache, run_tiles
-from lsrl.backends.network import generated, precision, value_of
+from lsrl.backends.network import ParameterReader, generated, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
-
 _jitted_step = jax.jit(apply_step, static_argnums=1)
 
 
@@ -157,6 +156,7 @@ class LinearNetwork(nnx.Module):
             self.output_kernel = _parameter(weights.output_kernel, dtype)
             self.output_bias = _parameter(weights.output_bias, dtype)
         self._plans = PlanCache()
+        self._reader = ParameterReader()
 
     # ---------------------------------------------------------------- parameters
 
@@ -239,8 +239,9 @@ class LinearNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precision(self.structure.dtype):
+            parameters = self._reader.read(self, self.parameters)
             stepped: tuple[jax.Array, State] = _jitted_step(
-                self.parameters(), self.structure, state, tuple(inputs)
+                parameters, self.structure, state, tuple(inputs)
             )
             return stepped
 
