@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, final
 
@@ -19,6 +19,7 @@ from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.passes.pipeline import PassRecord
 from lsrl.schedule import Layout
+from lsrl.sharding import run_over
 from lsrl.verification import compare
 
 Path = str | os.PathLike[str]
@@ -116,13 +117,21 @@ class Model:
         """The signal in each channel of each layer."""
         return self.schedule.labels()
 
-    def run(self, *inputs: Any, check: bool = False, chunk: int | None = None) -> Array:
+    def run(
+        self,
+        *inputs: Any,
+        check: bool = False,
+        chunk: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> Array:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
           check: also run the reference evaluator, which raises where a promise is broken.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
+          mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
+            one device. Each device compiles for itself.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
@@ -137,8 +146,12 @@ class Model:
             _check_count("run: chunk", chunk)
         if check:
             evaluate(self.program.graph, arrays)
-        with self.device_mode():
-            outputs = np.asarray(self.module.run(self._features(arrays), chunk=chunk))
+
+        def run(part: Sequence[Array]) -> Array:
+            with self.device_mode():
+                return np.asarray(self.module.run(self._features(part), chunk=chunk))
+
+        outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
         return outputs if batched else cast(Array, outputs[0])
 
     def init_state(self, batch: int | None = None) -> State:
@@ -366,7 +379,7 @@ class Model:
             f"width {self.width}, {exact})"
         )
 
-    def _features(self, arrays: list[Array]) -> tuple[Any, ...]:
+    def _features(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
         return tuple(
             array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))

@@ -1198,6 +1198,7 @@ def run_tiles(
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
     ]
     first = prepared.first_carry(tiling.rows) if state is None else None
+    device = jax.config.jax_default_device
 
     def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
         if array is None:
@@ -1219,7 +1220,8 @@ def run_tiles(
         if carry is None:
             carry = prepared.carry([start[rows] for start in starts], tiling.rows)
         waiting = None
-        with precision(structure.dtype):
+        # Modes of jax hold in one thread.
+        with precision(structure.dtype), jax.default_device(device):
             for time in range(0, tokens, tiling.tokens):
                 valid = np.int32(min(tiling.tokens, tokens - time))
                 parts = tuple(cut(array, row, time) for array in arrays)
