@@ -1,10 +1,14 @@
 """The compiler: a program and a target in, a certified model out."""
 
+import contextlib
+import copy
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from lsrl import cache as model_cache
 from lsrl import storage
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
@@ -33,6 +37,7 @@ def compile(
     activation: Activation | None = None,
     legalise: Legalise = "native",
     levels: Levels | None = None,
+    cache: bool = False,
 ) -> Model:
     """Compile a program into the weights of a recurrent network.
 
@@ -44,6 +49,8 @@ def compile(
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
         levels of delay and composition, exact up to the program's max_length.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
+      cache: reuse what an equal program was compiled to: all but the module within a process, the
+        schedule's levels across processes, from the user's cache directory.
 
     Returns:
       The compiled model, with its certificate.
@@ -53,6 +60,9 @@ def compile(
       UnsupportedOpError: the target can't hold some signals; lists all of them.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
+    if cache and isinstance(program, Program) and levels is None:
+        options = {"dtype": dtype, "activation": activation, "legalise": legalise}
+        return _compile_cached(program, target, options)
     if not isinstance(program, Program):
         raise ProgramError(
             f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
@@ -80,6 +90,48 @@ def compile(
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
     return Model(program, backend.name, legalise, schedule, certificate, numerics, module, report)
+
+
+# What this process compiled last with cache=True, but for the module: its parameters may change.
+_RECENT: OrderedDict[str, Model] = OrderedDict()
+_MOST_RECENT = 32
+
+
+def _compile_cached(program: Program, target: str, options: dict[str, Any]) -> Model:
+    """What an equal program was compiled to, with a module of its own."""
+    key = model_cache.key(program, {"target": target, **{k: f"{v}" for k, v in options.items()}})
+    known = _RECENT.pop(key, None)
+    if known is None:
+        known = _compile_from_disk(program, target, options)
+        model = known
+    else:
+        backend = registry.find(target, options["activation"])
+        model = copy.copy(known)
+        model.program = program
+        model.module = backend.lower(known.schedule, known.numerics)
+    _RECENT[key] = known = copy.copy(known)
+    known.module = None
+    while len(_RECENT) > _MOST_RECENT:
+        _RECENT.popitem(last=False)
+    return model
+
+
+def _compile_from_disk(program: Program, target: str, options: dict[str, Any]) -> Model:
+    """Compile along levels that are cached, or compile and cache them."""
+    entry = model_cache.place(
+        program, {"target": target, **{k: f"{v}" for k, v in options.items()}}
+    )
+    known = model_cache.levels(entry)
+    if known is not None:
+        with contextlib.suppress(IndexError, KeyError, ValueError):
+            return compile(program, target, levels=known, **options)
+    model = compile(program, target, **options)
+    if model_cache.prepare(entry):
+        try:
+            model.save(entry)
+        except OSError as error:
+            model_cache.tell(error)
+    return model
 
 
 def load(path: Path) -> Model:
