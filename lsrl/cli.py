@@ -22,6 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 from typer.core import TyperGroup
 
+from lsrl import cache
 from lsrl.errors import BoundsError, InputError, LsrlError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, check_inputs
@@ -457,6 +458,9 @@ app.add_typer(suite, name="suite")
 
 def main() -> None:
     """Run the command line."""
+    # Each command is a process of its own and would compile its loops anew. Set before jax loads.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     app()
 
 

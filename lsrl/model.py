@@ -21,6 +21,7 @@ from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import PassRecord
 from lsrl.schedule import Layout
+from lsrl.sharding import run_over
 from lsrl.verification import compare
 
 if TYPE_CHECKING:
@@ -121,13 +122,21 @@ class Model:
         """The signal in each channel of each layer."""
         return self.schedule.labels()
 
-    def run(self, *inputs: Any, check: bool = False, chunk: int | None = None) -> Array:
+    def run(
+        self,
+        *inputs: Any,
+        check: bool = False,
+        chunk: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> Array:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
           check: also run the reference evaluator, which raises where a promise is broken.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
+          mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
+            one device. Each device compiles for itself.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
@@ -142,8 +151,12 @@ class Model:
             _check_count("run: chunk", chunk)
         if check:
             evaluate(self.program.graph, arrays)
-        with self.device_mode():
-            outputs = np.asarray(self.module.run(self.features(arrays), chunk=chunk))
+
+        def run(part: Sequence[Array]) -> Array:
+            with self.device_mode():
+                return np.asarray(self.module.run(self.features(part), chunk=chunk))
+
+        outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
         return outputs if batched else cast(Array, outputs[0])
 
     def init_state(self, batch: int | None = None) -> State:
@@ -180,7 +193,7 @@ class Model:
             )
         given = [np.asarray(value) for value in inputs]
         axis = 0 if state.batch is None else 1
-        timed = [np.expand_dims(value, min(axis, value.ndim)) for value in given]
+        timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
         arrays, batched = check_inputs(self.program.inputs, timed, limit)
         if batched != (state.batch is not None) or arrays[0].shape[:2] != (state.batch or 1, 1):
             wanted = "one token" if state.batch is None else f"{state.batch} tokens, one a sequence"
@@ -188,10 +201,10 @@ class Model:
                 f"step: expected {wanted}, got shapes {[value.shape for value in given]}; "
                 "init_state(batch=...) sets the number of sequences"
             )
-        with self.device_mode():
-            now = tuple(array[:, 0] for array in self.features(arrays))
-            output, hidden = self.module.step(state.hidden, now)
-            result = np.asarray(output)
+        # The network sets the mode that it steps in: to enter it twice takes longer than to check.
+        now = tuple(array[:, 0] for array in self.features(arrays))
+        output, hidden = self.module.step(state.hidden, now)
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 

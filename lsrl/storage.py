@@ -136,6 +136,15 @@ def bad(path: str | os.PathLike[str], why: str) -> FormatError:
     )
 
 
+def program_content(program: Program, lines: bool) -> dict[str, Any]:
+    """What a program computes, as JSON data, with or without the lines it was written on."""
+    content = _program_to_json(program)
+    del content["documentation"]
+    for node in content["nodes"] if not lines else ():
+        del node["sources"]
+    return content
+
+
 def _bits(array: Array) -> Array:
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 

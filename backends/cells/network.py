@@ -19,6 +19,7 @@ from jax import lax
 from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
+    ParameterReader,
     check_products,
     generated,
     precise,
@@ -301,6 +302,7 @@ class CellNetwork(nnx.Module):
             self.output_bias = _parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
         self.structure = Structure(kind, dtype, kinds, definitions)
+        self._reader = ParameterReader()
 
     # ------------------------------------------------------------ parameters
 
@@ -404,7 +406,8 @@ class CellNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precise(self.dtype):
-            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            parameters = self._reader.read(self, self.parameters)
+            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
             return output, after
 
     def run(

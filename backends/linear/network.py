@@ -26,11 +26,10 @@ from lsrl.backends.linear.cell import (
     initial_state,
 )
 from lsrl.backends.linear.plan import PlanCache, run_tiles
-from lsrl.backends.network import generated, precision, value_of
+from lsrl.backends.network import ParameterReader, generated, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
-
 _jitted_step = jax.jit(apply_step, static_argnums=1)
 
 
@@ -157,6 +156,7 @@ class LinearNetwork(nnx.Module):
             self.output_kernel = _parameter(weights.output_kernel, dtype)
             self.output_bias = _parameter(weights.output_bias, dtype)
         self._plans = PlanCache()
+        self._reader = ParameterReader()
 
     # ---------------------------------------------------------------- parameters
 
@@ -239,8 +239,9 @@ class LinearNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precision(self.structure.dtype):
+            parameters = self._reader.read(self, self.parameters)
             stepped: tuple[jax.Array, State] = _jitted_step(
-                self.parameters(), self.structure, state, tuple(inputs)
+                parameters, self.structure, state, tuple(inputs)
             )
             return stepped
 
@@ -313,11 +314,13 @@ class LinearNetwork(nnx.Module):
 
 @jax.jit
 def _sum_both_ways(inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The last of a cumulative sum: in blocks, as a matrix product, and token by token."""
+    """The last of a cumulative sum: in segments, as a matrix product, and token by token."""
+    segments = inputs.reshape(len(inputs), 10, -1).transpose(2, 1, 0)[None]
+    zeros = jnp.zeros((1, 1, len(inputs)), inputs.dtype)
     ones = jnp.ones((inputs.shape[-1], 1), inputs.dtype)
     in_order, _ = lax.scan(lambda s, u: (s + u, None), jnp.zeros_like(inputs[:, 0]), inputs.T)
     return (
-        recurrence.strided_sum(inputs, 1)[:, -1],
+        recurrence.ring_sum(segments, zeros, 1, inputs[0, 0] >= 0)[0, -1, -1],
         jnp.dot(inputs, ones, precision=lax.Precision.HIGHEST)[:, 0],
         in_order,
     )
@@ -328,7 +331,7 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 2 ** (bits - 10), (8, 1000)).astype(structure.compute_dtype)
     expected = inputs.astype(np.int64).sum(axis=1)
-    names = ("sums in blocks", "matrix products", "sums in order")
+    names = ("sums in segments", "matrix products", "sums in order")
     for name, got in zip(names, _sum_both_ways(inputs), strict=True):
         if not np.array_equal(np.asarray(got).astype(np.int64), expected):
             raise SelfTestError(

@@ -25,7 +25,14 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.base import Network
-from lsrl.backends.network import Edit, check_products, generated, precise, value_of
+from lsrl.backends.network import (
+    Edit,
+    ParameterReader,
+    check_products,
+    generated,
+    precise,
+    value_of,
+)
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 
@@ -425,6 +432,7 @@ class ResidualNetwork(nnx.Module, Network):
         )
         self.depth = len(weights.blocks)
         self.final_norm = _parameter(weights.final_norm)
+        self._reader = ParameterReader()
         self.output_kernel = _parameter(weights.output_kernel)
 
     # ------------------------------------------------------------ what a subclass says
@@ -582,7 +590,8 @@ class ResidualNetwork(nnx.Module, Network):
           (*batch_shape, outputs) and the new state.
         """
         with precise(DTYPE):
-            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            parameters = self._reader.read(self, self.parameters)
+            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
             return output, after
 
     def run(
