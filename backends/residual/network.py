@@ -252,16 +252,16 @@ def _forward(
       edit: of the stream behind the embedding (0) and each site, and of the site's scan.
 
     Returns:
-      (time, batch, outputs), the new state, and with an edit what it made of the stream:
+      (time, batch, outputs), the new state, and with an edit the streams that came to it:
       (1 + sites, time, batch, d).
     """
     position = state["position"]
     places = jnp.arange(inputs[0].shape[0], dtype=jnp.int32)[:, None] + position[None]
     stream = _embed(parameters, structure, inputs, places)
     where = Places(places == 0, count)
+    seen = None if edit is None else stream[None]
     if edit is not None:
         stream, _ = edit(0, stream, None)
-    seen = None if edit is None else stream[None]
 
     def layer(
         stream: jax.Array, now: tuple[jax.Array, LayerParameters, LayerState]
@@ -273,9 +273,8 @@ def _forward(
         streams = []
 
         def edited(site: int, values: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-            values, memory = edit(1 + number * structure.sites + site, values, memory)
             streams.append(values)
-            return values, memory
+            return edit(1 + number * structure.sites + site, values, memory)
 
         stream, own = structure.block(weights, stream, own, where, structure.eps, edited)
         return stream, (own, jnp.stack(streams))
@@ -355,7 +354,7 @@ def edited_step(
         the site's scan (batch, ...); the site's number is traced.
 
     Returns:
-      (batch, outputs), the new state, and the edited stream (1 + sites, batch, d).
+      (batch, outputs), the new state, and the streams before their edits, (1 + sites, batch, d).
     """
     token = tuple(jnp.asarray(x)[None] for x in inputs)
     outputs, after, seen = _forward(parameters, structure, state, token, jnp.int32(1), edit=edit)

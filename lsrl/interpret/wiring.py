@@ -53,6 +53,7 @@ class Wiring:
         self.circuit = circuit
         self.width = max(circuit.units)
         self._run = jax.jit(self._scan, static_argnames="hooks")
+        self._remade = jax.jit(self.remade)
 
     def run(
         self, inputs: Sequence[Array], patches: Sequence[Patch] = (), *, hooks: bool = False
@@ -67,42 +68,128 @@ class Wiring:
         Returns:
           (batch, time, outputs), and per layer its hook (batch, time, units) as patched.
         """
-        model, network = self.model, self.model.module
-        with model.device_mode():
-            features = tuple(jnp.moveaxis(x, 1, 0) for x in model.features(inputs))
-            state = network.init_state((np.shape(inputs[0])[0],))
+        with self.model.device_mode():
             turned = tuple(
                 Patch(
                     jnp.asarray(p.layer, jnp.int32),
                     jnp.asarray(p.tokens.T),
                     jnp.asarray(p.units),
-                    jnp.moveaxis(jnp.asarray(p.values, model.dtype), 1, 0),
+                    jnp.moveaxis(jnp.asarray(p.values, self.model.dtype), 1, 0),
                 )
                 for p in patches
             )
-            outputs, seen = self._run(network.parameters(), state, features, turned, hooks=hooks)
+            outputs, seen = self._run(*self.prepared(inputs), turned, hooks=hooks)
             return (
                 np.asarray(jnp.moveaxis(outputs, 0, 1)),
                 [np.asarray(jnp.moveaxis(hook, 0, 1)) for hook in seen],
             )
 
+    # ------------------------------------------------------------ for transformations
+
+    def prepared(self, inputs: Sequence[Array]) -> tuple[Any, Any, Any]:
+        """Parameters, first state and inputs, time first, as the two functions below take them."""
+        network = self.model.module
+        features = tuple(jnp.moveaxis(x, 1, 0) for x in self.model.features(inputs))
+        return network.parameters(), network.init_state((np.shape(inputs[0])[0],)), features
+
+    def shifted(
+        self, prepared: tuple[Any, Any, Any], shifts: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Run with something added to every hook; a pure function, to be differentiated.
+
+        Use it under the model's `device_mode`.
+
+        Args:
+          prepared: of `prepared`.
+          shifts: (layers, batch, time, width), added to the hooks and to the memory with them.
+
+        Returns:
+          (batch, time, outputs), and all hooks (layers, batch, time, width), shifted.
+        """
+        outputs, seen = self._scan(*prepared, (), jnp.moveaxis(shifts, 2, 0), hooks=True)
+        return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
+
+    def remade(
+        self, prepared: tuple[Any, Any, Any], hooks: jax.Array, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """What every layer makes if hooks are as given; a pure function.
+
+        Without a mask an entry depends on those that its layer reads and on no others, so that
+        differences and derivatives are of single edges. Use it under the model's `device_mode`.
+
+        Args:
+          prepared: of `prepared`.
+          hooks: (layers, batch, time, width), which all that reads a hook reads.
+          mask: (layers, batch, width) bool, the entries that are as given; if None, all of them.
+
+        Returns:
+          (batch, time, outputs), and what the layers make, (layers, batch, time, width).
+        """
+        held = jnp.moveaxis(hooks, 2, 0)
+        outputs, seen = self._scan(*prepared, (), None, held, mask, hooks=True)
+        return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
+
+    def hold(
+        self, inputs: Sequence[Array], hooks: Array | None = None, mask: Array | None = None
+    ) -> tuple[Array, Array]:
+        """As `remade`, with numpy arrays; few shapes are compiled if inputs have few.
+
+        Args:
+          inputs: one array an input: ids (batch, time) or vectors (batch, time, width).
+          hooks: see `remade`; if None, nothing is held.
+          mask: see `remade`.
+
+        Returns:
+          (batch, time, outputs), and what the layers make, (layers, batch, time, width), float64.
+        """
+        layers, (batch, time) = len(self.circuit.units), np.shape(inputs[0])[:2]
+        if hooks is None:
+            hooks = np.zeros((layers, batch, time, self.width))
+            mask = np.zeros((layers, batch, self.width), bool)
+        elif mask is None:
+            mask = np.ones((layers, batch, self.width), bool)
+        with self.model.device_mode():
+            held = jnp.asarray(hooks, self.model.dtype)
+            outputs, made = self._remade(self.prepared(inputs), held, jnp.asarray(mask))
+            return np.asarray(outputs), np.asarray(made, np.float64)
+
+    def _stacked(self, seen: Sequence[jax.Array]) -> jax.Array:
+        """Hooks (time, batch, units) of all layers in one array, zeros beyond their units."""
+        padded = [jnp.pad(x, ((0, 0), (0, 0), (0, self.width - x.shape[-1]))) for x in seen]
+        return jnp.moveaxis(jnp.stack(padded), 1, 2)
+
     def _scan(
-        self, parameters: Any, state: Any, inputs: Any, patches: Any, *, hooks: bool
+        self,
+        parameters: Any,
+        state: Any,
+        inputs: Any,
+        patches: Any,
+        shifts: jax.Array | None = None,
+        held: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        *,
+        hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
         def token(state: Any, now: Any) -> tuple[Any, Any]:
-            read, tokens, values = now
+            read, tokens, values, shift, hold = now
 
             def put(number: Any, hook: jax.Array) -> jax.Array:
                 units = hook.shape[-1]
+                if hold is not None:
+                    given = hold[number][:, :units]
+                    return (
+                        given if mask is None else jnp.where(mask[number][:, :units], given, hook)
+                    )
                 for patch, when, to in zip(patches, tokens, values, strict=True):
                     where = (patch.layer == number)[:, None] & when[:, None]
                     hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
-                return hook
+                return hook if shift is None else hook + shift[number][:, :units]
 
-            outputs, state, seen = self._step(parameters, state, read, put)
+            outputs, state, made = self._step(parameters, state, read, put)
+            seen = made if hold is not None else [put(i, hook) for i, hook in enumerate(made)]
             return state, (outputs, tuple(seen) if hooks else ())
 
-        timed = tuple(p.tokens for p in patches), tuple(p.values for p in patches)
+        timed = tuple(p.tokens for p in patches), tuple(p.values for p in patches), shifts, held
         _, (outputs, seen) = lax.scan(token, state, (inputs, *timed))
         return outputs, list(seen)
 
@@ -125,8 +212,8 @@ class Wiring:
         network, memory, seen = self.model.module, self._linear_memory, []
 
         def edit(layer: int, hook: jax.Array, hidden: Any) -> tuple[jax.Array, Any]:
-            hook = put(layer, hook)
             seen.append(hook)
+            hook = put(layer, hook)
             if layer:
                 units, entries = memory[layer]
                 hidden = hidden.at[:, entries].set(hook[:, units])
@@ -152,11 +239,12 @@ class Wiring:
 
         def edit(layer: int, hook: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
             new = put(layer, hook)
-            seen.append(new)
+            seen.append(hook)
             if isinstance(carry, tuple):
-                # tanh is linear where a cell's c is kept, so c is what h is.
+                # tanh is linear where a cell's c is kept, so c is what h is. The difference is 0
+                # where it is added, but it has a derivative.
                 cell, _ = carry
-                return new, (jnp.where(new == hook, cell, new), new)
+                return new, (jnp.where(new == hook, cell + (new - hook), new), new)
             return new, carry if carry is None else new
 
         outputs, state = network.pure_step(parameters, network.structure, state, inputs, edit)

@@ -1,0 +1,291 @@
+"""How faithful a claim is: what the outputs do when all is taken out that it does not mark."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from lsrl.errors import InputError
+from lsrl.interpret.circuit import OUTPUT, Channel, Circuit
+from lsrl.interpret.interventions import wiring_of
+from lsrl.interpret.score import EdgeClaim, NodeClaim, class_of, grouped_edges, grouped_nodes
+from lsrl.interpret.truth import Classes, Group, Truth
+from lsrl.interpret.wiring import Wiring
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import check_inputs
+from lsrl.model import Model
+
+# Rows of one run of the network: runs of one shape share their compilation.
+ROWS = 256
+
+
+def faithfulness(
+    model: Model,
+    claim: NodeClaim | EdgeClaim,
+    inputs: Sequence[Array],
+    *,
+    threshold: float,
+    classes: Classes | None = None,
+    seed: int = 0,
+) -> float:
+    """Keep what a claim marks, take the information out of the rest, and look at the outputs.
+
+    Nodes that are not marked take the values that they have on another sequence. Edges are taken
+    out reader by reader: every node is worked out again from its marked sources, with their own
+    values so worked out, and from unmarked ones with those of another sequence. Recurrent sources
+    that are marked have their clean values, and a node always reads itself.
+
+    Args:
+      model: of the claim.
+      claim: about nodes or edges.
+      inputs: one array an input, as for `Model.run`, of several sequences.
+      threshold: from which on an entry counts as marked.
+      classes: see `score`.
+      seed: of which sequence takes its values from which.
+
+    Returns:
+      Share of the tokens at which the outputs stay as they were.
+
+    Raises:
+      InputError: as for `score`; or there is one sequence only.
+    """
+    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    if not batched or len(arrays[0]) < 2:
+        raise InputError("faithfulness takes values of other sequences; give a batch of two")
+    return Ablation(model, Truth(model.circuit, classes), arrays, seed).share(claim, threshold)
+
+
+class Ablation:
+    """A clean run and one with the sequences in another order, for claims about one network."""
+
+    def __init__(self, model: Model, truth: Truth, inputs: Sequence[Array], seed: int = 0) -> None:
+        """Run the network; see `faithfulness`."""
+        self.truth, self.inputs, self.wiring = truth, inputs, wiring_of(model)
+        self.batch = len(inputs[0])
+        self.outputs, self.clean = held_in_parts(self.wiring, inputs)
+        order = np.random.default_rng(seed).permutation(self.batch)
+        other = np.empty(self.batch, int)
+        other[order] = np.roll(order, 1)
+        self.other = self.clean[:, other]
+        exact = model.certificate.exact
+        self.tolerance = 0.0 if exact else 1e-4 * float(np.abs(self.outputs).max(initial=0.0))
+        self.directions = [_Directions.of(truth, layer) for layer in range(len(truth.groups))]
+
+    def share(self, claim: NodeClaim | EdgeClaim, threshold: float) -> float:
+        """Share of the tokens at which the outputs stay; see `faithfulness`."""
+        if isinstance(claim, NodeClaim):
+            outputs = self._nodes(self._kept_nodes(claim, threshold))
+        else:
+            outputs = self._edges(*self._kept_edges(claim, threshold))
+        with np.errstate(invalid="ignore"):
+            same = np.abs(outputs - self.outputs).max(axis=-1) <= self.tolerance
+        return float(same.mean())
+
+    # ------------------------------------------------------------ what is kept, by groups
+
+    def _kept_nodes(self, claim: NodeClaim, threshold: float) -> list[Array]:
+        truth = self.truth
+        if claim.units is not None:
+            return [array >= threshold for array in grouped_nodes(truth, claim)]
+        numbers = {
+            class_of(truth, name)
+            for name, value in (claim.signals or {}).items()
+            if value >= threshold
+        }
+        kept = {name for name, number in truth.classes.signals.items() if number in numbers}
+        return [
+            np.array([bool(group.signals & kept) for group in groups], bool)
+            for groups in truth.groups
+        ]
+
+    def _kept_edges(self, claim: EdgeClaim, threshold: float) -> tuple[list[Array], list[Array]]:
+        truth = self.truth
+        if claim.level == "units":
+            forward, recurrent = grouped_edges(truth, claim)
+            kept = [a >= threshold for a in forward], [a >= threshold for a in recurrent]
+        else:
+            pairs = {
+                (class_of(truth, source), class_of(truth, target))
+                for (source, target), value in (claim.signals or {}).items()
+                if value >= threshold
+            }
+            ends: list[list[Group] | None] = [*truth.groups, None]
+            kept = (
+                [self._paired(here, there, pairs) for here, there in pairwise(ends)],
+                [self._paired(groups, groups, pairs) for groups in truth.groups],
+            )
+        # What goes on as it is goes on.
+        return [array | truth.same(layer) for layer, array in enumerate(kept[0])], kept[1]
+
+    def _paired(
+        self,
+        here: list[Group] | None,
+        there: list[Group] | None,
+        pairs: set[tuple[int | str, int | str]],
+    ) -> Array:
+        def numbers(groups: list[Group] | None) -> list[set[int | str]]:
+            if groups is None:
+                return [{OUTPUT}]
+            return [{self.truth.classes.signals[name] for name in g.signals} for g in groups]
+
+        # What a class reads of itself is no edge that a claim could name.
+        found = [
+            [bool(a & b) or any((s, t) in pairs for s in a for t in b) for b in numbers(there)]
+            for a in numbers(here)
+        ]
+        return np.array(found, bool).reshape(len(numbers(here)), len(numbers(there)))
+
+    # ------------------------------------------------------------ runs
+
+    def _nodes(self, kept: Sequence[Array]) -> Array:
+        held, mask = self.clean.copy(), np.zeros((*self.clean.shape[:2], self.wiring.width), bool)
+        for layer, keep in enumerate(kept):
+            # What is kept runs freely, where units can be told apart.
+            held[layer] = self._mixed(layer, self.clean[layer], keep)
+            free = np.zeros(len(keep), bool) if self.directions[layer] else keep
+            mask[layer] = self._units(layer, ~free)
+        return held_in_parts(self.wiring, self.inputs, held, mask)[0]
+
+    def _edges(self, forward: Sequence[Array], recurrent: Sequence[Array]) -> Array:
+        truth, value = self.truth, self.clean[0]
+        for layer in range(len(truth.groups) - 1):
+            found = self.clean[layer + 1].copy()
+            for number, made in enumerate(
+                self._readers(layer, value, forward[layer], recurrent[layer + 1])
+            ):
+                directions = self.directions[layer + 1]
+                if directions:
+                    change = made[1][layer + 1] - self.clean[layer + 1]
+                    found += directions.projected(number, change)
+                else:
+                    units = list(truth.groups[layer + 1][number].units)
+                    found[..., units] = made[1][layer + 1][..., units]
+            value = found
+        ((outputs, _),) = self._readers(len(truth.groups) - 1, value, forward[-1], None)
+        return outputs
+
+    def _readers(
+        self, layer: int, value: Array, forward: Array, recurrent: Array | None
+    ) -> list[tuple[Array, Array]]:
+        """Outputs and hooks of a run for each reader of a layer, which sees what it is to see."""
+        size = max(1, ROWS // self.batch)
+        runs: list[tuple[Array, Array]] = []
+        for start in range(0, forward.shape[1], size):
+            chosen = range(start, min(start + size, forward.shape[1]))
+            held = np.concatenate([self.clean] * len(chosen), axis=1)
+            mask = np.zeros((*held.shape[:2], self.wiring.width), bool)
+            for place, reader in enumerate(chosen):
+                rows = slice(place * self.batch, (place + 1) * self.batch)
+                held[layer, rows] = self._mixed(layer, value, forward[:, reader])
+                mask[layer, rows] = self._units(layer, np.ones(len(forward), bool))
+                if recurrent is None or self.directions[layer + 1]:
+                    continue
+                others = self._others(layer + 1, reader)
+                held[layer + 1, rows] = self._mixed(
+                    layer + 1, self.clean[layer + 1], recurrent[:, reader]
+                )
+                mask[layer + 1, rows] = self._units(layer + 1, others)
+            inputs = [np.concatenate([x] * len(chosen)) for x in self.inputs]
+            outputs, made = held_in_parts(self.wiring, inputs, held, mask)
+            runs += zip(
+                np.split(outputs, len(chosen)), np.split(made, len(chosen), axis=1), strict=True
+            )
+        return runs
+
+    def _others(self, layer: int, reader: int) -> Array:
+        """(groups,) bool: the groups that share no unit with the reader."""
+        groups = self.truth.groups[layer]
+        own = set(groups[reader].units)
+        return np.array([not own & set(group.units) for group in groups], bool)
+
+    def _mixed(self, layer: int, value: Array, keep: Array) -> Array:
+        """The hook (batch, time, width) with the kept groups' values, and others' for the rest."""
+        clean, other, directions = self.clean[layer], self.other[layer], self.directions[layer]
+        found = clean.copy()
+        for number, group in enumerate(self.truth.groups[layer]):
+            source = value if keep[number] else other
+            if directions:
+                found += directions.projected(number, source - clean)
+            else:
+                found[..., list(group.units)] = source[..., list(group.units)]
+        return found
+
+    def _units(self, layer: int, which: Array) -> Array:
+        """(width,) bool: the units of some groups."""
+        units = np.zeros(self.wiring.width, bool)
+        for group, wanted in zip(self.truth.groups[layer], which, strict=True):
+            if wanted:
+                units[list(group.units)] = True
+        return units
+
+
+def held_in_parts(
+    wiring: Wiring, inputs: Sequence[Array], held: Array | None = None, mask: Array | None = None
+) -> tuple[Array, Array]:
+    """As `Wiring.hold`, ROWS sequences at a time, the last part filled up."""
+    batch = len(inputs[0])
+    layers, time = len(wiring.circuit.units), inputs[0].shape[1]
+    if held is None:
+        held = np.zeros((layers, batch, time, wiring.width))
+        mask = np.zeros((layers, batch, wiring.width), bool)
+    elif mask is None:
+        mask = np.ones((layers, batch, wiring.width), bool)
+    outputs, made = [], []
+    for start in range(0, batch, ROWS):
+        rows = np.minimum(np.arange(start, start + ROWS), batch - 1)
+        some, found = wiring.hold([x[rows] for x in inputs], held[:, rows], mask[:, rows])
+        outputs.append(some[: batch - start])
+        made.append(found[:, : batch - start])
+    return np.concatenate(outputs), np.concatenate(made, axis=1)
+
+
+# ---------------------------------------------------------------- units that hold several channels
+
+
+@dataclass(frozen=True, eq=False)
+class _Directions:
+    """Of a layer whose units hold several channels each: what is a group's own of a change.
+
+    Attributes:
+      maps: per group (width, width), from a change of the hook to the group's part of it.
+    """
+
+    maps: list[Array]
+
+    @staticmethod
+    def of(truth: Truth, layer: int) -> "_Directions | None":
+        """None where every unit belongs to one group."""
+        units = truth.circuit.units[layer]
+        counts = np.zeros(units, int)
+        for group in truth.groups[layer]:
+            counts[list(group.units)] += 1
+        if counts.max(initial=0) < 2:
+            return None
+        channels = [c for c in truth.circuit.channels if c.layer == layer]
+        read = channel_matrix(truth.circuit, layer, channels)
+        write = np.linalg.pinv(read)
+        width, maps = max(truth.circuit.units), []
+        for group in truth.groups[layer]:
+            own = [
+                place
+                for place, c in enumerate(channels)
+                if truth.number(c.signal, c.element) == group.number and c.role != "constant"
+            ]
+            found = np.zeros((width, width))
+            found[:units, :units] = read[own].T @ write[:, own].T
+            maps.append(found)
+        return _Directions(maps)
+
+    def projected(self, group: int, change: Array) -> Array:
+        """The group's part of a change of the hook (batch, time, width)."""
+        found: Array = change @ self.maps[group]
+        return found
+
+
+def channel_matrix(circuit: Circuit, layer: int, channels: Sequence[Channel]) -> Array:
+    """(channels, units): how the channels of a layer are read off its hook."""
+    matrix = np.zeros((len(channels), circuit.units[layer]))
+    for row, channel in enumerate(channels):
+        matrix[row, list(channel.units)] = channel.weights
+    return matrix

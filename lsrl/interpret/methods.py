@@ -1,0 +1,843 @@
+"""Reference methods, as baselines: what can be found out about a network without its circuit.
+
+- weights: the parameter arrays (`lsrl.interpret.weights`).
+- ablations: an entry of a hook is set to zero, to its mean, or to its value on another sequence.
+- attribution: gradient times the difference of two runs, for nodes (Nanda 2023, "Attribution
+  patching") and edges (Syed et al. 2023, "Attribution patching outperforms automated circuit
+  discovery"); integrated gradients average the gradient over runs whose layer 0 lies between those
+  of the two runs (Hanna et al. 2024, "Have faith in faithfulness").
+- probes: ridge regressions, with a control task (Hewitt and Liang 2019).
+- random: uniform numbers.
+
+All of them work on hooks. What they see of an edge is its own effect, since `Wiring.remade` holds
+all other entries as they are. Where a layer's units each hold one channel they are told nothing;
+where units hold several channels (a rotated stream), signals are looked for in the directions that
+the circuit names, and units as they are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lsrl.errors import InputError, LsrlError
+from lsrl.interpret.circuit import OUTPUT, Circuit
+from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrix, held_in_parts
+from lsrl.interpret.interventions import decoded, wiring_of
+from lsrl.interpret.score import (
+    EdgeClaim,
+    Level,
+    NodeClaim,
+    ProbeClaim,
+    Readout,
+    score_on,
+    score_probes,
+)
+from lsrl.interpret.truth import CONSTANT, Classes, Truth, equivalence_classes
+from lsrl.interpret.weights import Sources, read_weights
+from lsrl.ir.numbers import Array
+from lsrl.model import Model
+
+Method = Literal[
+    "weights", "zero", "mean", "resample", "attribution", "integrated", "probes", "random"
+]
+METHODS: tuple[Method, ...] = (
+    "weights", "zero", "mean", "resample", "attribution", "integrated", "probes", "random"
+)  # fmt: skip
+# (sequences, seed) to one array an input, (sequences, time[, width]).
+Sampler = Callable[[int, int], Sequence[Array]]
+# Sequences that methods look at.
+SEQUENCES = 16
+# Points between two runs at which integrated gradients look.
+POINTS = 5
+# Sequences for what a dataset can't tell apart, and for probes; half of them to fit.
+POOL = 64
+# A baseline that reads the weights and exceeds this marks a benchmark as an aid to debugging.
+TRANSPARENT = 0.9
+
+
+class Basis(NamedTuple):
+    """Directions of the hooks that are looked at as one thing each.
+
+    Attributes:
+      read: (layers, items, width): values are hook @ read.T.
+      write: (layers, items, width): values change the hook by value * write.
+      signals: per layer and signal the items that hold it.
+      units: whether the items are the units.
+    """
+
+    read: Array
+    write: Array
+    signals: list[dict[str, list[int]]]
+    units: bool
+
+
+def unit_basis(circuit: Circuit) -> Basis:
+    """Every unit by itself."""
+    width = max(circuit.units)
+    eye = np.stack([np.diag(np.arange(width) < count) for count in circuit.units]).astype(float)
+    signals: list[dict[str, list[int]]] = [{} for _ in circuit.units]
+    for channel in circuit.channels:
+        if channel.role != "constant":
+            signals[channel.layer].setdefault(channel.signal, []).extend(channel.units)
+    return Basis(eye, eye, signals, True)
+
+
+def channel_basis(circuit: Circuit) -> Basis:
+    """Every channel by itself, as the circuit reads it."""
+    width, layers = max(circuit.units), len(circuit.units)
+    by_layer = [[c for c in circuit.channels if c.layer == layer] for layer in range(layers)]
+    most = max(width, *(len(channels) for channels in by_layer))
+    read, write = np.zeros((2, layers, most, width))
+    signals: list[dict[str, list[int]]] = [{} for _ in circuit.units]
+    for layer, channels in enumerate(by_layer):
+        matrix = channel_matrix(circuit, layer, channels)
+        read[layer, : len(channels), : circuit.units[layer]] = matrix
+        write[layer, : len(channels), : circuit.units[layer]] = np.linalg.pinv(matrix).T
+        for item, channel in enumerate(channels):
+            if channel.role != "constant":
+                signals[layer].setdefault(channel.signal, []).append(item)
+    return Basis(read, write, signals, False)
+
+
+def mixes(circuit: Circuit) -> bool:
+    """Whether some unit holds several channels."""
+    held = [(c.layer, unit) for c in circuit.channels for unit in c.units]
+    return len(held) != len(set(held))
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What a method says of the items of a basis.
+
+    Attributes:
+      basis: whose items.
+      nodes: per layer (items,).
+      forward: per layer (items, items of the next layer), the last (items, 1).
+      recurrent: per layer (items, items), from a token to the next.
+      zero_gradients: share of exactly zero gradients where the two runs differ; None for methods
+        that take none.
+      infinite_gradients: share of infinite or undefined ones, which count as 0.
+    """
+
+    basis: Basis
+    nodes: list[Array]
+    forward: list[Array]
+    recurrent: list[Array]
+    zero_gradients: float | None = None
+    infinite_gradients: float | None = None
+
+    def claims(self, circuit: Circuit, level: Level) -> tuple[EdgeClaim, NodeClaim]:
+        """As claims about signals or units."""
+        if level == "units":
+            units = circuit.units
+            ends = [*units[1:], None]
+            forward = [f[:n, :m] for f, n, m in zip(self.forward, units, ends, strict=True)]
+            recurrent = [r[:n, :n] for r, n in zip(self.recurrent, units, strict=True)]
+            nodes = [found[:n] for found, n in zip(self.nodes, units, strict=True)]
+            return EdgeClaim(forward=forward, recurrent=recurrent), NodeClaim(units=nodes)
+        edges = EdgeClaim(signals=self._signal_edges(circuit))
+        return edges, NodeClaim(signals=self._signal_nodes())
+
+    def _signal_nodes(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for layer, held in enumerate(self.basis.signals):
+            for name, items in held.items():
+                found[name] = max(found.get(name, 0.0), float(self.nodes[layer][items].max()))
+        return found
+
+    def _signal_edges(self, circuit: Circuit) -> dict[tuple[str, str], float]:
+        found: dict[tuple[str, str], float] = {}
+        layers = {signal.name: signal.layer for signal in circuit.signals}
+
+        def note(source: str, target: str, matrix: Array, rows: list[int], columns: Any) -> None:
+            value = float(matrix[rows][:, columns].max())
+            found[source, target] = max(found.get((source, target), 0.0), value)
+
+        for layer, held in enumerate(self.basis.signals):
+            last = layer + 1 == len(self.basis.signals)
+            above = {} if last else self.basis.signals[layer + 1]
+            for source, rows in held.items():
+                if last:
+                    note(source, OUTPUT, self.forward[layer], rows, slice(None))
+                for target, columns in above.items():
+                    if target != source and layers[target] == layer + 1:
+                        note(source, target, self.forward[layer], rows, columns)
+                for target, columns in held.items():
+                    if target != source and layers[target] == layer:
+                        note(source, target, self.recurrent[layer], rows, columns)
+        return found
+
+
+# ---------------------------------------------------------------- the methods
+
+
+class Laboratory:
+    """A network with two runs of it: on some sequences, and on the same in another order.
+
+    Attributes:
+      circuit: for the number of units of each layer and, of a `channel_basis`, its directions.
+      basis: what is looked at.
+    """
+
+    def __init__(
+        self, model: Model, inputs: Sequence[Array], basis: Basis | None = None, seed: int = 0
+    ) -> None:
+        """Run the network on the sequences.
+
+        Args:
+          model: any compiled model, or one like it.
+          inputs: one array an input, (batch, time[, width]).
+          basis: what to look at; units by default.
+          seed: of the order.
+
+        Raises:
+          InputError: there is one sequence only.
+        """
+        self.model, self.circuit, self.wiring = model, model.circuit, wiring_of(model)
+        self.basis = basis or unit_basis(model.circuit)
+        self.inputs = [np.asarray(x) for x in inputs]
+        self.batch, self.time = self.inputs[0].shape[:2]
+        if self.batch < 2:
+            raise InputError("methods take values of other sequences; give a batch of two")
+        self.rng = np.random.default_rng(seed)
+        order = self.rng.permutation(self.batch)
+        other = np.empty(self.batch, int)
+        other[order] = np.roll(order, 1)
+        self.outputs, self.hooks = held_in_parts(self.wiring, self.inputs)
+        self.other, self.other_outputs = self.hooks[:, other], self.outputs[other]
+        self.values = np.einsum("liw,lntw->lnti", self.basis.read, self.hooks)
+        size = np.abs(self.values).max(axis=(1, 2))
+        spread = self.values.std(axis=(1, 2))
+        self.varies = spread > 1e-6 * size
+        self.spread = np.where(self.varies, spread, 0.0)
+        self.scale = np.where(self.varies, spread, 1.0)
+        out = self.outputs.astype(np.float64).std(axis=(0, 1))
+        self.output_scale = np.where(out > 0, out, 1.0)
+
+    def effects(self, method: Method) -> Effects:
+        """What a method says; "probes" say nothing of this kind, see `probe`.
+
+        Raises:
+          InputError: there is no such method.
+        """
+        if method == "random":
+            return self._random()
+        if method == "weights":
+            return self._weights()
+        if method in ("zero", "mean", "resample"):
+            return self._ablated(method)
+        if method in ("attribution", "integrated"):
+            return self._attributed[method]
+        known = ", ".join(METHODS)
+        raise InputError(f"there is no method {method!r} of this kind; there are {known}")
+
+    # ------------------------------------------------------------ without running
+
+    def _random(self) -> Effects:
+        layers, items = self.basis.read.shape[:2]
+        forward = [self.rng.random((items, items)) for _ in range(layers - 1)]
+        return Effects(
+            self.basis,
+            list(self.rng.random((layers, items))),
+            [*forward, self.rng.random((items, 1))],
+            [self.rng.random((items, items)) for _ in range(layers)],
+        )
+
+    def _weights(self) -> Effects:
+        units = self.circuit.units
+        counts = units if self.basis.units else [self.basis.read.shape[1]] * len(units)
+        sizes = np.sqrt((self.values**2).mean(axis=(1, 2)))
+        layers = [
+            Sources(
+                self.basis.read[layer, :count, :width],
+                self.basis.write[layer, :count, :width],
+                self.spread[layer, :count],
+                sizes[layer, :count],
+            )
+            for layer, (count, width) in enumerate(zip(counts, units, strict=True))
+        ]
+        forward, recurrent = read_weights(self.model, layers)
+        # A node is worth the strongest path from it to the output.
+        nodes: list[Array] = []
+        behind = np.ones(forward[-1].shape[1])
+        residual = "stream" in self.circuit.hook
+        for layer in reversed(range(len(units))):
+            worth = (forward[layer] * behind).max(axis=1, initial=0.0)
+            if residual and nodes:
+                worth = np.maximum(worth, behind)
+            for _ in range(2):
+                worth = np.maximum(worth, (recurrent[layer] * worth).max(axis=1, initial=0.0))
+            nodes.append(worth)
+            behind = worth
+        return Effects(self.basis, nodes[::-1], forward, recurrent)
+
+    # ------------------------------------------------------------ ablation
+
+    def _replaced(self, how: str) -> Array:
+        """(layers, batch, time, items): what the values become."""
+        if how == "zero":
+            return np.zeros_like(self.values)
+        if how == "mean":
+            mean = self.values.mean(axis=(1, 2), keepdims=True)
+            return np.broadcast_to(mean, self.values.shape)
+        found: Array = np.einsum("liw,lntw->lnti", self.basis.read, self.other)
+        return found
+
+    def _ablated(self, how: str) -> Effects:
+        layers, items = self.basis.read.shape[:2]
+        change = self._replaced(how) - self.values
+        nodes, onto = np.zeros((2, layers, items))
+        direct = np.zeros((layers, items, layers, items))
+        places = np.argwhere(self.varies)
+        size = max(1, ROWS // self.batch)
+        for start in range(0, len(places), size):
+            layer, item = places[start : start + size].T
+            write = self.basis.write[layer, item]
+            moved = change[layer, :, :, item][..., None] * write[:, None, None]
+            nodes[layer, item] = self._total(layer, write, moved)
+            direct[layer, item], onto[layer, item] = self._direct(layer, moved)
+        return self._effects(nodes, direct, onto)
+
+    def _held(self, layer: Array, moved: Array) -> tuple[list[Array], Array]:
+        """Inputs and all hooks, with one layer's changed in each of several copies."""
+        held = np.stack([self.hooks] * len(layer), axis=1)
+        held[layer, np.arange(len(layer))] += moved
+        inputs = [np.concatenate([x] * len(layer)) for x in self.inputs]
+        return inputs, held.reshape(len(self.hooks), -1, *self.hooks.shape[2:])
+
+    def _total(self, layer: Array, write: Array, moved: Array) -> Array:
+        """(chosen,): the mean change of the outputs, in their standard deviations."""
+        inputs, held = self._held(layer, moved)
+        mask = np.zeros((len(self.hooks), len(layer), self.batch, self.wiring.width), bool)
+        mask[layer, np.arange(len(layer))] = (write != 0)[:, None]
+        outputs, _ = held_in_parts(self.wiring, inputs, held, mask.reshape(*held.shape[:2], -1))
+        return self._changed(outputs)
+
+    def _direct(self, layer: Array, moved: Array) -> tuple[Array, Array]:
+        """(chosen, layers, items) and (chosen,): the mean change of what reads the item."""
+        outputs, made = held_in_parts(self.wiring, *self._held(layer, moved))
+        change = made.reshape(len(made), len(layer), *self.hooks.shape[1:]) - self.hooks[:, None]
+        change = np.where(np.isfinite(change), change, 0.0)
+        by_item = np.abs(np.einsum("liw,lcntw->clint", self.basis.read, change, optimize=True))
+        return by_item.mean(axis=(3, 4)) / self.scale, self._changed(outputs)
+
+    def _changed(self, outputs: Array) -> Array:
+        difference = outputs.reshape(-1, *self.outputs.shape) - self.outputs
+        # What overflows is no difference that could be compared.
+        finite = np.where(np.isfinite(difference), difference, 0.0)
+        found: Array = np.abs(finite / self.output_scale).mean(axis=(1, 2, 3))
+        return found
+
+    def _effects(
+        self, nodes: Array, direct: Array, onto: Array, shares: tuple[float, float] | None = None
+    ) -> Effects:
+        layers = len(nodes)
+        forward = [direct[layer, :, layer + 1] for layer in range(layers - 1)]
+        recurrent = [direct[layer, :, layer] for layer in range(layers)]
+        zero, infinite = shares or (None, None)
+        return Effects(
+            self.basis, list(nodes), [*forward, onto[-1][:, None]], recurrent, zero, infinite
+        )
+
+    # ------------------------------------------------------------ attribution
+
+    @cached_property
+    def _attributed(self) -> dict[str, Effects]:
+        """By gradients at the first run, and averaged over runs between the two."""
+        layers, items = self.basis.read.shape[:2]
+        # The first point is the run itself; the others lie in the middles of equal intervals.
+        points = np.concatenate([[0.0], (np.arange(POINTS) + 0.5) / POINTS])
+        other = np.einsum("liw,lntw->lnti", self.basis.read, self.other)
+        difference = np.where(self.varies[:, None, None], other - self.values, 0.0)
+        with self.model.device_mode():
+            dtype = self.model.dtype
+            weights = np.sign(self.other_outputs.astype(np.float64) - self.outputs)
+            weights /= self.output_scale
+            prepared = self.wiring.prepared(
+                [np.concatenate([x] * len(points)) for x in self.inputs]
+            )
+            towards = np.concatenate([p * (self.other[0] - self.hooks[0]) for p in points])
+            shifts = np.zeros((layers, *towards.shape))
+            shifts[0] = towards
+            arrays = [
+                jnp.asarray(array, dtype)
+                for array in (
+                    shifts,
+                    np.concatenate([weights] * len(points)),
+                    self.basis.read,
+                    self.basis.write,
+                    difference,
+                )
+            ]
+            places = np.argwhere(self.varies[1:]) + np.array([1, 0])
+            gradients, found, onto = (
+                np.asarray(array, np.float64)
+                for array in self._attribute(prepared, *arrays, jnp.asarray(places, jnp.int32))
+            )
+        results = {}
+        for number, name in enumerate(("attribution", "integrated")):
+            gradient = gradients[number]
+            nodes = np.abs(np.nan_to_num(gradient, nan=0, posinf=0, neginf=0) * difference)
+            direct = np.zeros((layers, items, layers, items))
+            for place, (layer, item) in enumerate(places):
+                direct[:, :, layer, item] = found[place, number]
+            counted = gradient[difference != 0]
+            shares = (
+                float((counted == 0).mean()) if counted.size else 0.0,
+                float((~np.isfinite(counted)).mean()) if counted.size else 0.0,
+            )
+            results[name] = self._effects(nodes.mean(axis=(1, 2)), direct, onto[number], shares)
+        return results
+
+    @cached_property
+    def _attribute(self) -> Any:
+        batch = self.batch
+
+        def split(rows: jax.Array) -> jax.Array:
+            """(layers, points * batch, …) to that of the first point, and the mean of the rest."""
+            parts = rows.reshape(rows.shape[0], -1, batch, *rows.shape[2:])
+            return jnp.stack([parts[:, 0], parts[:, 1:].mean(axis=1)])
+
+        @jax.jit
+        def attribute(
+            prepared: Any,
+            shifts: Any,
+            weights: Any,
+            read: Any,
+            write: Any,
+            difference: Any,
+            places: Any,
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            def metric(shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
+                outputs, hooks = self.wiring.shifted(prepared, shifts)
+                return (outputs * weights).sum(), hooks
+
+            gradients, hooks = jax.grad(metric, has_aux=True)(shifts)
+            by_item = jnp.einsum("liw,lntw->lnti", write, gradients)
+            _, pullback = jax.vjp(partial(self.wiring.remade, prepared), hooks)
+            nothing = jnp.zeros_like(hooks)
+
+            def scored(cotangent: tuple[jax.Array, jax.Array]) -> jax.Array:
+                (back,) = pullback(cotangent)
+                back = split(jnp.einsum("liw,lntw->lnti", write, back))
+                back = jnp.where(jnp.isfinite(back), back, 0)
+                return jnp.abs(back * difference[None]).mean(axis=(2, 3))
+
+            def onto(place: jax.Array) -> jax.Array:
+                layer, item = place[0], place[1]
+                sensitive = by_item[layer, :, :, item]
+                sensitive = jnp.where(jnp.isfinite(sensitive), sensitive, 0)
+                row = sensitive[..., None] * read[layer, item][None, None]
+                return scored((jnp.zeros_like(weights), nothing.at[layer].set(row)))
+
+            edges = lax.map(onto, places)
+            return split(by_item), edges, scored((weights, nothing))
+
+        return attribute
+
+
+# ---------------------------------------------------------------- probes
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Ridge regressions from the layer that makes a signal to its values.
+
+    Attributes:
+      claim: the readouts.
+      r2: share of the variance explained on sequences that were not fitted, averaged over signals.
+      control: the same of the control task, a random number for every kind of input token.
+    """
+
+    claim: ProbeClaim
+    r2: float
+    control: float
+
+
+def probe(
+    model: Model,
+    inputs: Sequence[Array],
+    hooks: Sequence[Array],
+    values: dict[str, Array],
+    classes: Classes,
+    seed: int = 0,
+) -> Probes:
+    """Fit a linear probe to every signal that varies; half of the sequences are held back.
+
+    Hewitt and Liang 2019, "Designing and interpreting probes with control tasks": a probe tells
+    about the representation as far as it does better than on the control task.
+
+    Args:
+      model: any compiled model.
+      inputs: one array an input.
+      hooks: of the inputs, per layer (batch, time, units).
+      values: from `capture`, by signal.
+      classes: of the signals; those that never change are left out.
+      seed: of the control task.
+
+    Raises:
+      LsrlError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import Ridge
+    except ImportError as error:
+        raise LsrlError(
+            "probes need scikit-learn; install it with pip install 'lsrl[interpret]'"
+        ) from error
+    half = len(inputs[0]) // 2
+    rng = np.random.default_rng(seed)
+    kinds = _token_kinds(inputs)
+    control = rng.standard_normal(kinds.max() + 1)[kinds][..., None]
+    readouts: dict[str, Readout] = {}
+    explained: list[float] = []
+    controlled: list[float] = []
+    for signal in model.circuit.signals:
+        if classes.signals.get(signal.name, CONSTANT) == CONSTANT:
+            continue
+        hook = hooks[signal.layer].astype(np.float64)
+        spread = hook.std(axis=(0, 1))
+        # Constants and units that say nothing have no place in a regression.
+        scale = np.where(spread > 1e-6 * np.abs(hook).max(axis=(0, 1)), spread, np.inf)
+        middle = hook.mean(axis=(0, 1))
+        features = ((hook - middle) / scale).reshape(*hook.shape[:2], -1)
+        for target, into in ((values[signal.name], explained), (control, controlled)):
+            fitted = Ridge(alpha=1e-3).fit(_flat(features[:half]), _flat(target[:half]))
+            weights = np.atleast_2d(fitted.coef_)
+            got = _flat(features[half:]) @ weights.T + fitted.intercept_
+            wanted = _flat(target[half:])
+            total = ((wanted - wanted.mean(axis=0)) ** 2).sum()
+            if total:
+                into.append(1 - float(((got - wanted) ** 2).sum()) / float(total))
+            if into is explained:
+                weights = weights.T / scale[:, None]
+                bias = np.atleast_1d(fitted.intercept_) - middle @ weights
+                readouts[signal.name] = Readout(signal.layer, weights, bias)
+    return Probes(
+        ProbeClaim(readouts), *(float(np.mean(x)) if x else 0.0 for x in (explained, controlled))
+    )
+
+
+def _flat(values: Array) -> Array:
+    return values.reshape(-1, values.shape[-1])
+
+
+def _token_kinds(inputs: Sequence[Array]) -> Array:
+    """(batch, time) int: equal where all inputs are, vectors to eighths."""
+    parts = [np.rint(8 * x.reshape(*x.shape[:2], -1)).astype(np.int64) for x in inputs]
+    rows = np.concatenate(parts, axis=-1)
+    _, kinds = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0, return_inverse=True)
+    found: Array = kinds.reshape(rows.shape[:2])
+    return found
+
+
+# ---------------------------------------------------------------- over many models
+
+
+class Case(NamedTuple):
+    """A model to try methods on.
+
+    Attributes:
+      program: its name; intervals are clustered by it.
+      target: the target's name.
+      variant: "plain", "rotated", ...
+      model: with its `circuit`.
+      sampler: of inputs that keep the program's promises.
+    """
+
+    program: str
+    target: str
+    variant: str
+    model: Model
+    sampler: Sampler
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim of one method on one model; None where a number has no meaning.
+
+    Attributes:
+      program: see `Case`.
+      target: see `Case`.
+      variant: see `Case`.
+      method: see `METHODS`.
+      kind: "edges", "nodes" or "probes".
+      level: "signals" or "units".
+      candidates: pairs or nodes that are scored.
+      positives: those that are true.
+      roc_auc: area under the ROC curve; of probes, whether they look at the units that hold the
+        signal.
+      pr_auc: average precision.
+      precision: at the threshold of the best F1.
+      recall: likewise.
+      faithfulness: share of outputs that stay when the rest is taken out, at that threshold.
+      zero_gradients: share of exactly zero gradients where two runs differ.
+      infinite_gradients: share of infinite ones.
+      r2: of probes, on sequences held back.
+      selectivity: of probes, r2 less that of the control task.
+    """
+
+    program: str
+    target: str
+    variant: str
+    method: str
+    kind: str
+    level: str
+    candidates: int = 0
+    positives: int = 0
+    roc_auc: float | None = None
+    pr_auc: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    faithfulness: float | None = None
+    zero_gradients: float | None = None
+    infinite_gradients: float | None = None
+    r2: float | None = None
+    selectivity: float | None = None
+
+
+def evaluate_methods(
+    cases: Sequence[Case],
+    methods: Sequence[Method] = METHODS,
+    *,
+    seed: int = 0,
+    faithful: bool = True,
+    progress: Callable[[Case, list[Row]], None] | None = None,
+) -> list[Row]:
+    """Score methods on models.
+
+    Args:
+      cases: the models.
+      methods: see METHODS.
+      seed: of inputs and of what is random in a method.
+      faithful: whether to measure the faithfulness of claims about units.
+      progress: called after each model, with its rows.
+
+    Returns:
+      One row a model, method, kind and level.
+
+    Raises:
+      InputError: there is no such method.
+    """
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise InputError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    rows = []
+    for case in cases:
+        found = _evaluated(case, methods, seed, faithful)
+        rows += found
+        if progress is not None:
+            progress(case, found)
+    return rows
+
+
+def _evaluated(case: Case, methods: Sequence[Method], seed: int, faithful: bool) -> list[Row]:
+    model, circuit = case.model, case.model.circuit
+    pool = [np.asarray(x) for x in case.sampler(POOL, seed)]
+    _, made = held_in_parts(wiring_of(model), pool)
+    hooks = [hook[..., :units] for hook, units in zip(made, circuit.units, strict=True)]
+    values = decoded(circuit, hooks)
+    classes = equivalence_classes(circuit, values)
+    truth = Truth(circuit, classes)
+    inputs = [x[:SEQUENCES] for x in pool]
+    units = Laboratory(model, inputs, seed=seed)
+    looked: dict[Level, Laboratory] = {"units": units, "signals": units}
+    if mixes(circuit):
+        looked["signals"] = Laboratory(model, inputs, channel_basis(circuit), seed=seed)
+    ablation = Ablation(model, truth, inputs, seed)
+    rows = []
+    for method in methods:
+        blank = Row(case.program, case.target, case.variant, method, "", "")
+        if method == "probes":
+            half = POOL // 2
+            probes = probe(model, pool, hooks, values, classes, seed)
+            held = {name: found[half:] for name, found in values.items()}
+            scored = score_probes(
+                circuit, probes.claim, [h[half:] for h in hooks], held, classes=classes
+            )
+            selectivity = probes.r2 - probes.control
+            rows.append(
+                replace(
+                    blank,
+                    kind="probes",
+                    level="signals",
+                    candidates=scored.signals,
+                    roc_auc=scored.location,
+                    r2=scored.r2,
+                    selectivity=selectivity,
+                )
+            )
+            continue
+        for level, laboratory in looked.items():
+            effects = laboratory.effects(method)
+            claims = effects.claims(circuit, level)
+            if method == "random" and level == "signals":
+                # The greatest of many units would favour wide signals.
+                claims = _shuffled(*claims, laboratory.rng)
+            named: tuple[tuple[str, EdgeClaim | NodeClaim], ...] = (
+                ("edges", claims[0]),
+                ("nodes", claims[1]),
+            )
+            for kind, claim in named:
+                found = score_on(truth, claim)
+                kept = None
+                if faithful and level == "units":
+                    kept = ablation.share(claim, found.threshold)
+                rows.append(
+                    replace(
+                        blank,
+                        kind=kind,
+                        level=level,
+                        candidates=found.candidates,
+                        positives=found.positives,
+                        roc_auc=found.roc_auc,
+                        pr_auc=found.pr_auc,
+                        precision=found.precision,
+                        recall=found.recall,
+                        faithfulness=kept,
+                        zero_gradients=effects.zero_gradients,
+                        infinite_gradients=effects.infinite_gradients,
+                    )
+                )
+    return rows
+
+
+def _shuffled(
+    edges: EdgeClaim, nodes: NodeClaim, rng: np.random.Generator
+) -> tuple[EdgeClaim, NodeClaim]:
+    """Claims about the same signals with random numbers."""
+    return (
+        EdgeClaim(signals={pair: float(rng.random()) for pair in edges.signals or {}}),
+        NodeClaim(signals={name: float(rng.random()) for name in nodes.signals or {}}),
+    )
+
+
+# ---------------------------------------------------------------- reports
+
+
+class Interval(NamedTuple):
+    """A mean over programs, each counted once, with a 95 % interval.
+
+    Attributes:
+      mean: of the programs' means.
+      low: 2.5 % of the resampled means are below.
+      high: 2.5 % are above.
+      programs: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    programs: int
+
+
+def interval(
+    values: Sequence[float], programs: Sequence[str], seed: int = 0, draws: int = 2000
+) -> Interval | None:
+    """The mean of values that come from programs, by a bootstrap that draws whole programs.
+
+    Models of one program are alike, so that as many values of it are no more evidence than a few.
+
+    Args:
+      values: finite.
+      programs: of which program each value is.
+      seed: of the bootstrap.
+      draws: how often to resample.
+
+    Returns:
+      None if there are no values.
+    """
+    by_program: dict[str, list[float]] = {}
+    for value, program in zip(values, programs, strict=True):
+        by_program.setdefault(program, []).append(value)
+    if not by_program:
+        return None
+    means = np.array([np.mean(found) for found in by_program.values()])
+    rng = np.random.default_rng(seed)
+    drawn = means[rng.integers(0, len(means), (draws, len(means)))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(means.mean()), float(low), float(high), len(means))
+
+
+def summary(
+    rows: Sequence[Row], by: Sequence[str], measure: str
+) -> dict[tuple[str, ...], Interval]:
+    """Intervals of a measure, by some attributes of `Row`; rows without a value are left out."""
+    found: dict[tuple[str, ...], tuple[list[float], list[str]]] = {}
+    for row in rows:
+        value = getattr(row, measure)
+        if value is not None:
+            key = tuple(getattr(row, name) for name in by)
+            values, programs = found.setdefault(key, ([], []))
+            values.append(value)
+            programs.append(row.program)
+    intervals = {key: interval(*both) for key, both in found.items()}
+    return {key: known for key, known in intervals.items() if known is not None}
+
+
+def transparent(rows: Sequence[Row]) -> dict[tuple[str, str], bool]:
+    """By target and variant, whether reading the weights finds the edges.
+
+    Where its mean ROC-AUC for edges exceeds TRANSPARENT at either level, the variant is an aid to
+    debugging and no benchmark.
+    """
+    weights = [row for row in rows if row.method == "weights" and row.kind == "edges"]
+    found: dict[tuple[str, str], bool] = {}
+    for (target, variant, _), known in summary(
+        weights, ("target", "variant", "level"), "roc_auc"
+    ).items():
+        found[target, variant] = found.get((target, variant), False) or known.mean > TRANSPARENT
+    return found
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """All rows, as comma-separated values; empty where there is none."""
+    names = [field.name for field in fields(Row)]
+    lines = [",".join(names)]
+    for row in rows:
+        values = asdict(row)
+        lines.append(",".join(_cell(values[name]) for name in names))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def to_markdown(rows: Sequence[Row], by: Sequence[str] = ("method",)) -> str:
+    """The means over programs with their intervals, as a table."""
+    measures = {
+        ("edges", "signals", "roc_auc"): "edges of signals, ROC-AUC",
+        ("edges", "units", "roc_auc"): "edges of units, ROC-AUC",
+        ("edges", "units", "pr_auc"): "PR-AUC",
+        ("edges", "units", "faithfulness"): "faithfulness",
+        ("nodes", "units", "roc_auc"): "units, ROC-AUC",
+        ("nodes", "units", "faithfulness"): "faithfulness ",
+    }
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        if row.method != "probes":
+            cells.setdefault(tuple(getattr(row, name) for name in by), {})
+    for (kind, level, measure), title in measures.items():
+        chosen = [row for row in rows if row.kind == kind and row.level == level]
+        for key, known in summary(chosen, by, measure).items():
+            cells[key][title] = shown(known)
+    head = ["| " + " | ".join([*by, *measures.values()]) + " |"]
+    head.append("|" + " --- |" * (len(by) + len(measures)))
+    body = [
+        "| " + " | ".join([*key, *(found.get(title, "–") for title in measures.values())]) + " |"
+        for key, found in cells.items()
+    ]
+    return "\n".join([*head, *body])
+
+
+def shown(known: Interval) -> str:
+    """A mean with its interval, to two digits."""
+    return f"{known.mean:.2f} ({known.low:.2f}–{known.high:.2f})"
