@@ -31,12 +31,15 @@ class Patch(NamedTuple):
       tokens: (batch, time) bool, when.
       units: (batch, units) bool, which entries; units of the widest hook.
       values: (batch, time, units), what to.
+      basis: None, or (units, elements) and (elements, units): `units` and `values` then speak of
+        elements hook @ basis[0], and a change of an element changes the hook by its row of basis[1].
     """
 
     layer: Any
     tokens: Any
     units: Any
     values: Any
+    basis: Any = None
 
 
 class Wiring:
@@ -77,6 +80,7 @@ class Wiring:
                     jnp.asarray(p.tokens.T),
                     jnp.asarray(p.units),
                     jnp.moveaxis(jnp.asarray(p.values, model.dtype), 1, 0),
+                    jax.tree.map(lambda x: jnp.asarray(x, model.dtype), p.basis),
                 )
                 for p in patches
             )
@@ -96,7 +100,13 @@ class Wiring:
                 units = hook.shape[-1]
                 for patch, when, to in zip(patches, tokens, values, strict=True):
                     where = (patch.layer == number)[:, None] & when[:, None]
-                    hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
+                    if patch.basis is None:
+                        hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
+                        continue
+                    decode, encode = patch.basis
+                    now = hook @ decode[:units]
+                    change = jnp.where(where & patch.units, to - now, 0)
+                    hook = hook + change @ encode[:, :units]
                 return hook
 
             outputs, state, seen = self._step(parameters, state, read, put)
@@ -186,5 +196,5 @@ class Wiring:
         for channel in self.circuit.channels:
             for entry, weight in zip(channel.memory, channel.memory_weights, strict=True):
                 for unit, own in zip(channel.units, channel.weights, strict=True):
-                    found[channel.layer, unit, entry] = own / weight
+                    found[channel.layer, unit, entry] += own / weight
         return found
