@@ -12,8 +12,8 @@ class Measured:
     Attributes:
       sequences: how many.
       length: tokens of each.
-      accuracy: share of tokens whose outputs are right: off by less than half a grid step, or 5 % of
-        the range of a continuous output.
+      accuracy: share of tokens whose outputs are right: off by less than half a grid step, or 5 %
+        of the range of a continuous output.
       equal: whether every output is the program's bit for bit.
       error: greatest difference of an output; infinite where one is NaN.
       right_length: tokens up to which every sequence is right.
@@ -78,8 +78,8 @@ class Card:
             [
                 self.title,
                 f"exact        {'yes' if self.exact else 'no'}",
-                f"accuracy     {found.accuracy:.4%} of the tokens of {found.sequences} sequences of "
-                f"{found.length} tokens{', every output equal' if found.equal else ''}",
+                f"accuracy     {found.accuracy:.4%} of the tokens of {found.sequences} sequences "
+                f"of {found.length} tokens{', every output equal' if found.equal else ''}",
                 f"error        {found.error:.3g} at most (right below {self.tolerance:g})",
                 f"right up to  {found.right_length} tokens",
                 *(f"note         {note}" for note in self.notes),

@@ -32,7 +32,8 @@ class Patch(NamedTuple):
       units: (batch, units) bool, which entries; units of the widest hook.
       values: (batch, time, units), what to.
       basis: None, or (units, elements) and (elements, units): `units` and `values` then speak of
-        elements hook @ basis[0], and a change of an element changes the hook by its row of basis[1].
+        elements hook @ basis[0], and a change of an element changes the hook by its row of
+        basis[1].
     """
 
     layer: Any

@@ -9,5 +9,6 @@ that a variant is made of stays as it is.
 from lsrl.card import Card, Measured
 from lsrl.interpret.variants.base import measured, random_sampler
 from lsrl.interpret.variants.permute import permuted
+from lsrl.interpret.variants.rotate import rotated
 
-__all__ = ["Card", "Measured", "measured", "permuted", "random_sampler"]
+__all__ = ["Card", "Measured", "measured", "permuted", "random_sampler", "rotated"]

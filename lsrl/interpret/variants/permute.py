@@ -245,7 +245,7 @@ def _moved_linear(module: LinearNetwork, rng: np.random.Generator, scaled: bool 
 def _hidden_move(
     rng: np.random.Generator, recurrent: Array, rectified: Array, octaves: int
 ) -> Move:
-    """Units that read each other are scaled alike: rings then stay rings, which run in closed form."""
+    """Units that read each other are scaled alike: a ring then stays one, and runs as one."""
     units = len(recurrent)
     free = np.ones(units, bool)
     free[rectified] = False
