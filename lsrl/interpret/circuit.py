@@ -69,8 +69,8 @@ class Channel:
       layer: 0 is what the input map makes.
       signal: whose element it holds.
       element: which.
-      role: "made" here, or "carried" from the layer before; "constant", or a "distractor", which
-        the program's output does not depend on.
+      role: "made" here, or "carried" from the layer before; "constant", or a "distractor", made or
+        carried, which the program's output does not depend on.
       units: entries of the layer's hook (see `Circuit.hook`); a sign pair or gate pair has two.
       weights: one a unit.
       offset: added to them.
@@ -196,8 +196,14 @@ class Circuit:
         return tuple(
             channel
             for channel in self.channels
-            if channel.signal == wanted and (channel.role != "carried" or not made)
+            if channel.signal == wanted and (not made or self.makes(channel))
         )
+
+    def makes(self, channel: Channel) -> bool:
+        """Whether a channel is where its element is made, and not a copy carried on."""
+        if channel.role == "distractor":
+            return channel.layer == self.by_name[channel.signal].layer
+        return channel.role != "carried"
 
     def graph(self) -> nx.MultiDiGraph:
         """Signals as nodes and edges between them, each with its attributes."""

@@ -322,7 +322,7 @@ def decoded(circuit: Circuit, hooks: Sequence[Array]) -> dict[str, Array]:
         if signal.kind != "constant"
     }
     for channel in circuit.channels:
-        if channel.role == "made" and channel.signal in found:
+        if channel.signal in found and circuit.makes(channel):
             units = hooks[channel.layer][..., channel.units].astype(np.float64)
             values = units @ np.array(channel.weights) + channel.offset
             found[channel.signal][..., channel.element] = values

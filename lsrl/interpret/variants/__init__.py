@@ -8,7 +8,21 @@ that a variant is made of stays as it is.
 
 from lsrl.card import Card, Measured
 from lsrl.interpret.variants.base import measured, random_sampler
+from lsrl.interpret.variants.combine import join, merged, padded
+from lsrl.interpret.variants.noise import noised, safe_level
 from lsrl.interpret.variants.permute import permuted
 from lsrl.interpret.variants.rotate import rotated
 
-__all__ = ["Card", "Measured", "measured", "permuted", "random_sampler", "rotated"]
+__all__ = [
+    "Card",
+    "Measured",
+    "join",
+    "measured",
+    "merged",
+    "noised",
+    "padded",
+    "permuted",
+    "random_sampler",
+    "rotated",
+    "safe_level",
+]

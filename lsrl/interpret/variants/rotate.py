@@ -71,8 +71,8 @@ def rotated(
     width = module.width
     if basis == "hadamard" and width <= BLOCKS[-1]:
         raise InputError(
-            f"rotated: {model.program.name} on {model.target} has a stream of {width} channels, one "
-            "of them constant, and no block of 4 fits the others; take basis='random'"
+            f"rotated: {model.program.name} on {model.target} has a stream of {width} channels, "
+            "one of them constant, and no block of 4 fits the others; take basis='random'"
         )
     if basis == "random":
         matrix, block, exact = _random(width, rng), width - 1, False
@@ -115,7 +115,7 @@ def _random(width: int, rng: np.random.Generator) -> Array:
 
 
 def _hadamard(width: int, block: int, rng: np.random.Generator) -> Array:
-    """(width, width): as many blocks of a size as fit, then smaller ones, over shuffled channels."""
+    """(width, width): as many blocks of a size as fit, then smaller ones; channels shuffled."""
     found = np.zeros((width, width))
     found[0, 0] = 1.0
     channels, units = 1 + rng.permutation(width - 1), 1 + rng.permutation(width - 1)
