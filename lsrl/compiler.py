@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from lsrl import cache as model_cache
 from lsrl import storage
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
-from lsrl.certificate import certify
+from lsrl.card import Card
+from lsrl.certificate import Certificate, certify
 from lsrl.errors import LsrlError, Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
-from lsrl.model import Model, Path, Report
+from lsrl.model import Alteration, Model, Path, Report
 from lsrl.numerics import numerics_of
 from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
@@ -167,9 +169,27 @@ def load(path: Path) -> Model:
         )
     except (LsrlError, IndexError, KeyError) as error:
         raise storage.bad(path, f"this version compiles it to another network ({error})") from error
+    if saved.alteration is not None:
+        return _altered(path, model, saved)
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model
+
+
+def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
+    """The saved network, whose parameters need not have the shapes of the compiled one's."""
+    from lsrl.interpret.circuit import Circuit
+
+    found = saved.alteration or {}
+    try:
+        circuit = Circuit.from_json(json.dumps(found["circuit"]), str(path))
+        card = Card.from_json(found["card"])
+        certificate = Certificate.from_json(found["certificate"])
+        with model.device_mode():
+            module = model.module.rebuilt(saved.parameters)
+    except (LsrlError, KeyError, TypeError, ValueError) as error:
+        raise storage.bad(path, f"its alteration can't be read ({error})") from error
+    return model.altered(module, Alteration(circuit, card), certificate)
 
 
 class _Stages:

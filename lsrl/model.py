@@ -1,6 +1,7 @@
 """The compiled model: run, step, generate, test, save and load."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from lsrl import huggingface_export, storage, torch_export
+from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
@@ -43,6 +45,18 @@ class Report:
     seconds: dict[str, float]
 
 
+class Alteration(NamedTuple):
+    """What makes an altered network: how it came about, and what its channels hold.
+
+    Attributes:
+      circuit: the ground truth of the altered network.
+      card: what was done and how right it is; see `lsrl.interpret.variants`.
+    """
+
+    circuit: "Circuit"
+    card: Card
+
+
 class State(NamedTuple):
     """The state of a model between tokens.
 
@@ -69,6 +83,7 @@ class Model:
       certificate: what is proven.
       numerics: the dtype's format.
       module: the flax nnx module that runs it; its parameters can be replaced.
+      alteration: of a network that the compiler did not make as it is; else None.
     """
 
     def __init__(
@@ -81,8 +96,9 @@ class Model:
         numerics: Numerics,
         module: Any,
         report: Report,
+        alteration: Alteration | None = None,
     ) -> None:
-        """Made by `lsrl.compile`."""
+        """Made by `lsrl.compile`, or by `altered`."""
         self.program = program
         self.target = target
         self.options = options
@@ -91,6 +107,29 @@ class Model:
         self.numerics = numerics
         self.module = module
         self.compilation = report
+        self.alteration = alteration
+
+    def altered(
+        self, module: Any, alteration: Alteration, certificate: Certificate | None = None
+    ) -> "Model":
+        """Another model of the same program, with another network; this one stays as it is.
+
+        Args:
+          module: the network.
+          alteration: its circuit and card.
+          certificate: what is proven of it; this model's if None.
+        """
+        return Model(
+            self.program,
+            self.target,
+            self.options,
+            self.schedule,
+            self.certificate if certificate is None else certificate,
+            self.numerics,
+            module,
+            self.compilation,
+            alteration,
+        )
 
     @property
     def dtype(self) -> str:
@@ -120,7 +159,14 @@ class Model:
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """The signal in each channel of each layer."""
+        if self.alteration is not None:
+            return self.alteration.circuit.labels()
         return self.schedule.labels()
+
+    @property
+    def card(self) -> Card | None:
+        """What was done to the compiled network; None if nothing was."""
+        return None if self.alteration is None else self.alteration.card
 
     def run(
         self,
@@ -309,9 +355,10 @@ class Model:
         Raises:
           OSError: the file can't be written.
         """
+        alteration = self.alteration
         storage.save(
             path,
-            self.module.parameter_arrays(),
+            self.module.parameter_arrays() if alteration is None else self.module.arrays(),
             program=self.program,
             target=self.target,
             options=self.options,
@@ -319,6 +366,13 @@ class Model:
             levels=self.schedule.levels,
             labels=self.labels,
             certificate=str(self.certificate),
+            alteration=None
+            if alteration is None
+            else {
+                "circuit": json.loads(alteration.circuit.to_json()),
+                "card": alteration.card.to_json(),
+                "certificate": self.certificate.to_json(),
+            },
         )
 
     def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:
@@ -344,6 +398,11 @@ class Model:
 
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
+        if format == "huggingface" and self.alteration is not None:
+            raise InputError(
+                f"export: a checkpoint follows the compiler's layout, and this network is "
+                f"{self.alteration.card.title}; export the model that it was made of"
+            )
         if format == "torch" and isinstance(self.module, CellNetwork):
             torch_export.write(
                 path,
@@ -387,6 +446,8 @@ class Model:
     @cached_property
     def circuit(self) -> "Circuit":
         """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
+        if self.alteration is not None:
+            return self.alteration.circuit
         from lsrl.interpret.locate import circuit_of
 
         return circuit_of(self)

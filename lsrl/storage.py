@@ -38,6 +38,7 @@ class SavedModel(NamedTuple):
     dtype: str
     levels: Levels
     parameters: dict[str, Array]
+    alteration: dict[str, Any] | None
 
 
 def save(
@@ -51,6 +52,7 @@ def save(
     levels: Levels,
     labels: tuple[tuple[str, ...], ...],
     certificate: str,
+    alteration: dict[str, Any] | None = None,
 ) -> None:
     """Write a model whole or not at all: to a file beside the old one, then put in its place."""
     header = {
@@ -64,6 +66,7 @@ def save(
         "levels": [[node, *position] for node, position in sorted(levels.items())],
         "labels": labels,
         "certificate": certificate,
+        **({} if alteration is None else {"alteration": alteration}),
     }
     text = json.dumps(header)
     # safetensors has no bfloat16 in numpy; the bits travel as uint16.
@@ -106,6 +109,7 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
             dtype,
             {node: (reads, last) for node, reads, last in header["levels"]},
             {name: _unbits(array, dtype) for name, array in arrays.items()},
+            header.get("alteration"),
         )
     except FormatError:
         raise

@@ -327,6 +327,48 @@ class CellNetwork(nnx.Module):
             for name, owner, attribute in self._owners()
         }
 
+    def arrays(self) -> dict[str, Array]:
+        """All that `rebuilt` needs."""
+        return self.parameter_arrays()
+
+    def rebuilt(self, arrays: Mapping[str, Any]) -> "CellNetwork":
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `parameter_arrays`.
+
+        Raises:
+          ShapeError: an array has a shape that no cell of this width has.
+          KeyError: an array is missing.
+        """
+        kinds = self.structure.inputs
+        maps = InputMaps(
+            *(
+                tuple(
+                    arrays[f"inputs.{number}.{held}"] if kind == held else None
+                    for number, kind in enumerate(kinds)
+                )
+                for held in ("table", "kernel")
+            )
+        )
+        side = "dense_h" if self.structure.kind == "lstm" else "dense_i"
+        depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
+        layers = tuple(
+            GateWeights(
+                arrays[f"cells.{number}.dense_i.kernel"],
+                arrays[f"cells.{number}.dense_h.kernel"],
+                arrays[f"cells.{number}.{side}.bias"],
+            )
+            for number in range(depth)
+        )
+        weights = CellWeights(maps, layers, arrays["output_kernel"], arrays["output_bias"])
+        network = CellNetwork(self.structure.kind, weights, self.dtype)
+        # It checks that each shape is what the cells' own would be.
+        network.replace_parameters(
+            {name: arrays[name] for name in network.parameter_arrays() if name in arrays}
+        )
+        return network
+
     def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
         """Set parameters by flat name.
 

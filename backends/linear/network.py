@@ -183,6 +183,50 @@ class LinearNetwork(nnx.Module):
         """All parameters by flat name, as numpy arrays of the network's dtype."""
         return {name: np.asarray(value) for name, value in self.parameters().items()}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
+        found = self.parameter_arrays()
+        for number, layer in enumerate(self.structure.layers):
+            for name in ("relu", "left", "right"):
+                found[f"layers.{number}.{name}"] = np.array(
+                    getattr(layer, name), bool if name == "relu" else np.int64
+                )
+        return found
+
+    def rebuilt(self, arrays: Mapping[str, Any]) -> "LinearNetwork":
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `arrays`.
+
+        Raises:
+          ShapeError: the shapes don't fit together.
+          KeyError: an array is missing.
+        """
+        kinds = self.structure.inputs
+        fields = (
+            "input_kernel", "recurrent_kernel", "bias", "initial_state", "relu", "left", "right",
+        )  # fmt: skip
+        depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
+        weights = NetworkWeights(
+            tuple(
+                arrays[f"inputs.{i}.table"] if kind == "table" else None
+                for i, kind in enumerate(kinds)
+            ),
+            tuple(
+                arrays[f"inputs.{i}.kernel"] if kind == "kernel" else None
+                for i, kind in enumerate(kinds)
+            ),
+            arrays["input_bias"],
+            tuple(
+                LayerWeights(**{name: arrays[f"layers.{i}.{name}"] for name in fields})
+                for i in range(depth)
+            ),
+            arrays["output_kernel"],
+            arrays["output_bias"],
+        )
+        return LinearNetwork(weights, self.dtype)
+
     def replace_parameters(self, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
         """Set parameters by flat name.
 

@@ -476,15 +476,10 @@ class ResidualNetwork(nnx.Module, Network):
 
     def _places(self) -> dict[str, tuple[Any, str, int | None]]:
         """Per name of a parameter its owner, the attribute there, and the layer if it is of one."""
-        places: dict[str, tuple[Any, str, int | None]] = {}
-        tokens = 0
-        for number, kind in enumerate(self.structure.inputs):
-            if kind:
-                # The first table is the reference's embedding; the reference has no others.
-                first = kind == "tables" and not tokens
-                name = self.embedding_name if first else f"{kind}.{number}"
-                tokens += kind == "tables"
-                places[name] = (self.input_maps, f"{number}", None)
+        places: dict[str, tuple[Any, str, int | None]] = {
+            name: (self.input_maps, f"{number}", None)
+            for name, number in self.input_names().items()
+        }
         places["input_bias"] = (self, "input_bias", None)
         for layer in range(self.depth):
             for name in self.layers:
@@ -492,6 +487,17 @@ class ResidualNetwork(nnx.Module, Network):
         places[self.final_norm_name] = (self, "final_norm", None)
         places["output_kernel"] = (self, "output_kernel", None)
         return places
+
+    def input_names(self) -> dict[str, int]:
+        """Names of the inputs' tables and kernels, with the number of the input."""
+        found, tokens = {}, 0
+        for number, kind in enumerate(self.structure.inputs):
+            if kind:
+                # The first table is the reference's embedding; the reference has no others.
+                first = kind == "tables" and not tokens
+                found[self.embedding_name if first else f"{kind}.{number}"] = number
+                tokens += kind == "tables"
+        return found
 
     def parameter_arrays(self) -> dict[str, Array]:
         """All parameters, as numpy arrays, by the names of the reference class where it has them.
@@ -506,6 +512,47 @@ class ResidualNetwork(nnx.Module, Network):
                 whole[key] = np.asarray(value_of(getattr(owner, attribute)))
             arrays[name] = whole[key] if layer is None else whole[key][layer]
         return arrays
+
+    def arrays(self) -> dict[str, Array]:
+        """All that `rebuilt` needs."""
+        return self.parameter_arrays()
+
+    def rebuilt(self, arrays: Mapping[str, Any]) -> "ResidualNetwork":
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `parameter_arrays`.
+
+        Raises:
+          ShapeError: the shapes don't fit together.
+          KeyError: an array is missing.
+        """
+        names = {places: name for name, places in self.input_names().items()}
+        kinds = self.structure.inputs
+        prefix = f"{self.layers_name}."
+        blocks: dict[int, dict[str, Array]] = {}
+        for name, array in arrays.items():
+            if name.startswith(prefix):
+                number, _, rest = name.removeprefix(prefix).partition(".")
+                blocks.setdefault(int(number), {})[rest] = array
+        maps = {
+            kind: tuple(
+                arrays[names[number]] if own == kind else None for number, own in enumerate(kinds)
+            )
+            for kind in ("tables", "kernels")
+        }
+        return type(self)(
+            ResidualWeights(
+                maps["tables"],
+                maps["kernels"],
+                arrays["input_bias"],
+                tuple(blocks[number] for number in range(len(blocks))),
+                arrays[self.final_norm_name],
+                arrays["output_kernel"],
+                self.structure.embedding_scale,
+                self.structure.eps,
+            )
+        )
 
     def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
         """Set parameters by name.
