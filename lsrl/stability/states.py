@@ -28,7 +28,8 @@ from lsrl.stability.store import Parts, Row, write_rows
 
 Kind = Literal["affine", "self-correcting"]
 
-TARGETS = ("rnn", "rnn_tanh", "lstm", "gru")
+ROBUST = ", robust"  # after a target: compiled with robust=True
+TARGETS = ("rnn", f"rnn{ROBUST}", "rnn_tanh", "lstm", "gru")
 TOKENS, SYMBOLS = 60, 5
 PROMPTS, DRAWS = 20, 100
 SHARE = 0.05
@@ -138,7 +139,8 @@ class _Case:
     ) -> list[dict[str, Any]]:
         """The rows of one kind of noise."""
         if self.model is None:
-            self.model = lsrl.compile(build(self.name, self.kind), self.target)
+            target, robust = self.target.removesuffix(ROBUST), self.target.endswith(ROBUST)
+            self.model = lsrl.compile(build(self.name, self.kind), target, robust=robust)
         given, expected = prompts(self.name, count)
         names = {
             "program": self.name, "states": self.kind, "target": self.target, "noise": noise.name,
@@ -163,7 +165,7 @@ def states_experiment(
     Args:
       folder: of the results; finished tasks are kept in its folder states_parts.
       names: programs of `TEXTS`.
-      targets: that have threshold states.
+      targets: that have threshold states; with `ROBUST` after the name, compiled so.
       draws: of the noise, each on all prompts.
       count: of prompts.
       noises: kinds of noise.
