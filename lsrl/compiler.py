@@ -45,10 +45,10 @@ def compile(
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
         levels of delay and composition, exact up to the program's max_length.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
-      robust: bear more noise: comparisons and threshold states on a grid stand midway between the
-        values that occur, so that errors below a quarter of their distance are wiped out, and
-        conditionals shut with room to spare. The outputs stay the same; it can cost layers. LSTM,
-        GRU and tanh RNN, which saturate, compare in the middle in any case.
+      robust: bear more noise: comparisons on a grid stand midway between the values that occur, so
+        that errors below a quarter of their distance are wiped out, and conditionals shut with room
+        to spare. The outputs stay the same; it can cost layers. LSTM, GRU and tanh RNN, which
+        saturate, compare in the middle in any case.
 
     Returns:
       The compiled model, with its certificate.

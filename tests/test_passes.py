@@ -28,7 +28,7 @@ from lsrl.ir.ops import (
     Step,
 )
 from lsrl.passes.affine import fuse_affine, split_rows
-from lsrl.passes.comparison import centre_states, lower_relus, lower_steps
+from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.fold import fold_tables
 from lsrl.passes.logic import flatten_conjunctions
@@ -438,21 +438,6 @@ def test_a_robust_comparison_stands_in_the_middle():
         return %5
     """
     check(compared, lambda graph: lower_steps(graph, LINEAR, robust=True), golden)
-
-
-def test_a_robust_threshold_state_stands_in_the_middle():
-    @lsrl.program
-    def seen(x: Token(2)):
-        return lsrl.threshold_state(x, 1)
-
-    golden = """
-        %1 = affine(%0) {weights=([[2]],), bias=(-0.5,)} : 1 in [-0.5, 1.5]
-        %2 = thresholdstate(%1) {transition=[[2]], initial=(0.0,)} : 1 in [0, 1]
-        return %2
-    """
-    capabilities = registry.find("rnn").capabilities
-    check(seen, lambda graph: centre_states(graph, capabilities), golden)
-    assert centre_states(seen.graph, registry.find("lstm").capabilities).dump() == seen.graph.dump()
 
 
 def test_a_robust_conditional_shuts_with_a_step_to_spare():

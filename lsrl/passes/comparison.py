@@ -5,7 +5,7 @@ import numpy as np
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import power_of_two_above, power_of_two_below
-from lsrl.ir.ops import Affine, Product, Relu, Step, ThresholdState
+from lsrl.ir.ops import Affine, Product, Relu, Step
 from lsrl.target import Capabilities
 
 # The slope of a comparison of continuous values with zero, on values of size 1.
@@ -77,28 +77,6 @@ def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Gra
         lacking = builder.add(Relu(), below)
         negated = Matrix(np.diag(np.full(width, -1.0)))
         return builder.add(Relu(), builder.add(Affine((negated,), (1.0,) * width), lacking))
-
-    return rewrite(graph, rule)
-
-
-def centre_states(graph: Graph, target: Capabilities) -> Graph:
-    """Threshold states with their ramp in the middle: [2 A h + 2 u - g/2 > 0] on a grid of g.
-
-    A cell without native comparisons has ramps from 0 to the grid's step, which both states and
-    their errors pass. Of twice the argument, with half the step, the ramp lies between g/4 and g/2
-    of the old one, so that a state is 0 or 1 again at every token. Cells that saturate need no
-    such help.
-    """
-
-    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
-        op = graph.nodes[i].op
-        if not isinstance(op, ThresholdState) or Step in target.native:
-            return None
-        step = op.argument(builder.facts[operands[0]]).step
-        half = [power_of_two_below(g) / 2 if np.isfinite(g) else 0.5 for g in step]
-        twice = Matrix(2.0 * Matrix.identity(len(half)).csr)
-        update = builder.add(Affine((twice,), tuple(-g for g in half)), operands[0])
-        return builder.add(ThresholdState(Matrix(2.0 * op.transition.csr), op.initial), update)
 
     return rewrite(graph, rule)
 

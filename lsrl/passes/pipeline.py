@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
 from lsrl.passes.affine import fuse_affine, split_rows
-from lsrl.passes.comparison import centre_states, lower_relus, lower_steps
+from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
 from lsrl.passes.fold import fold_tables
@@ -76,8 +76,6 @@ class Pipeline:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
         graph = self.run("lower selects", graph, lambda g: lower_selects(g, target, robust))
-        if robust:
-            graph = self.run("centre states", graph, lambda g: centre_states(g, target))
         graph = self.run("lower steps", graph, lambda g: lower_steps(g, target, robust))
         graph = self.simplify(graph)
         if target.diagonal:

@@ -28,8 +28,7 @@ from lsrl.stability.store import Parts, Row, write_rows
 
 Kind = Literal["affine", "self-correcting"]
 
-ROBUST = ", robust"  # after a target: compiled with robust=True
-TARGETS = ("rnn", f"rnn{ROBUST}", "rnn_tanh", "lstm", "gru")
+TARGETS = ("rnn", "rnn_tanh", "lstm", "gru")
 TOKENS, SYMBOLS = 60, 5
 PROMPTS, DRAWS = 20, 100
 SHARE = 0.05
@@ -140,8 +139,7 @@ class _Case:
     ) -> list[dict[str, Any]]:
         """The rows of one kind of noise."""
         if self.model is None:
-            target, robust = self.target.removesuffix(ROBUST), self.target.endswith(ROBUST)
-            self.model = lsrl.compile(build(self.name, self.kind), target, robust=robust)
+            self.model = lsrl.compile(build(self.name, self.kind), self.target)
         given, expected = prompts(self.name, count)
         names = {
             "program": self.name, "states": self.kind, "target": self.target, "noise": noise.name,
@@ -166,7 +164,7 @@ def states_experiment(
     Args:
       folder: of the results; finished tasks are kept in its folder states_parts.
       names: programs of `TEXTS`.
-      targets: that have threshold states; with `ROBUST` after the name, compiled so.
+      targets: that have threshold states.
       draws: of the noise, each on all prompts.
       count: of prompts.
       noises: kinds of noise.
