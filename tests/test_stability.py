@@ -601,7 +601,7 @@ def test_self_correcting_states_bear_more_running_free(tmp_path: Path) -> None:
     rows = states.states_experiment(
         tmp_path,
         names=["ring"],
-        targets=["rnn, robust"],
+        targets=["rnn_tanh"],
         draws=5,
         count=2,
         noises=states.NOISES[1:2],
