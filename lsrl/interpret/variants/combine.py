@@ -72,8 +72,8 @@ def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = 
             builder.add(ops.Input(number, label, kind))
             for number, (label, kind) in enumerate(kinds)
         ]
-        for node, (label, _) in zip(inputs, kinds, strict=True):
-            builder.describe(node, [label])
+        for place, (label, _) in zip(inputs, kinds, strict=True):
+            builder.describe(place, [label])
         outputs = []
         for number, program in enumerate(programs):
             prefix = prefixes[number] if prefixes else ""
@@ -238,7 +238,7 @@ def _compiled(model: Model, program: Program) -> Model:
         program,
         model.target,
         dtype=model.dtype,
-        legalise=model.legalise,
+        legalise="unroll" if model.legalise == "unroll" else "native",
         inspectable=model.inspectable,
     )
 

@@ -5,12 +5,13 @@ the least drive is ±S, with S = 8 / temperature: gates are σ(±S) and saturate
 that does to a unit at every token is known, so it is taken back, and only the rest is error:
 
 - A unit whose gates stay open holds α times its value, and whoever reads it divides by α.
-- What a shut forget gate (LSTM) or update gate (GRU) lets through of a linear unit's last value, the
-  unit takes back through its recurrent weight on itself.
+- What a shut forget gate (LSTM) or update gate (GRU) lets through of a linear unit's last value,
+  the unit takes back through its recurrent weight on itself.
 - A switch of an LSTM is 0 or L; here it is σ(-S) L or σ(S) L, an affine map of it.
 
-What remains: a gate that a signal shuts lets σ(-S) of a value through, and a value that a gate keeps
-fades by σ(-S) a token. So errors grow with the length, and the card says how far outputs are right.
+What remains: a gate that a signal shuts lets σ(-S) of a value through, and a value that a gate
+keeps fades by σ(-S) a token. So errors grow with the length, and the card says how far outputs are
+right.
 """
 
 from collections.abc import Mapping
