@@ -1,5 +1,6 @@
 """The suite of test models: its programs, datasets and pairs, and a directory built from them."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import lsrl
 from lsrl import errors
 from lsrl.cli import app
+from lsrl.interpret import Circuit, circuit_of
 from lsrl.suite import datasets, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
@@ -40,7 +42,15 @@ def contents(directory):
 
 def build_small(directory, **settings):
     return build(
-        directory, **{"programs": NAMES, "targets": TARGETS, "workers": 1, "seed": 3, **settings}
+        directory,
+        **{
+            "programs": NAMES,
+            "targets": TARGETS,
+            "variants": ["plain"],
+            "workers": 1,
+            "seed": 3,
+            **settings,
+        },
     )
 
 
@@ -224,7 +234,7 @@ def test_processes_of_their_own_build_the_same_bytes(built, tmp_path):
 
 
 def test_another_seed_builds_other_data_and_the_same_weights(built, tmp_path):
-    build(tmp_path, programs=["majority"], targets=["gru"], seed=4, workers=1)
+    build(tmp_path, programs=["majority"], targets=["gru"], variants=["plain"], seed=4, workers=1)
     ours, theirs = contents(tmp_path), contents(built)
     dataset = "counting/majority/dataset.safetensors"
     model = "counting/majority/gru/plain/model.safetensors"
@@ -253,7 +263,8 @@ def test_a_killed_build_goes_on(built, tmp_path):
     code = (
         "from lsrl.suite.build import build\n"
         "if __name__ == '__main__':\n"
-        f"    build('out', programs={NAMES}, targets={TARGETS}, seed=3, workers=1)\n"
+        f"    build('out', programs={NAMES}, targets={TARGETS}, variants=['plain'], seed=3,\n"
+        "          workers=1)\n"
     )
     (tmp_path / "run.py").write_text(code)
     process = subprocess.Popen(
@@ -275,13 +286,14 @@ def test_what_no_build_wrote_is_not_replaced(tmp_path):
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("mine")
     with pytest.raises(errors.FormatError, match="something else"):
-        build(tmp_path, programs=["majority"], targets=["gru"], workers=1)
+        build(tmp_path, programs=["majority"], targets=["gru"], variants=["plain"], workers=1)
     assert (folder / "thesis.tex").read_text() == "mine"
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
-    def negated(model, seed):
+    def negated(model, seed, sampler):
+        assert sampler(3, 0)[0].shape == (3, 24)
         if model.target == "gru":
             return None
         assert seed != 0
@@ -304,6 +316,46 @@ def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
     assert "accuracy: 0.5" in (folder / "README.md").read_text()
     assert json.loads((folder / "circuit.json").read_text()) == {"own": 1}
     assert verify.verify(tmp_path, workers=1).models == 3
+
+
+def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "PAIRS", 20)
+    monkeypatch.setattr(verify, "PAIRS_OF_VARIANTS", 20)
+    manifest = build(
+        tmp_path, programs=["dyck1"], targets=["lstm", "mamba"], workers=1,
+        variants=["plain", "permuted", "rotated", "soft"],
+    )  # fmt: skip
+    found = {(model.target, model.variant): model for model in manifest.models}
+    assert sorted(found) == [
+        ("lstm", "permuted"), ("lstm", "plain"), ("lstm", "soft"),
+        ("mamba", "permuted"), ("mamba", "plain"), ("mamba", "rotated"),
+    ]  # fmt: skip
+    assert found["lstm", "permuted"].exact
+    assert not found["lstm", "soft"].exact
+    assert 0.9 < found["lstm", "soft"].measured["accuracy"] <= 1
+    for model in found.values():
+        circuit = Circuit.load(tmp_path / model.folder / "circuit.json")
+        loaded = lsrl.load(tmp_path / model.folder / "model.safetensors")
+        assert loaded.circuit.to_json() == circuit.to_json()
+    assert verify.verify(tmp_path, workers=1).models == 6
+
+
+def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
+    """Interchanges by the wrong labels give other outputs."""
+    monkeypatch.setattr(verify, "PAIRS", 20)
+    build(tmp_path, programs=["majority"], targets=["lstm"], variants=["plain"], workers=1)
+
+    def lying(model):
+        circuit = circuit_of(model)
+        channels = tuple(
+            dataclasses.replace(c, offset=c.offset + 1) if c.signal == "ones" else c
+            for c in circuit.channels
+        )
+        return dataclasses.replace(circuit, channels=channels)
+
+    monkeypatch.setattr("lsrl.interpret.locate.circuit_of", lying)
+    with pytest.raises(errors.ModelDifferenceError, match="interchanges of ones"):
+        verify.verify(tmp_path, workers=1)
 
 
 # ---------------------------------------------------------------- verifying
@@ -418,7 +470,7 @@ def test_a_dataset_that_differs_is_found(copied, part):
 def test_held_back_programs_tell_nothing(tmp_path):
     """What is not under held_back_labels has neither operations nor signals."""
     built = tmp_path
-    build(built, programs=[], targets=["gru"], held_back_programs=1, workers=1)
+    build(built, programs=[], targets=["gru"], variants=["plain"], held_back_programs=1, workers=1)
     assert verify.verify(built, workers=1).models == 1
     (record,) = [row for row in read_manifest(built).programs if row.held_back]
     assert record.signals == ()

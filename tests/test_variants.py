@@ -136,11 +136,14 @@ def test_rotated_is_not_called_exact_where_sums_have_no_room():
 
     @lsrl.program(max_length=64)
     def total(x: lsrl.Vector(1, low=0, high=2**18 - 1, step=1)):
-        return lsrl.cumsum(x), lsrl.delay(x, 1), lsrl.relu(x - 5), lsrl.relu(x - 7)
+        return lsrl.cumsum(x), *(lsrl.relu(x - k) for k in range(1, 12))
 
     model = lsrl.compile(total, "mamba", inspectable=True)
     assert model.certificate.exact
-    assert not variants.rotated(model, 0).card.exact
+    cards = [variants.rotated(model, seed).card for seed in range(3)]
+    assert not all(card.exact for card in cards)
+    assert all(card.measured.equal for card in cards if card.exact)
+    assert all(card.measured.accuracy == 1 for card in cards)
 
 
 @pytest.mark.parametrize("target", ["linear_rnn", "lstm"])
@@ -200,6 +203,38 @@ def test_merged_gives_the_outputs_of_its_programs(compiled):
     assert drawn.card.exact and drawn.program.num_outputs > first
 
 
+@pytest.mark.parametrize("target", ["lstm", "gru", "rnn_tanh"])
+def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled, tmp_path):
+    model = compiled(target)
+    errors_at = {}
+    for temperature in (1.0, 2.0):
+        made = variants.soft(model, temperature)
+        measured = errors_at[temperature] = made.card.measured
+        assert measured.accuracy == 1 and 0 < measured.error < 0.02
+        assert not made.certificate.exact
+        result = causal_test(made, lambda n, s: draw(PROGRAM, n, seed=s), pairs=20)
+        assert result.agreement == 1
+        # What the channels hold by the circuit is nearly what the program says.
+        inputs = draw(PROGRAM)
+        held, meant = capture(made, *inputs), capture(made, *inputs, on="evaluator")
+        for name, values in meant.items():
+            np.testing.assert_allclose(held[name], values, atol=0.05 * (1 + np.abs(values).max()))
+    assert errors_at[1.0].error < errors_at[2.0].error
+    made.save(tmp_path / "model")
+    loaded = lsrl.load(tmp_path / "model")
+    inputs = draw(PROGRAM)
+    np.testing.assert_array_equal(loaded.run(*inputs), made.run(*inputs))
+    assert loaded.circuit.to_json() == made.circuit.to_json() and loaded.card == made.card
+    # A gate at ±128 has no gradient; one at ±4 has.
+    sizes = []
+    for each in (model, made):
+        biases = np.concatenate(
+            [a.ravel() for n, a in each.module.arrays().items() if n.endswith("bias")]
+        )
+        sizes.append(np.abs(biases).max())
+    assert sizes[1] < sizes[0]
+
+
 def test_inputs_of_joined_programs_are_shared_by_type():
     parity, vectors = CATALOGUE["parity"].program(), CATALOGUE["vec2vec"].program()
     joint = variants.join([parity, parity, vectors])
@@ -232,6 +267,13 @@ def test_bad_input(compiled, tmp_path):
     for sigma in (-1.0, float("nan"), float("inf")):
         with pytest.raises(errors.InputError, match="sigma"):
             variants.noised(lstm, 0, sigma)
+    for temperature in (0, -1.0, float("inf"), "warm"):
+        with pytest.raises(errors.InputError, match="temperature"):
+            variants.soft(lstm, temperature)
+    with pytest.raises(errors.InputError, match="no saturated gates"):
+        variants.soft(mamba)
+    with pytest.raises(errors.InputError, match="soften the compiled model"):
+        variants.soft(variants.permuted(lstm))
     with pytest.raises(errors.InputError, match="distractors"):
         variants.padded(lstm, 0, 0)
     with pytest.raises(errors.InputError, match="start from the compiled model"):

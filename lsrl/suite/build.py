@@ -36,9 +36,9 @@ from lsrl.suite import datasets, manifest
 from lsrl.suite.cards import card, circuit_json
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
 from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, Refusal, digest
-from lsrl.suite.programs import SuiteProgram, check_names
+from lsrl.suite.programs import SuiteProgram, check_names, sampler_of
 from lsrl.suite.programs import programs as suite_programs
-from lsrl.suite.variants import VARIANTS, Network, Varied
+from lsrl.suite.variants import DEFAULT, VARIANTS, Network, Varied
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -111,7 +111,7 @@ def build(
     *,
     programs: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
-    variants: Sequence[str] = ("plain",),
+    variants: Sequence[str] = DEFAULT,
     seed: int = 0,
     workers: int = 2,
     held_back_programs: int = 0,
@@ -348,7 +348,7 @@ def _varied(compiler: _Compiler, name: str, context: Context) -> Varied | str:
         return str(model)
     seed = context.seed_of(compiler.task.name, compiler.target, name)
     try:
-        varied = VARIANTS[name].make(model, seed)
+        varied = VARIANTS[name].make(model, seed, sampler_of(compiler.task, model.program))
     except (UnsupportedOpError, PrecisionError) as error:
         return str(error)
     return varied or f"target {compiler.target!r} has no variant {name!r} of this program"

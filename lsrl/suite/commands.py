@@ -24,7 +24,10 @@ Targets = Annotated[
     list[str] | None,
     typer.Option("--target", "-t", show_default=False, help="May be repeated; all by default."),
 ]
-Variants = Annotated[list[str], typer.Option("--variant", help="May be repeated.")]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option("--variant", show_default=False, help="May be repeated; all but noised."),
+]
 HeldBack = Annotated[
     int, typer.Option(min=0, help="Generated programs to add, whose labels are kept apart.")
 ]
@@ -40,7 +43,7 @@ def build_suite(
     directory: Directory,
     program: Names = None,
     target: Targets = None,
-    variant: Variants = ["plain"],  # noqa: B006, as typer wants it; nothing changes it
+    variant: Variants = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     held_back: HeldBack = 0,
     workers: Workers = 2,
@@ -57,13 +60,14 @@ def build_suite(
       lsrl suite build models --held-back 10 --seed 7
     """
     from lsrl.suite.build import build
+    from lsrl.suite.variants import DEFAULT
 
     with _progress() as progress:
         manifest = build(
             directory,
             programs=program,
             targets=target,
-            variants=variant,
+            variants=variant or DEFAULT,
             seed=seed,
             workers=workers,
             held_back_programs=held_back,

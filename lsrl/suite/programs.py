@@ -11,6 +11,7 @@ import numpy as np
 
 import lsrl.programs
 from lsrl.errors import InputError
+from lsrl.interpret.causal import Sampler
 from lsrl.ir.graph import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -265,6 +266,17 @@ def programs(names: Sequence[str] | None = None) -> tuple[SuiteProgram, ...]:
     known = {program.name: program for program in _PROGRAMS}
     check_names("suite program", names, known)
     return tuple(program for program in _PROGRAMS if program.name in set(names))
+
+
+def sampler_of(task: Task, program: Program) -> Sampler:
+    """Legal inputs of a program as causal tests and cards take them, as long as training ones."""
+
+    def sample(count: int, seed: int) -> list[Array]:
+        rng = np.random.default_rng(seed)
+        drawn = [task.sample(program, rng, task.tokens) for _ in range(count)]
+        return [np.stack(arrays) for arrays in zip(*drawn, strict=True)]
+
+    return sample
 
 
 def check_names(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:

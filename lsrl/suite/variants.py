@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 import lsrl
 from lsrl.certificate import Certificate
+from lsrl.errors import InputError
+from lsrl.interpret import variants
+from lsrl.interpret.causal import Sampler
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 
@@ -85,18 +90,19 @@ class Variant:
 
     Attributes:
       name: the name of its folders.
-      make: (compiled model, seed) -> the variant; None where the target has no such variant.
+      make: (compiled model, seed, sampler of legal inputs) -> the variant; None where there is none
+        of this model.
       load: reads what the variant's model saved.
     """
 
     name: str
-    make: "Callable[[Model, int], Varied | None]"
+    make: "Callable[[Model, int, Sampler], Varied | None]"
     load: Callable[[Path], Network] = load_model
 
 
-def plain(model: "Model", seed: int) -> Varied:
+def plain(model: "Model", seed: int, sampler: Sampler) -> Varied:
     """The model as it was compiled."""
-    del seed  # nothing is drawn
+    del seed, sampler  # nothing is drawn or measured
     certificate = model.certificate
     return Varied(
         model,
@@ -106,4 +112,44 @@ def plain(model: "Model", seed: int) -> Varied:
     )
 
 
-VARIANTS: dict[str, Variant] = {"plain": Variant("plain", plain)}
+def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Varied | None]":
+    """A variant of `lsrl.interpret.variants` as a row of the registry; None where it is refused."""
+
+    def varied(model: "Model", seed: int, sampler: Sampler) -> Varied | None:
+        try:
+            made = make(model, seed, sampler)
+        except InputError:
+            return None
+        found = made.card
+        measured = {} if found is None else {
+            "accuracy": found.measured.accuracy,
+            "greatest error": found.measured.error,
+            "right up to token": float(found.measured.right_length),
+        }  # fmt: skip
+        exact = made.certificate.exact
+        return Varied(
+            made,
+            f"```\n{found}\n```",
+            exact,
+            0.0 if exact else None,
+            {name: value for name, value in measured.items() if np.isfinite(value)},
+            made.circuit.to_json(),
+        )
+
+    return varied
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("plain", plain),
+        Variant("permuted", altered(lambda m, seed, s: variants.permuted(m, seed, sampler=s))),
+        Variant("rotated", altered(lambda m, seed, s: variants.rotated(m, seed, sampler=s))),
+        Variant("padded", altered(lambda m, seed, s: variants.padded(m, seed, sampler=s))),
+        Variant("merged", altered(lambda m, seed, s: variants.merged(m, seed, sampler=s))),
+        Variant("soft", altered(lambda m, seed, s: variants.soft(m, sampler=s))),
+        Variant("noised", altered(lambda m, seed, s: variants.noised(m, seed, sampler=s))),
+    )
+}
+# What is built where nothing else is asked for: noised ones take a sweep each.
+DEFAULT = tuple(name for name in VARIANTS if name != "noised")

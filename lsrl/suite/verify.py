@@ -14,7 +14,9 @@ import numpy as np
 from rich.progress import Progress
 
 from lsrl.errors import InputError, ModelDifferenceError
+from lsrl.interpret.causal import causal_test
 from lsrl.ir.numbers import Array
+from lsrl.model import Model
 from lsrl.suite import build as building
 from lsrl.suite import datasets
 from lsrl.suite.datasets import Counterfactuals, Dataset, Split
@@ -43,10 +45,38 @@ class Subject:
     counterfactuals: Counterfactuals
 
 
+# Valid interchanges wanted a signal: of models as compiled, and of variants.
+PAIRS, PAIRS_OF_VARIANTS = 500, 50
+
+
+def check_causes(subject: Subject) -> None:
+    """Interchange every signal in network and program; they must agree as the record says.
+
+    Raises:
+      ModelDifferenceError: names the first signal.
+    """
+    record, model = subject.record, subject.model
+    if not isinstance(model, Model) or (record.error_bound is None and not record.exact):
+        return
+    train = subject.dataset.splits["train"]
+
+    def sample(count: int, seed: int) -> list[Array]:
+        rows = np.random.default_rng(seed).integers(0, len(train), count)
+        return [array[rows] for array in train.arrays]
+
+    pairs = PAIRS if record.variant == "plain" else PAIRS_OF_VARIANTS
+    for signal in causal_test(model, sample, pairs=pairs).signals:
+        if signal.wrong:
+            raise ModelDifferenceError(
+                f"{record.folder}: {signal.wrong} of {signal.valid} interchanges of {signal.name} "
+                f"give other outputs than the program, by up to {signal.error:.3g}"
+            )
+
+
 # A check raises a ModelDifferenceError that says what differs. Processes import this module anew,
 # so a check has to be in this list when the module is loaded.
 Check = Callable[[Subject], None]
-CHECKS: list[Check] = []
+CHECKS: list[Check] = [check_causes]
 
 
 @dataclass(frozen=True)
@@ -287,7 +317,8 @@ def check_outputs(subject: Subject) -> int:
     start, tokens = 0, 0
     for name, split in splits.items():
         length = split.outputs.shape[1]
-        got = outputs[start : start + len(split), :length]
+        # Further outputs are the heads of distractors and of merged programs.
+        got = outputs[start : start + len(split), :length, : split.outputs.shape[-1]]
         _check_equal(f"{record.folder}, {name}", split.outputs, got, allowed)
         start, tokens = start + len(split), tokens + len(split) * length
     return tokens

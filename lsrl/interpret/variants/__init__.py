@@ -12,6 +12,7 @@ from lsrl.interpret.variants.combine import join, merged, padded
 from lsrl.interpret.variants.noise import noised, safe_level
 from lsrl.interpret.variants.permute import permuted
 from lsrl.interpret.variants.rotate import rotated
+from lsrl.interpret.variants.soften import soft
 
 __all__ = [
     "Card",
@@ -25,4 +26,5 @@ __all__ = [
     "random_sampler",
     "rotated",
     "safe_level",
+    "soft",
 ]
