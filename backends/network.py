@@ -1,5 +1,6 @@
 """What the networks of all targets share: parameters, the mode they run in, and generation."""
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -31,6 +32,74 @@ def value_of(parameter: Any) -> Any:
         if isinstance(value, jax.Array):
             return value
     return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
+
+
+class ParameterReader:
+    """Reads the parameters of a module, and notices at little cost that none has changed.
+
+    Reading a module of many layers takes longer than to run one token through it. For flax every
+    reader is equal: a module with another one is the same module.
+    """
+
+    def __init__(self) -> None:
+        self._module: nnx.Module | None = None
+        self._links: list[tuple[dict[str, Any], str]] = []
+        self._held: list[Any] = []
+        self._variables: list[nnx.Param[Any]] = []
+        self._values: list[Any] = []
+        self._kept: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ParameterReader)
+
+    def __hash__(self) -> int:
+        return hash(ParameterReader)
+
+    def __deepcopy__(self, memo: object) -> "ParameterReader":
+        return ParameterReader()
+
+    def read(self, module: nnx.Module, make: Callable[[], Any]) -> Any:
+        """What `make` made of the parameters when they were last other arrays.
+
+        Args:
+          module: whose parameters are read.
+          make: reads them all, and makes of them what is kept.
+        """
+        # Arrays of jax never change in place, so the same objects have the same numbers.
+        # Modules that flax splits and merges share their reader, but not their parameters.
+        if self._kept is not None and self._module is module:
+            held = [holder.get(name) for holder, name in self._links]
+            if all(map(operator.is_, held, self._held)):
+                values = [variable.get_raw_value() for variable in self._variables]
+                if all(map(operator.is_, values, self._values)):
+                    return self._kept
+        kept = make()
+        self._module = module
+        self._links = list(_links(module))
+        self._held = [holder.get(name) for holder, name in self._links]
+        self._variables = [one for one in self._held if isinstance(one, nnx.Param)]
+        self._values = [variable.get_raw_value() for variable in self._variables]
+        # What a user put in by hand, an array of numpy say, can change in place. Nor does anything
+        # hold while jax traces.
+        sure = all(
+            isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+            for value in self._values
+        ) and all(isinstance(one, nnx.Module | nnx.Param | nnx.Pytree) for one in self._held)
+        self._kept = kept if sure else None
+        return kept
+
+
+def _links(module: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every attribute that leads to a parameter, as the dictionary and the name there."""
+    attributes = vars(module)
+    for name, value in attributes.items():
+        if isinstance(value, nnx.Param):
+            yield attributes, name
+        elif isinstance(value, nnx.Pytree):
+            yield attributes, name
+            yield from _links(value)
+        elif isinstance(value, jax.Array | np.ndarray):
+            yield attributes, name
 
 
 def precision(dtype: str) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""The stability lab: noisy copies x tokens per second, the default sweep, the paper's experiment.
+"""The stability lab: noisy copies x tokens per second, the default sweep, the experiments.
 
 Finished tasks are kept in build/stability, so a run that was broken off goes on where it stopped;
 `--fresh` begins anew. Tables and figures go to benchmarks/results.
@@ -24,7 +24,9 @@ from lsrl.stability.sweep import Plan, quick_plan
 from lsrl.stability.workloads import DEFAULT
 
 COPIES = 256
-FILES = ("levels.csv", "sweep.png", "first.png", "paper.png", "paper.csv")
+FILES = (
+    "levels.csv", "sweep.png", "first.png", "paper.png", "paper.csv", "factors_levels.csv",
+)  # fmt: skip
 
 
 def measure_speed(copies: int) -> Table:
@@ -82,6 +84,7 @@ def main(
             experiments += [
                 ("paper's experiment", lambda: report.run_paper(folder, progress=progress)),
                 ("primary experiment", lambda: report.run_factors(folder, progress=progress)),
+                ("states", lambda: report.run_states(folder, progress=progress)),
             ]
         for name, run in experiments:
             start = time.perf_counter()

@@ -6,10 +6,11 @@ row of every layer, every product and every weight. Where one fails it names the
 the first token, and bounds the error by a forward analysis of the same rows.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -103,6 +104,24 @@ class Certificate:
     promises: tuple[Promise, ...]
     dtype: str
     tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it; an error without bound is null."""
+        bound = self.error_bound if math.isfinite(self.error_bound) else None
+        return {**asdict(self), "error_bound": bound}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Certificate":
+        """What `to_json` gave."""
+        bound = content["error_bound"]
+        return cls(
+            **{
+                **content,
+                "error_bound": math.inf if bound is None else bound,
+                "reasons": tuple(Reason(**each) for each in content["reasons"]),
+                "promises": tuple(Promise(**each) for each in content["promises"]),
+            }
+        )
 
     def __str__(self) -> str:
         """A table."""

@@ -22,10 +22,12 @@ from rich.progress import Progress
 from rich.table import Table
 from typer.core import TyperGroup
 
+from lsrl import cache
 from lsrl.errors import BoundsError, InputError, LsrlError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, check_inputs
 from lsrl.language.program import Program
+from lsrl.suite.commands import suite
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -101,6 +103,7 @@ def _lsrl() -> None:
       lsrl compile majority -t linear_rnn    layers, width, certificate
       lsrl show tok2tok -t linear_rnn        every channel of every layer by name
       lsrl verify dyck1 -t linear_rnn        the network against the program
+      lsrl view tok2tok -t gru -o page.html  every signal at every token, to look at
 
     Errors exit with code 2, a difference that verify finds with code 1.
     """
@@ -161,7 +164,7 @@ def compile_program(
       lsrl compile my_programs.py:detector -t gated_linear_rnn --dtype float64
       lsrl compile flip_flop -t linear_rnn -p max_length=64 --unroll
     """
-    model = _compiled(_subject(program, param), target, dtype, unroll, robust)
+    model = _compiled(_subject(program, param), target, dtype, unroll, robust=robust)
     if out is not None:
         model.save(out)
         _say(f"saved to {out}", stderr=True)
@@ -203,15 +206,7 @@ def run_program(
     """
     subject = _subject(program, param)
     kinds = subject.program.inputs
-    if len(inputs) != len(kinds):
-        raise InputError(
-            f"{subject.program.name}: expected {len(kinds)} input(s) ({', '.join(kinds)}), got "
-            f'{len(inputs)}; put each into quotes: "1 0 1"'
-        )
-    arrays = [
-        _read_input(text, name, kind)
-        for text, (name, kind) in zip(inputs, kinds.items(), strict=True)
-    ]
+    arrays = _read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
     if target is None and subject.model is None:
         outputs = subject.program.run(*arrays)
@@ -266,6 +261,53 @@ def show_program(
 
         draw(graph, png, title=title, layers=layers)
         _say(f"drawn into {png}", stderr=True)
+
+
+@app.command("view")
+def view_program(
+    program: ProgramName,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", show_default=False, help="The HTML file to write.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            metavar="INPUT",
+            show_default=False,
+            help="As for 'lsrl run'; once an input of the program. By default a few random "
+            "sequences that keep the program's promises.",
+        ),
+    ] = None,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    inspectable: Annotated[
+        bool,
+        typer.Option(
+            "--inspectable",
+            help="Compile a deeper network in which signals are read from their channels only.",
+        ),
+    ] = False,
+) -> None:
+    """Write a page that shows every signal of a model, layer by layer and token by token.
+
+    One HTML file, which needs no network: open it in a browser. Click a signal
+    to see its path, its weights and its line; ? on the page lists the keys.
+
+    Examples:
+      lsrl view majority -t linear_rnn --inputs "1 0 1 1" --out majority.html
+      lsrl view tok2tok.lsrl --inputs prompts.npy --out tok2tok.html
+      lsrl view induction_head -t mamba --inspectable -o page.html
+    """
+    from lsrl.interpret import view
+
+    subject = _subject(program, param)
+    arrays = _read_inputs(inputs, subject.program) if inputs else _example_inputs(subject)
+    view(_compiled(subject, target, dtype, unroll, inspectable=inspectable), *arrays, path=out)
+    _say(f"written to {out}", stderr=True)
 
 
 @app.command("verify")
@@ -411,8 +453,14 @@ def bench_stability(
     _say(text)
 
 
+app.add_typer(suite, name="suite")
+
+
 def main() -> None:
     """Run the command line."""
+    # Each command is a process of its own and would compile its loops anew. Set before jax loads.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     app()
 
 
@@ -547,7 +595,12 @@ def _legalise(unroll: bool) -> Literal["native", "unroll"]:
 
 
 def _compiled(
-    subject: _Subject, target: str | None, dtype: str, unroll: bool, robust: bool = False
+    subject: _Subject,
+    target: str | None,
+    dtype: str,
+    unroll: bool,
+    robust: bool = False,
+    inspectable: bool = False,
 ) -> "Model":
     """The saved model, or the program compiled for the target."""
     import lsrl
@@ -559,8 +612,31 @@ def _compiled(
         raise InputError(f"{subject.program.name}: give a target: --target, one of {names}")
     with Console(stderr=True).status(f"compiling {subject.program.name} for {target}"):
         return lsrl.compile(
-            subject.program, target, dtype=dtype, legalise=_legalise(unroll), robust=robust
+            subject.program,
+            target,
+            dtype=dtype,
+            legalise=_legalise(unroll),
+            robust=robust,
+            inspectable=inspectable,
         )
+
+
+def _read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
+    """All inputs of a program, from the command line or files.
+
+    Raises:
+      InputError: another number of inputs than the program has, or one that can't be read.
+    """
+    kinds = program.inputs
+    if len(texts) != len(kinds):
+        raise InputError(
+            f"{program.name}: expected {len(kinds)} input(s) ({', '.join(kinds)}), got "
+            f'{len(texts)}; put each into quotes: "1 0 1"'
+        )
+    return [
+        _read_input(text, name, kind)
+        for text, (name, kind) in zip(texts, kinds.items(), strict=True)
+    ]
 
 
 def _read_input(text: str, name: str, kind: InputType) -> Array:
@@ -644,6 +720,18 @@ def _legal_inputs(
         for tokens in sorted({len(inputs[0]) for inputs in legal}):
             same = [inputs for inputs in legal if len(inputs[0]) == tokens]
             yield [np.stack(arrays) for arrays in zip(*same, strict=True)]
+
+
+def _example_inputs(subject: _Subject) -> list[Array]:
+    """A few random sequences of one length."""
+    # Those at the ends of the ranges, which come first, show little.
+    found = list(_legal_inputs(subject, sequences=2 * CHUNK, length=32, seed=0))
+    if not found:
+        raise InputError(
+            f"{subject.program.name}: every random sequence breaks a promise of the program; give "
+            "some of your own: --inputs"
+        )
+    return [array[-4:] for array in found[-1]]
 
 
 def _keeps_promises(program: Program, inputs: Sequence[Array]) -> bool:

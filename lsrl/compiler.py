@@ -1,20 +1,26 @@
 """The compiler: a program and a target in, a certified model out."""
 
+import contextlib
+import copy
+import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from lsrl import cache as model_cache
 from lsrl import storage
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
-from lsrl.certificate import certify
+from lsrl.card import Card
+from lsrl.certificate import Certificate, certify
 from lsrl.errors import LsrlError, Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
-from lsrl.model import Model, Path, Report
+from lsrl.model import Alteration, Model, Path, Report
 from lsrl.numerics import numerics_of
 from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
@@ -35,6 +41,7 @@ def compile(
     robust: bool = False,
     inspectable: bool = False,
     levels: Levels | None = None,
+    cache: bool = False,
 ) -> Model:
     """Compile a program into the weights of a recurrent network.
 
@@ -52,6 +59,8 @@ def compile(
       inspectable: let every signal be read from the channels that hold it and from nowhere else, as
         interventions need it (`lsrl.interpret`). It takes more layers.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
+      cache: reuse what an equal program was compiled to: all but the module within a process, the
+        schedule's levels across processes, from the user's cache directory.
 
     Returns:
       The compiled model, with its certificate.
@@ -61,6 +70,9 @@ def compile(
       UnsupportedOpError: the target can't hold some signals; lists all of them.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
+    if cache and isinstance(program, Program) and levels is None:
+        chosen = Options(legalise, robust, inspectable)._asdict()
+        return _compile_cached(program, target, {"dtype": dtype, "activation": activation} | chosen)
     if not isinstance(program, Program):
         raise ProgramError(
             f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
@@ -91,6 +103,48 @@ def compile(
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)
 
 
+# What this process compiled last with cache=True, but for the module: its parameters may change.
+_RECENT: OrderedDict[str, Model] = OrderedDict()
+_MOST_RECENT = 32
+
+
+def _compile_cached(program: Program, target: str, options: dict[str, Any]) -> Model:
+    """What an equal program was compiled to, with a module of its own."""
+    key = model_cache.key(program, {"target": target, **{k: f"{v}" for k, v in options.items()}})
+    known = _RECENT.pop(key, None)
+    if known is None:
+        known = _compile_from_disk(program, target, options)
+        model = known
+    else:
+        backend = registry.find(target, options["activation"])
+        model = copy.copy(known)
+        model.program = program
+        model.module = backend.lower(known.schedule, known.numerics)
+    _RECENT[key] = known = copy.copy(known)
+    known.module = None
+    while len(_RECENT) > _MOST_RECENT:
+        _RECENT.popitem(last=False)
+    return model
+
+
+def _compile_from_disk(program: Program, target: str, options: dict[str, Any]) -> Model:
+    """Compile along levels that are cached, or compile and cache them."""
+    entry = model_cache.place(
+        program, {"target": target, **{k: f"{v}" for k, v in options.items()}}
+    )
+    known = model_cache.levels(entry)
+    if known is not None:
+        with contextlib.suppress(IndexError, KeyError, ValueError):
+            return compile(program, target, levels=known, **options)
+    model = compile(program, target, **options)
+    if model_cache.prepare(entry):
+        try:
+            model.save(entry)
+        except OSError as error:
+            model_cache.tell(error)
+    return model
+
+
 def load(path: Path) -> Model:
     """Read a model that `Model.save` wrote.
 
@@ -115,9 +169,27 @@ def load(path: Path) -> Model:
         )
     except (LsrlError, IndexError, KeyError) as error:
         raise storage.bad(path, f"this version compiles it to another network ({error})") from error
+    if saved.alteration is not None:
+        return _altered(path, model, saved)
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model
+
+
+def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
+    """The saved network, whose parameters need not have the shapes of the compiled one's."""
+    from lsrl.interpret.circuit import Circuit
+
+    found = saved.alteration or {}
+    try:
+        circuit = Circuit.from_json(json.dumps(found["circuit"]), str(path))
+        card = Card.from_json(found["card"])
+        certificate = Certificate.from_json(found["certificate"])
+        with model.device_mode():
+            module = model.module.rebuilt(saved.parameters)
+    except (LsrlError, KeyError, TypeError, ValueError) as error:
+        raise storage.bad(path, f"its alteration can't be read ({error})") from error
+    return model.altered(module, Alteration(circuit, card), certificate)
 
 
 class _Stages:

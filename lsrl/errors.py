@@ -39,6 +39,26 @@ class FormatError(LsrlError):
     """A file is damaged, truncated, or not a saved model."""
 
 
+class NewerSchemaError(FormatError):
+    """A file is of a newer version than this one of the package reads."""
+
+
+class SuiteError(LsrlError):
+    """A directory of the suite is not as it was built."""
+
+
+class MissingFileError(SuiteError):
+    """The manifest names a file that is not there."""
+
+
+class HashError(SuiteError):
+    """A file has other bytes than the manifest says."""
+
+
+class ModelDifferenceError(SuiteError):
+    """A model, or a dataset, is not what the program says."""
+
+
 class UnknownTargetError(LsrlError):
     """No target has that name."""
 

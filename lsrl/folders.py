@@ -1,10 +1,33 @@
-"""Folders that appear whole or not at all, as the exports to other frameworks need them."""
+"""Files and folders that appear whole or not at all."""
 
+import contextlib
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from lsrl.errors import FormatError
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file beside the old one, then put it in its place.
+
+    A failure leaves an older file as it was.
+
+    Raises:
+      OSError: the file can't be written.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}")
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def replace_folder(

@@ -1,6 +1,7 @@
 """The compiled model: run, step, generate, test, save and load."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from lsrl import huggingface_export, storage, torch_export
+from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
@@ -21,6 +23,7 @@ from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import PassRecord
 from lsrl.schedule import Layout
+from lsrl.sharding import run_over
 from lsrl.verification import compare
 
 if TYPE_CHECKING:
@@ -40,6 +43,18 @@ class Report:
 
     passes: tuple[PassRecord, ...]
     seconds: dict[str, float]
+
+
+class Alteration(NamedTuple):
+    """What makes an altered network: how it came about, and what its channels hold.
+
+    Attributes:
+      circuit: the ground truth of the altered network.
+      card: what was done and how right it is; see `lsrl.interpret.variants`.
+    """
+
+    circuit: "Circuit"
+    card: Card
 
 
 class State(NamedTuple):
@@ -68,6 +83,7 @@ class Model:
       certificate: what is proven.
       numerics: the dtype's format.
       module: the flax nnx module that runs it; its parameters can be replaced.
+      alteration: of a network that the compiler did not make as it is; else None.
     """
 
     def __init__(
@@ -80,8 +96,9 @@ class Model:
         numerics: Numerics,
         module: Any,
         report: Report,
+        alteration: Alteration | None = None,
     ) -> None:
-        """Made by `lsrl.compile`."""
+        """Made by `lsrl.compile`, or by `altered`."""
         self.program = program
         self.target = target
         self.options = options
@@ -90,6 +107,29 @@ class Model:
         self.numerics = numerics
         self.module = module
         self.compilation = report
+        self.alteration = alteration
+
+    def altered(
+        self, module: Any, alteration: Alteration, certificate: Certificate | None = None
+    ) -> "Model":
+        """Another model of the same program, with another network; this one stays as it is.
+
+        Args:
+          module: the network.
+          alteration: its circuit and card.
+          certificate: what is proven of it; this model's if None.
+        """
+        return Model(
+            self.program,
+            self.target,
+            self.options,
+            self.schedule,
+            self.certificate if certificate is None else certificate,
+            self.numerics,
+            module,
+            self.compilation,
+            alteration,
+        )
 
     @property
     def dtype(self) -> str:
@@ -119,15 +159,30 @@ class Model:
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """The signal in each channel of each layer."""
+        if self.alteration is not None:
+            return self.alteration.circuit.labels()
         return self.schedule.labels()
 
-    def run(self, *inputs: Any, check: bool = False, chunk: int | None = None) -> Array:
+    @property
+    def card(self) -> Card | None:
+        """What was done to the compiled network; None if nothing was."""
+        return None if self.alteration is None else self.alteration.card
+
+    def run(
+        self,
+        *inputs: Any,
+        check: bool = False,
+        chunk: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> Array:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
           check: also run the reference evaluator, which raises where a promise is broken.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
+          mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
+            one device. Each device compiles for itself.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
@@ -142,8 +197,12 @@ class Model:
             _check_count("run: chunk", chunk)
         if check:
             evaluate(self.program.graph, arrays)
-        with self.device_mode():
-            outputs = np.asarray(self.module.run(self.features(arrays), chunk=chunk))
+
+        def run(part: Sequence[Array]) -> Array:
+            with self.device_mode():
+                return np.asarray(self.module.run(self.features(part), chunk=chunk))
+
+        outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
         return outputs if batched else cast(Array, outputs[0])
 
     def init_state(self, batch: int | None = None) -> State:
@@ -180,7 +239,7 @@ class Model:
             )
         given = [np.asarray(value) for value in inputs]
         axis = 0 if state.batch is None else 1
-        timed = [np.expand_dims(value, min(axis, value.ndim)) for value in given]
+        timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
         arrays, batched = check_inputs(self.program.inputs, timed, limit)
         if batched != (state.batch is not None) or arrays[0].shape[:2] != (state.batch or 1, 1):
             wanted = "one token" if state.batch is None else f"{state.batch} tokens, one a sequence"
@@ -188,10 +247,10 @@ class Model:
                 f"step: expected {wanted}, got shapes {[value.shape for value in given]}; "
                 "init_state(batch=...) sets the number of sequences"
             )
-        with self.device_mode():
-            now = tuple(array[:, 0] for array in self.features(arrays))
-            output, hidden = self.module.step(state.hidden, now)
-            result = np.asarray(output)
+        # The network sets the mode that it steps in: to enter it twice takes longer than to check.
+        now = tuple(array[:, 0] for array in self.features(arrays))
+        output, hidden = self.module.step(state.hidden, now)
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
@@ -296,9 +355,10 @@ class Model:
         Raises:
           OSError: the file can't be written.
         """
+        alteration = self.alteration
         storage.save(
             path,
-            self.module.parameter_arrays(),
+            self.module.parameter_arrays() if alteration is None else self.module.arrays(),
             program=self.program,
             target=self.target,
             options=self.options,
@@ -306,6 +366,13 @@ class Model:
             levels=self.schedule.levels,
             labels=self.labels,
             certificate=str(self.certificate),
+            alteration=None
+            if alteration is None
+            else {
+                "circuit": json.loads(alteration.circuit.to_json()),
+                "card": alteration.card.to_json(),
+                "certificate": self.certificate.to_json(),
+            },
         )
 
     def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:
@@ -331,6 +398,11 @@ class Model:
 
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
+        if format == "huggingface" and self.alteration is not None:
+            raise InputError(
+                f"export: a checkpoint follows the compiler's layout, and this network is "
+                f"{self.alteration.card.title}; export the model that it was made of"
+            )
         if format == "torch" and isinstance(self.module, CellNetwork):
             torch_export.write(
                 path,
@@ -374,6 +446,8 @@ class Model:
     @cached_property
     def circuit(self) -> "Circuit":
         """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
+        if self.alteration is not None:
+            return self.alteration.circuit
         from lsrl.interpret.locate import circuit_of
 
         return circuit_of(self)

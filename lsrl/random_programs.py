@@ -5,7 +5,7 @@ too. Bounds and grids are known while a program is written, so a value that has 
 (compared, wrapped by a modulus, cut off) before it goes on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,6 +63,7 @@ def random_program(
     depth: int = 8,
     width: int = 16,
     max_length: int = 64,
+    inputs: Sequence[InputType] | None = None,
 ) -> Program:
     """Write a random program; equal arguments give equal programs.
 
@@ -88,12 +89,14 @@ def random_program(
       depth: number of chained ops, at least 1.
       width: the widest signal, at least 1.
       max_length: of the program.
+      inputs: types of one or two inputs, in place of drawn ones.
 
     Returns:
       The program, named random_<seed>.
 
     Raises:
-      ProgramError: an unknown op, or a seed, depth, width or length that is too small.
+      ProgramError: an unknown op, a seed, depth, width or length that is too small, or another
+        number of inputs.
     """
     names = _checked_names(LINEAR_OPS if ops is None else ops)
     for what, value, least in (
@@ -102,7 +105,12 @@ def random_program(
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ProgramError(f"random_program: {what} must be an int >= {least}, got {value!r}")
     random = np.random.default_rng(int(seed))
-    kinds = [_input_type(random) for _ in range(2 if random.random() < 0.25 else 1)]
+    if inputs is None:
+        kinds = [_input_type(random) for _ in range(2 if random.random() < 0.25 else 1)]
+    else:
+        kinds = list(inputs)
+    if len(kinds) not in (1, 2):
+        raise ProgramError(f"random_program: expected one or two inputs, got {len(kinds)}")
 
     def write(*inputs: Signal) -> Signal:
         writer = _Writer(random, int(width), int(max_length), names, limit, list(inputs))

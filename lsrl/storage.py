@@ -1,12 +1,10 @@
 """The file format of saved models: safetensors, with the program and its schedule as JSON."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from lsrl.errors import FormatError, LsrlError
+from lsrl.folders import replace_file
 from lsrl.ir import ops
 from lsrl.ir.graph import Graph, GraphBuilder, Source
 from lsrl.ir.matrix import Matrix
@@ -39,6 +38,7 @@ class SavedModel(NamedTuple):
     dtype: str
     levels: Levels
     parameters: dict[str, Array]
+    alteration: dict[str, Any] | None
 
 
 def save(
@@ -52,6 +52,7 @@ def save(
     levels: Levels,
     labels: tuple[tuple[str, ...], ...],
     certificate: str,
+    alteration: dict[str, Any] | None = None,
 ) -> None:
     """Write a model whole or not at all: to a file beside the old one, then put in its place."""
     header = {
@@ -65,21 +66,14 @@ def save(
         "levels": [[node, *position] for node, position in sorted(levels.items())],
         "labels": labels,
         "certificate": certificate,
+        **({} if alteration is None else {"alteration": alteration}),
     }
     text = json.dumps(header)
     # safetensors has no bfloat16 in numpy; the bits travel as uint16.
     arrays = {name: _bits(np.ascontiguousarray(array)) for name, array in parameters.items()}
     # One entry, since safetensors writes several in an order of its own, anew each time.
     content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
-    target_path = Path(path)
-    draft = target_path.with_name(f".{target_path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, target_path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
+    replace_file(path, content)
 
 
 def read(path: str | os.PathLike[str]) -> SavedModel:
@@ -115,6 +109,7 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
             dtype,
             {node: (reads, last) for node, reads, last in header["levels"]},
             {name: _unbits(array, dtype) for name, array in arrays.items()},
+            header.get("alteration"),
         )
     except FormatError:
         raise
@@ -143,6 +138,15 @@ def bad(path: str | os.PathLike[str], why: str) -> FormatError:
         f"{os.fspath(path)}: expected a model saved by model.save, got something else: {why}; "
         "save it again"
     )
+
+
+def program_content(program: Program, lines: bool) -> dict[str, Any]:
+    """What a program computes, as JSON data, with or without the lines it was written on."""
+    content = _program_to_json(program)
+    del content["documentation"]
+    for node in content["nodes"] if not lines else ():
+        del node["sources"]
+    return content
 
 
 def _bits(array: Array) -> Array:

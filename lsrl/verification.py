@@ -99,7 +99,7 @@ def compare(
     if inputs is None:
         length = min(length, model.program.max_length or length)
         inputs = sample_inputs(model.program.inputs, sequences, length, seed)
-    legal, expected = _legal(model.program, inputs)
+    legal, expected = legal_inputs(model.program, inputs)
     length = legal[0].shape[1]
     allowed = 0.0 if model.certificate.exact else model.certificate.error_bound
     modes = {"run": model.run(*legal)}
@@ -116,7 +116,7 @@ def compare(
     return None
 
 
-def _legal(program: Program, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+def legal_inputs(program: Program, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
     """The sequences that keep every promise, with what the program makes of them."""
     length = inputs[0].shape[1]
     while length:

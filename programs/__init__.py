@@ -3,9 +3,33 @@
 `catalogue()` lists them all with sample parameters and inputs.
 """
 
-from lsrl.programs.arithmetic import binary_adder, cycle_navigation, gradient_step, modular_sum
+from lsrl.programs.approximation import linear_interpolation, threshold_learner
+from lsrl.programs.arithmetic import (
+    binary_adder,
+    cycle_navigation,
+    gradient_step,
+    modular_sum,
+    reset_sum,
+)
 from lsrl.programs.catalogue import catalogue
-from lsrl.programs.counting import counter_mod, histogram, majority, parity, running_max
+from lsrl.programs.composition import (
+    echo_sum,
+    induction_hits,
+    longest_run,
+    majority_parity,
+    pattern_count,
+)
+from lsrl.programs.counting import (
+    counter_mod,
+    histogram,
+    leader,
+    majority,
+    parity,
+    run_length,
+    running_max,
+    since_last,
+    window_majority,
+)
 from lsrl.programs.entry import Entry
 from lsrl.programs.formal_languages import (
     a_n_b_n,
@@ -31,12 +55,20 @@ from lsrl.programs.in_context import (
     vec2vec,
     vec2vec_prompt,
 )
-from lsrl.programs.lookup import associative_recall, induction_head, recall_overwriting
+from lsrl.programs.lookup import (
+    associative_recall,
+    function_table,
+    induction_head,
+    nearest_lookup,
+    recall_overwriting,
+)
 from lsrl.programs.memory import (
     copy_delay,
     counting_sort,
+    first_repeated,
     first_token,
     flip_flop,
+    marked_pair,
     reverse,
     selective_copy,
     undo_flip_flop,
@@ -61,27 +93,43 @@ __all__ = [
     "dfa",
     "dyck",
     "dyck1",
+    "echo_sum",
     "encode_word",
     "even_pairs",
+    "first_repeated",
     "first_token",
     "flip_flop",
+    "function_table",
     "gradient_step",
     "histogram",
     "induction_head",
+    "induction_hits",
+    "leader",
+    "linear_interpolation",
+    "longest_run",
     "majority",
+    "majority_parity",
+    "marked_pair",
     "modular_sum",
+    "nearest_lookup",
     "ngram",
     "parity",
+    "pattern_count",
     "permutations",
     "random_dictionary",
     "recall_overwriting",
+    "reset_sum",
     "reverse",
+    "run_length",
     "running_max",
     "selective_copy",
     "shuffle_dyck",
+    "since_last",
+    "threshold_learner",
     "tok2tok",
     "tok2tok_prompt",
     "undo_flip_flop",
     "vec2vec",
     "vec2vec_prompt",
+    "window_majority",
 ]

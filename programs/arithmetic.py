@@ -180,6 +180,46 @@ def gradient_step_reference(
     return answers
 
 
+def reset_sum(n: int = 3, max_length: int = 64) -> Program:
+    """The sum modulo n since the last reset.
+
+    Input: a token each step: k from 0 to n - 1 is a term, n the reset. Output: the sum of the terms
+    after the last reset, this token included, mod n.
+
+    Shows: a reset that takes nothing away: the total at the reset is held and subtracted.
+
+    Args:
+      n: the modulus, at least 2.
+      max_length: greatest number of tokens.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    modulus = checks.integer("n", n, 2)
+    longest = checks.max_length(max_length)
+    words = [*(str(term) for term in range(modulus)), "RESET"]
+
+    @lsrl.program(max_length=longest)
+    def reset_sum(
+        token: Annotated[Signal, Token(modulus + 1, words)],
+    ) -> Annotated[Signal, Token(modulus)]:
+        total = lsrl.cumsum(lsrl.lookup(token, [*range(modulus), 0]))
+        total_at_reset = lsrl.hold(total, token.one_hot[modulus])
+        since_reset = lsrl.bound(total - total_at_reset, 0, longest * (modulus - 1))
+        return lsrl.mod(since_reset, modulus)
+
+    return reset_sum
+
+
+def reset_sum_reference(tokens: Sequence[int], n: int) -> list[int]:
+    """Add up, and start again at 0."""
+    total, answers = 0, []
+    for token in tokens:
+        total = 0 if token == n else (total + token) % n
+        answers.append(total)
+    return answers
+
+
 ENTRIES = (
     Entry(
         "modular_sum",
@@ -213,5 +253,12 @@ ENTRIES = (
             {"dim": 5, "learning_rate": 0.1, "step": None},
         ),
         tolerance=1e-12,
+    ),
+    Entry(
+        "reset_sum",
+        "arithmetic",
+        reset_sum,
+        reset_sum_reference,
+        parameters=({}, {"n": 2, "max_length": 20}),
     ),
 )

@@ -1,9 +1,27 @@
 """The catalogue: every program of the library, for tests, tables and benchmarks to run over."""
 
-from lsrl.programs import arithmetic, counting, formal_languages, in_context, lookup, memory
+from lsrl.programs import (
+    approximation,
+    arithmetic,
+    composition,
+    counting,
+    formal_languages,
+    in_context,
+    lookup,
+    memory,
+)
 from lsrl.programs.entry import Entry
 
-_FAMILIES = (counting, arithmetic, memory, lookup, formal_languages, in_context)
+_FAMILIES = (
+    counting,
+    arithmetic,
+    memory,
+    lookup,
+    formal_languages,
+    in_context,
+    approximation,
+    composition,
+)
 
 
 def catalogue() -> dict[str, Entry]:

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
+
 import lsrl
 from lsrl import Program, Signal, Token, Vector
 from lsrl.programs import checks
-from lsrl.programs.entry import Entry
+from lsrl.programs.entry import Entry, Inputs
 
 
 def majority(max_length: int = 1000) -> Program:
@@ -184,6 +186,192 @@ def running_max_reference(values: Sequence[int]) -> list[int]:
     return answers
 
 
+def window_majority(window: int = 5, max_length: int | None = None) -> Program:
+    """Whether ones are in the majority among the last tokens.
+
+    Input: a bit a token. Output: 1 where more than half of the last `window` bits, this one
+    included, are 1, else 0; before the first token all bits count as 0.
+
+    Shows: a count that forgets, by a shift register and one comparison.
+
+    Args:
+      window: number of tokens to count over, at least 1.
+      max_length: greatest number of tokens; None for any.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    size = checks.integer("window", window, 1)
+
+    @lsrl.program(max_length=checks.optional_length(max_length))
+    def window_majority(bit: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
+        recent_ones = lsrl.window_sum(bit, size)
+        return 2 * recent_ones > size
+
+    return window_majority
+
+
+def window_majority_reference(bits: Sequence[int], window: int) -> list[int]:
+    """Cut the last bits out of the list, and count them."""
+    ends = range(1, len(bits) + 1)
+    return [int(2 * sum(bits[max(0, end - window) : end]) > window) for end in ends]
+
+
+def run_length(vocab: int = 3, most: int = 5, max_length: int | None = None) -> Program:
+    """How often the present symbol came in a row.
+
+    Input: a symbol a token. Output: how many of the last tokens, this one included, are equal
+    without a break, or `most` if there are more.
+
+    Shows: a counter that falls back to 1, without a reset: one window a length.
+
+    Args:
+      vocab: number of symbols.
+      most: the greatest number told, at least 1.
+      max_length: greatest number of tokens; None for any.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    symbols, longest = checks.integer("vocab", vocab, 1), checks.integer("most", most, 1)
+
+    @lsrl.program(max_length=checks.optional_length(max_length))
+    def run_length(
+        token: Annotated[Signal, Token(symbols)],
+    ) -> Annotated[Signal, Token(longest + 1)]:
+        return lsrl.bound(count_run(token, longest), 1, longest)
+
+    return run_length
+
+
+def count_run(token: Signal, most: int) -> Signal:
+    """How many of the last tokens equal this one without a break, cut off at `most`.
+
+    Args:
+      token: a token input.
+      most: at least 1.
+
+    Returns:
+      Width 1, from 1 to `most`.
+    """
+    # Nothing came before the first token, so a change there is one too.
+    changed = token != lsrl.delay(token, 1, initial=-1)
+    length = lsrl.constant(1)
+    for size in range(1, most):
+        # The run is longer than `size` if none of the last `size` tokens began one.
+        length = length + lsrl.relu(1 - lsrl.window_sum(changed, size))
+    return length
+
+
+def run_length_reference(tokens: Sequence[int], most: int) -> list[int]:
+    """Count up, and start again at a change."""
+    length, answers = 0, []
+    for now, token in enumerate(tokens):
+        length = length + 1 if now and token == tokens[now - 1] else 1
+        answers.append(min(length, most))
+    return answers
+
+
+def runs_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs:
+    """Runs of equal symbols, three tokens long on average."""
+    tokens = rng.integers(vocab, size=steps)
+    goes_on = rng.random(steps) < 0.6
+    for now in range(1, steps):
+        if goes_on[now]:
+            tokens[now] = tokens[now - 1]
+    return (tokens,)
+
+
+def leader(vocab: int = 3, max_length: int = 1000) -> Program:
+    """The symbol that came most often so far.
+
+    Input: a symbol a token. Output: the symbol with the greatest count up to and including this
+    token, the smallest one of those that share it.
+
+    Shows: several counters, each compared with each other.
+
+    Args:
+      vocab: number of symbols, at least 2.
+      max_length: greatest number of tokens.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    symbols = checks.integer("vocab", vocab, 2)
+    pairs = [(a, b) for a in range(symbols) for b in range(a + 1, symbols)]
+    # Row p takes the count of the pair's smaller symbol from that of the greater one.
+    duels = np.zeros((len(pairs), symbols))
+    for row, (smaller, greater) in enumerate(pairs):
+        duels[row, [smaller, greater]] = -1, 1
+
+    @lsrl.program(max_length=checks.max_length(max_length))
+    def leader(token: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(symbols)]:
+        count = lsrl.cumsum(token.one_hot)
+        greater_wins = (duels @ count) > 0
+        # The leader k is the one symbol that wins against all smaller and loses to no greater one.
+        leads = []
+        for symbol in range(1, symbols):
+            lost = [
+                1 - greater_wins[row] if pair[1] == symbol else greater_wins[row]
+                for row, pair in enumerate(pairs)
+                if symbol in pair
+            ]
+            leads.append(symbol * lsrl.relu(1 - lsrl.concat(*lost).sum()))
+        return lsrl.bound(lsrl.concat(*leads).sum(), 0, symbols - 1)
+
+    return leader
+
+
+def leader_reference(tokens: Sequence[int], vocab: int) -> list[int]:
+    """Search the counts for the greatest."""
+    counts = [0] * vocab
+    answers = []
+    for token in tokens:
+        counts[token] += 1
+        answers.append(counts.index(max(counts)))
+    return answers
+
+
+def since_last(most: int = 6, max_length: int | None = None) -> Program:
+    """How long ago the last one came.
+
+    Input: a bit a token. Output: how many tokens ago the last 1 was, 0 where this bit is 1; `most`
+    if it is longer ago, or if there was none.
+
+    Shows: the distance to an event, as a count of windows that do not hold it.
+
+    Args:
+      most: the greatest distance told, at least 1.
+      max_length: greatest number of tokens; None for any.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    longest = checks.integer("most", most, 1)
+
+    @lsrl.program(max_length=checks.optional_length(max_length))
+    def since_last(bit: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(longest + 1)]:
+        ones = lsrl.concat(*(lsrl.window_sum(bit, size) for size in range(1, longest + 1)))
+        not_within = lsrl.relu(1 - ones)
+        return not_within.sum()
+
+    return since_last
+
+
+def since_last_reference(bits: Sequence[int], most: int) -> list[int]:
+    """Search backwards."""
+    answers = []
+    for now in range(len(bits)):
+        found = next((ago for ago in range(now + 1) if bits[now - ago]), most)
+        answers.append(min(found, most))
+    return answers
+
+
+def _sparse_sample(rng: np.random.Generator, steps: int, most: int) -> Inputs:
+    """About as many ones as let the distance reach its limit now and then."""
+    return ((rng.random(steps) < 1.5 / most).astype(np.int64),)
+
+
 ENTRIES = (
     Entry(
         "majority",
@@ -219,5 +407,35 @@ ENTRIES = (
         running_max,
         running_max_reference,
         parameters=({"max_length": 64}, {}, {"levels": 2}, {"levels": 30}),
+    ),
+    Entry(
+        "window_majority",
+        "counting",
+        window_majority,
+        window_majority_reference,
+        parameters=({"max_length": 64},),
+    ),
+    Entry(
+        "run_length",
+        "counting",
+        run_length,
+        run_length_reference,
+        parameters=({"max_length": 64}, {"vocab": 2, "most": 1}),
+        sampler=runs_sample,
+    ),
+    Entry(
+        "leader",
+        "counting",
+        leader,
+        leader_reference,
+        parameters=({"max_length": 64},),
+    ),
+    Entry(
+        "since_last",
+        "counting",
+        since_last,
+        since_last_reference,
+        parameters=({"max_length": 64},),
+        sampler=_sparse_sample,
     ),
 )

@@ -187,6 +187,95 @@ def induction_head_reference(tokens: Sequence[int]) -> list[int]:
     return answers
 
 
+def function_table(arguments: int = 4, values: int = 4, max_length: int | None = None) -> Program:
+    """A function told by its values, then applied.
+
+    Input: `arguments` tokens f(0), f(1), …, each from 0 to values - 1; then arguments x, each from
+    0 to arguments - 1. Output: 0 while the function is told; then f(x) at each x, and 0 at a token
+    that is no argument.
+
+    Shows: a map that lies in the state, one latch a value, and is read by a selection.
+
+    Args:
+      arguments: number of arguments, at least 1.
+      values: number of values, at least 2.
+      max_length: greatest number of tokens; None for any.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    size, symbols = checks.integer("arguments", arguments, 1), checks.integer("values", values, 2)
+    kinds = max(size, symbols)
+    indicator = np.eye(kinds, size)
+
+    @lsrl.program(max_length=checks.optional_length(max_length))
+    def function_table(token: Annotated[Signal, Token(kinds)]) -> Annotated[Signal, Token(kinds)]:
+        # The first `size` tokens by number: a pulse that runs along a line of delays.
+        arrives = [1 - lsrl.delay(lsrl.constant(1), 1)]
+        while len(arrives) < size:
+            arrives.append(lsrl.delay(arrives[-1], 1))
+        table = [lsrl.latch(token, pulse) for pulse in arrives]
+        asked = lsrl.lookup(token, indicator) & lsrl.delay(lsrl.constant(1), size)
+        # One argument is asked for.
+        value = lsrl.select(asked, lsrl.concat(*table), 0)
+        return lsrl.bound(value.sum(), 0, kinds - 1)
+
+    return function_table
+
+
+def function_table_reference(tokens: Sequence[int], arguments: int) -> list[int]:
+    """Cut the table off, and index it."""
+    table = tokens[:arguments]
+    questions = tokens[arguments:]
+    return [0] * len(table) + [table[x] if x < arguments else 0 for x in questions]
+
+
+def nearest_lookup(levels: int = 6, values: int = 4, max_length: int = 1000) -> Program:
+    """The value whose key is nearest to the query.
+
+    Input: two tokens each step, a key from 0 to levels - 1 and a value from 0 to values - 1. The
+    first key is the query, and its value is not read; then come pairs. Output: 0 at the query; then
+    the value of the pair whose key is nearest to the query, the first one of those that are equally
+    near.
+
+    Shows: a soft match by linear states, which count the distances that were reached, and a hold.
+
+    Args:
+      levels: number of keys, at least 2.
+      values: number of values, at least 1.
+      max_length: greatest number of tokens.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    keys, symbols = checks.integer("levels", levels, 2), checks.integer("values", values, 1)
+    distances = np.arange(keys)
+
+    @lsrl.program(max_length=checks.max_length(max_length))
+    def nearest_lookup(
+        key: Annotated[Signal, Token(keys)], value: Annotated[Signal, Token(symbols)]
+    ) -> Annotated[Signal, Token(symbols)]:
+        past_query = lsrl.delay(lsrl.constant(1), 1)
+        query = lsrl.latch(key, 1 - past_query)
+        distance = lsrl.absolute(key - query)
+        within = (distance <= distances) & past_query
+        # Nearer than all before: within a distance that no earlier key was within.
+        earlier = lsrl.delay(lsrl.cumsum(within), 1)
+        nearer = (lsrl.relu(within - earlier)).sum() >= 1
+        return lsrl.hold(value, nearer)
+
+    return nearest_lookup
+
+
+def nearest_lookup_reference(keys: Sequence[int], contents: Sequence[int]) -> list[int]:
+    """Sort the pairs so far by their distance."""
+    answers = [0]
+    for end in range(2, len(keys) + 1):
+        nearest = min(range(1, end), key=lambda place: (abs(keys[place] - keys[0]), place))
+        answers.append(contents[nearest])
+    return answers
+
+
 ENTRIES = (
     Entry(
         "associative_recall",
@@ -210,5 +299,19 @@ ENTRIES = (
         induction_head,
         induction_head_reference,
         parameters=({}, {"vocab": 1}, {"vocab": 16, "max_length": 400}),
+    ),
+    Entry(
+        "function_table",
+        "lookup",
+        function_table,
+        function_table_reference,
+        parameters=({}, {"arguments": 1, "values": 3}),
+    ),
+    Entry(
+        "nearest_lookup",
+        "lookup",
+        nearest_lookup,
+        nearest_lookup_reference,
+        parameters=({"max_length": 64}, {"levels": 2, "values": 1}),
     ),
 )

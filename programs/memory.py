@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 
 import lsrl
-from lsrl import Program, Signal, Token
+from lsrl import Program, Signal, Token, Vector
 from lsrl.programs import checks
 from lsrl.programs.entry import Array, Entry, Inputs
 
@@ -320,6 +320,102 @@ def _word_edges(length: int, vocab: int) -> list[Inputs]:
     return [(np.concatenate([word, rest]),) for word in words]
 
 
+def first_repeated(vocab: int = 4, max_length: int = 1000) -> Program:
+    """The first symbol that came a second time.
+
+    Input: a symbol a token. Output: 0 while all symbols so far are different; from the first token
+    on whose symbol came before, 1 + that symbol.
+
+    Shows: an event that is defined by counts, and a latch that keeps what it was.
+
+    Args:
+      vocab: number of symbols.
+      max_length: greatest number of tokens.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    symbols = checks.integer("vocab", vocab, 1)
+
+    @lsrl.program(max_length=checks.max_length(max_length))
+    def first_repeated(
+        token: Annotated[Signal, Token(symbols)],
+    ) -> Annotated[Signal, Token(symbols + 1)]:
+        earlier = lsrl.delay(lsrl.cumsum(token.one_hot), 1)
+        # One symbol is the token's.
+        repeats = lsrl.bound((token.one_hot & (earlier > 0)).sum(), 0, 1)
+        happens = lsrl.relu(repeats - lsrl.delay(lsrl.cumsum(repeats), 1))
+        return lsrl.latch(token + 1, happens)
+
+    return first_repeated
+
+
+def first_repeated_reference(tokens: Sequence[int]) -> list[int]:
+    """Collect into a set until something is in it already."""
+    seen: set[int] = set()
+    found, answers = 0, []
+    for token in tokens:
+        if not found and token in seen:
+            found = 1 + token
+        seen.add(token)
+        answers.append(found)
+    return answers
+
+
+def marked_pair(vocab: int = 4, max_length: int = 1000) -> Program:
+    """The two symbols that markers point at.
+
+    Input: a token each step: k from 0 to vocab - 1 is a symbol, vocab the marker LEFT, vocab + 1
+    the marker RIGHT. Output: the vector [left, right]: 1 + the token right after the first LEFT,
+    and 1 + the token right after the first RIGHT, 0 before they came. A marker that is pointed at
+    counts as 0, too.
+
+    Shows: copying from two places at once, by two latches that fire once each.
+
+    Args:
+      vocab: number of symbols.
+      max_length: greatest number of tokens.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    symbols = checks.integer("vocab", vocab, 1)
+    words = [*(str(symbol) for symbol in range(symbols)), "LEFT", "RIGHT"]
+    content = [*range(1, symbols + 1), 0, 0]
+
+    @lsrl.program(max_length=checks.max_length(max_length))
+    def marked_pair(
+        token: Annotated[Signal, Token(symbols + 2, words)],
+    ) -> Annotated[Signal, Vector(2, low=0, high=symbols, step=1)]:
+        markers = token.one_hot[symbols:]
+        first = lsrl.relu(markers - lsrl.delay(lsrl.cumsum(markers), 1))
+        points = lsrl.delay(first, 1)
+        symbol = lsrl.lookup(token, content)
+        left = lsrl.latch(symbol, points[0])
+        right = lsrl.latch(symbol, points[1])
+        return lsrl.concat(left, right)
+
+    return marked_pair
+
+
+def marked_pair_reference(tokens: Sequence[int], vocab: int) -> list[tuple[int, ...]]:
+    """Find the first place of each marker, and look one further."""
+    answers = []
+    for end in range(1, len(tokens) + 1):
+        prefix, answer = list(tokens[:end]), []
+        for marker in (vocab, vocab + 1):
+            place = prefix.index(marker) + 1 if marker in prefix else end
+            answer.append(1 + prefix[place] if place < end and prefix[place] < vocab else 0)
+        answers.append(tuple(answer))
+    return answers
+
+
+def _marked_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs:
+    """Few markers, so that the latches fire anywhere in the sequence."""
+    symbols, markers = rng.integers(vocab, size=steps), rng.integers(vocab, vocab + 2, size=steps)
+    return (np.where(rng.random(steps) < 3 / (steps + 1), markers, symbols),)
+
+
 ENTRIES = (
     Entry(
         "copy_delay",
@@ -378,5 +474,20 @@ ENTRIES = (
         counting_sort_reference,
         parameters=({}, {"length": 1, "vocab": 2}, {"length": 30, "vocab": 12}),
         edges=_word_edges,
+    ),
+    Entry(
+        "first_repeated",
+        "memory",
+        first_repeated,
+        first_repeated_reference,
+        parameters=({"max_length": 64}, {"vocab": 1, "max_length": 2}),
+    ),
+    Entry(
+        "marked_pair",
+        "memory",
+        marked_pair,
+        marked_pair_reference,
+        parameters=({"max_length": 64},),
+        sampler=_marked_sample,
     ),
 )

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "lsrl.certificate": COMPILING,
     "lsrl.backends": COMPILING | {"lsrl.certificate"},
     "lsrl.options": set(),
-    "lsrl.storage": BELOW | {"lsrl", "lsrl.language", "lsrl.options", "lsrl.schedule"},
+    "lsrl.storage": BELOW
+    | {"lsrl", "lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.schedule"},
     "lsrl.verification": BELOW | {"lsrl.certificate", "lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }

@@ -24,7 +24,7 @@ TANH_NEEDS_FLOAT64 = {
     "dyck1", "tok2tok", "selective_copy", "shuffle_dyck", "dyck", "a_n_b_n", "a_n_b_n_c_n",
     "country_capital", "associative_recall", "vec2vec",
 }  # fmt: skip
-GENERAL_PRODUCTS = {"gradient_step"}
+GENERAL_PRODUCTS = {"gradient_step", "linear_interpolation"}
 CONTINUOUS = {"vec2vec"}
 
 

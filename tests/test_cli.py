@@ -72,7 +72,7 @@ def saved(lsrl_command):
 
 
 def test_help_shows_examples(lsrl_command):
-    names = ("programs", "targets", "compile", "run", "show", "verify", "explain")
+    names = ("programs", "targets", "compile", "run", "show", "view", "verify", "explain")
     overview = lsrl_command("--help").stdout
     for name in names:
         assert f"lsrl {name}" in lsrl_command(name, "--help").stdout

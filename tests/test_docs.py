@@ -34,6 +34,6 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
             exec(compile(block, "tutorial.py", "exec"), space)
         with pytest.raises(errors.RampError, match="give the width of a ramp"):
             exec(compile(blocks[3], "tutorial.py", "exec"), space)
-    assert "parameters   399 (69 nonzero)" in printed.getvalue()
+    assert "parameters   443 (66 nonzero)" in printed.getvalue()
     assert "exact up to token 16777215" in printed.getvalue()
     assert (tmp_path / "majority.lsrl").exists()

@@ -89,7 +89,7 @@ def test_the_catalogue_holds_every_program_of_the_library():
         and inspect.signature(getattr(programs, name)).return_annotation is lsrl.Program
     }
     assert builders == set(CATALOGUE)
-    assert len(builders) == 31
+    assert len(builders) == 47
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=CATALOGUE)
@@ -110,7 +110,14 @@ GOLDEN = [
     ("counter_mod", {"n": 3}, [[0, 1, 0, 0, 1]], [0, 1, 2, 0, 1]),
     ("histogram", {"vocab": 3}, [[0, 2, 0]], [[1, 0, 0], [1, 0, 1], [2, 0, 1]]),
     ("running_max", {"levels": 5}, [[0, 2, 1, 4, 3]], [0, 2, 2, 4, 4]),
+    ("window_majority", {"window": 3}, [[1, 1, 0, 0, 1, 1, 1]], [0, 1, 1, 0, 0, 1, 1]),
+    ("run_length", {"most": 3}, [[2, 2, 2, 2, 0, 1, 1]], [1, 2, 3, 3, 1, 1, 2]),
+    # Symbols 1 and 2 share the greatest count for a while, in the end all three do.
+    ("leader", {}, [[2, 1, 1, 2, 0, 0, 0]], [2, 1, 1, 1, 1, 0, 0]),
+    ("since_last", {"most": 3}, [[0, 1, 0, 0, 0, 0, 1]], [3, 0, 1, 2, 3, 3, 0]),
     ("modular_sum", {"n": 5}, [[3, 4, 0, 3, 4]], [3, 2, 2, 0, 4]),
+    # Token 3 is the reset.
+    ("reset_sum", {"n": 3}, [[2, 2, 1, 3, 1, 2, 3]], [2, 1, 2, 0, 1, 0, 0]),
     ("cycle_navigation", {"n": 4}, [[2, 1, 1, 0, 2, 2]], [3, 0, 1, 1, 0, 3]),
     # 3 + 3 = 6, 5 + 3 = 8.
     ("binary_adder", {}, [[1, 1, 0, 0], [1, 1, 0, 0]], [0, 1, 1, 0]),
@@ -127,6 +134,15 @@ GOLDEN = [
     ("flip_flop", {"vocab": 3}, [[0, 3, 1, 2, 0, 4]], [0, 1, 1, 0, 0, 2]),
     # Write 1, write 2, undo, undo, read, write 0, undo: what was undone is not brought back.
     ("undo_flip_flop", {"vocab": 3}, [[3, 4, 1, 1, 0, 2, 1]], [1, 2, 1, 1, 1, 0, 1]),
+    ("first_repeated", {}, [[2, 0, 3, 0, 2, 1]], [0, 0, 0, 1, 1, 1]),
+    # LEFT is 3 and RIGHT is 4; only the first of each points.
+    (
+        "marked_pair",
+        {"vocab": 3},
+        [[1, 4, 2, 3, 0, 3, 1]],
+        [[0, 0], [0, 0], [0, 3], [0, 3], [1, 3], [1, 3], [1, 3]],
+    ),
+    ("marked_pair", {"vocab": 3}, [[3, 4, 2]], [[0, 0], [0, 0], [0, 3]]),
     # Blank, a, blank, b, marker, then 3 more tokens, one of them a symbol that is not read.
     (
         "selective_copy",
@@ -152,6 +168,26 @@ GOLDEN = [
         [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1],
     ),
     ("induction_head", {"vocab": 4}, [[1, 2, 1, 3, 1, 2, 2, 2]], [0, 0, 2, 0, 3, 1, 2, 2]),
+    # f is 2, 3, 0; then f(1), f(1), f(2), f(0), and 3 is no argument.
+    ("function_table", {"arguments": 3}, [[2, 3, 0, 1, 1, 2, 0, 3]], [0, 0, 0, 3, 3, 0, 2, 0]),
+    # The query is 2; distances 3, 2, 1, 0 and then 1 again.
+    ("nearest_lookup", {}, [[2, 5, 0, 3, 2, 1], [3, 1, 2, 3, 1, 2]], [0, 1, 2, 3, 1, 1]),
+    # 2 is below and 4 above, so 3 lies in the middle, which is not above it.
+    ("threshold_learner", {}, [[2, 4, 3, 0, 5, 4], [0, 1, 2, 2, 1, 2]], [0, 1, 0, 0, 1, 1]),
+    # Knots 1, -1, 0.5, asked for at 0, 1/2, 1, 3/2 and 2.
+    (
+        "linear_interpolation",
+        {"cells": 2},
+        [[[1.0], [-1.0], [0.5], [-1.0], [-0.5], [0.0], [0.5], [1.0]]],
+        [0, 0, 0, 1, 0, -1, -0.25, 0.5],
+    ),
+    # Ones are ahead at tokens 0, 2, 3 and 4.
+    ("majority_parity", {}, [[1, 0, 1, 1, 0, 0, 0]], [1, 1, 0, 1, 0, 0, 0]),
+    ("pattern_count", {"pattern": (1, 1), "n": 2}, [[1, 1, 1, 0, 1, 1]], [0, 1, 0, 0, 0, 1]),
+    ("longest_run", {"most": 3}, [[0, 1, 1, 0, 2, 2, 2, 2, 1]], [1, 1, 2, 2, 2, 2, 3, 3, 3]),
+    ("echo_sum", {"k": 2, "n": 4}, [[3, 1, 2, 3]], [3, 1, 1, 0]),
+    # It says 0, 0, 2, 1, 2 and 1, so it is right from token 3 on.
+    ("induction_hits", {}, [[1, 2, 1, 2, 1, 2, 1]], [0, 0, 0, 0, 0, 0, 1]),
     ("dyck1", {}, [[0, 1, 0, 0, 1, 1, 1, 0]], [0, 1, 0, 0, 0, 1, 0, 0]),
     # Kinds may cross: ( [ ) ].
     ("shuffle_dyck", {"kinds": 2}, [[0, 1, 2, 3]], [0, 0, 0, 1]),
@@ -324,6 +360,21 @@ BAD_PARAMETERS = [
     ("counter_mod", {"n": 1}),
     ("histogram", {"vocab": 0}),
     ("running_max", {"levels": 1}),
+    ("window_majority", {"window": 0}),
+    ("run_length", {"most": 0}),
+    ("leader", {"vocab": 1}),
+    ("since_last", {"most": 0}),
+    ("reset_sum", {"n": 1}),
+    ("first_repeated", {"vocab": 0}),
+    ("marked_pair", {"vocab": 0}),
+    ("function_table", {"arguments": 0}),
+    ("nearest_lookup", {"levels": 1}),
+    ("threshold_learner", {"levels": 1}),
+    ("linear_interpolation", {"cells": 0}),
+    ("pattern_count", {"pattern": (2,)}),
+    ("longest_run", {"most": 1}),
+    ("echo_sum", {"k": 0}),
+    ("induction_hits", {"vocab": 0}),
     ("modular_sum", {"n": 1}),
     ("cycle_navigation", {"n": 0}),
     ("gradient_step", {"dim": 0}),

@@ -16,7 +16,15 @@ import lsrl
 from lsrl import paper, programs
 from lsrl.cli import app
 from lsrl.errors import InputError
-from lsrl.stability import factor_programs, factors, figures, paper_experiment, report, workloads
+from lsrl.stability import (
+    factor_programs,
+    factors,
+    figures,
+    paper_experiment,
+    report,
+    states,
+    workloads,
+)
 from lsrl.stability.copies import run_copies
 from lsrl.stability.measures import (
     Critical,
@@ -576,6 +584,33 @@ def test_own_lowering_bears_the_papers_noise() -> None:
         expected = programs.tok2tok(3, 10, 4).run(prompts)[:, -3:]
         outputs = run_copies(model, [prompts], PAPER, [1e-3] * 10, range(10), last=3)
         assert wrong_tokens(outputs, expected).mean() <= 0.05
+
+
+@pytest.mark.parametrize("name", states.TEXTS)
+def test_both_kinds_of_states_compute_the_same(name: str) -> None:
+    given, expected = states.prompts(name, 4)
+    affine, corrected = (states.build(name, kind) for kind in ("affine", "self-correcting"))
+    np.testing.assert_array_equal(affine.run(given), expected)
+    np.testing.assert_array_equal(corrected.run(given), expected)
+    kinds = [{type(node.op).__name__ for node in text.graph.nodes} for text in (affine, corrected)]
+    assert "ThresholdState" not in kinds[0]
+    assert "ThresholdState" in kinds[1]
+
+
+def test_self_correcting_states_bear_more_running_free(tmp_path: Path) -> None:
+    rows = states.states_experiment(
+        tmp_path,
+        names=["ring"],
+        targets=["rnn_tanh"],
+        draws=5,
+        count=2,
+        noises=states.NOISES[1:2],
+    )
+    assert {row["wrong"] for row in rows if float(row["level"]) == 0} == {"0.0"}
+    (found,) = states.corrections(rows)
+    affine, corrected = found.sigmas["ring"]
+    np.testing.assert_allclose(found.ratio, np.log10(corrected / affine))
+    assert found.ratio > 0.5
 
 
 # ---------------------------------------------------------------- command line and figures

@@ -28,9 +28,9 @@ CASES = [
 # Programs that no linear recurrence holds; products need the gated one.
 NEEDS_MORE_THAN_LINEAR = {
     "flip_flop", "undo_flip_flop", "associative_recall", "recall_overwriting", "induction_head",
-    "dyck", "dfa", "permutations", "binary_adder",
+    "dyck", "dfa", "permutations", "binary_adder", "reset_sum", "nearest_lookup", "induction_hits",
 }  # fmt: skip
-NEEDS_PRODUCTS = {"gradient_step"}
+NEEDS_PRODUCTS = {"gradient_step", "linear_interpolation"}
 
 
 @pytest.mark.parametrize(("target", "entry", "parameters"), CASES)

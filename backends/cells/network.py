@@ -19,6 +19,7 @@ from jax import lax
 from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
+    ParameterReader,
     check_products,
     generated,
     precise,
@@ -301,6 +302,7 @@ class CellNetwork(nnx.Module):
             self.output_bias = _parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
         self.structure = Structure(kind, dtype, kinds, definitions)
+        self._reader = ParameterReader()
 
     # ------------------------------------------------------------ parameters
 
@@ -324,6 +326,48 @@ class CellNetwork(nnx.Module):
             name: np.asarray(value_of(getattr(owner, attribute)))
             for name, owner, attribute in self._owners()
         }
+
+    def arrays(self) -> dict[str, Array]:
+        """All that `rebuilt` needs."""
+        return self.parameter_arrays()
+
+    def rebuilt(self, arrays: Mapping[str, Any]) -> "CellNetwork":
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `parameter_arrays`.
+
+        Raises:
+          ShapeError: an array has a shape that no cell of this width has.
+          KeyError: an array is missing.
+        """
+        kinds = self.structure.inputs
+        maps = InputMaps(
+            *(
+                tuple(
+                    arrays[f"inputs.{number}.{held}"] if kind == held else None
+                    for number, kind in enumerate(kinds)
+                )
+                for held in ("table", "kernel")
+            )
+        )
+        side = "dense_h" if self.structure.kind == "lstm" else "dense_i"
+        depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
+        layers = tuple(
+            GateWeights(
+                arrays[f"cells.{number}.dense_i.kernel"],
+                arrays[f"cells.{number}.dense_h.kernel"],
+                arrays[f"cells.{number}.{side}.bias"],
+            )
+            for number in range(depth)
+        )
+        weights = CellWeights(maps, layers, arrays["output_kernel"], arrays["output_bias"])
+        network = CellNetwork(self.structure.kind, weights, self.dtype)
+        # It checks that each shape is what the cells' own would be.
+        network.replace_parameters(
+            {name: arrays[name] for name in network.parameter_arrays() if name in arrays}
+        )
+        return network
 
     def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
         """Set parameters by flat name.
@@ -404,7 +448,8 @@ class CellNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precise(self.dtype):
-            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            parameters = self._reader.read(self, self.parameters)
+            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
             return output, after
 
     def run(

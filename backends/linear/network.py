@@ -26,11 +26,10 @@ from lsrl.backends.linear.cell import (
     initial_state,
 )
 from lsrl.backends.linear.plan import PlanCache, run_tiles
-from lsrl.backends.network import generated, precision, value_of
+from lsrl.backends.network import ParameterReader, generated, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
-
 _jitted_step = jax.jit(apply_step, static_argnums=1)
 
 
@@ -157,6 +156,7 @@ class LinearNetwork(nnx.Module):
             self.output_kernel = _parameter(weights.output_kernel, dtype)
             self.output_bias = _parameter(weights.output_bias, dtype)
         self._plans = PlanCache()
+        self._reader = ParameterReader()
 
     # ---------------------------------------------------------------- parameters
 
@@ -182,6 +182,50 @@ class LinearNetwork(nnx.Module):
     def parameter_arrays(self) -> dict[str, np.ndarray]:
         """All parameters by flat name, as numpy arrays of the network's dtype."""
         return {name: np.asarray(value) for name, value in self.parameters().items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
+        found = self.parameter_arrays()
+        for number, layer in enumerate(self.structure.layers):
+            for name in ("relu", "left", "right"):
+                found[f"layers.{number}.{name}"] = np.array(
+                    getattr(layer, name), bool if name == "relu" else np.int64
+                )
+        return found
+
+    def rebuilt(self, arrays: Mapping[str, Any]) -> "LinearNetwork":
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `arrays`.
+
+        Raises:
+          ShapeError: the shapes don't fit together.
+          KeyError: an array is missing.
+        """
+        kinds = self.structure.inputs
+        fields = (
+            "input_kernel", "recurrent_kernel", "bias", "initial_state", "relu", "left", "right",
+        )  # fmt: skip
+        depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
+        weights = NetworkWeights(
+            tuple(
+                arrays[f"inputs.{i}.table"] if kind == "table" else None
+                for i, kind in enumerate(kinds)
+            ),
+            tuple(
+                arrays[f"inputs.{i}.kernel"] if kind == "kernel" else None
+                for i, kind in enumerate(kinds)
+            ),
+            arrays["input_bias"],
+            tuple(
+                LayerWeights(**{name: arrays[f"layers.{i}.{name}"] for name in fields})
+                for i in range(depth)
+            ),
+            arrays["output_kernel"],
+            arrays["output_bias"],
+        )
+        return LinearNetwork(weights, self.dtype)
 
     def replace_parameters(self, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
         """Set parameters by flat name.
@@ -239,8 +283,9 @@ class LinearNetwork(nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with precision(self.structure.dtype):
+            parameters = self._reader.read(self, self.parameters)
             stepped: tuple[jax.Array, State] = _jitted_step(
-                self.parameters(), self.structure, state, tuple(inputs)
+                parameters, self.structure, state, tuple(inputs)
             )
             return stepped
 
@@ -313,11 +358,13 @@ class LinearNetwork(nnx.Module):
 
 @jax.jit
 def _sum_both_ways(inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The last of a cumulative sum: in blocks, as a matrix product, and token by token."""
+    """The last of a cumulative sum: in segments, as a matrix product, and token by token."""
+    segments = inputs.reshape(len(inputs), 10, -1).transpose(2, 1, 0)[None]
+    zeros = jnp.zeros((1, 1, len(inputs)), inputs.dtype)
     ones = jnp.ones((inputs.shape[-1], 1), inputs.dtype)
     in_order, _ = lax.scan(lambda s, u: (s + u, None), jnp.zeros_like(inputs[:, 0]), inputs.T)
     return (
-        recurrence.strided_sum(inputs, 1)[:, -1],
+        recurrence.ring_sum(segments, zeros, 1, inputs[0, 0] >= 0)[0, -1, -1],
         jnp.dot(inputs, ones, precision=lax.Precision.HIGHEST)[:, 0],
         in_order,
     )
@@ -328,7 +375,7 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 2 ** (bits - 10), (8, 1000)).astype(structure.compute_dtype)
     expected = inputs.astype(np.int64).sum(axis=1)
-    names = ("sums in blocks", "matrix products", "sums in order")
+    names = ("sums in segments", "matrix products", "sums in order")
     for name, got in zip(names, _sum_both_ways(inputs), strict=True):
         if not np.array_equal(np.asarray(got).astype(np.int64), expected):
             raise SelfTestError(

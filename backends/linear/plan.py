@@ -1,21 +1,26 @@
 """How a linear network runs whole sequences, layer by layer and parallel over time.
 
-`run` makes a plan from the numbers of the parameters at hand: closed forms of
-`lsrl.backends.linear.recurrence` for the states, gathers or dense products for the rest. It cuts
-batch and time into tiles that fit a cache, and carries the states from tile to tile.
+`run` makes a plan from the numbers of the parameters at hand: the forms of
+`lsrl.backends.linear.recurrence` for the states; single rows, gathers or dense products for the
+rest. It cuts batch and time into tiles that fit a cache, and carries the states from tile to tile.
 
-Arrays are (rows, batch, time). What does not depend on the inputs (positions, cycles, constants)
-is the same for every sequence of a batch, so it is computed once, with batch 1: the *fixed* rows;
-the others are the *varying* rows.
+Arrays are (rows, time, segments, batch): a tile's time is cut into segments that run side by side,
+so that there are enough values for a step of a loop even where the batch is small. What does not
+depend on the inputs (positions, cycles, constants) is the same for every sequence of a batch, so it
+is computed once, with batch 1: the *fixed* rows; the others are the *varying* rows.
+
+Small layers are computed row by row, as one would write them by hand, and rows are only stacked
+where a loop runs them together: copies of rows cost as much as the sums.
 
 Each plan is a pytree: numbers are leaves, everything that shapes the computation is static.
 Networks that differ in the numbers only, as in a sweep over noise, share one compilation.
 """
 
 import functools
+import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +40,71 @@ from lsrl.backends.linear.cell import (
 )
 from lsrl.backends.network import precision
 
+# ---------------------------------------------------------------- rows
+
+
+class _Rows:
+    """Rows in blocks, each (rows, t, s, b), stacked only where that is asked for."""
+
+    def __init__(self, blocks: Iterable[jax.Array]) -> None:
+        self.blocks = tuple(blocks)
+        self._places = [(block, row) for block in self.blocks for row in range(block.shape[0])]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def row(self, number: int) -> jax.Array:
+        """(1, t, s, b)."""
+        block, row = self._places[number]
+        return block if block.shape[0] == 1 else block[row : row + 1]
+
+    def part(self, numbers: range) -> "_Rows":
+        """Some rows on end; blocks stay whole where they can."""
+        blocks, start = [], 0
+        for block in self.blocks:
+            low = max(numbers.start - start, 0)
+            high = min(numbers.stop - start, block.shape[0])
+            if low < high:
+                blocks.append(block if high - low == block.shape[0] else block[low:high])
+            start += block.shape[0]
+        return _Rows(blocks)
+
+    def stacked(self) -> jax.Array:
+        """(all rows, t, s, b)."""
+        if len(self.blocks) == 1:
+            return self.blocks[0]
+        # Constants have the length 1 in time, or of the batch.
+        shape = np.broadcast_shapes(*(block.shape[1:] for block in self.blocks))
+        return jnp.concatenate(
+            [jnp.broadcast_to(block, (block.shape[0], *shape)) for block in self.blocks]
+        )
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> "_Rows":
+        """Apply an elementwise function."""
+        return _Rows(function(block) for block in self.blocks)
+
+
+def _broadcast(rows: _Rows, tokens: int, segments: int, batch: int) -> _Rows:
+    return rows.map(
+        lambda block: jnp.broadcast_to(block, (block.shape[0], tokens, segments, batch))
+    )
+
+
+def _sum(terms: Sequence[_Rows]) -> _Rows:
+    """Add rows to rows, by blocks where those agree."""
+    first, *others = terms
+    if not others:
+        return first
+    sizes = [[block.shape[0] for block in term.blocks] for term in terms]
+    if all(size == sizes[0] for size in sizes):
+        columns = zip(*(term.blocks for term in terms), strict=True)
+        return _Rows(functools.reduce(operator.add, column) for column in columns)
+    return _Rows(
+        functools.reduce(operator.add, [term.row(number) for term in terms])
+        for number in range(len(first))
+    )
+
+
 # ---------------------------------------------------------------- plans
 
 _plan = jax.tree_util.register_dataclass
@@ -42,44 +112,74 @@ _plan = jax.tree_util.register_dataclass
 
 _STATIC = {"static": True}  # for jax: part of the tree's structure, no leaf
 
+# Up to so many entries a matrix is written out, entry by entry: more take long to compile.
+_FEW_ENTRIES = 96
+
 
 @_plan
 @dataclass(frozen=True)
 class _Affine:
-    """A matrix: `dense` (rows in, rows out), or few entries a column, or some columns each way.
+    """A matrix: written out, or `dense` (rows in, rows out), or few entries a column, or some each.
 
     Attributes:
+      entries: where it is written out, per column the rows that it reads, else None.
       index: for gather_mix, or None.
-      weight: for gather_mix, or None.
+      weight: for gather_mix, or (entries,) where the matrix is written out, or None.
       dense: for mix, or None.
       order: where both are there, puts the gathered columns and then the dense ones in order.
     """
 
+    entries: tuple[tuple[int, ...], ...] | None = field(metadata=_STATIC)
     index: jax.Array | None
     weight: jax.Array | None
     dense: jax.Array | None
     order: jax.Array | None
 
-    def __call__(self, rows: jax.Array) -> jax.Array:
+    def __call__(self, rows: _Rows) -> _Rows:
         """(rows in, ...) -> (rows out, ...)."""
+        if self.entries is not None and self.weight is not None:
+            return self._written_out(self.entries, self.weight, rows)
+        stacked = rows.stacked()
         parts = []
         if self.index is not None and self.weight is not None:
-            parts.append(recurrence.gather_mix(self.index, self.weight, rows))
+            parts.append(recurrence.gather_mix(self.index, self.weight, stacked))
         if self.dense is not None:
-            parts.append(recurrence.mix(self.dense, rows))
+            parts.append(recurrence.mix(self.dense, stacked))
         if self.order is None:
-            return parts[0]
-        return jnp.concatenate(parts).at[self.order].get(mode="promise_in_bounds")
+            return _Rows(parts)
+        return _Rows([jnp.concatenate(parts).at[self.order].get(mode="promise_in_bounds")])
+
+    @staticmethod
+    def _written_out(entries: tuple[tuple[int, ...], ...], weight: jax.Array, rows: _Rows) -> _Rows:
+        columns, used = [], 0
+        for sources in entries:
+            if not sources:
+                columns.append(jnp.zeros((1, 1, 1, 1), weight.dtype))
+                continue
+            terms = [weight[used + k] * rows.row(row) for k, row in enumerate(sources)]
+            columns.append(functools.reduce(operator.add, terms))
+            used += len(sources)
+        return _Rows(columns)
 
 
 def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
     """Choose how to multiply by a matrix; None if it is zero.
 
-    The costs are nanoseconds for one output row at one position, fitted on a CPU: a dense product
-    takes about 0.30 + 0.006 n for n rows in, gathering k entries a column 0.20 + 0.08 k.
+    Few entries are written out. For more, the costs are nanoseconds for one output row at one
+    position, fitted on a CPU: a dense product takes about 0.30 + 0.006 n for n rows in, gathering k
+    entries a column 0.20 + 0.08 k.
     """
     if matrix.nnz == 0:
         return None
+    if matrix.nnz + matrix.shape[1] <= _FEW_ENTRIES:
+        columns = np.split(matrix.indices, matrix.indptr[1:-1])
+        return _Affine(
+            tuple(tuple(column.tolist()) for column in columns),
+            None,
+            jnp.asarray(matrix.data, dtype),
+            None,
+            None,
+        )
     counts = np.diff(matrix.indptr)
     dense_cost = 0.30 + 0.006 * matrix.shape[0]
     long = 0.20 + 0.08 * counts > dense_cost
@@ -94,7 +194,7 @@ def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
         if not long.all():
             # The places of the columns, were they sorted: gathered first, then dense.
             order = jnp.asarray(np.argsort(np.argsort(long, kind="stable")), jnp.int32)
-    return _Affine(index, weight, dense, order)
+    return _Affine(None, index, weight, dense, order)
 
 
 @dataclass(frozen=True)
@@ -118,44 +218,77 @@ class _Track:
     """The values of a group in one chunk.
 
     Attributes:
-      sequence: (rows, b, t), the heads.
-      history: (rows, b, history), the heads before the chunk, oldest first.
+      sequence: the heads, (rows, t, s, b).
+      history: (rows, history, b), the heads before the chunk, oldest first.
     """
 
-    def __init__(self, sequence: jax.Array, history: jax.Array) -> None:
+    def __init__(self, sequence: _Rows, history: jax.Array) -> None:
         self.sequence = sequence
         self.history = history
-        self._padded: jax.Array | None = None
+        self._padded: _Rows | None = None
 
     @property
-    def padded(self) -> jax.Array:
-        """(rows, b, history + t)."""
+    def padded(self) -> _Rows:
+        """(rows, history + t, s, b): what came before each segment, and the segment."""
         if self._padded is None:
-            self._padded = jnp.concatenate([self.history, self.sequence], axis=-1)
+            blocks, start, count = [], 0, self.history.shape[1]
+            for block in self.sequence.blocks:
+                before = self.history[start : start + block.shape[0], :, None]
+                if block.shape[2] > 1:
+                    ends = block[:, block.shape[1] - count :, :-1]
+                    before = jnp.concatenate([before, ends], axis=2)
+                blocks.append(jnp.concatenate([before, block], axis=1))
+                start += block.shape[0]
+            self._padded = _Rows(blocks)
         return self._padded
 
-    def read(self, piece: _Piece) -> jax.Array:
-        """(rows of the piece, b, t)."""
-        tokens, history = self.sequence.shape[-1], self.history.shape[-1]
+    def last(self, valid: jax.Array) -> jax.Array:
+        """(rows, history, b): the heads before token `valid` of the chunk."""
+        tokens, segments = self.sequence.blocks[0].shape[1:3]
+        segment = (valid - 1) // tokens if segments > 1 else jnp.zeros_like(valid)
+        count = self.history.shape[1]
+        if count == 1:
+            rows, place = self.sequence, valid - 1 - segment * tokens
+        else:
+            rows, place = self.padded, valid - segment * tokens
+        cut = [
+            lax.dynamic_slice_in_dim(
+                lax.dynamic_index_in_dim(block, segment, axis=2, keepdims=False), place, count, 1
+            )
+            for block in rows.blocks
+        ]
+        return cut[0] if len(cut) == 1 else jnp.concatenate(cut)
+
+    def read(self, piece: _Piece) -> _Rows:
+        """(rows of the piece, t, s, b)."""
+        tokens, history = self.sequence.blocks[0].shape[1], self.history.shape[1]
         if not isinstance(piece.lags, int):
+            stacked = self.padded.stacked()
             rows = jnp.asarray(piece.rows, jnp.int32)
             starts = history - jnp.asarray(piece.lags, jnp.int32)
-            shape = (self.sequence.shape[1], tokens)
+            shape = (1, tokens, *stacked.shape[2:])
 
             def window(row: jax.Array, start: jax.Array) -> jax.Array:
-                corner = (row, jnp.zeros_like(row), start)
-                return lax.dynamic_slice(self.padded, corner, (1, *shape))[0]
+                zero = jnp.zeros_like(row)
+                return lax.dynamic_slice(stacked, (row, start, zero, zero), shape)[0]
 
-            return jax.vmap(window)(rows, starts)
+            return _Rows([jax.vmap(window)(rows, starts)])
         values = self.sequence
         if piece.lags or piece.span > 1:
             start = history - piece.lags - piece.span + 1
-            values = self.padded[..., start : start + tokens + piece.span - 1]
+            values = self.padded.map(
+                lambda block: block[:, start : start + tokens + piece.span - 1]
+            )
         if isinstance(piece.rows, range):
-            values = values[piece.rows.start : piece.rows.stop]
+            values = values.part(piece.rows)
+        elif len(values.blocks) > 1:
+            values = _Rows(values.row(row) for row in piece.rows)
         else:
-            values = values.at[np.asarray(piece.rows)].get(mode="promise_in_bounds")
-        return recurrence.window_sum(values, piece.span) if piece.span > 1 else values
+            numbers = np.asarray(piece.rows)
+            values = _Rows([values.blocks[0].at[numbers].get(mode="promise_in_bounds")])
+        if piece.span > 1:
+            values = values.map(lambda block: recurrence.window_sum(block, piece.span))
+        return values
 
 
 _WINDOWS = 8  # beyond this many slices of a group, one gather compiles faster
@@ -191,21 +324,19 @@ def _runs(*keys: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(keys[0])), np.flatnonzero(changes) + 1)
 
 
-def _stack(tracks: Sequence[_Track], pieces: Sequence[_Piece], batch: int) -> jax.Array:
-    """(rows of all pieces, batch, t)."""
-    parts = []
-    for piece in pieces:
-        values = tracks[piece.group].read(piece)
-        parts.append(jnp.broadcast_to(values, (values.shape[0], batch, values.shape[2])))
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+def _read(tracks: Sequence[_Track], pieces: Sequence[_Piece]) -> _Rows | None:
+    """The rows of all pieces, each (t, s, 1 or b)."""
+    if not pieces:
+        return None
+    return _Rows(block for piece in pieces for block in tracks[piece.group].read(piece).blocks)
 
 
 @dataclass(frozen=True)
 class _Bank:
-    """What a layer hands to the next: (rows, 1, t) and (rows, batch, t), or None for no rows."""
+    """What a layer hands to the next: rows with batch 1 and with all of the batch, or None."""
 
-    fixed: jax.Array | None
-    varying: jax.Array | None
+    fixed: _Rows | None
+    varying: _Rows | None
 
 
 @_plan
@@ -215,16 +346,24 @@ class _BankAffine:
 
     fixed: _Affine | None
     varying: _Affine | None
-    bias: jax.Array | None  # (rows out, 1, 1)
+    bias: jax.Array | None  # (rows out, 1, 1, 1)
 
-    def __call__(self, bank: _Bank) -> jax.Array | None:
-        """(rows out, 1 or batch, 1 or t); None if it is zero."""
-        total = self.bias
+    def __call__(self, bank: _Bank) -> _Rows | None:
+        """Rows that broadcast to (t, s, b); None if it is zero."""
+        terms = [] if self.bias is None else [_Rows([self.bias])]
         for affine, rows in ((self.fixed, bank.fixed), (self.varying, bank.varying)):
             if affine is not None and rows is not None:
-                term = affine(rows)
-                total = term if total is None else total + term
-        return total
+                terms.append(affine(rows))
+        return _sum(terms) if terms else None
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Of a chunk: time is `segments` times `tokens`."""
+
+    tokens: int
+    segments: int
+    batch: int
 
 
 @_plan
@@ -251,54 +390,59 @@ class _GroupPlan:
 
     def __call__(
         self,
-        drive: jax.Array | None,
+        drive: _Rows | None,
         tracks: Sequence[_Track],
         history: jax.Array,
-        batch: int,
-        tokens: int,
+        shape: _Shape,
+        valid: jax.Array,
         rounded: Callable[[jax.Array], jax.Array],
     ) -> _Track:
         """Run a chunk; see _Track."""
-        inputs = None
+        terms = []
         if drive is not None and self.drive is not None:
-            inputs = drive[slice(*self.drive)]
-        read = self.reads(
-            _Bank(
-                _stack(tracks, self.fixed_reads, 1) if self.fixed_reads else None,
-                _stack(tracks, self.varying_reads, batch) if self.varying_reads else None,
-            )
-        )
+            terms.append(drive.part(range(*self.drive)))
+        bank = _Bank(_read(tracks, self.fixed_reads), _read(tracks, self.varying_reads))
+        read = self.reads(bank)
         if read is not None:
-            inputs = read if inputs is None else inputs + read
-        shape = (self.rows, batch if self.varying else 1, tokens)
-        if inputs is None and self.kind == "ring":
-            sequence = recurrence.periodic(history[..., -self.stride :], self.sign, tokens)
-            return _Track(jnp.broadcast_to(sequence, shape), history)
-        if inputs is None:
-            inputs = jnp.zeros(shape, history.dtype)
-        inputs = jnp.broadcast_to(inputs, shape)
+            terms.append(read)
+        batch = shape.batch if self.varying else 1
+        if not terms and self.kind == "ring":
+            past = history[:, history.shape[1] - self.stride :]
+            turning = recurrence.periodic(past, self.sign, shape.segments * shape.tokens)
+            cut = turning.reshape(self.rows, shape.segments, shape.tokens, batch)
+            return _Track(_Rows([jnp.moveaxis(cut, 1, 2)]), history)
+        if not terms:
+            terms.append(_Rows([jnp.zeros((self.rows, 1, 1, 1), history.dtype)]))
+        inputs = _broadcast(_sum(terms), shape.tokens, shape.segments, batch)
         if self.kind == "feed":
-            sequence = inputs
-        elif self.kind == "ring":
-            count = min(self.stride, tokens)
-            start = history.shape[-1] - self.stride
-            carried = self.sign * history[..., start : start + count]
-            sequence = recurrence.strided_sum(_add_first(inputs, carried), self.stride, self.sign)
-        elif self.kind == "decay" and self.powers is not None:
-            carried = history[..., -1:] * self.powers[0, :, 0, 1][:, None, None]
-            sequence = recurrence.decaying_sum(_add_first(inputs, carried), self.powers)
-        elif self.kind == "rotation":
-            sequence = recurrence.rotation(inputs, history, self.sign)
-        else:
-            advance = self.kernel if self.kernel is not None else jnp.zeros_like
-            sequence = recurrence.in_order(inputs, history, advance, rounded)
-        return _Track(rounded(sequence), history)
+            return _Track(inputs.map(rounded), history)
+        sequence = self._summed(inputs.stacked(), history, valid, rounded)
+        return _Track(_Rows([rounded(sequence)]), history)
 
+    def _summed(
+        self,
+        inputs: jax.Array,
+        history: jax.Array,
+        valid: jax.Array,
+        rounded: Callable[[jax.Array], jax.Array],
+    ) -> jax.Array:
+        """(rows, t, s, b), of a group with memory."""
+        last = history[:, -1]
+        if self.kind == "ring":
+            start = history.shape[1] - self.stride
+            return recurrence.ring_sum(inputs, history[:, start:], self.sign, valid > 0)
+        if self.kind == "decay" and self.powers is not None:
+            return recurrence.decaying_sum(inputs, last, self.powers)
+        if self.kind == "rotation":
+            return recurrence.rotation(inputs, last, self.sign)
 
-def _add_first(inputs: jax.Array, carried: jax.Array) -> jax.Array:
-    """Add to the first tokens."""
-    missing = inputs.shape[-1] - carried.shape[-1]
-    return inputs + jnp.pad(carried, [(0, 0), (0, 0), (0, missing)])
+        def advance(hidden: jax.Array) -> jax.Array:
+            if self.kernel is None:
+                return jnp.zeros_like(hidden)
+            # A matrix takes rows with an axis for time.
+            return self.kernel(_Rows([hidden[:, None]])).stacked()[:, 0]
+
+        return recurrence.in_order(inputs, last, advance, rounded)
 
 
 @_plan
@@ -309,25 +453,44 @@ class _OutputPlan:
     plain: tuple[_Piece, ...] = field(metadata=_STATIC)
     left: tuple[_Piece, ...] = field(metadata=_STATIC)
     right: tuple[_Piece, ...] = field(metadata=_STATIC)
-    sign: jax.Array | None  # (rows, 1, 1), None if all are 1
-    floor: jax.Array | None  # (rows, 1, 1): 0 for a ReLU, -inf for none; None if there is no ReLU
+    sign: tuple[int, ...] = field(metadata=_STATIC)  # 1 or -1 a row
+    relu: tuple[bool, ...] = field(metadata=_STATIC)  # a row
 
     def __call__(
-        self, tracks: Sequence[_Track], batch: int, rounded: Callable[[jax.Array], jax.Array]
-    ) -> jax.Array | None:
-        """(rows, batch, t); None for no rows."""
-        parts = [_stack(tracks, self.plain, batch)] if self.plain else []
-        if self.left:
-            left = _stack(tracks, self.left, batch)
-            parts.append(rounded(left * _stack(tracks, self.right, batch)))
-        if not parts:
+        self, tracks: Sequence[_Track], rounded: Callable[[jax.Array], jax.Array]
+    ) -> _Rows | None:
+        """Rows of (t, s, 1 or b); None for no rows."""
+        plain, left, right = (_read(tracks, part) for part in (self.plain, self.left, self.right))
+        blocks = list(plain.blocks) if plain is not None else []
+        if left is not None and right is not None:
+            pairs = [(left.row(number), right.row(number)) for number in range(len(left))]
+            if len(left) > _WINDOWS:
+                pairs = [(left.stacked(), right.stacked())]
+            blocks.extend(rounded(one * other) for one, other in pairs)
+        if not blocks:
             return None
-        values = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-        if self.sign is not None:
-            values = values * self.sign
-        if self.floor is not None:
-            values = jnp.maximum(values, self.floor)
-        return values
+        done, start = [], 0
+        for block in blocks:
+            rows = slice(start, start + block.shape[0])
+            done.append(_finished(block, self.sign[rows], self.relu[rows]))
+            start = rows.stop
+        return _Rows(done)
+
+
+def _finished(block: jax.Array, sign: tuple[int, ...], relu: tuple[bool, ...]) -> jax.Array:
+    """Turn rows with the sign -1 over, and cut those with a ReLU off at 0."""
+
+    def column(values: Any) -> jax.Array:
+        return jnp.asarray(values, block.dtype)[:, None, None, None]
+
+    if len(set(sign)) > 1:
+        block = block * column(sign)
+    elif sign[0] < 0:
+        block = -block
+    if not any(relu):
+        return block
+    floor = 0.0 if all(relu) else column(np.where(relu, 0.0, -np.inf))
+    return jnp.maximum(block, floor)
 
 
 @_plan
@@ -345,29 +508,97 @@ class _LayerPlan:
         self,
         bank: _Bank,
         carry: tuple[jax.Array, ...],
-        batch: int,
-        tokens: int,
+        shape: _Shape,
         valid: jax.Array,
         rounded: Callable[[jax.Array], jax.Array],
     ) -> tuple[_Bank, tuple[jax.Array, ...]]:
-        """Run a chunk; carry holds per group (rows, 1 or batch, history)."""
+        """Run a chunk; carry holds per group (rows, history, 1 or batch)."""
         drives = {False: self.fixed_drive(bank), True: self.varying_drive(bank)}
         tracks: list[_Track] = []
-        after = []
         for group, history in zip(self.groups, carry, strict=True):
             drive = drives[group.varying]
-            tracks.append(group(drive, tracks, history, batch, tokens, rounded))
-            if history.shape[-1] == 1:
-                last = lax.dynamic_slice_in_dim(tracks[-1].sequence, valid - 1, 1, axis=-1)
-            else:
-                last = lax.dynamic_slice_in_dim(
-                    tracks[-1].padded, valid, history.shape[-1], axis=-1
-                )
-            after.append(last)
-        outputs = _Bank(
-            self.fixed_outputs(tracks, 1, rounded), self.varying_outputs(tracks, batch, rounded)
+            tracks.append(group(drive, tracks, history, shape, valid, rounded))
+        outputs = _Bank(self.fixed_outputs(tracks, rounded), self.varying_outputs(tracks, rounded))
+        return outputs, tuple(track.last(valid) for track in tracks)
+
+
+# ---------------------------------------------------------------- the input map
+
+
+@_plan
+@dataclass(frozen=True)
+class _Column:
+    """What one feature takes from a table: values by id.
+
+    Looking values up is slow beside arithmetic, so what has a pattern is worked out instead.
+
+    Attributes:
+      changes: ids at which the value changes, where those are few: numbers are then the values
+        between. None for a ramp, whose numbers are its value at 0 and its slope.
+      symbols: ids are below.
+      numbers: see `changes`.
+    """
+
+    changes: tuple[int, ...] | None = field(metadata=_STATIC)
+    symbols: int = field(metadata=_STATIC)
+    numbers: jax.Array
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """(1, t, s, b) to the same shape."""
+        if self.changes is None:
+            within = jnp.clip(ids, 0, self.symbols - 1)
+            return self.numbers[0] + self.numbers[1] * within.astype(self.numbers.dtype)
+        values = jnp.broadcast_to(self.numbers[0], ids.shape)
+        for number, change in enumerate(self.changes, start=1):
+            values = jnp.where(ids >= change, self.numbers[number], values)
+        return values
+
+
+def _plan_column(values: np.ndarray, dtype: jnp.dtype) -> _Column | None:
+    """Find the pattern of a column (symbols,); None if it has to be looked up."""
+    changes = np.flatnonzero(np.diff(values)) + 1
+    if len(changes) <= _MOST_CHANGES:
+        numbers = values[np.concatenate([[0], changes])]
+        return _Column(tuple(changes.tolist()), len(values), jnp.asarray(numbers, dtype))
+    slope = values[1] - values[0]
+    # Small whole numbers, so that neither the product nor the sum is rounded.
+    exact = (values == np.rint(values)).all() and np.abs(values).max() < 2**23
+    if exact and (np.diff(values) == slope).all():
+        return _Column(None, len(values), jnp.asarray([values[0], slope], dtype))
+    return None
+
+
+_MOST_CHANGES = 2  # as a one-hot feature has
+_FEW_FEATURES = 32  # more are looked up together
+
+
+@_plan
+@dataclass(frozen=True)
+class _Table:
+    """Features of a token input: column by column, or looked up (rows, vocabulary)."""
+
+    columns: tuple[_Column | jax.Array, ...]
+    values: jax.Array | None
+
+    def __call__(self, ids: jax.Array) -> _Rows:
+        """(1, t, s, b) to (rows, t, s, b)."""
+        if self.values is not None:
+            return _Rows([jnp.take(self.values, ids[0], axis=1, mode="clip")])
+        return _Rows(
+            column(ids) if isinstance(column, _Column) else jnp.take(column, ids, mode="clip")
+            for column in self.columns
         )
-        return outputs, tuple(after)
+
+
+def _plan_table(table: np.ndarray, dtype: jnp.dtype) -> _Table:
+    """Plan a table (vocabulary, rows)."""
+    if table.shape[1] > _FEW_FEATURES:
+        return _Table((), jnp.asarray(table.T, dtype))
+    columns = []
+    for values in table.T:
+        column = _plan_column(values, dtype)
+        columns.append(jnp.asarray(values, dtype) if column is None else column)
+    return _Table(tuple(columns), None)
 
 
 @_plan
@@ -378,24 +609,23 @@ class _FeaturePlan:
     Attributes:
       inputs: at least one program input, by number.
       maps: of each, a table (rows, vocabulary) or a kernel.
-      bias: (rows, 1, 1), or None for zero.
+      bias: (rows, 1, 1, 1), or None for zero.
     """
 
     inputs: tuple[int, ...] = field(metadata=_STATIC)
-    maps: tuple[jax.Array | _Affine | None, ...]
+    maps: tuple[_Table | _Affine | None, ...]
     bias: jax.Array | None
 
-    def __call__(self, inputs: Sequence[Any]) -> jax.Array:
-        """(rows, batch, t)."""
-        terms = []
+    def __call__(self, inputs: Sequence[Any]) -> _Rows:
+        """Given ids (1, t, s, b) and vectors (width, t, s, b): (rows, t, s, b)."""
+        terms = [] if self.bias is None else [_Rows([self.bias])]
         for number, feature_map in zip(self.inputs, self.maps, strict=True):
             signal = inputs[number]
             if isinstance(feature_map, _Affine):
-                terms.append(feature_map(jnp.moveaxis(signal, -1, 0)))
+                terms.append(feature_map(_Rows([signal])))
             elif feature_map is not None:
-                terms.append(jnp.take(feature_map, signal, axis=1, mode="clip"))
-        total = functools.reduce(operator.add, terms)
-        return total if self.bias is None else total + self.bias
+                terms.append(feature_map(signal))
+        return _sum(terms)
 
 
 @_plan
@@ -405,7 +635,7 @@ class _NetworkPlan:
 
     structure: NetworkStructure = field(metadata=_STATIC)
     num_outputs: int = field(metadata=_STATIC)
-    constants: jax.Array | None  # (rows, 1, 1), features that read no input
+    constants: jax.Array | None  # (rows, 1, 1, 1), features that read no input
     features: tuple[_FeaturePlan, ...]
     layers: tuple[_LayerPlan, ...]
     output: _BankAffine
@@ -415,28 +645,39 @@ class _NetworkPlan:
         carry: tuple[tuple[jax.Array, ...], ...],
         inputs: tuple[jax.Array | None, ...],
         valid: jax.Array,
-        batch: int,
-        tokens: int,
+        shape: _Shape,
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], ...]]:
-        """Run a chunk of which `valid` tokens count: (batch, tokens, outputs) and the carry."""
+        """Run a chunk of which `valid` tokens count.
+
+        Args:
+          carry: per layer and group, of the chunk before.
+          inputs: per program input, ids (1, t, s, b), vectors (width, t, s, b), or None if unread.
+          valid: tokens of the chunk that count.
+          shape: of the chunk.
+
+        Returns:
+          (outputs, t, s, b) and the carry.
+        """
         rounded, compute = self.structure.rounded, self.structure.compute_dtype
         signals = tuple(
             rounded(signal.astype(compute)) if kind == "kernel" and signal is not None else signal
             for kind, signal in zip(self.structure.inputs, inputs, strict=True)
         )
-        rows = [rounded(feature(signals)) for feature in self.features]
-        constants = self.constants
-        if constants is not None:
-            constants = jnp.broadcast_to(constants, (constants.shape[0], 1, tokens))
-        bank = _Bank(constants, jnp.concatenate(rows) if rows else None)
+        blocks = [
+            block for feature in self.features for block in feature(signals).map(rounded).blocks
+        ]
+        bank = _Bank(
+            None if self.constants is None else _Rows([self.constants]),
+            _Rows(blocks) if blocks else None,
+        )
         after = []
         for layer, layer_carry in zip(self.layers, carry, strict=True):
-            bank, carried = layer(bank, layer_carry, batch, tokens, valid, rounded)
+            bank, carried = layer(bank, layer_carry, shape, valid, rounded)
             after.append(carried)
-        zeros = jnp.zeros((self.num_outputs, batch, tokens), compute)
-        values = self.output(bank)
-        values = zeros if values is None else rounded(jnp.broadcast_to(values, zeros.shape))
-        return jnp.moveaxis(values, 0, -1).astype(self.structure.dtype), tuple(after)
+        rows = self.output(bank) or _Rows([jnp.zeros((self.num_outputs, 1, 1, 1), compute)])
+        rows = _broadcast(rows, shape.tokens, shape.segments, shape.batch)
+        values = rounded(rows.stacked()).astype(self.structure.dtype)
+        return values, tuple(after)
 
 
 # ---------------------------------------------------------------- planning
@@ -451,12 +692,18 @@ class Prepared:
       layers: the decomposition of each layer.
       starts: initial state of each layer (1, hidden), compute dtype.
       width: most rows of any stack, which bounds the memory of a chunk.
+      history: most tokens that any group looks back, which a segment must hold.
+      turn: of so many tokens all rings make whole turns; 1 if that is too many for a segment.
+      segments: whether time can be cut into segments.
     """
 
     plan: _NetworkPlan
     layers: tuple[recurrence.Decomposition, ...]
     starts: tuple[np.ndarray, ...]
     width: int
+    history: int
+    turn: int
+    segments: bool
     _first: dict[int, Any] = field(default_factory=dict)
 
     def first_carry(self, batch: int) -> Any:
@@ -467,7 +714,7 @@ class Prepared:
         return self._first[batch]
 
     def carry(self, state: Sequence[np.ndarray], batch: int) -> tuple[tuple[np.ndarray, ...], ...]:
-        """Turn per layer (at most batch, hidden) into per group (rows, 1 or batch, history)."""
+        """Turn per layer (at most batch, hidden) into per group (rows, history, 1 or batch)."""
         carry = []
         for layer, values in zip(self.layers, state, strict=True):
             histories = []
@@ -476,7 +723,7 @@ class Prepared:
                 # The fixed rows need one sequence; else the first one also fills up the batch.
                 count = batch if group.varying else 1
                 heads = heads[np.minimum(np.arange(count), len(heads) - 1)]
-                histories.append(np.moveaxis(heads[:, :, ::-1], 0, 1))
+                histories.append(np.moveaxis(heads[:, :, ::-1], 0, 2))
             carry.append(tuple(histories))
         return tuple(carry)
 
@@ -486,7 +733,7 @@ class Prepared:
         for layer, groups in zip(self.layers, carry, strict=True):
             values = np.zeros((batch, len(layer.group)), self.plan.structure.compute_dtype)
             for group, history in zip(layer.groups, groups, strict=True):
-                heads = np.moveaxis(np.asarray(history)[:, :, ::-1], 1, 0)
+                heads = np.moveaxis(np.asarray(history)[:, ::-1], 2, 0)
                 values[:, group.members] = heads * layer.sign[group.members]
             states.append(values)
         return tuple(states)
@@ -547,7 +794,17 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
     bias = vector("output_bias")
     output = _plan_drive(kernels[-1].tocsc(), bias, (fixed, varying), dtype)
     network = _NetworkPlan(structure, len(bias), constants, feature_plans, tuple(layers), output)
-    return Prepared(network, tuple(decompositions), tuple(starts), width)
+    groups = [group for decomposition in decompositions for group in decomposition.groups]
+    turn = math.lcm(*(group.stride for group in groups))
+    return Prepared(
+        network,
+        tuple(decompositions),
+        tuple(starts),
+        width,
+        max((group.members.shape[1] for group in groups), default=1),
+        turn if turn <= _LONGEST_TURN else 1,
+        all(group.kind != "in_order" for group in groups),
+    )
 
 
 def _plan_features(
@@ -572,11 +829,11 @@ def _plan_features(
     constant = readers.pop((), [])
     plans = []
     for numbers, places in readers.items():
-        feature_maps: list[jax.Array | _Affine | None] = []
+        feature_maps: list[_Table | _Affine | None] = []
         for number in numbers:
             columns = sparse.csc_array(maps[number][:, places])
             if structure.inputs[number] == "table":
-                feature_maps.append(jnp.asarray(columns.toarray().T, dtype))
+                feature_maps.append(_plan_table(columns.toarray(), dtype))
             else:
                 feature_maps.append(_plan_affine(columns, dtype))
         plans.append(
@@ -584,7 +841,7 @@ def _plan_features(
         )
     fixed = features[constant]
     varying = features[[place for places in readers.values() for place in places]]
-    constants = jnp.asarray(bias[fixed][:, None, None], dtype) if len(fixed) else None
+    constants = _column(bias[fixed], dtype, zero=True) if len(fixed) else None
     return constants, tuple(plans), fixed, varying
 
 
@@ -635,7 +892,7 @@ def _plan_layer(
         keys = (parts.row[units], parts.lag[units], parts.group[units], right[places] >= 0)
         places = places[np.lexsort(keys)]
         ordered.append(read[places])
-        plans.append(_plan_outputs(parts, left[places], right[places], relu[places], dtype))
+        plans.append(_plan_outputs(parts, left[places], right[places], relu[places]))
     return (
         _LayerPlan(tuple(groups), drives[0], drives[1], plans[0], plans[1]),
         parts,
@@ -733,7 +990,6 @@ def _plan_outputs(
     left: np.ndarray,
     right: np.ndarray,
     relu: np.ndarray,
-    dtype: jnp.dtype,
 ) -> _OutputPlan:
     """Plan outputs that are in order, products last."""
 
@@ -742,18 +998,18 @@ def _plan_outputs(
 
     product = right >= 0
     sign = parts.sign[left] * np.where(product, parts.sign[right], 1)
-    floor = np.where(relu, 0.0, -np.inf)[:, None, None]
     return _OutputPlan(
         plain=pieces(left[~product]),
         left=pieces(left[product]),
         right=pieces(right[product]),
-        sign=None if (sign == 1).all() else jnp.asarray(sign[:, None, None], dtype),
-        floor=jnp.asarray(floor, dtype) if relu.any() else None,
+        sign=tuple(sign.tolist()),
+        relu=tuple(relu.tolist()),
     )
 
 
-def _column(values: np.ndarray, dtype: jnp.dtype) -> jax.Array | None:
-    return jnp.asarray(values[:, None, None], dtype) if values.any() else None
+def _column(values: np.ndarray, dtype: jnp.dtype, zero: bool = False) -> jax.Array | None:
+    """(rows, 1, 1, 1); None if all are 0, unless `zero`."""
+    return jnp.asarray(values[:, None, None, None], dtype) if zero or values.any() else None
 
 
 # ---------------------------------------------------------------- chunks
@@ -764,58 +1020,98 @@ def _run_chunk(
     carry: tuple[tuple[jax.Array, ...], ...],
     inputs: tuple[jax.Array | None, ...],
     valid: jax.Array,
-    batch: int,
-    tokens: int,
+    shape: _Shape,
 ) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], ...]]:
-    return plan(carry, inputs, valid, batch, tokens)
+    return plan(carry, inputs, valid, shape)
 
 
-_SHAPE = ("batch", "tokens")
-_chunk = jax.jit(_run_chunk, static_argnames=_SHAPE)
-# Operations of a chunk are too small to share among threads; whole chunks are not. Measured on 2
-# cores: 13 million tokens a second with a chunk on each, 7 with both cores on one chunk.
+_chunk = jax.jit(_run_chunk, static_argnames="shape")
+# Operations of a chunk are too small to share among threads; whole chunks are not.
 _chunk_on_one_core = jax.jit(
     _run_chunk,
-    static_argnames=_SHAPE,
+    static_argnames="shape",
     compiler_options={"xla_cpu_multi_thread_eigen": False},
 )
 
-_CPU_VALUES = 2**18  # rows * batch * tokens of a stack: about the second-level cache
+
+@functools.partial(jax.jit, static_argnums=1)
+def _turned(signals: tuple[jax.Array | None, ...], shape: _Shape) -> tuple[jax.Array | None, ...]:
+    """Turn (b, time) or (b, time, width) into (1 or width, t, s, b).
+
+    In a call of its own: within the other, XLA would do so again wherever a value is read.
+    """
+
+    def turn(signal: jax.Array) -> jax.Array:
+        cut = signal.reshape(shape.batch, shape.segments, shape.tokens, -1)
+        return jnp.transpose(cut, (3, 2, 1, 0))
+
+    return jax.tree.map(turn, signals)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _turned_back(values: jax.Array, shape: _Shape) -> jax.Array:
+    """Turn (outputs, t, s, b) into (b, time, outputs)."""
+    return jnp.transpose(values, (3, 2, 1, 0)).reshape(
+        shape.batch, shape.segments * shape.tokens, -1
+    )
+
+
+_CPU_VALUES = 2**20  # rows * batch * tokens of a stack; what a loop runs over fits a cache
 _ACCELERATOR_VALUES = 2**26
+# A step of a loop on a CPU costs as much as to add up some hundred values; on an accelerator, more.
+_CPU_LANES = 256
+_ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 512  # prefer fewer sequences a chunk to fewer tokens
-_MOST_TOKENS = recurrence.BLOCK**recurrence.DECAY_LEVELS
+_LEAST_SEGMENT = 16
+_LONGEST_TURN = 64
 
 
 def _bucket(count: int, least: int = 1) -> int:
-    """Round up to one of four sizes an octave, so that few shapes are ever compiled."""
+    """Round up to one of eight sizes an octave, so that few shapes are ever compiled."""
     count = max(count, least)
-    step = 1 << max(count.bit_length() - 3, 0)
+    step = 1 << max(count.bit_length() - 4, 0)
     return -(-count // step) * step
 
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How a run is cut: `rows` sequences and `tokens` tokens at a time, on `threads` threads."""
+    """How a run is cut: chunks of a shape, on `threads` threads."""
 
-    rows: int
-    tokens: int
+    shape: _Shape
     threads: int
 
+    @property
+    def rows(self) -> int:
+        """Sequences of a chunk."""
+        return self.shape.batch
 
-def _tile(batch: int, tokens: int, width: int, chunk: int | None) -> _Tiling:
+    @property
+    def tokens(self) -> int:
+        """Tokens of a chunk."""
+        return self.shape.segments * self.shape.tokens
+
+
+def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Tiling:
     on_cpu = jax.default_backend() == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = min(cores or 1, batch) if on_cpu else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
-    positions = max(values // max(width, 1), 2048)
-    longest = chunk or min(max(positions // share, _LEAST_TOKENS), _MOST_TOKENS)
-    longest = min(longest, tokens, _MOST_TOKENS)
-    count = -(-tokens // longest)
-    length = longest if chunk else _bucket(-(-tokens // count), least=16)
-    rows = min(max(positions // length, 1), share)
+    lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
+    positions = max(values // max(prepared.width, 1), 2048)
+    longest = chunk or max(positions // share, _LEAST_TOKENS)
+    longest = min(longest, tokens, recurrence.MOST_TOKENS)
+    rows = min(max(positions // longest, 1), share)
     rows = _bucket(-(-share // -(-share // rows)))
-    return _Tiling(rows, length, threads)
+    segments = 1
+    if prepared.segments:
+        segments = max(min(lanes // rows, longest // max(prepared.history, _LEAST_SEGMENT)), 1)
+    if chunk is not None:
+        return _Tiling(_Shape(longest // segments, segments, rows), threads)
+    count = -(-tokens // longest)
+    length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
+    length = -(-length // prepared.turn) * prepared.turn
+    return _Tiling(_Shape(length, segments, rows), threads)
 
 
 class PlanCache:
@@ -895,13 +1191,14 @@ def run_tiles(
     finals = [np.broadcast_to(start, (batch, start.shape[1])).copy() for start in starts]
     if batch == 0 or tokens == 0:
         return outputs, finals
-    tiling = _tile(batch, tokens, prepared.width, chunk)
+    tiling = _tile(batch, tokens, prepared, chunk)
     function = _chunk_on_one_core if tiling.threads > 1 else _chunk
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
     ]
     first = prepared.first_carry(tiling.rows) if state is None else None
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
         if array is None:
@@ -923,17 +1220,17 @@ def run_tiles(
         if carry is None:
             carry = prepared.carry([start[rows] for start in starts], tiling.rows)
         waiting = None
-        with precision(structure.dtype):
+        # Modes of jax hold in one thread.
+        with precision(structure.dtype), jax.default_device(device):
             for time in range(0, tokens, tiling.tokens):
                 valid = np.int32(min(tiling.tokens, tokens - time))
                 parts = tuple(cut(array, row, time) for array in arrays)
-                values, carry = function(
-                    plan, carry, parts, valid, batch=tiling.rows, tokens=tiling.tokens
-                )
+                parts = _turned(parts, tiling.shape)
+                values, carry = function(plan, carry, parts, valid, shape=tiling.shape)
                 # Fetch a chunk while the next one runs.
                 if waiting is not None:
                     store(*waiting)
-                waiting = row, time, values
+                waiting = row, time, _turned_back(values, tiling.shape)
             if waiting is not None:
                 store(*waiting)
         if with_state:

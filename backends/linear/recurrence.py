@@ -1,14 +1,20 @@
 """Linear recurrences h_t = h_{t-1} A + u_t, whole sequences at once, by the structure of A.
 
-`decompose` looks at the numbers in A and cuts its units into groups that don't need a loop over
-time: shift registers are slices of one padded sequence, self-loops of ±1 and rings (signed cycles)
-are cumulative sums, real decays are blocked sums, and only what is left runs in order.
+`decompose` looks at the numbers in A and cuts its units into groups that take few operations a
+token: shift registers are slices of one sequence, self-loops of ±1 and rings (signed cycles) are
+running sums, real decays are sums that shrink, rotations turn a ring, and only what is left
+multiplies by a matrix at every token.
+
+A long sequence is cut into *segments* that run side by side: each runs from zero first, which tells
+where it ends; those ends, one after the other, tell where each starts. One loop step then adds up
+whole vectors, a value for each segment of each sequence, and no step of it is slower than a copy.
 
 Nothing here changes a result whose sums are exact: weights of ±1 multiply nothing, sums are only
-reordered, and zero weights meet finite numbers only.
+cut into runs, and zero weights meet finite numbers only.
 
-Axes: r rows (units, or heads of a group), b sequences (1 where all of them agree), t tokens. Arrays
-are (r, b, t): with time last, delays are slices and a mixing matrix is one product over b and t.
+Axes: r rows (units, or heads of a group), t tokens of a segment, s segments, b sequences (1 where
+all of them agree). Arrays are (r, t, s, b): delays are slices of the second axis, a step of a loop
+is contiguous, and a mixing matrix is one product over the rest.
 """
 
 import functools
@@ -25,10 +31,10 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 Kind = Literal["feed", "ring", "decay", "rotation", "in_order"]
+Advance = Callable[[jax.Array], jax.Array]
 
-BLOCK = 16  # tokens that one small matrix product sums up; measured against 8, 32, 64, 128
-ONE_BLOCK = 64  # up to so many tokens one product sums them all
-DECAY_LEVELS = 4  # levels of blocks, so a decay sees at most BLOCK ** DECAY_LEVELS tokens at once
+# A sum of a segment is of its tokens only. Longer chunks would let decays that grow overflow.
+MOST_TOKENS = 2**16
 # A chunk of 2**16 tokens multiplies by at most 2**47, far from overflow: inf * 0 would be a NaN.
 # Units that grow faster run in order.
 DECAY_LIMIT = 1 + 2.0**-11
@@ -39,164 +45,240 @@ GROUPS_LIMIT = 48
 # ---------------------------------------------------------------- closed forms over time
 
 
-def strided_sum(inputs: jax.Array, stride: int, sign: int = 1) -> jax.Array:
-    """Run s_t = sign * s_{t-stride} + inputs_t from zero.
+def loop(
+    inputs: jax.Array,
+    start: jax.Array | None,
+    advance: Advance,
+    rounded: Advance = lambda states: states,
+) -> jax.Array:
+    """Run s_t = rounded(advance(s_{t-1}) + inputs_t), token by token.
 
     Args:
-      inputs: (..., t).
-      stride: distance of a token to the one that it adds to; 1 is the cumulative sum.
-      sign: 1 or -1.
+      inputs: (r, t, ...).
+      start: (r, ...), before the first token; None for zero.
+      advance: a linear map of states (r, ...).
+      rounded: rounds states to the dtype of the model.
 
     Returns:
-      (..., t).
+      (r, t, ...).
     """
-    tokens: int = inputs.shape[-1]
-    if stride >= tokens:
-        return inputs
-    if sign < 0:
-        # Turn every second period over: then it is a plain sum.
-        periods = np.arange(tokens) // stride
-        flips = jnp.broadcast_to(jnp.asarray(1 - 2 * (periods % 2), inputs.dtype), inputs.shape)
-        return strided_sum(inputs * flips, stride) * flips
-    if stride >= BLOCK:
-        padded = _pad_end(inputs, -tokens % stride)
-        periodic = padded.reshape(*inputs.shape[:-1], -1, stride)
-        rising: jax.Array = lax.associative_scan(jnp.add, periodic, axis=-2)
-        return rising.reshape(padded.shape)[..., :tokens]
-    # The sums of blocks are few, and one larger product of them compiles faster than two levels.
-    block = tokens if tokens <= ONE_BLOCK else stride * -(-BLOCK // stride)
-    padded = _pad_end(inputs, -tokens % block)
-    blocks = padded.reshape(*inputs.shape[:-1], -1, block)
-    steps = np.arange(block)[None, :] - np.arange(block)[:, None]
-    within = jnp.asarray((steps >= 0) & (steps % stride == 0), inputs.dtype)
-    sums = lax.dot_general(
-        blocks, within, (((blocks.ndim - 1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST
+
+    def token(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        # States take the place of the inputs that they used up: nothing is allocated, and the state
+        # before is read from there, so a step is one kernel and no copy.
+        time, sequence = carry
+        before, drive = (
+            lax.dynamic_index_in_dim(sequence, place, 1, False, allow_negative_indices=False)
+            for place in (time - 1, time)
+        )
+        state = rounded(advance(before) + drive)
+        return time + 1, _put(sequence, state, time)
+
+    first = inputs[:, 0] if start is None else inputs[:, 0] + advance(start)
+    inputs = _put(inputs, rounded(first), jnp.int32(0))
+    tokens = inputs.shape[1]
+    filled: jax.Array = lax.while_loop(
+        lambda carry: carry[0] < tokens, token, (jnp.int32(1), inputs)
+    )[1]
+    return filled
+
+
+def _put(sequence: jax.Array, state: jax.Array, time: jax.Array) -> jax.Array:
+    return lax.dynamic_update_index_in_dim(
+        sequence, state[:, None], time, 1, allow_negative_indices=False
     )
-    count = blocks.shape[-2]
-    if count > 1:
-        totals = sums[..., -stride:].reshape(*inputs.shape[:-1], -1)
-        before = _pad_start(strided_sum(totals, stride)[..., :-stride], stride)
-        before = jnp.tile(before.reshape(*inputs.shape[:-1], count, stride), block // stride)
-        sums = sums + before
-    return sums.reshape(padded.shape)[..., :tokens]
+
+
+def segmented(inputs: jax.Array, start: jax.Array, advance: Advance, jump: Advance) -> jax.Array:
+    """Run s_t = advance(s_{t-1}) + inputs_t, all segments side by side.
+
+    Args:
+      inputs: (r, t, s, b).
+      start: (r, b), before the first segment.
+      advance: a linear map of states, one token.
+      jump: the same map, a whole segment.
+
+    Returns:
+      (r, t, s, b).
+    """
+    if inputs.shape[2] == 1:
+        return loop(inputs, start[:, None], advance)
+
+    ends = loop(inputs, None, advance)[:, -1]
+    return loop(inputs, _starts(ends, start, jump), advance)
+
+
+def _starts(ends: jax.Array, start: jax.Array, jump: Advance | None) -> jax.Array:
+    """Where each segment starts, given where it would end from zero.
+
+    Args:
+      ends: (r, s, ...).
+      start: (r, ...), of the first segment.
+      jump: the linear map of states over a segment, or None if it changes nothing.
+
+    Returns:
+      (r, s, ...).
+    """
+    if jump is None:
+        # Every term is a sum of tokens on end, as the certificate wants it.
+        all_but_last = jnp.concatenate([start[:, None], ends[:, :-1]], axis=1)
+        summed: jax.Array = lax.associative_scan(jnp.add, all_but_last, axis=1)
+        return summed
+    return jnp.concatenate([start[:, None], loop(ends[:, :-1], start, jump)], axis=1)
+
+
+def materialised(values: jax.Array, certain: jax.Array) -> jax.Array:
+    """Keep XLA from working a small array out again for every value that reads it.
+
+    Args:
+      values: any shape.
+      certain: a bool that is true, and that XLA can't know.
+
+    Returns:
+      The values.
+    """
+    # XLA drops its own optimization_barrier on CPUs before it fuses, but fuses into no branch.
+    kept: jax.Array = lax.cond(certain, lambda: values * 1, lambda: jnp.zeros_like(values))
+    return kept
+
+
+def ring_sum(inputs: jax.Array, history: jax.Array, sign: int, certain: jax.Array) -> jax.Array:
+    """Run s_t = sign * s_{t-stride} + inputs_t; with a stride of 1 the running sum.
+
+    Args:
+      inputs: (r, t, s, b).
+      history: (r, stride, b), the last tokens before, oldest first.
+      sign: 1 or -1.
+      certain: true, for `materialised`.
+
+    Returns:
+      (r, t, s, b).
+    """
+    rows, tokens, segments, batch = inputs.shape
+    stride = history.shape[1]
+    turn: Advance = jnp.negative if sign < 0 else lambda state: state
+    if tokens < stride:  # then there is one segment
+        return inputs + sign * history[:, :tokens, None]
+    periods = -(-tokens // stride)
+    padded = _pad_end(inputs, periods * stride - tokens)
+    turns = padded.reshape(rows, periods, stride, segments, batch)
+    if segments == 1:
+        sums = loop(turns, history[:, :, None], turn)
+    else:
+        sums = loop(turns, None, turn)
+        ends = sums.reshape(padded.shape)[:, tokens - stride : tokens]
+        whole, rest = divmod(tokens, stride)
+
+        def jump(state: jax.Array) -> jax.Array:
+            return jnp.concatenate(
+                [sign**whole * state[:, rest:], sign ** (whole + 1) * state[:, :rest]], axis=1
+            )
+
+        turned = rest or sign**whole < 0
+        starts = _starts(jnp.moveaxis(ends, 2, 1), history, jump if turned else None)
+        carried = materialised(jnp.moveaxis(starts, 1, 2), certain)[:, None]
+        if sign < 0:
+            alternating = jnp.asarray(1 - 2 * ((np.arange(periods) + 1) % 2), inputs.dtype)
+            carried = carried * alternating[None, :, None, None, None]
+        sums = sums + carried
+    return sums.reshape(padded.shape)[:, :tokens]
 
 
 def periodic(history: jax.Array, sign: int, tokens: int) -> jax.Array:
     """Continue s_t = sign * s_{t-stride}, which nothing drives.
 
     Args:
-      history: (r, b, stride), the last tokens before, oldest first.
+      history: (r, stride, ...), the last tokens before, oldest first.
       sign: 1 or -1.
       tokens: how many to continue.
 
     Returns:
-      (r, b, tokens).
+      (r, tokens, ...).
     """
-    periods = -(-tokens // history.shape[-1])
-    if sign > 0:
-        return jnp.tile(history, periods)[..., :tokens]
-    twice = jnp.concatenate([-history, history], axis=-1)
-    return jnp.tile(twice, -(-periods // 2))[..., :tokens]
+    periods = -(-tokens // history.shape[1])
+    if sign < 0:
+        history = jnp.concatenate([-history, history], axis=1)
+        periods = -(-periods // 2)
+    return jnp.tile(history, (1, periods, *(1,) * (history.ndim - 2)))[:, :tokens]
 
 
 def decay_powers(decay: np.ndarray) -> np.ndarray:
     """Tabulate the powers of decays for `decaying_sum`, in float64.
 
     Args:
-      decay: (r,), nonzero, at most DECAY_LIMIT in size.
+      decay: (r,), at most DECAY_LIMIT in size.
 
     Returns:
-      (levels, r, block, block); entry [l, r, j, i] is decay[r] ** ((i - j) * block ** l) for
-      j <= i, else 0.
+      (levels, r); entry [l, r] is decay[r] ** (2 ** l).
     """
-    steps = np.arange(BLOCK)[None, :] - np.arange(BLOCK)[:, None]
-    spans = np.float64(BLOCK) ** np.arange(DECAY_LEVELS)
-    exponents = np.maximum(steps, 0) * spans[:, None, None, None]
-    powers = decay.astype(np.float64)[:, None, None] ** exponents
-    return np.where(steps >= 0, powers, 0.0)
+    exponents = 2 ** np.arange(MOST_TOKENS.bit_length())
+    return decay.astype(np.float64) ** exponents[:, None]
 
 
-def decaying_sum(inputs: jax.Array, powers: jax.Array) -> jax.Array:
-    """Run s_t = decay * s_{t-1} + inputs_t from zero.
+def decaying_sum(inputs: jax.Array, start: jax.Array, powers: jax.Array) -> jax.Array:
+    """Run s_t = decay * s_{t-1} + inputs_t.
 
     Args:
-      inputs: (r, b, t), t at most BLOCK ** DECAY_LEVELS.
-      powers: of `decay_powers`, (levels, r, block, block).
+      inputs: (r, t, s, b), t at most MOST_TOKENS.
+      start: (r, b), before the first token.
+      powers: of `decay_powers`, (levels, r).
 
     Returns:
-      (r, b, t).
+      (r, t, s, b).
     """
-    rows, batch, tokens = inputs.shape
-    padded = _pad_end(inputs, -tokens % BLOCK)
-    blocks = padded.reshape(rows, -1, BLOCK)
-    sums = lax.dot_general(
-        blocks, powers[0], (((2,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST
-    ).reshape(rows, batch, -1, BLOCK)
-    if sums.shape[2] > 1:
-        totals = decaying_sum(sums[..., -1], powers[1:])
-        before = _pad_start(totals[..., :-1], 1)
-        # decay ** 1 … decay ** block: the first row of the table, one step on.
-        reach = powers[0, :, 0, :] * powers[0, :, 0, 1:2]
-        sums = sums + before[..., None] * reach[:, None, None, :]
-    return sums.reshape(padded.shape)[..., :tokens]
+    tokens = inputs.shape[1]
+    levels = [level for level in range(len(powers)) if tokens >> level & 1]
+    whole = functools.reduce(operator.mul, [powers[level] for level in levels])
+    return segmented(
+        inputs,
+        start,
+        lambda state: powers[0][:, None, None] * state,
+        lambda state: whole[:, None] * state,
+    )
 
 
-def rotation(inputs: jax.Array, state: jax.Array, sign: int = 1) -> jax.Array:
+def rotation(inputs: jax.Array, start: jax.Array, sign: int) -> jax.Array:
     """Run a ring of which several units are driven: unit i reads unit i - 1, unit 0 the last.
 
-    In coordinates that rotate with the ring it is a cumulative sum.
-
     Args:
-      inputs: (n, b, t).
-      state: (n, b, 1), before the first token.
+      inputs: (n, t, s, b).
+      start: (n, b), before the first token.
       sign: weight of the edge that closes the ring, 1 or -1; the other edges are 1.
 
     Returns:
-      (n, b, t).
+      (n, t, s, b).
     """
-    units, _, tokens = inputs.shape
-    time = np.arange(tokens)
-    rotated = np.arange(units)[:, None] + time  # (coordinate, t) -> unit, counted on round the ring
-    back = (np.arange(units)[:, None] - time) % units  # (unit, t) -> coordinate
-    wraps = 1 - 2 * ((rotated // units) % 2) if sign < 0 else np.ones_like(rotated)
-    first = jnp.roll(state, 1, axis=0)  # at token -1 coordinate c sits at unit c - 1
-    if sign < 0:
-        first = first.at[0].multiply(-1)
-    drive = _along_rows(inputs, rotated % units)
-    if sign < 0:
-        drive = drive * jnp.asarray(wraps[:, None, :], inputs.dtype)
-    sums = strided_sum(drive, 1) + first
-    if sign < 0:
-        sums = sums * jnp.asarray(wraps[:, None, :], inputs.dtype)
-    return _along_rows(sums, back)
+    units, tokens = inputs.shape[:2]
+
+    def turned(state: jax.Array, count: int) -> jax.Array:
+        # Over a whole turn every unit passes the closing edge once.
+        turns, places = divmod(count, units)
+        state = sign**turns * state
+        return jnp.concatenate([sign * state[units - places :], state[: units - places]])
+
+    return segmented(
+        inputs, start, lambda state: turned(state, 1), lambda state: turned(state, tokens)
+    )
 
 
 def in_order(
     inputs: jax.Array,
-    state: jax.Array,
-    advance: Callable[[jax.Array], jax.Array],
+    start: jax.Array,
+    advance: Advance,
     rounded: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Run h_t = rounded(advance(h_{t-1}) + inputs_t) token by token.
+    """Run h_t = rounded(advance(h_{t-1}) + inputs_t) token by token, in one segment.
 
     Args:
-      inputs: (r, b, t).
-      state: (r, b, 1), before the first token.
-      advance: the linear map (r, b) -> (r, b).
+      inputs: (r, t, 1, b).
+      start: (r, b), before the first token.
+      advance: the linear map (r, 1, b) -> (r, 1, b).
       rounded: rounds to the dtype of the model.
 
     Returns:
-      (r, b, t).
+      (r, t, 1, b).
     """
-
-    def token(hidden: jax.Array, drive: jax.Array) -> tuple[jax.Array, jax.Array]:
-        hidden = rounded(advance(hidden) + drive)
-        return hidden, hidden
-
-    batch = max(inputs.shape[1], state.shape[1])
-    start = jnp.broadcast_to(state[..., 0], (inputs.shape[0], batch))
-    _, sequence = lax.scan(token, start, jnp.moveaxis(inputs, -1, 0))
-    return jnp.moveaxis(sequence, 0, -1)
+    return loop(inputs, start[:, None], advance, rounded)
 
 
 def mix(kernel: jax.Array, rows: jax.Array) -> jax.Array:
@@ -259,37 +341,27 @@ def window_sum(values: jax.Array, span: int) -> jax.Array:
     """Sum windows, by sums of windows of half the size: no sum is of more than one window.
 
     Args:
-      values: (..., t).
+      values: (r, t, ...).
       span: tokens of a window.
 
     Returns:
-      (..., t - span + 1), entry i the sum of values i … i + span - 1.
+      (r, t - span + 1, ...), entry i the sum of values i … i + span - 1.
     """
-    count = values.shape[-1] - span + 1
+    count = values.shape[1] - span + 1
     total, start, size = None, 0, 1
     while True:
         if span & size:
-            part = values[..., start : start + count]
+            part = values[:, start : start + count]
             total = part if total is None else total + part
             start += size
         if total is not None and start == span:
             return total
-        values = values[..., : values.shape[-1] - size] + values[..., size:]
+        values = values[:, : values.shape[1] - size] + values[:, size:]
         size *= 2
 
 
 def _pad_end(rows: jax.Array, count: int) -> jax.Array:
-    return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, count)]) if count else rows
-
-
-def _pad_start(rows: jax.Array, count: int) -> jax.Array:
-    return jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(count, 0)])
-
-
-def _along_rows(rows: jax.Array, index: np.ndarray) -> jax.Array:
-    """Read rows[index[i, t], b, t] for every i, b, t."""
-    every = jnp.asarray(index[:, None, :], jnp.int32)
-    return jnp.take_along_axis(rows, every, axis=0, mode="promise_in_bounds")
+    return jnp.pad(rows, [(0, 0), (0, count), (0, 0), (0, 0)]) if count else rows
 
 
 # ---------------------------------------------------------------- the structure of a kernel

@@ -25,7 +25,14 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.base import Network
-from lsrl.backends.network import Edit, check_products, generated, precise, value_of
+from lsrl.backends.network import (
+    Edit,
+    ParameterReader,
+    check_products,
+    generated,
+    precise,
+    value_of,
+)
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 
@@ -424,6 +431,7 @@ class ResidualNetwork(nnx.Module, Network):
         )
         self.depth = len(weights.blocks)
         self.final_norm = _parameter(weights.final_norm)
+        self._reader = ParameterReader()
         self.output_kernel = _parameter(weights.output_kernel)
 
     # ------------------------------------------------------------ what a subclass says
@@ -468,15 +476,10 @@ class ResidualNetwork(nnx.Module, Network):
 
     def _places(self) -> dict[str, tuple[Any, str, int | None]]:
         """Per name of a parameter its owner, the attribute there, and the layer if it is of one."""
-        places: dict[str, tuple[Any, str, int | None]] = {}
-        tokens = 0
-        for number, kind in enumerate(self.structure.inputs):
-            if kind:
-                # The first table is the reference's embedding; the reference has no others.
-                first = kind == "tables" and not tokens
-                name = self.embedding_name if first else f"{kind}.{number}"
-                tokens += kind == "tables"
-                places[name] = (self.input_maps, f"{number}", None)
+        places: dict[str, tuple[Any, str, int | None]] = {
+            name: (self.input_maps, f"{number}", None)
+            for name, number in self.input_names().items()
+        }
         places["input_bias"] = (self, "input_bias", None)
         for layer in range(self.depth):
             for name in self.layers:
@@ -484,6 +487,17 @@ class ResidualNetwork(nnx.Module, Network):
         places[self.final_norm_name] = (self, "final_norm", None)
         places["output_kernel"] = (self, "output_kernel", None)
         return places
+
+    def input_names(self) -> dict[str, int]:
+        """Names of the inputs' tables and kernels, with the number of the input."""
+        found, tokens = {}, 0
+        for number, kind in enumerate(self.structure.inputs):
+            if kind:
+                # The first table is the reference's embedding; the reference has no others.
+                first = kind == "tables" and not tokens
+                found[self.embedding_name if first else f"{kind}.{number}"] = number
+                tokens += kind == "tables"
+        return found
 
     def parameter_arrays(self) -> dict[str, Array]:
         """All parameters, as numpy arrays, by the names of the reference class where it has them.
@@ -498,6 +512,47 @@ class ResidualNetwork(nnx.Module, Network):
                 whole[key] = np.asarray(value_of(getattr(owner, attribute)))
             arrays[name] = whole[key] if layer is None else whole[key][layer]
         return arrays
+
+    def arrays(self) -> dict[str, Array]:
+        """All that `rebuilt` needs."""
+        return self.parameter_arrays()
+
+    def rebuilt(self, arrays: Mapping[str, Any]) -> "ResidualNetwork":
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `parameter_arrays`.
+
+        Raises:
+          ShapeError: the shapes don't fit together.
+          KeyError: an array is missing.
+        """
+        names = {places: name for name, places in self.input_names().items()}
+        kinds = self.structure.inputs
+        prefix = f"{self.layers_name}."
+        blocks: dict[int, dict[str, Array]] = {}
+        for name, array in arrays.items():
+            if name.startswith(prefix):
+                number, _, rest = name.removeprefix(prefix).partition(".")
+                blocks.setdefault(int(number), {})[rest] = array
+        maps = {
+            kind: tuple(
+                arrays[names[number]] if own == kind else None for number, own in enumerate(kinds)
+            )
+            for kind in ("tables", "kernels")
+        }
+        return type(self)(
+            ResidualWeights(
+                maps["tables"],
+                maps["kernels"],
+                arrays["input_bias"],
+                tuple(blocks[number] for number in range(len(blocks))),
+                arrays[self.final_norm_name],
+                arrays["output_kernel"],
+                self.structure.embedding_scale,
+                self.structure.eps,
+            )
+        )
 
     def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
         """Set parameters by name.
@@ -581,7 +636,8 @@ class ResidualNetwork(nnx.Module, Network):
           (*batch_shape, outputs) and the new state.
         """
         with precise(DTYPE):
-            output, after = _jitted_step(self.parameters(), self.structure, state, tuple(inputs))
+            parameters = self._reader.read(self, self.parameters)
+            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
             return output, after
 
     def run(

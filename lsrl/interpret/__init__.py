@@ -3,6 +3,7 @@
 from lsrl.interpret.circuit import Channel, Circuit, Derived, Edge, Signal
 from lsrl.interpret.interventions import Outcome, ablate, capture, interchange, patch
 from lsrl.interpret.locate import circuit_of
+from lsrl.interpret.page import view
 
 __all__ = [
     "Channel",
@@ -16,4 +17,5 @@ __all__ = [
     "circuit_of",
     "interchange",
     "patch",
+    "view",
 ]

@@ -93,7 +93,7 @@ def causal_test(
       pairs: valid pairs wanted a signal; up to TRIES times as many are tried.
       seed: of inputs, pairs and tokens.
       tolerance: greatest difference that counts as equal; by default 0 where the certificate says
-        exact, else RELATIVE of the greatest output.
+        exact, what the card says of a variant, else RELATIVE of the greatest output.
 
     Returns:
       One result a signal. A signal for which fewer than `pairs` valid ones turned up has fewer.
@@ -103,8 +103,7 @@ def causal_test(
     graph, nodes = model.schedule.graph, circuit_nodes(model)
     known = evaluate(graph, pool, wanted=graph.live())
     if tolerance is None:
-        exact = model.certificate.exact
-        tolerance = 0.0 if exact else RELATIVE * float(np.abs(known[graph.output]).max())
+        tolerance = _tolerance(model, known[graph.output])
     results = []
     for signal in model.circuit.signals:
         if not signal.owned:
@@ -116,6 +115,14 @@ def causal_test(
             tried += len(rows.base)
         results.append(tally.result(signal.name))
     return CausalResult(tuple(results), tolerance)
+
+
+def _tolerance(model: Model, outputs: Array) -> float:
+    if model.certificate.exact:
+        return 0.0
+    if model.card is not None and not np.isfinite(model.certificate.error_bound):
+        return model.card.tolerance
+    return RELATIVE * float(np.abs(outputs).max())
 
 
 class _Rows(NamedTuple):
@@ -187,7 +194,7 @@ def _broken(graph: Graph, values: dict[int, Array]) -> Array:
         op = graph.nodes[node].op
         if isinstance(op, SelectiveState) and op.overwrites:
             keep, update = (values[operand] for operand in graph.nodes[node].operands)
-            found |= ((keep == 1) & (update != 0)).any(axis=(1, 2))
+            found |= ((keep != 0) & (update != 0)).any(axis=(1, 2))
     return found
 
 

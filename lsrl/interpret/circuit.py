@@ -69,13 +69,15 @@ class Channel:
       layer: 0 is what the input map makes.
       signal: whose element it holds.
       element: which.
-      role: "made" here, or "carried" from the layer before; "constant", or a "distractor", which
-        the program's output does not depend on.
+      role: "made" here, or "carried" from the layer before; "constant", or a "distractor", made or
+        carried, which the program's output does not depend on.
       units: entries of the layer's hook (see `Circuit.hook`); a sign pair or gate pair has two.
       weights: one a unit.
       offset: added to them.
       memory: entries of the layer's memory through which the element goes on to the next token.
       memory_weights: what an entry adds to the element, one each.
+      directions: where several channels share units, what a unit changes by with the element, one
+        each; empty where the units are the channel's own, and are set.
     """
 
     layer: int
@@ -87,6 +89,7 @@ class Channel:
     offset: float = 0.0
     memory: tuple[int, ...] = ()
     memory_weights: tuple[float, ...] = ()
+    directions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,14 @@ class Circuit:
         return tuple(
             channel
             for channel in self.channels
-            if channel.signal == wanted and (channel.role != "carried" or not made)
+            if channel.signal == wanted and (not made or self.makes(channel))
         )
+
+    def makes(self, channel: Channel) -> bool:
+        """Whether a channel is where its element is made, and not a copy carried on."""
+        if channel.role == "distractor":
+            return channel.layer == self.by_name[channel.signal].layer
+        return channel.role != "carried"
 
     def graph(self) -> nx.MultiDiGraph:
         """Signals as nodes and edges between them, each with its attributes."""
@@ -209,6 +218,21 @@ class Circuit:
     def signal_edges(self) -> set[tuple[str, str]]:
         """Which signal reads which, without the self-loops of states."""
         return {(edge.source, edge.target) for edge in self.edges if edge.source != edge.target}
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw the circuit into a picture file: signals as boxes by layer, edges by kind.
+
+        Args:
+          path: the file; its suffix decides the format (.png, .svg, .pdf).
+
+        Raises:
+          InputError: matplotlib is not installed, the circuit is too large, or the format is
+            unknown.
+          OSError: the file can't be written.
+        """
+        from lsrl.drawing import draw_circuit
+
+        draw_circuit(self, path)
 
     # ------------------------------------------------------------ JSON
 
@@ -281,6 +305,8 @@ class Circuit:
                 yield f"layer {channel.layer} has no unit {max(channel.units)}"
             if len(channel.units) != len(channel.weights):
                 yield f"a channel of {channel.signal} has other numbers of units and weights"
+            if channel.directions and len(channel.directions) != len(channel.units):
+                yield f"a channel of {channel.signal} has other numbers of units and directions"
             if channel.role not in get_args(Role):
                 yield f"a channel has the role {channel.role!r}"
         for edge in self.edges:
@@ -294,6 +320,17 @@ class Circuit:
                 yield f"an edge is of the kind {edge.kind!r}"
         for layer, unit in self.unlabelled():
             yield f"unit {unit} of layer {layer} belongs to no signal"
+
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """For each layer behind the input map, what each unit holds: names of signals."""
+        found: list[list[list[str]]] = [[[] for _ in range(count)] for count in self.units]
+        widths = {signal.name: signal.width for signal in self.signals}
+        for channel in self.channels:
+            name = channel.signal
+            label = name if widths[name] == 1 else f"{name}[{channel.element}]"
+            for unit in channel.units:
+                found[channel.layer][unit].append(label)
+        return tuple(tuple(" + ".join(each) for each in layer) for layer in found[1:])
 
     def unlabelled(self) -> list[tuple[int, int]]:
         """Units that no channel names: (layer, unit)."""

@@ -7,7 +7,7 @@ goes on from the new value. In the reference evaluator it replaces the signal. W
 broken; `lsrl.interpret.causal` tests it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -257,18 +257,43 @@ def wiring_of(model: Model) -> Wiring:
 def patches_of(wiring: Wiring, new: Mapping[str, Array], mask: Array) -> list[Patch]:
     """What to set so that signals have new values (batch, time, width) where the mask is true."""
     batch, time = mask.shape
-    by_layer: dict[int, tuple[Array, Array]] = {}
+    by_layer: dict[int, list[tuple[Channel, Array]]] = {}
     for name, values in new.items():
         for channel in wiring.circuit.channels_of(name):
-            units, to = by_layer.setdefault(
-                channel.layer,
-                (np.zeros((batch, wiring.width), bool), np.zeros((batch, time, wiring.width))),
-            )
-            units[:, channel.units] = True
-            to[..., channel.units] = encode(channel, values[..., channel.element])
+            by_layer.setdefault(channel.layer, []).append((channel, values[..., channel.element]))
     return [
-        Patch(np.full(batch, layer), mask, units, to) for layer, (units, to) in by_layer.items()
+        patch
+        for layer, given in by_layer.items()
+        for patch in _layer_patches(wiring, layer, given, mask, (batch, time))
     ]
+
+
+def _layer_patches(
+    wiring: Wiring,
+    layer: int,
+    given: Sequence[tuple[Channel, Array]],
+    mask: Array,
+    shape: tuple[int, int],
+) -> Iterator[Patch]:
+    """One patch for the channels that have units of their own, one for those that share units."""
+    (batch, _), width = shape, wiring.width
+    where = np.full(batch, layer)
+    own = [pair for pair in given if not pair[0].directions]
+    shared = [pair for pair in given if pair[0].directions]
+    if own:
+        units, to = np.zeros((batch, width), bool), np.zeros((*shape, width))
+        for channel, values in own:
+            units[:, channel.units] = True
+            to[..., channel.units] = encode(channel, values)
+        yield Patch(where, mask, units, to)
+    if shared:
+        decode, directions = np.zeros((width, len(shared))), np.zeros((len(shared), width))
+        for place, (channel, _) in enumerate(shared):
+            decode[channel.units, place] = channel.weights
+            directions[place, channel.units] = channel.directions
+        to = np.stack([values - channel.offset for channel, values in shared], axis=-1)
+        every = np.ones((batch, len(shared)), bool)
+        yield Patch(where, mask, every, to, (decode, directions))
 
 
 def encode(channel: Channel, values: Array) -> Array:
@@ -297,7 +322,7 @@ def decoded(circuit: Circuit, hooks: Sequence[Array]) -> dict[str, Array]:
         if signal.kind != "constant"
     }
     for channel in circuit.channels:
-        if channel.role == "made" and channel.signal in found:
+        if channel.signal in found and circuit.makes(channel):
             units = hooks[channel.layer][..., channel.units].astype(np.float64)
             values = units @ np.array(channel.weights) + channel.offset
             found[channel.signal][..., channel.element] = values

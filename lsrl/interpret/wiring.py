@@ -31,12 +31,16 @@ class Patch(NamedTuple):
       tokens: (batch, time) bool, when.
       units: (batch, units) bool, which entries; units of the widest hook.
       values: (batch, time, units), what to.
+      basis: None, or (units, elements) and (elements, units): `units` and `values` then speak of
+        elements hook @ basis[0], and a change of an element changes the hook by its row of
+        basis[1].
     """
 
     layer: Any
     tokens: Any
     units: Any
     values: Any
+    basis: Any = None
 
 
 class Wiring:
@@ -75,6 +79,7 @@ class Wiring:
                     jnp.asarray(p.tokens.T),
                     jnp.asarray(p.units),
                     jnp.moveaxis(jnp.asarray(p.values, self.model.dtype), 1, 0),
+                    jax.tree.map(lambda x: jnp.asarray(x, self.model.dtype), p.basis),
                 )
                 for p in patches
             )
@@ -182,7 +187,13 @@ class Wiring:
                     )
                 for patch, when, to in zip(patches, tokens, values, strict=True):
                     where = (patch.layer == number)[:, None] & when[:, None]
-                    hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
+                    if patch.basis is None:
+                        hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
+                        continue
+                    decode, encode = patch.basis
+                    now = hook @ decode[:units]
+                    change = jnp.where(where & patch.units, to - now, 0)
+                    hook = hook + change @ encode[:, :units]
                 return hook if shift is None else hook + shift[number][:, :units]
 
             outputs, state, made = self._step(parameters, state, read, put)
@@ -274,5 +285,5 @@ class Wiring:
         for channel in self.circuit.channels:
             for entry, weight in zip(channel.memory, channel.memory_weights, strict=True):
                 for unit, own in zip(channel.units, channel.weights, strict=True):
-                    found[channel.layer, unit, entry] = own / weight
+                    found[channel.layer, unit, entry] += own / weight
         return found

@@ -168,13 +168,13 @@ def run_states(folder: Path, *, memory: int = MEMORY, progress: Progress | None 
     lines = [
         "sigma at 5 % wrong tokens, affine / self-correcting states; log10 of the ratio, the mean "
         "over programs with its 95 % interval by bootstrap over programs",
-        f"{'target':<9} {'noise':<17} {'log10 ratio':<24} "
+        f"{'target':<11} {'noise':<17} {'log10 ratio':<24} "
         + " ".join(f"{name:>19}" for name in TEXTS),
     ]
     for found in corrections(rows):
         pairs = (f"{_level(a)} / {_level(b)}" for a, b in found.sigmas.values())
         lines.append(
-            f"{found.target:<9} {found.noise:<17} "
+            f"{found.target:<11} {found.noise:<17} "
             f"{found.ratio:+6.2f} [{found.low:+6.2f}, {found.high:+6.2f}]  "
             + " ".join(f"{pair:>19}" for pair in pairs)
         )

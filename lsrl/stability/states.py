@@ -72,8 +72,9 @@ def _ring(state: State, token: Signal) -> Signal:
 
 
 def _late(state: State, token: Signal) -> Signal:
-    """1 where the symbol of four tokens ago was 1."""
-    return state(np.eye(SYMBOLS, 1) @ token.one_hot[1], np.eye(SYMBOLS, k=-1))[SYMBOLS - 1]
+    """1 where the symbol of four tokens ago was 2 or more."""
+    bit = token.one_hot[2:].sum()
+    return state(np.eye(SYMBOLS, 1) @ bit, np.eye(SYMBOLS, k=-1))[SYMBOLS - 1]
 
 
 def _answers(name: str, prompt: Sequence[int]) -> list[int]:
@@ -84,7 +85,7 @@ def _answers(name: str, prompt: Sequence[int]) -> list[int]:
         "distinct symbols": [len(set(prompt[: t + 1])) for t in tokens],
         "first symbol": [prompt[0] for _ in tokens],
         "ring": [t % SYMBOLS for t in tokens],
-        "late symbol": [int(t >= SYMBOLS - 1 and prompt[t - SYMBOLS + 1] == 1) for t in tokens],
+        "late bit": [int(t >= SYMBOLS - 1 and prompt[t - SYMBOLS + 1] >= 2) for t in tokens],
     }[name]
 
 
@@ -93,7 +94,7 @@ TEXTS: Mapping[str, Callable[[State, Signal], Signal]] = {
     "distinct symbols": _distinct,
     "first symbol": _first,
     "ring": _ring,
-    "late symbol": _late,
+    "late bit": _late,
 }
 
 

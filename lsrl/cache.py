@@ -1,0 +1,100 @@
+"""Compiled models on disk, so that an equal program is not scheduled twice.
+
+An entry is a saved model; its name is a hash of all that a compilation depends on: the program
+(without the lines it was written on), the target, the options, and this package. What takes long is
+to find a schedule's levels; the rest is worked out again and is the same to the bit.
+
+Entries lie in the user's cache directory (`directory`), which may be deleted at any time. The
+command line asks for it before anything heavy is loaded, so storage loads when it is needed.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsrl.errors import FormatError
+
+if TYPE_CHECKING:
+    from lsrl.language.program import Program
+    from lsrl.schedule import Levels
+
+
+def directory() -> Path:
+    """Where caches of this package lie: in XDG_CACHE_HOME, else where the system keeps caches."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if not chosen and sys.platform == "win32":
+        chosen = os.environ.get("LOCALAPPDATA")
+    if chosen:
+        return Path(chosen) / "lsrl"
+    home = Path.home()
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "lsrl"
+
+
+def key(program: "Program", options: Mapping[str, str], lines: bool = True) -> str:
+    """A hash of all that a compilation depends on.
+
+    Args:
+      program: what is compiled.
+      options: what else the result depends on, by name.
+      lines: also of the lines that the program was written on, which messages name.
+    """
+    from lsrl import storage
+
+    content = [storage.program_content(program, lines), dict(options), _package()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def place(program: "Program", options: Mapping[str, str]) -> Path:
+    """The file of an entry, whether it is there or not; see `key`."""
+    return directory() / "models" / f"{key(program, options, lines=False)}.lsrl"
+
+
+def levels(entry: Path) -> "Levels | None":
+    """The schedule's levels that an entry holds; None if there is none, or it is damaged."""
+    from lsrl import storage
+
+    try:
+        return storage.read(entry).levels
+    except (FormatError, OSError):
+        return None
+
+
+def prepare(entry: Path) -> bool:
+    """Make room for an entry; False, with a warning, where nothing can be written."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        tell(error)
+        return False
+    return True
+
+
+def tell(error: OSError) -> None:
+    """Warn that the cache can't be written, which costs time and nothing else."""
+    warnings.warn(
+        f"the model is compiled, but not cached: {error}; set XDG_CACHE_HOME to a directory that "
+        "can be written, or compile with cache=False",
+        stacklevel=3,
+    )
+
+
+@cache
+def _package() -> list[str]:
+    """The version, and the state of the sources: an editable installation changes under one."""
+    root = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                digest.update(f"{path.relative_to(root)}\n".encode())
+                digest.update(path.read_bytes())
+    return [version("lsrl"), digest.hexdigest()]

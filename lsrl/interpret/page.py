@@ -1,0 +1,314 @@
+"""A page to look at: a model's circuit, values and certificate in one HTML file.
+
+The page asks for nothing from anywhere: its style, its script and its data lie inside it, and its
+content security policy forbids the rest. Its parts are beside this module.
+"""
+
+import ast
+import base64
+import dataclasses
+import hashlib
+import html
+import json
+import linecache
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsrl.errors import BoundsError, InputError
+from lsrl.folders import replace_file
+from lsrl.interpret.circuit import OUTPUT, Circuit, Derived, Signal
+from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
+from lsrl.ir.graph import Source
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import Token, check_inputs
+from lsrl.model import Model
+
+FORMAT, VERSION = "lsrl.view", 1
+# Of all signals together; such a page has about 20 MB, and browsers still open it.
+MAX_VALUES = 4_000_000
+
+
+def view(model: Model, *inputs: Any, path: str | os.PathLike[str]) -> None:
+    """Write a page that shows what a network does, signal by signal and token by token.
+
+    It has the layers with the signal in every channel, the edges with their weights, the value of
+    every signal at every token as `capture` decodes it, the certificate, and the program's lines
+    if the files can be read.
+
+    Args:
+      model: any compiled model.
+      *inputs: as for `Model.run`; several sequences can be leafed through.
+      path: the HTML file; an older one is replaced, whole or not at all.
+
+    Raises:
+      InputError: an input lies outside its declared type, or there are more than MAX_VALUES values.
+      OSError: the file can't be written.
+    """
+    arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    replace_file(path, page(content(model, arrays)).encode())
+
+
+def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
+    """What the page shows, as JSON's types.
+
+    Args:
+      model: any compiled model.
+      arrays: one an input, (sequences, time[, width]).
+
+    Returns:
+      "circuit" as `Circuit.to_json` has it, but with file names for paths; "values" and "outputs",
+      per sequence a flat list, token by token: null for an element that no channel holds, and the
+      strings "nan", "inf" and "-inf" for numbers that JSON lacks.
+    """
+    circuit, (sequences, time) = model.circuit, arrays[0].shape[:2]
+    widths = [signal.width for signal in circuit.signals] + [one.width for one in circuit.derived]
+    count = sequences * time * (sum(widths) + model.program.num_outputs)
+    if count > MAX_VALUES:
+        raise InputError(
+            f"view: {sequences} sequences of {time} tokens with {sum(widths)} elements of signals "
+            f"make {count} values, and a page holds at most {MAX_VALUES}; give fewer or shorter "
+            "sequences"
+        )
+    # An intervention on nothing gives signals and outputs in one run.
+    found, held = patch(model, arrays, {}), _held(circuit)
+    lines = _lines(model)
+    names = _file_names({source.file for found in lines.values() for source in found})
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": f"{model.program.name} on {model.target}",
+        "documentation": model.program.documentation,
+        "summary": _shortened(model.summary(), names).splitlines()[1:],
+        "check": _check(model, arrays, found, held),
+        "circuit": json.loads(_with_file_names(circuit, names).to_json()),
+        "sequences": sequences,
+        "tokens": time,
+        "inputs": _inputs(model, arrays),
+        "values": {name: _numbers(array, held[name]) for name, array in found.signals.items()},
+        "outputs": _numbers(found.outputs),
+        "lines": {
+            name: [[names[source.file], source.line] for source in found]
+            for name, found in lines.items()
+        },
+        "sources": _excerpts(lines, names),
+    }
+
+
+def page(shown: Mapping[str, Any]) -> str:
+    """The HTML of what `content` gave."""
+    folder = files("lsrl.interpret")
+    style, script, body = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
+    )
+    # A name may hold "</script>": inside a JSON string "<" can be written otherwise.
+    data = json.dumps(shown, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return Template(body).substitute(
+        title=html.escape(shown["title"]),
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        data=data,
+    )
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names a script or style that may be used."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# ---------------------------------------------------------------- values
+
+
+def _held(circuit: Circuit) -> dict[str, Array]:
+    """By signal (width,) bool: which elements can be read from channels.
+
+    The compiler leaves out the elements that nothing reads.
+    """
+    found = {signal.name: np.zeros(signal.width, bool) for signal in circuit.signals}
+    for channel in circuit.channels:
+        if channel.role == "made":
+            found[channel.signal][channel.element] = True
+    for derived in circuit.derived:
+        whole = np.ones(derived.width, bool)
+        for element, source, column, _ in derived.terms:
+            whole[element] &= found[source][column]
+        found[derived.name] = whole
+    return found
+
+
+def _numbers(array: Array, held: Array | None = None) -> list[list[Any]]:
+    """Per sequence the values, token by token; whole ones as ints, which are shorter."""
+    values = np.asarray(array, np.float64)
+    known = np.broadcast_to(True if held is None else held, values.shape)
+    return [
+        [_number(value) if here else None for value, here in zip(row, mask, strict=True)]
+        for row, mask in zip(
+            values.reshape(len(values), -1).tolist(),
+            known.reshape(len(values), -1).tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _number(value: float) -> Any:
+    if value.is_integer():
+        return int(value)
+    return value if math.isfinite(value) else str(value)
+
+
+def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Any]]:
+    """The symbols or vectors that the tokens are, per sequence."""
+    found = []
+    for (name, kind), array in zip(model.program.inputs.items(), arrays, strict=True):
+        if isinstance(kind, Token):
+            names = kind.names or [str(symbol) for symbol in range(kind.size)]
+            texts = [[names[symbol] for symbol in row] for row in array.tolist()]
+        else:
+            texts = [[", ".join(f"{x:g}" for x in token) for token in row] for row in array]
+        found.append({"name": name, "symbols": isinstance(kind, Token), "texts": texts})
+    return found
+
+
+def _check(
+    model: Model, arrays: Sequence[Array], found: Outcome, held: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Whether what the network holds and gives is what the program says."""
+    expected = patch(model, arrays, {}, on="evaluator")
+    try:
+        model.program.run(*arrays)  # the compiled graph no longer has every promise
+    except BoundsError as error:
+        return {"equal": False, "text": f"these inputs break a promise: {error}"}
+    pairs = {name: (found.signals[name], known) for name, known in expected.signals.items()}
+    worst, where = 0.0, ""
+    for name, (here, known) in (pairs | {OUTPUT: (found.outputs, expected.outputs)}).items():
+        difference = np.abs(here.astype(np.float64) - known)
+        difference[np.isnan(difference)] = np.inf
+        if name in held:
+            difference[..., ~held[name]] = 0
+        if difference.max() > worst:
+            worst = float(difference.max())
+            place = np.unravel_index(difference.argmax(), difference.shape)
+            where = f"{name}[{place[2]}] at token {place[1]} of sequence {place[0]}"
+    if worst == 0:
+        return {"equal": True, "text": "every value here equals the program's"}
+    return {"equal": False, "text": f"differs from the program by up to {worst:.3g}: {where}"}
+
+
+# ---------------------------------------------------------------- source lines
+
+
+def _lines(model: Model) -> dict[str, list[Source]]:
+    """The lines that made each signal, first the one that its circuit names."""
+    graph, nodes = model.schedule.graph, circuit_nodes(model)
+    found: dict[str, list[Source]] = {}
+    signals: tuple[Signal | Derived, ...] = (*model.circuit.signals, *model.circuit.derived)
+    for one in signals:
+        file, _, line = one.source.rpartition(":")
+        own = [Source(file, int(line))] if file and line.isdigit() else []
+        if own and one.name in nodes:
+            own += graph.nodes[nodes[one.name]].sources
+        found[one.name] = list(dict.fromkeys(own))
+    return found
+
+
+def _file_names(paths: set[str]) -> dict[str, str]:
+    """A short name for each path: of two files of one name the second has its folder too."""
+    found: dict[str, str] = {}
+    for path in sorted(paths):
+        parts = Path(path).parts
+        short = next(
+            (
+                name
+                for count in range(1, len(parts) + 1)
+                if (name := "/".join(parts[-count:])) not in found.values()
+            ),
+            path,
+        )
+        found[path] = short
+    return found
+
+
+def _shortened(text: str, names: Mapping[str, str]) -> str:
+    for path, name in names.items():
+        text = text.replace(f"{path}:", f"{name}:")
+    return text
+
+
+def _with_file_names(circuit: Circuit, names: Mapping[str, str]) -> Circuit:
+    """The circuit without the folders of the machine that it was compiled on."""
+    return dataclasses.replace(
+        circuit,
+        signals=tuple(
+            dataclasses.replace(signal, source=_shortened(signal.source, names))
+            for signal in circuit.signals
+        ),
+        derived=tuple(
+            dataclasses.replace(derived, source=_shortened(derived.source, names))
+            for derived in circuit.derived
+        ),
+    )
+
+
+class _Span(NamedTuple):
+    first: int
+    last: int
+
+
+def _excerpts(
+    lines: Mapping[str, Sequence[Source]], names: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The functions around the lines, most used file first: {"file", "first", "lines"} each."""
+    wanted: dict[str, list[int]] = {}
+    for found in lines.values():
+        for source in found:
+            wanted.setdefault(source.file, []).append(source.line)
+    excerpts = []
+    for path, numbers in sorted(wanted.items(), key=lambda item: -len(item[1])):
+        text = _source_text(path)
+        for span in _spans(text, sorted(set(numbers))):
+            block = text[span.first - 1 : span.last]
+            excerpts.append({"file": names[path], "first": span.first, "lines": block})
+    return excerpts
+
+
+def _source_text(path: str) -> list[str]:
+    """The lines of a Python file or of a notebook's cell; none of any other file."""
+    if not path.endswith(".py") and not (path.startswith("<") and path in linecache.cache):
+        return []
+    linecache.checkcache(path)
+    return [line.rstrip("\r\n") for line in linecache.getlines(path)]
+
+
+def _spans(text: Sequence[str], numbers: Sequence[int]) -> list[_Span]:
+    """The innermost functions that hold the lines, or a few lines around those outside of any."""
+    try:
+        tree = ast.parse("\n".join(text))
+    except SyntaxError:
+        functions = []
+    else:
+        functions = [
+            _Span(min([node.lineno, *(one.lineno for one in node.decorator_list)]), end)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and (end := node.end_lineno) is not None
+        ]
+    found: list[_Span] = []
+    for number in numbers:
+        if number > len(text):
+            continue  # the file has changed since
+        around = [span for span in functions if span.first <= number <= span.last]
+        near = _Span(max(number - 2, 1), min(number + 2, len(text)))
+        span = min(around, key=lambda span: span.last - span.first, default=near)
+        if found and span.first <= found[-1].last + 1:
+            first, last = min(found[-1].first, span.first), max(found[-1].last, span.last)
+            found[-1] = _Span(first, last)
+        else:
+            found.append(span)
+    return found

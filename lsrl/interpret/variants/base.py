@@ -1,0 +1,120 @@
+"""What all variants share: measuring a network against its program, and the card that says it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lsrl.card import Card, Measured
+from lsrl.certificate import Reason
+from lsrl.errors import InputError
+from lsrl.interpret.causal import Sampler
+from lsrl.interpret.circuit import Circuit
+from lsrl.ir.evaluate import evaluate
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+from lsrl.model import Alteration, Model
+from lsrl.stability.measures import allowed_error, wrong_tokens
+from lsrl.verification import legal_inputs, sample_inputs
+
+# Of random inputs that a card's figures come from.
+SEQUENCES, LENGTH = 64, 64
+
+
+def random_sampler(program: Program, length: int = LENGTH) -> Sampler:
+    """Random inputs of the declared types, without those that break a promise.
+
+    Programs whose promises random inputs seldom keep need a sampler of their own.
+
+    Args:
+      program: the program.
+      length: tokens, cut to the program's max_length, and further where all sequences break one.
+    """
+    length = min(length, program.max_length or length)
+
+    def sample(count: int, seed: int) -> Sequence[Array]:
+        legal, _ = legal_inputs(program, sample_inputs(program.inputs, count, length, seed))
+        repeated = np.resize(np.arange(len(legal[0])), count)
+        return [array[repeated] for array in legal]
+
+    return sample
+
+
+def measured(model: Model, sampler: Sampler | None = None, seed: int = 0) -> Measured:
+    """Run a model on random legal inputs, and compare it with its program.
+
+    Args:
+      model: any.
+      sampler: of inputs that keep the program's promises; by default `random_sampler`.
+      seed: of the inputs.
+    """
+    inputs = (sampler or random_sampler(model.program))(SEQUENCES, seed)
+    expected = evaluate(model.program.graph, inputs)[model.program.graph.output]
+    expected = expected.astype(np.float64)
+    outputs = model.run(*inputs).astype(np.float64)
+    wrong = wrong_tokens(outputs, expected, allowed_error(model.program))
+    error = np.abs(outputs - expected).max(initial=0.0)
+    anywhere = wrong.any(axis=0)
+    return Measured(
+        sequences=wrong.shape[0],
+        length=wrong.shape[1],
+        accuracy=float(1 - wrong.mean()),
+        equal=bool(np.array_equal(outputs, expected)),
+        error=float(error) if np.isfinite(error) else float("inf"),
+        right_length=int(anywhere.argmax()) if anywhere.any() else wrong.shape[1],
+    )
+
+
+def variant(
+    model: Model,
+    name: str,
+    settings: str,
+    module: Any,
+    circuit: Circuit,
+    *,
+    exact: bool,
+    sampler: Sampler | None,
+    notes: Sequence[str] = (),
+) -> Model:
+    """An altered model with its card.
+
+    Args:
+      model: what it was made of; it stays as it is.
+      name: of the variant.
+      settings: the variant's settings, as text.
+      module: the network.
+      circuit: its ground truth.
+      exact: whether all that is proven of `model` is proven of the variant too.
+      sampler: as for `measured`.
+      notes: for the card.
+    """
+    certificate = model.certificate
+    if not exact:
+        reason = Reason("the network", "weights changed", 0, f"{name}({settings}): see its card")
+        certificate = replace(certificate, exact=False, error_bound=float("inf"), reasons=(reason,))
+    before = model.card
+    card = Card(
+        (*(before.steps if before else ()), (name, settings)),
+        certificate.exact,
+        0.0 if certificate.exact else float(allowed_error(model.program).min()),
+        Measured(0, 0, 1.0, True, 0.0, 0),
+        (*(before.notes if before else ()), *notes),
+    )
+    made = model.altered(module, Alteration(circuit, card), certificate)
+    card = replace(card, measured=measured(made, sampler))
+    return made.altered(module, Alteration(circuit, card))
+
+
+def check_seed(name: str, seed: object) -> int:
+    """A seed as numpy takes it.
+
+    Raises:
+      InputError: it is no int from 0 on.
+    """
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"{name}: seed must be an int >= 0, got {seed!r}")
+    return int(seed)
+
+
+Variant = Callable[[Model, int], Model]

@@ -1,0 +1,534 @@
+"""Datasets of the suite: sequences with every named signal, and pairs that tell signals apart.
+
+A dataset is one safetensors file. For each split (`train`, `validation` and, where the program's
+max_length leaves room, `long`) it holds
+
+    <split>/inputs/<input>     (sequences, tokens) symbols, or (sequences, tokens, width) vectors
+    <split>/outputs            (sequences, tokens, outputs)
+    <split>/signals/<signal>   (sequences, tokens, width), every named signal of `Program.trace`
+
+Counterfactuals are a second file. A pair is two inputs of equal length, `base` and `source`:
+
+    base/inputs/<input>, base/outputs, base/signals/<signal>, and the same of source
+    differs                    (pairs, signals, tokens) bool: where the signal's values differ
+    chosen_for                 (pairs,) the index of the signal that the pair was chosen for
+
+All numbers are exact: each array has the narrowest type of int8, int16, int32, float32 and float64
+that holds all its values in every split. Both files have one metadata entry, `lsrl`, of JSON:
+`format`, `version`, `program`, `seed`, `inputs` (names in the program's order), `signals` (names in
+the order of `differs`) and, of counterfactuals, `constant` (signals that no pair was found for).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from lsrl.errors import BoundsError, FormatError, NewerSchemaError
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+from lsrl.programs.entry import Inputs
+from lsrl.suite.programs import Task, check_names
+
+DATASET = "lsrl-dataset"
+COUNTERFACTUALS = "lsrl-counterfactuals"
+VERSION = 1
+
+SEQUENCES: Mapping[str, int] = {"train": 256, "validation": 64, "long": 64}
+# Pairs that are sought for each signal, and candidates that they are chosen from at a time.
+PAIRS = 16
+CANDIDATES = 512
+# Signals that depend on rare events are sought for so many times before they count as constant.
+ROUNDS = 4
+_DTYPES = (np.int8, np.int16, np.int32, np.float32, np.float64)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sequences of one length, with all that the program makes of them.
+
+    Attributes:
+      inputs: by input name: int64 (sequences, tokens), or float64 (sequences, tokens, width).
+      outputs: float64 (sequences, tokens, outputs).
+      signals: by name: float64 (sequences, tokens, width).
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Array
+    signals: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.outputs)
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The inputs in the program's order, as `Model.run` takes them."""
+        return list(self.inputs.values())
+
+    def flat(self, prefix: str) -> dict[str, Array]:
+        """Every array by its name in a file."""
+        return {
+            **{f"{prefix}/inputs/{name}": array for name, array in self.inputs.items()},
+            f"{prefix}/outputs": self.outputs,
+            **{f"{prefix}/signals/{name}": array for name, array in self.signals.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a program.
+
+    Attributes:
+      program: the name of the program.
+      seed: what it was drawn from.
+      splits: "train", "validation" and, where the program has one, "long".
+    """
+
+    program: str
+    seed: int
+    splits: Mapping[str, Split]
+
+    def without_signals(self) -> "Dataset":
+        """Inputs and outputs alone."""
+        bare = {name: Split(split.inputs, split.outputs, {}) for name, split in self.splits.items()}
+        return Dataset(self.program, self.seed, bare)
+
+    def indistinguishable(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of two and more signals that are equal at every token of every sequence."""
+        groups: dict[bytes, list[str]] = {}
+        for name in next(iter(self.splits.values())).signals:
+            digest = hashlib.sha256()
+            for split in self.splits.values():
+                array = np.ascontiguousarray(split.signals[name] + 0.0)  # no negative zeros
+                digest.update(repr(array.shape).encode() + array.tobytes())
+            groups.setdefault(digest.digest(), []).append(name)
+        return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+
+
+@dataclass(frozen=True)
+class Counterfactuals:
+    """Pairs of inputs, with the signals in which they differ.
+
+    Attributes:
+      program: the name of the program.
+      seed: what they were drawn from.
+      base: the one side; sequence i is pair i.
+      source: the other side.
+      signals: the names along the second axis of `differs`.
+      differs: bool (pairs, signals, tokens).
+      chosen_for: int64 (pairs,), into `signals`.
+      constant: signals that no pair differs in.
+    """
+
+    program: str
+    seed: int
+    base: Split
+    source: Split
+    signals: tuple[str, ...]
+    differs: Array
+    chosen_for: Array
+    constant: tuple[str, ...]
+
+    def pairs_of(self, signal: str) -> Array:
+        """The pairs that differ in a signal, those with the fewest other signals first.
+
+        Args:
+          signal: one of `signals`.
+
+        Returns:
+          int64 (pairs,).
+
+        Raises:
+          InputError: no signal has that name; suggests the nearest.
+        """
+        check_names(f"signal of {self.program!r}", [signal], dict.fromkeys(self.signals))
+        different: Array = np.any(self.differs, axis=2)
+        found = np.flatnonzero(different[:, self.signals.index(signal)])
+        return found[np.argsort(different[found].sum(axis=1), kind="stable")]
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def make_dataset(task: Task, seed: int, sequences: Mapping[str, int] = SEQUENCES) -> Dataset:
+    """Draw the dataset of a program; equal seeds give equal datasets.
+
+    No sequence comes twice in train and validation together, so where a program has few inputs the
+    splits are smaller.
+
+    Args:
+      task: a program of the suite.
+      seed: any int >= 0.
+      sequences: the size of each split.
+
+    Returns:
+      Its splits, with outputs and signals of the reference evaluator.
+    """
+    program = task.program()
+    lengths = {"train": task.tokens, "validation": task.tokens, "long": task.long_tokens}
+    taken: set[bytes] = set()
+    splits = {}
+    for name, length in lengths.items():
+        if length is None:
+            continue
+        drawn = _draw(task, program, _random(seed, task.name, name), sequences[name], length, taken)
+        splits[name] = _evaluated(program, drawn)
+    return Dataset(task.name, seed, splits)
+
+
+def make_counterfactuals(
+    task: Task, seed: int, pairs: int = PAIRS, candidates: int = CANDIDATES
+) -> Counterfactuals:
+    """Find pairs of inputs for every named signal; equal seeds give equal pairs.
+
+    Most candidates differ in one token, others in two, in all from some token on, or in all. For
+    each signal those are taken that differ in it and in the fewest others.
+
+    Args:
+      task: a program of the suite.
+      seed: any int >= 0.
+      pairs: how many are sought for each signal.
+      candidates: how many are looked at in a round.
+
+    Returns:
+      The pairs that were chosen.
+    """
+    program = task.program()
+    rng = _random(seed, task.name, "counterfactuals")
+    bases, sources, differences = [], [], []
+    names: list[str] = []
+    found: Array = np.zeros(0)
+    for _ in range(ROUNDS):
+        base, source = _candidates(task, program, rng, candidates)
+        names = list(base.signals)
+        bases.append(base)
+        sources.append(source)
+        differences.append(
+            np.stack(
+                [(base.signals[name] != source.signals[name]).any(axis=2) for name in names], axis=1
+            )
+        )
+        found = np.any(np.concatenate(differences), axis=(0, 2))
+        # Clocks and the like are the same in every input, so more candidates would not help.
+        varies = np.array([(array != array[:1]).any() for array in base.signals.values()])
+        if found[varies].all():
+            break
+    differs = np.concatenate(differences)
+    chosen, chosen_for = _choose(np.any(differs, axis=2), pairs)
+    return Counterfactuals(
+        task.name,
+        seed,
+        _rows(bases, chosen),
+        _rows(sources, chosen),
+        tuple(names),
+        differs[chosen],
+        chosen_for,
+        tuple(name for name, there in zip(names, found, strict=True) if not there),
+    )
+
+
+def _random(seed: int, program: str, what: str) -> np.random.Generator:
+    """A generator of its own for each part, so that no part depends on the order of the others."""
+    digest = hashlib.sha256(f"{program}/{what}".encode()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
+
+
+def _draw(
+    task: Task,
+    program: Program,
+    rng: np.random.Generator,
+    count: int,
+    tokens: int,
+    taken: set[bytes],
+) -> list[Array]:
+    """New sequences: one array an input, (sequences, tokens[, width])."""
+    kept: list[Inputs] = []
+    for _ in range(4 * count):
+        inputs = task.sample(program, rng, tokens)
+        key = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
+        if key not in taken:
+            taken.add(key)
+            kept.append(inputs)
+        if len(kept) == count:
+            break
+    if not kept:
+        raise FormatError(
+            f"{task.name}: expected inputs of {tokens} tokens that no other split has, got none; "
+            "take fewer sequences, or longer ones"
+        )
+    return [np.stack(arrays) for arrays in zip(*kept, strict=True)]
+
+
+def _evaluated(program: Program, arrays: Sequence[Array]) -> Split:
+    """What the reference evaluator makes of inputs.
+
+    Raises:
+      BoundsError: a sequence breaks a promise of the program.
+    """
+    inputs = dict(zip(program.inputs, arrays, strict=True))
+    return Split(inputs, program.run(*arrays), program.trace(*arrays))
+
+
+def _candidates(
+    task: Task, program: Program, rng: np.random.Generator, count: int
+) -> tuple[Split, Split]:
+    """Pairs of legal inputs, many of which differ in little."""
+    tokens = task.tokens
+    base = _draw(task, program, rng, count, tokens, set())
+    other = _draw(task, program, rng, count, tokens, set())
+    count = min(len(base[0]), len(other[0]))
+    base, other = [x[:count] for x in base], [x[:count] for x in other]
+    source = [array.copy() for array in base]
+    for pair in range(count):
+        kind, at = rng.random(), int(rng.integers(tokens))
+        columns = range(len(base))
+        if len(base) > 1 and rng.random() < 0.5:
+            columns = range(at % len(base), at % len(base) + 1)
+        if kind < 0.5:
+            places = np.array([at])
+        elif kind < 0.7:
+            places = rng.integers(tokens, size=2)
+        elif kind < 0.85:
+            places = np.arange(at, tokens)
+        else:
+            places = np.arange(tokens)
+        for column in columns:
+            source[column][pair, places] = other[column][pair, places]
+    kept, evaluated = _legal(program, source)
+    if not task.free:
+        # What breaks no promise may still be no input that the program is meant for.
+        right = [_is_expected(task, evaluated, row) for row in range(len(kept))]
+        kept, evaluated = kept[right], _rows([evaluated], np.flatnonzero(right))
+    return _evaluated(program, [array[kept] for array in base]), evaluated
+
+
+def _is_expected(task: Task, split: Split, row: int) -> bool:
+    expected = task.expected(tuple(array[row] for array in split.arrays))
+    return expected is None or bool((np.abs(expected - split.outputs[row]) <= task.tolerance).all())
+
+
+def _legal(program: Program, arrays: Sequence[Array]) -> tuple[Array, Split]:
+    """The sequences that keep every promise, with what the program makes of them."""
+    found = list(_legal_parts(program, arrays, np.arange(len(arrays[0]))))
+    kept = np.concatenate([rows for rows, _ in found])
+    return kept, _rows([split for _, split in found], np.arange(len(kept)))
+
+
+def _legal_parts(
+    program: Program, arrays: Sequence[Array], rows: Array
+) -> Iterator[tuple[Array, Split]]:
+    """Halve what breaks a promise until the culprit is alone."""
+    try:
+        yield rows, _evaluated(program, [array[rows] for array in arrays])
+    except BoundsError:
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            yield from _legal_parts(program, arrays, rows[:middle])
+            yield from _legal_parts(program, arrays, rows[middle:])
+
+
+def _rows(splits: Sequence[Split], rows: Array) -> Split:
+    """Some sequences of several splits put one after another."""
+
+    def joined(arrays: Sequence[Array]) -> Array:
+        return np.concatenate(list(arrays))[rows]
+
+    first = splits[0]
+    return Split(
+        {name: joined([split.inputs[name] for split in splits]) for name in first.inputs},
+        joined([split.outputs for split in splits]),
+        {name: joined([split.signals[name] for split in splits]) for name in first.signals},
+    )
+
+
+def _choose(different: Array, pairs: int) -> tuple[Array, Array]:
+    """For each signal the pairs that differ in it and in the fewest others.
+
+    Args:
+      different: bool (candidates, signals).
+      pairs: how many for each signal.
+
+    Returns:
+      Indices of candidates, each once, and the signals that they were chosen for.
+    """
+    others = different.sum(axis=1)
+    chosen: dict[int, int] = {}
+    for signal in range(different.shape[1]):
+        found = np.flatnonzero(different[:, signal])
+        best = found[np.argsort(others[found], kind="stable")]
+        fresh = [int(pair) for pair in best if int(pair) not in chosen]
+        chosen |= dict.fromkeys(fresh[:pairs], signal)
+    order = sorted(chosen)
+    return np.array(order, dtype=np.int64), np.array([chosen[i] for i in order], dtype=np.int64)
+
+
+# ---------------------------------------------------------------- files
+
+
+def dataset_bytes(dataset: Dataset) -> bytes:
+    """A dataset as the content of a file; equal datasets give equal bytes."""
+    signals = list(next(iter(dataset.splits.values())).signals)
+    arrays: dict[str, Array] = {}
+    for name, split in dataset.splits.items():
+        arrays |= split.flat(name)
+    header = {
+        "program": dataset.program,
+        "seed": dataset.seed,
+        "inputs": list(next(iter(dataset.splits.values())).inputs),
+        "signals": signals,
+    }
+    return _to_bytes(DATASET, header, arrays)
+
+
+def counterfactuals_bytes(pairs: Counterfactuals) -> bytes:
+    """Counterfactuals as the content of a file; equal pairs give equal bytes."""
+    arrays = {**pairs.base.flat("base"), **pairs.source.flat("source")}
+    header = {
+        "program": pairs.program,
+        "seed": pairs.seed,
+        "inputs": list(pairs.base.inputs),
+        "signals": list(pairs.signals),
+        "constant": list(pairs.constant),
+    }
+    further = {"differs": pairs.differs, "chosen_for": pairs.chosen_for.astype(np.int32)}
+    return _to_bytes(COUNTERFACTUALS, header, arrays, further)
+
+
+def read_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Read a dataset.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The dataset, with symbols as int64 and all else as float64.
+
+    Raises:
+      FormatError: damaged, or not a dataset.
+      NewerSchemaError: of a newer version.
+      OSError: the file can't be read.
+    """
+    header, arrays = _read(path, DATASET)
+    names = list(dict.fromkeys(name.split("/")[0] for name in arrays))
+    order = [name for name in SEQUENCES if name in names]
+    try:
+        splits = {name: _split(arrays, name, header) for name in order}
+        return Dataset(header["program"], header["seed"], splits)
+    except KeyError as error:
+        raise _bad(path, DATASET, f"it lacks {error}") from error
+
+
+def read_counterfactuals(path: str | os.PathLike[str]) -> Counterfactuals:
+    """Read counterfactual pairs.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The pairs, with symbols as int64 and all other values as float64.
+
+    Raises:
+      FormatError: damaged, or no counterfactuals.
+      NewerSchemaError: of a newer version.
+      OSError: the file can't be read.
+    """
+    header, arrays = _read(path, COUNTERFACTUALS)
+    try:
+        return Counterfactuals(
+            header["program"],
+            header["seed"],
+            _split(arrays, "base", header),
+            _split(arrays, "source", header),
+            tuple(header["signals"]),
+            arrays["differs"].astype(bool),
+            arrays["chosen_for"].astype(np.int64),
+            tuple(header["constant"]),
+        )
+    except KeyError as error:
+        raise _bad(path, COUNTERFACTUALS, f"it lacks {error}") from error
+
+
+def _split(arrays: Mapping[str, Array], prefix: str, header: Mapping[str, Any]) -> Split:
+    inputs = {name: arrays[f"{prefix}/inputs/{name}"] for name in header["inputs"]}
+    signals = {name: arrays[f"{prefix}/signals/{name}"] for name in header["signals"]}
+    return Split(
+        {
+            name: array.astype(np.int64 if array.ndim == 2 else np.float64)
+            for name, array in inputs.items()
+        },
+        arrays[f"{prefix}/outputs"].astype(np.float64),
+        {name: array.astype(np.float64) for name, array in signals.items()},
+    )
+
+
+def _to_bytes(
+    kind: str,
+    header: dict[str, Any],
+    arrays: Mapping[str, Array],
+    further: Mapping[str, Array] | None = None,
+) -> bytes:
+    groups: dict[str, list[str]] = {}
+    for name in arrays:
+        groups.setdefault(name.partition("/")[2], []).append(name)
+    narrowed: dict[str, Array] = {}
+    for names in groups.values():
+        dtype = _narrowest([arrays[name] for name in names])
+        narrowed |= {name: np.ascontiguousarray(arrays[name].astype(dtype)) for name in names}
+    narrowed |= {name: np.ascontiguousarray(array) for name, array in (further or {}).items()}
+    text = json.dumps({"format": kind, "version": VERSION, **header}, sort_keys=True)
+    # One entry, since safetensors writes several in an order of its own, anew each time.
+    return to_safetensors(narrowed, {"lsrl": text})
+
+
+def _narrowest(arrays: Sequence[Array]) -> Any:
+    """The first type that holds every value exactly."""
+    for dtype in _DTYPES[:-1]:
+        if all(_holds(array, dtype) for array in arrays):
+            return dtype
+    return _DTYPES[-1]
+
+
+def _holds(array: Array, dtype: Any) -> bool:
+    if not array.size:
+        return True
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        inside = array.min() >= limits.min and array.max() <= limits.max
+        return bool(inside and (array == np.trunc(array)).all())
+    return bool((array.astype(dtype).astype(np.float64) == array).all())
+
+
+def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(metadata["lsrl"])
+        found, version = header["format"], header["version"]
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise _bad(path, kind, f"something else ({error!r})") from error
+    if found != kind:
+        raise _bad(path, kind, f"a file of the format {found!r}")
+    if version > VERSION:
+        raise NewerSchemaError(
+            f"{os.fspath(path)}: expected {kind} of version {VERSION} at most, got {version}; "
+            "read it with a newer LSRL"
+        )
+    return header, arrays
+
+
+def _bad(path: str | os.PathLike[str], kind: str, got: str) -> FormatError:
+    return FormatError(
+        f"{os.fspath(path)}: expected a file of the format {kind!r}, got one that is damaged or "
+        f"foreign: {got}; build it again"
+    )

@@ -1,0 +1,155 @@
+"""Variants of a model: the same program behind other weights.
+
+A new variant is a function from a compiled model and a seed to a `Varied`, and one row of
+`VARIANTS`; build, verify and the command line find it there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+import lsrl
+from lsrl.certificate import Certificate
+from lsrl.errors import InputError
+from lsrl.interpret import variants
+from lsrl.interpret.causal import Sampler
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+
+if TYPE_CHECKING:
+    from lsrl.model import Model
+
+
+class Network(Protocol):
+    """What the suite needs of a model."""
+
+    program: Program
+    certificate: Certificate
+    target: str
+
+    @property
+    def num_layers(self) -> int:
+        """Depth."""
+
+    @property
+    def width(self) -> int:
+        """Hidden units of the widest layer."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Every entry of every parameter array."""
+
+    @property
+    def num_nonzero_parameters(self) -> int:
+        """Entries that are not zero."""
+
+    @property
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """The signal in each channel of each layer."""
+
+    def run(self, *inputs: Any) -> Array:
+        """Whole sequences."""
+
+    def save(self, path: Path) -> None:
+        """Write the model to one file."""
+
+
+@dataclass(frozen=True)
+class Varied:
+    """What a variant makes of a model.
+
+    Attributes:
+      model: the network.
+      card: a paragraph for the card: what was changed, and what stays true.
+      exact: whether outputs are equal to the program's at every token.
+      error_bound: the greatest error where they are not; None where nothing is certified, and the
+        model was measured instead.
+      measured: what was measured, by name, for card and manifest.
+      circuit: circuit.json, where it is not that of the model.
+    """
+
+    model: Network
+    card: str
+    exact: bool
+    error_bound: float | None
+    measured: Mapping[str, float] = field(default_factory=dict)
+    circuit: str | None = None
+
+
+def load_model(path: Path) -> Network:
+    """Read a model that `Model.save` wrote."""
+    return lsrl.load(path)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the registry.
+
+    Attributes:
+      name: the name of its folders.
+      make: (compiled model, seed, sampler of legal inputs) -> the variant; None where there is none
+        of this model.
+      load: reads what the variant's model saved.
+    """
+
+    name: str
+    make: "Callable[[Model, int, Sampler], Varied | None]"
+    load: Callable[[Path], Network] = load_model
+
+
+def plain(model: "Model", seed: int, sampler: Sampler) -> Varied:
+    """The model as it was compiled."""
+    del seed, sampler  # nothing is drawn or measured
+    certificate = model.certificate
+    return Varied(
+        model,
+        "The network as it was compiled: each channel holds one signal, and nothing is hidden.",
+        certificate.exact,
+        0.0 if certificate.exact else float(certificate.error_bound),
+    )
+
+
+def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Varied | None]":
+    """A variant of `lsrl.interpret.variants` as a row of the registry; None where it is refused."""
+
+    def varied(model: "Model", seed: int, sampler: Sampler) -> Varied | None:
+        try:
+            made = make(model, seed, sampler)
+        except InputError:
+            return None
+        found = made.card
+        measured = {} if found is None else {
+            "accuracy": found.measured.accuracy,
+            "greatest error": found.measured.error,
+            "right up to token": float(found.measured.right_length),
+        }  # fmt: skip
+        exact = made.certificate.exact
+        return Varied(
+            made,
+            f"```\n{found}\n```",
+            exact,
+            0.0 if exact else None,
+            {name: value for name, value in measured.items() if np.isfinite(value)},
+            made.circuit.to_json(),
+        )
+
+    return varied
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("plain", plain),
+        Variant("permuted", altered(lambda m, seed, s: variants.permuted(m, seed, sampler=s))),
+        Variant("rotated", altered(lambda m, seed, s: variants.rotated(m, seed, sampler=s))),
+        Variant("padded", altered(lambda m, seed, s: variants.padded(m, seed, sampler=s))),
+        Variant("merged", altered(lambda m, seed, s: variants.merged(m, seed, sampler=s))),
+        Variant("soft", altered(lambda m, seed, s: variants.soft(m, sampler=s))),
+        Variant("noised", altered(lambda m, seed, s: variants.noised(m, seed, sampler=s))),
+    )
+}
+# What is built where nothing else is asked for: noised ones take a sweep each.
+DEFAULT = tuple(name for name in VARIANTS if name != "noised")

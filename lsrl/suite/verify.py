@@ -1,0 +1,331 @@
+"""Verify a suite: hashes, datasets against evaluator and references, models against datasets.
+
+Further checks of a model, such as causal ones, are functions in `CHECKS`.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from lsrl.errors import InputError, ModelDifferenceError
+from lsrl.interpret.causal import causal_test
+from lsrl.ir.numbers import Array
+from lsrl.model import Model
+from lsrl.suite import build as building
+from lsrl.suite import datasets
+from lsrl.suite.datasets import Counterfactuals, Dataset, Split
+from lsrl.suite.held_back import LABELS, held_back
+from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, check_files, read_manifest
+from lsrl.suite.programs import Task, programs
+from lsrl.suite.variants import VARIANTS, Network
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its ground truth, as a check gets it.
+
+    Attributes:
+      model: as its variant loads it.
+      record: its row of the manifest.
+      folder: where model, circuit and card lie.
+      dataset: of its program.
+      counterfactuals: of its program.
+    """
+
+    model: Network
+    record: ModelRecord
+    folder: Path
+    dataset: Dataset
+    counterfactuals: Counterfactuals
+
+
+# Valid interchanges wanted a signal: of models as compiled, and of variants.
+PAIRS, PAIRS_OF_VARIANTS = 500, 50
+
+
+def check_causes(subject: Subject) -> None:
+    """Interchange every signal in network and program; they must agree as the record says.
+
+    Raises:
+      ModelDifferenceError: names the first signal.
+    """
+    record, model = subject.record, subject.model
+    if not isinstance(model, Model) or (record.error_bound is None and not record.exact):
+        return
+    train = subject.dataset.splits["train"]
+
+    def sample(count: int, seed: int) -> list[Array]:
+        rows = np.random.default_rng(seed).integers(0, len(train), count)
+        return [array[rows] for array in train.arrays]
+
+    pairs = PAIRS if record.variant == "plain" else PAIRS_OF_VARIANTS
+    for signal in causal_test(model, sample, pairs=pairs).signals:
+        if signal.wrong:
+            raise ModelDifferenceError(
+                f"{record.folder}: {signal.wrong} of {signal.valid} interchanges of {signal.name} "
+                f"give other outputs than the program, by up to {signal.error:.3g}"
+            )
+
+
+# A check raises a ModelDifferenceError that says what differs. Processes import this module anew,
+# so a check has to be in this list when the module is loaded.
+Check = Callable[[Subject], None]
+CHECKS: list[Check] = [check_causes]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was verified.
+
+    Attributes:
+      files: number of files whose hashes agree.
+      programs: number of programs whose data agree with evaluator and reference.
+      models: number of models that were loaded and run.
+      exact: those whose outputs are equal at every token.
+      tokens: tokens at which outputs were compared, over all models.
+    """
+
+    files: int
+    programs: int
+    models: int
+    exact: int
+    tokens: int
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.models} models of {self.programs} programs hold, {self.exact} of them equal at "
+            f"every token, the others within their bounds; {self.tokens} tokens, {self.files} files"
+        )
+
+
+def verify(
+    directory: str | os.PathLike[str], *, workers: int = 2, progress: Progress | None = None
+) -> Verified:
+    """Check a directory that `build` wrote, all that its manifest lists.
+
+    Args:
+      directory: of the suite.
+      workers: number of processes; 1 works in this one.
+      progress: to report to.
+
+    Returns:
+      How much was verified.
+
+    Raises:
+      MissingFileError: the manifest, or a file that it names, is not there.
+      HashError: a file has other bytes than the manifest says.
+      NewerSchemaError: the manifest or a file is of a newer version.
+      FormatError: a file is damaged.
+      ModelDifferenceError: a dataset or a model is not what the program says; names the first
+        program, target, sequence and token.
+    """
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise InputError(f"verify: workers must be an int >= 1, got {workers!r}")
+    root = Path(directory).resolve()
+    found = read_manifest(root)
+    check_files(root, found.files)
+    tasks = _tasks(found)
+    data = {
+        program.name: _Unit(root, program, tasks.get(program.name)) for program in found.programs
+    }
+    units = [
+        *data.values(),
+        *(replace(data[model.program], model=model) for model in found.models),
+    ]
+    tokens = sum(_run(units, workers, progress))
+    return Verified(
+        len(found.files),
+        len(found.programs),
+        len(found.models),
+        sum(model.exact for model in found.models),
+        tokens,
+    )
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What one worker checks at a time: the data of a program, or one model."""
+
+    root: Path
+    program: ProgramRecord
+    task: Task | None
+    model: ModelRecord | None = None
+
+    def __str__(self) -> str:
+        return self.program.name if self.model is None else self.model.folder
+
+    @property
+    def labels(self) -> Path:
+        """The folder of the program's data, signals included."""
+        family = LABELS if self.program.held_back else self.program.family
+        return self.root / family / self.program.name
+
+
+def _tasks(found: Manifest) -> dict[str, Task]:
+    """The programs of a manifest as this version has them; those that it has differently lack."""
+    known = {task.name: task for task in programs()}
+    tasks: dict[str, Task] = {
+        record.name: known[record.name]
+        for record in found.programs
+        if record.name in known
+        and building.plain_settings(known[record.name].settings) == dict(record.settings)
+    }
+    hidden = sum(record.held_back for record in found.programs)
+    return tasks | {task.name: task for task in held_back(found.seed, hidden)}
+
+
+def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> list[int]:
+    bar = None if progress is None else progress.add_task("verify", total=len(units))
+
+    def tell(unit: _Unit) -> None:
+        if progress is not None and bar is not None:
+            progress.update(bar, advance=1, description=str(unit))
+
+    if workers == 1:
+        counts = []
+        for unit in units:
+            counts.append(_check(unit))
+            tell(unit)
+        return counts
+    # JAX does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        futures = {pool.submit(_check, unit): unit for unit in units}
+        counts = []
+        for future in as_completed(futures):
+            counts.append(future.result())
+            tell(futures[future])
+        return counts
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check(unit: _Unit) -> int:
+    """Check one unit; returns the number of tokens at which a model was compared."""
+    dataset = datasets.read_dataset(unit.labels / building.DATASET)
+    pairs = datasets.read_counterfactuals(unit.labels / building.COUNTERFACTUALS)
+    if unit.model is None:
+        if unit.task is not None:
+            _check_data(unit.task, dataset, pairs)
+        return 0
+    folder = unit.labels / unit.model.target / unit.model.variant
+    model = VARIANTS[unit.model.variant].load(folder / building.MODEL)
+    subject = Subject(model, unit.model, folder, dataset, pairs)
+    tokens = check_outputs(subject)
+    for check in CHECKS:
+        check(subject)
+    return tokens
+
+
+# ---------------------------------------------------------------- data
+
+
+def _check_data(task: Task, dataset: Dataset, pairs: Counterfactuals) -> None:
+    """Raise unless every value is what the evaluator and the plain reference say."""
+    program = task.program()
+    splits = {**dataset.splits, "base": pairs.base, "source": pairs.source}
+    for name, split in splits.items():
+        where = f"{task.name}, {name}"
+        _check_equal(f"{where}: outputs", program.run(*split.arrays), split.outputs)
+        for signal, values in program.trace(*split.arrays).items():
+            _check_equal(f"{where}: signal {signal}", values, split.signals[signal])
+        for row in range(len(split)):
+            expected = task.expected(tuple(array[row] for array in split.arrays))
+            if expected is not None:
+                _check_equal(
+                    f"{where}: sequence {row} of the plain reference",
+                    expected[None],
+                    split.outputs[row : row + 1],
+                    task.tolerance,
+                )
+    differs = np.stack(
+        [
+            (pairs.base.signals[name] != pairs.source.signals[name]).any(axis=2)
+            for name in pairs.signals
+        ],
+        axis=1,
+    )
+    _check_equal(f"{task.name}: differs", differs.astype(float), pairs.differs.astype(float))
+
+
+def _check_equal(where: str, expected: Array, got: Array, allowed: float = 0.0) -> None:
+    """Raise at the first token that differs by more than is allowed.
+
+    Args:
+      where: for the message.
+      expected: (sequences, tokens, width).
+      got: of the same shape.
+      allowed: greatest absolute difference.
+    """
+    if expected.shape != got.shape:
+        raise ModelDifferenceError(
+            f"{where}: expected the shape {expected.shape}, got {got.shape}; build it again"
+        )
+    # Written so that NaN differs.
+    wrong = ~(np.abs(expected - got) <= allowed)
+    if wrong.any():
+        sequence, token = np.argwhere(wrong)[0][:2]
+        raise ModelDifferenceError(
+            f"{where}: sequence {sequence}, token {token}: expected "
+            f"{expected[sequence, token].tolist()}, got {got[sequence, token].tolist()}, allowed "
+            f"error {allowed:.3g}"
+        )
+
+
+# ---------------------------------------------------------------- models
+
+
+def check_outputs(subject: Subject) -> int:
+    """Compare a model with its dataset and with both sides of the counterfactual pairs.
+
+    Equal where its record says exact, within its bound where it has one. All sequences go through
+    the network as one batch, filled up to one length, so that JAX compiles it once; a network is
+    causal, so what comes behind a sequence does not change it.
+
+    Args:
+      subject: the model.
+
+    Returns:
+      Number of tokens at which outputs were compared.
+
+    Raises:
+      ModelDifferenceError: names the first sequence and token.
+    """
+    pairs, record = subject.counterfactuals, subject.record
+    splits: Mapping[str, Split] = {
+        **subject.dataset.splits,
+        "base": pairs.base,
+        "source": pairs.source,
+    }
+    longest = max(split.outputs.shape[1] for split in splits.values())
+    inputs = [
+        np.concatenate([_filled(split.arrays[place], longest) for split in splits.values()])
+        for place in range(len(pairs.base.inputs))
+    ]
+    outputs = subject.model.run(*inputs).astype(np.float64)
+    if record.error_bound is None and not record.exact:
+        return 0
+    allowed = 0.0 if record.exact else float(record.error_bound or 0.0)
+    start, tokens = 0, 0
+    for name, split in splits.items():
+        length = split.outputs.shape[1]
+        # Further outputs are the heads of distractors and of merged programs.
+        got = outputs[start : start + len(split), :length, : split.outputs.shape[-1]]
+        _check_equal(f"{record.folder}, {name}", split.outputs, got, allowed)
+        start, tokens = start + len(split), tokens + len(split) * length
+    return tokens
+
+
+def _filled(array: Array, length: int) -> Array:
+    """(sequences, length, ...): the last token again and again behind each sequence."""
+    return np.concatenate(
+        [array, np.repeat(array[:, -1:], length - array.shape[1], axis=1)], axis=1
+    )

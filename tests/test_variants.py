@@ -1,0 +1,284 @@
+"""Variants do what their cards say, and their circuits tell the truth about them."""
+
+import numpy as np
+import pytest
+
+import lsrl
+from lsrl import errors, programs
+from lsrl.interpret import capture, variants
+from lsrl.interpret.causal import causal_test
+
+TARGETS = [found.name for found in lsrl.targets()]
+RESIDUAL = ["mamba", "griffin"]
+STACKS = [name for name in TARGETS if name not in RESIDUAL]
+CATALOGUE = programs.catalogue()
+# One that every target holds, with running sums, comparisons, carried values and a constant.
+PROGRAM = CATALOGUE["majority"].program()
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    known = {}
+
+    def find(target):
+        if target not in known:
+            known[target] = lsrl.compile(PROGRAM, target, inspectable=True)
+        return known[target]
+
+    return find
+
+
+def draw(program, count=8, length=12, seed=1):
+    return variants.random_sampler(program, length)(count, seed)
+
+
+def check_ground_truth(model):
+    """Every unit has a label, and channels hold what the circuit says."""
+    circuit = model.circuit
+    assert circuit.unlabelled() == []
+    assert list(circuit.problems()) == []
+    inputs = draw(model.program)
+    in_channels, in_program = capture(model, *inputs), capture(model, *inputs, on="evaluator")
+    held = {(channel.signal, channel.element) for channel in circuit.channels}
+    for signal in circuit.signals:
+        for element in range(signal.width):
+            if signal.kind != "constant" and (signal.name, element) in held:
+                np.testing.assert_array_equal(
+                    in_channels[signal.name][..., element],
+                    in_program[signal.name][..., element],
+                    err_msg=f"{signal.name}[{element}]",
+                )
+
+
+def arrays_of(model):
+    return {name: array.copy() for name, array in model.module.arrays().items()}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_permuted_is_exact_and_its_circuit_true(target, compiled, tmp_path):
+    model = compiled(target)
+    before, truth = arrays_of(model), model.circuit.to_json()
+    shuffled = variants.permuted(model, 1)
+    inputs = draw(PROGRAM, length=40)
+    np.testing.assert_array_equal(shuffled.run(*inputs), model.run(*inputs))
+    assert shuffled.card.exact and shuffled.card.measured.equal
+    assert shuffled.card.steps == (("permuted", "seed=1"),)
+    check_ground_truth(shuffled)
+    result = causal_test(shuffled, lambda n, seed: draw(PROGRAM, n, seed=seed), pairs=20)
+    assert result.tolerance == 0 and result.valid > 0
+    assert result.agreement == 1
+    # The units went elsewhere, and the model that they came from is as it was.
+    assert shuffled.circuit.channels != model.circuit.channels
+    assert model.circuit.to_json() == truth and model.card is None
+    for name, array in arrays_of(model).items():
+        np.testing.assert_array_equal(array, before[name])
+    # Equal seeds give equal networks, others do not.
+    again, other = variants.permuted(model, 1), variants.permuted(model, 2)
+    first = arrays_of(shuffled)
+    assert all(np.array_equal(first[n], a) for n, a in arrays_of(again).items())
+    assert any(not np.array_equal(first[n], a) for n, a in arrays_of(other).items())
+    shuffled.save(tmp_path / "model")
+    loaded = lsrl.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.run(*inputs), model.run(*inputs))
+    assert loaded.circuit.to_json() == shuffled.circuit.to_json()
+    assert loaded.card == shuffled.card and loaded.certificate == shuffled.certificate
+
+
+@pytest.mark.parametrize("target", ["rnn_tanh", "lstm", "gru", "linear_rnn"])
+def test_permuted_flips_signs(target, compiled):
+    model = compiled(target)
+    flips = flipped(model)
+    assert flips.any() and not flips.all()
+
+
+def flipped(model):
+    """Of the units behind the input map, whether the sign is another one after a shuffle."""
+    pairs = zip(model.circuit.channels, variants.permuted(model, 1).circuit.channels, strict=True)
+    signs = [np.sign(old.weights) != np.sign(new.weights) for old, new in pairs if old.layer]
+    return np.concatenate(signs)
+
+
+def test_permuted_only_scales_rectified_units(compiled):
+    assert not flipped(compiled("rnn")).any()
+
+
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_rotated_is_exact_by_hadamard_blocks(target, compiled, tmp_path):
+    turned = variants.rotated(compiled(target), 3)
+    inputs = draw(PROGRAM, length=40)
+    np.testing.assert_array_equal(turned.run(*inputs), PROGRAM.run(*inputs))
+    assert turned.card.exact and turned.certificate.exact
+    check_ground_truth(turned)
+    # A signal is spread over a block, and others share its units.
+    state = next(s for s in turned.circuit.signals if s.kind == "linearstate")
+    (channel,) = turned.circuit.channels_of(state.name)
+    assert len(channel.units) == len(channel.directions) == 4
+    sampler = lambda n, seed: draw(PROGRAM, n, seed=seed)  # noqa: E731
+    hidden = variants.permuted(turned, 1)
+    assert causal_test(hidden, sampler, pairs=20).agreement == 1
+    hidden.save(tmp_path / "model")
+    loaded = lsrl.load(tmp_path / "model")
+    assert loaded.circuit.to_json() == hidden.circuit.to_json()
+    np.testing.assert_array_equal(loaded.run(*inputs), PROGRAM.run(*inputs))
+
+
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_rotated_at_random_is_right_and_not_called_exact(target, compiled):
+    turned = variants.rotated(compiled(target), 3, basis="random")
+    measured = turned.card.measured
+    assert not turned.card.exact and not turned.certificate.exact
+    assert measured.accuracy == 1 and 0 < measured.error < 1e-3
+    assert causal_test(turned, lambda n, s: draw(PROGRAM, n, seed=s), pairs=20).agreement == 1
+
+
+def test_rotated_is_not_called_exact_where_sums_have_no_room():
+    """A sum over time that just fits float32 has no bit to spare for a rotation."""
+
+    @lsrl.program(max_length=64)
+    def total(x: lsrl.Vector(1, low=0, high=2**18 - 1, step=1)):
+        return lsrl.cumsum(x), *(lsrl.relu(x - k) for k in range(1, 12))
+
+    model = lsrl.compile(total, "mamba", inspectable=True)
+    assert model.certificate.exact
+    cards = [variants.rotated(model, seed).card for seed in range(3)]
+    assert not all(card.exact for card in cards)
+    assert all(card.measured.equal for card in cards if card.exact)
+    assert all(card.measured.accuracy == 1 for card in cards)
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "lstm"])
+def test_noised_is_right_at_the_level_on_its_card(target, compiled):
+    model = compiled(target)
+    noisy = variants.noised(model, 1)
+    assert noisy.card.measured.accuracy == 1 and not noisy.card.measured.equal
+    assert not noisy.certificate.exact
+    result = causal_test(noisy, lambda n, s: draw(PROGRAM, n, seed=s), pairs=20)
+    assert result.tolerance == 0.5 and result.agreement == 1
+    assert variants.noised(model, 1, sigma=1.0).card.measured.accuracy < 1
+
+
+def test_padded_has_a_second_head_and_distractors(compiled, tmp_path):
+    model = compiled("lstm")
+    wide = variants.padded(model, 1)
+    inputs = draw(wide.program, length=30)
+    outputs = wide.run(*inputs)
+    assert wide.program.num_outputs > 1
+    np.testing.assert_array_equal(outputs[..., :1], model.run(*inputs))
+    np.testing.assert_array_equal(outputs, wide.program.run(*inputs))
+    check_ground_truth(wide)
+    roles = [channel.role for channel in wide.circuit.channels]
+    assert roles.count("distractor") > 5 and roles.count("made") >= 4
+    # Reachability does not tell: distractors reach an output.
+    reached = {(e.source, e.source_element) for e in wide.circuit.edges if e.target == "output"}
+    idle = {(c.signal, c.element) for c in wide.circuit.channels if c.role == "distractor"}
+    assert reached & idle and reached - idle
+    # No intervention on a distractor changes the first head, and one on another signal does.
+    changed = {}
+    for signal in wide.circuit.signals:
+        if signal.owned:
+            values = 1.0 + np.zeros(signal.width)
+            patched = lsrl.interpret.patch(wide, inputs, {signal.name: values}, 3)
+            changed[signal.name] = (patched.outputs[..., :1] != outputs[..., :1]).any()
+    for channel in wide.circuit.channels:
+        if channel.role == "distractor" and channel.signal in changed:
+            only = {c.role for c in wide.circuit.channels_of(channel.signal)} == {"distractor"}
+            assert not (only and changed[channel.signal]), channel.signal
+    assert any(changed.values())
+    wide.save(tmp_path / "model")
+    loaded = lsrl.load(tmp_path / "model")
+    assert loaded.circuit.to_json() == wide.circuit.to_json() and loaded.card == wide.card
+
+
+def test_merged_gives_the_outputs_of_its_programs(compiled):
+    other = CATALOGUE["even_pairs"].program()
+    both = variants.merged(compiled("gru"), 1, [other])
+    inputs = draw(both.program, length=30)
+    first = PROGRAM.num_outputs
+    np.testing.assert_array_equal(both.run(*inputs)[..., :first], PROGRAM.run(inputs[0]))
+    read = inputs[: len(other.inputs)] if len(both.program.inputs) == 1 else inputs[-1:]
+    np.testing.assert_array_equal(both.run(*inputs)[..., first:], other.run(*read))
+    assert "distractor" not in {channel.role for channel in both.circuit.channels}
+    check_ground_truth(both)
+    drawn = variants.merged(compiled("lstm"), 1)
+    assert drawn.card.exact and drawn.program.num_outputs > first
+
+
+@pytest.mark.parametrize("target", ["lstm", "gru", "rnn_tanh"])
+def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled, tmp_path):
+    model = compiled(target)
+    errors_at = {}
+    for temperature in (1.0, 2.0):
+        made = variants.soft(model, temperature)
+        measured = errors_at[temperature] = made.card.measured
+        assert measured.accuracy == 1 and 0 < measured.error < 0.02
+        assert not made.certificate.exact
+        result = causal_test(made, lambda n, s: draw(PROGRAM, n, seed=s), pairs=20)
+        assert result.agreement == 1
+        # What the channels hold by the circuit is nearly what the program says.
+        inputs = draw(PROGRAM)
+        held, meant = capture(made, *inputs), capture(made, *inputs, on="evaluator")
+        for name, values in meant.items():
+            np.testing.assert_allclose(held[name], values, atol=0.05 * (1 + np.abs(values).max()))
+    assert errors_at[1.0].error < errors_at[2.0].error
+    made.save(tmp_path / "model")
+    loaded = lsrl.load(tmp_path / "model")
+    inputs = draw(PROGRAM)
+    np.testing.assert_array_equal(loaded.run(*inputs), made.run(*inputs))
+    assert loaded.circuit.to_json() == made.circuit.to_json() and loaded.card == made.card
+    # A gate at ±128 has no gradient; one at ±4 has.
+    sizes = []
+    for each in (model, made):
+        biases = np.concatenate(
+            [a.ravel() for n, a in each.module.arrays().items() if n.endswith("bias")]
+        )
+        sizes.append(np.abs(biases).max())
+    assert sizes[1] < sizes[0]
+
+
+def test_inputs_of_joined_programs_are_shared_by_type():
+    parity, vectors = CATALOGUE["parity"].program(), CATALOGUE["vec2vec"].program()
+    joint = variants.join([parity, parity, vectors])
+    assert len(joint.inputs) == 1 + len(vectors.inputs)
+    assert joint.num_outputs == 2 * parity.num_outputs + vectors.num_outputs
+    assert len(joint.graph) < 2 * len(parity.graph) + len(vectors.graph)
+
+
+def test_cards_say_what_was_done(compiled):
+    model = variants.permuted(variants.noised(compiled("lstm"), 1, 1e-5), 2)
+    assert [name for name, _ in model.card.steps] == ["noised", "permuted"]
+    assert "permuted(seed=2)" in str(model.card) and "100.0000%" in str(model.card)
+    assert "accuracy" in str(model.card)
+
+
+def test_bad_input(compiled, tmp_path):
+    lstm, mamba = compiled("lstm"), compiled("mamba")
+    for seed in (-1, 0.5, True, None):
+        with pytest.raises(errors.InputError, match="seed must be an int >= 0"):
+            variants.permuted(lstm, seed)
+    with pytest.raises(errors.InputError, match="no residual stream"):
+        variants.rotated(lstm)
+    with pytest.raises(errors.InputError, match="'hadamard' or 'random'"):
+        variants.rotated(mamba, basis="fourier")
+    with pytest.raises(errors.InputError, match="changed already"):
+        variants.rotated(variants.permuted(mamba))
+    small = lsrl.compile(CATALOGUE["flip_flop"].program(), "mamba", inspectable=True)
+    with pytest.raises(errors.InputError, match="no block of 4"):
+        variants.rotated(small)
+    for sigma in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(errors.InputError, match="sigma"):
+            variants.noised(lstm, 0, sigma)
+    for temperature in (0, -1.0, float("inf"), "warm"):
+        with pytest.raises(errors.InputError, match="temperature"):
+            variants.soft(lstm, temperature)
+    with pytest.raises(errors.InputError, match="no saturated gates"):
+        variants.soft(mamba)
+    with pytest.raises(errors.InputError, match="soften the compiled model"):
+        variants.soft(variants.permuted(lstm))
+    with pytest.raises(errors.InputError, match="distractors"):
+        variants.padded(lstm, 0, 0)
+    with pytest.raises(errors.InputError, match="start from the compiled model"):
+        variants.padded(variants.permuted(lstm))
+    with pytest.raises(errors.InputError, match="at least one"):
+        variants.join([])
+    with pytest.raises(errors.InputError, match="permuted"):
+        variants.permuted(mamba).export("huggingface", tmp_path / "checkpoint")
