@@ -1,20 +1,23 @@
 """Reference methods on compiled networks, scored against their circuits.
 
 `python -m benchmarks.interpretability` takes programs of every family on the targets that hold
-them. What reading the weights finds by itself is marked as an aid to debugging. Rows go to
-benchmarks/results/interpretability.csv, tables to interpretability.md.
+them, and variants of some. What reading the weights finds by itself is marked as an aid to
+debugging. Rows go to benchmarks/results/interpretability.csv, tables to interpretability.md.
+Finished models are kept in build/interpretability, so a run that was broken off goes on where it
+stopped; `--fresh` begins anew.
 """
 
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
 
 import lsrl
-from benchmarks.common import QUICK_RESULTS, RESULTS, machine, say
+from benchmarks.common import QUICK_RESULTS, RESULTS, ROOT, machine, say
 from lsrl.errors import LsrlError
 from lsrl.interpret.methods import (
     METHODS,
@@ -25,13 +28,16 @@ from lsrl.interpret.methods import (
     Case,
     Row,
     evaluate_methods,
+    from_csv,
     shown,
     summary,
     to_csv,
     to_markdown,
     transparent,
 )
+from lsrl.interpret.variants import padded, permuted, rotated
 from lsrl.ir.numbers import Array
+from lsrl.model import Model
 from lsrl.programs.entry import Entry
 
 PROGRAMS = (
@@ -39,7 +45,16 @@ PROGRAMS = (
     "counting_sort", "associative_recall", "induction_head", "dyck1", "a_n_b_n", "even_pairs",
 )  # fmt: skip
 TARGETS = ("linear_rnn", "rnn", "rnn_tanh", "lstm", "gru", "mamba", "griffin")
+# A program or target more doubles what variants take.
+VARIANT_PROGRAMS = ("undo_flip_flop", "dyck1", "even_pairs")
+VARIANT_TARGETS = ("gru", "mamba")
+VARIANTS: dict[str, Callable[[Model], Model]] = {
+    "permuted": permuted,
+    "padded": padded,
+    "rotated": rotated,
+}
 TOKENS = 12
+KEPT = ROOT / "build" / "interpretability"
 
 
 class Sampler:
@@ -56,19 +71,58 @@ class Sampler:
         return [np.stack([row[i][:shortest] for row in rows]) for i in range(len(rows[0]))]
 
 
-def cases(programs: Sequence[str], targets: Sequence[str]) -> Iterator[Case]:
-    """Every program on every target that holds it."""
-    catalogue = lsrl.programs.catalogue()
-    for name in programs:
-        entry = catalogue[name]
-        program = entry.program(**entry.parameters[0])
-        for target in targets:
-            try:
-                model = lsrl.compile(program, target, inspectable=True)
-            except LsrlError as error:
-                say(f"{name} on {target}: left out, {str(error).splitlines()[0]}")
-                continue
-            yield Case(name, target, "plain", model, Sampler(entry))
+class Wanted(NamedTuple):
+    """A model to be made."""
+
+    program: str
+    target: str
+    variant: str
+
+
+def wanted(programs: Sequence[str], targets: Sequence[str]) -> list[Wanted]:
+    """Every program on every target, and the variants of some."""
+    plain = [Wanted(program, target, "plain") for program in programs for target in targets]
+    return plain + [
+        Wanted(program, target, variant)
+        for program in programs
+        if program in VARIANT_PROGRAMS
+        for target in targets
+        if target in VARIANT_TARGETS
+        for variant in VARIANTS
+    ]
+
+
+def made(want: Wanted) -> Case | None:
+    """The model, or None where the target can't hold the program or has no such variant."""
+    entry = lsrl.programs.catalogue()[want.program]
+    program = entry.program(**entry.parameters[0])
+    try:
+        model = lsrl.compile(program, want.target, inspectable=True)
+        if want.variant != "plain":
+            model = VARIANTS[want.variant](model)
+    except LsrlError as error:
+        say(f"{' '.join(want)}: left out, {str(error).splitlines()[0]}")
+        return None
+    sampler = Sampler(entry)
+    if len(model.program.inputs) != len(program.inputs):
+        say(f"{' '.join(want)}: left out, it has inputs of its own")
+        return None
+    return Case(*want, model, sampler)
+
+
+def rows_of(want: Wanted, seed: int) -> list[Row]:
+    """Rows of one model, kept from an earlier run or worked out now."""
+    kept = KEPT / f"{'-'.join(want)}-{seed}.csv"
+    if kept.exists():
+        return from_csv(kept.read_text(encoding="utf-8"))
+    case, began = made(want), time.perf_counter()
+    if case is None:
+        return []
+    rows = evaluate_methods([case], METHODS, seed=seed)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    kept.write_text(to_csv(rows), encoding="utf-8")
+    say(f"{' '.join(want)}: {time.perf_counter() - began:.0f} s")
+    return rows
 
 
 def gradients_table(rows: Sequence[Row]) -> str:
@@ -119,9 +173,11 @@ def weights_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], seconds: float, described: dict[str, str]) -> str:
+def page(rows: Sequence[Row], described: dict[str, str]) -> str:
     """All tables."""
     programs = list(dict.fromkeys(row.program for row in rows))
+    plain = [row for row in rows if row.variant == "plain"]
+    altered = [row for row in rows if row.variant != "plain"]
     models = len({(row.program, row.target, row.variant) for row in rows})
     return "\n".join(
         [
@@ -133,13 +189,21 @@ def page(rows: Sequence[Row], seconds: float, described: dict[str, str]) -> str:
             "intervals of a bootstrap that draws programs. Precision, recall and faithfulness are "
             "at the threshold of the best F1, which is the most that a method could reach.",
             "",
-            "## By method",
+            "## Plain networks, by method",
             "",
-            to_markdown(rows),
+            to_markdown(plain),
             "",
-            "## By method and target",
+            "## Plain networks, by method and target",
             "",
-            to_markdown(rows, ("target", "method")),
+            to_markdown(plain, ("target", "method")),
+            "",
+            "## Variants, by method",
+            "",
+            f"Of {', '.join(VARIANT_PROGRAMS)}. The units of a rotated stream hold all signals "
+            "alike, so that units are no nodes of their own. Methods that look for signals there "
+            "are told the directions, but for whoever reads the weights.",
+            "",
+            to_markdown(altered, ("variant", "method")),
             "",
             "## Reading the weights",
             "",
@@ -153,18 +217,17 @@ def page(rows: Sequence[Row], seconds: float, described: dict[str, str]) -> str:
             "Shares of the gradients of the outputs, at tokens and units where two runs differ, "
             "and ROC-AUC of the edges of units that are found by them.",
             "",
-            gradients_table(rows),
+            gradients_table(plain),
             "",
             "## Linear probes",
             "",
             "Selectivity is R² less that of the control task. Location is the ROC-AUC of a "
             "probe's weights for the units that hold the signal.",
             "",
-            probes_table(rows),
+            probes_table(plain),
             "",
             "## Machine",
             "",
-            f"- all of it: {seconds:.0f} s",
             *(f"- {name}: {value}" for name, value in described.items()),
             "",
             "Written by `python -m benchmarks.interpretability`.",
@@ -177,19 +240,18 @@ def main(
     quick: Annotated[bool, typer.Option(help="Two programs, written to build/.")] = False,
     program: Annotated[list[str] | None, typer.Option(help="Programs of the library.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Targets.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Forget what is finished.")] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and of what is random.")] = 0,
 ) -> None:
     """Score the reference methods, and write the rows and the tables."""
-    described, start = machine(), time.perf_counter()
+    described = machine()
+    if fresh:
+        shutil.rmtree(KEPT, ignore_errors=True)
     chosen = program or (PROGRAMS[4:6] if quick else PROGRAMS)
-    rows: list[Row] = []
-    for case in cases(chosen, target or TARGETS):
-        began = time.perf_counter()
-        rows += evaluate_methods([case], METHODS, seed=seed)
-        say(f"{case.program} on {case.target}: {time.perf_counter() - began:.0f} s")
+    rows = [row for want in wanted(chosen, target or TARGETS) for row in rows_of(want, seed)]
     folder: Path = QUICK_RESULTS if quick or program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    text = page(rows, time.perf_counter() - start, described)
+    text = page(rows, described)
     (folder / "interpretability.csv").write_text(to_csv(rows), encoding="utf-8")
     (folder / "interpretability.md").write_text(text, encoding="utf-8")
     say(text)

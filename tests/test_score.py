@@ -17,6 +17,7 @@ from lsrl.interpret.methods import (
     Laboratory,
     Row,
     evaluate_methods,
+    from_csv,
     interval,
     to_csv,
     to_markdown,
@@ -33,6 +34,7 @@ from lsrl.interpret.score import (
     true_nodes,
 )
 from lsrl.interpret.truth import CONSTANT, Truth, equivalence_classes
+from lsrl.interpret.variants import padded, random_sampler, rotated
 
 pytest.importorskip("sklearn")
 TARGETS = [target.name for target in lsrl.targets()]
@@ -260,6 +262,24 @@ def test_the_truth_is_faithful_and_less_is_not(target):
                 assert share < 1.0, pair
 
 
+@pytest.mark.parametrize(("make", "target"), [(padded, "gru"), (rotated, "mamba")])
+def test_the_truth_of_variants_scores_one(make, target):
+    # Whether half of the units are distractors, or units hold several signals each.
+    model = make(compiled(target, "undo_flip_flop"))
+    inputs = [array[:8, :8] for array in random_sampler(model.program)(8, 0)]
+    truth = Truth(model.circuit)
+    for level in LEVELS:
+        edges, nodes = true_edges(truth, level), true_nodes(truth, level)
+        for claim in (edges, nodes):
+            found = score(model.circuit, claim, threshold=0.5)
+            assert (found.precision, found.recall) == (1.0, 1.0)
+            assert faithfulness(model, claim, inputs, threshold=0.5) == 1.0
+    if make is padded:
+        assert score(model.circuit, nodes).positives < score(model.circuit, nodes).candidates / 2
+        names = {name for group in truth.groups[-1] for name in group.signals}
+        assert truth.distractors & names
+
+
 # ---------------------------------------------------------------- the network under the methods
 
 
@@ -341,6 +361,9 @@ def test_reports(rows):
     lines = to_csv(rows).splitlines()
     assert len(lines) == 1 + len(rows)
     assert lines[0].startswith("program,target,variant,method,kind,level,")
+    again = from_csv(to_csv(rows))
+    assert to_csv(again) == to_csv(rows)
+    assert again[0].positives == rows[0].positives
     assert "| weights | 1.00 (1.00–1.00) |" in to_markdown(rows)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
-from lsrl.interpret.truth import CONSTANT, Classes, Truth
+from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs
 from lsrl.ir.numbers import Array
 
 Level = Literal["signals", "units"]
@@ -52,7 +52,7 @@ class EdgeClaim:
       signals: by (source, target), the last of which may be "output"; those that are missing count
         as the least sure.
       forward: per layer, that of the input map first, (units, units of the next layer), and for the
-        last layer (units, outputs).
+        last layer (units, outputs); outputs that distractors feed are not looked at.
       recurrent: per layer, that of the input map first, (units, units): from a token to the next.
     """
 
@@ -253,9 +253,13 @@ def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]
     """Whether each candidate is true, and how sure the claim is of it."""
     if isinstance(claim, NodeClaim):
         if claim.units is not None:
-            sure = grouped_nodes(truth, claim)
-            true = np.concatenate([np.asarray(found, bool) for found in truth.relevant])
-            return true, np.concatenate(sure) if sure else np.zeros(0)
+            blocks = [truth.blocks(layer) for layer in range(len(truth.groups))]
+            sure = zip(grouped_nodes(truth, claim), blocks, strict=True)
+            true = zip(truth.relevant, blocks, strict=True)
+            return (
+                np.array([found[block].any() for found, within in true for block in within], bool),
+                np.array([found[block].max() for found, within in sure for block in within], float),
+            )
         known = {(number,): value for number, value in truth.signal_nodes.items()}
         named = {(name,): value for name, value in (claim.signals or {}).items()}
         return _by_name(truth, known, named)
@@ -265,15 +269,24 @@ def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]
     true_parts: list[Array] = []
     sure_parts: list[Array] = []
     # What a node reads of itself is left out.
-    for layer in range(len(truth.groups)):
-        wanted = ~truth.same(layer)
-        true_parts.append(truth.forward[layer][wanted])
-        sure_parts.append(forward[layer][wanted])
+    blocks = [*(truth.blocks(layer) for layer in range(len(truth.groups))), [[0]]]
+    for layer, (here, there) in enumerate(pairwise(blocks)):
+        wanted = _merged(truth.same(layer), here, there) == 0
+        true_parts.append(_merged(truth.forward[layer], here, there)[wanted] > 0)
+        sure_parts.append(_merged(forward[layer], here, there)[wanted])
         if layer:
-            others = ~np.eye(len(recurrent[layer]), dtype=bool)
-            true_parts.append(truth.recurrent[layer][others])
-            sure_parts.append(recurrent[layer][others])
+            others = ~np.eye(len(here), dtype=bool)
+            true_parts.append(_merged(truth.recurrent[layer], here, here)[others] > 0)
+            sure_parts.append(_merged(recurrent[layer], here, here)[others])
     return np.concatenate(true_parts), _finite(np.concatenate(sure_parts))
+
+
+def _merged(matrix: Array, rows: list[list[int]], columns: list[list[int]]) -> Array:
+    """(blocks, blocks): the greatest entry of each pair."""
+    if len(rows) == matrix.shape[0] and len(columns) == matrix.shape[1]:
+        return matrix.astype(float)
+    found = [[matrix[np.ix_(row, column)].max() for column in columns] for row in rows]
+    return np.array(found, float).reshape(len(rows), len(columns))
 
 
 def _by_name(
@@ -330,7 +343,9 @@ def grouped_edges(truth: Truth, claim: EdgeClaim) -> tuple[list[Array], list[Arr
             checked = _checked(
                 "EdgeClaim.forward", layer, array, (circuit.units[layer], max(outputs, 1))
             )
-            forward.append(_reduced(checked, units[layer], [tuple(range(outputs))]))
+            forward.append(
+                _reduced(checked, units[layer], [tuple(counted_outputs(circuit, outputs))])
+            )
             continue
         shape = (circuit.units[layer], circuit.units[layer + 1])
         checked = _checked("EdgeClaim.forward", layer, array, shape)
