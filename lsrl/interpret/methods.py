@@ -29,7 +29,7 @@ from jax import lax
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrices, held_in_parts
-from lsrl.interpret.interventions import decoded, wiring_of
+from lsrl.interpret.interventions import capture, decoded, wiring_of
 from lsrl.interpret.score import (
     EdgeClaim,
     Level,
@@ -647,7 +647,8 @@ def _evaluated(case: Case, methods: Sequence[Method], seed: int, faithful: bool)
     pool = [np.asarray(x) for x in case.sampler(POOL, seed)]
     _, made = held_in_parts(wiring_of(model), pool)
     hooks = [hook[..., :units] for hook, units in zip(made, circuit.units, strict=True)]
-    values = decoded(circuit, hooks)
+    # What the program says, so that noise tells no signals apart; sums have no name in it.
+    values = decoded(circuit, hooks) | capture(model, *pool, on="evaluator")
     classes = equivalence_classes(circuit, values)
     truth = Truth(circuit, classes)
     inputs = [x[:SEQUENCES] for x in pool]

@@ -206,6 +206,8 @@ def score(
 def score_on(truth: Truth, claim: NodeClaim | EdgeClaim, threshold: float | None = None) -> Score:
     """As `score`, of a truth that is worked out already."""
     true, scores = _compared(truth, claim)
+    if np.isnan(scores).any():
+        raise InputError(_NAN)
     roc, pr, best = _curves(true, scores)
     threshold = best if threshold is None else threshold
     claimed = scores >= threshold
@@ -227,14 +229,17 @@ def _curves(true: Array, scores: Array) -> tuple[float | None, float | None, flo
     metrics = _metrics()
     if not true.any():
         return None, None, float(scores.max(initial=0.0)) + 1.0
-    precision, recall, thresholds = metrics.precision_recall_curve(true, scores)
-    total = np.maximum(precision + recall, 1e-12)[:-1]
-    best = float(thresholds[np.argmax((2 * precision * recall)[:-1] / total)])
+    # What is not claimed is the least sure, and claimed at no threshold.
+    least = scores[~np.isneginf(scores)].min(initial=np.inf)
+    ranked = np.where(np.isneginf(scores), min(least, 0.0) - 1.0, scores)
+    precision, recall, thresholds = metrics.precision_recall_curve(true, ranked)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]
+    best = float(thresholds[np.argmax(np.where(thresholds >= least, f1, -1.0))])
     if true.all():
         return None, None, best
     return (
-        float(metrics.roc_auc_score(true, scores)),
-        float(metrics.average_precision_score(true, scores)),
+        float(metrics.roc_auc_score(true, ranked)),
+        float(metrics.average_precision_score(true, ranked)),
         best,
     )
 
@@ -278,7 +283,7 @@ def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]
             others = ~np.eye(len(here), dtype=bool)
             true_parts.append(_merged(truth.recurrent[layer], here, here)[others] > 0)
             sure_parts.append(_merged(recurrent[layer], here, here)[others])
-    return np.concatenate(true_parts), _finite(np.concatenate(sure_parts))
+    return np.concatenate(true_parts), np.concatenate(sure_parts)
 
 
 def _merged(matrix: Array, rows: list[list[int]], columns: list[list[int]]) -> Array:
@@ -299,7 +304,7 @@ def _by_name(
     if any(np.isnan(value) for value in named.values()):
         raise InputError(_NAN)
     true = np.array(list(known.values()), bool)
-    return true, _finite(np.array([scores.get(key, -np.inf) for key in known], float))
+    return true, np.array([scores.get(key, -np.inf) for key in known], float)
 
 
 def class_of(truth: Truth, name: str) -> int | str:
@@ -312,14 +317,6 @@ def class_of(truth: Truth, name: str) -> int | str:
 _NAN = "a claim has NaN among its scores; give numbers, greater where surer"
 
 
-def _finite(scores: Array) -> Array:
-    """What is not claimed is the least sure."""
-    if np.isnan(scores).any():
-        raise InputError(_NAN)
-    least = scores[np.isfinite(scores)].min(initial=0.0) - 1.0
-    return np.where(np.isneginf(scores), least, scores)
-
-
 def grouped_nodes(truth: Truth, claim: NodeClaim) -> list[Array]:
     """Per layer (groups,)."""
     units = list(claim.units or ())
@@ -328,7 +325,7 @@ def grouped_nodes(truth: Truth, claim: NodeClaim) -> list[Array]:
     for layer, (given, count) in enumerate(zip(units, truth.circuit.units, strict=True)):
         array = _checked("NodeClaim.units", layer, given, (count,))
         found.append(np.array([array[list(g.units)].max() for g in truth.groups[layer]], float))
-    return [_finite(array) for array in found]
+    return found
 
 
 def grouped_edges(truth: Truth, claim: EdgeClaim) -> tuple[list[Array], list[Array]]:
