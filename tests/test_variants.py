@@ -143,7 +143,7 @@ def test_rotated_is_not_called_exact_where_sums_have_no_room():
     cards = [variants.rotated(model, seed).card for seed in range(3)]
     assert not all(card.exact for card in cards)
     assert all(card.measured.equal for card in cards if card.exact)
-    assert all(card.measured.accuracy == 1 for card in cards)
+    assert not all(card.measured.equal for card in cards)
 
 
 @pytest.mark.parametrize("target", ["linear_rnn", "lstm"])

@@ -56,7 +56,7 @@ class Wiring:
         self.model = model
         self.circuit = circuit
         self.width = max(circuit.units)
-        self._run = jax.jit(self._scan, static_argnames="hooks")
+        self._run = jax.jit(self.traced, static_argnames="hooks")
 
     def run(
         self, inputs: Sequence[Array], patches: Sequence[Patch] = (), *, hooks: bool = False
@@ -91,9 +91,19 @@ class Wiring:
                 [np.asarray(jnp.moveaxis(hook, 0, 1)) for hook in seen],
             )
 
-    def _scan(
+    def traced(
         self, parameters: Any, state: Any, inputs: Any, patches: Any, *, hooks: bool
     ) -> tuple[jax.Array, list[jax.Array]]:
+        """As `run`, as a pure function for transformations, with time first.
+
+        Args:
+          parameters: of the network, as its `parameters` gives them.
+          state: of a batch, from `init_state`.
+          inputs: features (time, batch, ...), one an input.
+          patches: as for `run`, with tokens (time, batch) and values (time, batch, units).
+          hooks: whether to return the hooks.
+        """
+
         def token(state: Any, now: Any) -> tuple[Any, Any]:
             read, tokens, values = now
 
