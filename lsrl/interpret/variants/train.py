@@ -4,10 +4,10 @@ The network has the compiled network's layers, and a group of units for each of 
 trained by interchange interventions (Geiger et al. 2022, "Inducing Causal Structure for
 Interpretable Neural Networks", section 3): a signal's units take, at random tokens, what they hold
 on another input, and the outputs must be what the program gives when the signal itself is
-interchanged. Beside that loss there are two more: that of the outputs without interventions, and the
-distance of each unit from a code that is linear in its channel's value, so that the circuit can say
-what a unit holds. In an LSTM an intervention sets h and c to the same number, as `lsrl.interpret`
-does.
+interchanged. Beside that loss there are two more: that of the outputs without interventions, and
+the distance of each unit from a code that is linear in its channel's value, so that the circuit can
+say what a unit holds. In an LSTM an intervention sets h and c to the same number, as
+`lsrl.interpret` does.
 """
 
 import json
@@ -30,6 +30,7 @@ from safetensors.numpy import save as to_safetensors
 
 from lsrl import compiler
 from lsrl.backends.cells.network import CellNetwork
+from lsrl.card import Card, Measured
 from lsrl.errors import FormatError, InputError
 from lsrl.interpret.causal import Sampler, broken_rows, causal_test
 from lsrl.interpret.circuit import Channel, Circuit
@@ -147,7 +148,8 @@ def trained(
     sampler = sampler or random_sampler(model.program, recipe.length)
     circuit = grouped(model.circuit, recipe.units)
     network = _initial(model, circuit, seed)
-    fresh = model.altered(network, Alteration(circuit, _no_card(model)))
+    nothing = Card((), False, 0.0, Measured(0, 0, 0.0, False, float("inf"), 0))
+    fresh = model.altered(network, Alteration(circuit, nothing))
     lesson = _Lesson(model, circuit, sampler, recipe, seed)
     parameters = _fit(fresh, lesson, recipe, checkpoint, report)
     network.replace_parameters(_flat(network, parameters))
@@ -156,11 +158,9 @@ def trained(
     if not recipe.interchange:
         return made
     result = causal_test(made, sampler, pairs=500, seed=seed + 1)
-    card = made.card
-    if card is None:
-        raise InputError("trained: a variant has a card")
     note = f"passes {result.agreement:.2%} of {result.valid} interchanges of signals"
-    return made.altered(network, Alteration(circuit, replace(card, notes=(*card.notes, note))))
+    card = replace(made.alteration.card, notes=(note,)) if made.alteration else nothing
+    return made.altered(network, Alteration(circuit, card))
 
 
 def _check(model: Model) -> None:
@@ -177,17 +177,6 @@ def _check(model: Model) -> None:
                 f"trained: {signal.name} ({signal.source}) has no finite bounds, so no unit can "
                 "hold it; narrow it with lsrl.bound"
             )
-
-
-def _no_card(model: Model) -> Any:
-    return variant_card() if model.card is None else model.card
-
-
-def variant_card() -> Any:
-    """A card of a network on which nothing was measured yet."""
-    from lsrl.card import Card, Measured
-
-    return Card((("initial", ""),), False, 0.0, Measured(0, 0, 0.0, False, float("inf"), 0))
 
 
 def grouped(circuit: Circuit, size: int) -> Circuit:
@@ -255,9 +244,9 @@ class _Lesson:
         units = np.zeros((count, self.width), bool)
         for number, name in enumerate(self.names):
             mine = chosen == number
-            values = known[self.nodes[name]][count:].astype(np.float64)
+            other = known[self.nodes[name]][count:].astype(np.float64)
             mask = (tokens & mine[:, None])[..., None]
-            given[self.nodes[name]] = Intervention(np.broadcast_to(mask, values.shape), values)
+            given[self.nodes[name]] = Intervention(np.broadcast_to(mask, other.shape), other)
             for channel in self.circuit.channels_of(name):
                 layer[mine] = channel.layer
                 units[np.ix_(mine, channel.units)] = True
@@ -343,7 +332,9 @@ def _fit(
         changes, memory = optimiser.update(gradients, memory, parameters)
         return optax.apply_updates(parameters, changes), memory, value
 
-    with model.device_mode():
+    # optax counts steps in integers, and a user may have forbidden that they become floats.
+    standard = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    with model.device_mode(), standard[0], standard[1]:
         parameters = model.module.parameters()
         held = (parameters, optimiser.init(parameters))
         title = json.dumps([model.program.name, model.target, lesson.seed, asdict(recipe)])
@@ -364,7 +355,7 @@ def _fit(
 
 
 def _initial(model: Model, circuit: Circuit, seed: int) -> CellNetwork:
-    """flax's own initial weights; the input map and the output map as flax's Linear has them."""
+    """Initial weights of flax's cells, and maps as flax's Embed and Linear have them."""
     rng, keys = np.random.default_rng(seed), nnx.Rngs(seed)
     arrays: dict[str, Array] = {}
     features = circuit.units[0]
@@ -497,14 +488,16 @@ def command(
     entry = catalogue().get(program)
     if entry is None:
         raise InputError(f"train: no program {program!r}; there are {', '.join(catalogue())}")
-    weights = {"interchange": 0.0, "code": 0.0} if natural else {}
-    recipe = Recipe(steps=steps, units=units, length=length, **weights)
+    recipe = Recipe(steps=steps, units=units, length=length)
+    if natural:
+        recipe = replace(recipe, interchange=0.0, code=0.0)
     model = compiler.compile(entry.program(), target, inspectable=True)
 
     def sampler(count: int, seed: int) -> list[Array]:
         rng = np.random.default_rng(seed)
         drawn = [entry.sample(rng, length) for _ in range(count)]
-        return [np.stack(arrays) for arrays in zip(*drawn, strict=True)]
+        shortest = min(len(arrays[0]) for arrays in drawn)
+        return [np.stack([x[:shortest] for x in arrays]) for arrays in zip(*drawn, strict=True)]
 
     with Progress() as progress:
         task = progress.add_task(f"{program} on {target}, seed {seed}", total=steps)
