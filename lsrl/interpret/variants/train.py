@@ -43,8 +43,9 @@ from lsrl.model import Alteration, Model
 from lsrl.programs import catalogue
 from lsrl.stability.measures import allowed_error
 
-# The greatest size of a unit's code: tanh still moves there.
-AMPLITUDE = 0.6
+# The greatest size of a unit's code: so small that tanh(c) is nearly c, since an intervention sets
+# h and c of an LSTM to the same number.
+AMPLITUDE = 0.25
 # The share of causal tests that a trained model must pass.
 PASSES = 0.95
 FORMAT = "lsrl.training"
@@ -72,7 +73,7 @@ class Recipe:
     rate: float = 1e-2
     units: int = 4
     interchange: float = 1.0
-    code: float = 0.3
+    code: float = 0.1
     length: int = 16
     keep: int = 500
 
@@ -288,7 +289,10 @@ def _losses(
     total = _distance(outputs, batch.outputs, scale).mean()
     if recipe.code:
         total = total + recipe.code * sum(
-            (jnp.square(hook - code).mean() for hook, code in zip(hooks, batch.codes, strict=True)),
+            (
+                jnp.square((hook - code) / AMPLITUDE).mean()
+                for hook, code in zip(hooks, batch.codes, strict=True)
+            ),
             start=jnp.zeros(()),
         )
     if recipe.interchange:
