@@ -43,6 +43,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.device
 	$(BIN)/python -m benchmarks.universality
 	$(BIN)/python -m benchmarks.stability
+	$(BIN)/python -m benchmarks.interpretability
 
 docs: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --output-directory build/docs lsrl $(subst /,.,$(PACKAGES) $(MODULES))

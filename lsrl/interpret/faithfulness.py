@@ -10,7 +10,7 @@ from lsrl.errors import InputError
 from lsrl.interpret.circuit import OUTPUT, Channel, Circuit
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.score import EdgeClaim, NodeClaim, class_of, grouped_edges, grouped_nodes
-from lsrl.interpret.truth import Classes, Group, Truth
+from lsrl.interpret.truth import Classes, Group, Truth, counted_outputs
 from lsrl.interpret.wiring import Wiring
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import check_inputs
@@ -45,7 +45,7 @@ def faithfulness(
       seed: of which sequence takes its values from which.
 
     Returns:
-      Share of the tokens at which the outputs stay as they were.
+      Share of the tokens at which the outputs that no distractor feeds stay as they were.
 
     Raises:
       InputError: as for `score`; or there is one sequence only.
@@ -68,9 +68,11 @@ class Ablation:
         other = np.empty(self.batch, int)
         other[order] = np.roll(order, 1)
         self.other = self.clean[:, other]
-        exact = model.certificate.exact
-        self.tolerance = 0.0 if exact else 1e-4 * float(np.abs(self.outputs).max(initial=0.0))
+        self.counted = counted_outputs(model.circuit, self.outputs.shape[-1])
         self.directions = [_Directions.of(truth, layer) for layer in range(len(truth.groups))]
+        # Sums along directions that share units are rounded.
+        exact = model.certificate.exact and not any(self.directions)
+        self.tolerance = 0.0 if exact else 1e-4 * float(np.abs(self.outputs).max(initial=0.0))
 
     def share(self, claim: NodeClaim | EdgeClaim, threshold: float) -> float:
         """Share of the tokens at which the outputs stay; see `faithfulness`."""
@@ -79,7 +81,8 @@ class Ablation:
         else:
             outputs = self._edges(*self._kept_edges(claim, threshold))
         with np.errstate(invalid="ignore"):
-            same = np.abs(outputs - self.outputs).max(axis=-1) <= self.tolerance
+            change = np.abs(outputs - self.outputs)[..., self.counted]
+            same = change.max(axis=-1) <= self.tolerance
         return float(same.mean())
 
     # ------------------------------------------------------------ what is kept, by groups
@@ -263,8 +266,7 @@ class _Directions:
         if counts.max(initial=0) < 2:
             return None
         channels = [c for c in truth.circuit.channels if c.layer == layer]
-        read = channel_matrix(truth.circuit, layer, channels)
-        write = np.linalg.pinv(read)
+        read, write = channel_matrices(truth.circuit, layer, channels)
         width, maps = max(truth.circuit.units), []
         for group in truth.groups[layer]:
             own = [
@@ -273,7 +275,7 @@ class _Directions:
                 if truth.number(c.signal, c.element) == group.number and c.role != "constant"
             ]
             found = np.zeros((width, width))
-            found[:units, :units] = read[own].T @ write[:, own].T
+            found[:units, :units] = read[own].T @ write[own]
             maps.append(found)
         return _Directions(maps)
 
@@ -283,9 +285,18 @@ class _Directions:
         return found
 
 
-def channel_matrix(circuit: Circuit, layer: int, channels: Sequence[Channel]) -> Array:
-    """(channels, units): how the channels of a layer are read off its hook."""
-    matrix = np.zeros((len(channels), circuit.units[layer]))
+def channel_matrices(
+    circuit: Circuit, layer: int, channels: Sequence[Channel]
+) -> tuple[Array, Array]:
+    """(channels, units) twice: how channels are read off a hook, and what a unit changes by."""
+    read, write = np.zeros((2, len(channels), circuit.units[layer]))
     for row, channel in enumerate(channels):
-        matrix[row, list(channel.units)] = channel.weights
-    return matrix
+        read[row, list(channel.units)] = channel.weights
+    # Of channels that the circuit says no directions of, those of the least change.
+    least = np.linalg.pinv(read).T
+    for row, channel in enumerate(channels):
+        if channel.directions:
+            write[row, list(channel.units)] = channel.directions
+        else:
+            write[row] = least[row]
+    return read, write

@@ -15,6 +15,7 @@ where units hold several channels (a rotated stream), signals are looked for in 
 the circuit names, and units as they are.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -27,8 +28,8 @@ from jax import lax
 
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
-from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrix, held_in_parts
-from lsrl.interpret.interventions import decoded, wiring_of
+from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrices, held_in_parts
+from lsrl.interpret.interventions import capture, decoded, wiring_of
 from lsrl.interpret.score import (
     EdgeClaim,
     Level,
@@ -38,7 +39,7 @@ from lsrl.interpret.score import (
     score_on,
     score_probes,
 )
-from lsrl.interpret.truth import CONSTANT, Classes, Truth, equivalence_classes
+from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs, equivalence_classes
 from lsrl.interpret.weights import Sources, read_weights
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -96,9 +97,8 @@ def channel_basis(circuit: Circuit) -> Basis:
     read, write = np.zeros((2, layers, most, width))
     signals: list[dict[str, list[int]]] = [{} for _ in circuit.units]
     for layer, channels in enumerate(by_layer):
-        matrix = channel_matrix(circuit, layer, channels)
-        read[layer, : len(channels), : circuit.units[layer]] = matrix
-        write[layer, : len(channels), : circuit.units[layer]] = np.linalg.pinv(matrix).T
+        place = layer, slice(len(channels)), slice(circuit.units[layer])
+        read[place], write[place] = channel_matrices(circuit, layer, channels)
         for item, channel in enumerate(channels):
             if channel.role != "constant":
                 signals[layer].setdefault(channel.signal, []).append(item)
@@ -205,8 +205,10 @@ class Laboratory:
         self.batch, self.time = self.inputs[0].shape[:2]
         if self.batch < 2:
             raise InputError("methods take values of other sequences; give a batch of two")
-        self.rng = np.random.default_rng(seed)
-        order = self.rng.permutation(self.batch)
+        # Else all models of one shape would have the same random claims.
+        name = f"{model.program.name} {model.target} {self.circuit.units}"
+        self.rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        order = np.random.default_rng(seed).permutation(self.batch)
         other = np.empty(self.batch, int)
         other[order] = np.roll(order, 1)
         self.outputs, self.hooks = held_in_parts(self.wiring, self.inputs)
@@ -217,6 +219,7 @@ class Laboratory:
         self.varies = spread > 1e-6 * size
         self.spread = np.where(self.varies, spread, 0.0)
         self.scale = np.where(self.varies, spread, 1.0)
+        self.counted = counted_outputs(model.circuit, self.outputs.shape[-1])
         out = self.outputs.astype(np.float64).std(axis=(0, 1))
         self.output_scale = np.where(out > 0, out, 1.0)
 
@@ -265,7 +268,8 @@ class Laboratory:
         forward, recurrent = read_weights(self.model, layers)
         # A node is worth the strongest path from it to the output.
         nodes: list[Array] = []
-        behind = np.ones(forward[-1].shape[1])
+        forward[-1] = forward[-1][:, self.counted].max(axis=1, keepdims=True)
+        behind = np.ones(1)
         residual = "stream" in self.circuit.hook
         for layer in reversed(range(len(units))):
             worth = (forward[layer] * behind).max(axis=1, initial=0.0)
@@ -331,7 +335,7 @@ class Laboratory:
         difference = outputs.reshape(-1, *self.outputs.shape) - self.outputs
         # What overflows is no difference that could be compared.
         finite = np.where(np.isfinite(difference), difference, 0.0)
-        found: Array = np.abs(finite / self.output_scale).mean(axis=(1, 2, 3))
+        found: Array = np.abs(finite / self.output_scale)[..., self.counted].mean(axis=(1, 2, 3))
         return found
 
     def _effects(
@@ -359,6 +363,8 @@ class Laboratory:
             dtype = self.model.dtype
             weights = np.sign(self.other_outputs.astype(np.float64) - self.outputs)
             weights /= self.output_scale
+            asked = np.isin(np.arange(weights.shape[-1]), self.counted)
+            weights = np.where(asked, weights, 0.0)
             prepared = self.wiring.prepared(
                 [np.concatenate([x] * len(points)) for x in self.inputs]
             )
@@ -641,7 +647,8 @@ def _evaluated(case: Case, methods: Sequence[Method], seed: int, faithful: bool)
     pool = [np.asarray(x) for x in case.sampler(POOL, seed)]
     _, made = held_in_parts(wiring_of(model), pool)
     hooks = [hook[..., :units] for hook, units in zip(made, circuit.units, strict=True)]
-    values = decoded(circuit, hooks)
+    # What the program says, so that noise tells no signals apart; sums have no name in it.
+    values = decoded(circuit, hooks) | capture(model, *pool, on="evaluator")
     classes = equivalence_classes(circuit, values)
     truth = Truth(circuit, classes)
     inputs = [x[:SEQUENCES] for x in pool]
@@ -674,6 +681,8 @@ def _evaluated(case: Case, methods: Sequence[Method], seed: int, faithful: bool)
             )
             continue
         for level, laboratory in looked.items():
+            # Whoever reads the weights is not told the directions that hold signals.
+            laboratory = units if method == "weights" else laboratory
             effects = laboratory.effects(method)
             claims = effects.claims(circuit, level)
             if method == "random" and level == "signals":
@@ -803,6 +812,22 @@ def to_csv(rows: Sequence[Row]) -> str:
         values = asdict(row)
         lines.append(",".join(_cell(values[name]) for name in names))
     return "\n".join(lines) + "\n"
+
+
+def from_csv(text: str) -> list[Row]:
+    """Rows as `to_csv` wrote them."""
+    names, *lines = (line.split(",") for line in text.splitlines())
+    kinds = {field.name: field.type for field in fields(Row)}
+
+    def read(name: str, cell: str) -> Any:
+        if kinds[name] is str:
+            return cell
+        return None if cell == "" else int(cell) if kinds[name] is int else float(cell)
+
+    return [
+        Row(**{name: read(name, cell) for name, cell in zip(names, line, strict=True)})
+        for line in lines
+    ]
 
 
 def _cell(value: Any) -> str:

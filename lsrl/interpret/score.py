@@ -16,7 +16,7 @@ import numpy as np
 
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
-from lsrl.interpret.truth import CONSTANT, Classes, Truth
+from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs
 from lsrl.ir.numbers import Array
 
 Level = Literal["signals", "units"]
@@ -52,7 +52,7 @@ class EdgeClaim:
       signals: by (source, target), the last of which may be "output"; those that are missing count
         as the least sure.
       forward: per layer, that of the input map first, (units, units of the next layer), and for the
-        last layer (units, outputs).
+        last layer (units, outputs); outputs that distractors feed are not looked at.
       recurrent: per layer, that of the input map first, (units, units): from a token to the next.
     """
 
@@ -206,6 +206,8 @@ def score(
 def score_on(truth: Truth, claim: NodeClaim | EdgeClaim, threshold: float | None = None) -> Score:
     """As `score`, of a truth that is worked out already."""
     true, scores = _compared(truth, claim)
+    if np.isnan(scores).any():
+        raise InputError(_NAN)
     roc, pr, best = _curves(true, scores)
     threshold = best if threshold is None else threshold
     claimed = scores >= threshold
@@ -227,14 +229,17 @@ def _curves(true: Array, scores: Array) -> tuple[float | None, float | None, flo
     metrics = _metrics()
     if not true.any():
         return None, None, float(scores.max(initial=0.0)) + 1.0
-    precision, recall, thresholds = metrics.precision_recall_curve(true, scores)
-    total = np.maximum(precision + recall, 1e-12)[:-1]
-    best = float(thresholds[np.argmax((2 * precision * recall)[:-1] / total)])
+    # What is not claimed is the least sure, and claimed at no threshold.
+    least = scores[~np.isneginf(scores)].min(initial=np.inf)
+    ranked = np.where(np.isneginf(scores), min(least, 0.0) - 1.0, scores)
+    precision, recall, thresholds = metrics.precision_recall_curve(true, ranked)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]
+    best = float(thresholds[np.argmax(np.where(thresholds >= least, f1, -1.0))])
     if true.all():
         return None, None, best
     return (
-        float(metrics.roc_auc_score(true, scores)),
-        float(metrics.average_precision_score(true, scores)),
+        float(metrics.roc_auc_score(true, ranked)),
+        float(metrics.average_precision_score(true, ranked)),
         best,
     )
 
@@ -253,9 +258,13 @@ def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]
     """Whether each candidate is true, and how sure the claim is of it."""
     if isinstance(claim, NodeClaim):
         if claim.units is not None:
-            sure = grouped_nodes(truth, claim)
-            true = np.concatenate([np.asarray(found, bool) for found in truth.relevant])
-            return true, np.concatenate(sure) if sure else np.zeros(0)
+            blocks = [truth.blocks(layer) for layer in range(len(truth.groups))]
+            sure = zip(grouped_nodes(truth, claim), blocks, strict=True)
+            true = zip(truth.relevant, blocks, strict=True)
+            return (
+                np.array([found[block].any() for found, within in true for block in within], bool),
+                np.array([found[block].max() for found, within in sure for block in within], float),
+            )
         known = {(number,): value for number, value in truth.signal_nodes.items()}
         named = {(name,): value for name, value in (claim.signals or {}).items()}
         return _by_name(truth, known, named)
@@ -265,15 +274,24 @@ def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]
     true_parts: list[Array] = []
     sure_parts: list[Array] = []
     # What a node reads of itself is left out.
-    for layer in range(len(truth.groups)):
-        wanted = ~truth.same(layer)
-        true_parts.append(truth.forward[layer][wanted])
-        sure_parts.append(forward[layer][wanted])
+    blocks = [*(truth.blocks(layer) for layer in range(len(truth.groups))), [[0]]]
+    for layer, (here, there) in enumerate(pairwise(blocks)):
+        wanted = _merged(truth.same(layer), here, there) == 0
+        true_parts.append(_merged(truth.forward[layer], here, there)[wanted] > 0)
+        sure_parts.append(_merged(forward[layer], here, there)[wanted])
         if layer:
-            others = ~np.eye(len(recurrent[layer]), dtype=bool)
-            true_parts.append(truth.recurrent[layer][others])
-            sure_parts.append(recurrent[layer][others])
-    return np.concatenate(true_parts), _finite(np.concatenate(sure_parts))
+            others = ~np.eye(len(here), dtype=bool)
+            true_parts.append(_merged(truth.recurrent[layer], here, here)[others] > 0)
+            sure_parts.append(_merged(recurrent[layer], here, here)[others])
+    return np.concatenate(true_parts), np.concatenate(sure_parts)
+
+
+def _merged(matrix: Array, rows: list[list[int]], columns: list[list[int]]) -> Array:
+    """(blocks, blocks): the greatest entry of each pair."""
+    if len(rows) == matrix.shape[0] and len(columns) == matrix.shape[1]:
+        return matrix.astype(float)
+    found = [[matrix[np.ix_(row, column)].max() for column in columns] for row in rows]
+    return np.array(found, float).reshape(len(rows), len(columns))
 
 
 def _by_name(
@@ -283,8 +301,10 @@ def _by_name(
     for names, value in named.items():
         key = tuple(class_of(truth, name) for name in names)
         scores[key] = max(scores.get(key, -np.inf), float(value))
+    if any(np.isnan(value) for value in named.values()):
+        raise InputError(_NAN)
     true = np.array(list(known.values()), bool)
-    return true, _finite(np.array([scores.get(key, -np.inf) for key in known], float))
+    return true, np.array([scores.get(key, -np.inf) for key in known], float)
 
 
 def class_of(truth: Truth, name: str) -> int | str:
@@ -294,12 +314,7 @@ def class_of(truth: Truth, name: str) -> int | str:
     return truth.classes.signals.get(truth.circuit.signal(name).name, CONSTANT)
 
 
-def _finite(scores: Array) -> Array:
-    """What is not claimed is the least sure."""
-    if np.isnan(scores).any():
-        raise InputError("a claim has NaN among its scores; give numbers, greater where surer")
-    least = scores[np.isfinite(scores)].min(initial=0.0) - 1.0
-    return np.where(np.isneginf(scores), least, scores)
+_NAN = "a claim has NaN among its scores; give numbers, greater where surer"
 
 
 def grouped_nodes(truth: Truth, claim: NodeClaim) -> list[Array]:
@@ -310,7 +325,7 @@ def grouped_nodes(truth: Truth, claim: NodeClaim) -> list[Array]:
     for layer, (given, count) in enumerate(zip(units, truth.circuit.units, strict=True)):
         array = _checked("NodeClaim.units", layer, given, (count,))
         found.append(np.array([array[list(g.units)].max() for g in truth.groups[layer]], float))
-    return [_finite(array) for array in found]
+    return found
 
 
 def grouped_edges(truth: Truth, claim: EdgeClaim) -> tuple[list[Array], list[Array]]:
@@ -325,7 +340,9 @@ def grouped_edges(truth: Truth, claim: EdgeClaim) -> tuple[list[Array], list[Arr
             checked = _checked(
                 "EdgeClaim.forward", layer, array, (circuit.units[layer], max(outputs, 1))
             )
-            forward.append(_reduced(checked, units[layer], [tuple(range(outputs))]))
+            forward.append(
+                _reduced(checked, units[layer], [tuple(counted_outputs(circuit, outputs))])
+            )
             continue
         shape = (circuit.units[layer], circuit.units[layer + 1])
         checked = _checked("EdgeClaim.forward", layer, array, shape)

@@ -7,7 +7,7 @@ From `Circuit`, at two levels:
 - Units: unit i of a layer's hook -> unit j of the next one's is an edge if j's layer makes an
   element there of the one that i holds. Recurrent ones are from a token to the next within a layer.
   Units of one channel (a sign pair, a gate pair) are one node, since what they hold they hold
-  together.
+  together; so are all units that share channels, as those of a rotated stream do.
 
 Left out are constants, what a node reads of itself, and pairs of units of neighbouring layers that
 hold the same element, since that is one signal that goes on. Distractors are nodes and edges that
@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from lsrl.errors import InputError
-from lsrl.interpret.circuit import OUTPUT, Circuit, Signal
+from lsrl.interpret.circuit import OUTPUT, Circuit, Edge, Signal
 from lsrl.ir.numbers import Array
 
 Element = tuple[str, int]
@@ -151,6 +151,22 @@ def _same(first: Array, second: Array, tolerance: float) -> bool:
 # ---------------------------------------------------------------- the truth
 
 
+def counted_outputs(circuit: Circuit, count: int) -> list[int]:
+    """The outputs that are asked about: those that no distractor feeds, or all of them.
+
+    Args:
+      circuit: of the network.
+      count: how many outputs the network has.
+    """
+    idle = {(c.signal, c.element) for c in circuit.channels if c.role == "distractor"}
+    fed = {
+        edge.target_element
+        for edge in circuit.edges
+        if edge.target == OUTPUT and (edge.source, edge.source_element) in idle
+    }
+    return [column for column in range(count) if column not in fed] or list(range(count))
+
+
 class Group(NamedTuple):
     """Units of one layer that hold elements of one class.
 
@@ -214,10 +230,10 @@ class Truth:
         recurrent = [np.zeros((count, count), bool) for count in counts]
         made: dict[Element, list[int]] = {}
         for channel in self.circuit.channels:
-            if channel.role in ("made", "distractor"):
+            if channel.role != "constant" and self.circuit.makes(channel):
                 made.setdefault((channel.signal, channel.element), []).append(channel.layer)
         last = len(counts) - 1
-        for edge in self.circuit.edges:
+        for edge in self._read:
             source, target = (edge.source, edge.source_element), (edge.target, edge.target_element)
             if edge.target == OUTPUT:
                 self._mark(forward[last], self._index.get((last, *source)), 0)
@@ -236,6 +252,17 @@ class Truth:
             recurrent[layer] &= real[:, None] & real
         return forward, recurrent
 
+    @cached_property
+    def _read(self) -> list[Edge]:
+        """The circuit's edges, without those to outputs that are not asked about."""
+        rows = [edge.target_element for edge in self.circuit.edges if edge.target == OUTPUT]
+        counted = set(counted_outputs(self.circuit, 1 + max(rows, default=0)))
+        return [
+            edge
+            for edge in self.circuit.edges
+            if edge.target != OUTPUT or edge.target_element in counted
+        ]
+
     @staticmethod
     def _mark(matrix: Array, source: int | None, target: int | None) -> None:
         if source is not None and target is not None:
@@ -249,6 +276,18 @@ class Truth:
             np.array([group.number for group in self.groups[at]], int) for at in (layer, layer + 1)
         )
         return here[:, None] == there
+
+    def blocks(self, layer: int) -> list[list[int]]:
+        """Groups that share units, which claims about units can't tell apart."""
+        found: list[tuple[set[int], list[int]]] = []
+        for number, group in enumerate(self.groups[layer]):
+            units, members = set(group.units), [number]
+            for other in [block for block in found if block[0] & units]:
+                units |= other[0]
+                members = other[1] + members
+                found.remove(other)
+            found.append((units, members))
+        return [members for _, members in found]
 
     def _relevant(self) -> list[Array]:
         found: list[Array] = []
@@ -290,8 +329,8 @@ class Truth:
         """
         true = {
             (self.classes.signals.get(source, CONSTANT), self._end(target))
-            for source, target in self.circuit.signal_edges()
-            if not {source, target} & self.distractors
+            for source, target in {(edge.source, edge.target) for edge in self._read}
+            if source != target and not {source, target} & self.distractors
         }
         held: dict[int, set[int]] = {number: set() for number in self.signals}
         for channel in self.circuit.channels:

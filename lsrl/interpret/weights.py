@@ -109,7 +109,7 @@ def _onto(strength: Array, looks: Array) -> Array:
     """(items, items of the next layer): the strongest of the units that the latter look at."""
     if strength.shape[1] == len(looks) and (looks == np.eye(len(looks), dtype=bool)).all():
         return strength
-    found: Array = (strength[:, None, :] * looks[None]).max(axis=2)
+    found: Array = (strength[:, None, :] * looks[None]).max(axis=2, initial=0.0)
     return found
 
 
@@ -132,8 +132,8 @@ def _cells(
         if keeps:
             gate = gated.index(keeps)
             columns = slice(gate * units, (gate + 1) * units)
-            opens = (inputs[:, columns].max(axis=0) > 0) | (hidden[:, columns].max(axis=0) > 0)
-            kept = np.maximum(1 / (1 + np.exp(-np.clip(bias[columns], -60, 60))), opens)
+            moved = [part[:, columns].max(axis=0, initial=0.0) for part in found]
+            kept = np.maximum(1 / (1 + np.exp(-np.clip(bias[columns], -60, 60))), sum(moved))
             split[1] = np.maximum(split[1], (np.abs(here.write) > 0) * kept)
         looks = np.abs(here.read) > 0
         forward.append(_onto(split[0], looks))

@@ -1,0 +1,431 @@
+"""Scores of claims against circuits, and the reference methods."""
+
+import dataclasses
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+import lsrl
+from lsrl import errors, programs
+from lsrl.interpret import capture
+from lsrl.interpret.faithfulness import faithfulness
+from lsrl.interpret.interventions import wiring_of
+from lsrl.interpret.methods import (
+    Case,
+    Laboratory,
+    Row,
+    evaluate_methods,
+    from_csv,
+    interval,
+    to_csv,
+    to_markdown,
+    transparent,
+)
+from lsrl.interpret.score import (
+    EdgeClaim,
+    NodeClaim,
+    ProbeClaim,
+    Readout,
+    score,
+    score_probes,
+    true_edges,
+    true_nodes,
+)
+from lsrl.interpret.truth import CONSTANT, Truth, equivalence_classes
+from lsrl.interpret.variants import padded, random_sampler, rotated
+
+pytest.importorskip("sklearn")
+TARGETS = [target.name for target in lsrl.targets()]
+LEVELS = ("signals", "units")
+
+
+@cache
+def compiled(target, name="dyck1"):
+    entry = programs.catalogue()[name]
+    return lsrl.compile(entry.program(**entry.parameters[0]), target, inspectable=True)
+
+
+def brackets(count=12, time=10, seed=0):
+    return np.random.default_rng(seed).integers(0, 2, (count, time))
+
+
+@cache
+def classes_of(target):
+    model = compiled(target)
+    return equivalence_classes(model.circuit, capture(model, brackets(16), on="evaluator"))
+
+
+# ---------------------------------------------------------------- the truth
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_truth_scores_one(target):
+    circuit, classes = compiled(target).circuit, classes_of(target)
+    for grouped in (classes, None):
+        truth = Truth(circuit, grouped)
+        for level in LEVELS:
+            found = score(circuit, true_edges(truth, level), classes=grouped, threshold=0.5)
+            assert 0 < found.positives < found.candidates
+            assert (found.roc_auc, found.pr_auc) == (1.0, 1.0)
+            assert (found.precision, found.recall) == (1.0, 1.0)
+            nodes = score(circuit, true_nodes(truth, level), classes=grouped, threshold=0.5)
+            assert (nodes.precision, nodes.recall) == (1.0, 1.0)
+            assert nodes.roc_auc in (1.0, None)
+
+
+def test_edges_of_signals_are_those_of_the_program():
+    truth = Truth(compiled("lstm").circuit, classes_of("lstm"))
+    names = {number: set(found) for number, found in truth.signals.items()}
+    # bracket and its ±1 are one: the one is an affine map of the other.
+    assert {"bracket", "lookup#1"} in names.values()
+    edges = {
+        (min(names[s]), "output" if t == "output" else min(names[t]))
+        for (s, t), true in truth.signal_edges.items()
+        if true
+    }
+    assert edges == {
+        ("bracket", "height"),
+        ("height", "relu#6"),
+        ("height", "step#3"),
+        ("relu#6", "relu#8"),
+        ("step#3", "times_below"),
+        ("times_below", "relu#8"),
+        ("relu#8", "output"),
+    }
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "rnn"])
+def test_edges_of_units_are_the_weights(target):
+    # Given a network without gates and without constants, an edge is a weight that is not zero.
+    model = compiled(target)
+    truth = Truth(model.circuit)
+    arrays = model.module.parameter_arrays()
+    stem = "layers.{}.input_kernel" if target == "linear_rnn" else "cells.{}.dense_i.kernel"
+    for layer in range(len(truth.groups) - 1):
+        kernel = arrays[stem.format(layer)] != 0
+        here, there = ([g.units for g in truth.groups[k]] for k in (layer, layer + 1))
+        read = np.array([[kernel[np.ix_(a, b)].any() for b in there] for a in here])
+        np.testing.assert_array_equal(truth.forward[layer], read & ~truth.same(layer))
+
+
+def test_what_is_read_no_more_is_not_true():
+    # The stream still holds what no later layer reads.
+    truth = Truth(compiled("mamba").circuit)
+    held = [{name for g in groups for name in g.signals} for groups in truth.groups]
+    last = dict(
+        zip((min(g.signals) for g in truth.groups[-1]), truth.relevant[-1].tolist(), strict=True)
+    )
+    assert "height" in held[-1]
+    assert not last["height"]
+    assert last["relu#9"]
+    assert truth.relevant[1][[min(g.signals) for g in truth.groups[1]].index("height")]
+
+
+def test_distractors_are_not_true():
+    circuit = compiled("rnn").circuit
+    # Had `height` been unrelated to the output, its channels would say so.
+    channels = tuple(
+        dataclasses.replace(c, role="distractor") if c.signal == "height" else c
+        for c in circuit.channels
+    )
+    truth = Truth(dataclasses.replace(circuit, channels=channels))
+    for (source, target), true in truth.signal_edges.items():
+        ends = {*truth.signals[source], *truth.signals.get(target, ())}
+        assert not (true and "height" in ends)
+    nodes = {truth.signals[number][0]: true for number, true in truth.signal_nodes.items()}
+    assert not nodes["height"]
+    assert nodes["times_below"]
+
+
+# ---------------------------------------------------------------- classes
+
+
+def test_equivalence_classes_merge_what_is_affine():
+    circuit = compiled("lstm").circuit
+    rng = np.random.default_rng(0)
+    values = {signal.name: rng.standard_normal((8, 9, 1)) for signal in circuit.signals}
+    values["height"] = 3 - 2 * values["bracket"]
+    values["relu#6"] = np.full((8, 9, 1), 7.0)
+    values["times_below"] = values["step#3"].copy()
+    values["times_below"][3, 4] += 0.01  # one token tells them apart
+    found = equivalence_classes(circuit, values)
+    assert found.merged() == [("bracket", "height")]
+    assert found.signals["relu#6"] == CONSTANT
+    assert found.signals["times_below"] != found.signals["step#3"]
+
+
+def test_equivalence_classes_of_vectors():
+    model = compiled("lstm", "counting_sort")
+    values = capture(model, np.random.default_rng(0).integers(0, 3, (16, 8)), on="evaluator")
+    wide = [signal.name for signal in model.circuit.signals if signal.width > 1]
+    first, second = wide[:2]
+    width = values[first].shape[-1]
+    rng = np.random.default_rng(0)
+    values[first] = rng.standard_normal((16, 8, width))
+    values[second] = values[first] @ rng.standard_normal((width, width)) + 1
+    found = equivalence_classes(model.circuit, values)
+    assert found.signals[first] == found.signals[second] != CONSTANT
+    # Elements of the two are mixed, so none equals another.
+    pairs = [found.elements[name, k] for name in (first, second) for k in range(width)]
+    assert len(set(pairs)) == len(pairs)
+    values[second][..., 0] = values[second][..., 1]  # so one can't be worked out of the other
+    again = equivalence_classes(model.circuit, values)
+    assert again.signals[first] != again.signals[second]
+
+
+def test_a_claim_about_an_alias_is_as_good():
+    circuit, classes = compiled("lstm").circuit, classes_of("lstm")
+    claim = true_edges(Truth(circuit, classes), "signals")
+    swapped = {
+        tuple({"bracket": "lookup#1"}.get(name, name) for name in pair): value
+        for pair, value in claim.signals.items()
+    }
+    assert swapped.keys() != claim.signals.keys()
+    assert score(circuit, EdgeClaim(signals=swapped), classes=classes).roc_auc == 1.0
+    # Without the classes, a program that looks its input up holds the table and not the token.
+    alone = {"bracket": 1.0, "height": 1.0, "lookup#1": 0.0}
+    nodes = NodeClaim(signals=alone)
+    assert score(circuit, nodes, classes=classes).precision == 1.0
+    assert score(circuit, nodes, threshold=0.5).precision == 0.5
+
+
+# ---------------------------------------------------------------- other claims
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_random_claims_score_a_half(level):
+    circuit = compiled("lstm").circuit
+    rng = np.random.default_rng(0)
+    areas = []
+    for _ in range(100):
+        if level == "signals":
+            pairs = true_edges(Truth(circuit), level).signals
+            claim = EdgeClaim(signals={pair: rng.random() for pair in pairs})
+        else:
+            shapes = zip(circuit.units, [*circuit.units[1:], 1], strict=True)
+            loops = [rng.random((n, n)) for n in circuit.units]
+            claim = EdgeClaim(forward=[rng.random(shape) for shape in shapes], recurrent=loops)
+        areas.append(score(circuit, claim).roc_auc)
+    error = np.std(areas) / np.sqrt(len(areas))
+    assert abs(np.mean(areas) - 0.5) < 4 * error
+    assert error < 0.02
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_half_of_the_edges_have_a_recall_of_a_half(level):
+    circuit = compiled("linear_rnn").circuit
+    claim = true_edges(Truth(circuit), level)
+    if level == "signals":
+        true = [pair for pair, value in claim.signals.items() if value]
+        assert len(true) % 2 == 0
+        half = EdgeClaim(signals=dict.fromkeys(true[::2], 1.0))
+    else:
+        places = [(k, *at) for k, array in enumerate(claim.forward) for at in np.argwhere(array)]
+        loops = [np.where(np.eye(len(array)), 0, array) for array in claim.recurrent]
+        places = [place for place in places if not any(array.any() for array in loops)]
+        assert len(places) % 2 == 0
+        for layer, row, column in places[::2]:
+            claim.forward[layer][row, column] = 0.0
+        half = claim
+    found = score(circuit, half, threshold=0.5)
+    assert found.recall == 0.5
+    assert found.precision == 1.0
+
+
+def test_the_worst_claim_scores_zero():
+    circuit = compiled("gru").circuit
+    claim = true_edges(Truth(circuit), "signals")
+    assert score(circuit, EdgeClaim(signals={p: -v for p, v in claim.signals.items()})).roc_auc == 0
+    nothing = score(circuit, EdgeClaim(signals={}), threshold=0.5)
+    assert (nothing.precision, nothing.recall, nothing.roc_auc) == (1.0, 0.0, 0.5)
+
+
+# ---------------------------------------------------------------- faithfulness
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "griffin"])
+def test_the_truth_is_faithful_and_less_is_not(target):
+    model, classes = compiled(target), classes_of(target)
+    truth, inputs = Truth(model.circuit, classes), [brackets()]
+    for level in LEVELS:
+        for claim in (true_edges(truth, level), true_nodes(truth, level)):
+            assert faithfulness(model, claim, inputs, threshold=0.5, classes=classes) == 1.0
+            assert faithfulness(model, claim, inputs, threshold=1.5, classes=classes) < 1.0
+        # Without any single one of its edges the claim is not faithful.
+        if level == "signals":
+            edges = true_edges(truth, level).signals
+            for pair in [pair for pair, value in edges.items() if value]:
+                claim = EdgeClaim(signals={**edges, pair: 0.0})
+                share = faithfulness(model, claim, inputs, threshold=0.5, classes=classes)
+                assert share < 1.0, pair
+
+
+@pytest.mark.parametrize(("make", "target"), [(padded, "gru"), (rotated, "mamba")])
+def test_the_truth_of_variants_scores_one(make, target):
+    # Whether half of the units are distractors, or units hold several signals each.
+    model = make(compiled(target, "undo_flip_flop"))
+    inputs = [array[:8, :8] for array in random_sampler(model.program)(8, 0)]
+    truth = Truth(model.circuit)
+    for level in LEVELS:
+        edges, nodes = true_edges(truth, level), true_nodes(truth, level)
+        for claim in (edges, nodes):
+            found = score(model.circuit, claim, threshold=0.5)
+            assert (found.precision, found.recall) == (1.0, 1.0)
+            assert faithfulness(model, claim, inputs, threshold=0.5) == 1.0
+    if make is padded:
+        assert score(model.circuit, nodes).positives < score(model.circuit, nodes).candidates / 2
+        names = {name for group in truth.groups[-1] for name in group.signals}
+        assert truth.distractors & names
+
+
+# ---------------------------------------------------------------- the network under the methods
+
+
+@pytest.mark.parametrize("target", ["gru", "griffin"])
+def test_layers_make_what_they_made(target):
+    # Given all hooks as they are, when layers make theirs again, then nothing changes.
+    model, inputs = compiled(target), [brackets()]
+    wiring = wiring_of(model)
+    outputs, hooks = wiring.hold(inputs)
+    plain, seen = wiring.run(inputs, hooks=True)
+    np.testing.assert_array_equal(outputs, plain)
+    for layer, hook in enumerate(seen):
+        np.testing.assert_array_equal(hooks[layer, ..., : hook.shape[-1]], hook)
+    again, made = wiring.hold(inputs, hooks)
+    np.testing.assert_array_equal(again, outputs)
+    np.testing.assert_array_equal(made, hooks)
+    # When one layer's is another's, then only that which reads it changes.
+    changed = hooks.copy()
+    changed[1] = hooks[1, ::-1]
+    _, made = wiring.hold(inputs, changed)
+    different = [bool((made[k] != hooks[k]).any()) for k in range(len(hooks))]
+    assert different[2]
+    assert different[3:] == [False] * (len(hooks) - 3)
+
+
+def test_gradients_of_a_linear_network_are_its_weights():
+    model, inputs = compiled("linear_rnn", "counter_mod"), [brackets(3, 5)]
+    wiring = wiring_of(model)
+    _, hooks = wiring.hold(inputs)
+    with model.device_mode():
+        prepared = wiring.prepared(inputs)
+        total = jax.jit(jax.grad(lambda shifts: wiring.shifted(prepared, shifts)[0].sum()))
+        gradient = total(np.zeros(hooks.shape, np.float32))
+    kernel = model.module.parameter_arrays()["output_kernel"][:, 0]
+    last = np.asarray(gradient)[-1, :, -1, : len(kernel)]
+    np.testing.assert_array_equal(last, np.broadcast_to(kernel, last.shape))
+
+
+# ---------------------------------------------------------------- methods
+
+
+def sampler(sequences, seed):
+    return [brackets(sequences, 10, seed)]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    case = Case("dyck1", "gru", "plain", compiled("gru"), sampler)
+    return evaluate_methods([case])
+
+
+def test_methods_on_a_plain_network(rows):
+    found = {(row.method, row.kind, row.level): row for row in rows}
+    for method in ("weights", "zero", "resample"):
+        for level in LEVELS:
+            assert found[method, "edges", level].roc_auc == 1.0
+        assert found[method, "edges", "units"].faithfulness == 1.0
+    # Comparisons of this cell are saturated: most gradients are exactly zero.
+    attributed = found["attribution", "edges", "units"]
+    assert attributed.zero_gradients > 0.5
+    assert attributed.roc_auc < 1.0
+    assert attributed.infinite_gradients == 0
+    assert found["probes", "probes", "signals"].r2 > 0.99
+    assert found["probes", "probes", "signals"].roc_auc == 1.0
+    assert found["random", "edges", "units"].roc_auc < 0.9
+
+
+def test_a_network_that_reads_no_input():
+    # The input map of this one makes nothing at all.
+    model = compiled("lstm", "counter_mod")
+    assert model.circuit.units[0] == 0
+    tokens = np.zeros((4, 6), int)
+    edges, _ = Laboratory(model, [tokens]).effects("weights").claims(model.circuit, "units")
+    assert score(model.circuit, edges).roc_auc == 1.0
+
+
+def test_reports(rows):
+    assert transparent(rows) == {("gru", "plain"): True}
+    lines = to_csv(rows).splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[0].startswith("program,target,variant,method,kind,level,")
+    again = from_csv(to_csv(rows))
+    assert to_csv(again) == to_csv(rows)
+    assert again[0].positives == rows[0].positives
+    assert "| weights | 1.00 (1.00–1.00) |" in to_markdown(rows)
+
+
+def test_a_variant_that_hides_its_weights_is_a_benchmark():
+    rows = [
+        Row(name, "gru", "hidden", "weights", "edges", "units", roc_auc=area)
+        for name, area in (("a", 0.95), ("b", 0.8))
+    ]
+    assert transparent(rows) == {("gru", "hidden"): False}
+
+
+def test_intervals_are_clustered():
+    rng = np.random.default_rng(0)
+    means = rng.random(8)
+    names = [f"program{k}" for k in range(8)]
+    once = interval(means, names)
+    # As many times the same tells no more.
+    often = interval(np.repeat(means, 50), np.repeat(names, 50))
+    assert often.mean == pytest.approx(once.mean)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert once.low < once.mean < once.high
+    assert once.programs == often.programs == 8
+    # Every program counts the same, however many values it has.
+    assert interval([0, 0, 0, 1], ["a", "a", "a", "b"]).mean == 0.5
+    assert interval([], []) is None
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def test_claims_that_do_not_fit():
+    circuit = compiled("gru").circuit
+    with pytest.raises(errors.InputError, match="did you mean height"):
+        score(circuit, EdgeClaim(signals={("heigth", "output"): 1.0}))
+    with pytest.raises(errors.InputError, match="one of them, not both"):
+        score(circuit, NodeClaim())
+    with pytest.raises(errors.InputError, match=r"one array a layer, 5 .* got 1"):
+        score(circuit, NodeClaim(units=[np.zeros(2)]))
+    claim = true_edges(Truth(circuit), "units")
+    forward = [array[:, :-1] if k == 1 else array for k, array in enumerate(claim.forward)]
+    with pytest.raises(errors.InputError, match=r"layer 1 takes the shape \(1, 3\), got \(1, 2\)"):
+        score(circuit, EdgeClaim(forward=forward))
+    with pytest.raises(errors.InputError, match="NaN"):
+        score(circuit, NodeClaim(signals={"height": float("nan")}))
+    with pytest.raises(errors.InputError, match="no values of 'bracket'"):
+        equivalence_classes(circuit, {})
+
+
+def test_methods_that_do_not_fit():
+    model = compiled("gru")
+    with pytest.raises(errors.InputError, match="no method 'magic'; there are weights"):
+        evaluate_methods([], ["magic"])
+    with pytest.raises(errors.InputError, match="batch of two"):
+        Laboratory(model, [brackets(1)])
+    claim = true_nodes(Truth(model.circuit), "units")
+    with pytest.raises(errors.InputError, match="batch of two"):
+        faithfulness(model, claim, [brackets(1)[0]], threshold=0.5)
+    _, hooks = wiring_of(model).run([brackets()], hooks=True)
+    values = capture(model, brackets())
+    for readout, message in (
+        (Readout(9, np.zeros((1, 1)), np.zeros(1)), "no layer 9; they are 0 to 4"),
+        (Readout(1, np.zeros((2, 1)), np.zeros(1)), r"takes the shape \(1, 1\), got \(2, 1\)"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            score_probes(model.circuit, ProbeClaim({"height": readout}), hooks, values)
