@@ -1116,6 +1116,7 @@ _ACCELERATOR_VALUES = 2**26
 _CPU_LANES = 256
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 512  # prefer fewer sequences a chunk to fewer tokens
+_LEAST_POSITIONS = 2**14  # for fewer, a second thread takes longer to start than it saves
 _LEAST_SEGMENT = 16
 _LONGEST_TURN = 64
 
@@ -1148,7 +1149,7 @@ class _Tiling:
 def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Tiling:
     on_cpu = jax.default_backend() == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(cores or 1, batch) if on_cpu else 1
+    threads = min(cores or 1, batch) if on_cpu and batch * tokens >= _LEAST_POSITIONS else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
