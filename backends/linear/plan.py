@@ -1102,12 +1102,19 @@ def _turned(signals: tuple[jax.Array | None, ...], shape: _Shape) -> tuple[jax.A
     return jax.tree.map(turn, signals)
 
 
+_LONGEST_PIECE = 16
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _turned_back(values: jax.Array, shape: _Shape) -> jax.Array:
-    """Turn (outputs, t, s, b) into (b, time, outputs)."""
-    return jnp.transpose(values, (3, 2, 1, 0)).reshape(
-        shape.batch, shape.segments * shape.tokens, -1
-    )
+    """Turn (outputs, t, s, b) into (pieces, s, b, tokens of a piece, outputs).
+
+    Turned over at once, each value would lie far from the next, in the same few lines of the cache.
+    Pieces stay near, and are put in their places as they are fetched.
+    """
+    piece = max(size for size in range(1, _LONGEST_PIECE + 1) if shape.tokens % size == 0)
+    cut = values.reshape(values.shape[0], -1, piece, shape.segments, shape.batch)
+    return jnp.transpose(cut, (1, 3, 4, 2, 0))
 
 
 _CPU_VALUES = 2**20  # rows * batch * tokens of a stack; what a loop runs over fits a cache
@@ -1116,6 +1123,7 @@ _ACCELERATOR_VALUES = 2**26
 _CPU_LANES = 256
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 512  # prefer fewer sequences a chunk to fewer tokens
+_LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONGEST_TURN = 64
 
@@ -1148,7 +1156,8 @@ class _Tiling:
 def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Tiling:
     on_cpu = jax.default_backend() == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(cores or 1, batch) if on_cpu else 1
+    several = on_cpu and batch * tokens * prepared.width >= _LEAST_SHARED
+    threads = min(cores or 1, batch) if several else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
@@ -1164,7 +1173,8 @@ def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Ti
         return _Tiling(_Shape(longest // segments, segments, rows), threads)
     count = -(-tokens // longest)
     length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
-    length = -(-length // prepared.turn) * prepared.turn
+    grain = math.lcm(prepared.turn, 8 if length >= _LONGEST_TURN else 1)
+    length = -(-length // grain) * grain
     return _Tiling(_Shape(length, segments, rows), threads)
 
 
@@ -1246,7 +1256,7 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     tiling = _tile(batch, tokens, prepared, chunk)
-    function = _chunk_on_one_core if tiling.threads > 1 else _chunk
+    function = _chunk_on_one_core if jax.default_backend() == "cpu" else _chunk
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
@@ -1258,15 +1268,19 @@ def run_tiles(
         if array is None:
             return None
         part = array[row : row + tiling.rows, time : time + tiling.tokens]
-        missing = [(0, tiling.rows - part.shape[0]), (0, tiling.tokens - part.shape[1])]
-        if missing != [(0, 0), (0, 0)]:
-            part = np.pad(part, missing + [(0, 0)] * (part.ndim - 2))
         integral = np.issubdtype(part.dtype, np.integer)
-        return part.astype(np.int32 if integral else structure.compute_dtype, copy=False)
+        dtype = np.int32 if integral else structure.compute_dtype
+        if part.shape[:2] == (tiling.rows, tiling.tokens):
+            return part.astype(dtype, copy=False)
+        filled = np.zeros((tiling.rows, tiling.tokens, *part.shape[2:]), dtype)
+        filled[: part.shape[0], : part.shape[1]] = part
+        return filled
 
     def store(row: int, time: int, values: jax.Array) -> None:
         place = outputs[row : row + tiling.rows, time : time + tiling.tokens]
-        place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
+        pieces = np.asarray(values).transpose(2, 1, 0, 3, 4)
+        whole = pieces.reshape(tiling.rows, tiling.tokens, -1)
+        place[...] = whole[: place.shape[0], : place.shape[1]]
 
     def run_rows(row: int) -> None:
         rows = slice(row, row + tiling.rows)
