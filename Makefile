@@ -38,6 +38,9 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compile
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.torch_models
+	$(BIN)/python -m benchmarks.roofline
+	$(BIN)/python -m benchmarks.device
 	$(BIN)/python -m benchmarks.universality
 	$(BIN)/python -m benchmarks.stability
 	$(BIN)/python -m benchmarks.interpretability

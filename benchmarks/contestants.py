@@ -1,4 +1,4 @@
-"""What compiled models run against: tok2tok by hand, the direct algorithm, stock flax networks.
+"""What compiled models run against: programs by hand, the direct algorithm, stock flax networks.
 
 Arrays of the hand-written versions are (batch, time), float32.
 """
@@ -145,17 +145,81 @@ def _pad(values: jax.Array, count: int) -> jax.Array:
     return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, count)])
 
 
-def by_hand(length: int, vocab: int, cumulative_sum: str) -> Callable[[np.ndarray], np.ndarray]:
-    """tok2tok_by_hand, jitted, from numpy to numpy like a compiled model: (batch, time, 1)."""
-    function = jax.jit(
-        partial(
-            tok2tok_by_hand,
-            length=length,
-            vocab=vocab,
-            cumulative_sum=CUMULATIVE_SUMS[cumulative_sum],
-        )
-    )
-    return lambda tokens: np.asarray(function(tokens.astype(np.int32)))[..., None]
+# ---------------------------------------------------------------- other programs by hand
+
+
+def majority_by_hand(bits: jax.Array, cumulative_sum: CumulativeSum) -> jax.Array:
+    """The states and ReLUs of `lsrl.programs.majority`."""
+    ones = cumulative_sum(bits.astype(jnp.float32))
+    position = jnp.arange(bits.shape[-1], dtype=jnp.float32)
+    return 1 - jax.nn.relu(1 - jax.nn.relu(2 * ones - position - 1))
+
+
+def histogram_by_hand(
+    tokens: jax.Array, cumulative_sum: CumulativeSum, vocab: int = 4
+) -> jax.Array:
+    """The states of `lsrl.programs.histogram`, (batch, time, vocab)."""
+    counts = [cumulative_sum((tokens == symbol).astype(jnp.float32)) for symbol in range(vocab)]
+    return jnp.stack(counts, axis=-1)
+
+
+def running_max_by_hand(
+    values: jax.Array, cumulative_sum: CumulativeSum, levels: int = 8
+) -> jax.Array:
+    """The states and ReLUs of `lsrl.programs.running_max`."""
+    missing = [
+        jax.nn.relu(1 - cumulative_sum((values >= level).astype(jnp.float32)))
+        for level in range(1, levels)
+    ]
+    return levels - 1 - sum(missing[1:], missing[0])
+
+
+def dyck1_by_hand(brackets: jax.Array, cumulative_sum: CumulativeSum) -> jax.Array:
+    """The states and ReLUs of `lsrl.programs.dyck1`."""
+    height = cumulative_sum(1 - 2 * brackets.astype(jnp.float32))
+    below = jax.nn.relu(-height) - jax.nn.relu(-height - 1)
+    return jax.nn.relu(1 - jax.nn.relu(height) - cumulative_sum(below))
+
+
+def parity_by_hand(bits: jax.Array, cumulative_sum: CumulativeSum) -> jax.Array:
+    """The state and ReLUs of `lsrl.programs.parity`: powers of two are taken off the count."""
+    left = cumulative_sum(bits.astype(jnp.float32))
+    power = 1 << bits.shape[-1].bit_length() - 1
+    while power > 1:
+        left = left - power * (jax.nn.relu(left - (power - 1)) - jax.nn.relu(left - power))
+        power //= 2
+    return left
+
+
+def copy_delay_by_hand(tokens: jax.Array, cumulative_sum: CumulativeSum, k: int = 3) -> jax.Array:
+    """The register of `lsrl.programs.copy_delay`."""
+    del cumulative_sum  # nothing is added up
+    return jnp.pad(tokens.astype(jnp.float32), [(0, 0), (k, 0)])[:, : tokens.shape[-1]]
+
+
+# Functions of tokens (batch, time) and a cumulative sum, to (batch, time) or with outputs behind.
+BY_HAND: dict[str, Callable[..., jax.Array]] = {
+    "majority": majority_by_hand,
+    "histogram": histogram_by_hand,
+    "running_max": running_max_by_hand,
+    "dyck1": dyck1_by_hand,
+    "parity": parity_by_hand,
+    "copy_delay": copy_delay_by_hand,
+}
+
+
+def by_hand(
+    program: str, cumulative_sum: str, **settings: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A hand-written program, jitted, from numpy to numpy like a model: (batch, time, outputs)."""
+    work = tok2tok_by_hand if program == "tok2tok" else BY_HAND[program]
+    function = jax.jit(partial(work, cumulative_sum=CUMULATIVE_SUMS[cumulative_sum], **settings))
+
+    def run(tokens: np.ndarray) -> np.ndarray:
+        outputs = np.asarray(function(tokens.astype(np.int32)))
+        return outputs[..., None] if outputs.ndim == 2 else outputs
+
+    return run
 
 
 def directly(length: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -73,6 +73,7 @@ class Plan:
       batch_tokens: tokens of each of them.
       stacks: of BATCH_TOKENS tokens each, beside stock stacks.
       steps: tokens in step mode.
+      alone: tokens of one sequence beside programs by hand, and of the longest generation.
       memory: programs whose peak memory is taken.
       repeats: of each measurement.
     """
@@ -83,6 +84,7 @@ class Plan:
     batch_tokens: int = 1000
     stacks: tuple[int, ...] = (1, 64)
     steps: int = 1000
+    alone: int = 100_000
     memory: tuple[str, ...] = ("tok2tok", "majority")
     repeats: int = REPEATS
 
@@ -94,7 +96,7 @@ class Plan:
 
 QUICK = Plan(
     batches=(1, 16), lengths=(100, 10_000, 100_000), batch=16, batch_tokens=300, steps=50,
-    stacks=(1, 16), memory=("majority",), repeats=2,
+    stacks=(1, 16), memory=("majority",), repeats=2, alone=10_000,
 )  # fmt: skip
 
 
@@ -174,7 +176,7 @@ def _compare_at(workload: Workload, batch: int, tokens: int, repeats: int) -> di
         target: model.run for target, model in models.items()
     }
     runners |= {
-        f"by hand, {name}": contestants.by_hand(LENGTH, VOCAB, name)
+        f"by hand, {name}": contestants.by_hand("tok2tok", name, length=LENGTH, vocab=VOCAB)
         for name in contestants.CUMULATIVE_SUMS
     }
     runners["direct"] = contestants.directly(LENGTH)
@@ -202,6 +204,59 @@ def _compare_at(workload: Workload, batch: int, tokens: int, repeats: int) -> di
     say(f"tok2tok, {batch} × {tokens}: {number(ours / 1e6)} million tokens/s, "
         f"{number(row['to hand'])} of by hand")  # fmt: skip
     return row
+
+
+def compare_programs(plan: Plan) -> Table:
+    """Other programs beside the same states and ReLUs by hand, and their weights in a scan."""
+    rows = []
+    for name in contestants.BY_HAND:
+        workload = workloads()[name]
+        for batch, tokens in ((plan.batch, plan.batch_tokens), (1, plan.alone)):
+            inputs = workload.inputs(batch, tokens)
+            model = lsrl.compile(workload.program(tokens), "linear_rnn")
+            runners: dict[str, Callable[[Array], Array]] = {"linear_rnn": model.run}
+            runners |= {
+                f"by hand, {sums}": contestants.by_hand(name, sums)
+                for sums in contestants.CUMULATIVE_SUMS
+            }
+            runners["scan"] = literal(model)
+            workload.check(model, inputs, model.run(*inputs))
+            expected = model.run(*inputs)
+            for other, run in runners.items():
+                if not np.array_equal(run(*inputs), expected):
+                    raise BenchmarkError(f"{name}, {other}: other answers at {batch} × {tokens}")
+            runs = {key: (partial(run, *inputs), batch * tokens) for key, run in runners.items()}
+            found = speeds(runs, plan.repeats)
+            sums = {key: found[f"by hand, {key}"] for key in contestants.CUMULATIVE_SUMS}
+            fastest = max(sums, key=sums.__getitem__)
+            row = {
+                "program": name, "batch": batch, "tokens": tokens, "sum": fastest,
+                "linear_rnn": found["linear_rnn"] / 1e6, "by hand": sums[fastest] / 1e6,
+                "scan": found["scan"] / 1e6,
+                "to hand": found["linear_rnn"] / sums[fastest],
+                "to scan": found["linear_rnn"] / found["scan"],
+            }  # fmt: skip
+            rows.append(row)
+            say(f"{name}, {batch} × {tokens}: {number(row['linear_rnn'])} million tokens/s, "
+                f"{number(row['to hand'])} of by hand")  # fmt: skip
+    return Table(
+        "programs",
+        "Other programs on linear_rnn, million tokens a second",
+        {
+            "program": "program",
+            "batch": "batch",
+            "tokens": "tokens",
+            "linear_rnn": "linear_rnn",
+            "by hand": "by hand",
+            "sum": "its fastest sum",
+            "scan": "same weights, scan",
+            "to hand": "ratio to hand",
+            "to scan": "to scan",
+        },
+        rows,
+        "As in the table above. Bars: 0.5 of by hand, 3 times the scan. By hand leaves out what "
+        "Model.run does besides: to check every token, and to bound the memory.",
+    )
 
 
 # ---------------------------------------------------------------- programs
@@ -437,11 +492,12 @@ def measure_steps(plan: Plan) -> Table:
             "speed": "tokens/s",
             "microseconds": "µs a step",
             "to original": f"times {original.BEST_TOKENS_PER_SECOND:g} tokens/s",
+            "to scan": "time to the scan's",
         },
         rows,
         "linear_rnn. Each step is a call from Python that checks its token and fetches its output "
         "as a numpy array; step and run agree at every token. generate feeds outputs back on the "
-        "device.",
+        "device; bar: 1.5 times the scan's time.",
     )
 
 
@@ -456,29 +512,37 @@ def _step_through(model: lsrl.Model, tokens: Array) -> Array:
 
 
 def _generation_rows(plan: Plan) -> list[dict[str, Any]]:
-    """generate, where the network has it."""
+    """generate, beside a scan of the same weights over as many known tokens."""
     workload = workloads()["tok2tok"]
     prompt_length = plan.batch_tokens
-    model = lsrl.compile(workload.program(10 * plan.steps + prompt_length), "linear_rnn")
-    if not hasattr(model.module, "generate"):
-        return []
+    model = lsrl.compile(workload.program(plan.alone + prompt_length), "linear_rnn")
     rows = []
     for batch in (1, plan.batch):
         (prompt,) = workload.inputs(batch, prompt_length)
-        steps = 10 * plan.steps if batch == 1 else plan.steps
-        generate = partial(model.generate, prompt, steps)
-        runs = {"generate": (generate, batch * steps)}
-        speed = speeds(runs, plan.repeats, most_calls=1)["generate"]
-        rows.append(
-            {
-                "mode": f"tok2tok, model.generate, {steps:,} tokens after {prompt_length:,}",
-                "batch": batch,
-                "speed": speed,
-                "microseconds": 1e6 * batch / speed,
-                "to original": speed / original.BEST_TOKENS_PER_SECOND,
-            }
-        )
-        say(f"generate, batch {batch}: {number(speed)} tokens/s")
+        steps = plan.alone if batch == 1 else plan.steps
+        (known,) = workload.inputs(batch, steps)
+        runs = {
+            "generate": (partial(model.generate, prompt, steps), batch * steps),
+            "scan": (partial(literal(model), known), batch * steps),
+        }
+        found = speeds(runs, plan.repeats, most_calls=1)
+        labels = {
+            "generate": f"tok2tok, model.generate, {steps:,} tokens after {prompt_length:,}",
+            "scan": f"tok2tok, a scan over {steps:,} known tokens",
+        }
+        for key, label in labels.items():
+            rows.append(
+                {
+                    "mode": label,
+                    "batch": batch,
+                    "speed": found[key],
+                    "microseconds": 1e6 * batch / found[key],
+                    "to original": found[key] / original.BEST_TOKENS_PER_SECOND,
+                    "to scan": found["scan"] / found[key],
+                }
+            )
+        say(f"generate, batch {batch}: {number(found['generate'])} tokens/s, "
+            f"{number(found['scan'] / found['generate'])} times the scan's time")  # fmt: skip
     return rows
 
 
@@ -658,6 +722,7 @@ def main(
     described = machine()
     plan = QUICK if quick else Plan()
     comparison = compare_tok2tok(plan)
+    programs = compare_programs(plan)
     batches = measure_batches(plan)
     long = measure_long(plan)
     stacks = compare_stacks(plan)
@@ -666,7 +731,7 @@ def main(
     Output.of("run", quick, output).write(
         "Running",
         described,
-        [comparison, batches, long, memory, steps, stacks],
+        [comparison, programs, batches, long, memory, steps, stacks],
         findings(plan, comparison, batches, long, memory, stacks),
         draw(plan, comparison, batches, long),
     )

@@ -32,7 +32,8 @@ from lsrl.ir.ops import Lookup, Step
 from lsrl.numerics import Numerics, numerics_of
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
-# Sums over time may be taken in blocks of so many terms, each added up in any order.
+# Sums over time may be put together of so many runs of tokens, in any order. The linear targets add
+# up two, what was before a segment and the segment; the rest is room for other ways to cut.
 BLOCK = 16
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0

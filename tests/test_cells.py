@@ -14,6 +14,7 @@ from lsrl.backends import registry
 from lsrl.backends.cells.network import make_cell
 from lsrl.random_programs import OPS, random_program
 from lsrl.verification import compare
+from tests.grids import thinned
 
 CELLS = ("rnn", "rnn_tanh", "lstm", "gru")
 CATALOGUE = programs.catalogue()
@@ -73,7 +74,7 @@ def test_required_programs_are_certified_and_exact(name, cell, dtype):
 @pytest.mark.parametrize(
     ("name", "cell", "dtype"),
     [
-        *cases([n for n in CATALOGUE if n not in REQUIRED], ("float32",)),
+        *thinned(cases([n for n in CATALOGUE if n not in REQUIRED], ("float32",)), 2),
         *(
             pytest.param(*case.values, id=case.id, marks=pytest.mark.nightly)
             for case in cases([n for n in CATALOGUE if n not in REQUIRED], ("float64", "bfloat16"))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 import lsrl
 from lsrl import Token, Vector
-from lsrl.certificate import BLOCK, bits_needed
+from lsrl.certificate import bits_needed
 from lsrl.errors import PrecisionError
 from lsrl.programs import catalogue
 from tests.strategies import inputs_of, programs
@@ -223,12 +223,6 @@ def assert_never_exact_and_wrong(program, inputs):
             error = np.abs(model.run(*inputs).astype(float) - program.run(*inputs)).max()
             assert error <= model.certificate.error_bound
             assert dtype == "float32" or model.certificate.exact
-
-
-def test_a_block_is_as_long_as_the_targets_take_it():
-    from lsrl.backends.linear import recurrence
-
-    assert BLOCK == recurrence.BLOCK
 
 
 # ---------------------------------------------------------------------- the bound on the error

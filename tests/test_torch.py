@@ -15,6 +15,7 @@ from lsrl import torch_export
 from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.programs import catalogue
 from lsrl.verification import sample_inputs
+from tests.grids import thinned
 
 torch = pytest.importorskip("torch")
 
@@ -88,9 +89,18 @@ def assert_equals_its_reference(target, entry, parameters, dtype, folder):
             np.testing.assert_array_less(np.abs(got - expected), allowed + 2**-1000)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("target", CELLS)
-@pytest.mark.parametrize("name", catalogue())
+@pytest.mark.parametrize(
+    ("name", "target", "dtype"),
+    thinned(
+        [
+            pytest.param(name, target, dtype, id=f"{name}-{target}-{dtype}")
+            for name in catalogue()
+            for target in CELLS
+            for dtype in ("float32", "float64")
+        ],
+        3,
+    ),
+)
 def test_program_equals_its_reference(target, name, dtype, tmp_path):
     entry = catalogue()[name]
     assert_equals_its_reference(target, entry, entry.parameters[0], dtype, tmp_path / "model")

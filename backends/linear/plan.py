@@ -16,6 +16,7 @@ Each plan is a pytree: numbers are leaves, everything that shapes the computatio
 Networks that differ in the numbers only, as in a sweep over noise, share one compilation.
 """
 
+import dataclasses
 import functools
 import math
 import operator
@@ -122,14 +123,15 @@ class _Affine:
     """A matrix: written out, or `dense` (rows in, rows out), or few entries a column, or some each.
 
     Attributes:
-      entries: where it is written out, per column the rows that it reads, else None.
+      entries: where it is written out, per column the rows that it reads, else None; each with 1 or
+        -1 if that is its weight, else with 0.
       index: for gather_mix, or None.
-      weight: for gather_mix, or (entries,) where the matrix is written out, or None.
+      weight: for gather_mix, or None; where the matrix is written out, the other weights.
       dense: for mix, or None.
       order: where both are there, puts the gathered columns and then the dense ones in order.
     """
 
-    entries: tuple[tuple[int, ...], ...] | None = field(metadata=_STATIC)
+    entries: tuple[tuple[tuple[int, int], ...], ...] | None = field(metadata=_STATIC)
     index: jax.Array | None
     weight: jax.Array | None
     dense: jax.Array | None
@@ -150,15 +152,22 @@ class _Affine:
         return _Rows([jnp.concatenate(parts).at[self.order].get(mode="promise_in_bounds")])
 
     @staticmethod
-    def _written_out(entries: tuple[tuple[int, ...], ...], weight: jax.Array, rows: _Rows) -> _Rows:
+    def _written_out(
+        entries: tuple[tuple[tuple[int, int], ...], ...], weight: jax.Array, rows: _Rows
+    ) -> _Rows:
         columns, used = [], 0
         for sources in entries:
-            if not sources:
-                columns.append(jnp.zeros((1, 1, 1, 1), weight.dtype))
-                continue
-            terms = [weight[used + k] * rows.row(row) for k, row in enumerate(sources)]
-            columns.append(functools.reduce(operator.add, terms))
-            used += len(sources)
+            total: jax.Array | None = None
+            for row, sign in sources:
+                term = rows.row(row)
+                if sign == 0:
+                    term = weight[used] * term
+                    used += 1
+                if total is None:
+                    total = -term if sign < 0 else term
+                else:
+                    total = total - term if sign < 0 else total + term
+            columns.append(jnp.zeros((1, 1, 1, 1), weight.dtype) if total is None else total)
         return _Rows(columns)
 
 
@@ -172,11 +181,16 @@ def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
     if matrix.nnz == 0:
         return None
     if matrix.nnz + matrix.shape[1] <= _FEW_ENTRIES:
-        columns = np.split(matrix.indices, matrix.indptr[1:-1])
+        unit = np.abs(matrix.data) == 1
+        signs = np.where(unit, matrix.data, 0).astype(int)
+        columns = [
+            tuple(zip(matrix.indices[place].tolist(), signs[place].tolist(), strict=True))
+            for place in map(slice, matrix.indptr[:-1], matrix.indptr[1:])
+        ]
         return _Affine(
-            tuple(tuple(column.tolist()) for column in columns),
+            tuple(columns),
             None,
-            jnp.asarray(matrix.data, dtype),
+            jnp.asarray(matrix.data[~unit], dtype),
             None,
             None,
         )
@@ -220,11 +234,13 @@ class _Track:
     Attributes:
       sequence: the heads, (rows, t, s, b).
       history: (rows, history, b), the heads before the chunk, oldest first.
+      valid: tokens of the chunk that count.
     """
 
-    def __init__(self, sequence: _Rows, history: jax.Array) -> None:
+    def __init__(self, sequence: _Rows, history: jax.Array, valid: jax.Array) -> None:
         self.sequence = sequence
         self.history = history
+        self.valid = valid
         self._padded: _Rows | None = None
 
     @property
@@ -237,13 +253,14 @@ class _Track:
                 if block.shape[2] > 1:
                     ends = block[:, block.shape[1] - count :, :-1]
                     before = jnp.concatenate([before, ends], axis=2)
-                blocks.append(jnp.concatenate([before, block], axis=1))
+                blocks.append(recurrence.joined([before, block], 1, self.valid > 0))
                 start += block.shape[0]
             self._padded = _Rows(blocks)
         return self._padded
 
-    def last(self, valid: jax.Array) -> jax.Array:
-        """(rows, history, b): the heads before token `valid` of the chunk."""
+    def last(self) -> jax.Array:
+        """(rows, history, b): the heads before the token after the last valid one."""
+        valid = self.valid
         tokens, segments = self.sequence.blocks[0].shape[1:3]
         segment = (valid - 1) // tokens if segments > 1 else jnp.zeros_like(valid)
         count = self.history.shape[1]
@@ -257,7 +274,9 @@ class _Track:
             )
             for block in rows.blocks
         ]
-        return cut[0] if len(cut) == 1 else jnp.concatenate(cut)
+        if len(cut) == 1:
+            return cut[0]
+        return recurrence.joined(cut, 0, valid > 0)
 
     def read(self, piece: _Piece) -> _Rows:
         """(rows of the piece, t, s, b)."""
@@ -347,14 +366,25 @@ class _BankAffine:
     fixed: _Affine | None
     varying: _Affine | None
     bias: jax.Array | None  # (rows out, 1, 1, 1)
+    biased: tuple[bool, ...] = field(metadata=_STATIC)  # where the bias is not 0
 
     def __call__(self, bank: _Bank) -> _Rows | None:
         """Rows that broadcast to (t, s, b); None if it is zero."""
-        terms = [] if self.bias is None else [_Rows([self.bias])]
+        terms = []
         for affine, rows in ((self.fixed, bank.fixed), (self.varying, bank.varying)):
             if affine is not None and rows is not None:
                 terms.append(affine(rows))
-        return _sum(terms) if terms else None
+        if self.bias is None:
+            return _sum(terms) if terms else None
+        if not terms:
+            return _Rows([self.bias])
+        total = _sum(terms)
+        if any(block.shape[0] > 1 for block in total.blocks):
+            return _sum([total, _Rows([self.bias])])
+        return _Rows(
+            block + self.bias[row : row + 1] if biased else block
+            for row, (block, biased) in enumerate(zip(total.blocks, self.biased, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -374,6 +404,7 @@ class _GroupPlan:
     kind: recurrence.Kind = field(metadata=_STATIC)
     varying: bool = field(metadata=_STATIC)
     rows: int = field(metadata=_STATIC)
+    remembered: bool = field(metadata=_STATIC)  # whether the next chunk needs its history
     stride: int = field(metadata=_STATIC)
     sign: int = field(metadata=_STATIC)
     drive: tuple[int, int] | None = field(metadata=_STATIC)  # its rows in the layer's drive
@@ -410,14 +441,14 @@ class _GroupPlan:
             past = history[:, history.shape[1] - self.stride :]
             turning = recurrence.periodic(past, self.sign, shape.segments * shape.tokens)
             cut = turning.reshape(self.rows, shape.segments, shape.tokens, batch)
-            return _Track(_Rows([jnp.moveaxis(cut, 1, 2)]), history)
+            return _Track(_Rows([jnp.moveaxis(cut, 1, 2)]), history, valid)
         if not terms:
             terms.append(_Rows([jnp.zeros((self.rows, 1, 1, 1), history.dtype)]))
         inputs = _broadcast(_sum(terms), shape.tokens, shape.segments, batch)
         if self.kind == "feed":
-            return _Track(inputs.map(rounded), history)
+            return _Track(inputs.map(rounded), history, valid)
         sequence = self._summed(inputs.stacked(), history, valid, rounded)
-        return _Track(_Rows([rounded(sequence)]), history)
+        return _Track(_Rows([rounded(sequence)]), history, valid)
 
     def _summed(
         self,
@@ -510,16 +541,24 @@ class _LayerPlan:
         carry: tuple[jax.Array, ...],
         shape: _Shape,
         valid: jax.Array,
+        whole: bool,
         rounded: Callable[[jax.Array], jax.Array],
     ) -> tuple[_Bank, tuple[jax.Array, ...]]:
-        """Run a chunk; carry holds per group (rows, history, 1 or batch)."""
+        """Run a chunk; carry holds per group (rows, history, 1 or batch).
+
+        Unless the `whole` state is wanted, what no later token reads stays as it was.
+        """
         drives = {False: self.fixed_drive(bank), True: self.varying_drive(bank)}
         tracks: list[_Track] = []
         for group, history in zip(self.groups, carry, strict=True):
             drive = drives[group.varying]
             tracks.append(group(drive, tracks, history, shape, valid, rounded))
         outputs = _Bank(self.fixed_outputs(tracks, rounded), self.varying_outputs(tracks, rounded))
-        return outputs, tuple(track.last(valid) for track in tracks)
+        after = [
+            track.last() if whole or group.remembered else track.history
+            for group, track in zip(self.groups, tracks, strict=True)
+        ]
+        return outputs, tuple(after)
 
 
 # ---------------------------------------------------------------- the input map
@@ -646,6 +685,7 @@ class _NetworkPlan:
         inputs: tuple[jax.Array | None, ...],
         valid: jax.Array,
         shape: _Shape,
+        whole: bool,
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], ...]]:
         """Run a chunk of which `valid` tokens count.
 
@@ -654,6 +694,7 @@ class _NetworkPlan:
           inputs: per program input, ids (1, t, s, b), vectors (width, t, s, b), or None if unread.
           valid: tokens of the chunk that count.
           shape: of the chunk.
+          whole: whether the carry must hold the whole state, or only what later tokens read.
 
         Returns:
           (outputs, t, s, b) and the carry.
@@ -672,7 +713,7 @@ class _NetworkPlan:
         )
         after = []
         for layer, layer_carry in zip(self.layers, carry, strict=True):
-            bank, carried = layer(bank, layer_carry, shape, valid, rounded)
+            bank, carried = layer(bank, layer_carry, shape, valid, whole, rounded)
             after.append(carried)
         rows = self.output(bank) or _Rows([jnp.zeros((self.num_outputs, 1, 1, 1), compute)])
         rows = _broadcast(rows, shape.tokens, shape.segments, shape.batch)
@@ -880,6 +921,16 @@ def _plan_layer(
         columns = sparse.csc_array(by_unit[:, units] @ sparse.diags_array(signs.astype(float)))
         drives.append(_plan_drive(columns, bias[units] * signs, bank, dtype))
 
+    # A unit without memory is only read later where another unit of the layer reads it.
+    for number, planned in enumerate(groups):
+        read_later = any(
+            piece.group == number
+            for other in groups
+            for piece in (*other.fixed_reads, *other.varying_reads)
+        )
+        memory = planned.kind != "feed" or parts.groups[number].members.shape[1] > 1
+        groups[number] = dataclasses.replace(planned, remembered=memory or read_later)
+
     left = np.asarray(structure.left, np.int64)[read]
     right = np.asarray(structure.right, np.int64)[read]
     relu = np.asarray(structure.relu, bool)[read]
@@ -929,12 +980,13 @@ def _plan_group(
         kind=group.kind,
         varying=group.varying,
         rows=len(group.members),
+        remembered=True,
         stride=group.stride,
         sign=group.sign,
         drive=drive,
         fixed_reads=reads[0],
         varying_reads=reads[1],
-        reads=_BankAffine(maps[0], maps[1], None),
+        reads=_BankAffine(maps[0], maps[1], None, ()),
         powers=powers,
         kernel=own,
     )
@@ -982,7 +1034,7 @@ def _plan_drive(
     """Plan an affine map of a bank whose rows are the given rows of the kernel."""
     by_row = columns.tocsr()
     fixed, varying = (_plan_affine(sparse.csc_array(by_row[rows]), dtype) for rows in bank)
-    return _BankAffine(fixed, varying, _column(bias, dtype))
+    return _BankAffine(fixed, varying, _column(bias, dtype), tuple((bias != 0).tolist()))
 
 
 def _plan_outputs(
@@ -1021,15 +1073,17 @@ def _run_chunk(
     inputs: tuple[jax.Array | None, ...],
     valid: jax.Array,
     shape: _Shape,
+    whole: bool,
 ) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], ...]]:
-    return plan(carry, inputs, valid, shape)
+    return plan(carry, inputs, valid, shape, whole)
 
 
-_chunk = jax.jit(_run_chunk, static_argnames="shape")
+_STATIC_NAMES = ("shape", "whole")
+_chunk = jax.jit(_run_chunk, static_argnames=_STATIC_NAMES)
 # Operations of a chunk are too small to share among threads; whole chunks are not.
 _chunk_on_one_core = jax.jit(
     _run_chunk,
-    static_argnames="shape",
+    static_argnames=_STATIC_NAMES,
     compiler_options={"xla_cpu_multi_thread_eigen": False},
 )
 
@@ -1048,12 +1102,19 @@ def _turned(signals: tuple[jax.Array | None, ...], shape: _Shape) -> tuple[jax.A
     return jax.tree.map(turn, signals)
 
 
+_LONGEST_PIECE = 16
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _turned_back(values: jax.Array, shape: _Shape) -> jax.Array:
-    """Turn (outputs, t, s, b) into (b, time, outputs)."""
-    return jnp.transpose(values, (3, 2, 1, 0)).reshape(
-        shape.batch, shape.segments * shape.tokens, -1
-    )
+    """Turn (outputs, t, s, b) into (pieces, s, b, tokens of a piece, outputs).
+
+    Turned over at once, each value would lie far from the next, in the same few lines of the cache.
+    Pieces stay near, and are put in their places as they are fetched.
+    """
+    piece = max(size for size in range(1, _LONGEST_PIECE + 1) if shape.tokens % size == 0)
+    cut = values.reshape(values.shape[0], -1, piece, shape.segments, shape.batch)
+    return jnp.transpose(cut, (1, 3, 4, 2, 0))
 
 
 _CPU_VALUES = 2**20  # rows * batch * tokens of a stack; what a loop runs over fits a cache
@@ -1062,6 +1123,7 @@ _ACCELERATOR_VALUES = 2**26
 _CPU_LANES = 256
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 512  # prefer fewer sequences a chunk to fewer tokens
+_LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONGEST_TURN = 64
 
@@ -1094,7 +1156,8 @@ class _Tiling:
 def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Tiling:
     on_cpu = jax.default_backend() == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(cores or 1, batch) if on_cpu else 1
+    several = on_cpu and batch * tokens * prepared.width >= _LEAST_SHARED
+    threads = min(cores or 1, batch) if several else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
@@ -1110,7 +1173,8 @@ def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Ti
         return _Tiling(_Shape(longest // segments, segments, rows), threads)
     count = -(-tokens // longest)
     length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
-    length = -(-length // prepared.turn) * prepared.turn
+    grain = math.lcm(prepared.turn, 8 if length >= _LONGEST_TURN else 1)
+    length = -(-length // grain) * grain
     return _Tiling(_Shape(length, segments, rows), threads)
 
 
@@ -1192,27 +1256,31 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     tiling = _tile(batch, tokens, prepared, chunk)
-    function = _chunk_on_one_core if tiling.threads > 1 else _chunk
+    function = _chunk_on_one_core if jax.default_backend() == "cpu" else _chunk
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
     ]
     first = prepared.first_carry(tiling.rows) if state is None else None
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    (device,) = jnp.zeros(()).devices()
 
     def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
         if array is None:
             return None
         part = array[row : row + tiling.rows, time : time + tiling.tokens]
-        missing = [(0, tiling.rows - part.shape[0]), (0, tiling.tokens - part.shape[1])]
-        if missing != [(0, 0), (0, 0)]:
-            part = np.pad(part, missing + [(0, 0)] * (part.ndim - 2))
         integral = np.issubdtype(part.dtype, np.integer)
-        return part.astype(np.int32 if integral else structure.compute_dtype, copy=False)
+        dtype = np.int32 if integral else structure.compute_dtype
+        if part.shape[:2] == (tiling.rows, tiling.tokens):
+            return part.astype(dtype, copy=False)
+        filled = np.zeros((tiling.rows, tiling.tokens, *part.shape[2:]), dtype)
+        filled[: part.shape[0], : part.shape[1]] = part
+        return filled
 
     def store(row: int, time: int, values: jax.Array) -> None:
         place = outputs[row : row + tiling.rows, time : time + tiling.tokens]
-        place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
+        pieces = np.asarray(values).transpose(2, 1, 0, 3, 4)
+        whole = pieces.reshape(tiling.rows, tiling.tokens, -1)
+        place[...] = whole[: place.shape[0], : place.shape[1]]
 
     def run_rows(row: int) -> None:
         rows = slice(row, row + tiling.rows)
@@ -1226,7 +1294,9 @@ def run_tiles(
                 valid = np.int32(min(tiling.tokens, tokens - time))
                 parts = tuple(cut(array, row, time) for array in arrays)
                 parts = _turned(parts, tiling.shape)
-                values, carry = function(plan, carry, parts, valid, shape=tiling.shape)
+                values, carry = function(
+                    plan, carry, parts, valid, shape=tiling.shape, whole=with_state
+                )
                 # Fetch a chunk while the next one runs.
                 if waiting is not None:
                     store(*waiting)

@@ -19,7 +19,7 @@ is contiguous, and a mixing matrix is one product over the rest.
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,18 +127,27 @@ def _starts(ends: jax.Array, start: jax.Array, jump: Advance | None) -> jax.Arra
     return jnp.concatenate([start[:, None], loop(ends[:, :-1], start, jump)], axis=1)
 
 
-def materialised(values: jax.Array, certain: jax.Array) -> jax.Array:
-    """Keep XLA from working a small array out again for every value that reads it.
+def joined(parts: Sequence[jax.Array], axis: int, certain: jax.Array) -> jax.Array:
+    """Concatenate once, rather than wherever XLA finds that a value is read.
+
+    Behind a concatenation XLA works out each value that it needs as often as it is read, one by
+    one, and through several layers that multiplies.
 
     Args:
-      values: any shape.
+      parts: arrays alike but for the axis; a single one is kept as it is, worked out once.
+      axis: to join.
       certain: a bool that is true, and that XLA can't know.
 
     Returns:
-      The values.
+      The array.
     """
     # XLA drops its own optimization_barrier on CPUs before it fuses, but fuses into no branch.
-    kept: jax.Array = lax.cond(certain, lambda: values * 1, lambda: jnp.zeros_like(values))
+    shape = jax.eval_shape(lambda: jnp.concatenate(parts, axis))
+    kept: jax.Array = lax.cond(
+        certain,
+        lambda: jnp.concatenate(parts, axis),
+        lambda: jnp.zeros(shape.shape, shape.dtype),
+    )
     return kept
 
 
@@ -149,7 +158,7 @@ def ring_sum(inputs: jax.Array, history: jax.Array, sign: int, certain: jax.Arra
       inputs: (r, t, s, b).
       history: (r, stride, b), the last tokens before, oldest first.
       sign: 1 or -1.
-      certain: true, for `materialised`.
+      certain: true, for `joined`.
 
     Returns:
       (r, t, s, b).
@@ -176,7 +185,7 @@ def ring_sum(inputs: jax.Array, history: jax.Array, sign: int, certain: jax.Arra
 
         turned = rest or sign**whole < 0
         starts = _starts(jnp.moveaxis(ends, 2, 1), history, jump if turned else None)
-        carried = materialised(jnp.moveaxis(starts, 1, 2), certain)[:, None]
+        carried = joined([jnp.moveaxis(starts, 1, 2)], 0, certain)[:, None]
         if sign < 0:
             alternating = jnp.asarray(1 - 2 * ((np.arange(periods) + 1) % 2), inputs.dtype)
             carried = carried * alternating[None, :, None, None, None]

@@ -158,7 +158,7 @@ def _interchanged(
     mask = np.broadcast_to(rows.tokens[..., None], new.shape)
     given = {nodes[name]: Intervention(mask, new)}
     values = evaluate(graph, inputs, wanted=graph.live(), interventions=given)
-    valid = ~_broken(graph, values)
+    valid = ~broken_rows(graph, values)
     outputs, _ = wiring.run(inputs, patches_of(wiring, {name: new}, rows.tokens))
     expected = values[graph.output].astype(np.float64)
     changed = (expected != known[graph.output][rows.base]).any(axis=(1, 2))
@@ -186,7 +186,7 @@ class _Tally:
         return SignalResult(name, self.valid, self.broken, self.changed, self.wrong, self.error)
 
 
-def _broken(graph: Graph, values: dict[int, Array]) -> Array:
+def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
     """(batch,) whether some value leaves the facts that the compiler relies on."""
     found = np.zeros(next(iter(values.values())).shape[0], bool)
     for node, value in values.items():

@@ -56,7 +56,7 @@ class Wiring:
         self.model = model
         self.circuit = circuit
         self.width = max(circuit.units)
-        self._run = jax.jit(self._scan, static_argnames="hooks")
+        self._run = jax.jit(self.traced, static_argnames="hooks")
         self._remade = jax.jit(self.remade)
 
     def run(
@@ -111,7 +111,7 @@ class Wiring:
         Returns:
           (batch, time, outputs), and all hooks (layers, batch, time, width), shifted.
         """
-        outputs, seen = self._scan(*prepared, (), jnp.moveaxis(shifts, 2, 0), hooks=True)
+        outputs, seen = self.traced(*prepared, (), jnp.moveaxis(shifts, 2, 0), hooks=True)
         return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
 
     def remade(
@@ -131,7 +131,7 @@ class Wiring:
           (batch, time, outputs), and what the layers make, (layers, batch, time, width).
         """
         held = jnp.moveaxis(hooks, 2, 0)
-        outputs, seen = self._scan(*prepared, (), None, held, mask, hooks=True)
+        outputs, seen = self.traced(*prepared, (), None, held, mask, hooks=True)
         return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
 
     def hold(
@@ -163,7 +163,7 @@ class Wiring:
         padded = [jnp.pad(x, ((0, 0), (0, 0), (0, self.width - x.shape[-1]))) for x in seen]
         return jnp.moveaxis(jnp.stack(padded), 1, 2)
 
-    def _scan(
+    def traced(
         self,
         parameters: Any,
         state: Any,
@@ -175,6 +175,19 @@ class Wiring:
         *,
         hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
+        """As `run`, as a pure function for transformations, with time first.
+
+        Args:
+          parameters: of the network, as its `parameters` gives them.
+          state: of a batch, from `init_state`.
+          inputs: features (time, batch, ...), one an input.
+          patches: as for `run`, with tokens (time, batch) and values (time, batch, units).
+          shifts: (time, layers, batch, width), added to the hooks; or None.
+          held: (time, layers, batch, width), what hooks are; or None.
+          mask: (layers, batch, width) bool, the entries that `held` speaks of; None for all.
+          hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
+        """
+
         def token(state: Any, now: Any) -> tuple[Any, Any]:
             read, tokens, values, shift, hold = now
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lsrl.card import Card, Measured
 from lsrl.certificate import Reason
-from lsrl.errors import InputError
+from lsrl.errors import BoundsError, InputError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.evaluate import evaluate
@@ -34,7 +34,12 @@ def random_sampler(program: Program, length: int = LENGTH) -> Sampler:
     length = min(length, program.max_length or length)
 
     def sample(count: int, seed: int) -> Sequence[Array]:
-        legal, _ = legal_inputs(program, sample_inputs(program.inputs, count, length, seed))
+        drawn = sample_inputs(program.inputs, count, length, seed)
+        try:
+            evaluate(program.graph, drawn)
+            return drawn
+        except BoundsError:
+            legal, _ = legal_inputs(program, drawn)
         repeated = np.resize(np.arange(len(legal[0])), count)
         return [array[repeated] for array in legal]
 

@@ -1,0 +1,281 @@
+"""Compiled models beside torch on the CPU: stock LSTMs and GRUs, and the classes of transformers.
+
+The same weights on both sides, and the same answers, or the time means nothing. Times are of the
+models as users call them: `model.run` and `model.step`, which check their inputs, and torch's
+modules under `torch.inference_mode`.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+import transformers
+import typer
+
+import lsrl
+from benchmarks.common import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    REPEATS,
+    BenchmarkError,
+    Output,
+    Table,
+    legend_below,
+    log_axes,
+    machine,
+    number,
+    panels,
+    sample_together,
+    say,
+)
+from benchmarks.workloads import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELLS = ("lstm", "gru")
+HIDDEN = (16, 32, 64, 128, 256)
+BATCHES = (1, 64)
+RESIDUAL = ("mamba", "griffin")
+TOKENS = 500
+STEPS = 50
+BARS = {"cells": 1.5, "residual": 1.0}
+
+
+def compared(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Milliseconds of both, timed in turns, and the medians of the ratios within a turn."""
+    found = sample_together({"ours": ours, "torch": theirs}, repeats)
+
+    def ratio(clock: str) -> float:
+        pairs = zip(found["ours"], found["torch"], strict=True)
+        return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+
+    times = {
+        name: 1e3 * statistics.median(timing.wall for timing in timings)
+        for name, timings in found.items()
+    }
+    return {**times, "ratio": ratio("wall"), "cpu ratio": ratio("cpu")}
+
+
+def require(same: bool, what: str) -> None:
+    """Raise BenchmarkError unless both sides answer alike."""
+    if not same:
+        raise BenchmarkError(f"{what}: torch gives other answers")
+
+
+# ---------------------------------------------------------------- LSTM and GRU
+
+
+def compare_cells(hidden: Sequence[int], tokens: int, repeats: int) -> Table:
+    """One compiled layer of a hidden size, beside torch's own with the same weights."""
+    rows = []
+    for target in CELLS:
+        for size in hidden:
+            # The histogram of so many symbols: a unit a symbol, in one layer.
+            model = lsrl.compile(lsrl.programs.histogram(size, tokens), target)
+            with tempfile.TemporaryDirectory() as folder:
+                model.export("torch", Path(folder, "model"))
+                theirs = lsrl.load_torch(Path(folder, "model"))
+            rng = np.random.default_rng(0)
+            for batch in BATCHES:
+                ids = rng.integers(0, size, (batch, tokens))
+                given = torch.from_numpy(ids)
+                with torch.inference_mode():
+                    equal = np.array_equal(theirs(given).numpy(), model.run(ids))
+                    require(equal, f"{target}, {size} units")
+                    times = compared(partial(model.run, ids), partial(theirs, given), repeats)
+                rows.append({"target": target, "hidden": model.width, "batch": batch, **times})
+                say(f"{target}, {model.width} units, {batch} × {tokens}: "
+                    f"{number(times['ratio'])} of torch's time")  # fmt: skip
+    return Table(
+        "cells",
+        f"One layer beside torch.nn.LSTM and GRU, {tokens:,} tokens, milliseconds",
+        {
+            "target": "target",
+            "hidden": "hidden units",
+            "batch": "batch",
+            "ours": "Model.run",
+            "torch": "torch",
+            "ratio": "ratio",
+            "cpu ratio": "in CPU time",
+        },
+        rows,
+        f"The histogram of so many symbols. Bar: {BARS['cells']}.",
+    )
+
+
+# ---------------------------------------------------------------- mamba and griffin
+
+
+def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
+    """Whole sequences and single steps beside the classes of transformers."""
+    pairs = -(-(tokens - 3) // 6)
+    programs = {
+        "induction_head": lsrl.programs.induction_head(vocab=10),
+        "tok2tok": lsrl.programs.tok2tok(3, 10, pairs),
+    }
+    rows = []
+    for target in RESIDUAL:
+        for name, program in programs.items():
+            model = lsrl.compile(program, target)
+            with tempfile.TemporaryDirectory() as folder:
+                model.export("huggingface", Path(folder, "model"))
+                loaded = transformers.AutoModelForCausalLM.from_pretrained(Path(folder, "model"))
+            theirs = loaded.eval()
+            for batch in (1, 8):
+                ids = np.random.default_rng(0).integers(0, 10, (batch, tokens))
+                for mode in ("whole", "step"):
+                    with torch.inference_mode():
+                        ours, other = _modes(model, theirs, ids, mode, steps)
+                        require(np.array_equal(ours(), other()), f"{name} on {target}, {mode}")
+                        times = compared(ours, other, repeats)
+                    per = steps if mode == "step" else 1
+                    rows.append(
+                        {
+                            "program": name, "target": target, "layers": model.num_layers,
+                            "mode": f"{tokens} tokens" if mode == "whole" else "a step",
+                            "batch": batch, **times,
+                            "ours": times["ours"] / per, "torch": times["torch"] / per,
+                        }
+                    )  # fmt: skip
+                    say(f"{name} on {target}, {mode}, batch {batch}: "
+                        f"{number(times['ratio'])} of transformers' time")  # fmt: skip
+    return Table(
+        "residual",
+        "mamba and griffin beside MambaForCausalLM and RecurrentGemmaForCausalLM, milliseconds",
+        {
+            "program": "program",
+            "target": "target",
+            "layers": "layers",
+            "mode": "mode",
+            "batch": "batch",
+            "ours": "lsrl",
+            "torch": "transformers",
+            "ratio": "ratio",
+            "cpu ratio": "in CPU time",
+        },
+        rows,
+        f"Whole: Model.run, and a forward pass without a cache. A step: Model.step, and a forward "
+        f"pass of one token with the class's cache, the mean of {steps} in a row. Answers are the "
+        f"symbols of the greatest logits. Bar: {BARS['residual']:g}.",
+    )
+
+
+def _modes(
+    model: lsrl.Model, theirs: Any, ids: Array, mode: str, steps: int
+) -> tuple[Callable[[], Array], Callable[[], Array]]:
+    """Answers (batch, time) of both, as functions."""
+    given = torch.from_numpy(ids)
+    if mode == "whole":
+        return (
+            lambda: model.run(ids)[..., 0].astype(np.int64),
+            lambda: theirs(given, use_cache=False).logits.argmax(-1).numpy(),
+        )
+
+    def ours() -> Array:
+        state = model.init_state(len(ids))
+        outputs = []
+        for time in range(steps):
+            output, state = model.step(state, ids[:, time])
+            outputs.append(output[:, 0])
+        return np.stack(outputs, axis=1).astype(np.int64)
+
+    return ours, lambda: _steps(theirs, given[:, :steps])
+
+
+def _steps(theirs: Any, ids: Any) -> Array:
+    """Token by token, with what each class has as a cache."""
+    found: list[Any] = []
+    recurrent_gemma = theirs.config.model_type == "recurrent_gemma"
+    cache: Any = None
+    if recurrent_gemma:
+        # It counts the tokens of its cache in an attention layer, and we have none: so we say where
+        # each token is, and that there is no mask. The states themselves lie in the layers.
+        theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
+        cache = transformers.DynamicCache()
+    for time in range(ids.shape[1]):
+        token = ids[:, time : time + 1]
+        if recurrent_gemma:
+            output = theirs(
+                token,
+                position_ids=torch.tensor([[time]]),
+                attention_mask={"sliding_attention": None},
+                past_key_values=cache,
+                use_cache=True,
+            )
+        else:
+            output = theirs(token, cache_params=cache, use_cache=True)
+            cache = output.cache_params
+        found.append(output.logits.argmax(-1))
+    return torch.cat(found, dim=1).numpy()
+
+
+# ---------------------------------------------------------------- the page
+
+
+def findings(cells: Table, residual: Table) -> list[str]:
+    """What the tables say, in sentences."""
+    found = []
+    for table, name in ((cells, "torch.nn"), (residual, "transformers")):
+        above = [row for row in table.rows if row["ratio"] > BARS[table.name]]
+        worst = max(table.rows, key=lambda row: row["ratio"])
+        what = ", ".join(
+            f"{worst[key]}" for key in ("program", "target", "hidden", "mode") if key in worst
+        )
+        found.append(
+            f"Beside {name}: at most {number(worst['ratio'])} times its time ({what}, batch "
+            f"{worst['batch']}; bar: {BARS[table.name]:g}); above the bar in {len(above)} of "
+            f"{len(table.rows)} rows."
+        )
+    return found
+
+
+def draw(cells: Table, residual: Table) -> "Figure":
+    """Ratios by hidden size, and by program."""
+    figure, (cell_axes, residual_axes) = panels(2)
+    log_axes(cell_axes, "One layer beside torch.nn", "hidden units", "time to torch's")
+    for target, colour in zip(CELLS, (BLUE, ORANGE), strict=True):
+        for batch, style in zip(BATCHES, ("o-", "s--"), strict=True):
+            points = [
+                (row["hidden"], row["ratio"])
+                for row in cells.rows
+                if (row["target"], row["batch"]) == (target, batch)
+            ]
+            label = f"{target}, batch {batch}"
+            cell_axes.plot(*zip(*points, strict=True), style, color=colour, label=label)
+    cell_axes.axhline(BARS["cells"], color=GREEN, linestyle=":", label="bar")
+    legend_below(cell_axes)
+    rows: list[Mapping[str, Any]] = list(residual.rows)
+    names = [f"{r['program']}, {r['target']}, {r['mode']}, {r['batch']}" for r in rows]
+    residual_axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=BLUE)
+    residual_axes.axvline(BARS["residual"], color=GREEN, linestyle=":", label="bar")
+    residual_axes.set_yticks(range(len(rows)), names, fontsize=7)
+    residual_axes.set_xscale("log")
+    residual_axes.set_title("Beside transformers")
+    residual_axes.set_xlabel("time to theirs")
+    legend_below(residual_axes)
+    return figure
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Small sizes, written to build/benchmarks.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+) -> None:
+    """Measure compiled models beside torch on the CPU."""
+    described = machine()
+    cells = compare_cells((16, 32) if quick else HIDDEN, 100 if quick else 1000, REPEATS)
+    residual = compare_residual(60 if quick else TOKENS, 10 if quick else STEPS, REPEATS)
+    Output.of("torch_models", quick, output).write(
+        "Beside torch", described, [cells, residual], findings(cells, residual),
+        draw(cells, residual),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)
