@@ -130,7 +130,9 @@ def test_distractors_are_not_true():
         dataclasses.replace(channel, role="distractor") if channel.signal == "height" else channel
         for channel in circuit.channels
     )
-    head = tuple(Edge(name, 0, "output", 1, "same step", 0, 1.0) for name in ("height", "step#3"))
+    head = tuple(
+        Edge(name, 0, "output", 1, "same step", 0, 1.0) for name in ("height", "times_below")
+    )
     truth = Truth(dataclasses.replace(circuit, channels=channels, edges=circuit.edges + head))
     # Then nothing that touches it is true, and what the second output reads is no edge either.
     true = {
