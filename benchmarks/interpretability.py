@@ -199,8 +199,8 @@ def page(rows: Sequence[Row], described: dict[str, str]) -> str:
             "",
             "## Variants, by method",
             "",
-            f"Of {', '.join(VARIANT_PROGRAMS)}. The units of a rotated stream hold all signals "
-            "alike, so that units are no nodes of their own. Methods that look for signals there "
+            f"Of {', '.join(VARIANT_PROGRAMS)}. Where units hold several signals each, as in a "
+            "rotated stream, there are claims about signals only. Methods that look for them there "
             "are told the directions, but for whoever reads the weights.",
             "",
             to_markdown(altered, ("variant", "method")),

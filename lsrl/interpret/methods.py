@@ -621,11 +621,13 @@ def evaluate_methods(
       cases: the models.
       methods: see METHODS.
       seed: of inputs and of what is random in a method.
-      faithful: whether to measure the faithfulness of claims about units.
+      faithful: whether to measure the faithfulness of claims about units, or about signals where
+        there are no others.
       progress: called after each model, with its rows.
 
     Returns:
-      One row a model, method, kind and level.
+      One row a model, method, kind and level; where units hold several signals each, of signals
+      only.
 
     Raises:
       InputError: there is no such method.
@@ -654,8 +656,10 @@ def _evaluated(case: Case, methods: Sequence[Method], seed: int, faithful: bool)
     inputs = [x[:SEQUENCES] for x in pool]
     units = Laboratory(model, inputs, seed=seed)
     looked: dict[Level, Laboratory] = {"units": units, "signals": units}
-    if mixes(circuit):
-        looked["signals"] = Laboratory(model, inputs, channel_basis(circuit), seed=seed)
+    mixed = mixes(circuit)
+    if mixed:
+        # Units are no nodes there: what they hold is in directions.
+        looked = {"signals": Laboratory(model, inputs, channel_basis(circuit), seed=seed)}
     ablation = Ablation(model, truth, inputs, seed)
     rows = []
     for method in methods:
@@ -695,7 +699,7 @@ def _evaluated(case: Case, methods: Sequence[Method], seed: int, faithful: bool)
             for kind, claim in named:
                 found = score_on(truth, claim)
                 kept = None
-                if faithful and level == "units":
+                if faithful and (mixed or level == "units"):
                     kept = ablation.share(claim, found.threshold)
                 rows.append(
                     replace(
@@ -851,7 +855,10 @@ def to_markdown(rows: Sequence[Row], by: Sequence[str] = ("method",)) -> str:
         if row.method != "probes":
             cells.setdefault(tuple(getattr(row, name) for name in by), {})
     for (kind, level, measure), title in measures.items():
-        chosen = [row for row in rows if row.kind == kind and row.level == level]
+        chosen = [row for row in rows if row.kind == kind]
+        # What is faithful is told at one level only.
+        if measure != "faithfulness":
+            chosen = [row for row in chosen if row.level == level]
         for key, known in summary(chosen, by, measure).items():
             cells[key][title] = shown(known)
     head = ["| " + " | ".join([*by, *measures.values()]) + " |"]
