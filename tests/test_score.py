@@ -9,7 +9,7 @@ import pytest
 
 import lsrl
 from lsrl import errors, programs
-from lsrl.interpret import capture
+from lsrl.interpret import Edge, capture
 from lsrl.interpret.faithfulness import faithfulness
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.methods import (
@@ -124,19 +124,36 @@ def test_what_is_read_no_more_is_not_true():
 
 
 def test_distractors_are_not_true():
+    # Given `height` unrelated to the first output, and a second output that reads it.
     circuit = compiled("rnn").circuit
-    # Had `height` been unrelated to the output, its channels would say so.
     channels = tuple(
-        dataclasses.replace(c, role="distractor") if c.signal == "height" else c
-        for c in circuit.channels
+        dataclasses.replace(channel, role="distractor") if channel.signal == "height" else channel
+        for channel in circuit.channels
     )
-    truth = Truth(dataclasses.replace(circuit, channels=channels))
-    for (source, target), true in truth.signal_edges.items():
-        ends = {*truth.signals[source], *truth.signals.get(target, ())}
-        assert not (true and "height" in ends)
-    nodes = {truth.signals[number][0]: true for number, true in truth.signal_nodes.items()}
-    assert not nodes["height"]
-    assert nodes["times_below"]
+    head = tuple(
+        Edge(name, 0, "output", 1, "same step", 0, 1.0) for name in ("height", "times_below")
+    )
+    truth = Truth(dataclasses.replace(circuit, channels=channels, edges=circuit.edges + head))
+    # Then nothing that touches it is true, and what the second output reads is no edge either.
+    true = {
+        (truth.signals[s][0], "output" if t == "output" else truth.signals[t][0])
+        for (s, t), value in truth.signal_edges.items()
+        if value
+    }
+    before = {(s, t) for s, t in circuit.signal_edges() if "height" not in (s, t)}
+    assert true == before
+    assert not true_nodes(truth, "signals").signals["height"]
+    for layer, groups in enumerate(truth.groups):
+        held = ["height" in group.signals for group in groups]
+        assert not truth.forward[layer][held].any()
+        assert not truth.relevant[layer][held].any()
+        if layer:
+            assert not truth.forward[layer - 1][:, held].any()
+    read = truth.forward[-1][:, 0]
+    names = {
+        n for group, true in zip(truth.groups[-1], read, strict=True) for n in group.signals if true
+    }
+    assert names == {s for s, t in before if t == "output"}
 
 
 # ---------------------------------------------------------------- classes
