@@ -34,8 +34,8 @@ Kind = Literal["feed", "ring", "decay", "rotation", "in_order"]
 Advance = Callable[[jax.Array], jax.Array]
 
 # A sum of a segment is of its tokens only. Longer chunks would let decays that grow overflow.
-MOST_TOKENS = 2**16
-# A chunk of 2**16 tokens multiplies by at most 2**47, far from overflow: inf * 0 would be a NaN.
+MOST_TOKENS = 2**17
+# A chunk of 2**17 tokens multiplies by at most 2**93, short of overflow: inf * 0 would be a NaN.
 # Units that grow faster run in order.
 DECAY_LIMIT = 1 + 2.0**-11
 # Beyond this many groups a layer is a tangle, where one loop over time compiles and runs faster.

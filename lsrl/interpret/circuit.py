@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import networkx as nx
+import numpy as np
 
 from lsrl.errors import FormatError, InputError
+from lsrl.ir.numbers import Array
 
 FORMAT, VERSION = "lsrl.circuit", 1
 OUTPUT = "output"
@@ -198,6 +200,22 @@ class Circuit:
             for channel in self.channels
             if channel.signal == wanted and (not made or self.makes(channel))
         )
+
+    @cached_property
+    def held(self) -> Mapping[str, Array]:
+        """By name of a signal (width,) bool: the elements that channels hold.
+
+        The compiler leaves out the elements that nothing reads.
+        """
+        found = {signal.name: np.zeros(signal.width, bool) for signal in self.signals}
+        for channel in self.channels:
+            found[channel.signal][channel.element] = True
+        for derived in self.derived:
+            whole = np.ones(derived.width, bool)
+            for element, source, column, _ in derived.terms:
+                whole[element] &= found[source][column]
+            found[derived.name] = whole
+        return found
 
     def makes(self, channel: Channel) -> bool:
         """Whether a channel is where its element is made, and not a copy carried on."""

@@ -50,13 +50,18 @@ def capture(model: Model, *inputs: Any, on: Side = "network") -> dict[str, Array
 
     Returns:
       By signal name float64 (batch, time, width), without the batch axis if the inputs have none;
-      affine maps that have a name and no channels are worked out of those that have some.
+      affine maps that have a name and no channels are worked out of those that have some. In the
+      network an element that no channel holds, since nothing reads it, is NaN.
 
     Raises:
       InputError: an input lies outside its declared type.
     """
     arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    return _unbatched(_run(model, arrays, {}, on).signals, batched)
+    found = _run(model, arrays, {}, on).signals
+    if on == "network":
+        held = model.circuit.held
+        found = {name: np.where(held[name], values, np.nan) for name, values in found.items()}
+    return _unbatched(found, batched)
 
 
 def patch(

@@ -77,7 +77,7 @@ def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
             "sequences"
         )
     # An intervention on nothing gives signals and outputs in one run.
-    found, held = patch(model, arrays, {}), _held(circuit)
+    found, held = patch(model, arrays, {}), circuit.held
     lines = _lines(model)
     names = _file_names({source.file for found in lines.values() for source in found})
     return {
@@ -125,23 +125,6 @@ def _hash(text: str) -> str:
 
 
 # ---------------------------------------------------------------- values
-
-
-def _held(circuit: Circuit) -> dict[str, Array]:
-    """By signal (width,) bool: which elements can be read from channels.
-
-    The compiler leaves out the elements that nothing reads.
-    """
-    found = {signal.name: np.zeros(signal.width, bool) for signal in circuit.signals}
-    for channel in circuit.channels:
-        if channel.role == "made":
-            found[channel.signal][channel.element] = True
-    for derived in circuit.derived:
-        whole = np.ones(derived.width, bool)
-        for element, source, column, _ in derived.terms:
-            whole[element] &= found[source][column]
-        found[derived.name] = whole
-    return found
 
 
 def _numbers(array: Array, held: Array | None = None) -> list[list[Any]]:

@@ -80,6 +80,54 @@ def build_suite(
     )
 
 
+@suite.command("train")
+def train_network(
+    program: Annotated[str, typer.Argument(help="A name from 'lsrl programs'.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="lstm or gru.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the model is saved.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, inputs and interchanges.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 3000,
+    units: Annotated[int, typer.Option(min=1, help="A channel.")] = 4,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 16,
+    natural: Annotated[bool, typer.Option(help="A twin without interchanges.")] = False,
+) -> None:
+    """Train a network from ordinary weights by interchange interventions.
+
+    Its signals are then where a compiled one has them, behind weights that
+    nobody chose. Run it again after a break, and it goes on where it stopped.
+
+    Example: lsrl suite train flip_flop -t lstm -o flip_flop.lsrl
+    """
+    from dataclasses import replace
+
+    import lsrl
+    from lsrl.errors import InputError
+    from lsrl.interpret.variants.train import Recipe, trained
+    from lsrl.suite.programs import SuiteProgram, sampler_of
+
+    if program not in lsrl.programs.catalogue():
+        raise InputError(f"train: no program {program!r}; 'lsrl programs' lists them")
+    task = SuiteProgram(program, "", program, tokens=length, long_tokens=None)
+    model = lsrl.compile(task.program(), target, inspectable=True)
+    recipe = Recipe(steps=steps, units=units, length=length)
+    if natural:
+        recipe = replace(recipe, interchange=0.0, code=0.0)
+    with _progress() as progress:
+        bar = progress.add_task("train", total=steps)
+        made = trained(
+            model,
+            seed,
+            recipe,
+            sampler=None if task.free else sampler_of(task, model.program),
+            checkpoint=out.with_name(f"{out.name}.training"),
+            report=lambda step, loss: progress.update(
+                bar, completed=step, description=f"{program} on {target}: loss {loss:.3g}"
+            ),
+        )
+    made.save(out)
+    typer.echo(str(made.card))
+
+
 @suite.command("verify")
 def verify_suite(directory: Directory, workers: Workers = 2) -> None:
     """Check hashes, datasets and models of a suite.

@@ -16,19 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import typer
 from flax import nnx
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from lsrl import compiler
 from lsrl.backends.cells.network import CellNetwork
 from lsrl.card import Card, Measured
 from lsrl.errors import FormatError, InputError
@@ -40,7 +37,6 @@ from lsrl.interpret.wiring import Patch, Wiring
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.numbers import Array
 from lsrl.model import Alteration, Model
-from lsrl.programs import catalogue
 from lsrl.stability.measures import allowed_error
 
 # The greatest size of a unit's code: so small that tanh(c) is nearly c, since an intervention sets
@@ -473,47 +469,3 @@ def statistics(model: Model, inputs: Sequence[Array]) -> dict[str, float]:
         "candidate size": float(np.concatenate(candidates).mean()),
         "units": float(np.mean([np.abs(hook).mean() for hook in hooks[1:]])),
     }
-
-
-# ---------------------------------------------------------------- the command
-
-
-def command(
-    program: Annotated[str, typer.Argument(help="A name from 'lsrl programs'.")],
-    target: Annotated[str, typer.Option("--target", "-t", help="lstm or gru.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model is saved.")],
-    seed: Annotated[int, typer.Option(help="Of weights, inputs and interchanges.")] = 0,
-    steps: Annotated[int, typer.Option(help="Of training.")] = Recipe.steps,
-    units: Annotated[int, typer.Option(help="A channel.")] = Recipe.units,
-    length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = Recipe.length,
-    natural: Annotated[bool, typer.Option(help="Train a twin without interchanges.")] = False,
-) -> None:
-    """Train a network by interchange interventions; run it again to go on where it was stopped."""
-    entry = catalogue().get(program)
-    if entry is None:
-        raise InputError(f"train: no program {program!r}; there are {', '.join(catalogue())}")
-    recipe = Recipe(steps=steps, units=units, length=length)
-    if natural:
-        recipe = replace(recipe, interchange=0.0, code=0.0)
-    model = compiler.compile(entry.program(), target, inspectable=True)
-
-    def sampler(count: int, seed: int) -> list[Array]:
-        rng = np.random.default_rng(seed)
-        drawn = [entry.sample(rng, length) for _ in range(count)]
-        shortest = min(len(arrays[0]) for arrays in drawn)
-        return [np.stack([x[:shortest] for x in arrays]) for arrays in zip(*drawn, strict=True)]
-
-    with Progress() as progress:
-        task = progress.add_task(f"{program} on {target}, seed {seed}", total=steps)
-        made = trained(
-            model,
-            seed,
-            recipe,
-            sampler=sampler if not entry.free else None,
-            checkpoint=output.with_name(f"{output.name}.training"),
-            report=lambda step, loss: progress.update(
-                task, completed=step, description=f"{program} on {target}: loss {loss:.3g}"
-            ),
-        )
-    made.save(output)
-    typer.echo(str(made.card))
