@@ -165,11 +165,12 @@ def test_equivalence_classes_merge_what_is_affine():
     values = {signal.name: rng.standard_normal((8, 9, 1)) for signal in circuit.signals}
     values["height"] = 3 - 2 * values["bracket"]
     values["relu#6"] = np.full((8, 9, 1), 7.0)
+    values["relu#8"] = np.full((8, 9, 1), np.nan)  # as capture tells what no channel holds
     values["times_below"] = values["step#3"].copy()
     values["times_below"][3, 4] += 0.01  # one token tells them apart
     found = equivalence_classes(circuit, values)
     assert found.merged() == [("bracket", "height")]
-    assert found.signals["relu#6"] == CONSTANT
+    assert found.signals["relu#6"] == found.signals["relu#8"] == CONSTANT
     assert found.signals["times_below"] != found.signals["step#3"]
 
 

@@ -418,7 +418,9 @@ def score_probes(
             continue
         hook = hooks[readout.layer].astype(np.float64)
         wanted = values[signal.name].reshape(-1, signal.width)
-        got = (hook @ weights + readout.bias).reshape(wanted.shape)
+        held = np.isfinite(wanted).all(axis=0)  # others are in no channel
+        got = (hook @ weights + readout.bias).reshape(wanted.shape)[:, held]
+        wanted = wanted[:, held]
         spread = ((wanted - wanted.mean(axis=0)) ** 2).sum()
         if spread == 0:
             continue

@@ -109,7 +109,8 @@ def _varying(circuit: Circuit) -> list[Signal]:
 
 
 def _standard(values: Array, tolerance: float) -> Array:
-    """Columns of mean 0 and deviation 1; 0 where they are constant."""
+    """Columns of mean 0 and deviation 1; 0 where they are constant, or held by no channel."""
+    values = np.where(np.isfinite(values).all(axis=0), values, 0.0)
     centred = values - values.mean(axis=0)
     spread = centred.std(axis=0)
     constant = spread <= tolerance * np.abs(values).max(axis=0, initial=0.0)
