@@ -30,6 +30,13 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled():
+    """What jax compiled for a module's tests is of no use to the next one's, and takes gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def transformers():
     """The library, with one thread, since the networks are small."""
