@@ -32,7 +32,7 @@ settings.load_profile("ci")
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled():
-    """What jax compiled for a module's tests is of no use to the next one's, and takes gigabytes."""
+    """What jax compiled for one module is of no use to the next, and takes gigabytes."""
     yield
     jax.clear_caches()
 
