@@ -26,9 +26,9 @@ def solved(monkeypatch):
     calls = []
     inner = LinearRnn.schedule
 
-    def counted(self, graph, levels=None):
+    def counted(self, graph, levels=None, inspectable=False):
         calls.append(levels is None)
-        return inner(self, graph, levels)
+        return inner(self, graph, levels, inspectable)
 
     monkeypatch.setattr(LinearRnn, "schedule", counted)
     return calls

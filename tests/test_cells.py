@@ -282,7 +282,7 @@ def test_continuous_values_stay_within_the_bound(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@settings(max_examples=settings.default.max_examples // 4)  # each compiles a network
+@settings(max_examples=settings.default.max_examples // 6)  # each compiles a network
 @given(seed=st.integers(0, 10**6))
 def test_random_programs(cell, seed):
     names = set(OPS) - {"product"}

@@ -125,7 +125,7 @@ def test_past_the_bound_float32_errs_at_the_token_named_or_soon_after(name):
     assert named <= found <= 4 * named
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(program=programs(["linear_state", "cumsum", "relu", "select", "delay"], max_length=120))
 def test_nothing_errs_before_the_token_named(program):
     check_token(program, 120)

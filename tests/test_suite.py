@@ -539,7 +539,8 @@ def test_the_command_line_builds_verifies_and_lists(tmp_path, monkeypatch):
 
     listed = run("list").stdout
     assert all(program.name in listed for program in SUITE)
-    out = run("build", "out", "-p", "majority", "-t", "gru", "--workers", "1").stdout
+    chosen = ["-p", "majority", "-t", "gru", "--variant", "plain"]
+    out = run("build", "out", *chosen, "--workers", "1").stdout
     assert "1 models of 1 programs" in out
     assert "1 models of 1 programs hold" in run("verify", "out", "--workers", "1").stdout
     name = "counting/majority/gru/plain/circuit.json"
