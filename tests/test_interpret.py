@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl import errors, programs
-from lsrl.interpret import Circuit, ablate, capture, interchange, patch
+from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.interventions import wiring_of
 from lsrl.ir.evaluate import Intervention, evaluate
@@ -166,6 +166,15 @@ def test_edges_are_the_programs(majority):
     lags = compiled(programs.ngram(), "mamba").circuit
     assert {edge.lag for edge in lags.edges if edge.kind == "lag"} <= {1, 2, 3}
     assert any(edge.kind == "lag" for edge in lags.edges)
+
+
+def test_elements_of_a_distractor_may_be_made_in_several_layers():
+    ends = (0.0, 0.0), (1.0, 1.0), (1.0, 1.0)
+    signal = Signal("other", "delay", 1, 2, "", "", *ends, False)
+    places = [(1, 0), (2, 0), (2, 1)]  # made, carried, made
+    channels = [Channel(layer, "other", e, "distractor", (e,), (1.0,)) for layer, e in places]
+    circuit = Circuit("p", "mamba", "float32", "", (0, 2, 2), (signal,), tuple(channels), ())
+    assert [circuit.makes(channel) for channel in channels] == [True, False, True]
 
 
 def test_sign_pairs_are_one_channel():

@@ -220,8 +220,17 @@ class Circuit:
     def makes(self, channel: Channel) -> bool:
         """Whether a channel is where its element is made, and not a copy carried on."""
         if channel.role == "distractor":
-            return channel.layer == self.by_name[channel.signal].layer
+            return channel.layer == self._first_layers[channel.signal, channel.element]
         return channel.role != "carried"
+
+    @cached_property
+    def _first_layers(self) -> Mapping[tuple[str, int], int]:
+        """By element the layer that makes it; elements of one signal may be made in several."""
+        found: dict[tuple[str, int], int] = {}
+        for channel in self.channels:
+            element = channel.signal, channel.element
+            found[element] = min(channel.layer, found.get(element, channel.layer))
+        return found
 
     def graph(self) -> nx.MultiDiGraph:
         """Signals as nodes and edges between them, each with its attributes."""
