@@ -17,7 +17,7 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import SelectiveState
+from lsrl.ir.ops import Hold, SelectiveState
 from lsrl.model import Model
 
 # Most pairs of one run of the network: one compilation serves all runs.
@@ -192,9 +192,15 @@ def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
     for node, value in values.items():
         found |= _outside(graph.facts[node], value.astype(np.float64)).any(axis=(1, 2))
         op = graph.nodes[node].op
+        if not isinstance(op, SelectiveState | Hold):
+            continue
+        first, second = (values[operand] for operand in graph.nodes[node].operands)
+        # What keeps or takes a value is 0 or 1, though its interval may say no more than that it is
+        # between other numbers; and an update that overwrites comes where nothing is kept.
+        flag = second if isinstance(op, Hold) else first
+        found |= ((flag != 0) & (flag != 1)).any(axis=(1, 2))
         if isinstance(op, SelectiveState) and op.overwrites:
-            keep, update = (values[operand] for operand in graph.nodes[node].operands)
-            found |= ((keep != 0) & (update != 0)).any(axis=(1, 2))
+            found |= ((first != 0) & (second != 0)).any(axis=(1, 2))
     return found
 
 
