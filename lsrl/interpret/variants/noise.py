@@ -93,6 +93,6 @@ def safe_level(model: Model, *, sampler: Sampler | None = None, seed: int = 0) -
     if not safe:
         raise InputError(
             f"noised: no level from {LEVELS[0]:g} on is safe for {model.program.name} on "
-            f"{model.target}; give sigma, or widen the margins with lsrl.stability.robust"
+            f"{model.target}; give sigma, or widen the margins with compile(..., robust=True)"
         )
     return safe
