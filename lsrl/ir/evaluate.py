@@ -4,6 +4,7 @@ Exact rationals, or float64 arrays where every sum of the program is proven exac
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from lsrl.ir.ops import Extent, Input, Op, StateOp
 from lsrl.ir.types import position_text
 
 
+# Facts over a number of tokens take longer to infer than short sequences take to evaluate.
+@lru_cache(maxsize=64)
 def float64_is_exact(graph: Graph, tokens: int) -> bool:
     """Whether float64 arithmetic carries out every node exactly for `tokens` tokens."""
     facts = graph.facts_at(tokens)
