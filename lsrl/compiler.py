@@ -110,7 +110,7 @@ _MOST_RECENT = 32
 
 def _compile_cached(program: Program, target: str, options: dict[str, Any]) -> Model:
     """What an equal program was compiled to, with a module of its own."""
-    key = model_cache.key(program, {"target": target, **{k: f"{v}" for k, v in options.items()}})
+    key = model_cache.key(program, _spelled(target, options))
     known = _RECENT.pop(key, None)
     if known is None:
         known = _compile_from_disk(program, target, options)
@@ -127,11 +127,14 @@ def _compile_cached(program: Program, target: str, options: dict[str, Any]) -> M
     return model
 
 
+def _spelled(target: str, options: dict[str, Any]) -> dict[str, str]:
+    """What a compilation depends on beside the program, as a cache's key has it."""
+    return {"target": target, **{name: f"{value}" for name, value in options.items()}}
+
+
 def _compile_from_disk(program: Program, target: str, options: dict[str, Any]) -> Model:
     """Compile along levels that are cached, or compile and cache them."""
-    entry = model_cache.place(
-        program, {"target": target, **{k: f"{v}" for k, v in options.items()}}
-    )
+    entry = model_cache.place(program, _spelled(target, options))
     known = model_cache.levels(entry)
     if known is not None:
         with contextlib.suppress(IndexError, KeyError, ValueError):

@@ -1,12 +1,10 @@
 """What the files of a model's folder say: the card, and the circuit."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from lsrl.interpret import circuit_of
 from lsrl.suite.manifest import ModelRecord
 
 if TYPE_CHECKING:
-    from lsrl.model import Model
     from lsrl.suite.variants import Network, Varied
 
 
@@ -14,9 +12,9 @@ def circuit_json(model: "Network") -> str:
     """The content of circuit.json: the signal in every channel, and the edges between signals.
 
     Args:
-      model: compiled, with its own weights.
+      model: as compiled, or altered.
     """
-    return circuit_of(cast("Model", model)).to_json()
+    return model.circuit.to_json()
 
 
 def card(varied: "Varied", record: ModelRecord) -> str:

@@ -16,6 +16,7 @@ from lsrl.certificate import Certificate
 from lsrl.errors import InputError
 from lsrl.interpret import variants
 from lsrl.interpret.causal import Sampler
+from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 
@@ -45,6 +46,10 @@ class Network(Protocol):
     @property
     def num_nonzero_parameters(self) -> int:
         """Entries that are not zero."""
+
+    @property
+    def circuit(self) -> Circuit:
+        """The ground truth."""
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
@@ -133,7 +138,6 @@ def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Va
             exact,
             0.0 if exact else None,
             {name: value for name, value in measured.items() if np.isfinite(value)},
-            made.circuit.to_json(),
         )
 
     return varied
