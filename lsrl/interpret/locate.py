@@ -1,7 +1,7 @@
 """The circuit of a compiled model: where each signal is, and what connects them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,8 +12,9 @@ from lsrl.backends.cells.target import CellBackend
 from lsrl.backends.residual.stream import Atom, Row, Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
-from lsrl.interpret.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Signal
+from lsrl.interpret.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
 from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Affine, Hold, LinearState, Lookup, Product, SelectiveState
 from lsrl.model import Model
 from lsrl.schedule import Schedule, Unit
@@ -163,6 +164,22 @@ class _Locator:
 # ---------------------------------------------------------------- stacks of layers
 
 
+class _Read(NamedTuple):
+    """How the channels of a layer are read off its hook.
+
+    Attributes:
+      decode: (channels, units).
+      offset: (channels,): channels are decode @ units + offset.
+      hidden: the entry of the memory behind each channel; None where it is the channel's own units.
+      ones: units that are the same at every token, with their weights.
+    """
+
+    decode: sp.csr_array
+    offset: Array
+    hidden: Sequence[int] | None
+    ones: tuple[tuple[int, float], ...] = ()
+
+
 class _StackLocator(_Locator):
     """Linear networks and stock cells: channels follow the schedule's units."""
 
@@ -172,64 +189,78 @@ class _StackLocator(_Locator):
         self.elements: list[Element] = []  # of the layer before
 
     def circuit(self) -> Circuit:
-        schedule, target = self.schedule, registry.find(self.model.target)
+        schedule = self.schedule
         self._features()
-        cells = isinstance(target, CellBackend)
-        if isinstance(target, CellBackend):
-            planned = plan_cells(target.encoder, schedule, self.model.numerics)
-            units = [layer.width for layer in planned.layers]
-        else:
-            units = [layer.width for layer in schedule.layers]
+        hook, layers = self._read_layers()
         held: set[int] = set(schedule.features)
-        for number, layer in enumerate(schedule.layers, start=1):
+        for number, (layer, read) in enumerate(zip(schedule.layers, layers, strict=True), start=1):
             own = [
                 (self.name(unit.node), int(channel))
                 for unit in layer.units
                 for channel in unit.channels
             ]
-            if isinstance(target, CellBackend):
-                plan = planned.layers[number - 1]
-                decode, offset = plan.decode, plan.offset
-                for placed in plan.placed:
-                    if placed.unit is None:
-                        self._one(number, placed.start, float(placed.part.decode[0]))
-            else:
-                decode, offset = sp.eye_array(layer.width, format="csr"), np.zeros(layer.width)
-                left = self.model.module.structure.layers[number - 1].left
+            for place, weight in read.ones:
+                self.add_constant(ONE, 1.0, number)
+                self.channels.append(Channel(number, ONE, 0, "constant", (place,), (weight,)))
             for unit in layer.units:
                 made = unit.kind != "carry" or unit.node not in held
                 if made:
                     self.add_signal(unit.node, number, self._owned(unit))
-                for place, channel in enumerate(unit.channels, start=unit.start):
-                    entries = slice(decode.indptr[place], decode.indptr[place + 1])
-                    inside = tuple(int(k) for k in decode.indices[entries])
-                    weights = tuple(float(v) for v in decode.data[entries])
-                    state = self._remembers(unit)
-                    memory: tuple[int, ...] = ()
-                    if state:
-                        memory = inside if cells else (int(left[place]),)
-                    self.channels.append(
-                        Channel(
-                            number,
-                            self.name(unit.node),
-                            int(channel),
-                            "made" if made else "carried",
-                            inside,
-                            weights,
-                            float(offset[place]),
-                            memory,
-                            (weights if cells else (1.0,)) if state else (),
-                        )
-                    )
-                if made:
                     self._unit_edges(unit, own)
+                self._channels(number, unit, "made" if made else "carried", read)
             held |= {unit.node for unit in layer.units}
             self.elements = own
         for row in range(len(schedule.output.bias)):
-            self.add_edges(
-                (OUTPUT, row), _terms(schedule.output.inputs, row, self.elements), "same step"
+            terms = _terms(schedule.output.inputs, row, self.elements)
+            self.add_edges((OUTPUT, row), terms, "same step")
+        return self.finish(
+            hook, [schedule.feature_width, *(read.decode.shape[1] for read in layers)]
+        )
+
+    def _read_layers(self) -> tuple[str, list[_Read]]:
+        """The kind of hook, and how channels are read off it, layer by layer."""
+        target = registry.find(self.model.target)
+        if isinstance(target, CellBackend):
+            plan = plan_cells(target.encoder, self.schedule, self.model.numerics)
+            return "cells", [
+                _Read(
+                    layer.decode,
+                    layer.offset,
+                    None,
+                    tuple(
+                        (placed.start, float(placed.part.decode[0]))
+                        for placed in layer.placed
+                        if placed.unit is None
+                    ),
+                )
+                for layer in plan.layers
+            ]
+        return "linear", [
+            _Read(sp.eye_array(layer.width, format="csr"), np.zeros(layer.width), structure.left)
+            for layer, structure in zip(
+                self.schedule.layers, self.model.module.structure.layers, strict=True
             )
-        return self.finish("cells" if cells else "linear", [schedule.feature_width, *units])
+        ]
+
+    def _channels(self, layer: int, unit: Unit, role: Role, read: _Read) -> None:
+        remembers = unit.kind in ("state", "selective", "threshold", "recurrent")
+        for place, channel in enumerate(unit.channels, start=unit.start):
+            entries = slice(read.decode.indptr[place], read.decode.indptr[place + 1])
+            units = tuple(read.decode.indices[entries].tolist())
+            weights = tuple(read.decode.data[entries].tolist())
+            memory = (units, weights) if read.hidden is None else ((read.hidden[place],), (1.0,))
+            self.channels.append(
+                Channel(
+                    layer,
+                    self.name(unit.node),
+                    int(channel),
+                    role,
+                    units,
+                    weights,
+                    float(read.offset[place]),
+                    *(memory if remembers else ((), ())),
+                )
+            )
 
     def _features(self) -> None:
         position = 0
@@ -242,16 +273,9 @@ class _StackLocator(_Locator):
                 )
                 position += 1
 
-    def _one(self, layer: int, unit: int, weight: float) -> None:
-        self.add_constant(ONE, 1.0, layer)
-        self.channels.append(Channel(layer, ONE, 0, "constant", (unit,), (weight,)))
-
     def _owned(self, unit: Unit) -> bool:
         """Carried affine maps are copies."""
         return unit.kind != "carry" and self.read_from_channels(unit.node)
-
-    def _remembers(self, unit: Unit) -> bool:
-        return unit.kind in ("state", "selective", "threshold", "recurrent")
 
     def _unit_edges(self, unit: Unit, own: list[Element]) -> None:
         gates = _gate_slots(self.graph, unit.node) if unit.kind in ("product", "selective") else ()
@@ -272,8 +296,6 @@ def _gate_slots(graph: Graph, node: int) -> tuple[int, ...]:
     this = graph.nodes[node]
     if isinstance(this.op, SelectiveState):
         return (0,)
-    if isinstance(this.op, Hold):
-        return (1,)
     if isinstance(this.op, Product):
         return tuple(
             slot for slot, operand in enumerate(this.operands) if graph.facts[operand].boolean
