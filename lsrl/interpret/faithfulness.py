@@ -8,7 +8,7 @@ import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.interpret.circuit import OUTPUT, Channel, Circuit
-from lsrl.interpret.interventions import wiring_of
+from lsrl.interpret.interventions import other_sequences, wiring_of
 from lsrl.interpret.score import EdgeClaim, NodeClaim, class_of, grouped_edges, grouped_nodes
 from lsrl.interpret.truth import Classes, Group, Truth, counted_outputs
 from lsrl.interpret.wiring import Wiring
@@ -64,9 +64,7 @@ class Ablation:
         self.truth, self.inputs, self.wiring = truth, inputs, wiring_of(model)
         self.batch = len(inputs[0])
         self.outputs, self.clean = held_in_parts(self.wiring, inputs)
-        order = np.random.default_rng(seed).permutation(self.batch)
-        other = np.empty(self.batch, int)
-        other[order] = np.roll(order, 1)
+        other = other_sequences(self.batch, seed)
         self.other = self.clean[:, other]
         self.counted = counted_outputs(model.circuit, self.outputs.shape[-1])
         self.directions = [_Directions.of(truth, layer) for layer in range(len(truth.groups))]

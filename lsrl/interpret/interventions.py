@@ -135,7 +135,11 @@ def ablate(
         elif how == "mean":
             value = np.broadcast_to(value.mean(axis=(0, 1)), value.shape)
         elif how == "resample":
-            value = value[_derangement(shape[0], seed)]
+            if shape[0] < 2:
+                raise InputError(
+                    "ablate: 'resample' takes values of other sequences; give a batch of two"
+                )
+            value = value[other_sequences(shape[0], seed)]
         else:
             raise InputError(f"ablate: how is 'zero', 'mean' or 'resample', got {how!r}")
         new[_owned(model, name).name] = value
@@ -224,9 +228,8 @@ def _mask(tokens: Tokens, shape: tuple[int, ...]) -> Array:
     return mask
 
 
-def _derangement(count: int, seed: int) -> Array:
-    if count < 2:
-        raise InputError("ablate: 'resample' takes values of other sequences; give a batch of two")
+def other_sequences(count: int, seed: int) -> Array:
+    """(count,) int: for each of two or more sequences another one, and each of them once."""
     order = np.random.default_rng(seed).permutation(count)
     found = np.empty(count, int)
     found[order] = np.roll(order, 1)

@@ -29,7 +29,7 @@ from jax import lax
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrices, held_in_parts
-from lsrl.interpret.interventions import capture, decoded, wiring_of
+from lsrl.interpret.interventions import capture, decoded, other_sequences, wiring_of
 from lsrl.interpret.score import (
     EdgeClaim,
     Level,
@@ -208,9 +208,7 @@ class Laboratory:
         # Else all models of one shape would have the same random claims.
         name = f"{model.program.name} {model.target} {self.circuit.units}"
         self.rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        order = np.random.default_rng(seed).permutation(self.batch)
-        other = np.empty(self.batch, int)
-        other[order] = np.roll(order, 1)
+        other = other_sequences(self.batch, seed)
         self.outputs, self.hooks = held_in_parts(self.wiring, self.inputs)
         self.other, self.other_outputs = self.hooks[:, other], self.outputs[other]
         self.values = np.einsum("liw,lntw->lnti", self.basis.read, self.hooks)
