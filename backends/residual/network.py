@@ -517,6 +517,16 @@ class ResidualNetwork(nnx.Module, Network):
         """All that `rebuilt` needs."""
         return self.parameter_arrays()
 
+    def by_layer(self, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
+        """What arrays by the names of `parameter_arrays` hold of each layer, by its own names."""
+        prefix = f"{self.layers_name}."
+        blocks: dict[int, dict[str, Array]] = {}
+        for name, array in arrays.items():
+            if name.startswith(prefix):
+                number, _, rest = name.removeprefix(prefix).partition(".")
+                blocks.setdefault(int(number), {})[rest] = array
+        return [blocks[number] for number in range(len(blocks))]
+
     def rebuilt(self, arrays: Mapping[str, Any]) -> "ResidualNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
@@ -529,12 +539,6 @@ class ResidualNetwork(nnx.Module, Network):
         """
         names = {places: name for name, places in self.input_names().items()}
         kinds = self.structure.inputs
-        prefix = f"{self.layers_name}."
-        blocks: dict[int, dict[str, Array]] = {}
-        for name, array in arrays.items():
-            if name.startswith(prefix):
-                number, _, rest = name.removeprefix(prefix).partition(".")
-                blocks.setdefault(int(number), {})[rest] = array
         maps = {
             kind: tuple(
                 arrays[names[number]] if own == kind else None for number, own in enumerate(kinds)
@@ -546,7 +550,7 @@ class ResidualNetwork(nnx.Module, Network):
                 maps["tables"],
                 maps["kernels"],
                 arrays["input_bias"],
-                tuple(blocks[number] for number in range(len(blocks))),
+                tuple(self.by_layer(arrays)),
                 arrays[self.final_norm_name],
                 arrays["output_kernel"],
                 self.structure.embedding_scale,

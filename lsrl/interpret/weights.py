@@ -149,13 +149,7 @@ def _residual(
 ) -> tuple[list[Array], list[Array]]:
     forward: list[Array] = []
     recurrent: list[Array] = [np.zeros((len(layers[0].read),) * 2)]
-    for number in range(module.depth):
-        prefix = f"{module.layers_name}.{number}."
-        own = {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
+    for own in module.by_layer(arrays):
         for site in range(module.sites):
             below = layers[len(forward)]
             if "mixer.in_proj.weight" in own:

@@ -266,16 +266,11 @@ def _moved_residual(
     arrays = streamed(module, arrays, stream.written, stream.read, stream.reordered)
     still = Move(np.arange(0), np.zeros(0))
     hooks, memory = [stream], [still]
-    for number in range(module.depth):
+    for number, block in enumerate(module.by_layer(arrays)):
         prefix = f"{module.layers_name}.{number}."
-        block = {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
         mamba = isinstance(module, MambaNetwork)
-        block, scan = _mamba_inner(block, rng) if mamba else _griffin_inner(block, rng)
-        arrays |= {prefix + name: array for name, array in block.items()}
+        moved, scan = _mamba_inner(block, rng) if mamba else _griffin_inner(block, rng)
+        arrays |= {prefix + name: array for name, array in moved.items()}
         hooks += [stream] * module.sites
         memory += [scan] + [still] * (module.sites - 1)
     return Moved(arrays, hooks, memory)
