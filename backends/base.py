@@ -12,6 +12,7 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
 from lsrl.numerics import Numerics
+from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels, schedule_layers
 from lsrl.target import Capabilities
 
@@ -111,15 +112,19 @@ class Backend(ABC):
         """The target's own conditions of exactness by number of tokens, for `certify`."""
         return None
 
-    def schedule(self, graph: Graph, levels: Levels | None, inspectable: bool = False) -> Any:
+    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Any:
         """Where each value is computed: a `Schedule`, or what this target has in its place.
 
         Args:
           graph: in the target's native ops.
           levels: an earlier solution to follow instead of solving for the least width.
-          inspectable: let nothing read a value but from the channels that hold it.
+          options: those of `lsrl.compile`.
         """
-        able = replace(self.capabilities, reads_own_states=not inspectable)
+        able = replace(
+            self.capabilities,
+            reads_own_states=not options.inspectable,
+            holds_affine=not options.verbatim,
+        )
         return schedule_layers(graph, able, levels)
 
     @abstractmethod

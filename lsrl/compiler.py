@@ -17,7 +17,7 @@ from lsrl.card import Card
 from lsrl.certificate import Certificate, certify
 from lsrl.errors import LsrlError, Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
-from lsrl.ir.ops import Product
+from lsrl.ir.ops import Product, Relu
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
 from lsrl.model import Alteration, Model, Path, Report
@@ -40,6 +40,7 @@ def compile(
     legalise: Legalise = "native",
     robust: bool = False,
     inspectable: bool = False,
+    verbatim: bool = False,
     levels: Levels | None = None,
     cache: bool = False,
 ) -> Model:
@@ -58,6 +59,10 @@ def compile(
         saturate, compare in the middle in any case.
       inspectable: let every signal be read from the channels that hold it and from nowhere else, as
         interventions need it (`lsrl.interpret`). It takes more layers.
+      verbatim: lower the text as it stands, to measure what it bears by itself: nothing that the
+        bounds decide is dropped, and every unit composes the affine maps that it reads into its own
+        weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
+        same; not for mamba, griffin and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
@@ -68,11 +73,13 @@ def compile(
     Raises:
       UnknownTargetError: no target of that name.
       UnsupportedOpError: the target can't hold some signals; lists all of them.
+      ProgramError: verbatim on a target that writes ReLUs as something else.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
+    options = Options(legalise, robust, inspectable, verbatim)
     if cache and isinstance(program, Program) and levels is None:
-        chosen = Options(legalise, robust, inspectable)._asdict()
-        return _compile_cached(program, target, {"dtype": dtype, "activation": activation} | chosen)
+        chosen = {"dtype": dtype, "activation": activation} | options._asdict()
+        return _compile_cached(program, target, chosen)
     if not isinstance(program, Program):
         raise ProgramError(
             f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
@@ -81,7 +88,13 @@ def compile(
         raise ProgramError(f"legalise must be 'native' or 'unroll', got {legalise!r}")
     backend, numerics = registry.find(target, activation), numerics_of(dtype)
     backend.check_dtype(numerics)
-    stages, pipeline = _Stages(), Pipeline()
+    if verbatim and not _keeps_relus(backend):
+        able = [name for name in registry.names() if _keeps_relus(registry.find(name))]
+        raise ProgramError(
+            f"verbatim=True lowers ReLUs as they stand, and {backend.name!r} writes them as "
+            f"something else; take one of {', '.join(able)}"
+        )
+    stages, pipeline = _Stages(), Pipeline(verbatim)
     graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
     if legalise == "unroll" and backend.offending(graph):
         if program.max_length is None:
@@ -93,14 +106,17 @@ def compile(
     check_supported(program, graph, backend)
     graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities, robust))
     graph = verify(graph)
-    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels, inspectable))
+    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels, options))
     certificate = stages.time(
         "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
     )
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
-    options = Options(legalise, robust, inspectable)
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)
+
+
+def _keeps_relus(backend: Backend) -> bool:
+    return Relu in backend.capabilities.native and not backend.capabilities.diagonal
 
 
 # What this process compiled last with cache=True, but for the module: its parameters may change.

@@ -12,8 +12,13 @@ class Options(NamedTuple):
       legalise: whether states that the target can't hold are refused or written out.
       robust: whether comparisons stand midway between the values that occur.
       inspectable: whether signals are read from the channels that hold them and nowhere else.
+      verbatim: whether the text is lowered as it stands.
     """
 
     legalise: Legalise = "native"
     robust: bool = False
     inspectable: bool = False
+    verbatim: bool = False
+
+
+DEFAULT = Options()

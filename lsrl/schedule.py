@@ -51,6 +51,9 @@ NONLINEAR: dict[type[Op], Kind] = {
     ThresholdState: "threshold",
     RecurrentState: "recurrent",
 }
+# What it costs to hold a channel of an affine map where maps had better not be held: more than all
+# that a program's other signals could save by it.
+HELD_AFFINE = 1000.0
 # Ops that the input map makes: the present token and functions of it.
 AT_INPUT = (Input, Lookup)
 
@@ -294,6 +297,8 @@ class _LevelProblem:
 
     def _carry_cost(self, i: int) -> float:
         facts = self.graph.facts[i]
+        if isinstance(self.graph.nodes[i].op, Affine) and not self.target.holds_affine:
+            return HELD_AFFINE * facts.width
         signed = float(np.count_nonzero(facts.low < 0))
         return self.target.carry_signed * signed + self.target.carry_positive * (
             facts.width - signed

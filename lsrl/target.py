@@ -16,6 +16,8 @@ class Capabilities:
       reads_own_states: an affine row can read the states of its own layer at the same token,
         because the layer's recurrence spans all of its units; then a ReLU on a state shares the
         state's layer.
+      holds_affine: an affine map may be held from layer to layer; if not, what it reads is, as far
+        as its readers allow, and each of them composes the map into its own weights.
       carry_signed: hidden units that carry one channel which can be negative over a layer.
       carry_positive: the same for a channel that can't.
       longest_delay: tokens that a native delay reaches back at most.
@@ -27,6 +29,7 @@ class Capabilities:
     boolean_product: bool = False
     general_product: bool = False
     reads_own_states: bool = True
+    holds_affine: bool = True
     carry_signed: int = 1
     carry_positive: int = 1
     longest_delay: int = 0

@@ -15,7 +15,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 # What each part may import of lsrl, besides itself. Parts that are not named stand above these.
 BELOW = {"lsrl.errors", "lsrl.ir"}
-COMPILING = BELOW | {"lsrl.numerics", "lsrl.schedule", "lsrl.target"}
+COMPILING = BELOW | {"lsrl.numerics", "lsrl.options", "lsrl.schedule", "lsrl.target"}
 MAY_IMPORT = {
     "lsrl.errors": set(),
     "lsrl.ir": {"lsrl.errors"},

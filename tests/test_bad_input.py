@@ -211,6 +211,11 @@ COMPILING = {
         ProgramError,
         ["'native' or 'unroll'", "got 'force'"],
     ),
+    "verbatim without ReLUs": (
+        lambda: lsrl.compile(MAJORITY, "mamba", verbatim=True),
+        ProgramError,
+        ["verbatim=True", "'mamba'", "linear_rnn"],
+    ),
     "unrolling without an end": (
         lambda: lsrl.compile(lsrl.programs.flip_flop(), "linear_rnn", legalise="unroll"),
         ProgramError,

@@ -308,14 +308,15 @@ def test_an_unrolled_model_is_saved(tmp_path):
     np.testing.assert_array_equal(loaded.run(tokens), program.run(tokens))
 
 
-def test_a_robust_model_is_saved(tmp_path):
+@pytest.mark.parametrize("option", ["robust", "verbatim"])
+def test_a_model_is_saved_with_its_option(tmp_path, option):
     program = lsrl.programs.even_pairs()
-    models = [lsrl.compile(program, "linear_rnn", robust=robust) for robust in (False, True)]
+    models = [lsrl.compile(program, "linear_rnn", **{option: on}) for on in (False, True)]
     tokens = np.random.default_rng(0).integers(2, size=12)
-    for robust, model in zip((False, True), models, strict=True):
+    for on, model in zip((False, True), models, strict=True):
         model.save(tmp_path / "model")
         loaded = lsrl.load(tmp_path / "model")
-        assert loaded.options.robust is robust
+        assert getattr(loaded.options, option) is on
         assert loaded.labels == model.labels
         np.testing.assert_array_equal(loaded.run(tokens), program.run(tokens))
     assert models[0].labels != models[1].labels

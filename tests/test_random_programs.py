@@ -136,6 +136,28 @@ def test_many_robust_models_equal_the_reference(target, program) -> None:
     check_robust(target, program)
 
 
+def check_verbatim(target: str, program: lsrl.Program) -> None:
+    """Nor do the outputs change where nothing is simplified."""
+    model = lsrl.compile(program, target, verbatim=True)
+    check_run(program, model)
+    check_step(program, model)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=4)
+@given(program=programs(max_length=LENGTH))
+def test_verbatim_models_equal_the_reference(target, program) -> None:
+    check_verbatim(target, program)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=300)
+@given(program=programs(max_length=LENGTH))
+def test_many_verbatim_models_equal_the_reference(target, program) -> None:
+    check_verbatim(target, program)
+
+
 @settings(max_examples=6)
 @given(program=programs())
 def test_saved_models_run_bit_equal(tmp_path_factory, program) -> None:

@@ -40,6 +40,7 @@ from lsrl.ir.ops import (
 from lsrl.ir.structure import components, is_ring
 from lsrl.ir.types import Token
 from lsrl.numerics import Numerics, numerics_of
+from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels
 from lsrl.target import Capabilities
 
@@ -96,9 +97,9 @@ class ResidualBackend(Backend):
             return super().refusal(op, operands)
         return _obstacle(op) if isinstance(op, LinearState) else None
 
-    def schedule(self, graph: Graph, levels: Levels | None, inspectable: bool = False) -> Stream:
+    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Stream:
         """The layout; it follows from the graph, so there are no levels to keep."""
-        return lay_out(self.packer(graph, chains=not inspectable))
+        return lay_out(self.packer(graph, chains=not options.inspectable))
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""

@@ -43,11 +43,14 @@ class Pipeline:
     """Runs passes and records what each did.
 
     Attributes:
+      verbatim: whether what the bounds decide, or what is known before any token, is left as it
+        stands; affine maps are fused in any case.
       records: one a pass, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, verbatim: bool = False) -> None:
         """Start without records."""
+        self.verbatim = verbatim
         self.records: list[PassRecord] = []
 
     def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
@@ -60,6 +63,8 @@ class Pipeline:
 
     def simplify(self, graph: Graph) -> Graph:
         """Fold, merge and drop until nothing changes."""
+        if self.verbatim:
+            return self.run("fuse affine", graph, fuse_affine)
         for _ in range(MAX_ROUNDS):
             before = len(graph), _terms(graph)
             graph = self.run("fold tables", graph, fold_tables)
@@ -78,10 +83,11 @@ class Pipeline:
         graph = self.run("lower selects", graph, lambda g: lower_selects(g, target, robust))
         graph = self.run("lower steps", graph, lambda g: lower_steps(g, target, robust))
         graph = self.simplify(graph)
-        if target.diagonal:
-            graph = self.run("flatten relus", graph, flatten_relus)
-        graph = self.run("flatten conjunctions", graph, flatten_conjunctions)
-        graph = self.simplify(graph)
+        if not self.verbatim:
+            if target.diagonal:
+                graph = self.run("flatten relus", graph, flatten_relus)
+            graph = self.run("flatten conjunctions", graph, flatten_conjunctions)
+            graph = self.simplify(graph)
         if Relu not in target.native:
             graph = self.simplify(self.run("lower relus", graph, lambda g: lower_relus(g, target)))
         return self.run("split rows", graph, split_rows)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.stability.measures import critical_level
-from lsrl.stability.paper_experiment import ORIGINAL_ERROR, ORIGINAL_WRONG, SIGMAS, Summary
+from lsrl.stability.paper_experiment import ORIGINAL, SIGMAS, Summary
 from lsrl.stability.store import Row
 from lsrl.stability.sweep import OWN, fractions
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMS = {
-    "ours": ("ours", "#1f77b4"),
-    "robust": ("ours, centred thresholds", "#17becf"),
-    "direct": ("direct", "#e6850e"),
-    "optimized": ("optimised", "#2a9d4a"),
-    "step_optimized": ("step-optimised", "#d0342c"),
-    "multiplicative": ("multiplicative", "#8a63c2"),
-    "multiplicative_optimized": ("multiplicative, optimised", "#8c564b"),
+    (OWN, "default"): ("ours", "#1f77b4"),
+    (OWN, "robust"): ("ours, centred thresholds", "#17becf"),
+    ("direct", "verbatim"): ("direct", "#e6850e"),
+    ("optimized", "verbatim"): ("optimised", "#2a9d4a"),
+    ("step_optimized", "verbatim"): ("step-optimised", "#d0342c"),
+    ("multiplicative", "verbatim"): ("multiplicative", "#8a63c2"),
+    ("multiplicative_optimized", "verbatim"): ("multiplicative, optimised", "#8c564b"),
 }
 STRONGEST = 1.0  # what a map shows for programs that bear every level
 
@@ -55,24 +55,25 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def draw_paper(table: Sequence[Summary]) -> "Figure":
-    """The paper's figure: error against σ by form, the original's figures dashed.
+    """The paper's figure: error against σ by form, lowered verbatim; the original's dashed.
 
     Args:
       table: of `lsrl.stability.paper_experiment.summaries`.
     """
     figure, axes = _pyplot().subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     views = (
-        (axes[0], "tok2tok", "wrong tokens, %", ORIGINAL_WRONG),
-        (axes[1], "vec2vec", "mean error", ORIGINAL_ERROR),
+        (axes[0], "tok2tok", "wrong tokens, %"),
+        (axes[1], "vec2vec", "mean error"),
     )
-    for panel, program, what, originals in views:
-        for form, (label, colour) in FORMS.items():
+    for panel, program, what in views:
+        for (form, lowering), (label, colour) in FORMS.items():
             cells = sorted(
                 (
                     cell
                     for cell in table
-                    if (cell.program, cell.form, cell.states) == (program, form, "forced")
-                    and not (form in ("ours", "robust") and cell.target != "linear_rnn")
+                    if (cell.program, cell.form, cell.lowering, cell.states)
+                    == (program, form, lowering, "forced")
+                    and not (form == OWN and cell.target != "linear_rnn")
                 ),
                 key=lambda cell: cell.level,
             )
@@ -81,10 +82,11 @@ def draw_paper(table: Sequence[Summary]) -> "Figure":
             panel.fill_between(
                 x, [c.low for c in cells], [c.high for c in cells], color=colour, alpha=0.15
             )
-            if form in originals:
+            known = ORIGINAL.get((program, form), ())
+            if known:
                 panel.plot(
-                    [_shown(level) for level in SIGMAS], originals[form], "s--", ms=3,
-                    color=colour, alpha=0.5,
+                    [_shown(level) for level in SIGMAS], [cell.mean for cell in known], "s--",
+                    ms=3, color=colour, alpha=0.5,
                 )  # fmt: skip
         panel.set_xscale("log")
         panel.set_title(f"{program}, states forced")

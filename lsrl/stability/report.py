@@ -101,17 +101,21 @@ def run_paper(folder: Path, *, memory: int = MEMORY, progress: Progress | None =
     table = summaries(paper_experiment(folder, memory=memory, progress=progress))
     lines = [
         "wrong tokens of tok2tok in %, mean error of vec2vec; in brackets 95 % intervals of means",
-        f"{'program':<8} {'form':<25} {'target':<17} {'states':<7} {'sigma':>6} {'mean':>9} "
-        f"{'interval':^21} {'median':>9} {'quartiles':^19} {'within':>6} {'original':>9}",
+        f"{'program':<8} {'form':<25} {'lowering':<9} {'target':<17} {'states':<7} {'sigma':>6} "
+        f"{'mean':>9} {'interval':^21} {'median':>9} {'quartiles':^19} {'within':>6} "
+        f"{'original':>9}",
     ]
     for cell in table:
-        original = "" if cell.original is None else f"{cell.original:.3g}"
-        lines.append(
-            f"{cell.program:<8} {cell.form:<25} {cell.target:<17} {cell.states:<7} "
-            f"{cell.level:>6g} {cell.mean:>9.4g} [{cell.low:>9.4g},{cell.high:>9.4g}] "
-            f"{cell.median:>9.4g} {cell.quartiles[0]:>9.4g} {cell.quartiles[1]:>9.4g} "
-            f"{cell.tolerated:>6.2f} {original:>9}"
+        line = (
+            f"{cell.program:<8} {cell.form:<25} {cell.lowering:<9} {cell.target:<17} "
+            f"{cell.states:<7} {cell.level:>6g} {cell.mean:>9.4g} "
+            f"[{cell.low:>9.4g},{cell.high:>9.4g}] {cell.median:>9.4g} "
+            f"{cell.quartiles[0]:>9.4g} {cell.quartiles[1]:>9.4g} {cell.tolerated:>6.2f}"
         )
+        if cell.original is not None:
+            mean, low, high = cell.original
+            line += f" {mean:>9.3g} [{low:.3g}, {high:.3g}]"
+        lines.append(line)
     lines.append(f"table: {folder / 'paper.csv'}")
     if has_matplotlib():
         from lsrl.stability import figures

@@ -32,7 +32,7 @@ COLUMNS = (
     "program", "target", "lowering", "perturbation", "level", "seed",
     "wrong", "error", "first_token",
 )  # fmt: skip
-OWN = "ours"  # the compiler's own lowering
+OWN = "ours"  # the library's text in the compiler's own lowering
 NOTHING = WeightNoise("nothing", levels=(0.0,))
 # Copies at a time: all perturbations of a kind then share what XLA compiled.
 TOGETHER = 16
