@@ -6,6 +6,8 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,20 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "torch")
 
 class BenchmarkError(Exception):
     """A contestant does not compute what it should, so its time means nothing."""
+
+
+def measured_alone(*arguments: object) -> dict[str, float]:
+    """What a command of `benchmarks.peak_memory` measures, in a process of its own.
+
+    Raises:
+      BenchmarkError: it failed.
+    """
+    command = [sys.executable, "-m", "benchmarks.peak_memory", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 # ---------------------------------------------------------------- the machine

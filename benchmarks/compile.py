@@ -30,6 +30,7 @@ from benchmarks.common import (
     log_axes,
     machine,
     measure,
+    measured_alone,
     number,
     panels,
     say,
@@ -129,6 +130,7 @@ def measure_tok2tok(lengths: Sequence[tuple[int, int]], repeats: int) -> Table:
             row = compile_row(lambda: lsrl.programs.tok2tok(length, vocab), target, repeats)  # noqa: B023
             rows.append({"length": length, "vocab": vocab, "compiler": target, **row})
             row = rows[-1]
+            row["peak"] = measured_alone("compile", length, vocab, target)["peak"]
             per_weight = row["seconds"] / (row["nonzeros"] * math.log(row["nonzeros"]))
             row["microseconds"] = 1e6 * per_weight
             say(f"tok2tok({length}, {vocab}) on {target}: {number(row['seconds'])} s")
@@ -136,9 +138,10 @@ def measure_tok2tok(lengths: Sequence[tuple[int, int]], repeats: int) -> Table:
     return Table(
         "tok2tok",
         "tok2tok by length, 20 pairs",
-        {**columns, "microseconds": "µs / (nnz · ln nnz)"},
+        {**columns, "microseconds": "µs / (nnz · ln nnz)", "peak": "peak MiB"},
         rows,
-        f"Rows named original: {original.LABEL}; it fails from length "
+        "Peak: the largest resident set of a process of its own that compiles it, with Python, jax "
+        f"and XLA in it. Rows named original: {original.LABEL}; it fails from length "
         f"{original.FAILS_FROM_LENGTH} on. Its count of parameters at length 20 is not known.",
     )
 

@@ -6,10 +6,7 @@ models of stock cells beside a stock flax stack of the same shape. Every contest
 right answers before its time counts (but the LSTM and the stack, which are not trained).
 """
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +29,6 @@ from benchmarks.common import (
     PURPLE,
     RED,
     REPEATS,
-    ROOT,
     BenchmarkError,
     Output,
     Table,
@@ -40,6 +36,7 @@ from benchmarks.common import (
     log_axes,
     machine,
     measure_together,
+    measured_alone,
     number,
     panels,
     sample_together,
@@ -555,14 +552,7 @@ def measure_memory(plan: Plan) -> Table:
     lengths = plan.long_lengths
     for name in plan.memory:
         for tokens in lengths:
-            command = [
-                sys.executable, "-m", "benchmarks.long_sequence",
-                name, "linear_rnn", str(tokens), str(lengths[-1]),
-            ]  # fmt: skip
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise BenchmarkError(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
-            measured = json.loads(done.stdout.splitlines()[-1])
+            measured = measured_alone("run", name, "linear_rnn", tokens, lengths[-1])
             rows.append({"program": name, "tokens": tokens, **measured})
             say(f"{name}, {tokens} tokens: peak {number(measured['peak'])} MiB")
         first = next(row for row in rows if row["program"] == name)

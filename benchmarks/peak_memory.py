@@ -1,6 +1,7 @@
-"""Peak memory of one long sequence, in a process of its own: prints one line of JSON.
+"""Peak memory of one long sequence, or of one compilation, in a process of its own.
 
-Used by `python -m benchmarks.run`; the peak of a process that did other things before says nothing.
+Each command prints one line of JSON, in MiB. Used by the other benchmarks (`measured_alone`); the
+peak of a process that did other things before says nothing.
 """
 
 import json
@@ -16,6 +17,8 @@ from benchmarks.workloads import workloads
 
 WARM_UP = 1000
 
+app = typer.Typer()
+
 
 def peak_memory() -> float:
     """MiB of the largest resident set of this process so far.
@@ -30,7 +33,8 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(
+@app.command("run")
+def run_sequence(
     program: Annotated[str, typer.Argument(help="A name of benchmarks.workloads.")],
     target: Annotated[str, typer.Argument(help="Where to compile it to.")],
     tokens: Annotated[int, typer.Argument(help="Tokens of the sequence.")],
@@ -50,5 +54,18 @@ def main(
     print(json.dumps(result))
 
 
+@app.command("compile")
+def compile_tok2tok(
+    length: Annotated[int, typer.Argument(help="Symbols a word.")],
+    vocab: Annotated[int, typer.Argument(help="Number of symbols.")],
+    target: Annotated[str, typer.Argument(help="Where to compile it to.")],
+) -> None:
+    """Compile tok2tok and print the peak memory before and after."""
+    lsrl.compile(lsrl.programs.majority(), target)
+    before = peak_memory()
+    lsrl.compile(lsrl.programs.tok2tok(length, vocab), target)
+    print(json.dumps({"before": before, "peak": peak_memory()}))
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()
