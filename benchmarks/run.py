@@ -548,7 +548,7 @@ def _generation_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def measure_memory(plan: Plan) -> Table:
     """Peak memory of one sequence, each in a process of its own."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     lengths = plan.long_lengths
     for name in plan.memory:
         for tokens in lengths:
