@@ -7,6 +7,7 @@ import lsrl
 from lsrl import errors, programs
 from lsrl.interpret import capture, variants
 from lsrl.interpret.causal import causal_test
+from lsrl.interpret.variants.base import every_input
 from lsrl.interpret.variants.train import PASSES, Recipe, statistics, trained
 
 TARGETS = [found.name for found in lsrl.targets()]
@@ -210,6 +211,13 @@ def test_merged_draws_a_program_that_fits(target, compiled):
     check_ground_truth(both)
 
 
+def test_every_input_of_a_length():
+    (bits,) = every_input(PROGRAM, 70)
+    assert bits.shape == (64, 6) and len(np.unique(bits, axis=0)) == 64
+    assert every_input(lsrl.programs.vec2vec()) is None
+    assert every_input(PROGRAM, 1) is None
+
+
 @pytest.mark.parametrize("target", ["lstm", "gru", "rnn_tanh"])
 def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled, tmp_path):
     model = compiled(target)
@@ -227,6 +235,12 @@ def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled,
         for name, values in meant.items():
             np.testing.assert_allclose(held[name], values, atol=0.05 * (1 + np.abs(values).max()))
     assert errors_at[1.0].error < errors_at[2.0].error
+    # Nothing that is shorter is off by more than the card says of every such input.
+    (note,) = (note for note in made.card.notes if note.startswith("every legal input"))
+    assert "up to 12 tokens was run (4,096 of 12)" in note and "no token is wrong" in note
+    bound = float(note.split("at most ")[1].split(",")[0])
+    short = draw(PROGRAM, 256, 9)
+    assert 0 < np.abs(made.run(*short) - PROGRAM.run(*short)).max() <= 1.1 * bound
     made.save(tmp_path / "model")
     loaded = lsrl.load(tmp_path / "model")
     inputs = draw(PROGRAM)

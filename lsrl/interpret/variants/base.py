@@ -1,5 +1,6 @@
 """What all variants share: measuring a network against its program, and the card that says it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
+from lsrl.ir.types import Token
 from lsrl.language.program import Program
 from lsrl.model import Alteration, Model
 from lsrl.stability.measures import allowed_error, wrong_tokens
@@ -20,6 +22,8 @@ from lsrl.verification import legal_inputs, sample_inputs
 
 # Of random inputs that a card's figures come from.
 SEQUENCES, LENGTH = 64, 64
+# As many sequences are run to prove something of all inputs of their length.
+EVERY = 4096
 
 
 def random_sampler(program: Program, length: int = LENGTH) -> Sampler:
@@ -71,6 +75,48 @@ def measured(model: Model, sampler: Sampler | None = None, seed: int = 0) -> Mea
     )
 
 
+def every_input(program: Program, most: int = EVERY) -> list[Array] | None:
+    """All token sequences of one length, the longest of which there are at most so many.
+
+    Outputs depend on no later token, so what holds for all of them holds for all shorter ones.
+
+    Args:
+      program: the program.
+      most: sequences.
+
+    Returns:
+      One (sequences, length) an input; None where an input is no token, or has too many symbols.
+    """
+    sizes = [kind.size for kind in program.inputs.values() if isinstance(kind, Token)]
+    symbols = math.prod(sizes)
+    if len(sizes) < len(program.inputs) or not 1 < symbols <= most:
+        return None
+    length = int(math.log(most, symbols) + 1e-9)
+    length = min(length, program.max_length or length)
+    codes = np.indices((symbols,) * length).reshape(length, -1).T
+    return list(np.unravel_index(codes, sizes))
+
+
+def proven_by_exhaustion(model: Model) -> str | None:
+    """What running every short input proves, in words; None where there are too many."""
+    inputs = every_input(model.program)
+    if inputs is None:
+        return None
+    try:
+        legal, wanted = inputs, model.program.run(*inputs)
+    except BoundsError:
+        legal, kept = legal_inputs(model.program, inputs)
+        wanted = np.stack(kept)
+    outputs = model.run(*legal).astype(np.float64)
+    count, length = legal[0].shape
+    wrong = int(wrong_tokens(outputs, wanted, allowed_error(model.program)).sum())
+    return (
+        f"every legal input of up to {length} tokens was run ({count:,} of {length}): outputs are "
+        f"off by at most {np.abs(outputs - wanted).max(initial=0.0):.2g}, "
+        + (f"{wrong} tokens are wrong" if wrong else "no token is wrong")
+    )
+
+
 def variant(
     model: Model,
     name: str,
@@ -81,6 +127,7 @@ def variant(
     exact: bool,
     sampler: Sampler | None,
     notes: Sequence[str] = (),
+    exhaustive: bool = False,
 ) -> Model:
     """An altered model with its card.
 
@@ -93,6 +140,7 @@ def variant(
       exact: whether all that is proven of `model` is proven of the variant too.
       sampler: as for `measured`.
       notes: for the card.
+      exhaustive: whether to run every short input, and say what that proves.
     """
     certificate = model.certificate
     if not exact:
@@ -107,7 +155,9 @@ def variant(
         (*(before.notes if before else ()), *notes),
     )
     made = model.altered(module, Alteration(circuit, card), certificate)
-    card = replace(card, measured=measured(made, sampler))
+    proven = proven_by_exhaustion(made) if exhaustive else None
+    further = () if proven is None else (proven,)
+    card = replace(card, measured=measured(made, sampler), notes=(*card.notes, *further))
     return made.altered(module, Alteration(circuit, card))
 
 

@@ -11,7 +11,7 @@ that does to a unit at every token is known, so it is taken back, and only the r
 
 What remains: a gate that a signal shuts lets σ(-S) of a value through, and a value that a gate
 keeps fades by σ(-S) a token. So errors grow with the length, and the card says how far outputs are
-right.
+right: on random inputs, and on every input up to a length at which all of them can be run.
 """
 
 from collections.abc import Mapping
@@ -111,6 +111,7 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
         exact=False,
         sampler=sampler,
         notes=(f"gates and saturated units have pre-activations from ±{size:g} on",),
+        exhaustive=True,
     )
 
 
