@@ -70,10 +70,14 @@ def draw(
     _picture(path, title, rows, {node: _graph_box(graph, node) for node in live}, arrows)
 
 
-def draw_circuit(circuit: "Circuit", path: str | os.PathLike[str]) -> None:
-    """Draw a circuit; see `Circuit.draw`, which says what is raised."""
-    from lsrl.interpret.circuit import OUTPUT
+def draw_circuit(circuit: "Circuit", output: str, path: str | os.PathLike[str]) -> None:
+    """Draw a circuit; see `Circuit.draw`, which says what is raised.
 
+    Args:
+      circuit: what is drawn.
+      output: the name that edges have for the output.
+      path: where the picture is written.
+    """
     rows: list[_Row] = []
     # Constants that nothing reads but through a bias would only take room.
     ends = {name for edge in circuit.edges for name in (edge.source, edge.target)}
@@ -82,9 +86,9 @@ def draw_circuit(circuit: "Circuit", path: str | os.PathLike[str]) -> None:
         made = [signal.name for signal in shown if signal.layer == layer]
         label = f"layer {layer}" if layer else "input"
         rows += [(label, made[i : i + _ACROSS]) for i in range(0, len(made), _ACROSS)]
-    rows.append(("output", [OUTPUT]))
+    rows.append(("output", [output]))
     boxes: dict[Hashable, _Box] = {signal.name: _signal_box(signal) for signal in shown}
-    boxes[OUTPUT] = _Box([OUTPUT], "#ffffff")
+    boxes[output] = _Box([output], "#ffffff")
     # One arrow for all elements.
     found = dict.fromkeys((edge.source, edge.target, edge.kind) for edge in circuit.edges)
     arrows = [

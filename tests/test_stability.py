@@ -50,7 +50,7 @@ from lsrl.stability.perturbations import (
     quantised,
     rounded,
 )
-from lsrl.stability.signals import weight_ranges
+from lsrl.stability.ranges import weight_ranges
 from lsrl.stability.store import Parts, read_rows, write_rows
 from lsrl.stability.sweep import COLUMNS, Dtype, Extremes, Length, Plan, sweep
 

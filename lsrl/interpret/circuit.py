@@ -259,7 +259,7 @@ class Circuit:
         """
         from lsrl.drawing import draw_circuit
 
-        draw_circuit(self, path)
+        draw_circuit(self, OUTPUT, path)
 
     # ------------------------------------------------------------ JSON
 

@@ -23,6 +23,7 @@ from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.stability.perturbations import FORMATS, Perturbation
+from lsrl.stability.ranges import weight_ranges
 
 # What the copies of one call may take of memory, in bytes, unless the user says otherwise.
 MEMORY = 2**30
@@ -161,8 +162,6 @@ def _outputs(output: Any, state: Any) -> Any:
 def _ranges(model: Model, perturbation: Perturbation) -> dict[str, Array] | None:
     if getattr(perturbation, "unit", None) != "range":
         return None
-    from lsrl.stability.signals import weight_ranges
-
     return weight_ranges(model)
 
 
