@@ -34,6 +34,23 @@ def value_of(parameter: Any) -> Any:
     return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
 
 
+def on_device(values: Any, dtype: Any) -> jax.Array:
+    """An array of the device, made without a compilation.
+
+    `jnp.asarray` compiles once a shape, also where nothing is converted, which takes longer than
+    all else that loads a small network.
+
+    Args:
+      values: numbers, an array of numpy or of jax.
+      dtype: of the result.
+    """
+    if isinstance(values, jax.Array):
+        return jnp.asarray(values, dtype)
+    # A copy, since the device may keep the memory that it is given.
+    result: jax.Array = jax.device_put(np.array(values, jnp.dtype(dtype)))
+    return result
+
+
 class ParameterReader:
     """Reads the parameters of a module, and notices at little cost that none has changed.
 

@@ -164,7 +164,7 @@ def _compile_from_disk(program: Program, target: str, options: dict[str, Any]) -
     return model
 
 
-def load(path: Path) -> Model:
+def load(path: Path, *, like: Model | None = None) -> Model:
     """Read a model that `Model.save` wrote.
 
     The program is compiled again along the saved levels, and the saved parameters replace the fresh
@@ -172,12 +172,16 @@ def load(path: Path) -> Model:
 
     Args:
       path: the file.
+      like: a model that may be of the same program, compiled the same way; then its compilation is
+        used, and shared.
 
     Raises:
       FormatError: the file is damaged, truncated, or not a saved model.
       OSError: the file can't be read.
     """
     saved = storage.read(path)
+    if like is not None and saved.alteration is not None and _is_compiled_like(saved, like):
+        return _altered(path, like, saved)
     try:
         model = compile(
             saved.program,
@@ -193,6 +197,15 @@ def load(path: Path) -> Model:
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model
+
+
+def _is_compiled_like(saved: storage.SavedModel, model: Model) -> bool:
+    mine = (model.target, model.options, model.dtype, model.schedule.levels)
+    if mine != (saved.target, saved.options, saved.dtype, saved.levels):
+        return False
+    return storage.program_content(saved.program, lines=True) == storage.program_content(
+        model.program, lines=True
+    )
 
 
 def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:

@@ -19,6 +19,7 @@ at the start.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -428,6 +429,8 @@ class Encoder(ABC):
         """A part with one unit that is the same at every token, and whose decoded value is 1."""
 
 
+# A compilation asks three times: for certificate, weights and circuit.
+@lru_cache(maxsize=4)
 def plan_cells(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
     """Write a schedule in the units of a cell.
 

@@ -22,6 +22,7 @@ from lsrl.backends.network import (
     ParameterReader,
     check_products,
     generated,
+    on_device,
     precise,
     precision,
     value_of,
@@ -90,7 +91,7 @@ def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Any:
     """An unmodified flax cell with all weights zero."""
 
     def zeros(key: Any, shape: tuple[int, ...], *_: Any, **__: Any) -> jax.Array:
-        return jnp.asarray(np.zeros(shape), dtype)  # jnp.zeros would compile once a shape
+        return on_device(np.zeros(shape), dtype)  # jnp.zeros would compile once a shape
 
     common: dict[str, Any] = {
         "dtype": jnp.dtype(dtype),
@@ -117,7 +118,7 @@ def _fill(cell: Any, kind: CellKind, weights: GateWeights, dtype: str) -> None:
 
 
 def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
-    return nnx.Param(jnp.asarray(values, dtype))
+    return nnx.Param(on_device(values, dtype))
 
 
 # ---------------------------------------------------------------- pure functions

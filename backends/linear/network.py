@@ -26,7 +26,7 @@ from lsrl.backends.linear.cell import (
     initial_state,
 )
 from lsrl.backends.linear.plan import PlanCache, run_tiles
-from lsrl.backends.network import ParameterReader, generated, precision, value_of
+from lsrl.backends.network import ParameterReader, generated, on_device, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
@@ -391,7 +391,7 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
 
 def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
     dense = values.toarray() if sparse.issparse(values) else values
-    return nnx.Param(jnp.asarray(dense, dtype))
+    return nnx.Param(on_device(dense, dtype))
 
 
 def _check(weights: NetworkWeights) -> None:

@@ -39,7 +39,7 @@ from lsrl.backends.linear.cell import (
     Parameters,
     State,
 )
-from lsrl.backends.network import precision
+from lsrl.backends.network import on_device, precision
 
 # ---------------------------------------------------------------- rows
 
@@ -190,7 +190,7 @@ def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
         return _Affine(
             tuple(columns),
             None,
-            jnp.asarray(matrix.data[~unit], dtype),
+            on_device(matrix.data[~unit], dtype),
             None,
             None,
         )
@@ -202,12 +202,12 @@ def _plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Affine | None:
     index = weight = dense = order = None
     if not long.all():
         entries = recurrence.columns(sparse.csc_array(matrix[:, ~long]))
-        index, weight = jnp.asarray(entries[0]), jnp.asarray(entries[1], dtype)
+        index, weight = on_device(entries[0], "int32"), on_device(entries[1], dtype)
     if long.any():
-        dense = jnp.asarray(matrix[:, long].toarray(), dtype)
+        dense = on_device(matrix[:, long].toarray(), dtype)
         if not long.all():
             # The places of the columns, were they sorted: gathered first, then dense.
-            order = jnp.asarray(np.argsort(np.argsort(long, kind="stable")), jnp.int32)
+            order = on_device(np.argsort(np.argsort(long, kind="stable")), "int32")
     return _Affine(None, index, weight, dense, order)
 
 
@@ -598,12 +598,12 @@ def _plan_column(values: np.ndarray, dtype: jnp.dtype) -> _Column | None:
     changes = np.flatnonzero(np.diff(values)) + 1
     if len(changes) <= _MOST_CHANGES:
         numbers = values[np.concatenate([[0], changes])]
-        return _Column(tuple(changes.tolist()), len(values), jnp.asarray(numbers, dtype))
+        return _Column(tuple(changes.tolist()), len(values), on_device(numbers, dtype))
     slope = values[1] - values[0]
     # Small whole numbers, so that neither the product nor the sum is rounded.
     exact = (values == np.rint(values)).all() and np.abs(values).max() < 2**23
     if exact and (np.diff(values) == slope).all():
-        return _Column(None, len(values), jnp.asarray([values[0], slope], dtype))
+        return _Column(None, len(values), on_device([values[0], slope], dtype))
     return None
 
 
@@ -632,11 +632,11 @@ class _Table:
 def _plan_table(table: np.ndarray, dtype: jnp.dtype) -> _Table:
     """Plan a table (vocabulary, rows)."""
     if table.shape[1] > _FEW_FEATURES:
-        return _Table((), jnp.asarray(table.T, dtype))
+        return _Table((), on_device(table.T, dtype))
     columns = []
     for values in table.T:
         column = _plan_column(values, dtype)
-        columns.append(jnp.asarray(values, dtype) if column is None else column)
+        columns.append(on_device(values, dtype) if column is None else column)
     return _Table(tuple(columns), None)
 
 
@@ -751,7 +751,7 @@ class Prepared:
         """The carry before the first token, on the device."""
         if batch not in self._first:
             carry = self.carry(self.starts, batch)
-            self._first[batch] = jax.tree.map(jnp.asarray, carry)
+            self._first[batch] = jax.tree.map(lambda x: on_device(x, x.dtype), carry)
         return self._first[batch]
 
     def carry(self, state: Sequence[np.ndarray], batch: int) -> tuple[tuple[np.ndarray, ...], ...]:
@@ -973,7 +973,7 @@ def _plan_group(
         maps.append(_plan_affine(sparse.csc_array(kernel[varying == half]), dtype))
     powers = own = None
     if group.kind == "decay":
-        powers = jnp.asarray(recurrence.decay_powers(np.asarray(group.kernel)), dtype)
+        powers = on_device(recurrence.decay_powers(np.asarray(group.kernel)), dtype)
     elif group.kind == "in_order":
         own = _plan_affine(sparse.csc_array(group.kernel), dtype)
     return _GroupPlan(
@@ -1061,7 +1061,7 @@ def _plan_outputs(
 
 def _column(values: np.ndarray, dtype: jnp.dtype, zero: bool = False) -> jax.Array | None:
     """(rows, 1, 1, 1); None if all are 0, unless `zero`."""
-    return jnp.asarray(values[:, None, None, None], dtype) if zero or values.any() else None
+    return on_device(values[:, None, None, None], dtype) if zero or values.any() else None
 
 
 # ---------------------------------------------------------------- chunks

@@ -30,6 +30,7 @@ from lsrl.backends.network import (
     ParameterReader,
     check_products,
     generated,
+    on_device,
     precise,
     value_of,
 )
@@ -624,10 +625,10 @@ class ResidualNetwork(nnx.Module, Network):
         """
         shapes = self.state_shapes() if self.depth else {}
         state = {
-            name: jnp.asarray(np.zeros((*batch_shape, self.depth, *shape), DTYPE))
+            name: on_device(np.zeros((*batch_shape, self.depth, *shape)), DTYPE)
             for name, shape in shapes.items()
         }
-        return {**state, "position": jnp.asarray(np.zeros(batch_shape, np.int32))}
+        return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
 
     def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
         """Run one token.
@@ -727,7 +728,7 @@ class ResidualNetwork(nnx.Module, Network):
 
 
 def _parameter(values: Any) -> nnx.Param[jax.Array]:
-    return nnx.Param(jnp.asarray(np.asarray(values, DTYPE)))
+    return nnx.Param(on_device(values, DTYPE))
 
 
 def _rounded_up(tokens: int) -> int:

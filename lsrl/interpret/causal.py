@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.interpret.interventions import circuit_nodes, patches_of, wiring_of
+from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
 from lsrl.ir.bounds import Facts
-from lsrl.ir.evaluate import Intervention, evaluate
+from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Hold, SelectiveState
 from lsrl.model import Model
 
-# Most pairs of one run of the network: one compilation serves all runs.
+# Pairs of one run of the network, of as many signals as there is room for: one compilation serves
+# all runs.
 ROWS = 512
 # Sequences that bases and sources are drawn from.
 POOL = 128
@@ -104,17 +105,21 @@ def causal_test(
     known = evaluate(graph, pool, wanted=graph.live())
     if tolerance is None:
         tolerance = _tolerance(model, known[graph.output])
-    results = []
-    for signal in model.circuit.signals:
-        if not signal.owned:
-            continue
-        tried, tally = 0, _Tally(tolerance)
-        while tally.valid < pairs and tried < TRIES * pairs:
-            rows = _draw(rng, known[nodes[signal.name]], min(pairs, ROWS))
-            tally.add(*_interchanged(model, pool, known, signal.name, nodes, rows))
-            tried += len(rows.base)
-        results.append(tally.result(signal.name))
-    return CausalResult(tuple(results), tolerance)
+    owned = [signal.name for signal in model.circuit.signals if signal.owned]
+    trials = [_tried(graph, pool, known, nodes[name], pairs, rng) for name in owned]
+    errors = _errors(model, pool, dict(zip(owned, trials, strict=True)))
+    results = tuple(
+        SignalResult(
+            name,
+            len(trial.base),
+            trial.broken,
+            int(trial.changed.sum()),
+            int((error > tolerance).sum()),
+            float(error.max(initial=0.0)),
+        )
+        for name, trial, error in zip(owned, trials, errors, strict=True)
+    )
+    return CausalResult(results, tolerance)
 
 
 def _tolerance(model: Model, outputs: Array) -> float:
@@ -143,47 +148,88 @@ def _draw(rng: np.random.Generator, values: Array, rows: int) -> _Rows:
     return _Rows(base[order], source[order], tokens[order])
 
 
-def _interchanged(
-    model: Model,
+class _Trial(NamedTuple):
+    """The valid interchanges of one signal, and what the program makes of them.
+
+    Attributes:
+      base: (pairs,) int, into the pool.
+      tokens: (pairs, time) bool.
+      new: (pairs, time, width), the signal's values on the sources.
+      expected: (pairs, time, outputs).
+      changed: (pairs,) bool, whether they are other outputs than the base's.
+      broken: number of pairs that were left out.
+    """
+
+    base: Array
+    tokens: Array
+    new: Array
+    expected: Array
+    changed: Array
+    broken: int
+
+
+def _tried(
+    graph: Graph,
     pool: Sequence[Array],
     known: Mapping[int, Array],
-    name: str,
-    nodes: Mapping[str, int],
-    rows: _Rows,
-) -> tuple[Array, Array, Array]:
-    """Which rows break no promise, in which the program's output changes, and the differences."""
-    graph, wiring = model.schedule.graph, wiring_of(model)
-    inputs = [array[rows.base] for array in pool]
-    new = known[nodes[name]][rows.source].astype(np.float64)
-    mask = np.broadcast_to(rows.tokens[..., None], new.shape)
-    given = {nodes[name]: Intervention(mask, new)}
-    values = evaluate(graph, inputs, wanted=graph.live(), interventions=given)
-    valid = ~broken_rows(graph, values)
-    outputs, _ = wiring.run(inputs, patches_of(wiring, {name: new}, rows.tokens))
-    expected = values[graph.output].astype(np.float64)
-    changed = (expected != known[graph.output][rows.base]).any(axis=(1, 2))
-    with np.errstate(invalid="ignore"):
-        error = np.abs(outputs.astype(np.float64) - expected).max(axis=(1, 2))
-    return valid, changed, np.where(np.isnan(error), np.inf, error)
+    node: int,
+    pairs: int,
+    rng: np.random.Generator,
+) -> _Trial:
+    """Draw interchanges of a node until so many are valid, or too many were tried."""
+    found: list[_Trial] = []
+    valid = tried = 0
+    while valid < pairs and tried < TRIES * pairs:
+        rows = _draw(rng, known[node], min(pairs, ROWS))
+        new = known[node][rows.source].astype(np.float64)
+        mask = np.broadcast_to(rows.tokens[..., None], new.shape)
+        values = reevaluate(graph, known, rows.base, {node: Intervention(mask, new)})
+        right = ~broken_rows(graph, values)
+        expected = values.get(graph.output, known[graph.output][rows.base]).astype(np.float64)
+        changed = (expected != known[graph.output][rows.base]).any(axis=(1, 2))
+        kept = np.flatnonzero(right)[: pairs - valid]
+        found.append(
+            _Trial(
+                rows.base[kept], rows.tokens[kept], new[kept], expected[kept], changed[kept],
+                int((~right).sum()),
+            )
+        )  # fmt: skip
+        valid += len(kept)
+        tried += len(rows.base)
+    return _Trial(
+        np.concatenate([each.base for each in found]),
+        np.concatenate([each.tokens for each in found]),
+        np.concatenate([each.new for each in found]),
+        np.concatenate([each.expected for each in found]),
+        np.concatenate([each.changed for each in found]),
+        sum(each.broken for each in found),
+    )
 
 
-class _Tally:
-    """Counts the rows of one signal."""
-
-    def __init__(self, tolerance: float) -> None:
-        self.tolerance = tolerance
-        self.valid = self.broken = self.changed = self.wrong = 0
-        self.error = 0.0
-
-    def add(self, valid: Array, changed: Array, error: Array) -> None:
-        self.valid += int(valid.sum())
-        self.broken += int((~valid).sum())
-        self.changed += int((valid & changed).sum())
-        self.wrong += int((valid & (error > self.tolerance)).sum())
-        self.error = max(self.error, float(error[valid].max(initial=0.0)))
-
-    def result(self, name: str) -> SignalResult:
-        return SignalResult(name, self.valid, self.broken, self.changed, self.wrong, self.error)
+def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -> list[Array]:
+    """The greatest difference of the network's outputs and the program's, by signal and pair."""
+    wiring, names, found = wiring_of(model), list(trials), list(trials.values())
+    counts = [len(trial.base) for trial in found]
+    errors = [np.zeros(count) for count in counts]
+    # Of each pair the number of its signal, and its place there.
+    owner = np.repeat(np.arange(len(counts)), counts)
+    place = np.concatenate([np.arange(count) for count in (0, *counts)])
+    for start in range(0, len(owner), ROWS):
+        # The last run is filled up, so that it has the shape of the others.
+        rows = np.sort(np.resize(np.arange(start, min(start + ROWS, len(owner))), ROWS))
+        parts = [(k, place[rows[owner[rows] == k]]) for k in np.unique(owner[rows])]
+        base = np.concatenate([found[k].base[at] for k, at in parts])
+        blocks = [Block(names[k], found[k].new[at], found[k].tokens[at]) for k, at in parts]
+        inputs = [array[base] for array in pool]
+        outputs, _ = wiring.run(inputs, joint_patches(wiring, blocks))
+        expected = np.concatenate([found[k].expected[at] for k, at in parts])
+        with np.errstate(invalid="ignore"):
+            error = np.abs(outputs.astype(np.float64) - expected).max(axis=(1, 2))
+        error = np.where(np.isnan(error), np.inf, error)
+        ends = np.cumsum([len(at) for _, at in parts])
+        for (k, at), part in zip(parts, np.split(error, ends[:-1]), strict=True):
+            errors[k][at] = part
+    return errors
 
 
 def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
@@ -192,9 +238,10 @@ def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
     for node, value in values.items():
         found |= _outside(graph.facts[node], value.astype(np.float64)).any(axis=(1, 2))
         op = graph.nodes[node].op
-        if not isinstance(op, SelectiveState | Hold):
-            continue
-        first, second = (values[operand] for operand in graph.nodes[node].operands)
+        operands = graph.nodes[node].operands
+        if not isinstance(op, SelectiveState | Hold) or not values.keys() >= set(operands):
+            continue  # with operands that are not given, it is as it was
+        first, second = (values[operand] for operand in operands)
         # What keeps or takes a value is 0 or 1, though its interval may say no more than that it is
         # between other numbers; and an update that overwrites comes where nothing is kept.
         flag = second if isinstance(op, Hold) else first

@@ -262,46 +262,128 @@ def wiring_of(model: Model) -> Wiring:
     return Wiring(model, model.circuit)
 
 
+class Block(NamedTuple):
+    """Sequences in which one signal is set.
+
+    Attributes:
+      name: the signal's.
+      values: (sequences, time, width), what to.
+      tokens: (sequences, time) bool, when.
+    """
+
+    name: str
+    values: Array
+    tokens: Array
+
+
 def patches_of(wiring: Wiring, new: Mapping[str, Array], mask: Array) -> list[Patch]:
     """What to set so that signals have new values (batch, time, width) where the mask is true."""
-    batch, time = mask.shape
-    by_layer: dict[int, list[tuple[Channel, Array]]] = {}
-    for name, values in new.items():
-        for channel in wiring.circuit.channels_of(name):
-            by_layer.setdefault(channel.layer, []).append((channel, values[..., channel.element]))
     return [
         patch
-        for layer, given in by_layer.items()
-        for patch in _layer_patches(wiring, layer, given, mask, (batch, time))
+        for layer in sorted({c.layer for name in new for c in wiring.circuit.channels_of(name)})
+        for patch in _slot(
+            wiring,
+            [
+                _Placed(0, layer, channel, values[..., channel.element], mask)
+                for name, values in new.items()
+                for channel in wiring.circuit.channels_of(name)
+                if channel.layer == layer
+            ],
+            mask.shape,
+        )
     ]
 
 
-def _layer_patches(
+def joint_patches(wiring: Wiring, blocks: Sequence[Block]) -> list[Patch]:
+    """What to set so that in the sequences of each block, one after another, its signal is set.
+
+    The shapes follow from the circuit and the number of sequences, whatever the signals are, so one
+    compilation serves all signals.
+
+    Args:
+      wiring: of the network.
+      blocks: at least one.
+    """
+    circuit = wiring.circuit
+    owned = [signal.name for signal in circuit.signals if signal.owned]
+    channels = {name: circuit.channels_of(name) for name in owned}
+    layers = {name: sorted({c.layer for c in channels[name]}) for name in owned}
+    directed = tuple(c for name in owned for c in channels[name] if c.directions)
+    slots: list[list[_Placed]] = [[] for _ in range(max(len(found) for found in layers.values()))]
+    start = 0
+    for name, values, tokens in blocks:
+        for channel in channels[name]:
+            slot = slots[layers[name].index(channel.layer)]
+            to = values[..., channel.element]
+            slot.append(_Placed(start, channel.layer, channel, to, tokens))
+        start += len(tokens)
+    shape = (start, blocks[0].tokens.shape[1])
+    plain = any(not c.directions for name in owned for c in channels[name])
+    return [patch for slot in slots for patch in _slot(wiring, slot, shape, directed, plain)]
+
+
+class _Placed(NamedTuple):
+    """A channel that is set in some sequences of a batch: from `start` on, as many as `values`."""
+
+    start: int
+    layer: int
+    channel: Channel
+    values: Array  # (sequences, time)
+    tokens: Array  # (sequences, time) bool
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + len(self.values))
+
+
+def _slot(
     wiring: Wiring,
-    layer: int,
-    given: Sequence[tuple[Channel, Array]],
-    mask: Array,
+    placed: Sequence[_Placed],
     shape: tuple[int, int],
+    directed: Sequence[Channel] | None = None,
+    plain: bool | None = None,
 ) -> Iterator[Patch]:
-    """One patch for the channels that have units of their own, one for those that share units."""
-    (batch, _), width = shape, wiring.width
-    where = np.full(batch, layer)
-    own = [pair for pair in given if not pair[0].directions]
-    shared = [pair for pair in given if pair[0].directions]
-    if own:
-        units, to = np.zeros((batch, width), bool), np.zeros((*shape, width))
-        for channel, values in own:
-            units[:, channel.units] = True
-            to[..., channel.units] = encode(channel, values)
-        yield Patch(where, mask, units, to)
-    if shared:
-        decode, directions = np.zeros((width, len(shared))), np.zeros((len(shared), width))
-        for place, (channel, _) in enumerate(shared):
+    """One patch for the channels that have units of their own, one for those that share units.
+
+    Args:
+      wiring: of the network.
+      placed: channels of one layer a sequence.
+      shape: sequences and tokens.
+      directed: the channels that share units, which the second patch can speak of; by default those
+        placed. Without any there is no second patch.
+      plain: whether there is a first patch; by default where a channel is placed for it.
+    """
+    own = [each for each in placed if not each.channel.directions]
+    shared = [each for each in placed if each.channel.directions]
+    directed = [each.channel for each in shared] if directed is None else directed
+    if own or plain:
+        units = np.zeros((shape[0], wiring.width), bool)
+        to = np.zeros((*shape, wiring.width))
+        for each in own:
+            entries = list(each.channel.units)
+            units[each.rows, entries] = True
+            to[each.rows, :, entries] = encode(each.channel, each.values)
+        yield Patch(*_when(own, shape), units, to)
+    if directed:
+        count = len(directed)
+        decode, directions = np.zeros((wiring.width, count)), np.zeros((count, wiring.width))
+        for place, channel in enumerate(directed):
             decode[channel.units, place] = channel.weights
             directions[place, channel.units] = channel.directions
-        to = np.stack([values - channel.offset for channel, values in shared], axis=-1)
-        every = np.ones((batch, len(shared)), bool)
-        yield Patch(where, mask, every, to, (decode, directions))
+        units, to = np.zeros((shape[0], count), bool), np.zeros((*shape, count))
+        for each in shared:
+            place = directed.index(each.channel)
+            units[each.rows, place] = True
+            to[each.rows, :, place] = each.values - each.channel.offset
+        yield Patch(*_when(shared, shape), units, to, (decode, directions))
+
+
+def _when(placed: Sequence[_Placed], shape: tuple[int, int]) -> tuple[Array, Array]:
+    """The layer of each sequence, -1 for none, and its tokens."""
+    layers, tokens = np.full(shape[0], -1), np.zeros(shape, bool)
+    for each in placed:
+        layers[each.rows], tokens[each.rows] = each.layer, each.tokens
+    return layers, tokens
 
 
 def encode(channel: Channel, values: Array) -> Array:

@@ -6,7 +6,7 @@ layer's own value would.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jax import lax
 
 from lsrl.backends.cells.network import CellNetwork
 from lsrl.backends.linear.network import LinearNetwork
+from lsrl.backends.network import value_of
 from lsrl.backends.residual.network import ResidualNetwork, edited_step
 from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import Circuit
@@ -56,7 +57,6 @@ class Wiring:
         self.model = model
         self.circuit = circuit
         self.width = max(circuit.units)
-        self._run = jax.jit(self.traced, static_argnames="hooks")
         self._remade = jax.jit(self.remade)
 
     def run(
@@ -72,30 +72,38 @@ class Wiring:
         Returns:
           (batch, time, outputs), and per layer its hook (batch, time, units) as patched.
         """
-        with self.model.device_mode():
-            turned = tuple(
-                Patch(
-                    jnp.asarray(p.layer, jnp.int32),
-                    jnp.asarray(p.tokens.T),
-                    jnp.asarray(p.units),
-                    jnp.moveaxis(jnp.asarray(p.values, self.model.dtype), 1, 0),
-                    jax.tree.map(lambda x: jnp.asarray(x, self.model.dtype), p.basis),
-                )
-                for p in patches
+        # Of numpy until the network runs: jax compiles every conversion, once a shape.
+        dtype = jnp.dtype(self.model.dtype)
+        turned = tuple(
+            Patch(
+                np.asarray(p.layer, np.int32),
+                p.tokens.T,
+                p.units,
+                np.moveaxis(np.asarray(p.values, dtype), 1, 0),
+                None if p.basis is None else tuple(np.asarray(x, dtype) for x in p.basis),
             )
-            outputs, seen = self._run(*self.prepared(inputs), turned, hooks=hooks)
+            for p in patches
+        )
+        with self.model.device_mode():
+            run = _compiled(_Same(self))
+            outputs, seen = run(*self.prepared(inputs), turned, memory=self.memory, hooks=hooks)
             return (
-                np.asarray(jnp.moveaxis(outputs, 0, 1)),
-                [np.asarray(jnp.moveaxis(hook, 0, 1)) for hook in seen],
+                np.moveaxis(np.asarray(outputs), 0, 1),
+                [np.moveaxis(np.asarray(hook), 0, 1) for hook in seen],
             )
 
     # ------------------------------------------------------------ for transformations
 
     def prepared(self, inputs: Sequence[Array]) -> tuple[Any, Any, Any]:
         """Parameters, first state and inputs, time first, as the two functions below take them."""
-        network = self.model.module
-        features = tuple(jnp.moveaxis(x, 1, 0) for x in self.model.features(inputs))
-        return network.parameters(), network.init_state((np.shape(inputs[0])[0],)), features
+        network, batch = self.model.module, np.shape(inputs[0])[0]
+        features = tuple(np.moveaxis(x, 1, 0) for x in self.model.features(inputs))
+        parameters = network.parameters()
+        if not isinstance(network, LinearNetwork):
+            return parameters, network.init_state((batch,)), features
+        starts = [np.asarray(value_of(layer.initial_state)) for layer in network.layers]
+        state = tuple(np.broadcast_to(start, (batch, *start.shape)) for start in starts)
+        return parameters, state or network.init_state((batch,)), features
 
     def shifted(
         self, prepared: tuple[Any, Any, Any], shifts: jax.Array
@@ -173,6 +181,7 @@ class Wiring:
         held: jax.Array | None = None,
         mask: jax.Array | None = None,
         *,
+        memory: Any = None,
         hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
         """As `run`, as a pure function for transformations, with time first.
@@ -185,8 +194,10 @@ class Wiring:
           shifts: (time, layers, batch, width), added to the hooks; or None.
           held: (time, layers, batch, width), what hooks are; or None.
           mask: (layers, batch, width) bool, the entries that `held` speaks of; None for all.
+          memory: what `Wiring.memory` is; by default this wiring's own.
           hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
         """
+        memory = self.memory if memory is None else memory
 
         def token(state: Any, now: Any) -> tuple[Any, Any]:
             read, tokens, values, shift, hold = now
@@ -209,7 +220,7 @@ class Wiring:
                     hook = hook + change @ encode[:, :units]
                 return hook if shift is None else hook + shift[number][:, :units]
 
-            outputs, state, made = self._step(parameters, state, read, put)
+            outputs, state, made = self._step(parameters, state, read, put, memory)
             seen = made if hold is not None else [put(i, hook) for i, hook in enumerate(made)]
             return state, (outputs, tuple(seen) if hooks else ())
 
@@ -228,12 +239,20 @@ class Wiring:
             return self._residual_step
         raise LsrlError(f"target {self.model.target!r} has no hooks")
 
+    @cached_property
+    def memory(self) -> Any:
+        """What an edit of a hook does to the memory: arrays, so that equal networks share code."""
+        network = self.model.module
+        if isinstance(network, LinearNetwork):
+            return self._linear_memory
+        return self._residual_memory if isinstance(network, ResidualNetwork) else ()
+
     # ------------------------------------------------------------ the three kinds of networks
 
     def _linear_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any
+        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
     ) -> tuple[jax.Array, Any, list[jax.Array]]:
-        network, memory, seen = self.model.module, self._linear_memory, []
+        network, seen = self.model.module, []
 
         def edit(layer: int, hook: jax.Array, hidden: Any) -> tuple[jax.Array, Any]:
             seen.append(hook)
@@ -254,11 +273,14 @@ class Wiring:
             for unit, entry in zip(channel.units, channel.memory, strict=False):
                 found[channel.layer][0].append(unit)
                 found[channel.layer][1].append(entry)
-        return [(np.array(units, int), np.array(entries, int)) for units, entries in found]
+        return [
+            (np.array(units, np.int32), np.array(entries, np.int32)) for units, entries in found
+        ]
 
     def _cell_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any
+        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
     ) -> tuple[jax.Array, Any, list[jax.Array]]:
+        del memory  # a carry is the hook itself
         network, seen = self.model.module, []
 
         def edit(layer: int, hook: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
@@ -275,28 +297,63 @@ class Wiring:
         return outputs, state, seen
 
     def _residual_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any
+        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
     ) -> tuple[jax.Array, Any, list[jax.Array]]:
-        network, memory = self.model.module, jnp.asarray(self._residual_memory)
+        network, (entries, weights) = self.model.module, memory
 
         def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
             new = put(site, stream[0])
-            if scan is not None:
-                change = (new - stream[0]) @ memory[site]
-                scan = scan + change.reshape(scan.shape)
+            if scan is not None and entries.shape[1]:
+                change = (new - stream[0]) @ jnp.asarray(weights)[site]
+                flat = scan.reshape(scan.shape[0], -1)
+                # Sites that change fewer entries name some past the end.
+                flat = flat.at[:, jnp.asarray(entries)[site]].add(change, mode="drop")
+                scan = flat.reshape(scan.shape)
             return new[None], scan
 
         outputs, state, seen = edited_step(parameters, network.structure, state, inputs, edit)
         return outputs, state, list(seen)
 
     @cached_property
-    def _residual_memory(self) -> Array:
-        """(sites, d, scan): what the state of a scan changes by, with an entry of the stream."""
+    def _residual_memory(self) -> tuple[Array, Array]:
+        """What the state of a scan changes by, with an entry of the stream.
+
+        Entries of the scan (sites, entries), and their weights (sites, d, entries).
+        """
         shapes = self.model.module.state_shapes()
         (scan,) = (shape for name, shape in shapes.items() if name != "conv")
-        found = np.zeros((len(self.circuit.units), self.width, int(np.prod(scan))), np.float32)
+        sites = len(self.circuit.units)
+        known: list[dict[int, int]] = [{} for _ in range(sites)]
+        for channel in self.circuit.channels:
+            for entry in channel.memory:
+                known[channel.layer].setdefault(entry, len(known[channel.layer]))
+        most = max(len(places) for places in known)
+        entries = np.full((sites, most), int(np.prod(scan)), np.int32)
+        weights = np.zeros((sites, self.width, most), np.float32)
+        for site, places in enumerate(known):
+            entries[site, : len(places)] = list(places)
         for channel in self.circuit.channels:
             for entry, weight in zip(channel.memory, channel.memory_weights, strict=True):
+                place = known[channel.layer][entry]
                 for unit, own in zip(channel.units, channel.weights, strict=True):
-                    found[channel.layer, unit, entry] += own / weight
-        return found
+                    weights[channel.layer, unit, place] += own / weight
+        return entries, weights
+
+
+class _Same:
+    """A wiring, equal to others whose networks run by the same code with other numbers."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        network, self.wiring = wiring.model.module, wiring
+        self.key = (type(network), network.structure, len(wiring.circuit.units))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@lru_cache(maxsize=32)
+def _compiled(same: _Same) -> Any:
+    return jax.jit(same.wiring.traced, static_argnames="hooks")

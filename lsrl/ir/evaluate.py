@@ -107,6 +107,50 @@ def evaluate(
     return {i: values[i] for i in keep}
 
 
+def reevaluate(
+    graph: Graph,
+    known: Mapping[int, Array],
+    rows: Array,
+    interventions: Mapping[int, Intervention],
+) -> dict[int, Array]:
+    """Evaluate a graph again with interventions: what they change, and no more.
+
+    Args:
+      graph: the program.
+      known: every live node's value, of `evaluate`.
+      rows: (batch,) int, the sequences of `known` to intervene on.
+      interventions: as for `evaluate`.
+
+    Returns:
+      By node id (batch, time, width): all nodes that depend on an intervention, and their operands.
+    """
+    some = known[graph.output]
+    extent = Extent(len(rows), some.shape[1], some.dtype == object)
+    values: dict[int, Array] = {}
+    changed: set[int] = set()
+
+    def taken(node: int) -> Array:
+        if node not in values:
+            values[node] = known[node][rows]
+        return values[node]
+
+    for i in sorted(known):
+        node, given = graph.nodes[i], interventions.get(i)
+        moved = not changed.isdisjoint(node.operands)
+        if given is None and not moved:
+            continue
+        changed.add(i)
+        if given is not None and not moved and not isinstance(node.op, StateOp):
+            values[i] = np.where(given.mask, extent.numbers(given.values), known[i][rows])
+            continue
+        operands = [taken(operand) for operand in node.operands]
+        if given is None:
+            values[i] = node.op.evaluate(operands, extent)
+        else:
+            values[i] = _intervened(node.op, operands, extent, given)
+    return values
+
+
 def _intervened(op: Op, operands: Sequence[Array], extent: Extent, given: Intervention) -> Array:
     new = extent.numbers(given.values)
     if not isinstance(op, StateOp):

@@ -84,9 +84,9 @@ class Varied:
     circuit: str | None = None
 
 
-def load_model(path: Path) -> Network:
-    """Read a model that `Model.save` wrote."""
-    return lsrl.load(path)
+def load_model(path: Path, like: "Model | None" = None) -> Network:
+    """Read a model that `Model.save` wrote; see `lsrl.load` for `like`."""
+    return lsrl.load(path, like=like)
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,13 @@ class Variant:
       name: the name of its folders.
       make: (compiled model, seed, sampler of legal inputs) -> the variant; None where there is none
         of this model.
-      load: reads what the variant's model saved.
+      load: reads what the variant's model saved; it may use another model of the same program on
+        the same target.
     """
 
     name: str
     make: "Callable[[Model, int, Sampler], Varied | None]"
-    load: Callable[[Path], Network] = load_model
+    load: "Callable[[Path, Model | None], Network]" = load_model
 
 
 def plain(model: "Model", seed: int, sampler: Sampler) -> Varied:

@@ -135,9 +135,13 @@ def verify(
     data = {
         program.name: _Unit(root, program, tasks.get(program.name)) for program in found.programs
     }
+    # What a program's models on one target share, a worker compiles once.
+    groups: dict[tuple[str, str], list[ModelRecord]] = {}
+    for model in found.models:
+        groups.setdefault((model.program, model.target), []).append(model)
     units = [
         *data.values(),
-        *(replace(data[model.program], model=model) for model in found.models),
+        *(replace(data[name], models=tuple(models)) for (name, _), models in groups.items()),
     ]
     tokens = sum(_run(units, workers, progress))
     return Verified(
@@ -151,15 +155,21 @@ def verify(
 
 @dataclass(frozen=True)
 class _Unit:
-    """What one worker checks at a time: the data of a program, or one model."""
+    """What one worker checks at a time: the data of a program, or its models on one target."""
 
     root: Path
     program: ProgramRecord
     task: Task | None
-    model: ModelRecord | None = None
+    models: tuple[ModelRecord, ...] = ()
 
     def __str__(self) -> str:
-        return self.program.name if self.model is None else self.model.folder
+        name = self.program.name
+        return f"{name} on {self.models[0].target}" if self.models else name
+
+    @property
+    def steps(self) -> int:
+        """Of the progress bar."""
+        return len(self.models) or 1
 
     @property
     def labels(self) -> Path:
@@ -182,11 +192,12 @@ def _tasks(found: Manifest) -> dict[str, Task]:
 
 
 def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> list[int]:
-    bar = None if progress is None else progress.add_task("verify", total=len(units))
+    total = sum(unit.steps for unit in units)
+    bar = None if progress is None else progress.add_task("verify", total=total)
 
     def tell(unit: _Unit) -> None:
         if progress is not None and bar is not None:
-            progress.update(bar, advance=1, description=str(unit))
+            progress.update(bar, advance=unit.steps, description=str(unit))
 
     if workers == 1:
         counts = []
@@ -209,19 +220,22 @@ def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> lis
 
 
 def _check(unit: _Unit) -> int:
-    """Check one unit; returns the number of tokens at which a model was compared."""
+    """Check one unit; returns the number of tokens at which models were compared."""
     dataset = datasets.read_dataset(unit.labels / building.DATASET)
     pairs = datasets.read_counterfactuals(unit.labels / building.COUNTERFACTUALS)
-    if unit.model is None:
+    if not unit.models:
         if unit.task is not None:
             _check_data(unit.task, dataset, pairs)
         return 0
-    folder = unit.labels / unit.model.target / unit.model.variant
-    model = VARIANTS[unit.model.variant].load(folder / building.MODEL)
-    subject = Subject(model, unit.model, folder, dataset, pairs)
-    tokens = check_outputs(subject)
-    for check in CHECKS:
-        check(subject)
+    tokens, known = 0, None
+    for record in unit.models:
+        folder = unit.labels / record.target / record.variant
+        model = VARIANTS[record.variant].load(folder / building.MODEL, known)
+        known = model if isinstance(model, Model) and known is None else known
+        subject = Subject(model, record, folder, dataset, pairs)
+        tokens += check_outputs(subject)
+        for check in CHECKS:
+            check(subject)
     return tokens
 
 
