@@ -295,9 +295,9 @@ def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
     def negated(model, seed, sampler):
         assert sampler(3, 0)[0].shape == (3, 24)
         if model.target == "gru":
-            return None
+            raise errors.InputError("negated: no gate may be negated")
         assert seed != 0
-        return Varied(model, "Nothing was negated.", False, None, {"accuracy": 0.5}, '{"own": 1}\n')
+        return Varied(model, "Nothing was negated.", False, None, {"accuracy": 0.5})
 
     monkeypatch.setitem(variants.VARIANTS, "negated", variants.Variant("negated", negated))
     manifest = build(
@@ -311,10 +311,10 @@ def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
     ]  # fmt: skip
     (refusal,) = manifest.refusals
     assert (refusal.target, refusal.variant) == ("gru", "negated")
+    assert refusal.reason == "negated: no gate may be negated"
     folder = tmp_path / "counting/majority/linear_rnn/negated"
     assert "Nothing was negated." in (folder / "README.md").read_text()
     assert "accuracy: 0.5" in (folder / "README.md").read_text()
-    assert json.loads((folder / "circuit.json").read_text()) == {"own": 1}
     assert verify.verify(tmp_path, workers=1).models == 3
 
 

@@ -89,6 +89,18 @@ class Places(NamedTuple):
     tokens: jax.Array
 
 
+class Resume(NamedTuple):
+    """Where to begin if what comes before is known.
+
+    Attributes:
+      layer: () int, the first layer to run.
+      stream: (time, batch, d), what it reads; not looked at where that is the embedding.
+    """
+
+    layer: Any
+    stream: Any
+
+
 # A layer's parameters, stream (time, batch, d), state, places, eps and edit to stream and state.
 # The edit is of the stream and the scan's state, once a site of the layer; sites count from 0.
 Block: TypeAlias = Callable[
@@ -240,6 +252,7 @@ def _forward(
     count: jax.Array,
     head: jax.Array | None = None,
     edit: Edit | None = None,
+    resume: Resume | None = None,
 ) -> tuple[jax.Array, State, jax.Array | None]:
     """Run a chunk.
 
@@ -251,6 +264,7 @@ def _forward(
       count: how many tokens count; those after them change no state.
       head: (vocabulary, d), to read the final norm by it instead of by the output kernel.
       edit: of the stream behind the embedding (0) and each site, and of the site's scan.
+      resume: with an edit, where to begin; layers before stay in their state.
 
     Returns:
       (time, batch, outputs), the new state, and with an edit the streams that came to it:
@@ -263,6 +277,8 @@ def _forward(
     seen = None if edit is None else stream[None]
     if edit is not None:
         stream, _ = edit(0, stream, None)
+    if resume is not None:
+        stream = jnp.where(resume.layer > 0, resume.stream, stream)
 
     def layer(
         stream: jax.Array, now: tuple[jax.Array, LayerParameters, LayerState]
@@ -280,11 +296,23 @@ def _forward(
         stream, own = structure.block(weights, stream, own, where, structure.eps, edited)
         return stream, (own, jnp.stack(streams))
 
+    def resumed(stream: jax.Array, now: Any) -> tuple[jax.Array, Any]:
+        if resume is None:
+            return layer(stream, now)
+        skipped = jnp.broadcast_to(stream, (structure.sites, *stream.shape))
+        return lax.cond(
+            now[0] < resume.layer,
+            lambda stream, now: (stream, (now[2], skipped)),
+            layer,
+            stream,
+            now,
+        )
+
     carried = {name: jnp.moveaxis(x, 1, 0) for name, x in state.items() if name != "position"}
     if parameters["layers"]:
         layers = jax.tree.leaves(parameters["layers"])[0].shape[0]
         numbered = (jnp.arange(layers, dtype=jnp.int32), parameters["layers"], carried)
-        stream, (carried, streams) = lax.scan(layer, stream, numbered)
+        stream, (carried, streams) = lax.scan(resumed, stream, numbered)
         if seen is not None and streams is not None:
             seen = jnp.concatenate([seen, streams.reshape(-1, *stream.shape)])
     after = {name: jnp.moveaxis(x, 0, 1) for name, x in carried.items()}
@@ -343,6 +371,7 @@ def edited_step(
     state: State,
     inputs: Sequence[jax.Array],
     edit: Edit,
+    resume: Resume | None = None,
 ) -> tuple[jax.Array, State, jax.Array]:
     """Run one token with an edit.
 
@@ -353,12 +382,15 @@ def edited_step(
       inputs: per program input, token ids (batch,) or vectors (batch, width).
       edit: of the stream (1, batch, d) behind the embedding (0) and each site, and of the state of
         the site's scan (batch, ...); the site's number is traced.
+      resume: where to begin, with a stream (1, batch, d); the streams before are then not known.
 
     Returns:
       (batch, outputs), the new state, and the streams before their edits, (1 + sites, batch, d).
     """
     token = tuple(jnp.asarray(x)[None] for x in inputs)
-    outputs, after, seen = _forward(parameters, structure, state, token, jnp.int32(1), edit=edit)
+    outputs, after, seen = _forward(
+        parameters, structure, state, token, jnp.int32(1), edit=edit, resume=resume
+    )
     return outputs[0], after, jnp.zeros((0,)) if seen is None else seen[:, 0]
 
 

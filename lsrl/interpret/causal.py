@@ -8,11 +8,13 @@ that the compiler relies on. Such a pair breaks a promise and is left out, and c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
+from lsrl.interpret.wiring import Wiring
 from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
@@ -23,6 +25,9 @@ from lsrl.model import Model
 # Pairs of one run of the network, of as many signals as there is room for: one compilation serves
 # all runs.
 ROWS = 512
+# As much work (sequences * tokens * layers * units, over all signals) pays for the code that lets a
+# run begin late.
+LATE = 3e8
 # Sequences that bases and sources are drawn from.
 POOL = 128
 # Pairs tried for each one wanted, before a signal is left with fewer.
@@ -106,18 +111,18 @@ def causal_test(
     if tolerance is None:
         tolerance = _tolerance(model, known[graph.output])
     owned = [signal.name for signal in model.circuit.signals if signal.owned]
-    trials = [_tried(graph, pool, known, nodes[name], pairs, rng) for name in owned]
-    errors = _errors(model, pool, dict(zip(owned, trials, strict=True)))
+    trials = {name: _tried(graph, pool, known, nodes[name], pairs, rng) for name in owned}
+    errors = _errors(model, pool, trials)
     results = tuple(
         SignalResult(
             name,
             len(trial.base),
             trial.broken,
             int(trial.changed.sum()),
-            int((error > tolerance).sum()),
-            float(error.max(initial=0.0)),
+            int((errors[name] > tolerance).sum()),
+            float(errors[name].max(initial=0.0)),
         )
-        for name, trial, error in zip(owned, trials, errors, strict=True)
+        for name, trial in trials.items()
     )
     return CausalResult(results, tolerance)
 
@@ -206,30 +211,59 @@ def _tried(
     )
 
 
-def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -> list[Array]:
-    """The greatest difference of the network's outputs and the program's, by signal and pair."""
-    wiring, names, found = wiring_of(model), list(trials), list(trials.values())
-    counts = [len(trial.base) for trial in found]
-    errors = [np.zeros(count) for count in counts]
+def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -> dict[str, Array]:
+    """The greatest difference of the network's outputs and the program's, of each pair."""
+    wiring, errors = wiring_of(model), {name: np.zeros(len(t.base)) for name, t in trials.items()}
+    # Signals of the same layers together, so that a run may begin late.
+    order = {name: min(c.layer for c in model.circuit.channels_of(name)) for name in trials}
+    names = sorted(trials, key=order.__getitem__)
     # Of each pair the number of its signal, and its place there.
-    owner = np.repeat(np.arange(len(counts)), counts)
-    place = np.concatenate([np.arange(count) for count in (0, *counts)])
+    owner = np.repeat(np.arange(len(names)), [len(errors[name]) for name in names]).astype(int)
+    place = np.concatenate([np.arange(len(errors[name])) for name in names] or [owner])
+    if not len(owner):
+        return errors
+    first, time = names[owner[0]], pool[0].shape[1]
+    work = len(names) * ROWS * time * len(model.circuit.units) * wiring.width
+    resumes = wiring.resumes and work > LATE
+    hooks = _hooks(wiring, pool, trials[first], first) if resumes else []
     for start in range(0, len(owner), ROWS):
         # The last run is filled up, so that it has the shape of the others.
         rows = np.sort(np.resize(np.arange(start, min(start + ROWS, len(owner))), ROWS))
-        parts = [(k, place[rows[owner[rows] == k]]) for k in np.unique(owner[rows])]
-        base = np.concatenate([found[k].base[at] for k, at in parts])
-        blocks = [Block(names[k], found[k].new[at], found[k].tokens[at]) for k, at in parts]
-        inputs = [array[base] for array in pool]
-        outputs, _ = wiring.run(inputs, joint_patches(wiring, blocks))
-        expected = np.concatenate([found[k].expected[at] for k, at in parts])
+        parts = [(names[k], place[rows[owner[rows] == k]]) for k in np.unique(owner[rows])]
+        base = np.concatenate([trials[name].base[at] for name, at in parts])
+        blocks = [Block(name, trials[name].new[at], trials[name].tokens[at]) for name, at in parts]
+        outputs, _ = wiring.run(
+            [array[base] for array in pool],
+            joint_patches(wiring, blocks),
+            hooks=resumes,
+            known=partial(_rows_of, hooks, base) if resumes else None,
+        )
+        expected = np.concatenate([trials[name].expected[at] for name, at in parts])
         with np.errstate(invalid="ignore"):
             error = np.abs(outputs.astype(np.float64) - expected).max(axis=(1, 2))
         error = np.where(np.isnan(error), np.inf, error)
         ends = np.cumsum([len(at) for _, at in parts])
-        for (k, at), part in zip(parts, np.split(error, ends[:-1]), strict=True):
-            errors[k][at] = part
+        for (name, at), part in zip(parts, np.split(error, ends[:-1]), strict=True):
+            errors[name][at] = part
     return errors
+
+
+def _rows_of(hooks: Sequence[Array], rows: Array, layer: int) -> Array:
+    return hooks[layer][rows]
+
+
+def _hooks(wiring: Wiring, pool: Sequence[Array], trial: _Trial, name: str) -> list[Array]:
+    """The hooks of the pool: by the same code as all other runs, with patches in no layer."""
+    rows = np.resize(np.arange(len(pool[0])), ROWS)
+    one = np.zeros(ROWS, int)
+    patches = joint_patches(wiring, [Block(name, trial.new[one], trial.tokens[one])])
+    nowhere = [patch._replace(layer=np.full(ROWS, -1)) for patch in patches]
+    inputs = [array[rows] for array in pool]
+    shape = (ROWS, pool[0].shape[1], wiring.width)
+    _, hooks = wiring.run(
+        inputs, nowhere, hooks=True, known=lambda _: np.zeros(shape, wiring.model.dtype)
+    )
+    return [hook[: len(pool[0])] for hook in hooks]
 
 
 def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:

@@ -17,7 +17,7 @@ from jax import lax
 from lsrl.backends.cells.network import CellNetwork
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.network import value_of
-from lsrl.backends.residual.network import ResidualNetwork, edited_step
+from lsrl.backends.residual.network import ResidualNetwork, Resume, edited_step
 from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
@@ -60,7 +60,12 @@ class Wiring:
         self._remade = jax.jit(self.remade)
 
     def run(
-        self, inputs: Sequence[Array], patches: Sequence[Patch] = (), *, hooks: bool = False
+        self,
+        inputs: Sequence[Array],
+        patches: Sequence[Patch] = (),
+        *,
+        hooks: bool = False,
+        known: Callable[[int], Array] | None = None,
     ) -> tuple[Array, list[Array]]:
         """Run whole sequences.
 
@@ -68,6 +73,8 @@ class Wiring:
           inputs: one array an input: ids (batch, time) or vectors (batch, time, width).
           patches: what to set; later ones win.
           hooks: whether to return the hooks.
+          known: the hook of a layer, for the same inputs without patches. A network that resumes
+            then begins at the first layer that a patch is in, and does not tell the hooks before.
 
         Returns:
           (batch, time, outputs), and per layer its hook (batch, time, units) as patched.
@@ -86,11 +93,30 @@ class Wiring:
         )
         with self.model.device_mode():
             run = _compiled(_Same(self))
-            outputs, seen = run(*self.prepared(inputs), turned, memory=self.memory, hooks=hooks)
+            outputs, seen = run(
+                *self.prepared(inputs),
+                turned,
+                memory=self.memory,
+                resume=None if known is None else self._resume(patches, known),
+                hooks=hooks,
+            )
             return (
                 np.moveaxis(np.asarray(outputs), 0, 1),
                 [np.moveaxis(np.asarray(hook), 0, 1) for hook in seen],
             )
+
+    @property
+    def resumes(self) -> bool:
+        """Whether `run` may begin at a layer, which needs what is known of those before."""
+        return isinstance(self.model.module, ResidualNetwork)
+
+    def _resume(self, patches: Sequence[Patch], known: Callable[[int], Array]) -> Resume | None:
+        if not self.resumes:
+            return None
+        hooks = [int(layer) for p in patches for layer in np.unique(p.layer) if layer >= 0]
+        sites = self.model.module.structure.sites
+        first = max(min(hooks, default=0) - 1, 0) // sites
+        return Resume(np.int32(first), np.moveaxis(known(first * sites), 1, 0))
 
     # ------------------------------------------------------------ for transformations
 
@@ -182,6 +208,7 @@ class Wiring:
         mask: jax.Array | None = None,
         *,
         memory: Any = None,
+        resume: Resume | None = None,
         hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
         """As `run`, as a pure function for transformations, with time first.
@@ -195,12 +222,13 @@ class Wiring:
           held: (time, layers, batch, width), what hooks are; or None.
           mask: (layers, batch, width) bool, the entries that `held` speaks of; None for all.
           memory: what `Wiring.memory` is; by default this wiring's own.
+          resume: of a residual network, where to begin, with a stream (time, batch, d).
           hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
         """
         memory = self.memory if memory is None else memory
 
         def token(state: Any, now: Any) -> tuple[Any, Any]:
-            read, tokens, values, shift, hold = now
+            read, tokens, values, shift, hold, stream = now
 
             def put(number: Any, hook: jax.Array) -> jax.Array:
                 units = hook.shape[-1]
@@ -220,11 +248,14 @@ class Wiring:
                     hook = hook + change @ encode[:, :units]
                 return hook if shift is None else hook + shift[number][:, :units]
 
-            outputs, state, made = self._step(parameters, state, read, put, memory)
+            begin = () if resume is None else (Resume(resume.layer, stream[None]),)
+            outputs, state, made = self._step(parameters, state, read, put, memory, *begin)
             seen = made if hold is not None else [put(i, hook) for i, hook in enumerate(made)]
             return state, (outputs, tuple(seen) if hooks else ())
 
-        timed = tuple(p.tokens for p in patches), tuple(p.values for p in patches), shifts, held
+        streams = None if resume is None else resume.stream
+        told = tuple(p.tokens for p in patches), tuple(p.values for p in patches)
+        timed = *told, shifts, held, streams
         _, (outputs, seen) = lax.scan(token, state, (inputs, *timed))
         return outputs, list(seen)
 
@@ -297,7 +328,13 @@ class Wiring:
         return outputs, state, seen
 
     def _residual_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
+        self,
+        parameters: Any,
+        state: Any,
+        inputs: Any,
+        put: Any,
+        memory: Any,
+        resume: Resume | None = None,
     ) -> tuple[jax.Array, Any, list[jax.Array]]:
         network, (entries, weights) = self.model.module, memory
 
@@ -311,7 +348,9 @@ class Wiring:
                 scan = flat.reshape(scan.shape)
             return new[None], scan
 
-        outputs, state, seen = edited_step(parameters, network.structure, state, inputs, edit)
+        outputs, state, seen = edited_step(
+            parameters, network.structure, state, inputs, edit, resume
+        )
         return outputs, state, list(seen)
 
     @cached_property

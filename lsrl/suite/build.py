@@ -330,7 +330,7 @@ def _make_model(compiler: _Compiler, name: str, context: Context) -> Made:
         content = _saved(model)
         files = {
             MODEL: content,
-            CIRCUIT: (varied.circuit or circuit_json(model)).encode(),
+            CIRCUIT: circuit_json(model).encode(),
             CARD: card(varied, row).encode(),
         }
         if hidden:
@@ -348,10 +348,9 @@ def _varied(compiler: _Compiler, name: str, context: Context) -> Varied | str:
         return str(model)
     seed = context.seed_of(compiler.task.name, compiler.target, name)
     try:
-        varied = VARIANTS[name].make(model, seed, sampler_of(compiler.task, model.program))
-    except (UnsupportedOpError, PrecisionError) as error:
+        return VARIANTS[name].make(model, seed, sampler_of(compiler.task, model.program))
+    except (InputError, UnsupportedOpError, PrecisionError) as error:
         return str(error)
-    return varied or f"target {compiler.target!r} has no variant {name!r} of this program"
 
 
 def _saved(model: Network) -> bytes:

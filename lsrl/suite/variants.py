@@ -13,7 +13,6 @@ import numpy as np
 
 import lsrl
 from lsrl.certificate import Certificate
-from lsrl.errors import InputError
 from lsrl.interpret import variants
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Circuit
@@ -73,7 +72,6 @@ class Varied:
       error_bound: the greatest error where they are not; None where nothing is certified, and the
         model was measured instead.
       measured: what was measured, by name, for card and manifest.
-      circuit: circuit.json, where it is not that of the model.
     """
 
     model: Network
@@ -81,7 +79,6 @@ class Varied:
     exact: bool
     error_bound: float | None
     measured: Mapping[str, float] = field(default_factory=dict)
-    circuit: str | None = None
 
 
 def load_model(path: Path, like: "Model | None" = None) -> Network:
@@ -95,14 +92,14 @@ class Variant:
 
     Attributes:
       name: the name of its folders.
-      make: (compiled model, seed, sampler of legal inputs) -> the variant; None where there is none
-        of this model.
+      make: (compiled model, seed, sampler of legal inputs) -> the variant. Where there is none of
+        this model it raises an InputError, UnsupportedOpError or PrecisionError that says why.
       load: reads what the variant's model saved; it may use another model of the same program on
         the same target.
     """
 
     name: str
-    make: "Callable[[Model, int, Sampler], Varied | None]"
+    make: "Callable[[Model, int, Sampler], Varied]"
     load: "Callable[[Path, Model | None], Network]" = load_model
 
 
@@ -118,14 +115,11 @@ def plain(model: "Model", seed: int, sampler: Sampler) -> Varied:
     )
 
 
-def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Varied | None]":
-    """A variant of `lsrl.interpret.variants` as a row of the registry; None where it is refused."""
+def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Varied]":
+    """A variant of `lsrl.interpret.variants` as a row of the registry."""
 
-    def varied(model: "Model", seed: int, sampler: Sampler) -> Varied | None:
-        try:
-            made = make(model, seed, sampler)
-        except InputError:
-            return None
+    def varied(model: "Model", seed: int, sampler: Sampler) -> Varied:
+        made = make(model, seed, sampler)
         found = made.card
         measured = {} if found is None else {
             "accuracy": found.measured.accuracy,

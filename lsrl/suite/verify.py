@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
 from lsrl.ir.numbers import Array
@@ -300,9 +301,7 @@ def _check_equal(where: str, expected: Array, got: Array, allowed: float = 0.0) 
 def check_outputs(subject: Subject) -> int:
     """Compare a model with its dataset and with both sides of the counterfactual pairs.
 
-    Equal where its record says exact, within its bound where it has one. All sequences go through
-    the network as one batch, filled up to one length, so that JAX compiles it once; a network is
-    causal, so what comes behind a sequence does not change it.
+    Equal where its record says exact, within its bound where it has one.
 
     Args:
       subject: the model.
@@ -319,23 +318,53 @@ def check_outputs(subject: Subject) -> int:
         "base": pairs.base,
         "source": pairs.source,
     }
-    longest = max(split.outputs.shape[1] for split in splits.values())
-    inputs = [
-        np.concatenate([_filled(split.arrays[place], longest) for split in splits.values()])
-        for place in range(len(pairs.base.inputs))
-    ]
-    outputs = subject.model.run(*inputs).astype(np.float64)
+    outputs = _outputs(subject.model, list(splits.values()))
     if record.error_bound is None and not record.exact:
         return 0
     allowed = 0.0 if record.exact else float(record.error_bound or 0.0)
-    start, tokens = 0, 0
-    for name, split in splits.items():
-        length = split.outputs.shape[1]
+    for (name, split), got in zip(splits.items(), outputs, strict=True):
         # Further outputs are the heads of distractors and of merged programs.
-        got = outputs[start : start + len(split), :length, : split.outputs.shape[-1]]
-        _check_equal(f"{record.folder}, {name}", split.outputs, got, allowed)
-        start, tokens = start + len(split), tokens + len(split) * length
-    return tokens
+        own = got[..., : split.outputs.shape[-1]].astype(np.float64)
+        _check_equal(f"{record.folder}, {name}", split.outputs, own, allowed)
+    return sum(len(split) * split.outputs.shape[1] for split in splits.values())
+
+
+# Sequences, and tokens of each, that a residual network gets at a time.
+BATCH, CHUNK = 128, 8
+
+
+def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
+    """What a model makes of each split, (sequences, tokens, outputs), compiled for one shape.
+
+    Sequences are filled up; a network is causal, so what comes behind a sequence does not change
+    it.
+    """
+    if isinstance(model, Model) and isinstance(model.module, ResidualNetwork):
+        # Running takes longer than compiling, so little is filled up.
+        return [
+            np.concatenate(
+                [
+                    model.run(*(_rows(x, start) for x in split.arrays), chunk=CHUNK)
+                    for start in range(0, len(split), BATCH)
+                ]
+            )[: len(split)]
+            for split in splits
+        ]
+    longest = max(split.outputs.shape[1] for split in splits)
+    inputs = [
+        np.concatenate([_filled(split.arrays[place], longest) for split in splits])
+        for place in range(len(splits[0].inputs))
+    ]
+    ends = np.cumsum([len(split) for split in splits])
+    return [
+        part[:, : split.outputs.shape[1]]
+        for split, part in zip(splits, np.split(model.run(*inputs), ends[:-1]), strict=True)
+    ]
+
+
+def _rows(array: Array, start: int) -> Array:
+    """BATCH sequences from one on; where there are fewer, some again."""
+    return array[np.resize(np.arange(start, min(start + BATCH, len(array))), BATCH)]
 
 
 def _filled(array: Array, length: int) -> Array:
