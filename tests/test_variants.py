@@ -7,7 +7,9 @@ import lsrl
 from lsrl import errors, programs
 from lsrl.interpret import capture, variants
 from lsrl.interpret.causal import causal_test
+from lsrl.interpret.variants import combine
 from lsrl.interpret.variants.base import every_input
+from lsrl.interpret.variants.combine import CANCELLING
 from lsrl.interpret.variants.train import PASSES, Recipe, statistics, trained
 
 TARGETS = [found.name for found in lsrl.targets()]
@@ -174,7 +176,13 @@ def test_padded_has_a_second_head_and_distractors(compiled, tmp_path):
     reached = {(e.source, e.source_element) for e in wide.circuit.edges if e.target == "output"}
     idle = {(c.signal, c.element) for c in wide.circuit.channels if c.role == "distractor"}
     assert reached & idle and reached - idle
-    # No intervention on a distractor changes the first head, and one on another signal does.
+    # Some feed the program itself, and what they add is nothing.
+    fed = {}
+    for edge in wide.circuit.edges:
+        if edge.source in CANCELLING and (edge.target, edge.target_element) not in idle:
+            fed.setdefault((edge.target, edge.target_element), []).append(edge.weight)
+    assert fed and all(weights[0] and sum(weights) == 0 for weights in fed.values())
+    # No intervention on another distractor changes the first head; one on a signal does.
     changed = {}
     for signal in wide.circuit.signals:
         if signal.owned:
@@ -182,13 +190,39 @@ def test_padded_has_a_second_head_and_distractors(compiled, tmp_path):
             patched = lsrl.interpret.patch(wide, inputs, {signal.name: values}, 3)
             changed[signal.name] = (patched.outputs[..., :1] != outputs[..., :1]).any()
     for channel in wide.circuit.channels:
-        if channel.role == "distractor" and channel.signal in changed:
+        if channel.role == "distractor" and channel.signal in changed.keys() - {*CANCELLING}:
             only = {c.role for c in wide.circuit.channels_of(channel.signal)} == {"distractor"}
             assert not (only and changed[channel.signal]), channel.signal
     assert any(changed.values())
     wide.save(tmp_path / "model")
     loaded = lsrl.load(tmp_path / "model")
     assert loaded.circuit.to_json() == wide.circuit.to_json() and loaded.card == wide.card
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_what_cancels_changes_nothing_and_is_read(rectified, compiled):
+    fed = combine.cancelling(PROGRAM, 2, rectified=rectified)
+    inputs = draw(PROGRAM, length=30)
+    np.testing.assert_array_equal(fed.run(*inputs), PROGRAM.run(*inputs))
+    target = "mamba" if rectified else "gru"
+    model = lsrl.compile(fed, target, inspectable=True)
+    assert model.certificate.exact
+    circuit = combine.marked(model.circuit, PROGRAM.num_outputs, CANCELLING)
+    idle = {c.signal for c in circuit.channels if c.role == "distractor"}
+    real = {c.signal for c in circuit.channels if c.role == "made"}
+    names = {name for name in CANCELLING if name in {s.name for s in circuit.signals}}
+    assert names <= idle and len(names) == 2 + rectified
+    assert names <= {e.source for e in circuit.edges if e.target in real}
+    # No output of the program is fed by them alone, or it would be asked about no more.
+    assert not names & {e.source for e in circuit.edges if e.target == "output"}
+    result = causal_test(model, lambda n, s: draw(PROGRAM, n, seed=s), pairs=20)
+    assert result.agreement == 1
+    assert any(s.changed for s in result.signals if s.name in names)
+
+
+def test_distractors_tell_no_folder_of_this_machine(compiled):
+    for signal in variants.padded(compiled("gru"), 1).circuit.signals:
+        assert "random_programs" not in signal.source
 
 
 def test_merged_gives_the_outputs_of_its_programs(compiled):

@@ -4,22 +4,25 @@ Programs are joined before they are compiled, so their signals share layers, and
 equal share channels. The outputs of the joint program are those of its parts, one after another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lsrl import compiler
+from lsrl.backends import registry
+from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir import ops
+from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.types import InputType
 from lsrl.language.program import Program
-from lsrl.language.signal import Signal
-from lsrl.language.sugar import concat
+from lsrl.language.signal import Signal, affine, greater_equal, relu
+from lsrl.language.sugar import concat, cumsum
 from lsrl.language.trace import Trace, recording
 from lsrl.model import Model
 from lsrl.programs import catalogue
@@ -31,6 +34,8 @@ TRIES = 40
 LENGTH = 256
 # Of a distractor: ops one upon the other, and the widest signal.
 DEPTH, WIDTH = 4, 3
+# Distractors whose weights into the program cancel.
+CANCELLING = tuple(f"distractor_0.{name}" for name in ("count", "count_from_1", "above", "below"))
 
 
 def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = ()) -> Program:
@@ -42,7 +47,8 @@ def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = 
     Args:
       programs: at least one.
       name: of the joint program; by default the names of its parts.
-      prefixes: one a program, put before the names of its signals.
+      prefixes: one a program, put before the names of its signals; where there is one, the lines
+        that made them are not told.
 
     Raises:
       InputError: no programs.
@@ -84,7 +90,9 @@ def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = 
                     continue
                 places.append(builder.add(node.op, *(places[i] for i in node.operands)))
                 names = [f"{prefix}{each}" for each in node.names]
-                builder.describe(places[-1], names, node.sources)
+                # A line of a generated program is one of its generator, on this machine.
+                lines = () if prefix else node.sources
+                builder.describe(places[-1], names, lines)
             outputs.append(Signal(trace, places[program.graph.output]))
         output = concat(*outputs)
     return Program(
@@ -148,8 +156,10 @@ def padded(
     """Add units that compute unrelated programs of the same inputs, and feed outputs of their own.
 
     The program is the first head: the first `num_outputs` outputs are those of `model.program`, and
-    the others the distractors'. Channels that the first head does not depend on have the role
-    "distractor".
+    the others the distractors'. Some more, named in `CANCELLING`, feed a signal of the program
+    itself through weights that cancel. That is exact because it is compiled with the rest: the
+    certificate bounds the sums, distractors included. Channels that the first head does not depend
+    on have the role "distractor".
 
     Args:
       model: as compiled.
@@ -179,8 +189,11 @@ def padded(
                 [kinds[k] for k in chosen],
             )
 
-    found, joint = _fitting("padded", model, draw(), distractors)
-    circuit = marked(joint.circuit, model.program.num_outputs)
+    stream = isinstance(registry.find(model.target), ResidualBackend)
+    fed = cancelling(model.program, int(rng.integers(2**31)), rectified=stream)
+    found, joint = _fitting("padded", model, draw(), distractors, fed)
+    circuit = marked(joint.circuit, model.program.num_outputs, CANCELLING)
+    pair = _cancels(circuit)
     units = {
         (channel.layer, unit)
         for channel in circuit.channels
@@ -198,17 +211,136 @@ def padded(
         notes=(
             _heads([model.program, *found]),
             f"{len(units)} of {sum(circuit.units)} units are distractors",
+            f"{', '.join(pair)} feed the program itself, through weights that cancel"
+            if pair
+            else "no distractors feed the program itself: no signal has room for what they add",
         ),
     )
 
 
-def marked(circuit: Circuit, outputs: int) -> Circuit:
-    """The circuit with the role "distractor" where the first outputs do not depend on a channel."""
+def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> Program | None:
+    """The program with distractors that feed one of its signals through weights that cancel.
+
+    They are made of one 0 or 1 a token, and what they give together is 0: count - (count from 1
+    on) + 1, or count - above + below - middle, where `above` and `below` are what relu leaves of
+    the count's difference from a number in the middle. The compiler does not know it, and that the
+    signal stays what it was is a theorem of ours.
+
+    Args:
+      program: any.
+      seed: of the signal that is fed, and of what is counted.
+      rectified: whether it is the second; targets that keep what states begin with apart from them
+        need it, since they hold two counts as one.
+
+    Returns:
+      The program; None if no signal of it is on a grid, or no input can be counted.
+    """
+    rng, graph = np.random.default_rng(seed), program.graph
+    inputs = [i for i in graph.inputs if _countable(graph.facts[i])]
+    # What the output is a sum of is not fed, or distractors would feed an output of the program.
+    shown = {graph.output}
+    for i in reversed(range(len(graph.nodes))):
+        if i in shown and isinstance(graph.nodes[i].op, ops.Affine | ops.Bound):
+            shown.update(graph.nodes[i].operands)
+    places = [
+        i
+        for i in graph.live()
+        if not isinstance(graph.nodes[i].op, ops.Input | ops.Constant | ops.Affine | ops.Bound)
+        and i not in shown
+        and _steady(graph.facts[i])
+    ]
+    if program.max_length is None or not inputs or not places:
+        return None
+    place, counted = places[rng.integers(len(places))], inputs[rng.integers(len(inputs))]
+    trace = Trace(program.max_length)
+    builder, known, written = trace.builder, dict[int, int](), set[int]()
+    counts: list[tuple[Signal, str, float]] = []
+    rest = 0.0
+    # Inputs come first, then the counts, so that the place can read them.
+    order = [*graph.inputs, *(i for i in range(len(graph.nodes)) if i not in graph.inputs)]
+    with recording(trace):
+        for i in order:
+            node, facts = graph.nodes[i], graph.facts[i]
+            if i not in graph.inputs and not counts:
+                counts, rest = _nothing(_flag(Signal(trace, known[counted]), rng), rectified)
+                for signal, name, _ in counts:
+                    builder.describe(signal.index, [name])
+            known[i] = builder.add(node.op, *(known[operand] for operand in node.operands))
+            builder.describe(known[i], node.names, node.sources)
+            written.add(known[i])
+            if i == place:
+                weight = np.zeros((node.width, 1))
+                element = int(rng.integers(node.width))
+                weight[element] = facts.step[element]
+                terms = [(np.eye(node.width), Signal(trace, known[i]))]
+                terms += [(factor * weight, signal) for signal, _, factor in counts]
+                fed = affine(terms, rest * weight[:, 0])
+                ends = tuple(facts.low.tolist()), tuple(facts.high.tolist())
+                known[i] = builder.add(ops.Bound(*ends, proven=True), fed.index)
+    made = builder.build(known[graph.output])
+    # Nobody wrote the lines that are new.
+    nodes = tuple(
+        node if i in written else replace(node, sources=()) for i, node in enumerate(made.nodes)
+    )
+    return Program(
+        program.name,
+        replace(made, nodes=nodes),
+        program.max_length,
+        program.output_type,
+        program.documentation,
+    )
+
+
+def _nothing(flag: Signal, rectified: bool) -> tuple[list[tuple[Signal, str, float]], float]:
+    """Signals with names and factors, and a number, whose sum is 0."""
+    count, from_1, above, below = CANCELLING
+    first = cumsum(flag)
+    if not rectified:
+        return [(first, count, 1.0), (cumsum(flag, 1), from_1, -1.0)], 1.0
+    middle = float(np.rint(first.facts.high[0] / 2))
+    return [
+        (first, count, 1.0),
+        (relu(first - middle), above, -1.0),
+        (relu(middle - first), below, 1.0),
+    ], -middle
+
+
+def _steady(facts: Facts) -> bool:
+    """Whether every element is on a grid, between finite ends."""
+    numbers = np.concatenate([facts.low, facts.high, facts.step])
+    return bool(np.isfinite(numbers).all() and (facts.step > 0).all() and not facts.one_hot)
+
+
+def _countable(facts: Facts) -> bool:
+    return _steady(facts) and bool((facts.low < facts.high).any())
+
+
+def _flag(signal: Signal, rng: np.random.Generator) -> Signal:
+    """Whether an element of an input is in the upper part of what it can be."""
+    facts = signal.facts
+    element = int(rng.choice(np.flatnonzero(facts.low < facts.high)))
+    low, high, step = (float(x[element]) for x in (facts.low, facts.high, facts.step))
+    row = np.zeros((1, signal.width))
+    row[0, element] = 1.0
+    values = int(np.floor((high - low) / step))
+    threshold = low + step * int(rng.integers(1, values + 1))
+    return greater_equal(affine([(row, signal)]), threshold)
+
+
+def marked(circuit: Circuit, outputs: int, cancelling: Collection[str] = ()) -> Circuit:
+    """The circuit with the role "distractor" where the first outputs do not depend on a channel.
+
+    Args:
+      circuit: of the joint program.
+      outputs: of the program.
+      cancelling: signals that outputs do not depend on, though edges lead there.
+    """
     reached = {(OUTPUT, row) for row in range(outputs)}
     sources: dict[tuple[str, int], set[tuple[str, int]]] = {}
     for edge in circuit.edges:
         target = (edge.target, edge.target_element)
-        sources.setdefault(target, set()).add((edge.source, edge.source_element))
+        if edge.source not in cancelling:
+            sources.setdefault(target, set()).add((edge.source, edge.source_element))
     pending = list(reached)
     while pending:
         fresh = sources.get(pending.pop(), set()) - reached
@@ -242,27 +374,49 @@ def _compiled(model: Model, program: Program) -> Model:
     )
 
 
+def _cancels(circuit: Circuit) -> list[str]:
+    """The signals that cancel, if all of them are read by something that is no distractor."""
+    idle = {channel.signal for channel in circuit.channels if channel.role == "distractor"}
+    read = {edge.source for edge in circuit.edges if edge.target not in idle}
+    found = [signal.name for signal in circuit.signals if signal.name in CANCELLING]
+    return found if read >= set(found) else []
+
+
 def _fitting(
-    what: str, model: Model, candidates: Iterator[Program], count: int = 1
+    what: str,
+    model: Model,
+    candidates: Iterator[Program],
+    count: int = 1,
+    fed: Program | None = None,
 ) -> tuple[list[Program], Model]:
-    """The first programs that the target holds beside the model's, as exactly as it holds that."""
+    """The first programs that the target holds beside the model's, as exactly as it holds that.
+
+    With `fed`, that in place of the model's program where the target holds it, too.
+    """
     found: list[Program] = []
     joint = model
+    bases = [model.program] if fed is None else [fed, model.program]
     for candidate in candidates:
-        parts = [model.program, *found, candidate]
-        named = [f"distractor_{k}." if k and what == "padded" else "" for k in range(len(parts))]
-        name = f"{model.program.name}_padded" if what == "padded" else ""
-        try:
-            program = join(parts, name, named)
-            made = _compiled(model, program)
-        except (UnsupportedOpError, PrecisionError):
-            continue
-        if model.certificate.exact and not made.certificate.exact:
-            continue
-        if not _varies(program, candidate.num_outputs):
-            continue
-        found.append(candidate)
-        joint = made
+        for base in bases:
+            parts = [base, *found, candidate]
+            named = [
+                f"distractor_{k}." if k and what == "padded" else "" for k in range(len(parts))
+            ]
+            name = f"{model.program.name}_padded" if what == "padded" else ""
+            try:
+                program = join(parts, name, named)
+                made = _compiled(model, program)
+            except UnsupportedOpError:
+                break  # whatever the base is
+            except PrecisionError:
+                continue
+            if model.certificate.exact and not made.certificate.exact:
+                continue
+            if not _varies(program, candidate.num_outputs):
+                break
+            found.append(candidate)
+            joint, bases = made, [base]
+            break
         if len(found) == count:
             return found, joint
     raise InputError(
