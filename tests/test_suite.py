@@ -330,6 +330,9 @@ def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monke
         ("lstm", "permuted"), ("lstm", "plain"), ("lstm", "soft"),
         ("mamba", "permuted"), ("mamba", "plain"), ("mamba", "rotated"),
     ]  # fmt: skip
+    reasons = {(row.target, row.variant): row.reason for row in manifest.refusals}
+    assert "lstm has no residual stream to rotate" in reasons["lstm", "rotated"]
+    assert "mamba has no saturated gates" in reasons["mamba", "soft"]
     assert found["lstm", "permuted"].exact
     assert not found["lstm", "soft"].exact
     assert 0.9 < found["lstm", "soft"].measured["accuracy"] <= 1
@@ -343,6 +346,7 @@ def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monke
 def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
     """Interchanges by the wrong labels give other outputs."""
     monkeypatch.setattr(verify, "PAIRS", 20)
+    monkeypatch.setattr(verify, "CHECKS", [verify.check_causes])
     build(tmp_path, programs=["majority"], targets=["lstm"], variants=["plain"], workers=1)
 
     def lying(model):
@@ -447,6 +451,40 @@ def test_a_model_that_differs_is_found(copied):
     model.save(copied / name)
     restamp(copied, name)
     with pytest.raises(errors.ModelDifferenceError, match="flip_flop/mamba/plain, train: sequence"):
+        verify.verify(copied, workers=1)
+
+
+def test_a_weight_that_differs_is_found(copied):
+    """One entry of a hidden layer, by one part in eight."""
+    name = "memory/flip_flop/gru/plain/model.safetensors"
+    model = lsrl.load(copied / name)
+    kernels = {k: a.copy() for k, a in model.module.parameter_arrays().items() if "dense_i" in k}
+    kernel = next(a for a in kernels.values() if a.ndim == 2)
+    place = np.unravel_index(
+        np.abs(np.where(np.abs(kernel) < 16, kernel, 0)).argmax(), kernel.shape
+    )
+    kernel[place] *= 1.125
+    model.module.replace_parameters(kernels)
+    model.save(copied / name)
+    restamp(copied, name)
+    with pytest.raises(errors.ModelDifferenceError, match="flip_flop/gru/plain"):
+        verify.verify(copied, workers=1)
+
+
+@pytest.mark.parametrize("what", ["weight", "lost", "channel"])
+def test_a_circuit_that_differs_from_its_model_is_found(what, copied):
+    name = "memory/flip_flop/gru/plain/circuit.json"
+    data = json.loads((copied / name).read_text())
+    if what == "weight":
+        data["edges"][1]["weight"] *= 2
+    elif what == "lost":
+        del data["edges"][-1]
+    else:
+        data["channels"][-1]["offset"] += 1
+    (copied / name).write_text(json.dumps(data))
+    restamp(copied, name)
+    expected = "the circuit of the model" if what == "channel" else "expected the edge .* got"
+    with pytest.raises(errors.ModelDifferenceError, match=f"circuit.json: .*{expected}"):
         verify.verify(copied, workers=1)
 
 

@@ -23,7 +23,7 @@ from lsrl.ir.ops import Hold, SelectiveState
 from lsrl.model import Model
 
 # Pairs of one run of the network, of as many signals as there is room for: one compilation serves
-# all runs.
+# all runs. A network that resumes takes as many as there are sequences in the pool.
 ROWS = 512
 # As much work (sequences * tokens * layers * units, over all signals) pays for the code that lets a
 # run begin late.
@@ -223,12 +223,13 @@ def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -
     if not len(owner):
         return errors
     first, time = names[owner[0]], pool[0].shape[1]
+    size = POOL if wiring.resumes else ROWS
     work = len(names) * ROWS * time * len(model.circuit.units) * wiring.width
     resumes = wiring.resumes and work > LATE
     hooks = _hooks(wiring, pool, trials[first], first) if resumes else []
-    for start in range(0, len(owner), ROWS):
+    for start in range(0, len(owner), size):
         # The last run is filled up, so that it has the shape of the others.
-        rows = np.sort(np.resize(np.arange(start, min(start + ROWS, len(owner))), ROWS))
+        rows = np.sort(np.resize(np.arange(start, min(start + size, len(owner))), size))
         parts = [(names[k], place[rows[owner[rows] == k]]) for k in np.unique(owner[rows])]
         base = np.concatenate([trials[name].base[at] for name, at in parts])
         blocks = [Block(name, trials[name].new[at], trials[name].tokens[at]) for name, at in parts]
@@ -254,12 +255,12 @@ def _rows_of(hooks: Sequence[Array], rows: Array, layer: int) -> Array:
 
 def _hooks(wiring: Wiring, pool: Sequence[Array], trial: _Trial, name: str) -> list[Array]:
     """The hooks of the pool: by the same code as all other runs, with patches in no layer."""
-    rows = np.resize(np.arange(len(pool[0])), ROWS)
-    one = np.zeros(ROWS, int)
+    rows = np.resize(np.arange(len(pool[0])), POOL)
+    one = np.zeros(POOL, int)
     patches = joint_patches(wiring, [Block(name, trial.new[one], trial.tokens[one])])
-    nowhere = [patch._replace(layer=np.full(ROWS, -1)) for patch in patches]
+    nowhere = [patch._replace(layer=np.full(POOL, -1)) for patch in patches]
     inputs = [array[rows] for array in pool]
-    shape = (ROWS, pool[0].shape[1], wiring.width)
+    shape = (POOL, pool[0].shape[1], wiring.width)
     _, hooks = wiring.run(
         inputs, nowhere, hooks=True, known=lambda _: np.zeros(shape, wiring.model.dtype)
     )

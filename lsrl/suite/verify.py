@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from rich.progress import Progress
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
+from lsrl.interpret.circuit import Circuit, Edge
+from lsrl.interpret.locate import circuit_of
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.suite import build as building
@@ -74,10 +77,44 @@ def check_causes(subject: Subject) -> None:
             )
 
 
+def check_circuit(subject: Subject) -> None:
+    """The file is the model's circuit, and its signals and edges are those that were compiled.
+
+    Raises:
+      ModelDifferenceError: names the first edge.
+    """
+    record, model = subject.record, subject.model
+    path = subject.folder / building.CIRCUIT
+    told, own = Circuit.load(path), model.circuit
+    if isinstance(model, Model):
+        compiled = circuit_of(model)
+        own = replace(own, signals=compiled.signals, edges=compiled.edges)
+    if told.to_json() == own.to_json():
+        return
+    for edge, other in zip_longest(told.edges, own.edges):
+        if edge != other:
+            raise ModelDifferenceError(
+                f"{record.folder}/{building.CIRCUIT}: expected the edge {_edge_text(other)}, got "
+                f"{_edge_text(edge)}; build it again"
+            )
+    raise ModelDifferenceError(
+        f"{record.folder}/{building.CIRCUIT}: expected the circuit of the model, got other signals "
+        "or channels; build it again"
+    )
+
+
+def _edge_text(edge: Edge | None) -> str:
+    if edge is None:
+        return "none"
+    source = f"{edge.source}[{edge.source_element}]"
+    target = f"{edge.target}[{edge.target_element}]"
+    return f"{source} to {target} ({edge.kind}, weight {edge.weight:g})"
+
+
 # A check raises a ModelDifferenceError that says what differs. Processes import this module anew,
 # so a check has to be in this list when the module is loaded.
 Check = Callable[[Subject], None]
-CHECKS: list[Check] = [check_causes]
+CHECKS: list[Check] = [check_circuit, check_causes]
 
 
 @dataclass(frozen=True)
