@@ -5,11 +5,16 @@ them, and variants of some. What reading the weights finds by itself is marked a
 debugging. Rows go to benchmarks/results/interpretability.csv, tables to interpretability.md.
 Finished models are kept in build/interpretability, so a run that was broken off goes on where it
 stopped; `--fresh` begins anew.
+
+With `--held-back N` the programs are generated ones that no method was tuned on, and the files are
+called held_back; with `--suite DIR` the models are those of a suite that was built, or of some of
+its programs and targets, and the files are called suite.
 """
 
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -39,6 +44,13 @@ from lsrl.interpret.variants import padded, permuted, rotated
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.programs.entry import Entry
+from lsrl.suite.build import DATASET, MODEL
+from lsrl.suite.datasets import read_dataset
+from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
+from lsrl.suite.manifest import NAME as MANIFEST
+from lsrl.suite.manifest import digest, read_manifest
+from lsrl.suite.programs import sampler_of
+from lsrl.suite.variants import VARIANTS as SUITE_VARIANTS
 
 PROGRAMS = (
     "histogram", "majority", "running_max", "ngram", "first_token", "undo_flip_flop",
@@ -53,6 +65,9 @@ VARIANTS: dict[str, Callable[[Model], Model]] = {
     "padded": padded,
     "rotated": rotated,
 }
+# Of held-back programs.
+HELD_BACK_TARGETS = ("linear_rnn", "gru", "mamba")
+HELD_BACK_VARIANTS = ("plain", "padded")
 TOKENS = 12
 KEPT = ROOT / "build" / "interpretability"
 
@@ -110,16 +125,74 @@ def made(want: Wanted) -> Case | None:
     return Case(*want, model, sampler)
 
 
-def rows_of(want: Wanted, seed: int) -> list[Row]:
+def held_back_cases(
+    count: int, targets: Sequence[str], seed: int
+) -> list[tuple[Wanted, Callable[[], Case | None]]]:
+    """Generated programs on targets, plain and padded."""
+    cases: list[tuple[Wanted, Callable[[], Case | None]]] = []
+    for task in held_back(seed, count):
+        for target in targets:
+            for variant in HELD_BACK_VARIANTS:
+                want = Wanted(task.name, target, variant)
+
+                def make(want: Wanted = want, task: HeldBackProgram = task) -> Case | None:
+                    try:
+                        model = lsrl.compile(task.program(), want.target, inspectable=True)
+                        sampler = sampler_of(task, model.program)
+                        if want.variant != "plain":
+                            model = VARIANTS[want.variant](model)
+                    except LsrlError as error:
+                        say(f"{' '.join(want)}: left out, {str(error).splitlines()[0]}")
+                        return None
+                    return Case(*want, model, sampler)
+
+                cases.append((want, make))
+    return cases
+
+
+def suite_cases(
+    directory: Path, programs: Sequence[str] | None, targets: Sequence[str] | None
+) -> list[tuple[Wanted, Callable[[], Case | None]]]:
+    """Models of a suite that was built, on sequences of its datasets."""
+    manifest = read_manifest(directory)
+    hidden = {record.name for record in manifest.programs if record.held_back}
+    cases: list[tuple[Wanted, Callable[[], Case | None]]] = []
+    for record in manifest.models:
+        if record.program not in (programs or [record.program]):
+            continue
+        if record.target not in (targets or [record.target]):
+            continue
+        want = Wanted(record.program, record.target, record.variant)
+        family = LABELS if record.program in hidden else record.family
+        folder = directory / family / record.program
+
+        def make(want: Wanted = want, folder: Path = folder) -> Case | None:
+            path = folder / want.target / want.variant / MODEL
+            model = SUITE_VARIANTS[want.variant].load(path, None)
+            train = read_dataset(folder / DATASET).splits["train"]
+
+            def sample(sequences: int, seed: int) -> list[Array]:
+                rows = np.random.default_rng(seed).integers(0, len(train), sequences)
+                return [array[rows] for array in train.arrays]
+
+            return Case(*want, model, sample) if isinstance(model, Model) else None
+
+        cases.append((want, make))
+    return cases
+
+
+def rows_of(
+    want: Wanted, make: Callable[[], Case | None], seed: int, folder: Path = KEPT
+) -> list[Row]:
     """Rows of one model, kept from an earlier run or worked out now."""
-    kept = KEPT / f"{'-'.join(want)}-{seed}.csv"
+    kept = folder / f"{'-'.join(want)}-{seed}.csv"
     if kept.exists():
         return from_csv(kept.read_text(encoding="utf-8"))
-    case, began = made(want), time.perf_counter()
+    case, began = make(), time.perf_counter()
     if case is None:
         return []
     rows = evaluate_methods([case], METHODS, seed=seed)
-    KEPT.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(to_csv(rows), encoding="utf-8")
     say(f"{' '.join(want)}: {time.perf_counter() - began:.0f} s")
     return rows
@@ -173,8 +246,8 @@ def weights_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], described: dict[str, str]) -> str:
-    """All tables."""
+def page(rows: Sequence[Row], described: dict[str, str], about: str) -> str:
+    """All tables; `about` says which variants there are, and of what."""
     programs = list(dict.fromkeys(row.program for row in rows))
     plain = [row for row in rows if row.variant == "plain"]
     altered = [row for row in rows if row.variant != "plain"]
@@ -184,7 +257,7 @@ def page(rows: Sequence[Row], described: dict[str, str]) -> str:
             "# Reference methods on compiled networks",
             "",
             f"{models} models of {len(programs)} programs ({', '.join(programs)}), "
-            f"{SEQUENCES} sequences of up to {TOKENS} tokens ({POOL} for probes), "
+            f"{SEQUENCES} sequences ({POOL} for probes), "
             f"{POINTS} points for integrated gradients. Means over programs; in brackets 95 % "
             "intervals of a bootstrap that draws programs. Precision, recall and faithfulness are "
             "at the threshold of the best F1, which is the most that a method could reach.",
@@ -199,7 +272,7 @@ def page(rows: Sequence[Row], described: dict[str, str]) -> str:
             "",
             "## Variants, by method",
             "",
-            f"Of {', '.join(VARIANT_PROGRAMS)}. Where units hold several signals each, as in a "
+            f"{about} Where units hold several signals each, as in a "
             "rotated stream, there are claims about signals only. Methods that look for them there "
             "are told the directions, but for whoever reads the weights.",
             "",
@@ -240,6 +313,10 @@ def main(
     quick: Annotated[bool, typer.Option(help="Two programs, written to build/.")] = False,
     program: Annotated[list[str] | None, typer.Option(help="Programs of the library.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Targets.")] = None,
+    held_back_programs: Annotated[
+        int, typer.Option("--held-back", min=0, help="Generated programs, instead of others.")
+    ] = 0,
+    suite: Annotated[Path | None, typer.Option(help="A folder that suite build made.")] = None,
     fresh: Annotated[bool, typer.Option(help="Forget what is finished.")] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and of what is random.")] = 0,
 ) -> None:
@@ -247,13 +324,24 @@ def main(
     described = machine()
     if fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
-    chosen = program or (PROGRAMS[4:6] if quick else PROGRAMS)
-    rows = [row for want in wanted(chosen, target or TARGETS) for row in rows_of(want, seed)]
+    name, kept, about = "interpretability", KEPT, "Of all programs."
+    if held_back_programs:
+        name = "held_back"
+        chosen = held_back_cases(held_back_programs, target or HELD_BACK_TARGETS, seed)
+    elif suite is not None:
+        name = "suite"
+        kept = KEPT / digest((suite / MANIFEST).read_bytes())[:12]
+        chosen = suite_cases(suite, program, target)
+    else:
+        about = f"Of {', '.join(VARIANT_PROGRAMS)}."
+        wants = wanted(program or (PROGRAMS[4:6] if quick else PROGRAMS), target or TARGETS)
+        chosen = [(want, partial(made, want)) for want in wants]
+    rows = [row for want, make in chosen for row in rows_of(want, make, seed, kept)]
     folder: Path = QUICK_RESULTS if quick or program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    text = page(rows, described)
-    (folder / "interpretability.csv").write_text(to_csv(rows), encoding="utf-8")
-    (folder / "interpretability.md").write_text(text, encoding="utf-8")
+    text = page(rows, described, about)
+    (folder / f"{name}.csv").write_text(to_csv(rows), encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     say(text)
     say(f"written to {folder}")
 
