@@ -10,7 +10,6 @@ from lsrl.interpret.causal import causal_test
 from lsrl.interpret.variants import combine
 from lsrl.interpret.variants.base import every_input
 from lsrl.interpret.variants.combine import CANCELLING
-from lsrl.interpret.variants.train import PASSES, Recipe, statistics, trained
 
 TARGETS = [found.name for found in lsrl.targets()]
 RESIDUAL = ["mamba", "griffin"]
@@ -290,65 +289,6 @@ def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled,
     assert sizes[1] < sizes[0]
 
 
-RECIPE = Recipe(steps=40, batch=16, units=2, length=6, keep=20)
-
-
-def test_training_is_seeded_and_goes_on_where_it_stopped(tmp_path):
-    """A file in the middle of a training gives the same network as one go does."""
-    model = lsrl.compile(CATALOGUE["flip_flop"].program(), "lstm", inspectable=True)
-    seen = []
-    once = trained(model, 3, RECIPE, report=lambda step, loss: seen.append(step))
-    assert seen == [40]
-    checkpoint = tmp_path / "half"
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(step, loss):
-        raise StoppedError
-
-    with pytest.raises(StoppedError):
-        trained(model, 3, RECIPE, checkpoint=checkpoint, report=stop)
-    assert checkpoint.exists()
-    again = trained(model, 3, RECIPE, checkpoint=checkpoint)
-    first = arrays_of(once)
-    assert all(np.array_equal(first[n], a) for n, a in arrays_of(again).items())
-    assert once.circuit.unlabelled() == [] and list(once.circuit.problems()) == []
-    assert not once.certificate.exact and "interchanges of signals" in str(once.card)
-    once.save(tmp_path / "model")
-    loaded = lsrl.load(tmp_path / "model")
-    inputs = draw(model.program)
-    np.testing.assert_array_equal(loaded.run(*inputs), once.run(*inputs))
-    with pytest.raises(errors.FormatError, match="another training"):
-        trained(model, 4, RECIPE, checkpoint=checkpoint)
-    checkpoint.write_bytes(b"nothing")
-    with pytest.raises(errors.FormatError, match="expected a checkpoint"):
-        trained(model, 3, RECIPE, checkpoint=checkpoint)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("target", ["lstm", "gru"])
-def test_a_trained_network_passes_the_causal_tests(target):
-    model = lsrl.compile(CATALOGUE["flip_flop"].program(), target, inspectable=True)
-    made = trained(model, 0)
-    sampler = variants.random_sampler(model.program, 16)
-    assert made.card.measured.accuracy > 0.95
-    assert causal_test(made, sampler, pairs=200, seed=9).agreement >= PASSES
-    twin = trained(model, 0, Recipe(interchange=0.0, code=0.0))
-    assert twin.card.measured.accuracy > 0.95
-    assert causal_test(twin, sampler, pairs=200, seed=9).agreement < PASSES
-
-
-def test_statistics_of_gates(compiled):
-    inputs = draw(PROGRAM)
-    hard = statistics(compiled("lstm"), inputs)
-    soft = statistics(variants.soft(compiled("lstm"), 3.0), inputs)
-    assert hard["gates shut"] + hard["gates open"] == 1
-    assert soft["weight max"] < hard["weight max"]
-    with pytest.raises(errors.InputError, match="lstm or gru"):
-        statistics(compiled("mamba"), inputs)
-
-
 def test_inputs_of_joined_programs_are_shared_by_type():
     parity, vectors = CATALOGUE["parity"].program(), CATALOGUE["vec2vec"].program()
     joint = variants.join([parity, parity, vectors])
@@ -388,13 +328,6 @@ def test_bad_input(compiled, tmp_path):
         variants.soft(mamba)
     with pytest.raises(errors.InputError, match="soften the compiled model"):
         variants.soft(variants.permuted(lstm))
-    for recipe in ({"steps": 0}, {"units": 1.5}, {"rate": -1.0}, {"code": float("nan")}):
-        with pytest.raises(errors.InputError, match="trained"):
-            Recipe(**recipe)
-    with pytest.raises(errors.InputError, match="lstm or gru"):
-        trained(mamba)
-    with pytest.raises(errors.InputError, match="inspectable"):
-        trained(lsrl.compile(PROGRAM, "lstm"))
     with pytest.raises(errors.InputError, match="distractors"):
         variants.padded(lstm, 0, 0)
     with pytest.raises(errors.InputError, match="start from the compiled model"):

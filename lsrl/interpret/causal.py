@@ -49,6 +49,7 @@ class SignalResult:
       changed: valid pairs in which the program's output changes at some token.
       wrong: valid pairs in which the network's output differs from the program's at some token.
       error: greatest difference of outputs over the valid pairs.
+      missed: those of the wrong pairs in which the program's output changes.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SignalResult:
     changed: int
     wrong: int
     error: float
+    missed: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ class CausalResult:
         """Share of the valid pairs in which network and program agree."""
         wrong = sum(signal.wrong for signal in self.signals)
         return 1.0 - wrong / self.valid if self.valid else 1.0
+
+    @property
+    def agreement_on_changes(self) -> float:
+        """The same over the pairs in which the program's output changes; others are easily met."""
+        changed = sum(signal.changed for signal in self.signals)
+        missed = sum(signal.missed for signal in self.signals)
+        return 1.0 - missed / changed if changed else 1.0
 
 
 def causal_test(
@@ -121,6 +130,7 @@ def causal_test(
             int(trial.changed.sum()),
             int((errors[name] > tolerance).sum()),
             float(errors[name].max(initial=0.0)),
+            int((trial.changed & (errors[name] > tolerance)).sum()),
         )
         for name, trial in trials.items()
     )
@@ -135,13 +145,21 @@ def _tolerance(model: Model, outputs: Array) -> float:
     return RELATIVE * float(np.abs(outputs).max())
 
 
-class _Rows(NamedTuple):
-    base: Array  # (rows,) int, into the pool
-    source: Array  # (rows,) int
-    tokens: Array  # (rows, time) bool
+class Rows(NamedTuple):
+    """Interchanges of one signal.
+
+    Attributes:
+      base: (rows,) int, which sequences run.
+      source: (rows,) int, which sequences the signal is taken of.
+      tokens: (rows, time) bool, when.
+    """
+
+    base: Array
+    source: Array
+    tokens: Array
 
 
-def _draw(rng: np.random.Generator, values: Array, rows: int) -> _Rows:
+def draw_rows(rng: np.random.Generator, values: Array, rows: int) -> Rows:
     """Pairs and tokens, half of the time one token; those come first where the signal differs."""
     count, time = values.shape[:2]
     base, source = rng.integers(0, count, (2, 4 * rows))
@@ -150,7 +168,7 @@ def _draw(rng: np.random.Generator, values: Array, rows: int) -> _Rows:
     tokens[single] = np.arange(time) == rng.integers(0, time, single.sum())[:, None]
     differs = (values[base] != values[source]).any(axis=-1) & tokens
     order = np.argsort(~differs.any(axis=1), kind="stable")[:rows]
-    return _Rows(base[order], source[order], tokens[order])
+    return Rows(base[order], source[order], tokens[order])
 
 
 class _Trial(NamedTuple):
@@ -185,7 +203,7 @@ def _tried(
     found: list[_Trial] = []
     valid = tried = 0
     while valid < pairs and tried < TRIES * pairs:
-        rows = _draw(rng, known[node], min(pairs, ROWS))
+        rows = draw_rows(rng, known[node], min(pairs, ROWS))
         new = known[node][rows.source].astype(np.float64)
         mask = np.broadcast_to(rows.tokens[..., None], new.shape)
         values = reevaluate(graph, known, rows.base, {node: Intervention(mask, new)})

@@ -78,8 +78,8 @@ class Channel:
       offset: added to them.
       memory: entries of the layer's memory through which the element goes on to the next token.
       memory_weights: what an entry adds to the element, one each.
-      directions: where several channels share units, what a unit changes by with the element, one
-        each; empty where the units are the channel's own, and are set.
+      directions: what a unit changes by with the element, one each, where several channels share
+        units or a channel has a group of them; empty elsewhere.
     """
 
     layer: int
@@ -216,6 +216,22 @@ class Circuit:
                 whole[element] &= found[source][column]
             found[derived.name] = whole
         return found
+
+    def shares(self, channel: Channel) -> bool:
+        """Whether a channel lies in directions of units that others hold too."""
+        places = ((channel.layer, unit) for unit in channel.units)
+        return bool(channel.directions) and not self._shared.isdisjoint(places)
+
+    @cached_property
+    def _shared(self) -> frozenset[tuple[int, int]]:
+        """(layer, unit) of the units that several channels hold."""
+        seen: set[tuple[int, int]] = set()
+        found: set[tuple[int, int]] = set()
+        for channel in self.channels:
+            units = {(channel.layer, unit) for unit in channel.units}
+            found |= units & seen
+            seen |= units
+        return frozenset(found)
 
     def makes(self, channel: Channel) -> bool:
         """Whether a channel is where its element is made, and not a copy carried on."""

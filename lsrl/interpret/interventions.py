@@ -308,7 +308,7 @@ def joint_patches(wiring: Wiring, blocks: Sequence[Block]) -> list[Patch]:
     owned = [signal.name for signal in circuit.signals if signal.owned]
     channels = {name: circuit.channels_of(name) for name in owned}
     layers = {name: sorted({c.layer for c in channels[name]}) for name in owned}
-    directed = tuple(c for name in owned for c in channels[name] if c.directions)
+    directed = tuple(c for name in owned for c in channels[name] if circuit.shares(c))
     slots: list[list[_Placed]] = [[] for _ in range(max(len(found) for found in layers.values()))]
     start = 0
     for name, values, tokens in blocks:
@@ -318,7 +318,7 @@ def joint_patches(wiring: Wiring, blocks: Sequence[Block]) -> list[Patch]:
             slot.append(_Placed(start, channel.layer, channel, to, tokens))
         start += len(tokens)
     shape = (start, blocks[0].tokens.shape[1])
-    plain = any(not c.directions for name in owned for c in channels[name])
+    plain = any(not circuit.shares(c) for name in owned for c in channels[name])
     return [patch for slot in slots for patch in _slot(wiring, slot, shape, directed, plain)]
 
 
@@ -353,8 +353,8 @@ def _slot(
         placed. Without any there is no second patch.
       plain: whether there is a first patch; by default where a channel is placed for it.
     """
-    own = [each for each in placed if not each.channel.directions]
-    shared = [each for each in placed if each.channel.directions]
+    own = [each for each in placed if not wiring.circuit.shares(each.channel)]
+    shared = [each for each in placed if wiring.circuit.shares(each.channel)]
     directed = [each.channel for each in shared] if directed is None else directed
     if own or plain:
         units = np.zeros((shape[0], wiring.width), bool)
@@ -389,10 +389,13 @@ def _when(placed: Sequence[_Placed], shape: tuple[int, int]) -> tuple[Array, Arr
 def encode(channel: Channel, values: Array) -> Array:
     """Units (..., units) whose weighted sum and offset are the values.
 
-    Where a channel has units of both signs, those of one sign hold what lies above the offset and
-    those of the other what lies below, as a pair of ReLUs does.
+    A group of units holds them along its directions. Where a channel has units of both signs, those
+    of one sign hold what lies above the offset and those of the other what lies below, as a pair of
+    ReLUs does.
     """
     rest, weights = values - channel.offset, np.array(channel.weights)
+    if channel.directions:
+        return np.asarray(rest[..., None] * np.array(channel.directions))
     found = np.zeros((*values.shape, len(weights)))
     up, down = np.flatnonzero(weights > 0), np.flatnonzero(weights < 0)
     if len(up) and len(down):

@@ -220,7 +220,8 @@ class Wiring:
           patches: as for `run`, with tokens (time, batch) and values (time, batch, units).
           shifts: (time, layers, batch, width), added to the hooks; or None.
           held: (time, layers, batch, width), what hooks are; or None.
-          mask: (layers, batch, width) bool, the entries that `held` speaks of; None for all.
+          mask: (layers, batch, width) bool, the entries that `held` speaks of, or one such mask a
+            token, (time, layers, batch, width); None for all.
           memory: what `Wiring.memory` is; by default this wiring's own.
           resume: of a residual network, where to begin, with a stream (time, batch, d).
           hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
@@ -228,23 +229,24 @@ class Wiring:
         memory = self.memory if memory is None else memory
 
         def token(state: Any, now: Any) -> tuple[Any, Any]:
-            read, tokens, values, shift, hold, stream = now
+            read, tokens, values, shift, hold, some, stream = now
+            where = mask if some is None else some
 
             def put(number: Any, hook: jax.Array) -> jax.Array:
                 units = hook.shape[-1]
                 if hold is not None:
                     given = hold[number][:, :units]
-                    return (
-                        given if mask is None else jnp.where(mask[number][:, :units], given, hook)
-                    )
+                    if where is None:
+                        return given
+                    return jnp.where(where[number][:, :units], given, hook)
                 for patch, when, to in zip(patches, tokens, values, strict=True):
-                    where = (patch.layer == number)[:, None] & when[:, None]
+                    here = (patch.layer == number)[:, None] & when[:, None]
                     if patch.basis is None:
-                        hook = jnp.where(where & patch.units[:, :units], to[:, :units], hook)
+                        hook = jnp.where(here & patch.units[:, :units], to[:, :units], hook)
                         continue
                     decode, encode = patch.basis
                     now = hook @ decode[:units]
-                    change = jnp.where(where & patch.units, to - now, 0)
+                    change = jnp.where(here & patch.units, to - now, 0)
                     hook = hook + change @ encode[:, :units]
                 return hook if shift is None else hook + shift[number][:, :units]
 
@@ -254,8 +256,9 @@ class Wiring:
             return state, (outputs, tuple(seen) if hooks else ())
 
         streams = None if resume is None else resume.stream
+        moving = mask if mask is not None and mask.ndim == 4 else None
         told = tuple(p.tokens for p in patches), tuple(p.values for p in patches)
-        timed = *told, shifts, held, streams
+        timed = *told, shifts, held, moving, streams
         _, (outputs, seen) = lax.scan(token, state, (inputs, *timed))
         return outputs, list(seen)
 
@@ -375,7 +378,7 @@ class Wiring:
             for entry, weight in zip(channel.memory, channel.memory_weights, strict=True):
                 place = known[channel.layer][entry]
                 for unit, own in zip(channel.units, channel.weights, strict=True):
-                    weights[channel.layer, unit, place] += own / weight
+                    weights[channel.layer, unit, place] += own / (weight * len(channel.memory))
         return entries, weights
 
 

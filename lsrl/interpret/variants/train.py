@@ -4,17 +4,17 @@ The network has the compiled network's layers, and a group of units for each of 
 trained by interchange interventions (Geiger et al. 2022, "Inducing Causal Structure for
 Interpretable Neural Networks", section 3): a signal's units take, at random tokens, what they hold
 on another input, and the outputs must be what the program gives when the signal itself is
-interchanged. Beside that loss there are two more: that of the outputs without interventions, and
-the distance of each unit from a code that is linear in its channel's value, so that the circuit can
-say what a unit holds. In an LSTM an intervention sets h and c to the same number, as
-`lsrl.interpret` does.
+interchanged. So must all that the other units hold: each has a code that is linear in its
+channel's value, so that the circuit can say what it holds. At first whole layers are set to what
+the program has there, most of them at most tokens, so that every layer learns from inputs that are
+right; this fades, and in the end a network runs on its own but for the interchange. In an LSTM an
+intervention sets h and c to the same number, as `lsrl.interpret` does.
 """
 
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,30 +22,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from jax import lax
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from lsrl.backends.cells.network import CellNetwork
 from lsrl.card import Card, Measured
 from lsrl.errors import FormatError, InputError
-from lsrl.interpret.causal import Sampler, broken_rows, causal_test
-from lsrl.interpret.circuit import Channel, Circuit
-from lsrl.interpret.interventions import circuit_nodes
+from lsrl.interpret.causal import CausalResult, Sampler, causal_test
+from lsrl.interpret.circuit import Circuit
+from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
-from lsrl.interpret.wiring import Patch, Wiring
-from lsrl.ir.evaluate import Intervention, evaluate
+from lsrl.interpret.variants.fresh import AMPLITUDE, CELLS, RESIDUAL, fresh, grouped, named
+from lsrl.interpret.variants.lessons import Examples, examples
+from lsrl.interpret.variants.statistics import statistics
 from lsrl.ir.numbers import Array
 from lsrl.model import Alteration, Model
 from lsrl.stability.measures import allowed_error
 
-# The greatest size of a unit's code: so small that tanh(c) is nearly c, since an intervention sets
-# h and c of an LSTM to the same number.
-AMPLITUDE = 0.25
 # The share of causal tests that a trained model must pass.
 PASSES = 0.95
 FORMAT = "lsrl.training"
-CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
+TARGETS = (*CELLS, *RESIDUAL)
+# Examples that are looked at between parts of the training.
+VALIDATION = 512
 
 
 @dataclass(frozen=True)
@@ -53,60 +52,79 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-      steps: of Adam.
-      batch: sequences a step; as many more are the sources of interchanges.
+      steps: of Adam, at most.
+      batch: sequences a step.
       rate: the greatest learning rate; it falls to 0 as a cosine.
       units: a channel.
-      interchange: weight of the loss under interventions; 0 trains a natural twin, together with
-        `code` = 0.
+      interchange: weight of the loss under interventions; 0 trains a natural twin, on the outputs
+        of runs without any.
       code: weight of the distance from the codes.
+      held: the share of the steps in which whole layers are set to what the program has there.
+      noise: that is added to them, in units of half a step of a code.
       length: tokens of a sequence.
-      keep: a checkpoint every so many steps.
+      rows: examples that batches are drawn from.
+      keep: steps between a look at other examples, and a checkpoint.
+      enough: training ends when so large a share of these examples passes.
     """
 
     steps: int = 3000
-    batch: int = 128
+    batch: int = 64
     rate: float = 1e-2
     units: int = 4
     interchange: float = 1.0
-    code: float = 0.1
-    length: int = 16
-    keep: int = 500
+    code: float = 1.0
+    held: float = 0.5
+    noise: float = 0.3
+    length: int = 12
+    rows: int = 4096
+    keep: int = 250
+    enough: float = 0.995
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("steps", "batch", "units", "length", "keep"):
+        for name in ("steps", "batch", "units", "length", "rows", "keep"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"trained: {name} must be an int >= 1, got {value!r}")
-        for name in ("rate", "interchange", "code"):
+        for name in ("rate", "interchange", "code", "held", "noise", "enough"):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
                 raise InputError(f"trained: {name} must be a finite number >= 0, got {value!r}")
 
+    @property
+    def natural(self) -> bool:
+        """Whether outputs are all that is learnt."""
+        return not self.interchange
 
-class Batch(NamedTuple):
-    """What one step learns from; time comes first.
+
+class Progress(NamedTuple):
+    """How far a training is.
 
     Attributes:
-      inputs: of the bases and then of the sources, one an input, (time, 2 batch, ...).
-      codes: per layer (time, 2 batch, units), what the units should hold.
-      outputs: (time, 2 batch, outputs), the program's.
-      layer: (batch,) int, where the interchanged signal is.
-      tokens: (time, batch) bool, when it is interchanged.
-      units: (batch, units) bool, of the widest layer: which.
-      expected: (time, batch, outputs), the program's under the interchange.
-      valid: (batch,) bool, whether the interchange breaks no promise.
+      step: steps done.
+      loss: the mean over the last steps.
+      passed: the share of other examples that the network does right.
     """
 
-    inputs: Any
-    codes: Any
-    outputs: Any
-    layer: Any
-    tokens: Any
-    units: Any
-    expected: Any
-    valid: Any
+    step: int
+    loss: float
+    passed: float
+
+
+class Trained(NamedTuple):
+    """A trained network with what was measured.
+
+    Attributes:
+      model: with the circuit and the card of the variant.
+      causal: causal tests on inputs of their own.
+      statistics: of weights and gates, see `lsrl.interpret.variants.statistics`.
+      progress: where training ended.
+    """
+
+    model: Model
+    causal: CausalResult
+    statistics: dict[str, float]
+    progress: Progress
 
 
 def trained(
@@ -116,19 +134,19 @@ def trained(
     *,
     sampler: Sampler | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    report: Callable[[int, float], None] | None = None,
+    report: Callable[[Progress], None] | None = None,
 ) -> Model:
     """Train ordinary initial weights by interchange interventions against the program.
 
     The same arguments give the same network on the same machine.
 
     Args:
-      model: of the targets lstm or gru, in float32, compiled with inspectable=True.
+      model: of the targets lstm, gru or mamba, in float32, compiled with inspectable=True.
       seed: of weights, inputs and interchanges.
       recipe: how.
       sampler: of inputs that keep the program's promises; by default `random_sampler`.
       checkpoint: a file that training goes on from, if it is there, and that it writes to.
-      report: called now and then with the step and the loss.
+      report: called after every `recipe.keep` steps.
 
     Returns:
       The trained network, whose card says the rate at which it passes the causal tests. It may be
@@ -139,31 +157,196 @@ def trained(
         without finite bounds.
       FormatError: the checkpoint is of another training, or damaged.
     """
-    check_seed("trained", seed)
-    recipe = recipe or Recipe()
-    _check(model)
-    sampler = sampler or random_sampler(model.program, recipe.length)
-    circuit = grouped(model.circuit, recipe.units)
-    network = _initial(model, circuit, seed)
-    nothing = Card((), False, 0.0, Measured(0, 0, 0.0, False, float("inf"), 0))
-    fresh = model.altered(network, Alteration(circuit, nothing))
-    lesson = _Lesson(model, circuit, sampler, recipe, seed)
-    parameters = _fit(fresh, lesson, recipe, checkpoint, report)
-    network.replace_parameters(_flat(network, parameters))
-    settings = f"seed={seed}, " + ", ".join(f"{k}={v:g}" for k, v in asdict(recipe).items())
-    made = variant(model, "trained", settings, network, circuit, exact=False, sampler=sampler)
-    if not recipe.interchange:
-        return made
-    result = causal_test(made, sampler, pairs=500, seed=seed + 1)
-    note = f"passes {result.agreement:.2%} of {result.valid} interchanges of signals"
-    card = replace(made.alteration.card, notes=(note,)) if made.alteration else nothing
-    return made.altered(network, Alteration(circuit, card))
+    return Training(model, recipe, sampler=sampler).run(seed, checkpoint, report).model
+
+
+class Training:
+    """Trains networks of one program, target and recipe; what is compiled serves all seeds."""
+
+    def __init__(
+        self, model: Model, recipe: Recipe | None = None, *, sampler: Sampler | None = None
+    ) -> None:
+        """Take the arguments of `trained`, and check them.
+
+        Raises:
+          InputError: as for `trained`.
+        """
+        _check(model)
+        self.model, self.recipe = model, recipe or Recipe()
+        self.sampler = sampler or random_sampler(model.program, self.recipe.length)
+        self.circuit = grouped(model.circuit, self.recipe.units)
+        # Tests run on it with the weights of each network in turn, so that all share what jax
+        # compiles for them.
+        nothing = Card((), False, 0.0, Measured(0, 0, 0.0, False, float("inf"), 0))
+        network = fresh(model, self.circuit, 0)
+        self.shell = model.altered(network, Alteration(self.circuit, nothing))
+        self.wiring = wiring_of(self.shell)
+        self.scale = np.maximum(allowed_error(model.program), 1e-6).astype(np.float32)
+        self.weights, self.spread, self.free = _weights(self.circuit)
+        schedule = optax.cosine_decay_schedule(self.recipe.rate, self.recipe.steps)
+        self.optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+        self.advance = jax.jit(self._advance, static_argnames="steps")
+        self.passed = jax.jit(self._passed)
+
+    def run(
+        self,
+        seed: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> Trained:
+        """Train one network; arguments and errors are those of `trained`."""
+        check_seed("trained", seed)
+        model, recipe = self.model, self.recipe
+        network = fresh(model, self.circuit, seed)
+        parameters, progress = self._fit(network.parameters(), seed, checkpoint, report)
+        arrays = named(network, parameters)
+        network.replace_parameters(arrays)
+        self.shell.module.replace_parameters(arrays)
+        causal = causal_test(
+            self.shell, self.sampler, pairs=500, seed=seed + 1, tolerance=float(self.scale.min())
+        )
+        figures = statistics(self.shell, self.sampler(64, seed + 1))
+        settings = f"seed={seed}, " + ", ".join(f"{k}={v:g}" for k, v in asdict(recipe).items())
+        note = f"passes {causal.agreement:.2%} of {causal.valid} interchanges of signals"
+        made = variant(
+            model,
+            "trained",
+            settings,
+            network,
+            self.circuit,
+            exact=False,
+            sampler=self.sampler,
+            notes=(note,),
+        )
+        return Trained(made, causal, figures, progress)
+
+    def _examples(self, rows: int, seed: Sequence[int]) -> Any:
+        plain = {"plain": 1.0} if self.recipe.natural else {}
+        number = int(np.random.default_rng(seed).integers(2**31))
+        found = examples(self.model, self.circuit, self.sampler, rows, number, **plain)
+        return jax.tree.map(jnp.asarray, found)
+
+    def _fit(
+        self,
+        parameters: Any,
+        seed: int,
+        checkpoint: str | os.PathLike[str] | None,
+        report: Callable[[Progress], None] | None,
+    ) -> tuple[Any, Progress]:
+        recipe = self.recipe
+        # optax counts steps in integers, and a user may have forbidden that they become floats.
+        standard = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+        with self.model.device_mode(), standard[0], standard[1]:
+            held = (parameters, self.optimiser.init(parameters))
+            title = json.dumps([self.model.program.name, self.model.target, seed, asdict(recipe)])
+            progress, held = _resumed(checkpoint, title, held)
+            if progress.step == recipe.steps or progress.passed >= recipe.enough:
+                return held[0], progress
+            pool = self._examples(recipe.rows, [seed, 0])
+            others = self._examples(VALIDATION, [seed, 1])
+            for step in range(progress.step, recipe.steps, recipe.keep):
+                count = min(recipe.keep, recipe.steps - step)
+                *held, loss = self.advance(*held, pool, seed, step, steps=count)
+                passed = float(self.passed(held[0], others))
+                progress = Progress(step + count, float(loss), passed)
+                if checkpoint is not None:
+                    _keep(checkpoint, title, progress, held)
+                if report is not None:
+                    report(progress)
+                if passed >= recipe.enough:
+                    break
+        return held[0], progress
+
+    # ------------------------------------------------------------ pure functions
+
+    def _advance(
+        self, parameters: Any, memory: Any, pool: Examples, seed: Any, start: Any, *, steps: int
+    ) -> Any:
+        recipe = self.recipe
+        rows = pool.outputs.shape[0]
+
+        def step(held: Any, number: Any) -> Any:
+            parameters, memory = held
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            which, keys = jax.random.split(key)
+            chosen = jax.random.randint(which, (recipe.batch,), 0, rows)
+            batch = jax.tree.map(lambda array: array[chosen], pool)
+            share = jnp.maximum(0.0, 1.0 - number / max(recipe.held * recipe.steps, 1.0))
+            value, gradients = jax.value_and_grad(self._loss)(parameters, batch, keys, share)
+            changes, memory = self.optimiser.update(gradients, memory, parameters)
+            return (optax.apply_updates(parameters, changes), memory), value
+
+        held, losses = lax.scan(step, (parameters, memory), start + jnp.arange(steps))
+        return *held, losses.mean()
+
+    def _loss(self, parameters: Any, batch: Examples, key: Any, share: Any) -> jax.Array:
+        recipe = self.recipe
+        if recipe.natural:
+            outputs, _ = self._outcome(parameters, batch, None)
+            return self._distance(outputs, batch.outputs).mean()
+        first, second = jax.random.split(key)
+        hooks = jnp.asarray(batch.hooks)
+        layers = jax.random.bernoulli(first, share, hooks.shape[:3])[..., None]
+        noise = recipe.noise * self.spread * jax.random.normal(second, hooks.shape)
+        set_here = batch.units[:, None] & batch.tokens[:, :, None, None]
+        held = jnp.where(set_here, hooks, hooks + noise)
+        layers = layers & ~self.free
+        outputs, made = self._outcome(parameters, batch, (held, set_here | layers))
+        off = optax.huber_loss((made - hooks) / self.spread)
+        code = jnp.where(set_here, 0.0, off * self.weights).mean()
+        missed = self._distance(outputs, batch.outputs).mean()
+        return recipe.interchange * missed + recipe.code * code
+
+    def _distance(self, outputs: jax.Array, expected: Any) -> jax.Array:
+        """Squared errors in units of what is allowed, large ones by their size."""
+        return optax.huber_loss(outputs / self.scale, expected / self.scale)
+
+    def _passed(self, parameters: Any, others: Examples) -> jax.Array:
+        """The share of examples whose outputs are right at every token."""
+        set_here = others.units[:, None] & others.tokens[:, :, None, None]
+        outputs, _ = self._outcome(parameters, others, (others.hooks, set_here))
+        return (jnp.abs(outputs - others.outputs) < self.scale).all(axis=(1, 2)).mean()
+
+    def _outcome(self, parameters: Any, batch: Examples, given: Any) -> tuple[Any, Any]:
+        """Outputs (rows, time, outputs) and hooks (rows, time, layers, width) of a batch."""
+        rows = batch.outputs.shape[0]
+        state = jax.tree.map(jnp.asarray, self.wiring.model.module.init_state((rows,)))
+        inputs = tuple(jnp.moveaxis(array, 1, 0) for array in batch.inputs)
+        timed: tuple[Any, ...] = (None, None)
+        if given is not None:
+            timed = tuple(jnp.moveaxis(array, 0, 2) for array in given)
+        outputs, seen = self.wiring.traced(
+            parameters, state, inputs, (), None, *timed, hooks=given is not None
+        )
+        width = self.wiring.width
+        wide = [jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1]))) for x in seen]
+        made = jnp.stack(wide, axis=2) if wide else jnp.zeros(())
+        return jnp.moveaxis(outputs, 0, 1), jnp.moveaxis(made, 1, 0) if wide else made
+
+
+def _weights(circuit: Circuit) -> tuple[Array, Array, Array]:
+    """By layer and unit: the weight of its distance from the code, and half a step of the code.
+
+    And which ones are never set as a whole layer is: those of a scan, which is not set but changed.
+    """
+    shape = len(circuit.units), max(circuit.units)
+    weights, spread = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    free = np.zeros(shape, bool)
+    for channel in circuit.channels:
+        signal, units = circuit.by_name[channel.signal], list(channel.units)
+        step = signal.step[channel.element]
+        step = step if 0 < step < np.inf else 0.0
+        half = np.abs(channel.directions[0]) * step / 2
+        spread[channel.layer, units] = np.clip(half, AMPLITUDE / 16, AMPLITUDE / 2)
+        weights[channel.layer, units] = 1
+        free[channel.layer, units] = bool(channel.memory) and circuit.target in RESIDUAL
+    return weights / weights.mean(), spread, free
 
 
 def _check(model: Model) -> None:
-    if model.target not in CELLS or model.dtype != "float32":
+    if model.target not in TARGETS or model.dtype != "float32":
         raise InputError(
-            f"trained: expected a float32 model of {' or '.join(CELLS)}, got {model.dtype} on "
+            f"trained: expected a float32 model of {' or '.join(TARGETS)}, got {model.dtype} on "
             f"{model.target}"
         )
     if model.alteration is not None or not model.options.inspectable:
@@ -176,236 +359,23 @@ def _check(model: Model) -> None:
             )
 
 
-def grouped(circuit: Circuit, size: int) -> Circuit:
-    """The circuit of a network with a group of units for each channel of another.
-
-    Args:
-      circuit: of the compiled network.
-      size: units a channel. Each holds the code of the channel's value: AMPLITUDE at its greatest,
-        -AMPLITUDE at its least.
-    """
-    signals = circuit.by_name
-    counts = [0] * len(circuit.units)
-    channels = []
-    for channel in circuit.channels:
-        signal = signals[channel.signal]
-        low, high = signal.low[channel.element], signal.high[channel.element]
-        start = counts[channel.layer]
-        counts[channel.layer] += size
-        slope = (high - low) / (2 * AMPLITUDE) if high > low else 1.0
-        units = tuple(range(start, start + size))
-        channels.append(
-            Channel(
-                channel.layer,
-                channel.signal,
-                channel.element,
-                channel.role,
-                units,
-                (slope / size,) * size,
-                (low + high) / 2,
-                units if channel.memory else (),
-                (slope / size,) * size if channel.memory else (),
-                (1 / slope,) * size,
-            )
-        )
-    return replace(circuit, units=tuple(counts), channels=tuple(channels))
-
-
-# ---------------------------------------------------------------- what is learnt
-
-
-class _Lesson:
-    """Batches by the number of the step, from inputs that the program is evaluated on."""
-
-    def __init__(
-        self, model: Model, circuit: Circuit, sampler: Sampler, recipe: Recipe, seed: int
-    ) -> None:
-        self.model, self.circuit, self.sampler = model, circuit, sampler
-        self.recipe, self.seed = recipe, seed
-        self.graph, self.nodes = model.schedule.graph, circuit_nodes(model)
-        self.names = [signal.name for signal in circuit.signals if signal.owned]
-        self.width = max(circuit.units)
-
-    def batch(self, step: int) -> Batch:
-        count = self.recipe.batch
-        rng = np.random.default_rng([self.seed, step])
-        drawn = self.sampler(2 * count, int(rng.integers(2**31)))
-        pool = [np.asarray(array) for array in drawn]
-        known = evaluate(self.graph, pool, wanted=self.graph.live())
-        time = pool[0].shape[1]
-        chosen = rng.integers(len(self.names), size=count)
-        tokens = rng.random((count, time)) < 0.5
-        single = rng.random(count) < 0.5
-        tokens[single] = np.arange(time) == rng.integers(0, time, single.sum())[:, None]
-        given, layer = {}, np.zeros(count, np.int32)
-        units = np.zeros((count, self.width), bool)
-        for number, name in enumerate(self.names):
-            mine = chosen == number
-            other = known[self.nodes[name]][count:].astype(np.float64)
-            mask = (tokens & mine[:, None])[..., None]
-            given[self.nodes[name]] = Intervention(np.broadcast_to(mask, other.shape), other)
-            for channel in self.circuit.channels_of(name):
-                layer[mine] = channel.layer
-                units[np.ix_(mine, channel.units)] = True
-        base = [array[:count] for array in pool]
-        values = evaluate(self.graph, base, wanted=self.graph.live(), interventions=given)
-        return Batch(
-            tuple(jnp.moveaxis(x, 1, 0) for x in self.model.features(pool)),
-            [jnp.asarray(codes) for codes in self._codes(known)],
-            _timed(known[self.graph.output]),
-            jnp.asarray(layer),
-            jnp.asarray(tokens.T),
-            jnp.asarray(units),
-            _timed(values[self.graph.output]),
-            jnp.asarray(~broken_rows(self.graph, values)),
-        )
-
-    def _codes(self, known: dict[int, Array]) -> list[Array]:
-        some = known[self.graph.output]
-        found = [
-            np.zeros((some.shape[1], some.shape[0], units), np.float32)
-            for units in self.circuit.units
-        ]
-        for channel in self.circuit.channels:
-            if channel.signal in self.nodes:
-                values = known[self.nodes[channel.signal]][..., channel.element].T
-                code = (values.astype(np.float64) - channel.offset) * channel.directions[0]
-                found[channel.layer][..., list(channel.units)] = code[..., None]
-        return found
-
-
-def _timed(values: Array) -> jax.Array:
-    return jnp.asarray(np.moveaxis(values.astype(np.float32), 1, 0))
-
-
-def _losses(
-    parameters: Any, batch: Batch, state: Any, wiring: Wiring, recipe: Recipe, scale: Array
-) -> jax.Array:
-    outputs, hooks = wiring.traced(parameters, state, batch.inputs, (), hooks=True)
-    total = _distance(outputs, batch.outputs, scale).mean()
-    if recipe.code:
-        total = total + recipe.code * sum(
-            (
-                jnp.square((hook - code) / AMPLITUDE).mean()
-                for hook, code in zip(hooks, batch.codes, strict=True)
-            ),
-            start=jnp.zeros(()),
-        )
-    if recipe.interchange:
-        count = batch.layer.shape[0]
-        # What the units of the layer hold on the source.
-        wide = [
-            jnp.pad(hook[:, count:], ((0, 0), (0, 0), (0, wiring.width - hook.shape[-1])))
-            for hook in hooks
-        ]
-        source = jnp.stack(wide)[batch.layer, :, jnp.arange(count)]
-        patch = Patch(batch.layer, batch.tokens, batch.units, jnp.moveaxis(source, 0, 1))
-        half = jax.tree.map(lambda x: x[:count], state)
-        inputs = tuple(x[:, :count] for x in batch.inputs)
-        patched, _ = wiring.traced(parameters, half, inputs, (patch,), hooks=False)
-        missed = _distance(patched, batch.expected, scale).mean(axis=0)
-        total = total + recipe.interchange * jnp.where(batch.valid, missed, 0).mean()
-    return total
-
-
-def _distance(outputs: jax.Array, expected: jax.Array, scale: Array) -> jax.Array:
-    """Squared errors in units of what is allowed, large ones by their size."""
-    return optax.huber_loss(outputs / scale, expected / scale).mean(axis=-1)
-
-
-def _fit(
-    model: Model,
-    lesson: _Lesson,
-    recipe: Recipe,
-    checkpoint: str | os.PathLike[str] | None,
-    report: Callable[[int, float], None] | None,
-) -> Any:
-    wiring = Wiring(model, model.circuit)
-    schedule = optax.cosine_decay_schedule(recipe.rate, recipe.steps)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    scale = np.maximum(allowed_error(model.program), 1e-6).astype(np.float32)[None, None]
-    loss = partial(_losses, wiring=wiring, recipe=recipe, scale=scale)
-
-    @jax.jit
-    def update(parameters: Any, memory: Any, batch: Batch, state: Any) -> Any:
-        value, gradients = jax.value_and_grad(loss)(parameters, batch, state)
-        changes, memory = optimiser.update(gradients, memory, parameters)
-        return optax.apply_updates(parameters, changes), memory, value
-
-    # optax counts steps in integers, and a user may have forbidden that they become floats.
-    standard = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
-    with model.device_mode(), standard[0], standard[1]:
-        parameters = model.module.parameters()
-        held = (parameters, optimiser.init(parameters))
-        title = json.dumps([model.program.name, model.target, lesson.seed, asdict(recipe)])
-        start, held = _resumed(checkpoint, title, held)
-        parameters, memory = held
-        state = jax.tree.map(jnp.asarray, model.module.init_state((2 * recipe.batch,)))
-        for step in range(start, recipe.steps):
-            parameters, memory, value = update(parameters, memory, lesson.batch(step), state)
-            done = step + 1
-            if report is not None and (done % 50 == 0 or done == recipe.steps):
-                report(done, float(value))
-            if checkpoint is not None and (done % recipe.keep == 0 or done == recipe.steps):
-                _keep(checkpoint, title, done, (parameters, memory))
-    return parameters
-
-
 # ---------------------------------------------------------------- weights and files
 
 
-def _initial(model: Model, circuit: Circuit, seed: int) -> CellNetwork:
-    """Initial weights of flax's cells, and maps as flax's Embed and Linear have them."""
-    rng, keys = np.random.default_rng(seed), nnx.Rngs(seed)
-    arrays: dict[str, Array] = {}
-    features = circuit.units[0]
-    for name, array in model.module.arrays().items():
-        if name.startswith("inputs."):
-            spread = 1.0 if name.endswith("table") else 1 / np.sqrt(array.shape[0])
-            arrays[name] = spread * rng.standard_normal((array.shape[0], features))
-    for number, units in enumerate(circuit.units[1:]):
-        cell = CELLS[model.target](features, units, rngs=keys)
-        for side in ("dense_i", "dense_h"):
-            dense = getattr(cell, side)
-            arrays[f"cells.{number}.{side}.kernel"] = np.asarray(dense.kernel.get_value())
-            if dense.bias is not None:
-                arrays[f"cells.{number}.{side}.bias"] = np.asarray(dense.bias.get_value())
-        features = units
-    outputs = model.module.arrays()["output_bias"]
-    arrays["output_kernel"] = rng.standard_normal((features, len(outputs))) / np.sqrt(features)
-    arrays["output_bias"] = np.zeros_like(outputs)
-    module: CellNetwork = model.module.rebuilt(arrays)
-    return module
-
-
-def _flat(network: CellNetwork, parameters: Any) -> dict[str, Array]:
-    """A pytree of parameters by flat name."""
-    found = {}
-    for name in network.parameter_arrays():
-        parts = name.split(".")
-        if parts[0] == "inputs":
-            leaf = parameters["inputs"][parts[1]]
-        elif parts[0] == "cells":
-            leaf = parameters["cells"][int(parts[1])][parts[2]][parts[3]]
-        else:
-            leaf = parameters[name]
-        found[name] = np.asarray(leaf)
-    return found
-
-
-def _keep(path: str | os.PathLike[str], title: str, step: int, held: Any) -> None:
+def _keep(path: str | os.PathLike[str], title: str, progress: Progress, held: Any) -> None:
     """Whole or not at all."""
     leaves = {f"{k:05}": np.asarray(x) for k, x in enumerate(jax.tree.leaves(held))}
-    header = {"lsrl": json.dumps({"format": FORMAT, "training": title, "step": step})}
+    content = {"format": FORMAT, "training": title, "progress": progress}
+    header = {"lsrl": json.dumps(content)}
     draft = Path(f"{os.fspath(path)}.{os.getpid()}.draft")
     draft.write_bytes(to_safetensors(leaves, header))
     os.replace(draft, path)
 
 
-def _resumed(path: str | os.PathLike[str] | None, title: str, held: Any) -> tuple[int, Any]:
-    """The step that a checkpoint is at, and what it holds; from the start if there is none."""
+def _resumed(path: str | os.PathLike[str] | None, title: str, held: Any) -> tuple[Progress, Any]:
+    """How far a checkpoint is, and what it holds; from the start if there is none."""
     if path is None or not Path(path).exists():
-        return 0, held
+        return Progress(0, float("inf"), 0.0), held
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             header = json.loads((file.metadata() or {})["lsrl"])
@@ -416,56 +386,7 @@ def _resumed(path: str | os.PathLike[str] | None, title: str, held: Any) -> tupl
                 f"{header.get('training')}; name another file"
             )
         tree = jax.tree.structure(held)
-        return int(header["step"]), jax.tree.unflatten(tree, [jnp.asarray(x) for x in leaves])
+        arrays = jax.tree.unflatten(tree, [jnp.asarray(x) for x in leaves])
+        return Progress(*header["progress"]), arrays
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: expected a checkpoint of a training, got {error!r}") from error
-
-
-# ---------------------------------------------------------------- statistics
-
-
-def statistics(model: Model, inputs: Sequence[Array]) -> dict[str, float]:
-    """Of weights and gates, to hold a network beside a naturally trained twin.
-
-    Args:
-      model: of the targets lstm or gru.
-      inputs: one array an input, as for `Model.run`, with a batch axis.
-
-    Returns:
-      "weight std", "weight max" of all weights; "gates shut", "gates open", the shares of sigmoids
-      below 0.1 and above 0.9; "candidate size", the mean size of the candidates; "units", the mean
-      size of the units.
-
-    Raises:
-      InputError: another target.
-    """
-    if model.target not in CELLS:
-        raise InputError(f"statistics: expected {' or '.join(CELLS)}, got {model.target}")
-    arrays = {n: a.astype(np.float64) for n, a in model.module.arrays().items()}
-    _, hooks = Wiring(model, model.circuit).run(inputs, hooks=True)
-    sigmoids, candidates = [], []
-    for number in range(len(hooks) - 1):
-        read, held = hooks[number], hooks[number + 1].astype(np.float64)
-        before = np.concatenate([np.zeros_like(held[:, :1]), held[:, :-1]], axis=1)
-        name = f"cells.{number}.dense"
-        inside = before @ arrays[f"{name}_h.kernel"]
-        outside = read @ arrays[f"{name}_i.kernel"]
-        if model.target == "lstm":
-            i, f, g, o = np.split(inside + outside + arrays[f"{name}_h.bias"], 4, axis=-1)
-            sigmoids += [i, f, o]
-        else:
-            outside = outside + arrays[f"{name}_i.bias"]
-            (ri, zi, ni), (rh, zh, nh) = np.split(outside, 3, -1), np.split(inside, 3, -1)
-            sigmoids += [ri + rh, zi + zh]
-            g = ni + nh / (1 + np.exp(-np.clip(ri + rh, -60, 60)))
-        candidates.append(np.abs(np.tanh(g)).ravel())
-    gates = 1 / (1 + np.exp(-np.clip(np.concatenate([s.ravel() for s in sigmoids]), -60, 60)))
-    weights = np.concatenate([array.ravel() for array in arrays.values()])
-    return {
-        "weight std": float(weights.std()),
-        "weight max": float(np.abs(weights).max()),
-        "gates shut": float((gates < 0.1).mean()),
-        "gates open": float((gates > 0.9).mean()),
-        "candidate size": float(np.concatenate(candidates).mean()),
-        "units": float(np.mean([np.abs(hook).mean() for hook in hooks[1:]])),
-    }
