@@ -1,5 +1,6 @@
 """One row of the catalogue: a program with its reference and the inputs to try it on."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,10 +93,10 @@ class Entry:
                 length = min(length, settings["max_length"])
             sampled: Inputs = _call(self.sampler, [rng, length], settings)
             return sampled
-        program = self.build(**parameters)
-        if program.max_length is not None:
-            length = min(length, program.max_length)
-        return tuple(random_values(rng, kind, length) for kind in program.inputs.values())
+        kinds, longest = self._declared(parameters)
+        if longest is not None:
+            length = min(length, longest)
+        return tuple(random_values(rng, kind, length) for kind in kinds)
 
     def extremes(self, **parameters: Any) -> list[Inputs]:
         """Inputs at the ends of the declared ranges, one token long and as long as allowed.
@@ -127,9 +128,28 @@ class Entry:
         )
         return [*constant, swinging, *further]
 
+    def _declared(
+        self, parameters: Mapping[str, Any]
+    ) -> tuple[tuple[Token | Vector, ...], int | None]:
+        """Types of the inputs and greatest length, which it takes a recording to know."""
+        given = tuple(sorted(parameters.items()))
+        try:
+            hash(given)
+        except TypeError:
+            return _recorded.__wrapped__(self.build, given)
+        return _recorded(self.build, given)
+
     def _settings(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         declared = inspect.signature(self.build).parameters.values()
         return {**{p.name: p.default for p in declared}, **parameters}
+
+
+@functools.lru_cache(maxsize=256)
+def _recorded(
+    build: Callable[..., Program], parameters: tuple[tuple[str, Any], ...]
+) -> tuple[tuple[Token | Vector, ...], int | None]:
+    program = build(**dict(parameters))
+    return tuple(program.inputs.values()), program.max_length
 
 
 def random_values(rng: np.random.Generator, kind: Token | Vector, length: int) -> Array:

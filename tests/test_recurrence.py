@@ -9,8 +9,7 @@ from numpy.testing import assert_array_equal
 from scipy import sparse
 
 from lsrl.backends.linear import network as linear_network
-from lsrl.backends.linear import plan as linear_plan
-from lsrl.backends.linear import recurrence
+from lsrl.backends.linear import recurrence, tiles
 from lsrl.backends.linear.cell import apply_sequence, apply_step, initial_state
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import SelfTestError, ShapeError
@@ -135,7 +134,12 @@ def test_ring_sum(segments, tokens, sign):
         expected = np.concatenate([past.transpose(0, 2, 1), inputs], axis=-1)
         for t in range(stride, expected.shape[-1]):
             expected[..., t] += sign * expected[..., t - stride]
-        assert_array_equal(uncut(got), expected[..., stride:], err_msg=f"stride={stride}")
+        assert_array_equal(
+            uncut(got[:, stride:]), expected[..., stride:], err_msg=f"stride={stride}"
+        )
+        for segment in range(segments):
+            before = expected[..., segment * tokens : segment * tokens + stride]
+            assert_array_equal(got[:, :stride, segment], before.transpose(0, 2, 1))
 
 
 @pytest.mark.parametrize(("segments", "tokens"), CUTS)
@@ -191,9 +195,8 @@ def test_a_decay_meets_no_overflow():
 def kinds(kernel, driven=None, varying=None):
     hidden = len(kernel)
     driven = np.ones(hidden, bool) if driven is None else np.asarray(driven, bool)
-    parts = recurrence.decompose(
-        sparse.csr_array(kernel), driven, driven if varying is None else np.asarray(varying, bool)
-    )
+    varying = driven if varying is None else np.asarray(varying, bool)
+    parts = recurrence.decompose(sparse.csr_array(kernel), driven, np.zeros(hidden, bool), varying)
     return [(group.kind, group.members.shape) for group in parts.groups]
 
 
@@ -453,6 +456,24 @@ def test_outputs_without_inputs():
     assert_exact(make_network(layer), vectors(0, 4, 40, 1))
 
 
+def test_counters():
+    """Sums of the same number at every token, some too large to be multiplied, and of inputs."""
+    kernel = np.zeros((1, 6))
+    kernel[0, 5] = 2
+    layer = make_layer(kernel, np.eye(6), [1, -3, 64, 65, 0, 1], [0, 7, -2, 1, 1, 3])
+    for batch, tokens in ((1, 500), (3, 70)):
+        assert_exact(make_network(layer), vectors(0, batch, tokens, 1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chunks_as_accelerators_run_them(seed, monkeypatch):
+    """Arrays in the order of users, which XLA turns over, in segments."""
+    monkeypatch.setattr(tiles, "_on_cpu", lambda: False)
+    weights = random_network(seed, inputs=2, depth=2)
+    assert_exact(weights, signals(seed, 2, 2, 90))
+    assert_exact(weights, signals(seed, 2, 1, 700))
+
+
 def test_no_sequences_and_no_tokens():
     network = LinearNetwork(random_network(0))
     assert network.run((np.zeros((0, 5), int),)).shape == (0, 5, 2)
@@ -519,9 +540,9 @@ def test_other_numbers_of_the_same_structure_compile_nothing_new():
     network = LinearNetwork(random_network(0, depth=2))
     inputs = signals(0, 1, 4, 50)
     clean = network.parameter_arrays()
-    functions = (linear_plan._chunk, linear_plan._chunk_on_one_core)
+    functions = (tiles._chunk, tiles._chunk_on_one_core)
     compiled = []
-    for factor in (1.5, 1.25, 0.75):
+    for factor in (1.1, 1.3, 0.7):
         network.replace_parameters(
             {name: values * factor for name, values in clean.items() if "recurrent" not in name}
         )

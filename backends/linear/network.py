@@ -1,7 +1,7 @@
 """The network of both linear targets: a flax module, with its weights.
 
 The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
-`lsrl.backends.linear.plan`.
+`lsrl.backends.linear.tiles`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from lsrl.backends.linear.cell import (
     apply_step,
     initial_state,
 )
-from lsrl.backends.linear.plan import PlanCache, run_tiles
+from lsrl.backends.linear.tiles import PlanCache, run_tiles
 from lsrl.backends.network import ParameterReader, generated, on_device, precision, value_of
 from lsrl.errors import SelfTestError, ShapeError
 
@@ -323,8 +323,9 @@ class LinearNetwork(nnx.Module):
     ) -> tuple[np.ndarray | jax.Array, State]:
         structure = self.structure
         with precision(structure.dtype):
-            parameters = self.parameters()
-            leaves = jax.tree.leaves((parameters, inputs, state))
+            parameters = self._reader.read(self, self.parameters)
+            known = parameters is self._plans.parameters
+            leaves = [*inputs, *(state or ()), *(() if known else parameters.values())]
             if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
                 return apply_sequence(parameters, structure, inputs, state)
             uniform = state is None and np.shape(inputs[0])[0] > 1

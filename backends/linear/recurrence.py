@@ -19,7 +19,7 @@ is contiguous, and a mixing matrix is one product over the rest.
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +49,7 @@ def loop(
     inputs: jax.Array,
     start: jax.Array | None,
     advance: Advance,
-    rounded: Advance = lambda states: states,
+    rounded: Advance | None = None,
 ) -> jax.Array:
     """Run s_t = rounded(advance(s_{t-1}) + inputs_t), token by token.
 
@@ -57,25 +57,29 @@ def loop(
       inputs: (r, t, ...).
       start: (r, ...), before the first token; None for zero.
       advance: a linear map of states (r, ...).
-      rounded: rounds states to the dtype of the model.
+      rounded: rounds states to the dtype of the model, or None.
 
     Returns:
       (r, t, ...).
     """
 
+    def finished(state: jax.Array) -> jax.Array:
+        return state if rounded is None else rounded(state)
+
     def token(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # States take the place of the inputs that they used up: nothing is allocated, and the state
-        # before is read from there, so a step is one kernel and no copy.
+        # before is read from there. More tokens a turn would have XLA copy the sequence.
         time, sequence = carry
         before, drive = (
             lax.dynamic_index_in_dim(sequence, place, 1, False, allow_negative_indices=False)
             for place in (time - 1, time)
         )
-        state = rounded(advance(before) + drive)
-        return time + 1, _put(sequence, state, time)
+        return time + 1, _put(sequence, finished(advance(before) + drive), time)
 
-    first = inputs[:, 0] if start is None else inputs[:, 0] + advance(start)
-    inputs = _put(inputs, rounded(first), jnp.int32(0))
+    # To put a first state in its place takes a copy of all.
+    if start is not None or rounded is not None:
+        first = inputs[:, 0] if start is None else inputs[:, 0] + advance(start)
+        inputs = _put(inputs, finished(first), jnp.int32(0))
     tokens = inputs.shape[1]
     filled: jax.Array = lax.while_loop(
         lambda carry: carry[0] < tokens, token, (jnp.int32(1), inputs)
@@ -127,28 +131,24 @@ def _starts(ends: jax.Array, start: jax.Array, jump: Advance | None) -> jax.Arra
     return jnp.concatenate([start[:, None], loop(ends[:, :-1], start, jump)], axis=1)
 
 
-def joined(parts: Sequence[jax.Array], axis: int, certain: jax.Array) -> jax.Array:
-    """Concatenate once, rather than wherever XLA finds that a value is read.
+def kept(make: Callable[[], jax.Array], certain: jax.Array) -> jax.Array:
+    """Work something out once, apart from what comes before and after, and on one thread.
 
-    Behind a concatenation XLA works out each value that it needs as often as it is read, one by
-    one, and through several layers that multiplies.
+    XLA fuses what it can. Behind a concatenation it works out each value as often as it is read,
+    one by one, and through several layers that multiplies; and where a few values come from many,
+    it wakes other threads, which takes longer than the work.
 
     Args:
-      parts: arrays alike but for the axis; a single one is kept as it is, worked out once.
-      axis: to join.
+      make: makes the array.
       certain: a bool that is true, and that XLA can't know.
 
     Returns:
       The array.
     """
     # XLA drops its own optimization_barrier on CPUs before it fuses, but fuses into no branch.
-    shape = jax.eval_shape(lambda: jnp.concatenate(parts, axis))
-    kept: jax.Array = lax.cond(
-        certain,
-        lambda: jnp.concatenate(parts, axis),
-        lambda: jnp.zeros(shape.shape, shape.dtype),
-    )
-    return kept
+    shape = jax.eval_shape(make)
+    values: jax.Array = lax.cond(certain, make, lambda: jnp.zeros(shape.shape, shape.dtype))
+    return values
 
 
 def ring_sum(inputs: jax.Array, history: jax.Array, sign: int, certain: jax.Array) -> jax.Array:
@@ -158,39 +158,44 @@ def ring_sum(inputs: jax.Array, history: jax.Array, sign: int, certain: jax.Arra
       inputs: (r, t, s, b).
       history: (r, stride, b), the last tokens before, oldest first.
       sign: 1 or -1.
-      certain: true, for `joined`.
+      certain: true, for `kept`.
 
     Returns:
-      (r, t, s, b).
+      (r, stride + t, s, b): of each segment the last `stride` tokens before, then its own. So they
+      are read a token ago without a copy.
     """
     rows, tokens, segments, batch = inputs.shape
     stride = history.shape[1]
     turn: Advance = jnp.negative if sign < 0 else lambda state: state
     if tokens < stride:  # then there is one segment
-        return inputs + sign * history[:, :tokens, None]
-    periods = -(-tokens // stride)
-    padded = _pad_end(inputs, periods * stride - tokens)
-    turns = padded.reshape(rows, periods, stride, segments, batch)
-    if segments == 1:
-        sums = loop(turns, history[:, :, None], turn)
-    else:
-        sums = loop(turns, None, turn)
-        ends = sums.reshape(padded.shape)[:, tokens - stride : tokens]
-        whole, rest = divmod(tokens, stride)
+        before = history[:, :, None]
+        return jnp.concatenate([before, inputs + sign * before[:, :tokens]], axis=1)
+    periods = 1 + -(-tokens // stride)
+    padded = jnp.pad(inputs, [(0, 0), (stride, (periods - 1) * stride - tokens), (0, 0), (0, 0)])
+    # From zero first: what was there before is then added where the sums are read. A stride of 1
+    # takes no axis: XLA would choose another order in memory, and copy.
+    shape = (rows, periods, *([stride] if stride > 1 else []), segments, batch)
+    sums = loop(padded.reshape(shape), None, turn)
+    whole, rest = divmod(tokens, stride)
 
-        def jump(state: jax.Array) -> jax.Array:
-            return jnp.concatenate(
-                [sign**whole * state[:, rest:], sign ** (whole + 1) * state[:, :rest]], axis=1
-            )
+    def jump(state: jax.Array) -> jax.Array:
+        return jnp.concatenate(
+            [sign**whole * state[:, rest:], sign ** (whole + 1) * state[:, :rest]], axis=1
+        )
 
+    def starts() -> jax.Array:
+        ends = sums.reshape(padded.shape)[:, tokens : tokens + stride]
         turned = rest or sign**whole < 0
-        starts = _starts(jnp.moveaxis(ends, 2, 1), history, jump if turned else None)
-        carried = joined([jnp.moveaxis(starts, 1, 2)], 0, certain)[:, None]
-        if sign < 0:
-            alternating = jnp.asarray(1 - 2 * ((np.arange(periods) + 1) % 2), inputs.dtype)
-            carried = carried * alternating[None, :, None, None, None]
-        sums = sums + carried
-    return sums.reshape(padded.shape)[:, :tokens]
+        found = _starts(jnp.moveaxis(ends, 2, 1), history, jump if turned else None)
+        return jnp.moveaxis(found, 1, 2)
+
+    carried = history[:, :, None] if segments == 1 else kept(starts, certain)
+    if stride > 1:
+        carried = carried[:, None]
+    if sign < 0:
+        alternating = jnp.asarray(1 - 2 * (np.arange(periods) % 2), inputs.dtype)
+        carried = carried * alternating.reshape(1, -1, *(1,) * (len(shape) - 2))
+    return (sums + carried).reshape(padded.shape)[:, : stride + tokens]
 
 
 def periodic(history: jax.Array, sign: int, tokens: int) -> jax.Array:
@@ -274,7 +279,7 @@ def in_order(
     inputs: jax.Array,
     start: jax.Array,
     advance: Advance,
-    rounded: Callable[[jax.Array], jax.Array],
+    rounded: Advance,
 ) -> jax.Array:
     """Run h_t = rounded(advance(h_{t-1}) + inputs_t) token by token, in one segment.
 
@@ -369,10 +374,6 @@ def window_sum(values: jax.Array, span: int) -> jax.Array:
         size *= 2
 
 
-def _pad_end(rows: jax.Array, count: int) -> jax.Array:
-    return jnp.pad(rows, [(0, 0), (0, count), (0, 0), (0, 0)]) if count else rows
-
-
 # ---------------------------------------------------------------- the structure of a kernel
 
 
@@ -437,12 +438,15 @@ class _Block:
     sign: int = 1
 
 
-def decompose(kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray) -> Decomposition:
+def decompose(
+    kernel: sparse.csr_array, inputs: np.ndarray, biased: np.ndarray, varying: np.ndarray
+) -> Decomposition:
     """Cut the units of a layer into groups with a closed form over time.
 
     Args:
       kernel: (hidden, hidden) recurrent kernel, entry [source, target], without stored zeros.
-      driven: (hidden,) whether a unit has inputs or a bias.
+      inputs: (hidden,) whether a unit has inputs.
+      biased: (hidden,) whether a unit has a bias.
       varying: (hidden,) whether its inputs or initial state differ between sequences of a batch.
 
     Returns:
@@ -450,6 +454,7 @@ def decompose(kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray)
     """
     hidden = kernel.shape[0]
     entries = kernel.tocoo()
+    driven = inputs | biased
     blocks = _blocks(kernel, entries, driven)
     block_of = np.empty(hidden, np.int64)
     for number, block in enumerate(blocks):
@@ -462,6 +467,8 @@ def decompose(kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray)
     block_varying = _spread(sources[across], targets[across], block_varying)
     block_driven = np.zeros(len(blocks), bool)
     np.logical_or.at(block_driven, block_of, driven)
+    block_inputs = np.zeros(len(blocks), bool)
+    np.logical_or.at(block_inputs, block_of, inputs)
     block_reads = np.zeros(len(blocks), bool)
     block_reads[targets[across]] = True
 
@@ -473,6 +480,8 @@ def decompose(kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray)
         elif block.kind != "in_order":
             shape = (block.stride, len(block.units), block.sign)
             key += (*shape, bool(block_driven[number]), bool(block_reads[number]))
+            if block.kind == "ring":  # one that only counts needs no loop
+                key += (bool(block_inputs[number]),)
         keyed.setdefault(key, []).append(number)
     if len(keyed) > GROUPS_LIMIT:
         knot = _Block("in_order", tuple(range(hidden)), (1,) * hidden)

@@ -1,0 +1,461 @@
+"""Rows of values, and the maps between them: affine ones, and the input map.
+
+Rows are (rows, time, segments, batch). Small maps are written out row by row, as one would by hand,
+and rows are only stacked where a loop runs them together: copies of rows cost as much as the sums.
+
+Each map is a pytree: numbers are leaves, everything that shapes the computation is static. Whole
+numbers are static too, so that XLA works with them.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.cell import NetworkStructure
+from lsrl.backends.network import on_device
+
+pytree = jax.tree_util.register_dataclass
+STATIC = {"static": True}  # for jax: part of the tree's structure, no leaf
+
+# Up to so many entries a matrix is written out, entry by entry: more take long to compile.
+_FEW_ENTRIES = 96
+_MOST_CHANGES = 2  # as a one-hot feature has
+_FEW_FEATURES = 32  # more are looked up together
+
+
+# ---------------------------------------------------------------- rows
+
+
+class Rows:
+    """Rows in blocks, each (rows, t, s, b), stacked only where that is asked for."""
+
+    def __init__(self, blocks: Iterable[jax.Array]) -> None:
+        self.blocks = tuple(blocks)
+        self._places = [(block, row) for block in self.blocks for row in range(block.shape[0])]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def row(self, number: int) -> jax.Array:
+        """(1, t, s, b)."""
+        block, row = self._places[number]
+        return block if block.shape[0] == 1 else block[row : row + 1]
+
+    def block_at(self, number: int) -> jax.Array | None:
+        """The block whose first row it is, if that has several."""
+        block, row = self._places[number]
+        return block if row == 0 and block.shape[0] > 1 else None
+
+    def part(self, numbers: range) -> "Rows":
+        """Some rows on end; blocks stay whole where they can."""
+        blocks, start = [], 0
+        for block in self.blocks:
+            low = max(numbers.start - start, 0)
+            high = min(numbers.stop - start, block.shape[0])
+            if low < high:
+                blocks.append(block if high - low == block.shape[0] else block[low:high])
+            start += block.shape[0]
+        return Rows(blocks)
+
+    def stacked(self) -> jax.Array:
+        """(all rows, t, s, b)."""
+        if len(self.blocks) == 1:
+            return self.blocks[0]
+        # Constants have the length 1 in time, or of the batch.
+        shape = np.broadcast_shapes(*(block.shape[1:] for block in self.blocks))
+        return jnp.concatenate(
+            [jnp.broadcast_to(block, (block.shape[0], *shape)) for block in self.blocks]
+        )
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> "Rows":
+        """Apply an elementwise function."""
+        return Rows(function(block) for block in self.blocks)
+
+
+def broadcast(rows: Rows, tokens: int, segments: int, batch: int) -> Rows:
+    """Give all rows the same shape."""
+    return rows.map(
+        lambda block: jnp.broadcast_to(block, (block.shape[0], tokens, segments, batch))
+    )
+
+
+def sum_rows(terms: Sequence[Rows]) -> Rows:
+    """Add rows to rows, by blocks where those agree."""
+    first, *others = terms
+    if not others:
+        return first
+    sizes = [[block.shape[0] for block in term.blocks] for term in terms]
+    if all(size == sizes[0] for size in sizes):
+        columns = zip(*(term.blocks for term in terms), strict=True)
+        return Rows(functools.reduce(operator.add, column) for column in columns)
+    return Rows(
+        functools.reduce(operator.add, [term.row(number) for term in terms])
+        for number in range(len(first))
+    )
+
+
+# ---------------------------------------------------------------- affine maps
+
+
+@pytree
+@dataclass(frozen=True)
+class Affine:
+    """A matrix: written out, or `dense` (rows in, rows out), or few entries a column, or some each.
+
+    Attributes:
+      entries: where it is written out, per column the rows that it reads, else None; each with its
+        weight if that is a whole number, which XLA then works with, else with 0.
+      index: for gather_mix, or None.
+      weight: for gather_mix, or None; where the matrix is written out, the other weights.
+      dense: for mix, or None.
+      order: where both are there, puts the gathered columns and then the dense ones in order.
+    """
+
+    entries: tuple[tuple[tuple[int, int], ...], ...] | None = field(metadata=STATIC)
+    index: jax.Array | None
+    weight: jax.Array | None
+    dense: jax.Array | None
+    order: jax.Array | None
+
+    def __call__(self, rows: Rows) -> Rows:
+        """(rows in, ...) -> (rows out, ...)."""
+        if self.entries is not None and self.weight is not None:
+            return self._written_out(self.entries, self.weight, rows)
+        stacked = rows.stacked()
+        parts = []
+        if self.index is not None and self.weight is not None:
+            parts.append(recurrence.gather_mix(self.index, self.weight, stacked))
+        if self.dense is not None:
+            parts.append(recurrence.mix(self.dense, stacked))
+        if self.order is None:
+            return Rows(parts)
+        return Rows([jnp.concatenate(parts).at[self.order].get(mode="promise_in_bounds")])
+
+    @staticmethod
+    def _written_out(
+        entries: tuple[tuple[tuple[int, int], ...], ...], weight: jax.Array, rows: Rows
+    ) -> Rows:
+        columns: list[jax.Array] = []
+        used = copied = 0
+        for place, sources in enumerate(entries):
+            if place < copied:
+                continue
+            whole = rows.block_at(sources[0][0]) if len(sources) == 1 else None
+            if whole is not None:
+                # A block that is only copied stays one.
+                first = sources[0][0]
+                copies = [((first + further, 1),) for further in range(whole.shape[0])]
+                if list(entries[place : place + len(copies)]) == copies:
+                    columns.append(whole)
+                    copied = place + len(copies)
+                    continue
+            total: jax.Array | None = None
+            for row, factor in sources:
+                term = rows.row(row)
+                if factor == 0:
+                    term = weight[used] * term
+                    used += 1
+                elif abs(factor) != 1:
+                    term = jnp.asarray(abs(factor), term.dtype) * term
+                if total is None:
+                    total = -term if factor < 0 else term
+                else:
+                    total = total - term if factor < 0 else total + term
+            columns.append(jnp.zeros((1, 1, 1, 1), weight.dtype) if total is None else total)
+        return Rows(columns)
+
+
+def are_whole(values: np.ndarray) -> np.ndarray:
+    """Which numbers are small whole ones, as compiled programs have them.
+
+    They are part of what XLA compiles: it folds them, and drops what they make superfluous.
+    Networks with noise in their weights share a compilation all the same.
+    """
+    return (values == np.rint(values)) & (np.abs(values) < 2**24)
+
+
+def plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> Affine | None:
+    """Choose how to multiply by a matrix; None if it is zero.
+
+    Few entries are written out. For more, the costs are nanoseconds for one output row at one
+    position, fitted on a CPU: a dense product takes about 0.30 + 0.006 n for n rows in, gathering k
+    entries a column 0.20 + 0.08 k.
+    """
+    if matrix.nnz == 0:
+        return None
+    if matrix.nnz + matrix.shape[1] <= _FEW_ENTRIES:
+        whole = are_whole(matrix.data)
+        factors = np.where(whole, matrix.data, 0).astype(int)
+        columns = [
+            tuple(zip(matrix.indices[place].tolist(), factors[place].tolist(), strict=True))
+            for place in map(slice, matrix.indptr[:-1], matrix.indptr[1:])
+        ]
+        return Affine(
+            tuple(columns),
+            None,
+            on_device(matrix.data[~whole], dtype),
+            None,
+            None,
+        )
+    counts = np.diff(matrix.indptr)
+    dense_cost = 0.30 + 0.006 * matrix.shape[0]
+    long = 0.20 + 0.08 * counts > dense_cost
+    if long.any() and (dense_cost < 0.5 or long.mean() > 0.5):
+        long[:] = True  # one way is less work than two
+    index = weight = dense = order = None
+    if not long.all():
+        entries = recurrence.columns(sparse.csc_array(matrix[:, ~long]))
+        index, weight = on_device(entries[0], "int32"), on_device(entries[1], dtype)
+    if long.any():
+        dense = on_device(matrix[:, long].toarray(), dtype)
+        if not long.all():
+            # The places of the columns, were they sorted: gathered first, then dense.
+            order = on_device(np.argsort(np.argsort(long, kind="stable")), "int32")
+    return Affine(None, index, weight, dense, order)
+
+
+@pytree
+@dataclass(frozen=True)
+class Bias:
+    """A number a row, none of which may be there.
+
+    Attributes:
+      whole: the numbers where all are whole and few, else None.
+      others: (rows, 1, 1, 1), or None for zero or where `whole` has them.
+      some: where they are not 0.
+    """
+
+    whole: tuple[int, ...] | None = field(metadata=STATIC)
+    others: jax.Array | None
+    some: tuple[bool, ...] = field(metadata=STATIC)
+    dtype: jnp.dtype = field(metadata=STATIC)
+
+    def rows(self) -> Rows | None:
+        """(rows, 1, 1, 1); None for zero."""
+        if self.whole is not None:
+            return Rows(jnp.full((1, 1, 1, 1), number, self.dtype) for number in self.whole)
+        return None if self.others is None else Rows([self.others])
+
+    def added(self, terms: Sequence[Rows]) -> Rows | None:
+        """The sum with the terms; None if there is nothing to add up."""
+        rows = self.rows()
+        if rows is None:
+            return sum_rows(terms) if terms else None
+        if not terms:
+            return rows
+        total = sum_rows(terms)
+        if any(block.shape[0] > 1 for block in total.blocks):
+            return sum_rows([total, rows])
+        return Rows(
+            block + rows.row(row) if some else block
+            for row, (block, some) in enumerate(zip(total.blocks, self.some, strict=True))
+        )
+
+
+def plan_bias(values: np.ndarray, dtype: jnp.dtype) -> Bias:
+    """Plan a bias (rows,)."""
+    some = tuple((values != 0).tolist())
+    if not any(some):
+        return Bias(None, None, some, dtype)
+    if len(values) <= _FEW_ENTRIES and are_whole(values).all():
+        return Bias(tuple(values.astype(int).tolist()), None, some, dtype)
+    return Bias(None, on_device(values[:, None, None, None], dtype), some, dtype)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What a layer hands to the next: rows with batch 1 and with all of the batch, or None."""
+
+    fixed: Rows | None
+    varying: Rows | None
+
+
+@pytree
+@dataclass(frozen=True)
+class BankAffine:
+    """An affine map of a bank."""
+
+    fixed: Affine | None
+    varying: Affine | None
+    bias: Bias
+
+    def __call__(self, bank: Bank) -> Rows | None:
+        """Rows that broadcast to (t, s, b); None if it is zero."""
+        terms = []
+        for affine, rows in ((self.fixed, bank.fixed), (self.varying, bank.varying)):
+            if affine is not None and rows is not None:
+                terms.append(affine(rows))
+        return self.bias.added(terms)
+
+
+def plan_bank_affine(
+    columns: sparse.csc_array,
+    bias: np.ndarray,
+    bank: tuple[np.ndarray, np.ndarray],
+    dtype: jnp.dtype,
+) -> BankAffine:
+    """Plan an affine map of a bank whose rows are the given rows of the kernel."""
+    by_row = columns.tocsr()
+    fixed, varying = (plan_affine(sparse.csc_array(by_row[rows]), dtype) for rows in bank)
+    return BankAffine(fixed, varying, plan_bias(bias, dtype))
+
+
+# ---------------------------------------------------------------- the input map
+
+
+@pytree
+@dataclass(frozen=True)
+class _Column:
+    """What one feature takes from a table: values by id.
+
+    Looking values up is slow beside arithmetic, so what has a pattern is worked out instead.
+
+    Attributes:
+      changes: ids at which the value changes, where those are few: numbers are then the values
+        between. None for a ramp, whose numbers are its value at 0 and its slope.
+      symbols: ids are below.
+      whole: see `changes`, where all are whole; else None.
+      others: see `changes`, else None.
+    """
+
+    changes: tuple[int, ...] | None = field(metadata=STATIC)
+    symbols: int = field(metadata=STATIC)
+    whole: tuple[int, ...] | None = field(metadata=STATIC)
+    others: jax.Array | None
+    dtype: jnp.dtype = field(metadata=STATIC)
+
+    @property
+    def numbers(self) -> jax.Array:
+        """See `changes`."""
+        return jnp.asarray(self.whole, self.dtype) if self.others is None else self.others
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """(1, t, s, b) to the same shape."""
+        numbers = self.numbers
+        if self.changes is None:
+            within = jnp.clip(ids, 0, self.symbols - 1)
+            return numbers[0] + numbers[1] * within.astype(numbers.dtype)
+        values = jnp.broadcast_to(numbers[0], ids.shape)
+        for number, change in enumerate(self.changes, start=1):
+            values = jnp.where(ids >= change, numbers[number], values)
+        return values
+
+
+def _plan_column(values: np.ndarray, dtype: jnp.dtype) -> _Column | None:
+    """Find the pattern of a column (symbols,); None if it has to be looked up."""
+    changes = np.flatnonzero(np.diff(values)) + 1
+    if len(changes) <= _MOST_CHANGES:
+        numbers = values[np.concatenate([[0], changes])]
+        places = tuple(changes.tolist())
+        if are_whole(numbers).all():
+            whole = tuple(numbers.astype(int).tolist())
+            return _Column(places, len(values), whole, None, dtype)
+        return _Column(places, len(values), None, on_device(numbers, dtype), dtype)
+    slope = values[1] - values[0]
+    # Small whole numbers, so that neither the product nor the sum is rounded.
+    exact = (values == np.rint(values)).all() and np.abs(values).max() < 2**23
+    if exact and (np.diff(values) == slope).all():
+        return _Column(None, len(values), (int(values[0]), int(slope)), None, dtype)
+    return None
+
+
+@pytree
+@dataclass(frozen=True)
+class _Table:
+    """Features of a token input: column by column, or looked up (rows, vocabulary)."""
+
+    columns: tuple[_Column | jax.Array, ...]
+    values: jax.Array | None
+
+    def __call__(self, ids: jax.Array) -> Rows:
+        """(1, t, s, b) to (rows, t, s, b)."""
+        if self.values is not None:
+            return Rows([jnp.take(self.values, ids[0], axis=1, mode="clip")])
+        return Rows(
+            column(ids) if isinstance(column, _Column) else jnp.take(column, ids, mode="clip")
+            for column in self.columns
+        )
+
+
+def _plan_table(table: np.ndarray, dtype: jnp.dtype) -> _Table:
+    """Plan a table (vocabulary, rows)."""
+    if table.shape[1] > _FEW_FEATURES:
+        return _Table((), on_device(table.T, dtype))
+    columns = []
+    for values in table.T:
+        column = _plan_column(values, dtype)
+        columns.append(on_device(values, dtype) if column is None else column)
+    return _Table(tuple(columns), None)
+
+
+@pytree
+@dataclass(frozen=True)
+class FeaturePlan:
+    """Features of the input map that read the same inputs.
+
+    Attributes:
+      inputs: at least one program input, by number.
+      maps: of each, a table (rows, vocabulary) or a kernel.
+      bias: of the rows.
+    """
+
+    inputs: tuple[int, ...] = field(metadata=STATIC)
+    maps: tuple[_Table | Affine | None, ...]
+    bias: Bias
+
+    def __call__(self, inputs: Sequence[Any]) -> Rows:
+        """Given ids (1, t, s, b) and vectors (width, t, s, b): (rows, t, s, b)."""
+        terms = []
+        for number, feature_map in zip(self.inputs, self.maps, strict=True):
+            signal = inputs[number]
+            if isinstance(feature_map, Affine):
+                terms.append(feature_map(Rows([signal])))
+            elif feature_map is not None:
+                terms.append(feature_map(signal))
+        return self.bias.added(terms) or Rows([])
+
+
+def plan_features(
+    features: np.ndarray,
+    structure: NetworkStructure,
+    matrix: Callable[[str], sparse.csr_array],
+    bias: np.ndarray,
+    dtype: jnp.dtype,
+) -> tuple[Bias | None, tuple[FeaturePlan, ...], np.ndarray, np.ndarray]:
+    """Plan the input map; also lists which features its fixed and its varying rows are."""
+    maps = {
+        number: matrix(f"inputs.{number}.{kind}").tocsc()[:, features]
+        for number, kind in enumerate(structure.inputs)
+        if kind
+    }
+    # Features that read the same inputs go together; usually each reads one.
+    counts = {number: np.diff(columns.indptr) for number, columns in maps.items()}
+    readers: dict[tuple[int, ...], list[int]] = {}
+    for place in range(len(features)):
+        read = tuple(number for number, entries in counts.items() if entries[place])
+        readers.setdefault(read, []).append(place)
+    constant = readers.pop((), [])
+    plans = []
+    for numbers, places in readers.items():
+        feature_maps: list[_Table | Affine | None] = []
+        for number in numbers:
+            columns = sparse.csc_array(maps[number][:, places])
+            if structure.inputs[number] == "table":
+                feature_maps.append(_plan_table(columns.toarray(), dtype))
+            else:
+                feature_maps.append(plan_affine(columns, dtype))
+        plans.append(
+            FeaturePlan(numbers, tuple(feature_maps), plan_bias(bias[features[places]], dtype))
+        )
+    fixed = features[constant]
+    varying = features[[place for places in readers.values() for place in places]]
+    constants = plan_bias(bias[fixed], dtype) if len(fixed) else None
+    return constants, tuple(plans), fixed, varying

@@ -1,0 +1,381 @@
+"""Runs of whole sequences: batch and time in tiles that fit a cache, states from tile to tile.
+
+A tile's time is cut into segments that run side by side, so that there are enough values for a step
+of a loop even where the batch is small.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.cell import NetworkStructure, Parameters, State
+from lsrl.backends.linear.layers import Handed, Shape
+from lsrl.backends.linear.plan import Form, NetworkPlan, Prepared, prepare
+from lsrl.backends.network import precision
+
+# ---------------------------------------------------------------- chunks
+
+
+def _run_chunk(
+    form: Form,
+    numbers: Sequence[jax.Array],
+    carry: tuple[tuple[jax.Array, ...], ...],
+    inputs: tuple[jax.Array | None, ...],
+    valid: jax.Array,
+    shape: Shape,
+    handed: Handed,
+) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], ...]]:
+    """Run a chunk of a plan that is taken apart into its form and its numbers.
+
+    Args:
+      form: of the plan.
+      numbers: of the plan.
+      carry: of the chunk before.
+      inputs: per program input ids or vectors, or None if it is not read: (t * 1 or width, s, b) if
+        time is first, else (b, time) or (b, time, width).
+      valid: tokens of the chunk that count.
+      shape: of the chunk.
+      handed: to the next chunk.
+
+    Returns:
+      (t * outputs, s, b) or (b, time, outputs), and the carry.
+    """
+    plan: NetworkPlan = jax.tree.unflatten(form.tree, numbers)
+
+    def turn(signal: jax.Array) -> jax.Array:
+        if shape.time_first:
+            cut = signal.reshape(shape.tokens, -1, shape.segments, shape.batch)
+            return jnp.transpose(cut, (1, 0, 2, 3))
+        cut = signal.reshape(shape.batch, shape.segments, shape.tokens, -1)
+        over = partial(jnp.transpose, cut, (3, 2, 1, 0))
+        # Worked out once, rather than wherever a value is read; one segment takes no work.
+        return over() if shape.segments == 1 else recurrence.kept(over, valid > 0)
+
+    values, after = plan(carry, jax.tree.map(turn, inputs), valid, shape, handed)
+    if shape.time_first:
+        values = jnp.transpose(values, (1, 0, 2, 3))
+        return values.reshape(-1, shape.segments, shape.batch), after
+    over = partial(jnp.transpose, values, (3, 2, 1, 0))
+    turned = over() if shape.segments == 1 else recurrence.kept(over, valid > 0)
+    return turned.reshape(shape.batch, shape.segments * shape.tokens, -1), after
+
+
+_STATIC_NAMES = ("form", "shape", "handed")
+_chunk = jax.jit(_run_chunk, static_argnames=_STATIC_NAMES)
+# Operations of a chunk are too small to share among threads; whole chunks are not.
+_chunk_on_one_core = jax.jit(
+    _run_chunk,
+    static_argnames=_STATIC_NAMES,
+    compiler_options={"xla_cpu_multi_thread_eigen": False},
+)
+
+
+# ---------------------------------------------------------------- tiles
+
+_CPU_VALUES = 2**21  # rows * batch * tokens of a stack; what a loop runs over fits a cache
+_ACCELERATOR_VALUES = 2**26
+# A step of a loop on a CPU costs as much as to add up some hundred values; on an accelerator, more.
+_CPU_LANES = 272
+_CONFLICT = 128  # of which lanes are better no multiple
+_ACCELERATOR_LANES = 2**16
+_LEAST_TOKENS = 512  # prefer fewer sequences a chunk to fewer tokens
+_LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
+_LEAST_SEGMENT = 16
+_LONG_SEGMENT = 64
+
+
+def _on_cpu() -> bool:
+    return bool(jax.default_backend() == "cpu")
+
+
+def _bucket(count: int, least: int = 1) -> int:
+    """Round up to one of eight sizes an octave, so that few shapes are ever compiled."""
+    count = max(count, least)
+    step = 1 << max(count.bit_length() - 4, 0)
+    return -(-count // step) * step
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """How a run is cut: chunks of a shape, on `threads` threads.
+
+    Attributes:
+      shape: of a chunk. Where time is first, arrays are turned over on the host: numpy is faster
+        at it than XLA is on a CPU.
+      threads: how many.
+    """
+
+    shape: Shape
+    threads: int
+
+    @property
+    def rows(self) -> int:
+        """Sequences of a chunk."""
+        return self.shape.batch
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a chunk."""
+        return self.shape.segments * self.shape.tokens
+
+
+def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Tiling:
+    on_cpu = _on_cpu()
+    time_first = on_cpu and prepared.loops
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    several = on_cpu and batch * tokens * prepared.width >= _LEAST_SHARED
+    # Each has two cores' work: XLA runs a chunk while numpy turns the next and the last one over.
+    threads = min(max((cores or 1) // 2, 1), batch) if several else 1
+    share = -(-batch // threads)
+    values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
+    lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
+    positions = max(values // max(prepared.width, 1), 2048)
+    longest = chunk or max(positions // share, _LEAST_TOKENS)
+    longest = min(longest, tokens, recurrence.MOST_TOKENS)
+    rows = min(max(positions // longest, 1), share)
+    rows = _bucket(-(-share // -(-share // rows)))
+    segments = 1
+    if prepared.segments and prepared.loops:
+        segments = max(min(lanes // rows, longest // max(prepared.history, _LEAST_SEGMENT)), 1)
+    if chunk is not None:
+        return _Tiling(Shape(longest // segments, segments, rows, time_first), threads)
+    count = -(-tokens // longest)
+    length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
+    grain = math.lcm(prepared.turn, 8 if length >= _LONG_SEGMENT else 1)
+    length = -(-length // grain) * grain
+    # Columns of a power of two lie in the same few lines of a cache.
+    if time_first and rows * segments % _CONFLICT == 0:
+        rows += _CONFLICT // 16
+    return _Tiling(Shape(length, segments, rows, time_first), threads)
+
+
+# ---------------------------------------------------------------- runs
+
+
+class PlanCache:
+    """Plans for the parameters that a module last ran with.
+
+    Plans follow from the parameters, so for flax every cache is equal: a module with another one is
+    the same module.
+
+    Attributes:
+      parameters: the very arrays that the plans are for.
+      plans: by `uniform`.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: Parameters = {}
+        self.plans: dict[bool, Prepared] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PlanCache)
+
+    def __hash__(self) -> int:
+        return hash(PlanCache)
+
+    def __deepcopy__(self, memo: object) -> "PlanCache":
+        return PlanCache()
+
+    def find(self, parameters: Parameters, structure: NetworkStructure, uniform: bool) -> Prepared:
+        """Plan anew if any parameter is another array than last time.
+
+        Args:
+          parameters: concrete, by flat name, in a dictionary that stays as it is. Arrays of jax
+            never change in place; if any is another array, plans are not kept.
+          structure: of the network.
+          uniform: every sequence starts in the same state.
+
+        Returns:
+          The plan.
+        """
+        known = self.parameters
+        if parameters is not known and (
+            known.keys() != parameters.keys()
+            or any(
+                value is not known[name] or not isinstance(value, jax.Array)
+                for name, value in parameters.items()
+            )
+        ):
+            self.parameters, self.plans = parameters, {}
+        if uniform not in self.plans:
+            self.plans[uniform] = prepare(parameters, structure, uniform)
+        return self.plans[uniform]
+
+
+def run_tiles(
+    prepared: Prepared,
+    inputs: Sequence[Any],
+    state: State | None,
+    chunk: int | None,
+    with_state: bool,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Run whole sequences.
+
+    Args:
+      prepared: the plan.
+      inputs: per program input, ids (batch, time) or vectors (batch, time, width).
+      state: per layer (batch, hidden); None for the initial state.
+      chunk: most tokens at a time, or None.
+      with_state: whether the last state is wanted.
+
+    Returns:
+      (batch, time, outputs), and per layer (batch, hidden) if wanted, else nothing.
+    """
+    plan, structure = prepared.plan, prepared.plan.structure
+    batch, tokens = np.shape(inputs[0])[:2]
+    outputs = np.empty((batch, tokens, plan.num_outputs), jnp.dtype(structure.dtype))
+    starts = prepared.starts
+    if state is not None:
+        # Without layers a state only tells the batch.
+        layers = state[: len(structure.layers)]
+        starts = tuple(np.asarray(values).astype(structure.compute_dtype) for values in layers)
+    finals: list[np.ndarray] = []
+    if with_state:
+        finals = [np.broadcast_to(start, (batch, start.shape[1])).copy() for start in starts]
+    if batch == 0 or tokens == 0:
+        return outputs, finals
+    tiling = _tile(batch, tokens, prepared, chunk)
+    function = _chunk_on_one_core if _on_cpu() else _chunk
+    # What is not read is not sent.
+    arrays = [
+        np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
+    ]
+    first = prepared.first_carry(tiling.rows) if state is None else None
+    handed: Handed = "whole" if with_state else "read" if tokens > tiling.tokens else "nothing"
+
+    def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
+        if array is None:
+            return None
+        part = array[row : row + tiling.rows, time : time + tiling.tokens]
+        integral = np.issubdtype(part.dtype, np.integer)
+        dtype = np.int32 if integral else structure.compute_dtype
+        if tiling.shape.time_first:
+            return _turned(part, tiling.shape, dtype)
+        if part.shape[:2] == (tiling.rows, tiling.tokens):
+            return part.astype(dtype, copy=False)
+        filled = _zeros((tiling.rows, tiling.tokens, *part.shape[2:]), dtype)
+        filled[: part.shape[0], : part.shape[1]] = part
+        return filled
+
+    def store(row: int, time: int, values: jax.Array) -> None:
+        place = outputs[row : row + tiling.rows, time : time + tiling.tokens]
+        if tiling.shape.time_first:
+            _turn_back(np.asarray(values), place)
+        else:
+            place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
+
+    def run_rows(row: int) -> None:
+        rows = slice(row, row + tiling.rows)
+        carry: Any = first
+        if carry is None:
+            carry = prepared.carry([start[rows] for start in starts], tiling.rows)
+        waiting = None
+        for time in range(0, tokens, tiling.tokens):
+            valid = np.int32(min(tiling.tokens, tokens - time))
+            parts = tuple(cut(array, row, time) for array in arrays)
+            values, carry = function(
+                prepared.form,
+                prepared.numbers,
+                carry,
+                parts,
+                valid,
+                shape=tiling.shape,
+                handed=handed,
+            )
+            # Fetch a chunk while the next one runs.
+            if waiting is not None:
+                store(*waiting)
+            waiting = row, time, values
+        if waiting is not None:
+            store(*waiting)
+        if with_state:
+            for final, last in zip(finals, prepared.state(carry, tiling.rows), strict=True):
+                final[rows] = last[: len(final[rows])]
+
+    starting_rows = range(0, batch, tiling.rows)
+    if tiling.threads == 1:
+        for row in starting_rows:
+            run_rows(row)
+    else:
+        (device,) = jnp.zeros(()).devices()
+
+        def run_in_thread(row: int) -> None:
+            # Modes of jax hold in one thread.
+            with precision(structure.dtype), jax.default_device(device):
+                run_rows(row)
+
+        with ThreadPoolExecutor(tiling.threads) as pool:
+            list(pool.map(run_in_thread, starting_rows))
+    return outputs, finals
+
+
+# ---------------------------------------------------------------- arrays of users and of chunks
+
+_ALIGNMENT = 64  # bytes; of arrays that lie so, jax makes no copy on a CPU
+# Blocks of values that are turned over at a time: within the fastest cache.
+_BLOCK_PLACES, _BLOCK_LANES = 256, 64
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that jax takes as they are: nothing may be written to them later."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _turned(part: np.ndarray, shape: Shape, dtype: Any) -> np.ndarray:
+    """Turn ids (b, time) or vectors (b, time, width) over, for `_run_chunk`.
+
+    Args:
+      part: at most a chunk.
+      shape: of the chunk.
+      dtype: of the result.
+
+    Returns:
+      (tokens of a segment * 1 or width, s, b), zero at the end.
+    """
+    rows, tokens, *width = part.shape
+    wide = math.prod(width)
+    turned = _zeros((shape.tokens * wide, shape.segments, shape.batch), dtype)
+    for natural, over in _facing(part.reshape(rows, tokens * wide), turned):
+        over[...] = natural.T
+    return turned
+
+
+def _turn_back(turned: np.ndarray, outputs: np.ndarray) -> None:
+    """Undo `_turned`, into a view (b, time, outputs) of the outputs, at most a chunk."""
+    rows, tokens, wide = outputs.shape
+    flat = outputs.reshape(rows, tokens * wide, copy=False)
+    for natural, over in _facing(flat, turned):
+        natural[...] = over.T
+
+
+def _facing(natural: np.ndarray, turned: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Views of the same values, (lanes, places) of (b, places) and (places, lanes) of (p, s, b)."""
+    rows, places = natural.shape
+    length = turned.shape[0]
+    whole, rest = divmod(places, length)
+    # To split an axis takes no copy.
+    cut = natural[:, : whole * length].reshape(rows, whole, length)
+    if whole <= rows:
+        pairs = [(cut[:, segment], turned[:, segment, :rows]) for segment in range(whole)]
+    else:
+        pairs = [(cut[row], turned[:, :whole, row]) for row in range(rows)]
+    if rest:
+        pairs.append((natural[:, whole * length :], turned[:rest, whole, :rows]))
+    for left, right in pairs:
+        for place in range(0, left.shape[1], _BLOCK_PLACES):
+            places_here = slice(place, place + _BLOCK_PLACES)
+            for lane in range(0, left.shape[0], _BLOCK_LANES):
+                lanes = slice(lane, lane + _BLOCK_LANES)
+                yield left[lanes, places_here], right[places_here, lanes]
