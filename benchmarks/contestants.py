@@ -191,6 +191,17 @@ def parity_by_hand(bits: jax.Array, cumulative_sum: CumulativeSum) -> jax.Array:
     return left
 
 
+def modular_sum_by_hand(terms: jax.Array, cumulative_sum: CumulativeSum, n: int = 5) -> jax.Array:
+    """The state and ReLUs of `lsrl.programs.modular_sum`: the same with n times powers of two."""
+    left = cumulative_sum(terms.astype(jnp.float32))
+    power = 1 << ((n - 1) * terms.shape[-1] // n).bit_length() - 1
+    while power:
+        size = n * power
+        left = left - size * (jax.nn.relu(left - (size - 1)) - jax.nn.relu(left - size))
+        power //= 2
+    return left
+
+
 def copy_delay_by_hand(tokens: jax.Array, cumulative_sum: CumulativeSum, k: int = 3) -> jax.Array:
     """The register of `lsrl.programs.copy_delay`."""
     del cumulative_sum  # nothing is added up
@@ -204,6 +215,7 @@ BY_HAND: dict[str, Callable[..., jax.Array]] = {
     "running_max": running_max_by_hand,
     "dyck1": dyck1_by_hand,
     "parity": parity_by_hand,
+    "modular_sum": modular_sum_by_hand,
     "copy_delay": copy_delay_by_hand,
 }
 

@@ -72,7 +72,7 @@ def workloads() -> dict[str, Workload]:
         return {"max_length": tokens}
 
     found = {"tok2tok": Workload(catalogue["tok2tok"], _tok2tok_settings)}
-    for name in ("majority", "histogram", "running_max", "dyck1", "parity"):
+    for name in ("majority", "histogram", "running_max", "dyck1", "parity", "modular_sum"):
         found[name] = Workload(catalogue[name], counting)
     found["copy_delay"] = Workload(catalogue["copy_delay"], lambda tokens: {})
     # A cell a token; beyond some thousands the cells get narrower than the ramps.
