@@ -90,6 +90,20 @@ def test_an_intervention_sets_the_code_and_the_memory(target, compiled):
     np.testing.assert_array_equal(meant.signals[state][0, 0], without[state][0, 0])
 
 
+def test_a_scan_s_entries_change_with_the_code(compiled):
+    """Each entry of the scan that remembers an element takes the step that its units take."""
+    model = compiled["mamba"]
+    circuit = grouped(model.circuit, 3)
+    altered = model.altered(fresh(model, circuit, 0), lsrl.model.Alteration(circuit, None))
+    entries, weights = wiring_of(altered).memory
+    (channel,) = (c for c in circuit.channels if c.memory)
+    step = np.zeros(weights.shape[1])
+    step[list(channel.units)] = channel.directions
+    changes = dict(zip(entries[channel.layer].tolist(), step @ weights[channel.layer], strict=True))
+    for entry in channel.memory:
+        assert changes[entry] == pytest.approx(channel.directions[0])
+
+
 def test_training_is_seeded_and_goes_on_where_it_stopped(compiled, tmp_path):
     """A file in the middle of a training gives the same network as one go does."""
     each, seen = Training(compiled["gru"], RECIPE), []
