@@ -330,6 +330,9 @@ def test_bad_input(compiled, tmp_path):
         variants.soft(variants.permuted(lstm))
     with pytest.raises(errors.InputError, match="distractors"):
         variants.padded(lstm, 0, 0)
+    continuous = lsrl.compile(lsrl.programs.vec2vec(), "linear_rnn", inspectable=True)
+    with pytest.raises(errors.InputError, match="continuous inputs alone"):
+        variants.padded(continuous)
     with pytest.raises(errors.InputError, match="start from the compiled model"):
         variants.padded(variants.permuted(lstm))
     with pytest.raises(errors.InputError, match="at least one"):

@@ -19,7 +19,7 @@ from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import evaluate
-from lsrl.ir.types import InputType
+from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
 from lsrl.language.signal import Signal, affine, greater_equal, relu
 from lsrl.language.sugar import concat, cumsum
@@ -168,14 +168,20 @@ def padded(
       sampler: of the inputs that the card's figures come from.
 
     Raises:
-      InputError: a variant; fewer than one distractor; no random program fits the target.
+      InputError: a variant; fewer than one distractor; no input on a grid; no random program fits
+        the target.
     """
     rng = np.random.default_rng(check_seed("padded", seed))
     _check_compiled("padded", model)
     if not isinstance(distractors, int) or isinstance(distractors, bool) or distractors < 1:
         raise InputError(f"padded: distractors must be an int >= 1, got {distractors!r}")
     length = model.program.max_length or LENGTH
-    kinds = list(model.program.inputs.values())
+    kinds = [k for k in model.program.inputs.values() if isinstance(k, Token) or k.step]
+    if not kinds:
+        raise InputError(
+            f"padded: {model.program.name} has continuous inputs alone, and random programs need "
+            "one on a grid: Token, or Vector(..., step=)"
+        )
 
     def draw() -> Iterator[Program]:
         for number in range(TRIES):
