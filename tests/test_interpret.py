@@ -12,6 +12,7 @@ from lsrl import errors, programs
 from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.interventions import wiring_of
+from lsrl.interpret.variants import random_sampler
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.random_programs import random_program
 from tests.strategies import inputs_of
@@ -334,3 +335,16 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
     path = tmp_path / "circuit.json"
     majority.circuit.save(path)
     assert Circuit.load(path).to_json() == text
+
+
+def test_equal_elements_that_share_a_memory_entry_change_it_once():
+    @lsrl.program(max_length=16)
+    def twice(bit: lsrl.Token(2)):
+        count = lsrl.linear_state(lsrl.concat(bit, bit), np.eye(2))
+        return lsrl.relu(count - 3)
+
+    model = lsrl.compile(twice, "mamba", inspectable=True)
+    entries = [channel.memory for channel in model.circuit.channels if channel.memory]
+    assert len(entries) > len(set(entries))
+    result = causal_test(model, random_sampler(twice, 8), pairs=20)
+    assert result.valid and result.agreement == 1
