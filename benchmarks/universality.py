@@ -31,6 +31,7 @@ from benchmarks.common import (
     say,
     slope,
 )
+from lsrl.paper import between_control_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,19 +69,13 @@ class TargetFunction:
 def control_points(in_dim: int, out_dim: int, smoothness: float, seed: int = 0) -> TargetFunction:
     """The kind of function that the original is tested on.
 
-    Five random points in [-0.1, 1.1]^in_dim with random values in [-3, 3]; a value in between is
-    their average with the weights exp(-distance / smoothness).
+    Five random points in [-0.1, 1.1]^in_dim with random values in [-3, 3].
     """
     rng = np.random.default_rng(seed)
     points = rng.uniform(-0.1, 1.1, size=(5, in_dim))
     heights = rng.uniform(-VALUE_BOUND, VALUE_BOUND, size=(5, out_dim))
 
-    def values(x: Array) -> Array:
-        distance = np.linalg.norm(x[:, None, :] - points, axis=-1)
-        weights = np.exp(-distance / smoothness)
-        averaged: Array = weights @ heights / weights.sum(axis=1, keepdims=True)
-        return averaged
-
+    values = between_control_points(points, heights, smoothness)
     name = f"5 control points, smoothness {smoothness:g}, {in_dim} → {out_dim}"
     return TargetFunction(name, in_dim, out_dim, values)
 

@@ -12,6 +12,7 @@ scale of 1000 a step ends at 1.00000000000000002, not at 1.
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from lsrl.errors import ProgramError
 from lsrl.ir import ops
+from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program, program
 from lsrl.language.signal import Signal, affine, as_signal, constant, record, relu
@@ -339,6 +341,30 @@ def vec2vec(
         return linear_state(_taken(mode, cell[1 + in_dim :], hit, miss, signed=True))
 
     return vec2vec
+
+
+def between_control_points(
+    points: Array, values: Array, smoothness: float = 1.0
+) -> Callable[[Array], Array]:
+    """The kind of function that the original implementation approximates.
+
+    The mean of the values at the control points, with the weights exp(-distance / smoothness).
+
+    Args:
+      points: (points, in_dim).
+      values: (points, out_dim).
+      smoothness: of the function.
+
+    Returns:
+      From (..., in_dim) to (..., out_dim).
+    """
+
+    def function(x: Array) -> Array:
+        weights = np.exp(-np.linalg.norm(x[..., None, :] - points, axis=-1) / smoothness)
+        averaged: Array = weights @ values / weights.sum(axis=-1, keepdims=True)
+        return averaged
+
+    return function
 
 
 def _minus(x: Value, y: Value) -> Signal:

@@ -25,6 +25,7 @@ from tests.strategies import depth_of, inputs_of, ops_of, programs
 
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
 CASES = [(target, dtype) for target in TARGETS for dtype in ("float32", "float64")]
+OPTIONS = ("robust", "verbatim")
 LENGTH = 64
 
 # Every compiled program stays in jax's cache, which nobody asks again.
@@ -114,48 +115,28 @@ def test_many_models_equal_the_reference(target, dtype, record_property) -> None
     check_models(target, dtype, record_property, max_examples=600)
 
 
-def check_robust(target: str, program: lsrl.Program) -> None:
-    """Robust lowering gives the same outputs, under a certificate of its own."""
-    model = lsrl.compile(program, target, robust=True)
+def check_option(option: str, target: str, program: lsrl.Program) -> None:
+    """Another way of lowering gives the same outputs, under a certificate of its own."""
+    model = lsrl.compile(program, target, **{option: True})
     check_run(program, model)
     check_step(program, model)
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("option", OPTIONS)
 @settings(max_examples=4)
 @given(program=programs(max_length=LENGTH))
-def test_robust_models_equal_the_reference(target, program) -> None:
-    check_robust(target, program)
+def test_options_keep_the_outputs(option, target, program) -> None:
+    check_option(option, target, program)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("option", OPTIONS)
 @settings(max_examples=300)
 @given(program=programs(max_length=LENGTH))
-def test_many_robust_models_equal_the_reference(target, program) -> None:
-    check_robust(target, program)
-
-
-def check_verbatim(target: str, program: lsrl.Program) -> None:
-    """Nor do the outputs change where nothing is simplified."""
-    model = lsrl.compile(program, target, verbatim=True)
-    check_run(program, model)
-    check_step(program, model)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=4)
-@given(program=programs(max_length=LENGTH))
-def test_verbatim_models_equal_the_reference(target, program) -> None:
-    check_verbatim(target, program)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=300)
-@given(program=programs(max_length=LENGTH))
-def test_many_verbatim_models_equal_the_reference(target, program) -> None:
-    check_verbatim(target, program)
+def test_options_keep_the_outputs_of_many_programs(option, target, program) -> None:
+    check_option(option, target, program)
 
 
 @settings(max_examples=6)

@@ -87,6 +87,9 @@ ORIGINAL: dict[tuple[str, str], tuple[Original, ...]] = {
 TOLERATED_WRONG = 0.05
 TOLERATED_FACTOR = 1.1
 Lowering = Literal["default", "verbatim", "robust"]
+ROBUST_TOO: tuple[Lowering, ...] = ("default", "robust")
+VERBATIM: tuple[Lowering, ...] = ("verbatim",)
+DEFAULT_TOO: tuple[Lowering, ...] = ("default", *VERBATIM)
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,15 @@ class Form:
 def forms() -> Iterator[Form]:
     """Every program in every form: the library's on both linear targets, then the paper's."""
     sizes = {"in_dim": DIMENSIONS, "out_dim": DIMENSIONS, "cells": CELLS}
-    lowerings: tuple[Lowering, ...] = get_args(Lowering)
     for target in ("linear_rnn", "gated_linear_rnn"):
-        for lowering in lowerings[::2]:
+        for lowering in ROBUST_TOO:
             build = partial(programs.tok2tok, LENGTH, VOCAB, PAIRS)
             yield Form("tok2tok", OWN, lowering, target, build)
         yield Form("vec2vec", OWN, "default", target, partial(programs.vec2vec, **sizes))
     for mode in get_args(paper.Mode):
         target = "gated_linear_rnn" if mode.startswith("multiplicative") else "linear_rnn"
         # One mode with gates and one without tell what the compiler's simplifications change.
-        for lowering in lowerings[:2] if mode in ("optimized", "multiplicative") else ("verbatim",):
+        for lowering in DEFAULT_TOO if mode in ("optimized", "multiplicative") else VERBATIM:
             yield Form(
                 "tok2tok", mode, lowering, target,
                 partial(paper.tok2tok, LENGTH, VOCAB, PAIRS, mode),
@@ -163,9 +165,8 @@ def tok2tok_prompts(length: int, pairs: int, count: int, rng: np.random.Generato
 def vec2vec_prompts(seed: int) -> tuple[Array, Array]:
     """The function of one draw in every cell, with points where it is asked for.
 
-    Five control points in [-0.1, 1.1]^2 with values in [-3, 3]; a value in between is their mean
-    with the weights exp(-distance). The random numbers are the original's, so a draw without noise
-    has the original's error.
+    Five control points in [-0.1, 1.1]^2 with values in [-3, 3]. The random numbers are the
+    original's, so a draw without noise has the original's error.
 
     Returns:
       (POINTS, time, 5), and what the function is at the points, (POINTS, 2).
@@ -175,11 +176,7 @@ def vec2vec_prompts(seed: int) -> tuple[Array, Array]:
     heights = rng.random_sample((5, DIMENSIONS)) * 6 - 3
     points = rng.random_sample((POINTS, DIMENSIONS))
 
-    def function(x: Array) -> Array:
-        weights = np.exp(-np.linalg.norm(centres - x, axis=1))
-        averaged: Array = weights @ heights / weights.sum()
-        return averaged
-
+    function = paper.between_control_points(centres, heights)
     prompts = [programs.vec2vec_prompt(function, x, DIMENSIONS, DIMENSIONS, CELLS) for x in points]
     return np.stack(prompts), np.stack([function(x) for x in points])
 
