@@ -22,13 +22,16 @@ bits = np.random.default_rng(0).integers(0, 2, (19, 30))
 places = []
 
 
-def record(*arguments, inner=tiles._chunk_on_one_core, **settings):
-    values, carry = inner(*arguments, **settings)
-    places.extend(values.devices())
-    return values, carry
+def recorded(*settings, inner=tiles._compiled):
+    def run(*arguments):
+        values, carry = inner(*settings)(*arguments)
+        places.extend(values.devices())
+        return values, carry
+
+    return run
 
 
-tiles._chunk_on_one_core = record
+tiles._compiled = recorded
 for target in ("linear_rnn", "rnn"):
     model = lsrl.compile(lsrl.programs.majority(), target)
     alone = model.run(bits)

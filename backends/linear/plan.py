@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,24 @@ class Form:
         return bool(self.tree == other.tree)
 
 
+class Extent(NamedTuple):
+    """What says how a run is best cut.
+
+    Attributes:
+      width: most rows of any stack, which bounds the memory of a chunk.
+      history: most tokens that any group looks back, which a segment must hold.
+      turn: of so many tokens all rings make whole turns; 1 if that is too many for a segment.
+      segments: whether time can be cut into segments.
+      loops: whether any group runs in a loop over time.
+    """
+
+    width: int
+    history: int
+    turn: int
+    segments: bool
+    loops: bool
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A plan, and what it takes to feed it.
@@ -136,11 +154,7 @@ class Prepared:
       plan: for jit.
       layers: the decomposition of each layer.
       starts: initial state of each layer (1, hidden), compute dtype.
-      width: most rows of any stack, which bounds the memory of a chunk.
-      history: most tokens that any group looks back, which a segment must hold.
-      turn: of so many tokens all rings make whole turns; 1 if that is too many for a segment.
-      segments: whether time can be cut into segments.
-      loops: whether any group runs in a loop over time.
+      extent: of the plan.
       form: of the plan.
       numbers: of the plan.
     """
@@ -148,11 +162,7 @@ class Prepared:
     plan: NetworkPlan
     layers: tuple[recurrence.Decomposition, ...]
     starts: tuple[np.ndarray, ...]
-    width: int
-    history: int
-    turn: int
-    segments: bool
-    loops: bool
+    extent: Extent
     form: Form
     numbers: tuple[jax.Array, ...]
     _first: dict[int, Any] = field(default_factory=dict)
@@ -252,16 +262,18 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
         network,
         tuple(decompositions),
         tuple(starts),
-        width,
-        max((group.members.shape[1] for group in groups), default=1),
-        turn if turn <= _LONGEST_TURN else 1,
-        all(group.kind != "in_order" for group in groups),
-        any(
-            planned.kind != "feed"
-            and planned.counter is None
-            and (group.driven or len(group.sources) > 0)
-            for layer, parts in zip(layers, decompositions, strict=True)
-            for planned, group in zip(layer.groups, parts.groups, strict=True)
+        Extent(
+            width,
+            max((group.members.shape[1] for group in groups), default=1),
+            turn if turn <= _LONGEST_TURN else 1,
+            all(group.kind != "in_order" for group in groups),
+            any(
+                planned.kind != "feed"
+                and planned.counter is None
+                and (group.driven or len(group.sources) > 0)
+                for layer, parts in zip(layers, decompositions, strict=True)
+                for planned, group in zip(layer.groups, parts.groups, strict=True)
+            ),
         ),
         Form(tree),
         tuple(numbers),

@@ -6,10 +6,10 @@ of a loop even where the batch is small.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import NetworkStructure, Parameters, State
 from lsrl.backends.linear.layers import Handed, Shape
-from lsrl.backends.linear.plan import Form, NetworkPlan, Prepared, prepare
+from lsrl.backends.linear.plan import Extent, Form, NetworkPlan, Prepared, prepare
 from lsrl.backends.network import precision
 
 # ---------------------------------------------------------------- chunks
@@ -41,7 +41,7 @@ def _run_chunk(
       numbers: of the plan.
       carry: of the chunk before.
       inputs: per program input ids or vectors, or None if it is not read: (t * 1 or width, s, b) if
-        time is first, else (b, time) or (b, time, width).
+        time is first, without axes s and b of one place, else (b, time) or (b, time, width).
       valid: tokens of the chunk that count.
       shape: of the chunk.
       handed: to the next chunk.
@@ -69,14 +69,13 @@ def _run_chunk(
     return turned.reshape(shape.batch, shape.segments * shape.tokens, -1), after
 
 
-_STATIC_NAMES = ("form", "shape", "handed")
-_chunk = jax.jit(_run_chunk, static_argnames=_STATIC_NAMES)
-# Operations of a chunk are too small to share among threads; whole chunks are not.
-_chunk_on_one_core = jax.jit(
-    _run_chunk,
-    static_argnames=_STATIC_NAMES,
-    compiler_options={"xla_cpu_multi_thread_eigen": False},
-)
+@lru_cache(maxsize=1024)
+def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> Any:
+    """Chunks of a form and a shape, jitted. To call a jit with static arguments takes longer."""
+    # Operations of a chunk are too small to share among threads; whole chunks are not.
+    options = {"xla_cpu_multi_thread_eigen": False} if on_one_core else None
+    function = partial(_run_chunk, form, shape=shape, handed=handed)
+    return jax.jit(function, compiler_options=options)
 
 
 # ---------------------------------------------------------------- tiles
@@ -128,29 +127,29 @@ class _Tiling:
         return self.shape.segments * self.shape.tokens
 
 
-def _tile(batch: int, tokens: int, prepared: Prepared, chunk: int | None) -> _Tiling:
-    on_cpu = _on_cpu()
-    time_first = on_cpu and prepared.loops
+@lru_cache(maxsize=1024)
+def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, on_cpu: bool) -> _Tiling:
+    time_first = on_cpu and extent.loops
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    several = on_cpu and batch * tokens * prepared.width >= _LEAST_SHARED
+    several = on_cpu and batch * tokens * extent.width >= _LEAST_SHARED
     # Each has two cores' work: XLA runs a chunk while numpy turns the next and the last one over.
     threads = min(max((cores or 1) // 2, 1), batch) if several else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
-    positions = max(values // max(prepared.width, 1), 2048)
+    positions = max(values // max(extent.width, 1), 2048)
     longest = chunk or max(positions // share, _LEAST_TOKENS)
     longest = min(longest, tokens, recurrence.MOST_TOKENS)
     rows = min(max(positions // longest, 1), share)
     rows = _bucket(-(-share // -(-share // rows)))
     segments = 1
-    if prepared.segments and prepared.loops:
-        segments = max(min(lanes // rows, longest // max(prepared.history, _LEAST_SEGMENT)), 1)
+    if extent.segments and extent.loops:
+        segments = max(min(lanes // rows, longest // max(extent.history, _LEAST_SEGMENT)), 1)
     if chunk is not None:
         return _Tiling(Shape(longest // segments, segments, rows, time_first), threads)
     count = -(-tokens // longest)
     length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
-    grain = math.lcm(prepared.turn, 8 if length >= _LONG_SEGMENT else 1)
+    grain = math.lcm(extent.turn, 8 if length >= _LONG_SEGMENT else 1)
     length = -(-length // grain) * grain
     # Columns of a power of two lie in the same few lines of a cache.
     if time_first and rows * segments % _CONFLICT == 0:
@@ -243,14 +242,15 @@ def run_tiles(
         finals = [np.broadcast_to(start, (batch, start.shape[1])).copy() for start in starts]
     if batch == 0 or tokens == 0:
         return outputs, finals
-    tiling = _tile(batch, tokens, prepared, chunk)
-    function = _chunk_on_one_core if _on_cpu() else _chunk
+    on_cpu = _on_cpu()
+    tiling = _tile(batch, tokens, chunk, prepared.extent, on_cpu)
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
     ]
     first = prepared.first_carry(tiling.rows) if state is None else None
     handed: Handed = "whole" if with_state else "read" if tokens > tiling.tokens else "nothing"
+    function = _compiled(prepared.form, tiling.shape, handed, on_cpu)
 
     def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
         if array is None:
@@ -258,13 +258,12 @@ def run_tiles(
         part = array[row : row + tiling.rows, time : time + tiling.tokens]
         integral = np.issubdtype(part.dtype, np.integer)
         dtype = np.int32 if integral else structure.compute_dtype
-        if tiling.shape.time_first:
-            return _turned(part, tiling.shape, dtype)
         if part.shape[:2] == (tiling.rows, tiling.tokens):
-            return part.astype(dtype, copy=False)
-        filled = _zeros((tiling.rows, tiling.tokens, *part.shape[2:]), dtype)
-        filled[: part.shape[0], : part.shape[1]] = part
-        return filled
+            filled = part.astype(dtype, copy=False)
+        else:
+            filled = _zeros((tiling.rows, tiling.tokens, *part.shape[2:]), dtype)
+            filled[: part.shape[0], : part.shape[1]] = part
+        return _turned(filled, tiling.shape) if tiling.shape.time_first else filled
 
     def store(row: int, time: int, values: jax.Array) -> None:
         place = outputs[row : row + tiling.rows, time : time + tiling.tokens]
@@ -282,15 +281,7 @@ def run_tiles(
         for time in range(0, tokens, tiling.tokens):
             valid = np.int32(min(tiling.tokens, tokens - time))
             parts = tuple(cut(array, row, time) for array in arrays)
-            values, carry = function(
-                prepared.form,
-                prepared.numbers,
-                carry,
-                parts,
-                valid,
-                shape=tiling.shape,
-                handed=handed,
-            )
+            values, carry = function(prepared.numbers, carry, parts, valid)
             # Fetch a chunk while the next one runs.
             if waiting is not None:
                 store(*waiting)
@@ -321,8 +312,7 @@ def run_tiles(
 # ---------------------------------------------------------------- arrays of users and of chunks
 
 _ALIGNMENT = 64  # bytes; of arrays that lie so, jax makes no copy on a CPU
-# Blocks of values that are turned over at a time: within the fastest cache.
-_BLOCK_PLACES, _BLOCK_LANES = 256, 64
+_BLOCK_PLACES, _BLOCK_LANES = 256, 272  # values that are turned over at a time, within a cache
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -333,37 +323,23 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def _turned(part: np.ndarray, shape: Shape, dtype: Any) -> np.ndarray:
-    """Turn ids (b, time) or vectors (b, time, width) over, for `_run_chunk`.
+def _turned(natural: np.ndarray, shape: Shape) -> np.ndarray:
+    """Ids (b, time) or vectors (b, time, width) of a chunk, as `_run_chunk` takes them: a view.
 
-    Args:
-      part: at most a chunk.
-      shape: of the chunk.
-      dtype: of the result.
-
-    Returns:
-      (tokens of a segment * 1 or width, s, b), zero at the end.
+    What jax takes that does not lie in order, it copies in blocks, faster than numpy does; with an
+    axis of one place in the way, slower.
     """
-    rows, tokens, *width = part.shape
-    wide = math.prod(width)
-    turned = _zeros((shape.tokens * wide, shape.segments, shape.batch), dtype)
-    for natural, over in _facing(part.reshape(rows, tokens * wide), turned):
-        over[...] = natural.T
-    return turned
+    cut = natural.reshape(shape.batch, shape.segments, -1)
+    if shape.batch == 1:
+        return cut[0].T
+    return cut[:, 0].T if shape.segments == 1 else cut.T
 
 
 def _turn_back(turned: np.ndarray, outputs: np.ndarray) -> None:
-    """Undo `_turned`, into a view (b, time, outputs) of the outputs, at most a chunk."""
+    """Put the outputs of a chunk, (t * outputs, s, b), into a view (b, time, outputs) of all."""
     rows, tokens, wide = outputs.shape
-    flat = outputs.reshape(rows, tokens * wide, copy=False)
-    for natural, over in _facing(flat, turned):
-        natural[...] = over.T
-
-
-def _facing(natural: np.ndarray, turned: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Views of the same values, (lanes, places) of (b, places) and (places, lanes) of (p, s, b)."""
-    rows, places = natural.shape
-    length = turned.shape[0]
+    places, length = tokens * wide, turned.shape[0]
+    natural = outputs.reshape(rows, places, copy=False)
     whole, rest = divmod(places, length)
     # To split an axis takes no copy.
     cut = natural[:, : whole * length].reshape(rows, whole, length)
@@ -375,7 +351,7 @@ def _facing(natural: np.ndarray, turned: np.ndarray) -> Iterator[tuple[np.ndarra
         pairs.append((natural[:, whole * length :], turned[:rest, whole, :rows]))
     for left, right in pairs:
         for place in range(0, left.shape[1], _BLOCK_PLACES):
-            places_here = slice(place, place + _BLOCK_PLACES)
+            here = slice(place, place + _BLOCK_PLACES)
             for lane in range(0, left.shape[0], _BLOCK_LANES):
                 lanes = slice(lane, lane + _BLOCK_LANES)
-                yield left[lanes, places_here], right[places_here, lanes]
+                left[lanes, here] = right[here, lanes].T
