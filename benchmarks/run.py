@@ -6,7 +6,9 @@ models of stock cells beside a stock flax stack of the same shape. Every contest
 right answers before its time counts (but the LSTM and the stack, which are not trained).
 """
 
+import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,9 +54,10 @@ if TYPE_CHECKING:
 
 TARGETS = ("linear_rnn", "gated_linear_rnn")
 CELL_TARGETS = ("rnn", "rnn_tanh", "lstm", "gru")
-# Short runs are repeated within one sample, up to so many tokens and times.
-TOKENS_A_SAMPLE = 100_000
-MOST_CALLS = 50
+# Short runs are repeated within one sample, so that what the others left in the caches and threads
+# that fell asleep meanwhile don't count.
+SAMPLE_SECONDS = 0.02
+MOST_CALLS = 100
 # Token by token the same weights are so slow that longer sequences would take minutes.
 LONGEST_LITERAL = 100_000
 
@@ -101,18 +104,25 @@ def speeds(
     runs: Mapping[str, tuple[Callable[[], Any], int]], repeats: int, most_calls: int = MOST_CALLS
 ) -> dict[str, float]:
     """Tokens a second of runs, each given with its number of tokens, timed in turns."""
-
-    def sample(work: Callable[[], Any], calls: int) -> None:
-        for _ in range(calls):
-            work()
-
-    calls = {
-        name: min(max(1, TOKENS_A_SAMPLE // tokens), most_calls)
-        for name, (_, tokens) in runs.items()
-    }
-    works = {name: partial(sample, work, calls[name]) for name, (work, _) in runs.items()}
+    calls = {name: _calls(work, most_calls) for name, (work, _) in runs.items()}
+    works = {name: partial(_repeat, work, calls[name]) for name, (work, _) in runs.items()}
     timings = measure_together(works, repeats)
     return {name: calls[name] * tokens / timings[name].wall for name, (_, tokens) in runs.items()}
+
+
+def _calls(work: Callable[[], Any], most: int = MOST_CALLS) -> int:
+    """How often to repeat some work within a sample."""
+    if most == 1:
+        return 1
+    work()
+    start = time.perf_counter()
+    work()
+    return min(math.ceil(SAMPLE_SECONDS / (time.perf_counter() - start)), most)
+
+
+def _repeat(work: Callable[[], Any], calls: int) -> None:
+    for _ in range(calls):
+        work()
 
 
 # ---------------------------------------------------------------- tok2tok beside others
@@ -407,11 +417,6 @@ def _compare_stack(name: str, target: str, batch: int, plan: Plan) -> dict[str, 
     ids = tokens.astype(np.int32)
     with precision(model.dtype):
         run = contestants.run_stock(contestants.StockStack(model.module))
-        calls = min(max(1, TOKENS_A_SAMPLE // tokens.size), MOST_CALLS)
-
-        def repeat(work: Callable[[], Any]) -> None:
-            for _ in range(calls):
-                work()
 
         def highest() -> None:
             with jax.default_matmul_precision("highest"):
@@ -423,8 +428,10 @@ def _compare_stack(name: str, target: str, batch: int, plan: Plan) -> dict[str, 
             "model": partial(model.run, tokens),
             "highest": highest,
         }
+        calls = _calls(works["stock"])
         found = sample_together(
-            {key: partial(repeat, work) for key, work in works.items()}, _stack_repeats(plan)
+            {key: partial(_repeat, work, calls) for key, work in works.items()},
+            _stack_repeats(plan),
         )
 
     def ratio(one: str, other: str, clock: str = "wall") -> float:
@@ -502,8 +509,8 @@ def _step_through(model: lsrl.Model, tokens: Array) -> Array:
     """(batch, time) ints to (batch, time, outputs)."""
     state = model.init_state(batch=len(tokens))
     outputs = []
-    for time in range(tokens.shape[1]):
-        output, state = model.step(state, tokens[:, time])
+    for place in range(tokens.shape[1]):
+        output, state = model.step(state, tokens[:, place])
         outputs.append(output)
     return np.stack(outputs, axis=1)
 

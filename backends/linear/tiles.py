@@ -69,18 +69,24 @@ def _run_chunk(
     return turned.reshape(shape.batch, shape.segments * shape.tokens, -1), after
 
 
+# To share the operations of a chunk among threads takes longer than it saves; whole chunks are
+# shared instead.
+_ON_ONE_CORE = {
+    "xla_cpu_multi_thread_eigen": False,
+    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+}
+
+
 @lru_cache(maxsize=1024)
-def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> Any:
+def _compiled(form: Form, shape: Shape, handed: Handed, on_cpu: bool) -> Any:
     """Chunks of a form and a shape, jitted. To call a jit with static arguments takes longer."""
-    # Operations of a chunk are too small to share among threads; whole chunks are not.
-    options = {"xla_cpu_multi_thread_eigen": False} if on_one_core else None
-    function = partial(_run_chunk, form, shape=shape, handed=handed)
-    return jax.jit(function, compiler_options=options)
+    run = partial(_run_chunk, form, shape=shape, handed=handed)
+    return jax.jit(run, compiler_options=_ON_ONE_CORE if on_cpu else None)
 
 
 # ---------------------------------------------------------------- tiles
 
-_CPU_VALUES = 2**21  # rows * batch * tokens of a stack; what a loop runs over fits a cache
+_CPU_VALUES = 2**20  # rows * batch * tokens of a stack; what a loop runs over fits a cache
 _ACCELERATOR_VALUES = 2**26
 # A step of a loop on a CPU costs as much as to add up some hundred values; on an accelerator, more.
 _CPU_LANES = 272
@@ -132,7 +138,7 @@ def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, on_cpu: bo
     time_first = on_cpu and extent.loops
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     several = on_cpu and batch * tokens * extent.width >= _LEAST_SHARED
-    # Each has two cores' work: XLA runs a chunk while numpy turns the next and the last one over.
+    # Two of them are often one core that runs two threads, which is then shared with XLA's own.
     threads = min(max((cores or 1) // 2, 1), batch) if several else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
@@ -292,20 +298,27 @@ def run_tiles(
             for final, last in zip(finals, prepared.state(carry, tiling.rows), strict=True):
                 final[rows] = last[: len(final[rows])]
 
-    starting_rows = range(0, batch, tiling.rows)
-    if tiling.threads == 1:
+    starting_rows = iter(range(0, batch, tiling.rows))
+
+    def run_some() -> None:
         for row in starting_rows:
             run_rows(row)
-    else:
-        (device,) = jnp.zeros(()).devices()
 
-        def run_in_thread(row: int) -> None:
-            # Modes of jax hold in one thread.
-            with precision(structure.dtype), jax.default_device(device):
-                run_rows(row)
+    if tiling.threads == 1:
+        run_some()
+        return outputs, finals
+    device = jax.default_device.value
 
-        with ThreadPoolExecutor(tiling.threads) as pool:
-            list(pool.map(run_in_thread, starting_rows))
+    def run_in_thread() -> None:
+        # Modes of jax hold in one thread.
+        with precision(structure.dtype), jax.default_device(device):
+            run_some()
+
+    with ThreadPoolExecutor(tiling.threads - 1) as pool:
+        others = [pool.submit(run_in_thread) for _ in range(tiling.threads - 1)]
+        run_some()
+        for other in others:
+            other.result()
     return outputs, finals
 
 
