@@ -474,6 +474,33 @@ def test_chunks_as_accelerators_run_them(seed, monkeypatch):
     assert_exact(weights, signals(seed, 2, 1, 700))
 
 
+def test_batches_on_several_threads(monkeypatch):
+    weights = random_network(0, depth=2)
+    inputs = signals(1, 1, 37, 60)
+    network = LinearNetwork(weights, "float64")
+    alone, states = network.run_with_state(inputs)
+    monkeypatch.setattr(tiles, "_cores", lambda: 8)
+    monkeypatch.setattr(tiles, "_LEAST_SHARED", 1)
+    run_rows = []
+    compiled = tiles._compiled
+
+    def recorded(*settings):
+        run_rows.append(settings[1].batch)
+        return compiled(*settings)
+
+    monkeypatch.setattr(tiles, "_compiled", recorded)
+    tiles._tile.cache_clear()
+    try:
+        together, same = network.run_with_state(inputs)
+    finally:
+        tiles._tile.cache_clear()
+    assert run_rows == [10]
+    assert_array_equal(alone, loop(weights, inputs))
+    assert_array_equal(together, alone)
+    for one, other in zip(same, states, strict=True):
+        assert_array_equal(one, other)
+
+
 def test_no_sequences_and_no_tokens():
     network = LinearNetwork(random_network(0))
     assert network.run((np.zeros((0, 5), int),)).shape == (0, 5, 2)

@@ -102,6 +102,12 @@ def _on_cpu() -> bool:
     return bool(jax.default_backend() == "cpu")
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _bucket(count: int, least: int = 1) -> int:
     """Round up to one of eight sizes an octave, so that few shapes are ever compiled."""
     count = max(count, least)
@@ -134,12 +140,12 @@ class _Tiling:
 
 
 @lru_cache(maxsize=1024)
-def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, on_cpu: bool) -> _Tiling:
+def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, cores: int) -> _Tiling:
+    on_cpu = cores > 0
     time_first = on_cpu and extent.loops
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     several = on_cpu and batch * tokens * extent.width >= _LEAST_SHARED
     # Two of them are often one core that runs two threads, which is then shared with XLA's own.
-    threads = min(max((cores or 1) // 2, 1), batch) if several else 1
+    threads = min(max(cores // 2, 1), batch) if several else 1
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
@@ -249,7 +255,7 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     on_cpu = _on_cpu()
-    tiling = _tile(batch, tokens, chunk, prepared.extent, on_cpu)
+    tiling = _tile(batch, tokens, chunk, prepared.extent, _cores() if on_cpu else 0)
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
