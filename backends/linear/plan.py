@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -132,11 +133,13 @@ class Extent(NamedTuple):
     """What says how a run is best cut.
 
     Attributes:
-      width: most rows of any stack, which bounds the memory of a chunk.
+      width: most rows of any stack, which bounds the memory of a chunk; outputs count twice, as
+        they are turned over.
       history: most tokens that any group looks back, which a segment must hold.
       turn: of so many tokens all rings make whole turns; 1 if that is too many for a segment.
       segments: whether time can be cut into segments.
       loops: whether any group runs in a loop over time.
+      stretch: most layers in a row that have no such group; XLA makes one loop of them.
     """
 
     width: int
@@ -144,6 +147,7 @@ class Extent(NamedTuple):
     turn: int
     segments: bool
     loops: bool
+    stretch: int
 
 
 @dataclass(frozen=True)
@@ -257,23 +261,27 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
     network = NetworkPlan(structure, len(bias), constants, feature_plans, tuple(layers), output)
     groups = [group for decomposition in decompositions for group in decomposition.groups]
     turn = math.lcm(*(group.stride for group in groups))
+    loops = [
+        any(
+            planned.kind != "feed"
+            and planned.counter is None
+            and (group.driven or len(group.sources) > 0)
+            for planned, group in zip(layer.groups, parts.groups, strict=True)
+        )
+        for layer, parts in zip(layers, decompositions, strict=True)
+    ]
     numbers, tree = jax.tree.flatten(network)
     return Prepared(
         network,
         tuple(decompositions),
         tuple(starts),
         Extent(
-            width,
+            max(width, 2 * len(bias)),
             max((group.members.shape[1] for group in groups), default=1),
             turn if turn <= _LONGEST_TURN else 1,
             all(group.kind != "in_order" for group in groups),
-            any(
-                planned.kind != "feed"
-                and planned.counter is None
-                and (group.driven or len(group.sources) > 0)
-                for layer, parts in zip(layers, decompositions, strict=True)
-                for planned, group in zip(layer.groups, parts.groups, strict=True)
-            ),
+            any(loops),
+            max((len(list(run)) for looping, run in groupby(loops) if not looping), default=0),
         ),
         Form(tree),
         tuple(numbers),

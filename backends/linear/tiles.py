@@ -69,8 +69,9 @@ def _run_chunk(
     return turned.reshape(shape.batch, shape.segments * shape.tokens, -1), after
 
 
-# To share the operations of a chunk among threads takes longer than it saves; whole chunks are
-# shared instead.
+# To share the operations of a chunk among threads takes longer than it saves, unless they are many;
+# whole chunks are shared instead.
+_MANY_LAYERS = 6
 _ON_ONE_CORE = {
     "xla_cpu_multi_thread_eigen": False,
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
@@ -78,21 +79,21 @@ _ON_ONE_CORE = {
 
 
 @lru_cache(maxsize=1024)
-def _compiled(form: Form, shape: Shape, handed: Handed, on_cpu: bool) -> Any:
+def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> Any:
     """Chunks of a form and a shape, jitted. To call a jit with static arguments takes longer."""
     run = partial(_run_chunk, form, shape=shape, handed=handed)
-    return jax.jit(run, compiler_options=_ON_ONE_CORE if on_cpu else None)
+    return jax.jit(run, compiler_options=_ON_ONE_CORE if on_one_core else None)
 
 
 # ---------------------------------------------------------------- tiles
 
-_CPU_VALUES = 2**20  # rows * batch * tokens of a stack; what a loop runs over fits a cache
+_CPU_VALUES = 2**19  # rows * batch * tokens of a stack; what a loop runs over fits a cache
 _ACCELERATOR_VALUES = 2**26
 # A step of a loop on a CPU costs as much as to add up some hundred values; on an accelerator, more.
 _CPU_LANES = 272
 _CONFLICT = 128  # of which lanes are better no multiple
 _ACCELERATOR_LANES = 2**16
-_LEAST_TOKENS = 512  # prefer fewer sequences a chunk to fewer tokens
+_LEAST_TOKENS = 128  # prefer fewer sequences a chunk to fewer tokens
 _LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONG_SEGMENT = 64
@@ -262,7 +263,8 @@ def run_tiles(
     ]
     first = prepared.first_carry(tiling.rows) if state is None else None
     handed: Handed = "whole" if with_state else "read" if tokens > tiling.tokens else "nothing"
-    function = _compiled(prepared.form, tiling.shape, handed, on_cpu)
+    on_one_core = on_cpu and (tiling.threads > 1 or prepared.extent.stretch < _MANY_LAYERS)
+    function = _compiled(prepared.form, tiling.shape, handed, on_one_core)
 
     def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
         if array is None:
