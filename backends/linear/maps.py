@@ -8,6 +8,7 @@ numbers are static too, so that XLA works with them.
 """
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -157,20 +158,27 @@ class Affine:
                     columns.append(whole)
                     copied = place + len(copies)
                     continue
-            total: jax.Array | None = None
+            # Rows of the same weight are added up first: ramps come in pairs, p - q times a step.
+            sums: dict[int, jax.Array] = {}
             for row, factor in sources:
-                term = rows.row(row)
+                term, size = rows.row(row), abs(factor) or -1 - used
                 if factor == 0:
                     term = weight[used] * term
                     used += 1
-                elif abs(factor) != 1:
-                    term = jnp.asarray(abs(factor), term.dtype) * term
-                if total is None:
-                    total = -term if factor < 0 else term
+                if size not in sums:
+                    sums[size] = -term if factor < 0 else term
                 else:
-                    total = total - term if factor < 0 else total + term
-            columns.append(jnp.zeros((1, 1, 1, 1), weight.dtype) if total is None else total)
+                    sums[size] = sums[size] - term if factor < 0 else sums[size] + term
+            columns.append(
+                functools.reduce(operator.add, itertools.starmap(_times, sums.items()))
+                if sums
+                else jnp.zeros((1, 1, 1, 1), weight.dtype)
+            )
         return Rows(columns)
+
+
+def _times(size: int, term: jax.Array) -> jax.Array:
+    return jnp.asarray(size, term.dtype) * term if size > 1 else term
 
 
 def are_whole(values: np.ndarray) -> np.ndarray:

@@ -275,8 +275,7 @@ def run_tiles(
         if part.shape[:2] == (tiling.rows, tiling.tokens):
             filled = part.astype(dtype, copy=False)
         else:
-            filled = _zeros((tiling.rows, tiling.tokens, *part.shape[2:]), dtype)
-            filled[: part.shape[0], : part.shape[1]] = part
+            filled = _filled(part, tiling.rows, tiling.tokens, dtype)
         return _turned(filled, tiling.shape) if tiling.shape.time_first else filled
 
     def store(row: int, time: int, values: jax.Array) -> None:
@@ -336,12 +335,17 @@ _ALIGNMENT = 64  # bytes; of arrays that lie so, jax makes no copy on a CPU
 _BLOCK_PLACES, _BLOCK_LANES = 256, 272  # values that are turned over at a time, within a cache
 
 
-def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that jax takes as they are: nothing may be written to them later."""
+def _filled(part: np.ndarray, rows: int, tokens: int, dtype: Any) -> np.ndarray:
+    """(rows, tokens, ...), zero beyond a part; jax takes it as it is: write nothing to it later."""
+    shape = (rows, tokens, *part.shape[2:])
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
+    filled = memory[start : start + size].view(dtype).reshape(shape)
+    filled[: len(part), : part.shape[1]] = part
+    filled[: len(part), part.shape[1] :] = 0
+    filled[len(part) :] = 0
+    return filled
 
 
 def _turned(natural: np.ndarray, shape: Shape) -> np.ndarray:
