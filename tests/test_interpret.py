@@ -337,14 +337,22 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
     assert Circuit.load(path).to_json() == text
 
 
-def test_equal_elements_that_share_a_memory_entry_change_it_once():
+@pytest.mark.parametrize("target", ["mamba", "griffin"])
+def test_equal_signals_and_equal_elements_have_memory_entries_of_their_own(target):
     @lsrl.program(max_length=16)
-    def twice(bit: lsrl.Token(2)):
-        count = lsrl.linear_state(lsrl.concat(bit, bit), np.eye(2))
-        return lsrl.relu(count - 3)
+    def equals(bit: lsrl.Token(2)):
+        once = lsrl.cumsum(bit)
+        twice = lsrl.linear_state(lsrl.concat(bit, bit), np.eye(2))
+        return lsrl.concat(lsrl.relu(once - 3), lsrl.relu(twice - 3))
 
-    model = lsrl.compile(twice, "mamba", inspectable=True)
-    entries = [channel.memory for channel in model.circuit.channels if channel.memory]
-    assert len(entries) > len(set(entries))
-    result = causal_test(model, random_sampler(twice, 8), pairs=20)
-    assert result.valid and result.agreement == 1
+    model = lsrl.compile(equals, target, inspectable=True)
+    entries = [
+        (channel.layer, entry)
+        for name in ("once", "twice")
+        for channel in model.circuit.channels_of(name)
+        for entry in channel.memory
+    ]
+    assert len(entries) == len(set(entries)) == 3
+    result = causal_test(model, random_sampler(equals, 8), pairs=20)
+    assert result.agreement == result.agreement_on_changes == 1
+    assert {signal.name for signal in result.signals if signal.changed} >= {"once", "twice"}

@@ -77,6 +77,7 @@ class Channel:
       factor: of a sum, 0 < factor <= 1.
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
       gate: multiplies the scanned value by relu(gate); None for an open gate.
+      owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
     """
 
     row: Row
@@ -86,6 +87,7 @@ class Channel:
     factor: float = 1.0
     flag: "Terms" = ()
     gate: Row | None = None
+    owner: Atom | None = None
 
 
 # A sum over channels; its weights stay rationals until they are the network's.
@@ -233,8 +235,9 @@ class Packer(ABC):
 
     Attributes:
       graph: in the target's native ops.
-      chains: whether a site may read what it makes itself, and the stream hold sums of atoms;
-        without, every atom is read from its own channel of the stream and nowhere else.
+      chains: whether a site may read what it makes itself, the stream hold sums of atoms, and
+        atoms share scans; without, every atom has its own channel of the stream and its own
+        memory, and is read from there and nowhere else.
       affines: its rows.
       made: by atom, what `place` decided.
     """
@@ -250,9 +253,8 @@ class Packer(ABC):
         self.made: dict[Atom, Made] = {}
         for node, channel in self._needed():
             op = graph.nodes[node].op
-            self.made[node, channel] = (
-                Made(-1, 0, ()) if isinstance(op, Input | Lookup) else self.place(node, channel)
-            )
+            made = Made(-1, 0, ()) if isinstance(op, Input | Lookup) else self.place(node, channel)
+            self.made[node, channel] = made if chains else _own(made, (node, channel))
 
     def _needed(self) -> list[Atom]:
         """Atoms in an order in which each comes after all that it reads."""
@@ -363,6 +365,16 @@ class Packer(ABC):
         hull = self.hull(row)
         parts = [(row, 1)] if hull.high > 0 else []
         return [*parts, (row.negated(), -1)] if hull.low < 0 else parts
+
+
+def _own(made: Made, atom: Atom) -> Made:
+    """The same with scans that are the atom's alone, so that setting it changes no equal one."""
+    return made._replace(
+        terms=tuple(
+            (channel if channel.mode == "pass" else replace(channel, owner=atom), weight)
+            for channel, weight in made.terms
+        )
+    )
 
 
 def terms_of(total: dict[Channel, int | Fraction]) -> Terms:

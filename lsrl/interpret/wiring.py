@@ -5,7 +5,6 @@ Setting an entry sets the memory with it, so that the change goes on to the next
 layer's own value would.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -375,18 +374,12 @@ class Wiring:
         weights = np.zeros((sites, self.width, most), np.float32)
         for site, places in enumerate(known):
             entries[site, : len(places)] = list(places)
-        # Equal elements of a signal can share an entry: each of them brings its part of the change.
-        holders = Counter(
-            (channel.layer, channel.signal, entry)
-            for channel in self.circuit.channels
-            for entry in channel.memory
-        )
         for channel in self.circuit.channels:
             for entry, weight in zip(channel.memory, channel.memory_weights, strict=True):
                 place = known[channel.layer][entry]
-                parts = len(channel.memory) * holders[channel.layer, channel.signal, entry]
+                each = weight * len(channel.memory)
                 for unit, own in zip(channel.units, channel.weights, strict=True):
-                    weights[channel.layer, unit, place] += own / (weight * parts)
+                    weights[channel.layer, unit, place] += own / each
         return entries, weights
 
 
