@@ -11,8 +11,9 @@ import lsrl
 from lsrl import errors, programs
 from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
 from lsrl.interpret.causal import causal_test
-from lsrl.interpret.interventions import wiring_of
-from lsrl.interpret.variants import random_sampler
+from lsrl.interpret.interventions import Block, joint_patches, wiring_of
+from lsrl.interpret.layerwise import KnownStreams
+from lsrl.interpret.variants import random_sampler, rotated
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.random_programs import random_program
 from tests.strategies import inputs_of
@@ -335,6 +336,34 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
     path = tmp_path / "circuit.json"
     majority.circuit.save(path)
     assert Circuit.load(path).to_json() == text
+
+
+@pytest.mark.parametrize("change", [None, "rotated"])
+@pytest.mark.parametrize("target", ["mamba", "griffin"])
+def test_layer_by_layer_is_token_by_token(target, change):
+    model = compiled(programs.parity(32), target)
+    model = model if change is None else rotated(model, 0)
+    wiring = wiring_of(model)
+    signals = [signal for signal in model.circuit.signals if signal.owned]
+    rng = np.random.default_rng(0)
+    inputs = random_sampler(model.program, 10)(6, 0)
+    known, changed = KnownStreams(wiring, inputs), False
+    # Signals of the first and of later layers, one or two in a run; sequences come in any order.
+    for chosen in ([signals[0]], [signals[-1]], [signals[0], signals[-1]], signals[1:3]):
+        rows = rng.integers(0, 6, 4 * len(chosen))
+        blocks = [
+            Block(
+                signal.name,
+                rng.integers(0, 2, (4, 10, signal.width)).astype(float),
+                rng.random((4, 10)) < 0.3,
+            )
+            for signal in chosen
+        ]
+        patches = joint_patches(wiring, blocks)
+        expected, _ = wiring.run([array[rows] for array in inputs], patches)
+        np.testing.assert_array_equal(known.run(rows, patches), expected)
+        changed |= (expected != wiring.run([array[rows] for array in inputs])[0]).any()
+    assert changed
 
 
 @pytest.mark.parametrize("target", ["mamba", "griffin"])

@@ -89,18 +89,6 @@ class Places(NamedTuple):
     tokens: jax.Array
 
 
-class Resume(NamedTuple):
-    """Where to begin if what comes before is known.
-
-    Attributes:
-      layer: () int, the first layer to run.
-      stream: (time, batch, d), what it reads; not looked at where that is the embedding.
-    """
-
-    layer: Any
-    stream: Any
-
-
 # A layer's parameters, stream (time, batch, d), state, places, eps and edit to stream and state.
 # The edit is of the stream and the scan's state, once a site of the layer; sites count from 0.
 Block: TypeAlias = Callable[
@@ -230,7 +218,7 @@ def _aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------- pure functions
 
 
-def _embed(
+def embed(
     parameters: Parameters, structure: Structure, inputs: Sequence[jax.Array], like: jax.Array
 ) -> jax.Array:
     """Inputs (time, batch, ...) to the stream (time, batch, d); `like` is (time, batch)."""
@@ -252,7 +240,6 @@ def _forward(
     count: jax.Array,
     head: jax.Array | None = None,
     edit: Edit | None = None,
-    resume: Resume | None = None,
 ) -> tuple[jax.Array, State, jax.Array | None]:
     """Run a chunk.
 
@@ -264,7 +251,6 @@ def _forward(
       count: how many tokens count; those after them change no state.
       head: (vocabulary, d), to read the final norm by it instead of by the output kernel.
       edit: of the stream behind the embedding (0) and each site, and of the site's scan.
-      resume: with an edit, where to begin; layers before stay in their state.
 
     Returns:
       (time, batch, outputs), the new state, and with an edit the streams that came to it:
@@ -272,13 +258,11 @@ def _forward(
     """
     position = state["position"]
     places = jnp.arange(inputs[0].shape[0], dtype=jnp.int32)[:, None] + position[None]
-    stream = _embed(parameters, structure, inputs, places)
+    stream = embed(parameters, structure, inputs, places)
     where = Places(places == 0, count)
     seen = None if edit is None else stream[None]
     if edit is not None:
         stream, _ = edit(0, stream, None)
-    if resume is not None:
-        stream = jnp.where(resume.layer > 0, resume.stream, stream)
 
     def layer(
         stream: jax.Array, now: tuple[jax.Array, LayerParameters, LayerState]
@@ -296,33 +280,31 @@ def _forward(
         stream, own = structure.block(weights, stream, own, where, structure.eps, edited)
         return stream, (own, jnp.stack(streams))
 
-    def resumed(stream: jax.Array, now: Any) -> tuple[jax.Array, Any]:
-        if resume is None:
-            return layer(stream, now)
-        skipped = jnp.broadcast_to(stream, (structure.sites, *stream.shape))
-        return lax.cond(
-            now[0] < resume.layer,
-            lambda stream, now: (stream, (now[2], skipped)),
-            layer,
-            stream,
-            now,
-        )
-
     carried = {name: jnp.moveaxis(x, 1, 0) for name, x in state.items() if name != "position"}
     if parameters["layers"]:
         layers = jax.tree.leaves(parameters["layers"])[0].shape[0]
         numbered = (jnp.arange(layers, dtype=jnp.int32), parameters["layers"], carried)
-        stream, (carried, streams) = lax.scan(resumed, stream, numbered)
+        stream, (carried, streams) = lax.scan(layer, stream, numbered)
         if seen is not None and streams is not None:
             seen = jnp.concatenate([seen, streams.reshape(-1, *stream.shape)])
     after = {name: jnp.moveaxis(x, 0, 1) for name, x in carried.items()}
     # Only position 0 is special, and sequences may be longer than int32 counts.
     after["position"] = jnp.minimum(position, 1 << 30) + count
+    return read_out(parameters, structure, stream, head), after, seen
+
+
+def read_out(
+    parameters: Parameters,
+    structure: Structure,
+    stream: jax.Array,
+    head: jax.Array | None = None,
+) -> jax.Array:
+    """The stream behind the last layer to outputs, or by a head (vocabulary, d) to logits."""
     gain = structure.gain_offset + parameters["final_norm"]
     normed = rms_norm(stream, gain, structure.eps)
     if head is None:
-        return jnp.dot(normed, parameters["output_kernel"]), after, seen
-    return linear(normed, head), after, seen
+        return jnp.dot(normed, parameters["output_kernel"])
+    return linear(normed, head)
 
 
 def _run_chunk(
@@ -371,7 +353,6 @@ def edited_step(
     state: State,
     inputs: Sequence[jax.Array],
     edit: Edit,
-    resume: Resume | None = None,
 ) -> tuple[jax.Array, State, jax.Array]:
     """Run one token with an edit.
 
@@ -382,15 +363,12 @@ def edited_step(
       inputs: per program input, token ids (batch,) or vectors (batch, width).
       edit: of the stream (1, batch, d) behind the embedding (0) and each site, and of the state of
         the site's scan (batch, ...); the site's number is traced.
-      resume: where to begin, with a stream (1, batch, d); the streams before are then not known.
 
     Returns:
       (batch, outputs), the new state, and the streams before their edits, (1 + sites, batch, d).
     """
     token = tuple(jnp.asarray(x)[None] for x in inputs)
-    outputs, after, seen = _forward(
-        parameters, structure, state, token, jnp.int32(1), edit=edit, resume=resume
-    )
+    outputs, after, seen = _forward(parameters, structure, state, token, jnp.int32(1), edit=edit)
     return outputs[0], after, jnp.zeros((0,)) if seen is None else seen[:, 0]
 
 

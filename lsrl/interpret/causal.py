@@ -8,13 +8,13 @@ that the compiler relies on. Such a pair breaks a promise and is left out, and c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
-from lsrl.interpret.wiring import Wiring
+from lsrl.interpret.layerwise import KnownStreams
 from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
@@ -23,11 +23,8 @@ from lsrl.ir.ops import Hold, SelectiveState
 from lsrl.model import Model
 
 # Pairs of one run of the network, of as many signals as there is room for: one compilation serves
-# all runs. A network that resumes takes as many as there are sequences in the pool.
-ROWS = 512
-# As much work (sequences * tokens * layers * units, over all signals) pays for the code that lets a
-# run begin late.
-LATE = 3e8
+# all runs. Of a residual network there are fewer, so that they set signals of few layers.
+ROWS, ROWS_OF_RESIDUAL = 512, 128
 # Sequences that bases and sources are drawn from.
 POOL = 128
 # Pairs tried for each one wanted, before a signal is left with fewer.
@@ -232,7 +229,7 @@ def _tried(
 def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -> dict[str, Array]:
     """The greatest difference of the network's outputs and the program's, of each pair."""
     wiring, errors = wiring_of(model), {name: np.zeros(len(t.base)) for name, t in trials.items()}
-    # Signals of the same layers together, so that a run may begin late.
+    # Signals of the same layers together, so that a residual network's run may begin late.
     order = {name: min(c.layer for c in model.circuit.channels_of(name)) for name in trials}
     names = sorted(trials, key=order.__getitem__)
     # Of each pair the number of its signal, and its place there.
@@ -240,23 +237,20 @@ def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -
     place = np.concatenate([np.arange(len(errors[name])) for name in names] or [owner])
     if not len(owner):
         return errors
-    first, time = names[owner[0]], pool[0].shape[1]
-    size = POOL if wiring.resumes else ROWS
-    work = len(names) * ROWS * time * len(model.circuit.units) * wiring.width
-    resumes = wiring.resumes and work > LATE
-    hooks = _hooks(wiring, pool, trials[first], first) if resumes else []
+    residual = isinstance(model.module, ResidualNetwork)
+    size = ROWS_OF_RESIDUAL if residual else ROWS
+    known = KnownStreams(wiring, pool) if residual else None
     for start in range(0, len(owner), size):
         # The last run is filled up, so that it has the shape of the others.
         rows = np.sort(np.resize(np.arange(start, min(start + size, len(owner))), size))
         parts = [(names[k], place[rows[owner[rows] == k]]) for k in np.unique(owner[rows])]
         base = np.concatenate([trials[name].base[at] for name, at in parts])
         blocks = [Block(name, trials[name].new[at], trials[name].tokens[at]) for name, at in parts]
-        outputs, _ = wiring.run(
-            [array[base] for array in pool],
-            joint_patches(wiring, blocks),
-            hooks=resumes,
-            known=partial(_rows_of, hooks, base) if resumes else None,
-        )
+        patches = joint_patches(wiring, blocks)
+        if known is None:
+            outputs, _ = wiring.run([array[base] for array in pool], patches)
+        else:
+            outputs = known.run(base, patches)
         expected = np.concatenate([trials[name].expected[at] for name, at in parts])
         with np.errstate(invalid="ignore"):
             error = np.abs(outputs.astype(np.float64) - expected).max(axis=(1, 2))
@@ -265,24 +259,6 @@ def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -
         for (name, at), part in zip(parts, np.split(error, ends[:-1]), strict=True):
             errors[name][at] = part
     return errors
-
-
-def _rows_of(hooks: Sequence[Array], rows: Array, layer: int) -> Array:
-    return hooks[layer][rows]
-
-
-def _hooks(wiring: Wiring, pool: Sequence[Array], trial: _Trial, name: str) -> list[Array]:
-    """The hooks of the pool: by the same code as all other runs, with patches in no layer."""
-    rows = np.resize(np.arange(len(pool[0])), POOL)
-    one = np.zeros(POOL, int)
-    patches = joint_patches(wiring, [Block(name, trial.new[one], trial.tokens[one])])
-    nowhere = [patch._replace(layer=np.full(POOL, -1)) for patch in patches]
-    inputs = [array[rows] for array in pool]
-    shape = (POOL, pool[0].shape[1], wiring.width)
-    _, hooks = wiring.run(
-        inputs, nowhere, hooks=True, known=lambda _: np.zeros(shape, wiring.model.dtype)
-    )
-    return [hook[: len(pool[0])] for hook in hooks]
 
 
 def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:

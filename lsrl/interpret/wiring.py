@@ -6,7 +6,7 @@ layer's own value would.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jax import lax
 from lsrl.backends.cells.network import CellNetwork
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.network import value_of
-from lsrl.backends.residual.network import ResidualNetwork, Resume, edited_step
+from lsrl.backends.residual.network import ResidualNetwork, edited_step
 from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
@@ -65,7 +65,6 @@ class Wiring:
         patches: Sequence[Patch] = (),
         *,
         hooks: bool = False,
-        known: Callable[[int], Array] | None = None,
     ) -> tuple[Array, list[Array]]:
         """Run whole sequences.
 
@@ -73,50 +72,23 @@ class Wiring:
           inputs: one array an input: ids (batch, time) or vectors (batch, time, width).
           patches: what to set; later ones win.
           hooks: whether to return the hooks.
-          known: the hook of a layer, for the same inputs without patches. A network that resumes
-            then begins at the first layer that a patch is in, and does not tell the hooks before.
 
         Returns:
           (batch, time, outputs), and per layer its hook (batch, time, units) as patched.
         """
-        # Of numpy until the network runs: jax compiles every conversion, once a shape.
-        dtype = jnp.dtype(self.model.dtype)
-        turned = tuple(
-            Patch(
-                np.asarray(p.layer, np.int32),
-                p.tokens.T,
-                p.units,
-                np.moveaxis(np.asarray(p.values, dtype), 1, 0),
-                None if p.basis is None else tuple(np.asarray(x, dtype) for x in p.basis),
-            )
-            for p in patches
-        )
+        turned = turned_patches(self.model, patches)
         with self.model.device_mode():
             run = _compiled(_Same(self))
             outputs, seen = run(
                 *self.prepared(inputs),
                 turned,
                 memory=self.memory,
-                resume=None if known is None else self._resume(patches, known),
                 hooks=hooks,
             )
             return (
                 np.moveaxis(np.asarray(outputs), 0, 1),
                 [np.moveaxis(np.asarray(hook), 0, 1) for hook in seen],
             )
-
-    @property
-    def resumes(self) -> bool:
-        """Whether `run` may begin at a layer, which needs what is known of those before."""
-        return isinstance(self.model.module, ResidualNetwork)
-
-    def _resume(self, patches: Sequence[Patch], known: Callable[[int], Array]) -> Resume | None:
-        if not self.resumes:
-            return None
-        hooks = [int(layer) for p in patches for layer in np.unique(p.layer) if layer >= 0]
-        sites = self.model.module.structure.sites
-        first = max(min(hooks, default=0) - 1, 0) // sites
-        return Resume(np.int32(first), np.moveaxis(known(first * sites), 1, 0))
 
     # ------------------------------------------------------------ for transformations
 
@@ -208,7 +180,6 @@ class Wiring:
         mask: jax.Array | None = None,
         *,
         memory: Any = None,
-        resume: Resume | None = None,
         hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
         """As `run`, as a pure function for transformations, with time first.
@@ -223,13 +194,12 @@ class Wiring:
           mask: (layers, batch, width) bool, the entries that `held` speaks of, or one such mask a
             token, (time, layers, batch, width); None for all.
           memory: what `Wiring.memory` is; by default this wiring's own.
-          resume: of a residual network, where to begin, with a stream (time, batch, d).
           hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
         """
         memory = self.memory if memory is None else memory
 
         def token(state: Any, now: Any) -> tuple[Any, Any]:
-            read, tokens, values, shift, hold, some, stream = now
+            read, tokens, values, shift, hold, some = now
             where = mask if some is None else some
 
             def put(number: Any, hook: jax.Array) -> jax.Array:
@@ -239,26 +209,16 @@ class Wiring:
                     if where is None:
                         return given
                     return jnp.where(where[number][:, :units], given, hook)
-                for patch, when, to in zip(patches, tokens, values, strict=True):
-                    here = (patch.layer == number)[:, None] & when[:, None]
-                    if patch.basis is None:
-                        hook = jnp.where(here & patch.units[:, :units], to[:, :units], hook)
-                        continue
-                    decode, encode = patch.basis
-                    now = hook @ decode[:units]
-                    change = jnp.where(here & patch.units, to - now, 0)
-                    hook = hook + change @ encode[:, :units]
+                hook = patched(hook, number, patches, tokens, values)
                 return hook if shift is None else hook + shift[number][:, :units]
 
-            begin = () if resume is None else (Resume(resume.layer, stream[None]),)
-            outputs, state, made = self._step(parameters, state, read, put, memory, *begin)
+            outputs, state, made = self._step(parameters, state, read, put, memory)
             seen = made if hold is not None else [put(i, hook) for i, hook in enumerate(made)]
             return state, (outputs, tuple(seen) if hooks else ())
 
-        streams = None if resume is None else resume.stream
         moving = mask if mask is not None and mask.ndim == 4 else None
         told = tuple(p.tokens for p in patches), tuple(p.values for p in patches)
-        timed = *told, shifts, held, moving, streams
+        timed = *told, shifts, held, moving
         _, (outputs, seen) = lax.scan(token, state, (inputs, *timed))
         return outputs, list(seen)
 
@@ -331,29 +291,16 @@ class Wiring:
         return outputs, state, seen
 
     def _residual_step(
-        self,
-        parameters: Any,
-        state: Any,
-        inputs: Any,
-        put: Any,
-        memory: Any,
-        resume: Resume | None = None,
+        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
     ) -> tuple[jax.Array, Any, list[jax.Array]]:
         network, (entries, weights) = self.model.module, memory
 
         def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
             new = put(site, stream[0])
-            if scan is not None and entries.shape[1]:
-                change = (new - stream[0]) @ jnp.asarray(weights)[site]
-                flat = scan.reshape(scan.shape[0], -1)
-                # Sites that change fewer entries name some past the end.
-                flat = flat.at[:, jnp.asarray(entries)[site]].add(change, mode="drop")
-                scan = flat.reshape(scan.shape)
-            return new[None], scan
+            own = jnp.asarray(entries)[site], jnp.asarray(weights)[site]
+            return new[None], remembered(scan, new - stream[0], *own)
 
-        outputs, state, seen = edited_step(
-            parameters, network.structure, state, inputs, edit, resume
-        )
+        outputs, state, seen = edited_step(parameters, network.structure, state, inputs, edit)
         return outputs, state, list(seen)
 
     @cached_property
@@ -369,7 +316,9 @@ class Wiring:
         for channel in self.circuit.channels:
             for entry in channel.memory:
                 known[channel.layer].setdefault(entry, len(known[channel.layer]))
+        # Few numbers of entries, so that few shapes are compiled.
         most = max(len(places) for places in known)
+        most = 1 << (most - 1).bit_length() if most else 0
         entries = np.full((sites, most), int(np.prod(scan)), np.int32)
         weights = np.zeros((sites, self.width, most), np.float32)
         for site, places in enumerate(known):
@@ -381,6 +330,64 @@ class Wiring:
                 for unit, own in zip(channel.units, channel.weights, strict=True):
                     weights[channel.layer, unit, place] += own / each
         return entries, weights
+
+
+def turned_patches(model: Model, patches: Sequence[Patch]) -> tuple[Patch, ...]:
+    """Patches with time first, in the model's dtype.
+
+    Of numpy until the network runs: jax compiles every conversion, once a shape.
+    """
+    dtype = jnp.dtype(model.dtype)
+    return tuple(
+        Patch(
+            np.asarray(p.layer, np.int32),
+            p.tokens.T,
+            p.units,
+            np.moveaxis(np.asarray(p.values, dtype), 1, 0),
+            None if p.basis is None else tuple(np.asarray(x, dtype) for x in p.basis),
+        )
+        for p in patches
+    )
+
+
+def patched(
+    hook: jax.Array, number: Any, patches: Sequence[Patch], tokens: Any, values: Any
+) -> jax.Array:
+    """A hook (batch, units) at one token, with what patches set.
+
+    Args:
+      hook: as the layer makes it.
+      number: of its layer.
+      patches: later ones win.
+      tokens: of each patch, (batch,) bool.
+      values: of each patch, (batch, units).
+    """
+    units = hook.shape[-1]
+    for patch, when, to in zip(patches, tokens, values, strict=True):
+        here = (patch.layer == number)[:, None] & when[:, None]
+        if patch.basis is None:
+            hook = jnp.where(here & patch.units[:, :units], to[:, :units], hook)
+            continue
+        decode, encode = patch.basis
+        now = hook @ decode[:units]
+        change = jnp.where(here & patch.units, to - now, 0)
+        hook = hook + change @ encode[:, :units]
+    return hook
+
+
+def remembered(scan: Any, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Any:
+    """The state of a site's scan behind a change of the stream; None where the site has no scan.
+
+    Args:
+      scan: (batch, ...), or None.
+      change: (batch, d).
+      entries: (entries,) of the flattened state; those of no meaning lie past its end.
+      weights: (d, entries).
+    """
+    if scan is None or not entries.shape[0]:
+        return scan
+    flat = scan.reshape(scan.shape[0], -1)
+    return flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
 
 
 class _Same:
@@ -399,4 +406,35 @@ class _Same:
 
 @lru_cache(maxsize=32)
 def _compiled(same: _Same) -> Any:
-    return jax.jit(same.wiring.traced, static_argnames="hooks")
+    return quick(same.wiring.traced, "hooks")
+
+
+# Interventions are compiled for every network, and then mostly run a few times, so XLA takes longer
+# than the runs. With less optimisation it takes less than half as long, and the code runs as fast:
+# what it spends its time in are matrix products, which are a library's. Results stay exact, which
+# causal tests show; without any optimisation (level 0) they do not.
+QUICK: dict[str, bool | int] = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def quick(function: Callable[..., Any], *static: str) -> Any:
+    """The function under jit, compiled in little time where that is on a CPU.
+
+    Args:
+      function: pure.
+      static: names of arguments that are compiled in.
+    """
+    return jax.jit(function, static_argnames=static, compiler_options=_quick_options())
+
+
+@cache
+def _quick_options() -> dict[str, bool | int] | None:
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(jnp.negative, compiler_options=QUICK)(np.float32(0))
+    except jax.errors.JaxRuntimeError:
+        return None  # of another version, with other options
+    return QUICK
