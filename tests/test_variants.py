@@ -236,6 +236,31 @@ def test_merged_gives_the_outputs_of_its_programs(compiled):
     check_ground_truth(both)
 
 
+def test_merged_programs_keep_their_signals_apart():
+    """Both call a signal `count`; the second one's goes by its program's name."""
+
+    def counter(symbol):
+        @lsrl.program(max_length=40)
+        def counting(x: lsrl.Token(3)):
+            count = lsrl.cumsum(lsrl.equal(x, symbol))
+            return 2 * count
+
+        return counting
+
+    first, second, third = counter(0), counter(1), counter(2)
+    model = lsrl.compile(first, "gru", inspectable=True)
+    both = variants.merged(model, 0, [second, third])
+    inputs = draw(first, length=30)
+    for found in (capture(both, *inputs), both.program.trace(*inputs)):
+        for name, program in (
+            ("count", first), ("counting.count", second), ("counting_3.count", third)
+        ):  # fmt: skip
+            np.testing.assert_array_equal(found[name], program.trace(*inputs)["count"])
+    assert all(
+        "test_variants.py" in both.circuit.signal(n).source for n in ("count", "counting.count")
+    )
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("target", TARGETS)
 def test_merged_draws_a_program_that_fits(target, compiled):
