@@ -329,19 +329,21 @@ def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monke
     found = {(model.target, model.variant): model for model in manifest.models}
     assert sorted(found) == [
         ("lstm", "permuted"), ("lstm", "plain"), ("lstm", "soft"),
-        ("mamba", "permuted"), ("mamba", "plain"), ("mamba", "rotated"),
+        ("mamba", "permuted"), ("mamba", "plain"), ("mamba", "rotated"), ("mamba", "soft"),
     ]  # fmt: skip
     reasons = {(row.target, row.variant): row.reason for row in manifest.refusals}
     assert "lstm has no residual stream to rotate" in reasons["lstm", "rotated"]
-    assert "mamba has no saturated gates" in reasons["mamba", "soft"]
     assert found["lstm", "permuted"].exact
-    assert not found["lstm", "soft"].exact
-    assert 0.9 < found["lstm", "soft"].measured["accuracy"] <= 1
+    for target in ("lstm", "mamba"):
+        assert not found[target, "soft"].exact
+        assert 0.9 < found[target, "soft"].measured["accuracy"] <= 1
+        card = (tmp_path / found[target, "soft"].folder / "README.md").read_text()
+        assert "every legal input of up to 12 tokens was run" in card
     for model in found.values():
         circuit = Circuit.load(tmp_path / model.folder / "circuit.json")
         loaded = lsrl.load(tmp_path / model.folder / "model.safetensors")
         assert loaded.circuit.to_json() == circuit.to_json()
-    assert verify.verify(tmp_path, workers=1).models == 6
+    assert verify.verify(tmp_path, workers=1).models == 7
 
 
 def test_partners_read_the_same_inputs_and_none_has_two():
@@ -392,6 +394,15 @@ def test_merged_models_are_built_on_every_target_that_holds_both(tmp_path, monke
     card = (tmp_path / found.folder / "README.md").read_text()
     assert "programs=even_pairs+dfa" in card and "dfa: 1 to 1" in card
     assert verify.verify(tmp_path, workers=1).models == 1
+
+
+def test_soft_networks_that_do_not_compute_their_program_are_refused(tmp_path):
+    manifest = build(
+        tmp_path, programs=["vec2vec"], targets=["mamba"], variants=["soft"], workers=1
+    )
+    assert manifest.models == ()
+    (refusal,) = manifest.refusals
+    assert "soft: vec2vec on mamba is right at 8" in refusal.reason
 
 
 def test_a_lying_circuit_is_found(tmp_path, monkeypatch):

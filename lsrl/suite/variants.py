@@ -13,7 +13,7 @@ import numpy as np
 
 import lsrl
 from lsrl.certificate import Certificate
-from lsrl.errors import InputError
+from lsrl.errors import InputError, PrecisionError
 from lsrl.interpret import variants
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Circuit
@@ -174,6 +174,27 @@ def merged(model: "Model", request: Request) -> "Model":
     return variants.merged(model, request.seed, others, sampler=request.sampler)
 
 
+# Soft networks that are right less often do not compute their program any more.
+LEAST_ACCURACY = 0.9
+
+
+def soft(model: "Model", request: Request) -> "Model":
+    """Gates at ±8, where the network still is nearly right.
+
+    Raises:
+      PrecisionError: it is not.
+    """
+    made = variants.soft(model, sampler=request.sampler)
+    accuracy = 1.0 if made.card is None else made.card.measured.accuracy
+    if accuracy < LEAST_ACCURACY:
+        raise PrecisionError(
+            f"soft: {model.program.name} on {model.target} is right at {accuracy:.1%} of the "
+            f"tokens, and at {LEAST_ACCURACY:.0%} at least is wanted: its continuous comparisons "
+            "are too steep for what soft gates let through"
+        )
+    return made
+
+
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
@@ -182,7 +203,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("rotated", altered(lambda m, r: variants.rotated(m, r.seed, sampler=r.sampler))),
         Variant("padded", altered(lambda m, r: variants.padded(m, r.seed, sampler=r.sampler))),
         Variant("merged", altered(merged)),
-        Variant("soft", altered(lambda m, r: variants.soft(m, sampler=r.sampler))),
+        Variant("soft", altered(soft)),
         Variant("noised", altered(lambda m, r: variants.noised(m, r.seed, sampler=r.sampler))),
     )
 }
