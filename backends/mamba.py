@@ -28,6 +28,8 @@ from lsrl.ir.numbers import Array
 STANDING = -100.0
 # exp(-32) is nothing beside 1.
 FORGETTING = 32.0
+# A Δ that changes no float32, and 1 over which is a float32.
+NOTHING = 2.0**-100
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Mamba(ResidualBackend):
             if channel.mode == "pass":
                 # What the scan takes in it gives back at once.
                 skip[index] = 1.0 - steps.shut / steps.integrating
-                decay[index] = np.log(FORGETTING / steps.shut) if steps.shut else 0.0
+                decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
             elif channel.mode == "sum":
                 dt_bias[index] = drives.opened
                 decay[index] = _log_rate(channel.factor, steps)

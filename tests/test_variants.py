@@ -363,6 +363,15 @@ def test_soft_streams_have_drives_of_their_size(target, compiled):
             assert np.abs(array[array != 0]).min() == 4.0, name
 
 
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_cold_streams_are_what_was_compiled_and_hot_ones_finite(target, compiled):
+    inputs = draw(PROGRAM, length=40)
+    for temperature in (0.25, 0.08, 0.01):
+        cold = variants.soft(compiled(target), temperature)
+        np.testing.assert_allclose(cold.run(*inputs), PROGRAM.run(*inputs), atol=1e-5)
+    assert np.isfinite(variants.soft(compiled(target), 100.0).run(*inputs)).all()
+
+
 def test_programs_in_one_network_are_softened_together(compiled):
     both = variants.merged(compiled("mamba"), 1, [CATALOGUE["flip_flop"].program()])
     made = variants.soft(both)

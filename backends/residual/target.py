@@ -150,6 +150,12 @@ class ResidualBackend(Backend):
         """The target with pre-activations of ±size, where activations are only nearly exact.
 
         What that does to a value at every token is taken back by whoever reads it.
+
+        Args:
+          size: above 0.
+
+        Returns:
+          A target that lowers the same layouts; it is not in the registry.
         """
         found = copy.copy(self)
         found.drives = Drives(size, size, size)
