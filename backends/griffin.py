@@ -10,6 +10,9 @@ GeLU(K u) / K is relu(u) for |K u| >= 16. Where a value passes, r = 1 and log a 
 0 and h = x. A hold has its flag for r and i: a is 1 and nothing enters, or h = x. A running sum has
 r = 1 and log a between -2^-25 and -2^-26, where a rounds to 1 and a^2, computed as exp(2 log a), to
 1 - 2^-24: what enters is scaled by exactly 2^-12.
+
+With softer drives r and i are σ(±S). A hold's param is then such that a is exp(-S/2 r): less, and
+more of what it held would mix into what replaces it; more, and what it keeps would fade faster.
 """
 
 from typing import ClassVar
@@ -20,11 +23,10 @@ from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.stream import ONE, TAPS, Channel, Packer, Site, Stream
-from lsrl.backends.residual.target import OPEN, Lowered, ResidualBackend
+from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, sigmoid
 from lsrl.ir.numbers import Array
 
-# Logits of r and i, and the parameters of the recurrence.
-SATURATED = 128.0
+# recurrent_param of what passes: a is 0.
 REPLACING = 32.0
 # What a running sum scales by what enters.
 ENTERING = 2.0**-12
@@ -38,7 +40,8 @@ class Griffin(ResidualBackend):
         "the Hawk blocks of Griffin: norm, conv(4), RG-LRU, GeLU gate; norm, gated MLP; residuals"
     )
     packer: ClassVar[type[Packer]] = GriffinPacker
-    saturates: ClassVar[float] = 16.0
+    # GeLU(u) = u from 16 on, and 0 below -16; sigmoids are 0 and 1 at ±128.
+    drives = Drives(rectified=16.0, opened=32.0, switched=128.0)
     scales_embedding: ClassVar[bool] = True
     stored_gain: ClassVar[float] = 1.0
 
@@ -50,9 +53,18 @@ class Griffin(ResidualBackend):
         """The RG-LRU is as wide as the stream."""
         return max(site.width for site in stream.sites if site.kind is TEMPORAL)
 
+    @staticmethod
+    def activation(value: float) -> float:
+        """GeLU, by tanh as the reference has it."""
+        return (
+            0.5
+            * value
+            * (1 + float(np.tanh(np.sqrt(2 / np.pi) * value * (1 + 0.044715 * value**2))))
+        )
+
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
-        """What an integrator's inputs are multiplied by."""
-        return _recurrence(channel.factor)[1] if channel.mode == "sum" else 1.0
+        """What enters the recurrence is multiplied by, where it is taken in."""
+        return _recurrence(channel, lowered.drives)[1]
 
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's temporal block and MLP."""
@@ -71,26 +83,25 @@ class Griffin(ResidualBackend):
 
 
 def _temporal_block(lowered: Lowered, site: Site) -> dict[str, Array]:
-    width = lowered.width
+    width, drives, opened = lowered.width, lowered.drives, lowered.opened()
     branch, gates, out = (np.zeros((width, width)) for _ in range(3))
     conv, parameter = np.zeros((width, 1, TAPS)), np.full(width, REPLACING)
-    gate_weight, gate_bias = np.zeros((1, width, width)), np.full((1, width), SATURATED)
+    gate_weight, gate_bias = np.zeros((1, width, width)), np.full((1, width), drives.switched)
     decode = np.zeros(site.width)  # from a channel's output to its value
     for index, channel in enumerate(site.channels):
         branch[index] = lowered.reading(channel.row)
         conv[index, 0] = channel.taps[::-1]
         if channel.gate is None:
-            gates[index, 0], decode[index] = OPEN, 1 / OPEN
+            gates[index, 0], decode[index] = drives.opened, 1 / opened
         else:
-            scale = lowered.scale(channel.gate)
-            gates[index], decode[index] = scale * lowered.reading(channel.gate), 1 / scale
-        if channel.mode == "sum":
-            parameter[index], entering = _recurrence(channel.factor)
-            decode[index] /= entering
+            gates[index] = lowered.scale(channel.gate) * lowered.reading(channel.gate)
+            decode[index] = 1 / lowered.rectified(channel.gate)
+        parameter[index], entering = _recurrence(channel, drives)
+        decode[index] /= entering
         if channel.mode == "hold":
-            gate_bias[0, index] = -SATURATED
+            gate_bias[0, index] = -drives.switched
             for flag, coefficient in channel.flag:
-                gate_weight[0, site.index[flag], index] = 2 * SATURATED * float(coefficient)
+                gate_weight[0, site.index[flag], index] = 2 * drives.switched * float(coefficient)
     for place, terms in site.writes.items():
         for index, weight in terms:
             out[place, index] = weight * decode[index]
@@ -113,11 +124,25 @@ def _temporal_block(lowered: Lowered, site: Site) -> dict[str, Array]:
     return {f"temporal_block.{name}": value for name, value in parameters.items()}
 
 
-def _recurrence(factor: float) -> tuple[float, float]:
-    """The parameter for a = factor, and what it scales by what enters."""
-    if factor == 1:
-        return INTEGRATOR, ENTERING
-    return float(np.log(np.expm1(-np.log(factor) / 8))), float(np.sqrt(1 - factor**2))
+def _recurrence(channel: Channel, drives: Drives) -> tuple[float, float]:
+    """A channel's recurrent_param, and what it scales by what enters."""
+    gate = sigmoid(drives.switched)
+    if channel.mode == "pass" or (channel.mode == "hold" and gate == 1):
+        return REPLACING, gate
+    if channel.mode == "hold":
+        rate = drives.switched / 2
+        left = float(np.exp(-rate * gate))
+        # Of what enters and what is left, the shares add up to 1.
+        return _parameter(rate), gate * float(np.sqrt(1 - left**2)) / (1 - left)
+    if channel.factor == 1:
+        return INTEGRATOR - float(np.log(gate)), gate * ENTERING
+    entering = float(np.sqrt(1 - channel.factor**2))
+    return _parameter(-np.log(channel.factor) / gate), gate * entering
+
+
+def _parameter(rate: float) -> float:
+    """The recurrent_param at which log a = -rate r: softplus of it is rate / 8."""
+    return float(np.log(np.expm1(rate / 8)))
 
 
 def _mlp(lowered: Lowered, site: Site, inner: int) -> dict[str, Array]:
@@ -128,7 +153,7 @@ def _mlp(lowered: Lowered, site: Site, inner: int) -> dict[str, Array]:
         up[index] = lowered.reading(channel.gate or ONE)
     for place, terms in site.writes.items():
         for index, weight in terms:
-            down[place, index] = weight / lowered.scale(site.channels[index].row)
+            down[place, index] = weight / lowered.rectified(site.channels[index].row)
     return {
         "mlp_block.gate_proj.weight": gate,
         "mlp_block.gate_proj.bias": np.zeros(inner),

@@ -7,8 +7,12 @@ With one state a channel. SiLU(K u) / K is relu(u) for |K u| >= 128. One inner c
 and makes B = 2^-5 and C = 1. A running sum has Δ = 32, so that Δ B = 1, and A so small that
 exp(Δ A) = 1. A hold has A = -1 and Δ = 0, which keeps its state, or 2048, which replaces it by
 2^6 x. Everything else skips the scan by D = 1.
+
+With softer drives Δ is softplus(±S), so exp(-Δ) = σ(∓S): a hold mixes a share σ(-S) of what it held
+into what replaces it, and takes in a little at every token; what skips the scan does not skip all.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -17,14 +21,42 @@ from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.stream import TAPS, Channel, Packer, Site, Stream, Terms
-from lsrl.backends.residual.target import OPEN, Lowered, ResidualBackend
+from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
 from lsrl.ir.numbers import Array
 
-# The logits of Δ: softplus is exactly 32 at 32, 0 at -2048, and 2048 at 2048.
-INTEGRATING, SHUT, REPLACING = 32.0, -2048.0, 2048.0
-B, REPLACED = 1 / INTEGRATING, REPLACING / INTEGRATING
 # exp(-exp(-100) * 32) is 1.
 STANDING = -100.0
+# exp(-32) is nothing beside 1.
+FORGETTING = 32.0
+# A Δ that changes no float32, and 1 over which is a float32.
+NOTHING = 2.0**-100
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What Δ is, by the drives: softplus is exactly 32 at 32, 0 at -2048, and 2048 at 2048.
+
+    Attributes:
+      integrating: of running sums, so B is 1 over it.
+      replacing: of a hold that takes a value in.
+      shut: of a hold that keeps its own, and of what does not scan.
+      taken: the share that a value has in a hold that takes it in; the last one has the rest.
+    """
+
+    integrating: float
+    replacing: float
+    shut: float
+    taken: float
+
+    @staticmethod
+    def of(drives: Drives) -> "Steps":
+        """Softplus of the drives."""
+        return Steps(
+            in_float32(np.logaddexp(0.0, drives.opened)),
+            in_float32(np.logaddexp(0.0, drives.switched)),
+            in_float32(np.logaddexp(0.0, -drives.switched)),
+            sigmoid(drives.switched),
+        )
 
 
 class Mamba(ResidualBackend):
@@ -33,7 +65,13 @@ class Mamba(ResidualBackend):
     name: ClassVar[str] = "mamba"
     cell: ClassVar[str] = "the Mamba block: norm, conv(4), selective SSM, SiLU gate, residual"
     packer: ClassVar[type[Packer]] = MambaPacker
-    saturates: ClassVar[float] = 128.0
+    # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on.
+    drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
+
+    @staticmethod
+    def activation(value: float) -> float:
+        """SiLU."""
+        return value * sigmoid(value)
 
     def network(self, weights: ResidualWeights) -> ResidualNetwork:
         """The blocks in flax."""
@@ -45,7 +83,11 @@ class Mamba(ResidualBackend):
 
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """That of the SiLU, and what a hold replaces by."""
-        return lowered.scale(channel.row) * (REPLACED if channel.mode == "hold" else 1.0)
+        found = lowered.rectified(channel.row)
+        if channel.mode == "hold":
+            steps = Steps.of(lowered.drives)
+            found *= steps.replacing / steps.integrating / steps.taken
+        return found
 
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""
@@ -56,17 +98,18 @@ class Mamba(ResidualBackend):
         return tuple(self._block(lowered, site, inner, ranks) for site in sites)
 
     def _block(self, lowered: Lowered, site: Site, inner: int, ranks: int) -> dict[str, Array]:
-        width, flags = lowered.width, _flags(site)
+        width, flags, drives = lowered.width, _flags(site), lowered.drives
+        steps, opened = Steps.of(drives), lowered.opened()
         into, conv = np.zeros((2 * inner, width)), np.zeros((inner, 1, TAPS))
         conv_bias, skip = np.zeros(inner), np.zeros(inner)
         ssm, dt_weight = np.zeros((ranks + 2, inner)), np.zeros((inner, ranks))
-        dt_bias, decay = np.full(inner, SHUT), np.zeros((inner, 1))
+        dt_bias, decay = np.full(inner, -drives.switched), np.zeros((inner, 1))
         out = np.zeros((width, inner))
 
         # The constant comes last: SiLU(32) = 32, and B and C are read off it.
         constant = inner - 1
-        into[constant, 0], conv[constant, 0, TAPS - 1] = OPEN, 1.0
-        ssm[ranks, constant], ssm[ranks + 1, constant] = B / OPEN, 1 / OPEN
+        into[constant, 0], conv[constant, 0, TAPS - 1] = drives.opened, 1.0
+        ssm[ranks, constant], ssm[ranks + 1, constant] = 1 / steps.integrating / opened, 1 / opened
 
         decode = np.zeros(site.width)  # from a channel's output to its value
         for index, channel in enumerate(site.channels):
@@ -76,22 +119,23 @@ class Mamba(ResidualBackend):
             conv_bias[index] = scale * channel.offset
             decode[index] = 1 / self.inner_scale(lowered, channel)
             if channel.gate is None:
-                into[inner + index, 0] = OPEN
-                decode[index] /= OPEN
+                into[inner + index, 0] = drives.opened
+                decode[index] /= opened
             else:
-                gate = lowered.scale(channel.gate)
-                into[inner + index] = gate * lowered.reading(channel.gate)
-                decode[index] /= gate
+                into[inner + index] = lowered.scale(channel.gate) * lowered.reading(channel.gate)
+                decode[index] /= lowered.rectified(channel.gate)
             if channel.mode == "pass":
-                skip[index] = 1.0
+                # What the scan takes in it gives back at once.
+                skip[index] = 1.0 - steps.shut / steps.integrating
+                decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
             elif channel.mode == "sum":
-                dt_bias[index] = INTEGRATING
-                decay[index] = _log_rate(channel.factor)
+                dt_bias[index] = drives.opened
+                decay[index] = _log_rate(channel.factor, steps)
             else:
-                dt_weight[index, flags.index(channel.flag)] = REPLACING - SHUT
+                dt_weight[index, flags.index(channel.flag)] = 2 * drives.switched
         for rank, flag in enumerate(flags):
             for channel, coefficient in flag:
-                ssm[rank, site.index[channel]] = float(coefficient) / lowered.scale(channel.row)
+                ssm[rank, site.index[channel]] = float(coefficient) / lowered.rectified(channel.row)
         for place, terms in site.writes.items():
             for index, weight in terms:
                 out[place, index] = weight * decode[index]
@@ -114,9 +158,9 @@ def _flags(site: Site) -> list[Terms]:
     return list(dict.fromkeys(c.flag for c in site.channels if c.mode == "hold"))
 
 
-def _log_rate(factor: float) -> float:
+def _log_rate(factor: float, steps: Steps) -> float:
     """A_log such that exp(-exp(A_log) Δ) is the factor."""
-    return STANDING if factor == 1 else float(np.log(-np.log(factor) / INTEGRATING))
+    return STANDING if factor == 1 else float(np.log(-np.log(factor) / steps.integrating))
 
 
 BACKEND = Mamba()

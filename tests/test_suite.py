@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 import lsrl
 from lsrl import errors
 from lsrl.cli import app
-from lsrl.interpret import Circuit, circuit_of
+from lsrl.interpret import Circuit, capture, circuit_of
 from lsrl.suite import datasets, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
 from lsrl.suite.manifest import digest, read_manifest
+from lsrl.suite.partners import PAIRS, partners
 from lsrl.suite.programs import FAMILIES, programs
 from lsrl.suite.variants import Varied
 
@@ -292,11 +293,11 @@ def test_what_no_build_wrote_is_not_replaced(tmp_path):
 
 
 def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
-    def negated(model, seed, sampler):
-        assert sampler(3, 0)[0].shape == (3, 24)
+    def negated(model, request):
+        assert request.sampler(3, 0)[0].shape == (3, 24)
         if model.target == "gru":
             raise errors.InputError("negated: no gate may be negated")
-        assert seed != 0
+        assert request.seed != request.build_seed == 0
         return Varied(model, "Nothing was negated.", False, None, {"accuracy": 0.5})
 
     monkeypatch.setitem(variants.VARIANTS, "negated", variants.Variant("negated", negated))
@@ -328,19 +329,80 @@ def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monke
     found = {(model.target, model.variant): model for model in manifest.models}
     assert sorted(found) == [
         ("lstm", "permuted"), ("lstm", "plain"), ("lstm", "soft"),
-        ("mamba", "permuted"), ("mamba", "plain"), ("mamba", "rotated"),
+        ("mamba", "permuted"), ("mamba", "plain"), ("mamba", "rotated"), ("mamba", "soft"),
     ]  # fmt: skip
     reasons = {(row.target, row.variant): row.reason for row in manifest.refusals}
     assert "lstm has no residual stream to rotate" in reasons["lstm", "rotated"]
-    assert "mamba has no saturated gates" in reasons["mamba", "soft"]
     assert found["lstm", "permuted"].exact
-    assert not found["lstm", "soft"].exact
-    assert 0.9 < found["lstm", "soft"].measured["accuracy"] <= 1
+    for target in ("lstm", "mamba"):
+        assert not found[target, "soft"].exact
+        assert 0.9 < found[target, "soft"].measured["accuracy"] <= 1
+        card = (tmp_path / found[target, "soft"].folder / "README.md").read_text()
+        assert "every legal input of up to 12 tokens was run" in card
     for model in found.values():
         circuit = Circuit.load(tmp_path / model.folder / "circuit.json")
         loaded = lsrl.load(tmp_path / model.folder / "model.safetensors")
         assert loaded.circuit.to_json() == circuit.to_json()
-    assert verify.verify(tmp_path, workers=1).models == 6
+    assert verify.verify(tmp_path, workers=1).models == 7
+
+
+def test_partners_read_the_same_inputs_and_none_has_two():
+    for seed in range(4):
+        pairs = partners(seed)
+        assert len(pairs) == PAIRS
+        names = [*pairs, *(other.name for other in pairs.values())]
+        assert len(set(names)) == len(names)
+        for name, other in pairs.items():
+            (task,) = programs([name])
+            first, second = task.program(), other.program()
+            assert list(first.inputs.values()) == list(second.inputs.values())
+            # The first one's inputs are legal, and none is too long, in the network of both.
+            assert task.free and other.free
+            assert (task.long_tokens or task.tokens) <= second.max_length
+    assert partners(0) == partners.__wrapped__(0) != partners(1)
+
+
+def test_merged_models_are_built_on_every_target_that_holds_both(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "PAIRS_OF_VARIANTS", 20)
+    (other,) = programs(["dfa"])
+    monkeypatch.setattr(variants, "partners", lambda seed: {"even_pairs": other} if seed else {})
+    names = ["even_pairs", "dfa", "majority"]
+    manifest = build(
+        tmp_path, programs=names, targets=["gru", "mamba"], variants=["merged"], seed=1, workers=1
+    )
+    (found,) = manifest.models
+    assert (found.folder, found.exact) == ("formal_languages/even_pairs/gru/merged", True)
+    reasons = {(row.program, row.target): row.reason for row in manifest.refusals}
+    assert len(reasons) == 2 * len(names) - 1
+    assert "can't hold 1 signal" in reasons["even_pairs", "mamba"]
+    assert "second program of even_pairs's" in reasons["dfa", "gru"]
+    assert "majority is in none of the 1 pairs" in reasons["majority", "gru"]
+    # The dataset is the first program's, and so are the names in it.
+    model = lsrl.load(tmp_path / found.folder / "model.safetensors")
+    dataset = datasets.read_dataset(tmp_path / "formal_languages/even_pairs/dataset.safetensors")
+    split = dataset.splits["validation"]
+    outputs = model.run(*split.arrays)
+    first = split.outputs.shape[-1]
+    np.testing.assert_array_equal(outputs[..., :first], split.outputs)
+    np.testing.assert_array_equal(outputs[..., first:], other.program().run(*split.arrays))
+    captured = capture(model, *split.arrays)
+    assert [name for name in captured if name.startswith("dfa.")]
+    same = set(captured) & set(split.signals)
+    assert len(same) > 1
+    for name in same:
+        np.testing.assert_array_equal(captured[name], split.signals[name])
+    card = (tmp_path / found.folder / "README.md").read_text()
+    assert "programs=even_pairs+dfa" in card and "dfa: 1 to 1" in card
+    assert verify.verify(tmp_path, workers=1).models == 1
+
+
+def test_soft_networks_that_do_not_compute_their_program_are_refused(tmp_path):
+    manifest = build(
+        tmp_path, programs=["vec2vec"], targets=["mamba"], variants=["soft"], workers=1
+    )
+    assert manifest.models == ()
+    (refusal,) = manifest.refusals
+    assert "soft: vec2vec on mamba is right at 8" in refusal.reason
 
 
 def test_a_lying_circuit_is_found(tmp_path, monkeypatch):

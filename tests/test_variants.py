@@ -236,6 +236,31 @@ def test_merged_gives_the_outputs_of_its_programs(compiled):
     check_ground_truth(both)
 
 
+def test_merged_programs_keep_their_signals_apart():
+    """Both call a signal `count`; the second one's goes by its program's name."""
+
+    def counter(symbol):
+        @lsrl.program(max_length=40)
+        def counting(x: lsrl.Token(3)):
+            count = lsrl.cumsum(lsrl.equal(x, symbol))
+            return 2 * count
+
+        return counting
+
+    first, second, third = counter(0), counter(1), counter(2)
+    model = lsrl.compile(first, "gru", inspectable=True)
+    both = variants.merged(model, 0, [second, third])
+    inputs = draw(first, length=30)
+    for found in (capture(both, *inputs), both.program.trace(*inputs)):
+        for name, program in (
+            ("count", first), ("counting.count", second), ("counting_3.count", third)
+        ):  # fmt: skip
+            np.testing.assert_array_equal(found[name], program.trace(*inputs)["count"])
+    assert all(
+        "test_variants.py" in both.circuit.signal(n).source for n in ("count", "counting.count")
+    )
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("target", TARGETS)
 def test_merged_draws_a_program_that_fits(target, compiled):
@@ -251,7 +276,7 @@ def test_every_input_of_a_length():
     assert every_input(PROGRAM, 1) is None
 
 
-@pytest.mark.parametrize("target", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("target", ["lstm", "gru", "rnn_tanh", *RESIDUAL])
 def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled, tmp_path):
     model = compiled(target)
     errors_at = {}
@@ -289,6 +314,71 @@ def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled,
     assert sizes[1] < sizes[0]
 
 
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_soft_scans_hold_and_let_go_as_their_gates_say(target):
+    """A state that is set goes on from there, and by the circuit's weights is what it should be."""
+    program = CATALOGUE["flip_flop"].program()
+    model = lsrl.compile(program, target, inspectable=True)
+    made = variants.soft(model)
+    assert made.card.measured.accuracy == 1 and 0 < made.card.measured.error < 0.1
+    result = causal_test(made, lambda n, s: draw(program, n, seed=s), pairs=40)
+    assert result.agreement == 1 and any(signal.changed for signal in result.signals)
+    (channel,) = [c for c in made.circuit.channels if c.memory and c.role == "made"]
+    (hard,) = [c for c in model.circuit.channels if c.memory and c.role == "made"]
+    assert channel.memory_weights != hard.memory_weights
+    # Set once and then kept, a value fades by what the shut gate lets go: σ(-8) a token in Mamba.
+    inputs = np.zeros((1, 40), int)
+    inputs[0, 0] = 3
+    assert program.run(inputs).all()
+    faded = made.run(inputs)[0, :, 0].astype(np.float64)
+    rate = 1 - faded[-1] / faded[-2]
+    assert rate == pytest.approx((4 if target == "griffin" else 1) / (1 + np.exp(8)), rel=0.05)
+
+
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_what_soft_gates_do_to_bits_is_taken_back(target):
+    """A bit that passes, and one that a hold takes in again and again."""
+    copy = lsrl.programs.copy_delay(k=2, vocab=2)
+    model = variants.soft(lsrl.compile(copy, target, inspectable=True), 2)
+    assert model.card.measured.error < 1e-5
+    model = variants.soft(
+        lsrl.compile(lsrl.programs.flip_flop(vocab=2), target, inspectable=True), 2
+    )
+    np.testing.assert_allclose(model.run(np.full((1, 20), 3))[0, 10:], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_soft_streams_have_drives_of_their_size(target, compiled):
+    arrays = arrays_of(variants.soft(compiled(target), 2))
+    biases, kernels = (
+        ("dt_proj.bias", ["in_proj.weight"])
+        if target == "mamba"
+        else ("_gate_bias", ["linear_y.weight", "gate_proj.weight"])
+    )
+    for name, array in arrays.items():
+        if name.endswith(biases):
+            np.testing.assert_array_equal(np.abs(array), np.full_like(array, 4.0), err_msg=name)
+        if name.endswith(tuple(kernels)) and array.any():
+            # Signals have steps of 1 here, and the normed constant is 1.
+            assert np.abs(array[array != 0]).min() == 4.0, name
+
+
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_cold_streams_are_what_was_compiled_and_hot_ones_finite(target, compiled):
+    inputs = draw(PROGRAM, length=40)
+    for temperature in (0.25, 0.08, 0.01):
+        cold = variants.soft(compiled(target), temperature)
+        np.testing.assert_allclose(cold.run(*inputs), PROGRAM.run(*inputs), atol=1e-5)
+    assert np.isfinite(variants.soft(compiled(target), 100.0).run(*inputs)).all()
+
+
+def test_programs_in_one_network_are_softened_together(compiled):
+    both = variants.merged(compiled("mamba"), 1, [CATALOGUE["flip_flop"].program()])
+    made = variants.soft(both)
+    assert made.card.measured.accuracy == 1
+    assert [name for name, _ in made.card.steps] == ["merged", "soft"]
+
+
 def test_inputs_of_joined_programs_are_shared_by_type():
     parity, vectors = CATALOGUE["parity"].program(), CATALOGUE["vec2vec"].program()
     joint = variants.join([parity, parity, vectors])
@@ -324,8 +414,8 @@ def test_bad_input(compiled, tmp_path):
     for temperature in (0, -1.0, float("inf"), "warm"):
         with pytest.raises(errors.InputError, match="temperature"):
             variants.soft(lstm, temperature)
-    with pytest.raises(errors.InputError, match="no saturated gates"):
-        variants.soft(mamba)
+    with pytest.raises(errors.InputError, match="linear_rnn has no saturated gates"):
+        variants.soft(compiled("linear_rnn"))
     with pytest.raises(errors.InputError, match="soften the compiled model"):
         variants.soft(variants.permuted(lstm))
     with pytest.raises(errors.InputError, match="distractors"):

@@ -1,8 +1,9 @@
 """What the residual targets share: refusals, layout, certificate, embedding and head."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from lsrl.backends.residual.stream import (
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Affine,
     Bound,
@@ -45,10 +46,22 @@ from lsrl.schedule import Levels
 from lsrl.target import Capabilities
 
 EPS = 1e-5
-# A gate at 32 is open: SiLU(32) = GeLU(32) = 32, and softplus(32) = 32.
-OPEN = 32.0
 # A ring of n channels takes n phases and n^2 gates.
 MAX_RING = 64
+
+
+class Drives(NamedTuple):
+    """How far from 0 the pre-activations of what is saturated are, at least.
+
+    Attributes:
+      rectified: of a SiLU or GeLU that stands for a ReLU, one grid step away from 0.
+      opened: of what is open at every token.
+      switched: of what a flag opens and shuts.
+    """
+
+    rectified: float
+    opened: float
+    switched: float
 
 
 class ResidualBackend(Backend):
@@ -56,7 +69,7 @@ class ResidualBackend(Backend):
 
     Attributes:
       packer: which inner channels make which values.
-      saturates: SiLU or GeLU is a ReLU beyond this size.
+      drives: pre-activations at which activations are exact.
       scales_embedding: whether the reference multiplies embeddings by sqrt(d).
       stored_gain: what the reference adds to a norm's stored gain.
     """
@@ -85,7 +98,7 @@ class ResidualBackend(Backend):
         "linear_rnn or lstm for other dtypes"
     )
     packer: ClassVar[type[Packer]]
-    saturates: ClassVar[float]
+    drives: Drives
     scales_embedding: ClassVar[bool] = False
     stored_gain: ClassVar[float] = 0.0
 
@@ -131,7 +144,27 @@ class ResidualBackend(Backend):
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""
         width = stream_width(max(stream.width, self.inner_width(stream)))
-        return Lowered(stream, width, self.saturates)
+        return Lowered(stream, width, self.drives, self.activation)
+
+    def softened(self, size: float) -> Self:
+        """The target with pre-activations of ±size, where activations are only nearly exact.
+
+        What that does to a value at every token is taken back by whoever reads it.
+
+        Args:
+          size: above 0.
+
+        Returns:
+          A target that lowers the same layouts; it is not in the registry.
+        """
+        found = copy.copy(self)
+        found.drives = Drives(size, size, size)
+        return found
+
+    @staticmethod
+    @abstractmethod
+    def activation(value: float) -> float:
+        """SiLU or GeLU, in float64."""
 
     @abstractmethod
     def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
@@ -181,14 +214,18 @@ class Lowered:
     Attributes:
       stream: the layout.
       width: d = 4^k, so that sqrt(d) is a power of two.
+      drives: of what is saturated.
     """
 
-    def __init__(self, stream: Stream, width: int, saturates: float) -> None:
-        """Take a layout; `saturates` is where the target's activation is a ReLU."""
+    def __init__(
+        self, stream: Stream, width: int, drives: Drives, activation: Callable[[float], float]
+    ) -> None:
+        """Take a layout, and what stands for its ReLUs and gates."""
         self.stream = stream
         self.width = width
         self.root = float(np.sqrt(width))
-        self._saturates = saturates
+        self.drives = drives
+        self._activation = activation
 
     def reading(self, row: Row) -> Array:
         """(width,) weights of a row; the constant channel carries its bias."""
@@ -202,7 +239,21 @@ class Lowered:
         step = self.stream.hull(row).step
         if step == 0:
             return SHARP
-        return power_of_two_above(self._saturates / (1.0 if np.isinf(step) else step))
+        return self.drives.rectified / (1.0 if np.isinf(step) else step)
+
+    def rectified(self, row: Row) -> float:
+        """What the activation of a scaled row is divided by to give relu(row).
+
+        Where the row has one positive value, whatever the activation makes of that.
+        """
+        scale, hull = self.scale(row), self.stream.hull(row)
+        if 0 < hull.step == hull.high:
+            return in_float32(self._activation(scale * hull.high) / hull.high)
+        return scale
+
+    def opened(self) -> float:
+        """What an open gate multiplies by."""
+        return in_float32(self._activation(self.drives.opened))
 
     def constant(self) -> float:
         """What channel 0 of the stream holds."""
@@ -213,6 +264,16 @@ class Lowered:
         gains = np.full(self.width, SIZE)
         gains[0] = 1 / self.root
         return gains
+
+
+def in_float32(value: float) -> float:
+    """As networks compute it: softplus(32) is 32."""
+    return float(np.float32(value))
+
+
+def sigmoid(value: float) -> float:
+    """Of a number of any size, as float32 has it."""
+    return in_float32(np.exp(-np.logaddexp(0.0, -value)))
 
 
 def stream_width(least: int) -> int:

@@ -30,13 +30,18 @@ HOOKS = {
 }
 
 
-def circuit_of(model: Model) -> Circuit:
-    """The ground truth of a model: every channel of every layer by its signal, and the edges."""
+def circuit_of(model: Model, target: ResidualBackend | None = None) -> Circuit:
+    """The ground truth of a model: every channel of every layer by its signal, and the edges.
+
+    Args:
+      model: as compiled.
+      target: of a residual network that is lowered otherwise than the registry's target does.
+    """
     schedule = model.schedule
     if isinstance(schedule, Schedule):
         return _StackLocator(model, schedule).circuit()
     if isinstance(schedule, Stream):
-        return _StreamLocator(model, schedule).circuit()
+        return _StreamLocator(model, schedule, target).circuit()
     raise LsrlError(f"target {model.target!r} has a layout of its own kind")
 
 
@@ -316,10 +321,10 @@ def _terms(
 class _StreamLocator(_Locator):
     """Mamba and Griffin: a channel of the stream holds a value from its site on."""
 
-    def __init__(self, model: Model, stream: Stream) -> None:
+    def __init__(self, model: Model, stream: Stream, lowers: ResidualBackend | None) -> None:
         super().__init__(model, stream.graph)
         self.stream = stream
-        target = registry.find(model.target)
+        target = lowers or registry.find(model.target)
         if not isinstance(target, ResidualBackend):
             raise LsrlError(f"{target.name} has no residual stream")
         self.target, self.lowered = target, target.lowered(stream)

@@ -38,7 +38,7 @@ from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
 from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, Refusal, digest
 from lsrl.suite.programs import SuiteProgram, check_names, sampler_of
 from lsrl.suite.programs import programs as suite_programs
-from lsrl.suite.variants import DEFAULT, VARIANTS, Network, Varied
+from lsrl.suite.variants import DEFAULT, VARIANTS, Network, Request, Varied
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -347,8 +347,9 @@ def _varied(compiler: _Compiler, name: str, context: Context) -> Varied | str:
     if isinstance(model, Exception):
         return str(model)
     seed = context.seed_of(compiler.task.name, compiler.target, name)
+    request = Request(seed, context.seed, sampler_of(compiler.task, model.program))
     try:
-        return VARIANTS[name].make(model, seed, sampler_of(compiler.task, model.program))
+        return VARIANTS[name].make(model, request)
     except (InputError, UnsupportedOpError, PrecisionError) as error:
         return str(error)
 

@@ -76,7 +76,7 @@ def build_suite(
     exact = sum(model.exact for model in manifest.models)
     typer.echo(
         f"{len(manifest.models)} models of {len(manifest.programs)} programs in {directory}, "
-        f"{exact} of them exact; {len(manifest.refusals)} that a target can't hold"
+        f"{exact} of them exact; {len(manifest.refusals)} refused, with reasons in the manifest"
     )
 
 

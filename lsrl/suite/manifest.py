@@ -101,7 +101,7 @@ class Manifest:
       files: sha256 by relative path.
       programs: in the suite's order.
       models: by program, target and variant.
-      refusals: what no target or variant could hold.
+      refusals: models that there are not, with reasons.
     """
 
     seed: int

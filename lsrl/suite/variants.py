@@ -13,11 +13,13 @@ import numpy as np
 
 import lsrl
 from lsrl.certificate import Certificate
+from lsrl.errors import InputError, PrecisionError
 from lsrl.interpret import variants
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.suite.partners import partners
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -87,25 +89,40 @@ def load_model(path: Path, like: "Model | None" = None) -> Network:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a variant is made from, beside the compiled model.
+
+    Attributes:
+      seed: of this variant of this program on this target, and of no other.
+      build_seed: of the build, for what several targets or programs have in common.
+      sampler: of legal inputs.
+    """
+
+    seed: int
+    build_seed: int
+    sampler: Sampler
+
+
+@dataclass(frozen=True)
 class Variant:
     """A row of the registry.
 
     Attributes:
       name: the name of its folders.
-      make: (compiled model, seed, sampler of legal inputs) -> the variant. Where there is none of
-        this model it raises an InputError, UnsupportedOpError or PrecisionError that says why.
+      make: (compiled model, request) -> the variant. Where there is none of this model it raises an
+        InputError, UnsupportedOpError or PrecisionError that says why.
       load: reads what the variant's model saved; it may use another model of the same program on
         the same target.
     """
 
     name: str
-    make: "Callable[[Model, int, Sampler], Varied]"
+    make: "Callable[[Model, Request], Varied]"
     load: "Callable[[Path, Model | None], Network]" = load_model
 
 
-def plain(model: "Model", seed: int, sampler: Sampler) -> Varied:
+def plain(model: "Model", request: Request) -> Varied:
     """The model as it was compiled."""
-    del seed, sampler  # nothing is drawn or measured
+    del request  # nothing is drawn or measured
     certificate = model.certificate
     return Varied(
         model,
@@ -115,11 +132,11 @@ def plain(model: "Model", seed: int, sampler: Sampler) -> Varied:
     )
 
 
-def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Varied]":
+def altered(make: "Callable[[Model, Request], Model]") -> "Callable[[Model, Request], Varied]":
     """A variant of `lsrl.interpret.variants` as a row of the registry."""
 
-    def varied(model: "Model", seed: int, sampler: Sampler) -> Varied:
-        made = make(model, seed, sampler)
+    def varied(model: "Model", request: Request) -> Varied:
+        made = make(model, request)
         found = made.card
         measured = {} if found is None else {
             "accuracy": found.measured.accuracy,
@@ -138,17 +155,57 @@ def altered(make: "Callable[[Model, int, Sampler], Model]") -> "Callable[..., Va
     return varied
 
 
+def merged(model: "Model", request: Request) -> "Model":
+    """The program and its partner in one network; its own outputs come first.
+
+    Raises:
+      InputError: the seed draws no partner for it.
+    """
+    name = model.program.name
+    pairs = partners(request.build_seed)
+    if name not in pairs:
+        first = [own for own, other in pairs.items() if other.name == name]
+        raise InputError(
+            f"merged: {name} is the second program of {first[0]}'s merged networks"
+            if first
+            else f"merged: {name} is in none of the {len(pairs)} pairs that the build's seed draws"
+        )
+    others = [pairs[name].program()]
+    return variants.merged(model, request.seed, others, sampler=request.sampler)
+
+
+# Soft networks that are right less often do not compute their program any more.
+LEAST_ACCURACY = 0.9
+
+
+def soft(model: "Model", request: Request) -> "Model":
+    """Gates at ±8, where the network still is nearly right.
+
+    Raises:
+      PrecisionError: it is not.
+    """
+    made = variants.soft(model, sampler=request.sampler)
+    accuracy = 1.0 if made.card is None else made.card.measured.accuracy
+    if accuracy < LEAST_ACCURACY:
+        raise PrecisionError(
+            f"soft: {model.program.name} on {model.target} is right at {accuracy:.1%} of the "
+            f"tokens, and at {LEAST_ACCURACY:.0%} at least is wanted: its continuous comparisons "
+            "are too steep for what soft gates let through"
+        )
+    return made
+
+
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("plain", plain),
-        Variant("permuted", altered(lambda m, seed, s: variants.permuted(m, seed, sampler=s))),
-        Variant("rotated", altered(lambda m, seed, s: variants.rotated(m, seed, sampler=s))),
-        Variant("padded", altered(lambda m, seed, s: variants.padded(m, seed, sampler=s))),
-        Variant("soft", altered(lambda m, seed, s: variants.soft(m, sampler=s))),
-        Variant("noised", altered(lambda m, seed, s: variants.noised(m, seed, sampler=s))),
+        Variant("permuted", altered(lambda m, r: variants.permuted(m, r.seed, sampler=r.sampler))),
+        Variant("rotated", altered(lambda m, r: variants.rotated(m, r.seed, sampler=r.sampler))),
+        Variant("padded", altered(lambda m, r: variants.padded(m, r.seed, sampler=r.sampler))),
+        Variant("merged", altered(merged)),
+        Variant("soft", altered(soft)),
+        Variant("noised", altered(lambda m, r: variants.noised(m, r.seed, sampler=r.sampler))),
     )
 }
-# What is built where nothing else is asked for: noised ones take a sweep each. Merged programs may
-# have further inputs, and then no dataset of the suite is theirs.
+# What is built where nothing else is asked for: noised ones take a sweep each.
 DEFAULT = tuple(name for name in VARIANTS if name != "noised")

@@ -97,8 +97,13 @@ def every_input(program: Program, most: int = EVERY) -> list[Array] | None:
     return list(np.unravel_index(codes, sizes))
 
 
-def proven_by_exhaustion(model: Model) -> str | None:
-    """What running every short input proves, in words; None where there are too many."""
+def proven_by_exhaustion(model: Model, length: int = LENGTH) -> str | None:
+    """What running every short input proves, in words; None where there are too many.
+
+    Args:
+      model: any.
+      length: tokens of sequences that the model has run already; see `_in_batches`.
+    """
     inputs = every_input(model.program)
     if inputs is None:
         return None
@@ -107,14 +112,30 @@ def proven_by_exhaustion(model: Model) -> str | None:
     except BoundsError:
         legal, kept = legal_inputs(model.program, inputs)
         wanted = np.stack(kept)
-    outputs = model.run(*legal).astype(np.float64)
-    count, length = legal[0].shape
+    outputs = _in_batches(model, legal, length)
+    count, tokens = legal[0].shape
     wrong = int(wrong_tokens(outputs, wanted, allowed_error(model.program)).sum())
     return (
-        f"every legal input of up to {length} tokens was run ({count:,} of {length}): outputs are "
+        f"every legal input of up to {tokens} tokens was run ({count:,} of {tokens}): outputs are "
         f"off by at most {np.abs(outputs - wanted).max(initial=0.0):.2g}, "
         + (f"{wrong} tokens are wrong" if wrong else "no token is wrong")
     )
+
+
+def _in_batches(model: Model, inputs: Sequence[Array], length: int) -> Array:
+    """Outputs, float64; run in the shape that `measured` runs, since compiling takes longer.
+
+    A network is causal, so what comes behind a sequence does not change it.
+    """
+    count, tokens = inputs[0].shape
+    rows = np.resize(np.arange(count), -(-count // SEQUENCES) * SEQUENCES)
+    further = ((0, 0), (0, max(length - tokens, 0)))
+    filled = [np.pad(array[rows], further, mode="edge") for array in inputs]
+    parts = [
+        model.run(*(array[start : start + SEQUENCES] for array in filled))
+        for start in range(0, len(rows), SEQUENCES)
+    ]
+    return np.concatenate(parts)[:count, :tokens].astype(np.float64)
 
 
 def variant(
@@ -155,9 +176,10 @@ def variant(
         (*(before.notes if before else ()), *notes),
     )
     made = model.altered(module, Alteration(circuit, card), certificate)
-    proven = proven_by_exhaustion(made) if exhaustive else None
+    figures = measured(made, sampler)
+    proven = proven_by_exhaustion(made, figures.length) if exhaustive else None
     further = () if proven is None else (proven,)
-    card = replace(card, measured=measured(made, sampler), notes=(*card.notes, *further))
+    card = replace(card, measured=figures, notes=(*card.notes, *further))
     return made.altered(module, Alteration(circuit, card))
 
 

@@ -38,7 +38,13 @@ DEPTH, WIDTH = 4, 3
 CANCELLING = tuple(f"distractor_0.{name}" for name in ("count", "count_from_1", "above", "below"))
 
 
-def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = ()) -> Program:
+def join(
+    programs: Sequence[Program],
+    name: str = "",
+    prefixes: Sequence[str] = (),
+    *,
+    sources: bool = True,
+) -> Program:
     """One program with the outputs of several, one after another.
 
     An input of a later program is the first input of the same type that it does not read yet, or a
@@ -47,8 +53,8 @@ def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = 
     Args:
       programs: at least one.
       name: of the joint program; by default the names of its parts.
-      prefixes: one a program, put before the names of its signals; where there is one, the lines
-        that made them are not told.
+      prefixes: one a program, put before the names of its signals.
+      sources: whether the lines that made signals with a prefix are told.
 
     Raises:
       InputError: no programs.
@@ -90,8 +96,7 @@ def join(programs: Sequence[Program], name: str = "", prefixes: Sequence[str] = 
                     continue
                 places.append(builder.add(node.op, *(places[i] for i in node.operands)))
                 names = [f"{prefix}{each}" for each in node.names]
-                # A line of a generated program is one of its generator, on this machine.
-                lines = () if prefix else node.sources
+                lines = node.sources if sources or not prefix else ()
                 builder.describe(places[-1], names, lines)
             outputs.append(Signal(trace, places[program.graph.output]))
         output = concat(*outputs)
@@ -126,7 +131,8 @@ def merged(
     rng = np.random.default_rng(check_seed("merged", seed))
     _check_compiled("merged", model)
     if others is not None:
-        joint = _compiled(model, join([model.program, *others]))
+        parts = [model.program, *others]
+        joint = _compiled(model, join(parts, prefixes=_apart(parts)))
         found = list(others)
     else:
         entries = [entry for entry in catalogue().values() if entry.free]
@@ -405,12 +411,18 @@ def _fitting(
     for candidate in candidates:
         for base in bases:
             parts = [base, *found, candidate]
-            named = [
-                f"distractor_{k}." if k and what == "padded" else "" for k in range(len(parts))
-            ]
-            name = f"{model.program.name}_padded" if what == "padded" else ""
+            # A line of a generated program is one of its generator, on this machine.
+            program = (
+                join(
+                    parts,
+                    f"{model.program.name}_padded",
+                    ["", *(f"distractor_{k}." for k in range(1, len(parts)))],
+                    sources=False,
+                )
+                if what == "padded"
+                else join(parts, prefixes=_apart(parts))
+            )
             try:
-                program = join(parts, name, named)
                 made = _compiled(model, program)
             except UnsupportedOpError:
                 break  # whatever the base is
@@ -429,6 +441,15 @@ def _fitting(
         f"{what}: none of the programs tried fits {model.program.name} on {model.target}; give "
         "others, or another seed"
     )
+
+
+def _apart(programs: Sequence[Program]) -> list[str]:
+    """Prefixes that tell the signals of later programs from those of the first."""
+    found = [""]
+    for number, program in enumerate(programs[1:], start=2):
+        prefix = f"{program.name}."
+        found.append(f"{program.name}_{number}." if prefix in found else prefix)
+    return found
 
 
 def _varies(program: Program, outputs: int) -> bool:

@@ -12,6 +12,12 @@ that does to a unit at every token is known, so it is taken back, and only the r
 What remains: a gate that a signal shuts lets σ(-S) of a value through, and a value that a gate
 keeps fades by σ(-S) a token. So errors grow with the length, and the card says how far outputs are
 right: on random inputs, and on every input up to a length at which all of them can be run.
+
+Mamba and Griffin are lowered anew with softer drives, since a value's scale is the same all along
+its way there: see `lsrl.backends.mamba` and `lsrl.backends.griffin`. A SiLU or GeLU that stands for
+a ReLU has ±S one grid step from 0. SiLU(u) - SiLU(-u) is u, so what passes as a pair of signs is
+not off, and neither is what has one positive value; the rest is, by σ(-S) of a step. ReLUs of
+continuous values stay sharp.
 """
 
 from collections.abc import Mapping
@@ -25,9 +31,13 @@ from lsrl.backends import registry
 from lsrl.backends.cells.encoding import CellLayer, CellPlan, Kernel, Placed, plan_cells
 from lsrl.backends.cells.network import CellNetwork
 from lsrl.backends.cells.target import CellBackend, cell_weights
+from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.stream import Stream
+from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Channel
+from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.variants.base import variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -52,8 +62,8 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
     """Bring saturated gates down to pre-activations of ±8 / temperature.
 
     Args:
-      model: of a target with saturated gates: lstm, gru or rnn_tanh; as compiled, or joined with
-        other programs.
+      model: of a target with saturated gates: lstm, gru, rnn_tanh, mamba or griffin; as compiled,
+        or joined with other programs.
       temperature: 1 for ±8, 2 for ±4.
       sampler: of the inputs that the card's figures come from.
 
@@ -64,15 +74,6 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
     target, schedule = registry.find(model.target), model.schedule
     if not isinstance(temperature, int | float) or not 0 < temperature < np.inf:
         raise InputError(f"soft: temperature must be a positive number, got {temperature!r}")
-    if (
-        not isinstance(target, CellBackend)
-        or target.kind not in _CANDIDATE
-        or not isinstance(schedule, Schedule)
-    ):
-        raise InputError(
-            f"soft: {model.target} has no saturated gates that could be softer; choose lstm, gru "
-            "or rnn_tanh"
-        )
     changed = [name for name, _ in model.card.steps] if model.card else []
     if set(changed) - {"padded", "merged"}:
         raise InputError(
@@ -80,6 +81,54 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
             "permute or add noise after that"
         )
     size = SIZE / temperature
+    module: CellNetwork | ResidualNetwork
+    if isinstance(target, ResidualBackend) and isinstance(schedule, Stream):
+        softened = target.softened(size)
+        module = softened.lower(schedule, model.numerics)
+        channels = _remembered(model, softened)
+    elif (
+        isinstance(target, CellBackend)
+        and target.kind in _CANDIDATE
+        and isinstance(schedule, Schedule)
+    ):
+        module, channels = _cells(model, target, schedule, size)
+    else:
+        raise InputError(
+            f"soft: {model.target} has no saturated gates that could be softer; choose lstm, gru, "
+            "rnn_tanh, mamba or griffin"
+        )
+    return variant(
+        model,
+        "soft",
+        f"temperature={temperature:g}",
+        module,
+        replace(model.circuit, channels=channels),
+        exact=False,
+        sampler=sampler,
+        notes=(f"gates and saturated units have pre-activations from ±{size:g} on",),
+        exhaustive=True,
+    )
+
+
+# ---------------------------------------------------------------- residual streams
+
+
+def _remembered(model: Model, softened: ResidualBackend) -> tuple[Channel, ...]:
+    """The stream holds what it held; what scans hold has another scale."""
+    found = circuit_of(model, softened).channels
+    return tuple(
+        replace(channel, memory_weights=other.memory_weights)
+        for channel, other in zip(model.circuit.channels, found, strict=True)
+    )
+
+
+# ---------------------------------------------------------------- cells
+
+
+def _cells(
+    model: Model, target: CellBackend, schedule: Schedule, size: float
+) -> tuple[CellNetwork, tuple[Channel, ...]]:
+    """The network with soft gates, and where its channels are."""
     numerics = replace(model.numerics, gate=size, shut=size, saturated=size)
     plan = plan_cells(target.encoder, schedule, numerics)
     images = [_images(target.kind, layer, size) for layer in plan.layers]
@@ -99,20 +148,7 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
             memory_weights=tuple(weights.tolist()) if channel.memory else (),
         )
 
-    circuit = replace(
-        model.circuit, channels=tuple(turned(channel) for channel in model.circuit.channels)
-    )
-    return variant(
-        model,
-        "soft",
-        f"temperature={temperature:g}",
-        module,
-        circuit,
-        exact=False,
-        sampler=sampler,
-        notes=(f"gates and saturated units have pre-activations from ±{size:g} on",),
-        exhaustive=True,
-    )
+    return module, tuple(turned(channel) for channel in model.circuit.channels)
 
 
 def _sigmoid(value: float) -> float:
