@@ -22,7 +22,7 @@ from lsrl.interpret import Circuit, capture, circuit_of
 from lsrl.suite import datasets, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
-from lsrl.suite.manifest import digest, read_manifest
+from lsrl.suite.manifest import ModelRecord, digest, read_manifest
 from lsrl.suite.partners import PAIRS, partners
 from lsrl.suite.programs import FAMILIES, programs
 from lsrl.suite.variants import Varied
@@ -531,6 +531,26 @@ def test_a_weight_that_differs_is_found(copied):
     restamp(copied, name)
     with pytest.raises(errors.ModelDifferenceError, match="flip_flop/gru/plain"):
         verify.verify(copied, workers=1)
+
+
+def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path):
+    """A soft one: no bound is certified, and what was measured is checked."""
+    (program,) = programs(["flip_flop"])
+    dataset = datasets.make_dataset(program, 0, SMALL)
+    pairs = datasets.make_counterfactuals(program, 0, pairs=2, candidates=32)
+    plain = lsrl.compile(program.program(), "gru", inspectable=True)
+    model = lsrl.interpret.variants.soft(plain)
+    record = ModelRecord(
+        "flip_flop", "memory", "gru", "soft", "memory/flip_flop/gru/soft", False, None,
+        1, 1, 1, 1, {"accuracy": model.card.measured.accuracy},
+    )  # fmt: skip
+    subject = verify.Subject(model, record, tmp_path, dataset, pairs)
+    train = dataset.splits["train"]
+    assert verify.check_outputs(subject) == train.outputs[..., 0].size
+    arrays = model.module.parameter_arrays()
+    model.module.replace_parameters({"output_kernel": arrays["output_kernel"] * 2})
+    with pytest.raises(errors.ModelDifferenceError, match=r"soft: the card says that 100\.0%"):
+        verify.check_outputs(subject)
 
 
 @pytest.mark.parametrize("what", ["weight", "lost", "channel"])
