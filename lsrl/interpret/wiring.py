@@ -429,6 +429,12 @@ def quick(function: Callable[..., Any], *static: str) -> Any:
     return jax.jit(function, static_argnames=static, compiler_options=_quick_options())
 
 
+def quick_flags() -> str:
+    """What XLA_FLAGS has to say for a process to compile everything so; nothing but on a CPU."""
+    options = _quick_options() or {}
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
+
+
 @cache
 def _quick_options() -> dict[str, bool | int] | None:
     if jax.default_backend() != "cpu":

@@ -19,6 +19,7 @@ from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.circuit import Circuit, Edge
 from lsrl.interpret.locate import circuit_of
+from lsrl.interpret.wiring import quick_flags
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.stability.measures import allowed_error, wrong_tokens
@@ -246,7 +247,8 @@ def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> lis
         return counts
     # JAX does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    flags = (quick_flags(),)
+    pool = ProcessPoolExecutor(workers, context, initializer=_compile_quickly, initargs=flags)
     try:
         futures = {pool.submit(_check, unit): unit for unit in units}
         counts = []
@@ -256,6 +258,14 @@ def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> lis
         return counts
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _compile_quickly(flags: str) -> None:
+    """In a worker: each model runs a few times only, so compiling is a good part of the time.
+
+    XLA reads its flags when it is first used.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 
 def _check(unit: _Unit) -> int:
