@@ -142,6 +142,7 @@ class _Tiling:
 
 @lru_cache(maxsize=1024)
 def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, cores: int) -> _Tiling:
+    """Cut a run; on an accelerator `cores` is 0."""
     on_cpu = cores > 0
     time_first = on_cpu and extent.loops
     several = on_cpu and batch * tokens * extent.width >= _LEAST_SHARED
