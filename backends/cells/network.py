@@ -255,8 +255,7 @@ def _run_layerwise(
 ) -> tuple[jax.Array, State]:
     """As `_run_chunk`, time first, layer by layer.
 
-    What a cell makes of its inputs alone it makes of all tokens at once; of the symbols of a table,
-    where that is all it reads, once each.
+    What a cell makes of its inputs alone it makes of all tokens at once.
     """
     count = len(structure.cells)
     values: Any = tuple(inputs)
@@ -269,12 +268,10 @@ def _run_layerwise(
         project = nnx.merge(definition, own).dense_i
         first = not after
         in_step = project.kernel.size < FEW_WEIGHTS
-        if not in_step and not first:
-            values = project(values)
-        elif not in_step and structure.inputs == ("table",):
-            values = project(parameters["inputs"]["0"])[inputs[0]]
+        if not in_step and first:
+            values = _projected(project, parameters, structure, state, inputs)
         elif not in_step:
-            values = project(_features(parameters, structure, state, inputs))
+            values = project(values)
 
         def token(
             carry: Any,
@@ -298,6 +295,19 @@ def _run_layerwise(
     if not after:
         values = read_out(_features(parameters, structure, state, inputs))
     return values, tuple(after)
+
+
+def _projected(
+    project: Callable[[jax.Array], jax.Array],
+    parameters: Parameters,
+    structure: Structure,
+    state: State,
+    inputs: Sequence[jax.Array],
+) -> jax.Array:
+    """What the first cell makes of all tokens; if it reads a table alone, of each symbol once."""
+    if structure.inputs == ("table",):
+        return project(parameters["inputs"]["0"])[inputs[0]]
+    return project(_features(parameters, structure, state, inputs))
 
 
 def _unchanged(projected: jax.Array) -> jax.Array:
