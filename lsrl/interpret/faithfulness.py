@@ -152,16 +152,15 @@ class Ablation:
         truth, value = self.truth, self.clean[0]
         for layer in range(len(truth.groups) - 1):
             found = self.clean[layer + 1].copy()
-            for number, made in enumerate(
-                self._readers(layer, value, forward[layer], recurrent[layer + 1])
-            ):
+            readers = self._readers(layer, value, forward[layer], recurrent[layer + 1])
+            for number, (_, made) in enumerate(readers):
                 directions = self.directions[layer + 1]
                 if directions:
-                    change = made[1][layer + 1] - self.clean[layer + 1]
+                    change = made - self.clean[layer + 1]
                     found += directions.projected(number, change)
                 else:
                     units = list(truth.groups[layer + 1][number].units)
-                    found[..., units] = made[1][layer + 1][..., units]
+                    found[..., units] = made[..., units]
             value = found
         ((outputs, _),) = self._readers(len(truth.groups) - 1, value, forward[-1], None)
         return outputs
@@ -169,28 +168,31 @@ class Ablation:
     def _readers(
         self, layer: int, value: Array, forward: Array, recurrent: Array | None
     ) -> list[tuple[Array, Array]]:
-        """Outputs and hooks of a run for each reader of a layer, which sees what it is to see."""
+        """Outputs and the next hook of a run for each reader, which sees what it is to see."""
         size = max(1, ROWS // self.batch)
+        span, last = self.wiring.span(layer), recurrent is None
+        clean, at = self.clean[span.start : span.stop], layer - span.start
         runs: list[tuple[Array, Array]] = []
         for start in range(0, forward.shape[1], size):
             chosen = range(start, min(start + size, forward.shape[1]))
-            held = np.concatenate([self.clean] * len(chosen), axis=1)
+            held = np.concatenate([clean] * len(chosen), axis=1)
             mask = np.zeros((*held.shape[:2], self.wiring.width), bool)
             for place, reader in enumerate(chosen):
                 rows = slice(place * self.batch, (place + 1) * self.batch)
-                held[layer, rows] = self._mixed(layer, value, forward[:, reader])
-                mask[layer, rows] = self._units(layer, np.ones(len(forward), bool))
+                held[at, rows] = self._mixed(layer, value, forward[:, reader])
+                mask[at, rows] = self._units(layer, np.ones(len(forward), bool))
                 if recurrent is None or self.directions[layer + 1]:
                     continue
                 others = self._others(layer + 1, reader)
-                held[layer + 1, rows] = self._mixed(
+                held[at + 1, rows] = self._mixed(
                     layer + 1, self.clean[layer + 1], recurrent[:, reader]
                 )
-                mask[layer + 1, rows] = self._units(layer + 1, others)
+                mask[at + 1, rows] = self._units(layer + 1, others)
             inputs = [np.concatenate([x] * len(chosen)) for x in self.inputs]
-            outputs, made = held_in_parts(self.wiring, inputs, held, mask)
+            outputs, made = held_in_parts(self.wiring, inputs, held, mask, span)
+            reached = made[at if last else at + 1]
             runs += zip(
-                np.split(outputs, len(chosen)), np.split(made, len(chosen), axis=1), strict=True
+                np.split(outputs, len(chosen)), np.split(reached, len(chosen)), strict=True
             )
         return runs
 
@@ -222,22 +224,24 @@ class Ablation:
 
 
 def held_in_parts(
-    wiring: Wiring, inputs: Sequence[Array], held: Array | None = None, mask: Array | None = None
+    wiring: Wiring,
+    inputs: Sequence[Array],
+    held: Array | None = None,
+    mask: Array | None = None,
+    span: range | None = None,
 ) -> tuple[Array, Array]:
     """As `Wiring.hold`, ROWS sequences at a time, the last part filled up."""
-    batch = len(inputs[0])
-    layers, time = len(wiring.circuit.units), inputs[0].shape[1]
-    if held is None:
-        held = np.zeros((layers, batch, time, wiring.width))
-        mask = np.zeros((layers, batch, wiring.width), bool)
-    elif mask is None:
-        mask = np.ones((layers, batch, wiring.width), bool)
     outputs, made = [], []
-    for start in range(0, batch, ROWS):
-        rows = np.minimum(np.arange(start, start + ROWS), batch - 1)
-        some, found = wiring.hold([x[rows] for x in inputs], held[:, rows], mask[:, rows])
-        outputs.append(some[: batch - start])
-        made.append(found[:, : batch - start])
+    for start in range(0, len(inputs[0]), ROWS):
+        rows = np.minimum(np.arange(start, start + ROWS), len(inputs[0]) - 1)
+        some, found = wiring.hold(
+            [x[rows] for x in inputs],
+            None if held is None else held[:, rows],
+            None if mask is None else mask[:, rows],
+            span,
+        )
+        outputs.append(some[: len(inputs[0]) - start])
+        made.append(found[:, : len(inputs[0]) - start])
     return np.concatenate(outputs), np.concatenate(made, axis=1)
 
 

@@ -24,12 +24,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrices, held_in_parts
 from lsrl.interpret.interventions import capture, decoded, other_sequences, wiring_of
+from lsrl.interpret.layerwise import KnownStreams
 from lsrl.interpret.score import (
     EdgeClaim,
     Level,
@@ -41,6 +42,7 @@ from lsrl.interpret.score import (
 )
 from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs, equivalence_classes
 from lsrl.interpret.weights import Sources, read_weights
+from lsrl.interpret.wiring import Patch, Prepared, Wiring
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 
@@ -56,6 +58,8 @@ Sampler = Callable[[int, int], Sequence[Array]]
 SEQUENCES = 16
 # Points between two runs at which integrated gradients look.
 POINTS = 5
+# What reads an entry, at a time, in attribution.
+READERS = 8
 # Sequences for what a dataset can't tell apart, and for probes; half of them to fit.
 POOL = 64
 # A baseline that reads the weights and exceeds this marks a benchmark as an aid to debugging.
@@ -296,38 +300,58 @@ class Laboratory:
         change = self._replaced(how) - self.values
         nodes, onto = np.zeros((2, layers, items))
         direct = np.zeros((layers, items, layers, items))
-        places = np.argwhere(self.varies)
-        size = max(1, ROWS // self.batch)
-        for start in range(0, len(places), size):
-            layer, item = places[start : start + size].T
-            write = self.basis.write[layer, item]
-            moved = change[layer, :, :, item][..., None] * write[:, None, None]
-            nodes[layer, item] = self._total(layer, write, moved)
-            direct[layer, item], onto[layer, item] = self._direct(layer, moved)
-        return self._effects(nodes, direct, onto)
 
-    def _held(self, layer: Array, moved: Array) -> tuple[list[Array], Array]:
-        """Inputs and all hooks, with one layer's changed in each of several copies."""
-        held = np.stack([self.hooks] * len(layer), axis=1)
-        held[layer, np.arange(len(layer))] += moved
-        inputs = [np.concatenate([x] * len(layer)) for x in self.inputs]
-        return inputs, held.reshape(len(self.hooks), -1, *self.hooks.shape[2:])
+        def moved(places: Array) -> tuple[Array, Array]:
+            """(chosen, width) and (chosen, batch, time, width): directions, and changes."""
+            layer, item = places.T
+            write = self.basis.write[layer, item]
+            return write, change[layer, :, :, item][..., None] * write[:, None, None]
+
+        varying, size = np.argwhere(self.varies), max(1, ROWS // self.batch)
+        for places in _in_parts(varying, size):
+            nodes[tuple(places.T)] = self._total(places[:, 0], *moved(places))
+        for span, some in _grouped(varying, [self.wiring.span(layer) for layer in varying[:, 0]]):
+            for places in _in_parts(some, size):
+                found, outputs = self._direct(span, places[:, 0], moved(places)[1])
+                layer, item = places.T
+                direct[layer, item, span.start : span.stop] = found
+                onto[layer, item] = outputs
+        return self._effects(nodes, direct, onto)
 
     def _total(self, layer: Array, write: Array, moved: Array) -> Array:
         """(chosen,): the mean change of the outputs, in their standard deviations."""
-        inputs, held = self._held(layer, moved)
-        mask = np.zeros((len(self.hooks), len(layer), self.batch, self.wiring.width), bool)
-        mask[layer, np.arange(len(layer))] = (write != 0)[:, None]
-        outputs, _ = held_in_parts(self.wiring, inputs, held, mask.reshape(*held.shape[:2], -1))
+        place, rows = np.repeat(layer, self.batch), np.tile(np.arange(self.batch), len(layer))
+        units = np.repeat(write != 0, self.batch, axis=0)
+        values = (self.hooks[layer] + moved).reshape(-1, *moved.shape[2:])
+        if self._known is not None:
+            tokens = np.ones(values.shape[:2], bool)
+            return self._changed(self._known.run(rows, [Patch(place, tokens, units, values)]))
+        held = np.zeros((len(self.hooks), *values.shape))
+        mask = np.zeros((len(self.hooks), *units.shape), bool)
+        held[place, np.arange(len(place))] = values
+        mask[place, np.arange(len(place))] = units
+        outputs, _ = self.wiring.hold([x[rows] for x in self.inputs], held, mask)
         return self._changed(outputs)
 
-    def _direct(self, layer: Array, moved: Array) -> tuple[Array, Array]:
-        """(chosen, layers, items) and (chosen,): the mean change of what reads the item."""
-        outputs, made = held_in_parts(self.wiring, *self._held(layer, moved))
-        change = made.reshape(len(made), len(layer), *self.hooks.shape[1:]) - self.hooks[:, None]
+    @cached_property
+    def _known(self) -> KnownStreams | None:
+        residual = isinstance(self.model.module, ResidualNetwork)
+        return KnownStreams(self.wiring, self.inputs) if residual else None
+
+    def _direct(self, span: range, layer: Array, moved: Array) -> tuple[Array, Array]:
+        """(chosen, span, items) and (chosen,): the mean change of what reads the item."""
+        hooks = self.hooks[span.start : span.stop]
+        held = np.stack([hooks] * len(layer), axis=1)
+        held[layer - span.start, np.arange(len(layer))] += moved
+        rows = np.tile(np.arange(self.batch), len(layer))
+        outputs, made = self.wiring.hold(
+            [x[rows] for x in self.inputs], held.reshape(len(span), -1, *hooks.shape[2:]), span=span
+        )
+        change = made.reshape(len(span), len(layer), *hooks.shape[1:]) - hooks[:, None]
         change = np.where(np.isfinite(change), change, 0.0)
-        by_item = np.abs(np.einsum("liw,lcntw->clint", self.basis.read, change, optimize=True))
-        return by_item.mean(axis=(3, 4)) / self.scale, self._changed(outputs)
+        read, scale = (x[span.start : span.stop] for x in (self.basis.read, self.scale))
+        by_item = np.abs(np.einsum("liw,lcntw->clint", read, change, optimize=True))
+        return by_item.mean(axis=(3, 4)) / scale, self._changed(outputs)
 
     def _changed(self, outputs: Array) -> Array:
         difference = outputs.reshape(-1, *self.outputs.shape) - self.outputs
@@ -357,93 +381,124 @@ class Laboratory:
         points = np.concatenate([[0.0], (np.arange(POINTS) + 0.5) / POINTS])
         other = np.einsum("liw,lntw->lnti", self.basis.read, self.other)
         difference = np.where(self.varies[:, None, None], other - self.values, 0.0)
+        weights = np.sign(self.other_outputs.astype(np.float64) - self.outputs)
+        weights /= self.output_scale
+        asked = np.isin(np.arange(weights.shape[-1]), self.counted)
+        weights = np.tile(np.where(asked, weights, 0.0), (len(points), 1, 1))
+        inputs = [np.concatenate([x] * len(points)) for x in self.inputs]
+        shifts = np.zeros((layers, len(weights), *self.hooks.shape[2:]))
+        shifts[0] = np.concatenate([p * (self.other[0] - self.hooks[0]) for p in points])
+        shifts, weights, read, write, moved = (
+            array.astype(self.model.dtype)
+            for array in (shifts, weights, self.basis.read, self.basis.write, difference)
+        )
+        effects = np.zeros((2, layers, items, layers + 1, items))
         with self.model.device_mode():
-            dtype = self.model.dtype
-            weights = np.sign(self.other_outputs.astype(np.float64) - self.outputs)
-            weights /= self.output_scale
-            asked = np.isin(np.arange(weights.shape[-1]), self.counted)
-            weights = np.where(asked, weights, 0.0)
-            prepared = self.wiring.prepared(
-                [np.concatenate([x] * len(points)) for x in self.inputs]
-            )
-            towards = np.concatenate([p * (self.other[0] - self.hooks[0]) for p in points])
-            shifts = np.zeros((layers, *towards.shape))
-            shifts[0] = towards
-            arrays = [
-                jnp.asarray(array, dtype)
-                for array in (
-                    shifts,
-                    np.concatenate([weights] * len(points)),
-                    self.basis.read,
-                    self.basis.write,
-                    difference,
-                )
-            ]
-            places = np.argwhere(self.varies[1:]) + np.array([1, 0])
-            gradients, found, onto = (
-                np.asarray(array, np.float64)
-                for array in self._attribute(prepared, *arrays, jnp.asarray(places, jnp.int32))
-            )
+            gradients_of = self.wiring.compiled(_node_gradients)
+            edges_of = self.wiring.compiled(_edge_gradients)
+            found = gradients_of(self.wiring.prepared(inputs), shifts, weights, write)
+            hooks, by_item = (np.asarray(array) for array in found)
+            for span, places in self._readers():
+                prepared = self.wiring.prepared(inputs, span)
+                own = [x[span.start : span.stop] for x in (hooks, by_item, read, write, moved)]
+                for some in _in_parts(places, READERS):
+                    inside = (some - np.array([span.start, 0])).astype(np.int32)
+                    edges = np.asarray(edges_of(prepared, *own, weights, inside))
+                    for (layer, item), effect in zip(some, edges, strict=True):
+                        effects[:, span.start : span.stop, :, layer, item] = effect
         results = {}
+        gradients = np.asarray(_by_point(by_item.astype(np.float64), self.batch))
         for number, name in enumerate(("attribution", "integrated")):
             gradient = gradients[number]
             nodes = np.abs(np.nan_to_num(gradient, nan=0, posinf=0, neginf=0) * difference)
-            direct = np.zeros((layers, items, layers, items))
-            for place, (layer, item) in enumerate(places):
-                direct[:, :, layer, item] = found[place, number]
             counted = gradient[difference != 0]
             shares = (
                 float((counted == 0).mean()) if counted.size else 0.0,
                 float((~np.isfinite(counted)).mean()) if counted.size else 0.0,
             )
-            results[name] = self._effects(nodes.mean(axis=(1, 2)), direct, onto[number], shares)
+            direct, onto = effects[number, ..., :layers, :], effects[number, ..., layers, 0]
+            results[name] = self._effects(nodes.mean(axis=(1, 2)), direct, onto, shares)
         return results
 
-    @cached_property
-    def _attribute(self) -> Any:
-        batch = self.batch
+    def _readers(self) -> list[tuple[range, Array]]:
+        """What reads hooks, and the output as (layers, 0), by what has to run for it."""
+        readers = np.argwhere(self.varies[1:]) + np.array([1, 0])
+        readers = np.concatenate([readers, [[len(self.varies), 0]]])
+        return _grouped(readers, [self.wiring.span(layer - 1) for layer in readers[:, 0]])
 
-        def split(rows: jax.Array) -> jax.Array:
-            """(layers, points * batch, …) to that of the first point, and the mean of the rest."""
-            parts = rows.reshape(rows.shape[0], -1, batch, *rows.shape[2:])
-            return jnp.stack([parts[:, 0], parts[:, 1:].mean(axis=1)])
 
-        @jax.jit
-        def attribute(
-            prepared: Any,
-            shifts: Any,
-            weights: Any,
-            read: Any,
-            write: Any,
-            difference: Any,
-            places: Any,
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            def metric(shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
-                outputs, hooks = self.wiring.shifted(prepared, shifts)
-                return (outputs * weights).sum(), hooks
+def _grouped(places: Array, spans: Sequence[range]) -> list[tuple[range, Array]]:
+    """Places by their spans."""
+    return [(span, places[[own == span for own in spans]]) for span in dict.fromkeys(spans)]
 
-            gradients, hooks = jax.grad(metric, has_aux=True)(shifts)
-            by_item = jnp.einsum("liw,lntw->lnti", write, gradients)
-            _, pullback = jax.vjp(partial(self.wiring.remade, prepared), hooks)
-            nothing = jnp.zeros_like(hooks)
 
-            def scored(cotangent: tuple[jax.Array, jax.Array]) -> jax.Array:
-                (back,) = pullback(cotangent)
-                back = split(jnp.einsum("liw,lntw->lnti", write, back))
-                back = jnp.where(jnp.isfinite(back), back, 0)
-                return jnp.abs(back * difference[None]).mean(axis=(2, 3))
+def _in_parts(places: Array, size: int) -> list[Array]:
+    """So many places at a time; the last part is filled up by its end, so that all are alike."""
+    starts = range(0, len(places), size)
+    return [places[np.minimum(start + np.arange(size), len(places) - 1)] for start in starts]
 
-            def onto(place: jax.Array) -> jax.Array:
-                layer, item = place[0], place[1]
-                sensitive = by_item[layer, :, :, item]
-                sensitive = jnp.where(jnp.isfinite(sensitive), sensitive, 0)
-                row = sensitive[..., None] * read[layer, item][None, None]
-                return scored((jnp.zeros_like(weights), nothing.at[layer].set(row)))
 
-            edges = lax.map(onto, places)
-            return split(by_item), edges, scored((weights, nothing))
+def _by_point(rows: Any, batch: int) -> jax.Array:
+    """(layers, points * batch, …) to those of the first point, and the mean of the rest."""
+    parts = rows.reshape(rows.shape[0], -1, batch, *rows.shape[2:])
+    return jnp.stack([parts[:, 0], parts[:, 1:].mean(axis=1)])
 
-        return attribute
+
+def _node_gradients(
+    wiring: Wiring, prepared: Prepared, shifts: jax.Array, weights: jax.Array, write: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Hooks of a shifted run, and the gradients of its weighted outputs by the items of a basis."""
+
+    def metric(shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs, hooks = wiring.shifted(prepared, shifts)
+        return (outputs * weights).sum(), hooks
+
+    gradients, hooks = jax.grad(metric, has_aux=True)(shifts)
+    return hooks, jnp.einsum("liw,lntw->lnti", write, gradients)
+
+
+def _edge_gradients(
+    wiring: Wiring,
+    prepared: Prepared,
+    hooks: jax.Array,
+    by_item: jax.Array,
+    read: jax.Array,
+    write: jax.Array,
+    difference: jax.Array,
+    weights: jax.Array,
+    readers: jax.Array,
+) -> jax.Array:
+    """What items do to the outputs by way of some readers.
+
+    Args:
+      wiring: of the network.
+      prepared: of a span.
+      hooks: of the span, (layers, points * batch, time, width).
+      by_item: gradients of the outputs, (layers, points * batch, time, items).
+      read: see `Basis`, of the span.
+      write: likewise.
+      difference: of the items' values in two runs, (layers, batch, time, items).
+      weights: of the outputs, (points * batch, time, outputs).
+      readers: (readers, 2), layers of the span and items; (layers, 0) is the output.
+
+    Returns:
+      (readers, 2, layers, items), at the first point and averaged over the rest.
+    """
+    _, pullback = jax.vjp(partial(wiring.remade, prepared), hooks)
+
+    def effect(reader: jax.Array) -> jax.Array:
+        layer, item = reader[0], reader[1]
+        sensitive = by_item[layer, :, :, item]
+        sensitive = jnp.where(jnp.isfinite(sensitive), sensitive, 0)
+        row = sensitive[..., None] * read[layer, item][None, None]
+        # The output is past the last layer.
+        onto = jnp.where(layer == len(hooks), weights, 0)
+        (back,) = pullback((onto, jnp.zeros_like(hooks).at[layer].set(row, mode="drop")))
+        back = _by_point(jnp.einsum("liw,lntw->lnti", write, back), difference.shape[1])
+        back = jnp.where(jnp.isfinite(back), back, 0)
+        return jnp.abs(back * difference[None]).mean(axis=(2, 3))
+
+    return jax.vmap(effect)(readers)
 
 
 # ---------------------------------------------------------------- probes

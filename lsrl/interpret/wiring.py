@@ -6,7 +6,7 @@ layer's own value would.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,10 @@ from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+
+
+# Layers of a residual network in which all is that reads one hook.
+SPAN = 2
 
 
 class Patch(NamedTuple):
@@ -44,6 +48,22 @@ class Patch(NamedTuple):
     basis: Any = None
 
 
+class Prepared(NamedTuple):
+    """What the pure functions of a wiring run on, with time first.
+
+    Attributes:
+      parameters: of the network, as its `parameters` gives them.
+      state: of a batch, before the first token.
+      inputs: features (time, batch, ...), one an input.
+      memory: see `Wiring.memory`.
+    """
+
+    parameters: Any
+    state: Any
+    inputs: Any
+    memory: Any
+
+
 class Wiring:
     """A model's network with its hooks.
 
@@ -57,7 +77,6 @@ class Wiring:
         self.model = model
         self.circuit = circuit
         self.width = max(circuit.units)
-        self._remade = jax.jit(self.remade)
 
     def run(
         self,
@@ -78,13 +97,8 @@ class Wiring:
         """
         turned = turned_patches(self.model, patches)
         with self.model.device_mode():
-            run = _compiled(_Same(self))
-            outputs, seen = run(
-                *self.prepared(inputs),
-                turned,
-                memory=self.memory,
-                hooks=hooks,
-            )
+            run = self.compiled(Wiring.traced, "hooks")
+            outputs, seen = run(self.prepared(inputs), turned, hooks=hooks)
             return (
                 np.moveaxis(np.asarray(outputs), 0, 1),
                 [np.moveaxis(np.asarray(hook), 0, 1) for hook in seen],
@@ -92,19 +106,49 @@ class Wiring:
 
     # ------------------------------------------------------------ for transformations
 
-    def prepared(self, inputs: Sequence[Array]) -> tuple[Any, Any, Any]:
-        """Parameters, first state and inputs, time first, as the two functions below take them."""
+    def compiled(self, function: Callable[..., Any], *static: str) -> Any:
+        """A function under jit; networks that run by the same code share what is compiled.
+
+        Args:
+          function: pure, of a wiring and further arguments; of the module it is defined in.
+          static: names of arguments that are compiled in.
+        """
+        return _compiled(_Same(self), function, static)
+
+    def span(self, layer: int) -> range:
+        """The hooks to run for what reads a layer's hook: those of its own layer and the next.
+
+        Layers of a residual network read nothing but the stream before them, so two of them are
+        enough however many there are; the first hook then is what they read. Others run whole.
+        """
+        network, hooks = self.model.module, len(self.circuit.units)
+        if not isinstance(network, ResidualNetwork) or network.depth <= SPAN:
+            return range(hooks)
+        sites = network.structure.sites
+        first = sites * min(max(layer - 1, 0) // sites, network.depth - SPAN)
+        return range(first, first + SPAN * sites + 1)
+
+    def prepared(self, inputs: Sequence[Array], span: range | None = None) -> Prepared:
+        """What the functions below run on, of a whole network or of one with a `span`'s layers."""
         network, batch = self.model.module, np.shape(inputs[0])[0]
         features = tuple(np.moveaxis(x, 1, 0) for x in self.model.features(inputs))
-        parameters = network.parameters()
-        if not isinstance(network, LinearNetwork):
-            return parameters, network.init_state((batch,)), features
-        starts = [np.asarray(value_of(layer.initial_state)) for layer in network.layers]
-        state = tuple(np.broadcast_to(start, (batch, *start.shape)) for start in starts)
-        return parameters, state or network.init_state((batch,)), features
+        parameters, memory = network.parameters(), self.memory
+        if isinstance(network, LinearNetwork):
+            starts = [np.asarray(value_of(layer.initial_state)) for layer in network.layers]
+            rows = tuple(np.broadcast_to(start, (batch, *start.shape)) for start in starts)
+            return Prepared(parameters, rows or network.init_state((batch,)), features, memory)
+        state = network.init_state((batch,))
+        if span is not None and len(span) < len(self.circuit.units):
+            sites = network.structure.sites
+            own = slice(span.start // sites, (span.stop - 1) // sites)
+            layers = {name: x[own] for name, x in parameters["layers"].items()}
+            parameters = {**parameters, "layers": layers}
+            state = {name: x if name == "position" else x[:, own] for name, x in state.items()}
+            memory = tuple(x[span.start : span.stop] for x in memory)
+        return Prepared(parameters, state, features, memory)
 
     def shifted(
-        self, prepared: tuple[Any, Any, Any], shifts: jax.Array
+        self, prepared: Prepared, shifts: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Run with something added to every hook; a pure function, to be differentiated.
 
@@ -117,11 +161,11 @@ class Wiring:
         Returns:
           (batch, time, outputs), and all hooks (layers, batch, time, width), shifted.
         """
-        outputs, seen = self.traced(*prepared, (), jnp.moveaxis(shifts, 2, 0), hooks=True)
+        outputs, seen = self.traced(prepared, (), jnp.moveaxis(shifts, 2, 0), hooks=True)
         return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
 
     def remade(
-        self, prepared: tuple[Any, Any, Any], hooks: jax.Array, mask: jax.Array | None = None
+        self, prepared: Prepared, hooks: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """What every layer makes if hooks are as given; a pure function.
 
@@ -129,7 +173,8 @@ class Wiring:
         differences and derivatives are of single edges. Use it under the model's `device_mode`.
 
         Args:
-          prepared: of `prepared`.
+          prepared: of `prepared`; of a span, layers are those of its hooks, and all entries of its
+            first one have to be given, unless it is the network's.
           hooks: (layers, batch, time, width), which all that reads a hook reads.
           mask: (layers, batch, width) bool, the entries that are as given; if None, all of them.
 
@@ -137,11 +182,15 @@ class Wiring:
           (batch, time, outputs), and what the layers make, (layers, batch, time, width).
         """
         held = jnp.moveaxis(hooks, 2, 0)
-        outputs, seen = self.traced(*prepared, (), None, held, mask, hooks=True)
+        outputs, seen = self.traced(prepared, (), None, held, mask, hooks=True)
         return jnp.moveaxis(outputs, 0, 1), self._stacked(seen)
 
     def hold(
-        self, inputs: Sequence[Array], hooks: Array | None = None, mask: Array | None = None
+        self,
+        inputs: Sequence[Array],
+        hooks: Array | None = None,
+        mask: Array | None = None,
+        span: range | None = None,
     ) -> tuple[Array, Array]:
         """As `remade`, with numpy arrays; few shapes are compiled if inputs have few.
 
@@ -149,19 +198,25 @@ class Wiring:
           inputs: one array an input: ids (batch, time) or vectors (batch, time, width).
           hooks: see `remade`; if None, nothing is held.
           mask: see `remade`.
+          span: of `span`; hooks and mask then are of its layers, and so is what is returned. The
+            outputs are the network's if the span reaches its end.
 
         Returns:
           (batch, time, outputs), and what the layers make, (layers, batch, time, width), float64.
         """
-        layers, (batch, time) = len(self.circuit.units), np.shape(inputs[0])[:2]
+        layers = len(self.circuit.units) if span is None else len(span)
+        batch, time = np.shape(inputs[0])[:2]
         if hooks is None:
             hooks = np.zeros((layers, batch, time, self.width))
             mask = np.zeros((layers, batch, self.width), bool)
         elif mask is None:
             mask = np.ones((layers, batch, self.width), bool)
+        if span is not None and span.start:
+            mask = np.concatenate([np.ones_like(mask[:1]), mask[1:]])
         with self.model.device_mode():
-            held = jnp.asarray(hooks, self.model.dtype)
-            outputs, made = self._remade(self.prepared(inputs), held, jnp.asarray(mask))
+            held = np.asarray(hooks, self.model.dtype)
+            remade = self.compiled(Wiring.remade)
+            outputs, made = remade(self.prepared(inputs, span), held, mask)
             return np.asarray(outputs), np.asarray(made, np.float64)
 
     def _stacked(self, seen: Sequence[jax.Array]) -> jax.Array:
@@ -171,32 +226,26 @@ class Wiring:
 
     def traced(
         self,
-        parameters: Any,
-        state: Any,
-        inputs: Any,
+        prepared: Prepared,
         patches: Any,
         shifts: jax.Array | None = None,
         held: jax.Array | None = None,
         mask: jax.Array | None = None,
         *,
-        memory: Any = None,
         hooks: bool,
     ) -> tuple[jax.Array, list[jax.Array]]:
         """As `run`, as a pure function for transformations, with time first.
 
         Args:
-          parameters: of the network, as its `parameters` gives them.
-          state: of a batch, from `init_state`.
-          inputs: features (time, batch, ...), one an input.
+          prepared: of `prepared`.
           patches: as for `run`, with tokens (time, batch) and values (time, batch, units).
           shifts: (time, layers, batch, width), added to the hooks; or None.
           held: (time, layers, batch, width), what hooks are; or None.
           mask: (layers, batch, width) bool, the entries that `held` speaks of, or one such mask a
             token, (time, layers, batch, width); None for all.
-          memory: what `Wiring.memory` is; by default this wiring's own.
           hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
         """
-        memory = self.memory if memory is None else memory
+        parameters, state, inputs, memory = prepared
 
         def token(state: Any, now: Any) -> tuple[Any, Any]:
             read, tokens, values, shift, hold, some = now
@@ -395,7 +444,7 @@ class _Same:
 
     def __init__(self, wiring: Wiring) -> None:
         network, self.wiring = wiring.model.module, wiring
-        self.key = (type(network), network.structure, len(wiring.circuit.units))
+        self.key = (type(network), network.structure, wiring.circuit.units)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and self.key == other.key
@@ -404,9 +453,9 @@ class _Same:
         return hash(self.key)
 
 
-@lru_cache(maxsize=32)
-def _compiled(same: _Same) -> Any:
-    return quick(same.wiring.traced, "hooks")
+@lru_cache(maxsize=64)
+def _compiled(same: _Same, function: Callable[..., Any], static: tuple[str, ...]) -> Any:
+    return quick(partial(function, same.wiring), *static)
 
 
 # Interventions are compiled for every network, and then mostly run a few times, so XLA takes longer

@@ -31,6 +31,7 @@ from lsrl.errors import FormatError, InputError
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
 from lsrl.interpret.circuit import Circuit
 from lsrl.interpret.interventions import wiring_of
+from lsrl.interpret.wiring import Prepared
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.interpret.variants.fresh import AMPLITUDE, CELLS, RESIDUAL, fresh, grouped, named
 from lsrl.interpret.variants.lessons import Examples, examples
@@ -315,9 +316,8 @@ class Training:
         timed: tuple[Any, ...] = (None, None)
         if given is not None:
             timed = tuple(jnp.moveaxis(array, 0, 2) for array in given)
-        outputs, seen = self.wiring.traced(
-            parameters, state, inputs, (), None, *timed, hooks=given is not None
-        )
+        prepared = Prepared(parameters, state, inputs, self.wiring.memory)
+        outputs, seen = self.wiring.traced(prepared, (), None, *timed, hooks=given is not None)
         width = self.wiring.width
         wide = [jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1]))) for x in seen]
         made = jnp.stack(wide, axis=2) if wide else jnp.zeros(())
