@@ -12,6 +12,7 @@ import lsrl
 from lsrl import errors, programs
 from lsrl.backends import registry
 from lsrl.backends.cells.network import make_cell
+from lsrl.backends.cells.sparse import sparse_kernel
 from lsrl.random_programs import OPS, random_program
 from lsrl.verification import compare
 from tests.grids import thinned
@@ -365,6 +366,57 @@ def test_parameters_can_be_replaced(cell):
         model.module.replace_parameters({"nothing": arrays["output_bias"]})
     with pytest.raises(errors.ShapeError, match="shape"):
         model.module.replace_parameters({"output_bias": np.zeros(99)})
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_sparse_kernels_give_what_dense_ones_do(cell):
+    # The network runs by slices; the pure step of the same parameters by whole kernels.
+    model = lsrl.compile(programs.histogram(24), cell)
+    network = model.module
+    inputs = (np.random.default_rng(0).integers(0, 24, (3, 40)),)
+    features = tuple(model.features(inputs))
+
+    def by_kernels():
+        state, outputs = network.init_state((3,)), []
+        for token in range(40):
+            now = tuple(x[:, token] for x in features)
+            got, state = network.pure_step(network.parameters(), network.structure, state, now)
+            outputs.append(got)
+        return np.stack(outputs, axis=1)
+
+    np.testing.assert_array_equal(network.run(features), by_kernels())
+    # Kernels that a user sets are run as they are, full ones and ones with a single other entry.
+    random = np.random.default_rng(1)
+    for share in (1.0, 1 / 400):
+        kernels = {
+            name: array + 0.1 * (random.random(array.shape) < share)
+            for name, array in network.parameter_arrays().items()
+            if name.endswith(("dense_i.kernel", "dense_h.kernel"))
+        }
+        network.replace_parameters(kernels)
+        np.testing.assert_allclose(network.run(features), by_kernels(), rtol=1e-5, atol=1e-5)
+
+
+@given(
+    rows=st.integers(0, 12),
+    columns=st.integers(1, 30),
+    share=st.sampled_from([0.0, 0.05, 0.2, 1.0]),
+    diagonal=st.integers(-12, 30),
+    most=st.integers(0, 12),
+    seed=st.integers(0, 99),
+)
+def test_sparse_kernels_are_sums_of_rows_and_diagonals(rows, columns, share, diagonal, most, seed):
+    random = np.random.default_rng(seed)
+    kernel = random.integers(1, 9, (rows, columns)) * (random.random((rows, columns)) < share)
+    kernel = (kernel + np.eye(rows, columns, diagonal)).astype(np.float32)
+    sparse = sparse_kernel(kernel, most)
+    if sparse is None:
+        # One part each would have done.
+        assert np.count_nonzero(kernel) > most
+        return
+    assert len(sparse.parts) <= most
+    values = random.integers(-9, 9, (2, 3, rows)).astype(np.float32)
+    np.testing.assert_array_equal(sparse.product(values), values @ kernel)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -191,9 +191,7 @@ class Ablation:
             inputs = [np.concatenate([x] * len(chosen)) for x in self.inputs]
             outputs, made = held_in_parts(self.wiring, inputs, held, mask, span)
             reached = made[at if last else at + 1]
-            runs += zip(
-                np.split(outputs, len(chosen)), np.split(reached, len(chosen)), strict=True
-            )
+            runs += zip(np.split(outputs, len(chosen)), np.split(reached, len(chosen)), strict=True)
         return runs
 
     def _others(self, layer: int, reader: int) -> Array:

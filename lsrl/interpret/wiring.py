@@ -23,7 +23,6 @@ from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 
-
 # Layers of a residual network in which all is that reads one hook.
 SPAN = 2
 
@@ -147,9 +146,7 @@ class Wiring:
             memory = tuple(x[span.start : span.stop] for x in memory)
         return Prepared(parameters, state, features, memory)
 
-    def shifted(
-        self, prepared: Prepared, shifts: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def shifted(self, prepared: Prepared, shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Run with something added to every hook; a pure function, to be differentiated.
 
         Use it under the model's `device_mode`.

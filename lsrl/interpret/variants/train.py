@@ -31,11 +31,11 @@ from lsrl.errors import FormatError, InputError
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
 from lsrl.interpret.circuit import Circuit
 from lsrl.interpret.interventions import wiring_of
-from lsrl.interpret.wiring import Prepared
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.interpret.variants.fresh import AMPLITUDE, CELLS, RESIDUAL, fresh, grouped, named
 from lsrl.interpret.variants.lessons import Examples, examples
 from lsrl.interpret.variants.statistics import statistics
+from lsrl.interpret.wiring import Prepared
 from lsrl.ir.numbers import Array
 from lsrl.model import Alteration, Model
 from lsrl.stability.measures import allowed_error

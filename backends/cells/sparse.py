@@ -1,0 +1,92 @@
+"""Kernels of few nonzeros, as slices times weights: compiled cells mostly copy and count.
+
+A row of a compiled kernel that is read by many units, or a diagonal from units to units, is one
+slice of the input times a vector. XLA makes one loop of them, the sum and the cell's activations;
+a product of the whole kernel reads all of it at every token.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lsrl.backends.network import on_device
+from lsrl.ir.numbers import Array
+
+
+class Part(NamedTuple):
+    """Nonzeros of one row, or of one diagonal.
+
+    Attributes:
+      row: the first.
+      rows: 1, or as many as there are columns.
+      column: the first.
+      columns: how many.
+    """
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SparseKernel:
+    """A kernel as a sum of parts; a pytree.
+
+    Attributes:
+      weights: those of all parts, one after another.
+      parts: where they are.
+      columns: of the kernel.
+    """
+
+    weights: jax.Array
+    parts: tuple[Part, ...] = field(metadata={"static": True})
+    columns: int = field(metadata={"static": True})
+
+    def product(self, values: jax.Array) -> jax.Array:
+        """(..., rows) to (..., columns)."""
+        total = jnp.zeros((*values.shape[:-1], self.columns), values.dtype)
+        place = 0
+        for part in self.parts:
+            own = self.weights[place : place + part.columns]
+            place += part.columns
+            # The weights get the axes of the values; jax may forbid implicit ones.
+            own = own.reshape((1,) * (values.ndim - 1) + own.shape)
+            taken = values[..., part.row : part.row + part.rows] * own
+            after = self.columns - part.column - part.columns
+            edges = [(0, 0, 0)] * (values.ndim - 1) + [(part.column, after, 0)]
+            total = total + lax.pad(taken, jnp.zeros((), values.dtype), edges)
+        return total
+
+
+def sparse_kernel(kernel: Array, most: int) -> SparseKernel | None:
+    """A kernel (rows, columns) as a sum of parts, or None if that takes more than `most`."""
+    rows, columns = np.nonzero(kernel)
+    if len(rows) > most * max(kernel.shape):
+        return None
+    parts: list[Part] = []
+    weights = [np.zeros(0, kernel.dtype)]
+    diagonals = columns - rows + len(kernel) - 1
+    left = np.ones(len(rows), bool)
+    while left.any():
+        if len(parts) == most:
+            return None
+        in_row, along = np.bincount(rows[left]), np.bincount(diagonals[left])
+        if in_row.max() > along.max():
+            own = left & (rows == in_row.argmax())
+        else:
+            own = left & (diagonals == along.argmax())
+        row, column = int(rows[own].min()), int(columns[own].min())
+        length = int(columns[own].max()) - column + 1
+        values = np.zeros(length, kernel.dtype)
+        values[columns[own] - column] = kernel[rows[own], columns[own]]
+        parts.append(Part(row, int(rows[own].max()) - row + 1, column, length))
+        weights.append(values)
+        left &= ~own
+    joined = on_device(np.concatenate(weights), kernel.dtype)
+    return SparseKernel(joined, tuple(parts), kernel.shape[1])
