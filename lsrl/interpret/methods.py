@@ -299,7 +299,8 @@ class Laboratory:
         layers, items = self.basis.read.shape[:2]
         change = self._replaced(how) - self.values
         nodes, onto = np.zeros((2, layers, items))
-        direct = np.zeros((layers, items, layers, items))
+        # From a layer's items to those of the same layer, and of the next one.
+        direct = np.zeros((2, layers, items, items))
 
         def moved(places: Array) -> tuple[Array, Array]:
             """(chosen, width) and (chosen, batch, time, width): directions, and changes."""
@@ -314,9 +315,8 @@ class Laboratory:
             for places in _in_parts(some, size):
                 found, outputs = self._direct(span, places[:, 0], moved(places)[1])
                 layer, item = places.T
-                direct[layer, item, span.start : span.stop] = found
-                onto[layer, item] = outputs
-        return self._effects(nodes, direct, onto)
+                direct[:, layer, item], onto[layer, item] = found, outputs
+        return self._effects(nodes, direct[0], direct[1], onto)
 
     def _total(self, layer: Array, write: Array, moved: Array) -> Array:
         """(chosen,): the mean change of the outputs, in their standard deviations."""
@@ -339,7 +339,11 @@ class Laboratory:
         return KnownStreams(self.wiring, self.inputs) if residual else None
 
     def _direct(self, span: range, layer: Array, moved: Array) -> tuple[Array, Array]:
-        """(chosen, span, items) and (chosen,): the mean change of what reads the item."""
+        """The mean change of what reads the items.
+
+        Returns:
+          (2, chosen, items), of their own layer and the next; and (chosen,), of the outputs.
+        """
         hooks = self.hooks[span.start : span.stop]
         held = np.stack([hooks] * len(layer), axis=1)
         held[layer - span.start, np.arange(len(layer))] += moved
@@ -347,11 +351,18 @@ class Laboratory:
         outputs, made = self.wiring.hold(
             [x[rows] for x in self.inputs], held.reshape(len(span), -1, *hooks.shape[2:]), span=span
         )
-        change = made.reshape(len(span), len(layer), *hooks.shape[1:]) - hooks[:, None]
-        change = np.where(np.isfinite(change), change, 0.0)
-        read, scale = (x[span.start : span.stop] for x in (self.basis.read, self.scale))
-        by_item = np.abs(np.einsum("liw,lcntw->clint", read, change, optimize=True))
-        return by_item.mean(axis=(3, 4)) / scale, self._changed(outputs)
+        made = made.reshape(len(span), len(layer), *hooks.shape[1:])
+        found = np.zeros((2, len(layer), self.basis.read.shape[1]))
+        for step in range(2):
+            # Behind the last layer there is but the output.
+            at = np.minimum(layer + step, span.stop - 1)
+            change = made[at - span.start, np.arange(len(layer))] - self.hooks[at]
+            change = np.where(np.isfinite(change), change, 0.0)
+            if not self.basis.units:
+                read = self.basis.read[at]
+                change = np.einsum("ciw,cntw->cnti", read, change, optimize=True)
+            found[step] = np.abs(change).mean(axis=(1, 2)) / self.scale[at]
+        return found, self._changed(outputs)
 
     def _changed(self, outputs: Array) -> Array:
         difference = outputs.reshape(-1, *self.outputs.shape) - self.outputs
@@ -361,15 +372,16 @@ class Laboratory:
         return found
 
     def _effects(
-        self, nodes: Array, direct: Array, onto: Array, shares: tuple[float, float] | None = None
+        self,
+        nodes: Array,
+        recurrent: Array,
+        forward: Array,
+        onto: Array,
+        shares: tuple[float, float] | None = None,
     ) -> Effects:
-        layers = len(nodes)
-        forward = [direct[layer, :, layer + 1] for layer in range(layers - 1)]
-        recurrent = [direct[layer, :, layer] for layer in range(layers)]
         zero, infinite = shares or (None, None)
-        return Effects(
-            self.basis, list(nodes), [*forward, onto[-1][:, None]], recurrent, zero, infinite
-        )
+        ahead = [*forward[:-1], onto[-1][:, None]]
+        return Effects(self.basis, list(nodes), ahead, list(recurrent), zero, infinite)
 
     # ------------------------------------------------------------ attribution
 
@@ -392,7 +404,8 @@ class Laboratory:
             array.astype(self.model.dtype)
             for array in (shifts, weights, self.basis.read, self.basis.write, difference)
         )
-        effects = np.zeros((2, layers, items, layers + 1, items))
+        # At the first point and over the rest; of items of the same layer, and of the next one.
+        direct, onto = np.zeros((2, 2, layers, items, items)), np.zeros((2, layers, items))
         with self.model.device_mode():
             gradients_of = self.wiring.compiled(_node_gradients)
             edges_of = self.wiring.compiled(_edge_gradients)
@@ -405,7 +418,12 @@ class Laboratory:
                     inside = (some - np.array([span.start, 0])).astype(np.int32)
                     edges = np.asarray(edges_of(prepared, *own, weights, inside))
                     for (layer, item), effect in zip(some, edges, strict=True):
-                        effects[:, span.start : span.stop, :, layer, item] = effect
+                        before = effect[:, layer - 1 - span.start]
+                        if layer == layers:
+                            onto[:, -1] = before
+                            continue
+                        direct[:, 1, layer - 1, :, item] = before
+                        direct[:, 0, layer, :, item] = effect[:, layer - span.start]
         results = {}
         gradients = np.asarray(_by_point(by_item.astype(np.float64), self.batch))
         for number, name in enumerate(("attribution", "integrated")):
@@ -416,8 +434,13 @@ class Laboratory:
                 float((counted == 0).mean()) if counted.size else 0.0,
                 float((~np.isfinite(counted)).mean()) if counted.size else 0.0,
             )
-            direct, onto = effects[number, ..., :layers, :], effects[number, ..., layers, 0]
-            results[name] = self._effects(nodes.mean(axis=(1, 2)), direct, onto, shares)
+            results[name] = self._effects(
+                nodes.mean(axis=(1, 2)),
+                direct[number, 0],
+                direct[number, 1],
+                onto[number],
+                shares,
+            )
         return results
 
     def _readers(self) -> list[tuple[range, Array]]:
