@@ -11,9 +11,13 @@ called held_back; with `--suite DIR` the models are those of a suite that was bu
 its programs and targets, and the files are called suite.
 """
 
+import multiprocessing
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -70,6 +74,8 @@ HELD_BACK_TARGETS = ("linear_rnn", "gru")
 HELD_BACK_VARIANTS = ("plain", "padded")
 TOKENS = 12
 KEPT = ROOT / "build" / "interpretability"
+# Programs on a target that a worker scores before another one takes its place.
+TASKS = 16
 
 
 class Sampler:
@@ -94,101 +100,131 @@ class Wanted(NamedTuple):
     variant: str
 
 
-def wanted(programs: Sequence[str], targets: Sequence[str]) -> list[Wanted]:
+class Source(ABC):
+    """Where models come from; it is sent to the workers."""
+
+    @abstractmethod
+    def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
+        """All of them, or those of some programs and targets."""
+
+    @abstractmethod
+    def case(self, want: Wanted) -> Case | None:
+        """The model, or None where there is nothing to score.
+
+        Raises:
+          LsrlError: the target can't hold the program or has no such variant.
+        """
+
+
+@dataclass(frozen=True)
+class Library(Source):
     """Every program on every target, and the variants of some."""
-    plain = [Wanted(program, target, "plain") for program in programs for target in targets]
-    return plain + [
-        Wanted(program, target, variant)
-        for program in programs
-        if program in VARIANT_PROGRAMS
-        for target in targets
-        if target in VARIANT_TARGETS
-        for variant in VARIANTS
-    ]
 
+    def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
+        """See `Source`."""
+        programs, targets = programs or PROGRAMS, targets or TARGETS
+        return [
+            Wanted(program, target, variant)
+            for program in programs
+            for target in targets
+            for variant in ("plain", *VARIANTS)
+            if variant == "plain" or (program in VARIANT_PROGRAMS and target in VARIANT_TARGETS)
+        ]
 
-def made(want: Wanted) -> Case | None:
-    """The model, or None where the target can't hold the program or has no such variant."""
-    entry = lsrl.programs.catalogue()[want.program]
-    program = entry.program(**entry.parameters[0])
-    try:
+    def case(self, want: Wanted) -> Case | None:
+        """See `Source`."""
+        entry = lsrl.programs.catalogue()[want.program]
+        program = entry.program(**entry.parameters[0])
         model = lsrl.compile(program, want.target, inspectable=True)
         if want.variant != "plain":
             model = VARIANTS[want.variant](model)
-    except LsrlError as error:
-        say(f"{' '.join(want)}: left out, {str(error).splitlines()[0]}")
-        return None
-    sampler = Sampler(entry)
-    if len(model.program.inputs) != len(program.inputs):
-        say(f"{' '.join(want)}: left out, it has inputs of its own")
-        return None
-    return Case(*want, model, sampler)
+        if len(model.program.inputs) != len(program.inputs):
+            raise LsrlError("it has inputs of its own")
+        return Case(*want, model, Sampler(entry))
 
 
-def held_back_cases(
-    count: int, targets: Sequence[str], seed: int
-) -> list[tuple[Wanted, Callable[[], Case | None]]]:
-    """Generated programs on targets, plain and padded."""
-    cases: list[tuple[Wanted, Callable[[], Case | None]]] = []
-    for task in held_back(seed, count):
-        for target in targets:
-            for variant in HELD_BACK_VARIANTS:
-                want = Wanted(task.name, target, variant)
+@dataclass(frozen=True)
+class HeldBack(Source):
+    """Generated programs on targets, plain and padded.
 
-                def make(want: Wanted = want, task: HeldBackProgram = task) -> Case | None:
-                    try:
-                        model = lsrl.compile(task.program(), want.target, inspectable=True)
-                        sampler = sampler_of(task, model.program)
-                        if want.variant != "plain":
-                            model = VARIANTS[want.variant](model)
-                    except LsrlError as error:
-                        say(f"{' '.join(want)}: left out, {str(error).splitlines()[0]}")
-                        return None
-                    return Case(*want, model, sampler)
+    Attributes:
+      count: how many programs.
+      seed: of what they are.
+    """
 
-                cases.append((want, make))
-    return cases
+    count: int
+    seed: int
 
+    def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
+        """See `Source`."""
+        return [
+            Wanted(name, target, variant)
+            for name in self._tasks()
+            if programs is None or name in programs
+            for target in targets or HELD_BACK_TARGETS
+            for variant in HELD_BACK_VARIANTS
+        ]
 
-def suite_cases(
-    directory: Path, programs: Sequence[str] | None, targets: Sequence[str] | None
-) -> list[tuple[Wanted, Callable[[], Case | None]]]:
-    """Models of a suite that was built, on sequences of its datasets."""
-    manifest = read_manifest(directory)
-    hidden = {record.name for record in manifest.programs if record.held_back}
-    cases: list[tuple[Wanted, Callable[[], Case | None]]] = []
-    for record in manifest.models:
-        if record.program not in (programs or [record.program]):
-            continue
-        if record.target not in (targets or [record.target]):
-            continue
-        want = Wanted(record.program, record.target, record.variant)
-        family = LABELS if record.program in hidden else record.family
-        folder = directory / family / record.program
+    def case(self, want: Wanted) -> Case | None:
+        """See `Source`."""
+        task = self._tasks()[want.program]
+        model = lsrl.compile(task.program(), want.target, inspectable=True)
+        sampler = sampler_of(task, model.program)
+        if want.variant != "plain":
+            model = VARIANTS[want.variant](model)
+        return Case(*want, model, sampler)
 
-        def make(want: Wanted = want, folder: Path = folder) -> Case | None:
-            path = folder / want.target / want.variant / MODEL
-            model = SUITE_VARIANTS[want.variant].load(path, None)
-            train = read_dataset(folder / DATASET).splits["train"]
-
-            def sample(sequences: int, seed: int) -> list[Array]:
-                rows = np.random.default_rng(seed).integers(0, len(train), sequences)
-                return [array[rows] for array in train.arrays]
-
-            return Case(*want, model, sample) if isinstance(model, Model) else None
-
-        cases.append((want, make))
-    return cases
+    def _tasks(self) -> dict[str, HeldBackProgram]:
+        return {task.name: task for task in held_back(self.seed, self.count)}
 
 
-def rows_of(
-    want: Wanted, make: Callable[[], Case | None], seed: int, folder: Path = KEPT
-) -> list[Row]:
+@dataclass(frozen=True)
+class Suite(Source):
+    """Models of a suite that was built, on sequences of its datasets.
+
+    Attributes:
+      directory: of the suite.
+    """
+
+    directory: Path
+
+    def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
+        """See `Source`."""
+        return [
+            Wanted(record.program, record.target, record.variant)
+            for record in read_manifest(self.directory).models
+            if programs is None or record.program in programs
+            if targets is None or record.target in targets
+        ]
+
+    def case(self, want: Wanted) -> Case | None:
+        """See `Source`."""
+        records = {record.name: record for record in read_manifest(self.directory).programs}
+        record = records[want.program]
+        family = LABELS if record.held_back else record.family
+        folder = self.directory / family / want.program
+        path = folder / want.target / want.variant / MODEL
+        model = SUITE_VARIANTS[want.variant].load(path, None)
+        train = read_dataset(folder / DATASET).splits["train"]
+
+        def sample(sequences: int, seed: int) -> list[Array]:
+            rows = np.random.default_rng(seed).integers(0, len(train), sequences)
+            return [array[rows] for array in train.arrays]
+
+        return Case(*want, model, sample) if isinstance(model, Model) else None
+
+
+def rows_of(source: Source, want: Wanted, seed: int, folder: Path = KEPT) -> list[Row]:
     """Rows of one model, kept from an earlier run or worked out now."""
     kept = folder / f"{'-'.join(want)}-{seed}.csv"
     if kept.exists():
         return from_csv(kept.read_text(encoding="utf-8"))
-    case, began = make(), time.perf_counter()
+    began = time.perf_counter()
+    try:
+        case = source.case(want)
+    except LsrlError as error:
+        say(f"{' '.join(want)}: left out, {str(error).splitlines()[0]}")
+        return []
     if case is None:
         return []
     rows = evaluate_methods([case], METHODS, seed=seed)
@@ -196,6 +232,29 @@ def rows_of(
     kept.write_text(to_csv(rows), encoding="utf-8")
     say(f"{' '.join(want)}: {time.perf_counter() - began:.0f} s")
     return rows
+
+
+def all_rows(
+    source: Source, wants: Sequence[Wanted], seed: int, folder: Path, workers: int
+) -> list[Row]:
+    """Rows of all models, in order; variants of one shape share their worker's compiled code."""
+    groups: dict[tuple[str, str], list[Wanted]] = {}
+    for want in wants:
+        groups.setdefault((want.program, want.target), []).append(want)
+    parts = list(groups.values())
+    if workers == 1:
+        found = [_rows_of_group(source, group, seed, folder) for group in parts]
+    else:
+        # JAX does not survive a fork, and keeps what it compiled.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, max_tasks_per_child=TASKS) as pool:
+            task = partial(_rows_of_group, source, seed=seed, folder=folder)
+            found = list(pool.map(task, parts))
+    return [row for rows in found for row in rows]
+
+
+def _rows_of_group(source: Source, wants: Sequence[Wanted], seed: int, folder: Path) -> list[Row]:
+    return [row for want in wants for row in rows_of(source, want, seed, folder)]
 
 
 def gradients_table(rows: Sequence[Row]) -> str:
@@ -317,6 +376,7 @@ def main(
         int, typer.Option("--held-back", min=0, help="Generated programs, instead of others.")
     ] = 0,
     suite: Annotated[Path | None, typer.Option(help="A folder that suite build made.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 2,
     fresh: Annotated[bool, typer.Option(help="Forget what is finished.")] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and of what is random.")] = 0,
 ) -> None:
@@ -325,18 +385,16 @@ def main(
     if fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
     name, kept, about = "interpretability", KEPT, "Of all programs."
+    source: Source
     if held_back_programs:
-        name = "held_back"
-        chosen = held_back_cases(held_back_programs, target or HELD_BACK_TARGETS, seed)
+        name, source = "held_back", HeldBack(held_back_programs, seed)
     elif suite is not None:
-        name = "suite"
+        name, source = "suite", Suite(suite)
         kept = KEPT / digest((suite / MANIFEST).read_bytes())[:12]
-        chosen = suite_cases(suite, program, target)
     else:
-        about = f"Of {', '.join(VARIANT_PROGRAMS)}."
-        wants = wanted(program or (PROGRAMS[4:6] if quick else PROGRAMS), target or TARGETS)
-        chosen = [(want, partial(made, want)) for want in wants]
-    rows = [row for want, make in chosen for row in rows_of(want, make, seed, kept)]
+        source, about = Library(), f"Of {', '.join(VARIANT_PROGRAMS)}."
+        program = program or (list(PROGRAMS[4:6]) if quick else None)
+    rows = all_rows(source, source.wanted(program, target), seed, kept, workers)
     folder: Path = QUICK_RESULTS if quick or program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     text = page(rows, described, about)
