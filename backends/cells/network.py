@@ -3,6 +3,8 @@
 An input map makes the features of a token: rows of an embedding table, or a kernel for vectors.
 Each layer is one `flax.nnx` cell, run by its own `__call__`; an affine map makes the output of the
 last one. Whole sequences run as `lax.scan` over time, with all layers in the step or one by one.
+Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in the place of the
+cell's dense map (`sparse.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
