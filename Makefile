@@ -43,7 +43,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.device
 	$(BIN)/python -m benchmarks.universality
 	$(BIN)/python -m benchmarks.stability
-	$(BIN)/python -m benchmarks.interpretability
+	$(BIN)/lsrl suite build build/suite
+	$(BIN)/python -m benchmarks.interpretability build/suite
 
 docs: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --output-directory build/docs lsrl $(subst /,.,$(PACKAGES) $(MODULES))

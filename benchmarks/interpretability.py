@@ -1,14 +1,13 @@
 """Reference methods on compiled networks, scored against their circuits.
 
-`python -m benchmarks.interpretability` takes programs of every family on the targets that hold
-them, and variants of some. What reading the weights finds by itself is marked as an aid to
-debugging. Rows go to benchmarks/results/interpretability.csv, tables to interpretability.md.
-Finished models are kept in build/interpretability, so a run that was broken off goes on where it
-stopped; `--fresh` begins anew.
+`python -m benchmarks.interpretability DIR` takes the models of a suite that `lsrl suite build DIR`
+made, or those of some of its programs and targets. What reading the weights finds by itself is
+marked as an aid to debugging. Rows go to benchmarks/results/suite.csv, tables to suite.md. Finished
+models are kept in build/interpretability, so a run that was broken off goes on where it stopped;
+`--fresh` begins anew.
 
-With `--held-back N` the programs are generated ones that no method was tuned on, and the files are
-called held_back; with `--suite DIR` the models are those of a suite that was built, or of some of
-its programs and targets, and the files are called suite.
+With `--held-back N` the programs are generated ones that no method was tuned on, compiled now, and
+the files are called held_back.
 """
 
 import multiprocessing
@@ -44,10 +43,9 @@ from lsrl.interpret.methods import (
     to_markdown,
     transparent,
 )
-from lsrl.interpret.variants import padded, permuted, rotated
+from lsrl.interpret.variants import padded
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
-from lsrl.programs.entry import Entry
 from lsrl.suite.build import DATASET, MODEL
 from lsrl.suite.datasets import read_dataset
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
@@ -56,40 +54,15 @@ from lsrl.suite.manifest import digest, read_manifest
 from lsrl.suite.programs import sampler_of
 from lsrl.suite.variants import VARIANTS as SUITE_VARIANTS
 
-PROGRAMS = (
-    "histogram", "majority", "running_max", "ngram", "first_token", "undo_flip_flop",
-    "counting_sort", "associative_recall", "induction_head", "dyck1", "a_n_b_n", "even_pairs",
-)  # fmt: skip
-TARGETS = ("linear_rnn", "rnn", "rnn_tanh", "lstm", "gru", "mamba", "griffin")
-# A program or target more doubles what variants take.
-VARIANT_PROGRAMS = ("undo_flip_flop", "dyck1", "even_pairs")
-VARIANT_TARGETS = ("gru", "mamba")
-VARIANTS: dict[str, Callable[[Model], Model]] = {
-    "permuted": permuted,
-    "padded": padded,
-    "rotated": rotated,
-}
 # Of held-back programs.
 HELD_BACK_TARGETS = ("linear_rnn", "gru")
-HELD_BACK_VARIANTS = ("plain", "padded")
-TOKENS = 12
+HELD_BACK_VARIANTS: dict[str, Callable[[Model], Model]] = {
+    "plain": lambda model: model,
+    "padded": padded,
+}
 KEPT = ROOT / "build" / "interpretability"
 # Programs on a target that a worker scores before another one takes its place.
 TASKS = 16
-
-
-class Sampler:
-    """Legal inputs of a program of the library, all of one length."""
-
-    def __init__(self, entry: Entry, tokens: int = TOKENS) -> None:
-        self.entry, self.tokens = entry, tokens
-
-    def __call__(self, sequences: int, seed: int) -> list[Array]:
-        rng = np.random.default_rng(seed)
-        parameters = self.entry.parameters[0]
-        rows = [self.entry.sample(rng, self.tokens, **parameters) for _ in range(sequences)]
-        shortest = min(len(row[0]) for row in rows)
-        return [np.stack([row[i][:shortest] for row in rows]) for i in range(len(rows[0]))]
 
 
 class Wanted(NamedTuple):
@@ -114,33 +87,6 @@ class Source(ABC):
         Raises:
           LsrlError: the target can't hold the program or has no such variant.
         """
-
-
-@dataclass(frozen=True)
-class Library(Source):
-    """Every program on every target, and the variants of some."""
-
-    def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
-        """See `Source`."""
-        programs, targets = programs or PROGRAMS, targets or TARGETS
-        return [
-            Wanted(program, target, variant)
-            for program in programs
-            for target in targets
-            for variant in ("plain", *VARIANTS)
-            if variant == "plain" or (program in VARIANT_PROGRAMS and target in VARIANT_TARGETS)
-        ]
-
-    def case(self, want: Wanted) -> Case | None:
-        """See `Source`."""
-        entry = lsrl.programs.catalogue()[want.program]
-        program = entry.program(**entry.parameters[0])
-        model = lsrl.compile(program, want.target, inspectable=True)
-        if want.variant != "plain":
-            model = VARIANTS[want.variant](model)
-        if len(model.program.inputs) != len(program.inputs):
-            raise LsrlError("it has inputs of its own")
-        return Case(*want, model, Sampler(entry))
 
 
 @dataclass(frozen=True)
@@ -170,9 +116,7 @@ class HeldBack(Source):
         task = self._tasks()[want.program]
         model = lsrl.compile(task.program(), want.target, inspectable=True)
         sampler = sampler_of(task, model.program)
-        if want.variant != "plain":
-            model = VARIANTS[want.variant](model)
-        return Case(*want, model, sampler)
+        return Case(*want, HELD_BACK_VARIANTS[want.variant](model), sampler)
 
     def _tasks(self) -> dict[str, HeldBackProgram]:
         return {task.name: task for task in held_back(self.seed, self.count)}
@@ -184,9 +128,11 @@ class Suite(Source):
 
     Attributes:
       directory: of the suite.
+      widest: most units of a layer; None for all models.
     """
 
     directory: Path
+    widest: int | None = None
 
     def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
         """See `Source`."""
@@ -195,6 +141,7 @@ class Suite(Source):
             for record in read_manifest(self.directory).models
             if programs is None or record.program in programs
             if targets is None or record.target in targets
+            if self.widest is None or record.width <= self.widest
         ]
 
     def case(self, want: Wanted) -> Case | None:
@@ -305,8 +252,8 @@ def weights_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], described: dict[str, str], about: str) -> str:
-    """All tables; `about` says which variants there are, and of what."""
+def page(rows: Sequence[Row], described: dict[str, str], command: str) -> str:
+    """All tables."""
     programs = list(dict.fromkeys(row.program for row in rows))
     plain = [row for row in rows if row.variant == "plain"]
     altered = [row for row in rows if row.variant != "plain"]
@@ -331,9 +278,9 @@ def page(rows: Sequence[Row], described: dict[str, str], about: str) -> str:
             "",
             "## Variants, by method",
             "",
-            f"{about} Where units hold several signals each, as in a "
-            "rotated stream, there are claims about signals only. Methods that look for them there "
-            "are told the directions, but for whoever reads the weights.",
+            "Where units hold several signals each, as in a rotated stream, there are claims about "
+            "signals only. Methods that look for them there are told the directions, but for "
+            "whoever reads the weights.",
             "",
             to_markdown(altered, ("variant", "method")),
             "",
@@ -362,20 +309,22 @@ def page(rows: Sequence[Row], described: dict[str, str], about: str) -> str:
             "",
             *(f"- {name}: {value}" for name, value in described.items()),
             "",
-            "Written by `python -m benchmarks.interpretability`.",
+            f"Written by `python -m benchmarks.interpretability {command}`.",
             "",
         ]
     )
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Two programs, written to build/.")] = False,
-    program: Annotated[list[str] | None, typer.Option(help="Programs of the library.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Targets.")] = None,
+    suite: Annotated[Path | None, typer.Argument(help="A folder that suite build made.")] = None,
     held_back_programs: Annotated[
-        int, typer.Option("--held-back", min=0, help="Generated programs, instead of others.")
+        int, typer.Option("--held-back", min=0, help="Generated programs, instead of a suite's.")
     ] = 0,
-    suite: Annotated[Path | None, typer.Option(help="A folder that suite build made.")] = None,
+    program: Annotated[list[str] | None, typer.Option(help="Some programs; to build/.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Some targets; to build/.")] = None,
+    widest: Annotated[
+        int | None, typer.Option(min=1, help="Leave out models of more units a layer.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 2,
     fresh: Annotated[bool, typer.Option(help="Forget what is finished.")] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and of what is random.")] = 0,
@@ -384,24 +333,27 @@ def main(
     described = machine()
     if fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
-    name, kept, about = "interpretability", KEPT, "Of all programs."
     source: Source
     if held_back_programs:
-        name, source = "held_back", HeldBack(held_back_programs, seed)
+        name, kept, source = "held_back", KEPT, HeldBack(held_back_programs, seed)
+        command = f"--held-back {held_back_programs}"
     elif suite is not None:
-        name, source = "suite", Suite(suite)
-        kept = KEPT / digest((suite / MANIFEST).read_bytes())[:12]
+        name, kept, source = "suite", KEPT / _digest(suite), Suite(suite, widest)
+        command = "DIR" if widest is None else f"DIR --widest {widest}"
     else:
-        source, about = Library(), f"Of {', '.join(VARIANT_PROGRAMS)}."
-        program = program or (list(PROGRAMS[4:6]) if quick else None)
+        raise typer.BadParameter("name the folder of a suite, or say --held-back N")
     rows = all_rows(source, source.wanted(program, target), seed, kept, workers)
-    folder: Path = QUICK_RESULTS if quick or program or target else RESULTS
+    folder: Path = QUICK_RESULTS if program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    text = page(rows, described, about)
+    text = page(rows, described, command)
     (folder / f"{name}.csv").write_text(to_csv(rows), encoding="utf-8")
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     say(text)
     say(f"written to {folder}")
+
+
+def _digest(suite: Path) -> str:
+    return digest((suite / MANIFEST).read_bytes())[:12]
 
 
 if __name__ == "__main__":
