@@ -163,7 +163,7 @@ class Suite(Source):
 
 def rows_of(source: Source, want: Wanted, seed: int, folder: Path = KEPT) -> list[Row]:
     """Rows of one model, kept from an earlier run or worked out now."""
-    kept = folder / f"{'-'.join(want)}-{seed}.csv"
+    kept = _kept(folder, want, seed)
     if kept.exists():
         return from_csv(kept.read_text(encoding="utf-8"))
     began = time.perf_counter()
@@ -179,6 +179,10 @@ def rows_of(source: Source, want: Wanted, seed: int, folder: Path = KEPT) -> lis
     kept.write_text(to_csv(rows), encoding="utf-8")
     say(f"{' '.join(want)}: {time.perf_counter() - began:.0f} s")
     return rows
+
+
+def _kept(folder: Path, want: Wanted, seed: int) -> Path:
+    return folder / f"{'-'.join(want)}-{seed}.csv"
 
 
 def all_rows(
@@ -252,8 +256,8 @@ def weights_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], described: dict[str, str], command: str) -> str:
-    """All tables."""
+def page(rows: Sequence[Row], described: dict[str, str], left: str, command: str) -> str:
+    """All tables; `left` says which models are left out."""
     programs = list(dict.fromkeys(row.program for row in rows))
     plain = [row for row in rows if row.variant == "plain"]
     altered = [row for row in rows if row.variant != "plain"]
@@ -262,7 +266,7 @@ def page(rows: Sequence[Row], described: dict[str, str], command: str) -> str:
         [
             "# Reference methods on compiled networks",
             "",
-            f"{models} models of {len(programs)} programs ({', '.join(programs)}), "
+            f"{models} models of {len(programs)} programs{left} ({', '.join(programs)}), "
             f"{SEQUENCES} sequences ({POOL} for probes), "
             f"{POINTS} points for integrated gradients. Means over programs; in brackets 95 % "
             "intervals of a bootstrap that draws programs. Precision, recall and faithfulness are "
@@ -325,6 +329,9 @@ def main(
     widest: Annotated[
         int | None, typer.Option(min=1, help="Leave out models of more units a layer.")
     ] = None,
+    finished: Annotated[
+        bool, typer.Option(help="Tables of what is finished, instead of going on.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 2,
     fresh: Annotated[bool, typer.Option(help="Forget what is finished.")] = False,
     seed: Annotated[int, typer.Option(help="Of inputs and of what is random.")] = 0,
@@ -342,10 +349,14 @@ def main(
         command = "DIR" if widest is None else f"DIR --widest {widest}"
     else:
         raise typer.BadParameter("name the folder of a suite, or say --held-back N")
-    rows = all_rows(source, source.wanted(program, target), seed, kept, workers)
+    wants = chosen = source.wanted(program, target)
+    if finished:
+        chosen = [want for want in wants if _kept(kept, want, seed).exists()]
+    rows = all_rows(source, chosen, seed, kept, workers)
+    left = f", of {len(wants)} that there are" if len(chosen) < len(wants) else ""
     folder: Path = QUICK_RESULTS if program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    text = page(rows, described, command)
+    text = page(rows, described, left, command)
     (folder / f"{name}.csv").write_text(to_csv(rows), encoding="utf-8")
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     say(text)
