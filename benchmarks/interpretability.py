@@ -2,14 +2,15 @@
 
 `python -m benchmarks.interpretability DIR` takes the models of a suite that `lsrl suite build DIR`
 made, or those of some of its programs and targets. What reading the weights finds by itself is
-marked as an aid to debugging. Rows go to benchmarks/results/suite.csv, tables to suite.md. Finished
-models are kept in build/interpretability, so a run that was broken off goes on where it stopped;
-`--fresh` begins anew.
+marked as an aid to debugging. Rows go to benchmarks/results/suite.csv.gz, tables to suite.md.
+Finished models are kept in build/interpretability, so a run that was broken off goes on where it
+stopped; `--fresh` begins anew.
 
 With `--held-back N` the programs are generated ones that no method was tuned on, compiled now, and
 the files are called held_back.
 """
 
+import gzip
 import multiprocessing
 import shutil
 import time
@@ -357,7 +358,8 @@ def main(
     folder: Path = QUICK_RESULTS if program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     text = page(rows, described, left, command)
-    (folder / f"{name}.csv").write_text(to_csv(rows), encoding="utf-8")
+    # Without a time, so that the same rows are the same bytes.
+    (folder / f"{name}.csv.gz").write_bytes(gzip.compress(to_csv(rows).encode(), mtime=0))
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     say(text)
     say(f"written to {folder}")
