@@ -45,6 +45,7 @@ from lsrl.interpret.methods import (
     transparent,
 )
 from lsrl.interpret.variants import padded
+from lsrl.interpret.wiring import forget_compiled
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.suite.build import DATASET, MODEL
@@ -62,8 +63,6 @@ HELD_BACK_VARIANTS: dict[str, Callable[[Model], Model]] = {
     "padded": padded,
 }
 KEPT = ROOT / "build" / "interpretability"
-# Programs on a target that a worker scores before another one takes its place.
-TASKS = 16
 
 
 class Wanted(NamedTuple):
@@ -197,16 +196,18 @@ def all_rows(
     if workers == 1:
         found = [_rows_of_group(source, group, seed, folder) for group in parts]
     else:
-        # JAX does not survive a fork, and keeps what it compiled.
+        # JAX does not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, max_tasks_per_child=TASKS) as pool:
+        with ProcessPoolExecutor(workers, context) as pool:
             task = partial(_rows_of_group, source, seed=seed, folder=folder)
             found = list(pool.map(task, parts))
     return [row for rows in found for row in rows]
 
 
 def _rows_of_group(source: Source, wants: Sequence[Wanted], seed: int, folder: Path) -> list[Row]:
-    return [row for want in wants for row in rows_of(source, want, seed, folder)]
+    rows = [row for want in wants for row in rows_of(source, want, seed, folder)]
+    forget_compiled()
+    return rows
 
 
 def gradients_table(rows: Sequence[Row]) -> str:

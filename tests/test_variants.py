@@ -1,5 +1,7 @@
 """Variants do what their cards say, and their circuits tell the truth about them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -259,6 +261,16 @@ def test_merged_programs_keep_their_signals_apart():
     assert all(
         "test_variants.py" in both.circuit.signal(n).source for n in ("count", "counting.count")
     )
+
+
+@pytest.mark.parametrize("make", [variants.padded, variants.merged])
+@pytest.mark.parametrize("target", ["gru", "mamba"])
+def test_joint_programs_tell_lines_of_programs_only(make, target):
+    # Where this package lies on a machine is no part of a model: suites are equal to the byte.
+    model = lsrl.compile(CATALOGUE["since_last"].program(), target, inspectable=True)
+    nodes = make(model, 0).program.graph.nodes
+    files = {Path(source.file).name for node in nodes for source in node.sources}
+    assert files and not files & {path.name for path in Path(variants.__file__).parent.iterdir()}
 
 
 @pytest.mark.nightly

@@ -7,6 +7,7 @@ layer's own value would.
 
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -479,6 +480,20 @@ def quick_flags() -> str:
     """What XLA_FLAGS has to say for a process to compile everything so; nothing but on a CPU."""
     options = _quick_options() or {}
     return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
+
+
+# What XLA compiles takes memory maps, of which Linux allows a process 65,530.
+MOST_MAPS = 1 << 15
+
+
+def forget_compiled() -> None:
+    """Have jax forget what it compiled, where a process that sees many models has little room left.
+
+    Without it, LLVM says "Cannot allocate memory" after hundreds of networks, and ends the process.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
 @cache

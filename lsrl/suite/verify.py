@@ -19,7 +19,7 @@ from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.circuit import Circuit, Edge
 from lsrl.interpret.locate import circuit_of
-from lsrl.interpret.wiring import quick_flags
+from lsrl.interpret.wiring import forget_compiled, quick_flags
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.stability.measures import allowed_error, wrong_tokens
@@ -285,6 +285,7 @@ def _check(unit: _Unit) -> int:
         tokens += check_outputs(subject)
         for check in CHECKS:
             check(subject)
+    forget_compiled()
     return tokens
 
 

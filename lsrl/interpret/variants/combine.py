@@ -19,6 +19,7 @@ from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import evaluate
+from lsrl.ir.graph import Graph
 from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
 from lsrl.language.signal import Signal, affine, greater_equal, relu
@@ -102,7 +103,7 @@ def join(
         output = concat(*outputs)
     return Program(
         name or "_and_".join(program.name for program in programs),
-        builder.build(output.index),
+        _without_own_lines(builder.build(output.index)),
         trace.max_length,
         programs[0].output_type if len(programs) == 1 else None,
         "\n\n".join(each.documentation for each in programs if each.documentation),
@@ -265,7 +266,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
         return None
     place, counted = places[rng.integers(len(places))], inputs[rng.integers(len(inputs))]
     trace = Trace(program.max_length)
-    builder, known, written = trace.builder, dict[int, int](), set[int]()
+    builder, known = trace.builder, dict[int, int]()
     counts: list[tuple[Signal, str, float]] = []
     rest = 0.0
     # Inputs come first, then the counts, so that the place can read them.
@@ -279,7 +280,6 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
                     builder.describe(signal.index, [name])
             known[i] = builder.add(node.op, *(known[operand] for operand in node.operands))
             builder.describe(known[i], node.names, node.sources)
-            written.add(known[i])
             if i == place:
                 weight = np.zeros((node.width, 1))
                 element = int(rng.integers(node.width))
@@ -289,18 +289,22 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
                 fed = affine(terms, rest * weight[:, 0])
                 ends = tuple(facts.low.tolist()), tuple(facts.high.tolist())
                 known[i] = builder.add(ops.Bound(*ends, proven=True), fed.index)
-    made = builder.build(known[graph.output])
-    # Nobody wrote the lines that are new.
-    nodes = tuple(
-        node if i in written else replace(node, sources=()) for i, node in enumerate(made.nodes)
-    )
     return Program(
         program.name,
-        replace(made, nodes=nodes),
+        _without_own_lines(builder.build(known[graph.output])),
         program.max_length,
         program.output_type,
         program.documentation,
     )
+
+
+def _without_own_lines(graph: Graph) -> Graph:
+    """The graph whose signals tell the lines of their programs, and none of this file."""
+    nodes = tuple(
+        replace(node, sources=tuple(each for each in node.sources if each.file != __file__))
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
 
 
 def _nothing(flag: Signal, rectified: bool) -> tuple[list[tuple[Signal, str, float]], float]:
