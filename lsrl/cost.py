@@ -5,7 +5,7 @@ divides the machine's own ceilings by them (`python -m benchmarks.roofline`).
 
 - "step" and "scan": the cell as it is, with dense matrices. Each product of a matrix with a vector
   counts two operations an entry. One sequence reads every parameter at each token; so many at once
-  share it.
+  share it. A stock cell may take less, since kernels of few nonzeros run as rows and diagonals.
 - "whole": on the linear targets a sparse schedule over whole sequences: two operations a nonzero
   weight, one a recurrence that is a running sum, and each layer's rows written and read once. On
   the other targets it is "scan".
