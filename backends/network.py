@@ -51,6 +51,11 @@ def on_device(values: Any, dtype: Any) -> jax.Array:
     return result
 
 
+def aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
+    """A vector of channels with as many axes as `values`; jax may forbid implicit ones."""
+    return vector.reshape((1,) * (values.ndim - 1) + vector.shape)
+
+
 class ParameterReader:
     """Reads the parameters of a module, and notices at little cost that none has changed.
 

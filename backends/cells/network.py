@@ -23,6 +23,7 @@ from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
     ParameterReader,
+    aligned,
     check_products,
     generated,
     on_device,
@@ -228,12 +229,12 @@ def _cell(structure: Structure, parameters: Parameters, number: int) -> Any:
 
 def _sparse_affine(kernel: SparseKernel, bias: jax.Array | None, values: jax.Array) -> jax.Array:
     result = kernel.product(values)
-    return result if bias is None else result + bias.reshape((1,) * (result.ndim - 1) + bias.shape)
+    return result if bias is None else result + aligned(bias, result)
 
 
 def _affine(values: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     result = jnp.dot(values, kernel, precision=lax.Precision.HIGHEST)
-    return result + bias.reshape((1,) * (result.ndim - 1) + bias.shape)
+    return result + aligned(bias, result)
 
 
 def _features(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.network import on_device
+from lsrl.backends.network import aligned, on_device
 from lsrl.ir.numbers import Array
 
 
@@ -55,9 +55,7 @@ class SparseKernel:
         for part in self.parts:
             own = self.weights[place : place + part.columns]
             place += part.columns
-            # The weights get the axes of the values; jax may forbid implicit ones.
-            own = own.reshape((1,) * (values.ndim - 1) + own.shape)
-            taken = values[..., part.row : part.row + part.rows] * own
+            taken = values[..., part.row : part.row + part.rows] * aligned(own, values)
             after = self.columns - part.column - part.columns
             edges = [(0, 0, 0)] * (values.ndim - 1) + [(part.column, after, 0)]
             total = total + lax.pad(taken, jnp.zeros((), values.dtype), edges)

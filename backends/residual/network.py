@@ -28,6 +28,7 @@ from lsrl.backends.base import Network
 from lsrl.backends.network import (
     Edit,
     ParameterReader,
+    aligned,
     check_products,
     generated,
     on_device,
@@ -154,13 +155,13 @@ def rms_norm(values: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
     `lax.rsqrt` of XLA on the CPU is exact at every power of four, as 1 / sqrt(x) is.
     """
     mean_square = jnp.mean(values * values, axis=-1, keepdims=True)
-    return _aligned(gain, values) * (values * lax.rsqrt(mean_square + eps))
+    return aligned(gain, values) * (values * lax.rsqrt(mean_square + eps))
 
 
 def linear(values: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """(..., in) to (..., out) by a weight (out, in), as torch stores it."""
     result = jnp.einsum("...i,oi->...o", values, weight)
-    return result if bias is None else result + _aligned(bias, result)
+    return result if bias is None else result + aligned(bias, result)
 
 
 def causal_convolution(
@@ -180,11 +181,11 @@ def causal_convolution(
     """
     tokens, taps = values.shape[0], weight.shape[-1]
     padded = jnp.concatenate([jnp.moveaxis(tail, -1, 0), values])
-    total = padded[:tokens] * _aligned(weight[:, 0, 0], values)
+    total = padded[:tokens] * aligned(weight[:, 0, 0], values)
     for tap in range(1, taps):
-        total = total + padded[tap : tap + tokens] * _aligned(weight[:, 0, tap], values)
+        total = total + padded[tap : tap + tokens] * aligned(weight[:, 0, tap], values)
     rest = lax.dynamic_slice_in_dim(padded, count, taps - 1)
-    return total + _aligned(bias, total), jnp.moveaxis(rest, 0, -1)
+    return total + aligned(bias, total), jnp.moveaxis(rest, 0, -1)
 
 
 def recurrence(
@@ -208,11 +209,6 @@ def recurrence(
 
     states = lax.scan(token, before, (decay, increment))[1]
     return states, lax.dynamic_index_in_dim(states, count - 1, keepdims=False)
-
-
-def _aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
-    """A vector of channels with as many axes as `values`; jax may forbid implicit ones."""
-    return vector.reshape((1,) * (values.ndim - 1) + vector.shape)
 
 
 # ---------------------------------------------------------------- pure functions
