@@ -3,8 +3,9 @@
 `python -m benchmarks.interpretability DIR` takes the models of a suite that `lsrl suite build DIR`
 made, or those of some of its programs and targets. What reading the weights finds by itself is
 marked as an aid to debugging. Rows go to benchmarks/results/suite.csv.gz, tables to suite.md.
-Finished models are kept in build/interpretability, so a run that was broken off goes on where it
-stopped; `--fresh` begins anew.
+Finished models are kept in build/interpretability, by what their files hold, so a run that was
+broken off goes on where it stopped, and so does one on a suite that was built again; `--fresh`
+begins anew.
 
 With `--held-back N` the programs are generated ones that no method was tuned on, compiled now, and
 the files are called held_back.
@@ -18,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -44,15 +45,14 @@ from lsrl.interpret.methods import (
     to_markdown,
     transparent,
 )
-from lsrl.interpret.variants import padded
+from lsrl.interpret.variants import padded, trimmed
 from lsrl.interpret.wiring import forget_compiled
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.suite.build import DATASET, MODEL
 from lsrl.suite.datasets import read_dataset
-from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
-from lsrl.suite.manifest import NAME as MANIFEST
-from lsrl.suite.manifest import digest, read_manifest
+from lsrl.suite.held_back import HeldBackProgram, held_back
+from lsrl.suite.manifest import Manifest, ModelRecord, code_digest, digest, read_manifest
 from lsrl.suite.programs import sampler_of
 from lsrl.suite.variants import VARIANTS as SUITE_VARIANTS
 
@@ -79,6 +79,10 @@ class Source(ABC):
     @abstractmethod
     def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
         """All of them, or those of some programs and targets."""
+
+    @abstractmethod
+    def digest(self, want: Wanted) -> str:
+        """A hash of the model and its inputs, or of what makes them."""
 
     @abstractmethod
     def case(self, want: Wanted) -> Case | None:
@@ -111,6 +115,10 @@ class HeldBack(Source):
             for variant in HELD_BACK_VARIANTS
         ]
 
+    def digest(self, want: Wanted) -> str:
+        """See `Source`."""
+        return code_digest()
+
     def case(self, want: Wanted) -> Case | None:
         """See `Source`."""
         task = self._tasks()[want.program]
@@ -137,35 +145,53 @@ class Suite(Source):
     def wanted(self, programs: Sequence[str] | None, targets: Sequence[str] | None) -> list[Wanted]:
         """See `Source`."""
         return [
-            Wanted(record.program, record.target, record.variant)
-            for record in read_manifest(self.directory).models
-            if programs is None or record.program in programs
-            if targets is None or record.target in targets
+            want
+            for want, record in self._records.items()
+            if programs is None or want.program in programs
+            if targets is None or want.target in targets
             if self.widest is None or record.width <= self.widest
         ]
 
+    def digest(self, want: Wanted) -> str:
+        """See `Source`."""
+        files = self._manifest.files
+        used = (path.relative_to(self.directory) for path in self._paths(want))
+        return digest("".join(files[path.as_posix()] for path in used).encode())
+
     def case(self, want: Wanted) -> Case | None:
         """See `Source`."""
-        records = {record.name: record for record in read_manifest(self.directory).programs}
-        record = records[want.program]
-        family = LABELS if record.held_back else record.family
-        folder = self.directory / family / want.program
-        path = folder / want.target / want.variant / MODEL
+        path, data = self._paths(want)
         model = SUITE_VARIANTS[want.variant].load(path, None)
-        train = read_dataset(folder / DATASET).splits["train"]
+        train = read_dataset(data).splits["train"]
 
         def sample(sequences: int, seed: int) -> list[Array]:
             rows = np.random.default_rng(seed).integers(0, len(train), sequences)
             return [array[rows] for array in train.arrays]
 
-        return Case(*want, model, sample) if isinstance(model, Model) else None
+        if not isinstance(model, Model):
+            return None
+        # Else most of the time goes into zeros.
+        return Case(*want, trimmed(model, sampler=sample), sample)
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return read_manifest(self.directory)
+
+    @cached_property
+    def _records(self) -> dict[Wanted, ModelRecord]:
+        return {Wanted(r.program, r.target, r.variant): r for r in self._manifest.models}
+
+    def _paths(self, want: Wanted) -> tuple[Path, Path]:
+        """The model and its dataset."""
+        folder = self.directory / self._records[want].folder
+        return folder / MODEL, folder.parent.parent / DATASET
 
 
-def rows_of(source: Source, want: Wanted, seed: int, folder: Path = KEPT) -> list[Row]:
+def rows_of(source: Source, want: Wanted, seed: int) -> list[Row]:
     """Rows of one model, kept from an earlier run or worked out now."""
-    kept = _kept(folder, want, seed)
-    if kept.exists():
-        return from_csv(kept.read_text(encoding="utf-8"))
+    path = kept(source, want, seed)
+    if path.exists():
+        return from_csv(path.read_text(encoding="utf-8"))
     began = time.perf_counter()
     try:
         case = source.case(want)
@@ -175,37 +201,36 @@ def rows_of(source: Source, want: Wanted, seed: int, folder: Path = KEPT) -> lis
     if case is None:
         return []
     rows = evaluate_methods([case], METHODS, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(to_csv(rows), encoding="utf-8")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_csv(rows), encoding="utf-8")
     say(f"{' '.join(want)}: {time.perf_counter() - began:.0f} s")
     return rows
 
 
-def _kept(folder: Path, want: Wanted, seed: int) -> Path:
-    return folder / f"{'-'.join(want)}-{seed}.csv"
+def kept(source: Source, want: Wanted, seed: int) -> Path:
+    """Where the rows of a model are kept."""
+    return KEPT / f"{'-'.join(want)}-{seed}-{source.digest(want)[:12]}.csv"
 
 
-def all_rows(
-    source: Source, wants: Sequence[Wanted], seed: int, folder: Path, workers: int
-) -> list[Row]:
+def all_rows(source: Source, wants: Sequence[Wanted], seed: int, workers: int) -> list[Row]:
     """Rows of all models, in order; variants of one shape share their worker's compiled code."""
     groups: dict[tuple[str, str], list[Wanted]] = {}
     for want in wants:
         groups.setdefault((want.program, want.target), []).append(want)
     parts = list(groups.values())
     if workers == 1:
-        found = [_rows_of_group(source, group, seed, folder) for group in parts]
+        found = [_rows_of_group(source, group, seed) for group in parts]
     else:
         # JAX does not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context) as pool:
-            task = partial(_rows_of_group, source, seed=seed, folder=folder)
+            task = partial(_rows_of_group, source, seed=seed)
             found = list(pool.map(task, parts))
     return [row for rows in found for row in rows]
 
 
-def _rows_of_group(source: Source, wants: Sequence[Wanted], seed: int, folder: Path) -> list[Row]:
-    rows = [row for want in wants for row in rows_of(source, want, seed, folder)]
+def _rows_of_group(source: Source, wants: Sequence[Wanted], seed: int) -> list[Row]:
+    rows = [row for want in wants for row in rows_of(source, want, seed)]
     forget_compiled()
     return rows
 
@@ -344,17 +369,17 @@ def main(
         shutil.rmtree(KEPT, ignore_errors=True)
     source: Source
     if held_back_programs:
-        name, kept, source = "held_back", KEPT, HeldBack(held_back_programs, seed)
+        name, source = "held_back", HeldBack(held_back_programs, seed)
         command = f"--held-back {held_back_programs}"
     elif suite is not None:
-        name, kept, source = "suite", KEPT / _digest(suite), Suite(suite, widest)
+        name, source = "suite", Suite(suite, widest)
         command = "DIR" if widest is None else f"DIR --widest {widest}"
     else:
         raise typer.BadParameter("name the folder of a suite, or say --held-back N")
     wants = chosen = source.wanted(program, target)
     if finished:
-        chosen = [want for want in wants if _kept(kept, want, seed).exists()]
-    rows = all_rows(source, chosen, seed, kept, workers)
+        chosen = [want for want in wants if kept(source, want, seed).exists()]
+    rows = all_rows(source, chosen, seed, workers)
     left = f", of {len(wants)} that there are" if len(chosen) < len(wants) else ""
     folder: Path = QUICK_RESULTS if program or target else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -364,10 +389,6 @@ def main(
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     say(text)
     say(f"written to {folder}")
-
-
-def _digest(suite: Path) -> str:
-    return digest((suite / MANIFEST).read_bytes())[:12]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Variants do what their cards say, and their circuits tell the truth about them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,37 @@ def flipped(model):
 
 def test_permuted_only_scales_rectified_units(compiled):
     assert not flipped(compiled("rnn")).any()
+
+
+@pytest.mark.parametrize("make", [lambda model: model, variants.padded, variants.rotated])
+@pytest.mark.parametrize("target", RESIDUAL)
+def test_trimmed_is_smaller_and_otherwise_what_it_was(target, make, compiled, tmp_path):
+    model = make(compiled(target))
+    before = arrays_of(model)
+    small = variants.trimmed(model)
+    assert small.module.num_parameters < model.module.num_parameters
+    inputs = draw(PROGRAM, length=40)
+    np.testing.assert_array_equal(small.run(*inputs), model.run(*inputs))
+    assert small.certificate == model.certificate and small.card.measured.equal
+    # The stream is as it was, every unit of it.
+    for one, other in zip(small.circuit.channels, model.circuit.channels, strict=True):
+        assert one == replace(other, memory=one.memory)
+    check_ground_truth(small)
+    # What is set goes on in the memory, which lies elsewhere now.
+    result = causal_test(small, lambda n, seed: draw(PROGRAM, n, seed=seed), pairs=20)
+    assert result.tolerance == 0 and result.valid > 0
+    assert result.agreement == 1
+    for name, array in arrays_of(model).items():
+        np.testing.assert_array_equal(array, before[name])
+    small.save(tmp_path / "model")
+    loaded = lsrl.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.run(*inputs), model.run(*inputs))
+    assert variants.trimmed(small).module.num_parameters == small.module.num_parameters
+
+
+def test_trimmed_leaves_stacks_as_they_are(compiled):
+    for target in STACKS:
+        assert variants.trimmed(compiled(target)) is compiled(target)
 
 
 @pytest.mark.parametrize("target", RESIDUAL)

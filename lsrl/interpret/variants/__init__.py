@@ -13,6 +13,7 @@ from lsrl.interpret.variants.noise import noised, safe_level
 from lsrl.interpret.variants.permute import permuted
 from lsrl.interpret.variants.rotate import rotated
 from lsrl.interpret.variants.soften import soft
+from lsrl.interpret.variants.trim import trimmed
 
 __all__ = [
     "Card",
@@ -27,4 +28,5 @@ __all__ = [
     "rotated",
     "safe_level",
     "soft",
+    "trimmed",
 ]

@@ -35,9 +35,14 @@ class Move(NamedTuple):
     """Unit k becomes scale[k] times what unit order[k] was.
 
     Attributes:
-      order: (units,) int, a permutation.
+      order: (units,) int, a permutation, or some of the units.
       scale: (units,) float64, powers of two with a sign.
     """
+
+    @classmethod
+    def only(cls, order: Array) -> "Move":
+        """Units in another order, or some of them, as they are."""
+        return cls(order, np.ones(len(order)))
 
     order: Array
     scale: Array
@@ -53,6 +58,12 @@ class Move(NamedTuple):
     def reordered(self, array: Array, axis: int = -1) -> Array:
         """What belongs to the units and is not scaled with them."""
         return array.take(self.order, axis)
+
+    def places(self) -> Array:
+        """Where units went, by their old numbers; -1 for those that are left out."""
+        found = np.full(self.order.max(initial=-1) + 1, -1)
+        found[self.order] = np.arange(len(self.order))
+        return found
 
     def _along(self, array: Array, axis: int) -> Array:
         shape = [1] * array.ndim
@@ -109,8 +120,8 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
 
 def moved_circuit(circuit: Circuit, hooks: Sequence[Move], memory: Sequence[Move]) -> Circuit:
     """The ground truth after units and entries of memories have moved."""
-    places = [np.argsort(move.order) for move in hooks]
-    entries = [np.argsort(move.order) for move in memory]
+    places = [move.places() for move in hooks]
+    entries = [move.places() for move in memory]
 
     def moved(channel: Channel) -> Channel:
         layer = channel.layer
@@ -264,16 +275,41 @@ def _moved_residual(
     arrays = _widened(module.arrays())
     stream = _move(rng, module.width)
     arrays = streamed(module, arrays, stream.written, stream.read, stream.reordered)
-    still = Move(np.arange(0), np.zeros(0))
-    hooks, memory = [stream], [still]
-    for number, block in enumerate(module.by_layer(arrays)):
+    moves = []
+    for block in module.by_layer(arrays):
+        if isinstance(module, MambaNetwork):
+            inner, ranks = block["mixer.dt_proj.weight"].shape
+            found = (Move.only(rng.permutation(inner)), Move.only(rng.permutation(ranks)))
+        else:
+            found = (
+                _move(rng, block["temporal_block.linear_x.weight"].shape[0]),
+                _move(rng, block["mlp_block.up_proj.weight"].shape[0]),
+            )
+        moves.append(found)
+    return moved_inside(module, arrays, stream, moves)
+
+
+def moved_inside(
+    module: ResidualNetwork, arrays: Arrays, stream: Move, moves: Sequence[tuple[Move, ...]]
+) -> Moved:
+    """Move what lies inside the layers of a residual network.
+
+    Args:
+      module: the network.
+      arrays: of it.
+      stream: how its channels moved already.
+      moves: per layer, of Mamba those of the inner channels and of the ranks of Δ, which take no
+        signs; of Griffin those of the RG-LRU's channels and of the MLP's.
+    """
+    still = Move.only(np.arange(0))
+    hooks, memory, inside = [stream], [still], dict(arrays)
+    change = _mamba_inner if isinstance(module, MambaNetwork) else _griffin_inner
+    for number, (block, own) in enumerate(zip(module.by_layer(arrays), moves, strict=True)):
         prefix = f"{module.layers_name}.{number}."
-        mamba = isinstance(module, MambaNetwork)
-        moved, scan = _mamba_inner(block, rng) if mamba else _griffin_inner(block, rng)
-        arrays |= {prefix + name: array for name, array in moved.items()}
+        inside |= {prefix + name: array for name, array in change(block, *own).items()}
         hooks += [stream] * module.sites
-        memory += [scan] + [still] * (module.sites - 1)
-    return Moved(arrays, hooks, memory)
+        memory += [own[0]] + [still] * (module.sites - 1)
+    return Moved(inside, hooks, memory)
 
 
 # Parameters of a layer that read the stream along their last axis, and that write it.
@@ -317,26 +353,24 @@ def streamed(
     return found
 
 
-def _mamba_inner(block: Arrays, rng: np.random.Generator) -> tuple[Arrays, Move]:
-    """Inner channels, and the ranks of Δ."""
-    inner, ranks = block["mixer.dt_proj.weight"].shape
-    order, rank = rng.permutation(inner), rng.permutation(ranks)
-    found = dict(block)
-    both = np.concatenate([order, inner + order])
-    found["mixer.in_proj.weight"] = block["mixer.in_proj.weight"][both]
+def _mamba_inner(block: Arrays, channels: Move, ranks: Move) -> Arrays:
+    found, inner = dict(block), len(block["mixer.A_log"])
+    both = Move.only(np.concatenate([channels.order, inner + channels.order]))
+    found["mixer.in_proj.weight"] = both.reordered(block["mixer.in_proj.weight"], 0)
     for name in ("conv1d.weight", "conv1d.bias", "dt_proj.bias", "A_log", "D"):
-        found[f"mixer.{name}"] = block[f"mixer.{name}"][order]
-    rows = np.concatenate([rank, np.arange(ranks, len(block["mixer.x_proj.weight"]))])
-    found["mixer.x_proj.weight"] = block["mixer.x_proj.weight"][rows][:, order]
-    found["mixer.dt_proj.weight"] = block["mixer.dt_proj.weight"][order][:, rank]
-    found["mixer.out_proj.weight"] = block["mixer.out_proj.weight"][:, order]
-    return found, Move(order, np.ones(inner))
+        found[f"mixer.{name}"] = channels.reordered(block[f"mixer.{name}"], 0)
+    old = len(block["mixer.dt_proj.weight"][0])
+    rows = np.concatenate([ranks.order, np.arange(old, len(block["mixer.x_proj.weight"]))])
+    found["mixer.x_proj.weight"] = channels.reordered(block["mixer.x_proj.weight"][rows], 1)
+    steps = channels.reordered(block["mixer.dt_proj.weight"], 0)
+    found["mixer.dt_proj.weight"] = ranks.reordered(steps, 1)
+    found["mixer.out_proj.weight"] = channels.reordered(block["mixer.out_proj.weight"], 1)
+    return found
 
 
-def _griffin_inner(block: Arrays, rng: np.random.Generator) -> tuple[Arrays, Move]:
-    """Channels of the RG-LRU, with signs, and of the MLP, where the linear factor takes a sign."""
+def _griffin_inner(block: Arrays, lru: Move, mlp: Move) -> Arrays:
+    """Of the MLP the linear factor takes the sign."""
     found = dict(block)
-    lru = _move(rng, block["temporal_block.linear_x.weight"].shape[0])
     for name, change in (
         ("linear_x.weight", lru.written), ("linear_x.bias", lru.written),
         ("linear_y.weight", lru.reordered), ("linear_y.bias", lru.reordered),
@@ -351,10 +385,9 @@ def _griffin_inner(block: Arrays, rng: np.random.Generator) -> tuple[Arrays, Mov
     found["temporal_block.linear_out.weight"] = lru.read(
         block["temporal_block.linear_out.weight"], 1
     )
-    mlp = _move(rng, block["mlp_block.up_proj.weight"].shape[0])
     for side, change in (("up_proj", mlp.written), ("gate_proj", mlp.reordered)):
         for each in ("weight", "bias"):
             name = f"mlp_block.{side}.{each}"
             found[name] = change(block[name], 0)
     found["mlp_block.down_proj.weight"] = mlp.read(block["mlp_block.down_proj.weight"], 1)
-    return found, lru
+    return found
