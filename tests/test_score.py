@@ -10,7 +10,7 @@ import pytest
 import lsrl
 from lsrl import errors, programs
 from lsrl.interpret import Edge, capture
-from lsrl.interpret.faithfulness import faithfulness
+from lsrl.interpret.faithfulness import Ablation, faithfulness
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.methods import (
     Case,
@@ -321,6 +321,40 @@ def test_layers_make_what_they_made(target):
     different = [bool((made[k] != hooks[k]).any()) for k in range(len(hooks))]
     assert different[2]
     assert different[3:] == [False] * (len(hooks) - 3)
+
+
+@pytest.mark.parametrize("target", ["gru", "mamba", "griffin"])
+def test_what_is_passed_on_is_found_without_running_it(target, monkeypatch):
+    model, inputs = compiled(target), [brackets()]
+    wiring = wiring_of(model)
+    passed = wiring.passed_on
+    assert passed[1:].any() == (target != "gru") and not passed[0].any()
+    # Whatever hooks are, layers make of these what they are given.
+    _, hooks = wiring.hold(inputs)
+    hooks += np.random.default_rng(0).integers(0, 4, hooks.shape)
+    hooks = hooks.astype(np.float32).astype(float)
+    _, made = wiring.hold(inputs, hooks)
+    before = np.concatenate([made[:1], hooks[:-1]])
+    for layer, entries in enumerate(passed):
+        np.testing.assert_array_equal(made[layer][..., entries], before[layer][..., entries])
+    # Edges of gradients, and faithfulness, are what they are when all of it runs.
+    truth = Truth(model.circuit, classes_of(target))
+
+    def found():
+        effects = Laboratory(model, inputs).effects("integrated")
+        ablation = Ablation(model, truth, inputs)
+        edges, nodes = effects.claims(model.circuit, "units")
+        level = np.median(np.concatenate([x[x > 0] for x in edges.forward]))
+        return effects, [ablation.share(claim, level) for claim in (edges, nodes)]
+
+    effects, shares = found()
+    monkeypatch.setattr(wiring, "passed_on", np.zeros_like(passed))
+    again, whole = found()
+    assert shares == whole
+    for one, other in zip(effects.forward, again.forward, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-12)
+    for one, other in zip(effects.recurrent, again.recurrent, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-12)
 
 
 def test_gradients_of_a_linear_network_are_its_weights():

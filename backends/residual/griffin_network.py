@@ -122,6 +122,10 @@ class GriffinNetwork(ResidualNetwork):
     final_norm_name: ClassVar[str] = "model.final_norm.weight"
     gain_offset: ClassVar[float] = 1.0
     sites: ClassVar[int] = 2
+    writes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("temporal_block.linear_out.weight", "temporal_block.linear_out.bias"),
+        ("mlp_block.down_proj.weight", "mlp_block.down_proj.bias"),
+    )
     block = staticmethod(griffin_layer)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -87,6 +87,7 @@ class MambaNetwork(ResidualNetwork):
     final_norm_name: ClassVar[str] = "backbone.norm_f.weight"
     gain_offset: ClassVar[float] = 0.0
     sites: ClassVar[int] = 1
+    writes: ClassVar[tuple[tuple[str, ...], ...]] = (("mixer.out_proj.weight",),)
     block = staticmethod(mamba_block)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -400,6 +400,8 @@ class ResidualNetwork(nnx.Module, Network):
     final_norm_name: ClassVar[str]
     gain_offset: ClassVar[float]
     sites: ClassVar[int]
+    # By site, the parameters of a layer whose rows, along the first axis, add to the stream.
+    writes: ClassVar[tuple[tuple[str, ...], ...]]
 
     def __init__(self, weights: ResidualWeights) -> None:
         """Make a network.

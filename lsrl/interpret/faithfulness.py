@@ -151,30 +151,44 @@ class Ablation:
     def _edges(self, forward: Sequence[Array], recurrent: Sequence[Array]) -> Array:
         truth, value = self.truth, self.clean[0]
         for layer in range(len(truth.groups) - 1):
-            found = self.clean[layer + 1].copy()
-            readers = self._readers(layer, value, forward[layer], recurrent[layer + 1])
-            for number, (_, made) in enumerate(readers):
-                directions = self.directions[layer + 1]
+            found, directions = self.clean[layer + 1].copy(), self.directions[layer + 1]
+            passed = self._passed_on(layer + 1)
+            for number in np.flatnonzero(passed):
+                units = list(truth.groups[layer + 1][number].units)
+                mixed = self._mixed(layer, value, forward[layer][:, number])
+                found[..., units] = mixed[..., units]
+            numbers = np.flatnonzero(~passed)
+            readers = self._readers(layer, value, forward[layer], recurrent[layer + 1], numbers)
+            for number, (_, made) in zip(numbers, readers, strict=True):
                 if directions:
                     change = made - self.clean[layer + 1]
-                    found += directions.projected(number, change)
+                    found += directions.projected(int(number), change)
                 else:
                     units = list(truth.groups[layer + 1][number].units)
                     found[..., units] = made[..., units]
             value = found
-        ((outputs, _),) = self._readers(len(truth.groups) - 1, value, forward[-1], None)
+        last = len(truth.groups) - 1
+        ((outputs, _),) = self._readers(last, value, forward[-1], None, np.zeros(1, int))
         return outputs
 
+    def _passed_on(self, layer: int) -> Array:
+        """(groups,) bool: those whose units have what the hook before has there."""
+        groups = self.truth.groups[layer]
+        if self.directions[layer]:
+            return np.zeros(len(groups), bool)
+        passed = self.wiring.passed_on[layer]
+        return np.array([passed[list(group.units)].all() for group in groups], bool)
+
     def _readers(
-        self, layer: int, value: Array, forward: Array, recurrent: Array | None
+        self, layer: int, value: Array, forward: Array, recurrent: Array | None, numbers: Array
     ) -> list[tuple[Array, Array]]:
-        """Outputs and the next hook of a run for each reader, which sees what it is to see."""
+        """Outputs and the next hook of a run for each of some readers, which sees what it is to."""
         size = max(1, ROWS // self.batch)
         span, last = self.wiring.span(layer), recurrent is None
         clean, at = self.clean[span.start : span.stop], layer - span.start
         runs: list[tuple[Array, Array]] = []
-        for start in range(0, forward.shape[1], size):
-            chosen = range(start, min(start + size, forward.shape[1]))
+        for start in range(0, len(numbers), size):
+            chosen = numbers[start : start + size]
             held = np.concatenate([clean] * len(chosen), axis=1)
             mask = np.zeros((*held.shape[:2], self.wiring.width), bool)
             for place, reader in enumerate(chosen):

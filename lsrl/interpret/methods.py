@@ -356,8 +356,7 @@ class Laboratory:
         for step in range(2):
             # Behind the last layer there is but the output.
             at = np.minimum(layer + step, span.stop - 1)
-            change = made[at - span.start, np.arange(len(layer))] - self.hooks[at]
-            change = np.where(np.isfinite(change), change, 0.0)
+            change = _finite(made[at - span.start, np.arange(len(layer))] - self.hooks[at])
             if not self.basis.units:
                 read = self.basis.read[at]
                 change = np.einsum("ciw,cntw->cnti", read, change, optimize=True)
@@ -367,8 +366,8 @@ class Laboratory:
     def _changed(self, outputs: Array) -> Array:
         difference = outputs.reshape(-1, *self.outputs.shape) - self.outputs
         # What overflows is no difference that could be compared.
-        finite = np.where(np.isfinite(difference), difference, 0.0)
-        found: Array = np.abs(finite / self.output_scale)[..., self.counted].mean(axis=(1, 2, 3))
+        change = np.abs(_finite(difference) / self.output_scale)[..., self.counted]
+        found: Array = change.mean(axis=(1, 2, 3))
         return found
 
     def _effects(
@@ -406,12 +405,13 @@ class Laboratory:
         )
         # At the first point and over the rest; of items of the same layer, and of the next one.
         direct, onto = np.zeros((2, 2, layers, items, items)), np.zeros((2, layers, items))
+        passed = self.wiring.passed_on if self.basis.units else np.zeros_like(self.varies)
         with self.model.device_mode():
             gradients_of = self.wiring.compiled(_node_gradients)
             edges_of = self.wiring.compiled(_edge_gradients)
             found = gradients_of(self.wiring.prepared(inputs), shifts, weights, write)
             hooks, by_item = (np.asarray(array) for array in found)
-            for span, places in self._readers():
+            for span, places in self._readers(passed):
                 prepared = self.wiring.prepared(inputs, span)
                 own = [x[span.start : span.stop] for x in (hooks, by_item, read, write, moved)]
                 for some in _in_parts(places, READERS):
@@ -426,9 +426,14 @@ class Laboratory:
                         direct[:, 0, layer, :, item] = effect[:, layer - span.start]
         results = {}
         gradients = np.asarray(_by_point(by_item.astype(np.float64), self.batch))
+        # What is passed on reads itself and nothing else.
+        onward = np.asarray(_by_point(_finite(by_item[1:]), self.batch))
+        itself = np.abs(onward * difference[:-1])
+        layer, item = np.nonzero(passed[1:] & self.varies[1:])
+        direct[:, 1, layer, item, item] = itself.mean(axis=(2, 3))[:, layer, item]
         for number, name in enumerate(("attribution", "integrated")):
             gradient = gradients[number]
-            nodes = np.abs(np.nan_to_num(gradient, nan=0, posinf=0, neginf=0) * difference)
+            nodes = np.abs(_finite(gradient) * difference)
             counted = gradient[difference != 0]
             shares = (
                 float((counted == 0).mean()) if counted.size else 0.0,
@@ -443,11 +448,21 @@ class Laboratory:
             )
         return results
 
-    def _readers(self) -> list[tuple[range, Array]]:
-        """What reads hooks, and the output as (layers, 0), by what has to run for it."""
-        readers = np.argwhere(self.varies[1:]) + np.array([1, 0])
+    def _readers(self, passed: Array) -> list[tuple[range, Array]]:
+        """What reads hooks, and the output as (layers, 0), by what has to run for it.
+
+        Args:
+          passed: (layers, items) bool, items that are left out.
+        """
+        readers = np.argwhere(self.varies[1:] & ~passed[1:]) + np.array([1, 0])
         readers = np.concatenate([readers, [[len(self.varies), 0]]])
         return _grouped(readers, [self.wiring.span(layer - 1) for layer in readers[:, 0]])
+
+
+def _finite(values: Array) -> Array:
+    """Infinite and undefined numbers count as 0."""
+    found: Array = np.where(np.isfinite(values), values, 0.0)
+    return found
 
 
 def _grouped(places: Array, spans: Sequence[range]) -> list[tuple[range, Array]]:
@@ -576,33 +591,43 @@ def probe(
     rng = np.random.default_rng(seed)
     kinds = _token_kinds(inputs)
     control = rng.standard_normal(kinds.max() + 1)[kinds][..., None]
+    by_layer: dict[int, list[str]] = {}
+    for signal in model.circuit.signals:
+        if classes.signals.get(signal.name, CONSTANT) != CONSTANT:
+            by_layer.setdefault(signal.layer, []).append(signal.name)
     readouts: dict[str, Readout] = {}
     explained: list[float] = []
     controlled: list[float] = []
-    for signal in model.circuit.signals:
-        if classes.signals.get(signal.name, CONSTANT) == CONSTANT:
-            continue
-        hook = hooks[signal.layer].astype(np.float64)
+    for layer, names in by_layer.items():
+        hook = hooks[layer].astype(np.float64)
         spread = hook.std(axis=(0, 1))
         # Constants and units that say nothing have no place in a regression.
-        scale = np.where(spread > 1e-6 * np.abs(hook).max(axis=(0, 1)), spread, np.inf)
-        middle = hook.mean(axis=(0, 1))
-        features = ((hook - middle) / scale).reshape(*hook.shape[:2], -1)
-        for target, into in ((values[signal.name], explained), (control, controlled)):
-            fitted = Ridge(alpha=1e-3).fit(_flat(features[:half]), _flat(target[:half]))
-            weights = np.atleast_2d(fitted.coef_)
-            got = _flat(features[half:]) @ weights.T + fitted.intercept_
-            wanted = _flat(target[half:])
-            total = ((wanted - wanted.mean(axis=0)) ** 2).sum()
-            if total:
-                into.append(1 - float(((got - wanted) ** 2).sum()) / float(total))
-            if into is explained:
-                weights = weights.T / scale[:, None]
-                bias = np.atleast_1d(fitted.intercept_) - middle @ weights
-                readouts[signal.name] = Readout(signal.layer, weights, bias)
+        units = np.flatnonzero(spread > 1e-6 * np.abs(hook).max(axis=(0, 1)))
+        scale, middle = spread[units], hook.mean(axis=(0, 1))[units]
+        features = (hook[..., units] - middle) / scale
+        targets = [*(values[name] for name in names), control]
+        wanted = np.concatenate(targets, axis=-1)
+        # One solution for all of them, each as it would be by itself.
+        fitted = Ridge(alpha=1e-3).fit(_flat(features[:half]), _flat(wanted[:half]))
+        ends = np.cumsum([target.shape[-1] for target in targets])[:-1]
+        parts = (_flat(wanted[half:]), fitted.predict(_flat(features[half:])), fitted.coef_.T)
+        *told, (real, got, _) = zip(*(np.split(x, ends, axis=-1) for x in parts), strict=True)
+        biases = np.split(fitted.intercept_, ends)
+        for name, (own, found, weights), bias in zip(names, told, biases, strict=False):
+            explained += _explained(own, found)
+            controlled += _explained(real, got)
+            whole = np.zeros((hook.shape[-1], weights.shape[-1]))
+            whole[units] = weights / scale[:, None]
+            readouts[name] = Readout(layer, whole, bias - middle @ whole[units])
     return Probes(
         ProbeClaim(readouts), *(float(np.mean(x)) if x else 0.0 for x in (explained, controlled))
     )
+
+
+def _explained(wanted: Array, got: Array) -> list[float]:
+    """The share of the variance that is explained; empty where there is none."""
+    total = float(((wanted - wanted.mean(axis=0)) ** 2).sum())
+    return [1 - float(((got - wanted) ** 2).sum()) / total] if total else []
 
 
 def _flat(values: Array) -> Array:

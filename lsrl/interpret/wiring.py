@@ -128,6 +128,21 @@ class Wiring:
         first = sites * min(max(layer - 1, 0) // sites, network.depth - SPAN)
         return range(first, first + SPAN * sites + 1)
 
+    @cached_property
+    def passed_on(self) -> Array:
+        """(layers, width) bool: entries that are what the hook before has there, bit for bit.
+
+        So are those of a residual stream that a layer adds nothing to, whatever it reads.
+        """
+        found, network = np.zeros((len(self.circuit.units), self.width), bool), self.model.module
+        if isinstance(network, ResidualNetwork) and network.depth:
+            layers = network.parameters()["layers"]
+            for site, names in enumerate(network.writes):
+                added = [np.asarray(layers[name]) != 0 for name in names]
+                rows = [array.reshape(*array.shape[:2], -1).any(axis=-1) for array in added]
+                found[1 + site :: network.sites] = ~np.any(rows, axis=0)
+        return found
+
     def prepared(self, inputs: Sequence[Array], span: range | None = None) -> Prepared:
         """What the functions below run on, of a whole network or of one with a `span`'s layers."""
         network, batch = self.model.module, np.shape(inputs[0])[0]

@@ -312,14 +312,10 @@ def moved_inside(
     return Moved(inside, hooks, memory)
 
 
-# Parameters of a layer that read the stream along their last axis, and that write it.
+# Parameters of a layer that read the stream along their last axis.
 READS = (
     "mixer.in_proj.weight", "temporal_block.linear_y.weight", "temporal_block.linear_x.weight",
     "mlp_block.gate_proj.weight", "mlp_block.up_proj.weight",
-)  # fmt: skip
-WRITES = (
-    "mixer.out_proj.weight", "temporal_block.linear_out.weight", "temporal_block.linear_out.bias",
-    "mlp_block.down_proj.weight", "mlp_block.down_proj.bias",
 )  # fmt: skip
 Change = Callable[[Array, int], Array]
 
@@ -336,7 +332,7 @@ def streamed(
       read: changes what reads them.
       gains: changes the gains of norms.
     """
-    found = dict(arrays)
+    found, writes = dict(arrays), tuple(name for site in module.writes for name in site)
     for name in module.input_names():
         found[name] = written(found[name], -1)
     found["input_bias"] = written(found["input_bias"], -1)
@@ -346,7 +342,7 @@ def streamed(
         if name.startswith(module.layers_name):
             if name.endswith(READS):
                 found[name] = read(array, -1)
-            elif name.endswith(WRITES):
+            elif name.endswith(writes):
                 found[name] = written(array, 0)
             elif name.endswith("norm.weight"):
                 found[name] = gains(array, -1)
