@@ -337,6 +337,7 @@ def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monke
     for target in ("lstm", "mamba"):
         assert not found[target, "soft"].exact
         assert 0.9 < found[target, "soft"].measured["accuracy"] <= 1
+        assert found[target, "soft"].measured["agreement of interchanges"] > 0.99
         card = (tmp_path / found[target, "soft"].folder / "README.md").read_text()
         assert "every legal input of up to 12 tokens was run" in card
     for model in found.values():
@@ -535,6 +536,7 @@ def test_a_weight_that_differs_is_found(copied):
 
 def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path):
     """A soft one: no bound is certified, and what was measured is checked."""
+    agreement = "agreement of interchanges"
     (program,) = programs(["flip_flop"])
     dataset = datasets.make_dataset(program, 0, SMALL)
     pairs = datasets.make_counterfactuals(program, 0, pairs=2, candidates=32)
@@ -542,15 +544,21 @@ def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path
     model = lsrl.interpret.variants.soft(plain)
     record = ModelRecord(
         "flip_flop", "memory", "gru", "soft", "memory/flip_flop/gru/soft", False, None,
-        1, 1, 1, 1, {"accuracy": model.card.measured.accuracy},
+        1, 1, 1, 1, {"accuracy": model.card.measured.accuracy, agreement: 1.0},
     )  # fmt: skip
     subject = verify.Subject(model, record, tmp_path, dataset, pairs)
     train = dataset.splits["train"]
     assert verify.check_outputs(subject) == train.outputs[..., 0].size
+    verify.check_causes(subject)
     arrays = model.module.parameter_arrays()
     model.module.replace_parameters({"output_kernel": arrays["output_kernel"] * 2})
     with pytest.raises(errors.ModelDifferenceError, match=r"soft: the card says that 100\.0%"):
         verify.check_outputs(subject)
+    with pytest.raises(errors.ModelDifferenceError, match=r"100\.0% of the interchanges agree"):
+        verify.check_causes(subject)
+    # Of a card that says nothing of them, nothing is asked.
+    silent = dataclasses.replace(record, measured={})
+    verify.check_causes(dataclasses.replace(subject, record=silent))
 
 
 @pytest.mark.parametrize("what", ["weight", "lost", "channel"])

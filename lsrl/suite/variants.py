@@ -15,7 +15,7 @@ import lsrl
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, PrecisionError
 from lsrl.interpret import variants
-from lsrl.interpret.causal import Sampler
+from lsrl.interpret.causal import Sampler, causal_test
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -23,6 +23,10 @@ from lsrl.suite.partners import partners
 
 if TYPE_CHECKING:
     from lsrl.model import Model
+
+
+# Valid interchanges wanted a signal, and the share of them after which outputs are right.
+PAIRS_OF_VARIANTS, AGREEMENT = 50, "agreement of interchanges"
 
 
 class Network(Protocol):
@@ -133,7 +137,10 @@ def plain(model: "Model", request: Request) -> Varied:
 
 
 def altered(make: "Callable[[Model, Request], Model]") -> "Callable[[Model, Request], Varied]":
-    """A variant of `lsrl.interpret.variants` as a row of the registry."""
+    """A variant of `lsrl.interpret.variants` as a row of the registry.
+
+    Where nothing is proven of its outputs, interchanges are measured too.
+    """
 
     def varied(model: "Model", request: Request) -> Varied:
         made = make(model, request)
@@ -144,6 +151,9 @@ def altered(make: "Callable[[Model, Request], Model]") -> "Callable[[Model, Requ
             "right up to token": float(found.measured.right_length),
         }  # fmt: skip
         exact = made.certificate.exact
+        if not exact:
+            tested = causal_test(made, request.sampler, pairs=PAIRS_OF_VARIANTS)
+            measured[AGREEMENT] = tested.agreement
         return Varied(
             made,
             f"```\n{found}\n```",
