@@ -1,8 +1,9 @@
 """Reference methods on compiled networks, scored against their circuits.
 
 `python -m benchmarks.interpretability DIR` takes the models of a suite that `lsrl suite build DIR`
-made, or those of some of its programs and targets. What reading the weights finds by itself is
-marked as an aid to debugging. Rows go to benchmarks/results/suite.csv.gz, tables to suite.md.
+made, or those of some of its programs and targets; those of Mamba and Griffin `trimmed`, since most
+of their inner channels are zeros. What reading the weights finds by itself is marked as an aid to
+debugging. Rows go to benchmarks/results/suite.csv.gz, tables to suite.md.
 Finished models are kept in build/interpretability, by what their files hold, so a run that was
 broken off goes on where it stopped, and so does one on a suite that was built again; `--fresh`
 begins anew.

@@ -602,23 +602,22 @@ def probe(
         hook = hooks[layer].astype(np.float64)
         spread = hook.std(axis=(0, 1))
         # Constants and units that say nothing have no place in a regression.
-        units = np.flatnonzero(spread > 1e-6 * np.abs(hook).max(axis=(0, 1)))
-        scale, middle = spread[units], hook.mean(axis=(0, 1))[units]
-        features = (hook[..., units] - middle) / scale
+        scale = np.where(spread > 1e-6 * np.abs(hook).max(axis=(0, 1)), spread, np.inf)
+        middle = hook.mean(axis=(0, 1))
+        features = (hook - middle) / scale
         targets = [*(values[name] for name in names), control]
         wanted = np.concatenate(targets, axis=-1)
         # One solution for all of them, each as it would be by itself.
         fitted = Ridge(alpha=1e-3).fit(_flat(features[:half]), _flat(wanted[:half]))
         ends = np.cumsum([target.shape[-1] for target in targets])[:-1]
-        parts = (_flat(wanted[half:]), fitted.predict(_flat(features[half:])), fitted.coef_.T)
+        weights = fitted.coef_.T / scale[:, None]
+        parts = (_flat(wanted[half:]), fitted.predict(_flat(features[half:])), weights)
         *told, (real, got, _) = zip(*(np.split(x, ends, axis=-1) for x in parts), strict=True)
         biases = np.split(fitted.intercept_, ends)
-        for name, (own, found, weights), bias in zip(names, told, biases, strict=False):
+        for name, (own, found, reads), bias in zip(names, told, biases, strict=False):
             explained += _explained(own, found)
             controlled += _explained(real, got)
-            whole = np.zeros((hook.shape[-1], weights.shape[-1]))
-            whole[units] = weights / scale[:, None]
-            readouts[name] = Readout(layer, whole, bias - middle @ whole[units])
+            readouts[name] = Readout(layer, reads, bias - middle @ reads)
     return Probes(
         ProbeClaim(readouts), *(float(np.mean(x)) if x else 0.0 for x in (explained, controlled))
     )

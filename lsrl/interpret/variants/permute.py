@@ -39,13 +39,13 @@ class Move(NamedTuple):
       scale: (units,) float64, powers of two with a sign.
     """
 
+    order: Array
+    scale: Array
+
     @classmethod
     def only(cls, order: Array) -> "Move":
         """Units in another order, or some of them, as they are."""
         return cls(order, np.ones(len(order)))
-
-    order: Array
-    scale: Array
 
     def written(self, array: Array, axis: int = -1) -> Array:
         """What writes the units, one entry a unit along an axis."""
@@ -119,7 +119,7 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
 
 
 def moved_circuit(circuit: Circuit, hooks: Sequence[Move], memory: Sequence[Move]) -> Circuit:
-    """The ground truth after units and entries of memories have moved."""
+    """The ground truth after units and entries of memories have moved; none in use is left out."""
     places = [move.places() for move in hooks]
     entries = [move.places() for move in memory]
 
@@ -350,6 +350,7 @@ def streamed(
 
 
 def _mamba_inner(block: Arrays, channels: Move, ranks: Move) -> Arrays:
+    """Orders alone: convolution and gate take no signs."""
     found, inner = dict(block), len(block["mixer.A_log"])
     both = Move.only(np.concatenate([channels.order, inner + channels.order]))
     found["mixer.in_proj.weight"] = both.reordered(block["mixer.in_proj.weight"], 0)

@@ -64,8 +64,7 @@ def _held(model: Model, module: ResidualNetwork) -> list[list[int]]:
 def _used(block: Arrays, held: list[int]) -> tuple[Array, ...]:
     """Masks of the channels that something reads: of the scan, and of an MLP where there is one."""
     if "mixer.out_proj.weight" in block:
-        readers = (block["mixer.out_proj.weight"], block["mixer.x_proj.weight"])
-        scan = _read(*readers)
+        scan = _read(block["mixer.out_proj.weight"], block["mixer.x_proj.weight"])
         further: tuple[Array, ...] = ()
     else:
         gates = (block[f"temporal_block.rg_lru.{n}_gate_weight"] for n in ("input", "recurrent"))
@@ -76,7 +75,7 @@ def _used(block: Arrays, held: list[int]) -> tuple[Array, ...]:
 
 
 def _read(*readers: Array) -> Array:
-    """(columns,) bool: whether a weight of the column is none of the zeros."""
+    """(columns,) bool: whether a weight of the column is not zero."""
     found: Array = np.any([(weight != 0).any(axis=0) for weight in readers], axis=0)
     return found
 
@@ -84,5 +83,5 @@ def _read(*readers: Array) -> Array:
 def _kept(used: Array, width: int) -> Move:
     """The used channels in their order, and idle ones up to the width."""
     count = min(-(-max(width, 1) // GRAIN) * GRAIN, len(used))
-    idle = np.argsort(~used, kind="stable")
-    return Move.only(np.sort(idle[:count]))
+    used_first = np.argsort(~used, kind="stable")
+    return Move.only(np.sort(used_first[:count]))
