@@ -1,9 +1,9 @@
 """Reference methods on compiled networks, scored against their circuits.
 
 `python -m benchmarks.interpretability DIR` takes the models of a suite that `lsrl suite build DIR`
-made, or those of some of its programs and targets; those of Mamba and Griffin `trimmed`, since most
-of their inner channels are zeros. What reading the weights finds by itself is marked as an aid to
-debugging. Rows go to benchmarks/results/suite.csv.gz, tables to suite.md.
+made, or those of some of its programs and targets. Networks of Mamba and Griffin are `trimmed`,
+since most of their inner channels are zeros. What reading the weights finds by itself is marked as
+an aid to debugging. Rows go to benchmarks/results/suite.csv.gz, tables to suite.md.
 Finished models are kept in build/interpretability, by what their files hold, so a run that was
 broken off goes on where it stopped, and so does one on a suite that was built again; `--fresh`
 begins anew.
@@ -24,7 +24,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import typer
 
 import lsrl
@@ -48,7 +47,6 @@ from lsrl.interpret.methods import (
 )
 from lsrl.interpret.variants import padded, trimmed
 from lsrl.interpret.wiring import forget_compiled
-from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.suite.build import DATASET, MODEL
 from lsrl.suite.datasets import read_dataset
@@ -163,16 +161,8 @@ class Suite(Source):
         """See `Source`."""
         path, data = self._paths(want)
         model = SUITE_VARIANTS[want.variant].load(path, None)
-        train = read_dataset(data).splits["train"]
-
-        def sample(sequences: int, seed: int) -> list[Array]:
-            rows = np.random.default_rng(seed).integers(0, len(train), sequences)
-            return [array[rows] for array in train.arrays]
-
-        if not isinstance(model, Model):
-            return None
-        # Else most of the time goes into zeros.
-        return Case(*want, trimmed(model, sampler=sample), sample)
+        sample = read_dataset(data).splits["train"].sample
+        return Case(*want, model, sample) if isinstance(model, Model) else None
 
     @cached_property
     def _manifest(self) -> Manifest:
@@ -201,7 +191,9 @@ def rows_of(source: Source, want: Wanted, seed: int) -> list[Row]:
         return []
     if case is None:
         return []
-    rows = evaluate_methods([case], METHODS, seed=seed)
+    # Else most of the time goes into zeros.
+    small = case._replace(model=trimmed(case.model, sampler=case.sampler))
+    rows = evaluate_methods([small], METHODS, seed=seed)
     KEPT.mkdir(parents=True, exist_ok=True)
     path.write_text(to_csv(rows), encoding="utf-8")
     say(f"{' '.join(want)}: {time.perf_counter() - began:.0f} s")

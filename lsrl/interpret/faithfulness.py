@@ -153,22 +153,21 @@ class Ablation:
         for layer in range(len(truth.groups) - 1):
             found, directions = self.clean[layer + 1].copy(), self.directions[layer + 1]
             passed = self._passed_on(layer + 1)
-            for number in np.flatnonzero(passed):
-                units = list(truth.groups[layer + 1][number].units)
-                mixed = self._mixed(layer, value, forward[layer][:, number])
-                found[..., units] = mixed[..., units]
-            numbers = np.flatnonzero(~passed)
+            numbers = np.flatnonzero(~passed).tolist()
             readers = self._readers(layer, value, forward[layer], recurrent[layer + 1], numbers)
-            for number, (_, made) in zip(numbers, readers, strict=True):
+            hooks = {number: made for number, (_, made) in zip(numbers, readers, strict=True)}
+            for number in np.flatnonzero(passed).tolist():
+                hooks[number] = self._mixed(layer, value, forward[layer][:, number])
+            for number, made in hooks.items():
                 if directions:
                     change = made - self.clean[layer + 1]
-                    found += directions.projected(int(number), change)
+                    found += directions.projected(number, change)
                 else:
                     units = list(truth.groups[layer + 1][number].units)
                     found[..., units] = made[..., units]
             value = found
         last = len(truth.groups) - 1
-        ((outputs, _),) = self._readers(last, value, forward[-1], None, np.zeros(1, int))
+        ((outputs, _),) = self._readers(last, value, forward[-1], None, [0])
         return outputs
 
     def _passed_on(self, layer: int) -> Array:
@@ -180,7 +179,12 @@ class Ablation:
         return np.array([passed[list(group.units)].all() for group in groups], bool)
 
     def _readers(
-        self, layer: int, value: Array, forward: Array, recurrent: Array | None, numbers: Array
+        self,
+        layer: int,
+        value: Array,
+        forward: Array,
+        recurrent: Array | None,
+        numbers: Sequence[int],
     ) -> list[tuple[Array, Array]]:
         """Outputs and the next hook of a run for each of some readers, which sees what it is to."""
         size = max(1, ROWS // self.batch)

@@ -73,6 +73,11 @@ class Split:
         """The inputs in the program's order, as `Model.run` takes them."""
         return list(self.inputs.values())
 
+    def sample(self, sequences: int, seed: int) -> list[Array]:
+        """Inputs of some sequences, drawn with replacement: a sampler of legal inputs."""
+        rows = np.random.default_rng(seed).integers(0, len(self), sequences)
+        return [array[rows] for array in self.arrays]
+
     def flat(self, prefix: str) -> dict[str, Array]:
         """Every array by its name in a file."""
         return {

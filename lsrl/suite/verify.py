@@ -71,13 +71,8 @@ def check_causes(subject: Subject) -> None:
     if not isinstance(model, Model) or (claimed is None and not certified):
         return
     train = subject.dataset.splits["train"]
-
-    def sample(count: int, seed: int) -> list[Array]:
-        rows = np.random.default_rng(seed).integers(0, len(train), count)
-        return [array[rows] for array in train.arrays]
-
     pairs = PAIRS if record.variant == "plain" else PAIRS_OF_VARIANTS
-    result = causal_test(model, sample, pairs=pairs)
+    result = causal_test(model, train.sample, pairs=pairs)
     if claimed is not None and result.agreement < claimed - LESS:
         raise ModelDifferenceError(
             f"{record.folder}: the card says that {claimed:.1%} of the interchanges agree, got "
