@@ -308,7 +308,8 @@ def explain(program: Program, target: str, *, legalise: Legalise = "native") -> 
         return Explanation(program.name, target, "no", "; ".join(reasons))
     schedule = model.schedule
     lengths = _lengths(program.max_length or schedule.graph.tokens)
-    bits = tuple((tokens, backend.bits_needed(schedule, tokens)) for tokens in lengths)
+    analyse = backend.analysis(schedule, model.numerics)
+    bits = tuple((tokens, analyse(tokens).bits_needed()) for tokens in lengths)
     answer: Literal["yes", "bounded"] = "yes"
     grows = len({needed for _, needed in bits}) > 1
     if program.max_length is None:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.backends.residual.stream import TAPS, Channel, Hull, Row, Site, Stream
-from lsrl.certificate import MAX_SLACK, Reason
+from lsrl.certificate import MAX_SLACK, Analysis, Condition
+from lsrl.ir.bounds import Sums
 from lsrl.ir.numbers import lowest_bit
 from lsrl.numerics import Numerics
 
@@ -34,62 +35,36 @@ class Total(NamedTuple):
     error: float = 0.0
 
 
-class Condition(NamedTuple):
-    """One thing that must hold for a model to be exact."""
-
-    node: int
-    layer: int  # from 1; one past the last for the output
-    total: Total
-    what: str
-    exact: bool  # whether float64 held the weights exactly
+NOTHING = Sums(np.zeros(0), np.zeros(0))
 
 
-class ResidualAnalysis:
+class ResidualAnalysis(Analysis):
     """The conditions of a stream over some tokens, and its errors."""
 
     def __init__(self, stream: Stream, numerics: Numerics, tokens: int) -> None:
         """Bounds are those of `tokens` tokens."""
+        super().__init__(stream.graph, numerics, tokens)
         self.stream = stream
-        self.numerics = numerics
-        self.tokens = tokens
-        self.facts = stream.graph.facts_at(tokens)
-        self.slack = 0.0
         self._hulls: dict[Row, Hull] = {}
         self._errors: dict[tuple[int, Channel], float] = {}
         self._signals = np.zeros(len(stream.signals) + 1)
-        self.conditions = list(self._conditions())
+        self._found = list(self._conditions())
 
-    def first_failure(self) -> Reason | None:
-        """The first condition that fails, in the order of the blocks."""
-        for condition in self.conditions:
-            text = self._failure(condition)
-            if text is not None:
-                graph = self.stream.graph
-                label, source = graph.label(condition.node), graph.source(condition.node)
-                return Reason(label, source, condition.layer, text)
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition, in the order of the blocks, and last that norms are exact."""
+        yield from self._found
         if self._norm > LARGEST_REST:
-            graph = self.stream.graph
             text = (
                 f"the stream holds up to {self._norm:g} beside its constant channel, more than "
                 f"{LARGEST_REST:g}, so norms are not exact"
             )
-            return Reason(graph.label(graph.output), graph.source(graph.output), 1, text)
-        return None
+            yield Condition(self.graph.output, 1, NOTHING, "", failure=text)
 
-    def error_bound(self) -> float:
-        """The greatest absolute error of an output over these tokens."""
+    def output_error(self) -> float:
+        """The greatest error of an output's row."""
         if self._norm > LARGEST_REST:
             return np.inf
         return max((self._row(row).error for row in self.stream.output), default=0.0)
-
-    def bits_needed(self) -> int | None:
-        """The least significand bits that these sums fit; None if some number is continuous."""
-        most = 1.0
-        for _, _, total, _, exact in self.conditions:
-            if total.size and (not total.grid or not exact):
-                return None
-            most = max(most, total.size / total.grid if total.size else 1.0)
-        return int(np.ceil(np.log2(most)))
 
     @cached_property
     def _norm(self) -> float:
@@ -99,18 +74,8 @@ class ResidualAnalysis:
 
     # ------------------------------------------------------------ conditions
 
-    def _failure(self, condition: Condition) -> str | None:
-        size, grid, _ = condition.total
-        if not condition.exact:
-            return "a weight is rounded"
-        if self._fits(condition.total):
-            return None
-        if grid == 0:
-            return f"{condition.what} continuous"
-        return f"{condition.what} up to {size:g}, more than 2^{self.numerics.bits} x {grid:g}"
-
     def _fits(self, total: Total) -> bool:
-        return total.size == 0 or total.size <= 2.0**self.numerics.bits * total.grid
+        return bool(self.exact_sums(_sums(total)).all())
 
     def _conditions(self) -> Iterator[Condition]:
         """Every condition; the errors are worked out on the way."""
@@ -121,23 +86,25 @@ class ResidualAnalysis:
                 # An embedding holds the sum, rounded once.
                 once = self.numerics.unit * total.size
                 self._signals[place] = 0.0 if self._fits(total) else once
-                yield Condition(signal.terms[0][0][0], 0, total, "the input is", True)
+                yield Condition(signal.terms[0][0][0], 0, _sums(total), "the input is")
         for number, site in enumerate(self.stream.sites):
             layer = number // per_layer + 1
             owner = _owners(self.stream, site)
             for channel in site.channels:
                 node = owner.get(channel, self.stream.graph.output)
                 for total, what, exact in self._channel(number, site, channel):
-                    yield Condition(node, layer, total, what, exact)
+                    yield Condition(node, layer, _sums(total), what, composed=exact)
             for place, terms in site.writes.items():
                 total = self._write(number, site, terms)
                 self._signals[place] = total.error
                 node = self.stream.signals[place - 1].terms[0][0][0]
                 exact = place not in site.rounded
-                yield Condition(node, layer, total, "what is added to the stream is", exact)
+                what = "what is added to the stream is"
+                yield Condition(node, layer, _sums(total), what, composed=exact)
         output = self.stream.graph.output
         for row in self.stream.output:
-            yield Condition(output, self.stream.depth + 1, self._row(row), "the sum is", row.exact)
+            total, last = self._row(row), self.stream.depth + 1
+            yield Condition(output, last, _sums(total), "the sum is", composed=row.exact)
 
     def _channel(
         self, number: int, site: Site, channel: Channel
@@ -312,6 +279,10 @@ class ResidualAnalysis:
         roundings = max(len(weights) - 1, 0) + 2 * odd
         gamma = roundings * self.numerics.unit
         return gamma / (1 - gamma) * total.size
+
+
+def _sums(total: Total) -> Sums:
+    return Sums(np.array([total.size]), np.array([total.grid]))
 
 
 def _boolean(hull: Hull) -> bool:

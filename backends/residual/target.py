@@ -118,10 +118,6 @@ class ResidualBackend(Backend):
         """The certificate's conditions, over the channels of the blocks."""
         return lambda tokens: ResidualAnalysis(schedule, numerics, tokens)
 
-    def bits_needed(self, schedule: Stream, tokens: int) -> int | None:
-        """Over the channels of the blocks."""
-        return ResidualAnalysis(schedule, numerics_of("float32"), tokens).bits_needed()
-
     def lower(self, schedule: Stream, numerics: Numerics) -> ResidualNetwork:
         """The network with the layout's weights."""
         lowered = self.lowered(schedule)
