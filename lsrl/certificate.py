@@ -326,21 +326,16 @@ def certify(
     return Certificate(False, bound, (reason,), promises, numerics.dtype, tokens)
 
 
-def check_range(
-    numerics: Numerics, graph: Graph, node: int, layer: int, weights: Array, where: str = ""
-) -> None:
+def check_range(numerics: Numerics, where: str, weights: Array) -> None:
     """Refuse weights that the dtype can't hold as finite, normal numbers.
 
     Args:
       numerics: the dtype.
-      graph: the graph.
-      node: the node that they make, for the message.
-      layer: its layer.
+      where: what they make, and where; see `place_of`.
       weights: of any shape.
-      where: more on the place.
 
     Raises:
-      PrecisionError: names the signal and the worst weight.
+      PrecisionError: names the place and the worst weight.
     """
     size = np.abs(weights[weights != 0])
     bad = size[(size > numerics.largest) | (size < numerics.tiny) | ~np.isfinite(size)]
@@ -348,10 +343,15 @@ def check_range(
         return
     worst = bad[np.argmax(np.abs(np.log2(bad)))]
     raise PrecisionError(
-        f"{graph.label(node)} ({graph.source(node)}), layer {layer}{where}: needs the weight "
-        f"{worst:g}, which {numerics.dtype} can't hold (normal numbers from {numerics.tiny:g} to "
-        f"{numerics.largest:g}); narrow the signal with lsrl.bound, or choose a wider dtype"
+        f"{where}: needs the weight {worst:g}, which {numerics.dtype} can't hold (normal numbers "
+        f"from {numerics.tiny:g} to {numerics.largest:g}); narrow the signal with lsrl.bound, or "
+        "choose a wider dtype"
     )
+
+
+def place_of(graph: Graph, node: int, layer: int) -> str:
+    """A signal, the user's line and its layer, as messages have them."""
+    return f"{graph.label(node)} ({graph.source(node)}), layer {layer}"
 
 
 def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from lsrl import cache as model_cache
 from lsrl import storage
 from lsrl.backends import registry
@@ -31,6 +33,7 @@ Activation = Literal["relu", "tanh"]
 Result = TypeVar("Result")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the certificate tells what is infinite
 def compile(
     program: Program,
     target: str,

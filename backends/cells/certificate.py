@@ -29,7 +29,7 @@ from lsrl.ir.bounds import (
 )
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import RecurrentState, SelectiveState, Step
+from lsrl.ir.ops import Product, RecurrentState, SelectiveState, Step
 from lsrl.schedule import Unit
 
 # Operations of a cell, beside the sums of its kernels, that can each lose a smallest normal number:
@@ -48,6 +48,9 @@ class CellAnalysis(Analysis):
         super().__init__(plan.schedule.graph, plan.numerics, tokens)
         self.plan = plan
         self.schedule = plan.schedule
+        # How far from 0 a ReLU that is lowered to [x > 0] x may take the wrong side, by the node of
+        # the comparison.
+        self._edges: dict[int, Array] = {}
 
     # ------------------------------------------------------------ exactness
 
@@ -249,6 +252,11 @@ class CellAnalysis(Analysis):
                 lost = self._gate_errors(unit, drive, error, size)
                 wrong = wrong + np.where(np.isinf(error), np.inf, lost)
             total[_picked(placed)] += wrong
+        if unit.kind == "product":
+            for gate in self.graph.nodes[unit.node].operands:
+                if gate in self._edges:
+                    # A value on the wrong side, or between 0 and itself, errs by its own size.
+                    total += self._edges[gate][unit.channels]
         if unit.kind in ("state", "recurrent", "selective"):
             return self._accumulated(layer, parts, total)
         return total
@@ -259,6 +267,11 @@ class CellAnalysis(Analysis):
         margin = np.zeros(len(error)) if drive.margin is None else drive.margin
         certain = margin - lost >= drive.needed
         op = self.graph.nodes[unit.node].op
+        if isinstance(op, Step) and self._cuts(unit.node):
+            width = self.graph.nodes[unit.node].width
+            known = self._edges.setdefault(unit.node, np.zeros(width))
+            known[unit.channels] = (1 + op.shift) / op.slope + error
+            return np.zeros(len(error))
         if isinstance(op, Step):
             if not op.avoids_ramp(self.facts[self.graph.nodes[unit.node].operands[0]]):
                 # The promise that no value lies in the ramp is taken with a wider ramp, as wide as
@@ -275,6 +288,16 @@ class CellAnalysis(Analysis):
             # than what it is off by.
             return np.where(exact, 0.0, np.minimum(error + 0.3 / np.abs(drive.scale), size))
         return np.where(exact | certain, 0.0, size)
+
+    def _cuts(self, node: int) -> bool:
+        """Whether a comparison of continuous values is the [x > 0] of ReLUs, and no promise."""
+        this, graph = self.graph.nodes[node], self.graph
+        (value,) = this.operands
+        return not this.origins and bool(graph.readers[node]) and all(
+            isinstance(graph.nodes[reader].op, Product)
+            and sorted(graph.nodes[reader].operands) == sorted((node, value))
+            for reader in graph.readers[node]
+        ) and not self.facts[value].gridded  # fmt: skip
 
     def _accumulated(self, layer: CellLayer, parts: list[Placed], fresh: Array) -> Array:
         """Errors that a state takes on token by token."""

@@ -25,7 +25,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.certificate import channels_of, check_range
+from lsrl.certificate import channels_of, check_range, place_of
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
 from lsrl.ir.graph import Graph
@@ -600,15 +600,15 @@ def _check_weights(plan: CellPlan) -> None:
     for node in plan.schedule.features:
         op = graph.nodes[node].op
         if isinstance(op, Lookup):
-            check_range(numerics, graph, node, 0, op.table.csr.data)
+            check_range(numerics, place_of(graph, node, 0), op.table.csr.data)
     for number, layer in enumerate(plan.layers, start=1):
         for kernel in layer.kernels.values():
             for placed in layer.placed:
                 node = placed.unit.node if placed.unit else graph.output
                 rows = slice(placed.start, placed.start + placed.width)
-                check_range(numerics, graph, node, number, kernel_weights(kernel, rows))
+                check_range(numerics, place_of(graph, node, number), kernel_weights(kernel, rows))
     last = len(plan.layers) + 1
-    check_range(numerics, graph, graph.output, last, kernel_weights(plan.output))
+    check_range(numerics, place_of(graph, graph.output, last), kernel_weights(plan.output))
 
 
 def kernel_weights(kernel: Kernel, rows: slice | None = None) -> Array:

@@ -18,6 +18,7 @@ from lsrl.certificate import (
     greatest_terms,
     held_sums,
     joined_facts,
+    place_of,
     row_sums,
     row_weights,
     split_recurrence,
@@ -241,12 +242,12 @@ def check_weights(schedule: Schedule, numerics: Numerics) -> None:
     for node in schedule.features:
         op = graph.nodes[node].op
         if isinstance(op, Lookup):
-            check_range(numerics, graph, node, 0, op.table.csr.data)
+            check_range(numerics, place_of(graph, node, 0), op.table.csr.data)
     for number, layer in enumerate(schedule.layers, start=1):
         for unit in layer.units:
             for rows in unit.slots:
-                check_range(numerics, graph, unit.node, number, row_weights(rows))
+                check_range(numerics, place_of(graph, unit.node, number), row_weights(rows))
             start = layer.initial[unit.start : unit.start + unit.width]
-            check_range(numerics, graph, unit.node, number, start)
+            check_range(numerics, place_of(graph, unit.node, number), start)
     last = len(schedule.layers) + 1
-    check_range(numerics, graph, graph.output, last, row_weights(schedule.output))
+    check_range(numerics, place_of(graph, graph.output, last), row_weights(schedule.output))

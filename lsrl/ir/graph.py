@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from lsrl.ir.bounds import Facts
 from lsrl.ir.ops import Input, Op
 
@@ -101,7 +103,7 @@ class Graph:
         known = None if self.program is None else self.program.facts_at(tokens)
         found: list[Facts] = []
         for node in self.nodes:
-            fact = node.op.infer([found[i] for i in node.operands], tokens)
+            fact = _inferred(node.op, [found[i] for i in node.operands], tokens)
             for origin in node.origins if known is not None else ():
                 fact = fact.meet(known[origin])  # type: ignore[index]
             found.append(fact)
@@ -149,6 +151,12 @@ class Graph:
                 f" : {node.width} in [{low}, {high}]{names}"
             )
         return "\n".join([*lines, f"return %{number[self.output]}"])
+
+
+def _inferred(op: Op, operands: Sequence[Facts], tokens: int) -> Facts:
+    """Facts of a node; an end that float64 can't hold is infinite, and says nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return op.infer(operands, tokens)
 
 
 def _number(value: Any) -> str:
@@ -206,7 +214,7 @@ class GraphBuilder:
         width = op.width_of([self.nodes[i].width for i in operands])
         read = [self.facts[i] for i in operands]
         known = self._inferred.get((op, tuple(map(id, read))))
-        self.facts.append(op.infer(read, self.tokens) if known is None else known)
+        self.facts.append(_inferred(op, read, self.tokens) if known is None else known)
         self.nodes.append(Node(op, operands, width))
         self._known[key] = len(self.nodes) - 1
         return self._known[key]
