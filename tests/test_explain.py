@@ -129,8 +129,9 @@ def test_long_weights_do_not_fill_the_stream(target):
 
     @lsrl.program
     def mixed(x: Vector(2, low=-1, high=1)):
-        first = lsrl.relu(0.1 * x[0] + 0.3 * x[1])
-        return lsrl.relu(0.7 * lsrl.delay(first, 1) - 0.1 * lsrl.delay(x[0], 1)) + 0.3 * first
+        before = lsrl.delay(x, 2)
+        first, second = 0.1 * before[0] + 0.3 * before[1], 0.7 * before[0] - 0.1 * before[1]
+        return lsrl.concat(first + lsrl.relu(x[0]), second + lsrl.relu(x[1]))
 
     model = lsrl.compile(mixed, target)
     assert 0 < model.certificate.error_bound < 1e-5
