@@ -144,7 +144,7 @@ def main(
         f"Bound over the greatest error seen in {SEQUENCES} sequences of {TOKENS} tokens, of "
         f"{programs} random continuous programs, float32; programs are those that the target holds "
         "and that are not exact.",
-        "A ReLU of continuous values takes two units of a GRU, and two gates that read the same sum: "
+        "A ReLU of continuous values takes two units of a GRU, and two gates that read one sum: "
         "where it is 0 but for rounding, one may be open and the other shut, so the bound counts "
         "a whole value. It was never seen.",
     ]
