@@ -258,10 +258,10 @@ class CellAnalysis(Analysis):
         ):
             total = np.minimum(total, self._gated_error(unit, parts, rounding, mine, before))
         if unit.kind == "product":
-            for source in self.graph.nodes[unit.node].operands:
-                if source in self._edges:
+            for factor in self.graph.nodes[unit.node].operands:
+                if factor in self._edges:
                     # A value on the wrong side, or between 0 and itself, errs by its own size.
-                    total += self._edges[source][unit.channels]
+                    total += self._edges[factor][unit.channels]
         if unit.kind in ("state", "recurrent", "selective"):
             return self._accumulated(layer, parts, total)
         return total
