@@ -195,3 +195,9 @@ def test_a_certificate_at_the_end_of_a_dtype_is_right(body, types, target, dtype
     given = inputs(types, tokens)
     error = np.abs(model.run(*given).astype(np.float64) - source.run(*given))
     assert (error <= certificate.error_bound).all()
+
+
+def test_the_reference_is_infinite_where_float64_is():
+    source = program(scaled(1e300), grid(1000, 1, -1, 1))
+    given = 2.0**1000 * np.array([[1], [-1], [0]])
+    assert source.run(given).ravel().tolist() == [np.inf, -np.inf, 0]

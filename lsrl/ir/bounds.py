@@ -154,7 +154,8 @@ def term_sums(weight: Matrix, value: Facts) -> Sums:
     """
     data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
     size = value.magnitude[columns]
-    terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
+    with np.errstate(over="ignore"):
+        terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
     magnitude = np.zeros(weight.rows)
     grid = np.full(weight.rows, np.inf)
     filled = np.flatnonzero(np.diff(starts))

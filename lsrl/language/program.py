@@ -1,9 +1,11 @@
 """Programs: functions over signals, recorded once, with the reference evaluator attached."""
 
 import inspect
+import math
 import sys
 import typing
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast, final, overload
@@ -72,7 +74,7 @@ class Program:
         """
         arrays, batched = check_inputs(self.inputs, inputs, self.max_length)
         values = evaluate(self.graph, arrays, exact=True if exact else None)[self.graph.output]
-        result = values if exact else values.astype(np.float64)
+        result = values if exact else _in_float64(values)
         return cast(Array, result if batched else result[0])
 
     def trace(self, *inputs: Any) -> dict[str, Array]:
@@ -92,8 +94,7 @@ class Program:
         named = {name: i for i, node in enumerate(self.graph.nodes) for name in node.names}
         values = evaluate(self.graph, arrays, wanted=sorted(set(named.values())))
         return {
-            name: (values[i] if batched else values[i][0]).astype(np.float64)
-            for name, i in named.items()
+            name: _in_float64(values[i] if batched else values[i][0]) for name, i in named.items()
         }
 
     def __repr__(self) -> str:
@@ -134,6 +135,21 @@ def program(
     if function is None:
         return lambda decorated: _record(decorated, max_length, name)
     return _record(function, max_length, name)
+
+
+def _in_float64(values: Array) -> Array:
+    """Rationals as the nearest float64; what is beyond the largest is infinite."""
+    try:
+        return values.astype(np.float64)
+    except OverflowError:
+        return np.vectorize(_nearest, otypes=[np.float64])(values)
+
+
+def _nearest(value: int | Fraction) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _record(function: Callable[..., Any], max_length: int | None, name: str | None) -> Program:
