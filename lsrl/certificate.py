@@ -23,6 +23,7 @@ from lsrl.ir.bounds import (
     joined_sums,
     linear_state_facts,
     lowest_bit_of_step,
+    side_by_side,
     term_sums,
 )
 from lsrl.ir.graph import Graph
@@ -525,20 +526,12 @@ def facts_of_nothing() -> Facts:
 
 def joined_facts(parts: Sequence[Facts]) -> Facts:
     """The facts of several signals side by side."""
-    if not parts:
-        return facts_of_nothing()
-    return Facts(
-        np.concatenate([part.low for part in parts]),
-        np.concatenate([part.high for part in parts]),
-        np.concatenate([part.step for part in parts]),
-        one_hot=len(parts) == 1 and parts[0].one_hot,
-    )
+    return side_by_side(parts)
 
 
 def channels_of(fact: Facts, unit: Unit) -> Facts:
     """The facts of the channels that a unit holds."""
-    picked = unit.channels
-    return replace(fact, low=fact.low[picked], high=fact.high[picked], step=fact.step[picked])
+    return fact.take(unit.channels)
 
 
 def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:

@@ -18,6 +18,7 @@ import numpy as np
 
 from lsrl.errors import ShapeError
 from lsrl.ir import bounds
+from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts, Sums, no_sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational
@@ -293,7 +294,7 @@ class Relu(Op):
         """The operand's interval cut off at zero."""
         value = operands[0]
         return bounds.facts(
-            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.one_hot
+            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.groups
         )
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
@@ -374,8 +375,8 @@ class Product(Op):
         ends, grid = np.where(np.isnan(ends), 0.0, ends), np.where(np.isnan(grid), 0.0, grid)
         low, high = ends.min(axis=0), ends.max(axis=0)
         low, high = bounds.widen(low, high, Sums(np.maximum(abs(low), abs(high)), grid))
-        one_hot = (left.one_hot and right.boolean) or (right.one_hot and left.boolean)
-        return bounds.facts(low, high, step, one_hot)
+        # Where either factor is 0 the product is.
+        return bounds.facts(low, high, step, exclusion.union(left.groups, right.groups))
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """A product of integers is exact where it fits; 0 and 1 always do."""
@@ -409,8 +410,16 @@ class Select(Op):
         return widths[1]
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
-        """The hull of both values."""
-        return operands[1].join(operands[2])
+        """The hull of both values; a value that is only let through belongs to its condition."""
+        condition, first, second = operands
+        hull = first.join(second)
+        if not condition.groups:
+            return hull
+        wide = np.zeros(hull.width, dtype=int) if condition.width == 1 else slice(None)
+        opens = tuple(
+            (root, np.where(second.zero, members[wide], -1)) for root, members in condition.groups
+        )
+        return replace(hull, groups=exclusion.union(hull.groups, opens))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The mixture, which is a or b for a condition of 1 or 0."""
@@ -437,7 +446,14 @@ class Delay(Op):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the operand and the initial value."""
         start = bounds.constant_facts(np.array(self.initial))
-        return start if tokens <= self.steps else operands[0].join(start)
+        if tokens <= self.steps:
+            return start
+        value, nothing = operands[0], start.zero
+        groups = exclusion.kept({
+            ("delay", self.steps, root): np.where(nothing, members, -1)
+            for root, members in value.groups
+        })  # fmt: skip
+        return replace(value.join(start), groups=groups)
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The operand moved along the time axis."""
@@ -451,12 +467,14 @@ class Delay(Op):
 class Bound(Op):
     """x, with the checked promise that it lies in [low, high].
 
-    With `proven` it is a theorem of the maker's, which interval arithmetic can't see.
+    With `proven` it is a theorem of the maker's, which interval arithmetic can't see. So is, with
+    `exclusive`, that at most one channel is nonzero at a token.
     """
 
     low: Row  # (width,)
     high: Row  # (width,)
     proven: bool = False
+    exclusive: bool = False
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -470,7 +488,7 @@ class Bound(Op):
         value = operands[0]
         low, high = np.maximum(value.low, self.low), np.minimum(value.high, self.high)
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
-        return bounds.facts(np.minimum(low, high), high, value.step, value.one_hot)
+        return bounds.facts(np.minimum(low, high), high, value.step, value.groups)
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The operand."""
@@ -514,7 +532,7 @@ class Latch(StateOp):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
         hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
-        return replace(hull, once=True)
+        return replace(hull, once=True, groups=exclusion.NONE)
 
     def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
         """What is taken is added."""
@@ -595,7 +613,8 @@ class SelectiveState(StateOp):
         """The hull of what is written; without `overwrites` the worst case, all of it added up."""
         _, update = operands
         if self.overwrites:
-            return update.join(bounds.constant_facts(np.array(self.initial)))
+            hull = update.join(bounds.constant_facts(np.array(self.initial)))
+            return replace(hull, groups=exclusion.NONE)
         start = np.array(self.initial)
         grown, _ = bounds.linear_state_facts(
             Matrix.identity(update.width), np.zeros(update.width), update, tokens
@@ -639,7 +658,8 @@ class Hold(StateOp):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
-        return operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        return replace(hull, groups=exclusion.NONE)
 
     def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
         """The value where it is taken."""
