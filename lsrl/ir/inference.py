@@ -12,7 +12,7 @@ definition:
   of a group that this channel belongs to; see `lsrl.ir.groups`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,35 +23,42 @@ from lsrl.ir.bounds import Facts, Sums, affine_facts, facts, table_facts, widen
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import Affine, Bound, Input, Latch, Lookup, Periodic, Relu, SelectiveState
+from lsrl.ir.ops import (
+    Affine,
+    Bound,
+    Constant,
+    Input,
+    Latch,
+    Lookup,
+    Periodic,
+    Relu,
+    SelectiveState,
+)
 
 if TYPE_CHECKING:
     from lsrl.ir.graph import Node
 
-# Entries of the dense matrices that one affine map is looked at with, ReLUs that are taken apart,
-# and affine operands that are written over what they read.
+# Entries of the dense matrices that one affine map is looked at with, and how many forms of it.
 MAX_ENTRIES = 1 << 13
-MAX_RELUS = 3
-MAX_OPENED = 6
+MAX_FORMS = 24
 
 
 class Form(NamedTuple):
-    """Σ weight @ node + bias, every row by itself."""
-
-    terms: dict[int, Array]  # node to (rows, width)
-    bias: Array  # (rows,)
-
-
-class Branches(NamedTuple):
-    """The forms of an affine map with each choice of what its ReLUs let through.
+    """Σ weight @ node + bias, every row by itself, and what else is the same value.
 
     Attributes:
-      signs: by ReLU, (rows,): by what each row multiplies it.
-      forms: by choice, one bit a ReLU (1: let through), forms that all say the same.
+      terms: node to (rows, width).
+      bias: (rows,).
+      opened: the form over what its last node reads, where that is an affine map.
+      sign: where its last node is a ReLU, (rows,): by what each row multiplies it.
+      branches: then the forms without the ReLU, and with its argument in its place.
     """
 
-    signs: tuple[Array, ...]
-    forms: tuple[tuple[Form, ...], ...]
+    terms: dict[int, Array]
+    bias: Array
+    opened: "Form | None" = None
+    sign: Array | None = None
+    branches: "tuple[Form, Form] | None" = None
 
 
 class Inference:
@@ -66,7 +73,8 @@ class Inference:
         """Look at nothing yet."""
         self.nodes = nodes
         self.written = written
-        self._branches: dict[int, Branches | None] = {}
+        self._forms: dict[int, Form | None] = {}
+        self._masks: list[int] = []
 
     def facts(self, index: int, known: Sequence[Facts], tokens: int) -> Facts:
         """Facts of a node over `tokens` tokens, given those of the nodes before it."""
@@ -125,20 +133,12 @@ class Inference:
     # ------------------------------------------------------------ like terms and ReLUs
 
     def _narrowed(self, index: int, fact: Facts, known: Sequence[Facts]) -> Facts:
-        if index not in self._branches:
-            self._branches[index] = self._look_at(index)
-        branches = self._branches[index]
-        if branches is None:
+        if index not in self._forms:
+            self._forms[index] = self._look_at(index)
+        form = self._forms[index]
+        if form is None:
             return fact
-        ends = [_hull(forms, known) for forms in branches.forms]
-        # The last ReLU varies slowest, so halves of the list differ in it alone.
-        for sign in reversed(branches.signs):
-            half = len(ends) // 2
-            ends = [
-                _chosen(sign, shut, open_)
-                for shut, open_ in zip(ends[:half], ends[half:], strict=True)
-            ]
-        ((low, high),) = ends
+        low, high = _hull(form, known)
         low, high = np.maximum(low, fact.low), np.minimum(high, fact.high)
         # Promises that contradict each other leave nothing, and then an interval has to stay.
         empty = low > high
@@ -146,34 +146,31 @@ class Inference:
             facts(np.where(empty, fact.low, low), np.where(empty, fact.high, high), fact.step)
         )
 
-    def _look_at(self, index: int) -> Branches | None:
-        """The branches of an affine map; None where they say no more than its operands do."""
+    def _look_at(self, index: int) -> Form | None:
+        """An affine map with all that it is too; None where that tells no more."""
+        whole = self._form(index) if self._shares(self.nodes[index].operands) else None
         try:
-            return self._branches_of(index)
+            return None if whole is None else self._unfolded(whole, [MAX_FORMS], frozenset())
         except _RoundedError:
             return None
 
-    def _branches_of(self, index: int) -> Branches | None:
-        node = self.nodes[index]
-        whole = self._form(index)
-        if whole is None:
-            return None
-        relus = [i for i in whole.terms if self._is_alone(whole.terms[i], i)][:MAX_RELUS]
-        rest = {i: matrix for i, matrix in whole.terms.items() if i not in relus}
-        signs = tuple(whole.terms[i].sum(axis=1) for i in relus)
-        merges = len(set(node.operands)) < len(node.operands)
-        branches = []
-        for choice in range(1 << len(relus)):
-            terms = dict(rest)
-            for bit, relu in enumerate(relus):
-                if choice >> bit & 1:
-                    (argument,) = self.nodes[relu].operands
-                    merges |= argument in terms
-                    terms = _added(terms, argument, whole.terms[relu])
-            form = Form(terms, whole.bias)
-            branches.append((form, *self._merged(form)))
-            merges |= len(branches[-1]) > 1
-        return Branches(signs, tuple(branches)) if merges else None
+    def _shares(self, nodes: Iterable[int]) -> bool:
+        """Whether some signal is read on two ways, through affine maps and ReLUs."""
+        seen = 0
+        for mask in map(self._mask, nodes):
+            if seen & mask:
+                return True
+            seen |= mask
+        return False
+
+    def _mask(self, index: int) -> int:
+        """A bit for each node that this one is made of in that way, itself included."""
+        for i in range(len(self._masks), index + 1):
+            node, mask = self.nodes[i], 1 << i
+            for operand in node.operands if isinstance(node.op, Affine | Relu) else ():
+                mask |= self._masks[operand]
+            self._masks.append(0 if isinstance(node.op, Constant) else mask)
+        return self._masks[index]
 
     def _form(self, index: int) -> Form | None:
         """An affine map as it stands; None if it is something else, or too large."""
@@ -188,34 +185,45 @@ class Inference:
             terms = _added(terms, operand, weight.dense())
         return Form(terms, np.array(op.bias))
 
-    def _is_alone(self, matrix: Array, index: int) -> bool:
-        """Whether this is a ReLU of which each row reads one channel at most."""
-        alone = (np.count_nonzero(matrix, axis=1) <= 1).all()
-        return isinstance(self.nodes[index].op, Relu) and bool(alone)
+    def _unfolded(self, form: Form, left: list[int], whole: frozenset[int]) -> Form | None:
+        """The form with what it is too, as far as terms merge somewhere; else None.
 
-    def _merged(self, form: Form) -> Iterator[Form]:
-        """The form over what its affine operands read, each time that terms have merged so.
+        Its last node comes first: no other one can be made of that.
 
-        The last node is opened first: no other one can be made of it.
+        Args:
+          form: without any.
+          left: how many forms may still be looked at.
+          whole: nodes that are left as they are.
         """
-        for _ in range(MAX_OPENED):
-            inner = {i: self._form(i) for i in form.terms}
-            last = max((i for i, found in inner.items() if found is not None), default=None)
-            found = None if last is None else inner[last]
-            if last is None or found is None:
-                return
-            terms = dict(form.terms)
-            matrix = terms.pop(last)
-            merges = False
-            for source, weight in found.terms.items():
-                merges |= source in terms
-                terms = _added(terms, source, _product(matrix, weight))
-            bias = _sum(form.bias, _product(matrix, found.bias[:, None])[:, 0])
-            form = Form({i: entries for i, entries in terms.items() if entries.any()}, bias)
-            if sum(entries.size for entries in form.terms.values()) > MAX_ENTRIES:
-                return
-            if merges:
-                yield form
+        last = max((i for i in form.terms if i not in whole), default=None)
+        left[0] -= 1
+        if last is None or left[0] < 0 or not self._shares(form.terms):
+            return None
+        terms = dict(form.terms)
+        matrix, op = terms.pop(last), self.nodes[last].op
+        if isinstance(op, Relu) and (np.count_nonzero(matrix, axis=1) <= 1).all():
+            (argument,) = self.nodes[last].operands
+            with_it = Form(_added(terms, argument, matrix), form.bias)
+            pair = Form(terms, form.bias), with_it
+            found = [self._unfolded(each, left, whole) for each in pair]
+            if found == [None, None] and argument not in terms:
+                return None
+            branches = found[0] or pair[0], found[1] or pair[1]
+            return form._replace(sign=matrix.sum(axis=1), branches=branches)
+        inner = self._form(last)
+        if inner is None:
+            return self._unfolded(form, left, whole | {last})
+        merges = any(source in terms for source in inner.terms)
+        for source, weight in inner.terms.items():
+            terms = _added(terms, source, _product(matrix, weight))
+        if sum(entries.size for entries in terms.values()) > MAX_ENTRIES:
+            return None
+        bias = _sum(form.bias, _product(matrix, inner.bias[:, None])[:, 0])
+        opened = Form(terms, bias)
+        further = self._unfolded(opened, left, whole)
+        if further is None and not merges:
+            return None
+        return form._replace(opened=further or opened)
 
 
 class _RoundedError(ArithmeticError):
@@ -224,7 +232,9 @@ class _RoundedError(ArithmeticError):
 
 def _added(terms: dict[int, Array], index: int, matrix: Array) -> dict[int, Array]:
     known = terms.get(index)
-    return {**terms, index: matrix if known is None else _sum(known, matrix)}
+    total = matrix if known is None else _sum(known, matrix)
+    rest = {i: entries for i, entries in terms.items() if i != index}
+    return {**rest, index: total} if total.any() else rest
 
 
 def _sum(first: Array, second: Array) -> Array:
@@ -241,21 +251,22 @@ def _product(first: Array, second: Array) -> Array:
     return np.asarray(first @ second)
 
 
-def _chosen(
-    sign: Array, shut: tuple[Array, Array], open_: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    """The greater of both where the sign is positive, the smaller where it is negative."""
-    ends = []
-    for a, b in zip(shut, open_, strict=True):
-        ends.append(np.where(sign > 0, np.maximum(a, b), np.where(sign < 0, np.minimum(a, b), a)))
-    return ends[0], ends[1]
-
-
-def _hull(forms: Sequence[Form], known: Sequence[Facts]) -> tuple[Array, Array]:
-    """The interval that all forms agree on."""
-    ends = [_interval(form, known) for form in forms]
-    lows, highs = zip(*ends, strict=True)
-    return np.maximum.reduce(lows), np.minimum.reduce(highs)
+def _hull(form: Form, known: Sequence[Facts]) -> tuple[Array, Array]:
+    """The interval that a form and all that it is too agree on."""
+    low, high = _interval(form, known)
+    if form.opened is not None:
+        least, most = _hull(form.opened, known)
+        return np.maximum(low, least), np.minimum(high, most)
+    if form.branches is not None and form.sign is not None:
+        sign = form.sign
+        shut, through = (_hull(branch, known) for branch in form.branches)
+        # The greater of both where the sign is positive, the smaller where it is negative.
+        least, most = (
+            np.where(sign > 0, np.maximum(a, b), np.where(sign < 0, np.minimum(a, b), a))
+            for a, b in zip(shut, through, strict=True)
+        )
+        return np.maximum(low, least), np.minimum(high, most)
+    return low, high
 
 
 def _interval(form: Form, known: Sequence[Facts]) -> tuple[Array, Array]:
