@@ -248,9 +248,9 @@ class GraphBuilder:
             for origin in fresh:
                 self.facts[index] = self.facts[index].meet(self.program.facts[origin])
         if groups:
-            mine = self.facts[index]
-            both = exclusion.union(mine.groups, groups)
-            self.facts[index] = mine if both is mine.groups else replace(mine, groups=both)
+            fact = self.facts[index]
+            both = exclusion.union(fact.groups, groups)
+            self.facts[index] = fact if both is fact.groups else replace(fact, groups=both)
 
     def build(self, output: int) -> Graph:
         """The finished graph."""

@@ -14,7 +14,7 @@ definition:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 # Entries of the dense matrices that one affine map is looked at with, and how many forms of it.
 MAX_ENTRIES = 1 << 13
 MAX_FORMS = 24
+
+
+# A node as Σ matrix @ source + bias.
+Spread = tuple[dict[int, Matrix], Array]
 
 
 class Form(NamedTuple):
@@ -75,6 +79,7 @@ class Inference:
         self.written = written
         self._forms: dict[int, Form | None] = {}
         self._masks: list[int] = []
+        self._spreads: dict[int, Spread | None] = {}
 
     def facts(self, index: int, known: Sequence[Facts], tokens: int) -> Facts:
         """Facts of a node over `tokens` tokens, given those of the nodes before it."""
@@ -113,22 +118,63 @@ class Inference:
 
     def _shut(self, argument: int, known: Sequence[Facts]) -> Groups:
         """Of relu(argument): what is 0 wherever one of the channels that it reads is 0."""
-        node = self.nodes[argument]
-        if not isinstance(node.op, Affine) or not any(known[i].groups for i in node.operands):
+        if not any(known[i].groups for i in self._sources(argument)):
             return exclusion.NONE
-        plain = [replace(known[i], groups=exclusion.NONE) for i in node.operands]
-        highest = affine_facts(node.op.weights, np.array(node.op.bias), plain).high
+        spread = self._over_sources(argument)
+        if spread is None:
+            return exclusion.NONE
+        terms, bias = spread
+        plain = [replace(known[i], groups=exclusion.NONE) for i in terms]
+        highest = affine_facts(list(terms.values()), bias, plain).high
         found: Groups = exclusion.NONE
-        for weight, operand in zip(node.op.weights, node.operands, strict=True):
+        for operand, weight in terms.items():
             fact, columns, rows = known[operand], weight.csr.indices, weight.entry_rows()
             # The channel adds nothing then, in place of its most.
             without = highest[rows] - weight.csr.data * fact.high[columns]
             shuts = (without <= 0) & (weight.csr.data > 0) & (fact.low[columns] >= 0)
             for root, members in fact.groups if shuts.any() else ():
-                belongs = np.full(node.width, -1)
+                belongs = np.full(len(bias), -1)
                 np.maximum.at(belongs, rows[shuts], members[columns[shuts]])
                 found = exclusion.union(found, ((root, belongs),))
         return found
+
+    def _sources(self, index: int) -> list[int]:
+        """What a node reads that is not an affine map, looking through those that are."""
+        seen, pending = {index}, [index]
+        while pending:
+            node = self.nodes[pending.pop()]
+            fresh = set(node.operands) - seen if isinstance(node.op, Affine) else set()
+            seen |= fresh
+            pending.extend(fresh)
+        return sorted(i for i in seen if not isinstance(self.nodes[i].op, Affine))
+
+    def _over_sources(self, index: int) -> Spread | None:
+        """A node as an affine map of its sources; None where float64 would round it."""
+        if index not in self._spreads:
+            self._spreads[index] = self._spread(index)
+        return self._spreads[index]
+
+    def _spread(self, index: int) -> Spread | None:
+        node = self.nodes[index]
+        if not isinstance(node.op, Affine):
+            return {index: Matrix.identity(node.width)}, np.zeros(node.width)
+        total: dict[int, Matrix] = {}
+        bias = np.array(node.op.bias)
+        try:
+            for weight, operand in zip(node.op.weights, node.operands, strict=True):
+                inner = self._over_sources(operand)
+                if inner is None:
+                    return None
+                bias = _sum(bias, _product(weight.csr, inner[1]))
+                for source, matrix in inner[0].items():
+                    product = weight.exact_product(matrix)
+                    if product is None:
+                        return None
+                    known = total.get(source)
+                    total[source] = product if known is None else _total(known, product)
+        except _RoundedError:
+            return None
+        return total, bias
 
     # ------------------------------------------------------------ like terms and ReLUs
 
@@ -244,9 +290,18 @@ def _sum(first: Array, second: Array) -> Array:
     return first + second
 
 
-def _product(first: Array, second: Array) -> Array:
-    unit = lowest_bit(first).min(initial=np.inf) * lowest_bit(second).min(initial=np.inf)
-    if (np.abs(first) @ np.abs(second)).max(initial=0.0) > 2.0**53 * unit:
+def _total(first: Matrix, second: Matrix) -> Matrix:
+    unit = min(lowest_bit(each.csr.data).min(initial=np.inf) for each in (first, second))
+    if (abs(first.csr) + abs(second.csr)).data.max(initial=0.0) > 2.0**53 * unit:
+        raise _RoundedError
+    return Matrix(first.csr + second.csr)
+
+
+def _product(first: Any, second: Array) -> Array:
+    """Of a dense or sparse matrix and a dense one or a vector."""
+    entries = first.data if hasattr(first, "tocsr") else first
+    unit = lowest_bit(entries).min(initial=np.inf) * lowest_bit(second).min(initial=np.inf)
+    if (abs(first) @ np.abs(second)).max(initial=0.0) > 2.0**53 * unit:
         raise _RoundedError
     return np.asarray(first @ second)
 

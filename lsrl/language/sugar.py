@@ -8,7 +8,7 @@ from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, lowest_bit, power_of_two_below
+from lsrl.ir.numbers import lowest_bit, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS, Token
 from lsrl.language.signal import (
     Signal,
@@ -308,13 +308,13 @@ def mod(x: Signal, n: float) -> Signal:
     return value
 
 
-def _known(x: Signal, low: Array, high: Array, exclusive: bool = False) -> Signal:
+def _known(x: Signal, low: Numbers, high: Numbers, exclusive: bool = False) -> Signal:
     """`bound` where it is a theorem and not a promise; x itself where inference sees it too."""
-    seen = (x.facts.low >= low).all() and (x.facts.high <= high).all()
+    lows, highs = _row(low, x.width, "low"), _row(high, x.width, "high")
+    seen = (x.facts.low >= lows).all() and (x.facts.high <= highs).all()
     if seen and (x.facts.exclusive or not exclusive):
         return x
-    ends = tuple(np.broadcast_to(end, x.width).tolist() for end in (low, high))
-    return record(ops.Bound(*map(tuple, ends), proven=True, exclusive=exclusive), x)
+    return record(ops.Bound(lows, highs, proven=True, exclusive=exclusive), x)
 
 
 def argmax(x: Signal) -> Signal:
@@ -365,21 +365,15 @@ def mux(one_hot: Signal, values: Any) -> Signal:
             f"{user_line()}: mux needs a one-hot selector, which this {chosen!r} is not known to "
             "be; make it with lsrl.one_hot(index, n)"
         )
-    if isinstance(values, Signal):
-        if values.width != chosen.width:
-            raise ShapeError(
-                f"{user_line()}: mux of {chosen.width} channels needs as many values, got a signal "
-                f"of width {values.width}"
-            )
-        return select(chosen, values, 0).sum()
-    entries = list(values)
+    entries = values if isinstance(values, Signal) else list(values)
     if len(entries) != chosen.width:
         raise ShapeError(
             f"{user_line()}: mux of {chosen.width} channels needs as many values, got "
             f"{len(entries)}"
         )
-    entries = broadcast(*entries)
-    picked = [select(chosen[k], entry, 0) for k, entry in enumerate(entries)]
+    if isinstance(entries, Signal):
+        return select(chosen, entries, 0).sum()
+    picked = [select(chosen[k], entry, 0) for k, entry in enumerate(broadcast(*entries))]
     return combine([(1.0, each) for each in picked])
 
 
