@@ -2,16 +2,19 @@
 
 import ast
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import lsrl
 
 ROOT = Path(__file__).resolve().parents[1]
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
 # What each part may import of lsrl, besides itself. Parts that are not named stand above these.
 BELOW = {"lsrl.errors", "lsrl.ir"}
@@ -133,3 +136,20 @@ def test_link_and_package_dir_name_the_same_folder(name: str) -> None:
     assert link.is_symlink()
     assert os.readlink(link) == f"../{name}"
     assert SETUPTOOLS["package-dir"][f"lsrl.{name}"] == name
+
+
+def test_the_lock_holds_what_pyproject_admits() -> None:
+    """One plain version of everything, for any machine; builds, which it can't reach, are the same."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    locked = {}
+    for line in lines[1:]:
+        name, version = re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups()
+        locked[re.sub("[-_.]+", "-", name).lower()] = version
+    project = PYPROJECT["project"]
+    needed = [*project["dependencies"], *PYPROJECT["build-system"]["requires"]]
+    for extra in project["optional-dependencies"].values():
+        needed += extra
+    for requirement in map(Requirement, needed):
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(locked[requirement.name]), requirement
+    assert all("==" in requirement for requirement in PYPROJECT["build-system"]["requires"])
