@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_link_and_package_dir_name_the_same_folder(name: str) -> None:
 
 
 def test_the_lock_holds_what_pyproject_admits() -> None:
-    """One plain version of everything, for any machine; builds, which it can't reach, are the same."""
+    """One plain version of everything, for any machine, and of setuptools where it can't reach."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     locked = {}
     for line in lines[1:]:
@@ -153,3 +154,29 @@ def test_the_lock_holds_what_pyproject_admits() -> None:
         if requirement.name != project["name"]:
             assert requirement.specifier.contains(locked[requirement.name]), requirement
     assert all("==" in requirement for requirement in PYPROJECT["build-system"]["requires"])
+
+
+def test_warnings_are_errors_where_our_code_causes_them() -> None:
+    code = """
+import warnings
+import numpy as np
+def warn(level):
+    warnings.warn("deprecated", DeprecationWarning, stacklevel=level)
+def divide():
+    return np.ones(1) / 0
+"""
+    library: dict = {"__name__": "lsrl_of_others"}
+    exec(code, library)
+    with warnings.catch_warnings(record=True) as shown:
+        library["warn"](1)
+        library["divide"]()
+    assert [warning.category for warning in shown] == [DeprecationWarning, RuntimeWarning]
+    with pytest.raises(DeprecationWarning):  # we called what is deprecated
+        library["warn"](2)
+    for name in ("lsrl", "lsrl.ir.matrix", "tests.conftest", "benchmarks.run", None):
+        ours: dict = {"__name__": name} if name else {}
+        exec(code, ours)
+        with pytest.raises(RuntimeWarning):
+            ours["divide"]()
+    with pytest.raises(pytest.PytestWarning):
+        library["warnings"].warn_explicit("x", pytest.PytestWarning, "a.py", 1, "_pytest.python")
