@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import lsrl
+from lsrl import cache
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -82,6 +83,18 @@ def test_imports_go_one_way(part: str) -> None:
         if not any(is_within(target, other) for other in allowed)
     ]
     assert not offences, "\n".join(offences)
+
+
+def test_no_result_depends_on_what_only_tells_results() -> None:
+    """What the hash of the code leaves out is imported by nothing that it takes in."""
+    telling = {f"lsrl.{place[:-3].replace('/', '.')}" for place in cache.TELLING}
+    assert telling <= MODULES.keys()
+    importers = {
+        module
+        for module, tree in MODULES.items()
+        if telling.intersection(target for _, target in imports(tree))
+    }
+    assert importers <= telling
 
 
 def test_only_graphs_import_networkx() -> None:
