@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from lsrl import cache as model_cache
 from lsrl import storage
 from lsrl.backends import registry
@@ -31,6 +33,7 @@ Activation = Literal["relu", "tanh"]
 Result = TypeVar("Result")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the certificate tells what is infinite
 def compile(
     program: Program,
     target: str,
@@ -308,7 +311,8 @@ def explain(program: Program, target: str, *, legalise: Legalise = "native") -> 
         return Explanation(program.name, target, "no", "; ".join(reasons))
     schedule = model.schedule
     lengths = _lengths(program.max_length or schedule.graph.tokens)
-    bits = tuple((tokens, backend.bits_needed(schedule, tokens)) for tokens in lengths)
+    analyse = backend.analysis(schedule, model.numerics)
+    bits = tuple((tokens, analyse(tokens).bits_needed()) for tokens in lengths)
     answer: Literal["yes", "bounded"] = "yes"
     grows = len({needed for _, needed in bits}) > 1
     if program.max_length is None:

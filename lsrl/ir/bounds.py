@@ -131,6 +131,8 @@ def side_by_side(parts: Sequence[Facts]) -> Facts:
 def facts(low: Array, high: Array, step: Array, groups: Groups = exclusion.NONE) -> Facts:
     """Make facts of float64 arrays; a channel that can only be 0 lies on every grid."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    # A difference of infinite ends says nothing.
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     step = np.where((low == 0) & (high == 0), np.inf, np.asarray(step, dtype=np.float64))
     return Facts(low, high, step, groups)
 
@@ -232,8 +234,6 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
         step = pairwise_grid(step, grid)
     sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
     low, high = widen(low, high, sums)
-    with np.errstate(invalid="ignore"):
-        low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     return facts(low, high, step, groups)
 
 

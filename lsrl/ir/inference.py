@@ -82,12 +82,16 @@ class Inference:
         self._spreads: dict[int, Spread | None] = {}
 
     def facts(self, index: int, known: Sequence[Facts], tokens: int) -> Facts:
-        """Facts of a node over `tokens` tokens, given those of the nodes before it."""
+        """Facts of a node over `tokens` tokens, given those of the nodes before it.
+
+        An end that float64 can't hold is infinite, and says nothing.
+        """
         node = self.nodes[index]
-        fact = node.op.infer([known[i] for i in node.operands], tokens)
-        if self.written and isinstance(node.op, Affine):
-            fact = self._narrowed(index, fact, known)
-        added = self._groups(index, known)
+        with np.errstate(over="ignore", invalid="ignore"):
+            fact = node.op.infer([known[i] for i in node.operands], tokens)
+            if self.written and isinstance(node.op, Affine):
+                fact = self._narrowed(index, fact, known)
+            added = self._groups(index, known)
         return fact if not added else replace(fact, groups=exclusion.union(fact.groups, added))
 
     # ------------------------------------------------------------ groups

@@ -84,7 +84,8 @@ def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
       grid: largest power of two that divides every term; 0 if there is none.
       bits: significand bits of the dtype.
     """
-    return np.asarray(magnitude) <= 2.0**bits * np.asarray(grid)
+    with np.errstate(over="ignore"):  # what float64 can't hold is more than any magnitude
+        return np.asarray(np.asarray(magnitude) <= 2.0**bits * np.asarray(grid))
 
 
 def exact_number(value: Any, what: str) -> float:
