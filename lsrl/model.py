@@ -26,7 +26,7 @@ from lsrl.passes.pipeline import PassRecord
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.verification import compare
+from lsrl.verification import Sampler, compare
 
 if TYPE_CHECKING:
     from lsrl.interpret.circuit import Circuit
@@ -164,6 +164,18 @@ class Model:
     def proven(self) -> Certificate:
         """What is proven of the weights that the model was made with, whatever it holds now."""
         return self._proof.certificate
+
+    @property
+    def allowed_error(self) -> float:
+        """Greatest error of an output that is as it should be: by what is proven of `proven`.
+
+        0 where that is exact, infinite where nothing is proven; of an altered network of which
+        nothing is proven, what its card counts as right.
+        """
+        bound = self.proven.error_bound
+        if np.isfinite(bound) or self.card is None:
+            return 0.0 if self.proven.exact else bound
+        return self.card.tolerance
 
     @property
     def changed_parameters(self) -> tuple[str, ...]:
@@ -340,22 +352,40 @@ class Model:
         result = np.asarray(tokens).astype(np.int64)
         return result if batched else cast(Array, result[0])
 
-    def self_test(self, sequences: int = 4, length: int = 64, seed: int = 0) -> None:
+    def self_test(
+        self,
+        sequences: int = 4,
+        length: int = 64,
+        seed: int = 0,
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
         """Check on the device at hand what the certificate relies on, and the program itself.
 
         Runs random and extreme inputs in whole-sequence and step mode against the reference
-        evaluator: equal where the certificate says exact, else within its bound.
+        evaluator: equal where that is proven of the compiled weights, else within the bound that is
+        proven of them. Inputs that break a promise are drawn anew, as far as others are found.
+
+        Args:
+          sequences: how many.
+          length: tokens, at most the program's max_length.
+          seed: of the random inputs.
+          sampler: draws the inputs, for programs whose promises random ones seldom keep: from
+            (numpy's random generator, sequences, length) to one array an input.
 
         Raises:
-          SelfTestError: says which condition or token differs.
+          SelfTestError: says which condition or token differs, or that next to nothing was tested.
         """
         with self.device_mode():
             self.module.self_test()
-        difference = compare(self, sequences=sequences, length=length, seed=seed)
-        if difference is not None:
+        compared = compare(self, sequences=sequences, length=length, seed=seed, sampler=sampler)
+        place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
+        if compared.difference is not None:
+            raise SelfTestError(f"{place}: {compared.difference}")
+        if compared.shortfall is not None:
             raise SelfTestError(
-                f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]}): "
-                f"{difference}"
+                f"{place}: next to nothing was tested: {compared.shortfall}; pass a sampler of "
+                f"inputs that keep the promises\n{compared}"
             )
 
     def summary(self) -> str:
