@@ -553,7 +553,9 @@ def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, Any] | No
     from lsrl.storage import program_content
 
     entry = lsrl.programs.catalogue().get(program.name)
-    for parameters in () if entry is None else entry.parameters:
+    if entry is None:
+        return None, None
+    for parameters in entry.parameters:
         built = entry.program(**parameters)
         if program_content(built, lines=False) == program_content(program, lines=False):
             return entry, parameters
