@@ -130,8 +130,7 @@ class Model:
           certificate: what is proven of it; nothing if None.
         """
         if certificate is None:
-            title = alteration.card.title
-            certificate = not_compiled(self.proven, "weights changed", title)
+            certificate = not_compiled(self.proven, "weights changed")
         return Model(
             self.program,
             self.target,

@@ -23,6 +23,8 @@ _NAMED = 8
 # Search for inputs that keep the promises: rounds, from which on any that keep them will do, trials
 # of each kind for a sequence and round, and tokens that a calm trial may go on for before.
 _ROUNDS, _PATIENCE, _TRIALS, _CALM = 24, 12, 8, 6
+# The reference evaluator keeps every named signal of so many tokens at a time.
+_TOKENS_AT_ONCE = 2**16
 
 
 class Runnable(Protocol):
@@ -391,16 +393,10 @@ def compare(
     if inputs is None:
         inputs = draw_inputs(program, sequences, length, seed, sampler=sampler)
     drawn = inputs if isinstance(inputs, Drawn) else _given(program, inputs)
-    signals, output = _signals(program), program.graph.output
-    legal, values = evaluate_prefixes(program.graph, drawn.inputs, [*signals, output])
-    legal = np.minimum(legal, drawn.lengths)
+    legal, expected, spans = _evaluated(program, drawn)
     whole = legal == drawn.lengths
-    time = drawn.inputs[0].shape[1]
-    compared = np.arange(time) < legal[:, None]
-    spans = {i: _span(values[i], compared) for i in values if compared.any()}
     difference, error = None, 0.0
-    if compared.any():
-        expected = values[output].astype(np.float64)
+    if legal.any():
         difference, error = _differences(model, drawn.inputs, legal, expected, steps)
     return Comparison(
         program,
@@ -418,41 +414,68 @@ def compare(
     )
 
 
-def _span(values: Array, compared: Array) -> tuple[Array, Array]:
-    some = values[compared].astype(np.float64)
-    return some.min(axis=0), some.max(axis=0)
+def _evaluated(
+    program: Program, drawn: Drawn
+) -> tuple[Array, Array, dict[int, tuple[Array, Array]]]:
+    """Legal tokens of each sequence, outputs (sequences, length, outputs), and spans of signals."""
+    count, time = len(drawn.lengths), drawn.inputs[0].shape[1]
+    output = program.graph.output
+    wanted = [*_signals(program), output]
+    legal, expected = np.zeros(count, int), np.zeros((count, time, program.num_outputs))
+    spans: dict[int, tuple[Array, Array]] = {}
+    rows = max(1, _TOKENS_AT_ONCE // time)
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        found, values = evaluate_prefixes(
+            program.graph, [array[part] for array in drawn.inputs], wanted
+        )
+        legal[part] = np.minimum(found, drawn.lengths[part])
+        expected[part] = values[output].astype(np.float64)
+        ahead = np.arange(time) < legal[part, None]
+        for node, value in values.items() if ahead.any() else ():
+            some = value[ahead].astype(np.float64)
+            least, most = spans.get(node, (np.inf, -np.inf))
+            spans[node] = np.minimum(some.min(axis=0), least), np.maximum(some.max(axis=0), most)
+    return legal, expected, spans
 
 
 def _differences(
     model: Runnable, inputs: Sequence[Array], legal: Array, expected: Array, steps: bool
 ) -> tuple[Difference | None, float]:
     """The first difference within the legal tokens, and the greatest."""
-    # Outputs depend on no later token, so it does no harm that what is behind breaks promises.
-    modes = {"run": model.run(*inputs)}
+    ahead = np.arange(expected.shape[1]) < legal[:, None]
+    modes = {"run": np.array(model.run(*inputs), np.float64)}
+    # Outputs depend on no later token, so it does no harm that what is behind breaks promises,
+    # unless it overflows: then zeros of a matrix product make it NaN everywhere.
+    wrong = (_errors(expected, modes["run"], ahead) > model.allowed_error).any(axis=(1, 2))
+    for row in np.flatnonzero(wrong & (legal < expected.shape[1])):
+        prefix = [array[row : row + 1, : legal[row]] for array in inputs]
+        modes["run"][row, : legal[row]] = model.run(*prefix)[0]
     if steps:
-        state, outputs = model.init_state(batch=len(legal)), []
+        modes["step"] = np.zeros_like(expected)
+        state = model.init_state(batch=len(legal))
         for t in range(int(legal.max())):
-            output, state = model.step(state, *(array[:, t] for array in inputs))
-            outputs.append(output)
-        modes["step"] = np.stack(outputs, axis=1)
+            modes["step"][:, t], state = model.step(state, *(array[:, t] for array in inputs))
     allowed, greatest = model.allowed_error, 0.0
-    found: Difference | None = None
-    for mode, result in modes.items():
-        got = result.astype(np.float64)
-        wanted = expected[:, : got.shape[1]]
-        ahead = np.arange(got.shape[1]) < legal[:, None]
-        with np.errstate(invalid="ignore"):
-            error = np.where(ahead[..., None], np.abs(wanted - got), 0.0)
-        error = np.where(np.isnan(error), np.inf, error)
+    first: Difference | None = None
+    for mode, got in modes.items():
+        error = _errors(expected, got, ahead)
         greatest = max(greatest, float(error.max(initial=0.0)))
-        wrong = np.argwhere(((error > allowed) | np.isinf(error)).any(axis=-1))
-        if len(wrong) and found is None:
-            sequence, token = wrong[np.lexsort((wrong[:, 0], wrong[:, 1]))[0]]
-            found = Difference(
+        places = np.argwhere(((error > allowed) | np.isinf(error)).any(axis=-1))
+        if len(places) and first is None:
+            sequence, token = places[np.lexsort((places[:, 0], places[:, 1]))[0]]
+            first = Difference(
                 mode, int(sequence), int(token),
-                wanted[sequence, token].tolist(), got[sequence, token].tolist(), allowed,
+                expected[sequence, token].tolist(), got[sequence, token].tolist(), allowed,
             )  # fmt: skip
-    return found, greatest
+    return first, greatest
+
+
+def _errors(expected: Array, got: Array, ahead: Array) -> Array:
+    """Of the tokens ahead of a broken promise, 0 elsewhere; NaN is infinitely wrong."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.where(ahead[..., None], np.abs(expected - got), 0.0)
+    return np.where(np.isnan(error), np.inf, error)
 
 
 def legal_inputs(program: Program, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:

@@ -147,9 +147,9 @@ def evaluate_prefixes(
             values[i] = node.op.evaluate(operands, extent)
             broken = node.op.broken(operands, values[i])
             if broken is not None:
-                mask: Array = np.broadcast_to(broken.mask, values[i].shape).astype(bool)
-                at = mask.any(axis=-1)
-                legal = np.minimum(legal, np.where(at.any(axis=1), at.argmax(axis=1), time))
+                mask = np.broadcast_to(broken.mask, values[i].shape).astype(bool)
+                at: Array = np.any(mask, axis=-1)
+                legal = np.minimum(legal, np.where(np.any(at, axis=1), at.argmax(axis=1), time))
             for operand in node.operands:
                 if last_reader[operand] == i and operand not in wanted:
                     values.pop(operand, None)
