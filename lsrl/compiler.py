@@ -24,6 +24,7 @@ from lsrl.numerics import numerics_of
 from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
+from lsrl.proof import not_compiled
 from lsrl.schedule import Levels
 
 Activation = Literal["relu", "tanh"]
@@ -229,6 +230,10 @@ def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
             module = model.module.rebuilt(saved.parameters)
     except (LsrlError, KeyError, TypeError, ValueError) as error:
         raise storage.bad(path, f"its alteration can't be read ({error})") from error
+    # Files that older versions wrote have none.
+    digest = storage.weights_digest(saved.parameters)
+    if found.get("weights", digest) != digest:
+        certificate = not_compiled(certificate, "weights changed in the file")
     return model.altered(module, Alteration(circuit, card), certificate)
 
 

@@ -434,9 +434,10 @@ class Model:
           OSError: the file can't be written.
         """
         alteration = self.alteration
+        arrays = self.module.parameter_arrays() if alteration is None else self.module.arrays()
         storage.save(
             path,
-            self.module.parameter_arrays() if alteration is None else self.module.arrays(),
+            arrays,
             program=self.program,
             target=self.target,
             options=self.options,
@@ -450,6 +451,7 @@ class Model:
                 "circuit": json.loads(alteration.circuit.to_json()),
                 "card": alteration.card.to_json(),
                 "certificate": self.certificate.to_json(),
+                "weights": storage.weights_digest(arrays),
             },
         )
 

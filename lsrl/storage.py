@@ -151,6 +151,11 @@ def program_content(program: Program, lines: bool) -> dict[str, Any]:
     return content
 
 
+def weights_digest(parameters: dict[str, Array]) -> str:
+    """Which weights something was proven of, where none can be compiled to compare them with."""
+    return _checksum("", {name: _bits(array) for name, array in parameters.items()})
+
+
 def _bits(array: Array) -> Array:
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 

@@ -23,6 +23,8 @@ _NAMED = 8
 # Search for inputs that keep the promises: rounds, from which on any that keep them will do, trials
 # of each kind for a sequence and round, and tokens that a calm trial may go on for before.
 _ROUNDS, _PATIENCE, _TRIALS, _CALM = 24, 12, 8, 6
+# Entries of a vector that are at the end of their range together, at most, in trials of sets.
+_SET = 4
 # The reference evaluator keeps every named signal of so many tokens at a time.
 _TOKENS_AT_ONCE = 2**16
 
@@ -260,9 +262,10 @@ def _calm(random: np.random.Generator, kind: InputType, sequences: int, length: 
     often = random.choice([0.02, 0.2, 1.0], (sequences, 1, 1))
     moved = np.where(random.random(shape) < often, far, 0.0)
     goal = random.uniform(low, high, shape)
-    # As one-hot vectors are: a single entry at the end of its range.
+    # As one-hot vectors are, and sets of a size: some entries are at the end of their range.
     single = random.random((sequences, 1, 1)) < 0.25
-    alone = random.integers(0, kind.width, (sequences, length, 1)) == np.arange(kind.width)
+    size = random.integers(1, min(kind.width, _SET) + 1, (sequences, 1, 1))
+    alone = random.random(shape).argsort(axis=-1) < size
     here = anchor[:, None]
     values = np.where(single, np.where(alone, high, here), here + moved * (goal - here))
     return _on_grid(kind, values)
