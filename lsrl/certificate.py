@@ -45,24 +45,23 @@ class Reason:
     Attributes:
       signal: the signal whose row fails first.
       source: the user's line.
-      layer: its layer, from 1; 0 for the input map, and one past the last for the output map.
+      layer: its layer, from 1; 0 for the input map, one past the last for the output map, and None
+        for the whole network.
       condition: what fails, in numbers.
       token: the first token at which it can fail; 0 if it does not depend on the length.
     """
 
     signal: str
     source: str
-    layer: int
+    layer: int | None
     condition: str
     token: int = 0
 
     def __str__(self) -> str:
         """One line."""
-        return (
-            f"{self.signal} ({self.source}), layer {self.layer}: {self.condition}; "
-            f"exact up to token {self.token - 1}" if self.token else
-            f"{self.signal} ({self.source}), layer {self.layer}: {self.condition}"
-        )  # fmt: skip
+        layer = "" if self.layer is None else f", layer {self.layer}"
+        text = f"{self.signal} ({self.source}){layer}: {self.condition}"
+        return f"{text}; exact up to token {self.token - 1}" if self.token else text
 
 
 @dataclass(frozen=True)

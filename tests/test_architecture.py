@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "lsrl.certificate": COMPILING,
     "lsrl.backends": COMPILING | {"lsrl.certificate"},
     "lsrl.options": set(),
+    "lsrl.proof": BELOW | {"lsrl.certificate"},
     "lsrl.storage": BELOW
     | {"lsrl", "lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.schedule"},
     "lsrl.verification": BELOW | {"lsrl.certificate", "lsrl.language"},

@@ -422,6 +422,8 @@ def test_parameters_that_were_replaced_are_exported(transformers, tmp_path):
     np.testing.assert_array_equal(logits_of(theirs, ids), model.module.logits((ids,), 4))
     weight = theirs.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(weight, table + bias)
+    for name in ("config.json", "README.md"):
+        assert "not the compiled weights" in (tmp_path / "model" / name).read_text()
 
 
 def test_the_readme_says_what_happens(transformers, tmp_path, monkeypatch, capsys):

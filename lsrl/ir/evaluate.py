@@ -107,6 +107,55 @@ def evaluate(
     return {i: values[i] for i in keep}
 
 
+def evaluate_prefixes(
+    graph: Graph,
+    inputs: Sequence[Array],
+    wanted: Sequence[int] = (),
+    *,
+    exact: bool | None = None,
+) -> tuple[Array, dict[int, Array]]:
+    """Evaluate a graph on sequences that may break its promises, and say where they do.
+
+    A value depends on no later token, so what is ahead of the first broken promise is as it should
+    be; what stands behind it means nothing.
+
+    Args:
+      graph: the program.
+      inputs: as for `evaluate`.
+      wanted: ids of the nodes to return.
+      exact: as for `evaluate`.
+
+    Returns:
+      (batch,) int, how many tokens from the first on keep every promise, and the values of the
+      wanted nodes, as `evaluate` returns them.
+    """
+    batch, time = inputs[0].shape[:2]
+    extent = Extent(batch, time, not float64_is_exact(graph, time) if exact is None else exact)
+    legal = np.full(batch, time)
+    promised = [i for i, node in enumerate(graph.nodes) if node.op.promise() is not None]
+    live = graph.live([*wanted, *promised])
+    last_reader = {operand: i for i in live for operand in graph.nodes[i].operands}
+    values: dict[int, Array] = {}
+    with np.errstate(all="ignore"):  # behind a broken promise there are no bounds
+        for i in live:
+            node = graph.nodes[i]
+            if isinstance(node.op, Input):
+                array = inputs[node.op.index]
+                values[i] = extent.numbers(array if array.ndim == 3 else array[..., None])
+                continue
+            operands = [values[operand] for operand in node.operands]
+            values[i] = node.op.evaluate(operands, extent)
+            broken = node.op.broken(operands, values[i])
+            if broken is not None:
+                mask = np.broadcast_to(broken.mask, values[i].shape).astype(bool)
+                at: Array = np.any(mask, axis=-1)
+                legal = np.minimum(legal, np.where(np.any(at, axis=1), at.argmax(axis=1), time))
+            for operand in node.operands:
+                if last_reader[operand] == i and operand not in wanted:
+                    values.pop(operand, None)
+    return legal, {i: values[i] for i in wanted}
+
+
 def reevaluate(
     graph: Graph,
     known: Mapping[int, Array],
