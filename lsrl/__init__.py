@@ -16,6 +16,7 @@ from lsrl.language.signal import (
     less,
     less_equal,
     not_equal,
+    ramp,
     relu,
 )
 from lsrl.language.sugar import (
@@ -102,6 +103,7 @@ __all__ = [
     "position",
     "program",
     "programs",
+    "ramp",
     "random_program",
     "recurrent_state",
     "relu",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, common_grid, lowest_bit, sum_is_exact
+from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
@@ -68,6 +68,39 @@ class Facts:
     def constant(self) -> bool:
         """Whether every channel has one possible value."""
         return bool((self.low == self.high).all())
+
+    def violations(self, values: Array) -> Array:
+        """Where values are not as these facts say.
+
+        Args:
+          values: (..., width), float64 or, as objects, exact rationals.
+
+        Returns:
+          Booleans of the same shape.
+        """
+        wrong = np.asarray((values < self.low) | (values > self.high), dtype=bool)
+        for channel in np.flatnonzero(self.step > 0):
+            value, step = values[..., channel], self.step[channel]
+            if np.isinf(step):
+                off = value != 0
+            else:
+                with np.errstate(invalid="ignore"):
+                    off = value % (rational(step) if value.dtype == object else step) != 0
+            wrong[..., channel] |= np.asarray(off, dtype=bool)
+        if self.one_hot:
+            lit = np.asarray(values != 0, dtype=bool)
+            several = lit.sum(axis=-1, keepdims=True) > 1
+            wrong |= lit & (several | np.asarray(values != 1, dtype=bool))
+        return wrong
+
+    def __str__(self) -> str:
+        """Intervals and grids; one entry where all channels have the same."""
+        ends = zip(self.low, self.high, self.step, strict=True)
+        rows = {
+            f"in [{low:g}, {high:g}]" + ("" if step == 0 else f" by steps of {step:g}")
+            for low, high, step in ends
+        }
+        return ", ".join(sorted(rows)) + (", one-hot" if self.one_hot else "")
 
     def meet(self, other: "Facts") -> "Facts":
         """Both facts hold: the intersection of the intervals and the coarser grid.
