@@ -20,6 +20,7 @@ from lsrl.language.signal import (
     maximum,
     minimum,
     not_equal,
+    ramp,
     relu,
 )
 from lsrl.language.sugar import (
@@ -106,6 +107,7 @@ __all__ = [
     "position",
     "program",
     "programs",
+    "ramp",
     "random_program",
     "recurrent_state",
     "relu",

@@ -30,7 +30,7 @@ from lsrl.ir.bounds import (
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
-from lsrl.ir.ops import Lookup, Step
+from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layout, Rows, Unit
 
@@ -72,15 +72,19 @@ class Promise:
       signal: the signal it is about.
       source: the user's line.
       text: the promise in words.
+      keeper: whose it is: "program" for what holds for every input of the declared types, so its
+        author says, which runs check and nobody proves; "prompt" for what a legal prompt keeps.
     """
 
     signal: str
     source: str
     text: str
+    keeper: Keeper = "program"
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.signal} ({self.source}) {self.text}"
+        whose = "program, checked" if self.keeper == "program" else "prompt"
+        return f"{self.signal} ({self.source}) {self.text} ({whose})"
 
 
 @dataclass(frozen=True)
@@ -370,11 +374,9 @@ def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
     """
     found = []
     for i, node in enumerate(program.nodes):
-        text = node.op.promise()
-        if isinstance(node.op, Step) and not node.op.avoids_ramp(program.facts[node.operands[0]]):
-            text = f"compares a difference that stays out of the ramp {node.op.ramp_text(slack)}"
-        if text is not None:
-            found.append(Promise(program.label(i), program.source(i), text))
+        pledge = node.op.promise([program.facts[operand] for operand in node.operands], slack)
+        if pledge is not None and pledge.keeper is not None:
+            found.append(Promise(program.label(i), program.source(i), pledge.text, pledge.keeper))
     return tuple(found)
 
 

@@ -239,7 +239,8 @@ class Model:
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
-          check: also run the reference evaluator, which raises where a promise is broken.
+          check: also run the reference evaluator, which raises where a promise is broken, or what
+            is proven does not hold.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
@@ -256,7 +257,7 @@ class Model:
         if chunk is not None:
             _check_count("run: chunk", chunk)
         if check:
-            evaluate(self.program.graph, arrays)
+            evaluate(self.program.graph, arrays, theorems=True)
 
         def run(part: Sequence[Array]) -> Array:
             with self.device_mode():

@@ -16,7 +16,7 @@ import numpy as np
 from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, common_grid, lowest_bit, sum_is_exact
+from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
@@ -86,6 +86,40 @@ class Facts:
     def constant(self) -> bool:
         """Whether every channel has one possible value."""
         return bool((self.low == self.high).all())
+
+    def violations(self, values: Array) -> Array:
+        """Where values are not as these facts say.
+
+        Args:
+          values: (..., width), float64 or, as objects, exact rationals.
+
+        Returns:
+          Booleans of the same shape.
+        """
+        wrong = np.asarray((values < self.low) | (values > self.high), dtype=bool)
+        for channel in np.flatnonzero(self.step > 0):
+            value, step = values[..., channel], self.step[channel]
+            if np.isinf(step):
+                off = value != 0
+            else:
+                with np.errstate(invalid="ignore"):
+                    off = value % (rational(step) if value.dtype == object else step) != 0
+            wrong[..., channel] |= np.asarray(off, dtype=bool)
+        for _, members in self.groups:
+            lit = np.asarray(values != 0, dtype=bool) & (members >= 0)
+            least = np.where(lit, members, members.max()).min(axis=-1, keepdims=True)
+            most = np.where(lit, members, -1).max(axis=-1, keepdims=True)
+            wrong |= lit & (least != most)
+        return wrong
+
+    def __str__(self) -> str:
+        """Intervals and grids; one entry where all channels have the same."""
+        ends = zip(self.low, self.high, self.step, strict=True)
+        rows = {
+            f"in [{low:g}, {high:g}]" + ("" if step == 0 else f" by steps of {step:g}")
+            for low, high, step in ends
+        }
+        return ", ".join(sorted(rows)) + (", one-hot" if self.one_hot else "")
 
     def meet(self, other: "Facts") -> "Facts":
         """Both facts hold: the intersection of the intervals and the coarser grid.

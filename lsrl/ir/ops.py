@@ -12,6 +12,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple, final
 
 import numpy as np
@@ -26,6 +27,7 @@ from lsrl.ir.types import InputType, Token
 
 Row = tuple[float, ...]
 Via = Literal["auto", "gate", "relu"]
+Keeper = Literal["program", "prompt"]
 
 
 class Extent(NamedTuple):
@@ -63,11 +65,19 @@ class Extent(NamedTuple):
         return result
 
 
-class Broken(NamedTuple):
-    """Where a promise is broken: a mask (batch, time, width) and what was promised."""
+class Pledge(NamedTuple):
+    """What is taken for true of an op's values, beyond what inference proves.
 
-    mask: Array
-    promise: str
+    Attributes:
+      text: in words.
+      keeper: whose it is to keep: the program's author, for every input of the declared types, or
+        whoever writes the prompt; None for a theorem of the op's maker.
+      of_operand: the text speaks of the first operand, not of the result.
+    """
+
+    text: str
+    keeper: Keeper | None
+    of_operand: bool = False
 
 
 class Op(ABC):
@@ -111,13 +121,18 @@ class Op(ABC):
         """Condition P1 of what `evaluate` adds up."""
         return no_sums(self.width_of([operand.width for operand in operands]))
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """Where the op's promise, if it makes one, is broken."""
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
+        """What the op takes for true of operands with these facts, if anything.
+
+        Args:
+          operands: facts of the operands.
+          slack: rounding of what a comparison reads, in units of its ramp's rise: it widens ramps.
+        """
         return None
 
-    def promise(self) -> str | None:
-        """The promise in words, if the op makes one."""
-        return None
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """Where the promise is broken: a mask (batch, time, width of the result)."""
+        return np.zeros(result.shape, dtype=bool)
 
 
 class StateOp(Op):
@@ -308,8 +323,8 @@ class Step(Op):
     """1 where x >= 0, else 0, with a ramp below zero: relu(1 - relu(-slope x - shift)).
 
     Exactly 1 from -shift/slope on and exactly 0 up to -(1 + shift)/slope. On a grid that is at
-    least as coarse as the ramp no value falls into it. On continuous values the result is 0 or 1 by
-    promise: values within the ramp leave the answer unspecified.
+    least as coarse as the ramp no value falls into it. Else the result is 0 or 1 by promise: no
+    value lies strictly within the ramp.
 
     With `one_level` a target without native steps takes relu(slope x + 1) - relu(slope x), which
     saves a layer but carries rounding and noise in proportion to the range of x; for gridded x
@@ -347,10 +362,36 @@ class Step(Op):
         slope, shift = extent.numbers([self.slope, self.shift])
         return np.maximum(1 - np.maximum(-slope * operands[0] - shift, 0), 0)
 
-    def ramp_text(self, slack: float) -> str:
-        """Where the ramp lies, widened by a slack in units of its rise, in words."""
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
+        """That no value lies in the ramp, where neither bounds nor grid keep them out."""
+        if self.avoids_ramp(operands[0]) or not self._may_enter(operands[0], slack):
+            return None
         low, high = -(1 + self.shift + slack) / self.slope, -(self.shift - slack) / self.slope
-        return f"({low:.4g}, {high:.4g})"
+        ramp = f"({low:.4g}, {high:.4g})"
+        text = f"compares a difference that stays out of the ramp {ramp}"
+        return Pledge(text, "prompt", of_operand=True)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """Values strictly within the ramp, which are neither 0 nor 1."""
+        return np.asarray((result > 0) & (result < 1), dtype=bool)
+
+    def _may_enter(self, value: Facts, slack: float) -> bool:
+        """Whether bounds and grid allow a value strictly within the ramp, widened by the slack."""
+        slope, shift, wider = (Fraction(number) for number in (self.slope, self.shift, slack))
+        start, end = -(1 + shift + wider) / slope, (wider - shift) / slope
+        channels = (value.low.tolist(), value.high.tolist(), value.step.tolist())
+        for low, high, step in zip(*channels, strict=True):
+            if not (low < end and high > start):
+                continue
+            if step == 0 or np.isinf(step):
+                return True
+            grid = Fraction(step)
+            # The least point of the grid beyond the ramp's start, and not below the least value.
+            point = start // grid + 1
+            point = max(point, -(-Fraction(low) // grid)) if np.isfinite(low) else point
+            if point * grid < end and point * grid <= high:
+                return True
+        return False
 
 
 @final
@@ -475,6 +516,7 @@ class Bound(Op):
     high: Row  # (width,)
     proven: bool = False
     exclusive: bool = False
+    keeper: Keeper = "program"
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -494,14 +536,17 @@ class Bound(Op):
         """The operand."""
         return operands[0]
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """Values outside the interval."""
-        low, high = np.array(self.low), np.array(self.high)
-        return Broken((result < low) | (result > high), _interval(self.low, self.high))
-
-    def promise(self) -> str | None:
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """The interval."""
-        return None if self.proven else _interval(self.low, self.high)
+        return Pledge(_interval(self.low, self.high), None if self.proven else self.keeper)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """Values outside the interval."""
+        return _outside(result, self.low, self.high)
+
+
+def _outside(values: Array, low: Row, high: Row) -> Array:
+    return np.asarray((values < np.array(low)) | (values > np.array(high)), dtype=bool)
 
 
 def _interval(low: Row, high: Row) -> str:
@@ -519,6 +564,7 @@ class Latch(StateOp):
     """x at the one token where `when` is 1 and ever after; `initial` before."""
 
     initial: Row  # (width,)
+    keeper: Keeper = "program"  # of the promise that there is at most one such token
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value of any width, and a condition of width 1."""
@@ -545,13 +591,14 @@ class Latch(StateOp):
         start = extent.full(self.initial)
         return start + np.add.accumulate(when * (value - start), axis=1)
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """The second token at which `when` is 1."""
-        return Broken(np.add.accumulate(operands[1], axis=1) > 1, self.promise())
-
-    def promise(self) -> str:
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """At most one firing."""
-        return "is latched at most once"
+        return Pledge("is latched at most once", self.keeper)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """From the second token on at which `when` is 1."""
+        again = np.asarray(np.add.accumulate(operands[1], axis=1) > 1, dtype=bool)
+        return np.broadcast_to(again, result.shape)
 
 
 @final
@@ -753,14 +800,13 @@ class RecurrentState(StateOp):
         """relu(A h + u)."""
         return np.maximum(extent.product(self.transition, before) + operands[0], 0)
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """States outside the declared bounds."""
-        low, high = np.array(self.low), np.array(self.high)
-        return Broken((result < low) | (result > high), self.promise())
-
-    def promise(self) -> str:
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """The declared bounds."""
-        return _interval(self.low, self.high)
+        return Pledge(_interval(self.low, self.high), "program")
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """States outside the declared bounds."""
+        return _outside(result, self.low, self.high)
 
 
 ALL_OPS: tuple[type[Op], ...] = (

@@ -474,8 +474,9 @@ def _knockout(x: Signal, winner: Callable[..., Signal]) -> Signal:
 def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
     """1 where x >= y, else 0.
 
-    On gridded values it is exact. On continuous values it is exactly 1 from y - ramp/2 on and
-    exactly 0 below y - ramp; in between the answer is unspecified (DESIGN §2, Comparisons).
+    On gridded values it is exact. With a ramp it is exactly 1 from y - ramp/2 on and exactly 0 up
+    to y - ramp. That no value lies in between is a checked promise of the prompt, unless bounds and
+    grids prove it; where the values in between should have a meaning, take `ramp`.
 
     Args:
       x: signal or numbers.
@@ -510,10 +511,7 @@ def _on_grid(value: Any, other: Any, rounding: Any) -> Any:
 
 def _at_least_zero(difference: Signal, ramp: float | None) -> Signal:
     if ramp is not None:
-        width = numbers(ramp, "ramp")
-        if len(width) != 1 or width[0] <= 0:
-            raise RampError(f"{user_line()}: ramp must be one positive number, got {ramp!r}")
-        return record(ops.Step(2.0 / float(width[0]), 1.0), difference)
+        return record(ops.Step(_slope("ramp", ramp), 1.0), difference)
     return record(ops.Step(1.0 / power_of_two_below(_grid(difference)), 0.0), difference)
 
 
@@ -527,6 +525,36 @@ def _grid(difference: Signal) -> float:
         )
     finite = step[np.isfinite(step)]
     return float(finite.min()) if len(finite) else 1.0
+
+
+def _slope(name: str, ramp: Any) -> float:
+    """Of a ramp that takes half its width to rise, and is 1 over the other half."""
+    width = numbers(ramp, name)
+    with np.errstate(over="ignore"):
+        slope = 2.0 / width if len(width) == 1 and width[0] > 0 else np.array([np.inf])
+    if not np.isfinite(slope[0]):
+        raise RampError(f"{user_line()}: {name} must be one positive number, got {ramp!r}")
+    return float(slope[0])
+
+
+def ramp(x: Any, y: Any, width: float) -> Signal:
+    """1 from y - width/2 on, 0 up to y - width, and the straight line in between.
+
+    The formula of `greater_equal(x, y, ramp=width)`, relu(1 - relu(2(y - x)/width - 1)), with
+    nothing promised: values in [0, 1], which a {0,1} condition can't be made of.
+
+        near = lsrl.ramp(x, 0.5, 0.25)  # 0 up to x = 0.25, 1/2 at 0.3125, 1 from 0.375 on
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers.
+      width: of the ramp below y, the upper half of which is level.
+
+    Raises:
+      RampError: the width is not one positive number.
+    """
+    slope = _slope("width", width)
+    return relu(1 - relu(combine([(slope, as_signal(y)), (-slope, x)]) - 1))
 
 
 def greater(x: Any, y: Any, ramp: float | None = None) -> Signal:

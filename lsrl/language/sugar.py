@@ -1,6 +1,6 @@
 """The vocabulary of programs: states, delays, clocks, and what is built from them."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -123,16 +123,25 @@ def window_sum(x: Signal, n: int) -> Signal:
     return affine([(np.kron(np.eye(width), np.ones((1, size))), slots)])
 
 
-def bound(x: Signal, low: Numbers, high: Numbers) -> Signal:
-    """x, with the promise that it stays in [low, high].
+def bound(x: Signal, low: Numbers, high: Numbers, keeper: ops.Keeper = "program") -> Signal:
+    """x, with the promise that it stays in [low, high]; x itself where inference proves that.
 
-    The reference evaluator raises BoundsError at the first token that breaks the promise; a
+    The reference evaluator raises PromiseError at the first token that breaks the promise; a
     compiled model checks it with run(check=True).
+
+    Args:
+      x: any signal.
+      low: one number or one a channel.
+      high: one number or one a channel.
+      keeper: "program" where it holds for every input of the declared types, by the way the program
+        is written (checked, not proven); "prompt" where it is for a legal prompt to keep.
 
     Raises:
       BoundsError: the promised interval is empty or excludes every value that x can have.
+      ProgramError: an unknown keeper.
     """
     value = as_signal(x)
+    _check_keeper(keeper)
     lows, highs = _row(low, value.width, "low"), _row(high, value.width, "high")
     impossible = (np.array(lows) > value.facts.high) | (np.array(highs) < value.facts.low)
     if any(a > b for a, b in zip(lows, highs, strict=True)) or impossible.any():
@@ -140,7 +149,14 @@ def bound(x: Signal, low: Numbers, high: Numbers) -> Signal:
             f"{user_line()}: bound(x, {low}, {high}) leaves no possible value, since inference "
             f"says {value!r}"
         )
-    return record(ops.Bound(lows, highs), value)
+    if (value.facts.low >= lows).all() and (value.facts.high <= highs).all():
+        return value
+    return record(ops.Bound(lows, highs, keeper=keeper), value)
+
+
+def _check_keeper(keeper: Any) -> None:
+    if keeper not in get_args(ops.Keeper):
+        raise ProgramError(f"{user_line()}: keeper must be 'program' or 'prompt', got {keeper!r}")
 
 
 def select(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
@@ -170,14 +186,21 @@ def where(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
     return select(cond, a, b, via)
 
 
-def latch(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
+def latch(x: Signal, when: Signal, initial: Numbers = 0, keeper: ops.Keeper = "program") -> Signal:
     """X at the one token where `when` is 1 and ever after; `initial` before.
 
     That `when` is 1 at most once is a checked promise, and so the latch keeps the bounds of x.
+
+    Args:
+      x: any signal.
+      when: a {0,1} signal of width 1.
+      initial: one number or one a channel.
+      keeper: whose promise it is, as for `bound`.
     """
     value = as_signal(x)
     (condition,) = logical("latch", when)
-    return record(ops.Latch(_row(initial, value.width, "initial")), value, condition)
+    _check_keeper(keeper)
+    return record(ops.Latch(_row(initial, value.width, "initial"), keeper), value, condition)
 
 
 def hold(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
