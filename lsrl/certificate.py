@@ -98,7 +98,8 @@ class Certificate:
       reasons: why not exact: the first signal that fails, with the first token; empty where exact.
       promises: what the program promises, with source lines.
       dtype: the model's dtype.
-      tokens: the number of tokens that the certificate speaks of.
+      tokens: the number of tokens that the certificate speaks of; None for any number, where it is
+        proven op by op that no fact and no condition depends on it.
     """
 
     exact: bool
@@ -106,7 +107,12 @@ class Certificate:
     reasons: tuple[Reason, ...]
     promises: tuple[Promise, ...]
     dtype: str
-    tokens: int
+    tokens: int | None
+
+    @property
+    def length(self) -> str:
+        """What `tokens` says, in words."""
+        return "at any length" if self.tokens is None else f"up to {self.tokens} tokens"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it; an error without bound is null."""
@@ -128,10 +134,11 @@ class Certificate:
 
     def __str__(self) -> str:
         """A table."""
+        bound = f"{self.error_bound:.3g}"
         rows = [
-            ("exact", f"yes, up to {self.tokens} tokens" if self.exact else "no"),
+            ("exact", f"yes, {self.length}" if self.exact else "no"),
             ("dtype", self.dtype),
-            ("error bound", f"{self.error_bound:.3g}"),
+            ("error bound", bound if self.exact else f"{bound}, {self.length}"),
             *(("reason", str(reason)) for reason in self.reasons),
             *(("promise", str(promise)) for promise in self.promises),
         ]
@@ -322,19 +329,24 @@ def certify(
       analyse: the target's analysis over a number of tokens.
     """
     tokens = schedule.graph.tokens
-    failure = analyse(tokens).first_failure()
+    analysis = analyse(tokens)
+    failure = analysis.first_failure()
     program = schedule.graph.program or schedule.graph
     promises = promises_of(program)
     if failure is None:
-        return Certificate(True, 0.0, (), promises, numerics.dtype, tokens)
+        settled = schedule.graph.settled and analysis.settled
+        length = None if settled else tokens
+        return Certificate(True, 0.0, (), promises, numerics.dtype, length)
     reason = replace(failure, token=_first_token(analyse, tokens))
     if reason.token:
         at_token = analyse(reason.token + 1).first_failure()
         reason = replace(at_token or reason, token=reason.token)
     analysis = analyse(tokens)
     bound = analysis.error_bound()
+    settled = schedule.graph.settled and analysis.settled
+    length = None if settled else tokens
     promises = promises_of(program, min(analysis.slack, MAX_SLACK))
-    return Certificate(False, bound, (reason,), promises, numerics.dtype, tokens)
+    return Certificate(False, bound, (reason,), promises, numerics.dtype, length)
 
 
 def check_range(numerics: Numerics, where: str, weights: Array) -> None:

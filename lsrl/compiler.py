@@ -5,7 +5,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -99,7 +99,8 @@ def compile(
         )
     stages, pipeline = _Stages(), Pipeline(verbatim)
     graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
-    if legalise == "unroll" and backend.offending(graph):
+    unrolled = legalise == "unroll" and bool(backend.offending(graph))
+    if unrolled:
         if program.max_length is None:
             raise ProgramError(
                 f"legalise='unroll' writes the states of {program.name!r} out over max_length "
@@ -113,6 +114,8 @@ def compile(
     certificate = stages.time(
         "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
     )
+    if unrolled:
+        certificate = replace(certificate, tokens=program.max_length)
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)

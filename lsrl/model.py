@@ -234,6 +234,7 @@ class Model:
         check: bool = False,
         chunk: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        beyond_certificate: bool = False,
     ) -> Array:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
@@ -244,16 +245,20 @@ class Model:
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
+          beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
+            nothing is proven.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
           dtype; row t depends on inputs up to and including t.
 
         Raises:
-          InputError: an input lies outside its declared type; says which and where.
+          InputError: an input lies outside its declared type; says which and where. Or it is longer
+            than the certificate speaks of.
           BoundsError: with check=True, a promise is broken; says which and where.
         """
         arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
+        self._check_certified("run", arrays[0].shape[1], beyond_certificate)
         if chunk is not None:
             _check_count("run: chunk", chunk)
         if check:
@@ -278,19 +283,23 @@ class Model:
             hidden = self.module.init_state((1 if batch is None else batch,))
         return State(0, hidden, batch)
 
-    def step(self, state: State, *inputs: Any) -> tuple[Array, State]:
+    def step(
+        self, state: State, *inputs: Any, beyond_certificate: bool = False
+    ) -> tuple[Array, State]:
         """Read one token.
 
         Args:
           state: from `init_state` or an earlier step; it is not changed.
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
+          beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
 
         Returns:
           The output (outputs,) or (batch, outputs), and the next state.
 
         Raises:
-          InputError: an input lies outside its type, or the program's max_length is reached.
+          InputError: an input lies outside its type, or the program's max_length is reached, or the
+            length that the certificate speaks of.
         """
         limit = self.program.max_length
         if limit is not None and state.position >= limit:
@@ -298,6 +307,7 @@ class Model:
                 f"step {state.position}: the program declares max_length={limit} tokens; declare a "
                 "larger one"
             )
+        self._check_certified("step", state.position + 1, beyond_certificate)
         given = [np.asarray(value) for value in inputs]
         axis = 0 if state.batch is None else 1
         timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
@@ -315,18 +325,20 @@ class Model:
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
-    def generate(self, prompt: Any, steps: int) -> Array:
+    def generate(self, prompt: Any, steps: int, *, beyond_certificate: bool = False) -> Array:
         """Continue a prompt: the output at each token is the input at the next.
 
         Args:
           prompt: token ids (time,) or (batch, time).
           steps: number of tokens to add.
+          beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
 
         Returns:
           int64 (steps,) or (batch, steps): the tokens after the prompt.
 
         Raises:
-          InputError: the program has not one Token input and one Token output that fits it.
+          InputError: the program has not one Token input and one Token output that fits it, or what
+            is read is longer than the program or the certificate allows.
         """
         kinds = list(self.program.inputs.values())
         out = self.program.output_type
@@ -347,10 +359,22 @@ class Model:
             raise InputError(
                 f"generate: {arrays[0].shape[1]} + {steps} tokens exceed max_length={longest}"
             )
+        self._check_certified("generate", arrays[0].shape[1] + steps - 1, beyond_certificate)
         with self.device_mode():
             tokens = self.module.generate(self.features(arrays), int(steps))
         result = np.asarray(tokens).astype(np.int64)
         return result if batched else cast(Array, result[0])
+
+    def _check_certified(self, what: str, length: int, beyond: bool) -> None:
+        """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
+        certified = self.certificate.tokens
+        if certified is not None and length > certified and not beyond:
+            raise InputError(
+                f"{what}: {length} tokens, and the certificate speaks of {certified}: what "
+                f"{self.program.name!r} adds up on {self.target} grows with the length; declare "
+                "@lsrl.program(max_length=...) and compile again, or pass beyond_certificate=True "
+                "to run on without a proof"
+            )
 
     def self_test(
         self,
@@ -492,6 +516,7 @@ class Model:
                 target=self.target,
                 labels=self.labels,
                 certificate=str(self.certificate),
+                certified=self.certificate.tokens,
             )
         elif (
             format == "huggingface"
@@ -505,6 +530,7 @@ class Model:
                 target=self.target,
                 stream=self.schedule,
                 certificate=str(self.certificate),
+                certified=self.certificate.tokens,
                 tie=tie_word_embeddings,
             )
         else:

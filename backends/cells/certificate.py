@@ -25,6 +25,7 @@ from lsrl.ir.bounds import (
     facts,
     joined_sums,
     linear_state_facts,
+    linear_state_settles,
     term_sums,
 )
 from lsrl.ir.matrix import Matrix
@@ -321,7 +322,9 @@ class CellAnalysis(Analysis):
             return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
         update = facts(-fresh, fresh, np.zeros(len(fresh)))
         absolute = Matrix(abs(own.csr))
-        return linear_state_facts(absolute, np.zeros(len(fresh)), update, self.tokens)[0].magnitude
+        start = np.zeros(len(fresh))
+        self.settled &= linear_state_settles(absolute, start, update, self.tokens)
+        return linear_state_facts(absolute, start, update, self.tokens)[0].magnitude
 
 
 def _picked(placed: Placed) -> Array:

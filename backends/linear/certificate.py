@@ -23,7 +23,15 @@ from lsrl.certificate import (
     row_weights,
     split_recurrence,
 )
-from lsrl.ir.bounds import Facts, Sums, facts, linear_state_facts, lowest_bit_of_step
+from lsrl.ir.bounds import (
+    Facts,
+    Sums,
+    facts,
+    linear_state_facts,
+    linear_state_settles,
+    lowest_bit_of_step,
+)
+from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import Lookup
 from lsrl.numerics import Numerics
@@ -87,8 +95,16 @@ class LinearAnalysis(Analysis):
             # BLOCK such runs in any order; of a latch only one is not zero.
             runs = 1 if facts_.once else BLOCK
             narrowed = runs * (np.maximum(span, facts_.magnitude) + update.magnitude)
+            if (narrowed > whole.magnitude).any():
+                self._note_length(own, start, terms)
             whole = whole._replace(magnitude=np.minimum(whole.magnitude, narrowed))
+        else:
+            self._note_length(own, start, terms)
         return Sums(whole.magnitude, np.minimum(whole.grid, update.grid))
+
+    def _note_length(self, own: Matrix, start: Array, update: Facts) -> None:
+        """What a state adds up depends on the length, unless it comes to rest."""
+        self.settled &= linear_state_settles(own, start, update, self.tokens)
 
     def _product(self, unit: Unit) -> Sums:
         left, right = (self.facts[i] for i in self.graph.nodes[unit.node].operands)
@@ -218,6 +234,7 @@ class LinearAnalysis(Analysis):
             return per_token
         update = facts(-per_token, per_token, np.zeros(len(per_token)))
         reached, _ = linear_state_facts(own, np.zeros(len(per_token)), update, self.tokens)
+        self._note_length(own, np.zeros(len(per_token)), update)
         return self._finite(sums, reached.magnitude)
 
 

@@ -223,6 +223,7 @@ class ResidualAnalysis(Analysis):
     ) -> tuple[Total, float]:
         """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (design, section 6)."""
         if channel.factor == 1:
+            self.settled &= size == 0
             total = Total(self._summands(channel) * size, grid)
             once = self.numerics.unit * total.size
             fresh = 0.0 if self._fits(total) else self.tokens * once

@@ -20,6 +20,10 @@ from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exa
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
+# The smallest normal float64: products below it are rounded, and count as this.
+TINY = 2.0**-1022
+# A power of a decaying matrix that adds next to nothing any more.
+NEGLIGIBLE = 2.0**-60
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,11 @@ class Facts:
         }
         return ", ".join(sorted(rows)) + (", one-hot" if self.one_hot else "")
 
+    def same_range(self, other: "Facts") -> bool:
+        """Whether both say the same of intervals and grids."""
+        pairs = ((self.low, other.low), (self.high, other.high), (self.step, other.step))
+        return all(bool((mine == its).all()) for mine, its in pairs)
+
     def meet(self, other: "Facts") -> "Facts":
         """Both facts hold: the intersection of the intervals and the coarser grid.
 
@@ -130,10 +139,9 @@ class Facts:
         step = np.maximum(self.step, other.step)
         groups = exclusion.union(self.groups, other.groups)
         once = self.once or other.once
-        same = (low == self.low).all() and (high == self.high).all() and (step == self.step).all()
-        if same and groups is self.groups and once == self.once:
-            return self
-        return Facts(low, high, step, groups, once)
+        both = Facts(low, high, step, groups, once)
+        same = groups is self.groups and once == self.once and both.same_range(self)
+        return self if same else both
 
     def join(self, other: "Facts") -> "Facts":
         """Either may hold: the hull of the intervals and the common grid."""
@@ -223,7 +231,8 @@ def term_sums(weight: Matrix, value: Facts) -> Sums:
     Of channels that are never on together only the largest share counts.
     """
     data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
-    terms = np.abs(data) * value.magnitude[columns]
+    size = value.magnitude[columns]
+    terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
     magnitude = exclusion.greatest_sums(weight, terms, value.groups)
     grid = np.full(weight.rows, np.inf)
     filled = np.flatnonzero(np.diff(starts))
@@ -260,8 +269,11 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     for weight, value in zip(weights, values, strict=True):
         least, most = linear_hull(weight, value)
         low, high = low + least, high + most
-        entries = np.abs(weight.csr.data) * value.step[weight.csr.indices]
-        entries = np.where(value.step[weight.csr.indices] == 0, np.nan, entries)
+        steps = value.step[weight.csr.indices]
+        entries = np.abs(weight.csr.data) * steps
+        # A grid that float64 has no number for is none.
+        lost = np.isfinite(steps) & ((entries == 0) | np.isinf(entries))
+        entries = np.where(lost, np.nan, entries)
         grids.append(common_grid(entries, weight.csr.indptr))
     step = grids[0]
     for grid in grids[1:]:
@@ -301,6 +313,11 @@ def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
     data, columns = weight.csr.data, weight.csr.indices
     first, second = data * value.low[columns], data * value.high[columns]
     least, most = np.minimum(first, second), np.maximum(first, second)
+    if (np.abs(data) < TINY * 2.0**1000).any() or (value.magnitude < TINY * 2.0**1000).any():
+        # Products may be too small for float64.
+        signs = np.stack([np.sign(data) * np.sign(end[columns]) for end in (value.low, value.high)])
+        least = np.where((signs.min(axis=0) < 0) & (least > -TINY), -TINY, least)
+        most = np.where((signs.max(axis=0) > 0) & (most < TINY), TINY, most)
     low = -exclusion.greatest_sums(weight, -least, value.groups)
     return low, exclusion.greatest_sums(weight, most, value.groups)
 
@@ -314,6 +331,7 @@ class Reach(NamedTuple):
         Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
     )
     halvings: float  # how much finer the state's grid is than its terms': the least entry of A^k
+    settled: bool = False  # whether the same holds after any greater number of tokens
 
 
 def linear_state_facts(
@@ -344,6 +362,11 @@ def linear_state_facts(
         root = "ring", transition, initial.tobytes()
         result = replace(result, groups=((root, np.arange(len(initial))),))
     return result, Sums(magnitude, grid)
+
+
+def linear_state_settles(transition: Matrix, initial: Array, update: Facts, tokens: int) -> bool:
+    """Whether what `linear_state_facts` tells of some tokens holds at every greater number."""
+    return _reach(transition, initial, update, tokens).settled
 
 
 def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
@@ -409,7 +432,7 @@ def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
         lowest_bit(initial), np.minimum(lowest_bit(update.low), lowest_bit(update.high))
     )
     low, high = widen(low, high, Sums(magnitude, ends))
-    return Reach(low, high, magnitude, 1.0)
+    return Reach(low, high, magnitude, 1.0, not update.magnitude.any())
 
 
 def _multiple(count: int, values: Array) -> Array:
@@ -432,7 +455,8 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
         widest = facts(least, most, np.zeros(size))
         near = _identity_reach(np.full(size, initial.min()), widest, tokens)
         far = _identity_reach(np.full(size, initial.max()), widest, tokens)
-        return Reach(near.low, far.high, np.maximum(near.magnitude, far.magnitude), 1.0)
+        magnitude = np.maximum(near.magnitude, far.magnitude)
+        return Reach(near.low, far.high, magnitude, 1.0, near.settled)
     # A last entry that is always 0 stands for "nothing comes".
     source = np.full(size + 1, size)
     source[transition.entry_rows()] = transition.csr.indices
@@ -465,7 +489,9 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
         np.minimum(lowest_bit(update.low), lowest_bit(update.high)).min(initial=np.inf),
     )
     low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
-    return Reach(low, high, magnitude, 1.0)
+    # A ring that nothing enters turns for ever; registers forget all that is older than they are.
+    settled = silent and tokens >= cycle if ring else tokens > size
+    return Reach(low, high, magnitude, 1.0, settled)
 
 
 def _cycle_length(source: Array) -> int:
@@ -486,7 +512,7 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
     matrix = transition.csr
     total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
     low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
-    exact, smallest = True, 1.0
+    exact, smallest, settled, farthest = True, 1.0, False, np.abs(initial).max(initial=0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(tokens):
             if step >= MAX_UNROLLED_STEPS:
@@ -501,6 +527,7 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
             low = np.minimum(low, moved + total_low)
             high = np.maximum(high, moved + total_high)
             magnitude = np.maximum(magnitude, np.abs(moved) + total)
+            farthest = max(farthest, np.abs(moved).max())
             bits = lowest_bit(power)
             smallest = min(smallest, float(bits.min()))
             exact = exact and np.abs(power).max() <= 2.0**52 * bits.min()
@@ -508,13 +535,16 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
                 return Reach(np.full(size, -np.inf), np.full(size, np.inf), magnitude, 0.0)
             power = matrix @ power
             if not power.any() and not (matrix @ moved).any():
+                settled = True
                 break
-            if _negligible(power, moved, total):
-                slack = 2.0**-40 * (1.0 + total)
-                return Reach(low - slack, high + slack, magnitude + slack, 0.0)
+            if np.abs(power).max() < NEGLIGIBLE:
+                # Every later round of as many tokens adds at most this share of all that came in.
+                share = 2 * float(np.abs(power).sum(axis=1).max())
+                slack = share * (float(total.max(initial=0.0)) + farthest)
+                return Reach(low - slack, high + slack, magnitude + slack, 0.0, True)
     ends = Sums(magnitude, np.zeros(size) if not exact else _end_grid(initial, update, smallest))
     low, high = widen(low, high, ends)
-    return Reach(low, high, magnitude, smallest if exact else 0.0)
+    return Reach(low, high, magnitude, smallest if exact else 0.0, settled)
 
 
 def _end_grid(initial: Array, update: Facts, smallest: float) -> Array:
@@ -524,13 +554,6 @@ def _end_grid(initial: Array, update: Facts, smallest: float) -> Array:
         lowest_bit(update.high).min(initial=np.inf),
     )
     return np.full(len(initial), bits * smallest)
-
-
-def _negligible(power: Array, moved: Array, total: Array) -> bool:
-    """Whether a decaying recurrence has all but converged: the rest adds less than 2^-60."""
-    return bool(
-        np.abs(power).max() < 2.0**-60 and np.abs(moved).max() <= 2.0**-60 * (1 + total.max())
-    )
 
 
 def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
@@ -549,6 +572,11 @@ def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
             remaining >>= 1
         carried = (np.eye(size) + partial @ absolute) @ np.abs(initial)
         magnitude = partial @ update.magnitude + carried
+        # What later tokens add is in proportion to what is left of the first.
+        share = float(power.sum(axis=1).max(initial=0.0))
+        settled = share < 2.0**-42 and bool(np.isfinite(magnitude).all())
+        if settled:
+            magnitude = magnitude + 2 * share * magnitude.max(initial=0.0)
     magnitude = np.where(np.isfinite(magnitude), magnitude * (1 + 2.0**-40), np.inf)
     low, high = -magnitude, magnitude.copy()
     nonnegative = bool((transition.csr.data >= 0).all()) and bool((initial >= 0).all())
@@ -556,4 +584,4 @@ def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
         # Every term has the sign of the update, so one side of the interval is closed by zero.
         low = np.where((update.low >= 0).all(), 0.0, low)
         high = np.where((update.high <= 0).all() and not initial.any(), 0.0, high)
-    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0)
+    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0, settled)

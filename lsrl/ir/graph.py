@@ -115,6 +115,24 @@ class Graph:
     def _inference(self) -> Inference:
         return Inference(self.nodes, written=self.program is None)
 
+    @cached_property
+    def settled(self) -> bool:
+        """Whether the facts of all live nodes hold at any length: proven op by op.
+
+        Nor do those of the program depend on the length, which passes go by.
+        """
+        if self.program is not None and not self.program.settled:
+            return False
+        return all(self._settles(i) for i in self.live())
+
+    def _settles(self, index: int) -> bool:
+        node, fact = self.nodes[index], self.facts[index]
+        if node.op.settled([self.facts[i] for i in node.operands], self.tokens):
+            return True
+        # What a node is a sum of may grow, and yet it equals a signal that does not.
+        known = () if self.program is None else (self.program.facts[i] for i in node.origins)
+        return any(fact.same_range(other) for other in known)
+
     def label(self, index: int) -> str:
         """The user's name for a node, else its op and id."""
         node = self.nodes[index]

@@ -335,7 +335,7 @@ def _interval(form: Form, known: Sequence[Facts]) -> tuple[Array, Array]:
     for index, matrix in form.terms.items():
         fact = known[index]
         up, down, read = np.maximum(matrix, 0.0), np.minimum(matrix, 0.0), matrix.any(axis=0)
-        if not np.isfinite(fact.magnitude[read]).all():
+        if not _is_moderate(matrix) or not _is_moderate(fact.magnitude[read]):
             nothing = np.full(len(low), np.inf)
             return -nothing, nothing
         least, most = np.where(read, fact.low, 0.0), np.where(read, fact.high, 0.0)
@@ -346,6 +346,12 @@ def _interval(form: Form, known: Sequence[Facts]) -> tuple[Array, Array]:
             units = np.where(matrix != 0, lowest_bit(matrix) * ends, np.inf)
         grid = np.minimum(grid, units.min(axis=1, initial=np.inf))
     return widen(low, high, Sums(size, grid))
+
+
+def _is_moderate(values: Array) -> bool:
+    """Whether products of such numbers are far from both ends of float64."""
+    size = np.abs(values[values != 0])
+    return bool(((size > 2.0**-400) & (size < 2.0**400)).all())
 
 
 def _held(value: Facts, initial: Array, index: int) -> Groups:

@@ -113,6 +113,15 @@ class Op(ABC):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Facts of the result over `tokens` tokens."""
 
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Whether what `infer` tells of some tokens holds at every greater number of them.
+
+        Args:
+          operands: facts that hold at every greater number.
+          tokens: the number of tokens.
+        """
+        return self.pointwise
+
     @abstractmethod
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The result (batch, time, width) of operands (batch, time, ...)."""
@@ -256,6 +265,10 @@ class Periodic(Op):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Some row that comes up within the tokens."""
         return bounds.table_facts(self.table.dense()[:tokens])
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Once every row was there."""
+        return tokens >= self.table.rows
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """Rows in turn."""
@@ -427,6 +440,8 @@ class Product(Op):
         with np.errstate(invalid="ignore", over="ignore"):
             grid = bounds.lowest_bit_of_step(left) * bounds.lowest_bit_of_step(right)
             magnitude = np.nan_to_num(left.magnitude * right.magnitude, nan=0.0, posinf=np.inf)
+            both = (left.magnitude > 0) & (right.magnitude > 0)
+            magnitude = np.maximum(magnitude, np.where(both, bounds.TINY, 0.0))
         return Sums(magnitude, np.where(np.isnan(grid), np.inf, grid))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
@@ -495,6 +510,10 @@ class Delay(Op):
             for root, members in value.groups
         })  # fmt: skip
         return replace(value.join(start), groups=groups)
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Once the operand comes out."""
+        return tokens > self.steps
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The operand moved along the time axis."""
@@ -580,6 +599,10 @@ class Latch(StateOp):
         hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
         return replace(hull, once=True, groups=exclusion.NONE)
 
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """It takes what may come at the first token."""
+        return True
+
     def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
         """What is taken is added."""
         value, when = operands
@@ -618,6 +641,11 @@ class LinearState(StateOp):
         return bounds.linear_state_facts(
             self.transition, np.array(self.initial), operands[0], tokens
         )[0]
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """A decay, registers, or what nothing enters; see `bounds.Reach`."""
+        start = np.array(self.initial)
+        return bounds.linear_state_settles(self.transition, start, operands[0], tokens)
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """Every partial sum of the state, in any order."""
@@ -671,6 +699,10 @@ class SelectiveState(StateOp):
         step = bounds.pairwise_grid(update.step, bounds.constant_facts(start).step)
         return bounds.facts(low, high, step)
 
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Where nothing adds up."""
+        return self.overwrites or not operands[1].magnitude.any()
+
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """As for a running sum."""
         value = self.infer(operands, tokens)
@@ -708,6 +740,10 @@ class Hold(StateOp):
         hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
         return replace(hull, groups=exclusion.NONE)
 
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """It takes what may come at the first token."""
+        return True
+
     def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
         """The value where it is taken."""
         value, when = operands
@@ -737,6 +773,10 @@ class ThresholdState(StateOp):
         """0 or 1."""
         width = len(self.initial)
         return bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """0 or 1 at every token."""
+        return True
 
     def argument(self, update: Facts) -> Facts:
         """Facts of A h + u, the value that is compared with zero."""
@@ -786,6 +826,10 @@ class RecurrentState(StateOp):
             np.array(self.high),
             np.full(len(step), grid[0] if usable else 0.0),
         )
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """The declared bounds are those of any length."""
+        return True
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """One row a unit."""
