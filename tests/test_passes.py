@@ -533,7 +533,7 @@ def test_a_held_value_unrolls_by_doubling():
         %6 = delay(%3) {steps=1, initial=(0.0,)} : 1 in [0, 2]
         %7 = product(%4, %6) : 1 in [0, 2]
         %8 = affine(%3, %7) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [0, 4]
-        %9 = bound(%8) {low=(0.0,), high=(2.0,), proven=True, keeper='program'} : 1 in [0, 2]
+        %9 = bound(%8) {low=(0.0,), high=(2.0,), proven=True} : 1 in [0, 2]
         %10 = product(%4, %5) : 1 in [0, 1]
         %11 = affine(%10) {weights=(I(1),), bias=(0.0,)} : 1 in [0, 1]
         %12 = affine(%9, %11) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [0, 2]
