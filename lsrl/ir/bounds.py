@@ -233,7 +233,7 @@ def term_sums(weight: Matrix, value: Facts) -> Sums:
     data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
     size = value.magnitude[columns]
     terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
-    magnitude = exclusion.greatest_sums(weight, terms, value.groups)
+    magnitude = exclusion.greatest_sums(weight.csr, terms, value.groups)
     grid = np.full(weight.rows, np.inf)
     filled = np.flatnonzero(np.diff(starts))
     if len(filled):
@@ -318,8 +318,8 @@ def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
         signs = np.stack([np.sign(data) * np.sign(end[columns]) for end in (value.low, value.high)])
         least = np.where((signs.min(axis=0) < 0) & (least > -TINY), -TINY, least)
         most = np.where((signs.max(axis=0) > 0) & (most < TINY), TINY, most)
-    low = -exclusion.greatest_sums(weight, -least, value.groups)
-    return low, exclusion.greatest_sums(weight, most, value.groups)
+    low = -exclusion.greatest_sums(weight.csr, -least, value.groups)
+    return low, exclusion.greatest_sums(weight.csr, most, value.groups)
 
 
 class Reach(NamedTuple):

@@ -11,14 +11,19 @@ that a certificate has to look at.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
 Root = Hashable
 Groups = tuple[tuple[Root, Array], ...]
+Members = dict[Root, int]  # of one channel
 
 NONE: Groups = ()
 # Signals of signals of signals belong to ever more roots; those that say most are kept.
@@ -91,24 +96,45 @@ def exclusive(groups: Groups, zero: Array) -> bool:
     )
 
 
-def greatest_sums(weight: Matrix, terms: Array, groups: Groups) -> Array:
+def greatest_sums(weight: "sp.csr_array", terms: Array, groups: Groups) -> Array:
     """The greatest sum of the terms of each row, where group members are never on together.
 
     Args:
       weight: (rows, columns), whose entries the terms stand for.
-      terms: (entries,) the greatest value of each term, aligned with `weight.csr.data`.
+      terms: (entries,) the greatest value of each term, aligned with `weight.data`.
       groups: of the columns.
 
     Returns:
       (rows,); a row without terms is 0.
     """
-    rows = weight.entry_rows()
+    count, columns = weight.shape[0], weight.indices
+    rows = np.repeat(np.arange(count), np.diff(weight.indptr))
     if not groups or not len(terms):
-        return np.bincount(rows, terms, weight.rows)
-    bounds = [
-        _one_partition(weight, rows, terms, order) for order in _orders(groups, weight.csr.indices)
-    ]
-    return np.minimum.reduce(bounds)
+        return np.bincount(rows, terms, count)
+    orders = _orders(groups, columns)
+    return np.minimum.reduce([_one_partition(count, rows, columns, terms, o) for o in orders])
+
+
+def greatest_total(shares: Sequence[tuple[float, Members]]) -> float:
+    """The greatest sum of terms, each given with the members that it belongs to.
+
+    As `greatest_sums`, for a few terms of many signals.
+    """
+    totals = [sum(size for size, _ in shares)]
+    for first in list(dict.fromkeys(root for _, members in shares for root in members))[:MAX_ROOTS]:
+        alone, together = 0.0, dict[tuple[Root, int], float]()
+        for size, members in shares:
+            root = first if first in members else next(iter(members), None)
+            if root is None:
+                alone += size
+            else:
+                key = root, members[root]
+                together[key] = together.get(key, 0.0) + size
+        most: dict[Root, float] = {}
+        for (root, _), size in together.items():
+            most[root] = max(most.get(root, 0.0), size)
+        totals.append(alone + sum(most.values()))
+    return min(totals)
 
 
 def _orders(groups: Groups, columns: Array) -> Iterator[Groups]:
@@ -118,15 +144,14 @@ def _orders(groups: Groups, columns: Array) -> Iterator[Groups]:
         yield used[first : first + 1] + used[:first] + used[first + 1 :]
 
 
-def _one_partition(weight: Matrix, rows: Array, terms: Array, groups: Groups) -> Array:
-    columns = weight.csr.indices
+def _one_partition(count: int, rows: Array, columns: Array, terms: Array, groups: Groups) -> Array:
     owner, member = np.full(len(columns), -1), np.zeros(len(columns), dtype=np.int64)
     for number, (_, members) in enumerate(groups):
         mine = members[columns]
         free = (owner < 0) & (mine >= 0)
         owner[free], member[free] = number, mine[free]
     alone = owner < 0
-    total = np.bincount(rows[alone], terms[alone], weight.rows)
+    total = np.bincount(rows[alone], terms[alone], count)
     if alone.all():
         return total
     rows, terms, owner, member = rows[~alone], terms[~alone], owner[~alone], member[~alone]
@@ -137,7 +162,7 @@ def _one_partition(weight: Matrix, rows: Array, terms: Array, groups: Groups) ->
     key = key[starts]
     starts = _starts((np.diff(key[:, :2], axis=0) != 0).any(axis=1))
     most = np.maximum(np.maximum.reduceat(shares, starts), 0.0)
-    return total + np.bincount(key[starts, 0], most, weight.rows)
+    return total + np.bincount(key[starts, 0], most, count)
 
 
 def _starts(changes: Array) -> Array:
