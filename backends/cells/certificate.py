@@ -170,24 +170,24 @@ class CellAnalysis(Analysis):
     def output_error(self) -> float:
         """Layer by layer: what units take over, their own rounding, and gates that may be off."""
         held = [self.held_errors(node) for node in self.schedule.features]
-        before, before_sums = np.concatenate(held) if held else np.zeros(0), None
+        before = np.concatenate(held) if held else np.zeros(0)
+        units_before: Units | None = None
         for layer in self.plan.layers:
-            sums = self._unit_sums(layer)
+            units = self._unit_sums(layer)
             errors = np.zeros(layer.layer.width)
             rounding = {
-                gate: self._rounding(kernel, self._row_sums(kernel, sums, before_sums))
+                gate: self._rounding(kernel, self._row_sums(kernel, units, units_before))
                 for gate, kernel in layer.kernels.items()
             }
             # States of this layer are read by its other units, so they come first.
-            units = sorted(layer.layer.units, key=lambda unit: unit.kind != "state")
-            for unit in units:
+            for unit in sorted(layer.layer.units, key=lambda unit: unit.kind != "state"):
                 place = slice(unit.start, unit.start + unit.width)
                 parts = [placed for placed in layer.placed if placed.unit is unit]
                 errors[place] = self._unit_errors(layer, parts, rounding, errors, before)
-            before, before_sums = errors, sums
+            before, units_before = errors, units
         output = self.schedule.output
         passed = np.asarray(abs(output.inputs) @ before).ravel()
-        sums = self._row_sums(self.plan.output, None, before_sums)
+        sums = self._row_sums(self.plan.output, None, units_before)
         final = passed + self._rounding(self.plan.output, sums) * (1 + self.numerics.unit)
         exact = self.exact_sums(sums) & (passed == 0)
         final = np.where(exact & self.plan.output.exact, 0.0, final)
