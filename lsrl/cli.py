@@ -371,11 +371,12 @@ def verify_program(
 
 def _tell(model: "Model", compared: "Comparison") -> None:
     """Print what was compared, and exit with code 1 if that is a difference or next to nothing."""
+    from lsrl.proof import NOT_COMPILED, names_text
+
     about = str(compared)
     if model.changed_parameters:
-        about += (
-            f"\nweights      {model.certificate.reasons[0]}; held to what is proven of the compiled"
-        )
+        names = names_text(model.changed_parameters)
+        about += f"\nweights      {NOT_COMPILED} ({names}); held to what is proven of those"
     if compared.difference is not None:
         _say(f"{_headline(model)}: differs\n{compared.difference}", style="bold red")
         _say(about)

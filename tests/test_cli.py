@@ -270,6 +270,7 @@ def test_verify_finds_a_difference(lsrl_command, saved):
     result = lsrl_command("verify", "wrong.lsrl", "--sequences", "4", code=1)
     assert "differs" in result.stdout
     assert "token" in result.stdout
+    assert f"weights      not the compiled weights (changed: {name})" in result.stdout
 
 
 def test_verify_says_when_it_could_compare_nothing(lsrl_command):

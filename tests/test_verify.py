@@ -194,7 +194,10 @@ TABLE = [
     ("leaky", "rnn", 0, (*WHOLE, "redrawn")),
     ("scaled", "linear_rnn", 0, (*WHOLE, "8 kept as drawn\n")),
     ("tenths", "linear_rnn", 0, ("within the error bound", "(greatest error ", "redrawn")),
-    ("shy", "linear_rnn", 1, (NOTHING, "the outputs never changed", "--sampler", "never moved  seen")),
+    (
+        "shy", "linear_rnn", 1,
+        (NOTHING, "the outputs never changed", "--sampler", "never moved  seen"),
+    ),
 ]  # fmt: skip
 
 
