@@ -92,8 +92,9 @@ class Certificate:
     """What is proven of a compiled model.
 
     Attributes:
-      exact: every output equals the reference evaluator's, at every token up to `tokens`, in any
-        order of summation, as long as the promises hold.
+      exact: every output equals the reference evaluator's as a number, at every token up to
+        `tokens`, in any order of summation, as long as the promises hold. Zero has no sign there:
+        signals of a network and exported models may hold -0.0, and `run` and `step` return 0.0.
       error_bound: greatest absolute error of an output; 0 where exact.
       reasons: why not exact: the first signal that fails, with the first token; empty where exact.
       promises: what the program promises, with source lines.

@@ -17,7 +17,7 @@ from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
@@ -266,7 +266,7 @@ class Model:
 
         def run(part: Sequence[Array]) -> Array:
             with self.device_mode():
-                return np.asarray(self.module.run(self.features(part), chunk=chunk))
+                return unsigned_zeros(np.asarray(self.module.run(self.features(part), chunk=chunk)))
 
         outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
         return outputs if batched else cast(Array, outputs[0])
@@ -321,7 +321,7 @@ class Model:
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         now = tuple(array[:, 0] for array in self.features(arrays))
         output, hidden = self.module.step(state.hidden, now)
-        result = np.asarray(output)
+        result = unsigned_zeros(np.asarray(output))
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 

@@ -762,6 +762,49 @@ def test_mistakes_name_the_users_line(body, error):
         program_of(body)
 
 
+COMPLEX = np.array([[1, 1j, 0], [0, 1, 0], [0, 0, 1]])
+LOSSY = {
+    "matrix": lambda x: COMPLEX @ x,
+    "matrix without imaginary parts": lambda x: COMPLEX.real.astype(complex) @ x,
+    "matrix of objects": lambda x: COMPLEX.astype(object) @ x,
+    "sparse matrix": lambda x: sp.csr_array(COMPLEX) @ x,
+    "state": lambda x: lsrl.linear_state(x, COMPLEX.tolist()),
+    "scalar state": lambda x: lsrl.linear_state(x, np.complex64(1j)),
+    "table": lambda s: lsrl.lookup(s, np.arange(8) * 1j),
+    "rows": lambda t: lsrl.periodic([[1, 1j]]),
+    "factor": lambda x: x * np.array([1, 1, 1j]),
+    "factors as objects": lambda x: x * np.array([1, 1, np.complex128(1j)], object),
+    "bias": lambda x: x + 1j,
+    "initial value": lambda x: lsrl.delay(x, 1, initial=np.complex128(1j)),
+    "promise": lambda x: lsrl.bound(x, -1j, 4),
+    "rounded matrix": lambda s: [[2**53 + 1]] @ s,
+    "rounded table": lambda s: lsrl.lookup(s, [Fraction(1, 3)] * 8),
+    "rounded sparse matrix": lambda s: sp.csr_array([[2**53 + 1]]) @ s,
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_numbers_that_float64_would_change_are_refused(name):
+    body = LOSSY[name]
+    line, told = body.__code__.co_firstlineno, "float" if "rounded" in name else r"complex.*\.real"
+    with pytest.raises(ProgramError, match=rf"test_language\.py:{line}: .*{told}"):
+        program_of(body)
+
+
+@pytest.mark.parametrize("name", ["low", "high", "step"])
+def test_declared_ranges_are_real(name):
+    with pytest.raises(ProgramError, match=rf"Vector {name}: .*complex"):
+        Vector(1, **{"low": 0, "high": 1, "step": 1, name: np.complex128(1)})
+
+
+def test_matrices_of_every_real_dtype_are_taken():
+    kinds = (np.int8, np.uint64, np.float16, np.float32, bool, object)
+    given = [np.array([[1, 0, 1]], kind) for kind in kinds]
+    given += [given[0].tolist(), [[Fraction(1, 2) * 2, 0, 1.0]], sp.coo_array(given[0])]
+    program = program_of(lambda x: lsrl.concat(*(matrix @ x for matrix in given)))
+    np.testing.assert_array_equal(program.run([[1, 2, 3]]), [[4] * len(given)])
+
+
 def test_a_promise_that_breaks_names_signal_line_and_token():
     def body(c):
         few = lsrl.bound(lsrl.cumsum(c), 0, 2)

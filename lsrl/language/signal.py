@@ -13,7 +13,7 @@ from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_number, power_of_two_below
+from lsrl.ir.numbers import exact_array, power_of_two_below
 from lsrl.ir.types import Token
 from lsrl.language.trace import Trace, current_trace, user_line
 
@@ -272,11 +272,10 @@ def numbers(value: Any, what: str) -> np.ndarray[Any, Any]:
         raise ShapeError(f"{user_line()}: {what} must be a number or a vector, got {array.shape}")
     flat = np.atleast_1d(array)
     try:
-        if flat.dtype.kind in "fb":
-            if not np.isfinite(flat).all():
-                raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
-            return flat.astype(np.float64)
-        return np.array([exact_number(entry, what) for entry in flat.tolist()], dtype=np.float64)
+        found = exact_array(flat, what)
+        if not np.isfinite(found).all():
+            raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
+        return found
     except ProgramError as error:
         raise ProgramError(f"{user_line()}: {error}") from None
 
@@ -285,6 +284,7 @@ def as_matrix(value: Any, columns: int) -> Matrix:
     """A number (times identity), a dense or a scipy.sparse matrix as a `Matrix` of `columns`.
 
     Raises:
+      ProgramError: entries that are not finite real numbers, or that float64 would round.
       ShapeError: the matrix has another number of columns.
     """
     if isinstance(value, Matrix):
@@ -295,8 +295,10 @@ def as_matrix(value: Any, columns: int) -> Matrix:
         try:
             # scipy's sparse arrays know how to become CSR; all else is dense.
             sparse = hasattr(value, "tocsr")
-            matrix = Matrix(value if sparse else np.atleast_2d(np.asarray(value, float)))
-        except (ProgramError, TypeError, ValueError) as error:
+            matrix = Matrix(value if sparse else np.atleast_2d(np.asarray(value)))
+        except ProgramError as error:
+            raise ProgramError(f"{user_line()}: {error}") from None
+        except (TypeError, ValueError) as error:
             raise ProgramError(
                 f"{user_line()}: expected a matrix of finite numbers ({error})"
             ) from error

@@ -8,8 +8,13 @@ from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
+<<<<<<< HEAD
 from lsrl.ir.numbers import lowest_bit, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS, Token
+=======
+from lsrl.ir.numbers import exact_array, power_of_two_below
+from lsrl.ir.types import Token
+>>>>>>> wt-lock
 from lsrl.language.signal import (
     Signal,
     affine,
@@ -86,8 +91,10 @@ def cycle(n: int) -> Signal:
 
 def _table(table: Any) -> Matrix:
     try:
-        array = np.asarray(table, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        array = exact_array(table, "a table")
+    except ProgramError as error:
+        raise ProgramError(f"{user_line()}: {error}") from None
+    except ValueError as error:
         raise ProgramError(f"{user_line()}: a table holds numbers only ({error})") from error
     if array.ndim not in (1, 2) or not array.size:
         raise ShapeError(
