@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from lsrl.certificate import Analysis, bits_needed
+from lsrl.certificate import Analysis
 from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -86,10 +86,6 @@ class Backend(ABC):
                 f"{self.dtype_reason}"
             )
 
-    def bits_needed(self, schedule: Any, tokens: int) -> int | None:
-        """The least significand bits with which a schedule is exact; None if no number is."""
-        return bits_needed(schedule, tokens)
-
     def refusal(self, op: Op, operands: list[Facts]) -> str | None:
         """Why the target can't hold an op, or None if it can."""
         if isinstance(op, Product):
@@ -108,9 +104,13 @@ class Backend(ABC):
                 found.append((i, reason))
         return found
 
-    def analysis(self, schedule: Any, numerics: Numerics) -> Callable[[int], Analysis] | None:
-        """The target's own conditions of exactness by number of tokens, for `certify`."""
-        return None
+    @abstractmethod
+    def analysis(self, schedule: Any, numerics: Numerics) -> Callable[[int], Analysis]:
+        """The conditions of exactness by number of tokens, for `certify`.
+
+        Raises:
+          PrecisionError: the dtype has no room for some weight; names the signal.
+        """
 
     def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Any:
         """Where each value is computed: a `Schedule`, or what this target has in its place.

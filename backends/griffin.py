@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.residual.certificate import Scales
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
@@ -65,6 +66,13 @@ class Griffin(ResidualBackend):
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """What enters the recurrence is multiplied by, where it is taken in."""
         return _recurrence(channel, lowered.drives)[1]
+
+    def scales(self, lowered: Lowered, site: Site, channel: Channel) -> Scales:
+        """The temporal block scales no branch, and the MLP no gate."""
+        found = super().scales(lowered, site, channel)
+        if site.kind is TEMPORAL:
+            return found._replace(branch=1.0)
+        return found._replace(scanned=found.branch, gate=1.0)
 
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's temporal block and MLP."""

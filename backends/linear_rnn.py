@@ -1,5 +1,7 @@
 """Target `linear_rnn`: h_t = A h_{t-1} + B x_t + b, y = φ(h), φ identity or ReLU per channel."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +9,7 @@ import scipy.sparse as sp
 
 from lsrl.backends.base import Backend
 from lsrl.backends.input_map import input_maps
+from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Op, Relu
 from lsrl.numerics import Numerics
@@ -30,6 +33,11 @@ class LinearRnn(Backend):
         "recurrent": "no",
     }
     capabilities: ClassVar[Capabilities] = Capabilities(native=LINEAR_OPS)
+
+    def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], LinearAnalysis]:
+        """The certificate's conditions, over the rows as they are."""
+        check_weights(schedule, numerics)
+        return partial(LinearAnalysis, schedule, numerics)
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
         """One unit a channel."""

@@ -1,13 +1,14 @@
 """The compiler: a program and a target in, a certified model out."""
 
 import contextlib
-import copy
 import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from lsrl import cache as model_cache
 from lsrl import storage
@@ -25,12 +26,14 @@ from lsrl.numerics import numerics_of
 from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
+from lsrl.proof import not_compiled
 from lsrl.schedule import Levels
 
 Activation = Literal["relu", "tanh"]
 Result = TypeVar("Result")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the certificate tells what is infinite
 def compile(
     program: Program,
     target: str,
@@ -96,7 +99,8 @@ def compile(
         )
     stages, pipeline = _Stages(), Pipeline(verbatim)
     graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
-    if legalise == "unroll" and backend.offending(graph):
+    unrolled = legalise == "unroll" and bool(backend.offending(graph))
+    if unrolled:
         if program.max_length is None:
             raise ProgramError(
                 f"legalise='unroll' writes the states of {program.name!r} out over max_length "
@@ -110,6 +114,8 @@ def compile(
     certificate = stages.time(
         "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
     )
+    if unrolled:
+        certificate = replace(certificate, tokens=program.max_length)
     module = stages.time("lower", lambda: backend.lower(schedule, numerics))
     report = Report(tuple(pipeline.records), stages.seconds)
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)
@@ -120,7 +126,7 @@ def _keeps_relus(backend: Backend) -> bool:
 
 
 # What this process compiled last with cache=True, but for the module: its parameters may change.
-_RECENT: OrderedDict[str, Model] = OrderedDict()
+_RECENT: OrderedDict[str, Callable[[Program], Model]] = OrderedDict()
 _MOST_RECENT = 32
 
 
@@ -129,18 +135,26 @@ def _compile_cached(program: Program, target: str, options: dict[str, Any]) -> M
     key = model_cache.key(program, _spelled(target, options))
     known = _RECENT.pop(key, None)
     if known is None:
-        known = _compile_from_disk(program, target, options)
-        model = known
+        model = _compile_from_disk(program, target, options)
+        known = _recipe(model)
     else:
-        backend = registry.find(target, options["activation"])
-        model = copy.copy(known)
-        model.program = program
-        model.module = backend.lower(known.schedule, known.numerics)
-    _RECENT[key] = known = copy.copy(known)
-    known.module = None
+        model = known(program)
+    _RECENT[key] = known
     while len(_RECENT) > _MOST_RECENT:
         _RECENT.popitem(last=False)
     return model
+
+
+def _recipe(model: Model) -> Callable[[Program], Model]:
+    """What makes more models like one that was just compiled; it holds no weights."""
+    target, options, schedule, proven = model.target, model.options, model.schedule, model.proven
+    numerics, report = model.numerics, model.compilation
+
+    def make(program: Program) -> Model:
+        module = registry.find(target).lower(schedule, numerics)
+        return Model(program, target, options, schedule, proven, numerics, module, report)
+
+    return make
 
 
 def _spelled(target: str, options: dict[str, Any]) -> dict[str, str]:
@@ -168,7 +182,8 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     """Read a model that `Model.save` wrote.
 
     The program is compiled again along the saved levels, and the saved parameters replace the fresh
-    ones, so parameters that were changed before saving stay changed.
+    ones where they differ, so parameters that were changed before saving stay changed, and the
+    model says so: see `Model`.
 
     Args:
       path: the file.
@@ -221,6 +236,10 @@ def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
             module = model.module.rebuilt(saved.parameters)
     except (LsrlError, KeyError, TypeError, ValueError) as error:
         raise storage.bad(path, f"its alteration can't be read ({error})") from error
+    # Files that older versions wrote have none.
+    digest = storage.weights_digest(saved.parameters)
+    if found.get("weights", digest) != digest:
+        certificate = not_compiled(certificate, "weights changed in the file")
     return model.altered(module, Alteration(circuit, card), certificate)
 
 
@@ -308,7 +327,8 @@ def explain(program: Program, target: str, *, legalise: Legalise = "native") -> 
         return Explanation(program.name, target, "no", "; ".join(reasons))
     schedule = model.schedule
     lengths = _lengths(program.max_length or schedule.graph.tokens)
-    bits = tuple((tokens, backend.bits_needed(schedule, tokens)) for tokens in lengths)
+    analyse = backend.analysis(schedule, model.numerics)
+    bits = tuple((tokens, analyse(tokens).bits_needed()) for tokens in lengths)
     answer: Literal["yes", "bounded"] = "yes"
     grows = len({needed for _, needed in bits}) > 1
     if program.max_length is None:

@@ -72,6 +72,7 @@ def write(
     target: str,
     stream: "Stream",
     certificate: str,
+    certified: int | None,
     tie: bool = False,
 ) -> None:
     """Write a folder that transformers can load.
@@ -85,6 +86,7 @@ def write(
       target: the target's name.
       stream: the layout, whose channels the card names.
       certificate: what is proven, as text.
+      certified: the number of tokens that it speaks of; None for any.
       tie: whether the head is the embedding.
 
     Raises:
@@ -129,6 +131,7 @@ def write(
             "outputs": vocabulary.outputs,
             "labels": stream.labels(),
             "certificate": _without_folders(certificate, program.graph),
+            "certified_tokens": certified,
         },
     }
     generation = {"do_sample": False, "use_cache": use_cache, **_NO_SPECIAL_TOKENS}
@@ -137,7 +140,7 @@ def write(
         CONFIG: _json(config),
         "generation_config.json": _json(generation),
         "model.safetensors": to_safetensors(arrays, {"format": "pt"}),
-        **_tokenizer(vocabulary, program.max_length),
+        **_tokenizer(vocabulary, program.max_length or certified),
         "README.md": card.encode(),
     }
     replace_folder(Path(path).resolve(), files, _check_export)
@@ -484,11 +487,8 @@ def _card(
         else "Leave `use_cache=False`, as the\nconfiguration has it: the class can't cache without "
         "an attention layer."
     )
-    limit = (
-        f"up to {program.max_length} tokens"
-        if program.max_length
-        else "as many tokens as certified"
-    )
+    most = program.max_length or facts["certified_tokens"]
+    limit = "any length" if most is None else f"up to {most} tokens"
     return f"""\
 ---
 library_name: transformers

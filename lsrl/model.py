@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lsrl import huggingface_export, storage, torch_export
+from lsrl.backends import registry
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
@@ -22,9 +23,10 @@ from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import PassRecord
+from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.verification import compare
+from lsrl.verification import Sampler, compare
 
 if TYPE_CHECKING:
     from lsrl.interpret.circuit import Circuit
@@ -75,12 +77,17 @@ class State(NamedTuple):
 class Model:
     """A compiled program: exact weights of a real network, with their certificate.
 
+    The parameters are free to change: `module.replace_parameters`, an assignment to an `nnx.Param`,
+    `nnx.update`, an optimiser's step or another module in place of `module`. What was proven is
+    proven of the compiled weights alone, so a model with others says "not the compiled weights" in
+    its certificate, and wherever it is printed, saved or exported. With the compiled ones put back,
+    or equal ones, all is proven again.
+
     Attributes:
       program: the program.
       target: the target's name.
       options: how it was compiled.
       schedule: layers and labels.
-      certificate: what is proven.
       numerics: the dtype's format.
       module: the flax nnx module that runs it; its parameters can be replaced.
       alteration: of a network that the compiler did not make as it is; else None.
@@ -98,16 +105,19 @@ class Model:
         report: Report,
         alteration: Alteration | None = None,
     ) -> None:
-        """Made by `lsrl.compile`, or by `altered`."""
+        """Made by `lsrl.compile`, or by `altered`.
+
+        The certificate is about the weights that the module holds now.
+        """
         self.program = program
         self.target = target
         self.options = options
         self.schedule = schedule
-        self.certificate = certificate
         self.numerics = numerics
         self.module = module
         self.compilation = report
         self.alteration = alteration
+        self._proof = Proof(certificate, module)
 
     def altered(
         self, module: Any, alteration: Alteration, certificate: Certificate | None = None
@@ -117,19 +127,69 @@ class Model:
         Args:
           module: the network.
           alteration: its circuit and card.
-          certificate: what is proven of it; this model's if None.
+          certificate: what is proven of it; nothing if None.
         """
+        if certificate is None:
+            certificate = not_compiled(self.proven, "weights changed")
         return Model(
             self.program,
             self.target,
             self.options,
             self.schedule,
-            self.certificate if certificate is None else certificate,
+            certificate,
             self.numerics,
             module,
             self.compilation,
             alteration,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: whether the weights are the proven ones, in place of references to them."""
+        known = self._proof.holds(self.module)
+        return {**vars(self), "_proof": (self.proven, known)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's weights are those of the model that it is a copy of."""
+        certificate, known = state["_proof"]
+        vars(self).update(state, _proof=Proof(certificate, state["module"] if known else None))
+
+    @property
+    def certificate(self) -> Certificate:
+        """What is proven of the model with the parameters that it has now."""
+        changed = self.changed_parameters
+        return not_compiled(self.proven, names_text(changed)) if changed else self.proven
+
+    @property
+    def proven(self) -> Certificate:
+        """What is proven of the weights that the model was made with, whatever it holds now."""
+        return self._proof.certificate
+
+    @property
+    def allowed_error(self) -> float:
+        """Greatest error of an output that is as it should be: by what is proven of `proven`.
+
+        0 where that is exact, infinite where nothing is proven; of an altered network of which
+        nothing is proven, what its card counts as right.
+        """
+        bound = self.proven.error_bound
+        if np.isfinite(bound) or self.card is None:
+            return 0.0 if self.proven.exact else bound
+        return self.card.tolerance
+
+    @property
+    def changed_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are not the weights that the model was made with.
+
+        While the module holds the very arrays that it was made with, no number is looked at;
+        others are compared, bit for bit, with weights that are compiled anew for it, once. Of an
+        altered network there are none, so there other arrays count as changed.
+        """
+        return self._proof.changed(
+            self.module, self._compiled_module if self.alteration is None else None
+        )
+
+    def _compiled_module(self) -> Any:
+        return registry.find(self.target).lower(self.schedule, self.numerics)
 
     @property
     def dtype(self) -> str:
@@ -174,6 +234,7 @@ class Model:
         check: bool = False,
         chunk: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        beyond_certificate: bool = False,
     ) -> Array:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
@@ -184,16 +245,20 @@ class Model:
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
+          beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
+            nothing is proven.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
           dtype; row t depends on inputs up to and including t.
 
         Raises:
-          InputError: an input lies outside its declared type; says which and where.
+          InputError: an input lies outside its declared type; says which and where. Or it is longer
+            than the certificate speaks of.
           BoundsError: with check=True, a promise is broken; says which and where.
         """
         arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
+        self._check_certified("run", arrays[0].shape[1], beyond_certificate)
         if chunk is not None:
             _check_count("run: chunk", chunk)
         if check:
@@ -218,19 +283,23 @@ class Model:
             hidden = self.module.init_state((1 if batch is None else batch,))
         return State(0, hidden, batch)
 
-    def step(self, state: State, *inputs: Any) -> tuple[Array, State]:
+    def step(
+        self, state: State, *inputs: Any, beyond_certificate: bool = False
+    ) -> tuple[Array, State]:
         """Read one token.
 
         Args:
           state: from `init_state` or an earlier step; it is not changed.
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
+          beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
 
         Returns:
           The output (outputs,) or (batch, outputs), and the next state.
 
         Raises:
-          InputError: an input lies outside its type, or the program's max_length is reached.
+          InputError: an input lies outside its type, or the program's max_length is reached, or the
+            length that the certificate speaks of.
         """
         limit = self.program.max_length
         if limit is not None and state.position >= limit:
@@ -238,6 +307,7 @@ class Model:
                 f"step {state.position}: the program declares max_length={limit} tokens; declare a "
                 "larger one"
             )
+        self._check_certified("step", state.position + 1, beyond_certificate)
         given = [np.asarray(value) for value in inputs]
         axis = 0 if state.batch is None else 1
         timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
@@ -255,18 +325,20 @@ class Model:
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
-    def generate(self, prompt: Any, steps: int) -> Array:
+    def generate(self, prompt: Any, steps: int, *, beyond_certificate: bool = False) -> Array:
         """Continue a prompt: the output at each token is the input at the next.
 
         Args:
           prompt: token ids (time,) or (batch, time).
           steps: number of tokens to add.
+          beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
 
         Returns:
           int64 (steps,) or (batch, steps): the tokens after the prompt.
 
         Raises:
-          InputError: the program has not one Token input and one Token output that fits it.
+          InputError: the program has not one Token input and one Token output that fits it, or what
+            is read is longer than the program or the certificate allows.
         """
         kinds = list(self.program.inputs.values())
         out = self.program.output_type
@@ -287,27 +359,57 @@ class Model:
             raise InputError(
                 f"generate: {arrays[0].shape[1]} + {steps} tokens exceed max_length={longest}"
             )
+        self._check_certified("generate", arrays[0].shape[1] + steps - 1, beyond_certificate)
         with self.device_mode():
             tokens = self.module.generate(self.features(arrays), int(steps))
         result = np.asarray(tokens).astype(np.int64)
         return result if batched else cast(Array, result[0])
 
-    def self_test(self, sequences: int = 4, length: int = 64, seed: int = 0) -> None:
+    def _check_certified(self, what: str, length: int, beyond: bool) -> None:
+        """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
+        certified = self.certificate.tokens
+        if certified is not None and length > certified and not beyond:
+            raise InputError(
+                f"{what}: {length} tokens, and the certificate speaks of {certified}: what "
+                f"{self.program.name!r} adds up on {self.target} grows with the length; declare "
+                "@lsrl.program(max_length=...) and compile again, or pass beyond_certificate=True "
+                "to run on without a proof"
+            )
+
+    def self_test(
+        self,
+        sequences: int = 4,
+        length: int = 64,
+        seed: int = 0,
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
         """Check on the device at hand what the certificate relies on, and the program itself.
 
         Runs random and extreme inputs in whole-sequence and step mode against the reference
-        evaluator: equal where the certificate says exact, else within its bound.
+        evaluator: equal where that is proven of the compiled weights, else within the bound that is
+        proven of them. Inputs that break a promise are drawn anew, as far as others are found.
+
+        Args:
+          sequences: how many.
+          length: tokens, at most the program's max_length.
+          seed: of the random inputs.
+          sampler: draws the inputs, for programs whose promises random ones seldom keep: from
+            (numpy's random generator, sequences, length) to one array an input.
 
         Raises:
-          SelfTestError: says which condition or token differs.
+          SelfTestError: says which condition or token differs, or that next to nothing was tested.
         """
         with self.device_mode():
             self.module.self_test()
-        difference = compare(self, sequences=sequences, length=length, seed=seed)
-        if difference is not None:
+        compared = compare(self, sequences=sequences, length=length, seed=seed, sampler=sampler)
+        place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
+        if compared.difference is not None:
+            raise SelfTestError(f"{place}: {compared.difference}")
+        if compared.shortfall is not None:
             raise SelfTestError(
-                f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]}): "
-                f"{difference}"
+                f"{place}: next to nothing was tested: {compared.shortfall}; pass a sampler of "
+                f"inputs that keep the promises\n{compared}"
             )
 
     def summary(self) -> str:
@@ -357,9 +459,10 @@ class Model:
           OSError: the file can't be written.
         """
         alteration = self.alteration
+        arrays = self.module.parameter_arrays() if alteration is None else self.module.arrays()
         storage.save(
             path,
-            self.module.parameter_arrays() if alteration is None else self.module.arrays(),
+            arrays,
             program=self.program,
             target=self.target,
             options=self.options,
@@ -373,6 +476,7 @@ class Model:
                 "circuit": json.loads(alteration.circuit.to_json()),
                 "card": alteration.card.to_json(),
                 "certificate": self.certificate.to_json(),
+                "weights": storage.weights_digest(arrays),
             },
         )
 
@@ -412,6 +516,7 @@ class Model:
                 target=self.target,
                 labels=self.labels,
                 certificate=str(self.certificate),
+                certified=self.certificate.tokens,
             )
         elif (
             format == "huggingface"
@@ -425,6 +530,7 @@ class Model:
                 target=self.target,
                 stream=self.schedule,
                 certificate=str(self.certificate),
+                certified=self.certificate.tokens,
                 tie=tie_word_embeddings,
             )
         else:
@@ -436,9 +542,14 @@ class Model:
 
     def __repr__(self) -> str:
         """One line."""
-        exact = (
-            "exact" if self.certificate.exact else f"error <= {self.certificate.error_bound:.2g}"
-        )
+        certificate = self.certificate
+        unknown = not np.isfinite(certificate.error_bound)
+        if certificate.exact:
+            exact = "exact"
+        elif unknown and (self.alteration is not None or self.changed_parameters):
+            exact = NOT_COMPILED
+        else:
+            exact = f"error <= {certificate.error_bound:.2g}"
         return (
             f"Model({self.program.name} on {self.target}, {self.dtype}: {self.num_layers} layers, "
             f"width {self.width}, {exact})"

@@ -18,20 +18,28 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
 from lsrl.ir.types import InputType, Token, Vector
 from lsrl.language.program import Program, program
-from lsrl.language.signal import Signal, constant, equal, greater_equal, not_equal, ramp, relu
-from lsrl.language.sugar import (
+from lsrl.language.signal import (
+    Signal,
     absolute,
+    concat,
+    constant,
+    equal,
+    greater_equal,
+    maximum,
+    minimum,
+    not_equal,
+    ramp,
+    relu,
+)
+from lsrl.language.sugar import (
     bound,
     clip,
-    concat,
     cumsum,
     delay,
     hold,
     latch,
     linear_state,
     lookup,
-    maximum,
-    minimum,
     mod,
     one_hot,
     periodic,

@@ -61,6 +61,7 @@ def write(
     target: str,
     labels: tuple[tuple[str, ...], ...],
     certificate: str,
+    certified: int | None,
 ) -> None:
     """Write a folder that plain torch can run; torch itself is not needed for it.
 
@@ -73,6 +74,7 @@ def write(
       target: the target's name.
       labels: the signal in each channel of each layer.
       certificate: what is proven, as text.
+      certified: the number of tokens that it speaks of; None for any.
 
     Raises:
       FormatError: the path holds something that is no export.
@@ -94,6 +96,7 @@ def write(
         "modules": modules,
         "labels": labels,
         "certificate": certificate,
+        "certified_tokens": certified,
     }
     config["checksum"] = _checksum(config, content)
     text = json.dumps(config, indent=2) + "\n"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 import lsrl
 from lsrl import Token, Vector
-from lsrl.certificate import bits_needed
+from lsrl.backends import registry
 from lsrl.errors import PrecisionError
 from lsrl.programs import catalogue
 from tests.strategies import inputs_of, programs
@@ -147,7 +147,8 @@ def check_token(program, tokens):
     assert not wrong[:named].any()
     assert np.abs(got - expected).max() <= certificate.error_bound
     # Promising no more than it has to: the same rows are exact with as many bits as they need.
-    needed = bits_needed(model.schedule, max(named, 1))
+    analyse = registry.find(model.target).analysis(model.schedule, model.numerics)
+    needed = analyse(max(named, 1)).bits_needed()
     assert needed is None or named == 0 or needed <= BITS["bfloat16"]
 
 

@@ -59,7 +59,7 @@ def test_violations_of_facts(exact):
     if exact:
         values = np.array([[Fraction(number) for number in row] for row in rows], dtype=object)
     np.testing.assert_array_equal(known.violations(values), wrong)
-    one_hot = facts(np.zeros(2), np.ones(2), np.ones(2), one_hot=True)
+    one_hot = facts(np.zeros(2), np.ones(2), np.ones(2), (("root", np.arange(2)),))
     pairs = values[:4, :2] * 0 + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     np.testing.assert_array_equal(one_hot.violations(pairs), [[0, 0], [0, 0], [0, 0], [1, 1]])
 

@@ -741,7 +741,7 @@ MISTAKES = {
     "matrix with three axes": (lambda x: np.ones((1, 1, 3)) @ x, ProgramError),
     "no state matrix": (lambda x: lsrl.linear_state(x, None), ProgramError),
     "mod by zero": (lambda s: lsrl.mod(s, 0), ProgramError),
-    "mod off the grid": (lambda s: lsrl.mod(s, 1.5), ProgramError),
+    "mod on no common grid": (lambda s: lsrl.mod(s, 0.1), ProgramError),
     "mod of continuous": (lambda z: lsrl.mod(z, 1), ProgramError),
     "mod of negatives": (lambda x: lsrl.mod(x, 2), BoundsError),
     "lookup outside": (lambda s: lsrl.lookup(s, [1, 2]), BoundsError),

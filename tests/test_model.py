@@ -436,10 +436,10 @@ def test_compare_takes_inputs_of_ones_own():
     model = lsrl.compile(program, "linear_rnn")
     tokens = np.zeros((2, 20), int)
     tokens[:, 2:5] = 1
-    assert compare(model, inputs=[tokens]) is None
+    assert compare(model, inputs=[tokens]).difference is None
     bias = model.module.parameter_arrays()["output_bias"]
     model.module.replace_parameters({"output_bias": bias + 1})
-    difference = compare(model, inputs=[tokens])
+    difference = compare(model, inputs=[tokens]).difference
     assert difference is not None
     assert (difference.mode, difference.sequence, difference.token) == ("run", 0, 0)
     assert (difference.expected, difference.got) == ([0.0], [1.0])

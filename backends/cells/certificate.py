@@ -11,52 +11,54 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.cells.encoding import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
-from lsrl.certificate import MAX_SLACK, Reason, channels_of, greatest_terms, split_recurrence
+from lsrl.certificate import (
+    MAX_SLACK,
+    Analysis,
+    Condition,
+    channels_of,
+    greatest_terms,
+    held_sums,
+    split_recurrence,
+)
 from lsrl.ir.bounds import (
     Sums,
     facts,
     joined_sums,
     linear_state_facts,
-    lowest_bit_of_step,
+    linear_state_settles,
     term_sums,
 )
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
-from lsrl.ir.ops import Lookup, RecurrentState, SelectiveState, Step
-from lsrl.numerics import Numerics
+from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.ops import Product, RecurrentState, SelectiveState, Step
 from lsrl.schedule import Unit
 
+# Operations of a cell, beside the sums of its kernels, that can each lose a smallest normal number:
+# activations, products with gates, and their sums.
+CELL_OPERATIONS = 8
 
-class CellAnalysis:
+
+class CellAnalysis(Analysis):
     """The conditions and errors of a plan over a number of tokens.
 
-    Attributes:
-      slack: greatest rounding error of what a ramp's unit reads, in units of the ramp's rise.
+    Weights stay as they are; bounds are those of the number of tokens.
     """
 
     def __init__(self, plan: CellPlan, tokens: int) -> None:
-        """Weights stay as they are; bounds are those for `tokens` tokens."""
+        """Bounds are those for `tokens` tokens."""
+        super().__init__(plan.schedule.graph, plan.numerics, tokens)
         self.plan = plan
-        self.numerics: Numerics = plan.numerics
         self.schedule = plan.schedule
-        self.graph = plan.schedule.graph
-        self.tokens = tokens
-        self.facts = self.graph.facts_at(tokens)
-        self.slack = 0.0
+        # How far from 0 a ReLU that is lowered to [x > 0] x may take the wrong side, by the node of
+        # the comparison.
+        self._edges: dict[int, Array] = {}
 
     # ------------------------------------------------------------ exactness
 
-    def first_failure(self) -> Reason | None:
-        """The first condition that fails, in the order of the layers."""
-        return next(self._failures(), None)
-
-    def _failures(self) -> Iterator[Reason]:
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition, in the order of the layers."""
         for node in self.schedule.features:
-            fact = self.facts[node]
-            sums = Sums(fact.magnitude, lowest_bit_of_step(fact))
-            text = self._sum_failure(sums, np.ones(fact.width), "the input is")
-            if text is not None:
-                yield self._reason(node, 0, text)
+            yield Condition(node, 0, held_sums(self.facts[node]), "the input is")
         before: Sums | None = None
         for number, layer in enumerate(self.plan.layers, start=1):
             mine = self._unit_sums(layer)
@@ -64,69 +66,50 @@ class CellAnalysis:
             for placed in layer.placed:
                 node = self.graph.output if placed.unit is None else placed.unit.node
                 for gate, kernel in layer.kernels.items():
-                    text = self._drive_failure(placed, gate, kernel, by_gate[gate])
-                    if text is not None:
-                        yield self._reason(node, number, text)
+                    yield from self._drive_conditions(
+                        node, number, placed, gate, kernel, by_gate[gate]
+                    )
             before = mine
-        sums = self._row_sums(self.plan.output, None, before)
-        width = len(self.plan.output.bias)
-        text = self._sum_failure(sums, np.ones(width), "the sum is") or self._weight_failure(
-            self.plan.output, slice(None)
-        )
-        if text is not None:
-            yield self._reason(self.graph.output, len(self.plan.layers) + 1, text)
+        output, last = self.plan.output, len(self.plan.layers) + 1
+        sums, weights = self._row_sums(output, None, before), kernel_weights(output)
+        exact = bool(output.exact.all())
+        yield Condition(self.graph.output, last, sums, "the sum is", weights, exact)
 
-    def _reason(self, node: int, layer: int, text: str) -> Reason:
-        return Reason(self.graph.label(node), self.graph.source(node), layer, text)
-
-    def _drive_failure(self, placed: Placed, gate: str, kernel: Kernel, sums: Sums) -> str | None:
+    def _drive_conditions(
+        self, node: int, layer: int, placed: Placed, gate: str, kernel: Kernel, sums: Sums
+    ) -> Iterator[Condition]:
         rows = slice(placed.start, placed.start + placed.width)
         drive = placed.part.drives.get(gate)
-        scale = np.ones(placed.width) if drive is None else np.abs(drive.scale)
-        found = self._sum_failure(
-            Sums(sums.magnitude[rows], sums.grid[rows]), scale, "the sum is"
-        ) or self._weight_failure(kernel, rows)
-        if found is not None or drive is None:
-            return found
+        yield Condition(
+            node,
+            layer,
+            Sums(sums.magnitude[rows], sums.grid[rows]),
+            "the sum is",
+            kernel_weights(kernel, rows),
+            bool(kernel.exact[rows].all()),
+            1.0 if drive is None else np.abs(drive.scale),
+            None if drive is None else self._drive_failure(drive),
+        )
+        if drive is not None and drive.reach is not None and "z" in placed.part.drives:
+            # torch's GRU adds up (h - n) z + n, so h - n must be exact too.
+            size, grid = drive.reach(self.facts)
+            unit = placed.part.bounds(self.facts)
+            both = Sums(size + unit.magnitude, np.minimum(grid, unit.grid))
+            what = "the state less its update is"
+            yield Condition(node, layer, both, what, scale=np.abs(drive.scale))
+
+    def _drive_failure(self, drive: Drive) -> str | None:
+        """What else but its sums fails of what a gate sees."""
         if drive.margin is not None and (drive.margin < drive.needed).any():
             return "a gate on continuous values has no margin"
-        if drive.reach is not None:
-            size, grid = drive.reach(self.facts)
-            if (size > self.numerics.linear).any():
-                return f"tanh's argument is up to {size.max():g}, beyond {self.numerics.linear:g}"
-            if ((grid < self.numerics.tiny) & (size > 0)).any():
-                return f"its scaled grid is below the smallest normal number {self.numerics.tiny:g}"
-            if "z" in placed.part.drives:
-                # torch's GRU adds up (h - n) z + n, so h - n must be exact too.
-                unit = placed.part.bounds(self.facts)
-                both = Sums(size + unit.magnitude, np.minimum(grid, unit.grid))
-                return self._sum_failure(both, scale, "the state less its update is")
+        if drive.reach is None:
+            return None
+        size, grid = drive.reach(self.facts)
+        if (size > self.numerics.linear).any():
+            return f"tanh's argument is up to {size.max():g}, beyond {self.numerics.linear:g}"
+        if ((grid < self.numerics.tiny) & (size > 0)).any():
+            return f"its scaled grid is below the smallest normal number {self.numerics.tiny:g}"
         return None
-
-    def _sum_failure(self, sums: Sums, scale: Array, what: str) -> str | None:
-        bits = self.numerics.bits
-        exact = sum_is_exact(sums.magnitude, sums.grid, bits) | (sums.magnitude == 0)
-        exact &= sums.magnitude <= self.numerics.largest
-        exact &= (sums.grid >= self.numerics.tiny) | (sums.magnitude == 0)
-        if exact.all():
-            return None
-        worst = int(np.flatnonzero(~exact)[0])
-        magnitude, grid = sums.magnitude[worst] / scale[worst], sums.grid[worst] / scale[worst]
-        if grid == 0:
-            return f"{what} continuous"
-        return f"{what} up to {magnitude:g}, more than 2^{bits} x {grid:g}"
-
-    def _weight_failure(self, kernel: Kernel, rows: slice) -> str | None:
-        fits = self._fits(kernel_weights(kernel, rows)).all()
-        if fits and kernel.exact[rows].all():
-            return None
-        return f"a weight is rounded in {self.numerics.dtype}"
-
-    def _fits(self, values: Array) -> Array:
-        """Which numbers the dtype holds exactly."""
-        size = np.abs(values)
-        normal = (size >= self.numerics.tiny) & (size <= self.numerics.largest)
-        return (values == 0) | (normal & (size <= 2.0**self.numerics.bits * lowest_bit(values)))
 
     # ------------------------------------------------------------ sums
 
@@ -164,9 +147,10 @@ class CellAnalysis:
 
     # ------------------------------------------------------------ errors
 
-    def error_bound(self) -> float:
-        """The greatest absolute error of an output over these tokens."""
-        before, before_sums = self._feature_errors(), None
+    def output_error(self) -> float:
+        """Layer by layer: what units take over, their own rounding, and gates that may be off."""
+        held = [self.held_errors(node) for node in self.schedule.features]
+        before, before_sums = np.concatenate(held) if held else np.zeros(0), None
         for layer in self.plan.layers:
             sums = self._unit_sums(layer)
             errors = np.zeros(layer.layer.width)
@@ -185,26 +169,19 @@ class CellAnalysis:
         passed = np.asarray(abs(output.inputs) @ before).ravel()
         sums = self._row_sums(self.plan.output, None, before_sums)
         final = passed + self._rounding(self.plan.output, sums) * (1 + self.numerics.unit)
-        exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits) & (passed == 0)
-        return float(np.where(exact & self.plan.output.exact, 0.0, final).max(initial=0.0))
-
-    def _feature_errors(self) -> Array:
-        parts = []
-        for node in self.schedule.features:
-            fact, op = self.facts[node], self.graph.nodes[node].op
-            exact = sum_is_exact(fact.magnitude, lowest_bit_of_step(fact), self.numerics.bits)
-            if isinstance(op, Lookup):
-                exact = exact | self._fits(op.table.dense()).all(axis=0)
-            parts.append(np.where(exact, 0.0, fact.magnitude * self.numerics.unit))
-        return np.concatenate(parts) if parts else np.zeros(0)
+        exact = self.exact_sums(sums) & (passed == 0)
+        final = np.where(exact & self.plan.output.exact, 0.0, final)
+        finite = final <= 2.0**-4 * self.numerics.largest
+        return float(np.where(finite, final, np.inf).max(initial=0.0))
 
     def _rounding(self, kernel: Kernel, sums: Sums) -> Array:
         """What each row of a kernel is off by at most, were its operands right and no sum exact."""
         terms = np.diff(kernel.recurrent.indptr) + np.diff(kernel.inputs.indptr)
         terms = terms + (kernel.bias != 0)
-        fits = kernel.exact.all() and self._fits(kernel_weights(kernel)).all()
+        fits = kernel.exact.all() and self.fits(kernel_weights(kernel)).all()
         gamma = (terms + (0 if fits else 2)) * self.numerics.unit
-        return gamma / np.maximum(1 - gamma, 2.0**-10) * sums.magnitude
+        rounded = gamma / np.maximum(1 - gamma, 2.0**-10) * sums.magnitude
+        return rounded + self.lost(sums, 2 * terms + CELL_OPERATIONS)
 
     def _drive_errors(
         self,
@@ -228,16 +205,19 @@ class CellAnalysis:
         kernel = layer.kernels[gate]
         sums = rounding[rows] / np.abs(drive.scale)
         exact = self._exact_rows(layer, gate)[rows] & (passed == 0) & kernel.exact[rows]
-        return np.where(exact, 0.0, passed + sums)
+        errors = np.where(exact, 0.0, passed + sums)
+        # The sums without their errors are finite, or else no bound would be asked for.
+        finite = errors * np.abs(drive.scale) <= 2.0**-4 * self.numerics.largest
+        return np.where(finite, errors, np.inf)
 
     def _exact_rows(self, layer: CellLayer, gate: str) -> Array:
         kernel = layer.kernels[gate]
         position = self.plan.layers.index(layer)
         before = self._unit_sums(self.plan.layers[position - 1]) if position else None
         sums = self._row_sums(kernel, self._unit_sums(layer), before)
-        exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits)
+        exact = self.exact_sums(sums)
         weights = np.array(
-            [self._fits(kernel_weights(kernel, slice(i, i + 1))).all() for i in range(len(exact))]
+            [self.fits(kernel_weights(kernel, slice(i, i + 1))).all() for i in range(len(exact))]
         )
         return exact & weights
 
@@ -270,8 +250,14 @@ class CellAnalysis:
                     wrong = wrong + error * np.abs(drive.scale * placed.part.decode)
                     continue
                 size = fact.magnitude[_picked(placed)]
-                wrong = wrong + self._gate_errors(unit, drive, error, size)
+                lost = self._gate_errors(unit, drive, error, size)
+                wrong = wrong + np.where(np.isinf(error), np.inf, lost)
             total[_picked(placed)] += wrong
+        if unit.kind == "product":
+            for gate in self.graph.nodes[unit.node].operands:
+                if gate in self._edges:
+                    # A value on the wrong side, or between 0 and itself, errs by its own size.
+                    total += self._edges[gate][unit.channels]
         if unit.kind in ("state", "recurrent", "selective"):
             return self._accumulated(layer, parts, total)
         return total
@@ -282,6 +268,11 @@ class CellAnalysis:
         margin = np.zeros(len(error)) if drive.margin is None else drive.margin
         certain = margin - lost >= drive.needed
         op = self.graph.nodes[unit.node].op
+        if isinstance(op, Step) and self._cuts(unit.node):
+            width = self.graph.nodes[unit.node].width
+            known = self._edges.setdefault(unit.node, np.zeros(width))
+            known[unit.channels] = (1 + op.shift) / op.slope + error
+            return np.zeros(len(error))
         if isinstance(op, Step):
             if not op.avoids_ramp(self.facts[self.graph.nodes[unit.node].operands[0]]):
                 # The promise that no value lies in the ramp is taken with a wider ramp, as wide as
@@ -299,6 +290,16 @@ class CellAnalysis:
             return np.where(exact, 0.0, np.minimum(error + 0.3 / np.abs(drive.scale), size))
         return np.where(exact | certain, 0.0, size)
 
+    def _cuts(self, node: int) -> bool:
+        """Whether a comparison of continuous values is the [x > 0] of ReLUs, and no promise."""
+        this, graph = self.graph.nodes[node], self.graph
+        (value,) = this.operands
+        return not this.origins and bool(graph.readers[node]) and all(
+            isinstance(graph.nodes[reader].op, Product)
+            and sorted(graph.nodes[reader].operands) == sorted((node, value))
+            for reader in graph.readers[node]
+        ) and not self.facts[value].gridded  # fmt: skip
+
     def _accumulated(self, layer: CellLayer, parts: list[Placed], fresh: Array) -> Array:
         """Errors that a state takes on token by token."""
         unit = parts[0].unit
@@ -306,6 +307,7 @@ class CellAnalysis:
             return fresh
         op, fact = self.graph.nodes[unit.node].op, channels_of(self.facts[unit.node], unit)
         if isinstance(op, SelectiveState):
+            self.settled = False
             return fresh * self.tokens
         own = (
             Matrix(op.transition.csr[unit.channels][:, unit.channels])
@@ -320,7 +322,9 @@ class CellAnalysis:
             return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
         update = facts(-fresh, fresh, np.zeros(len(fresh)))
         absolute = Matrix(abs(own.csr))
-        return linear_state_facts(absolute, np.zeros(len(fresh)), update, self.tokens)[0].magnitude
+        start = np.zeros(len(fresh))
+        self.settled &= linear_state_settles(absolute, start, update, self.tokens)
+        return linear_state_facts(absolute, start, update, self.tokens)[0].magnitude
 
 
 def _picked(placed: Placed) -> Array:

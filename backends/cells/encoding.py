@@ -25,13 +25,13 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.certificate import channels_of
+from lsrl.certificate import channels_of, check_range, place_of
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import Op, RecurrentState, Step, ThresholdState
+from lsrl.ir.ops import Lookup, Op, RecurrentState, Step, ThresholdState
 from lsrl.numerics import DTYPES, Numerics
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
@@ -597,13 +597,18 @@ class _Composer:
 def _check_weights(plan: CellPlan) -> None:
     """Raise PrecisionError unless every weight is a finite, normal number."""
     numerics, graph = plan.numerics, plan.schedule.graph
+    for node in plan.schedule.features:
+        op = graph.nodes[node].op
+        if isinstance(op, Lookup):
+            check_range(numerics, place_of(graph, node, 0), op.table.csr.data)
     for number, layer in enumerate(plan.layers, start=1):
         for kernel in layer.kernels.values():
             for placed in layer.placed:
                 node = placed.unit.node if placed.unit else graph.output
                 rows = slice(placed.start, placed.start + placed.width)
-                _check(numerics, graph, node, number, kernel_weights(kernel, rows))
-    _check(numerics, graph, graph.output, len(plan.layers) + 1, kernel_weights(plan.output))
+                check_range(numerics, place_of(graph, node, number), kernel_weights(kernel, rows))
+    last = len(plan.layers) + 1
+    check_range(numerics, place_of(graph, graph.output, last), kernel_weights(plan.output))
 
 
 def kernel_weights(kernel: Kernel, rows: slice | None = None) -> Array:
@@ -611,14 +616,3 @@ def kernel_weights(kernel: Kernel, rows: slice | None = None) -> Array:
     rows = slice(None) if rows is None else rows
     recurrent, inputs = kernel.recurrent[rows], kernel.inputs[rows]
     return np.concatenate([recurrent.data, inputs.data, kernel.bias[rows]])
-
-
-def _check(numerics: Numerics, graph: Graph, node: int, layer: int, weights: Array) -> None:
-    size = np.abs(weights[weights != 0])
-    bad = (size > numerics.largest) | (size < numerics.tiny) | ~np.isfinite(size)
-    if bad.any():
-        raise PrecisionError(
-            f"{graph.label(node)} ({graph.source(node)}), layer {layer}: needs the weight "
-            f"{size[bad][0]:g}, which {numerics.dtype} can't hold (normal numbers from "
-            f"{numerics.tiny:g} to {numerics.largest:g}); narrow the signal with lsrl.bound"
-        )

@@ -2,19 +2,20 @@
 
 The conditions are those of `lsrl.certificate`, over the inner channels of each block: the sum that
 a branch or a gate reads, the sum over time that a scan takes, the product with the gate, and what
-is added up in the stream. Scales are powers of two, so they count in none of them. The norm ahead
-of each block divides by an exact power of two while the stream's other channels stay small beside
-its constant one.
+is added up in the stream. Scales are powers of two, so they count for the dtype's range alone: the
+norm ahead of each block divides by 2^40 what the block reads, and products are scaled twice. The
+norm is exact while the stream's other channels stay small beside its constant one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.backends.residual.stream import TAPS, Channel, Hull, Row, Site, Stream
-from lsrl.certificate import MAX_SLACK, Reason
+from lsrl.certificate import MAX_SLACK, Analysis, Condition
+from lsrl.ir.bounds import Sums
 from lsrl.ir.numbers import lowest_bit
 from lsrl.numerics import Numerics
 
@@ -24,6 +25,8 @@ SIZE = 2.0**40
 LARGEST_REST = 2.0**-13 * SIZE
 # What a branch or a gate on continuous values is scaled by, so that SiLU and GeLU cut off sharply.
 SHARP = 2.0**50
+# Of an activation or a scan, that can each lose a smallest normal number.
+OPERATIONS = 8
 
 
 class Total(NamedTuple):
@@ -34,62 +37,58 @@ class Total(NamedTuple):
     error: float = 0.0
 
 
-class Condition(NamedTuple):
-    """One thing that must hold for a model to be exact."""
+class Scales(NamedTuple):
+    """By what a network multiplies what is in a channel.
 
-    node: int
-    layer: int  # from 1; one past the last for the output
-    total: Total
-    what: str
-    exact: bool  # whether float64 held the weights exactly
+    Attributes:
+      branch: the row that the branch reads, with its taps.
+      scanned: the branch's value behind its scan.
+      gate: the row that the gate reads, or what stands for an open gate.
+    """
+
+    branch: float
+    scanned: float
+    gate: float
 
 
-class ResidualAnalysis:
+NOTHING = Sums(np.zeros(0), np.zeros(0))
+
+
+class ResidualAnalysis(Analysis):
     """The conditions of a stream over some tokens, and its errors."""
 
-    def __init__(self, stream: Stream, numerics: Numerics, tokens: int) -> None:
-        """Bounds are those of `tokens` tokens."""
+    def __init__(
+        self,
+        stream: Stream,
+        numerics: Numerics,
+        scales: Callable[[Site, Channel], Scales],
+        tokens: int,
+    ) -> None:
+        """Bounds are those of `tokens` tokens; `scales` are those of a channel of a site."""
+        super().__init__(stream.graph, numerics, tokens)
         self.stream = stream
-        self.numerics = numerics
-        self.tokens = tokens
-        self.facts = stream.graph.facts_at(tokens)
-        self.slack = 0.0
+        self._scales = scales
+        self._flushed = np.zeros(len(stream.signals) + 1)  # what the norm loses of each signal
         self._hulls: dict[Row, Hull] = {}
         self._errors: dict[tuple[int, Channel], float] = {}
         self._signals = np.zeros(len(stream.signals) + 1)
-        self.conditions = list(self._conditions())
+        self._found = list(self._conditions())
 
-    def first_failure(self) -> Reason | None:
-        """The first condition that fails, in the order of the blocks."""
-        for condition in self.conditions:
-            text = self._failure(condition)
-            if text is not None:
-                graph = self.stream.graph
-                label, source = graph.label(condition.node), graph.source(condition.node)
-                return Reason(label, source, condition.layer, text)
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition, in the order of the blocks, and last that norms are exact."""
+        yield from self._found
         if self._norm > LARGEST_REST:
-            graph = self.stream.graph
             text = (
                 f"the stream holds up to {self._norm:g} beside its constant channel, more than "
                 f"{LARGEST_REST:g}, so norms are not exact"
             )
-            return Reason(graph.label(graph.output), graph.source(graph.output), 1, text)
-        return None
+            yield Condition(self.graph.output, 1, NOTHING, "", failure=text)
 
-    def error_bound(self) -> float:
-        """The greatest absolute error of an output over these tokens."""
+    def output_error(self) -> float:
+        """The greatest error of an output's row."""
         if self._norm > LARGEST_REST:
             return np.inf
         return max((self._row(row).error for row in self.stream.output), default=0.0)
-
-    def bits_needed(self) -> int | None:
-        """The least significand bits that these sums fit; None if some number is continuous."""
-        most = 1.0
-        for _, _, total, _, exact in self.conditions:
-            if total.size and (not total.grid or not exact):
-                return None
-            most = max(most, total.size / total.grid if total.size else 1.0)
-        return int(np.ceil(np.log2(most)))
 
     @cached_property
     def _norm(self) -> float:
@@ -99,18 +98,19 @@ class ResidualAnalysis:
 
     # ------------------------------------------------------------ conditions
 
-    def _failure(self, condition: Condition) -> str | None:
-        size, grid, _ = condition.total
-        if not condition.exact:
-            return "a weight is rounded"
-        if self._fits(condition.total):
-            return None
-        if grid == 0:
-            return f"{condition.what} continuous"
-        return f"{condition.what} up to {size:g}, more than 2^{self.numerics.bits} x {grid:g}"
-
     def _fits(self, total: Total) -> bool:
-        return total.size == 0 or total.size <= 2.0**self.numerics.bits * total.grid
+        return bool(self.exact_sums(_sums(total)).all())
+
+    def _lost(self, total: Total, scale: float, operations: int) -> float:
+        """What sums lose below the smallest normal number, where they are held times a scale."""
+        sums = Sums(np.array(total.size), np.array(total.grid * scale))
+        return float(self.lost(sums, operations)) / scale
+
+    def _scaled(
+        self, node: int, layer: int, total: Total, scale: float, what: str, exact: bool = True
+    ) -> Condition:
+        sums = Sums(np.array([total.size * scale]), np.array([total.grid * scale]))
+        return Condition(node, layer, sums, what, composed=exact, scale=scale)
 
     def _conditions(self) -> Iterator[Condition]:
         """Every condition; the errors are worked out on the way."""
@@ -119,30 +119,35 @@ class ResidualAnalysis:
             if signal.site < 0:
                 total = self._atoms(Row(signal.terms, 0.0))
                 # An embedding holds the sum, rounded once.
-                once = self.numerics.unit * total.size
+                once = self.numerics.unit * total.size + self._lost(total, 1.0, 1)
                 self._signals[place] = 0.0 if self._fits(total) else once
-                yield Condition(signal.terms[0][0][0], 0, total, "the input is", True)
+                self._flushed[place] = self._lost(total, 1 / SIZE, 1)
+                yield self._scaled(signal.terms[0][0][0], 0, total, 1 / SIZE, "the input is")
         for number, site in enumerate(self.stream.sites):
             layer = number // per_layer + 1
             owner = _owners(self.stream, site)
             for channel in site.channels:
                 node = owner.get(channel, self.stream.graph.output)
-                for total, what, exact in self._channel(number, site, channel):
-                    yield Condition(node, layer, total, what, exact)
+                for total, what, exact, scale in self._channel(number, site, channel):
+                    yield self._scaled(node, layer, total, scale, what, exact)
             for place, terms in site.writes.items():
                 total = self._write(number, site, terms)
                 self._signals[place] = total.error
+                self._flushed[place] = self._lost(total, 1 / SIZE, 1)
                 node = self.stream.signals[place - 1].terms[0][0][0]
                 exact = place not in site.rounded
-                yield Condition(node, layer, total, "what is added to the stream is", exact)
+                what = "what is added to the stream is"
+                yield self._scaled(node, layer, total, 1 / SIZE, what, exact)
         output = self.stream.graph.output
         for row in self.stream.output:
-            yield Condition(output, self.stream.depth + 1, self._row(row), "the sum is", row.exact)
+            total, last = self._row(row), self.stream.depth + 1
+            yield Condition(output, last, _sums(total), "the sum is", composed=row.exact)
 
     def _channel(
         self, number: int, site: Site, channel: Channel
-    ) -> Iterator[tuple[Total, str, bool]]:
-        read = self._row(channel.row)
+    ) -> Iterator[tuple[Total, str, bool, float]]:
+        scales = self._scales(site, channel)
+        read = self._row(channel.row, scales.branch)
         taps = float(np.abs(channel.taps).sum())
         branch = Total(
             taps * read.size + abs(channel.offset),
@@ -152,8 +157,13 @@ class ResidualAnalysis:
             ),
             taps * read.error,
         )
-        yield branch, "the sum is", channel.row.exact
+        yield read, "the sum is", channel.row.exact, scales.branch
+        yield branch, "the sum is", channel.row.exact, scales.branch
         size, error = self.reach(site, channel), branch.error
+        error += self._lost(branch, scales.branch, 2 * TAPS + OPERATIONS)
+        inner = Total(size, branch.grid)
+        yield inner, "the sum is", True, scales.scanned
+        error += self._lost(inner, scales.scanned, OPERATIONS)
         if not self._fits(branch) and (channel.offset or sum(map(bool, channel.taps)) > 1):
             error += self._rounding(branch, [*filter(None, channel.taps), channel.offset])
         if site.kind.relu_branch and branch.grid == 0:
@@ -163,14 +173,18 @@ class ResidualAnalysis:
             error = 0.0
         if channel.mode == "sum":
             total, error = self._summed(channel, size, self._branch_grid(channel), error)
-            yield total, "the sum over time is", channel.factor in (0.0, 1.0)
+            yield total, "the sum over time is", channel.factor in (0.0, 1.0), scales.scanned
             size = total.size
         if channel.mode == "hold":
             wrong = sum(abs(float(w)) * self._errors[number, flag] for flag, w in channel.flag)
             error = error if wrong == 0 else 2 * size + error
-        if channel.gate is not None:
-            gate = self._row(channel.gate)
-            yield gate, "its gate is", channel.gate.exact
+        if channel.gate is None:
+            opened = scales.scanned * scales.gate
+            yield Total(size, branch.grid), "the sum is", True, opened
+            error += self._lost(Total(size, branch.grid), opened, 1)
+        else:
+            gate = self._row(channel.gate, scales.gate)
+            yield gate, "its gate is", channel.gate.exact, scales.gate
             hull = self._hull(channel.gate)
             most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
             off = gate.error
@@ -182,10 +196,14 @@ class ResidualAnalysis:
             product = Total(size * most, grid)
             branches = self._hull(channel.row)
             switches = _boolean(hull) or (_boolean(branches) and size <= 1)
-            if not switches:
-                yield product, "the product is", True
+            if switches:
+                # It is one of them, or 0.
+                product = Total(size, branch.grid) if _boolean(hull) else Total(most, gate.grid)
+            both = scales.scanned * scales.gate
+            yield product, "the product is", True, both
             once = self.numerics.unit * product.size
             fresh = 0.0 if switches or self._fits(product) else once
+            fresh += self._lost(product, both, 1)
             error = most * error + size * off + error * off + fresh
         self._errors[number, channel] = error
 
@@ -205,6 +223,7 @@ class ResidualAnalysis:
     ) -> tuple[Total, float]:
         """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (design, section 6)."""
         if channel.factor == 1:
+            self.settled &= size == 0
             total = Total(self._summands(channel) * size, grid)
             once = self.numerics.unit * total.size
             fresh = 0.0 if self._fits(total) else self.tokens * once
@@ -274,15 +293,18 @@ class ResidualAnalysis:
         total = Total(size, grid, error)
         if not self._fits(total):
             error += self._rounding(total, [weight for _, weight in terms])
+        error += self._lost(total, 1.0, 2 * len(terms))
         return total._replace(error=error)
 
     # ------------------------------------------------------------ rows
 
-    def _row(self, row: Row) -> Total:
-        """A row over the stream: size, grid, and error with its own rounding."""
+    def _row(self, row: Row, scale: float = 1.0) -> Total:
+        """A row over the stream, times a scale: size, grid, error with its own rounding."""
         total = self._atoms(row)
         read = self.stream.read(row)
-        error = sum(abs(weight) * float(self._signals[place]) for place, weight in read.items())
+        known = self._signals + self._flushed
+        error = sum(abs(weight) * float(known[place]) for place, weight in read.items())
+        error += self._lost(total, scale, 2 * len(read))
         if not self._fits(total) or not row.exact:
             error += self._rounding(total, list(read.values()))
         return total._replace(error=error)
@@ -312,6 +334,10 @@ class ResidualAnalysis:
         roundings = max(len(weights) - 1, 0) + 2 * odd
         gamma = roundings * self.numerics.unit
         return gamma / (1 - gamma) * total.size
+
+
+def _sums(total: Total) -> Sums:
+    return Sums(np.array([total.size]), np.array([total.grid]))
 
 
 def _boolean(hull: Hull) -> bool:

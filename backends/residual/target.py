@@ -3,21 +3,24 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from lsrl.backends.base import Backend
-from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis
+from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.stream import (
     Channel,
     Packer,
     Row,
+    Site,
     Stream,
     lay_out,
 )
-from lsrl.errors import LsrlError, PrecisionError
+from lsrl.certificate import check_range, place_of
+from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -40,7 +43,7 @@ from lsrl.ir.ops import (
 )
 from lsrl.ir.structure import components, is_ring
 from lsrl.ir.types import Token
-from lsrl.numerics import Numerics, numerics_of
+from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels
 from lsrl.target import Capabilities
@@ -116,11 +119,9 @@ class ResidualBackend(Backend):
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
-        return lambda tokens: ResidualAnalysis(schedule, numerics, tokens)
-
-    def bits_needed(self, schedule: Stream, tokens: int) -> int | None:
-        """Over the channels of the blocks."""
-        return ResidualAnalysis(schedule, numerics_of("float32"), tokens).bits_needed()
+        scales = partial(self.scales, self.lowered(schedule))
+        _check_channels(schedule, numerics, scales)
+        return partial(ResidualAnalysis, schedule, numerics, scales)
 
     def lower(self, schedule: Stream, numerics: Numerics) -> ResidualNetwork:
         """The network with the layout's weights."""
@@ -138,7 +139,7 @@ class ResidualBackend(Backend):
             embedding_scale=scale,
             eps=EPS,
         )
-        _check_range(self.name, weights.blocks)
+        _check_blocks(self.name, numerics, weights.blocks)
         return self.network(weights)
 
     def lowered(self, stream: Stream) -> "Lowered":
@@ -169,6 +170,15 @@ class ResidualBackend(Backend):
     @abstractmethod
     def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
         """By what a channel's value is multiplied behind its scan, ahead of its gate."""
+
+    def scales(self, lowered: "Lowered", site: Site, channel: Channel) -> Scales:
+        """By what the network multiplies what is in a channel of a site."""
+        gate = channel.gate
+        return Scales(
+            lowered.scale(channel.row),
+            self.inner_scale(lowered, channel),
+            lowered.opened() if gate is None else lowered.scale(gate),
+        )
 
     @abstractmethod
     def network(self, weights: ResidualWeights) -> ResidualNetwork:
@@ -284,18 +294,38 @@ def stream_width(least: int) -> int:
     return width
 
 
-def _check_range(target: str, blocks: tuple[dict[str, Array], ...]) -> None:
-    """Raise PrecisionError where float32 has no finite, normal number for a weight."""
-    largest, tiny = numerics_of("float32").largest, numerics_of("float32").tiny
+def _check_channels(
+    stream: Stream, numerics: Numerics, scales: Callable[[Site, Channel], Scales]
+) -> None:
+    """Refuse weights for which the dtype has no finite, normal number, and name their signals."""
+    graph = stream.graph
+    for number, site in enumerate(stream.sites):
+        layer = number * stream.depth // len(stream.sites) + 1
+        found = [scales(site, channel) for channel in site.channels]
+        for place, terms in site.writes.items():
+            where = place_of(graph, stream.signals[place - 1].terms[0][0][0], layer)
+            for index, weight in terms:
+                channel, by = site.channels[index], found[index]
+                check_range(numerics, where, np.array([weight]) / by.scanned / by.gate)
+                read = [by.branch * weight for weight in stream.read(channel.row).values()]
+                if channel.gate is not None:
+                    read += [by.gate * weight for weight in stream.read(channel.gate).values()]
+                check_range(numerics, where, np.array(read))
+    for row in stream.output:
+        weights = np.array([*stream.read(row).values()])
+        check_range(numerics, place_of(graph, graph.output, stream.depth + 1), weights)
+    for signal in stream.signals:
+        for (node, _), weight in signal.terms if signal.site < 0 else ():
+            op = graph.nodes[node].op
+            table = op.table.csr.data if isinstance(op, Lookup) else np.ones(1)
+            check_range(numerics, place_of(graph, node, 0), weight * table)
+
+
+def _check_blocks(target: str, numerics: Numerics, blocks: tuple[dict[str, Array], ...]) -> None:
+    """The same of all that blocks hold besides."""
     for number, block in enumerate(blocks, start=1):
         for name, values in block.items():
-            size = np.abs(values[values != 0])
-            if ((size > largest) | (size < tiny) | ~np.isfinite(size)).any():
-                raise PrecisionError(
-                    f"{target}, block {number}: {name} needs weights from {size.min():g} to "
-                    f"{size.max():g}, and float32 holds normal numbers from {tiny:g} to "
-                    f"{largest:g}; narrow the signals with lsrl.bound"
-                )
+            check_range(numerics, f"{target}, block {number}, {name}", values)
 
 
 def _embedding(

@@ -13,11 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.ir import groups as exclusion
+from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
+# The smallest normal float64: products below it are rounded, and count as this.
+TINY = 2.0**-1022
+# A power of a decaying matrix that adds next to nothing any more.
+NEGLIGIBLE = 2.0**-60
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +34,15 @@ class Facts:
       low: (width,) float64, least value of each channel.
       high: (width,) float64, greatest value.
       step: (width,) float64, every value is a multiple of it; 0 for continuous, inf for always 0.
-      one_hot: every channel is 0 or 1 and at most one of them is 1.
+      groups: which channels are never on together; see `lsrl.ir.groups`. It does not depend on the
+        number of tokens.
       once: the value is a state that takes at most one nonzero update, by promise.
     """
 
     low: Array
     high: Array
     step: Array
-    one_hot: bool = False
+    groups: Groups = exclusion.NONE
     once: bool = False
 
     @property
@@ -47,6 +54,21 @@ class Facts:
     def magnitude(self) -> Array:
         """(width,) the greatest absolute value."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    @property
+    def zero(self) -> Array:
+        """(width,) bool, which channels are always 0."""
+        return (self.low == 0) & (self.high == 0)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether at most one channel is nonzero at a token."""
+        return exclusion.exclusive(self.groups, self.zero)
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether every channel is 0 or 1 and at most one of them is 1."""
+        return self.boolean and self.exclusive
 
     @property
     def gridded(self) -> bool:
@@ -87,10 +109,11 @@ class Facts:
                 with np.errstate(invalid="ignore"):
                     off = value % (rational(step) if value.dtype == object else step) != 0
             wrong[..., channel] |= np.asarray(off, dtype=bool)
-        if self.one_hot:
-            lit = np.asarray(values != 0, dtype=bool)
-            several = lit.sum(axis=-1, keepdims=True) > 1
-            wrong |= lit & (several | np.asarray(values != 1, dtype=bool))
+        for _, members in self.groups:
+            lit = np.asarray(values != 0, dtype=bool) & (members >= 0)
+            least = np.where(lit, members, members.max()).min(axis=-1, keepdims=True)
+            most = np.where(lit, members, -1).max(axis=-1, keepdims=True)
+            wrong |= lit & (least != most)
         return wrong
 
     def __str__(self) -> str:
@@ -102,6 +125,11 @@ class Facts:
         }
         return ", ".join(sorted(rows)) + (", one-hot" if self.one_hot else "")
 
+    def same_range(self, other: "Facts") -> bool:
+        """Whether both say the same of intervals and grids."""
+        pairs = ((self.low, other.low), (self.high, other.high), (self.step, other.step))
+        return all(bool((mine == its).all()) for mine, its in pairs)
+
     def meet(self, other: "Facts") -> "Facts":
         """Both facts hold: the intersection of the intervals and the coarser grid.
 
@@ -109,11 +137,11 @@ class Facts:
         """
         low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
         step = np.maximum(self.step, other.step)
-        one_hot, once = self.one_hot or other.one_hot, self.once or other.once
-        same = (low == self.low).all() and (high == self.high).all() and (step == self.step).all()
-        if same and (one_hot, once) == (self.one_hot, self.once):
-            return self
-        return Facts(low, high, step, one_hot, once)
+        groups = exclusion.union(self.groups, other.groups)
+        once = self.once or other.once
+        both = Facts(low, high, step, groups, once)
+        same = groups is self.groups and once == self.once and both.same_range(self)
+        return self if same else both
 
     def join(self, other: "Facts") -> "Facts":
         """Either may hold: the hull of the intervals and the common grid."""
@@ -121,30 +149,53 @@ class Facts:
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             pairwise_grid(self.step, other.step),
+            exclusion.common(self.groups, other.groups, self.zero, other.zero),
         )
 
+    def take(self, picked: Array) -> "Facts":
+        """Of some channels, by index."""
+        groups = exclusion.take(self.groups, picked)
+        return Facts(self.low[picked], self.high[picked], self.step[picked], groups, self.once)
 
-def facts(low: Array, high: Array, step: Array, one_hot: bool = False) -> Facts:
+
+def side_by_side(parts: Sequence[Facts]) -> Facts:
+    """The facts of several signals, one after another."""
+    if not parts:
+        return facts(np.zeros(0), np.zeros(0), np.zeros(0))
+    return Facts(
+        np.concatenate([part.low for part in parts]),
+        np.concatenate([part.high for part in parts]),
+        np.concatenate([part.step for part in parts]),
+        exclusion.joined([(part.width, part.groups) for part in parts]),
+    )
+
+
+def facts(low: Array, high: Array, step: Array, groups: Groups = exclusion.NONE) -> Facts:
     """Make facts of float64 arrays; a channel that can only be 0 lies on every grid."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    # A difference of infinite ends says nothing.
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     step = np.where((low == 0) & (high == 0), np.inf, np.asarray(step, dtype=np.float64))
-    return Facts(low, high, step, one_hot)
+    return Facts(low, high, step, groups)
 
 
 def constant_facts(values: Array) -> Facts:
     """Facts of a constant vector (width,)."""
     values = np.asarray(values, dtype=np.float64)
-    boolean = bool(np.isin(values, (0.0, 1.0)).all())
-    step = np.where(values == 0, np.inf, np.abs(values))
-    return Facts(values, values, step, one_hot=boolean and values.sum() <= 1)
+    return Facts(values, values, np.where(values == 0, np.inf, np.abs(values)))
 
 
-def table_facts(table: Array) -> Facts:
-    """Facts of a value that is always some row of `table`, (rows, width)."""
+def table_facts(table: Array, root: exclusion.Root | None = None) -> Facts:
+    """Facts of a value that is always some row of `table`, (rows, width).
+
+    Args:
+      table: the rows.
+      root: what has the rows for its members; None if nothing is known of it.
+    """
     rows, width = table.shape
     step = common_grid(table.T.ravel(), np.arange(0, rows * width + 1, rows))
-    one_hot = bool(np.isin(table, (0.0, 1.0)).all() and (table.sum(axis=1) <= 1).all())
-    return Facts(table.min(axis=0), table.max(axis=0), step, one_hot)
+    groups = exclusion.NONE if root is None else exclusion.of_table(table, root)
+    return Facts(table.min(axis=0), table.max(axis=0), step, groups)
 
 
 def pairwise_grid(first: Array, second: Array) -> Array:
@@ -177,16 +228,15 @@ def joined_sums(sums: Sequence[Sums]) -> Sums:
 def term_sums(weight: Matrix, value: Facts) -> Sums:
     """Magnitude and grid of the terms weight[i, j] * value[j], row by row.
 
-    At most one term of a one-hot operand is not zero, so its terms count by their maximum.
+    Of channels that are never on together only the largest share counts.
     """
     data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
-    terms = np.abs(data) * value.magnitude[columns]
-    magnitude = np.zeros(weight.rows)
+    size = value.magnitude[columns]
+    terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
+    magnitude = exclusion.greatest_sums(weight, terms, value.groups)
     grid = np.full(weight.rows, np.inf)
     filled = np.flatnonzero(np.diff(starts))
     if len(filled):
-        gather = np.maximum if value.one_hot else np.add
-        magnitude[filled] = gather.reduceat(terms, starts[filled])
         with np.errstate(over="ignore"):
             unit = np.where(
                 value.step[columns] == 0, 0.0, lowest_bit(data) * lowest_bit_of_step(value)[columns]
@@ -203,6 +253,7 @@ def lowest_bit_of_step(value: Facts) -> Array:
 
 def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
     """Condition P1 for rows of Σ weight x + bias."""
+    weights, values = _sharing_as_one(weights, values)
     bias_sums = Sums(np.abs(bias), lowest_bit(bias))
     return joined_sums(
         [bias_sums, *(term_sums(w, v) for w, v in zip(weights, values, strict=True))]
@@ -211,29 +262,37 @@ def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts])
 
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
+    groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
+    weights, values = _sharing_as_one(weights, values)
     low, high = bias.astype(np.float64), bias.astype(np.float64)
     grids = [np.where(bias == 0, np.inf, np.abs(bias))]
     for weight, value in zip(weights, values, strict=True):
         least, most = linear_hull(weight, value)
         low, high = low + least, high + most
-        entries = np.abs(weight.csr.data) * value.step[weight.csr.indices]
-        entries = np.where(value.step[weight.csr.indices] == 0, np.nan, entries)
+        steps = value.step[weight.csr.indices]
+        entries = np.abs(weight.csr.data) * steps
+        # A grid that float64 has no number for is none.
+        lost = np.isfinite(steps) & ((entries == 0) | np.isinf(entries))
+        entries = np.where(lost, np.nan, entries)
         grids.append(common_grid(entries, weight.csr.indptr))
     step = grids[0]
     for grid in grids[1:]:
         step = pairwise_grid(step, grid)
     sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
     low, high = widen(low, high, sums)
-    with np.errstate(invalid="ignore"):
-        low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
-    one_hot = (
-        len(values) == 1
-        and values[0].one_hot
-        and not bool(bias.any())
-        and bool((weights[0].csr.data == 1).all())
-        and bool((np.bincount(weights[0].csr.indices, minlength=1) <= 1).all())
-    )
-    return facts(low, high, step, one_hot)
+    return facts(low, high, step, groups)
+
+
+def _sharing_as_one(
+    weights: Sequence[Matrix], values: Sequence[Facts]
+) -> tuple[Sequence[Matrix], Sequence[Facts]]:
+    """Operands side by side, where members of one root lie in several of them."""
+    roots = [root for value in values for root, _ in value.groups]
+    if len(set(roots)) == len(roots):
+        return weights, values
+    import scipy.sparse as sp
+
+    return [Matrix(sp.hstack([weight.csr for weight in weights]))], [side_by_side(values)]
 
 
 def interval_ends(value: Facts) -> Facts:
@@ -251,20 +310,16 @@ def widen(low: Array, high: Array, sums: Sums) -> tuple[Array, Array]:
 
 def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
     """The hull (low, high) of weight @ x over the interval of x, each (rows,)."""
-    data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
-    low, high = np.zeros(weight.rows), np.zeros(weight.rows)
-    filled = np.flatnonzero(np.diff(starts))
-    if not len(filled):
-        return low, high
+    data, columns = weight.csr.data, weight.csr.indices
     first, second = data * value.low[columns], data * value.high[columns]
     least, most = np.minimum(first, second), np.maximum(first, second)
-    if value.one_hot:
-        low[filled] = np.minimum(np.minimum.reduceat(least, starts[filled]), 0.0)
-        high[filled] = np.maximum(np.maximum.reduceat(most, starts[filled]), 0.0)
-        return low, high
-    low[filled] = np.add.reduceat(least, starts[filled])
-    high[filled] = np.add.reduceat(most, starts[filled])
-    return low, high
+    if (np.abs(data) < TINY * 2.0**1000).any() or (value.magnitude < TINY * 2.0**1000).any():
+        # Products may be too small for float64.
+        signs = np.stack([np.sign(data) * np.sign(end[columns]) for end in (value.low, value.high)])
+        least = np.where((signs.min(axis=0) < 0) & (least > -TINY), -TINY, least)
+        most = np.where((signs.max(axis=0) > 0) & (most < TINY), TINY, most)
+    low = -exclusion.greatest_sums(weight, -least, value.groups)
+    return low, exclusion.greatest_sums(weight, most, value.groups)
 
 
 class Reach(NamedTuple):
@@ -276,6 +331,7 @@ class Reach(NamedTuple):
         Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
     )
     halvings: float  # how much finer the state's grid is than its terms': the least entry of A^k
+    settled: bool = False  # whether the same holds after any greater number of tokens
 
 
 def linear_state_facts(
@@ -299,10 +355,18 @@ def linear_state_facts(
         step = np.where(np.isinf(step), step, step * reach.halvings)
     grid = lowest_bit_of_step(Facts(initial, initial, step))
     result = facts(reach.low, reach.high, step)
-    autonomous = not update.magnitude.any()
-    one_hot = autonomous and constant_facts(initial).one_hot and _is_permutation(transition)
     magnitude = _row_magnitude(transition, initial, update, reach)
-    return replace(result, one_hot=one_hot), Sums(magnitude, grid)
+    turning = not update.magnitude.any() and _is_permutation(transition)
+    if turning and np.count_nonzero(initial) == 1:
+        # One nonzero value goes round, and where it stands no other stands.
+        root = "ring", transition, initial.tobytes()
+        result = replace(result, groups=((root, np.arange(len(initial))),))
+    return result, Sums(magnitude, grid)
+
+
+def linear_state_settles(transition: Matrix, initial: Array, update: Facts, tokens: int) -> bool:
+    """Whether what `linear_state_facts` tells of some tokens holds at every greater number."""
+    return _reach(transition, initial, update, tokens).settled
 
 
 def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
@@ -368,7 +432,7 @@ def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
         lowest_bit(initial), np.minimum(lowest_bit(update.low), lowest_bit(update.high))
     )
     low, high = widen(low, high, Sums(magnitude, ends))
-    return Reach(low, high, magnitude, 1.0)
+    return Reach(low, high, magnitude, 1.0, not update.magnitude.any())
 
 
 def _multiple(count: int, values: Array) -> Array:
@@ -391,7 +455,8 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
         widest = facts(least, most, np.zeros(size))
         near = _identity_reach(np.full(size, initial.min()), widest, tokens)
         far = _identity_reach(np.full(size, initial.max()), widest, tokens)
-        return Reach(near.low, far.high, np.maximum(near.magnitude, far.magnitude), 1.0)
+        magnitude = np.maximum(near.magnitude, far.magnitude)
+        return Reach(near.low, far.high, magnitude, 1.0, near.settled)
     # A last entry that is always 0 stands for "nothing comes".
     source = np.full(size + 1, size)
     source[transition.entry_rows()] = transition.csr.indices
@@ -424,7 +489,9 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
         np.minimum(lowest_bit(update.low), lowest_bit(update.high)).min(initial=np.inf),
     )
     low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
-    return Reach(low, high, magnitude, 1.0)
+    # A ring that nothing enters turns for ever; registers forget all that is older than they are.
+    settled = silent and tokens >= cycle if ring else tokens > size
+    return Reach(low, high, magnitude, 1.0, settled)
 
 
 def _cycle_length(source: Array) -> int:
@@ -445,7 +512,7 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
     matrix = transition.csr
     total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
     low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
-    exact, smallest = True, 1.0
+    exact, smallest, settled, farthest = True, 1.0, False, np.abs(initial).max(initial=0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(tokens):
             if step >= MAX_UNROLLED_STEPS:
@@ -460,6 +527,7 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
             low = np.minimum(low, moved + total_low)
             high = np.maximum(high, moved + total_high)
             magnitude = np.maximum(magnitude, np.abs(moved) + total)
+            farthest = max(farthest, np.abs(moved).max())
             bits = lowest_bit(power)
             smallest = min(smallest, float(bits.min()))
             exact = exact and np.abs(power).max() <= 2.0**52 * bits.min()
@@ -467,13 +535,16 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
                 return Reach(np.full(size, -np.inf), np.full(size, np.inf), magnitude, 0.0)
             power = matrix @ power
             if not power.any() and not (matrix @ moved).any():
+                settled = True
                 break
-            if _negligible(power, moved, total):
-                slack = 2.0**-40 * (1.0 + total)
-                return Reach(low - slack, high + slack, magnitude + slack, 0.0)
+            if np.abs(power).max() < NEGLIGIBLE:
+                # Every later round of as many tokens adds at most this share of all that came in.
+                share = 2 * float(np.abs(power).sum(axis=1).max())
+                slack = share * (float(total.max(initial=0.0)) + farthest)
+                return Reach(low - slack, high + slack, magnitude + slack, 0.0, True)
     ends = Sums(magnitude, np.zeros(size) if not exact else _end_grid(initial, update, smallest))
     low, high = widen(low, high, ends)
-    return Reach(low, high, magnitude, smallest if exact else 0.0)
+    return Reach(low, high, magnitude, smallest if exact else 0.0, settled)
 
 
 def _end_grid(initial: Array, update: Facts, smallest: float) -> Array:
@@ -483,13 +554,6 @@ def _end_grid(initial: Array, update: Facts, smallest: float) -> Array:
         lowest_bit(update.high).min(initial=np.inf),
     )
     return np.full(len(initial), bits * smallest)
-
-
-def _negligible(power: Array, moved: Array, total: Array) -> bool:
-    """Whether a decaying recurrence has all but converged: the rest adds less than 2^-60."""
-    return bool(
-        np.abs(power).max() < 2.0**-60 and np.abs(moved).max() <= 2.0**-60 * (1 + total.max())
-    )
 
 
 def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
@@ -508,6 +572,11 @@ def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
             remaining >>= 1
         carried = (np.eye(size) + partial @ absolute) @ np.abs(initial)
         magnitude = partial @ update.magnitude + carried
+        # What later tokens add is in proportion to what is left of the first.
+        share = float(power.sum(axis=1).max(initial=0.0))
+        settled = share < 2.0**-42 and bool(np.isfinite(magnitude).all())
+        if settled:
+            magnitude = magnitude + 2 * share * magnitude.max(initial=0.0)
     magnitude = np.where(np.isfinite(magnitude), magnitude * (1 + 2.0**-40), np.inf)
     low, high = -magnitude, magnitude.copy()
     nonnegative = bool((transition.csr.data >= 0).all()) and bool((initial >= 0).all())
@@ -515,4 +584,4 @@ def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
         # Every term has the sign of the update, so one side of the interval is closed by zero.
         low = np.where((update.low >= 0).all(), 0.0, low)
         high = np.where((update.high <= 0).all() and not initial.any(), 0.0, high)
-    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0)
+    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0, settled)

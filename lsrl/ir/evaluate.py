@@ -3,7 +3,7 @@
 Exact rationals, or float64 arrays where every sum of the program is proven exact in float64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -87,34 +87,88 @@ def evaluate(
     # Promises are checked even where nothing reads the promised signal.
     live = graph.live([*keep, *(i for i, pledge in pledges.items() if pledge.keeper)])
     proven = _facts_over(graph, time) if theorems and interventions is None else None
+    values: dict[int, Array] = {}
+    for i, operands, value in _values(graph, inputs, extent, live, keep, interventions):
+        if i in keep:
+            values[i] = value
+        pledge = pledges.get(i)
+        if pledge is not None:
+            shown = operands[0] if pledge.of_operand else value
+            _keep(graph, i, pledge, graph.nodes[i].op.broken(operands, value), shown)
+        if proven is not None:
+            wrong = proven[i].violations(value)
+            if wrong.any():
+                raise _theorem_error(graph, i, str(proven[i]), wrong, value)
+    return values
+
+
+def evaluate_prefixes(
+    graph: Graph,
+    inputs: Sequence[Array],
+    wanted: Sequence[int] = (),
+    *,
+    exact: bool | None = None,
+) -> tuple[Array, dict[int, Array]]:
+    """Evaluate a graph on sequences that may break its promises, and say where they do.
+
+    A value depends on no later token, so what is ahead of the first broken promise is as it should
+    be; what stands behind it means nothing.
+
+    Args:
+      graph: the program.
+      inputs: as for `evaluate`.
+      wanted: ids of the nodes to return.
+      exact: as for `evaluate`.
+
+    Returns:
+      (batch,) int, how many tokens from the first on keep every promise, and the values of the
+      wanted nodes, as `evaluate` returns them.
+    """
+    batch, time = inputs[0].shape[:2]
+    extent = Extent(batch, time, not float64_is_exact(graph, time) if exact is None else exact)
+    legal = np.full(batch, time)
+    pledges = {i: pledge for i, pledge in _pledges(graph, time).items() if pledge.keeper}
+    values: dict[int, Array] = {}
+    with np.errstate(all="ignore"):  # behind a broken promise there are no bounds
+        live = graph.live([*wanted, *pledges])
+        for i, operands, value in _values(graph, inputs, extent, live, wanted):
+            if i in wanted:
+                values[i] = value
+            if i in pledges:
+                broken = graph.nodes[i].op.broken(operands, value).any(axis=-1)
+                first = np.where(broken.any(axis=1), broken.argmax(axis=1), time)
+                legal = np.minimum(legal, first)
+    return legal, values
+
+
+def _values(
+    graph: Graph,
+    inputs: Sequence[Array],
+    extent: Extent,
+    live: Sequence[int],
+    keep: Sequence[int],
+    interventions: Mapping[int, Intervention] | None = None,
+) -> Iterator[tuple[int, list[Array], Array]]:
+    """Each live node with its operands' values and its own, which is forgotten when all read it."""
     last_reader = {operand: i for i in live for operand in graph.nodes[i].operands}
     values: dict[int, Array] = {}
     for i in live:
         node = graph.nodes[i]
         given = None if interventions is None else interventions.get(i)
+        operands = [values[operand] for operand in node.operands]
         if isinstance(node.op, Input):
             array = inputs[node.op.index]
             values[i] = extent.numbers(array if array.ndim == 3 else array[..., None])
             if given is not None:
                 values[i] = np.where(given.mask, extent.numbers(given.values), values[i])
-            continue
-        operands = [values[operand] for operand in node.operands]
-        if given is None:
+        elif given is None:
             values[i] = node.op.evaluate(operands, extent)
         else:
             values[i] = _intervened(node.op, operands, extent, given)
-        pledge = pledges.get(i)
-        if pledge is not None:
-            shown = operands[0] if pledge.of_operand else values[i]
-            _keep(graph, i, pledge, node.op.broken(operands, values[i]), shown)
-        if proven is not None:
-            wrong = proven[i].violations(values[i])
-            if wrong.any():
-                raise _theorem_error(graph, i, str(proven[i]), wrong, values[i])
+        yield i, operands, values[i]
         for operand in node.operands:
             if last_reader[operand] == i and operand not in keep:
                 values.pop(operand, None)
-    return {i: values[i] for i in keep}
 
 
 def _pledges(graph: Graph, tokens: int) -> dict[int, Pledge]:

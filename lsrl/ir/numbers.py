@@ -84,7 +84,8 @@ def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
       grid: largest power of two that divides every term; 0 if there is none.
       bits: significand bits of the dtype.
     """
-    return np.asarray(magnitude) <= 2.0**bits * np.asarray(grid)
+    with np.errstate(over="ignore"):  # what float64 can't hold is more than any magnitude
+        return np.asarray(np.asarray(magnitude) <= 2.0**bits * np.asarray(grid))
 
 
 def exact_number(value: Any, what: str) -> float:
@@ -110,3 +111,14 @@ def exact_number(value: Any, what: str) -> float:
 def rational(value: float) -> int | Fraction:
     """A float64 as an exact rational; plain ints where possible, since they are faster."""
     return int(value) if float(value).is_integer() else Fraction(value)
+
+
+def same_bits(one: Array | None, other: Array | None) -> bool:
+    """Whether two arrays hold the same numbers in the same dtype, bit for bit."""
+    if one is None or other is None:
+        return one is other
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    # Of their bytes, since NaN is no number and differs from itself.
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return bool(np.array_equal(left, right))

@@ -19,6 +19,7 @@ import numpy as np
 
 from lsrl.errors import ShapeError
 from lsrl.ir import bounds
+from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts, Sums, no_sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational
@@ -111,6 +112,15 @@ class Op(ABC):
     @abstractmethod
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Facts of the result over `tokens` tokens."""
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Whether what `infer` tells of some tokens holds at every greater number of them.
+
+        Args:
+          operands: facts that hold at every greater number.
+          tokens: the number of tokens.
+        """
+        return self.pointwise
 
     @abstractmethod
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
@@ -256,6 +266,10 @@ class Periodic(Op):
         """Some row that comes up within the tokens."""
         return bounds.table_facts(self.table.dense()[:tokens])
 
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Once every row was there."""
+        return tokens >= self.table.rows
+
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """Rows in turn."""
         rows = extent.numbers(self.table.dense())[np.arange(extent.time) % self.table.rows]
@@ -308,7 +322,7 @@ class Relu(Op):
         """The operand's interval cut off at zero."""
         value = operands[0]
         return bounds.facts(
-            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.one_hot
+            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.groups
         )
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
@@ -415,8 +429,8 @@ class Product(Op):
         ends, grid = np.where(np.isnan(ends), 0.0, ends), np.where(np.isnan(grid), 0.0, grid)
         low, high = ends.min(axis=0), ends.max(axis=0)
         low, high = bounds.widen(low, high, Sums(np.maximum(abs(low), abs(high)), grid))
-        one_hot = (left.one_hot and right.boolean) or (right.one_hot and left.boolean)
-        return bounds.facts(low, high, step, one_hot)
+        # Where either factor is 0 the product is.
+        return bounds.facts(low, high, step, exclusion.union(left.groups, right.groups))
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """A product of integers is exact where it fits; 0 and 1 always do."""
@@ -426,6 +440,8 @@ class Product(Op):
         with np.errstate(invalid="ignore", over="ignore"):
             grid = bounds.lowest_bit_of_step(left) * bounds.lowest_bit_of_step(right)
             magnitude = np.nan_to_num(left.magnitude * right.magnitude, nan=0.0, posinf=np.inf)
+            both = (left.magnitude > 0) & (right.magnitude > 0)
+            magnitude = np.maximum(magnitude, np.where(both, bounds.TINY, 0.0))
         return Sums(magnitude, np.where(np.isnan(grid), np.inf, grid))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
@@ -450,8 +466,16 @@ class Select(Op):
         return widths[1]
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
-        """The hull of both values."""
-        return operands[1].join(operands[2])
+        """The hull of both values; a value that is only let through belongs to its condition."""
+        condition, first, second = operands
+        hull = first.join(second)
+        if not condition.groups:
+            return hull
+        wide = np.zeros(hull.width, dtype=int) if condition.width == 1 else slice(None)
+        opens = tuple(
+            (root, np.where(second.zero, members[wide], -1)) for root, members in condition.groups
+        )
+        return replace(hull, groups=exclusion.union(hull.groups, opens))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The mixture, which is a or b for a condition of 1 or 0."""
@@ -478,7 +502,18 @@ class Delay(Op):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the operand and the initial value."""
         start = bounds.constant_facts(np.array(self.initial))
-        return start if tokens <= self.steps else operands[0].join(start)
+        if tokens <= self.steps:
+            return start
+        value, nothing = operands[0], start.zero
+        groups = exclusion.kept({
+            ("delay", self.steps, root): np.where(nothing, members, -1)
+            for root, members in value.groups
+        })  # fmt: skip
+        return replace(value.join(start), groups=groups)
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Once the operand comes out."""
+        return tokens > self.steps
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The operand moved along the time axis."""
@@ -492,12 +527,14 @@ class Delay(Op):
 class Bound(Op):
     """x, with the checked promise that it lies in [low, high].
 
-    With `proven` it is a theorem of the maker's, which interval arithmetic can't see.
+    With `proven` it is a theorem of the maker's, which interval arithmetic can't see. So is, with
+    `exclusive`, that at most one channel is nonzero at a token.
     """
 
     low: Row  # (width,)
     high: Row  # (width,)
     proven: bool = False
+    exclusive: bool = False
     keeper: Keeper = "program"
 
     def width_of(self, widths: Sequence[int]) -> int:
@@ -512,7 +549,7 @@ class Bound(Op):
         value = operands[0]
         low, high = np.maximum(value.low, self.low), np.minimum(value.high, self.high)
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
-        return bounds.facts(np.minimum(low, high), high, value.step, value.one_hot)
+        return bounds.facts(np.minimum(low, high), high, value.step, value.groups)
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The operand."""
@@ -560,7 +597,11 @@ class Latch(StateOp):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
         hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
-        return replace(hull, once=True)
+        return replace(hull, once=True, groups=exclusion.NONE)
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """It takes what may come at the first token."""
+        return True
 
     def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
         """What is taken is added."""
@@ -600,6 +641,11 @@ class LinearState(StateOp):
         return bounds.linear_state_facts(
             self.transition, np.array(self.initial), operands[0], tokens
         )[0]
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """A decay, registers, or what nothing enters; see `bounds.Reach`."""
+        start = np.array(self.initial)
+        return bounds.linear_state_settles(self.transition, start, operands[0], tokens)
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """Every partial sum of the state, in any order."""
@@ -642,7 +688,8 @@ class SelectiveState(StateOp):
         """The hull of what is written; without `overwrites` the worst case, all of it added up."""
         _, update = operands
         if self.overwrites:
-            return update.join(bounds.constant_facts(np.array(self.initial)))
+            hull = update.join(bounds.constant_facts(np.array(self.initial)))
+            return replace(hull, groups=exclusion.NONE)
         start = np.array(self.initial)
         grown, _ = bounds.linear_state_facts(
             Matrix.identity(update.width), np.zeros(update.width), update, tokens
@@ -651,6 +698,10 @@ class SelectiveState(StateOp):
         high = np.maximum(start, 0.0) + np.maximum(grown.high, update.high)
         step = bounds.pairwise_grid(update.step, bounds.constant_facts(start).step)
         return bounds.facts(low, high, step)
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """Where nothing adds up."""
+        return self.overwrites or not operands[1].magnitude.any()
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """As for a running sum."""
@@ -686,7 +737,12 @@ class Hold(StateOp):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
-        return operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        return replace(hull, groups=exclusion.NONE)
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """It takes what may come at the first token."""
+        return True
 
     def advance(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
         """The value where it is taken."""
@@ -717,6 +773,10 @@ class ThresholdState(StateOp):
         """0 or 1."""
         width = len(self.initial)
         return bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """0 or 1 at every token."""
+        return True
 
     def argument(self, update: Facts) -> Facts:
         """Facts of A h + u, the value that is compared with zero."""
@@ -766,6 +826,10 @@ class RecurrentState(StateOp):
             np.array(self.high),
             np.full(len(step), grid[0] if usable else 0.0),
         )
+
+    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
+        """The declared bounds are those of any length."""
+        return True
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """One row a unit."""

@@ -17,8 +17,7 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
-from lsrl.language.signal import Signal
-from lsrl.language.sugar import concat
+from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
 
 

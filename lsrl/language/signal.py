@@ -4,7 +4,7 @@ Every operation infers bounds and grid of its result at once, so a mistake is re
 Axis legend: a signal of width w is, at each token, a vector of w channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -78,6 +78,14 @@ class Signal:
     def sum(self) -> "Signal":
         """The sum over the channels, width 1."""
         return affine([(np.ones((1, self.width)), self)])
+
+    def max(self) -> "Signal":
+        """The greatest channel, width 1, in log2 of their number of levels."""
+        return _knockout(self, maximum)
+
+    def min(self) -> "Signal":
+        """The smallest channel, width 1, in log2 of their number of levels."""
+        return _knockout(self, minimum)
 
     def __len__(self) -> int:
         """Number of channels."""
@@ -316,7 +324,29 @@ def affine(terms: Sequence[tuple[Any, Signal]], bias: Any = None) -> Signal:
         shapes = [(weight.rows, weight.columns) for weight in weights]
         raise ShapeError(f"{user_line()}: the terms of an affine map differ in rows: {shapes}")
     row = np.zeros(rows) if bias is None else np.broadcast_to(numbers(bias, "a bias"), (rows,))
-    return record(ops.Affine(tuple(weights), tuple(row.tolist())), *(signal for _, signal in terms))
+    # Like terms are one term.
+    merged: dict[tuple[int, int], tuple[Matrix, Signal]] = {}
+    for weight, (_, signal) in zip(weights, terms, strict=True):
+        key = id(signal.trace), signal.index
+        total = Matrix(merged[key][0].csr + weight.csr) if key in merged else weight
+        merged[key] = total, signal
+    weights = [weight for weight, _ in merged.values()]
+    operands = [signal for _, signal in merged.values()]
+    return record(ops.Affine(tuple(weights), tuple(row.tolist())), *operands)
+
+
+def concat(*signals: Any) -> Signal:
+    """The channels of all operands, one after another."""
+    parts = [as_signal(signal) for signal in signals]
+    if not parts:
+        raise ShapeError(f"{user_line()}: concat needs at least one signal")
+    rows = sum(part.width for part in parts)
+    terms, start = [], 0
+    for part in parts:
+        places = np.arange(start, start + part.width)
+        terms.append((Matrix(Matrix.selection(places, rows).csr.T), part))
+        start += part.width
+    return affine(terms)
 
 
 def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
@@ -392,6 +422,53 @@ def logical(symbol: str, *values: Any) -> tuple[Signal, ...]:
 def relu(x: Signal) -> Signal:
     """max(x, 0), channel by channel."""
     return record(ops.Relu(), as_signal(x))
+
+
+def maximum(*operands: Any) -> Signal:
+    """The greatest of its operands, channel by channel, in log2 of their number of levels.
+
+    Args:
+      *operands: at least one, signals or numbers; width 1 broadcasts.
+    """
+    return _tournament("maximum", operands, lambda x, y: x + relu(y - x))
+
+
+def minimum(*operands: Any) -> Signal:
+    """The smallest of its operands, channel by channel, in log2 of their number of levels.
+
+    Args:
+      *operands: at least one, signals or numbers; width 1 broadcasts.
+    """
+    return _tournament("minimum", operands, lambda x, y: x - relu(x - y))
+
+
+def absolute(x: Signal) -> Signal:
+    """|x|, channel by channel."""
+    value = as_signal(x)
+    return relu(value) + relu(-value)
+
+
+def _tournament(
+    name: str, operands: Sequence[Any], winner: Callable[[Signal, Signal], Signal]
+) -> Signal:
+    if not operands:
+        raise ShapeError(f"{user_line()}: {name} needs at least one operand")
+    left: tuple[Signal, ...] = broadcast(*operands)
+    while len(left) > 1:
+        pairs = [left[i : i + 2] for i in range(0, len(left), 2)]
+        left = tuple(winner(*pair) if len(pair) == 2 else pair[0] for pair in pairs)
+    return left[0]
+
+
+def _knockout(x: Signal, winner: Callable[..., Signal]) -> Signal:
+    """The winner of all channels, halves of them against each other."""
+    while x.width > 1:
+        half = x.width // 2
+        # Of an odd number the last one sits out.
+        rest = [x[2 * half :]] if x.width % 2 else []
+        won = winner(x[:half], x[half : 2 * half])
+        x = concat(won, *rest)
+    return x
 
 
 def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:

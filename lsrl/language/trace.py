@@ -52,8 +52,7 @@ class Trace:
     def _refuse_growth(self, op: Op, index: int, source: Source) -> None:
         """A state whose bounds still move after very many tokens is unbounded in the length."""
         operands = [self.builder.facts[i] for i in self.builder.nodes[index].operands]
-        near, far = op.infer(operands, UNDECLARED_LENGTH // 2), self.builder.facts[index]
-        if (near.low != far.low).any() or (near.high != far.high).any():
+        if not op.settled(operands, UNDECLARED_LENGTH):
             raise ProgramError(
                 f"{source}: this {op.name} grows with the number of tokens, so its bounds need a "
                 "declared length; write @lsrl.program(max_length=...)"

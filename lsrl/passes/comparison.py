@@ -29,8 +29,9 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
         least = float(finite.min(initial=np.inf))
         if least == 0:
             # What the ramp lets through is as small as the ramp is narrow.
-            size = np.max(facts.magnitude[np.isfinite(facts.magnitude)], initial=1.0)
-            sharp = builder.add(Step(NARROWEST / power_of_two_above(size), 0.0), operands[0])
+            size = np.max(facts.magnitude[np.isfinite(facts.magnitude)], initial=0.0)
+            slope = NARROWEST / power_of_two_above(size if size > 0 else 1.0)
+            sharp = builder.add(Step(slope, 0.0), operands[0])
             return builder.add(Product(), sharp, operands[0])
         if least == np.inf:
             return None

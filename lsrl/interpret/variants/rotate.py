@@ -16,7 +16,6 @@ import numpy as np
 import scipy.linalg
 
 from lsrl.backends import registry
-from lsrl.backends.residual.certificate import ResidualAnalysis
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.stream import Row, Stream
 from lsrl.backends.residual.target import ResidualBackend
@@ -167,7 +166,7 @@ class _Mixed:
         self.stream, self.matrix = stream, matrix
         self.room = 2.0**model.numerics.bits
         self.lowered = target.lowered(stream)
-        self.analysis = ResidualAnalysis(stream, model.numerics, model.certificate.tokens)
+        self.analysis = target.analysis(stream, model.numerics)(stream.graph.tokens)
         width = len(matrix)
         size, grid = np.zeros(width), np.full(width, np.inf)
         for place, signal in enumerate(stream.signals, start=1):

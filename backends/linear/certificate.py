@@ -1,0 +1,270 @@
+"""The certificate of the linear targets: the rows of a schedule, one unit a channel.
+
+The conditions are those of `lsrl.certificate` on the rows as they are; nothing is scaled.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+
+from lsrl.certificate import (
+    MAX_SLACK,
+    Analysis,
+    Condition,
+    channels_of,
+    check_range,
+    facts_of_nothing,
+    greatest_terms,
+    held_sums,
+    joined_facts,
+    place_of,
+    row_sums,
+    row_weights,
+    split_recurrence,
+)
+from lsrl.ir.bounds import (
+    Facts,
+    Sums,
+    facts,
+    linear_state_facts,
+    linear_state_settles,
+    lowest_bit_of_step,
+)
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.ops import Lookup
+from lsrl.numerics import Numerics
+from lsrl.schedule import Layer, Rows, Schedule, Unit
+
+# Sums over time may be put together of so many runs of tokens, in any order. The linear targets add
+# up two, what was before a segment and the segment; the rest is room for other ways to cut.
+BLOCK = 16
+
+
+class LinearAnalysis(Analysis):
+    """The conditions and errors of a schedule over a number of tokens."""
+
+    def __init__(self, schedule: Schedule, numerics: Numerics, tokens: int) -> None:
+        """Bounds are those of `tokens` tokens."""
+        super().__init__(schedule.graph, numerics, tokens)
+        self.schedule = schedule
+
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition, in the order of the layers."""
+        for node in self.schedule.features:
+            yield Condition(node, 0, held_sums(self.facts[node]), "the input is")
+        before = self._feature_facts()
+        for number, layer in enumerate(self.schedule.layers, start=1):
+            mine = self._layer_facts(layer)
+            for unit in layer.units:
+                for slot, rows in enumerate(unit.slots):
+                    sums = self._sums(layer, unit, slot, before, mine)
+                    weights = np.concatenate([row_weights(rows), layer.initial])
+                    yield Condition(unit.node, number, sums, "the sum is", weights, rows.exact)
+                if unit.kind == "product":
+                    yield Condition(unit.node, number, self._product(unit), "the product is")
+            before = mine
+        rows = self.schedule.output
+        sums = row_sums(rows, facts_of_nothing(), before)
+        last = len(self.schedule.layers) + 1
+        weights = row_weights(rows)
+        yield Condition(self.graph.output, last, sums, "the sum is", weights, rows.exact)
+
+    def _feature_facts(self) -> Facts:
+        return joined_facts([self.facts[node] for node in self.schedule.features])
+
+    def _layer_facts(self, layer: Layer) -> Facts:
+        return joined_facts([channels_of(self.facts[unit.node], unit) for unit in layer.units])
+
+    def _sums(self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts) -> Sums:
+        rows = unit.slots[slot]
+        if unit.kind != "state":
+            return row_sums(rows, mine, before)
+        own, others = split_recurrence(rows, unit)
+        update = row_sums(rows._replace(recurrent=others), mine, before)
+        start = layer.initial[unit.start : unit.start + unit.width]
+        facts_ = channels_of(self.facts[unit.node], unit)
+        span = facts_.high - facts_.low
+        step = np.where(np.isinf(update.grid), 0.0, update.grid)
+        terms = facts(-update.magnitude, update.magnitude, step)
+        _, whole = linear_state_facts(own, start, terms, self.tokens)
+        if own.is_identity:
+            # A promise may have narrowed the state: then any run of updates adds up to at most the
+            # span, and the row of one token to a state and its update. Sums in blocks add up to
+            # BLOCK such runs in any order; of a latch only one is not zero.
+            runs = 1 if facts_.once else BLOCK
+            narrowed = runs * (np.maximum(span, facts_.magnitude) + update.magnitude)
+            if (narrowed > whole.magnitude).any():
+                self._note_length(own, start, terms)
+            whole = whole._replace(magnitude=np.minimum(whole.magnitude, narrowed))
+        else:
+            self._note_length(own, start, terms)
+        return Sums(whole.magnitude, np.minimum(whole.grid, update.grid))
+
+    def _note_length(self, own: Matrix, start: Array, update: Facts) -> None:
+        """What a state adds up depends on the length, unless it comes to rest."""
+        self.settled &= linear_state_settles(own, start, update, self.tokens)
+
+    def _product(self, unit: Unit) -> Sums:
+        left, right = (self.facts[i] for i in self.graph.nodes[unit.node].operands)
+        if left.boolean or right.boolean:
+            return Sums(np.zeros(unit.width), np.full(unit.width, np.inf))
+        grid = lowest_bit_of_step(left) * lowest_bit_of_step(right)
+        return Sums(
+            (left.magnitude * right.magnitude)[unit.channels],
+            np.where(np.isnan(grid), np.inf, grid)[unit.channels],
+        )
+
+    def output_error(self) -> float:
+        """Layer by layer: what each row takes over, and its own rounding."""
+        before_facts = self._feature_facts()
+        held = [self.held_errors(node) for node in self.schedule.features]
+        before = np.concatenate(held) if held else np.zeros(0)
+        for layer in self.schedule.layers:
+            mine = self._layer_facts(layer)
+            errors = np.zeros(layer.width)
+            # States of this layer are read by its other units, so they come first.
+            for unit in sorted(layer.units, key=lambda u: u.kind != "state"):
+                place = slice(unit.start, unit.start + unit.width)
+                errors[place] = self._unit_errors(layer, unit, errors, before, mine, before_facts)
+            before, before_facts = errors, mine
+        final = self._row_errors(
+            self.schedule.output, np.zeros(0), before, facts_of_nothing(), before_facts
+        )
+        return float(np.where(np.isnan(final), np.inf, final).max(initial=0.0))
+
+    def _row_errors(
+        self, rows: Rows, mine: Array, before: Array, mine_facts: Facts, before_facts: Facts
+    ) -> Array:
+        """Errors of rows: those of what they read, and their own rounding."""
+        recurrent, inputs = abs(rows.recurrent), abs(rows.inputs)
+        passed = np.asarray(inputs @ before).ravel()
+        if rows.recurrent.nnz:
+            passed = passed + np.asarray(recurrent @ mine).ravel()
+        sums = row_sums(rows, mine_facts, before_facts)
+        terms = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + (rows.bias != 0)
+        fits = bool(self.fits(row_weights(rows)).all()) and rows.exact
+        exact = self.exact_sums(sums) & fits & (passed == 0)
+        gamma = (terms + (0 if fits else 2)) * self.numerics.unit
+        gamma = gamma / np.maximum(1 - gamma, 2.0**-10)
+        # One term times a power of two is not rounded at all, and times 1 nothing is lost of it.
+        single = (terms <= 1) & fits
+        rounded = np.where(single & _scales_only(rows), 0.0, gamma * (sums.magnitude + passed))
+        lost = np.where(single & _scales_only(rows, ones=True), 0.0, self.lost(sums, 2 * terms))
+        return self._finite(sums, np.where(exact, passed, passed + rounded + lost))
+
+    def _finite(self, sums: Sums, errors: Array) -> Array:
+        """The errors, or inf where some partial sum may exceed the largest number."""
+        return np.where(sums.magnitude + errors <= self.numerics.largest, errors, np.inf)
+
+    def _unit_errors(
+        self,
+        layer: Layer,
+        unit: Unit,
+        mine: Array,
+        before: Array,
+        mine_facts: Facts,
+        before_facts: Facts,
+    ) -> Array:
+        if unit.kind == "state":
+            return self._state_errors(layer, unit, mine, before, mine_facts, before_facts)
+        slots = [
+            self._row_errors(rows, mine, before, mine_facts, before_facts) for rows in unit.slots
+        ]
+        if unit.kind == "product":
+            left, right = (
+                channels_of(self.facts[i], unit) for i in self.graph.nodes[unit.node].operands
+            )
+            spread = left.magnitude * slots[1] + right.magnitude * slots[0] + slots[0] * slots[1]
+            clean = (slots[0] + slots[1] == 0) & (left.boolean | right.boolean)
+            clean |= spread == 0
+            sums = self._product(unit)
+            size = left.magnitude * right.magnitude
+            rounded = self.numerics.unit * (size + spread) + self.lost(sums, 1)
+            exact = self.exact_sums(sums)
+            selects = np.array(left.boolean and not slots[0].any()) | np.array(
+                right.boolean and not slots[1].any()
+            )
+            errors = np.where((exact & clean) | selects, spread, spread + rounded)
+            return self._finite(sums._replace(magnitude=size), errors)
+        if unit.kind == "relu" and self._snaps(unit):
+            # What the unit reads lacks nothing or at least 1, by promise with a margin of
+            # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
+            slack = greatest_terms(unit.slots[0], mine, before)
+            self.slack = max(self.slack, float(slack.max(initial=0.0)))
+            return np.where(slack <= MAX_SLACK, 0.0, slots[0])
+        return slots[0]
+
+    def _snaps(self, unit: Unit) -> bool:
+        """Whether the unit is 0 or 1 by the promise of a ramp, and not by its operand's grid."""
+        operand = self.graph.nodes[unit.node].operands[0]
+        return self.facts[unit.node].boolean and not self.facts[operand].gridded
+
+    def _state_errors(
+        self,
+        layer: Layer,
+        unit: Unit,
+        mine: Array,
+        before: Array,
+        mine_facts: Facts,
+        before_facts: Facts,
+    ) -> Array:
+        rows = unit.slots[0]
+        own, others = split_recurrence(rows, unit)
+        update_rows = rows._replace(recurrent=others)
+        fresh = self._row_errors(update_rows, mine, before, mine_facts, before_facts)
+        fact = channels_of(self.facts[unit.node], unit)
+        start = layer.initial[unit.start : unit.start + unit.width]
+        if fact.once and own.is_identity and (fresh <= 2.0**-4 * fact.magnitude).all():
+            # A shut gate adds exactly 0, so rounding counts once: adding the one value to the
+            # start.
+            return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
+        sums = self._sums(layer, unit, 0, before_facts, mine_facts)
+        exact = self.exact_sums(sums) & (fresh == 0)
+        terms = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + 1
+        moves_only = (np.diff(rows.recurrent.indptr) == 1) & (np.diff(rows.inputs.indptr) == 0)
+        moves_only &= rows.bias == 0
+        rounding = terms * self.numerics.unit * sums.magnitude
+        rounding = np.where(exact | (moves_only & _scales_only(rows)), 0.0, rounding)
+        lost = self.lost(sums, 2 * terms)
+        lost = np.where(exact | (moves_only & _scales_only(rows, ones=True)), 0.0, lost)
+        per_token = fresh + rounding + lost
+        if not per_token.any():
+            return per_token
+        update = facts(-per_token, per_token, np.zeros(len(per_token)))
+        reached, _ = linear_state_facts(own, np.zeros(len(per_token)), update, self.tokens)
+        self._note_length(own, np.zeros(len(per_token)), update)
+        return self._finite(sums, reached.magnitude)
+
+
+def _scales_only(rows: Rows, ones: bool = False) -> Array:
+    """Rows whose weights are powers of two, or 1 and -1."""
+    result = np.ones(len(rows.bias), dtype=bool)
+    for matrix in (rows.recurrent, rows.inputs):
+        size = np.abs(matrix.data)
+        unlike = size != (1.0 if ones else lowest_bit(size))
+        odd = sp.csr_array((unlike.astype(float), matrix.indices, matrix.indptr), matrix.shape)
+        result &= np.asarray(odd.sum(axis=1)).ravel() == 0
+    return result
+
+
+def check_weights(schedule: Schedule, numerics: Numerics) -> None:
+    """Refuse a schedule with weights, initial states or tables that the dtype has no room for.
+
+    Raises:
+      PrecisionError: names the signal and the worst weight.
+    """
+    graph = schedule.graph
+    for node in schedule.features:
+        op = graph.nodes[node].op
+        if isinstance(op, Lookup):
+            check_range(numerics, place_of(graph, node, 0), op.table.csr.data)
+    for number, layer in enumerate(schedule.layers, start=1):
+        for unit in layer.units:
+            for rows in unit.slots:
+                check_range(numerics, place_of(graph, unit.node, number), row_weights(rows))
+            start = layer.initial[unit.start : unit.start + unit.width]
+            check_range(numerics, place_of(graph, unit.node, number), start)
+    last = len(schedule.layers) + 1
+    check_range(numerics, place_of(graph, graph.output, last), row_weights(schedule.output))
