@@ -274,10 +274,10 @@ class CellAnalysis(Analysis):
                 wrong = wrong + np.where(np.isinf(error), np.inf, lost)
             total[_picked(placed)] += wrong
         if unit.kind == "product":
-            for gate in self.graph.nodes[unit.node].operands:
-                if gate in self._edges:
+            for factor in self.graph.nodes[unit.node].operands:
+                if factor in self._edges:
                     # A value on the wrong side, or between 0 and itself, errs by its own size.
-                    total += self._edges[gate][unit.channels]
+                    total += self._edges[factor][unit.channels]
         if unit.kind in ("state", "recurrent", "selective"):
             return self._accumulated(layer, parts, total)
         return total

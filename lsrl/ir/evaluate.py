@@ -135,7 +135,7 @@ def evaluate_prefixes(
             if i in wanted:
                 values[i] = value
             if i in pledges:
-                broken = graph.nodes[i].op.broken(operands, value).any(axis=-1)
+                broken: Array = np.any(graph.nodes[i].op.broken(operands, value), axis=-1)
                 first = np.where(broken.any(axis=1), broken.argmax(axis=1), time)
                 legal = np.minimum(legal, first)
     return legal, values

@@ -8,13 +8,8 @@ from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
-<<<<<<< HEAD
-from lsrl.ir.numbers import lowest_bit, power_of_two_below
+from lsrl.ir.numbers import exact_array, lowest_bit, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS, Token
-=======
-from lsrl.ir.numbers import exact_array, power_of_two_below
-from lsrl.ir.types import Token
->>>>>>> wt-lock
 from lsrl.language.signal import (
     Signal,
     affine,
