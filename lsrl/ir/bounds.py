@@ -185,17 +185,11 @@ def constant_facts(values: Array) -> Facts:
     return Facts(values, values, np.where(values == 0, np.inf, np.abs(values)))
 
 
-def table_facts(table: Array, root: exclusion.Root | None = None) -> Facts:
-    """Facts of a value that is always some row of `table`, (rows, width).
-
-    Args:
-      table: the rows.
-      root: what has the rows for its members; None if nothing is known of it.
-    """
+def table_facts(table: Array) -> Facts:
+    """Facts of a value that is always some row of `table`, (rows, width)."""
     rows, width = table.shape
     step = common_grid(table.T.ravel(), np.arange(0, rows * width + 1, rows))
-    groups = exclusion.NONE if root is None else exclusion.of_table(table, root)
-    return Facts(table.min(axis=0), table.max(axis=0), step, groups)
+    return Facts(table.min(axis=0), table.max(axis=0), step)
 
 
 def pairwise_grid(first: Array, second: Array) -> Array:

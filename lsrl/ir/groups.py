@@ -169,17 +169,19 @@ def _starts(changes: Array) -> Array:
     return np.concatenate([[0], np.flatnonzero(changes) + 1])
 
 
-def of_table(table: Array, root: Root) -> Groups:
+def of_table(table: Matrix, root: Root) -> Groups:
     """The groups of a value that is row m of a table while member m of the root is on.
 
     A column with one nonzero row belongs to that row's member. A table with one nonzero entry a row
     at most makes its columns members of a root of their own.
     """
-    filled = table != 0
-    counts = filled.sum(axis=0)
-    found: dict[Root, Array] = {root: np.where(counts == 1, filled.argmax(axis=0), -1)}
-    if (counts > 1).any() and (filled.sum(axis=1) <= 1).all():
-        found["columns", root, filled.tobytes()] = np.where(counts > 0, np.arange(len(counts)), -1)
+    columns, rows = table.csr.indices, table.entry_rows()
+    counts = np.bincount(columns, minlength=table.columns)
+    owner = np.full(table.columns, -1)
+    owner[columns] = rows
+    found: dict[Root, Array] = {root: np.where(counts == 1, owner, -1)}
+    if (counts > 1).any() and (np.diff(table.csr.indptr) <= 1).all():
+        found["columns", root, table] = np.where(counts > 0, np.arange(table.columns), -1)
     return kept(found)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lsrl.ir import groups as exclusion
-from lsrl.ir.bounds import Facts, Sums, affine_facts, facts, table_facts, widen
+from lsrl.ir.bounds import Facts, Sums, affine_facts, facts, widen
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
@@ -102,10 +102,11 @@ class Inference:
         op = node.op
         if isinstance(op, Lookup):
             source = self.nodes[node.operands[0]].op
-            root = ("input", source.index) if isinstance(source, Input) else None
-            return table_facts(op.table.dense(), root).groups
+            if not isinstance(source, Input):
+                return exclusion.NONE
+            return exclusion.of_table(op.table, ("input", source.index))
         if isinstance(op, Periodic):
-            return table_facts(op.table.dense(), ("clock", op.table.rows)).groups
+            return exclusion.of_table(op.table, ("clock", op.table.rows))
         if isinstance(op, Relu):
             return self._shut(node.operands[0], known)
         if not self.written:
@@ -245,7 +246,8 @@ class Inference:
           left: how many forms may still be looked at.
           whole: nodes that are left as they are.
         """
-        last = max((i for i in form.terms if i not in whole), default=None)
+        can_open = (i for i in form.terms if isinstance(self.nodes[i].op, Affine | Relu))
+        last = max((i for i in can_open if i not in whole), default=None)
         left[0] -= 1
         if last is None or left[0] < 0 or not self._shares(form.terms):
             return None
@@ -256,7 +258,7 @@ class Inference:
             with_it = Form(_added(terms, argument, matrix), form.bias)
             pair = Form(terms, form.bias), with_it
             found = [self._unfolded(each, left, whole) for each in pair]
-            if found == [None, None] and argument not in terms:
+            if found[0] is None and found[1] is None and argument not in terms:
                 return None
             branches = found[0] or pair[0], found[1] or pair[1]
             return form._replace(sign=matrix.sum(axis=1), branches=branches)
