@@ -266,6 +266,7 @@ class Model:
 
         def run(part: Sequence[Array]) -> Array:
             with self.device_mode():
+                # Where a bias is 0.0 a whole run leaves it out, and -1 * 0.0 stays -0.0.
                 return unsigned_zeros(np.asarray(self.module.run(self.features(part), chunk=chunk)))
 
         outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
@@ -321,7 +322,7 @@ class Model:
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         now = tuple(array[:, 0] for array in self.features(arrays))
         output, hidden = self.module.step(state.hidden, now)
-        result = unsigned_zeros(np.asarray(output))
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 

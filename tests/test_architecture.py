@@ -7,6 +7,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -179,7 +180,7 @@ def warn(level):
 def divide():
     return np.ones(1) / 0
 """
-    library: dict = {"__name__": "lsrl_of_others"}
+    library: dict[str, Any] = {"__name__": "lsrl_of_others"}
     exec(code, library)
     with warnings.catch_warnings(record=True) as shown:
         library["warn"](1)
@@ -188,7 +189,7 @@ def divide():
     with pytest.raises(DeprecationWarning):  # we called what is deprecated
         library["warn"](2)
     for name in ("lsrl", "lsrl.ir.matrix", "tests.conftest", "benchmarks.run", None):
-        ours: dict = {"__name__": name} if name else {}
+        ours: dict[str, Any] = {"__name__": name} if name else {}
         exec(code, ours)
         with pytest.raises(RuntimeWarning):
             ours["divide"]()

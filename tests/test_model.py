@@ -124,7 +124,9 @@ def test_rows_depend_on_the_past_alone(majority):
         np.testing.assert_array_equal(majority.run(tokens[:length]), whole[:length])
 
 
-@pytest.mark.parametrize(("target", "dtype"), [("linear_rnn", "float32"), ("gru", "bfloat16")])
+@pytest.mark.parametrize(
+    ("target", "dtype"), [("linear_rnn", "float32"), ("gru", "bfloat16"), ("griffin", "float32")]
+)
 def test_zero_has_no_sign(target, dtype):
     """Equal to the bit in every way of running: a linear layer's own outputs hold -0.0."""
 
