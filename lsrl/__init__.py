@@ -49,7 +49,8 @@ from lsrl.language.sugar import (
 
 if TYPE_CHECKING:
     from lsrl import paper, programs
-    from lsrl.compiler import compile, explain, load, targets
+    from lsrl.compiler import compile, load, targets
+    from lsrl.explanation import explain
     from lsrl.model import Model
     from lsrl.random_programs import random_program
     from lsrl.torch_export import load_torch
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 # Compilation and its heavy imports load when first used.
 _LAZY = {
     "compile": "lsrl.compiler",
-    "explain": "lsrl.compiler",
+    "explain": "lsrl.explanation",
     "targets": "lsrl.compiler",
     "Model": "lsrl.model",
     "load": "lsrl.compiler",

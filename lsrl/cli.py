@@ -409,6 +409,9 @@ def explain_program(
     target: TargetName = None,
     param: Parameters = None,
     unroll: Unroll = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Of the answer; float32 if not given.")
+    ] = None,
 ) -> None:
     """Say whether a target can hold a program (yes, up to a length, or no), and why.
 
@@ -417,6 +420,7 @@ def explain_program(
     Examples:
       lsrl explain parity
       lsrl explain flip_flop -t linear_rnn -p max_length=64 --unroll
+      lsrl explain majority -p max_length=1000 --dtype bfloat16
     """
     import lsrl
 
@@ -424,7 +428,9 @@ def explain_program(
     names = [target] if target is not None else [found.name for found in lsrl.targets()]
     for name in names:
         with Console(stderr=True).status(f"{subject.program.name} on {name}"):
-            explanation = lsrl.explain(subject.program, name, legalise=_legalise(unroll))
+            explanation = lsrl.explain(
+                subject.program, name, dtype=dtype, legalise=_legalise(unroll)
+            )
         _say(str(explanation))
 
 

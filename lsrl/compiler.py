@@ -33,7 +33,8 @@ Activation = Literal["relu", "tanh"]
 Result = TypeVar("Result")
 
 
-@np.errstate(over="ignore", invalid="ignore")  # the certificate tells what is infinite
+# What float64 can't hold is infinite, and the certificate tells of it.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def compile(
     program: Program,
     target: str,
@@ -274,84 +275,6 @@ def check_supported(program: Program, graph: Graph, backend: Backend) -> None:
         f"target {backend.name!r} can't hold {len(offences)} signal(s) of {program.name!r}{hint}",
         offences,
     )
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Whether and how a target holds a program.
-
-    Attributes:
-      answer: "yes" at any length, "bounded" up to max_length, or "no".
-      reason: the rule or theorem behind the answer.
-      num_layers: depth, the same at every length; 0 if the answer is no.
-      width: channels of the widest layer.
-      bits: significand bits that exactness needs, by number of tokens; None where no bits do.
-    """
-
-    program: str
-    target: str
-    answer: Literal["yes", "bounded", "no"]
-    reason: str
-    num_layers: int = 0
-    width: int = 0
-    bits: tuple[tuple[int, int | None], ...] = ()
-
-    def __str__(self) -> str:
-        """A few lines of text."""
-        lines = [f"{self.program} on {self.target}: {self.answer}", f"  {self.reason}"]
-        if self.answer != "no":
-            lines.append(
-                f"  {self.num_layers} layers of at most {self.width} channels at any length"
-            )
-            needs = ", ".join(f"{bits or '∞'} at {tokens}" for tokens, bits in self.bits)
-            lines.append(f"  significand bits by tokens: {needs}")
-        return "\n".join(lines)
-
-
-def explain(program: Program, target: str, *, legalise: Legalise = "native") -> Explanation:
-    """Say whether a target can hold a program: yes, bounded (exact up to max_length), or no.
-
-    Args:
-      program: made by `lsrl.program`.
-      target: a name from `lsrl.targets()`.
-      legalise: as for `compile`.
-
-    Raises:
-      UnknownTargetError: no target of that name.
-    """
-    try:
-        backend = registry.find(target)
-        model = compile(program, target, dtype=backend.dtypes[-1], legalise=legalise)
-    except UnsupportedOpError as error:
-        reasons = dict.fromkeys(offence.reason for offence in error.offences)
-        return Explanation(program.name, target, "no", "; ".join(reasons))
-    schedule = model.schedule
-    lengths = _lengths(program.max_length or schedule.graph.tokens)
-    analyse = backend.analysis(schedule, model.numerics)
-    bits = tuple((tokens, analyse(tokens).bits_needed()) for tokens in lengths)
-    answer: Literal["yes", "bounded"] = "yes"
-    grows = len({needed for _, needed in bits}) > 1
-    if program.max_length is None:
-        reason = "its bounds do not depend on the length"
-    elif legalise == "unroll":
-        answer, reason = "bounded", f"unrolled for max_length={program.max_length} tokens"
-    elif any(needed is None for _, needed in bits):
-        reason = "continuous values: within the certificate's error bound at every length"
-    elif grows:
-        answer = "bounded"
-        reason = (
-            f"its counts grow with the length, so a fixed precision is exact up to a length: here "
-            f"max_length={program.max_length} (Weiss et al. 2018 on counting)"
-        )
-    else:
-        reason = "bits and depth are the same at every length"
-    return Explanation(
-        program.name, target, answer, reason, len(schedule.layers), schedule.width, bits
-    )
-
-
-def _lengths(longest: int) -> list[int]:
-    return sorted({min(2**k, longest) for k in (4, 8, 12, 16)} | {longest})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from lsrl.target import Capabilities
 
 # The slope of a comparison of continuous values with zero, on values of size 1.
 NARROWEST = 2.0**40
+STEEPEST = 2.0**1000  # with room for what it is multiplied by
 # What a difference of ramps may span; its two terms and their like must fit in a significand.
 LONGEST_RAMP = 2.0**20
 
@@ -30,7 +31,7 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
         if least == 0:
             # What the ramp lets through is as small as the ramp is narrow.
             size = np.max(facts.magnitude[np.isfinite(facts.magnitude)], initial=0.0)
-            slope = NARROWEST / power_of_two_above(size if size > 0 else 1.0)
+            slope = min(NARROWEST / power_of_two_above(size if size > 0 else 1.0), STEEPEST)
             sharp = builder.add(Step(slope, 0.0), operands[0])
             return builder.add(Product(), sharp, operands[0])
         if least == np.inf:

@@ -1,0 +1,113 @@
+"""Explanations: what they say of a target, a length and a dtype is what compiled models are."""
+
+# Programs are annotated with values, as users write them.
+# mypy: disable-error-code="valid-type, operator, arg-type"
+
+import math
+
+import pytest
+
+import lsrl
+from lsrl import Token, Vector
+from lsrl.backends import registry
+from lsrl.errors import PrecisionError, UnsupportedOpError
+from lsrl.numerics import DTYPES
+from lsrl.programs import catalogue
+
+GRID = [
+    (name, target, dtype)
+    for name in catalogue()
+    for target in registry.names()
+    for dtype in registry.find(target).dtypes
+]
+
+
+def check_against_compile(name, target, dtype):
+    """The answer, the bits and the bound are those of the certificate."""
+    entry = catalogue()[name]
+    program = entry.program(**entry.parameters[0])
+    found = lsrl.explain(program, target, dtype=dtype)
+    assert found.dtype == dtype
+    try:
+        certificate = lsrl.compile(program, target, dtype=dtype).certificate
+    except (PrecisionError, UnsupportedOpError):
+        assert (found.answer, found.bits, found.tokens) == ("no", (), 0)
+        return
+    longest, needed = found.bits[-1]
+    assert longest == certificate.tokens or certificate.tokens is None
+    assert certificate.exact == (needed is not None and needed <= DTYPES[dtype].bits)
+    if certificate.exact:
+        assert found.answer == ("yes" if certificate.tokens is None else "bounded")
+        assert (found.tokens, found.error_bound) == (certificate.tokens, 0)
+    elif found.answer == "yes":
+        assert certificate.tokens is None
+        assert found.error_bound == certificate.error_bound < math.inf
+
+
+@pytest.mark.parametrize(("name", "target", "dtype"), GRID[::61])
+def test_bits_suffice_exactly_where_a_model_is_exact(name, target, dtype):
+    check_against_compile(name, target, dtype)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "target", "dtype"), GRID)
+def test_bits_suffice_exactly_where_any_model_is_exact(name, target, dtype):
+    check_against_compile(name, target, dtype)
+
+
+@pytest.mark.parametrize("target", registry.names())
+def test_a_comparison_that_takes_more_bits_than_the_dtype_has_is_no(target):
+    @lsrl.program
+    def reached(x: Vector(1, low=0, high=2.0**24, step=1)):
+        return x >= 2**24 - 1
+
+    found = lsrl.explain(reached, target)
+    assert (found.answer, found.dtype, found.tokens) == ("no", "float32", 0)
+    wide = lsrl.explain(reached, target, dtype="float64")
+    if "float64" in registry.find(target).dtypes:
+        assert "significand bits (float64), and float32 has 24" in found.reason
+        assert (wide.answer, wide.error_bound) == ("yes", 0)
+    else:
+        assert wide.answer == "no"
+        assert "comes in float32" in wide.reason
+
+
+def test_cells_answer_for_the_bits_of_their_own_sums():
+    found = lsrl.explain(lsrl.programs.selective_copy(), "gru", dtype="bfloat16")
+    assert found.answer == "bounded"
+    assert "bfloat16 is exact over the first" in found.reason
+    tight = lsrl.explain(lsrl.programs.undo_flip_flop(), "rnn_tanh", dtype="bfloat16")
+    assert tight.answer == "no"
+    assert "bfloat16 has no room" in tight.reason
+
+
+def test_an_answer_is_bounded_where_it_ends():
+    @lsrl.program
+    def clocked(x: Token(2)):
+        return lsrl.cycle(3) + x
+
+    counted, turning = lsrl.explain(clocked, "mamba"), lsrl.explain(clocked, "lstm")
+    assert (counted.answer, counted.tokens) == ("bounded", 2**21)
+    assert (turning.answer, turning.tokens) == ("yes", None)
+    short = lsrl.explain(lsrl.programs.majority(max_length=1000), "linear_rnn", dtype="bfloat16")
+    assert short.answer == "bounded"
+    assert 0 < short.tokens < 1000
+    assert f"exact over the first {short.tokens} tokens" in short.reason
+
+
+def test_continuous_values_are_within_the_bound_at_any_length_or_up_to_one():
+    @lsrl.program
+    def faded(x: Vector(1, low=-1, high=1)):
+        return lsrl.linear_state(x, 0.9)
+
+    @lsrl.program(max_length=50)
+    def summed(x: Vector(1, low=-1, high=1)):
+        return lsrl.cumsum(x)
+
+    yes, bounded = lsrl.explain(faded, "linear_rnn"), lsrl.explain(summed, "linear_rnn")
+    assert (yes.answer, yes.tokens) == ("yes", None)
+    assert (bounded.answer, bounded.tokens) == ("bounded", 50)
+    for found in (yes, bounded):
+        assert 0 < found.error_bound < 1e-3
+        assert all(bits is None for _, bits in found.bits)
+        assert f"{found.error_bound:.3g}" in found.reason
