@@ -368,7 +368,7 @@ class Model:
 
     def _check_certified(self, what: str, length: int, beyond: bool) -> None:
         """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
-        certified = self.certificate.tokens
+        certified = self.proven.tokens
         if certified is not None and length > certified and not beyond:
             raise InputError(
                 f"{what}: {length} tokens, and the certificate speaks of {certified}: what "
