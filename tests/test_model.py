@@ -149,6 +149,13 @@ def test_zero_has_no_sign(target, dtype):
         assert np.signbit(raw[raw == 0]).any()
 
 
+def test_a_constant_output_has_no_sign_either():
+    program = program_of(lambda bit: lsrl.constant(-0.0) + 0 * bit, Token(2))
+    model = lsrl.compile(program, "linear_rnn")
+    output, _ = model.step(model.init_state(), 1)
+    assert not np.signbit([*output, *model.run([1])[0], *program.run([1])[0]]).any()
+
+
 def test_a_state_can_be_continued_twice(majority):
     state = majority.init_state()
     for token in (1, 0):
