@@ -45,7 +45,9 @@ class Tally:
         if depth_of(program) < 8:
             return
         self.programs += 1
-        if certify(model.schedule, numerics_of("float32")).exact:
+        numerics = numerics_of("float32")
+        analyse = registry.find(model.target).analysis(model.schedule, numerics)
+        if certify(model.schedule, numerics, analyse).exact:
             self.exact += 1
             self.ops.update(ops_of(program))
 
