@@ -631,7 +631,7 @@ def _recurrent_state(writer: _Writer, x: Signal) -> Signal:
 
 def _scale(writer: _Writer, x: Signal) -> Signal:
     """Values near the ends of a dtype; back to where they were, where they lie there already."""
-    size = float(np.max(x.facts.magnitude))
+    size = float(np.max(x.facts.magnitude)) or 1.0
     far = not 2.0**-40 < size < 2.0**40
     if far and writer.chance(0.5):
         return x * 2.0 ** -np.round(np.log2(size))

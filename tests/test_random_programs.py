@@ -344,9 +344,10 @@ def test_programs_are_as_described() -> None:
 def test_programs_at_the_edges_are_as_described() -> None:
     edges = [random_program(seed, EDGE_OPS, depth=4, width=4) for seed in range(30)]
     assert {op for program in edges for op in ops_of(program)} == set(EDGE_OPS)
-    sizes = np.array([p.graph.facts[i].magnitude.max() for p in edges for i in p.graph.live()])
-    assert sizes.max() > 2.0**1000
-    assert (sizes[sizes > 0] < 2.0**-1000).any()
+    scaled = [random_program(seed, ["scale"], depth=2, width=2) for seed in range(30)]
+    sizes = np.array([p.graph.facts[i].magnitude.max() for p in scaled for i in p.graph.live()])
+    for end in (2.0**-1000, 2.0**-120, 2.0**110, 2.0**1000):
+        assert ((sizes > end / 2.0**20) & (sizes < end * 2.0**20)).any()
 
     endless = [random_program(seed, (*OPS, *EDGE_OPS), 4, 4, None) for seed in range(20)]
     assert all(program.max_length is None for program in endless)
