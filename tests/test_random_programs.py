@@ -182,7 +182,7 @@ def check_option(option: str, target: str, program: lsrl.Program) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("option", OPTIONS)
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(program=programs(max_length=LENGTH))
 def test_options_keep_the_outputs(option, target, program) -> None:
     check_option(option, target, program)
