@@ -631,7 +631,7 @@ def _recurrent_state(writer: _Writer, x: Signal) -> Signal:
 
 def _scale(writer: _Writer, x: Signal) -> Signal:
     """Values near the ends of a dtype; back to where they were, where they lie there already."""
-    size = float(np.max(x.facts.magnitude))
+    size = float(np.max(x.facts.magnitude)) or 1.0
     far = not 2.0**-40 < size < 2.0**40
     if far and writer.chance(0.5):
         return x * 2.0 ** -np.round(np.log2(size))
@@ -659,14 +659,14 @@ def _ramped(writer: _Writer, x: Signal) -> Signal:
     """A comparison with a ramp as wide as several steps, which the values are moved out of."""
     difference = x - writer.level_of(x)
     width = float(np.max(_unit(x.facts))) * float(writer.random.choice([0.5, 2, 3, 4, 8]))
+    narrow = float(np.min(_unit(x.facts)))
     reached = greater_equal(difference, 0)
     apart = difference - width * (1 - reached)
     forms = (
         lambda: greater_equal(apart, 0, ramp=width),
-        lambda: 1 - greater_equal(-apart, 0, ramp=width / 8),
+        lambda: 1 - greater_equal(-apart, 0, ramp=narrow),
         lambda: not_equal(apart * (1 - reached), 0, ramp=width),
     )
-    # The second has no value but 0 within reach of its narrow ramp.
     return forms[writer.random.integers(len(forms))]()
 
 

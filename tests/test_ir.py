@@ -10,7 +10,7 @@ import pytest
 import lsrl
 from lsrl.errors import PromiseError, TheoremError
 from lsrl.ir import ops
-from lsrl.ir.bounds import facts, linear_state_facts
+from lsrl.ir.bounds import facts, linear_state_facts, product_of_grids
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import lowest_bit
@@ -62,6 +62,24 @@ def test_violations_of_facts(exact):
     one_hot = facts(np.zeros(2), np.ones(2), np.ones(2), (("root", np.arange(2)),))
     pairs = values[:4, :2] * 0 + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     np.testing.assert_array_equal(one_hot.violations(pairs), [[0, 0], [0, 0], [0, 0], [1, 1]])
+
+
+def test_a_grid_that_float64_would_round_is_a_finer_one():
+    @lsrl.program
+    def thirds(x: lsrl.Vector(1, low=0, high=9, step=3), y: lsrl.Vector(1, low=0, high=1, step=1)):
+        # In float64 3 times 1/3 is 1, and in truth a little less.
+        return x / 3, (x / 3) * (y * 3)
+
+    inputs = [np.array([[[3.0], [9.0]]]), np.ones((1, 2, 1))]
+    evaluate(thirds.graph, inputs, exact=True, theorems=True)
+    step = thirds.graph.facts[thirds.graph.output].step
+    assert (0 < step).all()
+    assert (step < 2.0**-50).all()
+    first, second = (
+        np.array([3.0, 0, np.inf, 1e300, 1e-300, 1 / 3]),
+        np.array([5.0, 2, 2, 1e300, 1e-300, 3]),
+    )
+    np.testing.assert_array_equal(product_of_grids(first, second), [15, 0, np.inf, 0, 0, 2.0**-54])
 
 
 def test_a_value_just_off_its_grid_is_seen():

@@ -254,6 +254,19 @@ def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts])
     )
 
 
+def product_of_grids(first: Array, second: Array) -> Array:
+    """The grid of products of multiples of each: 0 where float64 has no number for one.
+
+    The product itself, or, where float64 would round it, the powers of two that divide it.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        product, rough = first * second, lowest_bit(first) * lowest_bit(second)
+        product = np.where(product <= 2.0**53 * rough, product, rough)
+    always_zero = np.isinf(first) | np.isinf(second)
+    lost = (first == 0) | (second == 0) | ~np.isfinite(product)
+    return np.where(always_zero, np.inf, np.where(lost, 0.0, product))
+
+
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
     groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
@@ -263,11 +276,8 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     for weight, value in zip(weights, values, strict=True):
         least, most = linear_hull(weight, value)
         low, high = low + least, high + most
-        steps = value.step[weight.csr.indices]
-        entries = np.abs(weight.csr.data) * steps
-        # A grid that float64 has no number for is none.
-        lost = np.isfinite(steps) & ((entries == 0) | np.isinf(entries))
-        entries = np.where(lost, np.nan, entries)
+        entries = product_of_grids(np.abs(weight.csr.data), value.step[weight.csr.indices])
+        entries = np.where(entries == 0, np.nan, entries)
         grids.append(common_grid(entries, weight.csr.indptr))
     step = grids[0]
     for grid in grids[1:]:

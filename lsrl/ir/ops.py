@@ -422,7 +422,7 @@ class Product(Op):
         pairs = itertools.product((left.low, left.high), (right.low, right.high))
         with np.errstate(invalid="ignore", over="ignore"):
             ends = np.stack([a * b for a, b in pairs])
-            step = np.where((left.step == 0) | (right.step == 0), 0.0, left.step * right.step)
+            step = bounds.product_of_grids(left.step, right.step)
             grid = np.minimum(lowest_bit(left.low), lowest_bit(left.high))
             grid = grid * np.minimum(lowest_bit(right.low), lowest_bit(right.high))
         # Values are finite even where a bound is not, and so 0 times them is 0.
