@@ -254,7 +254,7 @@ class Output:
         described: Mapping[str, str],
         tables: Sequence[Table],
         findings: Sequence[str],
-        figure: "Figure",
+        figure: "Figure | None",
     ) -> None:
         """Write and print the tables with the machine's description, and draw the figure.
 
@@ -263,7 +263,7 @@ class Output:
           described: from `machine`, taken before the work began.
           tables: in order.
           findings: sentences for the top of the page.
-          figure: to save.
+          figure: to save, if there is one.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         page = [f"# {title}", ""]
@@ -276,7 +276,7 @@ class Output:
                 "",
             ]
         page += [f"- {finding}" for finding in findings]
-        page += ["", f"![{title}]({self.name}.png)", ""]
+        page += ["", f"![{title}]({self.name}.png)", ""] if figure is not None else [""]
         for table in tables:
             page += [table.markdown(), ""]
         page += ["## Machine", ""]
@@ -294,7 +294,8 @@ class Output:
         text_of_data = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / f"{self.name}.json").write_text(text_of_data + "\n", encoding="utf-8")
         # Without the version of matplotlib in it, the same figure has the same bytes.
-        figure.savefig(self.folder / f"{self.name}.png", metadata={"Software": None})
+        if figure is not None:
+            figure.savefig(self.folder / f"{self.name}.png", metadata={"Software": None})
         print(text)
         print(f"written to {self.folder}")
 

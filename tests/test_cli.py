@@ -289,6 +289,9 @@ def test_explain(lsrl_command):
         assert f"flip_flop on {target.name}" in out
     out = lsrl_command("explain", "majority", "-t", "linear_rnn").stdout
     assert "majority on linear_rnn: bounded" in out
+    narrow = lsrl_command("explain", "majority", "-t", "linear_rnn", "--dtype", "bfloat16").stdout
+    assert "bounded (bfloat16)" in narrow
+    assert "bfloat16 is exact over the first" in narrow
 
 
 @pytest.mark.parametrize(

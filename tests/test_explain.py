@@ -111,3 +111,27 @@ def test_continuous_values_are_within_the_bound_at_any_length_or_up_to_one():
         assert 0 < found.error_bound < 1e-3
         assert all(bits is None for _, bits in found.bits)
         assert f"{found.error_bound:.3g}" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("target", "most"),
+    [("linear_rnn", 1e-5), ("lstm", 1e-5), ("mamba", 1e-6), ("griffin", 1e-6), ("rnn_tanh", 20)],
+)
+def test_bounds_of_continuous_values_stay_near_their_errors(target, most):
+    """Gates of 0 and 1 err by nothing, and one of a tanh RNN by no more than what it gates."""
+    found = lsrl.explain(lsrl.programs.vec2vec(cells=4), target)
+    assert 0 < found.error_bound < most
+
+
+@pytest.mark.parametrize("target", ["mamba", "griffin"])
+def test_long_weights_do_not_fill_the_stream(target):
+    """A sum on the stream is no larger than its terms, however many bits its weights have."""
+
+    @lsrl.program
+    def mixed(x: Vector(2, low=-1, high=1)):
+        before = lsrl.delay(x, 2)
+        first, second = 0.1 * before[0] + 0.3 * before[1], 0.7 * before[0] - 0.1 * before[1]
+        return lsrl.concat(first + lsrl.relu(x[0]), second + lsrl.relu(x[1]))
+
+    model = lsrl.compile(mixed, target)
+    assert 0 < model.certificate.error_bound < 1e-5

@@ -273,6 +273,10 @@ class CellAnalysis(Analysis):
                 lost = self._gate_errors(unit, drive, error, size)
                 wrong = wrong + np.where(np.isinf(error), np.inf, lost)
             total[_picked(placed)] += wrong
+        if unit.kind == "product" and not any(
+            drive.margin is not None for placed in parts for drive in placed.part.drives.values()
+        ):
+            total = np.minimum(total, self._gated_error(unit, parts, rounding, mine, before))
         if unit.kind == "product":
             for factor in self.graph.nodes[unit.node].operands:
                 if factor in self._edges:
@@ -281,6 +285,34 @@ class CellAnalysis(Analysis):
         if unit.kind in ("state", "recurrent", "selective"):
             return self._accumulated(layer, parts, total)
         return total
+
+    def _gated_error(
+        self,
+        unit: Unit,
+        parts: list[Placed],
+        rounding: dict[str, Array],
+        mine: Array,
+        before: Array,
+    ) -> Array:
+        """Of a value between two biases, tanh(x + a) + tanh(-a): it lies between 0 and x.
+
+        The bias may be any, and so a gate that is off costs no more than the value itself.
+        """
+        operands = self.graph.nodes[unit.node].operands
+        value = 1 if self.facts[operands[0]].boolean else 0
+        passed, wrong = (
+            np.asarray(abs(rows.inputs) @ before).ravel()
+            + (np.asarray(abs(rows.recurrent) @ mine).ravel() if rows.recurrent.nnz else 0.0)
+            for rows in (unit.slots[value], unit.slots[1 - value])
+        )
+        size = channels_of(self.facts[operands[value]], unit).magnitude
+        errors = passed + np.where(wrong > 0, size + passed, 0.0)
+        for placed in parts:
+            rows = slice(placed.start, placed.start + placed.width)
+            for gate in placed.part.drives:
+                errors = errors + rounding[gate][rows] * np.abs(placed.part.decode)
+        finite = np.isfinite(wrong) & (errors <= 2.0**-4 * self.numerics.largest)
+        return np.where(finite, errors, np.inf)
 
     def _gate_errors(self, unit: Unit, drive: Drive, error: Array, size: Array) -> Array:
         """What a gate that may not be saturated, or is on the wrong side, costs."""

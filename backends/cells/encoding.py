@@ -570,6 +570,9 @@ class _Composer:
                 )  # fmt: skip
             scale = sp.diags_array(drive.scale)
             scaled = sp.csr_array(scale @ rows.recurrent), sp.csr_array(scale @ rows.inputs)
+            for before_scale, after in zip((rows.recurrent, rows.inputs), scaled, strict=True):
+                if np.count_nonzero(after.data) < np.count_nonzero(before_scale.data):
+                    raise PrecisionError("a weight is too small for float64 once it is scaled")
             bias = bias + drive.scale * rows.bias
             start = self.offset if self.one is None else self.offset + self.missing
             recurrent, bias, first = _read(scaled[0], self.decode, start, bias)

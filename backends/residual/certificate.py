@@ -162,7 +162,8 @@ class ResidualAnalysis(Analysis):
         yield branch, "the sum is", channel.row.exact, scales.branch
         size, error = self.reach(site, channel), branch.error
         error += self._lost(branch, scales.branch, 2 * TAPS + OPERATIONS)
-        inner = Total(size, branch.grid)
+        # What snaps is 0 or 1, though it is made of what is continuous.
+        inner = Total(size, 1.0 if channel in self.stream.snaps else branch.grid)
         yield inner, "the sum is", True, scales.scanned
         error += self._lost(inner, scales.scanned, OPERATIONS)
         if not self._fits(branch) and (channel.offset or sum(map(bool, channel.taps)) > 1):
@@ -181,8 +182,8 @@ class ResidualAnalysis(Analysis):
             error = error if wrong == 0 else 2 * size + error
         if channel.gate is None:
             opened = scales.scanned * scales.gate
-            yield Total(size, branch.grid), "the sum is", True, opened
-            error += self._lost(Total(size, branch.grid), opened, 1)
+            yield inner, "the sum is", True, opened
+            error += self._lost(inner, opened, 1)
         else:
             gate = self._row(channel.gate, scales.gate)
             yield gate, "its gate is", channel.gate.exact, scales.gate
@@ -199,12 +200,12 @@ class ResidualAnalysis(Analysis):
             switches = _boolean(hull) or (_boolean(branches) and size <= 1)
             if switches:
                 # It is one of them, or 0.
-                product = Total(size, branch.grid) if _boolean(hull) else Total(most, gate.grid)
+                product = inner if _boolean(hull) else Total(most, gate.grid)
             both = scales.scanned * scales.gate
             yield product, "the product is", True, both
             once = self.numerics.unit * product.size
             fresh = 0.0 if switches or self._fits(product) else once
-            fresh += self._lost(product, both, 1)
+            fresh += 0.0 if channel in self.stream.snaps else self._lost(product, both, 1)
             error = most * error + size * off + error * off + fresh
         self._errors[number, channel] = error
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import lowest_bit, rational
+from lsrl.ir.numbers import lowest_bit, power_of_two_below, rational
 from lsrl.ir.ops import (
     Affine,
     Bound,
@@ -38,6 +38,8 @@ from lsrl.ir.ops import (
 )
 from lsrl.schedule import Levels, all_made_in, channel_label
 
+# Weights of a sum on the stream that are longer are no whole numbers there.
+LONGEST_WEIGHT = 2.0**16
 TAPS = 4  # the width of both targets' convolutions
 Atom = tuple[int, int]  # node, channel
 Sum = tuple[tuple[Atom, float], ...]  # atoms with weights, in order
@@ -657,11 +659,16 @@ def _basis(atoms: Sequence[Atom], rows: Iterable[Row]) -> list[Sum]:
 def normal(terms: Sum) -> tuple[float, Sum]:
     """A sum as a number times a sum of its own, so that sums in proportion are the same.
 
-    The number is the greatest common divisor of the weights, and nothing is rounded.
+    The number is the greatest common divisor of the weights, and nothing is rounded. Long weights
+    have one that is far too small: sums would be larger than the stream has room for. Theirs is a
+    power of two, about the largest of them.
     """
     weights = [weight for _, weight in terms]
     grid = float(lowest_bit(np.array(weights)).min())
     divisor = grid * math.gcd(*(int(weight / grid) for weight in weights))
+    largest = max(map(abs, weights))
+    if largest > LONGEST_WEIGHT * divisor:
+        divisor = power_of_two_below(largest)
     unit = math.copysign(divisor, weights[0])
     return unit, tuple((atom, weight / unit) for atom, weight in terms)
 
