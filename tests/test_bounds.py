@@ -10,57 +10,57 @@ from lsrl.ir.matrix import Matrix
 from tests.strategies import inputs_of
 
 TARGETS = [target.name for target in lsrl.targets()]
-Bit, Four = lsrl.Token(2), lsrl.Token(4)
-Ten = lsrl.Vector(1, low=-10, high=10, step=1)
 
 
 @lsrl.program
-def negated_xor(a: Bit, b: Bit) -> lsrl.Token(2):
+def negated_xor(a: lsrl.Token(2), b: lsrl.Token(2)) -> lsrl.Token(2):
     return ~(a ^ b)
 
 
 @lsrl.program
-def xor_and(a: Bit, b: Bit, c: Bit) -> lsrl.Token(2):
+def xor_and(a: lsrl.Token(2), b: lsrl.Token(2), c: lsrl.Token(2)) -> lsrl.Token(2):
     return (a ^ b) & c
 
 
 @lsrl.program
-def xor_of_three(a: Bit, b: Bit, c: Bit) -> lsrl.Token(2):
+def xor_of_three(a: lsrl.Token(2), b: lsrl.Token(2), c: lsrl.Token(2)) -> lsrl.Token(2):
     return a ^ b ^ c
 
 
 @lsrl.program
-def select_by_xor(a: Bit, b: Bit, x: Four, y: Four) -> lsrl.Token(4):
+def select_by_xor(
+    a: lsrl.Token(2), b: lsrl.Token(2), x: lsrl.Token(4), y: lsrl.Token(4)
+) -> lsrl.Token(4):
     return lsrl.select(a ^ b, x, y)
 
 
 @lsrl.program
-def clipped(x: Ten) -> lsrl.Token(6):
+def clipped(x: lsrl.Vector(1, low=-10, high=10, step=1)) -> lsrl.Token(6):
     return lsrl.clip(x, 0, 5)
 
 
 @lsrl.program
-def clipped_twice(x: Ten) -> lsrl.Token(4):
+def clipped_twice(x: lsrl.Vector(1, low=-10, high=10, step=1)) -> lsrl.Token(4):
     return lsrl.clip(lsrl.clip(x, 0, 5), 0, 3)
 
 
 @lsrl.program(max_length=18)
-def saturating_position(x: Bit) -> lsrl.Token(13):
+def saturating_position(x: lsrl.Token(2)) -> lsrl.Token(13):
     return lsrl.minimum(lsrl.position(), 12)
 
 
 @lsrl.program
-def greater_token(x: Four, y: Four) -> lsrl.Token(4):
+def greater_token(x: lsrl.Token(4), y: lsrl.Token(4)) -> lsrl.Token(4):
     return lsrl.maximum(x, y)
 
 
 @lsrl.program
-def distance(x: Four, y: Four) -> lsrl.Token(4):
+def distance(x: lsrl.Token(4), y: lsrl.Token(4)) -> lsrl.Token(4):
     return lsrl.absolute(x - y)
 
 
 @lsrl.program
-def looked_up_sum(x: Four, y: Four) -> lsrl.Token(2):
+def looked_up_sum(x: lsrl.Token(4), y: lsrl.Token(4)) -> lsrl.Token(2):
     return lsrl.lookup(x + y, [0, 1, 1, 0, 1, 0, 0])
 
 
@@ -75,17 +75,17 @@ def one_of_four_symbols(x: lsrl.Token(8)) -> lsrl.Token(2):
 
 
 @lsrl.program
-def nothing(x: Ten) -> lsrl.Token(1):
+def nothing(x: lsrl.Vector(1, low=-10, high=10, step=1)) -> lsrl.Token(1):
     return x - x
 
 
 @lsrl.program
-def second_term(x: Four, y: Four) -> lsrl.Token(4):
+def second_term(x: lsrl.Token(4), y: lsrl.Token(4)) -> lsrl.Token(4):
     return (x + y) - x
 
 
 @lsrl.program
-def read_cell(x: Four, cells: lsrl.Vector(4, low=0, high=7, step=1)) -> lsrl.Token(8):
+def read_cell(x: lsrl.Token(4), cells: lsrl.Vector(4, low=0, high=7, step=1)) -> lsrl.Token(8):
     return lsrl.mux(x.one_hot, cells)
 
 
@@ -105,7 +105,7 @@ def mod_off_the_grid(x: lsrl.Token(8)) -> lsrl.Token(2):
 
 
 @lsrl.program(max_length=100)
-def permuted_sum(x: Four) -> lsrl.Token(4):
+def permuted_sum(x: lsrl.Token(4)) -> lsrl.Token(4):
     return lsrl.mux(lsrl.one_hot(lsrl.mod(lsrl.cumsum(x), 4), 4), [3, 2, 1, 0])
 
 
@@ -205,7 +205,7 @@ def test_bounds_are_those_of_the_definition(name):
     body, low, high = BOUNDS[name]
 
     @lsrl.program(max_length=8)
-    def bounded(a: Bit, x: Four, y: lsrl.Vector(1, low=-3, high=3, step=1)):
+    def bounded(a: lsrl.Token(2), x: lsrl.Token(4), y: lsrl.Vector(1, low=-3, high=3, step=1)):
         return body(a, x, y)
 
     facts = bounded.graph.facts[bounded.graph.output]
@@ -245,7 +245,7 @@ def test_a_bound_of_a_definition_follows_the_length():
     """Facts of fewer tokens are narrower, so a failure is found at its first token."""
 
     @lsrl.program(max_length=2**26)
-    def least(x: Bit):
+    def least(x: lsrl.Token(2)):
         count = lsrl.cumsum(x)
         return lsrl.minimum(count, 3 * count)
 
@@ -321,5 +321,5 @@ def test_what_has_no_meaning_is_refused_at_its_line(case):
     with pytest.raises(error, match=r"test_bounds\.py:\d+"):
 
         @lsrl.program
-        def wrong(a: Bit, x: Four):
+        def wrong(a: lsrl.Token(2), x: lsrl.Token(4)):
             return body(a, x)
