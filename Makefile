@@ -3,28 +3,54 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+EVERYTHING := '.[dev,huggingface]'
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # Each part is named, since pdoc leaves out the submodules that `__all__` does not list.
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))
 MODULES := $(basename $(filter-out lsrl/__%,$(wildcard lsrl/*.py)))
 
-.PHONY: setup test nightly lint format bench docs clean
+.PHONY: setup test nightly test-newest test-lowest newest lock lint format bench docs clean
 
 setup: $(INSTALLED)
 
 # The stamp is written last, so a broken install is tried again and a whole one is not repeated.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,huggingface]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(EVERYTHING)
 	touch $@
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 nightly: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m nightly --hypothesis-profile nightly
+	$(BIN)/python $(PYTEST) -m nightly --hypothesis-profile nightly $(PYTEST_ARGS)
+
+# Outside the lock: the newest versions that pyproject.toml admits, of what builds the package too.
+newest:
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip install --quiet --upgrade setuptools
+	build/newest/bin/python -m pip install --quiet --no-build-isolation --editable $(EVERYTHING)
+
+test-newest: newest
+	build/newest/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+# The lowest versions that it admits, of what it names; the newest of what these need.
+test-lowest:
+	$(PYTHON) -m venv --clear build/lowest
+	grep -oE '[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest.txt --editable $(EVERYTHING)
+	build/lowest/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+# Run it with the lowest Python that pyproject.toml admits, which needs the most packages. A build
+# gets an environment of its own, which constraints don't reach: so pyproject.toml holds setuptools.
+lock: newest
+	build/newest/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//' > build/lock.txt
+	sed -i.old "s/setuptools==[0-9.]*/$$(grep '^setuptools==' build/lock.txt)/" pyproject.toml && rm pyproject.toml.old
+	{ echo '# The versions that are tested, and that the README installs. `make lock` renews them.'; cat build/lock.txt; } > constraints.txt
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

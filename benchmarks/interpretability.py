@@ -28,6 +28,7 @@ import typer
 
 import lsrl
 from benchmarks.common import QUICK_RESULTS, RESULTS, ROOT, machine, say
+from lsrl import cache
 from lsrl.errors import LsrlError
 from lsrl.interpret.methods import (
     METHODS,
@@ -51,7 +52,7 @@ from lsrl.model import Model
 from lsrl.suite.build import DATASET, MODEL
 from lsrl.suite.datasets import read_dataset
 from lsrl.suite.held_back import HeldBackProgram, held_back
-from lsrl.suite.manifest import Manifest, ModelRecord, code_digest, digest, read_manifest
+from lsrl.suite.manifest import Manifest, ModelRecord, digest, read_manifest
 from lsrl.suite.programs import sampler_of
 from lsrl.suite.variants import VARIANTS as SUITE_VARIANTS
 
@@ -116,7 +117,7 @@ class HeldBack(Source):
 
     def digest(self, want: Wanted) -> str:
         """See `Source`."""
-        return code_digest()
+        return cache.code()
 
     def case(self, want: Wanted) -> Case | None:
         """See `Source`."""

@@ -5,9 +5,10 @@ models as users call them: `model.run` and `model.step`, which check their input
 modules under `torch.inference_mode`.
 """
 
+import inspect
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -213,30 +214,33 @@ def _modes(
 
 
 def _steps(theirs: Any, ids: Any) -> Array:
-    """Token by token, with what each class has as a cache."""
-    found: list[Any] = []
+    """Answers (batch, time), token by token."""
+    found = [logits.argmax(-1) for logits in stepwise_logits(theirs, ids)]
+    return torch.cat(found, dim=1).numpy()
+
+
+def stepwise_logits(theirs: Any, ids: Any) -> Iterator[Any]:
+    """Logits (batch, 1, symbols) of each token in turn, with what each class has as a cache."""
+    # `cache` since transformers 5.24, before that a name of its own in each class.
+    accepted = inspect.signature(theirs.forward).parameters
+    name = next(name for name in ("cache", "cache_params", "past_key_values") if name in accepted)
     recurrent_gemma = theirs.config.model_type == "recurrent_gemma"
     cache: Any = None
     if recurrent_gemma:
         # It counts the tokens of its cache in an attention layer, and we have none: so we say where
-        # each token is, and that there is no mask. The states themselves lie in the layers.
+        # each token is, and that there is no mask. The states themselves lie in the layers, and are
+        # put back by hand.
         theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
         cache = transformers.DynamicCache()
     for time in range(ids.shape[1]):
-        token = ids[:, time : time + 1]
+        told: dict[str, Any] = {}
         if recurrent_gemma:
-            output = theirs(
-                token,
-                position_ids=torch.tensor([[time]]),
-                attention_mask={"sliding_attention": None},
-                past_key_values=cache,
-                use_cache=True,
-            )
-        else:
-            output = theirs(token, cache_params=cache, use_cache=True)
-            cache = output.cache_params
-        found.append(output.logits.argmax(-1))
-    return torch.cat(found, dim=1).numpy()
+            told["position_ids"] = torch.tensor([[time]])
+            told["attention_mask"] = {"sliding_attention": None}
+        output = theirs(ids[:, time : time + 1], use_cache=True, **{name: cache}, **told)
+        if not recurrent_gemma:
+            cache = output[name]
+        yield output.logits
 
 
 # ---------------------------------------------------------------- the page

@@ -18,11 +18,19 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.errors import PrecisionError
-from lsrl.ir.bounds import Facts, Sums, facts, joined_sums, lowest_bit_of_step, term_sums
+from lsrl.ir.bounds import (
+    Facts,
+    Sums,
+    facts,
+    joined_sums,
+    lowest_bit_of_step,
+    side_by_side,
+    term_sums,
+)
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
-from lsrl.ir.ops import Lookup, Step
+from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layout, Rows, Unit
 
@@ -37,24 +45,23 @@ class Reason:
     Attributes:
       signal: the signal whose row fails first.
       source: the user's line.
-      layer: its layer, from 1; 0 for the input map, and one past the last for the output map.
+      layer: its layer, from 1; 0 for the input map, one past the last for the output map, and None
+        for the whole network.
       condition: what fails, in numbers.
       token: the first token at which it can fail; 0 if it does not depend on the length.
     """
 
     signal: str
     source: str
-    layer: int
+    layer: int | None
     condition: str
     token: int = 0
 
     def __str__(self) -> str:
         """One line."""
-        return (
-            f"{self.signal} ({self.source}), layer {self.layer}: {self.condition}; "
-            f"exact up to token {self.token - 1}" if self.token else
-            f"{self.signal} ({self.source}), layer {self.layer}: {self.condition}"
-        )  # fmt: skip
+        layer = "" if self.layer is None else f", layer {self.layer}"
+        text = f"{self.signal} ({self.source}){layer}: {self.condition}"
+        return f"{text}; exact up to token {self.token - 1}" if self.token else text
 
 
 @dataclass(frozen=True)
@@ -65,15 +72,19 @@ class Promise:
       signal: the signal it is about.
       source: the user's line.
       text: the promise in words.
+      keeper: whose it is: "program" for what holds for every input of the declared types, so its
+        author says, which runs check and nobody proves; "prompt" for what a legal prompt keeps.
     """
 
     signal: str
     source: str
     text: str
+    keeper: Keeper = "program"
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.signal} ({self.source}) {self.text}"
+        whose = "program, checked" if self.keeper == "program" else "prompt"
+        return f"{self.signal} ({self.source}) {self.text} ({whose})"
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,9 @@ class Certificate:
     """What is proven of a compiled model.
 
     Attributes:
-      exact: every output equals the reference evaluator's, at every token up to `tokens`, in any
-        order of summation, as long as the promises hold.
+      exact: every output equals the reference evaluator's as a number, at every token up to
+        `tokens`, in any order of summation, as long as the promises hold. Zero has no sign there:
+        signals of a network and exported models may hold -0.0, and `run` and `step` return 0.0.
       error_bound: greatest absolute error of an output; 0 where exact.
       reasons: why not exact: the first signal that fails, with the first token; empty where exact.
       promises: what the program promises, with source lines.
@@ -375,11 +387,9 @@ def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
     """
     found = []
     for i, node in enumerate(program.nodes):
-        text = node.op.promise()
-        if isinstance(node.op, Step) and not node.op.avoids_ramp(program.facts[node.operands[0]]):
-            text = f"compares a difference that stays out of the ramp {node.op.ramp_text(slack)}"
-        if text is not None:
-            found.append(Promise(program.label(i), program.source(i), text))
+        pledge = node.op.promise([program.facts[operand] for operand in node.operands], slack)
+        if pledge is not None and pledge.keeper is not None:
+            found.append(Promise(program.label(i), program.source(i), pledge.text, pledge.keeper))
     return tuple(found)
 
 
@@ -427,20 +437,12 @@ def facts_of_nothing() -> Facts:
 
 def joined_facts(parts: Sequence[Facts]) -> Facts:
     """The facts of several signals side by side."""
-    if not parts:
-        return facts_of_nothing()
-    return Facts(
-        np.concatenate([part.low for part in parts]),
-        np.concatenate([part.high for part in parts]),
-        np.concatenate([part.step for part in parts]),
-        one_hot=len(parts) == 1 and parts[0].one_hot,
-    )
+    return side_by_side(parts)
 
 
 def channels_of(fact: Facts, unit: Unit) -> Facts:
     """The facts of the channels that a unit holds."""
-    picked = unit.channels
-    return replace(fact, low=fact.low[picked], high=fact.high[picked], step=fact.step[picked])
+    return fact.take(unit.channels)
 
 
 def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:

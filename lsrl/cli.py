@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,7 +23,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from lsrl import cache
-from lsrl.errors import BoundsError, InputError, LsrlError
+from lsrl.errors import InputError, LsrlError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, check_inputs
 from lsrl.language.program import Program
@@ -32,9 +32,10 @@ from lsrl.suite.commands import suite
 if TYPE_CHECKING:
     from lsrl.model import Model
     from lsrl.programs import Entry
+    from lsrl.verification import Comparison, Drawn, Sampler
 
-# Sequences that `verify` runs at once.
-CHUNK = 8
+# Sequences that `verify` runs at once, of a multiple of so many tokens.
+CHUNK, LENGTHS = 8, 16
 DATA_FILES = (".npy", ".json", ".csv")
 
 
@@ -322,42 +323,84 @@ def verify_program(
         int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
     ] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            show_default=False,
+            help="A function that draws inputs which keep the program's promises: from (numpy's "
+            "random generator, sequences, length) to one array an input, (sequences, length, ...).",
+        ),
+    ] = None,
 ) -> None:
     """Compare a compiled network with the reference evaluator, at every token of many sequences.
 
     Random inputs and inputs at the ends of the ranges go through the network as
     whole sequences and step by step; programs of the library bring their own,
-    which honour their promises. Outputs must be equal where the certificate says
-    exact, else within its error bound. Exit code 1 on a difference.
+    which honour their promises. Where random inputs break a promise, others are
+    looked for, and what is ahead of a broken promise is compared all the same.
+    Outputs must be equal where that is proven, else within the proven bound.
+    Exit code 1 on a difference, and where next to nothing was tested: no
+    sequence is legal beyond its first token, fewer than an eighth of the tokens
+    are, or promises cut inputs short and no output ever changed.
 
     Examples:
       lsrl verify dyck1 --target linear_rnn
       lsrl verify tok2tok.lsrl --sequences 500 --length 200
       lsrl verify histogram -t linear_rnn --dtype bfloat16
+      lsrl verify mine.py:memory -t gru --sampler mine.py:prompts
     """
     from lsrl.verification import compare
 
     subject = _subject(program, param)
+    draw = None if sampler is None else _sampler(sampler)
     model = _compiled(subject, target, dtype, unroll)
-    compared = 0
+    compared: Comparison | None = None
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{model.program.name} on {model.target}", total=sequences)
-        for inputs in _legal_inputs(subject, sequences, length, seed):
-            difference = compare(model, inputs=inputs)
-            if difference is not None:
-                progress.stop()
-                _say(f"{_headline(model)}: differs\n{difference}", style="bold red")
-                raise typer.Exit(1)
-            compared += len(inputs[0])
-            progress.update(task, completed=min(compared, sequences))
-    if not compared:
-        raise InputError(
-            f"{model.program.name}: nothing was compared, since every random sequence breaks a "
-            "promise of the program; run it on inputs of your own: lsrl run --check"
+        for start in range(0, sequences, CHUNK):
+            count = min(CHUNK, sequences - start)
+            part = compare(model, inputs=_drawn(subject, start, count, length, seed, draw))
+            compared = part if compared is None else compared.joined(part)
+            progress.update(task, completed=start + count)
+            if compared.difference is not None:
+                break
+    if compared is not None:
+        _tell(model, compared)
+
+
+def _tell(model: "Model", compared: "Comparison") -> None:
+    """Print what was compared, and exit with code 1 if that is a difference or next to nothing."""
+    from lsrl.proof import NOT_COMPILED, names_text
+
+    about = str(compared)
+    if model.changed_parameters:
+        names = names_text(model.changed_parameters)
+        about += f"\nweights      {NOT_COMPILED} ({names}); held to what is proven of those"
+    if compared.difference is not None:
+        _say(f"{_headline(model)}: differs\n{compared.difference}", style="bold red")
+        _say(about)
+        raise typer.Exit(1)
+    if compared.shortfall is not None:
+        _say(
+            f"{_headline(model)}: next to nothing was tested: {compared.shortfall}; draw inputs "
+            "that keep the promises: --sampler FILE.py:NAME",
+            style="bold red",
         )
-    bound = model.certificate.error_bound
-    equal = "equal" if model.certificate.exact else f"within the error bound {bound:.3g}"
-    _say(f"{_headline(model)}: {equal} at every token of {compared} sequences, in both modes")
+        _say(about)
+        raise typer.Exit(1)
+    allowed = model.allowed_error
+    if allowed == 0:
+        found = "equal"
+    elif np.isfinite(allowed):
+        found = f"within the error bound {allowed:.3g} (greatest error {compared.error:.3g})"
+    else:
+        found = f"no error bound is proven (greatest error {compared.error:.3g})"
+    legal = compared.kept + compared.redrawn
+    which = f"of {legal} sequences"
+    if legal < compared.sequences:
+        which += f", and ahead of a broken promise in {compared.cut} more"
+    _say(f"{_headline(model)}: {found} at every token {which}, in both modes\n{about}")
 
 
 @app.command("explain")
@@ -497,7 +540,7 @@ def _subject(name: str, settings: list[str] | None) -> _Subject:
     if name.endswith(".lsrl") or os.path.isfile(name):
         _check_settings(name, {}, parameters)
         model = lsrl.load(name)
-        return _Subject(model.program, model)
+        return _Subject(model.program, model, *_of_library(model.program))
     catalogue = lsrl.programs.catalogue()
     if name not in catalogue:
         near = difflib.get_close_matches(name, catalogue, n=1)
@@ -511,11 +554,26 @@ def _subject(name: str, settings: list[str] | None) -> _Subject:
     return _Subject(entry.program(**parameters), entry=entry, parameters=parameters)
 
 
-def _from_file(path: Path, name: str | None, parameters: dict[str, Any]) -> Program:
-    """A program of a user's file, or what a function of it returns.
+def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, Any] | None]":
+    """The row of the library and the parameters that a program was built with, if it is known."""
+    import lsrl
+    from lsrl.storage import program_content
+
+    entry = lsrl.programs.catalogue().get(program.name)
+    if entry is None:
+        return None, None
+    for parameters in entry.parameters:
+        built = entry.program(**parameters)
+        if program_content(built, lines=False) == program_content(program, lines=False):
+            return entry, parameters
+    return None, None
+
+
+def _module_of(path: Path) -> Any:
+    """A user's file, executed.
 
     Raises:
-      InputError: the file can't be executed, or has no such program.
+      InputError: it can't be.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -530,6 +588,43 @@ def _from_file(path: Path, name: str | None, parameters: dict[str, Any]) -> Prog
         raise
     except Exception as error:  # whatever the user's code does
         raise InputError(f"{path}: {type(error).__name__} while it was read: {error}") from error
+    return module
+
+
+def _sampler(name: str) -> "Sampler":
+    """The function of a user's file that draws inputs.
+
+    Raises:
+      InputError: there is none.
+    """
+    file, _, inner = name.rpartition(":")
+    if not file.endswith(".py"):
+        raise InputError(f"--sampler {name!r}: expected FILE.py:NAME, such as mine.py:prompts")
+    found = vars(_module_of(Path(file))).get(inner)
+    if not callable(found):
+        raise InputError(
+            f"--sampler {name}: expected a function of (random, sequences, length), got "
+            f"{type(found).__name__}"
+        )
+
+    def draw(random: np.random.Generator, sequences: int, length: int) -> Any:
+        try:
+            return found(random, sequences, length)
+        except LsrlError:
+            raise
+        except Exception as error:  # whatever the user's code does
+            raise InputError(f"--sampler {name}: {type(error).__name__}: {error}") from error
+
+    return draw
+
+
+def _from_file(path: Path, name: str | None, parameters: dict[str, Any]) -> Program:
+    """A program of a user's file, or what a function of it returns.
+
+    Raises:
+      InputError: the file can't be executed, or has no such program.
+    """
+    module = _module_of(path)
     programs = {key: found for key, found in vars(module).items() if isinstance(found, Program)}
     if name is None:
         if len(programs) != 1:
@@ -700,52 +795,59 @@ def _parse_input(text: str, name: str, kind: InputType) -> Array:
     return array[:, 0] if isinstance(kind, Token) and len(array) else array
 
 
-def _legal_inputs(
-    subject: _Subject, sequences: int, length: int, seed: int
-) -> Iterator[list[Array]]:
-    """Batches of inputs that break no promise, (sequences, length[, width]) each."""
-    from lsrl.verification import sample_inputs
+def _drawn(
+    subject: _Subject,
+    start: int,
+    count: int,
+    length: int,
+    seed: int,
+    sampler: "Sampler | None" = None,
+) -> "Drawn":
+    """The next sequences of those that a command runs: the user's, the library's, or random ones.
+
+    The first ones are at the ends of the ranges.
+    """
+    from lsrl.verification import Drawn, draw_inputs
 
     entry, program = subject.entry, subject.program
-    for start in range(0, sequences, CHUNK):
-        count = min(CHUNK, sequences - start)
-        if entry is None:
-            # The first two of every sample are at the ends of the ranges.
-            skip = 0 if start == 0 else 2
-            longest = min(length, program.max_length or length)
-            drawn = sample_inputs(program.inputs, skip + max(count, 2), longest, seed + start)
-            candidates = [tuple(array[skip + i] for array in drawn) for i in range(count)]
-        else:
-            parameters = subject.parameters or {}
-            random = np.random.default_rng([seed, start])
-            extremes = entry.extremes(**parameters)[start : start + count]
-            candidates = [tuple(array[:length] for array in inputs) for inputs in extremes]
-            while len(candidates) < count:
-                candidates.append(entry.sample(random, length, **parameters))
-        legal = [inputs for inputs in candidates if _keeps_promises(program, inputs)]
-        for tokens in sorted({len(inputs[0]) for inputs in legal}):
-            same = [inputs for inputs in legal if len(inputs[0]) == tokens]
-            yield [np.stack(arrays) for arrays in zip(*same, strict=True)]
+    if entry is None or sampler is not None:
+        return draw_inputs(
+            program, count, length, seed + start, sampler=sampler, extremes=start == 0
+        )
+    parameters = subject.parameters or {}
+    random = np.random.default_rng([seed, start])
+    extremes = entry.extremes(**parameters)[start : start + count]
+    sequences = [tuple(array[:length] for array in inputs) for inputs in extremes]
+    while len(sequences) < count:
+        sequences.append(entry.sample(random, length, **parameters))
+    lengths = np.array([len(inputs[0]) for inputs in sequences])
+    # Few lengths, so that little is compiled; what fills them up is not compared.
+    longest = -(-int(lengths.max()) // LENGTHS) * LENGTHS
+    longest = min(longest, program.max_length or longest)
+    filled = [
+        np.stack(
+            [np.pad(a, [(0, longest - len(a)), *[(0, 0)] * (a.ndim - 1)], "edge") for a in given]
+        )
+        for given in zip(*sequences, strict=True)
+    ]
+    return Drawn(filled, lengths, np.zeros(count, bool))
 
 
 def _example_inputs(subject: _Subject) -> list[Array]:
     """A few random sequences of one length."""
+    from lsrl.ir.evaluate import evaluate_prefixes
+
     # Those at the ends of the ranges, which come first, show little.
-    found = list(_legal_inputs(subject, sequences=2 * CHUNK, length=32, seed=0))
-    if not found:
+    drawn = _drawn(subject, CHUNK, CHUNK, 32, 0)
+    legal, _ = evaluate_prefixes(subject.program.graph, drawn.inputs)
+    legal = np.minimum(legal, drawn.lengths)
+    if not legal.any():
         raise InputError(
             f"{subject.program.name}: every random sequence breaks a promise of the program; give "
             "some of your own: --inputs"
         )
-    return [array[-4:] for array in found[-1]]
-
-
-def _keeps_promises(program: Program, inputs: Sequence[Array]) -> bool:
-    try:
-        program.run(*inputs)
-    except BoundsError:
-        return False
-    return True
+    rows = np.flatnonzero(legal == legal.max())[-4:]
+    return [array[rows, : legal.max()] for array in drawn.inputs]
 
 
 def _headline(model: "Model") -> str:

@@ -1,7 +1,6 @@
 """The compiler: a program and a target in, a certified model out."""
 
 import contextlib
-import copy
 import json
 import time
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from lsrl.numerics import numerics_of
 from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
+from lsrl.proof import not_compiled
 from lsrl.schedule import Levels
 
 Activation = Literal["relu", "tanh"]
@@ -127,7 +127,7 @@ def _keeps_relus(backend: Backend) -> bool:
 
 
 # What this process compiled last with cache=True, but for the module: its parameters may change.
-_RECENT: OrderedDict[str, Model] = OrderedDict()
+_RECENT: OrderedDict[str, Callable[[Program], Model]] = OrderedDict()
 _MOST_RECENT = 32
 
 
@@ -136,18 +136,26 @@ def _compile_cached(program: Program, target: str, options: dict[str, Any]) -> M
     key = model_cache.key(program, _spelled(target, options))
     known = _RECENT.pop(key, None)
     if known is None:
-        known = _compile_from_disk(program, target, options)
-        model = known
+        model = _compile_from_disk(program, target, options)
+        known = _recipe(model)
     else:
-        backend = registry.find(target, options["activation"])
-        model = copy.copy(known)
-        model.program = program
-        model.module = backend.lower(known.schedule, known.numerics)
-    _RECENT[key] = known = copy.copy(known)
-    known.module = None
+        model = known(program)
+    _RECENT[key] = known
     while len(_RECENT) > _MOST_RECENT:
         _RECENT.popitem(last=False)
     return model
+
+
+def _recipe(model: Model) -> Callable[[Program], Model]:
+    """What makes more models like one that was just compiled; it holds no weights."""
+    target, options, schedule, proven = model.target, model.options, model.schedule, model.proven
+    numerics, report = model.numerics, model.compilation
+
+    def make(program: Program) -> Model:
+        module = registry.find(target).lower(schedule, numerics)
+        return Model(program, target, options, schedule, proven, numerics, module, report)
+
+    return make
 
 
 def _spelled(target: str, options: dict[str, Any]) -> dict[str, str]:
@@ -175,7 +183,8 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     """Read a model that `Model.save` wrote.
 
     The program is compiled again along the saved levels, and the saved parameters replace the fresh
-    ones, so parameters that were changed before saving stay changed.
+    ones where they differ, so parameters that were changed before saving stay changed, and the
+    model says so: see `Model`.
 
     Args:
       path: the file.
@@ -228,6 +237,10 @@ def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
             module = model.module.rebuilt(saved.parameters)
     except (LsrlError, KeyError, TypeError, ValueError) as error:
         raise storage.bad(path, f"its alteration can't be read ({error})") from error
+    # Files that older versions wrote have none.
+    digest = storage.weights_digest(saved.parameters)
+    if found.get("weights", digest) != digest:
+        certificate = not_compiled(certificate, "weights changed in the file")
     return model.altered(module, Alteration(circuit, card), certificate)
 
 

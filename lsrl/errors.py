@@ -27,6 +27,25 @@ class BoundsError(LsrlError):
     """A value lies outside the interval that was declared or promised for it."""
 
 
+class PromiseError(BoundsError):
+    """A run breaks a promise of the program.
+
+    Attributes:
+      keeper: whose promise it is, "program" or "prompt".
+      sequence: of the batch, the one that breaks it first.
+      token: the first at which the promise is broken.
+    """
+
+    def __init__(self, message: str, keeper: str, sequence: int, token: int) -> None:
+        """Remember where, for whoever cuts the sequence off there."""
+        self.keeper, self.sequence, self.token = keeper, sequence, token
+        super().__init__(message)
+
+
+class TheoremError(LsrlError):
+    """A value lies outside what LSRL has proven of it: a fault of LSRL, not of the program."""
+
+
 class InputError(LsrlError):
     """An input is not what the program declares: wrong symbol, shape, dtype, length or NaN."""
 

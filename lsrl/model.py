@@ -12,19 +12,21 @@ import jax
 import numpy as np
 
 from lsrl import huggingface_export, storage, torch_export
+from lsrl.backends import registry
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import PassRecord
+from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.verification import compare
+from lsrl.verification import Sampler, compare
 
 if TYPE_CHECKING:
     from lsrl.interpret.circuit import Circuit
@@ -75,12 +77,17 @@ class State(NamedTuple):
 class Model:
     """A compiled program: exact weights of a real network, with their certificate.
 
+    The parameters are free to change: `module.replace_parameters`, an assignment to an `nnx.Param`,
+    `nnx.update`, an optimiser's step or another module in place of `module`. What was proven is
+    proven of the compiled weights alone, so a model with others says "not the compiled weights" in
+    its certificate, and wherever it is printed, saved or exported. With the compiled ones put back,
+    or equal ones, all is proven again.
+
     Attributes:
       program: the program.
       target: the target's name.
       options: how it was compiled.
       schedule: layers and labels.
-      certificate: what is proven.
       numerics: the dtype's format.
       module: the flax nnx module that runs it; its parameters can be replaced.
       alteration: of a network that the compiler did not make as it is; else None.
@@ -98,16 +105,19 @@ class Model:
         report: Report,
         alteration: Alteration | None = None,
     ) -> None:
-        """Made by `lsrl.compile`, or by `altered`."""
+        """Made by `lsrl.compile`, or by `altered`.
+
+        The certificate is about the weights that the module holds now.
+        """
         self.program = program
         self.target = target
         self.options = options
         self.schedule = schedule
-        self.certificate = certificate
         self.numerics = numerics
         self.module = module
         self.compilation = report
         self.alteration = alteration
+        self._proof = Proof(certificate, module)
 
     def altered(
         self, module: Any, alteration: Alteration, certificate: Certificate | None = None
@@ -117,19 +127,69 @@ class Model:
         Args:
           module: the network.
           alteration: its circuit and card.
-          certificate: what is proven of it; this model's if None.
+          certificate: what is proven of it; nothing if None.
         """
+        if certificate is None:
+            certificate = not_compiled(self.proven, "weights changed")
         return Model(
             self.program,
             self.target,
             self.options,
             self.schedule,
-            self.certificate if certificate is None else certificate,
+            certificate,
             self.numerics,
             module,
             self.compilation,
             alteration,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: whether the weights are the proven ones, in place of references to them."""
+        known = self._proof.holds(self.module)
+        return {**vars(self), "_proof": (self.proven, known)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's weights are those of the model that it is a copy of."""
+        certificate, known = state["_proof"]
+        vars(self).update(state, _proof=Proof(certificate, state["module"] if known else None))
+
+    @property
+    def certificate(self) -> Certificate:
+        """What is proven of the model with the parameters that it has now."""
+        changed = self.changed_parameters
+        return not_compiled(self.proven, names_text(changed)) if changed else self.proven
+
+    @property
+    def proven(self) -> Certificate:
+        """What is proven of the weights that the model was made with, whatever it holds now."""
+        return self._proof.certificate
+
+    @property
+    def allowed_error(self) -> float:
+        """Greatest error of an output that is as it should be: by what is proven of `proven`.
+
+        0 where that is exact, infinite where nothing is proven; of an altered network of which
+        nothing is proven, what its card counts as right.
+        """
+        bound = self.proven.error_bound
+        if np.isfinite(bound) or self.card is None:
+            return 0.0 if self.proven.exact else bound
+        return self.card.tolerance
+
+    @property
+    def changed_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are not the weights that the model was made with.
+
+        While the module holds the very arrays that it was made with, no number is looked at;
+        others are compared, bit for bit, with weights that are compiled anew for it, once. Of an
+        altered network there are none, so there other arrays count as changed.
+        """
+        return self._proof.changed(
+            self.module, self._compiled_module if self.alteration is None else None
+        )
+
+    def _compiled_module(self) -> Any:
+        return registry.find(self.target).lower(self.schedule, self.numerics)
 
     @property
     def dtype(self) -> str:
@@ -180,7 +240,8 @@ class Model:
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
-          check: also run the reference evaluator, which raises where a promise is broken.
+          check: also run the reference evaluator, which raises where a promise is broken, or what
+            is proven does not hold.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
@@ -201,11 +262,12 @@ class Model:
         if chunk is not None:
             _check_count("run: chunk", chunk)
         if check:
-            evaluate(self.program.graph, arrays)
+            evaluate(self.program.graph, arrays, theorems=True)
 
         def run(part: Sequence[Array]) -> Array:
             with self.device_mode():
-                return np.asarray(self.module.run(self.features(part), chunk=chunk))
+                # Where a bias is 0.0 a whole run leaves it out, and -1 * 0.0 stays -0.0.
+                return unsigned_zeros(np.asarray(self.module.run(self.features(part), chunk=chunk)))
 
         outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
         return outputs if batched else cast(Array, outputs[0])
@@ -306,7 +368,7 @@ class Model:
 
     def _check_certified(self, what: str, length: int, beyond: bool) -> None:
         """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
-        certified = self.certificate.tokens
+        certified = self.proven.tokens
         if certified is not None and length > certified and not beyond:
             raise InputError(
                 f"{what}: {length} tokens, and the certificate speaks of {certified}: what "
@@ -315,22 +377,40 @@ class Model:
                 "to run on without a proof"
             )
 
-    def self_test(self, sequences: int = 4, length: int = 64, seed: int = 0) -> None:
+    def self_test(
+        self,
+        sequences: int = 4,
+        length: int = 64,
+        seed: int = 0,
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
         """Check on the device at hand what the certificate relies on, and the program itself.
 
         Runs random and extreme inputs in whole-sequence and step mode against the reference
-        evaluator: equal where the certificate says exact, else within its bound.
+        evaluator: equal where that is proven of the compiled weights, else within the bound that is
+        proven of them. Inputs that break a promise are drawn anew, as far as others are found.
+
+        Args:
+          sequences: how many.
+          length: tokens, at most the program's max_length.
+          seed: of the random inputs.
+          sampler: draws the inputs, for programs whose promises random ones seldom keep: from
+            (numpy's random generator, sequences, length) to one array an input.
 
         Raises:
-          SelfTestError: says which condition or token differs.
+          SelfTestError: says which condition or token differs, or that next to nothing was tested.
         """
         with self.device_mode():
             self.module.self_test()
-        difference = compare(self, sequences=sequences, length=length, seed=seed)
-        if difference is not None:
+        compared = compare(self, sequences=sequences, length=length, seed=seed, sampler=sampler)
+        place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
+        if compared.difference is not None:
+            raise SelfTestError(f"{place}: {compared.difference}")
+        if compared.shortfall is not None:
             raise SelfTestError(
-                f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]}): "
-                f"{difference}"
+                f"{place}: next to nothing was tested: {compared.shortfall}; pass a sampler of "
+                f"inputs that keep the promises\n{compared}"
             )
 
     def summary(self) -> str:
@@ -380,9 +460,10 @@ class Model:
           OSError: the file can't be written.
         """
         alteration = self.alteration
+        arrays = self.module.parameter_arrays() if alteration is None else self.module.arrays()
         storage.save(
             path,
-            self.module.parameter_arrays() if alteration is None else self.module.arrays(),
+            arrays,
             program=self.program,
             target=self.target,
             options=self.options,
@@ -396,6 +477,7 @@ class Model:
                 "circuit": json.loads(alteration.circuit.to_json()),
                 "card": alteration.card.to_json(),
                 "certificate": self.certificate.to_json(),
+                "weights": storage.weights_digest(arrays),
             },
         )
 
@@ -461,9 +543,14 @@ class Model:
 
     def __repr__(self) -> str:
         """One line."""
-        exact = (
-            "exact" if self.certificate.exact else f"error <= {self.certificate.error_bound:.2g}"
-        )
+        certificate = self.certificate
+        unknown = not np.isfinite(certificate.error_bound)
+        if certificate.exact:
+            exact = "exact"
+        elif unknown and (self.alteration is not None or self.changed_parameters):
+            exact = NOT_COMPILED
+        else:
+            exact = f"error <= {certificate.error_bound:.2g}"
         return (
             f"Model({self.program.name} on {self.target}, {self.dtype}: {self.num_layers} layers, "
             f"width {self.width}, {exact})"

@@ -23,8 +23,8 @@ from lsrl.ir import ops
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program, program
-from lsrl.language.signal import Signal, affine, as_signal, constant, record, relu
-from lsrl.language.sugar import concat, linear_state, position
+from lsrl.language.signal import Signal, affine, as_signal, concat, constant, record, relu
+from lsrl.language.sugar import linear_state, position
 from lsrl.language.trace import user_line
 
 SCALE = 1000  # the slope of every step

@@ -7,6 +7,7 @@ too. Bounds and grids are known while a program is written, so a value that has 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, Signature
 from typing import NamedTuple
 
 import numpy as np
@@ -17,20 +18,28 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
 from lsrl.ir.types import InputType, Token, Vector
 from lsrl.language.program import Program, program
-from lsrl.language.signal import Signal, constant, equal, greater_equal, not_equal, relu
-from lsrl.language.sugar import (
+from lsrl.language.signal import (
+    Signal,
     absolute,
+    concat,
+    constant,
+    equal,
+    greater_equal,
+    maximum,
+    minimum,
+    not_equal,
+    ramp,
+    relu,
+)
+from lsrl.language.sugar import (
     bound,
     clip,
-    concat,
     cumsum,
     delay,
     hold,
     latch,
     linear_state,
     lookup,
-    maximum,
-    minimum,
     mod,
     one_hot,
     periodic,
@@ -55,6 +64,14 @@ GREATEST_GROWTH = 2.0**30
 LARGEST_TABLE = 12
 # `mod` takes two levels for each power of two in the quotient.
 LONGEST_MOD = 16
+# Powers of two that bring small numbers near the ends of float32 and bfloat16, or of float64.
+EXPONENTS = (-1015, -140, -126, -118, -60, 60, 110, 120, 125, 1010)
+# The grid on which `lsrl.verification.sample_inputs` puts continuous inputs: the ramps that their
+# comparisons keep out of are no wider.
+CONTINUOUS_GRID = 2.0**-10
+CONTINUOUS = Vector(2, low=-2, high=3)
+# A program without a greatest length is written as if it ran for so many tokens.
+NOMINAL_LENGTH = 64
 
 
 def random_program(
@@ -62,8 +79,12 @@ def random_program(
     ops: Iterable[str] | None = None,
     depth: int = 8,
     width: int = 16,
-    max_length: int = 64,
+    max_length: int | None = 64,
     inputs: Sequence[InputType] | None = None,
+    *,
+    starting: float = 0.4,
+    many_inputs: bool = False,
+    continuous: bool = False,
 ) -> Program:
     """Write a random program; equal arguments give equal programs.
 
@@ -80,41 +101,59 @@ def random_program(
     The output is the last value with up to two earlier signals.
 
     Each op's result has the name op_level, such as `mod_3`. Promises (`latch`, `bound`, the ends of
-    `recurrent_state`) hold for every input.
+    `recurrent_state`, ramps) hold for every input, those about continuous inputs on the grid of
+    `CONTINUOUS_GRID`.
+
+    `EDGE_OPS` are for trying a compiler on what is easily forgotten: `scale` brings values near the
+    ends of a dtype, `odd_mod` divides by what is not on the grid, `ramp` and `ramped` compare with
+    ramps wider than the grid, `deep_select` and `nested_latch` nest, and `clock` is a state that
+    reads no input.
 
     Args:
       seed: any int >= 0.
-      ops: names out of `OPS`; by default `LINEAR_OPS`, which both linear targets hold. Inputs,
-        constants and the affine maps that fit widths to each other are always there.
+      ops: names out of `OPS` and `EDGE_OPS`; by default `LINEAR_OPS`, which both linear targets
+        hold. Inputs, constants and the affine maps that fit widths to each other are always there.
       depth: number of chained ops, at least 1.
       width: the widest signal, at least 1.
-      max_length: of the program.
-      inputs: types of one or two inputs, in place of drawn ones.
+      max_length: of the program; None for one of any length, without the ops of `COUNTING`.
+      inputs: their types, in place of drawn ones.
+      starting: share of the states that start elsewhere than at 0; at 1 no channel starts at 0.
+      many_inputs: draw 3 or 4 inputs.
+      continuous: one more input, `CONTINUOUS`. It is read by comparisons with a ramp and by ramps;
+        what they make, and what they let through, is in the output too.
 
     Returns:
       The program, named random_<seed>.
 
     Raises:
-      ProgramError: an unknown op, a seed, depth, width or length that is too small, or another
-        number of inputs.
+      ProgramError: an unknown op, a seed, depth, width or length that is too small, no input, or
+        only ops that count where there is no greatest length.
     """
     names = _checked_names(LINEAR_OPS if ops is None else ops)
+    if max_length is None:
+        names = tuple(name for name in names if name not in COUNTING)
+        if not names:
+            raise ProgramError("random_program: all these ops count, so max_length can't be None")
     for what, value, least in (
-        ("seed", seed, 0), ("depth", depth, 1), ("width", width, 1), ("max_length", max_length, 1),
+        ("seed", seed, 0), ("depth", depth, 1), ("width", width, 1),
+        ("max_length", NOMINAL_LENGTH if max_length is None else max_length, 1),
     ):  # fmt: skip
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ProgramError(f"random_program: {what} must be an int >= {least}, got {value!r}")
     random = np.random.default_rng(int(seed))
     if inputs is None:
-        kinds = [_input_type(random) for _ in range(2 if random.random() < 0.25 else 1)]
+        second = random.random() < 0.25
+        kinds = [_input_type(random) for _ in range(3 + second if many_inputs else 1 + second)]
     else:
         kinds = list(inputs)
-    if len(kinds) not in (1, 2):
-        raise ProgramError(f"random_program: expected one or two inputs, got {len(kinds)}")
+    if not kinds:
+        raise ProgramError("random_program: expected at least one input, got none")
 
     def write(*inputs: Signal) -> Signal:
-        writer = _Writer(random, int(width), int(max_length), names, limit, list(inputs))
-        return writer.write(int(depth))
+        pool, analog = list(inputs[: len(kinds)]), list(inputs[len(kinds) :])
+        length = None if max_length is None else int(max_length)
+        writer = _Writer(random, int(width), length, names, limit, pool, float(starting))
+        return writer.write(int(depth), analog)
 
     limits, shares = zip(*LIMITS, strict=True)
     limit = int(random.choice(limits, p=shares))
@@ -125,21 +164,33 @@ def random_program(
     def two(x: Signal, y: Signal) -> Signal:
         return write(x, y)
 
-    function = one if len(kinds) == 1 else two
-    function.__annotations__ = dict(zip("xy", kinds, strict=False))
-    decorate = program(max_length=int(max_length), name=f"random_{seed}")
-    return decorate(function)
+    def many(*signals: Signal) -> Signal:
+        return write(*signals)
+
+    types = {f"x{i}": kind for i, kind in enumerate(kinds)}
+    if len(kinds) <= 2:
+        types = dict(zip("xy", kinds, strict=False))
+    function: Callable[..., Signal] = one if len(kinds) == 1 else two
+    if continuous or len(kinds) > 2:
+        function = many
+        types |= {"z": CONTINUOUS} if continuous else {}
+        parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in types]
+        many.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = types
+    length = None if max_length is None else int(max_length)
+    return program(max_length=length, name=f"random_{seed}")(function)
 
 
 def _checked_names(ops: Iterable[str]) -> tuple[str, ...]:
     wanted = set(ops)
-    unknown = sorted(wanted - set(OPS))
+    known = (*OPS, *EDGE_OPS)
+    unknown = sorted(wanted - set(known))
     if unknown or not wanted:
         raise ProgramError(
-            f"random_program: ops must be some of {', '.join(OPS)}; got "
+            f"random_program: ops must be some of {', '.join(known)}; got "
             f"{', '.join(unknown) or 'none at all'}"
         )
-    return tuple(name for name in OPS if name in wanted)
+    return tuple(name for name in known if name in wanted)
 
 
 def _input_type(random: np.random.Generator) -> InputType:
@@ -157,26 +208,62 @@ class _Writer:
     Attributes:
       random: where all choices come from.
       width: of the widest signal.
-      length: the program's max_length.
+      max_length: the program's.
       ops: names of the ops to choose from.
       limit: bits above its grid from which on a value is tamed.
       pool: signals so far that further operands are drawn from.
+      starting: share of the states that start elsewhere than at 0.
     """
 
     random: np.random.Generator
     width: int
-    length: int
+    max_length: int | None
     ops: tuple[str, ...]
     limit: int
     pool: list[Signal]
+    starting: float
     level: int = field(default=0)
 
-    def write(self, depth: int) -> Signal:
+    @property
+    def length(self) -> int:
+        """The greatest number of tokens, or a number in its place."""
+        return NOMINAL_LENGTH if self.max_length is None else self.max_length
+
+    def write(self, depth: int, analog: Sequence[Signal]) -> Signal:
+        through = [signal for value in analog for signal in self.digitised(value)]
         value = self.fitted(concat(*self.pool), self.some_width())
         while self.level < depth:
             value = self.next(value)
         extra = [self.operand() for _ in range(self.random.integers(0, 3))]
-        return concat(value, *(self.picked(x, min(x.width, 4)) for x in extra))
+        return concat(value, *(self.picked(x, min(x.width, 4)) for x in extra), *through)
+
+    def digitised(self, value: Signal) -> list[Signal]:
+        """Put what a continuous signal compares to into the pool; what is continuous comes back."""
+        steps = 1 / CONTINUOUS_GRID
+        low, high = value.facts.low * steps, value.facts.high * steps
+        level = self.random.integers(low.astype(int) + 1, high.astype(int)) * CONTINUOUS_GRID
+        above = greater_equal(value, level, ramp=CONTINUOUS_GRID)
+        near = equal(value, np.round(level), ramp=CONTINUOUS_GRID)
+        self.pool += [above, near]
+        width = float(self.random.choice([0.25, 0.75, 2.0]))
+        forms = (
+            lambda: ramp(value, level, width),
+            lambda: select(above, value, level),
+            lambda: latch(value, self.pulse(), self.initial(value)),
+            lambda: delay(ramp(value, level, width) - value, 2),
+        )
+        return [forms[self.random.integers(len(forms))]()]
+
+    def pulse(self) -> Signal:
+        """A signal that is 1 at most once: at some token, or the first time that another holds."""
+        latest = max(self.length // 4, 1)
+        if self.max_length is None:
+            late = int(self.random.integers(0, latest))
+            return relu(delay(constant(1), late) - delay(constant(1), late + 1))
+        if self.chance(0.4):
+            return equal(position(), int(self.random.integers(0, latest)))
+        fires = self.condition()
+        return fires & (cumsum(fires) <= 1)
 
     def next(self, value: Signal) -> Signal:
         """One more op of the chain."""
@@ -277,7 +364,7 @@ class _Writer:
     def transition(self, size: int, *, growing: bool) -> Array:
         """A matrix by which a state goes on; without `growing` one that forgets."""
         kinds: list[Callable[[int], Array]] = [self.shift, self.nilpotent]
-        if growing:
+        if growing and self.max_length is not None:
             kinds += [np.eye, self.permutation, self.signed_permutation, self.finite_order]
             kinds += [self.unipotent, self.any_integers if self.limit == WILD else self.shift]
         return kinds[self.random.integers(len(kinds))](size)
@@ -331,9 +418,12 @@ class _Writer:
 
     def initial(self, value: Signal) -> Array | float:
         """Mostly 0, else small multiples of the value's grid."""
-        if self.chance(0.6):
+        if self.chance(1 - self.starting):
             return 0.0
-        return np.asarray(self.random.integers(-2, 3, value.width) * _unit(value.facts))
+        multiples = self.random.integers(-2, 3, value.width)
+        if self.starting == 1:
+            multiples[multiples == 0] = 1
+        return np.asarray(multiples * _unit(value.facts))
 
 
 def _unit(facts: Facts) -> Array:
@@ -441,13 +531,7 @@ def _logic(writer: _Writer, x: Signal) -> Signal:
 
 
 def _latch(writer: _Writer, x: Signal) -> Signal:
-    """The condition fires at a token that is fixed, or the first time that another one holds."""
-    if writer.chance(0.4):
-        when = equal(position(), int(writer.random.integers(0, max(writer.length // 4, 1))))
-    else:
-        fires = writer.condition()
-        when = fires & (cumsum(fires) <= 1)
-    return latch(x, when, writer.initial(x))
+    return latch(x, writer.pulse(), writer.initial(x))
 
 
 def _bound(writer: _Writer, x: Signal) -> Signal:
@@ -545,6 +629,71 @@ def _recurrent_state(writer: _Writer, x: Signal) -> Signal:
     return recurrent_state(x, matrix, high=most, initial=initial)
 
 
+def _scale(writer: _Writer, x: Signal) -> Signal:
+    """Values near the ends of a dtype; back to where they were, where they lie there already."""
+    size = float(np.max(x.facts.magnitude)) or 1.0
+    far = not 2.0**-40 < size < 2.0**40
+    if far and writer.chance(0.5):
+        return x * 2.0 ** -np.round(np.log2(size))
+    exponents = [e for e in EXPONENTS if abs(np.log2(size) + e) < 1020]
+    return x * 2.0 ** exponents[writer.random.integers(len(exponents))] if exponents else x / 2
+
+
+def _odd_mod(writer: _Writer, x: Signal) -> Signal:
+    """A divisor off the grid of the value, where the language takes one, else one of twice it."""
+    row = _small_integer(writer, x)
+    factor, divisor = (int(k) for k in writer.random.choice([2, 3, 4, 5, 7], 2, replace=False))
+    try:
+        return mod(row * factor, divisor)
+    except ProgramError:
+        return mod(row * factor, 2 * factor)
+
+
+def _ramp(writer: _Writer, x: Signal) -> Signal:
+    """Ramps of some steps of the grid: values on their slopes, which are defined."""
+    width = float(np.max(_unit(x.facts))) * float(writer.random.choice([0.5, 1, 2, 4, 8]))
+    return ramp(x, writer.level_of(x), width)
+
+
+def _ramped(writer: _Writer, x: Signal) -> Signal:
+    """A comparison with a ramp as wide as several steps, which the values are moved out of."""
+    difference = x - writer.level_of(x)
+    width = float(np.max(_unit(x.facts))) * float(writer.random.choice([0.5, 2, 3, 4, 8]))
+    narrow = float(np.min(_unit(x.facts)))
+    reached = greater_equal(difference, 0)
+    apart = difference - width * (1 - reached)
+    forms = (
+        lambda: greater_equal(apart, 0, ramp=width),
+        lambda: 1 - greater_equal(-apart, 0, ramp=narrow),
+        lambda: not_equal(apart * (1 - reached), 0, ramp=width),
+    )
+    return forms[writer.random.integers(len(forms))]()
+
+
+def _deep_select(writer: _Writer, x: Signal) -> Signal:
+    """Conditionals within conditionals, of a mixed kind of gates."""
+    for _ in range(int(writer.random.integers(2, 5))):
+        x = _select(writer, x)
+    return x
+
+
+def _nested_latch(writer: _Writer, x: Signal) -> Signal:
+    """What was latched is latched again."""
+    for _ in range(int(writer.random.integers(2, 4))):
+        x = latch(x, writer.pulse(), writer.initial(x))
+        if writer.chance(0.4):
+            x = x + writer.like(x)
+    return x
+
+
+def _clock(writer: _Writer, x: Signal) -> Signal:
+    """A state that reads nothing and comes back to where it was."""
+    size = int(writer.random.integers(2, 8))
+    matrix = writer.permutation(size) if writer.chance(0.5) else np.roll(np.eye(size), 1, axis=0)
+    turning = linear_state(constant(np.zeros(size)), matrix, writer.random.integers(-2, 3, size))
+    return x + writer.fitted(turning, x.width)
+
+
 class _Op(NamedTuple):
     make: _Maker
     linear: bool = True  # whether both linear targets hold it
@@ -578,10 +727,23 @@ _TABLE: dict[str, _Op] = {
     "threshold_state": _Op(_threshold_state, linear=False),
     "recurrent_state": _Op(_recurrent_state, linear=False),
 }
-_MAKERS: dict[str, _Maker] = {name: op.make for name, op in _TABLE.items()}
+_EDGE_TABLE: dict[str, _Op] = {
+    "scale": _Op(_scale),
+    "odd_mod": _Op(_odd_mod),
+    "ramp": _Op(_ramp),
+    "ramped": _Op(_ramped),
+    "deep_select": _Op(_deep_select),
+    "nested_latch": _Op(_nested_latch),
+    "clock": _Op(_clock),
+}
+_MAKERS: dict[str, _Maker] = {name: op.make for name, op in (_TABLE | _EDGE_TABLE).items()}
 
 # Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.
 OPS: tuple[str, ...] = tuple(_TABLE)
+# What is easily forgotten; see `random_program`. Both linear targets hold these.
+EDGE_OPS: tuple[str, ...] = tuple(_EDGE_TABLE)
+# Ops that need a greatest length.
+COUNTING = ("cumsum", "position", "selective_state", "recurrent_state")
 # Those that both linear targets hold.
 LINEAR_OPS: tuple[str, ...] = tuple(name for name, op in _TABLE.items() if op.linear)
 # Ops whose result has few bits whatever they read, and ops that move a value and leave its size.

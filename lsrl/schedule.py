@@ -511,7 +511,10 @@ def _pruned(
         for draft, keep, columns in zip(drafts, kept, before, strict=False)
     )
     output = output._replace(
-        recurrent=sp.csr_array((len(output.bias), 0)), inputs=output.inputs[:, kept[-1]]
+        recurrent=sp.csr_array((len(output.bias), 0)),
+        inputs=output.inputs[:, kept[-1]],
+        # A sum with 0.0 in it is never -0.0, so a step need not look for zeros with a sign.
+        bias=output.bias + 0.0,
     )
     return layers, output
 

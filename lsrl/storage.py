@@ -17,7 +17,7 @@ from lsrl.folders import replace_file
 from lsrl.ir import ops
 from lsrl.ir.graph import Graph, GraphBuilder, Source
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, same_bits
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program
 from lsrl.options import Options
@@ -118,16 +118,18 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
 
 
 def restore(path: str | os.PathLike[str], module: Any, parameters: dict[str, Array]) -> None:
-    """Put saved parameters into a module.
+    """Put saved parameters into a module, those that differ from the module's own bit for bit.
 
     Raises:
       FormatError: names or shapes differ from the module's.
     """
-    missing = module.parameter_arrays().keys() - parameters.keys()
+    own = module.parameter_arrays()
+    missing = own.keys() - parameters.keys()
     if missing:
         raise bad(path, f"it lacks the parameters {', '.join(sorted(missing))}")
     try:
-        module.replace_parameters(parameters)
+        others = {name: a for name, a in parameters.items() if not same_bits(a, own.get(name))}
+        module.replace_parameters(others)
     except (LsrlError, KeyError, ValueError) as error:
         raise bad(path, f"its parameters do not fit its program ({error})") from error
 
@@ -147,6 +149,11 @@ def program_content(program: Program, lines: bool) -> dict[str, Any]:
     for node in content["nodes"] if not lines else ():
         del node["sources"]
     return content
+
+
+def weights_digest(parameters: dict[str, Array]) -> str:
+    """Which weights something was proven of, where none can be compiled to compare them with."""
+    return _checksum("", {name: _bits(array) for name, array in parameters.items()})
 
 
 def _bits(array: Array) -> Array:

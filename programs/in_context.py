@@ -282,8 +282,9 @@ def vec2vec(
     Input: vectors of 1 + in_dim + out_dim numbers. Token 0: [x, 0, …, 0]. Then one token a cell,
     in product order, the last dimension fastest: [the cell's width (high − low)/cells, its lower
     corner (in_dim), the function's value (out_dim)]. Output: 0 until the cell that holds x has
-    been read, then its value. Cells are half-open, [lower, upper), the last ones closed. Within
-    `ramp` below an edge the answer is unspecified, except that x = high belongs to the last cell.
+    been read, then its value. Cells are half-open, [lower, upper), the last ones closed. An x
+    within `ramp` below an edge is not legal, except that x = high belongs to the last cell: it may
+    lie in the ramp of a comparison, and then breaks a promise of the prompt.
 
     Shows: universal in-context approximation of continuous functions (Petrov et al. 2024), to any
     accuracy as the cells get smaller.
@@ -295,7 +296,7 @@ def vec2vec(
       low: least entry of x.
       high: greatest entry of x.
       value_bound: greatest absolute value of the function.
-      ramp: width of the unspecified zone below each edge; 2^-16·(high − low) by default.
+      ramp: width of the zone below each edge that x stays out of; 2^-16·(high − low) by default.
 
     Raises:
       ProgramError: a parameter out of range, or a ramp too wide for the cells.
@@ -330,7 +331,7 @@ def vec2vec(
         reaches_lower = lsrl.greater_equal(x, lower, ramp=zone / 2)
         misses_upper = 1 - lsrl.greater_equal(x, upper, ramp=zone / 2)
         in_cell = lsrl.relu(reaches_lower.sum() + misses_upper.sum() - is_first - (2 * inputs - 1))
-        return lsrl.latch(cell[1 + inputs :], in_cell)
+        return lsrl.latch(cell[1 + inputs :], in_cell, keeper="prompt")
 
     return vec2vec
 

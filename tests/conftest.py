@@ -1,6 +1,5 @@
 """Settings that every test shares."""
 
-import warnings
 from collections import Counter
 
 import jax
@@ -41,11 +40,7 @@ def _forget_compiled():
 def transformers():
     """The library, with one thread, since the networks are small."""
     torch = pytest.importorskip("torch")
-    with warnings.catch_warnings():
-        # Its imports of optional packages deprecate this and that, which is not ours to mend.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        module = pytest.importorskip("transformers")
+    module = pytest.importorskip("transformers")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield module

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl.ir.numbers import Array
-from lsrl.random_programs import random_program
+from lsrl.random_programs import EDGE_OPS, LINEAR_OPS, random_program
 from lsrl.verification import sample_inputs
 
 # Hypothesis shrinks towards the first entry; most programs still have 8 ops in a row, or more.
@@ -23,6 +23,22 @@ def programs(
     width = draw(st.sampled_from(WIDTHS), label="width")
     seed = draw(st.integers(0, 2**32 - 1), label="seed")
     return random_program(seed, ops, depth=depth, width=width, max_length=max_length)
+
+
+@st.composite
+def edge_programs(draw: st.DrawFn, max_length: int) -> lsrl.Program:
+    """A random program at the edges: ends of dtypes, ramps, any length, starts, several inputs."""
+    ops = draw(st.sampled_from([EDGE_OPS, (*LINEAR_OPS, *EDGE_OPS)]), label="ops")
+    return random_program(
+        draw(st.integers(0, 2**32 - 1), label="seed"),
+        ops,
+        depth=draw(st.integers(2, 6), label="depth"),
+        width=draw(st.integers(1, 6), label="width"),
+        max_length=draw(st.sampled_from([max_length, None]), label="max_length"),
+        starting=draw(st.sampled_from([0.4, 1.0]), label="starting"),
+        many_inputs=draw(st.booleans(), label="many inputs"),
+        continuous=draw(st.booleans(), label="continuous"),
+    )
 
 
 def depth_of(program: lsrl.Program) -> int:

@@ -2,16 +2,22 @@
 
 import ast
 import os
+import re
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import lsrl
+from lsrl import cache
 
 ROOT = Path(__file__).resolve().parents[1]
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
 # What each part may import of lsrl, besides itself. Parts that are not named stand above these.
 BELOW = {"lsrl.errors", "lsrl.ir"}
@@ -27,6 +33,7 @@ MAY_IMPORT = {
     "lsrl.certificate": COMPILING,
     "lsrl.backends": COMPILING | {"lsrl.certificate"},
     "lsrl.options": set(),
+    "lsrl.proof": BELOW | {"lsrl.certificate"},
     "lsrl.storage": BELOW
     | {"lsrl", "lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.schedule"},
     "lsrl.verification": BELOW | {"lsrl.certificate", "lsrl.language"},
@@ -78,6 +85,18 @@ def test_imports_go_one_way(part: str) -> None:
         if not any(is_within(target, other) for other in allowed)
     ]
     assert not offences, "\n".join(offences)
+
+
+def test_no_result_depends_on_what_only_tells_results() -> None:
+    """What the hash of the code leaves out is imported by nothing that it takes in."""
+    telling = {f"lsrl.{place[:-3].replace('/', '.')}" for place in cache.TELLING}
+    assert telling <= MODULES.keys()
+    importers = {
+        module
+        for module, tree in MODULES.items()
+        if telling.intersection(target for _, target in imports(tree))
+    }
+    assert importers <= telling
 
 
 def test_only_graphs_import_networkx() -> None:
@@ -133,3 +152,46 @@ def test_link_and_package_dir_name_the_same_folder(name: str) -> None:
     assert link.is_symlink()
     assert os.readlink(link) == f"../{name}"
     assert SETUPTOOLS["package-dir"][f"lsrl.{name}"] == name
+
+
+def test_the_lock_holds_what_pyproject_admits() -> None:
+    """One plain version of everything, for any machine, and of setuptools where it can't reach."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    locked = {}
+    for line in lines[1:]:
+        name, version = re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups()
+        locked[re.sub("[-_.]+", "-", name).lower()] = version
+    project = PYPROJECT["project"]
+    needed = [*project["dependencies"], *PYPROJECT["build-system"]["requires"]]
+    for extra in project["optional-dependencies"].values():
+        needed += extra
+    for requirement in map(Requirement, needed):
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(locked[requirement.name]), requirement
+    assert all("==" in requirement for requirement in PYPROJECT["build-system"]["requires"])
+
+
+def test_warnings_are_errors_where_our_code_causes_them() -> None:
+    code = """
+import warnings
+import numpy as np
+def warn(level):
+    warnings.warn("deprecated", DeprecationWarning, stacklevel=level)
+def divide():
+    return np.ones(1) / 0
+"""
+    library: dict[str, Any] = {"__name__": "lsrl_of_others"}
+    exec(code, library)
+    with warnings.catch_warnings(record=True) as shown:
+        library["warn"](1)
+        library["divide"]()
+    assert [warning.category for warning in shown] == [DeprecationWarning, RuntimeWarning]
+    with pytest.raises(DeprecationWarning):  # we called what is deprecated
+        library["warn"](2)
+    for name in ("lsrl", "lsrl.ir.matrix", "tests.conftest", "benchmarks.run", None):
+        ours: dict[str, Any] = {"__name__": name} if name else {}
+        exec(code, ours)
+        with pytest.raises(RuntimeWarning):
+            ours["divide"]()
+    with pytest.raises(pytest.PytestWarning):
+        library["warnings"].warn_explicit("x", pytest.PytestWarning, "a.py", 1, "_pytest.python")

@@ -112,7 +112,7 @@ def test_other_sources_of_the_package_have_other_entries(folder, monkeypatch):
     options = {"target": "linear_rnn"}
     before = cache.place(lsrl.programs.majority(), options)
     assert cache.place(lsrl.programs.majority(), options) == before
-    monkeypatch.setattr(cache, "_package", lambda: ["another", "state"])
+    monkeypatch.setattr(cache, "code", lambda: "another state")
     assert cache.place(lsrl.programs.majority(), options) != before
 
 

@@ -54,7 +54,7 @@ def assert_equals_reference(entry, cell, dtype, length, steps):
     else:
         assert np.abs(outputs - expected).max() <= model.certificate.error_bound
     if steps:
-        assert compare(model, sequences=4, length=min(length, 24)) is None
+        assert compare(model, sequences=4, length=min(length, 24)).difference is None
     return model
 
 
@@ -98,7 +98,7 @@ def test_library(name, cell, dtype):
             assert cell == "rnn_tanh"
             assert "float64" in str(error)
             return
-        assert compare(model, sequences=4, length=40) is None
+        assert compare(model, sequences=4, length=40).difference is None
         return
     assert_equals_reference(entry, cell, dtype, 40, steps=False)
 
@@ -108,7 +108,7 @@ def test_bfloat16_flip_flop_is_exact(cell):
     model = lsrl.compile(programs.flip_flop(), cell, dtype="bfloat16")
     assert model.certificate.exact
     assert model.run([0, 1]).dtype == jnp.bfloat16
-    assert compare(model, length=200) is None
+    assert compare(model, length=200).difference is None
 
 
 # ---------------------------------------------------------------- sizes
@@ -177,7 +177,7 @@ def test_word_problem_of_s5(cell):
 def check(program, cell, dtype="float32"):
     model = lsrl.compile(program, cell, dtype=dtype)
     assert model.certificate.exact, str(model.certificate)
-    difference = compare(model, sequences=8, length=20)
+    difference = compare(model, sequences=8, length=20).difference
     assert difference is None, str(difference)
     return model
 
@@ -282,7 +282,7 @@ def test_continuous_values_stay_within_the_bound(cell):
     model = lsrl.compile(mixed, cell)
     assert not model.certificate.exact
     assert np.isfinite(model.certificate.error_bound)
-    assert compare(model, length=30) is None
+    assert compare(model, length=30).difference is None
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -297,7 +297,7 @@ def test_random_programs(cell, seed):
         model = lsrl.compile(program, cell)
     except errors.PrecisionError:
         return
-    difference = compare(model, sequences=3, length=16, steps=False)
+    difference = compare(model, sequences=3, length=16, steps=False).difference
     assert difference is None, str(difference)
 
 

@@ -335,6 +335,44 @@ def test_promises_are_listed_with_their_lines():
             lsrl.compile(promising, target).run(np.zeros((9, 1)), np.ones(9, int), check=True)
 
 
+@pytest.mark.parametrize("target", ["linear_rnn", "rnn_tanh"])
+def test_a_gridded_value_in_a_ramp_is_refused_by_name(target):
+    @lsrl.program
+    def mixed(x: Vector(1, low=0, high=1, step=1 / 8), v: Vector(1, low=0, high=1, step=1 / 8)):
+        above = lsrl.greater_equal(x, 0.5, ramp=0.5)
+        return lsrl.select(above, v, 1)
+
+    model = lsrl.compile(mixed, target)
+    (promise,) = model.certificate.promises
+    assert (promise.signal, promise.keeper) == ("above", "prompt")
+    assert str(promise).endswith("stays out of the ramp (-0.5, -0.25) (prompt)")
+    outside = np.array([[0.0], [0.25], [0.5], [1.0]])
+    v = np.full((4, 1), 0.125)
+    np.testing.assert_array_equal(
+        model.run(outside, v, check=True), [[1], [0.125], [0.125], [0.125]]
+    )
+    with pytest.raises(lsrl.errors.PromiseError, match=r"above.*-0\.375.*token 1"):
+        model.run(np.array([[0.5], [0.125]]), v[:2], check=True)
+
+
+def test_keepers_are_told_and_kept():
+    @lsrl.program(max_length=9)
+    def promising(bit: Token(2)):
+        few = lsrl.bound(lsrl.cumsum(bit), 0, 5)
+        return lsrl.latch(few, bit == 1, keeper="prompt")
+
+    certificate = lsrl.compile(promising, "linear_rnn").certificate
+    assert [promise.keeper for promise in certificate.promises] == ["program", "prompt"]
+    content = certificate.to_json()
+    assert certificate.from_json(content) == certificate
+    assert "stays in [0, 5] (program, checked)" in str(certificate)
+    assert "latched at most once (prompt)" in str(certificate)
+    for promise in content["promises"]:
+        del promise["keeper"]  # as it was written before promises had one
+    older = certificate.from_json(content)
+    assert [promise.keeper for promise in older.promises] == ["program", "program"]
+
+
 def test_a_comparison_on_a_grid_promises_nothing():
     assert lsrl.compile(lsrl.programs.majority(), "linear_rnn").certificate.promises == ()
 

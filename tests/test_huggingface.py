@@ -59,32 +59,12 @@ def logits_of(theirs, ids):
         return theirs(torch.from_numpy(ids)).logits.numpy()
 
 
-def stepwise_logits(transformers, theirs, ids):
+def stepwise_logits(theirs, ids):
     """Token by token, with what each class has as a cache."""
-    tokens, found = torch.from_numpy(ids), []
-    recurrent_gemma = theirs.config.model_type == "recurrent_gemma"
-    cache = None
-    if recurrent_gemma:
-        # The class counts the tokens of its cache in an attention layer, and we have none: so we
-        # say where each token is, and that there is no mask. The states themselves are in the
-        # layers, and are put back by hand.
-        theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
-        cache = transformers.DynamicCache()
+    from benchmarks.torch_models import stepwise_logits
+
     with torch.no_grad():
-        for t in range(ids.shape[1]):
-            if recurrent_gemma:
-                output = theirs(
-                    tokens[:, t : t + 1],
-                    position_ids=torch.tensor([[t]]),
-                    attention_mask={"sliding_attention": None},
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            else:
-                output = theirs(tokens[:, t : t + 1], cache_params=cache, use_cache=True)
-                cache = output.cache_params
-            found.append(output.logits.numpy())
-    return np.concatenate(found, axis=1)
+        return np.concatenate([*stepwise_logits(theirs, torch.from_numpy(ids))], axis=1)
 
 
 def parabolas(outputs, symbols):
@@ -118,7 +98,7 @@ def assert_equals_its_reference(
     expected = np.stack([np.pad(answer, (0, length - len(answer))) for answer in told])
 
     logits = logits_of(theirs, ids)
-    steps = stepwise_logits(transformers, theirs, ids)
+    steps = stepwise_logits(theirs, ids)
     ours = model.module.logits((ids.astype(np.int32),), theirs.config.vocab_size)
 
     np.testing.assert_array_equal(logits.argmax(-1)[counts], expected[counts])
@@ -328,7 +308,7 @@ def test_the_head_can_be_tied_to_the_embedding(program, target, transformers, tm
     ids = np.random.default_rng(0).integers(0, kind.size, (8, program.max_length or 60))[:, :60]
     expected = parabolas(program.run(ids)[..., 0], theirs.config.vocab_size)
     np.testing.assert_array_equal(logits_of(theirs, ids), expected)
-    np.testing.assert_array_equal(stepwise_logits(transformers, theirs, ids), expected)
+    np.testing.assert_array_equal(stepwise_logits(theirs, ids), expected)
     if program.output_type.size <= kind.size:
         assert_generates(model, theirs, ids[:, :8], 6)
 
@@ -442,6 +422,8 @@ def test_parameters_that_were_replaced_are_exported(transformers, tmp_path):
     np.testing.assert_array_equal(logits_of(theirs, ids), model.module.logits((ids,), 4))
     weight = theirs.get_input_embeddings().weight.detach().numpy()
     np.testing.assert_array_equal(weight, table + bias)
+    for name in ("config.json", "README.md"):
+        assert "not the compiled weights" in (tmp_path / "model" / name).read_text()
 
 
 def test_the_readme_says_what_happens(transformers, tmp_path, monkeypatch, capsys):

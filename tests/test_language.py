@@ -4,6 +4,7 @@ The bounds and grids that signals carry are checked on the same inputs.
 """
 
 import inspect
+import re
 from fractions import Fraction
 from typing import Annotated
 
@@ -13,7 +14,15 @@ import scipy.sparse as sp
 
 import lsrl
 from lsrl import Signal, Token, Vector
-from lsrl.errors import BoundsError, LsrlError, ProgramError, RampError, ShapeError
+from lsrl.certificate import promises_of
+from lsrl.errors import (
+    BoundsError,
+    LsrlError,
+    ProgramError,
+    PromiseError,
+    RampError,
+    ShapeError,
+)
 
 TIME = 25
 X = Vector(3, low=-4, high=4, step=0.5)
@@ -227,11 +236,66 @@ def test_ramps_end_where_they_say(compare, ones, zeros, ramp):
     assert got[:, 0].tolist() == [1] * len(ones) + [0] * len(zeros)
 
 
-def test_inside_a_ramp_is_the_line_between():
+@pytest.mark.parametrize("compare", [entry[0] for entry in RAMPED.values()], ids=RAMPED)
+@pytest.mark.parametrize("step", [None, 1 / 8], ids=["continuous", "gridded"])
+def test_values_inside_a_ramp_break_a_promise(compare, step):
+    kind = Vector(1, low=-20, high=20, step=step)
+
+    def body(x, y):
+        same = compare(x, y, ramp=1)
+        return x, same * 0
+
+    line = inspect.getsourcelines(body)[1] + 1
+    program = program_of(body, kind, kind)
+    # Three quarters of a ramp above or below, as the comparison has it.
+    x = [[0.0], [0.0], [0.0]]
+    y = [[3.0], [-3.0], [0.75 if compare in (lsrl.greater_equal, lsrl.less) else -0.75]]
+    assert program.run(x[:2], y[:2]).shape == (2, 2)
+    for run in (program.run, program.trace):
+        with pytest.raises(PromiseError) as error:
+            run(x, y)
+        where = rf"test_language\.py:{line}\) was promised.*ramp \(-1, -0\.5\).*-0\.75.*token 2"
+        assert re.search(where, str(error.value))
+        assert (error.value.keeper, error.value.token) == ("prompt", 2)
+
+
+def test_a_ramp_is_promised_only_where_a_value_may_enter_it():
+    def promises(kind, compare):
+        return len(promises_of(program_of(compare, kind).graph))
+
+    continuous, coarse = Vector(1, low=0, high=1), Vector(1, low=0, high=8, step=1)
+    assert promises(continuous, lambda x: lsrl.greater_equal(x, 0.5, ramp=0.25)) == 1
+    assert promises(continuous, lambda x: lsrl.greater_equal(x, -1, ramp=0.25)) == 0
+    assert promises(continuous, lambda x: lsrl.greater_equal(x, 2, ramp=0.5)) == 0
+    # Between the integers -2 and -1 there is none, between -3 and -1.5 there is.
+    assert promises(coarse, lambda x: lsrl.greater_equal(x, 3, ramp=2)) == 0
+    assert promises(coarse, lambda x: lsrl.greater_equal(x, 3, ramp=3)) == 1
+    assert promises(coarse, lambda x: lsrl.greater_equal(x, 1, ramp=3)) == 0
+
+
+def test_a_ramp_of_its_own_is_defined_in_between():
     kind = Vector(1, low=-20, high=20)
-    program = program_of(lambda x, y: lsrl.greater_equal(x, y, ramp=1), kind, kind)
-    got = program.run([[2.25], [2.375]], [[3.0], [3.0]], exact=True)
-    assert got[:, 0].tolist() == [Fraction(1, 2), Fraction(3, 4)]
+    program = program_of(lambda x, y: lsrl.ramp(x, y, 1), kind, kind)
+    assert promises_of(program.graph) == ()
+    fact = facts_of(program)
+    assert (fact.low, fact.high, fact.step) == (0, 1, 0)
+    x = [[1.5], [2.0], [2.25], [2.375], [2.5], [9.0]]
+    got = program.run(x, [[3.0]] * 6, exact=True)
+    assert got[:, 0].tolist() == [0, 0, Fraction(1, 2), Fraction(3, 4), 1, 1]
+
+
+def test_a_ramp_between_gridded_values_has_a_grid():
+    kind = Vector(1, low=0, high=1, step=1 / 8)
+    program = program_of(lambda x: lsrl.ramp(x, [0.5, 1], 0.5), kind)
+    assert facts_of(program).step.tolist() == [0.5, 0.5]
+    assert program.run([[0.125], [0.25]]).tolist() == [[0.5, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("width", [0, -1, [1, 2], "wide", 1e-320])
+def test_a_bad_ramp_is_refused(width):
+    kind = Vector(1, low=0, high=1)
+    with pytest.raises(LsrlError, match=r"test_language\.py:\d+.*width"):
+        program_of(lambda x: lsrl.ramp(x, 0.5, width), kind)
 
 
 @pytest.mark.parametrize("ramp", [None, 0, -1, [1, 2], "wide"])
@@ -677,7 +741,7 @@ MISTAKES = {
     "matrix with three axes": (lambda x: np.ones((1, 1, 3)) @ x, ProgramError),
     "no state matrix": (lambda x: lsrl.linear_state(x, None), ProgramError),
     "mod by zero": (lambda s: lsrl.mod(s, 0), ProgramError),
-    "mod off the grid": (lambda s: lsrl.mod(s, 1.5), ProgramError),
+    "mod on no common grid": (lambda s: lsrl.mod(s, 0.1), ProgramError),
     "mod of continuous": (lambda z: lsrl.mod(z, 1), ProgramError),
     "mod of negatives": (lambda x: lsrl.mod(x, 2), BoundsError),
     "lookup outside": (lambda s: lsrl.lookup(s, [1, 2]), BoundsError),
@@ -698,6 +762,49 @@ def test_mistakes_name_the_users_line(body, error):
         program_of(body)
 
 
+COMPLEX = np.array([[1, 1j, 0], [0, 1, 0], [0, 0, 1]])
+LOSSY = {
+    "matrix": lambda x: COMPLEX @ x,
+    "matrix without imaginary parts": lambda x: COMPLEX.real.astype(complex) @ x,
+    "matrix of objects": lambda x: COMPLEX.astype(object) @ x,
+    "sparse matrix": lambda x: sp.csr_array(COMPLEX) @ x,
+    "state": lambda x: lsrl.linear_state(x, COMPLEX.tolist()),
+    "scalar state": lambda x: lsrl.linear_state(x, np.complex64(1j)),
+    "table": lambda s: lsrl.lookup(s, np.arange(8) * 1j),
+    "rows": lambda t: lsrl.periodic([[1, 1j]]),
+    "factor": lambda x: x * np.array([1, 1, 1j]),
+    "factors as objects": lambda x: x * np.array([1, 1, np.complex128(1j)], object),
+    "bias": lambda x: x + 1j,
+    "initial value": lambda x: lsrl.delay(x, 1, initial=np.complex128(1j)),
+    "promise": lambda x: lsrl.bound(x, -1j, 4),
+    "rounded matrix": lambda s: [[2**53 + 1]] @ s,
+    "rounded table": lambda s: lsrl.lookup(s, [Fraction(1, 3)] * 8),
+    "rounded sparse matrix": lambda s: sp.csr_array([[2**53 + 1]]) @ s,
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_numbers_that_float64_would_change_are_refused(name):
+    body = LOSSY[name]
+    line, told = body.__code__.co_firstlineno, "float" if "rounded" in name else r"complex.*\.real"
+    with pytest.raises(ProgramError, match=rf"test_language\.py:{line}: .*{told}"):
+        program_of(body)
+
+
+@pytest.mark.parametrize("name", ["low", "high", "step"])
+def test_declared_ranges_are_real(name):
+    with pytest.raises(ProgramError, match=rf"Vector {name}: .*complex"):
+        Vector(1, **{"low": 0, "high": 1, "step": 1, name: np.complex128(1)})
+
+
+def test_matrices_of_every_real_dtype_are_taken():
+    kinds = (np.int8, np.uint64, np.float16, np.float32, bool, object)
+    given = [np.array([[1, 0, 1]], kind) for kind in kinds]
+    given += [given[0].tolist(), [[Fraction(1, 2) * 2, 0, 1.0]], sp.coo_array(given[0])]
+    program = program_of(lambda x: lsrl.concat(*(matrix @ x for matrix in given)))
+    np.testing.assert_array_equal(program.run([[1, 2, 3]]), [[4] * len(given)])
+
+
 def test_a_promise_that_breaks_names_signal_line_and_token():
     def body(c):
         few = lsrl.bound(lsrl.cumsum(c), 0, 2)
@@ -712,6 +819,35 @@ def test_a_promise_that_breaks_names_signal_line_and_token():
         program.run([[1], [0], [1], [1]])
     with pytest.raises(BoundsError, match="sequence 1, token 2"):
         program.run([[[1], [0], [1], [0]], [[1], [1], [1], [1]]])
+
+
+def test_a_promise_says_whose_it_is():
+    def body(c):
+        total = lsrl.cumsum(c)
+        few = lsrl.bound(total, 0, 2, keeper="prompt")
+        many = lsrl.bound(total, 0, 3)
+        first = lsrl.latch(total, c == 1, keeper="prompt")
+        return few, many, first
+
+    program = program_of(body)
+    keepers = {promise.signal: promise.keeper for promise in promises_of(program.graph)}
+    assert keepers == {"few": "prompt", "many": "program", "first": "prompt"}
+    with pytest.raises(PromiseError, match="a legal prompt keeps it") as error:
+        program.run([[[0], [1], [0]], [[1], [1], [1]]])
+    assert (error.value.keeper, error.value.sequence, error.value.token) == ("prompt", 1, 2)
+    for make in (
+        lambda c: lsrl.bound(lsrl.cumsum(c), 0, 2, keeper="me"),
+        lambda c: lsrl.latch(c, c == 1, keeper="me"),
+    ):
+        with pytest.raises(ProgramError, match=r"'program' or 'prompt', got 'me'"):
+            program_of(make)
+
+
+def test_a_bound_that_is_proven_vanishes():
+    program = program_of(lambda s: lsrl.bound(s, -100, [100]))
+    assert promises_of(program.graph) == ()
+    assert program.graph.output in program.graph.inputs
+    assert len(promises_of(program_of(lambda s: lsrl.bound(s, 1, 100)).graph)) == 1
 
 
 def test_a_latch_fires_once():

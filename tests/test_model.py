@@ -124,6 +124,38 @@ def test_rows_depend_on_the_past_alone(majority):
         np.testing.assert_array_equal(majority.run(tokens[:length]), whole[:length])
 
 
+@pytest.mark.parametrize(
+    ("target", "dtype"), [("linear_rnn", "float32"), ("gru", "bfloat16"), ("griffin", "float32")]
+)
+def test_zero_has_no_sign(target, dtype):
+    """Equal to the bit in every way of running: a linear layer's own outputs hold -0.0."""
+
+    def body(bit, x):
+        late = lsrl.concat(-bit, -lsrl.delay(bit), -lsrl.relu(lsrl.cumsum(bit) - 3))
+        return lsrl.concat(late, x, lsrl.constant(-0.0) * bit)
+
+    program = program_of(body, Token(2), Vector(1, low=-1, high=1, step=1), max_length=9)
+    model = lsrl.compile(program, target, dtype=dtype)
+    inputs = np.array([0, 1, 0, 0]), np.array([[-0.0], [0.0], [-1], [-0.0]])
+    told, whole, state, steps = program.run(*inputs), model.run(*inputs), model.init_state(), []
+    for given in zip(*inputs, strict=True):
+        output, state = model.step(state, *given)
+        steps.append(output)
+    expected = told.astype(whole.dtype).tobytes()
+    assert whole.tobytes() == np.array(steps).tobytes() == expected
+    assert not np.signbit(told[told == 0]).any()
+    if target == "linear_rnn":
+        raw = np.asarray(model.module.run(model.features([inputs[0][None], inputs[1][None]])))
+        assert np.signbit(raw[raw == 0]).any()
+
+
+def test_a_constant_output_has_no_sign_either():
+    program = program_of(lambda bit: lsrl.constant(-0.0) + 0 * bit, Token(2))
+    model = lsrl.compile(program, "linear_rnn")
+    output, _ = model.step(model.init_state(), 1)
+    assert not np.signbit([*output, *model.run([1])[0], *program.run([1])[0]]).any()
+
+
 def test_a_state_can_be_continued_twice(majority):
     state = majority.init_state()
     for token in (1, 0):
@@ -436,10 +468,10 @@ def test_compare_takes_inputs_of_ones_own():
     model = lsrl.compile(program, "linear_rnn")
     tokens = np.zeros((2, 20), int)
     tokens[:, 2:5] = 1
-    assert compare(model, inputs=[tokens]) is None
+    assert compare(model, inputs=[tokens]).difference is None
     bias = model.module.parameter_arrays()["output_bias"]
     model.module.replace_parameters({"output_bias": bias + 1})
-    difference = compare(model, inputs=[tokens])
+    difference = compare(model, inputs=[tokens]).difference
     assert difference is not None
     assert (difference.mode, difference.sequence, difference.token) == ("run", 0, 0)
     assert (difference.expected, difference.got) == ([0.0], [1.0])

@@ -293,7 +293,7 @@ def test_a_latch_is_a_sum_of_what_it_lets_through():
         %3 = affine(%2) {weights=([[0, 0, 1, 0, 0, 0, 0, 0]],), bias=(0.0,)} : 1 in [0, 1]
         %4 = affine(%0) {weights=(I(1),), bias=(-2.0,)} : 1 in [-2, 0]
         %5 = constant() {values=(0.0,)} : 1 in [0, 0]
-        %6 = select(%3, %4, %5) {via='auto'} : 1 in [-2, 0]
+        %6 = select(%3, %4, %5) : 1 in [-2, 0]
         %7 = linearstate(%6) {transition=I(1), initial=(2.0,)} : 1 in [0, 2]  # kept
         return %7
     """
@@ -466,7 +466,7 @@ def test_a_relu_is_a_gate_for_cells_that_only_saturate():
 
     golden = """
         %1 = affine(%0) {weights=(I(1),), bias=(-0.5,)} : 1 in [-3.5, 2.5]
-        %2 = step(%1) {slope=2.0, shift=0.0, one_level=False} : 1 in [0, 1]
+        %2 = step(%1) {slope=2.0, shift=0.0} : 1 in [0, 1]
         %3 = product(%2, %0) : 1 in [0, 3]
         return %3
     """
@@ -527,7 +527,7 @@ def test_a_held_value_unrolls_by_doubling():
 
     golden = """
         %2 = constant() {values=(0.0,)} : 1 in [0, 0]
-        %3 = select(%1, %0, %2) {via='auto'} : 1 in [0, 2]
+        %3 = select(%1, %0, %2) : 1 in [0, 2]
         %4 = affine(%1) {weights=([[-1]],), bias=(1.0,)} : 1 in [0, 1]
         %5 = delay(%4) {steps=1, initial=(1.0,)} : 1 in [0, 1]
         %6 = delay(%3) {steps=1, initial=(0.0,)} : 1 in [0, 2]

@@ -7,7 +7,11 @@ import pytest
 
 import lsrl
 from lsrl import programs
-from lsrl.errors import InputError, ProgramError
+from lsrl.certificate import promises_of
+from lsrl.errors import InputError, ProgramError, PromiseError
+from lsrl.ir.evaluate import evaluate
+from lsrl.ir.types import check_inputs
+from lsrl.verification import sample_inputs
 
 CATALOGUE = programs.catalogue()
 CASES = [
@@ -79,6 +83,55 @@ def test_the_random_dictionaries_are_worth_testing_on():
     assert 20 < sum(count == 0 for count in copies) < 80
     assert sum(count > 1 for count in copies) > 40
     assert programs.random_dictionary(rng, 3, 10, 0)[1] == []
+
+
+@pytest.mark.parametrize(("entry", "parameters"), CASES)
+def test_what_is_proven_of_a_program_holds(entry, parameters):
+    program = entry.program(**parameters)
+    rng = np.random.default_rng(2)
+    for length in (5, 40):
+        inputs = entry.sample(rng, length, **parameters)
+        arrays, _ = check_inputs(program.inputs, inputs, program.max_length)
+        values = evaluate(program.graph, arrays, theorems=True)[program.graph.output]
+        np.testing.assert_array_equal(values[0].astype(np.float64), program.run(*inputs))
+
+
+def unstructured(program, length):
+    """Legal by type and by nothing else: all low, all high, both in turn, in stretches, random."""
+    drawn = sample_inputs(program.inputs, 10, length, seed=3)
+    for array in drawn:
+        low, high = array[0].copy(), array[1].copy()
+        array[2, ::2], array[2, 1::2] = low[::2], high[1::2]
+        array[3, ::2], array[3, 1::2] = high[::2], low[1::2]
+        for row, stretch in ((4, 2), (5, 5), (6, 11)):
+            array[row] = np.repeat(array[row], stretch, axis=0)[:length]
+    return drawn
+
+
+@pytest.mark.parametrize(("entry", "parameters"), CASES)
+def test_no_input_breaks_what_a_program_promises_of_itself(entry, parameters):
+    program = entry.program(**parameters)
+    drawn = unstructured(program, min(program.max_length or 64, 64))
+    for row in range(len(drawn[0])):
+        sequence = [array[row] for array in drawn]
+        while len(sequence[0]):
+            try:
+                program.run(*sequence)
+                break
+            except PromiseError as error:
+                assert error.keeper == "prompt", error
+                # Up to there the prompt is legal.
+                sequence = [array[: error.token] for array in sequence]
+
+
+def test_the_prompts_promises_are_few():
+    prompts = {
+        entry.name
+        for entry in CATALOGUE.values()
+        for promise in promises_of(entry.program().graph)
+        if promise.keeper == "prompt"
+    }
+    assert prompts == {"vec2vec"}
 
 
 def test_the_catalogue_holds_every_program_of_the_library():

@@ -1,4 +1,7 @@
-"""The whole path on random programs: evaluator, facts, passes, certificate, run, step and files."""
+"""The whole path on random programs: evaluator, facts, passes, certificate, run, step and files.
+
+What is proven of every signal is checked wherever a program is run.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,25 +11,31 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lsrl
 from lsrl.backends import registry
 from lsrl.certificate import certify
-from lsrl.errors import ProgramError
+from lsrl.errors import PrecisionError, ProgramError, UnsupportedOpError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import evaluate, float64_is_exact
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import LinearState
+from lsrl.ir.ops import Delay, Latch, LinearState
+from lsrl.ir.types import Vector
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pass, Pipeline
-from lsrl.random_programs import LINEAR_OPS, OPS, random_program
-from tests.strategies import depth_of, inputs_of, ops_of, programs
+from lsrl.random_programs import CONTINUOUS, COUNTING, EDGE_OPS, LINEAR_OPS, OPS, random_program
+from tests.strategies import depth_of, edge_programs, inputs_of, ops_of, programs
 
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
 CASES = [(target, dtype) for target in TARGETS for dtype in ("float32", "float64")]
 OPTIONS = ("robust", "verbatim")
 LENGTH = 64
+DTYPES = ("float32", "float64", "bfloat16")
+# Each target with one dtype, and the nightly run with all.
+EDGE_CASES = [(name, DTYPES[i % 3]) for i, name in enumerate(registry.names())]
+EDGE_LENGTH = 20
 
 # Every compiled program stays in jax's cache, which nobody asks again.
 PROGRAMS_A_CACHE = 25
@@ -45,7 +54,9 @@ class Tally:
         if depth_of(program) < 8:
             return
         self.programs += 1
-        if certify(model.schedule, numerics_of("float32")).exact:
+        numerics = numerics_of("float32")
+        analyse = registry.find(model.target).analysis(model.schedule, numerics)
+        if certify(model.schedule, numerics, analyse).exact:
             self.exact += 1
             self.ops.update(ops_of(program))
 
@@ -53,12 +64,18 @@ class Tally:
 def check_run(program: lsrl.Program, model: lsrl.Model) -> None:
     """Whole sequences equal the reference, or stay within the certificate's error bound."""
     inputs = inputs_of(program, LENGTH)
-    expected, certificate = program.run(*inputs), model.certificate
+    expected, certificate = proven_run(program, inputs), model.certificate
     got = model.run(*inputs).astype(np.float64)
     compare(expected, got, certificate)
     if not certificate.exact:
         wrong = (got != expected).any(axis=(0, 2))
         assert not wrong[: certificate.reasons[0].token].any()
+
+
+def proven_run(program: lsrl.Program, inputs: list[Array]) -> Array:
+    """What the program says, where all that is proven of its signals holds."""
+    (values,) = evaluate(program.graph, inputs, theorems=True).values()
+    return values.astype(np.float64)
 
 
 def check_step(program: lsrl.Program, model: lsrl.Model, tokens: int = 5) -> None:
@@ -115,6 +132,49 @@ def test_many_models_equal_the_reference(target, dtype, record_property) -> None
     check_models(target, dtype, record_property, max_examples=600)
 
 
+def check_edges(target: str, dtype: str, program: lsrl.Program) -> None:
+    """As `check_run`, where a target may refuse a program, or know no bound of its error."""
+    inputs = inputs_of(program, EDGE_LENGTH)
+    expected = proven_run(program, inputs)
+    try:
+        model = lsrl.compile(program, target, dtype=dtype)
+    except (UnsupportedOpError, PrecisionError):
+        return
+    got, certificate = model.run(*inputs).astype(np.float64), model.certificate
+    if certificate.exact:
+        np.testing.assert_array_equal(got, expected)
+        return
+    first = certificate.reasons[0].token
+    np.testing.assert_array_equal(got[:, :first], expected[:, :first])
+    if np.isfinite(certificate.error_bound):
+        assert np.abs(got - expected).max() <= certificate.error_bound
+
+
+@pytest.mark.parametrize(("target", "dtype"), EDGE_CASES)
+@settings(max_examples=2)
+@given(program=edge_programs(EDGE_LENGTH))
+def test_programs_at_the_edges(target, dtype, program) -> None:
+    check_edges(target, dtype, program)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", registry.names())
+@settings(max_examples=250)
+@given(program=edge_programs(EDGE_LENGTH), dtype=st.sampled_from(DTYPES))
+def test_many_programs_at_the_edges(target, program, dtype) -> None:
+    """2,000 a night over all targets."""
+    check_edges(target, dtype, program)
+    jax.clear_caches()
+
+
+@settings(max_examples=30)
+@given(program=edge_programs(EDGE_LENGTH))
+def test_what_is_proven_at_the_edges_holds(program) -> None:
+    inputs = inputs_of(program, EDGE_LENGTH)
+    rationals = evaluate(program.graph, inputs, exact=True, theorems=True)[program.graph.output]
+    np.testing.assert_array_equal(program.run(*inputs), rationals.astype(np.float64))
+
+
 def check_option(option: str, target: str, program: lsrl.Program) -> None:
     """Another way of lowering gives the same outputs, under a certificate of its own."""
     model = lsrl.compile(program, target, **{option: True})
@@ -124,7 +184,7 @@ def check_option(option: str, target: str, program: lsrl.Program) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("option", OPTIONS)
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(program=programs(max_length=LENGTH))
 def test_options_keep_the_outputs(option, target, program) -> None:
     check_option(option, target, program)
@@ -236,13 +296,13 @@ def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=20)
+@settings(max_examples=14)
 @given(program=programs())
 def test_every_pass_preserves_values(target, program) -> None:
     check_passes(program, target)
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(program=programs(OPS))
 def test_simplifying_preserves_every_kind_of_op(program) -> None:
     check_passes(program, "gated_linear_rnn")
@@ -283,6 +343,33 @@ def test_programs_are_as_described() -> None:
     assert depth_of(random_program(3, depth=20, width=4)) == 20
 
 
+def test_programs_at_the_edges_are_as_described() -> None:
+    edges = [random_program(seed, EDGE_OPS, depth=4, width=4) for seed in range(30)]
+    assert {op for program in edges for op in ops_of(program)} == set(EDGE_OPS)
+    scaled = [random_program(seed, ["scale"], depth=2, width=2) for seed in range(30)]
+    sizes = np.array([p.graph.facts[i].magnitude.max() for p in scaled for i in p.graph.live()])
+    for end in (2.0**-1000, 2.0**-120, 2.0**110, 2.0**1000):
+        assert ((sizes > end / 2.0**20) & (sizes < end * 2.0**20)).any()
+
+    endless = [random_program(seed, (*OPS, *EDGE_OPS), 4, 4, None) for seed in range(20)]
+    assert all(program.max_length is None for program in endless)
+    assert not any(ops_of(program) & set(COUNTING) for program in endless)
+
+    started = [random_program(seed, LINEAR_OPS, 4, 4, starting=1) for seed in range(20)]
+    ops = [program.graph.nodes[i].op for program in started for i in program.graph.live()]
+    starts = [op.initial for op in ops if isinstance(op, Delay | Latch)]
+    assert starts
+    assert all(0 not in row for row in starts)
+
+    several = [random_program(seed, depth=2, many_inputs=True) for seed in range(12)]
+    assert {len(program.inputs) for program in several} == {3, 4}
+    analog = [random_program(seed, depth=2, width=2, continuous=True) for seed in range(12)]
+    assert all(program.inputs["z"] == CONTINUOUS for program in analog)
+    assert all((program.graph.facts[program.graph.output].step == 0).any() for program in analog)
+    three = (Vector(1, low=0, high=1, step=1),) * 3
+    assert list(random_program(0, inputs=three).inputs.values()) == list(three)
+
+
 def test_every_kind_of_transition_is_drawn() -> None:
     kinds: Counter[str] = Counter()
     for seed in range(150):
@@ -308,7 +395,7 @@ def kind_of(matrix: Array) -> str:
 
 
 def test_few_ops_still_make_programs() -> None:
-    for name in OPS:
+    for name in (*OPS, *EDGE_OPS):
         program = random_program(1, [name], max_length=16)
         assert ops_of(program) == {name}
         program.run(*inputs_of(program, 16))
@@ -323,6 +410,8 @@ def test_few_ops_still_make_programs() -> None:
         ({"seed": 0, "max_length": True}, "max_length must be an int"),
         ({"seed": 0, "ops": ["relu", "softmax"]}, "got softmax"),
         ({"seed": 0, "ops": []}, "none at all"),
+        ({"seed": 0, "inputs": []}, "at least one input"),
+        ({"seed": 0, "ops": ["cumsum"], "max_length": None}, "all these ops count"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message) -> None:

@@ -348,7 +348,7 @@ def test_labels_name_the_signals_of_the_stream(target):
 def test_self_test_and_comparison_pass(target):
     model = lsrl.compile(programs.flip_flop(), target)
     model.self_test()
-    assert compare(model, sequences=4, length=24) is None
+    assert compare(model, sequences=4, length=24).difference is None
 
 
 def test_hawk_is_griffin():

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lsrl
-from lsrl import paper, programs
+from lsrl import cache, paper, programs
 from lsrl.cli import app
 from lsrl.errors import InputError
 from lsrl.stability import (
@@ -370,6 +370,58 @@ def test_sweep_gives_the_same_table_again_and_after_a_kill(tmp_path: Path, monke
     assert {row["perturbation"] for row in whole} == {kind.name for kind in SMALL.kinds}
     lengths = [row for row in whole if row["perturbation"] == "length"]
     assert [row["level"] for row in lengths] == ["100.0"] * 2
+
+
+def test_a_sweep_serves_what_it_measured_of_the_same_content_alone(tmp_path, monkeypatch) -> None:
+    """Not by names: of the program and its prompts, of what is done to it, of our own code."""
+    from lsrl.stability import sweep as module
+
+    def noise_of(sign):
+        class Noise(WeightNoise):
+            def applied(self, *arguments):
+                return super().applied(*arguments)
+
+        class Negative(WeightNoise):
+            def applied(self, *arguments):
+                return -super().applied(*arguments)
+
+        Negative.__qualname__ = Noise.__qualname__
+        return (Noise if sign > 0 else Negative)("mine")
+
+    def measured(noise=None):
+        found = []
+
+        def note(plan, group, kind, **options):
+            found.append(kind.name)
+            return []
+
+        monkeypatch.setattr(module, "measure", note)
+        kinds = (PAPER, noise or noise_of(1), Length(), Extremes())
+        sweep(Plan((workloads.DEFAULT["majority"],), ("gru",), kinds, 2, (0,)), tmp_path)
+        return found
+
+    everything = ["paper", "mine", "length", "extremes"]
+    assert measured() == everything
+    assert measured() == []
+    assert measured(noise=noise_of(1)) == []
+    assert measured(noise=noise_of(-1)) == ["mine"]
+    assert measured(noise=replace(noise_of(1), levels=(0.5,))) == ["mine"]
+
+    @lsrl.program(name="majority", max_length=24)
+    def minority(bit: lsrl.Token(2)) -> lsrl.Token(2):
+        return 2 * lsrl.cumsum(bit) < lsrl.position() + 1
+
+    catalogue = dict(programs.catalogue())
+    entry = catalogue["majority"]
+    monkeypatch.setattr(programs, "catalogue", lambda: catalogue)
+    catalogue["majority"] = replace(entry, build=lambda max_length: minority)
+    assert measured() == everything
+    catalogue["majority"] = replace(entry, sampler=lambda rng, steps: (np.ones(steps, int),))
+    assert measured() == ["paper", "mine", "length"]
+    catalogue["majority"] = entry
+    assert measured() == []
+    monkeypatch.setattr(cache, "code", lambda: "another state")
+    assert measured() == everything
 
 
 def test_processes_share_a_sweep(tmp_path: Path) -> None:

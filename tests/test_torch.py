@@ -254,6 +254,8 @@ def test_parameters_that_were_replaced_are_exported(tmp_path):
     np.testing.assert_array_equal(
         outputs_of(in_torch(model, tmp_path / "model"), [1, 0]), [[8], [7]]
     )
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert "not the compiled weights" in config["certificate"]
 
 
 def test_plain_torch_runs_it_without_lsrl(exported):

@@ -6,6 +6,7 @@ saturated by its margin, every value in tanh's linear regime, and every grid a n
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,14 +21,17 @@ from lsrl.certificate import (
     held_sums,
     split_recurrence,
 )
+from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import (
     Sums,
     facts,
     joined_sums,
     linear_state_facts,
     linear_state_settles,
+    side_by_side,
     term_sums,
 )
+from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import Product, RecurrentState, SelectiveState, Step
@@ -59,7 +63,7 @@ class CellAnalysis(Analysis):
         """Every condition, in the order of the layers."""
         for node in self.schedule.features:
             yield Condition(node, 0, held_sums(self.facts[node]), "the input is")
-        before: Sums | None = None
+        before: Units | None = None
         for number, layer in enumerate(self.plan.layers, start=1):
             mine = self._unit_sums(layer)
             by_gate = {gate: self._row_sums(k, mine, before) for gate, k in layer.kernels.items()}
@@ -113,9 +117,9 @@ class CellAnalysis(Analysis):
 
     # ------------------------------------------------------------ sums
 
-    def _unit_sums(self, layer: CellLayer) -> Sums:
+    def _unit_sums(self, layer: CellLayer) -> "Units":
         parts = [placed.part.bounds(self.facts) for placed in layer.placed]
-        return Sums(
+        return Units(
             np.concatenate([
                 sums.magnitude if p.part.picked is None else sums.magnitude[p.part.picked]
                 for p, sums in zip(layer.placed, parts, strict=True)
@@ -124,9 +128,25 @@ class CellAnalysis(Analysis):
                 sums.grid if p.part.picked is None else sums.grid[p.part.picked]
                 for p, sums in zip(layer.placed, parts, strict=True)
             ]),
+            self._unit_groups(layer),
         )  # fmt: skip
 
-    def _row_sums(self, kernel: Kernel, mine: Sums | None, before: Sums | None) -> Sums:
+    def _unit_groups(self, layer: CellLayer) -> Groups:
+        """Those of the channels, for units that are 0 where their channel's value is."""
+        units = layer.layer.units
+        channels = side_by_side([channels_of(self.facts[unit.node], unit) for unit in units])
+        if not channels.groups:
+            return channels.groups
+        rows = np.repeat(np.arange(len(layer.offset)), np.diff(layer.decode.indptr))
+        alone = (np.diff(layer.decode.indptr) == 1) & (layer.offset == 0)
+        owner = np.full(layer.width, -1)
+        owner[layer.decode.indices[alone[rows]]] = rows[alone[rows]]
+        found = {
+            root: np.where(owner >= 0, members[owner], -1) for root, members in channels.groups
+        }
+        return exclusion.kept(found)
+
+    def _row_sums(self, kernel: Kernel, mine: "Units | None", before: "Units | None") -> Sums:
         """Condition P1 for the rows of a kernel."""
         parts = [Sums(np.abs(kernel.bias), lowest_bit(kernel.bias))]
         if mine is not None:
@@ -150,24 +170,24 @@ class CellAnalysis(Analysis):
     def output_error(self) -> float:
         """Layer by layer: what units take over, their own rounding, and gates that may be off."""
         held = [self.held_errors(node) for node in self.schedule.features]
-        before, before_sums = np.concatenate(held) if held else np.zeros(0), None
+        before = np.concatenate(held) if held else np.zeros(0)
+        units_before: Units | None = None
         for layer in self.plan.layers:
-            sums = self._unit_sums(layer)
+            units = self._unit_sums(layer)
             errors = np.zeros(layer.layer.width)
             rounding = {
-                gate: self._rounding(kernel, self._row_sums(kernel, sums, before_sums))
+                gate: self._rounding(kernel, self._row_sums(kernel, units, units_before))
                 for gate, kernel in layer.kernels.items()
             }
             # States of this layer are read by its other units, so they come first.
-            units = sorted(layer.layer.units, key=lambda unit: unit.kind != "state")
-            for unit in units:
+            for unit in sorted(layer.layer.units, key=lambda unit: unit.kind != "state"):
                 place = slice(unit.start, unit.start + unit.width)
                 parts = [placed for placed in layer.placed if placed.unit is unit]
                 errors[place] = self._unit_errors(layer, parts, rounding, errors, before)
-            before, before_sums = errors, sums
+            before, units_before = errors, units
         output = self.schedule.output
         passed = np.asarray(abs(output.inputs) @ before).ravel()
-        sums = self._row_sums(self.plan.output, None, before_sums)
+        sums = self._row_sums(self.plan.output, None, units_before)
         final = passed + self._rounding(self.plan.output, sums) * (1 + self.numerics.unit)
         exact = self.exact_sums(sums) & (passed == 0)
         final = np.where(exact & self.plan.output.exact, 0.0, final)
@@ -363,9 +383,18 @@ def _picked(placed: Placed) -> Array:
     return np.arange(placed.width) if placed.part.picked is None else placed.part.picked
 
 
-def _matrix_sums(weights: sp.csr_array, units: Sums) -> Sums:
+class Units(NamedTuple):
+    """The greatest size and the grid of some units, and which are never on together."""
+
+    magnitude: Array
+    grid: Array
+    groups: Groups
+
+
+def _matrix_sums(weights: sp.csr_array, units: Units) -> Sums:
     """Size and grid of the terms of each row."""
-    magnitude = np.asarray(abs(weights) @ units.magnitude).ravel()
+    sizes = np.abs(weights.data) * units.magnitude[weights.indices]
+    magnitude = exclusion.greatest_sums(weights, sizes, units.groups)
     grid = np.full(weights.shape[0], np.inf)
     filled = np.flatnonzero(np.diff(weights.indptr))
     if len(filled):

@@ -171,6 +171,10 @@ class Structure:
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Structure) and self._key == other._key)
 
+    def __deepcopy__(self, memo: object) -> "Structure":
+        """It never changes, and copies of jax's functions would be unequal."""
+        return self
+
 
 Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
 

@@ -16,6 +16,7 @@ import numpy as np
 from lsrl.backends.residual.stream import TAPS, Channel, Hull, Row, Site, Stream
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
 from lsrl.ir.bounds import Sums
+from lsrl.ir.groups import Members, greatest_total
 from lsrl.ir.numbers import lowest_bit
 from lsrl.numerics import Numerics
 
@@ -285,13 +286,13 @@ class ResidualAnalysis(Analysis):
         return 0.0 if not (grid and other) else grid * other
 
     def _write(self, number: int, site: Site, terms: Sequence[tuple[int, float]]) -> Total:
-        size, grid, error = 0.0, np.inf, 0.0
+        shares, grid, error = [], np.inf, 0.0
         for index, weight in terms:
             channel = site.channels[index]
-            size += abs(weight) * self.size_of(site, channel)
+            shares.append((abs(weight) * self.size_of(site, channel), self._belongs(channel)))
             grid = min(grid, float(lowest_bit(weight)) * self.grid_of(channel))
             error += abs(weight) * self._errors[number, channel]
-        total = Total(size, grid, error)
+        total = Total(greatest_total(shares), grid, error)
         if not self._fits(total):
             error += self._rounding(total, [weight for _, weight in terms])
         error += self._lost(total, 1.0, 2 * len(terms))
@@ -317,10 +318,29 @@ class ResidualAnalysis(Analysis):
         return self._hulls[row]
 
     def _atoms(self, row: Row) -> Total:
-        size = abs(row.bias)
-        for (node, channel), weight in row.terms:
-            size += abs(weight) * float(self.facts[node].magnitude[channel])
-        return Total(size, self._hull(row).step)
+        shares = [
+            (abs(weight) * float(self.facts[node].magnitude[channel]), self._members(node, channel))
+            for (node, channel), weight in row.terms
+        ]
+        return Total(abs(row.bias) + greatest_total(shares), self._hull(row).step)
+
+    def _members(self, node: int, channel: int) -> Members:
+        """What an atom belongs to; see `lsrl.ir.groups`."""
+        groups = self.facts[node].groups
+        return {root: int(m[channel]) for root, m in groups if m[channel] >= 0}
+
+    def _belongs(self, channel: Channel) -> Members:
+        """What an inner channel belongs to: what its gate does, or its branch at this token."""
+        rows = [] if channel.gate is None else [channel.gate]
+        if channel.mode == "pass" and not (any(channel.taps[1:]) or channel.offset):
+            rows.append(channel.row)
+        found: Members = {}
+        for row in rows:
+            each = [] if row.bias else [self._members(*atom) for atom in row.atoms]
+            for root, member in each[0].items() if each else ():
+                if all(members.get(root) == member for members in each):
+                    found[root] = member
+        return found
 
     def _greatest_term(self, row: Row) -> float:
         places = self.stream.read(row)

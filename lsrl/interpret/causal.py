@@ -15,7 +15,6 @@ import numpy as np
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
 from lsrl.interpret.layerwise import KnownStreams
-from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -265,7 +264,7 @@ def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
     """(batch,) whether some value leaves the facts that the compiler relies on."""
     found = np.zeros(next(iter(values.values())).shape[0], bool)
     for node, value in values.items():
-        found |= _outside(graph.facts[node], value.astype(np.float64)).any(axis=(1, 2))
+        found |= graph.facts[node].violations(value.astype(np.float64)).any(axis=(1, 2))
         op = graph.nodes[node].op
         operands = graph.nodes[node].operands
         if not isinstance(op, SelectiveState | Hold) or not values.keys() >= set(operands):
@@ -278,13 +277,3 @@ def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
         if isinstance(op, SelectiveState) and op.overwrites:
             found |= ((first != 0) & (second != 0)).any(axis=(1, 2))
     return found
-
-
-def _outside(facts: Facts, values: Array) -> Array:
-    step = np.where((facts.step > 0) & np.isfinite(facts.step), facts.step, 1.0)
-    gridded = facts.step > 0
-    off = gridded & (values / step != np.rint(values / step))
-    outside = (values < facts.low) | (values > facts.high) | off
-    if facts.one_hot:
-        outside = outside | (values.sum(axis=-1, keepdims=True) > 1)
-    return outside

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.ir import groups as exclusion
+from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, common_grid, lowest_bit, sum_is_exact
+from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
@@ -32,14 +34,15 @@ class Facts:
       low: (width,) float64, least value of each channel.
       high: (width,) float64, greatest value.
       step: (width,) float64, every value is a multiple of it; 0 for continuous, inf for always 0.
-      one_hot: every channel is 0 or 1 and at most one of them is 1.
+      groups: which channels are never on together; see `lsrl.ir.groups`. It does not depend on the
+        number of tokens.
       once: the value is a state that takes at most one nonzero update, by promise.
     """
 
     low: Array
     high: Array
     step: Array
-    one_hot: bool = False
+    groups: Groups = exclusion.NONE
     once: bool = False
 
     @property
@@ -51,6 +54,21 @@ class Facts:
     def magnitude(self) -> Array:
         """(width,) the greatest absolute value."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    @property
+    def zero(self) -> Array:
+        """(width,) bool, which channels are always 0."""
+        return (self.low == 0) & (self.high == 0)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether at most one channel is nonzero at a token."""
+        return exclusion.exclusive(self.groups, self.zero)
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether every channel is 0 or 1 and at most one of them is 1."""
+        return self.boolean and self.exclusive
 
     @property
     def gridded(self) -> bool:
@@ -73,6 +91,45 @@ class Facts:
         """Whether every channel has one possible value."""
         return bool((self.low == self.high).all())
 
+    def violations(self, values: Array) -> Array:
+        """Where values are not as these facts say.
+
+        Args:
+          values: (..., width), float64 or, as objects, exact rationals.
+
+        Returns:
+          Booleans of the same shape.
+        """
+        wrong = np.asarray((values < self.low) | (values > self.high), dtype=bool)
+        for channel in np.flatnonzero(self.step > 0):
+            value, step = values[..., channel], self.step[channel]
+            if np.isinf(step):
+                off = value != 0
+            else:
+                with np.errstate(invalid="ignore"):
+                    off = value % (rational(step) if value.dtype == object else step) != 0
+            wrong[..., channel] |= np.asarray(off, dtype=bool)
+        for _, members in self.groups:
+            lit = np.asarray(values != 0, dtype=bool) & (members >= 0)
+            least = np.where(lit, members, members.max()).min(axis=-1, keepdims=True)
+            most = np.where(lit, members, -1).max(axis=-1, keepdims=True)
+            wrong |= lit & (least != most)
+        return wrong
+
+    def __str__(self) -> str:
+        """Intervals and grids; one entry where all channels have the same."""
+        ends = zip(self.low, self.high, self.step, strict=True)
+        rows = {
+            f"in [{low:g}, {high:g}]" + ("" if step == 0 else f" by steps of {step:g}")
+            for low, high, step in ends
+        }
+        return ", ".join(sorted(rows)) + (", one-hot" if self.one_hot else "")
+
+    def same_range(self, other: "Facts") -> bool:
+        """Whether both say the same of intervals and grids."""
+        pairs = ((self.low, other.low), (self.high, other.high), (self.step, other.step))
+        return all(bool((mine == its).all()) for mine, its in pairs)
+
     def meet(self, other: "Facts") -> "Facts":
         """Both facts hold: the intersection of the intervals and the coarser grid.
 
@@ -80,11 +137,11 @@ class Facts:
         """
         low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
         step = np.maximum(self.step, other.step)
-        one_hot, once = self.one_hot or other.one_hot, self.once or other.once
-        same = (low == self.low).all() and (high == self.high).all() and (step == self.step).all()
-        if same and (one_hot, once) == (self.one_hot, self.once):
-            return self
-        return Facts(low, high, step, one_hot, once)
+        groups = exclusion.union(self.groups, other.groups)
+        once = self.once or other.once
+        both = Facts(low, high, step, groups, once)
+        same = groups is self.groups and once == self.once and both.same_range(self)
+        return self if same else both
 
     def join(self, other: "Facts") -> "Facts":
         """Either may hold: the hull of the intervals and the common grid."""
@@ -92,32 +149,47 @@ class Facts:
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             pairwise_grid(self.step, other.step),
+            exclusion.common(self.groups, other.groups, self.zero, other.zero),
         )
 
+    def take(self, picked: Array) -> "Facts":
+        """Of some channels, by index."""
+        groups = exclusion.take(self.groups, picked)
+        return Facts(self.low[picked], self.high[picked], self.step[picked], groups, self.once)
 
-def facts(low: Array, high: Array, step: Array, one_hot: bool = False) -> Facts:
+
+def side_by_side(parts: Sequence[Facts]) -> Facts:
+    """The facts of several signals, one after another."""
+    if not parts:
+        return facts(np.zeros(0), np.zeros(0), np.zeros(0))
+    return Facts(
+        np.concatenate([part.low for part in parts]),
+        np.concatenate([part.high for part in parts]),
+        np.concatenate([part.step for part in parts]),
+        exclusion.joined([(part.width, part.groups) for part in parts]),
+    )
+
+
+def facts(low: Array, high: Array, step: Array, groups: Groups = exclusion.NONE) -> Facts:
     """Make facts of float64 arrays; a channel that can only be 0 lies on every grid."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     # A difference of infinite ends says nothing.
     low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     step = np.where((low == 0) & (high == 0), np.inf, np.asarray(step, dtype=np.float64))
-    return Facts(low, high, step, one_hot)
+    return Facts(low, high, step, groups)
 
 
 def constant_facts(values: Array) -> Facts:
     """Facts of a constant vector (width,)."""
     values = np.asarray(values, dtype=np.float64)
-    boolean = bool(np.isin(values, (0.0, 1.0)).all())
-    step = np.where(values == 0, np.inf, np.abs(values))
-    return Facts(values, values, step, one_hot=boolean and values.sum() <= 1)
+    return Facts(values, values, np.where(values == 0, np.inf, np.abs(values)))
 
 
 def table_facts(table: Array) -> Facts:
     """Facts of a value that is always some row of `table`, (rows, width)."""
     rows, width = table.shape
     step = common_grid(table.T.ravel(), np.arange(0, rows * width + 1, rows))
-    one_hot = bool(np.isin(table, (0.0, 1.0)).all() and (table.sum(axis=1) <= 1).all())
-    return Facts(table.min(axis=0), table.max(axis=0), step, one_hot)
+    return Facts(table.min(axis=0), table.max(axis=0), step)
 
 
 def pairwise_grid(first: Array, second: Array) -> Array:
@@ -150,18 +222,16 @@ def joined_sums(sums: Sequence[Sums]) -> Sums:
 def term_sums(weight: Matrix, value: Facts) -> Sums:
     """Magnitude and grid of the terms weight[i, j] * value[j], row by row.
 
-    At most one term of a one-hot operand is not zero, so its terms count by their maximum.
+    Of channels that are never on together only the largest share counts.
     """
     data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
     size = value.magnitude[columns]
     with np.errstate(over="ignore"):
         terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
-    magnitude = np.zeros(weight.rows)
+    magnitude = exclusion.greatest_sums(weight.csr, terms, value.groups)
     grid = np.full(weight.rows, np.inf)
     filled = np.flatnonzero(np.diff(starts))
     if len(filled):
-        gather = np.maximum if value.one_hot else np.add
-        magnitude[filled] = gather.reduceat(terms, starts[filled])
         with np.errstate(over="ignore"):
             unit = np.where(
                 value.step[columns] == 0, 0.0, lowest_bit(data) * lowest_bit_of_step(value)[columns]
@@ -178,38 +248,56 @@ def lowest_bit_of_step(value: Facts) -> Array:
 
 def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
     """Condition P1 for rows of Σ weight x + bias."""
+    weights, values = _sharing_as_one(weights, values)
     bias_sums = Sums(np.abs(bias), lowest_bit(bias))
     return joined_sums(
         [bias_sums, *(term_sums(w, v) for w, v in zip(weights, values, strict=True))]
     )
 
 
+def product_of_grids(first: Array, second: Array) -> Array:
+    """The grid of products of multiples of each: 0 where float64 has no number for one.
+
+    The product itself, or, where float64 would round it, the powers of two that divide it.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        product, rough = first * second, lowest_bit(first) * lowest_bit(second)
+        product = np.where(product <= 2.0**53 * rough, product, rough)
+    always_zero = np.isinf(first) | np.isinf(second)
+    lost = (first == 0) | (second == 0) | ~np.isfinite(product)
+    return np.where(always_zero, np.inf, np.where(lost, 0.0, product))
+
+
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
+    groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
+    weights, values = _sharing_as_one(weights, values)
     low, high = bias.astype(np.float64), bias.astype(np.float64)
     grids = [np.where(bias == 0, np.inf, np.abs(bias))]
     for weight, value in zip(weights, values, strict=True):
         least, most = linear_hull(weight, value)
         low, high = low + least, high + most
-        steps = value.step[weight.csr.indices]
-        entries = np.abs(weight.csr.data) * steps
-        # A grid that float64 has no number for is none.
-        lost = np.isfinite(steps) & ((entries == 0) | np.isinf(entries))
-        entries = np.where(lost, np.nan, entries)
+        entries = product_of_grids(np.abs(weight.csr.data), value.step[weight.csr.indices])
+        entries = np.where(entries == 0, np.nan, entries)
         grids.append(common_grid(entries, weight.csr.indptr))
     step = grids[0]
     for grid in grids[1:]:
         step = pairwise_grid(step, grid)
     sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
     low, high = widen(low, high, sums)
-    one_hot = (
-        len(values) == 1
-        and values[0].one_hot
-        and not bool(bias.any())
-        and bool((weights[0].csr.data == 1).all())
-        and bool((np.bincount(weights[0].csr.indices, minlength=1) <= 1).all())
-    )
-    return facts(low, high, step, one_hot)
+    return facts(low, high, step, groups)
+
+
+def _sharing_as_one(
+    weights: Sequence[Matrix], values: Sequence[Facts]
+) -> tuple[Sequence[Matrix], Sequence[Facts]]:
+    """Operands side by side, where members of one root lie in several of them."""
+    roots = [root for value in values for root, _ in value.groups]
+    if len(set(roots)) == len(roots):
+        return weights, values
+    import scipy.sparse as sp
+
+    return [Matrix(sp.hstack([weight.csr for weight in weights]))], [side_by_side(values)]
 
 
 def interval_ends(value: Facts) -> Facts:
@@ -227,11 +315,7 @@ def widen(low: Array, high: Array, sums: Sums) -> tuple[Array, Array]:
 
 def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
     """The hull (low, high) of weight @ x over the interval of x, each (rows,)."""
-    data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
-    low, high = np.zeros(weight.rows), np.zeros(weight.rows)
-    filled = np.flatnonzero(np.diff(starts))
-    if not len(filled):
-        return low, high
+    data, columns = weight.csr.data, weight.csr.indices
     first, second = data * value.low[columns], data * value.high[columns]
     least, most = np.minimum(first, second), np.maximum(first, second)
     if (np.abs(data) < TINY * 2.0**1000).any() or (value.magnitude < TINY * 2.0**1000).any():
@@ -239,13 +323,8 @@ def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
         signs = np.stack([np.sign(data) * np.sign(end[columns]) for end in (value.low, value.high)])
         least = np.where((signs.min(axis=0) < 0) & (least > -TINY), -TINY, least)
         most = np.where((signs.max(axis=0) > 0) & (most < TINY), TINY, most)
-    if value.one_hot:
-        low[filled] = np.minimum(np.minimum.reduceat(least, starts[filled]), 0.0)
-        high[filled] = np.maximum(np.maximum.reduceat(most, starts[filled]), 0.0)
-        return low, high
-    low[filled] = np.add.reduceat(least, starts[filled])
-    high[filled] = np.add.reduceat(most, starts[filled])
-    return low, high
+    low = -exclusion.greatest_sums(weight.csr, -least, value.groups)
+    return low, exclusion.greatest_sums(weight.csr, most, value.groups)
 
 
 class Reach(NamedTuple):
@@ -281,10 +360,13 @@ def linear_state_facts(
         step = np.where(np.isinf(step), step, step * reach.halvings)
     grid = lowest_bit_of_step(Facts(initial, initial, step))
     result = facts(reach.low, reach.high, step)
-    autonomous = not update.magnitude.any()
-    one_hot = autonomous and constant_facts(initial).one_hot and _is_permutation(transition)
     magnitude = _row_magnitude(transition, initial, update, reach)
-    return replace(result, one_hot=one_hot), Sums(magnitude, grid)
+    turning = not update.magnitude.any() and _is_permutation(transition)
+    if turning and np.count_nonzero(initial) == 1:
+        # One nonzero value goes round, and where it stands no other stands.
+        root = "ring", transition, initial.tobytes()
+        result = replace(result, groups=((root, np.arange(len(initial))),))
+    return result, Sums(magnitude, grid)
 
 
 def linear_state_settles(transition: Matrix, initial: Array, update: Facts, tokens: int) -> bool:

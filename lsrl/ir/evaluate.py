@@ -3,24 +3,30 @@
 Exact rationals, or float64 arrays where every sum of the program is proven exact in float64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.errors import BoundsError
+from lsrl.errors import PromiseError, TheoremError
+from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array, sum_is_exact
-from lsrl.ir.ops import Extent, Input, Op, StateOp
+from lsrl.ir.ops import Extent, Input, Op, Pledge, StateOp
 from lsrl.ir.types import position_text
 
 
 # Facts over a number of tokens take longer to infer than short sequences take to evaluate.
+@lru_cache(maxsize=16)
+def _facts_over(graph: Graph, tokens: int) -> tuple[Facts, ...]:
+    return graph.facts_at(tokens)
+
+
 @lru_cache(maxsize=64)
 def float64_is_exact(graph: Graph, tokens: int) -> bool:
     """Whether float64 arithmetic carries out every node exactly for `tokens` tokens."""
-    facts = graph.facts_at(tokens)
+    facts = _facts_over(graph, tokens)
     for node, fact in zip(graph.nodes, facts, strict=True):
         if isinstance(node.op, Input):
             continue  # float64 holds its own inputs
@@ -51,6 +57,7 @@ def evaluate(
     exact: bool | None = None,
     wanted: Sequence[int] | None = None,
     interventions: Mapping[int, Intervention] | None = None,
+    theorems: bool = False,
 ) -> dict[int, Array]:
     """Evaluate a graph on whole sequences.
 
@@ -62,49 +69,155 @@ def evaluate(
       interventions: by node id; all that reads the node reads the new values, and a state goes on
         from them (Pearl's do-operator, at single tokens). Promises are not checked then, and the
         proof that float64 is exact holds as far as values stay within their facts.
+      theorems: also check every value against the facts that inference gives over these tokens. On
+        a compiled graph, inputs that keep the program's promises are asked for.
 
     Returns:
       (batch, time, width) by node id: float64, or rationals as objects.
 
     Raises:
-      BoundsError: a promise of the program is broken; names the signal, line and token.
+      PromiseError: a promise of the program is broken; names the signal, line and token.
+      TheoremError: what is proven of a signal does not hold.
     """
     batch, time = inputs[0].shape[:2]
     rationals = not float64_is_exact(graph, time) if exact is None else exact
     extent = Extent(batch, time, rationals)
     keep = [graph.output] if wanted is None else list(wanted)
+    pledges = _pledges(graph, time) if interventions is None else {}
     # Promises are checked even where nothing reads the promised signal.
-    promised = [i for i, node in enumerate(graph.nodes) if node.op.promise() is not None]
-    live = graph.live([*keep, *promised])
+    live = graph.live([*keep, *(i for i, pledge in pledges.items() if pledge.keeper)])
+    proven = _facts_over(graph, time) if theorems and interventions is None else None
+    values: dict[int, Array] = {}
+    for i, operands, value in _values(graph, inputs, extent, live, keep, interventions):
+        if i in keep:
+            values[i] = value
+        pledge = pledges.get(i)
+        if pledge is not None:
+            shown = operands[0] if pledge.of_operand else value
+            _keep(graph, i, pledge, graph.nodes[i].op.broken(operands, value), shown)
+        if proven is not None:
+            wrong = proven[i].violations(value)
+            if wrong.any():
+                raise _theorem_error(graph, i, str(proven[i]), wrong, value)
+    return values
+
+
+def evaluate_prefixes(
+    graph: Graph,
+    inputs: Sequence[Array],
+    wanted: Sequence[int] = (),
+    *,
+    exact: bool | None = None,
+) -> tuple[Array, dict[int, Array]]:
+    """Evaluate a graph on sequences that may break its promises, and say where they do.
+
+    A value depends on no later token, so what is ahead of the first broken promise is as it should
+    be; what stands behind it means nothing.
+
+    Args:
+      graph: the program.
+      inputs: as for `evaluate`.
+      wanted: ids of the nodes to return.
+      exact: as for `evaluate`.
+
+    Returns:
+      (batch,) int, how many tokens from the first on keep every promise, and the values of the
+      wanted nodes, as `evaluate` returns them.
+    """
+    batch, time = inputs[0].shape[:2]
+    extent = Extent(batch, time, not float64_is_exact(graph, time) if exact is None else exact)
+    legal = np.full(batch, time)
+    pledges = {i: pledge for i, pledge in _pledges(graph, time).items() if pledge.keeper}
+    values: dict[int, Array] = {}
+    with np.errstate(all="ignore"):  # behind a broken promise there are no bounds
+        live = graph.live([*wanted, *pledges])
+        for i, operands, value in _values(graph, inputs, extent, live, wanted):
+            if i in wanted:
+                values[i] = value
+            if i in pledges:
+                broken: Array = np.any(graph.nodes[i].op.broken(operands, value), axis=-1)
+                first = np.where(broken.any(axis=1), broken.argmax(axis=1), time)
+                legal = np.minimum(legal, first)
+    return legal, values
+
+
+def _values(
+    graph: Graph,
+    inputs: Sequence[Array],
+    extent: Extent,
+    live: Sequence[int],
+    keep: Sequence[int],
+    interventions: Mapping[int, Intervention] | None = None,
+) -> Iterator[tuple[int, list[Array], Array]]:
+    """Each live node with its operands' values and its own, which is forgotten when all read it."""
     last_reader = {operand: i for i in live for operand in graph.nodes[i].operands}
     values: dict[int, Array] = {}
     for i in live:
         node = graph.nodes[i]
         given = None if interventions is None else interventions.get(i)
+        operands = [values[operand] for operand in node.operands]
         if isinstance(node.op, Input):
             array = inputs[node.op.index]
             values[i] = extent.numbers(array if array.ndim == 3 else array[..., None])
             if given is not None:
                 values[i] = np.where(given.mask, extent.numbers(given.values), values[i])
-            continue
-        operands = [values[operand] for operand in node.operands]
-        if given is None:
+        elif given is None:
             values[i] = node.op.evaluate(operands, extent)
         else:
             values[i] = _intervened(node.op, operands, extent, given)
-        broken = node.op.broken(operands, values[i]) if interventions is None else None
-        if broken is not None and np.any(broken.mask):
-            at = np.argwhere(broken.mask.astype(bool))
-            first = at[np.lexsort((at[:, 0], at[:, 1]))[0]]
-            raise BoundsError(
-                f"{graph.label(i)} ({graph.source(i)}) was promised: {broken.promise}; got "
-                f"{values[i][tuple(first[:2])].tolist()} at {position_text(first[:2], 2)}; "
-                "mend the input or widen the promise"
-            )
+        yield i, operands, values[i]
         for operand in node.operands:
             if last_reader[operand] == i and operand not in keep:
                 values.pop(operand, None)
-    return {i: values[i] for i in keep}
+
+
+def _pledges(graph: Graph, tokens: int) -> dict[int, Pledge]:
+    """What each node takes for true of its values, by node id."""
+    facts = graph.facts if tokens <= graph.tokens else _facts_over(graph, tokens)
+    found = {}
+    for i, node in enumerate(graph.nodes):
+        if graph.program is not None and not node.origins:
+            continue  # a pass's own node: it stands in for another op, and promises nothing
+        pledge = node.op.promise([facts[operand] for operand in node.operands])
+        if pledge is not None:
+            found[i] = pledge
+    return found
+
+
+def _keep(graph: Graph, node: int, pledge: Pledge, broken: Array, values: Array) -> None:
+    if not broken.any():
+        return
+    if pledge.keeper is None:
+        raise _theorem_error(graph, node, pledge.text, broken, values)
+    sequence, token, got, place = _first(broken, values)
+    mend = {
+        "program": "the program promises it for every input: mend it, or widen the promise",
+        "prompt": "a legal prompt keeps it: mend the input, or widen the promise",
+    }[pledge.keeper]
+    raise PromiseError(
+        f"{graph.label(node)} ({graph.source(node)}) was promised: {pledge.text}; got {got} at "
+        f"{place}; {mend}",
+        pledge.keeper, sequence, token,
+    )  # fmt: skip
+
+
+def _theorem_error(
+    graph: Graph, node: int, theorem: str, wrong: Array, values: Array
+) -> TheoremError:
+    _, _, got, place = _first(wrong, values)
+    return TheoremError(
+        f"{graph.label(node)} ({graph.source(node)}): LSRL has proven: {theorem}; got {got} at "
+        f"{place}; this is a fault of LSRL and not of the program, so please report it, with the "
+        "program and its input"
+    )
+
+
+def _first(mask: Array, values: Array) -> tuple[int, int, list[float], str]:
+    """The first token that a mask marks: its sequence, its number, the value there, the place."""
+    at = np.argwhere(mask)
+    sequence, token = (int(k) for k in at[np.lexsort((at[:, 0], at[:, 1]))[0]][:2])
+    got = values[sequence, token].astype(np.float64).tolist()
+    return sequence, token, got, position_text([sequence, token], 2)
 
 
 def reevaluate(

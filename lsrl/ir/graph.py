@@ -6,13 +6,14 @@ names, source lines and facts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
+from lsrl.ir.groups import Groups
+from lsrl.ir.inference import Inference
 from lsrl.ir.ops import Input, Op
 
 if TYPE_CHECKING:
@@ -102,12 +103,17 @@ class Graph:
             return self.facts
         known = None if self.program is None else self.program.facts_at(tokens)
         found: list[Facts] = []
-        for node in self.nodes:
-            fact = _inferred(node.op, [found[i] for i in node.operands], tokens)
+        for i, node in enumerate(self.nodes):
+            fact = self._inference.facts(i, found, tokens)
             for origin in node.origins if known is not None else ():
                 fact = fact.meet(known[origin])  # type: ignore[index]
-            found.append(fact)
+            # What earlier passes knew of groups is no matter of the length.
+            found.append(replace(fact, groups=self.facts[i].groups))
         return tuple(found)
+
+    @cached_property
+    def _inference(self) -> Inference:
+        return Inference(self.nodes, written=self.program is None)
 
     @cached_property
     def settled(self) -> bool:
@@ -125,7 +131,7 @@ class Graph:
             return True
         # What a node is a sum of may grow, and yet it equals a signal that does not.
         known = () if self.program is None else (self.program.facts[i] for i in node.origins)
-        return any(fact.meet(other) is fact and other.meet(fact) is other for other in known)
+        return any(fact.same_range(other) for other in known)
 
     def label(self, index: int) -> str:
         """The user's name for a node, else its op and id."""
@@ -171,20 +177,16 @@ class Graph:
         return "\n".join([*lines, f"return %{number[self.output]}"])
 
 
-def _inferred(op: Op, operands: Sequence[Facts], tokens: int) -> Facts:
-    """Facts of a node; an end that float64 can't hold is infinite, and says nothing."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return op.infer(operands, tokens)
-
-
 def _number(value: Any) -> str:
     return f"{float(value):.12g}"
 
 
 def _parameters(op: Op) -> str:
+    """An op's parameters but for those that have their default."""
     shown = [
         f"{parameter.name}={_shorten(repr(getattr(op, parameter.name)))}"
         for parameter in fields(op)  # type: ignore[arg-type]
+        if getattr(op, parameter.name) != parameter.default
     ]
     return f" {{{', '.join(shown)}}}" if shown else ""
 
@@ -215,6 +217,7 @@ class GraphBuilder:
 
     def __post_init__(self) -> None:
         """Remember what is known, by op and by the identity of the operands' facts."""
+        self._inference = Inference(self.nodes, written=self.program is None)
         if self.earlier is not None:
             facts = self.earlier.facts
             for node, fact in zip(self.earlier.nodes, facts, strict=True):
@@ -232,10 +235,13 @@ class GraphBuilder:
         width = op.width_of([self.nodes[i].width for i in operands])
         read = [self.facts[i] for i in operands]
         known = self._inferred.get((op, tuple(map(id, read))))
-        self.facts.append(_inferred(op, read, self.tokens) if known is None else known)
+        index = len(self.nodes)
         self.nodes.append(Node(op, operands, width))
-        self._known[key] = len(self.nodes) - 1
-        return self._known[key]
+        self.facts.append(
+            self._inference.facts(index, self.facts, self.tokens) if known is None else known
+        )
+        self._known[key] = index
+        return index
 
     def describe(
         self, index: int, names: Sequence[str] = (), sources: Sequence[Source] = ()
@@ -248,8 +254,8 @@ class GraphBuilder:
             tuple(dict.fromkeys((*node.sources, *sources))),
         )  # fmt: skip
 
-    def inherit(self, index: int, node: Node) -> None:
-        """Let a node stand for all that `node` of an earlier graph stood for."""
+    def inherit(self, index: int, node: Node, groups: Groups = exclusion.NONE) -> None:
+        """Let a node stand for all that `node` of an earlier graph stood for, and its groups."""
         self.describe(index, node.names, node.sources)
         fresh = [origin for origin in node.origins if origin not in self.nodes[index].origins]
         mine = self.nodes[index]
@@ -259,6 +265,10 @@ class GraphBuilder:
         if self.program is not None:
             for origin in fresh:
                 self.facts[index] = self.facts[index].meet(self.program.facts[origin])
+        if groups:
+            fact = self.facts[index]
+            both = exclusion.union(fact.groups, groups)
+            self.facts[index] = fact if both is fact.groups else replace(fact, groups=both)
 
     def build(self, output: int) -> Graph:
         """The finished graph."""
@@ -288,7 +298,8 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         replacement = rule(builder, graph, i, operands)
         new[i] = builder.add(node.op, *operands) if replacement is None else replacement
         origins = node.origins if graph.program is not None else (i,)
-        builder.inherit(new[i], Node(node.op, (), node.width, origins, node.names, node.sources))
+        same = Node(node.op, (), node.width, origins, node.names, node.sources)
+        builder.inherit(new[i], same, graph.facts[i].groups)
     built = builder.build(new[graph.output])
     return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
 

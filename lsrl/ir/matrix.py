@@ -6,7 +6,7 @@ from typing import Any, final
 import numpy as np
 
 from lsrl.errors import ProgramError, ShapeError
-from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.numbers import Array, exact_array, lowest_bit
 
 
 @final
@@ -22,16 +22,28 @@ class Matrix:
     __slots__ = ("_digest", "csr")
 
     def __init__(self, values: Any) -> None:
-        """Take any dense array, scalar nest or scipy sparse array with two dimensions."""
+        """Take any dense array, scalar nest or scipy sparse array with two dimensions.
+
+        Raises:
+          ProgramError: entries that are not finite real numbers, or that float64 would round.
+          ShapeError: another number of dimensions.
+        """
         import scipy.sparse as sp  # a fifth of a second to import, so it loads when first used
 
+        if getattr(values, "dtype", None) != np.float64:
+            if hasattr(values, "tocsr"):
+                given = sp.csr_array(values)
+                parts = exact_array(given.data, "a matrix"), given.indices, given.indptr
+                values = sp.csr_array(parts, given.shape)
+            else:
+                values = exact_array(values, "a matrix")
         csr = sp.csr_array(values, dtype=np.float64, copy=True)
         if csr.ndim != 2:
             raise ShapeError(f"a matrix needs two dimensions, got {csr.ndim}")
         csr.sum_duplicates()
         csr.eliminate_zeros()
         if not np.isfinite(csr.data).all():
-            raise ProgramError("a matrix has an entry that is not finite")
+            raise ProgramError("expected a matrix of finite numbers, got one that is not finite")
         for array in (csr.data, csr.indices, csr.indptr):
             array.flags.writeable = False
         self.csr = csr
@@ -52,7 +64,7 @@ class Matrix:
     @classmethod
     def diagonal(cls, values: Any) -> "Matrix":
         """The matrix with these values on its diagonal."""
-        row = np.asarray(values, dtype=np.float64)
+        row = exact_array(values, "a matrix")
         return cls._of(row, np.arange(len(row)), np.arange(len(row)), (len(row), len(row)))
 
     @classmethod

@@ -88,12 +88,41 @@ def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
         return np.asarray(np.asarray(magnitude) <= 2.0**bits * np.asarray(grid))
 
 
+def exact_array(values: Any, what: str) -> Array:
+    """Numbers of any shape as float64, refusing what float64 can't hold exactly.
+
+    Raises:
+      ProgramError: not numbers, complex numbers, or numbers that float64 would round.
+    """
+    array = np.asarray(values)
+    kind = array.dtype.kind
+    # numpy's own casts are fast, and exact for these.
+    if kind in "fb" and array.dtype.itemsize <= 8:
+        return array.astype(np.float64)
+    if kind in "iu" and not array[(array > 2**53) | (array < -(2**53))].size:
+        return array.astype(np.float64)
+    found = [exact_number(entry, what) for entry in array.ravel().tolist()]
+    return np.array(found, dtype=np.float64).reshape(array.shape)
+
+
+def unsigned_zeros(values: Array) -> Array:
+    """A copy of floating point numbers with 0.0 where they are -0.0: equal, with equal bits."""
+    return values + values.dtype.type(0)
+
+
 def exact_number(value: Any, what: str) -> float:
     """`value` as a float64, refusing what float64 can't hold exactly.
 
     Raises:
-      ProgramError: not a finite number, or a Fraction or int that float64 would round.
+      ProgramError: not a finite number, a complex one, or a Fraction or int that float64 would
+        round.
     """
+    if np.iscomplexobj(value):  # numpy would drop the imaginary part
+        raise ProgramError(
+            f"{what}: expected real numbers, got {value!r}, which is complex; write .real to drop "
+            "the imaginary part, or keep both parts as two channels, on which a + bi acts as the "
+            "matrix [[a, -b], [b, a]]"
+        )
     try:
         number = float("not a number" if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -111,3 +140,14 @@ def exact_number(value: Any, what: str) -> float:
 def rational(value: float) -> int | Fraction:
     """A float64 as an exact rational; plain ints where possible, since they are faster."""
     return int(value) if float(value).is_integer() else Fraction(value)
+
+
+def same_bits(one: Array | None, other: Array | None) -> bool:
+    """Whether two arrays hold the same numbers in the same dtype, bit for bit."""
+    if one is None or other is None:
+        return one is other
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    # Of their bytes, since NaN is no number and differs from itself.
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return bool(np.array_equal(left, right))

@@ -12,12 +12,14 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 
 from lsrl.errors import ShapeError
 from lsrl.ir import bounds
+from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts, Sums, no_sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational
@@ -25,6 +27,7 @@ from lsrl.ir.types import InputType, Token
 
 Row = tuple[float, ...]
 Via = Literal["auto", "gate", "relu"]
+Keeper = Literal["program", "prompt"]
 
 
 class Extent(NamedTuple):
@@ -62,11 +65,19 @@ class Extent(NamedTuple):
         return result
 
 
-class Broken(NamedTuple):
-    """Where a promise is broken: a mask (batch, time, width) and what was promised."""
+class Pledge(NamedTuple):
+    """What is taken for true of an op's values, beyond what inference proves.
 
-    mask: Array
-    promise: str
+    Attributes:
+      text: in words.
+      keeper: whose it is to keep: the program's author, for every input of the declared types, or
+        whoever writes the prompt; None for a theorem of the op's maker.
+      of_operand: the text speaks of the first operand, not of the result.
+    """
+
+    text: str
+    keeper: Keeper | None
+    of_operand: bool = False
 
 
 class Op(ABC):
@@ -119,13 +130,18 @@ class Op(ABC):
         """Condition P1 of what `evaluate` adds up."""
         return no_sums(self.width_of([operand.width for operand in operands]))
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """Where the op's promise, if it makes one, is broken."""
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
+        """What the op takes for true of operands with these facts, if anything.
+
+        Args:
+          operands: facts of the operands.
+          slack: rounding of what a comparison reads, in units of its ramp's rise: it widens ramps.
+        """
         return None
 
-    def promise(self) -> str | None:
-        """The promise in words, if the op makes one."""
-        return None
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """Where the promise is broken: a mask (batch, time, width of the result)."""
+        return np.zeros(result.shape, dtype=bool)
 
 
 class StateOp(Op):
@@ -306,7 +322,7 @@ class Relu(Op):
         """The operand's interval cut off at zero."""
         value = operands[0]
         return bounds.facts(
-            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.one_hot
+            np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.groups
         )
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
@@ -320,8 +336,8 @@ class Step(Op):
     """1 where x >= 0, else 0, with a ramp below zero: relu(1 - relu(-slope x - shift)).
 
     Exactly 1 from -shift/slope on and exactly 0 up to -(1 + shift)/slope. On a grid that is at
-    least as coarse as the ramp no value falls into it. On continuous values the result is 0 or 1 by
-    promise: values within the ramp leave the answer unspecified.
+    least as coarse as the ramp no value falls into it. Else the result is 0 or 1 by promise: no
+    value lies strictly within the ramp.
 
     With `one_level` a target without native steps takes relu(slope x + 1) - relu(slope x), which
     saves a layer but carries rounding and noise in proportion to the range of x; for gridded x
@@ -359,10 +375,36 @@ class Step(Op):
         slope, shift = extent.numbers([self.slope, self.shift])
         return np.maximum(1 - np.maximum(-slope * operands[0] - shift, 0), 0)
 
-    def ramp_text(self, slack: float) -> str:
-        """Where the ramp lies, widened by a slack in units of its rise, in words."""
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
+        """That no value lies in the ramp, where neither bounds nor grid keep them out."""
+        if self.avoids_ramp(operands[0]) or not self._may_enter(operands[0], slack):
+            return None
         low, high = -(1 + self.shift + slack) / self.slope, -(self.shift - slack) / self.slope
-        return f"({low:.4g}, {high:.4g})"
+        ramp = f"({low:.4g}, {high:.4g})"
+        text = f"compares a difference that stays out of the ramp {ramp}"
+        return Pledge(text, "prompt", of_operand=True)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """Values strictly within the ramp, which are neither 0 nor 1."""
+        return np.asarray((result > 0) & (result < 1), dtype=bool)
+
+    def _may_enter(self, value: Facts, slack: float) -> bool:
+        """Whether bounds and grid allow a value strictly within the ramp, widened by the slack."""
+        slope, shift, wider = (Fraction(number) for number in (self.slope, self.shift, slack))
+        start, end = -(1 + shift + wider) / slope, (wider - shift) / slope
+        channels = (value.low.tolist(), value.high.tolist(), value.step.tolist())
+        for low, high, step in zip(*channels, strict=True):
+            if not (low < end and high > start):
+                continue
+            if step == 0 or np.isinf(step):
+                return True
+            grid = Fraction(step)
+            # The least point of the grid beyond the ramp's start, and not below the least value.
+            point = start // grid + 1
+            point = max(point, -(-Fraction(low) // grid)) if np.isfinite(low) else point
+            if point * grid < end and point * grid <= high:
+                return True
+        return False
 
 
 @final
@@ -380,15 +422,15 @@ class Product(Op):
         pairs = itertools.product((left.low, left.high), (right.low, right.high))
         with np.errstate(invalid="ignore", over="ignore"):
             ends = np.stack([a * b for a, b in pairs])
-            step = np.where((left.step == 0) | (right.step == 0), 0.0, left.step * right.step)
+            step = bounds.product_of_grids(left.step, right.step)
             grid = np.minimum(lowest_bit(left.low), lowest_bit(left.high))
             grid = grid * np.minimum(lowest_bit(right.low), lowest_bit(right.high))
         # Values are finite even where a bound is not, and so 0 times them is 0.
         ends, grid = np.where(np.isnan(ends), 0.0, ends), np.where(np.isnan(grid), 0.0, grid)
         low, high = ends.min(axis=0), ends.max(axis=0)
         low, high = bounds.widen(low, high, Sums(np.maximum(abs(low), abs(high)), grid))
-        one_hot = (left.one_hot and right.boolean) or (right.one_hot and left.boolean)
-        return bounds.facts(low, high, step, one_hot)
+        # Where either factor is 0 the product is.
+        return bounds.facts(low, high, step, exclusion.union(left.groups, right.groups))
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """A product of integers is exact where it fits; 0 and 1 always do."""
@@ -424,8 +466,16 @@ class Select(Op):
         return widths[1]
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
-        """The hull of both values."""
-        return operands[1].join(operands[2])
+        """The hull of both values; a value that is only let through belongs to its condition."""
+        condition, first, second = operands
+        hull = first.join(second)
+        if not condition.groups:
+            return hull
+        wide = np.zeros(hull.width, dtype=int) if condition.width == 1 else slice(None)
+        opens = tuple(
+            (root, np.where(second.zero, members[wide], -1)) for root, members in condition.groups
+        )
+        return replace(hull, groups=exclusion.union(hull.groups, opens))
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The mixture, which is a or b for a condition of 1 or 0."""
@@ -452,7 +502,14 @@ class Delay(Op):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the operand and the initial value."""
         start = bounds.constant_facts(np.array(self.initial))
-        return start if tokens <= self.steps else operands[0].join(start)
+        if tokens <= self.steps:
+            return start
+        value, nothing = operands[0], start.zero
+        groups = exclusion.kept({
+            ("delay", self.steps, root): np.where(nothing, members, -1)
+            for root, members in value.groups
+        })  # fmt: skip
+        return replace(value.join(start), groups=groups)
 
     def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
         """Once the operand comes out."""
@@ -470,12 +527,15 @@ class Delay(Op):
 class Bound(Op):
     """x, with the checked promise that it lies in [low, high].
 
-    With `proven` it is a theorem of the maker's, which interval arithmetic can't see.
+    With `proven` it is a theorem of the maker's, which interval arithmetic can't see. So is, with
+    `exclusive`, that at most one channel is nonzero at a token.
     """
 
     low: Row  # (width,)
     high: Row  # (width,)
     proven: bool = False
+    exclusive: bool = False
+    keeper: Keeper = "program"
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -489,20 +549,23 @@ class Bound(Op):
         value = operands[0]
         low, high = np.maximum(value.low, self.low), np.minimum(value.high, self.high)
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
-        return bounds.facts(np.minimum(low, high), high, value.step, value.one_hot)
+        return bounds.facts(np.minimum(low, high), high, value.step, value.groups)
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The operand."""
         return operands[0]
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """Values outside the interval."""
-        low, high = np.array(self.low), np.array(self.high)
-        return Broken((result < low) | (result > high), _interval(self.low, self.high))
-
-    def promise(self) -> str | None:
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """The interval."""
-        return None if self.proven else _interval(self.low, self.high)
+        return Pledge(_interval(self.low, self.high), None if self.proven else self.keeper)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """Values outside the interval."""
+        return _outside(result, self.low, self.high)
+
+
+def _outside(values: Array, low: Row, high: Row) -> Array:
+    return np.asarray((values < np.array(low)) | (values > np.array(high)), dtype=bool)
 
 
 def _interval(low: Row, high: Row) -> str:
@@ -520,6 +583,7 @@ class Latch(StateOp):
     """x at the one token where `when` is 1 and ever after; `initial` before."""
 
     initial: Row  # (width,)
+    keeper: Keeper = "program"  # of the promise that there is at most one such token
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value of any width, and a condition of width 1."""
@@ -533,7 +597,7 @@ class Latch(StateOp):
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
         hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
-        return replace(hull, once=True)
+        return replace(hull, once=True, groups=exclusion.NONE)
 
     def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
         """It takes what may come at the first token."""
@@ -550,13 +614,14 @@ class Latch(StateOp):
         start = extent.full(self.initial)
         return start + np.add.accumulate(when * (value - start), axis=1)
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """The second token at which `when` is 1."""
-        return Broken(np.add.accumulate(operands[1], axis=1) > 1, self.promise())
-
-    def promise(self) -> str:
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """At most one firing."""
-        return "is latched at most once"
+        return Pledge("is latched at most once", self.keeper)
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """From the second token on at which `when` is 1."""
+        again = np.asarray(np.add.accumulate(operands[1], axis=1) > 1, dtype=bool)
+        return np.broadcast_to(again, result.shape)
 
 
 @final
@@ -623,7 +688,8 @@ class SelectiveState(StateOp):
         """The hull of what is written; without `overwrites` the worst case, all of it added up."""
         _, update = operands
         if self.overwrites:
-            return update.join(bounds.constant_facts(np.array(self.initial)))
+            hull = update.join(bounds.constant_facts(np.array(self.initial)))
+            return replace(hull, groups=exclusion.NONE)
         start = np.array(self.initial)
         grown, _ = bounds.linear_state_facts(
             Matrix.identity(update.width), np.zeros(update.width), update, tokens
@@ -671,7 +737,8 @@ class Hold(StateOp):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
-        return operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
+        return replace(hull, groups=exclusion.NONE)
 
     def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
         """It takes what may come at the first token."""
@@ -777,14 +844,13 @@ class RecurrentState(StateOp):
         """relu(A h + u)."""
         return np.maximum(extent.product(self.transition, before) + operands[0], 0)
 
-    def broken(self, operands: Sequence[Array], result: Array) -> Broken | None:
-        """States outside the declared bounds."""
-        low, high = np.array(self.low), np.array(self.high)
-        return Broken((result < low) | (result > high), self.promise())
-
-    def promise(self) -> str:
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """The declared bounds."""
-        return _interval(self.low, self.high)
+        return Pledge(_interval(self.low, self.high), "program")
+
+    def broken(self, operands: Sequence[Array], result: Array) -> Array:
+        """States outside the declared bounds."""
+        return _outside(result, self.low, self.high)
 
 
 ALL_OPS: tuple[type[Op], ...] = (

@@ -16,11 +16,10 @@ from lsrl.errors import LsrlError, ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
-from lsrl.language.signal import Signal
-from lsrl.language.sugar import concat
+from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
 
 
@@ -74,7 +73,7 @@ class Program:
         """
         arrays, batched = check_inputs(self.inputs, inputs, self.max_length)
         values = evaluate(self.graph, arrays, exact=True if exact else None)[self.graph.output]
-        result = values if exact else _in_float64(values)
+        result = values if exact else unsigned_zeros(_in_float64(values))
         return cast(Array, result if batched else result[0])
 
     def trace(self, *inputs: Any) -> dict[str, Array]:

@@ -4,7 +4,7 @@ Every operation infers bounds and grid of its result at once, so a mistake is re
 Axis legend: a signal of width w is, at each token, a vector of w channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -13,7 +13,7 @@ from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_number, power_of_two_below
+from lsrl.ir.numbers import exact_array, power_of_two_below
 from lsrl.ir.types import Token
 from lsrl.language.trace import Trace, current_trace, user_line
 
@@ -78,6 +78,14 @@ class Signal:
     def sum(self) -> "Signal":
         """The sum over the channels, width 1."""
         return affine([(np.ones((1, self.width)), self)])
+
+    def max(self) -> "Signal":
+        """The greatest channel, width 1, in log2 of their number of levels."""
+        return _knockout(self, maximum)
+
+    def min(self) -> "Signal":
+        """The smallest channel, width 1, in log2 of their number of levels."""
+        return _knockout(self, minimum)
 
     def __len__(self) -> int:
         """Number of channels."""
@@ -264,11 +272,10 @@ def numbers(value: Any, what: str) -> np.ndarray[Any, Any]:
         raise ShapeError(f"{user_line()}: {what} must be a number or a vector, got {array.shape}")
     flat = np.atleast_1d(array)
     try:
-        if flat.dtype.kind in "fb":
-            if not np.isfinite(flat).all():
-                raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
-            return flat.astype(np.float64)
-        return np.array([exact_number(entry, what) for entry in flat.tolist()], dtype=np.float64)
+        found = exact_array(flat, what)
+        if not np.isfinite(found).all():
+            raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
+        return found
     except ProgramError as error:
         raise ProgramError(f"{user_line()}: {error}") from None
 
@@ -277,6 +284,7 @@ def as_matrix(value: Any, columns: int) -> Matrix:
     """A number (times identity), a dense or a scipy.sparse matrix as a `Matrix` of `columns`.
 
     Raises:
+      ProgramError: entries that are not finite real numbers, or that float64 would round.
       ShapeError: the matrix has another number of columns.
     """
     if isinstance(value, Matrix):
@@ -287,8 +295,10 @@ def as_matrix(value: Any, columns: int) -> Matrix:
         try:
             # scipy's sparse arrays know how to become CSR; all else is dense.
             sparse = hasattr(value, "tocsr")
-            matrix = Matrix(value if sparse else np.atleast_2d(np.asarray(value, float)))
-        except (ProgramError, TypeError, ValueError) as error:
+            matrix = Matrix(value if sparse else np.atleast_2d(np.asarray(value)))
+        except ProgramError as error:
+            raise ProgramError(f"{user_line()}: {error}") from None
+        except (TypeError, ValueError) as error:
             raise ProgramError(
                 f"{user_line()}: expected a matrix of finite numbers ({error})"
             ) from error
@@ -316,7 +326,29 @@ def affine(terms: Sequence[tuple[Any, Signal]], bias: Any = None) -> Signal:
         shapes = [(weight.rows, weight.columns) for weight in weights]
         raise ShapeError(f"{user_line()}: the terms of an affine map differ in rows: {shapes}")
     row = np.zeros(rows) if bias is None else np.broadcast_to(numbers(bias, "a bias"), (rows,))
-    return record(ops.Affine(tuple(weights), tuple(row.tolist())), *(signal for _, signal in terms))
+    # Like terms are one term.
+    merged: dict[tuple[int, int], tuple[Matrix, Signal]] = {}
+    for weight, (_, signal) in zip(weights, terms, strict=True):
+        key = id(signal.trace), signal.index
+        total = Matrix(merged[key][0].csr + weight.csr) if key in merged else weight
+        merged[key] = total, signal
+    weights = [weight for weight, _ in merged.values()]
+    operands = [signal for _, signal in merged.values()]
+    return record(ops.Affine(tuple(weights), tuple(row.tolist())), *operands)
+
+
+def concat(*signals: Any) -> Signal:
+    """The channels of all operands, one after another."""
+    parts = [as_signal(signal) for signal in signals]
+    if not parts:
+        raise ShapeError(f"{user_line()}: concat needs at least one signal")
+    rows = sum(part.width for part in parts)
+    terms, start = [], 0
+    for part in parts:
+        places = np.arange(start, start + part.width)
+        terms.append((Matrix(Matrix.selection(places, rows).csr.T), part))
+        start += part.width
+    return affine(terms)
 
 
 def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
@@ -394,11 +426,59 @@ def relu(x: Signal) -> Signal:
     return record(ops.Relu(), as_signal(x))
 
 
+def maximum(*operands: Any) -> Signal:
+    """The greatest of its operands, channel by channel, in log2 of their number of levels.
+
+    Args:
+      *operands: at least one, signals or numbers; width 1 broadcasts.
+    """
+    return _tournament("maximum", operands, lambda x, y: x + relu(y - x))
+
+
+def minimum(*operands: Any) -> Signal:
+    """The smallest of its operands, channel by channel, in log2 of their number of levels.
+
+    Args:
+      *operands: at least one, signals or numbers; width 1 broadcasts.
+    """
+    return _tournament("minimum", operands, lambda x, y: x - relu(x - y))
+
+
+def absolute(x: Signal) -> Signal:
+    """|x|, channel by channel."""
+    value = as_signal(x)
+    return relu(value) + relu(-value)
+
+
+def _tournament(
+    name: str, operands: Sequence[Any], winner: Callable[[Signal, Signal], Signal]
+) -> Signal:
+    if not operands:
+        raise ShapeError(f"{user_line()}: {name} needs at least one operand")
+    left: tuple[Signal, ...] = broadcast(*operands)
+    while len(left) > 1:
+        pairs = [left[i : i + 2] for i in range(0, len(left), 2)]
+        left = tuple(winner(*pair) if len(pair) == 2 else pair[0] for pair in pairs)
+    return left[0]
+
+
+def _knockout(x: Signal, winner: Callable[..., Signal]) -> Signal:
+    """The winner of all channels, halves of them against each other."""
+    while x.width > 1:
+        half = x.width // 2
+        # Of an odd number the last one sits out.
+        rest = [x[2 * half :]] if x.width % 2 else []
+        won = winner(x[:half], x[half : 2 * half])
+        x = concat(won, *rest)
+    return x
+
+
 def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
     """1 where x >= y, else 0.
 
-    On gridded values it is exact. On continuous values it is exactly 1 from y - ramp/2 on and
-    exactly 0 below y - ramp; in between the answer is unspecified (DESIGN §2, Comparisons).
+    On gridded values it is exact. With a ramp it is exactly 1 from y - ramp/2 on and exactly 0 up
+    to y - ramp. That no value lies in between is a checked promise of the prompt, unless bounds and
+    grids prove it; where the values in between should have a meaning, take `ramp`.
 
     Args:
       x: signal or numbers.
@@ -433,10 +513,7 @@ def _on_grid(value: Any, other: Any, rounding: Any) -> Any:
 
 def _at_least_zero(difference: Signal, ramp: float | None) -> Signal:
     if ramp is not None:
-        width = numbers(ramp, "ramp")
-        if len(width) != 1 or width[0] <= 0:
-            raise RampError(f"{user_line()}: ramp must be one positive number, got {ramp!r}")
-        return record(ops.Step(2.0 / float(width[0]), 1.0), difference)
+        return record(ops.Step(_slope("ramp", ramp), 1.0), difference)
     return record(ops.Step(1.0 / power_of_two_below(_grid(difference)), 0.0), difference)
 
 
@@ -450,6 +527,36 @@ def _grid(difference: Signal) -> float:
         )
     finite = step[np.isfinite(step)]
     return float(finite.min()) if len(finite) else 1.0
+
+
+def _slope(name: str, ramp: Any) -> float:
+    """Of a ramp that takes half its width to rise, and is 1 over the other half."""
+    width = numbers(ramp, name)
+    with np.errstate(over="ignore"):
+        slope = 2.0 / width if len(width) == 1 and width[0] > 0 else np.array([np.inf])
+    if not np.isfinite(slope[0]):
+        raise RampError(f"{user_line()}: {name} must be one positive number, got {ramp!r}")
+    return float(slope[0])
+
+
+def ramp(x: Any, y: Any, width: float) -> Signal:
+    """1 from y - width/2 on, 0 up to y - width, and the straight line in between.
+
+    The formula of `greater_equal(x, y, ramp=width)`, relu(1 - relu(2(y - x)/width - 1)), with
+    nothing promised: values in [0, 1], which a {0,1} condition can't be made of.
+
+        near = lsrl.ramp(x, 0.5, 0.25)  # 0 up to x = 0.25, 1/2 at 0.3125, 1 from 0.375 on
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers.
+      width: of the ramp below y, the upper half of which is level.
+
+    Raises:
+      RampError: the width is not one positive number.
+    """
+    slope = _slope("width", width)
+    return relu(1 - relu(combine([(slope, as_signal(y)), (-slope, x)]) - 1))
 
 
 def greater(x: Any, y: Any, ramp: float | None = None) -> Signal:

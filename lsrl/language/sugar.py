@@ -1,23 +1,27 @@
 """The vocabulary of programs: states, delays, clocks, and what is built from them."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
+from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import power_of_two_below
-from lsrl.ir.types import Token
+from lsrl.ir.numbers import exact_array, lowest_bit, power_of_two_below
+from lsrl.ir.types import MAX_STEP_BITS, Token
 from lsrl.language.signal import (
     Signal,
     affine,
     as_matrix,
     as_signal,
     broadcast,
+    combine,
     equal,
     greater_equal,
     logical,
+    maximum,
+    minimum,
     numbers,
     record,
     relu,
@@ -25,21 +29,6 @@ from lsrl.language.signal import (
 from lsrl.language.trace import user_line
 
 Numbers = Any  # a number, a sequence of numbers, or a numpy array
-
-
-def concat(*signals: Any) -> Signal:
-    """The channels of all operands, one after another."""
-    parts = [as_signal(signal) for signal in signals]
-    if not parts:
-        raise ShapeError(f"{user_line()}: concat needs at least one signal")
-    rows = sum(part.width for part in parts)
-    terms, start = [], 0
-    for part in parts:
-        place = np.zeros((rows, part.width))
-        place[start : start + part.width] = np.eye(part.width)
-        terms.append((place, part))
-        start += part.width
-    return affine(terms)
 
 
 def _row(value: Numbers, width: int, what: str) -> tuple[float, ...]:
@@ -97,8 +86,10 @@ def cycle(n: int) -> Signal:
 
 def _table(table: Any) -> Matrix:
     try:
-        array = np.asarray(table, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        array = exact_array(table, "a table")
+    except ProgramError as error:
+        raise ProgramError(f"{user_line()}: {error}") from None
+    except ValueError as error:
         raise ProgramError(f"{user_line()}: a table holds numbers only ({error})") from error
     if array.ndim not in (1, 2) or not array.size:
         raise ShapeError(
@@ -134,16 +125,25 @@ def window_sum(x: Signal, n: int) -> Signal:
     return affine([(np.kron(np.eye(width), np.ones((1, size))), slots)])
 
 
-def bound(x: Signal, low: Numbers, high: Numbers) -> Signal:
-    """x, with the promise that it stays in [low, high].
+def bound(x: Signal, low: Numbers, high: Numbers, keeper: ops.Keeper = "program") -> Signal:
+    """x, with the promise that it stays in [low, high]; x itself where inference proves that.
 
-    The reference evaluator raises BoundsError at the first token that breaks the promise; a
+    The reference evaluator raises PromiseError at the first token that breaks the promise; a
     compiled model checks it with run(check=True).
+
+    Args:
+      x: any signal.
+      low: one number or one a channel.
+      high: one number or one a channel.
+      keeper: "program" where it holds for every input of the declared types, by the way the program
+        is written (checked, not proven); "prompt" where it is for a legal prompt to keep.
 
     Raises:
       BoundsError: the promised interval is empty or excludes every value that x can have.
+      ProgramError: an unknown keeper.
     """
     value = as_signal(x)
+    _check_keeper(keeper)
     lows, highs = _row(low, value.width, "low"), _row(high, value.width, "high")
     impossible = (np.array(lows) > value.facts.high) | (np.array(highs) < value.facts.low)
     if any(a > b for a, b in zip(lows, highs, strict=True)) or impossible.any():
@@ -151,7 +151,14 @@ def bound(x: Signal, low: Numbers, high: Numbers) -> Signal:
             f"{user_line()}: bound(x, {low}, {high}) leaves no possible value, since inference "
             f"says {value!r}"
         )
-    return record(ops.Bound(lows, highs), value)
+    if (value.facts.low >= lows).all() and (value.facts.high <= highs).all():
+        return value
+    return record(ops.Bound(lows, highs, keeper=keeper), value)
+
+
+def _check_keeper(keeper: Any) -> None:
+    if keeper not in get_args(ops.Keeper):
+        raise ProgramError(f"{user_line()}: keeper must be 'program' or 'prompt', got {keeper!r}")
 
 
 def select(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
@@ -181,14 +188,21 @@ def where(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
     return select(cond, a, b, via)
 
 
-def latch(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
+def latch(x: Signal, when: Signal, initial: Numbers = 0, keeper: ops.Keeper = "program") -> Signal:
     """X at the one token where `when` is 1 and ever after; `initial` before.
 
     That `when` is 1 at most once is a checked promise, and so the latch keeps the bounds of x.
+
+    Args:
+      x: any signal.
+      when: a {0,1} signal of width 1.
+      initial: one number or one a channel.
+      keeper: whose promise it is, as for `bound`.
     """
     value = as_signal(x)
     (condition,) = logical("latch", when)
-    return record(ops.Latch(_row(initial, value.width, "initial")), value, condition)
+    _check_keeper(keeper)
+    return record(ops.Latch(_row(initial, value.width, "initial"), keeper), value, condition)
 
 
 def hold(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
@@ -266,24 +280,6 @@ def recurrent_state(
     return record(ops.RecurrentState(as_matrix(A, update.width), *rows), update)
 
 
-def minimum(x: Any, y: Any) -> Signal:
-    """The smaller of x and y, channel by channel."""
-    first, second = broadcast(x, y)
-    return first - relu(first - second)
-
-
-def maximum(x: Any, y: Any) -> Signal:
-    """The greater of x and y, channel by channel."""
-    first, second = broadcast(x, y)
-    return first + relu(second - first)
-
-
-def absolute(x: Signal) -> Signal:
-    """|x|, channel by channel."""
-    value = as_signal(x)
-    return relu(value) + relu(-value)
-
-
 def clip(x: Signal, low: Numbers, high: Numbers) -> Signal:
     """x, cut off at low and high."""
     return minimum(maximum(x, low), high)
@@ -292,46 +288,118 @@ def clip(x: Signal, low: Numbers, high: Numbers) -> Signal:
 def mod(x: Signal, n: float) -> Signal:
     """X modulo n, for x >= 0, by log2(max x / n) stages of compare and subtract.
 
+    Args:
+      x: any gridded signal; its steps need not divide n.
+      n: a positive number that is a short dyadic one (not 0.1).
+
+    Returns:
+      The remainder, from 0 to n less the common grid of x and n.
+
     Raises:
-      ProgramError: n is not positive, or not on the grid of x.
-      BoundsError: x can be negative.
+      ProgramError: n is not positive, or x and n have no common grid.
+      BoundsError: x can be negative, or has no finite bound.
+
+    Example:
+      lsrl.mod(3 * token, 2) is 0, 1, 0, 1, … for the symbols 0, 1, 2, 3, …
     """
     value = as_signal(x)
     (divisor,) = _row(n, 1, "mod(x, n)")
-    step = value.facts.step
-    if (
-        divisor <= 0
-        or not value.facts.gridded
-        or (np.mod(divisor, np.minimum(step, divisor)) != 0).any()
-    ):
+    dyadic = divisor > 0 and divisor <= 2.0**MAX_STEP_BITS * lowest_bit(divisor)
+    if not dyadic or not value.facts.gridded:
         raise ProgramError(
-            f"{user_line()}: mod(x, n) needs n > 0 on the grid of x, got n={n} and {value!r} with "
-            f"step {step.tolist()}"
+            f"{user_line()}: mod(x, n) needs a short dyadic n > 0 and an x on a grid, got n={n} "
+            f"and {value!r} with step {value.facts.step.tolist()}"
         )
     if (value.facts.low < 0).any() or not np.isfinite(value.facts.high).all():
         raise BoundsError(
             f"{user_line()}: mod(x, n) needs finite bounds with x >= 0, got {value!r}; add "
             "a multiple of n"
         )
+    grid = pairwise_grid(value.facts.step, np.full(value.width, divisor))
+    high = value.facts.high
     multiple = divisor
-    while multiple * 2 <= value.facts.high.max():
+    while multiple * 2 <= high.max():
         multiple *= 2
-    rise = float(step[np.isfinite(step)].min(initial=divisor))
-    while multiple >= divisor and value.facts.high.max() >= divisor:
+    while multiple >= divisor and high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
-        small = bool(multiple * value.facts.high.max() <= 2.0**22 * rise**2)
-        passed = record(ops.Step(1 / power_of_two_below(rise), 0.0, small), value - multiple)
+        rise = power_of_two_below(float(grid.min()))
+        small = bool(multiple * high.max() <= 2.0**22 * rise**2)
+        passed = record(ops.Step(1 / rise, 0.0, small), value - multiple)
         value = value - multiple * passed
-        # Interval arithmetic can't see that the subtraction follows the comparison; we can.
-        value = _narrowed(value, 0.0, multiple - rise)
+        # What passes loses the multiple, and what does not is at least a grid step below it.
+        high = np.where(high >= multiple, np.maximum(multiple - grid, high - multiple), high)
+        value = _known(value, np.zeros(len(high)), high)
         multiple /= 2
     return value
 
 
-def _narrowed(x: Signal, low: float, high: float) -> Signal:
-    """`bound` where it is a theorem and not a promise."""
-    row = (low,) * x.width, (high,) * x.width
-    return record(ops.Bound(*row, proven=True), x)
+def _known(x: Signal, low: Numbers, high: Numbers, exclusive: bool = False) -> Signal:
+    """`bound` where it is a theorem and not a promise; x itself where inference sees it too."""
+    lows, highs = _row(low, x.width, "low"), _row(high, x.width, "high")
+    seen = (x.facts.low >= lows).all() and (x.facts.high <= highs).all()
+    if seen and (x.facts.exclusive or not exclusive):
+        return x
+    return record(ops.Bound(lows, highs, proven=True, exclusive=exclusive), x)
+
+
+def argmax(x: Signal) -> Signal:
+    """The index of the greatest channel, the first of them where several are.
+
+    Args:
+      x: gridded, of any width n.
+
+    Returns:
+      An integer from 0 to n - 1, width 1.
+
+    Raises:
+      RampError: x is continuous, so that no comparison can tell its channels apart.
+
+    Example:
+      lsrl.argmax(lsrl.cumsum(token.one_hot)) is the symbol that was read most often.
+    """
+    value = as_signal(x)
+    greatest = greater_equal(value, value.max())
+    # A channel counts unless an earlier one is as great.
+    earlier = np.tril(np.ones((value.width, value.width)), -1)
+    first = _known(relu(greatest - earlier @ greatest), 0.0, 1.0, exclusive=True)
+    return affine([(np.arange(value.width)[None, :], first)])
+
+
+def mux(one_hot: Signal, values: Any) -> Signal:
+    """The value whose channel of `one_hot` is 1; 0 where none is.
+
+    Args:
+      one_hot: n channels of which at most one is 1, provably: `token.one_hot`, `lsrl.one_hot`,
+        slices, delays and gated copies of them.
+      values: a signal of width n, one value a channel; or n signals or numbers of one width.
+
+    Returns:
+      The value, of width 1 for a signal, else as wide as the values; within the hull of their
+      bounds and 0.
+
+    Raises:
+      ProgramError: the selector is not known to be one-hot.
+      ShapeError: the number of values is not n.
+
+    Example:
+      lsrl.mux(token.one_hot, memory) reads the cell of `memory` that the token names.
+    """
+    chosen = as_signal(one_hot)
+    if not chosen.facts.one_hot:
+        raise ProgramError(
+            f"{user_line()}: mux needs a one-hot selector, which this {chosen!r} is not known to "
+            "be; make it with lsrl.one_hot(index, n)"
+        )
+    entries = values if isinstance(values, Signal) else list(values)
+    if len(entries) != chosen.width:
+        raise ShapeError(
+            f"{user_line()}: mux of {chosen.width} channels needs as many values, got "
+            f"{len(entries)}"
+        )
+    if isinstance(entries, Signal):
+        return select(chosen, entries, 0).sum()
+    picked = [select(chosen[k], entry, 0) for k, entry in enumerate(broadcast(*entries))]
+    return combine([(1.0, each) for each in picked])
 
 
 def one_hot(x: Signal, n: int) -> Signal:
@@ -343,7 +411,8 @@ def one_hot(x: Signal, n: int) -> Signal:
     op = value.trace.builder.nodes[value.index].op
     if isinstance(op, ops.Input) and isinstance(op.type, Token):
         return record(ops.Lookup(Matrix(np.eye(op.type.size, size))), value)
-    return equal(value, np.arange(size))
+    # No value equals two numbers.
+    return _known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
 
 
 def lookup(x: Signal, table: Any) -> Signal:
@@ -369,5 +438,7 @@ def lookup(x: Signal, table: Any) -> Signal:
         return affine([(np.zeros((matrix.columns, 1)), value)], matrix.dense()[0])
     # Thresholds cost one ramp a row and their differences make any table.
     passed = greater_equal(value, np.arange(1, matrix.rows))
-    rises = np.diff(matrix.dense(), axis=0)
-    return affine([(rises.T, passed)], matrix.dense()[0])
+    table = matrix.dense()
+    reached = table[int(value.facts.low[0]) : int(value.facts.high[0]) + 1]
+    found = affine([(np.diff(table, axis=0).T, passed)], table[0])
+    return _known(found, reached.min(axis=0), reached.max(axis=0))

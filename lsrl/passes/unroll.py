@@ -160,7 +160,9 @@ def _updates(
     count = len(graph.inputs)
     arrays = [feeds.get(index, np.zeros((1, len(symbols)))) for index in range(count)]
     probe = Graph(graph.nodes[: operand + 1], operand, graph.facts[: operand + 1], graph.tokens)
-    return evaluate(probe, arrays, exact=True)[operand][0].astype(np.float64)
+    # Every symbol once is no run of the program, so its promises say nothing here.
+    values = evaluate(probe, arrays, exact=True, interventions={})
+    return values[operand][0].astype(np.float64)
 
 
 def _automaton(

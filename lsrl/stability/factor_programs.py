@@ -15,8 +15,8 @@ from lsrl.ir import ops
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program, program
-from lsrl.language.signal import Signal, affine, constant, record, relu
-from lsrl.language.sugar import concat, delay, linear_state, position
+from lsrl.language.signal import Signal, affine, concat, constant, record, relu
+from lsrl.language.sugar import delay, linear_state, position
 from lsrl.paper import f_step
 from lsrl.stability.paper_experiment import VOCAB, tok2tok_prompts
 

@@ -26,6 +26,8 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.stability.copies import MEMORY
 from lsrl.stability.factor_programs import TASKS, Factors, Task, combinations
@@ -86,9 +88,8 @@ def factors_experiment(
             case = _Case(task, factors, prompts)
             for noise in noises:
                 settings = {
-                    "program": task.name, "factors": repr(factors), "noise": repr(noise),
-                    "draws": draws, "prompts": prompts, "share": SHARE,
-                    "version": lsrl.__version__,
+                    "name": task.name, "factors": factors, "program": case.program,
+                    "prompts": case.prompts, "noise": noise, "draws": draws, "share": SHARE,
                 }  # fmt: skip
                 if progress is not None and bar is not None:
                     progress.update(bar, description=f"{task.name}, {factors.form}, {noise.name}")
@@ -108,8 +109,16 @@ class _Case:
     count: int
 
     @cached_property
+    def program(self) -> Program:
+        return self.task.build(self.factors)
+
+    @cached_property
+    def prompts(self) -> tuple[Array, Array]:
+        return self.task.prompts(self.count)
+
+    @cached_property
     def model(self) -> Model:
-        return lsrl.compile(self.task.build(self.factors), "gated_linear_rnn", dtype="float64")
+        return lsrl.compile(self.program, "gated_linear_rnn", dtype="float64")
 
     @cached_property
     def digest(self) -> str:
@@ -128,7 +137,7 @@ class _Case:
         """The rows of one kind of noise."""
         key = (self.digest, noise.name)
         if key not in known or noise.unit == "range":  # bounds may differ, weights alike
-            given, expected = self.task.prompts(self.count)
+            given, expected = self.prompts
             known[key] = located(
                 self.model, given, expected, noise, draws, share=SHARE, memory=memory
             )

@@ -200,10 +200,10 @@ def paper_experiment(
     bar = None if progress is None else progress.add_task("paper's experiment", total=len(chosen))
     for form in chosen:
         settings = {
-            "program": form.program, "form": form.name, "lowering": form.lowering,
-            "target": form.target, "seeds": SEEDS, "levels": (*SIGMAS, *FURTHER),
+            "name": form.program, "form": form.name, "lowering": form.lowering,
+            "target": form.target, "program": form.build(), "noise": PAPER,
+            "seeds": SEEDS, "levels": (*SIGMAS, *FURTHER),
             "sizes": (LENGTH, VOCAB, PAIRS, DIMENSIONS, CELLS), "queries": (QUERIES, POINTS),
-            "noise": repr(PAPER), "version": lsrl.__version__,
         }  # fmt: skip
         if progress is not None and bar is not None:
             progress.update(bar, description=f"{form.program}, {form.name} on {form.target}")

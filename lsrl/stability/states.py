@@ -184,9 +184,9 @@ def states_experiment(
     for case in cases:
         for noise in noises:
             settings = {
-                "program": case.name, "states": case.kind, "target": case.target,
-                "noise": repr(noise), "draws": draws, "prompts": count, "tokens": TOKENS,
-                "share": SHARE, "version": lsrl.__version__,
+                "name": case.name, "states": case.kind, "target": case.target,
+                "program": build(case.name, case.kind), "prompts": prompts(case.name, count),
+                "noise": noise, "draws": draws, "share": SHARE,
             }  # fmt: skip
             if progress is not None and bar is not None:
                 what = f"{case.name}, {case.kind}, on {case.target}: {noise.name}"

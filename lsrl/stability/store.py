@@ -1,4 +1,8 @@
-"""Results that survive a kill: each finished task is one file, keyed by its settings."""
+"""Results that survive a kill: each finished task is one file, keyed by all that it depends on.
+
+Programs, arrays and perturbations count by their content, and so does the code of this package:
+what was measured of another program under the same name is not served again.
+"""
 
 import csv
 import hashlib
@@ -6,10 +10,17 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
+import numpy as np
+
+from lsrl import cache, storage
 from lsrl.errors import InputError
+from lsrl.language.program import Program
 
 Row = dict[str, str]
 
@@ -31,8 +42,13 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, settings: Mapping[str, Any]) -> Path:
-        """Where the task of these settings is kept."""
-        text = json.dumps(settings, sort_keys=True)
+        """Where the task of these settings is kept.
+
+        Args:
+          settings: JSON, programs, arrays and dataclasses.
+        """
+        made = {"code": cache.code(), **{name: version(name) for name in ("lsrl", "jax", "numpy")}}
+        text = json.dumps([settings, made], sort_keys=True, default=_content)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.csv"
 
     def has(self, settings: Mapping[str, Any]) -> bool:
@@ -47,6 +63,41 @@ class Parts:
         if not path.exists():
             write_rows(path, self.columns, work())
         return read_rows(path, self.columns)
+
+
+def _content(value: Any) -> Any:
+    """What a setting is, as JSON data, whatever it is called."""
+    if isinstance(value, Program):
+        return storage.program_content(value, lines=False)
+    if isinstance(value, np.ndarray):
+        content = np.ascontiguousarray(value).tobytes()
+        return [value.shape, value.dtype.str, hashlib.sha256(content).hexdigest()]
+    if is_dataclass(value) and not isinstance(value, type):
+        chosen = {each.name: getattr(value, each.name) for each in fields(value)}
+        return [type(value).__qualname__, chosen, _methods(type(value))]
+    raise InputError(f"store: expected JSON, a program, an array or a dataclass, got {value!r}")
+
+
+def _methods(kind: type) -> list[Any]:
+    """The bodies of a class and of those that it inherits from, which may lie in a user's file."""
+    found = []
+    for each in kind.__mro__:
+        for name, member in vars(each).items():
+            function = getattr(member, "fget", getattr(member, "__func__", member))
+            code = getattr(function, "__code__", None)
+            plain = isinstance(member, bool | int | float | str | tuple)
+            if code is not None or (plain and not name.startswith("__")):
+                found.append([name, repr(member) if code is None else _instructions(code)])
+    return found
+
+
+def _instructions(code: CodeType) -> list[Any]:
+    """What compiled code does, wherever it was written."""
+    constants = [
+        _instructions(constant) if isinstance(constant, CodeType) else repr(constant)
+        for constant in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, constants]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ ranges, and "dtype" a model that is compiled for another dtype.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,15 @@ class Group:
         except (UnsupportedOpError, PrecisionError):
             return None
 
+    def given(self, kind: Kind, batch: int) -> list[tuple[Array, ...]]:
+        """What a kind runs the model on: the sequences of each batch."""
+        if isinstance(kind, Extremes):
+            return self.workload.extremes()
+        if isinstance(kind, Length):
+            longer = self.workload.longer is not None
+            return [self.workload.longer_inputs(kind.batch)] if longer else []
+        return [self.workload.inputs(batch)]
+
     @cached_property
     def model(self) -> Model | None:
         """The model that noise is put on."""
@@ -174,8 +183,8 @@ def sweep(
 ) -> list[Row]:
     """Run a sweep, or what of it is not finished, and write its table.
 
-    Every finished task is a file in the folder `parts`, keyed by its settings: a sweep that was
-    killed goes on where it stopped, and gives the table of an unbroken one. Processes of
+    Every finished task is a file in the folder `parts`, keyed by all that it depends on: a sweep
+    that was killed goes on where it stopped, and gives the table of an unbroken one. Processes of
     `jax.distributed` with one folder each do their share of the tasks; the last one to finish
     writes the table.
 
@@ -226,21 +235,20 @@ def sweep(
 
 
 def _settings(plan: Plan, group: Group, kind: Kind) -> dict[str, Any]:
-    """All that the rows of a task depend on."""
+    """All that the rows of a task depend on, by content, and what they are called."""
     workload = group.workload
+    longer = isinstance(kind, Length) and workload.longer is not None
     return {
-        "program": workload.name,
-        "settings": dict(workload.settings),
-        "longer": None if workload.longer is None else dict(workload.longer),
-        "tokens": workload.tokens,
+        "name": workload.name,
+        "program": group.program,
+        "judge": workload.longer_program() if longer else None,
+        "given": group.given(kind, plan.batch),
         "scored": workload.scored,
         "target": group.target,
         "lowering": group.lowering,
         "dtype": group.dtype,
-        "kind": [type(kind).__name__, asdict(kind)],
+        "kind": kind,
         "seeds": plan.seeds,
-        "batch": plan.batch,
-        "version": lsrl.__version__,
     }
 
 
@@ -251,10 +259,13 @@ def measure(
     if group.model is None:
         return []
     workload, program, model = group.workload, group.program, group.model
+    if isinstance(kind, Extremes):
+        return _extremes(plan, group, kind, model, memory, mesh)
+    given = group.given(kind, plan.batch)
+    if not given:
+        return []
+    (inputs,) = given
     if isinstance(kind, Length):
-        if workload.longer is None:
-            return []
-        inputs = workload.longer_inputs(kind.batch)
         expected = workload.longer_program().run(*inputs)
         # In one piece, past what the model declares; its checks of the length are not asked.
         with model.device_mode():
@@ -267,14 +278,10 @@ def measure(
             other = group.compiled(dtype)
             if other is None:
                 continue
-            inputs = workload.inputs(plan.batch)
             outputs = other.run(*inputs)[None]
             level = 2.0 ** -BITS[dtype]
             rows += _rows(group, kind.name, [(level, 0)], outputs, program.run(*inputs), program)
         return rows
-    if isinstance(kind, Extremes):
-        return _extremes(plan, group, kind, model, memory, mesh)
-    inputs = workload.inputs(plan.batch)
     expected = program.run(*inputs)
     seeds = plan.seeds if kind.random else plan.seeds[:1]
     # A number format has no level 0: what it is compared with are the other kinds' models.
@@ -289,7 +296,7 @@ def _extremes(
 ) -> list[dict[str, Any]]:
     """All inputs at the ends of the ranges as one batch; shorter ones are filled up."""
     legal = []
-    for inputs in group.workload.extremes():
+    for inputs in group.given(kind, plan.batch):
         try:
             legal.append((inputs, group.program.run(*inputs)))
         except BoundsError:  # another lowering may promise less

@@ -30,6 +30,7 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
+from lsrl import cache
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
 from lsrl.folders import replace_folder
 from lsrl.suite import datasets, manifest
@@ -151,9 +152,7 @@ def build(
     tasks: list[AnyProgram] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
     root = Path(directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    context = Context(
-        root, seed, manifest.code_digest(), manifest.versions(), tuple(dict.fromkeys(variants))
-    )
+    context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]
     made = _run(units, context, workers, progress)
     files = {name: value for each in made for name, value in each.files.items()}

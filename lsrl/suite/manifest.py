@@ -1,8 +1,9 @@
 """The manifest of a suite: every file with its hash, every model with its figures.
 
 `manifest.json` holds `format`, `version`, `seed`, `versions` (of the packages that decide the
-bytes), `code` (the hash of this package's source), `files` (path to sha256), `programs`, `models`
-and `refusals` (program, target, variant and reason). Paths are relative and have forward slashes.
+bytes), `code` (the hash of the source that they come from), `files` (path to sha256), `programs`,
+`models` and `refusals` (program, target, variant and reason). Paths are relative and have forward
+slashes.
 """
 
 import hashlib
@@ -14,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lsrl
 from lsrl.errors import FormatError, HashError, MissingFileError, NewerSchemaError
 
 FORMAT = "lsrl-suite"
@@ -97,7 +97,7 @@ class Manifest:
     Attributes:
       seed: of the build.
       versions: of the packages that decide the bytes.
-      code: the hash of this package's source.
+      code: the hash of the source that they come from; see `lsrl.cache.code`.
       files: sha256 by relative path.
       programs: in the suite's order.
       models: by program, target and variant.
@@ -205,20 +205,6 @@ def _listed(rows: list[str]) -> str:
 def digest(content: bytes) -> str:
     """The sha256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-def code_digest() -> str:
-    """The hash of this package's source, so that no folder of older code is taken for finished."""
-    root = Path(lsrl.__file__).parent
-    # Some packages are links in a working copy.
-    files = [
-        Path(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if name.endswith(".py")
-    ]
-    rows = sorted((path.relative_to(root).as_posix(), digest(path.read_bytes())) for path in files)
-    return digest(json.dumps(rows).encode())
 
 
 def versions() -> dict[str, str]:

@@ -33,8 +33,11 @@ class Network(Protocol):
     """What the suite needs of a model."""
 
     program: Program
-    certificate: Certificate
     target: str
+
+    @property
+    def certificate(self) -> Certificate:
+        """What is proven of it."""
 
     @property
     def num_layers(self) -> int:

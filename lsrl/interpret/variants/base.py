@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from lsrl.card import Card, Measured
-from lsrl.certificate import Reason
 from lsrl.errors import BoundsError, InputError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import Circuit
@@ -17,6 +16,7 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 from lsrl.model import Alteration, Model
+from lsrl.proof import not_compiled
 from lsrl.stability.measures import allowed_error, wrong_tokens
 from lsrl.verification import legal_inputs, sample_inputs
 
@@ -165,8 +165,8 @@ def variant(
     """
     certificate = model.certificate
     if not exact:
-        reason = Reason("the network", "weights changed", 0, f"{name}({settings}): see its card")
-        certificate = replace(certificate, exact=False, error_bound=float("inf"), reasons=(reason,))
+        changes = f"{name}({settings}), see its card"
+        certificate = not_compiled(certificate, "weights changed", changes)
     before = model.card
     card = Card(
         (*(before.steps if before else ()), (name, settings)),
@@ -180,7 +180,7 @@ def variant(
     proven = proven_by_exhaustion(made, figures.length) if exhaustive else None
     further = () if proven is None else (proven,)
     card = replace(card, measured=figures, notes=(*card.notes, *further))
-    return made.altered(module, Alteration(circuit, card))
+    return made.altered(module, Alteration(circuit, card), certificate)
 
 
 def check_seed(name: str, seed: object) -> int:

@@ -22,8 +22,8 @@ from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
-from lsrl.language.signal import Signal, affine, greater_equal, relu
-from lsrl.language.sugar import concat, cumsum
+from lsrl.language.signal import Signal, affine, concat, greater_equal, relu
+from lsrl.language.sugar import cumsum
 from lsrl.language.trace import Trace, recording
 from lsrl.model import Model
 from lsrl.programs import catalogue

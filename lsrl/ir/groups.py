@@ -1,0 +1,231 @@
+"""Which channels are never on together: at most one of a group is nonzero at any token.
+
+A *root* names a thing that has *members*, of which at most one is on at a token: the symbols of a
+token input, the phases of a clock, the channels of a one-hot signal. A channel that is nonzero only
+at tokens at which a certain member is on *belongs* to that member. Channels that belong to
+different members of one root exclude each other, whatever signals they are channels of; so a sum
+over them is never larger than its largest member's share, neither in its bounds nor in the sums
+that a certificate has to look at.
+
+    groups = ((root, members), ...)    members: (width,) int64, -1 where the channel belongs to none
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+Root = Hashable
+Groups = tuple[tuple[Root, Array], ...]
+Members = dict[Root, int]  # of one channel
+
+NONE: Groups = ()
+# Signals of signals of signals belong to ever more roots; those that say most are kept.
+MAX_ROOTS = 4
+
+
+def kept(found: dict[Root, Array]) -> Groups:
+    """The groups that say something, those first that say most."""
+    counts = {root: np.count_nonzero(members >= 0) for root, members in found.items()}
+    order = sorted((root for root in found if counts[root]), key=lambda root: -counts[root])
+    return tuple((root, found[root]) for root in order[:MAX_ROOTS])
+
+
+def union(first: Groups, second: Groups) -> Groups:
+    """What either says; where they disagree the channel is always 0, and either will do."""
+    if not second or first is second:
+        return first
+    found = dict(first)
+    for root, members in second:
+        mine = found.get(root)
+        found[root] = members if mine is None else np.where(mine >= 0, mine, members)
+    same = len(found) == len(first) and all(
+        found[r] is m or (found[r] == m).all() for r, m in first
+    )
+    return first if same else kept(found)
+
+
+def common(first: Groups, second: Groups, first_zero: Array, second_zero: Array) -> Groups:
+    """What holds of a value that is the first signal's or the second's, channel by channel.
+
+    Args:
+      first: of the first signal.
+      second: of the second.
+      first_zero: (width,) bool, where the first signal is always 0.
+      second_zero: the same of the second.
+    """
+    mine, other = dict(first), dict(second)
+    nothing = np.full(len(first_zero), -1)
+    found = {}
+    for root in {**mine, **other}:
+        a, b = mine.get(root, nothing), other.get(root, nothing)
+        found[root] = np.where(second_zero | (a == b), a, np.where(first_zero, b, -1))
+    return kept(found)
+
+
+def take(groups: Groups, picked: Array) -> Groups:
+    """The groups of some channels."""
+    return kept({root: members[picked] for root, members in groups})
+
+
+def joined(parts: Sequence[tuple[int, Groups]]) -> Groups:
+    """The groups of signals side by side, each given with its width."""
+    roots = dict.fromkeys(root for _, groups in parts for root, _ in groups)
+    found: dict[Root, Array] = {}
+    for root in roots:
+        found[root] = np.concatenate(
+            [dict(groups).get(root, np.full(width, -1)) for width, groups in parts]
+        )
+    return kept(found)
+
+
+def exclusive(groups: Groups, zero: Array) -> bool:
+    """Whether at most one of all channels is nonzero; `zero` are those that always are 0."""
+    live = np.flatnonzero(~zero)
+    if len(live) <= 1:
+        return True
+    return any(
+        (members[live] >= 0).all() and len(np.unique(members[live])) == len(live)
+        for _, members in groups
+    )
+
+
+def greatest_sums(weight: "sp.csr_array", terms: Array, groups: Groups) -> Array:
+    """The greatest sum of the terms of each row, where group members are never on together.
+
+    Args:
+      weight: (rows, columns), whose entries the terms stand for.
+      terms: (entries,) the greatest value of each term, aligned with `weight.data`.
+      groups: of the columns.
+
+    Returns:
+      (rows,); a row without terms is 0.
+    """
+    count, columns = weight.shape[0], weight.indices
+    rows = np.repeat(np.arange(count), np.diff(weight.indptr))
+    if not groups or not len(terms):
+        return np.bincount(rows, terms, count)
+    orders = _orders(groups, columns)
+    return np.minimum.reduce([_one_partition(count, rows, columns, terms, o) for o in orders])
+
+
+def greatest_total(shares: Sequence[tuple[float, Members]]) -> float:
+    """The greatest sum of terms, each given with the members that it belongs to.
+
+    As `greatest_sums`, for a few terms of many signals.
+    """
+    totals = [sum(size for size, _ in shares)]
+    for first in list(dict.fromkeys(root for _, members in shares for root in members))[:MAX_ROOTS]:
+        alone, together = 0.0, dict[tuple[Root, int], float]()
+        for size, members in shares:
+            root = first if first in members else next(iter(members), None)
+            if root is None:
+                alone += size
+            else:
+                key = root, members[root]
+                together[key] = together.get(key, 0.0) + size
+        most: dict[Root, float] = {}
+        for (root, _), size in together.items():
+            most[root] = max(most.get(root, 0.0), size)
+        totals.append(alone + sum(most.values()))
+    return min(totals)
+
+
+def _orders(groups: Groups, columns: Array) -> Iterator[Groups]:
+    """Each root first once: a column counts with the first root that it belongs to."""
+    used = tuple(group for group in groups if (group[1][columns] >= 0).any())
+    for first in range(max(len(used), 1)):
+        yield used[first : first + 1] + used[:first] + used[first + 1 :]
+
+
+def _one_partition(count: int, rows: Array, columns: Array, terms: Array, groups: Groups) -> Array:
+    owner, member = np.full(len(columns), -1), np.zeros(len(columns), dtype=np.int64)
+    for number, (_, members) in enumerate(groups):
+        mine = members[columns]
+        free = (owner < 0) & (mine >= 0)
+        owner[free], member[free] = number, mine[free]
+    alone = owner < 0
+    total = np.bincount(rows[alone], terms[alone], count)
+    if alone.all():
+        return total
+    rows, terms, owner, member = rows[~alone], terms[~alone], owner[~alone], member[~alone]
+    order = np.lexsort((member, owner, rows))
+    key = np.stack([rows, owner, member], axis=1)[order]
+    starts = _starts((np.diff(key, axis=0) != 0).any(axis=1))
+    shares = np.add.reduceat(terms[order], starts)  # of each member in each row
+    key = key[starts]
+    starts = _starts((np.diff(key[:, :2], axis=0) != 0).any(axis=1))
+    most = np.maximum(np.maximum.reduceat(shares, starts), 0.0)
+    return total + np.bincount(key[starts, 0], most, count)
+
+
+def _starts(changes: Array) -> Array:
+    return np.concatenate([[0], np.flatnonzero(changes) + 1])
+
+
+def of_table(table: Matrix, root: Root) -> Groups:
+    """The groups of a value that is row m of a table while member m of the root is on.
+
+    A column with one nonzero row belongs to that row's member. A table with one nonzero entry a row
+    at most makes its columns members of a root of their own.
+    """
+    columns, rows = table.csr.indices, table.entry_rows()
+    counts = np.bincount(columns, minlength=table.columns)
+    owner = np.full(table.columns, -1)
+    owner[columns] = rows
+    found: dict[Root, Array] = {root: np.where(counts == 1, owner, -1)}
+    if (counts > 1).any() and (np.diff(table.csr.indptr) <= 1).all():
+        found["columns", root, table] = np.where(counts > 0, np.arange(table.columns), -1)
+    return kept(found)
+
+
+def of_affine(
+    weights: Sequence[Matrix], bias: Array, operands: Sequence[tuple[Groups, Array]]
+) -> Groups:
+    """The groups of Σ weight x + bias.
+
+    A row that reads channels of one member alone belongs to it. Where the rows read disjoint sets
+    of a root's members, they are members of a root of their own.
+
+    Args:
+      weights: one (rows, columns) an operand.
+      bias: (rows,).
+      operands: the groups of each, and which of its channels are always 0.
+    """
+    roots = dict.fromkeys(root for groups, _ in operands for root, _ in groups)
+    found: dict[Root, Array] = {}
+    for root in roots:
+        rows, members = _entries(weights, operands, root)
+        low = np.full(len(bias), np.iinfo(np.int64).max)
+        high = np.full(len(bias), -1)
+        np.minimum.at(low, rows, members)
+        np.maximum.at(high, rows, members)
+        found[root] = np.where((low == high) & (bias == 0), high, -1)
+        apart = not bias.any() and len(members) and bool((members >= 0).all())
+        if apart and (found[root][np.unique(rows)] < 0).any():
+            pairs = np.unique(np.stack([members, rows], axis=1), axis=0)
+            if len(np.unique(pairs[:, 0])) == len(pairs):
+                own = np.arange(len(bias))
+                own[np.setdiff1d(own, rows)] = -1
+                found["rows", root, pairs.tobytes()] = own
+    return kept(found)
+
+
+def _entries(
+    weights: Sequence[Matrix], operands: Sequence[tuple[Groups, Array]], root: Root
+) -> tuple[Array, Array]:
+    """Row and member of each entry that reads a channel which is not always 0."""
+    rows, members = [], []
+    for weight, (groups, zero) in zip(weights, operands, strict=True):
+        columns = weight.csr.indices
+        live = ~zero[columns]
+        known = dict(groups).get(root)
+        rows.append(weight.entry_rows()[live])
+        members.append(np.full(live.sum(), -1) if known is None else known[columns[live]])
+    return np.concatenate(rows), np.concatenate(members)
