@@ -264,7 +264,7 @@ def test_a_tanh_gate_without_room_is_refused_with_the_way_out():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_unbounded_values_are_refused(cell):
-    @lsrl.program
+    @lsrl.program(max_length=2000)
     def counter(x: lsrl.Token(2)):
         return lsrl.select(x, lsrl.linear_state(x, A=2), 0)
 
