@@ -3,6 +3,8 @@
 import ast
 import os
 import re
+import subprocess
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -147,11 +149,19 @@ def test_packages_equal_the_tree() -> None:
 
 
 @pytest.mark.parametrize("name", ["backends", "programs"])
-def test_link_and_package_dir_name_the_same_folder(name: str) -> None:
+def test_packages_at_the_top_are_linked(name: str) -> None:
     link = ROOT / "lsrl" / name
     assert link.is_symlink()
     assert os.readlink(link) == f"../{name}"
-    assert SETUPTOOLS["package-dir"][f"lsrl.{name}"] == name
+    assert SETUPTOOLS["package-dir"] == {"": "."}
+
+
+def test_a_folder_called_lsrl_hides_nothing(tmp_path: Path) -> None:
+    """As a clone is in the folder above it."""
+    (tmp_path / "lsrl").mkdir()
+    command = [sys.executable, "-c", "import lsrl; print(lsrl.Program.__name__)"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "Program\n"
 
 
 def test_the_lock_holds_what_pyproject_admits() -> None:
