@@ -322,9 +322,9 @@ def _nothing(flag: Signal, rectified: bool) -> tuple[list[tuple[Signal, str, flo
 
 
 def _steady(facts: Facts) -> bool:
-    """Whether every element is on a grid, between finite ends."""
+    """Whether every element is on a grid, between finite ends, and none excludes another."""
     numbers = np.concatenate([facts.low, facts.high, facts.step])
-    return bool(np.isfinite(numbers).all() and (facts.step > 0).all() and not facts.one_hot)
+    return bool(np.isfinite(numbers).all() and (facts.step > 0).all() and not facts.groups)
 
 
 def _countable(facts: Facts) -> bool:
