@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from lsrl import compiler
 from lsrl.backends import registry
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.compiler import compile
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import OUTPUT, Circuit
@@ -382,7 +382,7 @@ def _check_compiled(what: str, model: Model) -> None:
 
 
 def _compiled(model: Model, program: Program) -> Model:
-    return compiler.compile(
+    return compile(
         program,
         model.target,
         dtype=model.dtype,
