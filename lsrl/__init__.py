@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from lsrl.explanation import explain
     from lsrl.loading import load
     from lsrl.model import Model
-    from lsrl.random_programs import random_program
     from lsrl.support import targets
+    from lsrl.testing.random_programs import random_program
     from lsrl.torch_export import load_torch
 
 # Compilation and its heavy imports load when first used.
@@ -65,7 +65,7 @@ _LAZY = {
     "Model": "lsrl.model",
     "load": "lsrl.loading",
     "load_torch": "lsrl.torch_export",
-    "random_program": "lsrl.random_programs",
+    "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
 }

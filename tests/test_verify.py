@@ -10,7 +10,7 @@ from lsrl.cli.subject import module_of
 from lsrl.errors import InputError, SelfTestError
 from lsrl.interpret.variants import noised
 from lsrl.ir.evaluate import evaluate, evaluate_prefixes
-from lsrl.verification import compare, draw_inputs, sample_inputs
+from lsrl.testing.verification import compare, draw_inputs, sample_inputs
 
 PROGRAMS = '''
 import numpy as np

@@ -14,7 +14,7 @@ from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
 
 if TYPE_CHECKING:
-    from lsrl.verification import Drawn, Sampler
+    from lsrl.testing.verification import Drawn, Sampler
 
 # Sequences that `verify` runs at once, of a multiple of so many tokens.
 CHUNK, LENGTHS = 8, 16
@@ -106,7 +106,7 @@ def draw_for(
 
     The first ones are at the ends of the ranges.
     """
-    from lsrl.verification import Drawn, draw_inputs
+    from lsrl.testing.verification import Drawn, draw_inputs
 
     entry, program = subject.entry, subject.program
     if entry is None or sampler is not None:

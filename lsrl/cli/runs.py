@@ -16,7 +16,7 @@ from lsrl.ir.types import check_inputs
 
 if TYPE_CHECKING:
     from lsrl.model import Model
-    from lsrl.verification import Comparison
+    from lsrl.testing.verification import Comparison
 
 
 def run_program(
@@ -152,7 +152,7 @@ def verify_program(
       lsrl verify histogram -t linear_rnn --dtype bfloat16
       lsrl verify mine.py:memory -t gru --sampler mine.py:prompts
     """
-    from lsrl.verification import compare
+    from lsrl.testing.verification import compare
 
     subject = subject_of(program, param)
     draw = None if sampler is None else sampler_of(sampler)

@@ -22,7 +22,7 @@ from lsrl.options import Legalise
 if TYPE_CHECKING:
     from lsrl.model import Model
     from lsrl.programs import Entry
-    from lsrl.verification import Sampler
+    from lsrl.testing.verification import Sampler
 
 
 @dataclass(frozen=True)
