@@ -130,7 +130,8 @@ def arrows() -> Iterator[tuple[str, int, str]]:
     """Module, line and module of lsrl that it imports, of every import.
 
     Imports inside functions and under TYPE_CHECKING count like all others: they keep a module from
-    loading, and its reader knows of it all the same.
+    loading, and its reader knows of it all the same. What the `__init__` of a package imports is
+    the package's own, and not of those that import a module in it.
     """
     for module, tree in MODULES.items():
         for line, target in imports(tree):
