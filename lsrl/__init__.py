@@ -49,21 +49,23 @@ from lsrl.language.sugar import (
 
 if TYPE_CHECKING:
     from lsrl import paper, programs
-    from lsrl.compiler import compile, load, targets
+    from lsrl.compiler import compile
     from lsrl.explanation import explain
+    from lsrl.loading import load
     from lsrl.model import Model
-    from lsrl.random_programs import random_program
+    from lsrl.support import targets
+    from lsrl.testing.random_programs import random_program
     from lsrl.torch_export import load_torch
 
 # Compilation and its heavy imports load when first used.
 _LAZY = {
     "compile": "lsrl.compiler",
     "explain": "lsrl.explanation",
-    "targets": "lsrl.compiler",
+    "targets": "lsrl.support",
     "Model": "lsrl.model",
-    "load": "lsrl.compiler",
+    "load": "lsrl.loading",
     "load_torch": "lsrl.torch_export",
-    "random_program": "lsrl.random_programs",
+    "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
 }

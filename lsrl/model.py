@@ -26,7 +26,7 @@ from lsrl.passes.pipeline import PassRecord
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.verification import Sampler, compare
+from lsrl.testing.verification import Sampler, compare
 
 if TYPE_CHECKING:
     from lsrl.interpret.circuit import Circuit

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl.ir.numbers import Array
-from lsrl.random_programs import EDGE_OPS, LINEAR_OPS, random_program
-from lsrl.verification import sample_inputs
+from lsrl.testing.random_programs import EDGE_OPS, LINEAR_OPS, random_program
+from lsrl.testing.verification import sample_inputs
 
 # Hypothesis shrinks towards the first entry; most programs still have 8 ops in a row, or more.
 DEPTHS = [*range(1, 8), *(8, 9, 10, 12) * 7]
@@ -47,7 +47,7 @@ def depth_of(program: lsrl.Program) -> int:
 
 
 def ops_of(program: lsrl.Program) -> set[str]:
-    """Which ops of `lsrl.random_programs.OPS` the output of a random program depends on."""
+    """Which ops of `lsrl.testing.random_programs.OPS` the output of a random program depends on."""
     return {name.rpartition("_")[0] for name in names_of(program)}
 
 

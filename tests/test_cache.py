@@ -8,14 +8,14 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import lsrl
-from lsrl import cache, compiler, storage
+from lsrl import cache, reuse, storage
 from lsrl.errors import UnknownTargetError
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiler, "_RECENT", type(compiler._RECENT)())
+    monkeypatch.setattr(reuse, "_RECENT", type(reuse._RECENT)())
     return tmp_path / "lsrl" / "models"
 
 
@@ -51,7 +51,7 @@ def test_an_equal_program_is_solved_once_by_processes_and_in_one(folder, monkeyp
     assert len(list(folder.iterdir())) == 1
     again = lsrl.compile(lsrl.programs.tok2tok(2, 4, 3), "linear_rnn", cache=True)
     assert calls == [True, True]  # nothing but a module was made
-    compiler._RECENT.clear()  # as another process has it
+    reuse._RECENT.clear()  # as another process has it
     elsewhere = lsrl.compile(lsrl.programs.tok2tok(2, 4, 3), "linear_rnn", cache=True)
     assert calls == [True, True, False]
     for model in (first, again, elsewhere):
@@ -91,7 +91,7 @@ def test_a_damaged_entry_is_replaced(folder, monkeypatch, damage):
     (entry,) = folder.iterdir()
     whole = entry.read_bytes()
     entry.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
-    compiler._RECENT.clear()
+    reuse._RECENT.clear()
     assert_same(model, lsrl.compile(lsrl.programs.majority(), "linear_rnn", cache=True))
     assert calls == [True, True]
     assert entry.read_bytes() == whole
@@ -103,7 +103,7 @@ def test_levels_that_do_not_fit_are_solved_anew(folder):
     other = lsrl.compile(lsrl.programs.tok2tok(2, 4, 3), "linear_rnn")
     (entry,) = folder.iterdir()
     other.save(entry)
-    compiler._RECENT.clear()
+    reuse._RECENT.clear()
     assert_same(model, lsrl.compile(lsrl.programs.majority(), "linear_rnn", cache=True))
     assert storage.read(entry).program.name == "majority"
 

@@ -15,7 +15,7 @@ from lsrl.interpret.interventions import Block, joint_patches, wiring_of
 from lsrl.interpret.layerwise import KnownStreams
 from lsrl.interpret.variants import random_sampler, rotated
 from lsrl.ir.evaluate import Intervention, evaluate
-from lsrl.random_programs import random_program
+from lsrl.testing.random_programs import random_program
 from tests.strategies import inputs_of
 
 TARGETS = [found.name for found in lsrl.targets()]

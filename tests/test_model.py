@@ -16,7 +16,7 @@ import lsrl
 from lsrl import Token, Vector, storage
 from lsrl.errors import SelfTestError, UnsupportedOpError
 from lsrl.ir import ops
-from lsrl.verification import compare
+from lsrl.testing.verification import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 LINEAR = ("linear_rnn", "gated_linear_rnn")

@@ -11,7 +11,7 @@ from lsrl.certificate import promises_of
 from lsrl.errors import InputError, ProgramError, PromiseError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.types import check_inputs
-from lsrl.verification import sample_inputs
+from lsrl.testing.verification import sample_inputs
 
 CATALOGUE = programs.catalogue()
 CASES = [

@@ -25,7 +25,14 @@ from lsrl.ir.ops import Delay, Latch, LinearState
 from lsrl.ir.types import Vector
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pass, Pipeline
-from lsrl.random_programs import CONTINUOUS, COUNTING, EDGE_OPS, LINEAR_OPS, OPS, random_program
+from lsrl.testing.random_programs import (
+    CONTINUOUS,
+    COUNTING,
+    EDGE_OPS,
+    LINEAR_OPS,
+    OPS,
+    random_program,
+)
 from tests.strategies import depth_of, edge_programs, inputs_of, ops_of, programs
 
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}

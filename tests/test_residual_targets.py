@@ -10,8 +10,8 @@ from lsrl import errors, programs
 from lsrl.backends import registry
 from lsrl.ir.evaluate import evaluate
 from lsrl.passes.pipeline import Pipeline
-from lsrl.random_programs import random_program
-from lsrl.verification import compare
+from lsrl.testing.random_programs import random_program
+from lsrl.testing.verification import compare
 from tests.grids import thinned
 from tests.strategies import inputs_of
 

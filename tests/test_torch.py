@@ -14,7 +14,7 @@ import lsrl
 from lsrl import torch_export
 from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.programs import catalogue
-from lsrl.verification import sample_inputs
+from lsrl.testing.verification import sample_inputs
 from tests.grids import thinned
 
 torch = pytest.importorskip("torch")

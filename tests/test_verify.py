@@ -5,11 +5,12 @@ import pytest
 from typer.testing import CliRunner
 
 import lsrl
-from lsrl.cli import _module_of, app
+from lsrl.cli import app
+from lsrl.cli.subject import module_of
 from lsrl.errors import InputError, SelfTestError
 from lsrl.interpret.variants import noised
 from lsrl.ir.evaluate import evaluate, evaluate_prefixes
-from lsrl.verification import compare, draw_inputs, sample_inputs
+from lsrl.testing.verification import compare, draw_inputs, sample_inputs
 
 PROGRAMS = '''
 import numpy as np
@@ -212,7 +213,7 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mine(file):
     """What the file defines."""
-    return _module_of(file)
+    return module_of(file)
 
 
 def verify(*arguments, code=0):

@@ -18,7 +18,7 @@ from lsrl.language.program import Program
 from lsrl.model import Alteration, Model
 from lsrl.proof import not_compiled
 from lsrl.stability.measures import allowed_error, wrong_tokens
-from lsrl.verification import legal_inputs, sample_inputs
+from lsrl.testing.verification import legal_inputs, sample_inputs
 
 # Of random inputs that a card's figures come from.
 SEQUENCES, LENGTH = 64, 64

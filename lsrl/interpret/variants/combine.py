@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from lsrl import compiler
 from lsrl.backends import registry
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.compiler import compile
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.circuit import OUTPUT, Circuit
@@ -27,7 +27,7 @@ from lsrl.language.sugar import cumsum
 from lsrl.language.trace import Trace, recording
 from lsrl.model import Model
 from lsrl.programs import catalogue
-from lsrl.random_programs import LINEAR_OPS, OPS, random_program
+from lsrl.testing.random_programs import LINEAR_OPS, OPS, random_program
 
 # Programs that are tried, until as many as wanted fit the target.
 TRIES = 40
@@ -382,7 +382,7 @@ def _check_compiled(what: str, model: Model) -> None:
 
 
 def _compiled(model: Model, program: Program) -> Model:
-    return compiler.compile(
+    return compile(
         program,
         model.target,
         dtype=model.dtype,

@@ -66,8 +66,8 @@ LARGEST_TABLE = 12
 LONGEST_MOD = 16
 # Powers of two that bring small numbers near the ends of float32 and bfloat16, or of float64.
 EXPONENTS = (-1015, -140, -126, -118, -60, 60, 110, 120, 125, 1010)
-# The grid on which `lsrl.verification.sample_inputs` puts continuous inputs: the ramps that their
-# comparisons keep out of are no wider.
+# The grid on which `sample_inputs` of `lsrl.testing.verification` puts continuous inputs: the ramps
+# that their comparisons keep out of are no wider.
 CONTINUOUS_GRID = 2.0**-10
 CONTINUOUS = Vector(2, low=-2, high=3)
 # A program without a greatest length is written as if it ran for so many tokens.

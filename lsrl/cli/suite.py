@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-suite = typer.Typer(
+suite_commands = typer.Typer(
     no_args_is_help=True, help="Networks whose inner workings are known, to test methods on."
 )
 
@@ -33,12 +33,12 @@ HeldBack = Annotated[
 ]
 
 
-@suite.callback()
+@suite_commands.callback()
 def _suite() -> None:
     """Networks whose inner workings are known, to test interpretability methods on."""
 
 
-@suite.command("build")
+@suite_commands.command("build")
 def build_suite(
     directory: Directory,
     program: Names = None,
@@ -80,7 +80,7 @@ def build_suite(
     )
 
 
-@suite.command("train")
+@suite_commands.command("train")
 def train_networks(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", show_default=False, help="Folder of the networks.")
@@ -131,7 +131,7 @@ def train_networks(
         raise typer.Exit(1)
 
 
-@suite.command("verify")
+@suite_commands.command("verify")
 def verify_suite(directory: Directory, workers: Workers = 2) -> None:
     """Check hashes, datasets and models of a suite.
 
@@ -154,7 +154,7 @@ def verify_suite(directory: Directory, workers: Workers = 2) -> None:
     typer.echo(str(verified))
 
 
-@suite.command("list")
+@suite_commands.command("list")
 def list_suite() -> None:
     """List the programs of the suite, family by family.
 

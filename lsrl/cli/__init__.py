@@ -1,0 +1,81 @@
+"""The command line: `lsrl --help`.
+
+What the commands need beyond the language loads inside them, so that `lsrl --help` is quick.
+"""
+
+import os
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from lsrl import cache
+from lsrl.cli.bench import bench_commands
+from lsrl.cli.library import list_programs, list_targets
+from lsrl.cli.networks import compile_program, explain_program, show_program
+from lsrl.cli.printing import say
+from lsrl.cli.runs import run_program, verify_program, view_program
+from lsrl.cli.suite import suite_commands
+from lsrl.errors import LsrlError
+
+
+class _Commands(TyperGroup):
+    """Prints every error of ours as one message, without a traceback; exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (LsrlError, OSError) as error:
+            say(f"error: {error}", style="bold red", stderr=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="lsrl",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _lsrl() -> None:
+    """Compile short programs over linear-state signals into exact recurrent networks.
+
+    A first tour:
+      lsrl programs                          what the library has
+      lsrl run majority "1 0 1 1"            the program itself, token by token
+      lsrl compile majority -t linear_rnn    layers, width, certificate
+      lsrl show tok2tok -t linear_rnn        every channel of every layer by name
+      lsrl verify dyck1 -t linear_rnn        the network against the program
+      lsrl view tok2tok -t gru -o page.html  every signal at every token, to look at
+
+    Errors exit with code 2, a difference that verify finds with code 1.
+    """
+
+
+for _name, _command in (
+    ("programs", list_programs),
+    ("targets", list_targets),
+    ("compile", compile_program),
+    ("run", run_program),
+    ("show", show_program),
+    ("view", view_program),
+    ("verify", verify_program),
+    ("explain", explain_program),
+):
+    app.command(_name)(_command)
+app.add_typer(bench_commands, name="bench")
+app.add_typer(suite_commands, name="suite")
+
+
+def main() -> None:
+    """Run the command line."""
+    # Each command is a process of its own and would compile its loops anew. Set before jax loads.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    app()

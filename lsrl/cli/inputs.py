@@ -1,0 +1,149 @@
+"""The inputs that a command runs: of the command line, of files, or drawn."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lsrl.cli.subject import Subject
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import InputType, Token
+from lsrl.language.program import Program
+
+if TYPE_CHECKING:
+    from lsrl.testing.verification import Drawn, Sampler
+
+# Sequences that `verify` runs at once, of a multiple of so many tokens.
+CHUNK, LENGTHS = 8, 16
+DATA_FILES = (".npy", ".json", ".csv")
+
+
+def read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
+    """All inputs of a program, from the command line or files.
+
+    Raises:
+      InputError: another number of inputs than the program has, or one that can't be read.
+    """
+    kinds = program.inputs
+    if len(texts) != len(kinds):
+        raise InputError(
+            f"{program.name}: expected {len(kinds)} input(s) ({', '.join(kinds)}), got "
+            f'{len(texts)}; put each into quotes: "1 0 1"'
+        )
+    return [
+        _read_input(text, name, kind)
+        for text, (name, kind) in zip(texts, kinds.items(), strict=True)
+    ]
+
+
+def _read_input(text: str, name: str, kind: InputType) -> Array:
+    """One input of a program, from the command line or a file.
+
+    Raises:
+      InputError: no numbers, or a file that can't be read as an array.
+    """
+    suffix = Path(text).suffix.lower()
+    if suffix not in DATA_FILES:
+        return _parse_input(text, name, kind)
+    try:
+        if suffix == ".npy":
+            array = np.load(text, allow_pickle=False)
+        elif suffix == ".json":
+            array = np.asarray(json.loads(Path(text).read_text()))
+        else:
+            array = _read_csv(text, kind)
+    except FileNotFoundError as error:
+        raise InputError(f"input {name!r}: {text}: no such file") from error
+    except (ValueError, EOFError) as error:
+        raise InputError(f"input {name!r}: {text}: not an array of numbers ({error})") from error
+    return np.asarray(array)
+
+
+def _read_csv(path: str, kind: InputType) -> Array:
+    values = np.loadtxt(path, delimiter=",", ndmin=2)
+    if not isinstance(kind, Token):
+        return values
+    whole = values.astype(np.int64)
+    symbols = whole if (whole == values).all() else values
+    return symbols.ravel() if 1 in symbols.shape else symbols
+
+
+def _parse_input(text: str, name: str, kind: InputType) -> Array:
+    rows = [row.replace(",", " ").split() for row in text.split(";") if row.strip()]
+    if isinstance(kind, Token) or (kind.width == 1 and len(rows) == 1):
+        rows = [[entry] for row in rows for entry in row]
+    if len({len(row) for row in rows}) > 1:
+        raise InputError(
+            f"input {name!r}: expected {kind.width} numbers a token, got "
+            f"{[len(row) for row in rows]}; a semicolon ends a token"
+        )
+    number = int if isinstance(kind, Token) else float
+    values = []
+    for token, row in enumerate(rows):
+        try:
+            values.append([number(entry) for entry in row])
+        except ValueError:
+            wanted = f"symbols from 0 to {kind.size - 1}" if isinstance(kind, Token) else "numbers"
+            raise InputError(
+                f"input {name!r}: expected {wanted}, got {' '.join(row)!r} at token {token}"
+            ) from None
+    array = np.array(values, dtype=np.int64 if isinstance(kind, Token) else np.float64)
+    return array[:, 0] if isinstance(kind, Token) and len(array) else array
+
+
+def draw_for(
+    subject: Subject,
+    start: int,
+    count: int,
+    length: int,
+    seed: int,
+    sampler: "Sampler | None" = None,
+) -> "Drawn":
+    """The next sequences of those that a command runs: the user's, the library's, or random ones.
+
+    The first ones are at the ends of the ranges.
+    """
+    from lsrl.testing.verification import Drawn, draw_inputs
+
+    entry, program = subject.entry, subject.program
+    if entry is None or sampler is not None:
+        return draw_inputs(
+            program, count, length, seed + start, sampler=sampler, extremes=start == 0
+        )
+    parameters = subject.parameters or {}
+    random = np.random.default_rng([seed, start])
+    extremes = entry.extremes(**parameters)[start : start + count]
+    sequences = [tuple(array[:length] for array in inputs) for inputs in extremes]
+    while len(sequences) < count:
+        sequences.append(entry.sample(random, length, **parameters))
+    lengths = np.array([len(inputs[0]) for inputs in sequences])
+    # Few lengths, so that little is compiled; what fills them up is not compared.
+    longest = -(-int(lengths.max()) // LENGTHS) * LENGTHS
+    longest = min(longest, program.max_length or longest)
+    filled = [
+        np.stack(
+            [np.pad(a, [(0, longest - len(a)), *[(0, 0)] * (a.ndim - 1)], "edge") for a in given]
+        )
+        for given in zip(*sequences, strict=True)
+    ]
+    return Drawn(filled, lengths, np.zeros(count, bool))
+
+
+def example_inputs(subject: Subject) -> list[Array]:
+    """A few random sequences of one length."""
+    from lsrl.ir.evaluate import evaluate_prefixes
+
+    # Those at the ends of the ranges, which come first, show little.
+    drawn = draw_for(subject, CHUNK, CHUNK, 32, 0)
+    legal, _ = evaluate_prefixes(subject.program.graph, drawn.inputs)
+    legal = np.minimum(legal, drawn.lengths)
+    if not legal.any():
+        raise InputError(
+            f"{subject.program.name}: every random sequence breaks a promise of the program; give "
+            "some of your own: --inputs"
+        )
+    rows = np.flatnonzero(legal == legal.max())[-4:]
+    return [array[rows, : legal.max()] for array in drawn.inputs]

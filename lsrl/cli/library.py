@@ -1,0 +1,34 @@
+"""`lsrl programs` and `lsrl targets`: what there is."""
+
+from rich.console import Console
+from rich.table import Table
+
+from lsrl.cli.printing import plain
+from lsrl.cli.subject import settings_of
+
+
+def list_programs() -> None:
+    """List the library of programs, with what each shows and its parameters.
+
+    Example: lsrl programs
+    """
+    import lsrl
+
+    table = Table("program", "shows", "parameters", show_lines=True)
+    for name, entry in lsrl.programs.catalogue().items():
+        table.add_row(name, plain(entry.shows), plain(", ".join(settings_of(entry.build))))
+    Console().print(table)
+
+
+def list_targets() -> None:
+    """List the targets, with what each of them can hold.
+
+    Example: lsrl targets
+    """
+    import lsrl
+
+    table = Table("target", "cell", "holds", show_lines=True)
+    for target in lsrl.targets():
+        holds = "\n".join(f"{feature}: {how}" for feature, how in target.supports.items())
+        table.add_row(target.name, plain(target.cell), plain(holds))
+    Console().print(table)

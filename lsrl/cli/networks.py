@@ -1,0 +1,114 @@
+"""`lsrl compile`, `lsrl show` and `lsrl explain`: what a program becomes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
+from lsrl.cli.printing import layers_table, say
+from lsrl.cli.subject import compiled, legalise_of, subject_of
+
+
+def compile_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", show_default=False, help="Save the model to this file."),
+    ] = None,
+    unroll: Unroll = False,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Bear more noise, for a few layers more.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also print passes, layers and times.")
+    ] = False,
+) -> None:
+    """Compile a program and print layers, width, parameters and the certificate.
+
+    Examples:
+      lsrl compile majority --target linear_rnn
+      lsrl compile tok2tok -t linear_rnn -p length=20 -p vocab=4 --out tok2tok.lsrl
+      lsrl compile my_programs.py:detector -t gated_linear_rnn --dtype float64
+      lsrl compile flip_flop -t linear_rnn -p max_length=64 --unroll
+    """
+    model = compiled(subject_of(program, param), target, dtype, unroll, robust=robust)
+    if out is not None:
+        model.save(out)
+        say(f"saved to {out}", stderr=True)
+    say(model.report() if report else model.summary())
+
+
+def show_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also print what each pass and stage did.")
+    ] = False,
+    png: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="Draw the graph, level by level, into this file."),
+    ] = None,
+) -> None:
+    """Show a program's signals, or a model's layers with the signal in every channel.
+
+    Without a target: the signals as written, with widths and inferred bounds.
+    With one: the layers and the certificate.
+
+    Examples:
+      lsrl show majority
+      lsrl show majority --target linear_rnn --png majority.png
+      lsrl show tok2tok.lsrl --report
+    """
+    subject = subject_of(program, param)
+    if target is None and subject.model is None:
+        graph, layers, title = subject.program.graph, None, subject.program.name
+        say(f"{subject.program!r}\n{graph.dump()}")
+    else:
+        model = compiled(subject, target, dtype, unroll)
+        graph, layers = model.schedule.graph, model.schedule.made_in()
+        title = f"{model.program.name} on {model.target}"
+        say(model.report() if report else model.summary())
+        Console().print(layers_table(model))
+    if png is not None:
+        from lsrl.drawing import draw
+
+        draw(graph, png, title=title, layers=layers)
+        say(f"drawn into {png}", stderr=True)
+
+
+def explain_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    unroll: Unroll = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Of the answer; float32 if not given.")
+    ] = None,
+) -> None:
+    """Say whether a target can hold a program (yes, up to a length, or no), and why.
+
+    Without a target: every target.
+
+    Examples:
+      lsrl explain parity
+      lsrl explain flip_flop -t linear_rnn -p max_length=64 --unroll
+      lsrl explain majority -p max_length=1000 --dtype bfloat16
+    """
+    import lsrl
+
+    subject = subject_of(program, param)
+    names = [target] if target is not None else [found.name for found in lsrl.targets()]
+    for name in names:
+        with Console(stderr=True).status(f"{subject.program.name} on {name}"):
+            explanation = lsrl.explain(
+                subject.program, name, dtype=dtype, legalise=legalise_of(unroll)
+            )
+        say(str(explanation))

@@ -1,0 +1,205 @@
+"""`lsrl run`, `lsrl view` and `lsrl verify`: what programs and networks answer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, read_inputs
+from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
+from lsrl.cli.printing import columns_text, headline, say
+from lsrl.cli.subject import compiled, sampler_of, subject_of
+from lsrl.ir.types import check_inputs
+
+if TYPE_CHECKING:
+    from lsrl.model import Model
+    from lsrl.testing.verification import Comparison
+
+
+def run_program(
+    program: ProgramName,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            show_default=False,
+            help="One an input of the program: symbols such as '1 0 1 1', vectors such as "
+            "'0.5 1; 0.25 2' (a token ends at a semicolon), or a .npy, .json or .csv file.",
+        ),
+    ],
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the program's promises on these inputs.")
+    ] = False,
+) -> None:
+    """Run a program or a saved model, and print its outputs token by token.
+
+    Without a target a program runs in the reference evaluator; with one it is
+    compiled first. Put -- before an input that begins with a minus sign. In a
+    .csv file a row is a token; where the program reads symbols and the file has
+    several columns, a row is a sequence.
+
+    Examples:
+      lsrl run majority "1 0 1 1"
+      lsrl run majority "1 0 1 1" --target linear_rnn
+      lsrl run tok2tok.lsrl prompts.npy
+      lsrl run binary_adder "1 1 0" "1 0 0"
+    """
+    subject = subject_of(program, param)
+    kinds = subject.program.inputs
+    arrays = read_inputs(inputs, subject.program)
+    checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
+    if target is None and subject.model is None:
+        outputs = subject.program.run(*arrays)
+    else:
+        outputs = compiled(subject, target, dtype, unroll).run(*arrays, check=check)
+    sequences = outputs if batched else outputs[None]
+    for number, output in enumerate(sequences):
+        if batched:
+            say(f"sequence {number}")
+        columns = {"token": np.arange(len(output))[:, None]}
+        columns |= {name: array[number] for name, array in zip(kinds, checked, strict=True)}
+        say(columns_text({**columns, "output": output}))
+
+
+def view_program(
+    program: ProgramName,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", show_default=False, help="The HTML file to write.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            metavar="INPUT",
+            show_default=False,
+            help="As for 'lsrl run'; once an input of the program. By default a few random "
+            "sequences that keep the program's promises.",
+        ),
+    ] = None,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    inspectable: Annotated[
+        bool,
+        typer.Option(
+            "--inspectable",
+            help="Compile a deeper network in which signals are read from their channels only.",
+        ),
+    ] = False,
+) -> None:
+    """Write a page that shows every signal of a model, layer by layer and token by token.
+
+    One HTML file, which needs no network: open it in a browser. Click a signal
+    to see its path, its weights and its line; ? on the page lists the keys.
+
+    Examples:
+      lsrl view majority -t linear_rnn --inputs "1 0 1 1" --out majority.html
+      lsrl view tok2tok.lsrl --inputs prompts.npy --out tok2tok.html
+      lsrl view induction_head -t mamba --inspectable -o page.html
+    """
+    from lsrl.interpret import view
+
+    subject = subject_of(program, param)
+    arrays = read_inputs(inputs, subject.program) if inputs else example_inputs(subject)
+    view(compiled(subject, target, dtype, unroll, inspectable=inspectable), *arrays, path=out)
+    say(f"written to {out}", stderr=True)
+
+
+def verify_program(
+    program: ProgramName,
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = "float32",
+    unroll: Unroll = False,
+    sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
+    length: Annotated[
+        int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            show_default=False,
+            help="A function that draws inputs which keep the program's promises: from (numpy's "
+            "random generator, sequences, length) to one array an input, (sequences, length, ...).",
+        ),
+    ] = None,
+) -> None:
+    """Compare a compiled network with the reference evaluator, at every token of many sequences.
+
+    Random inputs and inputs at the ends of the ranges go through the network as
+    whole sequences and step by step; programs of the library bring their own,
+    which honour their promises. Where random inputs break a promise, others are
+    looked for, and what is ahead of a broken promise is compared all the same.
+    Outputs must be equal where that is proven, else within the proven bound.
+    Exit code 1 on a difference, and where next to nothing was tested: no
+    sequence is legal beyond its first token, fewer than an eighth of the tokens
+    are, or promises cut inputs short and no output ever changed.
+
+    Examples:
+      lsrl verify dyck1 --target linear_rnn
+      lsrl verify tok2tok.lsrl --sequences 500 --length 200
+      lsrl verify histogram -t linear_rnn --dtype bfloat16
+      lsrl verify mine.py:memory -t gru --sampler mine.py:prompts
+    """
+    from lsrl.testing.verification import compare
+
+    subject = subject_of(program, param)
+    draw = None if sampler is None else sampler_of(sampler)
+    model = compiled(subject, target, dtype, unroll)
+    compared: Comparison | None = None
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{model.program.name} on {model.target}", total=sequences)
+        for start in range(0, sequences, CHUNK):
+            count = min(CHUNK, sequences - start)
+            part = compare(model, inputs=draw_for(subject, start, count, length, seed, draw))
+            compared = part if compared is None else compared.joined(part)
+            progress.update(task, completed=start + count)
+            if compared.difference is not None:
+                break
+    if compared is not None:
+        _tell(model, compared)
+
+
+def _tell(model: "Model", compared: "Comparison") -> None:
+    """Print what was compared, and exit with code 1 if that is a difference or next to nothing."""
+    from lsrl.proof import NOT_COMPILED, names_text
+
+    about = str(compared)
+    if model.changed_parameters:
+        names = names_text(model.changed_parameters)
+        about += f"\nweights      {NOT_COMPILED} ({names}); held to what is proven of those"
+    if compared.difference is not None:
+        say(f"{headline(model)}: differs\n{compared.difference}", style="bold red")
+        say(about)
+        raise typer.Exit(1)
+    if compared.shortfall is not None:
+        say(
+            f"{headline(model)}: next to nothing was tested: {compared.shortfall}; draw inputs "
+            "that keep the promises: --sampler FILE.py:NAME",
+            style="bold red",
+        )
+        say(about)
+        raise typer.Exit(1)
+    allowed = model.allowed_error
+    if allowed == 0:
+        found = "equal"
+    elif np.isfinite(allowed):
+        found = f"within the error bound {allowed:.3g} (greatest error {compared.error:.3g})"
+    else:
+        found = f"no error bound is proven (greatest error {compared.error:.3g})"
+    legal = compared.kept + compared.redrawn
+    which = f"of {legal} sequences"
+    if legal < compared.sequences:
+        which += f", and ahead of a broken promise in {compared.cut} more"
+    say(f"{headline(model)}: {found} at every token {which}, in both modes\n{about}")

@@ -1,0 +1,1 @@
+"""What tries compilers and networks out: random programs, and comparisons with the reference."""
