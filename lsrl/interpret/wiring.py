@@ -8,7 +8,7 @@ layer's own value would.
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -371,7 +371,7 @@ class Wiring:
 
         Entries of the scan (sites, entries), and their weights (sites, d, entries).
         """
-        shapes = self.model.module.state_shapes()
+        shapes = cast(ResidualNetwork, self.model.module).state_shapes()
         (scan,) = (shape for name, shape in shapes.items() if name != "conv")
         sites = len(self.circuit.units)
         known: list[dict[int, int]] = [{} for _ in range(sites)]
