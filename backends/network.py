@@ -60,11 +60,12 @@ def on_device(values: Any, dtype: Any) -> jax.Array:
       values: numbers, an array of numpy or of jax.
       dtype: of the result.
     """
-    if isinstance(values, jax.Array):
-        return jnp.asarray(values, dtype)
-    # A copy, since the device may keep the memory that it is given.
-    result: jax.Array = jax.device_put(np.array(values, jnp.dtype(dtype)))
-    return result
+    with precision(f"{dtype}"):
+        if isinstance(values, jax.Array):
+            return jnp.asarray(values, dtype)
+        # A copy, since the device may keep the memory that it is given.
+        result: jax.Array = jax.device_put(np.array(values, jnp.dtype(dtype)))
+        return result
 
 
 def aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
@@ -279,9 +280,8 @@ class Network(nnx.Module):
             if key not in changed:
                 changed[key] = place.owner, np.array(place.value)
             changed[key][1][place.entry] = np.asarray(array, jnp.dtype(self.dtype))
-        with precision(self.dtype):
-            for (_, attribute), (owner, values) in changed.items():
-                setattr(owner, attribute, parameter(values, self.dtype))
+        for (_, attribute), (owner, values) in changed.items():
+            setattr(owner, attribute, parameter(values, self.dtype))
 
     # ------------------------------------------------------------ running
 

@@ -140,18 +140,17 @@ class LinearNetwork(Network):
             table if table is not None else kernel
             for table, kernel in zip(weights.tables, weights.kernels, strict=True)
         ]
-        with precision(dtype):
-            self.input_kernels = nnx.Dict(
-                {
-                    f"{number}": parameter(values, dtype)
-                    for number, values in enumerate(maps)
-                    if values is not None
-                }
-            )
-            self.input_bias = parameter(weights.input_bias, dtype)
-            self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
-            self.output_kernel = parameter(weights.output_kernel, dtype)
-            self.output_bias = parameter(weights.output_bias, dtype)
+        self.input_kernels = nnx.Dict(
+            {
+                f"{number}": parameter(values, dtype)
+                for number, values in enumerate(maps)
+                if values is not None
+            }
+        )
+        self.input_bias = parameter(weights.input_bias, dtype)
+        self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
+        self.output_kernel = parameter(weights.output_kernel, dtype)
+        self.output_bias = parameter(weights.output_bias, dtype)
         self._plans = PlanCache()
 
     # ---------------------------------------------------------------- parameters

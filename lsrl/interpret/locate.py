@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from lsrl.backends import registry
 from lsrl.backends.cells.encoding import plan_cells
 from lsrl.backends.cells.target import CellBackend
+from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.residual.stream import Atom, Row, Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
@@ -240,11 +241,15 @@ class _StackLocator(_Locator):
                 )
                 for layer in plan.layers
             ]
+        network = self.model.module
+        if not isinstance(network, LinearNetwork):
+            raise LsrlError(
+                f"target {self.model.target!r} does not say where its network holds its signals, "
+                "so it has no circuit"
+            )
         return "linear", [
             _Read(sp.eye_array(layer.width, format="csr"), np.zeros(layer.width), structure.left)
-            for layer, structure in zip(
-                self.schedule.layers, self.model.module.structure.layers, strict=True
-            )
+            for layer, structure in zip(self.schedule.layers, network.structure.layers, strict=True)
         ]
 
     def _channels(self, layer: int, unit: Unit, role: Role, read: _Read) -> None:
