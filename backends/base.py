@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lsrl.backends.anatomy import Hooks
 from lsrl.certificate import Analysis
-from lsrl.errors import PrecisionError
+from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
@@ -112,6 +113,17 @@ class Backend(ABC):
             holds_affine=not options.verbatim,
         )
         return schedule_layers(graph, able, levels)
+
+    def hooks(self, schedule: Any, numerics: Numerics) -> Hooks:
+        """Where the network holds the schedule's channels.
+
+        Raises:
+          LsrlError: the target does not say.
+        """
+        raise LsrlError(
+            f"target {self.name!r} does not say where its network holds its signals, so it has no "
+            "circuit"
+        )
 
     @abstractmethod
     def lower(self, schedule: Any, numerics: Numerics) -> "Network":

@@ -181,10 +181,12 @@ class Network(nnx.Module):
     Attributes:
       pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
         and inputs, to the output and the next state; for transformations.
+      memory_is_output: whether a layer remembers all of its output and nothing else.
       structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
     """
 
     pure_step: ClassVar[Step]
+    memory_is_output: ClassVar[bool] = False
     structure: Any
 
     def __init__(self) -> None:
@@ -337,6 +339,25 @@ class Network(nnx.Module):
                 output, state = self.run_chunk(parameters, state, part)
                 outputs.append(np.asarray(output))
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
+
+    def remembered(
+        self,
+        memory: Any,
+        before: jax.Array,
+        after: jax.Array,
+        places: tuple[Sequence[int] | Array, Sequence[int] | Array] | None,
+    ) -> Any:
+        """The memory of a layer behind an edit of its output, so that states go on from there.
+
+        Args:
+          memory: of the layer, as an `Edit` sees it.
+          before: the output (batch, units).
+          after: likewise, as edited.
+          places: units that hold states, and the entries of the memory behind them; None where
+            `memory_is_output`.
+        """
+        units, entries = places or ((), ())
+        return memory.at[:, entries].set(after[:, units])
 
     def run_chunk(
         self, parameters: Any, state: Any, inputs: tuple[Any, ...]

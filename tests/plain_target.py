@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from flax import nnx
 
+from lsrl.backends.anatomy import channels_as_they_are
 from lsrl.backends.base import Backend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
@@ -100,6 +101,9 @@ class Plain(Backend):
     def analysis(self, schedule, numerics):
         check_weights(schedule, numerics)
         return partial(LinearAnalysis, schedule, numerics)
+
+    def hooks(self, schedule, numerics):
+        return channels_as_they_are(schedule, "the layer's output; memory: before its ReLUs")
 
     def lower(self, schedule, numerics):
         maps = input_maps(schedule)

@@ -353,6 +353,7 @@ class CellNetwork(Network):
     """
 
     pure_step = staticmethod(apply_step)
+    memory_is_output = True
     structure: Structure
 
     def __init__(self, kind: CellKind, weights: CellWeights, dtype: str = "float32") -> None:
@@ -493,6 +494,17 @@ class CellNetwork(Network):
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
+
+    def remembered(
+        self, memory: Any, before: jax.Array, after: jax.Array, places: object = None
+    ) -> Any:
+        """The carry behind an edit of h."""
+        if not isinstance(memory, tuple):
+            return after
+        # tanh is linear where a cell's c is kept, so c is what h is. The difference is 0 where it
+        # is added, but it has a derivative.
+        cell, _ = memory
+        return jnp.where(after == before, cell + (after - before), after), after
 
     def run_chunk(
         self, parameters: Parameters, state: State, inputs: tuple[Any, ...]
