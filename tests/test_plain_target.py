@@ -180,10 +180,19 @@ def mesh():
     return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
 
 
+def in_device_mode(model, _):
+    with model.device_mode():
+        assert jax.config.jax_default_matmul_precision == "highest"
+
+
+def attribute(name):
+    return lambda model, _: getattr(model, name)
+
+
 # Of `Model`: attributes, and calls as what they take beside the model.
 MODEL = {
     **{
-        name: lambda model, _, name=name: getattr(model, name)
+        name: attribute(name)
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
@@ -200,7 +209,7 @@ MODEL = {
     "save": saved,
     "export": lambda model, path: model.export("torch", path / "export"),
     "features": lambda model, _: model.features([IDS]),
-    "device_mode": lambda model, _: model.device_mode().__enter__(),
+    "device_mode": in_device_mode,
 }  # fmt: skip
 
 
