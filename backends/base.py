@@ -3,18 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from lsrl.backends.anatomy import Hooks
 from lsrl.certificate import Analysis
-from lsrl.errors import PrecisionError
+from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels, schedule_layers
 from lsrl.target import Capabilities
+
+if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targets
+    from lsrl.backends.network import Network
 
 # Why a linear recurrence can't hold a signal, for refusals and `lsrl.explain`.
 REASONS: dict[type[Op], str] = {
@@ -36,22 +39,6 @@ REASONS: dict[type[Op], str] = {
         "(Merrill et al. 2024)"
     ),
 }
-
-
-class Network(ABC):
-    """A flax nnx module that carries out a schedule; see `lsrl.backends.linear.network`."""
-
-    @abstractmethod
-    def run(self, inputs: tuple[Any, ...], chunk: int | None = None) -> Array:
-        """Whole sequences: arrays (batch, time[, width]) to (batch, time, outputs)."""
-
-    @abstractmethod
-    def init_state(self, batch_shape: tuple[int, ...]) -> Any:
-        """The state before the first token."""
-
-    @abstractmethod
-    def step(self, state: Any, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
-        """One token: the output and the next state."""
 
 
 class Backend(ABC):
@@ -127,6 +114,17 @@ class Backend(ABC):
         )
         return schedule_layers(graph, able, levels)
 
+    def hooks(self, schedule: Any, numerics: Numerics) -> Hooks:
+        """Where the network holds the schedule's channels.
+
+        Raises:
+          LsrlError: the target does not say.
+        """
+        raise LsrlError(
+            f"target {self.name!r} does not say where its network holds its signals, so it has no "
+            "circuit"
+        )
+
     @abstractmethod
-    def lower(self, schedule: Any, numerics: Numerics) -> Any:
-        """The flax nnx module with the schedule's weights, in the dtype of `numerics`."""
+    def lower(self, schedule: Any, numerics: Numerics) -> "Network":
+        """The network with the schedule's weights, in the dtype of `numerics`."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
+from lsrl.backends.anatomy import Hooks, channels_as_they_are
 from lsrl.backends.base import Backend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
@@ -38,6 +39,13 @@ class LinearRnn(Backend):
         """The certificate's conditions, over the rows as they are."""
         check_weights(schedule, numerics)
         return partial(LinearAnalysis, schedule, numerics)
+
+    def hooks(self, schedule: Schedule, numerics: Numerics) -> Hooks:
+        """Outputs are the channels; the hidden units of right factors come after them."""
+        return channels_as_they_are(
+            schedule,
+            "the layer's output after ReLUs and products; memory: the layer's hidden units",
+        )
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
         """One unit a channel."""

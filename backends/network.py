@@ -1,26 +1,37 @@
-"""What the networks of all targets share: parameters, the mode they run in, and generation."""
+"""The contract of networks: a step, what is no parameter in it, and its parameters by name.
+
+A target gives these, and what makes the first state and networks of other arrays. Whole sequences,
+generation, and reading, saving and changing parameters follow from them, and every study of models
+relies on no more. A family whose cell runs whole sequences faster than token by token says so.
+"""
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from scipy import sparse
 
-from lsrl.errors import SelfTestError
+from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 
-# The step of a network: parameters, structure, state and inputs to output and state.
-Step = Callable[[Any, Any, Any, Sequence[Any]], tuple[jax.Array, Any]]
+# The step of a network: parameters, structure, state and inputs to output and state. It may take an
+# `Edit` last, where studies are to look into it.
+Step = Callable[..., tuple[jax.Array, Any]]
 # What may look at and change a layer's output and memory at a token: layer (0 is what the input map
 # makes; it may be traced), output and memory (None for the input map) to both.
 Edit = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
+# Tokens at a time by default, and values of a layer over them: what grows with the length.
+CHUNK = 4096
+CHUNK_VALUES = 1 << 24
 _Generation = tuple[Any, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
 
 
@@ -34,6 +45,11 @@ def value_of(parameter: Any) -> Any:
     return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
 
 
+def parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
+    """A parameter of numbers, dense or sparse, in a network's dtype."""
+    return nnx.Param(on_device(values.toarray() if sparse.issparse(values) else values, dtype))
+
+
 def on_device(values: Any, dtype: Any) -> jax.Array:
     """An array of the device, made without a compilation.
 
@@ -44,11 +60,12 @@ def on_device(values: Any, dtype: Any) -> jax.Array:
       values: numbers, an array of numpy or of jax.
       dtype: of the result.
     """
-    if isinstance(values, jax.Array):
-        return jnp.asarray(values, dtype)
-    # A copy, since the device may keep the memory that it is given.
-    result: jax.Array = jax.device_put(np.array(values, jnp.dtype(dtype)))
-    return result
+    with precision(f"{dtype}"):
+        if isinstance(values, jax.Array):
+            return jnp.asarray(values, dtype)
+        # A copy, since the device may keep the memory that it is given.
+        result: jax.Array = jax.device_put(np.array(values, jnp.dtype(dtype)))
+        return result
 
 
 def aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
@@ -136,32 +153,279 @@ def precise(dtype: str) -> Iterator[None]:
         yield
 
 
-def generated(network: Any, inputs: Sequence[Any], steps: int) -> Array:
-    """Continue prompts: the first output at a token, rounded, is the id of the next token.
+class Place(NamedTuple):
+    """Where a network keeps a parameter.
+
+    Attributes:
+      owner: the module that holds it.
+      attribute: its name there.
+      entry: which entry of the first axis it is; None if it is the whole array.
+    """
+
+    owner: Any
+    attribute: str
+    entry: int | None = None
+
+    @property
+    def value(self) -> Any:
+        """The whole array."""
+        return value_of(getattr(self.owner, self.attribute))
+
+
+class Network(nnx.Module):
+    """A module that carries out a schedule, token by token or whole sequences at once.
+
+    `inputs` of all methods is a sequence of one array per program input, token ids or vectors. A
+    subclass sets `pure_step` and `structure`, and gives what is abstract.
+
+    Attributes:
+      pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
+        and inputs, to the output and the next state; for transformations.
+      memory_is_output: whether a layer remembers all of its output and nothing else.
+      structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
+    """
+
+    pure_step: ClassVar[Step]
+    memory_is_output: ClassVar[bool] = False
+    structure: Any
+
+    def __init__(self) -> None:
+        self._reader = ParameterReader()
+
+    # ------------------------------------------------------------ what a target says
+
+    @abstractmethod
+    def places(self) -> dict[str, Place]:
+        """Every parameter by its flat name, in the order of files."""
+
+    @abstractmethod
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> Any:
+        """The state before the first token, a pytree of arrays (*batch_shape, ...)."""
+
+    @abstractmethod
+    def rebuilt(self, arrays: Mapping[str, Any]) -> Self:
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        Args:
+          arrays: by the names of `arrays`.
+
+        Raises:
+          ShapeError: the shapes don't fit together.
+          KeyError: an array is missing.
+        """
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Hidden units of the widest layer, or channels of the stream."""
+
+    # ------------------------------------------------------------ parameters
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of parameters, states and outputs."""
+        return str(self.structure.dtype)
+
+    @property
+    def num_parameters(self) -> int:
+        """Every entry of every parameter array, zeros included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.parameters()))
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as a pytree, as `pure_step` takes them: by flat name."""
+        return {name: place.value for name, place in self.places().items()}
+
+    def prepared(self) -> dict[str, Any]:
+        """The parameters as `step` and `run` take them; kept until one of them changes."""
+        return self.parameters()
+
+    def parameter_arrays(self) -> dict[str, Array]:
+        """All parameters by flat name, as numpy arrays of the network's dtype."""
+        whole: dict[tuple[int, str], Array] = {}
+        arrays = {}
+        for name, place in self.places().items():
+            key = (id(place.owner), place.attribute)
+            if key not in whole:
+                whole[key] = np.asarray(place.value)
+            arrays[name] = whole[key] if place.entry is None else whole[key][place.entry]
+        return arrays
+
+    def arrays(self) -> dict[str, Array]:
+        """All that `rebuilt` needs: the parameters, and what else makes the network."""
+        return self.parameter_arrays()
+
+    def replace_parameters(self, arrays: Mapping[str, Array | jax.Array]) -> None:
+        """Set parameters by flat name.
+
+        Args:
+          arrays: some or all of the names of `parameter_arrays`; cast to the network's dtype.
+
+        Raises:
+          ShapeError: an unknown name, or another shape than the parameter has.
+        """
+        places = self.places()
+        changed: dict[tuple[int, str], tuple[Any, Any]] = {}
+        for name, array in arrays.items():
+            if name not in places:
+                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
+            shape = places[name].value.shape
+            if places[name].entry is not None:
+                shape = shape[1:]
+            if array.shape != shape:
+                raise ShapeError(f"parameter {name!r} has shape {shape}, got {array.shape}")
+        for name, array in arrays.items():
+            place = places[name]
+            key = (id(place.owner), place.attribute)
+            if place.entry is None:
+                changed[key] = place.owner, array
+                continue
+            if key not in changed:
+                changed[key] = place.owner, np.array(place.value)
+            changed[key][1][place.entry] = np.asarray(array, jnp.dtype(self.dtype))
+        for (_, attribute), (owner, values) in changed.items():
+            setattr(owner, attribute, parameter(values, self.dtype))
+
+    # ------------------------------------------------------------ running
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """What a step needs of jax's settings."""
+        return precise(self.dtype)
+
+    def step(self, state: Any, inputs: Sequence[Any]) -> tuple[jax.Array, Any]:
+        """Run one token.
+
+        Args:
+          state: of `init_state` or the last step.
+          inputs: per program input, ids (*batch_shape,) or vectors (*batch_shape, width).
+
+        Returns:
+          (*batch_shape, outputs) and the new state.
+        """
+        with self.mode():
+            parameters = self._reader.read(self, self.prepared)
+            stepped: tuple[jax.Array, Any] = _jitted(self.pure_step)(
+                parameters, self.structure, state, tuple(inputs)
+            )
+            return stepped
+
+    def run(
+        self, inputs: Sequence[Any], chunk: int | None = None, state: Any = None
+    ) -> Array | jax.Array:
+        """Run whole sequences.
+
+        Args:
+          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
+          chunk: most tokens at a time; memory grows with it.
+          state: to start from; the initial state if None.
+
+        Returns:
+          (batch, time, outputs), numpy, in the network's dtype.
+        """
+        return self.run_with_state(inputs, chunk, state)[0]
+
+    def run_with_state(
+        self, inputs: Sequence[Any], chunk: int | None = None, state: Any = None
+    ) -> tuple[Array | jax.Array, Any]:
+        """Run whole sequences as `run` does, and return the state after the last token too."""
+        batch, tokens = np.shape(inputs[0])[:2]
+        most = max(1, CHUNK_VALUES // max(1, batch * self.width))
+        size = min(chunk or CHUNK, most, tokens)
+        with self.mode():
+            parameters = self._reader.read(self, self.prepared)
+            state = self.init_state((batch,)) if state is None else state
+            outputs = []
+            for start in range(0, tokens, size):
+                part = tuple(x[:, start : start + size] for x in inputs)
+                output, state = self.run_chunk(parameters, state, part)
+                outputs.append(np.asarray(output))
+        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
+
+    def remembered(
+        self,
+        memory: Any,
+        before: jax.Array,
+        after: jax.Array,
+        places: tuple[Sequence[int] | Array, Sequence[int] | Array] | None,
+    ) -> Any:
+        """The memory of a layer behind an edit of its output, so that states go on from there.
+
+        Args:
+          memory: of the layer, as an `Edit` sees it.
+          before: the output (batch, units).
+          after: likewise, as edited.
+          places: units that hold states, and the entries of the memory behind them; None where
+            `memory_is_output`.
+        """
+        units, entries = places or ((), ())
+        return memory.at[:, entries].set(after[:, units])
+
+    def run_chunk(
+        self, parameters: Any, state: Any, inputs: tuple[Any, ...]
+    ) -> tuple[jax.Array, Any]:
+        """Some tokens of `prepared` parameters: (batch, time, ...) to outputs and state."""
+        return _jitted_sequence(self.pure_step, parameters, self.structure, state, inputs)
+
+    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
+        """Continue prompts: the first output at a token, rounded, is the id of the next token.
+
+        Args:
+          inputs: one token input, ids (batch, time).
+          steps: how many tokens to add, at least 1.
+
+        Returns:
+          (batch, steps) int32, the ids after the prompts.
+        """
+        outputs, state = self.run_with_state(inputs)
+        first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
+        # Few sizes of the buffer, so few compilations.
+        room = 1 << (steps - 1).bit_length()
+        parameters, count = self.parameters(), jnp.int32(steps)
+        with precise(self.dtype):
+            tokens = _continued(
+                self.pure_step, self.structure, room, parameters, state, first, count
+            )
+            return np.asarray(tokens)[:, :steps]
+
+    def self_test(self) -> None:
+        """Check what exactness relies on, on the device at hand: products here, a target adds.
+
+        Raises:
+          SelfTestError: names what fails, and the device.
+        """
+        with precise(self.dtype):
+            check_products(self.dtype)
+
+
+@cache
+def _jitted(step: Step) -> Step:
+    return jax.jit(step, static_argnums=1)
+
+
+def apply_sequence(
+    step: Step, parameters: Any, structure: Hashable, state: Any, inputs: Sequence[Any]
+) -> tuple[jax.Array, Any]:
+    """Run whole sequences token by token, as a function that jax can transform.
 
     Args:
-      network: with a `pure_step`, its `structure` and `parameters`, and `run_with_state`.
-      inputs: one token input, ids (batch, time).
-      steps: how many tokens to add, at least 1.
+      step: of the network.
+      parameters: as the step takes them.
+      structure: of the network.
+      state: before the first token.
+      inputs: per program input, token ids (batch, time) or vectors (batch, time, width).
 
     Returns:
-      (batch, steps) int32, the ids after the prompts.
+      (batch, time, outputs) and the state after the last token.
     """
-    outputs, state = network.run_with_state(inputs)
-    first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
-    # Few sizes of the buffer, so few compilations.
-    room = 1 << (steps - 1).bit_length()
-    with precise(network.dtype):
-        tokens = _continued(
-            network.pure_step,
-            network.structure,
-            room,
-            network.parameters(),
-            state,
-            first,
-            jnp.int32(steps),
-        )
-        return np.asarray(tokens)[:, :steps]
+
+    def token(state: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        outputs, state = step(parameters, structure, state, inputs)
+        return state, outputs
+
+    last, outputs = lax.scan(token, state, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
+    return jnp.moveaxis(outputs, 0, 1), last
+
+
+_jitted_sequence = partial(jax.jit, static_argnums=(0, 2))(apply_sequence)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

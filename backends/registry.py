@@ -2,7 +2,8 @@
 
 import difflib
 import importlib
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lsrl.backends.base import Backend
 from lsrl.errors import UnknownTargetError
@@ -22,9 +23,31 @@ _ALIASES: dict[str, str] = {"hawk": "griffin"}
 _ACTIVATIONS = {"relu": "rnn", "tanh": "rnn_tanh"}
 
 
+# Backends by name: those that were asked for, and those that `registered` adds.
+_loaded: dict[str, Backend] = {}
+
+
 def names() -> tuple[str, ...]:
     """The names of all targets."""
-    return tuple(_MODULES)
+    return tuple(dict.fromkeys([*_MODULES, *_loaded]))
+
+
+@contextmanager
+def registered(backend: Backend) -> Iterator[None]:
+    """Have a further target for a while, as one of this package in all that takes its name.
+
+    Raises:
+      UnknownTargetError: another target has the name.
+    """
+    if backend.name in (*names(), *_ALIASES):
+        raise UnknownTargetError(
+            f"target {backend.name!r}: expected a name of its own, there are {', '.join(names())}"
+        )
+    _loaded[backend.name] = backend
+    try:
+        yield
+    finally:
+        del _loaded[backend.name]
 
 
 def find(name: str, activation: str | None = None) -> Backend:
@@ -45,16 +68,12 @@ def find(name: str, activation: str | None = None) -> Backend:
                 f"activation, {' or '.join(map(repr, _ACTIVATIONS))}"
             )
         target = _ACTIVATIONS[activation]
-    if target not in _MODULES:
-        near = difflib.get_close_matches(str(name), [*_MODULES, *_ALIASES], n=1)
+    if target not in names():
+        near = difflib.get_close_matches(str(name), [*names(), *_ALIASES], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UnknownTargetError(
             f"unknown target {name!r}: expected one of {', '.join(names())}{hint}"
         )
-    return _load(target)
-
-
-@cache
-def _load(target: str) -> Backend:
-    backend: Backend = importlib.import_module(_MODULES[target]).BACKEND
-    return backend
+    if target not in _loaded:
+        _loaded[target] = importlib.import_module(_MODULES[target]).BACKEND
+    return _loaded[target]

@@ -13,6 +13,7 @@ import numpy as np
 
 from lsrl import huggingface_export, storage, torch_export
 from lsrl.backends import registry
+from lsrl.backends.network import Network
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError, SelfTestError
@@ -101,7 +102,7 @@ class Model:
         schedule: Layout,
         certificate: Certificate,
         numerics: Numerics,
-        module: Any,
+        module: Network,
         report: Report,
         alteration: Alteration | None = None,
     ) -> None:
@@ -120,7 +121,7 @@ class Model:
         self._proof = Proof(certificate, module)
 
     def altered(
-        self, module: Any, alteration: Alteration, certificate: Certificate | None = None
+        self, module: Network, alteration: Alteration, certificate: Certificate | None = None
     ) -> "Model":
         """Another model of the same program, with another network; this one stays as it is.
 
@@ -188,7 +189,7 @@ class Model:
             self.module, self._compiled_module if self.alteration is None else None
         )
 
-    def _compiled_module(self) -> Any:
+    def _compiled_module(self) -> Network:
         return registry.find(self.target).lower(self.schedule, self.numerics)
 
     @property
@@ -204,12 +205,12 @@ class Model:
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
-        return int(self.module.width)
+        return self.module.width
 
     @property
     def num_parameters(self) -> int:
         """Every entry of every parameter array, zeros included."""
-        return int(self.module.num_parameters)
+        return self.module.num_parameters
 
     @property
     def num_nonzero_parameters(self) -> int:

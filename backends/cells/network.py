@@ -7,7 +7,7 @@ Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in 
 cell's dense map (`sparse.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -22,25 +22,22 @@ from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
 from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
-    ParameterReader,
+    Network,
+    Place,
     aligned,
-    check_products,
-    generated,
     on_device,
+    parameter,
     precise,
     precision,
     value_of,
 )
-from lsrl.errors import SelfTestError, ShapeError
+from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 
 CellKind = Literal["relu", "tanh", "lstm", "gru"]
 State = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
 
-# Tokens at a time by default, and values of a layer over them: what grows with the length.
-CHUNK = 4096
-CHUNK_VALUES = 1 << 24
 # So few sequences run layer by layer, more with all layers in the step. CPU seconds of the former
 # over the latter, tok2tok of words of 3 and 40 symbols on two cores:
 #
@@ -129,14 +126,10 @@ def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Any:
 
 def _fill(cell: Any, kind: CellKind, weights: GateWeights, dtype: str) -> None:
     """Set the parameters of a cell; flax keeps the bias on one side only."""
-    cell.dense_i.kernel = _parameter(weights.inputs, dtype)
-    cell.dense_h.kernel = _parameter(weights.recurrent, dtype)
+    cell.dense_i.kernel = parameter(weights.inputs, dtype)
+    cell.dense_h.kernel = parameter(weights.recurrent, dtype)
     side = cell.dense_h if kind == "lstm" else cell.dense_i
-    side.bias = _parameter(weights.bias, dtype)
-
-
-def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
-    return nnx.Param(on_device(values, dtype))
+    side.bias = parameter(weights.bias, dtype)
 
 
 # ---------------------------------------------------------------- pure functions
@@ -343,17 +336,14 @@ def _unchanged(projected: jax.Array) -> jax.Array:
     return projected
 
 
-_jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
 _jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
 
 
 # ---------------------------------------------------------------- the module
 
 
-class CellNetwork(nnx.Module):
+class CellNetwork(Network):
     """A stack of stock cells between an input map and an affine output map.
-
-    `inputs` of all methods is a tuple with one array per program input, token ids or vectors.
 
     Attributes:
       input_kernels: per program input that is read, by its number, its table or kernel.
@@ -362,8 +352,9 @@ class CellNetwork(nnx.Module):
       output_bias: (outputs,).
     """
 
-    # The step as a function of parameters, structure, state and inputs, for transformations.
     pure_step = staticmethod(apply_step)
+    memory_is_output = True
+    structure: Structure
 
     def __init__(self, kind: CellKind, weights: CellWeights, dtype: str = "float32") -> None:
         """Make a network.
@@ -373,6 +364,7 @@ class CellNetwork(nnx.Module):
           weights: of the network.
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
         """
+        super().__init__()
         maps = weights.maps
         kinds = tuple(
             "table" if table is not None else "kernel" if kernel is not None else ""
@@ -381,7 +373,7 @@ class CellNetwork(nnx.Module):
         with precision(dtype):
             self.input_kernels = nnx.Dict(
                 {
-                    f"{number}": _parameter(table if table is not None else kernel, dtype)
+                    f"{number}": parameter(table if table is not None else kernel, dtype)
                     for number, (table, kernel) in enumerate(zip(*maps, strict=True))
                     if table is not None or kernel is not None
                 }
@@ -392,38 +384,28 @@ class CellNetwork(nnx.Module):
                 cells.append(make_cell(kind, features, units, dtype))
                 _fill(cells[-1], kind, layer, dtype)
             self.cells = nnx.List(cells)
-            self.output_kernel = _parameter(weights.output_kernel, dtype)
-            self.output_bias = _parameter(weights.output_bias, dtype)
+            self.output_kernel = parameter(weights.output_kernel, dtype)
+            self.output_bias = parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
         self.structure = Structure(kind, dtype, kinds, definitions)
-        self._reader = ParameterReader()
 
     # ------------------------------------------------------------ parameters
 
-    def _owners(self) -> Iterator[tuple[str, Any, str]]:
-        """Name every parameter, with the object and the attribute that hold it."""
+    def places(self) -> dict[str, Place]:
+        """Every parameter by its flat name: input maps, the cells' by flax's names, output map."""
+        found = {}
         for number, kind in enumerate(self.structure.inputs):
             if kind:
-                yield f"inputs.{number}.{kind}", self.input_kernels, f"{number}"
+                found[f"inputs.{number}.{kind}"] = Place(self.input_kernels, f"{number}")
         for number, cell in enumerate(self.cells):
             for side in ("dense_i", "dense_h"):
                 dense = getattr(cell, side)
-                yield f"cells.{number}.{side}.kernel", dense, "kernel"
+                found[f"cells.{number}.{side}.kernel"] = Place(dense, "kernel")
                 if dense.bias is not None:
-                    yield f"cells.{number}.{side}.bias", dense, "bias"
-        yield "output_kernel", self, "output_kernel"
-        yield "output_bias", self, "output_bias"
-
-    def parameter_arrays(self) -> dict[str, Array]:
-        """All parameters by flat name, as numpy arrays of the network's dtype."""
-        return {
-            name: np.asarray(value_of(getattr(owner, attribute)))
-            for name, owner, attribute in self._owners()
-        }
-
-    def arrays(self) -> dict[str, Array]:
-        """All that `rebuilt` needs."""
-        return self.parameter_arrays()
+                    found[f"cells.{number}.{side}.bias"] = Place(dense, "bias")
+        found["output_kernel"] = Place(self, "output_kernel")
+        found["output_bias"] = Place(self, "output_bias")
+        return found
 
     def rebuilt(self, arrays: Mapping[str, Any]) -> "CellNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
@@ -463,38 +445,6 @@ class CellNetwork(nnx.Module):
         )
         return network
 
-    def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
-        """Set parameters by flat name.
-
-        Args:
-          arrays: some or all of the names of `parameter_arrays`; cast to the network's dtype.
-
-        Raises:
-          ShapeError: an unknown name, or another shape than the parameter has.
-        """
-        places = {name: (owner, attribute) for name, owner, attribute in self._owners()}
-        for name, array in arrays.items():
-            if name not in places:
-                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
-            owner, attribute = places[name]
-            shape = value_of(getattr(owner, attribute)).shape
-            if array.shape != shape:
-                raise ShapeError(f"parameter {name!r} has shape {shape}, got {array.shape}")
-        with precision(self.dtype):
-            for name, array in arrays.items():
-                owner, attribute = places[name]
-                setattr(owner, attribute, _parameter(array, self.dtype))
-
-    @property
-    def num_parameters(self) -> int:
-        """Every entry of every parameter array, zeros included."""
-        return sum(array.size for array in self.parameter_arrays().values())
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of parameters, states and outputs."""
-        return self.structure.dtype
-
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
@@ -519,7 +469,7 @@ class CellNetwork(nnx.Module):
             "output_bias": value_of(self.output_bias),
         }
 
-    def _prepared(self) -> Parameters:
+    def prepared(self) -> Parameters:
         """As `parameters`, and what is sparse in them: "sparse", by layer and side of the cell."""
         parameters = self.parameters()
         found: dict[str, dict[str, SparseKernel]] = {}
@@ -545,64 +495,22 @@ class CellNetwork(nnx.Module):
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
 
-    def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
-        """Run one token.
+    def remembered(
+        self, memory: Any, before: jax.Array, after: jax.Array, places: object = None
+    ) -> Any:
+        """The carry behind an edit of h."""
+        if not isinstance(memory, tuple):
+            return after
+        # tanh is linear where a cell's c is kept, so c is what h is. The difference is 0 where it
+        # is added, but it has a derivative.
+        cell, _ = memory
+        return jnp.where(after == before, cell + (after - before), after), after
 
-        Args:
-          state: of `init_state` or the last step.
-          inputs: per program input, ids (*batch_shape,) or vectors (*batch_shape, width).
-
-        Returns:
-          (*batch_shape, outputs) and the new state.
-        """
-        with precise(self.dtype):
-            parameters = self._reader.read(self, self._prepared)
-            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
-            return output, after
-
-    def run(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
-    ) -> Array:
-        """Run whole sequences.
-
-        Args:
-          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
-          chunk: most tokens at a time; memory grows with it.
-          state: to start from; the initial state if None.
-
-        Returns:
-          (batch, time, outputs), numpy, in the network's dtype.
-        """
-        return self.run_with_state(inputs, chunk, state)[0]
-
-    def run_with_state(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
-    ) -> tuple[Array, State]:
-        """Run whole sequences as `run` does, and return the state after the last token too."""
-        batch, tokens = np.shape(inputs[0])[:2]
-        most = max(1, CHUNK_VALUES // max(1, batch * self.width))
-        size = min(chunk or CHUNK, most, tokens)
-        with precise(self.dtype):
-            parameters = self._reader.read(self, self._prepared)
-            state = self.init_state((batch,)) if state is None else state
-            outputs = []
-            for start in range(0, tokens, size):
-                part = tuple(x[:, start : start + size] for x in inputs)
-                output, state = _jitted_run(parameters, self.structure, state, part)
-                outputs.append(np.asarray(output))
-        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
-
-    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
-        """Continue prompts: the first output at a token, rounded, is the id of the next token.
-
-        Args:
-          inputs: one token input, ids (batch, time).
-          steps: how many tokens to add, at least 1.
-
-        Returns:
-          (batch, steps) int32, the ids after the prompts.
-        """
-        return generated(self, inputs, steps)
+    def run_chunk(
+        self, parameters: Parameters, state: State, inputs: tuple[Any, ...]
+    ) -> tuple[jax.Array, State]:
+        """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
+        return _jitted_run(parameters, self.structure, state, inputs)
 
     def self_test(self) -> None:
         """Check the activation thresholds and the sums that exactness relies on, on this device.
@@ -612,7 +520,7 @@ class CellNetwork(nnx.Module):
         """
         with precise(self.dtype):
             _check_activations(self.structure.kind, self.dtype)
-            check_products(self.dtype)
+        super().self_test()
 
 
 # ---------------------------------------------------------------- the device at hand

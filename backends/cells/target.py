@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
+from lsrl.backends.anatomy import Hooks, Reading
 from lsrl.backends.base import Backend
 from lsrl.backends.cells.certificate import CellAnalysis
 from lsrl.backends.cells.encoding import CellLayer, CellPlan, Encoder, plan_cells
@@ -31,6 +32,23 @@ class CellBackend(Backend):
         """The certificate's conditions, over the units of the cells."""
         plan = plan_cells(self.encoder, schedule, numerics)
         return lambda tokens: CellAnalysis(plan, tokens)
+
+    def hooks(self, schedule: Schedule, numerics: Numerics) -> Hooks:
+        """Channels are read off h by the encoder's plan."""
+        layers = [
+            Reading(
+                layer.decode,
+                layer.offset,
+                None,
+                tuple(
+                    (placed.start, float(placed.part.decode[0]))
+                    for placed in layer.placed
+                    if placed.unit is None
+                ),
+            )
+            for layer in plan_cells(self.encoder, schedule, numerics).layers
+        ]
+        return Hooks("the cell's h; memory: the cell's carry, c and h for an LSTM", layers)
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> CellNetwork:
         """The cells with the schedule's weights."""

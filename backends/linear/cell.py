@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lsrl.backends import network
 from lsrl.backends.network import Edit
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
@@ -165,13 +166,7 @@ def apply_sequence(
     """
     inputs = tuple(jnp.asarray(signal) for signal in inputs)
     start = state or initial_state(parameters, structure, inputs[0].shape[:1])
-
-    def token(state: State, inputs: tuple[jax.Array, ...]) -> tuple[State, jax.Array]:
-        outputs, state = apply_step(parameters, structure, state, inputs)
-        return state, outputs
-
-    last, outputs = lax.scan(token, start, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
-    return jnp.moveaxis(outputs, 0, 1), last
+    return network.apply_sequence(apply_step, parameters, structure, start, inputs)
 
 
 def _read_outputs(

@@ -4,7 +4,8 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,24 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from scipy import sparse
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
     LayerStructure,
     NetworkStructure,
-    Parameters,
     State,
     apply_sequence,
     apply_step,
     initial_state,
 )
 from lsrl.backends.linear.tiles import PlanCache, run_tiles
-from lsrl.backends.network import ParameterReader, generated, on_device, precision, value_of
+from lsrl.backends.network import Network, Place, parameter, precision
 from lsrl.errors import SelfTestError, ShapeError
 
 Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
-_jitted_step = jax.jit(apply_step, static_argnums=1)
 
 
 @dataclass(frozen=True)
@@ -89,16 +87,14 @@ class LinearLayer(nnx.Module):
     """
 
     def __init__(self, weights: LayerWeights, dtype: str) -> None:
-        self.input_kernel = _parameter(weights.input_kernel, dtype)
-        self.recurrent_kernel = _parameter(weights.recurrent_kernel, dtype)
-        self.bias = _parameter(weights.bias, dtype)
-        self.initial_state = _parameter(weights.initial_state, dtype)
+        self.input_kernel = parameter(weights.input_kernel, dtype)
+        self.recurrent_kernel = parameter(weights.recurrent_kernel, dtype)
+        self.bias = parameter(weights.bias, dtype)
+        self.initial_state = parameter(weights.initial_state, dtype)
 
 
-class LinearNetwork(nnx.Module):
+class LinearNetwork(Network):
     """A stack of linear recurrent layers with ReLU and product outputs.
-
-    `inputs` of all methods is a tuple with one array per program input, token ids or vectors.
 
     Attributes:
       input_kernels: per program input that is read, by its number, its table or kernel.
@@ -109,8 +105,8 @@ class LinearNetwork(nnx.Module):
       structure: what is no parameter.
     """
 
-    # The step as a function of parameters, structure, state and inputs, for transformations.
     pure_step = staticmethod(apply_step)
+    structure: NetworkStructure
 
     def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
         """Make a network.
@@ -122,6 +118,7 @@ class LinearNetwork(nnx.Module):
         Raises:
           ShapeError: the shapes of the weights don't fit together.
         """
+        super().__init__()
         _check(weights)
         kinds = tuple(
             "table" if table is not None else "kernel" if kernel is not None else ""
@@ -143,45 +140,34 @@ class LinearNetwork(nnx.Module):
             table if table is not None else kernel
             for table, kernel in zip(weights.tables, weights.kernels, strict=True)
         ]
-        with precision(dtype):
-            self.input_kernels = nnx.Dict(
-                {
-                    f"{number}": _parameter(values, dtype)
-                    for number, values in enumerate(maps)
-                    if values is not None
-                }
-            )
-            self.input_bias = _parameter(weights.input_bias, dtype)
-            self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
-            self.output_kernel = _parameter(weights.output_kernel, dtype)
-            self.output_bias = _parameter(weights.output_bias, dtype)
+        self.input_kernels = nnx.Dict(
+            {
+                f"{number}": parameter(values, dtype)
+                for number, values in enumerate(maps)
+                if values is not None
+            }
+        )
+        self.input_bias = parameter(weights.input_bias, dtype)
+        self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
+        self.output_kernel = parameter(weights.output_kernel, dtype)
+        self.output_bias = parameter(weights.output_bias, dtype)
         self._plans = PlanCache()
-        self._reader = ParameterReader()
 
     # ---------------------------------------------------------------- parameters
 
-    def _parameters(self) -> Iterator[tuple[str, nnx.Module | nnx.Dict[Any], str]]:
-        """Name every parameter, with the object and the attribute that hold it."""
+    def places(self) -> dict[str, Place]:
+        """Every parameter by its flat name: input maps, layers, output map."""
+        found = {}
         for number, kind in enumerate(self.structure.inputs):
             if kind:
-                yield f"inputs.{number}.{kind}", self.input_kernels, f"{number}"
-        yield "input_bias", self, "input_bias"
+                found[f"inputs.{number}.{kind}"] = Place(self.input_kernels, f"{number}")
+        found["input_bias"] = Place(self, "input_bias")
         for number, layer in enumerate(self.layers):
             for name in ("input_kernel", "recurrent_kernel", "bias", "initial_state"):
-                yield f"layers.{number}.{name}", layer, name
-        yield "output_kernel", self, "output_kernel"
-        yield "output_bias", self, "output_bias"
-
-    def parameters(self) -> Parameters:
-        """All parameters by flat name, as the pure functions of `cell` take them."""
-        return {
-            name: value_of(getattr(owner, attribute))
-            for name, owner, attribute in self._parameters()
-        }
-
-    def parameter_arrays(self) -> dict[str, np.ndarray]:
-        """All parameters by flat name, as numpy arrays of the network's dtype."""
-        return {name: np.asarray(value) for name, value in self.parameters().items()}
+                found[f"layers.{number}.{name}"] = Place(layer, name)
+        found["output_kernel"] = Place(self, "output_kernel")
+        found["output_bias"] = Place(self, "output_bias")
+        return found
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
@@ -227,39 +213,6 @@ class LinearNetwork(nnx.Module):
         )
         return LinearNetwork(weights, self.dtype)
 
-    def replace_parameters(self, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
-        """Set parameters by flat name.
-
-        Args:
-          arrays: some or all of the names of `parameters`; cast to the network's dtype.
-
-        Raises:
-          ShapeError: an unknown name, or another shape than the parameter has.
-        """
-        places = {name: (owner, attribute) for name, owner, attribute in self._parameters()}
-        known = self.parameters()
-        for name, array in arrays.items():
-            if name not in places:
-                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
-            if array.shape != known[name].shape:
-                raise ShapeError(
-                    f"parameter {name!r} has shape {known[name].shape}, got {array.shape}"
-                )
-        with precision(self.structure.dtype):
-            for name, array in arrays.items():
-                owner, attribute = places[name]
-                setattr(owner, attribute, _parameter(array, self.structure.dtype))
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of parameters, states and outputs."""
-        return self.structure.dtype
-
-    @property
-    def num_parameters(self) -> int:
-        """Every entry of every parameter array, zeros included."""
-        return sum(value.size for value in self.parameters().values())
-
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
@@ -272,22 +225,9 @@ class LinearNetwork(nnx.Module):
         with precision(self.structure.dtype):
             return initial_state(self.parameters(), self.structure, batch_shape)
 
-    def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
-        """Run one token.
-
-        Args:
-          state: of `init_state` or the last step.
-          inputs: per program input, ids (*batch_shape,) or vectors (*batch_shape, width).
-
-        Returns:
-          (*batch_shape, outputs) and the new state.
-        """
-        with precision(self.structure.dtype):
-            parameters = self._reader.read(self, self.parameters)
-            stepped: tuple[jax.Array, State] = _jitted_step(
-                parameters, self.structure, state, tuple(inputs)
-            )
-            return stepped
+    def mode(self) -> AbstractContextManager[Any]:
+        """Its products ask for every bit by themselves."""
+        return precision(self.structure.dtype)
 
     def run(
         self,
@@ -323,7 +263,7 @@ class LinearNetwork(nnx.Module):
     ) -> tuple[np.ndarray | jax.Array, State]:
         structure = self.structure
         with precision(structure.dtype):
-            parameters = self._reader.read(self, self.parameters)
+            parameters = self._reader.read(self, self.prepared)
             known = parameters is self._plans.parameters
             leaves = [*inputs, *(state or ()), *(() if known else parameters.values())]
             if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -334,18 +274,6 @@ class LinearNetwork(nnx.Module):
             if with_state and not structure.layers:
                 return outputs, initial_state(parameters, structure, outputs.shape[:1])
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
-
-    def generate(self, inputs: Sequence[Any], steps: int) -> np.ndarray:
-        """Continue prompts: the first output at a token, rounded, is the id of the next token.
-
-        Args:
-          inputs: one token input, ids (batch, time).
-          steps: how many tokens to add, at least 1.
-
-        Returns:
-          (batch, steps) int32, the ids after the prompts.
-        """
-        return generated(self, inputs, steps)
 
     def self_test(self) -> None:
         """Check what exactness relies on, on the device at hand.
@@ -388,11 +316,6 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
         rounded = np.asarray(jax.jit(structure.rounded)(jnp.array([257.0, 259.0], jnp.float32)))
         if rounded.tolist() != [256.0, 260.0]:
             raise SelfTestError(f"rounding 257 and 259 to bfloat16 gives {rounded.tolist()}")
-
-
-def _parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
-    dense = values.toarray() if sparse.issparse(values) else values
-    return nnx.Param(on_device(dense, dtype))
 
 
 def _check(weights: NetworkWeights) -> None:

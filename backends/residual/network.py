@@ -24,14 +24,14 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from lsrl.backends.base import Network
 from lsrl.backends.network import (
     Edit,
-    ParameterReader,
+    Network,
+    Place,
     aligned,
     check_products,
-    generated,
     on_device,
+    parameter,
     precise,
     value_of,
 )
@@ -368,19 +368,18 @@ def edited_step(
     return outputs[0], after, jnp.zeros((0,)) if seen is None else seen[:, 0]
 
 
-_jitted_step = partial(jax.jit, static_argnums=1)(apply_step)
 _jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
 
 
 # ---------------------------------------------------------------- the module
 
 
-class ResidualNetwork(nnx.Module, Network):
+class ResidualNetwork(Network):
     """Blocks of a reference class on a residual stream, between an input map and an output map.
 
-    `inputs` of all methods is a tuple with one array per program input, token ids or vectors. One
-    parameter here is one of the reference class, of all layers at once; `parameter_arrays` names
-    them one a layer, as the reference class does.
+    One parameter here is one of the reference class, of all layers at once; `parameter_arrays`
+    names them one a layer, as the reference class does. Inputs after the first are "tables.1" or
+    "kernels.1"; a first one of vectors, "kernels.0".
 
     Attributes:
       input_maps: per program input that is read, by its number, its table or kernel.
@@ -391,8 +390,8 @@ class ResidualNetwork(nnx.Module, Network):
       structure: what is no parameter.
     """
 
-    # The step as a function of parameters, structure, state and inputs, for transformations.
     pure_step = staticmethod(apply_step)
+    structure: Structure
 
     # The reference's names outside of its layers, and what it adds to the weight of a norm.
     embedding_name: ClassVar[str]
@@ -412,6 +411,7 @@ class ResidualNetwork(nnx.Module, Network):
         Raises:
           ShapeError: layers of different shapes, or parameters that don't fit together.
         """
+        super().__init__()
         _check(weights)
         maps = list(zip(weights.tables, weights.kernels, strict=True))
         self.structure = Structure(
@@ -426,22 +426,21 @@ class ResidualNetwork(nnx.Module, Network):
         )
         self.input_maps = nnx.Dict(
             {
-                f"{number}": _parameter(table if table is not None else kernel)
+                f"{number}": parameter(table if table is not None else kernel, DTYPE)
                 for number, (table, kernel) in enumerate(maps)
                 if table is not None or kernel is not None
             }
         )
-        self.input_bias = _parameter(weights.input_bias)
+        self.input_bias = parameter(weights.input_bias, DTYPE)
         self.layers = nnx.Dict(
             {
-                name: _parameter(np.stack([block[name] for block in weights.blocks]))
+                name: parameter(np.stack([block[name] for block in weights.blocks]), DTYPE)
                 for name in (weights.blocks[0] if weights.blocks else ())
             }
         )
         self.depth = len(weights.blocks)
-        self.final_norm = _parameter(weights.final_norm)
-        self._reader = ParameterReader()
-        self.output_kernel = _parameter(weights.output_kernel)
+        self.final_norm = parameter(weights.final_norm, DTYPE)
+        self.output_kernel = parameter(weights.output_kernel, DTYPE)
 
     # ------------------------------------------------------------ what a subclass says
 
@@ -473,29 +472,20 @@ class ResidualNetwork(nnx.Module, Network):
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
 
-    @abstractmethod
-    def self_test(self) -> None:
-        """Check what exactness relies on, on the device at hand.
-
-        Raises:
-          SelfTestError: names the operation that fails, and the device.
-        """
-
     # ------------------------------------------------------------ parameters
 
-    def _places(self) -> dict[str, tuple[Any, str, int | None]]:
-        """Per name of a parameter its owner, the attribute there, and the layer if it is of one."""
-        places: dict[str, tuple[Any, str, int | None]] = {
-            name: (self.input_maps, f"{number}", None)
-            for name, number in self.input_names().items()
+    def places(self) -> dict[str, Place]:
+        """Every parameter by the name of the reference class, where it has it."""
+        found = {
+            name: Place(self.input_maps, f"{number}") for name, number in self.input_names().items()
         }
-        places["input_bias"] = (self, "input_bias", None)
+        found["input_bias"] = Place(self, "input_bias")
         for layer in range(self.depth):
             for name in self.layers:
-                places[f"{self.layers_name}.{layer}.{name}"] = (self.layers, name, layer)
-        places[self.final_norm_name] = (self, "final_norm", None)
-        places["output_kernel"] = (self, "output_kernel", None)
-        return places
+                found[f"{self.layers_name}.{layer}.{name}"] = Place(self.layers, name, layer)
+        found[self.final_norm_name] = Place(self, "final_norm")
+        found["output_kernel"] = Place(self, "output_kernel")
+        return found
 
     def input_names(self) -> dict[str, int]:
         """Names of the inputs' tables and kernels, with the number of the input."""
@@ -507,24 +497,6 @@ class ResidualNetwork(nnx.Module, Network):
                 found[self.embedding_name if first else f"{kind}.{number}"] = number
                 tokens += kind == "tables"
         return found
-
-    def parameter_arrays(self) -> dict[str, Array]:
-        """All parameters, as numpy arrays, by the names of the reference class where it has them.
-
-        Inputs after the first are "tables.1" or "kernels.1"; a first one of vectors, "kernels.0".
-        """
-        whole: dict[tuple[int, str], Array] = {}
-        arrays = {}
-        for name, (owner, attribute, layer) in self._places().items():
-            key = (id(owner), attribute)
-            if key not in whole:
-                whole[key] = np.asarray(value_of(getattr(owner, attribute)))
-            arrays[name] = whole[key] if layer is None else whole[key][layer]
-        return arrays
-
-    def arrays(self) -> dict[str, Array]:
-        """All that `rebuilt` needs."""
-        return self.parameter_arrays()
 
     def by_layer(self, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
         """What arrays by the names of `parameter_arrays` hold of each layer, by its own names."""
@@ -567,33 +539,6 @@ class ResidualNetwork(nnx.Module, Network):
             )
         )
 
-    def replace_parameters(self, arrays: Mapping[str, Any]) -> None:
-        """Set parameters by name.
-
-        Args:
-          arrays: some or all of the names of `parameter_arrays`; cast to float32.
-
-        Raises:
-          ShapeError: an unknown name, or another shape than the parameter has.
-        """
-        places, known = self._places(), self.parameter_arrays()
-        for name, array in arrays.items():
-            if name not in places:
-                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
-            if array.shape != known[name].shape:
-                raise ShapeError(
-                    f"parameter {name!r} has shape {known[name].shape}, got {array.shape}"
-                )
-        changed: dict[tuple[int, str], tuple[Any, Array]] = {}
-        for name, array in arrays.items():
-            owner, attribute, layer = places[name]
-            key = (id(owner), attribute)
-            if key not in changed:
-                changed[key] = (owner, np.array(value_of(getattr(owner, attribute))))
-            changed[key][1][... if layer is None else layer] = np.asarray(array, DTYPE)
-        for (_, attribute), (owner, values) in changed.items():
-            setattr(owner, attribute, _parameter(values))
-
     def parameters(self) -> Parameters:
         """The parameters as a pytree, as the pure functions take them."""
         return {
@@ -606,11 +551,6 @@ class ResidualNetwork(nnx.Module, Network):
             "final_norm": value_of(self.final_norm),
             "output_kernel": value_of(self.output_kernel),
         }
-
-    @property
-    def num_parameters(self) -> int:
-        """Every entry of every parameter array, zeros included."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.parameters()))
 
     @property
     def width(self) -> int:
@@ -637,36 +577,6 @@ class ResidualNetwork(nnx.Module, Network):
             for name, shape in shapes.items()
         }
         return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
-
-    def step(self, state: State, inputs: Sequence[Any]) -> tuple[jax.Array, State]:
-        """Run one token.
-
-        Args:
-          state: of `init_state` or the last step.
-          inputs: per program input, ids (*batch_shape,) or vectors (*batch_shape, width).
-
-        Returns:
-          (*batch_shape, outputs) and the new state.
-        """
-        with precise(DTYPE):
-            parameters = self._reader.read(self, self.parameters)
-            output, after = _jitted_step(parameters, self.structure, state, tuple(inputs))
-            return output, after
-
-    def run(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
-    ) -> Array:
-        """Run whole sequences.
-
-        Args:
-          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
-          chunk: most tokens of a sequence at a time; memory grows with it.
-          state: to start from; the initial state if None.
-
-        Returns:
-          (batch, time, outputs), numpy, float32.
-        """
-        return self._run(inputs, chunk, state)[0]
 
     def run_with_state(
         self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
@@ -721,22 +631,6 @@ class ResidualNetwork(nnx.Module, Network):
                 )
                 outputs.append(np.asarray(output)[:, :count])
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
-
-    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
-        """Continue prompts: the first output at a token, rounded, is the id of the next token.
-
-        Args:
-          inputs: one token input, ids (batch, time).
-          steps: how many tokens to add, at least 1.
-
-        Returns:
-          (batch, steps) int32, the ids after the prompts.
-        """
-        return generated(self, inputs, steps)
-
-
-def _parameter(values: Any) -> nnx.Param[jax.Array]:
-    return nnx.Param(on_device(values, DTYPE))
 
 
 def _rounded_up(tokens: int) -> int:

@@ -8,14 +8,21 @@ weights as arguments, so it is compiled once for all layers and for all networks
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.residual.network import Block, Places, Structure, embed, read_out
+from lsrl.backends.residual.network import (
+    Block,
+    Places,
+    ResidualNetwork,
+    Structure,
+    embed,
+    read_out,
+)
 from lsrl.interpret.wiring import Patch, Wiring, patched, quick, remembered, turned_patches
 from lsrl.ir.numbers import Array
 
@@ -34,7 +41,7 @@ class KnownStreams:
           wiring: of a residual network.
           inputs: one array an input: ids (sequences, time) or vectors (sequences, time, width).
         """
-        self.wiring, network = wiring, wiring.model.module
+        self.wiring, network = wiring, cast(ResidualNetwork, wiring.model.module)
         self._structure: Structure = network.structure
         parameters = network.parameters()
         self._ends = {name: x for name, x in parameters.items() if name != "layers"}

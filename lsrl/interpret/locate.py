@@ -1,20 +1,17 @@
 """The circuit of a compiled model: where each signal is, and what connects them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends import registry
-from lsrl.backends.cells.encoding import plan_cells
-from lsrl.backends.cells.target import CellBackend
+from lsrl.backends.anatomy import Reading
 from lsrl.backends.residual.stream import Atom, Row, Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
 from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Affine, Hold, LinearState, Lookup, Product, SelectiveState
 from lsrl.model import Model
 from lsrl.schedule import Schedule, Unit
@@ -22,12 +19,10 @@ from lsrl.schedule import Schedule, Unit
 Element = tuple[str, int]  # a signal and one of its elements
 
 ONE, ZERO = "one", "zero"
-HOOKS = {
-    "linear": "the layer's output after ReLUs and products; memory: the layer's hidden units",
-    "cells": "the cell's h; memory: the cell's carry, c and h for an LSTM",
-    "residual": "the residual stream after the layer (after each half of a Griffin layer); memory: "
-    "the states of the layer's scan",
-}
+STREAM = (
+    "the residual stream after the layer (after each half of a Griffin layer); memory: the states "
+    "of the layer's scan"
+)
 
 
 def circuit_of(model: Model, target: ResidualBackend | None = None) -> Circuit:
@@ -124,7 +119,7 @@ class _Locator:
             self.model.program.name,
             self.model.target,
             self.model.dtype,
-            HOOKS[hook],
+            hook,
             tuple(units),
             tuple(order),
             tuple(self.channels),
@@ -169,22 +164,6 @@ class _Locator:
 # ---------------------------------------------------------------- stacks of layers
 
 
-class _Read(NamedTuple):
-    """How the channels of a layer are read off its hook.
-
-    Attributes:
-      decode: (channels, units).
-      offset: (channels,): channels are decode @ units + offset.
-      hidden: the entry of the memory behind each channel; None where it is the channel's own units.
-      ones: units that are the same at every token, with their weights.
-    """
-
-    decode: sp.csr_array
-    offset: Array
-    hidden: Sequence[int] | None
-    ones: tuple[tuple[int, float], ...] = ()
-
-
 class _StackLocator(_Locator):
     """Linear networks and stock cells: channels follow the schedule's units."""
 
@@ -196,7 +175,7 @@ class _StackLocator(_Locator):
     def circuit(self) -> Circuit:
         schedule = self.schedule
         self._features()
-        hook, layers = self._read_layers()
+        hook, layers = registry.find(self.model.target).hooks(schedule, self.model.numerics)
         held: set[int] = set(schedule.features)
         for number, (layer, read) in enumerate(zip(schedule.layers, layers, strict=True), start=1):
             own = [
@@ -222,32 +201,7 @@ class _StackLocator(_Locator):
             hook, [schedule.feature_width, *(read.decode.shape[1] for read in layers)]
         )
 
-    def _read_layers(self) -> tuple[str, list[_Read]]:
-        """The kind of hook, and how channels are read off it, layer by layer."""
-        target = registry.find(self.model.target)
-        if isinstance(target, CellBackend):
-            plan = plan_cells(target.encoder, self.schedule, self.model.numerics)
-            return "cells", [
-                _Read(
-                    layer.decode,
-                    layer.offset,
-                    None,
-                    tuple(
-                        (placed.start, float(placed.part.decode[0]))
-                        for placed in layer.placed
-                        if placed.unit is None
-                    ),
-                )
-                for layer in plan.layers
-            ]
-        return "linear", [
-            _Read(sp.eye_array(layer.width, format="csr"), np.zeros(layer.width), structure.left)
-            for layer, structure in zip(
-                self.schedule.layers, self.model.module.structure.layers, strict=True
-            )
-        ]
-
-    def _channels(self, layer: int, unit: Unit, role: Role, read: _Read) -> None:
+    def _channels(self, layer: int, unit: Unit, role: Role, read: Reading) -> None:
         remembers = unit.kind in ("state", "selective", "threshold", "recurrent")
         for place, channel in enumerate(unit.channels, start=unit.start):
             entries = slice(read.decode.indptr[place], read.decode.indptr[place + 1])
@@ -370,7 +324,7 @@ class _StreamLocator(_Locator):
                 self._site_edges(site, place)
         for row, found in enumerate(stream.output):
             self.add_edges((OUTPUT, row), self._read(found), "same step")
-        return self.finish("residual", [width] * (len(stream.sites) + 1))
+        return self.finish(STREAM, [width] * (len(stream.sites) + 1))
 
     def _empty(self, layer: int, place: int) -> None:
         self.add_constant(ZERO, 0.0, 0)

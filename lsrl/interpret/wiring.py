@@ -8,18 +8,16 @@ layer's own value would.
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.cells.network import CellNetwork
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.network import value_of
 from lsrl.backends.residual.network import ResidualNetwork, edited_step
-from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -286,43 +284,36 @@ class Wiring:
 
     @property
     def _step(self) -> Callable[..., tuple[jax.Array, Any, list[jax.Array]]]:
-        network = self.model.module
-        if isinstance(network, LinearNetwork):
-            return self._linear_step
-        if isinstance(network, CellNetwork):
-            return self._cell_step
-        if isinstance(network, ResidualNetwork):
-            return self._residual_step
-        raise LsrlError(f"target {self.model.target!r} has no hooks")
+        residual = isinstance(self.model.module, ResidualNetwork)
+        return self._residual_step if residual else self._stack_step
 
     @cached_property
     def memory(self) -> Any:
         """What an edit of a hook does to the memory: arrays, so that equal networks share code."""
         network = self.model.module
-        if isinstance(network, LinearNetwork):
-            return self._linear_memory
-        return self._residual_memory if isinstance(network, ResidualNetwork) else ()
+        if isinstance(network, ResidualNetwork):
+            return self._residual_memory
+        return () if network.memory_is_output else self._stack_memory
 
-    # ------------------------------------------------------------ the three kinds of networks
+    # ------------------------------------------------------------ stacks of layers, and streams
 
-    def _linear_step(
+    def _stack_step(
         self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
     ) -> tuple[jax.Array, Any, list[jax.Array]]:
         network, seen = self.model.module, []
 
-        def edit(layer: int, hook: jax.Array, hidden: Any) -> tuple[jax.Array, Any]:
+        def edit(layer: int, hook: jax.Array, held: Any) -> tuple[jax.Array, Any]:
+            new = put(layer, hook)
             seen.append(hook)
-            hook = put(layer, hook)
-            if layer:
-                units, entries = memory[layer]
-                hidden = hidden.at[:, entries].set(hook[:, units])
-            return hook, hidden
+            if not layer:  # the input map's, which remembers nothing
+                return new, held
+            return new, network.remembered(held, hook, new, memory[layer] if memory else None)
 
         outputs, state = network.pure_step(parameters, network.structure, state, inputs, edit)
         return outputs, state, seen
 
     @cached_property
-    def _linear_memory(self) -> list[tuple[Array, Array]]:
+    def _stack_memory(self) -> list[tuple[Array, Array]]:
         """Per layer the entries of the hook that are states, and their hidden units."""
         found: list[tuple[list[int], list[int]]] = [([], []) for _ in self.circuit.units]
         for channel in self.circuit.channels:
@@ -332,25 +323,6 @@ class Wiring:
         return [
             (np.array(units, np.int32), np.array(entries, np.int32)) for units, entries in found
         ]
-
-    def _cell_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
-    ) -> tuple[jax.Array, Any, list[jax.Array]]:
-        del memory  # a carry is the hook itself
-        network, seen = self.model.module, []
-
-        def edit(layer: int, hook: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
-            new = put(layer, hook)
-            seen.append(hook)
-            if isinstance(carry, tuple):
-                # tanh is linear where a cell's c is kept, so c is what h is. The difference is 0
-                # where it is added, but it has a derivative.
-                cell, _ = carry
-                return new, (jnp.where(new == hook, cell + (new - hook), new), new)
-            return new, carry if carry is None else new
-
-        outputs, state = network.pure_step(parameters, network.structure, state, inputs, edit)
-        return outputs, state, seen
 
     def _residual_step(
         self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
@@ -371,7 +343,7 @@ class Wiring:
 
         Entries of the scan (sites, entries), and their weights (sites, d, entries).
         """
-        shapes = self.model.module.state_shapes()
+        shapes = cast(ResidualNetwork, self.model.module).state_shapes()
         (scan,) = (shape for name, shape in shapes.items() if name != "conv")
         sites = len(self.circuit.units)
         known: list[dict[int, int]] = [{} for _ in range(sites)]

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flax import nnx
 
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.interpret.circuit import Channel, Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -145,7 +146,7 @@ def _fresh_mamba(
     model: Model, circuit: Circuit, rng: np.random.Generator, seed: int
 ) -> dict[str, Array]:
     """As `MambaPreTrainedModel._init_weights` of transformers has them."""
-    network, width = model.module, circuit.units[0]
+    network, width = cast(ResidualNetwork, model.module), circuit.units[0]
     inner, rank = EXPAND * width, max(RANK, math.ceil(width / 16))
     depth = len(circuit.units) - 1
 

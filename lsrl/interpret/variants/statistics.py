@@ -1,10 +1,11 @@
 """Statistics of weights and gates, to hold a network beside one that was trained naturally."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import InputError
 from lsrl.interpret.interventions import wiring_of
 from lsrl.ir.numbers import Array
@@ -92,12 +93,9 @@ def _gru(_: Model, arrays: Mapping[str, Array], number: int, read: Array, held: 
 
 
 def _mamba(model: Model, arrays: Mapping[str, Array], number: int, read: Array, _: Array) -> Gates:
-    own = {
-        name.removeprefix(f"{model.module.layers_name}.{number}."): array
-        for name, array in arrays.items()
-        if name.startswith(f"{model.module.layers_name}.{number}.")
-    }
-    size = np.sqrt((read**2).mean(axis=-1, keepdims=True) + model.module.structure.eps)
+    network = cast(ResidualNetwork, model.module)
+    own = network.by_layer(arrays)[number]
+    size = np.sqrt((read**2).mean(axis=-1, keepdims=True) + network.structure.eps)
     into = read / size * own["norm.weight"] @ own["mixer.in_proj.weight"].T
     values = np.split(into, 2, axis=-1)[0]
     kernel = own["mixer.conv1d.weight"][:, 0]

@@ -1,0 +1,130 @@
+"""The simplest target: a dense recurrent layer a layer of the schedule, run token by token.
+
+It stands for targets that others write: it relies on the contracts alone, `Backend` and `Network`,
+and no module of lsrl knows it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+from flax import nnx
+
+from lsrl.backends.anatomy import channels_as_they_are
+from lsrl.backends.base import Backend
+from lsrl.backends.input_map import input_maps
+from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
+from lsrl.backends.network import Network, Place, aligned, on_device, parameter
+from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Relu
+from lsrl.target import Capabilities
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is no parameter: the dtype, which inputs have a map, and which units are ReLUs."""
+
+    dtype: str
+    inputs: tuple[bool, ...]
+    relu: tuple[tuple[bool, ...], ...]
+
+
+def step(parameters, structure, state, inputs, edit=None):
+    """s = x I + s R + b, of which some units pass a ReLU; see `lsrl.backends.network.Step`."""
+    values = jnp.zeros((*state[0].shape[:-1], parameters["features"].shape[0]), structure.dtype)
+    for number, (read, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
+        if read:
+            table, signal = parameters[f"inputs.{number}"], jnp.asarray(signal)
+            token = jnp.issubdtype(signal.dtype, jnp.integer)
+            values = values + (table[signal] if token else jnp.dot(signal, table))
+    if edit is not None:
+        values, _ = edit(0, values, None)
+    after = []
+    for layer, (held, relu) in enumerate(zip(state, structure.relu, strict=True)):
+        name = f"layers.{layer}"
+        total = jnp.dot(values, parameters[f"{name}.input"])
+        total = total + jnp.dot(held, parameters[f"{name}.recurrent"])
+        held = total + aligned(parameters[f"{name}.bias"], total)
+        values = jnp.where(aligned(np.array(relu, bool), held), jnp.maximum(held, 0), held)
+        if edit is not None:
+            values, held = edit(layer + 1, values, held)
+        after.append(held)
+    outputs = jnp.dot(values, parameters["output"])
+    return outputs + aligned(parameters["output_bias"], outputs), tuple(after)
+
+
+class PlainNetwork(Network):
+    """All parameters by the names that the step reads them by."""
+
+    pure_step = staticmethod(step)
+
+    def __init__(self, structure, arrays):
+        super().__init__()
+        self.structure = structure
+        self.weights = nnx.Dict(
+            {name: parameter(array, structure.dtype) for name, array in arrays.items()}
+        )
+
+    def places(self):
+        return {name: Place(self.weights, name) for name in self.weights}
+
+    def init_state(self, batch_shape=()):
+        starts = [self.parameter_arrays()[f"layers.{i}.start"] for i in range(self.depth)]
+        return tuple(
+            on_device(np.broadcast_to(start, (*batch_shape, len(start))), self.dtype)
+            for start in starts
+        )
+
+    def rebuilt(self, arrays):
+        return PlainNetwork(self.structure, arrays)
+
+    @property
+    def depth(self):
+        return len(self.structure.relu)
+
+    @property
+    def width(self):
+        return max(len(relu) for relu in self.structure.relu)
+
+
+class Plain(Backend):
+    """What linear rows can hold, with a ReLU or nothing on each."""
+
+    name = "plain"
+    cell = "s = A s + B x + b, φ(s)"
+    features = {"linear state": "any A"}  # noqa: RUF012
+    capabilities = Capabilities(frozenset({Input, Lookup, Constant, Affine, Relu, LinearState}))
+    dtypes = ("float32", "float64")
+    dtype_reason = "it adds up in its own dtype, and bfloat16 has few bits for that"
+
+    def analysis(self, schedule, numerics):
+        check_weights(schedule, numerics)
+        return partial(LinearAnalysis, schedule, numerics)
+
+    def hooks(self, schedule, numerics):
+        return channels_as_they_are(schedule, "the layer's output; memory: before its ReLUs")
+
+    def lower(self, schedule, numerics):
+        maps = input_maps(schedule)
+        read = [t if t is not None else k for t, k in zip(*maps, strict=True)]
+        arrays = {f"inputs.{i}": array for i, array in enumerate(read) if array is not None}
+        arrays["features"] = np.zeros(schedule.feature_width)
+        relus = []
+        for i, (layer, width) in enumerate(
+            zip(schedule.layers, schedule.input_widths, strict=True)
+        ):
+            rows = [unit.slots[0] for unit in layer.units]
+            inputs = [sp.csr_array((0, width)), *(row.inputs for row in rows)]
+            recurrent = [sp.csr_array((0, layer.width)), *(row.recurrent for row in rows)]
+            arrays[f"layers.{i}.input"] = sp.vstack(inputs).toarray().T
+            arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).toarray().T
+            arrays[f"layers.{i}.bias"] = np.concatenate([np.zeros(0), *(r.bias for r in rows)])
+            arrays[f"layers.{i}.start"] = layer.initial
+            relus.append(tuple(u.kind == "relu" for u in layer.units for _ in range(u.width)))
+        arrays["output"] = schedule.output.inputs.toarray().T
+        arrays["output_bias"] = schedule.output.bias
+        structure = Structure(
+            numerics.dtype, tuple(array is not None for array in read), tuple(relus)
+        )
+        return PlainNetwork(structure, arrays)
