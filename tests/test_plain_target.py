@@ -84,8 +84,7 @@ def model(_plain):
 # ---------------------------------------------------------------- what it computes
 
 
-@pytest.mark.parametrize("dtype", Plain.dtypes)
-@pytest.mark.parametrize("program", [balance, mean])
+@pytest.mark.parametrize(("program", "dtype"), [(balance, "float32"), (mean, "float64")])
 def test_it_computes_the_program_in_both_modes(program, dtype):
     model = lsrl.compile(program, "plain", dtype=dtype)
     assert model.certificate.exact
@@ -152,9 +151,8 @@ def saved(model, path):
 
 def generated(model):
     tokens = model.generate(IDS[:, :5], 6)
-    np.testing.assert_array_equal(
-        tokens, lsrl.compile(balance, "linear_rnn").generate(IDS[:, :5], 6)
-    )
+    fed_back = balance.run(np.concatenate([IDS[:, :5], tokens], axis=1))
+    np.testing.assert_array_equal(tokens, fed_back[:, 4:-1, 0])
 
 
 def copied(model):
