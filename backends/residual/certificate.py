@@ -223,7 +223,7 @@ class ResidualAnalysis(Analysis):
     def _summed(
         self, channel: Channel, size: float, grid: float, error: float
     ) -> tuple[Total, float]:
-        """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (design, section 6)."""
+        """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
         if channel.factor == 1:
             self.settled &= size == 0
             total = Total(self._summands(channel) * size, grid)

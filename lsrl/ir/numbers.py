@@ -74,7 +74,7 @@ def common_grid(values: Array, starts: Array) -> Array:
 
 
 def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
-    """Whether sums are exact in any order (condition P1 of the design).
+    """Whether sums are exact in any order (condition P1; docs/design.md, section 1).
 
     A sum of terms on a grid g (a power of two) whose absolute values add up to at most 2^bits g has
     only exactly representable partial sums.
