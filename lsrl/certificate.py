@@ -10,7 +10,7 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,10 +21,8 @@ from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import (
     Facts,
     Sums,
-    facts,
     joined_sums,
     lowest_bit_of_step,
-    side_by_side,
     term_sums,
 )
 from lsrl.ir.graph import Graph
@@ -428,16 +426,6 @@ def row_weights(rows: Rows) -> Array:
 def held_sums(fact: Facts) -> Sums:
     """A value as a sum of one term: whether the dtype holds it."""
     return Sums(fact.magnitude, lowest_bit_of_step(fact))
-
-
-def facts_of_nothing() -> Facts:
-    """Facts of no channels."""
-    return facts(np.zeros(0), np.zeros(0), np.zeros(0))
-
-
-def joined_facts(parts: Sequence[Facts]) -> Facts:
-    """The facts of several signals side by side."""
-    return side_by_side(parts)
 
 
 def channels_of(fact: Facts, unit: Unit) -> Facts:

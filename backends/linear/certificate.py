@@ -14,10 +14,8 @@ from lsrl.certificate import (
     Condition,
     channels_of,
     check_range,
-    facts_of_nothing,
     greatest_terms,
     held_sums,
-    joined_facts,
     place_of,
     row_sums,
     row_weights,
@@ -30,6 +28,7 @@ from lsrl.ir.bounds import (
     linear_state_facts,
     linear_state_settles,
     lowest_bit_of_step,
+    side_by_side,
 )
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
@@ -66,16 +65,16 @@ class LinearAnalysis(Analysis):
                     yield Condition(unit.node, number, self._product(unit), "the product is")
             before = mine
         rows = self.schedule.output
-        sums = row_sums(rows, facts_of_nothing(), before)
+        sums = row_sums(rows, side_by_side([]), before)
         last = len(self.schedule.layers) + 1
         weights = row_weights(rows)
         yield Condition(self.graph.output, last, sums, "the sum is", weights, rows.exact)
 
     def _feature_facts(self) -> Facts:
-        return joined_facts([self.facts[node] for node in self.schedule.features])
+        return side_by_side([self.facts[node] for node in self.schedule.features])
 
     def _layer_facts(self, layer: Layer) -> Facts:
-        return joined_facts([channels_of(self.facts[unit.node], unit) for unit in layer.units])
+        return side_by_side([channels_of(self.facts[unit.node], unit) for unit in layer.units])
 
     def _sums(self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts) -> Sums:
         rows = unit.slots[slot]
@@ -130,7 +129,7 @@ class LinearAnalysis(Analysis):
                 errors[place] = self._unit_errors(layer, unit, errors, before, mine, before_facts)
             before, before_facts = errors, mine
         final = self._row_errors(
-            self.schedule.output, np.zeros(0), before, facts_of_nothing(), before_facts
+            self.schedule.output, np.zeros(0), before, side_by_side([]), before_facts
         )
         return float(np.where(np.isnan(final), np.inf, final).max(initial=0.0))
 
