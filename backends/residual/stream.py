@@ -469,7 +469,16 @@ class Stream:
 
     def hull(self, row: Row, facts: Sequence[Facts] | None = None) -> Hull:
         """The interval and grid of a row; over as many tokens as the graph's own facts."""
-        return self.affines.hull(row, self.graph.facts if facts is None else facts)
+        if facts is not None and facts is not self.graph.facts:
+            return self.affines.hull(row, facts)
+        # Scales are asked for again and again, and come of these.
+        if row not in self._hulls:
+            self._hulls[row] = self.affines.hull(row, self.graph.facts)
+        return self._hulls[row]
+
+    @cached_property
+    def _hulls(self) -> dict[Row, Hull]:
+        return {}
 
     @cached_property
     def _place(self) -> dict[Sum, int]:
