@@ -9,8 +9,8 @@ from lsrl.backends import registry
 from lsrl.backends.anatomy import Reading
 from lsrl.backends.residual.stream import Atom, Row, Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
 from lsrl.errors import LsrlError
-from lsrl.interpret.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Affine, Hold, LinearState, Lookup, Product, SelectiveState
 from lsrl.model import Model

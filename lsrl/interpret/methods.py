@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.circuit import OUTPUT, Circuit
 from lsrl.errors import InputError, LsrlError
-from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrices, held_in_parts
 from lsrl.interpret.interventions import capture, decoded, other_sequences, wiring_of
 from lsrl.interpret.layerwise import KnownStreams

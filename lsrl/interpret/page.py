@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lsrl.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
-from lsrl.interpret.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
 from lsrl.ir.graph import Source
 from lsrl.ir.numbers import Array

@@ -18,7 +18,7 @@ from jax import lax
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.network import value_of
 from lsrl.backends.residual.network import ResidualNetwork, edited_step
-from lsrl.interpret.circuit import Circuit
+from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 

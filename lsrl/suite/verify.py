@@ -15,9 +15,9 @@ import numpy as np
 from rich.progress import Progress
 
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.circuit import Circuit, Edge
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
-from lsrl.interpret.circuit import Circuit, Edge
 from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.wiring import forget_compiled, quick_flags
 from lsrl.ir.numbers import Array

@@ -34,9 +34,9 @@ from lsrl.backends.cells.target import CellBackend, cell_weights
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.circuit import Channel
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel
 from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.variants.base import variant
 from lsrl.ir.numbers import Array
