@@ -558,11 +558,14 @@ class Model:
     @cached_property
     def circuit(self) -> Circuit:
         """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
-        if self.alteration is not None:
-            return self.alteration.circuit
-        from lsrl.interpret.locate import circuit_of
+        return self.compiled_circuit if self.alteration is None else self.alteration.circuit
 
-        return circuit_of(self)
+    @cached_property
+    def compiled_circuit(self) -> Circuit:
+        """The circuit of the network that the compiler makes, also of an altered model."""
+        return registry.find(self.target).anatomy(
+            self.schedule, self.numerics, self.program.name, self.options
+        )
 
     def features(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""

@@ -194,6 +194,7 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
+            "compiled_circuit",
         )
     },
     "altered": lambda model, _: altered(model),
@@ -274,7 +275,6 @@ STUDIES = {
         interpret.interchange, model, [IDS], [IDS[::-1]], STATE, 9
     ),
     "interpret.interventions.circuit_nodes": interventions.circuit_nodes,
-    "interpret.locate.circuit_of": interpret.circuit_of,
     "interpret.page.view": lambda model: interpret.view(model, IDS, path=os.devnull),
     "interpret.page.content": lambda model: page.content(model, [IDS]),
     "interpret.methods.probe": probed,

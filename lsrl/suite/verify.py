@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.circuit import Circuit, Edge
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
-from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.wiring import forget_compiled, quick_flags
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -96,7 +95,7 @@ def check_circuit(subject: Subject) -> None:
     path = subject.folder / building.CIRCUIT
     told, own = Circuit.load(path), model.circuit
     if isinstance(model, Model):
-        compiled = circuit_of(model)
+        compiled = model.compiled_circuit
         own = replace(own, signals=compiled.signals, edges=compiled.edges)
     if all(getattr(told, part.name) == getattr(own, part.name) for part in fields(Circuit)):
         return
