@@ -15,7 +15,6 @@ import numpy as np
 from rich.progress import Progress
 
 from lsrl.circuit import Circuit, Edge
-from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.wiring import forget_compiled, quick_flags
@@ -401,8 +400,8 @@ def _check_accuracy(subject: Subject) -> int:
     return len(split) * split.outputs.shape[1]
 
 
-# Sequences, and tokens of each, that a residual network may get at a time; and as many tokens more
-# take as long as it takes to start.
+# Sequences, and tokens of each, that a network of one stream may get at a time; and as many tokens
+# more take as long as it takes to start.
 BATCHES, CHUNKS, START = (64, 128), range(6, 17), 128
 
 
@@ -412,8 +411,8 @@ def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
     Sequences are filled up; a network is causal, so what comes behind a sequence does not change
     it.
     """
-    if isinstance(model, Model) and isinstance(model.module, ResidualNetwork):
-        return _outputs_of_residual(model, splits)
+    if isinstance(model, Model) and model.module.residual:
+        return _outputs_in_batches(model, splits)
     longest = max(split.outputs.shape[1] for split in splits)
     inputs = [
         np.concatenate([_filled(split.arrays[place], longest) for split in splits])
@@ -426,7 +425,7 @@ def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
     ]
 
 
-def _outputs_of_residual(model: Model, splits: Sequence[Split]) -> list[Array]:
+def _outputs_in_batches(model: Model, splits: Sequence[Split]) -> list[Array]:
     """As `_outputs`; running takes longer than compiling, so little is filled up."""
     counts: dict[int, int] = {}
     for split in splits:
