@@ -3,20 +3,15 @@
 A token's embedding enters a residual stream, every layer adds to the stream, and a final RMSNorm is
 read by the program's outputs, and by the language model's head, which is made of them. The layers
 have equal shapes, so their parameters are kept one upon the other and `lax.scan` runs the layers:
-XLA then compiles one layer however many there are. Within a layer whole sequences pass at once,
-except for the recurrence itself, h = decay * h + increment, which is a `lax.scan` over time: token
-by token, so every rounding is the same as in step mode and in the reference classes. On a CPU it is
-the fastest way too: compiled by itself the loop takes 0.05 ms for 1000 tokens of 32 channels, and
-`lax.associative_scan` 0.14 ms; at a batch of 64 and 256 channels it is 170 ms against 340 ms.
-
-All activations are float32, time first: (time, batch, ...).
+XLA then compiles one layer however many there are. All activations are float32, time first: (time,
+batch, ...).
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,26 +23,31 @@ from lsrl.backends.network import (
     Edit,
     Network,
     Place,
-    aligned,
-    check_products,
     on_device,
     parameter,
     precise,
     value_of,
 )
-from lsrl.errors import SelfTestError, ShapeError
+from lsrl.backends.residual.blocks import (
+    DTYPE,
+    BlockFunction,
+    LayerParameters,
+    LayerState,
+    Places,
+    linear,
+    rms_norm,
+)
+from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
 
-LayerParameters: TypeAlias = dict[str, jax.Array]  # by the reference's names inside a layer
-LayerState: TypeAlias = dict[str, jax.Array]  # (batch, ...)
-State: TypeAlias = dict[str, jax.Array]  # (*batch_shape, layers, ...), "position" (*batch_shape,)
+# (*batch_shape, layers, ...), "position" (*batch_shape,)
+ResidualState: TypeAlias = dict[str, jax.Array]
 Parameters: TypeAlias = dict[str, Any]  # of `ResidualNetwork.parameters`
 
 # Tokens of all sequences at a time by default, and of each at least: activations of one layer are
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
 CHUNK = 1 << 12
 LEAST_CHUNK = 16
-DTYPE = "float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +78,6 @@ class ResidualWeights:
     eps: float
 
 
-class Places(NamedTuple):
-    """Where in their sequences the tokens of a chunk are.
-
-    Attributes:
-      first: (time, batch) bool, whether a token is the first of its sequence.
-      tokens: () int, how many tokens count; those after them only fill up the chunk.
-    """
-
-    first: jax.Array
-    tokens: jax.Array
-
-
-# A layer's parameters, stream (time, batch, d), state, places, eps and edit to stream and state.
-# The edit is of the stream and the scan's state, once a site of the layer; sites count from 0.
-Block: TypeAlias = Callable[
-    [LayerParameters, jax.Array, LayerState, Places, float, Edit | None],
-    tuple[jax.Array, LayerState],
-]
-
-
 @dataclass(frozen=True)
 class Structure:
     """What is no parameter in a network; hashable, so jit can take it as a static argument.
@@ -111,7 +91,7 @@ class Structure:
       eps: see ResidualWeights.
     """
 
-    block: Block
+    block: BlockFunction
     sites: int
     gain_offset: float
     inputs: tuple[str, ...]
@@ -146,71 +126,6 @@ def token_head(output_kernel: Array, vocabulary: int) -> Array:
     return head
 
 
-# ---------------------------------------------------------------- parts of blocks
-
-
-def rms_norm(values: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
-    """Scale to gain * (x / sqrt(mean(x^2) + eps)), rounded as the reference classes do.
-
-    `lax.rsqrt` of XLA on the CPU is exact at every power of four, as 1 / sqrt(x) is.
-    """
-    mean_square = jnp.mean(values * values, axis=-1, keepdims=True)
-    return aligned(gain, values) * (values * lax.rsqrt(mean_square + eps))
-
-
-def linear(values: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """(..., in) to (..., out) by a weight (out, in), as torch stores it."""
-    result = jnp.einsum("...i,oi->...o", values, weight)
-    return result if bias is None else result + aligned(bias, result)
-
-
-def causal_convolution(
-    values: jax.Array, weight: jax.Array, bias: jax.Array, tail: jax.Array, count: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Convolve each channel over time.
-
-    Args:
-      values: (time, batch, channels).
-      weight: (channels, 1, taps), the last tap of the token itself.
-      bias: (channels,).
-      tail: (batch, channels, taps - 1), the values before the first token; zeros at the start.
-      count: how many tokens count.
-
-    Returns:
-      (time, batch, channels), and the tail after `count` tokens.
-    """
-    tokens, taps = values.shape[0], weight.shape[-1]
-    padded = jnp.concatenate([jnp.moveaxis(tail, -1, 0), values])
-    total = padded[:tokens] * aligned(weight[:, 0, 0], values)
-    for tap in range(1, taps):
-        total = total + padded[tap : tap + tokens] * aligned(weight[:, 0, tap], values)
-    rest = lax.dynamic_slice_in_dim(padded, count, taps - 1)
-    return total + aligned(bias, total), jnp.moveaxis(rest, 0, -1)
-
-
-def recurrence(
-    decay: jax.Array, increment: jax.Array, before: jax.Array, count: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Run h = decay * h + increment, in the order of the tokens.
-
-    Args:
-      decay: (time, ...).
-      increment: (time, ...).
-      before: (...), the state before the first token.
-      count: how many tokens count.
-
-    Returns:
-      (time, ...), the states after each token, and the one after `count` tokens.
-    """
-
-    def token(state: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        state = now[0] * state + now[1]
-        return state, state
-
-    states = lax.scan(token, before, (decay, increment))[1]
-    return states, lax.dynamic_index_in_dim(states, count - 1, keepdims=False)
-
-
 # ---------------------------------------------------------------- pure functions
 
 
@@ -231,12 +146,12 @@ def embed(
 def _forward(
     parameters: Parameters,
     structure: Structure,
-    state: State,
+    state: ResidualState,
     inputs: Sequence[jax.Array],
     count: jax.Array,
     head: jax.Array | None = None,
     edit: Edit | None = None,
-) -> tuple[jax.Array, State, jax.Array | None]:
+) -> tuple[jax.Array, ResidualState, jax.Array | None]:
     """Run a chunk.
 
     Args:
@@ -306,11 +221,11 @@ def read_out(
 def _run_chunk(
     parameters: Parameters,
     structure: Structure,
-    state: State,
+    state: ResidualState,
     inputs: Sequence[jax.Array],
     count: jax.Array,
     head: jax.Array | None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, ResidualState]:
     """As `_forward`, from inputs (batch, time, ...) to outputs (batch, time, outputs)."""
     turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
     outputs, state, _ = _forward(parameters, structure, state, turned, count, head)
@@ -318,8 +233,8 @@ def _run_chunk(
 
 
 def apply_step(
-    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
-) -> tuple[jax.Array, State]:
+    parameters: Parameters, structure: Structure, state: ResidualState, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, ResidualState]:
     """Run one token.
 
     Args:
@@ -346,10 +261,10 @@ def apply_step(
 def edited_step(
     parameters: Parameters,
     structure: Structure,
-    state: State,
+    state: ResidualState,
     inputs: Sequence[jax.Array],
     edit: Edit,
-) -> tuple[jax.Array, State, jax.Array]:
+) -> tuple[jax.Array, ResidualState, jax.Array]:
     """Run one token with an edit.
 
     Args:
@@ -564,7 +479,7 @@ class ResidualNetwork(Network):
 
     # ------------------------------------------------------------ running
 
-    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> ResidualState:
         """The state before the first token.
 
         Returns:
@@ -579,8 +494,8 @@ class ResidualNetwork(Network):
         return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
 
     def run_with_state(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
-    ) -> tuple[Array, State]:
+        self, inputs: Sequence[Any], chunk: int | None = None, state: ResidualState | None = None
+    ) -> tuple[Array, ResidualState]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
         return self._run(inputs, chunk, state)
 
@@ -608,9 +523,9 @@ class ResidualNetwork(Network):
         self,
         inputs: Sequence[Any],
         chunk: int | None,
-        state: State | None,
+        state: ResidualState | None,
         head: Array | None = None,
-    ) -> tuple[Array, State]:
+    ) -> tuple[Array, ResidualState]:
         arrays = tuple(np.asarray(x) for x in inputs)
         batch, tokens = arrays[0].shape[:2]
         most = max(LEAST_CHUNK, CHUNK // max(batch, 1)) if chunk is None else chunk
@@ -656,119 +571,3 @@ def _check(weights: ResidualWeights) -> None:
         shapes = {name: values.shape for name, values in block.items()}
         if shapes != expected:
             raise ShapeError(f"layer {number}: expected the shapes {expected}, got {shapes}")
-
-
-# ---------------------------------------------------------------- the device at hand
-
-
-class OperationTest(NamedTuple):
-    """One operation with the values that it must give.
-
-    Attributes:
-      name: of the operation, and what is expected of it.
-      function: of one array; run under jit.
-      inputs: one axis.
-      expected: likewise.
-    """
-
-    name: str
-    function: Callable[[jax.Array], jax.Array]
-    inputs: Array
-    expected: Array
-
-
-def sizes_from(least: float) -> Array:
-    """Positive float32 numbers from `least` to nearly the largest: dense at first, then sparse."""
-    return np.concatenate(
-        [
-            np.linspace(least, 4 * least, 4097),
-            np.exp2(np.arange(8 * np.log2(4 * least), 8 * 126) / 8),
-        ]
-    ).astype(DTYPE)
-
-
-def norm_operations(eps: float) -> tuple[OperationTest, ...]:
-    """Tests of rsqrt at powers of four, of which the mean square is one."""
-    exponents = np.arange(-62, 63)
-    powers = np.ldexp(np.ones(len(exponents), DTYPE), exponents)
-    return (
-        OperationTest("rsqrt(4^n) == 2^-n", lax.rsqrt, powers * powers, 1 / powers),
-        OperationTest(
-            "rsqrt(2^80 + eps) == 2^-40",
-            lambda x: lax.rsqrt(x + eps),
-            np.full(33, 2.0**80, DTYPE),
-            np.full(33, 2.0**-40, DTYPE),
-        ),
-    )
-
-
-def check_operations(tests: Sequence[OperationTest], advice: str = "") -> None:
-    """Run operations under jit: on one long array, singly, and fused with a norm and a product.
-
-    XLA compiles these unlike: on a CPU, a large norm, the matrix product that reads it and what
-    follows are handed to a library as a whole, and that one has another tanh, for one.
-
-    Raises:
-      SelfTestError: an operation gives another value.
-    """
-    identity = np.eye(16, dtype=DTYPE)
-    with precise(DTYPE):
-        for test in tests:
-            function = jax.jit(test.function)
-            ends = [test.inputs[:1], test.inputs[len(test.inputs) // 2 :][:1], test.inputs[-1:]]
-            large = np.resize(test.inputs, (4096, 16))
-            # Times zero, the largest numbers still are zero.
-            behind = jax.jit(partial(_behind_product, test.function))
-            for got, inputs, expected in (
-                (function(test.inputs), test.inputs, test.expected),
-                (
-                    np.concatenate([function(x) for x in ends]),
-                    np.concatenate(ends),
-                    [test.expected[i] for i in (0, len(test.inputs) // 2, -1)],
-                ),
-                (behind(large, identity), large, np.resize(test.expected, large.shape)),
-            ):
-                wrong = np.asarray(got) != np.asarray(expected)
-                if wrong.any():
-                    at, wanted, found = (np.asarray(x)[wrong][0] for x in (inputs, expected, got))
-                    raise SelfTestError(
-                        f"{test.name} fails in {DTYPE} on {jax.devices()[0]}: at {float(at)!r} "
-                        f"expected {float(wanted)!r}, got {float(found)!r}{advice}"
-                    )
-
-
-def _behind_product(
-    function: Callable[[jax.Array], jax.Array], values: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    # Of ones, so the norm changes nothing.
-    ones = jnp.broadcast_to(kernel.sum(axis=0), values.shape)
-    scale = lax.rsqrt(jnp.mean((values * 0 + ones) ** 2, axis=-1, keepdims=True))
-    return function(jnp.dot(values * scale, kernel))
-
-
-def check_norm(width: int, eps: float) -> None:
-    """Check that the norm scales a stream with a constant channel exactly, and matrix products.
-
-    Raises:
-      SelfTestError: they round.
-    """
-    with precise(DTYPE):
-        check_products(DTYPE)
-        # The constant channels hold 2^40 times these; their squares add up to the width.
-        digits = [n for n in range(13) for _ in range(width // 4**n % 4)]
-        size = 2.0**40
-        # As many rows as a chunk has, since XLA compiles few of them in another way.
-        values = np.zeros((CHUNK, 1, width), DTYPE)
-        rng = np.random.default_rng(0)
-        values[..., len(digits) :] = rng.integers(-(2**24), 2**24, values.shape)[..., len(digits) :]
-        values[..., : len(digits)] = size * 2.0 ** np.array(digits)
-        gain = np.full(width, size, DTYPE)
-        gain[: len(digits)] = 2.0 ** -np.array(digits, float)
-        expected = values.copy()
-        expected[..., : len(digits)] = 1
-        got = np.asarray(jax.jit(rms_norm, static_argnums=2)(values, gain, eps))
-    if not np.array_equal(got, expected):
-        raise SelfTestError(
-            f"the RMSNorm over {width} channels is no exact scaling on {jax.devices()[0]}: "
-            f"expected {expected[got != expected][0]!r}, got {got[got != expected][0]!r}"
-        )

@@ -15,14 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.residual.network import (
-    Block,
-    Places,
-    ResidualNetwork,
-    Structure,
-    embed,
-    read_out,
-)
+from lsrl.backends.residual.blocks import BlockFunction, Places
+from lsrl.backends.residual.network import ResidualNetwork, Structure, embed, read_out
 from lsrl.interpret.wiring import Patch, Wiring, patched, quick, remembered, turned_patches
 from lsrl.ir.numbers import Array
 
@@ -144,7 +138,7 @@ def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
 
 
 def _whole_layer(
-    weights: Any, stream: jax.Array, state: Any, *, block: Block, eps: float
+    weights: Any, stream: jax.Array, state: Any, *, block: BlockFunction, eps: float
 ) -> jax.Array:
     """A layer, all tokens at once."""
     tokens, batch = stream.shape[:2]
@@ -160,7 +154,7 @@ def _edited_layer(
     first: Any,
     memory: Any,
     *,
-    block: Block,
+    block: BlockFunction,
     eps: float,
 ) -> jax.Array:
     """A layer token by token, so that what is set goes on to the next token's memory.

@@ -7,7 +7,8 @@ import scipy.sparse as sp
 
 from lsrl.backends import registry
 from lsrl.backends.anatomy import Reading
-from lsrl.backends.residual.stream import Atom, Row, Site, Stream
+from lsrl.backends.residual.rows import Atom, AtomRow
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
 from lsrl.interpret.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
@@ -337,7 +338,7 @@ class _StreamLocator(_Locator):
             self.add_signal(node, layer, self.read_from_channels(node))
             return
         name = self.elements[place][0]
-        hull = self.stream.hull(Row(signal.terms, 0.0))
+        hull = self.stream.hull(AtomRow(signal.terms, 0.0))
         text = " + ".join(f"{w:g}*{self._label(atom)}" for atom, w in signal.terms)
         low, high, step = _floats([hull.low]), _floats([hull.high]), _floats([hull.step])
         self.signals.setdefault(
@@ -362,7 +363,7 @@ class _StreamLocator(_Locator):
                 return (index,), (weight / scale,)
         return (), ()
 
-    def _read(self, row: Row) -> list[tuple[Element, float]]:
+    def _read(self, row: AtomRow) -> list[tuple[Element, float]]:
         return [
             (self.elements[place], weight)
             for place, weight in self.stream.read(row).items()

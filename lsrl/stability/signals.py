@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lsrl.backends import registry
-from lsrl.backends.cells.encoding import plan_cells
 from lsrl.backends.cells.network import CellNetwork
+from lsrl.backends.cells.plan import plan_cells
 from lsrl.backends.cells.target import CellBackend
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.errors import InputError
