@@ -18,7 +18,7 @@ from lsrl.backends import network
 from lsrl.backends.network import Edit
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
-State = tuple[jax.Array, ...]  # per layer (..., hidden)
+Hidden = tuple[jax.Array, ...]  # per layer (..., hidden)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class NetworkStructure:
 
 def initial_state(
     parameters: Parameters, structure: NetworkStructure, batch_shape: tuple[int, ...] = ()
-) -> State:
+) -> Hidden:
     """The state before the first token.
 
     Args:
@@ -99,10 +99,10 @@ def initial_state(
 def apply_step(
     parameters: Parameters,
     structure: NetworkStructure,
-    state: State,
+    state: Hidden,
     inputs: Sequence[jax.Array],
     edit: Edit | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, Hidden]:
     """Run one token.
 
     Args:
@@ -155,8 +155,8 @@ def apply_sequence(
     parameters: Parameters,
     structure: NetworkStructure,
     inputs: Sequence[jax.Array],
-    state: State | None = None,
-) -> tuple[jax.Array, State]:
+    state: Hidden | None = None,
+) -> tuple[jax.Array, Hidden]:
     """Run whole sequences token by token, whatever the parameters are.
 
     Args:

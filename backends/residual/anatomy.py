@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from lsrl.backends.anatomy import ONE, CircuitBuilder, Element, Subject
-from lsrl.backends.residual.stream import Atom, Row, Site, Stream
-from lsrl.backends.residual.stream import Channel as InnerChannel
+from lsrl.backends.residual.packer import Channel as InnerChannel
+from lsrl.backends.residual.rows import Atom, AtomRow
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.circuit import OUTPUT, Channel, Circuit, Signal
 from lsrl.ir.ops import Hold, LinearState
 
@@ -90,7 +91,7 @@ class StreamCircuit(CircuitBuilder):
             self.add_signal(node, layer, self.read_from_channels(node))
             return
         name = self.elements[place][0]
-        hull = self.stream.hull(Row(signal.terms, 0.0))
+        hull = self.stream.hull(AtomRow(signal.terms, 0.0))
         text = " + ".join(f"{w:g}*{self._label(atom)}" for atom, w in signal.terms)
         low, high, step = ((float(end),) for end in (hull.low, hull.high, hull.step))
         self.signals.setdefault(
@@ -114,7 +115,7 @@ class StreamCircuit(CircuitBuilder):
                 return (index,), (weight / self.inner_scale(site.channels[index]),)
         return (), ()
 
-    def _read(self, row: Row) -> list[tuple[Element, float]]:
+    def _read(self, row: AtomRow) -> list[tuple[Element, float]]:
         return [
             (self.elements[place], weight)
             for place, weight in self.stream.read(row).items()

@@ -13,14 +13,9 @@ from lsrl.backends.base import Backend
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import (
-    Channel,
-    Packer,
-    Row,
-    Site,
-    Stream,
-    lay_out,
-)
+from lsrl.backends.residual.packer import Channel, Packer
+from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.certificate import check_range, place_of
 from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError
@@ -249,21 +244,21 @@ class Lowered:
         self.drives = drives
         self._activation = activation
 
-    def reading(self, row: Row) -> Array:
+    def reading(self, row: AtomRow) -> Array:
         """(width,) weights of a row; the constant channel carries its bias."""
         found = np.zeros(self.width)
         for place, weight in self.stream.read(row).items():
             found[place] = weight
         return found
 
-    def scale(self, row: Row) -> float:
+    def scale(self, row: AtomRow) -> float:
         """What to multiply a row by, so that the activation of it is a ReLU."""
         step = self.stream.hull(row).step
         if step == 0:
             return SHARP
         return self.drives.rectified / (1.0 if np.isinf(step) else step)
 
-    def rectified(self, row: Row) -> float:
+    def rectified(self, row: AtomRow) -> float:
         """What the activation of a scaled row is divided by to give relu(row).
 
         Where the row has one positive value, whatever the activation makes of that.

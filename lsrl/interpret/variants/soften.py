@@ -28,8 +28,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends import registry
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Kernel, Placed, plan_cells
 from lsrl.backends.cells.network import CellNetwork
+from lsrl.backends.cells.plan import CellLayer, CellPlan, Kernel, Placed, plan_cells
 from lsrl.backends.cells.target import CellBackend, cell_weights
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.stream import Stream
