@@ -15,7 +15,7 @@ from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
 
 # From the number of a hook (it may be traced) and what the layer made to what it is to be.
-Put = Callable[[Any, jax.Array], jax.Array]
+Put = Callable[[int | jax.Array, jax.Array], jax.Array]
 
 
 class Layer(Protocol):

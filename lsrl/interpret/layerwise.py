@@ -8,7 +8,7 @@ weights as arguments, so it is compiled once for all layers and for all networks
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,11 @@ import numpy as np
 from jax import lax
 
 from lsrl.backends.hooks import Layer, Layered
-from lsrl.interpret.wiring import Patch, Wiring, patched, quick, turned_patches
+from lsrl.interpret.wiring import AnyArray, Arrays, Patch, Wiring, patched, quick, turned_patches
 from lsrl.ir.numbers import Array
+
+# At a token: its number, what the layer reads, and of each patch when and what to.
+_Now: TypeAlias = tuple[AnyArray, jax.Array, Arrays, Arrays]
 
 
 def known_streams(wiring: Wiring, inputs: Sequence[Array]) -> "KnownStreams | None":
@@ -69,7 +72,7 @@ class KnownStreams:
         layers = {(hook - 1) // layered.hooks for hook in hooks if hook}
         first = 0 if 0 in hooks else min(layers, default=depth)
         with self.wiring.model.device_mode():
-            stream: Any = self._streams[first][:, rows]
+            stream: AnyArray = self._streams[first][:, rows]
             if 0 in hooks:
                 stream = _quick(_patched)(stream, turned)
             for layer in range(first, depth):
@@ -81,7 +84,7 @@ class KnownStreams:
             outputs = read(layered.parameters, stream=stream, structure=layered.structure)
             return np.moveaxis(np.asarray(outputs), 0, 1)
 
-    def _whole(self, layer: int, stream: Any) -> jax.Array:
+    def _whole(self, layer: int, stream: AnyArray) -> jax.Array:
         layered = self._layered
         state = layered.init_state(stream.shape[1])
         found: jax.Array = _quick(_whole_layer, "layer")(
@@ -89,7 +92,7 @@ class KnownStreams:
         )
         return found
 
-    def _edited(self, layer: int, stream: Any, patches: Sequence[Patch]) -> jax.Array:
+    def _edited(self, layer: int, stream: AnyArray, patches: Sequence[Patch]) -> jax.Array:
         layered = self._layered
         first = 1 + layer * layered.hooks
         found: jax.Array = _quick(_edited_layer, "layer")(
@@ -98,7 +101,7 @@ class KnownStreams:
             layered.init_state(stream.shape[1]),
             patches,
             np.int32(first),
-            tuple(x[first : first + layered.hooks] for x in self.wiring.memory),
+            tuple(x[first : first + layered.hooks] for x in cast(Arrays, self.wiring.memory)),
             layer=layered.layer,
         )
         return found
@@ -114,24 +117,24 @@ _quick = cache(quick)
 def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
     """Hook 0 as patched."""
 
-    def token(hook: jax.Array, tokens: Any, values: Any) -> jax.Array:
+    def token(hook: jax.Array, tokens: Arrays, values: Arrays) -> jax.Array:
         return patched(hook, 0, patches, tokens, values)
 
     return jax.vmap(token)(stream, *_timed(patches))
 
 
-def _whole_layer(weights: Any, stream: jax.Array, state: Any, *, layer: Layer) -> jax.Array:
+def _whole_layer(weights: object, stream: jax.Array, state: object, *, layer: Layer) -> jax.Array:
     """A layer, all tokens at once."""
     return layer.whole(weights, stream, state)
 
 
 def _edited_layer(
-    weights: Any,
+    weights: object,
     stream: jax.Array,
-    state: Any,
+    state: object,
     patches: Sequence[Patch],
-    first: Any,
-    memory: Any,
+    first: jax.Array,
+    memory: object,
     *,
     layer: Layer,
 ) -> jax.Array:
@@ -147,17 +150,18 @@ def _edited_layer(
       layer: the layer.
     """
 
-    def token(state: Any, now: Any) -> tuple[Any, jax.Array]:
+    def token(state: object, now: _Now) -> tuple[object, jax.Array]:
         place, before, when, values = now
 
-        def put(hook: Any, made: jax.Array) -> jax.Array:
+        def put(hook: int | jax.Array, made: jax.Array) -> jax.Array:
             return patched(made, first + hook, patches, when, values)
 
         after, state = layer.token(weights, before, state, place == 0, put, memory)
         return state, after
 
-    return lax.scan(token, state, (jnp.arange(len(stream)), stream, *_timed(patches)))[1]
+    timed: _Now = (jnp.arange(len(stream)), stream, *_timed(patches))
+    return lax.scan(token, state, timed)[1]
 
 
-def _timed(patches: Sequence[Patch]) -> tuple[Any, Any]:
+def _timed(patches: Sequence[Patch]) -> tuple[Arrays, Arrays]:
     return tuple(patch.tokens for patch in patches), tuple(patch.values for patch in patches)
