@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from lsrl.backends import registry
 from lsrl.backends.network import Network
 from lsrl.card import Card
 from lsrl.certificate import Certificate
+from lsrl.circuit import Circuit
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
@@ -28,9 +29,6 @@ from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
 from lsrl.testing.verification import Sampler, compare
-
-if TYPE_CHECKING:
-    from lsrl.interpret.circuit import Circuit
 
 Path = str | os.PathLike[str]
 
@@ -56,7 +54,7 @@ class Alteration(NamedTuple):
       card: what was done and how right it is; see `lsrl.interpret.variants`.
     """
 
-    circuit: "Circuit"
+    circuit: Circuit
     card: Card
 
 
@@ -558,13 +556,16 @@ class Model:
         )
 
     @cached_property
-    def circuit(self) -> "Circuit":
+    def circuit(self) -> Circuit:
         """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
-        if self.alteration is not None:
-            return self.alteration.circuit
-        from lsrl.interpret.locate import circuit_of
+        return self.compiled_circuit if self.alteration is None else self.alteration.circuit
 
-        return circuit_of(self)
+    @cached_property
+    def compiled_circuit(self) -> Circuit:
+        """The circuit of the network that the compiler makes, also of an altered model."""
+        return registry.find(self.target).anatomy(
+            self.schedule, self.numerics, self.program.name, self.options
+        )
 
     def features(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""

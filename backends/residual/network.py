@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
     Network,
@@ -37,6 +38,8 @@ from lsrl.backends.residual.blocks import (
     linear,
     rms_norm,
 )
+from lsrl.backends.residual.hooks import BlockLayer, ScanMemory, rescanned, scan_memory
+from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
 
@@ -48,6 +51,8 @@ Parameters: TypeAlias = dict[str, Any]  # of `ResidualNetwork.parameters`
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
 CHUNK = 1 << 12
 LEAST_CHUNK = 16
+# Layers in which all is that reads one hook.
+SPAN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +134,10 @@ def token_head(output_kernel: Array, vocabulary: int) -> Array:
 # ---------------------------------------------------------------- pure functions
 
 
-def embed(
-    parameters: Parameters, structure: Structure, inputs: Sequence[jax.Array], like: jax.Array
-) -> jax.Array:
-    """Inputs (time, batch, ...) to the stream (time, batch, d); `like` is (time, batch)."""
+def embed(parameters: Parameters, structure: Structure, inputs: Sequence[jax.Array]) -> jax.Array:
+    """Inputs (time, batch, ...) to the stream (time, batch, d)."""
     bias = parameters["input_bias"]
-    stream = jnp.broadcast_to(bias, (*like.shape, bias.shape[0]))
+    stream = jnp.broadcast_to(bias, (*inputs[0].shape[:2], bias.shape[0]))
     for kind, signal, values in zip(structure.inputs, inputs, parameters["inputs"], strict=True):
         if kind == "tables":
             stream = stream + values[signal]
@@ -169,7 +172,7 @@ def _forward(
     """
     position = state["position"]
     places = jnp.arange(inputs[0].shape[0], dtype=jnp.int32)[:, None] + position[None]
-    stream = embed(parameters, structure, inputs, places)
+    stream = embed(parameters, structure, inputs)
     where = Places(places == 0, count)
     seen = None if edit is None else stream[None]
     if edit is not None:
@@ -258,31 +261,6 @@ def apply_step(
     }
 
 
-def edited_step(
-    parameters: Parameters,
-    structure: Structure,
-    state: ResidualState,
-    inputs: Sequence[jax.Array],
-    edit: Edit,
-) -> tuple[jax.Array, ResidualState, jax.Array]:
-    """Run one token with an edit.
-
-    Args:
-      parameters: of `ResidualNetwork.parameters`.
-      structure: of the network.
-      state: of batch shape (batch,).
-      inputs: per program input, token ids (batch,) or vectors (batch, width).
-      edit: of the stream (1, batch, d) behind the embedding (0) and each site, and of the state of
-        the site's scan (batch, ...); the site's number is traced.
-
-    Returns:
-      (batch, outputs), the new state, and the streams before their edits, (1 + sites, batch, d).
-    """
-    token = tuple(jnp.asarray(x)[None] for x in inputs)
-    outputs, after, seen = _forward(parameters, structure, state, token, jnp.int32(1), edit=edit)
-    return outputs[0], after, jnp.zeros((0,)) if seen is None else seen[:, 0]
-
-
 _jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
 
 
@@ -306,6 +284,7 @@ class ResidualNetwork(Network):
     """
 
     pure_step = staticmethod(apply_step)
+    residual = True
     structure: Structure
 
     # The reference's names outside of its layers, and what it adds to the weight of a norm.
@@ -518,6 +497,82 @@ class ResidualNetwork(Network):
         """
         head = token_head(np.asarray(value_of(self.output_kernel)), vocabulary).astype(DTYPE)
         return self._run(inputs, chunk, None, head)[0]
+
+    # ------------------------------------------------------------ for studies
+
+    def span(self, layer: int, hooks: int) -> range:
+        """The hooks of the layer and the next one, which is all that reads it.
+
+        Layers read nothing but the stream before them, so two of them are enough however many there
+        are; the first hook then is what they read.
+        """
+        if self.depth <= SPAN:
+            return range(hooks)
+        first = self.sites * min(max(layer - 1, 0) // self.sites, self.depth - SPAN)
+        return range(first, first + SPAN * self.sites + 1)
+
+    def within(
+        self, span: range, parameters: Parameters, state: ResidualState, memory: ScanMemory
+    ) -> tuple[Parameters, ResidualState, ScanMemory]:
+        """Parameters, state and memory of the layers of a span."""
+        own = slice(span.start // self.sites, (span.stop - 1) // self.sites)
+        layers = {name: x[own] for name, x in parameters["layers"].items()}
+        carried = {name: x if name == "position" else x[:, own] for name, x in state.items()}
+        entries, weights = (x[span.start : span.stop] for x in memory)
+        return {**parameters, "layers": layers}, carried, (entries, weights)
+
+    def passed_on(self) -> dict[int, Array]:
+        """The channels that a layer adds nothing to, whatever it reads."""
+        found: dict[int, Array] = {}
+        for site, names in enumerate(self.writes if self.depth else ()):
+            added = [np.asarray(value_of(self.layers[name])) != 0 for name in names]
+            rows = [array.reshape(*array.shape[:2], -1).any(axis=-1) for array in added]
+            for layer, written in enumerate(np.any(rows, axis=0)):
+                found[1 + layer * self.sites + site] = ~written
+        return found
+
+    def memory_of(self, circuit: Circuit) -> ScanMemory:
+        """What the states of scans change by, with an entry of the stream."""
+        shapes = self.state_shapes() if self.depth else {}
+        scans = [int(np.prod(shape)) for name, shape in shapes.items() if name != "conv"]
+        return scan_memory(circuit, sum(scans))
+
+    def edited_step(
+        self,
+        parameters: Parameters,
+        state: ResidualState,
+        inputs: Sequence[jax.Array],
+        put: Put,
+        memory: ScanMemory,
+    ) -> tuple[jax.Array, ResidualState, list[jax.Array]]:
+        """Run one token with hooks that are set: the stream behind the embedding and each site."""
+        entries, weights = map(jnp.asarray, memory)
+
+        def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
+            new = put(site, stream[0])
+            return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
+
+        token = tuple(jnp.asarray(x)[None] for x in inputs)
+        count = jnp.int32(1)
+        found = _forward(parameters, self.structure, state, token, count, edit=edit)
+        outputs, after, seen = found
+        return outputs[0], after, [] if seen is None else list(seen[:, 0])
+
+    def layered(self) -> Layered:
+        """The embedding, each layer and the final norm with its outputs."""
+        parameters = self.parameters()
+        stacked = {name: np.asarray(values) for name, values in parameters["layers"].items()}
+        shapes = self.state_shapes() if self.depth else {}
+        return Layered(
+            {name: x for name, x in parameters.items() if name != "layers"},
+            [{name: x[layer] for name, x in stacked.items()} for layer in range(self.depth)],
+            self.sites,
+            BlockLayer(self.structure.block, self.structure.eps),
+            self.structure,
+            embed,
+            read_out,
+            lambda batch: {n: np.zeros((batch, *shape), DTYPE) for n, shape in shapes.items()},
+        )
 
     def _run(
         self,
