@@ -496,7 +496,7 @@ class CellNetwork(Network):
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
 
     def hooks_in(self, state: Carries) -> list[Array]:
-        """H of each layer; the carry of an LSTM is (c, h)."""
+        """The h of each layer; the carry of an LSTM is (c, h)."""
         return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
 
     def remembered(

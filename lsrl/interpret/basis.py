@@ -104,10 +104,8 @@ class Effects:
         found: dict[tuple[str, str], float] = {}
         layers = {signal.name: signal.layer for signal in circuit.signals}
 
-        def note(
-            source: str, target: str, matrix: Array, rows: list[int], columns: list[int] | slice
-        ) -> None:
-            value = float(matrix[rows][:, columns].max())
+        def note(source: str, target: str, strength: Array) -> None:
+            value = float(strength.max())
             found[source, target] = max(found.get((source, target), 0.0), value)
 
         for layer, held in enumerate(self.basis.signals):

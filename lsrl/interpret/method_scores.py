@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def from_csv(text: str) -> list[MethodScore]:
     names, *lines = (line.split(",") for line in text.splitlines())
     kinds = {field.name: field.type for field in fields(MethodScore)}
 
-    def read(name: str, cell: str) -> str | float | None:
+    def read(name: str, cell: str) -> Any:
         if kinds[name] is str:
             return cell
         return None if cell == "" else int(cell) if kinds[name] is int else float(cell)
