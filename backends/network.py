@@ -345,17 +345,18 @@ class Network(Hooked, nnx.Module):
         """Some tokens of `prepared` parameters: (batch, time, ...) to outputs and state."""
         return _jitted_sequence(self.pure_step, parameters, self.structure, state, inputs)
 
-    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
+    def generate(self, inputs: Sequence[Any], steps: int, state: Any = None) -> Array:
         """Continue prompts: the first output at a token, rounded, is the id of the next token.
 
         Args:
           inputs: one token input, ids (batch, time).
           steps: how many tokens to add, at least 1.
+          state: before the prompts; the initial state if None.
 
         Returns:
           (batch, steps) int32, the ids after the prompts.
         """
-        outputs, state = self.run_with_state(inputs)
+        outputs, state = self.run_with_state(inputs, None, state)
         first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
         # Few sizes of the buffer, so few compilations.
         room = 1 << (steps - 1).bit_length()
