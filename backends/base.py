@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsrl.backends.anatomy import Hooks, StackCircuit, Subject
+from lsrl.backends.anatomy import Hooks, StackCircuit
 from lsrl.certificate import Analysis
 from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError, PrecisionError
@@ -129,8 +129,9 @@ class Backend(ABC):
         Raises:
           LsrlError: the target does not say.
         """
-        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
-        return StackCircuit(subject, schedule, self.hooks(schedule, numerics)).circuit()
+        names = program, self.name, numerics.dtype
+        builder = StackCircuit(names, schedule.graph, options.inspectable)
+        return builder.circuit(schedule, self.hooks(schedule, numerics))
 
     def hooks(self, schedule: Any, numerics: Numerics) -> Hooks:
         """Where a stack of layers holds the schedule's channels.

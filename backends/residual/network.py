@@ -44,7 +44,7 @@ from lsrl.backends.residual.forward import (
     read_out,
     run_chunk,
 )
-from lsrl.backends.residual.hooks import BlockLayer, ScanMemory, rescanned, scan_memory
+from lsrl.backends.residual.hooks import ScanMemory, rescanned, run_layer, scan_memory
 from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
@@ -418,10 +418,12 @@ class ResidualNetwork(Network):
             {name: x for name, x in parameters.items() if name != "layers"},
             [{name: x[layer] for name, x in stacked.items()} for layer in range(self.depth)],
             self.sites,
-            BlockLayer(self.structure.block, self.structure.eps),
             self.structure,
             embed,
             read_out,
+            (self.structure.block, self.structure.eps),
+            run_layer,
+            rescanned,
             lambda batch: {n: np.zeros((batch, *shape), DTYPE) for n, shape in shapes.items()},
         )
 

@@ -6,7 +6,7 @@ tokens at once, and only those that are patched have to go token by token. A lay
 weights as arguments, so it is compiled once for all layers and for all networks of its shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import TypeAlias, cast
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.hooks import Layer, Layered
+from lsrl.backends.hooks import Layered
 from lsrl.interpret.wiring import AnyArray, Arrays, Patch, Wiring, patched, quick, turned_patches
 from lsrl.ir.numbers import Array
 
@@ -85,26 +85,25 @@ class KnownStreams:
             return np.moveaxis(np.asarray(outputs), 0, 1)
 
     def _whole(self, layer: int, stream: AnyArray) -> jax.Array:
-        layered = self._layered
-        state = layered.init_state(stream.shape[1])
-        found: jax.Array = _quick(_whole_layer, "layer")(
-            layered.weights[layer], stream, state, layer=layered.layer
-        )
-        return found
+        known = self._layered
+        state = known.init_state(stream.shape[1])
+        run = _quick(_whole_layer, "layer", "kind")
+        return run(known.weights[layer], stream, state, layer=known.layer, kind=known.kind)
 
     def _edited(self, layer: int, stream: AnyArray, patches: Sequence[Patch]) -> jax.Array:
-        layered = self._layered
-        first = 1 + layer * layered.hooks
-        found: jax.Array = _quick(_edited_layer, "layer")(
-            layered.weights[layer],
+        known = self._layered
+        first = 1 + layer * known.hooks
+        return _quick(_edited_layer, "layer", "kind", "remembered")(
+            known.weights[layer],
             stream,
-            layered.init_state(stream.shape[1]),
+            known.init_state(stream.shape[1]),
             patches,
             np.int32(first),
-            tuple(x[first : first + layered.hooks] for x in cast(Arrays, self.wiring.memory)),
-            layer=layered.layer,
+            tuple(x[first : first + known.hooks] for x in cast(Arrays, self.wiring.memory)),
+            layer=known.layer,
+            kind=known.kind,
+            remembered=known.remembered,
         )
-        return found
 
 
 # One function each, so that all networks share what it was compiled to.
@@ -123,9 +122,16 @@ def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
     return jax.vmap(token)(stream, *_timed(patches))
 
 
-def _whole_layer(weights: object, stream: jax.Array, state: object, *, layer: Layer) -> jax.Array:
+def _whole_layer(
+    weights: object,
+    stream: jax.Array,
+    state: object,
+    *,
+    layer: Callable[..., tuple[jax.Array, object]],
+    kind: Hashable,
+) -> jax.Array:
     """A layer, all tokens at once."""
-    return layer.whole(weights, stream, state)
+    return layer(kind, weights, stream, state, jnp.arange(len(stream)) == 0, None)[0]
 
 
 def _edited_layer(
@@ -134,9 +140,11 @@ def _edited_layer(
     state: object,
     patches: Sequence[Patch],
     first: jax.Array,
-    memory: object,
+    memory: Arrays,
     *,
-    layer: Layer,
+    layer: Callable[..., tuple[jax.Array, object]],
+    kind: Hashable,
+    remembered: Callable[..., object],
 ) -> jax.Array:
     """A layer token by token, so that what is set goes on to the next token's memory.
 
@@ -147,17 +155,20 @@ def _edited_layer(
       patches: with time first.
       first: the number of the layer's first hook.
       memory: of its hooks, as `Wiring.memory` has it of all.
-      layer: the layer.
+      layer: see `Layered`.
+      kind: see `Layered`.
+      remembered: see `Layered`.
     """
 
     def token(state: object, now: _Now) -> tuple[object, jax.Array]:
         place, before, when, values = now
 
-        def put(hook: int | jax.Array, made: jax.Array) -> jax.Array:
-            return patched(made, first + hook, patches, when, values)
+        def edit(hook: int, made: jax.Array, held: object) -> tuple[jax.Array, object]:
+            new = patched(made[0], first + hook, patches, when, values)
+            return new[None], remembered(held, new - made[0], *(x[hook] for x in memory))
 
-        after, state = layer.token(weights, before, state, place == 0, put, memory)
-        return state, after
+        after, state = layer(kind, weights, before[None], state, place[None] == 0, edit)
+        return state, after[0]
 
     timed: _Now = (jnp.arange(len(stream)), stream, *_timed(patches))
     return lax.scan(token, state, timed)[1]
