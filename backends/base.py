@@ -1,16 +1,17 @@
 """The one interface of targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lsrl.backends.anatomy import Hooks
 from lsrl.certificate import Analysis
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
-from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.ir.ops import Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels, schedule_layers
@@ -18,6 +19,9 @@ from lsrl.target import Capabilities
 
 if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targets
     from lsrl.backends.network import Network
+
+# Writes a model to a path: from path, network, schedule and `ExportRequest`.
+Exporter = Callable[..., None]
 
 # Why a linear recurrence can't hold a signal, for refusals and `lsrl.explain`.
 REASONS: dict[type[Op], str] = {
@@ -41,25 +45,66 @@ REASONS: dict[type[Op], str] = {
 }
 
 
+class ExportRequest(NamedTuple):
+    """What an exporter is told of a model, besides its network and schedule.
+
+    Attributes:
+      program: what it carries out.
+      target: the target's name.
+      labels: the signal in each channel of each layer.
+      certificate: what is proven, as text.
+      tokens: the number of tokens that the certificate speaks of; None for any.
+      alteration: what was done to the compiled network; None if nothing was.
+      tie_word_embeddings: whether a language model's head shall be its embedding.
+    """
+
+    program: Program
+    target: str
+    labels: tuple[tuple[str, ...], ...]
+    certificate: str
+    tokens: int | None
+    alteration: str | None
+    tie_word_embeddings: bool
+
+
 class Backend(ABC):
     """A target: what its cell can do, and how a schedule becomes its weights.
 
     Attributes:
       name: the target's name.
       cell: the cell in one line, for tables.
-      features: column to text, the row of the table of targets.
       capabilities: what passes and scheduler go by.
+      remarks: column of the table of targets to what it says there in place of "yes".
       dtypes: those that models come in, the widest last.
       dtype_reason: why not in others.
     """
 
     name: ClassVar[str]
     cell: ClassVar[str]
-    features: ClassVar[dict[str, str]]
     capabilities: ClassVar[Capabilities]
+    remarks: ClassVar[dict[str, str]] = {}
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float32", "float64")
 
     dtype_reason: ClassVar[str] = ""
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Column to text, the row of the table of targets."""
+        able, native = self.capabilities, self.capabilities.native
+        # A hold is the selective state of targets without coupling.
+        columns = {
+            "product of two signals": able.general_product,
+            "selective": not native.isdisjoint({SelectiveState, Hold}),
+            "threshold": ThresholdState in native,
+            "recurrent": RecurrentState in native,
+        }
+        diagonal = "real decay in [0, 1], delays, rings up to max_length"
+        return {
+            "linear state": diagonal if able.diagonal else "any A",
+            "select/gate with a {0,1} operand": "yes" if able.boolean_product else "big-M ReLU",
+            **{column: "yes" if has else "no" for column, has in columns.items()},
+            **self.remarks,
+        }
 
     def check_dtype(self, numerics: Numerics) -> None:
         """Refuse a dtype that the target does not come in.
@@ -124,6 +169,10 @@ class Backend(ABC):
             f"target {self.name!r} does not say where its network holds its signals, so it has no "
             "circuit"
         )
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """What writes models of this target for other frameworks, by the format's name."""
+        return {}
 
     @abstractmethod
     def lower(self, schedule: Any, numerics: Numerics) -> "Network":

@@ -41,9 +41,11 @@ from lsrl.ir.ops import (
 )
 from lsrl.target import Capabilities
 
-Kind = Literal["carry", "state", "relu", "product", "step", "selective", "threshold", "recurrent"]
+UnitKind = Literal[
+    "carry", "state", "relu", "product", "step", "selective", "threshold", "recurrent"
+]
 
-NONLINEAR: dict[type[Op], Kind] = {
+NONLINEAR: dict[type[Op], UnitKind] = {
     Relu: "relu",
     Step: "step",
     Product: "product",
@@ -81,7 +83,7 @@ class Unit:
     """
 
     node: int
-    kind: Kind
+    kind: UnitKind
     slots: tuple[Rows, ...]
     channels: Array  # (width,) int
     start: int
@@ -219,6 +221,11 @@ def all_made_in(graph: Graph, made: dict[int, int]) -> dict[int, int]:
         read = [found[operand] for operand in graph.nodes[node].operands]
         found[node] = made.get(node, max(read, default=0))
     return found
+
+
+def made_by(graph: Graph, unit: Unit) -> type[Op]:
+    """The op that a unit carries out: that of its node, or an affine map if it is a carry."""
+    return Affine if unit.kind == "carry" else type(graph.nodes[unit.node].op)
 
 
 def channel_label(graph: Graph, node: int, channel: int) -> str:
@@ -388,9 +395,9 @@ class _Rows:
         layers, output = _pruned(self.graph, feature_width, drafts, output)
         return Schedule(self.graph, features, layers, output, critical_path, levels)
 
-    def _members(self, level: int) -> list[tuple[int, Kind]]:
+    def _members(self, level: int) -> list[tuple[int, UnitKind]]:
         """Nodes that a layer holds, and how: made there, or carried through it."""
-        found: list[tuple[int, Kind]] = []
+        found: list[tuple[int, UnitKind]] = []
         for node, life in sorted(self.lifetimes.items()):
             op = self.graph.nodes[node].op
             if isinstance(op, LinearState) and life.reads + 1 == level:
@@ -429,7 +436,7 @@ class _Held:
 class _Draft:
     """One layer with all the channels of its nodes; `_pruned` drops those that nothing reads."""
 
-    def __init__(self, graph: Graph, members: list[tuple[int, Kind]], before: _Held) -> None:
+    def __init__(self, graph: Graph, members: list[tuple[int, UnitKind]], before: _Held) -> None:
         self.graph = graph
         self.members = members
         self.before = before
@@ -438,7 +445,7 @@ class _Draft:
         self._known: dict[int, Rows] = {}
         self.slots = [self._slots(node, kind) for node, kind in members]
 
-    def _slots(self, node: int, kind: Kind) -> tuple[Rows, ...]:
+    def _slots(self, node: int, kind: UnitKind) -> tuple[Rows, ...]:
         if kind in ("carry", "state"):
             return (self.express(node),)
         this = self.graph.nodes[node]

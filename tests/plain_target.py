@@ -93,7 +93,6 @@ class Plain(Backend):
 
     name = "plain"
     cell = "s = A s + B x + b, φ(s)"
-    features = {"linear state": "any A"}  # noqa: RUF012
     capabilities = Capabilities(frozenset({Input, Lookup, Constant, Affine, Relu, LinearState}))
     dtypes = ("float32", "float64")
     dtype_reason = "it adds up in its own dtype, and bfloat16 has few bits for that"

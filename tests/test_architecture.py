@@ -35,11 +35,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.passes",),
     ("lsrl.schedule",),
     ("lsrl.storage",),
-    ("lsrl.cache",),
+    ("lsrl.cache", "lsrl.torch_folder"),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
-    ("lsrl.huggingface_export", "lsrl.torch_export"),
     ("lsrl.drawing",),
     ("lsrl.interpret.circuit",),
     ("lsrl.model",),
@@ -66,7 +65,8 @@ MAY_IMPORT_ONLY = {
     "lsrl.schedule": GROUND | {"lsrl.target"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule"},
     "lsrl.backends": GROUND
-    | {"lsrl.certificate", "lsrl.numerics", "lsrl.options", "lsrl.schedule", "lsrl.target"},
+    | {"lsrl.certificate", "lsrl.folders", "lsrl.language", "lsrl.numerics", "lsrl.options"}
+    | {"lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
     "lsrl.proof": GROUND | {"lsrl.certificate"},
     "lsrl.storage": GROUND | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.schedule"},
     "lsrl.testing": GROUND | {"lsrl.language"},
