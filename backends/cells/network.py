@@ -495,6 +495,10 @@ class CellNetwork(Network):
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
 
+    def hooks_in(self, state: Carries) -> list[Array]:
+        """The h of each layer; the carry of an LSTM is (c, h)."""
+        return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
+
     def remembered(
         self, memory: Any, before: jax.Array, after: jax.Array, places: object = None
     ) -> Any:

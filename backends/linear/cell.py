@@ -88,7 +88,11 @@ def initial_state(
     """
     if not structure.layers:
         return (jnp.zeros((*batch_shape, 0), structure.dtype),)
-    starts = (parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers)))
+    starts = [parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers))]
+    if not any(isinstance(start, jax.core.Tracer) for start in starts):
+        # Without a compilation, which a broadcast of jax needs once a shape.
+        wide = [np.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts]
+        return tuple(network.on_device(x, x.dtype) for x in wide)
     return tuple(jnp.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts)
 
 

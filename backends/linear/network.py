@@ -225,6 +225,17 @@ class LinearNetwork(Network):
         with precision(self.structure.dtype):
             return initial_state(self.parameters(), self.structure, batch_shape)
 
+    def hooks_in(self, state: Hidden) -> list[np.ndarray]:
+        """The outputs of each layer, from its hidden units."""
+        found = []
+        for layer, hidden in zip(self.structure.layers, state, strict=True):
+            units = np.asarray(hidden, np.float64)
+            left, right = np.array(layer.left, int), np.array(layer.right, int)
+            values = units[..., left]
+            values = np.where(right >= 0, values * units[..., right], values)
+            found.append(np.where(np.array(layer.relu, bool), np.maximum(values, 0), values))
+        return found
+
     def mode(self) -> AbstractContextManager[Any]:
         """Its products ask for every bit by themselves."""
         return precision(self.structure.dtype)

@@ -11,14 +11,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
+from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
     Network,
@@ -30,24 +30,31 @@ from lsrl.backends.network import (
 )
 from lsrl.backends.residual.blocks import (
     DTYPE,
-    BlockFunction,
     LayerParameters,
     LayerState,
     Places,
-    linear,
-    rms_norm,
 )
+from lsrl.backends.residual.forward import (
+    Parameters,
+    ResidualState,
+    Structure,
+    apply_step,
+    embed,
+    forward,
+    read_out,
+    run_chunk,
+)
+from lsrl.backends.residual.hooks import BlockLayer, ScanMemory, rescanned, scan_memory
+from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
-
-# (*batch_shape, layers, ...), "position" (*batch_shape,)
-ResidualState: TypeAlias = dict[str, jax.Array]
-Parameters: TypeAlias = dict[str, Any]  # of `ResidualNetwork.parameters`
 
 # Tokens of all sequences at a time by default, and of each at least: activations of one layer are
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
 CHUNK = 1 << 12
 LEAST_CHUNK = 16
+# Layers in which all is that reads one hook.
+SPAN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,27 +81,6 @@ class ResidualWeights:
     blocks: tuple[dict[str, Array], ...]
     final_norm: Array
     output_kernel: Array
-    embedding_scale: float
-    eps: float
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What is no parameter in a network; hashable, so jit can take it as a static argument.
-
-    Attributes:
-      block: the layer.
-      sites: how often a layer adds to the stream.
-      gain_offset: a norm's gain is this plus its weight.
-      inputs: per program input "tables", "kernels" or "" (not read).
-      embedding_scale: see ResidualWeights.
-      eps: see ResidualWeights.
-    """
-
-    block: BlockFunction
-    sites: int
-    gain_offset: float
-    inputs: tuple[str, ...]
     embedding_scale: float
     eps: float
 
@@ -126,164 +112,7 @@ def token_head(output_kernel: Array, vocabulary: int) -> Array:
     return head
 
 
-# ---------------------------------------------------------------- pure functions
-
-
-def embed(
-    parameters: Parameters, structure: Structure, inputs: Sequence[jax.Array], like: jax.Array
-) -> jax.Array:
-    """Inputs (time, batch, ...) to the stream (time, batch, d); `like` is (time, batch)."""
-    bias = parameters["input_bias"]
-    stream = jnp.broadcast_to(bias, (*like.shape, bias.shape[0]))
-    for kind, signal, values in zip(structure.inputs, inputs, parameters["inputs"], strict=True):
-        if kind == "tables":
-            stream = stream + values[signal]
-        elif kind == "kernels":
-            stream = stream + jnp.einsum("...i,io->...o", signal, values)
-    return stream * structure.embedding_scale
-
-
-def _forward(
-    parameters: Parameters,
-    structure: Structure,
-    state: ResidualState,
-    inputs: Sequence[jax.Array],
-    count: jax.Array,
-    head: jax.Array | None = None,
-    edit: Edit | None = None,
-) -> tuple[jax.Array, ResidualState, jax.Array | None]:
-    """Run a chunk.
-
-    Args:
-      parameters: of `ResidualNetwork.parameters`.
-      structure: of the network.
-      state: (batch, ...).
-      inputs: per program input (time, batch, ...).
-      count: how many tokens count; those after them change no state.
-      head: (vocabulary, d), to read the final norm by it instead of by the output kernel.
-      edit: of the stream behind the embedding (0) and each site, and of the site's scan.
-
-    Returns:
-      (time, batch, outputs), the new state, and with an edit the streams that came to it:
-      (1 + sites, time, batch, d).
-    """
-    position = state["position"]
-    places = jnp.arange(inputs[0].shape[0], dtype=jnp.int32)[:, None] + position[None]
-    stream = embed(parameters, structure, inputs, places)
-    where = Places(places == 0, count)
-    seen = None if edit is None else stream[None]
-    if edit is not None:
-        stream, _ = edit(0, stream, None)
-
-    def layer(
-        stream: jax.Array, now: tuple[jax.Array, LayerParameters, LayerState]
-    ) -> tuple[jax.Array, tuple[LayerState, jax.Array | None]]:
-        number, weights, own = now
-        if edit is None:
-            stream, own = structure.block(weights, stream, own, where, structure.eps, None)
-            return stream, (own, None)
-        streams = []
-
-        def edited(site: int, values: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-            streams.append(values)
-            return edit(1 + number * structure.sites + site, values, memory)
-
-        stream, own = structure.block(weights, stream, own, where, structure.eps, edited)
-        return stream, (own, jnp.stack(streams))
-
-    carried = {name: jnp.moveaxis(x, 1, 0) for name, x in state.items() if name != "position"}
-    if parameters["layers"]:
-        layers = jax.tree.leaves(parameters["layers"])[0].shape[0]
-        numbered = (jnp.arange(layers, dtype=jnp.int32), parameters["layers"], carried)
-        stream, (carried, streams) = lax.scan(layer, stream, numbered)
-        if seen is not None and streams is not None:
-            seen = jnp.concatenate([seen, streams.reshape(-1, *stream.shape)])
-    after = {name: jnp.moveaxis(x, 0, 1) for name, x in carried.items()}
-    # Only position 0 is special, and sequences may be longer than int32 counts.
-    after["position"] = jnp.minimum(position, 1 << 30) + count
-    return read_out(parameters, structure, stream, head), after, seen
-
-
-def read_out(
-    parameters: Parameters,
-    structure: Structure,
-    stream: jax.Array,
-    head: jax.Array | None = None,
-) -> jax.Array:
-    """The stream behind the last layer to outputs, or by a head (vocabulary, d) to logits."""
-    gain = structure.gain_offset + parameters["final_norm"]
-    normed = rms_norm(stream, gain, structure.eps)
-    if head is None:
-        return jnp.dot(normed, parameters["output_kernel"])
-    return linear(normed, head)
-
-
-def _run_chunk(
-    parameters: Parameters,
-    structure: Structure,
-    state: ResidualState,
-    inputs: Sequence[jax.Array],
-    count: jax.Array,
-    head: jax.Array | None,
-) -> tuple[jax.Array, ResidualState]:
-    """As `_forward`, from inputs (batch, time, ...) to outputs (batch, time, outputs)."""
-    turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
-    outputs, state, _ = _forward(parameters, structure, state, turned, count, head)
-    return jnp.moveaxis(outputs, 0, 1), state
-
-
-def apply_step(
-    parameters: Parameters, structure: Structure, state: ResidualState, inputs: Sequence[jax.Array]
-) -> tuple[jax.Array, ResidualState]:
-    """Run one token.
-
-    Args:
-      parameters: of `ResidualNetwork.parameters`.
-      structure: of the network.
-      state: of any batch shape.
-      inputs: per program input, token ids (*batch_shape,) or vectors (*batch_shape, width).
-
-    Returns:
-      (*batch_shape, outputs) and the new state.
-    """
-    batch_shape = state["position"].shape
-    rank = len(batch_shape)
-    # One sequence a row, for whatever batch shape.
-    flat = {name: x.reshape(-1, *x.shape[rank:]) for name, x in state.items()}
-    token = tuple(jnp.asarray(x) for x in inputs)
-    token = tuple(x.reshape(1, -1, *x.shape[rank:]) for x in token)
-    outputs, after, _ = _forward(parameters, structure, flat, token, jnp.int32(1))
-    return outputs.reshape(*batch_shape, outputs.shape[-1]), {
-        name: x.reshape(*batch_shape, *x.shape[1:]) for name, x in after.items()
-    }
-
-
-def edited_step(
-    parameters: Parameters,
-    structure: Structure,
-    state: ResidualState,
-    inputs: Sequence[jax.Array],
-    edit: Edit,
-) -> tuple[jax.Array, ResidualState, jax.Array]:
-    """Run one token with an edit.
-
-    Args:
-      parameters: of `ResidualNetwork.parameters`.
-      structure: of the network.
-      state: of batch shape (batch,).
-      inputs: per program input, token ids (batch,) or vectors (batch, width).
-      edit: of the stream (1, batch, d) behind the embedding (0) and each site, and of the state of
-        the site's scan (batch, ...); the site's number is traced.
-
-    Returns:
-      (batch, outputs), the new state, and the streams before their edits, (1 + sites, batch, d).
-    """
-    token = tuple(jnp.asarray(x)[None] for x in inputs)
-    outputs, after, seen = _forward(parameters, structure, state, token, jnp.int32(1), edit=edit)
-    return outputs[0], after, jnp.zeros((0,)) if seen is None else seen[:, 0]
-
-
-_jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
+_jitted_run = partial(jax.jit, static_argnums=1)(run_chunk)
 
 
 # ---------------------------------------------------------------- the module
@@ -306,6 +135,7 @@ class ResidualNetwork(Network):
     """
 
     pure_step = staticmethod(apply_step)
+    residual = True
     structure: Structure
 
     # The reference's names outside of its layers, and what it adds to the weight of a norm.
@@ -518,6 +348,82 @@ class ResidualNetwork(Network):
         """
         head = token_head(np.asarray(value_of(self.output_kernel)), vocabulary).astype(DTYPE)
         return self._run(inputs, chunk, None, head)[0]
+
+    # ------------------------------------------------------------ for studies
+
+    def span(self, layer: int, hooks: int) -> range:
+        """The hooks of the layer and the next one, which is all that reads it.
+
+        Layers read nothing but the stream before them, so two of them are enough however many there
+        are; the first hook then is what they read.
+        """
+        if self.depth <= SPAN:
+            return range(hooks)
+        first = self.sites * min(max(layer - 1, 0) // self.sites, self.depth - SPAN)
+        return range(first, first + SPAN * self.sites + 1)
+
+    def within(
+        self, span: range, parameters: Parameters, state: ResidualState, memory: ScanMemory
+    ) -> tuple[Parameters, ResidualState, ScanMemory]:
+        """Parameters, state and memory of the layers of a span."""
+        own = slice(span.start // self.sites, (span.stop - 1) // self.sites)
+        layers = {name: x[own] for name, x in parameters["layers"].items()}
+        carried = {name: x if name == "position" else x[:, own] for name, x in state.items()}
+        entries, weights = (x[span.start : span.stop] for x in memory)
+        return {**parameters, "layers": layers}, carried, (entries, weights)
+
+    def passed_on(self) -> dict[int, Array]:
+        """The channels that a layer adds nothing to, whatever it reads."""
+        found: dict[int, Array] = {}
+        for site, names in enumerate(self.writes if self.depth else ()):
+            added = [np.asarray(value_of(self.layers[name])) != 0 for name in names]
+            rows = [array.reshape(*array.shape[:2], -1).any(axis=-1) for array in added]
+            for layer, written in enumerate(np.any(rows, axis=0)):
+                found[1 + layer * self.sites + site] = ~written
+        return found
+
+    def memory_of(self, circuit: Circuit) -> ScanMemory:
+        """What the states of scans change by, with an entry of the stream."""
+        shapes = self.state_shapes() if self.depth else {}
+        scans = [int(np.prod(shape)) for name, shape in shapes.items() if name != "conv"]
+        return scan_memory(circuit, sum(scans))
+
+    def edited_step(
+        self,
+        parameters: Parameters,
+        state: ResidualState,
+        inputs: Sequence[jax.Array],
+        put: Put,
+        memory: ScanMemory,
+    ) -> tuple[jax.Array, ResidualState, list[jax.Array]]:
+        """Run one token with hooks that are set: the stream behind the embedding and each site."""
+        entries, weights = map(jnp.asarray, memory)
+
+        def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
+            new = put(site, stream[0])
+            return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
+
+        token = tuple(jnp.asarray(x)[None] for x in inputs)
+        count = jnp.int32(1)
+        found = forward(parameters, self.structure, state, token, count, edit=edit)
+        outputs, after, seen = found
+        return outputs[0], after, [] if seen is None else list(seen[:, 0])
+
+    def layered(self) -> Layered:
+        """The embedding, each layer and the final norm with its outputs."""
+        parameters = self.parameters()
+        stacked = {name: np.asarray(values) for name, values in parameters["layers"].items()}
+        shapes = self.state_shapes() if self.depth else {}
+        return Layered(
+            {name: x for name, x in parameters.items() if name != "layers"},
+            [{name: x[layer] for name, x in stacked.items()} for layer in range(self.depth)],
+            self.sites,
+            BlockLayer(self.structure.block, self.structure.eps),
+            self.structure,
+            embed,
+            read_out,
+            lambda batch: {n: np.zeros((batch, *shape), DTYPE) for n, shape in shapes.items()},
+        )
 
     def _run(
         self,

@@ -8,13 +8,16 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from lsrl.backends.anatomy import Subject
 from lsrl.backends.base import Backend
+from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.certificate import check_range, place_of
+from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -111,6 +114,15 @@ class ResidualBackend(Backend):
         )
         _check_blocks(self.name, numerics, weights.blocks)
         return self.network(weights)
+
+    def anatomy(
+        self, schedule: Stream, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the stream holds behind each site."""
+        lowered = self.lowered(schedule)
+        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
+        builder = StreamCircuit(subject, schedule, partial(self.inner_scale, lowered))
+        return builder.circuit(lowered.width, lowered.constant())
 
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""

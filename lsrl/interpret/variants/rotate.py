@@ -20,9 +20,9 @@ from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.circuit import Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel, Circuit
 from lsrl.interpret.variants.base import check_seed, variant
 from lsrl.interpret.variants.permute import streamed
 from lsrl.ir.numbers import Array, lowest_bit
