@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 from lsrl.backends.anatomy import Hooks, StackCircuit, Subject
 from lsrl.certificate import Analysis
@@ -15,12 +15,14 @@ from lsrl.ir.ops import Hold, Op, Product, RecurrentState, SelectiveState, Thres
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
-from lsrl.schedule import Levels, schedule_layers
+from lsrl.schedule import Layout, Levels, Schedule, schedule_layers
 from lsrl.target import Capabilities
 
 if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targets
     from lsrl.backends.network import Network
 
+# Where a target computes what.
+Plan = TypeVar("Plan", bound=Layout)
 # Writes a model to a path: from path, network, schedule and `ExportRequest`.
 Exporter = Callable[..., None]
 
@@ -68,7 +70,7 @@ class ExportRequest(NamedTuple):
     tie_word_embeddings: bool
 
 
-class Backend(ABC):
+class Backend(ABC, Generic[Plan]):
     """A target: what its cell can do, and how a schedule becomes its weights.
 
     Attributes:
@@ -138,14 +140,15 @@ class Backend(ABC):
         return found
 
     @abstractmethod
-    def analysis(self, schedule: Any, numerics: Numerics) -> Callable[[int], Analysis]:
+    def analysis(self, schedule: Plan, numerics: Numerics) -> Callable[[int], Analysis]:
         """The conditions of exactness by number of tokens, for `certify`.
 
         Raises:
           PrecisionError: the dtype has no room for some weight; names the signal.
         """
 
-    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Any:
+    @abstractmethod
+    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Plan:
         """Where each value is computed: a `Schedule`, or what this target has in its place.
 
         Args:
@@ -153,17 +156,11 @@ class Backend(ABC):
           levels: an earlier solution to follow instead of solving for the least width.
           options: those of `lsrl.compile`.
         """
-        able = replace(
-            self.capabilities,
-            reads_own_states=not options.inspectable,
-            holds_affine=not options.verbatim,
-        )
-        return schedule_layers(graph, able, levels)
 
     def anatomy(
-        self, schedule: Any, numerics: Numerics, program: str, options: Options = DEFAULT
+        self, schedule: Plan, numerics: Numerics, program: str, options: Options = DEFAULT
     ) -> Circuit:
-        """Which signal each channel of the network holds; of a stack of layers, by its `hooks`.
+        """Which signal each channel of the network holds.
 
         Args:
           schedule: of `schedule`.
@@ -174,16 +171,18 @@ class Backend(ABC):
         Raises:
           LsrlError: the target does not say.
         """
-        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
-        return StackCircuit(subject, schedule, self.hooks(schedule, numerics)).circuit()
+        raise self._untold()
 
-    def hooks(self, schedule: Any, numerics: Numerics) -> Hooks:
+    def hooks(self, schedule: Plan, numerics: Numerics) -> Hooks:
         """Where a stack of layers holds the schedule's channels.
 
         Raises:
           LsrlError: the target does not say.
         """
-        raise LsrlError(
+        raise self._untold()
+
+    def _untold(self) -> LsrlError:
+        return LsrlError(
             f"target {self.name!r} does not say where its network holds its signals, so it has no "
             "circuit"
         )
@@ -193,5 +192,25 @@ class Backend(ABC):
         return {}
 
     @abstractmethod
-    def lower(self, schedule: Any, numerics: Numerics) -> "Network":
+    def lower(self, schedule: Plan, numerics: Numerics) -> "Network":
         """The network with the schedule's weights, in the dtype of `numerics`."""
+
+
+class StackBackend(Backend[Schedule]):
+    """A target that is a stack of recurrent layers, with `Schedule`s for plans."""
+
+    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Schedule:
+        """The layers, of the least width."""
+        able = replace(
+            self.capabilities,
+            reads_own_states=not options.inspectable,
+            holds_affine=not options.verbatim,
+        )
+        return schedule_layers(graph, able, levels)
+
+    def anatomy(
+        self, schedule: Schedule, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the network holds, by the `hooks`."""
+        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
+        return StackCircuit(subject, schedule, self.hooks(schedule, numerics)).circuit()

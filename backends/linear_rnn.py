@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, channels_as_they_are
-from lsrl.backends.base import Backend
+from lsrl.backends.base import StackBackend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
@@ -30,7 +30,7 @@ def linear_capabilities(channels: Mapping[type[Op], ChannelKind]) -> Capabilitie
     return Capabilities(frozenset({*AT_INPUT, Constant, *channels}), products, products)
 
 
-class LinearRnn(Backend):
+class LinearRnn(StackBackend):
     """A stack of linear recurrences with a ReLU or nothing on each channel.
 
     Attributes:

@@ -16,7 +16,7 @@ that: there, a value is read nowhere but in the channels that hold it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -112,19 +112,27 @@ class Layer:
         return sum(unit.width for unit in self.units)
 
 
-class Layout(Protocol):
-    """What models, tables and drawings ask of a schedule, whatever a target's layers are.
-
-    Attributes:
-      graph: the legalised graph.
-      levels: what the layers follow from; empty where they follow from the graph alone.
-    """
-
-    graph: Graph
-    levels: "Levels"
+class Wide(Protocol):
+    """What has a number of channels."""
 
     @property
-    def layers(self) -> Sequence[Any]:
+    def width(self) -> int:
+        """Channels."""
+
+
+class Layout(Protocol):
+    """What models, tables and drawings ask of a schedule, whatever a target's layers are."""
+
+    @property
+    def graph(self) -> Graph:
+        """The legalised graph."""
+
+    @property
+    def levels(self) -> "Levels":
+        """What the layers follow from; empty where they follow from the graph alone."""
+
+    @property
+    def layers(self) -> Sequence["Wide"]:
         """The layers, each with its `width`."""
 
     @property

@@ -1,7 +1,7 @@
 """The simplest target: a dense recurrent layer a layer of the schedule, run token by token.
 
-It stands for targets that others write: it relies on the contracts alone, `Backend` and `Network`,
-and no module of lsrl knows it.
+It stands for targets that others write: it relies on the contracts alone, `StackBackend` and
+`Network`, and no module of lsrl knows it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from flax import nnx
 
 from lsrl.backends.anatomy import channels_as_they_are
-from lsrl.backends.base import Backend
+from lsrl.backends.base import StackBackend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.network import Network, Place, aligned, on_device, parameter
@@ -94,7 +94,7 @@ class PlainNetwork(Network):
         return max(len(relu) for relu in self.structure.relu)
 
 
-class Plain(Backend):
+class Plain(StackBackend):
     """What linear rows can hold, with a ReLU or nothing on each."""
 
     name = "plain"

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, Reading
-from lsrl.backends.base import Backend, Exporter
+from lsrl.backends.base import Exporter, StackBackend
 from lsrl.backends.cells import torch_export
 from lsrl.backends.cells.certificate import CellAnalysis
 from lsrl.backends.cells.encoding import Encoder
@@ -19,7 +19,7 @@ from lsrl.numerics import Numerics
 from lsrl.schedule import Schedule
 
 
-class CellBackend(Backend):
+class CellBackend(StackBackend):
     """A target that is a stack of stock cells.
 
     Attributes:

@@ -57,7 +57,7 @@ class Drives(NamedTuple):
     switched: float
 
 
-class ResidualBackend(Backend):
+class ResidualBackend(Backend[Stream]):
     """A target whose blocks read and write a residual stream.
 
     Attributes:
