@@ -16,7 +16,7 @@ from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Affine, Constant, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
-from lsrl.schedule import AT_INPUT, Layer, Rows, Schedule, Unit, empty_rows, made_by
+from lsrl.schedule import AT_INPUT, Layer, Rows, Schedule, Unit, empty_rows
 from lsrl.target import Capabilities
 
 # How a channel is read off the hidden units, by what makes it.
@@ -109,10 +109,10 @@ def _layer_weights(
 def _channel_kind(
     graph: Graph, unit: Unit, channels: Mapping[type[Op], ChannelKind]
 ) -> ChannelKind:
-    makes = made_by(graph, unit)
-    if makes not in channels:
-        raise LsrlError(f"{graph.label(unit.node)}: this cell has no channel for {makes.__name__}")
-    return channels[makes]
+    if unit.kind not in channels:
+        name = unit.kind.__name__
+        raise LsrlError(f"{graph.label(unit.node)}: this cell has no channel for {name}")
+    return channels[unit.kind]
 
 
 def _stack_inputs(slots: list[Rows]) -> sp.csr_array:

@@ -63,7 +63,7 @@ def _half(site: Site, rows: Rows, sign: Array, offset: Array) -> Part:
 def _signed(site: Site) -> Encoding:
     """One unit where an end of the interval can be the offset, else a pair."""
     facts, start = site.values(site.graph.facts), site.initial
-    sign, offset, pair = _sides(facts, start, site.makes is LinearState)
+    sign, offset, pair = _sides(facts, start, site.unit.kind is LinearState)
     whole = _half(site, site.rows, sign, offset)
     if not pair.any():
         return Encoding((whole,), offset)

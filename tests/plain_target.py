@@ -126,7 +126,7 @@ class Plain(StackBackend):
             arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).toarray().T
             arrays[f"layers.{i}.bias"] = np.concatenate([np.zeros(0), *(r.bias for r in rows)])
             arrays[f"layers.{i}.start"] = layer.initial
-            relus.append(tuple(u.kind == "relu" for u in layer.units for _ in range(u.width)))
+            relus.append(tuple(u.kind is Relu for u in layer.units for _ in range(u.width)))
         arrays["output"] = schedule.output.inputs.toarray().T
         arrays["output_bias"] = schedule.output.bias
         structure = Structure(

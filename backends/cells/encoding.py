@@ -32,7 +32,7 @@ from lsrl.ir.ops import (
     ThresholdState,
 )
 from lsrl.numerics import Numerics
-from lsrl.schedule import AT_INPUT, Rows, Unit, made_by
+from lsrl.schedule import AT_INPUT, Rows, Unit
 from lsrl.target import Capabilities
 
 Known = Sequence[Facts]  # facts of every node of the graph, by node id
@@ -119,11 +119,6 @@ class Site:
     def op(self) -> Op:
         """The op that the unit holds."""
         return self.graph.nodes[self.unit.node].op
-
-    @property
-    def makes(self) -> type[Op]:
-        """The op that the unit carries out; an affine map if it is a carry."""
-        return made_by(self.graph, self.unit)
 
     @property
     def width(self) -> int:
@@ -338,7 +333,7 @@ class Encoder:
     """How one cell holds channels.
 
     Attributes:
-      table: what makes the parts of a unit, by `Site.makes`.
+      table: what makes the parts of a unit, by its kind.
       gates: by name, in the order of the cell's kernels, the bias of a gate that a part does not
         drive.
       one: a part with one unit that is the same at every token, and whose decoded value is 1.
@@ -364,6 +359,7 @@ class Encoder:
         Raises:
           LsrlError: the table has no such op.
         """
-        if site.makes not in self.table:
-            raise LsrlError(f"{site.label}: this cell has no unit for {site.makes.__name__}")
-        return self.table[site.makes](site)
+        kind = site.unit.kind
+        if kind not in self.table:
+            raise LsrlError(f"{site.label}: this cell has no unit for {kind.__name__}")
+        return self.table[kind](site)
