@@ -13,7 +13,15 @@ import scipy.sparse as sp
 from lsrl.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Lookup, Product, SelectiveState
+from lsrl.ir.ops import (
+    Affine,
+    LinearState,
+    Lookup,
+    Product,
+    RecurrentState,
+    SelectiveState,
+    ThresholdState,
+)
 from lsrl.schedule import Schedule, Unit
 
 Element = tuple[str, int]  # a signal and one of its elements
@@ -204,7 +212,7 @@ class StackCircuit(CircuitBuilder):
                 self.add_constant(ONE, 1.0, number)
                 self.channels.append(Channel(number, ONE, 0, "constant", (place,), (weight,)))
             for unit in layer.units:
-                made = unit.kind != "carry" or unit.node not in held
+                made = unit.kind is not Affine or unit.node not in held
                 if made:
                     self.add_signal(unit.node, number, self._owned(unit))
                     self._unit_edges(unit, own)
@@ -219,7 +227,7 @@ class StackCircuit(CircuitBuilder):
         )
 
     def _channels(self, layer: int, unit: Unit, role: Role, read: Reading) -> None:
-        remembers = unit.kind in ("state", "selective", "threshold", "recurrent")
+        remembers = unit.kind in (LinearState, SelectiveState, ThresholdState, RecurrentState)
         for place, channel in enumerate(unit.channels, start=unit.start):
             entries = slice(read.decode.indptr[place], read.decode.indptr[place + 1])
             units = tuple(read.decode.indices[entries].tolist())
@@ -251,17 +259,17 @@ class StackCircuit(CircuitBuilder):
 
     def _owned(self, unit: Unit) -> bool:
         """Carried affine maps are copies."""
-        return unit.kind != "carry" and self.read_from_channels(unit.node)
+        return unit.kind is not Affine and self.read_from_channels(unit.node)
 
     def _unit_edges(self, unit: Unit, own: list[Element]) -> None:
-        gates = _gate_slots(self.graph, unit.node) if unit.kind in ("product", "selective") else ()
+        gates = _gate_slots(self.graph, unit.node) if unit.kind in (Product, SelectiveState) else ()
         for slot, rows in enumerate(unit.slots):
             kind: EdgeKind = "gate" if slot in gates else "same step"
             for row, channel in enumerate(unit.channels):
                 target = (self.name(unit.node), int(channel))
                 self.add_edges(target, _terms(rows.inputs, row, self.elements), kind)
                 self.add_edges(target, _terms(rows.recurrent, row, own), "carry", 1)
-        if unit.kind == "selective":
+        if unit.kind is SelectiveState:
             for channel in unit.channels:
                 element = (self.name(unit.node), int(channel))
                 self.add_edges(element, [(element, 1.0)], "carry", 1)

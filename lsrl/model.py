@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl import huggingface_export, storage, torch_export
+from lsrl import storage
 from lsrl.backends import registry
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
@@ -609,48 +610,26 @@ class Model:
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        from lsrl.backends.cells.network import CellNetwork
-        from lsrl.backends.residual.network import ResidualNetwork
-        from lsrl.backends.residual.stream import Stream
-
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
-        if format == "huggingface" and self.alteration is not None:
-            raise InputError(
-                f"export: a checkpoint follows the compiler's layout, and this network is "
-                f"{self.alteration.card.title}; export the model that it was made of"
-            )
-        if format == "torch" and isinstance(self.module, CellNetwork):
-            torch_export.write(
-                path,
-                self.module,
-                program=self.program,
-                target=self.target,
-                labels=self.labels,
-                certificate=str(self.certificate),
-                certified=self.certificate.tokens,
-            )
-        elif (
-            format == "huggingface"
-            and isinstance(self.module, ResidualNetwork)
-            and isinstance(self.schedule, Stream)
-        ):
-            huggingface_export.write(
-                path,
-                self.module,
-                program=self.program,
-                target=self.target,
-                stream=self.schedule,
-                certificate=str(self.certificate),
-                certified=self.certificate.tokens,
-                tie=tie_word_embeddings,
-            )
-        else:
+        exporters = registry.find(self.target).exporters()
+        if format not in exporters:
             raise InputError(
                 f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
                 "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
                 "model is saved with model.save(path)"
             )
+        certificate = self.certificate
+        request = ExportRequest(
+            self.program,
+            self.target,
+            self.labels,
+            str(certificate),
+            certificate.tokens,
+            None if self.card is None else self.card.title,
+            tie_word_embeddings,
+        )
+        exporters[format](path, self.module, self.schedule, request)
 
     def __repr__(self) -> str:
         """One line."""

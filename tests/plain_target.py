@@ -1,7 +1,7 @@
 """The simplest target: a dense recurrent layer a layer of the schedule, run token by token.
 
-It stands for targets that others write: it relies on the contracts alone, `Backend` and `Network`,
-and no module of lsrl knows it.
+It stands for targets that others write: it relies on the contracts alone, `StackBackend` and
+`Network`, and no module of lsrl knows it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from flax import nnx
 
 from lsrl.backends.anatomy import channels_as_they_are
-from lsrl.backends.base import Backend
+from lsrl.backends.base import StackBackend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.network import Network, Place, aligned, on_device, parameter
@@ -94,12 +94,11 @@ class PlainNetwork(Network):
         return max(len(relu) for relu in self.structure.relu)
 
 
-class Plain(Backend):
+class Plain(StackBackend):
     """What linear rows can hold, with a ReLU or nothing on each."""
 
     name = "plain"
     cell = "s = A s + B x + b, φ(s)"
-    features = {"linear state": "any A"}  # noqa: RUF012
     capabilities = Capabilities(frozenset({Input, Lookup, Constant, Affine, Relu, LinearState}))
     dtypes = ("float32", "float64")
     dtype_reason = "it adds up in its own dtype, and bfloat16 has few bits for that"
@@ -127,7 +126,7 @@ class Plain(Backend):
             arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).toarray().T
             arrays[f"layers.{i}.bias"] = np.concatenate([np.zeros(0), *(r.bias for r in rows)])
             arrays[f"layers.{i}.start"] = layer.initial
-            relus.append(tuple(u.kind == "relu" for u in layer.units for _ in range(u.width)))
+            relus.append(tuple(u.kind is Relu for u in layer.units for _ in range(u.width)))
         arrays["output"] = schedule.output.inputs.toarray().T
         arrays["output_bias"] = schedule.output.bias
         structure = Structure(

@@ -36,11 +36,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.passes",),
     ("lsrl.schedule",),
     ("lsrl.storage",),
-    ("lsrl.cache",),
+    ("lsrl.cache", "lsrl.torch_folder"),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
-    ("lsrl.huggingface_export", "lsrl.torch_export"),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
@@ -66,8 +65,8 @@ MAY_IMPORT_ONLY = {
     "lsrl.schedule": GROUND | {"lsrl.target"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule"},
     "lsrl.backends": GROUND
-    | {"lsrl.certificate", "lsrl.circuit", "lsrl.numerics", "lsrl.options"}
-    | {"lsrl.schedule", "lsrl.target"},
+    | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
+    | {"lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND | {"lsrl.drawing"},
     "lsrl.drawing": GROUND,
     "lsrl.proof": GROUND | {"lsrl.certificate"},

@@ -22,18 +22,11 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
-    Affine,
-    Bound,
-    Constant,
-    Delay,
-    Hold,
     Input,
     LinearState,
     Lookup,
     Op,
-    Product,
     RecurrentState,
-    Relu,
     SelectiveState,
     ThresholdState,
     is_token,
@@ -43,7 +36,6 @@ from lsrl.ir.types import Token
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels
-from lsrl.target import Capabilities
 
 EPS = 1e-5
 # A ring of n channels takes n phases and n^2 gates.
@@ -64,7 +56,7 @@ class Drives(NamedTuple):
     switched: float
 
 
-class ResidualBackend(Backend):
+class ResidualBackend(Backend[Stream]):
     """A target whose blocks read and write a residual stream.
 
     Attributes:
@@ -74,23 +66,6 @@ class ResidualBackend(Backend):
       stored_gain: what the reference adds to a norm's stored gain.
     """
 
-    features: ClassVar[dict[str, str]] = {
-        "linear state": "real decay in [0, 1], delays, rings up to max_length",
-        "select/gate with a {0,1} operand": "yes",
-        "product of two signals": "yes",
-        "selective": "yes",
-        "threshold": "no",
-        "recurrent": "no",
-    }
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        native=frozenset(
-            {Input, Lookup, Constant, Affine, Bound, Relu, Product, Delay, LinearState, Hold}
-        ),
-        boolean_product=True,
-        general_product=True,
-        longest_delay=3,
-        diagonal=True,
-    )
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     dtype_reason: ClassVar[str] = (
         "the reference classes compute norms in float32, so float64 gains nothing; bfloat16 breaks "
