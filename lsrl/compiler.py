@@ -10,13 +10,13 @@ from lsrl.backends import registry
 from lsrl.certificate import certify
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
-from lsrl.model import Model, Report
+from lsrl.model import Model
 from lsrl.numerics import numerics_of
 from lsrl.options import Legalise, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
 from lsrl.schedule import Levels
-from lsrl.stages import Stages
+from lsrl.stages import Report, Stages
 from lsrl.support import check_length, check_request, check_supported, check_verbatim
 
 Activation = Literal["relu", "tanh"]

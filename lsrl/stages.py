@@ -2,9 +2,25 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
+from lsrl.passes.pipeline import PassRecord
+
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the stages of a compilation did.
+
+    Attributes:
+      passes: one record a pass, in order.
+      seconds: CPU seconds by stage.
+    """
+
+    passes: tuple[PassRecord, ...]
+    seconds: dict[str, float]
 
 
 class Stages:

@@ -29,13 +29,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.errors", "lsrl.options", "lsrl.card"),
     ("lsrl.folders", "lsrl.numerics"),
     ("lsrl.ir",),
-    ("lsrl.sharding", "lsrl.target"),
+    ("lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
     ("lsrl.language",),
     ("lsrl.paper", "lsrl.testing"),
     ("lsrl.passes",),
-    ("lsrl.schedule",),
+    ("lsrl.schedule", "lsrl.stages"),
     ("lsrl.storage",),
-    ("lsrl.cache",),
+    ("lsrl.cache", "lsrl.state"),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.drawing",),
     ("lsrl.interpret.circuit",),
     ("lsrl.model",),
-    ("lsrl.reuse", "lsrl.stages", "lsrl.support"),
+    ("lsrl.reuse", "lsrl.support"),
     ("lsrl.compiler",),
     ("lsrl.cost", "lsrl.explanation", "lsrl.loading"),
     ("lsrl",),
@@ -57,6 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Some parts know less than what lies above them in the table; the public names are always apart.
 GROUND = {"lsrl.errors", "lsrl.ir"}
+ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
     "lsrl.ir": {"lsrl.errors"},
     "lsrl.language": GROUND,
@@ -66,9 +67,12 @@ MAY_IMPORT_ONLY = {
     "lsrl.schedule": GROUND | {"lsrl.target"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule"},
     "lsrl.backends": GROUND
-    | {"lsrl.certificate", "lsrl.numerics", "lsrl.options", "lsrl.schedule", "lsrl.target"},
-    "lsrl.proof": GROUND | {"lsrl.certificate"},
-    "lsrl.storage": GROUND | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.schedule"},
+    | {"lsrl.certificate", "lsrl.numerics", "lsrl.options", "lsrl.schedule", "lsrl.target"}
+    | ARRAYS,
+    "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
+    "lsrl.state": GROUND | ARRAYS | {"lsrl.storage"},
+    "lsrl.storage": GROUND
+    | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.schedule"},
     "lsrl.testing": GROUND | {"lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }

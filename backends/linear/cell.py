@@ -8,6 +8,7 @@ bfloat16 networks compute in float32 and round inputs, states and outputs to bfl
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from lsrl.backends import network
-from lsrl.backends.network import Edit
+from lsrl.backends.network import Edit, Inputs, Step
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
 State = tuple[jax.Array, ...]  # per layer (..., hidden)
@@ -150,7 +151,7 @@ def apply_step(
 def apply_sequence(
     parameters: Parameters,
     structure: NetworkStructure,
-    inputs: Sequence[jax.Array],
+    inputs: Inputs,
     state: State | None = None,
 ) -> tuple[jax.Array, State]:
     """Run whole sequences token by token, whatever the parameters are.
@@ -166,7 +167,9 @@ def apply_sequence(
     """
     inputs = tuple(jnp.asarray(signal) for signal in inputs)
     start = state or initial_state(parameters, structure, inputs[0].shape[:1])
-    return network.apply_sequence(apply_step, parameters, structure, start, inputs)
+    step = cast(Step, apply_step)
+    outputs, last = network.apply_sequence(step, parameters, structure, start, inputs)
+    return outputs, cast(State, last)
 
 
 def _read_outputs(

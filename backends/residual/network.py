@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,12 @@ from jax import lax
 
 from lsrl.backends.network import (
     Edit,
+    Inputs,
+    LoopEdit,
+    Memory,
     Network,
     Place,
+    Step,
     aligned,
     check_products,
     on_device,
@@ -37,6 +41,8 @@ from lsrl.backends.network import (
 )
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
+from lsrl.parameters import Parameter
+from lsrl.pytrees import Tree
 
 LayerParameters: TypeAlias = dict[str, jax.Array]  # by the reference's names inside a layer
 LayerState: TypeAlias = dict[str, jax.Array]  # (batch, ...)
@@ -109,8 +115,10 @@ class Structure:
       inputs: per program input "tables", "kernels" or "" (not read).
       embedding_scale: see ResidualWeights.
       eps: see ResidualWeights.
+      dtype: of parameters, states and outputs.
     """
 
+    dtype: ClassVar[str] = DTYPE
     block: Block
     sites: int
     gain_offset: float
@@ -235,7 +243,7 @@ def _forward(
     inputs: Sequence[jax.Array],
     count: jax.Array,
     head: jax.Array | None = None,
-    edit: Edit | None = None,
+    edit: LoopEdit | None = None,
 ) -> tuple[jax.Array, State, jax.Array | None]:
     """Run a chunk.
 
@@ -269,7 +277,7 @@ def _forward(
             return stream, (own, None)
         streams = []
 
-        def edited(site: int, values: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        def edited(site: int, values: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
             streams.append(values)
             return edit(1 + number * structure.sites + site, values, memory)
 
@@ -348,7 +356,7 @@ def edited_step(
     structure: Structure,
     state: State,
     inputs: Sequence[jax.Array],
-    edit: Edit,
+    edit: LoopEdit,
 ) -> tuple[jax.Array, State, jax.Array]:
     """Run one token with an edit.
 
@@ -390,7 +398,7 @@ class ResidualNetwork(Network):
       structure: what is no parameter.
     """
 
-    pure_step = staticmethod(apply_step)
+    pure_step = staticmethod(cast(Step, apply_step))
     structure: Structure
 
     # The reference's names outside of its layers, and what it adds to the weight of a norm.
@@ -508,7 +516,7 @@ class ResidualNetwork(Network):
                 blocks.setdefault(int(number), {})[rest] = array
         return [blocks[number] for number in range(len(blocks))]
 
-    def rebuilt(self, arrays: Mapping[str, Any]) -> "ResidualNetwork":
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> "ResidualNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
@@ -557,11 +565,6 @@ class ResidualNetwork(Network):
         """Channels of the residual stream, d."""
         return int(value_of(self.final_norm).shape[0])
 
-    @property
-    def dtype(self) -> str:
-        """The dtype of parameters, states and outputs."""
-        return DTYPE
-
     # ------------------------------------------------------------ running
 
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
@@ -579,12 +582,12 @@ class ResidualNetwork(Network):
         return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
 
     def run_with_state(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: State | None = None
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> tuple[Array, State]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        return self._run(inputs, chunk, state)
+        return self._run(inputs, chunk, cast("State | None", state))
 
-    def logits(self, inputs: Sequence[Any], vocabulary: int, chunk: int | None = None) -> Array:
+    def logits(self, inputs: Inputs, vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.
 
         Before the soft cap, where the reference has one: a checkpoint's cap is so high that it
@@ -606,7 +609,7 @@ class ResidualNetwork(Network):
 
     def _run(
         self,
-        inputs: Sequence[Any],
+        inputs: Inputs,
         chunk: int | None,
         state: State | None,
         head: Array | None = None,

@@ -21,6 +21,7 @@ from lsrl.backends.residual.network import ResidualNetwork, edited_step
 from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.pytrees import Tree
 
 # Layers of a residual network in which all is that reads one hook.
 SPAN = 2
@@ -150,13 +151,15 @@ class Wiring:
             starts = [np.asarray(value_of(layer.initial_state)) for layer in network.layers]
             rows = tuple(np.broadcast_to(start, (batch, *start.shape)) for start in starts)
             return Prepared(parameters, rows or network.init_state((batch,)), features, memory)
-        state = network.init_state((batch,))
+        state: Tree = network.init_state((batch,))
         if span is not None and len(span) < len(self.circuit.units):
-            sites = network.structure.sites
+            residual = cast(ResidualNetwork, network)
+            sites = residual.structure.sites
             own = slice(span.start // sites, (span.stop - 1) // sites)
-            layers = {name: x[own] for name, x in parameters["layers"].items()}
+            layers = {name: x[own] for name, x in residual.parameters()["layers"].items()}
             parameters = {**parameters, "layers": layers}
-            state = {name: x if name == "position" else x[:, own] for name, x in state.items()}
+            whole = residual.init_state((batch,))
+            state = {name: x if name == "position" else x[:, own] for name, x in whole.items()}
             memory = tuple(x[span.start : span.stop] for x in memory)
         return Prepared(parameters, state, features, memory)
 
@@ -334,7 +337,8 @@ class Wiring:
             own = jnp.asarray(entries)[site], jnp.asarray(weights)[site]
             return new[None], remembered(scan, new - stream[0], *own)
 
-        outputs, state, seen = edited_step(parameters, network.structure, state, inputs, edit)
+        structure = cast(ResidualNetwork, network).structure
+        outputs, state, seen = edited_step(parameters, structure, state, inputs, edit)
         return outputs, state, list(seen)
 
     @cached_property
