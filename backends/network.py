@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
-from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from flax import nnx
 from jax import lax
 from numpy.typing import ArrayLike
 
+from lsrl.backends.hooks import Hooked
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
@@ -236,7 +237,7 @@ class Place(NamedTuple):
         return self.value.shape[self.entry is not None :]
 
 
-class Network(nnx.Module):
+class Network(Hooked, nnx.Module):
     """A module that carries out a schedule, token by token or whole sequences at once.
 
     `inputs` of all methods is a sequence of one array per program input, token ids or vectors. A
@@ -245,12 +246,10 @@ class Network(nnx.Module):
     Attributes:
       pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
         and inputs, to the output and the next state; for transformations.
-      memory_is_output: whether a layer remembers all of its output and nothing else.
       structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
     """
 
     pure_step: ClassVar[Step]
-    memory_is_output: ClassVar[bool] = False
     structure: Structure
 
     def __init__(self) -> None:
@@ -409,25 +408,6 @@ class Network(nnx.Module):
                 output, state = self.run_chunk(parameters, state, part)
                 outputs.append(np.asarray(output))
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
-
-    def remembered(
-        self,
-        memory: Tree,
-        before: jax.Array,
-        after: jax.Array,
-        places: tuple[Sequence[int] | Array, Sequence[int] | Array] | None,
-    ) -> Tree:
-        """The memory of a layer behind an edit of its output, so that states go on from there.
-
-        Args:
-          memory: of the layer, as an `Edit` sees it.
-          before: the output (batch, units).
-          after: likewise, as edited.
-          places: units that hold states, and the entries of the memory behind them; None where
-            `memory_is_output`.
-        """
-        units, entries = places or ((), ())
-        return cast(jax.Array, memory).at[:, entries].set(after[:, units])
 
     def run_chunk(
         self, parameters: Mapping[str, object], state: Tree, inputs: Inputs

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast, final, overload
+from typing import Literal, NamedTuple, cast, final, overload
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from lsrl.backends import registry
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
+from lsrl.circuit import Circuit
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
@@ -25,16 +26,13 @@ from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.parameters import entries
+from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.pytrees import Tree
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.stages import Report
 from lsrl.state import State, check_state, load_state, save_state
 from lsrl.testing.verification import Sampler, compare
-
-if TYPE_CHECKING:
-    from lsrl.interpret.circuit import Circuit
 
 Path = str | os.PathLike[str]
 
@@ -47,7 +45,7 @@ class Alteration(NamedTuple):
       card: what was done and how right it is; see `lsrl.interpret.variants`.
     """
 
-    circuit: "Circuit"
+    circuit: Circuit
     card: Card
 
 
@@ -634,13 +632,16 @@ class Model:
         )
 
     @cached_property
-    def circuit(self) -> "Circuit":
+    def circuit(self) -> Circuit:
         """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
-        if self.alteration is not None:
-            return self.alteration.circuit
-        from lsrl.interpret.locate import circuit_of
+        return self.compiled_circuit if self.alteration is None else self.alteration.circuit
 
-        return circuit_of(self)
+    @cached_property
+    def compiled_circuit(self) -> Circuit:
+        """The circuit of the network that the compiler makes, also of an altered model."""
+        return registry.find(self.target).anatomy(
+            self.schedule, self.numerics, self.program.name, self.options
+        )
 
     def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
