@@ -20,7 +20,7 @@ from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
 from lsrl.backends.linear.plan import Extent, Form, NetworkPlan, Prepared, prepare
-from lsrl.backends.network import precision
+from lsrl.backends.network import Inputs, precision
 
 # ---------------------------------------------------------------- chunks
 
@@ -226,7 +226,7 @@ class PlanCache:
 
 def run_tiles(
     prepared: Prepared,
-    inputs: Sequence[Any],
+    inputs: Inputs,
     state: Hidden | None,
     chunk: int | None,
     with_state: bool,
