@@ -78,7 +78,6 @@ MAY_IMPORT_ONLY = {
 BACK = {
     ("lsrl", "lsrl.programs"): "the public names offer the library, which is written in them",
     ("lsrl.drawing", "lsrl.interpret.circuit"): "a circuit draws itself, and names its type here",
-    ("lsrl.ir.inference", "lsrl.ir.graph"): "facts are inferred of nodes that the graph defines",
     ("lsrl.model", "lsrl.interpret.locate"): "a model tells its circuit; families shall, as data",
     ("lsrl.interpret.variants.base", "lsrl.stability.measures"): "variants measure their noise",
     ("lsrl.interpret.variants.noise", "lsrl.stability.copies"): "variants measure their noise",
