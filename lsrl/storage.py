@@ -19,8 +19,9 @@ from safetensors.numpy import save as to_safetensors
 from lsrl.errors import FormatError, LsrlError
 from lsrl.folders import replace_file
 from lsrl.ir import ops
-from lsrl.ir.graph import Graph, GraphBuilder, Source
+from lsrl.ir.graph import Graph, GraphBuilder
 from lsrl.ir.matrix import Matrix
+from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program
@@ -362,7 +363,7 @@ def _program_to_json(program: Program) -> ProgramJson:
                 "op": type(node.op).__name__,
                 "fields": {
                     parameter.name: _to_json(getattr(node.op, parameter.name))
-                    for parameter in dataclasses.fields(node.op)  # type: ignore[arg-type]
+                    for parameter in dataclasses.fields(node.op)
                 },
                 "operands": node.operands,
                 "names": node.names,

@@ -83,7 +83,6 @@ MAY_IMPORT_ONLY = {
 # shrink: what is gone from the code has to go from here.
 BACK = {
     ("lsrl", "lsrl.programs"): "the public names offer the library, which is written in them",
-    ("lsrl.ir.inference", "lsrl.ir.graph"): "facts are inferred of nodes that the graph defines",
     ("lsrl.interpret.variants.base", "lsrl.stability.measures"): "variants measure their noise",
     ("lsrl.interpret.variants.noise", "lsrl.stability.copies"): "variants measure their noise",
     ("lsrl.interpret.variants.noise", "lsrl.stability.measures"): "variants measure their noise",

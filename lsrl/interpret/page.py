@@ -26,7 +26,7 @@ from lsrl.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
 from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
-from lsrl.ir.graph import Source
+from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.model import Model
