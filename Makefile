@@ -15,7 +15,7 @@ QUICK := $(addprefix tests/test_,architecture.py ir.py language.py passes.py sch
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))
 MODULES := $(basename $(filter-out lsrl/__%,$(wildcard lsrl/*.py)))
 
-.PHONY: setup check test test-all nightly test-newest test-lowest newest lock lint format bench docs clean
+.PHONY: setup check test test-all nightly test-newest test-lowest newest lock golden lint format bench docs clean
 
 setup: $(INSTALLED)
 
@@ -61,6 +61,9 @@ lock: newest
 	build/newest/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//' > build/lock.txt
 	sed -i.old "s/setuptools==[0-9.]*/$$(grep '^setuptools==' build/lock.txt)/" pyproject.toml && rm pyproject.toml.old
 	{ echo '# The versions that are tested, and that the README installs. `make lock` renews them.'; cat build/lock.txt; } > constraints.txt
+
+golden: $(INSTALLED)
+	$(BIN)/python -m tests.test_golden
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsrl.backends.anatomy import Hooks
+from lsrl.backends.anatomy import Hooks, StackCircuit, Subject
 from lsrl.certificate import Analysis
+from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -114,8 +115,25 @@ class Backend(ABC):
         )
         return schedule_layers(graph, able, levels)
 
+    def anatomy(
+        self, schedule: Any, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the network holds; of a stack of layers, by its `hooks`.
+
+        Args:
+          schedule: of `schedule`.
+          numerics: of the network.
+          program: the program's name.
+          options: those that the schedule was made with.
+
+        Raises:
+          LsrlError: the target does not say.
+        """
+        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
+        return StackCircuit(subject, schedule, self.hooks(schedule, numerics)).circuit()
+
     def hooks(self, schedule: Any, numerics: Numerics) -> Hooks:
-        """Where the network holds the schedule's channels.
+        """Where a stack of layers holds the schedule's channels.
 
         Raises:
           LsrlError: the target does not say.

@@ -23,7 +23,9 @@ from lsrl.backends.residual.certificate import Scales
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import ONE, TAPS, Channel, Packer, Site, Stream
+from lsrl.backends.residual.packer import TAPS, Channel, Packer
+from lsrl.backends.residual.rows import ONE
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, sigmoid
 from lsrl.ir.numbers import Array
 

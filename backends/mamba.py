@@ -20,7 +20,8 @@ import numpy as np
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import TAPS, Channel, Packer, Site, Stream, Terms
+from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
 from lsrl.ir.numbers import Array
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jax import lax
 from scipy import sparse
 
+from lsrl.backends.hooks import Hooked
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -172,7 +173,7 @@ class Place(NamedTuple):
         return value_of(getattr(self.owner, self.attribute))
 
 
-class Network(nnx.Module):
+class Network(Hooked, nnx.Module):
     """A module that carries out a schedule, token by token or whole sequences at once.
 
     `inputs` of all methods is a sequence of one array per program input, token ids or vectors. A
@@ -181,12 +182,10 @@ class Network(nnx.Module):
     Attributes:
       pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
         and inputs, to the output and the next state; for transformations.
-      memory_is_output: whether a layer remembers all of its output and nothing else.
       structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
     """
 
     pure_step: ClassVar[Step]
-    memory_is_output: ClassVar[bool] = False
     structure: Any
 
     def __init__(self) -> None:
@@ -340,42 +339,24 @@ class Network(nnx.Module):
                 outputs.append(np.asarray(output))
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
 
-    def remembered(
-        self,
-        memory: Any,
-        before: jax.Array,
-        after: jax.Array,
-        places: tuple[Sequence[int] | Array, Sequence[int] | Array] | None,
-    ) -> Any:
-        """The memory of a layer behind an edit of its output, so that states go on from there.
-
-        Args:
-          memory: of the layer, as an `Edit` sees it.
-          before: the output (batch, units).
-          after: likewise, as edited.
-          places: units that hold states, and the entries of the memory behind them; None where
-            `memory_is_output`.
-        """
-        units, entries = places or ((), ())
-        return memory.at[:, entries].set(after[:, units])
-
     def run_chunk(
         self, parameters: Any, state: Any, inputs: tuple[Any, ...]
     ) -> tuple[jax.Array, Any]:
         """Some tokens of `prepared` parameters: (batch, time, ...) to outputs and state."""
         return _jitted_sequence(self.pure_step, parameters, self.structure, state, inputs)
 
-    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
+    def generate(self, inputs: Sequence[Any], steps: int, state: Any = None) -> Array:
         """Continue prompts: the first output at a token, rounded, is the id of the next token.
 
         Args:
           inputs: one token input, ids (batch, time).
           steps: how many tokens to add, at least 1.
+          state: before the prompts; the initial state if None.
 
         Returns:
           (batch, steps) int32, the ids after the prompts.
         """
-        outputs, state = self.run_with_state(inputs)
+        outputs, state = self.run_with_state(inputs, None, state)
         first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
         # Few sizes of the buffer, so few compilations.
         room = 1 << (steps - 1).bit_length()

@@ -76,6 +76,12 @@ class PlainNetwork(Network):
             for start in starts
         )
 
+    def hooks_in(self, state):
+        return [
+            np.where(relu, np.maximum(held, 0), held)
+            for relu, held in zip(self.structure.relu, state, strict=True)
+        ]
+
     def rebuilt(self, arrays):
         return PlainNetwork(self.structure, arrays)
 

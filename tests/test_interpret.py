@@ -12,7 +12,7 @@ from lsrl import errors, programs
 from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.interventions import Block, joint_patches, wiring_of
-from lsrl.interpret.layerwise import KnownStreams
+from lsrl.interpret.layerwise import known_streams
 from lsrl.interpret.variants import random_sampler, rotated
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.testing.random_programs import random_program
@@ -351,7 +351,7 @@ def test_layer_by_layer_is_token_by_token(target, change):
     signals = [signal for signal in model.circuit.signals if signal.owned]
     rng = np.random.default_rng(0)
     inputs = random_sampler(model.program, 10)(6, 0)
-    known, changed = KnownStreams(wiring, inputs), False
+    known, changed = known_streams(wiring, inputs), False
     # Signals of the first and of later layers, one or two in a run; sequences come in any order.
     for chosen in ([signals[0]], [signals[-1]], [signals[0], signals[-1]], signals[1:3]):
         rows = rng.integers(0, 6, 4 * len(chosen))

@@ -27,8 +27,8 @@ from lsrl.interpret import (
     causal,
     faithfulness,
     interventions,
-    methods,
     page,
+    probes,
     score,
     truth,
     weights,
@@ -194,6 +194,7 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
+            "compiled_circuit",
         )
     },
     "altered": lambda model, _: altered(model),
@@ -237,7 +238,7 @@ def probed(model):
     values = interpret.capture(model, IDS)
     _, hooks = interventions.wiring_of(model).run([IDS], hooks=True)
     classes = truth.equivalence_classes(model.circuit, values)
-    methods.probe(model, [IDS], hooks, values, classes)
+    probes.probe(model, [IDS], hooks, values, classes)
 
 
 def checked(make):
@@ -254,6 +255,24 @@ def noisy(model):
     outputs = copies.run_copies(model, [IDS], NOISE, [0.0, 1.0], [0, 0])
     np.testing.assert_array_equal(outputs[0], model.run(IDS))
     assert (outputs[1] != model.run(IDS)).any()
+
+
+def told_by_states(model):
+    """Of the last token, what captures find too."""
+    _, state = model.module.run_with_state(model.features([IDS]))
+    values = signals.channel_values(model, state)
+    held = interpret.capture(model, IDS)
+    for channel in model.circuit.channels:
+        if channel.layer and model.circuit.makes(channel):
+            found = values[channel.layer - 1][:, channel.units[0]]
+            np.testing.assert_array_equal(found, held[channel.signal][:, -1, channel.element])
+
+
+def broken(model):
+    counts = signals.first_wrong_signal(model, [IDS], NOISE, 1.0, [0, 1])
+    assert sum(counts.values()) == 2
+    assert set(counts) <= {label for layer in model.labels for label in layer}
+    assert signals.first_wrong_signal(model, [IDS], NOISE, 0.0, [0]) == {"": 1}
 
 
 # Public functions of the studies that take a model first, by module and name.
@@ -274,10 +293,9 @@ STUDIES = {
         interpret.interchange, model, [IDS], [IDS[::-1]], STATE, 9
     ),
     "interpret.interventions.circuit_nodes": interventions.circuit_nodes,
-    "interpret.locate.circuit_of": interpret.circuit_of,
     "interpret.page.view": lambda model: interpret.view(model, IDS, path=os.devnull),
     "interpret.page.content": lambda model: page.content(model, [IDS]),
-    "interpret.methods.probe": probed,
+    "interpret.probes.probe": probed,
     "interpret.weights.read_weights": lambda model: weights.read_weights(model, []),
     "interpret.wiring.turned_patches": lambda model: wiring.turned_patches(model, []),
     "interpret.variants.base.measured": lambda model: base.measured(model),
@@ -305,10 +323,8 @@ STUDIES = {
         model, IDS, model.run(IDS)[:, -5:], NOISE, 2
     ),
     "stability.ranges.weight_ranges": ranges.weight_ranges,
-    "stability.signals.channel_values": lambda model: signals.channel_values(model, ()),
-    "stability.signals.first_wrong_signal": lambda model: signals.first_wrong_signal(
-        model, [IDS], NOISE, 1.0, [0]
-    ),
+    "stability.signals.channel_values": told_by_states,
+    "stability.signals.first_wrong_signal": broken,
     "suite.cards.circuit_json": cards.circuit_json,
 }
 # What other targets have and this one has not, so that there is nothing to do.
@@ -327,8 +343,6 @@ MISSING: dict[str, tuple[type[Exception], str]] = {
     "interpret.weights.read_weights": (LsrlError, "weights of target 'plain' can't be read"),
     "interpret.variants.permute.permuted": (InputError, "is no network of a target of LSRL"),
     "stability.ranges.weight_ranges": (InputError, "needs a linear target, got 'plain'"),
-    "stability.signals.channel_values": (InputError, "'plain' does not keep its signals"),
-    "stability.signals.first_wrong_signal": (InputError, "'plain' does not keep its signals"),
 }
 FAILURES = REFUSED | MISSING
 

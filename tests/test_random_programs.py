@@ -25,7 +25,7 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Delay, Latch, LinearState
 from lsrl.ir.types import Vector
 from lsrl.numerics import numerics_of
-from lsrl.passes.pipeline import Pass, Pipeline
+from lsrl.passes.pipeline import Pipeline
 from lsrl.testing.random_programs import (
     CONTINUOUS,
     COUNTING,
@@ -282,20 +282,6 @@ def test_float64_agrees_with_rationals_where_it_is_proven(program) -> None:
     np.testing.assert_array_equal(program.run(*inputs), rationals.astype(np.float64))
 
 
-class Recorder(Pipeline):
-    """A pipeline that calls back with the graphs before and after each pass."""
-
-    def __init__(self, callback) -> None:
-        super().__init__()
-        self.callback = callback
-
-    def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
-        """Apply one pass."""
-        result = super().run(name, graph, transform)
-        self.callback(name, result)
-        return result
-
-
 def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
     """Every pass, one at a time, preserves the output, and keeps facts sound."""
     inputs = [array[1:] for array in inputs_of(program, tokens)]
@@ -307,7 +293,7 @@ def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
         (values,) = evaluate(graph, inputs).values()
         np.testing.assert_array_equal(values, expected, err_msg=f"{name}, {target}")
 
-    recorder = Recorder(check)
+    recorder = Pipeline(watch=check)
     graph = recorder.simplify(program.graph)
     check_facts(graph, inputs, 6)
     if registry.find(target).offending(graph):

@@ -11,6 +11,7 @@ from scipy import sparse
 from lsrl.backends.linear import network as linear_network
 from lsrl.backends.linear import recurrence, tiles
 from lsrl.backends.linear.cell import apply_sequence, apply_step, initial_state
+from lsrl.backends.linear.decomposition import decompose
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import SelfTestError, ShapeError
 
@@ -196,7 +197,7 @@ def kinds(kernel, driven=None, varying=None):
     hidden = len(kernel)
     driven = np.ones(hidden, bool) if driven is None else np.asarray(driven, bool)
     varying = driven if varying is None else np.asarray(varying, bool)
-    parts = recurrence.decompose(sparse.csr_array(kernel), driven, np.zeros(hidden, bool), varying)
+    parts = decompose(sparse.csr_array(kernel), driven, np.zeros(hidden, bool), varying)
     return [(group.kind, group.members.shape) for group in parts.groups]
 
 

@@ -12,17 +12,16 @@ from lsrl import errors, programs
 from lsrl.interpret import Edge, capture
 from lsrl.interpret.faithfulness import Ablation, faithfulness
 from lsrl.interpret.interventions import wiring_of
-from lsrl.interpret.methods import (
-    Case,
-    Laboratory,
-    Row,
-    evaluate_methods,
+from lsrl.interpret.laboratory import Laboratory
+from lsrl.interpret.method_scores import (
+    MethodScore,
     from_csv,
     interval,
     to_csv,
     to_markdown,
     transparent,
 )
+from lsrl.interpret.methods import Case, evaluate_methods
 from lsrl.interpret.score import (
     EdgeClaim,
     NodeClaim,
@@ -426,7 +425,7 @@ def test_reports(rows):
 
 def test_a_variant_that_hides_its_weights_is_a_benchmark():
     rows = [
-        Row(name, "gru", "hidden", "weights", "edges", "units", roc_auc=area)
+        MethodScore(name, "gru", "hidden", "weights", "edges", "units", roc_auc=area)
         for name, area in (("a", 0.95), ("b", 0.8))
     ]
     assert transparent(rows) == {("gru", "hidden"): False}

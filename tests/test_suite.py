@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 import lsrl
 from lsrl import errors
+from lsrl.backends.base import Backend
 from lsrl.cli import app
-from lsrl.interpret import Circuit, capture, circuit_of
+from lsrl.interpret import Circuit, capture
 from lsrl.suite import datasets, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
@@ -426,15 +427,17 @@ def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "CHECKS", [verify.check_causes])
     build(tmp_path, programs=["majority"], targets=["lstm"], variants=["plain"], workers=1)
 
-    def lying(model):
-        circuit = circuit_of(model)
+    truth = Backend.anatomy
+
+    def lying(*arguments):
+        circuit = truth(*arguments)
         channels = tuple(
             dataclasses.replace(c, offset=c.offset + 1) if c.signal == "ones" else c
             for c in circuit.channels
         )
         return dataclasses.replace(circuit, channels=channels)
 
-    monkeypatch.setattr("lsrl.interpret.locate.circuit_of", lying)
+    monkeypatch.setattr(Backend, "anatomy", lying)
     with pytest.raises(errors.ModelDifferenceError, match="interchanges of ones"):
         verify.verify(tmp_path, workers=1)
 

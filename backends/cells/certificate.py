@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
+from lsrl.backends.cells.encoding import Drive
+from lsrl.backends.cells.plan import CellLayer, CellPlan, Kernel, Placed, kernel_weights
 from lsrl.certificate import (
     MAX_SLACK,
     Analysis,

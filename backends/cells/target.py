@@ -9,8 +9,9 @@ import scipy.sparse as sp
 from lsrl.backends.anatomy import Hooks, Reading
 from lsrl.backends.base import Backend
 from lsrl.backends.cells.certificate import CellAnalysis
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Encoder, plan_cells
+from lsrl.backends.cells.encoding import Encoder
 from lsrl.backends.cells.network import CellKind, CellNetwork, CellWeights, GateWeights
+from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.input_map import input_maps
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics

@@ -18,7 +18,7 @@ from lsrl.backends import network
 from lsrl.backends.network import Edit
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
-State = tuple[jax.Array, ...]  # per layer (..., hidden)
+Hidden = tuple[jax.Array, ...]  # per layer (..., hidden)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class NetworkStructure:
 
 def initial_state(
     parameters: Parameters, structure: NetworkStructure, batch_shape: tuple[int, ...] = ()
-) -> State:
+) -> Hidden:
     """The state before the first token.
 
     Args:
@@ -88,17 +88,21 @@ def initial_state(
     """
     if not structure.layers:
         return (jnp.zeros((*batch_shape, 0), structure.dtype),)
-    starts = (parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers)))
+    starts = [parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers))]
+    if not any(isinstance(start, jax.core.Tracer) for start in starts):
+        # Without a compilation, which a broadcast of jax needs once a shape.
+        wide = [np.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts]
+        return tuple(network.on_device(x, x.dtype) for x in wide)
     return tuple(jnp.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts)
 
 
 def apply_step(
     parameters: Parameters,
     structure: NetworkStructure,
-    state: State,
+    state: Hidden,
     inputs: Sequence[jax.Array],
     edit: Edit | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, Hidden]:
     """Run one token.
 
     Args:
@@ -151,8 +155,8 @@ def apply_sequence(
     parameters: Parameters,
     structure: NetworkStructure,
     inputs: Sequence[jax.Array],
-    state: State | None = None,
-) -> tuple[jax.Array, State]:
+    state: Hidden | None = None,
+) -> tuple[jax.Array, Hidden]:
     """Run whole sequences token by token, whatever the parameters are.
 
     Args:

@@ -17,9 +17,9 @@ from jax import lax
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
+    Hidden,
     LayerStructure,
     NetworkStructure,
-    State,
     apply_sequence,
     apply_step,
     initial_state,
@@ -220,10 +220,21 @@ class LinearNetwork(Network):
 
     # ---------------------------------------------------------------- running
 
-    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> Hidden:
         """The state before the first token, per layer (*batch_shape, hidden)."""
         with precision(self.structure.dtype):
             return initial_state(self.parameters(), self.structure, batch_shape)
+
+    def hooks_in(self, state: Hidden) -> list[np.ndarray]:
+        """The outputs of each layer, from its hidden units."""
+        found = []
+        for layer, hidden in zip(self.structure.layers, state, strict=True):
+            units = np.asarray(hidden, np.float64)
+            left, right = np.array(layer.left, int), np.array(layer.right, int)
+            values = units[..., left]
+            values = np.where(right >= 0, values * units[..., right], values)
+            found.append(np.where(np.array(layer.relu, bool), np.maximum(values, 0), values))
+        return found
 
     def mode(self) -> AbstractContextManager[Any]:
         """Its products ask for every bit by themselves."""
@@ -233,7 +244,7 @@ class LinearNetwork(Network):
         self,
         inputs: Sequence[Any],
         chunk: int | None = None,
-        state: State | None = None,
+        state: Hidden | None = None,
     ) -> np.ndarray | jax.Array:
         """Run whole sequences, parallel over time.
 
@@ -252,15 +263,15 @@ class LinearNetwork(Network):
         self,
         inputs: Sequence[Any],
         chunk: int | None = None,
-        state: State | None = None,
-    ) -> tuple[np.ndarray | jax.Array, State]:
+        state: Hidden | None = None,
+    ) -> tuple[np.ndarray | jax.Array, Hidden]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
         outputs, after = self._run(inputs, chunk, state, with_state=True)
         return outputs, after
 
     def _run(
-        self, inputs: Sequence[Any], chunk: int | None, state: State | None, with_state: bool
-    ) -> tuple[np.ndarray | jax.Array, State]:
+        self, inputs: Sequence[Any], chunk: int | None, state: Hidden | None, with_state: bool
+    ) -> tuple[np.ndarray | jax.Array, Hidden]:
         structure = self.structure
         with precision(structure.dtype):
             parameters = self._reader.read(self, self.prepared)

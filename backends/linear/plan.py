@@ -23,6 +23,7 @@ from scipy import sparse
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import LayerStructure, NetworkStructure, Parameters
+from lsrl.backends.linear.decomposition import Decomposition, Group, decompose
 from lsrl.backends.linear.layers import (
     GroupPlan,
     Handed,
@@ -164,7 +165,7 @@ class Prepared:
     """
 
     plan: NetworkPlan
-    layers: tuple[recurrence.Decomposition, ...]
+    layers: tuple[Decomposition, ...]
     starts: tuple[np.ndarray, ...]
     extent: Extent
     form: Form
@@ -297,14 +298,14 @@ def _plan_layer(
     read: np.ndarray,
     uniform: bool,
     dtype: jnp.dtype,
-) -> tuple[LayerPlan, recurrence.Decomposition, np.ndarray, np.ndarray]:
+) -> tuple[LayerPlan, Decomposition, np.ndarray, np.ndarray]:
     """Plan a layer, given the rows of the bank before; also lists those of the bank after."""
     by_unit = kernel.tocsc()
     inputs = np.diff(by_unit.indptr) > 0
     varying = np.ones(len(bias), bool)
     if uniform:
         varying = np.diff(kernel[bank[1]].tocsc().indptr) > 0
-    parts = recurrence.decompose(recurrent, inputs, bias != 0, varying)
+    parts = decompose(recurrent, inputs, bias != 0, varying)
 
     heads: dict[bool, list[int]] = {False: [], True: []}
     groups = []
@@ -366,8 +367,8 @@ def _plan_layer(
 
 
 def _plan_group(
-    group: recurrence.Group,
-    parts: recurrence.Decomposition,
+    group: Group,
+    parts: Decomposition,
     drive: tuple[int, int] | None,
     counter: tuple[int, ...] | None,
     dtype: jnp.dtype,
@@ -441,7 +442,7 @@ def _merge_windows(
 
 
 def _plan_outputs(
-    parts: recurrence.Decomposition,
+    parts: Decomposition,
     left: np.ndarray,
     right: np.ndarray,
     relu: np.ndarray,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsrl.backends.linear import recurrence
-from lsrl.backends.linear.cell import NetworkStructure, Parameters, State
+from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
 from lsrl.backends.linear.plan import Extent, Form, NetworkPlan, Prepared, prepare
 from lsrl.backends.network import precision
@@ -227,7 +227,7 @@ class PlanCache:
 def run_tiles(
     prepared: Prepared,
     inputs: Sequence[Any],
-    state: State | None,
+    state: Hidden | None,
     chunk: int | None,
     with_state: bool,
 ) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual.stream import TAPS, Channel, Hull, Row, Site, Stream
+from lsrl.backends.residual.packer import TAPS, Channel
+from lsrl.backends.residual.rows import AtomRow, Hull
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
 from lsrl.ir.bounds import Sums
 from lsrl.ir.groups import Members, greatest_total
@@ -70,7 +72,7 @@ class ResidualAnalysis(Analysis):
         self.stream = stream
         self._scales = scales
         self._flushed = np.zeros(len(stream.signals) + 1)  # what the norm loses of each signal
-        self._hulls: dict[Row, Hull] = {}
+        self._hulls: dict[AtomRow, Hull] = {}
         self._errors: dict[tuple[int, Channel], float] = {}
         self._signals = np.zeros(len(stream.signals) + 1)
         self._found = list(self._conditions())
@@ -94,7 +96,7 @@ class ResidualAnalysis(Analysis):
     @cached_property
     def _norm(self) -> float:
         """The greatest 2-norm of what the stream holds beside its constant channel."""
-        sizes = [self._atoms(Row(signal.terms, 0.0)).size for signal in self.stream.signals]
+        sizes = [self._atoms(AtomRow(signal.terms, 0.0)).size for signal in self.stream.signals]
         return float(np.linalg.norm(sizes))
 
     # ------------------------------------------------------------ conditions
@@ -118,7 +120,7 @@ class ResidualAnalysis(Analysis):
         per_layer = len(self.stream.sites) // self.stream.depth
         for place, signal in enumerate(self.stream.signals, start=1):
             if signal.site < 0:
-                total = self._atoms(Row(signal.terms, 0.0))
+                total = self._atoms(AtomRow(signal.terms, 0.0))
                 # An embedding holds the sum, rounded once.
                 once = self.numerics.unit * total.size + self._lost(total, 1.0, 1)
                 self._signals[place] = 0.0 if self._fits(total) else once
@@ -209,7 +211,7 @@ class ResidualAnalysis(Analysis):
             error = most * error + size * off + error * off + fresh
         self._errors[number, channel] = error
 
-    def _snaps(self, channel: Channel, row: Row) -> bool:
+    def _snaps(self, channel: Channel, row: AtomRow) -> bool:
         """Whether a ReLU of a row is exactly 0 or 1, whatever the rounding.
 
         By promise, with a margin of MAX_SLACK, what it reads lacks nothing or at least 1.
@@ -300,7 +302,7 @@ class ResidualAnalysis(Analysis):
 
     # ------------------------------------------------------------ rows
 
-    def _row(self, row: Row, scale: float = 1.0) -> Total:
+    def _row(self, row: AtomRow, scale: float = 1.0) -> Total:
         """A row over the stream, times a scale: size, grid, error with its own rounding."""
         total = self._atoms(row)
         read = self.stream.read(row)
@@ -311,13 +313,13 @@ class ResidualAnalysis(Analysis):
             error += self._rounding(total, list(read.values()))
         return total._replace(error=error)
 
-    def _hull(self, row: Row) -> Hull:
+    def _hull(self, row: AtomRow) -> Hull:
         """Interval and grid; each row is asked for several times."""
         if row not in self._hulls:
             self._hulls[row] = self.stream.hull(row, self.facts)
         return self._hulls[row]
 
-    def _atoms(self, row: Row) -> Total:
+    def _atoms(self, row: AtomRow) -> Total:
         shares = [
             (abs(weight) * float(self.facts[node].magnitude[channel]), self._members(node, channel))
             for (node, channel), weight in row.terms
@@ -342,7 +344,7 @@ class ResidualAnalysis(Analysis):
                     found[root] = member
         return found
 
-    def _greatest_term(self, row: Row) -> float:
+    def _greatest_term(self, row: AtomRow) -> float:
         places = self.stream.read(row)
         return max((abs(w) * float(self._signals[place]) for place, w in places.items()), default=0)
 

@@ -11,24 +11,22 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
-from lsrl.backends.residual.stream import (
-    ONE,
+from lsrl.backends.residual.packer import (
     TAPS,
     Channel,
-    Kind,
     Made,
     Packer,
-    Row,
+    SiteKind,
     Terms,
     delayed_by,
-    factor_of,
 )
+from lsrl.backends.residual.rows import ONE, AtomRow, factor_of
 from lsrl.errors import LsrlError
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
 
-TEMPORAL = Kind("temporal", relu_branch=False, relu_gate=True)
-MLP = Kind("mlp", relu_branch=True, relu_gate=False)
+TEMPORAL = SiteKind("temporal", relu_branch=False, relu_gate=True)
+MLP = SiteKind("mlp", relu_branch=True, relu_gate=False)
 # Stages within a temporal block; the MLP has but the last.
 DELAYED, SCANNED, GATED = range(3)
 
@@ -36,7 +34,7 @@ DELAYED, SCANNED, GATED = range(3)
 class GriffinPacker(Packer):
     """Delay, scan and gate in the temporal block, ReLU and product in either half."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = (TEMPORAL, MLP)
+    kinds: ClassVar[tuple[SiteKind, ...]] = (TEMPORAL, MLP)
 
     def place(self, node: int, channel: int) -> Made:
         """By the kind of the op."""
@@ -61,11 +59,11 @@ class GriffinPacker(Packer):
             return min(options, key=lambda made: (made.site, len(made.terms)))
         raise LsrlError(f"{op.name} reached the Griffin layer")
 
-    def passing(self, row: Row) -> Terms:
+    def passing(self, row: AtomRow) -> Terms:
         """One channel, whatever its sign."""
         return ((Channel(row), 1),)
 
-    def _sum(self, row: Row, factor: float) -> Made:
+    def _sum(self, row: AtomRow, factor: float) -> Made:
         """What was summed up a token ago, and what comes in now.
 
         The first token goes into an RG-LRU unscaled, and so the sum takes a token later what is
@@ -84,7 +82,7 @@ class GriffinPacker(Packer):
             made.append((channel, weight))
         return Made(site, SCANNED, tuple(made))
 
-    def _multiplied(self, value: Row, gate: Row) -> Made:
+    def _multiplied(self, value: AtomRow, gate: AtomRow) -> Made:
         """In the MLP."""
         site = self.at_least(self.last(value, gate) + 1, MLP)
         return Made(

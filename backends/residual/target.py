@@ -8,18 +8,16 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from lsrl.backends.anatomy import Subject
 from lsrl.backends.base import Backend
+from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import (
-    Channel,
-    Packer,
-    Row,
-    Site,
-    Stream,
-    lay_out,
-)
+from lsrl.backends.residual.packer import Channel, Packer
+from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.certificate import check_range, place_of
+from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -142,6 +140,15 @@ class ResidualBackend(Backend):
         _check_blocks(self.name, numerics, weights.blocks)
         return self.network(weights)
 
+    def anatomy(
+        self, schedule: Stream, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the stream holds behind each site."""
+        lowered = self.lowered(schedule)
+        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
+        builder = StreamCircuit(subject, schedule, partial(self.inner_scale, lowered))
+        return builder.circuit(lowered.width, lowered.constant())
+
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""
         width = stream_width(max(stream.width, self.inner_width(stream)))
@@ -237,21 +244,21 @@ class Lowered:
         self.drives = drives
         self._activation = activation
 
-    def reading(self, row: Row) -> Array:
+    def reading(self, row: AtomRow) -> Array:
         """(width,) weights of a row; the constant channel carries its bias."""
         found = np.zeros(self.width)
         for place, weight in self.stream.read(row).items():
             found[place] = weight
         return found
 
-    def scale(self, row: Row) -> float:
+    def scale(self, row: AtomRow) -> float:
         """What to multiply a row by, so that the activation of it is a ReLU."""
         step = self.stream.hull(row).step
         if step == 0:
             return SHARP
         return self.drives.rectified / (1.0 if np.isinf(step) else step)
 
-    def rectified(self, row: Row) -> float:
+    def rectified(self, row: AtomRow) -> float:
         """What the activation of a scaled row is divided by to give relu(row).
 
         Where the row has one positive value, whatever the activation makes of that.

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from lsrl.backends.anatomy import node_names
+from lsrl.circuit import Channel, Circuit, Signal
 from lsrl.errors import InputError
-from lsrl.interpret.circuit import Channel, Circuit, Signal
-from lsrl.interpret.locate import node_names
 from lsrl.interpret.wiring import Patch, Wiring
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.numbers import Array

@@ -1,4 +1,4 @@
-"""Runs a residual network with patches layer by layer, over sequences whose streams are known.
+"""Runs a network with patches layer by layer, over sequences of which all is known without.
 
 `Wiring.run` goes token by token through all layers, since any hook may be set. A causal test sets
 one signal of a sequence: the layers before it do what they do without, those after it take all
@@ -8,55 +8,47 @@ weights as arguments, so it is compiled once for all layers and for all networks
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.residual.network import (
-    Block,
-    Places,
-    ResidualNetwork,
-    Structure,
-    embed,
-    read_out,
-)
-from lsrl.interpret.wiring import Patch, Wiring, patched, quick, remembered, turned_patches
+from lsrl.backends.hooks import Layer, Layered
+from lsrl.interpret.wiring import Patch, Wiring, patched, quick, turned_patches
 from lsrl.ir.numbers import Array
 
 
+def known_streams(wiring: Wiring, inputs: Sequence[Array]) -> "KnownStreams | None":
+    """A network on sequences that are run once; None where it can't run layer by layer."""
+    layered = wiring.model.module.layered()
+    return None if layered is None else KnownStreams(wiring, layered, inputs)
+
+
 class KnownStreams:
-    """A residual network on sequences of which each layer's stream is known.
+    """A network on sequences of which it is known what each layer reads.
 
     Attributes:
       wiring: of the network.
     """
 
-    def __init__(self, wiring: Wiring, inputs: Sequence[Array]) -> None:
+    def __init__(self, wiring: Wiring, layered: Layered, inputs: Sequence[Array]) -> None:
         """Run the sequences without patches.
 
         Args:
-          wiring: of a residual network.
+          wiring: of the network.
+          layered: the network layer by layer.
           inputs: one array an input: ids (sequences, time) or vectors (sequences, time, width).
         """
-        self.wiring, network = wiring, cast(ResidualNetwork, wiring.model.module)
-        self._structure: Structure = network.structure
-        parameters = network.parameters()
-        self._ends = {name: x for name, x in parameters.items() if name != "layers"}
-        stacked = {name: np.asarray(values) for name, values in parameters["layers"].items()}
-        self._layers = [
-            {name: values[layer] for name, values in stacked.items()}
-            for layer in range(network.depth)
-        ]
-        self._shapes = network.state_shapes() if self._layers else {}
+        self.wiring, self._layered = wiring, layered
         features = tuple(np.moveaxis(x, 1, 0) for x in wiring.model.features(inputs))
         with wiring.model.device_mode():
-            stream = _quick(_embedded, "structure")(self._ends, features, structure=self._structure)
+            embed = _quick(layered.embed, "structure")
+            stream = embed(layered.parameters, inputs=features, structure=layered.structure)
             # (time, sequences, d): what each layer reads, and what comes out of the last.
             self._streams = [np.asarray(stream)]
-            for layer in range(len(self._layers)):
+            for layer in range(len(layered.weights)):
                 stream = self._whole(layer, stream)
                 self._streams.append(np.asarray(stream))
 
@@ -70,50 +62,44 @@ class KnownStreams:
         Returns:
           (batch, time, outputs).
         """
-        wiring, sites = self.wiring, self._structure.sites
-        turned = turned_patches(wiring.model, patches)
+        layered, depth = self._layered, len(self._layered.weights)
+        turned = turned_patches(self.wiring.model, patches)
         hooks = {int(hook) for patch in turned for hook in np.unique(patch.layer) if hook >= 0}
-        # Hook 0 is the embedding's; each layer has as many as it has sites.
-        layers = {(hook - 1) // sites for hook in hooks if hook}
-        first = 0 if 0 in hooks else min(layers, default=len(self._layers))
-        with wiring.model.device_mode():
+        # Hook 0 is what the input map makes.
+        layers = {(hook - 1) // layered.hooks for hook in hooks if hook}
+        first = 0 if 0 in hooks else min(layers, default=depth)
+        with self.wiring.model.device_mode():
             stream: Any = self._streams[first][:, rows]
             if 0 in hooks:
                 stream = _quick(_patched)(stream, turned)
-            for layer in range(first, len(self._layers)):
+            for layer in range(first, depth):
                 if layer in layers:
                     stream = self._edited(layer, stream, turned)
                 else:
                     stream = self._whole(layer, stream)
-            outputs = _quick(_read, "structure")(self._ends, stream, structure=self._structure)
+            read = _quick(layered.read, "structure")
+            outputs = read(layered.parameters, stream=stream, structure=layered.structure)
             return np.moveaxis(np.asarray(outputs), 0, 1)
 
-    def _state(self, batch: int) -> dict[str, Array]:
-        return {name: np.zeros((batch, *x), np.float32) for name, x in self._shapes.items()}
-
     def _whole(self, layer: int, stream: Any) -> jax.Array:
-        found: jax.Array = _quick(_whole_layer, "block", "eps")(
-            self._layers[layer],
-            stream,
-            self._state(stream.shape[1]),
-            block=self._structure.block,
-            eps=self._structure.eps,
+        layered = self._layered
+        state = layered.init_state(stream.shape[1])
+        found: jax.Array = _quick(_whole_layer, "layer")(
+            layered.weights[layer], stream, state, layer=layered.layer
         )
         return found
 
     def _edited(self, layer: int, stream: Any, patches: Sequence[Patch]) -> jax.Array:
-        entries, weights = self.wiring.memory
-        first = 1 + layer * self._structure.sites
-        own = slice(first, first + self._structure.sites)
-        found: jax.Array = _quick(_edited_layer, "block", "eps")(
-            self._layers[layer],
+        layered = self._layered
+        first = 1 + layer * layered.hooks
+        found: jax.Array = _quick(_edited_layer, "layer")(
+            layered.weights[layer],
             stream,
-            self._state(stream.shape[1]),
+            layered.init_state(stream.shape[1]),
             patches,
             np.int32(first),
-            (entries[own], weights[own]),
-            block=self._structure.block,
-            eps=self._structure.eps,
+            tuple(x[first : first + layered.hooks] for x in self.wiring.memory),
+            layer=layered.layer,
         )
         return found
 
@@ -125,17 +111,8 @@ _quick = cache(quick)
 # ---------------------------------------------------------------- what is compiled, time first
 
 
-def _embedded(parameters: Any, inputs: Any, *, structure: Structure) -> jax.Array:
-    like = jnp.zeros(inputs[0].shape[:2])
-    return embed(parameters, structure, inputs, like)
-
-
-def _read(parameters: Any, stream: jax.Array, *, structure: Structure) -> jax.Array:
-    return read_out(parameters, structure, stream)
-
-
 def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
-    """The embedding as patched."""
+    """Hook 0 as patched."""
 
     def token(hook: jax.Array, tokens: Any, values: Any) -> jax.Array:
         return patched(hook, 0, patches, tokens, values)
@@ -143,13 +120,9 @@ def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
     return jax.vmap(token)(stream, *_timed(patches))
 
 
-def _whole_layer(
-    weights: Any, stream: jax.Array, state: Any, *, block: Block, eps: float
-) -> jax.Array:
+def _whole_layer(weights: Any, stream: jax.Array, state: Any, *, layer: Layer) -> jax.Array:
     """A layer, all tokens at once."""
-    tokens, batch = stream.shape[:2]
-    first = jnp.broadcast_to(jnp.arange(tokens)[:, None] == 0, (tokens, batch))
-    return block(weights, stream, state, Places(first, jnp.int32(tokens)), eps, None)[0]
+    return layer.whole(weights, stream, state)
 
 
 def _edited_layer(
@@ -160,8 +133,7 @@ def _edited_layer(
     first: Any,
     memory: Any,
     *,
-    block: Block,
-    eps: float,
+    layer: Layer,
 ) -> jax.Array:
     """A layer token by token, so that what is set goes on to the next token's memory.
 
@@ -171,25 +143,20 @@ def _edited_layer(
       state: before the first token.
       patches: with time first.
       first: the number of the layer's first hook.
-      memory: of its sites, as `Wiring.memory` has it of all.
-      block: the layer.
-      eps: of its norms.
+      memory: of its hooks, as `Wiring.memory` has it of all.
+      layer: the layer.
     """
-    tokens, batch = stream.shape[:2]
-    entries, into = memory
 
     def token(state: Any, now: Any) -> tuple[Any, jax.Array]:
         place, before, when, values = now
 
-        def edit(site: int, made: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
-            new = patched(made[0], first + site, patches, when, values)
-            return new[None], remembered(scan, new - made[0], entries[site], into[site])
+        def put(hook: Any, made: jax.Array) -> jax.Array:
+            return patched(made, first + hook, patches, when, values)
 
-        where = Places(jnp.broadcast_to(place == 0, (1, batch)), jnp.int32(1))
-        after, state = block(weights, before[None], state, where, eps, edit)
-        return state, after[0]
+        after, state = layer.token(weights, before, state, place == 0, put, memory)
+        return state, after
 
-    return lax.scan(token, state, (jnp.arange(tokens), stream, *_timed(patches)))[1]
+    return lax.scan(token, state, (jnp.arange(len(stream)), stream, *_timed(patches)))[1]
 
 
 def _timed(patches: Sequence[Patch]) -> tuple[Any, Any]:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lsrl.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
-from lsrl.interpret.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
 from lsrl.ir.graph import Source
 from lsrl.ir.numbers import Array
@@ -35,7 +35,23 @@ FORMAT, VERSION = "lsrl.view", 1
 MAX_VALUES = 4_000_000
 
 
-def view(model: Model, *inputs: Any, path: str | os.PathLike[str]) -> None:
+class Panel(NamedTuple):
+    """A table for the page, as plain data: whatever study made it, the page need not know.
+
+    Attributes:
+      title: above it.
+      columns: their names.
+      rows: of texts and numbers, one a column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+
+
+def view(
+    model: Model, *inputs: Any, path: str | os.PathLike[str], panels: Sequence[Panel] = ()
+) -> None:
     """Write a page that shows what a network does, signal by signal and token by token.
 
     It has the layers with the signal in every channel, the edges with their weights, the value of
@@ -46,21 +62,24 @@ def view(model: Model, *inputs: Any, path: str | os.PathLike[str]) -> None:
       model: any compiled model.
       *inputs: as for `Model.run`; several sequences can be leafed through.
       path: the HTML file; an older one is replaced, whole or not at all.
+      panels: shown below the certificate.
 
     Raises:
-      InputError: an input lies outside its declared type, or there are more than MAX_VALUES values.
+      InputError: an input lies outside its declared type, there are more than MAX_VALUES values, or
+        a row of a panel has more or fewer cells than columns.
       OSError: the file can't be written.
     """
     arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    replace_file(path, page(content(model, arrays)).encode())
+    replace_file(path, page(content(model, arrays, panels)).encode())
 
 
-def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
+def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ()) -> dict[str, Any]:
     """What the page shows, as JSON's types.
 
     Args:
       model: any compiled model.
       arrays: one an input, (sequences, time[, width]).
+      panels: tables of other studies.
 
     Returns:
       "circuit" as `Circuit.to_json` has it, but with file names for paths; "values" and "outputs",
@@ -98,7 +117,20 @@ def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
             for name, found in lines.items()
         },
         "sources": _excerpts(lines, names),
+        "panels": [_table(panel) for panel in panels],
     }
+
+
+def _table(panel: Panel) -> dict[str, str | list[str] | list[list[str | float]]]:
+    columns = list(panel.columns)
+    rows = [[x if isinstance(x, str) else _number(float(x)) for x in row] for row in panel.rows]
+    for number, row in enumerate(rows):
+        if len(row) != len(columns):
+            raise InputError(
+                f"view: row {number} of the panel {panel.title!r} has {len(row)} cells, expected "
+                f"{len(columns)}, one a column"
+            )
+    return {"title": panel.title, "columns": columns, "rows": rows}
 
 
 def page(shown: Mapping[str, Any]) -> str:
@@ -127,7 +159,7 @@ def _hash(text: str) -> str:
 # ---------------------------------------------------------------- values
 
 
-def _numbers(array: Array, held: Array | None = None) -> list[list[Any]]:
+def _numbers(array: Array, held: Array | None = None) -> list[list[int | float | str | None]]:
     """Per sequence the values, token by token; whole ones as ints, which are shorter."""
     values = np.asarray(array, np.float64)
     known = np.broadcast_to(True if held is None else held, values.shape)
@@ -141,7 +173,7 @@ def _numbers(array: Array, held: Array | None = None) -> list[list[Any]]:
     ]
 
 
-def _number(value: float) -> Any:
+def _number(value: float) -> int | float | str:
     if value.is_integer():
         return int(value)
     return value if math.isfinite(value) else str(value)

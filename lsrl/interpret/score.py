@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lsrl.circuit import OUTPUT, Circuit
 from lsrl.errors import InputError, LsrlError
-from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs
 from lsrl.ir.numbers import Array
 

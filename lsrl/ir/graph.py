@@ -8,7 +8,8 @@ names, source lines and facts.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
@@ -159,25 +160,34 @@ class Graph:
                 graph.add_edge(operand, i, slot=slot)
         return graph
 
-    def dump(self) -> str:
-        """The live graph as text, one node a line; golden tests read it."""
+    def dump(self, details: bool = False) -> str:
+        """The live graph as text, one node a line; golden tests read it.
+
+        Args:
+          details: tell each channel's interval and grid, and the user's line, too.
+        """
         live = self.live()
         number = {node: position for position, node in enumerate(live)}
         lines = []
         for i in live:
             node, fact = self.nodes[i], self.facts[i]
             operands = ", ".join(f"%{number[operand]}" for operand in node.operands)
-            low, high = _number(fact.low.min()), _number(fact.high.max())
-            names = f"  # {', '.join(node.names)}" if node.names else ""
+            known = f"in [{_number(fact.low.min())}, {_number(fact.high.max())}]"
+            remarks = [", ".join(node.names)] if node.names else []
+            if details:
+                known = _shorten(f"{fact}", 120)
+                # Of a path only the file, so that the text is the same on every machine.
+                remarks += [f"at {Path(line.file).name}:{line.line}" for line in node.sources[:1]]
+            remark = f"  # {' '.join(remarks)}" if remarks else ""
             parameters = _parameters(node.op)
             lines.append(
                 f"%{number[i]} = {node.op.name}({operands}){parameters}"
-                f" : {node.width} in [{low}, {high}]{names}"
+                f" : {node.width} {known}{remark}"
             )
         return "\n".join([*lines, f"return %{number[self.output]}"])
 
 
-def _number(value: Any) -> str:
+def _number(value: float) -> str:
     return f"{float(value):.12g}"
 
 
