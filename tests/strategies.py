@@ -19,7 +19,7 @@ WIDTHS = [1, 2, 4, 8, 16, 16, 16, 16, 16]
 
 # Heavy property tests draw other examples each day, in turn, and those of all turns at night. The
 # workers have the turn of the process that started them, whatever the date is by then.
-TURNS = 5
+TURNS = 7
 TURN = int(os.environ.setdefault("LSRL_TURN", str(date.today().toordinal() % TURNS))) % TURNS
 each_turn = pytest.mark.parametrize(
     "turn",

@@ -138,7 +138,7 @@ def check_models(target: str, dtype: str, turn: int | None, count: int, record_p
 @each_turn
 @pytest.mark.parametrize(("target", "dtype"), CASES)
 def test_models_equal_the_reference(target, dtype, turn, record_property) -> None:
-    check_models(target, dtype, turn, 12, record_property)
+    check_models(target, dtype, turn, 8, record_property)
 
 
 @pytest.mark.nightly
@@ -264,15 +264,23 @@ def assert_holds(facts: Facts, values: Array, what: str) -> None:
         assert (rounded.sum(axis=1) <= 1).all(), what
 
 
-@given(program=programs(OPS))
-def test_facts_are_sound(program) -> None:
-    inputs = inputs_of(program, 12)
-    for tokens in (1, 3, 12):
-        check_facts(program.graph, inputs, tokens)
+@each_turn
+def test_facts_are_sound(turn) -> None:
+    def check(program: lsrl.Program) -> None:
+        inputs = inputs_of(program, 12)
+        for tokens in (1, 3, 12):
+            check_facts(program.graph, inputs, tokens)
+
+    check_programs(turn, 20, programs(OPS), check)
 
 
-@given(program=programs(OPS))
-def test_float64_agrees_with_rationals_where_it_is_proven(program) -> None:
+@each_turn
+def test_float64_agrees_with_rationals_where_it_is_proven(turn) -> None:
+    check_programs(turn, 20, programs(OPS), check_float64)
+
+
+def check_float64(program: lsrl.Program) -> None:
+    """Equal to rationals, and so is what `run` chooses."""
     tokens = 12
     inputs = inputs_of(program, tokens)
     rationals = program.run(*inputs, exact=True)
@@ -307,13 +315,12 @@ def check_passes(program: lsrl.Program, target: str, tokens: int = 24) -> None:
 @each_turn
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_pass_preserves_values(target, turn) -> None:
-    check_programs(turn, 5, programs(), partial(check_passes, target=target))
+    check_programs(turn, 4, programs(), partial(check_passes, target=target))
 
 
-@settings(max_examples=18)
-@given(program=programs(OPS))
-def test_simplifying_preserves_every_kind_of_op(program) -> None:
-    check_passes(program, "gated_linear_rnn")
+@each_turn
+def test_simplifying_preserves_every_kind_of_op(turn) -> None:
+    check_programs(turn, 5, programs(OPS), partial(check_passes, target="gated_linear_rnn"))
 
 
 @pytest.mark.nightly
@@ -336,10 +343,10 @@ def test_equal_arguments_give_equal_programs() -> None:
 
 
 def test_programs_are_as_described() -> None:
-    drawn = [random_program(seed, OPS) for seed in range(200)]
+    drawn = [random_program(seed, OPS) for seed in range(80)]
     assert all(depth_of(program) == 8 for program in drawn)
     assert {op for program in drawn for op in ops_of(program)} == set(OPS)
-    assert 20 < sum(len(program.inputs) == 2 for program in drawn) < 80
+    assert 8 < sum(len(program.inputs) == 2 for program in drawn) < 32
     signals = [
         program.graph.nodes[i].width
         for program in drawn
@@ -380,14 +387,14 @@ def test_programs_at_the_edges_are_as_described() -> None:
 
 def test_every_kind_of_transition_is_drawn() -> None:
     kinds: Counter[str] = Counter()
-    for seed in range(150):
+    for seed in range(60):
         graph = random_program(seed, ["linear_state", "affine", "clip"]).graph
         for i in graph.live():
             op = graph.nodes[i].op
             if isinstance(op, LinearState) and len(op.initial) > 1:
                 kinds[kind_of(op.transition.dense())] += 1
     assert set(kinds) == {"identity", "shift", "permutation", "signed permutation", "general"}
-    assert min(kinds.values()) >= 10
+    assert min(kinds.values()) >= 4
 
 
 def kind_of(matrix: Array) -> str:
