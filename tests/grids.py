@@ -1,6 +1,6 @@
 """Grids of cases that are too many for every run: a share of them in CI, all in the nightly run.
 
-Of what CI runs, a few cases of each study are left to the quick run.
+Of what CI runs, `make test` has a few cases of each study, and of the largest grids.
 """
 
 import zlib
@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 
-def thinned(cases: Sequence[Any], share: int) -> list[Any]:
-    """One case in `share` as it is, the others marked nightly.
+def thinned(cases: Sequence[Any], share: int, later: int | None = None) -> list[Any]:
+    """One case in `share` as it is, one in `later`, a divisor, in CI, the others marked nightly.
 
     Which ones follows from their ids, so each row and column of a grid has some, whatever is added.
     """
-    return [
-        case
-        if zlib.crc32(f"{case.id}".encode()) % share == 0
-        else pytest.param(*case.values, id=case.id, marks=pytest.mark.nightly)
-        for case in cases
-    ]
+
+    def marked(case: Any) -> Any:
+        place = zlib.crc32(f"{case.id}".encode())
+        if place % share == 0:
+            return case
+        mark = pytest.mark.studies if later and place % later == 0 else pytest.mark.nightly
+        return pytest.param(*case.values, id=case.id, marks=mark)
+
+    return [marked(case) for case in cases]
 
 
 def studied(cases: Sequence[Any], *quick: Any) -> list[Any]:

@@ -79,7 +79,7 @@ def test_required_programs_are_certified_and_exact(name, cell, dtype):
 @pytest.mark.parametrize(
     ("name", "cell", "dtype"),
     [
-        *thinned(cases([n for n in CATALOGUE if n not in REQUIRED], ("float32",)), 2),
+        *thinned(cases([n for n in CATALOGUE if n not in REQUIRED], ("float32",)), 4, later=2),
         *(
             pytest.param(*case.values, id=case.id, marks=pytest.mark.nightly)
             for case in cases([n for n in CATALOGUE if n not in REQUIRED], ("float64", "bfloat16"))
