@@ -74,8 +74,8 @@ def test_program_equals_its_reference(target, entry, parameters):
     expected = [entry.expected(inputs, **parameters) for inputs in cases]
     outputs = model.run(*side_by_side(cases))
     for wanted, got in zip(expected, outputs, strict=True):
-        error = np.abs(got[: len(wanted)] - wanted)
-        np.testing.assert_array_less(error, allowed + 2**-1000)
+        off = np.abs(got[: len(wanted)] - wanted)
+        np.testing.assert_array_less(off, allowed + 2**-1000)
     inputs, expected = cases[0], expected[0]
     state = model.init_state()
     for t in range(min(len(inputs[0]), 6)):
