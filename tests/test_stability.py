@@ -13,18 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 import lsrl
+from benchmarks.stability import factor_programs, factors, paper_experiment, states
+from benchmarks.stability.figures import draw_paper
 from lsrl import cache, paper, programs
 from lsrl.cli import app
 from lsrl.errors import InputError
-from lsrl.stability import (
-    factor_programs,
-    factors,
-    figures,
-    paper_experiment,
-    report,
-    states,
-    workloads,
-)
+from lsrl.stability import figures, report, workloads
 from lsrl.stability.copies import run_copies
 from lsrl.stability.measures import (
     Critical,
@@ -561,7 +555,7 @@ def test_summaries_of_the_papers_table(tmp_path: Path) -> None:
     assert (noisy.tolerated, noisy.original) == (0.5, (69.7, 60.4, 78.8))
     assert noisy.low < noisy.mean < noisy.high
     pytest.importorskip("matplotlib")
-    figures.save(figures.draw_paper([clean, noisy]), tmp_path / "paper.png")
+    figures.save(draw_paper([clean, noisy]), tmp_path / "paper.png")
 
 
 def test_the_functions_of_vec2vec_are_the_originals() -> None:
@@ -785,7 +779,6 @@ def test_bench_writes_table_and_figures_and_resumes(tmp_path: Path) -> None:
     [
         (["--program", "nothing"], "no program nothing"),
         (["-t", "nothing"], "unknown target"),
-        (["--paper", "--quick"], "exclude each other"),
         (["--quick", "-t", "linear_rnn"], "chooses its"),
     ],
 )

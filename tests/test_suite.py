@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import lsrl
 from lsrl import errors
-from lsrl.backends.base import Backend
+from lsrl.backends.base import StackBackend
 from lsrl.cli import app
 from lsrl.interpret import Circuit, capture
 from lsrl.suite import datasets, variants, verify
@@ -424,7 +424,7 @@ def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "CHECKS", [verify.check_causes])
     build(tmp_path, programs=["majority"], targets=["lstm"], variants=["plain"], workers=1)
 
-    truth = Backend.anatomy
+    truth = StackBackend.anatomy
 
     def lying(*arguments):
         circuit = truth(*arguments)
@@ -434,7 +434,7 @@ def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
         )
         return dataclasses.replace(circuit, channels=channels)
 
-    monkeypatch.setattr(Backend, "anatomy", lying)
+    monkeypatch.setattr(StackBackend, "anatomy", lying)
     with pytest.raises(errors.ModelDifferenceError, match="interchanges of ones"):
         verify.verify(tmp_path, workers=1)
 

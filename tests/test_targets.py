@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl.errors import UnsupportedOpError
+from lsrl.backends import registry
+from lsrl.errors import LsrlError, UnsupportedOpError
+from lsrl.numerics import numerics_of
 from lsrl.programs import (
     catalogue,
     random_dictionary,
@@ -72,8 +74,8 @@ def test_program_equals_its_reference(target, entry, parameters):
     expected = [entry.expected(inputs, **parameters) for inputs in cases]
     outputs = model.run(*side_by_side(cases))
     for wanted, got in zip(expected, outputs, strict=True):
-        error = np.abs(got[: len(wanted)] - wanted)
-        np.testing.assert_array_less(error, allowed + 2**-1000)
+        off = np.abs(got[: len(wanted)] - wanted)
+        np.testing.assert_array_less(off, allowed + 2**-1000)
     inputs, expected = cases[0], expected[0]
     state = model.init_state()
     for t in range(min(len(inputs[0]), 6)):
@@ -211,3 +213,25 @@ def test_explain_answers_with_its_reasons():
     assert "Merrill" in no.reason
     needed = dict(bounded.bits)
     assert needed[1000] > needed[16]
+
+
+def test_an_op_that_a_family_has_no_row_for_is_named():
+    """Nothing that a table lacks is taken for something else."""
+
+    @lsrl.program
+    def gated(x: lsrl.Vector(1, low=-4, high=4, step=1)):
+        return lsrl.select(x > 0, lsrl.delay(x), 0)
+
+    schedule = lsrl.compile(gated, "gated_linear_rnn").schedule
+    for target in ("linear_rnn", "rnn"):
+        with pytest.raises(LsrlError, match=r"this cell has no .* for Product"):
+            registry.find(target).lower(schedule, numerics_of("float32"))
+    with pytest.raises(LsrlError, match="no block of this target makes a step"):
+        registry.find("mamba").schedule(lsrl.compile(gated, "lstm").schedule.graph, None)
+
+
+def test_remarks_stand_for_what_a_target_can_do():
+    for backend in map(registry.find, registry.names()):
+        plain = type("Plain", (type(backend),), {"remarks": {}})().features
+        assert all(plain[column] != "no" for column in backend.remarks)
+        assert plain.keys() == backend.features.keys()
