@@ -66,22 +66,6 @@ def channels_as_they_are(schedule: Schedule, text: str) -> Hooks:
     return Hooks(text, layers)
 
 
-class Subject(NamedTuple):
-    """Whose circuit it is.
-
-    Attributes:
-      program: the program's name.
-      target: the target's name.
-      dtype: of the network.
-      inspectable: whether layers read values from the channels that hold them, and no others.
-    """
-
-    program: str
-    target: str
-    dtype: str
-    inspectable: bool
-
-
 def node_names(graph: Graph) -> dict[int, str]:
     """A name for each live node that no other has; the program's text may use one twice."""
     found: dict[int, str] = {}
@@ -96,14 +80,15 @@ def node_names(graph: Graph) -> dict[int, str]:
 class CircuitBuilder:
     """What the circuits of all kinds of networks share: names and descriptions."""
 
-    def __init__(self, subject: Subject, graph: Graph) -> None:
+    def __init__(self, names: tuple[str, str, str], graph: Graph, inspectable: bool) -> None:
         """Begin a circuit without signals.
 
         Args:
-          subject: whose it is.
+          names: of program, target and dtype.
           graph: the network's.
+          inspectable: whether layers read values from the channels that hold them, and no others.
         """
-        self.subject = subject
+        self.names, self.inspectable = names, inspectable
         self.graph = graph
         self.signals: dict[str, Signal] = {}
         self.channels: list[Channel] = []
@@ -140,7 +125,7 @@ class CircuitBuilder:
         looked_up = any(
             isinstance(self.graph.nodes[reader].op, Lookup) for reader in self.graph.readers[node]
         )
-        return self.subject.inspectable and not looked_up
+        return self.inspectable and not looked_up
 
     def add_constant(self, name: str, value: float, layer: int) -> None:
         """Describe a constant, unless it is known."""
@@ -165,7 +150,7 @@ class CircuitBuilder:
         """The circuit, with named affine maps of its signals."""
         order = sorted(self.signals.values(), key=lambda signal: signal.layer)
         return Circuit(
-            *self.subject[:3],
+            *self.names,
             hook,
             tuple(units),
             tuple(order),
@@ -211,22 +196,11 @@ class CircuitBuilder:
 class StackCircuit(CircuitBuilder):
     """The circuit of a stack of layers: channels follow the schedule's units."""
 
-    def __init__(self, subject: Subject, schedule: Schedule, hooks: Hooks) -> None:
-        """Take a schedule.
-
-        Args:
-          subject: whose circuit it is.
-          schedule: of the network.
-          hooks: where the network holds its channels.
-        """
-        super().__init__(subject, schedule.graph)
-        self.schedule, self.hooks = schedule, hooks
-        self.elements: list[Element] = []  # of the layer before
-
-    def circuit(self) -> Circuit:
+    def circuit(self, schedule: Schedule, hooks: Hooks) -> Circuit:
         """Every channel of every layer by its signal, and the edges."""
-        schedule, (hook, layers) = self.schedule, self.hooks
-        self._features()
+        hook, layers = hooks
+        self.elements: list[Element] = []  # of the layer before
+        self._features(schedule.features)
         held: set[int] = set(schedule.features)
         for number, (layer, read) in enumerate(zip(schedule.layers, layers, strict=True), start=1):
             own = [
@@ -272,9 +246,9 @@ class StackCircuit(CircuitBuilder):
                 )
             )
 
-    def _features(self) -> None:
+    def _features(self, nodes: Sequence[int]) -> None:
         position = 0
-        for node in self.schedule.features:
+        for node in nodes:
             self.add_signal(node, 0, self.read_from_channels(node))
             for element in range(self.graph.nodes[node].width):
                 self.elements.append((self.name(node), element))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
-from lsrl.backends.anatomy import Hooks, StackCircuit, Subject
+from lsrl.backends.anatomy import Hooks, StackCircuit
 from lsrl.certificate import Analysis
 from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError, PrecisionError
@@ -212,5 +212,6 @@ class StackBackend(Backend[Schedule]):
         self, schedule: Schedule, numerics: Numerics, program: str, options: Options = DEFAULT
     ) -> Circuit:
         """Which signal each channel of the network holds, by the `hooks`."""
-        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
-        return StackCircuit(subject, schedule, self.hooks(schedule, numerics)).circuit()
+        names = program, self.name, numerics.dtype
+        builder = StackCircuit(names, schedule.graph, options.inspectable)
+        return builder.circuit(schedule, self.hooks(schedule, numerics))

@@ -121,6 +121,7 @@ def test_program_with_other_parameters(target, entry, parameters, dtype, tmp_pat
     assert_equals_its_reference(target, entry, parameters, dtype, tmp_path / "model")
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("target", CELLS)
 @pytest.mark.parametrize("name", ["majority", "flip_flop"])

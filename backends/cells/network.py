@@ -10,7 +10,7 @@ cell's dense map (`sparse.py`).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,10 @@ from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
 from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
+    Inputs,
     Network,
     Place,
+    Step,
     aligned,
     on_device,
     parameter,
@@ -34,6 +36,8 @@ from lsrl.backends.network import (
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
+from lsrl.parameters import Parameter
+from lsrl.pytrees import Tree
 
 CellKind = Literal["relu", "tanh", "lstm", "gru"]
 Carries = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
@@ -352,7 +356,7 @@ class CellNetwork(Network):
       output_bias: (outputs,).
     """
 
-    pure_step = staticmethod(apply_step)
+    pure_step = staticmethod(cast(Step, apply_step))
     memory_is_output = True
     structure: Structure
 
@@ -407,7 +411,7 @@ class CellNetwork(Network):
         found["output_bias"] = Place(self, "output_bias")
         return found
 
-    def rebuilt(self, arrays: Mapping[str, Any]) -> "CellNetwork":
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
@@ -511,7 +515,7 @@ class CellNetwork(Network):
         return jnp.where(after == before, cell + (after - before), after), after
 
     def run_chunk(
-        self, parameters: Parameters, state: Carries, inputs: tuple[Any, ...]
+        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
     ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
         return _jitted_run(parameters, self.structure, state, inputs)

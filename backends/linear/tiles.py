@@ -14,13 +14,13 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import DTypeLike
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
 from lsrl.backends.linear.plan import Carry, Extent, Form, NetworkPlan, Prepared, prepare
-from lsrl.backends.network import precision
+from lsrl.backends.network import Inputs, precision
 
 # ---------------------------------------------------------------- chunks
 
@@ -230,7 +230,7 @@ class PlanCache:
 
 def run_tiles(
     prepared: Prepared,
-    inputs: Sequence[ArrayLike],
+    inputs: Inputs,
     state: Hidden | None,
     chunk: int | None,
     with_state: bool,

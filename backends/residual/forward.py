@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsrl.backends.network import Edit
+from lsrl.backends.network import LoopEdit, Memory
 from lsrl.backends.residual.blocks import (
+    DTYPE,
     BlockFunction,
     LayerParameters,
     LayerState,
@@ -34,8 +35,10 @@ class Structure:
       inputs: per program input "tables", "kernels" or "" (not read).
       embedding_scale: see ResidualWeights.
       eps: see ResidualWeights.
+      dtype: of parameters, states and outputs.
     """
 
+    dtype: ClassVar[str] = DTYPE
     block: BlockFunction
     sites: int
     gain_offset: float
@@ -63,7 +66,7 @@ def forward(
     inputs: Sequence[jax.Array],
     count: jax.Array,
     head: jax.Array | None = None,
-    edit: Edit | None = None,
+    edit: LoopEdit | None = None,
 ) -> tuple[jax.Array, ResidualState, jax.Array | None]:
     """Run a chunk.
 
@@ -97,7 +100,7 @@ def forward(
             return stream, (own, None)
         streams = []
 
-        def edited(site: int, values: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        def edited(site: int, values: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
             streams.append(values)
             return edit(1 + number * structure.sites + site, values, memory)
 

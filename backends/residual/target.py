@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lsrl.backends.anatomy import Subject
 from lsrl.backends.base import Backend
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
@@ -120,9 +119,10 @@ class ResidualBackend(Backend[Stream]):
     ) -> Circuit:
         """Which signal each channel of the stream holds behind each site."""
         lowered = self.lowered(schedule)
-        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
-        builder = StreamCircuit(subject, schedule, partial(self.inner_scale, lowered))
-        return builder.circuit(lowered.width, lowered.constant())
+        names = program, self.name, numerics.dtype
+        builder = StreamCircuit(names, schedule, options.inspectable)
+        scale = partial(self.inner_scale, lowered)
+        return builder.circuit(lowered.width, lowered.constant(), scale)
 
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""
