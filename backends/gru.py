@@ -28,7 +28,7 @@ from lsrl.backends.cells.encoding import (
     saturated,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Sums, joined_sums
 from lsrl.ir.ops import (

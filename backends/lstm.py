@@ -25,7 +25,7 @@ from lsrl.backends.cells.encoding import (
     linear,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (

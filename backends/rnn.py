@@ -24,7 +24,7 @@ from lsrl.backends.cells.encoding import (
     power_below,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Facts, Sums, lowest_bit_of_step
 from lsrl.ir.numbers import Array

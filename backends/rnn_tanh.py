@@ -26,7 +26,7 @@ from lsrl.backends.cells.encoding import (
     saturated,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import lowest_bit_of_step
 from lsrl.ir.numbers import Array
