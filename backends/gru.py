@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
@@ -21,11 +22,13 @@ from lsrl.backends.cells.encoding import (
     Part,
     Site,
     combined,
+    comparisons,
     constant,
     fixed,
     inverse,
     linear,
     saturated,
+    scaled,
     spread,
 )
 from lsrl.backends.cells.forward import CellKind
@@ -37,19 +40,9 @@ from lsrl.ir.ops import (
     Product,
     Relu,
     SelectiveState,
-    Step,
-    ThresholdState,
 )
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
-
-
-def _step(site: Site) -> Encoding:
-    return saturated("n", site.compared(site.numerics.saturated))
-
-
-def _threshold(site: Site) -> Encoding:
-    return saturated("n", site.positive(site.rows, site.argument, site.numerics.saturated))
 
 
 def _product(site: Site) -> Encoding:
@@ -67,10 +60,7 @@ def _relu(site: Site) -> Encoding:
 
 
 def _linear(site: Site) -> Encoding:
-    scale = site.value_scale(site.initial)
-    drive = linear(site.rows, site.values, scale, site.initial)
-    part = Part({"n": drive}, 1 / scale, spread(site.values, scale, site.initial))
-    return Encoding((part,), site.initial)
+    return scaled(site, "n", site.initial)
 
 
 def _pair(site: Site, gate: Drive, slot: int) -> Encoding:
@@ -139,8 +129,7 @@ GRU = Encoder(
         Relu: _relu,
         Product: _product,
         SelectiveState: _selective,
-        Step: _step,
-        ThresholdState: _threshold,
+        **comparisons("n"),
     },
     # The unit takes n, and n reads h.
     gates=lambda numerics: {"r": numerics.gate, "z": -numerics.gate, "n": -numerics.gate},
@@ -154,7 +143,7 @@ class Gru(CellBackend):
 
     name: ClassVar[str] = "gru"
     cell: ClassVar[str] = "the stock GRU cell and nothing else between layers"
-    capabilities: ClassVar[Capabilities] = GRU.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(GRU.table)
     encoder: ClassVar[Encoder] = GRU
     kind: ClassVar[CellKind] = "gru"
 

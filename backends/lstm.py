@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
@@ -23,6 +24,7 @@ from lsrl.backends.cells.encoding import (
     fixed,
     inverse,
     linear,
+    scaled,
     spread,
 )
 from lsrl.backends.cells.forward import CellKind
@@ -49,20 +51,23 @@ def _one(numerics: Numerics) -> Part:
 
 
 def _linear(site: Site) -> Encoding:
-    return _unit(site, {}, site.initial)
+    return scaled(site, "g", site.initial)
 
 
 def _relu(site: Site) -> Encoding:
-    return _unit(site, {"o": site.positive(site.rows, site.operand(0), site.numerics.gate)})
+    drive = site.positive(site.rows, site.operand(0), site.numerics.gate)
+    return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
 def _recurrent(site: Site) -> Encoding:
-    return _unit(site, {"o": site.positive(site.rows, site.argument, site.numerics.gate)})
+    drive = site.positive(site.rows, site.argument, site.numerics.gate)
+    return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
 def _product(site: Site) -> Encoding:
     condition, value = site.boolean_slot()
-    return _unit(site, {"o": site.opened(condition, site.numerics.gate)}, slot=value)
+    drive = site.opened(condition, site.numerics.gate)
+    return scaled(site, "g", np.zeros(site.width), {"o": drive}, value)
 
 
 def _step(site: Site) -> Encoding:
@@ -72,19 +77,6 @@ def _step(site: Site) -> Encoding:
 def _threshold(site: Site) -> Encoding:
     drive = site.positive(site.rows, site.argument, site.numerics.gate)
     return _switch(site, drive, site.initial)
-
-
-def _unit(
-    site: Site,
-    drives: dict[str, Drive],
-    offset: Array | None = None,
-    slot: int = 0,
-) -> Encoding:
-    """H = ε (x - offset), as far as the gates let it through."""
-    offset = np.zeros(site.width) if offset is None else offset
-    scale = site.value_scale(offset)
-    drives = {**drives, "g": linear(site.unit.slots[slot], site.values, scale, offset)}
-    return Encoding((Part(drives, 1 / scale, spread(site.values, scale, offset)),), offset)
 
 
 def _selective(site: Site) -> Encoding:
@@ -140,7 +132,7 @@ class Lstm(CellBackend):
 
     name: ClassVar[str] = "lstm"
     cell: ClassVar[str] = "the stock LSTM cell and nothing else between layers"
-    capabilities: ClassVar[Capabilities] = LSTM.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(LSTM.table)
     encoder: ClassVar[Encoder] = LSTM
     kind: ClassVar[CellKind] = "lstm"
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Bounds,
     Drive,
@@ -163,7 +164,7 @@ class ReluRnn(CellBackend):
 
     name: ClassVar[str] = "rnn"
     cell: ClassVar[str] = 'Elman, `activation="relu"` (default)'
-    capabilities: ClassVar[Capabilities] = ELMAN.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(ELMAN.table)
     encoder: ClassVar[Encoder] = ELMAN
     kind: ClassVar[CellKind] = "relu"
 

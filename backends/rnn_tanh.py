@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
@@ -20,10 +21,11 @@ from lsrl.backends.cells.encoding import (
     Part,
     Site,
     combined,
+    comparisons,
     constant,
     fixed,
-    linear,
     saturated,
+    scaled,
     spread,
 )
 from lsrl.backends.cells.forward import CellKind
@@ -35,8 +37,6 @@ from lsrl.ir.ops import (
     LinearState,
     Product,
     SelectiveState,
-    Step,
-    ThresholdState,
 )
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
@@ -45,19 +45,11 @@ from lsrl.target import Capabilities
 def _carry(site: Site) -> Encoding:
     # A {0,1} value is held as 1 minus itself: then the bias of an open gate vanishes.
     gates = site.values(site.graph.facts).boolean
-    return _linear(site, np.ones(site.width) if gates else site.initial)
+    return scaled(site, "h", np.ones(site.width) if gates else site.initial)
 
 
 def _state(site: Site) -> Encoding:
-    return _linear(site, site.initial)
-
-
-def _step(site: Site) -> Encoding:
-    return saturated("h", site.compared(site.numerics.saturated))
-
-
-def _threshold(site: Site) -> Encoding:
-    return saturated("h", site.positive(site.rows, site.argument, site.numerics.saturated))
+    return scaled(site, "h", site.initial)
 
 
 def _product(site: Site) -> Encoding:
@@ -66,13 +58,6 @@ def _product(site: Site) -> Encoding:
     condition, value = site.boolean_slot()
     rows, gate = site.unit.slots[value], site.unit.slots[condition]
     return Encoding(_gated(site, rows, gate, site.value_scale()), np.zeros(site.width))
-
-
-def _linear(site: Site, offset: Array) -> Encoding:
-    scale = site.value_scale(offset)
-    drive = linear(site.rows, site.values, scale, offset)
-    part = Part({"h": drive}, 1 / scale, spread(site.values, scale, offset))
-    return Encoding((part,), offset)
 
 
 def _gated(site: Site, rows: Rows, condition: Rows, scale: Array) -> tuple[Part, Part]:
@@ -137,8 +122,7 @@ ELMAN = Encoder(
         LinearState: _state,
         Product: _product,
         SelectiveState: _selective,
-        Step: _step,
-        ThresholdState: _threshold,
+        **comparisons("h"),
     },
     gates=lambda _: {"h": 0.0},
     one=lambda numerics: Part({"h": constant(numerics.saturated, 1)}, np.ones(1), fixed(1.0, 1)),
@@ -151,7 +135,7 @@ class TanhRnn(CellBackend):
 
     name: ClassVar[str] = "rnn_tanh"
     cell: ClassVar[str] = 'Elman, `activation="tanh"`'
-    capabilities: ClassVar[Capabilities] = ELMAN.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(ELMAN.table)
     remarks: ClassVar[dict[str, str]] = {
         "select/gate with a {0,1} operand": "saturation",
         "selective": "yes (3 units)",
