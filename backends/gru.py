@@ -20,7 +20,7 @@ from lsrl.backends.cells.encoding import (
     Encoding,
     Known,
     Part,
-    Site,
+    UnitSite,
     combined,
     comparisons,
     constant,
@@ -45,25 +45,25 @@ from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-def _product(site: Site) -> Encoding:
+def _product(site: UnitSite) -> Encoding:
     if site.is_conjunction:
         return saturated("n", site.both(site.numerics.saturated))
     condition, value = site.boolean_slot()
     return _pair(site, site.opened(condition, site.numerics.gate), value)
 
 
-def _relu(site: Site) -> Encoding:
+def _relu(site: UnitSite) -> Encoding:
     if site.is_boolean_relu:
         drive = site.positive(site.rows, site.operand(0), site.numerics.saturated)
         return saturated("n", drive)
     return _pair(site, site.positive(site.rows, site.operand(0), site.numerics.gate), 0)
 
 
-def _linear(site: Site) -> Encoding:
+def _linear(site: UnitSite) -> Encoding:
     return scaled(site, "n", site.initial)
 
 
-def _pair(site: Site, gate: Drive, slot: int) -> Encoding:
+def _pair(site: UnitSite, gate: Drive, slot: int) -> Encoding:
     """The difference u - v: the value if the gate is open, else what u holds less its copy."""
     # torch has h = (h - n) z + n, so n must keep its bits where the gate is shut too.
     operand = site.operand(slot)(site.graph.facts)
@@ -76,7 +76,7 @@ def _pair(site: Site, gate: Drive, slot: int) -> Encoding:
     return Encoding((taking, copying), np.zeros(site.width))
 
 
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With q = s - initial: q_t = k q_{t-1} + w, w = u - initial + initial k."""
     op, start = site.op, site.initial
     keep, update = site.unit.slots
@@ -94,7 +94,7 @@ def _selective(site: Site) -> Encoding:
     return _reset(site, rows, gate)
 
 
-def _reset(site: Site, update: Rows, gate: Drive) -> Encoding:
+def _reset(site: UnitSite, update: Rows, gate: Drive) -> Encoding:
     """Q = a - b, where a adds up and b takes away what is not kept.
 
     r gates all that n reads of the layer at t - 1, so an update from there needs a unit of its

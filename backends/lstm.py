@@ -18,7 +18,7 @@ from lsrl.backends.cells.encoding import (
     Encoder,
     Encoding,
     Part,
-    Site,
+    UnitSite,
     combined,
     constant,
     fixed,
@@ -50,36 +50,36 @@ def _one(numerics: Numerics) -> Part:
     return Part({"g": constant(size, 1)}, np.array([1 / size]), fixed(size, 1))
 
 
-def _linear(site: Site) -> Encoding:
+def _linear(site: UnitSite) -> Encoding:
     return scaled(site, "g", site.initial)
 
 
-def _relu(site: Site) -> Encoding:
+def _relu(site: UnitSite) -> Encoding:
     drive = site.positive(site.rows, site.operand(0), site.numerics.gate)
     return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
-def _recurrent(site: Site) -> Encoding:
+def _recurrent(site: UnitSite) -> Encoding:
     drive = site.positive(site.rows, site.argument, site.numerics.gate)
     return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
-def _product(site: Site) -> Encoding:
+def _product(site: UnitSite) -> Encoding:
     condition, value = site.boolean_slot()
     drive = site.opened(condition, site.numerics.gate)
     return scaled(site, "g", np.zeros(site.width), {"o": drive}, value)
 
 
-def _step(site: Site) -> Encoding:
+def _step(site: UnitSite) -> Encoding:
     return _switch(site, site.compared(site.numerics.gate), np.zeros(site.width))
 
 
-def _threshold(site: Site) -> Encoding:
+def _threshold(site: UnitSite) -> Encoding:
     drive = site.positive(site.rows, site.argument, site.numerics.gate)
     return _switch(site, drive, site.initial)
 
 
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With r = s - initial: r_t = k r_{t-1} + (u - initial + initial k)."""
     facts, update = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
     start = np.abs(site.initial)
@@ -94,7 +94,7 @@ def _selective(site: Site) -> Encoding:
     return Encoding((part,), site.initial)
 
 
-def _switch(site: Site, drive: Drive, initial: Array) -> Encoding:
+def _switch(site: UnitSite, drive: Drive, initial: Array) -> Encoding:
     """H = L or 0; where it starts at 1, the complement."""
     size = np.full(site.width, site.numerics.linear)
     flipped = inverse(drive)

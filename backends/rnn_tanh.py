@@ -19,7 +19,7 @@ from lsrl.backends.cells.encoding import (
     Encoder,
     Encoding,
     Part,
-    Site,
+    UnitSite,
     combined,
     comparisons,
     constant,
@@ -42,17 +42,17 @@ from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-def _carry(site: Site) -> Encoding:
+def _carry(site: UnitSite) -> Encoding:
     # A {0,1} value is held as 1 minus itself: then the bias of an open gate vanishes.
     gates = site.values(site.graph.facts).boolean
     return scaled(site, "h", np.ones(site.width) if gates else site.initial)
 
 
-def _state(site: Site) -> Encoding:
+def _state(site: UnitSite) -> Encoding:
     return scaled(site, "h", site.initial)
 
 
-def _product(site: Site) -> Encoding:
+def _product(site: UnitSite) -> Encoding:
     if site.is_conjunction:
         return saturated("h", site.both(site.numerics.saturated))
     condition, value = site.boolean_slot()
@@ -60,7 +60,7 @@ def _product(site: Site) -> Encoding:
     return Encoding(_gated(site, rows, gate, site.value_scale()), np.zeros(site.width))
 
 
-def _gated(site: Site, rows: Rows, condition: Rows, scale: Array) -> tuple[Part, Part]:
+def _gated(site: UnitSite, rows: Rows, condition: Rows, scale: Array) -> tuple[Part, Part]:
     """V + q: the rows, scaled, where the condition is 1, and 0 where it is 0."""
     _check_room(site, scale)
     shut = site.numerics.shut
@@ -78,7 +78,7 @@ def _gated(site: Site, rows: Rows, condition: Rows, scale: Array) -> tuple[Part,
     )
 
 
-def _check_room(site: Site, scale: Array) -> None:
+def _check_room(site: UnitSite, scale: Array) -> None:
     facts, numerics = site.values(site.graph.facts), site.numerics
     grid = lowest_bit_of_step(facts)
     grid = np.where((grid == 0) | np.isinf(grid), np.inf, grid)
@@ -94,7 +94,7 @@ def _check_room(site: Site, scale: Array) -> None:
         )
 
 
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With q = s - initial: q_t = k q_{t-1} + (u - initial + initial k).
 
     A state of zeros and ones is 1 where s_{t-1} + k + 2 u is more than 3/2, which one unit

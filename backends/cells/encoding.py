@@ -97,7 +97,7 @@ class Encoding(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class UnitSite:
     """A schedule's unit, and all that an encoder wants to know about it.
 
     Attributes:
@@ -298,7 +298,11 @@ def spread(value: Range, scale: Array, offset: Array | float = 0.0, side: int = 
 
 
 def scaled(
-    site: Site, gate: str, offset: Array, drives: Mapping[str, Drive] | None = None, slot: int = 0
+    site: UnitSite,
+    gate: str,
+    offset: Array,
+    drives: Mapping[str, Drive] | None = None,
+    slot: int = 0,
 ) -> Encoding:
     """One unit a channel that is ε (x - offset), as far as other gates let it through."""
     scale = site.value_scale(offset)
@@ -307,13 +311,13 @@ def scaled(
     return Encoding((Part({**(drives or {}), gate: drive}, 1 / scale, bounds),), offset)
 
 
-def comparisons(gate: str) -> dict[type[Op], Callable[[Site], Encoding]]:
+def comparisons(gate: str) -> dict[type[Op], Callable[[UnitSite], Encoding]]:
     """Of comparisons and automata that are saturated units."""
 
-    def step(site: Site) -> Encoding:
+    def step(site: UnitSite) -> Encoding:
         return saturated(gate, site.compared(site.numerics.saturated))
 
-    def threshold(site: Site) -> Encoding:
+    def threshold(site: UnitSite) -> Encoding:
         return saturated(gate, site.positive(site.rows, site.argument, site.numerics.saturated))
 
     return {Step: step, ThresholdState: threshold}
@@ -360,13 +364,13 @@ class Encoder:
       native_relu: see `CellPlan`.
     """
 
-    table: Mapping[type[Op], Callable[[Site], Encoding]]
+    table: Mapping[type[Op], Callable[[UnitSite], Encoding]]
     gates: Callable[[Numerics], dict[str, float]]
     one: Callable[[Numerics], Part]
     clean_gates: bool = True
     native_relu: bool = False
 
-    def encode(self, site: Site) -> Encoding:
+    def encode(self, site: UnitSite) -> Encoding:
         """The parts of a unit.
 
         Raises:
