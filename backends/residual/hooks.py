@@ -1,6 +1,6 @@
 """What an edit of a residual stream does to the scans behind it, and layers by themselves."""
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def scan_memory(circuit: Circuit, size: int) -> ScanMemory:
     return entries, weights
 
 
-Scan = TypeVar("Scan", jax.Array, None)
+Scan = TypeVar("Scan")
 
 
 def rescanned(scan: Scan, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Scan:
@@ -59,8 +59,10 @@ def rescanned(scan: Scan, change: jax.Array, entries: jax.Array, weights: jax.Ar
     """
     if scan is None or not entries.shape[0]:
         return scan
-    flat = scan.reshape(scan.shape[0], -1)
-    return flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
+    state = cast(jax.Array, scan)
+    flat = state.reshape(state.shape[0], -1)
+    after = flat.at[:, entries].add(change @ weights, mode="drop")
+    return cast(Scan, after.reshape(state.shape))
 
 
 def run_layer(
