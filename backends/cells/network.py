@@ -282,19 +282,22 @@ class CellNetwork(Network):
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
 
-    def hooks_in(self, state: Carries) -> list[Array]:
+    def hooks_in(self, state: Tree) -> list[Array]:
         """The h of each layer; the carry of an LSTM is (c, h)."""
-        return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
+        return [
+            np.asarray(carry[-1] if isinstance(carry, tuple) else carry)
+            for carry in cast(Carries, state)
+        ]
 
     def remembered(
-        self, memory: Carry, before: jax.Array, after: jax.Array, places: object = None
-    ) -> Carry:
+        self, memory: Tree, before: jax.Array, after: jax.Array, places: object = None
+    ) -> Tree:
         """The carry behind an edit of h."""
         if not isinstance(memory, tuple):
             return after
         # tanh is linear where a cell's c is kept, so c is what h is. The difference is 0 where it
         # is added, but it has a derivative.
-        cell, _ = memory
+        cell, _ = cast(tuple[jax.Array, jax.Array], memory)
         return jnp.where(after == before, cell + (after - before), after), after
 
     def run_chunk(
