@@ -198,25 +198,28 @@ class Stateful(Op):
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """Token by token."""
-        return np.stack(list(self.scan(operands, extent)), axis=1)
+        return self.scan(operands, extent)
 
     def scan(
-        self, operands: Sequence[Array], extent: Extent, given: Sequence[Array] | None = None
-    ) -> Iterator[Array]:
-        """The value (batch, width) at each token.
+        self, operands: Sequence[Array], extent: Extent, given: tuple[Array, Array] | None = None
+    ) -> Array:
+        """The values (batch, time, width), token by token.
 
         Args:
           operands: of whole sequences.
           extent: of the same.
-          given: mask and values, of whole sequences: what the value is replaced by, and where.
+          given: mask and values, of whole sequences: where the value is replaced, and what by.
         """
         memory, token = self.start(extent.token), extent.token
-        for t in range(extent.shape[1]):
-            memory, value = self.advance(memory, [x[:, t] for x in operands], token)
+        width = self.width_of([operand.shape[-1] for operand in operands])
+        result = np.empty((*extent.shape, width), extent.numbers.dtype)
+        for t, now in enumerate(zip(*(x.swapaxes(0, 1) for x in operands), strict=True)):
+            memory, value = self.advance(memory, now, token)
             if given is not None:
                 value = np.where(given[0][:, t], given[1][:, t], value)
                 memory = self.resumed(memory, value)
-            yield value
+            result[:, t] = value
+        return result
 
 
 def same_width(name: str, widths: Sequence[int], count: int) -> int:
