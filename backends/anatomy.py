@@ -13,7 +13,15 @@ import scipy.sparse as sp
 from lsrl.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Lookup, Product, SelectiveState
+from lsrl.ir.ops import (
+    Affine,
+    LinearState,
+    Lookup,
+    Product,
+    RecurrentState,
+    SelectiveState,
+    ThresholdState,
+)
 from lsrl.schedule import Schedule, Unit
 
 Element = tuple[str, int]  # a signal and one of its elements
@@ -58,22 +66,6 @@ def channels_as_they_are(schedule: Schedule, text: str) -> Hooks:
     return Hooks(text, layers)
 
 
-class Subject(NamedTuple):
-    """Whose circuit it is.
-
-    Attributes:
-      program: the program's name.
-      target: the target's name.
-      dtype: of the network.
-      inspectable: whether layers read values from the channels that hold them, and no others.
-    """
-
-    program: str
-    target: str
-    dtype: str
-    inspectable: bool
-
-
 def node_names(graph: Graph) -> dict[int, str]:
     """A name for each live node that no other has; the program's text may use one twice."""
     found: dict[int, str] = {}
@@ -88,14 +80,15 @@ def node_names(graph: Graph) -> dict[int, str]:
 class CircuitBuilder:
     """What the circuits of all kinds of networks share: names and descriptions."""
 
-    def __init__(self, subject: Subject, graph: Graph) -> None:
+    def __init__(self, names: tuple[str, str, str], graph: Graph, inspectable: bool) -> None:
         """Begin a circuit without signals.
 
         Args:
-          subject: whose it is.
+          names: of program, target and dtype.
           graph: the network's.
+          inspectable: whether layers read values from the channels that hold them, and no others.
         """
-        self.subject = subject
+        self.names, self.inspectable = names, inspectable
         self.graph = graph
         self.signals: dict[str, Signal] = {}
         self.channels: list[Channel] = []
@@ -132,7 +125,7 @@ class CircuitBuilder:
         looked_up = any(
             isinstance(self.graph.nodes[reader].op, Lookup) for reader in self.graph.readers[node]
         )
-        return self.subject.inspectable and not looked_up
+        return self.inspectable and not looked_up
 
     def add_constant(self, name: str, value: float, layer: int) -> None:
         """Describe a constant, unless it is known."""
@@ -157,7 +150,7 @@ class CircuitBuilder:
         """The circuit, with named affine maps of its signals."""
         order = sorted(self.signals.values(), key=lambda signal: signal.layer)
         return Circuit(
-            *self.subject[:3],
+            *self.names,
             hook,
             tuple(units),
             tuple(order),
@@ -203,22 +196,11 @@ class CircuitBuilder:
 class StackCircuit(CircuitBuilder):
     """The circuit of a stack of layers: channels follow the schedule's units."""
 
-    def __init__(self, subject: Subject, schedule: Schedule, hooks: Hooks) -> None:
-        """Take a schedule.
-
-        Args:
-          subject: whose circuit it is.
-          schedule: of the network.
-          hooks: where the network holds its channels.
-        """
-        super().__init__(subject, schedule.graph)
-        self.schedule, self.hooks = schedule, hooks
-        self.elements: list[Element] = []  # of the layer before
-
-    def circuit(self) -> Circuit:
+    def circuit(self, schedule: Schedule, hooks: Hooks) -> Circuit:
         """Every channel of every layer by its signal, and the edges."""
-        schedule, (hook, layers) = self.schedule, self.hooks
-        self._features()
+        hook, layers = hooks
+        self.elements: list[Element] = []  # of the layer before
+        self._features(schedule.features)
         held: set[int] = set(schedule.features)
         for number, (layer, read) in enumerate(zip(schedule.layers, layers, strict=True), start=1):
             own = [
@@ -230,7 +212,7 @@ class StackCircuit(CircuitBuilder):
                 self.add_constant(ONE, 1.0, number)
                 self.channels.append(Channel(number, ONE, 0, "constant", (place,), (weight,)))
             for unit in layer.units:
-                made = unit.kind != "carry" or unit.node not in held
+                made = unit.kind is not Affine or unit.node not in held
                 if made:
                     self.add_signal(unit.node, number, self._owned(unit))
                     self._unit_edges(unit, own)
@@ -245,7 +227,7 @@ class StackCircuit(CircuitBuilder):
         )
 
     def _channels(self, layer: int, unit: Unit, role: Role, read: Reading) -> None:
-        remembers = unit.kind in ("state", "selective", "threshold", "recurrent")
+        remembers = unit.kind in (LinearState, SelectiveState, ThresholdState, RecurrentState)
         for place, channel in enumerate(unit.channels, start=unit.start):
             entries = slice(read.decode.indptr[place], read.decode.indptr[place + 1])
             units = tuple(read.decode.indices[entries].tolist())
@@ -264,9 +246,9 @@ class StackCircuit(CircuitBuilder):
                 )
             )
 
-    def _features(self) -> None:
+    def _features(self, nodes: Sequence[int]) -> None:
         position = 0
-        for node in self.schedule.features:
+        for node in nodes:
             self.add_signal(node, 0, self.read_from_channels(node))
             for element in range(self.graph.nodes[node].width):
                 self.elements.append((self.name(node), element))
@@ -277,17 +259,17 @@ class StackCircuit(CircuitBuilder):
 
     def _owned(self, unit: Unit) -> bool:
         """Carried affine maps are copies."""
-        return unit.kind != "carry" and self.read_from_channels(unit.node)
+        return unit.kind is not Affine and self.read_from_channels(unit.node)
 
     def _unit_edges(self, unit: Unit, own: list[Element]) -> None:
-        gates = _gate_slots(self.graph, unit.node) if unit.kind in ("product", "selective") else ()
+        gates = _gate_slots(self.graph, unit.node) if unit.kind in (Product, SelectiveState) else ()
         for slot, rows in enumerate(unit.slots):
             kind: EdgeKind = "gate" if slot in gates else "same step"
             for row, channel in enumerate(unit.channels):
                 target = (self.name(unit.node), int(channel))
                 self.add_edges(target, _terms(rows.inputs, row, self.elements), kind)
                 self.add_edges(target, _terms(rows.recurrent, row, own), "carry", 1)
-        if unit.kind == "selective":
+        if unit.kind is SelectiveState:
             for channel in unit.channels:
                 element = (self.name(unit.node), int(channel))
                 self.add_edges(element, [(element, 1.0)], "carry", 1)

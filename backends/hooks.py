@@ -6,7 +6,7 @@ another kind gives its own, and no study asks which family it is.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -15,51 +15,37 @@ from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
 
 # From the number of a hook (it may be traced) and what the layer made to what it is to be.
-Put = Callable[[Any, jax.Array], jax.Array]
-
-
-class Layer(Protocol):
-    """A layer as pure functions, time first; hashable, since it is compiled in."""
-
-    def whole(self, weights: Any, stream: jax.Array, state: Any) -> jax.Array:
-        """All tokens (time, batch, d) at once."""
-
-    def token(
-        self, weights: Any, stream: jax.Array, state: Any, first: jax.Array, put: Put, memory: Any
-    ) -> tuple[jax.Array, Any]:
-        """One token (batch, d), whose hooks are set.
-
-        Args:
-          weights: of the layer.
-          stream: what it reads.
-          state: of the layer.
-          first: () bool, whether it is the first token.
-          put: of the layer's own hooks, from 0 on.
-          memory: of `Hooked.memory_of`, for these.
-        """
+Put = Callable[[int | jax.Array, jax.Array], jax.Array]
 
 
 class Layered(NamedTuple):
-    """A network whose layers can run one after another, each over whole sequences.
+    """A network whose layers can run one after another, each over whole sequences; time is first.
+
+    Functions are of a module, and `structure` and `kind` hashable: they are compiled in.
 
     Attributes:
       parameters: of what comes before and behind the layers.
       weights: of each layer.
       hooks: number of hooks of a layer.
-      layer: how any of them runs.
-      structure: what `embed` and `read` compile in.
-      embed: parameters, structure and inputs (time, batch, ...) to hook 0.
+      structure: what `embed` and `read` go by.
+      embed: parameters, structure and inputs to hook 0.
       read: parameters, structure and what the last layer makes to outputs.
+      kind: what `layer` goes by.
+      layer: kind, weights, what it reads (time, batch, units), its state, which tokens (time,) are
+        the first, and an edit of its hooks, from 0 on, or None; to what it makes and its state.
+      remembered: a hook's memory, its change, and arrays of `Hooked.memory_of`; to the new memory.
       init_state: of a layer, by the number of sequences.
     """
 
     parameters: Any
     weights: Sequence[Any]
     hooks: int
-    layer: Layer
     structure: Hashable
     embed: Callable[..., jax.Array]
     read: Callable[..., jax.Array]
+    kind: Hashable
+    layer: Callable[..., tuple[jax.Array, Any]]
+    remembered: Callable[..., Any]
     init_state: Callable[[int], Any]
 
 
@@ -75,7 +61,7 @@ class Hooked:
     memory_is_output: ClassVar[bool] = False
     residual: ClassVar[bool] = False
     pure_step: ClassVar[Callable[..., tuple[jax.Array, Any]]]
-    structure: Any
+    structure: Hashable
 
     def hooks_in(self, state: Any) -> list[Array] | None:
         """What the hooks behind the input map hold, as the states after a token tell.

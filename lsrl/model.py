@@ -5,16 +5,16 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast, final, overload
+from typing import Literal, NamedTuple, cast, final, overload
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl import huggingface_export, storage, torch_export
+from lsrl import storage
 from lsrl.backends import registry
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
@@ -27,30 +27,15 @@ from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.parameters import entries
-from lsrl.passes.pipeline import PassRecord
+from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.pytrees import Tree
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.state import State
-from lsrl.state import load as load_state
-from lsrl.state import save as save_state
+from lsrl.state import State, check_state, load_state, save_state
 from lsrl.testing.verification import Sampler, compare
 
 Path = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the stages of a compilation did.
-
-    Attributes:
-      passes: one record a pass, in order.
-      seconds: CPU seconds by stage.
-    """
-
-    passes: tuple[PassRecord, ...]
-    seconds: dict[str, float]
 
 
 class Alteration(NamedTuple):
@@ -135,15 +120,16 @@ class Model:
             alteration,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """For copies: whether the weights are the proven ones, in place of references to them."""
         known = self._proof.holds(self.module)
         return {**vars(self), "_proof": (self.proven, known)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         """A copy's weights are those of the model that it is a copy of."""
-        certificate, known = state["_proof"]
-        vars(self).update(state, _proof=Proof(certificate, state["module"] if known else None))
+        certificate, known = cast(tuple[Certificate, bool], state["_proof"])
+        vars(self).update(state)
+        self._proof = Proof(certificate, self.module if known else None)
 
     @property
     def certificate(self) -> Certificate:
@@ -292,7 +278,8 @@ class Model:
 
         def run(part: tuple[Sequence[Array], Tree | None]) -> tuple[Array, Tree]:
             with self.device_mode():
-                features, after = self.features(part[0]), ()
+                features = self.features(part[0])
+                after: Tree = ()
                 if return_state:
                     values, after = self.module.run_with_state(features, chunk, part[1])
                 else:
@@ -316,7 +303,7 @@ class Model:
         arrays, batched = check_inputs(self.program.inputs, inputs, limit)
         length = arrays[0].shape[1] + more
         if state is not None:
-            self._check_state(what, state, len(arrays[0]) if batched else None)
+            check_state(what, state, len(arrays[0]) if batched else None, self.init_state)
             length += state.position
         if limit is not None and length > limit:
             read = "" if state is None else f"after {state.position} tokens, "
@@ -326,28 +313,6 @@ class Model:
             )
         self._check_certified(what, length, beyond)
         return arrays, batched
-
-    def _check_state(self, what: str, state: State, batch: int | None) -> None:
-        """Refuse a state of other sequences, or of a network with other states."""
-        if not isinstance(state, State):
-            raise InputError(
-                f"{what}: expected a state that init_state, step or run gave, got "
-                f"{type(state).__name__}"
-            )
-        if state.batch != batch:
-            raise InputError(
-                f"{what}: the state is of {_sequences(state.batch)}, and the inputs are of "
-                f"{_sequences(batch)}; init_state(batch=...) sets the number of sequences"
-            )
-        own, given = (
-            (jax.tree.structure(one), [(x.shape, str(x.dtype)) for x in jax.tree.leaves(one)])
-            for one in (self.init_state(batch).hidden, state.hidden)
-        )
-        if own != given:
-            raise InputError(
-                f"{what}: the state is of another model: expected arrays {own[1]}, got "
-                f"{given[1]}; pass a state of {self!r}"
-            )
 
     def init_state(self, batch: int | None = None) -> State:
         """The state before the first token.
@@ -410,7 +375,7 @@ class Model:
           InputError: the state is of another model.
           OSError: the file can't be written.
         """
-        self._check_state("save_state", state, state.batch)
+        check_state("save_state", state, state.batch, self.init_state)
         save_state(path, state, self.dtype, self._owner())
 
     def load_state(self, path: Path) -> State:
@@ -609,48 +574,26 @@ class Model:
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        from lsrl.backends.cells.network import CellNetwork
-        from lsrl.backends.residual.network import ResidualNetwork
-        from lsrl.backends.residual.stream import Stream
-
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
-        if format == "huggingface" and self.alteration is not None:
-            raise InputError(
-                f"export: a checkpoint follows the compiler's layout, and this network is "
-                f"{self.alteration.card.title}; export the model that it was made of"
-            )
-        if format == "torch" and isinstance(self.module, CellNetwork):
-            torch_export.write(
-                path,
-                self.module,
-                program=self.program,
-                target=self.target,
-                labels=self.labels,
-                certificate=str(self.certificate),
-                certified=self.certificate.tokens,
-            )
-        elif (
-            format == "huggingface"
-            and isinstance(self.module, ResidualNetwork)
-            and isinstance(self.schedule, Stream)
-        ):
-            huggingface_export.write(
-                path,
-                self.module,
-                program=self.program,
-                target=self.target,
-                stream=self.schedule,
-                certificate=str(self.certificate),
-                certified=self.certificate.tokens,
-                tie=tie_word_embeddings,
-            )
-        else:
+        exporters = registry.find(self.target).exporters()
+        if format not in exporters:
             raise InputError(
                 f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
                 "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
                 "model is saved with model.save(path)"
             )
+        certificate = self.certificate
+        request = ExportRequest(
+            self.program,
+            self.target,
+            self.labels,
+            str(certificate),
+            certificate.tokens,
+            None if self.card is None else self.card.title,
+            tie_word_embeddings,
+        )
+        exporters[format](path, self.module, self.schedule, request)
 
     def __repr__(self) -> str:
         """One line."""
@@ -679,7 +622,7 @@ class Model:
             self.schedule, self.numerics, self.program.name, self.options
         )
 
-    def features(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
+    def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
         return tuple(
             array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))
@@ -691,11 +634,7 @@ class Model:
         return precise(self.dtype)
 
 
-def _sequences(batch: int | None) -> str:
-    return "one sequence without a batch axis" if batch is None else f"a batch of {batch}"
-
-
-def _check_count(what: str, value: Any) -> None:
+def _check_count(what: str, value: object) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise InputError(f"{what} must be an int >= 1, got {value!r}")
 

@@ -5,6 +5,7 @@ A sparse one is a `scipy.sparse.csr_array` with an entry wherever the network ha
 
 from typing import TypeAlias
 
+import numpy as np
 from scipy import sparse
 
 from lsrl.ir import numbers
@@ -15,14 +16,27 @@ Parameter: TypeAlias = Array | sparse.csr_array
 
 def entries(parameter: Parameter) -> Array:
     """The weights: all numbers of a dense parameter, those of its pattern of a sparse one."""
-    return parameter.data if sparse.issparse(parameter) else parameter
+    return parameter if isinstance(parameter, np.ndarray) else parameter.data
+
+
+def with_entries(parameter: Parameter, weights: Array) -> Parameter:
+    """A parameter with other weights at the same places, given as `entries` gives them."""
+    if isinstance(parameter, np.ndarray):
+        return weights
+    return sparse.csr_array((weights, parameter.indices, parameter.indptr), parameter.shape)
+
+
+def dense(parameter: Parameter) -> Array:
+    """All numbers of a parameter, 0 where a sparse one has no weight."""
+    return parameter if isinstance(parameter, np.ndarray) else parameter.toarray()
 
 
 def same_bits(one: Parameter | None, other: Parameter | None) -> bool:
     """Whether two parameters are alike: dense or sparse, their pattern, dtype and every bit."""
-    if not sparse.issparse(one) or not sparse.issparse(other):
-        dense = not sparse.issparse(one) and not sparse.issparse(other)
-        return dense and numbers.same_bits(one, other)
+    if sparse.issparse(one) != sparse.issparse(other):
+        return False
+    if one is None or other is None or isinstance(one, np.ndarray):
+        return numbers.same_bits(one, other)
     return one.shape == other.shape and all(
         numbers.same_bits(getattr(one, part), getattr(other, part))
         for part in ("indices", "indptr", "data")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from lsrl import storage
+from lsrl.errors import InputError
 from lsrl.parameters import Parameter
 from lsrl.pytrees import Tree, named_leaves
 
@@ -38,14 +39,16 @@ class State:
     batch: int | None = field(metadata={"static": True})
 
 
-def save(path: str | os.PathLike[str], state: State, dtype: str, owner: Mapping[str, str]) -> None:
+def save_state(
+    path: str | os.PathLike[str], state: State, dtype: str, owner: Mapping[str, str]
+) -> None:
     """Write a state whole or not at all.
 
     Args:
       path: the file.
       state: what is written.
       dtype: of the network.
-      owner: which model it is of, as `load` compares it.
+      owner: which model it is of, as `load_state` compares it.
 
     Raises:
       OSError: the file can't be written.
@@ -56,10 +59,10 @@ def save(path: str | os.PathLike[str], state: State, dtype: str, owner: Mapping[
     storage.write(path, FORMAT, fields, arrays)
 
 
-def load(
+def load_state(
     path: str | os.PathLike[str], owner: Mapping[str, str], start: Callable[[int | None], State]
 ) -> State:
-    """Read a state that `save` wrote.
+    """Read a state that `save_state` wrote.
 
     Args:
       path: the file.
@@ -92,3 +95,42 @@ def load(
         return replace(found, hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
 
     return storage.read_as(path, FORMAT, taken)
+
+
+def check_state(
+    what: str, state: State, batch: int | None, start: Callable[[int | None], State]
+) -> None:
+    """Refuse a state of other sequences, or of a network with other states.
+
+    Args:
+      what: is to go on from it.
+      state: given.
+      batch: number of sequences that go on; None for one without a batch axis.
+      start: makes the state before the first token, of so many sequences.
+
+    Raises:
+      InputError: says what was expected, and what came.
+    """
+    if not isinstance(state, State):
+        raise InputError(
+            f"{what}: expected a state that init_state, step or run gave, got "
+            f"{type(state).__name__}"
+        )
+    if state.batch != batch:
+        raise InputError(
+            f"{what}: the state is of {_sequences(state.batch)}, and the inputs are of "
+            f"{_sequences(batch)}; init_state(batch=...) sets the number of sequences"
+        )
+    own, given = (
+        (jax.tree.structure(one), [(str(x.dtype), x.shape) for x in jax.tree.leaves(one)])
+        for one in (start(batch).hidden, state.hidden)
+    )
+    if own != given:
+        raise InputError(
+            f"{what}: the state is of another model: expected arrays {own[1]}, got {given[1]}; "
+            "pass a state that this model gave"
+        )
+
+
+def _sequences(batch: int | None) -> str:
+    return "one sequence without a batch axis" if batch is None else f"a batch of {batch}"

@@ -25,7 +25,7 @@ from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program
-from lsrl.options import Options
+from lsrl.options import Legalise, Options
 from lsrl.parameters import Parameter, same_bits
 from lsrl.schedule import Levels
 
@@ -45,14 +45,23 @@ class Format(NamedTuple):
 
 
 MODEL = Format("lsrl-model", 1, "a model saved by model.save")
-Json: TypeAlias = str | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
+Json: TypeAlias = str | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 Taken = TypeVar("Taken")
 
 _OPS: dict[str, Callable[..., ops.Op]] = {op.__name__: op for op in ops.ALL_OPS}
 _PARTS = ("data", "indices", "indptr")  # of a sparse array
 
 
-class NodeJson(TypedDict):
+class OptionsJson(TypedDict, total=False):
+    """What `Options` holds."""
+
+    legalise: Legalise
+    robust: bool
+    inspectable: bool
+    verbatim: bool
+
+
+class NodeJson(TypedDict, total=False):
     """A node of a graph."""
 
     op: str
@@ -91,7 +100,7 @@ class Header(TypedDict, total=False):
     sparse: dict[str, list[int]]
     dtype: str
     target: str
-    options: dict[str, Json]
+    options: OptionsJson
     program: ProgramJson
     levels: list[list[int]]
     alteration: AlterationJson
@@ -313,8 +322,9 @@ def _whole(
     }
     for name, shape in shapes.items():
         parts = tuple(arrays[f"{name}/{part}"] for part in _PARTS)
-        found[name] = sp.csr_array(parts, shape=tuple(shape))
-        found[name].check_format(full_check=True)
+        whole = sp.csr_array(parts, shape=tuple(shape))
+        whole.check_format(full_check=True)
+        found[name] = whole
     return found
 
 
@@ -380,7 +390,7 @@ def _program_from_json(data: ProgramJson) -> Program:
         data["name"],
         graph,
         data["max_length"],
-        None if output is None else _from_json(output),
+        None if output is None else cast(Token, _from_json(output)),
         data["documentation"],
     )
 
@@ -400,7 +410,7 @@ def _to_json(value: object) -> Json:
         return {"vector": value.width, "low": value.low, "high": value.high, "step": value.step}
     if isinstance(value, tuple):
         return [_to_json(entry) for entry in value]
-    return value
+    return cast(Json, value)
 
 
 def _from_json(value: Json) -> object:

@@ -29,18 +29,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.errors", "lsrl.options", "lsrl.card"),
     ("lsrl.folders", "lsrl.numerics"),
     ("lsrl.ir",),
-    ("lsrl.drawing", "lsrl.sharding", "lsrl.target"),
+    ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
     ("lsrl.circuit",),
     ("lsrl.language",),
     ("lsrl.paper", "lsrl.testing"),
     ("lsrl.passes",),
     ("lsrl.schedule",),
     ("lsrl.storage",),
-    ("lsrl.cache",),
+    ("lsrl.cache", "lsrl.state", "lsrl.torch_folder"),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
-    ("lsrl.huggingface_export", "lsrl.torch_export"),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
@@ -57,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Some parts know less than what lies above them in the table; the public names are always apart.
 GROUND = {"lsrl.errors", "lsrl.ir"}
+ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
     "lsrl.ir": {"lsrl.errors"},
     "lsrl.language": GROUND,
@@ -66,12 +66,15 @@ MAY_IMPORT_ONLY = {
     "lsrl.schedule": GROUND | {"lsrl.target"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule"},
     "lsrl.backends": GROUND
-    | {"lsrl.certificate", "lsrl.circuit", "lsrl.numerics", "lsrl.options"}
-    | {"lsrl.schedule", "lsrl.target"},
+    | ARRAYS
+    | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
+    | {"lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND | {"lsrl.drawing"},
     "lsrl.drawing": GROUND,
-    "lsrl.proof": GROUND | {"lsrl.certificate"},
-    "lsrl.storage": GROUND | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.schedule"},
+    "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
+    "lsrl.state": GROUND | ARRAYS | {"lsrl.storage"},
+    "lsrl.storage": GROUND
+    | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.schedule"},
     "lsrl.testing": GROUND | {"lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }

@@ -6,6 +6,7 @@ up to the ops of one target. `make golden` writes them anew: read their diff bef
 """
 
 import re
+from collections.abc import Callable
 from inspect import getsource
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def neither_yet(x: Token(3)):
 
 
 UNROLLED = Options(legalise="unroll")
-CASES = {
+CASES: dict[tuple[str, str], tuple[Callable[[], lsrl.Program], Options]] = {
     ("majority", "mamba"): (programs.majority, Options()),
     ("majority", "linear_rnn"): (programs.majority, Options(robust=True)),
     ("counter_mod", "mamba"): (programs.counter_mod, Options()),

@@ -10,10 +10,9 @@ with power-of-two decodes, so that nothing is rounded. A part says what each gat
 the encodings of what they read: the kernels of the cell.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,9 +23,17 @@ from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import Op, RecurrentState, Step, ThresholdState
+from lsrl.ir.ops import (
+    Constant,
+    Op,
+    Product,
+    RecurrentState,
+    Step,
+    ThresholdState,
+)
 from lsrl.numerics import Numerics
-from lsrl.schedule import Rows, Unit
+from lsrl.schedule import AT_INPUT, Rows, Unit
+from lsrl.target import Capabilities
 
 Known = Sequence[Facts]  # facts of every node of the graph, by node id
 Range = Callable[[Known], Facts]  # facts of some channels
@@ -321,27 +328,38 @@ def power_above(values: Array) -> Array:
 # ---------------------------------------------------------------- encoders
 
 
-class Encoder(ABC):
+@dataclass(frozen=True, eq=False)
+class Encoder:
     """How one cell holds channels.
 
     Attributes:
-      gates: names of the cell's gates, in the order of its kernels.
+      table: what makes the parts of a unit, by its kind.
+      gates: by name, in the order of the cell's kernels, the bias of a gate that a part does not
+        drive.
+      one: a part with one unit that is the same at every token, and whose decoded value is 1.
       clean_gates: see `CellPlan`.
       native_relu: see `CellPlan`.
     """
 
-    gates: ClassVar[tuple[str, ...]]
-    clean_gates: ClassVar[bool] = True
-    native_relu: ClassVar[bool] = False
+    table: Mapping[type[Op], Callable[[Site], Encoding]]
+    gates: Callable[[Numerics], dict[str, float]]
+    one: Callable[[Numerics], Part]
+    clean_gates: bool = True
+    native_relu: bool = False
 
-    @abstractmethod
-    def default(self, gate: str, numerics: Numerics) -> float:
-        """The bias of a gate that a part does not drive."""
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the cell can do: the table has it, or the input map."""
+        native: frozenset[type[Op]] = frozenset({*AT_INPUT, Constant, *self.table})
+        return Capabilities(native, boolean_product=Product in native)
 
-    @abstractmethod
     def encode(self, site: Site) -> Encoding:
-        """The parts of a unit."""
+        """The parts of a unit.
 
-    @abstractmethod
-    def one(self, numerics: Numerics) -> Part:
-        """A part with one unit that is the same at every token, and whose decoded value is 1."""
+        Raises:
+          LsrlError: the table has no such op.
+        """
+        kind = site.unit.kind
+        if kind not in self.table:
+            raise LsrlError(f"{site.label}: this cell has no unit for {kind.__name__}")
+        return self.table[kind](site)

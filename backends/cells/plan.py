@@ -167,7 +167,7 @@ class _Composer:
         decode_before: sp.csr_array,
         offset_before: Array,
     ) -> None:
-        self.encoder, self.layer, self.numerics = encoder, layer, numerics
+        self.layer, self.gates = layer, encoder.gates(numerics)
         self.decode_before, self.offset_before = decode_before, offset_before
         self.placed: list[Placed] = []
         self.starts: dict[int, list[int]] = {}  # by unit's first channel, where its parts start
@@ -211,7 +211,7 @@ class _Composer:
         return False
 
     def compose(self) -> CellLayer:
-        kernels = {gate: self._kernel(gate) for gate in self.encoder.gates}
+        kernels = {gate: self._kernel(gate) for gate in self.gates}
         return CellLayer(self.layer, tuple(self.placed), kernels, self.decode, self.offset)
 
     def _kernel(self, gate: str) -> Kernel:
@@ -227,7 +227,7 @@ class _Composer:
         part, width = placed.part, placed.width
         drive = part.drives.get(gate)
         if drive is None:
-            drive = constant(self.encoder.default(gate, self.numerics), width)
+            drive = constant(self.gates[gate], width)
         before = self.decode_before.shape[1]
         recurrent, inputs = sp.csr_array((width, self.size)), sp.csr_array((width, before))
         bias, exact = np.array(drive.bias), np.ones(width, dtype=bool)

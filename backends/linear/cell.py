@@ -8,6 +8,7 @@ bfloat16 networks compute in float32 and round inputs, states and outputs to bfl
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from lsrl.backends import network
-from lsrl.backends.network import Edit
+from lsrl.backends.network import Edit, Inputs, Step
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
 Hidden = tuple[jax.Array, ...]  # per layer (..., hidden)
@@ -154,7 +155,7 @@ def apply_step(
 def apply_sequence(
     parameters: Parameters,
     structure: NetworkStructure,
-    inputs: Sequence[jax.Array],
+    inputs: Inputs,
     state: Hidden | None = None,
 ) -> tuple[jax.Array, Hidden]:
     """Run whole sequences token by token, whatever the parameters are.
@@ -170,7 +171,9 @@ def apply_sequence(
     """
     inputs = tuple(jnp.asarray(signal) for signal in inputs)
     start = state or initial_state(parameters, structure, inputs[0].shape[:1])
-    return network.apply_sequence(apply_step, parameters, structure, start, inputs)
+    step = cast(Step, apply_step)
+    outputs, last = network.apply_sequence(step, parameters, structure, start, inputs)
+    return outputs, cast(Hidden, last)
 
 
 def _read_outputs(

@@ -13,8 +13,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,8 @@ from lsrl.backends.network import on_device
 # So that a chunk's sums of it are exact in float32, however many tokens it has.
 _LARGEST_STEP = 2**24 // (2 * recurrence.MOST_TOKENS)
 _LONGEST_TURN = 64
+# Per layer and group (rows, history, 1 or batch), on the host or the device.
+Carry: TypeAlias = tuple[tuple[jax.Array | np.ndarray, ...], ...]
 
 
 @pytree
@@ -88,10 +91,12 @@ class NetworkPlan:
           (outputs, t, s, b) and the carry.
         """
         rounded, compute = self.structure.rounded, self.structure.compute_dtype
-        signals = tuple(
-            rounded(signal.astype(compute)) if kind == "kernel" and signal is not None else signal
-            for kind, signal in zip(self.structure.inputs, inputs, strict=True)
-        )
+        read = enumerate(zip(self.structure.inputs, inputs, strict=True))
+        signals = {
+            number: rounded(signal.astype(compute)) if kind == "kernel" else signal
+            for number, (kind, signal) in read
+            if signal is not None
+        }
         blocks = [
             block for feature in self.features for block in feature(signals).map(rounded).blocks
         ]
@@ -113,7 +118,7 @@ class NetworkPlan:
 class Form:
     """All of a plan but its numbers. Hashable, and hashed only once: every call of a jit asks."""
 
-    tree: Any
+    tree: jax.tree_util.PyTreeDef
     _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -170,16 +175,16 @@ class Prepared:
     extent: Extent
     form: Form
     numbers: tuple[jax.Array, ...]
-    _first: dict[int, Any] = field(default_factory=dict)
+    _first: dict[int, Carry] = field(default_factory=dict)
 
-    def first_carry(self, batch: int) -> Any:
+    def first_carry(self, batch: int) -> Carry:
         """The carry before the first token, on the device."""
         if batch not in self._first:
             carry = self.carry(self.starts, batch)
             self._first[batch] = jax.tree.map(lambda x: on_device(x, x.dtype), carry)
         return self._first[batch]
 
-    def carry(self, state: Sequence[np.ndarray], batch: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    def carry(self, state: Sequence[np.ndarray], batch: int) -> Carry:
         """Turn per layer (at most batch, hidden) into per group (rows, history, 1 or batch)."""
         carry = []
         for layer, values in zip(self.layers, state, strict=True):
@@ -193,7 +198,7 @@ class Prepared:
             carry.append(tuple(histories))
         return tuple(carry)
 
-    def state(self, carry: Sequence[Sequence[np.ndarray]], batch: int) -> tuple[np.ndarray, ...]:
+    def state(self, carry: Carry, batch: int) -> tuple[np.ndarray, ...]:
         """Undo `carry`."""
         states = []
         for layer, groups in zip(self.layers, carry, strict=True):
@@ -217,18 +222,7 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
       The plan.
     """
     dtype = structure.compute_dtype
-
-    def vector(name: str) -> np.ndarray:
-        return np.asarray(parameters[name]).astype(np.float64)
-
-    def matrix(name: str) -> sparse.csr_array:
-        values = np.asarray(parameters[name])
-        if values.dtype == jnp.bfloat16:
-            values = values.astype(np.float32)
-        rows, places = np.nonzero(values)
-        entries = values[rows, places].astype(np.float64)
-        return sparse.csr_array((entries, (rows, places)), shape=values.shape)
-
+    vector, matrix = partial(_vector, parameters), partial(_matrix, parameters)
     kernels = [matrix(f"layers.{i}.input_kernel") for i in range(len(structure.layers))]
     kernels.append(matrix("output_kernel"))
     features = np.flatnonzero(np.diff(kernels[0].indptr))
@@ -260,7 +254,35 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
     bias = vector("output_bias")
     output = plan_bank_affine(kernels[-1].tocsc(), bias, (fixed, varying), dtype)
     network = NetworkPlan(structure, len(bias), constants, feature_plans, tuple(layers), output)
-    groups = [group for decomposition in decompositions for group in decomposition.groups]
+    numbers, tree = jax.tree.flatten(network)
+    return Prepared(
+        network,
+        tuple(decompositions),
+        tuple(starts),
+        _extent(layers, decompositions, max(width, 2 * len(bias))),
+        Form(tree),
+        tuple(numbers),
+    )
+
+
+def _vector(parameters: Parameters, name: str) -> np.ndarray:
+    """A parameter in float64."""
+    return np.asarray(parameters[name]).astype(np.float64)
+
+
+def _matrix(parameters: Parameters, name: str) -> sparse.csr_array:
+    """The entries of a parameter that are not 0, in float64."""
+    values = np.asarray(parameters[name])
+    if values.dtype == jnp.bfloat16:
+        values = values.astype(np.float32)
+    rows, places = np.nonzero(values)
+    entries = values[rows, places].astype(np.float64)
+    return sparse.csr_array((entries, (rows, places)), shape=values.shape)
+
+
+def _extent(layers: list[LayerPlan], decompositions: list[Decomposition], width: int) -> Extent:
+    """What says how runs of planned layers are best cut."""
+    groups = [group for parts in decompositions for group in parts.groups]
     turn = math.lcm(*(group.stride for group in groups))
     loops = [
         any(
@@ -271,21 +293,13 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
         )
         for layer, parts in zip(layers, decompositions, strict=True)
     ]
-    numbers, tree = jax.tree.flatten(network)
-    return Prepared(
-        network,
-        tuple(decompositions),
-        tuple(starts),
-        Extent(
-            max(width, 2 * len(bias)),
-            max((group.members.shape[1] for group in groups), default=1),
-            turn if turn <= _LONGEST_TURN else 1,
-            all(group.kind != "in_order" for group in groups),
-            any(loops),
-            max((len(list(run)) for looping, run in groupby(loops) if not looping), default=0),
-        ),
-        Form(tree),
-        tuple(numbers),
+    return Extent(
+        width,
+        max((group.members.shape[1] for group in groups), default=1),
+        turn if turn <= _LONGEST_TURN else 1,
+        all(group.kind != "in_order" for group in groups),
+        any(loops),
+        max((len(list(run)) for looping, run in groupby(loops) if not looping), default=0),
     )
 
 
@@ -307,6 +321,38 @@ def _plan_layer(
         varying = np.diff(kernel[bank[1]].tocsc().indptr) > 0
     parts = decompose(recurrent, inputs, bias != 0, varying)
 
+    groups, heads = _plan_groups(parts, bias, inputs, dtype)
+    drives = []
+    for half in (False, True):
+        units = np.array(heads[half], np.int64)
+        signs = parts.sign[units]
+        columns = sparse.csc_array(by_unit[:, units] @ sparse.diags_array(signs.astype(float)))
+        drives.append(plan_bank_affine(columns, bias[units] * signs, bank, dtype))
+    left = np.asarray(structure.left, np.int64)[read]
+    right = np.asarray(structure.right, np.int64)[read]
+    relu = np.asarray(structure.relu, bool)[read]
+    unit_varying = np.array([group.varying for group in parts.groups], bool)[parts.group]
+    output_varying = unit_varying[left] | (unit_varying[right] & (right >= 0))
+    plans, ordered = [], []
+    for half in (False, True):
+        places = np.flatnonzero(output_varying == half)
+        units = left[places]
+        keys = (parts.row[units], parts.lag[units], parts.group[units], right[places] >= 0)
+        places = places[np.lexsort(keys)]
+        ordered.append(read[places])
+        plans.append(_plan_outputs(parts, left[places], right[places], relu[places]))
+    return (
+        LayerPlan(tuple(groups), drives[0], drives[1], plans[0], plans[1]),
+        parts,
+        ordered[0],
+        ordered[1],
+    )
+
+
+def _plan_groups(
+    parts: Decomposition, bias: np.ndarray, inputs: np.ndarray, dtype: jnp.dtype
+) -> tuple[list[GroupPlan], dict[bool, list[int]]]:
+    """Plan the groups of a layer; also lists the units that fixed and varying rows drive."""
     heads: dict[bool, list[int]] = {False: [], True: []}
     groups = []
     for group in parts.groups:
@@ -328,13 +374,6 @@ def _plan_layer(
             heads[group.varying].extend(units.tolist())
             drive = (start, start + len(units))
         groups.append(_plan_group(group, parts, drive, counter, dtype))
-    drives = []
-    for half in (False, True):
-        units = np.array(heads[half], np.int64)
-        signs = parts.sign[units]
-        columns = sparse.csc_array(by_unit[:, units] @ sparse.diags_array(signs.astype(float)))
-        drives.append(plan_bank_affine(columns, bias[units] * signs, bank, dtype))
-
     # A unit without memory is only read later where another unit of the layer reads it.
     for number, planned in enumerate(groups):
         read_later = any(
@@ -344,26 +383,7 @@ def _plan_layer(
         )
         memory = planned.kind != "feed" or parts.groups[number].members.shape[1] > 1
         groups[number] = dataclasses.replace(planned, remembered=memory or read_later)
-
-    left = np.asarray(structure.left, np.int64)[read]
-    right = np.asarray(structure.right, np.int64)[read]
-    relu = np.asarray(structure.relu, bool)[read]
-    unit_varying = np.array([group.varying for group in parts.groups], bool)[parts.group]
-    output_varying = unit_varying[left] | (unit_varying[right] & (right >= 0))
-    plans, ordered = [], []
-    for half in (False, True):
-        places = np.flatnonzero(output_varying == half)
-        units = left[places]
-        keys = (parts.row[units], parts.lag[units], parts.group[units], right[places] >= 0)
-        places = places[np.lexsort(keys)]
-        ordered.append(read[places])
-        plans.append(_plan_outputs(parts, left[places], right[places], relu[places]))
-    return (
-        LayerPlan(tuple(groups), drives[0], drives[1], plans[0], plans[1]),
-        parts,
-        ordered[0],
-        ordered[1],
-    )
+    return groups, heads
 
 
 def _plan_group(

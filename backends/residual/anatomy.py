@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lsrl.backends.anatomy import ONE, CircuitBuilder, Element, Subject
+from lsrl.backends.anatomy import ONE, CircuitBuilder, Element
 from lsrl.backends.residual.packer import Channel as InnerChannel
 from lsrl.backends.residual.rows import Atom, AtomRow
 from lsrl.backends.residual.stream import Site, Stream
@@ -19,18 +19,10 @@ STREAM = (
 class StreamCircuit(CircuitBuilder):
     """The circuit of a residual network."""
 
-    def __init__(
-        self, subject: Subject, stream: Stream, inner_scale: Callable[[InnerChannel], float]
-    ) -> None:
-        """Take a layout.
-
-        Args:
-          subject: whose circuit it is.
-          stream: the layout.
-          inner_scale: by what an inner channel's value is multiplied behind its scan.
-        """
-        super().__init__(subject, stream.graph)
-        self.stream, self.inner_scale = stream, inner_scale
+    def __init__(self, names: tuple[str, str, str], stream: Stream, inspectable: bool) -> None:
+        """Begin a circuit; see `CircuitBuilder`."""
+        super().__init__(names, stream.graph, inspectable)
+        self.stream = stream
         # Sums of several atoms go by the stream's name for them.
         self.elements: list[Element] = [(ONE, 0)]
         for signal, name in zip(stream.signals, stream.names, strict=True):
@@ -38,12 +30,15 @@ class StreamCircuit(CircuitBuilder):
             single = len(signal.terms) == 1 and weight == 1
             self.elements.append((self.name(node), channel) if single else (name, 0))
 
-    def circuit(self, width: int, size: float) -> Circuit:
+    def circuit(
+        self, width: int, size: float, inner_scale: Callable[[InnerChannel], float]
+    ) -> Circuit:
         """Every channel of the stream behind every site by its signal, and the edges.
 
         Args:
           width: of the stream.
           size: of the constant channel.
+          inner_scale: by what an inner channel's value is multiplied behind its scan.
         """
         stream = self.stream
         self.add_constant(ONE, 1.0, 0)
@@ -57,7 +52,7 @@ class StreamCircuit(CircuitBuilder):
             for place, signal in enumerate(stream.signals, start=1):
                 if signal.site + 1 <= layer:
                     made = signal.site + 1 == layer
-                    memory = self._memory(place) if made else ((), ())
+                    memory = self._memory(place, inner_scale) if made else ((), ())
                     self.channels.append(
                         Channel(
                             layer,
@@ -103,7 +98,9 @@ class StreamCircuit(CircuitBuilder):
         name = self.name(atom[0])
         return name if self.graph.nodes[atom[0]].width == 1 else f"{name}[{atom[1]}]"
 
-    def _memory(self, place: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    def _memory(
+        self, place: int, inner_scale: Callable[[InnerChannel], float]
+    ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The first scan that the value goes on in, and what its state adds to the value."""
         signal = self.stream.signals[place - 1]
         (node, _), _ = signal.terms[0]
@@ -112,7 +109,7 @@ class StreamCircuit(CircuitBuilder):
         site = self.stream.sites[signal.site]
         for index, weight in site.writes[place]:
             if site.channels[index].mode != "pass":
-                return (index,), (weight / self.inner_scale(site.channels[index]),)
+                return (index,), (weight / inner_scale(site.channels[index]),)
         return (), ()
 
     def _read(self, row: AtomRow) -> list[tuple[Element, float]]:

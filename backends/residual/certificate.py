@@ -7,7 +7,7 @@ norm ahead of each block divides by 2^40 what the block reads, and products are 
 norm is exact while the stream's other channels stay small beside its constant one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -54,6 +54,8 @@ class Scales(NamedTuple):
     gate: float
 
 
+# What is checked: the sum, what to say of it, whether its weights are exact, and its scale.
+Checked = tuple[Total, str, bool, float]
 NOTHING = Sums(np.zeros(0), np.zeros(0))
 
 
@@ -146,9 +148,7 @@ class ResidualAnalysis(Analysis):
             total, last = self._row(row), self.stream.depth + 1
             yield Condition(output, last, _sums(total), "the sum is", composed=row.exact)
 
-    def _channel(
-        self, number: int, site: Site, channel: Channel
-    ) -> Iterator[tuple[Total, str, bool, float]]:
+    def _channel(self, number: int, site: Site, channel: Channel) -> Iterator[Checked]:
         scales = self._scales(site, channel)
         read = self._row(channel.row, scales.branch)
         taps = float(np.abs(channel.taps).sum())
@@ -187,29 +187,49 @@ class ResidualAnalysis(Analysis):
             yield inner, "the sum is", True, opened
             error += self._lost(inner, opened, 1)
         else:
-            gate = self._row(channel.gate, scales.gate)
-            yield gate, "its gate is", channel.gate.exact, scales.gate
-            hull = self._hull(channel.gate)
-            most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
-            off = gate.error
-            if not site.kind.relu_branch and self._snaps(channel, channel.gate):
-                off = 0.0
-            elif site.kind.relu_gate and gate.grid == 0:
-                off += 0.3 / SHARP
-            grid = 0.0 if not (branch.grid and gate.grid) else branch.grid * gate.grid
-            product = Total(size * most, grid)
-            branches = self._hull(channel.row)
-            switches = _boolean(hull) or (_boolean(branches) and size <= 1)
-            if switches:
-                # It is one of them, or 0.
-                product = inner if _boolean(hull) else Total(most, gate.grid)
-            both = scales.scanned * scales.gate
-            yield product, "the product is", True, both
-            once = self.numerics.unit * product.size
-            fresh = 0.0 if switches or self._fits(product) else once
-            fresh += 0.0 if channel in self.stream.snaps else self._lost(product, both, 1)
-            error = most * error + size * off + error * off + fresh
+            value = Total(size, branch.grid, error)
+            error = yield from self._gated(site, channel, channel.gate, value, inner, scales)
         self._errors[number, channel] = error
+
+    def _gated(
+        self,
+        site: Site,
+        channel: Channel,
+        row: AtomRow,
+        value: Total,
+        inner: Total,
+        scales: Scales,
+    ) -> Generator[Checked, None, float]:
+        """What a channel's value is multiplied by, and the product; returns the product's error.
+
+        Args:
+          site: of the channel.
+          channel: the channel.
+          row: of its gate.
+          value: of its branch, behind the scan; the grid is that of the branch ahead of its ReLU.
+          inner: the same ahead of the scan.
+          scales: of the channel.
+        """
+        gate, hull = self._row(row, scales.gate), self._hull(row)
+        yield gate, "its gate is", row.exact, scales.gate
+        most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
+        off = gate.error
+        if not site.kind.relu_branch and self._snaps(channel, row):
+            off = 0.0
+        elif site.kind.relu_gate and gate.grid == 0:
+            off += 0.3 / SHARP
+        grid = 0.0 if not (value.grid and gate.grid) else value.grid * gate.grid
+        product = Total(value.size * most, grid)
+        switches = _boolean(hull) or (_boolean(self._hull(channel.row)) and value.size <= 1)
+        if switches:
+            # It is one of them, or 0.
+            product = inner if _boolean(hull) else Total(most, gate.grid)
+        both = scales.scanned * scales.gate
+        yield product, "the product is", True, both
+        once = self.numerics.unit * product.size
+        fresh = 0.0 if switches or self._fits(product) else once
+        fresh += 0.0 if channel in self.stream.snaps else self._lost(product, both, 1)
+        return most * value.error + value.size * off + value.error * off + fresh
 
     def _snaps(self, channel: Channel, row: AtomRow) -> bool:
         """Whether a ReLU of a row is exactly 0 or 1, whatever the rounding.

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import ClassVar, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsrl.backends.network import Edit
+from lsrl.backends.network import LoopEdit, Memory
 from lsrl.backends.residual.blocks import (
+    DTYPE,
     BlockFunction,
     LayerParameters,
     LayerState,
@@ -20,7 +21,16 @@ from lsrl.backends.residual.blocks import (
 
 # (*batch_shape, layers, ...), "position" (*batch_shape,)
 ResidualState: TypeAlias = dict[str, jax.Array]
-Parameters: TypeAlias = dict[str, Any]  # of `ResidualNetwork.parameters`
+
+
+class Parameters(TypedDict):
+    """Of `ResidualNetwork.parameters`: per input a table, a kernel or None, and by layer stacks."""
+
+    inputs: tuple[jax.Array | None, ...]
+    input_bias: jax.Array
+    layers: LayerParameters
+    final_norm: jax.Array
+    output_kernel: jax.Array
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,10 @@ class Structure:
       inputs: per program input "tables", "kernels" or "" (not read).
       embedding_scale: see ResidualWeights.
       eps: see ResidualWeights.
+      dtype: of parameters, states and outputs.
     """
 
+    dtype: ClassVar[str] = DTYPE
     block: BlockFunction
     sites: int
     gain_offset: float
@@ -49,9 +61,11 @@ def embed(parameters: Parameters, structure: Structure, inputs: Sequence[jax.Arr
     bias = parameters["input_bias"]
     stream = jnp.broadcast_to(bias, (*inputs[0].shape[:2], bias.shape[0]))
     for kind, signal, values in zip(structure.inputs, inputs, parameters["inputs"], strict=True):
+        if values is None:
+            continue
         if kind == "tables":
             stream = stream + values[signal]
-        elif kind == "kernels":
+        else:
             stream = stream + jnp.einsum("...i,io->...o", signal, values)
     return stream * structure.embedding_scale
 
@@ -63,7 +77,7 @@ def forward(
     inputs: Sequence[jax.Array],
     count: jax.Array,
     head: jax.Array | None = None,
-    edit: Edit | None = None,
+    edit: LoopEdit | None = None,
 ) -> tuple[jax.Array, ResidualState, jax.Array | None]:
     """Run a chunk.
 
@@ -97,7 +111,7 @@ def forward(
             return stream, (own, None)
         streams = []
 
-        def edited(site: int, values: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        def edited(site: int, values: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
             streams.append(values)
             return edit(1 + number * structure.sites + site, values, memory)
 

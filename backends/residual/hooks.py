@@ -1,12 +1,12 @@
 """What an edit of a residual stream does to the scans behind it, and layers by themselves."""
 
-from typing import Any, NamedTuple, TypeVar
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrl.backends.hooks import Put
+from lsrl.backends.network import Edit, Memory
 from lsrl.backends.residual.blocks import BlockFunction, LayerParameters, LayerState, Places
 from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
@@ -45,10 +45,7 @@ def scan_memory(circuit: Circuit, size: int) -> ScanMemory:
     return entries, weights
 
 
-Scan = TypeVar("Scan", jax.Array, None)
-
-
-def rescanned(scan: Scan, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Scan:
+def rescanned(scan: Memory, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Memory:
     """The state of a site's scan behind a change of the stream; None where the site has no scan.
 
     Args:
@@ -57,41 +54,22 @@ def rescanned(scan: Scan, change: jax.Array, entries: jax.Array, weights: jax.Ar
       entries: (entries,) of the flattened state; those of no meaning lie past its end.
       weights: (d, entries).
     """
-    if scan is None or not entries.shape[0]:
+    if not isinstance(scan, jax.Array) or not entries.shape[0]:
         return scan
     flat = scan.reshape(scan.shape[0], -1)
-    return flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
+    changed = flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
+    return cast(Memory, changed)
 
 
-class BlockLayer(NamedTuple):
-    """A layer by itself; see `lsrl.backends.hooks.Layer`."""
-
-    block: BlockFunction
-    eps: float
-
-    def whole(self, weights: LayerParameters, stream: jax.Array, state: LayerState) -> jax.Array:
-        """All tokens (time, batch, d) at once."""
-        tokens, batch = stream.shape[:2]
-        first = jnp.broadcast_to(jnp.arange(tokens)[:, None] == 0, (tokens, batch))
-        where = Places(first, jnp.int32(tokens))
-        return self.block(weights, stream, state, where, self.eps, None)[0]
-
-    def token(
-        self,
-        weights: LayerParameters,
-        stream: jax.Array,
-        state: LayerState,
-        first: jax.Array,
-        put: Put,
-        memory: ScanMemory,
-    ) -> tuple[jax.Array, LayerState]:
-        """One token (batch, d), whose hooks are set."""
-        entries, into = memory
-
-        def edit(site: int, made: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
-            new = put(site, made[0])
-            return new[None], rescanned(scan, new - made[0], entries[site], into[site])
-
-        where = Places(jnp.broadcast_to(first, (1, stream.shape[0])), jnp.int32(1))
-        after, state = self.block(weights, stream[None], state, where, self.eps, edit)
-        return after[0], state
+def run_layer(
+    kind: tuple[BlockFunction, float],
+    weights: LayerParameters,
+    stream: jax.Array,
+    state: LayerState,
+    first: jax.Array,
+    edit: Edit | None,
+) -> tuple[jax.Array, LayerState]:
+    """A layer by itself; see `lsrl.backends.hooks.Layered`. Its kind is the block and eps."""
+    tokens, batch = stream.shape[:2]
+    where = Places(jnp.broadcast_to(first[:, None], (tokens, batch)), jnp.int32(tokens))
+    return kind[0](weights, stream, state, where, kind[1], edit)

@@ -6,14 +6,14 @@ SiLU is an exact ReLU here (see `lsrl.backends.mamba`), so a branch that can be 
 channels.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
 from lsrl.backends.residual.packer import TAPS, Channel, Made, Packer, SiteKind, Terms
 from lsrl.backends.residual.rows import AtomRow, combined, factor_of
-from lsrl.errors import LsrlError
-from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
+from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
 BLOCK = SiteKind("block", relu_branch=True, relu_gate=True)
 # Stages within a block.
@@ -25,34 +25,30 @@ class MambaPacker(Packer):
 
     kinds: ClassVar[tuple[SiteKind, ...]] = (BLOCK,)
 
-    def place(self, node: int, channel: int) -> Made:
-        """By the kind of the op."""
-        op, rows = self.graph.nodes[node].op, self.reads(node, channel)
-        if isinstance(op, Delay):
-            return Made(self.last(*rows) + 1, DELAYED, self._delayed(rows[0], op.steps))
-        if isinstance(op, Relu):
-            return self._relu(rows[0])
-        if isinstance(op, LinearState):
-            site, (terms,) = self.scanned(rows, BLOCK, SCANNED)
-            factor = factor_of(op, channel)
-            summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
-            return Made(site, SCANNED, tuple(summed))
-        if isinstance(op, Hold):
-            return self.held(rows[0], rows[1], BLOCK, SCANNED)
-        if isinstance(op, Product):
-            options = (self.gated(value, gate, BLOCK, GATED) for value, gate in (rows, rows[::-1]))
-            return min(options, key=lambda made: (made.site, len(made.terms)))
-        raise LsrlError(f"{op.name} reached the Mamba block")
-
     def passing(self, row: AtomRow) -> Terms:
         """One channel for each sign that the row can have."""
         return tuple((Channel(part), weight) for part, weight in self.signed(row))
 
-    def _delayed(self, row: AtomRow, steps: int) -> Terms:
-        taps = tuple(float(lag == steps) for lag in range(TAPS))
-        return tuple((Channel(part, taps), weight) for part, weight in self.signed(row))
+    def _delay(self, op: Delay, _: int, row: AtomRow) -> Made:
+        taps = tuple(float(lag == op.steps) for lag in range(TAPS))
+        terms = tuple((Channel(part, taps), weight) for part, weight in self.signed(row))
+        return Made(self.last(row) + 1, DELAYED, terms)
 
-    def _relu(self, row: AtomRow) -> Made:
+    def _sum(self, op: LinearState, channel: int, row: AtomRow) -> Made:
+        site, (terms,) = self.scanned([row], BLOCK, SCANNED)
+        factor = factor_of(op, channel)
+        summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
+        return Made(site, SCANNED, tuple(summed))
+
+    def _hold(self, _op: Hold, _: int, value: AtomRow, when: AtomRow) -> Made:
+        return self.held(value, when, BLOCK, SCANNED)
+
+    def _product(self, _op: Product, _: int, left: AtomRow, right: AtomRow) -> Made:
+        pairs = ((left, right), (right, left))
+        options = (self.gated(value, gate, BLOCK, GATED) for value, gate in pairs)
+        return min(options, key=lambda made: (made.site, len(made.terms)))
+
+    def _relu(self, _op: Relu, _: int, row: AtomRow) -> Made:
         site = max(self.last(row), 0)
         tapped = self._tapped(row, site)
         if tapped is None:
@@ -92,6 +88,14 @@ class MambaPacker(Packer):
         # What the base's bias adds now is taken back: it belongs to the past tokens only.
         rest = combined([(-taps[0], AtomRow((), base.bias))], row.bias)
         return Channel(base, tuple(taps), rest.bias) if rest.exact else None
+
+    placers: ClassVar[Mapping[type[Op], Callable[..., Made]]] = {
+        Delay: _delay,
+        Relu: _relu,
+        LinearState: _sum,
+        Hold: _hold,
+        Product: _product,
+    }
 
 
 def _ratio(part: AtomRow, base: AtomRow, compare_bias: bool) -> float | None:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,11 @@ from flax import nnx
 from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
+    Inputs,
+    Memory,
     Network,
     Place,
+    Step,
     on_device,
     parameter,
     precise,
@@ -44,10 +47,12 @@ from lsrl.backends.residual.forward import (
     read_out,
     run_chunk,
 )
-from lsrl.backends.residual.hooks import BlockLayer, ScanMemory, rescanned, scan_memory
+from lsrl.backends.residual.hooks import ScanMemory, rescanned, run_layer, scan_memory
 from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
+from lsrl.parameters import Parameter
+from lsrl.pytrees import Tree
 
 # Tokens of all sequences at a time by default, and of each at least: activations of one layer are
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
@@ -134,7 +139,7 @@ class ResidualNetwork(Network):
       structure: what is no parameter.
     """
 
-    pure_step = staticmethod(apply_step)
+    pure_step = staticmethod(cast(Step, apply_step))
     residual = True
     structure: Structure
 
@@ -253,7 +258,7 @@ class ResidualNetwork(Network):
                 blocks.setdefault(int(number), {})[rest] = array
         return [blocks[number] for number in range(len(blocks))]
 
-    def rebuilt(self, arrays: Mapping[str, Any]) -> "ResidualNetwork":
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> "ResidualNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
@@ -302,11 +307,6 @@ class ResidualNetwork(Network):
         """Channels of the residual stream, d."""
         return int(value_of(self.final_norm).shape[0])
 
-    @property
-    def dtype(self) -> str:
-        """The dtype of parameters, states and outputs."""
-        return DTYPE
-
     # ------------------------------------------------------------ running
 
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> ResidualState:
@@ -324,12 +324,12 @@ class ResidualNetwork(Network):
         return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
 
     def run_with_state(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: ResidualState | None = None
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> tuple[Array, ResidualState]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        return self._run(inputs, chunk, state)
+        return self._run(inputs, chunk, cast("ResidualState | None", state))
 
-    def logits(self, inputs: Sequence[Any], vocabulary: int, chunk: int | None = None) -> Array:
+    def logits(self, inputs: Inputs, vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.
 
         Before the soft cap, where the reference has one: a checkpoint's cap is so high that it
@@ -399,7 +399,9 @@ class ResidualNetwork(Network):
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
         entries, weights = map(jnp.asarray, memory)
 
-        def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
+        def edit(
+            site: jax.Array | int, stream: jax.Array, scan: Memory
+        ) -> tuple[jax.Array, Memory]:
             new = put(site, stream[0])
             return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
 
@@ -418,16 +420,18 @@ class ResidualNetwork(Network):
             {name: x for name, x in parameters.items() if name != "layers"},
             [{name: x[layer] for name, x in stacked.items()} for layer in range(self.depth)],
             self.sites,
-            BlockLayer(self.structure.block, self.structure.eps),
             self.structure,
             embed,
             read_out,
+            (self.structure.block, self.structure.eps),
+            run_layer,
+            rescanned,
             lambda batch: {n: np.zeros((batch, *shape), DTYPE) for n, shape in shapes.items()},
         )
 
     def _run(
         self,
-        inputs: Sequence[Any],
+        inputs: Inputs,
         chunk: int | None,
         state: ResidualState | None,
         head: Array | None = None,

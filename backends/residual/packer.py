@@ -8,15 +8,18 @@ block, or half of one) an atom is made, and from which inner `Channel`s of the s
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple
 
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull
+from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
-from lsrl.ir.ops import Input, Lookup
+from lsrl.ir.ops import Affine, Bound, Constant, Op
+from lsrl.schedule import AT_INPUT
+from lsrl.target import Capabilities
 
 TAPS = 4  # the width of both targets' convolutions
 Mode = Literal["pass", "sum", "hold"]
@@ -88,6 +91,8 @@ class Packer(ABC):
 
     # The kinds of sites that follow each other, again and again.
     kinds: ClassVar[tuple[SiteKind, ...]]
+    # By op what places its atoms: of the packer, the op, the channel and the operands' rows.
+    placers: ClassVar[Mapping[type[Op], Callable[..., Made]]]
 
     def __init__(self, graph: Graph, chains: bool = True) -> None:
         """Place every atom that the output depends on."""
@@ -97,7 +102,7 @@ class Packer(ABC):
         self.made: dict[Atom, Made] = {}
         for node, channel in self._needed():
             op = graph.nodes[node].op
-            made = Made(-1, 0, ()) if isinstance(op, Input | Lookup) else self.place(node, channel)
+            made = Made(-1, 0, ()) if isinstance(op, AT_INPUT) else self.place(node, channel)
             self.made[node, channel] = made if chains else _own(made, (node, channel))
 
     def _needed(self) -> list[Atom]:
@@ -120,13 +125,31 @@ class Packer(ABC):
     def reads(self, node: int, channel: int) -> list[AtomRow]:
         """The rows of an atom's operands."""
         op, operands = self.graph.nodes[node].op, self.graph.nodes[node].operands
-        if isinstance(op, Input | Lookup):
+        if isinstance(op, AT_INPUT):
             return []
         return [self.affines.row(operand, channel) for operand in operands]
 
-    @abstractmethod
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """What blocks can make, the embedding makes, or rows look through."""
+        return Capabilities(
+            native=frozenset({*AT_INPUT, Constant, Affine, Bound, *cls.placers}),
+            boolean_product=True,
+            general_product=True,
+            longest_delay=TAPS - 1,
+            diagonal=True,
+        )
+
     def place(self, node: int, channel: int) -> Made:
-        """Where an atom is made; all that it reads is placed already."""
+        """Where an atom is made; all that it reads is placed already.
+
+        Raises:
+          LsrlError: the target has no such op.
+        """
+        op = self.graph.nodes[node].op
+        if type(op) not in self.placers:
+            raise LsrlError(f"{self.graph.label(node)}: no block of this target makes a {op.name}")
+        return self.placers[type(op)](self, op, channel, *self.reads(node, channel))
 
     # ------------------------------------------------------------ what placing needs
 

@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lsrl.backends.anatomy import Subject
 from lsrl.backends.base import Backend
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
@@ -23,18 +22,11 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
-    Affine,
-    Bound,
-    Constant,
-    Delay,
-    Hold,
     Input,
     LinearState,
     Lookup,
     Op,
-    Product,
     RecurrentState,
-    Relu,
     SelectiveState,
     ThresholdState,
     is_token,
@@ -44,7 +36,6 @@ from lsrl.ir.types import Token
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels
-from lsrl.target import Capabilities
 
 EPS = 1e-5
 # A ring of n channels takes n phases and n^2 gates.
@@ -65,7 +56,7 @@ class Drives(NamedTuple):
     switched: float
 
 
-class ResidualBackend(Backend):
+class ResidualBackend(Backend[Stream]):
     """A target whose blocks read and write a residual stream.
 
     Attributes:
@@ -75,23 +66,6 @@ class ResidualBackend(Backend):
       stored_gain: what the reference adds to a norm's stored gain.
     """
 
-    features: ClassVar[dict[str, str]] = {
-        "linear state": "real decay in [0, 1], delays, rings up to max_length",
-        "select/gate with a {0,1} operand": "yes",
-        "product of two signals": "yes",
-        "selective": "yes",
-        "threshold": "no",
-        "recurrent": "no",
-    }
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        native=frozenset(
-            {Input, Lookup, Constant, Affine, Bound, Relu, Product, Delay, LinearState, Hold}
-        ),
-        boolean_product=True,
-        general_product=True,
-        longest_delay=3,
-        diagonal=True,
-    )
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     dtype_reason: ClassVar[str] = (
         "the reference classes compute norms in float32, so float64 gains nothing; bfloat16 breaks "
@@ -145,9 +119,10 @@ class ResidualBackend(Backend):
     ) -> Circuit:
         """Which signal each channel of the stream holds behind each site."""
         lowered = self.lowered(schedule)
-        subject = Subject(program, self.name, numerics.dtype, options.inspectable)
-        builder = StreamCircuit(subject, schedule, partial(self.inner_scale, lowered))
-        return builder.circuit(lowered.width, lowered.constant())
+        names = program, self.name, numerics.dtype
+        builder = StreamCircuit(names, schedule, options.inspectable)
+        scale = partial(self.inner_scale, lowered)
+        return builder.circuit(lowered.width, lowered.constant(), scale)
 
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""

@@ -6,18 +6,21 @@ tokens at once, and only those that are patched have to go token by token. A lay
 weights as arguments, so it is compiled once for all layers and for all networks of its shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
-from typing import Any
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.hooks import Layer, Layered
-from lsrl.interpret.wiring import Patch, Wiring, patched, quick, turned_patches
+from lsrl.backends.hooks import Layered
+from lsrl.interpret.wiring import AnyArray, Arrays, Patch, Wiring, patched, quick, turned_patches
 from lsrl.ir.numbers import Array
+
+# At a token: its number, what the layer reads, and of each patch when and what to.
+_Now: TypeAlias = tuple[AnyArray, jax.Array, Arrays, Arrays]
 
 
 def known_streams(wiring: Wiring, inputs: Sequence[Array]) -> "KnownStreams | None":
@@ -69,7 +72,7 @@ class KnownStreams:
         layers = {(hook - 1) // layered.hooks for hook in hooks if hook}
         first = 0 if 0 in hooks else min(layers, default=depth)
         with self.wiring.model.device_mode():
-            stream: Any = self._streams[first][:, rows]
+            stream: AnyArray = self._streams[first][:, rows]
             if 0 in hooks:
                 stream = _quick(_patched)(stream, turned)
             for layer in range(first, depth):
@@ -81,27 +84,26 @@ class KnownStreams:
             outputs = read(layered.parameters, stream=stream, structure=layered.structure)
             return np.moveaxis(np.asarray(outputs), 0, 1)
 
-    def _whole(self, layer: int, stream: Any) -> jax.Array:
-        layered = self._layered
-        state = layered.init_state(stream.shape[1])
-        found: jax.Array = _quick(_whole_layer, "layer")(
-            layered.weights[layer], stream, state, layer=layered.layer
-        )
-        return found
+    def _whole(self, layer: int, stream: AnyArray) -> jax.Array:
+        known = self._layered
+        state = known.init_state(stream.shape[1])
+        run = _quick(_whole_layer, "layer", "kind")
+        return run(known.weights[layer], stream, state, layer=known.layer, kind=known.kind)
 
-    def _edited(self, layer: int, stream: Any, patches: Sequence[Patch]) -> jax.Array:
-        layered = self._layered
-        first = 1 + layer * layered.hooks
-        found: jax.Array = _quick(_edited_layer, "layer")(
-            layered.weights[layer],
+    def _edited(self, layer: int, stream: AnyArray, patches: Sequence[Patch]) -> jax.Array:
+        known = self._layered
+        first = 1 + layer * known.hooks
+        return _quick(_edited_layer, "layer", "kind", "remembered")(
+            known.weights[layer],
             stream,
-            layered.init_state(stream.shape[1]),
+            known.init_state(stream.shape[1]),
             patches,
             np.int32(first),
-            tuple(x[first : first + layered.hooks] for x in self.wiring.memory),
-            layer=layered.layer,
+            tuple(x[first : first + known.hooks] for x in cast(Arrays, self.wiring.memory)),
+            layer=known.layer,
+            kind=known.kind,
+            remembered=known.remembered,
         )
-        return found
 
 
 # One function each, so that all networks share what it was compiled to.
@@ -114,26 +116,35 @@ _quick = cache(quick)
 def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
     """Hook 0 as patched."""
 
-    def token(hook: jax.Array, tokens: Any, values: Any) -> jax.Array:
+    def token(hook: jax.Array, tokens: Arrays, values: Arrays) -> jax.Array:
         return patched(hook, 0, patches, tokens, values)
 
     return jax.vmap(token)(stream, *_timed(patches))
 
 
-def _whole_layer(weights: Any, stream: jax.Array, state: Any, *, layer: Layer) -> jax.Array:
+def _whole_layer(
+    weights: object,
+    stream: jax.Array,
+    state: object,
+    *,
+    layer: Callable[..., tuple[jax.Array, object]],
+    kind: Hashable,
+) -> jax.Array:
     """A layer, all tokens at once."""
-    return layer.whole(weights, stream, state)
+    return layer(kind, weights, stream, state, jnp.arange(len(stream)) == 0, None)[0]
 
 
 def _edited_layer(
-    weights: Any,
+    weights: object,
     stream: jax.Array,
-    state: Any,
+    state: object,
     patches: Sequence[Patch],
-    first: Any,
-    memory: Any,
+    first: jax.Array,
+    memory: Arrays,
     *,
-    layer: Layer,
+    layer: Callable[..., tuple[jax.Array, object]],
+    kind: Hashable,
+    remembered: Callable[..., object],
 ) -> jax.Array:
     """A layer token by token, so that what is set goes on to the next token's memory.
 
@@ -144,20 +155,24 @@ def _edited_layer(
       patches: with time first.
       first: the number of the layer's first hook.
       memory: of its hooks, as `Wiring.memory` has it of all.
-      layer: the layer.
+      layer: see `Layered`.
+      kind: see `Layered`.
+      remembered: see `Layered`.
     """
 
-    def token(state: Any, now: Any) -> tuple[Any, jax.Array]:
+    def token(state: object, now: _Now) -> tuple[object, jax.Array]:
         place, before, when, values = now
 
-        def put(hook: Any, made: jax.Array) -> jax.Array:
-            return patched(made, first + hook, patches, when, values)
+        def edit(hook: int, made: jax.Array, held: object) -> tuple[jax.Array, object]:
+            new = patched(made[0], first + hook, patches, when, values)
+            return new[None], remembered(held, new - made[0], *(x[hook] for x in memory))
 
-        after, state = layer.token(weights, before, state, place == 0, put, memory)
-        return state, after
+        after, state = layer(kind, weights, before[None], state, place[None] == 0, edit)
+        return state, after[0]
 
-    return lax.scan(token, state, (jnp.arange(len(stream)), stream, *_timed(patches)))[1]
+    timed: _Now = (jnp.arange(len(stream)), stream, *_timed(patches))
+    return lax.scan(token, state, timed)[1]
 
 
-def _timed(patches: Sequence[Patch]) -> tuple[Any, Any]:
+def _timed(patches: Sequence[Patch]) -> tuple[Arrays, Arrays]:
     return tuple(patch.tokens for patch in patches), tuple(patch.values for patch in patches)

@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lsrl.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.errors import BoundsError, InputError
@@ -29,6 +30,7 @@ from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.model import Model
+from lsrl.storage import Json
 
 FORMAT, VERSION = "lsrl.view", 1
 # Of all signals together; such a page has about 20 MB, and browsers still open it.
@@ -50,7 +52,7 @@ class Panel(NamedTuple):
 
 
 def view(
-    model: Model, *inputs: Any, path: str | os.PathLike[str], panels: Sequence[Panel] = ()
+    model: Model, *inputs: ArrayLike, path: str | os.PathLike[str], panels: Sequence[Panel] = ()
 ) -> None:
     """Write a page that shows what a network does, signal by signal and token by token.
 
@@ -73,7 +75,7 @@ def view(
     replace_file(path, page(content(model, arrays, panels)).encode())
 
 
-def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ()) -> dict[str, Any]:
+def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ()) -> dict[str, Json]:
     """What the page shows, as JSON's types.
 
     Args:
@@ -133,7 +135,7 @@ def _table(panel: Panel) -> dict[str, str | list[str] | list[list[str | float]]]
     return {"title": panel.title, "columns": columns, "rows": rows}
 
 
-def page(shown: Mapping[str, Any]) -> str:
+def page(shown: Mapping[str, Json]) -> str:
     """The HTML of what `content` gave."""
     folder = files("lsrl.interpret")
     style, script, body = (
@@ -142,7 +144,7 @@ def page(shown: Mapping[str, Any]) -> str:
     # A name may hold "</script>": inside a JSON string "<" can be written otherwise.
     data = json.dumps(shown, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(body).substitute(
-        title=html.escape(shown["title"]),
+        title=html.escape(str(shown["title"])),
         style=style,
         style_hash=_hash(style),
         script=script,
@@ -179,9 +181,9 @@ def _number(value: float) -> int | float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Any]]:
+def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Json]]:
     """The symbols or vectors that the tokens are, per sequence."""
-    found = []
+    found: list[dict[str, Json]] = []
     for (name, kind), array in zip(model.program.inputs.items(), arrays, strict=True):
         if isinstance(kind, Token):
             names = kind.names or [str(symbol) for symbol in range(kind.size)]
@@ -194,7 +196,7 @@ def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Any]]:
 
 def _check(
     model: Model, arrays: Sequence[Array], found: Outcome, held: Mapping[str, Array]
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Whether what the network holds and gives is what the program says."""
     expected = patch(model, arrays, {}, on="evaluator")
     try:
@@ -279,13 +281,13 @@ class _Span(NamedTuple):
 
 def _excerpts(
     lines: Mapping[str, Sequence[Source]], names: Mapping[str, str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     """The functions around the lines, most used file first: {"file", "first", "lines"} each."""
     wanted: dict[str, list[int]] = {}
     for found in lines.values():
         for source in found:
             wanted.setdefault(source.file, []).append(source.line)
-    excerpts = []
+    excerpts: list[dict[str, Json]] = []
     for path, numbers in sorted(wanted.items(), key=lambda item: -len(item[1])):
         text = _source_text(path)
         for span in _spans(text, sorted(set(numbers))):

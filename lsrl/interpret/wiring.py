@@ -8,7 +8,7 @@ layer's own value would.
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Concatenate, NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax import lax
 from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+
+Result = TypeVar("Result")
 
 
 class Patch(NamedTuple):
@@ -33,11 +35,18 @@ class Patch(NamedTuple):
         basis[1].
     """
 
-    layer: Any
-    tokens: Any
-    units: Any
-    values: Any
-    basis: Any = None
+    layer: Array
+    tokens: Array
+    units: Array
+    values: Array
+    basis: tuple[Array, Array] | None = None
+
+
+AnyArray: TypeAlias = Array | jax.Array  # of numpy until it is traced
+Arrays: TypeAlias = Sequence[AnyArray]
+# At a token: inputs, of each patch when and what to, and what hooks are shifted by or held at.
+_Now: TypeAlias = tuple[Arrays, Arrays, Arrays, AnyArray | None, AnyArray | None, AnyArray | None]
+_Seen: TypeAlias = tuple[jax.Array, tuple[jax.Array, ...]]  # outputs, and hooks
 
 
 class Prepared(NamedTuple):
@@ -50,10 +59,10 @@ class Prepared(NamedTuple):
       memory: see `Wiring.memory`.
     """
 
-    parameters: Any
-    state: Any
-    inputs: Any
-    memory: Any
+    parameters: object
+    state: object
+    inputs: Arrays
+    memory: object
 
 
 class Wiring:
@@ -98,14 +107,16 @@ class Wiring:
 
     # ------------------------------------------------------------ for transformations
 
-    def compiled(self, function: Callable[..., Any], *static: str) -> Any:
+    def compiled(
+        self, function: "Callable[Concatenate[Wiring, ...], Result]", *static: str
+    ) -> Callable[..., Result]:
         """A function under jit; networks that run by the same code share what is compiled.
 
         Args:
           function: pure, of a wiring and further arguments; of the module it is defined in.
           static: names of arguments that are compiled in.
         """
-        return _compiled(_Same(self), function, static)
+        return cast(Callable[..., Result], _compiled(_Same(self), function, static))
 
     def span(self, layer: int) -> range:
         """The hooks to run for what reads a layer's hook; the first of them then is given."""
@@ -123,7 +134,7 @@ class Wiring:
         return found
 
     @cached_property
-    def memory(self) -> Any:
+    def memory(self) -> object:
         """What an edit of a hook does to the memory: arrays, so that equal networks share code."""
         return self.model.module.memory_of(self.circuit)
 
@@ -215,7 +226,7 @@ class Wiring:
     def traced(
         self,
         prepared: Prepared,
-        patches: Any,
+        patches: Sequence[Patch],
         shifts: jax.Array | None = None,
         held: jax.Array | None = None,
         mask: jax.Array | None = None,
@@ -236,11 +247,11 @@ class Wiring:
         parameters, state, inputs, memory = prepared
         step = self.model.module.edited_step
 
-        def token(state: Any, now: Any) -> tuple[Any, Any]:
+        def token(state: object, now: _Now) -> tuple[object, _Seen]:
             read, tokens, values, shift, hold, some = now
             where = mask if some is None else some
 
-            def put(number: Any, hook: jax.Array) -> jax.Array:
+            def put(number: int | jax.Array, hook: jax.Array) -> jax.Array:
                 units = hook.shape[-1]
                 if hold is not None:
                     given = hold[number][:, :units]
@@ -256,8 +267,8 @@ class Wiring:
 
         moving = mask if mask is not None and mask.ndim == 4 else None
         told = tuple(p.tokens for p in patches), tuple(p.values for p in patches)
-        timed = *told, shifts, held, moving
-        _, (outputs, seen) = lax.scan(token, state, (inputs, *timed))
+        timed: _Now = (inputs, *told, shifts, held, moving)
+        _, (outputs, seen) = lax.scan(token, state, timed)
         return outputs, list(seen)
 
 
@@ -273,14 +284,18 @@ def turned_patches(model: Model, patches: Sequence[Patch]) -> tuple[Patch, ...]:
             p.tokens.T,
             p.units,
             np.moveaxis(np.asarray(p.values, dtype), 1, 0),
-            None if p.basis is None else tuple(np.asarray(x, dtype) for x in p.basis),
+            None if p.basis is None else (p.basis[0].astype(dtype), p.basis[1].astype(dtype)),
         )
         for p in patches
     )
 
 
 def patched(
-    hook: jax.Array, number: Any, patches: Sequence[Patch], tokens: Any, values: Any
+    hook: jax.Array,
+    number: int | jax.Array,
+    patches: Sequence[Patch],
+    tokens: Arrays,
+    values: Arrays,
 ) -> jax.Array:
     """A hook (batch, units) at one token, with what patches set.
 
@@ -319,7 +334,9 @@ class _Same:
 
 
 @lru_cache(maxsize=64)
-def _compiled(same: _Same, function: Callable[..., Any], static: tuple[str, ...]) -> Any:
+def _compiled(
+    same: _Same, function: Callable[..., object], static: tuple[str, ...]
+) -> Callable[..., object]:
     return quick(partial(function, same.wiring), *static)
 
 
@@ -333,14 +350,17 @@ QUICK: dict[str, bool | int] = {
 }
 
 
-def quick(function: Callable[..., Any], *static: str) -> Any:
+def quick(function: Callable[..., Result], *static: str) -> Callable[..., Result]:
     """The function under jit, compiled in little time where that is on a CPU.
 
     Args:
       function: pure.
       static: names of arguments that are compiled in.
     """
-    return jax.jit(function, static_argnames=static, compiler_options=_quick_options())
+    return cast(
+        Callable[..., Result],
+        jax.jit(function, static_argnames=static, compiler_options=_quick_options()),
+    )
 
 
 def quick_flags() -> str:

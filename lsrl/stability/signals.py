@@ -5,7 +5,7 @@ A schedule names the signal in every channel, so a failure can be told by name.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +14,7 @@ from lsrl.backends import registry
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.schedule import Schedule
 from lsrl.stability.copies import MEMORY, observe_copies
 from lsrl.stability.perturbations import Perturbation
 
@@ -87,7 +88,7 @@ def first_wrong_signal(
         for levels, chosen in (([level] * len(seeds), seeds), ([0.0], seeds[:1]))
     ]
     noisy, clean = (channel_values(model, states) for states in observed)
-    schedule = model.schedule
+    schedule = cast(Schedule, model.schedule)  # what has hooks is a stack of layers
     first: list[tuple[int, float, str]] = [(1 << 62, 0.0, "")] * len(seeds)
     for layer, labels, values, expected in zip(
         schedule.layers, model.labels, noisy, clean, strict=True
@@ -109,7 +110,7 @@ def first_wrong_signal(
     return Counter(name for _, _, name in first)
 
 
-def _allowed(schedule: Any, node: int) -> Array:
+def _allowed(schedule: Schedule, node: int) -> Array:
     facts = schedule.graph.facts[node]
     spread = np.where(facts.high > facts.low, facts.high - facts.low, 1.0)
     gridded = (facts.step > 0) & np.isfinite(facts.step)
