@@ -142,9 +142,9 @@ class Op(ABC):
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The result (batch, time, width) of operands (batch, time, ...)."""
 
+    @abstractmethod
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """Condition P1 of what is added up."""
-        return no_sums(self.width_of([operand.width for operand in operands]))
 
     def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
         """What the op takes for true of operands with these facts, if anything.
@@ -220,6 +220,11 @@ class Stateful(Op):
                 memory = self.resumed(memory, value)
             result[:, t] = value
         return result
+
+
+def adds_nothing(self: Op, operands: Sequence[Facts], tokens: int) -> Sums:
+    """The `sums` of an op that moves values, or picks them."""
+    return no_sums(self.width_of([operand.width for operand in operands]))
 
 
 def same_width(name: str, widths: Sequence[int], count: int) -> int:
