@@ -44,6 +44,10 @@ REASONS: dict[type[Op], str] = {
         "a selective state needs a transition that depends on the input, and this recurrence "
         "is fixed (Gu and Dao 2023, section 3.1)"
     ),
+    Hold: (
+        "a hold is what passes make of latches and selective states for cells whose gates take a "
+        "value in unmasked; programs write lsrl.hold"
+    ),
     ThresholdState: (
         "a threshold state feeds a nonlinearity back in time, and a fixed linear recurrence can't: "
         "S5 and A5 are out of reach of linear targets at any fixed depth unless TC0 = NC1 "
