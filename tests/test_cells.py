@@ -13,7 +13,8 @@ from lsrl import errors, programs
 from lsrl.backends import registry
 from lsrl.backends.cells.network import make_cell
 from lsrl.backends.cells.sparse import sparse_kernel
-from lsrl.testing.random_programs import OPS, random_program
+from lsrl.testing.random_ops import OPS
+from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare, sample_inputs
 from tests.grids import studied, thinned
 from tests.strategies import check_programs, each_turn

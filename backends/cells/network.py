@@ -7,10 +7,10 @@ Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in 
 cell's dense map (`sparse.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,21 @@ from lsrl.parameters import Parameter
 from lsrl.pytrees import Tree
 
 CellKind = Literal["relu", "tanh", "lstm", "gru"]
-Carries = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
+# A layer's carry, as flax's cell takes it: h, or (c, h) of an LSTM.
+Carry: TypeAlias = jax.Array | Array | tuple[jax.Array | Array, jax.Array | Array]
+Carries: TypeAlias = tuple[Carry, ...]
+
+
+class Cell(Protocol):
+    """What flax's recurrent cells have in common."""
+
+    hidden_features: int
+    dense_i: Callable[[jax.Array], jax.Array]
+    dense_h: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+        """One token."""
+
 
 # So few sequences run layer by layer, more with all layers in the step. CPU seconds of the former
 # over the latter, tok2tok of words of 3 and 40 symbols on two cores:
@@ -106,34 +120,36 @@ class CellWeights:
 # ---------------------------------------------------------------- flax's cells
 
 
-def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Any:
+def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
     """An unmodified flax cell with all weights zero."""
 
-    def zeros(key: Any, shape: tuple[int, ...], *_: Any, **__: Any) -> jax.Array:
+    def zeros(key: jax.Array, shape: tuple[int, ...], *_: object, **__: object) -> jax.Array:
         return on_device(np.zeros(shape), dtype)  # jnp.zeros would compile once a shape
 
-    common: dict[str, Any] = {
-        "dtype": jnp.dtype(dtype),
-        "param_dtype": jnp.dtype(dtype),
-        "kernel_init": zeros,
-        "recurrent_kernel_init": zeros,
-        "bias_init": zeros,
-        "rngs": nnx.Rngs(0),
+    classes: dict[CellKind, Callable[..., nnx.Module]] = {
+        "lstm": nnx.OptimizedLSTMCell,
+        "gru": nnx.GRUCell,
+        "relu": partial(nnx.SimpleCell, activation_fn=nnx.relu),
+        "tanh": partial(nnx.SimpleCell, activation_fn=nnx.tanh),
     }
-    if kind == "lstm":
-        return nnx.OptimizedLSTMCell(features, units, **common)
-    if kind == "gru":
-        return nnx.GRUCell(features, units, **common)
-    activation = nnx.relu if kind == "relu" else nnx.tanh
-    return nnx.SimpleCell(features, units, activation_fn=activation, **common)
+    cell = classes[kind](
+        features,
+        units,
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.dtype(dtype),
+        kernel_init=zeros,
+        recurrent_kernel_init=zeros,
+        bias_init=zeros,
+        rngs=nnx.Rngs(0),
+    )
+    return cast(Cell, cell)
 
 
-def _fill(cell: Any, kind: CellKind, weights: GateWeights, dtype: str) -> None:
+def _fill(cell: Cell, kind: CellKind, weights: GateWeights, dtype: str) -> None:
     """Set the parameters of a cell; flax keeps the bias on one side only."""
-    cell.dense_i.kernel = parameter(weights.inputs, dtype)
-    cell.dense_h.kernel = parameter(weights.recurrent, dtype)
-    side = cell.dense_h if kind == "lstm" else cell.dense_i
-    side.bias = parameter(weights.bias, dtype)
+    for side, kernel in (("dense_i", weights.inputs), ("dense_h", weights.recurrent)):
+        getattr(cell, side).kernel = parameter(kernel, dtype)
+    getattr(cell, "dense_h" if kind == "lstm" else "dense_i").bias = parameter(weights.bias, dtype)
 
 
 # ---------------------------------------------------------------- pure functions
@@ -153,8 +169,8 @@ class Structure:
     kind: CellKind
     dtype: str
     inputs: tuple[str, ...]
-    cells: tuple[Any, ...]
-    _key: tuple[Any, ...] = field(init=False, repr=False)
+    cells: tuple[nnx.GraphDef[Cell], ...]
+    _key: tuple[Hashable, ...] = field(init=False, repr=False)
     _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -173,7 +189,14 @@ class Structure:
         return self
 
 
-Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
+class Parameters(TypedDict):
+    """Of `CellNetwork.parameters`: input maps, each cell by flax's names, the output map."""
+
+    inputs: dict[str, jax.Array]
+    cells: tuple[dict[str, dict[str, jax.Array]], ...]
+    output_kernel: jax.Array
+    output_bias: jax.Array
+    sparse: NotRequired[dict[str, dict[str, SparseKernel]]]  # by layer and side of the cell
 
 
 def apply_step(
@@ -219,10 +242,10 @@ def _apply_cells(
     return values, tuple(after)
 
 
-def _cell(structure: Structure, parameters: Parameters, number: int) -> Any:
+def _cell(structure: Structure, parameters: Parameters, number: int) -> Cell:
     """A cell with its parameters, whose kernels are sparse where that was prepared."""
     own = parameters["cells"][number]
-    cell = nnx.merge(structure.cells[number], own)
+    cell: Cell = nnx.merge(structure.cells[number], own)
     for side, kernel in parameters.get("sparse", {}).get(f"{number}", {}).items():
         setattr(cell, side, partial(_sparse_affine, kernel, own[side].get("bias")))
     return cell
@@ -269,8 +292,8 @@ def _run_together(
 ) -> tuple[jax.Array, Carries]:
     """As `_run_chunk`, time first, with all layers in the step."""
 
-    def token(state: Carries, values: Any) -> tuple[Carries, jax.Array]:
-        values = _features(parameters, structure, state, values)
+    def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
+        values = _features(parameters, structure, state, now)
         values, state = _apply_cells(structure, parameters, state, values)
         return state, values
 
@@ -287,8 +310,8 @@ def _run_layerwise(
     What a cell makes of its inputs alone it makes of all tokens at once.
     """
     count = len(structure.cells)
-    values: Any = tuple(inputs)
-    after: list[Any] = []
+    over = tuple(inputs)  # what the next layer reads
+    after: list[Carry] = []
 
     def read_out(values: jax.Array) -> jax.Array:
         return _affine(values, parameters["output_kernel"], parameters["output_bias"])
@@ -298,29 +321,30 @@ def _run_layerwise(
         first = not number
         in_step = parameters["cells"][number]["dense_i"]["kernel"].size < FEW_WEIGHTS
         if not in_step and first:
-            values = _projected(project, parameters, structure, state, inputs)
+            over = (_projected(project, parameters, structure, state, inputs),)
         elif not in_step:
-            values = project(values)
+            over = (project(*over),)
 
         def token(
-            carry: Any,
-            now: Any,
+            carry: Carry,
+            now: tuple[jax.Array, ...],
             number: int = number,
             in_step: bool = in_step,
-        ) -> tuple[Any, jax.Array]:
+        ) -> tuple[Carry, jax.Array]:
             cell = _cell(structure, parameters, number)
             if not in_step:
                 cell.dense_i = _unchanged
-            elif number == 0:
-                now = _features(parameters, structure, state, now)
-            carry, made = cell(carry, now)
+            reads_inputs = in_step and number == 0
+            read = _features(parameters, structure, state, now) if reads_inputs else now[0]
+            carry, made = cell(carry, read)
             return carry, read_out(made) if number == count - 1 else made
 
-        carried, values = lax.scan(token, carry, values)
+        carried, values = lax.scan(token, carry, over)
+        over = (values,)
         after.append(carried)
     if not after:
-        values = read_out(_features(parameters, structure, state, inputs))
-    return values, tuple(after)
+        return read_out(_features(parameters, structure, state, inputs)), ()
+    return over[0], tuple(after)
 
 
 def _projected(
@@ -494,7 +518,7 @@ class CellNetwork(Network):
         with precision(self.dtype):
             return tuple(self._carry(cell, batch_shape) for cell in self.cells)
 
-    def _carry(self, cell: Any, batch_shape: tuple[int, ...]) -> Any:
+    def _carry(self, cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
@@ -504,8 +528,8 @@ class CellNetwork(Network):
         return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
 
     def remembered(
-        self, memory: Any, before: jax.Array, after: jax.Array, places: object = None
-    ) -> Any:
+        self, memory: Carry, before: jax.Array, after: jax.Array, places: object = None
+    ) -> Carry:
         """The carry behind an edit of h."""
         if not isinstance(memory, tuple):
             return after
@@ -542,7 +566,7 @@ def _check_activations(kind: CellKind, dtype: str) -> None:
     sizes = numerics.linear * 2.0 ** -(np.arange(8 * 3 * numerics.bits) / 8.0)
     small = np.concatenate([sizes, -sizes, [0.0]]).astype(number)
     large = np.concatenate([2.0 ** (np.arange(400) / 8.0), np.arange(64) / 4]) + 1.0
-    tests: list[tuple[str, Callable[[Any], Any], Array, Array]] = []
+    tests: list[tuple[str, Callable[[jax.Array], jax.Array], Array, Array]] = []
     if kind != "relu":
         tests.append((f"tanh(u) == u for |u| <= {numerics.linear:g}", nnx.tanh, small, small))
         beyond = (numerics.shut * (1 - 2.0**-6) * large).astype(number)

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
     Inputs,
+    Memory,
     Network,
     Place,
     Step,
@@ -398,7 +399,9 @@ class ResidualNetwork(Network):
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
         entries, weights = map(jnp.asarray, memory)
 
-        def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
+        def edit(
+            site: jax.Array | int, stream: jax.Array, scan: Memory
+        ) -> tuple[jax.Array, Memory]:
             new = put(site, stream[0])
             return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
 
