@@ -4,8 +4,9 @@ import numpy as np
 
 from lsrl import reuse
 from lsrl.language.program import Program
-from lsrl.model import Model, Report
+from lsrl.model import Model
 from lsrl.options import Activation, Legalise, Options
+from lsrl.passes.pipeline import Report
 from lsrl.schedule import Levels
 from lsrl.stages import Stages, Watch
 from lsrl.support import check_request

@@ -33,7 +33,7 @@ class Stages:
     def __init__(
         self,
         program: Program,
-        backend: Backend,
+        backend: Backend[Layout],
         numerics: Numerics,
         options: Options,
         watch: Watch | None = None,

@@ -10,6 +10,7 @@ from lsrl.ir.ops import Product, Relu
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics, numerics_of
 from lsrl.options import Activation, Options
+from lsrl.schedule import Layout
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def targets() -> tuple[TargetInfo, ...]:
 
 def check_request(
     program: Program, target: str, dtype: object, activation: Activation | None, options: Options
-) -> tuple[Backend, Numerics]:
+) -> tuple[Backend[Layout], Numerics]:
     """The target and the numbers that a compilation is asked for.
 
     Raises:
@@ -61,7 +62,7 @@ def check_request(
     return backend, numerics
 
 
-def _keeps_relus(backend: Backend) -> bool:
+def _keeps_relus(backend: Backend[Layout]) -> bool:
     return Relu in backend.capabilities.native and not backend.capabilities.diagonal
 
 
@@ -74,7 +75,7 @@ def check_length(program: Program) -> None:
         )
 
 
-def check_supported(program: Program, graph: Graph, backend: Backend) -> None:
+def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) -> None:
     """Raise UnsupportedOpError if a target can't hold a simplified graph; lists every offender."""
     offending = backend.offending(graph)
     if not offending:

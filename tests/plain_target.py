@@ -1,7 +1,7 @@
 """The simplest target: a dense recurrent layer a layer of the schedule, run token by token.
 
-It stands for targets that others write: it relies on the contracts alone, `Backend` and `Network`,
-and no module of lsrl knows it.
+It stands for targets that others write: it relies on the contracts alone, `StackBackend` and
+`Network`, and no module of lsrl knows it.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,27 @@ import scipy.sparse as sp
 from flax import nnx
 
 from lsrl.backends.anatomy import channels_as_they_are
-from lsrl.backends.base import Backend
+from lsrl.backends.base import StackBackend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.network import Network, Place, aligned, on_device, parameter
+from lsrl.backends.pattern import Pattern
 from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Relu
 from lsrl.target import Capabilities
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What is no parameter: the dtype, which inputs have a map, and which units are ReLUs."""
+    """What is no parameter: dtype, inputs that have a map, units that are ReLUs, weights of R."""
 
     dtype: str
     inputs: tuple[bool, ...]
     relu: tuple[tuple[bool, ...], ...]
+    recurrent: tuple[Pattern, ...]
 
 
 def step(parameters, structure, state, inputs, edit=None):
-    """s = x I + s R + b, of which some units pass a ReLU; see `lsrl.backends.network.Step`."""
+    """s = x I + s R + b, R sparse, and some units pass a ReLU; see `lsrl.backends.network.Step`."""
     values = jnp.zeros((*state[0].shape[:-1], parameters["features"].shape[0]), structure.dtype)
     for number, (read, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
         if read:
@@ -44,7 +46,8 @@ def step(parameters, structure, state, inputs, edit=None):
     for layer, (held, relu) in enumerate(zip(state, structure.relu, strict=True)):
         name = f"layers.{layer}"
         total = jnp.dot(values, parameters[f"{name}.input"])
-        total = total + jnp.dot(held, parameters[f"{name}.recurrent"])
+        pattern = structure.recurrent[layer]
+        total = total + pattern.product(parameters[f"{name}.recurrent"], held)
         held = total + aligned(parameters[f"{name}.bias"], total)
         values = jnp.where(aligned(np.array(relu, bool), held), jnp.maximum(held, 0), held)
         if edit is not None:
@@ -59,15 +62,20 @@ class PlainNetwork(Network):
 
     pure_step = staticmethod(step)
 
-    def __init__(self, structure, arrays):
+    def __init__(self, dtype, inputs, relu, arrays):
         super().__init__()
-        self.structure = structure
+        names = [f"layers.{layer}.recurrent" for layer in range(len(relu))]
+        patterns = {name: Pattern(arrays[name]) for name in names}
+        self.structure = Structure(dtype, inputs, relu, tuple(patterns.values()))
+        values = {name: one.values(arrays[name], name) for name, one in patterns.items()}
         self.weights = nnx.Dict(
-            {name: parameter(array, structure.dtype) for name, array in arrays.items()}
+            {name: parameter(array, dtype) for name, array in {**arrays, **values}.items()}
         )
 
     def places(self):
-        return {name: Place(self.weights, name) for name in self.weights}
+        names = [f"layers.{layer}.recurrent" for layer in range(self.depth)]
+        patterns = dict(zip(names, self.structure.recurrent, strict=True))
+        return {name: Place(self.weights, name, None, patterns.get(name)) for name in self.weights}
 
     def init_state(self, batch_shape=()):
         starts = [self.parameter_arrays()[f"layers.{i}.start"] for i in range(self.depth)]
@@ -76,8 +84,14 @@ class PlainNetwork(Network):
             for start in starts
         )
 
+    def hooks_in(self, state):
+        return [
+            np.where(relu, np.maximum(held, 0), held)
+            for relu, held in zip(self.structure.relu, state, strict=True)
+        ]
+
     def rebuilt(self, arrays):
-        return PlainNetwork(self.structure, arrays)
+        return PlainNetwork(self.dtype, self.structure.inputs, self.structure.relu, arrays)
 
     @property
     def depth(self):
@@ -88,12 +102,11 @@ class PlainNetwork(Network):
         return max(len(relu) for relu in self.structure.relu)
 
 
-class Plain(Backend):
+class Plain(StackBackend):
     """What linear rows can hold, with a ReLU or nothing on each."""
 
     name = "plain"
     cell = "s = A s + B x + b, φ(s)"
-    features = {"linear state": "any A"}  # noqa: RUF012
     capabilities = Capabilities(frozenset({Input, Lookup, Constant, Affine, Relu, LinearState}))
     dtypes = ("float32", "float64")
     dtype_reason = "it adds up in its own dtype, and bfloat16 has few bits for that"
@@ -118,13 +131,12 @@ class Plain(Backend):
             inputs = [sp.csr_array((0, width)), *(row.inputs for row in rows)]
             recurrent = [sp.csr_array((0, layer.width)), *(row.recurrent for row in rows)]
             arrays[f"layers.{i}.input"] = sp.vstack(inputs).toarray().T
-            arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).toarray().T
+            arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).T
             arrays[f"layers.{i}.bias"] = np.concatenate([np.zeros(0), *(r.bias for r in rows)])
             arrays[f"layers.{i}.start"] = layer.initial
-            relus.append(tuple(u.kind == "relu" for u in layer.units for _ in range(u.width)))
+            relus.append(tuple(u.kind is Relu for u in layer.units for _ in range(u.width)))
         arrays["output"] = schedule.output.inputs.toarray().T
         arrays["output_bias"] = schedule.output.bias
-        structure = Structure(
-            numerics.dtype, tuple(array is not None for array in read), tuple(relus)
+        return PlainNetwork(
+            numerics.dtype, tuple(array is not None for array in read), tuple(relus), arrays
         )
-        return PlainNetwork(structure, arrays)

@@ -12,14 +12,17 @@ import pkgutil
 import jax
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import lsrl
 from lsrl import cost, interpret
 from lsrl.backends import registry
+from lsrl.backends.pattern import Pattern
 from lsrl.errors import (
     InputError,
     LsrlError,
     PrecisionError,
+    ShapeError,
     UnknownTargetError,
     UnsupportedOpError,
 )
@@ -27,8 +30,8 @@ from lsrl.interpret import (
     causal,
     faithfulness,
     interventions,
-    methods,
     page,
+    probes,
     score,
     truth,
     weights,
@@ -46,6 +49,7 @@ from lsrl.interpret.variants import (
     trim,
 )
 from lsrl.model import Alteration, Model
+from lsrl.parameters import same_bits
 from lsrl.stability import copies, measures, perturbations, ranges, signals, sweep, workloads
 from lsrl.suite import build, cards
 from tests.plain_target import Plain
@@ -131,6 +135,73 @@ def test_it_refuses_what_it_can_not_hold():
     assert lsrl.explain(balance, "plain").bits == lsrl.explain(balance, "linear_rnn").bits
 
 
+# ---------------------------------------------------------------- its sparse parameters
+
+KERNEL = "layers.0.recurrent"
+
+
+def test_a_sparse_parameter_is_its_weights(model):
+    array = model.module.parameter_arrays()[KERNEL]
+    assert isinstance(array, sp.csr_array)
+    assert model.module.parameters()[KERNEL].shape == (array.nnz,)
+    arrays = model.module.parameter_arrays().values()
+    dense = [one.toarray() if sp.issparse(one) else one for one in arrays]
+    assert model.num_parameters == sum(one.size for one in dense)
+    assert model.num_nonzero_parameters == sum(np.count_nonzero(one) for one in dense)
+    stored = sum(one.nnz if sp.issparse(one) else one.size for one in arrays)
+    places = sum(4 * one.nnz for one in arrays if sp.issparse(one))
+    state = sum(len(layer.initial) for layer in model.schedule.layers)
+    assert cost.cost(model, "step").bytes == 4 * (stored + 2 + 2 * state) + places
+
+
+def test_replacing_a_sparse_parameter(model, tmp_path):
+    model = copy.deepcopy(model)
+    array, path = model.module.parameter_arrays()[KERNEL], tmp_path / "model"
+    expected = model.run(IDS)
+    for other in (2 * array, (2 * array).toarray(), jax.numpy.asarray((0 * array).toarray())):
+        model.module.replace_parameters({KERNEL: other})
+        found = model.module.parameter_arrays()[KERNEL]
+        assert found.nnz == array.nnz, "a weight may be 0 and is one still"
+        np.testing.assert_array_equal(
+            found.toarray(), other.toarray() if sp.issparse(other) else other
+        )
+        assert model.changed_parameters == (KERNEL,)
+        assert (model.run(IDS) != expected).any()
+        model.save(path)
+        loaded = lsrl.load(path)
+        assert loaded.changed_parameters == (KERNEL,)
+        assert same_bits(loaded.module.parameter_arrays()[KERNEL], found)
+    model.module.replace_parameters({KERNEL: array})
+    assert model.certificate.exact
+    row, column = np.argwhere(array.toarray() == 0)[0]
+    other = array.toarray()
+    other[row, column] = 0.5
+    with pytest.raises(ShapeError, match=rf"no weight at \({row}, {column}\), got .*0\.5.*rebuilt"):
+        model.module.replace_parameters({KERNEL: other})
+    with pytest.raises(ShapeError, match="has shape"):
+        model.module.replace_parameters({KERNEL: other[:1]})
+    # A network of another pattern is made anew, and is another structure.
+    arrays = model.module.arrays()
+    model.module = model.module.rebuilt({**arrays, KERNEL: other})
+    assert model.module.parameter_arrays()[KERNEL].nnz == array.nnz + 1
+    assert model.changed_parameters == (KERNEL,)
+    model.module = model.module.rebuilt({**arrays, KERNEL: array.toarray()})
+    assert model.certificate.exact
+
+
+def test_a_product_with_a_sparse_parameter_has_the_derivatives_of_a_dense_one():
+    random = np.random.default_rng(0)
+    dense = random.normal(size=(5, 7)).astype(np.float32) * (random.random((5, 7)) < 0.3)
+    pattern, vectors = Pattern(dense), random.normal(size=(2, 3, 5)).astype(np.float32)
+    assert pattern == Pattern(sp.csr_array(dense))
+    assert pattern != Pattern(sp.csr_array(dense).T)
+    weights = jax.numpy.asarray(pattern.values(dense, "w"))
+    np.testing.assert_allclose(pattern.product(weights, vectors), vectors @ dense, rtol=1e-5)
+    found = jax.grad(lambda w: (pattern.product(w, vectors) ** 2).sum())(weights)
+    expected = 2 * np.einsum("abi,abo->io", vectors, vectors @ dense)
+    np.testing.assert_allclose(found, expected[pattern.rows, pattern.columns], rtol=1e-4)
+
+
 # ---------------------------------------------------------------- every public call
 
 
@@ -174,6 +245,20 @@ def rebuilt(model):
     np.testing.assert_array_equal(got, model.run(IDS) + 1)
 
 
+def run_in_parts(model):
+    whole = model.run(IDS, check=True, mesh=mesh())
+    first, state = model.run(IDS[:, :7], mesh=mesh(), return_state=True)
+    rest = model.run(IDS[:, 7:], state=state)
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), whole)
+
+
+def state_saved(model, path):
+    first, state = model.run(IDS[:, :7], return_state=True)
+    model.save_state(state, path)
+    rest = model.run(IDS[:, 7:], state=model.load_state(path))
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), model.run(IDS))
+
+
 def mesh():
     return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
 
@@ -194,10 +279,13 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
+            "compiled_circuit",
         )
     },
     "altered": lambda model, _: altered(model),
-    "run": lambda model, _: model.run(IDS, check=True, mesh=mesh()),
+    "run": lambda model, _: run_in_parts(model),
+    "save_state": lambda model, path: state_saved(model, path / "state"),
+    "load_state": lambda model, path: state_saved(model, path / "state"),
     "init_state": lambda model, _: model.init_state(2),
     "step": lambda model, _: model.step(model.init_state(), IDS[0, 0]),
     "generate": lambda model, _: generated(model),
@@ -237,7 +325,7 @@ def probed(model):
     values = interpret.capture(model, IDS)
     _, hooks = interventions.wiring_of(model).run([IDS], hooks=True)
     classes = truth.equivalence_classes(model.circuit, values)
-    methods.probe(model, [IDS], hooks, values, classes)
+    probes.probe(model, [IDS], hooks, values, classes)
 
 
 def checked(make):
@@ -254,6 +342,24 @@ def noisy(model):
     outputs = copies.run_copies(model, [IDS], NOISE, [0.0, 1.0], [0, 0])
     np.testing.assert_array_equal(outputs[0], model.run(IDS))
     assert (outputs[1] != model.run(IDS)).any()
+
+
+def told_by_states(model):
+    """Of the last token, what captures find too."""
+    _, state = model.module.run_with_state(model.features([IDS]))
+    values = signals.channel_values(model, state)
+    held = interpret.capture(model, IDS)
+    for channel in model.circuit.channels:
+        if channel.layer and model.circuit.makes(channel):
+            found = values[channel.layer - 1][:, channel.units[0]]
+            np.testing.assert_array_equal(found, held[channel.signal][:, -1, channel.element])
+
+
+def broken(model):
+    counts = signals.first_wrong_signal(model, [IDS], NOISE, 1.0, [0, 1])
+    assert sum(counts.values()) == 2
+    assert set(counts) <= {label for layer in model.labels for label in layer}
+    assert signals.first_wrong_signal(model, [IDS], NOISE, 0.0, [0]) == {"": 1}
 
 
 # Public functions of the studies that take a model first, by module and name.
@@ -274,10 +380,9 @@ STUDIES = {
         interpret.interchange, model, [IDS], [IDS[::-1]], STATE, 9
     ),
     "interpret.interventions.circuit_nodes": interventions.circuit_nodes,
-    "interpret.locate.circuit_of": interpret.circuit_of,
     "interpret.page.view": lambda model: interpret.view(model, IDS, path=os.devnull),
     "interpret.page.content": lambda model: page.content(model, [IDS]),
-    "interpret.methods.probe": probed,
+    "interpret.probes.probe": probed,
     "interpret.weights.read_weights": lambda model: weights.read_weights(model, []),
     "interpret.wiring.turned_patches": lambda model: wiring.turned_patches(model, []),
     "interpret.variants.base.measured": lambda model: base.measured(model),
@@ -305,10 +410,8 @@ STUDIES = {
         model, IDS, model.run(IDS)[:, -5:], NOISE, 2
     ),
     "stability.ranges.weight_ranges": ranges.weight_ranges,
-    "stability.signals.channel_values": lambda model: signals.channel_values(model, ()),
-    "stability.signals.first_wrong_signal": lambda model: signals.first_wrong_signal(
-        model, [IDS], NOISE, 1.0, [0]
-    ),
+    "stability.signals.channel_values": told_by_states,
+    "stability.signals.first_wrong_signal": broken,
     "suite.cards.circuit_json": cards.circuit_json,
 }
 # What other targets have and this one has not, so that there is nothing to do.
@@ -327,8 +430,6 @@ MISSING: dict[str, tuple[type[Exception], str]] = {
     "interpret.weights.read_weights": (LsrlError, "weights of target 'plain' can't be read"),
     "interpret.variants.permute.permuted": (InputError, "is no network of a target of LSRL"),
     "stability.ranges.weight_ranges": (InputError, "needs a linear target, got 'plain'"),
-    "stability.signals.channel_values": (InputError, "'plain' does not keep its signals"),
-    "stability.signals.first_wrong_signal": (InputError, "'plain' does not keep its signals"),
 }
 FAILURES = REFUSED | MISSING
 

@@ -1,23 +1,25 @@
 """What the targets with stock cells share: plan, certificate and module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, Reading
-from lsrl.backends.base import Backend
+from lsrl.backends.base import Exporter, StackBackend
+from lsrl.backends.cells import torch_export
 from lsrl.backends.cells.certificate import CellAnalysis
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Encoder, plan_cells
+from lsrl.backends.cells.encoding import Encoder
 from lsrl.backends.cells.network import CellKind, CellNetwork, CellWeights, GateWeights
+from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.input_map import input_maps
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
 from lsrl.schedule import Schedule
 
 
-class CellBackend(Backend):
+class CellBackend(StackBackend):
     """A target that is a stack of stock cells.
 
     Attributes:
@@ -49,6 +51,10 @@ class CellBackend(Backend):
             for layer in plan_cells(self.encoder, schedule, numerics).layers
         ]
         return Hooks("the cell's h; memory: the cell's carry, c and h for an LSTM", layers)
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """Stock modules of torch."""
+        return {"torch": torch_export.write}
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> CellNetwork:
         """The cells with the schedule's weights."""

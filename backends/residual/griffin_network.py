@@ -11,20 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsrl.backends.network import Edit
-from lsrl.backends.residual.network import (
+from lsrl.backends.residual.blocks import (
     DTYPE,
     LayerParameters,
     LayerState,
-    OperationTest,
     Places,
-    ResidualNetwork,
     causal_convolution,
-    check_norm,
-    check_operations,
     linear,
-    norm_operations,
     recurrence,
     rms_norm,
+)
+from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.self_test import (
+    OperationTest,
+    check_norm,
+    check_operations,
+    norm_operations,
     sizes_from,
 )
 

@@ -18,6 +18,7 @@ from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.errors import LsrlError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.parameters import dense
 
 
 class Sources(NamedTuple):
@@ -51,9 +52,8 @@ def read_weights(model: Model, layers: Sequence[Sources]) -> tuple[list[Array], 
       LsrlError: the network is of no kind that is known here.
     """
     module = model.module
-    arrays = {
-        name: np.asarray(array, np.float64) for name, array in module.parameter_arrays().items()
-    }
+    parameters = module.parameter_arrays().items()
+    arrays = {name: np.asarray(dense(one), np.float64) for name, one in parameters}
     if isinstance(module, LinearNetwork):
         return _linear(module, arrays, layers)
     if isinstance(module, CellNetwork):

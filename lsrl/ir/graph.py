@@ -9,48 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
 from lsrl.ir.groups import Groups
 from lsrl.ir.inference import Inference
+from lsrl.ir.node import Node, Source
 from lsrl.ir.ops import Input, Op
 
 if TYPE_CHECKING:
     import networkx as nx
-
-
-class Source(NamedTuple):
-    """A line of the user's code."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        """file:line."""
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Node:
-    """One signal of a graph.
-
-    Attributes:
-      op: what computes it.
-      operands: ids of the nodes that it reads, in order; the same one may come twice.
-      width: number of channels.
-      origins: ids of the signals of the program that this node's value equals.
-      names: the user's names for it.
-      sources: the lines that made it.
-    """
-
-    op: Op
-    operands: tuple[int, ...]
-    width: int
-    origins: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()
-    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +164,7 @@ def _parameters(op: Op) -> str:
     """An op's parameters but for those that have their default."""
     shown = [
         f"{parameter.name}={_shorten(repr(getattr(op, parameter.name)))}"
-        for parameter in fields(op)  # type: ignore[arg-type]
+        for parameter in fields(op)
         if getattr(op, parameter.name) != parameter.default
     ]
     return f" {{{', '.join(shown)}}}" if shown else ""

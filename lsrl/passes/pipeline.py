@@ -39,6 +39,19 @@ class PassRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Report:
+    """What the stages of a compilation did.
+
+    Attributes:
+      passes: one record a pass, in order.
+      seconds: CPU seconds by stage.
+    """
+
+    passes: tuple[PassRecord, ...]
+    seconds: dict[str, float]
+
+
 class Pipeline:
     """Runs passes and records what each did.
 

@@ -5,15 +5,12 @@ A schedule names the signal in every channel, so a failure can be told by name.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.backends import registry
-from lsrl.backends.cells.encoding import plan_cells
-from lsrl.backends.cells.network import CellNetwork
-from lsrl.backends.cells.target import CellBackend
-from lsrl.backends.linear.network import LinearNetwork
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -29,7 +26,7 @@ def channel_values(model: Model, states: Any) -> list[Array]:
     """The value of every channel of every layer.
 
     Args:
-      model: on a linear or a stock cell.
+      model: of a target whose states tell what its layers hold, as linear ones and cells do.
       states: after each token, as `model.module` has them, leaves (..., units).
 
     Returns:
@@ -38,30 +35,23 @@ def channel_values(model: Model, states: Any) -> list[Array]:
     Raises:
       InputError: the target does not keep its signals in its states.
     """
-    module = model.module
-    if isinstance(module, LinearNetwork):
-        found = []
-        for layer, hidden in zip(module.structure.layers, states, strict=True):
-            units = np.asarray(hidden, np.float64)
-            left, right = np.array(layer.left, int), np.array(layer.right, int)
-            values = units[..., left]
-            values = np.where(right >= 0, values * units[..., right], values)
-            found.append(np.where(np.array(layer.relu, bool), np.maximum(values, 0), values))
-        return found
-    if isinstance(module, CellNetwork) and isinstance(model.schedule, Schedule):
-        target = registry.find(model.target)
-        if isinstance(target, CellBackend):
-            plan = plan_cells(target.encoder, model.schedule, model.numerics)
-            # The carry of an LSTM is (c, h).
-            hiddens = [carry[-1] if isinstance(carry, tuple) else carry for carry in states]
-            return [
-                np.asarray(hidden, np.float64) @ layer.decode.toarray().T + layer.offset
-                for hidden, layer in zip(hiddens, plan.layers, strict=True)
-            ]
+    held = model.module.hooks_in(states)
+    if held is not None:
+        hooks = registry.find(model.target).hooks(model.schedule, model.numerics)
+        return [
+            _read(np.asarray(units, np.float64), *read[:2])
+            for units, read in zip(held, hooks.layers, strict=True)
+        ]
     raise InputError(
         f"target {model.target!r} does not keep its signals in its states, so which goes wrong "
         "first is not available; take a linear target or a stock cell"
     )
+
+
+def _read(units: Array, decode: sp.csr_array, offset: Array) -> Array:
+    """(..., channels) of (..., units)."""
+    flat = decode @ units.reshape(-1, units.shape[-1]).T
+    return np.asarray(flat.T.reshape(*units.shape[:-1], -1) + offset)
 
 
 def first_wrong_signal(
@@ -80,7 +70,7 @@ def first_wrong_signal(
     earliest layer, and there off by the most.
 
     Args:
-      model: on a linear or a stock cell.
+      model: of a target whose states tell what its layers hold, as linear ones and cells do.
       inputs: one array an input: (batch, time) or (batch, time, width).
       perturbation: what is done to each copy.
       level: of the perturbation.
@@ -98,7 +88,7 @@ def first_wrong_signal(
         for levels, chosen in (([level] * len(seeds), seeds), ([0.0], seeds[:1]))
     ]
     noisy, clean = (channel_values(model, states) for states in observed)
-    schedule = model.schedule
+    schedule = cast(Schedule, model.schedule)  # what has hooks is a stack of layers
     first: list[tuple[int, float, str]] = [(1 << 62, 0.0, "")] * len(seeds)
     for layer, labels, values, expected in zip(
         schedule.layers, model.labels, noisy, clean, strict=True
@@ -120,7 +110,7 @@ def first_wrong_signal(
     return Counter(name for _, _, name in first)
 
 
-def _allowed(schedule: Any, node: int) -> Array:
+def _allowed(schedule: Schedule, node: int) -> Array:
     facts = schedule.graph.facts[node]
     spread = np.where(facts.high > facts.low, facts.high - facts.low, 1.0)
     gridded = (facts.step > 0) & np.isfinite(facts.step)

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.interpret.circuit import Channel, Circuit
+from lsrl.circuit import Channel, Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 

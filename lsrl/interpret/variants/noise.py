@@ -12,6 +12,7 @@ from lsrl.interpret.causal import Sampler
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir.evaluate import evaluate
 from lsrl.model import Model
+from lsrl.parameters import entries, with_entries
 from lsrl.stability.copies import run_copies
 from lsrl.stability.measures import allowed_error, wrong_tokens
 from lsrl.stability.perturbations import WeightNoise
@@ -45,18 +46,13 @@ def noised(
     if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
         raise InputError(f"noised: sigma must be a finite number >= 0, got {sigma!r}")
     level = safe_level(model, sampler=sampler) if sigma is None else float(sigma)
-    arrays = model.module.arrays()
-    drawn = {
-        name: array
-        if array.dtype.kind in "bi"
-        else np.asarray(NOISE.applied(name, array.astype(np.float64), [level], [seed]))
-        for name, array in arrays.items()
-    }
-    # What noise leaves alone has no axis of copies.
-    drawn = {
-        name: array if array.shape == arrays[name].shape else array[0]
-        for name, array in drawn.items()
-    }
+    drawn = model.module.arrays()
+    for name, array in drawn.items():
+        if array.dtype.kind not in "bi":
+            value = entries(array).astype(np.float64)
+            noisy = np.asarray(NOISE.applied(name, value, [level], [seed]))
+            # What noise leaves alone has no axis of copies.
+            drawn[name] = with_entries(array, noisy if noisy.ndim == value.ndim else noisy[0])
     return variant(
         model,
         "noised",

@@ -17,9 +17,9 @@ from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.residual.griffin_network import GriffinNetwork
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.circuit import Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel, Circuit
 from lsrl.interpret.variants.base import check_seed, variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model

@@ -17,11 +17,12 @@ import scipy.linalg
 
 from lsrl.backends import registry
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.backends.residual.stream import Row, Stream
+from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.circuit import Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel, Circuit
 from lsrl.interpret.variants.base import check_seed, variant
 from lsrl.interpret.variants.permute import streamed
 from lsrl.ir.numbers import Array, lowest_bit
@@ -170,7 +171,7 @@ class _Mixed:
         width = len(matrix)
         size, grid = np.zeros(width), np.full(width, np.inf)
         for place, signal in enumerate(stream.signals, start=1):
-            row = Row(signal.terms, 0.0)
+            row = AtomRow(signal.terms, 0.0)
             hull = stream.hull(row, self.analysis.facts)
             size[place], grid[place] = max(abs(hull.low), abs(hull.high)), hull.step
         # What is always 0 has an infinite grid, and a continuous value none.

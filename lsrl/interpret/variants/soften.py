@@ -28,16 +28,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends import registry
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Kernel, Placed, plan_cells
 from lsrl.backends.cells.network import CellNetwork
+from lsrl.backends.cells.plan import CellLayer, CellPlan, Kernel, Placed, plan_cells
 from lsrl.backends.cells.target import CellBackend, cell_weights
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
+from lsrl.circuit import Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel
-from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.variants.base import variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -85,7 +84,8 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
     if isinstance(target, ResidualBackend) and isinstance(schedule, Stream):
         softened = target.softened(size)
         module = softened.lower(schedule, model.numerics)
-        channels = _remembered(model, softened)
+        lowered = softened.anatomy(schedule, model.numerics, model.program.name, model.options)
+        channels = _remembered(model.circuit, lowered)
     elif (
         isinstance(target, CellBackend)
         and target.kind in _CANDIDATE
@@ -113,12 +113,11 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
 # ---------------------------------------------------------------- residual streams
 
 
-def _remembered(model: Model, softened: ResidualBackend) -> tuple[Channel, ...]:
+def _remembered(circuit: Circuit, softened: Circuit) -> tuple[Channel, ...]:
     """The stream holds what it held; what scans hold has another scale."""
-    found = circuit_of(model, softened).channels
     return tuple(
         replace(channel, memory_weights=other.memory_weights)
-        for channel, other in zip(model.circuit.channels, found, strict=True)
+        for channel, other in zip(circuit.channels, softened.channels, strict=True)
     )
 
 
