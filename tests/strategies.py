@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl.ir.numbers import Array
-from lsrl.testing.random_programs import EDGE_OPS, LINEAR_OPS, random_program
+from lsrl.testing.random_ops import EDGE_OPS, LINEAR_OPS
+from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
 
 # Hypothesis shrinks towards the first entry; most programs still have 8 ops in a row, or more.
 DEPTHS = [*range(1, 8), *(8, 9, 10, 12) * 7]
 WIDTHS = [1, 2, 4, 8, 16, 16, 16, 16, 16]
 
-# Heavy property tests draw other examples each day, in turn, and those of all turns at night. The
+# Heavy property tests draw other examples each day, in turn, and at night those of other turns. The
 # workers have the turn of the process that started them, whatever the date is by then.
 TURNS = 7
 TURN = int(os.environ.setdefault("LSRL_TURN", str(date.today().toordinal() % TURNS))) % TURNS

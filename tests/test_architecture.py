@@ -72,7 +72,7 @@ MAY_IMPORT_ONLY = {
     "lsrl.circuit": GROUND | {"lsrl.drawing"},
     "lsrl.drawing": GROUND,
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
-    "lsrl.state": GROUND | ARRAYS | {"lsrl.storage"},
+    "lsrl.state": GROUND | ARRAYS | {"lsrl.language", "lsrl.options", "lsrl.storage"},
     "lsrl.storage": GROUND
     | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.schedule"},
     "lsrl.testing": GROUND | {"lsrl.language"},

@@ -18,7 +18,8 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import StateOp
 from lsrl.ir.types import Vector
-from lsrl.testing.random_programs import OPS, random_program
+from lsrl.testing.random_ops import OPS
+from lsrl.testing.random_programs import random_program
 from tests.strategies import edge_programs, inputs_of, programs
 
 LENGTH = 12

@@ -22,6 +22,7 @@ from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
     Inputs,
+    Memory,
     Network,
     Place,
     Step,
@@ -46,7 +47,7 @@ from lsrl.backends.residual.forward import (
     read_out,
     run_chunk,
 )
-from lsrl.backends.residual.hooks import Scan, ScanMemory, rescanned, run_layer, scan_memory
+from lsrl.backends.residual.hooks import ScanMemory, rescanned, run_layer, scan_memory
 from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
@@ -400,7 +401,9 @@ class ResidualNetwork(Network):
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
         entries, weights = map(jnp.asarray, cast(ScanMemory, memory))
 
-        def edit(site: int | jax.Array, stream: jax.Array, scan: Scan) -> tuple[jax.Array, Scan]:
+        def edit(
+            site: jax.Array | int, stream: jax.Array, scan: Memory
+        ) -> tuple[jax.Array, Memory]:
             new = put(site, stream[0])
             return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
 
