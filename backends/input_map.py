@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Input, Lookup, is_token
+from lsrl.ir.ops import Input, Lookup, Op, is_token
 from lsrl.ir.types import Token
 from lsrl.schedule import Schedule
 
@@ -28,10 +28,9 @@ def input_maps(schedule: Schedule) -> InputMaps:
         source = this if isinstance(this.op, Input) else schedule.graph.nodes[this.operands[0]]
         if not isinstance(source.op, Input):
             raise TypeError(f"feature {node} reads no input")  # the scheduler never makes one
-        kind, index = source.op.type, source.op.index
-        size = kind.size if isinstance(kind, Token) else kind.width
-        block = np.zeros((size, schedule.feature_width))
-        block[:, start : start + this.width] = _feature(this.op, size)
+        made, index = feature_map(this.op, source.op), source.op.index
+        block = np.zeros((len(made), schedule.feature_width))
+        block[:, start : start + this.width] = made
         place = tables if is_token(source.op) else kernels
         known = place[index]
         place[index] = block if known is None else known + block
@@ -39,10 +38,10 @@ def input_maps(schedule: Schedule) -> InputMaps:
     return InputMaps(tuple(tables), tuple(kernels))
 
 
-def _feature(op: object, size: int) -> Array:
-    """What the input map makes of one input: (symbols or width, channels)."""
+def feature_map(op: Op, source: Input) -> Array:
+    """What an op makes of one input, the input itself among them: (symbols or width, channels)."""
     if isinstance(op, Lookup):
         return op.table.dense()
-    if isinstance(op, Input) and is_token(op):
-        return np.arange(size, dtype=np.float64)[:, None]
-    return np.eye(size)
+    if isinstance(source.type, Token):
+        return np.arange(source.type.size, dtype=np.float64)[:, None]
+    return np.eye(source.type.width)

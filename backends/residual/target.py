@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from lsrl.backends.base import Backend
+from lsrl.backends.input_map import feature_map
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
@@ -26,9 +27,7 @@ from lsrl.ir.ops import (
     LinearState,
     Lookup,
     Op,
-    RecurrentState,
     SelectiveState,
-    ThresholdState,
     is_token,
 )
 from lsrl.ir.structure import components, is_ring
@@ -79,11 +78,9 @@ class ResidualBackend(Backend[Stream]):
 
     def refusal(self, op: Op, operands: list[Facts]) -> str | None:
         """What a selective scan can't hold."""
-        if isinstance(op, SelectiveState):
-            return None
-        if isinstance(op, ThresholdState | RecurrentState):
-            return super().refusal(op, operands)
-        return _obstacle(op) if isinstance(op, LinearState) else None
+        if isinstance(op, LinearState):
+            return _obstacle(op)
+        return None if isinstance(op, SelectiveState) else super().refusal(op, operands)
 
     def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Stream:
         """The layout; it follows from the graph, so there are no levels to keep."""
@@ -328,7 +325,7 @@ def _embedding(
             source = this.op if isinstance(this.op, Input) else graph.nodes[this.operands[0]].op
             if not isinstance(source, Input):
                 raise LsrlError(f"{graph.label(node)} is read at the embedding and is no input")
-            column = _feature(this.op, source, channel)
+            column = feature_map(this.op, source)[:, channel]
             held = tables if is_token(source) else kernels
             known = held[source.index]
             table = np.zeros((len(column), lowered.width)) if known is None else known
@@ -345,12 +342,3 @@ def _embedding(
     else:
         bias[0] = lowered.constant() / scale
     return tuple(tables), tuple(kernels), bias
-
-
-def _feature(op: Op, source: Input, channel: int) -> Array:
-    """A channel of what is read of one input, by symbol or by channel of the vector."""
-    if isinstance(op, Lookup):
-        return op.table.dense()[:, channel]
-    if isinstance(source.type, Token):
-        return np.arange(source.type.size, dtype=np.float64)
-    return np.eye(source.type.width)[channel]
