@@ -523,12 +523,13 @@ class CellNetwork(Network):
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
 
-    def hooks_in(self, state: Carries) -> list[Array]:
+    def hooks_in(self, state: Tree) -> list[Array]:
         """The h of each layer; the carry of an LSTM is (c, h)."""
-        return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
+        carries = cast(Carries, state)
+        return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in carries]
 
     def remembered(
-        self, memory: Carry, before: jax.Array, after: jax.Array, places: object = None
+        self, memory: object, before: jax.Array, after: jax.Array, places: object = None
     ) -> Carry:
         """The carry behind an edit of h."""
         if not isinstance(memory, tuple):

@@ -8,7 +8,7 @@ batch, ...).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, cast
@@ -363,13 +363,14 @@ class ResidualNetwork(Network):
         return range(first, first + SPAN * self.sites + 1)
 
     def within(
-        self, span: range, parameters: Parameters, state: ResidualState, memory: ScanMemory
-    ) -> tuple[Parameters, ResidualState, ScanMemory]:
+        self, span: range, parameters: Mapping[str, object], state: Tree, memory: object
+    ) -> tuple[Mapping[str, object], ResidualState, ScanMemory]:
         """Parameters, state and memory of the layers of a span."""
         own = slice(span.start // self.sites, (span.stop - 1) // self.sites)
-        layers = {name: x[own] for name, x in parameters["layers"].items()}
-        carried = {name: x if name == "position" else x[:, own] for name, x in state.items()}
-        entries, weights = (x[span.start : span.stop] for x in memory)
+        whole, held = cast(dict[str, jax.Array], parameters["layers"]), cast(ResidualState, state)
+        layers = {name: x[own] for name, x in whole.items()}
+        carried = {name: x if name == "position" else x[:, own] for name, x in held.items()}
+        entries, weights = (x[span.start : span.stop] for x in cast(ScanMemory, memory))
         return {**parameters, "layers": layers}, carried, (entries, weights)
 
     def passed_on(self) -> dict[int, Array]:
@@ -390,14 +391,15 @@ class ResidualNetwork(Network):
 
     def edited_step(
         self,
-        parameters: Parameters,
-        state: ResidualState,
-        inputs: Sequence[jax.Array],
+        parameters: Mapping[str, object],
+        state: Tree,
+        inputs: Inputs,
         put: Put,
-        memory: ScanMemory,
+        memory: object,
     ) -> tuple[jax.Array, ResidualState, list[jax.Array]]:
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
-        entries, weights = map(jnp.asarray, memory)
+        entries, weights = map(jnp.asarray, cast(ScanMemory, memory))
+        own, held = cast(Parameters, parameters), cast(ResidualState, state)
 
         def edit(
             site: jax.Array | int, stream: jax.Array, scan: Memory
@@ -407,7 +409,7 @@ class ResidualNetwork(Network):
 
         token = tuple(jnp.asarray(x)[None] for x in inputs)
         count = jnp.int32(1)
-        found = forward(parameters, self.structure, state, token, count, edit=edit)
+        found = forward(own, self.structure, held, token, count, edit=edit)
         outputs, after, seen = found
         return outputs[0], after, [] if seen is None else list(seen[:, 0])
 
