@@ -1,9 +1,10 @@
 """Immutable, hashable sparse matrices: the weights inside programs and schedules."""
 
 import hashlib
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
+import numpy.typing as npt
 
 from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir.numbers import Array, exact_array, lowest_bit
@@ -35,7 +36,7 @@ class Matrix:
 
     __slots__ = ("_digest", "_terms", "csr")
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: object) -> None:
         """Take any dense array, scalar nest or scipy sparse array with two dimensions.
 
         Raises:
@@ -77,7 +78,7 @@ class Matrix:
         return cls.selection(np.arange(size), size)
 
     @classmethod
-    def diagonal(cls, values: Any) -> "Matrix":
+    def diagonal(cls, values: npt.ArrayLike) -> "Matrix":
         """The matrix with these values on its diagonal."""
         row = exact_array(values, "a matrix")
         return cls._of(row, np.arange(len(row)), np.arange(len(row)), (len(row), len(row)))
@@ -89,7 +90,7 @@ class Matrix:
         return cls._of(np.zeros(0), nothing, nothing, (rows, columns))
 
     @classmethod
-    def selection(cls, indices: Any, columns: int) -> "Matrix":
+    def selection(cls, indices: npt.ArrayLike, columns: int) -> "Matrix":
         """Row i picks channel indices[i] of `columns` channels."""
         picked = np.asarray(indices, dtype=np.int64)
         rows = np.arange(len(picked))
