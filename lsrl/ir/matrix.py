@@ -1,10 +1,10 @@
 """Immutable, hashable sparse matrices: the weights inside programs and schedules."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import numpy as np
-import numpy.typing as npt
 
 from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir.numbers import Array, exact_array, lowest_bit
@@ -78,7 +78,7 @@ class Matrix:
         return cls.selection(np.arange(size), size)
 
     @classmethod
-    def diagonal(cls, values: npt.ArrayLike) -> "Matrix":
+    def diagonal(cls, values: object) -> "Matrix":
         """The matrix with these values on its diagonal."""
         row = exact_array(values, "a matrix")
         return cls._of(row, np.arange(len(row)), np.arange(len(row)), (len(row), len(row)))
@@ -90,7 +90,7 @@ class Matrix:
         return cls._of(np.zeros(0), nothing, nothing, (rows, columns))
 
     @classmethod
-    def selection(cls, indices: npt.ArrayLike, columns: int) -> "Matrix":
+    def selection(cls, indices: Sequence[int] | Array, columns: int) -> "Matrix":
         """Row i picks channel indices[i] of `columns` channels."""
         picked = np.asarray(indices, dtype=np.int64)
         rows = np.arange(len(picked))

@@ -1,7 +1,7 @@
 """Exact facts about float64 numbers: the grid a value lies on, and when a sum is exact."""
 
 from fractions import Fraction
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +110,7 @@ def unsigned_zeros(values: Array) -> Array:
     return values + values.dtype.type(0)
 
 
-def exact_number(value: SupportsFloat, what: str) -> float:
+def exact_number(value: object, what: str) -> float:
     """`value` as a float64, refusing what float64 can't hold exactly.
 
     Raises:
@@ -124,7 +124,7 @@ def exact_number(value: SupportsFloat, what: str) -> float:
             "matrix [[a, -b], [b, a]]"
         )
     try:
-        number = float("not a number" if isinstance(value, str) else value)
+        number = float(cast(SupportsFloat, "not a number" if isinstance(value, str) else value))
     except (TypeError, ValueError, OverflowError) as error:
         raise ProgramError(f"{what}: expected a number, got {value!r}") from error
     if not np.isfinite(number):

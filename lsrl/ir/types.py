@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import SupportsFloat, final
+from typing import final
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from lsrl.ir.numbers import Array, exact_number, lowest_bit
 # continuous.
 MAX_STEP_BITS = 20
 
-
-# One number, or one an entry.
-Entries = SupportsFloat | Sequence[SupportsFloat] | Array
+# One number for every entry of a vector, or one an entry.
+Entries = float | Sequence[float] | Array
 
 
 @final
@@ -99,7 +98,12 @@ class Vector:
     step: tuple[float, ...] | None = field(default=None, kw_only=True)
 
     def __init__(
-        self, width: int, *, low: Entries, high: Entries, step: Entries | None = None
+        self,
+        width: int,
+        *,
+        low: float | Sequence[float] | Array,
+        high: float | Sequence[float] | Array,
+        step: float | Sequence[float] | Array | None = None,
     ) -> None:
         """Broadcast scalar bounds over the entries and check them."""
         if not isinstance(width, int | np.integer) or width < 1:
@@ -175,7 +179,7 @@ def _names(names: object, size: int) -> tuple[str, ...]:
     return words
 
 
-def _per_entry(value: Entries, width: int, what: str) -> tuple[float, ...]:
+def _per_entry(value: object, width: int, what: str) -> tuple[float, ...]:
     values = value if isinstance(value, Sequence | np.ndarray) else [value] * width
     if len(values) != width:
         raise ProgramError(f"Vector: {what} needs one number or {width}, got {len(values)}")
