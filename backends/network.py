@@ -25,7 +25,7 @@ from lsrl.backends.pattern import Pattern
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
-from lsrl.parameters import Parameter
+from lsrl.parameters import Parameter, entries
 from lsrl.pytrees import Tree
 
 Layer = TypeVar("Layer", contravariant=True)
@@ -293,6 +293,11 @@ class Network(Hooked, nnx.Module):
     def num_parameters(self) -> int:
         """Every entry of every parameter, zeros included; of a sparse one rows times columns."""
         return sum(math.prod(place.shape) for place in self.places().values())
+
+    @property
+    def num_nonzero_parameters(self) -> int:
+        """Those that are not zero."""
+        return sum(int(np.count_nonzero(entries(x))) for x in self.parameter_arrays().values())
 
     def parameters(self) -> Mapping[str, object]:
         """The parameters as a pytree, as `pure_step` takes them: by flat name."""

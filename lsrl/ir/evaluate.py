@@ -295,4 +295,4 @@ def _intervened(op: Op, operands: Sequence[Array], extent: Extent, given: Interv
     new = extent.numbers.given(given.values)
     if not isinstance(op, StateOp):
         return np.where(given.mask, new, op.evaluate(operands, extent))
-    return np.stack(list(op.scan(operands, extent, (given.mask, new))), axis=1)
+    return op.scan(operands, extent, (given.mask, new))

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl.errors import InputError
+from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate_prefixes
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
@@ -115,6 +115,16 @@ class Comparison:
     error: float
     spans: dict[int, tuple[Array, Array]]
     difference: Difference | None
+
+    def check(self, place: str) -> None:
+        """Raise SelfTestError if they differ, or if next to nothing was compared; says where."""
+        if self.difference is not None:
+            raise SelfTestError(f"{place}: {self.difference}")
+        if self.shortfall is not None:
+            raise SelfTestError(
+                f"{place}: next to nothing was tested: {self.shortfall}; pass a sampler of "
+                f"inputs that keep the promises\n{self}"
+            )
 
     @property
     def sequences(self) -> int:

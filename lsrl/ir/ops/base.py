@@ -142,9 +142,9 @@ class Op(ABC):
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """The result (batch, time, width) of operands (batch, time, ...)."""
 
+    @abstractmethod
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """Condition P1 of what is added up."""
-        return no_sums(self.width_of([operand.width for operand in operands]))
 
     def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
         """What the op takes for true of operands with these facts, if anything.
@@ -198,25 +198,33 @@ class Stateful(Op):
 
     def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
         """Token by token."""
-        return np.stack(list(self.scan(operands, extent)), axis=1)
+        return self.scan(operands, extent)
 
     def scan(
-        self, operands: Sequence[Array], extent: Extent, given: Sequence[Array] | None = None
-    ) -> Iterator[Array]:
-        """The value (batch, width) at each token.
+        self, operands: Sequence[Array], extent: Extent, given: tuple[Array, Array] | None = None
+    ) -> Array:
+        """The values (batch, time, width), token by token.
 
         Args:
           operands: of whole sequences.
           extent: of the same.
-          given: mask and values, of whole sequences: what the value is replaced by, and where.
+          given: mask and values, of whole sequences: where the value is replaced, and what by.
         """
         memory, token = self.start(extent.token), extent.token
-        for t in range(extent.shape[1]):
-            memory, value = self.advance(memory, [x[:, t] for x in operands], token)
+        width = self.width_of([operand.shape[-1] for operand in operands])
+        result = np.empty((*extent.shape, width), extent.numbers.dtype)
+        for t, now in enumerate(zip(*(x.swapaxes(0, 1) for x in operands), strict=True)):
+            memory, value = self.advance(memory, now, token)
             if given is not None:
                 value = np.where(given[0][:, t], given[1][:, t], value)
                 memory = self.resumed(memory, value)
-            yield value
+            result[:, t] = value
+        return result
+
+
+def adds_nothing(self: Op, operands: Sequence[Facts], tokens: int) -> Sums:
+    """The `sums` of an op that moves values, or picks them."""
+    return no_sums(self.width_of([operand.width for operand in operands]))
 
 
 def same_width(name: str, widths: Sequence[int], count: int) -> int:

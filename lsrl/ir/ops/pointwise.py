@@ -15,7 +15,17 @@ from lsrl.ir.arithmetic import Values
 from lsrl.ir.bounds import Facts, Sums, no_sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops.base import Extent, Keeper, Memory, Pledge, Pointwise, Via, interval, same_width
+from lsrl.ir.ops.base import (
+    Extent,
+    Keeper,
+    Memory,
+    Pledge,
+    Pointwise,
+    Via,
+    adds_nothing,
+    interval,
+    same_width,
+)
 from lsrl.ir.types import InputType
 
 
@@ -27,6 +37,8 @@ class Input(Pointwise):
     index: int  # position in the parameter list
     label: str  # parameter name
     type: InputType
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """No operands."""
@@ -48,6 +60,8 @@ class Constant(Pointwise):
 
     values: Values  # (width,)
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """No operands."""
         return len(self.values)
@@ -67,6 +81,8 @@ class Lookup(Pointwise):
     """Row x of a table, for a token x: any function of the symbol, as an embedding."""
 
     table: Matrix  # (symbols, width)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """One operand: the token's id."""
@@ -122,6 +138,8 @@ class Affine(Pointwise):
 @dataclass(frozen=True, slots=True)
 class Relu(Pointwise):
     """max(x, 0), channel by channel."""
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -271,6 +289,8 @@ class Select(Pointwise):
 
     via: Via = "auto"
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """Condition (width 1, or that of the values), a, b."""
         if len(widths) != 3 or widths[1] != widths[2] or widths[0] not in (1, widths[1]):
@@ -312,6 +332,8 @@ class Bound(Pointwise):
     proven: bool = False
     exclusive: bool = False
     keeper: Keeper = "program"
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""

@@ -14,7 +14,16 @@ from lsrl.ir.arithmetic import Values
 from lsrl.ir.bounds import Facts, Sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid
-from lsrl.ir.ops.base import Extent, Keeper, Memory, Pledge, Stateful, interval, same_width
+from lsrl.ir.ops.base import (
+    Extent,
+    Keeper,
+    Memory,
+    Pledge,
+    Stateful,
+    adds_nothing,
+    interval,
+    same_width,
+)
 
 
 @final
@@ -23,6 +32,8 @@ class Periodic(Stateful):
     """Row t mod n of a table: a clock that reads no input."""
 
     table: Matrix  # (n, width)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """No operands."""
@@ -61,6 +72,8 @@ class Delay(Stateful):
 
     steps: int
     initial: Values  # (width,)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -148,6 +161,8 @@ class Latch(StateOp):
 
     initial: Values  # (width,)
     keeper: Keeper = "program"  # of the promise that there is at most one such token
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value of any width, and a condition of width 1."""
@@ -304,6 +319,8 @@ class Hold(StateOp):
     """
 
     initial: Values  # (width,)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value and condition, of one width."""
