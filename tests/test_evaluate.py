@@ -292,7 +292,9 @@ def test_a_wide_latch_takes_an_intervention():
 
 
 @pytest.mark.parametrize(
-    "numbers", [Rationals(), Floats(), Floats(np.float32), Integers()], ids=repr
+    "numbers",
+    [Rationals(), Floats(), Floats(np.float32), Integers()],
+    ids=["rationals", "float64", "float32", "integers"],
 )
 def test_products_of_rows_of_any_length(numbers):
     random = np.random.default_rng(1)

@@ -133,7 +133,9 @@ def has_one_meaning(kind: type[ops.Op], program: lsrl.Program) -> None:
         whole = evaluate(
             graph, inputs, exact=True, wanted=[node, graph.output], interventions=given
         )
-        evaluator = Evaluator(graph, Rationals(), wanted=[node, graph.output])
+        evaluator: Evaluator[np.ndarray] = Evaluator(
+            graph, Rationals(), wanted=[node, graph.output]
+        )
         moment = evaluator.start((4,))
         for t in range(LENGTH):
             now = given and {node: Intervention(at[:, t], at[:, t] * 1.0)}
