@@ -19,6 +19,7 @@ from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.incremental import Evaluator
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.node import Source
+from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType
 from lsrl.passes.pipeline import Pipeline
 from lsrl.testing.random_programs import EDGE_OPS, OPS, random_program
@@ -133,7 +134,7 @@ def has_one_meaning(kind: type[ops.Op], program: lsrl.Program) -> None:
         whole = evaluate(
             graph, inputs, exact=True, wanted=[node, graph.output], interventions=given
         )
-        evaluator: Evaluator[np.ndarray] = Evaluator(graph, Rationals(), wanted=[node, graph.output])
+        evaluator = Evaluator[Array](graph, Rationals(), wanted=[node, graph.output])
         moment = evaluator.start((4,))
         for t in range(LENGTH):
             now = given and {node: Intervention(at[:, t], at[:, t] * 1.0)}

@@ -8,7 +8,7 @@ batch, ...).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, cast
@@ -394,7 +394,7 @@ class ResidualNetwork(Network):
         self,
         parameters: Mapping[str, object],
         state: Tree,
-        inputs: Sequence[Array | jax.Array],
+        inputs: Inputs,
         put: Put,
         memory: Tree,
     ) -> tuple[jax.Array, Tree, list[jax.Array]]:

@@ -20,7 +20,8 @@ def fuse_affine(graph: Graph) -> Graph:
     A map stays apart where merging it would multiply nonzeros (a window sum with several readers).
     """
     # A map that one other reads will mostly end up in it, so it is only made if it does not: a sum
-    # of n terms, written as n sums of two, then takes n steps and not n² / 2.
+    # of n terms, written as n sums of two, then takes n steps and not n² / 2. With a name it is
+    # made, since an equal node may live on under it.
     merged: dict[int, tuple[Terms, Array]] = {}
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -40,8 +41,8 @@ def fuse_affine(graph: Graph) -> Graph:
             for source, matrix in added.items():
                 known = terms.get(source)
                 terms[source] = matrix if known is None else Matrix(known.csr + matrix.csr)
-        readers = graph.readers[i]
-        if i != graph.output and len(readers) == 1 and _is_affine(graph, readers[0]):
+        readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
+        if not named and len(readers) == 1 and _is_affine(graph, readers[0]):
             merged[i] = terms, bias
             return None
         return emit_affine(builder, terms, bias)

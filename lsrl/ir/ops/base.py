@@ -17,6 +17,7 @@ Via = Literal["auto", "gate", "relu"]
 Keeper = Literal["program", "prompt"]
 # What an op remembers between two tokens: arrays that begin with the axes of the streams.
 Memory = tuple[Array, ...]
+Operands = Sequence[Array]
 
 
 class Extent(NamedTuple):
@@ -120,9 +121,7 @@ class Op(ABC):
         return ()
 
     @abstractmethod
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """One token.
 
         Args:
@@ -139,7 +138,7 @@ class Op(ABC):
         return memory
 
     @abstractmethod
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The result (batch, time, width) of operands (batch, time, ...)."""
 
     @abstractmethod
@@ -155,9 +154,7 @@ class Op(ABC):
         """
         return None
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Where the promise is broken: a mask that fits the value.
 
         Args:
@@ -176,16 +173,14 @@ class Pointwise(Op):
     pointwise: ClassVar[bool] = True
 
     @abstractmethod
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The formula, for one token as for whole sequences."""
 
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """The formula; nothing is remembered."""
         return (), self.value(operands, extent)
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The formula, at all tokens at once."""
         return self.value(operands, extent)
 
@@ -196,12 +191,12 @@ class Stateful(Op):
     __slots__ = ()
     pointwise: ClassVar[bool] = False
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """Token by token."""
         return self.scan(operands, extent)
 
     def scan(
-        self, operands: Sequence[Array], extent: Extent, given: tuple[Array, Array] | None = None
+        self, operands: Operands, extent: Extent, given: tuple[Array, Array] | None = None
     ) -> Array:
         """The values (batch, time, width), token by token.
 

@@ -19,6 +19,7 @@ from lsrl.ir.ops.base import (
     Extent,
     Keeper,
     Memory,
+    Operands,
     Pledge,
     Pointwise,
     Via,
@@ -48,7 +49,7 @@ class Input(Pointwise):
         """The declared type."""
         return self.type.facts()
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Inputs are given, never computed."""
         raise NotImplementedError("the evaluator feeds inputs")
 
@@ -70,7 +71,7 @@ class Constant(Pointwise):
         """One possible value."""
         return bounds.constant_facts(np.array(self.values))
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The values, repeated."""
         return extent.full(self.values)
 
@@ -94,7 +95,7 @@ class Lookup(Pointwise):
         """Some row of the table."""
         return bounds.table_facts(self.table.dense())
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Rows picked by id."""
         return extent.numbers.rows(self.table, operands[0][..., 0])
 
@@ -124,7 +125,7 @@ class Affine(Pointwise):
         """One sum a row."""
         return bounds.affine_sums(self.weights, np.array(self.bias), operands)
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The bias, and to it the product of each operand in turn."""
         if not operands:
             return extent.full(self.bias)
@@ -152,7 +153,7 @@ class Relu(Pointwise):
             np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.groups
         )
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Elementwise maximum with zero."""
         return extent.numbers.positive(operands[0])
 
@@ -202,7 +203,7 @@ class Step(Pointwise):
         weight = Matrix(np.diag(np.full(value.width, self.slope)))
         return bounds.affine_sums([weight], np.full(value.width, self.shift), [value])
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The formula itself, ramp included."""
         return extent.numbers.ramp(operands[0], self.slope, self.shift)
 
@@ -215,9 +216,7 @@ class Step(Pointwise):
         text = f"compares a difference that stays out of the ramp {ramp}"
         return Pledge(text, "prompt", of_operand=True)
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Values strictly within the ramp, which are neither 0 nor 1."""
         return extent.numbers.on_ramp(operands[0], self.slope, self.shift)
 
@@ -277,7 +276,7 @@ class Product(Pointwise):
             magnitude = np.maximum(magnitude, np.where(both, bounds.TINY, 0.0))
         return Sums(magnitude, np.where(np.isnan(grid), np.inf, grid))
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Elementwise product."""
         return operands[0] * operands[1]
 
@@ -312,7 +311,7 @@ class Select(Pointwise):
         )
         return replace(hull, groups=exclusion.union(hull.groups, opens))
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The mixture, which is a or b for a condition of 1 or 0."""
         condition, first, second = operands
         return condition * first + (1 - condition) * second
@@ -349,7 +348,7 @@ class Bound(Pointwise):
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
         return bounds.facts(np.minimum(low, high), high, value.step, value.groups)
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The operand."""
         return operands[0]
 
@@ -357,8 +356,6 @@ class Bound(Pointwise):
         """The interval."""
         return Pledge(interval(self.low, self.high), None if self.proven else self.keeper)
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Values outside the interval."""
         return extent.numbers.outside(value, self.low, self.high)
