@@ -303,3 +303,6 @@ def test_products_of_rows_of_any_length(numbers):
         value = random.integers(-5, 6, (2, 3, columns))
         got = numbers.product(Matrix(dense), numbers.given(value.astype(np.float64)))
         np.testing.assert_array_equal(got, value @ dense.T)
+    value = numbers.given(np.array([[3.0, 5.0]]))
+    np.testing.assert_array_equal(numbers.product(Matrix([[1, 1], [0, 1]]), value), [[8, 5]])
+    np.testing.assert_array_equal(value, [[3, 5]])
