@@ -28,7 +28,7 @@ for _name, _value in {
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The same examples on each run of a turn, and no deadline, since the first example pays for XLA's compiling.
+# The same examples on each run of a turn, and no deadline, as the first pays for XLA's compiling.
 settings.register_profile(
     "ci",
     derandomize=True,
