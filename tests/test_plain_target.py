@@ -52,7 +52,7 @@ from lsrl.interpret.variants import (
 from lsrl.model import Alteration, Model
 from lsrl.parameters import same_bits
 from lsrl.stability import copies, measures, perturbations, ranges, signals, sweep, workloads
-from lsrl.suite import build, cards
+from lsrl.suite import build
 from tests.plain_target import Plain
 
 
@@ -425,7 +425,6 @@ STUDIES = {
     "stability.ranges.weight_ranges": ranges.weight_ranges,
     "stability.signals.channel_values": told_by_states,
     "stability.signals.first_wrong_signal": broken,
-    "suite.cards.circuit_json": cards.circuit_json,
 }
 # What other targets have and this one has not, so that there is nothing to do.
 REFUSED = {
