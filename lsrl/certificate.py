@@ -10,6 +10,7 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -18,13 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.errors import PrecisionError
-from lsrl.ir.bounds import (
-    Facts,
-    Sums,
-    joined_sums,
-    lowest_bit_of_step,
-    term_sums,
-)
+from lsrl.ir.bounds import Facts, Sums, joined_sums, lowest_bit_of_step, term_sums
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
@@ -122,14 +117,12 @@ class Certificate:
     def from_json(cls, content: dict[str, Any]) -> "Certificate":
         """What `to_json` gave."""
         bound = content["error_bound"]
-        return cls(
-            **{
-                **content,
-                "error_bound": math.inf if bound is None else bound,
-                "reasons": tuple(Reason(**each) for each in content["reasons"]),
-                "promises": tuple(Promise(**each) for each in content["promises"]),
-            }
-        )
+        parts = {
+            "error_bound": math.inf if bound is None else bound,
+            "reasons": tuple(Reason(**each) for each in content["reasons"]),
+            "promises": tuple(Promise(**each) for each in content["promises"]),
+        }
+        return cls(**{**content, **parts})
 
     def __str__(self) -> str:
         """A table."""
@@ -329,23 +322,18 @@ def certify(
     """
     tokens = schedule.graph.tokens
     analysis = analyse(tokens)
-    failure = analysis.first_failure()
-    program = schedule.graph.program or schedule.graph
-    promises = promises_of(program)
-    if failure is None:
-        settled = schedule.graph.settled and analysis.settled
-        length = None if settled else tokens
-        return Certificate(True, 0.0, (), promises, numerics.dtype, length)
-    reason = replace(failure, token=_first_token(analyse, tokens))
-    if reason.token:
-        at_token = analyse(reason.token + 1).first_failure()
-        reason = replace(at_token or reason, token=reason.token)
-    analysis = analyse(tokens)
-    bound = analysis.error_bound()
-    settled = schedule.graph.settled and analysis.settled
-    length = None if settled else tokens
-    promises = promises_of(program, min(analysis.slack, MAX_SLACK))
-    return Certificate(False, bound, (reason,), promises, numerics.dtype, length)
+    reason, bound, slack = analysis.first_failure(), 0.0, 0.0
+    if reason is not None:
+        reason = replace(reason, token=_first_token(analyse, tokens))
+        if reason.token:
+            at_token = analyse(reason.token + 1).first_failure()
+            reason = replace(at_token or reason, token=reason.token)
+        analysis = analyse(tokens)
+        bound, slack = analysis.error_bound(), min(analysis.slack, MAX_SLACK)
+    promises = promises_of(schedule.graph.program or schedule.graph, slack)
+    length = None if schedule.graph.settled and analysis.settled else tokens
+    reasons = () if reason is None else (reason,)
+    return Certificate(reason is None, bound, reasons, promises, numerics.dtype, length)
 
 
 def check_range(numerics: Numerics, where: str, weights: Array) -> None:
@@ -393,16 +381,12 @@ def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
 
 def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
     """The least t at which a condition fails for t + 1 tokens; facts only grow with the length."""
-    if analyse(1).first_failure() is not None:
-        return 0  # as most failures: of what is continuous
-    passes, fails = 1, tokens
-    while fails - passes > 1:
-        middle = (passes + fails) // 2
-        if analyse(middle).first_failure() is None:
-            passes = middle
-        else:
-            fails = middle
-    return fails - 1
+
+    def fails(count: int) -> bool:
+        return analyse(count).first_failure() is not None
+
+    # Most failures are there at once: those of what is continuous.
+    return 0 if fails(1) else bisect_left(range(1, tokens), True, lo=1, key=fails)
 
 
 def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
@@ -412,9 +396,8 @@ def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
         terms = np.abs(matrix.data) * errors[matrix.indices]
         filled = np.flatnonzero(np.diff(matrix.indptr))
         if len(filled):
-            result[filled] = np.maximum(
-                result[filled], np.maximum.reduceat(terms, matrix.indptr[filled])
-            )
+            greatest = np.maximum.reduceat(terms, matrix.indptr[filled])
+            result[filled] = np.maximum(result[filled], greatest)
     return result
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,13 +227,8 @@ class Circuit:
     @cached_property
     def _shared(self) -> frozenset[tuple[int, int]]:
         """(layer, unit) of the units that several channels hold."""
-        seen: set[tuple[int, int]] = set()
-        found: set[tuple[int, int]] = set()
-        for channel in self.channels:
-            units = {(channel.layer, unit) for unit in channel.units}
-            found |= units & seen
-            seen |= units
-        return frozenset(found)
+        held = Counter((c.layer, unit) for c in self.channels for unit in set(c.units))
+        return frozenset(place for place, count in held.items() if count > 1)
 
     def makes(self, channel: Channel) -> bool:
         """Whether a channel is where its element is made, and not a copy carried on."""
@@ -243,11 +239,8 @@ class Circuit:
     @cached_property
     def _first_layers(self) -> Mapping[tuple[str, int], int]:
         """By element the layer that makes it; elements of one signal may be made in several."""
-        found: dict[tuple[str, int], int] = {}
-        for channel in self.channels:
-            element = channel.signal, channel.element
-            found[element] = min(channel.layer, found.get(element, channel.layer))
-        return found
+        last_first = sorted(self.channels, key=lambda channel: -channel.layer)
+        return {(channel.signal, channel.element): channel.layer for channel in last_first}
 
     def graph(self) -> nx.MultiDiGraph:
         """Signals as nodes and edges between them, each with its attributes."""
@@ -367,10 +360,8 @@ class Circuit:
             if channel.role not in get_args(Role):
                 yield f"a channel has the role {channel.role!r}"
         for edge in self.edges:
-            for name, element in (
-                (edge.source, edge.source_element),
-                (edge.target, edge.target_element),
-            ):
+            ends = (edge.source, edge.source_element), (edge.target, edge.target_element)
+            for name, element in ends:
                 if name != OUTPUT and not 0 <= element < widths.get(name, 0):
                     yield f"an edge names {name}[{element}], which there is not"
             if edge.kind not in get_args(EdgeKind):

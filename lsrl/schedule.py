@@ -16,40 +16,30 @@ that: there, a value is read nowhere but in the channels that hold it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
 from lsrl.errors import LsrlError
+from lsrl.ir import ops
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import (
-    Affine,
-    Constant,
-    Input,
-    LinearState,
-    Lookup,
-    Op,
-    Product,
-    RecurrentState,
-    Relu,
-    SelectiveState,
-    Step,
-    ThresholdState,
-)
 from lsrl.target import Capabilities
 
 # What stands in a layer of its own, and is read in the next.
-NONLINEAR: frozenset[type[Op]] = frozenset(
-    {Relu, Step, Product, SelectiveState, ThresholdState, RecurrentState}
+NONLINEAR: frozenset[type[ops.Op]] = frozenset(
+    {ops.Relu, ops.Step, ops.Product, ops.SelectiveState, ops.ThresholdState, ops.RecurrentState}
 )
 # What it costs to hold a channel of an affine map where maps had better not be held: more than all
 # that a program's other signals could save by it.
 HELD_AFFINE = 1000.0
+# A node that a layer holds, and how its units compute.
+_Member = tuple[int, type[ops.Op]]
 # Ops that the input map makes: the present token and functions of it.
-AT_INPUT = (Input, Lookup)
+AT_INPUT = (ops.Input, ops.Lookup)
 
 
 class Rows(NamedTuple):
@@ -76,7 +66,7 @@ class Unit:
     """
 
     node: int
-    kind: type[Op]
+    kind: type[ops.Op]
     slots: tuple[Rows, ...]
     channels: Array  # (width,) int
     start: int
@@ -193,16 +183,12 @@ class Schedule:
 
     def contents(self) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]:
         """For each layer its units: kind, and the signals they hold."""
-        return tuple(
-            tuple(
-                (
-                    _kind_name(unit.kind),
-                    tuple(channel_label(self.graph, unit.node, int(c)) for c in unit.channels),
-                )
-                for unit in layer.units
-            )
-            for layer in self.layers
-        )
+        return tuple(tuple(self._content(unit) for unit in layer.units) for layer in self.layers)
+
+    def _content(self, unit: Unit) -> tuple[str, tuple[str, ...]]:
+        known = {ops.Affine: "carry", ops.LinearState: "state"}
+        kind = known.get(unit.kind, unit.kind.__name__.removesuffix("State").lower())
+        return kind, tuple(channel_label(self.graph, unit.node, int(c)) for c in unit.channels)
 
     def made_in(self) -> dict[int, int]:
         """The layer that makes each node; 0 for what the input map makes."""
@@ -210,7 +196,7 @@ class Schedule:
             unit.node: number
             for number, layer in reversed(list(enumerate(self.layers, start=1)))
             for unit in layer.units
-            if unit.kind is not Affine
+            if unit.kind is not ops.Affine
         }
         return all_made_in(self.graph, made)
 
@@ -222,12 +208,6 @@ def all_made_in(graph: Graph, made: dict[int, int]) -> dict[int, int]:
         read = [found[operand] for operand in graph.nodes[node].operands]
         found[node] = made.get(node, max(read, default=0))
     return found
-
-
-def _kind_name(kind: type[Op]) -> str:
-    """How units compute, in a word."""
-    known = {Affine: "carry", LinearState: "state"}
-    return known.get(kind, kind.__name__.removesuffix("State").lower())
 
 
 def channel_label(graph: Graph, node: int, channel: int) -> str:
@@ -250,8 +230,18 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
         i: _Lifetime(reads, reads + _latency(graph.nodes[i].op, target), last)
         for i, (reads, last) in solution.items()
     }
-    depth = max(problem.critical_path, 1)
-    return _Rows(graph, lifetimes, depth).schedule(problem.critical_path, solution)
+    features = tuple(i for i in sorted(lifetimes) if isinstance(graph.nodes[i].op, AT_INPUT))
+    before = _Held.of(graph, features)
+    feature_width = before.size
+    drafts = []
+    for level in range(1, problem.depth + 1):
+        members = _members(graph, lifetimes, level)
+        drafts.append(_Draft(graph, members, before))
+        visible = [node for node, _ in members if lifetimes[node].last >= level]
+        before = drafts[-1].held.only(visible)
+    output = _Draft(graph, [], before).express(graph.output)
+    layers, output = _pruned(graph, feature_width, drafts, output)
+    return Schedule(graph, features, layers, output, problem.critical_path, solution)
 
 
 class _Lifetime(NamedTuple):
@@ -260,8 +250,8 @@ class _Lifetime(NamedTuple):
     last: int  # the last position at which others read it
 
 
-def _latency(op: Op, target: Capabilities) -> int:
-    late = isinstance(op, LinearState) and not target.reads_own_states
+def _latency(op: ops.Op, target: Capabilities) -> int:
+    late = isinstance(op, ops.LinearState) and not target.reads_own_states
     return 1 if late or type(op) in NONLINEAR else 0
 
 
@@ -274,14 +264,14 @@ class _LevelProblem:
         self.live = [
             i
             for i in graph.live()
-            if not isinstance(graph.nodes[i].op, Constant) and not _is_constant_state(graph, i)
+            if not isinstance(graph.nodes[i].op, ops.Constant)
+            if not graph.facts[i].constant or graph.nodes[i].op.stateful or i == graph.output
         ]
         self.earliest = self._earliest()
-        self.critical_path = self._critical_path()
+        # Layers that no schedule can do without.
+        ends = (start + self._own_layer(i) for i, start in self.earliest.items())
+        self.critical_path = max(ends, default=0)
         self.depth = max(self.critical_path, 1)
-
-    def _operands(self, i: int) -> list[int]:
-        return [o for o in dict.fromkeys(self.graph.nodes[i].operands) if o in self.earliest]
 
     def _earliest(self) -> dict[int, int]:
         """The earliest reading position of each node."""
@@ -296,22 +286,17 @@ class _LevelProblem:
             found[i] = max(reads, default=0)
         return found
 
-    def _critical_path(self) -> int:
-        """Layers that no schedule can do without."""
-        ends = [
-            start + (0 if isinstance(self.graph.nodes[i].op, (*AT_INPUT, Affine)) else 1)
-            for i, start in self.earliest.items()
-        ]
-        return max(ends, default=0)
+    def _own_layer(self, i: int) -> int:
+        """1 for what stands in a layer behind the position that it reads at."""
+        return 0 if isinstance(self.graph.nodes[i].op, (*AT_INPUT, ops.Affine)) else 1
 
     def _carry_cost(self, i: int) -> float:
         facts = self.graph.facts[i]
-        if isinstance(self.graph.nodes[i].op, Affine) and not self.target.holds_affine:
+        if isinstance(self.graph.nodes[i].op, ops.Affine) and not self.target.holds_affine:
             return HELD_AFFINE * facts.width
         signed = float(np.count_nonzero(facts.low < 0))
-        return self.target.carry_signed * signed + self.target.carry_positive * (
-            facts.width - signed
-        )
+        positive = self.target.carry_positive * (facts.width - signed)
+        return self.target.carry_signed * signed + positive
 
     def solve(self) -> Levels:
         """Reading positions and lifetimes that minimise the carried width at the least depth."""
@@ -327,16 +312,17 @@ class _LevelProblem:
 
         for i in self.live:
             node, k = self.graph.nodes[i], number[i]
-            at_input = isinstance(node.op, AT_INPUT)
             lower[k] = self.earliest[i]
-            upper[k] = 0 if at_input else self.depth - (0 if isinstance(node.op, Affine) else 1)
             # A state's own layer holds it anyway, so carrying it starts one layer later.
-            own = 0 if isinstance(node.op, Affine) or at_input else 1
+            own = self._own_layer(i)
+            upper[k] = 0 if isinstance(node.op, AT_INPUT) else self.depth - own
             rows.append((count + k, k, float(own)))
             carry = self._carry_cost(i)
             cost[count + k] += carry
             cost[k] -= carry
-            for operand in self._operands(i):
+            for operand in dict.fromkeys(node.operands):
+                if operand not in number:
+                    continue
                 source = number[operand]
                 latency = _latency(self.graph.nodes[operand].op, self.target)
                 rows.append((k, source, float(latency)))
@@ -345,70 +331,27 @@ class _LevelProblem:
             lower[count + number[self.graph.output]] = self.depth
         # Among schedules of equal width prefer early reading: results become visible sooner.
         cost[:count] += 1e-6
-        matrix = sp.csr_array(
-            (
-                np.tile([-1.0, 1.0], len(rows)),
-                (
-                    np.repeat(np.arange(len(rows)), 2),
-                    np.array([(a, b) for a, b, _ in rows]).reshape(-1),
-                ),
-            ),
-            (len(rows), 2 * count),
-        )
+        places = np.repeat(np.arange(len(rows)), 2), np.ravel([(a, b) for a, b, _ in rows])
+        matrix = sp.csr_array((np.tile([-1.0, 1.0], len(rows)), places), (len(rows), 2 * count))
         limits = -np.array([least for _, _, least in rows])
-        result = linprog(
-            cost,
-            A_ub=matrix,
-            b_ub=limits,
-            bounds=np.stack([lower, upper], axis=1),
-            method="highs-ds",
-        )
+        bounds = np.stack([lower, upper], axis=1)
+        result = linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs-ds")
         if not result.success:
             raise LsrlError(f"the scheduler's linear program failed: {result.message}")
         position = np.rint(result.x).astype(int)
         return {i: (int(position[k]), int(position[count + k])) for i, k in number.items()}
 
 
-def _is_constant_state(graph: Graph, i: int) -> bool:
-    return graph.facts[i].constant and not graph.nodes[i].op.stateful and i != graph.output
-
-
-class _Rows:
-    """Turns levels into layers: which channels each holds, and the rows that compute them."""
-
-    def __init__(self, graph: Graph, lifetimes: dict[int, _Lifetime], depth: int) -> None:
-        self.graph = graph
-        self.lifetimes = lifetimes
-        self.depth = depth
-
-    def schedule(self, critical_path: int, levels: Levels) -> Schedule:
-        features = tuple(
-            i for i in sorted(self.lifetimes) if isinstance(self.graph.nodes[i].op, AT_INPUT)
-        )
-        before = _Held.of(self.graph, features)
-        feature_width = before.size
-        drafts = []
-        for level in range(1, self.depth + 1):
-            members = self._members(level)
-            drafts.append(_Draft(self.graph, members, before))
-            visible = [node for node, _ in members if self.lifetimes[node].last >= level]
-            before = drafts[-1].held.only(visible)
-        output = _Draft(self.graph, [], before).express(self.graph.output)
-        layers, output = _pruned(self.graph, feature_width, drafts, output)
-        return Schedule(self.graph, features, layers, output, critical_path, levels)
-
-    def _members(self, level: int) -> list[tuple[int, type[Op]]]:
-        """Nodes that a layer holds, and how: made there, or carried through it."""
-        found: list[tuple[int, type[Op]]] = []
-        for node, life in sorted(self.lifetimes.items()):
-            op = self.graph.nodes[node].op
-            if isinstance(op, LinearState) and life.reads + 1 == level:
-                found.append((node, LinearState))
-            elif type(op) in NONLINEAR and life.reads + 1 == level:
-                found.append((node, type(op)))
-            elif life.available < level <= life.last:
-                found.append((node, Affine))
-        return found
+def _members(graph: Graph, lifetimes: dict[int, _Lifetime], level: int) -> list[_Member]:
+    """Nodes that a layer holds, and how: made there, or carried through it."""
+    found: list[_Member] = []
+    for node, life in sorted(lifetimes.items()):
+        op = graph.nodes[node].op
+        if life.reads + 1 == level and type(op) in {ops.LinearState, *NONLINEAR}:
+            found.append((node, type(op)))
+        elif life.available < level <= life.last:
+            found.append((node, ops.Affine))
+    return found
 
 
 @dataclass(frozen=True)
@@ -420,11 +363,8 @@ class _Held:
 
     @classmethod
     def of(cls, graph: Graph, nodes: Sequence[int]) -> "_Held":
-        starts, position = {}, 0
-        for node in nodes:
-            starts[node] = position
-            position += graph.nodes[node].width
-        return cls(starts, position)
+        *starts, size = accumulate((graph.nodes[node].width for node in nodes), initial=0)
+        return cls(dict(zip(nodes, starts, strict=True)), size)
 
     def only(self, nodes: Sequence[int]) -> "_Held":
         return _Held({node: self.starts[node] for node in nodes}, self.size)
@@ -438,21 +378,21 @@ class _Held:
 class _Draft:
     """One layer with all the channels of its nodes; `_pruned` drops those that nothing reads."""
 
-    def __init__(self, graph: Graph, members: list[tuple[int, type[Op]]], before: _Held) -> None:
+    def __init__(self, graph: Graph, members: Sequence[_Member], before: _Held) -> None:
         self.graph = graph
         self.members = members
         self.before = before
         self.held = _Held.of(graph, [node for node, _ in members])
-        self._states = {node for node, kind in members if kind is LinearState}
+        self._states = {node for node, kind in members if kind is ops.LinearState}
         self._known: dict[int, Rows] = {}
         self.slots = [self._slots(node, kind) for node, kind in members]
 
-    def _slots(self, node: int, kind: type[Op]) -> tuple[Rows, ...]:
-        if kind in (Affine, LinearState):
+    def _slots(self, node: int, kind: type[ops.Op]) -> tuple[Rows, ...]:
+        if kind in (ops.Affine, ops.LinearState):
             return (self.express(node),)
         this = self.graph.nodes[node]
         slots = tuple(self.express(operand) for operand in this.operands)
-        if isinstance(this.op, ThresholdState | RecurrentState):
+        if isinstance(this.op, ops.ThresholdState | ops.RecurrentState):
             feedback = this.op.transition.csr @ self.held.picking(node, this.width)
             slots = (slots[0]._replace(recurrent=slots[0].recurrent + feedback),)
         return slots
@@ -463,22 +403,25 @@ class _Draft:
             self._known[node] = self._express(node)
         return self._known[node]
 
+    def empty(self, width: int) -> Rows:
+        """Rows that read nothing."""
+        shapes = (width, self.held.size), (width, self.before.size)
+        return Rows(sp.csr_array(shapes[0]), sp.csr_array(shapes[1]), np.zeros(width))
+
     def _express(self, node: int) -> Rows:
         this = self.graph.nodes[node]
-        width = this.width
-        recurrent = sp.csr_array((width, self.held.size))
-        inputs = sp.csr_array((width, self.before.size))
+        width, empty = this.width, self.empty(this.width)
         if node in self.before.starts:
-            return Rows(recurrent, self.before.picking(node, width), np.zeros(width))
-        if node in self._states and isinstance(this.op, LinearState):
+            return empty._replace(inputs=self.before.picking(node, width))
+        if node in self._states and isinstance(this.op, ops.LinearState):
             update = self.express(this.operands[0])
             carried = this.op.transition.csr @ self.held.picking(node, width)
             return update._replace(recurrent=update.recurrent + carried)
         if self.graph.facts[node].constant:
             # Before the affine maps: nothing carries what a constant row of theirs reads.
-            return Rows(recurrent, inputs, self.graph.facts[node].low)
-        if isinstance(this.op, Affine):
-            bias, exact = np.array(this.op.bias), True
+            return empty._replace(bias=self.graph.facts[node].low)
+        if isinstance(this.op, ops.Affine):
+            recurrent, inputs, bias, exact = empty._replace(bias=np.array(this.op.bias))
             for weight, operand in zip(this.op.weights, this.operands, strict=True):
                 part = self.express(operand)
                 exact = exact and part.exact and _composes_exactly(weight, part)
@@ -547,12 +490,7 @@ def _stacked(draft: _Draft, slot: int) -> Rows:
     parts = []
     for (node, _), slots in zip(draft.members, draft.slots, strict=True):
         width = draft.graph.nodes[node].width
-        empty = Rows(
-            sp.csr_array((width, draft.held.size)),
-            sp.csr_array((width, draft.before.size)),
-            np.zeros(width),
-        )
-        parts.append(slots[slot] if slot < len(slots) else empty)
+        parts.append(slots[slot] if slot < len(slots) else draft.empty(width))
     if not parts:
         return empty_rows(draft.before.size)
     return Rows(
@@ -584,9 +522,7 @@ def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
             for slot in slots
         )
         units.append(Unit(node, kind, rows, channels, start))
-        values = getattr(op, "initial", None) if kind is not Affine else None
-        initial.append(
-            np.array(values)[channels] if values is not None else np.zeros(len(channels))
-        )
+        values = getattr(op, "initial", None) if kind is not ops.Affine else None
+        initial.append(np.zeros(len(channels)) if values is None else np.array(values)[channels])
         start += len(channels)
     return Layer(tuple(units), np.concatenate(initial) if initial else np.zeros(0))

@@ -163,14 +163,8 @@ def write(
       parameters: the arrays.
     """
     shapes = _sparse_shapes(parameters)
-    header = {
-        "format": format.name,
-        "version": format.version,
-        "lsrl": version("lsrl"),
-        **fields,
-        **({"sparse": shapes} if shapes else {}),
-    }
-    text = json.dumps(header)
+    header = {"format": format.name, "version": format.version, "lsrl": version("lsrl"), **fields}
+    text = json.dumps({**header, **({"sparse": shapes} if shapes else {})})
     arrays = _parts(parameters)
     # One entry, since safetensors writes several in an order of its own, anew each time.
     content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
@@ -217,8 +211,6 @@ def read_as(
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise
     except (SafetensorError, ValueError, TypeError) as error:
         raise bad(path, f"not a whole safetensors file ({error})", format) from error
     if "lsrl" not in metadata:
@@ -231,11 +223,8 @@ def read_as(
         if header["format"] != format.name:
             raise bad(path, f"a file of the format {header['format']}", format)
         if header["version"] > format.version:
-            raise bad(
-                path,
-                f"format {format.name} version {header['version']} is newer than this",
-                format,
-            )
+            newer = f"format {format.name} version {header['version']} is newer than this"
+            raise bad(path, newer, format)
         return take(header, _whole(arrays, header.get("sparse", {}), header["dtype"]))
     except FormatError:
         raise
@@ -271,10 +260,7 @@ def restore(path: str | os.PathLike[str], module: Holder, parameters: dict[str, 
 
 
 def bad(
-    path: str | os.PathLike[str],
-    why: str,
-    format: Format = MODEL,
-    cure: str = "save it again",
+    path: str | os.PathLike[str], why: str, format: Format = MODEL, cure: str = "save it again"
 ) -> FormatError:
     """The error for a file that is not of this kind and version."""
     return FormatError(
@@ -310,7 +296,8 @@ def _parts(parameters: Mapping[str, Parameter]) -> dict[str, Array]:
                 found[f"{name}/{part}"] = getattr(parameter, part)
         else:
             # safetensors has no bfloat16 in numpy; the bits travel as uint16.
-            found[name] = _bits(np.ascontiguousarray(parameter))
+            array = np.ascontiguousarray(parameter)
+            found[name] = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
     return found
 
 
@@ -328,10 +315,6 @@ def _whole(
     return found
 
 
-def _bits(array: Array) -> Array:
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
-
-
 def _unbits(array: Array, dtype: str) -> Array:
     if dtype != "bfloat16" or array.dtype != np.uint16:
         return array
@@ -342,10 +325,10 @@ def _unbits(array: Array, dtype: str) -> Array:
 
 def _checksum(text: str, arrays: dict[str, Array]) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
+    for name, array in sorted(arrays.items(), key=lambda item: item[0]):
         digest.update(name.encode())
-        digest.update(repr((arrays[name].shape, str(arrays[name].dtype))).encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+        digest.update(repr((array.shape, str(array.dtype))).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
