@@ -164,21 +164,15 @@ def _rows(graph: Graph, live: list[int], layers: dict[int, int]) -> list[tuple[i
 def _draw_arrow(
     axes: "Axes", start: tuple[float, float], end: tuple[float, float], colour: str
 ) -> None:
-    style: dict[str, str | float] = {
-        "arrowstyle": "-|>",
-        "color": colour,
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
+    # Arrows over several rows bend, past the boxes between their ends.
+    gaps, bend = (12, 14), 0.0 if end[1] - start[1] <= 1 else 0.25
     if start == end:
         # A state that goes on: a loop over the right end of the box.
-        (x, y), style["connectionstyle"] = start, "arc3,rad=-1.5"
-        axes.annotate("", xy=(x + 0.19, y - 0.16), xytext=(x + 0.06, y - 0.16), arrowprops=style)
-        return
-    # Arrows over several rows bend, past the boxes between their ends.
-    bend = 0.0 if end[1] - start[1] <= 1 else 0.25
-    style |= {"shrinkA": 12, "shrinkB": 14, "connectionstyle": f"arc3,rad={bend}"}
-    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+        (x, y), gaps, bend = start, (0, 0), -1.5
+        start, end = (x + 0.06, y - 0.16), (x + 0.19, y - 0.16)
+    style = {"arrowstyle": "-|>", "color": colour, "connectionstyle": f"arc3,rad={bend}"}
+    arrow = {**style, "shrinkA": gaps[0], "shrinkB": gaps[1]}
+    axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
 
 
 def _graph_box(graph: Graph, node: int) -> Box:
@@ -192,15 +186,12 @@ def _graph_box(graph: Graph, node: int) -> Box:
     return Box(lines, this.op.name)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 22 else f"{name[:21]}…"
-
-
 def _draw_box(axes: "Axes", place: tuple[float, float], box: Box) -> None:
     name, *further = box.lines
+    short = name if len(name) <= 22 else f"{name[:21]}…"
     axes.text(
         *place,
-        "\n".join([_short(name), *further]),
+        "\n".join([short, *further]),
         ha="center",
         va="center",
         fontsize=6.5,

@@ -34,14 +34,9 @@ def layers_table(model: "Model") -> Table:
     contents = zip(model.schedule.layers, model.schedule.contents(), strict=True)
     for number, (layer, groups) in enumerate(contents, start=1):
         for position, (kind, names) in enumerate(groups):
-            first = position == 0
-            table.add_row(
-                str(number) if first else "",
-                str(layer.width) if first else "",
-                kind,
-                Text(", ".join(names)),
-                end_section=position == len(groups) - 1,
-            )
+            place = ("", "") if position else (str(number), str(layer.width))
+            last = position == len(groups) - 1
+            table.add_row(*place, kind, Text(", ".join(names)), end_section=last)
     return table
 
 

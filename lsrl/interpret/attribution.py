@@ -24,23 +24,14 @@ READERS = 8
 
 
 class _Path(NamedTuple):
-    """Runs from the first of two to the second, those of all points one after another.
+    """Runs from the first of two to the second, those of all points one after another."""
 
-    Attributes:
-      inputs: one array an input, (points * batch, time[, width]).
-      shifts: what is added to hooks, (layers, points * batch, time, width).
-      weights: of the outputs, (points * batch, time, outputs).
-      read: see `Basis`.
-      write: likewise.
-      difference: of the items' values, (layers, batch, time, items).
-    """
-
-    inputs: list[Array]
-    shifts: Array
-    weights: Array
-    read: Array
-    write: Array
-    difference: Array
+    inputs: list[Array]  # one an input, (points * batch, time[, width])
+    shifts: Array  # what is added to hooks, (layers, points * batch, time, width)
+    weights: Array  # of the outputs, (points * batch, time, outputs)
+    read: Array  # see `Basis`
+    write: Array  # likewise
+    difference: Array  # of the items' values, (layers, batch, time, items)
 
 
 def attributed(runs: TwoRuns) -> dict[str, Effects]:
@@ -64,12 +55,13 @@ def attributed(runs: TwoRuns) -> dict[str, Effects]:
         gradient = gradients[number]
         nodes = np.abs(finite(gradient) * path.difference)
         counted = gradient[path.difference != 0]
-        shares = (
-            float((counted == 0).mean()) if counted.size else 0.0,
-            float((~np.isfinite(counted)).mean()) if counted.size else 0.0,
+        zero, infinite = (
+            float(where.mean()) if counted.size else 0.0
+            for where in (counted == 0, ~np.isfinite(counted))
         )
+        own, ahead = direct[number]
         results[name] = runs.effects_of(
-            nodes.mean(axis=(1, 2)), direct[number, 0], direct[number, 1], onto[number], shares
+            nodes.mean(axis=(1, 2)), own, ahead, onto[number], (zero, infinite)
         )
     return results
 
@@ -97,21 +89,19 @@ def _edges(
 ) -> tuple[Array, Array]:
     """What items do to the outputs by way of each item that reads them.
 
-    Args:
-      runs: of the network.
-      path: between them.
-      hooks: along it, (layers, points * batch, time, width).
-      by_item: gradients of the outputs, (layers, points * batch, time, items).
-      passed: (layers, items) bool, items that are left out.
-
-    Returns:
-      At the first point and over the rest: of items onto those of the same layer and of the next
-      one, (2, 2, layers, items, items), and onto the outputs, (2, layers, items).
+    Hooks along the path are (layers, points * batch, time, width), gradients of the outputs by the
+    items (layers, points * batch, time, items), and `passed` (layers, items) says what is left out.
+    Gives, at the first point and over the rest: of items onto those of the same layer and of the
+    next one, (2, 2, layers, items, items), and onto the outputs, (2, layers, items).
     """
     layers, items = runs.basis.read.shape[:2]
     direct, onto = np.zeros((2, 2, layers, items, items)), np.zeros((2, layers, items))
     edges_of = runs.wiring.compiled(_edge_gradients)
-    for span, places in _readers(runs, passed):
+    readers = np.argwhere(runs.varies[1:] & ~passed[1:]) + np.array([1, 0])
+    # The output is one more, (layers, 0).
+    readers = np.concatenate([readers, [[layers, 0]]])
+    spans = [runs.wiring.span(layer - 1) for layer in readers[:, 0]]
+    for span, places in grouped(readers, spans):
         prepared = runs.wiring.prepared(path.inputs, span)
         arrays = (hooks, by_item, path.read, path.write, path.difference)
         own = [x[span.start : span.stop] for x in arrays]
@@ -126,18 +116,6 @@ def _edges(
                 direct[:, 1, layer - 1, :, item] = before
                 direct[:, 0, layer, :, item] = effect[:, layer - span.start]
     return direct, onto
-
-
-def _readers(runs: TwoRuns, passed: Array) -> list[tuple[range, Array]]:
-    """What reads hooks, and the output as (layers, 0), by what has to run for it.
-
-    Args:
-      runs: of the network.
-      passed: (layers, items) bool, items that are left out.
-    """
-    readers = np.argwhere(runs.varies[1:] & ~passed[1:]) + np.array([1, 0])
-    readers = np.concatenate([readers, [[len(runs.varies), 0]]])
-    return grouped(readers, [runs.wiring.span(layer - 1) for layer in readers[:, 0]])
 
 
 def _by_point(rows: Array | jax.Array, batch: int) -> jax.Array:
@@ -170,21 +148,11 @@ def _edge_gradients(
     weights: jax.Array,
     readers: jax.Array,
 ) -> jax.Array:
-    """What items do to the outputs by way of some readers.
+    """What items do to the outputs by way of some readers, all of one span.
 
-    Args:
-      wiring: of the network.
-      prepared: of a span.
-      hooks: of the span, (layers, points * batch, time, width).
-      by_item: gradients of the outputs, (layers, points * batch, time, items).
-      read: see `Basis`, of the span.
-      write: likewise.
-      difference: of the items' values in two runs, (layers, batch, time, items).
-      weights: of the outputs, (points * batch, time, outputs).
-      readers: (readers, 2), layers of the span and items; (layers, 0) is the output.
-
-    Returns:
-      (readers, 2, layers, items), at the first point and averaged over the rest.
+    Hooks are as for `_edges`, the rest as for `_Path`. Readers are (readers, 2), layers of the span
+    and items; (layers, 0) is the output. Gives (readers, 2, layers, items), at the first point and
+    averaged over the rest.
     """
     _, pullback = jax.vjp(partial(wiring.remade, prepared), hooks)
 

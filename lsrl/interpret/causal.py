@@ -167,23 +167,14 @@ def draw_rows(rng: np.random.Generator, values: Array, rows: int) -> Rows:
 
 
 class _Trial(NamedTuple):
-    """The valid interchanges of one signal, and what the program makes of them.
+    """The valid interchanges of one signal, and what the program makes of them."""
 
-    Attributes:
-      base: (pairs,) int, into the pool.
-      tokens: (pairs, time) bool.
-      new: (pairs, time, width), the signal's values on the sources.
-      expected: (pairs, time, outputs).
-      changed: (pairs,) bool, whether they are other outputs than the base's.
-      broken: number of pairs that were left out.
-    """
-
-    base: Array
-    tokens: Array
-    new: Array
-    expected: Array
-    changed: Array
-    broken: int
+    base: Array  # (pairs,) int, into the pool
+    tokens: Array  # (pairs, time) bool
+    new: Array  # (pairs, time, width), the signal's values on the sources
+    expected: Array  # (pairs, time, outputs)
+    changed: Array  # (pairs,) bool, whether they are other outputs than the base's
+    broken: int  # pairs that were left out
 
 
 def _tried(
@@ -214,14 +205,9 @@ def _tried(
         )  # fmt: skip
         valid += len(kept)
         tried += len(rows.base)
-    return _Trial(
-        np.concatenate([each.base for each in found]),
-        np.concatenate([each.tokens for each in found]),
-        np.concatenate([each.new for each in found]),
-        np.concatenate([each.expected for each in found]),
-        np.concatenate([each.changed for each in found]),
-        sum(each.broken for each in found),
-    )
+    *arrays, broken = zip(*found, strict=True)
+    base, tokens, new, expected, changed = (np.concatenate(parts) for parts in arrays)
+    return _Trial(base, tokens, new, expected, changed, sum(broken))
 
 
 def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -> dict[str, Array]:

@@ -1,7 +1,6 @@
 """How faithful a claim is: what the outputs do when all is taken out that it does not mark."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ from lsrl.circuit import OUTPUT, Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.interventions import other_sequences, wiring_of
 from lsrl.interpret.score import EdgeClaim, NodeClaim, class_of, grouped_edges, grouped_nodes
-from lsrl.interpret.truth import Classes, Group, Truth, counted_outputs
+from lsrl.interpret.truth import Classes, Truth, counted_outputs
 from lsrl.interpret.wiring import Wiring
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import check_inputs
@@ -67,7 +66,7 @@ class Ablation:
         other = other_sequences(self.batch, seed)
         self.other = self.clean[:, other]
         self.counted = counted_outputs(model.circuit, self.outputs.shape[-1])
-        self.directions = [_Directions.of(truth, layer) for layer in range(len(truth.groups))]
+        self.directions = [_directions(truth, layer) for layer in range(len(truth.groups))]
         # Sums along directions that share units are rounded.
         exact = model.certificate.exact and not any(self.directions)
         self.tolerance = 0.0 if exact else 1e-4 * float(np.abs(self.outputs).max(initial=0.0))
@@ -95,10 +94,7 @@ class Ablation:
             if value >= threshold
         }
         kept = {name for name, number in truth.classes.signals.items() if number in numbers}
-        return [
-            np.array([bool(group.signals & kept) for group in groups], bool)
-            for groups in truth.groups
-        ]
+        return [np.array([bool(g.signals & kept) for g in groups], bool) for groups in truth.groups]
 
     def _kept_edges(self, claim: EdgeClaim, threshold: float) -> tuple[list[Array], list[Array]]:
         truth = self.truth
@@ -111,31 +107,15 @@ class Ablation:
                 for (source, target), value in (claim.signals or {}).items()
                 if value >= threshold
             }
-            ends: list[list[Group] | None] = [*truth.groups, None]
-            kept = (
-                [self._paired(here, there, pairs) for here, there in pairwise(ends)],
-                [self._paired(groups, groups, pairs) for groups in truth.groups],
-            )
+            held: list[list[set[int | str]]] = [
+                [{truth.classes.signals[name] for name in group.signals} for group in groups]
+                for groups in truth.groups
+            ]
+            recurrent = [_paired(classes, classes, pairs) for classes in held]
+            held.append([{OUTPUT}])
+            kept = [_paired(here, there, pairs) for here, there in pairwise(held)], recurrent
         # What goes on as it is goes on.
         return [array | truth.same(layer) for layer, array in enumerate(kept[0])], kept[1]
-
-    def _paired(
-        self,
-        here: list[Group] | None,
-        there: list[Group] | None,
-        pairs: set[tuple[int | str, int | str]],
-    ) -> Array:
-        def numbers(groups: list[Group] | None) -> list[set[int | str]]:
-            if groups is None:
-                return [{OUTPUT}]
-            return [{self.truth.classes.signals[name] for name in g.signals} for g in groups]
-
-        # What a class reads of itself is no edge that a claim could name.
-        found = [
-            [bool(a & b) or any((s, t) in pairs for s in a for t in b) for b in numbers(there)]
-            for a in numbers(here)
-        ]
-        return np.array(found, bool).reshape(len(numbers(here)), len(numbers(there)))
 
     # ------------------------------------------------------------ runs
 
@@ -160,8 +140,7 @@ class Ablation:
                 hooks[number] = self._mixed(layer, value, forward[layer][:, number])
             for number, made in hooks.items():
                 if directions:
-                    change = made - self.clean[layer + 1]
-                    found += directions.projected(number, change)
+                    found += (made - self.clean[layer + 1]) @ directions[number]
                 else:
                     units = list(truth.groups[layer + 1][number].units)
                     found[..., units] = made[..., units]
@@ -225,18 +204,26 @@ class Ablation:
         for number, group in enumerate(self.truth.groups[layer]):
             source = value if keep[number] else other
             if directions:
-                found += directions.projected(number, source - clean)
+                found += (source - clean) @ directions[number]
             else:
                 found[..., list(group.units)] = source[..., list(group.units)]
         return found
 
     def _units(self, layer: int, which: Array) -> Array:
         """(width,) bool: the units of some groups."""
-        units = np.zeros(self.wiring.width, bool)
-        for group, wanted in zip(self.truth.groups[layer], which, strict=True):
-            if wanted:
-                units[list(group.units)] = True
-        return units
+        groups = zip(self.truth.groups[layer], which, strict=True)
+        units = [unit for group, wanted in groups if wanted for unit in group.units]
+        return np.isin(np.arange(self.wiring.width), units)
+
+
+def _paired(
+    here: list[set[int | str]], there: list[set[int | str]], pairs: set[tuple[int | str, int | str]]
+) -> Array:
+    # What a class reads of itself is no edge that a claim could name.
+    found = [
+        [bool(a & b) or any((s, t) in pairs for s in a for t in b) for b in there] for a in here
+    ]
+    return np.array(found, bool).reshape(len(here), len(there))
 
 
 def held_in_parts(
@@ -264,43 +251,28 @@ def held_in_parts(
 # ---------------------------------------------------------------- units that hold several channels
 
 
-@dataclass(frozen=True, eq=False)
-class _Directions:
-    """Of a layer whose units hold several channels each: what is a group's own of a change.
+def _directions(truth: Truth, layer: int) -> list[Array]:
+    """Per group (width, width), from a change of the hook to the group's part of it.
 
-    Attributes:
-      maps: per group (width, width), from a change of the hook to the group's part of it.
+    None at all where every unit belongs to one group.
     """
-
-    maps: list[Array]
-
-    @staticmethod
-    def of(truth: Truth, layer: int) -> "_Directions | None":
-        """None where every unit belongs to one group."""
-        units = truth.circuit.units[layer]
-        counts = np.zeros(units, int)
-        for group in truth.groups[layer]:
-            counts[list(group.units)] += 1
-        if counts.max(initial=0) < 2:
-            return None
-        channels = [c for c in truth.circuit.channels if c.layer == layer]
-        read, write = channel_matrices(truth.circuit, layer, channels)
-        width, maps = max(truth.circuit.units), []
-        for group in truth.groups[layer]:
-            own = [
-                place
-                for place, c in enumerate(channels)
-                if truth.number(c.signal, c.element) == group.number and c.role != "constant"
-            ]
-            found = np.zeros((width, width))
-            found[:units, :units] = read[own].T @ write[own]
-            maps.append(found)
-        return _Directions(maps)
-
-    def projected(self, group: int, change: Array) -> Array:
-        """The group's part of a change of the hook (batch, time, width)."""
-        found: Array = change @ self.maps[group]
-        return found
+    units = truth.circuit.units[layer]
+    held = [unit for group in truth.groups[layer] for unit in group.units]
+    if len(held) == len(set(held)):
+        return []
+    channels = [c for c in truth.circuit.channels if c.layer == layer]
+    read, write = channel_matrices(truth.circuit, layer, channels)
+    width, maps = max(truth.circuit.units), []
+    for group in truth.groups[layer]:
+        own = [
+            place
+            for place, c in enumerate(channels)
+            if truth.number(c.signal, c.element) == group.number and c.role != "constant"
+        ]
+        found = np.zeros((width, width))
+        found[:units, :units] = read[own].T @ write[own]
+        maps.append(found)
+    return maps
 
 
 def channel_matrices(

@@ -58,11 +58,11 @@ def capture(model: Model, *inputs: ArrayLike, on: Side = "network") -> dict[str,
       InputError: an input lies outside its declared type.
     """
     arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    found = _run(model, arrays, {}, on).signals
+    outputs, found = _run(model, arrays, {}, on)
     if on == "network":
         held = model.circuit.held
         found = {name: np.where(held[name], values, np.nan) for name, values in found.items()}
-    return _unbatched(found, batched)
+    return _finished(Outcome(outputs, found), batched).signals
 
 
 def patch(
@@ -346,13 +346,9 @@ def _slot(
 ) -> Iterator[Patch]:
     """One patch for the channels that have units of their own, one for those that share units.
 
-    Args:
-      wiring: of the network.
-      placed: channels of one layer a sequence.
-      shape: sequences and tokens.
-      directed: the channels that share units, which the second patch can speak of; by default those
-        placed. Without any there is no second patch.
-      plain: whether there is a first patch; by default where a channel is placed for it.
+    Of the placed channels, of one layer a sequence, there is a first patch if any has units of its
+    own, or if it is to be `plain`. The second can speak of the `directed` channels that share
+    units, by default those placed; without any there is none.
     """
     own = [each for each in placed if not wiring.circuit.shares(each.channel)]
     shared = [each for each in placed if wiring.circuit.shares(each.channel)]
@@ -440,10 +436,9 @@ def _evaluated(
 ) -> Outcome:
     graph, circuit = model.schedule.graph, model.circuit
     nodes = circuit_nodes(model)
+    where = np.asarray(mask)[..., None]
     interventions = {
-        nodes[name]: Intervention(
-            np.broadcast_to(np.asarray(mask)[..., None], values.shape), values
-        )
+        nodes[name]: Intervention(np.broadcast_to(where, values.shape), values)
         for name, values in new.items()
     }
     wanted = [graph.output, *nodes.values()]
@@ -462,8 +457,4 @@ def circuit_nodes(model: Model) -> dict[str, int]:
 def _finished(outcome: Outcome, batched: bool) -> Outcome:
     if batched:
         return outcome
-    return Outcome(outcome.outputs[0], _unbatched(outcome.signals, False))
-
-
-def _unbatched(signals: dict[str, Array], batched: bool) -> dict[str, Array]:
-    return signals if batched else {name: values[0] for name, values in signals.items()}
+    return Outcome(outcome.outputs[0], {name: x[0] for name, x in outcome.signals.items()})

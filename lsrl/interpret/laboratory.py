@@ -1,7 +1,7 @@
 """What each method says of a network; see `lsrl.interpret.methods`."""
 
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,9 +15,7 @@ from lsrl.ir.numbers import Array
 Method = Literal[
     "weights", "zero", "mean", "resample", "attribution", "integrated", "probes", "random"
 ]
-METHODS: tuple[Method, ...] = (
-    "weights", "zero", "mean", "resample", "attribution", "integrated", "probes", "random"
-)  # fmt: skip
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class Laboratory(TwoRuns):
@@ -78,6 +76,4 @@ class Laboratory(TwoRuns):
             behind = worth
         return Effects(self.basis, nodes[::-1], forward, recurrent)
 
-    @cached_property
-    def _attributed(self) -> dict[str, Effects]:
-        return attributed(self)
+    _attributed = cached_property(attributed)

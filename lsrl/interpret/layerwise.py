@@ -148,16 +148,8 @@ def _edited_layer(
 ) -> jax.Array:
     """A layer token by token, so that what is set goes on to the next token's memory.
 
-    Args:
-      weights: of the layer.
-      stream: (time, batch, d).
-      state: before the first token.
-      patches: with time first.
-      first: the number of the layer's first hook.
-      memory: of its hooks, as `Wiring.memory` has it of all.
-      layer: see `Layered`.
-      kind: see `Layered`.
-      remembered: see `Layered`.
+    The stream is (time, batch, d), `first` the number of the layer's first hook, and `memory` that
+    of its hooks, as `Wiring.memory` has it of all; for the functions see `Layered`.
     """
 
     def token(state: object, now: _Now) -> tuple[object, jax.Array]:

@@ -1,7 +1,7 @@
 """Scores of methods over many models: means with intervals, as text and as tables."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,12 +131,8 @@ def transparent(rows: Sequence[MethodScore]) -> dict[tuple[str, str], bool]:
 
 def to_csv(rows: Sequence[MethodScore]) -> str:
     """All rows, as comma-separated values; empty where there is none."""
-    names = [field.name for field in fields(MethodScore)]
-    lines = [",".join(names)]
-    for row in rows:
-        values = asdict(row)
-        lines.append(",".join(_cell(values[name]) for name in names))
-    return "\n".join(lines) + "\n"
+    lines = [[field.name for field in fields(MethodScore)], *(map(_cell, astuple(x)) for x in rows)]
+    return "".join(f"{','.join(line)}\n" for line in lines)
 
 
 def from_csv(text: str) -> list[MethodScore]:

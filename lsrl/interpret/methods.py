@@ -23,6 +23,7 @@ import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.interpret.basis import Effects, channel_basis, mixes
+from lsrl.interpret.causal import Sampler
 from lsrl.interpret.faithfulness import Ablation, held_in_parts
 from lsrl.interpret.interventions import capture, decoded, wiring_of
 from lsrl.interpret.laboratory import METHODS, Laboratory, Method
@@ -30,11 +31,8 @@ from lsrl.interpret.method_scores import MethodScore
 from lsrl.interpret.probes import probe
 from lsrl.interpret.score import EdgeClaim, Level, NodeClaim, score_on, score_probes
 from lsrl.interpret.truth import Truth, equivalence_classes
-from lsrl.ir.numbers import Array
 from lsrl.model import Model
 
-# (sequences, seed) to one array an input, (sequences, time[, width]).
-Sampler = Callable[[int, int], Sequence[Array]]
 # Sequences that methods look at.
 SEQUENCES = 16
 # Sequences for what a dataset can't tell apart, and for probes; half of them to fit.
@@ -89,20 +87,13 @@ def evaluate_methods(
         raise InputError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     rows = []
     for case in cases:
-        found = _evaluated(case, methods, seed, faithful)
+        bench = _Bench(case, seed, faithful)
+        found: list[MethodScore] = []
+        for method in methods:
+            found += [bench.probed()] if method == "probes" else bench.claimed(method)
         rows += found
         if progress is not None:
             progress(case, found)
-    return rows
-
-
-def _evaluated(
-    case: Case, methods: Sequence[Method], seed: int, faithful: bool
-) -> list[MethodScore]:
-    bench = _Bench(case, seed, faithful)
-    rows: list[MethodScore] = []
-    for method in methods:
-        rows += [bench.probed()] if method == "probes" else bench.claimed(method)
     return rows
 
 
@@ -157,7 +148,9 @@ class _Bench:
             edges, nodes = effects.claims(self.case.model.circuit, level)
             if method == "random" and level == "signals":
                 # The greatest of many units would favour wide signals.
-                edges, nodes = _shuffled(edges, nodes, laboratory.rng)
+                rng = laboratory.rng
+                edges = EdgeClaim(signals={pair: rng.random() for pair in edges.signals or {}})
+                nodes = NodeClaim(signals={name: rng.random() for name in nodes.signals or {}})
             yield self._scored(self._blank(method, "edges", level), edges, effects)
             yield self._scored(self._blank(method, "nodes", level), nodes, effects)
 
@@ -179,13 +172,3 @@ class _Bench:
             zero_gradients=effects.zero_gradients,
             infinite_gradients=effects.infinite_gradients,
         )
-
-
-def _shuffled(
-    edges: EdgeClaim, nodes: NodeClaim, rng: np.random.Generator
-) -> tuple[EdgeClaim, NodeClaim]:
-    """Claims about the same signals with random numbers."""
-    return (
-        EdgeClaim(signals={pair: float(rng.random()) for pair in edges.signals or {}}),
-        NodeClaim(signals={name: float(rng.random()) for name in nodes.signals or {}}),
-    )

@@ -6,7 +6,6 @@ content security policy forbids the rest. Its parts are beside this module.
 
 import ast
 import base64
-import dataclasses
 import hashlib
 import html
 import json
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl.circuit import OUTPUT, Circuit, Derived, Signal
+from lsrl.circuit import OUTPUT, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
 from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
@@ -101,6 +100,10 @@ def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ())
     found, held = patch(model, arrays, {}), circuit.held
     lines = _lines(model)
     names = _file_names({source.file for found in lines.values() for source in found})
+    shown = json.loads(circuit.to_json())
+    for one in (*shown["signals"], *shown["derived"]):
+        # Without the folders of the machine that it was compiled on.
+        one["source"] = _shortened(one["source"], names)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -108,7 +111,7 @@ def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ())
         "documentation": model.program.documentation,
         "summary": _shortened(model.summary(), names).splitlines()[1:],
         "check": _check(model, arrays, found, held),
-        "circuit": json.loads(_with_file_names(circuit, names).to_json()),
+        "circuit": shown,
         "sequences": sequences,
         "tokens": time,
         "inputs": _inputs(model, arrays),
@@ -165,13 +168,10 @@ def _numbers(array: Array, held: Array | None = None) -> list[list[int | float |
     """Per sequence the values, token by token; whole ones as ints, which are shorter."""
     values = np.asarray(array, np.float64)
     known = np.broadcast_to(True if held is None else held, values.shape)
+    rows, masks = (x.reshape(len(values), -1).tolist() for x in (values, known))
     return [
         [_number(value) if here else None for value, here in zip(row, mask, strict=True)]
-        for row, mask in zip(
-            values.reshape(len(values), -1).tolist(),
-            known.reshape(len(values), -1).tolist(),
-            strict=True,
-        )
+        for row, mask in zip(rows, masks, strict=True)
     ]
 
 
@@ -241,15 +241,8 @@ def _file_names(paths: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(paths):
         parts = Path(path).parts
-        short = next(
-            (
-                name
-                for count in range(1, len(parts) + 1)
-                if (name := "/".join(parts[-count:])) not in found.values()
-            ),
-            path,
-        )
-        found[path] = short
+        names = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        found[path] = next((name for name in names if name not in found.values()), path)
     return found
 
 
@@ -257,21 +250,6 @@ def _shortened(text: str, names: Mapping[str, str]) -> str:
     for path, name in names.items():
         text = text.replace(f"{path}:", f"{name}:")
     return text
-
-
-def _with_file_names(circuit: Circuit, names: Mapping[str, str]) -> Circuit:
-    """The circuit without the folders of the machine that it was compiled on."""
-    return dataclasses.replace(
-        circuit,
-        signals=tuple(
-            dataclasses.replace(signal, source=_shortened(signal.source, names))
-            for signal in circuit.signals
-        ),
-        derived=tuple(
-            dataclasses.replace(derived, source=_shortened(derived.source, names))
-            for derived in circuit.derived
-        ),
-    )
 
 
 class _Span(NamedTuple):
@@ -324,8 +302,7 @@ def _spans(text: Sequence[str], numbers: Sequence[int]) -> list[_Span]:
         near = _Span(max(number - 2, 1), min(number + 2, len(text)))
         span = min(around, key=lambda span: span.last - span.first, default=near)
         if found and span.first <= found[-1].last + 1:
-            first, last = min(found[-1].first, span.first), max(found[-1].last, span.last)
-            found[-1] = _Span(first, last)
-        else:
-            found.append(span)
+            before = found.pop()
+            span = _Span(min(before.first, span.first), max(before.last, span.last))
+        found.append(span)
     return found

@@ -108,5 +108,4 @@ def _token_kinds(inputs: Sequence[Array]) -> Array:
     parts = [np.rint(8 * x.reshape(*x.shape[:2], -1)).astype(np.int64) for x in inputs]
     rows = np.concatenate(parts, axis=-1)
     _, kinds = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0, return_inverse=True)
-    found: Array = kinds.reshape(rows.shape[:2])
-    return found
+    return kinds.reshape(rows.shape[:2])

@@ -99,8 +99,7 @@ class TwoRuns:
         if how == "mean":
             mean = self.values.mean(axis=(1, 2), keepdims=True)
             return np.broadcast_to(mean, self.values.shape)
-        found: Array = np.einsum("liw,lntw->lnti", self.basis.read, self.other)
-        return found
+        return np.einsum("liw,lntw->lnti", self.basis.read, self.other)
 
     def _total(self, layer: Array, write: Array, moved: Array) -> Array:
         """(chosen,): the mean change of the outputs, in their standard deviations."""
@@ -146,8 +145,7 @@ class TwoRuns:
         difference = outputs.reshape(-1, *self.outputs.shape) - self.outputs
         # What overflows is no difference that could be compared.
         change = np.abs(finite(difference) / self.output_scale)[..., self.counted]
-        found: Array = change.mean(axis=(1, 2, 3))
-        return found
+        return change.mean(axis=(1, 2, 3))
 
     def effects_of(
         self,
@@ -155,18 +153,16 @@ class TwoRuns:
         recurrent: Array,
         forward: Array,
         onto: Array,
-        shares: tuple[float, float] | None = None,
+        shares: tuple[float | None, float | None] = (None, None),
     ) -> Effects:
         """What is found, with edges onto the output in the place of the last layer's."""
-        zero, infinite = shares or (None, None)
         ahead = [*forward[:-1], onto[-1][:, None]]
-        return Effects(self.basis, list(nodes), ahead, list(recurrent), zero, infinite)
+        return Effects(self.basis, list(nodes), ahead, list(recurrent), *shares)
 
 
 def finite(values: Array) -> Array:
     """Infinite and undefined numbers count as 0."""
-    found: Array = np.where(np.isfinite(values), values, 0.0)
-    return found
+    return np.where(np.isfinite(values), values, 0.0)
 
 
 def grouped(places: Array, spans: Sequence[range]) -> list[tuple[range, Array]]:

@@ -21,7 +21,6 @@ from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs
 from lsrl.ir.numbers import Array
 
 Level = Literal["signals", "units"]
-Units = tuple[int, ...]
 
 
 # ---------------------------------------------------------------- claims
@@ -109,14 +108,13 @@ def true_edges(truth: Truth, level: Level) -> EdgeClaim:
     units = [*truth.circuit.units, 1]
     forward = [np.zeros(shape) for shape in pairwise(units)]
     recurrent = [np.zeros((count, count)) for count in truth.circuit.units]
-    for layer, groups in enumerate(truth.groups):
-        ends = (
-            [group.units for group in truth.groups[layer + 1]] if forward[layer + 1 :] else [(0,)]
-        )
+    ends = [[group.units for group in groups] for groups in truth.groups]
+    ends.append([(0,)])
+    for layer, (rows, columns) in enumerate(pairwise(ends)):
         for row, column in zip(*np.nonzero(truth.forward[layer]), strict=True):
-            forward[layer][np.ix_(groups[row].units, ends[column])] = 1.0
+            forward[layer][np.ix_(rows[row], columns[column])] = 1.0
         for row, column in zip(*np.nonzero(truth.recurrent[layer]), strict=True):
-            recurrent[layer][np.ix_(groups[row].units, groups[column].units)] = 1.0
+            recurrent[layer][np.ix_(rows[row], rows[column])] = 1.0
     return EdgeClaim(forward=forward, recurrent=recurrent)
 
 
@@ -238,11 +236,8 @@ def _curves(true: Array, scores: Array) -> tuple[float | None, float | None, flo
     best = float(thresholds[np.argmax(np.where(thresholds >= least, f1, -1.0))])
     if true.all():
         return None, None, best
-    return (
-        float(metrics.roc_auc_score(true, ranked)),
-        float(metrics.average_precision_score(true, ranked)),
-        best,
-    )
+    roc, pr = metrics.roc_auc_score(true, ranked), metrics.average_precision_score(true, ranked)
+    return float(roc), float(pr), best
 
 
 def _metrics() -> ModuleType:
@@ -277,22 +272,14 @@ def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]
     # What a node reads of itself is left out.
     blocks = [*(truth.blocks(layer) for layer in range(len(truth.groups))), [[0]]]
     for layer, (here, there) in enumerate(pairwise(blocks)):
-        wanted = _merged(truth.same(layer), here, there) == 0
-        true_parts.append(_merged(truth.forward[layer], here, there)[wanted] > 0)
-        sure_parts.append(_merged(forward[layer], here, there)[wanted])
+        wanted = _reduced(truth.same(layer), here, there) == 0
+        true_parts.append(_reduced(truth.forward[layer], here, there)[wanted] > 0)
+        sure_parts.append(_reduced(forward[layer], here, there)[wanted])
         if layer:
             others = ~np.eye(len(here), dtype=bool)
-            true_parts.append(_merged(truth.recurrent[layer], here, here)[others] > 0)
-            sure_parts.append(_merged(recurrent[layer], here, here)[others])
+            true_parts.append(_reduced(truth.recurrent[layer], here, here)[others] > 0)
+            sure_parts.append(_reduced(recurrent[layer], here, here)[others])
     return np.concatenate(true_parts), np.concatenate(sure_parts)
-
-
-def _merged(matrix: Array, rows: list[list[int]], columns: list[list[int]]) -> Array:
-    """(blocks, blocks): the greatest entry of each pair."""
-    if len(rows) == matrix.shape[0] and len(columns) == matrix.shape[1]:
-        return matrix.astype(float)
-    found = [[matrix[np.ix_(row, column)].max() for column in columns] for row in rows]
-    return np.array(found, float).reshape(len(rows), len(columns))
 
 
 Classed = TypeVar("Classed", bound=Hashable)
@@ -336,28 +323,20 @@ def grouped_nodes(truth: Truth, claim: NodeClaim) -> list[Array]:
 def grouped_edges(truth: Truth, claim: EdgeClaim) -> tuple[list[Array], list[Array]]:
     """Per layer (groups, groups of the next layer), and (groups, groups)."""
     circuit, units = truth.circuit, [[g.units for g in groups] for groups in truth.groups]
-    given, last = list(claim.forward or ()), len(circuit.units) - 1
+    given = list(claim.forward or ())
     _check_count("EdgeClaim.forward", given, circuit)
+    outputs = np.shape(given[-1])[-1] if np.ndim(given[-1]) == 2 else 1
+    counts = [*circuit.units, max(outputs, 1)]
+    ends = [*units[1:], [tuple(counted_outputs(circuit, outputs))]]
     forward, recurrent = [], []
     for layer, array in enumerate(given):
-        if layer == last:
-            outputs = np.shape(array)[-1] if np.ndim(array) == 2 else 1
-            checked = _checked(
-                "EdgeClaim.forward", layer, array, (circuit.units[layer], max(outputs, 1))
-            )
-            forward.append(
-                _reduced(checked, units[layer], [tuple(counted_outputs(circuit, outputs))])
-            )
-            continue
-        shape = (circuit.units[layer], circuit.units[layer + 1])
-        checked = _checked("EdgeClaim.forward", layer, array, shape)
-        forward.append(_reduced(checked, units[layer], units[layer + 1]))
+        checked = _checked("EdgeClaim.forward", layer, array, (counts[layer], counts[layer + 1]))
+        forward.append(_reduced(checked, units[layer], ends[layer]))
     if claim.recurrent is None:
         return forward, [np.full((len(g), len(g)), -np.inf) for g in units]
     _check_count("EdgeClaim.recurrent", list(claim.recurrent), circuit)
     for layer, array in enumerate(claim.recurrent):
-        shape = (circuit.units[layer], circuit.units[layer])
-        checked = _checked("EdgeClaim.recurrent", layer, array, shape)
+        checked = _checked("EdgeClaim.recurrent", layer, array, (counts[layer], counts[layer]))
         recurrent.append(_reduced(checked, units[layer], units[layer]))
     return forward, recurrent
 
@@ -377,7 +356,9 @@ def _checked(what: str, layer: int, given: Array, shape: tuple[int, ...]) -> Arr
     return array
 
 
-def _reduced(matrix: Array, rows: Sequence[Units], columns: Sequence[Units]) -> Array:
+def _reduced(
+    matrix: Array, rows: Sequence[Sequence[int]], columns: Sequence[Sequence[int]]
+) -> Array:
     """(rows, columns): the surest of each block."""
     if not rows or not columns:
         return np.zeros((len(rows), len(columns)))
@@ -440,12 +421,9 @@ def score_probes(
 
 
 def _location(truth: Truth, name: str, layer: int, looks: Array, varies: Array) -> list[float]:
-    holds = np.zeros(len(looks), bool)
     numbers = {n for (signal, _), n in truth.classes.elements.items() if signal == name}
-    for group in truth.groups[layer]:
-        if group.number in numbers:
-            holds[list(group.units)] = True
-    holds, looks = holds[varies], looks[varies]
+    units = [unit for g in truth.groups[layer] if g.number in numbers for unit in g.units]
+    holds, looks = np.isin(np.arange(len(looks)), units)[varies], looks[varies]
     if holds.all() or not holds.any():
         return []
     return [float(_metrics().roc_auc_score(holds, looks))]

@@ -20,6 +20,7 @@ on it is left out.
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -51,12 +52,17 @@ class Classes:
     signals: Mapping[str, int]
     elements: Mapping[Element, int]
 
-    def merged(self) -> list[tuple[str, ...]]:
-        """The classes of several signals."""
+    def varying(self) -> dict[int, tuple[str, ...]]:
+        """The signals of each class that varies."""
         found: dict[int, list[str]] = {}
         for name, number in self.signals.items():
-            found.setdefault(number, []).append(name)
-        return [tuple(names) for number, names in found.items() if len(names) > 1 and number >= 0]
+            if number != CONSTANT:
+                found.setdefault(number, []).append(name)
+        return {number: tuple(names) for number, names in found.items()}
+
+    def merged(self) -> list[tuple[str, ...]]:
+        """The classes of several signals."""
+        return [names for names in self.varying().values() if len(names) > 1]
 
 
 def equivalence_classes(
@@ -120,20 +126,16 @@ def _standard(values: Array, tolerance: float) -> Array:
 def _numbered(columns: Mapping[Key, Array], tolerance: float) -> dict[Key, int]:
     """Class numbers, in the order in which the classes appear."""
     found: dict[Key, int] = {}
-    bases: dict[tuple[int, int], Array] = {}  # (class, rank) to an orthonormal basis
+    bases: list[Array] = []  # an orthonormal one by class
     for name, matrix in columns.items():
         basis = _basis(matrix, tolerance)
-        rank = basis.shape[1]
-        number = CONSTANT
-        if rank:
-            number = len(bases)
-            for (other, other_rank), known in bases.items():
-                if other_rank == rank and _same(basis, known, tolerance):
-                    number = other
-                    break
-            else:
-                bases[number, rank] = basis
-        found[name] = number
+        if not basis.shape[1]:
+            found[name] = CONSTANT
+            continue
+        alike = (n for n, known in enumerate(bases) if _same(basis, known, tolerance))
+        found[name] = next(alike, len(bases))
+        if found[name] == len(bases):
+            bases.append(basis)
     return found
 
 
@@ -145,6 +147,8 @@ def _basis(matrix: Array, tolerance: float) -> Array:
 
 
 def _same(first: Array, second: Array, tolerance: float) -> bool:
+    if first.shape != second.shape:
+        return False
     rest = first - second @ (second.T @ first) / len(second)
     return bool(np.abs(rest).max() <= 10 * tolerance)
 
@@ -194,12 +198,14 @@ class Truth:
       forward: per layer (groups, groups of the next layer) bool; the last (groups, 1).
       recurrent: per layer (groups, groups) bool.
       relevant: per layer (groups,) bool, whether a path leads to the output.
+      signals: of each class that varies.
     """
 
     def __init__(self, circuit: Circuit, classes: Classes | None = None) -> None:
         """Work out the groups of units and the edges between them."""
         self.circuit = circuit
         self.classes = classes or no_classes(circuit)
+        self.signals = self.classes.varying()
         self._index: dict[tuple[int, str, int], int] = {}
         self.groups = [self._grouped(layer) for layer in range(len(circuit.units))]
         self.forward, self.recurrent = self._edges()
@@ -245,13 +251,15 @@ class Truth:
                     self._mark(recurrent[layer], self._index.get((layer, *source)), row)
                 elif layer:
                     self._mark(forward[layer - 1], self._index.get((layer - 1, *source)), row)
-        for layer, groups in enumerate(self.groups):
-            real = np.array([group.true for group in groups], bool)
-            following = self.groups[layer + 1] if layer < last else None
-            behind = np.array([g.true for g in following], bool) if following is not None else True
-            forward[layer] &= real[:, None] & behind
-            recurrent[layer] &= real[:, None] & real
+        real = [self._real(layer) for layer in range(len(counts))]
+        for layer, (here, behind) in enumerate(pairwise([*real, np.ones(1, bool)])):
+            forward[layer] &= here[:, None] & behind
+            recurrent[layer] &= here[:, None] & here
         return forward, recurrent
+
+    def _real(self, layer: int) -> Array:
+        """(groups,) bool: those that are no distractors."""
+        return np.array([group.true for group in self.groups[layer]], bool)
 
     @cached_property
     def _read(self) -> list[Edge]:
@@ -274,7 +282,8 @@ class Truth:
         if layer + 1 == len(self.groups):
             return np.zeros((len(self.groups[layer]), 1), bool)
         here, there = (
-            np.array([group.number for group in self.groups[at]], int) for at in (layer, layer + 1)
+            np.array([group.number for group in groups], int)
+            for groups in self.groups[layer : layer + 2]
         )
         return here[:, None] == there
 
@@ -294,8 +303,8 @@ class Truth:
         found: list[Array] = []
         behind = np.ones(1, bool)
         for layer in reversed(range(len(self.groups))):
-            real = np.array([group.true for group in self.groups[layer]], bool)
-            now = ((self.forward[layer] | self.same(layer)) & behind).any(axis=1) & real
+            reads = (self.forward[layer] | self.same(layer)) & behind
+            now = reads.any(axis=1) & self._real(layer)
             for _ in self.groups[layer]:
                 now = now | (self.recurrent[layer] & now).any(axis=1)
             found.append(now)
@@ -303,15 +312,6 @@ class Truth:
         return found[::-1]
 
     # ------------------------------------------------------------ signals
-
-    @cached_property
-    def signals(self) -> dict[int, tuple[str, ...]]:
-        """The signals of each class that varies."""
-        found: dict[int, list[str]] = {}
-        for name, number in self.classes.signals.items():
-            if number != CONSTANT:
-                found.setdefault(number, []).append(name)
-        return {number: tuple(names) for number, names in found.items()}
 
     @cached_property
     def distractors(self) -> frozenset[str]:
