@@ -19,7 +19,9 @@ from flax import nnx
 from jax import lax
 from scipy import sparse
 
-from lsrl.errors import SelfTestError, ShapeError
+from lsrl.backends.axes import Legend
+from lsrl.backends.strength import Gates, Sources, Strengths
+from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 
@@ -284,6 +286,65 @@ class Network(nnx.Module):
             changed[key][1][place.entry] = np.asarray(array, jnp.dtype(self.dtype))
         for (_, attribute), (owner, values) in changed.items():
             setattr(owner, attribute, parameter(values, self.dtype))
+
+    def named(self, parameters: Any) -> dict[str, Any]:
+        """What a pytree like that of `parameters` holds, by the flat names of `places`."""
+        return {name: parameters[name] for name in self.places()}
+
+    def legend(self) -> Legend:
+        """What the axes of `arrays` are.
+
+        Raises:
+          LsrlError: the network does not say.
+        """
+        raise LsrlError(f"{type(self).__name__} does not say what the axes of its parameters are")
+
+    # ------------------------------------------------------------ what else studies ask
+
+    def strengths(self, layers: Sequence[Sources]) -> Strengths:
+        """How strongly hooks of a stream depend on each other; `legend` tells it of other layers.
+
+        Args:
+          layers: what holds the signals of each, the input map's first.
+
+        Raises:
+          LsrlError: the network does not say.
+        """
+        raise LsrlError(f"{type(self).__name__} does not say what its layers add to a stream")
+
+    def gates(
+        self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
+    ) -> Gates | None:
+        """What a layer's gates do; None where it has none.
+
+        Args:
+          arrays: of the network, in float64.
+          layer: its number from 0 on.
+          read: the hook before it, (batch, time, units).
+          held: the hook behind it.
+        """
+        return None
+
+    def shown(self, state: Any) -> list[Array] | None:
+        """What each layer put out at the token behind which a state is; None if that can't tell."""
+        return None
+
+    @property
+    def untrained_entries(self) -> int:
+        """Of the memory, a unit of what `untrained` makes; 0 if there is nothing to train."""
+        return 0
+
+    def untrained(self, units: Sequence[int], seed: int) -> Self:
+        """A network of the same inputs and outputs, with ordinary initial weights.
+
+        Args:
+          units: of the hooks of its layers, the input map's first.
+          seed: of the weights.
+
+        Raises:
+          LsrlError: the network has no ordinary initial weights.
+        """
+        raise LsrlError(f"{type(self).__name__} has no weights to begin a training with")
 
     # ------------------------------------------------------------ running
 

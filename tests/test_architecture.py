@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl",),
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
+    ("lsrl.noise",),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),
@@ -80,11 +81,6 @@ BACK = {
     ("lsrl.drawing", "lsrl.interpret.circuit"): "a circuit draws itself, and names its type here",
     ("lsrl.ir.inference", "lsrl.ir.graph"): "facts are inferred of nodes that the graph defines",
     ("lsrl.model", "lsrl.interpret.locate"): "a model tells its circuit; families shall, as data",
-    ("lsrl.interpret.variants.base", "lsrl.stability.measures"): "variants measure their noise",
-    ("lsrl.interpret.variants.noise", "lsrl.stability.copies"): "variants measure their noise",
-    ("lsrl.interpret.variants.noise", "lsrl.stability.measures"): "variants measure their noise",
-    ("lsrl.interpret.variants.noise", "lsrl.stability.perturbations"): "variants add noise",
-    ("lsrl.interpret.variants.train", "lsrl.stability.measures"): "variants measure their noise",
 }
 
 

@@ -1,7 +1,4 @@
-"""A target that others write, to the contracts alone: every public call works on it, or refuses.
-
-What does not work yet stands in `MISSING` with the error that it gives, a list that only shrinks.
-"""
+"""A target that others write, to the contracts alone: every public call works on it, or refuses."""
 
 import copy
 import importlib
@@ -15,10 +12,9 @@ import pytest
 
 import lsrl
 from lsrl import cost, interpret
-from lsrl.backends import registry
+from lsrl.backends import registry, strength
 from lsrl.errors import (
     InputError,
-    LsrlError,
     PrecisionError,
     UnknownTargetError,
     UnsupportedOpError,
@@ -46,7 +42,8 @@ from lsrl.interpret.variants import (
     trim,
 )
 from lsrl.model import Alteration, Model
-from lsrl.stability import copies, measures, perturbations, ranges, signals, sweep, workloads
+from lsrl.noise import copies, perturbations, ranges
+from lsrl.stability import measures, signals, sweep, workloads
 from lsrl.suite import build, cards
 from tests.plain_target import Plain
 
@@ -256,6 +253,60 @@ def noisy(model):
     assert (outputs[1] != model.run(IDS)).any()
 
 
+def shuffled(model):
+    found = permute.permuted(model, 1)
+    found.self_test(sequences=2, length=8)
+    assert found.circuit.channels != model.circuit.channels
+    known, seen = interpret.capture(model, IDS), interpret.capture(found, IDS)
+    np.testing.assert_array_equal(seen[STATE], known[STATE])
+
+
+def weighed(model):
+    """Units that read each other are those that the kernels join."""
+    layers = [
+        strength.Sources(np.eye(units), np.eye(units), np.ones(units), np.ones(units))
+        for units in model.circuit.units
+    ]
+    found, arrays = weights.read_weights(model, layers), model.module.parameter_arrays()
+    for number, (forward, recurrent) in enumerate(zip(*found, strict=True)):
+        last = number == model.num_layers
+        kernel = arrays["output" if last else f"layers.{number}.input"]
+        np.testing.assert_array_equal(forward != 0, kernel != 0)
+        if number:
+            kernel = arrays[f"layers.{number - 1}.recurrent"]
+            np.testing.assert_array_equal(recurrent != 0, kernel != 0)
+
+
+def ranged(model):
+    found, arrays = ranges.weight_ranges(model), model.module.parameter_arrays()
+    assert {name for name in arrays if name.startswith(("layers", "output"))} == {
+        *found,
+        *(f"layers.{number}.start" for number in range(model.num_layers)),
+    }
+    assert all(array.shape == arrays[name].shape for name, array in found.items())
+    # A comparison is 0 or 1, so its bias has the range 1, and the output is 0 to 2.
+    assert found["output_bias"].tolist() == [2.0]
+    noise = perturbations.WeightNoise("range", unit="range", spared=("inputs", "features"))
+    assert (copies.run_copies(model, [IDS], noise, [1.0], [0])[0] != model.run(IDS)).any()
+
+
+def channels_read(model):
+    state = model.init_state(len(IDS))
+    for token in IDS.T:
+        _, state = model.step(state, token)
+    found, known = signals.channel_values(model, state.hidden), interpret.capture(model, IDS)
+    for labels, values in zip(model.labels, found, strict=True):
+        if STATE in labels:
+            place = labels.index(STATE)
+            np.testing.assert_array_equal(values[:, place], known[STATE][:, -1, 0])
+
+
+def first_broken(model):
+    counts = signals.first_wrong_signal(model, [IDS], NOISE, 1.0, [0, 1])
+    assert set(counts) <= {name for layer in model.labels for name in layer}
+    assert signals.first_wrong_signal(model, [IDS], NOISE, 0.0, [0]) == {"": 1}
+
+
 # Public functions of the studies that take a model first, by module and name.
 STUDIES = {
     "cost.cost": lambda model: [cost.cost(model, mode) for mode in ("whole", "scan", "step")],
@@ -278,7 +329,7 @@ STUDIES = {
     "interpret.page.view": lambda model: interpret.view(model, IDS, path=os.devnull),
     "interpret.page.content": lambda model: page.content(model, [IDS]),
     "interpret.methods.probe": probed,
-    "interpret.weights.read_weights": lambda model: weights.read_weights(model, []),
+    "interpret.weights.read_weights": weighed,
     "interpret.wiring.turned_patches": lambda model: wiring.turned_patches(model, []),
     "interpret.variants.base.measured": lambda model: base.measured(model),
     "interpret.variants.base.proven_by_exhaustion": lambda model: base.proven_by_exhaustion(
@@ -291,24 +342,22 @@ STUDIES = {
     "interpret.variants.combine.padded": checked(combine.padded),
     "interpret.variants.noise.noised": noise.noised,
     "interpret.variants.noise.safe_level": noise.safe_level,
-    "interpret.variants.permute.permuted": permute.permuted,
+    "interpret.variants.permute.permuted": shuffled,
     "interpret.variants.rotate.rotated": rotate.rotated,
     "interpret.variants.soften.soft": soften.soft,
     "interpret.variants.statistics.statistics": lambda model: statistics.statistics(model, [IDS]),
     "interpret.variants.train.trained": train.trained,
     "interpret.variants.trim.trimmed": checked(trim.trimmed),
-    "stability.copies.run_copies": noisy,
-    "stability.copies.observe_copies": lambda model: copies.observe_copies(
+    "noise.copies.run_copies": noisy,
+    "noise.copies.observe_copies": lambda model: copies.observe_copies(
         model, [IDS], NOISE, [1.0], [0], lambda output, state: state
     ),
     "stability.measures.located": lambda model: measures.located(
         model, IDS, model.run(IDS)[:, -5:], NOISE, 2
     ),
-    "stability.ranges.weight_ranges": ranges.weight_ranges,
-    "stability.signals.channel_values": lambda model: signals.channel_values(model, ()),
-    "stability.signals.first_wrong_signal": lambda model: signals.first_wrong_signal(
-        model, [IDS], NOISE, 1.0, [0]
-    ),
+    "noise.ranges.weight_ranges": ranged,
+    "stability.signals.channel_values": channels_read,
+    "stability.signals.first_wrong_signal": first_broken,
     "suite.cards.circuit_json": cards.circuit_json,
 }
 # What other targets have and this one has not, so that there is nothing to do.
@@ -322,23 +371,14 @@ REFUSED = {
         "expected a float32 model of .* on plain",
     ),
 }
-# What is to work on every target, with the error that it gives today.
-MISSING: dict[str, tuple[type[Exception], str]] = {
-    "interpret.weights.read_weights": (LsrlError, "weights of target 'plain' can't be read"),
-    "interpret.variants.permute.permuted": (InputError, "is no network of a target of LSRL"),
-    "stability.ranges.weight_ranges": (InputError, "needs a linear target, got 'plain'"),
-    "stability.signals.channel_values": (InputError, "'plain' does not keep its signals"),
-    "stability.signals.first_wrong_signal": (InputError, "'plain' does not keep its signals"),
-}
-FAILURES = REFUSED | MISSING
 
 
 def attempt(name, call):
     """Whether a call works; if not, it has to fail as the list says, and to be on it."""
-    if name not in FAILURES:
+    if name not in REFUSED:
         call()
         return
-    kind, text = FAILURES[name]
+    kind, text = REFUSED[name]
     with pytest.raises(kind, match=text) as failure:  # take it off the list once it works
         call()
     assert type(failure.value) is kind
@@ -357,7 +397,7 @@ def test_every_study_of_a_model(model, name):
 def test_the_lists_name_every_public_call():
     assert set(MODEL) == {name for name in vars(Model) if not name.startswith("_")}
     found = set()
-    for package in ("interpret", "interpret.variants", "stability", "suite"):
+    for package in ("interpret", "interpret.variants", "noise", "stability", "suite"):
         path = importlib.import_module(f"lsrl.{package}").__path__
         found |= {f"{package}.{module.name}" for module in pkgutil.iter_modules(path)}
     calls = {
@@ -372,7 +412,7 @@ def test_the_lists_name_every_public_call():
     # Parts of the build of the suite and of training, which are not for others to call.
     parts = ("suite.variants.", "interpret.variants.fresh.", "interpret.variants.lessons.")
     assert set(STUDIES) == {name for name in calls if not name.startswith(parts)}
-    assert set(FAILURES) <= {*MODEL, *STUDIES}
+    assert set(REFUSED) <= {*MODEL, *STUDIES}
 
 
 def test_copies_and_networks_of_other_arrays(model):

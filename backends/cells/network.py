@@ -18,7 +18,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lsrl.backends.axes import Legend
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
+from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fresh_cells
 from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
@@ -31,6 +33,7 @@ from lsrl.backends.network import (
     precision,
     value_of,
 )
+from lsrl.backends.strength import Gates
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -444,6 +447,48 @@ class CellNetwork(Network):
             {name: arrays[name] for name in network.parameter_arrays() if name in arrays}
         )
         return network
+
+    def named(self, parameters: Parameters) -> dict[str, Any]:
+        """What a pytree like that of `parameters` holds, by flat name."""
+        found = {}
+        for name in self.places():
+            part, *path = name.split(".")
+            held = parameters[part]
+            if part == "inputs":
+                held = held[path[0]]
+            elif part == "cells":
+                held = held[int(path[0])][path[1]][path[2]]
+            found[name] = held
+        return found
+
+    def legend(self) -> Legend:
+        """Units of each cell, with its gates side by side."""
+        shapes = {name: np.shape(place.value) for name, place in self.places().items()}
+        return cell_legend(self.structure.kind, shapes)
+
+    def gates(
+        self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
+    ) -> Gates | None:
+        """The sigmoids and the candidates of a cell."""
+        prefix = f"cells.{layer}."
+        own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        return cell_gates(self.structure.kind, own, read, held)
+
+    def shown(self, state: State) -> list[Array]:
+        """Of each cell its h; the carry of an LSTM is (c, h)."""
+        hiddens = (carry[-1] if isinstance(carry, tuple) else carry for carry in state)
+        return [np.asarray(hidden, np.float64) for hidden in hiddens]
+
+    @property
+    def untrained_entries(self) -> int:
+        """One a unit of a cell with gates."""
+        return int(self.structure.kind in UNTRAINED)
+
+    def untrained(self, units: Sequence[int], seed: int) -> "CellNetwork":
+        """With the weights of flax's cells."""
+        if self.structure.kind not in UNTRAINED:
+            return super().untrained(units, seed)
+        return self.rebuilt(fresh_cells(self.structure.kind, self.arrays(), units, seed))
 
     @property
     def width(self) -> int:

@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.network import (
     Edit,
     Network,
@@ -35,6 +36,8 @@ from lsrl.backends.network import (
     precise,
     value_of,
 )
+from lsrl.backends.residual.paths import Path, path_strengths
+from lsrl.backends.strength import Sources, Strengths
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 
@@ -472,6 +475,10 @@ class ResidualNetwork(Network):
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
 
+    @abstractmethod
+    def inside(self, layer: int) -> Legend:
+        """A layer's part of the legend: spaces by a name of their own, arrays by the layer's."""
+
     # ------------------------------------------------------------ parameters
 
     def places(self) -> dict[str, Place]:
@@ -551,6 +558,58 @@ class ResidualNetwork(Network):
             "final_norm": value_of(self.final_norm),
             "output_kernel": value_of(self.output_kernel),
         }
+
+    def named(self, parameters: Parameters) -> dict[str, Any]:
+        """What a pytree like that of `parameters` holds, by flat name."""
+        maps = self.input_names()
+        found = {name: parameters["inputs"][number] for name, number in maps.items()}
+        for name, place in self.places().items():
+            if name not in maps:
+                held = parameters if place.entry is None else parameters["layers"]
+                held = held[place.attribute]
+                found[name] = held if place.entry is None else held[place.entry]
+        return found
+
+    def legend(self) -> Legend:
+        """The stream, and what lies inside of the layers."""
+        hooks = tuple(range(1 + self.sites * self.depth))
+        spaces = {"stream": Space(self.width, flips=True, hooks=hooks, stream=True)}
+        found = {
+            name: Axes(
+                "table" if self.structure.inputs[number] == "tables" else "matrix",
+                (reads(), makes("stream")),
+            )
+            for name, number in self.input_names().items()
+        }
+        found["input_bias"] = Axes("bias", (makes("stream"),))
+        for layer in range(self.depth):
+            own, arrays = self.inside(layer)
+            spaces |= own
+            found |= {f"{self.layers_name}.{layer}.{name}": axes for name, axes in arrays.items()}
+        found[self.final_norm_name] = Axes("gain", (follows("stream"),))
+        found["output_kernel"] = Axes("matrix", (reads("stream"), makes()))
+        return Legend(spaces, found)
+
+    @abstractmethod
+    def path(self, own: Mapping[str, Array], site: int, below: Sources) -> Path:
+        """What goes through a site of a layer.
+
+        Args:
+          own: the layer's parameters, in float64.
+          site: of the layer.
+          below: what the stream holds there.
+        """
+
+    def strengths(self, layers: Sequence[Sources]) -> Strengths:
+        """Of the paths through all sites."""
+        arrays = {name: a.astype(np.float64) for name, a in self.parameter_arrays().items()}
+        blocks = self.by_layer(arrays)
+        gain = self.gain_offset + arrays[self.final_norm_name]
+        return path_strengths(
+            lambda site, below: self.path(blocks[site // self.sites], site % self.sites, below),
+            layers,
+            gain[:, None] * arrays["output_kernel"],
+        )
 
     @property
     def width(self) -> int:

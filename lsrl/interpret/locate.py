@@ -7,6 +7,7 @@ import scipy.sparse as sp
 
 from lsrl.backends import registry
 from lsrl.backends.anatomy import Reading
+from lsrl.backends.base import Backend
 from lsrl.backends.residual.stream import Atom, Row, Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
@@ -25,16 +26,16 @@ STREAM = (
 )
 
 
-def circuit_of(model: Model, target: ResidualBackend | None = None) -> Circuit:
+def circuit_of(model: Model, target: Backend | None = None) -> Circuit:
     """The ground truth of a model: every channel of every layer by its signal, and the edges.
 
     Args:
       model: as compiled.
-      target: of a residual network that is lowered otherwise than the registry's target does.
+      target: of a network that is lowered otherwise than the registry's target does.
     """
     schedule = model.schedule
     if isinstance(schedule, Schedule):
-        return _StackLocator(model, schedule).circuit()
+        return _StackLocator(model, schedule, target).circuit()
     if isinstance(schedule, Stream):
         return _StreamLocator(model, schedule, target).circuit()
     raise LsrlError(f"target {model.target!r} has a layout of its own kind")
@@ -167,15 +168,15 @@ class _Locator:
 class _StackLocator(_Locator):
     """Linear networks and stock cells: channels follow the schedule's units."""
 
-    def __init__(self, model: Model, schedule: Schedule) -> None:
+    def __init__(self, model: Model, schedule: Schedule, lowers: Backend | None) -> None:
         super().__init__(model, schedule.graph)
-        self.schedule = schedule
+        self.schedule, self.target = schedule, lowers or registry.find(model.target)
         self.elements: list[Element] = []  # of the layer before
 
     def circuit(self) -> Circuit:
         schedule = self.schedule
         self._features()
-        hook, layers = registry.find(self.model.target).hooks(schedule, self.model.numerics)
+        hook, layers = self.target.hooks(schedule, self.model.numerics)
         held: set[int] = set(schedule.features)
         for number, (layer, read) in enumerate(zip(schedule.layers, layers, strict=True), start=1):
             own = [
@@ -275,7 +276,7 @@ def _terms(
 class _StreamLocator(_Locator):
     """Mamba and Griffin: a channel of the stream holds a value from its site on."""
 
-    def __init__(self, model: Model, stream: Stream, lowers: ResidualBackend | None) -> None:
+    def __init__(self, model: Model, stream: Stream, lowers: Backend | None) -> None:
         super().__init__(model, stream.graph)
         self.stream = stream
         target = lowers or registry.find(model.target)

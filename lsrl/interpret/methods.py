@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.strength import Sources
 from lsrl.errors import InputError, LsrlError
 from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.faithfulness import ROWS, Ablation, channel_matrices, held_in_parts
@@ -41,7 +42,7 @@ from lsrl.interpret.score import (
     score_probes,
 )
 from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs, equivalence_classes
-from lsrl.interpret.weights import Sources, read_weights
+from lsrl.interpret.weights import read_weights
 from lsrl.interpret.wiring import Patch, Prepared, Wiring
 from lsrl.ir.numbers import Array
 from lsrl.model import Model

@@ -9,12 +9,13 @@ from rich.progress import Progress
 
 import lsrl
 from lsrl.errors import InputError
+from lsrl.noise.copies import MEMORY
+from lsrl.noise.perturbations import FREE
 from lsrl.stability import workloads
-from lsrl.stability.copies import MEMORY
 from lsrl.stability.factors import contrasts, critical_levels, factors_experiment
-from lsrl.stability.measures import critical_level, first_wrong_signal
+from lsrl.stability.measures import critical_level
 from lsrl.stability.paper_experiment import paper_experiment, summaries
-from lsrl.stability.perturbations import FREE
+from lsrl.stability.signals import first_wrong_signal
 from lsrl.stability.states import TEXTS, corrections, states_experiment
 from lsrl.stability.store import write_rows
 from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep

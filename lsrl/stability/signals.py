@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 
 from lsrl.backends import registry
-from lsrl.backends.cells.encoding import plan_cells
-from lsrl.backends.cells.network import CellNetwork
-from lsrl.backends.cells.target import CellBackend
-from lsrl.backends.linear.network import LinearNetwork
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.noise.copies import MEMORY, observe_copies
+from lsrl.noise.perturbations import Perturbation
+from lsrl.noise.wrong import allowed_error_of
 from lsrl.schedule import Schedule
-from lsrl.stability.copies import MEMORY, observe_copies
-from lsrl.stability.perturbations import Perturbation
-
-# A continuous signal is wrong where it is off by this share of its range.
-SHARE = 0.05
 
 
 def channel_values(model: Model, states: Any) -> list[Array]:
@@ -38,26 +32,16 @@ def channel_values(model: Model, states: Any) -> list[Array]:
     Raises:
       InputError: the target does not keep its signals in its states.
     """
-    module = model.module
-    if isinstance(module, LinearNetwork):
-        found = []
-        for layer, hidden in zip(module.structure.layers, states, strict=True):
-            units = np.asarray(hidden, np.float64)
-            left, right = np.array(layer.left, int), np.array(layer.right, int)
-            values = units[..., left]
-            values = np.where(right >= 0, values * units[..., right], values)
-            found.append(np.where(np.array(layer.relu, bool), np.maximum(values, 0), values))
-        return found
-    if isinstance(module, CellNetwork) and isinstance(model.schedule, Schedule):
-        target = registry.find(model.target)
-        if isinstance(target, CellBackend):
-            plan = plan_cells(target.encoder, model.schedule, model.numerics)
-            # The carry of an LSTM is (c, h).
-            hiddens = [carry[-1] if isinstance(carry, tuple) else carry for carry in states]
-            return [
-                np.asarray(hidden, np.float64) @ layer.decode.toarray().T + layer.offset
-                for hidden, layer in zip(hiddens, plan.layers, strict=True)
-            ]
+    shown = model.module.shown(states)
+    if shown is not None and isinstance(model.schedule, Schedule):
+        layers = registry.find(model.target).hooks(model.schedule, model.numerics).layers
+        return [
+            units
+            # Units with a memory of their own are channels as they are.
+            if layer.hidden is not None
+            else units @ layer.decode.toarray().T + layer.offset
+            for units, layer in zip(shown, layers, strict=True)
+        ]
     raise InputError(
         f"target {model.target!r} does not keep its signals in its states, so which goes wrong "
         "first is not available; take a linear target or a stock cell"
@@ -104,7 +88,10 @@ def first_wrong_signal(
         schedule.layers, model.labels, noisy, clean, strict=True
     ):
         allowed = np.concatenate(
-            [_allowed(schedule, unit.node)[unit.channels] for unit in layer.units]
+            [
+                allowed_error_of(schedule.graph.facts[unit.node])[unit.channels]
+                for unit in layer.units
+            ]
         )
         with np.errstate(invalid="ignore"):
             off = np.abs(values - expected) / allowed
@@ -118,13 +105,6 @@ def first_wrong_signal(
                 channel = int(deviations[token].argmax())
                 first[copy] = (token, float(deviations[token, channel]), labels[channel])
     return Counter(name for _, _, name in first)
-
-
-def _allowed(schedule: Any, node: int) -> Array:
-    facts = schedule.graph.facts[node]
-    spread = np.where(facts.high > facts.low, facts.high - facts.low, 1.0)
-    gridded = (facts.step > 0) & np.isfinite(facts.step)
-    return np.where(gridded, facts.step / 2, SHARE * spread)
 
 
 def _states(output: Any, state: Any) -> Any:

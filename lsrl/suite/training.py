@@ -17,7 +17,6 @@ import numpy as np
 
 import lsrl
 from lsrl.errors import FormatError, InputError
-from lsrl.interpret.variants.fresh import CELLS
 from lsrl.interpret.variants.train import PASSES, TARGETS, Progress, Recipe, Trained, Training
 from lsrl.suite.programs import SuiteProgram, check_names, programs, sampler_of
 
@@ -161,7 +160,7 @@ def _trained(
 ) -> Iterator[Row]:
     """The rows of all seeds of one kind of network; what is compiled serves all of them."""
     # A cell has to learn each count, which a scan has from the start.
-    longer = 2 if name in COUNTING and target in CELLS else 1
+    longer = 2 if name in COUNTING and target != "mamba" else 1
     recipe = replace(RECIPES[target], steps=longer * steps)
     if kind == "twin":
         recipe = replace(recipe, interchange=0.0, code=0.0)

@@ -19,11 +19,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lsrl.backends.axes import Axes
+from lsrl.backends.network import Network
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
-from lsrl.stability.perturbations import FORMATS, Perturbation
-from lsrl.stability.ranges import weight_ranges
+from lsrl.noise.perturbations import FORMATS, Perturbation
+from lsrl.noise.ranges import weight_ranges
 
 # What the copies of one call may take of memory, in bytes, unless the user says otherwise.
 MEMORY = 2**30
@@ -126,7 +128,7 @@ def observe_copies(
         features = tuple(jnp.asarray(a, jnp.int32 if a.ndim == 2 else model.dtype) for a in arrays)
         clean = module.parameters()
         state = jax.tree.map(jnp.asarray, module.init_state((batch,)))
-        draws = _Draws(clean, perturbation, tokens, _ranges(model, perturbation))
+        draws = _Draws(module, perturbation, tokens, _ranges(model, perturbation))
         held = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
         # Parameters, and what a layer computes of them; every token's states, if forced.
         each = draws.bytes_each + 32 * held * (tokens if perturbation.forced else 2)
@@ -170,13 +172,14 @@ class _Draws:
 
     def __init__(
         self,
-        clean: Any,
+        network: Network,
         perturbation: Perturbation,
         tokens: int,
         ranges: dict[str, Array] | None,
     ) -> None:
-        leaves, self.tree = jax.tree_util.tree_flatten_with_path(clean)
+        leaves = jax.tree_util.tree_leaves_with_path(network.parameters())
         self.names = [name_of(path) for path, _ in leaves]
+        self.axes = _axes_of_leaves(network)
         self.dtypes = [leaf.dtype for _, leaf in leaves]
         self.values = [np.asarray(leaf).astype(np.float64) for _, leaf in leaves]
         self.perturbation, self.tokens, self.ranges = perturbation, tokens, ranges
@@ -185,32 +188,45 @@ class _Draws:
         # Twice: what is drawn is float64, and then there is the device's.
         self.bytes_each = 3 * sum(sizes)
         if perturbation.drifts:
-            self.bytes_each += (
-                3
-                * tokens
-                * sum(size for name, size in zip(self.names, sizes, strict=True) if "bias" in name)
-            )
+            self.bytes_each += 3 * tokens * sum(
+                size for axes, size in zip(self.axes, sizes, strict=True) if axes.kind == "bias"
+            )  # fmt: skip
 
     def stacked(
         self, levels: Sequence[float], seeds: Sequence[int], mesh: Mesh | None
     ) -> tuple[list[Any], list[Any]]:
         """For each array its copies (copies, *shape), and what drifts (copies, tokens, *shape)."""
         stacks, drifts = [], []
-        for name, value, dtype in zip(self.names, self.values, self.dtypes, strict=True):
+        for name, axes, value, dtype in zip(
+            self.names, self.axes, self.values, self.dtypes, strict=True
+        ):
             ranges = None if self.ranges is None else self.ranges.get(name)
-            drawn = self.perturbation.applied(name, value, levels, seeds, ranges)
+            drawn = self.perturbation.applied(name, axes, value, levels, seeds, ranges)
             if drawn.ndim == value.ndim:
                 drawn = np.broadcast_to(drawn, (len(seeds), *value.shape))
             with np.errstate(over="ignore"):
                 stacks.append(_placed(drawn.astype(dtype), mesh))
             if self.perturbation.drifts:
                 added = [
-                    self.perturbation.drift(name, value.shape, self.tokens, level, seed)
+                    self.perturbation.drift(name, axes, value.shape, self.tokens, level, seed)
                     for level, seed in zip(levels, seeds, strict=True)
                 ]
                 moving = [part for part in added if part is not None]
                 drifts.append(_placed(np.stack(moving).astype(dtype), mesh) if moving else None)
         return stacks, drifts
+
+
+def _axes_of_leaves(network: Network) -> list[Axes]:
+    """What the leaves of a network's parameters are, of which some hold several arrays."""
+    leaves, tree = jax.tree.flatten(network.parameters())
+    marks = [np.broadcast_to(np.int64(i), np.shape(leaf)) for i, leaf in enumerate(leaves)]
+    marked, arrays = network.named(jax.tree.unflatten(tree, marks)), network.legend().arrays
+    # What has no entry at all is left as it is by all that can be done to it.
+    found = [Axes("structure", ())] * len(leaves)
+    for name, mark in marked.items():
+        if mark.size:
+            found[int(mark.flat[0])] = arrays[name]
+    return found
 
 
 def _placed(array: Array, mesh: Mesh | None) -> Any:
