@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EVERYTHING := '.[dev,huggingface]'
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
+ALL := -m 'not nightly'
+QUICK := $(addprefix tests/test_,architecture.py ir.py language.py passes.py schedule.py plain_target.py)
 
 # Each part is named, since pdoc leaves out the submodules that `__all__` does not list.
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))
 MODULES := $(basename $(filter-out lsrl/__%,$(wildcard lsrl/*.py)))
 
-.PHONY: setup test nightly test-newest test-lowest newest lock lint format bench docs clean
+.PHONY: setup check test test-all nightly test-newest test-lowest newest lock golden lint format bench docs clean
 
 setup: $(INSTALLED)
 
@@ -26,6 +28,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED)
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
+# For the loop of writing and trying: the lint, and what tests the core in about a minute.
+check: lint
+	$(BIN)/python -m pytest $(QUICK) $(PYTEST_ARGS)
+
+# What `test` leaves out, after it: the studies, which look at networks that the rest has tested.
+test-all: test
+	$(BIN)/python $(PYTEST) -m 'studies and not nightly' $(PYTEST_ARGS)
+
 nightly: $(INSTALLED)
 	$(BIN)/python $(PYTEST) -m nightly --hypothesis-profile nightly $(PYTEST_ARGS)
 
@@ -36,14 +46,14 @@ newest:
 	build/newest/bin/python -m pip install --quiet --no-build-isolation --editable $(EVERYTHING)
 
 test-newest: newest
-	build/newest/bin/python $(PYTEST) $(PYTEST_ARGS)
+	build/newest/bin/python $(PYTEST) $(ALL) $(PYTEST_ARGS)
 
 # The lowest versions that it admits, of what it names; the newest of what these need.
 test-lowest:
 	$(PYTHON) -m venv --clear build/lowest
 	grep -oE '[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > build/lowest.txt
 	build/lowest/bin/python -m pip install --quiet --constraint build/lowest.txt --editable $(EVERYTHING)
-	build/lowest/bin/python $(PYTEST) $(PYTEST_ARGS)
+	build/lowest/bin/python $(PYTEST) $(ALL) $(PYTEST_ARGS)
 
 # Run it with the lowest Python that pyproject.toml admits, which needs the most packages. A build
 # gets an environment of its own, which constraints don't reach: so pyproject.toml holds setuptools.
@@ -51,6 +61,9 @@ lock: newest
 	build/newest/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//' > build/lock.txt
 	sed -i.old "s/setuptools==[0-9.]*/$$(grep '^setuptools==' build/lock.txt)/" pyproject.toml && rm pyproject.toml.old
 	{ echo '# The versions that are tested, and that the README installs. `make lock` renews them.'; cat build/lock.txt; } > constraints.txt
+
+golden: $(INSTALLED)
+	$(BIN)/python -m tests.test_golden
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

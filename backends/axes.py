@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from lsrl.ir.numbers import Array
+from lsrl.parameters import Parameter, dense, with_entries
 
 # Tables are looked up by symbol; gains multiply unit by unit; what is no weight is structure.
 Kind = Literal["matrix", "table", "bias", "gain", "initial", "structure"]
@@ -136,18 +138,28 @@ class Legend(NamedTuple):
         """Of the parts of an axis."""
         return [self.spaces[part.space].size if part.space else part.size for part in axis]
 
-    def changed(self, arrays: Mapping[str, Array], change: Change) -> dict[str, Array]:
+    def changed(self, arrays: Mapping[str, Parameter], change: Change) -> dict[str, Parameter]:
         """All arrays with all parts of their axes changed; parts of no space stay as they are."""
-        found = {}
+        found: dict[str, Parameter] = {}
         for name, array in arrays.items():
-            for number, axis in enumerate(self.arrays[name].axes):
-                if not any(part.space for part in axis):
-                    continue
-                pieces = np.split(array, np.cumsum(self.sizes(axis))[:-1], number)
+            found[name] = self._changed(name, dense(array), change)
+            if not isinstance(array, np.ndarray):
+                # A weight that is 0 is one still.
+                known = dense(with_entries(array, np.ones_like(array.data)))
+                places = np.nonzero(self._changed(name, known, change))
+                found[name] = csr_array((dense(found[name])[places], places), found[name].shape)
+        return found
+
+    def _changed(self, name: str, array: Array, change: Change) -> Array:
+        for number, axis in enumerate(self.arrays[name].axes):
+            if any(part.space for part in axis):
                 pieces = [
                     change(piece, number, part) if part.space else piece
-                    for piece, part in zip(pieces, axis, strict=True)
+                    for piece, part in zip(
+                        np.split(array, np.cumsum(self.sizes(axis))[:-1], number),
+                        axis,
+                        strict=True,
+                    )
                 ]
                 array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, number)
-            found[name] = array
-        return found
+        return array

@@ -1,24 +1,31 @@
 """The one interface of targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
-from lsrl.backends.anatomy import Hooks
+from lsrl.backends.anatomy import Hooks, StackCircuit
 from lsrl.certificate import Analysis
+from lsrl.circuit import Circuit
 from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.ir.ops import Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
-from lsrl.schedule import Levels, schedule_layers
+from lsrl.schedule import Layout, Levels, Schedule, schedule_layers
 from lsrl.target import Capabilities
 
 if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targets
     from lsrl.backends.network import Network
+
+# Where a target computes what.
+Plan = TypeVar("Plan", bound=Layout)
+# Writes a model to a path: from path, network, schedule and `ExportRequest`.
+Exporter = Callable[..., None]
 
 # Why a linear recurrence can't hold a signal, for refusals and `lsrl.explain`.
 REASONS: dict[type[Op], str] = {
@@ -42,25 +49,66 @@ REASONS: dict[type[Op], str] = {
 }
 
 
-class Backend(ABC):
+class ExportRequest(NamedTuple):
+    """What an exporter is told of a model, besides its network and schedule.
+
+    Attributes:
+      program: what it carries out.
+      target: the target's name.
+      labels: the signal in each channel of each layer.
+      certificate: what is proven, as text.
+      tokens: the number of tokens that the certificate speaks of; None for any.
+      alteration: what was done to the compiled network; None if nothing was.
+      tie_word_embeddings: whether a language model's head shall be its embedding.
+    """
+
+    program: Program
+    target: str
+    labels: tuple[tuple[str, ...], ...]
+    certificate: str
+    tokens: int | None
+    alteration: str | None
+    tie_word_embeddings: bool
+
+
+class Backend(ABC, Generic[Plan]):
     """A target: what its cell can do, and how a schedule becomes its weights.
 
     Attributes:
       name: the target's name.
       cell: the cell in one line, for tables.
-      features: column to text, the row of the table of targets.
       capabilities: what passes and scheduler go by.
+      remarks: column of the table of targets to what it says there in place of "yes".
       dtypes: those that models come in, the widest last.
       dtype_reason: why not in others.
     """
 
     name: ClassVar[str]
     cell: ClassVar[str]
-    features: ClassVar[dict[str, str]]
     capabilities: ClassVar[Capabilities]
+    remarks: ClassVar[dict[str, str]] = {}
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float32", "float64")
 
     dtype_reason: ClassVar[str] = ""
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Column to text, the row of the table of targets."""
+        able, native = self.capabilities, self.capabilities.native
+        # A hold is the selective state of targets without coupling.
+        columns = {
+            "product of two signals": able.general_product,
+            "selective": not native.isdisjoint({SelectiveState, Hold}),
+            "threshold": ThresholdState in native,
+            "recurrent": RecurrentState in native,
+        }
+        diagonal = "real decay in [0, 1], delays, rings up to max_length"
+        return {
+            "linear state": diagonal if able.diagonal else "any A",
+            "select/gate with a {0,1} operand": "yes" if able.boolean_product else "big-M ReLU",
+            **{column: "yes" if has else "no" for column, has in columns.items()},
+            **self.remarks,
+        }
 
     def check_dtype(self, numerics: Numerics) -> None:
         """Refuse a dtype that the target does not come in.
@@ -93,14 +141,15 @@ class Backend(ABC):
         return found
 
     @abstractmethod
-    def analysis(self, schedule: Any, numerics: Numerics) -> Callable[[int], Analysis]:
+    def analysis(self, schedule: Plan, numerics: Numerics) -> Callable[[int], Analysis]:
         """The conditions of exactness by number of tokens, for `certify`.
 
         Raises:
           PrecisionError: the dtype has no room for some weight; names the signal.
         """
 
-    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Any:
+    @abstractmethod
+    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Plan:
         """Where each value is computed: a `Schedule`, or what this target has in its place.
 
         Args:
@@ -108,25 +157,42 @@ class Backend(ABC):
           levels: an earlier solution to follow instead of solving for the least width.
           options: those of `lsrl.compile`.
         """
-        able = replace(
-            self.capabilities,
-            reads_own_states=not options.inspectable,
-            holds_affine=not options.verbatim,
-        )
-        return schedule_layers(graph, able, levels)
 
-    def hooks(self, schedule: Any, numerics: Numerics) -> Hooks:
-        """Where the network holds the schedule's channels.
+    def anatomy(
+        self, schedule: Plan, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the network holds.
+
+        Args:
+          schedule: of `schedule`.
+          numerics: of the network.
+          program: the program's name.
+          options: those that the schedule was made with.
 
         Raises:
           LsrlError: the target does not say.
         """
-        raise LsrlError(
+        raise self._untold()
+
+    def hooks(self, schedule: Plan, numerics: Numerics) -> Hooks:
+        """Where a stack of layers holds the schedule's channels.
+
+        Raises:
+          LsrlError: the target does not say.
+        """
+        raise self._untold()
+
+    def _untold(self) -> LsrlError:
+        return LsrlError(
             f"target {self.name!r} does not say where its network holds its signals, so it has no "
             "circuit"
         )
 
-    def softened(self, size: float) -> "Backend":
+    def exporters(self) -> Mapping[str, Exporter]:
+        """What writes models of this target for other frameworks, by the format's name."""
+        return {}
+
+    def softened(self, size: float) -> "Backend[Plan]":
         """The target with pre-activations of ±size, where activations are only nearly exact.
 
         What that does to a value at every token is taken back by whoever reads it.
@@ -145,7 +211,7 @@ class Backend(ABC):
             "rnn_tanh, mamba or griffin"
         )
 
-    def mixes_exactly(self, schedule: Any, numerics: Numerics, matrix: Array) -> bool:
+    def mixes_exactly(self, schedule: Plan, numerics: Numerics, matrix: Array) -> bool:
         """Whether all sums keep every bit after an orthogonal matrix has mixed a stream's channels.
 
         Raises:
@@ -154,5 +220,26 @@ class Backend(ABC):
         raise LsrlError(f"target {self.name!r} does not say how sums of a mixed stream round")
 
     @abstractmethod
-    def lower(self, schedule: Any, numerics: Numerics) -> "Network":
+    def lower(self, schedule: Plan, numerics: Numerics) -> "Network":
         """The network with the schedule's weights, in the dtype of `numerics`."""
+
+
+class StackBackend(Backend[Schedule]):
+    """A target that is a stack of recurrent layers, with `Schedule`s for plans."""
+
+    def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Schedule:
+        """The layers, of the least width."""
+        able = replace(
+            self.capabilities,
+            reads_own_states=not options.inspectable,
+            holds_affine=not options.verbatim,
+        )
+        return schedule_layers(graph, able, levels)
+
+    def anatomy(
+        self, schedule: Schedule, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the network holds, by the `hooks`."""
+        names = program, self.name, numerics.dtype
+        builder = StackCircuit(names, schedule.graph, options.inspectable)
+        return builder.circuit(schedule, self.hooks(schedule, numerics))

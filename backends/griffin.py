@@ -15,22 +15,33 @@ With softer drives r and i are σ(±S). A hold's param is then such that a is ex
 more of what it held would mix into what replaces it; more, and what it keeps would fade faster.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import Exporter
+from lsrl.backends.residual import checkpoint
 from lsrl.backends.residual.certificate import Scales
+from lsrl.backends.residual.checkpoint import CheckpointKind, Config
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import ONE, TAPS, Channel, Packer, Site, Stream
+from lsrl.backends.residual.packer import TAPS, Channel, Packer
+from lsrl.backends.residual.rows import ONE
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, sigmoid
-from lsrl.ir.numbers import Array
+from lsrl.backends.residual.vocabulary import Vocabulary
+from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.target import Capabilities
 
 # recurrent_param of what passes: a is 0.
 REPLACING = 32.0
 # What a running sum scales by what enters.
 ENTERING = 2.0**-12
+# torch's tanh returns its argument below 2^-11.47.
+TANH_IS_IDENTITY = 2.0**-13
 
 
 class Griffin(ResidualBackend):
@@ -41,6 +52,7 @@ class Griffin(ResidualBackend):
         "the Hawk blocks of Griffin: norm, conv(4), RG-LRU, GeLU gate; norm, gated MLP; residuals"
     )
     packer: ClassVar[type[Packer]] = GriffinPacker
+    capabilities: ClassVar[Capabilities] = GriffinPacker.capabilities()
     # GeLU(u) = u from 16 on, and 0 below -16; sigmoids are 0 and 1 at ±128.
     drives = Drives(rectified=16.0, opened=32.0, switched=128.0)
     scales_embedding: ClassVar[bool] = True
@@ -53,6 +65,10 @@ class Griffin(ResidualBackend):
     def inner_width(self, stream: Stream) -> int:
         """The RG-LRU is as wide as the stream."""
         return max(site.width for site in stream.sites if site.kind is TEMPORAL)
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
 
     @staticmethod
     def activation(value: float) -> float:
@@ -172,4 +188,30 @@ def _mlp(lowered: Lowered, site: Site, inner: int) -> dict[str, Array]:
     }
 
 
+def _config(network: ResidualNetwork, arrays: dict[str, Array], vocabulary: Vocabulary) -> Config:
+    """What the class's configuration says of a network."""
+    layer = f"{network.layers_name}.0"
+    block = f"{layer}.temporal_block"
+    heads = arrays[f"{block}.rg_lru.input_gate_bias"].shape[0]
+    # |2 k y - k^2| is at most 3 V^2. Under so high a cap tanh is the identity, and as a power of
+    # two it divides and multiplies exactly: logits are the same before and after the cap.
+    cap = power_of_two_above(3.0 * vocabulary.size**2 / TANH_IS_IDENTITY)
+    return {
+        "lru_width": arrays[f"{block}.rg_lru.recurrent_param"].shape[0],
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "intermediate_size": 2 * arrays[f"{layer}.mlp_block.gate_proj.weight"].shape[0],
+        "block_types": ["recurrent"],
+        "conv1d_width": arrays[f"{block}.conv_1d.weight"].shape[-1],
+        # Nothing attends, yet the class makes a mask; none is needed within a window this wide.
+        "attention_window_size": 1 << 30,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "logits_soft_cap": cap,
+        "rms_norm_eps": network.structure.eps,
+    }
+
+
+# transformers 5.23 asks an attention layer how many tokens its cache holds, and raises where there
+# is none, so by default the whole text is read again for each new token.
+CHECKPOINT = CheckpointKind("RecurrentGemmaForCausalLM", "recurrent_gemma", False, _config)
 BACKEND = Griffin()

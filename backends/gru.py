@@ -33,116 +33,120 @@ from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Sums, joined_sums
 from lsrl.ir.ops import (
     Affine,
-    Constant,
-    Input,
     LinearState,
-    Lookup,
     Product,
     Relu,
     SelectiveState,
     Step,
     ThresholdState,
 )
-from lsrl.numerics import Numerics
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-class GruEncoder(Encoder):
-    """One unit for what is linear or saturated, two for what is gated."""
+def _step(site: Site) -> Encoding:
+    return saturated("n", site.compared(site.numerics.saturated))
 
-    gates: ClassVar[tuple[str, ...]] = ("r", "z", "n")
-    clean_gates: ClassVar[bool] = False
 
-    def default(self, gate: str, numerics: Numerics) -> float:
-        """The unit takes n, and n reads h."""
-        return numerics.gate if gate == "r" else -numerics.gate
+def _threshold(site: Site) -> Encoding:
+    return saturated("n", site.positive(site.rows, site.argument, site.numerics.saturated))
 
-    def one(self, numerics: Numerics) -> Part:
-        """A saturated unit."""
-        return Part({"n": constant(numerics.saturated, 1)}, np.ones(1), fixed(1.0, 1))
 
-    def encode(self, site: Site) -> Encoding:
-        """By the kind of the unit."""
-        kind, numerics = site.unit.kind, site.numerics
-        if kind in ("carry", "state"):
-            return self._linear(site, {})
-        if kind == "step":
-            return saturated("n", site.compared(numerics.saturated))
-        if kind == "threshold":
-            return saturated("n", site.positive(site.rows, site.argument, numerics.saturated))
-        if kind == "selective":
-            return self._selective(site)
-        if kind == "product":
-            if site.is_conjunction:
-                return saturated("n", site.both(numerics.saturated))
-            condition, value = site.boolean_slot()
-            return self._pair(site, site.opened(condition, numerics.gate), value)
-        if site.is_boolean_relu:
-            return saturated("n", site.positive(site.rows, site.operand(0), numerics.saturated))
-        return self._pair(site, site.positive(site.rows, site.operand(0), numerics.gate), 0)
+def _product(site: Site) -> Encoding:
+    if site.is_conjunction:
+        return saturated("n", site.both(site.numerics.saturated))
+    condition, value = site.boolean_slot()
+    return _pair(site, site.opened(condition, site.numerics.gate), value)
 
-    def _linear(self, site: Site, drives: dict[str, Drive]) -> Encoding:
-        scale = site.value_scale(site.initial)
-        drives = {**drives, "n": linear(site.rows, site.values, scale, site.initial)}
-        part = Part(drives, 1 / scale, spread(site.values, scale, site.initial))
-        return Encoding((part,), site.initial)
 
-    def _pair(self, site: Site, gate: Drive, slot: int) -> Encoding:
-        """The difference u - v: the value if the gate is open, else what u holds less its copy."""
-        # torch has h = (h - n) z + n, so n must keep its bits where the gate is shut too.
-        operand = site.operand(slot)(site.graph.facts)
-        scale = site.linear_scale(site.values(site.graph.facts).magnitude, operand.magnitude)
-        bounds = spread(site.values, scale)
-        value = linear(site.unit.slots[slot], site.operand(slot), scale)
-        taking = Part({"z": inverse(gate), "n": value}, 1 / scale, bounds)
-        copy = constant(0.0, site.width)._replace(own=((0, np.ones(site.width)),))
-        copying = Part({"r": inverse(gate), "n": copy}, -1 / scale, bounds)
-        return Encoding((taking, copying), np.zeros(site.width))
+def _relu(site: Site) -> Encoding:
+    if site.is_boolean_relu:
+        drive = site.positive(site.rows, site.operand(0), site.numerics.saturated)
+        return saturated("n", drive)
+    return _pair(site, site.positive(site.rows, site.operand(0), site.numerics.gate), 0)
 
-    def _selective(self, site: Site) -> Encoding:
-        """With q = s - initial: q_t = k q_{t-1} + w, w = u - initial + initial k."""
-        op, start = site.op, site.initial
-        keep, update = site.unit.slots
-        rows = combined(-start, (1.0, update), (start, keep))
-        gate = site.opened(0, site.numerics.gate)
-        scale = site.value_scale(start)
-        bounds = spread(site.values, scale, start)
-        value = Drive(rows, scale, np.zeros(site.width), reach=bounds)
-        ones = np.ones(site.width)
-        if isinstance(op, SelectiveState) and op.overwrites:
-            return Encoding((Part({"z": gate, "n": value}, 1 / scale, bounds),), start)
-        if not rows.recurrent.nnz:
-            added = value._replace(own=((0, ones),))
-            return Encoding((Part({"r": gate, "n": added}, 1 / scale, bounds),), start)
-        return self._reset(site, rows, gate)
 
-    def _reset(self, site: Site, update: Rows, gate: Drive) -> Encoding:
-        """Q = a - b, where a adds up and b takes away what is not kept.
+def _linear(site: Site) -> Encoding:
+    scale = site.value_scale(site.initial)
+    drive = linear(site.rows, site.values, scale, site.initial)
+    part = Part({"n": drive}, 1 / scale, spread(site.values, scale, site.initial))
+    return Encoding((part,), site.initial)
 
-        r gates all that n reads of the layer at t - 1, so an update from there needs a unit of its
-        own.
-        """
-        start = site.initial
-        facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
-        size = facts.magnitude + added.magnitude + 2 * np.abs(start)
-        scale = site.linear_scale(size)
-        grid = spread(site.values, scale, start)
-        least = spread(site.operand(1), scale, start)
 
-        def bounds(known: Known) -> Sums:
-            both = joined_sums([grid(known), least(known)])
-            return both._replace(magnitude=np.minimum(both.magnitude, scale * size))
+def _pair(site: Site, gate: Drive, slot: int) -> Encoding:
+    """The difference u - v: the value if the gate is open, else what u holds less its copy."""
+    # torch has h = (h - n) z + n, so n must keep its bits where the gate is shut too.
+    operand = site.operand(slot)(site.graph.facts)
+    scale = site.linear_scale(site.values(site.graph.facts).magnitude, operand.magnitude)
+    bounds = spread(site.values, scale)
+    value = linear(site.unit.slots[slot], site.operand(slot), scale)
+    taking = Part({"z": inverse(gate), "n": value}, 1 / scale, bounds)
+    copy = constant(0.0, site.width)._replace(own=((0, np.ones(site.width)),))
+    copying = Part({"r": inverse(gate), "n": copy}, -1 / scale, bounds)
+    return Encoding((taking, copying), np.zeros(site.width))
 
-        rows = combined(-start, (1.0, site.own), (1.0, update))
-        adding = Drive(rows, scale, np.zeros(site.width), reach=bounds)
-        ones = np.ones(site.width)
-        taking = constant(0.0, site.width)._replace(own=((0, ones), (1, -ones)))
-        parts = (
-            Part({"n": adding}, 1 / scale, bounds),
-            Part({"r": inverse(gate), "n": taking}, -1 / scale, grid),
-        )
-        return Encoding(parts, start)
+
+def _selective(site: Site) -> Encoding:
+    """With q = s - initial: q_t = k q_{t-1} + w, w = u - initial + initial k."""
+    op, start = site.op, site.initial
+    keep, update = site.unit.slots
+    rows = combined(-start, (1.0, update), (start, keep))
+    gate = site.opened(0, site.numerics.gate)
+    scale = site.value_scale(start)
+    bounds = spread(site.values, scale, start)
+    value = Drive(rows, scale, np.zeros(site.width), reach=bounds)
+    ones = np.ones(site.width)
+    if isinstance(op, SelectiveState) and op.overwrites:
+        return Encoding((Part({"z": gate, "n": value}, 1 / scale, bounds),), start)
+    if not rows.recurrent.nnz:
+        added = value._replace(own=((0, ones),))
+        return Encoding((Part({"r": gate, "n": added}, 1 / scale, bounds),), start)
+    return _reset(site, rows, gate)
+
+
+def _reset(site: Site, update: Rows, gate: Drive) -> Encoding:
+    """Q = a - b, where a adds up and b takes away what is not kept.
+
+    r gates all that n reads of the layer at t - 1, so an update from there needs a unit of its
+    own.
+    """
+    start = site.initial
+    facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
+    size = facts.magnitude + added.magnitude + 2 * np.abs(start)
+    scale = site.linear_scale(size)
+    grid = spread(site.values, scale, start)
+    least = spread(site.operand(1), scale, start)
+
+    def bounds(known: Known) -> Sums:
+        both = joined_sums([grid(known), least(known)])
+        return both._replace(magnitude=np.minimum(both.magnitude, scale * size))
+
+    rows = combined(-start, (1.0, site.own), (1.0, update))
+    adding = Drive(rows, scale, np.zeros(site.width), reach=bounds)
+    ones = np.ones(site.width)
+    taking = constant(0.0, site.width)._replace(own=((0, ones), (1, -ones)))
+    parts = (
+        Part({"n": adding}, 1 / scale, bounds),
+        Part({"r": inverse(gate), "n": taking}, -1 / scale, grid),
+    )
+    return Encoding(parts, start)
+
+
+GRU = Encoder(
+    table={
+        Affine: _linear,
+        LinearState: _linear,
+        Relu: _relu,
+        Product: _product,
+        SelectiveState: _selective,
+        Step: _step,
+        ThresholdState: _threshold,
+    },
+    # The unit takes n, and n reads h.
+    gates=lambda numerics: {"r": numerics.gate, "z": -numerics.gate, "n": -numerics.gate},
+    one=lambda numerics: Part({"n": constant(numerics.saturated, 1)}, np.ones(1), fixed(1.0, 1)),
+    clean_gates=False,
+)
 
 
 class Gru(CellBackend):
@@ -150,24 +154,8 @@ class Gru(CellBackend):
 
     name: ClassVar[str] = "gru"
     cell: ClassVar[str] = "the stock GRU cell and nothing else between layers"
-    features: ClassVar[dict[str, str]] = {
-        "linear state": "any A",
-        "select/gate with a {0,1} operand": "yes",
-        "product of two signals": "no",
-        "selective": "yes",
-        "threshold": "yes",
-        "recurrent": "no",
-    }
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        native=frozenset(
-            {
-                Input, Lookup, Constant, Affine, Relu, Step, Product, LinearState, SelectiveState,
-                ThresholdState,
-            }
-        ),
-        boolean_product=True,
-    )  # fmt: skip
-    encoder: ClassVar[Encoder] = GruEncoder()
+    capabilities: ClassVar[Capabilities] = GRU.capabilities
+    encoder: ClassVar[Encoder] = GRU
     kind: ClassVar[CellKind] = "gru"
 
 

@@ -30,10 +30,7 @@ from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Affine,
-    Constant,
-    Input,
     LinearState,
-    Lookup,
     Product,
     RecurrentState,
     Relu,
@@ -45,78 +42,97 @@ from lsrl.numerics import Numerics
 from lsrl.target import Capabilities
 
 
-class LstmEncoder(Encoder):
-    """One unit a channel."""
+def _one(numerics: Numerics) -> Part:
+    """G = tanh(L) = L."""
+    size = numerics.linear
+    return Part({"g": constant(size, 1)}, np.array([1 / size]), fixed(size, 1))
 
-    gates: ClassVar[tuple[str, ...]] = ("i", "f", "g", "o")
 
-    def default(self, gate: str, numerics: Numerics) -> float:
-        """Input and output gates are open, the forget gate is shut."""
-        return -numerics.gate if gate == "f" else numerics.gate
+def _linear(site: Site) -> Encoding:
+    return _unit(site, {}, site.initial)
 
-    def one(self, numerics: Numerics) -> Part:
-        """G = tanh(L) = L."""
-        size = numerics.linear
-        return Part({"g": constant(size, 1)}, np.array([1 / size]), fixed(size, 1))
 
-    def encode(self, site: Site) -> Encoding:
-        """By the kind of the unit."""
-        gate = site.numerics.gate
-        if site.unit.kind in ("carry", "state"):
-            return self._unit(site, {}, site.initial)
-        if site.unit.kind == "relu":
-            return self._unit(site, {"o": site.positive(site.rows, site.operand(0), gate)})
-        if site.unit.kind == "recurrent":
-            return self._unit(site, {"o": site.positive(site.rows, site.argument, gate)})
-        if site.unit.kind == "product":
-            condition, value = site.boolean_slot()
-            opened = site.opened(condition, gate)
-            return self._unit(site, {"o": opened}, slot=value)
-        if site.unit.kind == "selective":
-            return self._selective(site)
-        if site.unit.kind == "step":
-            return self._switch(site, site.compared(gate), np.zeros(site.width))
-        return self._switch(site, site.positive(site.rows, site.argument, gate), site.initial)
+def _relu(site: Site) -> Encoding:
+    return _unit(site, {"o": site.positive(site.rows, site.operand(0), site.numerics.gate)})
 
-    def _unit(
-        self,
-        site: Site,
-        drives: dict[str, Drive],
-        offset: Array | None = None,
-        slot: int = 0,
-    ) -> Encoding:
-        """H = ε (x - offset), as far as the gates let it through."""
-        offset = np.zeros(site.width) if offset is None else offset
-        scale = site.value_scale(offset)
-        drives = {**drives, "g": linear(site.unit.slots[slot], site.values, scale, offset)}
-        return Encoding((Part(drives, 1 / scale, spread(site.values, scale, offset)),), offset)
 
-    def _selective(self, site: Site) -> Encoding:
-        """With r = s - initial: r_t = k r_{t-1} + (u - initial + initial k)."""
-        facts, update = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
-        start = np.abs(site.initial)
-        scale = site.linear_scale(facts.magnitude + start, update.magnitude + start)
-        keep, added = site.unit.slots
-        rows = combined(-site.initial, (1.0, added), (site.initial, keep))
-        drives = {
-            "f": site.opened(0, site.numerics.gate),
-            "g": linear(rows, site.operand(1), scale),
-        }
-        part = Part(drives, 1 / scale, spread(site.values, scale, site.initial))
-        return Encoding((part,), site.initial)
+def _recurrent(site: Site) -> Encoding:
+    return _unit(site, {"o": site.positive(site.rows, site.argument, site.numerics.gate)})
 
-    def _switch(self, site: Site, drive: Drive, initial: Array) -> Encoding:
-        """H = L or 0; where it starts at 1, the complement."""
-        size = np.full(site.width, site.numerics.linear)
-        flipped = inverse(drive)
-        chosen = drive._replace(
-            scale=np.where(initial == 1, flipped.scale, drive.scale),
-            bias=np.where(initial == 1, flipped.bias, drive.bias),
-        )
-        drives = {"o": chosen, "g": constant(site.numerics.linear, site.width)}
-        decode = np.where(initial == 1, -1.0, 1.0) / size
-        bounds = fixed(site.numerics.linear, site.width)
-        return Encoding((Part(drives, decode, bounds),), np.array(initial))
+
+def _product(site: Site) -> Encoding:
+    condition, value = site.boolean_slot()
+    return _unit(site, {"o": site.opened(condition, site.numerics.gate)}, slot=value)
+
+
+def _step(site: Site) -> Encoding:
+    return _switch(site, site.compared(site.numerics.gate), np.zeros(site.width))
+
+
+def _threshold(site: Site) -> Encoding:
+    drive = site.positive(site.rows, site.argument, site.numerics.gate)
+    return _switch(site, drive, site.initial)
+
+
+def _unit(
+    site: Site,
+    drives: dict[str, Drive],
+    offset: Array | None = None,
+    slot: int = 0,
+) -> Encoding:
+    """H = ε (x - offset), as far as the gates let it through."""
+    offset = np.zeros(site.width) if offset is None else offset
+    scale = site.value_scale(offset)
+    drives = {**drives, "g": linear(site.unit.slots[slot], site.values, scale, offset)}
+    return Encoding((Part(drives, 1 / scale, spread(site.values, scale, offset)),), offset)
+
+
+def _selective(site: Site) -> Encoding:
+    """With r = s - initial: r_t = k r_{t-1} + (u - initial + initial k)."""
+    facts, update = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
+    start = np.abs(site.initial)
+    scale = site.linear_scale(facts.magnitude + start, update.magnitude + start)
+    keep, added = site.unit.slots
+    rows = combined(-site.initial, (1.0, added), (site.initial, keep))
+    drives = {
+        "f": site.opened(0, site.numerics.gate),
+        "g": linear(rows, site.operand(1), scale),
+    }
+    part = Part(drives, 1 / scale, spread(site.values, scale, site.initial))
+    return Encoding((part,), site.initial)
+
+
+def _switch(site: Site, drive: Drive, initial: Array) -> Encoding:
+    """H = L or 0; where it starts at 1, the complement."""
+    size = np.full(site.width, site.numerics.linear)
+    flipped = inverse(drive)
+    chosen = drive._replace(
+        scale=np.where(initial == 1, flipped.scale, drive.scale),
+        bias=np.where(initial == 1, flipped.bias, drive.bias),
+    )
+    drives = {"o": chosen, "g": constant(site.numerics.linear, site.width)}
+    decode = np.where(initial == 1, -1.0, 1.0) / size
+    bounds = fixed(site.numerics.linear, site.width)
+    return Encoding((Part(drives, decode, bounds),), np.array(initial))
+
+
+LSTM = Encoder(
+    table={
+        Affine: _linear,
+        LinearState: _linear,
+        Relu: _relu,
+        RecurrentState: _recurrent,
+        Product: _product,
+        SelectiveState: _selective,
+        Step: _step,
+        ThresholdState: _threshold,
+    },
+    # Input and output gates are open, the forget gate is shut.
+    gates=lambda numerics: {
+        gate: -numerics.gate if gate == "f" else numerics.gate for gate in ("i", "f", "g", "o")
+    },
+    one=_one,
+)
 
 
 class Lstm(CellBackend):
@@ -124,24 +140,8 @@ class Lstm(CellBackend):
 
     name: ClassVar[str] = "lstm"
     cell: ClassVar[str] = "the stock LSTM cell and nothing else between layers"
-    features: ClassVar[dict[str, str]] = {
-        "linear state": "any A",
-        "select/gate with a {0,1} operand": "yes",
-        "product of two signals": "no",
-        "selective": "yes",
-        "threshold": "yes",
-        "recurrent": "yes",
-    }
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        native=frozenset(
-            {
-                Input, Lookup, Constant, Affine, Relu, Step, Product, LinearState, SelectiveState,
-                ThresholdState, RecurrentState,
-            }
-        ),
-        boolean_product=True,
-    )  # fmt: skip
-    encoder: ClassVar[Encoder] = LstmEncoder()
+    capabilities: ClassVar[Capabilities] = LSTM.capabilities
+    encoder: ClassVar[Encoder] = LSTM
     kind: ClassVar[CellKind] = "lstm"
 
 

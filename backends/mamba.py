@@ -12,17 +12,25 @@ With softer drives Δ is softplus(±S), so exp(-Δ) = σ(∓S): a hold mixes a s
 into what replaces it, and takes in a little at every token; what skips the scan does not skip all.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import Exporter
+from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual.checkpoint import CheckpointKind, Config
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import TAPS, Channel, Packer, Site, Stream, Terms
+from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
+from lsrl.backends.residual.vocabulary import Vocabulary
 from lsrl.ir.numbers import Array
+from lsrl.target import Capabilities
 
 # exp(-exp(-100) * 32) is 1.
 STANDING = -100.0
@@ -65,8 +73,13 @@ class Mamba(ResidualBackend):
     name: ClassVar[str] = "mamba"
     cell: ClassVar[str] = "the Mamba block: norm, conv(4), selective SSM, SiLU gate, residual"
     packer: ClassVar[type[Packer]] = MambaPacker
+    capabilities: ClassVar[Capabilities] = MambaPacker.capabilities()
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
 
     @staticmethod
     def activation(value: float) -> float:
@@ -163,4 +176,22 @@ def _log_rate(factor: float, steps: Steps) -> float:
     return STANDING if factor == 1 else float(np.log(-np.log(factor) / steps.integrating))
 
 
+def _config(network: ResidualNetwork, arrays: dict[str, Array], _: Vocabulary) -> Config:
+    """What the class's configuration says of a network."""
+    mixer = f"{network.layers_name}.0.mixer"
+    inner, state = arrays[f"{mixer}.A_log"].shape
+    return {
+        "expand": inner // network.width,
+        "state_size": state,
+        "conv_kernel": arrays[f"{mixer}.conv1d.weight"].shape[-1],
+        "time_step_rank": arrays[f"{mixer}.dt_proj.weight"].shape[1],
+        "use_bias": False,
+        "use_conv_bias": True,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": network.structure.eps,
+        "residual_in_fp32": True,
+    }
+
+
+CHECKPOINT = CheckpointKind("MambaForCausalLM", "mamba", True, _config)
 BACKEND = Mamba()

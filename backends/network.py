@@ -5,39 +5,93 @@ generation, and reading, saving and changing parameters follow from them, and ev
 relies on no more. A family whose cell runs whole sequences faster than token by token says so.
 """
 
+import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from scipy import sparse
+from numpy.typing import ArrayLike
 
 from lsrl.backends.axes import Legend
+from lsrl.backends.hooks import Hooked
+from lsrl.backends.pattern import Pattern
 from lsrl.backends.strength import Gates, Sources, Strengths
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
+from lsrl.parameters import Parameter
+from lsrl.pytrees import Tree
 
-# The step of a network: parameters, structure, state and inputs to output and state. It may take an
-# `Edit` last, where studies are to look into it.
-Step = Callable[..., tuple[jax.Array, Any]]
-# What may look at and change a layer's output and memory at a token: layer (0 is what the input map
-# makes; it may be traced), output and memory (None for the input map) to both.
-Edit = Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
+Layer = TypeVar("Layer", contravariant=True)
+Memory = TypeVar("Memory")
+Kept = TypeVar("Kept")
+# Per program input, token ids or vectors.
+Inputs: TypeAlias = Sequence[jax.Array | Array]
+
+
+class LayerEdit(Protocol[Layer]):
+    """What may look at and change a layer's output and memory at a token."""
+
+    def __call__(
+        self, layer: Layer, output: jax.Array, memory: Memory, /
+    ) -> tuple[jax.Array, Memory]:
+        """Output and memory as they are to be.
+
+        Args:
+          layer: its number, traced where layers are a loop; 0 is what the input map makes.
+          output: of the layer.
+          memory: of the layer; None for the input map.
+        """
+
+
+Edit: TypeAlias = LayerEdit[int]
+LoopEdit: TypeAlias = LayerEdit[int | jax.Array]
+
+
+class Step(Protocol):
+    """The step of a network, a pure function."""
+
+    def __call__(
+        self,
+        parameters: Mapping[str, object],
+        structure: Hashable,
+        state: Tree,
+        inputs: Inputs,
+        edit: Edit | None = ...,
+        /,
+    ) -> tuple[jax.Array, Tree]:
+        """One token: output and next state. Families whose studies look into it take an edit."""
+
+    def __hash__(self) -> int:
+        """Of a function: jit takes it too."""
+
+
+class Structure(Protocol):
+    """What is no parameter in a network; hashable, so that jit can take it."""
+
+    @property
+    def dtype(self) -> str:
+        """Of parameters, states and outputs."""
+
+    def __hash__(self) -> int:
+        """As equality has it."""
+
+
 # Tokens at a time by default, and values of a layer over them: what grows with the length.
 CHUNK = 4096
 CHUNK_VALUES = 1 << 24
-_Generation = tuple[Any, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
+_Generation = tuple[Tree, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
 
 
-def value_of(parameter: Any) -> Any:
+def value_of(parameter: nnx.Variable[jax.Array] | jax.Array) -> jax.Array:
     """The array of a parameter, which a user may have replaced by an array."""
     if type(parameter) is nnx.Param:
         # get_value copies trees, and takes ten times as long.
@@ -47,12 +101,13 @@ def value_of(parameter: Any) -> Any:
     return parameter.get_value() if isinstance(parameter, nnx.Variable) else parameter
 
 
-def parameter(values: Any, dtype: str) -> nnx.Param[jax.Array]:
-    """A parameter of numbers, dense or sparse, in a network's dtype."""
-    return nnx.Param(on_device(values.toarray() if sparse.issparse(values) else values, dtype))
+def parameter(values: Parameter | jax.Array, dtype: str) -> nnx.Param[jax.Array]:
+    """A dense parameter of numbers, dense or sparse, in a network's dtype."""
+    held = values if isinstance(values, np.ndarray | jax.Array) else values.toarray()
+    return nnx.Param(on_device(held, dtype))
 
 
-def on_device(values: Any, dtype: Any) -> jax.Array:
+def on_device(values: ArrayLike | jax.Array, dtype: str | np.dtype[np.generic]) -> jax.Array:
     """An array of the device, made without a compilation.
 
     `jnp.asarray` compiles once a shape, also where nothing is converted, which takes longer than
@@ -75,7 +130,7 @@ def aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
     return vector.reshape((1,) * (values.ndim - 1) + vector.shape)
 
 
-class ParameterReader:
+class ParameterReader(Generic[Kept]):
     """Reads the parameters of a module, and notices at little cost that none has changed.
 
     Reading a module of many layers takes longer than to run one token through it. For flax every
@@ -84,11 +139,11 @@ class ParameterReader:
 
     def __init__(self) -> None:
         self._module: nnx.Module | None = None
-        self._links: list[tuple[dict[str, Any], str]] = []
-        self._held: list[Any] = []
-        self._variables: list[nnx.Param[Any]] = []
-        self._values: list[Any] = []
-        self._kept: Any = None
+        self._links: list[tuple[dict[str, object], str]] = []
+        self._held: list[object] = []
+        self._variables: list[nnx.Variable[object]] = []
+        self._values: list[object] = []
+        self._kept: Kept | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ParameterReader)
@@ -96,10 +151,10 @@ class ParameterReader:
     def __hash__(self) -> int:
         return hash(ParameterReader)
 
-    def __deepcopy__(self, memo: object) -> "ParameterReader":
+    def __deepcopy__(self, memo: object) -> "ParameterReader[Kept]":
         return ParameterReader()
 
-    def read(self, module: nnx.Module, make: Callable[[], Any]) -> Any:
+    def read(self, module: nnx.Module, make: Callable[[], Kept]) -> Kept:
         """What `make` made of the parameters when they were last other arrays.
 
         Args:
@@ -130,7 +185,7 @@ class ParameterReader:
         return kept
 
 
-def _links(module: Any) -> Iterator[tuple[dict[str, Any], str]]:
+def _links(module: nnx.Pytree) -> Iterator[tuple[dict[str, object], str]]:
     """Every attribute that leads to a parameter, as the dictionary and the name there."""
     attributes = vars(module)
     for name, value in attributes.items():
@@ -143,7 +198,7 @@ def _links(module: Any) -> Iterator[tuple[dict[str, Any], str]]:
             yield attributes, name
 
 
-def precision(dtype: str) -> AbstractContextManager[Any]:
+def precision(dtype: str) -> AbstractContextManager[object]:
     """Without x64, jax makes float64 arrays float32 in silence."""
     return jax.enable_x64(True) if dtype == "float64" else nullcontext()
 
@@ -162,19 +217,29 @@ class Place(NamedTuple):
       owner: the module that holds it.
       attribute: its name there.
       entry: which entry of the first axis it is; None if it is the whole array.
+      pattern: of a sparse parameter, which is the vector of its values; None of a dense one. It is
+        part of the network's structure.
     """
 
-    owner: Any
+    owner: nnx.Pytree
     attribute: str
     entry: int | None = None
+    pattern: Pattern | None = None
 
     @property
-    def value(self) -> Any:
+    def value(self) -> jax.Array:
         """The whole array."""
         return value_of(getattr(self.owner, self.attribute))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the parameter: (rows, columns) of a sparse one."""
+        if self.pattern is not None:
+            return self.pattern.shape
+        return self.value.shape[self.entry is not None :]
 
-class Network(nnx.Module):
+
+class Network(Hooked, nnx.Module):
     """A module that carries out a schedule, token by token or whole sequences at once.
 
     `inputs` of all methods is a sequence of one array per program input, token ids or vectors. A
@@ -183,16 +248,14 @@ class Network(nnx.Module):
     Attributes:
       pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
         and inputs, to the output and the next state; for transformations.
-      memory_is_output: whether a layer remembers all of its output and nothing else.
       structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
     """
 
     pure_step: ClassVar[Step]
-    memory_is_output: ClassVar[bool] = False
-    structure: Any
+    structure: Structure
 
     def __init__(self) -> None:
-        self._reader = ParameterReader()
+        self._reader: ParameterReader[Mapping[str, object]] = ParameterReader()
 
     # ------------------------------------------------------------ what a target says
 
@@ -201,15 +264,15 @@ class Network(nnx.Module):
         """Every parameter by its flat name, in the order of files."""
 
     @abstractmethod
-    def init_state(self, batch_shape: tuple[int, ...] = ()) -> Any:
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> Tree:
         """The state before the first token, a pytree of arrays (*batch_shape, ...)."""
 
     @abstractmethod
-    def rebuilt(self, arrays: Mapping[str, Any]) -> Self:
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> Self:
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
-          arrays: by the names of `arrays`.
+          arrays: by the names of `arrays`; a sparse parameter takes the pattern that it has there.
 
         Raises:
           ShapeError: the shapes don't fit together.
@@ -226,56 +289,65 @@ class Network(nnx.Module):
     @property
     def dtype(self) -> str:
         """The dtype of parameters, states and outputs."""
-        return str(self.structure.dtype)
+        return self.structure.dtype
 
     @property
     def num_parameters(self) -> int:
-        """Every entry of every parameter array, zeros included."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.parameters()))
+        """Every entry of every parameter, zeros included; of a sparse one rows times columns."""
+        return sum(math.prod(place.shape) for place in self.places().values())
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Mapping[str, object]:
         """The parameters as a pytree, as `pure_step` takes them: by flat name."""
         return {name: place.value for name, place in self.places().items()}
 
-    def prepared(self) -> dict[str, Any]:
+    def prepared(self) -> Mapping[str, object]:
         """The parameters as `step` and `run` take them; kept until one of them changes."""
         return self.parameters()
 
-    def parameter_arrays(self) -> dict[str, Array]:
-        """All parameters by flat name, as numpy arrays of the network's dtype."""
+    def parameter_arrays(self) -> dict[str, Parameter]:
+        """All parameters by flat name: numpy arrays of the network's dtype, sparse ones as csr."""
         whole: dict[tuple[int, str], Array] = {}
-        arrays = {}
+        arrays: dict[str, Parameter] = {}
         for name, place in self.places().items():
             key = (id(place.owner), place.attribute)
             if key not in whole:
                 whole[key] = np.asarray(place.value)
             arrays[name] = whole[key] if place.entry is None else whole[key][place.entry]
+            if place.pattern is not None:
+                arrays[name] = place.pattern.matrix(whole[key])
         return arrays
 
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Parameter]:
         """All that `rebuilt` needs: the parameters, and what else makes the network."""
         return self.parameter_arrays()
 
-    def replace_parameters(self, arrays: Mapping[str, Array | jax.Array]) -> None:
+    def replace_parameters(self, arrays: Mapping[str, Parameter | jax.Array]) -> None:
         """Set parameters by flat name.
 
         Args:
-          arrays: some or all of the names of `parameter_arrays`; cast to the network's dtype.
+          arrays: some or all of the names of `parameter_arrays`, dense or sparse; cast to the
+            network's dtype.
 
         Raises:
-          ShapeError: an unknown name, or another shape than the parameter has.
+          ShapeError: an unknown name, another shape than the parameter has, or a number where a
+            sparse parameter has no weight.
         """
         places = self.places()
-        changed: dict[tuple[int, str], tuple[Any, Any]] = {}
+        given: dict[str, Array | jax.Array] = {}
         for name, array in arrays.items():
             if name not in places:
                 raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
-            shape = places[name].value.shape
-            if places[name].entry is not None:
-                shape = shape[1:]
+            shape, pattern = places[name].shape, places[name].pattern
             if array.shape != shape:
                 raise ShapeError(f"parameter {name!r} has shape {shape}, got {array.shape}")
-        for name, array in arrays.items():
+            if pattern is not None:
+                given[name] = pattern.values(array, name)
+            elif isinstance(array, np.ndarray | jax.Array):
+                given[name] = array
+            else:
+                given[name] = array.toarray()
+        changed: dict[tuple[int, str], tuple[nnx.Pytree, Array | jax.Array]] = {}
+        for name, array in given.items():
             place = places[name]
             key = (id(place.owner), place.attribute)
             if place.entry is None:
@@ -287,9 +359,10 @@ class Network(nnx.Module):
         for (_, attribute), (owner, values) in changed.items():
             setattr(owner, attribute, parameter(values, self.dtype))
 
-    def named(self, parameters: Any) -> dict[str, Any]:
+    def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
         """What a pytree like that of `parameters` holds, by the flat names of `places`."""
-        return {name: parameters[name] for name in self.places()}
+        flat = cast(Mapping[str, jax.Array], parameters)
+        return {name: flat[name] for name in self.places()}
 
     def legend(self) -> Legend:
         """What the axes of `arrays` are.
@@ -325,10 +398,6 @@ class Network(nnx.Module):
         """
         return None
 
-    def shown(self, state: Any) -> list[Array] | None:
-        """What each layer put out at the token behind which a state is; None if that can't tell."""
-        return None
-
     @property
     def untrained_entries(self) -> int:
         """Of the memory, a unit of what `untrained` makes; 0 if there is nothing to train."""
@@ -348,11 +417,11 @@ class Network(nnx.Module):
 
     # ------------------------------------------------------------ running
 
-    def mode(self) -> AbstractContextManager[Any]:
+    def mode(self) -> AbstractContextManager[object]:
         """What a step needs of jax's settings."""
         return precise(self.dtype)
 
-    def step(self, state: Any, inputs: Sequence[Any]) -> tuple[jax.Array, Any]:
+    def step(self, state: Tree, inputs: Inputs) -> tuple[jax.Array, Tree]:
         """Run one token.
 
         Args:
@@ -364,13 +433,10 @@ class Network(nnx.Module):
         """
         with self.mode():
             parameters = self._reader.read(self, self.prepared)
-            stepped: tuple[jax.Array, Any] = _jitted(self.pure_step)(
-                parameters, self.structure, state, tuple(inputs)
-            )
-            return stepped
+            return _jitted(self.pure_step)(parameters, self.structure, state, tuple(inputs))
 
     def run(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: Any = None
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> Array | jax.Array:
         """Run whole sequences.
 
@@ -385,8 +451,8 @@ class Network(nnx.Module):
         return self.run_with_state(inputs, chunk, state)[0]
 
     def run_with_state(
-        self, inputs: Sequence[Any], chunk: int | None = None, state: Any = None
-    ) -> tuple[Array | jax.Array, Any]:
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
+    ) -> tuple[Array | jax.Array, Tree]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
         batch, tokens = np.shape(inputs[0])[:2]
         most = max(1, CHUNK_VALUES // max(1, batch * self.width))
@@ -401,42 +467,24 @@ class Network(nnx.Module):
                 outputs.append(np.asarray(output))
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
 
-    def remembered(
-        self,
-        memory: Any,
-        before: jax.Array,
-        after: jax.Array,
-        places: tuple[Sequence[int] | Array, Sequence[int] | Array] | None,
-    ) -> Any:
-        """The memory of a layer behind an edit of its output, so that states go on from there.
-
-        Args:
-          memory: of the layer, as an `Edit` sees it.
-          before: the output (batch, units).
-          after: likewise, as edited.
-          places: units that hold states, and the entries of the memory behind them; None where
-            `memory_is_output`.
-        """
-        units, entries = places or ((), ())
-        return memory.at[:, entries].set(after[:, units])
-
     def run_chunk(
-        self, parameters: Any, state: Any, inputs: tuple[Any, ...]
-    ) -> tuple[jax.Array, Any]:
+        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
         """Some tokens of `prepared` parameters: (batch, time, ...) to outputs and state."""
         return _jitted_sequence(self.pure_step, parameters, self.structure, state, inputs)
 
-    def generate(self, inputs: Sequence[Any], steps: int) -> Array:
+    def generate(self, inputs: Inputs, steps: int, state: Tree | None = None) -> Array:
         """Continue prompts: the first output at a token, rounded, is the id of the next token.
 
         Args:
           inputs: one token input, ids (batch, time).
           steps: how many tokens to add, at least 1.
+          state: before the prompts; the initial state if None.
 
         Returns:
           (batch, steps) int32, the ids after the prompts.
         """
-        outputs, state = self.run_with_state(inputs)
+        outputs, state = self.run_with_state(inputs, None, state)
         first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
         # Few sizes of the buffer, so few compilations.
         room = 1 << (steps - 1).bit_length()
@@ -463,8 +511,12 @@ def _jitted(step: Step) -> Step:
 
 
 def apply_sequence(
-    step: Step, parameters: Any, structure: Hashable, state: Any, inputs: Sequence[Any]
-) -> tuple[jax.Array, Any]:
+    step: Step,
+    parameters: Mapping[str, object],
+    structure: Hashable,
+    state: Tree,
+    inputs: Inputs,
+) -> tuple[jax.Array, Tree]:
     """Run whole sequences token by token, as a function that jax can transform.
 
     Args:
@@ -478,7 +530,7 @@ def apply_sequence(
       (batch, time, outputs) and the state after the last token.
     """
 
-    def token(state: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+    def token(state: Tree, inputs: tuple[jax.Array, ...]) -> tuple[Tree, jax.Array]:
         outputs, state = step(parameters, structure, state, inputs)
         return state, outputs
 
@@ -492,10 +544,10 @@ _jitted_sequence = partial(jax.jit, static_argnums=(0, 2))(apply_sequence)
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _continued(
     step: Step,
-    structure: Any,
+    structure: Hashable,
     room: int,
-    parameters: Any,
-    state: Any,
+    parameters: Mapping[str, object],
+    state: Tree,
     first: jax.Array,
     steps: jax.Array,
 ) -> jax.Array:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from lsrl.backends.base import Backend
 from lsrl.errors import UnknownTargetError
+from lsrl.schedule import Layout
 
 _MODULES = {
     "linear_rnn": "lsrl.backends.linear_rnn",
@@ -24,7 +25,7 @@ _ACTIVATIONS = {"relu": "rnn", "tanh": "rnn_tanh"}
 
 
 # Backends by name: those that were asked for, and those that `registered` adds.
-_loaded: dict[str, Backend] = {}
+_loaded: dict[str, Backend[Layout]] = {}
 
 
 def names() -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def names() -> tuple[str, ...]:
 
 
 @contextmanager
-def registered(backend: Backend) -> Iterator[None]:
+def registered(backend: Backend[Layout]) -> Iterator[None]:
     """Have a further target for a while, as one of this package in all that takes its name.
 
     Raises:
@@ -50,7 +51,7 @@ def registered(backend: Backend) -> Iterator[None]:
         del _loaded[backend.name]
 
 
-def find(name: str, activation: str | None = None) -> Backend:
+def find(name: str, activation: str | None = None) -> Backend[Layout]:
     """The target of that name.
 
     Args:

@@ -30,116 +30,93 @@ from lsrl.ir.bounds import Facts, Sums, lowest_bit_of_step
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Affine,
-    Constant,
-    Input,
     LinearState,
-    Lookup,
     RecurrentState,
     Relu,
     SelectiveState,
     ThresholdState,
 )
-from lsrl.numerics import Numerics
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-class ReluEncoder(Encoder):
-    """Units that are never negative."""
+def _native(site: Site) -> Encoding:
+    part = _half(site, site.rows, np.ones(site.width), np.zeros(site.width))
+    return Encoding((part,), np.zeros(site.width))
 
-    gates: ClassVar[tuple[str, ...]] = ("h",)
-    native_relu: ClassVar[bool] = True
 
-    def default(self, gate: str, numerics: Numerics) -> float:
-        """Never asked: every part drives the only gate."""
-        return 0.0
+def _half(site: Site, rows: Rows, sign: Array, offset: Array) -> Part:
+    """relu(sign (x - offset))."""
+    up, down = (
+        spread(site.values, np.ones(site.width), offset, 1),
+        spread(site.values, np.ones(site.width), offset, -1),
+    )
 
-    def one(self, numerics: Numerics) -> Part:
-        """relu(1)."""
-        return Part({"h": constant(1.0, 1)}, np.ones(1), fixed(1.0, 1))
+    def bounds(known: Known) -> Sums:
+        first, second = up(known), down(known)
+        size = np.where(sign > 0, first.magnitude, second.magnitude)
+        return Sums(size, first.grid)
 
-    def encode(self, site: Site) -> Encoding:
-        """By the kind of the unit."""
-        if site.unit.kind in ("carry", "state"):
-            return self._signed(site)
-        if site.unit.kind == "selective":
-            return self._selective(site)
-        if site.unit.kind == "threshold":
-            return self._threshold(site)
-        part = self._half(site, site.rows, np.ones(site.width), np.zeros(site.width))
-        return Encoding((part,), np.zeros(site.width))
+    return Part({"h": Drive(rows, sign, -sign * offset)}, sign, bounds)
 
-    def _half(self, site: Site, rows: Rows, sign: Array, offset: Array) -> Part:
-        """relu(sign (x - offset))."""
-        up, down = (
-            spread(site.values, np.ones(site.width), offset, 1),
-            spread(site.values, np.ones(site.width), offset, -1),
+
+def _signed(site: Site) -> Encoding:
+    """One unit where an end of the interval can be the offset, else a pair."""
+    facts, start = site.values(site.graph.facts), site.initial
+    sign, offset, pair = _sides(facts, start, site.unit.kind is LinearState)
+    whole = _half(site, site.rows, sign, offset)
+    if not pair.any():
+        return Encoding((whole,), offset)
+    other = _half(site, site.rows, -sign, offset)
+    picked = np.flatnonzero(pair)
+    (drive,) = other.drives.values()
+    drive = drive._replace(scale=drive.scale[picked], bias=drive.bias[picked])
+    return Encoding((whole, Part({"h": drive}, other.decode[picked], other.bounds, picked)), offset)
+
+
+def _selective(site: Site) -> Encoding:
+    """With q = s - low >= 0: what is kept of q, and what is new, each shut by a bias."""
+    facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
+    if not np.isfinite(facts.low).all() or not np.isfinite(facts.high).all():
+        raise site.refuse(
+            "has no finite bound, so no bias shuts its gate; narrow it with lsrl.bound"
         )
+    low, op = facts.low, site.op
+    keep, update = site.unit.slots
+    reach = facts.high - low
+    ones, zeros = np.ones(site.width), np.zeros(site.width)
+    if isinstance(op, SelectiveState) and op.overwrites:
+        # The update is 0 where the state is kept.
+        kept = combined(-low - reach, (1.0, site.own), (reach, keep))
+        new = combined(-low, (1.0, update), (low, keep))
+    else:
+        bias = np.maximum(reach + np.maximum(added.high, 0.0), 0.0)
+        kept = combined(-low - bias, (1.0, site.own), (1.0, update), (bias, keep))
+        shut = np.maximum(added.high - low, 0.0) + np.abs(low)
+        new = combined(-low, (1.0, update), (low - shut, keep))
+    bounds = spread(site.values, ones, low)
+    parts = tuple(Part({"h": Drive(rows, ones, zeros)}, ones, bounds) for rows in (kept, new))
+    return Encoding(parts, low)
 
-        def bounds(known: Known) -> Sums:
-            first, second = up(known), down(known)
-            size = np.where(sign > 0, first.magnitude, second.magnitude)
-            return Sums(size, first.grid)
 
-        return Part({"h": Drive(rows, sign, -sign * offset)}, sign, bounds)
-
-    def _signed(self, site: Site) -> Encoding:
-        """One unit where an end of the interval can be the offset, else a pair."""
-        facts, start = site.values(site.graph.facts), site.initial
-        sign, offset, pair = _sides(facts, start, site.unit.kind == "state")
-        whole = self._half(site, site.rows, sign, offset)
-        if not pair.any():
-            return Encoding((whole,), offset)
-        other = self._half(site, site.rows, -sign, offset)
-        picked = np.flatnonzero(pair)
-        (drive,) = other.drives.values()
-        drive = drive._replace(scale=drive.scale[picked], bias=drive.bias[picked])
-        return Encoding(
-            (whole, Part({"h": drive}, other.decode[picked], other.bounds, picked)), offset
+def _threshold(site: Site) -> Encoding:
+    """relu(x/g) - relu(x/g - 1), or 1 minus that where the state starts at 1."""
+    facts = site.argument(site.graph.facts)
+    step = np.where(np.isinf(facts.step), 1.0, facts.step)
+    scale = 1 / power_below(step)
+    flipped = site.initial == 1
+    scale = np.where(flipped, -scale, scale)
+    parts = []
+    for number, sign in enumerate((1.0, -1.0)):
+        bias = np.where(flipped, 1.0 - number, -float(number))
+        parts.append(
+            Part(
+                {"h": Drive(site.rows, scale, bias)},
+                np.where(flipped, -sign, sign),
+                _ramp_bounds(site, scale, bias),
+            )
         )
-
-    def _selective(self, site: Site) -> Encoding:
-        """With q = s - low >= 0: what is kept of q, and what is new, each shut by a bias."""
-        facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
-        if not np.isfinite(facts.low).all() or not np.isfinite(facts.high).all():
-            raise site.refuse(
-                "has no finite bound, so no bias shuts its gate; narrow it with lsrl.bound"
-            )
-        low, op = facts.low, site.op
-        keep, update = site.unit.slots
-        reach = facts.high - low
-        ones, zeros = np.ones(site.width), np.zeros(site.width)
-        if isinstance(op, SelectiveState) and op.overwrites:
-            # The update is 0 where the state is kept.
-            kept = combined(-low - reach, (1.0, site.own), (reach, keep))
-            new = combined(-low, (1.0, update), (low, keep))
-        else:
-            bias = np.maximum(reach + np.maximum(added.high, 0.0), 0.0)
-            kept = combined(-low - bias, (1.0, site.own), (1.0, update), (bias, keep))
-            shut = np.maximum(added.high - low, 0.0) + np.abs(low)
-            new = combined(-low, (1.0, update), (low - shut, keep))
-        bounds = spread(site.values, ones, low)
-        parts = tuple(Part({"h": Drive(rows, ones, zeros)}, ones, bounds) for rows in (kept, new))
-        return Encoding(parts, low)
-
-    def _threshold(self, site: Site) -> Encoding:
-        """relu(x/g) - relu(x/g - 1), or 1 minus that where the state starts at 1."""
-        facts = site.argument(site.graph.facts)
-        step = np.where(np.isinf(facts.step), 1.0, facts.step)
-        scale = 1 / power_below(step)
-        flipped = site.initial == 1
-        scale = np.where(flipped, -scale, scale)
-        parts = []
-        for number, sign in enumerate((1.0, -1.0)):
-            bias = np.where(flipped, 1.0 - number, -float(number))
-            parts.append(
-                Part(
-                    {"h": Drive(site.rows, scale, bias)},
-                    np.where(flipped, -sign, sign),
-                    _ramp_bounds(site, scale, bias),
-                )
-            )
-        return Encoding(tuple(parts), np.array(site.initial))
+    return Encoding(tuple(parts), np.array(site.initial))
 
 
 def _ramp_bounds(site: Site, scale: Array, bias: Array) -> Bounds:
@@ -166,28 +143,28 @@ def _sides(facts: Facts, start: Array, state: bool) -> tuple[Array, Array, Array
     return sign, np.where(shifted, low, start), ~above & ~below & ~shifted
 
 
+ELMAN = Encoder(
+    table={
+        Affine: _signed,
+        LinearState: _signed,
+        Relu: _native,
+        RecurrentState: _native,
+        SelectiveState: _selective,
+        ThresholdState: _threshold,
+    },
+    gates=lambda _: {"h": 0.0},
+    one=lambda _: Part({"h": constant(1.0, 1)}, np.ones(1), fixed(1.0, 1)),
+    native_relu=True,
+)
+
+
 class ReluRnn(CellBackend):
     """Unmodified Elman cells with ReLU."""
 
     name: ClassVar[str] = "rnn"
     cell: ClassVar[str] = 'Elman, `activation="relu"` (default)'
-    features: ClassVar[dict[str, str]] = {
-        "linear state": "any A",
-        "select/gate with a {0,1} operand": "big-M ReLU",
-        "product of two signals": "no",
-        "selective": "yes",
-        "threshold": "yes",
-        "recurrent": "yes",
-    }
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        native=frozenset(
-            {
-                Input, Lookup, Constant, Affine, Relu, LinearState, SelectiveState, ThresholdState,
-                RecurrentState,
-            }
-        ),
-    )  # fmt: skip
-    encoder: ClassVar[Encoder] = ReluEncoder()
+    capabilities: ClassVar[Capabilities] = ELMAN.capabilities
+    encoder: ClassVar[Encoder] = ELMAN
     kind: ClassVar[CellKind] = "relu"
 
 

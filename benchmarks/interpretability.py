@@ -30,15 +30,11 @@ import lsrl
 from benchmarks.common import QUICK_RESULTS, RESULTS, ROOT, machine, say
 from lsrl import cache
 from lsrl.errors import LsrlError
-from lsrl.interpret.methods import (
-    METHODS,
-    POINTS,
-    POOL,
-    SEQUENCES,
+from lsrl.interpret.attribution import POINTS
+from lsrl.interpret.laboratory import METHODS
+from lsrl.interpret.method_scores import (
     TRANSPARENT,
-    Case,
-    Row,
-    evaluate_methods,
+    MethodScore,
     from_csv,
     shown,
     summary,
@@ -46,6 +42,7 @@ from lsrl.interpret.methods import (
     to_markdown,
     transparent,
 )
+from lsrl.interpret.methods import POOL, SEQUENCES, Case, evaluate_methods
 from lsrl.interpret.variants import padded, trimmed
 from lsrl.interpret.wiring import forget_compiled
 from lsrl.model import Model
@@ -179,7 +176,7 @@ class Suite(Source):
         return folder / MODEL, folder.parent.parent / DATASET
 
 
-def rows_of(source: Source, want: Wanted, seed: int) -> list[Row]:
+def rows_of(source: Source, want: Wanted, seed: int) -> list[MethodScore]:
     """Rows of one model, kept from an earlier run or worked out now."""
     path = kept(source, want, seed)
     if path.exists():
@@ -206,7 +203,7 @@ def kept(source: Source, want: Wanted, seed: int) -> Path:
     return KEPT / f"{'-'.join(want)}-{seed}-{source.digest(want)[:12]}.csv"
 
 
-def all_rows(source: Source, wants: Sequence[Wanted], seed: int, workers: int) -> list[Row]:
+def all_rows(source: Source, wants: Sequence[Wanted], seed: int, workers: int) -> list[MethodScore]:
     """Rows of all models, in order; variants of one shape share their worker's compiled code."""
     groups: dict[tuple[str, str], list[Wanted]] = {}
     for want in wants:
@@ -223,13 +220,13 @@ def all_rows(source: Source, wants: Sequence[Wanted], seed: int, workers: int) -
     return [row for rows in found for row in rows]
 
 
-def _rows_of_group(source: Source, wants: Sequence[Wanted], seed: int) -> list[Row]:
+def _rows_of_group(source: Source, wants: Sequence[Wanted], seed: int) -> list[MethodScore]:
     rows = [row for want in wants for row in rows_of(source, want, seed)]
     forget_compiled()
     return rows
 
 
-def gradients_table(rows: Sequence[Row]) -> str:
+def gradients_table(rows: Sequence[MethodScore]) -> str:
     """By target, what share of gradients is zero or infinite, and what is found by them."""
     columns = {
         "zero": ("attribution", "zero_gradients"),
@@ -250,7 +247,7 @@ def gradients_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def probes_table(rows: Sequence[Row]) -> str:
+def probes_table(rows: Sequence[MethodScore]) -> str:
     """By target, how well probes read signals, and whether they look where the signals are."""
     columns = {"R²": "r2", "selectivity": "selectivity", "location, ROC-AUC": "roc_auc"}
     lines = ["| target | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 1)]
@@ -264,7 +261,7 @@ def probes_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def weights_table(rows: Sequence[Row]) -> str:
+def weights_table(rows: Sequence[MethodScore]) -> str:
     """By target and variant, what reading the weights finds, and what that makes of the variant."""
     chosen = [row for row in rows if row.method == "weights" and row.kind == "edges"]
     known = summary(chosen, ("target", "variant", "level"), "roc_auc")
@@ -277,7 +274,7 @@ def weights_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], described: dict[str, str], left: str, command: str) -> str:
+def page(rows: Sequence[MethodScore], described: dict[str, str], left: str, command: str) -> str:
     """All tables; `left` says which models are left out."""
     programs = list(dict.fromkeys(row.program for row in rows))
     plain = [row for row in rows if row.variant == "plain"]

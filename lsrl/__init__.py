@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from lsrl.model import Model
     from lsrl.support import targets
     from lsrl.testing.random_programs import random_program
-    from lsrl.torch_export import load_torch
+    from lsrl.torch_folder import load_torch
 
 # Compilation and its heavy imports load when first used.
 _LAZY = {
@@ -64,7 +64,7 @@ _LAZY = {
     "targets": "lsrl.support",
     "Model": "lsrl.model",
     "load": "lsrl.loading",
-    "load_torch": "lsrl.torch_export",
+    "load_torch": "lsrl.torch_folder",
     "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",

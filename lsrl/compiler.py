@@ -1,25 +1,15 @@
 """The compiler: a program and a target in, a certified model out."""
 
-from dataclasses import replace
-from typing import Any, Literal
-
 import numpy as np
 
 from lsrl import reuse
-from lsrl.backends import registry
-from lsrl.certificate import certify
-from lsrl.ir.verify import verify
 from lsrl.language.program import Program
-from lsrl.model import Model, Report
-from lsrl.numerics import numerics_of
-from lsrl.options import Legalise, Options
-from lsrl.passes.pipeline import Pipeline
-from lsrl.passes.unroll import unroll_states
+from lsrl.model import Model
+from lsrl.options import Activation, Legalise, Options
+from lsrl.passes.pipeline import Report
 from lsrl.schedule import Levels
-from lsrl.stages import Stages
-from lsrl.support import check_length, check_request, check_supported, check_verbatim
-
-Activation = Literal["relu", "tanh"]
+from lsrl.stages import Stages, Watch
+from lsrl.support import check_request
 
 
 # What float64 can't hold is infinite, and the certificate tells of it.
@@ -28,7 +18,7 @@ def compile(
     program: Program,
     target: str,
     *,
-    dtype: Any = "float32",
+    dtype: object = "float32",
     activation: Activation | None = None,
     legalise: Legalise = "native",
     robust: bool = False,
@@ -36,6 +26,7 @@ def compile(
     verbatim: bool = False,
     levels: Levels | None = None,
     cache: bool = False,
+    watch: Watch | None = None,
 ) -> Model:
     """Compile a program into the weights of a recurrent network.
 
@@ -59,6 +50,8 @@ def compile(
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
+      watch: called after each pass with its name and the graph that it made (`graph.dump()` is its
+        text), and after the stage "schedule" with the layers; nothing is then taken from a cache.
 
     Returns:
       The compiled model, with its certificate.
@@ -70,29 +63,17 @@ def compile(
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
     options = Options(legalise, robust, inspectable, verbatim)
-    if cache and isinstance(program, Program) and levels is None:
+    if cache and isinstance(program, Program) and levels is None and watch is None:
         chosen = {"dtype": dtype, "activation": activation} | options._asdict()
         return reuse.compiled(program, target, chosen, compile)
-    check_request(program, options)
-    backend, numerics = registry.find(target, activation), numerics_of(dtype)
-    backend.check_dtype(numerics)
-    if verbatim:
-        check_verbatim(backend)
-    stages, pipeline = Stages(), Pipeline(verbatim)
-    graph = stages.time("simplify", lambda: pipeline.simplify(program.graph))
-    unrolled = legalise == "unroll" and bool(backend.offending(graph))
-    if unrolled:
-        check_length(program)
-        graph = stages.time("unroll", lambda: unroll_states(graph, backend.capabilities))
-    check_supported(program, graph, backend)
-    graph = stages.time("legalise", lambda: pipeline.legalise(graph, backend.capabilities, robust))
-    graph = verify(graph)
-    schedule = stages.time("schedule", lambda: backend.schedule(graph, levels, options))
-    certificate = stages.time(
-        "certify", lambda: certify(schedule, numerics, backend.analysis(schedule, numerics))
-    )
-    if unrolled:
-        certificate = replace(certificate, tokens=program.max_length)
-    module = stages.time("lower", lambda: backend.lower(schedule, numerics))
-    report = Report(tuple(pipeline.records), stages.seconds)
+    backend, numerics = check_request(program, target, dtype, activation, options)
+    stages = Stages(program, backend, numerics, options, watch)
+    graph = stages.simplify(program.graph)
+    graph = stages.unroll(graph)
+    graph = stages.check(graph)
+    graph = stages.legalise(graph)
+    schedule = stages.schedule(graph, levels)
+    certificate = stages.certify(schedule)
+    module = stages.lower(schedule)
+    report = Report(tuple(stages.pipeline.records), stages.seconds)
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)

@@ -3,21 +3,24 @@
 The counts are of the algorithm, not of a machine: the least that each mode has to do. A benchmark
 divides the machine's own ceilings by them (`python -m benchmarks.roofline`).
 
-- "step" and "scan": the cell as it is, with dense matrices. Each product of a matrix with a vector
-  counts two operations an entry. One sequence reads every parameter at each token; so many at once
-  share it. A stock cell may take less, since kernels of few nonzeros run as rows and diagonals.
+- "step" and "scan": the cell as it is. Each product of a matrix with a vector counts two operations
+  an entry, of a sparse one a weight, whose place is read too. One sequence reads every parameter at
+  each token; so many at once share it. A stock cell may take less, since kernels of few nonzeros
+  run as rows and diagonals.
 - "whole": on the linear targets a sparse schedule over whole sequences: two operations a nonzero
   weight, one a recurrence that is a running sum, and each layer's rows written and read once. On
   the other targets it is "scan".
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import jax
 import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.model import Model
+from lsrl.parameters import Parameter, entries
 
 Mode = Literal["whole", "scan", "step"]
 
@@ -55,30 +58,24 @@ def cost(model: Model, mode: Mode, batch: int = 1) -> Cost:
     if batch < 1:
         raise InputError(f"cost: batch must be at least 1, got {batch}")
     parameters = model.module.parameter_arrays()
-    size = next(iter(parameters.values())).dtype.itemsize
+    size = jax.numpy.dtype(model.dtype).itemsize
     outputs = len(model.program.graph.facts[model.program.graph.output].low)
-    ends = size * (outputs + sum(_entries(kind) for kind in model.program.inputs.values()))
+    ends = size * (outputs + sum(kind.width for kind in model.program.inputs.values()))
+    matrices = [entries(one) for name, one in parameters.items() if _is_matrix(name, one)]
     if mode == "whole" and model.target.endswith("linear_rnn"):
-        weights = sum(int(np.count_nonzero(v)) for n, v in parameters.items() if _is_matrix(n, v))
+        weights = sum(int(np.count_nonzero(one)) for one in matrices)
         rows = sum(layer.width for layer in model.schedule.layers)
         return Cost(2.0 * weights + rows, ends + 2.0 * size * rows)
-    weights = sum(values.size for name, values in parameters.items() if _is_matrix(name, values))
-    everything = sum(values.size for values in parameters.values())
+    weights = sum(one.size for one in matrices)
+    everything = sum(size * entries(one).size for one in parameters.values())
+    places = sum(
+        one.indices.nbytes for one in parameters.values() if not isinstance(one, np.ndarray)
+    )
     # A step writes its state and the next one reads it.
-    state = sum(int(np.size(leaf)) for leaf in _leaves(model.module.init_state((1,))))
-    return Cost(2.0 * weights, ends + size * (everything / batch + 2.0 * state))
+    state = sum(leaf.size for leaf in jax.tree.leaves(model.module.init_state((1,))))
+    return Cost(2.0 * weights, ends + (everything + places) / batch + 2.0 * size * state)
 
 
-def _entries(kind: Any) -> int:
-    return int(kind.width)
-
-
-def _is_matrix(name: str, values: np.ndarray) -> bool:
+def _is_matrix(name: str, parameter: Parameter) -> bool:
     """Whether it multiplies; a table of a token input is looked up, a bias or a norm is added."""
-    return values.ndim > 1 and not name.endswith(".table") and "embed" not in name
-
-
-def _leaves(state: Any) -> list[Any]:
-    import jax
-
-    return list(jax.tree.leaves(state))
+    return len(parameter.shape) > 1 and not name.endswith(".table") and "embed" not in name

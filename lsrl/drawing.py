@@ -1,14 +1,14 @@
 """Graphs and circuits as pictures, level by level. The only module that imports matplotlib."""
 
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from lsrl.errors import InputError
 from lsrl.ir.graph import Graph
 
 if TYPE_CHECKING:
-    from lsrl.interpret.circuit import Circuit, Signal
+    from matplotlib.axes import Axes
 
 # Pictures of larger graphs take minutes and nobody can read them.
 MAX_NODES = 400
@@ -21,25 +21,40 @@ _COLOURS = {
 }
 _BANDS = ("#f4f4f4", "#ffffff")
 _PLAIN = "#999999"
-# By kind of edge, those that draw attention last.
-_EDGES = {"same step": "#64748b", "lag": "#0f8a76", "carry": "#c77700", "gate": "#a83ea8"}
-# Boxes side by side; a circuit's layer with more of them takes several rows.
-_ACROSS = 12
+# By kind of arrow, those that draw attention last.
+_ARROWS = {"same step": "#64748b", "lag": "#0f8a76", "carry": "#c77700", "gate": "#a83ea8"}
+# Boxes side by side, more of which take several rows.
+ACROSS = 12
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """What is drawn of one signal.
+
+    Attributes:
+      lines: of text, the name first.
+      kind: of the op that makes it, for the colour.
+    """
+
     lines: Sequence[str]
-    colour: str
+    kind: str
 
 
-class _Arrow(NamedTuple):
+class Arrow(NamedTuple):
+    """From a box to one that reads it.
+
+    Attributes:
+      start: the key of a box.
+      end: likewise.
+      kind: of edge, told by colour in a legend; "" for none.
+    """
+
     start: Hashable
     end: Hashable
-    colour: str = _PLAIN
+    kind: str = ""
 
 
 # Per row its label, "" for none, whose change starts another band, and the keys of its boxes.
-_Row = tuple[str, Sequence[Hashable]]
+Row = tuple[str, Sequence[Hashable]]
 
 
 def draw(
@@ -66,49 +81,26 @@ def draw(
         ("" if layers is None else f"layer {layer}" if layer else "input", nodes)
         for layer, nodes in _rows(graph, live, layers or {})
     ]
-    arrows = [_Arrow(operand, node) for node in live for operand in graph.nodes[node].operands]
-    _picture(path, title, rows, {node: _graph_box(graph, node) for node in live}, arrows)
+    arrows = [Arrow(operand, node) for node in live for operand in graph.nodes[node].operands]
+    picture(path, title, rows, {node: _graph_box(graph, node) for node in live}, arrows)
 
 
-def draw_circuit(circuit: "Circuit", output: str, path: str | os.PathLike[str]) -> None:
-    """Draw a circuit; see `Circuit.draw`, which says what is raised.
-
-    Args:
-      circuit: what is drawn.
-      output: the name that edges have for the output.
-      path: where the picture is written.
-    """
-    rows: list[_Row] = []
-    # Constants that nothing reads but through a bias would only take room.
-    ends = {name for edge in circuit.edges for name in (edge.source, edge.target)}
-    shown = [one for one in circuit.signals if one.kind != "constant" or one.name in ends]
-    for layer in range(len(circuit.units)):
-        made = [signal.name for signal in shown if signal.layer == layer]
-        label = f"layer {layer}" if layer else "input"
-        rows += [(label, made[i : i + _ACROSS]) for i in range(0, len(made), _ACROSS)]
-    rows.append(("output", [output]))
-    boxes: dict[Hashable, _Box] = {signal.name: _signal_box(signal) for signal in shown}
-    boxes[output] = _Box([output], "#ffffff")
-    # One arrow for all elements.
-    found = dict.fromkeys((edge.source, edge.target, edge.kind) for edge in circuit.edges)
-    arrows = [
-        _Arrow(source, target, colour)
-        for kind, colour in _EDGES.items()
-        for source, target, its in found
-        if its == kind
-    ]
-    used = {kind: _EDGES[kind] for kind in _EDGES if any(its == kind for _, _, its in found)}
-    _picture(path, f"{circuit.program} on {circuit.target}", rows, boxes, arrows, used)
-
-
-def _picture(
+def picture(
     path: str | os.PathLike[str],
     title: str,
-    rows: Sequence[_Row],
-    boxes: Mapping[Hashable, _Box],
-    arrows: Iterable[_Arrow],
-    legend: Mapping[str, str] | None = None,
+    rows: Sequence[Row],
+    boxes: Mapping[Hashable, Box],
+    arrows: Sequence[Arrow],
 ) -> None:
+    """Draw boxes in rows, from top to bottom, with arrows between them; see `draw` for errors.
+
+    Args:
+      path: the file; its suffix decides the format.
+      title: written above.
+      rows: each is centred.
+      boxes: by key.
+      arrows: drawn by kind, each of them once.
+    """
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
@@ -140,12 +132,15 @@ def _picture(
             axes.axhspan(y - 0.5, y + 0.5, color=_BANDS[band], zorder=0)
             if y == 0 or label != rows[y - 1][0]:
                 axes.text(-0.95, y, label, fontsize=7, color="#555555", va="center")
-    for arrow in arrows:
-        _draw_arrow(axes, places[arrow.start], places[arrow.end], arrow.colour)
+    colours = {"": _PLAIN, **_ARROWS}
+    kinds = list(colours)
+    for arrow in sorted(dict.fromkeys(arrows), key=lambda arrow: kinds.index(arrow.kind)):
+        _draw_arrow(axes, places[arrow.start], places[arrow.end], colours[arrow.kind])
     for key, box in boxes.items():
         _draw_box(axes, places[key], box)
-    if legend:
-        lines = [Line2D([], [], color=colour, label=kind) for kind, colour in legend.items()]
+    used = {arrow.kind for arrow in arrows} - {""}
+    if used:
+        lines = [Line2D([], [], color=colours[k], label=k) for k in kinds if k in used]
         axes.legend(handles=lines, loc="lower right", fontsize=6.5, frameon=False)
     try:
         figure.savefig(path, dpi=150)
@@ -167,9 +162,14 @@ def _rows(graph: Graph, live: list[int], layers: dict[int, int]) -> list[tuple[i
 
 
 def _draw_arrow(
-    axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str
+    axes: "Axes", start: tuple[float, float], end: tuple[float, float], colour: str
 ) -> None:
-    style: dict[str, Any] = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
+    style: dict[str, str | float] = {
+        "arrowstyle": "-|>",
+        "color": colour,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     if start == end:
         # A state that goes on: a loop over the right end of the box.
         (x, y), style["connectionstyle"] = start, "arc3,rad=-1.5"
@@ -181,37 +181,33 @@ def _draw_arrow(
     axes.annotate("", xy=end, xytext=start, arrowprops=style)
 
 
-def _graph_box(graph: Graph, node: int) -> _Box:
+def _graph_box(graph: Graph, node: int) -> Box:
     this, facts = graph.nodes[node], graph.facts[node]
     lines = [
-        _short(graph.label(node)),
+        graph.label(node),
         *([this.op.name] if this.names else []),
         f"width {this.width} in [{facts.low.min():g}, {facts.high.max():g}]",
         *(["output"] if node == graph.output else []),
     ]
-    return _Box(lines, _COLOURS.get(this.op.name, "#ffffff"))
-
-
-def _signal_box(signal: "Signal") -> _Box:
-    lines = [
-        _short(signal.name),
-        *([signal.kind] if signal.names else []),
-        f"width {signal.width} in [{min(signal.low):g}, {max(signal.high):g}]",
-    ]
-    return _Box(lines, _COLOURS.get(signal.kind, "#ffffff"))
+    return Box(lines, this.op.name)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:21]}…"
 
 
-def _draw_box(axes: Any, place: tuple[float, float], box: _Box) -> None:
+def _draw_box(axes: "Axes", place: tuple[float, float], box: Box) -> None:
+    name, *further = box.lines
     axes.text(
         *place,
-        "\n".join(box.lines),
+        "\n".join([_short(name), *further]),
         ha="center",
         va="center",
         fontsize=6.5,
         parse_math=False,
-        bbox={"boxstyle": "round", "edgecolor": "#555555", "facecolor": box.colour},
+        bbox={
+            "boxstyle": "round",
+            "edgecolor": "#555555",
+            "facecolor": _COLOURS.get(box.kind, "#ffffff"),
+        },
     )

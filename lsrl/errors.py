@@ -54,6 +54,10 @@ class PrecisionError(LsrlError):
     """No finite, normal weights of the dtype carry out even the first token."""
 
 
+class InexactError(LsrlError):
+    """An arithmetic can't hold the values of a program exactly; says of which signal, and why."""
+
+
 class FormatError(LsrlError):
     """A file is damaged, truncated, or not a saved model."""
 

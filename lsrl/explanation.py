@@ -14,6 +14,7 @@ from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
 from lsrl.options import Legalise
+from lsrl.schedule import Layout
 
 Answer = Literal["yes", "bounded", "no"]
 
@@ -103,7 +104,9 @@ def explain(
     return Explanation(*about, answer, reason, tokens, bound, *size, bits)
 
 
-def _bits(backend: Backend, model: Model, longest: int) -> tuple[tuple[int, int | None], ...]:
+def _bits(
+    backend: Backend[Layout], model: Model, longest: int
+) -> tuple[tuple[int, int | None], ...]:
     """Bits at a few lengths up to the longest."""
     analyse = backend.analysis(model.schedule, model.numerics)
     lengths = sorted({min(2**k, longest) for k in (4, 8, 12, 16)} | {longest})

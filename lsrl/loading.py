@@ -5,6 +5,7 @@ import json
 from lsrl import storage
 from lsrl.card import Card
 from lsrl.certificate import Certificate
+from lsrl.circuit import Circuit
 from lsrl.compiler import compile
 from lsrl.errors import LsrlError
 from lsrl.model import Alteration, Model, Path
@@ -58,8 +59,6 @@ def _is_compiled_like(saved: storage.SavedModel, model: Model) -> bool:
 
 def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
     """The saved network, whose parameters need not have the shapes of the compiled one's."""
-    from lsrl.interpret.circuit import Circuit
-
     found = saved.alteration or {}
     try:
         circuit = Circuit.from_json(json.dumps(found["circuit"]), str(path))

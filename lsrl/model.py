@@ -1,21 +1,24 @@
 """The compiled model: run, step, generate, test, save and load."""
 
-import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+from typing import Literal, NamedTuple, cast, final, overload
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lsrl import huggingface_export, storage, torch_export
+from lsrl import storage
 from lsrl.backends import registry
-from lsrl.backends.network import Network
+from lsrl.backends.base import ExportRequest
+from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
+from lsrl.circuit import Circuit
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
@@ -23,29 +26,16 @@ from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
-from lsrl.passes.pipeline import PassRecord
+from lsrl.parameters import entries
+from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
+from lsrl.pytrees import Tree
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
+from lsrl.state import State, check_state, load_state, save_state
 from lsrl.testing.verification import Sampler, compare
 
-if TYPE_CHECKING:
-    from lsrl.interpret.circuit import Circuit
-
 Path = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the stages of a compilation did.
-
-    Attributes:
-      passes: one record a pass, in order.
-      seconds: CPU seconds by stage.
-    """
-
-    passes: tuple[PassRecord, ...]
-    seconds: dict[str, float]
 
 
 class Alteration(NamedTuple):
@@ -56,22 +46,8 @@ class Alteration(NamedTuple):
       card: what was done and how right it is; see `lsrl.interpret.variants`.
     """
 
-    circuit: "Circuit"
+    circuit: Circuit
     card: Card
-
-
-class State(NamedTuple):
-    """The state of a model between tokens.
-
-    Attributes:
-      position: number of tokens read.
-      hidden: the network's state, a pytree.
-      batch: number of sequences; None for one sequence without a batch axis.
-    """
-
-    position: int
-    hidden: Any
-    batch: int | None
 
 
 @final
@@ -144,15 +120,16 @@ class Model:
             alteration,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """For copies: whether the weights are the proven ones, in place of references to them."""
         known = self._proof.holds(self.module)
         return {**vars(self), "_proof": (self.proven, known)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         """A copy's weights are those of the model that it is a copy of."""
-        certificate, known = state["_proof"]
-        vars(self).update(state, _proof=Proof(certificate, state["module"] if known else None))
+        certificate, known = cast(tuple[Certificate, bool], state["_proof"])
+        vars(self).update(state)
+        self._proof = Proof(certificate, self.module if known else None)
 
     @property
     def certificate(self) -> Certificate:
@@ -215,7 +192,9 @@ class Model:
     @property
     def num_nonzero_parameters(self) -> int:
         """Entries that are not zero."""
-        return sum(int(np.count_nonzero(v)) for v in self.module.parameter_arrays().values())
+        return sum(
+            int(np.count_nonzero(entries(one))) for one in self.module.parameter_arrays().values()
+        )
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
@@ -229,49 +208,111 @@ class Model:
         """What was done to the compiled network; None if nothing was."""
         return None if self.alteration is None else self.alteration.card
 
+    @overload
     def run(
         self,
-        *inputs: Any,
+        *inputs: ArrayLike,
+        state: State | None = ...,
+        return_state: Literal[False] = ...,
+        check: bool = ...,
+        chunk: int | None = ...,
+        mesh: jax.sharding.Mesh | None = ...,
+        beyond_certificate: bool = ...,
+    ) -> Array: ...
+
+    @overload
+    def run(
+        self,
+        *inputs: ArrayLike,
+        state: State | None = ...,
+        return_state: Literal[True],
+        check: bool = ...,
+        chunk: int | None = ...,
+        mesh: jax.sharding.Mesh | None = ...,
+        beyond_certificate: bool = ...,
+    ) -> tuple[Array, State]: ...
+
+    def run(
+        self,
+        *inputs: ArrayLike,
+        state: State | None = None,
+        return_state: bool = False,
         check: bool = False,
         chunk: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
         beyond_certificate: bool = False,
-    ) -> Array:
+    ) -> Array | tuple[Array, State]:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
+          state: to go on from, of `step` or of an earlier run; it is not changed.
+          return_state: also return the state after the last token.
           check: also run the reference evaluator, which raises where a promise is broken, or what
-            is proven does not hold.
+            is proven does not hold. It takes whole sequences, so no state.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
           beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
-            nothing is proven.
+            nothing is proven; what the state has read counts.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
-          dtype; row t depends on inputs up to and including t.
+          dtype; row t depends on inputs up to and including t. With return_state, the state too.
 
         Raises:
           InputError: an input lies outside its declared type; says which and where. Or it is longer
-            than the certificate speaks of.
+            than the certificate speaks of. Or the state is of other sequences or another model.
           BoundsError: with check=True, a promise is broken; says which and where.
         """
-        arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
-        self._check_certified("run", arrays[0].shape[1], beyond_certificate)
+        arrays, batched = self._taken("run", inputs, state, 0, beyond_certificate)
         if chunk is not None:
             _check_count("run: chunk", chunk)
         if check:
+            if state is not None:
+                raise InputError(
+                    "run: check=True evaluates whole sequences, and a state has only their end; "
+                    "run what came before it too, or leave out check"
+                )
             evaluate(self.program.graph, arrays, theorems=True)
 
-        def run(part: Sequence[Array]) -> Array:
+        def run(part: tuple[Sequence[Array], Tree | None]) -> tuple[Array, Tree]:
             with self.device_mode():
+                features = self.features(part[0])
+                after: Tree = ()
+                if return_state:
+                    values, after = self.module.run_with_state(features, chunk, part[1])
+                else:
+                    values = self.module.run(features, chunk, part[1])
                 # Where a bias is 0.0 a whole run leaves it out, and -1 * 0.0 stays -0.0.
-                return unsigned_zeros(np.asarray(self.module.run(self.features(part), chunk=chunk)))
+                return unsigned_zeros(np.asarray(values)), after
 
-        outputs = run(arrays) if mesh is None else run_over(mesh, run, arrays)
-        return outputs if batched else cast(Array, outputs[0])
+        given = (arrays, None if state is None else state.hidden)
+        outputs, after = run(given) if mesh is None else run_over(mesh, run, given)
+        length = arrays[0].shape[1] + (0 if state is None else state.position)
+        found = outputs if batched else cast(Array, outputs[0])
+        if not return_state:
+            return found
+        return found, State(length, after, len(arrays[0]) if batched else None)
+
+    def _taken(
+        self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool
+    ) -> tuple[list[Array], bool]:
+        """Inputs to be read, `more` tokens with them, as `check_inputs` gives them."""
+        limit = self.program.max_length
+        arrays, batched = check_inputs(self.program.inputs, inputs, limit)
+        length = arrays[0].shape[1] + more
+        if state is not None:
+            check_state(what, state, len(arrays[0]) if batched else None, self.init_state)
+            length += state.position
+        if limit is not None and length > limit:
+            read = "" if state is None else f"after {state.position} tokens, "
+            raise InputError(
+                f"{what}: {read}{arrays[0].shape[1]} + {more} tokens exceed max_length={limit}; "
+                "declare a larger one"
+            )
+        self._check_certified(what, length, beyond)
+        return arrays, batched
 
     def init_state(self, batch: int | None = None) -> State:
         """The state before the first token.
@@ -286,7 +327,7 @@ class Model:
         return State(0, hidden, batch)
 
     def step(
-        self, state: State, *inputs: Any, beyond_certificate: bool = False
+        self, state: State, *inputs: ArrayLike, beyond_certificate: bool = False
     ) -> tuple[Array, State]:
         """Read one token.
 
@@ -327,12 +368,50 @@ class Model:
         new = State(state.position + 1, hidden, state.batch)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
-    def generate(self, prompt: Any, steps: int, *, beyond_certificate: bool = False) -> Array:
+    def save_state(self, state: State, path: Path) -> None:
+        """Write a state of this model to one file, whole or not at all; see `load_state`.
+
+        Raises:
+          InputError: the state is of another model.
+          OSError: the file can't be written.
+        """
+        check_state("save_state", state, state.batch, self.init_state)
+        save_state(path, state, self.dtype, self._owner())
+
+    def load_state(self, path: Path) -> State:
+        """Read a state that `save_state` wrote, of this model or one with equal weights.
+
+        Raises:
+          FormatError: the file is damaged, truncated, newer, no state, or of another model.
+          OSError: the file can't be read.
+        """
+        return load_state(path, self._owner(), self.init_state)
+
+    def _owner(self) -> dict[str, str]:
+        """What a state belongs to: equal weights alone give its numbers the same meaning."""
+        content = json.dumps(storage.program_content(self.program, lines=False))
+        return {
+            "program": f"{self.program.name} ({hashlib.sha256(content.encode()).hexdigest()})",
+            "target": self.target,
+            "dtype": self.dtype,
+            "options": str(self.options),
+            "weights": storage.weights_digest(self.module.arrays()),
+        }
+
+    def generate(
+        self,
+        prompt: ArrayLike,
+        steps: int,
+        *,
+        state: State | None = None,
+        beyond_certificate: bool = False,
+    ) -> Array:
         """Continue a prompt: the output at each token is the input at the next.
 
         Args:
           prompt: token ids (time,) or (batch, time).
           steps: number of tokens to add.
+          state: what was read before the prompt, of `step` or `run`; it is not changed.
           beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
 
         Returns:
@@ -355,15 +434,11 @@ class Model:
                 f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
             )
         _check_count("generate: steps", steps)
-        arrays, batched = check_inputs(self.program.inputs, [prompt], self.program.max_length)
-        longest = self.program.max_length
-        if longest is not None and arrays[0].shape[1] + steps - 1 > longest:
-            raise InputError(
-                f"generate: {arrays[0].shape[1]} + {steps} tokens exceed max_length={longest}"
-            )
-        self._check_certified("generate", arrays[0].shape[1] + steps - 1, beyond_certificate)
+        # The last token that is added is not read.
+        arrays, batched = self._taken("generate", [prompt], state, steps - 1, beyond_certificate)
+        hidden = None if state is None else state.hidden
         with self.device_mode():
-            tokens = self.module.generate(self.features(arrays), int(steps))
+            tokens = self.module.generate(self.features(arrays), int(steps), hidden)
         result = np.asarray(tokens).astype(np.int64)
         return result if batched else cast(Array, result[0])
 
@@ -499,48 +574,26 @@ class Model:
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        from lsrl.backends.cells.network import CellNetwork
-        from lsrl.backends.residual.network import ResidualNetwork
-        from lsrl.backends.residual.stream import Stream
-
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
-        if format == "huggingface" and self.alteration is not None:
-            raise InputError(
-                f"export: a checkpoint follows the compiler's layout, and this network is "
-                f"{self.alteration.card.title}; export the model that it was made of"
-            )
-        if format == "torch" and isinstance(self.module, CellNetwork):
-            torch_export.write(
-                path,
-                self.module,
-                program=self.program,
-                target=self.target,
-                labels=self.labels,
-                certificate=str(self.certificate),
-                certified=self.certificate.tokens,
-            )
-        elif (
-            format == "huggingface"
-            and isinstance(self.module, ResidualNetwork)
-            and isinstance(self.schedule, Stream)
-        ):
-            huggingface_export.write(
-                path,
-                self.module,
-                program=self.program,
-                target=self.target,
-                stream=self.schedule,
-                certificate=str(self.certificate),
-                certified=self.certificate.tokens,
-                tie=tie_word_embeddings,
-            )
-        else:
+        exporters = registry.find(self.target).exporters()
+        if format not in exporters:
             raise InputError(
                 f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
                 "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
                 "model is saved with model.save(path)"
             )
+        certificate = self.certificate
+        request = ExportRequest(
+            self.program,
+            self.target,
+            self.labels,
+            str(certificate),
+            certificate.tokens,
+            None if self.card is None else self.card.title,
+            tie_word_embeddings,
+        )
+        exporters[format](path, self.module, self.schedule, request)
 
     def __repr__(self) -> str:
         """One line."""
@@ -558,32 +611,30 @@ class Model:
         )
 
     @cached_property
-    def circuit(self) -> "Circuit":
+    def circuit(self) -> Circuit:
         """Which signal each channel holds, and what connects them; see `lsrl.interpret`."""
-        if self.alteration is not None:
-            return self.alteration.circuit
-        from lsrl.interpret.locate import circuit_of
+        return self.compiled_circuit if self.alteration is None else self.alteration.circuit
 
-        return circuit_of(self)
+    @cached_property
+    def compiled_circuit(self) -> Circuit:
+        """The circuit of the network that the compiler makes, also of an altered model."""
+        return registry.find(self.target).anatomy(
+            self.schedule, self.numerics, self.program.name, self.options
+        )
 
-    def features(self, arrays: Sequence[Array]) -> tuple[Any, ...]:
+    def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
         return tuple(
             array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))
             for array in arrays
         )
 
-    @contextlib.contextmanager
-    def device_mode(self) -> Iterator[None]:
+    def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
-        with contextlib.ExitStack() as stack:
-            if self.dtype == "float64":
-                stack.enter_context(jax.enable_x64(True))
-            stack.enter_context(jax.default_matmul_precision("highest"))
-            yield
+        return precise(self.dtype)
 
 
-def _check_count(what: str, value: Any) -> None:
+def _check_count(what: str, value: object) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise InputError(f"{what} must be an int >= 1, got {value!r}")
 

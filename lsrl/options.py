@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+Activation = Literal["relu", "tanh"]
 Legalise = Literal["native", "unroll"]
 
 

@@ -2,18 +2,33 @@
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 import jax
 
 from lsrl.certificate import Certificate, Reason
-from lsrl.ir.numbers import same_bits
+from lsrl.parameters import Parameter, same_bits
+from lsrl.pytrees import named_leaves
 
 NOT_COMPILED = "not the compiled weights"
 # Names of parameters that a certificate tells, of those that differ.
 _NAMED = 3
+
+
+class Network(Protocol):
+    """What tells which weights a network has."""
+
+    @property
+    def structure(self) -> Hashable:
+        """What is no parameter."""
+
+    def parameters(self) -> Mapping[str, object]:
+        """The arrays that it holds."""
+
+    def parameter_arrays(self) -> Mapping[str, Parameter]:
+        """All parameters by flat name."""
 
 
 class Proof:
@@ -27,7 +42,7 @@ class Proof:
       certificate: what is proven of the weights.
     """
 
-    def __init__(self, certificate: Certificate, module: Any) -> None:
+    def __init__(self, certificate: Certificate, module: Network | None) -> None:
         """Take what is proven of the weights that a module holds now.
 
         Args:
@@ -38,11 +53,11 @@ class Proof:
         self._proven = None if module is None else _Held(module)
         self._changed: tuple[_Held, tuple[str, ...]] | None = None
 
-    def holds(self, module: Any) -> bool:
+    def holds(self, module: Network) -> bool:
         """Whether a module holds the very arrays that are known to be the proven ones."""
         return self._proven is not None and self._proven.are_in(module)
 
-    def changed(self, module: Any, compiled: Callable[[], Any] | None) -> tuple[str, ...]:
+    def changed(self, module: Network, compiled: Callable[[], Network] | None) -> tuple[str, ...]:
         """Names of what differs between the weights of a module and the proven ones.
 
         Args:
@@ -77,22 +92,22 @@ class Proof:
 class _Held:
     """The arrays that a module holds, by weak references, and its structure."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Network) -> None:
         self._module = type(module)
         self._structure = module.structure
         # An array of numpy can change in place, so that it is the same one says nothing.
         self._arrays = {
             name: weakref.ref(array) if isinstance(array, jax.Array) else _gone
-            for name, array in _arrays(module).items()
+            for name, array in named_leaves(module.parameters()).items()
         }
 
-    def fits(self, module: Any) -> bool:
+    def fits(self, module: Network) -> bool:
         """Whether a module computes the same of equal weights."""
         return type(module) is self._module and bool(module.structure == self._structure)
 
-    def are_in(self, module: Any) -> bool:
+    def are_in(self, module: Network) -> bool:
         """Whether a module of this structure holds these very arrays."""
-        now = _arrays(module)
+        now = named_leaves(module.parameters())
         return (
             self.fits(module)
             and now.keys() == self._arrays.keys()
@@ -114,11 +129,6 @@ class _Held:
 
 def _gone() -> None:
     """As a weak reference to what is no more."""
-
-
-def _arrays(module: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(module.parameters())
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def not_compiled(certificate: Certificate, which: str, why: str = "") -> Certificate:

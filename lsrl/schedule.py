@@ -16,7 +16,7 @@ that: there, a value is read nowhere but in the channels that hold it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,16 +41,10 @@ from lsrl.ir.ops import (
 )
 from lsrl.target import Capabilities
 
-Kind = Literal["carry", "state", "relu", "product", "step", "selective", "threshold", "recurrent"]
-
-NONLINEAR: dict[type[Op], Kind] = {
-    Relu: "relu",
-    Step: "step",
-    Product: "product",
-    SelectiveState: "selective",
-    ThresholdState: "threshold",
-    RecurrentState: "recurrent",
-}
+# What stands in a layer of its own, and is read in the next.
+NONLINEAR: frozenset[type[Op]] = frozenset(
+    {Relu, Step, Product, SelectiveState, ThresholdState, RecurrentState}
+)
 # What it costs to hold a channel of an affine map where maps had better not be held: more than all
 # that a program's other signals could save by it.
 HELD_AFFINE = 1000.0
@@ -73,7 +67,8 @@ class Unit:
 
     Attributes:
       node: the node of the scheduled graph.
-      kind: how the units compute; see `NONLINEAR`; "carry" holds any affine value.
+      kind: the op that the units carry out: that of the node, or an affine map where they hold a
+        value that is made elsewhere.
       slots: the rows that each operand of the op reads: one, or two for product and selective
         units.
       channels: which channels of the node are held.
@@ -81,7 +76,7 @@ class Unit:
     """
 
     node: int
-    kind: Kind
+    kind: type[Op]
     slots: tuple[Rows, ...]
     channels: Array  # (width,) int
     start: int
@@ -110,19 +105,27 @@ class Layer:
         return sum(unit.width for unit in self.units)
 
 
-class Layout(Protocol):
-    """What models, tables and drawings ask of a schedule, whatever a target's layers are.
-
-    Attributes:
-      graph: the legalised graph.
-      levels: what the layers follow from; empty where they follow from the graph alone.
-    """
-
-    graph: Graph
-    levels: "Levels"
+class Wide(Protocol):
+    """What has a number of channels."""
 
     @property
-    def layers(self) -> Sequence[Any]:
+    def width(self) -> int:
+        """Channels."""
+
+
+class Layout(Protocol):
+    """What models, tables and drawings ask of a schedule, whatever a target's layers are."""
+
+    @property
+    def graph(self) -> Graph:
+        """The legalised graph."""
+
+    @property
+    def levels(self) -> "Levels":
+        """What the layers follow from; empty where they follow from the graph alone."""
+
+    @property
+    def layers(self) -> Sequence["Wide"]:
         """The layers, each with its `width`."""
 
     @property
@@ -193,7 +196,7 @@ class Schedule:
         return tuple(
             tuple(
                 (
-                    unit.kind,
+                    _kind_name(unit.kind),
                     tuple(channel_label(self.graph, unit.node, int(c)) for c in unit.channels),
                 )
                 for unit in layer.units
@@ -207,7 +210,7 @@ class Schedule:
             unit.node: number
             for number, layer in reversed(list(enumerate(self.layers, start=1)))
             for unit in layer.units
-            if unit.kind != "carry"
+            if unit.kind is not Affine
         }
         return all_made_in(self.graph, made)
 
@@ -219,6 +222,12 @@ def all_made_in(graph: Graph, made: dict[int, int]) -> dict[int, int]:
         read = [found[operand] for operand in graph.nodes[node].operands]
         found[node] = made.get(node, max(read, default=0))
     return found
+
+
+def _kind_name(kind: type[Op]) -> str:
+    """How units compute, in a word."""
+    known = {Affine: "carry", LinearState: "state"}
+    return known.get(kind, kind.__name__.removesuffix("State").lower())
 
 
 def channel_label(graph: Graph, node: int, channel: int) -> str:
@@ -388,17 +397,17 @@ class _Rows:
         layers, output = _pruned(self.graph, feature_width, drafts, output)
         return Schedule(self.graph, features, layers, output, critical_path, levels)
 
-    def _members(self, level: int) -> list[tuple[int, Kind]]:
+    def _members(self, level: int) -> list[tuple[int, type[Op]]]:
         """Nodes that a layer holds, and how: made there, or carried through it."""
-        found: list[tuple[int, Kind]] = []
+        found: list[tuple[int, type[Op]]] = []
         for node, life in sorted(self.lifetimes.items()):
             op = self.graph.nodes[node].op
             if isinstance(op, LinearState) and life.reads + 1 == level:
-                found.append((node, "state"))
+                found.append((node, LinearState))
             elif type(op) in NONLINEAR and life.reads + 1 == level:
-                found.append((node, NONLINEAR[type(op)]))
+                found.append((node, type(op)))
             elif life.available < level <= life.last:
-                found.append((node, "carry"))
+                found.append((node, Affine))
         return found
 
 
@@ -429,17 +438,17 @@ class _Held:
 class _Draft:
     """One layer with all the channels of its nodes; `_pruned` drops those that nothing reads."""
 
-    def __init__(self, graph: Graph, members: list[tuple[int, Kind]], before: _Held) -> None:
+    def __init__(self, graph: Graph, members: list[tuple[int, type[Op]]], before: _Held) -> None:
         self.graph = graph
         self.members = members
         self.before = before
         self.held = _Held.of(graph, [node for node, _ in members])
-        self._states = {node for node, kind in members if kind == "state"}
+        self._states = {node for node, kind in members if kind is LinearState}
         self._known: dict[int, Rows] = {}
         self.slots = [self._slots(node, kind) for node, kind in members]
 
-    def _slots(self, node: int, kind: Kind) -> tuple[Rows, ...]:
-        if kind in ("carry", "state"):
+    def _slots(self, node: int, kind: type[Op]) -> tuple[Rows, ...]:
+        if kind in (Affine, LinearState):
             return (self.express(node),)
         this = self.graph.nodes[node]
         slots = tuple(self.express(operand) for operand in this.operands)
@@ -575,7 +584,7 @@ def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
             for slot in slots
         )
         units.append(Unit(node, kind, rows, channels, start))
-        values = getattr(op, "initial", None) if kind != "carry" else None
+        values = getattr(op, "initial", None) if kind is not Affine else None
         initial.append(
             np.array(values)[channels] if values is not None else np.zeros(len(channels))
         )

@@ -1,11 +1,15 @@
-"""The file format of saved models: safetensors, with the program and its schedule as JSON."""
+"""The files of models and states: safetensors with a JSON header; of a model, program and schedule.
+
+A sparse parameter lies in a file as three arrays, and its shape in the header.
+"""
 
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,18 +19,94 @@ from safetensors.numpy import save as to_safetensors
 from lsrl.errors import FormatError, LsrlError
 from lsrl.folders import replace_file
 from lsrl.ir import ops
-from lsrl.ir.graph import Graph, GraphBuilder, Source
+from lsrl.ir.graph import Graph, GraphBuilder
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, same_bits
+from lsrl.ir.node import Source
+from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program
-from lsrl.options import Options
+from lsrl.options import Legalise, Options
+from lsrl.parameters import Parameter, same_bits
 from lsrl.schedule import Levels
 
-FORMAT = "lsrl-model"
-VERSION = 1
 
-_OPS = {op.__name__: op for op in ops.ALL_OPS}
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+      name: in the header.
+      version: the newest that is read, and that is written.
+      what: it is, as errors say.
+    """
+
+    name: str
+    version: int
+    what: str
+
+
+MODEL = Format("lsrl-model", 1, "a model saved by model.save")
+Json: TypeAlias = str | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
+Taken = TypeVar("Taken")
+
+_OPS: dict[str, Callable[..., ops.Op]] = {op.__name__: op for op in ops.ALL_OPS}
+_PARTS = ("data", "indices", "indptr")  # of a sparse array
+
+
+class OptionsJson(TypedDict, total=False):
+    """What `Options` holds."""
+
+    legalise: Legalise
+    robust: bool
+    inspectable: bool
+    verbatim: bool
+
+
+class NodeJson(TypedDict, total=False):
+    """A node of a graph."""
+
+    op: str
+    fields: dict[str, Json]
+    operands: tuple[int, ...]
+    names: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+
+class ProgramJson(TypedDict, total=False):
+    """A program."""
+
+    name: str
+    max_length: int | None
+    output_type: Json
+    documentation: str
+    tokens: int
+    output: int
+    nodes: list[NodeJson]
+
+
+class AlterationJson(TypedDict, total=False):
+    """What is known of a network that the compiler did not make as it is."""
+
+    circuit: Json
+    card: dict[str, Json]
+    certificate: dict[str, Json]
+    weights: str
+
+
+class Header(TypedDict, total=False):
+    """Of a file: what all have, then what models have, and states."""
+
+    format: str
+    version: int
+    sparse: dict[str, list[int]]
+    dtype: str
+    target: str
+    options: OptionsJson
+    program: ProgramJson
+    levels: list[list[int]]
+    alteration: AlterationJson
+    owner: dict[str, str]
+    position: int
+    batch: int | None
 
 
 class SavedModel(NamedTuple):
@@ -38,7 +118,7 @@ class SavedModel(NamedTuple):
     dtype: str
     levels: Levels
     parameters: dict[str, Array]
-    alteration: dict[str, Any] | None
+    alteration: AlterationJson | None
 
 
 def save(
@@ -52,13 +132,10 @@ def save(
     levels: Levels,
     labels: tuple[tuple[str, ...], ...],
     certificate: str,
-    alteration: dict[str, Any] | None = None,
+    alteration: AlterationJson | None = None,
 ) -> None:
     """Write a model whole or not at all: to a file beside the old one, then put in its place."""
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "lsrl": version("lsrl"),
+    fields = {
         "target": target,
         "options": options._asdict(),
         "dtype": dtype,
@@ -68,16 +145,70 @@ def save(
         "certificate": certificate,
         **({} if alteration is None else {"alteration": alteration}),
     }
+    write(path, MODEL, fields, parameters)
+
+
+def write(
+    path: str | os.PathLike[str],
+    format: Format,
+    fields: Mapping[str, object],
+    parameters: Mapping[str, Parameter],
+) -> None:
+    """Write arrays and a header whole or not at all.
+
+    Args:
+      path: the file.
+      format: its kind.
+      fields: of the header; where it is read again, it has a "dtype".
+      parameters: the arrays.
+    """
+    shapes = _sparse_shapes(parameters)
+    header = {
+        "format": format.name,
+        "version": format.version,
+        "lsrl": version("lsrl"),
+        **fields,
+        **({"sparse": shapes} if shapes else {}),
+    }
     text = json.dumps(header)
-    # safetensors has no bfloat16 in numpy; the bits travel as uint16.
-    arrays = {name: _bits(np.ascontiguousarray(array)) for name, array in parameters.items()}
+    arrays = _parts(parameters)
     # One entry, since safetensors writes several in an order of its own, anew each time.
     content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
     replace_file(path, content)
 
 
 def read(path: str | os.PathLike[str]) -> SavedModel:
+    """Read and check a model's file.
+
+    Raises:
+      FormatError: damaged, truncated, foreign, or of a newer version.
+    """
+
+    def taken(header: Header, parameters: dict[str, Parameter]) -> SavedModel:
+        return SavedModel(
+            _program_from_json(header["program"]),
+            header["target"],
+            Options(**header["options"]),
+            header["dtype"],
+            {node: (reads, last) for node, reads, last in header["levels"]},
+            parameters,
+            header.get("alteration"),
+        )
+
+    return read_as(path, MODEL, taken)
+
+
+def read_as(
+    path: str | os.PathLike[str],
+    format: Format,
+    take: Callable[[Header, dict[str, Parameter]], Taken],
+) -> Taken:
     """Read and check a file.
+
+    Args:
+      path: the file.
+      format: its kind.
+      take: makes what it holds of its header and its arrays.
 
     Raises:
       FormatError: damaged, truncated, foreign, or of a newer version.
@@ -89,35 +220,40 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
     except FileNotFoundError:
         raise
     except (SafetensorError, ValueError, TypeError) as error:
-        raise bad(path, f"not a whole safetensors file ({error})") from error
+        raise bad(path, f"not a whole safetensors file ({error})", format) from error
     if "lsrl" not in metadata:
-        raise bad(path, "a safetensors file, but no saved LSRL model")
+        raise bad(path, "a safetensors file, but no saved LSRL model", format)
     checksum, _, text = metadata["lsrl"].partition(" ")
     if checksum != _checksum(text, arrays):
-        raise bad(path, "the checksum differs, so some bytes were changed")
+        raise bad(path, "the checksum differs, so some bytes were changed", format)
     try:
         header = json.loads(text)
-        if header["format"] != FORMAT or header["version"] > VERSION:
+        if header["format"] != format.name:
+            raise bad(path, f"a file of the format {header['format']}", format)
+        if header["version"] > format.version:
             raise bad(
-                path, f"format {header['format']} version {header['version']} is newer than this"
+                path,
+                f"format {format.name} version {header['version']} is newer than this",
+                format,
             )
-        dtype = header["dtype"]
-        return SavedModel(
-            _program_from_json(header["program"]),
-            header["target"],
-            Options(**header["options"]),
-            dtype,
-            {node: (reads, last) for node, reads, last in header["levels"]},
-            {name: _unbits(array, dtype) for name, array in arrays.items()},
-            header.get("alteration"),
-        )
+        return take(header, _whole(arrays, header.get("sparse", {}), header["dtype"]))
     except FormatError:
         raise
     except (LsrlError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise bad(path, f"its header can't be read ({error!r})") from error
+        raise bad(path, f"its header can't be read ({error!r})", format) from error
 
 
-def restore(path: str | os.PathLike[str], module: Any, parameters: dict[str, Array]) -> None:
+class Holder(Protocol):
+    """A network, as far as files go."""
+
+    def parameter_arrays(self) -> dict[str, Parameter]:
+        """All parameters by flat name."""
+
+    def replace_parameters(self, arrays: Mapping[str, Parameter]) -> None:
+        """Set parameters by flat name."""
+
+
+def restore(path: str | os.PathLike[str], module: Holder, parameters: dict[str, Parameter]) -> None:
     """Put saved parameters into a module, those that differ from the module's own bit for bit.
 
     Raises:
@@ -134,15 +270,19 @@ def restore(path: str | os.PathLike[str], module: Any, parameters: dict[str, Arr
         raise bad(path, f"its parameters do not fit its program ({error})") from error
 
 
-def bad(path: str | os.PathLike[str], why: str) -> FormatError:
-    """The error for a file that is no model of this version."""
+def bad(
+    path: str | os.PathLike[str],
+    why: str,
+    format: Format = MODEL,
+    cure: str = "save it again",
+) -> FormatError:
+    """The error for a file that is not of this kind and version."""
     return FormatError(
-        f"{os.fspath(path)}: expected a model saved by model.save, got something else: {why}; "
-        "save it again"
+        f"{os.fspath(path)}: expected {format.what}, got something else: {why}; {cure}"
     )
 
 
-def program_content(program: Program, lines: bool) -> dict[str, Any]:
+def program_content(program: Program, lines: bool) -> ProgramJson:
     """What a program computes, as JSON data, with or without the lines it was written on."""
     content = _program_to_json(program)
     del content["documentation"]
@@ -151,9 +291,41 @@ def program_content(program: Program, lines: bool) -> dict[str, Any]:
     return content
 
 
-def weights_digest(parameters: dict[str, Array]) -> str:
-    """Which weights something was proven of, where none can be compiled to compare them with."""
-    return _checksum("", {name: _bits(array) for name, array in parameters.items()})
+def weights_digest(parameters: Mapping[str, Parameter]) -> str:
+    """Which weights something is said of, where none can be compiled to compare them with."""
+    shapes = _sparse_shapes(parameters)
+    return _checksum(json.dumps(shapes) if shapes else "", _parts(parameters))
+
+
+def _sparse_shapes(parameters: Mapping[str, Parameter]) -> dict[str, list[int]]:
+    return {name: list(p.shape) for name, p in parameters.items() if sp.issparse(p)}
+
+
+def _parts(parameters: Mapping[str, Parameter]) -> dict[str, Array]:
+    """Parameters as the arrays of a file, in which no name has a slash but those of parts."""
+    found = {}
+    for name, parameter in parameters.items():
+        if sp.issparse(parameter):
+            for part in _PARTS:
+                found[f"{name}/{part}"] = getattr(parameter, part)
+        else:
+            # safetensors has no bfloat16 in numpy; the bits travel as uint16.
+            found[name] = _bits(np.ascontiguousarray(parameter))
+    return found
+
+
+def _whole(
+    arrays: dict[str, Array], shapes: Mapping[str, Sequence[int]], dtype: str
+) -> dict[str, Parameter]:
+    found: dict[str, Parameter] = {
+        name: _unbits(array, dtype) for name, array in arrays.items() if "/" not in name
+    }
+    for name, shape in shapes.items():
+        parts = tuple(arrays[f"{name}/{part}"] for part in _PARTS)
+        whole = sp.csr_array(parts, shape=tuple(shape))
+        whole.check_format(full_check=True)
+        found[name] = whole
+    return found
 
 
 def _bits(array: Array) -> Array:
@@ -177,7 +349,7 @@ def _checksum(text: str, arrays: dict[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _program_to_json(program: Program) -> dict[str, Any]:
+def _program_to_json(program: Program) -> ProgramJson:
     graph = program.graph
     return {
         "name": program.name,
@@ -191,7 +363,7 @@ def _program_to_json(program: Program) -> dict[str, Any]:
                 "op": type(node.op).__name__,
                 "fields": {
                     parameter.name: _to_json(getattr(node.op, parameter.name))
-                    for parameter in dataclasses.fields(node.op)  # type: ignore[arg-type]
+                    for parameter in dataclasses.fields(node.op)
                 },
                 "operands": node.operands,
                 "names": node.names,
@@ -202,7 +374,7 @@ def _program_to_json(program: Program) -> dict[str, Any]:
     }
 
 
-def _program_from_json(data: dict[str, Any]) -> Program:
+def _program_from_json(data: ProgramJson) -> Program:
     builder = GraphBuilder(data["tokens"])
     for position, node in enumerate(data["nodes"]):
         fields = {name: _from_json(value) for name, value in node["fields"].items()}
@@ -218,12 +390,12 @@ def _program_from_json(data: dict[str, Any]) -> Program:
         data["name"],
         graph,
         data["max_length"],
-        None if output is None else _from_json(output),
+        None if output is None else cast(Token, _from_json(output)),
         data["documentation"],
     )
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> Json:
     if isinstance(value, Matrix):
         csr = value.csr
         return {
@@ -238,10 +410,10 @@ def _to_json(value: Any) -> Any:
         return {"vector": value.width, "low": value.low, "high": value.high, "step": value.step}
     if isinstance(value, tuple):
         return [_to_json(entry) for entry in value]
-    return value
+    return cast(Json, value)
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(value: Json) -> object:
     if isinstance(value, list):
         return tuple(_from_json(entry) for entry in value)
     if not isinstance(value, dict):

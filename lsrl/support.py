@@ -8,7 +8,9 @@ from lsrl.errors import Offence, ProgramError, UnsupportedOpError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Product, Relu
 from lsrl.language.program import Program
-from lsrl.options import Options
+from lsrl.numerics import Numerics, numerics_of
+from lsrl.options import Activation, Options
+from lsrl.schedule import Layout
 
 
 @dataclass(frozen=True)
@@ -32,27 +34,35 @@ def targets() -> tuple[TargetInfo, ...]:
     return tuple(TargetInfo(b.name, b.cell, dict(b.features)) for b in found)
 
 
-def check_request(program: Program, options: Options) -> None:
-    """Raise ProgramError if that is no program, or there are no such options."""
+def check_request(
+    program: Program, target: str, dtype: object, activation: Activation | None, options: Options
+) -> tuple[Backend[Layout], Numerics]:
+    """The target and the numbers that a compilation is asked for.
+
+    Raises:
+      ProgramError: that is no program, there are no such options, or the target can't lower a text
+        as it stands (names those that can).
+      UnknownTargetError: no target of that name.
+      PrecisionError: the dtype is unknown, or the target does not come in it.
+    """
     if not isinstance(program, Program):
         raise ProgramError(
             f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
         )
     if options.legalise not in ("native", "unroll"):
         raise ProgramError(f"legalise must be 'native' or 'unroll', got {options.legalise!r}")
-
-
-def check_verbatim(backend: Backend) -> None:
-    """Raise ProgramError if a target can't lower a text as it stands; names those that can."""
-    if not _keeps_relus(backend):
+    backend, numerics = registry.find(target, activation), numerics_of(dtype)
+    backend.check_dtype(numerics)
+    if options.verbatim and not _keeps_relus(backend):
         able = [name for name in registry.names() if _keeps_relus(registry.find(name))]
         raise ProgramError(
             f"verbatim=True lowers ReLUs as they stand, and {backend.name!r} writes them as "
             f"something else; take one of {', '.join(able)}"
         )
+    return backend, numerics
 
 
-def _keeps_relus(backend: Backend) -> bool:
+def _keeps_relus(backend: Backend[Layout]) -> bool:
     return Relu in backend.capabilities.native and not backend.capabilities.diagonal
 
 
@@ -65,7 +75,7 @@ def check_length(program: Program) -> None:
         )
 
 
-def check_supported(program: Program, graph: Graph, backend: Backend) -> None:
+def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) -> None:
     """Raise UnsupportedOpError if a target can't hold a simplified graph; lists every offender."""
     offending = backend.offending(graph)
     if not offending:

@@ -1,10 +1,28 @@
 """Settings that every test shares."""
 
+import os
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.strategies import TURN, TURNS
+
+# XLA's compiling is most of what the tests take. What a test compiled is kept here for the other
+# worker, for later modules, for subprocesses and for the next run, by program, versions and flags.
+# What can't be read, since a killed run left half of it, jax compiles anew.
+COMPILED = Path(__file__).parents[1] / "build" / "compiled-for-tests"
+MOST_COMPILED = 2**30  # bytes, then all is compiled anew; a run of all tests leaves a third of it
+for _name, _value in {
+    "jax_compilation_cache_dir": str(COMPILED),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 # An implicit promotion is where a float64 or a wrong shape slips in unseen.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -29,9 +47,22 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+def pytest_configure(config) -> None:
+    """Keep the folder of compiled code within its size, before any worker starts."""
+    if hasattr(config, "workerinput") or not COMPILED.exists():
+        return
+    if sum(entry.stat().st_size for entry in os.scandir(COMPILED)) > MOST_COMPILED:
+        shutil.rmtree(COMPILED, ignore_errors=True)
+
+
+def pytest_report_header() -> str:
+    """Say which examples of the heavy property tests are run."""
+    return f"property tests: turn {TURN} of {TURNS} (LSRL_TURN={TURN} repeats it)"
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled():
-    """What jax compiled for one module is of no use to the next, and takes gigabytes."""
+    """Loaded code takes gigabytes, and the next module finds what it needs of it on the disk."""
     yield
     jax.clear_caches()
 

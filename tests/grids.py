@@ -1,4 +1,7 @@
-"""Grids of cases that are too many for every run: a share of them in CI, all in the nightly run."""
+"""Grids of cases that are too many for every run: a share of them in CI, all in the nightly run.
+
+Of what CI runs, `make test` has a few cases of each study, and of the largest grids.
+"""
 
 import zlib
 from collections.abc import Sequence
@@ -7,14 +10,31 @@ from typing import Any
 import pytest
 
 
-def thinned(cases: Sequence[Any], share: int) -> list[Any]:
-    """One case in `share` as it is, the others marked nightly.
+def thinned(cases: Sequence[Any], share: int, later: int | None = None) -> list[Any]:
+    """One case in `share` as it is, one in `later`, a divisor, in CI, the others marked nightly.
 
     Which ones follows from their ids, so each row and column of a grid has some, whatever is added.
     """
+
+    def marked(case: Any) -> Any:
+        place = zlib.crc32(f"{case.id}".encode())
+        if place % share == 0:
+            return case
+        mark = pytest.mark.studies if later and place % later == 0 else pytest.mark.nightly
+        return pytest.param(*case.values, id=case.id, marks=mark)
+
+    return [marked(case) for case in cases]
+
+
+def studied(cases: Sequence[Any], *quick: Any) -> list[Any]:
+    """The cases of `quick`, by id or value, as they are, and the others marked as studies."""
     return [
         case
-        if zlib.crc32(f"{case.id}".encode()) % share == 0
-        else pytest.param(*case.values, id=case.id, marks=pytest.mark.nightly)
+        if getattr(case, "id", case) in quick
+        else pytest.param(
+            *getattr(case, "values", [case]),
+            id=getattr(case, "id", None),
+            marks=(pytest.mark.studies, *getattr(case, "marks", ())),
+        )
         for case in cases
     ]

@@ -1,10 +1,10 @@
 """The simplest target: a dense recurrent layer a layer of the schedule, run token by token.
 
-It stands for targets that others write: it relies on the contracts alone, `Backend` and `Network`,
-and no module of lsrl knows it.
+It stands for targets that others write: it relies on the contracts alone, `StackBackend` and
+`Network`, and no module of lsrl knows it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax.numpy as jnp
@@ -14,25 +14,27 @@ from flax import nnx
 
 from lsrl.backends.anatomy import channels_as_they_are
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
-from lsrl.backends.base import Backend
+from lsrl.backends.base import StackBackend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.network import Network, Place, aligned, on_device, parameter
+from lsrl.backends.pattern import Pattern
 from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Relu
 from lsrl.target import Capabilities
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What is no parameter: the dtype, which inputs have a map, and which units are ReLUs."""
+    """What is no parameter: dtype, inputs that have a map, units that are ReLUs, weights of R."""
 
     dtype: str
     inputs: tuple[bool, ...]
     relu: tuple[tuple[bool, ...], ...]
+    recurrent: tuple[Pattern, ...]
 
 
 def step(parameters, structure, state, inputs, edit=None):
-    """s = x I + s R + b, of which some units pass a ReLU; see `lsrl.backends.network.Step`."""
+    """s = x I + s R + b, R sparse, and some units pass a ReLU; see `lsrl.backends.network.Step`."""
     values = jnp.zeros((*state[0].shape[:-1], parameters["features"].shape[0]), structure.dtype)
     for number, (read, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
         if read:
@@ -45,7 +47,8 @@ def step(parameters, structure, state, inputs, edit=None):
     for layer, (held, relu) in enumerate(zip(state, structure.relu, strict=True)):
         name = f"layers.{layer}"
         total = jnp.dot(values, parameters[f"{name}.input"])
-        total = total + jnp.dot(held, parameters[f"{name}.recurrent"])
+        pattern = structure.recurrent[layer]
+        total = total + pattern.product(parameters[f"{name}.recurrent"], held)
         held = total + aligned(parameters[f"{name}.bias"], total)
         values = jnp.where(aligned(np.array(relu, bool), held), jnp.maximum(held, 0), held)
         if edit is not None:
@@ -60,15 +63,20 @@ class PlainNetwork(Network):
 
     pure_step = staticmethod(step)
 
-    def __init__(self, structure, arrays):
+    def __init__(self, dtype, inputs, relu, arrays):
         super().__init__()
-        self.structure = structure
+        names = [f"layers.{layer}.recurrent" for layer in range(len(relu))]
+        patterns = {name: Pattern(arrays[name]) for name in names}
+        self.structure = Structure(dtype, inputs, relu, tuple(patterns.values()))
+        values = {name: one.values(arrays[name], name) for name, one in patterns.items()}
         self.weights = nnx.Dict(
-            {name: parameter(array, structure.dtype) for name, array in arrays.items()}
+            {name: parameter(array, dtype) for name, array in {**arrays, **values}.items()}
         )
 
     def places(self):
-        return {name: Place(self.weights, name) for name in self.weights}
+        names = [f"layers.{layer}.recurrent" for layer in range(self.depth)]
+        patterns = dict(zip(names, self.structure.recurrent, strict=True))
+        return {name: Place(self.weights, name, None, patterns.get(name)) for name in self.weights}
 
     def init_state(self, batch_shape=()):
         starts = [self.parameter_arrays()[f"layers.{i}.start"] for i in range(self.depth)]
@@ -76,6 +84,12 @@ class PlainNetwork(Network):
             on_device(np.broadcast_to(start, (*batch_shape, len(start))), self.dtype)
             for start in starts
         )
+
+    def hooks_in(self, state):
+        return [
+            np.where(relu, np.maximum(held, 0), held)
+            for relu, held in zip(self.structure.relu, state, strict=True)
+        ]
 
     def arrays(self):
         relus = {f"layers.{i}.relu": np.array(x, bool) for i, x in enumerate(self.structure.relu)}
@@ -85,7 +99,7 @@ class PlainNetwork(Network):
         relus = {name: array for name, array in arrays.items() if name.endswith(".relu")}
         relu = tuple(tuple(array.tolist()) for array in relus.values())
         weights = {name: array for name, array in arrays.items() if name not in relus}
-        return PlainNetwork(replace(self.structure, relu=relu), weights)
+        return PlainNetwork(self.dtype, self.structure.inputs, relu, weights)
 
     def legend(self):
         """A layer's output is its memory, behind ReLUs, so one space is both."""
@@ -107,13 +121,6 @@ class PlainNetwork(Network):
         axes["output_bias"] = Axes("bias", (makes(),))
         return Legend(spaces, axes)
 
-    def shown(self, state):
-        held = [np.asarray(values, np.float64) for values in state]
-        return [
-            np.where(np.array(relu, bool), np.maximum(values, 0), values)
-            for relu, values in zip(self.structure.relu, held, strict=True)
-        ]
-
     @property
     def depth(self):
         return len(self.structure.relu)
@@ -123,12 +130,11 @@ class PlainNetwork(Network):
         return max(len(relu) for relu in self.structure.relu)
 
 
-class Plain(Backend):
+class Plain(StackBackend):
     """What linear rows can hold, with a ReLU or nothing on each."""
 
     name = "plain"
     cell = "s = A s + B x + b, φ(s)"
-    features = {"linear state": "any A"}  # noqa: RUF012
     capabilities = Capabilities(frozenset({Input, Lookup, Constant, Affine, Relu, LinearState}))
     dtypes = ("float32", "float64")
     dtype_reason = "it adds up in its own dtype, and bfloat16 has few bits for that"
@@ -153,13 +159,12 @@ class Plain(Backend):
             inputs = [sp.csr_array((0, width)), *(row.inputs for row in rows)]
             recurrent = [sp.csr_array((0, layer.width)), *(row.recurrent for row in rows)]
             arrays[f"layers.{i}.input"] = sp.vstack(inputs).toarray().T
-            arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).toarray().T
+            arrays[f"layers.{i}.recurrent"] = sp.vstack(recurrent).T
             arrays[f"layers.{i}.bias"] = np.concatenate([np.zeros(0), *(r.bias for r in rows)])
             arrays[f"layers.{i}.start"] = layer.initial
-            relus.append(tuple(u.kind == "relu" for u in layer.units for _ in range(u.width)))
+            relus.append(tuple(u.kind is Relu for u in layer.units for _ in range(u.width)))
         arrays["output"] = schedule.output.inputs.toarray().T
         arrays["output_bias"] = schedule.output.bias
-        structure = Structure(
-            numerics.dtype, tuple(array is not None for array in read), tuple(relus)
+        return PlainNetwork(
+            numerics.dtype, tuple(array is not None for array in read), tuple(relus), arrays
         )
-        return PlainNetwork(structure, arrays)

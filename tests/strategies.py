@@ -1,7 +1,11 @@
 """Random programs as hypothesis draws them, and inputs that reach the ends of their types."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from datetime import date
 
+import pytest
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 import lsrl
@@ -12,6 +16,34 @@ from lsrl.testing.verification import sample_inputs
 # Hypothesis shrinks towards the first entry; most programs still have 8 ops in a row, or more.
 DEPTHS = [*range(1, 8), *(8, 9, 10, 12) * 7]
 WIDTHS = [1, 2, 4, 8, 16, 16, 16, 16, 16]
+
+# Heavy property tests draw other examples each day, in turn, and those of all turns at night. The
+# workers have the turn of the process that started them, whatever the date is by then.
+TURNS = 7
+TURN = int(os.environ.setdefault("LSRL_TURN", str(date.today().toordinal() % TURNS))) % TURNS
+each_turn = pytest.mark.parametrize(
+    "turn",
+    [
+        pytest.param(turn, marks=() if turn == TURN else pytest.mark.nightly, id=f"turn-{turn}")
+        for turn in range(TURNS)
+    ],
+)
+
+
+def check_programs(
+    turn: int | None,
+    count: int,
+    drawn: st.SearchStrategy[lsrl.Program],
+    check: Callable[[lsrl.Program], None],
+) -> None:
+    """Call `check` with the programs of a turn, or with new ones, as hypothesis draws them."""
+
+    @settings(max_examples=count)
+    @given(program=drawn)
+    def call(program: lsrl.Program) -> None:
+        check(program)
+
+    (call if turn is None else seed(turn)(call))()
 
 
 @st.composite

@@ -114,6 +114,32 @@ def test_compile_takes_dtype_report_and_parameters(lsrl_command):
     assert "CPU time by stage" in out
 
 
+def test_compile_dumps_what_a_pass_makes(lsrl_command):
+    subject = ("my.py:scaled", "-p", "factor=3", "-t", "rnn")
+    chosen = ("--dump-after", "fuse affine", "--dump-after", "schedule")
+    out = lsrl_command("compile", *subject, *chosen).stdout
+    first, second, *_, layers = out.split("after ")
+    assert first == ""
+    assert second.startswith("fuse affine, run 1:\n%0 = input() {index=0, label='x'")
+    line = "%1 = lookup(%0) {table=[[0], [3], [6]]} : 1 in [0, 6] by steps of 3  # at my.py:15\n"
+    assert line in second
+    assert layers.startswith("schedule, run 1:\nlayer 1   carry: lookup#1\n")
+    assert out.endswith(
+        lsrl_command("compile", "my.py:scaled", "-p", "factor=3", "-t", "rnn").stdout
+    )
+
+
+def test_compile_says_which_passes_ran(lsrl_command, saved):
+    message = "no pass 'lower seects' ran: expected one of fold tables, drop decided, fuse affine"
+    result = lsrl_command(
+        "compile", "majority", "-t", "gru", "--dump-after", "lower seects", code=2
+    )
+    assert f"error: majority on gru, float32: {message}" in result.stderr
+    assert "split rows, schedule; did you mean 'lower selects'?" in result.stderr
+    result = lsrl_command("compile", saved, "--dump-after", "schedule", code=2)
+    assert "a saved model is compiled already; give a --target" in result.stderr
+
+
 def test_compile_saves(lsrl_command, saved):
     assert lsrl.load(saved).program.name == "majority"
     result = lsrl_command("compile", saved, "-t", "gated_linear_rnn")

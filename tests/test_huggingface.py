@@ -20,7 +20,7 @@ from lsrl.errors import (
     UnsupportedOpError,
 )
 from lsrl.programs import catalogue
-from tests.grids import thinned
+from tests.grids import studied, thinned
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
@@ -31,6 +31,7 @@ REQUIRED = (
     "majority", "parity", "counter_mod", "copy_delay", "dyck1", "ngram", "flip_flop",
     "associative_recall", "tok2tok", "cycle_navigation",
 )  # fmt: skip
+QUICK = ("counter_mod-griffin", "dyck1-mamba", "flip_flop-griffin")
 NEED_A_LAYER = ("counter_mod", "cycle_navigation", "modular_sum")
 FILES = {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -139,7 +140,10 @@ def assert_generates(model, theirs, prompts, steps):
 
 @pytest.mark.parametrize(
     ("name", "target"),
-    thinned([pytest.param(n, each, id=f"{n}-{each}") for n in REQUIRED for each in TARGETS], 2),
+    studied(
+        thinned([pytest.param(n, each, id=f"{n}-{each}") for n in REQUIRED for each in TARGETS], 2),
+        *QUICK,
+    ),
 )
 def test_program_equals_its_reference(name, target, transformers, tmp_path):
     entry = catalogue()[name]

@@ -12,10 +12,11 @@ from lsrl import errors, programs
 from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.interventions import Block, joint_patches, wiring_of
-from lsrl.interpret.layerwise import KnownStreams
+from lsrl.interpret.layerwise import known_streams
 from lsrl.interpret.variants import random_sampler, rotated
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.testing.random_programs import random_program
+from tests.grids import studied
 from tests.strategies import inputs_of
 
 TARGETS = [found.name for found in lsrl.targets()]
@@ -57,13 +58,16 @@ def majority():
 # ---------------------------------------------------------------- the ground truth
 
 
-def spread_over(names, *shifts):
-    """Each name with some targets in CI, and with all of them in the nightly run."""
-    few = {(name, TARGETS[(k + s) % len(TARGETS)]) for k, name in enumerate(names) for s in shifts}
+def spread_over(names, quick, later=None):
+    """Each name with a target or two in CI, and with all of them in the nightly run.
+
+    They are the number of the name and `quick` or `later`; the quick run has the first alone.
+    """
+    marks = {quick: (), later: pytest.mark.studies}
     return [
-        pytest.param(name, target, marks=() if (name, target) in few else pytest.mark.nightly)
-        for name in names
-        for target in TARGETS
+        pytest.param(name, target, marks=marks.get((i - k) % len(TARGETS), pytest.mark.nightly))
+        for k, name in enumerate(names)
+        for i, target in enumerate(TARGETS)
     ]
 
 
@@ -82,7 +86,7 @@ def test_every_unit_has_a_label(name, target):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "target"), spread_over(CAUSAL, 0, 3))
+@pytest.mark.parametrize(("name", "target"), spread_over(CAUSAL, 0, later=3))
 def test_interchanges_do_in_the_network_what_they_do_in_the_program(name, target):
     entry = CATALOGUE[name]
     model = compiled(entry.program(), target)
@@ -99,7 +103,7 @@ def test_interchanges_do_in_the_network_what_they_do_in_the_program(name, target
     assert result.valid > 0
 
 
-@pytest.mark.parametrize("target", ["lstm", "mamba"])
+@pytest.mark.parametrize("target", studied(["lstm", "mamba"], "lstm"))
 def test_continuous_programs_agree_within_their_tolerance(target):
     entry = CATALOGUE["vec2vec"]
     result = causal_test(compiled(entry.program(), target), sampler_of(entry, 9), pairs=64)
@@ -108,7 +112,7 @@ def test_continuous_programs_agree_within_their_tolerance(target):
     assert result.valid > 50
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "gru", "mamba"])
+@pytest.mark.parametrize("target", studied(["linear_rnn", "gru", "mamba"], "linear_rnn"))
 @settings(max_examples=2)
 @given(seed=st.integers(0, 2**16))
 def test_random_programs_agree(target, seed):
@@ -339,7 +343,7 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
 
 
 @pytest.mark.parametrize("change", [None, "rotated"])
-@pytest.mark.parametrize("target", ["mamba", "griffin"])
+@pytest.mark.parametrize("target", studied(["mamba", "griffin"], "griffin"))
 def test_layer_by_layer_is_token_by_token(target, change):
     model = compiled(programs.parity(32), target)
     model = model if change is None else rotated(model, 0)
@@ -347,7 +351,7 @@ def test_layer_by_layer_is_token_by_token(target, change):
     signals = [signal for signal in model.circuit.signals if signal.owned]
     rng = np.random.default_rng(0)
     inputs = random_sampler(model.program, 10)(6, 0)
-    known, changed = KnownStreams(wiring, inputs), False
+    known, changed = known_streams(wiring, inputs), False
     # Signals of the first and of later layers, one or two in a run; sequences come in any order.
     for chosen in ([signals[0]], [signals[-1]], [signals[0], signals[-1]], signals[1:3]):
         rows = rng.integers(0, 6, 4 * len(chosen))
@@ -366,7 +370,7 @@ def test_layer_by_layer_is_token_by_token(target, change):
     assert changed
 
 
-@pytest.mark.parametrize("target", ["mamba", "griffin"])
+@pytest.mark.parametrize("target", studied(["mamba", "griffin"], "mamba"))
 def test_equal_signals_and_equal_elements_have_memory_entries_of_their_own(target):
     @lsrl.program(max_length=16)
     def equals(bit: lsrl.Token(2)):

@@ -9,13 +9,16 @@ import pkgutil
 import jax
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import lsrl
 from lsrl import cost, interpret
 from lsrl.backends import registry, strength
+from lsrl.backends.pattern import Pattern
 from lsrl.errors import (
     InputError,
     PrecisionError,
+    ShapeError,
     UnknownTargetError,
     UnsupportedOpError,
 )
@@ -23,8 +26,8 @@ from lsrl.interpret import (
     causal,
     faithfulness,
     interventions,
-    methods,
     page,
+    probes,
     score,
     truth,
     weights,
@@ -43,6 +46,7 @@ from lsrl.interpret.variants import (
 )
 from lsrl.model import Alteration, Model
 from lsrl.noise import copies, perturbations, ranges
+from lsrl.parameters import dense, same_bits
 from lsrl.stability import measures, signals, sweep, workloads
 from lsrl.suite import build, cards
 from tests.plain_target import Plain
@@ -128,6 +132,73 @@ def test_it_refuses_what_it_can_not_hold():
     assert lsrl.explain(balance, "plain").bits == lsrl.explain(balance, "linear_rnn").bits
 
 
+# ---------------------------------------------------------------- its sparse parameters
+
+KERNEL = "layers.0.recurrent"
+
+
+def test_a_sparse_parameter_is_its_weights(model):
+    array = model.module.parameter_arrays()[KERNEL]
+    assert isinstance(array, sp.csr_array)
+    assert model.module.parameters()[KERNEL].shape == (array.nnz,)
+    arrays = model.module.parameter_arrays().values()
+    dense = [one.toarray() if sp.issparse(one) else one for one in arrays]
+    assert model.num_parameters == sum(one.size for one in dense)
+    assert model.num_nonzero_parameters == sum(np.count_nonzero(one) for one in dense)
+    stored = sum(one.nnz if sp.issparse(one) else one.size for one in arrays)
+    places = sum(4 * one.nnz for one in arrays if sp.issparse(one))
+    state = sum(len(layer.initial) for layer in model.schedule.layers)
+    assert cost.cost(model, "step").bytes == 4 * (stored + 2 + 2 * state) + places
+
+
+def test_replacing_a_sparse_parameter(model, tmp_path):
+    model = copy.deepcopy(model)
+    array, path = model.module.parameter_arrays()[KERNEL], tmp_path / "model"
+    expected = model.run(IDS)
+    for other in (2 * array, (2 * array).toarray(), jax.numpy.asarray((0 * array).toarray())):
+        model.module.replace_parameters({KERNEL: other})
+        found = model.module.parameter_arrays()[KERNEL]
+        assert found.nnz == array.nnz, "a weight may be 0 and is one still"
+        np.testing.assert_array_equal(
+            found.toarray(), other.toarray() if sp.issparse(other) else other
+        )
+        assert model.changed_parameters == (KERNEL,)
+        assert (model.run(IDS) != expected).any()
+        model.save(path)
+        loaded = lsrl.load(path)
+        assert loaded.changed_parameters == (KERNEL,)
+        assert same_bits(loaded.module.parameter_arrays()[KERNEL], found)
+    model.module.replace_parameters({KERNEL: array})
+    assert model.certificate.exact
+    row, column = np.argwhere(array.toarray() == 0)[0]
+    other = array.toarray()
+    other[row, column] = 0.5
+    with pytest.raises(ShapeError, match=rf"no weight at \({row}, {column}\), got .*0\.5.*rebuilt"):
+        model.module.replace_parameters({KERNEL: other})
+    with pytest.raises(ShapeError, match="has shape"):
+        model.module.replace_parameters({KERNEL: other[:1]})
+    # A network of another pattern is made anew, and is another structure.
+    arrays = model.module.arrays()
+    model.module = model.module.rebuilt({**arrays, KERNEL: other})
+    assert model.module.parameter_arrays()[KERNEL].nnz == array.nnz + 1
+    assert model.changed_parameters == (KERNEL,)
+    model.module = model.module.rebuilt({**arrays, KERNEL: array.toarray()})
+    assert model.certificate.exact
+
+
+def test_a_product_with_a_sparse_parameter_has_the_derivatives_of_a_dense_one():
+    random = np.random.default_rng(0)
+    dense = random.normal(size=(5, 7)).astype(np.float32) * (random.random((5, 7)) < 0.3)
+    pattern, vectors = Pattern(dense), random.normal(size=(2, 3, 5)).astype(np.float32)
+    assert pattern == Pattern(sp.csr_array(dense))
+    assert pattern != Pattern(sp.csr_array(dense).T)
+    weights = jax.numpy.asarray(pattern.values(dense, "w"))
+    np.testing.assert_allclose(pattern.product(weights, vectors), vectors @ dense, rtol=1e-5)
+    found = jax.grad(lambda w: (pattern.product(w, vectors) ** 2).sum())(weights)
+    expected = 2 * np.einsum("abi,abo->io", vectors, vectors @ dense)
+    np.testing.assert_allclose(found, expected[pattern.rows, pattern.columns], rtol=1e-4)
+
+
 # ---------------------------------------------------------------- every public call
 
 
@@ -171,6 +242,20 @@ def rebuilt(model):
     np.testing.assert_array_equal(got, model.run(IDS) + 1)
 
 
+def run_in_parts(model):
+    whole = model.run(IDS, check=True, mesh=mesh())
+    first, state = model.run(IDS[:, :7], mesh=mesh(), return_state=True)
+    rest = model.run(IDS[:, 7:], state=state)
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), whole)
+
+
+def state_saved(model, path):
+    first, state = model.run(IDS[:, :7], return_state=True)
+    model.save_state(state, path)
+    rest = model.run(IDS[:, 7:], state=model.load_state(path))
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), model.run(IDS))
+
+
 def mesh():
     return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
 
@@ -191,10 +276,13 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
+            "compiled_circuit",
         )
     },
     "altered": lambda model, _: altered(model),
-    "run": lambda model, _: model.run(IDS, check=True, mesh=mesh()),
+    "run": lambda model, _: run_in_parts(model),
+    "save_state": lambda model, path: state_saved(model, path / "state"),
+    "load_state": lambda model, path: state_saved(model, path / "state"),
     "init_state": lambda model, _: model.init_state(2),
     "step": lambda model, _: model.step(model.init_state(), IDS[0, 0]),
     "generate": lambda model, _: generated(model),
@@ -234,7 +322,7 @@ def probed(model):
     values = interpret.capture(model, IDS)
     _, hooks = interventions.wiring_of(model).run([IDS], hooks=True)
     classes = truth.equivalence_classes(model.circuit, values)
-    methods.probe(model, [IDS], hooks, values, classes)
+    probes.probe(model, [IDS], hooks, values, classes)
 
 
 def checked(make):
@@ -267,7 +355,8 @@ def weighed(model):
         strength.Sources(np.eye(units), np.eye(units), np.ones(units), np.ones(units))
         for units in model.circuit.units
     ]
-    found, arrays = weights.read_weights(model, layers), model.module.parameter_arrays()
+    found = weights.read_weights(model, layers)
+    arrays = {name: dense(one) for name, one in model.module.parameter_arrays().items()}
     for number, (forward, recurrent) in enumerate(zip(*found, strict=True)):
         last = number == model.num_layers
         kernel = arrays["output" if last else f"layers.{number}.input"]
@@ -284,26 +373,27 @@ def ranged(model):
         *(f"layers.{number}.start" for number in range(model.num_layers)),
     }
     assert all(array.shape == arrays[name].shape for name, array in found.items())
-    # A comparison is 0 or 1, so its bias has the range 1, and the output is 0 to 2.
+    # The output is 0 to 2.
     assert found["output_bias"].tolist() == [2.0]
     noise = perturbations.WeightNoise("range", unit="range", spared=("inputs", "features"))
     assert (copies.run_copies(model, [IDS], noise, [1.0], [0])[0] != model.run(IDS)).any()
 
 
-def channels_read(model):
-    state = model.init_state(len(IDS))
-    for token in IDS.T:
-        _, state = model.step(state, token)
-    found, known = signals.channel_values(model, state.hidden), interpret.capture(model, IDS)
-    for labels, values in zip(model.labels, found, strict=True):
-        if STATE in labels:
-            place = labels.index(STATE)
-            np.testing.assert_array_equal(values[:, place], known[STATE][:, -1, 0])
+def told_by_states(model):
+    """Of the last token, what captures find too."""
+    _, state = model.module.run_with_state(model.features([IDS]))
+    values = signals.channel_values(model, state)
+    held = interpret.capture(model, IDS)
+    for channel in model.circuit.channels:
+        if channel.layer and model.circuit.makes(channel):
+            found = values[channel.layer - 1][:, channel.units[0]]
+            np.testing.assert_array_equal(found, held[channel.signal][:, -1, channel.element])
 
 
-def first_broken(model):
+def broken(model):
     counts = signals.first_wrong_signal(model, [IDS], NOISE, 1.0, [0, 1])
-    assert set(counts) <= {name for layer in model.labels for name in layer}
+    assert sum(counts.values()) == 2
+    assert set(counts) <= {label for layer in model.labels for label in layer}
     assert signals.first_wrong_signal(model, [IDS], NOISE, 0.0, [0]) == {"": 1}
 
 
@@ -325,10 +415,9 @@ STUDIES = {
         interpret.interchange, model, [IDS], [IDS[::-1]], STATE, 9
     ),
     "interpret.interventions.circuit_nodes": interventions.circuit_nodes,
-    "interpret.locate.circuit_of": interpret.circuit_of,
     "interpret.page.view": lambda model: interpret.view(model, IDS, path=os.devnull),
     "interpret.page.content": lambda model: page.content(model, [IDS]),
-    "interpret.methods.probe": probed,
+    "interpret.probes.probe": probed,
     "interpret.weights.read_weights": weighed,
     "interpret.wiring.turned_patches": lambda model: wiring.turned_patches(model, []),
     "interpret.variants.base.measured": lambda model: base.measured(model),
@@ -356,8 +445,8 @@ STUDIES = {
         model, IDS, model.run(IDS)[:, -5:], NOISE, 2
     ),
     "noise.ranges.weight_ranges": ranged,
-    "stability.signals.channel_values": channels_read,
-    "stability.signals.first_wrong_signal": first_broken,
+    "stability.signals.channel_values": told_by_states,
+    "stability.signals.first_wrong_signal": broken,
     "suite.cards.circuit_json": cards.circuit_json,
 }
 # What other targets have and this one has not, so that there is nothing to do.

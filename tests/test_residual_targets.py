@@ -28,7 +28,9 @@ def assert_equal(model, inputs, program):
 @pytest.mark.parametrize(
     ("name", "target"),
     thinned(
-        [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in RESIDUAL], 2
+        [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in RESIDUAL],
+        4,
+        later=2,
     ),
 )
 def test_library_program_equals_its_reference(name, target):

@@ -12,7 +12,7 @@ from lsrl import Token, Vector
 from lsrl.backends import registry
 from lsrl.certificate import certify
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Input, LinearState, Lookup
+from lsrl.ir.ops import Affine, Input, LinearState, Lookup, Op, Product, Relu
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
 from lsrl.programs import catalogue, tok2tok
@@ -61,14 +61,14 @@ def interpret(schedule: Schedule, inputs: list[Array]) -> Array:
     return np.array(outputs)
 
 
-def activation(kind: str, slots: list[Array]) -> Array:
-    if kind in ("carry", "state"):
+def activation(kind: type[Op], slots: list[Array]) -> Array:
+    if kind in (Affine, LinearState):
         (value,) = slots
         return value
-    if kind == "relu":
+    if kind is Relu:
         (value,) = slots
         return np.maximum(value, 0)
-    assert kind == "product"
+    assert kind is Product
     first, second = slots
     return first * second
 
@@ -200,7 +200,7 @@ def test_a_relu_on_a_state_shares_its_layer():
         return lsrl.relu(lsrl.cumsum(x) - 4)
 
     schedule = schedule_of(clipped)
-    assert [unit.kind for unit in schedule.layers[0].units] == ["state", "relu"]
+    assert [unit.kind for unit in schedule.layers[0].units] == [LinearState, Relu]
     assert shape_of(clipped) == [2]
 
 
@@ -271,7 +271,7 @@ def test_products_read_two_rows():
 
     (layer,) = schedule_of(product, "gated_linear_rnn").layers
     (unit,) = layer.units
-    assert (unit.kind, unit.width, len(unit.slots)) == ("product", 2, 2)
+    assert (unit.kind, unit.width, len(unit.slots)) == (Product, 2, 2)
 
 
 def test_tok2tok_has_the_depth_and_width_of_the_papers_algorithm():

@@ -12,17 +12,16 @@ from lsrl import errors, programs
 from lsrl.interpret import Edge, capture
 from lsrl.interpret.faithfulness import Ablation, faithfulness
 from lsrl.interpret.interventions import wiring_of
-from lsrl.interpret.methods import (
-    Case,
-    Laboratory,
-    Row,
-    evaluate_methods,
+from lsrl.interpret.laboratory import Laboratory
+from lsrl.interpret.method_scores import (
+    MethodScore,
     from_csv,
     interval,
     to_csv,
     to_markdown,
     transparent,
 )
+from lsrl.interpret.methods import Case, evaluate_methods
 from lsrl.interpret.score import (
     EdgeClaim,
     NodeClaim,
@@ -35,6 +34,7 @@ from lsrl.interpret.score import (
 )
 from lsrl.interpret.truth import CONSTANT, Truth, equivalence_classes
 from lsrl.interpret.variants import padded, random_sampler, rotated
+from tests.grids import studied
 
 pytest.importorskip("sklearn")
 TARGETS = [target.name for target in lsrl.targets()]
@@ -263,7 +263,7 @@ def test_the_worst_claim_scores_zero():
 # ---------------------------------------------------------------- faithfulness
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "griffin"])
+@pytest.mark.parametrize("target", studied(["linear_rnn", "lstm", "griffin"], "linear_rnn"))
 def test_the_truth_is_faithful_and_less_is_not(target):
     model, classes = compiled(target), classes_of(target)
     truth, inputs = Truth(model.circuit, classes), [brackets()]
@@ -280,6 +280,7 @@ def test_the_truth_is_faithful_and_less_is_not(target):
                 assert share < 1.0, pair
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize(("make", "target"), [(padded, "gru"), (rotated, "mamba")])
 def test_the_truth_of_variants_scores_one(make, target):
     # Whether half of the units are distractors, or units hold several signals each.
@@ -301,7 +302,7 @@ def test_the_truth_of_variants_scores_one(make, target):
 # ---------------------------------------------------------------- the network under the methods
 
 
-@pytest.mark.parametrize("target", ["gru", "griffin"])
+@pytest.mark.parametrize("target", studied(["gru", "griffin"], "gru"))
 def test_layers_make_what_they_made(target):
     # Given all hooks as they are, when layers make theirs again, then nothing changes.
     model, inputs = compiled(target), [brackets()]
@@ -323,7 +324,7 @@ def test_layers_make_what_they_made(target):
     assert different[3:] == [False] * (len(hooks) - 3)
 
 
-@pytest.mark.parametrize("target", ["gru", "mamba", "griffin"])
+@pytest.mark.parametrize("target", studied(["gru", "mamba", "griffin"], "gru"))
 def test_what_is_passed_on_is_found_without_running_it(target, monkeypatch):
     model, inputs = compiled(target), [brackets()]
     wiring = wiring_of(model)
@@ -383,6 +384,7 @@ def rows():
     return evaluate_methods([case])
 
 
+@pytest.mark.studies
 def test_methods_on_a_plain_network(rows):
     found = {(row.method, row.kind, row.level): row for row in rows}
     for method in ("weights", "zero", "resample"):
@@ -399,6 +401,7 @@ def test_methods_on_a_plain_network(rows):
     assert found["random", "edges", "units"].roc_auc < 0.9
 
 
+@pytest.mark.studies
 def test_a_network_that_reads_no_input():
     # The input map of this one makes nothing at all.
     model = compiled("lstm", "counter_mod")
@@ -408,6 +411,7 @@ def test_a_network_that_reads_no_input():
     assert score(model.circuit, edges).roc_auc == 1.0
 
 
+@pytest.mark.studies
 def test_reports(rows):
     assert transparent(rows) == {("gru", "plain"): True}
     lines = to_csv(rows).splitlines()
@@ -421,7 +425,7 @@ def test_reports(rows):
 
 def test_a_variant_that_hides_its_weights_is_a_benchmark():
     rows = [
-        Row(name, "gru", "hidden", "weights", "edges", "units", roc_auc=area)
+        MethodScore(name, "gru", "hidden", "weights", "edges", "units", roc_auc=area)
         for name, area in (("a", 0.95), ("b", 0.8))
     ]
     assert transparent(rows) == {("gru", "hidden"): False}

@@ -40,6 +40,12 @@ for target in ("linear_rnn", "rnn"):
     np.testing.assert_array_equal(model.run(bits[:3], mesh=mesh), alone[:3], strict=True)
     np.testing.assert_array_equal(model.run(bits[0], mesh=mesh), alone[0], strict=True)
     assert target != "linear_rnn" or set(places) == set(jax.devices()), places
+    first, state = model.run(bits[:, :20], mesh=mesh, return_state=True)
+    rest, state = model.run(bits[:, 20:], mesh=mesh, state=state, return_state=True)
+    np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), alone, strict=True)
+    assert (state.position, state.batch) == (30, 19)
+    output, _ = model.step(state, bits[:, 0])
+    np.testing.assert_array_equal(output, model.program.run(np.c_[bits, bits[:, :1]])[:, -1])
 seen = []
 
 
@@ -73,7 +79,9 @@ mesh = jax.make_mesh((4,), ("batch",))
 bits = np.random.default_rng(0).integers(0, 2, (11, 30))
 for dtype in ("float32", "float64"):
     model = lsrl.compile(lsrl.programs.majority(), "linear_rnn", dtype=dtype)
-    got = model.run(bits, mesh=mesh)
+    got, state = model.run(bits, mesh=mesh, return_state=True)
+    output, _ = model.step(state, bits[:, 0])
+    np.testing.assert_array_equal(output, model.program.run(np.c_[bits, bits[:, :1]])[:, -1])
     np.testing.assert_array_equal(got, np.stack([model.program.run(row) for row in bits]))
     assert got.dtype == dtype
 """

@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import lsrl
+from benchmarks.stability import factor_programs, factors, paper_experiment, states
+from benchmarks.stability.figures import draw_paper
 from lsrl import cache, paper, programs
 from lsrl.backends.axes import Axes, makes, reads
 from lsrl.cli import app
@@ -33,15 +35,7 @@ from lsrl.noise.perturbations import (
 )
 from lsrl.noise.ranges import weight_ranges
 from lsrl.noise.wrong import allowed_error, wrong_tokens
-from lsrl.stability import (
-    factor_programs,
-    factors,
-    figures,
-    paper_experiment,
-    report,
-    states,
-    workloads,
-)
+from lsrl.stability import figures, report, workloads
 from lsrl.stability.measures import (
     Critical,
     bracketed,
@@ -53,6 +47,7 @@ from lsrl.stability.measures import (
 from lsrl.stability.signals import first_wrong_signal
 from lsrl.stability.store import Parts, read_rows, write_rows
 from lsrl.stability.sweep import COLUMNS, Dtype, Extremes, Length, Plan, sweep
+from tests.grids import studied
 
 ROOT = Path(__file__).resolve().parents[1]
 # What flax and torch have for a bias and a product.
@@ -163,8 +158,17 @@ def test_bad_perturbations_are_told(make, message: str) -> None:
 # ---------------------------------------------------------------- copies
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "mamba"])
-@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
+@pytest.mark.parametrize(
+    ("noise", "target"),
+    studied(
+        [
+            pytest.param(noise, target, id=f"{noise.name}-{target}")
+            for noise in NOISES
+            for target in ("linear_rnn", "lstm", "mamba")
+        ],
+        "paper-linear_rnn", "activations-lstm", "integers-mamba",
+    ),
+)  # fmt: skip
 def test_level_zero_is_the_model(target: str, noise, prompts) -> None:
     model = lsrl.compile(programs.tok2tok(2, 5, 3), target)
     outputs = run_copies(model, [prompts], noise, [0.0, 0.0], [3, 4])
@@ -181,6 +185,7 @@ def test_states_are_rounded_too(prompts) -> None:
     assert (run_copies(model, [prompts], rounding, [1.0], [0])[0] != model.run(prompts)).any()
 
 
+@pytest.mark.studies
 def test_forced_states_are_the_clean_ones(model, prompts) -> None:
     """A model whose output weights alone are noisy has no use for teacher forcing."""
     free = WeightNoise("a", spared=("inputs", "input_bias", "layers"))
@@ -195,7 +200,10 @@ def test_forced_states_are_the_clean_ones(model, prompts) -> None:
     assert errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("noise", [PAPER, FREE, ACTIVATIONS], ids=lambda noise: noise.name)
+@pytest.mark.parametrize(
+    "noise",
+    studied([pytest.param(x, id=x.name) for x in (PAPER, FREE, ACTIVATIONS)], "weights"),
+)
 def test_draws_depend_on_the_seed_alone(model, prompts, noise) -> None:
     levels, seeds = [1e-2] * 5, [0, 1, 2, 3, 4]
     at_once = run_copies(model, [prompts], noise, levels, seeds)
@@ -230,6 +238,7 @@ np.save(sys.argv[2], np.stack(found))
 """
 
 
+@pytest.mark.studies
 def test_draws_do_not_depend_on_the_mesh(model, prompts, tmp_path: Path) -> None:
     np.save(tmp_path / "prompts.npy", prompts)
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -284,7 +293,7 @@ def test_critical_level_tells_bad_input() -> None:
         critical_level([1.0, 2.0], np.zeros((3, 2)))
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "rnn", "lstm"])
+@pytest.mark.parametrize("target", studied(["linear_rnn", "rnn", "lstm"], "rnn"))
 def test_first_wrong_signal_is_named(target: str, prompts) -> None:
     model = lsrl.compile(programs.tok2tok(2, 5, 3), target)
     names = {name for layer in model.labels for name in layer}
@@ -336,6 +345,7 @@ def test_weight_ranges_are_of_declared_signals() -> None:
 # ---------------------------------------------------------------- sweeps
 
 
+@pytest.mark.studies
 def test_sweep_gives_the_same_table_again_and_after_a_kill(tmp_path: Path, monkeypatch) -> None:
     whole = sweep(SMALL, tmp_path / "whole")
     table = (tmp_path / "whole" / "sweep.csv").read_bytes()
@@ -427,6 +437,7 @@ def test_a_sweep_serves_what_it_measured_of_the_same_content_alone(tmp_path, mon
     assert measured() == everything
 
 
+@pytest.mark.studies
 def test_processes_share_a_sweep(tmp_path: Path) -> None:
     plan = replace(SMALL, kinds=(PAPER,))
     assert sweep(plan, tmp_path, share=(0, 2)) == []
@@ -547,7 +558,7 @@ def test_summaries_of_the_papers_table(tmp_path: Path) -> None:
     assert (noisy.tolerated, noisy.original) == (0.5, (69.7, 60.4, 78.8))
     assert noisy.low < noisy.mean < noisy.high
     pytest.importorskip("matplotlib")
-    figures.save(figures.draw_paper([clean, noisy]), tmp_path / "paper.png")
+    figures.save(draw_paper([clean, noisy]), tmp_path / "paper.png")
 
 
 def test_the_functions_of_vec2vec_are_the_originals() -> None:
@@ -560,6 +571,7 @@ def test_the_functions_of_vec2vec_are_the_originals() -> None:
         np.testing.assert_allclose(np.linalg.norm(got - expected, axis=1).mean(), error, rtol=1e-12)
 
 
+@pytest.mark.studies
 def test_what_makes_the_papers_forms_fragile() -> None:
     """A unit that composes steep maps into its weights fails at 1e-7; a held step does not."""
     found = {}
@@ -622,6 +634,7 @@ def test_conditionals_with_a_step_of_their_own_each(monkeypatch, program, mode) 
         assert abs(mean - original.mean) <= original.high - original.low + 1e-4, level
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("task", factor_programs.TASKS, ids=lambda task: task.name)
 def test_every_combination_of_factors_computes_the_same(task) -> None:
     prompts, expected = task.prompts(5)
@@ -656,6 +669,7 @@ def test_intervals_are_over_programs() -> None:
     assert 2.9 < high <= 5
 
 
+@pytest.mark.studies
 def test_the_primary_experiment(tmp_path: Path, monkeypatch) -> None:
     """Two ways of writing one program; texts of the same network have the same table."""
     centred, edge = (
@@ -691,6 +705,7 @@ def test_contrasts_are_ratios_over_programs() -> None:
     assert contrast.low < contrast.ratio < contrast.high
 
 
+@pytest.mark.studies
 def test_robust_lowering_bears_more() -> None:
     """Issue: free-running, at most 5 % wrong at 1e-4 and length 3."""
     program = programs.tok2tok(3, 10, 20)
@@ -704,6 +719,7 @@ def test_robust_lowering_bears_more() -> None:
     assert wrong[1] <= 0.05 < wrong[0]
 
 
+@pytest.mark.studies
 def test_own_lowering_bears_the_papers_noise() -> None:
     """Issue: at most 5 % wrong at 1e-3, states forced; here at a small size."""
     for target in ("linear_rnn", "gated_linear_rnn"):
@@ -714,6 +730,7 @@ def test_own_lowering_bears_the_papers_noise() -> None:
         assert wrong_tokens(outputs, expected).mean() <= 0.05
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("name", states.TEXTS)
 def test_both_kinds_of_states_compute_the_same(name: str) -> None:
     given, expected = states.prompts(name, 4)
@@ -725,6 +742,7 @@ def test_both_kinds_of_states_compute_the_same(name: str) -> None:
     assert "ThresholdState" in kinds[1]
 
 
+@pytest.mark.studies
 def test_self_correcting_states_bear_more_running_free(tmp_path: Path) -> None:
     rows = states.states_experiment(
         tmp_path,
@@ -744,6 +762,7 @@ def test_self_correcting_states_bear_more_running_free(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- command line and figures
 
 
+@pytest.mark.studies
 def test_bench_writes_table_and_figures_and_resumes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     options = ["bench", "stability", "--out", str(tmp_path), "--program", "majority"]
@@ -763,7 +782,6 @@ def test_bench_writes_table_and_figures_and_resumes(tmp_path: Path) -> None:
     [
         (["--program", "nothing"], "no program nothing"),
         (["-t", "nothing"], "unknown target"),
-        (["--paper", "--quick"], "exclude each other"),
         (["--quick", "-t", "linear_rnn"], "chooses its"),
     ],
 )

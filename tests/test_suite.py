@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 import lsrl
 from lsrl import errors
+from lsrl.backends.base import StackBackend
 from lsrl.cli import app
-from lsrl.interpret import Circuit, capture, circuit_of
+from lsrl.interpret import Circuit, capture
 from lsrl.suite import datasets, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
@@ -147,6 +148,7 @@ def test_equal_seeds_give_equal_data_and_others_do_not():
     assert pairs[0] == pairs[1] != pairs[2]
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("name", ["binary_adder", "gradient_step"])
 def test_data_come_back_from_their_files_as_they_were(name, tmp_path):
     (program,) = programs([name])
@@ -203,6 +205,7 @@ def test_the_layout_is_as_documented(built):
     assert str(model.certificate) in card
 
 
+@pytest.mark.studies
 def test_refusals_are_recorded_with_their_reason(built):
     refusals = {(row.program, row.target): row.reason for row in read_manifest(built).refusals}
     assert "lsrl/programs/memory.py:" in refusals["flip_flop", "linear_rnn"]
@@ -210,12 +213,14 @@ def test_refusals_are_recorded_with_their_reason(built):
     assert "the outputs span 6" in refusals["vec2vec", "gru"]
 
 
+@pytest.mark.studies
 def test_files_name_no_folder_of_this_machine(built):
     for name, content in contents(built).items():
         assert str(ROOT).encode() not in content, name
         assert str(built.parent).encode() not in content, name
 
 
+@pytest.mark.studies
 def test_the_lines_of_the_card_run(built, monkeypatch):
     folder = built / "counting/majority/mamba/plain"
     monkeypatch.chdir(folder)
@@ -226,6 +231,7 @@ def test_the_lines_of_the_card_run(built, monkeypatch):
     assert len(space["pairs"].base)
 
 
+@pytest.mark.studies
 def test_processes_of_their_own_build_the_same_bytes(built, tmp_path):
     build_small(tmp_path, programs=["majority", "flip_flop"], targets=["gru"], workers=2)
     ours, theirs = contents(tmp_path), contents(built)
@@ -234,6 +240,7 @@ def test_processes_of_their_own_build_the_same_bytes(built, tmp_path):
     assert ours == {name: theirs[name] for name in ours}
 
 
+@pytest.mark.studies
 def test_another_seed_builds_other_data_and_the_same_weights(built, tmp_path):
     build(tmp_path, programs=["majority"], targets=["gru"], variants=["plain"], seed=4, workers=1)
     ours, theirs = contents(tmp_path), contents(built)
@@ -243,6 +250,7 @@ def test_another_seed_builds_other_data_and_the_same_weights(built, tmp_path):
     assert ours[model] == theirs[model]
 
 
+@pytest.mark.studies
 def test_a_spoilt_directory_is_mended_and_the_rest_is_kept(built, copied):
     (copied / "manifest.json").unlink()
     flip(copied / "counting/majority/gru/plain/model.safetensors")
@@ -260,6 +268,7 @@ def test_a_spoilt_directory_is_mended_and_the_rest_is_kept(built, copied):
     assert kept.stat().st_mtime_ns == before
 
 
+@pytest.mark.studies
 def test_a_killed_build_goes_on(built, tmp_path):
     code = (
         "from lsrl.suite.build import build\n"
@@ -292,6 +301,7 @@ def test_what_no_build_wrote_is_not_replaced(tmp_path):
     assert not (tmp_path / "manifest.json").exists()
 
 
+@pytest.mark.studies
 def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
     def negated(model, request):
         assert request.sampler(3, 0)[0].shape == (3, 24)
@@ -319,6 +329,7 @@ def test_a_variant_is_one_row_of_the_registry(tmp_path, monkeypatch):
     assert verify.verify(tmp_path, workers=1).models == 3
 
 
+@pytest.mark.studies
 def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "PAIRS", 20)
     monkeypatch.setattr(verify, "PAIRS_OF_VARIANTS", 20)
@@ -347,6 +358,7 @@ def test_variants_are_built_with_their_own_circuits_and_verified(tmp_path, monke
     assert verify.verify(tmp_path, workers=1).models == 7
 
 
+@pytest.mark.studies
 def test_partners_read_the_same_inputs_and_none_has_two():
     for seed in range(4):
         pairs = partners(seed)
@@ -363,6 +375,7 @@ def test_partners_read_the_same_inputs_and_none_has_two():
     assert partners(0) == partners.__wrapped__(0) != partners(1)
 
 
+@pytest.mark.studies
 def test_merged_models_are_built_on_every_target_that_holds_both(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "PAIRS_OF_VARIANTS", 20)
     (other,) = programs(["dfa"])
@@ -397,6 +410,7 @@ def test_merged_models_are_built_on_every_target_that_holds_both(tmp_path, monke
     assert verify.verify(tmp_path, workers=1).models == 1
 
 
+@pytest.mark.studies
 def test_soft_networks_that_do_not_compute_their_program_are_refused(tmp_path):
     manifest = build(
         tmp_path, programs=["vec2vec"], targets=["mamba"], variants=["soft"], workers=1
@@ -406,21 +420,24 @@ def test_soft_networks_that_do_not_compute_their_program_are_refused(tmp_path):
     assert "soft: vec2vec on mamba is right at 8" in refusal.reason
 
 
+@pytest.mark.studies
 def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
     """Interchanges by the wrong labels give other outputs."""
     monkeypatch.setattr(verify, "PAIRS", 20)
     monkeypatch.setattr(verify, "CHECKS", [verify.check_causes])
     build(tmp_path, programs=["majority"], targets=["lstm"], variants=["plain"], workers=1)
 
-    def lying(model):
-        circuit = circuit_of(model)
+    truth = StackBackend.anatomy
+
+    def lying(*arguments):
+        circuit = truth(*arguments)
         channels = tuple(
             dataclasses.replace(c, offset=c.offset + 1) if c.signal == "ones" else c
             for c in circuit.channels
         )
         return dataclasses.replace(circuit, channels=channels)
 
-    monkeypatch.setattr("lsrl.interpret.locate.circuit_of", lying)
+    monkeypatch.setattr(StackBackend, "anatomy", lying)
     with pytest.raises(errors.ModelDifferenceError, match="interchanges of ones"):
         verify.verify(tmp_path, workers=1)
 
@@ -443,6 +460,7 @@ def restamp(directory, name):
     path.write_text(json.dumps(data))
 
 
+@pytest.mark.studies
 def test_what_was_built_is_verified_and_further_checks_see_every_model(built, monkeypatch):
     seen = []
     monkeypatch.setattr(verify, "CHECKS", [seen.append])
@@ -461,6 +479,7 @@ def test_what_was_built_is_verified_and_further_checks_see_every_model(built, mo
         assert set(subject.counterfactuals.signals) == names
 
 
+@pytest.mark.studies
 def test_changed_files_are_named_with_both_hashes(copied):
     name = "memory/flip_flop/gru/plain/circuit.json"
     expected = digest((copied / name).read_bytes())
@@ -470,6 +489,7 @@ def test_changed_files_are_named_with_both_hashes(copied):
     assert f"expected {expected}, got {digest((copied / name).read_bytes())}" in str(caught.value)
 
 
+@pytest.mark.studies
 def test_missing_files_are_named(copied):
     name = "memory/flip_flop/gru/plain/circuit.json"
     (copied / name).unlink()
@@ -480,6 +500,7 @@ def test_missing_files_are_named(copied):
         verify.verify(copied, workers=1)
 
 
+@pytest.mark.studies
 def test_newer_and_foreign_files_are_refused(copied, tmp_path):
     path = copied / "manifest.json"
     data = json.loads(path.read_text())
@@ -517,6 +538,7 @@ def test_a_model_that_differs_is_found(copied):
         verify.verify(copied, workers=1)
 
 
+@pytest.mark.studies
 def test_a_weight_that_differs_is_found(copied):
     """One entry of a hidden layer, by one part in eight."""
     name = "memory/flip_flop/gru/plain/model.safetensors"
@@ -534,6 +556,7 @@ def test_a_weight_that_differs_is_found(copied):
         verify.verify(copied, workers=1)
 
 
+@pytest.mark.studies
 def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path):
     """A soft one: no bound is certified, and what was measured is checked."""
     agreement = "agreement of interchanges"
@@ -561,6 +584,7 @@ def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path
     verify.check_causes(dataclasses.replace(subject, record=silent))
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("what", ["weight", "lost", "channel"])
 def test_a_circuit_that_differs_from_its_model_is_found(what, copied):
     name = "memory/flip_flop/gru/plain/circuit.json"
@@ -578,6 +602,7 @@ def test_a_circuit_that_differs_from_its_model_is_found(what, copied):
         verify.verify(copied, workers=1)
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("part", ["outputs", "signals/ones"])
 def test_a_dataset_that_differs_is_found(copied, part):
     name = "counting/majority/dataset.safetensors"
@@ -595,6 +620,7 @@ def test_a_dataset_that_differs_is_found(copied, part):
 # ---------------------------------------------------------------- the held-back set
 
 
+@pytest.mark.studies
 def test_held_back_programs_tell_nothing(tmp_path):
     """What is not under held_back_labels has neither operations nor signals."""
     built = tmp_path
@@ -625,6 +651,7 @@ def test_held_back_programs_tell_nothing(tmp_path):
     ]
 
 
+@pytest.mark.studies
 def test_held_back_programs_follow_from_their_seed():
     first, again, other = held_back(11, 3), held_back(11, 3), held_back(12, 3)
     assert first == again != other
@@ -657,6 +684,7 @@ def test_bad_arguments_are_named(settings, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.studies
 def test_the_command_line_builds_verifies_and_lists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

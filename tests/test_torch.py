@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl import torch_export
+from lsrl import torch_folder
 from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.programs import catalogue
 from lsrl.testing.verification import sample_inputs
@@ -121,6 +121,7 @@ def test_program_with_other_parameters(target, entry, parameters, dtype, tmp_pat
     assert_equals_its_reference(target, entry, parameters, dtype, tmp_path / "model")
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("target", CELLS)
 @pytest.mark.parametrize("name", ["majority", "flip_flop"])
@@ -363,7 +364,7 @@ def forge(folder, change):
     config = json.loads(file.read_text())
     change(config)
     content = (folder / "weights.safetensors").read_bytes()
-    file.write_text(json.dumps({**config, "checksum": torch_export._checksum(config, content)}))
+    file.write_text(json.dumps({**config, "checksum": torch_folder.checksum(config, content)}))
 
 
 def flip(file, place):

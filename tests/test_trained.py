@@ -74,6 +74,7 @@ def test_examples_are_what_the_program_does(target, compiled):
     assert interchanged == owned
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_intervention_sets_the_code_and_the_memory(target, compiled):
     """A patch of a group of units is decoded as it was meant, and what remembers it changes too."""
@@ -104,6 +105,7 @@ def test_a_scan_s_entries_change_with_the_code(compiled):
         assert changes[entry] == pytest.approx(channel.directions[0])
 
 
+@pytest.mark.studies
 def test_training_is_seeded_and_goes_on_where_it_stopped(compiled, tmp_path):
     """A file in the middle of a training gives the same network as one go does."""
     each, seen = Training(compiled["gru"], RECIPE), []
@@ -130,6 +132,7 @@ def test_training_is_seeded_and_goes_on_where_it_stopped(compiled, tmp_path):
         each.run(3, checkpoint)
 
 
+@pytest.mark.studies
 def test_a_trained_network_passes_the_causal_tests(compiled):
     model, sampler = compiled["gru"], variants.random_sampler(PROGRAM, 12)
     made = trained(model, 0, Recipe(steps=500), sampler=sampler)
@@ -158,6 +161,7 @@ def test_all_targets_pass_the_causal_tests_and_twins_do_not(target, compiled):
     assert natural.causal.agreement < PASSES
 
 
+@pytest.mark.studies
 def test_a_mamba_to_train_is_what_transformers_runs(compiled):
     """The same weights in the reference class give the same stream."""
     torch = pytest.importorskip("torch")
@@ -202,6 +206,7 @@ def test_a_mamba_to_train_is_what_transformers_runs(compiled):
         np.testing.assert_allclose(here, stream.detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", TARGETS)
 def test_statistics_of_gates(target, compiled):
     """A compiled network's gates are shut or open; untrained ones are in between."""
@@ -220,6 +225,7 @@ def test_statistics_of_gates(target, compiled):
         statistics(lsrl.compile(PROGRAM, "rnn"), inputs)
 
 
+@pytest.mark.studies
 def test_a_grid_is_resumed_and_told_as_tables(tmp_path, monkeypatch):
     monkeypatch.setitem(training.RECIPES, "gru", RECIPE)
     arguments = {"names": ["flip_flop"], "targets": ["gru"], "seeds": 2, "kinds": ["trained"]}

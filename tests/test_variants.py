@@ -13,6 +13,7 @@ from lsrl.interpret.causal import causal_test
 from lsrl.interpret.variants import combine
 from lsrl.interpret.variants.base import every_input
 from lsrl.interpret.variants.combine import CANCELLING
+from tests.grids import studied
 
 TARGETS = [found.name for found in lsrl.targets()]
 RESIDUAL = ["mamba", "griffin"]
@@ -60,7 +61,7 @@ def arrays_of(model):
     return {name: array.copy() for name, array in model.module.arrays().items()}
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", studied(TARGETS, "gru", "mamba"))
 def test_permuted_is_exact_and_its_circuit_true(target, compiled, tmp_path):
     model = compiled(target)
     before, truth = arrays_of(model), model.circuit.to_json()
@@ -90,7 +91,7 @@ def test_permuted_is_exact_and_its_circuit_true(target, compiled, tmp_path):
     assert loaded.card == shuffled.card and loaded.certificate == shuffled.certificate
 
 
-@pytest.mark.parametrize("target", ["rnn_tanh", "lstm", "gru", "linear_rnn"])
+@pytest.mark.parametrize("target", studied(["rnn_tanh", "lstm", "gru", "linear_rnn"], "gru"))
 def test_permuted_flips_signs(target, compiled):
     model = compiled(target)
     flips = flipped(model)
@@ -104,10 +105,12 @@ def flipped(model):
     return np.concatenate(signs)
 
 
+@pytest.mark.studies
 def test_permuted_only_scales_rectified_units(compiled):
     assert not flipped(compiled("rnn")).any()
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize(
     ("target", "made"), [("mamba", "padded"), ("griffin", "rotated"), ("griffin", "permuted")]
 )
@@ -135,12 +138,13 @@ def test_trimmed_is_smaller_and_otherwise_what_it_was(target, made, compiled, tm
     assert variants.trimmed(small).module.num_parameters == small.module.num_parameters
 
 
+@pytest.mark.studies
 def test_trimmed_leaves_stacks_as_they_are(compiled):
     for target in STACKS:
         assert variants.trimmed(compiled(target)) is compiled(target)
 
 
-@pytest.mark.parametrize("target", RESIDUAL)
+@pytest.mark.parametrize("target", studied(RESIDUAL, "mamba"))
 def test_rotated_is_exact_by_hadamard_blocks(target, compiled, tmp_path):
     turned = variants.rotated(compiled(target), 3)
     inputs = draw(PROGRAM, length=40)
@@ -160,6 +164,7 @@ def test_rotated_is_exact_by_hadamard_blocks(target, compiled, tmp_path):
     np.testing.assert_array_equal(loaded.run(*inputs), PROGRAM.run(*inputs))
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", RESIDUAL)
 def test_rotated_at_random_is_right_and_not_called_exact(target, compiled):
     turned = variants.rotated(compiled(target), 3, basis="random")
@@ -169,6 +174,7 @@ def test_rotated_at_random_is_right_and_not_called_exact(target, compiled):
     assert causal_test(turned, lambda n, s: draw(PROGRAM, n, seed=s), pairs=20).agreement == 1
 
 
+@pytest.mark.studies
 def test_rotated_is_not_called_exact_where_sums_have_no_room():
     """A sum over time that just fits float32 has no bit to spare for a rotation."""
 
@@ -184,7 +190,7 @@ def test_rotated_is_not_called_exact_where_sums_have_no_room():
     assert not all(card.measured.equal for card in cards)
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "lstm"])
+@pytest.mark.parametrize("target", studied(["linear_rnn", "lstm"], "linear_rnn"))
 def test_noised_is_right_at_the_level_on_its_card(target, compiled):
     model = compiled(target)
     noisy = variants.noised(model, 1)
@@ -195,6 +201,7 @@ def test_noised_is_right_at_the_level_on_its_card(target, compiled):
     assert variants.noised(model, 1, sigma=1.0).card.measured.accuracy < 1
 
 
+@pytest.mark.studies
 def test_padded_has_a_second_head_and_distractors(compiled, tmp_path):
     model = compiled("lstm")
     wide = variants.padded(model, 1)
@@ -233,6 +240,7 @@ def test_padded_has_a_second_head_and_distractors(compiled, tmp_path):
     assert loaded.circuit.to_json() == wide.circuit.to_json() and loaded.card == wide.card
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("rectified", [False, True])
 def test_what_cancels_changes_nothing_and_is_read(rectified, compiled):
     fed = combine.cancelling(PROGRAM, 2, rectified=rectified)
@@ -254,6 +262,7 @@ def test_what_cancels_changes_nothing_and_is_read(rectified, compiled):
     assert any(s.changed for s in result.signals if s.name in names)
 
 
+@pytest.mark.studies
 def test_distractors_tell_no_folder_of_this_machine(compiled):
     for signal in variants.padded(compiled("gru"), 1).circuit.signals:
         assert "random_programs" not in signal.source
@@ -271,6 +280,7 @@ def test_merged_gives_the_outputs_of_its_programs(compiled):
     check_ground_truth(both)
 
 
+@pytest.mark.studies
 def test_merged_programs_keep_their_signals_apart():
     """Both call a signal `count`; the second one's goes by its program's name."""
 
@@ -296,6 +306,7 @@ def test_merged_programs_keep_their_signals_apart():
     )
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("make", [variants.padded, variants.merged])
 @pytest.mark.parametrize("target", ["gru", "mamba"])
 def test_joint_programs_tell_lines_of_programs_only(make, target):
@@ -321,7 +332,7 @@ def test_every_input_of_a_length():
     assert every_input(PROGRAM, 1) is None
 
 
-@pytest.mark.parametrize("target", ["lstm", "gru", "rnn_tanh", *RESIDUAL])
+@pytest.mark.parametrize("target", studied(["lstm", "gru", "rnn_tanh", *RESIDUAL], "gru"))
 def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled, tmp_path):
     model = compiled(target)
     errors_at = {}
@@ -359,6 +370,7 @@ def test_soft_gates_are_nearly_right_and_let_gradients_through(target, compiled,
     assert sizes[1] < sizes[0]
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", RESIDUAL)
 def test_soft_scans_hold_and_let_go_as_their_gates_say(target):
     """A state that is set goes on from there, and by the circuit's weights is what it should be."""
@@ -380,6 +392,7 @@ def test_soft_scans_hold_and_let_go_as_their_gates_say(target):
     assert rate == pytest.approx((4 if target == "griffin" else 1) / (1 + np.exp(8)), rel=0.05)
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", RESIDUAL)
 def test_what_soft_gates_do_to_bits_is_taken_back(target):
     """A bit that passes, and one that a hold takes in again and again."""
@@ -392,6 +405,7 @@ def test_what_soft_gates_do_to_bits_is_taken_back(target):
     np.testing.assert_allclose(model.run(np.full((1, 20), 3))[0, 10:], 1, atol=1e-5)
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", RESIDUAL)
 def test_soft_streams_have_drives_of_their_size(target, compiled):
     arrays = arrays_of(variants.soft(compiled(target), 2))
@@ -408,6 +422,7 @@ def test_soft_streams_have_drives_of_their_size(target, compiled):
             assert np.abs(array[array != 0]).min() == 4.0, name
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("target", RESIDUAL)
 def test_cold_streams_are_what_was_compiled_and_hot_ones_finite(target, compiled):
     inputs = draw(PROGRAM, length=40)
@@ -417,6 +432,7 @@ def test_cold_streams_are_what_was_compiled_and_hot_ones_finite(target, compiled
     assert np.isfinite(variants.soft(compiled(target), 100.0).run(*inputs)).all()
 
 
+@pytest.mark.studies
 def test_programs_in_one_network_are_softened_together(compiled):
     both = variants.merged(compiled("mamba"), 1, [CATALOGUE["flip_flop"].program()])
     made = variants.soft(both)

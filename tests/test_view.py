@@ -35,6 +35,9 @@ LINE = next(number for number, line in enumerate(LINES, 1) if "total = lsrl.relu
 NAME = f"parts[{ODD!r}]"
 
 
+PANELS = [page.Panel("noise", ("layer", "level"), [("<b>0</b>", 0.5), ("1", float("inf"))])]
+
+
 def odd_inputs() -> list[np.ndarray]:
     rng = np.random.default_rng(5)
     return [rng.integers(0, 2, (3, 20)), rng.integers(-8, 9, (3, 20, 2)) / 2]
@@ -48,7 +51,7 @@ def model() -> lsrl.Model:
 @pytest.fixture(scope="module")
 def path(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("view") / "page.html"
-    view(model, *odd_inputs(), path=path)
+    view(model, *odd_inputs(), path=path, panels=PANELS)
     return path
 
 
@@ -160,6 +163,18 @@ def test_errors(model, tmp_path):
     with pytest.raises(OSError, match="director"):
         view(model, bits, shifts, path=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_panels_are_tables_of_any_study(model, path):
+    (panel,) = embedded(path)["panels"]
+    assert panel == {
+        "title": "noise",
+        "columns": ["layer", "level"],
+        "rows": [["<b>0</b>", 0.5], ["1", "inf"]],
+    }
+    torn = page.Panel("torn", ("layer", "level"), [("0",)])
+    with pytest.raises(InputError, match="row 0 of the panel 'torn' has 1 cells, expected 2"):
+        page.content(model, odd_inputs(), [torn])
 
 
 def test_the_command(tmp_path, monkeypatch):
@@ -289,6 +304,11 @@ def _reaches(circuit: Circuit, start: str, end: str) -> bool:
 def test_a_line_selects_its_signals(opened):
     opened.click(f'.code[data-line="test_view.py:{LINE}"]')
     assert rows_with(opened, "selected") == {"total"}
+
+
+def test_panels_are_shown_as_text(opened):
+    cells = "return [...document.querySelectorAll('#panels td')].map(td => td.textContent)"
+    assert opened.run(cells) == ["<b>0</b>", "0.5", "1", "inf"]
 
 
 def test_names_are_text(opened):

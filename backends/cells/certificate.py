@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Drive, Kernel, Placed, kernel_weights
+from lsrl.backends.cells.encoding import Drive
+from lsrl.backends.cells.plan import CellLayer, CellPlan, Kernel, Placed, kernel_weights
 from lsrl.certificate import (
     MAX_SLACK,
     Analysis,
@@ -34,7 +35,15 @@ from lsrl.ir.bounds import (
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import Product, RecurrentState, SelectiveState, Step
+from lsrl.ir.ops import (
+    LinearState,
+    Product,
+    RecurrentState,
+    Relu,
+    SelectiveState,
+    Step,
+    ThresholdState,
+)
 from lsrl.schedule import Unit
 
 # Operations of a cell, beside the sums of its kernels, that can each lose a smallest normal number:
@@ -180,7 +189,7 @@ class CellAnalysis(Analysis):
                 for gate, kernel in layer.kernels.items()
             }
             # States of this layer are read by its other units, so they come first.
-            for unit in sorted(layer.layer.units, key=lambda unit: unit.kind != "state"):
+            for unit in sorted(layer.layer.units, key=lambda unit: unit.kind is not LinearState):
                 place = slice(unit.start, unit.start + unit.width)
                 parts = [placed for placed in layer.placed if placed.unit is unit]
                 errors[place] = self._unit_errors(layer, parts, rounding, errors, before)
@@ -254,7 +263,7 @@ class CellAnalysis(Analysis):
             return np.zeros(0)
         fact = channels_of(self.facts[unit.node], unit)
         operand = self.graph.nodes[unit.node].operands[:1]
-        if unit.kind == "relu" and fact.boolean and not self.facts[operand[0]].gridded:
+        if unit.kind is Relu and fact.boolean and not self.facts[operand[0]].gridded:
             # What the unit reads lacks nothing or at least 1, by promise with a margin of
             # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
             slack = greatest_terms(unit.slots[0], mine, before)
@@ -273,16 +282,16 @@ class CellAnalysis(Analysis):
                 lost = self._gate_errors(unit, drive, error, size)
                 wrong = wrong + np.where(np.isinf(error), np.inf, lost)
             total[_picked(placed)] += wrong
-        if unit.kind == "product" and not any(
+        if unit.kind is Product and not any(
             drive.margin is not None for placed in parts for drive in placed.part.drives.values()
         ):
             total = np.minimum(total, self._gated_error(unit, parts, rounding, mine, before))
-        if unit.kind == "product":
+        if unit.kind is Product:
             for factor in self.graph.nodes[unit.node].operands:
                 if factor in self._edges:
                     # A value on the wrong side, or between 0 and itself, errs by its own size.
                     total += self._edges[factor][unit.channels]
-        if unit.kind in ("state", "recurrent", "selective"):
+        if unit.kind in (LinearState, RecurrentState, SelectiveState):
             return self._accumulated(layer, parts, total)
         return total
 
@@ -333,10 +342,10 @@ class CellAnalysis(Analysis):
                 self.slack = max(self.slack, slack)
                 certain |= slack <= MAX_SLACK
             return np.where(certain, 0.0, 1.0)
-        if unit.kind == "threshold":
+        if unit.kind is ThresholdState:
             return np.where(certain, 0.0, 1.0)
         exact = (error == 0) & (margin >= drive.needed)
-        if self.plan.clean_gates and unit.kind in ("relu", "recurrent"):
+        if self.plan.clean_gates and unit.kind in (Relu, RecurrentState):
             # |relu(x) - x sigmoid(k x)| <= 0.2785 / k, and a value on the wrong side is no larger
             # than what it is off by.
             return np.where(exact, 0.0, np.minimum(error + 0.3 / np.abs(drive.scale), size))

@@ -10,7 +10,7 @@ cell's dense map (`sparse.py`).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,10 @@ from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fres
 from lsrl.backends.input_map import InputMaps
 from lsrl.backends.network import (
     Edit,
+    Inputs,
     Network,
     Place,
+    Step,
     aligned,
     on_device,
     parameter,
@@ -37,9 +39,11 @@ from lsrl.backends.strength import Gates
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
+from lsrl.parameters import Parameter
+from lsrl.pytrees import Tree
 
 CellKind = Literal["relu", "tanh", "lstm", "gru"]
-State = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
+Carries = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
 
 # So few sequences run layer by layer, more with all layers in the step. CPU seconds of the former
 # over the latter, tok2tok of words of 3 and 40 symbols on two cores:
@@ -178,10 +182,10 @@ Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
 def apply_step(
     parameters: Parameters,
     structure: Structure,
-    state: State,
+    state: Carries,
     inputs: Sequence[jax.Array],
     edit: Edit | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, Carries]:
     """Run one token.
 
     Args:
@@ -204,10 +208,10 @@ def apply_step(
 def _apply_cells(
     structure: Structure,
     parameters: Parameters,
-    state: State,
+    state: Carries,
     values: jax.Array,
     edit: Edit | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, Carries]:
     """One token through cells, one upon the other."""
     after = []
     for number, carry in enumerate(state):
@@ -238,7 +242,7 @@ def _affine(values: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _features(
-    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
+    parameters: Parameters, structure: Structure, state: Carries, inputs: Sequence[jax.Array]
 ) -> jax.Array:
     parts = []
     for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
@@ -254,8 +258,8 @@ def _features(
 
 
 def _run_chunk(
-    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
-) -> tuple[jax.Array, State]:
+    parameters: Parameters, structure: Structure, state: Carries, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, Carries]:
     """All tokens of a chunk: inputs (batch, time, ...) to outputs (batch, time, outputs)."""
     timed = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
     run = _run_together if inputs[0].shape[0] > LAYERWISE else _run_layerwise
@@ -264,11 +268,11 @@ def _run_chunk(
 
 
 def _run_together(
-    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
-) -> tuple[jax.Array, State]:
+    parameters: Parameters, structure: Structure, state: Carries, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, Carries]:
     """As `_run_chunk`, time first, with all layers in the step."""
 
-    def token(state: State, values: Any) -> tuple[State, jax.Array]:
+    def token(state: Carries, values: Any) -> tuple[Carries, jax.Array]:
         values = _features(parameters, structure, state, values)
         values, state = _apply_cells(structure, parameters, state, values)
         return state, values
@@ -279,8 +283,8 @@ def _run_together(
 
 
 def _run_layerwise(
-    parameters: Parameters, structure: Structure, state: State, inputs: Sequence[jax.Array]
-) -> tuple[jax.Array, State]:
+    parameters: Parameters, structure: Structure, state: Carries, inputs: Sequence[jax.Array]
+) -> tuple[jax.Array, Carries]:
     """As `_run_chunk`, time first, layer by layer.
 
     What a cell makes of its inputs alone it makes of all tokens at once.
@@ -326,7 +330,7 @@ def _projected(
     project: Callable[[jax.Array], jax.Array],
     parameters: Parameters,
     structure: Structure,
-    state: State,
+    state: Carries,
     inputs: Sequence[jax.Array],
 ) -> jax.Array:
     """What the first cell makes of all tokens; if it reads a table alone, of each symbol once."""
@@ -355,7 +359,7 @@ class CellNetwork(Network):
       output_bias: (outputs,).
     """
 
-    pure_step = staticmethod(apply_step)
+    pure_step = staticmethod(cast(Step, apply_step))
     memory_is_output = True
     structure: Structure
 
@@ -410,7 +414,7 @@ class CellNetwork(Network):
         found["output_bias"] = Place(self, "output_bias")
         return found
 
-    def rebuilt(self, arrays: Mapping[str, Any]) -> "CellNetwork":
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
@@ -448,17 +452,14 @@ class CellNetwork(Network):
         )
         return network
 
-    def named(self, parameters: Parameters) -> dict[str, Any]:
+    def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
         """What a pytree like that of `parameters` holds, by flat name."""
         found = {}
         for name in self.places():
-            part, *path = name.split(".")
-            held = parameters[part]
-            if part == "inputs":
-                held = held[path[0]]
-            elif part == "cells":
-                held = held[int(path[0])][path[1]][path[2]]
-            found[name] = held
+            held = cast(Parameters, parameters)
+            for key in name.split(".")[: 2 if name.startswith("inputs") else 4]:
+                held = held[int(key) if isinstance(held, tuple) else key]
+            found[name] = cast(jax.Array, held)
         return found
 
     def legend(self) -> Legend:
@@ -470,14 +471,7 @@ class CellNetwork(Network):
         self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
     ) -> Gates | None:
         """The sigmoids and the candidates of a cell."""
-        prefix = f"cells.{layer}."
-        own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        return cell_gates(self.structure.kind, own, read, held)
-
-    def shown(self, state: State) -> list[Array]:
-        """Of each cell its h; the carry of an LSTM is (c, h)."""
-        hiddens = (carry[-1] if isinstance(carry, tuple) else carry for carry in state)
-        return [np.asarray(hidden, np.float64) for hidden in hiddens]
+        return cell_gates(self.structure.kind, arrays, layer, read, held)
 
     @property
     def untrained_entries(self) -> int:
@@ -530,7 +524,7 @@ class CellNetwork(Network):
 
     # ------------------------------------------------------------ running
 
-    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> Carries:
         """The state before the first token: zeros, as flax's `initialize_carry` makes them."""
         with precision(self.dtype):
             return tuple(self._carry(cell, batch_shape) for cell in self.cells)
@@ -539,6 +533,10 @@ class CellNetwork(Network):
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
+
+    def hooks_in(self, state: Carries) -> list[Array]:
+        """The h of each layer; the carry of an LSTM is (c, h)."""
+        return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
 
     def remembered(
         self, memory: Any, before: jax.Array, after: jax.Array, places: object = None
@@ -552,8 +550,8 @@ class CellNetwork(Network):
         return jnp.where(after == before, cell + (after - before), after), after
 
     def run_chunk(
-        self, parameters: Parameters, state: State, inputs: tuple[Any, ...]
-    ) -> tuple[jax.Array, State]:
+        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
         return _jitted_run(parameters, self.structure, state, inputs)
 

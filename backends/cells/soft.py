@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Kernel, Placed
+from lsrl.backends.cells.plan import CellLayer, CellPlan, Kernel, Placed
 from lsrl.ir.numbers import Array
 
 # The gate that keeps what a unit holds, and the one that lets in what it makes.

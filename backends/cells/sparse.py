@@ -17,7 +17,7 @@ from lsrl.backends.network import aligned, on_device
 from lsrl.ir.numbers import Array
 
 
-class Part(NamedTuple):
+class Strip(NamedTuple):
     """Nonzeros of one row, or of one diagonal.
 
     Attributes:
@@ -45,7 +45,7 @@ class SparseKernel:
     """
 
     weights: jax.Array
-    parts: tuple[Part, ...] = field(metadata={"static": True})
+    parts: tuple[Strip, ...] = field(metadata={"static": True})
     columns: int = field(metadata={"static": True})
 
     def product(self, values: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ def sparse_kernel(kernel: Array, most: int) -> SparseKernel | None:
     rows, columns = np.nonzero(kernel)
     if len(rows) > most * max(kernel.shape):
         return None
-    parts: list[Part] = []
+    parts: list[Strip] = []
     weights = [np.zeros(0, kernel.dtype)]
     diagonals = columns - rows + len(kernel) - 1
     left = np.ones(len(rows), bool)
@@ -83,7 +83,7 @@ def sparse_kernel(kernel: Array, most: int) -> SparseKernel | None:
         length = int(columns[own].max()) - column + 1
         values = np.zeros(length, kernel.dtype)
         values[columns[own] - column] = kernel[rows[own], columns[own]]
-        parts.append(Part(row, int(rows[own].max()) - row + 1, column, length))
+        parts.append(Strip(row, int(rows[own].max()) - row + 1, column, length))
         weights.append(values)
         left &= ~own
     joined = on_device(np.concatenate(weights), kernel.dtype)

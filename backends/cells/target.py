@@ -1,7 +1,7 @@
 """What the targets with stock cells share: plan, certificate and module."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -9,10 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, Reading
-from lsrl.backends.base import Backend
+from lsrl.backends.base import Backend, Exporter, StackBackend
+from lsrl.backends.cells import torch_export
 from lsrl.backends.cells.certificate import CellAnalysis
-from lsrl.backends.cells.encoding import CellLayer, CellPlan, Encoder, plan_cells
+from lsrl.backends.cells.encoding import Encoder
 from lsrl.backends.cells.network import CellKind, CellNetwork, CellWeights, GateWeights
+from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.cells.soft import KINDS, Image, images, softened_plan
 from lsrl.backends.input_map import input_maps
 from lsrl.ir.numbers import Array
@@ -20,7 +22,7 @@ from lsrl.numerics import Numerics
 from lsrl.schedule import Schedule
 
 
-class CellBackend(Backend):
+class CellBackend(StackBackend):
     """A target that is a stack of stock cells.
 
     Attributes:
@@ -51,7 +53,7 @@ class CellBackend(Backend):
             layers.append(Reading(decode, offset, None, tuple(ones.items())))
         return Hooks("the cell's h; memory: the cell's carry, c and h for an LSTM", layers)
 
-    def softened(self, size: float) -> Backend:
+    def softened(self, size: float) -> Backend[Schedule]:
         """With gates and saturated units at ±size."""
         if self.kind not in KINDS:
             return super().softened(size)
@@ -71,6 +73,10 @@ class CellBackend(Backend):
         plan = plan_cells(self.encoder, schedule, numerics)
         found = [images(self.kind, layer, size) for layer in plan.layers]
         return softened_plan(self.kind, plan, found, size), found
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """Stock modules of torch."""
+        return {"torch": torch_export.write}
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> CellNetwork:
         """The cells with the schedule's weights."""

@@ -55,17 +55,22 @@ def cell_legend(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> Legend:
     return Legend(spaces, found)
 
 
-def cell_gates(kind: str, own: Mapping[str, Array], read: Array, held: Array) -> Gates | None:
+def cell_gates(
+    kind: str, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
+) -> Gates | None:
     """The sigmoids and the candidates of a cell; None where it has no gates.
 
     Args:
       kind: of the cell.
-      own: its parameters.
+      arrays: of the network.
+      layer: the cell's number.
       read: (batch, time, features) what it reads.
       held: (batch, time, units) what it puts out.
     """
     if kind not in UNTRAINED:
         return None
+    prefix = f"cells.{layer}."
+    own = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     before = np.concatenate([np.zeros_like(held[:, :1]), held[:, :-1]], axis=1)
     outside, inside = read @ own["dense_i.kernel"], before @ own["dense_h.kernel"]
     if kind == "lstm":

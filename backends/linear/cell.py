@@ -8,6 +8,7 @@ bfloat16 networks compute in float32 and round inputs, states and outputs to bfl
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,10 @@ import numpy as np
 from jax import lax
 
 from lsrl.backends import network
-from lsrl.backends.network import Edit
+from lsrl.backends.network import Edit, Inputs, Step
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
-State = tuple[jax.Array, ...]  # per layer (..., hidden)
+Hidden = tuple[jax.Array, ...]  # per layer (..., hidden)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class NetworkStructure:
 
 def initial_state(
     parameters: Parameters, structure: NetworkStructure, batch_shape: tuple[int, ...] = ()
-) -> State:
+) -> Hidden:
     """The state before the first token.
 
     Args:
@@ -88,17 +89,21 @@ def initial_state(
     """
     if not structure.layers:
         return (jnp.zeros((*batch_shape, 0), structure.dtype),)
-    starts = (parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers)))
+    starts = [parameters[f"layers.{i}.initial_state"] for i in range(len(structure.layers))]
+    if not any(isinstance(start, jax.core.Tracer) for start in starts):
+        # Without a compilation, which a broadcast of jax needs once a shape.
+        wide = [np.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts]
+        return tuple(network.on_device(x, x.dtype) for x in wide)
     return tuple(jnp.broadcast_to(start, (*batch_shape, *start.shape)) for start in starts)
 
 
 def apply_step(
     parameters: Parameters,
     structure: NetworkStructure,
-    state: State,
+    state: Hidden,
     inputs: Sequence[jax.Array],
     edit: Edit | None = None,
-) -> tuple[jax.Array, State]:
+) -> tuple[jax.Array, Hidden]:
     """Run one token.
 
     Args:
@@ -150,9 +155,9 @@ def apply_step(
 def apply_sequence(
     parameters: Parameters,
     structure: NetworkStructure,
-    inputs: Sequence[jax.Array],
-    state: State | None = None,
-) -> tuple[jax.Array, State]:
+    inputs: Inputs,
+    state: Hidden | None = None,
+) -> tuple[jax.Array, Hidden]:
     """Run whole sequences token by token, whatever the parameters are.
 
     Args:
@@ -166,7 +171,9 @@ def apply_sequence(
     """
     inputs = tuple(jnp.asarray(signal) for signal in inputs)
     start = state or initial_state(parameters, structure, inputs[0].shape[:1])
-    return network.apply_sequence(apply_step, parameters, structure, start, inputs)
+    step = cast(Step, apply_step)
+    outputs, last = network.apply_sequence(step, parameters, structure, start, inputs)
+    return outputs, cast(Hidden, last)
 
 
 def _read_outputs(

@@ -32,7 +32,7 @@ from lsrl.ir.bounds import (
 )
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import Lookup
+from lsrl.ir.ops import LinearState, Lookup, Product, Relu
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
@@ -61,7 +61,7 @@ class LinearAnalysis(Analysis):
                     sums = self._sums(layer, unit, slot, before, mine)
                     weights = np.concatenate([row_weights(rows), layer.initial])
                     yield Condition(unit.node, number, sums, "the sum is", weights, rows.exact)
-                if unit.kind == "product":
+                if unit.kind is Product:
                     yield Condition(unit.node, number, self._product(unit), "the product is")
             before = mine
         rows = self.schedule.output
@@ -78,7 +78,7 @@ class LinearAnalysis(Analysis):
 
     def _sums(self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts) -> Sums:
         rows = unit.slots[slot]
-        if unit.kind != "state":
+        if unit.kind is not LinearState:
             return row_sums(rows, mine, before)
         own, others = split_recurrence(rows, unit)
         update = row_sums(rows._replace(recurrent=others), mine, before)
@@ -124,7 +124,7 @@ class LinearAnalysis(Analysis):
             mine = self._layer_facts(layer)
             errors = np.zeros(layer.width)
             # States of this layer are read by its other units, so they come first.
-            for unit in sorted(layer.units, key=lambda u: u.kind != "state"):
+            for unit in sorted(layer.units, key=lambda u: u.kind is not LinearState):
                 place = slice(unit.start, unit.start + unit.width)
                 errors[place] = self._unit_errors(layer, unit, errors, before, mine, before_facts)
             before, before_facts = errors, mine
@@ -166,12 +166,12 @@ class LinearAnalysis(Analysis):
         mine_facts: Facts,
         before_facts: Facts,
     ) -> Array:
-        if unit.kind == "state":
+        if unit.kind is LinearState:
             return self._state_errors(layer, unit, mine, before, mine_facts, before_facts)
         slots = [
             self._row_errors(rows, mine, before, mine_facts, before_facts) for rows in unit.slots
         ]
-        if unit.kind == "product":
+        if unit.kind is Product:
             left, right = (
                 channels_of(self.facts[i], unit) for i in self.graph.nodes[unit.node].operands
             )
@@ -187,7 +187,7 @@ class LinearAnalysis(Analysis):
             )
             errors = np.where((exact & clean) | selects, spread, spread + rounded)
             return self._finite(sums._replace(magnitude=size), errors)
-        if unit.kind == "relu" and self._snaps(unit):
+        if unit.kind is Relu and self._snaps(unit):
             # What the unit reads lacks nothing or at least 1, by promise with a margin of
             # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
             slack = greatest_terms(unit.slots[0], mine, before)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.decomposition import GroupKind
 from lsrl.backends.linear.maps import (
     STATIC,
     Affine,
@@ -210,9 +211,9 @@ def _read(tracks: Sequence[_Track], pieces: Sequence[Piece]) -> Rows | None:
 @pytree
 @dataclass(frozen=True)
 class GroupPlan:
-    """One group of recurrence.Decomposition."""
+    """One group of decomposition.Decomposition."""
 
-    kind: recurrence.Kind = field(metadata=STATIC)
+    kind: GroupKind = field(metadata=STATIC)
     varying: bool = field(metadata=STATIC)
     rows: int = field(metadata=STATIC)
     remembered: bool = field(metadata=STATIC)  # whether the next chunk needs its history

@@ -4,10 +4,10 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,19 @@ from scipy.sparse.csgraph import connected_components
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
+    Hidden,
     LayerStructure,
     NetworkStructure,
-    State,
+    Parameters,
     apply_sequence,
     apply_step,
     initial_state,
 )
 from lsrl.backends.linear.tiles import PlanCache, run_tiles
-from lsrl.backends.network import Network, Place, parameter, precision
+from lsrl.backends.network import Inputs, Network, Place, Step, parameter, precision
 from lsrl.errors import SelfTestError, ShapeError
-
-Matrix: TypeAlias = np.ndarray | Any  # dense, or a sparse.csr_array
+from lsrl.parameters import Parameter, dense
+from lsrl.pytrees import Tree
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class LayerWeights:
       right: (outputs,) int, the unit that multiplies it, or -1.
     """
 
-    input_kernel: Matrix
-    recurrent_kernel: Matrix
+    input_kernel: Parameter
+    recurrent_kernel: Parameter
     bias: np.ndarray
     initial_state: np.ndarray
     relu: np.ndarray
@@ -71,11 +72,11 @@ class NetworkWeights:
       output_bias: (outputs,).
     """
 
-    tables: tuple[Matrix | None, ...]
-    kernels: tuple[Matrix | None, ...]
+    tables: tuple[Parameter | None, ...]
+    kernels: tuple[Parameter | None, ...]
     input_bias: np.ndarray
     layers: tuple[LayerWeights, ...]
-    output_kernel: Matrix
+    output_kernel: Parameter
     output_bias: np.ndarray
 
 
@@ -108,7 +109,7 @@ class LinearNetwork(Network):
       structure: what is no parameter.
     """
 
-    pure_step = staticmethod(apply_step)
+    pure_step = staticmethod(cast(Step, apply_step))
     structure: NetworkStructure
 
     def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
@@ -172,7 +173,11 @@ class LinearNetwork(Network):
         found["output_bias"] = Place(self, "output_bias")
         return found
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def parameters(self) -> Parameters:
+        """The parameters by flat name."""
+        return cast(Parameters, super().parameters())
+
+    def arrays(self) -> dict[str, Parameter]:
         """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
         found = self.parameter_arrays()
         for number, layer in enumerate(self.structure.layers):
@@ -182,7 +187,7 @@ class LinearNetwork(Network):
                 )
         return found
 
-    def rebuilt(self, arrays: Mapping[str, Any]) -> "LinearNetwork":
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> "LinearNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
@@ -221,7 +226,7 @@ class LinearNetwork(Network):
 
         A ring that is scaled alike stays one, and runs as one.
         """
-        arrays = self.arrays()
+        arrays = {name: dense(array) for name, array in self.arrays().items()}
         spaces = {"features": Space(len(arrays["input_bias"]), True, True, hooks=(0,))}
         found = {
             f"inputs.{number}.{kind}": Axes(
@@ -256,8 +261,20 @@ class LinearNetwork(Network):
         found["output_bias"] = Axes("bias", (makes(),))
         return Legend(spaces, found)
 
-    def shown(self, state: State) -> list[np.ndarray]:
-        """Hidden units, their products and their ReLUs."""
+    @property
+    def width(self) -> int:
+        """Hidden units of the widest layer."""
+        return max((layer.bias.shape[0] for layer in self.layers), default=0)
+
+    # ---------------------------------------------------------------- running
+
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> Hidden:
+        """The state before the first token, per layer (*batch_shape, hidden)."""
+        with precision(self.structure.dtype):
+            return initial_state(self.parameters(), self.structure, batch_shape)
+
+    def hooks_in(self, state: Hidden) -> list[np.ndarray]:
+        """The outputs of each layer, from its hidden units."""
         found = []
         for layer, hidden in zip(self.structure.layers, state, strict=True):
             units = np.asarray(hidden, np.float64)
@@ -267,27 +284,15 @@ class LinearNetwork(Network):
             found.append(np.where(np.array(layer.relu, bool), np.maximum(values, 0), values))
         return found
 
-    @property
-    def width(self) -> int:
-        """Hidden units of the widest layer."""
-        return max((layer.bias.shape[0] for layer in self.layers), default=0)
-
-    # ---------------------------------------------------------------- running
-
-    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
-        """The state before the first token, per layer (*batch_shape, hidden)."""
-        with precision(self.structure.dtype):
-            return initial_state(self.parameters(), self.structure, batch_shape)
-
-    def mode(self) -> AbstractContextManager[Any]:
+    def mode(self) -> AbstractContextManager[object]:
         """Its products ask for every bit by themselves."""
         return precision(self.structure.dtype)
 
     def run(
         self,
-        inputs: Sequence[Any],
+        inputs: Inputs,
         chunk: int | None = None,
-        state: State | None = None,
+        state: Tree | None = None,
     ) -> np.ndarray | jax.Array:
         """Run whole sequences, parallel over time.
 
@@ -304,20 +309,20 @@ class LinearNetwork(Network):
 
     def run_with_state(
         self,
-        inputs: Sequence[Any],
+        inputs: Inputs,
         chunk: int | None = None,
-        state: State | None = None,
-    ) -> tuple[np.ndarray | jax.Array, State]:
+        state: Tree | None = None,
+    ) -> tuple[np.ndarray | jax.Array, Hidden]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
         outputs, after = self._run(inputs, chunk, state, with_state=True)
         return outputs, after
 
     def _run(
-        self, inputs: Sequence[Any], chunk: int | None, state: State | None, with_state: bool
-    ) -> tuple[np.ndarray | jax.Array, State]:
-        structure = self.structure
+        self, inputs: Inputs, chunk: int | None, given: Tree | None, with_state: bool
+    ) -> tuple[np.ndarray | jax.Array, Hidden]:
+        structure, state = self.structure, cast("Hidden | None", given)
         with precision(structure.dtype):
-            parameters = self._reader.read(self, self.prepared)
+            parameters = cast(Parameters, self._reader.read(self, self.prepared))
             known = parameters is self._plans.parameters
             leaves = [*inputs, *(state or ()), *(() if known else parameters.values())]
             if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -375,7 +380,7 @@ def _check_arithmetic(structure: NetworkStructure) -> None:
 def _check(weights: NetworkWeights) -> None:
     """Raise ShapeError unless all shapes fit together."""
 
-    def expect(name: str, values: Any, shape: tuple[int, ...]) -> None:
+    def expect(name: str, values: Parameter, shape: tuple[int, ...]) -> None:
         if values.shape != shape:
             raise ShapeError(f"{name}: expected shape {shape}, got {values.shape}")
 

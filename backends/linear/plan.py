@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from scipy import sparse
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import LayerStructure, NetworkStructure, Parameters
+from lsrl.backends.linear.decomposition import Decomposition, Group, decompose
 from lsrl.backends.linear.layers import (
     GroupPlan,
     Handed,
@@ -164,7 +166,7 @@ class Prepared:
     """
 
     plan: NetworkPlan
-    layers: tuple[recurrence.Decomposition, ...]
+    layers: tuple[Decomposition, ...]
     starts: tuple[np.ndarray, ...]
     extent: Extent
     form: Form
@@ -216,18 +218,7 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
       The plan.
     """
     dtype = structure.compute_dtype
-
-    def vector(name: str) -> np.ndarray:
-        return np.asarray(parameters[name]).astype(np.float64)
-
-    def matrix(name: str) -> sparse.csr_array:
-        values = np.asarray(parameters[name])
-        if values.dtype == jnp.bfloat16:
-            values = values.astype(np.float32)
-        rows, places = np.nonzero(values)
-        entries = values[rows, places].astype(np.float64)
-        return sparse.csr_array((entries, (rows, places)), shape=values.shape)
-
+    vector, matrix = partial(_vector, parameters), partial(_matrix, parameters)
     kernels = [matrix(f"layers.{i}.input_kernel") for i in range(len(structure.layers))]
     kernels.append(matrix("output_kernel"))
     features = np.flatnonzero(np.diff(kernels[0].indptr))
@@ -259,7 +250,35 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
     bias = vector("output_bias")
     output = plan_bank_affine(kernels[-1].tocsc(), bias, (fixed, varying), dtype)
     network = NetworkPlan(structure, len(bias), constants, feature_plans, tuple(layers), output)
-    groups = [group for decomposition in decompositions for group in decomposition.groups]
+    numbers, tree = jax.tree.flatten(network)
+    return Prepared(
+        network,
+        tuple(decompositions),
+        tuple(starts),
+        _extent(layers, decompositions, max(width, 2 * len(bias))),
+        Form(tree),
+        tuple(numbers),
+    )
+
+
+def _vector(parameters: Parameters, name: str) -> np.ndarray:
+    """A parameter in float64."""
+    return np.asarray(parameters[name]).astype(np.float64)
+
+
+def _matrix(parameters: Parameters, name: str) -> sparse.csr_array:
+    """The entries of a parameter that are not 0, in float64."""
+    values = np.asarray(parameters[name])
+    if values.dtype == jnp.bfloat16:
+        values = values.astype(np.float32)
+    rows, places = np.nonzero(values)
+    entries = values[rows, places].astype(np.float64)
+    return sparse.csr_array((entries, (rows, places)), shape=values.shape)
+
+
+def _extent(layers: list[LayerPlan], decompositions: list[Decomposition], width: int) -> Extent:
+    """What says how runs of planned layers are best cut."""
+    groups = [group for parts in decompositions for group in parts.groups]
     turn = math.lcm(*(group.stride for group in groups))
     loops = [
         any(
@@ -270,21 +289,13 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
         )
         for layer, parts in zip(layers, decompositions, strict=True)
     ]
-    numbers, tree = jax.tree.flatten(network)
-    return Prepared(
-        network,
-        tuple(decompositions),
-        tuple(starts),
-        Extent(
-            max(width, 2 * len(bias)),
-            max((group.members.shape[1] for group in groups), default=1),
-            turn if turn <= _LONGEST_TURN else 1,
-            all(group.kind != "in_order" for group in groups),
-            any(loops),
-            max((len(list(run)) for looping, run in groupby(loops) if not looping), default=0),
-        ),
-        Form(tree),
-        tuple(numbers),
+    return Extent(
+        width,
+        max((group.members.shape[1] for group in groups), default=1),
+        turn if turn <= _LONGEST_TURN else 1,
+        all(group.kind != "in_order" for group in groups),
+        any(loops),
+        max((len(list(run)) for looping, run in groupby(loops) if not looping), default=0),
     )
 
 
@@ -297,53 +308,22 @@ def _plan_layer(
     read: np.ndarray,
     uniform: bool,
     dtype: jnp.dtype,
-) -> tuple[LayerPlan, recurrence.Decomposition, np.ndarray, np.ndarray]:
+) -> tuple[LayerPlan, Decomposition, np.ndarray, np.ndarray]:
     """Plan a layer, given the rows of the bank before; also lists those of the bank after."""
     by_unit = kernel.tocsc()
     inputs = np.diff(by_unit.indptr) > 0
     varying = np.ones(len(bias), bool)
     if uniform:
         varying = np.diff(kernel[bank[1]].tocsc().indptr) > 0
-    parts = recurrence.decompose(recurrent, inputs, bias != 0, varying)
+    parts = decompose(recurrent, inputs, bias != 0, varying)
 
-    heads: dict[bool, list[int]] = {False: [], True: []}
-    groups = []
-    for group in parts.groups:
-        units = group.members[:, 0]
-        drive = counter = None
-        steps = bias[units] * parts.sign[units]
-        counts = (
-            group.kind == "ring"
-            and group.members.shape[1] == group.stride == group.sign == 1
-            and len(group.sources) == 0
-            and not inputs[units].any()
-            and are_whole(steps).all()
-            and np.abs(steps).max(initial=0) <= _LARGEST_STEP
-        )
-        if group.driven and counts:
-            counter = tuple(steps.astype(int).tolist())
-        elif group.driven:
-            start = len(heads[group.varying])
-            heads[group.varying].extend(units.tolist())
-            drive = (start, start + len(units))
-        groups.append(_plan_group(group, parts, drive, counter, dtype))
+    groups, heads = _plan_groups(parts, bias, inputs, dtype)
     drives = []
     for half in (False, True):
         units = np.array(heads[half], np.int64)
         signs = parts.sign[units]
         columns = sparse.csc_array(by_unit[:, units] @ sparse.diags_array(signs.astype(float)))
         drives.append(plan_bank_affine(columns, bias[units] * signs, bank, dtype))
-
-    # A unit without memory is only read later where another unit of the layer reads it.
-    for number, planned in enumerate(groups):
-        read_later = any(
-            piece.group == number
-            for other in groups
-            for piece in (*other.fixed_reads, *other.varying_reads)
-        )
-        memory = planned.kind != "feed" or parts.groups[number].members.shape[1] > 1
-        groups[number] = dataclasses.replace(planned, remembered=memory or read_later)
-
     left = np.asarray(structure.left, np.int64)[read]
     right = np.asarray(structure.right, np.int64)[read]
     relu = np.asarray(structure.relu, bool)[read]
@@ -365,9 +345,46 @@ def _plan_layer(
     )
 
 
+def _plan_groups(
+    parts: Decomposition, bias: np.ndarray, inputs: np.ndarray, dtype: jnp.dtype
+) -> tuple[list[GroupPlan], dict[bool, list[int]]]:
+    """Plan the groups of a layer; also lists the units that fixed and varying rows drive."""
+    heads: dict[bool, list[int]] = {False: [], True: []}
+    groups = []
+    for group in parts.groups:
+        units = group.members[:, 0]
+        drive = counter = None
+        steps = bias[units] * parts.sign[units]
+        counts = (
+            group.kind == "ring"
+            and group.members.shape[1] == group.stride == group.sign == 1
+            and len(group.sources) == 0
+            and not inputs[units].any()
+            and are_whole(steps).all()
+            and np.abs(steps).max(initial=0) <= _LARGEST_STEP
+        )
+        if group.driven and counts:
+            counter = tuple(steps.astype(int).tolist())
+        elif group.driven:
+            start = len(heads[group.varying])
+            heads[group.varying].extend(units.tolist())
+            drive = (start, start + len(units))
+        groups.append(_plan_group(group, parts, drive, counter, dtype))
+    # A unit without memory is only read later where another unit of the layer reads it.
+    for number, planned in enumerate(groups):
+        read_later = any(
+            piece.group == number
+            for other in groups
+            for piece in (*other.fixed_reads, *other.varying_reads)
+        )
+        memory = planned.kind != "feed" or parts.groups[number].members.shape[1] > 1
+        groups[number] = dataclasses.replace(planned, remembered=memory or read_later)
+    return groups, heads
+
+
 def _plan_group(
-    group: recurrence.Group,
-    parts: recurrence.Decomposition,
+    group: Group,
+    parts: Decomposition,
     drive: tuple[int, int] | None,
     counter: tuple[int, ...] | None,
     dtype: jnp.dtype,
@@ -441,7 +458,7 @@ def _merge_windows(
 
 
 def _plan_outputs(
-    parts: recurrence.Decomposition,
+    parts: Decomposition,
     left: np.ndarray,
     right: np.ndarray,
     relu: np.ndarray,

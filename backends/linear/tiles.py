@@ -6,7 +6,7 @@ of a loop even where the batch is small.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsrl.backends.linear import recurrence
-from lsrl.backends.linear.cell import NetworkStructure, Parameters, State
+from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
 from lsrl.backends.linear.plan import Extent, Form, NetworkPlan, Prepared, prepare
-from lsrl.backends.network import precision
+from lsrl.backends.network import Inputs, precision
 
 # ---------------------------------------------------------------- chunks
 
@@ -226,8 +226,8 @@ class PlanCache:
 
 def run_tiles(
     prepared: Prepared,
-    inputs: Sequence[Any],
-    state: State | None,
+    inputs: Inputs,
+    state: Hidden | None,
     chunk: int | None,
     with_state: bool,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -267,25 +267,6 @@ def run_tiles(
     on_one_core = on_cpu and (tiling.threads > 1 or prepared.extent.stretch < _MANY_LAYERS)
     function = _compiled(prepared.form, tiling.shape, handed, on_one_core)
 
-    def cut(array: np.ndarray | None, row: int, time: int) -> np.ndarray | None:
-        if array is None:
-            return None
-        part = array[row : row + tiling.rows, time : time + tiling.tokens]
-        integral = np.issubdtype(part.dtype, np.integer)
-        dtype = np.int32 if integral else structure.compute_dtype
-        if part.shape[:2] == (tiling.rows, tiling.tokens):
-            filled = part.astype(dtype, copy=False)
-        else:
-            filled = _filled(part, tiling.rows, tiling.tokens, dtype)
-        return _turned(filled, tiling.shape) if tiling.shape.time_first else filled
-
-    def store(row: int, time: int, values: jax.Array) -> None:
-        place = outputs[row : row + tiling.rows, time : time + tiling.tokens]
-        if tiling.shape.time_first:
-            _turn_back(np.asarray(values), place)
-        else:
-            place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
-
     def run_rows(row: int) -> None:
         rows = slice(row, row + tiling.rows)
         carry: Any = first
@@ -294,14 +275,19 @@ def run_tiles(
         waiting = None
         for time in range(0, tokens, tiling.tokens):
             valid = np.int32(min(tiling.tokens, tokens - time))
-            parts = tuple(cut(array, row, time) for array in arrays)
+            parts = tuple(
+                None
+                if array is None
+                else _cut(array[rows, time : time + tiling.tokens], tiling, structure.compute_dtype)
+                for array in arrays
+            )
             values, carry = function(prepared.numbers, carry, parts, valid)
             # Fetch a chunk while the next one runs.
             if waiting is not None:
-                store(*waiting)
-            waiting = row, time, values
+                _store(*waiting, tiling.shape)
+            waiting = outputs[rows, time : time + tiling.tokens], values
         if waiting is not None:
-            store(*waiting)
+            _store(*waiting, tiling.shape)
         if with_state:
             for final, last in zip(finals, prepared.state(carry, tiling.rows), strict=True):
                 final[rows] = last[: len(final[rows])]
@@ -312,28 +298,51 @@ def run_tiles(
         for row in starting_rows:
             run_rows(row)
 
-    if tiling.threads == 1:
-        run_some()
-        return outputs, finals
+    _in_threads(tiling.threads, run_some, structure.dtype)
+    return outputs, finals
+
+
+def _in_threads(count: int, work: Callable[[], None], dtype: str) -> None:
+    """Do the same in so many threads, this one among them."""
+    if count == 1:
+        work()
+        return
     device = jax.default_device.value
 
-    def run_in_thread() -> None:
+    def work_in_mode() -> None:
         # Modes of jax hold in one thread.
-        with precision(structure.dtype), jax.default_device(device):
-            run_some()
+        with precision(dtype), jax.default_device(device):
+            work()
 
-    with ThreadPoolExecutor(tiling.threads - 1) as pool:
-        others = [pool.submit(run_in_thread) for _ in range(tiling.threads - 1)]
-        run_some()
+    with ThreadPoolExecutor(count - 1) as pool:
+        others = [pool.submit(work_in_mode) for _ in range(count - 1)]
+        work()
         for other in others:
             other.result()
-    return outputs, finals
 
 
 # ---------------------------------------------------------------- arrays of users and of chunks
 
 _ALIGNMENT = 64  # bytes; of arrays that lie so, jax makes no copy on a CPU
 _BLOCK_PLACES, _BLOCK_LANES = 256, 272  # values that are turned over at a time, within a cache
+
+
+def _cut(part: np.ndarray, tiling: _Tiling, compute_dtype: jnp.dtype) -> np.ndarray:
+    """A part of an input, as the compiled function takes it."""
+    dtype = np.int32 if np.issubdtype(part.dtype, np.integer) else compute_dtype
+    if part.shape[:2] == (tiling.rows, tiling.tokens):
+        filled = part.astype(dtype, copy=False)
+    else:
+        filled = _filled(part, tiling.rows, tiling.tokens, dtype)
+    return _turned(filled, tiling.shape) if tiling.shape.time_first else filled
+
+
+def _store(place: np.ndarray, values: jax.Array, shape: Shape) -> None:
+    """Put what the compiled function gave in its place among all outputs."""
+    if shape.time_first:
+        _turn_back(np.asarray(values), place)
+    else:
+        place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
 
 
 def _filled(part: np.ndarray, rows: int, tokens: int, dtype: Any) -> np.ndarray:

@@ -9,7 +9,9 @@ replaces them by the output and by -1.
 
 from dataclasses import replace
 
-from lsrl.backends.residual.stream import ONE, Channel, Site, Stream
+from lsrl.backends.residual.packer import Channel
+from lsrl.backends.residual.rows import ONE
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph, GraphBuilder

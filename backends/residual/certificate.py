@@ -7,13 +7,15 @@ norm ahead of each block divides by 2^40 what the block reads, and products are 
 norm is exact while the stream's other channels stay small beside its constant one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual.stream import TAPS, Channel, Hull, Row, Site, Stream
+from lsrl.backends.residual.packer import TAPS, Channel
+from lsrl.backends.residual.rows import AtomRow, Hull
+from lsrl.backends.residual.stream import Site, Stream
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
 from lsrl.ir.bounds import Sums
 from lsrl.ir.groups import Members, greatest_total
@@ -52,6 +54,8 @@ class Scales(NamedTuple):
     gate: float
 
 
+# What is checked: the sum, what to say of it, whether its weights are exact, and its scale.
+Checked = tuple[Total, str, bool, float]
 NOTHING = Sums(np.zeros(0), np.zeros(0))
 
 
@@ -70,7 +74,7 @@ class ResidualAnalysis(Analysis):
         self.stream = stream
         self._scales = scales
         self._flushed = np.zeros(len(stream.signals) + 1)  # what the norm loses of each signal
-        self._hulls: dict[Row, Hull] = {}
+        self._hulls: dict[AtomRow, Hull] = {}
         self._errors: dict[tuple[int, Channel], float] = {}
         self._signals = np.zeros(len(stream.signals) + 1)
         self._found = list(self._conditions())
@@ -94,7 +98,7 @@ class ResidualAnalysis(Analysis):
     @cached_property
     def _norm(self) -> float:
         """The greatest 2-norm of what the stream holds beside its constant channel."""
-        sizes = [self._atoms(Row(signal.terms, 0.0)).size for signal in self.stream.signals]
+        sizes = [self._atoms(AtomRow(signal.terms, 0.0)).size for signal in self.stream.signals]
         return float(np.linalg.norm(sizes))
 
     # ------------------------------------------------------------ conditions
@@ -118,7 +122,7 @@ class ResidualAnalysis(Analysis):
         per_layer = len(self.stream.sites) // self.stream.depth
         for place, signal in enumerate(self.stream.signals, start=1):
             if signal.site < 0:
-                total = self._atoms(Row(signal.terms, 0.0))
+                total = self._atoms(AtomRow(signal.terms, 0.0))
                 # An embedding holds the sum, rounded once.
                 once = self.numerics.unit * total.size + self._lost(total, 1.0, 1)
                 self._signals[place] = 0.0 if self._fits(total) else once
@@ -144,9 +148,7 @@ class ResidualAnalysis(Analysis):
             total, last = self._row(row), self.stream.depth + 1
             yield Condition(output, last, _sums(total), "the sum is", composed=row.exact)
 
-    def _channel(
-        self, number: int, site: Site, channel: Channel
-    ) -> Iterator[tuple[Total, str, bool, float]]:
+    def _channel(self, number: int, site: Site, channel: Channel) -> Iterator[Checked]:
         scales = self._scales(site, channel)
         read = self._row(channel.row, scales.branch)
         taps = float(np.abs(channel.taps).sum())
@@ -185,31 +187,51 @@ class ResidualAnalysis(Analysis):
             yield inner, "the sum is", True, opened
             error += self._lost(inner, opened, 1)
         else:
-            gate = self._row(channel.gate, scales.gate)
-            yield gate, "its gate is", channel.gate.exact, scales.gate
-            hull = self._hull(channel.gate)
-            most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
-            off = gate.error
-            if not site.kind.relu_branch and self._snaps(channel, channel.gate):
-                off = 0.0
-            elif site.kind.relu_gate and gate.grid == 0:
-                off += 0.3 / SHARP
-            grid = 0.0 if not (branch.grid and gate.grid) else branch.grid * gate.grid
-            product = Total(size * most, grid)
-            branches = self._hull(channel.row)
-            switches = _boolean(hull) or (_boolean(branches) and size <= 1)
-            if switches:
-                # It is one of them, or 0.
-                product = inner if _boolean(hull) else Total(most, gate.grid)
-            both = scales.scanned * scales.gate
-            yield product, "the product is", True, both
-            once = self.numerics.unit * product.size
-            fresh = 0.0 if switches or self._fits(product) else once
-            fresh += 0.0 if channel in self.stream.snaps else self._lost(product, both, 1)
-            error = most * error + size * off + error * off + fresh
+            value = Total(size, branch.grid, error)
+            error = yield from self._gated(site, channel, channel.gate, value, inner, scales)
         self._errors[number, channel] = error
 
-    def _snaps(self, channel: Channel, row: Row) -> bool:
+    def _gated(
+        self,
+        site: Site,
+        channel: Channel,
+        row: AtomRow,
+        value: Total,
+        inner: Total,
+        scales: Scales,
+    ) -> Generator[Checked, None, float]:
+        """What a channel's value is multiplied by, and the product; returns the product's error.
+
+        Args:
+          site: of the channel.
+          channel: the channel.
+          row: of its gate.
+          value: of its branch, behind the scan; the grid is that of the branch ahead of its ReLU.
+          inner: the same ahead of the scan.
+          scales: of the channel.
+        """
+        gate, hull = self._row(row, scales.gate), self._hull(row)
+        yield gate, "its gate is", row.exact, scales.gate
+        most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
+        off = gate.error
+        if not site.kind.relu_branch and self._snaps(channel, row):
+            off = 0.0
+        elif site.kind.relu_gate and gate.grid == 0:
+            off += 0.3 / SHARP
+        grid = 0.0 if not (value.grid and gate.grid) else value.grid * gate.grid
+        product = Total(value.size * most, grid)
+        switches = _boolean(hull) or (_boolean(self._hull(channel.row)) and value.size <= 1)
+        if switches:
+            # It is one of them, or 0.
+            product = inner if _boolean(hull) else Total(most, gate.grid)
+        both = scales.scanned * scales.gate
+        yield product, "the product is", True, both
+        once = self.numerics.unit * product.size
+        fresh = 0.0 if switches or self._fits(product) else once
+        fresh += 0.0 if channel in self.stream.snaps else self._lost(product, both, 1)
+        return most * value.error + value.size * off + value.error * off + fresh
+
+    def _snaps(self, channel: Channel, row: AtomRow) -> bool:
         """Whether a ReLU of a row is exactly 0 or 1, whatever the rounding.
 
         By promise, with a margin of MAX_SLACK, what it reads lacks nothing or at least 1.
@@ -300,7 +322,7 @@ class ResidualAnalysis(Analysis):
 
     # ------------------------------------------------------------ rows
 
-    def _row(self, row: Row, scale: float = 1.0) -> Total:
+    def _row(self, row: AtomRow, scale: float = 1.0) -> Total:
         """A row over the stream, times a scale: size, grid, error with its own rounding."""
         total = self._atoms(row)
         read = self.stream.read(row)
@@ -311,13 +333,13 @@ class ResidualAnalysis(Analysis):
             error += self._rounding(total, list(read.values()))
         return total._replace(error=error)
 
-    def _hull(self, row: Row) -> Hull:
+    def _hull(self, row: AtomRow) -> Hull:
         """Interval and grid; each row is asked for several times."""
         if row not in self._hulls:
             self._hulls[row] = self.stream.hull(row, self.facts)
         return self._hulls[row]
 
-    def _atoms(self, row: Row) -> Total:
+    def _atoms(self, row: AtomRow) -> Total:
         shares = [
             (abs(weight) * float(self.facts[node].magnitude[channel]), self._members(node, channel))
             for (node, channel), weight in row.terms
@@ -342,7 +364,7 @@ class ResidualAnalysis(Analysis):
                     found[root] = member
         return found
 
-    def _greatest_term(self, row: Row) -> float:
+    def _greatest_term(self, row: AtomRow) -> float:
         places = self.stream.read(row)
         return max((abs(w) * float(self._signals[place]) for place, w in places.items()), default=0)
 

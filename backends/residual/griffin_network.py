@@ -13,24 +13,26 @@ import numpy as np
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.network import Edit
-from lsrl.backends.residual.griffin_weights import mlp_path, recurrent_path
-from lsrl.backends.residual.network import (
+from lsrl.backends.residual.blocks import (
     DTYPE,
     LayerParameters,
     LayerState,
-    OperationTest,
     Places,
-    ResidualNetwork,
     causal_convolution,
-    check_norm,
-    check_operations,
     linear,
-    norm_operations,
     recurrence,
     rms_norm,
+)
+from lsrl.backends.residual.griffin_weights import mlp_path, recurrent_path
+from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.paths import Path
+from lsrl.backends.residual.self_test import (
+    OperationTest,
+    check_norm,
+    check_operations,
+    norm_operations,
     sizes_from,
 )
-from lsrl.backends.residual.paths import Path
 from lsrl.backends.strength import Sources
 from lsrl.ir.numbers import Array
 

@@ -7,28 +7,27 @@ GeLU is an exact ReLU here (see `lsrl.backends.griffin`). A branch keeps its sig
 does, and every half of a layer can hold ReLUs: the temporal block as the gate of a constant.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
-from lsrl.backends.residual.stream import (
-    ONE,
+from lsrl.backends.residual.packer import (
     TAPS,
     Channel,
-    Kind,
     Made,
     Packer,
-    Row,
+    SiteKind,
     Terms,
     delayed_by,
-    factor_of,
 )
+from lsrl.backends.residual.rows import ONE, AtomRow, factor_of
 from lsrl.errors import LsrlError
 from lsrl.ir.numbers import rational
-from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
+from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
-TEMPORAL = Kind("temporal", relu_branch=False, relu_gate=True)
-MLP = Kind("mlp", relu_branch=True, relu_gate=False)
+TEMPORAL = SiteKind("temporal", relu_branch=False, relu_gate=True)
+MLP = SiteKind("mlp", relu_branch=True, relu_gate=False)
 # Stages within a temporal block; the MLP has but the last.
 DELAYED, SCANNED, GATED = range(3)
 
@@ -36,41 +35,40 @@ DELAYED, SCANNED, GATED = range(3)
 class GriffinPacker(Packer):
     """Delay, scan and gate in the temporal block, ReLU and product in either half."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = (TEMPORAL, MLP)
+    kinds: ClassVar[tuple[SiteKind, ...]] = (TEMPORAL, MLP)
 
-    def place(self, node: int, channel: int) -> Made:
-        """By the kind of the op."""
-        op, rows = self.graph.nodes[node].op, self.reads(node, channel)
-        if isinstance(op, Delay):
-            taps = tuple(float(lag == op.steps) for lag in range(TAPS))
-            site = self.at_least(self.last(*rows) + 1, TEMPORAL)
-            return Made(site, DELAYED, ((Channel(rows[0], taps), 1),))
-        if isinstance(op, Relu):
-            site = self.last(*rows) + 1
-            temporal = self.at_least(site, TEMPORAL) == site
-            made = Channel(ONE, gate=rows[0]) if temporal else Channel(rows[0], gate=ONE)
-            return Made(site, GATED, ((made, 1),))
-        if isinstance(op, LinearState):
-            return self._sum(rows[0], factor_of(op, channel))
-        if isinstance(op, Hold):
-            return self.held(rows[0], rows[1], TEMPORAL, SCANNED)
-        if isinstance(op, Product):
-            pairs = (rows, rows[::-1])
-            options = [self.gated(value, gate, TEMPORAL, GATED) for value, gate in pairs]
-            options += [self._multiplied(value, gate) for value, gate in pairs]
-            return min(options, key=lambda made: (made.site, len(made.terms)))
-        raise LsrlError(f"{op.name} reached the Griffin layer")
-
-    def passing(self, row: Row) -> Terms:
+    def passing(self, row: AtomRow) -> Terms:
         """One channel, whatever its sign."""
         return ((Channel(row), 1),)
 
-    def _sum(self, row: Row, factor: float) -> Made:
+    def _delay(self, op: Delay, _: int, row: AtomRow) -> Made:
+        taps = tuple(float(lag == op.steps) for lag in range(TAPS))
+        return Made(
+            self.at_least(self.last(row) + 1, TEMPORAL), DELAYED, ((Channel(row, taps), 1),)
+        )
+
+    def _relu(self, _op: Relu, _: int, row: AtomRow) -> Made:
+        site = self.last(row) + 1
+        temporal = self.at_least(site, TEMPORAL) == site
+        made = Channel(ONE, gate=row) if temporal else Channel(row, gate=ONE)
+        return Made(site, GATED, ((made, 1),))
+
+    def _hold(self, _op: Hold, _: int, value: AtomRow, when: AtomRow) -> Made:
+        return self.held(value, when, TEMPORAL, SCANNED)
+
+    def _product(self, _op: Product, _: int, left: AtomRow, right: AtomRow) -> Made:
+        pairs = ((left, right), (right, left))
+        options = [self.gated(value, gate, TEMPORAL, GATED) for value, gate in pairs]
+        options += [self._multiplied(value, gate) for value, gate in pairs]
+        return min(options, key=lambda made: (made.site, len(made.terms)))
+
+    def _sum(self, op: LinearState, element: int, row: AtomRow) -> Made:
         """What was summed up a token ago, and what comes in now.
 
         The first token goes into an RG-LRU unscaled, and so the sum takes a token later what is
         zero there.
         """
+        factor = factor_of(op, element)
         site, (terms,) = self.scanned([row], TEMPORAL, SCANNED)
         if any(delayed_by(channel, 1) is None for channel in terms):
             site = self.at_least(site + 1, TEMPORAL)
@@ -84,7 +82,7 @@ class GriffinPacker(Packer):
             made.append((channel, weight))
         return Made(site, SCANNED, tuple(made))
 
-    def _multiplied(self, value: Row, gate: Row) -> Made:
+    def _multiplied(self, value: AtomRow, gate: AtomRow) -> Made:
         """In the MLP."""
         site = self.at_least(self.last(value, gate) + 1, MLP)
         return Made(
@@ -92,3 +90,11 @@ class GriffinPacker(Packer):
             GATED,
             tuple((Channel(part, gate=value), sign) for part, sign in self.signed(gate)),
         )
+
+    placers: ClassVar[Mapping[type[Op], Callable[..., Made]]] = {
+        Delay: _delay,
+        Relu: _relu,
+        LinearState: _sum,
+        Hold: _hold,
+        Product: _product,
+    }

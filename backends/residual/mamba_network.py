@@ -4,7 +4,7 @@ Gu and Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spac
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,26 @@ import numpy as np
 
 from lsrl.backends.axes import Axes, Legend, Part, Space, follows, makes, reads
 from lsrl.backends.network import Edit
-from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, path
-from lsrl.backends.residual.network import (
+from lsrl.backends.residual.blocks import (
     DTYPE,
     LayerParameters,
     LayerState,
-    OperationTest,
     Places,
-    ResidualNetwork,
     causal_convolution,
-    check_norm,
-    check_operations,
     linear,
-    norm_operations,
     recurrence,
     rms_norm,
+)
+from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, path
+from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.paths import Path
+from lsrl.backends.residual.self_test import (
+    OperationTest,
+    check_norm,
+    check_operations,
+    norm_operations,
     sizes_from,
 )
-from lsrl.backends.residual.paths import Path
 from lsrl.backends.strength import Gates, Sources
 from lsrl.ir.numbers import Array
 
@@ -141,7 +143,7 @@ class MambaNetwork(ResidualNetwork):
         """The states of an inner channel."""
         return STATES
 
-    def untrained(self, units: Sequence[int], seed: int) -> "ResidualNetwork":
+    def untrained(self, units: Sequence[int], seed: int) -> Self:
         """With the weights of the reference class; maps are as torch's Embedding and Linear."""
         rng = np.random.default_rng(seed)
         width, depth = units[0], len(units) - 1

@@ -6,25 +6,16 @@ SiLU is an exact ReLU here (see `lsrl.backends.mamba`), so a branch that can be 
 channels.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
-from lsrl.backends.residual.stream import (
-    TAPS,
-    Channel,
-    Kind,
-    Made,
-    Packer,
-    Row,
-    Terms,
-    combined,
-    factor_of,
-)
-from lsrl.errors import LsrlError
-from lsrl.ir.ops import Delay, Hold, LinearState, Product, Relu
+from lsrl.backends.residual.packer import TAPS, Channel, Made, Packer, SiteKind, Terms
+from lsrl.backends.residual.rows import AtomRow, combined, factor_of
+from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
-BLOCK = Kind("block", relu_branch=True, relu_gate=True)
+BLOCK = SiteKind("block", relu_branch=True, relu_gate=True)
 # Stages within a block.
 DELAYED, RECTIFIED, SCANNED, GATED = range(4)
 
@@ -32,36 +23,32 @@ DELAYED, RECTIFIED, SCANNED, GATED = range(4)
 class MambaPacker(Packer):
     """Delay, ReLU, scan and gate in one block."""
 
-    kinds: ClassVar[tuple[Kind, ...]] = (BLOCK,)
+    kinds: ClassVar[tuple[SiteKind, ...]] = (BLOCK,)
 
-    def place(self, node: int, channel: int) -> Made:
-        """By the kind of the op."""
-        op, rows = self.graph.nodes[node].op, self.reads(node, channel)
-        if isinstance(op, Delay):
-            return Made(self.last(*rows) + 1, DELAYED, self._delayed(rows[0], op.steps))
-        if isinstance(op, Relu):
-            return self._relu(rows[0])
-        if isinstance(op, LinearState):
-            site, (terms,) = self.scanned(rows, BLOCK, SCANNED)
-            factor = factor_of(op, channel)
-            summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
-            return Made(site, SCANNED, tuple(summed))
-        if isinstance(op, Hold):
-            return self.held(rows[0], rows[1], BLOCK, SCANNED)
-        if isinstance(op, Product):
-            options = (self.gated(value, gate, BLOCK, GATED) for value, gate in (rows, rows[::-1]))
-            return min(options, key=lambda made: (made.site, len(made.terms)))
-        raise LsrlError(f"{op.name} reached the Mamba block")
-
-    def passing(self, row: Row) -> Terms:
+    def passing(self, row: AtomRow) -> Terms:
         """One channel for each sign that the row can have."""
         return tuple((Channel(part), weight) for part, weight in self.signed(row))
 
-    def _delayed(self, row: Row, steps: int) -> Terms:
-        taps = tuple(float(lag == steps) for lag in range(TAPS))
-        return tuple((Channel(part, taps), weight) for part, weight in self.signed(row))
+    def _delay(self, op: Delay, _: int, row: AtomRow) -> Made:
+        taps = tuple(float(lag == op.steps) for lag in range(TAPS))
+        terms = tuple((Channel(part, taps), weight) for part, weight in self.signed(row))
+        return Made(self.last(row) + 1, DELAYED, terms)
 
-    def _relu(self, row: Row) -> Made:
+    def _sum(self, op: LinearState, channel: int, row: AtomRow) -> Made:
+        site, (terms,) = self.scanned([row], BLOCK, SCANNED)
+        factor = factor_of(op, channel)
+        summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
+        return Made(site, SCANNED, tuple(summed))
+
+    def _hold(self, _op: Hold, _: int, value: AtomRow, when: AtomRow) -> Made:
+        return self.held(value, when, BLOCK, SCANNED)
+
+    def _product(self, _op: Product, _: int, left: AtomRow, right: AtomRow) -> Made:
+        pairs = ((left, right), (right, left))
+        options = (self.gated(value, gate, BLOCK, GATED) for value, gate in pairs)
+        return min(options, key=lambda made: (made.site, len(made.terms)))
+
+    def _relu(self, _op: Relu, _: int, row: AtomRow) -> Made:
         site = max(self.last(row), 0)
         tapped = self._tapped(row, site)
         if tapped is None:
@@ -69,9 +56,9 @@ class MambaPacker(Packer):
             tapped = Channel(row)
         return Made(site, RECTIFIED, ((tapped, 1),))
 
-    def _tapped(self, row: Row, site: int) -> Channel | None:
+    def _tapped(self, row: AtomRow, site: int) -> Channel | None:
         """The row as taps of one row, where the delays that it reads are made at the site."""
-        lags: dict[int, list[tuple[float, Row]]] = {}
+        lags: dict[int, list[tuple[float, AtomRow]]] = {}
         now: list[tuple[tuple[int, int], float]] = []
         for atom, weight in row.terms:
             made = self.made[atom]
@@ -86,7 +73,7 @@ class MambaPacker(Packer):
         if not lags:
             return Channel(row)
         parts = {lag: combined(sources) for lag, sources in lags.items()}
-        parts[0] = Row(tuple(now), 0.0, row.exact)
+        parts[0] = AtomRow(tuple(now), 0.0, row.exact)
         base = parts[min(lag for lag in parts if lag)]
         taps = [0.0] * TAPS
         for lag, part in parts.items():
@@ -99,11 +86,19 @@ class MambaPacker(Packer):
         if not base.exact:
             return None
         # What the base's bias adds now is taken back: it belongs to the past tokens only.
-        rest = combined([(-taps[0], Row((), base.bias))], row.bias)
+        rest = combined([(-taps[0], AtomRow((), base.bias))], row.bias)
         return Channel(base, tuple(taps), rest.bias) if rest.exact else None
 
+    placers: ClassVar[Mapping[type[Op], Callable[..., Made]]] = {
+        Delay: _delay,
+        Relu: _relu,
+        LinearState: _sum,
+        Hold: _hold,
+        Product: _product,
+    }
 
-def _ratio(part: Row, base: Row, compare_bias: bool) -> float | None:
+
+def _ratio(part: AtomRow, base: AtomRow, compare_bias: bool) -> float | None:
     """Part / base, where that is one number and none is rounded."""
     if part.atoms != base.atoms or not base.terms:
         return None

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lsrl.backends.residual.certificate import ResidualAnalysis
-from lsrl.backends.residual.stream import Row, Stream
+from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.stream import Stream
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.numerics import Numerics
 
@@ -20,7 +21,7 @@ class Mixed:
         self,
         stream: Stream,
         numerics: Numerics,
-        reading: Callable[[Row], Array],
+        reading: Callable[[AtomRow], Array],
         analysis: ResidualAnalysis,
         matrix: Array,
     ) -> None:
@@ -30,7 +31,7 @@ class Mixed:
         width = len(matrix)
         size, grid = np.zeros(width), np.full(width, np.inf)
         for place, signal in enumerate(stream.signals, start=1):
-            row = Row(signal.terms, 0.0)
+            row = AtomRow(signal.terms, 0.0)
             hull = stream.hull(row, self.analysis.facts)
             size[place], grid[place] = max(abs(hull.low), abs(hull.high)), hull.step
         # What is always 0 has an infinite grid, and a continuous value none.

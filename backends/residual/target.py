@@ -9,35 +9,25 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from lsrl.backends.base import Backend
+from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
-from lsrl.backends.residual.stream import (
-    Channel,
-    Packer,
-    Row,
-    Site,
-    Stream,
-    lay_out,
-)
+from lsrl.backends.residual.packer import Channel, Packer
+from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.certificate import check_range, place_of
+from lsrl.circuit import Circuit
 from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
-    Affine,
-    Bound,
-    Constant,
-    Delay,
-    Hold,
     Input,
     LinearState,
     Lookup,
     Op,
-    Product,
     RecurrentState,
-    Relu,
     SelectiveState,
     ThresholdState,
     is_token,
@@ -47,7 +37,6 @@ from lsrl.ir.types import Token
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels
-from lsrl.target import Capabilities
 
 EPS = 1e-5
 # A ring of n channels takes n phases and n^2 gates.
@@ -68,7 +57,7 @@ class Drives(NamedTuple):
     switched: float
 
 
-class ResidualBackend(Backend):
+class ResidualBackend(Backend[Stream]):
     """A target whose blocks read and write a residual stream.
 
     Attributes:
@@ -78,23 +67,6 @@ class ResidualBackend(Backend):
       stored_gain: what the reference adds to a norm's stored gain.
     """
 
-    features: ClassVar[dict[str, str]] = {
-        "linear state": "real decay in [0, 1], delays, rings up to max_length",
-        "select/gate with a {0,1} operand": "yes",
-        "product of two signals": "yes",
-        "selective": "yes",
-        "threshold": "no",
-        "recurrent": "no",
-    }
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        native=frozenset(
-            {Input, Lookup, Constant, Affine, Bound, Relu, Product, Delay, LinearState, Hold}
-        ),
-        boolean_product=True,
-        general_product=True,
-        longest_delay=3,
-        diagonal=True,
-    )
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     dtype_reason: ClassVar[str] = (
         "the reference classes compute norms in float32, so float64 gains nothing; bfloat16 breaks "
@@ -142,6 +114,16 @@ class ResidualBackend(Backend):
         )
         _check_blocks(self.name, numerics, weights.blocks)
         return self.network(weights)
+
+    def anatomy(
+        self, schedule: Stream, numerics: Numerics, program: str, options: Options = DEFAULT
+    ) -> Circuit:
+        """Which signal each channel of the stream holds behind each site."""
+        lowered = self.lowered(schedule)
+        names = program, self.name, numerics.dtype
+        builder = StreamCircuit(names, schedule, options.inspectable)
+        scale = partial(self.inner_scale, lowered)
+        return builder.circuit(lowered.width, lowered.constant(), scale)
 
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""
@@ -235,21 +217,21 @@ class Lowered:
         self.drives = drives
         self._activation = activation
 
-    def reading(self, row: Row) -> Array:
+    def reading(self, row: AtomRow) -> Array:
         """(width,) weights of a row; the constant channel carries its bias."""
         found = np.zeros(self.width)
         for place, weight in self.stream.read(row).items():
             found[place] = weight
         return found
 
-    def scale(self, row: Row) -> float:
+    def scale(self, row: AtomRow) -> float:
         """What to multiply a row by, so that the activation of it is a ReLU."""
         step = self.stream.hull(row).step
         if step == 0:
             return SHARP
         return self.drives.rectified / (1.0 if np.isinf(step) else step)
 
-    def rectified(self, row: Row) -> float:
+    def rectified(self, row: AtomRow) -> float:
         """What the activation of a scaled row is divided by to give relu(row).
 
         Where the row has one positive value, whatever the activation makes of that.

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
-from lsrl.cli.printing import layers_table, say
+from lsrl.cli.printing import Dumps, headline, layers_table, say
 from lsrl.cli.subject import compiled, legalise_of, subject_of
 
 
@@ -27,6 +27,15 @@ def compile_program(
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
+    dump_after: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PASS",
+            show_default=False,
+            help="Print the program as this pass leaves it, each time that it runs: a name that "
+            "--report prints, or 'schedule'; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Compile a program and print layers, width, parameters and the certificate.
 
@@ -35,8 +44,11 @@ def compile_program(
       lsrl compile tok2tok -t linear_rnn -p length=20 -p vocab=4 --out tok2tok.lsrl
       lsrl compile my_programs.py:detector -t gated_linear_rnn --dtype float64
       lsrl compile flip_flop -t linear_rnn -p max_length=64 --unroll
+      lsrl compile dyck1 -t gru --dump-after "lower selects" --dump-after schedule
     """
-    model = compiled(subject_of(program, param), target, dtype, unroll, robust=robust)
+    dumps = Dumps(dump_after or ())
+    model = compiled(subject_of(program, param), target, dtype, unroll, robust, watch=dumps)
+    dumps.check(headline(model))
     if out is not None:
         model.save(out)
         say(f"saved to {out}", stderr=True)

@@ -22,6 +22,7 @@ from lsrl.options import Legalise
 if TYPE_CHECKING:
     from lsrl.model import Model
     from lsrl.programs import Entry
+    from lsrl.stages import Watch
     from lsrl.testing.verification import Sampler
 
 
@@ -73,8 +74,9 @@ def compiled(
     unroll: bool,
     robust: bool = False,
     inspectable: bool = False,
+    watch: "Watch | None" = None,
 ) -> "Model":
-    """The saved model, or the program compiled for the target."""
+    """The saved model, or the program compiled for the target, with `watch` at its passes."""
     import lsrl
 
     if subject.model is not None and target is None:
@@ -90,6 +92,7 @@ def compiled(
             legalise=legalise_of(unroll),
             robust=robust,
             inspectable=inspectable,
+            watch=watch,
         )
 
 

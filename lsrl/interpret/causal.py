@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
-from lsrl.interpret.layerwise import KnownStreams
+from lsrl.interpret.layerwise import known_streams
 from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -22,8 +21,8 @@ from lsrl.ir.ops import Hold, SelectiveState
 from lsrl.model import Model
 
 # Pairs of one run of the network, of as many signals as there is room for: one compilation serves
-# all runs. Of a residual network there are fewer, so that they set signals of few layers.
-ROWS, ROWS_OF_RESIDUAL = 512, 128
+# all runs. Of a network that runs layer by layer there are fewer, so that they set signals of few.
+ROWS, ROWS_BY_LAYER = 512, 128
 # Sequences that bases and sources are drawn from.
 POOL = 128
 # Pairs tried for each one wanted, before a signal is left with fewer.
@@ -228,7 +227,7 @@ def _tried(
 def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -> dict[str, Array]:
     """The greatest difference of the network's outputs and the program's, of each pair."""
     wiring, errors = wiring_of(model), {name: np.zeros(len(t.base)) for name, t in trials.items()}
-    # Signals of the same layers together, so that a residual network's run may begin late.
+    # Signals of the same layers together, so that a run layer by layer may begin late.
     order = {name: min(c.layer for c in model.circuit.channels_of(name)) for name in trials}
     names = sorted(trials, key=order.__getitem__)
     # Of each pair the number of its signal, and its place there.
@@ -236,9 +235,8 @@ def _errors(model: Model, pool: Sequence[Array], trials: Mapping[str, _Trial]) -
     place = np.concatenate([np.arange(len(errors[name])) for name in names] or [owner])
     if not len(owner):
         return errors
-    residual = isinstance(model.module, ResidualNetwork)
-    size = ROWS_OF_RESIDUAL if residual else ROWS
-    known = KnownStreams(wiring, pool) if residual else None
+    known = known_streams(wiring, pool)
+    size = ROWS if known is None else ROWS_BY_LAYER
     for start in range(0, len(owner), size):
         # The last run is filled up, so that it has the shape of the others.
         rows = np.sort(np.resize(np.arange(start, min(start + size, len(owner))), size))

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from lsrl.circuit import OUTPUT, Channel, Circuit
 from lsrl.errors import InputError
-from lsrl.interpret.circuit import OUTPUT, Channel, Circuit
 from lsrl.interpret.interventions import other_sequences, wiring_of
 from lsrl.interpret.score import EdgeClaim, NodeClaim, class_of, grouped_edges, grouped_nodes
 from lsrl.interpret.truth import Classes, Group, Truth, counted_outputs

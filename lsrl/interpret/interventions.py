@@ -9,13 +9,14 @@ broken; `lsrl.interpret.causal` tests it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from lsrl.backends.anatomy import node_names
+from lsrl.circuit import Channel, Circuit, Signal
 from lsrl.errors import InputError
-from lsrl.interpret.circuit import Channel, Circuit, Signal
-from lsrl.interpret.locate import node_names
 from lsrl.interpret.wiring import Patch, Wiring
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.numbers import Array
@@ -40,7 +41,7 @@ class Outcome(NamedTuple):
     signals: dict[str, Array]
 
 
-def capture(model: Model, *inputs: Any, on: Side = "network") -> dict[str, Array]:
+def capture(model: Model, *inputs: ArrayLike, on: Side = "network") -> dict[str, Array]:
     """The value of every named signal at every token.
 
     Args:
@@ -66,8 +67,8 @@ def capture(model: Model, *inputs: Any, on: Side = "network") -> dict[str, Array
 
 def patch(
     model: Model,
-    inputs: Sequence[Any],
-    values: Mapping[str, Any],
+    inputs: Sequence[ArrayLike],
+    values: Mapping[str, ArrayLike],
     tokens: Tokens = None,
     *,
     on: Side = "network",
@@ -102,7 +103,7 @@ def patch(
 
 def ablate(
     model: Model,
-    inputs: Sequence[Any],
+    inputs: Sequence[ArrayLike],
     signals: Signals,
     how: Ablation = "zero",
     tokens: Tokens = None,
@@ -148,8 +149,8 @@ def ablate(
 
 def interchange(
     model: Model,
-    base: Sequence[Any],
-    source: Sequence[Any],
+    base: Sequence[ArrayLike],
+    source: Sequence[ArrayLike],
     signals: Signals,
     tokens: Tokens = None,
     *,

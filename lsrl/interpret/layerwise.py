@@ -1,4 +1,4 @@
-"""Runs a residual network with patches layer by layer, over sequences whose streams are known.
+"""Runs a network with patches layer by layer, over sequences of which all is known without.
 
 `Wiring.run` goes token by token through all layers, since any hook may be set. A causal test sets
 one signal of a sequence: the layers before it do what they do without, those after it take all
@@ -6,57 +6,52 @@ tokens at once, and only those that are patched have to go token by token. A lay
 weights as arguments, so it is compiled once for all layers and for all networks of its shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.residual.network import (
-    Block,
-    Places,
-    ResidualNetwork,
-    Structure,
-    embed,
-    read_out,
-)
-from lsrl.interpret.wiring import Patch, Wiring, patched, quick, remembered, turned_patches
+from lsrl.backends.hooks import Layered
+from lsrl.interpret.wiring import AnyArray, Arrays, Patch, Wiring, patched, quick, turned_patches
 from lsrl.ir.numbers import Array
+
+# At a token: its number, what the layer reads, and of each patch when and what to.
+_Now: TypeAlias = tuple[AnyArray, jax.Array, Arrays, Arrays]
+
+
+def known_streams(wiring: Wiring, inputs: Sequence[Array]) -> "KnownStreams | None":
+    """A network on sequences that are run once; None where it can't run layer by layer."""
+    layered = wiring.model.module.layered()
+    return None if layered is None else KnownStreams(wiring, layered, inputs)
 
 
 class KnownStreams:
-    """A residual network on sequences of which each layer's stream is known.
+    """A network on sequences of which it is known what each layer reads.
 
     Attributes:
       wiring: of the network.
     """
 
-    def __init__(self, wiring: Wiring, inputs: Sequence[Array]) -> None:
+    def __init__(self, wiring: Wiring, layered: Layered, inputs: Sequence[Array]) -> None:
         """Run the sequences without patches.
 
         Args:
-          wiring: of a residual network.
+          wiring: of the network.
+          layered: the network layer by layer.
           inputs: one array an input: ids (sequences, time) or vectors (sequences, time, width).
         """
-        self.wiring, network = wiring, cast(ResidualNetwork, wiring.model.module)
-        self._structure: Structure = network.structure
-        parameters = network.parameters()
-        self._ends = {name: x for name, x in parameters.items() if name != "layers"}
-        stacked = {name: np.asarray(values) for name, values in parameters["layers"].items()}
-        self._layers = [
-            {name: values[layer] for name, values in stacked.items()}
-            for layer in range(network.depth)
-        ]
-        self._shapes = network.state_shapes() if self._layers else {}
+        self.wiring, self._layered = wiring, layered
         features = tuple(np.moveaxis(x, 1, 0) for x in wiring.model.features(inputs))
         with wiring.model.device_mode():
-            stream = _quick(_embedded, "structure")(self._ends, features, structure=self._structure)
+            embed = _quick(layered.embed, "structure")
+            stream = embed(layered.parameters, inputs=features, structure=layered.structure)
             # (time, sequences, d): what each layer reads, and what comes out of the last.
             self._streams = [np.asarray(stream)]
-            for layer in range(len(self._layers)):
+            for layer in range(len(layered.weights)):
                 stream = self._whole(layer, stream)
                 self._streams.append(np.asarray(stream))
 
@@ -70,52 +65,45 @@ class KnownStreams:
         Returns:
           (batch, time, outputs).
         """
-        wiring, sites = self.wiring, self._structure.sites
-        turned = turned_patches(wiring.model, patches)
+        layered, depth = self._layered, len(self._layered.weights)
+        turned = turned_patches(self.wiring.model, patches)
         hooks = {int(hook) for patch in turned for hook in np.unique(patch.layer) if hook >= 0}
-        # Hook 0 is the embedding's; each layer has as many as it has sites.
-        layers = {(hook - 1) // sites for hook in hooks if hook}
-        first = 0 if 0 in hooks else min(layers, default=len(self._layers))
-        with wiring.model.device_mode():
-            stream: Any = self._streams[first][:, rows]
+        # Hook 0 is what the input map makes.
+        layers = {(hook - 1) // layered.hooks for hook in hooks if hook}
+        first = 0 if 0 in hooks else min(layers, default=depth)
+        with self.wiring.model.device_mode():
+            stream: AnyArray = self._streams[first][:, rows]
             if 0 in hooks:
                 stream = _quick(_patched)(stream, turned)
-            for layer in range(first, len(self._layers)):
+            for layer in range(first, depth):
                 if layer in layers:
                     stream = self._edited(layer, stream, turned)
                 else:
                     stream = self._whole(layer, stream)
-            outputs = _quick(_read, "structure")(self._ends, stream, structure=self._structure)
+            read = _quick(layered.read, "structure")
+            outputs = read(layered.parameters, stream=stream, structure=layered.structure)
             return np.moveaxis(np.asarray(outputs), 0, 1)
 
-    def _state(self, batch: int) -> dict[str, Array]:
-        return {name: np.zeros((batch, *x), np.float32) for name, x in self._shapes.items()}
+    def _whole(self, layer: int, stream: AnyArray) -> jax.Array:
+        known = self._layered
+        state = known.init_state(stream.shape[1])
+        run = _quick(_whole_layer, "layer", "kind")
+        return run(known.weights[layer], stream, state, layer=known.layer, kind=known.kind)
 
-    def _whole(self, layer: int, stream: Any) -> jax.Array:
-        found: jax.Array = _quick(_whole_layer, "block", "eps")(
-            self._layers[layer],
+    def _edited(self, layer: int, stream: AnyArray, patches: Sequence[Patch]) -> jax.Array:
+        known = self._layered
+        first = 1 + layer * known.hooks
+        return _quick(_edited_layer, "layer", "kind", "remembered")(
+            known.weights[layer],
             stream,
-            self._state(stream.shape[1]),
-            block=self._structure.block,
-            eps=self._structure.eps,
-        )
-        return found
-
-    def _edited(self, layer: int, stream: Any, patches: Sequence[Patch]) -> jax.Array:
-        entries, weights = self.wiring.memory
-        first = 1 + layer * self._structure.sites
-        own = slice(first, first + self._structure.sites)
-        found: jax.Array = _quick(_edited_layer, "block", "eps")(
-            self._layers[layer],
-            stream,
-            self._state(stream.shape[1]),
+            known.init_state(stream.shape[1]),
             patches,
             np.int32(first),
-            (entries[own], weights[own]),
-            block=self._structure.block,
-            eps=self._structure.eps,
+            tuple(x[first : first + known.hooks] for x in cast(Arrays, self.wiring.memory)),
+            layer=known.layer,
+            kind=known.kind,
+            remembered=known.remembered,
         )
-        return found
 
 
 # One function each, so that all networks share what it was compiled to.
@@ -125,43 +113,38 @@ _quick = cache(quick)
 # ---------------------------------------------------------------- what is compiled, time first
 
 
-def _embedded(parameters: Any, inputs: Any, *, structure: Structure) -> jax.Array:
-    like = jnp.zeros(inputs[0].shape[:2])
-    return embed(parameters, structure, inputs, like)
-
-
-def _read(parameters: Any, stream: jax.Array, *, structure: Structure) -> jax.Array:
-    return read_out(parameters, structure, stream)
-
-
 def _patched(stream: jax.Array, patches: Sequence[Patch]) -> jax.Array:
-    """The embedding as patched."""
+    """Hook 0 as patched."""
 
-    def token(hook: jax.Array, tokens: Any, values: Any) -> jax.Array:
+    def token(hook: jax.Array, tokens: Arrays, values: Arrays) -> jax.Array:
         return patched(hook, 0, patches, tokens, values)
 
     return jax.vmap(token)(stream, *_timed(patches))
 
 
 def _whole_layer(
-    weights: Any, stream: jax.Array, state: Any, *, block: Block, eps: float
+    weights: object,
+    stream: jax.Array,
+    state: object,
+    *,
+    layer: Callable[..., tuple[jax.Array, object]],
+    kind: Hashable,
 ) -> jax.Array:
     """A layer, all tokens at once."""
-    tokens, batch = stream.shape[:2]
-    first = jnp.broadcast_to(jnp.arange(tokens)[:, None] == 0, (tokens, batch))
-    return block(weights, stream, state, Places(first, jnp.int32(tokens)), eps, None)[0]
+    return layer(kind, weights, stream, state, jnp.arange(len(stream)) == 0, None)[0]
 
 
 def _edited_layer(
-    weights: Any,
+    weights: object,
     stream: jax.Array,
-    state: Any,
+    state: object,
     patches: Sequence[Patch],
-    first: Any,
-    memory: Any,
+    first: jax.Array,
+    memory: Arrays,
     *,
-    block: Block,
-    eps: float,
+    layer: Callable[..., tuple[jax.Array, object]],
+    kind: Hashable,
+    remembered: Callable[..., object],
 ) -> jax.Array:
     """A layer token by token, so that what is set goes on to the next token's memory.
 
@@ -171,26 +154,25 @@ def _edited_layer(
       state: before the first token.
       patches: with time first.
       first: the number of the layer's first hook.
-      memory: of its sites, as `Wiring.memory` has it of all.
-      block: the layer.
-      eps: of its norms.
+      memory: of its hooks, as `Wiring.memory` has it of all.
+      layer: see `Layered`.
+      kind: see `Layered`.
+      remembered: see `Layered`.
     """
-    tokens, batch = stream.shape[:2]
-    entries, into = memory
 
-    def token(state: Any, now: Any) -> tuple[Any, jax.Array]:
+    def token(state: object, now: _Now) -> tuple[object, jax.Array]:
         place, before, when, values = now
 
-        def edit(site: int, made: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
-            new = patched(made[0], first + site, patches, when, values)
-            return new[None], remembered(scan, new - made[0], entries[site], into[site])
+        def edit(hook: int, made: jax.Array, held: object) -> tuple[jax.Array, object]:
+            new = patched(made[0], first + hook, patches, when, values)
+            return new[None], remembered(held, new - made[0], *(x[hook] for x in memory))
 
-        where = Places(jnp.broadcast_to(place == 0, (1, batch)), jnp.int32(1))
-        after, state = block(weights, before[None], state, where, eps, edit)
+        after, state = layer(kind, weights, before[None], state, place[None] == 0, edit)
         return state, after[0]
 
-    return lax.scan(token, state, (jnp.arange(tokens), stream, *_timed(patches)))[1]
+    timed: _Now = (jnp.arange(len(stream)), stream, *_timed(patches))
+    return lax.scan(token, state, timed)[1]
 
 
-def _timed(patches: Sequence[Patch]) -> tuple[Any, Any]:
+def _timed(patches: Sequence[Patch]) -> tuple[Arrays, Arrays]:
     return tuple(patch.tokens for patch in patches), tuple(patch.values for patch in patches)

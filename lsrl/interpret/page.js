@@ -782,6 +782,15 @@
     if (data.documentation) panel.append(make("p", "", data.documentation));
   };
 
+  const buildPanels = () => {
+    $("panels").hidden = !data.panels.length;
+    const line = (tag, cells) => make("tr", "", ...cells.map((cell) => make(tag, "", String(cell))));
+    for (const panel of data.panels) {
+      const table = make("table", "", line("th", panel.columns), ...panel.rows.map((row) => line("td", row)));
+      $("panels").append(make("h2", "", panel.title), make("div", "scroll", table));
+    }
+  };
+
   const buildTop = () => {
     $("title").textContent = data.title;
     const shown = rows.filter((row) => !row.constant && row.name !== OUTPUT);
@@ -971,6 +980,7 @@
   buildRows();
   buildSource();
   buildCertificate();
+  buildPanels();
   showLegend();
   paintTheme(listen());
   recall();

@@ -17,25 +17,43 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from lsrl.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
-from lsrl.interpret.circuit import OUTPUT, Circuit, Derived, Signal
 from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
-from lsrl.ir.graph import Source
+from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.model import Model
+from lsrl.storage import Json
 
 FORMAT, VERSION = "lsrl.view", 1
 # Of all signals together; such a page has about 20 MB, and browsers still open it.
 MAX_VALUES = 4_000_000
 
 
-def view(model: Model, *inputs: Any, path: str | os.PathLike[str]) -> None:
+class Panel(NamedTuple):
+    """A table for the page, as plain data: whatever study made it, the page need not know.
+
+    Attributes:
+      title: above it.
+      columns: their names.
+      rows: of texts and numbers, one a column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+
+
+def view(
+    model: Model, *inputs: ArrayLike, path: str | os.PathLike[str], panels: Sequence[Panel] = ()
+) -> None:
     """Write a page that shows what a network does, signal by signal and token by token.
 
     It has the layers with the signal in every channel, the edges with their weights, the value of
@@ -46,21 +64,24 @@ def view(model: Model, *inputs: Any, path: str | os.PathLike[str]) -> None:
       model: any compiled model.
       *inputs: as for `Model.run`; several sequences can be leafed through.
       path: the HTML file; an older one is replaced, whole or not at all.
+      panels: shown below the certificate.
 
     Raises:
-      InputError: an input lies outside its declared type, or there are more than MAX_VALUES values.
+      InputError: an input lies outside its declared type, there are more than MAX_VALUES values, or
+        a row of a panel has more or fewer cells than columns.
       OSError: the file can't be written.
     """
     arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    replace_file(path, page(content(model, arrays)).encode())
+    replace_file(path, page(content(model, arrays, panels)).encode())
 
 
-def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
+def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ()) -> dict[str, Json]:
     """What the page shows, as JSON's types.
 
     Args:
       model: any compiled model.
       arrays: one an input, (sequences, time[, width]).
+      panels: tables of other studies.
 
     Returns:
       "circuit" as `Circuit.to_json` has it, but with file names for paths; "values" and "outputs",
@@ -98,10 +119,23 @@ def content(model: Model, arrays: Sequence[Array]) -> dict[str, Any]:
             for name, found in lines.items()
         },
         "sources": _excerpts(lines, names),
+        "panels": [_table(panel) for panel in panels],
     }
 
 
-def page(shown: Mapping[str, Any]) -> str:
+def _table(panel: Panel) -> dict[str, str | list[str] | list[list[str | float]]]:
+    columns = list(panel.columns)
+    rows = [[x if isinstance(x, str) else _number(float(x)) for x in row] for row in panel.rows]
+    for number, row in enumerate(rows):
+        if len(row) != len(columns):
+            raise InputError(
+                f"view: row {number} of the panel {panel.title!r} has {len(row)} cells, expected "
+                f"{len(columns)}, one a column"
+            )
+    return {"title": panel.title, "columns": columns, "rows": rows}
+
+
+def page(shown: Mapping[str, Json]) -> str:
     """The HTML of what `content` gave."""
     folder = files("lsrl.interpret")
     style, script, body = (
@@ -110,7 +144,7 @@ def page(shown: Mapping[str, Any]) -> str:
     # A name may hold "</script>": inside a JSON string "<" can be written otherwise.
     data = json.dumps(shown, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(body).substitute(
-        title=html.escape(shown["title"]),
+        title=html.escape(str(shown["title"])),
         style=style,
         style_hash=_hash(style),
         script=script,
@@ -127,7 +161,7 @@ def _hash(text: str) -> str:
 # ---------------------------------------------------------------- values
 
 
-def _numbers(array: Array, held: Array | None = None) -> list[list[Any]]:
+def _numbers(array: Array, held: Array | None = None) -> list[list[int | float | str | None]]:
     """Per sequence the values, token by token; whole ones as ints, which are shorter."""
     values = np.asarray(array, np.float64)
     known = np.broadcast_to(True if held is None else held, values.shape)
@@ -141,15 +175,15 @@ def _numbers(array: Array, held: Array | None = None) -> list[list[Any]]:
     ]
 
 
-def _number(value: float) -> Any:
+def _number(value: float) -> int | float | str:
     if value.is_integer():
         return int(value)
     return value if math.isfinite(value) else str(value)
 
 
-def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Any]]:
+def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Json]]:
     """The symbols or vectors that the tokens are, per sequence."""
-    found = []
+    found: list[dict[str, Json]] = []
     for (name, kind), array in zip(model.program.inputs.items(), arrays, strict=True):
         if isinstance(kind, Token):
             names = kind.names or [str(symbol) for symbol in range(kind.size)]
@@ -162,7 +196,7 @@ def _inputs(model: Model, arrays: Sequence[Array]) -> list[dict[str, Any]]:
 
 def _check(
     model: Model, arrays: Sequence[Array], found: Outcome, held: Mapping[str, Array]
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Whether what the network holds and gives is what the program says."""
     expected = patch(model, arrays, {}, on="evaluator")
     try:
@@ -247,13 +281,13 @@ class _Span(NamedTuple):
 
 def _excerpts(
     lines: Mapping[str, Sequence[Source]], names: Mapping[str, str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     """The functions around the lines, most used file first: {"file", "first", "lines"} each."""
     wanted: dict[str, list[int]] = {}
     for found in lines.values():
         for source in found:
             wanted.setdefault(source.file, []).append(source.line)
-    excerpts = []
+    excerpts: list[dict[str, Json]] = []
     for path, numbers in sorted(wanted.items(), key=lambda item: -len(item[1])):
         text = _source_text(path)
         for span in _spans(text, sorted(set(numbers))):

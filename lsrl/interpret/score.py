@@ -10,12 +10,13 @@ What is true is in `lsrl.interpret.truth`; faithfulness in `lsrl.interpret.faith
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from lsrl.circuit import OUTPUT, Circuit
 from lsrl.errors import InputError, LsrlError
-from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs
 from lsrl.ir.numbers import Array
 
@@ -244,7 +245,7 @@ def _curves(true: Array, scores: Array) -> tuple[float | None, float | None, flo
     )
 
 
-def _metrics() -> Any:
+def _metrics() -> ModuleType:
     try:
         from sklearn import metrics
     except ImportError as error:
@@ -294,8 +295,12 @@ def _merged(matrix: Array, rows: list[list[int]], columns: list[list[int]]) -> A
     return np.array(found, float).reshape(len(rows), len(columns))
 
 
+Classed = TypeVar("Classed", bound=Hashable)
+Names = TypeVar("Names", tuple[str], tuple[str, str])
+
+
 def _by_name(
-    truth: Truth, known: Mapping[Any, bool], named: Mapping[Any, float]
+    truth: Truth, known: Mapping[Classed, bool], named: Mapping[Names, float]
 ) -> tuple[Array, Array]:
     scores: dict[Hashable, float] = {}
     for names, value in named.items():
@@ -357,7 +362,7 @@ def grouped_edges(truth: Truth, claim: EdgeClaim) -> tuple[list[Array], list[Arr
     return forward, recurrent
 
 
-def _check_count(what: str, given: Sequence[Any], circuit: Circuit) -> None:
+def _check_count(what: str, given: Sequence[object], circuit: Circuit) -> None:
     if len(given) != len(circuit.units):
         raise InputError(
             f"{what}: expected one array a layer, {len(circuit.units)} with that of the input map, "

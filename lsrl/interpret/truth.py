@@ -24,8 +24,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from lsrl.circuit import OUTPUT, Circuit, Edge, Signal
 from lsrl.errors import InputError
-from lsrl.interpret.circuit import OUTPUT, Circuit, Edge, Signal
 from lsrl.ir.numbers import Array
 
 Element = tuple[str, int]

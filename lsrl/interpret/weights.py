@@ -13,6 +13,7 @@ from lsrl.backends.axes import Kind, Legend
 from lsrl.backends.strength import Sources, Strengths, shared, sigmoid, strength
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.parameters import dense
 
 
 def read_weights(model: Model, layers: Sequence[Sources]) -> Strengths:
@@ -29,9 +30,8 @@ def read_weights(model: Model, layers: Sequence[Sources]) -> Strengths:
     legend = module.legend()
     if legend.stream is not None:
         return module.strengths(layers)
-    arrays = {
-        name: np.asarray(array, np.float64) for name, array in module.parameter_arrays().items()
-    }
+    parameters = module.parameter_arrays().items()
+    arrays = {name: np.asarray(dense(one), np.float64) for name, one in parameters}
     forward, recurrent = [], [np.zeros((len(layers[0].read),) * 2)]
     for number, (below, here) in enumerate(pairwise(layers), start=1):
         found = _between(legend, arrays, number, below, here)

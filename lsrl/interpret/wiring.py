@@ -8,22 +8,18 @@ layer's own value would.
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Concatenate, NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.linear.network import LinearNetwork
-from lsrl.backends.network import value_of
-from lsrl.backends.residual.network import ResidualNetwork, edited_step
-from lsrl.interpret.circuit import Circuit
+from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 
-# Layers of a residual network in which all is that reads one hook.
-SPAN = 2
+Result = TypeVar("Result")
 
 
 class Patch(NamedTuple):
@@ -39,11 +35,18 @@ class Patch(NamedTuple):
         basis[1].
     """
 
-    layer: Any
-    tokens: Any
-    units: Any
-    values: Any
-    basis: Any = None
+    layer: Array
+    tokens: Array
+    units: Array
+    values: Array
+    basis: tuple[Array, Array] | None = None
+
+
+AnyArray: TypeAlias = Array | jax.Array  # of numpy until it is traced
+Arrays: TypeAlias = Sequence[AnyArray]
+# At a token: inputs, of each patch when and what to, and what hooks are shifted by or held at.
+_Now: TypeAlias = tuple[Arrays, Arrays, Arrays, AnyArray | None, AnyArray | None, AnyArray | None]
+_Seen: TypeAlias = tuple[jax.Array, tuple[jax.Array, ...]]  # outputs, and hooks
 
 
 class Prepared(NamedTuple):
@@ -56,10 +59,10 @@ class Prepared(NamedTuple):
       memory: see `Wiring.memory`.
     """
 
-    parameters: Any
-    state: Any
-    inputs: Any
-    memory: Any
+    parameters: object
+    state: object
+    inputs: Arrays
+    memory: object
 
 
 class Wiring:
@@ -104,27 +107,20 @@ class Wiring:
 
     # ------------------------------------------------------------ for transformations
 
-    def compiled(self, function: Callable[..., Any], *static: str) -> Any:
+    def compiled(
+        self, function: "Callable[Concatenate[Wiring, ...], Result]", *static: str
+    ) -> Callable[..., Result]:
         """A function under jit; networks that run by the same code share what is compiled.
 
         Args:
           function: pure, of a wiring and further arguments; of the module it is defined in.
           static: names of arguments that are compiled in.
         """
-        return _compiled(_Same(self), function, static)
+        return cast(Callable[..., Result], _compiled(_Same(self), function, static))
 
     def span(self, layer: int) -> range:
-        """The hooks to run for what reads a layer's hook: those of its own layer and the next.
-
-        Layers of a residual network read nothing but the stream before them, so two of them are
-        enough however many there are; the first hook then is what they read. Others run whole.
-        """
-        network, hooks = self.model.module, len(self.circuit.units)
-        if not isinstance(network, ResidualNetwork) or network.depth <= SPAN:
-            return range(hooks)
-        sites = network.structure.sites
-        first = sites * min(max(layer - 1, 0) // sites, network.depth - SPAN)
-        return range(first, first + SPAN * sites + 1)
+        """The hooks to run for what reads a layer's hook; the first of them then is given."""
+        return self.model.module.span(layer, len(self.circuit.units))
 
     @cached_property
     def passed_on(self) -> Array:
@@ -132,32 +128,24 @@ class Wiring:
 
         So are those of a residual stream that a layer adds nothing to, whatever it reads.
         """
-        found, network = np.zeros((len(self.circuit.units), self.width), bool), self.model.module
-        if isinstance(network, ResidualNetwork) and network.depth:
-            layers = network.parameters()["layers"]
-            for site, names in enumerate(network.writes):
-                added = [np.asarray(layers[name]) != 0 for name in names]
-                rows = [array.reshape(*array.shape[:2], -1).any(axis=-1) for array in added]
-                found[1 + site :: network.sites] = ~np.any(rows, axis=0)
+        found = np.zeros((len(self.circuit.units), self.width), bool)
+        for layer, entries in self.model.module.passed_on().items():
+            found[layer, : len(entries)] = entries
         return found
+
+    @cached_property
+    def memory(self) -> object:
+        """What an edit of a hook does to the memory: arrays, so that equal networks share code."""
+        return self.model.module.memory_of(self.circuit)
 
     def prepared(self, inputs: Sequence[Array], span: range | None = None) -> Prepared:
         """What the functions below run on, of a whole network or of one with a `span`'s layers."""
-        network, batch = self.model.module, np.shape(inputs[0])[0]
+        network = self.model.module
         features = tuple(np.moveaxis(x, 1, 0) for x in self.model.features(inputs))
-        parameters, memory = network.parameters(), self.memory
-        if isinstance(network, LinearNetwork):
-            starts = [np.asarray(value_of(layer.initial_state)) for layer in network.layers]
-            rows = tuple(np.broadcast_to(start, (batch, *start.shape)) for start in starts)
-            return Prepared(parameters, rows or network.init_state((batch,)), features, memory)
-        state = network.init_state((batch,))
+        parts = network.parameters(), network.init_state((len(inputs[0]),)), self.memory
         if span is not None and len(span) < len(self.circuit.units):
-            sites = network.structure.sites
-            own = slice(span.start // sites, (span.stop - 1) // sites)
-            layers = {name: x[own] for name, x in parameters["layers"].items()}
-            parameters = {**parameters, "layers": layers}
-            state = {name: x if name == "position" else x[:, own] for name, x in state.items()}
-            memory = tuple(x[span.start : span.stop] for x in memory)
+            parts = network.within(span, *parts)
+        parameters, state, memory = parts
         return Prepared(parameters, state, features, memory)
 
     def shifted(self, prepared: Prepared, shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -238,7 +226,7 @@ class Wiring:
     def traced(
         self,
         prepared: Prepared,
-        patches: Any,
+        patches: Sequence[Patch],
         shifts: jax.Array | None = None,
         held: jax.Array | None = None,
         mask: jax.Array | None = None,
@@ -257,12 +245,13 @@ class Wiring:
           hooks: whether to return the hooks, as patched and shifted; with `held`, as made.
         """
         parameters, state, inputs, memory = prepared
+        step = self.model.module.edited_step
 
-        def token(state: Any, now: Any) -> tuple[Any, Any]:
+        def token(state: object, now: _Now) -> tuple[object, _Seen]:
             read, tokens, values, shift, hold, some = now
             where = mask if some is None else some
 
-            def put(number: Any, hook: jax.Array) -> jax.Array:
+            def put(number: int | jax.Array, hook: jax.Array) -> jax.Array:
                 units = hook.shape[-1]
                 if hold is not None:
                     given = hold[number][:, :units]
@@ -272,98 +261,15 @@ class Wiring:
                 hook = patched(hook, number, patches, tokens, values)
                 return hook if shift is None else hook + shift[number][:, :units]
 
-            outputs, state, made = self._step(parameters, state, read, put, memory)
+            outputs, state, made = step(parameters, state, read, put, memory)
             seen = made if hold is not None else [put(i, hook) for i, hook in enumerate(made)]
             return state, (outputs, tuple(seen) if hooks else ())
 
         moving = mask if mask is not None and mask.ndim == 4 else None
         told = tuple(p.tokens for p in patches), tuple(p.values for p in patches)
-        timed = *told, shifts, held, moving
-        _, (outputs, seen) = lax.scan(token, state, (inputs, *timed))
+        timed: _Now = (inputs, *told, shifts, held, moving)
+        _, (outputs, seen) = lax.scan(token, state, timed)
         return outputs, list(seen)
-
-    @property
-    def _step(self) -> Callable[..., tuple[jax.Array, Any, list[jax.Array]]]:
-        residual = isinstance(self.model.module, ResidualNetwork)
-        return self._residual_step if residual else self._stack_step
-
-    @cached_property
-    def memory(self) -> Any:
-        """What an edit of a hook does to the memory: arrays, so that equal networks share code."""
-        network = self.model.module
-        if isinstance(network, ResidualNetwork):
-            return self._residual_memory
-        return () if network.memory_is_output else self._stack_memory
-
-    # ------------------------------------------------------------ stacks of layers, and streams
-
-    def _stack_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
-    ) -> tuple[jax.Array, Any, list[jax.Array]]:
-        network, seen = self.model.module, []
-
-        def edit(layer: int, hook: jax.Array, held: Any) -> tuple[jax.Array, Any]:
-            new = put(layer, hook)
-            seen.append(hook)
-            if not layer:  # the input map's, which remembers nothing
-                return new, held
-            return new, network.remembered(held, hook, new, memory[layer] if memory else None)
-
-        outputs, state = network.pure_step(parameters, network.structure, state, inputs, edit)
-        return outputs, state, seen
-
-    @cached_property
-    def _stack_memory(self) -> list[tuple[Array, Array]]:
-        """Per layer the entries of the hook that are states, and their hidden units."""
-        found: list[tuple[list[int], list[int]]] = [([], []) for _ in self.circuit.units]
-        for channel in self.circuit.channels:
-            for unit, entry in zip(channel.units, channel.memory, strict=False):
-                found[channel.layer][0].append(unit)
-                found[channel.layer][1].append(entry)
-        return [
-            (np.array(units, np.int32), np.array(entries, np.int32)) for units, entries in found
-        ]
-
-    def _residual_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Any, memory: Any
-    ) -> tuple[jax.Array, Any, list[jax.Array]]:
-        network, (entries, weights) = self.model.module, memory
-
-        def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
-            new = put(site, stream[0])
-            own = jnp.asarray(entries)[site], jnp.asarray(weights)[site]
-            return new[None], remembered(scan, new - stream[0], *own)
-
-        outputs, state, seen = edited_step(parameters, network.structure, state, inputs, edit)
-        return outputs, state, list(seen)
-
-    @cached_property
-    def _residual_memory(self) -> tuple[Array, Array]:
-        """What the state of a scan changes by, with an entry of the stream.
-
-        Entries of the scan (sites, entries), and their weights (sites, d, entries).
-        """
-        shapes = cast(ResidualNetwork, self.model.module).state_shapes()
-        (scan,) = (shape for name, shape in shapes.items() if name != "conv")
-        sites = len(self.circuit.units)
-        known: list[dict[int, int]] = [{} for _ in range(sites)]
-        for channel in self.circuit.channels:
-            for entry in channel.memory:
-                known[channel.layer].setdefault(entry, len(known[channel.layer]))
-        # Few numbers of entries, so that few shapes are compiled.
-        most = max(len(places) for places in known)
-        most = 1 << (most - 1).bit_length() if most else 0
-        entries = np.full((sites, most), int(np.prod(scan)), np.int32)
-        weights = np.zeros((sites, self.width, most), np.float32)
-        for site, places in enumerate(known):
-            entries[site, : len(places)] = list(places)
-        for channel in self.circuit.channels:
-            for entry, weight in zip(channel.memory, channel.memory_weights, strict=True):
-                place = known[channel.layer][entry]
-                each = weight * len(channel.memory)
-                for unit, own in zip(channel.units, channel.weights, strict=True):
-                    weights[channel.layer, unit, place] += own / each
-        return entries, weights
 
 
 def turned_patches(model: Model, patches: Sequence[Patch]) -> tuple[Patch, ...]:
@@ -378,14 +284,18 @@ def turned_patches(model: Model, patches: Sequence[Patch]) -> tuple[Patch, ...]:
             p.tokens.T,
             p.units,
             np.moveaxis(np.asarray(p.values, dtype), 1, 0),
-            None if p.basis is None else tuple(np.asarray(x, dtype) for x in p.basis),
+            None if p.basis is None else (p.basis[0].astype(dtype), p.basis[1].astype(dtype)),
         )
         for p in patches
     )
 
 
 def patched(
-    hook: jax.Array, number: Any, patches: Sequence[Patch], tokens: Any, values: Any
+    hook: jax.Array,
+    number: int | jax.Array,
+    patches: Sequence[Patch],
+    tokens: Arrays,
+    values: Arrays,
 ) -> jax.Array:
     """A hook (batch, units) at one token, with what patches set.
 
@@ -409,21 +319,6 @@ def patched(
     return hook
 
 
-def remembered(scan: Any, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Any:
-    """The state of a site's scan behind a change of the stream; None where the site has no scan.
-
-    Args:
-      scan: (batch, ...), or None.
-      change: (batch, d).
-      entries: (entries,) of the flattened state; those of no meaning lie past its end.
-      weights: (d, entries).
-    """
-    if scan is None or not entries.shape[0]:
-        return scan
-    flat = scan.reshape(scan.shape[0], -1)
-    return flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
-
-
 class _Same:
     """A wiring, equal to others whose networks run by the same code with other numbers."""
 
@@ -439,7 +334,9 @@ class _Same:
 
 
 @lru_cache(maxsize=64)
-def _compiled(same: _Same, function: Callable[..., Any], static: tuple[str, ...]) -> Any:
+def _compiled(
+    same: _Same, function: Callable[..., object], static: tuple[str, ...]
+) -> Callable[..., object]:
     return quick(partial(function, same.wiring), *static)
 
 
@@ -453,14 +350,17 @@ QUICK: dict[str, bool | int] = {
 }
 
 
-def quick(function: Callable[..., Any], *static: str) -> Any:
+def quick(function: Callable[..., Result], *static: str) -> Callable[..., Result]:
     """The function under jit, compiled in little time where that is on a CPU.
 
     Args:
       function: pure.
       static: names of arguments that are compiled in.
     """
-    return jax.jit(function, static_argnames=static, compiler_options=_quick_options())
+    return cast(
+        Callable[..., Result],
+        jax.jit(function, static_argnames=static, compiler_options=_quick_options()),
+    )
 
 
 def quick_flags() -> str:

@@ -1,6 +1,8 @@
 """The reference evaluator: the one judge of what a program means.
 
-Exact rationals, or float64 arrays where every sum of the program is proven exact in float64.
+Exact rationals, or float64 arrays where every sum of the program is proven exact in float64. This
+one reads whole sequences; that of `lsrl.ir.incremental` reads token by token, and both carry out
+the same formulas of the ops.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.errors import PromiseError, TheoremError
+from lsrl.ir.arithmetic import Floats, Numbers, Rationals
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array, sum_is_exact
@@ -19,14 +22,15 @@ from lsrl.ir.types import position_text
 
 # Facts over a number of tokens take longer to infer than short sequences take to evaluate.
 @lru_cache(maxsize=16)
-def _facts_over(graph: Graph, tokens: int) -> tuple[Facts, ...]:
+def facts_over(graph: Graph, tokens: int) -> tuple[Facts, ...]:
+    """Facts of every node over some tokens."""
     return graph.facts_at(tokens)
 
 
 @lru_cache(maxsize=64)
 def float64_is_exact(graph: Graph, tokens: int) -> bool:
     """Whether float64 arithmetic carries out every node exactly for `tokens` tokens."""
-    facts = _facts_over(graph, tokens)
+    facts = facts_over(graph, tokens)
     for node, fact in zip(graph.nodes, facts, strict=True):
         if isinstance(node.op, Input):
             continue  # float64 holds its own inputs
@@ -80,13 +84,12 @@ def evaluate(
       TheoremError: what is proven of a signal does not hold.
     """
     batch, time = inputs[0].shape[:2]
-    rationals = not float64_is_exact(graph, time) if exact is None else exact
-    extent = Extent(batch, time, rationals)
+    extent = Extent((batch, time), _numbers(graph, time, exact))
     keep = [graph.output] if wanted is None else list(wanted)
-    pledges = _pledges(graph, time) if interventions is None else {}
+    pledges = pledges_of(graph, time) if interventions is None else {}
     # Promises are checked even where nothing reads the promised signal.
     live = graph.live([*keep, *(i for i, pledge in pledges.items() if pledge.keeper)])
-    proven = _facts_over(graph, time) if theorems and interventions is None else None
+    proven = facts_over(graph, time) if theorems and interventions is None else None
     values: dict[int, Array] = {}
     for i, operands, value in _values(graph, inputs, extent, live, keep, interventions):
         if i in keep:
@@ -94,7 +97,8 @@ def evaluate(
         pledge = pledges.get(i)
         if pledge is not None:
             shown = operands[0] if pledge.of_operand else value
-            _keep(graph, i, pledge, graph.nodes[i].op.broken(operands, value), shown)
+            broken = graph.nodes[i].op.broken(operands, value, extent)
+            keep_promise(graph, i, pledge, broken, shown)
         if proven is not None:
             wrong = proven[i].violations(value)
             if wrong.any():
@@ -125,9 +129,9 @@ def evaluate_prefixes(
       wanted nodes, as `evaluate` returns them.
     """
     batch, time = inputs[0].shape[:2]
-    extent = Extent(batch, time, not float64_is_exact(graph, time) if exact is None else exact)
+    extent = Extent((batch, time), _numbers(graph, time, exact))
     legal = np.full(batch, time)
-    pledges = {i: pledge for i, pledge in _pledges(graph, time).items() if pledge.keeper}
+    pledges = {i: pledge for i, pledge in pledges_of(graph, time).items() if pledge.keeper}
     values: dict[int, Array] = {}
     with np.errstate(all="ignore"):  # behind a broken promise there are no bounds
         live = graph.live([*wanted, *pledges])
@@ -135,10 +139,15 @@ def evaluate_prefixes(
             if i in wanted:
                 values[i] = value
             if i in pledges:
-                broken: Array = np.any(graph.nodes[i].op.broken(operands, value), axis=-1)
+                broken: Array = np.any(graph.nodes[i].op.broken(operands, value, extent), axis=-1)
                 first = np.where(broken.any(axis=1), broken.argmax(axis=1), time)
                 legal = np.minimum(legal, first)
     return legal, values
+
+
+def _numbers(graph: Graph, tokens: int, exact: bool | None) -> Numbers:
+    rationals = not float64_is_exact(graph, tokens) if exact is None else exact
+    return Rationals() if rationals else Floats()
 
 
 def _values(
@@ -158,9 +167,9 @@ def _values(
         operands = [values[operand] for operand in node.operands]
         if isinstance(node.op, Input):
             array = inputs[node.op.index]
-            values[i] = extent.numbers(array if array.ndim == 3 else array[..., None])
+            values[i] = extent.numbers.given(array if array.ndim == 3 else array[..., None])
             if given is not None:
-                values[i] = np.where(given.mask, extent.numbers(given.values), values[i])
+                values[i] = np.where(given.mask, extent.numbers.given(given.values), values[i])
         elif given is None:
             values[i] = node.op.evaluate(operands, extent)
         else:
@@ -171,9 +180,9 @@ def _values(
                 values.pop(operand, None)
 
 
-def _pledges(graph: Graph, tokens: int) -> dict[int, Pledge]:
+def pledges_of(graph: Graph, tokens: int) -> dict[int, Pledge]:
     """What each node takes for true of its values, by node id."""
-    facts = graph.facts if tokens <= graph.tokens else _facts_over(graph, tokens)
+    facts = graph.facts if tokens <= graph.tokens else facts_over(graph, tokens)
     found = {}
     for i, node in enumerate(graph.nodes):
         if graph.program is not None and not node.origins:
@@ -184,12 +193,28 @@ def _pledges(graph: Graph, tokens: int) -> dict[int, Pledge]:
     return found
 
 
-def _keep(graph: Graph, node: int, pledge: Pledge, broken: Array, values: Array) -> None:
+def keep_promise(
+    graph: Graph, node: int, pledge: Pledge, broken: Array, values: Array, read: Array | int = 0
+) -> None:
+    """Let a promise be kept.
+
+    Args:
+      graph: the program.
+      node: whose promise it is.
+      pledge: the promise.
+      broken: (batch, time, width) bool, where it is broken.
+      values: (batch, time, width), of what it speaks of.
+      read: how many tokens each sequence has read before these.
+
+    Raises:
+      PromiseError: it is broken.
+      TheoremError: it is broken, and LSRL's own.
+    """
     if not broken.any():
         return
     if pledge.keeper is None:
-        raise _theorem_error(graph, node, pledge.text, broken, values)
-    sequence, token, got, place = _first(broken, values)
+        raise _theorem_error(graph, node, pledge.text, broken, values, read)
+    sequence, token, got, place = _first(broken, values, read)
     mend = {
         "program": "the program promises it for every input: mend it, or widen the promise",
         "prompt": "a legal prompt keeps it: mend the input, or widen the promise",
@@ -202,9 +227,9 @@ def _keep(graph: Graph, node: int, pledge: Pledge, broken: Array, values: Array)
 
 
 def _theorem_error(
-    graph: Graph, node: int, theorem: str, wrong: Array, values: Array
+    graph: Graph, node: int, theorem: str, wrong: Array, values: Array, read: Array | int = 0
 ) -> TheoremError:
-    _, _, got, place = _first(wrong, values)
+    _, _, got, place = _first(wrong, values, read)
     return TheoremError(
         f"{graph.label(node)} ({graph.source(node)}): LSRL has proven: {theorem}; got {got} at "
         f"{place}; this is a fault of LSRL and not of the program, so please report it, with the "
@@ -212,11 +237,12 @@ def _theorem_error(
     )
 
 
-def _first(mask: Array, values: Array) -> tuple[int, int, list[float], str]:
+def _first(mask: Array, values: Array, read: Array | int) -> tuple[int, int, list[float], str]:
     """The first token that a mask marks: its sequence, its number, the value there, the place."""
     at = np.argwhere(mask)
     sequence, token = (int(k) for k in at[np.lexsort((at[:, 0], at[:, 1]))[0]][:2])
     got = values[sequence, token].astype(np.float64).tolist()
+    token += int(np.broadcast_to(read, len(mask))[sequence])
     return sequence, token, got, position_text([sequence, token], 2)
 
 
@@ -238,7 +264,8 @@ def reevaluate(
       By node id (batch, time, width): all nodes that depend on an intervention, and their operands.
     """
     some = known[graph.output]
-    extent = Extent(len(rows), some.shape[1], some.dtype == object)
+    numbers = Rationals() if some.dtype == object else Floats(some.dtype)
+    extent = Extent((len(rows), some.shape[1]), numbers)
     values: dict[int, Array] = {}
     changed: set[int] = set()
 
@@ -254,7 +281,7 @@ def reevaluate(
             continue
         changed.add(i)
         if given is not None and not moved and not isinstance(node.op, StateOp):
-            values[i] = np.where(given.mask, extent.numbers(given.values), known[i][rows])
+            values[i] = np.where(given.mask, extent.numbers.given(given.values), known[i][rows])
             continue
         operands = [taken(operand) for operand in node.operands]
         if given is None:
@@ -265,12 +292,7 @@ def reevaluate(
 
 
 def _intervened(op: Op, operands: Sequence[Array], extent: Extent, given: Intervention) -> Array:
-    new = extent.numbers(given.values)
+    new = extent.numbers.given(given.values)
     if not isinstance(op, StateOp):
         return np.where(given.mask, new, op.evaluate(operands, extent))
-    state, result = op.start(extent), np.empty_like(operands[-1], order="C")
-    for t in range(extent.time):
-        state = op.advance(state, [operand[:, t] for operand in operands], extent)
-        state = np.where(given.mask[:, t], new[:, t], state)
-        result[:, t] = state
-    return result
+    return np.stack(list(op.scan(operands, extent, (given.mask, new))), axis=1)

@@ -8,48 +8,18 @@ names, source lines and facts.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
 from lsrl.ir.groups import Groups
 from lsrl.ir.inference import Inference
+from lsrl.ir.node import Node, Source
 from lsrl.ir.ops import Input, Op
 
 if TYPE_CHECKING:
     import networkx as nx
-
-
-class Source(NamedTuple):
-    """A line of the user's code."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        """file:line."""
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Node:
-    """One signal of a graph.
-
-    Attributes:
-      op: what computes it.
-      operands: ids of the nodes that it reads, in order; the same one may come twice.
-      width: number of channels.
-      origins: ids of the signals of the program that this node's value equals.
-      names: the user's names for it.
-      sources: the lines that made it.
-    """
-
-    op: Op
-    operands: tuple[int, ...]
-    width: int
-    origins: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()
-    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,25 +129,34 @@ class Graph:
                 graph.add_edge(operand, i, slot=slot)
         return graph
 
-    def dump(self) -> str:
-        """The live graph as text, one node a line; golden tests read it."""
+    def dump(self, details: bool = False) -> str:
+        """The live graph as text, one node a line; golden tests read it.
+
+        Args:
+          details: tell each channel's interval and grid, and the user's line, too.
+        """
         live = self.live()
         number = {node: position for position, node in enumerate(live)}
         lines = []
         for i in live:
             node, fact = self.nodes[i], self.facts[i]
             operands = ", ".join(f"%{number[operand]}" for operand in node.operands)
-            low, high = _number(fact.low.min()), _number(fact.high.max())
-            names = f"  # {', '.join(node.names)}" if node.names else ""
+            known = f"in [{_number(fact.low.min())}, {_number(fact.high.max())}]"
+            remarks = [", ".join(node.names)] if node.names else []
+            if details:
+                known = _shorten(f"{fact}", 120)
+                # Of a path only the file, so that the text is the same on every machine.
+                remarks += [f"at {Path(line.file).name}:{line.line}" for line in node.sources[:1]]
+            remark = f"  # {' '.join(remarks)}" if remarks else ""
             parameters = _parameters(node.op)
             lines.append(
                 f"%{number[i]} = {node.op.name}({operands}){parameters}"
-                f" : {node.width} in [{low}, {high}]{names}"
+                f" : {node.width} {known}{remark}"
             )
         return "\n".join([*lines, f"return %{number[self.output]}"])
 
 
-def _number(value: Any) -> str:
+def _number(value: float) -> str:
     return f"{float(value):.12g}"
 
 
@@ -185,7 +164,7 @@ def _parameters(op: Op) -> str:
     """An op's parameters but for those that have their default."""
     shown = [
         f"{parameter.name}={_shorten(repr(getattr(op, parameter.name)))}"
-        for parameter in fields(op)  # type: ignore[arg-type]
+        for parameter in fields(op)
         if getattr(op, parameter.name) != parameter.default
     ]
     return f" {{{', '.join(shown)}}}" if shown else ""

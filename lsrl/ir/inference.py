@@ -14,7 +14,7 @@ definition:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts, Sums, affine_facts, facts, widen
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
+from lsrl.ir.node import Node
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import (
     Affine,
@@ -34,9 +35,6 @@ from lsrl.ir.ops import (
     Relu,
     SelectiveState,
 )
-
-if TYPE_CHECKING:
-    from lsrl.ir.graph import Node
 
 # Entries of the dense matrices that one affine map is looked at with, and how many forms of it.
 MAX_ENTRIES = 1 << 13
@@ -73,7 +71,7 @@ class Inference:
       written: whether this is the program as written. Graphs made of it bring along its facts.
     """
 
-    def __init__(self, nodes: "Sequence[Node]", written: bool) -> None:
+    def __init__(self, nodes: Sequence[Node], written: bool) -> None:
         """Look at nothing yet."""
         self.nodes = nodes
         self.written = written
@@ -364,7 +362,7 @@ def _held(value: Facts, initial: Array, index: int) -> Groups:
     })  # fmt: skip
 
 
-def _same_rows(nodes: "Sequence[Node]", index: int) -> bool:
+def _same_rows(nodes: Sequence[Node], index: int) -> bool:
     """Whether all channels of a node are the same, as far as its affine maps tell."""
     node = nodes[index]
     if node.width == 1:

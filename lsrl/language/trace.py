@@ -7,7 +7,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from lsrl.errors import LsrlError, ProgramError
-from lsrl.ir.graph import GraphBuilder, Source
+from lsrl.ir.graph import GraphBuilder
+from lsrl.ir.node import Source
 from lsrl.ir.ops import Op
 
 # Without a declared max_length, bounds must not move any more after this many tokens.

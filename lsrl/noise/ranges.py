@@ -8,6 +8,7 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Product
 from lsrl.ir.types import Vector
 from lsrl.model import Model
+from lsrl.parameters import dense
 from lsrl.schedule import Layer, Schedule
 
 
@@ -55,7 +56,7 @@ def weight_ranges(model: Model) -> dict[str, Array]:
 def _features(model: Model, legend: Legend) -> Array:
     """The greatest size of each feature."""
     first, inputs = legend.behind(0), list(model.program.inputs.values())
-    arrays = {name: np.abs(v, dtype=np.float64) for name, v in model.module.arrays().items()}
+    arrays = {n: np.abs(dense(v), dtype=np.float64) for n, v in model.module.arrays().items()}
     found = np.zeros(legend.spaces[first].size)
     for name, axes in legend.arrays.items():
         if axes.axes[-1][0].space != first:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.ir.arithmetic import Rationals
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, rational
@@ -95,8 +96,8 @@ def _apply(op: Op, read: list[Table]) -> Table | None:
     values = [np.resize(table.rows, (count, table.rows.shape[1]))[None] for table in read]
     if sum(value.size for value in values) > MAX_TABLE_ENTRIES:
         return None
-    extent = Extent(1, count, exact=True)
-    exact = op.evaluate([extent.numbers(value) for value in values], extent)[0]
+    extent = Extent((1, count), Rationals())
+    exact = op.evaluate([extent.numbers.given(value) for value in values], extent)[0]
     rounded = exact.astype(np.float64)
     same = all(rational(a) == b for a, b in zip(rounded.ravel(), exact.ravel(), strict=True))
     return Table(token, rounded) if same else None

@@ -39,6 +39,19 @@ class PassRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Report:
+    """What the stages of a compilation did.
+
+    Attributes:
+      passes: one record a pass, in order.
+      seconds: CPU seconds by stage.
+    """
+
+    passes: tuple[PassRecord, ...]
+    seconds: dict[str, float]
+
+
 class Pipeline:
     """Runs passes and records what each did.
 
@@ -48,9 +61,12 @@ class Pipeline:
       records: one a pass, in order.
     """
 
-    def __init__(self, verbatim: bool = False) -> None:
-        """Start without records."""
+    def __init__(
+        self, verbatim: bool = False, watch: Callable[[str, Graph], None] | None = None
+    ) -> None:
+        """Start without records; `watch` is called after each pass with its name and its graph."""
         self.verbatim = verbatim
+        self.watch = watch
         self.records: list[PassRecord] = []
 
     def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
@@ -59,6 +75,8 @@ class Pipeline:
         result = transform(graph)
         seconds = time.process_time() - start
         self.records.append(PassRecord(name, len(graph.live()), len(result.live()), seconds))
+        if self.watch is not None:
+            self.watch(name, result)
         return result
 
     def simplify(self, graph: Graph) -> Graph:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
 from lsrl.stability.measures import critical_level
-from lsrl.stability.paper_experiment import ORIGINAL, SIGMAS, Summary
 from lsrl.stability.store import Row
 from lsrl.stability.sweep import OWN, fractions
 
@@ -17,19 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMS = {
-    (OWN, "default"): ("ours", "#1f77b4"),
-    (OWN, "robust"): ("ours, centred thresholds", "#17becf"),
-    ("direct", "verbatim"): ("direct", "#e6850e"),
-    ("optimized", "verbatim"): ("optimised", "#2a9d4a"),
-    ("step_optimized", "verbatim"): ("step-optimised", "#d0342c"),
-    ("multiplicative", "verbatim"): ("multiplicative", "#8a63c2"),
-    ("multiplicative_optimized", "verbatim"): ("multiplicative, optimised", "#8c564b"),
-}
 STRONGEST = 1.0  # what a map shows for programs that bear every level
 
 
-def _pyplot() -> Any:
+def pyplot_for_print() -> ModuleType:
+    """Matplotlib's pyplot, without a display, with our settings.
+
+    Raises:
+      InputError: it is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -51,56 +48,7 @@ def save(figure: "Figure", path: Path) -> None:
       OSError: it can't be written.
     """
     figure.savefig(path, metadata={"Software": None})
-    _pyplot().close(figure)
-
-
-def draw_paper(table: Sequence[Summary]) -> "Figure":
-    """The paper's figure: error against σ by form, lowered verbatim; the original's dashed.
-
-    Args:
-      table: of `lsrl.stability.paper_experiment.summaries`.
-    """
-    figure, axes = _pyplot().subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    views = (
-        (axes[0], "tok2tok", "wrong tokens, %"),
-        (axes[1], "vec2vec", "mean error"),
-    )
-    for panel, program, what in views:
-        for (form, lowering), (label, colour) in FORMS.items():
-            cells = sorted(
-                (
-                    cell
-                    for cell in table
-                    if (cell.program, cell.form, cell.lowering, cell.states)
-                    == (program, form, lowering, "forced")
-                    and not (form == OWN and cell.target != "linear_rnn")
-                ),
-                key=lambda cell: cell.level,
-            )
-            x = [_shown(cell.level) for cell in cells]
-            panel.plot(x, [cell.mean for cell in cells], "o-", ms=3, color=colour, label=label)
-            panel.fill_between(
-                x, [c.low for c in cells], [c.high for c in cells], color=colour, alpha=0.15
-            )
-            known = ORIGINAL.get((program, form), ())
-            if known:
-                panel.plot(
-                    [_shown(level) for level in SIGMAS], [cell.mean for cell in known], "s--",
-                    ms=3, color=colour, alpha=0.5,
-                )  # fmt: skip
-        panel.set_xscale("log")
-        panel.set_title(f"{program}, states forced")
-        panel.set_xlabel("σ of the noise on stored weights (leftmost: none)")
-        panel.set_ylabel(what)
-    axes[1].set_yscale("log")
-    axes[0].plot([], [], "s--", color="grey", label="original implementation")
-    axes[0].legend()
-    return figure
-
-
-def _shown(level: float) -> float:
-    """0 has no place on a logarithmic axis."""
-    return level or 1e-11
+    pyplot_for_print().close(figure)
 
 
 def draw_map(rows: Sequence[Row]) -> "Figure":
@@ -109,7 +57,7 @@ def draw_map(rows: Sequence[Row]) -> "Figure":
     kinds = list(dict.fromkeys(key[3] for key in table))
     programs = list(dict.fromkeys(key[0] for key in table))
     targets = list(dict.fromkeys(key[1] for key in table))
-    pyplot = _pyplot()
+    pyplot = pyplot_for_print()
     columns = min(4, len(kinds))
     lines = math.ceil(len(kinds) / columns)
     figure, axes = pyplot.subplots(
@@ -139,7 +87,7 @@ def draw_map(rows: Sequence[Row]) -> "Figure":
     return figure
 
 
-def _cell(levels: list[float], wrong: Any) -> tuple[float, str]:
+def _cell(levels: list[float], wrong: Array) -> tuple[float, str]:
     """Colour and text: the level at 5 %, or for a single level the percentage that is wrong."""
     if len(levels) == 1:
         share = float(wrong.mean())
@@ -159,7 +107,7 @@ def draw_first(counts: Mapping[str, Mapping[str, int]], most: int = 10) -> "Figu
       counts: by panel the number of draws by signal, of `first_wrong_signal`.
       most: signals of a panel.
     """
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot_for_print().subplots(
         1, len(counts), figsize=(4.2 * len(counts), 3.4), layout="constrained", squeeze=False
     )
     for panel, (title, found) in zip(axes.flat, counts.items(), strict=True):

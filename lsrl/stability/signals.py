@@ -5,9 +5,10 @@ A schedule names the signal in every channel, so a failure can be told by name.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.backends import registry
 from lsrl.errors import InputError
@@ -23,7 +24,7 @@ def channel_values(model: Model, states: Any) -> list[Array]:
     """The value of every channel of every layer.
 
     Args:
-      model: on a linear or a stock cell.
+      model: of a target whose states tell what its layers hold, as linear ones and cells do.
       states: after each token, as `model.module` has them, leaves (..., units).
 
     Returns:
@@ -32,20 +33,23 @@ def channel_values(model: Model, states: Any) -> list[Array]:
     Raises:
       InputError: the target does not keep its signals in its states.
     """
-    shown = model.module.shown(states)
-    if shown is not None and isinstance(model.schedule, Schedule):
-        layers = registry.find(model.target).hooks(model.schedule, model.numerics).layers
+    held = model.module.hooks_in(states)
+    if held is not None:
+        hooks = registry.find(model.target).hooks(model.schedule, model.numerics)
         return [
-            units
-            # Units with a memory of their own are channels as they are.
-            if layer.hidden is not None
-            else units @ layer.decode.toarray().T + layer.offset
-            for units, layer in zip(shown, layers, strict=True)
+            _read(np.asarray(units, np.float64), *read[:2])
+            for units, read in zip(held, hooks.layers, strict=True)
         ]
     raise InputError(
         f"target {model.target!r} does not keep its signals in its states, so which goes wrong "
         "first is not available; take a linear target or a stock cell"
     )
+
+
+def _read(units: Array, decode: sp.csr_array, offset: Array) -> Array:
+    """(..., channels) of (..., units)."""
+    flat = decode @ units.reshape(-1, units.shape[-1]).T
+    return np.asarray(flat.T.reshape(*units.shape[:-1], -1) + offset)
 
 
 def first_wrong_signal(
@@ -64,7 +68,7 @@ def first_wrong_signal(
     earliest layer, and there off by the most.
 
     Args:
-      model: on a linear or a stock cell.
+      model: of a target whose states tell what its layers hold, as linear ones and cells do.
       inputs: one array an input: (batch, time) or (batch, time, width).
       perturbation: what is done to each copy.
       level: of the perturbation.
@@ -82,7 +86,7 @@ def first_wrong_signal(
         for levels, chosen in (([level] * len(seeds), seeds), ([0.0], seeds[:1]))
     ]
     noisy, clean = (channel_values(model, states) for states in observed)
-    schedule = model.schedule
+    schedule = cast(Schedule, model.schedule)  # what has hooks is a stack of layers
     first: list[tuple[int, float, str]] = [(1 << 62, 0.0, "")] * len(seeds)
     for layer, labels, values, expected in zip(
         schedule.layers, model.labels, noisy, clean, strict=True

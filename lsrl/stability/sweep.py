@@ -72,8 +72,8 @@ class Dtype:
     dtypes: tuple[str, ...] = ("bfloat16",)
 
 
-Kind = Perturbation | Length | Extremes | Dtype
-DEFAULT_KINDS: tuple[Kind, ...] = (*perturbations.DEFAULT, Length(), Extremes(), Dtype())
+SweepKind = Perturbation | Length | Extremes | Dtype
+DEFAULT_KINDS: tuple[SweepKind, ...] = (*perturbations.DEFAULT, Length(), Extremes(), Dtype())
 # The bits of a dtype's significand make its level.
 BITS = {"float64": 53, "float32": 24, "bfloat16": 8}
 
@@ -94,7 +94,7 @@ class Plan:
 
     programs: tuple[Workload, ...] = tuple(workloads.DEFAULT.values())
     targets: tuple[str, ...] = ()
-    kinds: tuple[Kind, ...] = DEFAULT_KINDS
+    kinds: tuple[SweepKind, ...] = DEFAULT_KINDS
     batch: int = 4
     seeds: tuple[int, ...] = tuple(range(8))
     lowerings: bool = True
@@ -144,7 +144,7 @@ class Group:
     target: str
     lowering: str
     dtype: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[SweepKind, ...]
 
     @cached_property
     def program(self) -> Program:
@@ -159,7 +159,7 @@ class Group:
         except (UnsupportedOpError, PrecisionError):
             return None
 
-    def given(self, kind: Kind, batch: int) -> list[tuple[Array, ...]]:
+    def given(self, kind: SweepKind, batch: int) -> list[tuple[Array, ...]]:
         """What a kind runs the model on: the sequences of each batch."""
         if isinstance(kind, Extremes):
             return self.workload.extremes()
@@ -236,7 +236,7 @@ def sweep(
     return rows
 
 
-def _settings(plan: Plan, group: Group, kind: Kind) -> dict[str, Any]:
+def _settings(plan: Plan, group: Group, kind: SweepKind) -> dict[str, Any]:
     """All that the rows of a task depend on, by content, and what they are called."""
     workload = group.workload
     longer = isinstance(kind, Length) and workload.longer is not None
@@ -255,7 +255,7 @@ def _settings(plan: Plan, group: Group, kind: Kind) -> dict[str, Any]:
 
 
 def measure(
-    plan: Plan, group: Group, kind: Kind, *, memory: int = MEMORY, mesh: Mesh | None = None
+    plan: Plan, group: Group, kind: SweepKind, *, memory: int = MEMORY, mesh: Mesh | None = None
 ) -> list[dict[str, Any]]:
     """The rows of one task; none where the target can't hold the program."""
     if group.model is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lsrl.errors import InputError
-from lsrl.ir.graph import Source
+from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Inputs, random_values

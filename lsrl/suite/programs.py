@@ -12,7 +12,7 @@ import numpy as np
 import lsrl.programs
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.ir.graph import Source
+from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Entry, Inputs, random_values

@@ -13,10 +13,10 @@ import numpy as np
 
 import lsrl
 from lsrl.certificate import Certificate
+from lsrl.circuit import Circuit
 from lsrl.errors import InputError, PrecisionError
 from lsrl.interpret import variants
 from lsrl.interpret.causal import Sampler, causal_test
-from lsrl.interpret.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.suite.partners import partners

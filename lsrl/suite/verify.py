@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.circuit import Circuit, Edge
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
-from lsrl.interpret.circuit import Circuit, Edge
-from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.wiring import forget_compiled, quick_flags
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -96,7 +94,7 @@ def check_circuit(subject: Subject) -> None:
     path = subject.folder / building.CIRCUIT
     told, own = Circuit.load(path), model.circuit
     if isinstance(model, Model):
-        compiled = circuit_of(model)
+        compiled = model.compiled_circuit
         own = replace(own, signals=compiled.signals, edges=compiled.edges)
     if all(getattr(told, part.name) == getattr(own, part.name) for part in fields(Circuit)):
         return
@@ -402,8 +400,8 @@ def _check_accuracy(subject: Subject) -> int:
     return len(split) * split.outputs.shape[1]
 
 
-# Sequences, and tokens of each, that a residual network may get at a time; and as many tokens more
-# take as long as it takes to start.
+# Sequences, and tokens of each, that a network of one stream may get at a time; and as many tokens
+# more take as long as it takes to start.
 BATCHES, CHUNKS, START = (64, 128), range(6, 17), 128
 
 
@@ -413,8 +411,8 @@ def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
     Sequences are filled up; a network is causal, so what comes behind a sequence does not change
     it.
     """
-    if isinstance(model, Model) and isinstance(model.module, ResidualNetwork):
-        return _outputs_of_residual(model, splits)
+    if isinstance(model, Model) and model.module.residual:
+        return _outputs_in_batches(model, splits)
     longest = max(split.outputs.shape[1] for split in splits)
     inputs = [
         np.concatenate([_filled(split.arrays[place], longest) for split in splits])
@@ -427,7 +425,7 @@ def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
     ]
 
 
-def _outputs_of_residual(model: Model, splits: Sequence[Split]) -> list[Array]:
+def _outputs_in_batches(model: Model, splits: Sequence[Split]) -> list[Array]:
     """As `_outputs`; running takes longer than compiling, so little is filled up."""
     counts: dict[int, int] = {}
     for split in splits:

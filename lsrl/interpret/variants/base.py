@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lsrl.card import Card, Measured
+from lsrl.circuit import Circuit
 from lsrl.errors import BoundsError, InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Circuit
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from lsrl.backends import registry
+from lsrl.circuit import OUTPUT, Circuit
 from lsrl.compiler import compile
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import OUTPUT, Circuit
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lsrl.interpret.circuit import Channel, Circuit
+from lsrl.circuit import Channel, Circuit
 from lsrl.model import Model
 
 # The greatest size of a unit's code: so small that tanh(c) is nearly c, since an intervention sets

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.circuit import Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler, broken_rows, draw_rows
-from lsrl.interpret.circuit import Circuit
 from lsrl.interpret.interventions import circuit_nodes
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.numbers import Array

@@ -15,6 +15,7 @@ from lsrl.model import Model
 from lsrl.noise.copies import run_copies
 from lsrl.noise.perturbations import WeightNoise
 from lsrl.noise.wrong import allowed_error, wrong_tokens
+from lsrl.parameters import entries, with_entries
 
 # Levels that are tried for a safe one, and the draws that must all be right at it and below.
 LEVELS = tuple(10.0 ** (exponent / 2) for exponent in range(-14, -1))
@@ -48,10 +49,10 @@ def noised(
     drawn = model.module.arrays()
     for name, axes in model.module.legend().arrays.items():
         if axes.kind != "structure":
-            value = drawn[name].astype(np.float64)
+            value = entries(drawn[name]).astype(np.float64)
             noisy = NOISE.applied(name, axes, value, [level], [seed])
             # What noise leaves alone has no axis of copies.
-            drawn[name] = noisy if noisy.ndim == value.ndim else noisy[0]
+            drawn[name] = with_entries(drawn[name], noisy if noisy.ndim == value.ndim else noisy[0])
     return variant(
         model,
         "noised",

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.backends.axes import Legend, Part
+from lsrl.circuit import Channel, Circuit
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel, Circuit
 from lsrl.interpret.variants.base import check_seed, variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.parameters import Parameter, dense, entries
 
-Arrays = dict[str, Array]
+Arrays = dict[str, Parameter]
 # Powers of two that units are scaled by: 2^-OCTAVES to 2^OCTAVES.
 OCTAVES = 2
 
@@ -111,8 +112,8 @@ def moved(legend: Legend, arrays: Arrays, moves: Mapping[str, Move]) -> Arrays:
     found = legend.changed(arrays, change)
     for name, axes in legend.arrays.items():
         if axes.points in moves:
-            places = moves[axes.points].places()
-            found[name] = np.where(found[name] >= 0, places[found[name]], -1)
+            places, units = moves[axes.points].places(), dense(found[name])
+            found[name] = np.where(units >= 0, places[units], -1)
     return found
 
 
@@ -151,14 +152,14 @@ def moved_circuit(circuit: Circuit, legend: Legend, moves: Mapping[str, Move]) -
 def _in_range(arrays: Arrays, model: Model) -> bool:
     """Whether the dtype has normal numbers for every weight."""
     numerics = model.numerics
-    for array in arrays.values():
+    for array in map(entries, arrays.values()):
         size = np.abs(array[array != 0].astype(np.float64))
         if ((size > numerics.largest) | (size < numerics.tiny)).any():
             return False
     return True
 
 
-def _widened(arrays: Mapping[str, Array]) -> Arrays:
+def _widened(arrays: Mapping[str, Parameter]) -> Arrays:
     return {
         name: array if array.dtype.kind in "bi" else array.astype(np.float64)
         for name, array in arrays.items()

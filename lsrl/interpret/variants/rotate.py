@@ -16,9 +16,9 @@ import scipy.linalg
 
 from lsrl.backends import registry
 from lsrl.backends.axes import Part
+from lsrl.circuit import Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.circuit import Channel, Circuit
 from lsrl.interpret.variants.base import check_seed, variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model

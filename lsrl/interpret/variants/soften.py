@@ -27,7 +27,6 @@ import numpy as np
 from lsrl.backends import registry
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.locate import circuit_of
 from lsrl.interpret.variants.base import variant
 from lsrl.model import Model
 
@@ -58,6 +57,7 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
         )
     size = SIZE / temperature
     softened = registry.find(model.target).softened(size)
+    anatomy = softened.anatomy(model.schedule, model.numerics, model.program.name, model.options)
     # What units hold has another scale; where they are and what they hold, not.
     channels = tuple(
         replace(
@@ -66,9 +66,7 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
             offset=other.offset,
             memory_weights=other.memory_weights,
         )
-        for channel, other in zip(
-            model.circuit.channels, circuit_of(model, softened).channels, strict=True
-        )
+        for channel, other in zip(model.circuit.channels, anatomy.channels, strict=True)
     )
     return variant(
         model,

@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from lsrl.card import Card, Measured
+from lsrl.circuit import Circuit
 from lsrl.errors import FormatError, InputError
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
-from lsrl.interpret.circuit import Circuit
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.interpret.variants.fresh import AMPLITUDE, grouped

@@ -12,6 +12,7 @@ from lsrl.interpret.variants.base import variant
 from lsrl.interpret.variants.permute import Arrays, Move, moved, moved_circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.parameters import dense
 
 # Widths inside a layer are multiples of this, so that networks share shapes.
 GRAIN = 8
@@ -53,7 +54,7 @@ def _used(model: Model, legend: Legend, arrays: Arrays) -> dict[str, Array]:
         for number, axis in enumerate(axes.axes):
             if axis[0].role == "reads" and axis[0].space in found:
                 others = tuple(k for k in range(len(axes.axes)) if k != number)
-                found[axis[0].space] |= (arrays[name] != 0).any(axis=others)
+                found[axis[0].space] |= (dense(arrays[name]) != 0).any(axis=others)
     inner = {space.memory: name for name, space in spaces.items()}
     for channel in model.circuit.channels:
         if channel.memory and channel.layer in inner:

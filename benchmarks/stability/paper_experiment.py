@@ -18,6 +18,7 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
+from benchmarks.stability import code
 from lsrl import paper, programs
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -200,6 +201,7 @@ def paper_experiment(
     bar = None if progress is None else progress.add_task("paper's experiment", total=len(chosen))
     for form in chosen:
         settings = {
+            "experiment": code(),
             "name": form.program, "form": form.name, "lowering": form.lowering,
             "target": form.target, "program": form.build(), "noise": PAPER,
             "seeds": SEEDS, "levels": (*SIGMAS, *FURTHER),

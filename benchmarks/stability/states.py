@@ -15,6 +15,7 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
+from benchmarks.stability import code
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program, program
@@ -26,7 +27,7 @@ from lsrl.noise.perturbations import WeightNoise
 from lsrl.stability.measures import Critical, clustered, critical_level, located
 from lsrl.stability.store import Parts, Row, write_rows
 
-Kind = Literal["affine", "self-correcting"]
+Writing = Literal["affine", "self-correcting"]
 
 TARGETS = ("rnn", "rnn_tanh", "lstm", "gru")
 TOKENS, SYMBOLS = 60, 5
@@ -43,27 +44,27 @@ NOISES = (
 COLUMNS = ("program", "states", "target", "noise", "level", "seed", "wrong")
 
 # From an update and a transition to a state of zeros and ones, initially as told.
-State = Callable[..., Signal]
+MakeState = Callable[..., Signal]
 
 
-def _seen(state: State, token: Signal) -> Signal:
+def _seen(state: MakeState, token: Signal) -> Signal:
     """1 from the first symbol 1 on."""
     return state(token.one_hot[1], 1) >= 1
 
 
-def _distinct(state: State, token: Signal) -> Signal:
+def _distinct(state: MakeState, token: Signal) -> Signal:
     """How many symbols have occurred."""
     return (state(token.one_hot, 1) >= 1).sum()
 
 
-def _first(state: State, token: Signal) -> Signal:
+def _first(state: MakeState, token: Signal) -> Signal:
     """The first symbol."""
     begun = delay(constant(1), 1)
     kept = state(token.one_hot & (1 - begun), 1)
     return np.arange(SYMBOLS)[None] @ kept
 
 
-def _ring(state: State, token: Signal) -> Signal:
+def _ring(state: MakeState, token: Signal) -> Signal:
     """The position modulo the number of symbols."""
     turning = np.roll(np.eye(SYMBOLS), 1, axis=0)
     start = np.eye(SYMBOLS)[-1]
@@ -71,7 +72,7 @@ def _ring(state: State, token: Signal) -> Signal:
     return np.arange(SYMBOLS)[None] @ ring
 
 
-def _late(state: State, token: Signal) -> Signal:
+def _late(state: MakeState, token: Signal) -> Signal:
     """1 where the symbol of four tokens ago was 2 or more."""
     bit = token.one_hot[2:].sum()
     return state(np.eye(SYMBOLS, 1) @ bit, np.eye(SYMBOLS, k=-1))[SYMBOLS - 1]
@@ -89,7 +90,7 @@ def _answers(name: str, prompt: Sequence[int]) -> list[int]:
     }[name]
 
 
-TEXTS: Mapping[str, Callable[[State, Signal], Signal]] = {
+TEXTS: Mapping[str, Callable[[MakeState, Signal], Signal]] = {
     "seen": _seen,
     "distinct symbols": _distinct,
     "first symbol": _first,
@@ -98,14 +99,14 @@ TEXTS: Mapping[str, Callable[[State, Signal], Signal]] = {
 }
 
 
-def build(name: str, kind: Kind) -> Program:
+def build(name: str, kind: Writing) -> Program:
     """A program with one kind of states.
 
     Args:
       name: of `TEXTS`.
       kind: affine states count where self-correcting ones hold 0 or 1.
     """
-    state: State = linear_state if kind == "affine" else threshold_state
+    state: MakeState = linear_state if kind == "affine" else threshold_state
 
     @program(name=f"{kind}_{name}".replace(" ", "_").replace("-", "_"), max_length=TOKENS)
     def text(token: Annotated[Signal, Token(SYMBOLS)]) -> Signal:
@@ -130,7 +131,7 @@ class _Case:
     """A program on a target; compiled only if something is left to do."""
 
     name: str
-    kind: Kind
+    kind: Writing
     target: str
     model: Model | None = None
 
@@ -176,7 +177,10 @@ def states_experiment(
     """
     parts, rows = Parts(folder / "states_parts", COLUMNS), []
     cases = [
-        _Case(name, kind, target) for target in targets for name in names for kind in get_args(Kind)
+        _Case(name, kind, target)
+        for target in targets
+        for name in names
+        for kind in get_args(Writing)
     ]
     bar = None
     if progress is not None:
@@ -184,6 +188,7 @@ def states_experiment(
     for case in cases:
         for noise in noises:
             settings = {
+                    "experiment": code(),
                 "name": case.name, "states": case.kind, "target": case.target,
                 "program": build(case.name, case.kind), "prompts": prompts(case.name, count),
                 "noise": noise, "draws": draws, "share": SHARE,
@@ -231,7 +236,7 @@ def corrections(rows: Sequence[Row]) -> list[Correction]:
     for (target, noise), programs in table.items():
         sigmas = {}
         for name, kinds in programs.items():
-            affine, corrected = (_critical(kinds[kind]).level for kind in get_args(Kind))
+            affine, corrected = (_critical(kinds[kind]).level for kind in get_args(Writing))
             sigmas[name] = (affine, corrected)
         clipped = np.log10(np.clip(list(sigmas.values()), LEVELS[0], LEVELS[-1]))
         ratios = (clipped[:, 1] - clipped[:, 0]).tolist()

@@ -1,13 +1,16 @@
 """The stability lab: noisy copies x tokens per second, the default sweep, the experiments.
 
 Finished tasks are kept in build/stability, so a run that was broken off goes on where it stopped;
-`--fresh` begins anew. Tables and figures go to benchmarks/results.
+`--fresh` begins anew. Tables and figures go to benchmarks/results. `--only paper` runs a single
+experiment, prints its table, and leaves the results as they are.
 """
 
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -17,9 +20,10 @@ from rich.progress import Progress
 
 import lsrl
 from benchmarks.common import RESULTS, ROOT, Table, machine, number, say
+from benchmarks.stability import report
 from lsrl.noise.copies import run_copies
 from lsrl.noise.perturbations import ACTIVATIONS, FREE, PAPER
-from lsrl.stability import report
+from lsrl.stability.report import run_sweep
 from lsrl.stability.sweep import Plan, quick_plan
 from lsrl.stability.workloads import DEFAULT
 
@@ -27,6 +31,14 @@ COPIES = 256
 FILES = (
     "levels.csv", "sweep.png", "first.png", "paper.png", "paper.csv", "factors_levels.csv",
 )  # fmt: skip
+
+Experiment = Literal["paper", "factors", "states"]
+# By title, in the order of docs/stability.md.
+EXPERIMENTS: dict[Experiment, tuple[str, Callable[..., str]]] = {
+    "paper": ("paper's experiment", report.run_paper),
+    "factors": ("primary experiment", report.run_factors),
+    "states": ("states", report.run_states),
+}
 
 
 def measure_speed(copies: int) -> Table:
@@ -65,26 +77,33 @@ def main(
     quick: Annotated[bool, typer.Option(help="Small sizes, written to build/stability.")] = False,
     fresh: Annotated[bool, typer.Option(help="Forget what is finished.")] = False,
     speed_only: Annotated[bool, typer.Option(help="Measure the speed alone.")] = False,
+    only: Annotated[Experiment | None, typer.Option(help="Run this experiment alone.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of finished tasks, tables and figures.")
+    ] = None,
 ) -> None:
     """Measure the speed of noisy copies, and make the tables and figures of the stability lab."""
-    folder = ROOT / "build" / ("stability_quick" if quick else "stability")
+    folder = out or ROOT / "build" / ("stability_quick" if quick else "stability")
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if only is not None:
+        with Progress(transient=True) as progress:
+            say(EXPERIMENTS[only][1](folder, progress=progress))
+        return
     described = machine()
     table = measure_speed(64 if quick else COPIES)
     say(table.markdown())
     if speed_only:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     page = ["# Stability", "", table.markdown()]
     with Progress(transient=True) as progress:
-        experiments = [("sweep", lambda: report.run_sweep(
-            quick_plan() if quick else Plan(), folder, progress=progress))]  # fmt: skip
+        plan = quick_plan() if quick else Plan()
+        experiments = [("sweep", partial(run_sweep, plan, folder, progress=progress))]
         if not quick:
             experiments += [
-                ("paper's experiment", lambda: report.run_paper(folder, progress=progress)),
-                ("primary experiment", lambda: report.run_factors(folder, progress=progress)),
-                ("states", lambda: report.run_states(folder, progress=progress)),
+                (title, partial(run, folder, progress=progress))
+                for title, run in EXPERIMENTS.values()
             ]
         for name, run in experiments:
             start = time.perf_counter()

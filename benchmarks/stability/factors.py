@@ -1,6 +1,6 @@
 """The primary experiment: what makes the paper's conditionals fragile, one factor at a time.
 
-The programs of `lsrl.stability.factor_programs`, in every combination of
+The programs of `benchmarks.stability.factor_programs`, in every combination of
 
 - the form of a conditional: one-sided relu(v - M u), two-sided relu(v - M u) - relu(-v - M u), or a
   gate c v, where c is 1 where the value v is taken and u is 1 where it isn't;
@@ -26,12 +26,13 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
+from benchmarks.stability import code
+from benchmarks.stability.factor_programs import TASKS, Factors, Task, combinations
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.noise.copies import MEMORY
 from lsrl.noise.perturbations import WeightNoise
-from lsrl.stability.factor_programs import TASKS, Factors, Task, combinations
 from lsrl.stability.measures import Critical, clustered, critical_level, located
 from lsrl.stability.store import Parts, Row, write_rows
 
@@ -88,6 +89,7 @@ def factors_experiment(
             case = _Case(task, factors, prompts)
             for noise in noises:
                 settings = {
+                    "experiment": code(),
                     "name": task.name, "factors": factors, "program": case.program,
                     "prompts": case.prompts, "noise": noise, "draws": draws, "share": SHARE,
                 }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 
 import numpy as np
 
+from benchmarks.stability.paper_experiment import VOCAB, tok2tok_prompts
 from lsrl.ir import ops
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
@@ -18,7 +19,6 @@ from lsrl.language.program import Program, program
 from lsrl.language.signal import Signal, affine, concat, constant, record, relu
 from lsrl.language.sugar import delay, linear_state, position
 from lsrl.paper import f_step
-from lsrl.stability.paper_experiment import VOCAB, tok2tok_prompts
 
 FormName = Literal["one-sided", "two-sided", "gate"]
 Thresholds = Literal["edge", "centred"]

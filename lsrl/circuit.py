@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 import networkx as nx
 import numpy as np
 
+from lsrl.drawing import ACROSS, Arrow, Box, Row, picture
 from lsrl.errors import FormatError, InputError
 from lsrl.ir.numbers import Array
 
@@ -273,9 +274,22 @@ class Circuit:
             unknown.
           OSError: the file can't be written.
         """
-        from lsrl.drawing import draw_circuit
-
-        draw_circuit(self, OUTPUT, path)
+        # Constants that nothing reads but through a bias would only take room.
+        ends = {name for edge in self.edges for name in (edge.source, edge.target)}
+        shown = [one for one in self.signals if one.kind != "constant" or one.name in ends]
+        rows: list[Row] = []
+        for layer in range(len(self.units)):
+            made = [signal.name for signal in shown if signal.layer == layer]
+            label = f"layer {layer}" if layer else "input"
+            rows += [(label, made[i : i + ACROSS]) for i in range(0, len(made), ACROSS)]
+        # One arrow for all elements.
+        picture(
+            path,
+            f"{self.program} on {self.target}",
+            [*rows, (OUTPUT, [OUTPUT])],
+            {**{signal.name: _box(signal) for signal in shown}, OUTPUT: Box([OUTPUT], OUTPUT)},
+            [Arrow(edge.source, edge.target, edge.kind) for edge in self.edges],
+        )
 
     # ------------------------------------------------------------ JSON
 
@@ -384,6 +398,15 @@ class Circuit:
             for unit in range(count)
             if (layer, unit) not in labelled
         ]
+
+
+def _box(signal: Signal) -> Box:
+    lines = [
+        signal.name,
+        *([signal.kind] if signal.names else []),
+        f"width {signal.width} in [{min(signal.low):g}, {max(signal.high):g}]",
+    ]
+    return Box(lines, signal.kind)
 
 
 # JSON has no infinity: null stands for it in these attributes.

@@ -1,0 +1,256 @@
+"""Where the values of a program are made: at which site of the stream, from which inner channels.
+
+A block takes a value through several stages (a delay, a ReLU, a scan, a gate); after the last
+nonlinear one the channels are only scaled and added up, so whole chains of a program fit into one
+block as long as each link is linear in the last. A `Packer`, one a target, says at which *site* (a
+block, or half of one) an atom is made, and from which inner `Channel`s of the site.
+"""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar, Literal, NamedTuple
+
+from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull
+from lsrl.errors import LsrlError
+from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import rational
+from lsrl.ir.ops import Affine, Bound, Constant, Op
+from lsrl.schedule import AT_INPUT
+from lsrl.target import Capabilities
+
+TAPS = 4  # the width of both targets' convolutions
+Mode = Literal["pass", "sum", "hold"]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """An inner channel of a site: gate * scan(branch).
+
+    Attributes:
+      row: what the branch reads of the stream.
+      taps: weights of the row now, and 1, 2 and 3 tokens ago.
+      offset: added after the taps, at every token.
+      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; or "hold" the x of
+        the last token at which `flag` was 1.
+      factor: of a sum, 0 < factor <= 1.
+      flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
+      gate: multiplies the scanned value by relu(gate); None for an open gate.
+      owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
+    """
+
+    row: AtomRow
+    taps: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
+    offset: float = 0.0
+    mode: Mode = "pass"
+    factor: float = 1.0
+    flag: "Terms" = ()
+    gate: AtomRow | None = None
+    owner: Atom | None = None
+
+
+# A sum over channels; its weights stay rationals until they are the network's.
+Terms = tuple[tuple[Channel, int | Fraction], ...]
+
+
+class Made(NamedTuple):
+    """Where an atom is made: a sum over inner channels of a site."""
+
+    site: int  # -1 for the embedding
+    stage: int  # what has happened to it in its site; later stages of the same site can read it
+    terms: Terms
+
+
+class SiteKind(NamedTuple):
+    """What a kind of site does to its channels.
+
+    Attributes:
+      name: of the kind.
+      relu_branch: whether the branch goes through a ReLU, ahead of the scan.
+      relu_gate: whether the gate does.
+    """
+
+    name: str
+    relu_branch: bool
+    relu_gate: bool
+
+
+class Packer(ABC):
+    """Decides at which site each atom is made, as early as can be.
+
+    Attributes:
+      graph: in the target's native ops.
+      chains: whether a site may read what it makes itself, the stream hold sums of atoms, and
+        atoms share scans; without, every atom has its own channel of the stream and its own
+        memory, and is read from there and nowhere else.
+      affines: its rows.
+      made: by atom, what `place` decided.
+    """
+
+    # The kinds of sites that follow each other, again and again.
+    kinds: ClassVar[tuple[SiteKind, ...]]
+    # By op what places its atoms: of the packer, the op, the channel and the operands' rows.
+    placers: ClassVar[Mapping[type[Op], Callable[..., Made]]]
+
+    def __init__(self, graph: Graph, chains: bool = True) -> None:
+        """Place every atom that the output depends on."""
+        self.graph = graph
+        self.chains = chains
+        self.affines = Affines(graph)
+        self.made: dict[Atom, Made] = {}
+        for node, channel in self._needed():
+            op = graph.nodes[node].op
+            made = Made(-1, 0, ()) if isinstance(op, AT_INPUT) else self.place(node, channel)
+            self.made[node, channel] = made if chains else _own(made, (node, channel))
+
+    def _needed(self) -> list[Atom]:
+        """Atoms in an order in which each comes after all that it reads."""
+        found: set[Atom] = set()
+        pending = [atom for row in self.output for atom in row.atoms]
+        while pending:
+            atom = pending.pop()
+            if atom not in found:
+                found.add(atom)
+                pending.extend(read for row in self.reads(*atom) for read in row.atoms)
+        return sorted(found)
+
+    @property
+    def output(self) -> list[AtomRow]:
+        """The rows of the program's output."""
+        width = self.graph.nodes[self.graph.output].width
+        return [self.affines.row(self.graph.output, channel) for channel in range(width)]
+
+    def reads(self, node: int, channel: int) -> list[AtomRow]:
+        """The rows of an atom's operands."""
+        op, operands = self.graph.nodes[node].op, self.graph.nodes[node].operands
+        if isinstance(op, AT_INPUT):
+            return []
+        return [self.affines.row(operand, channel) for operand in operands]
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """What blocks can make, the embedding makes, or rows look through."""
+        return Capabilities(
+            native=frozenset({*AT_INPUT, Constant, Affine, Bound, *cls.placers}),
+            boolean_product=True,
+            general_product=True,
+            longest_delay=TAPS - 1,
+            diagonal=True,
+        )
+
+    def place(self, node: int, channel: int) -> Made:
+        """Where an atom is made; all that it reads is placed already.
+
+        Raises:
+          LsrlError: the target has no such op.
+        """
+        op = self.graph.nodes[node].op
+        if type(op) not in self.placers:
+            raise LsrlError(f"{self.graph.label(node)}: no block of this target makes a {op.name}")
+        return self.placers[type(op)](self, op, channel, *self.reads(node, channel))
+
+    # ------------------------------------------------------------ what placing needs
+
+    def hull(self, row: AtomRow) -> Hull:
+        """Interval and grid of a row."""
+        return self.affines.hull(row, self.graph.facts)
+
+    def last(self, *rows: AtomRow) -> int:
+        """The last site at which something that rows read is made."""
+        return max((self.made[atom].site for row in rows for atom in row.atoms), default=-1)
+
+    def at_least(self, site: int, kind: SiteKind) -> int:
+        """The first site of a kind from `site` on."""
+        while site < 0 or self.kinds[site % len(self.kinds)] is not kind:
+            site += 1
+        return site
+
+    def express(self, row: AtomRow, site: int, before: int) -> dict[Channel, int | Fraction] | None:
+        """A row as a sum over channels of a site; None if it reads what comes too late for that.
+
+        Args:
+          row: the row.
+          site: the site.
+          before: the stage that reads it; atoms of the site must have an earlier one.
+        """
+        total: dict[Channel, int | Fraction] = defaultdict(int)
+        rest: list[tuple[Atom, float]] = []
+        for atom, weight in row.terms:
+            made = self.made[atom]
+            if made.site < site:
+                rest.append((atom, weight))
+            elif self.chains and made.site == site and made.stage < before:
+                for channel, factor in made.terms:
+                    total[channel] += rational(weight) * factor
+            else:
+                return None
+        if rest or row.bias:
+            for channel, factor in self.passing(AtomRow(tuple(rest), row.bias, row.exact)):
+                total[channel] += factor
+        return {channel: weight for channel, weight in total.items() if weight}
+
+    @abstractmethod
+    def passing(self, row: AtomRow) -> Terms:
+        """Channels that add up to a row of what earlier sites made."""
+
+    def scanned(
+        self, rows: Sequence[AtomRow], kind: SiteKind, before: int
+    ) -> tuple[int, list[dict[Channel, int | Fraction]]]:
+        """The first site at which rows can be read by a stage, and the rows there."""
+        site = self.at_least(self.last(*rows), kind)
+        while True:
+            found = [self.express(row, site, before) for row in rows]
+            terms = [each for each in found if each is not None]
+            if len(terms) == len(rows):
+                return site, terms
+            site = self.at_least(site + 1, kind)
+
+    def held(self, value: AtomRow, when: AtomRow, kind: SiteKind, stage: int) -> Made:
+        """A value as it was at the last token at which a {0,1} row was 1."""
+        site, (terms, flags) = self.scanned([value, when], kind, stage)
+        flag = terms_of(flags)
+        made = ((replace(channel, mode="hold", flag=flag), w) for channel, w in terms.items())
+        return Made(site, stage, tuple(made))
+
+    def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
+        """A value times a gate that is read off what earlier sites made."""
+        site, (terms,) = self.scanned([value], kind, stage)
+        if site <= self.last(gate):
+            site = self.at_least(self.last(gate) + 1, kind)
+            terms = self.express(value, site, stage) or {}
+        made = (
+            (replace(channel, gate=part), weight * sign)
+            for part, sign in self.signed(gate)
+            for channel, weight in terms.items()
+        )
+        return Made(site, stage, tuple(made))
+
+    def signed(self, row: AtomRow) -> list[tuple[AtomRow, int]]:
+        """The row as a difference of ReLUs: the parts that its interval leaves."""
+        hull = self.hull(row)
+        parts = [(row, 1)] if hull.high > 0 else []
+        return [*parts, (row.negated(), -1)] if hull.low < 0 else parts
+
+
+def _own(made: Made, atom: Atom) -> Made:
+    """The same with scans that are the atom's alone, so that setting it changes no equal one."""
+    return made._replace(
+        terms=tuple(
+            (channel if channel.mode == "pass" else replace(channel, owner=atom), weight)
+            for channel, weight in made.terms
+        )
+    )
+
+
+def terms_of(total: dict[Channel, int | Fraction]) -> Terms:
+    """The terms of a sum that do not vanish."""
+    return tuple((channel, weight) for channel, weight in total.items() if weight)
+
+
+def delayed_by(channel: Channel, steps: int) -> Channel | None:
+    """The channel with its taps moved back in time; None where they don't reach that far."""
+    if any(channel.taps[TAPS - steps :]) or channel.offset:
+        return None
+    return replace(channel, taps=((0.0,) * steps + channel.taps)[:TAPS])

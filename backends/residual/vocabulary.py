@@ -1,0 +1,94 @@
+"""The symbols of a language model that carries out a program, and its tokenizer."""
+
+import json
+from typing import NamedTuple
+
+from lsrl.errors import InputError
+from lsrl.ir.types import Token
+from lsrl.language.program import Program
+
+
+class Vocabulary(NamedTuple):
+    """The symbols of a checkpoint: as many as the larger of input and output has.
+
+    Attributes:
+      words: what the tokenizer calls each symbol: its name as an input.
+      answers: what each symbol means as an output.
+      inputs: how many symbols the program reads.
+      outputs: how many it says.
+    """
+
+    words: tuple[str, ...]
+    answers: tuple[str, ...]
+    inputs: int
+    outputs: int
+
+    @property
+    def size(self) -> int:
+        """Number of symbols."""
+        return len(self.words)
+
+
+def vocabulary_of(program: Program) -> Vocabulary:
+    """The symbols of a program that a causal language model has a place for.
+
+    Raises:
+      InputError: not one Token input and a Token output.
+    """
+    kinds = list(program.inputs.values())
+    out = program.output_type
+    if len(kinds) != 1 or not isinstance(kinds[0], Token) or out is None:
+        raise InputError(
+            "export: 'huggingface' takes a program with one Token input and a Token output, since "
+            f"a causal language model has no others, got {program!r}; run this one in our own "
+            "model with model.run, or annotate the function with lsrl.Token(n) and -> lsrl.Token(n)"
+        )
+    size = max(kinds[0].size, out.size)
+    # Words must differ, even if an input is called "7" and there is a symbol 7 without a name.
+    words = _completed(kinds[0].names or _numbers(kinds[0].size), out.names or (), size)
+    answers = _completed(out.names or _numbers(out.size), (), size)
+    return Vocabulary(words, answers, kinds[0].size, out.size)
+
+
+def _numbers(size: int) -> tuple[str, ...]:
+    return tuple(str(symbol) for symbol in range(size))
+
+
+def _completed(names: tuple[str, ...], others: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """Names for all symbols: those given, else those of `others`, else numbers."""
+    found = list(names)
+    for symbol in range(len(names), size):
+        wanted = others[symbol] if symbol < len(others) else str(symbol)
+        while wanted in found:
+            wanted = f"<{wanted}>"
+        found.append(wanted)
+    return tuple(found)
+
+
+def tokenizer_files(vocabulary: Vocabulary, max_length: int | None) -> dict[str, bytes]:
+    """The files of a tokenizer that splits at blanks and adds nothing."""
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+    except ImportError as error:
+        raise InputError(
+            "export: 'huggingface' needs the tokenizers library, which is not installed: "
+            "pip install 'lsrl[huggingface]'"
+        ) from error
+    # Without an unknown token a word that is no symbol is an error, and not silently another one.
+    ids = {word: symbol for symbol, word in enumerate(vocabulary.words)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **({} if max_length is None else {"model_max_length": max_length}),
+    }
+    return {
+        "tokenizer.json": f"{tokenizer.to_str(pretty=True)}\n".encode(),
+        "tokenizer_config.json": to_json(settings),
+    }
+
+
+def to_json(value: object) -> bytes:
+    """A file that people read too."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,136 @@
+"""The state of a model between tokens, and its file.
+
+`Model.step` and `Model.run` give and take it, and what reads a part of a sequence goes on where
+another left off: the state after k tokens is the same however they were read.
+"""
+
+import operator
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import jax
+import numpy as np
+
+from lsrl import storage
+from lsrl.errors import InputError
+from lsrl.parameters import Parameter
+from lsrl.pytrees import Tree, named_leaves
+
+FORMAT = storage.Format("lsrl-state", 1, "a state saved by model.save_state")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a model knows of the tokens that it has read.
+
+    It never changes, so one may go on from it as often as one likes. As a pytree its leaves are the
+    position and the arrays of `hidden`: `jax.tree` and jit take it, as they take `hidden` alone.
+
+    Attributes:
+      position: number of tokens read.
+      hidden: the network's state, a pytree of arrays (batch, ...); of one sequence (1, ...).
+      batch: number of sequences; None for one sequence without a batch axis.
+    """
+
+    position: int
+    hidden: Tree
+    batch: int | None = field(metadata={"static": True})
+
+
+def save_state(
+    path: str | os.PathLike[str], state: State, dtype: str, owner: Mapping[str, str]
+) -> None:
+    """Write a state whole or not at all.
+
+    Args:
+      path: the file.
+      state: what is written.
+      dtype: of the network.
+      owner: which model it is of, as `load_state` compares it.
+
+    Raises:
+      OSError: the file can't be written.
+    """
+    batch = None if state.batch is None else int(state.batch)
+    fields = {"dtype": dtype, "owner": owner, "position": int(state.position), "batch": batch}
+    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(state.hidden).items()}
+    storage.write(path, FORMAT, fields, arrays)
+
+
+def load_state(
+    path: str | os.PathLike[str], owner: Mapping[str, str], start: Callable[[int | None], State]
+) -> State:
+    """Read a state that `save_state` wrote.
+
+    Args:
+      path: the file.
+      owner: which model wants it.
+      start: makes the state before the first token, of so many sequences.
+
+    Raises:
+      FormatError: the file is damaged, truncated, newer, no state, or of another model.
+      OSError: the file can't be read.
+    """
+
+    def taken(header: storage.Header, arrays: dict[str, Parameter]) -> State:
+        for what, mine in owner.items():
+            if header["owner"][what] != mine:
+                raise storage.bad(
+                    path,
+                    f"a state of another model, whose {what} is {header['owner'][what]}, not "
+                    f"{mine}",
+                    FORMAT,
+                    "load it with the model that saved it",
+                )
+        found = replace(start(header["batch"]), position=operator.index(header["position"]))
+        leaves = named_leaves(found.hidden)
+        if found.position < 0 or arrays.keys() != leaves.keys():
+            raise ValueError(f"position {found.position}, arrays {', '.join(arrays)}")
+        for name, leaf in leaves.items():
+            if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
+                raise ValueError(f"{name} has shape {arrays[name].shape}")
+        tree = jax.tree.structure(found.hidden)
+        return replace(found, hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
+
+    return storage.read_as(path, FORMAT, taken)
+
+
+def check_state(
+    what: str, state: State, batch: int | None, start: Callable[[int | None], State]
+) -> None:
+    """Refuse a state of other sequences, or of a network with other states.
+
+    Args:
+      what: is to go on from it.
+      state: given.
+      batch: number of sequences that go on; None for one without a batch axis.
+      start: makes the state before the first token, of so many sequences.
+
+    Raises:
+      InputError: says what was expected, and what came.
+    """
+    if not isinstance(state, State):
+        raise InputError(
+            f"{what}: expected a state that init_state, step or run gave, got "
+            f"{type(state).__name__}"
+        )
+    if state.batch != batch:
+        raise InputError(
+            f"{what}: the state is of {_sequences(state.batch)}, and the inputs are of "
+            f"{_sequences(batch)}; init_state(batch=...) sets the number of sequences"
+        )
+    own, given = (
+        (jax.tree.structure(one), [(str(x.dtype), x.shape) for x in jax.tree.leaves(one)])
+        for one in (start(batch).hidden, state.hidden)
+    )
+    if own != given:
+        raise InputError(
+            f"{what}: the state is of another model: expected arrays {own[1]}, got {given[1]}; "
+            "pass a state that this model gave"
+        )
+
+
+def _sequences(batch: int | None) -> str:
+    return "one sequence without a batch axis" if batch is None else f"a batch of {batch}"
