@@ -21,11 +21,11 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.residual import checkpoint
-from lsrl.backends.residual.checkpoint import CheckpointKind, Config
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
+from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
 from lsrl.backends.residual.vocabulary import Vocabulary

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
-from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 from lsrl.parameters import Parameter
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 Layer = TypeVar("Layer", contravariant=True)
 Memory = TypeVar("Memory")
@@ -361,8 +361,8 @@ class Network(Hooked, nnx.Module):
 
     def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
         """What a pytree like that of `parameters` holds, by the flat names of `places`."""
-        flat = cast(Mapping[str, jax.Array], parameters)
-        return {name: flat[name] for name in self.places()}
+        leaves = named_leaves(parameters)
+        return {name: leaves[name] for name in self.places()}
 
     def legend(self) -> Legend:
         """What the axes of `arrays` are.

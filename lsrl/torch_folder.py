@@ -13,15 +13,21 @@ that wraps the recurrent classes is made where it is asked for, since torch is o
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
 from lsrl.errors import FormatError, InputError, LsrlError
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 FORMAT = "lsrl-torch"
 VERSION = 1
@@ -29,21 +35,55 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 CLASSES = frozenset({"Embedding", "Linear", "RNN", "LSTM", "GRU"})
 
 
-def checksum(config: dict[str, Any], weights: bytes) -> str:
+class TypeJson(TypedDict, total=False):
+    """The type of an input: a token's number of symbols, or a vector's width and range."""
+
+    token: int
+    vector: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    step: tuple[float, ...] | None
+
+
+# A class of torch.nn, and its arguments.
+ModuleJson = TypedDict("ModuleJson", {"class": str, "arguments": dict[str, object]})
+
+
+class TorchConfig(TypedDict):
+    """What `config.json` says."""
+
+    format: str
+    version: int
+    lsrl: str
+    program: str
+    target: str
+    dtype: str
+    max_length: int | None
+    inputs: dict[str, TypeJson]
+    outputs: int
+    output_token: int | None
+    modules: dict[str, ModuleJson]
+    labels: tuple[tuple[str, ...], ...]
+    certificate: str
+    certified_tokens: int | None
+    checksum: NotRequired[str]
+
+
+def checksum(config: Mapping[str, object], weights: bytes) -> str:
     """Of all that an export holds, but for the checksum itself."""
     rest = {key: value for key, value in config.items() if key != "checksum"}
     text = json.dumps(rest, sort_keys=True)
     return hashlib.sha256(hashlib.sha256(text.encode()).digest() + weights).hexdigest()
 
 
-def type_to_json(kind: InputType) -> dict[str, Any]:
+def type_to_json(kind: InputType) -> TypeJson:
     """An input's type, as the config has it."""
     if isinstance(kind, Token):
         return {"token": kind.size}
     return {"vector": kind.width, "low": kind.low, "high": kind.high, "step": kind.step}
 
 
-def load_torch(path: str | os.PathLike[str]) -> Any:
+def load_torch(path: str | os.PathLike[str]) -> "Module":
     """Read what `model.export("torch", path)` wrote, as a torch module that is ready to run.
 
     Its `forward` takes what `Model.run` takes, as tensors, arrays or lists: ids (time,) or
@@ -90,7 +130,7 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
     return module.eval()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> TorchConfig:
     """The config of an export of this version.
 
     Raises:
@@ -109,7 +149,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise _bad(folder, f"{CONFIG} is not of the format {FORMAT!r}")
     if config.get("version") != VERSION:
         raise _bad(folder, f"it has version {config.get('version')!r}, and this reads {VERSION}")
-    return config
+    return cast(TorchConfig, config)
 
 
 def _bad(folder: Path, why: str) -> FormatError:
@@ -119,14 +159,14 @@ def _bad(folder: Path, why: str) -> FormatError:
     )
 
 
-def _type_from_json(value: dict[str, Any]) -> InputType:
+def _type_from_json(value: TypeJson) -> InputType:
     if "token" in value:
         return Token(value["token"])
     return Vector(value["vector"], low=value["low"], high=value["high"], step=value["step"])
 
 
 @cache
-def _module_class() -> Any:
+def _module_class() -> "type[Module]":
     """The class of loaded modules."""
     import torch
 
@@ -137,7 +177,7 @@ def _module_class() -> Any:
           config: what `config.json` says.
         """
 
-        def __init__(self, config: dict[str, Any]) -> None:
+        def __init__(self, config: TorchConfig) -> None:
             super().__init__()
             self.config = config
             self._types = {name: _type_from_json(v) for name, v in config["inputs"].items()}
@@ -146,7 +186,7 @@ def _module_class() -> Any:
                     raise ValueError(f"unknown class {entry['class']!r}")
                 self.add_module(name, getattr(torch.nn, entry["class"])(**entry["arguments"]))
 
-        def forward(self, *inputs: Any) -> Any:
+        def forward(self, *inputs: "Tensor | ArrayLike") -> "Tensor":
             """Run whole sequences; see `load_torch`.
 
             Raises:
@@ -168,7 +208,7 @@ def _module_class() -> Any:
             outputs = self.output(hidden)
             return outputs if batched else outputs[0]
 
-    def _as_array(value: Any) -> Any:
+    def _as_array(value: "Tensor | ArrayLike") -> ArrayLike:
         """A tensor as numpy sees it, without its gradient."""
         if not isinstance(value, torch.Tensor):
             return value

@@ -11,6 +11,14 @@ from lsrl.programs.arithmetic import (
     modular_sum,
     reset_sum,
 )
+from lsrl.programs.capitals import (
+    CAPITALS,
+    WORD_LENGTH,
+    country_capital,
+    country_capital_prompt,
+    decode_word,
+    encode_word,
+)
 from lsrl.programs.catalogue import catalogue
 from lsrl.programs.composition import (
     echo_sum,
@@ -42,19 +50,7 @@ from lsrl.programs.formal_languages import (
     permutations,
     shuffle_dyck,
 )
-from lsrl.programs.in_context import (
-    CAPITALS,
-    WORD_LENGTH,
-    country_capital,
-    country_capital_prompt,
-    decode_word,
-    encode_word,
-    random_dictionary,
-    tok2tok,
-    tok2tok_prompt,
-    vec2vec,
-    vec2vec_prompt,
-)
+from lsrl.programs.in_context import random_dictionary, tok2tok, tok2tok_prompt
 from lsrl.programs.lookup import (
     associative_recall,
     function_table,
@@ -73,6 +69,7 @@ from lsrl.programs.memory import (
     selective_copy,
     undo_flip_flop,
 )
+from lsrl.programs.vector_maps import vec2vec, vec2vec_prompt
 
 __all__ = [
     "CAPITALS",

@@ -3,12 +3,14 @@
 from lsrl.programs import (
     approximation,
     arithmetic,
+    capitals,
     composition,
     counting,
     formal_languages,
     in_context,
     lookup,
     memory,
+    vector_maps,
 )
 from lsrl.programs.entry import Entry
 
@@ -19,6 +21,8 @@ _FAMILIES = (
     lookup,
     formal_languages,
     in_context,
+    vector_maps,
+    capitals,
     approximation,
     composition,
 )

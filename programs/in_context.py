@@ -1,8 +1,8 @@
-"""Universal in-context approximators: programs that carry out whatever map their prompt tells."""
+"""A universal in-context approximator: carry out whatever map between words the prompt tells."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -12,16 +12,15 @@ from lsrl.errors import ProgramError
 from lsrl.programs import checks
 from lsrl.programs.entry import Array, Entry, Inputs
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 Word = Sequence[int]
 Pair = tuple[Word, Word]  # key, value
 
 
-def rotation(size: int) -> Any:
-    """The matrix of a ring, (size, size): channel k + 1 takes channel k, and channel 0 the last.
-
-    Returns:
-      scipy.sparse.csr_array.
-    """
+def rotation(size: int) -> "csr_array":
+    """The matrix of a ring, (size, size): channel k + 1 takes channel k, and channel 0 the last."""
     from scipy.sparse import csr_array
 
     rows = np.arange(size)
@@ -68,14 +67,14 @@ def tok2tok(
     both = checks.flag("with_found", with_found)
     if checks.flag("prompt_first", prompt_first):
         return _tok2tok_prompt_first(size, symbols, pairs, both)
-    return _tok2tok_query_first("tok2tok", size, Token(symbols), pairs, both)
+    return tok2tok_query_first("tok2tok", size, Token(symbols), pairs, both)
 
 
 def _tok2tok_output(symbol: Token, with_found: bool) -> Token | Vector:
     return Vector(2, low=0, high=(symbol.size - 1, 1), step=1) if with_found else symbol
 
 
-def _tok2tok_query_first(
+def tok2tok_query_first(
     name: str, length: int, symbol: Token, max_pairs: int, with_found: bool
 ) -> Program:
     """Keep the query on a ring, compare it with each key that passes, keep the value on a ring."""
@@ -268,324 +267,6 @@ def _tok2tok_edges(length: int, vocab: int, max_pairs: int, prompt_first: bool) 
     return [(prompt,) for prompt in prompts]
 
 
-def vec2vec(
-    in_dim: int = 1,
-    out_dim: int = 1,
-    cells: int = 4,
-    low: float = 0.0,
-    high: float = 1.0,
-    value_bound: float = 3.0,
-    ramp: float | None = None,
-) -> Program:
-    """Any continuous function on a cube, told by its prompt: look x up among the cells of a grid.
-
-    Input: vectors of 1 + in_dim + out_dim numbers. Token 0: [x, 0, …, 0]. Then one token a cell,
-    in product order, the last dimension fastest: [the cell's width (high − low)/cells, its lower
-    corner (in_dim), the function's value (out_dim)]. Output: 0 until the cell that holds x has
-    been read, then its value. Cells are half-open, [lower, upper), the last ones closed. An x
-    within `ramp` below an edge is not legal, except that x = high belongs to the last cell: it may
-    lie in the ramp of a comparison, and then breaks a promise of the prompt.
-
-    Shows: universal in-context approximation of continuous functions (Petrov et al. 2024), to any
-    accuracy as the cells get smaller.
-
-    Args:
-      in_dim: entries of x, at least 1.
-      out_dim: entries of a value, at least 1.
-      cells: cells along each dimension, at least 1.
-      low: least entry of x.
-      high: greatest entry of x.
-      value_bound: greatest absolute value of the function.
-      ramp: width of the zone below each edge that x stays out of; 2^-16·(high − low) by default.
-
-    Raises:
-      ProgramError: a parameter out of range, or a ramp too wide for the cells.
-    """
-    inputs, outputs = checks.integer("in_dim", in_dim, 1), checks.integer("out_dim", out_dim, 1)
-    count = checks.integer("cells", cells, 1)
-    least = checks.number("low", low)
-    most = checks.number("high", high, above=least)
-    bound = checks.number("value_bound", value_bound, above=0)
-    zone = 2.0**-16 * (most - least) if ramp is None else checks.number("ramp", ramp, above=0)
-    width = (most - least) / count
-    if zone > width / 8:
-        raise ProgramError(
-            f"ramp: expected at most an eighth of a cell, {width / 8:g}, got {zone:g}; "
-            "narrow the ramp or take fewer cells"
-        )
-    # Channel 0 holds the first entry of x or the width, the last channel of the corner the last
-    # entry of the corner or 0, and those between entries of both.
-    lows = [min(least, width), *[least] * (inputs - 1), min(least, 0.0), *[-bound] * outputs]
-    highs = [max(most, width), *[most] * (inputs - 1), max(most, 0.0), *[bound] * outputs]
-
-    @lsrl.program(max_length=1 + count**inputs)
-    def vec2vec(
-        cell: Annotated[Signal, Vector(1 + inputs + outputs, low=lows, high=highs)],
-    ) -> Annotated[Signal, Vector(outputs, low=-bound, high=bound)]:
-        is_first = 1 - lsrl.delay(lsrl.constant(1), 1)
-        # At its upper end x would miss the last cell, so it is moved below, past the ramp there.
-        x = lsrl.minimum(lsrl.latch(cell[:inputs], is_first), most - 2 * zone)
-        lower = cell[1 : 1 + inputs]
-        upper = lower + cell[0]
-        # Ramps of half the zone leave room for rounding at both of its ends.
-        reaches_lower = lsrl.greater_equal(x, lower, ramp=zone / 2)
-        misses_upper = 1 - lsrl.greater_equal(x, upper, ramp=zone / 2)
-        in_cell = lsrl.relu(reaches_lower.sum() + misses_upper.sum() - is_first - (2 * inputs - 1))
-        return lsrl.latch(cell[1 + inputs :], in_cell, keeper="prompt")
-
-    return vec2vec
-
-
-def vec2vec_reference(
-    rows: Sequence[Sequence[float]],
-    in_dim: int,
-    out_dim: int,
-    cells: int,
-    low: float,
-    high: float,
-    ramp: float | None,
-) -> list[tuple[float, ...]]:
-    """Number the cell that holds x, and wait for it."""
-    width = (high - low) / cells
-    # Half a zone is far more than what rounding can do to an edge.
-    slack = (2.0**-16 * (high - low) if ramp is None else ramp) / 2
-    wanted = 0
-    for entry in rows[0][:in_dim]:
-        number = max(k for k in range(cells) if k == 0 or entry >= low + k * width - slack)
-        wanted = wanted * cells + number
-    answer = (0.0,) * out_dim
-    answers = [answer]
-    for number, row in enumerate(rows[1:]):
-        if number == wanted:
-            answer = tuple(row[1 + in_dim :])
-        answers.append(answer)
-    return answers
-
-
-def vec2vec_prompt(
-    function: Callable[[Array], Any] | Mapping[Any, Any],
-    x: Any,
-    in_dim: int = 1,
-    out_dim: int = 1,
-    cells: int = 4,
-    low: float = 0.0,
-    high: float = 1.0,
-) -> Array:
-    """The input of `vec2vec` for a function and an x.
-
-    Args:
-      function: from a cell's centre, (in_dim,), to out_dim numbers; or a dictionary from a cell's
-        index along each dimension, a tuple of ints (an int for one dimension), to out_dim numbers,
-        0 where a cell is missing.
-      x: in_dim numbers from low to high.
-      in_dim: entries of x.
-      out_dim: entries of a value.
-      cells: cells along each dimension.
-      low: least entry of x.
-      high: greatest entry of x.
-
-    Returns:
-      float64 (1 + cells^in_dim, 1 + in_dim + out_dim).
-
-    Raises:
-      ProgramError: an x or a value of another size, or keys of the dictionary that are no cells.
-    """
-    indices = list(itertools.product(range(cells), repeat=in_dim))
-    width = (high - low) / cells
-    rows = np.zeros((1 + len(indices), 1 + in_dim + out_dim))
-    rows[0, :in_dim] = _sized("x", x, in_dim)
-    rows[1:, 0] = width
-    rows[1:, 1 : 1 + in_dim] = low + width * np.array(indices)
-    rows[1:, 1 + in_dim :] = [
-        _sized(f"the value of cell {index}", value, out_dim)
-        for index, value in zip(
-            indices, _values(function, indices, low, width, out_dim), strict=True
-        )
-    ]
-    return rows
-
-
-def _values(
-    function: Callable[[Array], Any] | Mapping[Any, Any],
-    indices: list[tuple[int, ...]],
-    low: float,
-    width: float,
-    out_dim: int,
-) -> list[Any]:
-    """The function's value in each cell."""
-    if not isinstance(function, Mapping):
-        return [function(low + width * (np.array(index) + 0.5)) for index in indices]
-    table = {key if isinstance(key, tuple) else (key,): value for key, value in function.items()}
-    unknown = set(table) - set(indices)
-    if unknown:
-        raise ProgramError(
-            f"vec2vec_prompt: expected keys from {indices[0]} to {indices[-1]}, one index a "
-            f"dimension, got {sorted(unknown, key=repr)[0]}"
-        )
-    return [table.get(index, np.zeros(out_dim)) for index in indices]
-
-
-def _sized(what: str, value: Any, size: int) -> Array:
-    array = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    if array.shape != (size,):
-        raise ProgramError(
-            f"vec2vec_prompt: expected {size} number(s) for {what}, got shape {array.shape}"
-        )
-    return array
-
-
-def _vec2vec_sample(
-    rng: np.random.Generator,
-    steps: int,
-    in_dim: int,
-    out_dim: int,
-    cells: int,
-    low: float,
-    high: float,
-    value_bound: float,
-    ramp: float | None,
-) -> Inputs:
-    """A random function; x anywhere outside the unspecified zones, on edges now and then."""
-    width = (high - low) / cells
-    zone = 2.0**-16 * (high - low) if ramp is None else ramp
-    lower = low + width * rng.integers(cells, size=in_dim)
-    inside = np.where(rng.random(in_dim) < 0.3, 0.0, rng.uniform(0, width - 2 * zone, size=in_dim))
-    x = np.where(rng.random(in_dim) < 0.1, high, lower + inside)
-    values = rng.uniform(-value_bound, value_bound, size=(cells,) * in_dim + (out_dim,))
-    table = {index: values[index] for index in np.ndindex(values.shape[:-1])}
-    return (vec2vec_prompt(table, x, in_dim, out_dim, cells, low, high)[:steps],)
-
-
-def _vec2vec_edges(
-    in_dim: int, out_dim: int, cells: int, low: float, high: float, value_bound: float
-) -> list[Inputs]:
-    """Both ends and every edge as x, with values at the ends of their range."""
-    width = (high - low) / cells
-    values = itertools.cycle([value_bound, -value_bound, 0.0])
-    table = {
-        index: [next(values) for _ in range(out_dim)]
-        for index in itertools.product(range(cells), repeat=in_dim)
-    }
-    corners = [low + width * edge for edge in range(cells)] + [high]
-    return [
-        (vec2vec_prompt(table, [corner] * in_dim, in_dim, out_dim, cells, low, high),)
-        for corner in corners
-    ]
-
-
-# Letters are 1 … 26, and 0 fills a word up to the length of all.
-WORD_LENGTH = 10
-ALPHABET = "_abcdefghijklmnopqrstuvwxyz"
-
-CAPITALS = (
-    ("albania", "tirana"),
-    ("austria", "vienna"),
-    ("belgium", "brussels"),
-    ("bulgaria", "sofia"),
-    ("croatia", "zagreb"),
-    ("cyprus", "nicosia"),
-    ("denmark", "copenhagen"),
-    ("estonia", "tallinn"),
-    ("finland", "helsinki"),
-    ("france", "paris"),
-    ("germany", "berlin"),
-    ("greece", "athens"),
-    ("hungary", "budapest"),
-    ("iceland", "reykjavik"),
-    ("ireland", "dublin"),
-    ("italy", "rome"),
-    ("latvia", "riga"),
-    ("lithuania", "vilnius"),
-    ("malta", "valletta"),
-    ("norway", "oslo"),
-    ("poland", "warsaw"),
-    ("portugal", "lisbon"),
-    ("romania", "bucharest"),
-    ("spain", "madrid"),
-    ("sweden", "stockholm"),
-)
-
-
-def country_capital(max_pairs: int = len(CAPITALS)) -> Program:
-    """The capital of a country, looked up in a prompt of countries and capitals.
-
-    Input: a letter a token, 0 for filling and 1 … 26 for a … z, in words of 10: the country asked
-    for, then up to `max_pairs` pairs of a country and its capital. Output: as `tok2tok`; after
-    whole pairs the last 10 outputs spell the capital.
-
-    Shows: the demonstration of Petrov et al. (2024): a dictionary of words that the network never
-    saw, used from its prompt.
-
-    Args:
-      max_pairs: greatest number of pairs.
-
-    Raises:
-      ProgramError: max_pairs is not a positive int.
-    """
-    pairs = checks.integer("max_pairs", max_pairs, 1)
-    letter = Token(len(ALPHABET), ALPHABET)
-    return _tok2tok_query_first("country_capital", WORD_LENGTH, letter, pairs, False)
-
-
-def country_capital_reference(tokens: Sequence[int], max_pairs: int) -> list[tuple[int, ...]]:
-    """Search the words, as for `tok2tok`."""
-    return tok2tok_reference(tokens, WORD_LENGTH, max_pairs, prompt_first=False, with_found=False)
-
-
-def encode_word(word: str) -> list[int]:
-    """The letters of a word as symbols, filled up with zeros: (WORD_LENGTH,) ints.
-
-    Raises:
-      ProgramError: a word that is too long, or with other letters than a … z.
-    """
-    letters = word.lower()
-    if not letters or len(letters) > WORD_LENGTH or set(letters) - set(ALPHABET[1:]):
-        raise ProgramError(
-            f"expected a word of 1 to {WORD_LENGTH} letters from a to z, got {word!r}"
-        )
-    return [ALPHABET.index(letter) for letter in letters.ljust(WORD_LENGTH, ALPHABET[0])]
-
-
-def decode_word(symbols: Sequence[Any] | Array) -> str:
-    """The word that some symbols spell: ints, or the outputs (WORD_LENGTH, 1) of the program."""
-    letters = [ALPHABET[int(symbol)] for symbol in np.ravel(symbols)]
-    return "".join(letters).rstrip(ALPHABET[0])
-
-
-def country_capital_prompt(country: str, pairs: Sequence[tuple[str, str]] = CAPITALS) -> Array:
-    """The input of `country_capital` that asks for a country's capital.
-
-    Args:
-      country: the word to look up.
-      pairs: the dictionary.
-
-    Returns:
-      Ints (time,); `decode_word` of the last WORD_LENGTH outputs is the answer, "" if it is absent.
-
-    Raises:
-      ProgramError: a word that can't be encoded.
-    """
-    encoded: list[Pair] = [(encode_word(key), encode_word(value)) for key, value in pairs]
-    return tok2tok_prompt(encode_word(country), encoded)
-
-
-def _country_capital_sample(rng: np.random.Generator, steps: int, max_pairs: int) -> Inputs:
-    """Some of the real pairs in a new order; one time in five another country is asked for."""
-    order = rng.permutation(len(CAPITALS))
-    num_pairs = min(max_pairs, len(CAPITALS), -(-max(0, steps - WORD_LENGTH) // (2 * WORD_LENGTH)))
-    pairs = [CAPITALS[index] for index in order[:num_pairs]]
-    present = bool(pairs) and rng.random() < 0.8
-    country = pairs[int(rng.integers(len(pairs)))][0] if present else CAPITALS[order[-1]][0]
-    return (country_capital_prompt(country, pairs)[:steps],)
-
-
-def _country_capital_edges(max_pairs: int) -> list[Inputs]:
-    """The first and the last pair of a full dictionary, and a country that has none."""
-    pairs = CAPITALS[:max_pairs]
-    countries = [pairs[0][0], pairs[-1][0], "atlantis"]
-    return [(country_capital_prompt(country, pairs),) for country in countries]
-
-
 ENTRIES = (
     Entry(
         "tok2tok",
@@ -603,30 +284,5 @@ ENTRIES = (
         ),
         sampler=_tok2tok_sample,
         edges=_tok2tok_edges,
-    ),
-    Entry(
-        "vec2vec",
-        "in context",
-        vec2vec,
-        vec2vec_reference,
-        parameters=(
-            {},
-            {"in_dim": 2, "out_dim": 2, "cells": 5},
-            {"in_dim": 3, "out_dim": 2, "cells": 4},
-            {"cells": 10},
-            {"cells": 3, "low": -2.0, "high": -0.5, "value_bound": 1.0, "ramp": 2.0**-6},
-        ),
-        sampler=_vec2vec_sample,
-        edges=_vec2vec_edges,
-        free=False,
-    ),
-    Entry(
-        "country_capital",
-        "in context",
-        country_capital,
-        country_capital_reference,
-        parameters=({"max_pairs": 4}, {}),
-        sampler=_country_capital_sample,
-        edges=_country_capital_edges,
     ),
 )

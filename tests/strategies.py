@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl.ir.numbers import Array
-from lsrl.testing.random_programs import EDGE_OPS, LINEAR_OPS, random_program
+from lsrl.testing.random_ops import EDGE_OPS, LINEAR_OPS
+from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
 
 # Hypothesis shrinks towards the first entry; most programs still have 8 ops in a row, or more.

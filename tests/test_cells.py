@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import lsrl
@@ -13,9 +13,11 @@ from lsrl import errors, programs
 from lsrl.backends import registry
 from lsrl.backends.cells.network import make_cell
 from lsrl.backends.cells.sparse import sparse_kernel
-from lsrl.testing.random_programs import OPS, random_program
+from lsrl.testing.random_ops import OPS
+from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare, sample_inputs
-from tests.grids import thinned
+from tests.grids import studied, thinned
+from tests.strategies import check_programs, each_turn
 
 CELLS = ("rnn", "rnn_tanh", "lstm", "gru")
 CATALOGUE = programs.catalogue()
@@ -286,20 +288,24 @@ def test_continuous_values_stay_within_the_bound(cell):
     assert compare(model, length=30).difference is None
 
 
+@each_turn
 @pytest.mark.parametrize("cell", CELLS)
-@settings(max_examples=settings.default.max_examples // 6)  # each compiles a network
-@given(seed=st.integers(0, 10**6))
-def test_random_programs(cell, seed):
+def test_random_programs(cell, turn):
     names = set(OPS) - {"product"}
     if cell in ("gru", "rnn_tanh"):
         names -= {"recurrent_state"}
-    program = random_program(seed, sorted(names), depth=4, width=4, max_length=16)
-    try:
-        model = lsrl.compile(program, cell)
-    except errors.PrecisionError:
-        return
-    difference = compare(model, sequences=3, length=16, steps=False).difference
-    assert difference is None, str(difference)
+
+    def check_one(program):
+        try:
+            model = lsrl.compile(program, cell)
+        except errors.PrecisionError:
+            return
+        difference = compare(model, sequences=3, length=16, steps=False).difference
+        assert difference is None, str(difference)
+
+    seeds = st.integers(0, 10**6)
+    drawn = seeds.map(lambda seed: random_program(seed, sorted(names), 4, 4, 16))
+    check_programs(turn, 3, drawn, check_one)
 
 
 # ---------------------------------------------------------------- the modules
@@ -317,7 +323,7 @@ def test_saved_models_run_the_same(cell, tmp_path):
         np.testing.assert_array_equal(loaded.module.parameter_arrays()[name], array)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", studied(CELLS, "lstm"))
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.nightly)])
 def test_fresh_flax_cells_with_the_same_parameters_give_the_same(cell, dtype):
     program = programs.tok2tok(2, vocab=4) if cell != "rnn_tanh" else programs.majority()
@@ -377,11 +383,13 @@ def test_sparse_kernels_give_what_dense_ones_do(cell):
     inputs = (np.random.default_rng(0).integers(0, 24, (3, 40)),)
     features = tuple(model.features(inputs))
 
+    step = jax.jit(network.pure_step, static_argnums=1)
+
     def by_kernels():
         state, outputs = network.init_state((3,)), []
         for token in range(40):
             now = tuple(x[:, token] for x in features)
-            got, state = network.pure_step(network.parameters(), network.structure, state, now)
+            got, state = step(network.parameters(), network.structure, state, now)
             outputs.append(got)
         return np.stack(outputs, axis=1)
 

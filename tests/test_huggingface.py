@@ -296,7 +296,7 @@ def test_symbols_that_only_come_out_do_no_harm(target, transformers, tmp_path):
         lsrl.programs.flip_flop(),
         lsrl.programs.counter_mod(5),
         lsrl.programs.cycle_navigation(),
-        lsrl.programs.tok2tok(2, 7, 3),
+        pytest.param(lsrl.programs.tok2tok(2, 7, 3), marks=pytest.mark.studies),
     ],
     ids=lambda program: program.name,
 )
@@ -380,6 +380,7 @@ def test_the_lines_of_the_card_run(flip_flop, monkeypatch, capsys):
     assert 'tokenizer("SET0 READ IGNORE READ"' in code
 
 
+@pytest.mark.studies
 def test_a_process_without_lsrl_runs_it(flip_flop, tmp_path):
     """In an interpreter of its own, where any import of LSRL would fail."""
     _, _, folder = flip_flop

@@ -71,7 +71,14 @@ def spread_over(names, quick, later=None):
     ]
 
 
-@pytest.mark.parametrize(("name", "target"), spread_over(CATALOGUE, 0))
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        *spread_over([*CATALOGUE][::2], 0),
+        *(pytest.param(*case.values, marks=(pytest.mark.studies, *case.marks))
+          for case in spread_over([*CATALOGUE][1::2], 1)),
+    ],
+)  # fmt: skip
 def test_every_unit_has_a_label(name, target):
     """Of inspectable models and of others, and the JSON form says all of it."""
     program = CATALOGUE[name].program()

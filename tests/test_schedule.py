@@ -17,7 +17,7 @@ from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
 from lsrl.programs import catalogue, tok2tok
 from lsrl.schedule import NONLINEAR, Schedule, schedule_layers
-from lsrl.testing.random_programs import LINEAR_OPS
+from lsrl.testing.random_ops import LINEAR_OPS
 from tests.strategies import inputs_of, programs
 
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}

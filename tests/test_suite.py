@@ -205,7 +205,6 @@ def test_the_layout_is_as_documented(built):
     assert str(model.certificate) in card
 
 
-@pytest.mark.studies
 def test_refusals_are_recorded_with_their_reason(built):
     refusals = {(row.program, row.target): row.reason for row in read_manifest(built).refusals}
     assert "lsrl/programs/memory.py:" in refusals["flip_flop", "linear_rnn"]
@@ -213,7 +212,6 @@ def test_refusals_are_recorded_with_their_reason(built):
     assert "the outputs span 6" in refusals["vec2vec", "gru"]
 
 
-@pytest.mark.studies
 def test_files_name_no_folder_of_this_machine(built):
     for name, content in contents(built).items():
         assert str(ROOT).encode() not in content, name
@@ -420,7 +418,6 @@ def test_soft_networks_that_do_not_compute_their_program_are_refused(tmp_path):
     assert "soft: vec2vec on mamba is right at 8" in refusal.reason
 
 
-@pytest.mark.studies
 def test_a_lying_circuit_is_found(tmp_path, monkeypatch):
     """Interchanges by the wrong labels give other outputs."""
     monkeypatch.setattr(verify, "PAIRS", 20)
@@ -479,7 +476,6 @@ def test_what_was_built_is_verified_and_further_checks_see_every_model(built, mo
         assert set(subject.counterfactuals.signals) == names
 
 
-@pytest.mark.studies
 def test_changed_files_are_named_with_both_hashes(copied):
     name = "memory/flip_flop/gru/plain/circuit.json"
     expected = digest((copied / name).read_bytes())
@@ -489,7 +485,6 @@ def test_changed_files_are_named_with_both_hashes(copied):
     assert f"expected {expected}, got {digest((copied / name).read_bytes())}" in str(caught.value)
 
 
-@pytest.mark.studies
 def test_missing_files_are_named(copied):
     name = "memory/flip_flop/gru/plain/circuit.json"
     (copied / name).unlink()
@@ -500,7 +495,6 @@ def test_missing_files_are_named(copied):
         verify.verify(copied, workers=1)
 
 
-@pytest.mark.studies
 def test_newer_and_foreign_files_are_refused(copied, tmp_path):
     path = copied / "manifest.json"
     data = json.loads(path.read_text())
@@ -602,7 +596,6 @@ def test_a_circuit_that_differs_from_its_model_is_found(what, copied):
         verify.verify(copied, workers=1)
 
 
-@pytest.mark.studies
 @pytest.mark.parametrize("part", ["outputs", "signals/ones"])
 def test_a_dataset_that_differs_is_found(copied, part):
     name = "counting/majority/dataset.safetensors"

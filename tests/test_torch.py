@@ -98,7 +98,8 @@ def assert_equals_its_reference(target, entry, parameters, dtype, folder):
             for target in CELLS
             for dtype in ("float32", "float64")
         ],
-        3,
+        6,
+        later=3,
     ),
 )
 def test_program_equals_its_reference(target, name, dtype, tmp_path):

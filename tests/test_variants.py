@@ -61,7 +61,7 @@ def arrays_of(model):
     return {name: array.copy() for name, array in model.module.arrays().items()}
 
 
-@pytest.mark.parametrize("target", studied(TARGETS, "gru", "mamba"))
+@pytest.mark.parametrize("target", studied(TARGETS, "rnn", "gru", "mamba"))
 def test_permuted_is_exact_and_its_circuit_true(target, compiled, tmp_path):
     model = compiled(target)
     before, truth = arrays_of(model), model.circuit.to_json()

@@ -7,10 +7,10 @@ Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in 
 cell's dense map (`sparse.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, NotRequired, Protocol, TypeAlias, TypedDict, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from flax import nnx
 from jax import lax
 
 from lsrl.backends.axes import Legend
+from lsrl.backends.cells.self_test import check_activations
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
 from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fresh_cells
 from lsrl.backends.input_map import InputMaps
@@ -36,14 +37,26 @@ from lsrl.backends.network import (
     value_of,
 )
 from lsrl.backends.strength import Gates
-from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
-from lsrl.numerics import numerics_of
 from lsrl.parameters import Parameter
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 CellKind = Literal["relu", "tanh", "lstm", "gru"]
-Carries = tuple[Any, ...]  # each layer's carry, as flax's cell takes it
+# A layer's carry, as flax's cell takes it: h, or (c, h) of an LSTM.
+Carry: TypeAlias = jax.Array | Array | tuple[jax.Array | Array, jax.Array | Array]
+Carries: TypeAlias = tuple[Carry, ...]
+
+
+class Cell(Protocol):
+    """What flax's recurrent cells have in common."""
+
+    hidden_features: int
+    dense_i: Callable[[jax.Array], jax.Array]
+    dense_h: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+        """One token."""
+
 
 # So few sequences run layer by layer, more with all layers in the step. CPU seconds of the former
 # over the latter, tok2tok of words of 3 and 40 symbols on two cores:
@@ -109,34 +122,36 @@ class CellWeights:
 # ---------------------------------------------------------------- flax's cells
 
 
-def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Any:
+def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
     """An unmodified flax cell with all weights zero."""
 
-    def zeros(key: Any, shape: tuple[int, ...], *_: Any, **__: Any) -> jax.Array:
+    def zeros(key: jax.Array, shape: tuple[int, ...], *_: object, **__: object) -> jax.Array:
         return on_device(np.zeros(shape), dtype)  # jnp.zeros would compile once a shape
 
-    common: dict[str, Any] = {
-        "dtype": jnp.dtype(dtype),
-        "param_dtype": jnp.dtype(dtype),
-        "kernel_init": zeros,
-        "recurrent_kernel_init": zeros,
-        "bias_init": zeros,
-        "rngs": nnx.Rngs(0),
+    classes: dict[CellKind, Callable[..., nnx.Module]] = {
+        "lstm": nnx.OptimizedLSTMCell,
+        "gru": nnx.GRUCell,
+        "relu": partial(nnx.SimpleCell, activation_fn=nnx.relu),
+        "tanh": partial(nnx.SimpleCell, activation_fn=nnx.tanh),
     }
-    if kind == "lstm":
-        return nnx.OptimizedLSTMCell(features, units, **common)
-    if kind == "gru":
-        return nnx.GRUCell(features, units, **common)
-    activation = nnx.relu if kind == "relu" else nnx.tanh
-    return nnx.SimpleCell(features, units, activation_fn=activation, **common)
+    cell = classes[kind](
+        features,
+        units,
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.dtype(dtype),
+        kernel_init=zeros,
+        recurrent_kernel_init=zeros,
+        bias_init=zeros,
+        rngs=nnx.Rngs(0),
+    )
+    return cast(Cell, cell)
 
 
-def _fill(cell: Any, kind: CellKind, weights: GateWeights, dtype: str) -> None:
+def _fill(cell: Cell, kind: CellKind, weights: GateWeights, dtype: str) -> None:
     """Set the parameters of a cell; flax keeps the bias on one side only."""
-    cell.dense_i.kernel = parameter(weights.inputs, dtype)
-    cell.dense_h.kernel = parameter(weights.recurrent, dtype)
-    side = cell.dense_h if kind == "lstm" else cell.dense_i
-    side.bias = parameter(weights.bias, dtype)
+    for side, kernel in (("dense_i", weights.inputs), ("dense_h", weights.recurrent)):
+        getattr(cell, side).kernel = parameter(kernel, dtype)
+    getattr(cell, "dense_h" if kind == "lstm" else "dense_i").bias = parameter(weights.bias, dtype)
 
 
 # ---------------------------------------------------------------- pure functions
@@ -156,8 +171,8 @@ class Structure:
     kind: CellKind
     dtype: str
     inputs: tuple[str, ...]
-    cells: tuple[Any, ...]
-    _key: tuple[Any, ...] = field(init=False, repr=False)
+    cells: tuple[nnx.GraphDef[Cell], ...]
+    _key: tuple[Hashable, ...] = field(init=False, repr=False)
     _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +191,14 @@ class Structure:
         return self
 
 
-Parameters = dict[str, Any]  # "inputs", "cells", "output_kernel", "output_bias"
+class Parameters(TypedDict):
+    """Of `CellNetwork.parameters`: input maps, each cell by flax's names, the output map."""
+
+    inputs: dict[str, jax.Array]
+    cells: tuple[dict[str, dict[str, jax.Array]], ...]
+    output_kernel: jax.Array
+    output_bias: jax.Array
+    sparse: NotRequired[dict[str, dict[str, SparseKernel]]]  # by layer and side of the cell
 
 
 def apply_step(
@@ -222,10 +244,10 @@ def _apply_cells(
     return values, tuple(after)
 
 
-def _cell(structure: Structure, parameters: Parameters, number: int) -> Any:
+def _cell(structure: Structure, parameters: Parameters, number: int) -> Cell:
     """A cell with its parameters, whose kernels are sparse where that was prepared."""
     own = parameters["cells"][number]
-    cell = nnx.merge(structure.cells[number], own)
+    cell: Cell = nnx.merge(structure.cells[number], own)
     for side, kernel in parameters.get("sparse", {}).get(f"{number}", {}).items():
         setattr(cell, side, partial(_sparse_affine, kernel, own[side].get("bias")))
     return cell
@@ -272,8 +294,8 @@ def _run_together(
 ) -> tuple[jax.Array, Carries]:
     """As `_run_chunk`, time first, with all layers in the step."""
 
-    def token(state: Carries, values: Any) -> tuple[Carries, jax.Array]:
-        values = _features(parameters, structure, state, values)
+    def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
+        values = _features(parameters, structure, state, now)
         values, state = _apply_cells(structure, parameters, state, values)
         return state, values
 
@@ -290,8 +312,8 @@ def _run_layerwise(
     What a cell makes of its inputs alone it makes of all tokens at once.
     """
     count = len(structure.cells)
-    values: Any = tuple(inputs)
-    after: list[Any] = []
+    over = tuple(inputs)  # what the next layer reads
+    after: list[Carry] = []
 
     def read_out(values: jax.Array) -> jax.Array:
         return _affine(values, parameters["output_kernel"], parameters["output_bias"])
@@ -301,29 +323,30 @@ def _run_layerwise(
         first = not number
         in_step = parameters["cells"][number]["dense_i"]["kernel"].size < FEW_WEIGHTS
         if not in_step and first:
-            values = _projected(project, parameters, structure, state, inputs)
+            over = (_projected(project, parameters, structure, state, inputs),)
         elif not in_step:
-            values = project(values)
+            over = (project(*over),)
 
         def token(
-            carry: Any,
-            now: Any,
+            carry: Carry,
+            now: tuple[jax.Array, ...],
             number: int = number,
             in_step: bool = in_step,
-        ) -> tuple[Any, jax.Array]:
+        ) -> tuple[Carry, jax.Array]:
             cell = _cell(structure, parameters, number)
             if not in_step:
                 cell.dense_i = _unchanged
-            elif number == 0:
-                now = _features(parameters, structure, state, now)
-            carry, made = cell(carry, now)
+            reads_inputs = in_step and number == 0
+            read = _features(parameters, structure, state, now) if reads_inputs else now[0]
+            carry, made = cell(carry, read)
             return carry, read_out(made) if number == count - 1 else made
 
-        carried, values = lax.scan(token, carry, values)
+        carried, values = lax.scan(token, carry, over)
+        over = (values,)
         after.append(carried)
     if not after:
-        values = read_out(_features(parameters, structure, state, inputs))
-    return values, tuple(after)
+        return read_out(_features(parameters, structure, state, inputs)), ()
+    return over[0], tuple(after)
 
 
 def _projected(
@@ -454,13 +477,9 @@ class CellNetwork(Network):
 
     def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
         """What a pytree like that of `parameters` holds, by flat name."""
-        found = {}
-        for name in self.places():
-            held = cast(Parameters, parameters)
-            for key in name.split(".")[: 2 if name.startswith("inputs") else 4]:
-                held = held[int(key) if isinstance(held, tuple) else key]
-            found[name] = cast(jax.Array, held)
-        return found
+        leaves, maps = named_leaves(parameters), self.structure.inputs
+        short = {f"inputs.{i}.{kind}": f"inputs.{i}" for i, kind in enumerate(maps)}
+        return {name: leaves[short.get(name, name)] for name in self.places()}
 
     def legend(self) -> Legend:
         """Units of each cell, with its gates side by side."""
@@ -529,7 +548,7 @@ class CellNetwork(Network):
         with precision(self.dtype):
             return tuple(self._carry(cell, batch_shape) for cell in self.cells)
 
-    def _carry(self, cell: Any, batch_shape: tuple[int, ...]) -> Any:
+    def _carry(self, cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
         zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
         return (zeros, zeros) if self.structure.kind == "lstm" else zeros
@@ -539,8 +558,8 @@ class CellNetwork(Network):
         return [np.asarray(carry[-1] if isinstance(carry, tuple) else carry) for carry in state]
 
     def remembered(
-        self, memory: Any, before: jax.Array, after: jax.Array, places: object = None
-    ) -> Any:
+        self, memory: Carry, before: jax.Array, after: jax.Array, places: object = None
+    ) -> Carry:
         """The carry behind an edit of h."""
         if not isinstance(memory, tuple):
             return after
@@ -562,39 +581,5 @@ class CellNetwork(Network):
           SelfTestError: names the threshold that fails, and the device.
         """
         with precise(self.dtype):
-            _check_activations(self.structure.kind, self.dtype)
+            check_activations(self.structure.kind, self.dtype)
         super().self_test()
-
-
-# ---------------------------------------------------------------- the device at hand
-
-
-def _check_activations(kind: CellKind, dtype: str) -> None:
-    """tanh(u) == u up to L, sigmoids exactly 0 or 1 beyond G, tanh exactly ±1 beyond its end."""
-    numerics = numerics_of(dtype)
-    number = jnp.dtype(dtype)
-    # Every size from the least grid to L in steps of an eighth of a binade, and all signs.
-    sizes = numerics.linear * 2.0 ** -(np.arange(8 * 3 * numerics.bits) / 8.0)
-    small = np.concatenate([sizes, -sizes, [0.0]]).astype(number)
-    large = np.concatenate([2.0 ** (np.arange(400) / 8.0), np.arange(64) / 4]) + 1.0
-    tests: list[tuple[str, Callable[[Any], Any], Array, Array]] = []
-    if kind != "relu":
-        tests.append((f"tanh(u) == u for |u| <= {numerics.linear:g}", nnx.tanh, small, small))
-        beyond = (numerics.shut * (1 - 2.0**-6) * large).astype(number)
-        ones = np.ones_like(beyond)
-        tests.append((f"tanh(u) == 1 from {numerics.shut:g} on", nnx.tanh, beyond, ones))
-        tests.append((f"tanh(u) == -1 below -{numerics.shut:g}", nnx.tanh, -beyond, -ones))
-    if kind in ("lstm", "gru"):
-        beyond = (numerics.gate * large).astype(number)
-        ones = np.ones_like(beyond)
-        tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
-        tests.append((f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones))
-    for what, function, inputs, expected in tests:
-        got = np.asarray(jax.jit(function)(jnp.asarray(inputs)))
-        wrong = np.flatnonzero(got != expected)
-        if len(wrong):
-            at = wrong[0]
-            raise SelfTestError(
-                f"{what} fails in {dtype} on {jax.devices()[0]}: at {float(inputs[at])!r} it is "
-                f"{float(got[at])!r}"
-            )

@@ -8,7 +8,6 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
@@ -20,7 +19,17 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 from lsrl.schedule import Schedule
-from lsrl.torch_folder import CONFIG, FORMAT, VERSION, WEIGHTS, checksum, read_config, type_to_json
+from lsrl.torch_folder import (
+    CONFIG,
+    FORMAT,
+    VERSION,
+    WEIGHTS,
+    ModuleJson,
+    TorchConfig,
+    checksum,
+    read_config,
+    type_to_json,
+)
 
 # Per kind of cell torch's class, its number of gates (in flax's order, which is torch's), and what
 # else it takes.
@@ -30,8 +39,6 @@ _CLASSES: dict[str, tuple[str, int, dict[str, str]]] = {
     "lstm": ("LSTM", 4, {}),
     "gru": ("GRU", 3, {}),
 }
-
-Modules = dict[str, dict[str, Any]]  # by name a class of torch.nn, and its arguments
 
 
 def write(
@@ -56,7 +63,7 @@ def write(
     program = request.program
     modules, weights = _modules(network, program)
     content = to_safetensors(weights, {"format": "pt"})
-    config = {
+    config: TorchConfig = {
         "format": FORMAT,
         "version": VERSION,
         "lsrl": version("lsrl"),
@@ -78,7 +85,9 @@ def write(
     replace_folder(Path(path).resolve(), files, read_config)
 
 
-def _modules(network: CellNetwork, program: Program) -> tuple[Modules, dict[str, Array]]:
+def _modules(
+    network: CellNetwork, program: Program
+) -> tuple[dict[str, ModuleJson], dict[str, Array]]:
     """The torch modules of a network, and their state dict."""
     arrays, hidden = network.parameter_arrays(), network.width
     class_name, gates, further = _CLASSES[network.structure.kind]
@@ -86,7 +95,7 @@ def _modules(network: CellNetwork, program: Program) -> tuple[Modules, dict[str,
     outputs, dtype = output_kernel.shape[1], output_kernel.dtype
     # torch takes no input of width 0, so a network that reads nothing reads a 0.
     features = max(1, arrays["cells.0.dense_i.kernel"].shape[0])
-    modules: Modules = {}
+    modules: dict[str, ModuleJson] = {}
     weights: dict[str, Array] = {}
     for number, kind in enumerate(program.inputs.values()):
         size = kind.size if isinstance(kind, Token) else kind.width
@@ -116,7 +125,7 @@ def _modules(network: CellNetwork, program: Program) -> tuple[Modules, dict[str,
     return modules, {name: np.ascontiguousarray(array) for name, array in weights.items()}
 
 
-def _module(name: str, **arguments: Any) -> dict[str, Any]:
+def _module(name: str, **arguments: object) -> ModuleJson:
     return {"class": name, "arguments": arguments}
 
 

@@ -7,12 +7,13 @@ group was before the chunk is its history.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.decomposition import GroupKind
@@ -345,7 +346,7 @@ class OutputPlan:
 def _finished(block: jax.Array, sign: tuple[int, ...], relu: tuple[bool, ...]) -> jax.Array:
     """Turn rows with the sign -1 over, and cut those with a ReLU off at 0."""
 
-    def column(values: Any) -> jax.Array:
+    def column(values: ArrayLike) -> jax.Array:
         return jnp.asarray(values, block.dtype)[:, None, None, None]
 
     if len(set(sign)) > 1:

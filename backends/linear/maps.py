@@ -10,9 +10,8 @@ numbers are static too, so that XLA works with them.
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -419,7 +418,7 @@ class FeaturePlan:
     maps: tuple[_Table | Affine | None, ...]
     bias: Bias
 
-    def __call__(self, inputs: Sequence[Any]) -> Rows:
+    def __call__(self, inputs: Mapping[int, jax.Array]) -> Rows:
         """Given ids (1, t, s, b) and vectors (width, t, s, b): (rows, t, s, b)."""
         terms = []
         for number, feature_map in zip(self.inputs, self.maps, strict=True):

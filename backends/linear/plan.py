@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,8 @@ from lsrl.backends.network import on_device
 # So that a chunk's sums of it are exact in float32, however many tokens it has.
 _LARGEST_STEP = 2**24 // (2 * recurrence.MOST_TOKENS)
 _LONGEST_TURN = 64
+# Per layer and group (rows, history, 1 or batch), on the host or the device.
+Carry: TypeAlias = tuple[tuple[jax.Array | np.ndarray, ...], ...]
 
 
 @pytree
@@ -89,10 +91,12 @@ class NetworkPlan:
           (outputs, t, s, b) and the carry.
         """
         rounded, compute = self.structure.rounded, self.structure.compute_dtype
-        signals = tuple(
-            rounded(signal.astype(compute)) if kind == "kernel" and signal is not None else signal
-            for kind, signal in zip(self.structure.inputs, inputs, strict=True)
-        )
+        read = enumerate(zip(self.structure.inputs, inputs, strict=True))
+        signals = {
+            number: rounded(signal.astype(compute)) if kind == "kernel" else signal
+            for number, (kind, signal) in read
+            if signal is not None
+        }
         blocks = [
             block for feature in self.features for block in feature(signals).map(rounded).blocks
         ]
@@ -114,7 +118,7 @@ class NetworkPlan:
 class Form:
     """All of a plan but its numbers. Hashable, and hashed only once: every call of a jit asks."""
 
-    tree: Any
+    tree: jax.tree_util.PyTreeDef
     _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -171,16 +175,16 @@ class Prepared:
     extent: Extent
     form: Form
     numbers: tuple[jax.Array, ...]
-    _first: dict[int, Any] = field(default_factory=dict)
+    _first: dict[int, Carry] = field(default_factory=dict)
 
-    def first_carry(self, batch: int) -> Any:
+    def first_carry(self, batch: int) -> Carry:
         """The carry before the first token, on the device."""
         if batch not in self._first:
             carry = self.carry(self.starts, batch)
             self._first[batch] = jax.tree.map(lambda x: on_device(x, x.dtype), carry)
         return self._first[batch]
 
-    def carry(self, state: Sequence[np.ndarray], batch: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    def carry(self, state: Sequence[np.ndarray], batch: int) -> Carry:
         """Turn per layer (at most batch, hidden) into per group (rows, history, 1 or batch)."""
         carry = []
         for layer, values in zip(self.layers, state, strict=True):
@@ -194,7 +198,7 @@ class Prepared:
             carry.append(tuple(histories))
         return tuple(carry)
 
-    def state(self, carry: Sequence[Sequence[np.ndarray]], batch: int) -> tuple[np.ndarray, ...]:
+    def state(self, carry: Carry, batch: int) -> tuple[np.ndarray, ...]:
         """Undo `carry`."""
         states = []
         for layer, groups in zip(self.layers, carry, strict=True):

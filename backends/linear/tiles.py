@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
-from lsrl.backends.linear.plan import Extent, Form, NetworkPlan, Prepared, prepare
+from lsrl.backends.linear.plan import Carry, Extent, Form, NetworkPlan, Prepared, prepare
 from lsrl.backends.network import Inputs, precision
 
 # ---------------------------------------------------------------- chunks
@@ -78,8 +78,12 @@ _ON_ONE_CORE = {
 }
 
 
+# Of numbers, carry, inputs and how many tokens count.
+_Chunk = Callable[..., tuple[jax.Array, Carry]]
+
+
 @lru_cache(maxsize=1024)
-def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> Any:
+def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> _Chunk:
     """Chunks of a form and a shape, jitted. To call a jit with static arguments takes longer."""
     run = partial(_run_chunk, form, shape=shape, handed=handed)
     return jax.jit(run, compiler_options=_ON_ONE_CORE if on_one_core else None)
@@ -269,7 +273,7 @@ def run_tiles(
 
     def run_rows(row: int) -> None:
         rows = slice(row, row + tiling.rows)
-        carry: Any = first
+        carry = first
         if carry is None:
             carry = prepared.carry([start[rows] for start in starts], tiling.rows)
         waiting = None
@@ -345,7 +349,7 @@ def _store(place: np.ndarray, values: jax.Array, shape: Shape) -> None:
         place[...] = np.asarray(values)[: place.shape[0], : place.shape[1]]
 
 
-def _filled(part: np.ndarray, rows: int, tokens: int, dtype: Any) -> np.ndarray:
+def _filled(part: np.ndarray, rows: int, tokens: int, dtype: DTypeLike) -> np.ndarray:
     """(rows, tokens, ...), zero beyond a part; jax takes it as it is: write nothing to it later."""
     shape = (rows, tokens, *part.shape[2:])
     size = math.prod(shape) * np.dtype(dtype).itemsize

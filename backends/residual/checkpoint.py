@@ -11,10 +11,8 @@ outputs back, as `Model.generate` does. See `token_head` in `lsrl.backends.resid
 
 import json
 import os
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
@@ -24,6 +22,7 @@ from lsrl.backends.residual.answer import answering, tied
 from lsrl.backends.residual.certificate import SIZE
 from lsrl.backends.residual.model_card import model_card, without_folders
 from lsrl.backends.residual.network import ResidualNetwork, token_head
+from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.backends.residual.vocabulary import Vocabulary, to_json, tokenizer_files, vocabulary_of
@@ -36,26 +35,7 @@ FORMAT = "lsrl-huggingface"
 VERSION = 1
 CONFIG = "config.json"
 
-Config = dict[str, Any]
-
-
 Checkpoint = tuple[dict[str, Array], ResidualNetwork, Stream]
-
-
-class CheckpointKind(NamedTuple):
-    """A class of transformers.
-
-    Attributes:
-      architecture: its name.
-      model_type: the name of its configuration.
-      caches: whether it can be told to keep its state by default.
-      further: what its configuration says besides what all say.
-    """
-
-    architecture: str
-    model_type: str
-    caches: bool
-    further: Callable[[ResidualNetwork, dict[str, Array], Vocabulary], Config]
 
 
 def write(
@@ -102,7 +82,7 @@ def write(
         "generation_config.json": to_json(generation),
         "model.safetensors": to_safetensors(arrays, {"format": "pt"}),
         **tokenizer_files(vocabulary, program.max_length or request.tokens),
-        "README.md": model_card(network, arrays, config, program, stream, vocabulary).encode(),
+        "README.md": model_card(kind, network, arrays, stream, vocabulary, request).encode(),
     }
     replace_folder(Path(path).resolve(), files, _check_export)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,16 @@ from lsrl.backends.residual.blocks import (
 
 # (*batch_shape, layers, ...), "position" (*batch_shape,)
 ResidualState: TypeAlias = dict[str, jax.Array]
-Parameters: TypeAlias = dict[str, Any]  # of `ResidualNetwork.parameters`
+
+
+class Parameters(TypedDict):
+    """Of `ResidualNetwork.parameters`: per input a table, a kernel or None, and by layer stacks."""
+
+    inputs: tuple[jax.Array | None, ...]
+    input_bias: jax.Array
+    layers: LayerParameters
+    final_norm: jax.Array
+    output_kernel: jax.Array
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,11 @@ def embed(parameters: Parameters, structure: Structure, inputs: Sequence[jax.Arr
     bias = parameters["input_bias"]
     stream = jnp.broadcast_to(bias, (*inputs[0].shape[:2], bias.shape[0]))
     for kind, signal, values in zip(structure.inputs, inputs, parameters["inputs"], strict=True):
+        if values is None:
+            continue
         if kind == "tables":
             stream = stream + values[signal]
-        elif kind == "kernels":
+        else:
             stream = stream + jnp.einsum("...i,io->...o", signal, values)
     return stream * structure.embedding_scale
 

@@ -1,12 +1,12 @@
 """What an edit of a residual stream does to the scans behind it, and layers by themselves."""
 
-from typing import TypeVar
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrl.backends.network import Edit
+from lsrl.backends.network import Edit, Memory
 from lsrl.backends.residual.blocks import BlockFunction, LayerParameters, LayerState, Places
 from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
@@ -45,10 +45,7 @@ def scan_memory(circuit: Circuit, size: int) -> ScanMemory:
     return entries, weights
 
 
-Scan = TypeVar("Scan", jax.Array, None)
-
-
-def rescanned(scan: Scan, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Scan:
+def rescanned(scan: Memory, change: jax.Array, entries: jax.Array, weights: jax.Array) -> Memory:
     """The state of a site's scan behind a change of the stream; None where the site has no scan.
 
     Args:
@@ -57,10 +54,11 @@ def rescanned(scan: Scan, change: jax.Array, entries: jax.Array, weights: jax.Ar
       entries: (entries,) of the flattened state; those of no meaning lie past its end.
       weights: (d, entries).
     """
-    if scan is None or not entries.shape[0]:
+    if not isinstance(scan, jax.Array) or not entries.shape[0]:
         return scan
     flat = scan.reshape(scan.shape[0], -1)
-    return flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
+    changed = flat.at[:, entries].add(change @ weights, mode="drop").reshape(scan.shape)
+    return cast(Memory, changed)
 
 
 def run_layer(

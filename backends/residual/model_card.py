@@ -1,12 +1,14 @@
 """The card of a checkpoint: what it is, how to run it, what is proven, what each channel holds."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.reference import CheckpointKind
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.vocabulary import Vocabulary
 from lsrl.ir.graph import Graph
@@ -15,38 +17,37 @@ from lsrl.language.program import Program
 
 
 def model_card(
+    kind: CheckpointKind,
     network: ResidualNetwork,
     arrays: dict[str, Array],
-    config: dict[str, Any],
-    program: Program,
     stream: Stream,
     vocabulary: Vocabulary,
+    request: ExportRequest,
 ) -> str:
     """The model card, in Markdown.
 
     Args:
-      network: that the checkpoint runs.
+      kind: the class that runs the checkpoint.
+      network: the network that it is.
       arrays: its weights in the checkpoint.
-      config: the checkpoint's configuration.
-      program: what it carries out.
       stream: the layout of the network.
       vocabulary: its symbols.
+      request: of which model.
     """
+    program = request.program
     return "\n".join(
         [
-            _introduction(config, program),
-            _how_to_run(config, program, vocabulary),
+            _introduction(kind, program, program.max_length or request.tokens),
+            _how_to_run(kind, program, vocabulary),
             _the_program(program),
             _symbols(vocabulary),
-            _certificate(config["lsrl"]["certificate"]),
-            _channels(network, arrays, stream, config["tie_word_embeddings"]),
+            _certificate(without_folders(request.certificate, program.graph)),
+            _channels(network, arrays, stream, request.tie_word_embeddings),
         ]
     )
 
 
-def _introduction(config: dict[str, Any], program: Program) -> str:
-    facts = config["lsrl"]
-    most = program.max_length or facts["certified_tokens"]
+def _introduction(kind: CheckpointKind, program: Program, most: int | None) -> str:
     limit = "any length" if most is None else f"up to {most} tokens"
     return f"""\
 ---
@@ -54,17 +55,17 @@ library_name: transformers
 pipeline_tag: text-generation
 tags:
 - lsrl
-- {config["model_type"]}
+- {kind.model_type}
 ---
 
-# `{program.name}` as a {config["architectures"][0]}
+# `{program.name}` as a {kind.architecture}
 
-Nobody trained these weights: LSRL {facts["lsrl"]} compiled them from a program. At each token the
+Nobody trained these weights: LSRL {version("lsrl")} compiled them from a program. At each token the
 symbol of the greatest logit is what the program outputs there, for texts of {limit}.
 """
 
 
-def _how_to_run(config: dict[str, Any], program: Program, vocabulary: Vocabulary) -> str:
+def _how_to_run(kind: CheckpointKind, program: Program, vocabulary: Vocabulary) -> str:
     longest = program.max_length or 100
     prompt = [symbol % vocabulary.inputs for symbol in (2, 0, 1, 0)][:longest]
     text = json.dumps(" ".join(vocabulary.words[symbol] for symbol in prompt), ensure_ascii=False)
@@ -77,7 +78,7 @@ def _how_to_run(config: dict[str, Any], program: Program, vocabulary: Vocabulary
     )
     cache = (
         "From a cache go on by one token at a time, as `generate` does."
-        if config["use_cache"]
+        if kind.caches
         else "Leave `use_cache=False`, as the\nconfiguration has it: the class can't cache without "
         "an attention layer."
     )

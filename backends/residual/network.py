@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
     Inputs,
+    Memory,
     Network,
     Place,
     Step,
@@ -54,7 +55,7 @@ from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.parameters import Parameter
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 # Tokens of all sequences at a time by default, and of each at least: activations of one layer are
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
@@ -310,15 +311,13 @@ class ResidualNetwork(Network):
 
     def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
         """What a pytree like that of `parameters` holds, by flat name."""
-        tree, maps = cast(Parameters, parameters), self.input_names()
-        found: dict[str, jax.Array] = {}
+        leaves, maps = named_leaves(parameters), self.input_names()
+        found = {}
         for name, place in self.places().items():
-            if name in maps:
-                found[name] = tree["inputs"][maps[name]]
-            elif place.entry is None:
-                found[name] = tree[place.attribute]
+            if place.entry is None:
+                found[name] = leaves[f"inputs.{maps[name]}" if name in maps else place.attribute]
             else:
-                found[name] = tree["layers"][place.attribute][place.entry]
+                found[name] = leaves[f"layers.{place.attribute}"][place.entry]
         return found
 
     def legend(self) -> Legend:
@@ -459,7 +458,9 @@ class ResidualNetwork(Network):
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
         entries, weights = map(jnp.asarray, memory)
 
-        def edit(site: Any, stream: jax.Array, scan: Any) -> tuple[jax.Array, Any]:
+        def edit(
+            site: jax.Array | int, stream: jax.Array, scan: Memory
+        ) -> tuple[jax.Array, Memory]:
             new = put(site, stream[0])
             return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
 

@@ -16,7 +16,8 @@ from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Inputs, random_values
-from lsrl.testing.random_programs import LINEAR_OPS, random_program
+from lsrl.testing.random_ops import LINEAR_OPS
+from lsrl.testing.random_programs import random_program
 
 FAMILY = "held_back"
 LABELS = "held_back_labels"

@@ -26,7 +26,8 @@ from lsrl.language.sugar import cumsum
 from lsrl.language.trace import Trace, recording
 from lsrl.model import Model
 from lsrl.programs import catalogue
-from lsrl.testing.random_programs import LINEAR_OPS, OPS, random_program
+from lsrl.testing.random_ops import LINEAR_OPS, OPS
+from lsrl.testing.random_programs import random_program
 
 # Programs that are tried, until as many as wanted fit the target.
 TRIES = 40

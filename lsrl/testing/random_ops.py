@@ -1,0 +1,362 @@
+"""The ops of random programs: each a function of what the op before it made, and their table."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.errors import ProgramError
+from lsrl.ir.numbers import Array
+from lsrl.ir.ops import Via
+from lsrl.language.signal import (
+    Signal,
+    absolute,
+    concat,
+    constant,
+    equal,
+    greater_equal,
+    maximum,
+    minimum,
+    not_equal,
+    ramp,
+    relu,
+)
+from lsrl.language.sugar import (
+    bound,
+    clip,
+    cumsum,
+    delay,
+    hold,
+    latch,
+    linear_state,
+    lookup,
+    mod,
+    one_hot,
+    periodic,
+    position,
+    recurrent_state,
+    select,
+    selective_state,
+    threshold_state,
+    window_sum,
+)
+from lsrl.testing.draws import CALM_BITS, Writer, bits_of, unit_of
+
+VIAS: tuple[Via, ...] = ("auto", "auto", "gate", "relu")
+# An op that tames a value has no larger table than this.
+LARGEST_TABLE = 12
+# `mod` takes two levels for each power of two in the quotient.
+LONGEST_MOD = 16
+# Powers of two that bring small numbers near the ends of float32 and bfloat16, or of float64.
+EXPONENTS = (-1015, -140, -126, -118, -60, 60, 110, 120, 125, 1010)
+
+_Maker = Callable[[Writer, Signal], Signal]
+
+
+def _affine(writer: Writer, x: Signal) -> Signal:
+    rows = writer.fitted(x, writer.some_width())
+    if writer.chance(0.4):
+        rows = rows + writer.picked(writer.calm_operand(), rows.width)
+    return rows + writer.random.integers(-3, 4, rows.width) if writer.chance(0.4) else rows
+
+
+def _relu(writer: Writer, x: Signal) -> Signal:
+    middle = writer.level_of(x)
+    signs = writer.random.choice([-1.0, 1.0], x.width)
+    if not writer.grown(x):
+        return relu((x - middle) * signs)
+    # Cut off on both sides, in the form of which interval arithmetic sees both.
+    most = unit_of(x.facts) * writer.random.integers(1, 9, x.width)
+    return most - relu(most - relu((x - middle) * signs))
+
+
+def _linear_state(writer: Writer, x: Signal) -> Signal:
+    rows = writer.fitted(x, writer.some_width()) if writer.chance(0.5) else x
+    matrix = writer.transition(rows.width, growing=not writer.grown(x))
+    return linear_state(rows, matrix, writer.initial(rows))
+
+
+def _cumsum(writer: Writer, x: Signal) -> Signal:
+    return cumsum(x, writer.initial(x))
+
+
+def _position(writer: Writer, x: Signal) -> Signal:
+    now = position()
+    return writer.fitted(concat(now, x), x.width) if writer.chance(0.7) else x - now
+
+
+def _gate(writer: Writer, x: Signal) -> Signal:
+    condition = writer.condition(x.width)
+    return condition * x if writer.chance(0.5) else x * condition
+
+
+def _product(writer: Writer, x: Signal) -> Signal:
+    other = writer.like(x)
+    return x * (other if bits_of(other.facts) <= CALM_BITS else greater_equal(other, 0))
+
+
+def _select(writer: Writer, x: Signal) -> Signal:
+    other = writer.like(x) if writer.chance(0.7) else writer.random.integers(-3, 4, x.width)
+    first, second = (x, other) if writer.chance(0.5) else (other, x)
+    via = VIAS[writer.random.integers(len(VIAS))]
+    return select(writer.condition(x.width), first, second, via=via)
+
+
+def _delay(writer: Writer, x: Signal) -> Signal:
+    steps = int(writer.random.choice([1, 1, 2, 3, 5, 9]))
+    late = delay(x, steps, writer.initial(x))
+    return x - late if writer.chance(0.2) else late
+
+
+def _cycle(writer: Writer, x: Signal) -> Signal:
+    period = int(writer.random.integers(2, 8))
+    if writer.chance(0.5):
+        return x + periodic(writer.random.integers(-2, 3, (period, x.width)))
+    return select(equal(periodic(np.arange(period)), writer.random.integers(period)), x, 0)
+
+
+def _comparison(writer: Writer, x: Signal) -> Signal:
+    if bits_of(x.facts) <= CALM_BITS and writer.chance(0.4):
+        y: Signal | Array = writer.like(x)
+    else:
+        y = writer.level_of(x)
+    forms = (
+        lambda: x >= y, lambda: x > y, lambda: x < y, lambda: x <= y,
+        lambda: equal(x, y), lambda: not_equal(x, y),
+    )  # fmt: skip
+    return forms[writer.random.integers(len(forms))]()
+
+
+def _logic(writer: Writer, x: Signal) -> Signal:
+    mine = x if x.facts.boolean else greater_equal(x, writer.level_of(x))
+    other = writer.condition(x.width)
+    forms = (
+        lambda: mine & other,
+        lambda: mine | other,
+        lambda: mine ^ other,
+        lambda: ~(mine & other),
+    )
+    return forms[writer.random.integers(len(forms))]()
+
+
+def _latch(writer: Writer, x: Signal) -> Signal:
+    return latch(x, writer.pulse(), writer.initial(x))
+
+
+def _bound(writer: Writer, x: Signal) -> Signal:
+    """A theorem that interval arithmetic can't see: the smaller of two is at most either."""
+    level = writer.level_of(x)
+    low, high = x.facts.low, x.facts.high
+    if writer.chance(0.5):
+        return bound(minimum(x, level), low, np.minimum(level, high))
+    return bound(maximum(x, level), np.maximum(level, low), high)
+
+
+def _window_sum(writer: Writer, x: Signal) -> Signal:
+    return window_sum(x, int(writer.random.integers(2, 7)))
+
+
+def _mod(writer: Writer, x: Signal) -> Signal:
+    """A value of many bits is cut off before; one that can be negative is lifted by a multiple."""
+    step = unit_of(x.facts)
+    if len(set(step)) > 1:
+        # The divisor has to lie on every channel's grid, so keep to the channels of one grid.
+        x = x[np.flatnonzero(step == step[0])]
+    unit = float(step[0])
+    divisor = unit * int(writer.random.integers(2, 8))
+    if x.facts.high.max() - x.facts.low.min() > LONGEST_MOD * divisor:
+        most = unit * (LONGEST_MOD - 1)
+        x = most - relu(most - relu(x - writer.level_of(x)))
+    lift = np.ceil(np.maximum(-x.facts.low, 0) / divisor) * divisor
+    return mod(x + lift if lift.any() else x, divisor)
+
+
+def _lookup(writer: Writer, x: Signal) -> Signal:
+    index = _small_integer(writer, x)
+    rows = int(index.facts.high[0]) + 1
+    return lookup(index, writer.random.integers(-4, 5, (rows, writer.some_width())))
+
+
+def _one_hot(writer: Writer, x: Signal) -> Signal:
+    index = _small_integer(writer, x)
+    return one_hot(index, int(index.facts.high[0]) + 1)
+
+
+def _small_integer(writer: Writer, x: Signal) -> Signal:
+    """Integers from 0 on that tell something of x: how many levels it has reached."""
+    row = writer.picked(x, 1)
+    facts = row.facts
+    if facts.integer and facts.low[0] >= 0 and facts.high[0] < LARGEST_TABLE:
+        return row
+    if facts.integer and facts.high[0] - facts.low[0] < LARGEST_TABLE:
+        return row - facts.low[0]
+    channels = writer.picked(x, int(writer.random.integers(2, 6)))
+    return greater_equal(channels, writer.level_of(channels)).sum()
+
+
+def _minimum(writer: Writer, x: Signal) -> Signal:
+    other = writer.like(x) if writer.chance(0.6) else constant(writer.level_of(x))
+    return minimum(x, other)
+
+
+def _maximum(writer: Writer, x: Signal) -> Signal:
+    other = writer.like(x) if writer.chance(0.6) else constant(writer.level_of(x))
+    return maximum(other, x)
+
+
+def _absolute(writer: Writer, x: Signal) -> Signal:
+    return absolute(x - writer.level_of(x))
+
+
+def _clip(writer: Writer, x: Signal) -> Signal:
+    """Cut off within a few steps, with the promise that this makes true."""
+    low = writer.level_of(x)
+    high = low + unit_of(x.facts) * writer.random.integers(1, 9, x.width)
+    return bound(clip(x, low, high), low, high)
+
+
+def _hold(writer: Writer, x: Signal) -> Signal:
+    return hold(x, writer.condition(x.width), writer.initial(x))
+
+
+def _selective_state(writer: Writer, x: Signal) -> Signal:
+    return selective_state(writer.condition(x.width), x, writer.initial(x))
+
+
+def _threshold_state(writer: Writer, x: Signal) -> Signal:
+    rows = writer.fitted(x, min(writer.some_width(), 4))
+    rows = rows - writer.level_of(rows)
+    matrix = writer.any_integers(rows.width)
+    return threshold_state(rows, matrix, writer.random.integers(0, 2, rows.width))
+
+
+def _recurrent_state(writer: Writer, x: Signal) -> Signal:
+    """Rows of one entry of ±1 at most, so that a running sum of the updates is a bound."""
+    matrix = writer.signed_permutation(x.width) if writer.chance(0.7) else writer.shift(x.width)
+    initial = np.abs(writer.initial(x))
+    most = np.max(initial) + writer.length * max(x.facts.high.max(), 0.0)
+    return recurrent_state(x, matrix, high=most, initial=initial)
+
+
+def _scale(writer: Writer, x: Signal) -> Signal:
+    """Values near the ends of a dtype; back to where they were, where they lie there already."""
+    size = float(np.max(x.facts.magnitude)) or 1.0
+    far = not 2.0**-40 < size < 2.0**40
+    if far and writer.chance(0.5):
+        return x * 2.0 ** -np.round(np.log2(size))
+    exponents = [e for e in EXPONENTS if abs(np.log2(size) + e) < 1020]
+    return x * 2.0 ** exponents[writer.random.integers(len(exponents))] if exponents else x / 2
+
+
+def _odd_mod(writer: Writer, x: Signal) -> Signal:
+    """A divisor off the grid of the value, where the language takes one, else one of twice it."""
+    row = _small_integer(writer, x)
+    factor, divisor = (int(k) for k in writer.random.choice([2, 3, 4, 5, 7], 2, replace=False))
+    try:
+        return mod(row * factor, divisor)
+    except ProgramError:
+        return mod(row * factor, 2 * factor)
+
+
+def _ramp(writer: Writer, x: Signal) -> Signal:
+    """Ramps of some steps of the grid: values on their slopes, which are defined."""
+    width = float(np.max(unit_of(x.facts))) * float(writer.random.choice([0.5, 1, 2, 4, 8]))
+    return ramp(x, writer.level_of(x), width)
+
+
+def _ramped(writer: Writer, x: Signal) -> Signal:
+    """A comparison with a ramp as wide as several steps, which the values are moved out of."""
+    difference = x - writer.level_of(x)
+    width = float(np.max(unit_of(x.facts))) * float(writer.random.choice([0.5, 2, 3, 4, 8]))
+    narrow = float(np.min(unit_of(x.facts)))
+    reached = greater_equal(difference, 0)
+    apart = difference - width * (1 - reached)
+    forms = (
+        lambda: greater_equal(apart, 0, ramp=width),
+        lambda: 1 - greater_equal(-apart, 0, ramp=narrow),
+        lambda: not_equal(apart * (1 - reached), 0, ramp=width),
+    )
+    return forms[writer.random.integers(len(forms))]()
+
+
+def _deep_select(writer: Writer, x: Signal) -> Signal:
+    """Conditionals within conditionals, of a mixed kind of gates."""
+    for _ in range(int(writer.random.integers(2, 5))):
+        x = _select(writer, x)
+    return x
+
+
+def _nested_latch(writer: Writer, x: Signal) -> Signal:
+    """What was latched is latched again."""
+    for _ in range(int(writer.random.integers(2, 4))):
+        x = latch(x, writer.pulse(), writer.initial(x))
+        if writer.chance(0.4):
+            x = x + writer.like(x)
+    return x
+
+
+def _clock(writer: Writer, x: Signal) -> Signal:
+    """A state that reads nothing and comes back to where it was."""
+    size = int(writer.random.integers(2, 8))
+    matrix = writer.permutation(size) if writer.chance(0.5) else np.roll(np.eye(size), 1, axis=0)
+    turning = linear_state(constant(np.zeros(size)), matrix, writer.random.integers(-2, 3, size))
+    return x + writer.fitted(turning, x.width)
+
+
+class _Op(NamedTuple):
+    make: _Maker
+    linear: bool = True  # whether both linear targets hold it
+
+
+_TABLE: dict[str, _Op] = {
+    "affine": _Op(_affine),
+    "relu": _Op(_relu),
+    "linear_state": _Op(_linear_state),
+    "cumsum": _Op(_cumsum),
+    "position": _Op(_position),
+    "gate": _Op(_gate),
+    "product": _Op(_product, linear=False),
+    "select": _Op(_select),
+    "delay": _Op(_delay),
+    "cycle": _Op(_cycle),
+    "window_sum": _Op(_window_sum),
+    "comparison": _Op(_comparison),
+    "logic": _Op(_logic),
+    "latch": _Op(_latch),
+    "bound": _Op(_bound),
+    "mod": _Op(_mod),
+    "lookup": _Op(_lookup),
+    "one_hot": _Op(_one_hot),
+    "minimum": _Op(_minimum),
+    "maximum": _Op(_maximum),
+    "absolute": _Op(_absolute),
+    "clip": _Op(_clip),
+    "hold": _Op(_hold, linear=False),
+    "selective_state": _Op(_selective_state, linear=False),
+    "threshold_state": _Op(_threshold_state, linear=False),
+    "recurrent_state": _Op(_recurrent_state, linear=False),
+}
+_EDGE_TABLE: dict[str, _Op] = {
+    "scale": _Op(_scale),
+    "odd_mod": _Op(_odd_mod),
+    "ramp": _Op(_ramp),
+    "ramped": _Op(_ramped),
+    "deep_select": _Op(_deep_select),
+    "nested_latch": _Op(_nested_latch),
+    "clock": _Op(_clock),
+}
+MAKERS: dict[str, _Maker] = {name: op.make for name, op in (_TABLE | _EDGE_TABLE).items()}
+
+# Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.
+OPS: tuple[str, ...] = tuple(_TABLE)
+# What is easily forgotten; see `random_program`. Both linear targets hold these.
+EDGE_OPS: tuple[str, ...] = tuple(_EDGE_TABLE)
+# Ops that need a greatest length.
+COUNTING = ("cumsum", "position", "selective_state", "recurrent_state")
+# Those that both linear targets hold.
+LINEAR_OPS: tuple[str, ...] = tuple(name for name, op in _TABLE.items() if op.linear)
+# Ops whose result has few bits whatever they read, and ops that move a value and leave its size.
+TAMERS = ("comparison", "logic", "mod", "lookup", "one_hot", "clip", "relu", "threshold_state")
+MILD = ("delay", "linear_state", "select", "gate")
+WITH_MEMORY = ("linear_state", "cumsum", "delay", "window_sum", "latch", "hold", "selective_state")
+GROWING = ("affine", "linear_state", "cumsum", "window_sum", "product", "recurrent_state")
