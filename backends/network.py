@@ -249,9 +249,11 @@ class Network(Hooked, nnx.Module):
       pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
         and inputs, to the output and the next state; for transformations.
       structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
+      sparse_whole: whether whole sequences take the weights that are not zero, and no others.
     """
 
     pure_step: ClassVar[Step]
+    sparse_whole: ClassVar[bool] = False
     structure: Structure
 
     def __init__(self) -> None:

@@ -179,6 +179,66 @@ def test_parts_know_no_more_than_they_need(part: str) -> None:
     assert not offences, "\n".join(offences)
 
 
+# What all targets share of the backends; every other module of them is a family's own.
+SHARED = {
+    f"lsrl.backends.{name}"
+    for name in (
+        "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
+        "strength",
+    )
+}  # fmt: skip
+
+
+def of_a_family(module: str) -> bool:
+    return module.startswith("lsrl.backends.") and module not in SHARED
+
+
+def test_no_other_module_knows_a_family() -> None:
+    """What it needs of one it asks the backend or the network, or it is plain data."""
+    offences = [
+        f"{module}:{line} imports {target}"
+        for module, line, target in arrows()
+        if of_a_family(target)
+        and not of_a_family(module)
+        and module != "lsrl.backends.registry"  # the one list of targets
+    ]
+    assert not offences, "\n".join(offences)
+
+
+def test_no_other_module_asks_which_family_it_has() -> None:
+    """By the class of a network or a target, nor by a target's name."""
+    families = {m: tree for m, tree in MODULES.items() if of_a_family(m)}
+    bases = {
+        node.name: {ast.unparse(base).split("[")[0] for base in node.bases}
+        for tree in families.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    known = {"Network", "Backend", "StackBackend"}
+    while more := {name for name, of in bases.items() if of & known} - known:
+        known |= more
+    targets = {target.name for target in lsrl.targets()}
+    assert {"LinearNetwork", "CellBackend", "MambaNetwork"} <= known
+    offences = []
+    for module in MODULES.keys() - families.keys():
+        for node in ast.walk(MODULES[module]):
+            words = {
+                getattr(part, "id", getattr(part, "attr", getattr(part, "value", None)))
+                for part in ast.walk(node)
+                if isinstance(part, ast.Name | ast.Attribute | ast.Constant)
+            }
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called in ("isinstance", "issubclass", "cast"):
+                found = words & known
+            elif called.endswith((".startswith", ".endswith")):
+                texts = {x for x in words if isinstance(x, str) and f"'{x}'" in ast.unparse(node)}
+                found = {x for x in texts if x and any(t.endswith(x) for t in targets)}
+            else:
+                found = words & targets if isinstance(node, ast.Compare) else set()
+            offences += [f"{module}:{node.lineno} asks for {word}" for word in sorted(found)]
+    assert not offences, "\n".join(offences)
+
+
 def test_there_is_no_circle() -> None:
     assert not circles(set(BACK))
 

@@ -111,6 +111,7 @@ class LinearNetwork(Network):
 
     pure_step = staticmethod(cast(Step, apply_step))
     structure: NetworkStructure
+    sparse_whole = True
 
     def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
         """Make a network.
