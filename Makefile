@@ -64,6 +64,7 @@ lock: newest
 
 golden: $(INSTALLED)
 	$(BIN)/python -m tests.test_golden
+	$(BIN)/python -m tests.test_docs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,7 +1,7 @@
 """The one interface of targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -12,11 +12,19 @@ from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.ir.ops import (
+    Constant,
+    Hold,
+    Op,
+    Product,
+    RecurrentState,
+    SelectiveState,
+    ThresholdState,
+)
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
-from lsrl.schedule import Layout, Levels, Schedule, schedule_layers
+from lsrl.schedule import AT_INPUT, Layout, Levels, Schedule, schedule_layers
 from lsrl.target import Capabilities
 
 if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targets
@@ -37,6 +45,10 @@ REASONS: dict[type[Op], str] = {
         "a selective state needs a transition that depends on the input, and this recurrence "
         "is fixed (Gu and Dao 2023, section 3.1)"
     ),
+    Hold: (
+        "a hold is what passes make of latches and selective states for cells whose gates take a "
+        "value in unmasked; programs write lsrl.hold"
+    ),
     ThresholdState: (
         "a threshold state feeds a nonlinearity back in time, and a fixed linear recurrence can't: "
         "S5 and A5 are out of reach of linear targets at any fixed depth unless TC0 = NC1 "
@@ -47,6 +59,12 @@ REASONS: dict[type[Op], str] = {
         "(Merrill et al. 2024)"
     ),
 }
+
+
+def capabilities_of(made: Iterable[type[Op]]) -> Capabilities:
+    """What a target can do that makes these ops, and has an input map for the rest."""
+    native: frozenset[type[Op]] = frozenset({*AT_INPUT, Constant, *made})
+    return Capabilities(native, boolean_product=Product in native)
 
 
 class ExportRequest(NamedTuple):

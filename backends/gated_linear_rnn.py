@@ -1,10 +1,11 @@
 """Target `gated_linear_rnn`: the linear RNN with channel pairs multiplied (Petrov et al. 2024)."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
-from lsrl.backends.linear_rnn import LINEAR, ChannelKind, LinearRnn, linear_capabilities
-from lsrl.ir.ops import Op, Product
+from lsrl.backends.base import capabilities_of
+from lsrl.backends.linear_rnn import LINEAR, LinearRnn
+from lsrl.ir.ops import Product
 from lsrl.target import Capabilities
 
 
@@ -13,8 +14,9 @@ class GatedLinearRnn(LinearRnn):
 
     name: ClassVar[str] = "gated_linear_rnn"
     cell: ClassVar[str] = "the same, and channel pairs multiplied (the paper's gated linear RNN)"
-    channels: ClassVar[Mapping[type[Op], ChannelKind]] = {**LINEAR, Product: "product"}
-    capabilities: ClassVar[Capabilities] = linear_capabilities(channels)
+    capabilities: ClassVar[Capabilities] = replace(
+        capabilities_of({*LINEAR, Product}), general_product=True
+    )
 
 
 BACKEND = GatedLinearRnn()

@@ -13,22 +13,25 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
     Encoding,
     Known,
     Part,
-    Site,
+    UnitSite,
     combined,
+    comparisons,
     constant,
     fixed,
     inverse,
     linear,
     saturated,
+    scaled,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Sums, joined_sums
 from lsrl.ir.ops import (
@@ -37,43 +40,30 @@ from lsrl.ir.ops import (
     Product,
     Relu,
     SelectiveState,
-    Step,
-    ThresholdState,
 )
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-def _step(site: Site) -> Encoding:
-    return saturated("n", site.compared(site.numerics.saturated))
-
-
-def _threshold(site: Site) -> Encoding:
-    return saturated("n", site.positive(site.rows, site.argument, site.numerics.saturated))
-
-
-def _product(site: Site) -> Encoding:
+def _product(site: UnitSite) -> Encoding:
     if site.is_conjunction:
         return saturated("n", site.both(site.numerics.saturated))
     condition, value = site.boolean_slot()
     return _pair(site, site.opened(condition, site.numerics.gate), value)
 
 
-def _relu(site: Site) -> Encoding:
+def _relu(site: UnitSite) -> Encoding:
     if site.is_boolean_relu:
         drive = site.positive(site.rows, site.operand(0), site.numerics.saturated)
         return saturated("n", drive)
     return _pair(site, site.positive(site.rows, site.operand(0), site.numerics.gate), 0)
 
 
-def _linear(site: Site) -> Encoding:
-    scale = site.value_scale(site.initial)
-    drive = linear(site.rows, site.values, scale, site.initial)
-    part = Part({"n": drive}, 1 / scale, spread(site.values, scale, site.initial))
-    return Encoding((part,), site.initial)
+def _linear(site: UnitSite) -> Encoding:
+    return scaled(site, "n", site.initial)
 
 
-def _pair(site: Site, gate: Drive, slot: int) -> Encoding:
+def _pair(site: UnitSite, gate: Drive, slot: int) -> Encoding:
     """The difference u - v: the value if the gate is open, else what u holds less its copy."""
     # torch has h = (h - n) z + n, so n must keep its bits where the gate is shut too.
     operand = site.operand(slot)(site.graph.facts)
@@ -86,7 +76,7 @@ def _pair(site: Site, gate: Drive, slot: int) -> Encoding:
     return Encoding((taking, copying), np.zeros(site.width))
 
 
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With q = s - initial: q_t = k q_{t-1} + w, w = u - initial + initial k."""
     op, start = site.op, site.initial
     keep, update = site.unit.slots
@@ -104,7 +94,7 @@ def _selective(site: Site) -> Encoding:
     return _reset(site, rows, gate)
 
 
-def _reset(site: Site, update: Rows, gate: Drive) -> Encoding:
+def _reset(site: UnitSite, update: Rows, gate: Drive) -> Encoding:
     """Q = a - b, where a adds up and b takes away what is not kept.
 
     r gates all that n reads of the layer at t - 1, so an update from there needs a unit of its
@@ -139,8 +129,7 @@ GRU = Encoder(
         Relu: _relu,
         Product: _product,
         SelectiveState: _selective,
-        Step: _step,
-        ThresholdState: _threshold,
+        **comparisons("n"),
     },
     # The unit takes n, and n reads h.
     gates=lambda numerics: {"r": numerics.gate, "z": -numerics.gate, "n": -numerics.gate},
@@ -154,7 +143,7 @@ class Gru(CellBackend):
 
     name: ClassVar[str] = "gru"
     cell: ClassVar[str] = "the stock GRU cell and nothing else between layers"
-    capabilities: ClassVar[Capabilities] = GRU.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(GRU.table)
     encoder: ClassVar[Encoder] = GRU
     kind: ClassVar[CellKind] = "gru"
 

@@ -6,14 +6,16 @@ another kind gives its own, and no study asks which family it is.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeAlias, cast
 
 import jax
 import numpy as np
 
 from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
+from lsrl.pytrees import Tree
 
+Parameters: TypeAlias = Mapping[str, object]
 # From the number of a hook (it may be traced) and what the layer made to what it is to be.
 Put = Callable[[int | jax.Array, jax.Array], jax.Array]
 
@@ -37,16 +39,16 @@ class Layered(NamedTuple):
       init_state: of a layer, by the number of sequences.
     """
 
-    parameters: Any
-    weights: Sequence[Any]
+    parameters: Parameters
+    weights: Sequence[Parameters]
     hooks: int
     structure: Hashable
     embed: Callable[..., jax.Array]
     read: Callable[..., jax.Array]
     kind: Hashable
-    layer: Callable[..., tuple[jax.Array, Any]]
-    remembered: Callable[..., Any]
-    init_state: Callable[[int], Any]
+    layer: Callable[..., tuple[jax.Array, Tree]]
+    remembered: Callable[..., Tree]
+    init_state: Callable[[int], Tree]
 
 
 class Hooked:
@@ -60,10 +62,10 @@ class Hooked:
 
     memory_is_output: ClassVar[bool] = False
     residual: ClassVar[bool] = False
-    pure_step: ClassVar[Callable[..., tuple[jax.Array, Any]]]
+    pure_step: ClassVar[Callable[..., tuple[jax.Array, Tree]]]
     structure: Hashable
 
-    def hooks_in(self, state: Any) -> list[Array] | None:
+    def hooks_in(self, state: Tree) -> list[Array] | None:
         """What the hooks behind the input map hold, as the states after a token tell.
 
         Args:
@@ -72,13 +74,17 @@ class Hooked:
         Returns:
           One a layer, (..., units); None where states do not tell.
         """
-        return [np.asarray(each) for each in state] if self.memory_is_output else None
+        if not self.memory_is_output:
+            return None
+        return [np.asarray(each) for each in cast(tuple[Array, ...], state)]
 
     def span(self, layer: int, hooks: int) -> range:
         """The hooks to run for what reads a layer's hook: all of them, or those of a few layers."""
         return range(hooks)
 
-    def within(self, span: range, parameters: Any, state: Any, memory: Any) -> tuple[Any, Any, Any]:
+    def within(
+        self, span: range, parameters: Parameters, state: Tree, memory: Tree
+    ) -> tuple[Parameters, Tree, Tree]:
         """Parameters, state and memory of the layers of a span."""
         return parameters, state, memory
 
@@ -86,7 +92,7 @@ class Hooked:
         """By hook (units,) bool: entries that are what the hook before has there, bit for bit."""
         return {}
 
-    def memory_of(self, circuit: Circuit) -> Any:
+    def memory_of(self, circuit: Circuit) -> Tree:
         """What an edit of a hook does to the memory: arrays, so that equal networks share code.
 
         Per hook the entries that are states, and those of the memory behind them; empty where the
@@ -99,15 +105,15 @@ class Hooked:
             for unit, entry in zip(channel.units, channel.memory, strict=False):
                 found[channel.layer][0].append(unit)
                 found[channel.layer][1].append(entry)
-        return [tuple(np.array(places, np.int32) for places in both) for both in found]
+        return tuple(tuple(np.array(places, np.int32) for places in both) for both in found)
 
     def remembered(
         self,
-        memory: Any,
+        memory: Tree,
         before: jax.Array,
         after: jax.Array,
         places: tuple[Sequence[int] | Array, Sequence[int] | Array] | None,
-    ) -> Any:
+    ) -> Tree:
         """The memory of a layer behind an edit of its output, so that states go on from there.
 
         Args:
@@ -118,11 +124,16 @@ class Hooked:
             `memory_is_output`.
         """
         units, entries = places or ((), ())
-        return memory.at[:, entries].set(after[:, units])
+        return cast(jax.Array, memory).at[:, entries].set(after[:, units])
 
     def edited_step(
-        self, parameters: Any, state: Any, inputs: Any, put: Put, memory: Any
-    ) -> tuple[jax.Array, Any, list[jax.Array]]:
+        self,
+        parameters: Parameters,
+        state: Tree,
+        inputs: Sequence[Array | jax.Array],
+        put: Put,
+        memory: Tree,
+    ) -> tuple[jax.Array, Tree, list[jax.Array]]:
         """Run one token with hooks that are set; a pure function.
 
         Args:
@@ -136,13 +147,14 @@ class Hooked:
           (batch, outputs), the new state, and the hooks as the layers make them.
         """
         seen: list[jax.Array] = []
+        places = cast(tuple[tuple[Array, Array], ...], memory)
 
-        def edit(layer: int, hook: jax.Array, held: Any) -> tuple[jax.Array, Any]:
+        def edit(layer: int, hook: jax.Array, held: Tree | None) -> tuple[jax.Array, Tree | None]:
             new = put(layer, hook)
             seen.append(hook)
-            if not layer:  # the input map's, which remembers nothing
+            if held is None:  # the input map's, which remembers nothing
                 return new, held
-            return new, self.remembered(held, hook, new, memory[layer] if memory else None)
+            return new, self.remembered(held, hook, new, places[layer] if places else None)
 
         outputs, state = self.pure_step(parameters, self.structure, state, inputs, edit)
         return outputs, state, seen

@@ -1,46 +1,33 @@
 """Target `linear_rnn`: h_t = A h_{t-1} + B x_t + b, y = φ(h), φ identity or ReLU per channel."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, channels_as_they_are
-from lsrl.backends.base import StackBackend
+from lsrl.backends.base import StackBackend, capabilities_of
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import LsrlError
-from lsrl.ir.graph import Graph
-from lsrl.ir.ops import Affine, Constant, LinearState, Op, Product, Relu
+from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
-from lsrl.schedule import AT_INPUT, Layer, Rows, Schedule, Unit, empty_rows
+from lsrl.schedule import Layer, Rows, Schedule, empty_rows
 from lsrl.target import Capabilities
 
-# How a channel is read off the hidden units, by what makes it.
-ChannelKind = Literal["plain", "relu", "product"]
-LINEAR: Mapping[type[Op], ChannelKind] = {Affine: "plain", LinearState: "plain", Relu: "relu"}
-
-
-def linear_capabilities(channels: Mapping[type[Op], ChannelKind]) -> Capabilities:
-    """What a linear RNN with such channels can do."""
-    products = Product in channels
-    return Capabilities(frozenset({*AT_INPUT, Constant, *channels}), products, products)
+# What can make a channel: a hidden unit, with or without a ReLU.
+LINEAR: frozenset[type[Op]] = frozenset({Affine, LinearState, Relu})
 
 
 class LinearRnn(StackBackend):
-    """A stack of linear recurrences with a ReLU or nothing on each channel.
-
-    Attributes:
-      channels: what can make a channel, and how it is read then.
-    """
+    """A stack of linear recurrences with a ReLU or nothing on each channel."""
 
     name: ClassVar[str] = "linear_rnn"
     cell: ClassVar[str] = "s = A s + B x + b, y = φ(s), φ identity or ReLU per channel"
-    channels: ClassVar[Mapping[type[Op], ChannelKind]] = LINEAR
-    capabilities: ClassVar[Capabilities] = linear_capabilities(LINEAR)
+    capabilities: ClassVar[Capabilities] = capabilities_of(LINEAR)
 
     def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], LinearAnalysis]:
         """The certificate's conditions, over the rows as they are."""
@@ -56,18 +43,26 @@ class LinearRnn(StackBackend):
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
         """One unit a channel."""
-        return LinearNetwork(network_weights(schedule, self.channels), dtype=numerics.dtype)
+        return LinearNetwork(network_weights(schedule, self.capabilities), dtype=numerics.dtype)
 
 
-def network_weights(schedule: Schedule, channels: Mapping[type[Op], ChannelKind]) -> NetworkWeights:
-    """The weights of a schedule, by how its channels are read."""
+def network_weights(schedule: Schedule, able: Capabilities) -> NetworkWeights:
+    """The weights of a schedule.
+
+    Raises:
+      LsrlError: a unit makes what the target is not able to.
+    """
+    for unit in (unit for layer in schedule.layers for unit in layer.units):
+        if unit.kind not in able.native:
+            label, name = schedule.graph.label(unit.node), unit.kind.__name__
+            raise LsrlError(f"{label}: this cell has no channel for {name}")
     maps = input_maps(schedule)
     return NetworkWeights(
         tables=maps.tables,
         kernels=maps.kernels,
         input_bias=np.zeros(schedule.feature_width),
         layers=tuple(
-            _layer_weights(schedule.graph, layer, inputs, channels)
+            _layer_weights(layer, inputs)
             for layer, inputs in zip(schedule.layers, schedule.input_widths, strict=True)
         ),
         output_kernel=schedule.output.inputs.toarray().T,
@@ -75,14 +70,11 @@ def network_weights(schedule: Schedule, channels: Mapping[type[Op], ChannelKind]
     )
 
 
-def _layer_weights(
-    graph: Graph, layer: Layer, inputs: int, channels: Mapping[type[Op], ChannelKind]
-) -> LayerWeights:
+def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
     """Hidden units in the order of the channels; the right factors of products come last."""
-    kinds = [(unit, _channel_kind(graph, unit, channels)) for unit in layer.units]
     # A layer can be empty, where the output is constant.
     slots = [unit.slots[0] for unit in layer.units] or [empty_rows(inputs)]
-    products = [unit for unit, kind in kinds if kind == "product"]
+    products = [unit for unit in layer.units if unit.kind is Product]
     left = np.arange(layer.width)
     right = np.full(layer.width, -1)
     extra = layer.width
@@ -93,8 +85,8 @@ def _layer_weights(
     recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
     recurrent.resize(extra, extra)
     relu = np.zeros(layer.width, dtype=bool)
-    for unit, kind in kinds:
-        relu[unit.start : unit.start + unit.width] = kind == "relu"
+    for unit in layer.units:
+        relu[unit.start : unit.start + unit.width] = unit.kind is Relu
     return LayerWeights(
         input_kernel=_stack_inputs(slots).T.tocsr(),
         recurrent_kernel=recurrent.T.tocsr(),
@@ -104,15 +96,6 @@ def _layer_weights(
         left=left,
         right=right,
     )
-
-
-def _channel_kind(
-    graph: Graph, unit: Unit, channels: Mapping[type[Op], ChannelKind]
-) -> ChannelKind:
-    if unit.kind not in channels:
-        name = unit.kind.__name__
-        raise LsrlError(f"{graph.label(unit.node)}: this cell has no channel for {name}")
-    return channels[unit.kind]
 
 
 def _stack_inputs(slots: list[Rows]) -> sp.csr_array:

@@ -12,20 +12,22 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
     Encoding,
     Part,
-    Site,
+    UnitSite,
     combined,
     constant,
     fixed,
     inverse,
     linear,
+    scaled,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
@@ -48,46 +50,36 @@ def _one(numerics: Numerics) -> Part:
     return Part({"g": constant(size, 1)}, np.array([1 / size]), fixed(size, 1))
 
 
-def _linear(site: Site) -> Encoding:
-    return _unit(site, {}, site.initial)
+def _linear(site: UnitSite) -> Encoding:
+    return scaled(site, "g", site.initial)
 
 
-def _relu(site: Site) -> Encoding:
-    return _unit(site, {"o": site.positive(site.rows, site.operand(0), site.numerics.gate)})
+def _relu(site: UnitSite) -> Encoding:
+    drive = site.positive(site.rows, site.operand(0), site.numerics.gate)
+    return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
-def _recurrent(site: Site) -> Encoding:
-    return _unit(site, {"o": site.positive(site.rows, site.argument, site.numerics.gate)})
+def _recurrent(site: UnitSite) -> Encoding:
+    drive = site.positive(site.rows, site.argument, site.numerics.gate)
+    return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
-def _product(site: Site) -> Encoding:
+def _product(site: UnitSite) -> Encoding:
     condition, value = site.boolean_slot()
-    return _unit(site, {"o": site.opened(condition, site.numerics.gate)}, slot=value)
+    drive = site.opened(condition, site.numerics.gate)
+    return scaled(site, "g", np.zeros(site.width), {"o": drive}, value)
 
 
-def _step(site: Site) -> Encoding:
+def _step(site: UnitSite) -> Encoding:
     return _switch(site, site.compared(site.numerics.gate), np.zeros(site.width))
 
 
-def _threshold(site: Site) -> Encoding:
+def _threshold(site: UnitSite) -> Encoding:
     drive = site.positive(site.rows, site.argument, site.numerics.gate)
     return _switch(site, drive, site.initial)
 
 
-def _unit(
-    site: Site,
-    drives: dict[str, Drive],
-    offset: Array | None = None,
-    slot: int = 0,
-) -> Encoding:
-    """H = ε (x - offset), as far as the gates let it through."""
-    offset = np.zeros(site.width) if offset is None else offset
-    scale = site.value_scale(offset)
-    drives = {**drives, "g": linear(site.unit.slots[slot], site.values, scale, offset)}
-    return Encoding((Part(drives, 1 / scale, spread(site.values, scale, offset)),), offset)
-
-
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With r = s - initial: r_t = k r_{t-1} + (u - initial + initial k)."""
     facts, update = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
     start = np.abs(site.initial)
@@ -102,7 +94,7 @@ def _selective(site: Site) -> Encoding:
     return Encoding((part,), site.initial)
 
 
-def _switch(site: Site, drive: Drive, initial: Array) -> Encoding:
+def _switch(site: UnitSite, drive: Drive, initial: Array) -> Encoding:
     """H = L or 0; where it starts at 1, the complement."""
     size = np.full(site.width, site.numerics.linear)
     flipped = inverse(drive)
@@ -140,7 +132,7 @@ class Lstm(CellBackend):
 
     name: ClassVar[str] = "lstm"
     cell: ClassVar[str] = "the stock LSTM cell and nothing else between layers"
-    capabilities: ClassVar[Capabilities] = LSTM.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(LSTM.table)
     encoder: ClassVar[Encoder] = LSTM
     kind: ClassVar[CellKind] = "lstm"
 

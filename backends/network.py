@@ -27,7 +27,7 @@ from lsrl.backends.strength import Gates, Sources, Strengths
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
-from lsrl.parameters import Parameter
+from lsrl.parameters import Parameter, entries
 from lsrl.pytrees import Tree, named_leaves
 
 Layer = TypeVar("Layer", contravariant=True)
@@ -297,6 +297,11 @@ class Network(Hooked, nnx.Module):
     def num_parameters(self) -> int:
         """Every entry of every parameter, zeros included; of a sparse one rows times columns."""
         return sum(math.prod(place.shape) for place in self.places().values())
+
+    @property
+    def num_nonzero_parameters(self) -> int:
+        """Those that are not zero."""
+        return sum(int(np.count_nonzero(entries(x))) for x in self.parameter_arrays().values())
 
     def parameters(self) -> Mapping[str, object]:
         """The parameters as a pytree, as `pure_step` takes them: by flat name."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Bounds,
     Drive,
@@ -17,14 +18,14 @@ from lsrl.backends.cells.encoding import (
     Encoding,
     Known,
     Part,
-    Site,
+    UnitSite,
     combined,
     constant,
     fixed,
     power_below,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Facts, Sums, lowest_bit_of_step
 from lsrl.ir.numbers import Array
@@ -40,12 +41,12 @@ from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-def _native(site: Site) -> Encoding:
+def _native(site: UnitSite) -> Encoding:
     part = _half(site, site.rows, np.ones(site.width), np.zeros(site.width))
     return Encoding((part,), np.zeros(site.width))
 
 
-def _half(site: Site, rows: Rows, sign: Array, offset: Array) -> Part:
+def _half(site: UnitSite, rows: Rows, sign: Array, offset: Array) -> Part:
     """relu(sign (x - offset))."""
     up, down = (
         spread(site.values, np.ones(site.width), offset, 1),
@@ -60,7 +61,7 @@ def _half(site: Site, rows: Rows, sign: Array, offset: Array) -> Part:
     return Part({"h": Drive(rows, sign, -sign * offset)}, sign, bounds)
 
 
-def _signed(site: Site) -> Encoding:
+def _signed(site: UnitSite) -> Encoding:
     """One unit where an end of the interval can be the offset, else a pair."""
     facts, start = site.values(site.graph.facts), site.initial
     sign, offset, pair = _sides(facts, start, site.unit.kind is LinearState)
@@ -74,7 +75,7 @@ def _signed(site: Site) -> Encoding:
     return Encoding((whole, Part({"h": drive}, other.decode[picked], other.bounds, picked)), offset)
 
 
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With q = s - low >= 0: what is kept of q, and what is new, each shut by a bias."""
     facts, added = site.values(site.graph.facts), site.operand(1)(site.graph.facts)
     if not np.isfinite(facts.low).all() or not np.isfinite(facts.high).all():
@@ -99,7 +100,7 @@ def _selective(site: Site) -> Encoding:
     return Encoding(parts, low)
 
 
-def _threshold(site: Site) -> Encoding:
+def _threshold(site: UnitSite) -> Encoding:
     """relu(x/g) - relu(x/g - 1), or 1 minus that where the state starts at 1."""
     facts = site.argument(site.graph.facts)
     step = np.where(np.isinf(facts.step), 1.0, facts.step)
@@ -119,7 +120,7 @@ def _threshold(site: Site) -> Encoding:
     return Encoding(tuple(parts), np.array(site.initial))
 
 
-def _ramp_bounds(site: Site, scale: Array, bias: Array) -> Bounds:
+def _ramp_bounds(site: UnitSite, scale: Array, bias: Array) -> Bounds:
     def bounds(known: Known) -> Sums:
         facts = site.argument(known)
         ends = scale * facts.low + bias, scale * facts.high + bias
@@ -163,7 +164,7 @@ class ReluRnn(CellBackend):
 
     name: ClassVar[str] = "rnn"
     cell: ClassVar[str] = 'Elman, `activation="relu"` (default)'
-    capabilities: ClassVar[Capabilities] = ELMAN.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(ELMAN.table)
     encoder: ClassVar[Encoder] = ELMAN
     kind: ClassVar[CellKind] = "relu"
 

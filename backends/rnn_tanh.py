@@ -13,20 +13,22 @@ from typing import ClassVar
 
 import numpy as np
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
     Drive,
     Encoder,
     Encoding,
     Part,
-    Site,
+    UnitSite,
     combined,
+    comparisons,
     constant,
     fixed,
-    linear,
     saturated,
+    scaled,
     spread,
 )
-from lsrl.backends.cells.network import CellKind
+from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import lowest_bit_of_step
 from lsrl.ir.numbers import Array
@@ -35,32 +37,22 @@ from lsrl.ir.ops import (
     LinearState,
     Product,
     SelectiveState,
-    Step,
-    ThresholdState,
 )
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
 
-def _carry(site: Site) -> Encoding:
+def _carry(site: UnitSite) -> Encoding:
     # A {0,1} value is held as 1 minus itself: then the bias of an open gate vanishes.
     gates = site.values(site.graph.facts).boolean
-    return _linear(site, np.ones(site.width) if gates else site.initial)
+    return scaled(site, "h", np.ones(site.width) if gates else site.initial)
 
 
-def _state(site: Site) -> Encoding:
-    return _linear(site, site.initial)
+def _state(site: UnitSite) -> Encoding:
+    return scaled(site, "h", site.initial)
 
 
-def _step(site: Site) -> Encoding:
-    return saturated("h", site.compared(site.numerics.saturated))
-
-
-def _threshold(site: Site) -> Encoding:
-    return saturated("h", site.positive(site.rows, site.argument, site.numerics.saturated))
-
-
-def _product(site: Site) -> Encoding:
+def _product(site: UnitSite) -> Encoding:
     if site.is_conjunction:
         return saturated("h", site.both(site.numerics.saturated))
     condition, value = site.boolean_slot()
@@ -68,14 +60,7 @@ def _product(site: Site) -> Encoding:
     return Encoding(_gated(site, rows, gate, site.value_scale()), np.zeros(site.width))
 
 
-def _linear(site: Site, offset: Array) -> Encoding:
-    scale = site.value_scale(offset)
-    drive = linear(site.rows, site.values, scale, offset)
-    part = Part({"h": drive}, 1 / scale, spread(site.values, scale, offset))
-    return Encoding((part,), offset)
-
-
-def _gated(site: Site, rows: Rows, condition: Rows, scale: Array) -> tuple[Part, Part]:
+def _gated(site: UnitSite, rows: Rows, condition: Rows, scale: Array) -> tuple[Part, Part]:
     """V + q: the rows, scaled, where the condition is 1, and 0 where it is 0."""
     _check_room(site, scale)
     shut = site.numerics.shut
@@ -93,7 +78,7 @@ def _gated(site: Site, rows: Rows, condition: Rows, scale: Array) -> tuple[Part,
     )
 
 
-def _check_room(site: Site, scale: Array) -> None:
+def _check_room(site: UnitSite, scale: Array) -> None:
     facts, numerics = site.values(site.graph.facts), site.numerics
     grid = lowest_bit_of_step(facts)
     grid = np.where((grid == 0) | np.isinf(grid), np.inf, grid)
@@ -109,7 +94,7 @@ def _check_room(site: Site, scale: Array) -> None:
         )
 
 
-def _selective(site: Site) -> Encoding:
+def _selective(site: UnitSite) -> Encoding:
     """With q = s - initial: q_t = k q_{t-1} + (u - initial + initial k).
 
     A state of zeros and ones is 1 where s_{t-1} + k + 2 u is more than 3/2, which one unit
@@ -137,8 +122,7 @@ ELMAN = Encoder(
         LinearState: _state,
         Product: _product,
         SelectiveState: _selective,
-        Step: _step,
-        ThresholdState: _threshold,
+        **comparisons("h"),
     },
     gates=lambda _: {"h": 0.0},
     one=lambda numerics: Part({"h": constant(numerics.saturated, 1)}, np.ones(1), fixed(1.0, 1)),
@@ -151,7 +135,7 @@ class TanhRnn(CellBackend):
 
     name: ClassVar[str] = "rnn_tanh"
     cell: ClassVar[str] = 'Elman, `activation="tanh"`'
-    capabilities: ClassVar[Capabilities] = ELMAN.capabilities
+    capabilities: ClassVar[Capabilities] = capabilities_of(ELMAN.table)
     remarks: ClassVar[dict[str, str]] = {
         "select/gate with a {0,1} operand": "saturation",
         "selective": "yes (3 units)",

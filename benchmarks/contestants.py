@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from lsrl.backends.cells.network import CellKind, CellNetwork
+from lsrl.backends.cells.forward import CellKind
+from lsrl.backends.cells.network import CellNetwork
 
 BLOCK = 64  # tokens that one product of the blocked sum adds up
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lsrl.explanation import explain
     from lsrl.loading import load
     from lsrl.model import Model
+    from lsrl.state import State
     from lsrl.support import targets
     from lsrl.testing.random_programs import random_program
     from lsrl.torch_folder import load_torch
@@ -63,6 +64,7 @@ _LAZY = {
     "explain": "lsrl.explanation",
     "targets": "lsrl.support",
     "Model": "lsrl.model",
+    "State": "lsrl.state",
     "load": "lsrl.loading",
     "load_torch": "lsrl.torch_folder",
     "random_program": "lsrl.testing.random_programs",
@@ -74,6 +76,7 @@ __all__ = [
     "Model",
     "Program",
     "Signal",
+    "State",
     "Token",
     "Vector",
     "absolute",

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Explanation:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # as in `compile`
 def explain(
-    program: Program, target: str, *, dtype: Any = None, legalise: Legalise = "native"
+    program: Program, target: str, *, dtype: object = None, legalise: Legalise = "native"
 ) -> Explanation:
     """Say whether a target can hold a program: yes, bounded (up to a length), or no.
 

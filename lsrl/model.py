@@ -1,12 +1,11 @@
 """The compiled model: run, step, generate, test, save and load."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Literal, NamedTuple, cast, final, overload
+from typing import Literal, NamedTuple, TypedDict, Unpack, cast, final, overload
 
 import jax
 import numpy as np
@@ -19,20 +18,19 @@ from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
-from lsrl.errors import InputError, SelfTestError
+from lsrl.errors import InputError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
-from lsrl.parameters import entries
 from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.pytrees import Tree
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.state import State, check_state, load_state, save_state
+from lsrl.state import State, check_state, load_state, owner_of, save_state
 from lsrl.testing.verification import Sampler, compare
 
 Path = str | os.PathLike[str]
@@ -48,6 +46,16 @@ class Alteration(NamedTuple):
 
     circuit: Circuit
     card: Card
+
+
+class RunOptions(TypedDict, total=False):
+    """Of `Model.run`; see there."""
+
+    state: State | None
+    check: bool
+    chunk: int | None
+    mesh: jax.sharding.Mesh | None
+    beyond_certificate: bool
 
 
 @final
@@ -108,17 +116,8 @@ class Model:
         """
         if certificate is None:
             certificate = not_compiled(self.proven, "weights changed")
-        return Model(
-            self.program,
-            self.target,
-            self.options,
-            self.schedule,
-            certificate,
-            self.numerics,
-            module,
-            self.compilation,
-            alteration,
-        )
+        made_of = self.program, self.target, self.options, self.schedule, certificate, self.numerics
+        return Model(*made_of, module, self.compilation, alteration)
 
     def __getstate__(self) -> dict[str, object]:
         """For copies: whether the weights are the proven ones, in place of references to them."""
@@ -162,12 +161,11 @@ class Model:
         others are compared, bit for bit, with weights that are compiled anew for it, once. Of an
         altered network there are none, so there other arrays count as changed.
         """
-        return self._proof.changed(
-            self.module, self._compiled_module if self.alteration is None else None
-        )
 
-    def _compiled_module(self) -> Network:
-        return registry.find(self.target).lower(self.schedule, self.numerics)
+        def compiled() -> Network:
+            return registry.find(self.target).lower(self.schedule, self.numerics)
+
+        return self._proof.changed(self.module, compiled if self.alteration is None else None)
 
     @property
     def dtype(self) -> str:
@@ -192,9 +190,7 @@ class Model:
     @property
     def num_nonzero_parameters(self) -> int:
         """Entries that are not zero."""
-        return sum(
-            int(np.count_nonzero(entries(one))) for one in self.module.parameter_arrays().values()
-        )
+        return self.module.num_nonzero_parameters
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
@@ -212,24 +208,13 @@ class Model:
     def run(
         self,
         *inputs: ArrayLike,
-        state: State | None = ...,
         return_state: Literal[False] = ...,
-        check: bool = ...,
-        chunk: int | None = ...,
-        mesh: jax.sharding.Mesh | None = ...,
-        beyond_certificate: bool = ...,
+        **options: Unpack[RunOptions],
     ) -> Array: ...
 
     @overload
     def run(
-        self,
-        *inputs: ArrayLike,
-        state: State | None = ...,
-        return_state: Literal[True],
-        check: bool = ...,
-        chunk: int | None = ...,
-        mesh: jax.sharding.Mesh | None = ...,
-        beyond_certificate: bool = ...,
+        self, *inputs: ArrayLike, return_state: Literal[True], **options: Unpack[RunOptions]
     ) -> tuple[Array, State]: ...
 
     def run(
@@ -298,19 +283,17 @@ class Model:
     def _taken(
         self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool
     ) -> tuple[list[Array], bool]:
-        """Inputs to be read, `more` tokens with them, as `check_inputs` gives them."""
+        """Inputs as `check_inputs` has them; of the `more` tokens to come the last is not read."""
         limit = self.program.max_length
         arrays, batched = check_inputs(self.program.inputs, inputs, limit)
-        length = arrays[0].shape[1] + more
+        length = arrays[0].shape[1] + max(more - 1, 0)
         if state is not None:
             check_state(what, state, len(arrays[0]) if batched else None, self.init_state)
             length += state.position
         if limit is not None and length > limit:
             read = "" if state is None else f"after {state.position} tokens, "
-            raise InputError(
-                f"{what}: {read}{arrays[0].shape[1]} + {more} tokens exceed max_length={limit}; "
-                "declare a larger one"
-            )
+            wanted = f"{arrays[0].shape[1]}{f' + {more}' if more else ''}"
+            raise InputError(f"{what}: {read}{wanted} tokens exceed max_length={limit}")
         self._check_certified(what, length, beyond)
         return arrays, batched
 
@@ -388,15 +371,8 @@ class Model:
         return load_state(path, self._owner(), self.init_state)
 
     def _owner(self) -> dict[str, str]:
-        """What a state belongs to: equal weights alone give its numbers the same meaning."""
-        content = json.dumps(storage.program_content(self.program, lines=False))
-        return {
-            "program": f"{self.program.name} ({hashlib.sha256(content.encode()).hexdigest()})",
-            "target": self.target,
-            "dtype": self.dtype,
-            "options": str(self.options),
-            "weights": storage.weights_digest(self.module.arrays()),
-        }
+        weights = self.module.arrays()
+        return owner_of(self.program, self.target, self.dtype, self.options, weights)
 
     def generate(
         self,
@@ -434,8 +410,7 @@ class Model:
                 f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
             )
         _check_count("generate: steps", steps)
-        # The last token that is added is not read.
-        arrays, batched = self._taken("generate", [prompt], state, steps - 1, beyond_certificate)
+        arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
         hidden = None if state is None else state.hidden
         with self.device_mode():
             tokens = self.module.generate(self.features(arrays), int(steps), hidden)
@@ -481,13 +456,7 @@ class Model:
             self.module.self_test()
         compared = compare(self, sequences=sequences, length=length, seed=seed, sampler=sampler)
         place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
-        if compared.difference is not None:
-            raise SelfTestError(f"{place}: {compared.difference}")
-        if compared.shortfall is not None:
-            raise SelfTestError(
-                f"{place}: next to nothing was tested: {compared.shortfall}; pass a sampler of "
-                f"inputs that keep the promises\n{compared}"
-            )
+        compared.check(place)
 
     def summary(self) -> str:
         """Layers, width, parameters and the certificate, as text."""
@@ -503,29 +472,13 @@ class Model:
 
     def report(self) -> str:
         """What the stages did: passes, depth, width by layer, parameters, time by stage."""
-        passes = [
-            f"  {record.name:<22} {record.before:>5} -> {record.after:<5} "
-            f"{record.seconds * 1e3:8.2f} ms"
-            for record in self.compilation.passes
-        ]
         layers = [
             f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
             for number, (layer, labels) in enumerate(
                 zip(self.schedule.layers, self.labels, strict=True), start=1
             )
         ]
-        stages = [
-            f"  {name:<22} {seconds * 1e3:22.2f} ms"
-            for name, seconds in self.compilation.seconds.items()
-        ]
-        return "\n".join(
-            [
-                self.summary(),
-                "passes (live nodes before and after)", *passes,
-                "layers", *layers,
-                "CPU time by stage", *stages,
-            ]
-        )  # fmt: skip
+        return f"{self.summary()}\n{self.compilation.text(layers)}"
 
     def save(self, path: Path) -> None:
         """Write the model to one file (safetensors with a JSON header).

@@ -14,7 +14,7 @@ scale of 1000 a step ends at 1.00000000000000002, not at 1.
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 
@@ -407,7 +407,7 @@ def _check_mode(mode: str) -> None:
         raise ProgramError(f"mode: expected one of {', '.join(get_args(Mode))}, got {mode!r}")
 
 
-def _positive(**parameters: Any) -> None:
+def _positive(**parameters: object) -> None:
     for name, value in parameters.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ProgramError(f"{name}: expected an int >= 1, got {value!r}")

@@ -3,14 +3,13 @@
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from lsrl import cache
 from lsrl.backends import registry
 from lsrl.language.program import Program
 from lsrl.model import Model
 
-Choices = Mapping[str, Any]
+Choices = Mapping[str, object]
 Compile = Callable[..., Model]
 
 # What this process compiled last with cache=True, but for the module: its parameters may change.

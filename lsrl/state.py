@@ -4,25 +4,28 @@
 another left off: the state after k tokens is the same however they were read.
 """
 
+import hashlib
+import json
 import operator
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 from lsrl import storage
 from lsrl.errors import InputError
+from lsrl.language.program import Program
+from lsrl.options import Options
 from lsrl.parameters import Parameter
 from lsrl.pytrees import Tree, named_leaves
 
 FORMAT = storage.Format("lsrl-state", 1, "a state saved by model.save_state")
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class State:
+class State(NamedTuple):
     """What a model knows of the tokens that it has read.
 
     It never changes, so one may go on from it as often as one likes. As a pytree its leaves are the
@@ -36,7 +39,38 @@ class State:
 
     position: int
     hidden: Tree
-    batch: int | None = field(metadata={"static": True})
+    batch: int | None
+
+
+def _flattened(state: State) -> tuple[tuple[tuple[GetAttrKey, object], ...], int | None]:
+    fields = ("position", "hidden")
+    return tuple((GetAttrKey(name), getattr(state, name)) for name in fields), state.batch
+
+
+def _unflattened(batch: int | None, leaves: Iterable[int | Tree]) -> State:
+    position, hidden = leaves
+    return State(cast(int, position), cast(Tree, hidden), batch)
+
+
+jax.tree_util.register_pytree_with_keys(State, _flattened, _unflattened)
+
+
+def owner_of(
+    program: Program,
+    target: str,
+    dtype: str,
+    options: Options,
+    weights: Mapping[str, Parameter],
+) -> dict[str, str]:
+    """What a state belongs to: equal weights alone give its numbers the same meaning."""
+    content = json.dumps(storage.program_content(program, lines=False))
+    return {
+        "program": f"{program.name} ({hashlib.sha256(content.encode()).hexdigest()})",
+        "target": target,
+        "dtype": dtype,
+        "options": str(options),
+        "weights": storage.weights_digest(weights),
+    }
 
 
 def save_state(
@@ -84,15 +118,16 @@ def load_state(
                     FORMAT,
                     "load it with the model that saved it",
                 )
-        found = replace(start(header["batch"]), position=operator.index(header["position"]))
+        position = operator.index(header["position"])
+        found = start(header["batch"])._replace(position=position)
         leaves = named_leaves(found.hidden)
-        if found.position < 0 or arrays.keys() != leaves.keys():
-            raise ValueError(f"position {found.position}, arrays {', '.join(arrays)}")
+        if position < 0 or arrays.keys() != leaves.keys():
+            raise ValueError(f"position {position}, arrays {', '.join(arrays)}")
         for name, leaf in leaves.items():
             if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
                 raise ValueError(f"{name} has shape {arrays[name].shape}")
         tree = jax.tree.structure(found.hidden)
-        return replace(found, hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
+        return found._replace(hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
 
     return storage.read_as(path, FORMAT, taken)
 

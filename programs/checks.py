@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from lsrl.errors import ProgramError
 
 
-def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+def integer(name: str, value: object, least: int, most: int | None = None) -> int:
     """A parameter that must be an int of at least `least` (and at most `most`).
 
     Args:
@@ -25,20 +24,19 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
       ProgramError: not an int, or out of range.
     """
     span = f"of at least {least}" if most is None else f"from {least} to {most}"
-    inside = (
+    if (
         isinstance(value, int | np.integer)
         and not isinstance(value, bool)
-        and value >= least
+        and least <= value
         and (most is None or value <= most)
+    ):
+        return int(value)
+    raise ProgramError(
+        f"{name}: expected an int {span}, got {value!r}; pass for instance {name}={least}"
     )
-    if not inside:
-        raise ProgramError(
-            f"{name}: expected an int {span}, got {value!r}; pass for instance {name}={least}"
-        )
-    return int(value)
 
 
-def max_length(value: Any) -> int:
+def max_length(value: object) -> int:
     """The greatest number of tokens, for programs that accumulate.
 
     Raises:
@@ -52,7 +50,7 @@ def max_length(value: Any) -> int:
     return integer("max_length", value, 1)
 
 
-def optional_length(value: Any) -> int | None:
+def optional_length(value: object) -> int | None:
     """The greatest number of tokens, or None where the program can do without.
 
     Raises:
@@ -61,7 +59,7 @@ def optional_length(value: Any) -> int | None:
     return None if value is None else integer("max_length", value, 1)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """A parameter that must be True or False.
 
     Raises:
@@ -72,20 +70,23 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def number(name: str, value: Any, *, above: float | None = None) -> float:
+def number(name: str, value: object, *, above: float | None = None) -> float:
     """A parameter that must be a finite number (greater than `above`).
 
     Raises:
       ProgramError: not a finite number, or too small.
     """
     wanted = "a finite number" if above is None else f"a finite number greater than {above}"
-    real = isinstance(value, int | float | np.integer | np.floating)
-    if not real or not math.isfinite(value) or (above is not None and value <= above):
-        raise ProgramError(f"{name}: expected {wanted}, got {value!r}")
-    return float(value)
+    if (
+        isinstance(value, int | float | np.integer | np.floating)
+        and math.isfinite(value)
+        and (above is None or value > above)
+    ):
+        return float(value)
+    raise ProgramError(f"{name}: expected {wanted}, got {value!r}")
 
 
-def symbols(name: str, values: Any, size: int, length: int | None = None) -> tuple[int, ...]:
+def symbols(name: str, values: object, size: int, length: int | None = None) -> tuple[int, ...]:
     """A sequence of symbols from 0 to size - 1, none empty.
 
     Args:

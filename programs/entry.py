@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lsrl import Program, Token, Vector
 
 Array = npt.NDArray[Any]
+Result = TypeVar("Result")
 Inputs = tuple[Array, ...]  # one array an input: tokens (time,) or vectors (time, width)
 
 # Extreme inputs are as long as the program allows, but no longer than this.
@@ -45,8 +46,8 @@ class Entry:
     name: str
     family: str
     build: Callable[..., Program]
-    reference: Callable[..., Sequence[Any]]
-    parameters: tuple[Mapping[str, Any], ...] = ({},)
+    reference: Callable[..., Sequence[npt.ArrayLike]]
+    parameters: tuple[Mapping[str, object], ...] = ({},)
     sampler: Callable[..., Inputs] | None = None
     edges: Callable[..., list[Inputs]] | None = None
     free: bool = True
@@ -59,11 +60,11 @@ class Entry:
         shown = [text for text in paragraphs if text.startswith("Shows: ")]
         return " ".join(shown[0].split()[1:]) if shown else ""
 
-    def program(self, **parameters: Any) -> Program:
+    def program(self, **parameters: object) -> Program:
         """Build the program with these parameters, defaults for the rest."""
         return self.build(**parameters)
 
-    def expected(self, inputs: Inputs, **parameters: Any) -> Array:
+    def expected(self, inputs: Inputs, **parameters: object) -> Array:
         """What the plain-Python reference answers.
 
         Args:
@@ -76,7 +77,7 @@ class Entry:
         rows = _call(self.reference, [x.tolist() for x in inputs], self._settings(parameters))
         return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
 
-    def sample(self, rng: np.random.Generator, length: int, /, **parameters: Any) -> Inputs:
+    def sample(self, rng: np.random.Generator, length: int, /, **parameters: object) -> Inputs:
         """Draw one legal input.
 
         Args:
@@ -89,16 +90,16 @@ class Entry:
         """
         if self.sampler is not None:
             settings = self._settings(parameters)
-            if settings.get("max_length") is not None:
-                length = min(length, settings["max_length"])
-            sampled: Inputs = _call(self.sampler, [rng, length], settings)
-            return sampled
+            longest = settings.get("max_length")
+            if isinstance(longest, int):
+                length = min(length, longest)
+            return _call(self.sampler, [rng, length], settings)
         kinds, longest = self._declared(parameters)
         if longest is not None:
             length = min(length, longest)
         return tuple(random_values(rng, kind, length) for kind in kinds)
 
-    def extremes(self, **parameters: Any) -> list[Inputs]:
+    def extremes(self, **parameters: object) -> list[Inputs]:
         """Inputs at the ends of the declared ranges, one token long and as long as allowed.
 
         Args:
@@ -129,7 +130,7 @@ class Entry:
         return [*constant, swinging, *further]
 
     def _declared(
-        self, parameters: Mapping[str, Any]
+        self, parameters: Mapping[str, object]
     ) -> tuple[tuple[Token | Vector, ...], int | None]:
         """Types of the inputs and greatest length, which it takes a recording to know."""
         given = tuple(sorted(parameters.items()))
@@ -139,14 +140,14 @@ class Entry:
             return _recorded.__wrapped__(self.build, given)
         return _recorded(self.build, given)
 
-    def _settings(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def _settings(self, parameters: Mapping[str, object]) -> dict[str, object]:
         declared = inspect.signature(self.build).parameters.values()
         return {**{p.name: p.default for p in declared}, **parameters}
 
 
 @functools.lru_cache(maxsize=256)
 def _recorded(
-    build: Callable[..., Program], parameters: tuple[tuple[str, Any], ...]
+    build: Callable[..., Program], parameters: tuple[tuple[str, object], ...]
 ) -> tuple[tuple[Token | Vector, ...], int | None]:
     program = build(**dict(parameters))
     return tuple(program.inputs.values()), program.max_length
@@ -170,7 +171,9 @@ def end_values(kind: Token | Vector) -> tuple[Array, Array]:
     return np.array(kind.low), np.array(kind.high)
 
 
-def _call(function: Callable[..., Any], arguments: list[Any], settings: Mapping[str, Any]) -> Any:
+def _call(
+    function: Callable[..., Result], arguments: list[object], settings: Mapping[str, object]
+) -> Result:
     """Call a function with those of the settings that it takes."""
     taken = inspect.signature(function).parameters
     return function(*arguments, **{k: v for k, v in settings.items() if k in taken})

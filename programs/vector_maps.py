@@ -2,15 +2,21 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import lsrl
 from lsrl import Program, Signal, Vector
 from lsrl.errors import ProgramError
 from lsrl.programs import checks
 from lsrl.programs.entry import Array, Entry, Inputs
+
+# Of a cell's centre, or by a cell's index along each dimension, an int for one dimension.
+Function = (
+    Callable[[Array], ArrayLike] | Mapping[int, ArrayLike] | Mapping[tuple[int, ...], ArrayLike]
+)
 
 
 def vec2vec(
@@ -108,8 +114,8 @@ def vec2vec_reference(
 
 
 def vec2vec_prompt(
-    function: Callable[[Array], Any] | Mapping[Any, Any],
-    x: Any,
+    function: Function,
+    x: ArrayLike,
     in_dim: int = 1,
     out_dim: int = 1,
     cells: int = 4,
@@ -151,12 +157,12 @@ def vec2vec_prompt(
 
 
 def _values(
-    function: Callable[[Array], Any] | Mapping[Any, Any],
+    function: Function,
     indices: list[tuple[int, ...]],
     low: float,
     width: float,
     out_dim: int,
-) -> list[Any]:
+) -> list[ArrayLike]:
     """The function's value in each cell."""
     if not isinstance(function, Mapping):
         return [function(low + width * (np.array(index) + 0.5)) for index in indices]
@@ -170,7 +176,7 @@ def _values(
     return [table.get(index, np.zeros(out_dim)) for index in indices]
 
 
-def _sized(what: str, value: Any, size: int) -> Array:
+def _sized(what: str, value: ArrayLike, size: int) -> Array:
     array = np.atleast_1d(np.asarray(value, dtype=np.float64))
     if array.shape != (size,):
         raise ProgramError(

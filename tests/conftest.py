@@ -15,7 +15,7 @@ from tests.strategies import TURN, TURNS
 # worker, for later modules, for subprocesses and for the next run, by program, versions and flags.
 # What can't be read, since a killed run left half of it, jax compiles anew.
 COMPILED = Path(__file__).parents[1] / "build" / "compiled-for-tests"
-MOST_COMPILED = 2**30  # bytes, then all is compiled anew; a run of all tests leaves a third of it
+MOST_COMPILED = 2**29  # bytes, then all is compiled anew; a run of all tests leaves a tenth of it
 for _name, _value in {
     "jax_compilation_cache_dir": str(COMPILED),
     "jax_persistent_cache_min_compile_time_secs": 0,
@@ -28,7 +28,7 @@ for _name, _value in {
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The same examples on every run, and no deadline, since the first example pays for XLA's compiling.
+# The same examples on each run of a turn, and no deadline, since the first example pays for XLA's compiling.
 settings.register_profile(
     "ci",
     derandomize=True,

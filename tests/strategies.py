@@ -18,7 +18,7 @@ from lsrl.testing.verification import sample_inputs
 DEPTHS = [*range(1, 8), *(8, 9, 10, 12) * 7]
 WIDTHS = [1, 2, 4, 8, 16, 16, 16, 16, 16]
 
-# Heavy property tests draw other examples each day, in turn, and those of all turns at night. The
+# Heavy property tests draw other examples each day, in turn, and at night those of other turns. The
 # workers have the turn of the process that started them, whatever the date is by then.
 TURNS = 7
 TURN = int(os.environ.setdefault("LSRL_TURN", str(date.today().toordinal() % TURNS))) % TURNS

@@ -15,7 +15,7 @@ from lsrl import Token, Vector
 from lsrl.backends import registry
 from lsrl.errors import PrecisionError
 from lsrl.programs import catalogue
-from tests.strategies import inputs_of, programs
+from tests.strategies import check_programs, each_turn, inputs_of, programs
 
 TARGETS = ("linear_rnn", "gated_linear_rnn")
 BITS = {"bfloat16": 8, "float32": 24, "float64": 53}
@@ -125,10 +125,10 @@ def test_past_the_bound_float32_errs_at_the_token_named_or_soon_after(name):
     assert named <= found <= 4 * named
 
 
-@settings(max_examples=8)
-@given(program=programs(["linear_state", "cumsum", "relu", "select", "delay"], max_length=120))
-def test_nothing_errs_before_the_token_named(program):
-    check_token(program, 120)
+@each_turn
+def test_nothing_errs_before_the_token_named(turn):
+    drawn = programs(["linear_state", "cumsum", "relu", "select", "delay"], max_length=120)
+    check_programs(turn, 4, drawn, lambda program: check_token(program, 120))
 
 
 @pytest.mark.nightly

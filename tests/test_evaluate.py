@@ -18,7 +18,8 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import StateOp
 from lsrl.ir.types import Vector
-from lsrl.testing.random_programs import OPS, random_program
+from lsrl.testing.random_ops import OPS
+from lsrl.testing.random_programs import random_program
 from tests.strategies import edge_programs, inputs_of, programs
 
 LENGTH = 12
@@ -291,7 +292,9 @@ def test_a_wide_latch_takes_an_intervention():
 
 
 @pytest.mark.parametrize(
-    "numbers", [Rationals(), Floats(), Floats(np.float32), Integers()], ids=repr
+    "numbers",
+    [Rationals(), Floats(), Floats(np.float32), Integers()],
+    ids=["rationals", "float64", "float32", "integers"],
 )
 def test_products_of_rows_of_any_length(numbers):
     random = np.random.default_rng(1)

@@ -14,9 +14,11 @@ import scipy.sparse as sp
 import lsrl
 from lsrl import cost, interpret
 from lsrl.backends import registry, strength
+from lsrl.backends.base import Backend
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import (
     InputError,
+    LsrlError,
     PrecisionError,
     ShapeError,
     UnknownTargetError,
@@ -197,6 +199,18 @@ def test_a_product_with_a_sparse_parameter_has_the_derivatives_of_a_dense_one():
     found = jax.grad(lambda w: (pattern.product(w, vectors) ** 2).sum())(weights)
     expected = 2 * np.einsum("abi,abo->io", vectors, vectors @ dense)
     np.testing.assert_allclose(found, expected[pattern.rows, pattern.columns], rtol=1e-4)
+
+
+def test_without_hooks_it_has_no_circuit():
+    class Silent(Plain):
+        name = "silent"
+        hooks = Backend.hooks
+
+    with registry.registered(Silent()):
+        model = lsrl.compile(balance, "silent")
+        np.testing.assert_array_equal(model.run(IDS), balance.run(IDS))
+        with pytest.raises(LsrlError, match="'silent' does not say where its network holds"):
+            interpret.capture(model, IDS)
 
 
 # ---------------------------------------------------------------- every public call

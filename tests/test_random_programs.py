@@ -26,14 +26,8 @@ from lsrl.ir.ops import Delay, Latch, LinearState
 from lsrl.ir.types import Vector
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
-from lsrl.testing.random_programs import (
-    CONTINUOUS,
-    COUNTING,
-    EDGE_OPS,
-    LINEAR_OPS,
-    OPS,
-    random_program,
-)
+from lsrl.testing.random_ops import COUNTING, EDGE_OPS, LINEAR_OPS, OPS
+from lsrl.testing.random_programs import CONTINUOUS, random_program
 from tests.strategies import (
     check_programs,
     depth_of,

@@ -18,7 +18,7 @@ from lsrl.passes.pipeline import Pipeline
 from lsrl.programs import catalogue, tok2tok
 from lsrl.schedule import NONLINEAR, Schedule, schedule_layers
 from lsrl.testing.random_ops import LINEAR_OPS
-from tests.strategies import inputs_of, programs
+from tests.strategies import check_programs, each_turn, inputs_of, programs
 
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
 
@@ -101,11 +101,10 @@ def check_rows(program, target, tokens=30) -> None:
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-6)
 
 
+@each_turn
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=15)
-@given(program=programs())
-def test_rows_equal_the_reference_on_random_programs(target, program):
-    check_rows(program, target)
+def test_rows_equal_the_reference_on_random_programs(target, turn):
+    check_programs(turn, 5, programs(), lambda program: check_rows(program, target))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -142,10 +141,13 @@ def longest_path(schedule: Schedule) -> int:
     return depth
 
 
+@each_turn
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=15)
-@given(program=programs())
-def test_depth_is_the_critical_path_and_readers_come_in_order(target, program):
+def test_depth_is_the_critical_path_and_readers_come_in_order(target, turn):
+    check_programs(turn, 5, programs(), lambda program: check_depth(program, target))
+
+
+def check_depth(program, target):
     schedule = schedule_of(program, target)
     assert len(schedule.layers) == max(longest_path(schedule), 1)
     assert schedule.critical_path == longest_path(schedule)

@@ -129,6 +129,16 @@ def test_noise_is_put_on_the_entries_chosen() -> None:
     np.testing.assert_allclose(noise[1], np.abs(value) * noise[0])
 
 
+def test_a_level_is_the_deviation_of_the_noise() -> None:
+    value, shape = np.ones(10_000), (100, 100)
+    noise = FREE.applied("kernel", KERNEL, value, [1e-3], [5])[0] - value
+    drift = ACTIVATIONS.drift("layers.0.bias", BIAS, shape[1:], shape[0], 1e-3, 5)
+    assert drift is not None and drift.shape == shape
+    for drawn in (noise, drift):
+        assert 0.97e-3 < drawn.std() < 1.03e-3
+        assert abs(drawn.mean()) < 0.05e-3
+
+
 def test_levels_share_their_draw() -> None:
     value = np.ones((3, 4))
     weak, strong = FREE.applied("kernel", KERNEL, value, [1e-3, 2e-3], [5, 5]) - value

@@ -24,16 +24,13 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import (
-    Constant,
     Op,
-    Product,
     RecurrentState,
     Step,
     ThresholdState,
 )
 from lsrl.numerics import Numerics
-from lsrl.schedule import AT_INPUT, Rows, Unit
-from lsrl.target import Capabilities
+from lsrl.schedule import Rows, Unit
 
 Known = Sequence[Facts]  # facts of every node of the graph, by node id
 Range = Callable[[Known], Facts]  # facts of some channels
@@ -100,7 +97,7 @@ class Encoding(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class UnitSite:
     """A schedule's unit, and all that an encoder wants to know about it.
 
     Attributes:
@@ -300,6 +297,32 @@ def spread(value: Range, scale: Array, offset: Array | float = 0.0, side: int = 
     return bounds
 
 
+def scaled(
+    site: UnitSite,
+    gate: str,
+    offset: Array,
+    drives: Mapping[str, Drive] | None = None,
+    slot: int = 0,
+) -> Encoding:
+    """One unit a channel that is ε (x - offset), as far as other gates let it through."""
+    scale = site.value_scale(offset)
+    drive = linear(site.unit.slots[slot], site.values, scale, offset)
+    bounds = spread(site.values, scale, offset)
+    return Encoding((Part({**(drives or {}), gate: drive}, 1 / scale, bounds),), offset)
+
+
+def comparisons(gate: str) -> dict[type[Op], Callable[[UnitSite], Encoding]]:
+    """Of comparisons and automata that are saturated units."""
+
+    def step(site: UnitSite) -> Encoding:
+        return saturated(gate, site.compared(site.numerics.saturated))
+
+    def threshold(site: UnitSite) -> Encoding:
+        return saturated(gate, site.positive(site.rows, site.argument, site.numerics.saturated))
+
+    return {Step: step, ThresholdState: threshold}
+
+
 def saturated(gate: str, drive: Drive) -> Encoding:
     """One unit a channel that is 1 or -1, for 1 or 0."""
     width = len(drive.scale)
@@ -341,19 +364,13 @@ class Encoder:
       native_relu: see `CellPlan`.
     """
 
-    table: Mapping[type[Op], Callable[[Site], Encoding]]
+    table: Mapping[type[Op], Callable[[UnitSite], Encoding]]
     gates: Callable[[Numerics], dict[str, float]]
     one: Callable[[Numerics], Part]
     clean_gates: bool = True
     native_relu: bool = False
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the cell can do: the table has it, or the input map."""
-        native: frozenset[type[Op]] = frozenset({*AT_INPUT, Constant, *self.table})
-        return Capabilities(native, boolean_product=Product in native)
-
-    def encode(self, site: Site) -> Encoding:
+    def encode(self, site: UnitSite) -> Encoding:
         """The parts of a unit.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.backends.cells.encoding import Encoder, Part, Site, constant
+from lsrl.backends.cells.encoding import Encoder, Part, UnitSite, constant
 from lsrl.certificate import check_range, place_of
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.graph import Graph
@@ -176,7 +176,7 @@ class _Composer:
         size = 0
         for unit in layer.units:
             channels = slice(unit.start, unit.start + unit.width)
-            encoding = encoder.encode(Site(graph, unit, layer.initial[channels], numerics))
+            encoding = encoder.encode(UnitSite(graph, unit, layer.initial[channels], numerics))
             self.offset[channels] = encoding.offset
             self.starts[unit.start] = []
             for part in encoding.parts:

@@ -13,7 +13,8 @@ from lsrl.backends.base import Backend, Exporter, StackBackend
 from lsrl.backends.cells import torch_export
 from lsrl.backends.cells.certificate import CellAnalysis
 from lsrl.backends.cells.encoding import Encoder
-from lsrl.backends.cells.network import CellKind, CellNetwork, CellWeights, GateWeights
+from lsrl.backends.cells.forward import CellKind
+from lsrl.backends.cells.network import CellNetwork, CellWeights, GateWeights
 from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.cells.soft import KINDS, Image, images, softened_plan
 from lsrl.backends.input_map import input_maps

@@ -22,7 +22,7 @@ from lsrl.backends.linear.maps import (
     Affine,
     Bank,
     BankAffine,
-    Rows,
+    BlockRows,
     broadcast,
     pytree,
     sum_rows,
@@ -82,11 +82,11 @@ class _Track:
 
     def __init__(
         self,
-        sequence: Rows,
+        sequence: BlockRows,
         history: jax.Array,
         valid: jax.Array,
         shape: Shape,
-        padded: Rows | None = None,
+        padded: BlockRows | None = None,
     ) -> None:
         self.sequence = sequence
         self.history = history
@@ -95,7 +95,7 @@ class _Track:
         self._padded = padded
 
     @property
-    def padded(self) -> Rows:
+    def padded(self) -> BlockRows:
         """(rows, history + t, s, b): what came before each segment, and the segment."""
         if self._padded is None:
             blocks, start, count = [], 0, self.history.shape[1]
@@ -114,7 +114,7 @@ class _Track:
                     kept = recurrence.kept(joined, self.valid > 0)
                     blocks.append(jnp.transpose(kept, (0, 3, 2, 1)))
                 start += block.shape[0]
-            self._padded = Rows(blocks)
+            self._padded = BlockRows(blocks)
         return self._padded
 
     def last(self) -> jax.Array:
@@ -137,7 +137,7 @@ class _Track:
             return cut[0]
         return recurrence.kept(partial(jnp.concatenate, cut), valid > 0)
 
-    def read(self, piece: Piece) -> Rows:
+    def read(self, piece: Piece) -> BlockRows:
         """(rows of the piece, t, s, b)."""
         tokens, history = self.sequence.blocks[0].shape[1], self.history.shape[1]
         if not isinstance(piece.lags, int):
@@ -150,7 +150,7 @@ class _Track:
                 zero = jnp.zeros_like(row)
                 return lax.dynamic_slice(stacked, (row, start, zero, zero), shape)[0]
 
-            return Rows([jax.vmap(window)(rows, starts)])
+            return BlockRows([jax.vmap(window)(rows, starts)])
         values = self.sequence
         if piece.lags or piece.span > 1:
             start = history - piece.lags - piece.span + 1
@@ -160,10 +160,10 @@ class _Track:
         if isinstance(piece.rows, range):
             values = values.part(piece.rows)
         elif len(values.blocks) > 1:
-            values = Rows(values.row(row) for row in piece.rows)
+            values = BlockRows(values.row(row) for row in piece.rows)
         else:
             numbers = np.asarray(piece.rows)
-            values = Rows([values.blocks[0].at[numbers].get(mode="promise_in_bounds")])
+            values = BlockRows([values.blocks[0].at[numbers].get(mode="promise_in_bounds")])
         if piece.span > 1:
             values = values.map(lambda block: recurrence.window_sum(block, piece.span))
         return values
@@ -199,11 +199,11 @@ def _runs(*keys: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(keys[0])), np.flatnonzero(changes) + 1)
 
 
-def _read(tracks: Sequence[_Track], pieces: Sequence[Piece]) -> Rows | None:
+def _read(tracks: Sequence[_Track], pieces: Sequence[Piece]) -> BlockRows | None:
     """The rows of all pieces, each (t, s, 1 or b)."""
     if not pieces:
         return None
-    return Rows(block for piece in pieces for block in tracks[piece.group].read(piece).blocks)
+    return BlockRows(block for piece in pieces for block in tracks[piece.group].read(piece).blocks)
 
 
 # ---------------------------------------------------------------- a layer
@@ -236,7 +236,7 @@ class GroupPlan:
 
     def __call__(
         self,
-        drive: Rows | None,
+        drive: BlockRows | None,
         tracks: Sequence[_Track],
         history: jax.Array,
         shape: Shape,
@@ -258,9 +258,9 @@ class GroupPlan:
             past = history[:, history.shape[1] - self.stride :]
             turning = recurrence.periodic(past, self.sign, shape.segments * shape.tokens)
             cut = turning.reshape(self.rows, shape.segments, shape.tokens, batch)
-            return _Track(Rows([jnp.moveaxis(cut, 1, 2)]), history, valid, shape)
+            return _Track(BlockRows([jnp.moveaxis(cut, 1, 2)]), history, valid, shape)
         if not terms:
-            terms.append(Rows([jnp.zeros((self.rows, 1, 1, 1), history.dtype)]))
+            terms.append(BlockRows([jnp.zeros((self.rows, 1, 1, 1), history.dtype)]))
         inputs = broadcast(sum_rows(terms), shape.tokens, shape.segments, batch)
         if self.kind == "feed":
             return _Track(inputs.map(rounded), history, valid, shape)
@@ -268,10 +268,10 @@ class GroupPlan:
             count = history.shape[1]
             past = history[:, count - self.stride :]
             summed = rounded(recurrence.ring_sum(inputs.stacked(), past, self.sign, valid > 0))
-            padded = Rows([summed]) if count == self.stride else None
-            return _Track(Rows([summed[:, self.stride :]]), history, valid, shape, padded)
+            padded = BlockRows([summed]) if count == self.stride else None
+            return _Track(BlockRows([summed[:, self.stride :]]), history, valid, shape, padded)
         sequence = self._summed(inputs.stacked(), history, rounded)
-        return _Track(Rows([rounded(sequence)]), history, valid, shape)
+        return _Track(BlockRows([rounded(sequence)]), history, valid, shape)
 
     def _counted(
         self,
@@ -285,7 +285,7 @@ class GroupPlan:
         segment = jnp.arange(shape.segments, dtype=history.dtype)[None, None, :, None]
         time = jnp.arange(shape.tokens + 1, dtype=history.dtype)[None, :, None, None]
         counts = steps * (time + segment * shape.tokens)
-        padded = Rows([rounded(history[:, :, None] + counts)])
+        padded = BlockRows([rounded(history[:, :, None] + counts)])
         sequence = padded.map(lambda block: block[:, 1:])
         return _Track(sequence, history, valid, shape, padded)
 
@@ -306,7 +306,7 @@ class GroupPlan:
             if self.kernel is None:
                 return jnp.zeros_like(hidden)
             # A matrix takes rows with an axis for time.
-            return self.kernel(Rows([hidden[:, None]])).stacked()[:, 0]
+            return self.kernel(BlockRows([hidden[:, None]])).stacked()[:, 0]
 
         return recurrence.in_order(inputs, last, advance, rounded)
 
@@ -324,7 +324,7 @@ class OutputPlan:
 
     def __call__(
         self, tracks: Sequence[_Track], rounded: Callable[[jax.Array], jax.Array]
-    ) -> Rows | None:
+    ) -> BlockRows | None:
         """Rows of (t, s, 1 or b); None for no rows."""
         plain, left, right = (_read(tracks, part) for part in (self.plain, self.left, self.right))
         blocks = list(plain.blocks) if plain is not None else []
@@ -340,7 +340,7 @@ class OutputPlan:
             rows = slice(start, start + block.shape[0])
             done.append(_finished(block, self.sign[rows], self.relu[rows]))
             start = rows.stop
-        return Rows(done)
+        return BlockRows(done)
 
 
 def _finished(block: jax.Array, sign: tuple[int, ...], relu: tuple[bool, ...]) -> jax.Array:

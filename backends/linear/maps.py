@@ -34,7 +34,7 @@ _FEW_FEATURES = 32  # more are looked up together
 # ---------------------------------------------------------------- rows
 
 
-class Rows:
+class BlockRows:
     """Rows in blocks, each (rows, t, s, b), stacked only where that is asked for."""
 
     def __init__(self, blocks: Iterable[jax.Array]) -> None:
@@ -54,7 +54,7 @@ class Rows:
         block, row = self._places[number]
         return block if row == 0 and block.shape[0] > 1 else None
 
-    def part(self, numbers: range) -> "Rows":
+    def part(self, numbers: range) -> "BlockRows":
         """Some rows on end; blocks stay whole where they can."""
         blocks, start = [], 0
         for block in self.blocks:
@@ -63,7 +63,7 @@ class Rows:
             if low < high:
                 blocks.append(block if high - low == block.shape[0] else block[low:high])
             start += block.shape[0]
-        return Rows(blocks)
+        return BlockRows(blocks)
 
     def stacked(self) -> jax.Array:
         """(all rows, t, s, b)."""
@@ -75,19 +75,19 @@ class Rows:
             [jnp.broadcast_to(block, (block.shape[0], *shape)) for block in self.blocks]
         )
 
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> "Rows":
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> "BlockRows":
         """Apply an elementwise function."""
-        return Rows(function(block) for block in self.blocks)
+        return BlockRows(function(block) for block in self.blocks)
 
 
-def broadcast(rows: Rows, tokens: int, segments: int, batch: int) -> Rows:
+def broadcast(rows: BlockRows, tokens: int, segments: int, batch: int) -> BlockRows:
     """Give all rows the same shape."""
     return rows.map(
         lambda block: jnp.broadcast_to(block, (block.shape[0], tokens, segments, batch))
     )
 
 
-def sum_rows(terms: Sequence[Rows]) -> Rows:
+def sum_rows(terms: Sequence[BlockRows]) -> BlockRows:
     """Add rows to rows, by blocks where those agree."""
     first, *others = terms
     if not others:
@@ -95,8 +95,8 @@ def sum_rows(terms: Sequence[Rows]) -> Rows:
     sizes = [[block.shape[0] for block in term.blocks] for term in terms]
     if all(size == sizes[0] for size in sizes):
         columns = zip(*(term.blocks for term in terms), strict=True)
-        return Rows(functools.reduce(operator.add, column) for column in columns)
-    return Rows(
+        return BlockRows(functools.reduce(operator.add, column) for column in columns)
+    return BlockRows(
         functools.reduce(operator.add, [term.row(number) for term in terms])
         for number in range(len(first))
     )
@@ -125,7 +125,7 @@ class Affine:
     dense: jax.Array | None
     order: jax.Array | None
 
-    def __call__(self, rows: Rows) -> Rows:
+    def __call__(self, rows: BlockRows) -> BlockRows:
         """(rows in, ...) -> (rows out, ...)."""
         if self.entries is not None and self.weight is not None:
             return self._written_out(self.entries, self.weight, rows)
@@ -136,13 +136,13 @@ class Affine:
         if self.dense is not None:
             parts.append(recurrence.mix(self.dense, stacked))
         if self.order is None:
-            return Rows(parts)
-        return Rows([jnp.concatenate(parts).at[self.order].get(mode="promise_in_bounds")])
+            return BlockRows(parts)
+        return BlockRows([jnp.concatenate(parts).at[self.order].get(mode="promise_in_bounds")])
 
     @staticmethod
     def _written_out(
-        entries: tuple[tuple[tuple[int, int], ...], ...], weight: jax.Array, rows: Rows
-    ) -> Rows:
+        entries: tuple[tuple[tuple[int, int], ...], ...], weight: jax.Array, rows: BlockRows
+    ) -> BlockRows:
         columns: list[jax.Array] = []
         used = copied = 0
         for place, sources in enumerate(entries):
@@ -173,7 +173,7 @@ class Affine:
                 if sums
                 else jnp.zeros((1, 1, 1, 1), weight.dtype)
             )
-        return Rows(columns)
+        return BlockRows(columns)
 
 
 def _times(size: int, term: jax.Array) -> jax.Array:
@@ -245,13 +245,13 @@ class Bias:
     some: tuple[bool, ...] = field(metadata=STATIC)
     dtype: jnp.dtype = field(metadata=STATIC)
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> BlockRows | None:
         """(rows, 1, 1, 1); None for zero."""
         if self.whole is not None:
-            return Rows(jnp.full((1, 1, 1, 1), number, self.dtype) for number in self.whole)
-        return None if self.others is None else Rows([self.others])
+            return BlockRows(jnp.full((1, 1, 1, 1), number, self.dtype) for number in self.whole)
+        return None if self.others is None else BlockRows([self.others])
 
-    def added(self, terms: Sequence[Rows]) -> Rows | None:
+    def added(self, terms: Sequence[BlockRows]) -> BlockRows | None:
         """The sum with the terms; None if there is nothing to add up."""
         rows = self.rows()
         if rows is None:
@@ -261,7 +261,7 @@ class Bias:
         total = sum_rows(terms)
         if any(block.shape[0] > 1 for block in total.blocks):
             return sum_rows([total, rows])
-        return Rows(
+        return BlockRows(
             block + rows.row(row) if some else block
             for row, (block, some) in enumerate(zip(total.blocks, self.some, strict=True))
         )
@@ -281,8 +281,8 @@ def plan_bias(values: np.ndarray, dtype: jnp.dtype) -> Bias:
 class Bank:
     """What a layer hands to the next: rows with batch 1 and with all of the batch, or None."""
 
-    fixed: Rows | None
-    varying: Rows | None
+    fixed: BlockRows | None
+    varying: BlockRows | None
 
 
 @pytree
@@ -294,7 +294,7 @@ class BankAffine:
     varying: Affine | None
     bias: Bias
 
-    def __call__(self, bank: Bank) -> Rows | None:
+    def __call__(self, bank: Bank) -> BlockRows | None:
         """Rows that broadcast to (t, s, b); None if it is zero."""
         terms = []
         for affine, rows in ((self.fixed, bank.fixed), (self.varying, bank.varying)):
@@ -382,11 +382,11 @@ class _Table:
     columns: tuple[_Column | jax.Array, ...]
     values: jax.Array | None
 
-    def __call__(self, ids: jax.Array) -> Rows:
+    def __call__(self, ids: jax.Array) -> BlockRows:
         """(1, t, s, b) to (rows, t, s, b)."""
         if self.values is not None:
-            return Rows([jnp.take(self.values, ids[0], axis=1, mode="clip")])
-        return Rows(
+            return BlockRows([jnp.take(self.values, ids[0], axis=1, mode="clip")])
+        return BlockRows(
             column(ids) if isinstance(column, _Column) else jnp.take(column, ids, mode="clip")
             for column in self.columns
         )
@@ -418,16 +418,16 @@ class FeaturePlan:
     maps: tuple[_Table | Affine | None, ...]
     bias: Bias
 
-    def __call__(self, inputs: Mapping[int, jax.Array]) -> Rows:
+    def __call__(self, inputs: Mapping[int, jax.Array]) -> BlockRows:
         """Given ids (1, t, s, b) and vectors (width, t, s, b): (rows, t, s, b)."""
         terms = []
         for number, feature_map in zip(self.inputs, self.maps, strict=True):
             signal = inputs[number]
             if isinstance(feature_map, Affine):
-                terms.append(feature_map(Rows([signal])))
+                terms.append(feature_map(BlockRows([signal])))
             elif feature_map is not None:
                 terms.append(feature_map(signal))
-        return self.bias.added(terms) or Rows([])
+        return self.bias.added(terms) or BlockRows([])
 
 
 def plan_features(

@@ -274,10 +274,10 @@ class LinearNetwork(Network):
         with precision(self.structure.dtype):
             return initial_state(self.parameters(), self.structure, batch_shape)
 
-    def hooks_in(self, state: Hidden) -> list[np.ndarray]:
+    def hooks_in(self, state: Tree) -> list[np.ndarray]:
         """The outputs of each layer, from its hidden units."""
         found = []
-        for layer, hidden in zip(self.structure.layers, state, strict=True):
+        for layer, hidden in zip(self.structure.layers, cast(Hidden, state), strict=True):
             units = np.asarray(hidden, np.float64)
             left, right = np.array(layer.left, int), np.array(layer.right, int)
             values = units[..., left]

@@ -39,8 +39,8 @@ from lsrl.backends.linear.maps import (
     Bank,
     BankAffine,
     Bias,
+    BlockRows,
     FeaturePlan,
-    Rows,
     are_whole,
     broadcast,
     plan_affine,
@@ -55,7 +55,7 @@ from lsrl.backends.network import on_device
 _LARGEST_STEP = 2**24 // (2 * recurrence.MOST_TOKENS)
 _LONGEST_TURN = 64
 # Per layer and group (rows, history, 1 or batch), on the host or the device.
-Carry: TypeAlias = tuple[tuple[jax.Array | np.ndarray, ...], ...]
+GroupCarry: TypeAlias = tuple[tuple[jax.Array | np.ndarray, ...], ...]
 
 
 @pytree
@@ -102,13 +102,13 @@ class NetworkPlan:
         ]
         bank = Bank(
             None if self.constants is None else self.constants.rows(),
-            Rows(blocks) if blocks else None,
+            BlockRows(blocks) if blocks else None,
         )
         after = []
         for layer, layer_carry in zip(self.layers, carry, strict=True):
             bank, carried = layer(bank, layer_carry, shape, valid, handed, rounded)
             after.append(carried)
-        rows = self.output(bank) or Rows([jnp.zeros((self.num_outputs, 1, 1, 1), compute)])
+        rows = self.output(bank) or BlockRows([jnp.zeros((self.num_outputs, 1, 1, 1), compute)])
         rows = broadcast(rows, shape.tokens, shape.segments, shape.batch)
         values = rounded(rows.stacked()).astype(self.structure.dtype)
         return values, tuple(after)
@@ -175,16 +175,16 @@ class Prepared:
     extent: Extent
     form: Form
     numbers: tuple[jax.Array, ...]
-    _first: dict[int, Carry] = field(default_factory=dict)
+    _first: dict[int, GroupCarry] = field(default_factory=dict)
 
-    def first_carry(self, batch: int) -> Carry:
+    def first_carry(self, batch: int) -> GroupCarry:
         """The carry before the first token, on the device."""
         if batch not in self._first:
             carry = self.carry(self.starts, batch)
             self._first[batch] = jax.tree.map(lambda x: on_device(x, x.dtype), carry)
         return self._first[batch]
 
-    def carry(self, state: Sequence[np.ndarray], batch: int) -> Carry:
+    def carry(self, state: Sequence[np.ndarray], batch: int) -> GroupCarry:
         """Turn per layer (at most batch, hidden) into per group (rows, history, 1 or batch)."""
         carry = []
         for layer, values in zip(self.layers, state, strict=True):
@@ -198,7 +198,7 @@ class Prepared:
             carry.append(tuple(histories))
         return tuple(carry)
 
-    def state(self, carry: Carry, batch: int) -> tuple[np.ndarray, ...]:
+    def state(self, carry: GroupCarry, batch: int) -> tuple[np.ndarray, ...]:
         """Undo `carry`."""
         states = []
         for layer, groups in zip(self.layers, carry, strict=True):

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
-from lsrl.backends.linear.plan import Carry, Extent, Form, NetworkPlan, Prepared, prepare
+from lsrl.backends.linear.plan import Extent, Form, GroupCarry, NetworkPlan, Prepared, prepare
 from lsrl.backends.network import Inputs, precision
 
 # ---------------------------------------------------------------- chunks
@@ -79,7 +79,7 @@ _ON_ONE_CORE = {
 
 
 # Of numbers, carry, inputs and how many tokens count.
-_Chunk = Callable[..., tuple[jax.Array, Carry]]
+_Chunk = Callable[..., tuple[jax.Array, GroupCarry]]
 
 
 @lru_cache(maxsize=1024)

@@ -422,14 +422,16 @@ class ResidualNetwork(Network):
         return range(first, first + SPAN * self.sites + 1)
 
     def within(
-        self, span: range, parameters: Parameters, state: ResidualState, memory: ScanMemory
-    ) -> tuple[Parameters, ResidualState, ScanMemory]:
+        self, span: range, parameters: Mapping[str, object], state: Tree, memory: Tree
+    ) -> tuple[Mapping[str, object], Tree, Tree]:
         """Parameters, state and memory of the layers of a span."""
+        stacked = cast(LayerParameters, parameters["layers"])
+        whole = cast(ResidualState, state)
         own = slice(span.start // self.sites, (span.stop - 1) // self.sites)
-        layers = {name: x[own] for name, x in parameters["layers"].items()}
-        carried = {name: x if name == "position" else x[:, own] for name, x in state.items()}
-        entries, weights = (x[span.start : span.stop] for x in memory)
-        return {**parameters, "layers": layers}, carried, (entries, weights)
+        layers = {name: x[own] for name, x in stacked.items()}
+        carried = {name: x if name == "position" else x[:, own] for name, x in whole.items()}
+        places = tuple(x[span.start : span.stop] for x in cast(ScanMemory, memory))
+        return {**parameters, "layers": layers}, carried, places
 
     def passed_on(self) -> dict[int, Array]:
         """The channels that a layer adds nothing to, whatever it reads."""
@@ -449,14 +451,14 @@ class ResidualNetwork(Network):
 
     def edited_step(
         self,
-        parameters: Parameters,
-        state: ResidualState,
-        inputs: Sequence[jax.Array],
+        parameters: Mapping[str, object],
+        state: Tree,
+        inputs: Inputs,
         put: Put,
-        memory: ScanMemory,
-    ) -> tuple[jax.Array, ResidualState, list[jax.Array]]:
+        memory: Tree,
+    ) -> tuple[jax.Array, Tree, list[jax.Array]]:
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
-        entries, weights = map(jnp.asarray, memory)
+        entries, weights = map(jnp.asarray, cast(ScanMemory, memory))
 
         def edit(
             site: jax.Array | int, stream: jax.Array, scan: Memory
@@ -464,10 +466,14 @@ class ResidualNetwork(Network):
             new = put(site, stream[0])
             return new[None], rescanned(scan, new - stream[0], entries[site], weights[site])
 
-        token = tuple(jnp.asarray(x)[None] for x in inputs)
-        count = jnp.int32(1)
-        found = forward(parameters, self.structure, state, token, count, edit=edit)
-        outputs, after, seen = found
+        outputs, after, seen = forward(
+            cast(Parameters, parameters),
+            self.structure,
+            cast(ResidualState, state),
+            tuple(jnp.asarray(x)[None] for x in inputs),
+            jnp.int32(1),
+            edit=edit,
+        )
         return outputs[0], after, [] if seen is None else list(seen[:, 0])
 
     def layered(self) -> Layered:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple
 
+from lsrl.backends.base import capabilities_of
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
-from lsrl.ir.ops import Affine, Bound, Constant, Op
+from lsrl.ir.ops import Affine, Bound, Op
 from lsrl.schedule import AT_INPUT
 from lsrl.target import Capabilities
 
@@ -132,13 +133,8 @@ class Packer(ABC):
     @classmethod
     def capabilities(cls) -> Capabilities:
         """What blocks can make, the embedding makes, or rows look through."""
-        return Capabilities(
-            native=frozenset({*AT_INPUT, Constant, Affine, Bound, *cls.placers}),
-            boolean_product=True,
-            general_product=True,
-            longest_delay=TAPS - 1,
-            diagonal=True,
-        )
+        made = capabilities_of({Affine, Bound, *cls.placers})
+        return replace(made, general_product=True, longest_delay=TAPS - 1, diagonal=True)
 
     def place(self, node: int, channel: int) -> Made:
         """Where an atom is made; all that it reads is placed already.

@@ -34,7 +34,7 @@ from lsrl.model import Model
 from lsrl.noise.copies import MEMORY
 from lsrl.noise.perturbations import WeightNoise
 from lsrl.stability.measures import Critical, clustered, critical_level, located
-from lsrl.stability.store import Parts, Row, write_rows
+from lsrl.stability.store import CsvRow, Parts, write_rows
 
 PROMPTS, DRAWS = 20, 100
 SHARE = 0.05
@@ -61,7 +61,7 @@ def factors_experiment(
     noises: Sequence[WeightNoise] = NOISES,
     memory: int = MEMORY,
     progress: Progress | None = None,
-) -> list[Row]:
+) -> list[CsvRow]:
     """Run the experiment, or what of it is not finished; writes factors.csv.
 
     Args:
@@ -152,7 +152,7 @@ class _Case:
         return [{**names, **row} for row in known[key]]
 
 
-def critical_levels(rows: Sequence[Row], share: float = SHARE) -> dict[str, dict[Key, Critical]]:
+def critical_levels(rows: Sequence[CsvRow], share: float = SHARE) -> dict[str, dict[Key, Critical]]:
     """σ at which a share of the tokens is wrong, with its 95 % interval over draws.
 
     Returns:

@@ -26,7 +26,7 @@ from lsrl.model import Model
 from lsrl.noise.copies import MEMORY, run_copies
 from lsrl.noise.perturbations import PAPER, WeightNoise
 from lsrl.noise.wrong import wrong_tokens
-from lsrl.stability.store import Parts, Row, write_rows
+from lsrl.stability.store import CsvRow, Parts, write_rows
 from lsrl.stability.sweep import OWN
 
 SIGMAS = (0.0, 1e-9, 1e-7, 1e-5, 1e-3)
@@ -184,7 +184,7 @@ def vec2vec_prompts(seed: int) -> tuple[Array, Array]:
 
 def paper_experiment(
     folder: Path, *, memory: int = MEMORY, progress: Progress | None = None
-) -> list[Row]:
+) -> list[CsvRow]:
     """Run the experiment, or what of it is not finished; writes paper.csv.
 
     Args:
@@ -293,7 +293,7 @@ class Summary:
     original: Original | None
 
 
-def summaries(rows: Sequence[Row]) -> list[Summary]:
+def summaries(rows: Sequence[CsvRow]) -> list[Summary]:
     """The table: percent of wrong tokens of tok2tok, errors of vec2vec."""
     groups: dict[tuple[str, ...], dict[float, list[float]]] = {}
     for row in rows:

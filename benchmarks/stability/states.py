@@ -25,7 +25,7 @@ from lsrl.model import Model
 from lsrl.noise.copies import MEMORY
 from lsrl.noise.perturbations import WeightNoise
 from lsrl.stability.measures import Critical, clustered, critical_level, located
-from lsrl.stability.store import Parts, Row, write_rows
+from lsrl.stability.store import CsvRow, Parts, write_rows
 
 Writing = Literal["affine", "self-correcting"]
 
@@ -159,7 +159,7 @@ def states_experiment(
     noises: Sequence[WeightNoise] = NOISES,
     memory: int = MEMORY,
     progress: Progress | None = None,
-) -> list[Row]:
+) -> list[CsvRow]:
     """Run the experiment, or what of it is not finished; writes states.csv.
 
     Args:
@@ -224,7 +224,7 @@ class Correction(NamedTuple):
     high: float
 
 
-def corrections(rows: Sequence[Row]) -> list[Correction]:
+def corrections(rows: Sequence[CsvRow]) -> list[Correction]:
     """The gain by target and noise. A σ outside the levels tried counts as the nearest of them."""
     table: dict[tuple[str, str], dict[str, dict[str, dict[float, list[float]]]]] = {}
     for row in rows:

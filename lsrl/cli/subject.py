@@ -7,15 +7,17 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 
 from lsrl.errors import InputError, LsrlError
+from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.options import Legalise
 
@@ -33,7 +35,7 @@ class Subject:
     program: Program
     model: "Model | None" = None  # a saved one
     entry: "Entry | None" = None  # its row of the library
-    parameters: Mapping[str, Any] | None = None
+    parameters: Mapping[str, object] | None = None
 
 
 def subject_of(name: str, settings: list[str] | None) -> Subject:
@@ -101,7 +103,7 @@ def legalise_of(unroll: bool) -> Legalise:
     return "unroll" if unroll else "native"
 
 
-def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, Any] | None]":
+def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] | None]":
     """The row of the library and the parameters that a program was built with, if it is known."""
     import lsrl
     from lsrl.storage import program_content
@@ -116,7 +118,7 @@ def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, Any] | No
     return None, None
 
 
-def module_of(path: Path) -> Any:
+def module_of(path: Path) -> ModuleType:
     """A user's file, executed.
 
     Raises:
@@ -154,7 +156,7 @@ def sampler_of(name: str) -> "Sampler":
             f"{type(found).__name__}"
         )
 
-    def draw(random: np.random.Generator, sequences: int, length: int) -> Any:
+    def draw(random: np.random.Generator, sequences: int, length: int) -> Sequence[Array] | Array:
         try:
             return found(random, sequences, length)
         except LsrlError:
@@ -165,7 +167,7 @@ def sampler_of(name: str) -> "Sampler":
     return draw
 
 
-def _from_file(path: Path, name: str | None, parameters: dict[str, Any]) -> Program:
+def _from_file(path: Path, name: str | None, parameters: dict[str, object]) -> Program:
     """A program of a user's file, or what a function of it returns.
 
     Raises:
@@ -199,7 +201,7 @@ def _from_file(path: Path, name: str | None, parameters: dict[str, Any]) -> Prog
     return made
 
 
-def _parse_setting(text: str) -> tuple[str, Any]:
+def _parse_setting(text: str) -> tuple[str, object]:
     """A name and its value: a Python or JSON literal, else text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -212,7 +214,9 @@ def _parse_setting(text: str) -> tuple[str, Any]:
     return name, value
 
 
-def _check_settings(name: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_settings(
+    name: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, object]
+) -> None:
     unknown = [key for key in given if key not in known]
     if unknown:
         raise InputError(
@@ -230,7 +234,7 @@ def _check_settings(name: str, known: Mapping[str, Any], given: Mapping[str, Any
         raise InputError(f"{name}: needs a value for {', '.join(missing)}: -p {missing[0]}=...")
 
 
-def settings_of(build: Any) -> list[str]:
+def settings_of(build: Callable[..., object]) -> list[str]:
     """The parameters of a function with their defaults, as text."""
     return [
         f"{parameter.name}={parameter.default!r}"

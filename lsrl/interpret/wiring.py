@@ -5,7 +5,7 @@ Setting an entry sets the memory with it, so that the change goes on to the next
 layer's own value would.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Concatenate, NamedTuple, TypeAlias, TypeVar, cast
@@ -18,6 +18,7 @@ from jax import lax
 from lsrl.circuit import Circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.pytrees import Tree
 
 Result = TypeVar("Result")
 
@@ -59,10 +60,10 @@ class Prepared(NamedTuple):
       memory: see `Wiring.memory`.
     """
 
-    parameters: object
-    state: object
+    parameters: Mapping[str, object]
+    state: Tree
     inputs: Arrays
-    memory: object
+    memory: Tree
 
 
 class Wiring:
@@ -134,7 +135,7 @@ class Wiring:
         return found
 
     @cached_property
-    def memory(self) -> object:
+    def memory(self) -> Tree:
         """What an edit of a hook does to the memory: arrays, so that equal networks share code."""
         return self.model.module.memory_of(self.circuit)
 
@@ -247,7 +248,7 @@ class Wiring:
         parameters, state, inputs, memory = prepared
         step = self.model.module.edited_step
 
-        def token(state: object, now: _Now) -> tuple[object, _Seen]:
+        def token(state: Tree, now: _Now) -> tuple[Tree, _Seen]:
             read, tokens, values, shift, hold, some = now
             where = mask if some is None else some
 

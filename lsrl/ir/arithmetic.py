@@ -17,7 +17,7 @@ order; they equal the others where nothing is rounded.
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +26,14 @@ from lsrl.errors import InputError
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, rational
 
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
 Values = tuple[float, ...]
-# A matrix with more entries than this in some row is multiplied as a whole, where order is no
-# matter or a library has the same.
+# With more entries in some row, jax multiplies a matrix as a whole.
 MAX_TERMS = 4
-
-
-class _Terms(NamedTuple):
-    """One entry of each row that has so many: where it stands, its column, its factor."""
-
-    rows: Array | None  # None: every row has one
-    columns: Array
-    factors: Array | None  # None: all are 1
+# Numbers from which on numpy's indexing beats its `take`.
+MANY = 1 << 11
 
 
 class Numbers:
@@ -55,7 +51,6 @@ class Numbers:
         self.dtype = np.dtype(dtype)
         self.namespace = namespace
         self._known: dict[tuple[object, ...], tuple[object, Array]] = {}
-        self._terms: dict[int, tuple[Matrix, list[_Terms]]] = {}
 
     @property
     def traced(self) -> bool:
@@ -107,49 +102,51 @@ class Numbers:
 
     def product(self, weight: Matrix, value: Array) -> Array:
         """Weight @ value over the last axis: (..., columns) to (..., rows)."""
-        terms = self._terms_of(weight)
+        terms = weight.terms
+        whole = self.product_at_once(weight, value) if len(terms) > 1 else None
+        if whole is not None:
+            return whole
         if not terms or terms[0].rows is not None:
             result: Array = self.namespace.zeros((*value.shape[:-1], weight.rows), self.dtype)
-        if len(terms) > MAX_TERMS:
-            whole = self.product_at_once(weight, value)
-            if whole is not None:
-                return whole
         for k, (rows, columns, factors) in enumerate(terms):
-            picked = value[..., columns]
+            term = value if columns is None else self.picked(value, columns)
             if factors is not None:
-                picked = picked * factors.reshape(*[1] * (value.ndim - 1), -1)
+                term = term * self._factors(weight, k, factors, value.ndim)
             if rows is None:
-                result = picked if k == 0 else result + picked
-            elif self.traced:
-                result = result.at[..., rows].add(picked)  # type: ignore[attr-defined]
+                result = term if k == 0 else result + term
             else:
-                result[..., rows] += picked
+                result = self.added(result, rows, term)
         return result
 
+    def picked(self, value: Array, columns: Array) -> Array:
+        """Some channels of a value."""
+        if self.traced or value.size > MANY:
+            return value[..., columns]
+        return value.take(columns, axis=-1)
+
+    def added(self, total: Array, rows: Array, term: Array) -> Array:
+        """Total with a term added to some of its channels."""
+        if self.traced:
+            result: Array = self.namespace.asarray(total).at[..., rows].add(term)
+            return result
+        result = total.copy()
+        result[..., rows] += term
+        return result
+
+    def _factors(self, weight: Matrix, k: int, factors: Array, rank: int) -> Array:
+        if self.dtype == np.float64 and not self.traced:
+            return factors
+        key = id(weight), k, rank
+        return self._kept(key, weight, lambda: factors.reshape(*[1] * (rank - 1), -1))
+
     def product_at_once(self, weight: Matrix, value: Array) -> Array | None:
-        """The product of a matrix with long rows, if there is a quicker way with equal results."""
-        if not self.traced:
+        """The product of a matrix with long rows, if there is a quicker way to the same result."""
+        if not self.traced or len(weight.terms) <= MAX_TERMS:
             return None
         dense = self.table(weight)
         # Else the default of an accelerator would round the factors.
         result: Array = self.namespace.matmul(value, dense.T, precision="highest")
         return result
-
-    def _terms_of(self, weight: Matrix) -> list[_Terms]:
-        if id(weight) not in self._terms:
-            self._terms[id(weight)] = weight, self._split(weight)
-        return self._terms[id(weight)][1]
-
-    def _split(self, weight: Matrix) -> list[_Terms]:
-        csr, found = weight.csr, []
-        lengths = np.diff(csr.indptr)
-        for k in range(lengths.max(initial=0)):
-            rows = np.flatnonzero(lengths > k)
-            entries = csr.indptr[rows] + k
-            factors = None if (csr.data[entries] == 1).all() else self.converted(csr.data[entries])
-            every = len(rows) == weight.rows
-            found.append(_Terms(None if every else rows, csr.indices[entries], factors))
-        return found
 
     def rows(self, table: Matrix, places: Array) -> Array:
         """Rows of a table by number: (...) to (..., columns)."""
@@ -235,6 +232,7 @@ class Integers(Numbers):
     def __init__(self, dtype: npt.DTypeLike = np.int64, namespace: ModuleType = np) -> None:
         """Int64 unless told otherwise."""
         super().__init__(dtype, namespace)
+        self._sparse: dict[int, tuple[Matrix, sp.csr_array]] = {}
 
     @property
     def greatest(self) -> int:
@@ -254,7 +252,9 @@ class Integers(Numbers):
         if self.traced:
             return super().product_at_once(weight, value)
         flat = value.reshape(-1, weight.columns)
-        product = weight.csr.astype(self.dtype) @ flat.T
+        if id(weight) not in self._sparse:
+            self._sparse[id(weight)] = weight, weight.csr.astype(self.dtype)
+        product = self._sparse[id(weight)][1] @ flat.T
         return np.asarray(product.T).reshape(*value.shape[:-1], weight.rows)
 
     def ramp(self, value: Array, slope: float, shift: float) -> Array:

@@ -97,7 +97,7 @@ def evaluate(
         pledge = pledges.get(i)
         if pledge is not None:
             shown = operands[0] if pledge.of_operand else value
-            broken = graph.nodes[i].op.broken(operands, value, extent)
+            broken = graph.nodes[i].op.broken(operands, value, extent, ())
             keep_promise(graph, i, pledge, broken, shown)
         if proven is not None:
             wrong = proven[i].violations(value)
@@ -139,7 +139,9 @@ def evaluate_prefixes(
             if i in wanted:
                 values[i] = value
             if i in pledges:
-                broken: Array = np.any(graph.nodes[i].op.broken(operands, value, extent), axis=-1)
+                broken: Array = np.any(
+                    graph.nodes[i].op.broken(operands, value, extent, ()), axis=-1
+                )
                 first = np.where(broken.any(axis=1), broken.argmax(axis=1), time)
                 legal = np.minimum(legal, first)
     return legal, values
@@ -295,4 +297,4 @@ def _intervened(op: Op, operands: Sequence[Array], extent: Extent, given: Interv
     new = extent.numbers.given(given.values)
     if not isinstance(op, StateOp):
         return np.where(given.mask, new, op.evaluate(operands, extent))
-    return np.stack(list(op.scan(operands, extent, (given.mask, new))), axis=1)
+    return op.scan(operands, extent, (given.mask, new))

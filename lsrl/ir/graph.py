@@ -236,6 +236,7 @@ class GraphBuilder:
     def inherit(self, index: int, node: Node, groups: Groups = exclusion.NONE) -> None:
         """Let a node stand for all that `node` of an earlier graph stood for, and its groups."""
         self.describe(index, node.names, node.sources)
+        before = self.facts[index].groups
         fresh = [origin for origin in node.origins if origin not in self.nodes[index].origins]
         mine = self.nodes[index]
         self.nodes[index] = Node(
@@ -248,6 +249,8 @@ class GraphBuilder:
             fact = self.facts[index]
             both = exclusion.union(fact.groups, groups)
             self.facts[index] = fact if both is fact.groups else replace(fact, groups=both)
+        if self.facts[index].groups is not before:
+            self._inference.regrouped(index)
 
     def build(self, output: int) -> Graph:
         """The finished graph."""

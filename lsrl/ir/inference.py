@@ -14,7 +14,7 @@ definition:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from lsrl.ir.ops import (
     Relu,
     SelectiveState,
 )
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 # Entries of the dense matrices that one affine map is looked at with, and how many forms of it.
 MAX_ENTRIES = 1 << 13
@@ -78,6 +81,7 @@ class Inference:
         self._forms: dict[int, Form | None] = {}
         self._masks: list[int] = []
         self._spreads: dict[int, Spread | None] = {}
+        self._grouped: list[bool] = []
 
     def facts(self, index: int, known: Sequence[Facts], tokens: int) -> Facts:
         """Facts of a node over `tokens` tokens, given those of the nodes before it.
@@ -121,7 +125,7 @@ class Inference:
 
     def _shut(self, argument: int, known: Sequence[Facts]) -> Groups:
         """Of relu(argument): what is 0 wherever one of the channels that it reads is 0."""
-        if not any(known[i].groups for i in self._sources(argument)):
+        if not self._reads_groups(argument, known):
             return exclusion.NONE
         spread = self._over_sources(argument)
         if spread is None:
@@ -141,15 +145,19 @@ class Inference:
                 found = exclusion.union(found, ((root, belongs),))
         return found
 
-    def _sources(self, index: int) -> list[int]:
-        """What a node reads that is not an affine map, looking through those that are."""
-        seen, pending = {index}, [index]
-        while pending:
-            node = self.nodes[pending.pop()]
-            fresh = set(node.operands) - seen if isinstance(node.op, Affine) else set()
-            seen |= fresh
-            pending.extend(fresh)
-        return sorted(i for i in seen if not isinstance(self.nodes[i].op, Affine))
+    def _reads_groups(self, index: int, known: Sequence[Facts]) -> bool:
+        """Whether anything has groups that a node is made of through affine maps alone."""
+        for i in range(len(self._grouped), index + 1):
+            node = self.nodes[i]
+            affine = isinstance(node.op, Affine)
+            self._grouped.append(
+                any(self._grouped[j] for j in node.operands) if affine else bool(known[i].groups)
+            )
+        return self._grouped[index]
+
+    def regrouped(self, index: int) -> None:
+        """Forget what was seen of a node's groups, which have changed, and of its readers'."""
+        del self._grouped[index:]
 
     def _over_sources(self, index: int) -> Spread | None:
         """A node as an affine map of its sources; None where float64 would round it."""
@@ -301,7 +309,7 @@ def _total(first: Matrix, second: Matrix) -> Matrix:
     return Matrix(first.csr + second.csr)
 
 
-def _product(first: Any, second: Array) -> Array:
+def _product(first: "Array | sp.csr_array", second: Array) -> Array:
     """Of a dense or sparse matrix and a dense one or a vector."""
     entries = first.data if hasattr(first, "tocsr") else first
     unit = lowest_bit(entries).min(initial=np.inf) * lowest_bit(second).min(initial=np.inf)

@@ -1,12 +1,27 @@
 """Immutable, hashable sparse matrices: the weights inside programs and schedules."""
 
 import hashlib
-from typing import Any, final
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
 import numpy as np
 
 from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir.numbers import Array, exact_array, lowest_bit
+
+
+class Terms(NamedTuple):
+    """One entry of each row that has so many.
+
+    Attributes:
+      rows: (entries,) which rows; None for all.
+      columns: (entries,); None where there is one for each, in order.
+      factors: (entries,) float64; None where all are 1.
+    """
+
+    rows: Array | None
+    columns: Array | None
+    factors: Array | None
 
 
 @final
@@ -19,9 +34,9 @@ class Matrix:
       csr: (rows, columns) scipy CSR array in canonical form: sorted, without explicit zeros.
     """
 
-    __slots__ = ("_digest", "csr")
+    __slots__ = ("_digest", "_terms", "csr")
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: object) -> None:
         """Take any dense array, scalar nest or scipy sparse array with two dimensions.
 
         Raises:
@@ -55,6 +70,7 @@ class Matrix:
         ):
             digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
         self._digest = digest.digest()
+        self._terms: tuple[Terms, ...] | None = None
 
     @classmethod
     def identity(cls, size: int) -> "Matrix":
@@ -62,7 +78,7 @@ class Matrix:
         return cls.selection(np.arange(size), size)
 
     @classmethod
-    def diagonal(cls, values: Any) -> "Matrix":
+    def diagonal(cls, values: object) -> "Matrix":
         """The matrix with these values on its diagonal."""
         row = exact_array(values, "a matrix")
         return cls._of(row, np.arange(len(row)), np.arange(len(row)), (len(row), len(row)))
@@ -74,7 +90,7 @@ class Matrix:
         return cls._of(np.zeros(0), nothing, nothing, (rows, columns))
 
     @classmethod
-    def selection(cls, indices: Any, columns: int) -> "Matrix":
+    def selection(cls, indices: Sequence[int] | Array, columns: int) -> "Matrix":
         """Row i picks channel indices[i] of `columns` channels."""
         picked = np.asarray(indices, dtype=np.int64)
         rows = np.arange(len(picked))
@@ -131,6 +147,25 @@ class Matrix:
     def dense(self) -> Array:
         """A dense copy, (rows, columns)."""
         return self.csr.toarray()
+
+    @property
+    def terms(self) -> tuple[Terms, ...]:
+        """The first entry of each row, the second of those that have one, and so on."""
+        if self._terms is None:
+            lengths = np.diff(self.csr.indptr)
+            self._terms = tuple(self._term(lengths, k) for k in range(lengths.max(initial=0)))
+        return self._terms
+
+    def _term(self, lengths: Array, k: int) -> Terms:
+        rows = np.flatnonzero(lengths > k)
+        entries = self.csr.indptr[rows] + k
+        columns, factors = self.csr.indices[entries].astype(np.intp), self.csr.data[entries]
+        in_order = np.array_equal(columns, np.arange(self.columns))
+        return Terms(
+            None if len(rows) == self.rows else rows,
+            None if in_order else columns,
+            None if (factors == 1).all() else factors,
+        )
 
     def entry_rows(self) -> Array:
         """The row of each stored entry, aligned with `csr.data` and `csr.indices`."""

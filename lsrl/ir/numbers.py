@@ -1,7 +1,7 @@
 """Exact facts about float64 numbers: the grid a value lies on, and when a sum is exact."""
 
 from fractions import Fraction
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from lsrl.errors import ProgramError
 Array = npt.NDArray[Any]
 
 
-def lowest_bit(values: Any) -> Array:
+def lowest_bit(values: npt.ArrayLike) -> Array:
     """The largest power of two that divides each value; inf for zero, 0 for infinity.
 
     Args:
@@ -73,7 +73,7 @@ def common_grid(values: Array, starts: Array) -> Array:
     return result
 
 
-def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
+def sum_is_exact(magnitude: npt.ArrayLike, grid: npt.ArrayLike, bits: int) -> Array:
     """Whether sums are exact in any order (condition P1; docs/design.md, section 1).
 
     A sum of terms on a grid g (a power of two) whose absolute values add up to at most 2^bits g has
@@ -88,7 +88,7 @@ def sum_is_exact(magnitude: Any, grid: Any, bits: int) -> Array:
         return np.asarray(np.asarray(magnitude) <= 2.0**bits * np.asarray(grid))
 
 
-def exact_array(values: Any, what: str) -> Array:
+def exact_array(values: object, what: str) -> Array:
     """Numbers of any shape as float64, refusing what float64 can't hold exactly.
 
     Raises:
@@ -110,21 +110,21 @@ def unsigned_zeros(values: Array) -> Array:
     return values + values.dtype.type(0)
 
 
-def exact_number(value: Any, what: str) -> float:
+def exact_number(value: object, what: str) -> float:
     """`value` as a float64, refusing what float64 can't hold exactly.
 
     Raises:
       ProgramError: not a finite number, a complex one, or a Fraction or int that float64 would
         round.
     """
-    if np.iscomplexobj(value):  # numpy would drop the imaginary part
+    if np.iscomplexobj(np.asarray(value)):  # numpy would drop the imaginary part
         raise ProgramError(
             f"{what}: expected real numbers, got {value!r}, which is complex; write .real to drop "
             "the imaginary part, or keep both parts as two channels, on which a + bi acts as the "
             "matrix [[a, -b], [b, a]]"
         )
     try:
-        number = float("not a number" if isinstance(value, str) else value)
+        number = float(cast(SupportsFloat, "not a number" if isinstance(value, str) else value))
     except (TypeError, ValueError, OverflowError) as error:
         raise ProgramError(f"{what}: expected a number, got {value!r}") from error
     if not np.isfinite(number):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from lsrl.ir.numbers import Array, exact_number, lowest_bit
 # A step with more significant bits than this is no useful grid (0.1 has 53): it counts as
 # continuous.
 MAX_STEP_BITS = 20
+
+# One number for every entry of a vector, or one an entry.
+Entries = float | Sequence[float] | Array
 
 
 @final
@@ -48,7 +51,7 @@ class Token:
         """The id: an integer from 0 to size - 1."""
         return facts(np.zeros(1), np.array([self.size - 1.0]), np.ones(1))
 
-    def check(self, values: Any, name: str) -> Array:
+    def check(self, values: object, name: str) -> Array:
         """The values as int64 (batch, time); see `check_inputs` for the batch axis.
 
         Raises:
@@ -94,7 +97,14 @@ class Vector:
     high: tuple[float, ...] = field(kw_only=True)
     step: tuple[float, ...] | None = field(default=None, kw_only=True)
 
-    def __init__(self, width: int, *, low: Any, high: Any, step: Any = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        low: float | Sequence[float] | Array,
+        high: float | Sequence[float] | Array,
+        step: float | Sequence[float] | Array | None = None,
+    ) -> None:
         """Broadcast scalar bounds over the entries and check them."""
         if not isinstance(width, int | np.integer) or width < 1:
             raise ProgramError(f"Vector(d, ...) needs a positive int width, got {width!r}")
@@ -118,7 +128,7 @@ class Vector:
         dyadic = (step > 0) & (step <= 2.0**MAX_STEP_BITS * lowest_bit(step))
         return np.where(dyadic, step, 0.0)
 
-    def check(self, values: Any, name: str) -> Array:
+    def check(self, values: object, name: str) -> Array:
         """The values as float64 (..., time, width).
 
         Raises:
@@ -157,7 +167,7 @@ class Vector:
 InputType = Token | Vector
 
 
-def _names(names: Any, size: int) -> tuple[str, ...]:
+def _names(names: object, size: int) -> tuple[str, ...]:
     words = tuple(names) if isinstance(names, Iterable) else (names,)
     # A tokenizer splits text at blanks.
     good = all(isinstance(word, str) and word and word.split() == [word] for word in words)
@@ -169,14 +179,14 @@ def _names(names: Any, size: int) -> tuple[str, ...]:
     return words
 
 
-def _per_entry(value: Any, width: int, what: str) -> tuple[float, ...]:
+def _per_entry(value: object, width: int, what: str) -> tuple[float, ...]:
     values = value if isinstance(value, Sequence | np.ndarray) else [value] * width
     if len(values) != width:
         raise ProgramError(f"Vector: {what} needs one number or {width}, got {len(values)}")
     return tuple(exact_number(entry, f"Vector {what}") for entry in values)
 
 
-def _as_array(values: Any, name: str) -> Array:
+def _as_array(values: object, name: str) -> Array:
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -186,14 +196,14 @@ def _as_array(values: Any, name: str) -> Array:
         ) from error
 
 
-def position_text(index: Any, ndim: int) -> str:
+def position_text(index: Iterable[int], ndim: int) -> str:
     """A (batch, time) index in words."""
     words = [str(int(i)) for i in index]
     return f"token {words[-1]}" if ndim < 2 else f"sequence {words[0]}, token {words[-1]}"
 
 
 def check_inputs(
-    types: dict[str, InputType], values: Sequence[Any], max_length: int | None
+    types: dict[str, InputType], values: Sequence[object], max_length: int | None
 ) -> tuple[list[Array], bool]:
     """Check every input against its declared type.
 

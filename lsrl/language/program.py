@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast, final, overload
+from typing import cast, final, overload
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Program:
         """Width of the output."""
         return self.graph.nodes[self.graph.output].width
 
-    def run(self, *inputs: Any, exact: bool = False) -> Array:
+    def run(self, *inputs: object, exact: bool = False) -> Array:
         """Run the reference evaluator.
 
         Args:
@@ -76,7 +76,7 @@ class Program:
         result = values if exact else unsigned_zeros(_in_float64(values))
         return cast(Array, result if batched else result[0])
 
-    def trace(self, *inputs: Any) -> dict[str, Array]:
+    def trace(self, *inputs: object) -> dict[str, Array]:
         """Every named signal at every token.
 
         Args:
@@ -105,18 +105,18 @@ class Program:
 
 
 @overload
-def program(function: Callable[..., Any], /) -> Program: ...
+def program(function: Callable[..., object], /) -> Program: ...
 @overload
 def program(
     *, max_length: int | None = None, name: str | None = None
-) -> Callable[[Callable[..., Any]], Program]: ...
+) -> Callable[[Callable[..., object]], Program]: ...
 def program(
-    function: Callable[..., Any] | None = None,
+    function: Callable[..., object] | None = None,
     /,
     *,
     max_length: int | None = None,
     name: str | None = None,
-) -> Any:
+) -> Program | Callable[[Callable[..., object]], Program]:
     """Turn a function over signals into a `Program`.
 
     Args:
@@ -151,7 +151,7 @@ def _nearest(value: int | Fraction) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _record(function: Callable[..., Any], max_length: int | None, name: str | None) -> Program:
+def _record(function: Callable[..., object], max_length: int | None, name: str | None) -> Program:
     where = f"{Path(function.__code__.co_filename)}:{function.__code__.co_firstlineno}"
     if max_length is not None and (
         not isinstance(max_length, int | np.integer)
@@ -197,7 +197,7 @@ def _record(function: Callable[..., Any], max_length: int | None, name: str | No
     )
 
 
-def _annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
+def _annotations(function: Callable[..., object], where: str) -> dict[str, object]:
     """Types by parameter name; Annotated[Signal, T] counts as T."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -217,11 +217,13 @@ def _annotations(function: Callable[..., Any], where: str) -> dict[str, Any]:
     return {name: hint for name, hint in found.items() if hint not in (type(None), Signal)}
 
 
-def _call(function: Callable[..., Any], signals: list[Signal]) -> tuple[Any, dict[str, Any]]:
+def _call(
+    function: Callable[..., object], signals: list[Signal]
+) -> tuple[object, dict[str, object]]:
     """Call a function and bring back its result and its local variables."""
-    variables: dict[str, Any] = {}
+    variables: dict[str, object] = {}
 
-    def watch(frame: FrameType, event: str, _: Any) -> None:
+    def watch(frame: FrameType, event: str, _: object) -> None:
         if event == "return" and frame.f_code is function.__code__:
             variables.update(frame.f_locals)
 
@@ -236,7 +238,7 @@ def _call(function: Callable[..., Any], signals: list[Signal]) -> tuple[Any, dic
     return result, variables
 
 
-def _name_variables(variables: dict[str, Any]) -> None:
+def _name_variables(variables: dict[str, object]) -> None:
     """Name signals after the local variables that hold them; parameters are named already."""
     for name, value in variables.items():
         if isinstance(value, Signal):
@@ -251,7 +253,7 @@ def _name_variables(variables: dict[str, Any]) -> None:
                     entry.named(f"{name}[{key!r}]")
 
 
-def _output(result: Any, where: str) -> Signal:
+def _output(result: object, where: str) -> Signal:
     if isinstance(result, Signal):
         return result
     if isinstance(result, tuple | list) and result and all(isinstance(r, Signal) for r in result):

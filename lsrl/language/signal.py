@@ -4,16 +4,17 @@ Every operation infers bounds and grid of its result at once, so a mistake is re
 Axis legend: a signal of width w is, at each token, a vector of w channels.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast, final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_array, power_of_two_below
+from lsrl.ir.numbers import Array, exact_array, power_of_two_below
 from lsrl.ir.types import Token
 from lsrl.language.trace import Trace, current_trace, user_line
 
@@ -93,13 +94,13 @@ class Signal:
 
     if not TYPE_CHECKING:  # type checkers would take A @ x for an array
 
-        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        def __array__(self, dtype: object = None, copy: object = None) -> Array:
             """No array of numbers but one object, so that sparse matrices leave @ to us too."""
             array = np.empty((), dtype=object)
             array[()] = self
             return array
 
-    def __iter__(self) -> "Any":
+    def __iter__(self) -> "Iterator[Signal]":
         """The channels, one signal each."""
         return (self[i] for i in range(self.width))
 
@@ -119,7 +120,7 @@ class Signal:
         low, high = self.facts.low.min(), self.facts.high.max()
         return f"Signal(width={self.width}, in [{low:g}, {high:g}])"
 
-    def __getitem__(self, key: Any) -> "Signal":
+    def __getitem__(self, key: int | slice | Sequence[int] | Array) -> "Signal":
         """Channels by index, slice or list of indices."""
         try:
             picked = np.atleast_1d(np.arange(self.width)[key])
@@ -136,17 +137,17 @@ class Signal:
             return self
         return affine([(Matrix.selection(picked, self.width), self)])
 
-    def __add__(self, other: Any) -> "Signal":
+    def __add__(self, other: "Operand") -> "Signal":
         """X + y, channel by channel; numbers and width 1 broadcast."""
         return combine([(1.0, self), (1.0, other)])
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> "Signal":
+    def __sub__(self, other: "Operand") -> "Signal":
         """X - y."""
         return combine([(1.0, self), (-1.0, other)])
 
-    def __rsub__(self, other: Any) -> "Signal":
+    def __rsub__(self, other: "Operand") -> "Signal":
         """Numbers minus the signal."""
         return combine([(-1.0, self), (1.0, other)])
 
@@ -154,7 +155,7 @@ class Signal:
         """-x."""
         return combine([(-1.0, self)])
 
-    def __mul__(self, other: Any) -> "Signal":
+    def __mul__(self, other: "Operand") -> "Signal":
         """Scaling by a number or a vector of numbers; with a signal, the elementwise product."""
         if isinstance(other, Signal):
             left, right = broadcast(self, other)
@@ -171,7 +172,7 @@ class Signal:
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> "Signal":
+    def __truediv__(self, other: "Operand") -> "Signal":
         """X divided by a number.
 
         Raises:
@@ -184,49 +185,49 @@ class Signal:
             raise ProgramError(f"{user_line()}: division by zero")
         return self * (1.0 / divisor)
 
-    def __rmatmul__(self, matrix: Any) -> "Signal":
+    def __rmatmul__(self, matrix: object) -> "Signal":
         """A @ x for a matrix of numbers, dense or scipy.sparse, (rows, width)."""
         return affine([(as_matrix(matrix, self.width), self)])
 
-    def __gt__(self, other: Any) -> "Signal":
+    def __gt__(self, other: "Operand") -> "Signal":
         """X > y on gridded values: a {0,1} signal."""
         return greater(self, other)
 
-    def __ge__(self, other: Any) -> "Signal":
+    def __ge__(self, other: "Operand") -> "Signal":
         """X >= y on gridded values."""
         return greater_equal(self, other)
 
-    def __lt__(self, other: Any) -> "Signal":
+    def __lt__(self, other: "Operand") -> "Signal":
         """X < y on gridded values."""
         return less(self, other)
 
-    def __le__(self, other: Any) -> "Signal":
+    def __le__(self, other: "Operand") -> "Signal":
         """X <= y on gridded values."""
         return less_equal(self, other)
 
     def __eq__(self, other: object) -> "Signal":  # type: ignore[override]
         """X == y on gridded values."""
-        return equal(self, other)
+        return equal(self, cast("Operand", other))
 
     def __ne__(self, other: object) -> "Signal":  # type: ignore[override]
         """X != y on gridded values."""
-        return not_equal(self, other)
+        return not_equal(self, cast("Operand", other))
 
-    def __and__(self, other: Any) -> "Signal":
+    def __and__(self, other: "Operand") -> "Signal":
         """Both are 1, of {0,1} signals."""
         left, right = logical("&", self, other)
         return relu(left + right - 1)
 
     __rand__ = __and__
 
-    def __or__(self, other: Any) -> "Signal":
+    def __or__(self, other: "Operand") -> "Signal":
         """At least one is 1, of {0,1} signals."""
         left, right = logical("|", self, other)
         return 1 - relu(1 - left - right)
 
     __ror__ = __or__
 
-    def __xor__(self, other: Any) -> "Signal":
+    def __xor__(self, other: "Operand") -> "Signal":
         """Exactly one is 1, of {0,1} signals."""
         left, right = logical("^", self, other)
         return relu(left - right) + relu(right - left)
@@ -237,6 +238,10 @@ class Signal:
         """1 - x, of a {0,1} signal."""
         (value,) = logical("~", self)
         return 1 - value
+
+
+# What an operation reads beside signals: numbers, which count as constants.
+Operand = Signal | ArrayLike
 
 
 def record(op: ops.Op, *operands: Signal) -> Signal:
@@ -258,7 +263,7 @@ def record(op: ops.Op, *operands: Signal) -> Signal:
     return signal
 
 
-def numbers(value: Any, what: str) -> np.ndarray[Any, Any]:
+def numbers(value: object, what: str) -> Array:
     """One number or a vector of numbers as float64 (n,).
 
     Raises:
@@ -280,7 +285,7 @@ def numbers(value: Any, what: str) -> np.ndarray[Any, Any]:
         raise ProgramError(f"{user_line()}: {error}") from None
 
 
-def as_matrix(value: Any, columns: int) -> Matrix:
+def as_matrix(value: object, columns: int) -> Matrix:
     """A number (times identity), a dense or a scipy.sparse matrix as a `Matrix` of `columns`.
 
     Raises:
@@ -310,7 +315,7 @@ def as_matrix(value: Any, columns: int) -> Matrix:
     return matrix
 
 
-def affine(terms: Sequence[tuple[Any, Signal]], bias: Any = None) -> Signal:
+def affine(terms: Sequence[tuple[object, Signal]], bias: ArrayLike | None = None) -> Signal:
     """Σ matrix @ signal + bias, as one node.
 
     Args:
@@ -337,7 +342,7 @@ def affine(terms: Sequence[tuple[Any, Signal]], bias: Any = None) -> Signal:
     return record(ops.Affine(tuple(weights), tuple(row.tolist())), *operands)
 
 
-def concat(*signals: Any) -> Signal:
+def concat(*signals: Operand) -> Signal:
     """The channels of all operands, one after another."""
     parts = [as_signal(signal) for signal in signals]
     if not parts:
@@ -351,7 +356,7 @@ def concat(*signals: Any) -> Signal:
     return affine(terms)
 
 
-def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
+def combine(terms: Sequence[tuple[float, Operand]]) -> Signal:
     """Σ factor · value over signals and numbers; width 1 broadcasts."""
     signals = [(factor, value) for factor, value in terms if isinstance(value, Signal)]
     plain = [factor * numbers(v, "an operand") for factor, v in terms if not isinstance(v, Signal)]
@@ -374,7 +379,7 @@ def combine(terms: Sequence[tuple[float, Any]]) -> Signal:
     return affine(weights, bias)
 
 
-def constant(values: Any) -> Signal:
+def constant(values: ArrayLike) -> Signal:
     """A signal with the same value at every token.
 
     Args:
@@ -383,12 +388,12 @@ def constant(values: Any) -> Signal:
     return record(ops.Constant(tuple(numbers(values, "a constant").tolist())))
 
 
-def as_signal(value: Any) -> Signal:
+def as_signal(value: Operand) -> Signal:
     """A signal as it is; numbers as a constant."""
     return value if isinstance(value, Signal) else constant(value)
 
 
-def broadcast(*values: Any) -> tuple[Signal, ...]:
+def broadcast(*values: Operand) -> tuple[Signal, ...]:
     """Signals or numbers, all widened to one width.
 
     Raises:
@@ -405,7 +410,7 @@ def broadcast(*values: Any) -> tuple[Signal, ...]:
     )
 
 
-def logical(symbol: str, *values: Any) -> tuple[Signal, ...]:
+def logical(symbol: str, *values: Operand) -> tuple[Signal, ...]:
     """Operands of & | ^ ~, checked to be {0,1}.
 
     Raises:
@@ -426,7 +431,7 @@ def relu(x: Signal) -> Signal:
     return record(ops.Relu(), as_signal(x))
 
 
-def maximum(*operands: Any) -> Signal:
+def maximum(*operands: Operand) -> Signal:
     """The greatest of its operands, channel by channel, in log2 of their number of levels.
 
     Args:
@@ -435,7 +440,7 @@ def maximum(*operands: Any) -> Signal:
     return _tournament("maximum", operands, lambda x, y: x + relu(y - x))
 
 
-def minimum(*operands: Any) -> Signal:
+def minimum(*operands: Operand) -> Signal:
     """The smallest of its operands, channel by channel, in log2 of their number of levels.
 
     Args:
@@ -451,7 +456,7 @@ def absolute(x: Signal) -> Signal:
 
 
 def _tournament(
-    name: str, operands: Sequence[Any], winner: Callable[[Signal, Signal], Signal]
+    name: str, operands: Sequence[Operand], winner: Callable[[Signal, Signal], Signal]
 ) -> Signal:
     if not operands:
         raise ShapeError(f"{user_line()}: {name} needs at least one operand")
@@ -473,7 +478,7 @@ def _knockout(x: Signal, winner: Callable[..., Signal]) -> Signal:
     return x
 
 
-def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+def greater_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
     """1 where x >= y, else 0.
 
     On gridded values it is exact. With a ramp it is exactly 1 from y - ramp/2 on and exactly 0 up
@@ -493,7 +498,7 @@ def greater_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
     return _at_least_zero(combine([(1.0, as_signal(x)), (-1.0, y)]), ramp)
 
 
-def _on_grid(value: Any, other: Any, rounding: Any) -> Any:
+def _on_grid(value: Operand, other: Operand, rounding: np.ufunc) -> Operand:
     """A threshold between two grid points of the other side moves to one that decides the same."""
     if isinstance(value, Signal) or not isinstance(other, Signal):
         return value
@@ -529,7 +534,7 @@ def _grid(difference: Signal) -> float:
     return float(finite.min()) if len(finite) else 1.0
 
 
-def _slope(name: str, ramp: Any) -> float:
+def _slope(name: str, ramp: float) -> float:
     """Of a ramp that takes half its width to rise, and is 1 over the other half."""
     width = numbers(ramp, name)
     with np.errstate(over="ignore"):
@@ -539,7 +544,7 @@ def _slope(name: str, ramp: Any) -> float:
     return float(slope[0])
 
 
-def ramp(x: Any, y: Any, width: float) -> Signal:
+def ramp(x: Operand, y: Operand, width: float) -> Signal:
     """1 from y - width/2 on, 0 up to y - width, and the straight line in between.
 
     The formula of `greater_equal(x, y, ramp=width)`, relu(1 - relu(2(y - x)/width - 1)), with
@@ -559,27 +564,27 @@ def ramp(x: Any, y: Any, width: float) -> Signal:
     return relu(1 - relu(combine([(slope, as_signal(y)), (-slope, x)]) - 1))
 
 
-def greater(x: Any, y: Any, ramp: float | None = None) -> Signal:
+def greater(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
     """1 where x > y, else 0: 1 - (y >= x). See `greater_equal`."""
     return 1 - greater_equal(y, x, ramp)
 
 
-def less(x: Any, y: Any, ramp: float | None = None) -> Signal:
+def less(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
     """1 where x < y, else 0: 1 - (x >= y). See `greater_equal`."""
     return 1 - greater_equal(x, y, ramp)
 
 
-def less_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+def less_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
     """1 where x <= y, else 0. See `greater_equal`."""
     return greater_equal(y, x, ramp)
 
 
-def not_equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+def not_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
     """1 where x != y, else 0. See `equal`."""
     return 1 - equal(x, y, ramp)
 
 
-def equal(x: Any, y: Any, ramp: float | None = None) -> Signal:
+def equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
     """1 where x == y, else 0; on continuous values, where they are less than ramp/2 apart.
 
     Args:

@@ -1,8 +1,10 @@
 """The vocabulary of programs: states, delays, clocks, and what is built from them."""
 
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
@@ -11,6 +13,7 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import exact_array, lowest_bit, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS, Token
 from lsrl.language.signal import (
+    Operand,
     Signal,
     affine,
     as_matrix,
@@ -28,23 +31,21 @@ from lsrl.language.signal import (
 )
 from lsrl.language.trace import user_line
 
-Numbers = Any  # a number, a sequence of numbers, or a numpy array
 
-
-def _row(value: Numbers, width: int, what: str) -> tuple[float, ...]:
+def _row(value: ArrayLike, width: int, what: str) -> tuple[float, ...]:
     row = numbers(value, what)
     if len(row) not in (1, width):
         raise ShapeError(f"{user_line()}: {what} needs one number or {width}, got {len(row)}")
     return tuple(np.broadcast_to(row, (width,)).tolist())
 
 
-def _count(value: Any, what: str, least: int = 1) -> int:
+def _count(value: object, what: str, least: int = 1) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ProgramError(f"{user_line()}: {what} must be an int >= {least}, got {value!r}")
     return int(value)
 
 
-def linear_state(u: Signal, A: Any = 1, initial: Numbers = 0) -> Signal:
+def linear_state(u: Signal, A: object = 1, initial: ArrayLike = 0) -> Signal:
     """s_t = A s_{t-1} + u_t.
 
     Args:
@@ -60,7 +61,7 @@ def linear_state(u: Signal, A: Any = 1, initial: Numbers = 0) -> Signal:
     return record(ops.LinearState(matrix, _row(initial, update.width, "initial")), update)
 
 
-def cumsum(u: Signal, initial: Numbers = 0) -> Signal:
+def cumsum(u: Signal, initial: ArrayLike = 0) -> Signal:
     """The running sum of u, this token included."""
     return linear_state(u, 1, initial)
 
@@ -70,7 +71,7 @@ def position() -> Signal:
     return cumsum(as_signal(1), initial=-1)
 
 
-def periodic(table: Any) -> Signal:
+def periodic(table: object) -> Signal:
     """Row t mod n of a table.
 
     Args:
@@ -84,7 +85,7 @@ def cycle(n: int) -> Signal:
     return periodic(np.arange(_count(n, "cycle(n)")))
 
 
-def _table(table: Any) -> Matrix:
+def _table(table: object) -> Matrix:
     try:
         array = exact_array(table, "a table")
     except ProgramError as error:
@@ -99,7 +100,7 @@ def _table(table: Any) -> Matrix:
     return as_matrix(rows, rows.shape[1])
 
 
-def delay(x: Signal, n: int = 1, initial: Numbers = 0) -> Signal:
+def delay(x: Signal, n: int = 1, initial: ArrayLike = 0) -> Signal:
     """x_{t-n}; `initial` at the first n tokens.
 
     Args:
@@ -125,7 +126,7 @@ def window_sum(x: Signal, n: int) -> Signal:
     return affine([(np.kron(np.eye(width), np.ones((1, size))), slots)])
 
 
-def bound(x: Signal, low: Numbers, high: Numbers, keeper: ops.Keeper = "program") -> Signal:
+def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "program") -> Signal:
     """x, with the promise that it stays in [low, high]; x itself where inference proves that.
 
     The reference evaluator raises PromiseError at the first token that breaks the promise; a
@@ -148,7 +149,7 @@ def bound(x: Signal, low: Numbers, high: Numbers, keeper: ops.Keeper = "program"
     impossible = (np.array(lows) > value.facts.high) | (np.array(highs) < value.facts.low)
     if any(a > b for a, b in zip(lows, highs, strict=True)) or impossible.any():
         raise BoundsError(
-            f"{user_line()}: bound(x, {low}, {high}) leaves no possible value, since inference "
+            f"{user_line()}: bound(x, {low!s}, {high!s}) leaves no possible value, since inference "
             f"says {value!r}"
         )
     if (value.facts.low >= lows).all() and (value.facts.high <= highs).all():
@@ -156,12 +157,12 @@ def bound(x: Signal, low: Numbers, high: Numbers, keeper: ops.Keeper = "program"
     return record(ops.Bound(lows, highs, keeper=keeper), value)
 
 
-def _check_keeper(keeper: Any) -> None:
+def _check_keeper(keeper: object) -> None:
     if keeper not in get_args(ops.Keeper):
         raise ProgramError(f"{user_line()}: keeper must be 'program' or 'prompt', got {keeper!r}")
 
 
-def select(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
+def select(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signal:
     """A where the condition is 1, b where it is 0.
 
     Args:
@@ -183,12 +184,14 @@ def select(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
     return record(ops.Select(via), condition, first, second)
 
 
-def where(cond: Any, a: Any, b: Any, via: ops.Via = "auto") -> Signal:
+def where(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signal:
     """`select` under numpy's name."""
     return select(cond, a, b, via)
 
 
-def latch(x: Signal, when: Signal, initial: Numbers = 0, keeper: ops.Keeper = "program") -> Signal:
+def latch(
+    x: Signal, when: Signal, initial: ArrayLike = 0, keeper: ops.Keeper = "program"
+) -> Signal:
     """X at the one token where `when` is 1 and ever after; `initial` before.
 
     That `when` is 1 at most once is a checked promise, and so the latch keeps the bounds of x.
@@ -205,7 +208,7 @@ def latch(x: Signal, when: Signal, initial: Numbers = 0, keeper: ops.Keeper = "p
     return record(ops.Latch(_row(initial, value.width, "initial"), keeper), value, condition)
 
 
-def hold(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
+def hold(x: Signal, when: Signal, initial: ArrayLike = 0) -> Signal:
     """X of the last token at which `when` was 1; `initial` before there was one.
 
     Args:
@@ -222,7 +225,7 @@ def hold(x: Signal, when: Signal, initial: Numbers = 0) -> Signal:
     return record(ops.SelectiveState(row, overwrites=True), 1 - condition, written)
 
 
-def selective_state(keep: Signal, update: Signal, initial: Numbers = 0) -> Signal:
+def selective_state(keep: Signal, update: Signal, initial: ArrayLike = 0) -> Signal:
     """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}.
 
     Its bounds assume that every update is kept; `hold` has tighter ones.
@@ -232,7 +235,7 @@ def selective_state(keep: Signal, update: Signal, initial: Numbers = 0) -> Signa
     return record(ops.SelectiveState(_row(initial, added.width, "initial")), kept, added)
 
 
-def threshold_state(u: Signal, A: Any, initial: Numbers = 0) -> Signal:
+def threshold_state(u: Signal, A: object, initial: ArrayLike = 0) -> Signal:
     """h_t = 1 where A h_{t-1} + u_t > 0, else 0: finite automata.
 
     Args:
@@ -258,11 +261,11 @@ def threshold_state(u: Signal, A: Any, initial: Numbers = 0) -> Signal:
 
 def recurrent_state(
     u: Signal,
-    A: Any,
+    A: object,
     *,
-    low: Numbers = 0,
-    high: Numbers,
-    initial: Numbers = 0,
+    low: ArrayLike = 0,
+    high: ArrayLike,
+    initial: ArrayLike = 0,
 ) -> Signal:
     """h_t = relu(A h_{t-1} + u_t).
 
@@ -280,7 +283,7 @@ def recurrent_state(
     return record(ops.RecurrentState(as_matrix(A, update.width), *rows), update)
 
 
-def clip(x: Signal, low: Numbers, high: Numbers) -> Signal:
+def clip(x: Signal, low: ArrayLike, high: ArrayLike) -> Signal:
     """x, cut off at low and high."""
     return minimum(maximum(x, low), high)
 
@@ -333,7 +336,7 @@ def mod(x: Signal, n: float) -> Signal:
     return value
 
 
-def _known(x: Signal, low: Numbers, high: Numbers, exclusive: bool = False) -> Signal:
+def _known(x: Signal, low: ArrayLike, high: ArrayLike, exclusive: bool = False) -> Signal:
     """`bound` where it is a theorem and not a promise; x itself where inference sees it too."""
     lows, highs = _row(low, x.width, "low"), _row(high, x.width, "high")
     seen = (x.facts.low >= lows).all() and (x.facts.high <= highs).all()
@@ -365,7 +368,7 @@ def argmax(x: Signal) -> Signal:
     return affine([(np.arange(value.width)[None, :], first)])
 
 
-def mux(one_hot: Signal, values: Any) -> Signal:
+def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
     """The value whose channel of `one_hot` is 1; 0 where none is.
 
     Args:
@@ -415,7 +418,7 @@ def one_hot(x: Signal, n: int) -> Signal:
     return _known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
 
 
-def lookup(x: Signal, table: Any) -> Signal:
+def lookup(x: Signal, table: object) -> Signal:
     """Row x of a table, for an integer signal x from 0 on.
 
     Args:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
@@ -18,6 +19,10 @@ def fuse_affine(graph: Graph) -> Graph:
 
     A map stays apart where merging it would multiply nonzeros (a window sum with several readers).
     """
+    # A map that one other reads will mostly end up in it, so it is only made if it does not: a sum
+    # of n terms, written as n sums of two, then takes n steps and not n² / 2. With a name it is
+    # made, since an equal node may live on under it.
+    merged: dict[int, tuple[Terms, Array]] = {}
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
@@ -27,16 +32,26 @@ def fuse_affine(graph: Graph) -> Graph:
         bias = np.array(op.bias)
         for weight, operand, old in zip(op.weights, operands, graph.nodes[i].operands, strict=True):
             single = len(graph.readers[old]) == 1 and old != graph.output
-            inner = _merged(builder, weight, operand, bias, single)
+            held = merged.get(old) or _held(builder, operand)
+            inner = None if held is None else _merged(weight, *held, bias, single)
             if inner is None:
-                inner = {operand: weight}, bias
+                source = emit_affine(builder, *merged[old]) if old in merged else operand
+                inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
                 known = terms.get(source)
                 terms[source] = matrix if known is None else Matrix(known.csr + matrix.csr)
+        readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
+        if not named and len(readers) == 1 and _is_affine(graph, readers[0]):
+            merged[i] = terms, bias
+            return None
         return emit_affine(builder, terms, bias)
 
     return rewrite(graph, rule)
+
+
+def _is_affine(graph: Graph, node: int) -> bool:
+    return isinstance(graph.nodes[node].op, Affine)
 
 
 def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
@@ -53,28 +68,34 @@ def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
     return builder.add(Affine(tuple(kept[source] for source in order), row), *order)
 
 
-def _merged(
-    builder: GraphBuilder, weight: Matrix, operand: int, bias: Array, single_reader: bool
-) -> tuple[Terms, Array] | None:
-    """Weight @ operand written over what the operand reads, if that is exact and not larger."""
-    op = builder.nodes[operand].op
+def _held(builder: GraphBuilder, node: int) -> tuple[Terms, Array] | None:
+    """A constant or an affine map as terms and a bias."""
+    op, operands = builder.nodes[node].op, builder.nodes[node].operands
     if isinstance(op, Constant):
-        shifted = _exact_shift(weight, np.array(op.values), bias)
-        return None if shifted is None else ({}, shifted)
-    if not isinstance(op, Affine):
-        return None
-    terms: Terms = {}
-    for inner, source in zip(op.weights, builder.nodes[operand].operands, strict=True):
-        product = weight.exact_product(inner)
-        if product is None:
+        return {}, np.array(op.values)
+    if isinstance(op, Affine):
+        return dict(zip(operands, op.weights, strict=True)), np.array(op.bias)
+    return None
+
+
+def _merged(
+    weight: Matrix, inner: Terms, shift: Array, bias: Array, single_reader: bool
+) -> tuple[Terms, Array] | None:
+    """Weight @ (Σ inner + shift) + bias as terms, if that is exact and not larger."""
+    terms = inner
+    if not weight.is_identity:
+        terms = {}
+        for source, matrix in inner.items():
+            product = weight.exact_product(matrix)
+            if product is None:
+                return None
+            terms[source] = product
+    if not (single_reader and weight.is_identity):
+        after, size = (sum(m.nonzeros for m in held.values()) for held in (terms, inner))
+        # With several readers each would get its copy, so it must not cost them anything.
+        if after > weight.nonzeros + (size if single_reader else 0):
             return None
-        terms[source] = product
-    after = sum(matrix.nonzeros for matrix in terms.values())
-    inner_size = sum(inner.nonzeros for inner in op.weights)
-    # With several readers each would get its copy, so it must not cost them anything.
-    if after > weight.nonzeros + (inner_size if single_reader else 0):
-        return None
-    shifted = _exact_shift(weight, np.array(op.bias), bias)
+    shifted = _exact_shift(weight, shift, bias)
     return None if shifted is None else (terms, shifted)
 
 
@@ -123,28 +144,22 @@ def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:
 
     Only selections of single channels are taken up to scale, so that no entry is ever rounded.
     """
-    starts = weight.csr.indptr
-    keys: dict[bytes, int] = {}
-    picked: list[int] = []
-    entries: list[tuple[int, int, float]] = []
-    units: set[int] = set()
-    for row in range(weight.rows):
-        columns = weight.csr.indices[starts[row] : starts[row + 1]]
-        values = weight.csr.data[starts[row] : starts[row + 1]]
-        if not len(columns):
-            continue
-        single = len(columns) == 1
-        key = columns.tobytes() + (b"" if single else values.tobytes())
-        if key not in keys:
-            keys[key] = len(picked)
-            picked.append(row)
-            if single:
-                units.add(keys[key])
-        entries.append((row, keys[key], float(values[0]) if single else 1.0))
-    rows = weight.csr[picked].tolil() if picked else weight.csr[:0].tolil()
-    for unit in units:
-        rows[unit] = (rows[unit] != 0).astype(np.float64)
-    expand = np.zeros((weight.rows, max(len(picked), 0)))
-    for row, column, value in entries:
-        expand[row, column] = value
-    return Matrix(rows), Matrix(expand)
+    csr, starts = weight.csr, weight.csr.indptr
+    sizes = np.diff(starts)
+    filled = np.flatnonzero(sizes)
+    single = sizes[filled] == 1
+    group = np.empty(len(filled), dtype=np.int64)
+    group[single] = csr.indices[starts[filled[single]]]
+    known: dict[bytes, int] = {}
+    for place in np.flatnonzero(~single):
+        own = slice(starts[filled[place]], starts[filled[place] + 1])
+        key = csr.indices[own].tobytes() + csr.data[own].tobytes()
+        group[place] = weight.columns + known.setdefault(key, len(known))
+    _, first, member = np.unique(group, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    picked = filled[first[order]]
+    rows = csr[picked]
+    rows.data[np.repeat(sizes[picked] == 1, sizes[picked])] = 1.0
+    factors = np.where(single, csr.data[starts[filled]], 1.0)
+    shape = (weight.rows, len(picked))
+    return Matrix(rows), Matrix(sp.csr_array((factors, (filled, np.argsort(order)[member])), shape))

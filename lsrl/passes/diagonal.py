@@ -16,9 +16,9 @@ remembers is written in these terms, exactly up to its max_length:
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
@@ -42,9 +42,6 @@ from lsrl.ir.ops import (
 from lsrl.ir.structure import around, components, is_diagonal
 from lsrl.passes.affine import emit_affine
 from lsrl.target import Capabilities
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 # The most ReLUs, and the greatest sum of them, by which a function of the position is written down.
 MAX_HINGES = 1024
@@ -107,7 +104,7 @@ def _linear_state(
 
 
 def _read(
-    transition: "sp.csr_array",
+    transition: sp.csr_array,
     values: dict[int, Sum],
     start: Array,
     operand: int,
@@ -161,7 +158,7 @@ def _ring(builder: GraphBuilder, update: int, start: Array) -> int:
             argument = emit_affine(
                 builder, {update: Matrix(enters), clock: Matrix(now)}, np.full(size, -reach[k])
             )
-            taken[builder.add(Relu(), argument)] = Matrix(side * np.eye(size))
+            taken[builder.add(Relu(), argument)] = Matrix.diagonal(np.full(size, side))
     total = emit_affine(builder, taken, np.zeros(size))
     standing = _diagonal_state(builder, np.ones(size), start[(phases - 1) % size], total)
     pairs = [(k, p) for k in range(size) for p in range(size)]
@@ -170,7 +167,7 @@ def _ring(builder: GraphBuilder, update: int, start: Array) -> int:
     gate = emit_affine(builder, {clock: at}, np.zeros(size * size))
     value = emit_affine(builder, {standing: place}, np.zeros(size * size))
     given = builder.add(Product(), gate, value)
-    gathered = Matrix(np.kron(np.eye(size), np.ones((1, size))))
+    gathered = Matrix(sp.kron(sp.eye_array(size), np.ones((1, size))))
     return emit_affine(builder, {given: gathered}, np.zeros(size))
 
 
@@ -215,10 +212,10 @@ def _emit(builder: GraphBuilder, values: list[Sum], target: Capabilities) -> int
     terms: dict[int, Matrix] = {}
     for (node, lag), found in entries.items():
         source = one if node is None else node
-        weights = np.zeros((len(values), builder.nodes[source].width))
-        for row, channel, weight in found:
-            weights[row, channel] += weight
-        terms[_delayed(builder, source, lag, target)] = Matrix(weights)
+        rows, channels, weights = zip(*found, strict=True)
+        shape = (len(values), builder.nodes[source].width)
+        matrix = Matrix(sp.csr_array((np.array(weights), (rows, channels)), shape))
+        terms[_delayed(builder, source, lag, target)] = matrix
     return emit_affine(builder, terms, bias)
 
 
@@ -253,7 +250,7 @@ def _inverse(builder: GraphBuilder, condition: int) -> int:
     if isinstance(node.op, Lookup):
         table = Matrix(1.0 - node.op.table.dense())
         return builder.add(Lookup(table), *node.operands)
-    minus = Matrix(-np.eye(node.width))
+    minus = Matrix.diagonal(-np.ones(node.width))
     if isinstance(node.op, Affine) and node.op.weights == (minus,) and set(node.op.bias) == {1.0}:
         return node.operands[0]
     return emit_affine(builder, {condition: minus}, np.ones(node.width))
@@ -322,9 +319,7 @@ def _modulo(builder: GraphBuilder, value: int, size: int, period: int) -> int:
         minus, one = np.full((len(multiples), 1), -1.0), np.ones(len(multiples))
         # 1 where value >= multiple, in two levels, so that no sum is larger than the value.
         lacking = builder.add(Relu(), emit_affine(builder, {value: Matrix(minus)}, multiples))
-        reached = builder.add(
-            Relu(), emit_affine(builder, {lacking: Matrix(-np.eye(len(one)))}, one)
-        )
+        reached = builder.add(Relu(), emit_affine(builder, {lacking: Matrix.diagonal(-one)}, one))
         taken = Matrix(np.full((1, len(one)), -float(unit)))
         rest = emit_affine(builder, {value: Matrix.identity(1), reached: taken}, np.zeros(1))
         size = unit

@@ -1,7 +1,7 @@
 """The order of the passes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lsrl.ir.graph import Graph
@@ -38,6 +38,11 @@ class PassRecord:
     after: int
     seconds: float
 
+    def __str__(self) -> str:
+        """One line."""
+        milliseconds = self.seconds * 1e3
+        return f"  {self.name:<22} {self.before:>5} -> {self.after:<5} {milliseconds:8.2f} ms"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -50,6 +55,17 @@ class Report:
 
     passes: tuple[PassRecord, ...]
     seconds: dict[str, float]
+
+    def text(self, layers: Sequence[str]) -> str:
+        """Passes, the layers that they led to (a line each), and times."""
+        times = (f"  {name:<22} {time * 1e3:22.2f} ms" for name, time in self.seconds.items())
+        return "\n".join(
+            [
+                "passes (live nodes before and after)", *map(str, self.passes),
+                "layers", *layers,
+                "CPU time by stage", *times,
+            ]
+        )  # fmt: skip
 
 
 class Pipeline:

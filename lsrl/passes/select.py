@@ -4,6 +4,7 @@ The big-M is the smallest that the bounds allow, so it is exact and as robust as
 """
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import Facts
@@ -42,18 +43,17 @@ def lower_selects(graph: Graph, target: Capabilities, robust: bool = False) -> G
     return rewrite(graph, rule)
 
 
-def _scaled(builder: GraphBuilder, *terms: tuple[Array, int], bias: Array) -> int:
+def _scaled(builder: GraphBuilder, *terms: tuple[Matrix, int], bias: Array) -> int:
     """Σ matrix @ node + bias."""
-    weights = tuple(Matrix(matrix) for matrix, _ in terms)
     row = tuple(np.asarray(bias, dtype=np.float64).tolist())
-    return builder.add(Affine(weights, row), *(node for _, node in terms))
+    return builder.add(Affine(tuple(matrix for matrix, _ in terms), row), *(n for _, n in terms))
 
 
 def _widened(builder: GraphBuilder, condition: int, width: int) -> int:
     """A condition of width 1, repeated over `width` channels."""
     if builder.nodes[condition].width == width:
         return condition
-    return _scaled(builder, (np.ones((width, 1)), condition), bias=np.zeros(width))
+    return _scaled(builder, (Matrix(np.ones((width, 1))), condition), bias=np.zeros(width))
 
 
 def _is_zero(builder: GraphBuilder, node: int) -> bool:
@@ -64,21 +64,21 @@ def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     """Cond · a + (1 - cond) · b; on a grid b + cond · (a - b), which has one product less."""
     width = builder.nodes[first].width
     gate = _widened(builder, condition, width)
-    eye = np.eye(width)
     if _is_zero(builder, second):
         return builder.add(Product(), gate, first)
-    shut = _scaled(builder, (-eye, gate), bias=np.ones(width))
+    one, minus = Matrix.identity(width), Matrix.diagonal(-np.ones(width))
+    shut = _scaled(builder, (minus, gate), bias=np.ones(width))
     if _is_zero(builder, first):
         return builder.add(Product(), shut, second)
     if builder.facts[first].gridded and builder.facts[second].gridded:
-        rise = _scaled(builder, (eye, first), (-eye, second), bias=np.zeros(width))
+        rise = _scaled(builder, (one, first), (minus, second), bias=np.zeros(width))
         return _sum(builder, second, builder.add(Product(), gate, rise))
     return _sum(builder, builder.add(Product(), gate, first), builder.add(Product(), shut, second))
 
 
 def _sum(builder: GraphBuilder, first: int, second: int) -> int:
-    eye = np.eye(builder.nodes[first].width)
-    return _scaled(builder, (eye, first), (eye, second), bias=np.zeros(len(eye)))
+    one = Matrix.identity(builder.nodes[first].width)
+    return _scaled(builder, (one, first), (one, second), bias=np.zeros(one.rows))
 
 
 def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, robust: bool) -> int:
@@ -97,8 +97,8 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, rob
             _shut(builder, condition, node, sign, floor, robust)
             for node, sign in ((first, 1.0), (second, -1.0))
         ]
-        eye = np.eye(width)
-        return _scaled(builder, *((eye, node) for node in shifted), bias=floor)
+        one = Matrix.identity(width)
+        return _scaled(builder, *((one, node) for node in shifted), bias=floor)
     parts = []
     for node, sign in ((first, 1.0), (second, -1.0)):
         if not _is_zero(builder, node):
@@ -126,9 +126,9 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, ro
         channels = np.flatnonzero(reach > 0)
         if len(channels):
             big = _big_m(reach, facts, robust)
-            pick = Matrix.selection(channels, width)
+            back = Matrix(side * Matrix.selection(channels, width).csr.T)
             whole = _gated_rows(builder, condition, node, side, sign, big, zeros, channels)
-            halves.append((side * pick.dense().T, whole))
+            halves.append((back, whole))
     return _scaled(builder, *halves, bias=zeros)
 
 
@@ -172,11 +172,10 @@ def _gated_rows(
     shift: Array,
     channels: Array,
 ) -> int:
-    width = len(big)
-    scaled_x = side * np.eye(width)[channels]
-    scaled_condition = (big[:, None] if builder.nodes[condition].width == 1 else np.diag(big))[
-        channels
-    ]
+    pick = Matrix.selection(channels, len(big)).csr
+    one = builder.nodes[condition].width == 1
+    shuts = big[channels, None] if one else sp.diags_array(big, format="csr")[channels]
     offset = (shift - (big if sign > 0 else 0.0))[channels]
-    argument = _scaled(builder, (scaled_x, node), (sign * scaled_condition, condition), bias=offset)
+    terms = (Matrix(side * pick), node), (Matrix(sign * shuts), condition)
+    argument = _scaled(builder, *terms, bias=offset)
     return builder.add(Relu(), argument)

@@ -11,7 +11,7 @@ import numpy as np
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.stability.measures import critical_level
-from lsrl.stability.store import Row
+from lsrl.stability.store import CsvRow
 from lsrl.stability.sweep import OWN, fractions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def save(figure: "Figure", path: Path) -> None:
     pyplot_for_print().close(figure)
 
 
-def draw_map(rows: Sequence[Row]) -> "Figure":
+def draw_map(rows: Sequence[CsvRow]) -> "Figure":
     """The level at which 5 % of the tokens are wrong, by program, target and perturbation."""
     table = fractions(rows, lowering=OWN)
     kinds = list(dict.fromkeys(key[3] for key in table))

@@ -14,7 +14,6 @@ from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from lsrl import cache, storage
 from lsrl.errors import InputError
 from lsrl.language.program import Program
 
-Row = dict[str, str]
+CsvRow = dict[str, str]
 
 
 class Parts:
@@ -41,7 +40,7 @@ class Parts:
         self.folder, self.columns = folder, tuple(columns)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, settings: Mapping[str, Any]) -> Path:
+    def path(self, settings: Mapping[str, object]) -> Path:
         """Where the task of these settings is kept.
 
         Args:
@@ -51,13 +50,13 @@ class Parts:
         text = json.dumps([settings, made], sort_keys=True, default=_content)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.csv"
 
-    def has(self, settings: Mapping[str, Any]) -> bool:
+    def has(self, settings: Mapping[str, object]) -> bool:
         """Whether the task is finished."""
         return self.path(settings).exists()
 
     def rows(
-        self, settings: Mapping[str, Any], work: Callable[[], Sequence[Mapping[str, Any]]]
-    ) -> list[Row]:
+        self, settings: Mapping[str, object], work: Callable[[], Sequence[Mapping[str, object]]]
+    ) -> list[CsvRow]:
         """The rows of a task; it is run if it is not finished yet."""
         path = self.path(settings)
         if not path.exists():
@@ -65,7 +64,7 @@ class Parts:
         return read_rows(path, self.columns)
 
 
-def _content(value: Any) -> Any:
+def _content(value: object) -> object:
     """What a setting is, as JSON data, whatever it is called."""
     if isinstance(value, Program):
         return storage.program_content(value, lines=False)
@@ -78,9 +77,9 @@ def _content(value: Any) -> Any:
     raise InputError(f"store: expected JSON, a program, an array or a dataclass, got {value!r}")
 
 
-def _methods(kind: type) -> list[Any]:
+def _methods(kind: type) -> list[object]:
     """The bodies of a class and of those that it inherits from, which may lie in a user's file."""
-    found = []
+    found: list[object] = []
     for each in kind.__mro__:
         for name, member in vars(each).items():
             function = getattr(member, "fget", getattr(member, "__func__", member))
@@ -91,7 +90,7 @@ def _methods(kind: type) -> list[Any]:
     return found
 
 
-def _instructions(code: CodeType) -> list[Any]:
+def _instructions(code: CodeType) -> list[object]:
     """What compiled code does, wherever it was written."""
     constants = [
         _instructions(constant) if isinstance(constant, CodeType) else repr(constant)
@@ -100,7 +99,7 @@ def _instructions(code: CodeType) -> list[Any]:
     return [code.co_code.hex(), code.co_names, constants]
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     """Write a table as CSV, whole or not at all.
 
     Raises:
@@ -119,7 +118,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
         draft.unlink(missing_ok=True)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[CsvRow]:
     """Read a table that `write_rows` wrote.
 
     Raises:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +26,7 @@ from lsrl.noise.perturbations import PAPER, Perturbation, WeightNoise
 from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.stability import workloads
 from lsrl.stability.measures import first_wrong_token, mean_error
-from lsrl.stability.store import Parts, Row, write_rows
+from lsrl.stability.store import CsvRow, Parts, write_rows
 from lsrl.stability.workloads import Lowering, Workload
 
 COLUMNS = (
@@ -182,7 +181,7 @@ def sweep(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
     share: tuple[int, int] | None = None,
-) -> list[Row]:
+) -> list[CsvRow]:
     """Run a sweep, or what of it is not finished, and write its table.
 
     Every finished task is a file in the folder `parts`, keyed by all that it depends on: a sweep
@@ -236,7 +235,7 @@ def sweep(
     return rows
 
 
-def _settings(plan: Plan, group: Group, kind: SweepKind) -> dict[str, Any]:
+def _settings(plan: Plan, group: Group, kind: SweepKind) -> dict[str, object]:
     """All that the rows of a task depend on, by content, and what they are called."""
     workload = group.workload
     longer = isinstance(kind, Length) and workload.longer is not None
@@ -256,7 +255,7 @@ def _settings(plan: Plan, group: Group, kind: SweepKind) -> dict[str, Any]:
 
 def measure(
     plan: Plan, group: Group, kind: SweepKind, *, memory: int = MEMORY, mesh: Mesh | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The rows of one task; none where the target can't hold the program."""
     if group.model is None:
         return []
@@ -295,7 +294,7 @@ def measure(
 
 def _extremes(
     plan: Plan, group: Group, kind: Extremes, model: Model, memory: int, mesh: Mesh | None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """All inputs at the ends of the ranges as one batch; shorter ones are filled up."""
     legal = []
     for inputs in group.given(kind, plan.batch):
@@ -354,7 +353,7 @@ def _rows(
     expected: Array,
     program: Program,
     scored: int | None = None,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     last = group.workload.scored if scored is None else scored
     start = expected.shape[1] - last if last else 0
     seen, wanted = outputs[:, :, start:], expected[:, start:]
@@ -395,7 +394,7 @@ def quick_plan() -> Plan:
 
 
 def fractions(
-    rows: Sequence[Row], **chosen: str
+    rows: Sequence[CsvRow], **chosen: str
 ) -> Mapping[tuple[str, str, str, str], tuple[list[float], Array]]:
     """Levels above 0 and wrong tokens (levels, draws), by program, target, lowering, kind."""
     table: dict[tuple[str, str, str, str], dict[float, list[float]]] = {}

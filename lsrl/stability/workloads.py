@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -45,10 +45,10 @@ class Workload:
     """
 
     name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     tokens: int = 24
     scored: int = 0
-    longer: Mapping[str, Any] | None = None
+    longer: Mapping[str, object] | None = None
     lowerings: Mapping[str, Lowering] = field(default_factory=dict)
 
     def program(self) -> Program:
@@ -85,7 +85,7 @@ class Workload:
         return [tuple(array[None, : self.tokens] for array in inputs) for inputs in found]
 
     def _sampled(
-        self, batch: int, tokens: int, settings: Mapping[str, Any], seed: int
+        self, batch: int, tokens: int, settings: Mapping[str, object], seed: int
     ) -> tuple[Array, ...]:
         entry, rng = lsrl.programs.catalogue()[self.name], np.random.default_rng(seed)
         samples = [entry.sample(rng, tokens, **settings) for _ in range(batch)]
@@ -106,7 +106,7 @@ def _paper_lowerings(build: Callable[..., Program], **sizes: int) -> dict[str, L
     }
 
 
-def _counting(name: str, tokens: int = 24, **settings: Any) -> Workload:
+def _counting(name: str, tokens: int = 24, **settings: object) -> Workload:
     """A program whose bounds grow with its max_length."""
     return Workload(
         name,
@@ -116,7 +116,7 @@ def _counting(name: str, tokens: int = 24, **settings: Any) -> Workload:
     )
 
 
-def _unlimited(name: str, tokens: int = 24, **settings: Any) -> Workload:
+def _unlimited(name: str, tokens: int = 24, **settings: object) -> Workload:
     """A program without a max_length."""
     return Workload(name, settings, tokens, longer=settings)
 

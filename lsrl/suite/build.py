@@ -74,7 +74,7 @@ class Context:
     versions: Mapping[str, str]
     variants: tuple[str, ...]
 
-    def key(self, **further: Any) -> str:
+    def key(self, **further: object) -> str:
         """The hash of all that a unit's bytes depend on."""
         facts = {"seed": self.seed, "code": self.code, "versions": dict(self.versions), **further}
         return digest(json.dumps(facts, sort_keys=True, default=list).encode())
@@ -274,7 +274,7 @@ def _make_data(task: AnyProgram, context: Context) -> Made:
     return Made(_relative(whole), programs=(row,))
 
 
-def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def plain_settings(settings: Mapping[str, object]) -> dict[str, object]:
     """Settings as they come back from JSON, which has no tuples."""
     return dict(json.loads(json.dumps(dict(settings))))
 

@@ -493,7 +493,7 @@ def _to_bytes(
     return to_safetensors(narrowed, {"lsrl": text})
 
 
-def _narrowest(arrays: Sequence[Array]) -> Any:
+def _narrowest(arrays: Sequence[Array]) -> type[np.generic]:
     """The first type that holds every value exactly."""
     for dtype in _DTYPES[:-1]:
         if all(_holds(array, dtype) for array in arrays):
@@ -501,10 +501,10 @@ def _narrowest(arrays: Sequence[Array]) -> Any:
     return _DTYPES[-1]
 
 
-def _holds(array: Array, dtype: Any) -> bool:
+def _holds(array: Array, dtype: type[np.generic]) -> bool:
     if not array.size:
         return True
-    if np.issubdtype(dtype, np.integer):
+    if issubclass(dtype, np.integer):
         limits = np.iinfo(dtype)
         inside = array.min() >= limits.min and array.max() <= limits.max
         return bool(inside and (array == np.trunc(array)).all())

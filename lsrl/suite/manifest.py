@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from lsrl.errors import FormatError, HashError, MissingFileError, NewerSchemaError
 
@@ -42,7 +41,7 @@ class ProgramRecord:
     family: str
     folder: str
     entry: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     signals: tuple[str, ...]
     held_back: bool = False
 

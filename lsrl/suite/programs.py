@@ -84,7 +84,7 @@ class SuiteProgram:
     name: str
     family: str
     entry: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     tokens: int = 24
     long_tokens: int | None = 64
 
@@ -143,7 +143,7 @@ def _rows(family: str, *rows: tuple[Any, ...]) -> tuple[SuiteProgram, ...]:
     )
 
 
-def _limited(max_length: int, **settings: Any) -> dict[str, Any]:
+def _limited(max_length: int, **settings: object) -> dict[str, object]:
     return {**settings, "max_length": max_length}
 
 
@@ -279,7 +279,7 @@ def sampler_of(task: Task, program: Program) -> Sampler:
     return sample
 
 
-def check_names(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+def check_names(what: str, names: Sequence[str], known: Mapping[str, object]) -> None:
     """Raise an InputError for the first name that is not known; suggests the nearest.
 
     Args:

@@ -43,7 +43,7 @@ NAMES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Passing:
     """One trained network.
 
     Attributes:
@@ -105,7 +105,7 @@ def train(
     kinds: Sequence[str] = KINDS,
     steps: int = Recipe().steps,
     report: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:
+) -> list[Passing]:
     """Train networks, each into a folder of its own, and go on where the last run stopped.
 
     Args:
@@ -159,7 +159,7 @@ def _trained(
     seeds: int,
     steps: int,
     say: Callable[[str, int], None] | None,
-) -> Iterator[Row]:
+) -> Iterator[Passing]:
     """The rows of all seeds of one kind of network; what is compiled serves all of them."""
     longer = LONGER[target] if name in COUNTING else 1
     recipe = replace(RECIPES[target], steps=longer * steps)
@@ -196,10 +196,10 @@ def _trained(
         yield row
 
 
-def _row(made: Trained, task: SuiteProgram, seed: int, kind: str, seconds: float) -> Row:
+def _row(made: Trained, task: SuiteProgram, seed: int, kind: str, seconds: float) -> Passing:
     card = made.model.card
     figures = {name.replace(" ", "_"): round(x, 4) for name, x in made.statistics.items()}
-    return Row(
+    return Passing(
         program=task.name,
         target=made.model.target,
         seed=seed,
@@ -214,14 +214,14 @@ def _row(made: Trained, task: SuiteProgram, seed: int, kind: str, seconds: float
     )
 
 
-def _known(path: Path, recipe: Recipe) -> Row | None:
+def _known(path: Path, recipe: Recipe) -> Passing | None:
     """The row beside a model that is there already."""
     beside = path.with_suffix(".json")
     if not path.exists() or not beside.exists():
         return None
     try:
         settings, row = json.loads(beside.read_text())
-        found = Row(**row)
+        found = Passing(**row)
     except (ValueError, TypeError) as error:
         raise FormatError(f"{beside}: expected a row of figures, got {error!r}") from error
     if settings != asdict(recipe):
@@ -239,21 +239,23 @@ def _replace(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def _write(path: Path, rows: Sequence[Passing]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, [field.name for field in fields(Passing)], lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
 
-def passed(rows: Sequence[Row]) -> tuple[int, int]:
+def passed(rows: Sequence[Passing]) -> tuple[int, int]:
     """How many trained networks pass as large a share of the causal tests as they must, of all."""
     shares = [row.passes for row in rows if row.kind == "trained"]
     return sum(share >= PASSES for share in shares), len(shares)
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Passing]) -> str:
     """Rates of passes as a table in Markdown: each seed's, and the twins' mean."""
     targets = [target for target in TARGETS if any(row.target == target for row in rows)]
     head = [column for target in targets for column in (target, "twins")]
@@ -269,9 +271,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[Passing]) -> str:
     """Figures of all networks as a table in Markdown: means by target and kind."""
-    names = [field.name for field in fields(Row)]
+    names = [field.name for field in fields(Passing)]
     statistics = names[names.index("weight_std") :]
     head = ["target", "kind", "networks", "passes", "passes changes", "accuracy", "seconds"]
     titles = [*head, *(name.replace("_", " ") for name in statistics)]

@@ -7,9 +7,10 @@ A new variant is a function from a compiled model and a seed to a `Varied`, and 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import lsrl
 from lsrl.certificate import Certificate
@@ -63,7 +64,7 @@ class Network(Protocol):
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """The signal in each channel of each layer."""
 
-    def run(self, *inputs: Any) -> Array:
+    def run(self, *inputs: ArrayLike) -> Array:
         """Whole sequences."""
 
     def save(self, path: Path) -> None:

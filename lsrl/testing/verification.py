@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lsrl.errors import InputError
+from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate_prefixes
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
@@ -29,7 +30,10 @@ _SET = 4
 _TOKENS_AT_ONCE = 2**16
 
 
-class Runnable(Protocol):
+Held = TypeVar("Held")  # the state between tokens
+
+
+class Runnable(Protocol[Held]):
     """What `compare` needs of a compiled model."""
 
     program: Program
@@ -38,13 +42,13 @@ class Runnable(Protocol):
     def allowed_error(self) -> float:
         """Greatest error of an output that what is proven allows."""
 
-    def run(self, *inputs: Any) -> Array:
+    def run(self, *inputs: ArrayLike) -> Array:
         """Whole sequences."""
 
-    def init_state(self, batch: int | None = None) -> Any:
+    def init_state(self, batch: int | None = None) -> Held:
         """The state before the first token."""
 
-    def step(self, state: Any, *inputs: Any) -> tuple[Array, Any]:
+    def step(self, state: Held, *inputs: ArrayLike) -> tuple[Array, Held]:
         """One token."""
 
 
@@ -111,6 +115,16 @@ class Comparison:
     error: float
     spans: dict[int, tuple[Array, Array]]
     difference: Difference | None
+
+    def check(self, place: str) -> None:
+        """Raise SelfTestError if they differ, or if next to nothing was compared; says where."""
+        if self.difference is not None:
+            raise SelfTestError(f"{place}: {self.difference}")
+        if self.shortfall is not None:
+            raise SelfTestError(
+                f"{place}: next to nothing was tested: {self.shortfall}; pass a sampler of "
+                f"inputs that keep the promises\n{self}"
+            )
 
     @property
     def sequences(self) -> int:
@@ -310,7 +324,7 @@ def draw_inputs(
     return Drawn(inputs, np.full(len(inputs[0]), length), redrawn)
 
 
-def _given(program: Program, inputs: Sequence[Any]) -> Drawn:
+def _given(program: Program, inputs: Sequence[ArrayLike]) -> Drawn:
     arrays, batched = check_inputs(program.inputs, inputs, program.max_length)
     if not batched:
         raise InputError(
@@ -363,7 +377,7 @@ def _mended(
 
 
 def compare(
-    model: Runnable,
+    model: Runnable[Held],
     *,
     inputs: Drawn | Sequence[Array] | None = None,
     sequences: int = 8,
@@ -443,7 +457,7 @@ def _evaluated(
 
 
 def _differences(
-    model: Runnable, inputs: Sequence[Array], legal: Array, expected: Array, steps: bool
+    model: Runnable[Held], inputs: Sequence[Array], legal: Array, expected: Array, steps: bool
 ) -> tuple[Difference | None, float]:
     """The first difference within the legal tokens, and the greatest."""
     ahead = np.arange(expected.shape[1]) < legal[:, None]

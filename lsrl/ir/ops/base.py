@@ -17,6 +17,7 @@ Via = Literal["auto", "gate", "relu"]
 Keeper = Literal["program", "prompt"]
 # What an op remembers between two tokens: arrays that begin with the axes of the streams.
 Memory = tuple[Array, ...]
+Operands = Sequence[Array]
 
 
 class Extent(NamedTuple):
@@ -120,9 +121,7 @@ class Op(ABC):
         return ()
 
     @abstractmethod
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """One token.
 
         Args:
@@ -139,12 +138,12 @@ class Op(ABC):
         return memory
 
     @abstractmethod
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The result (batch, time, width) of operands (batch, time, ...)."""
 
+    @abstractmethod
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """Condition P1 of what is added up."""
-        return no_sums(self.width_of([operand.width for operand in operands]))
 
     def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
         """What the op takes for true of operands with these facts, if anything.
@@ -155,9 +154,7 @@ class Op(ABC):
         """
         return None
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Where the promise is broken: a mask that fits the value.
 
         Args:
@@ -176,16 +173,14 @@ class Pointwise(Op):
     pointwise: ClassVar[bool] = True
 
     @abstractmethod
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The formula, for one token as for whole sequences."""
 
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """The formula; nothing is remembered."""
         return (), self.value(operands, extent)
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The formula, at all tokens at once."""
         return self.value(operands, extent)
 
@@ -196,27 +191,35 @@ class Stateful(Op):
     __slots__ = ()
     pointwise: ClassVar[bool] = False
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """Token by token."""
-        return np.stack(list(self.scan(operands, extent)), axis=1)
+        return self.scan(operands, extent)
 
     def scan(
-        self, operands: Sequence[Array], extent: Extent, given: Sequence[Array] | None = None
-    ) -> Iterator[Array]:
-        """The value (batch, width) at each token.
+        self, operands: Operands, extent: Extent, given: tuple[Array, Array] | None = None
+    ) -> Array:
+        """The values (batch, time, width), token by token.
 
         Args:
           operands: of whole sequences.
           extent: of the same.
-          given: mask and values, of whole sequences: what the value is replaced by, and where.
+          given: mask and values, of whole sequences: where the value is replaced, and what by.
         """
         memory, token = self.start(extent.token), extent.token
-        for t in range(extent.shape[1]):
-            memory, value = self.advance(memory, [x[:, t] for x in operands], token)
+        width = self.width_of([operand.shape[-1] for operand in operands])
+        result = np.empty((*extent.shape, width), extent.numbers.dtype)
+        for t, now in enumerate(zip(*(x.swapaxes(0, 1) for x in operands), strict=True)):
+            memory, value = self.advance(memory, now, token)
             if given is not None:
                 value = np.where(given[0][:, t], given[1][:, t], value)
                 memory = self.resumed(memory, value)
-            yield value
+            result[:, t] = value
+        return result
+
+
+def adds_nothing(self: Op, operands: Sequence[Facts], tokens: int) -> Sums:
+    """The `sums` of an op that moves values, or picks them."""
+    return no_sums(self.width_of([operand.width for operand in operands]))
 
 
 def same_width(name: str, widths: Sequence[int], count: int) -> int:

@@ -15,7 +15,18 @@ from lsrl.ir.arithmetic import Values
 from lsrl.ir.bounds import Facts, Sums, no_sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops.base import Extent, Keeper, Memory, Pledge, Pointwise, Via, interval, same_width
+from lsrl.ir.ops.base import (
+    Extent,
+    Keeper,
+    Memory,
+    Operands,
+    Pledge,
+    Pointwise,
+    Via,
+    adds_nothing,
+    interval,
+    same_width,
+)
 from lsrl.ir.types import InputType
 
 
@@ -28,6 +39,8 @@ class Input(Pointwise):
     label: str  # parameter name
     type: InputType
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """No operands."""
         return self.type.width
@@ -36,7 +49,7 @@ class Input(Pointwise):
         """The declared type."""
         return self.type.facts()
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Inputs are given, never computed."""
         raise NotImplementedError("the evaluator feeds inputs")
 
@@ -48,6 +61,8 @@ class Constant(Pointwise):
 
     values: Values  # (width,)
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """No operands."""
         return len(self.values)
@@ -56,7 +71,7 @@ class Constant(Pointwise):
         """One possible value."""
         return bounds.constant_facts(np.array(self.values))
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The values, repeated."""
         return extent.full(self.values)
 
@@ -68,6 +83,8 @@ class Lookup(Pointwise):
 
     table: Matrix  # (symbols, width)
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """One operand: the token's id."""
         if list(widths) != [1]:
@@ -78,7 +95,7 @@ class Lookup(Pointwise):
         """Some row of the table."""
         return bounds.table_facts(self.table.dense())
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Rows picked by id."""
         return extent.numbers.rows(self.table, operands[0][..., 0])
 
@@ -108,7 +125,7 @@ class Affine(Pointwise):
         """One sum a row."""
         return bounds.affine_sums(self.weights, np.array(self.bias), operands)
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The bias, and to it the product of each operand in turn."""
         if not operands:
             return extent.full(self.bias)
@@ -123,6 +140,8 @@ class Affine(Pointwise):
 class Relu(Pointwise):
     """max(x, 0), channel by channel."""
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
         return same_width("relu", widths, 1)
@@ -134,7 +153,7 @@ class Relu(Pointwise):
             np.maximum(value.low, 0.0), np.maximum(value.high, 0.0), value.step, value.groups
         )
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Elementwise maximum with zero."""
         return extent.numbers.positive(operands[0])
 
@@ -184,7 +203,7 @@ class Step(Pointwise):
         weight = Matrix(np.diag(np.full(value.width, self.slope)))
         return bounds.affine_sums([weight], np.full(value.width, self.shift), [value])
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The formula itself, ramp included."""
         return extent.numbers.ramp(operands[0], self.slope, self.shift)
 
@@ -197,9 +216,7 @@ class Step(Pointwise):
         text = f"compares a difference that stays out of the ramp {ramp}"
         return Pledge(text, "prompt", of_operand=True)
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Values strictly within the ramp, which are neither 0 nor 1."""
         return extent.numbers.on_ramp(operands[0], self.slope, self.shift)
 
@@ -259,7 +276,7 @@ class Product(Pointwise):
             magnitude = np.maximum(magnitude, np.where(both, bounds.TINY, 0.0))
         return Sums(magnitude, np.where(np.isnan(grid), np.inf, grid))
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """Elementwise product."""
         return operands[0] * operands[1]
 
@@ -270,6 +287,8 @@ class Select(Pointwise):
     """cond ? a : b with a {0,1} condition; inside a ramp, the mixture cond a + (1 - cond) b."""
 
     via: Via = "auto"
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Condition (width 1, or that of the values), a, b."""
@@ -292,7 +311,7 @@ class Select(Pointwise):
         )
         return replace(hull, groups=exclusion.union(hull.groups, opens))
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The mixture, which is a or b for a condition of 1 or 0."""
         condition, first, second = operands
         return condition * first + (1 - condition) * second
@@ -313,6 +332,8 @@ class Bound(Pointwise):
     exclusive: bool = False
     keeper: Keeper = "program"
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
         width = same_width("bound", widths, 1)
@@ -327,7 +348,7 @@ class Bound(Pointwise):
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
         return bounds.facts(np.minimum(low, high), high, value.step, value.groups)
 
-    def value(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def value(self, operands: Operands, extent: Extent) -> Array:
         """The operand."""
         return operands[0]
 
@@ -335,8 +356,6 @@ class Bound(Pointwise):
         """The interval."""
         return Pledge(interval(self.low, self.high), None if self.proven else self.keeper)
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Values outside the interval."""
         return extent.numbers.outside(value, self.low, self.high)

@@ -14,7 +14,17 @@ from lsrl.ir.arithmetic import Values
 from lsrl.ir.bounds import Facts, Sums
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid
-from lsrl.ir.ops.base import Extent, Keeper, Memory, Pledge, Stateful, interval, same_width
+from lsrl.ir.ops.base import (
+    Extent,
+    Keeper,
+    Memory,
+    Operands,
+    Pledge,
+    Stateful,
+    adds_nothing,
+    interval,
+    same_width,
+)
 
 
 @final
@@ -23,6 +33,8 @@ class Periodic(Stateful):
     """Row t mod n of a table: a clock that reads no input."""
 
     table: Matrix  # (n, width)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """No operands."""
@@ -40,14 +52,12 @@ class Periodic(Stateful):
         """Row 0."""
         return (extent.numbers.namespace.zeros(extent.shape, int),)
 
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """The row that is due, and the number of the next one."""
         (place,) = memory
         return ((place + 1) % self.table.rows,), extent.numbers.rows(self.table, place)
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """Rows in turn."""
         places = np.arange(extent.shape[1]) % self.table.rows
         rows = extent.numbers.rows(self.table, places)
@@ -61,6 +71,8 @@ class Delay(Stateful):
 
     steps: int
     initial: Values  # (width,)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's."""
@@ -90,14 +102,12 @@ class Delay(Stateful):
         line = extent.numbers.full(self.initial, (*extent.shape, self.steps))
         return (line,)
 
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """The operand joins the line, and the first of it comes out."""
         line = extent.numbers.joined([memory[0], operands[0][..., None, :]], -2)
         return (line[..., 1:, :],), line[..., 0, :]
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The operand moved along the time axis."""
         before = extent.full(self.initial)[:, : self.steps]
         kept = operands[0][:, : max(extent.shape[1] - self.steps, 0)]
@@ -111,16 +121,14 @@ class StateOp(Stateful):
     initial: Values  # (width,), the value before the first token
 
     @abstractmethod
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """The value (batch, width) at a token, given that of the token before."""
 
     def start(self, extent: Extent) -> Memory:
         """The initial value."""
         return (extent.full(self.initial),)
 
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """The next value, which is what is remembered."""
         value = self.follow(memory[0], operands, extent)
         return (value,), value
@@ -149,6 +157,8 @@ class Latch(StateOp):
     initial: Values  # (width,)
     keeper: Keeper = "program"  # of the promise that there is at most one such token
 
+    sums = adds_nothing
+
     def width_of(self, widths: Sequence[int]) -> int:
         """Value of any width, and a condition of width 1."""
         if len(widths) != 2 or widths[1] != 1 or len(self.initial) != widths[0]:
@@ -171,19 +181,17 @@ class Latch(StateOp):
         """The initial value, and how often one was taken."""
         return extent.full(self.initial), extent.full((0.0,))
 
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """What is taken is added."""
         value, when = operands
         return before + when * (value - extent.row(self.initial))
 
-    def advance(
-        self, memory: Memory, operands: Sequence[Array], extent: Extent
-    ) -> tuple[Memory, Array]:
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
         """The next value, and one more if it was taken at this token."""
         value = self.follow(memory[0], operands, extent)
         return (value, memory[1] + operands[1]), value
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The initial value plus what is taken."""
         value, when = operands
         start = extent.full(self.initial)
@@ -193,9 +201,7 @@ class Latch(StateOp):
         """At most one firing."""
         return Pledge("is latched at most once", self.keeper)
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """From the second token on at which `when` is 1."""
         taken = memory[1] if memory else np.add.accumulate(operands[1], axis=1)
         return extent.numbers.namespace.broadcast_to(taken > 1, value.shape)
@@ -230,11 +236,11 @@ class LinearState(StateOp):
             self.transition, np.array(self.initial), operands[0], tokens
         )[1]
 
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """A s + u."""
         return extent.numbers.product(self.transition, before) + operands[0]
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """Token by token; running sums at once."""
         if not self.transition.is_identity:
             return StateOp.evaluate(self, operands, extent)
@@ -288,7 +294,7 @@ class SelectiveState(StateOp):
             magnitude = value.magnitude
         return Sums(magnitude, bounds.lowest_bit_of_step(value))
 
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """What is kept, and the update."""
         keep, update = operands
         return keep * before + update
@@ -304,6 +310,8 @@ class Hold(StateOp):
     """
 
     initial: Values  # (width,)
+
+    sums = adds_nothing
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value and condition, of one width."""
@@ -321,12 +329,12 @@ class Hold(StateOp):
         """It takes what may come at the first token."""
         return True
 
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """The value where it is taken."""
         value, when = operands
         return extent.numbers.where(when == 1, value, before)
 
-    def evaluate(self, operands: Sequence[Array], extent: Extent) -> Array:
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The value at the last token that took one."""
         value, when = operands
         choices = np.concatenate([extent.full(self.initial)[:, :1], value], axis=1)
@@ -371,7 +379,7 @@ class ThresholdState(StateOp):
             [self.transition, identity], np.zeros(width), [state, operands[0]]
         )
 
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """The units that fire."""
         fired = extent.numbers.product(self.transition, before) + operands[0] > 0
         return fired.astype(operands[0].dtype)
@@ -417,7 +425,7 @@ class RecurrentState(StateOp):
             [self.transition, identity], np.zeros(width), [state, operands[0]]
         )
 
-    def follow(self, before: Array, operands: Sequence[Array], extent: Extent) -> Array:
+    def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """relu(A h + u)."""
         return extent.numbers.positive(
             extent.numbers.product(self.transition, before) + operands[0]
@@ -427,8 +435,6 @@ class RecurrentState(StateOp):
         """The declared bounds."""
         return Pledge(interval(self.low, self.high), "program")
 
-    def broken(
-        self, operands: Sequence[Array], value: Array, extent: Extent, memory: Memory = ()
-    ) -> Array:
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """States outside the declared bounds."""
         return extent.numbers.outside(value, self.low, self.high)
