@@ -88,16 +88,16 @@ BACK = {
 
 
 # What the rest may know of the targets; all else in lsrl.backends is of one family.
-COMMON = ("anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry")
-# Modules that know a family all the same. The list may only shrink, to nothing.
-KNOW_FAMILIES = {
+COMMON = {
+    "lsrl.backends",
     *(
-        f"lsrl.interpret.variants.{name}"
-        for name in ("combine", "fresh", "permute", "rotate", "soften", "statistics", "trim")
+        f"lsrl.backends.{name}"
+        for name in (
+            "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
+            "strength",
+        )
     ),
-    "lsrl.interpret.weights",
-    "lsrl.noise.ranges",
-}
+}  # fmt: skip
 
 
 def parse_modules() -> dict[str, ast.Module]:
@@ -181,20 +181,6 @@ def test_imports_go_one_way() -> None:
     assert not needless, "gone from the code: take them from the list"
 
 
-def test_families_are_known_in_their_rooms_alone() -> None:
-    """What others need of a family they ask of the network, the target or plain data."""
-    common = {"lsrl.backends", *(f"lsrl.backends.{name}" for name in COMMON)}
-    offences = [
-        f"{module}:{line} imports {target}"
-        for module, line, target in arrows()
-        if is_within(target, "lsrl.backends")
-        and target not in common
-        and not is_within(module, "lsrl.backends")
-        and module not in KNOW_FAMILIES
-    ]
-    assert not offences, "\n".join(offences)
-
-
 @pytest.mark.parametrize("part", MAY_IMPORT_ONLY)
 def test_parts_know_no_more_than_they_need(part: str) -> None:
     allowed = MAY_IMPORT_ONLY[part] | {part}
@@ -206,18 +192,8 @@ def test_parts_know_no_more_than_they_need(part: str) -> None:
     assert not offences, "\n".join(offences)
 
 
-# What all targets share of the backends; every other module of them is a family's own.
-SHARED = {
-    f"lsrl.backends.{name}"
-    for name in (
-        "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
-        "strength",
-    )
-}  # fmt: skip
-
-
 def of_a_family(module: str) -> bool:
-    return module.startswith("lsrl.backends.") and module not in SHARED
+    return is_within(module, "lsrl.backends") and module not in COMMON
 
 
 def test_no_other_module_knows_a_family() -> None:
