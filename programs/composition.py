@@ -206,38 +206,15 @@ def _periodic_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs
 
 
 ENTRIES = (
+    Entry(majority_parity, majority_parity_reference, parameters=({"max_length": 32},)),
     Entry(
-        "majority_parity",
-        "composition",
-        majority_parity,
-        majority_parity_reference,
-        parameters=({"max_length": 32},),
-    ),
-    Entry(
-        "pattern_count",
-        "composition",
         pattern_count,
         pattern_count_reference,
         parameters=({"max_length": 32}, {"pattern": (1, 1), "n": 2, "max_length": 20}),
     ),
+    Entry(longest_run, longest_run_reference, parameters=({},), sampler=runs_sample),
+    Entry(echo_sum, echo_sum_reference, parameters=({"max_length": 64},)),
     Entry(
-        "longest_run",
-        "composition",
-        longest_run,
-        longest_run_reference,
-        parameters=({},),
-        sampler=runs_sample,
-    ),
-    Entry(
-        "echo_sum",
-        "composition",
-        echo_sum,
-        echo_sum_reference,
-        parameters=({"max_length": 64},),
-    ),
-    Entry(
-        "induction_hits",
-        "composition",
         induction_hits,
         induction_hits_reference,
         parameters=({}, {"vocab": 1}),

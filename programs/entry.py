@@ -29,8 +29,6 @@ class Entry:
     complete the parameters with the defaults of `build`, so callers give only those that differ.
 
     Attributes:
-      name: the name of the function in lsrl.programs.
-      family: the module that it lives in.
       build: the function that returns the program.
       reference: the plain-Python algorithm: lists of ints (or of lists of floats) in, parameters by
         name; a list with one number or tuple a token out.
@@ -43,8 +41,6 @@ class Entry:
       tolerance: greatest absolute difference that float64 may leave; 0 where it is exact.
     """
 
-    name: str
-    family: str
     build: Callable[..., Program]
     reference: Callable[..., Sequence[npt.ArrayLike]]
     parameters: tuple[Mapping[str, object], ...] = ({},)
@@ -52,6 +48,16 @@ class Entry:
     edges: Callable[..., list[Inputs]] | None = None
     free: bool = True
     tolerance: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of `build` in lsrl.programs."""
+        return self.build.__name__
+
+    @property
+    def family(self) -> str:
+        """The module that `build` lives in."""
+        return self.build.__module__.rpartition(".")[2].replace("_", " ")
 
     @property
     def shows(self) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -238,16 +239,6 @@ def _equal_runs_reference(letters: Sequence[int], kinds: int) -> list[int]:
         word = [letter for letter in range(kinds) for _ in range(length // kinds)]
         answers.append(int(list(letters[:length]) == word))
     return answers
-
-
-def a_n_b_n_reference(letters: Sequence[int]) -> list[int]:
-    """Compare each prefix with the one word of its length."""
-    return _equal_runs_reference(letters, 2)
-
-
-def a_n_b_n_c_n_reference(letters: Sequence[int]) -> list[int]:
-    """Compare each prefix with the one word of its length."""
-    return _equal_runs_reference(letters, 3)
 
 
 def _runs_sample(rng: np.random.Generator, steps: int, kinds: int) -> Inputs:
@@ -505,8 +496,6 @@ def permutations_reference(tokens: Sequence[int], group: Group) -> list[int]:
 
 ENTRIES = (
     Entry(
-        "dyck1",
-        "formal languages",
         dyck1,
         shuffle_dyck_reference,
         parameters=({"max_length": 64}, {}, {"max_length": 1}),
@@ -514,8 +503,6 @@ ENTRIES = (
         edges=_bracket_edges,
     ),
     Entry(
-        "shuffle_dyck",
-        "formal languages",
         shuffle_dyck,
         shuffle_dyck_reference,
         parameters=({"max_length": 64}, {}, {"kinds": 1}, {"kinds": 6}),
@@ -523,8 +510,6 @@ ENTRIES = (
         edges=_bracket_edges,
     ),
     Entry(
-        "dyck",
-        "formal languages",
         dyck,
         dyck_reference,
         parameters=({"max_length": 64}, {}, {"kinds": 1, "depth": 1}, {"kinds": 4, "depth": 8}),
@@ -532,26 +517,20 @@ ENTRIES = (
         edges=_bracket_edges,
     ),
     Entry(
-        "a_n_b_n",
-        "formal languages",
         a_n_b_n,
-        a_n_b_n_reference,
+        partial(_equal_runs_reference, kinds=2),
         parameters=({"max_length": 64}, {}, {"max_length": 1}),
-        sampler=lambda rng, steps: _runs_sample(rng, steps, 2),
-        edges=lambda max_length: _runs_edges(max_length, 2),
+        sampler=partial(_runs_sample, kinds=2),
+        edges=partial(_runs_edges, kinds=2),
     ),
     Entry(
-        "a_n_b_n_c_n",
-        "formal languages",
         a_n_b_n_c_n,
-        a_n_b_n_c_n_reference,
+        partial(_equal_runs_reference, kinds=3),
         parameters=({"max_length": 64}, {}, {"max_length": 2}),
-        sampler=lambda rng, steps: _runs_sample(rng, steps, 3),
-        edges=lambda max_length: _runs_edges(max_length, 3),
+        sampler=partial(_runs_sample, kinds=3),
+        edges=partial(_runs_edges, kinds=3),
     ),
     Entry(
-        "ngram",
-        "formal languages",
         ngram,
         ngram_reference,
         parameters=(
@@ -561,16 +540,8 @@ ENTRIES = (
         ),
         edges=_ngram_edges,
     ),
+    Entry(even_pairs, even_pairs_reference, parameters=({}, {"max_length": 500})),
     Entry(
-        "even_pairs",
-        "formal languages",
-        even_pairs,
-        even_pairs_reference,
-        parameters=({}, {"max_length": 500}),
-    ),
-    Entry(
-        "dfa",
-        "formal languages",
         dfa,
         dfa_reference,
         parameters=(
@@ -582,8 +553,6 @@ ENTRIES = (
         ),
     ),
     Entry(
-        "permutations",
-        "formal languages",
         permutations,
         permutations_reference,
         parameters=({}, {"group": "S5"}, {"group": "A5", "max_length": 300}),

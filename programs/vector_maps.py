@@ -226,8 +226,6 @@ def _vec2vec_edges(
 
 ENTRIES = (
     Entry(
-        "vec2vec",
-        "in context",
         vec2vec,
         vec2vec_reference,
         parameters=(

@@ -42,16 +42,12 @@ def fuse_affine(graph: Graph) -> Graph:
                 known = terms.get(source)
                 terms[source] = matrix if known is None else Matrix(known.csr + matrix.csr)
         readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
-        if not named and len(readers) == 1 and _is_affine(graph, readers[0]):
+        if not named and len(readers) == 1 and isinstance(graph.nodes[readers[0]].op, Affine):
             merged[i] = terms, bias
             return None
         return emit_affine(builder, terms, bias)
 
     return rewrite(graph, rule)
-
-
-def _is_affine(graph: Graph, node: int) -> bool:
-    return isinstance(graph.nodes[node].op, Affine)
 
 
 def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
@@ -66,6 +62,19 @@ def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
             return source
     order = sorted(kept)
     return builder.add(Affine(tuple(kept[source] for source in order), row), *order)
+
+
+def add_affine(builder: GraphBuilder, *terms: tuple[Matrix, int], bias: Array | float = 0.0) -> int:
+    """An affine map for Σ matrix @ node + bias, whatever its terms are; at least one."""
+    matrices, nodes = zip(*terms, strict=True)
+    row = np.broadcast_to(np.asarray(bias, dtype=np.float64), matrices[0].rows)
+    return builder.add(Affine(matrices, tuple(row.tolist())), *nodes)
+
+
+def add_sum(builder: GraphBuilder, first: int, second: int) -> int:
+    """The sum of two nodes of one width."""
+    one = Matrix.identity(builder.nodes[first].width)
+    return add_affine(builder, (one, first), (one, second))
 
 
 def _held(builder: GraphBuilder, node: int) -> tuple[Terms, Array] | None:
@@ -129,7 +138,7 @@ def split_rows(graph: Graph) -> Graph:
                 terms[operand] = terms[operand] + weight.csr
                 continue
             changed = True
-            index = builder.add(Affine((rows,), (0.0,) * rows.rows), operand)
+            index = add_affine(builder, (rows, operand))
             terms[index] = terms[index] + expand.csr
         if not changed:
             return None

@@ -17,7 +17,6 @@ from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
-    Affine,
     Bound,
     Delay,
     Input,
@@ -30,6 +29,7 @@ from lsrl.ir.ops import (
     is_token,
 )
 from lsrl.ir.types import Token
+from lsrl.passes.affine import add_affine, add_sum
 from lsrl.target import Capabilities
 
 # Largest automaton and joint alphabet that are worth unrolling: widths grow with states^2 x tokens.
@@ -75,16 +75,6 @@ def _spans(tokens: int, width: int) -> list[int]:
     return [1 << level for level in range(max(tokens - 1, 0).bit_length())]
 
 
-def _map(builder: GraphBuilder, matrix: Array, operand: int, bias: Array | None = None) -> int:
-    row = np.zeros(len(matrix)) if bias is None else bias
-    return builder.add(Affine((Matrix(matrix),), tuple(row.tolist())), operand)
-
-
-def _add(builder: GraphBuilder, first: int, second: int) -> int:
-    eye = Matrix.identity(builder.nodes[first].width)
-    return builder.add(Affine((eye, eye), (0.0,) * eye.rows), first, second)
-
-
 def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, ...]) -> int:
     """(keep, update) after (keep', update') is (keep keep', update + keep update')."""
     keep, update = operands
@@ -93,15 +83,15 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
     for span in _spans(builder.tokens, width):
         earlier_keep = builder.add(Delay(span, (1.0,) * width), keep)
         earlier_update = builder.add(Delay(span, (0.0,) * width), update)
-        update = _add(builder, update, builder.add(Product(), keep, earlier_update))
+        update = add_sum(builder, update, builder.add(Product(), keep, earlier_update))
         if op.overwrites:
             low, high = np.minimum(written.low, 0.0), np.maximum(written.high, 0.0)
             update = builder.add(
                 Bound(tuple(low.tolist()), tuple(high.tolist()), proven=True), update
             )
         keep = builder.add(Product(), keep, earlier_keep)
-    kept = _map(builder, np.diag(op.initial), keep)
-    return _add(builder, update, kept)
+    kept = add_affine(builder, (Matrix(np.diag(op.initial)), keep))
+    return add_sum(builder, update, kept)
 
 
 def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) -> int | None:
@@ -131,7 +121,7 @@ def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) 
     read = np.zeros((len(op.initial), count * count))
     for state, bits in enumerate(states):
         read[:, state * count] = bits
-    return _map(builder, read, total)
+    return add_affine(builder, (Matrix(read), total))
 
 
 def _ops(graph: Graph, nodes: Sequence[int]) -> list[Op]:
@@ -212,8 +202,8 @@ def _by_symbol(
         values = [symbol[column] for symbol in symbols]
         parts.append(builder.add(Lookup(Matrix(np.eye(max(values) + 1)[:, values])), node))
     eye = Matrix.identity(len(symbols))
-    both = builder.add(Affine((eye,) * len(parts), (1.0 - len(parts),) * len(symbols)), *parts)
-    return _map(builder, table.T, builder.add(Relu(), both))
+    both = add_affine(builder, *((eye, part) for part in parts), bias=1.0 - len(parts))
+    return add_affine(builder, (Matrix(table.T), builder.add(Relu(), both)))
 
 
 def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> int:
@@ -221,9 +211,8 @@ def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> in
     triples = list(itertools.product(range(count), repeat=3))
     first = Matrix.selection([i * count + k for i, k, _ in triples], count * count)
     second = Matrix.selection([k * count + j for _, k, j in triples], count * count)
-    both = builder.add(Affine((first, second), (-1.0,) * len(triples)), later, earlier)
-    paths = builder.add(Relu(), both)
+    paths = builder.add(Relu(), add_affine(builder, (first, later), (second, earlier), bias=-1.0))
     gather = Matrix.selection([i * count + j for i, _, j in triples], count * count)
-    total = builder.add(Affine((Matrix(gather.csr.T),), (0.0,) * count * count), paths)
+    total = add_affine(builder, (Matrix(gather.csr.T), paths))
     ones, zeros = (1.0,) * count * count, (0.0,) * count * count
     return builder.add(Bound(zeros, ones, proven=True), total)
