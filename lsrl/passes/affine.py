@@ -35,7 +35,10 @@ def fuse_affine(graph: Graph) -> Graph:
             held = merged.get(old) or _held(builder, operand)
             inner = None if held is None else _merged(weight, *held, bias, single)
             if inner is None:
-                source = emit_affine(builder, *merged[old]) if old in merged else operand
+                source = operand
+                if old in merged:
+                    source = emit_affine(builder, *merged[old])
+                    builder.inherit(source, builder.nodes[operand], builder.facts[operand].groups)
                 inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
