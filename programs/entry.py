@@ -141,10 +141,9 @@ class Entry:
         """Types of the inputs and greatest length, which it takes a recording to know."""
         given = tuple(sorted(parameters.items()))
         try:
-            hash(given)
-        except TypeError:
+            return _recorded(self.build, given)
+        except TypeError:  # a list among them has no hash
             return _recorded.__wrapped__(self.build, given)
-        return _recorded(self.build, given)
 
     def _settings(self, parameters: Mapping[str, object]) -> dict[str, object]:
         declared = inspect.signature(self.build).parameters.values()

@@ -23,12 +23,7 @@ from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import (
-    Op,
-    RecurrentState,
-    Step,
-    ThresholdState,
-)
+from lsrl.ir.ops import Op, RecurrentState, Step, ThresholdState
 from lsrl.numerics import Numerics
 from lsrl.schedule import Rows, Unit
 
