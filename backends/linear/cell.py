@@ -136,10 +136,7 @@ def apply_step(
 
 
 def apply_sequence(
-    parameters: Parameters,
-    structure: NetworkStructure,
-    inputs: Inputs,
-    state: Hidden | None = None,
+    parameters: Parameters, structure: NetworkStructure, inputs: Inputs, state: Hidden | None = None
 ) -> tuple[jax.Array, Hidden]:
     """Run whole sequences token by token, whatever the parameters are.
 

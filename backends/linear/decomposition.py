@@ -238,10 +238,7 @@ def _spread(sources: np.ndarray, targets: np.ndarray, marked: np.ndarray) -> np.
 
 
 def _assemble(
-    batches: list[list[_Block]],
-    kernel: sparse.csr_array,
-    driven: np.ndarray,
-    varying: np.ndarray,
+    batches: list[list[_Block]], kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray
 ) -> Decomposition:
     """Make a group of each batch of blocks, and note where every unit went."""
     hidden = kernel.shape[0]

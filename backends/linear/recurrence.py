@@ -35,10 +35,7 @@ DECAY_LIMIT = 1 + 2.0**-11
 
 
 def loop(
-    inputs: jax.Array,
-    start: jax.Array | None,
-    advance: Advance,
-    rounded: Advance | None = None,
+    inputs: jax.Array, start: jax.Array | None, advance: Advance, rounded: Advance | None = None
 ) -> jax.Array:
     """Run s_t = rounded(advance(s_{t-1}) + inputs_t), token by token.
 

@@ -209,11 +209,7 @@ class PlanCache:
 
 
 def run_tiles(
-    prepared: Prepared,
-    inputs: Inputs,
-    state: Hidden | None,
-    chunk: int | None,
-    with_state: bool,
+    prepared: Prepared, inputs: Inputs, state: Hidden | None, chunk: int | None, with_state: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run whole sequences.
 

@@ -187,13 +187,7 @@ class ResidualAnalysis(Analysis):
         self._errors[number, channel] = error
 
     def _gated(
-        self,
-        site: Site,
-        channel: Channel,
-        row: AtomRow,
-        value: Total,
-        inner: Total,
-        scales: Scales,
+        self, site: Site, channel: Channel, row: AtomRow, value: Total, inner: Total, scales: Scales
     ) -> Generator[Checked, None, float]:
         """What a channel's value is multiplied by, and the product; returns the product's error.
 

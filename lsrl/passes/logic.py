@@ -79,9 +79,7 @@ def _only_shuts(builder: GraphBuilder, op: Affine, read: list[int], k: int) -> b
     rows = np.flatnonzero(np.diff(weight.csr.indptr))
     others = [j for j in range(len(read)) if j != k]
     rest = affine_facts(
-        [op.weights[j] for j in others],
-        np.array(op.bias),
-        [builder.facts[read[j]] for j in others],
+        [op.weights[j] for j in others], np.array(op.bias), [builder.facts[read[j]] for j in others]
     )
     return bool((rest.high[rows] <= 0).all())
 
