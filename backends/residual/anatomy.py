@@ -55,9 +55,10 @@ class StreamCircuit(CircuitBuilder):
                     continue
                 made = signal.site + 1 == layer
                 memory = self._memory(place, inner_scale) if made else ((), ())
-                element, entry = self.elements[place], ((place,), (1.0,), 0.0)
-                held = Channel(layer, *element, "made" if made else "carried", *entry, *memory)
-                self.channels.append(held)
+                self.channels.append(Channel(
+                    layer, *self.elements[place], "made" if made else "carried", (place,), (1.0,),
+                    0.0, *memory,
+                ))  # fmt: skip
             for place in range(used, width):
                 self._empty(layer, place)
         for site in stream.sites:
