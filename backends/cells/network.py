@@ -7,7 +7,7 @@ Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in 
 cell's dense map (`sparse.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrl.backends.axes import Legend
 from lsrl.backends.cells.forward import (
     Carries,
     Cell,
@@ -26,7 +27,9 @@ from lsrl.backends.cells.forward import (
     apply_step,
     jitted_run,
 )
+from lsrl.backends.cells.self_test import check_activations
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
+from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fresh_cells
 from lsrl.backends.input_map import InputMaps, kinds_and_maps, maps_in
 from lsrl.backends.network import (
     Inputs,
@@ -39,11 +42,10 @@ from lsrl.backends.network import (
     precision,
     value_of,
 )
-from lsrl.errors import SelfTestError
+from lsrl.backends.strength import Gates
 from lsrl.ir.numbers import Array
-from lsrl.numerics import numerics_of
 from lsrl.parameters import Parameter
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 # A kernel is sparse if it is no more rows and diagonals than one for so many rows. Milliseconds for
 # 1,000 tokens with all kernels dense / sparse from 8 / from 2 rows on a part (two cores):
@@ -212,6 +214,34 @@ class CellNetwork(Network):
         )
         return network
 
+    def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
+        """What a pytree like that of `parameters` holds, by flat name."""
+        leaves, maps = named_leaves(parameters), self.structure.inputs
+        short = {f"inputs.{i}.{kind}": f"inputs.{i}" for i, kind in enumerate(maps)}
+        return {name: leaves[short.get(name, name)] for name in self.places()}
+
+    def legend(self) -> Legend:
+        """Units of each cell, with its gates side by side."""
+        shapes = {name: np.shape(place.value) for name, place in self.places().items()}
+        return cell_legend(self.structure.kind, shapes)
+
+    def gates(
+        self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
+    ) -> Gates | None:
+        """The sigmoids and the candidates of a cell."""
+        return cell_gates(self.structure.kind, arrays, layer, read, held)
+
+    @property
+    def untrained_entries(self) -> int:
+        """One a unit of a cell with gates."""
+        return int(self.structure.kind in UNTRAINED)
+
+    def untrained(self, units: Sequence[int], seed: int) -> "CellNetwork":
+        """With the weights of flax's cells."""
+        if self.structure.kind not in UNTRAINED:
+            return super().untrained(units, seed)
+        return self.rebuilt(fresh_cells(self.structure.kind, self.arrays(), units, seed))
+
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
@@ -290,39 +320,5 @@ class CellNetwork(Network):
           SelfTestError: names the threshold that fails, and the device.
         """
         with precise(self.dtype):
-            _check_activations(self.structure.kind, self.dtype)
+            check_activations(self.structure.kind, self.dtype)
         super().self_test()
-
-
-# ---------------------------------------------------------------- the device at hand
-
-
-def _check_activations(kind: CellKind, dtype: str) -> None:
-    """tanh(u) == u up to L, sigmoids exactly 0 or 1 beyond G, tanh exactly ±1 beyond its end."""
-    numerics = numerics_of(dtype)
-    number = jnp.dtype(dtype)
-    # Every size from the least grid to L in steps of an eighth of a binade, and all signs.
-    sizes = numerics.linear * 2.0 ** -(np.arange(8 * 3 * numerics.bits) / 8.0)
-    small = np.concatenate([sizes, -sizes, [0.0]]).astype(number)
-    large = np.concatenate([2.0 ** (np.arange(400) / 8.0), np.arange(64) / 4]) + 1.0
-    tests: list[tuple[str, Callable[[jax.Array], jax.Array], Array, Array]] = []
-    if kind != "relu":
-        tests.append((f"tanh(u) == u for |u| <= {numerics.linear:g}", nnx.tanh, small, small))
-        beyond = (numerics.shut * (1 - 2.0**-6) * large).astype(number)
-        ones = np.ones_like(beyond)
-        tests.append((f"tanh(u) == 1 from {numerics.shut:g} on", nnx.tanh, beyond, ones))
-        tests.append((f"tanh(u) == -1 below -{numerics.shut:g}", nnx.tanh, -beyond, -ones))
-    if kind in ("lstm", "gru"):
-        beyond = (numerics.gate * large).astype(number)
-        ones = np.ones_like(beyond)
-        tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
-        tests.append((f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones))
-    for what, function, inputs, expected in tests:
-        got = np.asarray(jax.jit(function)(jnp.asarray(inputs)))
-        wrong = np.flatnonzero(got != expected)
-        if len(wrong):
-            at = wrong[0]
-            raise SelfTestError(
-                f"{what} fails in {dtype} on {jax.devices()[0]}: at {float(inputs[at])!r} it is "
-                f"{float(got[at])!r}"
-            )

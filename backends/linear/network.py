@@ -14,7 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
+from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.input_map import kinds_and_maps, maps_in
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
@@ -29,7 +32,7 @@ from lsrl.backends.linear.cell import (
 from lsrl.backends.linear.tiles import PlanCache, run_tiles
 from lsrl.backends.network import Inputs, Network, Place, Step, parameter, precision
 from lsrl.errors import SelfTestError, ShapeError
-from lsrl.parameters import Parameter
+from lsrl.parameters import Parameter, dense
 from lsrl.pytrees import Tree
 
 
@@ -109,6 +112,7 @@ class LinearNetwork(Network):
 
     pure_step = staticmethod(cast(Step, apply_step))
     structure: NetworkStructure
+    sparse_whole = True
 
     def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
         """Make a network.
@@ -197,6 +201,46 @@ class LinearNetwork(Network):
             arrays["output_bias"],
         )
         return LinearNetwork(weights, self.dtype)
+
+    def legend(self) -> Legend:
+        """Hidden units and the outputs that show them; units that read each other are tied.
+
+        A ring that is scaled alike stays one, and runs as one.
+        """
+        arrays = {name: dense(array) for name, array in self.arrays().items()}
+        spaces = {"features": Space(len(arrays["input_bias"]), True, True, hooks=(0,))}
+        found = {
+            f"inputs.{number}.{kind}": Axes(
+                "table" if kind == "table" else "matrix", (reads(), makes("features"))
+            )
+            for number, kind in enumerate(self.structure.inputs)
+            if kind
+        }
+        found["input_bias"], before = Axes("bias", (makes("features"),)), "features"
+        for number in range(len(self.layers)):
+            name, hidden, outputs = f"layers.{number}.", f"hidden {number}", f"outputs {number}"
+            relu, left, right = (arrays[name + each] for each in ("relu", "left", "right"))
+            recurrent = sparse.csr_array(arrays[name + "recurrent_kernel"].astype(np.float64))
+            flips = np.ones(recurrent.shape[0], bool)
+            flips[left[relu]] = False
+            _, tied = connected_components(recurrent, directed=False)
+            layer = number + 1
+            spaces[hidden] = Space(len(flips), tuple(flips.tolist()), True, tied, memory=layer)
+            shown = (hidden, left, right)
+            spaces[outputs] = Space(len(left), shows=shown, signals=True, hooks=(layer,))
+            found |= {
+                name + "input_kernel": Axes("matrix", (reads(before), makes(hidden))),
+                name + "recurrent_kernel": Axes("matrix", (reads(hidden), makes(hidden))),
+                name + "bias": Axes("bias", (makes(hidden),)),
+                name + "initial_state": Axes("initial", (makes(hidden),)),
+                name + "relu": Axes("structure", (follows(outputs),)),
+                name + "left": Axes("structure", (follows(outputs),), points=hidden),
+                name + "right": Axes("structure", (follows(outputs),), points=hidden),
+            }
+            before = outputs
+        found["output_kernel"] = Axes("matrix", (reads(before), makes()))
+        found["output_bias"] = Axes("bias", (makes(),))
+        return Legend(spaces, found)
 
     @property
     def width(self) -> int:

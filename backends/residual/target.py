@@ -12,6 +12,7 @@ from lsrl.backends.base import Backend
 from lsrl.backends.input_map import feature_map
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
+from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
 from lsrl.backends.residual.rows import AtomRow
@@ -121,19 +122,16 @@ class ResidualBackend(Backend[Stream]):
         return Lowered(stream, width, self.drives, self.activation)
 
     def softened(self, size: float) -> Self:
-        """The target with pre-activations of ±size, where activations are only nearly exact.
-
-        What that does to a value at every token is taken back by whoever reads it.
-
-        Args:
-          size: above 0.
-
-        Returns:
-          A target that lowers the same layouts; it is not in the registry.
-        """
+        """With softer drives."""
         found = copy.copy(self)
         found.drives = Drives(size, size, size)
         return found
+
+    def mixes_exactly(self, schedule: Stream, numerics: Numerics, matrix: Array) -> bool:
+        """Whether sums keep every bit in a stream whose channels a matrix (d, d) mixes."""
+        analysis = self.analysis(schedule, numerics)(schedule.graph.tokens)
+        reading = self.lowered(schedule).reading
+        return Mixed(schedule, numerics, reading, analysis, matrix).exact()
 
     @staticmethod
     @abstractmethod
