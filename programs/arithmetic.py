@@ -28,9 +28,7 @@ def modular_sum(n: int = 5, max_length: int = 1000) -> Program:
     modulus = checks.integer("n", n, 2)
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def modular_sum(
-        term: Annotated[Signal, Token(modulus)],
-    ) -> Annotated[Signal, Token(modulus)]:
+    def modular_sum(term: Annotated[Signal, Token(modulus)]) -> Annotated[Signal, Token(modulus)]:
         total = lsrl.cumsum(term)
         return lsrl.mod(total, modulus)
 

@@ -1,5 +1,6 @@
 """Programs made of two others of the library, one of which reads what the other says."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -90,8 +91,7 @@ def pattern_count(
 
 def pattern_count_reference(tokens: Sequence[int], pattern: Sequence[int], n: int) -> list[int]:
     """One after the other."""
-    found = ngram_reference(tokens, pattern)
-    return [sum(found[: end + 1]) % n for end in range(len(found))]
+    return [count % n for count in itertools.accumulate(ngram_reference(tokens, pattern))]
 
 
 def longest_run(vocab: int = 3, most: int = 5, max_length: int = 64) -> Program:

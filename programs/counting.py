@@ -249,22 +249,16 @@ def count_run(token: Signal, most: int) -> Signal:
 
 
 def run_length_reference(tokens: Sequence[int], most: int) -> list[int]:
-    """Count up, and start again at a change."""
-    length, answers = 0, []
-    for now, token in enumerate(tokens):
-        length = length + 1 if now and token == tokens[now - 1] else 1
-        answers.append(min(length, most))
-    return answers
+    """Count along each run."""
+    runs = (run for _, run in itertools.groupby(tokens))
+    return [min(length, most) for run in runs for length, _ in enumerate(run, start=1)]
 
 
 def runs_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs:
     """Runs of equal symbols, three tokens long on average."""
     tokens = rng.integers(vocab, size=steps)
-    goes_on = rng.random(steps) < 0.6
-    for now in range(1, steps):
-        if goes_on[now]:
-            tokens[now] = tokens[now - 1]
-    return (tokens,)
+    began = np.where(rng.random(steps) < 0.6, 0, np.arange(steps))
+    return (tokens[np.maximum.accumulate(began)],)
 
 
 def leader(vocab: int = 3, max_length: int = 1000) -> Program:

@@ -115,12 +115,10 @@ class Entry:
           A list of inputs, each as `sample` returns them.
         """
         program = self.build(**parameters)
-        further: list[Inputs] = []
-        if self.edges is not None:
-            further = _call(self.edges, [], self._settings(parameters))
-            # Every prefix of a legal input is legal.
-            further = [tuple(x[: program.max_length] for x in inputs) for inputs in further]
-            further = [inputs for inputs in further if len(inputs[0])]
+        edges = [] if self.edges is None else _call(self.edges, [], self._settings(parameters))
+        # Every prefix of a legal input is legal.
+        cut = [tuple(x[: program.max_length] for x in inputs) for inputs in edges]
+        further = [inputs for inputs in cut if len(inputs[0])]
         if not self.free:
             return further
         longest = min(program.max_length or UNLIMITED_EXTREME, LONGEST_EXTREME)
@@ -141,10 +139,9 @@ class Entry:
         """Types of the inputs and greatest length, which it takes a recording to know."""
         given = tuple(sorted(parameters.items()))
         try:
-            hash(given)
-        except TypeError:
+            return _recorded(self.build, given)
+        except TypeError:  # a list among them has no hash
             return _recorded.__wrapped__(self.build, given)
-        return _recorded(self.build, given)
 
     def _settings(self, parameters: Mapping[str, object]) -> dict[str, object]:
         declared = inspect.signature(self.build).parameters.values()

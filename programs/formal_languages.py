@@ -391,12 +391,6 @@ def _automaton(
     the unit before led to q, [the unit before is some (p, b) with table[p][b] = q] + [the token is
     a] − 1.5 > 0, and the state after the token is table[q][a]. One more unit, which is 1 before
     the first token only, leads to the start.
-
-    Args:
-      symbol: a token input of as many symbols as the table has columns.
-      table: (states, symbols).
-      outputs: (states,) ints.
-      start: the state before the first token.
     """
     pairs = [(state, letter) for state in range(len(table)) for letter in range(len(table[0]))]
     leads_to = np.array([*(table[state][letter] for state, letter in pairs), start])

@@ -18,6 +18,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
+from lsrl.backends.input_map import kinds_and_maps, maps_in
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
     Hidden,
@@ -125,10 +126,7 @@ class LinearNetwork(Network):
         """
         super().__init__()
         _check(weights)
-        kinds = tuple(
-            "table" if table is not None else "kernel" if kernel is not None else ""
-            for table, kernel in zip(weights.tables, weights.kernels, strict=True)
-        )
+        kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
         self.structure = NetworkStructure(
             dtype,
             kinds,
@@ -141,17 +139,7 @@ class LinearNetwork(Network):
                 for layer in weights.layers
             ),
         )
-        maps = [
-            table if table is not None else kernel
-            for table, kernel in zip(weights.tables, weights.kernels, strict=True)
-        ]
-        self.input_kernels = nnx.Dict(
-            {
-                f"{number}": parameter(values, dtype)
-                for number, values in enumerate(maps)
-                if values is not None
-            }
-        )
+        self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
         self.input_bias = parameter(weights.input_bias, dtype)
         self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
         self.output_kernel = parameter(weights.output_kernel, dtype)
@@ -198,20 +186,12 @@ class LinearNetwork(Network):
           ShapeError: the shapes don't fit together.
           KeyError: an array is missing.
         """
-        kinds = self.structure.inputs
         fields = (
             "input_kernel", "recurrent_kernel", "bias", "initial_state", "relu", "left", "right",
         )  # fmt: skip
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
-            tuple(
-                arrays[f"inputs.{i}.table"] if kind == "table" else None
-                for i, kind in enumerate(kinds)
-            ),
-            tuple(
-                arrays[f"inputs.{i}.kernel"] if kind == "kernel" else None
-                for i, kind in enumerate(kinds)
-            ),
+            *maps_in(self.structure.inputs, arrays),
             arrays["input_bias"],
             tuple(
                 LayerWeights(**{name: arrays[f"layers.{i}.{name}"] for name in fields})
@@ -290,10 +270,7 @@ class LinearNetwork(Network):
         return precision(self.structure.dtype)
 
     def run(
-        self,
-        inputs: Inputs,
-        chunk: int | None = None,
-        state: Tree | None = None,
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> np.ndarray | jax.Array:
         """Run whole sequences, parallel over time.
 
@@ -309,14 +286,10 @@ class LinearNetwork(Network):
         return self._run(inputs, chunk, state, with_state=False)[0]
 
     def run_with_state(
-        self,
-        inputs: Inputs,
-        chunk: int | None = None,
-        state: Tree | None = None,
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> tuple[np.ndarray | jax.Array, Hidden]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        outputs, after = self._run(inputs, chunk, state, with_state=True)
-        return outputs, after
+        return self._run(inputs, chunk, state, with_state=True)
 
     def _run(
         self, inputs: Inputs, chunk: int | None, given: Tree | None, with_state: bool
@@ -396,8 +369,8 @@ def _check(weights: NetworkWeights) -> None:
         expect(f"layer {number}, initial_state", layer.initial_state, (hidden,))
         expect(f"layer {number}, relu", layer.relu, (outputs,))
         expect(f"layer {number}, right", layer.right, (outputs,))
-        for name, units in (("left", layer.left), ("right", layer.right)):
-            if outputs and (units.min() < (0 if name == "left" else -1) or units.max() >= hidden):
+        for name, units, least in (("left", layer.left, 0), ("right", layer.right, -1)):
+            if outputs and (units.min() < least or units.max() >= hidden):
                 raise ShapeError(f"layer {number}, {name}: units are 0 to {hidden - 1}")
         features = outputs
     expect("output_kernel", weights.output_kernel, (features, weights.output_bias.shape[0]))

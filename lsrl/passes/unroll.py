@@ -21,7 +21,6 @@ from lsrl.ir.ops import (
     Delay,
     Input,
     Lookup,
-    Op,
     Product,
     Relu,
     SelectiveState,
@@ -96,23 +95,18 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
 
 def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) -> int | None:
     """The automaton's transition matrices, multiplied up by doubling."""
-    cone = graph.live([graph.nodes[i].operands[0]])
-    ops = [graph.nodes[node].op for node in cone]
-    inputs = [node for node in cone if isinstance(graph.nodes[node].op, Input)]
-    if (
-        not inputs
-        or not all(op.pointwise for op in ops)
-        or not all(map(is_token, _ops(graph, inputs)))
-    ):
+    ops = [graph.nodes[node].op for node in graph.live([graph.nodes[i].operands[0]])]
+    inputs = [op for op in ops if isinstance(op, Input)]
+    if not inputs or not all(op.pointwise for op in ops) or not all(map(is_token, inputs)):
         return None
-    symbols = _joint_symbols(graph, inputs)
+    symbols = _joint_symbols(inputs)
     updates = _updates(graph, graph.nodes[i].operands[0], inputs, symbols)
     states, successor = _automaton(op, updates, graph.label(i))
     count = len(states)
     transitions = np.zeros((len(symbols), count * count))
     for symbol, state in itertools.product(range(len(symbols)), range(count)):
         transitions[symbol, successor[state][symbol] * count + state] = 1.0
-    total = _by_symbol(builder, graph, inputs, symbols, transitions)
+    total = _by_symbol(builder, inputs, symbols, transitions)
     identity = tuple(np.eye(count).ravel().tolist())
     for span in _spans(builder.tokens, count * count):
         earlier = builder.add(Delay(span, identity), total)
@@ -124,13 +118,8 @@ def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) 
     return add_affine(builder, (Matrix(read), total))
 
 
-def _ops(graph: Graph, nodes: Sequence[int]) -> list[Op]:
-    return [graph.nodes[node].op for node in nodes]
-
-
-def _joint_symbols(graph: Graph, inputs: Sequence[int]) -> list[tuple[int, ...]]:
-    types = [op.type for op in _ops(graph, inputs) if isinstance(op, Input)]
-    sizes = [kind.size for kind in types if isinstance(kind, Token)]
+def _joint_symbols(inputs: Sequence[Input]) -> list[tuple[int, ...]]:
+    sizes = [op.type.size for op in inputs if isinstance(op.type, Token)]
     if np.prod(sizes) > MAX_SYMBOLS:
         raise UnsupportedOpError(
             f"unroll: expected at most {MAX_SYMBOLS} joint symbols, got {int(np.prod(sizes))}"
@@ -139,16 +128,12 @@ def _joint_symbols(graph: Graph, inputs: Sequence[int]) -> list[tuple[int, ...]]
 
 
 def _updates(
-    graph: Graph, operand: int, inputs: Sequence[int], symbols: list[tuple[int, ...]]
+    graph: Graph, operand: int, inputs: Sequence[Input], symbols: list[tuple[int, ...]]
 ) -> Array:
     """(symbols, width): the update at each joint symbol."""
-    feeds = {}
-    for column, node in enumerate(inputs):
-        op = graph.nodes[node].op
-        if isinstance(op, Input):
-            feeds[op.index] = np.array([[symbol[column] for symbol in symbols]])
-    count = len(graph.inputs)
-    arrays = [feeds.get(index, np.zeros((1, len(symbols)))) for index in range(count)]
+    arrays = [np.zeros((1, len(symbols)))] * len(graph.inputs)
+    for op, column in zip(inputs, zip(*symbols, strict=True), strict=True):
+        arrays[op.index] = np.array([column])
     probe = Graph(graph.nodes[: operand + 1], operand, graph.facts[: operand + 1], graph.tokens)
     # Every symbol once is no run of the program, so its promises say nothing here.
     values = evaluate(probe, arrays, exact=True, interventions={})
@@ -182,11 +167,7 @@ def _automaton(
 
 
 def _by_symbol(
-    builder: GraphBuilder,
-    graph: Graph,
-    inputs: Sequence[int],
-    symbols: list[tuple[int, ...]],
-    table: Array,
+    builder: GraphBuilder, inputs: Sequence[Input], symbols: list[tuple[int, ...]], table: Array
 ) -> int:
     """The row of a table at the present joint symbol."""
     places = {
@@ -194,7 +175,7 @@ def _by_symbol(
         for position, node in enumerate(builder.nodes)
         if isinstance(node.op, Input)
     }
-    mine = [places[op.index] for op in _ops(graph, inputs) if isinstance(op, Input)]
+    mine = [places[op.index] for op in inputs]
     if len(mine) == 1:
         return builder.add(Lookup(Matrix(table)), mine[0])
     parts = []
