@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 EVERYTHING := '.[dev,huggingface]'
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 ALL := -m 'not nightly'
-QUICK := $(addprefix tests/test_,architecture.py ir.py language.py passes.py schedule.py plain_target.py)
+QUICK := $(patsubst %,tests/test_%.py,architecture bad_input cost evaluate golden ir language passes schedule)
 
 # Each part is named, since pdoc leaves out the submodules that `__all__` does not list.
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))

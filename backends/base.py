@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 from lsrl.backends.anatomy import Hooks, StackCircuit
 from lsrl.certificate import Analysis
 from lsrl.circuit import Circuit
-from lsrl.errors import LsrlError, PrecisionError
+from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Constant,
     Hold,
@@ -208,6 +209,33 @@ class Backend(ABC, Generic[Plan]):
     def exporters(self) -> Mapping[str, Exporter]:
         """What writes models of this target for other frameworks, by the format's name."""
         return {}
+
+    def softened(self, size: float) -> "Backend[Plan]":
+        """The target with pre-activations of ±size, where activations are only nearly exact.
+
+        What that does to a value at every token is taken back by whoever reads it.
+
+        Args:
+          size: above 0.
+
+        Returns:
+          A target that lowers the same schedules; it is not in the registry.
+
+        Raises:
+          InputError: the target has nothing saturated.
+        """
+        raise InputError(
+            f"soft: {self.name} has no saturated gates that could be softer; choose lstm, gru, "
+            "rnn_tanh, mamba or griffin"
+        )
+
+    def mixes_exactly(self, schedule: Plan, numerics: Numerics, matrix: Array) -> bool:
+        """Whether all sums keep every bit after an orthogonal matrix has mixed a stream's channels.
+
+        Raises:
+          LsrlError: the target does not say.
+        """
+        raise LsrlError(f"target {self.name!r} does not say how sums of a mixed stream round")
 
     @abstractmethod
     def lower(self, schedule: Plan, numerics: Numerics) -> "Network":

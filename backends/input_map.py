@@ -1,6 +1,7 @@
 """The input map: what the first layer reads of the program's inputs, as tables and kernels."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Input, Lookup, Op, is_token
 from lsrl.ir.types import Token
 from lsrl.schedule import Schedule
+
+Map = TypeVar("Map")  # a table or a kernel
 
 
 class InputMaps(NamedTuple):
@@ -36,6 +39,32 @@ def input_maps(schedule: Schedule) -> InputMaps:
         place[index] = block if known is None else known + block
         start += this.width
     return InputMaps(tuple(tables), tuple(kernels))
+
+
+def kinds_and_maps(
+    tables: Sequence[Map | None], kernels: Sequence[Map | None]
+) -> tuple[tuple[str, ...], dict[str, Map]]:
+    """Per input "table", "kernel" or "" (not read), and the maps by the number of their input."""
+    kinds, maps = [], {}
+    for number, (table, kernel) in enumerate(zip(tables, kernels, strict=True)):
+        given = kernel if table is None else table
+        kinds.append("" if given is None else "kernel" if table is None else "table")
+        if given is not None:
+            maps[f"{number}"] = given
+    return tuple(kinds), maps
+
+
+def maps_in(
+    kinds: Sequence[str], arrays: Mapping[str, Map]
+) -> tuple[tuple[Map | None, ...], tuple[Map | None, ...]]:
+    """The tables and the kernels among a network's parameters; undoes `kinds_and_maps`."""
+    tables, kernels = (
+        tuple(
+            arrays[f"inputs.{i}.{held}"] if kind == held else None for i, kind in enumerate(kinds)
+        )
+        for held in ("table", "kernel")
+    )
+    return tables, kernels
 
 
 def feature_map(op: Op, source: Input) -> Array:

@@ -20,13 +20,15 @@ from flax import nnx
 from jax import lax
 from numpy.typing import ArrayLike
 
+from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
 from lsrl.backends.pattern import Pattern
-from lsrl.errors import SelfTestError, ShapeError
+from lsrl.backends.strength import Gates, Sources, Strengths
+from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 from lsrl.parameters import Parameter, entries
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 Layer = TypeVar("Layer", contravariant=True)
 Memory = TypeVar("Memory")
@@ -247,9 +249,11 @@ class Network(Hooked, nnx.Module):
       pure_step: the step as a function of parameters (as `parameters` gives them), structure, state
         and inputs, to the output and the next state; for transformations.
       structure: what is no parameter, its `dtype` among it; hashable, so that jit can take it.
+      sparse_whole: whether whole sequences take the weights that are not zero, and no others.
     """
 
     pure_step: ClassVar[Step]
+    sparse_whole: ClassVar[bool] = False
     structure: Structure
 
     def __init__(self) -> None:
@@ -361,6 +365,62 @@ class Network(Hooked, nnx.Module):
             changed[key][1][place.entry] = np.asarray(array, jnp.dtype(self.dtype))
         for (_, attribute), (owner, values) in changed.items():
             setattr(owner, attribute, parameter(values, self.dtype))
+
+    def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
+        """What a pytree like that of `parameters` holds, by the flat names of `places`."""
+        leaves = named_leaves(parameters)
+        return {name: leaves[name] for name in self.places()}
+
+    def legend(self) -> Legend:
+        """What the axes of `arrays` are.
+
+        Raises:
+          LsrlError: the network does not say.
+        """
+        raise LsrlError(f"{type(self).__name__} does not say what the axes of its parameters are")
+
+    # ------------------------------------------------------------ what else studies ask
+
+    def strengths(self, layers: Sequence[Sources]) -> Strengths:
+        """How strongly hooks of a stream depend on each other; `legend` tells it of other layers.
+
+        Args:
+          layers: what holds the signals of each, the input map's first.
+
+        Raises:
+          LsrlError: the network does not say.
+        """
+        raise LsrlError(f"{type(self).__name__} does not say what its layers add to a stream")
+
+    def gates(
+        self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
+    ) -> Gates | None:
+        """What a layer's gates do; None where it has none.
+
+        Args:
+          arrays: of the network, in float64.
+          layer: its number from 0 on.
+          read: the hook before it, (batch, time, units).
+          held: the hook behind it.
+        """
+        return None
+
+    @property
+    def untrained_entries(self) -> int:
+        """Of the memory, a unit of what `untrained` makes; 0 if there is nothing to train."""
+        return 0
+
+    def untrained(self, units: Sequence[int], seed: int) -> Self:
+        """A network of the same inputs and outputs, with ordinary initial weights.
+
+        Args:
+          units: of the hooks of its layers, the input map's first.
+          seed: of the weights.
+
+        Raises:
+          LsrlError: the network has no ordinary initial weights.
+        """
+        raise LsrlError(f"{type(self).__name__} has no weights to begin a training with")
 
     # ------------------------------------------------------------ running
 

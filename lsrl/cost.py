@@ -20,7 +20,7 @@ import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.model import Model
-from lsrl.parameters import Parameter, entries
+from lsrl.parameters import entries
 
 Mode = Literal["whole", "scan", "step"]
 
@@ -52,6 +52,7 @@ def cost(model: Model, mode: Mode, batch: int = 1) -> Cost:
 
     Raises:
       InputError: an unknown mode, or no sequences.
+      LsrlError: the network does not say what the axes of its parameters are.
     """
     if mode not in ("whole", "scan", "step"):
         raise InputError(f"cost: mode must be 'whole', 'scan' or 'step', got {mode!r}")
@@ -61,8 +62,14 @@ def cost(model: Model, mode: Mode, batch: int = 1) -> Cost:
     size = jax.numpy.dtype(model.dtype).itemsize
     outputs = len(model.program.graph.facts[model.program.graph.output].low)
     ends = size * (outputs + sum(kind.width for kind in model.program.inputs.values()))
-    matrices = [entries(one) for name, one in parameters.items() if _is_matrix(name, one)]
-    if mode == "whole" and model.target.endswith("linear_rnn"):
+    axes = model.module.legend().arrays
+    # A table of a token input is looked up, and what has one axis is added or scales unit by unit.
+    matrices = [
+        entries(one)
+        for name, one in parameters.items()
+        if len(one.shape) > 1 and axes[name].kind != "table"
+    ]
+    if mode == "whole" and model.module.sparse_whole:
         weights = sum(int(np.count_nonzero(one)) for one in matrices)
         rows = sum(layer.width for layer in model.schedule.layers)
         return Cost(2.0 * weights + rows, ends + 2.0 * size * rows)
@@ -74,8 +81,3 @@ def cost(model: Model, mode: Mode, batch: int = 1) -> Cost:
     # A step writes its state and the next one reads it.
     state = sum(leaf.size for leaf in jax.tree.leaves(model.module.init_state((1,))))
     return Cost(2.0 * weights, ends + (everything + places) / batch + 2.0 * size * state)
-
-
-def _is_matrix(name: str, parameter: Parameter) -> bool:
-    """Whether it multiplies; a table of a token input is looked up, a bias or a norm is added."""
-    return len(parameter.shape) > 1 and not name.endswith(".table") and "embed" not in name

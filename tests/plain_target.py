@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from flax import nnx
 
 from lsrl.backends.anatomy import channels_as_they_are
+from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.base import StackBackend
 from lsrl.backends.input_map import input_maps
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
@@ -90,8 +91,35 @@ class PlainNetwork(Network):
             for relu, held in zip(self.structure.relu, state, strict=True)
         ]
 
+    def arrays(self):
+        relus = {f"layers.{i}.relu": np.array(x, bool) for i, x in enumerate(self.structure.relu)}
+        return self.parameter_arrays() | relus
+
     def rebuilt(self, arrays):
-        return PlainNetwork(self.dtype, self.structure.inputs, self.structure.relu, arrays)
+        relus = {name: array for name, array in arrays.items() if name.endswith(".relu")}
+        relu = tuple(tuple(array.tolist()) for array in relus.values())
+        weights = {name: array for name, array in arrays.items() if name not in relus}
+        return PlainNetwork(self.dtype, self.structure.inputs, relu, weights)
+
+    def legend(self):
+        """A layer's output is its memory, behind ReLUs, so one space is both."""
+        axes = {
+            name: Axes("table", (reads(), makes("0"))) for name in self.weights if "inputs" in name
+        }
+        axes["features"] = Axes("bias", (makes("0"),))
+        spaces = {"0": Space(self.weights["features"].shape[0], True, True, hooks=(0,))}
+        for number, relu in enumerate(self.structure.relu):
+            name, layer, here = f"layers.{number}.", number + 1, f"{number + 1}"
+            flips = tuple(not each for each in relu)
+            spaces[here] = Space(len(relu), flips, True, signals=True, hooks=(layer,), memory=layer)
+            axes[f"{name}input"] = Axes("matrix", (reads(f"{number}"), makes(here)))
+            axes[f"{name}recurrent"] = Axes("matrix", (reads(here), makes(here)))
+            axes[f"{name}bias"] = Axes("bias", (makes(here),))
+            axes[f"{name}start"] = Axes("initial", (makes(here),))
+            axes[f"{name}relu"] = Axes("structure", (follows(here),))
+        axes["output"] = Axes("matrix", (reads(f"{len(self.structure.relu)}"), makes()))
+        axes["output_bias"] = Axes("bias", (makes(),))
+        return Legend(spaces, axes)
 
     @property
     def depth(self):

@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl",),
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
+    ("lsrl.noise",),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),
@@ -83,25 +84,20 @@ MAY_IMPORT_ONLY = {
 # shrink: what is gone from the code has to go from here.
 BACK = {
     ("lsrl", "lsrl.programs"): "the public names offer the library, which is written in them",
-    ("lsrl.interpret.variants.base", "lsrl.stability.measures"): "variants measure their noise",
-    ("lsrl.interpret.variants.noise", "lsrl.stability.copies"): "variants measure their noise",
-    ("lsrl.interpret.variants.noise", "lsrl.stability.measures"): "variants measure their noise",
-    ("lsrl.interpret.variants.noise", "lsrl.stability.perturbations"): "variants add noise",
-    ("lsrl.interpret.variants.train", "lsrl.stability.measures"): "variants measure their noise",
 }
 
 
 # What the rest may know of the targets; all else in lsrl.backends is of one family.
-COMMON = ("anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry")
-# Modules that know a family all the same. The list may only shrink, to nothing.
-KNOW_FAMILIES = {
+COMMON = {
+    "lsrl.backends",
     *(
-        f"lsrl.interpret.variants.{name}"
-        for name in ("combine", "fresh", "permute", "rotate", "soften", "statistics", "trim")
+        f"lsrl.backends.{name}"
+        for name in (
+            "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
+            "strength",
+        )
     ),
-    "lsrl.interpret.weights",
-    "lsrl.stability.ranges",
-}
+}  # fmt: skip
 
 
 def parse_modules() -> dict[str, ast.Module]:
@@ -185,20 +181,6 @@ def test_imports_go_one_way() -> None:
     assert not needless, "gone from the code: take them from the list"
 
 
-def test_families_are_known_in_their_rooms_alone() -> None:
-    """What others need of a family they ask of the network, the target or plain data."""
-    common = {"lsrl.backends", *(f"lsrl.backends.{name}" for name in COMMON)}
-    offences = [
-        f"{module}:{line} imports {target}"
-        for module, line, target in arrows()
-        if is_within(target, "lsrl.backends")
-        and target not in common
-        and not is_within(module, "lsrl.backends")
-        and module not in KNOW_FAMILIES
-    ]
-    assert not offences, "\n".join(offences)
-
-
 @pytest.mark.parametrize("part", MAY_IMPORT_ONLY)
 def test_parts_know_no_more_than_they_need(part: str) -> None:
     allowed = MAY_IMPORT_ONLY[part] | {part}
@@ -207,6 +189,52 @@ def test_parts_know_no_more_than_they_need(part: str) -> None:
         for module, line, target in arrows()
         if part_of(module) == part and part_of(target) not in allowed
     ]
+    assert not offences, "\n".join(offences)
+
+
+def of_a_family(module: str) -> bool:
+    return is_within(module, "lsrl.backends") and module not in COMMON
+
+
+def test_no_other_module_knows_a_family() -> None:
+    """What it needs of one it asks the backend or the network, or it is plain data."""
+    offences = [
+        f"{module}:{line} imports {target}"
+        for module, line, target in arrows()
+        if of_a_family(target)
+        and not of_a_family(module)
+        and module != "lsrl.backends.registry"  # the one list of targets
+    ]
+    assert not offences, "\n".join(offences)
+
+
+def test_no_other_module_asks_which_family_it_has() -> None:
+    """By the class of a network or a target, nor by a target's name."""
+    families = {m: tree for m, tree in MODULES.items() if of_a_family(m)}
+    bases = {
+        node.name: {ast.unparse(base).split("[")[0] for base in node.bases}
+        for tree in families.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    known = {"Network", "Backend", "StackBackend"}
+    while more := {name for name, of in bases.items() if of & known} - known:
+        known |= more
+    targets = {target.name for target in lsrl.targets()}
+    assert {"LinearNetwork", "CellBackend", "MambaNetwork"} <= known
+    offences = []
+    for module in MODULES.keys() - families.keys():
+        for node in ast.walk(MODULES[module]):
+            text = ast.unparse(node) if isinstance(node, ast.Call | ast.Compare) else ""
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            texts = set(re.findall(r"'(\w+)'", text))
+            if called in ("isinstance", "issubclass", "cast"):
+                found = known.intersection(re.findall(r"\w+", text))
+            elif called.endswith((".startswith", ".endswith")):
+                found = {x for x in texts if any(t.endswith(x) for t in targets)}
+            else:
+                found = texts & targets if isinstance(node, ast.Compare) else set()
+            offences += [f"{module}:{node.lineno} asks for {word}" for word in sorted(found)]
     assert not offences, "\n".join(offences)
 
 

@@ -1,7 +1,4 @@
-"""A target that others write, to the contracts alone: every public call works on it, or refuses.
-
-What does not work yet stands in `MISSING` with the error that it gives, a list that only shrinks.
-"""
+"""A target that others write, to the contracts alone: every public call works on it, or refuses."""
 
 import copy
 import importlib
@@ -16,7 +13,7 @@ import scipy.sparse as sp
 
 import lsrl
 from lsrl import cost, interpret
-from lsrl.backends import registry
+from lsrl.backends import registry, strength
 from lsrl.backends.base import Backend
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import (
@@ -50,8 +47,9 @@ from lsrl.interpret.variants import (
     trim,
 )
 from lsrl.model import Alteration, Model
-from lsrl.parameters import same_bits
-from lsrl.stability import copies, measures, perturbations, ranges, signals, sweep, workloads
+from lsrl.noise import copies, perturbations, ranges
+from lsrl.parameters import dense, same_bits
+from lsrl.stability import measures, signals, sweep, workloads
 from lsrl.suite import build
 from tests.plain_target import Plain
 
@@ -357,6 +355,44 @@ def noisy(model):
     assert (outputs[1] != model.run(IDS)).any()
 
 
+def shuffled(model):
+    found = permute.permuted(model, 1)
+    found.self_test(sequences=2, length=8)
+    assert found.circuit.channels != model.circuit.channels
+    known, seen = interpret.capture(model, IDS), interpret.capture(found, IDS)
+    np.testing.assert_array_equal(seen[STATE], known[STATE])
+
+
+def weighed(model):
+    """Units that read each other are those that the kernels join."""
+    layers = [
+        strength.Sources(np.eye(units), np.eye(units), np.ones(units), np.ones(units))
+        for units in model.circuit.units
+    ]
+    found = weights.read_weights(model, layers)
+    arrays = {name: dense(one) for name, one in model.module.parameter_arrays().items()}
+    for number, (forward, recurrent) in enumerate(zip(*found, strict=True)):
+        last = number == model.num_layers
+        kernel = arrays["output" if last else f"layers.{number}.input"]
+        np.testing.assert_array_equal(forward != 0, kernel != 0)
+        if number:
+            kernel = arrays[f"layers.{number - 1}.recurrent"]
+            np.testing.assert_array_equal(recurrent != 0, kernel != 0)
+
+
+def ranged(model):
+    found, arrays = ranges.weight_ranges(model), model.module.parameter_arrays()
+    assert {name for name in arrays if name.startswith(("layers", "output"))} == {
+        *found,
+        *(f"layers.{number}.start" for number in range(model.num_layers)),
+    }
+    assert all(array.shape == arrays[name].shape for name, array in found.items())
+    # The output is 0 to 2.
+    assert found["output_bias"].tolist() == [2.0]
+    noise = perturbations.WeightNoise("range", unit="range", spared=("inputs", "features"))
+    assert (copies.run_copies(model, [IDS], noise, [1.0], [0])[0] != model.run(IDS)).any()
+
+
 def told_by_states(model):
     """Of the last token, what captures find too."""
     _, state = model.module.run_with_state(model.features([IDS]))
@@ -396,7 +432,7 @@ STUDIES = {
     "interpret.page.view": lambda model: interpret.view(model, IDS, path=os.devnull),
     "interpret.page.content": lambda model: page.content(model, [IDS]),
     "interpret.probes.probe": probed,
-    "interpret.weights.read_weights": lambda model: weights.read_weights(model, []),
+    "interpret.weights.read_weights": weighed,
     "interpret.wiring.turned_patches": lambda model: wiring.turned_patches(model, []),
     "interpret.variants.base.measured": lambda model: base.measured(model),
     "interpret.variants.base.proven_by_exhaustion": lambda model: base.proven_by_exhaustion(
@@ -409,20 +445,20 @@ STUDIES = {
     "interpret.variants.combine.padded": checked(combine.padded),
     "interpret.variants.noise.noised": noise.noised,
     "interpret.variants.noise.safe_level": noise.safe_level,
-    "interpret.variants.permute.permuted": permute.permuted,
+    "interpret.variants.permute.permuted": shuffled,
     "interpret.variants.rotate.rotated": rotate.rotated,
     "interpret.variants.soften.soft": soften.soft,
     "interpret.variants.statistics.statistics": lambda model: statistics.statistics(model, [IDS]),
     "interpret.variants.train.trained": train.trained,
     "interpret.variants.trim.trimmed": checked(trim.trimmed),
-    "stability.copies.run_copies": noisy,
-    "stability.copies.observe_copies": lambda model: copies.observe_copies(
+    "noise.copies.run_copies": noisy,
+    "noise.copies.observe_copies": lambda model: copies.observe_copies(
         model, [IDS], NOISE, [1.0], [0], lambda output, state: state
     ),
     "stability.measures.located": lambda model: measures.located(
         model, IDS, model.run(IDS)[:, -5:], NOISE, 2
     ),
-    "stability.ranges.weight_ranges": ranges.weight_ranges,
+    "noise.ranges.weight_ranges": ranged,
     "stability.signals.channel_values": told_by_states,
     "stability.signals.first_wrong_signal": broken,
 }
@@ -437,21 +473,14 @@ REFUSED = {
         "expected a float32 model of .* on plain",
     ),
 }
-# What is to work on every target, with the error that it gives today.
-MISSING: dict[str, tuple[type[Exception], str]] = {
-    "interpret.weights.read_weights": (LsrlError, "weights of target 'plain' can't be read"),
-    "interpret.variants.permute.permuted": (InputError, "is no network of a target of LSRL"),
-    "stability.ranges.weight_ranges": (InputError, "needs a linear target, got 'plain'"),
-}
-FAILURES = REFUSED | MISSING
 
 
 def attempt(name, call):
     """Whether a call works; if not, it has to fail as the list says, and to be on it."""
-    if name not in FAILURES:
+    if name not in REFUSED:
         call()
         return
-    kind, text = FAILURES[name]
+    kind, text = REFUSED[name]
     with pytest.raises(kind, match=text) as failure:  # take it off the list once it works
         call()
     assert type(failure.value) is kind
@@ -470,7 +499,7 @@ def test_every_study_of_a_model(model, name):
 def test_the_lists_name_every_public_call():
     assert set(MODEL) == {name for name in vars(Model) if not name.startswith("_")}
     found = set()
-    for package in ("interpret", "interpret.variants", "stability", "suite"):
+    for package in ("interpret", "interpret.variants", "noise", "stability", "suite"):
         path = importlib.import_module(f"lsrl.{package}").__path__
         found |= {f"{package}.{module.name}" for module in pkgutil.iter_modules(path)}
     calls = {
@@ -485,7 +514,7 @@ def test_the_lists_name_every_public_call():
     # Parts of the build of the suite and of training, which are not for others to call.
     parts = ("suite.variants.", "interpret.variants.fresh.", "interpret.variants.lessons.")
     assert set(STUDIES) == {name for name in calls if not name.startswith(parts)}
-    assert set(FAILURES) <= {*MODEL, *STUDIES}
+    assert set(REFUSED) <= {*MODEL, *STUDIES}
 
 
 def test_copies_and_networks_of_other_arrays(model):

@@ -16,22 +16,11 @@ import lsrl
 from benchmarks.stability import factor_programs, factors, paper_experiment, states
 from benchmarks.stability.figures import draw_paper
 from lsrl import cache, paper, programs
+from lsrl.backends.axes import Axes, makes, reads
 from lsrl.cli import app
 from lsrl.errors import InputError
-from lsrl.stability import figures, report, workloads
-from lsrl.stability.copies import run_copies
-from lsrl.stability.measures import (
-    Critical,
-    allowed_error,
-    bracketed,
-    clustered,
-    critical_level,
-    first_wrong_signal,
-    first_wrong_token,
-    mean_error,
-    wrong_tokens,
-)
-from lsrl.stability.perturbations import (
+from lsrl.noise.copies import run_copies
+from lsrl.noise.perturbations import (
     ACTIVATIONS,
     FORMATS,
     FREE,
@@ -44,12 +33,26 @@ from lsrl.stability.perturbations import (
     quantised,
     rounded,
 )
-from lsrl.stability.ranges import weight_ranges
+from lsrl.noise.ranges import weight_ranges
+from lsrl.noise.wrong import allowed_error, wrong_tokens
+from lsrl.stability import figures, report, workloads
+from lsrl.stability.measures import (
+    Critical,
+    bracketed,
+    clustered,
+    critical_level,
+    first_wrong_token,
+    mean_error,
+)
+from lsrl.stability.signals import first_wrong_signal
 from lsrl.stability.store import Parts, read_rows, write_rows
 from lsrl.stability.sweep import COLUMNS, Dtype, Extremes, Length, Plan, sweep
 from tests.grids import studied
 
 ROOT = Path(__file__).resolve().parents[1]
+# What flax and torch have for a bias and a product.
+BIAS, KERNEL = Axes("bias", (makes(),)), Axes("matrix", (reads(), makes()))
+WEIGHT = Axes("matrix", (makes(), reads()))
 NOISES = (PAPER, FREE, RELATIVE, ACTIVATIONS, INTEGERS)
 SMALL = Plan(
     programs=(workloads.DEFAULT["majority"],),
@@ -89,10 +92,10 @@ def test_quantisation_equals_its_formula(bits: int) -> None:
 
 def test_biases_are_not_quantised() -> None:
     weights = np.array([[1.0, 0.3], [0.1, 0.2]])
-    kept = INTEGERS.applied("layers.0.bias", weights[0], [0.25], [0])
+    kept = INTEGERS.applied("layers.0.bias", BIAS, weights[0], [0.25], [0])
     np.testing.assert_array_equal(kept, weights[0])
-    flax = INTEGERS.applied("layers.0.input_kernel", weights, [0.25], [0])[0]
-    torch = INTEGERS.applied("layers.mixer.in_proj.weight", weights, [0.25], [0])[0]
+    flax = INTEGERS.applied("layers.0.input_kernel", KERNEL, weights, [0.25], [0])[0]
+    torch = INTEGERS.applied("layers.mixer.in_proj.weight", WEIGHT, weights, [0.25], [0])[0]
     np.testing.assert_array_equal(flax, [[1, 0.3], [0, 0.3]])
     np.testing.assert_array_equal(torch, [[1, 0], [0, 0.2]])
 
@@ -110,17 +113,17 @@ def test_rounding_equals_reduce_precision(name: str) -> None:
 def test_noise_is_put_on_the_entries_chosen() -> None:
     value = np.array([0.0, 2.0, 0.0, -4.0])
 
-    def changed(noise: WeightNoise, name: str) -> list[bool]:
-        return (noise.applied(name, value, [0.1], [0]) != value).ravel().tolist()
+    def changed(noise: WeightNoise, name: str, axes: Axes) -> list[bool]:
+        return (noise.applied(name, axes, value, [0.1], [0]) != value).ravel().tolist()
 
     stored, everywhere = [False, True, False, True], [True] * 4
-    assert changed(WeightNoise("a"), "bias") == stored
-    assert changed(WeightNoise("a", entries="biases"), "bias") == everywhere
-    assert changed(WeightNoise("a", entries="biases"), "kernel") == stored
-    assert changed(WeightNoise("a", entries="all"), "kernel") == everywhere
-    assert changed(WeightNoise("a"), "inputs.0.table") == [False] * 4
+    assert changed(WeightNoise("a"), "bias", BIAS) == stored
+    assert changed(WeightNoise("a", entries="biases"), "bias", BIAS) == everywhere
+    assert changed(WeightNoise("a", entries="biases"), "kernel", KERNEL) == stored
+    assert changed(WeightNoise("a", entries="all"), "kernel", KERNEL) == everywhere
+    assert changed(WeightNoise("a"), "inputs.0.table", KERNEL) == [False] * 4
     noise = [
-        WeightNoise("a", unit=unit).applied("kernel", value, [1.0], [0])[0] - value
+        WeightNoise("a", unit=unit).applied("kernel", KERNEL, value, [1.0], [0])[0] - value
         for unit in ("absolute", "relative")
     ]
     np.testing.assert_allclose(noise[1], np.abs(value) * noise[0])
@@ -128,8 +131,8 @@ def test_noise_is_put_on_the_entries_chosen() -> None:
 
 def test_a_level_is_the_deviation_of_the_noise() -> None:
     value, shape = np.ones(10_000), (100, 100)
-    noise = FREE.applied("kernel", value, [1e-3], [5])[0] - value
-    drift = ACTIVATIONS.drift("layers.0.bias", shape[1:], shape[0], 1e-3, 5)
+    noise = FREE.applied("kernel", KERNEL, value, [1e-3], [5])[0] - value
+    drift = ACTIVATIONS.drift("layers.0.bias", BIAS, shape[1:], shape[0], 1e-3, 5)
     assert drift is not None and drift.shape == shape
     for drawn in (noise, drift):
         assert 0.97e-3 < drawn.std() < 1.03e-3
@@ -138,11 +141,11 @@ def test_a_level_is_the_deviation_of_the_noise() -> None:
 
 def test_levels_share_their_draw() -> None:
     value = np.ones((3, 4))
-    weak, strong = FREE.applied("kernel", value, [1e-3, 2e-3], [5, 5]) - value
+    weak, strong = FREE.applied("kernel", KERNEL, value, [1e-3, 2e-3], [5, 5]) - value
     np.testing.assert_allclose(2 * weak, strong, rtol=1e-10)
-    other = FREE.applied("kernel", value, [1e-3], [6])[0] - value
+    other = FREE.applied("kernel", KERNEL, value, [1e-3], [6])[0] - value
     assert (other != weak).all()
-    assert (FREE.applied("kernel_b", value, [1e-3], [5])[0] - value != weak).all()
+    assert (FREE.applied("kernel_b", KERNEL, value, [1e-3], [5])[0] - value != weak).all()
 
 
 @pytest.mark.parametrize(
@@ -230,8 +233,8 @@ def test_draws_depend_on_the_seed_alone(model, prompts, noise) -> None:
 MESH = """
 import sys, jax, numpy as np, lsrl
 from jax.sharding import Mesh
-from lsrl.stability.copies import run_copies
-from lsrl.stability.perturbations import ACTIVATIONS, FREE, PAPER
+from lsrl.noise.copies import run_copies
+from lsrl.noise.perturbations import ACTIVATIONS, FREE, PAPER
 model = lsrl.compile(lsrl.programs.tok2tok(2, 5, 3), "linear_rnn")
 prompts = np.load(sys.argv[1])
 mesh = Mesh(np.array(jax.devices()), ("copies",))

@@ -13,7 +13,7 @@ from lsrl.cli import app
 from lsrl.interpret import capture, patch, variants
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.interventions import decoded, wiring_of
-from lsrl.interpret.variants.fresh import AMPLITUDE, fresh, grouped
+from lsrl.interpret.variants.fresh import AMPLITUDE, grouped
 from lsrl.interpret.variants.lessons import examples
 from lsrl.interpret.variants.statistics import statistics
 from lsrl.interpret.variants.train import PASSES, TARGETS, Recipe, Training, trained
@@ -47,7 +47,7 @@ def stop(*_):
 def test_examples_are_what_the_program_does(target, compiled):
     """Units decode to the signals' values, and the outputs are those under the interchange."""
     model = compiled[target]
-    circuit = grouped(model.circuit, 3)
+    circuit = grouped(model, 3)
     assert circuit.unlabelled() == [] and list(circuit.problems()) == []
     found = examples(model, circuit, variants.random_sampler(PROGRAM, 7), 40, 1)
     again = examples(model, circuit, variants.random_sampler(PROGRAM, 7), 40, 1)
@@ -79,8 +79,8 @@ def test_examples_are_what_the_program_does(target, compiled):
 def test_an_intervention_sets_the_code_and_the_memory(target, compiled):
     """A patch of a group of units is decoded as it was meant, and what remembers it changes too."""
     model = compiled[target]
-    circuit = grouped(model.circuit, 3)
-    network = fresh(model, circuit, 0)
+    circuit = grouped(model, 3)
+    network = model.module.untrained(circuit.units, 0)
     altered = model.altered(network, lsrl.model.Alteration(circuit, None))
     inputs = [np.array([[3, 0, 3, 3]])]
     (state,) = (c.signal for c in circuit.channels if c.memory)
@@ -94,8 +94,10 @@ def test_an_intervention_sets_the_code_and_the_memory(target, compiled):
 def test_a_scan_s_entries_change_with_the_code(compiled):
     """Each entry of the scan that remembers an element takes the step that its units take."""
     model = compiled["mamba"]
-    circuit = grouped(model.circuit, 3)
-    altered = model.altered(fresh(model, circuit, 0), lsrl.model.Alteration(circuit, None))
+    circuit = grouped(model, 3)
+    altered = model.altered(
+        model.module.untrained(circuit.units, 0), lsrl.model.Alteration(circuit, None)
+    )
     entries, weights = wiring_of(altered).memory
     (channel,) = (c for c in circuit.channels if c.memory)
     step = np.zeros(weights.shape[1])
@@ -167,8 +169,8 @@ def test_a_mamba_to_train_is_what_transformers_runs(compiled):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model = compiled["mamba"]
-    circuit = grouped(model.circuit, 2)
-    network = fresh(model, circuit, 0)
+    circuit = grouped(model, 2)
+    network = model.module.untrained(circuit.units, 0)
     arrays = network.parameter_arrays()
     width, depth = circuit.units[0], len(circuit.units) - 1
     table = arrays["backbone.embeddings.weight"]
@@ -214,8 +216,10 @@ def test_statistics_of_gates(target, compiled):
     inputs = variants.random_sampler(PROGRAM, 12)(8, 1)
     hard = statistics(model, inputs)
     assert hard["gates shut"] + hard["gates open"] == 1
-    circuit = grouped(model.circuit, 4)
-    altered = model.altered(fresh(model, circuit, 0), lsrl.model.Alteration(circuit, None))
+    circuit = grouped(model, 4)
+    altered = model.altered(
+        model.module.untrained(circuit.units, 0), lsrl.model.Alteration(circuit, None)
+    )
     soft = statistics(altered, inputs)
     assert soft["weight max"] < hard["weight max"]
     assert 0 < soft["candidate size"] < hard["candidate size"] + 1

@@ -7,7 +7,7 @@ Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in 
 cell's dense map (`sparse.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrl.backends.axes import Legend
 from lsrl.backends.cells.forward import (
     Carries,
-    Carry,
     Cell,
     CellKind,
     Parameters,
@@ -27,8 +27,10 @@ from lsrl.backends.cells.forward import (
     apply_step,
     jitted_run,
 )
+from lsrl.backends.cells.self_test import check_activations
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
-from lsrl.backends.input_map import InputMaps
+from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fresh_cells
+from lsrl.backends.input_map import InputMaps, kinds_and_maps, maps_in
 from lsrl.backends.network import (
     Inputs,
     Network,
@@ -40,11 +42,10 @@ from lsrl.backends.network import (
     precision,
     value_of,
 )
-from lsrl.errors import SelfTestError
+from lsrl.backends.strength import Gates
 from lsrl.ir.numbers import Array
-from lsrl.numerics import numerics_of
 from lsrl.parameters import Parameter
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 # A kernel is sparse if it is no more rows and diagonals than one for so many rows. Milliseconds for
 # 1,000 tokens with all kernels dense / sparse from 8 / from 2 rows on a part (two cores):
@@ -119,11 +120,9 @@ def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
     return cast(Cell, cell)
 
 
-def _fill(cell: Cell, kind: CellKind, weights: GateWeights, dtype: str) -> None:
-    """Set the parameters of a cell; flax keeps the bias on one side only."""
-    for side, kernel in (("dense_i", weights.inputs), ("dense_h", weights.recurrent)):
-        getattr(cell, side).kernel = parameter(kernel, dtype)
-    getattr(cell, "dense_h" if kind == "lstm" else "dense_i").bias = parameter(weights.bias, dtype)
+def _biased_side(kind: CellKind) -> str:
+    """Where flax keeps the bias of a cell: on one side only."""
+    return "dense_h" if kind == "lstm" else "dense_i"
 
 
 # ---------------------------------------------------------------- the module
@@ -152,24 +151,16 @@ class CellNetwork(Network):
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
         """
         super().__init__()
-        maps = weights.maps
-        kinds = tuple(
-            "table" if table is not None else "kernel" if kernel is not None else ""
-            for table, kernel in zip(maps.tables, maps.kernels, strict=True)
-        )
+        kinds, maps = kinds_and_maps(*weights.maps)
         with precision(dtype):
-            self.input_kernels = nnx.Dict(
-                {
-                    f"{number}": parameter(table if table is not None else kernel, dtype)
-                    for number, (table, kernel) in enumerate(zip(*maps, strict=True))
-                    if table is not None or kernel is not None
-                }
-            )
+            self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
             cells = []
             for layer in weights.layers:
                 features, units = layer.inputs.shape[0], layer.recurrent.shape[0]
                 cells.append(make_cell(kind, features, units, dtype))
-                _fill(cells[-1], kind, layer, dtype)
+                for side, kernel in (("dense_i", layer.inputs), ("dense_h", layer.recurrent)):
+                    getattr(cells[-1], side).kernel = parameter(kernel, dtype)
+                getattr(cells[-1], _biased_side(kind)).bias = parameter(layer.bias, dtype)
             self.cells = nnx.List(cells)
             self.output_kernel = parameter(weights.output_kernel, dtype)
             self.output_bias = parameter(weights.output_bias, dtype)
@@ -204,17 +195,8 @@ class CellNetwork(Network):
           ShapeError: an array has a shape that no cell of this width has.
           KeyError: an array is missing.
         """
-        kinds = self.structure.inputs
-        maps = InputMaps(
-            *(
-                tuple(
-                    arrays[f"inputs.{number}.{held}"] if kind == held else None
-                    for number, kind in enumerate(kinds)
-                )
-                for held in ("table", "kernel")
-            )
-        )
-        side = "dense_h" if self.structure.kind == "lstm" else "dense_i"
+        maps = InputMaps(*maps_in(self.structure.inputs, arrays))
+        side = _biased_side(self.structure.kind)
         depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
         layers = tuple(
             GateWeights(
@@ -231,6 +213,34 @@ class CellNetwork(Network):
             {name: arrays[name] for name in network.parameter_arrays() if name in arrays}
         )
         return network
+
+    def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
+        """What a pytree like that of `parameters` holds, by flat name."""
+        leaves, maps = named_leaves(parameters), self.structure.inputs
+        short = {f"inputs.{i}.{kind}": f"inputs.{i}" for i, kind in enumerate(maps)}
+        return {name: leaves[short.get(name, name)] for name in self.places()}
+
+    def legend(self) -> Legend:
+        """Units of each cell, with its gates side by side."""
+        shapes = {name: np.shape(place.value) for name, place in self.places().items()}
+        return cell_legend(self.structure.kind, shapes)
+
+    def gates(
+        self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array
+    ) -> Gates | None:
+        """The sigmoids and the candidates of a cell."""
+        return cell_gates(self.structure.kind, arrays, layer, read, held)
+
+    @property
+    def untrained_entries(self) -> int:
+        """One a unit of a cell with gates."""
+        return int(self.structure.kind in UNTRAINED)
+
+    def untrained(self, units: Sequence[int], seed: int) -> "CellNetwork":
+        """With the weights of flax's cells."""
+        if self.structure.kind not in UNTRAINED:
+            return super().untrained(units, seed)
+        return self.rebuilt(fresh_cells(self.structure.kind, self.arrays(), units, seed))
 
     @property
     def width(self) -> int:
@@ -274,13 +284,10 @@ class CellNetwork(Network):
 
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> Carries:
         """The state before the first token: zeros, as flax's `initialize_carry` makes them."""
-        with precision(self.dtype):
-            return tuple(self._carry(cell, batch_shape) for cell in self.cells)
-
-    def _carry(self, cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
-        zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
-        return (zeros, zeros) if self.structure.kind == "lstm" else zeros
+        dtype = jnp.dtype(self.dtype)
+        starts = [np.zeros((*batch_shape, cell.hidden_features), dtype) for cell in self.cells]
+        return tuple((h, h) if self.structure.kind == "lstm" else h for h in starts)
 
     def hooks_in(self, state: Tree) -> list[Array]:
         """The h of each layer; the carry of an LSTM is (c, h)."""
@@ -313,39 +320,5 @@ class CellNetwork(Network):
           SelfTestError: names the threshold that fails, and the device.
         """
         with precise(self.dtype):
-            _check_activations(self.structure.kind, self.dtype)
+            check_activations(self.structure.kind, self.dtype)
         super().self_test()
-
-
-# ---------------------------------------------------------------- the device at hand
-
-
-def _check_activations(kind: CellKind, dtype: str) -> None:
-    """tanh(u) == u up to L, sigmoids exactly 0 or 1 beyond G, tanh exactly ±1 beyond its end."""
-    numerics = numerics_of(dtype)
-    number = jnp.dtype(dtype)
-    # Every size from the least grid to L in steps of an eighth of a binade, and all signs.
-    sizes = numerics.linear * 2.0 ** -(np.arange(8 * 3 * numerics.bits) / 8.0)
-    small = np.concatenate([sizes, -sizes, [0.0]]).astype(number)
-    large = np.concatenate([2.0 ** (np.arange(400) / 8.0), np.arange(64) / 4]) + 1.0
-    tests: list[tuple[str, Callable[[jax.Array], jax.Array], Array, Array]] = []
-    if kind != "relu":
-        tests.append((f"tanh(u) == u for |u| <= {numerics.linear:g}", nnx.tanh, small, small))
-        beyond = (numerics.shut * (1 - 2.0**-6) * large).astype(number)
-        ones = np.ones_like(beyond)
-        tests.append((f"tanh(u) == 1 from {numerics.shut:g} on", nnx.tanh, beyond, ones))
-        tests.append((f"tanh(u) == -1 below -{numerics.shut:g}", nnx.tanh, -beyond, -ones))
-    if kind in ("lstm", "gru"):
-        beyond = (numerics.gate * large).astype(number)
-        ones = np.ones_like(beyond)
-        tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
-        tests.append((f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones))
-    for what, function, inputs, expected in tests:
-        got = np.asarray(jax.jit(function)(jnp.asarray(inputs)))
-        wrong = np.flatnonzero(got != expected)
-        if len(wrong):
-            at = wrong[0]
-            raise SelfTestError(
-                f"{what} fails in {dtype} on {jax.devices()[0]}: at {float(inputs[at])!r} it is "
-                f"{float(got[at])!r}"
-            )

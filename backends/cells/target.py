@@ -1,19 +1,22 @@
 """What the targets with stock cells share: plan, certificate and module."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, Reading
-from lsrl.backends.base import Exporter, StackBackend
+from lsrl.backends.base import Backend, Exporter, StackBackend
 from lsrl.backends.cells import torch_export
 from lsrl.backends.cells.certificate import CellAnalysis
 from lsrl.backends.cells.encoding import Encoder
 from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.network import CellNetwork, CellWeights, GateWeights
 from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
+from lsrl.backends.cells.soft import KINDS, Image, images, softened_plan
 from lsrl.backends.input_map import input_maps
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
@@ -30,6 +33,8 @@ class CellBackend(StackBackend):
 
     encoder: ClassVar[Encoder]
     kind: ClassVar[CellKind]
+    # The least pre-activation of what is saturated; None: where activations are exact.
+    softness: float | None = None
 
     def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], CellAnalysis]:
         """The certificate's conditions, over the units of the cells."""
@@ -38,20 +43,37 @@ class CellBackend(StackBackend):
 
     def hooks(self, schedule: Schedule, numerics: Numerics) -> Hooks:
         """Channels are read off h by the encoder's plan."""
-        layers = [
-            Reading(
-                layer.decode,
-                layer.offset,
-                None,
-                tuple(
-                    (placed.start, float(placed.part.decode[0]))
-                    for placed in layer.placed
-                    if placed.unit is None
-                ),
-            )
-            for layer in plan_cells(self.encoder, schedule, numerics).layers
-        ]
+        plan, images = self.planned(schedule, numerics)
+        layers = []
+        for layer, image in zip(plan.layers, images, strict=True):
+            decode, offset = layer.decode, layer.offset
+            ones = {p.start: float(p.part.decode[0]) for p in layer.placed if p.unit is None}
+            if image is not None:
+                decode, offset = image.read(decode, offset)
+                ones = {place: float(weight / image.scale[place]) for place, weight in ones.items()}
+            layers.append(Reading(decode, offset, None, tuple(ones.items())))
         return Hooks("the cell's h; memory: the cell's carry, c and h for an LSTM", layers)
+
+    def softened(self, size: float) -> Backend[Schedule]:
+        """With gates and saturated units at ±size."""
+        if self.kind not in KINDS:
+            return super().softened(size)
+        found = copy.copy(self)
+        found.softness = size
+        return found
+
+    def planned(
+        self, schedule: Schedule, numerics: Numerics
+    ) -> tuple[CellPlan, Sequence[Image | None]]:
+        """The plan, and by layer what soft units hold of those of the exact plan."""
+        size = self.softness
+        if size is None:
+            plan = plan_cells(self.encoder, schedule, numerics)
+            return plan, [None] * len(plan.layers)
+        numerics = replace(numerics, gate=size, shut=size, saturated=size)
+        plan = plan_cells(self.encoder, schedule, numerics)
+        found = [images(self.kind, layer, size) for layer in plan.layers]
+        return softened_plan(self.kind, plan, found, size), found
 
     def exporters(self) -> Mapping[str, Exporter]:
         """Stock modules of torch."""
@@ -59,7 +81,7 @@ class CellBackend(StackBackend):
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> CellNetwork:
         """The cells with the schedule's weights."""
-        plan = plan_cells(self.encoder, schedule, numerics)
+        plan, _ = self.planned(schedule, numerics)
         return CellNetwork(self.kind, cell_weights(plan), numerics.dtype)
 
 

@@ -14,7 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
+from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
+from lsrl.backends.input_map import kinds_and_maps, maps_in
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
     Hidden,
@@ -28,7 +32,7 @@ from lsrl.backends.linear.cell import (
 from lsrl.backends.linear.tiles import PlanCache, run_tiles
 from lsrl.backends.network import Inputs, Network, Place, Step, parameter, precision
 from lsrl.errors import SelfTestError, ShapeError
-from lsrl.parameters import Parameter
+from lsrl.parameters import Parameter, dense
 from lsrl.pytrees import Tree
 
 
@@ -108,6 +112,7 @@ class LinearNetwork(Network):
 
     pure_step = staticmethod(cast(Step, apply_step))
     structure: NetworkStructure
+    sparse_whole = True
 
     def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
         """Make a network.
@@ -121,10 +126,7 @@ class LinearNetwork(Network):
         """
         super().__init__()
         _check(weights)
-        kinds = tuple(
-            "table" if table is not None else "kernel" if kernel is not None else ""
-            for table, kernel in zip(weights.tables, weights.kernels, strict=True)
-        )
+        kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
         self.structure = NetworkStructure(
             dtype,
             kinds,
@@ -137,17 +139,7 @@ class LinearNetwork(Network):
                 for layer in weights.layers
             ),
         )
-        maps = [
-            table if table is not None else kernel
-            for table, kernel in zip(weights.tables, weights.kernels, strict=True)
-        ]
-        self.input_kernels = nnx.Dict(
-            {
-                f"{number}": parameter(values, dtype)
-                for number, values in enumerate(maps)
-                if values is not None
-            }
-        )
+        self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
         self.input_bias = parameter(weights.input_bias, dtype)
         self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
         self.output_kernel = parameter(weights.output_kernel, dtype)
@@ -194,20 +186,12 @@ class LinearNetwork(Network):
           ShapeError: the shapes don't fit together.
           KeyError: an array is missing.
         """
-        kinds = self.structure.inputs
         fields = (
             "input_kernel", "recurrent_kernel", "bias", "initial_state", "relu", "left", "right",
         )  # fmt: skip
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
-            tuple(
-                arrays[f"inputs.{i}.table"] if kind == "table" else None
-                for i, kind in enumerate(kinds)
-            ),
-            tuple(
-                arrays[f"inputs.{i}.kernel"] if kind == "kernel" else None
-                for i, kind in enumerate(kinds)
-            ),
+            *maps_in(self.structure.inputs, arrays),
             arrays["input_bias"],
             tuple(
                 LayerWeights(**{name: arrays[f"layers.{i}.{name}"] for name in fields})
@@ -217,6 +201,46 @@ class LinearNetwork(Network):
             arrays["output_bias"],
         )
         return LinearNetwork(weights, self.dtype)
+
+    def legend(self) -> Legend:
+        """Hidden units and the outputs that show them; units that read each other are tied.
+
+        A ring that is scaled alike stays one, and runs as one.
+        """
+        arrays = {name: dense(array) for name, array in self.arrays().items()}
+        spaces = {"features": Space(len(arrays["input_bias"]), True, True, hooks=(0,))}
+        found = {
+            f"inputs.{number}.{kind}": Axes(
+                "table" if kind == "table" else "matrix", (reads(), makes("features"))
+            )
+            for number, kind in enumerate(self.structure.inputs)
+            if kind
+        }
+        found["input_bias"], before = Axes("bias", (makes("features"),)), "features"
+        for number in range(len(self.layers)):
+            name, hidden, outputs = f"layers.{number}.", f"hidden {number}", f"outputs {number}"
+            relu, left, right = (arrays[name + each] for each in ("relu", "left", "right"))
+            recurrent = sparse.csr_array(arrays[name + "recurrent_kernel"].astype(np.float64))
+            flips = np.ones(recurrent.shape[0], bool)
+            flips[left[relu]] = False
+            _, tied = connected_components(recurrent, directed=False)
+            layer = number + 1
+            spaces[hidden] = Space(len(flips), tuple(flips.tolist()), True, tied, memory=layer)
+            shown = (hidden, left, right)
+            spaces[outputs] = Space(len(left), shows=shown, signals=True, hooks=(layer,))
+            found |= {
+                name + "input_kernel": Axes("matrix", (reads(before), makes(hidden))),
+                name + "recurrent_kernel": Axes("matrix", (reads(hidden), makes(hidden))),
+                name + "bias": Axes("bias", (makes(hidden),)),
+                name + "initial_state": Axes("initial", (makes(hidden),)),
+                name + "relu": Axes("structure", (follows(outputs),)),
+                name + "left": Axes("structure", (follows(outputs),), points=hidden),
+                name + "right": Axes("structure", (follows(outputs),), points=hidden),
+            }
+            before = outputs
+        found["output_kernel"] = Axes("matrix", (reads(before), makes()))
+        found["output_bias"] = Axes("bias", (makes(),))
+        return Legend(spaces, found)
 
     @property
     def width(self) -> int:
@@ -246,10 +270,7 @@ class LinearNetwork(Network):
         return precision(self.structure.dtype)
 
     def run(
-        self,
-        inputs: Inputs,
-        chunk: int | None = None,
-        state: Tree | None = None,
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> np.ndarray | jax.Array:
         """Run whole sequences, parallel over time.
 
@@ -265,14 +286,10 @@ class LinearNetwork(Network):
         return self._run(inputs, chunk, state, with_state=False)[0]
 
     def run_with_state(
-        self,
-        inputs: Inputs,
-        chunk: int | None = None,
-        state: Tree | None = None,
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> tuple[np.ndarray | jax.Array, Hidden]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        outputs, after = self._run(inputs, chunk, state, with_state=True)
-        return outputs, after
+        return self._run(inputs, chunk, state, with_state=True)
 
     def _run(
         self, inputs: Inputs, chunk: int | None, given: Tree | None, with_state: bool
@@ -352,8 +369,8 @@ def _check(weights: NetworkWeights) -> None:
         expect(f"layer {number}, initial_state", layer.initial_state, (hidden,))
         expect(f"layer {number}, relu", layer.relu, (outputs,))
         expect(f"layer {number}, right", layer.right, (outputs,))
-        for name, units in (("left", layer.left), ("right", layer.right)):
-            if outputs and (units.min() < (0 if name == "left" else -1) or units.max() >= hidden):
+        for name, units, least in (("left", layer.left, 0), ("right", layer.right, -1)):
+            if outputs and (units.min() < least or units.max() >= hidden):
                 raise ShapeError(f"layer {number}, {name}: units are 0 to {hidden - 1}")
         features = outputs
     expect("output_kernel", weights.output_kernel, (features, weights.output_bias.shape[0]))

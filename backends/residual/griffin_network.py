@@ -4,12 +4,14 @@ De et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention f
 Language Models", section 2. All temporal blocks are recurrent (Hawk): there is no attention.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.network import Edit
 from lsrl.backends.residual.blocks import (
     DTYPE,
@@ -21,7 +23,9 @@ from lsrl.backends.residual.blocks import (
     recurrence,
     rms_norm,
 )
+from lsrl.backends.residual.griffin_weights import mlp_path, recurrent_path
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import (
     OperationTest,
     check_norm,
@@ -29,6 +33,8 @@ from lsrl.backends.residual.self_test import (
     norm_operations,
     sizes_from,
 )
+from lsrl.backends.strength import Sources
+from lsrl.ir.numbers import Array
 
 # recurrent_param of an integrator: with an open gate, log a = -0.75 * 2^-25. So a rounds to 1, and
 # a^2 to 1 - 2^-24, of which the multiplier of the inputs is exactly 2^-12.
@@ -134,6 +140,45 @@ class GriffinNetwork(ResidualNetwork):
         """The shapes of a layer's state, for one sequence."""
         _, lru, _, taps = self.layers["temporal_block.conv_1d.weight"].shape
         return {"conv": (lru, taps - 1), "lru": (lru,)}
+
+    def inside(self, layer: int) -> Legend:
+        """Channels of the RG-LRU, and of the MLP, of which the linear factor takes the sign."""
+        lru, mlp = f"lru {layer}", f"mlp {layer}"
+        sizes = [
+            self.layers[f"{name}.weight"].shape[1]
+            for name in ("temporal_block.linear_x", "mlp_block.up_proj")
+        ]
+        spaces = {
+            lru: Space(sizes[0], flips=True, memory=1 + layer * self.sites, spare="lru"),
+            mlp: Space(sizes[1], flips=True, spare="mlp"),
+        }
+        found = {
+            f"{name}_pre_norm.weight": Axes("gain", (follows("stream"),))
+            for name in ("temporal", "channel")
+        }
+        for name, made, read in (
+            ("temporal_block.linear_x", makes(lru), reads("stream")),
+            ("temporal_block.linear_y", follows(lru), reads("stream")),
+            ("temporal_block.linear_out", makes("stream"), reads(lru)),
+            ("mlp_block.gate_proj", follows(mlp), reads("stream")),
+            ("mlp_block.up_proj", makes(mlp), reads("stream")),
+            ("mlp_block.down_proj", makes("stream"), reads(mlp)),
+        ):
+            found[f"{name}.weight"] = Axes("matrix", (made, read))
+            found[f"{name}.bias"] = Axes("bias", (made,))
+        found["temporal_block.conv_1d.weight"] = Axes("matrix", (follows(lru), follows(), reads()))
+        found["temporal_block.conv_1d.bias"] = Axes("bias", (makes(lru),))
+        for gate in ("input", "recurrent"):
+            name = f"temporal_block.rg_lru.{gate}_gate"
+            # By head, of which there is one.
+            found[f"{name}_weight"] = Axes("matrix", (follows(), reads(lru), follows(lru)))
+            found[f"{name}_bias"] = Axes("bias", (follows(), follows(lru)))
+        found["temporal_block.rg_lru.recurrent_param"] = Axes("gain", (follows(lru),))
+        return Legend(spaces, found)
+
+    def path(self, own: Mapping[str, Array], site: int, below: Sources) -> Path:
+        """What goes through the recurrent block, or the MLP."""
+        return mlp_path(own, below) if site else recurrent_path(own, below)
 
     def self_test(self) -> None:
         """Check rsqrt, gelu, sigmoid, exp, the norm, sums and integrators on this device.

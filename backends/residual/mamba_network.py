@@ -3,12 +3,14 @@
 Gu and Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", section 3.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrl.backends.axes import Axes, Legend, Part, Space, follows, makes, reads
 from lsrl.backends.network import Edit
 from lsrl.backends.residual.blocks import (
     DTYPE,
@@ -20,7 +22,9 @@ from lsrl.backends.residual.blocks import (
     recurrence,
     rms_norm,
 )
+from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, path
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import (
     OperationTest,
     check_norm,
@@ -28,6 +32,8 @@ from lsrl.backends.residual.self_test import (
     norm_operations,
     sizes_from,
 )
+from lsrl.backends.strength import Gates, Sources
+from lsrl.ir.numbers import Array
 
 
 def mamba_block(
@@ -97,6 +103,63 @@ class MambaNetwork(ResidualNetwork):
         conv, a_log = self.layers["mixer.conv1d.weight"], self.layers["mixer.A_log"]
         inner, taps = conv.shape[1], conv.shape[-1]
         return {"conv": (inner, taps - 1), "ssm": (inner, a_log.shape[-1])}
+
+    def inside(self, layer: int) -> Legend:
+        """Inner channels, which take no signs: convolution and gate do not; and ranks of Δ."""
+        _, size, rank = self.layers["mixer.dt_proj.weight"].shape
+        states = self.layers["mixer.A_log"].shape[-1]
+        inner, ranks = f"inner {layer}", f"ranks {layer}"
+        spaces = {
+            inner: Space(size, memory=1 + layer, entries=states, spare="inner"),
+            ranks: Space(rank),
+        }
+        steps = (Part(ranks, "makes"), Part("", "makes", 2 * states))
+        return Legend(
+            spaces,
+            {
+                "norm.weight": Axes("gain", (follows("stream"),)),
+                "mixer.in_proj.weight": Axes("matrix", (2 * follows(inner), reads("stream"))),
+                "mixer.conv1d.weight": Axes("matrix", (follows(inner), follows(), reads())),
+                "mixer.conv1d.bias": Axes("bias", (makes(inner),)),
+                "mixer.x_proj.weight": Axes("matrix", (steps, reads(inner))),
+                "mixer.dt_proj.weight": Axes("matrix", (makes(inner), reads(ranks))),
+                "mixer.dt_proj.bias": Axes("bias", (makes(inner),)),
+                "mixer.A_log": Axes("gain", (follows(inner), follows())),
+                "mixer.D": Axes("gain", (follows(inner),)),
+                "mixer.out_proj.weight": Axes("matrix", (makes("stream"), reads(inner))),
+            },
+        )
+
+    def path(self, own: Mapping[str, Array], site: int, below: Sources) -> Path:
+        """What goes through a layer."""
+        return path(own, below)
+
+    def gates(self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array) -> Gates:
+        """What a scan keeps, and what it is given."""
+        return gates(self.by_layer(arrays)[layer], self.structure.eps, read)
+
+    @property
+    def untrained_entries(self) -> int:
+        """The states of an inner channel."""
+        return STATES
+
+    def untrained(self, units: Sequence[int], seed: int) -> Self:
+        """With the weights of the reference class; maps are as torch's Embedding and Linear."""
+        rng = np.random.default_rng(seed)
+        width, depth = units[0], len(units) - 1
+        known = self.parameter_arrays()
+        arrays = {
+            name: rng.standard_normal((known[name].shape[0], width)) * 0.1
+            for name in self.input_names()
+        }
+        for layer in range(depth):
+            for name, array in fresh_layer(width, depth, rng).items():
+                arrays[f"{self.layers_name}.{layer}.{name}"] = array
+        outputs = known["output_kernel"].shape[1]
+        arrays["input_bias"] = np.zeros(width)
+        arrays[self.final_norm_name] = np.ones(width)
+        arrays["output_kernel"] = rng.standard_normal((width, outputs)) / np.sqrt(width)
+        return self.rebuilt(arrays)
 
     def self_test(self) -> None:
         """Check rsqrt, silu, softplus, exp, the whole norm and matrix products on this device.

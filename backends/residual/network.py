@@ -8,16 +8,17 @@ batch, ...).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.network import (
     Edit,
@@ -48,11 +49,13 @@ from lsrl.backends.residual.forward import (
     run_chunk,
 )
 from lsrl.backends.residual.hooks import ScanMemory, rescanned, run_layer, scan_memory
+from lsrl.backends.residual.paths import Path, path_strengths
+from lsrl.backends.strength import Sources, Strengths
 from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.parameters import Parameter
-from lsrl.pytrees import Tree
+from lsrl.pytrees import Tree, named_leaves
 
 # Tokens of all sequences at a time by default, and of each at least: activations of one layer are
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
@@ -222,6 +225,10 @@ class ResidualNetwork(Network):
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
 
+    @abstractmethod
+    def inside(self, layer: int) -> Legend:
+        """A layer's part of the legend: spaces by a name of their own, arrays by the layer's."""
+
     # ------------------------------------------------------------ parameters
 
     def places(self) -> dict[str, Place]:
@@ -258,7 +265,7 @@ class ResidualNetwork(Network):
                 blocks.setdefault(int(number), {})[rest] = array
         return [blocks[number] for number in range(len(blocks))]
 
-    def rebuilt(self, arrays: Mapping[str, Parameter]) -> "ResidualNetwork":
+    def rebuilt(self, arrays: Mapping[str, Parameter]) -> Self:
         """A network with other arrays, of whatever shapes fit together; this one stays as it is.
 
         Args:
@@ -301,6 +308,58 @@ class ResidualNetwork(Network):
             "final_norm": value_of(self.final_norm),
             "output_kernel": value_of(self.output_kernel),
         }
+
+    def named(self, parameters: Mapping[str, object]) -> dict[str, jax.Array]:
+        """What a pytree like that of `parameters` holds, by flat name."""
+        leaves, maps = named_leaves(parameters), self.input_names()
+        found = {}
+        for name, place in self.places().items():
+            if place.entry is None:
+                found[name] = leaves[f"inputs.{maps[name]}" if name in maps else place.attribute]
+            else:
+                found[name] = leaves[f"layers.{place.attribute}"][place.entry]
+        return found
+
+    def legend(self) -> Legend:
+        """The stream, and what lies inside of the layers."""
+        hooks = tuple(range(1 + self.sites * self.depth))
+        spaces = {"stream": Space(self.width, flips=True, hooks=hooks, stream=True)}
+        found = {
+            name: Axes(
+                "table" if self.structure.inputs[number] == "tables" else "matrix",
+                (reads(), makes("stream")),
+            )
+            for name, number in self.input_names().items()
+        }
+        found["input_bias"] = Axes("bias", (makes("stream"),))
+        for layer in range(self.depth):
+            own, arrays = self.inside(layer)
+            spaces |= own
+            found |= {f"{self.layers_name}.{layer}.{name}": axes for name, axes in arrays.items()}
+        found[self.final_norm_name] = Axes("gain", (follows("stream"),))
+        found["output_kernel"] = Axes("matrix", (reads("stream"), makes()))
+        return Legend(spaces, found)
+
+    @abstractmethod
+    def path(self, own: Mapping[str, Array], site: int, below: Sources) -> Path:
+        """What goes through a site of a layer.
+
+        Args:
+          own: the layer's parameters, in float64.
+          site: of the layer.
+          below: what the stream holds there.
+        """
+
+    def strengths(self, layers: Sequence[Sources]) -> Strengths:
+        """Of the paths through all sites."""
+        arrays = {name: a.astype(np.float64) for name, a in self.parameter_arrays().items()}
+        blocks = self.by_layer(arrays)
+        gain = self.gain_offset + arrays[self.final_norm_name]
+        return path_strengths(
+            lambda site, below: self.path(blocks[site // self.sites], site % self.sites, below),
+            layers,
+            gain[:, None] * arrays["output_kernel"],
+        )
 
     @property
     def width(self) -> int:

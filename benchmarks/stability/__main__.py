@@ -21,8 +21,8 @@ from rich.progress import Progress
 import lsrl
 from benchmarks.common import RESULTS, ROOT, Table, machine, number, say
 from benchmarks.stability import report
-from lsrl.stability.copies import run_copies
-from lsrl.stability.perturbations import ACTIVATIONS, FREE, PAPER
+from lsrl.noise.copies import run_copies
+from lsrl.noise.perturbations import ACTIVATIONS, FREE, PAPER
 from lsrl.stability.report import run_sweep
 from lsrl.stability.sweep import Plan, quick_plan
 from lsrl.stability.workloads import DEFAULT

@@ -31,9 +31,9 @@ from benchmarks.stability.factor_programs import TASKS, Factors, Task, combinati
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.stability.copies import MEMORY
+from lsrl.noise.copies import MEMORY
+from lsrl.noise.perturbations import WeightNoise
 from lsrl.stability.measures import Critical, clustered, critical_level, located
-from lsrl.stability.perturbations import WeightNoise
 from lsrl.stability.store import CsvRow, Parts, write_rows
 
 PROMPTS, DRAWS = 20, 100

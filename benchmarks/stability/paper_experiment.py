@@ -23,9 +23,9 @@ from lsrl import paper, programs
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.stability.copies import MEMORY, run_copies
-from lsrl.stability.measures import wrong_tokens
-from lsrl.stability.perturbations import PAPER, WeightNoise
+from lsrl.noise.copies import MEMORY, run_copies
+from lsrl.noise.perturbations import PAPER, WeightNoise
+from lsrl.noise.wrong import wrong_tokens
 from lsrl.stability.store import CsvRow, Parts, write_rows
 from lsrl.stability.sweep import OWN
 

@@ -8,7 +8,7 @@ from benchmarks.stability.factors import contrasts, critical_levels, factors_exp
 from benchmarks.stability.figures import draw_paper
 from benchmarks.stability.paper_experiment import paper_experiment, summaries
 from benchmarks.stability.states import TEXTS, corrections, states_experiment
-from lsrl.stability.copies import MEMORY
+from lsrl.noise.copies import MEMORY
 from lsrl.stability.figures import save
 from lsrl.stability.report import has_matplotlib, level_text
 from lsrl.stability.store import write_rows

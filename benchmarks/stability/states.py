@@ -22,9 +22,9 @@ from lsrl.language.program import Program, program
 from lsrl.language.signal import Signal, constant
 from lsrl.language.sugar import delay, linear_state, threshold_state
 from lsrl.model import Model
-from lsrl.stability.copies import MEMORY
+from lsrl.noise.copies import MEMORY
+from lsrl.noise.perturbations import WeightNoise
 from lsrl.stability.measures import Critical, clustered, critical_level, located
-from lsrl.stability.perturbations import WeightNoise
 from lsrl.stability.store import CsvRow, Parts, write_rows
 
 Writing = Literal["affine", "self-correcting"]

@@ -5,11 +5,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lsrl.backends.strength import Sources
 from lsrl.errors import InputError
 from lsrl.interpret.attribution import attributed
 from lsrl.interpret.basis import Effects
 from lsrl.interpret.runs import TwoRuns
-from lsrl.interpret.weights import Sources, read_weights
+from lsrl.interpret.weights import read_weights
 from lsrl.ir.numbers import Array
 
 Method = Literal[

@@ -7,53 +7,12 @@ import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
-from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.stability.copies import MEMORY, run_copies
-from lsrl.stability.perturbations import Perturbation
-from lsrl.stability.signals import SHARE, first_wrong_signal
-
-__all__ = [
-    "Critical",
-    "allowed_error",
-    "bracketed",
-    "clustered",
-    "critical_level",
-    "first_wrong_signal",
-    "first_wrong_token",
-    "located",
-    "mean_error",
-    "wrong_tokens",
-]
+from lsrl.noise.copies import MEMORY, run_copies
+from lsrl.noise.perturbations import Perturbation
+from lsrl.noise.wrong import wrong_tokens
 
 RESAMPLES = 1000
-
-
-def allowed_error(program: Program) -> Array:
-    """By output channel the error from which on a token is wrong, (outputs,).
-
-    Half a grid step, since rounding mends less; for a continuous output 5 % of its range.
-    """
-    facts = program.graph.facts[program.graph.output]
-    gridded = (facts.step > 0) & np.isfinite(facts.step)
-    spread = np.where(facts.high > facts.low, facts.high - facts.low, 1.0)
-    return np.where(gridded, facts.step / 2, SHARE * spread)
-
-
-def wrong_tokens(outputs: Array, expected: Array, allowed: Array | float = 0.5) -> Array:
-    """Which tokens are wrong: an output is off by as much as is allowed, or more, or is NaN.
-
-    Args:
-      outputs: (..., outputs).
-      expected: of a shape that broadcasts against it.
-      allowed: (outputs,), or a number.
-
-    Returns:
-      (...) bool.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        right = np.abs(outputs.astype(np.float64) - expected) < allowed
-    return np.asarray(~right.all(axis=-1))
 
 
 def mean_error(outputs: Array, expected: Array) -> Array:

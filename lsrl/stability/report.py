@@ -9,10 +9,11 @@ from rich.progress import Progress
 
 import lsrl
 from lsrl.errors import InputError
+from lsrl.noise.copies import MEMORY
+from lsrl.noise.perturbations import FREE
 from lsrl.stability import workloads
-from lsrl.stability.copies import MEMORY
-from lsrl.stability.measures import critical_level, first_wrong_signal
-from lsrl.stability.perturbations import FREE
+from lsrl.stability.measures import critical_level
+from lsrl.stability.signals import first_wrong_signal
 from lsrl.stability.store import write_rows
 from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
 

@@ -14,12 +14,10 @@ from lsrl.backends import registry
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
+from lsrl.noise.copies import MEMORY, observe_copies
+from lsrl.noise.perturbations import Perturbation
+from lsrl.noise.wrong import allowed_error_of
 from lsrl.schedule import Schedule
-from lsrl.stability.copies import MEMORY, observe_copies
-from lsrl.stability.perturbations import Perturbation
-
-# A continuous signal is wrong where it is off by this share of its range.
-SHARE = 0.05
 
 
 def channel_values(model: Model, states: Any) -> list[Array]:
@@ -94,7 +92,10 @@ def first_wrong_signal(
         schedule.layers, model.labels, noisy, clean, strict=True
     ):
         allowed = np.concatenate(
-            [_allowed(schedule, unit.node)[unit.channels] for unit in layer.units]
+            [
+                allowed_error_of(schedule.graph.facts[unit.node])[unit.channels]
+                for unit in layer.units
+            ]
         )
         with np.errstate(invalid="ignore"):
             off = np.abs(values - expected) / allowed
@@ -108,13 +109,6 @@ def first_wrong_signal(
                 channel = int(deviations[token].argmax())
                 first[copy] = (token, float(deviations[token, channel]), labels[channel])
     return Counter(name for _, _, name in first)
-
-
-def _allowed(schedule: Schedule, node: int) -> Array:
-    facts = schedule.graph.facts[node]
-    spread = np.where(facts.high > facts.low, facts.high - facts.low, 1.0)
-    gridded = (facts.step > 0) & np.isfinite(facts.step)
-    return np.where(gridded, facts.step / 2, SHARE * spread)
 
 
 def _states(output: Any, state: Any) -> Any:

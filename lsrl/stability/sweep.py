@@ -20,10 +20,12 @@ from lsrl.errors import BoundsError, InputError, PrecisionError, UnsupportedOpEr
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.stability import perturbations, workloads
-from lsrl.stability.copies import MEMORY, run_copies
-from lsrl.stability.measures import allowed_error, first_wrong_token, mean_error, wrong_tokens
-from lsrl.stability.perturbations import PAPER, Perturbation, WeightNoise
+from lsrl.noise import perturbations
+from lsrl.noise.copies import MEMORY, run_copies
+from lsrl.noise.perturbations import PAPER, Perturbation, WeightNoise
+from lsrl.noise.wrong import allowed_error, wrong_tokens
+from lsrl.stability import workloads
+from lsrl.stability.measures import first_wrong_token, mean_error
 from lsrl.stability.store import CsvRow, Parts, write_rows
 from lsrl.stability.workloads import Lowering, Workload
 

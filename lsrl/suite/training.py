@@ -19,13 +19,14 @@ import numpy as np
 import lsrl
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
-from lsrl.interpret.variants.fresh import CELLS
 from lsrl.interpret.variants.train import PASSES, TARGETS, Progress, Recipe, Trained, Training
 from lsrl.suite.programs import SuiteProgram, check_names, programs, sampler_of
 
 KINDS = ("trained", "twin")
 # A Mamba block's inner channels are many as it is.
 RECIPES = {"lstm": Recipe(), "gru": Recipe(), "mamba": Recipe(units=2)}
+# A cell has to learn each count, which a scan has from the start: times as many steps.
+LONGER = {"lstm": 2, "gru": 2, "mamba": 1}
 LENGTH = Recipe().length
 # Where a program counts without end, a count is a code of few steps only if sequences are short.
 COUNTING = ("majority", "dyck1", "histogram", "running_max", "leader")
@@ -154,8 +155,7 @@ def _trained(
     tell: Callable[[str, int], None],
 ) -> Iterator[Passing]:
     """The rows of all seeds of one kind of network; what is compiled serves all of them."""
-    # A cell has to learn each count, which a scan has from the start.
-    longer = 2 if name in COUNTING and target in CELLS else 1
+    longer = LONGER[target] if name in COUNTING else 1
     recipe = replace(RECIPES[target], steps=longer * steps)
     if kind == "twin":
         recipe = replace(recipe, interchange=0.0, code=0.0)

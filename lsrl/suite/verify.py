@@ -21,7 +21,7 @@ from lsrl.interpret.causal import causal_test
 from lsrl.interpret.wiring import forget_compiled, quick_flags
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
-from lsrl.stability.measures import allowed_error, wrong_tokens
+from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.suite import build as building
 from lsrl.suite import datasets
 from lsrl.suite.datasets import Counterfactuals, Dataset, Split, differing

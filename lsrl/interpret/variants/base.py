@@ -16,8 +16,8 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 from lsrl.model import Alteration, Model
+from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.proof import not_compiled
-from lsrl.stability.measures import allowed_error, wrong_tokens
 from lsrl.testing.verification import legal_inputs, sample_inputs
 
 # Of random inputs that a card's figures come from.

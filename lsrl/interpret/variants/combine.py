@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from lsrl.backends import registry
-from lsrl.backends.residual.target import ResidualBackend
 from lsrl.circuit import OUTPUT, Circuit
 from lsrl.compiler import compile
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
@@ -203,8 +202,8 @@ def padded(
                 [kinds[k] for k in chosen],
             )
 
-    stream = isinstance(registry.find(model.target), ResidualBackend)
-    fed = cancelling(model.program, int(rng.integers(2**31)), rectified=stream)
+    apart = registry.find(model.target).capabilities.diagonal
+    fed = cancelling(model.program, int(rng.integers(2**31)), rectified=apart)
     found, joint = _fitting("padded", model, draw(), distractors, fed)
     circuit = marked(joint.circuit, model.program.num_outputs, CANCELLING)
     pair = _cancels(circuit)

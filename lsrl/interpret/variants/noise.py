@@ -1,8 +1,8 @@
 """The variant `noised`: weight noise at a level that the stability lab calls safe.
 
 w + σ |w| ε with ε from a standard normal, for every weight that is not zero: noise relative to each
-weight, as for any parametrisation of the network (`lsrl.stability.RELATIVE`). The safe level is a
-fraction of the critical one, at which 5 % of the tokens are wrong.
+weight, as for any parametrisation of the network (`lsrl.noise.perturbations.RELATIVE`). The safe
+level is a fraction of the critical one, at which 5 % of the tokens are wrong.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from lsrl.interpret.causal import Sampler
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir.evaluate import evaluate
 from lsrl.model import Model
+from lsrl.noise.copies import run_copies
+from lsrl.noise.perturbations import WeightNoise
+from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.parameters import entries, with_entries
-from lsrl.stability.copies import run_copies
-from lsrl.stability.measures import allowed_error, wrong_tokens
-from lsrl.stability.perturbations import WeightNoise
 
 # Levels that are tried for a safe one, and the draws that must all be right at it and below.
 LEVELS = tuple(10.0 ** (exponent / 2) for exponent in range(-14, -1))
@@ -47,12 +47,12 @@ def noised(
         raise InputError(f"noised: sigma must be a finite number >= 0, got {sigma!r}")
     level = safe_level(model, sampler=sampler) if sigma is None else float(sigma)
     drawn = model.module.arrays()
-    for name, array in drawn.items():
-        if array.dtype.kind not in "bi":
-            value = entries(array).astype(np.float64)
-            noisy = np.asarray(NOISE.applied(name, value, [level], [seed]))
+    for name, axes in model.module.legend().arrays.items():
+        if axes.kind != "structure":
+            value = entries(drawn[name]).astype(np.float64)
+            noisy = NOISE.applied(name, axes, value, [level], [seed])
             # What noise leaves alone has no axis of copies.
-            drawn[name] = with_entries(array, noisy if noisy.ndim == value.ndim else noisy[0])
+            drawn[name] = with_entries(drawn[name], noisy if noisy.ndim == value.ndim else noisy[0])
     return variant(
         model,
         "noised",

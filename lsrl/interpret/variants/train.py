@@ -32,18 +32,18 @@ from lsrl.errors import FormatError, InputError
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
-from lsrl.interpret.variants.fresh import AMPLITUDE, CELLS, RESIDUAL, fresh, grouped, named
+from lsrl.interpret.variants.fresh import AMPLITUDE, grouped
 from lsrl.interpret.variants.lessons import Examples, examples
 from lsrl.interpret.variants.statistics import statistics
 from lsrl.interpret.wiring import Prepared
 from lsrl.ir.numbers import Array
 from lsrl.model import Alteration, Model
-from lsrl.stability.measures import allowed_error
+from lsrl.noise.wrong import allowed_error
 
 # The share of causal tests that a trained model must pass.
 PASSES = 0.95
 FORMAT = "lsrl.training"
-TARGETS = (*CELLS, *RESIDUAL)
+TARGETS = ("lstm", "gru", "mamba")
 # Examples that are looked at between parts of the training.
 VALIDATION = 512
 
@@ -175,15 +175,17 @@ class Training:
         _check(model)
         self.model, self.recipe = model, recipe or Recipe()
         self.sampler = sampler or random_sampler(model.program, self.recipe.length)
-        self.circuit = grouped(model.circuit, self.recipe.units)
+        self.circuit = grouped(model, self.recipe.units)
         # Tests run on it with the weights of each network in turn, so that all share what jax
         # compiles for them.
         nothing = Card((), False, 0.0, Measured(0, 0, 0.0, False, float("inf"), 0))
-        network = fresh(model, self.circuit, 0)
+        network = model.module.untrained(self.circuit.units, 0)
         self.shell = model.altered(network, Alteration(self.circuit, nothing))
         self.wiring = wiring_of(self.shell)
         self.scale = np.maximum(allowed_error(model.program), 1e-6).astype(np.float32)
-        self.weights, self.spread, self.free = _weights(self.circuit)
+        self.weights, self.spread, self.free = _weights(
+            self.circuit, model.module.legend().stream is not None
+        )
         schedule = optax.cosine_decay_schedule(self.recipe.rate, self.recipe.steps)
         self.optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
         self.advance = jax.jit(self._advance, static_argnames="steps")
@@ -198,9 +200,9 @@ class Training:
         """Train one network; arguments and errors are those of `trained`."""
         check_seed("trained", seed)
         model, recipe = self.model, self.recipe
-        network = fresh(model, self.circuit, seed)
+        network = model.module.untrained(self.circuit.units, seed)
         parameters, progress = self._fit(network.parameters(), seed, checkpoint, report)
-        arrays = named(network, parameters)
+        arrays = {name: np.asarray(x) for name, x in network.named(parameters).items()}
         network.replace_parameters(arrays)
         self.shell.module.replace_parameters(arrays)
         causal = causal_test(
@@ -324,7 +326,7 @@ class Training:
         return jnp.moveaxis(outputs, 0, 1), jnp.moveaxis(made, 1, 0) if wide else made
 
 
-def _weights(circuit: Circuit) -> tuple[Array, Array, Array]:
+def _weights(circuit: Circuit, stream: bool) -> tuple[Array, Array, Array]:
     """By layer and unit: the weight of its distance from the code, and half a step of the code.
 
     And which ones are never set as a whole layer is: those of a scan, which is not set but changed.
@@ -339,12 +341,12 @@ def _weights(circuit: Circuit) -> tuple[Array, Array, Array]:
         half = np.abs(channel.directions[0]) * step / 2
         spread[channel.layer, units] = np.clip(half, AMPLITUDE / 16, AMPLITUDE / 2)
         weights[channel.layer, units] = 1
-        free[channel.layer, units] = bool(channel.memory) and circuit.target in RESIDUAL
+        free[channel.layer, units] = stream and bool(channel.memory)
     return weights / weights.mean(), spread, free
 
 
 def _check(model: Model) -> None:
-    if model.target not in TARGETS or model.dtype != "float32":
+    if not model.module.untrained_entries or model.dtype != "float32":
         raise InputError(
             f"trained: expected a float32 model of {' or '.join(TARGETS)}, got {model.dtype} on "
             f"{model.target}"

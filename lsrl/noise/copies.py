@@ -19,11 +19,16 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lsrl.backends.axes import Axes
+from lsrl.backends.network import Network
+from lsrl.backends.pattern import Pattern
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
-from lsrl.stability.perturbations import FORMATS, Perturbation
-from lsrl.stability.ranges import weight_ranges
+from lsrl.noise.perturbations import FORMATS, Perturbation
+from lsrl.noise.ranges import weight_ranges
+from lsrl.parameters import dense
+from lsrl.pytrees import named_leaves
 
 # What the copies of one call may take of memory, in bytes, unless the user says otherwise.
 MEMORY = 2**30
@@ -126,7 +131,7 @@ def observe_copies(
         features = tuple(jnp.asarray(a, jnp.int32 if a.ndim == 2 else model.dtype) for a in arrays)
         clean = module.parameters()
         state = jax.tree.map(jnp.asarray, module.init_state((batch,)))
-        draws = _Draws(clean, perturbation, tokens, _ranges(model, perturbation))
+        draws = _Draws(module, perturbation, tokens, _ranges(model, perturbation))
         held = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
         # Parameters, and what a layer computes of them; every token's states, if forced.
         each = draws.bytes_each + 32 * held * (tokens if perturbation.forced else 2)
@@ -170,47 +175,70 @@ class _Draws:
 
     def __init__(
         self,
-        clean: Any,
+        network: Network,
         perturbation: Perturbation,
         tokens: int,
         ranges: dict[str, Array] | None,
     ) -> None:
-        leaves, self.tree = jax.tree_util.tree_flatten_with_path(clean)
-        self.names = [name_of(path) for path, _ in leaves]
-        self.dtypes = [leaf.dtype for _, leaf in leaves]
-        self.values = [np.asarray(leaf).astype(np.float64) for _, leaf in leaves]
+        leaves = named_leaves(network.parameters())
+        self.names, self.dtypes = list(leaves), [leaf.dtype for leaf in leaves.values()]
+        self.axes, self.patterns = _axes_of_leaves(network)
+        self.values = [np.asarray(leaf).astype(np.float64) for leaf in leaves.values()]
         self.perturbation, self.tokens, self.ranges = perturbation, tokens, ranges
         sizes = [value.size * dtype.itemsize for value, dtype in zip(
             self.values, self.dtypes, strict=True)]  # fmt: skip
         # Twice: what is drawn is float64, and then there is the device's.
         self.bytes_each = 3 * sum(sizes)
         if perturbation.drifts:
-            self.bytes_each += (
-                3
-                * tokens
-                * sum(size for name, size in zip(self.names, sizes, strict=True) if "bias" in name)
-            )
+            self.bytes_each += 3 * tokens * sum(
+                size for axes, size in zip(self.axes, sizes, strict=True) if axes.kind == "bias"
+            )  # fmt: skip
 
     def stacked(
         self, levels: Sequence[float], seeds: Sequence[int], mesh: Mesh | None
     ) -> tuple[list[Any], list[Any]]:
         """For each array its copies (copies, *shape), and what drifts (copies, tokens, *shape)."""
         stacks, drifts = [], []
-        for name, value, dtype in zip(self.names, self.values, self.dtypes, strict=True):
+        for name, axes, pattern, value, dtype in zip(
+            self.names, self.axes, self.patterns, self.values, self.dtypes, strict=True
+        ):
             ranges = None if self.ranges is None else self.ranges.get(name)
-            drawn = self.perturbation.applied(name, value, levels, seeds, ranges)
-            if drawn.ndim == value.ndim:
-                drawn = np.broadcast_to(drawn, (len(seeds), *value.shape))
+            whole = value if pattern is None else dense(pattern.matrix(value))
+            drawn = whole
+            if value.size:
+                drawn = self.perturbation.applied(name, axes, whole, levels, seeds, ranges)
+            if drawn.ndim == whole.ndim:
+                drawn = np.broadcast_to(drawn, (len(seeds), *whole.shape))
+            if pattern is not None:
+                drawn = drawn[:, pattern.rows, pattern.columns]
             with np.errstate(over="ignore"):
                 stacks.append(_placed(drawn.astype(dtype), mesh))
             if self.perturbation.drifts:
                 added = [
-                    self.perturbation.drift(name, value.shape, self.tokens, level, seed)
+                    self.perturbation.drift(name, axes, value.shape, self.tokens, level, seed)
                     for level, seed in zip(levels, seeds, strict=True)
                 ]
                 moving = [part for part in added if part is not None]
                 drifts.append(_placed(np.stack(moving).astype(dtype), mesh) if moving else None)
         return stacks, drifts
+
+
+def _axes_of_leaves(network: Network) -> tuple[list[Axes], list[Pattern | None]]:
+    """What the leaves of a network's parameters are, of which some hold several arrays.
+
+    And which entries those of sparse ones are.
+    """
+    leaves, tree = jax.tree.flatten(network.parameters())
+    marks = [np.broadcast_to(np.int64(i), np.shape(leaf)) for i, leaf in enumerate(leaves)]
+    marked, arrays = network.named(jax.tree.unflatten(tree, marks)), network.legend().arrays
+    # Nothing can be done to what has no entry.
+    found = [Axes("structure", ())] * len(leaves)
+    patterns: list[Pattern | None] = [None] * len(leaves)
+    for name, place in network.places().items():
+        if np.size(marked[name]):
+            leaf = int(np.ravel(marked[name])[0])
+            found[leaf], patterns[leaf] = arrays[name], place.pattern
+    return found, patterns
 
 
 def _placed(array: Array, mesh: Mesh | None) -> Any:
@@ -292,8 +320,3 @@ def _rounding(bits: tuple[int, int]) -> Callable[[Any], Any]:
         return lax.reduce_precision(x, exponent_bits=exponent, mantissa_bits=mantissa)
 
     return lambda state: jax.tree.map(leaf, state)
-
-
-def name_of(path: Any) -> str:
-    """The name of a leaf of a parameter tree."""
-    return ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

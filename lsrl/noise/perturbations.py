@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
+from lsrl.backends.axes import Axes
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 
@@ -55,6 +56,7 @@ class Perturbation(ABC):
     def applied(
         self,
         name: str,
+        axes: Axes,
         value: Array,
         levels: Sequence[float],
         seeds: Sequence[int],
@@ -64,6 +66,7 @@ class Perturbation(ABC):
 
         Args:
           name: the parameter's.
+          axes: what it is; the array may have further axes before.
           value: the array, of any shape, in float64.
           levels: one a copy.
           seeds: one a copy.
@@ -74,7 +77,7 @@ class Perturbation(ABC):
         """
 
     def drift(
-        self, name: str, shape: tuple[int, ...], tokens: int, level: float, seed: int
+        self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
     ) -> Array | None:
         """What one copy adds to an array at each token, (tokens, *shape); None: nothing."""
         return None
@@ -93,11 +96,6 @@ class Perturbation(ABC):
 def generator(seed: int, name: str) -> np.random.Generator:
     """The random numbers of one array in one draw."""
     return np.random.default_rng([int(seed), zlib.crc32(name.encode())])
-
-
-def is_bias(name: str) -> bool:
-    """Whether a parameter is added, and not multiplied."""
-    return "bias" in name
 
 
 @dataclass(frozen=True)
@@ -132,15 +130,16 @@ class WeightNoise(Perturbation):
     def applied(
         self,
         name: str,
+        axes: Axes,
         value: Array,
         levels: Sequence[float],
         seeds: Sequence[int],
         ranges: Array | None = None,
     ) -> Array:
         """Noise on the entries chosen."""
-        if name.startswith(self.spared) or name.endswith("initial_state"):
+        if name.startswith(self.spared) or axes.kind == "initial":
             return value
-        everywhere = self.entries == "all" or (self.entries == "biases" and is_bias(name))
+        everywhere = self.entries == "all" or (self.entries == "biases" and axes.kind == "bias")
         unit = np.ones_like(value) if everywhere else (value != 0).astype(np.float64)
         if self.unit == "relative":
             unit = unit * np.abs(value)
@@ -161,6 +160,7 @@ class ActivationNoise(Perturbation):
     def applied(
         self,
         name: str,
+        axes: Axes,
         value: Array,
         levels: Sequence[float],
         seeds: Sequence[int],
@@ -170,10 +170,10 @@ class ActivationNoise(Perturbation):
         return value
 
     def drift(
-        self, name: str, shape: tuple[int, ...], tokens: int, level: float, seed: int
+        self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
     ) -> Array | None:
         """Noise on biases."""
-        if not is_bias(name):
+        if axes.kind != "bias":
             return None
         return level * generator(seed, name).standard_normal((tokens, *shape))
 
@@ -209,29 +209,17 @@ class Quantisation(Perturbation):
     def applied(
         self,
         name: str,
+        axes: Axes,
         value: Array,
         levels: Sequence[float],
         seeds: Sequence[int],
         ranges: Array | None = None,
     ) -> Array:
         """The nearest multiples of the scale."""
-        axis = kernel_axis(name)
-        if axis is None:
+        if axes.summed is None:
             return value
-        found = {level: quantised(value, level, axis) for level in set(levels)}
+        found = {level: quantised(value, level, axes.summed) for level in set(levels)}
         return np.stack([found[level] for level in levels])
-
-
-def kernel_axis(name: str) -> int | None:
-    """The axis of a kernel that runs over what it reads; None if it is no kernel.
-
-    flax stores kernels as (in, out), torch as (out, in); mamba and griffin have torch's names.
-    """
-    if "bias" in name or "norm" in name:
-        return None
-    if name.endswith(".weight"):
-        return -1
-    return -2 if name.endswith("kernel") or "_weight" in name or name.startswith("inputs") else None
 
 
 def quantised(value: Array, level: float, axis: int = -1) -> Array:
@@ -276,6 +264,7 @@ class Rounding(Perturbation):
     def applied(
         self,
         name: str,
+        axes: Axes,
         value: Array,
         levels: Sequence[float],
         seeds: Sequence[int],
