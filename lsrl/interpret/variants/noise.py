@@ -58,7 +58,6 @@ def noised(
         "noised",
         f"sigma={level:.3g}, seed={seed}",
         model.module.rebuilt(drawn),
-        model.circuit,
         exact=False,
         sampler=sampler,
         notes=("noise is relative to each weight",),
