@@ -179,13 +179,7 @@ class Backend(ABC, Generic[Plan]):
     def anatomy(
         self, schedule: Plan, numerics: Numerics, program: str, options: Options = DEFAULT
     ) -> Circuit:
-        """Which signal each channel of the network holds.
-
-        Args:
-          schedule: of `schedule`.
-          numerics: of the network.
-          program: the program's name.
-          options: those that the schedule was made with.
+        """Which signal each channel of the network holds; options are those of the schedule.
 
         Raises:
           LsrlError: the target does not say.

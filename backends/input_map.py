@@ -1,20 +1,48 @@
 """The input map: what the first layer reads of the program's inputs, as tables and kernels."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Input, Lookup, Op, is_token
 from lsrl.ir.types import Token
+from lsrl.parameters import Parameter
 from lsrl.schedule import Schedule
+
+Words: TypeAlias = tuple[str, str]
+WORDS: Words = ("table", "kernel")
 
 
 class InputMaps(NamedTuple):
     """Per program input a table (symbols, features) or a kernel (width, features), if read."""
 
-    tables: tuple[Array | None, ...]
-    kernels: tuple[Array | None, ...]
+    tables: tuple[Parameter | None, ...]
+    kernels: tuple[Parameter | None, ...]
+
+    @classmethod
+    def of(cls, held: Mapping[int, Parameter], kinds: Sequence[str], words: Words = WORDS) -> Self:
+        """Maps by the number of the input, of kinds as `kinds` gives them."""
+        return cls(
+            *(
+                tuple(held[i] if kind == word else None for i, kind in enumerate(kinds))
+                for word in words
+            )
+        )
+
+    def kinds(self, words: Words = WORDS) -> tuple[str, ...]:
+        """The word for what each input has; "" for one that is not read."""
+        table, kernel = words
+        return tuple(
+            table if t is not None else kernel if k is not None else ""
+            for t, k in zip(*self, strict=True)
+        )
+
+    def held(self) -> dict[int, Parameter]:
+        """By the number of each input that is read, its table or kernel."""
+        maps = (k if t is None else t for t, k in zip(*self, strict=True))
+        return {number: one for number, one in enumerate(maps) if one is not None}
 
 
 def input_maps(schedule: Schedule) -> InputMaps:

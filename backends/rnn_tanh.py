@@ -48,10 +48,6 @@ def _carry(site: UnitSite) -> Encoding:
     return scaled(site, "h", np.ones(site.width) if gates else site.initial)
 
 
-def _state(site: UnitSite) -> Encoding:
-    return scaled(site, "h", site.initial)
-
-
 def _product(site: UnitSite) -> Encoding:
     if site.is_conjunction:
         return saturated("h", site.both(site.numerics.saturated))
@@ -119,7 +115,7 @@ def _selective(site: UnitSite) -> Encoding:
 ELMAN = Encoder(
     table={
         Affine: _carry,
-        LinearState: _state,
+        LinearState: lambda site: scaled(site, "h", site.initial),
         Product: _product,
         SelectiveState: _selective,
         **comparisons("h"),

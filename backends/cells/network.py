@@ -20,7 +20,6 @@ from flax import nnx
 from lsrl.backends.axes import Legend
 from lsrl.backends.cells.forward import (
     Carries,
-    Carry,
     Cell,
     CellKind,
     Parameters,
@@ -154,17 +153,11 @@ class CellNetwork(Network):
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
         """
         super().__init__()
-        maps = weights.maps
-        kinds = tuple(
-            "table" if table is not None else "kernel" if kernel is not None else ""
-            for table, kernel in zip(maps.tables, maps.kernels, strict=True)
-        )
         with precision(dtype):
             self.input_kernels = nnx.Dict(
                 {
-                    f"{number}": parameter(table if table is not None else kernel, dtype)
-                    for number, (table, kernel) in enumerate(zip(*maps, strict=True))
-                    if table is not None or kernel is not None
+                    f"{number}": parameter(values, dtype)
+                    for number, values in weights.maps.held().items()
                 }
             )
             cells = []
@@ -176,7 +169,7 @@ class CellNetwork(Network):
             self.output_kernel = parameter(weights.output_kernel, dtype)
             self.output_bias = parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
-        self.structure = Structure(kind, dtype, kinds, definitions)
+        self.structure = Structure(kind, dtype, weights.maps.kinds(), definitions)
 
     # ------------------------------------------------------------ parameters
 
@@ -197,25 +190,9 @@ class CellNetwork(Network):
         return found
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
-
-        Args:
-          arrays: by the names of `parameter_arrays`.
-
-        Raises:
-          ShapeError: an array has a shape that no cell of this width has.
-          KeyError: an array is missing.
-        """
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
         kinds = self.structure.inputs
-        maps = InputMaps(
-            *(
-                tuple(
-                    arrays[f"inputs.{number}.{held}"] if kind == held else None
-                    for number, kind in enumerate(kinds)
-                )
-                for held in ("table", "kernel")
-            )
-        )
+        maps = {i: arrays[f"inputs.{i}.{kind}"] for i, kind in enumerate(kinds) if kind}
         side = "dense_h" if self.structure.kind == "lstm" else "dense_i"
         depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
         layers = tuple(
@@ -226,7 +203,9 @@ class CellNetwork(Network):
             )
             for number in range(depth)
         )
-        weights = CellWeights(maps, layers, arrays["output_kernel"], arrays["output_bias"])
+        weights = CellWeights(
+            InputMaps.of(maps, kinds), layers, arrays["output_kernel"], arrays["output_bias"]
+        )
         network = CellNetwork(self.structure.kind, weights, self.dtype)
         # It checks that each shape is what the cells' own would be.
         network.replace_parameters(
@@ -274,9 +253,9 @@ class CellNetwork(Network):
             "cells": tuple(
                 {
                     side: {
-                        name: value_of(getattr(getattr(cell, side), name))
+                        name: value_of(held)
                         for name in ("kernel", "bias")
-                        if getattr(getattr(cell, side), name) is not None
+                        if (held := getattr(getattr(cell, side), name)) is not None
                     }
                     for side in ("dense_i", "dense_h")
                 }
@@ -292,10 +271,10 @@ class CellNetwork(Network):
         found: dict[str, dict[str, SparseKernel]] = {}
         for number, own in enumerate(parameters["cells"]):
             for side in ("dense_i", "dense_h"):
-                if isinstance(own[side]["kernel"], jax.core.Tracer):
+                kernel = own[side]["kernel"]
+                if isinstance(kernel, jax.core.Tracer):
                     continue  # no one knows its zeros
-                kernel = np.asarray(own[side]["kernel"])
-                sparse = sparse_kernel(kernel, len(kernel) // ROWS_OF_PART)
+                sparse = sparse_kernel(np.asarray(kernel), len(kernel) // ROWS_OF_PART)
                 if sparse is not None:
                     found.setdefault(f"{number}", {})[side] = sparse
         return {**parameters, "sparse": found}
@@ -304,13 +283,10 @@ class CellNetwork(Network):
 
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> Carries:
         """The state before the first token: zeros, as flax's `initialize_carry` makes them."""
-        with precision(self.dtype):
-            return tuple(self._carry(cell, batch_shape) for cell in self.cells)
-
-    def _carry(self, cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
-        zeros = np.zeros((*batch_shape, cell.hidden_features), jnp.dtype(self.dtype))
-        return (zeros, zeros) if self.structure.kind == "lstm" else zeros
+        shapes = [(*batch_shape, cell.hidden_features) for cell in self.cells]
+        zeros = (np.zeros(shape, jnp.dtype(self.dtype)) for shape in shapes)
+        return tuple((x, x) if self.structure.kind == "lstm" else x for x in zeros)
 
     def hooks_in(self, state: Tree) -> list[Array]:
         """The h of each layer; the carry of an LSTM is (c, h)."""
@@ -337,11 +313,7 @@ class CellNetwork(Network):
         return jitted_run(parameters, self.structure, state, inputs)
 
     def self_test(self) -> None:
-        """Check the activation thresholds and the sums that exactness relies on, on this device.
-
-        Raises:
-          SelfTestError: names the threshold that fails, and the device.
-        """
+        """Check the activation thresholds and the sums that exactness relies on, on this device."""
         with precise(self.dtype):
             check_activations(self.structure.kind, self.dtype)
         super().self_test()

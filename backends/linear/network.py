@@ -6,7 +6,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import cast
 
 import jax
@@ -18,6 +18,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
+from lsrl.backends.input_map import InputMaps
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
     Hidden,
@@ -81,14 +82,7 @@ class NetworkWeights:
 
 
 class LinearLayer(nnx.Module):
-    """The parameters of one layer.
-
-    Attributes:
-      input_kernel: (features in, hidden).
-      recurrent_kernel: (hidden, hidden).
-      bias: (hidden,).
-      initial_state: (hidden,).
-    """
+    """The parameters of one layer, as `LayerWeights` has them."""
 
     def __init__(self, weights: LayerWeights, dtype: str) -> None:
         self.input_kernel = parameter(weights.input_kernel, dtype)
@@ -125,13 +119,10 @@ class LinearNetwork(Network):
         """
         super().__init__()
         _check(weights)
-        kinds = tuple(
-            "table" if table is not None else "kernel" if kernel is not None else ""
-            for table, kernel in zip(weights.tables, weights.kernels, strict=True)
-        )
+        maps = InputMaps(weights.tables, weights.kernels)
         self.structure = NetworkStructure(
             dtype,
-            kinds,
+            maps.kinds(),
             tuple(
                 LayerStructure(
                     tuple(np.asarray(layer.relu, bool).tolist()),
@@ -141,16 +132,8 @@ class LinearNetwork(Network):
                 for layer in weights.layers
             ),
         )
-        maps = [
-            table if table is not None else kernel
-            for table, kernel in zip(weights.tables, weights.kernels, strict=True)
-        ]
         self.input_kernels = nnx.Dict(
-            {
-                f"{number}": parameter(values, dtype)
-                for number, values in enumerate(maps)
-                if values is not None
-            }
+            {f"{number}": parameter(values, dtype) for number, values in maps.held().items()}
         )
         self.input_bias = parameter(weights.input_bias, dtype)
         self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
@@ -182,39 +165,22 @@ class LinearNetwork(Network):
         """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
         found = self.parameter_arrays()
         for number, layer in enumerate(self.structure.layers):
-            for name in ("relu", "left", "right"):
-                found[f"layers.{number}.{name}"] = np.array(
-                    getattr(layer, name), bool if name == "relu" else np.int64
-                )
+            for name, dtype in (("relu", bool), ("left", np.int64), ("right", np.int64)):
+                found[f"layers.{number}.{name}"] = np.array(getattr(layer, name), dtype)
         return found
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "LinearNetwork":
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
-
-        Args:
-          arrays: by the names of `arrays`.
-
-        Raises:
-          ShapeError: the shapes don't fit together.
-          KeyError: an array is missing.
-        """
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
         kinds = self.structure.inputs
-        fields = (
-            "input_kernel", "recurrent_kernel", "bias", "initial_state", "relu", "left", "right",
-        )  # fmt: skip
+        maps = {i: arrays[f"inputs.{i}.{kind}"] for i, kind in enumerate(kinds) if kind}
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
-            tuple(
-                arrays[f"inputs.{i}.table"] if kind == "table" else None
-                for i, kind in enumerate(kinds)
-            ),
-            tuple(
-                arrays[f"inputs.{i}.kernel"] if kind == "kernel" else None
-                for i, kind in enumerate(kinds)
-            ),
+            *InputMaps.of(maps, kinds),
             arrays["input_bias"],
             tuple(
-                LayerWeights(**{name: arrays[f"layers.{i}.{name}"] for name in fields})
+                LayerWeights(
+                    **{f.name: arrays[f"layers.{i}.{f.name}"] for f in fields(LayerWeights)}
+                )
                 for i in range(depth)
             ),
             arrays["output_kernel"],
@@ -290,33 +256,19 @@ class LinearNetwork(Network):
         return precision(self.structure.dtype)
 
     def run(
-        self,
-        inputs: Inputs,
-        chunk: int | None = None,
-        state: Tree | None = None,
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> np.ndarray | jax.Array:
-        """Run whole sequences, parallel over time.
+        """Run whole sequences, parallel over time; by default as many tokens as run fast at a time.
 
-        Args:
-          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
-          chunk: most tokens at a time; by default as many as run fast. Memory grows with it.
-          state: to start from, per layer (batch, hidden); the initial state if None.
-
-        Returns:
-          (batch, time, outputs), numpy, in the network's dtype. Under a jax transformation it runs
-          token by token and gives a jax array.
+        Under a jax transformation it runs token by token and gives a jax array.
         """
         return self._run(inputs, chunk, state, with_state=False)[0]
 
     def run_with_state(
-        self,
-        inputs: Inputs,
-        chunk: int | None = None,
-        state: Tree | None = None,
+        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> tuple[np.ndarray | jax.Array, Hidden]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        outputs, after = self._run(inputs, chunk, state, with_state=True)
-        return outputs, after
+        return self._run(inputs, chunk, state, with_state=True)
 
     def _run(
         self, inputs: Inputs, chunk: int | None, given: Tree | None, with_state: bool
@@ -336,11 +288,7 @@ class LinearNetwork(Network):
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
 
     def self_test(self) -> None:
-        """Check what exactness relies on, on the device at hand.
-
-        Raises:
-          SelfTestError: products or sums lose bits (as under TF32), or rounding is not done.
-        """
+        """Check that no products or sums lose bits (as under TF32), and that rounding is done."""
         with precision(self.structure.dtype):
             _check_arithmetic(self.structure)
 
@@ -386,7 +334,7 @@ def _check(weights: NetworkWeights) -> None:
             raise ShapeError(f"{name}: expected shape {shape}, got {values.shape}")
 
     features = weights.input_bias.shape[0]
-    maps = [m for m in (*weights.tables, *weights.kernels) if m is not None]
+    maps = (m for m in (*weights.tables, *weights.kernels) if m is not None)
     for number, values in enumerate(maps):
         expect(f"input map {number}", values, (values.shape[0], features))
     for number, layer in enumerate(weights.layers):
