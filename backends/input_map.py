@@ -1,48 +1,23 @@
 """The input map: what the first layer reads of the program's inputs, as tables and kernels."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Input, Lookup, Op, is_token
 from lsrl.ir.types import Token
-from lsrl.parameters import Parameter
 from lsrl.schedule import Schedule
 
-Words: TypeAlias = tuple[str, str]
-WORDS: Words = ("table", "kernel")
+Map = TypeVar("Map")  # a table or a kernel
 
 
 class InputMaps(NamedTuple):
     """Per program input a table (symbols, features) or a kernel (width, features), if read."""
 
-    tables: tuple[Parameter | None, ...]
-    kernels: tuple[Parameter | None, ...]
-
-    @classmethod
-    def of(cls, held: Mapping[int, Parameter], kinds: Sequence[str], words: Words = WORDS) -> Self:
-        """Maps by the number of the input, of kinds as `kinds` gives them."""
-        return cls(
-            *(
-                tuple(held[i] if kind == word else None for i, kind in enumerate(kinds))
-                for word in words
-            )
-        )
-
-    def kinds(self, words: Words = WORDS) -> tuple[str, ...]:
-        """The word for what each input has; "" for one that is not read."""
-        table, kernel = words
-        return tuple(
-            table if t is not None else kernel if k is not None else ""
-            for t, k in zip(*self, strict=True)
-        )
-
-    def held(self) -> dict[int, Parameter]:
-        """By the number of each input that is read, its table or kernel."""
-        maps = (k if t is None else t for t, k in zip(*self, strict=True))
-        return {number: one for number, one in enumerate(maps) if one is not None}
+    tables: tuple[Array | None, ...]
+    kernels: tuple[Array | None, ...]
 
 
 def input_maps(schedule: Schedule) -> InputMaps:
@@ -64,6 +39,32 @@ def input_maps(schedule: Schedule) -> InputMaps:
         place[index] = block if known is None else known + block
         start += this.width
     return InputMaps(tuple(tables), tuple(kernels))
+
+
+def kinds_and_maps(
+    tables: Sequence[Map | None], kernels: Sequence[Map | None]
+) -> tuple[tuple[str, ...], dict[str, Map]]:
+    """Per input "table", "kernel" or "" (not read), and the maps by the number of their input."""
+    kinds, maps = [], {}
+    for number, (table, kernel) in enumerate(zip(tables, kernels, strict=True)):
+        given = kernel if table is None else table
+        kinds.append("" if given is None else "kernel" if table is None else "table")
+        if given is not None:
+            maps[f"{number}"] = given
+    return tuple(kinds), maps
+
+
+def maps_in(
+    kinds: Sequence[str], arrays: Mapping[str, Map]
+) -> tuple[tuple[Map | None, ...], tuple[Map | None, ...]]:
+    """The tables and the kernels among a network's parameters; undoes `kinds_and_maps`."""
+    tables, kernels = (
+        tuple(
+            arrays[f"inputs.{i}.{held}"] if kind == held else None for i, kind in enumerate(kinds)
+        )
+        for held in ("table", "kernel")
+    )
+    return tables, kernels
 
 
 def feature_map(op: Op, source: Input) -> Array:

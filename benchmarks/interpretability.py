@@ -51,7 +51,6 @@ from lsrl.suite.datasets import read_dataset
 from lsrl.suite.held_back import HeldBackProgram, held_back
 from lsrl.suite.manifest import Manifest, ModelRecord, digest, read_manifest
 from lsrl.suite.programs import sampler_of
-from lsrl.suite.variants import VARIANTS as SUITE_VARIANTS
 
 # Of held-back programs.
 HELD_BACK_TARGETS = ("linear_rnn", "gru")
@@ -158,9 +157,9 @@ class Suite(Source):
     def case(self, want: Wanted) -> Case | None:
         """See `Source`."""
         path, data = self._paths(want)
-        model = SUITE_VARIANTS[want.variant].load(path, None)
+        model = lsrl.load(path)
         sample = read_dataset(data).splits["train"].sample
-        return Case(*want, model, sample) if isinstance(model, Model) else None
+        return Case(*want, model, sample)
 
     @cached_property
     def _manifest(self) -> Manifest:

@@ -274,6 +274,15 @@ class Analysis(ABC):
         rounded = fact.magnitude * self.numerics.unit + self.lost(sums, 1)
         return np.where(exact, 0.0, rounded)
 
+    def snapped(self, rows: Rows, mine: Array, before: Array) -> Array:
+        """Which ReLUs of rows are exactly 0 or 1, whatever the rounding, given what rows read.
+
+        By promise what a ramp's unit reads lacks nothing or at least 1, give or take MAX_SLACK.
+        """
+        slack = greatest_terms(rows, mine, before)
+        self.slack = max(self.slack, float(slack.max(initial=0.0)))
+        return slack <= MAX_SLACK
+
     def _in_range(self, sums: Sums) -> Array:
         low = sums.grid >= self.numerics.tiny
         return np.asarray(low & (sums.magnitude <= self.numerics.largest))
@@ -416,6 +425,12 @@ def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
                 result[filled], np.maximum.reduceat(terms, matrix.indptr[filled])
             )
     return result
+
+
+def passed_errors(rows: Rows, mine: Array, before: Array) -> Array:
+    """The errors that each row takes over from what it reads."""
+    passed = np.asarray(abs(rows.inputs) @ before).ravel()
+    return passed + abs(rows.recurrent) @ mine if rows.recurrent.nnz else passed
 
 
 def row_weights(rows: Rows) -> Array:

@@ -62,12 +62,12 @@ def f_not(x: Signal) -> Signal:
 
 def f_larger(x: Value, y: Value, scale: float = SCALE) -> Signal:
     """1 where x > y: f_step(x − y)."""
-    return f_step(_minus(x, y), scale)
+    return f_step(as_signal(x) - y, scale)
 
 
 def f_smaller(x: Value, y: Value, scale: float = SCALE) -> Signal:
     """1 where x < y: f_step(y − x)."""
-    return f_step(_minus(y, x), scale)
+    return f_step(as_signal(y) - x, scale)
 
 
 def f_and(x: Value, y: Value, scale: float = SCALE) -> Signal:
@@ -117,10 +117,9 @@ def f_ifelse(
     Raises:
       ProgramError: both values are None.
     """
-    _one_value("f_ifelse", t_val, f_val)
     shut_if_true = -large_constant * condition
     shut_if_false = -large_constant * f_not(condition)
-    return _gated([(shut_if_true, f_val), (shut_if_false, t_val)])
+    return _gated("f_ifelse", [(shut_if_true, f_val), (shut_if_false, t_val)])
 
 
 def f_ifelse_step(
@@ -145,10 +144,9 @@ def f_ifelse_step(
     Raises:
       ProgramError: both values are None.
     """
-    _one_value("f_ifelse_step", t_val, f_val)
     shut_if_true = large_constant * f_smaller(condition, 0.5, scale) - large_constant
     shut_if_false = large_constant * f_larger(condition, 0.5, scale) - large_constant
-    return _gated([(shut_if_true, f_val), (shut_if_false, t_val)])
+    return _gated("f_ifelse_step", [(shut_if_true, f_val), (shut_if_false, t_val)])
 
 
 def f_ifelse_mul(condition: Signal, t_val: Value | None, f_val: Value | None) -> Signal:
@@ -162,13 +160,9 @@ def f_ifelse_mul(condition: Signal, t_val: Value | None, f_val: Value | None) ->
     Raises:
       ProgramError: both values are None.
     """
-    _one_value("f_ifelse_mul", t_val, f_val)
-    terms = [
-        gate * as_signal(value)
-        for gate, value in ((condition, t_val), (f_not(condition), f_val))
-        if value is not None
-    ]
-    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+    gates = ((condition, t_val), (f_not(condition), f_val))
+    terms = [gate * as_signal(value) for gate, value in gates if value is not None]
+    return _total("f_ifelse_mul", terms)
 
 
 def f_ifelse_optimized(condition: Signal, t_val: Value, large_constant: float = LARGE) -> Signal:
@@ -361,25 +355,20 @@ def between_control_points(
 
     def function(x: Array) -> Array:
         weights = np.exp(-np.linalg.norm(x[..., None, :] - points, axis=-1) / smoothness)
-        averaged: Array = weights @ values / weights.sum(axis=-1, keepdims=True)
-        return averaged
+        return weights @ values / weights.sum(axis=-1, keepdims=True)
 
     return function
 
 
-def _minus(x: Value, y: Value) -> Signal:
-    return as_signal(x) - y
-
-
-def _one_value(name: str, *values: Value | None) -> None:
-    if all(value is None for value in values):
-        raise ProgramError(f"{user_line()}: {name} needs t_val or f_val, got neither")
-
-
-def _gated(gates: list[tuple[Signal, Value | None]]) -> Signal:
+def _gated(name: str, gates: list[tuple[Signal, Value | None]]) -> Signal:
     """Σ relu(gate + value) − Σ relu(gate − value) over the values that are there."""
     present = [(gate, value) for gate, value in gates if value is not None]
-    parts = [relu(gate + value) - relu(gate - value) for gate, value in present]
+    return _total(name, [relu(gate + value) - relu(gate - value) for gate, value in present])
+
+
+def _total(name: str, parts: list[Signal]) -> Signal:
+    if not parts:
+        raise ProgramError(f"{user_line()}: {name} needs t_val or f_val, got neither")
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 

@@ -119,16 +119,12 @@ def linear_interpolation_reference(
 
 ENTRIES = (
     Entry(
-        "threshold_learner",
-        "approximation",
         threshold_learner,
         threshold_learner_reference,
         parameters=({"max_length": 64},),
         sampler=_threshold_sample,
     ),
     Entry(
-        "linear_interpolation",
-        "approximation",
         linear_interpolation,
         linear_interpolation_reference,
         parameters=({}, {"cells": 1, "finest": 8}),

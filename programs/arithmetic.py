@@ -1,5 +1,6 @@
 """Programs that calculate: modulo n, in binary, and one step of gradient descent."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -27,9 +28,7 @@ def modular_sum(n: int = 5, max_length: int = 1000) -> Program:
     modulus = checks.integer("n", n, 2)
 
     @lsrl.program(max_length=checks.max_length(max_length))
-    def modular_sum(
-        term: Annotated[Signal, Token(modulus)],
-    ) -> Annotated[Signal, Token(modulus)]:
+    def modular_sum(term: Annotated[Signal, Token(modulus)]) -> Annotated[Signal, Token(modulus)]:
         total = lsrl.cumsum(term)
         return lsrl.mod(total, modulus)
 
@@ -37,14 +36,8 @@ def modular_sum(n: int = 5, max_length: int = 1000) -> Program:
 
 
 def modular_sum_reference(terms: Sequence[int], n: int) -> list[int]:
-    """Walk along a table of sums modulo n."""
-    successor = [*range(1, n), 0]
-    total, answers = 0, []
-    for term in terms:
-        for _ in range(term):
-            total = successor[total]
-        answers.append(total)
-    return answers
+    """Take the remainder of each total."""
+    return [total % n for total in itertools.accumulate(terms)]
 
 
 def cycle_navigation(n: int = 5, max_length: int = 1000) -> Program:
@@ -75,16 +68,9 @@ def cycle_navigation(n: int = 5, max_length: int = 1000) -> Program:
 
 
 def cycle_navigation_reference(moves: Sequence[int], n: int) -> list[int]:
-    """Turn a ring of places under the walker."""
-    ring = list(range(n))
-    answers = []
-    for move in moves:
-        if move == 1:
-            ring = [*ring[1:], ring[0]]
-        elif move == 2:
-            ring = [ring[-1], *ring[:-1]]
-        answers.append(ring[0])
-    return answers
+    """Walk along a line that is wound around the ring."""
+    places = itertools.accumulate((0, 1, -1)[move] for move in moves)
+    return [place % n for place in places]
 
 
 def binary_adder(max_length: int | None = None) -> Program:
@@ -222,29 +208,15 @@ def reset_sum_reference(tokens: Sequence[int], n: int) -> list[int]:
 
 ENTRIES = (
     Entry(
-        "modular_sum",
-        "arithmetic",
-        modular_sum,
-        modular_sum_reference,
-        parameters=({"max_length": 64}, {}, {"n": 2}, {"n": 12}),
+        modular_sum, modular_sum_reference, parameters=({"max_length": 64}, {}, {"n": 2}, {"n": 12})
     ),
     Entry(
-        "cycle_navigation",
-        "arithmetic",
         cycle_navigation,
         cycle_navigation_reference,
         parameters=({"max_length": 64}, {}, {"n": 2}, {"n": 7}),
     ),
+    Entry(binary_adder, binary_adder_reference, parameters=({}, {"max_length": 500})),
     Entry(
-        "binary_adder",
-        "arithmetic",
-        binary_adder,
-        binary_adder_reference,
-        parameters=({}, {"max_length": 500}),
-    ),
-    Entry(
-        "gradient_step",
-        "arithmetic",
         gradient_step,
         gradient_step_reference,
         parameters=(
@@ -254,11 +226,5 @@ ENTRIES = (
         ),
         tolerance=1e-12,
     ),
-    Entry(
-        "reset_sum",
-        "arithmetic",
-        reset_sum,
-        reset_sum_reference,
-        parameters=({}, {"n": 2, "max_length": 20}),
-    ),
+    Entry(reset_sum, reset_sum_reference, parameters=({}, {"n": 2, "max_length": 20})),
 )

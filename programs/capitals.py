@@ -125,8 +125,6 @@ def _country_capital_edges(max_pairs: int) -> list[Inputs]:
 
 ENTRIES = (
     Entry(
-        "country_capital",
-        "in context",
         country_capital,
         country_capital_reference,
         parameters=({"max_pairs": 4}, {}),

@@ -1,5 +1,6 @@
 """Programs made of two others of the library, one of which reads what the other says."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -90,8 +91,7 @@ def pattern_count(
 
 def pattern_count_reference(tokens: Sequence[int], pattern: Sequence[int], n: int) -> list[int]:
     """One after the other."""
-    found = ngram_reference(tokens, pattern)
-    return [sum(found[: end + 1]) % n for end in range(len(found))]
+    return [count % n for count in itertools.accumulate(ngram_reference(tokens, pattern))]
 
 
 def longest_run(vocab: int = 3, most: int = 5, max_length: int = 64) -> Program:
@@ -206,38 +206,15 @@ def _periodic_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs
 
 
 ENTRIES = (
+    Entry(majority_parity, majority_parity_reference, parameters=({"max_length": 32},)),
     Entry(
-        "majority_parity",
-        "composition",
-        majority_parity,
-        majority_parity_reference,
-        parameters=({"max_length": 32},),
-    ),
-    Entry(
-        "pattern_count",
-        "composition",
         pattern_count,
         pattern_count_reference,
         parameters=({"max_length": 32}, {"pattern": (1, 1), "n": 2, "max_length": 20}),
     ),
+    Entry(longest_run, longest_run_reference, parameters=({},), sampler=runs_sample),
+    Entry(echo_sum, echo_sum_reference, parameters=({"max_length": 64},)),
     Entry(
-        "longest_run",
-        "composition",
-        longest_run,
-        longest_run_reference,
-        parameters=({},),
-        sampler=runs_sample,
-    ),
-    Entry(
-        "echo_sum",
-        "composition",
-        echo_sum,
-        echo_sum_reference,
-        parameters=({"max_length": 64},),
-    ),
-    Entry(
-        "induction_hits",
-        "composition",
         induction_hits,
         induction_hits_reference,
         parameters=({}, {"vocab": 1}),

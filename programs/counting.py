@@ -1,5 +1,7 @@
 """Programs that count: running sums, clocks and what is read off them."""
 
+import itertools
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
@@ -36,13 +38,9 @@ def majority(max_length: int = 1000) -> Program:
 
 
 def majority_reference(bits: Sequence[int]) -> list[int]:
-    """Count both kinds, token by token."""
-    counts = [0, 0]
-    answers = []
-    for bit in bits:
-        counts[bit] += 1
-        answers.append(int(counts[1] > counts[0]))
-    return answers
+    """Count the ones, token by token."""
+    counts = itertools.accumulate(bits)
+    return [int(ones > length - ones) for length, ones in enumerate(counts, start=1)]
 
 
 def parity(max_length: int = 1000) -> Program:
@@ -71,12 +69,7 @@ def parity(max_length: int = 1000) -> Program:
 
 def parity_reference(bits: Sequence[int]) -> list[int]:
     """Flip at every one."""
-    odd = False
-    answers = []
-    for bit in bits:
-        odd = odd != bool(bit)
-        answers.append(int(odd))
-    return answers
+    return list(itertools.accumulate(bits, operator.xor))
 
 
 def counter_mod(n: int = 5, max_length: int | None = 1000) -> Program:
@@ -106,11 +99,7 @@ def counter_mod(n: int = 5, max_length: int | None = 1000) -> Program:
 
 def counter_mod_reference(ticks: Sequence[int], n: int) -> list[int]:
     """Count up and start again at n."""
-    answers, hand = [], 0
-    for _ in ticks:
-        answers.append(hand)
-        hand = 0 if hand == n - 1 else hand + 1
-    return answers
+    return list(itertools.islice(itertools.cycle(range(n)), len(ticks)))
 
 
 def histogram(vocab: int = 4, max_length: int = 1000) -> Program:
@@ -179,11 +168,7 @@ def running_max(levels: int = 8, max_length: int = 1000) -> Program:
 
 def running_max_reference(values: Sequence[int]) -> list[int]:
     """Keep the greater of two."""
-    greatest, answers = 0, []
-    for value in values:
-        greatest = max(greatest, value)
-        answers.append(greatest)
-    return answers
+    return list(itertools.accumulate(values, max))
 
 
 def window_majority(window: int = 5, max_length: int | None = None) -> Program:
@@ -264,22 +249,16 @@ def count_run(token: Signal, most: int) -> Signal:
 
 
 def run_length_reference(tokens: Sequence[int], most: int) -> list[int]:
-    """Count up, and start again at a change."""
-    length, answers = 0, []
-    for now, token in enumerate(tokens):
-        length = length + 1 if now and token == tokens[now - 1] else 1
-        answers.append(min(length, most))
-    return answers
+    """Count along each run."""
+    runs = (run for _, run in itertools.groupby(tokens))
+    return [min(length, most) for run in runs for length, _ in enumerate(run, start=1)]
 
 
 def runs_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs:
     """Runs of equal symbols, three tokens long on average."""
     tokens = rng.integers(vocab, size=steps)
-    goes_on = rng.random(steps) < 0.6
-    for now in range(1, steps):
-        if goes_on[now]:
-            tokens[now] = tokens[now - 1]
-    return (tokens,)
+    began = np.where(rng.random(steps) < 0.6, 0, np.arange(steps))
+    return (tokens[np.maximum.accumulate(began)],)
 
 
 def leader(vocab: int = 3, max_length: int = 1000) -> Program:
@@ -373,69 +352,32 @@ def _sparse_sample(rng: np.random.Generator, steps: int, most: int) -> Inputs:
 
 
 ENTRIES = (
+    Entry(majority, majority_reference, parameters=({"max_length": 64}, {}, {"max_length": 1})),
+    Entry(parity, parity_reference, parameters=({"max_length": 64}, {}, {"max_length": 1})),
     Entry(
-        "majority",
-        "counting",
-        majority,
-        majority_reference,
-        parameters=({"max_length": 64}, {}, {"max_length": 1}),
-    ),
-    Entry(
-        "parity",
-        "counting",
-        parity,
-        parity_reference,
-        parameters=({"max_length": 64}, {}, {"max_length": 1}),
-    ),
-    Entry(
-        "counter_mod",
-        "counting",
         counter_mod,
         counter_mod_reference,
         parameters=({"max_length": 64}, {}, {"n": 2}, {"n": 24, "max_length": None}),
     ),
     Entry(
-        "histogram",
-        "counting",
         histogram,
         histogram_reference,
         parameters=({"max_length": 64}, {}, {"vocab": 1}, {"vocab": 12}),
     ),
     Entry(
-        "running_max",
-        "counting",
         running_max,
         running_max_reference,
         parameters=({"max_length": 64}, {}, {"levels": 2}, {"levels": 30}),
     ),
+    Entry(window_majority, window_majority_reference, parameters=({"max_length": 64},)),
     Entry(
-        "window_majority",
-        "counting",
-        window_majority,
-        window_majority_reference,
-        parameters=({"max_length": 64},),
-    ),
-    Entry(
-        "run_length",
-        "counting",
         run_length,
         run_length_reference,
         parameters=({"max_length": 64}, {"vocab": 2, "most": 1}),
         sampler=runs_sample,
     ),
+    Entry(leader, leader_reference, parameters=({"max_length": 64},)),
     Entry(
-        "leader",
-        "counting",
-        leader,
-        leader_reference,
-        parameters=({"max_length": 64},),
-    ),
-    Entry(
-        "since_last",
-        "counting",
-        since_last,
-        since_last_reference,
-        parameters=({"max_length": 64},),
-        sampler=_sparse_sample,
+        since_last, since_last_reference, parameters=({"max_length": 64},), sampler=_sparse_sample
     ),
 )

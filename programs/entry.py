@@ -29,8 +29,6 @@ class Entry:
     complete the parameters with the defaults of `build`, so callers give only those that differ.
 
     Attributes:
-      name: the name of the function in lsrl.programs.
-      family: the module that it lives in.
       build: the function that returns the program.
       reference: the plain-Python algorithm: lists of ints (or of lists of floats) in, parameters by
         name; a list with one number or tuple a token out.
@@ -43,8 +41,6 @@ class Entry:
       tolerance: greatest absolute difference that float64 may leave; 0 where it is exact.
     """
 
-    name: str
-    family: str
     build: Callable[..., Program]
     reference: Callable[..., Sequence[npt.ArrayLike]]
     parameters: tuple[Mapping[str, object], ...] = ({},)
@@ -52,6 +48,16 @@ class Entry:
     edges: Callable[..., list[Inputs]] | None = None
     free: bool = True
     tolerance: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of `build` in lsrl.programs."""
+        return self.build.__name__
+
+    @property
+    def family(self) -> str:
+        """The module that `build` lives in."""
+        return self.build.__module__.rpartition(".")[2].replace("_", " ")
 
     @property
     def shows(self) -> str:
@@ -109,12 +115,10 @@ class Entry:
           A list of inputs, each as `sample` returns them.
         """
         program = self.build(**parameters)
-        further: list[Inputs] = []
-        if self.edges is not None:
-            further = _call(self.edges, [], self._settings(parameters))
-            # Every prefix of a legal input is legal.
-            further = [tuple(x[: program.max_length] for x in inputs) for inputs in further]
-            further = [inputs for inputs in further if len(inputs[0])]
+        edges = [] if self.edges is None else _call(self.edges, [], self._settings(parameters))
+        # Every prefix of a legal input is legal.
+        cut = [tuple(x[: program.max_length] for x in inputs) for inputs in edges]
+        further = [inputs for inputs in cut if len(inputs[0])]
         if not self.free:
             return further
         longest = min(program.max_length or UNLIMITED_EXTREME, LONGEST_EXTREME)
@@ -135,10 +139,9 @@ class Entry:
         """Types of the inputs and greatest length, which it takes a recording to know."""
         given = tuple(sorted(parameters.items()))
         try:
-            hash(given)
-        except TypeError:
+            return _recorded(self.build, given)
+        except TypeError:  # a list among them has no hash
             return _recorded.__wrapped__(self.build, given)
-        return _recorded(self.build, given)
 
     def _settings(self, parameters: Mapping[str, object]) -> dict[str, object]:
         declared = inspect.signature(self.build).parameters.values()

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -240,16 +241,6 @@ def _equal_runs_reference(letters: Sequence[int], kinds: int) -> list[int]:
     return answers
 
 
-def a_n_b_n_reference(letters: Sequence[int]) -> list[int]:
-    """Compare each prefix with the one word of its length."""
-    return _equal_runs_reference(letters, 2)
-
-
-def a_n_b_n_c_n_reference(letters: Sequence[int]) -> list[int]:
-    """Compare each prefix with the one word of its length."""
-    return _equal_runs_reference(letters, 3)
-
-
 def _runs_sample(rng: np.random.Generator, steps: int, kinds: int) -> Inputs:
     """Runs of equal letters: often of equal length, then anything."""
     size = int(rng.integers(1, max(2, steps // kinds + 1)))
@@ -400,12 +391,6 @@ def _automaton(
     the unit before led to q, [the unit before is some (p, b) with table[p][b] = q] + [the token is
     a] − 1.5 > 0, and the state after the token is table[q][a]. One more unit, which is 1 before
     the first token only, leads to the start.
-
-    Args:
-      symbol: a token input of as many symbols as the table has columns.
-      table: (states, symbols).
-      outputs: (states,) ints.
-      start: the state before the first token.
     """
     pairs = [(state, letter) for state in range(len(table)) for letter in range(len(table[0]))]
     leads_to = np.array([*(table[state][letter] for state, letter in pairs), start])
@@ -505,8 +490,6 @@ def permutations_reference(tokens: Sequence[int], group: Group) -> list[int]:
 
 ENTRIES = (
     Entry(
-        "dyck1",
-        "formal languages",
         dyck1,
         shuffle_dyck_reference,
         parameters=({"max_length": 64}, {}, {"max_length": 1}),
@@ -514,8 +497,6 @@ ENTRIES = (
         edges=_bracket_edges,
     ),
     Entry(
-        "shuffle_dyck",
-        "formal languages",
         shuffle_dyck,
         shuffle_dyck_reference,
         parameters=({"max_length": 64}, {}, {"kinds": 1}, {"kinds": 6}),
@@ -523,8 +504,6 @@ ENTRIES = (
         edges=_bracket_edges,
     ),
     Entry(
-        "dyck",
-        "formal languages",
         dyck,
         dyck_reference,
         parameters=({"max_length": 64}, {}, {"kinds": 1, "depth": 1}, {"kinds": 4, "depth": 8}),
@@ -532,26 +511,20 @@ ENTRIES = (
         edges=_bracket_edges,
     ),
     Entry(
-        "a_n_b_n",
-        "formal languages",
         a_n_b_n,
-        a_n_b_n_reference,
+        partial(_equal_runs_reference, kinds=2),
         parameters=({"max_length": 64}, {}, {"max_length": 1}),
-        sampler=lambda rng, steps: _runs_sample(rng, steps, 2),
-        edges=lambda max_length: _runs_edges(max_length, 2),
+        sampler=partial(_runs_sample, kinds=2),
+        edges=partial(_runs_edges, kinds=2),
     ),
     Entry(
-        "a_n_b_n_c_n",
-        "formal languages",
         a_n_b_n_c_n,
-        a_n_b_n_c_n_reference,
+        partial(_equal_runs_reference, kinds=3),
         parameters=({"max_length": 64}, {}, {"max_length": 2}),
-        sampler=lambda rng, steps: _runs_sample(rng, steps, 3),
-        edges=lambda max_length: _runs_edges(max_length, 3),
+        sampler=partial(_runs_sample, kinds=3),
+        edges=partial(_runs_edges, kinds=3),
     ),
     Entry(
-        "ngram",
-        "formal languages",
         ngram,
         ngram_reference,
         parameters=(
@@ -561,16 +534,8 @@ ENTRIES = (
         ),
         edges=_ngram_edges,
     ),
+    Entry(even_pairs, even_pairs_reference, parameters=({}, {"max_length": 500})),
     Entry(
-        "even_pairs",
-        "formal languages",
-        even_pairs,
-        even_pairs_reference,
-        parameters=({}, {"max_length": 500}),
-    ),
-    Entry(
-        "dfa",
-        "formal languages",
         dfa,
         dfa_reference,
         parameters=(
@@ -582,8 +547,6 @@ ENTRIES = (
         ),
     ),
     Entry(
-        "permutations",
-        "formal languages",
         permutations,
         permutations_reference,
         parameters=({}, {"group": "S5"}, {"group": "A5", "max_length": 300}),

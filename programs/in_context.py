@@ -269,8 +269,6 @@ def _tok2tok_edges(length: int, vocab: int, max_pairs: int, prompt_first: bool) 
 
 ENTRIES = (
     Entry(
-        "tok2tok",
-        "in context",
         tok2tok,
         tok2tok_reference,
         parameters=(

@@ -278,15 +278,11 @@ def nearest_lookup_reference(keys: Sequence[int], contents: Sequence[int]) -> li
 
 ENTRIES = (
     Entry(
-        "associative_recall",
-        "lookup",
         associative_recall,
         associative_recall_reference,
         parameters=({}, {"keys": 1, "values": 1}, {"keys": 12, "values": 30, "max_length": 400}),
     ),
     Entry(
-        "recall_overwriting",
-        "lookup",
         recall_overwriting,
         recall_overwriting_reference,
         parameters=({}, {"keys": 1, "values": 1}, {"keys": 12, "values": 20, "max_length": 400}),
@@ -294,22 +290,12 @@ ENTRIES = (
         edges=_recall_edges,
     ),
     Entry(
-        "induction_head",
-        "lookup",
         induction_head,
         induction_head_reference,
         parameters=({}, {"vocab": 1}, {"vocab": 16, "max_length": 400}),
     ),
+    Entry(function_table, function_table_reference, parameters=({}, {"arguments": 1, "values": 3})),
     Entry(
-        "function_table",
-        "lookup",
-        function_table,
-        function_table_reference,
-        parameters=({}, {"arguments": 1, "values": 3}),
-    ),
-    Entry(
-        "nearest_lookup",
-        "lookup",
         nearest_lookup,
         nearest_lookup_reference,
         parameters=({"max_length": 64}, {"levels": 2, "values": 1}),

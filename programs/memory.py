@@ -418,36 +418,26 @@ def _marked_sample(rng: np.random.Generator, steps: int, vocab: int) -> Inputs:
 
 ENTRIES = (
     Entry(
-        "copy_delay",
-        "memory",
         copy_delay,
         copy_delay_reference,
         parameters=({}, {"k": 1}, {"k": 17, "vocab": 100, "max_length": 500}),
     ),
     Entry(
-        "first_token",
-        "memory",
         first_token,
         first_token_reference,
         parameters=({}, {"vocab": 2}, {"vocab": 1000, "max_length": 500}),
     ),
     Entry(
-        "flip_flop",
-        "memory",
         flip_flop,
         flip_flop_reference,
         parameters=({}, {"vocab": 1}, {"vocab": 50, "max_length": 500}),
     ),
     Entry(
-        "undo_flip_flop",
-        "memory",
         undo_flip_flop,
         undo_flip_flop_reference,
         parameters=({}, {"vocab": 1}, {"vocab": 20, "max_length": 500}),
     ),
     Entry(
-        "selective_copy",
-        "memory",
         selective_copy,
         selective_copy_reference,
         parameters=(
@@ -460,34 +450,23 @@ ENTRIES = (
         edges=_selective_copy_edges,
     ),
     Entry(
-        "reverse",
-        "memory",
         reverse,
         reverse_reference,
         parameters=({}, {"length": 1, "vocab": 2}, {"length": 20, "vocab": 30}),
         edges=_word_edges,
     ),
     Entry(
-        "counting_sort",
-        "memory",
         counting_sort,
         counting_sort_reference,
         parameters=({}, {"length": 1, "vocab": 2}, {"length": 30, "vocab": 12}),
         edges=_word_edges,
     ),
     Entry(
-        "first_repeated",
-        "memory",
         first_repeated,
         first_repeated_reference,
         parameters=({"max_length": 64}, {"vocab": 1, "max_length": 2}),
     ),
     Entry(
-        "marked_pair",
-        "memory",
-        marked_pair,
-        marked_pair_reference,
-        parameters=({"max_length": 64},),
-        sampler=_marked_sample,
+        marked_pair, marked_pair_reference, parameters=({"max_length": 64},), sampler=_marked_sample
     ),
 )

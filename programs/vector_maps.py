@@ -157,11 +157,7 @@ def vec2vec_prompt(
 
 
 def _values(
-    function: Function,
-    indices: list[tuple[int, ...]],
-    low: float,
-    width: float,
-    out_dim: int,
+    function: Function, indices: list[tuple[int, ...]], low: float, width: float, out_dim: int
 ) -> list[ArrayLike]:
     """The function's value in each cell."""
     if not isinstance(function, Mapping):
@@ -226,8 +222,6 @@ def _vec2vec_edges(
 
 ENTRIES = (
     Entry(
-        "vec2vec",
-        "in context",
         vec2vec,
         vec2vec_reference,
         parameters=(

@@ -22,7 +22,8 @@ from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType
 from lsrl.passes.pipeline import Pipeline
-from lsrl.testing.random_programs import EDGE_OPS, OPS, random_program
+from lsrl.testing.random_ops import EDGE_OPS, OPS
+from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
 
 LENGTH = 6

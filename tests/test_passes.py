@@ -201,6 +201,28 @@ def test_maps_stay_apart_where_float64_would_round_the_product():
     assert len(operations(check(fine, fuse_affine), Affine)) == 2
 
 
+def test_what_is_known_of_a_map_stays_where_it_is_not_merged():
+    # Three rows of three terms are more than a sum and three rows that read it.
+    @lsrl.program
+    def promised(x: Token(4), y: Token(4), z: Token(4)):
+        return lsrl.relu(np.array([[1], [2], [3]]) @ lsrl.bound((x + y) + z, 0, 1) - 1)
+
+    graph = fuse_affine(drop_bounds(promised.graph))
+    apart, read = (i for i in graph.live() if isinstance(graph.nodes[i].op, Affine))
+    assert graph.nodes[read].operands == (apart,)
+    assert graph.facts[apart].high == 1
+
+
+def test_a_long_sum_is_one_map():
+    @lsrl.program
+    def total(x: Vector(40, low=0, high=1, step=1)):
+        return sum(lsrl.relu(x[k] - x[k - 1]) * k for k in range(1, 40))
+
+    graph = check(total, fuse_affine)
+    assert len(operations(graph, Affine)) == 40
+    assert len(graph.nodes[graph.output].op.weights) == 39
+
+
 def test_rows_worth_carrying_become_a_node():
     @lsrl.program
     def split(x: Vector(4, low=0, high=3, step=1), y: Vector(1, low=0, high=1, step=1)):

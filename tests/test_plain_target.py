@@ -50,7 +50,7 @@ from lsrl.model import Alteration, Model
 from lsrl.noise import copies, perturbations, ranges
 from lsrl.parameters import dense, same_bits
 from lsrl.stability import measures, signals, sweep, workloads
-from lsrl.suite import build, cards
+from lsrl.suite import build
 from tests.plain_target import Plain
 
 
@@ -461,7 +461,6 @@ STUDIES = {
     "noise.ranges.weight_ranges": ranged,
     "stability.signals.channel_values": told_by_states,
     "stability.signals.first_wrong_signal": broken,
-    "suite.cards.circuit_json": cards.circuit_json,
 }
 # What other targets have and this one has not, so that there is nothing to do.
 REFUSED = {

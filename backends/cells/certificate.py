@@ -18,8 +18,8 @@ from lsrl.certificate import (
     Analysis,
     Condition,
     channels_of,
-    greatest_terms,
     held_sums,
+    passed_errors,
     split_recurrence,
 )
 from lsrl.ir import groups as exclusion
@@ -127,18 +127,12 @@ class CellAnalysis(Analysis):
     # ------------------------------------------------------------ sums
 
     def _unit_sums(self, layer: CellLayer) -> "Units":
-        parts = [placed.part.bounds(self.facts) for placed in layer.placed]
+        found = [(placed.part.bounds(self.facts), placed.channels) for placed in layer.placed]
         return Units(
-            np.concatenate([
-                sums.magnitude if p.part.picked is None else sums.magnitude[p.part.picked]
-                for p, sums in zip(layer.placed, parts, strict=True)
-            ]),
-            np.concatenate([
-                sums.grid if p.part.picked is None else sums.grid[p.part.picked]
-                for p, sums in zip(layer.placed, parts, strict=True)
-            ]),
+            np.concatenate([sums.magnitude[picked] for sums, picked in found]),
+            np.concatenate([sums.grid[picked] for sums, picked in found]),
             self._unit_groups(layer),
-        )  # fmt: skip
+        )
 
     def _unit_groups(self, layer: CellLayer) -> Groups:
         """Those of the channels, for units that are 0 where their channel's value is."""
@@ -188,11 +182,12 @@ class CellAnalysis(Analysis):
                 gate: self._rounding(kernel, self._row_sums(kernel, units, units_before))
                 for gate, kernel in layer.kernels.items()
             }
+            read = _Read(rounding, errors, before)
             # States of this layer are read by its other units, so they come first.
             for unit in sorted(layer.layer.units, key=lambda unit: unit.kind is not LinearState):
                 place = slice(unit.start, unit.start + unit.width)
                 parts = [placed for placed in layer.placed if placed.unit is unit]
-                errors[place] = self._unit_errors(layer, parts, rounding, errors, before)
+                errors[place] = self._unit_errors(layer, parts, read)
             before, units_before = errors, units
         output = self.schedule.output
         passed = np.asarray(abs(output.inputs) @ before).ravel()
@@ -212,27 +207,15 @@ class CellAnalysis(Analysis):
         rounded = gamma / np.maximum(1 - gamma, 2.0**-10) * sums.magnitude
         return rounded + self.lost(sums, 2 * terms + CELL_OPERATIONS)
 
-    def _drive_errors(
-        self,
-        layer: CellLayer,
-        placed: Placed,
-        gate: str,
-        rounding: Array,
-        mine: Array,
-        before: Array,
-    ) -> Array:
+    def _drive_errors(self, layer: CellLayer, placed: Placed, gate: str, read: "_Read") -> Array:
         """Errors of what a gate sees, in units of the signal; 0 where exact."""
         drive = placed.part.drives[gate]
         passed = np.zeros(placed.width)
         if drive.rows is not None:
-            passed = np.asarray(abs(drive.rows.inputs) @ before).ravel()
-            if drive.rows.recurrent.nnz:
-                passed = passed + np.asarray(abs(drive.rows.recurrent) @ mine).ravel()
-            if placed.part.picked is not None:
-                passed = passed[placed.part.picked]
+            passed = passed_errors(drive.rows, read.mine, read.before)[placed.channels]
         rows = slice(placed.start, placed.start + placed.width)
         kernel = layer.kernels[gate]
-        sums = rounding[rows] / np.abs(drive.scale)
+        sums = read.rounding[gate][rows] / np.abs(drive.scale)
         exact = self._exact_rows(layer, gate)[rows] & (passed == 0) & kernel.exact[rows]
         errors = np.where(exact, 0.0, passed + sums)
         # The sums without their errors are finite, or else no bound would be asked for.
@@ -250,42 +233,32 @@ class CellAnalysis(Analysis):
         )
         return exact & weights
 
-    def _unit_errors(
-        self,
-        layer: CellLayer,
-        parts: list[Placed],
-        rounding: dict[str, Array],
-        mine: Array,
-        before: Array,
-    ) -> Array:
+    def _unit_errors(self, layer: CellLayer, parts: list[Placed], read: "_Read") -> Array:
         unit = parts[0].unit
         if unit is None:
             return np.zeros(0)
         fact = channels_of(self.facts[unit.node], unit)
         operand = self.graph.nodes[unit.node].operands[:1]
         if unit.kind is Relu and fact.boolean and not self.facts[operand[0]].gridded:
-            # What the unit reads lacks nothing or at least 1, by promise with a margin of
-            # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
-            slack = greatest_terms(unit.slots[0], mine, before)
-            self.slack = max(self.slack, float(slack.max(initial=0.0)))
-            if (slack <= MAX_SLACK).all() and self.plan.native_relu:
+            snapped = self.snapped(unit.slots[0], read.mine, read.before)
+            if snapped.all() and self.plan.native_relu:
                 return np.zeros(unit.width)
         total = np.zeros(unit.width)
         for placed in parts:
             wrong = np.zeros(placed.width)
             for gate, drive in placed.part.drives.items():
-                error = self._drive_errors(layer, placed, gate, rounding[gate], mine, before)
+                error = self._drive_errors(layer, placed, gate, read)
                 if drive.margin is None:
                     wrong = wrong + error * np.abs(drive.scale * placed.part.decode)
                     continue
-                size = fact.magnitude[_picked(placed)]
+                size = fact.magnitude[placed.channels]
                 lost = self._gate_errors(unit, drive, error, size)
                 wrong = wrong + np.where(np.isinf(error), np.inf, lost)
-            total[_picked(placed)] += wrong
+            total[placed.channels] += wrong
         if unit.kind is Product and not any(
             drive.margin is not None for placed in parts for drive in placed.part.drives.values()
         ):
-            total = np.minimum(total, self._gated_error(unit, parts, rounding, mine, before))
+            total = np.minimum(total, self._gated_error(unit, parts, read))
         if unit.kind is Product:
             for factor in self.graph.nodes[unit.node].operands:
                 if factor in self._edges:
@@ -295,14 +268,7 @@ class CellAnalysis(Analysis):
             return self._accumulated(layer, parts, total)
         return total
 
-    def _gated_error(
-        self,
-        unit: Unit,
-        parts: list[Placed],
-        rounding: dict[str, Array],
-        mine: Array,
-        before: Array,
-    ) -> Array:
+    def _gated_error(self, unit: Unit, parts: list[Placed], read: "_Read") -> Array:
         """Of a value between two biases, tanh(x + a) + tanh(-a): it lies between 0 and x.
 
         The bias may be any, and so a gate that is off costs no more than the value itself.
@@ -310,8 +276,7 @@ class CellAnalysis(Analysis):
         operands = self.graph.nodes[unit.node].operands
         value = 1 if self.facts[operands[0]].boolean else 0
         passed, wrong = (
-            np.asarray(abs(rows.inputs) @ before).ravel()
-            + (np.asarray(abs(rows.recurrent) @ mine).ravel() if rows.recurrent.nnz else 0.0)
+            passed_errors(rows, read.mine, read.before)
             for rows in (unit.slots[value], unit.slots[1 - value])
         )
         size = channels_of(self.facts[operands[value]], unit).magnitude
@@ -319,7 +284,7 @@ class CellAnalysis(Analysis):
         for placed in parts:
             rows = slice(placed.start, placed.start + placed.width)
             for gate in placed.part.drives:
-                errors = errors + rounding[gate][rows] * np.abs(placed.part.decode)
+                errors = errors + read.rounding[gate][rows] * np.abs(placed.part.decode)
         finite = np.isfinite(wrong) & (errors <= 2.0**-4 * self.numerics.largest)
         return np.where(finite, errors, np.inf)
 
@@ -388,8 +353,12 @@ class CellAnalysis(Analysis):
         return linear_state_facts(absolute, start, update, self.tokens)[0].magnitude
 
 
-def _picked(placed: Placed) -> Array:
-    return np.arange(placed.width) if placed.part.picked is None else placed.part.picked
+class _Read(NamedTuple):
+    """Rounding by gate, and the errors of the channels of a layer and of the one before."""
+
+    rounding: dict[str, Array]
+    mine: Array
+    before: Array
 
 
 class Units(NamedTuple):

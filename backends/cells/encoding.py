@@ -23,12 +23,7 @@ from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
-from lsrl.ir.ops import (
-    Op,
-    RecurrentState,
-    Step,
-    ThresholdState,
-)
+from lsrl.ir.ops import Op, RecurrentState, Step, ThresholdState
 from lsrl.numerics import Numerics
 from lsrl.schedule import Rows, Unit
 
@@ -313,14 +308,12 @@ def scaled(
 
 def comparisons(gate: str) -> dict[type[Op], Callable[[UnitSite], Encoding]]:
     """Of comparisons and automata that are saturated units."""
-
-    def step(site: UnitSite) -> Encoding:
-        return saturated(gate, site.compared(site.numerics.saturated))
-
-    def threshold(site: UnitSite) -> Encoding:
-        return saturated(gate, site.positive(site.rows, site.argument, site.numerics.saturated))
-
-    return {Step: step, ThresholdState: threshold}
+    return {
+        Step: lambda site: saturated(gate, site.compared(site.numerics.saturated)),
+        ThresholdState: lambda site: saturated(
+            gate, site.positive(site.rows, site.argument, site.numerics.saturated)
+        ),
+    }
 
 
 def saturated(gate: str, drive: Drive) -> Encoding:

@@ -30,7 +30,7 @@ from lsrl.backends.cells.forward import (
 from lsrl.backends.cells.self_test import check_activations
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
 from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fresh_cells
-from lsrl.backends.input_map import InputMaps
+from lsrl.backends.input_map import InputMaps, kinds_and_maps, maps_in
 from lsrl.backends.network import (
     Inputs,
     Network,
@@ -120,11 +120,9 @@ def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
     return cast(Cell, cell)
 
 
-def _fill(cell: Cell, kind: CellKind, weights: GateWeights, dtype: str) -> None:
-    """Set the parameters of a cell; flax keeps the bias on one side only."""
-    for side, kernel in (("dense_i", weights.inputs), ("dense_h", weights.recurrent)):
-        getattr(cell, side).kernel = parameter(kernel, dtype)
-    getattr(cell, "dense_h" if kind == "lstm" else "dense_i").bias = parameter(weights.bias, dtype)
+def _biased_side(kind: CellKind) -> str:
+    """Where flax keeps the bias of a cell: on one side only."""
+    return "dense_h" if kind == "lstm" else "dense_i"
 
 
 # ---------------------------------------------------------------- the module
@@ -153,23 +151,21 @@ class CellNetwork(Network):
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
         """
         super().__init__()
+        kinds, maps = kinds_and_maps(*weights.maps)
         with precision(dtype):
-            self.input_kernels = nnx.Dict(
-                {
-                    f"{number}": parameter(values, dtype)
-                    for number, values in weights.maps.held().items()
-                }
-            )
+            self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
             cells = []
             for layer in weights.layers:
                 features, units = layer.inputs.shape[0], layer.recurrent.shape[0]
                 cells.append(make_cell(kind, features, units, dtype))
-                _fill(cells[-1], kind, layer, dtype)
+                for side, kernel in (("dense_i", layer.inputs), ("dense_h", layer.recurrent)):
+                    getattr(cells[-1], side).kernel = parameter(kernel, dtype)
+                getattr(cells[-1], _biased_side(kind)).bias = parameter(layer.bias, dtype)
             self.cells = nnx.List(cells)
             self.output_kernel = parameter(weights.output_kernel, dtype)
             self.output_bias = parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
-        self.structure = Structure(kind, dtype, weights.maps.kinds(), definitions)
+        self.structure = Structure(kind, dtype, kinds, definitions)
 
     # ------------------------------------------------------------ parameters
 
@@ -191,9 +187,8 @@ class CellNetwork(Network):
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
-        kinds = self.structure.inputs
-        maps = {i: arrays[f"inputs.{i}.{kind}"] for i, kind in enumerate(kinds) if kind}
-        side = "dense_h" if self.structure.kind == "lstm" else "dense_i"
+        maps = InputMaps(*maps_in(self.structure.inputs, arrays))
+        side = _biased_side(self.structure.kind)
         depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
         layers = tuple(
             GateWeights(
@@ -203,9 +198,7 @@ class CellNetwork(Network):
             )
             for number in range(depth)
         )
-        weights = CellWeights(
-            InputMaps.of(maps, kinds), layers, arrays["output_kernel"], arrays["output_bias"]
-        )
+        weights = CellWeights(maps, layers, arrays["output_kernel"], arrays["output_bias"])
         network = CellNetwork(self.structure.kind, weights, self.dtype)
         # It checks that each shape is what the cells' own would be.
         network.replace_parameters(
@@ -284,9 +277,9 @@ class CellNetwork(Network):
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> Carries:
         """The state before the first token: zeros, as flax's `initialize_carry` makes them."""
         # Of numpy: jnp.zeros is a call to the device a layer, longer than a short run takes.
-        shapes = [(*batch_shape, cell.hidden_features) for cell in self.cells]
-        zeros = (np.zeros(shape, jnp.dtype(self.dtype)) for shape in shapes)
-        return tuple((x, x) if self.structure.kind == "lstm" else x for x in zeros)
+        dtype = jnp.dtype(self.dtype)
+        starts = [np.zeros((*batch_shape, cell.hidden_features), dtype) for cell in self.cells]
+        return tuple((h, h) if self.structure.kind == "lstm" else h for h in starts)
 
     def hooks_in(self, state: Tree) -> list[Array]:
         """The h of each layer; the carry of an LSTM is (c, h)."""

@@ -36,6 +36,11 @@ class Placed(NamedTuple):
         """Number of units."""
         return len(self.part.decode)
 
+    @property
+    def channels(self) -> Array:
+        """Which of the unit's channels they are, by position."""
+        return np.arange(self.width) if self.part.picked is None else self.part.picked
+
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
@@ -121,18 +126,15 @@ def plan_cells(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> Cell
 
 
 def _plan(encoder: Encoder, schedule: Schedule, numerics: Numerics) -> CellPlan:
-    decode, offset = (
-        sp.eye_array(schedule.feature_width, format="csr"),
-        np.zeros(schedule.feature_width),
-    )
+    width = schedule.feature_width
+    decode, offset = sp.eye_array(width, format="csr"), np.zeros(width)
     layers = []
     for layer in schedule.layers:
         layers.append(_Composer(encoder, schedule.graph, layer, numerics, decode, offset).compose())
         decode, offset = layers[-1].decode, layers[-1].offset
     rows = schedule.output
     inputs, bias, exact = _read(rows.inputs, decode, offset, rows.bias)
-    width = len(rows.bias)
-    output = Kernel(sp.csr_array((width, 0)), inputs, bias, exact & rows.exact)
+    output = Kernel(sp.csr_array((len(bias), 0)), inputs, bias, exact & rows.exact)
     plan = CellPlan(
         schedule, numerics, tuple(layers), output, encoder.clean_gates, encoder.native_relu
     )
@@ -180,18 +182,18 @@ class _Composer:
             self.offset[channels] = encoding.offset
             self.starts[unit.start] = []
             for part in encoding.parts:
-                picked = np.arange(unit.width) if part.picked is None else part.picked
-                entries.append((unit.start + picked, size + np.arange(len(picked)), part.decode))
-                self.placed.append(Placed(unit, part, size))
+                placed = Placed(unit, part, size)
+                units = size + np.arange(placed.width)
+                entries.append((unit.start + placed.channels, units, part.decode))
+                self.placed.append(placed)
                 self.starts[unit.start].append(size)
-                size += len(picked)
+                size += placed.width
         self.missing = layer.initial - self.offset
+        self.one: int | None = None
         if self._reads_missing() or not size:
-            self.one: int | None = size
+            self.one = size
             self.placed.append(Placed(None, encoder.one(numerics), size))
             size += 1
-        else:
-            self.one = None
         self.size = size
         rows, columns, values = (
             np.concatenate([entry[k] for entry in entries]) if entries else np.zeros(0)
@@ -201,14 +203,11 @@ class _Composer:
 
     def _reads_missing(self) -> bool:
         """Whether some row reads, at t - 1, a channel that does not start at its offset."""
-        for placed in self.placed:
-            for drive in placed.part.drives.values():
-                if (
-                    drive.rows is not None
-                    and (abs(drive.rows.recurrent) @ np.abs(self.missing)).any()
-                ):
-                    return True
-        return False
+        return any(
+            drive.rows is not None and (abs(drive.rows.recurrent) @ np.abs(self.missing)).any()
+            for placed in self.placed
+            for drive in placed.part.drives.values()
+        )
 
     def compose(self) -> CellLayer:
         kernels = {gate: self._kernel(gate) for gate in self.gates}
@@ -225,19 +224,15 @@ class _Composer:
 
     def _rows(self, placed: Placed, gate: str) -> Kernel:
         part, width = placed.part, placed.width
-        drive = part.drives.get(gate)
-        if drive is None:
-            drive = constant(self.gates[gate], width)
+        drive = part.drives.get(gate) or constant(self.gates[gate], width)
         before = self.decode_before.shape[1]
         recurrent, inputs = sp.csr_array((width, self.size)), sp.csr_array((width, before))
         bias, exact = np.array(drive.bias), np.ones(width, dtype=bool)
         if drive.rows is not None:
             rows = drive.rows
             if part.picked is not None:
-                rows = Rows(
-                    rows.recurrent[part.picked], rows.inputs[part.picked], rows.bias[part.picked],
-                    rows.exact,
-                )  # fmt: skip
+                of = part.picked
+                rows = Rows(rows.recurrent[of], rows.inputs[of], rows.bias[of], rows.exact)
             scale = sp.diags_array(drive.scale)
             scaled = sp.csr_array(scale @ rows.recurrent), sp.csr_array(scale @ rows.inputs)
             for before_scale, after in zip((rows.recurrent, rows.inputs), scaled, strict=True):
@@ -284,8 +279,7 @@ def _check_weights(plan: CellPlan) -> None:
     check_range(numerics, place_of(graph, graph.output, last), kernel_weights(plan.output))
 
 
-def kernel_weights(kernel: Kernel, rows: slice | None = None) -> Array:
+def kernel_weights(kernel: Kernel, rows: slice = slice(None)) -> Array:
     """All weights and biases of some rows of a kernel."""
-    rows = slice(None) if rows is None else rows
     recurrent, inputs = kernel.recurrent[rows], kernel.inputs[rows]
     return np.concatenate([recurrent.data, inputs.data, kernel.bias[rows]])

@@ -42,10 +42,7 @@ _CLASSES: dict[str, tuple[str, int, dict[str, str]]] = {
 
 
 def write(
-    path: str | os.PathLike[str],
-    network: CellNetwork,
-    _: Schedule,
-    request: ExportRequest,
+    path: str | os.PathLike[str], network: CellNetwork, _: Schedule, request: ExportRequest
 ) -> None:
     """Write a folder that plain torch can run; torch itself is not needed for it.
 

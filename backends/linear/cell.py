@@ -7,7 +7,7 @@ bfloat16 networks compute in float32 and round inputs, states and outputs to bfl
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import jax
@@ -17,6 +17,7 @@ from jax import lax
 
 from lsrl.backends import network
 from lsrl.backends.network import Edit, Inputs, Step
+from lsrl.pytrees import HashedOnce
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
 Hidden = tuple[jax.Array, ...]  # per layer (..., hidden)
@@ -32,7 +33,7 @@ class LayerStructure:
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkStructure:
+class NetworkStructure(HashedOnce):
     """What is no parameter in a network. Hashable, so jit can take it as a static argument.
 
     Attributes:
@@ -44,22 +45,6 @@ class NetworkStructure:
     dtype: str
     inputs: tuple[str, ...]
     layers: tuple[LayerStructure, ...]
-    _hash: int = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Hash once: the tuples are long, and every jitted call asks."""
-        object.__setattr__(self, "_hash", hash((self.dtype, self.inputs, self.layers)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, NetworkStructure) or self._hash != other._hash:
-            return False
-        mine, theirs = ((s.dtype, s.inputs, s.layers) for s in (self, other))
-        return mine == theirs
 
     @property
     def compute_dtype(self) -> jnp.dtype:
@@ -124,10 +109,8 @@ def apply_step(
     def dot(rows: jax.Array, name: str) -> jax.Array:
         return jnp.dot(rows, get(name), precision=lax.Precision.HIGHEST)
 
-    batch_shape = state[0].shape[:-1]
-
     def bias(name: str) -> jax.Array:
-        return jnp.broadcast_to(get(name), (*batch_shape, *parameters[name].shape))
+        return jnp.broadcast_to(get(name), (*state[0].shape[:-1], *parameters[name].shape))
 
     values = bias("input_bias")
     for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
@@ -153,10 +136,7 @@ def apply_step(
 
 
 def apply_sequence(
-    parameters: Parameters,
-    structure: NetworkStructure,
-    inputs: Inputs,
-    state: Hidden | None = None,
+    parameters: Parameters, structure: NetworkStructure, inputs: Inputs, state: Hidden | None = None
 ) -> tuple[jax.Array, Hidden]:
     """Run whole sequences token by token, whatever the parameters are.
 

@@ -4,18 +4,18 @@ The conditions are those of `lsrl.certificate` on the rows as they are; nothing 
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from lsrl.certificate import (
-    MAX_SLACK,
     Analysis,
     Condition,
     channels_of,
     check_range,
-    greatest_terms,
     held_sums,
+    passed_errors,
     place_of,
     row_sums,
     row_weights,
@@ -123,25 +123,20 @@ class LinearAnalysis(Analysis):
         for layer in self.schedule.layers:
             mine = self._layer_facts(layer)
             errors = np.zeros(layer.width)
+            read = _Read(errors, before, mine, before_facts)
             # States of this layer are read by its other units, so they come first.
             for unit in sorted(layer.units, key=lambda u: u.kind is not LinearState):
                 place = slice(unit.start, unit.start + unit.width)
-                errors[place] = self._unit_errors(layer, unit, errors, before, mine, before_facts)
+                errors[place] = self._unit_errors(layer, unit, read)
             before, before_facts = errors, mine
-        final = self._row_errors(
-            self.schedule.output, np.zeros(0), before, side_by_side([]), before_facts
-        )
+        read = _Read(np.zeros(0), before, side_by_side([]), before_facts)
+        final = self._row_errors(self.schedule.output, read)
         return float(np.where(np.isnan(final), np.inf, final).max(initial=0.0))
 
-    def _row_errors(
-        self, rows: Rows, mine: Array, before: Array, mine_facts: Facts, before_facts: Facts
-    ) -> Array:
+    def _row_errors(self, rows: Rows, read: "_Read") -> Array:
         """Errors of rows: those of what they read, and their own rounding."""
-        recurrent, inputs = abs(rows.recurrent), abs(rows.inputs)
-        passed = np.asarray(inputs @ before).ravel()
-        if rows.recurrent.nnz:
-            passed = passed + np.asarray(recurrent @ mine).ravel()
-        sums = row_sums(rows, mine_facts, before_facts)
+        passed = passed_errors(rows, read.mine, read.before)
+        sums = row_sums(rows, read.mine_facts, read.before_facts)
         terms = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + (rows.bias != 0)
         fits = bool(self.fits(row_weights(rows)).all()) and rows.exact
         exact = self.exact_sums(sums) & fits & (passed == 0)
@@ -157,20 +152,10 @@ class LinearAnalysis(Analysis):
         """The errors, or inf where some partial sum may exceed the largest number."""
         return np.where(sums.magnitude + errors <= self.numerics.largest, errors, np.inf)
 
-    def _unit_errors(
-        self,
-        layer: Layer,
-        unit: Unit,
-        mine: Array,
-        before: Array,
-        mine_facts: Facts,
-        before_facts: Facts,
-    ) -> Array:
+    def _unit_errors(self, layer: Layer, unit: Unit, read: "_Read") -> Array:
         if unit.kind is LinearState:
-            return self._state_errors(layer, unit, mine, before, mine_facts, before_facts)
-        slots = [
-            self._row_errors(rows, mine, before, mine_facts, before_facts) for rows in unit.slots
-        ]
+            return self._state_errors(layer, unit, read)
+        slots = [self._row_errors(rows, read) for rows in unit.slots]
         if unit.kind is Product:
             left, right = (
                 channels_of(self.facts[i], unit) for i in self.graph.nodes[unit.node].operands
@@ -182,44 +167,30 @@ class LinearAnalysis(Analysis):
             size = left.magnitude * right.magnitude
             rounded = self.numerics.unit * (size + spread) + self.lost(sums, 1)
             exact = self.exact_sums(sums)
-            selects = np.array(left.boolean and not slots[0].any()) | np.array(
-                right.boolean and not slots[1].any()
+            selects = any(
+                fact.boolean and not error.any()
+                for fact, error in zip((left, right), slots, strict=True)
             )
             errors = np.where((exact & clean) | selects, spread, spread + rounded)
             return self._finite(sums._replace(magnitude=size), errors)
-        if unit.kind is Relu and self._snaps(unit):
-            # What the unit reads lacks nothing or at least 1, by promise with a margin of
-            # MAX_SLACK: so it is exactly 1, or shut, whatever the rounding.
-            slack = greatest_terms(unit.slots[0], mine, before)
-            self.slack = max(self.slack, float(slack.max(initial=0.0)))
-            return np.where(slack <= MAX_SLACK, 0.0, slots[0])
+        if unit.kind is Relu and self.facts[unit.node].boolean:
+            operand = self.graph.nodes[unit.node].operands[0]
+            # Else it is 0 or 1 by its operand's grid, and not by the promise of a ramp.
+            if not self.facts[operand].gridded:
+                return np.where(self.snapped(unit.slots[0], read.mine, read.before), 0.0, slots[0])
         return slots[0]
 
-    def _snaps(self, unit: Unit) -> bool:
-        """Whether the unit is 0 or 1 by the promise of a ramp, and not by its operand's grid."""
-        operand = self.graph.nodes[unit.node].operands[0]
-        return self.facts[unit.node].boolean and not self.facts[operand].gridded
-
-    def _state_errors(
-        self,
-        layer: Layer,
-        unit: Unit,
-        mine: Array,
-        before: Array,
-        mine_facts: Facts,
-        before_facts: Facts,
-    ) -> Array:
+    def _state_errors(self, layer: Layer, unit: Unit, read: "_Read") -> Array:
         rows = unit.slots[0]
         own, others = split_recurrence(rows, unit)
-        update_rows = rows._replace(recurrent=others)
-        fresh = self._row_errors(update_rows, mine, before, mine_facts, before_facts)
+        fresh = self._row_errors(rows._replace(recurrent=others), read)
         fact = channels_of(self.facts[unit.node], unit)
         start = layer.initial[unit.start : unit.start + unit.width]
         if fact.once and own.is_identity and (fresh <= 2.0**-4 * fact.magnitude).all():
             # A shut gate adds exactly 0, so rounding counts once: adding the one value to the
             # start.
             return fresh + np.where(start == 0, 0.0, self.numerics.unit * fact.magnitude)
-        sums = self._sums(layer, unit, 0, before_facts, mine_facts)
+        sums = self._sums(layer, unit, 0, read.before_facts, read.mine_facts)
         exact = self.exact_sums(sums) & (fresh == 0)
         terms = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + 1
         moves_only = (np.diff(rows.recurrent.indptr) == 1) & (np.diff(rows.inputs.indptr) == 0)
@@ -235,6 +206,15 @@ class LinearAnalysis(Analysis):
         reached, _ = linear_state_facts(own, np.zeros(len(per_token)), update, self.tokens)
         self._note_length(own, np.zeros(len(per_token)), update)
         return self._finite(sums, reached.magnitude)
+
+
+class _Read(NamedTuple):
+    """Errors and facts of what rows read: of their own layer, and of the one before."""
+
+    mine: Array
+    before: Array
+    mine_facts: Facts
+    before_facts: Facts
 
 
 def _scales_only(rows: Rows, ones: bool = False) -> Array:

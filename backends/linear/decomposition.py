@@ -106,15 +106,12 @@ def decompose(
     sources, targets = block_of[entries.row], block_of[entries.col]
     across = sources != targets
     levels = _levels(sources[across], targets[across], len(blocks))
-    block_varying = np.zeros(len(blocks), bool)
-    np.logical_or.at(block_varying, block_of, varying)
+    block_varying, block_driven, block_inputs = (
+        np.bincount(block_of[units], minlength=len(blocks)) > 0
+        for units in (varying, driven, inputs)
+    )
     block_varying = _spread(sources[across], targets[across], block_varying)
-    block_driven = np.zeros(len(blocks), bool)
-    np.logical_or.at(block_driven, block_of, driven)
-    block_inputs = np.zeros(len(blocks), bool)
-    np.logical_or.at(block_inputs, block_of, inputs)
-    block_reads = np.zeros(len(blocks), bool)
-    block_reads[targets[across]] = True
+    block_reads = np.bincount(targets[across], minlength=len(blocks)) > 0
 
     keyed: dict[tuple[object, ...], list[int]] = {}
     for number, block in enumerate(blocks):
@@ -214,14 +211,8 @@ def _ring(
             break
         order.append(following)
         signs.append(sign)
-    many = len(entrances) > 1
-    return _Block(
-        "rotation" if many else "ring",
-        tuple(order),
-        tuple(signs),
-        stride=len(order),
-        sign=sign,
-    )
+    kind: GroupKind = "rotation" if len(entrances) > 1 else "ring"
+    return _Block(kind, tuple(order), tuple(signs), len(order), sign)
 
 
 def _levels(sources: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
@@ -247,10 +238,7 @@ def _spread(sources: np.ndarray, targets: np.ndarray, marked: np.ndarray) -> np.
 
 
 def _assemble(
-    batches: list[list[_Block]],
-    kernel: sparse.csr_array,
-    driven: np.ndarray,
-    varying: np.ndarray,
+    batches: list[list[_Block]], kernel: sparse.csr_array, driven: np.ndarray, varying: np.ndarray
 ) -> Decomposition:
     """Make a group of each batch of blocks, and note where every unit went."""
     hidden = kernel.shape[0]
@@ -260,8 +248,8 @@ def _assemble(
     for number, blocks in enumerate(batches):
         first = blocks[0]
         if first.kind in ("rotation", "in_order"):
-            members = np.array([unit for block in blocks for unit in block.units])[:, None]
-            signs = np.array([sign for block in blocks for sign in block.signs])[:, None]
+            members = np.concatenate([block.units for block in blocks])[:, None]
+            signs = np.concatenate([block.signs for block in blocks])[:, None]
         else:
             members = np.array([block.units for block in blocks])
             signs = np.array([block.signs for block in blocks])

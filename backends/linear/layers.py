@@ -31,6 +31,8 @@ from lsrl.backends.linear.maps import (
 # What a chunk hands to the next: nothing, what later tokens read, or the whole state.
 Handed = Literal["nothing", "read", "whole"]
 
+Rounding = Callable[[jax.Array], jax.Array]  # to the dtype of the model
+
 _WINDOWS = 8  # beyond this many slices of a group, one gather compiles faster
 
 
@@ -53,6 +55,11 @@ class Shape(NamedTuple):
     batch: int
     time_first: bool
 
+    @property
+    def length(self) -> int:
+        """Tokens of all segments."""
+        return self.segments * self.tokens
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -71,6 +78,7 @@ class Piece:
     span: int = 1
 
 
+@dataclass(eq=False)
 class _Track:
     """The values of a group in one chunk.
 
@@ -80,19 +88,11 @@ class _Track:
       valid: tokens of the chunk that count.
     """
 
-    def __init__(
-        self,
-        sequence: BlockRows,
-        history: jax.Array,
-        valid: jax.Array,
-        shape: Shape,
-        padded: BlockRows | None = None,
-    ) -> None:
-        self.sequence = sequence
-        self.history = history
-        self.valid = valid
-        self.shape = shape
-        self._padded = padded
+    sequence: BlockRows
+    history: jax.Array
+    valid: jax.Array
+    shape: Shape
+    _padded: BlockRows | None = None
 
     @property
     def padded(self) -> BlockRows:
@@ -104,15 +104,11 @@ class _Track:
                 if block.shape[2] > 1:
                     ends = block[:, block.shape[1] - count :, :-1]
                     before = jnp.concatenate([before, ends], axis=2)
-                parts = [before, block]
-                if self.shape.time_first:
-                    joined = partial(jnp.concatenate, parts, axis=1)
-                    blocks.append(recurrence.kept(joined, self.valid > 0))
-                else:  # a branch takes and gives arrays in the order of their axes
-                    turned = [jnp.transpose(part, (0, 3, 2, 1)) for part in parts]
-                    joined = partial(jnp.concatenate, turned, axis=3)
-                    kept = recurrence.kept(joined, self.valid > 0)
-                    blocks.append(jnp.transpose(kept, (0, 3, 2, 1)))
+                # A branch takes and gives arrays in the order of their axes.
+                order = (0, 1, 2, 3) if self.shape.time_first else (0, 3, 2, 1)
+                turned = [jnp.transpose(part, order) for part in (before, block)]
+                joined = partial(jnp.concatenate, turned, axis=order.index(1))
+                blocks.append(jnp.transpose(recurrence.kept(joined, self.valid > 0), order))
                 start += block.shape[0]
             self._padded = BlockRows(blocks)
         return self._padded
@@ -241,7 +237,7 @@ class GroupPlan:
         history: jax.Array,
         shape: Shape,
         valid: jax.Array,
-        rounded: Callable[[jax.Array], jax.Array],
+        rounded: Rounding,
     ) -> _Track:
         """Run a chunk; see _Track."""
         terms = []
@@ -256,7 +252,7 @@ class GroupPlan:
             return self._counted(history, valid, shape, rounded)
         if not terms and self.kind == "ring":
             past = history[:, history.shape[1] - self.stride :]
-            turning = recurrence.periodic(past, self.sign, shape.segments * shape.tokens)
+            turning = recurrence.periodic(past, self.sign, shape.length)
             cut = turning.reshape(self.rows, shape.segments, shape.tokens, batch)
             return _Track(BlockRows([jnp.moveaxis(cut, 1, 2)]), history, valid, shape)
         if not terms:
@@ -274,11 +270,7 @@ class GroupPlan:
         return _Track(BlockRows([rounded(sequence)]), history, valid, shape)
 
     def _counted(
-        self,
-        history: jax.Array,
-        valid: jax.Array,
-        shape: Shape,
-        rounded: Callable[[jax.Array], jax.Array],
+        self, history: jax.Array, valid: jax.Array, shape: Shape, rounded: Rounding
     ) -> _Track:
         """A sum of the same number at every token needs no loop."""
         steps = jnp.asarray(self.counter, history.dtype)[:, None, None, None]
@@ -289,12 +281,7 @@ class GroupPlan:
         sequence = padded.map(lambda block: block[:, 1:])
         return _Track(sequence, history, valid, shape, padded)
 
-    def _summed(
-        self,
-        inputs: jax.Array,
-        history: jax.Array,
-        rounded: Callable[[jax.Array], jax.Array],
-    ) -> jax.Array:
+    def _summed(self, inputs: jax.Array, history: jax.Array, rounded: Rounding) -> jax.Array:
         """(rows, t, s, b), of a group with memory that is no ring."""
         last = history[:, -1]
         if self.kind == "decay" and self.powers is not None:
@@ -322,9 +309,7 @@ class OutputPlan:
     sign: tuple[int, ...] = field(metadata=STATIC)  # 1 or -1 a row
     relu: tuple[bool, ...] = field(metadata=STATIC)  # a row
 
-    def __call__(
-        self, tracks: Sequence[_Track], rounded: Callable[[jax.Array], jax.Array]
-    ) -> BlockRows | None:
+    def __call__(self, tracks: Sequence[_Track], rounded: Rounding) -> BlockRows | None:
         """Rows of (t, s, 1 or b); None for no rows."""
         plain, left, right = (_read(tracks, part) for part in (self.plain, self.left, self.right))
         blocks = list(plain.blocks) if plain is not None else []
@@ -377,7 +362,7 @@ class LayerPlan:
         shape: Shape,
         valid: jax.Array,
         handed: Handed,
-        rounded: Callable[[jax.Array], jax.Array],
+        rounded: Rounding,
     ) -> tuple[Bank, tuple[jax.Array, ...]]:
         """Run a chunk; carry holds per group (rows, history, 1 or batch).
 

@@ -8,7 +8,6 @@ numbers are static too, so that XLA works with them.
 """
 
 import functools
-import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,16 +167,12 @@ class Affine:
                     sums[size] = -term if factor < 0 else term
                 else:
                     sums[size] = sums[size] - term if factor < 0 else sums[size] + term
-            columns.append(
-                functools.reduce(operator.add, itertools.starmap(_times, sums.items()))
-                if sums
-                else jnp.zeros((1, 1, 1, 1), weight.dtype)
-            )
+            terms = [
+                jnp.asarray(size, term.dtype) * term if size > 1 else term
+                for size, term in sums.items()
+            ] or [jnp.zeros((1, 1, 1, 1), weight.dtype)]
+            columns.append(functools.reduce(operator.add, terms))
         return BlockRows(columns)
-
-
-def _times(size: int, term: jax.Array) -> jax.Array:
-    return jnp.asarray(size, term.dtype) * term if size > 1 else term
 
 
 def are_whole(values: np.ndarray) -> np.ndarray:
@@ -205,13 +200,7 @@ def plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> Affine | None:
             tuple(zip(matrix.indices[place].tolist(), factors[place].tolist(), strict=True))
             for place in map(slice, matrix.indptr[:-1], matrix.indptr[1:])
         ]
-        return Affine(
-            tuple(columns),
-            None,
-            on_device(matrix.data[~whole], dtype),
-            None,
-            None,
-        )
+        return Affine(tuple(columns), None, on_device(matrix.data[~whole], dtype), None, None)
     counts = np.diff(matrix.indptr)
     dense_cost = 0.30 + 0.006 * matrix.shape[0]
     long = 0.20 + 0.08 * counts > dense_cost
@@ -296,11 +285,10 @@ class BankAffine:
 
     def __call__(self, bank: Bank) -> BlockRows | None:
         """Rows that broadcast to (t, s, b); None if it is zero."""
-        terms = []
-        for affine, rows in ((self.fixed, bank.fixed), (self.varying, bank.varying)):
-            if affine is not None and rows is not None:
-                terms.append(affine(rows))
-        return self.bias.added(terms)
+        halves = ((self.fixed, bank.fixed), (self.varying, bank.varying))
+        return self.bias.added([
+            affine(rows) for affine, rows in halves if affine is not None and rows is not None
+        ])  # fmt: skip
 
 
 def plan_bank_affine(
@@ -362,10 +350,9 @@ def _plan_column(values: np.ndarray, dtype: jnp.dtype) -> _Column | None:
     if len(changes) <= _MOST_CHANGES:
         numbers = values[np.concatenate([[0], changes])]
         places = tuple(changes.tolist())
-        if are_whole(numbers).all():
-            whole = tuple(numbers.astype(int).tolist())
-            return _Column(places, len(values), whole, None, dtype)
-        return _Column(places, len(values), None, on_device(numbers, dtype), dtype)
+        whole = tuple(numbers.astype(int).tolist()) if are_whole(numbers).all() else None
+        others = on_device(numbers, dtype) if whole is None else None
+        return _Column(places, len(values), whole, others, dtype)
     slope = values[1] - values[0]
     # Small whole numbers, so that neither the product nor the sum is rounded.
     exact = (values == np.rint(values)).all() and np.abs(values).max() < 2**23

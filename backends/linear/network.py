@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
-from lsrl.backends.input_map import InputMaps
+from lsrl.backends.input_map import kinds_and_maps, maps_in
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import (
     Hidden,
@@ -119,10 +119,10 @@ class LinearNetwork(Network):
         """
         super().__init__()
         _check(weights)
-        maps = InputMaps(weights.tables, weights.kernels)
+        kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
         self.structure = NetworkStructure(
             dtype,
-            maps.kinds(),
+            kinds,
             tuple(
                 LayerStructure(
                     tuple(np.asarray(layer.relu, bool).tolist()),
@@ -132,9 +132,7 @@ class LinearNetwork(Network):
                 for layer in weights.layers
             ),
         )
-        self.input_kernels = nnx.Dict(
-            {f"{number}": parameter(values, dtype) for number, values in maps.held().items()}
-        )
+        self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
         self.input_bias = parameter(weights.input_bias, dtype)
         self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
         self.output_kernel = parameter(weights.output_kernel, dtype)
@@ -171,11 +169,9 @@ class LinearNetwork(Network):
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "LinearNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
-        kinds = self.structure.inputs
-        maps = {i: arrays[f"inputs.{i}.{kind}"] for i, kind in enumerate(kinds) if kind}
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
-            *InputMaps.of(maps, kinds),
+            *maps_in(self.structure.inputs, arrays),
             arrays["input_bias"],
             tuple(
                 LayerWeights(
@@ -344,8 +340,8 @@ def _check(weights: NetworkWeights) -> None:
         expect(f"layer {number}, initial_state", layer.initial_state, (hidden,))
         expect(f"layer {number}, relu", layer.relu, (outputs,))
         expect(f"layer {number}, right", layer.right, (outputs,))
-        for name, units in (("left", layer.left), ("right", layer.right)):
-            if outputs and (units.min() < (0 if name == "left" else -1) or units.max() >= hidden):
+        for name, units, least in (("left", layer.left, 0), ("right", layer.right, -1)):
+            if outputs and (units.min() < least or units.max() >= hidden):
                 raise ShapeError(f"layer {number}, {name}: units are 0 to {hidden - 1}")
         features = outputs
     expect("output_kernel", weights.output_kernel, (features, weights.output_bias.shape[0]))

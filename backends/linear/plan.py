@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -50,6 +50,7 @@ from lsrl.backends.linear.maps import (
     pytree,
 )
 from lsrl.backends.network import on_device
+from lsrl.pytrees import HashedOnce
 
 # So that a chunk's sums of it are exact in float32, however many tokens it has.
 _LARGEST_STEP = 2**24 // (2 * recurrence.MOST_TOKENS)
@@ -115,24 +116,10 @@ class NetworkPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
-    """All of a plan but its numbers. Hashable, and hashed only once: every call of a jit asks."""
+class Form(HashedOnce):
+    """All of a plan but its numbers."""
 
     tree: jax.tree_util.PyTreeDef
-    _hash: int = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash(self.tree))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, Form) or self._hash != other._hash:
-            return False
-        return bool(self.tree == other.tree)
 
 
 class Extent(NamedTuple):
@@ -222,7 +209,11 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
       The plan.
     """
     dtype = structure.compute_dtype
-    vector, matrix = partial(_vector, parameters), partial(_matrix, parameters)
+    matrix = partial(_matrix, parameters)
+
+    def vector(name: str) -> np.ndarray:
+        return np.asarray(parameters[name]).astype(np.float64)
+
     kernels = [matrix(f"layers.{i}.input_kernel") for i in range(len(structure.layers))]
     kernels.append(matrix("output_kernel"))
     features = np.flatnonzero(np.diff(kernels[0].indptr))
@@ -263,11 +254,6 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
         Form(tree),
         tuple(numbers),
     )
-
-
-def _vector(parameters: Parameters, name: str) -> np.ndarray:
-    """A parameter in float64."""
-    return np.asarray(parameters[name]).astype(np.float64)
 
 
 def _matrix(parameters: Parameters, name: str) -> sparse.csr_array:
@@ -341,12 +327,8 @@ def _plan_layer(
         places = places[np.lexsort(keys)]
         ordered.append(read[places])
         plans.append(_plan_outputs(parts, left[places], right[places], relu[places]))
-    return (
-        LayerPlan(tuple(groups), drives[0], drives[1], plans[0], plans[1]),
-        parts,
-        ordered[0],
-        ordered[1],
-    )
+    layer = LayerPlan(tuple(groups), drives[0], drives[1], plans[0], plans[1])
+    return layer, parts, ordered[0], ordered[1]
 
 
 def _plan_groups(
@@ -443,29 +425,20 @@ def _merge_windows(
     order = np.lexsort((places[2], places[1], places[0]))
     places, kernel = places[:, order], kernel[order]
     kernel.sort_indices()
-    starts: list[int] = []
-    spans: list[int] = []
-    for number in range(len(order)):
-        here = slice(kernel.indptr[number], kernel.indptr[number + 1])
-        if starts:
-            before = slice(kernel.indptr[number - 1], kernel.indptr[number])
-            if (
-                (places[:, number] - places[:, number - 1] == [0, 0, 1]).all()
-                and np.array_equal(kernel.indices[here], kernel.indices[before])
-                and np.array_equal(kernel.data[here], kernel.data[before])
-            ):
-                spans[-1] += 1
-                continue
-        starts.append(number)
-        spans.append(1)
-    return np.vstack([places[:, starts], np.array([spans], np.int64)]), kernel[starts]
+    rows = [slice(*ends) for ends in pairwise(kernel.indptr)]
+    next_lag = (np.diff(places) == [[0], [0], [1]]).all(axis=0)
+    alike = [
+        lag
+        and np.array_equal(kernel.indices[here], kernel.indices[before])
+        and np.array_equal(kernel.data[here], kernel.data[before])
+        for lag, (before, here) in zip(next_lag, pairwise(rows), strict=True)
+    ]
+    starts = np.flatnonzero(~np.array([False, *alike][: len(order)], bool))
+    return np.vstack([places[:, starts], np.diff([*starts, len(order)])]), kernel[starts]
 
 
 def _plan_outputs(
-    parts: Decomposition,
-    left: np.ndarray,
-    right: np.ndarray,
-    relu: np.ndarray,
+    parts: Decomposition, left: np.ndarray, right: np.ndarray, relu: np.ndarray
 ) -> OutputPlan:
     """Plan outputs that are in order, products last."""
 

@@ -17,6 +17,7 @@ is contiguous, and a mixing matrix is one product over the rest.
 import functools
 import operator
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +35,7 @@ DECAY_LIMIT = 1 + 2.0**-11
 
 
 def loop(
-    inputs: jax.Array,
-    start: jax.Array | None,
-    advance: Advance,
-    rounded: Advance | None = None,
+    inputs: jax.Array, start: jax.Array | None, advance: Advance, rounded: Advance | None = None
 ) -> jax.Array:
     """Run s_t = rounded(advance(s_{t-1}) + inputs_t), token by token.
 
@@ -114,8 +112,7 @@ def _starts(ends: jax.Array, start: jax.Array, jump: Advance | None) -> jax.Arra
     if jump is None:
         # Every term is a sum of tokens on end, as the certificate wants it.
         all_but_last = jnp.concatenate([start[:, None], ends[:, :-1]], axis=1)
-        summed: jax.Array = lax.associative_scan(jnp.add, all_but_last, axis=1)
-        return summed
+        return cast(jax.Array, lax.associative_scan(jnp.add, all_but_last, axis=1))
     return jnp.concatenate([start[:, None], loop(ends[:, :-1], start, jump)], axis=1)
 
 
@@ -263,12 +260,7 @@ def rotation(inputs: jax.Array, start: jax.Array, sign: int) -> jax.Array:
     )
 
 
-def in_order(
-    inputs: jax.Array,
-    start: jax.Array,
-    advance: Advance,
-    rounded: Advance,
-) -> jax.Array:
+def in_order(inputs: jax.Array, start: jax.Array, advance: Advance, rounded: Advance) -> jax.Array:
     """Run h_t = rounded(advance(h_{t-1}) + inputs_t) token by token, in one segment.
 
     Args:
@@ -315,8 +307,7 @@ def gather_mix(index: jax.Array, weight: jax.Array, rows: jax.Array) -> jax.Arra
         factor[trailing] * rows.at[source].get(mode="promise_in_bounds")
         for source, factor in zip(index, weight, strict=True)
     ]
-    total: jax.Array = functools.reduce(operator.add, terms)
-    return total
+    return cast(jax.Array, functools.reduce(operator.add, terms))
 
 
 def columns(matrix: sparse.csc_array) -> tuple[np.ndarray, np.ndarray]:

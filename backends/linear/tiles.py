@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import jax
@@ -66,7 +65,7 @@ def _run_chunk(
         return values.reshape(-1, shape.segments, shape.batch), after
     over = partial(jnp.transpose, values, (3, 2, 1, 0))
     turned = over() if shape.segments == 1 else recurrence.kept(over, valid > 0)
-    return turned.reshape(shape.batch, shape.segments * shape.tokens, -1), after
+    return turned.reshape(shape.batch, shape.length, -1), after
 
 
 # To share the operations of a chunk among threads takes longer than it saves, unless they are many;
@@ -120,33 +119,14 @@ def _bucket(count: int, least: int = 1) -> int:
     return -(-count // step) * step
 
 
-@dataclass(frozen=True)
-class _Tiling:
-    """How a run is cut: chunks of a shape, on `threads` threads.
-
-    Attributes:
-      shape: of a chunk. Where time is first, arrays are turned over on the host: numpy is faster
-        at it than XLA is on a CPU.
-      threads: how many.
-    """
-
-    shape: Shape
-    threads: int
-
-    @property
-    def rows(self) -> int:
-        """Sequences of a chunk."""
-        return self.shape.batch
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a chunk."""
-        return self.shape.segments * self.shape.tokens
-
-
 @lru_cache(maxsize=1024)
-def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, cores: int) -> _Tiling:
-    """Cut a run; on an accelerator `cores` is 0."""
+def _tile(
+    batch: int, tokens: int, chunk: int | None, extent: Extent, cores: int
+) -> tuple[Shape, int]:
+    """Cut a run: the shape of its chunks, and how many threads; on an accelerator `cores` is 0.
+
+    Where time is first, the host turns arrays over: numpy is faster at it than XLA is on a CPU.
+    """
     on_cpu = cores > 0
     time_first = on_cpu and extent.loops
     several = on_cpu and batch * tokens * extent.width >= _LEAST_SHARED
@@ -164,7 +144,7 @@ def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, cores: int
     if extent.segments and extent.loops:
         segments = max(min(lanes // rows, longest // max(extent.history, _LEAST_SEGMENT)), 1)
     if chunk is not None:
-        return _Tiling(Shape(longest // segments, segments, rows, time_first), threads)
+        return Shape(longest // segments, segments, rows, time_first), threads
     count = -(-tokens // longest)
     length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
     grain = math.lcm(extent.turn, 8 if length >= _LONG_SEGMENT else 1)
@@ -172,7 +152,7 @@ def _tile(batch: int, tokens: int, chunk: int | None, extent: Extent, cores: int
     # Columns of a power of two lie in the same few lines of a cache.
     if time_first and rows * segments % _CONFLICT == 0:
         rows += _CONFLICT // 16
-    return _Tiling(Shape(length, segments, rows, time_first), threads)
+    return Shape(length, segments, rows, time_first), threads
 
 
 # ---------------------------------------------------------------- runs
@@ -229,11 +209,7 @@ class PlanCache:
 
 
 def run_tiles(
-    prepared: Prepared,
-    inputs: Inputs,
-    state: Hidden | None,
-    chunk: int | None,
-    with_state: bool,
+    prepared: Prepared, inputs: Inputs, state: Hidden | None, chunk: int | None, with_state: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run whole sequences.
 
@@ -261,48 +237,48 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     on_cpu = _on_cpu()
-    tiling = _tile(batch, tokens, chunk, prepared.extent, _cores() if on_cpu else 0)
+    shape, threads = _tile(batch, tokens, chunk, prepared.extent, _cores() if on_cpu else 0)
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)
     ]
-    first = prepared.first_carry(tiling.rows) if state is None else None
-    handed: Handed = "whole" if with_state else "read" if tokens > tiling.tokens else "nothing"
-    on_one_core = on_cpu and (tiling.threads > 1 or prepared.extent.stretch < _MANY_LAYERS)
-    function = _compiled(prepared.form, tiling.shape, handed, on_one_core)
+    first = prepared.first_carry(shape.batch) if state is None else None
+    handed: Handed = "whole" if with_state else "read" if tokens > shape.length else "nothing"
+    on_one_core = on_cpu and (threads > 1 or prepared.extent.stretch < _MANY_LAYERS)
+    function = _compiled(prepared.form, shape, handed, on_one_core)
 
     def run_rows(row: int) -> None:
-        rows = slice(row, row + tiling.rows)
+        rows = slice(row, row + shape.batch)
         carry = first
         if carry is None:
-            carry = prepared.carry([start[rows] for start in starts], tiling.rows)
+            carry = prepared.carry([start[rows] for start in starts], shape.batch)
         waiting = None
-        for time in range(0, tokens, tiling.tokens):
-            valid = np.int32(min(tiling.tokens, tokens - time))
+        for time in range(0, tokens, shape.length):
+            valid = np.int32(min(shape.length, tokens - time))
             parts = tuple(
                 None
                 if array is None
-                else _cut(array[rows, time : time + tiling.tokens], tiling, structure.compute_dtype)
+                else _cut(array[rows, time : time + shape.length], shape, structure.compute_dtype)
                 for array in arrays
             )
             values, carry = function(prepared.numbers, carry, parts, valid)
             # Fetch a chunk while the next one runs.
             if waiting is not None:
-                _store(*waiting, tiling.shape)
-            waiting = outputs[rows, time : time + tiling.tokens], values
+                _store(*waiting, shape)
+            waiting = outputs[rows, time : time + shape.length], values
         if waiting is not None:
-            _store(*waiting, tiling.shape)
+            _store(*waiting, shape)
         if with_state:
-            for final, last in zip(finals, prepared.state(carry, tiling.rows), strict=True):
+            for final, last in zip(finals, prepared.state(carry, shape.batch), strict=True):
                 final[rows] = last[: len(final[rows])]
 
-    starting_rows = iter(range(0, batch, tiling.rows))
+    starting_rows = iter(range(0, batch, shape.batch))
 
     def run_some() -> None:
         for row in starting_rows:
             run_rows(row)
 
-    _in_threads(tiling.threads, run_some, structure.dtype)
+    _in_threads(threads, run_some, structure.dtype)
     return outputs, finals
 
 
@@ -331,14 +307,14 @@ _ALIGNMENT = 64  # bytes; of arrays that lie so, jax makes no copy on a CPU
 _BLOCK_PLACES, _BLOCK_LANES = 256, 272  # values that are turned over at a time, within a cache
 
 
-def _cut(part: np.ndarray, tiling: _Tiling, compute_dtype: jnp.dtype) -> np.ndarray:
+def _cut(part: np.ndarray, shape: Shape, compute_dtype: jnp.dtype) -> np.ndarray:
     """A part of an input, as the compiled function takes it."""
     dtype = np.int32 if np.issubdtype(part.dtype, np.integer) else compute_dtype
-    if part.shape[:2] == (tiling.rows, tiling.tokens):
+    if part.shape[:2] == (shape.batch, shape.length):
         filled = part.astype(dtype, copy=False)
     else:
-        filled = _filled(part, tiling.rows, tiling.tokens, dtype)
-    return _turned(filled, tiling.shape) if tiling.shape.time_first else filled
+        filled = _filled(part, shape.batch, shape.length, dtype)
+    return _turned(filled, shape) if shape.time_first else filled
 
 
 def _store(place: np.ndarray, values: jax.Array, shape: Shape) -> None:

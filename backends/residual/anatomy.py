@@ -50,22 +50,15 @@ class StreamCircuit(CircuitBuilder):
         for layer in range(len(stream.sites) + 1):
             self.channels.append(Channel(layer, ONE, 0, "constant", (0,), (1 / size,)))
             for place, signal in enumerate(stream.signals, start=1):
-                if signal.site + 1 <= layer:
-                    made = signal.site + 1 == layer
-                    memory = self._memory(place, inner_scale) if made else ((), ())
-                    self.channels.append(
-                        Channel(
-                            layer,
-                            *self.elements[place],
-                            "made" if made else "carried",
-                            (place,),
-                            (1.0,),
-                            0.0,
-                            *memory,
-                        )
-                    )
-                else:
+                if signal.site >= layer:
                     self._empty(layer, place)
+                    continue
+                made = signal.site + 1 == layer
+                memory = self._memory(place, inner_scale) if made else ((), ())
+                self.channels.append(Channel(
+                    layer, *self.elements[place], "made" if made else "carried", (place,), (1.0,),
+                    0.0, *memory,
+                ))  # fmt: skip
             for place in range(used, width):
                 self._empty(layer, place)
         for site in stream.sites:

@@ -153,12 +153,7 @@ class ResidualAnalysis(Analysis):
         read = self._row(channel.row, scales.branch)
         taps = float(np.abs(channel.taps).sum())
         branch = Total(
-            taps * read.size + abs(channel.offset),
-            min(
-                read.grid * float(lowest_bit(np.array(channel.taps)).min()),
-                float(lowest_bit(channel.offset)),
-            ),
-            taps * read.error,
+            taps * read.size + abs(channel.offset), self._tapped_grid(channel), taps * read.error
         )
         yield read, "the sum is", channel.row.exact, scales.branch
         yield branch, "the sum is", channel.row.exact, scales.branch
@@ -176,7 +171,7 @@ class ResidualAnalysis(Analysis):
         if site.kind.relu_branch and self._snaps(channel, channel.row):
             error = 0.0
         if channel.mode == "sum":
-            total, error = self._summed(channel, size, self._branch_grid(channel), error)
+            total, error = self._summed(channel, size, error)
             yield total, "the sum over time is", channel.factor in (0.0, 1.0), scales.scanned
             size = total.size
         if channel.mode == "hold":
@@ -192,23 +187,12 @@ class ResidualAnalysis(Analysis):
         self._errors[number, channel] = error
 
     def _gated(
-        self,
-        site: Site,
-        channel: Channel,
-        row: AtomRow,
-        value: Total,
-        inner: Total,
-        scales: Scales,
+        self, site: Site, channel: Channel, row: AtomRow, value: Total, inner: Total, scales: Scales
     ) -> Generator[Checked, None, float]:
         """What a channel's value is multiplied by, and the product; returns the product's error.
 
-        Args:
-          site: of the channel.
-          channel: the channel.
-          row: of its gate.
-          value: of its branch, behind the scan; the grid is that of the branch ahead of its ReLU.
-          inner: the same ahead of the scan.
-          scales: of the channel.
+        The value is that of its branch, behind the scan, with the grid ahead of its ReLU; the inner
+        one is that ahead of the scan.
         """
         gate, hull = self._row(row, scales.gate), self._hull(row)
         yield gate, "its gate is", row.exact, scales.gate
@@ -218,8 +202,7 @@ class ResidualAnalysis(Analysis):
             off = 0.0
         elif site.kind.relu_gate and gate.grid == 0:
             off += 0.3 / SHARP
-        grid = 0.0 if not (value.grid and gate.grid) else value.grid * gate.grid
-        product = Total(value.size * most, grid)
+        product = Total(value.size * most, _times(value.grid, gate.grid))
         switches = _boolean(hull) or (_boolean(self._hull(channel.row)) and value.size <= 1)
         if switches:
             # It is one of them, or 0.
@@ -242,13 +225,11 @@ class ResidualAnalysis(Analysis):
         self.slack = max(self.slack, slack)
         return slack <= MAX_SLACK
 
-    def _summed(
-        self, channel: Channel, size: float, grid: float, error: float
-    ) -> tuple[Total, float]:
+    def _summed(self, channel: Channel, size: float, error: float) -> tuple[Total, float]:
         """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
         if channel.factor == 1:
             self.settled &= size == 0
-            total = Total(self._summands(channel) * size, grid)
+            total = Total(self._summands(channel) * size, self._branch_grid(channel))
             once = self.numerics.unit * total.size
             fresh = 0.0 if self._fits(total) else self.tokens * once
             return total, self.tokens * error + fresh
@@ -288,24 +269,19 @@ class ResidualAnalysis(Analysis):
 
     def _branch_grid(self, channel: Channel) -> float:
         """The largest power of two that divides what a channel's branch holds, behind its ReLU."""
-        if channel in self.stream.snaps:
-            return 1.0
-        return min(
-            self._hull(channel.row).step * float(lowest_bit(np.array(channel.taps)).min()),
-            float(lowest_bit(channel.offset)),
-        )
+        return 1.0 if channel in self.stream.snaps else self._tapped_grid(channel)
+
+    def _tapped_grid(self, channel: Channel) -> float:
+        taps = float(lowest_bit(np.array(channel.taps)).min())
+        return min(self._hull(channel.row).step * taps, float(lowest_bit(channel.offset)))
 
     def grid_of(self, channel: Channel) -> float:
         """The largest power of two that divides every value of a channel; 0 where continuous."""
-        grid = self._branch_grid(channel)
         if channel.mode == "sum" and channel.factor != 1:
             return 0.0
-        if channel.gate is None:
-            return grid
-        other = self._hull(channel.gate).step
-        if channel in self.stream.snaps:
-            return 1.0
-        return 0.0 if not (grid and other) else grid * other
+        if channel.gate is None or channel in self.stream.snaps:
+            return self._branch_grid(channel)
+        return _times(self._branch_grid(channel), self._hull(channel.gate).step)
 
     def _write(self, number: int, site: Site, terms: Sequence[tuple[int, float]]) -> Total:
         shares, grid, error = [], np.inf, 0.0
@@ -381,6 +357,11 @@ class ResidualAnalysis(Analysis):
 
 def _sums(total: Total) -> Sums:
     return Sums(np.array([total.size]), np.array([total.grid]))
+
+
+def _times(grid: float, other: float) -> float:
+    """The grid of products; 0 where either is, whatever the other."""
+    return grid * other if grid and other else 0.0
 
 
 def _boolean(hull: Hull) -> bool:

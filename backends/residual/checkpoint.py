@@ -74,7 +74,8 @@ def write(
     program = request.program
     vocabulary = vocabulary_of(program)
     weights = _tied if request.tie_word_embeddings else _untied
-    arrays, network, stream = weights(backend, network, stream, vocabulary)
+    found, network, stream = weights(backend, network, stream, vocabulary)
+    arrays = {name: np.ascontiguousarray(array) for name, array in found.items()}
     config = _config(kind, network, stream, arrays, vocabulary, request)
     generation = {"do_sample": False, "use_cache": kind.caches, **_NO_SPECIAL_TOKENS}
     files = {
@@ -161,7 +162,7 @@ def _untied(
     bias, kernel = arrays.pop("input_bias"), arrays.pop("output_kernel")
     arrays[network.embedding_name] = _embedding(arrays[network.embedding_name] + bias, vocabulary)
     arrays["lm_head.weight"] = token_head(kernel, vocabulary.size).astype(np.float32)
-    return _contiguous(arrays), network, stream
+    return arrays, network, stream
 
 
 def _tied(
@@ -185,7 +186,7 @@ def _tied(
     gain = np.zeros(network.width)
     gain[symbol], gain[square] = 2 * scale * SIZE, scale * SIZE
     arrays[network.final_norm_name] = (gain - network.gain_offset).astype(np.float32)
-    return _contiguous(arrays), network, stream
+    return arrays, network, stream
 
 
 def _embedding(table: Array, vocabulary: Vocabulary) -> Array:
@@ -199,20 +200,10 @@ def _embedding(table: Array, vocabulary: Vocabulary) -> Array:
     return np.concatenate([table, idle])
 
 
-def _contiguous(arrays: dict[str, Array]) -> dict[str, Array]:
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-
-
 def _lowered_anew(
     backend: ResidualBackend, network: ResidualNetwork, stream: Stream, longer: Stream
 ) -> ResidualNetwork:
     """The network of a layout with a layer more.
-
-    Args:
-      backend: the target.
-      network: the one without it.
-      stream: its layout.
-      longer: the layout with the layer.
 
     Raises:
       PrecisionError: it is not exact, or the old network is not as it was compiled.

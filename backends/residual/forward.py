@@ -132,10 +132,7 @@ def forward(
 
 
 def read_out(
-    parameters: Parameters,
-    structure: Structure,
-    stream: jax.Array,
-    head: jax.Array | None = None,
+    parameters: Parameters, structure: Structure, stream: jax.Array, head: jax.Array | None = None
 ) -> jax.Array:
     """The stream behind the last layer to outputs, or by a head (vocabulary, d) to logits."""
     gain = structure.gain_offset + parameters["final_norm"]

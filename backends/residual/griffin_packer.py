@@ -12,15 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
-from lsrl.backends.residual.packer import (
-    TAPS,
-    Channel,
-    Made,
-    Packer,
-    SiteKind,
-    Terms,
-    delayed_by,
-)
+from lsrl.backends.residual.packer import TAPS, Channel, Made, Packer, SiteKind, Terms, delayed_by
 from lsrl.backends.residual.rows import ONE, AtomRow, factor_of
 from lsrl.errors import LsrlError
 from lsrl.ir.numbers import rational
@@ -43,9 +35,8 @@ class GriffinPacker(Packer):
 
     def _delay(self, op: Delay, _: int, row: AtomRow) -> Made:
         taps = tuple(float(lag == op.steps) for lag in range(TAPS))
-        return Made(
-            self.at_least(self.last(row) + 1, TEMPORAL), DELAYED, ((Channel(row, taps), 1),)
-        )
+        site = self.at_least(self.last(row) + 1, TEMPORAL)
+        return Made(site, DELAYED, ((Channel(row, taps), 1),))
 
     def _relu(self, _op: Relu, _: int, row: AtomRow) -> Made:
         site = self.last(row) + 1
@@ -85,11 +76,8 @@ class GriffinPacker(Packer):
     def _multiplied(self, value: AtomRow, gate: AtomRow) -> Made:
         """In the MLP."""
         site = self.at_least(self.last(value, gate) + 1, MLP)
-        return Made(
-            site,
-            GATED,
-            tuple((Channel(part, gate=value), sign) for part, sign in self.signed(gate)),
-        )
+        terms = ((Channel(part, gate=value), sign) for part, sign in self.signed(gate))
+        return Made(site, GATED, tuple(terms))
 
     placers: ClassVar[Mapping[type[Op], Callable[..., Made]]] = {
         Delay: _delay,

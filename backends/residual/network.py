@@ -20,7 +20,7 @@ from flax import nnx
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.hooks import Layered, Put
-from lsrl.backends.input_map import InputMaps
+from lsrl.backends.input_map import kinds_and_maps
 from lsrl.backends.network import (
     Edit,
     Inputs,
@@ -70,7 +70,6 @@ CHUNK = 1 << 12
 LEAST_CHUNK = 16
 # Layers in which all is that reads one hook.
 SPAN = 2
-MAPS = ("tables", "kernels")  # the names of inputs' maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,18 +173,16 @@ class ResidualNetwork(Network):
         """
         super().__init__()
         _check(weights)
-        maps = InputMaps(weights.tables, weights.kernels)
+        kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
         self.structure = Structure(
             type(self).block,
             self.sites,
             self.gain_offset,
-            maps.kinds(MAPS),
+            tuple(kind and f"{kind}s" for kind in kinds),
             float(weights.embedding_scale),
             float(weights.eps),
         )
-        self.input_maps = nnx.Dict(
-            {f"{number}": parameter(values, DTYPE) for number, values in maps.held().items()}
-        )
+        self.input_maps = nnx.Dict({n: parameter(held, DTYPE) for n, held in maps.items()})
         self.input_bias = parameter(weights.input_bias, DTYPE)
         self.layers = nnx.Dict(
             {
@@ -274,9 +271,14 @@ class ResidualNetwork(Network):
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> Self:
         """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
         maps = {number: arrays[name] for name, number in self.input_names().items()}
+        tables, kernels = (
+            tuple(maps[i] if own == kind else None for i, own in enumerate(self.structure.inputs))
+            for kind in ("tables", "kernels")
+        )
         return type(self)(
             ResidualWeights(
-                *InputMaps.of(maps, self.structure.inputs, MAPS),
+                tables,
+                kernels,
                 arrays["input_bias"],
                 tuple(self.by_layer(arrays)),
                 arrays[self.final_norm_name],

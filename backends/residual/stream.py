@@ -7,8 +7,9 @@ channel of the stream, named after its signal: atoms, or the sums of them that a
 is fewer. A channel that is no longer read is left as it is.
 """
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -181,14 +182,12 @@ def lay_out(packer: Packer) -> Stream:
     """Give everything that later sites or the output read a channel of the stream."""
     output = tuple(packer.output)
     kept, used = _demanded(packer, output)
+    rows = [row for channels in used.values() for channel in channels for row in _rows_of(channel)]
     signals: list[StreamSignal] = []
     for site in sorted({packer.made[atom].site for atom in kept}):
         atoms = [atom for atom in kept if packer.made[atom].site == site]
-        basis = (
-            _basis(atoms, _read_rows(used, output))
-            if packer.chains
-            else [((atom, 1.0),) for atom in atoms]
-        )
+        single: list[Sum] = [((atom, 1.0),) for atom in atoms]
+        basis = _basis(atoms, [*output, *rows]) if packer.chains else single
         signals.extend(StreamSignal(site, terms) for terms in basis)
     depth = 1 + max((made.site for made in packer.made.values()), default=-1)
     depth = max(-(-depth // len(packer.kinds)), 1)
@@ -255,13 +254,6 @@ def _rows_of(channel: Channel) -> tuple[AtomRow, ...]:
     return (channel.row,) if channel.gate is None else (channel.row, channel.gate)
 
 
-def _read_rows(used: dict[int, list[Channel]], output: Sequence[AtomRow]) -> Iterator[AtomRow]:
-    yield from output
-    for channels in used.values():
-        for channel in channels:
-            yield from _rows_of(channel)
-
-
 def _basis(atoms: Sequence[Atom], rows: Iterable[AtomRow]) -> list[Sum]:
     """The atoms of a site, or in each group of atoms that rows mix, the sums if they are fewer."""
     mine = set(atoms)
@@ -281,19 +273,14 @@ def _basis(atoms: Sequence[Atom], rows: Iterable[AtomRow]) -> list[Sum]:
     for terms in sums:
         for atom, _ in terms[1:]:
             group[root(atom)] = root(terms[0][0])
-    members: dict[Atom, list[Atom]] = defaultdict(list)
+    members: dict[Atom, list[Sum]] = defaultdict(list)
     for atom in atoms:
-        members[root(atom)].append(atom)
-    by_group: dict[Atom, list[Sum]] = defaultdict(list)
+        members[root(atom)].append(((atom, 1.0),))
+    mixed: dict[Atom, list[Sum]] = defaultdict(list)
     for terms in sums:
-        by_group[root(terms[0][0])].append(terms)
-    found = []
-    for leader, inside in members.items():
-        if len(by_group[leader]) < len(inside):
-            found.extend(by_group[leader])
-        else:
-            found.extend([((atom, 1.0),) for atom in inside])
-    return found
+        mixed[root(terms[0][0])].append(terms)
+    fewer = (min(single, mixed[leader], key=len) for leader, single in members.items())
+    return list(itertools.chain.from_iterable(fewer))
 
 
 def _site(

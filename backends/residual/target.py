@@ -23,16 +23,8 @@ from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Input,
-    LinearState,
-    Lookup,
-    Op,
-    SelectiveState,
-    is_token,
-)
+from lsrl.ir.ops import Input, LinearState, Lookup, Op, SelectiveState, is_token
 from lsrl.ir.structure import components, is_ring
-from lsrl.ir.types import Token
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.schedule import Levels
@@ -109,7 +101,9 @@ class ResidualBackend(Backend[Stream]):
             embedding_scale=scale,
             eps=EPS,
         )
-        _check_blocks(self.name, numerics, weights.blocks)
+        for number, block in enumerate(weights.blocks, start=1):
+            for name, values in block.items():
+                check_range(numerics, f"{self.name}, block {number}, {name}", values)
         return self.network(weights)
 
     def anatomy(
@@ -298,23 +292,23 @@ def _check_channels(
             check_range(numerics, place_of(graph, node, 0), weight * table)
 
 
-def _check_blocks(target: str, numerics: Numerics, blocks: tuple[dict[str, Array], ...]) -> None:
-    """The same of all that blocks hold besides."""
-    for number, block in enumerate(blocks, start=1):
-        for name, values in block.items():
-            check_range(numerics, f"{target}, block {number}, {name}", values)
-
-
 def _embedding(
     lowered: Lowered, scale: float
 ) -> tuple[tuple[Array | None, ...], tuple[Array | None, ...], Array]:
     """Tables, kernels and bias that put the input's signals and the constant into the stream."""
-    stream = lowered.stream
-    graph = stream.graph
+    stream, graph = lowered.stream, lowered.stream.graph
     inputs = list(graph.inputs.values())
     tables: list[Array | None] = [None] * len(inputs)
     kernels: list[Array | None] = [None] * len(inputs)
     bias = np.zeros(lowered.width)
+
+    def held(source: Input) -> Array:
+        maps = tables if is_token(source) else kernels
+        found = maps[source.index]
+        if found is None:
+            found = maps[source.index] = np.zeros((len(feature_map(source, source)), lowered.width))
+        return found
+
     for place, signal in enumerate(stream.signals, start=1):
         if signal.site >= 0:
             continue
@@ -323,20 +317,11 @@ def _embedding(
             source = this.op if isinstance(this.op, Input) else graph.nodes[this.operands[0]].op
             if not isinstance(source, Input):
                 raise LsrlError(f"{graph.label(node)} is read at the embedding and is no input")
-            column = feature_map(this.op, source)[:, channel]
-            held = tables if is_token(source) else kernels
-            known = held[source.index]
-            table = np.zeros((len(column), lowered.width)) if known is None else known
-            table[:, place] += weight * column / scale
-            held[source.index] = table
+            held(source)[:, place] += weight * feature_map(this.op, source)[:, channel] / scale
     # The constant comes with a token, so that an embedding is all that a checkpoint needs.
-    for index, op in enumerate(inputs):
-        if isinstance(op.type, Token):
-            known = tables[index]
-            table = np.zeros((op.type.size, lowered.width)) if known is None else known
-            table[:, 0] = lowered.constant() / scale
-            tables[index] = table
-            break
-    else:
+    token = next((op for op in inputs if is_token(op)), None)
+    if token is None:
         bias[0] = lowered.constant() / scale
+    else:
+        held(token)[:, 0] = lowered.constant() / scale
     return tuple(tables), tuple(kernels), bias

@@ -40,11 +40,7 @@ def read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
 
 
 def _read_input(text: str, name: str, kind: InputType) -> Array:
-    """One input of a program, from the command line or a file.
-
-    Raises:
-      InputError: no numbers, or a file that can't be read as an array.
-    """
+    """One input of a program, from the command line or a file."""
     suffix = Path(text).suffix.lower()
     if suffix not in DATA_FILES:
         return _parse_input(text, name, kind)
@@ -124,9 +120,7 @@ def draw_for(
     longest = -(-int(lengths.max()) // LENGTHS) * LENGTHS
     longest = min(longest, program.max_length or longest)
     filled = [
-        np.stack(
-            [np.pad(a, [(0, longest - len(a)), *[(0, 0)] * (a.ndim - 1)], "edge") for a in given]
-        )
+        np.stack([a[np.minimum(np.arange(longest), len(a) - 1)] for a in given])
         for given in zip(*sequences, strict=True)
     ]
     return Drawn(filled, lengths, np.zeros(count, bool))

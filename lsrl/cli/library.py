@@ -2,8 +2,8 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from lsrl.cli.printing import plain
 from lsrl.cli.subject import settings_of
 
 
@@ -16,7 +16,7 @@ def list_programs() -> None:
 
     table = Table("program", "shows", "parameters", show_lines=True)
     for name, entry in lsrl.programs.catalogue().items():
-        table.add_row(name, plain(entry.shows), plain(", ".join(settings_of(entry.build))))
+        table.add_row(name, Text(entry.shows), Text(", ".join(settings_of(entry.build))))
     Console().print(table)
 
 
@@ -30,5 +30,5 @@ def list_targets() -> None:
     table = Table("target", "cell", "holds", show_lines=True)
     for target in lsrl.targets():
         holds = "\n".join(f"{feature}: {how}" for feature, how in target.supports.items())
-        table.add_row(target.name, plain(target.cell), plain(holds))
+        table.add_row(target.name, Text(target.cell), Text(holds))
     Console().print(table)

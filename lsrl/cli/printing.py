@@ -23,11 +23,6 @@ def say(text: str, style: str | None = None, stderr: bool = False) -> None:
     Console(stderr=stderr).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def plain(text: str) -> Text:
-    """Text for a table, whose brackets are no markup."""
-    return Text(text)
-
-
 def headline(model: "Model") -> str:
     """What a message about a model begins with."""
     return f"{model.program.name} on {model.target}, {model.dtype}"
@@ -44,7 +39,7 @@ def layers_table(model: "Model") -> Table:
                 str(number) if first else "",
                 str(layer.width) if first else "",
                 kind,
-                plain(", ".join(names)),
+                Text(", ".join(names)),
                 end_section=position == len(groups) - 1,
             )
     return table

@@ -168,11 +168,7 @@ def sampler_of(name: str) -> "Sampler":
 
 
 def _from_file(path: Path, name: str | None, parameters: dict[str, object]) -> Program:
-    """A program of a user's file, or what a function of it returns.
-
-    Raises:
-      InputError: the file can't be executed, or has no such program.
-    """
+    """A program of a user's file, or what a function of it returns."""
     module = module_of(path)
     programs = {key: found for key, found in vars(module).items() if isinstance(found, Program)}
     if name is None:

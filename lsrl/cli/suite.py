@@ -33,11 +33,6 @@ HeldBack = Annotated[
 ]
 
 
-@suite_commands.callback()
-def _suite() -> None:
-    """Networks whose inner workings are known, to test interpretability methods on."""
-
-
 @suite_commands.command("build")
 def build_suite(
     directory: Directory,
@@ -85,10 +80,7 @@ def train_networks(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", show_default=False, help="Folder of the networks.")
     ],
-    program: Annotated[
-        list[str] | None,
-        typer.Option("--program", "-p", show_default=False, help="Of the suite; may be repeated."),
-    ] = None,
+    program: Names = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", "-t", show_default=False, help="lstm, gru or mamba; repeatable."),
@@ -166,16 +158,8 @@ def list_suite() -> None:
     for program in programs():
         settings = ", ".join(f"{name}={value}" for name, value in program.settings.items())
         lengths = f"{program.tokens}, {program.long_tokens or '-'}"
-        entry = program.library_entry()
-        table.add_row(
-            program.family,
-            program.name,
-            program.entry,
-            settings,
-            lengths,
-            entry.shows,
-            end_section=True,
-        )
+        row = program.family, program.name, program.entry, settings, lengths
+        table.add_row(*row, program.library_entry().shows, end_section=True)
     Console().print(table)
 
 

@@ -17,7 +17,7 @@ order; they equal the others where nothing is rounded.
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,7 @@ class Numbers:
 
     def given(self, values: Array) -> Array:
         """What comes from outside, as these numbers."""
-        array: Array = self.namespace.asarray(values, self.dtype)
-        return array
+        return cast(Array, self.namespace.asarray(values, self.dtype))
 
     def scalar(self, value: float) -> float:
         """One constant, to be multiplied with arrays."""
@@ -127,8 +126,7 @@ class Numbers:
     def added(self, total: Array, rows: Array, term: Array) -> Array:
         """Total with a term added to some of its channels."""
         if self.traced:
-            result: Array = self.namespace.asarray(total).at[..., rows].add(term)
-            return result
+            return cast(Array, self.namespace.asarray(total).at[..., rows].add(term))
         result = total.copy()
         result[..., rows] += term
         return result
@@ -145,30 +143,25 @@ class Numbers:
             return None
         dense = self.table(weight)
         # Else the default of an accelerator would round the factors.
-        result: Array = self.namespace.matmul(value, dense.T, precision="highest")
-        return result
+        return cast(Array, self.namespace.matmul(value, dense.T, precision="highest"))
 
     def rows(self, table: Matrix, places: Array) -> Array:
         """Rows of a table by number: (...) to (..., columns)."""
         if self.traced:
-            picked: Array = self.namespace.asarray(self.table(table))[places.astype(np.int32)]
-            return picked
+            return cast(Array, self.namespace.asarray(self.table(table))[places.astype(np.int32)])
         return self.table(table)[places.astype(np.int64)]
 
     def positive(self, value: Array) -> Array:
         """What is above 0, else 0."""
-        result: Array = self.namespace.maximum(value, 0)
-        return result
+        return cast(Array, self.namespace.maximum(value, 0))
 
     def where(self, mask: Array, first: Array, second: Array) -> Array:
         """The first value where the mask says so, else the second."""
-        result: Array = self.namespace.where(mask, first, second)
-        return result
+        return cast(Array, self.namespace.where(mask, first, second))
 
     def joined(self, parts: Sequence[Array], axis: int) -> Array:
         """Arrays one after another along an axis."""
-        result: Array = self.namespace.concatenate(parts, axis)
-        return result
+        return cast(Array, self.namespace.concatenate(parts, axis))
 
     def ramp(self, value: Array, slope: float, shift: float) -> Array:
         """relu(1 - relu(-slope value - shift))."""

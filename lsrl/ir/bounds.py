@@ -17,6 +17,7 @@ from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
+from lsrl.ir.structure import is_diagonal
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
@@ -272,17 +273,14 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     """Facts of Σ weight x + bias."""
     groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
     weights, values = _sharing_as_one(weights, values)
-    low, high = bias.astype(np.float64), bias.astype(np.float64)
-    grids = [np.where(bias == 0, np.inf, np.abs(bias))]
+    low = high = bias.astype(np.float64)
+    step = np.where(bias == 0, np.inf, np.abs(bias))
     for weight, value in zip(weights, values, strict=True):
         least, most = linear_hull(weight, value)
         low, high = low + least, high + most
         entries = product_of_grids(np.abs(weight.csr.data), value.step[weight.csr.indices])
         entries = np.where(entries == 0, np.nan, entries)
-        grids.append(common_grid(entries, weight.csr.indptr))
-    step = grids[0]
-    for grid in grids[1:]:
-        step = pairwise_grid(step, grid)
+        step = pairwise_grid(step, common_grid(entries, weight.csr.indptr))
     sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
     low, high = widen(low, high, sums)
     return facts(low, high, step, groups)
@@ -354,8 +352,8 @@ def linear_state_facts(
     start = constant_facts(initial)
     # Channels of a coupled state mix, so the state shares one grid; uncoupled channels keep theirs.
     step = pairwise_grid(update.step, start.step)
-    if not _is_diagonal(transition):
-        step = np.full(len(initial), _group_grid(step))
+    if not is_diagonal(transition):
+        step = np.full(len(initial), shared_grid(step))
     if not transition.is_integer:
         step = np.where(np.isinf(step), step, step * reach.halvings)
     grid = lowest_bit_of_step(Facts(initial, initial, step))
@@ -382,13 +380,10 @@ def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Rea
     return np.where(plain, reach.magnitude, np.maximum(reach.magnitude, terms))
 
 
-def _group_grid(step: Array) -> float:
+def shared_grid(step: Array) -> float:
+    """The grid that all channels share; 0 where one is continuous."""
     values = np.where(step == 0, np.nan, step)
     return float(common_grid(values, np.array([0, len(values)]))[0])
-
-
-def _is_diagonal(matrix: Matrix) -> bool:
-    return bool((matrix.csr.indices == matrix.entry_rows()).all())
 
 
 def _is_permutation(matrix: Matrix) -> bool:
@@ -429,14 +424,16 @@ def _is_shift(matrix: Matrix) -> bool:
     )
 
 
+def _ends(initial: Array, update: Facts) -> Array:
+    """(width,) the grid of the ends of the intervals that a state starts with and takes in."""
+    return np.minimum(lowest_bit(initial), interval_ends(update).step)
+
+
 def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
     low = initial + np.minimum(update.low, tokens * update.low)
     high = initial + np.maximum(update.high, tokens * update.high)
     magnitude = np.abs(initial) + _multiple(tokens, update.magnitude)
-    ends = np.minimum(
-        lowest_bit(initial), np.minimum(lowest_bit(update.low), lowest_bit(update.high))
-    )
-    low, high = widen(low, high, Sums(magnitude, ends))
+    low, high = widen(low, high, Sums(magnitude, _ends(initial, update)))
     return Reach(low, high, magnitude, 1.0, not update.magnitude.any())
 
 
@@ -489,11 +486,8 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
     elif tokens > steps:
         low, high = np.minimum(low, total_low), np.maximum(high, total_high)
     low, high, magnitude = low[:size], high[:size], magnitude[:size]
-    ends = np.minimum(
-        lowest_bit(initial).min(initial=np.inf),
-        np.minimum(lowest_bit(update.low), lowest_bit(update.high)).min(initial=np.inf),
-    )
-    low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
+    ends = np.full(size, _ends(initial, update).min(initial=np.inf))
+    low, high = widen(low, high, Sums(magnitude, ends))
     # A ring that nothing enters turns for ever; registers forget all that is older than they are.
     settled = silent and tokens >= cycle if ring else tokens > size
     return Reach(low, high, magnitude, 1.0, settled)
@@ -547,18 +541,9 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
                 share = 2 * float(np.abs(power).sum(axis=1).max())
                 slack = share * (float(total.max(initial=0.0)) + farthest)
                 return Reach(low - slack, high + slack, magnitude + slack, 0.0, True)
-    ends = Sums(magnitude, np.zeros(size) if not exact else _end_grid(initial, update, smallest))
-    low, high = widen(low, high, ends)
+    ends = smallest * _ends(initial, update).min(initial=np.inf) if exact else 0.0
+    low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
     return Reach(low, high, magnitude, smallest if exact else 0.0, settled)
-
-
-def _end_grid(initial: Array, update: Facts, smallest: float) -> Array:
-    bits = min(
-        lowest_bit(initial).min(initial=np.inf),
-        lowest_bit(update.low).min(initial=np.inf),
-        lowest_bit(update.high).min(initial=np.inf),
-    )
-    return np.full(len(initial), bits * smallest)
 
 
 def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:

@@ -107,11 +107,7 @@ def evaluate(
 
 
 def evaluate_prefixes(
-    graph: Graph,
-    inputs: Sequence[Array],
-    wanted: Sequence[int] = (),
-    *,
-    exact: bool | None = None,
+    graph: Graph, inputs: Sequence[Array], wanted: Sequence[int] = (), *, exact: bool | None = None
 ) -> tuple[Array, dict[int, Array]]:
     """Evaluate a graph on sequences that may break its promises, and say where they do.
 
@@ -249,10 +245,7 @@ def _first(mask: Array, values: Array, read: Array | int) -> tuple[int, int, lis
 
 
 def reevaluate(
-    graph: Graph,
-    known: Mapping[int, Array],
-    rows: Array,
-    interventions: Mapping[int, Intervention],
+    graph: Graph, known: Mapping[int, Array], rows: Array, interventions: Mapping[int, Intervention]
 ) -> dict[int, Array]:
     """Evaluate a graph again with interventions: what they change, and no more.
 

@@ -223,25 +223,26 @@ class GraphBuilder:
         return index
 
     def describe(
-        self, index: int, names: Sequence[str] = (), sources: Sequence[Source] = ()
+        self,
+        index: int,
+        names: Sequence[str] = (),
+        sources: Sequence[Source] = (),
+        origins: Sequence[int] = (),
     ) -> None:
-        """Give a node more names and source lines."""
+        """Give a node more names, source lines and origins."""
         node = self.nodes[index]
         self.nodes[index] = Node(
-            node.op, node.operands, node.width, node.origins,
+            node.op, node.operands, node.width,
+            tuple(dict.fromkeys((*node.origins, *origins))),
             tuple(dict.fromkeys((*node.names, *names))),
             tuple(dict.fromkeys((*node.sources, *sources))),
         )  # fmt: skip
 
     def inherit(self, index: int, node: Node, groups: Groups = exclusion.NONE) -> None:
         """Let a node stand for all that `node` of an earlier graph stood for, and its groups."""
-        self.describe(index, node.names, node.sources)
         before = self.facts[index].groups
         fresh = [origin for origin in node.origins if origin not in self.nodes[index].origins]
-        mine = self.nodes[index]
-        self.nodes[index] = Node(
-            mine.op, mine.operands, mine.width, (*mine.origins, *fresh), mine.names, mine.sources
-        )
+        self.describe(index, node.names, node.sources, fresh)
         if self.program is not None:
             for origin in fresh:
                 self.facts[index] = self.facts[index].meet(self.program.facts[origin])

@@ -77,12 +77,10 @@ def take(groups: Groups, picked: Array) -> Groups:
 def joined(parts: Sequence[tuple[int, Groups]]) -> Groups:
     """The groups of signals side by side, each given with its width."""
     roots = dict.fromkeys(root for _, groups in parts for root, _ in groups)
-    found: dict[Root, Array] = {}
-    for root in roots:
-        found[root] = np.concatenate(
-            [dict(groups).get(root, np.full(width, -1)) for width, groups in parts]
-        )
-    return kept(found)
+    return kept({
+        root: np.concatenate([dict(g).get(root, np.full(width, -1)) for width, g in parts])
+        for root in roots
+    })  # fmt: skip
 
 
 def exclusive(groups: Groups, zero: Array) -> bool:

@@ -35,6 +35,7 @@ from lsrl.ir.ops import (
     Relu,
     SelectiveState,
 )
+from lsrl.ir.structure import is_diagonal
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -389,8 +390,5 @@ def _equal_rows(weight: Matrix) -> bool:
 
 
 def _is_multiple_of_identity(weight: Matrix) -> bool:
-    csr = weight.csr
-    square = weight.rows == weight.columns == weight.nonzeros
-    return square and bool(
-        (csr.indices == weight.entry_rows()).all() and (csr.data == csr.data[0]).all()
-    )
+    square, data = weight.rows == weight.columns == weight.nonzeros, weight.csr.data
+    return square and is_diagonal(weight) and bool((data == data[0]).all())

@@ -131,13 +131,8 @@ class Matrix:
     @property
     def is_identity(self) -> bool:
         """Whether this is an identity matrix."""
-        size = self.rows
-        return (
-            self.columns == size
-            and self.nonzeros == size
-            and bool((self.csr.data == 1).all())
-            and bool((self.csr.indices == self.entry_rows()).all())
-        )
+        square, ones = self.rows == self.columns == self.nonzeros, self.csr.data == 1
+        return square and bool(ones.all() and (self.csr.indices == self.entry_rows()).all())
 
     @property
     def is_integer(self) -> bool:

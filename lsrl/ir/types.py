@@ -58,8 +58,6 @@ class Token:
           InputError: not integers, or out of range; says where.
         """
         array = _as_array(values, name)
-        if array.size == 0:
-            raise InputError(f"input {name!r}: an empty sequence; expected at least one token")
         if array.dtype.kind not in "iu":
             raise InputError(
                 f"input {name!r}: expected ints from 0 to {self.size - 1} ({self}), "
@@ -98,12 +96,7 @@ class Vector:
     step: tuple[float, ...] | None = field(default=None, kw_only=True)
 
     def __init__(
-        self,
-        width: int,
-        *,
-        low: float | Sequence[float] | Array,
-        high: float | Sequence[float] | Array,
-        step: float | Sequence[float] | Array | None = None,
+        self, width: int, *, low: Entries, high: Entries, step: Entries | None = None
     ) -> None:
         """Broadcast scalar bounds over the entries and check them."""
         if not isinstance(width, int | np.integer) or width < 1:
@@ -135,8 +128,6 @@ class Vector:
           InputError: not numbers, wrong width, NaN, off the grid or out of range; says where.
         """
         array = _as_array(values, name)
-        if array.size == 0:
-            raise InputError(f"input {name!r}: an empty sequence; expected at least one token")
         if array.dtype.kind not in "iufb" and str(array.dtype) != "bfloat16":
             raise InputError(f"input {name!r}: expected real numbers, got dtype {array.dtype}")
         array = array.astype(np.float64)
@@ -188,12 +179,15 @@ def _per_entry(value: object, width: int, what: str) -> tuple[float, ...]:
 
 def _as_array(values: object, name: str) -> Array:
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise InputError(
             f"input {name!r}: expected a rectangular array, got sequences of different lengths; "
             "run them one by one, or pad them"
         ) from error
+    if array.size == 0:
+        raise InputError(f"input {name!r}: an empty sequence; expected at least one token")
+    return array
 
 
 def position_text(index: Iterable[int], ndim: int) -> str:

@@ -12,7 +12,7 @@ from typing import cast, final, overload
 
 import numpy as np
 
-from lsrl.errors import LsrlError, ProgramError
+from lsrl.errors import ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
@@ -243,11 +243,9 @@ def _name_variables(variables: dict[str, object]) -> None:
     for name, value in variables.items():
         if isinstance(value, Signal):
             value.named(name)
-        elif isinstance(value, list | tuple):
-            for i, entry in enumerate(value):
-                if isinstance(entry, Signal):
-                    entry.named(f"{name}[{i}]")
-        elif isinstance(value, dict):
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
             for key, entry in value.items():
                 if isinstance(entry, Signal):
                     entry.named(f"{name}[{key!r}]")
@@ -278,6 +276,3 @@ def _check_output(output: Signal, kind: InputType | None, where: str) -> None:
             f"{where}: declared {kind}, but inference only shows {output!r} with step "
             f"{facts.step.tolist()}; if you know better, promise it with lsrl.bound(x, low, high)"
         )
-
-
-__all__ = ["LsrlError", "Program", "program"]

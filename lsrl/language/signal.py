@@ -275,9 +275,8 @@ def numbers(value: object, what: str) -> Array:
     array = np.asarray(value)
     if array.ndim > 1:
         raise ShapeError(f"{user_line()}: {what} must be a number or a vector, got {array.shape}")
-    flat = np.atleast_1d(array)
     try:
-        found = exact_array(flat, what)
+        found = exact_array(np.atleast_1d(array), what)
         if not np.isfinite(found).all():
             raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
         return found
@@ -367,16 +366,12 @@ def combine(terms: Sequence[tuple[float, Operand]]) -> Signal:
     bias = np.zeros(width)
     for row in plain:
         bias = bias + row
-    weights = [
-        (
-            Matrix.diagonal(np.full(width, factor))
-            if signal.width == width
-            else np.full((width, 1), factor),
-            signal,
-        )
-        for factor, signal in signals
-    ]
-    return affine(weights, bias)
+    scaled: list[tuple[object, Signal]] = []
+    for factor, signal in signals:
+        column = np.full(width, factor)
+        weight = Matrix.diagonal(column) if signal.width == width else column[:, None]
+        scaled.append((weight, signal))
+    return affine(scaled, bias)
 
 
 def constant(values: ArrayLike) -> Signal:
@@ -519,10 +514,6 @@ def _on_grid(value: Operand, other: Operand, rounding: np.ufunc) -> Operand:
 def _at_least_zero(difference: Signal, ramp: float | None) -> Signal:
     if ramp is not None:
         return record(ops.Step(_slope("ramp", ramp), 1.0), difference)
-    return record(ops.Step(1.0 / power_of_two_below(_grid(difference)), 0.0), difference)
-
-
-def _grid(difference: Signal) -> float:
     step = difference.facts.step
     if (step == 0).any():
         raise RampError(
@@ -531,7 +522,8 @@ def _grid(difference: Signal) -> float:
             "Vector(d, low=, high=, step=)"
         )
     finite = step[np.isfinite(step)]
-    return float(finite.min()) if len(finite) else 1.0
+    grid = float(finite.min()) if len(finite) else 1.0
+    return record(ops.Step(1.0 / power_of_two_below(grid), 0.0), difference)
 
 
 def _slope(name: str, ramp: float) -> float:

@@ -15,9 +15,8 @@ from lsrl.ir.ops import Op
 UNDECLARED_LENGTH = 1 << 21
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Frames of these folders are ours, not the user's; the library of programs counts as user code.
-_INTERNAL = tuple(str(_PACKAGE / folder) for folder in ("language", "ir"))
-_INTERNAL_FILES = (str(_PACKAGE / "paper.py"),)
+# Frames of these places are ours, not the user's; the library of programs counts as user code.
+_INTERNAL = tuple(str(_PACKAGE / place) for place in ("language", "ir", "paper.py"))
 
 
 class Trace:
@@ -91,10 +90,6 @@ def current_trace(what: str) -> Trace:
 def user_line() -> Source:
     """The innermost line of code that is not this package's language."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL):
         frame = frame.f_back
     return Source(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _is_internal(filename: str) -> bool:
-    return filename.startswith(_INTERNAL) or filename in _INTERNAL_FILES

@@ -1,8 +1,5 @@
 """Affine maps: merge them where nonzeros do not multiply, and split off the rows worth carrying."""
 
-from collections import defaultdict
-from typing import Any
-
 import numpy as np
 import scipy.sparse as sp
 
@@ -35,23 +32,21 @@ def fuse_affine(graph: Graph) -> Graph:
             held = merged.get(old) or _held(builder, operand)
             inner = None if held is None else _merged(weight, *held, bias, single)
             if inner is None:
-                source = emit_affine(builder, *merged[old]) if old in merged else operand
+                source = operand
+                if old in merged:
+                    source = emit_affine(builder, *merged[old])
+                    builder.inherit(source, builder.nodes[operand], builder.facts[operand].groups)
                 inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
-                known = terms.get(source)
-                terms[source] = matrix if known is None else Matrix(known.csr + matrix.csr)
+                terms[source] = plus(terms.get(source), matrix)
         readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
-        if not named and len(readers) == 1 and _is_affine(graph, readers[0]):
+        if not named and len(readers) == 1 and isinstance(graph.nodes[readers[0]].op, Affine):
             merged[i] = terms, bias
             return None
         return emit_affine(builder, terms, bias)
 
     return rewrite(graph, rule)
-
-
-def _is_affine(graph: Graph, node: int) -> bool:
-    return isinstance(graph.nodes[node].op, Affine)
 
 
 def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
@@ -66,6 +61,24 @@ def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
             return source
     order = sorted(kept)
     return builder.add(Affine(tuple(kept[source] for source in order), row), *order)
+
+
+def add_affine(builder: GraphBuilder, *terms: tuple[Matrix, int], bias: Array | float = 0.0) -> int:
+    """An affine map for Σ matrix @ node + bias, whatever its terms are; at least one."""
+    matrices, nodes = zip(*terms, strict=True)
+    row = np.broadcast_to(np.asarray(bias, dtype=np.float64), matrices[0].rows)
+    return builder.add(Affine(matrices, tuple(row.tolist())), *nodes)
+
+
+def add_sum(builder: GraphBuilder, first: int, second: int) -> int:
+    """The sum of two nodes of one width."""
+    one = Matrix.identity(builder.nodes[first].width)
+    return add_affine(builder, (one, first), (one, second))
+
+
+def plus(known: Matrix | None, added: Matrix) -> Matrix:
+    """The sum of two matrices, the first of which may not be there yet."""
+    return added if known is None else Matrix(known.csr + added.csr)
 
 
 def _held(builder: GraphBuilder, node: int) -> tuple[Terms, Array] | None:
@@ -120,21 +133,18 @@ def split_rows(graph: Graph) -> Graph:
         op = graph.nodes[i].op
         if not isinstance(op, Affine):
             return None
-        terms: dict[int, Any] = defaultdict(int)
+        terms: Terms = {}
         changed = False
         for weight, operand in zip(op.weights, operands, strict=True):
             rows, expand = _distinct_rows(weight)
             alone = len(operands) == 1 and rows.rows == weight.rows
             if alone or rows.rows >= builder.nodes[operand].width or rows.is_identity:
-                terms[operand] = terms[operand] + weight.csr
+                terms[operand] = plus(terms.get(operand), weight)
                 continue
             changed = True
-            index = builder.add(Affine((rows,), (0.0,) * rows.rows), operand)
-            terms[index] = terms[index] + expand.csr
-        if not changed:
-            return None
-        merged = {source: Matrix(matrix) for source, matrix in terms.items()}
-        return emit_affine(builder, merged, np.array(op.bias))
+            index = add_affine(builder, (rows, operand))
+            terms[index] = plus(terms.get(index), expand)
+        return emit_affine(builder, terms, np.array(op.bias)) if changed else None
 
     return rewrite(graph, rule)
 

@@ -6,6 +6,7 @@ from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import power_of_two_above, power_of_two_below
 from lsrl.ir.ops import Affine, Product, Relu, Step
+from lsrl.passes.affine import add_affine
 from lsrl.target import Capabilities
 
 # The slope of a comparison of continuous values with zero, on values of size 1.
@@ -37,8 +38,7 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
         if least == np.inf:
             return None
         grid = power_of_two_below(least)
-        eye = Matrix.identity(facts.width)
-        above = builder.add(Affine((eye,), (-grid,) * facts.width), operands[0])
+        above = add_affine(builder, (Matrix.identity(facts.width), operands[0]), bias=-grid)
         positive = builder.add(Step(1 / grid, 0.0), above)
         if graph.facts[i].boolean:
             return positive
@@ -74,11 +74,10 @@ def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Gra
             op = Step(2 * op.slope, 0.5)
         if one_level and on_edge:
             return _difference_of_ramps(builder, op, operands[0])
-        scaled = Matrix(np.diag(np.full(width, -op.slope)))
-        below = builder.add(Affine((scaled,), (-op.shift,) * width), operands[0])
-        lacking = builder.add(Relu(), below)
-        negated = Matrix(np.diag(np.full(width, -1.0)))
-        return builder.add(Relu(), builder.add(Affine((negated,), (1.0,) * width), lacking))
+        scaled = Matrix.diagonal(np.full(width, -op.slope))
+        below = add_affine(builder, (scaled, operands[0]), bias=-op.shift)
+        negated = Matrix.diagonal(np.full(width, -1.0)), builder.add(Relu(), below)
+        return builder.add(Relu(), add_affine(builder, negated, bias=1.0))
 
     return rewrite(graph, rule)
 
@@ -105,10 +104,9 @@ def _spans_little(graph: Graph, step: int) -> bool:
 
 def _difference_of_ramps(builder: GraphBuilder, op: Step, operand: int) -> int:
     width = builder.nodes[operand].width
-    scaled, eye = Matrix(np.diag(np.full(width, op.slope))), Matrix.identity(width)
+    scaled, eye = Matrix.diagonal(np.full(width, op.slope)), Matrix.identity(width)
     upper, lower = (
-        builder.add(Relu(), builder.add(Affine((scaled,), (offset,) * width), operand))
+        builder.add(Relu(), add_affine(builder, (scaled, operand), bias=offset))
         for offset in (1 + op.shift, op.shift)
     )
-    minus = Matrix(-eye.csr)
-    return builder.add(Affine((eye, minus), (0.0,) * width), upper, lower)
+    return add_affine(builder, (eye, upper), (Matrix(-eye.csr), lower))

@@ -4,7 +4,8 @@ import numpy as np
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.ops import Affine, Constant, Product, Relu, Select, Step
+from lsrl.ir.ops import Constant, Product, Relu, Select, Step
+from lsrl.passes.affine import add_affine
 
 
 def drop_decided(graph: Graph) -> Graph:
@@ -24,8 +25,8 @@ def drop_decided(graph: Graph) -> Graph:
         if isinstance(op, Product):
             for constant, value in (operands, operands[::-1]):
                 if builder.facts[constant].constant:
-                    scale = Matrix(np.diag(builder.facts[constant].low))
-                    return builder.add(Affine((scale,), (0.0,) * scale.rows), value)
+                    scale = Matrix.diagonal(builder.facts[constant].low)
+                    return add_affine(builder, (scale, value))
         if isinstance(op, Select) and (read[0].constant or operands[1] == operands[2]):
             if operands[1] == operands[2] or (read[0].low == 1).all():
                 return operands[1]
@@ -46,13 +47,10 @@ def _relu(builder: GraphBuilder, operand: int) -> int | None:
     decided = open_ | shut
     if not decided.any():
         return None
-    passed = Matrix(np.diag(open_.astype(np.float64)))
+    passed = Matrix.diagonal(open_)
     if decided.all():
-        return builder.add(Affine((passed,), (0.0,) * facts.width), operand)
+        return add_affine(builder, (passed, operand))
     # Only the undecided channels need a ReLU; the others pass through or vanish.
-    undecided = np.flatnonzero(~decided)
-    pick = Matrix.selection(undecided, facts.width)
-    chosen = builder.add(Affine((pick,), (0.0,) * pick.rows), operand)
-    cut = builder.add(Relu(), chosen)
-    back = Matrix(pick.csr.T)
-    return builder.add(Affine((passed, back), (0.0,) * facts.width), operand, cut)
+    pick = Matrix.selection(np.flatnonzero(~decided), facts.width)
+    cut = builder.add(Relu(), add_affine(builder, (pick, operand)))
+    return add_affine(builder, (passed, operand), (Matrix(pick.csr.T), cut))

@@ -155,9 +155,8 @@ def _ring(builder: GraphBuilder, update: int, start: Array) -> int:
             enters[:, k] = side
             now = np.zeros((size, size))
             now[phases, (k - phases) % size] = reach[k]
-            argument = emit_affine(
-                builder, {update: Matrix(enters), clock: Matrix(now)}, np.full(size, -reach[k])
-            )
+            read = {update: Matrix(enters), clock: Matrix(now)}
+            argument = emit_affine(builder, read, np.full(size, -reach[k]))
             taken[builder.add(Relu(), argument)] = Matrix.diagonal(np.full(size, side))
     total = emit_affine(builder, taken, np.zeros(size))
     standing = _diagonal_state(builder, np.ones(size), start[(phases - 1) % size], total)

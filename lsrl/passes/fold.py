@@ -51,7 +51,7 @@ def fold_tables(graph: Graph) -> Graph:
         table = _table_of(builder, op, operands, tables)
         if table is None:
             return None
-        index = _emit(builder, op, operands, table, tables)
+        index = _emit(builder, op, operands, table)
         tables.setdefault(index, table)
         return index
 
@@ -103,24 +103,13 @@ def _apply(op: Op, read: list[Table]) -> Table | None:
     return Table(token, rounded) if same else None
 
 
-def _emit(
-    builder: GraphBuilder,
-    op: Op,
-    operands: tuple[int, ...],
-    table: Table,
-    tables: dict[int, Table],
-) -> int:
+def _emit(builder: GraphBuilder, op: Op, operands: tuple[int, ...], table: Table) -> int:
     """The cheapest node for a table; an affine map of ids alone stays, since it costs nothing."""
     if (table.rows == table.rows[0]).all():
         return builder.add(Constant(tuple(table.rows[0].tolist())))
     if table.token is None:
         return builder.add(Periodic(Matrix(table.rows)))
-    if isinstance(op, Affine) and all(
-        i == table.token or _is_constant(builder, i) for i in operands
-    ):
+    others = [builder.nodes[i].op for i in operands if i != table.token]
+    if isinstance(op, Affine) and all(isinstance(other, Constant) for other in others):
         return builder.add(op, *operands)
     return builder.add(Lookup(Matrix(table.rows)), table.token)
-
-
-def _is_constant(builder: GraphBuilder, index: int) -> bool:
-    return isinstance(builder.nodes[index].op, Constant)

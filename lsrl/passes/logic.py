@@ -6,7 +6,7 @@ from lsrl.ir.bounds import affine_facts
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.ops import Affine, Relu
-from lsrl.passes.affine import emit_affine
+from lsrl.passes.affine import emit_affine, plus
 
 
 def flatten_conjunctions(graph: Graph) -> Graph:
@@ -28,7 +28,7 @@ def flatten_conjunctions(graph: Graph) -> Graph:
             lacking = _lacking(builder, operand)
             if lacking is None:
                 # A condition of another kind counts as 1 - r with r = 1 - a.
-                terms[operand] = _plus(terms.get(operand), weight)
+                terms[operand] = plus(terms.get(operand), weight)
                 bias -= float(weight.csr.data.sum())
                 continue
             inner, sources = lacking
@@ -36,7 +36,7 @@ def flatten_conjunctions(graph: Graph) -> Graph:
                 product = weight.exact_product(matrix)
                 if product is None:
                     return None
-                terms[source] = _plus(terms.get(source), product)
+                terms[source] = plus(terms.get(source), product)
             # weight @ (1 - r): the ones cancel the threshold, what is left is -r.
             bias += float((weight.csr @ (np.array(inner.bias) - 1.0))[0])
         return builder.add(Relu(), emit_affine(builder, terms, np.array([bias])))
@@ -64,7 +64,7 @@ def flatten_relus(graph: Graph) -> Graph:
             if isinstance(inner.op, Relu) and _only_shuts(builder, argument.op, read, k):
                 terms = {o: w for j, (o, w) in enumerate(zip(read, weights, strict=True)) if j != k}
                 source = inner.operands[0]
-                terms[source] = _plus(terms.get(source), weight)
+                terms[source] = plus(terms.get(source), weight)
                 return builder.add(Relu(), emit_affine(builder, terms, np.array(argument.op.bias)))
         return None
 
@@ -79,15 +79,9 @@ def _only_shuts(builder: GraphBuilder, op: Affine, read: list[int], k: int) -> b
     rows = np.flatnonzero(np.diff(weight.csr.indptr))
     others = [j for j in range(len(read)) if j != k]
     rest = affine_facts(
-        [op.weights[j] for j in others],
-        np.array(op.bias),
-        [builder.facts[read[j]] for j in others],
+        [op.weights[j] for j in others], np.array(op.bias), [builder.facts[read[j]] for j in others]
     )
     return bool((rest.high[rows] <= 0).all())
-
-
-def _plus(known: Matrix | None, added: Matrix) -> Matrix:
-    return added if known is None else Matrix(known.csr + added.csr)
 
 
 def _is_conjunction(builder: GraphBuilder, argument: int) -> bool:

@@ -7,16 +7,8 @@ import scipy.sparse as sp
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.ops import (
-    Affine,
-    Bound,
-    Constant,
-    Delay,
-    Latch,
-    LinearState,
-    Periodic,
-    Select,
-)
+from lsrl.ir.ops import Bound, Constant, Delay, Latch, LinearState, Periodic, Select
+from lsrl.passes.affine import add_affine
 from lsrl.target import Capabilities
 
 
@@ -72,11 +64,10 @@ def _delayed(builder: GraphBuilder, operand: int, op: Delay, longest: int) -> in
     width = len(op.initial)
     entry = Matrix(sp.eye_array((longest + 1) * width, width))
     shift = Matrix(sp.eye_array((longest + 1) * width, k=-width))
-    inserted = builder.add(Affine((entry,), (0.0,) * entry.rows), operand)
+    inserted = add_affine(builder, (entry, operand))
     register = builder.add(LinearState(shift, op.initial * (longest + 1)), inserted)
     slot = np.arange(op.steps * width, (op.steps + 1) * width)
-    pick = Matrix.selection(slot, entry.rows)
-    return builder.add(Affine((pick,), (0.0,) * width), register)
+    return add_affine(builder, (Matrix.selection(slot, entry.rows), register))
 
 
 def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:
@@ -85,15 +76,14 @@ def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:
     start = np.eye(period)[-1]
     ring = builder.add(LinearState(Matrix.rotation(period), tuple(start.tolist())), silence)
     rows = np.tile(op.table.dense(), (period // op.table.rows, 1))
-    return builder.add(Affine((Matrix(rows.T),), (0.0,) * rows.shape[1]), ring)
+    return add_affine(builder, (Matrix(rows.T), ring))
 
 
 def _latched(builder: GraphBuilder, width: int, op: Latch, operands: tuple[int, ...]) -> int:
     """Initial + the running sum of what the condition lets through, which is one value at most."""
     value, when = operands
-    rise = builder.add(
-        Affine((Matrix.identity(width),), tuple((-np.array(op.initial)).tolist())), value
-    )
+    eye = Matrix.identity(width)
+    rise = add_affine(builder, (eye, value), bias=-np.array(op.initial))
     silence = builder.add(Constant((0.0,) * width))
     taken = builder.add(Select(), when, rise, silence)
-    return builder.add(LinearState(Matrix.identity(width), op.initial), taken)
+    return builder.add(LinearState(eye, op.initial), taken)

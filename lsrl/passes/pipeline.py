@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
@@ -68,22 +68,20 @@ class Report:
         )  # fmt: skip
 
 
+@dataclass(eq=False)
 class Pipeline:
     """Runs passes and records what each did.
 
     Attributes:
       verbatim: whether what the bounds decide, or what is known before any token, is left as it
         stands; affine maps are fused in any case.
+      watch: called after each pass with its name and its graph, or None.
       records: one a pass, in order.
     """
 
-    def __init__(
-        self, verbatim: bool = False, watch: Callable[[str, Graph], None] | None = None
-    ) -> None:
-        """Start without records; `watch` is called after each pass with its name and its graph."""
-        self.verbatim = verbatim
-        self.watch = watch
-        self.records: list[PassRecord] = []
+    verbatim: bool = False
+    watch: Callable[[str, Graph], None] | None = None
+    records: list[PassRecord] = field(default_factory=list, init=False)
 
     def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
         """Apply one pass."""

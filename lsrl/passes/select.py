@@ -11,7 +11,8 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, power_of_two_above
-from lsrl.ir.ops import Affine, Constant, Product, Relu, Select
+from lsrl.ir.ops import Constant, Product, Relu, Select
+from lsrl.passes.affine import add_affine, add_sum
 from lsrl.target import Capabilities
 
 
@@ -43,17 +44,11 @@ def lower_selects(graph: Graph, target: Capabilities, robust: bool = False) -> G
     return rewrite(graph, rule)
 
 
-def _scaled(builder: GraphBuilder, *terms: tuple[Matrix, int], bias: Array) -> int:
-    """Σ matrix @ node + bias."""
-    row = tuple(np.asarray(bias, dtype=np.float64).tolist())
-    return builder.add(Affine(tuple(matrix for matrix, _ in terms), row), *(n for _, n in terms))
-
-
 def _widened(builder: GraphBuilder, condition: int, width: int) -> int:
     """A condition of width 1, repeated over `width` channels."""
     if builder.nodes[condition].width == width:
         return condition
-    return _scaled(builder, (Matrix(np.ones((width, 1))), condition), bias=np.zeros(width))
+    return add_affine(builder, (Matrix(np.ones((width, 1))), condition))
 
 
 def _is_zero(builder: GraphBuilder, node: int) -> bool:
@@ -67,18 +62,14 @@ def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     if _is_zero(builder, second):
         return builder.add(Product(), gate, first)
     one, minus = Matrix.identity(width), Matrix.diagonal(-np.ones(width))
-    shut = _scaled(builder, (minus, gate), bias=np.ones(width))
+    shut = add_affine(builder, (minus, gate), bias=1.0)
     if _is_zero(builder, first):
         return builder.add(Product(), shut, second)
     if builder.facts[first].gridded and builder.facts[second].gridded:
-        rise = _scaled(builder, (one, first), (minus, second), bias=np.zeros(width))
-        return _sum(builder, second, builder.add(Product(), gate, rise))
-    return _sum(builder, builder.add(Product(), gate, first), builder.add(Product(), shut, second))
-
-
-def _sum(builder: GraphBuilder, first: int, second: int) -> int:
-    one = Matrix.identity(builder.nodes[first].width)
-    return _scaled(builder, (one, first), (one, second), bias=np.zeros(one.rows))
+        rise = add_affine(builder, (one, first), (minus, second))
+        return add_sum(builder, second, builder.add(Product(), gate, rise))
+    passed, rest = builder.add(Product(), gate, first), builder.add(Product(), shut, second)
+    return add_sum(builder, passed, rest)
 
 
 def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, robust: bool) -> int:
@@ -93,19 +84,20 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, rob
     zero = _is_zero(builder, first) or _is_zero(builder, second)
     if not zero and width > 1 and a.gridded and b.gridded:
         floor = np.minimum(a.low, b.low)
-        shifted = [
-            _shut(builder, condition, node, sign, floor, robust)
+        one = Matrix.identity(width)
+        terms = [
+            (one, _shut(builder, condition, node, sign, floor, robust))
             for node, sign in ((first, 1.0), (second, -1.0))
         ]
-        one = Matrix.identity(width)
-        return _scaled(builder, *((one, node) for node in shifted), bias=floor)
-    parts = []
-    for node, sign in ((first, 1.0), (second, -1.0)):
-        if not _is_zero(builder, node):
-            parts.append(_two_sided(builder, condition, node, sign, robust))
+        return add_affine(builder, *terms, bias=floor)
+    parts = [
+        _two_sided(builder, condition, node, sign, robust)
+        for node, sign in ((first, 1.0), (second, -1.0))
+        if not _is_zero(builder, node)
+    ]
     if not parts:
         return first
-    return parts[0] if len(parts) == 1 else _sum(builder, *parts)
+    return parts[0] if len(parts) == 1 else add_sum(builder, *parts)
 
 
 def _shut(
@@ -114,7 +106,7 @@ def _shut(
     """relu(x - floor), shut where the condition is 0 (sign 1) or 1 (sign -1)."""
     facts = builder.facts[node]
     big = _big_m(facts.high - floor, facts, robust)
-    return _gated(builder, condition, node, 1.0, sign, big, -floor)
+    return _gated(builder, condition, node, 1.0, sign, big, -floor, np.arange(len(big)))
 
 
 def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, robust: bool) -> int:
@@ -127,9 +119,9 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, ro
         if len(channels):
             big = _big_m(reach, facts, robust)
             back = Matrix(side * Matrix.selection(channels, width).csr.T)
-            whole = _gated_rows(builder, condition, node, side, sign, big, zeros, channels)
+            whole = _gated(builder, condition, node, side, sign, big, zeros, channels)
             halves.append((back, whole))
-    return _scaled(builder, *halves, bias=zeros)
+    return add_affine(builder, *halves)
 
 
 def _big_m(reach: Array, facts: Facts, robust: bool) -> Array:
@@ -157,25 +149,12 @@ def _gated(
     sign: float,
     big: Array,
     shift: Array,
-) -> int:
-    """relu(side x + shift - M (1 - cond)), or M cond for sign -1."""
-    return _gated_rows(builder, condition, node, side, sign, big, shift, np.arange(len(big)))
-
-
-def _gated_rows(
-    builder: GraphBuilder,
-    condition: int,
-    node: int,
-    side: float,
-    sign: float,
-    big: Array,
-    shift: Array,
     channels: Array,
 ) -> int:
+    """Some channels of relu(side x + shift - M (1 - cond)), or M cond for sign -1."""
     pick = Matrix.selection(channels, len(big)).csr
     one = builder.nodes[condition].width == 1
     shuts = big[channels, None] if one else sp.diags_array(big, format="csr")[channels]
     offset = (shift - (big if sign > 0 else 0.0))[channels]
     terms = (Matrix(side * pick), node), (Matrix(sign * shuts), condition)
-    argument = _scaled(builder, *terms, bias=offset)
-    return builder.add(Relu(), argument)
+    return builder.add(Relu(), add_affine(builder, *terms, bias=offset))

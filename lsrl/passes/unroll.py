@@ -17,12 +17,10 @@ from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
-    Affine,
     Bound,
     Delay,
     Input,
     Lookup,
-    Op,
     Product,
     Relu,
     SelectiveState,
@@ -30,6 +28,7 @@ from lsrl.ir.ops import (
     is_token,
 )
 from lsrl.ir.types import Token
+from lsrl.passes.affine import add_affine, add_sum
 from lsrl.target import Capabilities
 
 # Largest automaton and joint alphabet that are worth unrolling: widths grow with states^2 x tokens.
@@ -75,16 +74,6 @@ def _spans(tokens: int, width: int) -> list[int]:
     return [1 << level for level in range(max(tokens - 1, 0).bit_length())]
 
 
-def _map(builder: GraphBuilder, matrix: Array, operand: int, bias: Array | None = None) -> int:
-    row = np.zeros(len(matrix)) if bias is None else bias
-    return builder.add(Affine((Matrix(matrix),), tuple(row.tolist())), operand)
-
-
-def _add(builder: GraphBuilder, first: int, second: int) -> int:
-    eye = Matrix.identity(builder.nodes[first].width)
-    return builder.add(Affine((eye, eye), (0.0,) * eye.rows), first, second)
-
-
 def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, ...]) -> int:
     """(keep, update) after (keep', update') is (keep keep', update + keep update')."""
     keep, update = operands
@@ -93,36 +82,31 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
     for span in _spans(builder.tokens, width):
         earlier_keep = builder.add(Delay(span, (1.0,) * width), keep)
         earlier_update = builder.add(Delay(span, (0.0,) * width), update)
-        update = _add(builder, update, builder.add(Product(), keep, earlier_update))
+        update = add_sum(builder, update, builder.add(Product(), keep, earlier_update))
         if op.overwrites:
             low, high = np.minimum(written.low, 0.0), np.maximum(written.high, 0.0)
             update = builder.add(
                 Bound(tuple(low.tolist()), tuple(high.tolist()), proven=True), update
             )
         keep = builder.add(Product(), keep, earlier_keep)
-    kept = _map(builder, np.diag(op.initial), keep)
-    return _add(builder, update, kept)
+    kept = add_affine(builder, (Matrix(np.diag(op.initial)), keep))
+    return add_sum(builder, update, kept)
 
 
 def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) -> int | None:
     """The automaton's transition matrices, multiplied up by doubling."""
-    cone = graph.live([graph.nodes[i].operands[0]])
-    ops = [graph.nodes[node].op for node in cone]
-    inputs = [node for node in cone if isinstance(graph.nodes[node].op, Input)]
-    if (
-        not inputs
-        or not all(op.pointwise for op in ops)
-        or not all(map(is_token, _ops(graph, inputs)))
-    ):
+    ops = [graph.nodes[node].op for node in graph.live([graph.nodes[i].operands[0]])]
+    inputs = [op for op in ops if isinstance(op, Input)]
+    if not inputs or not all(op.pointwise for op in ops) or not all(map(is_token, inputs)):
         return None
-    symbols = _joint_symbols(graph, inputs)
+    symbols = _joint_symbols(inputs)
     updates = _updates(graph, graph.nodes[i].operands[0], inputs, symbols)
     states, successor = _automaton(op, updates, graph.label(i))
     count = len(states)
     transitions = np.zeros((len(symbols), count * count))
     for symbol, state in itertools.product(range(len(symbols)), range(count)):
         transitions[symbol, successor[state][symbol] * count + state] = 1.0
-    total = _by_symbol(builder, graph, inputs, symbols, transitions)
+    total = _by_symbol(builder, inputs, symbols, transitions)
     identity = tuple(np.eye(count).ravel().tolist())
     for span in _spans(builder.tokens, count * count):
         earlier = builder.add(Delay(span, identity), total)
@@ -131,16 +115,11 @@ def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) 
     read = np.zeros((len(op.initial), count * count))
     for state, bits in enumerate(states):
         read[:, state * count] = bits
-    return _map(builder, read, total)
+    return add_affine(builder, (Matrix(read), total))
 
 
-def _ops(graph: Graph, nodes: Sequence[int]) -> list[Op]:
-    return [graph.nodes[node].op for node in nodes]
-
-
-def _joint_symbols(graph: Graph, inputs: Sequence[int]) -> list[tuple[int, ...]]:
-    types = [op.type for op in _ops(graph, inputs) if isinstance(op, Input)]
-    sizes = [kind.size for kind in types if isinstance(kind, Token)]
+def _joint_symbols(inputs: Sequence[Input]) -> list[tuple[int, ...]]:
+    sizes = [op.type.size for op in inputs if isinstance(op.type, Token)]
     if np.prod(sizes) > MAX_SYMBOLS:
         raise UnsupportedOpError(
             f"unroll: expected at most {MAX_SYMBOLS} joint symbols, got {int(np.prod(sizes))}"
@@ -149,16 +128,12 @@ def _joint_symbols(graph: Graph, inputs: Sequence[int]) -> list[tuple[int, ...]]
 
 
 def _updates(
-    graph: Graph, operand: int, inputs: Sequence[int], symbols: list[tuple[int, ...]]
+    graph: Graph, operand: int, inputs: Sequence[Input], symbols: list[tuple[int, ...]]
 ) -> Array:
     """(symbols, width): the update at each joint symbol."""
-    feeds = {}
-    for column, node in enumerate(inputs):
-        op = graph.nodes[node].op
-        if isinstance(op, Input):
-            feeds[op.index] = np.array([[symbol[column] for symbol in symbols]])
-    count = len(graph.inputs)
-    arrays = [feeds.get(index, np.zeros((1, len(symbols)))) for index in range(count)]
+    arrays = [np.zeros((1, len(symbols)))] * len(graph.inputs)
+    for op, column in zip(inputs, zip(*symbols, strict=True), strict=True):
+        arrays[op.index] = np.array([column])
     probe = Graph(graph.nodes[: operand + 1], operand, graph.facts[: operand + 1], graph.tokens)
     # Every symbol once is no run of the program, so its promises say nothing here.
     values = evaluate(probe, arrays, exact=True, interventions={})
@@ -192,11 +167,7 @@ def _automaton(
 
 
 def _by_symbol(
-    builder: GraphBuilder,
-    graph: Graph,
-    inputs: Sequence[int],
-    symbols: list[tuple[int, ...]],
-    table: Array,
+    builder: GraphBuilder, inputs: Sequence[Input], symbols: list[tuple[int, ...]], table: Array
 ) -> int:
     """The row of a table at the present joint symbol."""
     places = {
@@ -204,7 +175,7 @@ def _by_symbol(
         for position, node in enumerate(builder.nodes)
         if isinstance(node.op, Input)
     }
-    mine = [places[op.index] for op in _ops(graph, inputs) if isinstance(op, Input)]
+    mine = [places[op.index] for op in inputs]
     if len(mine) == 1:
         return builder.add(Lookup(Matrix(table)), mine[0])
     parts = []
@@ -212,8 +183,8 @@ def _by_symbol(
         values = [symbol[column] for symbol in symbols]
         parts.append(builder.add(Lookup(Matrix(np.eye(max(values) + 1)[:, values])), node))
     eye = Matrix.identity(len(symbols))
-    both = builder.add(Affine((eye,) * len(parts), (1.0 - len(parts),) * len(symbols)), *parts)
-    return _map(builder, table.T, builder.add(Relu(), both))
+    both = add_affine(builder, *((eye, part) for part in parts), bias=1.0 - len(parts))
+    return add_affine(builder, (Matrix(table.T), builder.add(Relu(), both)))
 
 
 def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> int:
@@ -221,9 +192,8 @@ def _composed(builder: GraphBuilder, later: int, earlier: int, count: int) -> in
     triples = list(itertools.product(range(count), repeat=3))
     first = Matrix.selection([i * count + k for i, k, _ in triples], count * count)
     second = Matrix.selection([k * count + j for _, k, j in triples], count * count)
-    both = builder.add(Affine((first, second), (-1.0,) * len(triples)), later, earlier)
-    paths = builder.add(Relu(), both)
+    paths = builder.add(Relu(), add_affine(builder, (first, later), (second, earlier), bias=-1.0))
     gather = Matrix.selection([i * count + j for i, _, j in triples], count * count)
-    total = builder.add(Affine((Matrix(gather.csr.T),), (0.0,) * count * count), paths)
+    total = add_affine(builder, (Matrix(gather.csr.T), paths))
     ones, zeros = (1.0,) * count * count, (0.0,) * count * count
     return builder.add(Bound(zeros, ones, proven=True), total)

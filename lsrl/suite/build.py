@@ -12,19 +12,18 @@ Of held-back programs the folders under `held_back/` hold inputs, outputs and `w
 alone; models, circuits, signals and pairs lie at the same paths under `held_back_labels/`.
 """
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from rich.progress import Progress
@@ -32,17 +31,15 @@ from rich.progress import Progress
 import lsrl
 from lsrl import cache
 from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
-from lsrl.folders import replace_folder
+from lsrl.folders import replace_file, replace_folder
+from lsrl.model import Model
 from lsrl.suite import datasets, manifest
-from lsrl.suite.cards import card, circuit_json
+from lsrl.suite.cards import card
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
 from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, Refusal, digest
-from lsrl.suite.programs import SuiteProgram, check_names, sampler_of
+from lsrl.suite.programs import SuiteProgram, Task, check_names, sampler_of
 from lsrl.suite.programs import programs as suite_programs
-from lsrl.suite.variants import DEFAULT, VARIANTS, Network, Request, Varied
-
-if TYPE_CHECKING:
-    from lsrl.model import Model
+from lsrl.suite.variants import DEFAULT, VARIANTS, Request, Varied
 
 UNIT = "unit.json"
 DATASET = "dataset.safetensors"
@@ -53,7 +50,8 @@ CARD = "README.md"
 WEIGHTS = "weights.safetensors"
 NAMES = "names.json"
 
-AnyProgram = SuiteProgram | HeldBackProgram
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Context:
 class Unit:
     """What one worker makes at a time: the data of a program, or its models on one target."""
 
-    task: AnyProgram
+    task: Task
     target: str | None = None
 
     def __str__(self) -> str:
@@ -105,6 +103,16 @@ class Made:
     programs: tuple[ProgramRecord, ...] = ()
     models: tuple[ModelRecord, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Sequence["Made"]) -> "Made":
+        """What all of them add."""
+        return cls(
+            {name: value for part in parts for name, value in part.files.items()},
+            tuple(record for part in parts for record in part.programs),
+            tuple(record for part in parts for record in part.models),
+            tuple(record for part in parts for record in part.refusals),
+        )
 
 
 def build(
@@ -149,60 +157,61 @@ def build(
     for what, value, least in (("seed", seed, 0), ("workers", workers, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"build: {what} must be an int >= {least}, got {value!r}")
-    tasks: list[AnyProgram] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
+    tasks: list[Task] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
     root = Path(directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
     context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]
-    made = _run(units, context, workers, progress)
-    files = {name: value for each in made for name, value in each.files.items()}
-    result = Manifest(
-        seed,
-        context.versions,
-        context.code,
-        dict(sorted(files.items())),
-        tuple(record for each in made for record in each.programs),
-        tuple(record for each in made for record in each.models),
-        tuple(record for each in made for record in each.refusals),
-    )
+    parts = in_order(partial(make, context=context), units, workers, progress, "suite")
+    made = Made.joined(parts)
+    files = dict(sorted(made.files.items()))
+    rows = made.programs, made.models, made.refusals
+    result = Manifest(seed, context.versions, context.code, files, *rows)
     _write(root / manifest.NAME, result.to_json().encode())
     return manifest.read_manifest(root)
 
 
-def _run(
-    units: Sequence[Unit], context: Context, workers: int, progress: Progress | None
-) -> list[Made]:
-    """Make every unit; the results are in the order of the units, whoever finished first."""
-    bar = None if progress is None else progress.add_task("suite", total=len(units))
+def in_order(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    progress: Progress | None,
+    title: str,
+    steps: Callable[[Item], int] = lambda _: 1,
+    initializer: Callable[[], None] | None = None,
+) -> list[Result]:
+    """Do work on every item; the results are in the order of the items, whoever finished first.
 
-    def tell(unit: Unit) -> None:
+    Args:
+      work: a function of a module, since processes import it anew.
+      items: each with the text that the progress bar shows.
+      workers: number of processes; 1 works in this one.
+      progress: to report to.
+      title: of the progress bar, before the first item is done.
+      steps: of the progress bar, for an item.
+      initializer: what each process does first.
+    """
+    bar = None if progress is None else progress.add_task(title, total=sum(map(steps, items)))
+
+    def tell(item: Item) -> None:
         if progress is not None and bar is not None:
-            progress.update(bar, advance=1, description=str(unit))
+            progress.update(bar, advance=steps(item), description=str(item))
 
     if workers == 1:
         found = []
-        for unit in units:
-            found.append(make(unit, context))
-            tell(unit)
+        for item in items:
+            found.append(work(item))
+            tell(item)
         return found
-    results: dict[int, Made] = {}
-    with _pool(workers) as pool:
-        futures: dict[Future[Made], int] = {
-            pool.submit(make, unit, context): number for number, unit in enumerate(units)
-        }
-        for future in as_completed(futures):
-            number = futures[future]
-            results[number] = future.result()
-            tell(units[number])
-    return [results[number] for number in range(len(units))]
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that share nothing with this one, since JAX does not survive a fork."""
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    # Processes share nothing with this one, since JAX does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=initializer)
     try:
-        yield pool
+        futures = {pool.submit(work, item): item for item in items}
+        for future in as_completed(futures):
+            future.result()  # raises what the work has raised
+            tell(futures[future])
+        return [future.result() for future in futures]
     finally:
         # After a failure or an interrupt, what has not begun is left out.
         pool.shutdown(wait=True, cancel_futures=True)
@@ -221,15 +230,10 @@ def make(unit: Unit, context: Context) -> Made:
     if unit.target is None:
         return _make_data(unit.task, context)
     compiler = _Compiler(unit.task, unit.target)
-    parts = [_make_model(compiler, name, context) for name in context.variants]
-    return Made(
-        {name: value for part in parts for name, value in part.files.items()},
-        models=tuple(record for part in parts for record in part.models),
-        refusals=tuple(record for part in parts for record in part.refusals),
-    )
+    return Made.joined([_make_model(compiler, name, context) for name in context.variants])
 
 
-def _label_root(task: AnyProgram) -> str:
+def _label_root(task: Task) -> str:
     """The folder of all that tells of a program's signals."""
     return f"{LABELS if isinstance(task, HeldBackProgram) else task.family}/{task.name}"
 
@@ -237,7 +241,7 @@ def _label_root(task: AnyProgram) -> str:
 # ---------------------------------------------------------------- the data of a program
 
 
-def _make_data(task: AnyProgram, context: Context) -> Made:
+def _make_data(task: Task, context: Context) -> Made:
     hidden = isinstance(task, HeldBackProgram)
     folder, labels = f"{task.family}/{task.name}", _label_root(task)
     key = context.key(
@@ -285,11 +289,11 @@ def plain_settings(settings: Mapping[str, object]) -> dict[str, object]:
 class _Compiler:
     """One program on one target: compiled when first asked for, and once for all variants."""
 
-    def __init__(self, task: AnyProgram, target: str) -> None:
+    def __init__(self, task: Task, target: str) -> None:
         self.task, self.target = task, target
 
     @cached_property
-    def model(self) -> "Model | Exception":
+    def model(self) -> Model | Exception:
         """The model, or the reason why there is none."""
         try:
             model = lsrl.compile(self.task.program(), self.target, inspectable=True)
@@ -329,7 +333,7 @@ def _make_model(compiler: _Compiler, name: str, context: Context) -> Made:
         content = _saved(model)
         files = {
             MODEL: content,
-            CIRCUIT: circuit_json(model).encode(),
+            CIRCUIT: model.circuit.to_json().encode(),
             CARD: card(varied, row).encode(),
         }
         if hidden:
@@ -353,7 +357,7 @@ def _varied(compiler: _Compiler, name: str, context: Context) -> Varied | str:
         return str(error)
 
 
-def _saved(model: Network) -> bytes:
+def _saved(model: Model) -> bytes:
     """The bytes that `Model.save` writes."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, MODEL)
@@ -444,9 +448,4 @@ def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     for left in path.parent.glob(f".{path.name}.*.draft"):
         left.unlink(missing_ok=True)  # of a build that was killed
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, content)

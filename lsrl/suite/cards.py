@@ -1,23 +1,10 @@
-"""What the files of a model's folder say: the card, and the circuit."""
-
-from typing import TYPE_CHECKING
+"""What the card in a model's folder says."""
 
 from lsrl.suite.manifest import ModelRecord
-
-if TYPE_CHECKING:
-    from lsrl.suite.variants import Network, Varied
+from lsrl.suite.variants import Varied
 
 
-def circuit_json(model: "Network") -> str:
-    """The content of circuit.json: the signal in every channel, and the edges between signals.
-
-    Args:
-      model: as compiled, or altered.
-    """
-    return model.circuit.to_json()
-
-
-def card(varied: "Varied", record: ModelRecord) -> str:
+def card(varied: Varied, record: ModelRecord) -> str:
     """The content of README.md.
 
     Args:

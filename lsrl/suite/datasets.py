@@ -35,6 +35,7 @@ from lsrl.errors import BoundsError, FormatError, NewerSchemaError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Inputs
+from lsrl.suite.held_back import random_of
 from lsrl.suite.programs import Task, check_names
 
 DATASET = "lsrl-dataset"
@@ -184,7 +185,9 @@ def make_dataset(task: Task, seed: int, sequences: Mapping[str, int] = SEQUENCES
     for name, length in lengths.items():
         if length is None:
             continue
-        drawn = _draw(task, program, _random(seed, task.name, name), sequences[name], length, taken)
+        drawn = _draw(
+            task, program, random_of(seed, f"{task.name}/{name}"), sequences[name], length, taken
+        )
         splits[name] = _evaluated(program, drawn)
     return Dataset(task.name, seed, splits)
 
@@ -207,7 +210,7 @@ def make_counterfactuals(
       The pairs that were chosen.
     """
     program = task.program()
-    rng = _random(seed, task.name, "counterfactuals")
+    rng = random_of(seed, f"{task.name}/counterfactuals")
     bases, sources, differences = [], [], []
     names: list[str] = []
     found: Array = np.zeros(0)
@@ -216,11 +219,7 @@ def make_counterfactuals(
         names = list(base.signals)
         bases.append(base)
         sources.append(source)
-        differences.append(
-            np.stack(
-                [(base.signals[name] != source.signals[name]).any(axis=2) for name in names], axis=1
-            )
-        )
+        differences.append(differing(base, source, names))
         found = np.any(np.concatenate(differences), axis=(0, 2))
         # Clocks and the like are the same in every input, so more candidates would not help.
         varies = np.array([(array != array[:1]).any() for array in base.signals.values()])
@@ -240,10 +239,10 @@ def make_counterfactuals(
     )
 
 
-def _random(seed: int, program: str, what: str) -> np.random.Generator:
-    """A generator of its own for each part, so that no part depends on the order of the others."""
-    digest = hashlib.sha256(f"{program}/{what}".encode()).digest()
-    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
+def differing(base: Split, source: Split, names: Sequence[str]) -> Array:
+    """Bool (sequences, signals, tokens): where signals of two splits of equal shapes differ."""
+    found = [(base.signals[name] != source.signals[name]).any(axis=2) for name in names]
+    return np.stack(found, axis=1)
 
 
 def _draw(
@@ -273,11 +272,7 @@ def _draw(
 
 
 def _evaluated(program: Program, arrays: Sequence[Array]) -> Split:
-    """What the reference evaluator makes of inputs.
-
-    Raises:
-      BoundsError: a sequence breaks a promise of the program.
-    """
+    """What the reference evaluator makes of inputs, unless one breaks a promise: BoundsError."""
     inputs = dict(zip(program.inputs, arrays, strict=True))
     return Split(inputs, program.run(*arrays), program.trace(*arrays))
 
@@ -355,14 +350,9 @@ def _rows(splits: Sequence[Split], rows: Array) -> Split:
 
 
 def _choose(different: Array, pairs: int) -> tuple[Array, Array]:
-    """For each signal the pairs that differ in it and in the fewest others.
+    """For each signal the candidates that differ in it and in the fewest others.
 
-    Args:
-      different: bool (candidates, signals).
-      pairs: how many for each signal.
-
-    Returns:
-      Indices of candidates, each once, and the signals that they were chosen for.
+    Of bool (candidates, signals) it gives indices, each once, and what they were chosen for.
     """
     others = different.sum(axis=1)
     chosen: dict[int, int] = {}
@@ -380,15 +370,15 @@ def _choose(different: Array, pairs: int) -> tuple[Array, Array]:
 
 def dataset_bytes(dataset: Dataset) -> bytes:
     """A dataset as the content of a file; equal datasets give equal bytes."""
-    signals = list(next(iter(dataset.splits.values())).signals)
+    first = next(iter(dataset.splits.values()))
     arrays: dict[str, Array] = {}
     for name, split in dataset.splits.items():
         arrays |= split.flat(name)
     header = {
         "program": dataset.program,
         "seed": dataset.seed,
-        "inputs": list(next(iter(dataset.splits.values())).inputs),
-        "signals": signals,
+        "inputs": list(first.inputs),
+        "signals": list(first.signals),
     }
     return _to_bytes(DATASET, header, arrays)
 
@@ -422,10 +412,9 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
       OSError: the file can't be read.
     """
     header, arrays = _read(path, DATASET)
-    names = list(dict.fromkeys(name.split("/")[0] for name in arrays))
-    order = [name for name in SEQUENCES if name in names]
+    names = {name.partition("/")[0] for name in arrays}
     try:
-        splits = {name: _split(arrays, name, header) for name in order}
+        splits = {name: _split(arrays, name, header) for name in SEQUENCES if name in names}
         return Dataset(header["program"], header["seed"], splits)
     except KeyError as error:
         raise _bad(path, DATASET, f"it lacks {error}") from error
@@ -465,12 +454,9 @@ def _split(arrays: Mapping[str, Array], prefix: str, header: Mapping[str, Any]) 
     inputs = {name: arrays[f"{prefix}/inputs/{name}"] for name in header["inputs"]}
     signals = {name: arrays[f"{prefix}/signals/{name}"] for name in header["signals"]}
     return Split(
-        {
-            name: array.astype(np.int64 if array.ndim == 2 else np.float64)
-            for name, array in inputs.items()
-        },
+        {name: x.astype(np.int64 if x.ndim == 2 else np.float64) for name, x in inputs.items()},
         arrays[f"{prefix}/outputs"].astype(np.float64),
-        {name: array.astype(np.float64) for name, array in signals.items()},
+        {name: x.astype(np.float64) for name, x in signals.items()},
     )
 
 
@@ -485,20 +471,14 @@ def _to_bytes(
         groups.setdefault(name.partition("/")[2], []).append(name)
     narrowed: dict[str, Array] = {}
     for names in groups.values():
-        dtype = _narrowest([arrays[name] for name in names])
+        # The first type that holds every value exactly.
+        kinds = (kind for kind in _DTYPES if all(_holds(arrays[name], kind) for name in names))
+        dtype = next(kinds, np.float64)
         narrowed |= {name: np.ascontiguousarray(arrays[name].astype(dtype)) for name in names}
     narrowed |= {name: np.ascontiguousarray(array) for name, array in (further or {}).items()}
     text = json.dumps({"format": kind, "version": VERSION, **header}, sort_keys=True)
     # One entry, since safetensors writes several in an order of its own, anew each time.
     return to_safetensors(narrowed, {"lsrl": text})
-
-
-def _narrowest(arrays: Sequence[Array]) -> type[np.generic]:
-    """The first type that holds every value exactly."""
-    for dtype in _DTYPES[:-1]:
-        if all(_holds(array, dtype) for array in arrays):
-            return dtype
-    return _DTYPES[-1]
 
 
 def _holds(array: Array, dtype: type[np.generic]) -> bool:

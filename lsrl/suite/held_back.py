@@ -97,8 +97,7 @@ def held_back(seed: int, count: int) -> tuple[HeldBackProgram, ...]:
         raise InputError(
             f"held_back: expected a seed and a count of at least 0, got {seed} and {count}"
         )
-    digest = hashlib.sha256(b"lsrl held back").digest()
-    rng = np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
+    rng = random_of(seed, "lsrl held back")
     found: list[HeldBackProgram] = []
     while len(found) < count:
         candidate = HeldBackProgram(
@@ -110,6 +109,12 @@ def held_back(seed: int, count: int) -> tuple[HeldBackProgram, ...]:
         if _is_interesting(candidate):
             found.append(candidate)
     return tuple(found)
+
+
+def random_of(seed: int, text: str) -> np.random.Generator:
+    """A generator of its own for each text, so that no part depends on the order of the others."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
 
 
 def _is_interesting(candidate: HeldBackProgram) -> bool:

@@ -183,11 +183,10 @@ def check_files(directory: str | os.PathLike[str], files: Mapping[str, str]) -> 
             f"{root}: expected {len(files)} files, of which {len(missing)} are missing: "
             f"{_listed(missing)}; build again, and they are made anew"
         )
-    found = {name: digest((root / name).read_bytes()) for name in files}
     wrong = [
-        f"{name}: expected {expected}, got {found[name]}"
+        f"{name}: expected {expected}, got {found}"
         for name, expected in files.items()
-        if found[name] != expected
+        if (found := digest((root / name).read_bytes())) != expected
     ]
     if wrong:
         raise HashError(

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,55 +16,9 @@ from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Entry, Inputs, random_values
-
-FAMILIES = (
-    "counting",
-    "memory",
-    "formal_languages",
-    "arithmetic",
-    "in_context_lookup",
-    "in_context_approximation",
-    "composition",
-)
+from lsrl.suite.held_back import HeldBackProgram
 
 _PACKAGE = Path(lsrl.__file__).parent
-
-
-class Task(Protocol):
-    """What datasets are made of: a program, its legal inputs, and what the answers should be."""
-
-    @property
-    def name(self) -> str:
-        """Unique in the suite, and the name of its folder."""
-
-    @property
-    def family(self) -> str:
-        """The name of the folder above."""
-
-    @property
-    def tokens(self) -> int:
-        """The length of training sequences."""
-
-    @property
-    def long_tokens(self) -> int | None:
-        """The length of the length-generalisation split; None where there is none."""
-
-    @property
-    def free(self) -> bool:
-        """Whether every input of the declared types is legal."""
-
-    @property
-    def tolerance(self) -> float:
-        """The greatest difference that float64 may leave between program and reference."""
-
-    def program(self) -> Program:
-        """The program."""
-
-    def sample(self, program: Program, rng: np.random.Generator, tokens: int) -> Inputs:
-        """One legal input of just so many tokens."""
-
-    def expected(self, inputs: Inputs) -> Array | None:
-        """What the plain-Python reference answers; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +90,10 @@ class SuiteProgram:
         return self.library_entry().expected(inputs, **self.settings)
 
 
+# What datasets are made of: a program, its legal inputs, and what the answers should be.
+Task = SuiteProgram | HeldBackProgram
+
+
 def _rows(family: str, *rows: tuple[Any, ...]) -> tuple[SuiteProgram, ...]:
     """Programs of a family: name, settings, tokens, long tokens, and entry if named otherwise."""
     return tuple(
@@ -145,6 +103,10 @@ def _rows(family: str, *rows: tuple[Any, ...]) -> tuple[SuiteProgram, ...]:
 
 def _limited(max_length: int, **settings: object) -> dict[str, object]:
     return {**settings, "max_length": max_length}
+
+
+def _words(length: int, vocab: int, max_pairs: int, **settings: object) -> dict[str, object]:
+    return {"length": length, "vocab": vocab, "max_pairs": max_pairs, **settings}
 
 
 # Layers and widths stay small, so that a circuit can be drawn and a build takes minutes.
@@ -206,22 +168,10 @@ _PROGRAMS = (
     ),
     *_rows(
         "in_context_lookup",
-        ("tok2tok", {"length": 2, "vocab": 4, "max_pairs": 6}, 14, 26),
-        ("tok2tok_symbols", {"length": 1, "vocab": 6, "max_pairs": 12}, 11, 25, "tok2tok"),
-        (
-            "tok2tok_prompt_first",
-            {"length": 2, "vocab": 3, "max_pairs": 3, "prompt_first": True},
-            16,
-            None,
-            "tok2tok",
-        ),
-        (
-            "tok2tok_found",
-            {"length": 2, "vocab": 3, "max_pairs": 6, "with_found": True},
-            14,
-            26,
-            "tok2tok",
-        ),
+        ("tok2tok", _words(2, 4, 6), 14, 26),
+        ("tok2tok_symbols", _words(1, 6, 12), 11, 25, "tok2tok"),
+        ("tok2tok_prompt_first", _words(2, 3, 3, prompt_first=True), 16, None, "tok2tok"),
+        ("tok2tok_found", _words(2, 3, 6, with_found=True), 14, 26, "tok2tok"),
         ("associative_recall", _limited(64, keys=3, values=3), 24, 64),
         ("recall_overwriting", _limited(64, keys=3, values=3), 24, 64),
         ("induction_head", _limited(64, vocab=4), 24, 64),
@@ -247,6 +197,9 @@ _PROGRAMS = (
         ("induction_hits", _limited(48, vocab=3), 16, 48),
     ),
 )
+
+
+FAMILIES = tuple(dict.fromkeys(program.family for program in _PROGRAMS))
 
 
 def programs(names: Sequence[str] | None = None) -> tuple[SuiteProgram, ...]:

@@ -11,12 +11,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 import lsrl
 from lsrl.errors import FormatError, InputError
+from lsrl.folders import replace_file
 from lsrl.interpret.variants.train import PASSES, TARGETS, Progress, Recipe, Trained, Training
 from lsrl.suite.programs import SuiteProgram, check_names, programs, sampler_of
 
@@ -58,11 +60,6 @@ class Passing:
       steps: of training.
       seconds: of this process on all cores, with what it compiled.
       weight_std: see `lsrl.interpret.variants.statistics.statistics`, as for all that follow.
-      weight_max: see there.
-      gates_shut: see there.
-      gates_open: see there.
-      candidate_size: see there.
-      units: see there.
     """
 
     program: str
@@ -133,22 +130,19 @@ def train(
         raise InputError(f"train: seeds must be at least 1, got {seeds}")
     folder, rows = Path(directory), []
     total = len(names) * len(targets) * len(kinds) * seeds
-    for number, (name, target, kind) in enumerate(
-        (name, target, kind) for kind in kinds for name in names for target in targets
-    ):
-        say = None if report is None else _telling(report, number * seeds, total)
-        for row in _trained(folder, name, target, kind, seeds, steps, say):
+    before = 0
+
+    def tell(what: str, done: int) -> None:
+        if report is not None:
+            report(what, before + done, total)
+
+    for kind, name, target in product(kinds, names, targets):
+        for row in _trained(folder, name, target, kind, seeds, steps, tell):
             rows.append(row)
-            if say is not None:
-                say(f"{name} on {target}", row.seed + 1)
+            tell(f"{name} on {target}", row.seed + 1)
+        before += seeds
     _write(folder / "rows.csv", rows)
     return rows
-
-
-def _telling(
-    report: Callable[[str, int, int], None], before: int, total: int
-) -> Callable[[str, int], None]:
-    return lambda what, done: report(what, before + done, total)
 
 
 def _trained(
@@ -158,7 +152,7 @@ def _trained(
     kind: str,
     seeds: int,
     steps: int,
-    say: Callable[[str, int], None] | None,
+    tell: Callable[[str, int], None],
 ) -> Iterator[Passing]:
     """The rows of all seeds of one kind of network; what is compiled serves all of them."""
     longer = LONGER[target] if name in COUNTING else 1
@@ -184,14 +178,14 @@ def _trained(
         place.mkdir(parents=True, exist_ok=True)
 
         def note(progress: Progress, seed: int = seed) -> None:
-            if say is not None:
-                say(f"{name} on {target}, step {progress.step}: {progress.passed:.1%}", seed)
+            tell(f"{name} on {target}, step {progress.step}: {progress.passed:.1%}", seed)
 
         start = time.process_time()
         made = training.run(seed, place / f"{seed}-{kind}.training", note)
         row = _row(made, task, seed, kind, time.process_time() - start)
         made.model.save(path)
-        _replace(path.with_suffix(".json"), json.dumps([asdict(recipe), asdict(row)], indent=1))
+        figures = json.dumps([asdict(recipe), asdict(row)], indent=1)
+        replace_file(path.with_suffix(".json"), figures.encode())
         (place / f"{seed}-{kind}.training").unlink(missing_ok=True)
         yield row
 
@@ -230,13 +224,6 @@ def _known(path: Path, recipe: Recipe) -> Passing | None:
             "folder"
         )
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    draft = path.with_suffix(f".{os.getpid()}.draft")
-    draft.write_text(text)
-    os.replace(draft, path)
 
 
 def _write(path: Path, rows: Sequence[Passing]) -> None:

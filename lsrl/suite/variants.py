@@ -6,69 +6,17 @@ A new variant is a function from a compiled model and a seed to a `Varied`, and 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-import lsrl
-from lsrl.certificate import Certificate
-from lsrl.circuit import Circuit
 from lsrl.errors import InputError, PrecisionError
 from lsrl.interpret import variants
 from lsrl.interpret.causal import Sampler, causal_test
-from lsrl.ir.numbers import Array
-from lsrl.language.program import Program
+from lsrl.model import Model
 from lsrl.suite.partners import partners
-
-if TYPE_CHECKING:
-    from lsrl.model import Model
-
 
 # Valid interchanges wanted a signal, and the share of them after which outputs are right.
 PAIRS_OF_VARIANTS, AGREEMENT = 50, "agreement of interchanges"
-
-
-class Network(Protocol):
-    """What the suite needs of a model."""
-
-    program: Program
-    target: str
-
-    @property
-    def certificate(self) -> Certificate:
-        """What is proven of it."""
-
-    @property
-    def num_layers(self) -> int:
-        """Depth."""
-
-    @property
-    def width(self) -> int:
-        """Hidden units of the widest layer."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Every entry of every parameter array."""
-
-    @property
-    def num_nonzero_parameters(self) -> int:
-        """Entries that are not zero."""
-
-    @property
-    def circuit(self) -> Circuit:
-        """The ground truth."""
-
-    @property
-    def labels(self) -> tuple[tuple[str, ...], ...]:
-        """The signal in each channel of each layer."""
-
-    def run(self, *inputs: ArrayLike) -> Array:
-        """Whole sequences."""
-
-    def save(self, path: Path) -> None:
-        """Write the model to one file."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +32,11 @@ class Varied:
       measured: what was measured, by name, for card and manifest.
     """
 
-    model: Network
+    model: Model
     card: str
     exact: bool
     error_bound: float | None
     measured: Mapping[str, float] = field(default_factory=dict)
-
-
-def load_model(path: Path, like: "Model | None" = None) -> Network:
-    """Read a model that `Model.save` wrote; see `lsrl.load` for `like`."""
-    return lsrl.load(path, like=like)
 
 
 @dataclass(frozen=True)
@@ -119,16 +62,13 @@ class Variant:
       name: the name of its folders.
       make: (compiled model, request) -> the variant. Where there is none of this model it raises an
         InputError, UnsupportedOpError or PrecisionError that says why.
-      load: reads what the variant's model saved; it may use another model of the same program on
-        the same target.
     """
 
     name: str
-    make: "Callable[[Model, Request], Varied]"
-    load: "Callable[[Path, Model | None], Network]" = load_model
+    make: Callable[[Model, Request], Varied]
 
 
-def plain(model: "Model", request: Request) -> Varied:
+def plain(model: Model, request: Request) -> Varied:
     """The model as it was compiled."""
     del request  # nothing is drawn or measured
     certificate = model.certificate
@@ -140,13 +80,13 @@ def plain(model: "Model", request: Request) -> Varied:
     )
 
 
-def altered(make: "Callable[[Model, Request], Model]") -> "Callable[[Model, Request], Varied]":
+def altered(make: Callable[[Model, Request], Model]) -> Callable[[Model, Request], Varied]:
     """A variant of `lsrl.interpret.variants` as a row of the registry.
 
     Where nothing is proven of its outputs, interchanges are measured too.
     """
 
-    def varied(model: "Model", request: Request) -> Varied:
+    def varied(model: Model, request: Request) -> Varied:
         made = make(model, request)
         found = made.card
         measured = {} if found is None else {
@@ -169,7 +109,7 @@ def altered(make: "Callable[[Model, Request], Model]") -> "Callable[[Model, Requ
     return varied
 
 
-def merged(model: "Model", request: Request) -> "Model":
+def merged(model: Model, request: Request) -> Model:
     """The program and its partner in one network; its own outputs come first.
 
     Raises:
@@ -192,7 +132,7 @@ def merged(model: "Model", request: Request) -> "Model":
 LEAST_ACCURACY = 0.9
 
 
-def soft(model: "Model", request: Request) -> "Model":
+def soft(model: Model, request: Request) -> Model:
     """Gates at ±8, where the network still is nearly right.
 
     Raises:

@@ -3,17 +3,18 @@
 Further checks of a model, such as causal ones, are functions in `CHECKS`.
 """
 
-import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
 
+import lsrl
 from lsrl.circuit import Circuit, Edge
 from lsrl.errors import InputError, ModelDifferenceError
 from lsrl.interpret.causal import causal_test
@@ -23,11 +24,11 @@ from lsrl.model import Model
 from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.suite import build as building
 from lsrl.suite import datasets
-from lsrl.suite.datasets import Counterfactuals, Dataset, Split
+from lsrl.suite.datasets import Counterfactuals, Dataset, Split, differing
 from lsrl.suite.held_back import LABELS, held_back
 from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, check_files, read_manifest
 from lsrl.suite.programs import Task, programs
-from lsrl.suite.variants import AGREEMENT, PAIRS_OF_VARIANTS, VARIANTS, Network
+from lsrl.suite.variants import AGREEMENT, PAIRS_OF_VARIANTS
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Subject:
     """A model with its ground truth, as a check gets it.
 
     Attributes:
-      model: as its variant loads it.
+      model: as its file has it.
       record: its row of the manifest.
       folder: where model, circuit and card lie.
       dataset: of its program.
       counterfactuals: of its program.
     """
 
-    model: Network
+    model: Model
     record: ModelRecord
     folder: Path
     dataset: Dataset
@@ -66,7 +67,7 @@ def check_causes(subject: Subject) -> None:
     record, model = subject.record, subject.model
     claimed = record.measured.get(AGREEMENT)
     certified = record.exact or record.error_bound is not None
-    if not isinstance(model, Model) or (claimed is None and not certified):
+    if claimed is None and not certified:
         return
     train = subject.dataset.splits["train"]
     pairs = PAIRS if record.variant == "plain" else PAIRS_OF_VARIANTS
@@ -92,10 +93,8 @@ def check_circuit(subject: Subject) -> None:
     """
     record, model = subject.record, subject.model
     path = subject.folder / building.CIRCUIT
-    told, own = Circuit.load(path), model.circuit
-    if isinstance(model, Model):
-        compiled = model.compiled_circuit
-        own = replace(own, signals=compiled.signals, edges=compiled.edges)
+    told, compiled = Circuit.load(path), model.compiled_circuit
+    own = replace(model.circuit, signals=compiled.signals, edges=compiled.edges)
     if all(getattr(told, part.name) == getattr(own, part.name) for part in fields(Circuit)):
         return
     for edge, other in zip_longest(told.edges, own.edges):
@@ -188,13 +187,16 @@ def verify(
         *data.values(),
         *(replace(data[name], models=tuple(models)) for (name, _), models in groups.items()),
     ]
-    tokens = sum(_run(units, workers, progress))
+    quickly = partial(_compile_quickly, quick_flags())
+    counts = building.in_order(
+        _check, units, workers, progress, "verify", lambda unit: len(unit.models) or 1, quickly
+    )
     return Verified(
         len(found.files),
         len(found.programs),
         len(found.models),
         sum(model.exact for model in found.models),
-        tokens,
+        sum(counts),
     )
 
 
@@ -210,11 +212,6 @@ class _Unit:
     def __str__(self) -> str:
         name = self.program.name
         return f"{name} on {self.models[0].target}" if self.models else name
-
-    @property
-    def steps(self) -> int:
-        """Of the progress bar."""
-        return len(self.models) or 1
 
     @property
     def labels(self) -> Path:
@@ -236,35 +233,6 @@ def _tasks(found: Manifest) -> dict[str, Task]:
     return tasks | {task.name: task for task in held_back(found.seed, hidden)}
 
 
-def _run(units: Sequence[_Unit], workers: int, progress: Progress | None) -> list[int]:
-    total = sum(unit.steps for unit in units)
-    bar = None if progress is None else progress.add_task("verify", total=total)
-
-    def tell(unit: _Unit) -> None:
-        if progress is not None and bar is not None:
-            progress.update(bar, advance=unit.steps, description=str(unit))
-
-    if workers == 1:
-        counts = []
-        for unit in units:
-            counts.append(_check(unit))
-            tell(unit)
-        return counts
-    # JAX does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    flags = (quick_flags(),)
-    pool = ProcessPoolExecutor(workers, context, initializer=_compile_quickly, initargs=flags)
-    try:
-        futures = {pool.submit(_check, unit): unit for unit in units}
-        counts = []
-        for future in as_completed(futures):
-            counts.append(future.result())
-            tell(futures[future])
-        return counts
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _compile_quickly(flags: str) -> None:
     """In a worker: each model runs a few times only, so compiling is a good part of the time.
 
@@ -284,8 +252,8 @@ def _check(unit: _Unit) -> int:
     tokens, known = 0, None
     for record in unit.models:
         folder = unit.labels / record.target / record.variant
-        model = VARIANTS[record.variant].load(folder / building.MODEL, known)
-        known = model if isinstance(model, Model) and known is None else known
+        model = lsrl.load(folder / building.MODEL, like=known)
+        known = known or model
         subject = Subject(model, record, folder, dataset, pairs)
         tokens += check_outputs(subject)
         for check in CHECKS:
@@ -300,8 +268,7 @@ def _check(unit: _Unit) -> int:
 def _check_data(task: Task, dataset: Dataset, pairs: Counterfactuals) -> None:
     """Raise unless every value is what the evaluator and the plain reference say."""
     program = task.program()
-    splits = {**dataset.splits, "base": pairs.base, "source": pairs.source}
-    for name, split in splits.items():
+    for name, split in _splits(dataset, pairs).items():
         where = f"{task.name}, {name}"
         _check_equal(f"{where}: outputs", program.run(*split.arrays), split.outputs)
         for signal, values in program.trace(*split.arrays).items():
@@ -315,25 +282,16 @@ def _check_data(task: Task, dataset: Dataset, pairs: Counterfactuals) -> None:
                     split.outputs[row : row + 1],
                     task.tolerance,
                 )
-    differs = np.stack(
-        [
-            (pairs.base.signals[name] != pairs.source.signals[name]).any(axis=2)
-            for name in pairs.signals
-        ],
-        axis=1,
-    )
+    differs = differing(pairs.base, pairs.source, pairs.signals)
     _check_equal(f"{task.name}: differs", differs.astype(float), pairs.differs.astype(float))
 
 
-def _check_equal(where: str, expected: Array, got: Array, allowed: float = 0.0) -> None:
-    """Raise at the first token that differs by more than is allowed.
+def _splits(dataset: Dataset, pairs: Counterfactuals) -> dict[str, Split]:
+    return {**dataset.splits, "base": pairs.base, "source": pairs.source}
 
-    Args:
-      where: for the message.
-      expected: (sequences, tokens, width).
-      got: of the same shape.
-      allowed: greatest absolute difference.
-    """
+
+def _check_equal(where: str, expected: Array, got: Array, allowed: float = 0.0) -> None:
+    """Raise at the first token of (sequences, tokens, width) that differs by more than allowed."""
     if expected.shape != got.shape:
         raise ModelDifferenceError(
             f"{where}: expected the shape {expected.shape}, got {got.shape}; build it again"
@@ -367,14 +325,10 @@ def check_outputs(subject: Subject) -> int:
     Raises:
       ModelDifferenceError: names the first sequence and token.
     """
-    pairs, record = subject.counterfactuals, subject.record
-    splits: Mapping[str, Split] = {
-        **subject.dataset.splits,
-        "base": pairs.base,
-        "source": pairs.source,
-    }
+    record = subject.record
     if record.error_bound is None and not record.exact:
         return _check_accuracy(subject)
+    splits = _splits(subject.dataset, subject.counterfactuals)
     outputs = _outputs(subject.model, list(splits.values()))
     allowed = 0.0 if record.exact else float(record.error_bound or 0.0)
     for (name, split), got in zip(splits.items(), outputs, strict=True):
@@ -405,19 +359,17 @@ def _check_accuracy(subject: Subject) -> int:
 BATCHES, CHUNKS, START = (64, 128), range(6, 17), 128
 
 
-def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
+def _outputs(model: Model, splits: Sequence[Split]) -> list[Array]:
     """What a model makes of each split, (sequences, tokens, outputs), compiled for one shape.
 
     Sequences are filled up; a network is causal, so what comes behind a sequence does not change
     it.
     """
-    if isinstance(model, Model) and model.module.residual:
+    if model.module.residual:
         return _outputs_in_batches(model, splits)
     longest = max(split.outputs.shape[1] for split in splits)
-    inputs = [
-        np.concatenate([_filled(split.arrays[place], longest) for split in splits])
-        for place in range(len(splits[0].inputs))
-    ]
+    parts = zip(*(split.arrays for split in splits), strict=True)
+    inputs = [np.concatenate([_filled(array, longest) for array in arrays]) for arrays in parts]
     ends = np.cumsum([len(split) for split in splits])
     return [
         part[:, : split.outputs.shape[1]]
@@ -427,9 +379,9 @@ def _outputs(model: Network, splits: Sequence[Split]) -> list[Array]:
 
 def _outputs_in_batches(model: Model, splits: Sequence[Split]) -> list[Array]:
     """As `_outputs`; running takes longer than compiling, so little is filled up."""
-    counts: dict[int, int] = {}
+    counts = Counter[int]()
     for split in splits:
-        counts[split.outputs.shape[1]] = counts.get(split.outputs.shape[1], 0) + len(split)
+        counts[split.outputs.shape[1]] += len(split)
 
     def cost(shape: tuple[int, int]) -> int:
         batch, chunk = shape
@@ -440,10 +392,8 @@ def _outputs_in_batches(model: Model, splits: Sequence[Split]) -> list[Array]:
     found: list[Array] = [np.zeros(0)] * len(splits)
     for length in counts:
         numbers = [k for k, split in enumerate(splits) if split.outputs.shape[1] == length]
-        inputs = [
-            np.concatenate([splits[k].arrays[place] for k in numbers])
-            for place in range(len(splits[0].inputs))
-        ]
+        parts = zip(*(splits[k].arrays for k in numbers), strict=True)
+        inputs = [np.concatenate(arrays) for arrays in parts]
         outputs = np.concatenate(
             [
                 model.run(*(_rows(array, start, batch) for array in inputs), chunk=chunk)
@@ -463,6 +413,4 @@ def _rows(array: Array, start: int, batch: int) -> Array:
 
 def _filled(array: Array, length: int) -> Array:
     """(sequences, length, ...): the last token again and again behind each sequence."""
-    return np.concatenate(
-        [array, np.repeat(array[:, -1:], length - array.shape[1], axis=1)], axis=1
-    )
+    return array[:, np.minimum(np.arange(length), array.shape[1] - 1)]

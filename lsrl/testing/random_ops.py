@@ -1,13 +1,13 @@
 """The ops of random programs: each a function of what the op before it made, and their table."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.errors import ProgramError
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
+from lsrl.language import sugar
 from lsrl.language.signal import (
     Signal,
     absolute,
@@ -20,25 +20,6 @@ from lsrl.language.signal import (
     not_equal,
     ramp,
     relu,
-)
-from lsrl.language.sugar import (
-    bound,
-    clip,
-    cumsum,
-    delay,
-    hold,
-    latch,
-    linear_state,
-    lookup,
-    mod,
-    one_hot,
-    periodic,
-    position,
-    recurrent_state,
-    select,
-    selective_state,
-    threshold_state,
-    window_sum,
 )
 from lsrl.testing.draws import CALM_BITS, Writer, bits_of, unit_of
 
@@ -73,15 +54,11 @@ def _relu(writer: Writer, x: Signal) -> Signal:
 def _linear_state(writer: Writer, x: Signal) -> Signal:
     rows = writer.fitted(x, writer.some_width()) if writer.chance(0.5) else x
     matrix = writer.transition(rows.width, growing=not writer.grown(x))
-    return linear_state(rows, matrix, writer.initial(rows))
-
-
-def _cumsum(writer: Writer, x: Signal) -> Signal:
-    return cumsum(x, writer.initial(x))
+    return sugar.linear_state(rows, matrix, writer.initial(rows))
 
 
 def _position(writer: Writer, x: Signal) -> Signal:
-    now = position()
+    now = sugar.position()
     return writer.fitted(concat(now, x), x.width) if writer.chance(0.7) else x - now
 
 
@@ -99,27 +76,27 @@ def _select(writer: Writer, x: Signal) -> Signal:
     other = writer.like(x) if writer.chance(0.7) else writer.random.integers(-3, 4, x.width)
     first, second = (x, other) if writer.chance(0.5) else (other, x)
     via = VIAS[writer.random.integers(len(VIAS))]
-    return select(writer.condition(x.width), first, second, via=via)
+    return sugar.select(writer.condition(x.width), first, second, via=via)
 
 
 def _delay(writer: Writer, x: Signal) -> Signal:
     steps = int(writer.random.choice([1, 1, 2, 3, 5, 9]))
-    late = delay(x, steps, writer.initial(x))
+    late = sugar.delay(x, steps, writer.initial(x))
     return x - late if writer.chance(0.2) else late
 
 
 def _cycle(writer: Writer, x: Signal) -> Signal:
     period = int(writer.random.integers(2, 8))
     if writer.chance(0.5):
-        return x + periodic(writer.random.integers(-2, 3, (period, x.width)))
-    return select(equal(periodic(np.arange(period)), writer.random.integers(period)), x, 0)
+        return x + sugar.periodic(writer.random.integers(-2, 3, (period, x.width)))
+    return sugar.select(
+        equal(sugar.periodic(np.arange(period)), writer.random.integers(period)), x, 0
+    )
 
 
 def _comparison(writer: Writer, x: Signal) -> Signal:
-    if bits_of(x.facts) <= CALM_BITS and writer.chance(0.4):
-        y: Signal | Array = writer.like(x)
-    else:
-        y = writer.level_of(x)
+    calm = bits_of(x.facts) <= CALM_BITS and writer.chance(0.4)
+    y: Signal | Array = writer.like(x) if calm else writer.level_of(x)
     forms = (
         lambda: x >= y, lambda: x > y, lambda: x < y, lambda: x <= y,
         lambda: equal(x, y), lambda: not_equal(x, y),
@@ -139,21 +116,13 @@ def _logic(writer: Writer, x: Signal) -> Signal:
     return forms[writer.random.integers(len(forms))]()
 
 
-def _latch(writer: Writer, x: Signal) -> Signal:
-    return latch(x, writer.pulse(), writer.initial(x))
-
-
 def _bound(writer: Writer, x: Signal) -> Signal:
     """A theorem that interval arithmetic can't see: the smaller of two is at most either."""
     level = writer.level_of(x)
     low, high = x.facts.low, x.facts.high
     if writer.chance(0.5):
-        return bound(minimum(x, level), low, np.minimum(level, high))
-    return bound(maximum(x, level), np.maximum(level, low), high)
-
-
-def _window_sum(writer: Writer, x: Signal) -> Signal:
-    return window_sum(x, int(writer.random.integers(2, 7)))
+        return sugar.bound(minimum(x, level), low, np.minimum(level, high))
+    return sugar.bound(maximum(x, level), np.maximum(level, low), high)
 
 
 def _mod(writer: Writer, x: Signal) -> Signal:
@@ -168,18 +137,18 @@ def _mod(writer: Writer, x: Signal) -> Signal:
         most = unit * (LONGEST_MOD - 1)
         x = most - relu(most - relu(x - writer.level_of(x)))
     lift = np.ceil(np.maximum(-x.facts.low, 0) / divisor) * divisor
-    return mod(x + lift if lift.any() else x, divisor)
+    return sugar.mod(x + lift if lift.any() else x, divisor)
 
 
 def _lookup(writer: Writer, x: Signal) -> Signal:
     index = _small_integer(writer, x)
     rows = int(index.facts.high[0]) + 1
-    return lookup(index, writer.random.integers(-4, 5, (rows, writer.some_width())))
+    return sugar.lookup(index, writer.random.integers(-4, 5, (rows, writer.some_width())))
 
 
 def _one_hot(writer: Writer, x: Signal) -> Signal:
     index = _small_integer(writer, x)
-    return one_hot(index, int(index.facts.high[0]) + 1)
+    return sugar.one_hot(index, int(index.facts.high[0]) + 1)
 
 
 def _small_integer(writer: Writer, x: Signal) -> Signal:
@@ -194,40 +163,22 @@ def _small_integer(writer: Writer, x: Signal) -> Signal:
     return greater_equal(channels, writer.level_of(channels)).sum()
 
 
-def _minimum(writer: Writer, x: Signal) -> Signal:
-    other = writer.like(x) if writer.chance(0.6) else constant(writer.level_of(x))
-    return minimum(x, other)
-
-
-def _maximum(writer: Writer, x: Signal) -> Signal:
-    other = writer.like(x) if writer.chance(0.6) else constant(writer.level_of(x))
-    return maximum(other, x)
-
-
-def _absolute(writer: Writer, x: Signal) -> Signal:
-    return absolute(x - writer.level_of(x))
+def _rival(writer: Writer, x: Signal) -> Signal:
+    return writer.like(x) if writer.chance(0.6) else constant(writer.level_of(x))
 
 
 def _clip(writer: Writer, x: Signal) -> Signal:
     """Cut off within a few steps, with the promise that this makes true."""
     low = writer.level_of(x)
     high = low + unit_of(x.facts) * writer.random.integers(1, 9, x.width)
-    return bound(clip(x, low, high), low, high)
-
-
-def _hold(writer: Writer, x: Signal) -> Signal:
-    return hold(x, writer.condition(x.width), writer.initial(x))
-
-
-def _selective_state(writer: Writer, x: Signal) -> Signal:
-    return selective_state(writer.condition(x.width), x, writer.initial(x))
+    return sugar.bound(sugar.clip(x, low, high), low, high)
 
 
 def _threshold_state(writer: Writer, x: Signal) -> Signal:
     rows = writer.fitted(x, min(writer.some_width(), 4))
     rows = rows - writer.level_of(rows)
     matrix = writer.any_integers(rows.width)
-    return threshold_state(rows, matrix, writer.random.integers(0, 2, rows.width))
+    return sugar.threshold_state(rows, matrix, writer.random.integers(0, 2, rows.width))
 
 
 def _recurrent_state(writer: Writer, x: Signal) -> Signal:
@@ -235,7 +186,7 @@ def _recurrent_state(writer: Writer, x: Signal) -> Signal:
     matrix = writer.signed_permutation(x.width) if writer.chance(0.7) else writer.shift(x.width)
     initial = np.abs(writer.initial(x))
     most = np.max(initial) + writer.length * max(x.facts.high.max(), 0.0)
-    return recurrent_state(x, matrix, high=most, initial=initial)
+    return sugar.recurrent_state(x, matrix, high=most, initial=initial)
 
 
 def _scale(writer: Writer, x: Signal) -> Signal:
@@ -253,9 +204,9 @@ def _odd_mod(writer: Writer, x: Signal) -> Signal:
     row = _small_integer(writer, x)
     factor, divisor = (int(k) for k in writer.random.choice([2, 3, 4, 5, 7], 2, replace=False))
     try:
-        return mod(row * factor, divisor)
+        return sugar.mod(row * factor, divisor)
     except ProgramError:
-        return mod(row * factor, 2 * factor)
+        return sugar.mod(row * factor, 2 * factor)
 
 
 def _ramp(writer: Writer, x: Signal) -> Signal:
@@ -289,7 +240,7 @@ def _deep_select(writer: Writer, x: Signal) -> Signal:
 def _nested_latch(writer: Writer, x: Signal) -> Signal:
     """What was latched is latched again."""
     for _ in range(int(writer.random.integers(2, 4))):
-        x = latch(x, writer.pulse(), writer.initial(x))
+        x = sugar.latch(x, writer.pulse(), writer.initial(x))
         if writer.chance(0.4):
             x = x + writer.like(x)
     return x
@@ -299,53 +250,51 @@ def _clock(writer: Writer, x: Signal) -> Signal:
     """A state that reads nothing and comes back to where it was."""
     size = int(writer.random.integers(2, 8))
     matrix = writer.permutation(size) if writer.chance(0.5) else np.roll(np.eye(size), 1, axis=0)
-    turning = linear_state(constant(np.zeros(size)), matrix, writer.random.integers(-2, 3, size))
+    initial = writer.random.integers(-2, 3, size)
+    turning = sugar.linear_state(constant(np.zeros(size)), matrix, initial)
     return x + writer.fitted(turning, x.width)
 
 
-class _Op(NamedTuple):
-    make: _Maker
-    linear: bool = True  # whether both linear targets hold it
-
-
-_TABLE: dict[str, _Op] = {
-    "affine": _Op(_affine),
-    "relu": _Op(_relu),
-    "linear_state": _Op(_linear_state),
-    "cumsum": _Op(_cumsum),
-    "position": _Op(_position),
-    "gate": _Op(_gate),
-    "product": _Op(_product, linear=False),
-    "select": _Op(_select),
-    "delay": _Op(_delay),
-    "cycle": _Op(_cycle),
-    "window_sum": _Op(_window_sum),
-    "comparison": _Op(_comparison),
-    "logic": _Op(_logic),
-    "latch": _Op(_latch),
-    "bound": _Op(_bound),
-    "mod": _Op(_mod),
-    "lookup": _Op(_lookup),
-    "one_hot": _Op(_one_hot),
-    "minimum": _Op(_minimum),
-    "maximum": _Op(_maximum),
-    "absolute": _Op(_absolute),
-    "clip": _Op(_clip),
-    "hold": _Op(_hold, linear=False),
-    "selective_state": _Op(_selective_state, linear=False),
-    "threshold_state": _Op(_threshold_state, linear=False),
-    "recurrent_state": _Op(_recurrent_state, linear=False),
+_TABLE: dict[str, _Maker] = {
+    "affine": _affine,
+    "relu": _relu,
+    "linear_state": _linear_state,
+    "cumsum": lambda writer, x: sugar.cumsum(x, writer.initial(x)),
+    "position": _position,
+    "gate": _gate,
+    "product": _product,
+    "select": _select,
+    "delay": _delay,
+    "cycle": _cycle,
+    "window_sum": lambda writer, x: sugar.window_sum(x, int(writer.random.integers(2, 7))),
+    "comparison": _comparison,
+    "logic": _logic,
+    "latch": lambda writer, x: sugar.latch(x, writer.pulse(), writer.initial(x)),
+    "bound": _bound,
+    "mod": _mod,
+    "lookup": _lookup,
+    "one_hot": _one_hot,
+    "minimum": lambda writer, x: minimum(x, _rival(writer, x)),
+    "maximum": lambda writer, x: maximum(_rival(writer, x), x),
+    "absolute": lambda writer, x: absolute(x - writer.level_of(x)),
+    "clip": _clip,
+    "hold": lambda writer, x: sugar.hold(x, writer.condition(x.width), writer.initial(x)),
+    "selective_state": lambda writer, x: sugar.selective_state(
+        writer.condition(x.width), x, writer.initial(x)
+    ),
+    "threshold_state": _threshold_state,
+    "recurrent_state": _recurrent_state,
 }
-_EDGE_TABLE: dict[str, _Op] = {
-    "scale": _Op(_scale),
-    "odd_mod": _Op(_odd_mod),
-    "ramp": _Op(_ramp),
-    "ramped": _Op(_ramped),
-    "deep_select": _Op(_deep_select),
-    "nested_latch": _Op(_nested_latch),
-    "clock": _Op(_clock),
+_EDGE_TABLE: dict[str, _Maker] = {
+    "scale": _scale,
+    "odd_mod": _odd_mod,
+    "ramp": _ramp,
+    "ramped": _ramped,
+    "deep_select": _deep_select,
+    "nested_latch": _nested_latch,
+    "clock": _clock,
 }
-MAKERS: dict[str, _Maker] = {name: op.make for name, op in (_TABLE | _EDGE_TABLE).items()}
+MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE
 
 # Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.
 OPS: tuple[str, ...] = tuple(_TABLE)
@@ -353,8 +302,9 @@ OPS: tuple[str, ...] = tuple(_TABLE)
 EDGE_OPS: tuple[str, ...] = tuple(_EDGE_TABLE)
 # Ops that need a greatest length.
 COUNTING = ("cumsum", "position", "selective_state", "recurrent_state")
-# Those that both linear targets hold.
-LINEAR_OPS: tuple[str, ...] = tuple(name for name, op in _TABLE.items() if op.linear)
+# Those that both linear targets hold: all but these, which multiply two values or have gates.
+_GATED = {"product", "hold", "selective_state", "threshold_state", "recurrent_state"}
+LINEAR_OPS: tuple[str, ...] = tuple(name for name in OPS if name not in _GATED)
 # Ops whose result has few bits whatever they read, and ops that move a value and leave its size.
 TAMERS = ("comparison", "logic", "mod", "lookup", "one_hot", "clip", "relu", "threshold_state")
 MILD = ("delay", "linear_state", "select", "gate")

@@ -16,18 +16,8 @@ from lsrl.ir.types import InputType, Token, Vector
 from lsrl.language.program import Program, program
 from lsrl.language.signal import Signal, concat, equal, greater_equal, ramp
 from lsrl.language.sugar import delay, latch, select
+from lsrl.testing import random_ops
 from lsrl.testing.draws import NOMINAL_LENGTH, WILD, Writer
-from lsrl.testing.random_ops import (
-    COUNTING,
-    EDGE_OPS,
-    GROWING,
-    LINEAR_OPS,
-    MAKERS,
-    MILD,
-    OPS,
-    TAMERS,
-    WITH_MEMORY,
-)
 
 # A value is tamed once its greatest magnitude has more bits above its grid than the program allows:
 # one of these limits, with its share of the programs. The last one lets them grow past float32.
@@ -93,9 +83,9 @@ def random_program(
       ProgramError: an unknown op, a seed, depth, width or length that is too small, no input, or
         only ops that count where there is no greatest length.
     """
-    names = _checked_names(LINEAR_OPS if ops is None else ops)
+    names = _checked_names(random_ops.LINEAR_OPS if ops is None else ops)
     if max_length is None:
-        names = tuple(name for name in names if name not in COUNTING)
+        names = tuple(name for name in names if name not in random_ops.COUNTING)
         if not names:
             raise ProgramError("random_program: all these ops count, so max_length can't be None")
     for what, value, least in (
@@ -113,9 +103,10 @@ def random_program(
     if not kinds:
         raise ProgramError("random_program: expected at least one input, got none")
 
+    length = None if max_length is None else int(max_length)
+
     def write(*inputs: Signal) -> Signal:
         pool, analog = list(inputs[: len(kinds)]), list(inputs[len(kinds) :])
-        length = None if max_length is None else int(max_length)
         chain = _Chain(random, int(width), length, limit, pool, float(starting), names)
         return chain.write(int(depth), analog)
 
@@ -141,13 +132,12 @@ def random_program(
         parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in types]
         many.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = types
-    length = None if max_length is None else int(max_length)
     return program(max_length=length, name=f"random_{seed}")(function)
 
 
 def _checked_names(ops: Iterable[str]) -> tuple[str, ...]:
     wanted = set(ops)
-    known = (*OPS, *EDGE_OPS)
+    known = (*random_ops.OPS, *random_ops.EDGE_OPS)
     unknown = sorted(wanted - set(known))
     if unknown or not wanted:
         raise ProgramError(
@@ -167,15 +157,10 @@ def _input_type(random: np.random.Generator) -> InputType:
 
 @dataclass
 class _Chain(Writer):
-    """The chain of one program.
+    """The chain of one program."""
 
-    Attributes:
-      ops: names of the ops to choose from.
-      level: ops that are written.
-    """
-
-    ops: tuple[str, ...]
-    level: int = 0
+    ops: tuple[str, ...]  # names of those to choose from
+    level: int = 0  # ops that are written
 
     def write(self, depth: int, analog: Sequence[Signal]) -> Signal:
         through = [signal for value in analog for signal in self.digitised(value)]
@@ -209,8 +194,8 @@ class _Chain(Writer):
             value = self.fitted(self.pool[0], self.some_width())
         names = self.ops
         if self.grown(value):
-            tame = [name for name in TAMERS if name in names]
-            mild = [name for name in MILD if name in names]
+            tame = [name for name in random_ops.TAMERS if name in names]
+            mild = [name for name in random_ops.MILD if name in names]
             if not (tame or mild):
                 # Without any way to tame or merely move a value, the chain starts again.
                 value = self.fitted(self.pool[0], self.some_width())
@@ -219,12 +204,12 @@ class _Chain(Writer):
             value = value + self.like(value)
         prefer: tuple[str, ...] = ()
         if self.level == 0 and self.chance(0.75):
-            prefer = WITH_MEMORY
+            prefer = random_ops.WITH_MEMORY
         elif self.limit == WILD and self.chance(0.6):
-            prefer = GROWING
+            prefer = random_ops.GROWING
         names = tuple(name for name in prefer if name in names) or names
         name = names[self.random.integers(len(names))]
-        result = MAKERS[name](self, value)
+        result = random_ops.MAKERS[name](self, value)
         self.level += 1
         self.pool.append(result.named(f"{name}_{self.level}"))
         return result

@@ -230,12 +230,9 @@ def sample_inputs(
     found: list[Array] = []
     for kind in types.values():
         values = _uniform(random, kind, sequences, length)
-        if isinstance(kind, Token):
-            values[:1], values[1:2] = 0, kind.size - 1
-            found.append(values)
-            continue
-        values[:1], values[1:2] = np.array(kind.low), np.array(kind.high)
-        found.append(_on_grid(kind, values))
+        facts = kind.facts()
+        values[:1], values[1:2] = facts.low, facts.high
+        found.append(values if isinstance(kind, Token) else _on_grid(kind, values))
     return found
 
 
@@ -354,11 +351,7 @@ def _mended(
             free = free if isinstance(kind, Token) else _on_grid(kind, free)
             fresh = np.concatenate([free, _calm(random, kind, count, time)])
             mask = behind if fresh.ndim == 2 else behind[..., None]
-            trials.append(
-                np.where(
-                    mask, fresh, np.tile(array[rows], (2 * _TRIALS,) + (1,) * (array.ndim - 1))
-                )
-            )
+            trials.append(np.where(mask, fresh, array[np.tile(rows, 2 * _TRIALS)]))
         reached, _ = evaluate_prefixes(program.graph, trials, exact=False)
         # (kinds of trials, trials, rows): free ones first.
         by_trial = reached.reshape(2, _TRIALS, len(rows)) - legal[rows]
@@ -443,9 +436,8 @@ def _evaluated(
     rows = max(1, _TOKENS_AT_ONCE // time)
     for start in range(0, count, rows):
         part = slice(start, start + rows)
-        found, values = evaluate_prefixes(
-            program.graph, [array[part] for array in drawn.inputs], wanted
-        )
+        inputs = [array[part] for array in drawn.inputs]
+        found, values = evaluate_prefixes(program.graph, inputs, wanted)
         legal[part] = np.minimum(found, drawn.lengths[part])
         expected[part] = values[output].astype(np.float64)
         ahead = np.arange(time) < legal[part, None]

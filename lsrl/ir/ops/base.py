@@ -222,6 +222,11 @@ def adds_nothing(self: Op, operands: Sequence[Facts], tokens: int) -> Sums:
     return no_sums(self.width_of([operand.width for operand in operands]))
 
 
+def holds_at_once(self: Op, operands: Sequence[Facts], tokens: int) -> bool:
+    """The `settled` of a state of which one token tells as much as any number."""
+    return True
+
+
 def same_width(name: str, widths: Sequence[int], count: int) -> int:
     """The width of all operands, of which there are so many."""
     if len(widths) != count or len(set(widths)) != 1:

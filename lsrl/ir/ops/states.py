@@ -13,7 +13,7 @@ from lsrl.ir import groups as exclusion
 from lsrl.ir.arithmetic import Values
 from lsrl.ir.bounds import Facts, Sums
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, common_grid
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops.base import (
     Extent,
     Keeper,
@@ -22,6 +22,7 @@ from lsrl.ir.ops.base import (
     Pledge,
     Stateful,
     adds_nothing,
+    holds_at_once,
     interval,
     same_width,
 )
@@ -149,6 +150,18 @@ def _square(name: str, matrix: Matrix, initial: Values, widths: Sequence[int]) -
     return matrix.rows
 
 
+def _fed_back_sums(transition: Matrix, state: Facts, update: Facts) -> Sums:
+    """Condition P1 of A h + u, one row a unit."""
+    weights = [transition, Matrix.identity(update.width)]
+    return bounds.affine_sums(weights, np.zeros(update.width), [state, update])
+
+
+def _written(value: Facts, initial: Values) -> Facts:
+    """Facts of a memory that holds its initial value, or what it has taken."""
+    hull = value.join(bounds.constant_facts(np.array(initial)))
+    return replace(hull, groups=exclusion.NONE)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Latch(StateOp):
@@ -158,6 +171,7 @@ class Latch(StateOp):
     keeper: Keeper = "program"  # of the promise that there is at most one such token
 
     sums = adds_nothing
+    settled = holds_at_once  # it takes what may come at the first token
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value of any width, and a condition of width 1."""
@@ -170,12 +184,7 @@ class Latch(StateOp):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
-        hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
-        return replace(hull, once=True, groups=exclusion.NONE)
-
-    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
-        """It takes what may come at the first token."""
-        return True
+        return replace(_written(operands[0], self.initial), once=True)
 
     def start(self, extent: Extent) -> Memory:
         """The initial value, and how often one was taken."""
@@ -271,8 +280,7 @@ class SelectiveState(StateOp):
         """The hull of what is written; without `overwrites` the worst case, all of it added up."""
         _, update = operands
         if self.overwrites:
-            hull = update.join(bounds.constant_facts(np.array(self.initial)))
-            return replace(hull, groups=exclusion.NONE)
+            return _written(update, self.initial)
         start = np.array(self.initial)
         grown, _ = bounds.linear_state_facts(
             Matrix.identity(update.width), np.zeros(update.width), update, tokens
@@ -312,6 +320,7 @@ class Hold(StateOp):
     initial: Values  # (width,)
 
     sums = adds_nothing
+    settled = holds_at_once  # it takes what may come at the first token
 
     def width_of(self, widths: Sequence[int]) -> int:
         """Value and condition, of one width."""
@@ -322,12 +331,7 @@ class Hold(StateOp):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The hull of the value and the initial value."""
-        hull = operands[0].join(bounds.constant_facts(np.array(self.initial)))
-        return replace(hull, groups=exclusion.NONE)
-
-    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
-        """It takes what may come at the first token."""
-        return True
+        return _written(operands[0], self.initial)
 
     def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """The value where it is taken."""
@@ -350,6 +354,8 @@ class ThresholdState(StateOp):
     transition: Matrix  # A, (width, width)
     initial: Values  # (width,), each 0 or 1
 
+    settled = holds_at_once  # 0 or 1 at every token
+
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's; A is square."""
         return _square("threshold state", self.transition, self.initial, widths)
@@ -359,25 +365,15 @@ class ThresholdState(StateOp):
         width = len(self.initial)
         return bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
 
-    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
-        """0 or 1 at every token."""
-        return True
-
     def argument(self, update: Facts) -> Facts:
         """Facts of A h + u, the value that is compared with zero."""
-        width = len(self.initial)
-        state = bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
-        identity = Matrix.identity(width)
-        return bounds.affine_facts([self.transition, identity], np.zeros(width), [state, update])
+        weights = [self.transition, Matrix.identity(update.width)]
+        state = self.infer([update], 1)
+        return bounds.affine_facts(weights, np.zeros(update.width), [state, update])
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """One row a unit."""
-        width = len(self.initial)
-        state = bounds.facts(np.zeros(width), np.ones(width), np.ones(width))
-        identity = Matrix.identity(width)
-        return bounds.affine_sums(
-            [self.transition, identity], np.zeros(width), [state, operands[0]]
-        )
+        return _fed_back_sums(self.transition, self.infer(operands, tokens), operands[0])
 
     def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """The units that fire."""
@@ -395,35 +391,22 @@ class RecurrentState(StateOp):
     low: Values  # (width,)
     high: Values  # (width,)
 
+    settled = holds_at_once  # the declared bounds are those of any length
+
     def width_of(self, widths: Sequence[int]) -> int:
         """The operand's; A is square."""
         return _square("recurrent state", self.transition, self.initial, widths)
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """The declared bounds; on the operand's grid if A is integer."""
-        step = bounds.pairwise_grid(
-            operands[0].step, bounds.constant_facts(np.array(self.initial)).step
-        )
-        grid = common_grid(np.where(step == 0, np.nan, step), np.array([0, len(step)]))
-        usable = self.transition.is_integer
-        return bounds.facts(
-            np.maximum(self.low, 0.0),
-            np.array(self.high),
-            np.full(len(step), grid[0] if usable else 0.0),
-        )
-
-    def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
-        """The declared bounds are those of any length."""
-        return True
+        start = bounds.constant_facts(np.array(self.initial))
+        step = bounds.shared_grid(bounds.pairwise_grid(operands[0].step, start.step))
+        steps = np.full(len(self.initial), step if self.transition.is_integer else 0.0)
+        return bounds.facts(np.maximum(self.low, 0.0), np.array(self.high), steps)
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """One row a unit."""
-        width = len(self.initial)
-        state = self.infer(operands, tokens)
-        identity = Matrix.identity(width)
-        return bounds.affine_sums(
-            [self.transition, identity], np.zeros(width), [state, operands[0]]
-        )
+        return _fed_back_sums(self.transition, self.infer(operands, tokens), operands[0])
 
     def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """relu(A h + u)."""
