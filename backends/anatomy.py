@@ -132,11 +132,7 @@ class CircuitBuilder:
         )
 
     def add_edges(
-        self,
-        target: Element,
-        terms: Iterable[tuple[Element, float]],
-        kind: EdgeKind,
-        lag: int = 0,
+        self, target: Element, terms: Iterable[tuple[Element, float]], kind: EdgeKind, lag: int = 0
     ) -> None:
         """Note from which elements an element is made; terms of weight 0 are none."""
         self.edges += [

@@ -12,15 +12,7 @@ from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Constant,
-    Hold,
-    Op,
-    Product,
-    RecurrentState,
-    SelectiveState,
-    ThresholdState,
-)
+from lsrl.ir.ops import Constant, Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options

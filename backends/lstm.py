@@ -70,10 +70,7 @@ def _selective(site: UnitSite) -> Encoding:
     scale = site.linear_scale(facts.magnitude + start, update.magnitude + start)
     keep, added = site.unit.slots
     rows = combined(-site.initial, (1.0, added), (site.initial, keep))
-    drives = {
-        "f": site.opened(0, site.numerics.gate),
-        "g": linear(rows, site.operand(1), scale),
-    }
+    drives = {"f": site.opened(0, site.numerics.gate), "g": linear(rows, site.operand(1), scale)}
     part = Part(drives, 1 / scale, spread(site.values, scale, site.initial))
     return Encoding((part,), site.initial)
 

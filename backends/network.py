@@ -501,11 +501,7 @@ def _jitted(step: Step) -> Step:
 
 
 def apply_sequence(
-    step: Step,
-    parameters: Mapping[str, object],
-    structure: Hashable,
-    state: Tree,
-    inputs: Inputs,
+    step: Step, parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
 ) -> tuple[jax.Array, Tree]:
     """Run whole sequences token by token, as a function that jax can transform.
 

@@ -29,14 +29,7 @@ from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Facts, Sums, lowest_bit_of_step
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Affine,
-    LinearState,
-    RecurrentState,
-    Relu,
-    SelectiveState,
-    ThresholdState,
-)
+from lsrl.ir.ops import Affine, LinearState, RecurrentState, Relu, SelectiveState, ThresholdState
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 

@@ -32,12 +32,7 @@ from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import lowest_bit_of_step
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Affine,
-    LinearState,
-    Product,
-    SelectiveState,
-)
+from lsrl.ir.ops import Affine, LinearState, Product, SelectiveState
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 

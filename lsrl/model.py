@@ -206,10 +206,7 @@ class Model:
 
     @overload
     def run(
-        self,
-        *inputs: ArrayLike,
-        return_state: Literal[False] = ...,
-        **options: Unpack[RunOptions],
+        self, *inputs: ArrayLike, return_state: Literal[False] = ..., **options: Unpack[RunOptions]
     ) -> Array: ...
 
     @overload
@@ -426,12 +423,7 @@ class Model:
             )
 
     def self_test(
-        self,
-        sequences: int = 4,
-        length: int = 64,
-        seed: int = 0,
-        *,
-        sampler: Sampler | None = None,
+        self, sequences: int = 4, length: int = 64, seed: int = 0, *, sampler: Sampler | None = None
     ) -> None:
         """Check on the device at hand what the certificate relies on, and the program itself.
 

@@ -53,11 +53,7 @@ jax.tree_util.register_pytree_with_keys(
 
 
 def owner_of(
-    program: Program,
-    target: str,
-    dtype: str,
-    options: Options,
-    weights: Mapping[str, Parameter],
+    program: Program, target: str, dtype: str, options: Options, weights: Mapping[str, Parameter]
 ) -> dict[str, str]:
     """What a state belongs to: equal weights alone give its numbers the same meaning."""
     content = json.dumps(storage.program_content(program, lines=False))

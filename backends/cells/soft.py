@@ -94,13 +94,7 @@ def softened_plan(kind: str, plan: CellPlan, images: Sequence[Image], size: floa
 
 
 def _kernel(
-    kind: str,
-    gate: str,
-    kernel: Kernel,
-    layer: CellLayer,
-    before: Image,
-    image: Image,
-    size: float,
+    kind: str, gate: str, kernel: Kernel, layer: CellLayer, before: Image, image: Image, size: float
 ) -> Kernel:
     """Rows brought down to the margin, over units that hold images of what they held."""
     down = sp.diags_array(_factors(gate, layer, size))

@@ -33,12 +33,7 @@ from lsrl.backends.network import (
     precise,
     value_of,
 )
-from lsrl.backends.residual.blocks import (
-    DTYPE,
-    LayerParameters,
-    LayerState,
-    Places,
-)
+from lsrl.backends.residual.blocks import DTYPE, LayerParameters, LayerState, Places
 from lsrl.backends.residual.forward import (
     Parameters,
     ResidualState,
@@ -465,12 +460,7 @@ class ResidualNetwork(Network):
         return scan_memory(circuit, sum(scans))
 
     def edited_step(
-        self,
-        parameters: Mapping[str, object],
-        state: Tree,
-        inputs: Inputs,
-        put: Put,
-        memory: Tree,
+        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs, put: Put, memory: Tree
     ) -> tuple[jax.Array, Tree, list[jax.Array]]:
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
         entries, weights = map(jnp.asarray, cast(ScanMemory, memory))

@@ -141,11 +141,7 @@ def merged(
 
 
 def padded(
-    model: Model,
-    seed: int = 0,
-    distractors: int = 2,
-    *,
-    sampler: Sampler | None = None,
+    model: Model, seed: int = 0, distractors: int = 2, *, sampler: Sampler | None = None
 ) -> Model:
     """Add units that compute unrelated programs of the same inputs, and feed outputs of their own.
 

@@ -29,11 +29,7 @@ BLOCKS = (64, 16, 4)
 
 
 def rotated(
-    model: Model,
-    seed: int = 0,
-    *,
-    basis: Basis = "hadamard",
-    sampler: Sampler | None = None,
+    model: Model, seed: int = 0, *, basis: Basis = "hadamard", sampler: Sampler | None = None
 ) -> Model:
     """Change the basis of a residual stream.
 
