@@ -81,12 +81,9 @@ class CircuitBuilder:
     """What the circuits of all kinds of networks share: names and descriptions."""
 
     def __init__(self, names: tuple[str, str, str], graph: Graph, inspectable: bool) -> None:
-        """Begin a circuit without signals.
+        """Begin a circuit; names are those of program, target and dtype.
 
-        Args:
-          names: of program, target and dtype.
-          graph: the network's.
-          inspectable: whether layers read values from the channels that hold them, and no others.
+        Of an inspectable one layers read values from the channels that hold them, and no others.
         """
         self.names, self.inspectable = names, inspectable
         self.graph = graph
@@ -135,11 +132,7 @@ class CircuitBuilder:
         )
 
     def add_edges(
-        self,
-        target: Element,
-        terms: Iterable[tuple[Element, float]],
-        kind: EdgeKind,
-        lag: int = 0,
+        self, target: Element, terms: Iterable[tuple[Element, float]], kind: EdgeKind, lag: int = 0
     ) -> None:
         """Note from which elements an element is made; terms of weight 0 are none."""
         self.edges += [
@@ -276,15 +269,11 @@ class StackCircuit(CircuitBuilder):
 
 
 def _gate_slots(graph: Graph, node: int) -> tuple[int, ...]:
-    """Which operands open, shut or keep."""
+    """Which operands of a product or a selective state open, shut or keep."""
     this = graph.nodes[node]
     if isinstance(this.op, SelectiveState):
         return (0,)
-    if isinstance(this.op, Product):
-        return tuple(
-            slot for slot, operand in enumerate(this.operands) if graph.facts[operand].boolean
-        )
-    return ()
+    return tuple(slot for slot, operand in enumerate(this.operands) if graph.facts[operand].boolean)
 
 
 def _terms(

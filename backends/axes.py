@@ -156,9 +156,7 @@ class Legend(NamedTuple):
                 pieces = [
                     change(piece, number, part) if part.space else piece
                     for piece, part in zip(
-                        np.split(array, np.cumsum(self.sizes(axis))[:-1], number),
-                        axis,
-                        strict=True,
+                        np.split(array, np.cumsum(self.sizes(axis))[:-1], number), axis, strict=True
                     )
                 ]
                 array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, number)

@@ -12,15 +12,7 @@ from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Constant,
-    Hold,
-    Op,
-    Product,
-    RecurrentState,
-    SelectiveState,
-    ThresholdState,
-)
+from lsrl.ir.ops import Constant, Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
@@ -179,13 +171,7 @@ class Backend(ABC, Generic[Plan]):
     def anatomy(
         self, schedule: Plan, numerics: Numerics, program: str, options: Options = DEFAULT
     ) -> Circuit:
-        """Which signal each channel of the network holds.
-
-        Args:
-          schedule: of `schedule`.
-          numerics: of the network.
-          program: the program's name.
-          options: those that the schedule was made with.
+        """Which signal each channel of the network holds; options are those of the schedule.
 
         Raises:
           LsrlError: the target does not say.

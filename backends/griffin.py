@@ -73,11 +73,8 @@ class Griffin(ResidualBackend):
     @staticmethod
     def activation(value: float) -> float:
         """GeLU, by tanh as the reference has it."""
-        return (
-            0.5
-            * value
-            * (1 + float(np.tanh(np.sqrt(2 / np.pi) * value * (1 + 0.044715 * value**2))))
-        )
+        drive = np.sqrt(2 / np.pi) * value * (1 + 0.044715 * value**2)
+        return 0.5 * value * (1 + float(np.tanh(drive)))
 
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """What enters the recurrence is multiplied by, where it is taken in."""
@@ -129,16 +126,11 @@ def _temporal_block(lowered: Lowered, site: Site) -> dict[str, Array]:
     for place, terms in site.writes.items():
         for index, weight in terms:
             out[place, index] = weight * decode[index]
-    nothing = np.zeros(width)
     parameters = {
-        "linear_y.weight": gates,
-        "linear_y.bias": nothing,
-        "linear_x.weight": branch,
-        "linear_x.bias": nothing,
-        "linear_out.weight": out,
-        "linear_out.bias": nothing,
-        "conv_1d.weight": conv,
-        "conv_1d.bias": nothing,
+        **_unbiased("linear_y", gates),
+        **_unbiased("linear_x", branch),
+        **_unbiased("linear_out", out),
+        **_unbiased("conv_1d", conv),
         "rg_lru.recurrent_param": parameter,
         "rg_lru.input_gate_weight": gate_weight,
         "rg_lru.input_gate_bias": gate_bias,
@@ -179,13 +171,14 @@ def _mlp(lowered: Lowered, site: Site, inner: int) -> dict[str, Array]:
         for index, weight in terms:
             down[place, index] = weight / lowered.rectified(site.channels[index].row)
     return {
-        "mlp_block.gate_proj.weight": gate,
-        "mlp_block.gate_proj.bias": np.zeros(inner),
-        "mlp_block.up_proj.weight": up,
-        "mlp_block.up_proj.bias": np.zeros(inner),
-        "mlp_block.down_proj.weight": down,
-        "mlp_block.down_proj.bias": np.zeros(width),
+        **_unbiased("mlp_block.gate_proj", gate),
+        **_unbiased("mlp_block.up_proj", up),
+        **_unbiased("mlp_block.down_proj", down),
     }
+
+
+def _unbiased(name: str, weight: Array) -> dict[str, Array]:
+    return {f"{name}.weight": weight, f"{name}.bias": np.zeros(len(weight))}
 
 
 def _config(network: ResidualNetwork, arrays: dict[str, Array], vocabulary: Vocabulary) -> Config:

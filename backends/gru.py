@@ -34,13 +34,7 @@ from lsrl.backends.cells.encoding import (
 from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Sums, joined_sums
-from lsrl.ir.ops import (
-    Affine,
-    LinearState,
-    Product,
-    Relu,
-    SelectiveState,
-)
+from lsrl.ir.ops import Affine, LinearState, Product, Relu, SelectiveState
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 

@@ -15,7 +15,7 @@ from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWei
 from lsrl.errors import LsrlError
 from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
-from lsrl.schedule import Layer, Rows, Schedule, empty_rows
+from lsrl.schedule import Layer, Schedule, empty_rows
 from lsrl.target import Capabilities
 
 # What can make a channel: a hidden unit, with or without a ReLU.
@@ -74,32 +74,25 @@ def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
     """Hidden units in the order of the channels; the right factors of products come last."""
     # A layer can be empty, where the output is constant.
     slots = [unit.slots[0] for unit in layer.units] or [empty_rows(inputs)]
-    products = [unit for unit in layer.units if unit.kind is Product]
-    left = np.arange(layer.width)
-    right = np.full(layer.width, -1)
-    extra = layer.width
-    for unit in products:
-        slots.append(unit.slots[1])
-        right[unit.start : unit.start + unit.width] = extra + np.arange(unit.width)
-        extra += unit.width
+    relu, right, extra = np.zeros(layer.width, bool), np.full(layer.width, -1), layer.width
+    for unit in layer.units:
+        places = slice(unit.start, unit.start + unit.width)
+        relu[places] = unit.kind is Relu
+        if unit.kind is Product:
+            slots.append(unit.slots[1])
+            right[places] = extra + np.arange(unit.width)
+            extra += unit.width
     recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
     recurrent.resize(extra, extra)
-    relu = np.zeros(layer.width, dtype=bool)
-    for unit in layer.units:
-        relu[unit.start : unit.start + unit.width] = unit.kind is Relu
     return LayerWeights(
-        input_kernel=_stack_inputs(slots).T.tocsr(),
+        input_kernel=sp.csr_array(sp.vstack([rows.inputs for rows in slots])).T.tocsr(),
         recurrent_kernel=recurrent.T.tocsr(),
         bias=np.concatenate([rows.bias for rows in slots]),
         initial_state=np.concatenate([layer.initial, np.zeros(extra - layer.width)]),
         relu=relu,
-        left=left,
+        left=np.arange(layer.width),
         right=right,
     )
-
-
-def _stack_inputs(slots: list[Rows]) -> sp.csr_array:
-    return sp.csr_array(sp.vstack([rows.inputs for rows in slots]))
 
 
 BACKEND = LinearRnn()

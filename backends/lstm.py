@@ -22,7 +22,6 @@ from lsrl.backends.cells.encoding import (
     combined,
     constant,
     fixed,
-    inverse,
     linear,
     scaled,
     spread,
@@ -40,14 +39,7 @@ from lsrl.ir.ops import (
     Step,
     ThresholdState,
 )
-from lsrl.numerics import Numerics
 from lsrl.target import Capabilities
-
-
-def _one(numerics: Numerics) -> Part:
-    """G = tanh(L) = L."""
-    size = numerics.linear
-    return Part({"g": constant(size, 1)}, np.array([1 / size]), fixed(size, 1))
 
 
 def _linear(site: UnitSite) -> Encoding:
@@ -55,12 +47,8 @@ def _linear(site: UnitSite) -> Encoding:
 
 
 def _relu(site: UnitSite) -> Encoding:
-    drive = site.positive(site.rows, site.operand(0), site.numerics.gate)
-    return scaled(site, "g", np.zeros(site.width), {"o": drive})
-
-
-def _recurrent(site: UnitSite) -> Encoding:
-    drive = site.positive(site.rows, site.argument, site.numerics.gate)
+    value = site.operand(0) if site.unit.kind is Relu else site.argument
+    drive = site.positive(site.rows, value, site.numerics.gate)
     return scaled(site, "g", np.zeros(site.width), {"o": drive})
 
 
@@ -68,10 +56,6 @@ def _product(site: UnitSite) -> Encoding:
     condition, value = site.boolean_slot()
     drive = site.opened(condition, site.numerics.gate)
     return scaled(site, "g", np.zeros(site.width), {"o": drive}, value)
-
-
-def _step(site: UnitSite) -> Encoding:
-    return _switch(site, site.compared(site.numerics.gate), np.zeros(site.width))
 
 
 def _threshold(site: UnitSite) -> Encoding:
@@ -86,26 +70,17 @@ def _selective(site: UnitSite) -> Encoding:
     scale = site.linear_scale(facts.magnitude + start, update.magnitude + start)
     keep, added = site.unit.slots
     rows = combined(-site.initial, (1.0, added), (site.initial, keep))
-    drives = {
-        "f": site.opened(0, site.numerics.gate),
-        "g": linear(rows, site.operand(1), scale),
-    }
+    drives = {"f": site.opened(0, site.numerics.gate), "g": linear(rows, site.operand(1), scale)}
     part = Part(drives, 1 / scale, spread(site.values, scale, site.initial))
     return Encoding((part,), site.initial)
 
 
 def _switch(site: UnitSite, drive: Drive, initial: Array) -> Encoding:
     """H = L or 0; where it starts at 1, the complement."""
-    size = np.full(site.width, site.numerics.linear)
-    flipped = inverse(drive)
-    chosen = drive._replace(
-        scale=np.where(initial == 1, flipped.scale, drive.scale),
-        bias=np.where(initial == 1, flipped.bias, drive.bias),
-    )
-    drives = {"o": chosen, "g": constant(site.numerics.linear, site.width)}
-    decode = np.where(initial == 1, -1.0, 1.0) / size
-    bounds = fixed(site.numerics.linear, site.width)
-    return Encoding((Part(drives, decode, bounds),), np.array(initial))
+    size, sign = site.numerics.linear, np.where(initial == 1, -1.0, 1.0)
+    chosen = drive._replace(scale=sign * drive.scale, bias=sign * drive.bias)
+    drives = {"o": chosen, "g": constant(size, site.width)}
+    return Encoding((Part(drives, sign / size, fixed(size, site.width)),), np.array(initial))
 
 
 LSTM = Encoder(
@@ -113,17 +88,22 @@ LSTM = Encoder(
         Affine: _linear,
         LinearState: _linear,
         Relu: _relu,
-        RecurrentState: _recurrent,
+        RecurrentState: _relu,
         Product: _product,
         SelectiveState: _selective,
-        Step: _step,
+        Step: lambda site: _switch(site, site.compared(site.numerics.gate), np.zeros(site.width)),
         ThresholdState: _threshold,
     },
     # Input and output gates are open, the forget gate is shut.
     gates=lambda numerics: {
         gate: -numerics.gate if gate == "f" else numerics.gate for gate in ("i", "f", "g", "o")
     },
-    one=_one,
+    # g = tanh(L) = L.
+    one=lambda numerics: Part(
+        {"g": constant(numerics.linear, 1)},
+        np.array([1 / numerics.linear]),
+        fixed(numerics.linear, 1),
+    ),
 )
 
 

@@ -143,7 +143,9 @@ class Mamba(ResidualBackend):
                 decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
             elif channel.mode == "sum":
                 dt_bias[index] = drives.opened
-                decay[index] = _log_rate(channel.factor, steps)
+                # So that exp(-exp(A_log) Δ) is the factor.
+                rate = -np.log(channel.factor) / steps.integrating
+                decay[index] = np.log(rate) if rate else STANDING
             else:
                 dt_weight[index, flags.index(channel.flag)] = 2 * drives.switched
         for rank, flag in enumerate(flags):
@@ -169,11 +171,6 @@ class Mamba(ResidualBackend):
 def _flags(site: Site) -> list[Terms]:
     """The distinct flags of a block's holds: one rank of Δ each."""
     return list(dict.fromkeys(c.flag for c in site.channels if c.mode == "hold"))
-
-
-def _log_rate(factor: float, steps: Steps) -> float:
-    """A_log such that exp(-exp(A_log) Δ) is the factor."""
-    return STANDING if factor == 1 else float(np.log(-np.log(factor) / steps.integrating))
 
 
 def _config(network: ResidualNetwork, arrays: dict[str, Array], _: Vocabulary) -> Config:

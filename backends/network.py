@@ -112,10 +112,6 @@ def on_device(values: ArrayLike | jax.Array, dtype: str | np.dtype[np.generic]) 
 
     `jnp.asarray` compiles once a shape, also where nothing is converted, which takes longer than
     all else that loads a small network.
-
-    Args:
-      values: numbers, an array of numpy or of jax.
-      dtype: of the result.
     """
     with precision(f"{dtype}"):
         if isinstance(values, jax.Array):
@@ -155,12 +151,7 @@ class ParameterReader(Generic[Kept]):
         return ParameterReader()
 
     def read(self, module: nnx.Module, make: Callable[[], Kept]) -> Kept:
-        """What `make` made of the parameters when they were last other arrays.
-
-        Args:
-          module: whose parameters are read.
-          make: reads them all, and makes of them what is kept.
-        """
+        """What `make` made of the module's parameters when they were last other arrays."""
         # Arrays of jax never change in place, so the same objects have the same numbers.
         # Modules that flax splits and merges share their reader, but not their parameters.
         if self._kept is not None and self._module is module:
@@ -189,13 +180,10 @@ def _links(module: nnx.Pytree) -> Iterator[tuple[dict[str, object], str]]:
     """Every attribute that leads to a parameter, as the dictionary and the name there."""
     attributes = vars(module)
     for name, value in attributes.items():
-        if isinstance(value, nnx.Param):
+        if isinstance(value, nnx.Param | nnx.Pytree | jax.Array | np.ndarray):
             yield attributes, name
-        elif isinstance(value, nnx.Pytree):
-            yield attributes, name
+        if isinstance(value, nnx.Pytree) and not isinstance(value, nnx.Param):
             yield from _links(value)
-        elif isinstance(value, jax.Array | np.ndarray):
-            yield attributes, name
 
 
 def precision(dtype: str) -> AbstractContextManager[object]:
@@ -340,22 +328,17 @@ class Network(Hooked, nnx.Module):
             sparse parameter has no weight.
         """
         places = self.places()
-        given: dict[str, Array | jax.Array] = {}
+        changed: dict[tuple[int, str], tuple[nnx.Pytree, Array | jax.Array]] = {}
         for name, array in arrays.items():
             if name not in places:
                 raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
-            shape, pattern = places[name].shape, places[name].pattern
-            if array.shape != shape:
-                raise ShapeError(f"parameter {name!r} has shape {shape}, got {array.shape}")
-            if pattern is not None:
-                given[name] = pattern.values(array, name)
-            elif isinstance(array, np.ndarray | jax.Array):
-                given[name] = array
-            else:
-                given[name] = array.toarray()
-        changed: dict[tuple[int, str], tuple[nnx.Pytree, Array | jax.Array]] = {}
-        for name, array in given.items():
             place = places[name]
+            if array.shape != place.shape:
+                raise ShapeError(f"parameter {name!r} has shape {place.shape}, got {array.shape}")
+            if place.pattern is not None:
+                array = place.pattern.values(array, name)
+            elif not isinstance(array, np.ndarray | jax.Array):
+                array = array.toarray()
             key = (id(place.owner), place.attribute)
             if place.entry is None:
                 changed[key] = place.owner, array
@@ -518,11 +501,7 @@ def _jitted(step: Step) -> Step:
 
 
 def apply_sequence(
-    step: Step,
-    parameters: Mapping[str, object],
-    structure: Hashable,
-    state: Tree,
-    inputs: Inputs,
+    step: Step, parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
 ) -> tuple[jax.Array, Tree]:
     """Run whole sequences token by token, as a function that jax can transform.
 
@@ -575,19 +554,21 @@ def _continued(
 def check_products(dtype: str) -> None:
     """Products of matrices keep every bit of integers that the dtype holds."""
     bits = numerics_of(dtype).bits
-    # One odd number near the end of the range, taken apart into terms that share no bits.
-    terms = 2.0 ** np.arange(bits)
-    kernel = np.ones((bits, 1))
-    got = jax.jit(jnp.dot)(jnp.asarray(terms[None], dtype), jnp.asarray(kernel, dtype))
-    if float(got[0, 0]) != 2.0**bits - 1:
+    odd = 2.0**bits - 1  # near the end of the range
+
+    def product(terms: Array, kernel: Array) -> float:
+        return float(jax.jit(jnp.dot)(jnp.asarray(terms, dtype), jnp.asarray(kernel, dtype))[0, 0])
+
+    # Taken apart into terms that share no bits.
+    got = product(2.0 ** np.arange(bits)[None], np.ones((bits, 1)))
+    if got != odd:
         raise SelfTestError(
             f"a matrix product of {dtype} numbers loses bits on {jax.devices()[0]}: expected "
-            f"{2.0**bits - 1:.0f}, got {float(got[0, 0])!r}; is a faster, coarser mode switched on?"
+            f"{odd:.0f}, got {got!r}; is a faster, coarser mode switched on?"
         )
-    weight = jnp.asarray([[2.0**bits - 1]], dtype)
-    got = jax.jit(jnp.dot)(jnp.asarray([[1.0]], dtype), weight)
-    if float(got[0, 0]) != 2.0**bits - 1:
+    got = product(np.ones((1, 1)), np.full((1, 1), odd))
+    if got != odd:
         raise SelfTestError(
             f"a matrix product rounds its {dtype} operands on {jax.devices()[0]}: "
-            f"{2.0**bits - 1:.0f} becomes {float(got[0, 0])!r}; is TF32 switched on?"
+            f"{odd:.0f} becomes {got!r}; is TF32 switched on?"
         )

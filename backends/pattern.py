@@ -51,12 +51,8 @@ class Pattern:
     def values(self, matrix: Parameter, name: str) -> Array:
         """What a matrix, sparse or dense, has at these entries; 0 where it stores nothing.
 
-        Args:
-          matrix: (rows, columns).
-          name: of the parameter, for the error.
-
         Raises:
-          ShapeError: it is not 0 at another entry.
+          ShapeError: it is not 0 at another entry; names the parameter.
         """
         given = sparse.coo_array(_numbers(matrix))
         own = self.rows.astype(np.int64) * self.shape[1] + self.columns

@@ -6,13 +6,13 @@ ReLUs are native. Any value on a grid is carried by one unit, as its distance fr
 a continuous one that can have either sign takes a pair, its positive and its negative part.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from lsrl.backends.base import capabilities_of
 from lsrl.backends.cells.encoding import (
-    Bounds,
     Drive,
     Encoder,
     Encoding,
@@ -29,14 +29,7 @@ from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import Facts, Sums, lowest_bit_of_step
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Affine,
-    LinearState,
-    RecurrentState,
-    Relu,
-    SelectiveState,
-    ThresholdState,
-)
+from lsrl.ir.ops import Affine, LinearState, RecurrentState, Relu, SelectiveState, ThresholdState
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
@@ -48,15 +41,11 @@ def _native(site: UnitSite) -> Encoding:
 
 def _half(site: UnitSite, rows: Rows, sign: Array, offset: Array) -> Part:
     """relu(sign (x - offset))."""
-    up, down = (
-        spread(site.values, np.ones(site.width), offset, 1),
-        spread(site.values, np.ones(site.width), offset, -1),
-    )
+    ends = [spread(site.values, np.ones(site.width), offset, side) for side in (1, -1)]
 
     def bounds(known: Known) -> Sums:
-        first, second = up(known), down(known)
-        size = np.where(sign > 0, first.magnitude, second.magnitude)
-        return Sums(size, first.grid)
+        up, down = (end(known) for end in ends)
+        return Sums(np.where(sign > 0, up.magnitude, down.magnitude), up.grid)
 
     return Part({"h": Drive(rows, sign, -sign * offset)}, sign, bounds)
 
@@ -104,30 +93,22 @@ def _threshold(site: UnitSite) -> Encoding:
     """relu(x/g) - relu(x/g - 1), or 1 minus that where the state starts at 1."""
     facts = site.argument(site.graph.facts)
     step = np.where(np.isinf(facts.step), 1.0, facts.step)
-    scale = 1 / power_below(step)
     flipped = site.initial == 1
-    scale = np.where(flipped, -scale, scale)
+    scale = np.where(flipped, -1.0, 1.0) / power_below(step)
     parts = []
     for number, sign in enumerate((1.0, -1.0)):
         bias = np.where(flipped, 1.0 - number, -float(number))
-        parts.append(
-            Part(
-                {"h": Drive(site.rows, scale, bias)},
-                np.where(flipped, -sign, sign),
-                _ramp_bounds(site, scale, bias),
-            )
-        )
+        decode = np.where(flipped, -sign, sign)
+        drive = Drive(site.rows, scale, bias)
+        parts.append(Part({"h": drive}, decode, partial(_ramp, site, scale, bias)))
     return Encoding(tuple(parts), np.array(site.initial))
 
 
-def _ramp_bounds(site: UnitSite, scale: Array, bias: Array) -> Bounds:
-    def bounds(known: Known) -> Sums:
-        facts = site.argument(known)
-        ends = scale * facts.low + bias, scale * facts.high + bias
-        grid = np.minimum(np.abs(scale) * lowest_bit_of_step(facts), 1.0)
-        return Sums(np.maximum(np.maximum(*ends), 0.0), grid)
-
-    return bounds
+def _ramp(site: UnitSite, scale: Array, bias: Array, known: Known) -> Sums:
+    facts = site.argument(known)
+    ends = scale * facts.low + bias, scale * facts.high + bias
+    grid = np.minimum(np.abs(scale) * lowest_bit_of_step(facts), 1.0)
+    return Sums(np.maximum(np.maximum(*ends), 0.0), grid)
 
 
 def _sides(facts: Facts, start: Array, state: bool) -> tuple[Array, Array, Array]:

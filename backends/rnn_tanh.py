@@ -32,12 +32,7 @@ from lsrl.backends.cells.forward import CellKind
 from lsrl.backends.cells.target import CellBackend
 from lsrl.ir.bounds import lowest_bit_of_step
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import (
-    Affine,
-    LinearState,
-    Product,
-    SelectiveState,
-)
+from lsrl.ir.ops import Affine, LinearState, Product, SelectiveState
 from lsrl.schedule import Rows
 from lsrl.target import Capabilities
 
@@ -46,10 +41,6 @@ def _carry(site: UnitSite) -> Encoding:
     # A {0,1} value is held as 1 minus itself: then the bias of an open gate vanishes.
     gates = site.values(site.graph.facts).boolean
     return scaled(site, "h", np.ones(site.width) if gates else site.initial)
-
-
-def _state(site: UnitSite) -> Encoding:
-    return scaled(site, "h", site.initial)
 
 
 def _product(site: UnitSite) -> Encoding:
@@ -119,7 +110,7 @@ def _selective(site: UnitSite) -> Encoding:
 ELMAN = Encoder(
     table={
         Affine: _carry,
-        LinearState: _state,
+        LinearState: lambda site: scaled(site, "h", site.initial),
         Product: _product,
         SelectiveState: _selective,
         **comparisons("h"),

@@ -99,7 +99,9 @@ def explain(
         return Explanation(*about, "no", f"{error}")
     bits = _bits(backend, model, program.max_length or model.schedule.graph.tokens)
     answer, reason, tokens = _verdict(program, model, bits, legalise)
-    bound = math.inf if answer == "no" else _bound(model, tokens)
+    # Exact up to a token is without error up to there, whatever comes after.
+    bound = model.certificate.error_bound if tokens == model.certificate.tokens else 0.0
+    bound = math.inf if answer == "no" else bound
     size = len(model.schedule.layers), model.schedule.width
     return Explanation(*about, answer, reason, tokens, bound, *size, bits)
 
@@ -111,12 +113,6 @@ def _bits(
     analyse = backend.analysis(model.schedule, model.numerics)
     lengths = sorted({min(2**k, longest) for k in (4, 8, 12, 16)} | {longest})
     return tuple((tokens, analyse(tokens).bits_needed()) for tokens in lengths)
-
-
-def _bound(model: Model, tokens: int | None) -> float:
-    """Exact up to a token is without error up to there, whatever comes after."""
-    certificate = model.certificate
-    return 0.0 if tokens != certificate.tokens else certificate.error_bound
 
 
 def _verdict(

@@ -206,10 +206,7 @@ class Model:
 
     @overload
     def run(
-        self,
-        *inputs: ArrayLike,
-        return_state: Literal[False] = ...,
-        **options: Unpack[RunOptions],
+        self, *inputs: ArrayLike, return_state: Literal[False] = ..., **options: Unpack[RunOptions]
     ) -> Array: ...
 
     @overload
@@ -397,14 +394,11 @@ class Model:
           InputError: the program has not one Token input and one Token output that fits it, or what
             is read is longer than the program or the certificate allows.
         """
-        kinds = list(self.program.inputs.values())
+        sizes = [
+            kind.size if isinstance(kind, Token) else 0 for kind in self.program.inputs.values()
+        ]
         out = self.program.output_type
-        if (
-            len(kinds) != 1
-            or not isinstance(kinds[0], Token)
-            or out is None
-            or out.size > kinds[0].size
-        ):
+        if len(sizes) != 1 or out is None or out.size > sizes[0]:
             raise InputError(
                 f"generate needs one Token input and a Token output that is not larger, got "
                 f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
@@ -429,12 +423,7 @@ class Model:
             )
 
     def self_test(
-        self,
-        sequences: int = 4,
-        length: int = 64,
-        seed: int = 0,
-        *,
-        sampler: Sampler | None = None,
+        self, sequences: int = 4, length: int = 64, seed: int = 0, *, sampler: Sampler | None = None
     ) -> None:
         """Check on the device at hand what the certificate relies on, and the program itself.
 
@@ -472,11 +461,10 @@ class Model:
 
     def report(self) -> str:
         """What the stages did: passes, depth, width by layer, parameters, time by stage."""
+        pairs = zip(self.schedule.layers, self.labels, strict=True)
         layers = [
             f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
-            for number, (layer, labels) in enumerate(
-                zip(self.schedule.layers, self.labels, strict=True), start=1
-            )
+            for number, (layer, labels) in enumerate(pairs, start=1)
         ]
         return f"{self.summary()}\n{self.compilation.text(layers)}"
 
@@ -488,8 +476,16 @@ class Model:
         Raises:
           OSError: the file can't be written.
         """
-        alteration = self.alteration
-        arrays = self.module.parameter_arrays() if alteration is None else self.module.arrays()
+        arrays = self.module.parameter_arrays()
+        altered: storage.AlterationJson | None = None
+        if self.alteration is not None:
+            arrays = self.module.arrays()
+            altered = {
+                "circuit": json.loads(self.alteration.circuit.to_json()),
+                "card": self.alteration.card.to_json(),
+                "certificate": self.certificate.to_json(),
+                "weights": storage.weights_digest(arrays),
+            }
         storage.save(
             path,
             arrays,
@@ -500,14 +496,7 @@ class Model:
             levels=self.schedule.levels,
             labels=self.labels,
             certificate=str(self.certificate),
-            alteration=None
-            if alteration is None
-            else {
-                "circuit": json.loads(alteration.circuit.to_json()),
-                "card": alteration.card.to_json(),
-                "certificate": self.certificate.to_json(),
-                "weights": storage.weights_digest(arrays),
-            },
+            alteration=altered,
         )
 
     def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
 import jax
@@ -47,20 +47,13 @@ def _flattened(state: State) -> tuple[tuple[tuple[GetAttrKey, object], ...], int
     return tuple((GetAttrKey(name), getattr(state, name)) for name in fields), state.batch
 
 
-def _unflattened(batch: int | None, leaves: Iterable[int | Tree]) -> State:
-    position, hidden = leaves
-    return State(cast(int, position), cast(Tree, hidden), batch)
-
-
-jax.tree_util.register_pytree_with_keys(State, _flattened, _unflattened)
+jax.tree_util.register_pytree_with_keys(
+    State, _flattened, lambda batch, leaves: State(*cast(tuple[int, Tree], leaves), batch)
+)
 
 
 def owner_of(
-    program: Program,
-    target: str,
-    dtype: str,
-    options: Options,
-    weights: Mapping[str, Parameter],
+    program: Program, target: str, dtype: str, options: Options, weights: Mapping[str, Parameter]
 ) -> dict[str, str]:
     """What a state belongs to: equal weights alone give its numbers the same meaning."""
     content = json.dumps(storage.program_content(program, lines=False))
@@ -76,13 +69,7 @@ def owner_of(
 def save_state(
     path: str | os.PathLike[str], state: State, dtype: str, owner: Mapping[str, str]
 ) -> None:
-    """Write a state whole or not at all.
-
-    Args:
-      path: the file.
-      state: what is written.
-      dtype: of the network.
-      owner: which model it is of, as `load_state` compares it.
+    """Write a state whole or not at all, and whose it is, as `load_state` compares it.
 
     Raises:
       OSError: the file can't be written.
@@ -96,12 +83,7 @@ def save_state(
 def load_state(
     path: str | os.PathLike[str], owner: Mapping[str, str], start: Callable[[int | None], State]
 ) -> State:
-    """Read a state that `save_state` wrote.
-
-    Args:
-      path: the file.
-      owner: which model wants it.
-      start: makes the state before the first token, of so many sequences.
+    """Read a state that `save_state` wrote; `start` makes one of so many sequences.
 
     Raises:
       FormatError: the file is damaged, truncated, newer, no state, or of another model.
@@ -135,13 +117,7 @@ def load_state(
 def check_state(
     what: str, state: State, batch: int | None, start: Callable[[int | None], State]
 ) -> None:
-    """Refuse a state of other sequences, or of a network with other states.
-
-    Args:
-      what: is to go on from it.
-      state: given.
-      batch: number of sequences that go on; None for one without a batch axis.
-      start: makes the state before the first token, of so many sequences.
+    """Refuse a state of other sequences than `batch`, or of a network with others than `start`'s.
 
     Raises:
       InputError: says what was expected, and what came.

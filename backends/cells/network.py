@@ -186,15 +186,7 @@ class CellNetwork(Network):
         return found
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
-
-        Args:
-          arrays: by the names of `parameter_arrays`.
-
-        Raises:
-          ShapeError: an array has a shape that no cell of this width has.
-          KeyError: an array is missing.
-        """
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
         maps = InputMaps(*maps_in(self.structure.inputs, arrays))
         side = _biased_side(self.structure.kind)
         depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
@@ -254,9 +246,9 @@ class CellNetwork(Network):
             "cells": tuple(
                 {
                     side: {
-                        name: value_of(getattr(getattr(cell, side), name))
+                        name: value_of(held)
                         for name in ("kernel", "bias")
-                        if getattr(getattr(cell, side), name) is not None
+                        if (held := getattr(getattr(cell, side), name)) is not None
                     }
                     for side in ("dense_i", "dense_h")
                 }
@@ -272,10 +264,10 @@ class CellNetwork(Network):
         found: dict[str, dict[str, SparseKernel]] = {}
         for number, own in enumerate(parameters["cells"]):
             for side in ("dense_i", "dense_h"):
-                if isinstance(own[side]["kernel"], jax.core.Tracer):
+                kernel = own[side]["kernel"]
+                if isinstance(kernel, jax.core.Tracer):
                     continue  # no one knows its zeros
-                kernel = np.asarray(own[side]["kernel"])
-                sparse = sparse_kernel(kernel, len(kernel) // ROWS_OF_PART)
+                sparse = sparse_kernel(np.asarray(kernel), len(kernel) // ROWS_OF_PART)
                 if sparse is not None:
                     found.setdefault(f"{number}", {})[side] = sparse
         return {**parameters, "sparse": found}
@@ -314,11 +306,7 @@ class CellNetwork(Network):
         return jitted_run(parameters, self.structure, state, inputs)
 
     def self_test(self) -> None:
-        """Check the activation thresholds and the sums that exactness relies on, on this device.
-
-        Raises:
-          SelfTestError: names the threshold that fails, and the device.
-        """
+        """Check the activation thresholds and the sums that exactness relies on, on this device."""
         with precise(self.dtype):
             check_activations(self.structure.kind, self.dtype)
         super().self_test()

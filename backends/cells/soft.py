@@ -3,7 +3,7 @@
 What that does to a unit at every token is known, so it is taken back, and only the rest is error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -77,17 +77,9 @@ def _image(kind: str, placed: Placed, size: float) -> tuple[float, float, float]
 
 
 def softened_plan(kind: str, plan: CellPlan, images: Sequence[Image], size: float) -> CellPlan:
-    """The plan with gates and saturated units at ±size, over soft units.
-
-    Args:
-      kind: of the cells.
-      plan: with gates and saturated units at ±size already.
-      images: by layer what its units become.
-      size: the least pre-activation of what is saturated.
-    """
-    layers = []
-    before = Image(np.ones(plan.schedule.feature_width), *[np.zeros(0)] * 2)
-    before = before._replace(offset=np.zeros(len(before.scale)))
+    """A plan with gates and saturated units at ±size already, over the images of its units."""
+    layers, width = [], plan.schedule.feature_width
+    before = Image(np.ones(width), np.zeros(width), np.zeros(0))
     for layer, image in zip(plan.layers, images, strict=True):
         kernels = {
             gate: _kernel(kind, gate, kernel, layer, before, image, size)
@@ -102,13 +94,7 @@ def softened_plan(kind: str, plan: CellPlan, images: Sequence[Image], size: floa
 
 
 def _kernel(
-    kind: str,
-    gate: str,
-    kernel: Kernel,
-    layer: CellLayer,
-    before: Image,
-    image: Image,
-    size: float,
+    kind: str, gate: str, kernel: Kernel, layer: CellLayer, before: Image, image: Image, size: float
 ) -> Kernel:
     """Rows brought down to the margin, over units that hold images of what they held."""
     down = sp.diags_array(_factors(gate, layer, size))
@@ -127,15 +113,13 @@ def _factors(gate: str, layer: CellLayer, size: float) -> Array:
     """By unit what brings the least distance of its gate's drive from 0 to the size."""
     found = np.ones(layer.width)
     for placed in layer.placed:
-        drives: Mapping[str, object] = placed.part.drives
-        drive = placed.part.drives.get(gate) if gate in drives else None
+        drive = placed.part.drives.get(gate)
         if drive is None or drive.margin is None or not drive.needed:
             continue
         margin = drive.margin if placed.part.picked is None else drive.margin[placed.part.picked]
         # A gate on continuous values has no margin, and stays as sharp as it was.
-        found[placed.start : placed.start + placed.width] = np.where(
-            margin > 0, size / np.where(margin > 0, margin, 1.0), 1.0
-        )
+        factors = size / np.where(margin > 0, margin, size)
+        found[placed.start : placed.start + placed.width] = factors
     return found
 
 

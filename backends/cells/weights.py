@@ -24,12 +24,7 @@ UNTRAINED = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
 
 
 def cell_legend(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> Legend:
-    """Units of every cell: those of a ReLU have a size to choose, all others a sign.
-
-    Args:
-      kind: of the cells.
-      shapes: of the parameters, by flat name.
-    """
+    """Units of every cell: those of a ReLU have a size to choose, all others a sign."""
     relu = kind == "relu"
     features = shapes.get("cells.0.dense_i.kernel", shapes["output_kernel"])[0]
     spaces, before = {"features": Space(features, True, True, hooks=(0,))}, "features"
@@ -87,11 +82,7 @@ def fresh_cells(
 ) -> dict[str, Array]:
     """As flax initialises its cells, and maps as its Embed and Linear have them.
 
-    Args:
-      kind: of the cells.
-      known: arrays of a network with the same inputs and outputs.
-      units: features, and units of each cell.
-      seed: of the weights.
+    They are for the inputs and outputs of `known`; `units` begin with the features.
     """
     rng, keys = np.random.default_rng(seed), nnx.Rngs(seed)
     arrays: dict[str, Array] = {}

@@ -6,7 +6,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import cast
 
 import jax
@@ -82,14 +82,7 @@ class NetworkWeights:
 
 
 class LinearLayer(nnx.Module):
-    """The parameters of one layer.
-
-    Attributes:
-      input_kernel: (features in, hidden).
-      recurrent_kernel: (hidden, hidden).
-      bias: (hidden,).
-      initial_state: (hidden,).
-    """
+    """The parameters of one layer, as `LayerWeights` has them."""
 
     def __init__(self, weights: LayerWeights, dtype: str) -> None:
         self.input_kernel = parameter(weights.input_kernel, dtype)
@@ -170,31 +163,20 @@ class LinearNetwork(Network):
         """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
         found = self.parameter_arrays()
         for number, layer in enumerate(self.structure.layers):
-            for name in ("relu", "left", "right"):
-                found[f"layers.{number}.{name}"] = np.array(
-                    getattr(layer, name), bool if name == "relu" else np.int64
-                )
+            for name, dtype in (("relu", bool), ("left", np.int64), ("right", np.int64)):
+                found[f"layers.{number}.{name}"] = np.array(getattr(layer, name), dtype)
         return found
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "LinearNetwork":
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
-
-        Args:
-          arrays: by the names of `arrays`.
-
-        Raises:
-          ShapeError: the shapes don't fit together.
-          KeyError: an array is missing.
-        """
-        fields = (
-            "input_kernel", "recurrent_kernel", "bias", "initial_state", "relu", "left", "right",
-        )  # fmt: skip
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
             *maps_in(self.structure.inputs, arrays),
             arrays["input_bias"],
             tuple(
-                LayerWeights(**{name: arrays[f"layers.{i}.{name}"] for name in fields})
+                LayerWeights(
+                    **{f.name: arrays[f"layers.{i}.{f.name}"] for f in fields(LayerWeights)}
+                )
                 for i in range(depth)
             ),
             arrays["output_kernel"],
@@ -272,16 +254,9 @@ class LinearNetwork(Network):
     def run(
         self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> np.ndarray | jax.Array:
-        """Run whole sequences, parallel over time.
+        """Run whole sequences, parallel over time; by default as many tokens as run fast at a time.
 
-        Args:
-          inputs: per program input, ids (batch, time) or vectors (batch, time, width).
-          chunk: most tokens at a time; by default as many as run fast. Memory grows with it.
-          state: to start from, per layer (batch, hidden); the initial state if None.
-
-        Returns:
-          (batch, time, outputs), numpy, in the network's dtype. Under a jax transformation it runs
-          token by token and gives a jax array.
+        Under a jax transformation it runs token by token and gives a jax array.
         """
         return self._run(inputs, chunk, state, with_state=False)[0]
 
@@ -309,11 +284,7 @@ class LinearNetwork(Network):
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
 
     def self_test(self) -> None:
-        """Check what exactness relies on, on the device at hand.
-
-        Raises:
-          SelfTestError: products or sums lose bits (as under TF32), or rounding is not done.
-        """
+        """Check that no products or sums lose bits (as under TF32), and that rounding is done."""
         with precision(self.structure.dtype):
             _check_arithmetic(self.structure)
 
@@ -359,7 +330,7 @@ def _check(weights: NetworkWeights) -> None:
             raise ShapeError(f"{name}: expected shape {shape}, got {values.shape}")
 
     features = weights.input_bias.shape[0]
-    maps = [m for m in (*weights.tables, *weights.kernels) if m is not None]
+    maps = (m for m in (*weights.tables, *weights.kernels) if m is not None)
     for number, values in enumerate(maps):
         expect(f"input map {number}", values, (values.shape[0], features))
     for number, layer in enumerate(weights.layers):

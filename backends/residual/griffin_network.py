@@ -5,6 +5,7 @@ Language Models", section 2. All temporal blocks are recurrent (Hawk): there is 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -26,13 +27,7 @@ from lsrl.backends.residual.blocks import (
 from lsrl.backends.residual.griffin_weights import mlp_path, recurrent_path
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.paths import Path
-from lsrl.backends.residual.self_test import (
-    OperationTest,
-    check_norm,
-    check_operations,
-    norm_operations,
-    sizes_from,
-)
+from lsrl.backends.residual.self_test import OperationTest, check_operations, sizes_from
 from lsrl.backends.strength import Sources
 from lsrl.ir.numbers import Array
 
@@ -71,16 +66,9 @@ def griffin_layer(
 ) -> tuple[jax.Array, LayerState]:
     """One Griffin layer: the recurrent block and the gated MLP, each with its norm and residual.
 
-    Args:
-      weights: by the reference's names; see ResidualWeights.
-      stream: (time, batch, d).
-      state: "conv" (batch, lru, taps - 1) and "lru" (batch, lru).
-      places: where in their sequences the tokens are; the recurrence is reset at the first.
-      eps: of the norms.
-      edit: of the stream and "lru" behind the recurrent block, and of the stream behind the MLP.
-
-    Returns:
-      The stream after the layer, and the state after `places.tokens` tokens.
+    See `ResidualNetwork.block`. The state is "conv" (batch, lru, taps - 1) and "lru" (batch, lru),
+    which is reset at first tokens; edits are of the stream and "lru" behind the recurrent block,
+    and of the stream behind the MLP.
     """
     normed = rms_norm(stream, 1.0 + weights["temporal_pre_norm.weight"], eps)
     y_branch = _gelu(_affine(normed, weights, "temporal_block.linear_y"))
@@ -187,37 +175,38 @@ class GriffinNetwork(ResidualNetwork):
           SelfTestError: names the operation that fails, and the device; for an integrator's, what
             error its states have there, and the way out.
         """
-        large, saturated = sizes_from(16), sizes_from(128)
-        ones = np.ones_like(saturated)
-        check_operations(
-            (
-                *norm_operations(self.structure.eps),
-                OperationTest("gelu(u) == u from 16 on", _gelu, large, large),
-                OperationTest("gelu(u) == 0 below -16", _gelu, -large, 0 * large),
-                OperationTest("sigmoid(u) == 1 from 128 on", jax.nn.sigmoid, saturated, ones),
-                OperationTest("sigmoid(u) == 0 below -128", jax.nn.sigmoid, -saturated, 0 * ones),
-                OperationTest(
-                    "the decay is 0 at recurrent_param = 32 and an open gate",
-                    lambda gate: jnp.exp(_log_decay(gate, jnp.full_like(gate, 32))),
-                    np.ones(33, DTYPE),
-                    np.zeros(33, DTYPE),
-                ),
-                OperationTest(
-                    "the multiplier is 1 at recurrent_param = 32 and an open gate",
-                    lambda gate: _multiplier(_log_decay(gate, jnp.full_like(gate, 32))),
-                    np.ones(33, DTYPE),
-                    np.ones(33, DTYPE),
-                ),
-                OperationTest(
-                    "with a shut gate the decay is 1",
-                    lambda gate: jnp.exp(_log_decay(gate, jnp.full_like(gate, 32))),
-                    np.zeros(33, DTYPE),
-                    np.ones(33, DTYPE),
-                ),
-            )
-        )
-        check_norm(self.width, self.structure.eps)
+        super().self_test()
         _check_integrator()
+
+    def operations(self) -> tuple[OperationTest, ...]:
+        """Of gelu and sigmoid, and of decays and multipliers that are 0 or 1."""
+        large, saturated = sizes_from(16), sizes_from(128)
+        ones, opened, shut = np.ones_like(saturated), np.ones(33, DTYPE), np.zeros(33, DTYPE)
+        decay, multiplier = (partial(f, parameter=32) for f in (_decay, _entering))
+        return (
+            OperationTest("gelu(u) == u from 16 on", _gelu, large, large),
+            OperationTest("gelu(u) == 0 below -16", _gelu, -large, 0 * large),
+            OperationTest("sigmoid(u) == 1 from 128 on", jax.nn.sigmoid, saturated, ones),
+            OperationTest("sigmoid(u) == 0 below -128", jax.nn.sigmoid, -saturated, 0 * ones),
+            OperationTest(
+                "the decay is 0 at recurrent_param = 32 and an open gate", decay, opened, shut
+            ),
+            OperationTest(
+                "the multiplier is 1 at recurrent_param = 32 and an open gate",
+                multiplier,
+                opened,
+                opened,
+            ),
+            OperationTest("with a shut gate the decay is 1", decay, shut, opened),
+        )
+
+
+def _decay(gate: jax.Array, parameter: float) -> jax.Array:
+    return jnp.exp(_log_decay(gate, jnp.full_like(gate, parameter)))
+
+
+def _entering(gate: jax.Array, parameter: float) -> jax.Array:
+    return _multiplier(_log_decay(gate, jnp.full_like(gate, parameter)))
 
 
 def _check_integrator() -> None:
@@ -225,15 +214,8 @@ def _check_integrator() -> None:
     # Every softplus that is within 2^-10 of the right one, since devices round log1p and exp.
     middle = np.float32(-0.75 * 2.0**-25).view(np.int32)
     window = np.arange(middle - 2**13, middle + 2**13, dtype=np.int32).view(DTYPE)
-    ones = np.ones_like(window)
-    gates = np.ones(33, DTYPE)
-
-    def decay(gate: jax.Array) -> jax.Array:
-        return jnp.exp(_log_decay(gate, jnp.full_like(gate, INTEGRATOR)))
-
-    def multiplier(gate: jax.Array) -> jax.Array:
-        return _multiplier(_log_decay(gate, jnp.full_like(gate, INTEGRATOR)))
-
+    ones, gates = np.ones_like(window), np.ones(33, DTYPE)
+    decay, multiplier = (partial(f, parameter=INTEGRATOR) for f in (_decay, _entering))
     # What is left if the device has another exp: its own decay and multiplier, as numbers.
     lost = abs(1 - float(jax.jit(decay)(jnp.asarray(gates))[0]))
     scale = float(jax.jit(multiplier)(jnp.asarray(gates))[0])

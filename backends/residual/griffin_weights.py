@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.strength import Sources, sigmoid, strength, sums_of
@@ -23,12 +24,9 @@ def recurrent_path(own: Mapping[str, Array], below: Sources) -> Path:
     hold = np.zeros(values.shape[1])
     for name in ("input", "recurrent"):
         weight = own[f"{block}rg_lru.{name}_gate_weight"]
-        heads, size, _ = weight.shape
-        dense = np.zeros((heads * size, heads * size))
-        for head in range(heads):
-            own_part = slice(head * size, (head + 1) * size)
-            dense[own_part, own_part] = weight[head]
-        gate_strength = strength(dense, own[f"{block}rg_lru.{name}_gate_bias"].ravel(), inner)
+        gate_strength = strength(
+            block_diag(*weight), own[f"{block}rg_lru.{name}_gate_bias"].ravel(), inner
+        )
         paths.append((reads[:, :, None] * gate_strength[None]).max(axis=1))
         hold = np.maximum(hold, gate_strength.max(axis=0))
     opened = sigmoid(own[f"{block}rg_lru.recurrent_gate_bias"].ravel())

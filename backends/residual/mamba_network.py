@@ -25,13 +25,7 @@ from lsrl.backends.residual.blocks import (
 from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, path
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.paths import Path
-from lsrl.backends.residual.self_test import (
-    OperationTest,
-    check_norm,
-    check_operations,
-    norm_operations,
-    sizes_from,
-)
+from lsrl.backends.residual.self_test import OperationTest, sizes_from
 from lsrl.backends.strength import Gates, Sources
 from lsrl.ir.numbers import Array
 
@@ -46,16 +40,8 @@ def mamba_block(
 ) -> tuple[jax.Array, LayerState]:
     """One Mamba layer: norm, projection, convolution, selective scan, gate, and the residual.
 
-    Args:
-      weights: by the reference's names; see ResidualWeights.
-      stream: (time, batch, d).
-      state: "conv" (batch, inner, taps - 1) and "ssm" (batch, inner, state size).
-      places: where in their sequences the tokens are.
-      eps: of the norm.
-      edit: of the stream and "ssm", behind the layer.
-
-    Returns:
-      The stream after the layer, and the state after `places.tokens` tokens.
+    See `ResidualNetwork.block`. The state is "conv" (batch, inner, taps - 1) and "ssm" (batch,
+    inner, state size); the edit is of the stream and "ssm", behind the layer.
     """
     normed = rms_norm(stream, weights["norm.weight"], eps)
     values, gate = jnp.split(linear(normed, weights["mixer.in_proj.weight"]), 2, axis=-1)
@@ -155,47 +141,39 @@ class MambaNetwork(ResidualNetwork):
         for layer in range(depth):
             for name, array in fresh_layer(width, depth, rng).items():
                 arrays[f"{self.layers_name}.{layer}.{name}"] = array
-        outputs = known["output_kernel"].shape[1]
         arrays["input_bias"] = np.zeros(width)
         arrays[self.final_norm_name] = np.ones(width)
-        arrays["output_kernel"] = rng.standard_normal((width, outputs)) / np.sqrt(width)
+        shape = width, known["output_kernel"].shape[1]
+        arrays["output_kernel"] = rng.standard_normal(shape) / np.sqrt(width)
         return self.rebuilt(arrays)
 
-    def self_test(self) -> None:
-        """Check rsqrt, silu, softplus, exp, the whole norm and matrix products on this device.
-
-        Raises:
-          SelfTestError: names the operation that fails, and the device.
-        """
+    def operations(self) -> tuple[OperationTest, ...]:
+        """Of silu, softplus and exp."""
         large, none = sizes_from(128), np.zeros(1, DTYPE)
         steps = sizes_from(32)[:4097]
-        logits = np.concatenate([np.arange(32, 8192), [2.0**n for n in range(13, 24)]]).astype(
-            DTYPE
+        logits = np.concatenate([np.arange(32, 8192), 2.0 ** np.arange(13, 24)]).astype(DTYPE)
+
+        def decay(logit: jax.Array, a_log: float) -> jax.Array:
+            return jnp.exp(jax.nn.softplus(logit) * -jnp.exp(jnp.full_like(logit, a_log)))
+
+        return (
+            OperationTest("silu(u) == u from 32 on", jax.nn.silu, steps, steps),
+            OperationTest("silu(u) == u from 128 on", jax.nn.silu, large, large),
+            OperationTest("silu(u) == 0 below -128", jax.nn.silu, -large, 0 * large),
+            OperationTest("silu(0) == 0", jax.nn.silu, none, none),
+            OperationTest("softplus(u) == u from 32 on", jax.nn.softplus, logits, logits),
+            OperationTest("softplus(u) == 0 below -128", jax.nn.softplus, -large, 0 * large),
+            OperationTest("exp(u) == 0 below -128", jnp.exp, -large, 0 * large),
+            OperationTest(
+                "exp(-dt * exp(-100)) == 1",
+                lambda logit: decay(logit, -100),
+                np.concatenate([none - 2048, logits]),
+                np.ones(len(logits) + 1, DTYPE),
+            ),
+            OperationTest(
+                "exp(-dt) is 1 at dt = 0, and 0 at dt >= 128",
+                lambda logit: decay(logit, 0),
+                np.concatenate([-large, large]),
+                np.concatenate([np.ones_like(large), 0 * large]),
+            ),
         )
-        check_operations(
-            (
-                *norm_operations(self.structure.eps),
-                OperationTest("silu(u) == u from 32 on", jax.nn.silu, steps, steps),
-                OperationTest("silu(u) == u from 128 on", jax.nn.silu, large, large),
-                OperationTest("silu(u) == 0 below -128", jax.nn.silu, -large, 0 * large),
-                OperationTest("silu(0) == 0", jax.nn.silu, none, none),
-                OperationTest("softplus(u) == u from 32 on", jax.nn.softplus, logits, logits),
-                OperationTest("softplus(u) == 0 below -128", jax.nn.softplus, -large, 0 * large),
-                OperationTest("exp(u) == 0 below -128", jnp.exp, -large, 0 * large),
-                OperationTest(
-                    "exp(-dt * exp(-100)) == 1",
-                    lambda logit: jnp.exp(
-                        jax.nn.softplus(logit) * -jnp.exp(jnp.full_like(logit, -100))
-                    ),
-                    np.concatenate([none - 2048, logits]),
-                    np.ones(len(logits) + 1, DTYPE),
-                ),
-                OperationTest(
-                    "exp(-dt) is 1 at dt = 0, and 0 at dt >= 128",
-                    lambda logit: jnp.exp(jax.nn.softplus(logit) * -jnp.exp(jnp.zeros_like(logit))),
-                    np.concatenate([-large, large]),
-                    np.concatenate([np.ones_like(large), 0 * large]),
-                ),
-            )
-        )
-        check_norm(self.width, self.structure.eps)

@@ -39,10 +39,7 @@ def path(own: Mapping[str, Array], below: Sources) -> Path:
 def gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     """What the scan of a layer keeps, exp(Δ A), and what SiLU and convolution give it.
 
-    Args:
-      own: the layer's parameters.
-      eps: of its norm.
-      stream: (batch, time, d) before the layer.
+    The stream (batch, time, d) is that before the layer.
     """
     size = np.sqrt((stream**2).mean(axis=-1, keepdims=True) + eps)
     into = stream / size * own["norm.weight"] @ own["mixer.in_proj.weight"].T
@@ -62,13 +59,7 @@ def gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
 
 
 def fresh_layer(width: int, depth: int, rng: np.random.Generator) -> dict[str, Array]:
-    """As `MambaPreTrainedModel._init_weights` of transformers has them, of one layer.
-
-    Args:
-      width: of the stream.
-      depth: layers.
-      rng: of the weights.
-    """
+    """As `MambaPreTrainedModel._init_weights` of transformers has them, of one layer of `depth`."""
     inner, rank = EXPAND * width, max(RANK, math.ceil(width / 16))
 
     def uniform(*shape: int, fan: int) -> Array:

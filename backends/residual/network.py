@@ -20,6 +20,7 @@ from flax import nnx
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.hooks import Layered, Put
+from lsrl.backends.input_map import kinds_and_maps
 from lsrl.backends.network import (
     Edit,
     Inputs,
@@ -32,12 +33,7 @@ from lsrl.backends.network import (
     precise,
     value_of,
 )
-from lsrl.backends.residual.blocks import (
-    DTYPE,
-    LayerParameters,
-    LayerState,
-    Places,
-)
+from lsrl.backends.residual.blocks import DTYPE, LayerParameters, LayerState, Places
 from lsrl.backends.residual.forward import (
     Parameters,
     ResidualState,
@@ -50,6 +46,12 @@ from lsrl.backends.residual.forward import (
 )
 from lsrl.backends.residual.hooks import ScanMemory, rescanned, run_layer, scan_memory
 from lsrl.backends.residual.paths import Path, path_strengths
+from lsrl.backends.residual.self_test import (
+    OperationTest,
+    check_norm,
+    check_operations,
+    norm_operations,
+)
 from lsrl.backends.strength import Sources, Strengths
 from lsrl.circuit import Circuit
 from lsrl.errors import ShapeError
@@ -166,24 +168,16 @@ class ResidualNetwork(Network):
         """
         super().__init__()
         _check(weights)
-        maps = list(zip(weights.tables, weights.kernels, strict=True))
+        kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
         self.structure = Structure(
             type(self).block,
             self.sites,
             self.gain_offset,
-            tuple(
-                "tables" if t is not None else "kernels" if k is not None else "" for t, k in maps
-            ),
+            tuple(kind and f"{kind}s" for kind in kinds),
             float(weights.embedding_scale),
             float(weights.eps),
         )
-        self.input_maps = nnx.Dict(
-            {
-                f"{number}": parameter(table if table is not None else kernel, DTYPE)
-                for number, (table, kernel) in enumerate(maps)
-                if table is not None or kernel is not None
-            }
-        )
+        self.input_maps = nnx.Dict({n: parameter(held, DTYPE) for n, held in maps.items()})
         self.input_bias = parameter(weights.input_bias, DTYPE)
         self.layers = nnx.Dict(
             {
@@ -226,6 +220,10 @@ class ResidualNetwork(Network):
         """The shapes of a layer's state, for one sequence."""
 
     @abstractmethod
+    def operations(self) -> tuple[OperationTest, ...]:
+        """What exactness relies on in a layer, beside its norms."""
+
+    @abstractmethod
     def inside(self, layer: int) -> Legend:
         """A layer's part of the legend: spaces by a name of their own, arrays by the layer's."""
 
@@ -266,27 +264,16 @@ class ResidualNetwork(Network):
         return [blocks[number] for number in range(len(blocks))]
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> Self:
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
-
-        Args:
-          arrays: by the names of `parameter_arrays`.
-
-        Raises:
-          ShapeError: the shapes don't fit together.
-          KeyError: an array is missing.
-        """
-        names = {places: name for name, places in self.input_names().items()}
-        kinds = self.structure.inputs
-        maps = {
-            kind: tuple(
-                arrays[names[number]] if own == kind else None for number, own in enumerate(kinds)
-            )
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
+        maps = {number: arrays[name] for name, number in self.input_names().items()}
+        tables, kernels = (
+            tuple(maps[i] if own == kind else None for i, own in enumerate(self.structure.inputs))
             for kind in ("tables", "kernels")
-        }
+        )
         return type(self)(
             ResidualWeights(
-                maps["tables"],
-                maps["kernels"],
+                tables,
+                kernels,
                 arrays["input_bias"],
                 tuple(self.by_layer(arrays)),
                 arrays[self.final_norm_name],
@@ -383,10 +370,33 @@ class ResidualNetwork(Network):
         return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
 
     def run_with_state(
-        self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
-    ) -> tuple[Array, ResidualState]:
-        """Run whole sequences as `run` does, and return the state after the last token too."""
-        return self._run(inputs, chunk, cast("ResidualState | None", state))
+        self,
+        inputs: Inputs,
+        chunk: int | None = None,
+        state: Tree | None = None,
+        head: Array | None = None,
+    ) -> tuple[Array, Tree]:
+        """Run as `run` does, to the state after the last token too; `head` is that of `logits`."""
+        arrays = tuple(np.asarray(x) for x in inputs)
+        batch, tokens = arrays[0].shape[:2]
+        most = max(LEAST_CHUNK, CHUNK // max(batch, 1)) if chunk is None else chunk
+        size = min(most, _rounded_up(tokens))
+        state = self.init_state((batch,)) if state is None else state
+        outputs = []
+        with precise(DTYPE):
+            parameters = self.parameters()
+            for start in range(0, tokens, size):
+                part = tuple(x[:, start : start + size] for x in arrays)
+                count = part[0].shape[1]
+                # The last chunk is filled up, so that it needs no compilation of its own.
+                part = tuple(
+                    np.pad(x, ((0, 0), (0, size - count)) + ((0, 0),) * (x.ndim - 2)) for x in part
+                )
+                output, state = _jitted_run(
+                    parameters, self.structure, state, part, jnp.int32(count), head
+                )
+                outputs.append(np.asarray(output)[:, :count])
+        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
 
     def logits(self, inputs: Inputs, vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.
@@ -406,7 +416,7 @@ class ResidualNetwork(Network):
           ShapeError: the program has several outputs.
         """
         head = token_head(np.asarray(value_of(self.output_kernel)), vocabulary).astype(DTYPE)
-        return self._run(inputs, chunk, None, head)[0]
+        return self.run_with_state(inputs, chunk, None, head)[0]
 
     # ------------------------------------------------------------ for studies
 
@@ -450,12 +460,7 @@ class ResidualNetwork(Network):
         return scan_memory(circuit, sum(scans))
 
     def edited_step(
-        self,
-        parameters: Mapping[str, object],
-        state: Tree,
-        inputs: Inputs,
-        put: Put,
-        memory: Tree,
+        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs, put: Put, memory: Tree
     ) -> tuple[jax.Array, Tree, list[jax.Array]]:
         """Run one token with hooks that are set: the stream behind the embedding and each site."""
         entries, weights = map(jnp.asarray, cast(ScanMemory, memory))
@@ -476,6 +481,11 @@ class ResidualNetwork(Network):
         )
         return outputs[0], after, [] if seen is None else list(seen[:, 0])
 
+    def self_test(self) -> None:
+        """Check rsqrt, the operations of a layer, the whole norm and products on this device."""
+        check_operations((*norm_operations(self.structure.eps), *self.operations()))
+        check_norm(self.width, self.structure.eps, CHUNK)
+
     def layered(self) -> Layered:
         """The embedding, each layer and the final norm with its outputs."""
         parameters = self.parameters()
@@ -493,34 +503,6 @@ class ResidualNetwork(Network):
             rescanned,
             lambda batch: {n: np.zeros((batch, *shape), DTYPE) for n, shape in shapes.items()},
         )
-
-    def _run(
-        self,
-        inputs: Inputs,
-        chunk: int | None,
-        state: ResidualState | None,
-        head: Array | None = None,
-    ) -> tuple[Array, ResidualState]:
-        arrays = tuple(np.asarray(x) for x in inputs)
-        batch, tokens = arrays[0].shape[:2]
-        most = max(LEAST_CHUNK, CHUNK // max(batch, 1)) if chunk is None else chunk
-        size = min(most, _rounded_up(tokens))
-        state = self.init_state((batch,)) if state is None else state
-        outputs = []
-        with precise(DTYPE):
-            parameters = self.parameters()
-            for start in range(0, tokens, size):
-                part = tuple(x[:, start : start + size] for x in arrays)
-                count = part[0].shape[1]
-                # The last chunk is filled up, so that it needs no compilation of its own.
-                part = tuple(
-                    np.pad(x, ((0, 0), (0, size - count)) + ((0, 0),) * (x.ndim - 2)) for x in part
-                )
-                output, state = _jitted_run(
-                    parameters, self.structure, state, part, jnp.int32(count), head
-                )
-                outputs.append(np.asarray(output)[:, :count])
-        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
 
 
 def _rounded_up(tokens: int) -> int:

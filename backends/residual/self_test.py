@@ -11,7 +11,6 @@ from jax import lax
 
 from lsrl.backends.network import check_products, precise
 from lsrl.backends.residual.blocks import DTYPE, rms_norm
-from lsrl.backends.residual.network import CHUNK
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 
@@ -101,7 +100,7 @@ def _behind_product(
     return function(jnp.dot(values * scale, kernel))
 
 
-def check_norm(width: int, eps: float) -> None:
+def check_norm(width: int, eps: float, rows: int) -> None:
     """Check that the norm scales a stream with a constant channel exactly, and matrix products.
 
     Raises:
@@ -113,7 +112,7 @@ def check_norm(width: int, eps: float) -> None:
         digits = [n for n in range(13) for _ in range(width // 4**n % 4)]
         size = 2.0**40
         # As many rows as a chunk has, since XLA compiles few of them in another way.
-        values = np.zeros((CHUNK, 1, width), DTYPE)
+        values = np.zeros((rows, 1, width), DTYPE)
         rng = np.random.default_rng(0)
         values[..., len(digits) :] = rng.integers(-(2**24), 2**24, values.shape)[..., len(digits) :]
         values[..., : len(digits)] = size * 2.0 ** np.array(digits)

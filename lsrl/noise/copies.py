@@ -9,9 +9,9 @@ nor on how many copies the memory holds at a time.
 Axis legend: arrays are (copies, batch, time, outputs).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple, TypeAlias, TypedDict, Unpack, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lsrl.backends.axes import Axes
-from lsrl.backends.network import Network
+from lsrl.backends.hooks import Parameters
+from lsrl.backends.network import Inputs, Network, Step
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
@@ -28,12 +29,33 @@ from lsrl.model import Model
 from lsrl.noise.perturbations import FORMATS, Perturbation
 from lsrl.noise.ranges import weight_ranges
 from lsrl.parameters import dense
-from lsrl.pytrees import named_leaves
+from lsrl.pytrees import Tree, named_leaves
 
 # What the copies of one call may take of memory, in bytes, unless the user says otherwise.
 MEMORY = 2**30
 
-Observe = Callable[[Any, Any], Any]
+# From a token's outputs (batch, outputs) and the state after it to a pytree of arrays (batch, ...).
+Observe: TypeAlias = Callable[[jax.Array, Tree], Tree]
+_Leaves: TypeAlias = Sequence[jax.Array]  # of the parameters of all copies, or of one
+_Drifts: TypeAlias = Sequence[jax.Array | None]
+
+
+class CopyOptions(TypedDict, total=False):
+    """How copies are run.
+
+    Attributes:
+      memory: bytes that the copies at work may take; at least one copy a device runs.
+      most: copies at a time; fewer are filled up to it, so that calls of different numbers of
+        copies share what is compiled.
+      last: only so many last tokens are returned; 0: all. With forced states the others are not
+        even run.
+      mesh: devices to spread the copies over, along its first axis.
+    """
+
+    memory: int
+    most: int | None
+    last: int
+    mesh: Mesh | None
 
 
 def run_copies(
@@ -42,11 +64,7 @@ def run_copies(
     perturbation: Perturbation,
     levels: Sequence[float],
     seeds: Sequence[int],
-    *,
-    memory: int = MEMORY,
-    most: int | None = None,
-    last: int = 0,
-    mesh: Mesh | None = None,
+    **options: Unpack[CopyOptions],
 ) -> Array:
     """Outputs of perturbed copies of a model.
 
@@ -56,12 +74,7 @@ def run_copies(
       perturbation: what is done to each copy.
       levels: of the perturbation, one a copy.
       seeds: of the draws, one a copy.
-      memory: bytes that the copies at work may take; at least one copy a device runs.
-      most: copies at a time; fewer are filled up to it, so that calls of different numbers of
-        copies share what is compiled.
-      last: only so many last tokens are returned; 0: all. With forced states the others are not
-        even run.
-      mesh: devices to spread the copies over, along its first axis.
+      **options: see `CopyOptions`.
 
     Returns:
       (copies, batch, time, outputs), or (copies, batch, last, outputs).
@@ -69,20 +82,8 @@ def run_copies(
     Raises:
       InputError: no copies, or not as many levels as seeds.
     """
-    return np.asarray(
-        observe_copies(
-            model,
-            inputs,
-            perturbation,
-            levels,
-            seeds,
-            _outputs,
-            memory=memory,
-            most=most,
-            last=last,
-            mesh=mesh,
-        )
-    )
+    seen = observe_copies(model, inputs, perturbation, levels, seeds, _outputs, **options)
+    return np.asarray(seen)
 
 
 def observe_copies(
@@ -97,27 +98,11 @@ def observe_copies(
     most: int | None = None,
     last: int = 0,
     mesh: Mesh | None = None,
-) -> Any:
-    """What is seen of perturbed copies at every token.
+) -> Tree:
+    """What is seen of copies at every token: a pytree of arrays (copies, batch, time, ...).
 
-    Args:
-      model: the model.
-      inputs: as for `run_copies`.
-      perturbation: as for `run_copies`.
-      levels: as for `run_copies`.
-      seeds: as for `run_copies`.
-      observe: from a token's outputs (batch, outputs) and the state after it to a pytree of arrays
-        (batch, ...); a function of a module, since it is compiled once.
-      memory: as for `run_copies`.
-      most: as for `run_copies`.
-      last: as for `run_copies`.
-      mesh: as for `run_copies`.
-
-    Returns:
-      The pytree, of arrays (copies, batch, time, ...).
-
-    Raises:
-      InputError: no copies, or not as many levels as seeds.
+    Arguments and errors are those of `run_copies`, but for `observe`: what is seen, a function of a
+    module, since it is compiled once.
     """
     if not len(seeds) or len(levels) != len(seeds):
         raise InputError(
@@ -131,7 +116,9 @@ def observe_copies(
         features = tuple(jnp.asarray(a, jnp.int32 if a.ndim == 2 else model.dtype) for a in arrays)
         clean = module.parameters()
         state = jax.tree.map(jnp.asarray, module.init_state((batch,)))
-        draws = _Draws(module, perturbation, tokens, _ranges(model, perturbation))
+        relative = getattr(perturbation, "unit", None) == "range"
+        ranges = weight_ranges(model) if relative else None
+        draws = _Draws(module, perturbation, tokens, ranges)
         held = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
         # Parameters, and what a layer computes of them; every token's states, if forced.
         each = draws.bytes_each + 32 * held * (tokens if perturbation.forced else 2)
@@ -142,7 +129,6 @@ def observe_copies(
             module.pure_step,
             module.structure,
             perturbation.forced,
-            perturbation.drifts,
             observe,
             min(last, tokens) or tokens,
         )
@@ -160,14 +146,18 @@ def observe_copies(
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
-def _outputs(output: Any, state: Any) -> Any:
+def _outputs(output: jax.Array, state: Tree) -> jax.Array:
     return output
 
 
-def _ranges(model: Model, perturbation: Perturbation) -> dict[str, Array] | None:
-    if getattr(perturbation, "unit", None) != "range":
-        return None
-    return weight_ranges(model)
+class _Leaf(NamedTuple):
+    """An array of a network's parameters, in float64, and what it is."""
+
+    name: str
+    value: Array
+    dtype: np.dtype[np.generic]
+    axes: Axes
+    pattern: Pattern | None
 
 
 class _Draws:
@@ -180,32 +170,26 @@ class _Draws:
         tokens: int,
         ranges: dict[str, Array] | None,
     ) -> None:
-        leaves = named_leaves(network.parameters())
-        self.names, self.dtypes = list(leaves), [leaf.dtype for leaf in leaves.values()]
-        self.axes, self.patterns = _axes_of_leaves(network)
-        self.values = [np.asarray(leaf).astype(np.float64) for leaf in leaves.values()]
-        self.perturbation, self.tokens, self.ranges = perturbation, tokens, ranges
-        sizes = [value.size * dtype.itemsize for value, dtype in zip(
-            self.values, self.dtypes, strict=True)]  # fmt: skip
+        self.leaves = _leaves(network)
+        self.perturbation, self.tokens, self.ranges = perturbation, tokens, ranges or {}
         # Twice: what is drawn is float64, and then there is the device's.
-        self.bytes_each = 3 * sum(sizes)
-        if perturbation.drifts:
-            self.bytes_each += 3 * tokens * sum(
-                size for axes, size in zip(self.axes, sizes, strict=True) if axes.kind == "bias"
-            )  # fmt: skip
+        moving = tokens if perturbation.drifts else 0
+        self.bytes_each = sum(
+            3 * leaf.value.size * leaf.dtype.itemsize * (1 + moving * (leaf.axes.kind == "bias"))
+            for leaf in self.leaves
+        )
 
     def stacked(
         self, levels: Sequence[float], seeds: Sequence[int], mesh: Mesh | None
-    ) -> tuple[list[Any], list[Any]]:
+    ) -> tuple[list[jax.Array], list[jax.Array | None]]:
         """For each array its copies (copies, *shape), and what drifts (copies, tokens, *shape)."""
-        stacks, drifts = [], []
-        for name, axes, pattern, value, dtype in zip(
-            self.names, self.axes, self.patterns, self.values, self.dtypes, strict=True
-        ):
-            ranges = None if self.ranges is None else self.ranges.get(name)
+        stacks: list[jax.Array] = []
+        drifts: list[jax.Array | None] = []
+        for name, value, dtype, axes, pattern in self.leaves:
             whole = value if pattern is None else dense(pattern.matrix(value))
             drawn = whole
             if value.size:
+                ranges = self.ranges.get(name)
                 drawn = self.perturbation.applied(name, axes, whole, levels, seeds, ranges)
             if drawn.ndim == whole.ndim:
                 drawn = np.broadcast_to(drawn, (len(seeds), *whole.shape))
@@ -223,83 +207,81 @@ class _Draws:
         return stacks, drifts
 
 
-def _axes_of_leaves(network: Network) -> tuple[list[Axes], list[Pattern | None]]:
-    """What the leaves of a network's parameters are, of which some hold several arrays.
-
-    And which entries those of sparse ones are.
-    """
-    leaves, tree = jax.tree.flatten(network.parameters())
-    marks = [np.broadcast_to(np.int64(i), np.shape(leaf)) for i, leaf in enumerate(leaves)]
+def _leaves(network: Network) -> list[_Leaf]:
+    """The leaves of a network's parameters, of which some hold several arrays."""
+    leaves = named_leaves(network.parameters())
+    marks = [np.broadcast_to(np.int64(i), np.shape(leaf)) for i, leaf in enumerate(leaves.values())]
+    tree = jax.tree.structure(network.parameters())
     marked, arrays = network.named(jax.tree.unflatten(tree, marks)), network.legend().arrays
     # Nothing can be done to what has no entry.
-    found = [Axes("structure", ())] * len(leaves)
-    patterns: list[Pattern | None] = [None] * len(leaves)
+    nothing: tuple[Axes, Pattern | None] = Axes("structure", ()), None
+    found = [nothing] * len(leaves)
     for name, place in network.places().items():
         if np.size(marked[name]):
-            leaf = int(np.ravel(marked[name])[0])
-            found[leaf], patterns[leaf] = arrays[name], place.pattern
-    return found, patterns
+            found[int(np.ravel(marked[name])[0])] = arrays[name], place.pattern
+    return [
+        _Leaf(name, np.asarray(leaf).astype(np.float64), leaf.dtype, *what)
+        for (name, leaf), what in zip(leaves.items(), found, strict=True)
+    ]
 
 
-def _placed(array: Array, mesh: Mesh | None) -> Any:
+def _placed(array: Array, mesh: Mesh | None) -> jax.Array:
     if mesh is None:
         return jnp.asarray(array)
-    return jax.device_put(array, NamedSharding(mesh, _spec(mesh)))
-
-
-def _spec(mesh: Mesh) -> PartitionSpec:
-    return PartitionSpec(mesh.axis_names[0])  # type: ignore[no-untyped-call]
+    spec = PartitionSpec(mesh.axis_names[0])  # type: ignore[no-untyped-call]
+    return jax.device_put(array, NamedSharding(mesh, spec))
 
 
 @lru_cache(maxsize=64)
 def _work(
-    step: Callable[..., Any],
-    structure: Any,
-    is_forced: bool,
-    drifts: bool,
-    observe: Observe,
-    last: int,
-) -> Callable[..., Any]:
+    step: Step, structure: Hashable, is_forced: bool, observe: Observe, last: int
+) -> Callable[[Parameters, _Leaves, _Drifts, jax.Array, Tree, tuple[jax.Array, ...]], Tree]:
     """The compiled function of one network structure; all perturbations of a kind share it."""
 
-    def kept(state: Any, number_format: Any) -> Any:
+    def kept(state: Tree, number_format: jax.Array) -> Tree:
         """The state as it is kept until the next token."""
         # A switch, and not a compilation a format.
-        return lax.switch(number_format, [_as_is, *map(_rounding, FORMATS.values())], state)
+        branches = [lambda state: state, *map(_rounding, FORMATS.values())]
+        return cast(Tree, lax.switch(number_format, branches, state))
 
-    def free(tree: Any, arrays: Any, drift: Any, kind: Any, state: Any, turned: Any) -> Any:
-        def token(carry: Any, now: Any) -> Any:
-            values, added = now
-            moved = [
-                x if d is None else x + d for x, d in zip(arrays, added or [None] * len(arrays),
-                                                          strict=True)
-            ]  # fmt: skip
-            output, after = step(jax.tree.unflatten(tree, moved), structure, carry, values)
-            after = kept(after, kind)
-            return after, observe(output, after)
-
-        _, seen = lax.scan(token, kept(state, kind), (turned, drift))
-        return jax.tree.map(lambda x: jnp.moveaxis(x[-last:], 0, 1), seen)
-
-    def forced(tree: Any, arrays: Any, states: Any, inputs: Any) -> Any:
-        return observe(*step(jax.tree.unflatten(tree, arrays), structure, states, inputs))
-
-    def work(clean: Any, stacks: Any, drift: Any, kind: Any, state: Any, inputs: Any) -> Any:
+    def work(
+        clean: Parameters,
+        stacks: _Leaves,
+        drift: _Drifts,
+        kind: jax.Array,
+        state: Tree,
+        inputs: tuple[jax.Array, ...],
+    ) -> Tree:
         tree = jax.tree.structure(clean)
         turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
-        if not is_forced:
-            return jax.vmap(lambda a, d: free(tree, a, d, kind, state, turned))(stacks, drift)
-        batch = inputs[0].shape[0]
 
-        def token(carry: Any, values: Any) -> Any:
+        def free(arrays: _Leaves, drift: _Drifts) -> Tree:
+            def token(carry: Tree, now: tuple[Inputs, _Drifts]) -> tuple[Tree, Tree]:
+                values, added = now
+                pairs = zip(arrays, added or [None] * len(arrays), strict=True)
+                moved = [x if d is None else x + d for x, d in pairs]
+                output, after = step(jax.tree.unflatten(tree, moved), structure, carry, values)
+                after = kept(after, kind)
+                return after, observe(output, after)
+
+            _, seen = lax.scan(token, kept(state, kind), (turned, drift))
+            return jax.tree.map(lambda x: jnp.moveaxis(x[-last:], 0, 1), seen)
+
+        def token(carry: Tree, values: Inputs) -> tuple[Tree, Tree]:
             return step(clean, structure, carry, values)[1], carry
 
+        def forced(arrays: _Leaves) -> Tree:
+            return observe(*step(jax.tree.unflatten(tree, arrays), structure, states, flat))
+
+        if not is_forced:
+            return jax.vmap(free)(stacks, drift)
+        batch = inputs[0].shape[0]
         _, states = lax.scan(token, state, turned)
         # Time and batch make one axis, since no token waits for another.
         states, flat = jax.tree.map(
             lambda x: x[-last:].reshape(last * batch, *x.shape[2:]), (states, turned)
         )
-        seen = jax.vmap(lambda a: forced(tree, a, states, flat))(stacks)
+        seen = jax.vmap(forced)(stacks)
         return jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(len(x), last, batch, *x.shape[2:]), 1, 2), seen
         )
@@ -307,16 +289,12 @@ def _work(
     return jax.jit(work)
 
 
-def _as_is(state: Any) -> Any:
-    return state
-
-
-def _rounding(bits: tuple[int, int]) -> Callable[[Any], Any]:
+def _rounding(bits: tuple[int, int]) -> Callable[[Tree], Tree]:
     exponent, mantissa = bits
 
-    def leaf(x: Any) -> Any:
+    def leaf(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         return lax.reduce_precision(x, exponent_bits=exponent, mantissa_bits=mantissa)
 
-    return lambda state: jax.tree.map(leaf, state)
+    return lambda state: cast(Tree, jax.tree.map(leaf, state))

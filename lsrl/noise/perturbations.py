@@ -13,7 +13,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -28,6 +28,15 @@ FORMATS = {"tf32": (8, 10), "float16": (5, 10), "bfloat16": (8, 7)}
 SIGMAS = tuple(10.0**exponent for exponent in range(-7, 0))
 
 
+class Weight(NamedTuple):
+    """What a perturbation is asked to change; see `Perturbation.applied`."""
+
+    name: str
+    axes: Axes
+    value: Array
+    ranges: Array | None
+
+
 @dataclass(frozen=True)
 class Perturbation(ABC):
     """A change of a model's parameters.
@@ -38,12 +47,14 @@ class Perturbation(ABC):
       forced: whether every carried state (h, c, the window of a convolution, a scan's state) is the
         clean model's at every token.
       random: whether a seed matters.
+      drifts: whether every token draws anew.
     """
 
     name: str
     levels: tuple[float, ...] = SIGMAS
     forced: bool = False
     random: ClassVar[bool] = True
+    drifts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the levels."""
@@ -52,7 +63,6 @@ class Perturbation(ABC):
                 f"{self.name}: expected levels >= 0, at least one, got {self.levels!r}"
             )
 
-    @abstractmethod
     def applied(
         self,
         name: str,
@@ -75,6 +85,11 @@ class Perturbation(ABC):
         Returns:
           (copies, *shape), or the value itself, without the axis of copies, if it stays as it is.
         """
+        return self._changed(Weight(name, axes, value, ranges), levels, seeds)
+
+    @abstractmethod
+    def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
+        """As `applied`."""
 
     def drift(
         self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
@@ -86,11 +101,6 @@ class Perturbation(ABC):
     def format(self) -> str:
         """The number format that states are rounded to between tokens; "": they are not."""
         return ""
-
-    @property
-    def drifts(self) -> bool:
-        """Whether every token draws anew."""
-        return False
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
@@ -127,16 +137,8 @@ class WeightNoise(Perturbation):
                     f"WeightNoise: expected one of {', '.join(get_args(known))}, got {choice!r}"
                 )
 
-    def applied(
-        self,
-        name: str,
-        axes: Axes,
-        value: Array,
-        levels: Sequence[float],
-        seeds: Sequence[int],
-        ranges: Array | None = None,
-    ) -> Array:
-        """Noise on the entries chosen."""
+    def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
+        name, axes, value, ranges = weight
         if name.startswith(self.spared) or axes.kind == "initial":
             return value
         everywhere = self.entries == "all" or (self.entries == "biases" and axes.kind == "bias")
@@ -157,17 +159,10 @@ class WeightNoise(Perturbation):
 class ActivationNoise(Perturbation):
     """b_t = b + σ ε_t: fresh noise at every token on every bias, and so on what each unit sees."""
 
-    def applied(
-        self,
-        name: str,
-        axes: Axes,
-        value: Array,
-        levels: Sequence[float],
-        seeds: Sequence[int],
-        ranges: Array | None = None,
-    ) -> Array:
-        """Nothing: the noise is drawn at each token."""
-        return value
+    drifts: ClassVar[bool] = True
+
+    def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
+        return weight.value
 
     def drift(
         self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
@@ -176,11 +171,6 @@ class ActivationNoise(Perturbation):
         if axes.kind != "bias":
             return None
         return level * generator(seed, name).standard_normal((tokens, *shape))
-
-    @property
-    def drifts(self) -> bool:
-        """Every token draws anew."""
-        return True
 
 
 @dataclass(frozen=True)
@@ -206,19 +196,11 @@ class Quantisation(Perturbation):
                 f"{self.name}: levels are 2^-bits with at least 2 bits, got {self.levels!r}"
             )
 
-    def applied(
-        self,
-        name: str,
-        axes: Axes,
-        value: Array,
-        levels: Sequence[float],
-        seeds: Sequence[int],
-        ranges: Array | None = None,
-    ) -> Array:
-        """The nearest multiples of the scale."""
-        if axes.summed is None:
+    def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
+        value, axis = weight.value, weight.axes.summed
+        if axis is None:
             return value
-        found = {level: quantised(value, level, axes.summed) for level in set(levels)}
+        found = {level: quantised(value, level, axis) for level in set(levels)}
         return np.stack([found[level] for level in levels])
 
 
@@ -261,17 +243,8 @@ class Rounding(Perturbation):
         """The format's name."""
         return self.name
 
-    def applied(
-        self,
-        name: str,
-        axes: Axes,
-        value: Array,
-        levels: Sequence[float],
-        seeds: Sequence[int],
-        ranges: Array | None = None,
-    ) -> Array:
-        """The rounded array."""
-        found = rounded(value, self.name)
+    def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
+        found = rounded(weight.value, self.name)
         return np.broadcast_to(found, (len(levels), *found.shape))
 
 

@@ -43,8 +43,10 @@ def weight_ranges(model: Model) -> dict[str, Array]:
         if axes.kind not in ("matrix", "bias") or made == legend.behind(0):
             continue
         size = sizes[made] if made else output
-        read = axes.axes[0][0].space if axes.kind == "matrix" else None
-        found[name] = size if read is None else _over(size, sizes[read])
+        if axes.kind == "matrix":
+            read = sizes[axes.axes[0][0].space]
+            size = size / np.where(read > 0, read, np.inf)[:, None]
+        found[name] = size
     if not all(np.isfinite(array).all() for array in found.values()):
         raise InputError(
             f"{model.program.name}: noise relative to the range of signals needs bounds for all of "
@@ -91,9 +93,3 @@ def _units(schedule: Schedule, layer: Layer, legend: Legend, name: str) -> dict[
             for side, signal in zip(sides, signals, strict=False):
                 found[hidden][side[places]] = graph.facts[signal].magnitude[group.channels]
     return found
-
-
-def _over(written: Array, read: Array) -> Array:
-    """(read, written)."""
-    safe = np.where(read > 0, read, np.inf)
-    return written[None, :] / safe[:, None]

@@ -15,7 +15,6 @@ from lsrl.stability.store import CsvRow
 from lsrl.stability.sweep import OWN, fractions
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STRONGEST = 1.0  # what a map shows for programs that bear every level
@@ -101,23 +100,14 @@ def _cell(levels: list[float], wrong: Array) -> tuple[float, str]:
 
 
 def draw_first(counts: Mapping[str, Mapping[str, int]], most: int = 10) -> "Figure":
-    """Which signal goes wrong first.
-
-    Args:
-      counts: by panel the number of draws by signal, of `first_wrong_signal`.
-      most: signals of a panel.
-    """
+    """Which signal goes wrong first: by panel the number of draws, of `first_wrong_signal`."""
     figure, axes = pyplot_for_print().subplots(
         1, len(counts), figsize=(4.2 * len(counts), 3.4), layout="constrained", squeeze=False
     )
     for panel, (title, found) in zip(axes.flat, counts.items(), strict=True):
-        _draw_bars(panel, title, found, most)
+        total = max(1, sum(found.values()))
+        ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
+        panel.barh([name or "none" for name, _ in ranked], [100 * n / total for _, n in ranked])
+        panel.set_title(title)
+        panel.set_xlabel("% of the draws")
     return figure
-
-
-def _draw_bars(panel: "Axes", title: str, found: Mapping[str, int], most: int) -> None:
-    total = max(1, sum(found.values()))
-    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
-    panel.barh([name or "none" for name, _ in ranked], [100 * n / total for _, n in ranked])
-    panel.set_title(title)
-    panel.set_xlabel("% of the draws")

@@ -88,10 +88,8 @@ def critical_level(
         )
     draws = fractions.shape[1]
     chosen = np.random.default_rng(seed).integers(draws, size=(resamples, draws))
-    found = [
-        _crossing(strengths, means, share)
-        for means in [fractions.mean(axis=1), *fractions[:, chosen].mean(axis=2).T]
-    ]
+    means = [fractions.mean(axis=1), *fractions[:, chosen].mean(axis=2).T]
+    found = [_crossing(strengths, each, share) for each in means]
     # "lower" and "higher" never average 0 or infinity with a number.
     low = np.quantile(found[1:], 0.025, method="lower") if resamples else found[0]
     high = np.quantile(found[1:], 0.975, method="higher") if resamples else found[0]
@@ -118,8 +116,8 @@ def bracketed(
     below, above = -1, len(levels)
     while above - below > 1:
         middle = (below + above) // 2
-        found[levels[middle]] = wrong(levels[middle])
-        if found[levels[middle]].mean() > share:
+        shares = found[levels[middle]] = wrong(levels[middle])
+        if shares.mean() > share:
             above = middle
         else:
             below = middle
@@ -167,12 +165,7 @@ def located(
 
 
 def clustered(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """The mean of one value a cluster, with its 95 % interval by bootstrap over clusters.
-
-    Args:
-      values: one a cluster, such as a program.
-      seed: of the bootstrap.
-    """
+    """The mean of one value a cluster, such as a program, with its 95 % interval by bootstrap."""
     array = np.asarray(values, float)
     picks = np.random.default_rng(seed).integers(len(array), size=(10 * RESAMPLES, len(array)))
     low, high = np.quantile(array[picks].mean(axis=1), (0.025, 0.975))

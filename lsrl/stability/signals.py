@@ -5,10 +5,10 @@ A schedule names the signal in every channel, so a failure can be told by name.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
+import jax
 import numpy as np
-import scipy.sparse as sp
 
 from lsrl.backends import registry
 from lsrl.errors import InputError
@@ -17,10 +17,11 @@ from lsrl.model import Model
 from lsrl.noise.copies import MEMORY, observe_copies
 from lsrl.noise.perturbations import Perturbation
 from lsrl.noise.wrong import allowed_error_of
+from lsrl.pytrees import Tree
 from lsrl.schedule import Schedule
 
 
-def channel_values(model: Model, states: Any) -> list[Array]:
+def channel_values(model: Model, states: Tree) -> list[Array]:
     """The value of every channel of every layer.
 
     Args:
@@ -34,22 +35,17 @@ def channel_values(model: Model, states: Any) -> list[Array]:
       InputError: the target does not keep its signals in its states.
     """
     held = model.module.hooks_in(states)
-    if held is not None:
-        hooks = registry.find(model.target).hooks(model.schedule, model.numerics)
-        return [
-            _read(np.asarray(units, np.float64), *read[:2])
-            for units, read in zip(held, hooks.layers, strict=True)
-        ]
-    raise InputError(
-        f"target {model.target!r} does not keep its signals in its states, so which goes wrong "
-        "first is not available; take a linear target or a stock cell"
-    )
-
-
-def _read(units: Array, decode: sp.csr_array, offset: Array) -> Array:
-    """(..., channels) of (..., units)."""
-    flat = decode @ units.reshape(-1, units.shape[-1]).T
-    return np.asarray(flat.T.reshape(*units.shape[:-1], -1) + offset)
+    if held is None:
+        raise InputError(
+            f"target {model.target!r} does not keep its signals in its states, so which goes wrong "
+            "first is not available; take a linear target or a stock cell"
+        )
+    hooks = registry.find(model.target).hooks(model.schedule, model.numerics)
+    found = []
+    for units, read in zip(held, hooks.layers, strict=True):
+        flat = read.decode @ np.asarray(units, np.float64).reshape(-1, units.shape[-1]).T
+        found.append(np.asarray(flat.T.reshape(*units.shape[:-1], -1) + read.offset))
+    return found
 
 
 def first_wrong_signal(
@@ -91,25 +87,21 @@ def first_wrong_signal(
     for layer, labels, values, expected in zip(
         schedule.layers, model.labels, noisy, clean, strict=True
     ):
+        errors = (allowed_error_of(schedule.graph.facts[unit.node]) for unit in layer.units)
         allowed = np.concatenate(
-            [
-                allowed_error_of(schedule.graph.facts[unit.node])[unit.channels]
-                for unit in layer.units
-            ]
+            [error[unit.channels] for unit, error in zip(layer.units, errors, strict=True)]
         )
         with np.errstate(invalid="ignore"):
             off = np.abs(values - expected) / allowed
         off = np.where(np.isfinite(off), off, np.inf).max(axis=1)  # (copies, time, channels)
         for copy, deviations in enumerate(off):
             wrong = (deviations >= 1).any(axis=-1)
-            if not wrong.any():
-                continue
             token = int(wrong.argmax())
-            if token < first[copy][0]:
+            if wrong.any() and token < first[copy][0]:
                 channel = int(deviations[token].argmax())
                 first[copy] = (token, float(deviations[token, channel]), labels[channel])
     return Counter(name for _, _, name in first)
 
 
-def _states(output: Any, state: Any) -> Any:
+def _states(output: jax.Array, state: Tree) -> Tree:
     return state

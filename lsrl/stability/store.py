@@ -41,11 +41,7 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, settings: Mapping[str, object]) -> Path:
-        """Where the task of these settings is kept.
-
-        Args:
-          settings: JSON, programs, arrays and dataclasses.
-        """
+        """Where the task of these settings (JSON, programs, arrays and dataclasses) is kept."""
         made = {"code": cache.code(), **{name: version(name) for name in ("lsrl", "jax", "numpy")}}
         text = json.dumps([settings, made], sort_keys=True, default=_content)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.csv"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Unpack
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.noise import perturbations
-from lsrl.noise.copies import MEMORY, run_copies
+from lsrl.noise.copies import MEMORY, CopyOptions, run_copies
 from lsrl.noise.perturbations import PAPER, Perturbation, WeightNoise
 from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.stability import workloads
@@ -211,20 +212,16 @@ def sweep(
     groups = list(plan.groups())
     tasks = [(group, kind) for group in groups for kind in group.kinds]
     mine = groups[index::count]
-    bar = None
-    if progress is not None:
-        bar = progress.add_task("sweep", total=sum(len(group.kinds) for group in mine))
+    # One that is not shown takes as many reports.
+    shown = Progress(disable=True) if progress is None else progress
+    bar = shown.add_task("sweep", total=sum(len(group.kinds) for group in mine))
     for group in mine:
         for kind in group.kinds:
-            if progress is not None and bar is not None:
-                what = f"{group.workload.name} on {group.target}: {kind.name}"
-                progress.update(bar, description=what)
-            parts.rows(
-                _settings(plan, group, kind),
-                partial(measure, plan, group, kind, memory=memory, mesh=mesh),
-            )
-            if progress is not None and bar is not None:
-                progress.advance(bar)
+            what = f"{group.workload.name} on {group.target}: {kind.name}"
+            shown.update(bar, description=what)
+            work = partial(measure, plan, group, kind, memory=memory, mesh=mesh)
+            parts.rows(_settings(plan, group, kind), work)
+            shown.advance(bar)
         # A model is needed by its own group alone.
         group.__dict__.pop("model", None)
     settings = [_settings(plan, group, kind) for group, kind in tasks]
@@ -261,7 +258,7 @@ def measure(
         return []
     workload, program, model = group.workload, group.program, group.model
     if isinstance(kind, Extremes):
-        return _extremes(plan, group, kind, model, memory, mesh)
+        return _extremes(plan, group, kind, model, memory=memory, mesh=mesh)
     given = group.given(kind, plan.batch)
     if not given:
         return []
@@ -270,30 +267,29 @@ def measure(
         expected = workload.longer_program().run(*inputs)
         # In one piece, past what the model declares; its checks of the length are not asked.
         with model.device_mode():
-            outputs = np.asarray(model.module.run(_features(model, inputs)))[None]
+            outputs = np.asarray(model.module.run(model.features(inputs)))[None]
         level = float(workloads.LONGER)
         return _rows(group, kind.name, [(level, 0)], outputs, expected, program)
     if isinstance(kind, Dtype):
         rows = []
         for dtype in kind.dtypes:
             other = group.compiled(dtype)
-            if other is None:
-                continue
-            outputs = other.run(*inputs)[None]
-            level = 2.0 ** -BITS[dtype]
-            rows += _rows(group, kind.name, [(level, 0)], outputs, program.run(*inputs), program)
+            if other is not None:
+                outputs, expected = other.run(*inputs)[None], program.run(*inputs)
+                copies = [(2.0 ** -BITS[dtype], 0)]
+                rows += _rows(group, kind.name, copies, outputs, expected, program)
         return rows
     expected = program.run(*inputs)
     seeds = plan.seeds if kind.random else plan.seeds[:1]
     # A number format has no level 0: what it is compared with are the other kinds' models.
     levels = kind.levels if kind.format else (0.0, *kind.levels)
     copies = [(level, seed) for level in levels for seed in seeds]
-    outputs = _run(model, inputs, kind, copies, memory, mesh)
+    outputs = _run(model, inputs, kind, copies, memory=memory, mesh=mesh)
     return _rows(group, kind.name, copies, outputs, expected, program)
 
 
 def _extremes(
-    plan: Plan, group: Group, kind: Extremes, model: Model, memory: int, mesh: Mesh | None
+    plan: Plan, group: Group, kind: Extremes, model: Model, **options: Unpack[CopyOptions]
 ) -> list[dict[str, object]]:
     """All inputs at the ends of the ranges as one batch; shorter ones are filled up."""
     legal = []
@@ -304,17 +300,17 @@ def _extremes(
             continue
     if not legal:
         return []
-    longest = max(len(inputs[0][0]) for inputs, _ in legal)
+    lengths = [len(inputs[0][0]) for inputs, _ in legal]
+    longest = max(lengths)
     filled = [
         np.concatenate([_filled(inputs[place], longest) for inputs, _ in legal])
         for place in range(len(legal[0][0]))
     ]
     noise = WeightNoise(kind.name)
     copies = [(level, seed) for level in (0.0, kind.sigma) for seed in plan.seeds]
-    outputs = _run(model, filled, noise, copies, memory, mesh)
-    lengths = [len(inputs[0][0]) for inputs, _ in legal]
+    outputs = _run(model, filled, noise, copies, **options)
     expected = np.concatenate([_filled(answer, longest) for _, answer in legal])
-    counted = np.array([[t < length for t in range(longest)] for length in lengths])
+    counted = np.arange(longest) < np.array(lengths)[:, None]
     # What was filled up counts as right: it is given the expected values.
     outputs = np.where(counted[None, :, :, None], outputs, expected)
     share = counted.mean()
@@ -324,7 +320,7 @@ def _extremes(
 
 def _filled(array: Array, length: int) -> Array:
     """(1, time, ...) with its last token repeated."""
-    return np.concatenate([array, np.repeat(array[:, -1:], length - array.shape[1], axis=1)], 1)
+    return np.take(array, np.minimum(np.arange(length), array.shape[1] - 1), axis=1)
 
 
 def _run(
@@ -332,17 +328,11 @@ def _run(
     inputs: Sequence[Array],
     noise: Perturbation,
     copies: Sequence[tuple[float, int]],
-    memory: int,
-    mesh: Mesh | None,
+    **options: Unpack[CopyOptions],
 ) -> Array:
-    levels, seeds = [level for level, _ in copies], [seed for _, seed in copies]
-    return run_copies(model, inputs, noise, levels, seeds, memory=memory, most=TOGETHER, mesh=mesh)
-
-
-def _features(model: Model, inputs: Sequence[Array]) -> tuple[Array, ...]:
-    return tuple(
-        array.astype(np.int32) if array.ndim == 2 else array.astype(model.dtype) for array in inputs
-    )
+    levels, seeds = zip(*copies, strict=True)
+    options.setdefault("most", TOGETHER)
+    return run_copies(model, inputs, noise, levels, seeds, **options)
 
 
 def _rows(
@@ -399,11 +389,9 @@ def fractions(
     """Levels above 0 and wrong tokens (levels, draws), by program, target, lowering, kind."""
     table: dict[tuple[str, str, str, str], dict[float, list[float]]] = {}
     for row in rows:
-        if any(row[name] != value for name, value in chosen.items()):
-            continue
         key = (row["program"], row["target"], row["lowering"], row["perturbation"])
         level = float(row["level"])
-        if level > 0:
+        if level > 0 and all(row[name] == value for name, value in chosen.items()):
             table.setdefault(key, {}).setdefault(level, []).append(float(row["wrong"]))
     return {
         key: (sorted(levels), np.array([levels[level] for level in sorted(levels)]))

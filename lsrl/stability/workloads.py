@@ -61,9 +61,7 @@ class Workload:
         Raises:
           InputError: there are no longer sequences.
         """
-        if self.longer is None:
-            raise InputError(f"{self.name}: has no longer sequences")
-        return lsrl.programs.catalogue()[self.name].program(**self.longer)
+        return lsrl.programs.catalogue()[self.name].program(**self._longer())
 
     def inputs(self, batch: int, seed: int = 0) -> tuple[Array, ...]:
         """Random legal inputs: (batch, time[, width]) each."""
@@ -75,14 +73,17 @@ class Workload:
         Raises:
           InputError: there are no longer sequences.
         """
-        if self.longer is None:
-            raise InputError(f"{self.name}: has no longer sequences")
-        return self._sampled(batch, LONGER * self.tokens, self.longer, seed)
+        return self._sampled(batch, LONGER * self.tokens, self._longer(), seed)
 
     def extremes(self) -> list[tuple[Array, ...]]:
         """Inputs at the ends of the declared ranges: (1, time[, width]) each, cut to `tokens`."""
         found = lsrl.programs.catalogue()[self.name].extremes(**self.settings)
         return [tuple(array[None, : self.tokens] for array in inputs) for inputs in found]
+
+    def _longer(self) -> Mapping[str, object]:
+        if self.longer is None:
+            raise InputError(f"{self.name}: has no longer sequences")
+        return self.longer
 
     def _sampled(
         self, batch: int, tokens: int, settings: Mapping[str, object], seed: int
@@ -108,12 +109,8 @@ def _paper_lowerings(build: Callable[..., Program], **sizes: int) -> dict[str, L
 
 def _counting(name: str, tokens: int = 24, **settings: object) -> Workload:
     """A program whose bounds grow with its max_length."""
-    return Workload(
-        name,
-        {"max_length": tokens, **settings},
-        tokens,
-        longer={"max_length": LONGER * tokens, **settings},
-    )
+    own, longer = ({"max_length": k * tokens, **settings} for k in (1, LONGER))
+    return Workload(name, own, tokens, longer=longer)
 
 
 def _unlimited(name: str, tokens: int = 24, **settings: object) -> Workload:

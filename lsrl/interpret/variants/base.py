@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from lsrl.backends.network import Network
 from lsrl.card import Card, Measured
 from lsrl.circuit import Circuit
 from lsrl.errors import BoundsError, InputError
@@ -59,8 +59,8 @@ def measured(model: Model, sampler: Sampler | None = None, seed: int = 0) -> Mea
       seed: of the inputs.
     """
     inputs = (sampler or random_sampler(model.program))(SEQUENCES, seed)
-    expected = evaluate(model.program.graph, inputs)[model.program.graph.output]
-    expected = expected.astype(np.float64)
+    graph = model.program.graph
+    expected = evaluate(graph, inputs)[graph.output].astype(np.float64)
     outputs = model.run(*inputs).astype(np.float64)
     wrong = wrong_tokens(outputs, expected, allowed_error(model.program))
     error = np.abs(outputs - expected).max(initial=0.0)
@@ -80,10 +80,6 @@ def every_input(program: Program, most: int = EVERY) -> list[Array] | None:
 
     Outputs depend on no later token, so what holds for all of them holds for all shorter ones.
 
-    Args:
-      program: the program.
-      most: sequences.
-
     Returns:
       One (sequences, length) an input; None where an input is no token, or has too many symbols.
     """
@@ -100,17 +96,15 @@ def every_input(program: Program, most: int = EVERY) -> list[Array] | None:
 def proven_by_exhaustion(model: Model, length: int = LENGTH) -> str | None:
     """What running every short input proves, in words; None where there are too many.
 
-    Args:
-      model: any.
-      length: tokens of sequences that the model has run already; see `_in_batches`.
+    The model has run sequences of `length` tokens already; see `_in_batches`.
     """
-    inputs = every_input(model.program)
-    if inputs is None:
+    legal = every_input(model.program)
+    if legal is None:
         return None
     try:
-        legal, wanted = inputs, model.program.run(*inputs)
+        wanted = model.program.run(*legal)
     except BoundsError:
-        legal, kept = legal_inputs(model.program, inputs)
+        legal, kept = legal_inputs(model.program, legal)
         wanted = np.stack(kept)
     outputs = _in_batches(model, legal, length)
     count, tokens = legal[0].shape
@@ -142,8 +136,8 @@ def variant(
     model: Model,
     name: str,
     settings: str,
-    module: Any,
-    circuit: Circuit,
+    module: Network | None = None,
+    circuit: Circuit | None = None,
     *,
     exact: bool,
     sampler: Sampler | None,
@@ -156,13 +150,14 @@ def variant(
       model: what it was made of; it stays as it is.
       name: of the variant.
       settings: the variant's settings, as text.
-      module: the network.
-      circuit: its ground truth.
+      module: the network; by default that of `model`.
+      circuit: its ground truth; likewise.
       exact: whether all that is proven of `model` is proven of the variant too.
       sampler: as for `measured`.
       notes: for the card.
       exhaustive: whether to run every short input, and say what that proves.
     """
+    module, circuit = module or model.module, circuit or model.circuit
     certificate = model.certificate
     if not exact:
         changes = f"{name}({settings}), see its card"
@@ -178,8 +173,7 @@ def variant(
     made = model.altered(module, Alteration(circuit, card), certificate)
     figures = measured(made, sampler)
     proven = proven_by_exhaustion(made, figures.length) if exhaustive else None
-    further = () if proven is None else (proven,)
-    card = replace(card, measured=figures, notes=(*card.notes, *further))
+    card = replace(card, measured=figures, notes=(*card.notes, *([proven] if proven else ())))
     return made.altered(module, Alteration(circuit, card), certificate)
 
 

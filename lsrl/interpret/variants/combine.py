@@ -6,6 +6,7 @@ equal share channels. The outputs of the joint program are those of its parts, o
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -67,33 +68,27 @@ def join(
     kinds: list[tuple[str, InputType]] = []
     given: list[list[int]] = []
     for program in programs:
-        mine: list[int] = []
+        given.append([])
         for label, kind in program.inputs.items():
-            same = [
-                k for k, (_, other) in enumerate(kinds) if other == kind and k not in mine
-            ]  # fmt: skip
-            if not same:
-                taken = {known for known, _ in kinds}
-                fresh = label if label not in taken else f"{label}_{len(kinds)}"
-                kinds.append((fresh, kind))
-                same = [len(kinds) - 1]
-            mine.append(same[0])
-        given.append(mine)
+            same = (k for k, (_, other) in enumerate(kinds) if other == kind)
+            place = next((k for k in same if k not in given[-1]), len(kinds))
+            if place == len(kinds):
+                kinds.append((f"{label}_{place}" if label in dict(kinds) else label, kind))
+            given[-1].append(place)
     builder = trace.builder
     with recording(trace):
-        inputs = [
-            builder.add(ops.Input(number, label, kind))
-            for number, (label, kind) in enumerate(kinds)
-        ]
+        inputs = []
+        for number, (label, kind) in enumerate(kinds):
+            inputs.append(builder.add(ops.Input(number, label, kind)))
         for place, (label, _) in zip(inputs, kinds, strict=True):
             builder.describe(place, [label])
         outputs = []
-        for number, program in enumerate(programs):
-            prefix = prefixes[number] if prefixes else ""
+        own = prefixes or [""] * len(programs)
+        for program, mine, prefix in zip(programs, given, own, strict=True):
             places: list[int] = []
             for node in program.graph.nodes:
                 if isinstance(node.op, ops.Input):
-                    places.append(inputs[given[number][node.op.index]])
+                    places.append(inputs[mine[node.op.index]])
                     continue
                 places.append(builder.add(node.op, *(places[i] for i in node.operands)))
                 names = [f"{prefix}{each}" for each in node.names]
@@ -132,33 +127,21 @@ def merged(
     rng = np.random.default_rng(check_seed("merged", seed))
     _check_compiled("merged", model)
     if others is not None:
-        parts = [model.program, *others]
-        joint = _compiled(model, join(parts, prefixes=_apart(parts)))
         found = list(others)
+        parts = [model.program, *found]
+        joint = _compiled(model, join(parts, prefixes=_apart(parts)))
     else:
         entries = [entry for entry in catalogue().values() if entry.free]
         drawn = (entries[k].program() for k in rng.permutation(len(entries)))
-        found, joint = _fitting(
-            "merged", model, (each for each in drawn if each.name != model.program.name)
-        )
-    return variant(
-        joint,
-        "merged",
-        f"programs={'+'.join([model.program.name, *(each.name for each in found)])}, seed={seed}",
-        joint.module,
-        joint.circuit,
-        exact=True,
-        sampler=sampler,
-        notes=(_heads([model.program, *found]),),
-    )
+        other = (each for each in drawn if each.name != model.program.name)
+        found, joint = _fitting("merged", model, other)
+    parts = [model.program, *found]
+    settings = f"programs={'+'.join(each.name for each in parts)}, seed={seed}"
+    return variant(joint, "merged", settings, exact=True, sampler=sampler, notes=[_heads(parts)])
 
 
 def padded(
-    model: Model,
-    seed: int = 0,
-    distractors: int = 2,
-    *,
-    sampler: Sampler | None = None,
+    model: Model, seed: int = 0, distractors: int = 2, *, sampler: Sampler | None = None
 ) -> Model:
     """Add units that compute unrelated programs of the same inputs, and feed outputs of their own.
 
@@ -193,32 +176,21 @@ def padded(
     def draw() -> Iterator[Program]:
         for number in range(TRIES):
             chosen = sorted(rng.permutation(len(kinds))[: rng.integers(1, min(len(kinds), 2) + 1)])
-            yield random_program(
-                int(rng.integers(2**31)),
-                LINEAR_OPS if number % 2 else OPS,
-                DEPTH,
-                WIDTH,
-                length,
-                [kinds[k] for k in chosen],
-            )
+            made_of, types = LINEAR_OPS if number % 2 else OPS, [kinds[k] for k in chosen]
+            yield random_program(int(rng.integers(2**31)), made_of, DEPTH, WIDTH, length, types)
 
     apart = registry.find(model.target).capabilities.diagonal
     fed = cancelling(model.program, int(rng.integers(2**31)), rectified=apart)
     found, joint = _fitting("padded", model, draw(), distractors, fed)
     circuit = marked(joint.circuit, model.program.num_outputs, CANCELLING)
     pair = _cancels(circuit)
-    units = {
-        (channel.layer, unit)
-        for channel in circuit.channels
-        if channel.role == "distractor"
-        for unit in channel.units
-    }
+    idle = (channel for channel in circuit.channels if channel.role == "distractor")
+    units = {(channel.layer, unit) for channel in idle for unit in channel.units}
     return variant(
         joint,
         "padded",
         f"distractors={distractors}, seed={seed}",
-        joint.module,
-        circuit,
+        circuit=circuit,
         exact=True,
         sampler=sampler,
         notes=(
@@ -249,7 +221,8 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
       The program; None if no signal of it is on a grid, or no input can be counted.
     """
     rng, graph = np.random.default_rng(seed), program.graph
-    inputs = [i for i in graph.inputs if _countable(graph.facts[i])]
+    varied = [i for i in graph.inputs if (graph.facts[i].low < graph.facts[i].high).any()]
+    inputs = [i for i in varied if _steady(graph.facts[i])]
     # What the output is a sum of is not fed, or distractors would feed an output of the program.
     shown = {graph.output}
     for i in reversed(range(len(graph.nodes))):
@@ -327,10 +300,6 @@ def _steady(facts: Facts) -> bool:
     return bool(np.isfinite(numbers).all() and (facts.step > 0).all() and not facts.groups)
 
 
-def _countable(facts: Facts) -> bool:
-    return _steady(facts) and bool((facts.low < facts.high).any())
-
-
 def _flag(signal: Signal, rng: np.random.Generator) -> Signal:
     """Whether an element of an input is in the upper part of what it can be."""
     facts = signal.facts
@@ -346,10 +315,7 @@ def _flag(signal: Signal, rng: np.random.Generator) -> Signal:
 def marked(circuit: Circuit, outputs: int, cancelling: Collection[str] = ()) -> Circuit:
     """The circuit with the role "distractor" where the first outputs do not depend on a channel.
 
-    Args:
-      circuit: of the joint program.
-      outputs: of the program.
-      cancelling: signals that outputs do not depend on, though edges lead there.
+    Nor do they depend on `cancelling` signals, though edges lead there.
     """
     reached = {(OUTPUT, row) for row in range(outputs)}
     sources: dict[tuple[str, int], set[tuple[str, int]]] = {}
@@ -382,12 +348,7 @@ def _check_compiled(what: str, model: Model) -> None:
 
 
 def _compiled(model: Model, program: Program) -> Model:
-    return compile(
-        program,
-        model.target,
-        dtype=model.dtype,
-        **model.options._asdict(),
-    )
+    return compile(program, model.target, dtype=model.dtype, **model.options._asdict())
 
 
 def _cancels(circuit: Circuit) -> list[str]:
@@ -415,17 +376,12 @@ def _fitting(
     for candidate in candidates:
         for base in bases:
             parts = [base, *found, candidate]
-            # A line of a generated program is one of its generator, on this machine.
-            program = (
-                join(
-                    parts,
-                    f"{model.program.name}_padded",
-                    ["", *(f"distractor_{k}." for k in range(1, len(parts)))],
-                    sources=False,
-                )
-                if what == "padded"
-                else join(parts, prefixes=_apart(parts))
-            )
+            if what == "padded":
+                # A line of a generated program is one of its generator, on this machine.
+                prefixes = ["", *(f"distractor_{k}." for k in range(1, len(parts)))]
+                program = join(parts, f"{model.program.name}_padded", prefixes, sources=False)
+            else:
+                program = join(parts, prefixes=_apart(parts))
             try:
                 made = _compiled(model, program)
             except UnsupportedOpError:
@@ -465,9 +421,9 @@ def _varies(program: Program, outputs: int) -> bool:
 
 
 def _heads(programs: Sequence[Program]) -> str:
-    parts, start = [], 0
-    for program in programs:
-        stop = start + program.num_outputs
-        parts.append(f"{program.name}: {start} to {stop - 1}")
-        start = stop
+    stops = accumulate(program.num_outputs for program in programs)
+    parts = [
+        f"{program.name}: {stop - program.num_outputs} to {stop - 1}"
+        for program, stop in zip(programs, stops, strict=True)
+    ]
     return f"outputs of {', '.join(parts)}"

@@ -38,17 +38,14 @@ def grouped(model: Model, size: int) -> Circuit:
         middle, slope = _code(circuit, channel)
         weights = (slope / size,) * size
         channels.append(
-            Channel(
-                channel.layer,
-                channel.signal,
-                channel.element,
-                channel.role,
-                units,
-                weights,
-                middle,
-                memory,
-                weights if memory else (),
-                (1 / slope,) * size,
+            replace(
+                channel,
+                units=units,
+                weights=weights,
+                offset=middle,
+                memory=memory,
+                memory_weights=weights if memory else (),
+                directions=(1 / slope,) * size,
             )
         )
     if stream:
@@ -80,11 +77,7 @@ def _code(circuit: Circuit, channel: Channel) -> tuple[float, float]:
     """The value whose code is 0, and what a value changes by with the code."""
     signal = circuit.by_name[channel.signal]
     low, high = signal.low[channel.element], signal.high[channel.element]
-    if signal.kind == "constant":
-        middle = 0.0
-    elif channel.memory:
-        # A cell starts with zeros, so these can't mean another value than the first.
-        middle = channel.offset
-    else:
-        middle = (low + high) / 2
+    # A cell starts with zeros, so these can't mean another value than the first of a state.
+    middle = channel.offset if channel.memory else (low + high) / 2
+    middle = 0.0 if signal.kind == "constant" else middle
     return middle, max(high - middle, middle - low) / AMPLITUDE or 1.0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from lsrl.circuit import Circuit
@@ -41,22 +42,16 @@ class Examples(NamedTuple):
 
     def taken(self, rows: Array) -> "Examples":
         """Some of the rows."""
-        inputs = tuple(array[rows] for array in self.inputs)
-        return Examples(inputs, *(array[rows] for array in self[1:]))
+        return jax.tree.map(lambda array: array[rows], self)
 
 
 def examples(
     model: Model, circuit: Circuit, sampler: Sampler, rows: int, seed: int, *, plain: float = PLAIN
 ) -> Examples:
-    """Run a program with its signals interchanged as causal tests do it.
+    """Run a model's program with its signals interchanged as causal tests do it.
 
-    Args:
-      model: compiled; its program is what runs.
-      circuit: of the network to train, whose channels say what units hold.
-      sampler: of legal inputs.
-      rows: how many examples.
-      seed: of inputs and interchanges.
-      plain: the share of examples without an interchange; the rest is of all signals alike.
+    The circuit is that of the network to train, whose channels say what units hold. A share `plain`
+    of the rows has no interchange; the rest is of all signals alike.
 
     Returns:
       Examples that break no promise, in random order.
@@ -94,9 +89,7 @@ def examples(
         raise InputError(
             f"trained: no interchange of a signal of {model.program.name} keeps its promises"
         )
-    joined = tuple(np.concatenate(parts) for parts in zip(*(f.inputs for f in found), strict=True))
-    rest = (np.concatenate(parts) for parts in zip(*(f[1:] for f in found), strict=True))
-    whole = Examples(joined, *rest)
+    whole: Examples = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
     order = rng.permutation(len(whole.outputs))
     return whole.taken(np.resize(order, rows))
 
@@ -132,11 +125,11 @@ def hooks_of(model: Model, circuit: Circuit, values: Mapping[int, Array]) -> Arr
     hooks = np.zeros((*shape, len(circuit.units), max(circuit.units)), np.float32)
     for channel in circuit.channels:
         if channel.signal in nodes:
-            element = values[nodes[channel.signal]][..., channel.element].astype(np.float64)
-            codes = (element - channel.offset)[..., None] * np.array(channel.directions)
-            hooks[:, :, channel.layer, list(channel.units)] += codes
+            value = values[nodes[channel.signal]][..., channel.element].astype(np.float64)
         elif channel.directions:
-            (value,) = {signal.low for signal in circuit.signals if signal.name == channel.signal}
-            rest = (value[channel.element] - channel.offset) * np.array(channel.directions)
-            hooks[:, :, channel.layer, list(channel.units)] += rest
+            value = np.asarray(circuit.by_name[channel.signal].low[channel.element])
+        else:
+            continue
+        codes = (value - channel.offset)[..., None] * np.array(channel.directions)
+        hooks[:, :, channel.layer, list(channel.units)] += codes
     return hooks

@@ -25,11 +25,7 @@ NOISE = WeightNoise("noised", levels=LEVELS, unit="relative", spared=())
 
 
 def noised(
-    model: Model,
-    seed: int = 0,
-    sigma: float | None = None,
-    *,
-    sampler: Sampler | None = None,
+    model: Model, seed: int = 0, sigma: float | None = None, *, sampler: Sampler | None = None
 ) -> Model:
     """Add noise to every weight that is not zero, in proportion to it.
 
@@ -58,7 +54,6 @@ def noised(
         "noised",
         f"sigma={level:.3g}, seed={seed}",
         model.module.rebuilt(drawn),
-        model.circuit,
         exact=False,
         sampler=sampler,
         notes=("noise is relative to each weight",),

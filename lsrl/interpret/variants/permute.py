@@ -47,10 +47,6 @@ class Move(NamedTuple):
         """What reads the units, one entry a unit along an axis."""
         return np.asarray(array.take(self.order, axis) / self._along(array, axis))
 
-    def reordered(self, array: Array, axis: int = -1) -> Array:
-        """What belongs to the units and is not scaled with them."""
-        return array.take(self.order, axis)
-
     def places(self) -> Array:
         """Where units went, by their old numbers; -1 for those that are left out."""
         found = np.full(self.order.max(initial=-1) + 1, -1)
@@ -81,7 +77,8 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
       LsrlError: the network does not say what the axes of its parameters are.
     """
     module, seed = model.module, check_seed("permuted", seed)
-    legend, arrays = module.legend(), _widened(module.arrays())
+    legend = module.legend()
+    arrays = {n: x if x.dtype.kind in "bi" else x.astype(float) for n, x in module.arrays().items()}
     for octaves in (OCTAVES, 0):
         moves = _drawn(legend, np.random.default_rng(seed), octaves)
         found = moved(legend, arrays, moves)
@@ -107,7 +104,7 @@ def moved(legend: Legend, arrays: Arrays, moves: Mapping[str, Move]) -> Arrays:
             return array
         if part.role == "makes":
             return move.written(array, axis)
-        return move.read(array, axis) if part.role == "reads" else move.reordered(array, axis)
+        return move.read(array, axis) if part.role == "reads" else array.take(move.order, axis)
 
     found = legend.changed(arrays, change)
     for name, axes in legend.arrays.items():
@@ -141,9 +138,9 @@ def moved_circuit(circuit: Circuit, legend: Legend, moves: Mapping[str, Move]) -
             weights=tuple((np.array(channel.weights) / scale).tolist()),
             memory=tuple(held.tolist()),
             memory_weights=tuple(held_weights.tolist()),
-            directions=tuple((np.array(channel.directions) * scale).tolist())
-            if channel.directions
-            else (),
+            directions=tuple(
+                d * s for d, s in zip(channel.directions, scale.tolist(), strict=False)
+            ),
         )
 
     return replace(circuit, channels=tuple(moved(channel) for channel in circuit.channels))
@@ -152,18 +149,8 @@ def moved_circuit(circuit: Circuit, legend: Legend, moves: Mapping[str, Move]) -
 def _in_range(arrays: Arrays, model: Model) -> bool:
     """Whether the dtype has normal numbers for every weight."""
     numerics = model.numerics
-    for array in map(entries, arrays.values()):
-        size = np.abs(array[array != 0].astype(np.float64))
-        if ((size > numerics.largest) | (size < numerics.tiny)).any():
-            return False
-    return True
-
-
-def _widened(arrays: Mapping[str, Parameter]) -> Arrays:
-    return {
-        name: array if array.dtype.kind in "bi" else array.astype(np.float64)
-        for name, array in arrays.items()
-    }
+    sizes = [np.abs(entries(array).astype(np.float64)) for array in arrays.values()]
+    return all(((x == 0) | ((x >= numerics.tiny) & (x <= numerics.largest))).all() for x in sizes)
 
 
 def _drawn(legend: Legend, rng: np.random.Generator, octaves: int) -> dict[str, Move]:

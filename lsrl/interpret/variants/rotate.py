@@ -29,11 +29,7 @@ BLOCKS = (64, 16, 4)
 
 
 def rotated(
-    model: Model,
-    seed: int = 0,
-    *,
-    basis: Basis = "hadamard",
-    sampler: Sampler | None = None,
+    model: Model, seed: int = 0, *, basis: Basis = "hadamard", sampler: Sampler | None = None
 ) -> Model:
     """Change the basis of a residual stream.
 
@@ -117,9 +113,8 @@ def _hadamard(width: int, block: int, rng: np.random.Generator) -> Array:
     found = np.zeros((width, width))
     found[0, 0] = 1.0
     channels, units = 1 + rng.permutation(width - 1), 1 + rng.permutation(width - 1)
-    start = 0
+    start, size = 0, block
     while start < width - 1:
-        size = block
         while size > width - 1 - start:
             size //= 4
         inside = slice(start, start + size)

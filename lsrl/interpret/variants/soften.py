@@ -60,13 +60,8 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
     anatomy = softened.anatomy(model.schedule, model.numerics, model.program.name, model.options)
     # What units hold has another scale; where they are and what they hold, not.
     channels = tuple(
-        replace(
-            channel,
-            weights=other.weights,
-            offset=other.offset,
-            memory_weights=other.memory_weights,
-        )
-        for channel, other in zip(model.circuit.channels, anatomy.channels, strict=True)
+        replace(old, weights=new.weights, offset=new.offset, memory_weights=new.memory_weights)
+        for old, new in zip(model.circuit.channels, anatomy.channels, strict=True)
     )
     return variant(
         model,

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jax import lax
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from lsrl.backends.hooks import Parameters
 from lsrl.card import Card, Measured
 from lsrl.circuit import Circuit
 from lsrl.errors import FormatError, InputError
@@ -44,6 +45,7 @@ from lsrl.noise.wrong import allowed_error
 PASSES = 0.95
 FORMAT = "lsrl.training"
 TARGETS = ("lstm", "gru", "mamba")
+Held: TypeAlias = tuple[Parameters, optax.OptState]  # what training changes
 # Examples that are looked at between parts of the training.
 VALIDATION = 512
 
@@ -211,36 +213,28 @@ class Training:
         figures = statistics(self.shell, self.sampler(64, seed + 1))
         settings = f"seed={seed}, " + ", ".join(f"{k}={v:g}" for k, v in asdict(recipe).items())
         note = f"passes {causal.agreement:.2%} of {causal.valid} interchanges of signals"
-        made = variant(
-            model,
-            "trained",
-            settings,
-            network,
-            self.circuit,
-            exact=False,
-            sampler=self.sampler,
-            notes=(note,),
-        )
+        given = "trained", settings, network, self.circuit
+        made = variant(model, *given, exact=False, sampler=self.sampler, notes=(note,))
         return Trained(made, causal, figures, progress)
 
-    def _examples(self, rows: int, seed: Sequence[int]) -> Any:
+    def _examples(self, rows: int, seed: Sequence[int]) -> Examples:
         plain = {"plain": 1.0} if self.recipe.natural else {}
         number = int(np.random.default_rng(seed).integers(2**31))
         found = examples(self.model, self.circuit, self.sampler, rows, number, **plain)
-        return jax.tree.map(jnp.asarray, found)
+        return cast(Examples, jax.tree.map(jnp.asarray, found))
 
     def _fit(
         self,
-        parameters: Any,
+        parameters: Parameters,
         seed: int,
         checkpoint: str | os.PathLike[str] | None,
         report: Callable[[Progress], None] | None,
-    ) -> tuple[Any, Progress]:
+    ) -> tuple[Parameters, Progress]:
         recipe = self.recipe
         # optax counts steps in integers, and a user may have forbidden that they become floats.
         standard = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
         with self.model.device_mode(), standard[0], standard[1]:
-            held = (parameters, self.optimiser.init(parameters))
+            held: Held = (parameters, self.optimiser.init(parameters))
             title = json.dumps([self.model.program.name, self.model.target, seed, asdict(recipe)])
             progress, held = _resumed(checkpoint, title, held)
             if progress.step == recipe.steps or progress.passed >= recipe.enough:
@@ -249,7 +243,7 @@ class Training:
             others = self._examples(VALIDATION, [seed, 1])
             for step in range(progress.step, recipe.steps, recipe.keep):
                 count = min(recipe.keep, recipe.steps - step)
-                *held, loss = self.advance(*held, pool, seed, step, steps=count)
+                held, loss = self.advance(held, pool, seed, step, steps=count)
                 passed = float(self.passed(held[0], others))
                 progress = Progress(step + count, float(loss), passed)
                 if checkpoint is not None:
@@ -263,12 +257,12 @@ class Training:
     # ------------------------------------------------------------ pure functions
 
     def _advance(
-        self, parameters: Any, memory: Any, pool: Examples, seed: Any, start: Any, *, steps: int
-    ) -> Any:
+        self, held: Held, pool: Examples, seed: jax.Array, start: jax.Array, *, steps: int
+    ) -> tuple[Held, jax.Array]:
         recipe = self.recipe
         rows = pool.outputs.shape[0]
 
-        def step(held: Any, number: Any) -> Any:
+        def step(held: Held, number: jax.Array) -> tuple[Held, jax.Array]:
             parameters, memory = held
             key = jax.random.fold_in(jax.random.key(seed), number)
             which, keys = jax.random.split(key)
@@ -279,10 +273,12 @@ class Training:
             changes, memory = self.optimiser.update(gradients, memory, parameters)
             return (optax.apply_updates(parameters, changes), memory), value
 
-        held, losses = lax.scan(step, (parameters, memory), start + jnp.arange(steps))
-        return *held, losses.mean()
+        held, losses = lax.scan(step, held, start + jnp.arange(steps))
+        return held, losses.mean()
 
-    def _loss(self, parameters: Any, batch: Examples, key: Any, share: Any) -> jax.Array:
+    def _loss(
+        self, parameters: Parameters, batch: Examples, key: jax.Array, share: jax.Array
+    ) -> jax.Array:
         recipe = self.recipe
         if recipe.natural:
             outputs, _ = self._outcome(parameters, batch, None)
@@ -300,30 +296,33 @@ class Training:
         missed = self._distance(outputs, batch.outputs).mean()
         return recipe.interchange * missed + recipe.code * code
 
-    def _distance(self, outputs: jax.Array, expected: Any) -> jax.Array:
+    def _distance(self, outputs: jax.Array, expected: Array) -> jax.Array:
         """Squared errors in units of what is allowed, large ones by their size."""
         return optax.huber_loss(outputs / self.scale, expected / self.scale)
 
-    def _passed(self, parameters: Any, others: Examples) -> jax.Array:
+    def _passed(self, parameters: Parameters, others: Examples) -> jax.Array:
         """The share of examples whose outputs are right at every token."""
         set_here = others.units[:, None] & others.tokens[:, :, None, None]
         outputs, _ = self._outcome(parameters, others, (others.hooks, set_here))
         return (jnp.abs(outputs - others.outputs) < self.scale).all(axis=(1, 2)).mean()
 
-    def _outcome(self, parameters: Any, batch: Examples, given: Any) -> tuple[Any, Any]:
+    def _outcome(
+        self,
+        parameters: Parameters,
+        batch: Examples,
+        given: tuple[Array | jax.Array, Array | jax.Array] | None,
+    ) -> tuple[jax.Array, jax.Array]:
         """Outputs (rows, time, outputs) and hooks (rows, time, layers, width) of a batch."""
         rows = batch.outputs.shape[0]
         state = jax.tree.map(jnp.asarray, self.wiring.model.module.init_state((rows,)))
         inputs = tuple(jnp.moveaxis(array, 1, 0) for array in batch.inputs)
-        timed: tuple[Any, ...] = (None, None)
-        if given is not None:
-            timed = tuple(jnp.moveaxis(array, 0, 2) for array in given)
+        timed = (jnp.moveaxis(array, 0, 2) for array in given or ())
         prepared = Prepared(parameters, state, inputs, self.wiring.memory)
         outputs, seen = self.wiring.traced(prepared, (), None, *timed, hooks=given is not None)
         width = self.wiring.width
         wide = [jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1]))) for x in seen]
-        made = jnp.stack(wide, axis=2) if wide else jnp.zeros(())
-        return jnp.moveaxis(outputs, 0, 1), jnp.moveaxis(made, 1, 0) if wide else made
+        made = jnp.moveaxis(jnp.stack(wide, axis=2), 1, 0) if wide else jnp.zeros(())
+        return jnp.moveaxis(outputs, 0, 1), made
 
 
 def _weights(circuit: Circuit, stream: bool) -> tuple[Array, Array, Array]:
@@ -337,8 +336,7 @@ def _weights(circuit: Circuit, stream: bool) -> tuple[Array, Array, Array]:
     for channel in circuit.channels:
         signal, units = circuit.by_name[channel.signal], list(channel.units)
         step = signal.step[channel.element]
-        step = step if 0 < step < np.inf else 0.0
-        half = np.abs(channel.directions[0]) * step / 2
+        half = np.abs(channel.directions[0]) * step / 2 if 0 < step < np.inf else 0.0
         spread[channel.layer, units] = np.clip(half, AMPLITUDE / 16, AMPLITUDE / 2)
         weights[channel.layer, units] = 1
         free[channel.layer, units] = stream and bool(channel.memory)
@@ -364,17 +362,16 @@ def _check(model: Model) -> None:
 # ---------------------------------------------------------------- weights and files
 
 
-def _keep(path: str | os.PathLike[str], title: str, progress: Progress, held: Any) -> None:
+def _keep(path: str | os.PathLike[str], title: str, progress: Progress, held: Held) -> None:
     """Whole or not at all."""
     leaves = {f"{k:05}": np.asarray(x) for k, x in enumerate(jax.tree.leaves(held))}
-    content = {"format": FORMAT, "training": title, "progress": progress}
-    header = {"lsrl": json.dumps(content)}
+    header = json.dumps({"format": FORMAT, "training": title, "progress": progress})
     draft = Path(f"{os.fspath(path)}.{os.getpid()}.draft")
-    draft.write_bytes(to_safetensors(leaves, header))
+    draft.write_bytes(to_safetensors(leaves, {"lsrl": header}))
     os.replace(draft, path)
 
 
-def _resumed(path: str | os.PathLike[str] | None, title: str, held: Any) -> tuple[Progress, Any]:
+def _resumed(path: str | os.PathLike[str] | None, title: str, held: Held) -> tuple[Progress, Held]:
     """How far a checkpoint is, and what it holds; from the start if there is none."""
     if path is None or not Path(path).exists():
         return Progress(0, float("inf"), 0.0), held
@@ -387,8 +384,7 @@ def _resumed(path: str | os.PathLike[str] | None, title: str, held: Any) -> tupl
                 f"{path}: a checkpoint of another training: expected {title}, got "
                 f"{header.get('training')}; name another file"
             )
-        tree = jax.tree.structure(held)
-        arrays = jax.tree.unflatten(tree, [jnp.asarray(x) for x in leaves])
+        arrays = jax.tree.unflatten(jax.tree.structure(held), [jnp.asarray(x) for x in leaves])
         return Progress(*header["progress"]), arrays
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: expected a checkpoint of a training, got {error!r}") from error
