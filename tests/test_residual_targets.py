@@ -29,7 +29,7 @@ def assert_equal(model, inputs, program):
     ("name", "target"),
     thinned(
         [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in RESIDUAL],
-        4,
+        8,
         later=2,
     ),
 )
@@ -62,7 +62,7 @@ def test_library_program_equals_its_reference(name, target):
 
 
 @pytest.mark.parametrize("target", RESIDUAL)
-@pytest.mark.parametrize("length", studied([1, 2, 4, 5, 20], 1, 2, 4, 5))
+@pytest.mark.parametrize("length", studied([1, 2, 4, 5, 20], 1, 5))
 def test_tok2tok_is_exact(length, target):
     program = programs.tok2tok(length, 10)
     model = lsrl.compile(program, target)

@@ -17,7 +17,7 @@ from lsrl.programs import (
     vec2vec,
     vec2vec_prompt,
 )
-from tests.grids import thinned
+from tests.grids import studied, thinned
 
 LINEAR = ("linear_rnn", "gated_linear_rnn")
 CASES = [
@@ -111,13 +111,15 @@ TOK2TOK = [
     *((length, 20, "float64") for length in (1, 3, 8)),
     *((length, 5, "float32") for length in (36, 100, 200)),
 ]
+# Those of `make test`; the others are studies.
+QUICK_LENGTHS = (1, 3, 5, 12, 200)
 
 
 @pytest.mark.parametrize("target", LINEAR)
 @pytest.mark.parametrize(
     ("length", "dictionaries", "dtype"),
     [
-        pytest.param(*case, marks=pytest.mark.studies if case[0] in (7, 9, 10, 11, 100) else ())
+        pytest.param(*case, marks=pytest.mark.studies if case[0] not in QUICK_LENGTHS else ())
         for case in TOK2TOK
     ],
 )
@@ -161,7 +163,7 @@ def test_tok2tok_is_small():
 
 @pytest.mark.parametrize("target", LINEAR)
 @pytest.mark.parametrize(("in_dim", "out_dim"), [(1, 1), (2, 2), (3, 2)])
-@pytest.mark.parametrize("cells", [4, 5, 10])
+@pytest.mark.parametrize("cells", studied([4, 5, 10], 4))
 def test_vec2vec_is_within_its_bound_outside_the_ramps(target, in_dim, out_dim, cells):
     """Random points, cell edges, corners and both ends of the range."""
     random = np.random.default_rng(in_dim * 100 + cells)
