@@ -28,6 +28,7 @@ from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
 from lsrl.testing.random_ops import COUNTING, EDGE_OPS, LINEAR_OPS, OPS
 from lsrl.testing.random_programs import CONTINUOUS, random_program
+from tests.grids import studied
 from tests.strategies import (
     check_programs,
     depth_of,
@@ -200,7 +201,7 @@ def check_option(option: str, target: str, program: lsrl.Program) -> None:
 
 
 @each_turn
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", studied(TARGETS, "linear_rnn", "gru", "griffin"))
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_keep_the_outputs(option, target, turn) -> None:
     drawn = programs(max_length=LENGTH)

@@ -251,7 +251,7 @@ def test_real_decay_is_within_its_bound(target):
     assert 0 < difference <= model.certificate.error_bound
 
 
-@pytest.mark.parametrize("target", RESIDUAL)
+@pytest.mark.parametrize("target", studied(RESIDUAL, "mamba"))
 def test_long_sequences_are_exact(target):
     """Running sums, holds and rings over 30,000 tokens."""
 

@@ -103,6 +103,7 @@ def finish(process):
     assert process.returncode == 0, output[-3000:]
 
 
+@pytest.mark.studies
 def test_eight_devices_give_what_one_gives():
     finish(start(EIGHT, 8))
 
