@@ -426,11 +426,6 @@ def held_sums(fact: Facts) -> Sums:
     return Sums(fact.magnitude, lowest_bit_of_step(fact))
 
 
-def channels_of(fact: Facts, unit: Unit) -> Facts:
-    """The facts of the channels that a unit holds."""
-    return fact.take(unit.channels)
-
-
 def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:
     """Condition P1 for rows over a layer's states and the layer before."""
     bias = Sums(np.abs(rows.bias), lowest_bit(rows.bias))

@@ -17,7 +17,6 @@ from lsrl.certificate import (
     MAX_SLACK,
     Analysis,
     Condition,
-    channels_of,
     held_sums,
     passed_errors,
     split_recurrence,
@@ -137,7 +136,7 @@ class CellAnalysis(Analysis):
     def _unit_groups(self, layer: CellLayer) -> Groups:
         """Those of the channels, for units that are 0 where their channel's value is."""
         units = layer.layer.units
-        channels = side_by_side([channels_of(self.facts[unit.node], unit) for unit in units])
+        channels = side_by_side([self.facts[unit.node].take(unit.channels) for unit in units])
         if not channels.groups:
             return channels.groups
         rows = np.repeat(np.arange(len(layer.offset)), np.diff(layer.decode.indptr))
@@ -237,7 +236,7 @@ class CellAnalysis(Analysis):
         unit = parts[0].unit
         if unit is None:
             return np.zeros(0)
-        fact = channels_of(self.facts[unit.node], unit)
+        fact = self.facts[unit.node].take(unit.channels)
         operand = self.graph.nodes[unit.node].operands[:1]
         if unit.kind is Relu and fact.boolean and not self.facts[operand[0]].gridded:
             snapped = self.snapped(unit.slots[0], read.mine, read.before)
@@ -279,7 +278,7 @@ class CellAnalysis(Analysis):
             passed_errors(rows, read.mine, read.before)
             for rows in (unit.slots[value], unit.slots[1 - value])
         )
-        size = channels_of(self.facts[operands[value]], unit).magnitude
+        size = self.facts[operands[value]].take(unit.channels).magnitude
         errors = passed + np.where(wrong > 0, size + passed, 0.0)
         for placed in parts:
             rows = slice(placed.start, placed.start + placed.width)
@@ -331,7 +330,7 @@ class CellAnalysis(Analysis):
         unit = parts[0].unit
         if unit is None or not fresh.any():
             return fresh
-        op, fact = self.graph.nodes[unit.node].op, channels_of(self.facts[unit.node], unit)
+        op, fact = self.graph.nodes[unit.node].op, self.facts[unit.node].take(unit.channels)
         if isinstance(op, SelectiveState):
             self.settled = False
             return fresh * self.tokens

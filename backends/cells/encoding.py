@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.certificate import channels_of
 from lsrl.errors import LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts, Sums, affine_facts, lowest_bit_of_step
 from lsrl.ir.graph import Graph
@@ -133,12 +132,12 @@ class UnitSite:
 
     def values(self, known: Known) -> Facts:
         """Facts of the unit's channels."""
-        return channels_of(known[self.unit.node], self.unit)
+        return known[self.unit.node].take(self.unit.channels)
 
     def operand(self, slot: int) -> Range:
         """Facts of what a slot reads, channel by channel."""
         node = self.graph.nodes[self.unit.node].operands[slot]
-        return lambda known: channels_of(known[node], self.unit)
+        return lambda known: known[node].take(self.unit.channels)
 
     def argument(self, known: Known) -> Facts:
         """Facts of A h + u, what a threshold or recurrent state compares with zero."""
@@ -147,9 +146,8 @@ class UnitSite:
             raise LsrlError(f"{self.label} has no feedback")
         update, state = known[self.graph.nodes[self.unit.node].operands[0]], known[self.unit.node]
         weights = [op.transition, Matrix.identity(update.width)]
-        return channels_of(
-            affine_facts(weights, np.zeros(update.width), [state, update]), self.unit
-        )
+        found = affine_facts(weights, np.zeros(update.width), [state, update])
+        return found.take(self.unit.channels)
 
     @property
     def label(self) -> str:

@@ -12,7 +12,6 @@ import scipy.sparse as sp
 from lsrl.certificate import (
     Analysis,
     Condition,
-    channels_of,
     check_range,
     held_sums,
     passed_errors,
@@ -74,7 +73,7 @@ class LinearAnalysis(Analysis):
         return side_by_side([self.facts[node] for node in self.schedule.features])
 
     def _layer_facts(self, layer: Layer) -> Facts:
-        return side_by_side([channels_of(self.facts[unit.node], unit) for unit in layer.units])
+        return side_by_side([self.facts[unit.node].take(unit.channels) for unit in layer.units])
 
     def _sums(self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts) -> Sums:
         rows = unit.slots[slot]
@@ -83,7 +82,7 @@ class LinearAnalysis(Analysis):
         own, others = split_recurrence(rows, unit)
         update = row_sums(rows._replace(recurrent=others), mine, before)
         start = layer.initial[unit.start : unit.start + unit.width]
-        facts_ = channels_of(self.facts[unit.node], unit)
+        facts_ = self.facts[unit.node].take(unit.channels)
         span = facts_.high - facts_.low
         step = np.where(np.isinf(update.grid), 0.0, update.grid)
         terms = facts(-update.magnitude, update.magnitude, step)
@@ -158,7 +157,7 @@ class LinearAnalysis(Analysis):
         slots = [self._row_errors(rows, read) for rows in unit.slots]
         if unit.kind is Product:
             left, right = (
-                channels_of(self.facts[i], unit) for i in self.graph.nodes[unit.node].operands
+                self.facts[i].take(unit.channels) for i in self.graph.nodes[unit.node].operands
             )
             spread = left.magnitude * slots[1] + right.magnitude * slots[0] + slots[0] * slots[1]
             clean = (slots[0] + slots[1] == 0) & (left.boolean | right.boolean)
@@ -184,7 +183,7 @@ class LinearAnalysis(Analysis):
         rows = unit.slots[0]
         own, others = split_recurrence(rows, unit)
         fresh = self._row_errors(rows._replace(recurrent=others), read)
-        fact = channels_of(self.facts[unit.node], unit)
+        fact = self.facts[unit.node].take(unit.channels)
         start = layer.initial[unit.start : unit.start + unit.width]
         if fact.once and own.is_identity and (fresh <= 2.0**-4 * fact.magnitude).all():
             # A shut gate adds exactly 0, so rounding counts once: adding the one value to the
