@@ -13,6 +13,7 @@ puts the older one back: whoever opens the folder next calls it.
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -50,7 +51,7 @@ def replace_file(path: PathLike, content: bytes) -> None:
     with _named(path):
         target, older = _place(path)
         if older is not None and stat.S_ISDIR(older.st_mode):
-            raise IsADirectoryError(f"{os.fspath(path)}: this is a folder; name a file")
+            raise IsADirectoryError(f"{os.fspath(path)}: this is a directory; name a file")
         if older is not None and not stat.S_ISREG(older.st_mode):
             # A device or a pipe can't be replaced, only written to.
             Path(path).write_bytes(content)
@@ -187,8 +188,11 @@ def _place(path: PathLike) -> tuple[Path, os.stat_result | None]:
 
     Raises:
       FileNotFoundError: there is no folder for it.
+      IsADirectoryError: it is the root of all folders.
     """
     target = Path(os.path.realpath(path))
+    if not target.name:
+        raise IsADirectoryError(f"{os.fspath(path)}: this is the root; name a path below it")
     older = _status(Path(path))
     if older is None and not target.parent.is_dir():
         raise FileNotFoundError(
@@ -217,7 +221,8 @@ def _mode(older: os.stat_result | None) -> int:
 
 def _aside(target: Path) -> Path:
     """Where an older folder lies while another takes its place, if that needs two steps."""
-    return target.with_name(f".{target.name}.lsrl-older")
+    whole = hashlib.sha256(os.fsencode(target.name)).hexdigest()
+    return target.with_name(f"{_prefix(target)}{whole[:16]}.older")
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def crowd(root: Path, rounds: int) -> dict[str, int]:
 
 
 def kills(root: Path, count: int) -> dict[str, int]:
-    """Kill writers at random moments, and look each time whether the old or the new one is there."""
+    """Kill writers at random moments; each time the old or the new one must be there."""
     write(root, 0)
     chance, found = random.Random(0), collections.Counter(kills=count)
     for turn in range(count):
@@ -116,7 +116,7 @@ def kills(root: Path, count: int) -> dict[str, int]:
             while True:
                 version += 1
                 write(root, version)
-        time.sleep(chance.uniform(0, 0.03))
+        time.sleep(chance.uniform(0, 0.15))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         names = set(os.listdir(root))
