@@ -92,6 +92,7 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
     and returns (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the
     model's dtype. Its parts are stock modules: `input_0`, …, `recurrent` and `output`; its `config`
     is what `config.json` says. On a GPU switch TF32 off: torch.backends.cudnn.allow_tf32 = False.
+    A folder that is replaced while it is read is read again.
 
     Args:
       path: the folder.

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -307,8 +308,10 @@ def test_a_draft_that_is_being_written_is_left_alone(tmp_path, system, monkeypat
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(writer, OLD)
             waiting.wait()
-            writer(NEW)
-            go_on.set()
+            try:
+                writer(NEW)
+            finally:
+                go_on.set()
             first.result()
     assert file.read_bytes() == b"old", "who ends last"
     assert held(folder) == OLD
@@ -428,3 +431,21 @@ def test_many_kills_leave_the_old_or_the_new_one(system, tmp_path):
     assert (found["kills"], found["left"]) == (200, 0)
     assert found["drafts"] > 0
     assert (found["aside"] > 0) == bool(system)
+
+
+@pytest.mark.nightly
+def test_eight_threads_and_four_processes_save_export_and_load_one_path(tmp_path):
+    pytest.importorskip("torch")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.savers", tmp_path, str(threads), "60"],
+            stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )
+        for threads in (8, 1, 1, 1, 1)
+    ]  # fmt: skip
+    found = sum((Counter(json.loads(process.communicate()[0])) for process in processes), Counter())
+    print(dict(found))
+    assert not [what for what in found if what.startswith("error")]
+    assert len(found) == 7
+    assert min(found.values()) > 0
+    assert set(os.listdir(tmp_path)) == {"model.lsrl", "torch", "huggingface"}
