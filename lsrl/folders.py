@@ -119,7 +119,8 @@ def read_folder(path: PathLike, read: Callable[[], Read]) -> Read:
             try:
                 return read()
             except (FormatError, FileNotFoundError):
-                if _same(before, _status(folder)):
+                # None at all may be the moment between two renames of another.
+                if before is not None and _same(before, _status(folder)):
                     raise
     return read()
 
