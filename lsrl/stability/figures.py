@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from lsrl.backends import registry
+from lsrl.drawing import save_figure
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.stability.measures import critical_level, interval
@@ -28,7 +29,7 @@ COLUMN, PAGE = 3.3, 6.9
 # Colours that all kinds of sight tell apart (Okabe and Ito 2008), and grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 # Metadata that would differ from one run to the next, by suffix.
-_TIMELESS: dict[str, dict[str, None]] = {
+_TIMELESS: dict[str, dict[str, str | None]] = {
     ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     ".svg": {"Date": None, "Creator": None},
     ".png": {"Software": None},
@@ -101,7 +102,7 @@ def save(figure: "Figure", path: Path) -> None:
             f"{suffix or 'no suffix'}"
         )
     with styled():
-        figure.savefig(path, metadata=_TIMELESS[suffix], dpi=300)
+        save_figure(figure, path, dpi=300, metadata=_TIMELESS[suffix])
 
 
 # By program, target and perturbation: levels above 0, and wrong shares (levels, draws).

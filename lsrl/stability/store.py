@@ -8,13 +8,13 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from lsrl import cache
 from lsrl.errors import InputError
+from lsrl.folders import replace_file
 from lsrl.stability.content import content
 
 CsvRow = dict[str, str]
@@ -66,13 +66,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, o
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     writer.writerows(rows)
-    # By process: two that do the same task write the same bytes, each its own draft.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, text.getvalue().encode())
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[CsvRow]:
