@@ -95,6 +95,14 @@ def view_program(
             help="Compile a deeper network in which signals are read from their channels only.",
         ),
     ] = False,
+    source: Annotated[
+        bool,
+        typer.Option(
+            "--source",
+            help="Of a saved model that you trust, also show the lines of the Python files that it "
+            "names, as this machine has them.",
+        ),
+    ] = False,
 ) -> None:
     """Write a page that shows every signal of a model, layer by layer and token by token.
 
@@ -110,7 +118,8 @@ def view_program(
 
     subject = subject_of(program, param)
     arrays = read_inputs(inputs, subject.program) if inputs else example_inputs(subject)
-    view(compiled(subject, target, dtype, unroll, inspectable=inspectable), *arrays, path=out)
+    model = compiled(subject, target, dtype, unroll, inspectable=inspectable)
+    view(model, *arrays, path=out, source=source)
     say(f"written to {out}", stderr=True)
 
 

@@ -106,7 +106,7 @@ def legalise_of(unroll: bool) -> Legalise:
 def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] | None]":
     """The row of the library and the parameters that a program was built with, if it is known."""
     import lsrl
-    from lsrl.storage import program_content
+    from lsrl.program_json import program_content
 
     entry = lsrl.programs.catalogue().get(program.name)
     if entry is None:

@@ -23,20 +23,29 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from rich.progress import Progress
 
 import lsrl
-from lsrl import cache
-from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
+from lsrl import cache, schema
+from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.folders import replace_file, replace_folder
 from lsrl.model import Model
+from lsrl.schema import Reader
 from lsrl.suite import datasets, manifest
 from lsrl.suite.cards import card
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
-from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, Refusal, digest
+from lsrl.suite.manifest import (
+    Manifest,
+    ModelRecord,
+    ProgramRecord,
+    Refusal,
+    digest,
+    read_model_record,
+    read_places,
+)
 from lsrl.suite.programs import SuiteProgram, Task, check_names, sampler_of
 from lsrl.suite.programs import programs as suite_programs
 from lsrl.suite.variants import DEFAULT, VARIANTS, Request, Varied
@@ -392,16 +401,36 @@ def _relative(folders: Mapping[str, _Finished]) -> dict[str, str]:
 
 def _kept(root: Path, folder: str, key: str) -> _Finished | None:
     """What a folder holds, if it was finished by a build that would write the same."""
-    path = root / folder / UNIT
     try:
-        content = path.read_bytes()
-        data = json.loads(content)
-        files = {name: digest((root / folder / name).read_bytes()) for name in data["files"]}
-        if data["key"] != key or files != data["files"]:
+        content = (root / folder / UNIT).read_bytes()
+        unit = _UNIT(schema.parse(content))
+        said = cast(dict[str, str], unit["files"])
+        files = {name: digest((root / folder / name).read_bytes()) for name in said}
+        if unit["key"] != key or files != said:
             return None
-        return _Finished({**files, UNIT: digest(content)}, data["record"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = cast(dict[str, Any], unit["record"])
+        return _Finished({**files, UNIT: digest(content)}, record)
+    except (OSError, FormatError):
         return None  # not there, or damaged: made anew
+
+
+def _record(value: object) -> dict[str, Any]:
+    """Reads what a folder adds to the manifest: the signals of a dataset, or a model's record."""
+    if isinstance(value, dict) and value.keys() == {"signals"}:
+        schema.listed(schema.text)(value["signals"])
+        return value
+    return asdict(read_model_record(value))
+
+
+_UNIT: Reader[dict[str, object]] = schema.record(
+    {
+        "format": schema.one_of("lsrl-suite-unit"),
+        "version": schema.integer(1, 1),
+        "key": schema.text,
+        "files": read_places,
+        "record": _record,
+    }
+)
 
 
 def _with_unit(
