@@ -238,7 +238,8 @@ def _lines(model: Model) -> dict[str, list[Source]]:
     signals: tuple[Signal | Derived, ...] = (*model.circuit.signals, *model.circuit.derived)
     for one in signals:
         file, _, line = one.source.rpartition(":")
-        own = [Source(file, int(line))] if file and line.isdigit() else []
+        numbered = line.isascii() and line.isdigit() and len(line) < 10
+        own = [Source(file, int(line))] if file and numbered else []
         if own and one.name in nodes:
             own += graph.nodes[nodes[one.name]].sources
         found[one.name] = list(dict.fromkeys(own))

@@ -271,6 +271,7 @@ def portable(program: Program, name: str) -> Program:
         program.max_length,
         program.output_type,
         program.documentation,
+        recorded=program.recorded,
     )
 
 

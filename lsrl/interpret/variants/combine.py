@@ -102,6 +102,7 @@ def join(
         trace.max_length,
         programs[0].output_type if len(programs) == 1 else None,
         "\n\n".join(each.documentation for each in programs if each.documentation),
+        recorded=all(program.recorded for program in programs),
     )
 
 
@@ -268,6 +269,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
         program.max_length,
         program.output_type,
         program.documentation,
+        recorded=program.recorded,
     )
 
 
