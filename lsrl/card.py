@@ -90,6 +90,6 @@ _COUNT = schema.integer(0)
 _FIELDS: Mapping[str, Reader[object]] = {
     **dict.fromkeys(("sequences", "length", "right_length"), _COUNT),
     "accuracy": schema.number(0.0, 1.0),
-    "error": schema.maybe(schema.number(0.0), math.inf),
+    "error": schema.maybe(schema.number(0.0, infinite=False), math.inf),
     "tolerance": schema.number(0.0),
 }

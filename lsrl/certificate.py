@@ -138,7 +138,7 @@ class Certificate:
 
 
 _FIELDS: Mapping[str, Reader[object]] = {
-    "error_bound": schema.maybe(schema.number(0.0), math.inf),
+    "error_bound": schema.maybe(schema.number(0.0, infinite=False), math.inf),
     "layer": schema.maybe(schema.integer(0)),
     "token": schema.integer(0),
     "tokens": schema.maybe(schema.integer(1)),

@@ -422,15 +422,13 @@ def _box(signal: Signal) -> Box:
 _INFINITE = {"low": -math.inf, "high": math.inf, "step": math.inf}
 # What the types of fields do not say.
 _COUNT = schema.integer(0)
+_FINITE = schema.number(infinite=False)
 _FIELDS: Mapping[str, Reader[object]] = {
-    **{
-        name: schema.listed(schema.maybe(schema.number(0.0 if name == "step" else -math.inf), one))
-        for name, one in _INFINITE.items()
-    },
+    **{name: schema.listed(schema.maybe(_FINITE, one)) for name, one in _INFINITE.items()},
     **dict.fromkeys(("layer", "width", "element", "source_element", "target_element"), _COUNT),
     "lag": _COUNT,
     **dict.fromkeys(("memory", "units"), schema.listed(_COUNT)),
-    "terms": schema.listed(schema.paired(_COUNT, schema.text, _COUNT, schema.number())),
+    "terms": schema.listed(schema.paired(_COUNT, schema.text, _COUNT, _FINITE)),
 }
 
 
@@ -453,7 +451,7 @@ _READ = schema.record(
         "version": _COUNT,
         **{
             field.name: _FIELDS.get(field.name)
-            or schema.reader_of(get_type_hints(Circuit)[field.name], _FIELDS)
+            or schema.reader_of(get_type_hints(Circuit)[field.name], _FIELDS, {float: _FINITE})
             for field in dataclasses.fields(Circuit)
         },
     },

@@ -32,6 +32,17 @@ def dense(parameter: Parameter) -> Array:
     return parameter if isinstance(parameter, np.ndarray) else parameter.toarray()
 
 
+def alike(one: Parameter, other: Parameter) -> bool:
+    """Whether two parameters have one shape and one dtype, and their weights the same places."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return all(
+        np.array_equal(getattr(one, part), getattr(other, part)) for part in ("indices", "indptr")
+    )
+
+
 def same_bits(one: Parameter | None, other: Parameter | None) -> bool:
     """Whether two parameters are alike: dense or sparse, their pattern, dtype and every bit."""
     if sparse.issparse(one) != sparse.issparse(other):

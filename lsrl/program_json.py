@@ -264,9 +264,12 @@ def _matrix(value: object) -> Matrix:
     data = np.array(parts["data"], np.float64)
     indices, starts = (np.array(parts[name], np.int64) for name in ("indices", "indptr"))
     try:
-        return Matrix(csr_of(data, indices, starts, (rows, columns)))
+        made = Matrix(csr_of(data, indices, starts, (rows, columns)))
     except LsrlError as error:
         raise FieldError("a sparse matrix", f"{error}") from None
+    if not np.array_equal(made.csr.indices, indices):
+        raise FieldError("entries in order, each once and none of them 0", shown(parts["data"]))
+    return made
 
 
 _TOKEN = record(

@@ -21,7 +21,7 @@ from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.options import Options
-from lsrl.parameters import Parameter, csr_of, same_bits
+from lsrl.parameters import Parameter, alike, csr_of, same_bits
 from lsrl.program_json import program_from_json, program_to_json
 from lsrl.schedule import Levels
 from lsrl.schema import FieldError, Json, Reader, shown
@@ -254,12 +254,18 @@ def restore(path: str | os.PathLike[str], module: Holder, parameters: dict[str, 
     """Put saved parameters into a module, those that differ from the module's own bit for bit.
 
     Raises:
-      FormatError: names or shapes differ from the module's.
+      FormatError: names, shapes, dtypes or places of weights differ from the module's.
     """
     own = module.parameter_arrays()
     missing = own.keys() - parameters.keys()
     if missing:
         raise bad(path, f"it lacks the parameters {', '.join(sorted(missing))}")
+    for name, mine in own.items():
+        if not alike(parameters[name], mine):
+            given = parameters[name]
+            kinds = [f"{one.shape} of {one.dtype}" for one in (mine, given)]
+            why = f"its program has the parameter {name!r} with shape {kinds[0]}, it has {kinds[1]}"
+            raise bad(path, f"its parameters do not fit its program ({why})")
     try:
         others = {name: a for name, a in parameters.items() if not same_bits(a, own.get(name))}
         module.replace_parameters(others)

