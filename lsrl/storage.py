@@ -215,6 +215,9 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str,
       FieldError: it is none.
       OSError: the file can't be read.
     """
+    # What can't be opened is told of with its path here, and without one by safe_open.
+    with open(path, "rb"):
+        pass
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             names = list(file.keys())

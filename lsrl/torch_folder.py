@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from lsrl import schema
 from lsrl.errors import FormatError, InputError
+from lsrl.folders import read_folder
 from lsrl.ir.types import InputType, Token, check_inputs
 from lsrl.program_json import type_from_json
 from lsrl.schema import FieldError, Reader
@@ -93,6 +94,7 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
     and returns (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the
     model's dtype. Its parts are stock modules: `input_0`, …, `recurrent` and `output`; its `config`
     is what `config.json` says. On a GPU switch TF32 off: torch.backends.cudnn.allow_tf32 = False.
+    A folder that is replaced while it is read is read again.
 
     Args:
       path: the folder.
@@ -113,15 +115,8 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
             "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
         ) from error
     folder = Path(path)
-    config = read_config(folder)
+    config, content = read_folder(folder, lambda: _read(folder))
     try:
-        content = (folder / WEIGHTS).read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise _bad(folder, f"it has no file {WEIGHTS}") from error
-    if config.get("checksum") != checksum(config, content):
-        raise _bad(folder, "the checksum differs, so some bytes were changed")
-    try:
-        _CONFIG(config)
         tensors = from_safetensors(content)
         _check_modules(config, {n: (tuple(t.shape), str(t.dtype)) for n, t in tensors.items()})
         # Made without weights, since those that torch would draw are thrown away.
@@ -131,6 +126,22 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
     except (FieldError, SafetensorError, KeyError, ValueError) as error:
         raise _bad(folder, f"its modules can't be made: {error}") from error
     return module.eval()
+
+
+def _read(folder: Path) -> tuple[TorchConfig, bytes]:
+    """The config and the weights, if both are of one export."""
+    config = read_config(folder)
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise _bad(folder, f"it has no file {WEIGHTS}") from error
+    try:
+        _CONFIG(config)
+    except FieldError as error:
+        raise _bad(folder, f"{CONFIG}: {error}") from error
+    if config.get("checksum") != checksum(config, content):
+        raise _bad(folder, "the checksum differs, so some bytes were changed")
+    return config, content
 
 
 def read_config(folder: Path) -> TorchConfig:

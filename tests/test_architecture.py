@@ -72,8 +72,9 @@ MAY_IMPORT_ONLY = {
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
     | {"lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
-    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.schema"},
-    "lsrl.drawing": GROUND,
+    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders", "lsrl.schema"},
+    "lsrl.drawing": GROUND | {"lsrl.folders"},
+    "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
     "lsrl.schema": {"lsrl.errors"},
     "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},

@@ -239,7 +239,7 @@ def put(data: Any, at: Path_, change: Callable[[Any, Any], Any]) -> Any:
     for key in (0, *at)[:-1]:
         inside = inside[key]
     change(inside, (0, *at)[-1])
-    return whole[0]
+    return whole[0] if whole else None
 
 
 def changes_of(value: object) -> list[Callable[[Any, Any], Any]]:
