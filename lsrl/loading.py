@@ -4,6 +4,9 @@ import json
 import math
 import re
 
+import jax
+import numpy as np
+
 from lsrl import storage
 from lsrl.backends.network import Network
 from lsrl.card import Card
@@ -115,7 +118,7 @@ def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
         with model.device_mode():
             module = _rebuilt(model, saved)
         _check_circuit(model, module, circuit)
-    except (LsrlError, LookupError, TypeError, ValueError) as error:
+    except (LsrlError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise storage.bad(path, f"its alteration can't be read ({error})") from error
     # Files that older versions wrote have none.
     digest = storage.weights_digest(saved.parameters)
@@ -142,7 +145,34 @@ def _rebuilt(model: Model, saved: storage.SavedModel) -> Network:
         raise FieldError(
             f"the arrays {', '.join(arrays)}", shown(other or list(saved.parameters)), "arrays"
         )
+    _check_runs(model, module)
     return module
+
+
+def _check_runs(model: Model, module: Network) -> None:
+    """Refuse arrays that do not fit together, by their shapes alone."""
+    inputs = tuple(
+        np.zeros((1,), np.int32) if isinstance(kind, Token) else np.zeros((1, kind.width), dtype)
+        for kind in model.program.inputs.values()
+        for dtype in [jax.numpy.dtype(model.dtype)]
+    )
+    before = module.init_state((1,))
+    outputs, after = jax.eval_shape(
+        lambda *given: module.pure_step(given[0], module.structure, *given[1:]),
+        module.parameters(), before, inputs,
+    )  # fmt: skip
+    shapes = [[one.shape for one in jax.tree.leaves(state)] for state in (before, after)]
+    if outputs.shape != (1, model.program.num_outputs) or shapes[0] != shapes[1]:
+        raise FieldError(f"{model.program.num_outputs} outputs", f"{outputs.shape}", "arrays")
+    try:
+        legend = module.legend()
+    except LsrlError:  # the family does not say
+        return
+    for name, array in module.arrays().items():
+        for size, axis in zip(array.shape, legend.arrays[name].axes, strict=True):
+            known = sum(legend.sizes(axis))
+            if all(part.space or part.size for part in axis) and size != known:
+                raise FieldError(f"an axis of {known}", f"shape {array.shape}", name)
 
 
 def _kind_of(name: str) -> str:
