@@ -16,6 +16,7 @@ from lsrl.ir.ops import Constant, Hold, Op, Product, RecurrentState, SelectiveSt
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
+from lsrl.parameters import Size
 from lsrl.schedule import AT_INPUT, Layout, Levels, Schedule, schedule_layers
 from lsrl.target import Capabilities
 
@@ -222,6 +223,10 @@ class Backend(ABC, Generic[Plan]):
           LsrlError: the target does not say.
         """
         raise LsrlError(f"target {self.name!r} does not say how sums of a mixed stream round")
+
+    @abstractmethod
+    def sizes(self, schedule: Plan, numerics: Numerics) -> Mapping[str, Size]:
+        """How large each parameter of the network would be, by its flat name; none is made."""
 
     @abstractmethod
     def lower(self, schedule: Plan, numerics: Numerics) -> "Network":

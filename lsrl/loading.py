@@ -9,6 +9,8 @@ from lsrl.circuit import Circuit
 from lsrl.compiler import compile
 from lsrl.errors import LsrlError
 from lsrl.model import Alteration, Model, Path
+from lsrl.options import MOST_PARAMETERS
+from lsrl.parameters import entries
 from lsrl.proof import not_compiled
 
 
@@ -38,6 +40,7 @@ def load(path: Path, *, like: Model | None = None) -> Model:
             dtype=saved.dtype,
             **saved.options._asdict(),
             levels=saved.levels,
+            most_parameters=_allowed(saved),
         )
     except (LsrlError, IndexError, KeyError) as error:
         raise storage.bad(path, f"this version compiles it to another network ({error})") from error
@@ -46,6 +49,15 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model
+
+
+def _allowed(saved: storage.SavedModel) -> int:
+    """What a file holds is all that its program may take; an altered network need not be as large.
+
+    So a file that is small, but for what its program says, is refused before anything is made.
+    """
+    held = sum(entries(parameter).size for parameter in saved.parameters.values())
+    return held if saved.alteration is None else max(held, MOST_PARAMETERS)
 
 
 def _is_compiled_like(saved: storage.SavedModel, model: Model) -> bool:

@@ -16,7 +16,7 @@ from lsrl.options import Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
 from lsrl.schedule import Layout, Levels
-from lsrl.support import check_length, check_supported
+from lsrl.support import check_length, check_size, check_supported
 
 # Called with the name of what ran last, a pass or a stage, and with what it made.
 Watch = Callable[[str, Graph | Layout], None]
@@ -77,6 +77,12 @@ class Stages:
             layout: Layout = self._backend.schedule(graph, levels, self._options)
         if self._watch is not None:
             self._watch("schedule", layout)
+        return layout
+
+    def measure(self, layout: Layout, most_parameters: int) -> Layout:
+        """Refuse a network that would be too large."""
+        with self._timed("measure"):
+            check_size(self._program, layout, self._backend, self._numerics, most_parameters)
         return layout
 
     def certify(self, layout: Layout) -> Certificate:
