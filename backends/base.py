@@ -82,6 +82,20 @@ class ExportRequest(NamedTuple):
     tie_word_embeddings: bool
 
 
+class Least(NamedTuple):
+    """What a network takes at least.
+
+    Attributes:
+      numbers: of its parameters.
+      node: of the graph, for which it takes most of them.
+      what: that is needed for the node.
+    """
+
+    numbers: int
+    node: int
+    what: str
+
+
 class Backend(ABC, Generic[Plan]):
     """A target: what its cell can do, and how a schedule becomes its weights.
 
@@ -223,6 +237,14 @@ class Backend(ABC, Generic[Plan]):
           LsrlError: the target does not say.
         """
         raise LsrlError(f"target {self.name!r} does not say how sums of a mixed stream round")
+
+    def least(self, graph: Graph) -> Least | None:
+        """What a program takes at least, where its simplified graph tells; before any pass.
+
+        It is for programs of which passes would make more than fits into a machine. By default
+        nothing is known before the schedule, and `sizes` says all.
+        """
+        return None
 
     @abstractmethod
     def sizes(self, schedule: Plan, numerics: Numerics) -> Mapping[str, Size]:

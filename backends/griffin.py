@@ -86,24 +86,11 @@ class Griffin(ResidualBackend):
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """The temporal block, as wide as the stream, and the MLP."""
-        width, inner = lowered.width, self._mlp_width(lowered)
-        square = width, width
-        return {
-            "temporal_pre_norm.weight": (width,),
-            **_biased("temporal_block.linear_y", *square),
-            **_biased("temporal_block.linear_x", *square),
-            **_biased("temporal_block.linear_out", *square),
-            **_biased("temporal_block.conv_1d", width, 1, TAPS),
-            "temporal_block.rg_lru.recurrent_param": (width,),
-            "temporal_block.rg_lru.input_gate_weight": (1, *square),
-            "temporal_block.rg_lru.input_gate_bias": (1, width),
-            "temporal_block.rg_lru.recurrent_gate_weight": (1, *square),
-            "temporal_block.rg_lru.recurrent_gate_bias": (1, width),
-            "channel_pre_norm.weight": (width,),
-            **_biased("mlp_block.gate_proj", inner, width),
-            **_biased("mlp_block.up_proj", inner, width),
-            **_biased("mlp_block.down_proj", width, inner),
-        }
+        return _shapes(lowered.width, self._mlp_width(lowered))
+
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The MLP has a channel at least."""
+        return _shapes(width, 1)
 
     @staticmethod
     def _mlp_width(lowered: Lowered) -> int:
@@ -195,6 +182,27 @@ def _mlp(lowered: Lowered, site: Site, inner: int) -> dict[str, Array]:
         **_unbiased("mlp_block.gate_proj", gate),
         **_unbiased("mlp_block.up_proj", up),
         **_unbiased("mlp_block.down_proj", down),
+    }
+
+
+def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:
+    """Of a layer's parameters, by the names of the reference class."""
+    square = width, width
+    return {
+        "temporal_pre_norm.weight": (width,),
+        **_biased("temporal_block.linear_y", *square),
+        **_biased("temporal_block.linear_x", *square),
+        **_biased("temporal_block.linear_out", *square),
+        **_biased("temporal_block.conv_1d", width, 1, TAPS),
+        "temporal_block.rg_lru.recurrent_param": (width,),
+        "temporal_block.rg_lru.input_gate_weight": (1, *square),
+        "temporal_block.rg_lru.input_gate_bias": (1, width),
+        "temporal_block.rg_lru.recurrent_gate_weight": (1, *square),
+        "temporal_block.rg_lru.recurrent_gate_bias": (1, width),
+        "channel_pre_norm.weight": (width,),
+        **_biased("mlp_block.gate_proj", inner, width),
+        **_biased("mlp_block.up_proj", inner, width),
+        **_biased("mlp_block.down_proj", width, inner),
     }
 
 

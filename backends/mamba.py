@@ -103,19 +103,11 @@ class Mamba(ResidualBackend):
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""
         sites, width = lowered.stream.sites, lowered.width
         inner = width * -(-(1 + max(site.width for site in sites)) // width)
-        ranks = max(1, *(len(_flags(site)) for site in sites))
-        return {
-            "norm.weight": (width,),
-            "mixer.in_proj.weight": (2 * inner, width),
-            "mixer.conv1d.weight": (inner, 1, TAPS),
-            "mixer.conv1d.bias": (inner,),
-            "mixer.x_proj.weight": (ranks + 2, inner),
-            "mixer.dt_proj.weight": (inner, ranks),
-            "mixer.dt_proj.bias": (inner,),
-            "mixer.A_log": (inner, 1),
-            "mixer.D": (inner,),
-            "mixer.out_proj.weight": (width, inner),
-        }
+        return _shapes(width, inner, max(1, *(len(_flags(site)) for site in sites)))
+
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Inner channels are a multiple of the stream's."""
+        return _shapes(width, width, 1)
 
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """One a site."""
@@ -167,6 +159,22 @@ class Mamba(ResidualBackend):
             for index, weight in terms:
                 out[place, index] = weight * decode[index]
         return found
+
+
+def _shapes(width: int, inner: int, ranks: int) -> dict[str, tuple[int, ...]]:
+    """Of a block's parameters, by the names of the reference class."""
+    return {
+        "norm.weight": (width,),
+        "mixer.in_proj.weight": (2 * inner, width),
+        "mixer.conv1d.weight": (inner, 1, TAPS),
+        "mixer.conv1d.bias": (inner,),
+        "mixer.x_proj.weight": (ranks + 2, inner),
+        "mixer.dt_proj.weight": (inner, ranks),
+        "mixer.dt_proj.bias": (inner,),
+        "mixer.A_log": (inner, 1),
+        "mixer.D": (inner,),
+        "mixer.out_proj.weight": (width, inner),
+    }
 
 
 def _flags(site: Site) -> list[Terms]:

@@ -76,7 +76,7 @@ def compile(
     stages = Stages(program, backend, numerics, options, watch)
     graph = stages.simplify(program.graph)
     graph = stages.unroll(graph)
-    graph = stages.check(graph)
+    graph = stages.check(graph, most_parameters)
     graph = stages.legalise(graph)
     schedule = stages.schedule(graph, levels)
     schedule = stages.measure(schedule, most_parameters)

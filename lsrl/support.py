@@ -96,6 +96,28 @@ def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) ->
     )
 
 
+def check_least(
+    program: Program, graph: Graph, backend: Backend[Layout], numerics: Numerics, most: int
+) -> None:
+    """Refuse a simplified graph that can only take more numbers than are allowed.
+
+    Args:
+      program: what is compiled.
+      graph: of it.
+      backend: the target.
+      numerics: the dtype.
+      most: numbers of all parameters together.
+
+    Raises:
+      SizeError: says how many there would be at least, and for which signal.
+    """
+    least = backend.least(graph)
+    if least is not None and least.numbers > most:
+        what = f"{_written(graph, least.node)} takes {least.what}"
+        about = program.name, backend.name, "at least "
+        raise _too_large(*about, least.numbers, most, numerics, what)
+
+
 def check_size(
     program: Program, layout: Layout, backend: Backend[Layout], numerics: Numerics, most: int
 ) -> None:
@@ -113,17 +135,25 @@ def check_size(
     """
     sizes = backend.sizes(layout, numerics)
     total = sum(size.numbers for size in sizes.values())
-    if total <= most:
-        return
-    name, largest = max(sizes.items(), key=lambda item: item[1].numbers)
-    node, signals, of = _widest(layout.graph)
-    raise SizeError(
-        f"{program.name!r} on {backend.name!r} would take {total:,} parameters "
+    if total > most:
+        name, largest = max(sizes.items(), key=lambda item: item[1].numbers)
+        node, signals, of = _widest(layout.graph)
+        what = (
+            f"{len(layout.layers):,} layers of up to {layout.width:,} channels; {signals:,} of "
+            f"{of:,} signals are made for {_written(layout.graph, node)}, and {name} alone is "
+            f"{' x '.join(map(str, largest.shape))}"
+        )
+        raise _too_large(program.name, backend.name, "", total, most, numerics, what)
+
+
+def _too_large(
+    program: str, target: str, least: str, total: int, most: int, numerics: Numerics, what: str
+) -> SizeError:
+    return SizeError(
+        f"{program!r} on {target!r} would take {least}{total:,} parameters "
         f"({_gibibytes(total, numerics)}), and at most {most:,} ({_gibibytes(most, numerics)}) are "
-        f"made: {len(layout.layers):,} layers of up to {layout.width:,} channels; {signals:,} of "
-        f"{of:,} signals are made for {_written(layout.graph, node)}, and {name} alone is "
-        f"{' x '.join(map(str, largest.shape))}. Write it with fewer channels (a shorter delay or "
-        f"window, a smaller table), or allow more: lsrl.compile(..., most_parameters={total})",
+        f"made: {what}. Write it with fewer channels (a shorter delay or window, a smaller table), "
+        f"choose another target, or allow more: lsrl.compile(..., most_parameters={total})",
         total,
         most,
     )

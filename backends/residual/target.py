@@ -1,6 +1,7 @@
 """What the residual targets share: refusals, layout, certificate, embedding and head."""
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -8,10 +9,11 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lsrl.backends.base import Backend
+from lsrl.backends.base import Backend, Least
 from lsrl.backends.input_map import feature_map, rows_of, source_of
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
+from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
@@ -108,6 +110,13 @@ class ResidualBackend(Backend[Stream]):
                 check_range(numerics, f"{self.name}, block {number}, {name}", values)
         return self.network(weights)
 
+    def least(self, graph: Graph) -> Least:
+        """What long delays take: a block for every three tokens, and in each of them a channel."""
+        blocks, node = least_blocks(graph)
+        width = stream_width(blocks + 1)
+        numbers = blocks * sum(map(math.prod, self.least_block(width).values()))
+        return Least(numbers, node, f"{blocks:,} blocks on a stream of {width:,} channels")
+
     def sizes(self, schedule: Stream, numerics: Numerics) -> dict[str, Size]:
         """All blocks are of one shape."""
         lowered, network = self.lowered(schedule), self.network
@@ -174,6 +183,10 @@ class ResidualBackend(Backend[Stream]):
         )
 
     @abstractmethod
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of a block's parameters on a stream, however little it does."""
+
+    @abstractmethod
     def block_shapes(self, lowered: "Lowered") -> dict[str, tuple[int, ...]]:
         """The shapes of a block's parameters, as wide as the widest block needs."""
 
@@ -189,10 +202,10 @@ class ResidualBackend(Backend[Stream]):
 def _obstacle(op: LinearState) -> str | None:
     """Why a state has no form without coupling, or None if it has; see `lsrl.passes.diagonal`."""
     transition = op.transition.csr
+    factors = transition.diagonal()
     for channels in components(op.transition):
-        block = transition[channels][:, channels]
         if len(channels) == 1:
-            factor = float(block.toarray()[0, 0])
+            factor = float(factors[channels[0]])
             if not 0 <= factor <= 1:
                 kind = "negative" if factor < 0 else "greater than 1"
                 return (
@@ -200,7 +213,9 @@ def _obstacle(op: LinearState) -> str | None:
                     "to 1 only (Gu and Dao 2023; Grazzi et al. 2024); write x mod 2 by lsrl.mod of "
                     "a running sum, or choose a target with any A, such as linear_rnn or lstm"
                 )
-        elif not is_ring(block):
+            continue
+        block = transition[channels][:, channels]
+        if not is_ring(block):
             return (
                 "its channels are coupled in both directions, as in a rotation, and a selective "
                 "scan has no coupling and no complex eigenvalues (Sarrof et al. 2024); choose a "
