@@ -288,9 +288,9 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
         new[i] = builder.add(node.op, *operands) if replacement is None else replacement
-        if graph.program is None:
-            node = replace(node, origins=(i,))
-        builder.inherit(new[i], node, graph.facts[i].groups)
+        origins = node.origins if graph.program is not None else (i,)
+        same = Node(node.op, (), node.width, origins, node.names, node.sources)
+        builder.inherit(new[i], same, graph.facts[i].groups)
     built = builder.build(new[graph.output])
     return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
 
