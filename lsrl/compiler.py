@@ -5,7 +5,7 @@ import numpy as np
 from lsrl import reuse
 from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.options import Activation, Legalise, Options
+from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
 from lsrl.passes.pipeline import Report
 from lsrl.schedule import Levels
 from lsrl.stages import Stages, Watch
@@ -25,6 +25,7 @@ def compile(
     inspectable: bool = False,
     verbatim: bool = False,
     levels: Levels | None = None,
+    most_parameters: int = MOST_PARAMETERS,
     cache: bool = False,
     watch: Watch | None = None,
 ) -> Model:
@@ -48,6 +49,9 @@ def compile(
         weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
         same; not for mamba, griffin and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
+      most_parameters: how many numbers the parameters may be, all together; a larger network is
+        refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering
+        takes some four times that.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
       watch: called after each pass with its name and the graph that it made (`graph.dump()` is its
@@ -60,19 +64,22 @@ def compile(
       UnknownTargetError: no target of that name.
       UnsupportedOpError: the target can't hold some signals; lists all of them.
       ProgramError: verbatim on a target that writes ReLUs as something else.
+      SizeError: the network would have more than `most_parameters`; says of what they come.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
     options = Options(legalise, robust, inspectable, verbatim)
     if cache and isinstance(program, Program) and levels is None and watch is None:
-        chosen = {"dtype": dtype, "activation": activation} | options._asdict()
+        chosen = {"dtype": dtype, "activation": activation, "most_parameters": most_parameters}
+        chosen |= options._asdict()
         return reuse.compiled(program, target, chosen, compile)
     backend, numerics = check_request(program, target, dtype, activation, options)
     stages = Stages(program, backend, numerics, options, watch)
     graph = stages.simplify(program.graph)
     graph = stages.unroll(graph)
-    graph = stages.check(graph)
+    graph = stages.check(graph, most_parameters)
     graph = stages.legalise(graph)
     schedule = stages.schedule(graph, levels)
+    schedule = stages.measure(schedule, most_parameters)
     certificate = stages.certify(schedule)
     module = stages.lower(schedule)
     report = Report(tuple(stages.pipeline.records), stages.seconds)

@@ -9,11 +9,11 @@ import numpy as np
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.compiler import compile
-from lsrl.errors import PrecisionError, UnsupportedOpError
+from lsrl.errors import PrecisionError, SizeError, UnsupportedOpError
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
-from lsrl.options import Legalise
+from lsrl.options import MOST_PARAMETERS, Legalise
 from lsrl.schedule import Layout
 
 Answer = Literal["yes", "bounded", "no"]
@@ -71,7 +71,12 @@ class Explanation:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # as in `compile`
 def explain(
-    program: Program, target: str, *, dtype: object = None, legalise: Legalise = "native"
+    program: Program,
+    target: str,
+    *,
+    dtype: object = None,
+    legalise: Legalise = "native",
+    most_parameters: int = MOST_PARAMETERS,
 ) -> Explanation:
     """Say whether a target can hold a program: yes, bounded (up to a length), or no.
 
@@ -80,6 +85,7 @@ def explain(
       target: a name from `lsrl.targets()`.
       dtype: that the answer is for; float32 by default, or the widest that the target comes in.
       legalise: as for `compile`.
+      most_parameters: as for `compile`; a larger network is a no.
 
     Raises:
       UnknownTargetError: no target of that name.
@@ -91,11 +97,17 @@ def explain(
     numerics = numerics_of(dtype)
     about = program.name, target, numerics.dtype
     try:
-        model = compile(program, target, dtype=numerics.dtype, legalise=legalise)
+        model = compile(
+            program,
+            target,
+            dtype=numerics.dtype,
+            legalise=legalise,
+            most_parameters=most_parameters,
+        )
     except UnsupportedOpError as error:
         reasons = dict.fromkeys(offence.reason for offence in error.offences)
         return Explanation(*about, "no", "; ".join(reasons))
-    except PrecisionError as error:
+    except (PrecisionError, SizeError) as error:
         return Explanation(*about, "no", f"{error}")
     bits = _bits(backend, model, program.max_length or model.schedule.graph.tokens)
     answer, reason, tokens = _verdict(program, model, bits, legalise)

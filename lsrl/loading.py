@@ -1,7 +1,6 @@
 """Saved models read back: compiled again along the saved levels, with the saved parameters."""
 
 import json
-import math
 import re
 
 import jax
@@ -18,7 +17,7 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Delay
 from lsrl.ir.types import Token
 from lsrl.model import Alteration, Model, Path
-from lsrl.parameters import same_bits
+from lsrl.parameters import entries, same_bits
 from lsrl.program_json import program_content
 from lsrl.proof import not_compiled
 from lsrl.schedule import Layout
@@ -59,6 +58,7 @@ def load(path: Path, *, like: Model | None = None) -> Model:
             **saved.options._asdict(),
             levels=saved.levels,
             watch=lambda stage, made: _check_backed(saved, stage, made),
+            most_parameters=_allowed(saved),
         )
     except (LsrlError, ArithmeticError, LookupError, ValueError) as error:
         raise storage.bad(path, f"this version compiles it to another network ({error})") from error
@@ -87,11 +87,6 @@ def _check_backed(saved: storage.SavedModel, stage: str, made: Graph | Layout) -
                     f"a delay of at most {room}, by its arrays", f"{op.steps}", made.label(i)
                 )
         return
-    held = sum(math.prod(shape) for shape in shapes)
-    # Every family has a weight from each channel of a layer to each.
-    wanted = sum(layer.width**2 for layer in made.layers)
-    if wanted > max(SMALL, held if saved.alteration is None else SPREAD * held):
-        raise FieldError(f"layers that {held} parameters can hold", f"{wanted} weights", "program")
     rows, graph = {shape[0] for shape in shapes if shape}, made.graph
     for i, op in graph.inputs.items():
         kind = op.type
@@ -99,6 +94,15 @@ def _check_backed(saved: storage.SavedModel, stage: str, made: Graph | Layout) -
             raise FieldError(
                 f"an array with {kind.size} rows for {kind}", shown(sorted(rows)), op.label
             )
+
+
+def _allowed(saved: storage.SavedModel) -> int:
+    """How many parameters a file's network may take before its own are put into it.
+
+    What a file holds is all that its program may take; an altered network need not be as large.
+    """
+    held = sum(entries(parameter).size for parameter in saved.parameters.values())
+    return held if saved.alteration is None else max(SMALL, SPREAD * held)
 
 
 def _is_compiled_like(saved: storage.SavedModel, model: Model) -> bool:

@@ -3,7 +3,8 @@
 A sparse one is a `scipy.sparse.csr_array` with an entry wherever the network has a weight, be it 0.
 """
 
-from typing import TypeAlias
+import math
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -13,6 +14,23 @@ from lsrl.ir import numbers
 from lsrl.ir.numbers import Array
 
 Parameter: TypeAlias = Array | sparse.csr_array
+
+
+class Size(NamedTuple):
+    """How large a parameter is that may not be made yet.
+
+    Attributes:
+      shape: of it; (rows, columns) of a sparse one.
+      weights: the entries that a sparse one has; None of a dense one.
+    """
+
+    shape: tuple[int, ...]
+    weights: int | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers are held for it."""
+        return math.prod(self.shape) if self.weights is None else self.weights
 
 
 def entries(parameter: Parameter) -> Array:

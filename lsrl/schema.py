@@ -139,7 +139,7 @@ def anything(value: object, depth: int = DEEPEST) -> Json:
         return {text(name): anything(one, depth - 1) for name, one in value.items()}
     if isinstance(value, str):
         return text(value)
-    if value is None or isinstance(value, int):
+    if value is None or isinstance(value, int):  # of any size, and truths
         return value
     if isinstance(value, float) and not math.isnan(value):
         return value

@@ -121,7 +121,7 @@ def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
     return cast(Cell, cell)
 
 
-def _biased_side(kind: CellKind) -> str:
+def biased_side(kind: CellKind) -> str:
     """Where flax keeps the bias of a cell: on one side only."""
     return "dense_h" if kind == "lstm" else "dense_i"
 
@@ -175,7 +175,7 @@ class CellNetwork(Network):
                 cells.append(make_cell(kind, features, units, dtype))
                 for side, kernel in (("dense_i", layer.inputs), ("dense_h", layer.recurrent)):
                     getattr(cells[-1], side).kernel = parameter(kernel, dtype)
-                getattr(cells[-1], _biased_side(kind)).bias = parameter(layer.bias, dtype)
+                getattr(cells[-1], biased_side(kind)).bias = parameter(layer.bias, dtype)
             self.cells = nnx.List(cells)
             self.output_kernel = parameter(weights.output_kernel, dtype)
             self.output_bias = parameter(weights.output_bias, dtype)
@@ -203,7 +203,7 @@ class CellNetwork(Network):
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
         """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
         maps = InputMaps(*maps_in(self.structure.inputs, arrays))
-        side = _biased_side(self.structure.kind)
+        side = biased_side(self.structure.kind)
         depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
         layers = tuple(
             GateWeights(

@@ -29,7 +29,7 @@ from rich.progress import Progress
 
 import lsrl
 from lsrl import cache, schema
-from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
+from lsrl.errors import FormatError, InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
 from lsrl.schema import Reader
@@ -307,7 +307,7 @@ class _Compiler:
         """The model, or the reason why there is none."""
         try:
             model = lsrl.compile(self.task.program(), self.target, inspectable=True)
-        except (UnsupportedOpError, PrecisionError) as error:
+        except (UnsupportedOpError, PrecisionError, SizeError) as error:
             return error
         facts = model.program.graph.facts[model.program.graph.output]
         spread = float(np.max(facts.high - facts.low))
@@ -363,7 +363,7 @@ def _varied(compiler: _Compiler, name: str, context: Context) -> Varied | str:
     request = Request(seed, context.seed, sampler_of(compiler.task, model.program))
     try:
         return VARIANTS[name].make(model, request)
-    except (InputError, UnsupportedOpError, PrecisionError) as error:
+    except (InputError, UnsupportedOpError, PrecisionError, SizeError) as error:
         return str(error)
 
 

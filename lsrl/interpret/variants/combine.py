@@ -13,7 +13,7 @@ import numpy as np
 from lsrl.backends import registry
 from lsrl.circuit import OUTPUT, Circuit
 from lsrl.compiler import compile
-from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
+from lsrl.errors import InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
 from lsrl.ir import ops
@@ -388,7 +388,7 @@ def _fitting(
                 made = _compiled(model, program)
             except UnsupportedOpError:
                 break  # whatever the base is
-            except PrecisionError:
+            except (PrecisionError, SizeError):
                 continue
             if model.certificate.exact and not made.certificate.exact:
                 continue
