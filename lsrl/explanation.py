@@ -15,6 +15,7 @@ from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
 from lsrl.options import Legalise
 from lsrl.schedule import Layout
+from lsrl.support import TargetInfo, check_program, name_of
 
 Answer = Literal["yes", "bounded", "no"]
 
@@ -71,20 +72,27 @@ class Explanation:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # as in `compile`
 def explain(
-    program: Program, target: str, *, dtype: object = None, legalise: Legalise = "native"
+    program: Program,
+    target: str | TargetInfo,
+    *,
+    dtype: object = None,
+    legalise: Legalise = "native",
 ) -> Explanation:
     """Say whether a target can hold a program: yes, bounded (up to a length), or no.
 
     Args:
       program: made by `lsrl.program`.
-      target: a name from `lsrl.targets()`.
+      target: one of `lsrl.targets()`, or its name.
       dtype: that the answer is for; float32 by default, or the widest that the target comes in.
       legalise: as for `compile`.
 
     Raises:
+      ProgramError: that is no program.
       UnknownTargetError: no target of that name.
       PrecisionError: a dtype that no model comes in.
     """
+    check_program("explain", program)
+    target = name_of(target)
     backend = registry.find(target)
     if dtype is None:
         dtype = DEFAULT_DTYPE if DEFAULT_DTYPE in backend.dtypes else backend.dtypes[-1]

@@ -1,8 +1,10 @@
 """Saved models read back: compiled again along the saved levels, with the saved parameters."""
 
 import json
+import pathlib
+import tempfile
 
-from lsrl import storage
+from lsrl import arguments, storage
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
@@ -28,6 +30,9 @@ def load(path: Path, *, like: Model | None = None) -> Model:
       FormatError: the file is damaged, truncated, or not a saved model.
       OSError: the file can't be read.
     """
+    path = arguments.path("load", path)
+    if like is not None:
+        arguments.instance("load: like", like, Model, "lsrl.compile or lsrl.load")
     saved = storage.read(path)
     if like is not None and saved.alteration is not None and _is_compiled_like(saved, like):
         return _altered(path, like, saved)
@@ -46,6 +51,14 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model
+
+
+def restored(content: bytes) -> Model:
+    """The model of what `Model.save` would write, for copies in other processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model.lsrl")
+        path.write_bytes(content)
+        return load(path)
 
 
 def _is_compiled_like(saved: storage.SavedModel, model: Model) -> bool:

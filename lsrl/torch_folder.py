@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
+from lsrl import arguments
 from lsrl.errors import FormatError, InputError, LsrlError
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 
@@ -110,7 +111,7 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
         raise InputError(
             "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
         ) from error
-    folder = Path(path)
+    folder = arguments.path("load_torch", path)
     config = read_config(folder)
     try:
         content = (folder / WEIGHTS).read_bytes()
@@ -162,7 +163,9 @@ def _bad(folder: Path, why: str) -> FormatError:
 def _type_from_json(value: TypeJson) -> InputType:
     if "token" in value:
         return Token(value["token"])
-    return Vector(value["vector"], low=value["low"], high=value["high"], step=value["step"])
+    # Older versions let a step of 0 stand for none.
+    step = value["step"] if any(value["step"] or ()) else None
+    return Vector(value["vector"], low=value["low"], high=value["high"], step=step)
 
 
 @cache
