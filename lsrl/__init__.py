@@ -6,23 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from lsrl import errors
 from lsrl.ir.types import Token, Vector
-from lsrl.language.program import Program, program
-from lsrl.language.signal import (
-    Signal,
-    absolute,
-    concat,
-    constant,
+from lsrl.language.comparison import (
     equal,
     greater,
     greater_equal,
     less,
     less_equal,
-    maximum,
-    minimum,
     not_equal,
     ramp,
-    relu,
 )
+from lsrl.language.program import Program, program
+from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.sugar import (
     argmax,
     bound,

@@ -108,7 +108,7 @@ def no_keywords(
                 f"{what}: inputs go by order, got the keyword {name!r}; write {what}({order})"
             )
         raise InputError(
-            f"{what}: there is no option {name!r}; there are {', '.join(options)}"
+            f"{what}: there is no option {name!r}; expected {', '.join(options) or 'none'}"
             f"{near(name, options)}"
         )
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from lsrl.errors import ProgramError
 from lsrl.ir.types import InputType, Token, Vector
+from lsrl.language.comparison import equal, greater_equal, ramp
 from lsrl.language.program import Program, program
-from lsrl.language.signal import Signal, concat, equal, greater_equal, ramp
+from lsrl.language.signal import Signal, concat
 from lsrl.language.sugar import delay, latch, select
 from lsrl.testing import random_ops
 from lsrl.testing.draws import NOMINAL_LENGTH, WILD, Writer

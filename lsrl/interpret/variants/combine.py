@@ -21,8 +21,9 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.types import InputType, Token
+from lsrl.language.comparison import greater_equal
 from lsrl.language.program import Program
-from lsrl.language.signal import Signal, affine, concat, greater_equal, relu
+from lsrl.language.signal import Signal, affine, concat, relu
 from lsrl.language.sugar import cumsum
 from lsrl.language.trace import Trace, recording
 from lsrl.model import Model
