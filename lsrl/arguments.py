@@ -3,6 +3,7 @@
 import difflib
 import os
 import reprlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -83,6 +84,39 @@ def instance(
     name = wanted.__name__
     article = "an" if name[0] in "AEIOU" else "a"
     raise kind(f"{what} expects {article} {name}, made by {made_by}, got {type(value).__name__}")
+
+
+def real(
+    what: str,
+    value: object,
+    least: float = 0.0,
+    *,
+    above: bool = False,
+    kind: type[LsrlError] = InputError,
+) -> float:
+    """An argument that must be a finite number from `least` on, or above it."""
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        number = float(min(max(value, -sys.float_info.max), sys.float_info.max))
+        if number == value and (number > least or (number == least and not above)):
+            return number
+    sign = ">" if above else ">="
+    raise kind(f"{what} must be a finite number {sign} {least:g}, got {shown(value)}")
+
+
+def function(what: str, value: object, of: str, kind: type[LsrlError] = InputError) -> None:
+    """An argument that must be a function of what `of` says, or None."""
+    if value is not None and not callable(value):
+        raise kind(f"{what} must be a function of {of}, got {shown(value)}")
+
+
+def names(what: str, value: object, kind: type[LsrlError] = InputError) -> list[str]:
+    """An argument that must be a name or several."""
+    if isinstance(value, str):
+        return [value]
+    found = list(value) if isinstance(value, Iterable) else [value]
+    if not all(isinstance(name, str) for name in found):
+        raise kind(f"{what} must be a name or a list of names, got {shown(value)}")
+    return found
 
 
 def path(what: str, value: object) -> Path:
