@@ -113,10 +113,11 @@ def names(what: str, value: object, kind: type[LsrlError] = InputError) -> list[
     """An argument that must be a name or several."""
     if isinstance(value, str):
         return [value]
-    found = list(value) if isinstance(value, Iterable) else [value]
-    if not all(isinstance(name, str) for name in found):
+    found: list[object] = list(value) if isinstance(value, Iterable) else [value]
+    texts = [name for name in found if isinstance(name, str)]
+    if len(texts) < len(found):
         raise kind(f"{what} must be a name or a list of names, got {shown(value)}")
-    return found
+    return texts
 
 
 def path(what: str, value: object) -> Path:
@@ -158,14 +159,17 @@ def array(what: str, value: object, kind: type[LsrlError] = InputError) -> NDArr
         found = np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:
         if "inhomogeneous" in str(error) or "with a sequence" in str(error):
+            cure = "run them one by one, or pad them"
             raise kind(
-                f"{what}: expected a rectangular array, got sequences of different lengths; run "
-                "them one by one, or pad them"
+                f"{what}: expected a rectangular array, got sequences of different lengths; "
+                + (cure if kind is InputError else "give all of them one length")
             ) from None
-        why = str(error).partition("\n")[0]
+        why, name = str(error).partition("\n")[0], type(value).__name__
+        traced = "Tracer" in name
         raise kind(
-            f"{what}: expected numbers that are known now, got {type(value).__name__}, which won't "
-            f"become an array ({why}); pass a numpy array or nested lists"
+            f"{what}: expected numbers that are known now, got {name}, which won't become an array "
+            f"({why}); pass a numpy array or nested lists"
+            + (", outside jax.jit, jax.grad and jax.vmap" if traced else "")
         ) from error
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise kind(

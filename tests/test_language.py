@@ -522,7 +522,7 @@ def test_mod_on_other_grids(step, n):
 DIVISORS = st.sampled_from([-6, -2.5, -1, -0.75, 0.25, 0.5, 1, 1.5, 2, 3, 7, 8])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     low=st.integers(-40, 20),
     span=st.integers(0, 60),
@@ -542,7 +542,7 @@ def test_modulo_and_floor_division_equal_numpy(low, span, step, n):
     assert abs(facts.low[1]) < abs(n) and abs(facts.high[1]) < abs(n)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     low=st.integers(-9, 9),
     span=st.integers(0, 20),

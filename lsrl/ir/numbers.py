@@ -95,7 +95,7 @@ def exact_array(values: object, what: str) -> Array:
     Raises:
       ProgramError: not numbers, complex numbers, or numbers that float64 would round.
     """
-    given = array(what, values, ProgramError)
+    given = cast(Array, array(what, values, ProgramError))
     kind = given.dtype.kind
     # numpy's own casts are fast, and exact for these.
     if kind in "fb" and given.dtype.itemsize <= 8:

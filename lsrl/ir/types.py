@@ -227,10 +227,13 @@ def _check_axes(array: Array, name: str, behind: int) -> None:
     """Refuse what is neither a sequence nor a batch of them."""
     if array.ndim - behind in (1, 2):
         return
-    one = "; for a sequence of one token, wrap it in a list: [x]" if array.ndim == behind else ""
+    got, cure = "", "; nest as many lists as there are axes"
+    if array.ndim == behind:
+        got = f"{shown(array.tolist())}, of "
+        cure = f"; for a sequence of one token, write [{shown(array.tolist())}]"
     raise InputError(
         f"input {name!r}: expected one sequence (time, ...) or a batch (batch, time, ...), "
-        f"got shape {array.shape}{one}"
+        f"got {got}shape {array.shape}{cure}"
     )
 
 

@@ -72,16 +72,16 @@ def transposed(value: object, rows: int) -> Matrix:
       ShapeError: A has another number of rows.
     """
     try:
-        if np.ndim(value if not hasattr(value, "tocsr") else 2) == 0 and not hasattr(
-            value, "tocsr"
-        ):
+        given = value if hasattr(value, "tocsr") else arguments.array("A", value, ProgramError)
+        axes = getattr(given, "ndim", 2)
+        if not axes:
             raise ProgramError(
                 f"x @ A needs a matrix, got {shown(value)}; x * n scales by a number"
             )
-        matrix = _read(value)
+        matrix = _read(given)
     except ProgramError as error:
         raise type(error)(f"{user_line()}: {error}") from None
-    vector = matrix.rows == 1 and getattr(value, "ndim", np.ndim(value)) == 1
+    vector = axes == 1
     if (matrix.columns if vector else matrix.rows) != rows:
         raise ShapeError(
             f"{user_line()}: x @ A expects A of {rows} rows for a signal of width {rows}, got "

@@ -64,6 +64,7 @@ INSTEAD: dict[str, str] = {
     "stack": "write lsrl.concat(x, y)",
     "vstack": "write lsrl.concat(x, y)",
     "append": "write lsrl.concat(x, y)",
+    "square": "write x ** 2",
     "sign": "write (x > 0) - (x < 0)",
     "heaviside": "write lsrl.greater_equal(x, 0)",
     "rint": "write (x + 0.5) // 1, which rounds halves up",

@@ -378,8 +378,8 @@ class Signal(Recorded):
 def _unanswered(asked: str, cure: str) -> Callable[..., object]:
     def refuse(self: Signal, *_: object) -> object:
         raise ProgramError(
-            f"{user_line()}: {asked} of a signal: it has no value while the program is being "
-            f"built; {cure}"
+            f"{user_line()}: {asked} of a signal has no meaning while the program is being built; "
+            f"{cure}"
         )
 
     return refuse

@@ -284,7 +284,7 @@ def recurrent_state(
     ]
     if any(a > b for a, b in zip(rows[1], rows[2], strict=True)) or min(rows[2]) < 0:
         raise BoundsError(
-            f"{user_line()}: recurrent_state promises low={low} to high={high}, which no value "
+            f"{user_line()}: recurrent_state promises low={low!s} to high={high!s}, which no value "
             "h = relu(...) has; expected low <= high and high >= 0"
         )
     return record(ops.RecurrentState(as_matrix(A, update.width), *rows), update)
@@ -327,7 +327,7 @@ def _floor_divide(x: Signal, n: ArrayLike) -> Signal:
         if not np.fmod(step, divisor).any() and np.log2(divisor).is_integer():
             return value / divisor
         least, most = (np.floor(end / divisor) for end in (value.facts.low, value.facts.high))
-        return _known(_divided(value, divisor)[0], least, most)
+        return _known(combine([(0.0, value), *_divided(value, divisor)[0]]), least, most)
 
     return _by_divisor(x, n, "x // n", quotient)
 
@@ -345,9 +345,9 @@ def _by_divisor(
     dyadic = divisor > 0 and divisor <= 2.0**MAX_STEP_BITS * lowest_bit(divisor)
     if not dyadic or not value.facts.gridded:
         raise ProgramError(
-            f"{user_line()}: {what} needs a short dyadic n, not 0, and an x on a grid, got n={n} "
-            f"and {value!r} with step {value.facts.step.tolist()}; declare a step of the input, or "
-            "write lsrl.lookup(x, table) for few integers"
+            f"{user_line()}: {what} needs a short dyadic n, not 0, and an x on a grid, got "
+            f"n={shown(n)} and {value!r} with step {value.facts.step.tolist()}; declare a step of "
+            "the input, or write lsrl.lookup(x, table) for few integers"
         )
     if not (np.isfinite(value.facts.low) & np.isfinite(value.facts.high)).all():
         raise BoundsError(
@@ -360,8 +360,8 @@ def _by_divisor(
     return -found if what.startswith("mod") else found
 
 
-def _divided(value: Signal, divisor: float) -> tuple[Signal, Signal]:
-    """How often a divisor > 0 goes into a value, rounded down, and the remainder."""
+def _divided(value: Signal, divisor: float) -> tuple[list[tuple[float, Operand]], Signal]:
+    """How often a divisor > 0 goes into a value, as terms of a sum, and the remainder."""
     times = int(np.ceil(max(0.0, -value.facts.low.min()) / divisor))
     if times:
         value = value + times * divisor
@@ -370,7 +370,7 @@ def _divided(value: Signal, divisor: float) -> tuple[Signal, Signal]:
     multiple = divisor
     while multiple * 2 <= high.max():
         multiple *= 2
-    terms: list[tuple[float, Operand]] = [(1.0, 0 * value - times)]
+    terms: list[tuple[float, Operand]] = [(-1.0, np.full(value.width, times))]
     while multiple >= divisor and high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
         rise = power_of_two_below(float(grid.min()))
@@ -382,7 +382,7 @@ def _divided(value: Signal, divisor: float) -> tuple[Signal, Signal]:
         high = np.where(high >= multiple, np.maximum(multiple - grid, high - multiple), high)
         value = _known(value, np.zeros(len(high)), high)
         multiple /= 2
-    return combine(terms), value
+    return terms, value
 
 
 @meaning("power")
@@ -392,7 +392,8 @@ def _power(x: Operand, n: Operand) -> Signal:
     Of a number x: a table, for a signal n of few integers from 0 on.
     """
     if not isinstance(x, Signal):
-        return _table_of(as_signal(n), lambda exponent: _number(x) ** exponent, f"{x} ** x", 0)
+        base = _number(x)
+        return _table_of(as_signal(n), lambda exponent: base**exponent, f"{base} ** x", 0)
     whole = not isinstance(n, Signal) and np.ndim(n) == 0 and numbers(n, "n of x ** n")[0]
     if whole is False or whole < 0 or whole != int(whole):
         raise ProgramError(

@@ -107,7 +107,11 @@ def observe_copies(
     module, since it is compiled once.
     """
     program = arguments.instance("run_copies", model, Model, "lsrl.compile").program
-    arguments.instance("run_copies: perturbation", perturbation, Perturbation, "WeightNoise(...)")
+    if not isinstance(perturbation, Perturbation):
+        raise InputError(
+            "run_copies: expected a Perturbation, such as WeightNoise('noise'), got "
+            f"{perturbation!r}"
+        )
     for what, row in (("levels", levels), ("seeds", seeds)):
         if not isinstance(row, Sequence | np.ndarray):
             raise InputError(f"run_copies: {what} must be a list, one a copy, got {row!r}")

@@ -121,8 +121,8 @@ class Plan:
             raise InputError(
                 f"sweep: unknown target(s) {', '.join(unknown)}; there are {', '.join(known)}"
             )
-        arguments.count("sweep: batch", self.batch)
-        if not (self.programs and self.kinds and self.seeds):
+        arguments.count("sweep: batch", self.batch, 0)
+        if not (self.programs and self.kinds and self.seeds and self.batch):
             raise InputError("sweep: expected at least one program, kind, seed and sequence")
         for what, names in (
             ("programs", [program.name for program in self.programs]),
