@@ -145,10 +145,13 @@ def check_state(what: str, state: object, form: Form) -> State:
         )
     leaves, structure = jax.tree.flatten(state.hidden)
     count = 1 if state.batch is None else state.batch
-    arrays = [(getattr(x, "dtype", type(x)), np.shape(x)) for x in leaves]
-    wanted = [(dtype, (count, *shape)) for dtype, shape in form.leaves]
-    if structure != form.structure or arrays != wanted:
-        own, given = ([(str(d), shape) for d, shape in one] for one in (wanted, arrays))
+    fits = structure == form.structure and all(
+        getattr(leaf, "dtype", None) == dtype and leaf.shape == (count, *shape)
+        for leaf, (dtype, shape) in zip(leaves, form.leaves, strict=True)
+    )
+    if not fits:
+        own = [(str(dtype), (count, *shape)) for dtype, shape in form.leaves]
+        given = [(str(getattr(leaf, "dtype", type(leaf))), np.shape(leaf)) for leaf in leaves]
         raise InputError(
             f"{what}: the state is of another model: expected arrays {own}, got {given}; "
             "pass a state that this model gave"
