@@ -28,7 +28,7 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
-from lsrl import cache, schema
+from lsrl import arguments, cache, schema
 from lsrl.errors import FormatError, InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
@@ -160,14 +160,14 @@ def build(
       OSError: the directory can't be written.
     """
     names = [target.name for target in lsrl.targets()]
-    chosen = list(dict.fromkeys(names if targets is None else targets))
+    chosen = list(dict.fromkeys(names if targets is None else arguments.names("target", targets)))
     check_names("target", chosen, dict.fromkeys(names))
+    variants = arguments.names("variant", variants)
     check_names("variant", variants, VARIANTS)
     for what, value, least in (("seed", seed, 0), ("workers", workers, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"build: {what} must be an int >= {least}, got {value!r}")
+        arguments.count(f"build: {what}", value, least)
     tasks: list[Task] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
-    root = Path(directory).resolve()
+    root = arguments.path("build", directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
     context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]

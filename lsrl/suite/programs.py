@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import lsrl.programs
+from lsrl import arguments
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
 from lsrl.ir.node import Source
@@ -217,6 +218,7 @@ def programs(names: Sequence[str] | None = None) -> tuple[SuiteProgram, ...]:
     if names is None:
         return _PROGRAMS
     known = {program.name: program for program in _PROGRAMS}
+    names = arguments.names("suite program", names)
     check_names("suite program", names, known)
     return tuple(program for program in _PROGRAMS if program.name in set(names))
 
