@@ -4,36 +4,21 @@ What the commands need beyond the language loads inside them, so that `lsrl --he
 """
 
 import os
-from typing import Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from lsrl import cache
+from lsrl.cli.answers import DEBUG, Commands
 from lsrl.cli.bench import bench_commands
 from lsrl.cli.library import list_programs, list_targets
 from lsrl.cli.networks import compile_program, explain_program, show_program
-from lsrl.cli.printing import say
 from lsrl.cli.runs import run_program, verify_program, view_program
 from lsrl.cli.suite import suite_commands
-from lsrl.errors import LsrlError
-
-
-class _Commands(TyperGroup):
-    """Prints every error of ours as one message, without a traceback; exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except (LsrlError, OSError) as error:
-            say(f"error: {error}", style="bold red", stderr=True)
-            raise typer.Exit(2) from error
-
 
 app = typer.Typer(
     name="lsrl",
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +28,11 @@ app = typer.Typer(
 
 
 @app.callback()
-def _lsrl() -> None:
+def _lsrl(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Print the traceback of an error.")
+    ] = False,
+) -> None:
     """Compile short programs over linear-state signals into exact recurrent networks.
 
     A first tour:
@@ -52,9 +41,11 @@ def _lsrl() -> None:
       lsrl compile majority -t linear_rnn    layers, width, certificate
       lsrl show tok2tok -t linear_rnn        every channel of every layer by name
       lsrl verify dyck1 -t linear_rnn        the network against the program
-      lsrl view tok2tok -t gru -o page.html  every signal at every token, to look at
+      lsrl view tok2tok -t gru -o page.html  every signal, token by token
 
-    Errors exit with code 2, a difference that verify finds with code 1.
+    Results go to stdout, messages to stderr. Exit codes: 0 done, 1 a check found a
+    difference, 2 wrong arguments, input or files, 3 a fault of LSRL, 130 interrupted,
+    141 nobody read the output to its end.
     """
 
 

@@ -1,6 +1,7 @@
 """The inputs that a command runs: of the command line, of files, or drawn."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,21 +49,45 @@ def _read_input(text: str, name: str, kind: InputType) -> Array:
         if suffix == ".npy":
             array = np.load(text, allow_pickle=False)
         elif suffix == ".json":
-            array = np.asarray(json.loads(Path(text).read_text()))
+            array = np.asarray(json.loads(Path(text).read_bytes()))
         else:
             array = _read_csv(text, kind)
     except FileNotFoundError as error:
         raise InputError(f"input {name!r}: {text}: no such file") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(f"input {name!r}: {text}: not an array of numbers ({error})") from error
-    return np.asarray(array)
+    except (ValueError, EOFError, RecursionError) as error:
+        why = "its rows differ in length" if "inhomogeneous" in str(error) else error
+        raise InputError(f"input {name!r}: {text}: not an array of numbers ({why})") from error
+    array = np.asarray(array)
+    if array.dtype.kind not in "iuf":
+        raise InputError(
+            f"input {name!r}: {text}: expected an array of {_wanted(kind)}, got {_first_odd(array)}"
+        )
+    return array
+
+
+def _wanted(kind: InputType) -> str:
+    return f"symbols from 0 to {kind.size - 1}" if isinstance(kind, Token) else "numbers"
+
+
+def _first_odd(array: Array) -> str:
+    """The first entry of an array that is no number which numpy holds."""
+    for entry in array.ravel().tolist():
+        whole = type(entry) is int and -(2**63) <= entry < 2**63
+        if not whole and type(entry) is not float:
+            return f"{type(entry).__name__} {entry!r:.60}"
+    return f"an array of {array.dtype}"
 
 
 def _read_csv(path: str, kind: InputType) -> Array:
-    values = np.loadtxt(path, delimiter=",", ndmin=2)
+    with warnings.catch_warnings():
+        # Of an empty file, which is refused like any empty sequence.
+        warnings.simplefilter("ignore", UserWarning)
+        values = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
     if not isinstance(kind, Token):
         return values
-    whole = values.astype(np.int64)
+    # Larger ones are no symbols, and are told as they are.
+    small = np.clip(np.nan_to_num(values), -(2**53), 2**53)
+    whole = small.astype(np.int64)
     symbols = whole if (whole == values).all() else values
     return symbols.ravel() if 1 in symbols.shape else symbols
 
@@ -76,17 +101,16 @@ def _parse_input(text: str, name: str, kind: InputType) -> Array:
             f"input {name!r}: expected {kind.width} numbers a token, got "
             f"{[len(row) for row in rows]}; a semicolon ends a token"
         )
-    number = int if isinstance(kind, Token) else float
+    number = np.int64 if isinstance(kind, Token) else np.float64
     values = []
     for token, row in enumerate(rows):
         try:
             values.append([number(entry) for entry in row])
-        except ValueError:
-            wanted = f"symbols from 0 to {kind.size - 1}" if isinstance(kind, Token) else "numbers"
+        except (ValueError, OverflowError):
             raise InputError(
-                f"input {name!r}: expected {wanted}, got {' '.join(row)!r} at token {token}"
+                f"input {name!r}: expected {_wanted(kind)}, got {' '.join(row)!r} at token {token}"
             ) from None
-    array = np.array(values, dtype=np.int64 if isinstance(kind, Token) else np.float64)
+    array = np.array(values, dtype=number)
     return array[:, 0] if isinstance(kind, Token) and len(array) else array
 
 

@@ -1,9 +1,9 @@
 """`lsrl programs` and `lsrl targets`: what there is."""
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lsrl.cli.printing import print_table
 from lsrl.cli.subject import settings_of
 
 
@@ -17,7 +17,7 @@ def list_programs() -> None:
     table = Table("program", "shows", "parameters", show_lines=True)
     for name, entry in lsrl.programs.catalogue().items():
         table.add_row(name, Text(entry.shows), Text(", ".join(settings_of(entry.build))))
-    Console().print(table)
+    print_table(table)
 
 
 def list_targets() -> None:
@@ -31,4 +31,4 @@ def list_targets() -> None:
     for target in lsrl.targets():
         holds = "\n".join(f"{feature}: {how}" for feature, how in target.supports.items())
         table.add_row(target.name, Text(target.cell), Text(holds))
-    Console().print(table)
+    print_table(table)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
-from lsrl.cli.printing import Dumps, headline, layers_table, say
+from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll, new_file
+from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
 from lsrl.cli.subject import compiled, legalise_of, subject_of
 
 
@@ -18,7 +17,14 @@ def compile_program(
     dtype: Dtype = "float32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", show_default=False, help="Save the model to this file."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=new_file,
+            show_default=False,
+            help="Save the model to this file.",
+        ),
     ] = None,
     unroll: Unroll = False,
     robust: Annotated[
@@ -66,7 +72,12 @@ def show_program(
     ] = False,
     png: Annotated[
         Path | None,
-        typer.Option(show_default=False, help="Draw the graph, level by level, into this file."),
+        typer.Option(
+            metavar="FILE",
+            parser=new_file,
+            show_default=False,
+            help="Draw the graph, level by level, into this file (.png, .svg or .pdf).",
+        ),
     ] = None,
 ) -> None:
     """Show a program's signals, or a model's layers with the signal in every channel.
@@ -88,7 +99,7 @@ def show_program(
         graph, layers = model.schedule.graph, model.schedule.made_in()
         title = f"{model.program.name} on {model.target}"
         say(model.report() if report else model.summary())
-        Console().print(layers_table(model))
+        print_table(layers_table(model))
     if png is not None:
         from lsrl.drawing import draw
 
@@ -119,7 +130,7 @@ def explain_program(
     subject = subject_of(program, param)
     names = [target] if target is not None else [found.name for found in lsrl.targets()]
     for name in names:
-        with Console(stderr=True).status(f"{subject.program.name} on {name}"):
+        with status(f"{subject.program.name} on {name}"):
             explanation = lsrl.explain(
                 subject.program, name, dtype=dtype, legalise=legalise_of(unroll)
             )

@@ -1,8 +1,50 @@
 """The arguments and options that commands share."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def new_file(text: str) -> Path:
+    """A file that can be written once there is something to write, so that nobody waits in vain.
+
+    Raises:
+      BadParameter: it can't be.
+    """
+    path = Path(text)
+    if not text or path.is_dir():
+        raise typer.BadParameter(f"expected the name of a file to write, got {_kind(text)}")
+    _check_parent(path, path.parent)
+    return path
+
+
+def new_folder(text: str) -> Path:
+    """A folder that is there, or can be made.
+
+    Raises:
+      BadParameter: it can't be.
+    """
+    path = Path(text)
+    if not text or (path.exists() and not path.is_dir()):
+        raise typer.BadParameter(f"expected the name of a folder, got {_kind(text)}")
+    return path
+
+
+def _check_parent(path: Path, parent: Path) -> None:
+    if not parent.exists():
+        raise typer.BadParameter(f"{path}: there is no folder {parent}; make it first")
+    if not parent.is_dir():
+        raise typer.BadParameter(f"{path}: {parent} is no folder")
+    if not os.access(path if path.exists() else parent, os.W_OK):
+        raise typer.BadParameter(f"{path}: this may not be written; choose another place")
+
+
+def _kind(text: str) -> str:
+    kind = "the folder " if os.path.isdir(text) else "the file " if text else ""
+    return f"{kind}{text!r}"
+
 
 ProgramName = Annotated[
     str,

@@ -1,11 +1,26 @@
 """What commands print."""
 
+import codecs
 import difflib
+import io
+import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -18,9 +33,87 @@ if TYPE_CHECKING:
     from lsrl.schedule import Layout
 
 
+# Seconds between lines on how far something is.
+EVERY = 10.0
+# What an encoding lacks is written so; other characters by their number.
+_PLAIN = {"φ": "phi", "σ": "sigma", "×": "x", "…": "...", "≤": "<=", "≥": ">=", "→": "->"}
+
+
+def print_all() -> None:
+    """Let standard output and errors take every character, whatever the terminal's encoding."""
+
+    def plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        character = error.object[error.start]
+        if character in _PLAIN:
+            return _PLAIN[character], error.start + 1
+        return codecs.backslashreplace_errors(error)
+
+    codecs.register_error("lsrl", plainly)
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="lsrl")
+
+
+class _Console(Console):
+    """A console on which nothing is cut off, and a closed pipe is an error like any other."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to whoever answers errors."""
+        raise BrokenPipeError
+
+
 def say(text: str, style: str | None = None, stderr: bool = False) -> None:
     """Print text as it is: brackets are no markup, and lines are not broken."""
-    Console(stderr=stderr).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    _Console(stderr=stderr).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as the terminal, or wider where a word would be cut."""
+    console = _Console()
+    unlimited = console.options.update(max_width=sys.maxsize)
+    needed = Measurement.get(console, unlimited, table).minimum
+    _Console(width=max(console.width, needed)).print(table, soft_wrap=False, crop=False)
+
+
+def status(text: str) -> Status:
+    """Shows on a terminal what is being done: a context."""
+    return _Console(stderr=True).status(Text(text))
+
+
+class _Lines(Progress):
+    """Says how far something is, in a line now and then, where no bar can be drawn."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, disable=True)
+        self._told = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Note how far a task is, and perhaps say it."""
+        super().update(task_id, **changes)
+        if time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            task = self._tasks[task_id]
+            total = "" if task.total is None else f" of {task.total:g}"
+            say(f"{task.description}: {task.completed:g}{total}", stderr=True)
+
+
+def progress() -> Progress:
+    """Shows how far something is: a context."""
+    console = _Console(stderr=True)
+    if not console.is_terminal:
+        return _Lines(console)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 def headline(model: "Model") -> str:

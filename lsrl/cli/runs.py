@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, read_inputs
-from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
-from lsrl.cli.printing import columns_text, headline, say
-from lsrl.cli.subject import compiled, sampler_of, subject_of
+from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll, new_file
+from lsrl.cli.printing import columns_text, headline, progress, say
+from lsrl.cli.subject import compiled, subject_of
+from lsrl.cli.user_code import sampler_of
 from lsrl.ir.types import check_inputs
 
 if TYPE_CHECKING:
@@ -71,7 +70,15 @@ def run_program(
 def view_program(
     program: ProgramName,
     out: Annotated[
-        Path, typer.Option("--out", "-o", show_default=False, help="The HTML file to write.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=new_file,
+            show_default=False,
+            help="The HTML file to write.",
+        ),
     ],
     inputs: Annotated[
         list[str] | None,
@@ -158,13 +165,13 @@ def verify_program(
     draw = None if sampler is None else sampler_of(sampler)
     model = compiled(subject, target, dtype, unroll)
     compared: Comparison | None = None
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{model.program.name} on {model.target}", total=sequences)
+    with progress() as bars:
+        task = bars.add_task(f"{model.program.name} on {model.target}", total=sequences)
         for start in range(0, sequences, CHUNK):
             count = min(CHUNK, sequences - start)
             part = compare(model, inputs=draw_for(subject, start, count, length, seed, draw))
             compared = part if compared is None else compared.joined(part)
-            progress.update(task, completed=start + count)
+            bars.update(task, completed=start + count)
             if compared.difference is not None:
                 break
     if compared is not None:

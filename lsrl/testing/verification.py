@@ -310,7 +310,13 @@ def draw_inputs(
     length = min(length, program.max_length or length)
     if sampler is not None:
         made = sampler(np.random.default_rng(seed), sequences, length)
-        return _given(program, [made] if isinstance(made, np.ndarray) else list(made))
+        if not isinstance(made, np.ndarray | list | tuple):
+            raise InputError(
+                f"{program.name}: expected of the sampler one array an input "
+                f"({', '.join(program.inputs)}), got {type(made).__name__}; return a list of arrays "
+                "(sequences, length, ...)"
+            )
+        return _given(program, [made] if isinstance(made, np.ndarray) else made)
     skipped = 0 if extremes else 2
     drawn = sample_inputs(program.inputs, max(sequences + skipped, 1), length, seed)
     inputs = [array[skipped:] for array in drawn]

@@ -1,0 +1,124 @@
+"""What errors become on the command line: one message on stderr and an exit code, nowhere else."""
+
+import os
+import sys
+import traceback
+import warnings
+from typing import Any, TextIO
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from lsrl.cli.printing import print_all, say
+from lsrl.errors import LsrlError
+
+# Exit codes, beside 0 and that of a check that failed, which is 1.
+MISUSE, FAULT, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
+DEBUG = "LSRL_DEBUG"
+
+
+class Commands(TyperGroup):
+    """Answers every error with one message, without a traceback unless `--debug` asks for it."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line and exit with its code."""
+        print_all()
+        # Ours, which names no line of this package where that tells a user nothing.
+        warnings.showwarning = _show_warning
+        try:
+            code = super().main(*arguments, **{**options, "standalone_mode": False})
+        except TyperException as error:
+            code = _answer_usage(error)
+        sys.exit(code or 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            super().invoke(ctx)
+            # What is still in the buffer can't be written either, and Python would say so at exit.
+            sys.stdout.flush()
+        except (TyperException, typer.Exit, typer.Abort):
+            raise
+        except BaseException as error:
+            if ctx.params.get("debug") and not isinstance(error, SystemExit):
+                traceback.print_exception(error)
+            raise typer.Exit(_answer(error)) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command; `help` before one is `--help` behind it."""
+        if args[0] == "help":
+            if not args[1:]:
+                typer.echo(ctx.get_help(), nl=False)
+                raise typer.Exit
+            args = [*args[1:], "--help"]
+        return super().resolve_command(ctx, args)
+
+
+def _answer(error: BaseException) -> int:
+    """Say what went wrong while a command ran; returns the exit code."""
+    match error:
+        case SystemExit(code=int(code)):
+            return code
+        case BrokenPipeError():
+            # Whoever read has seen enough. Python would flush the rest at exit, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return CLOSED_PIPE
+        case KeyboardInterrupt():
+            say("interrupted", stderr=True)
+            return INTERRUPTED
+        case LsrlError():
+            _tell(str(error))
+        case OSError():
+            _tell(_system_text(error))
+        case MemoryError():
+            _tell(f"not enough memory: {error or 'no more could be had'}; choose smaller sizes")
+        case _:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            _tell(
+                f"{type(error).__name__}: {error} ({place.filename}:{place.lineno}); this is a "
+                f"fault of LSRL, please report it with what the command prints with {DEBUG}=1"
+            )
+            return FAULT
+    return MISUSE
+
+
+def _answer_usage(error: TyperException) -> int:
+    """Say what is wrong with the arguments of a command; returns the exit code."""
+    message = error.format_message()
+    # Empty where a command without arguments has printed its help.
+    if message:
+        context = getattr(error, "ctx", None)
+        command = "lsrl" if context is None else context.command_path
+        # Typer says what it expected; what came is known to the cause.
+        causes = getattr(error.__cause__, "errors", None)
+        got = f", got {causes()[0]['input']!r}" if causes is not None else ""
+        hint = f"see '{command} --help'"
+        option = getattr(error, "option_name", "")
+        if option[:1] == "-" and option[1:2].isdigit():
+            hint = f"put -- before an input that begins with a minus sign; {hint}"
+        _tell(f"{command}: {message[0].lower()}{message[1:].rstrip('.?')}{got}; {hint}")
+    return error.exit_code
+
+
+def _system_text(error: OSError) -> str:
+    """What the system refused, of which file."""
+    if error.strerror is None:
+        return str(error)
+    files = [str(file) for file in (error.filename2, error.filename) if file is not None]
+    return f"{files[0] if files else 'output'}: {error.strerror}"
+
+
+def _tell(text: str) -> None:
+    say(f"error: {text}", style="bold red", stderr=True)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    say(f"warning: {message} ({filename}:{lineno})", style="yellow", stderr=True)
