@@ -4,6 +4,8 @@ What the commands need beyond the language loads inside them, so that `lsrl --he
 """
 
 import os
+import platform
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from lsrl.cli.answers import DEBUG, Commands
 from lsrl.cli.bench import bench_commands
 from lsrl.cli.library import list_programs, list_targets
 from lsrl.cli.networks import compile_program, explain_program, show_program
+from lsrl.cli.printing import say
 from lsrl.cli.runs import run_program, verify_program, view_program
 from lsrl.cli.suite import suite_commands
 
@@ -27,10 +30,22 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"lsrl {version('lsrl')}, Python {platform.python_version()}, jax {version('jax')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _lsrl(
     debug: Annotated[
         bool, typer.Option("--debug", envvar=DEBUG, help="Print the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_say_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Compile short programs over linear-state signals into exact recurrent networks.
@@ -43,9 +58,13 @@ def _lsrl(
       lsrl verify dyck1 -t linear_rnn        the network against the program
       lsrl view tok2tok -t gru -o page.html  every signal, token by token
 
-    Results go to stdout, messages to stderr. Exit codes: 0 done, 1 a check found a
-    difference, 2 wrong arguments, input or files, 3 a fault of LSRL, 130 interrupted,
-    141 nobody read the output to its end.
+    Results go to stdout, messages to stderr. Exit codes:
+      0    done
+      1    a check found a difference
+      2    wrong arguments, inputs or files
+      3    a fault of LSRL
+      130  interrupted
+      141  nobody read the output to its end
     """
 
 
@@ -69,4 +88,4 @@ def main() -> None:
     # Each command is a process of its own and would compile its loops anew. Set before jax loads.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    app()
+    app(prog_name="lsrl")

@@ -1,9 +1,12 @@
 """What errors become on the command line: one message on stderr and an exit code, nowhere else."""
 
+import contextlib
+import io
 import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import typer
@@ -30,39 +33,54 @@ class Commands(TyperGroup):
             code = super().main(*arguments, **{**options, "standalone_mode": False})
         except TyperException as error:
             code = _answer_usage(error)
+        try:
+            # What is still in the buffer; Python would only complain at exit.
+            sys.stdout.flush()
+        except OSError as error:
+            code = _answer(error)
         sys.exit(code or 0)
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the options of `lsrl` itself, some of which print something."""
+        with _answering(debug=False):
+            return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        try:
-            super().invoke(ctx)
-            # What is still in the buffer can't be written either, and Python would say so at exit.
-            sys.stdout.flush()
-        except (TyperException, typer.Exit, typer.Abort):
-            raise
-        except BaseException as error:
-            if ctx.params.get("debug") and not isinstance(error, SystemExit):
-                traceback.print_exception(error)
-            raise typer.Exit(_answer(error)) from error
+        with _answering(ctx.params["debug"]):
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command; `help` before one is `--help` behind it."""
         if args[0] == "help":
             if not args[1:]:
-                typer.echo(ctx.get_help(), nl=False)
+                typer.echo(ctx.get_help())
                 raise typer.Exit
             args = [*args[1:], "--help"]
         return super().resolve_command(ctx, args)
 
 
+@contextlib.contextmanager
+def _answering(debug: bool) -> Iterator[None]:
+    """Answer an error, and exit with its code."""
+    try:
+        yield
+    except (TyperException, typer.Exit, typer.Abort):
+        raise
+    except BaseException as error:
+        if debug:
+            traceback.print_exception(error)
+        raise typer.Exit(_answer(error)) from error
+
+
 def _answer(error: BaseException) -> int:
     """Say what went wrong while a command ran; returns the exit code."""
     match error:
-        case SystemExit(code=int(code)):
-            return code
+        case SystemExit():
+            # Of rich and typer, where a pipe is closed; that of a user's code is an InputError.
+            return CLOSED_PIPE
         case BrokenPipeError():
-            # Whoever read has seen enough. Python would flush the rest at exit, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return CLOSED_PIPE
         case KeyboardInterrupt():
             say("interrupted", stderr=True)
@@ -70,6 +88,8 @@ def _answer(error: BaseException) -> int:
         case LsrlError():
             _tell(str(error))
         case OSError():
+            if error.filename is None and error.strerror is not None:
+                _drop_output()
             _tell(_system_text(error))
         case MemoryError():
             _tell(f"not enough memory: {error or 'no more could be had'}; choose smaller sizes")
@@ -93,12 +113,19 @@ def _answer_usage(error: TyperException) -> int:
         # Typer says what it expected; what came is known to the cause.
         causes = getattr(error.__cause__, "errors", None)
         got = f", got {causes()[0]['input']!r}" if causes is not None else ""
-        hint = f"see '{command} --help'"
+        hint = f"See '{command} --help'."
         option = getattr(error, "option_name", "")
         if option[:1] == "-" and option[1:2].isdigit():
-            hint = f"put -- before an input that begins with a minus sign; {hint}"
-        _tell(f"{command}: {message[0].lower()}{message[1:].rstrip('.?')}{got}; {hint}")
+            hint = f"Put -- before an input that begins with a minus sign. {hint}"
+        told = message.removesuffix(".") + got
+        _tell(f"{command}: {told}{'' if told.endswith('?') else '.'} {hint}")
     return error.exit_code
+
+
+def _drop_output() -> None:
+    """Nobody takes what is left in the buffer, and Python would complain of it at exit."""
+    with contextlib.suppress(OSError, io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _system_text(error: OSError) -> str:
@@ -110,7 +137,8 @@ def _system_text(error: OSError) -> str:
 
 
 def _tell(text: str) -> None:
-    say(f"error: {text}", style="bold red", stderr=True)
+    with contextlib.suppress(OSError):  # the exit code says it too
+        say(f"error: {text}", style="bold red", stderr=True)
 
 
 def _show_warning(

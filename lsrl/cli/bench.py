@@ -56,8 +56,8 @@ def bench_stability(
     from lsrl.stability import report
 
     size = int(memory * 2**30)
+    plan = report.chosen_plan(program, target, quick=quick)
     out.mkdir(parents=True, exist_ok=True)
     with progress() as bars:
-        plan = report.chosen_plan(program, target, quick=quick)
         text = report.run_sweep(plan, out, memory=size, progress=bars)
     say(text)

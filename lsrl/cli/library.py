@@ -1,9 +1,8 @@
 """`lsrl programs` and `lsrl targets`: what there is."""
 
 from rich.table import Table
-from rich.text import Text
 
-from lsrl.cli.printing import print_table
+from lsrl.cli.printing import cell, print_table
 from lsrl.cli.subject import settings_of
 
 
@@ -16,7 +15,7 @@ def list_programs() -> None:
 
     table = Table("program", "shows", "parameters", show_lines=True)
     for name, entry in lsrl.programs.catalogue().items():
-        table.add_row(name, Text(entry.shows), Text(", ".join(settings_of(entry.build))))
+        table.add_row(name, cell(entry.shows), cell(", ".join(settings_of(entry.build))))
     print_table(table)
 
 
@@ -30,5 +29,5 @@ def list_targets() -> None:
     table = Table("target", "cell", "holds", show_lines=True)
     for target in lsrl.targets():
         holds = "\n".join(f"{feature}: {how}" for feature, how in target.supports.items())
-        table.add_row(target.name, Text(target.cell), Text(holds))
+        table.add_row(target.name, cell(target.cell), cell(holds))
     print_table(table)

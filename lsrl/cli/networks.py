@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll, new_file
+from lsrl.cli.options import (
+    Dtype,
+    Parameters,
+    ProgramName,
+    TargetName,
+    Unroll,
+    new_file,
+    new_picture,
+)
 from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
 from lsrl.cli.subject import compiled, legalise_of, subject_of
 
@@ -14,7 +22,7 @@ def compile_program(
     program: ProgramName,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +73,7 @@ def show_program(
     program: ProgramName,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
@@ -74,7 +82,7 @@ def show_program(
         Path | None,
         typer.Option(
             metavar="FILE",
-            parser=new_file,
+            parser=new_picture,
             show_default=False,
             help="Draw the graph, level by level, into this file (.png, .svg or .pdf).",
         ),
@@ -91,20 +99,21 @@ def show_program(
       lsrl show tok2tok.lsrl --report
     """
     subject = subject_of(program, param)
-    if target is None and subject.model is None:
-        graph, layers, title = subject.program.graph, None, subject.program.name
-        say(f"{subject.program!r}\n{graph.dump()}")
-    else:
-        model = compiled(subject, target, dtype, unroll)
-        graph, layers = model.schedule.graph, model.schedule.made_in()
-        title = f"{model.program.name} on {model.target}"
-        say(model.report() if report else model.summary())
-        print_table(layers_table(model))
+    plain = target is None and subject.model is None
+    model = None if plain else compiled(subject, target, dtype, unroll)
     if png is not None:
         from lsrl.drawing import draw
 
+        graph = subject.program.graph if model is None else model.schedule.graph
+        title = subject.program.name if model is None else f"{model.program.name} on {model.target}"
+        layers = None if model is None else model.schedule.made_in()
         draw(graph, png, title=title, layers=layers)
         say(f"drawn into {png}", stderr=True)
+    if model is None:
+        say(f"{subject.program!r}\n{subject.program.graph.dump()}")
+    else:
+        say(model.report() if report else model.summary())
+        print_table(layers_table(model))
 
 
 def explain_program(

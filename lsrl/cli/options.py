@@ -20,6 +20,18 @@ def new_file(text: str) -> Path:
     return path
 
 
+def new_picture(text: str) -> Path:
+    """A picture that can be written; its suffix says in which format.
+
+    Raises:
+      BadParameter: it can't be.
+    """
+    path = new_file(text)
+    if not path.suffix:
+        raise typer.BadParameter(f"expected a suffix that names the format, got {text!r}: .png")
+    return path
+
+
 def new_folder(text: str) -> Path:
     """A folder that is there, or can be made.
 
@@ -69,7 +81,10 @@ Parameters = Annotated[
         help="A parameter of the program, such as length=3; may be repeated.",
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, float64 or bfloat16.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(show_default=False, help="float32 (by default), float64 or bfloat16."),
+]
 Unroll = Annotated[
     bool,
     typer.Option(

@@ -71,12 +71,34 @@ def say(text: str, style: str | None = None, stderr: bool = False) -> None:
     _Console(stderr=stderr).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def cell(text: str) -> Text:
+    """What a table shows in a cell: text as it is, in the characters that the terminal has."""
+    encoding = sys.stdout.encoding
+    return Text(text.encode(encoding, "lsrl").decode(encoding))
+
+
 def print_table(table: Table) -> None:
-    """Print a table as wide as the terminal, or wider where a word would be cut."""
+    """Print a table as wide as the terminal, or wider where a word would be cut.
+
+    Columns share what is left of the width as they need it: rich's own way would cut long words of
+    one column while another one has room.
+    """
     console = _Console()
     unlimited = console.options.update(max_width=sys.maxsize)
-    needed = Measurement.get(console, unlimited, table).minimum
-    _Console(width=max(console.width, needed)).print(table, soft_wrap=False, crop=False)
+    sizes = [
+        [Measurement.get(console, unlimited, text) for text in (column.header, *column.cells)]
+        for column in table.columns
+    ]
+    least = [max(size.minimum for size in column) for column in sizes]
+    wanted = [
+        max(size.maximum for size in column) - few for column, few in zip(sizes, least, strict=True)
+    ]
+    borders = 3 * len(sizes) + 1
+    room = max(0, console.width - borders - sum(least))
+    share = min(1.0, room / max(1, sum(wanted)))
+    for column, few, more in zip(table.columns, least, wanted, strict=True):
+        column.width = few + int(share * more)
+    _Console(width=sum(least) + sum(wanted) + borders).print(table)
 
 
 def status(text: str) -> Status:
@@ -129,7 +151,7 @@ def layers_table(model: "Model") -> Table:
         for position, (kind, names) in enumerate(groups):
             place = ("", "") if position else (str(number), str(layer.width))
             last = position == len(groups) - 1
-            table.add_row(*place, kind, Text(", ".join(names)), end_section=last)
+            table.add_row(*place, kind, cell(", ".join(names)), end_section=last)
     return table
 
 

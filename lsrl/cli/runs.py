@@ -31,7 +31,7 @@ def run_program(
     ],
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
     check: Annotated[
         bool, typer.Option("--check", help="Check the program's promises on these inputs.")
@@ -93,7 +93,7 @@ def view_program(
     ] = None,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
     inspectable: Annotated[
         bool,
@@ -125,7 +125,7 @@ def verify_program(
     program: ProgramName,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
     length: Annotated[

@@ -41,7 +41,7 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
     """
     import lsrl
 
-    parameters = dict(_parse_setting(setting) for setting in settings or [])
+    parameters = _parse_settings(settings or [])
     file, colon, inner = name.rpartition(":")
     if colon and file.endswith(".py"):
         return Subject(_from_file(Path(file), inner, parameters))
@@ -70,7 +70,7 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
 def compiled(
     subject: Subject,
     target: str | None,
-    dtype: str,
+    dtype: str | None,
     unroll: bool,
     robust: bool = False,
     inspectable: bool = False,
@@ -80,6 +80,7 @@ def compiled(
     import lsrl
 
     if subject.model is not None and target is None:
+        _check_compiled(subject.model, dtype, unroll, robust, inspectable)
         return subject.model
     if target is None:
         names = ", ".join(found.name for found in lsrl.targets())
@@ -88,11 +89,29 @@ def compiled(
         return lsrl.compile(
             subject.program,
             target,
-            dtype=dtype,
+            dtype="float32" if dtype is None else dtype,
             legalise=legalise_of(unroll),
             robust=robust,
             inspectable=inspectable,
             watch=watch,
+        )
+
+
+def _check_compiled(
+    model: "Model", dtype: str | None, unroll: bool, robust: bool, inspectable: bool
+) -> None:
+    """Refuse options of compiling for a model that is compiled already."""
+    options = {
+        f"--dtype {dtype}": dtype not in (None, model.dtype),
+        "--unroll": unroll and model.options.legalise != "unroll",
+        "--robust": robust and not model.options.robust,
+        "--inspectable": inspectable and not model.options.inspectable,
+    }
+    given = [option for option, differs in options.items() if differs]
+    if given:
+        raise InputError(
+            f"{model.program.name}: {', '.join(given)}: the saved model is compiled already, for "
+            f"{model.target} in {model.dtype}; give a --target to compile its program anew"
         )
 
 
@@ -169,6 +188,15 @@ def _call_text(parameters: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in parameters.items())
 
 
+def _parse_settings(texts: list[str]) -> dict[str, object]:
+    parameters: dict[str, object] = {}
+    for name, value in map(_parse_setting, texts):
+        if name in parameters:
+            raise InputError(f"parameter {name}: given twice; keep one")
+        parameters[name] = value
+    return parameters
+
+
 def _parse_setting(text: str) -> tuple[str, object]:
     """A name and its value: a Python or JSON literal, else text."""
     name, equals, value = text.partition("=")
@@ -177,7 +205,7 @@ def _parse_setting(text: str) -> tuple[str, object]:
     for parse in (json.loads, ast.literal_eval):
         try:
             return name, parse(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # nested too deep
             continue
     return name, value
 

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from lsrl.cli.options import new_folder
-from lsrl.cli.printing import print_table, progress
+from lsrl.cli.printing import cell, print_table, progress
 
 suite_commands = typer.Typer(
     no_args_is_help=True, help="Networks whose inner workings are known, to test methods on."
@@ -165,6 +165,7 @@ def list_suite() -> None:
     for program in programs():
         settings = ", ".join(f"{name}={value}" for name, value in program.settings.items())
         lengths = f"{program.tokens}, {program.long_tokens or '-'}"
-        row = program.family, program.name, program.entry, settings, lengths
-        table.add_row(*row, program.library_entry().shows, end_section=True)
+        shows = program.library_entry().shows
+        row = program.family, program.name, program.entry, settings, lengths, shows
+        table.add_row(*map(cell, row), end_section=True)
     print_table(table)

@@ -313,8 +313,8 @@ def draw_inputs(
         if not isinstance(made, np.ndarray | list | tuple):
             raise InputError(
                 f"{program.name}: expected of the sampler one array an input "
-                f"({', '.join(program.inputs)}), got {type(made).__name__}; return a list of arrays "
-                "(sequences, length, ...)"
+                f"({', '.join(program.inputs)}), got {type(made).__name__}; return a list of "
+                "arrays (sequences, length, ...)"
             )
         return _given(program, [made] if isinstance(made, np.ndarray) else made)
     skipped = 0 if extremes else 2
