@@ -24,6 +24,7 @@ import numpy as np
 
 from lsrl.drawing import ACROSS, Arrow, Box, Row, picture
 from lsrl.errors import FormatError, InputError
+from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 
 FORMAT, VERSION = "lsrl.circuit", 1
@@ -293,7 +294,7 @@ class Circuit:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON form to a file."""
-        Path(path).write_text(self.to_json())
+        replace_file(path, self.to_json().encode())
 
     @classmethod
     def from_json(cls, text: str, where: str = "circuit") -> "Circuit":

@@ -67,7 +67,7 @@ class NewerSchemaError(FormatError):
 
 
 class SuiteError(LsrlError):
-    """A directory of the suite is not as it was built."""
+    """A directory of the suite is not as it was built, or is being built by another process."""
 
 
 class MissingFileError(SuiteError):

@@ -207,6 +207,9 @@ def read_as(
     Raises:
       FormatError: damaged, truncated, foreign, or of a newer version.
     """
+    # What can't be opened is told of with its path here, and without one by safe_open.
+    with open(path, "rb"):
+        pass
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
 from lsrl.errors import FormatError, InputError, LsrlError
+from lsrl.folders import read_folder
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
     and returns (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the
     model's dtype. Its parts are stock modules: `input_0`, …, `recurrent` and `output`; its `config`
     is what `config.json` says. On a GPU switch TF32 off: torch.backends.cudnn.allow_tf32 = False.
+    A folder that is replaced while it is read is read again.
 
     Args:
       path: the folder.
@@ -111,13 +113,7 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
             "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
         ) from error
     folder = Path(path)
-    config = read_config(folder)
-    try:
-        content = (folder / WEIGHTS).read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise _bad(folder, f"it has no file {WEIGHTS}") from error
-    if config.get("checksum") != checksum(config, content):
-        raise _bad(folder, "the checksum differs, so some bytes were changed")
+    config, content = read_folder(folder, lambda: _read(folder))
     try:
         # Made without weights, since those that torch would draw are thrown away.
         with torch.device("meta"):
@@ -128,6 +124,18 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
     ) as error:  # fmt: skip
         raise _bad(folder, f"its modules can't be made ({error!r})") from error
     return module.eval()
+
+
+def _read(folder: Path) -> tuple[TorchConfig, bytes]:
+    """The config and the weights, if both are of one export."""
+    config = read_config(folder)
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise _bad(folder, f"it has no file {WEIGHTS}") from error
+    if config.get("checksum") != checksum(config, content):
+        raise _bad(folder, "the checksum differs, so some bytes were changed")
+    return config, content
 
 
 def read_config(folder: Path) -> TorchConfig:

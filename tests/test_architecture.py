@@ -70,8 +70,9 @@ MAY_IMPORT_ONLY = {
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
     | {"lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
-    "lsrl.circuit": GROUND | {"lsrl.drawing"},
-    "lsrl.drawing": GROUND,
+    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders"},
+    "lsrl.drawing": GROUND | {"lsrl.folders"},
+    "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
     "lsrl.state": GROUND | ARRAYS | {"lsrl.language", "lsrl.options", "lsrl.storage"},
     "lsrl.storage": GROUND

@@ -107,6 +107,7 @@ def train_networks(
       lsrl suite train networks
       lsrl suite train networks -p flip_flop -t lstm --seeds 1 --no-twins
     """
+    from lsrl.folders import replace_file
     from lsrl.suite.training import KINDS, passed, summary, table, train
 
     with progress() as bars:
@@ -123,7 +124,7 @@ def train_networks(
             ),
         )
     tables = f"{table(rows)}\n\n{summary(rows)}\n"
-    (directory / "table.md").write_text(tables)
+    replace_file(directory / "table.md", tables.encode())
     enough, trained = passed(rows)
     typer.echo(f"{tables}\n{enough} of {trained} networks pass at least 95 % of the causal tests")
     if enough < trained:

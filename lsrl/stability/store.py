@@ -8,7 +8,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ import numpy as np
 
 from lsrl import cache, storage
 from lsrl.errors import InputError
+from lsrl.folders import replace_file
 from lsrl.language.program import Program
 
 CsvRow = dict[str, str]
@@ -105,13 +105,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, o
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     writer.writerows(rows)
-    # By process: two that do the same task write the same bytes, each its own draft.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, text.getvalue().encode())
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[CsvRow]:

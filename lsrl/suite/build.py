@@ -17,7 +17,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -35,7 +34,7 @@ from rich.progress import Progress
 import lsrl
 from lsrl import cache
 from lsrl.errors import InputError, PrecisionError, SuiteError, UnsupportedOpError
-from lsrl.folders import replace_file, replace_folder
+from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
 from lsrl.suite import datasets, manifest
 from lsrl.suite.cards import card
@@ -152,6 +151,7 @@ def build(
     Raises:
       InputError: an unknown program, target or variant (suggests the nearest), or a bad number.
       FormatError: a folder holds something that no build wrote.
+      SuiteError: another build is at work in the directory.
       OSError: the directory can't be written.
     """
     names = [target.name for target in lsrl.targets()]
@@ -166,13 +166,14 @@ def build(
     root.mkdir(parents=True, exist_ok=True)
     context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]
-    parts = in_order(partial(make, context=context), units, workers, progress, "suite")
-    made = Made.joined(parts)
-    files = dict(sorted(made.files.items()))
-    rows = made.programs, made.models, made.refusals
-    result = Manifest(seed, context.versions, context.code, files, *rows)
-    _write(root / manifest.NAME, result.to_json().encode())
-    return manifest.read_manifest(root)
+    with alone(root, "build"):
+        parts = in_order(partial(make, context=context), units, workers, progress, "suite")
+        made = Made.joined(parts)
+        files = dict(sorted(made.files.items()))
+        rows = made.programs, made.models, made.refusals
+        result = Manifest(seed, context.versions, context.code, files, *rows)
+        replace_file(root / manifest.NAME, result.to_json().encode())
+        return manifest.read_manifest(root)
 
 
 def in_order(
@@ -454,9 +455,8 @@ def _write_beside(
     """Write files into a folder that holds other folders, too; unit.json is last and says so."""
     content, finished = _with_unit(files, key, record)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / UNIT).unlink(missing_ok=True)
     for name, written in content.items():
-        _write(folder / name, written)
+        replace_file(folder / name, written)
     return finished
 
 
@@ -466,19 +466,5 @@ def _write_whole(
     """Write a folder of its own, whole or not at all."""
     content, finished = _with_unit(files, key, record)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(left)  # of a build that was killed
-    if folder.is_dir():
-        present = {entry.name for entry in folder.iterdir()}
-        if present < set(content):
-            for name in present:
-                (folder / name).unlink()
     replace_folder(folder, content, lambda _: None)
     return finished
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    for left in path.parent.glob(f".{path.name}.*.draft"):
-        left.unlink(missing_ok=True)  # of a build that was killed
-    replace_file(path, content)

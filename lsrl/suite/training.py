@@ -5,7 +5,6 @@ from the same weights and learns the outputs alone. Both are saved with a row of
 run that was broken off goes on where it stopped.
 """
 
-import csv
 import json
 import os
 import time
@@ -20,6 +19,7 @@ import lsrl
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.interpret.variants.train import PASSES, TARGETS, Progress, Recipe, Trained, Training
+from lsrl.stability.store import write_rows
 from lsrl.suite.programs import SuiteProgram, check_names, programs, sampler_of
 
 KINDS = ("trained", "twin")
@@ -228,12 +228,7 @@ def _known(path: Path, recipe: Recipe) -> Passing | None:
 
 def _write(path: Path, rows: Sequence[Passing]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [field.name for field in fields(Passing)], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_rows(path, [field.name for field in fields(Passing)], [asdict(row) for row in rows])
 
 
 def passed(rows: Sequence[Passing]) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from lsrl.backends.hooks import Parameters
 from lsrl.card import Card, Measured
 from lsrl.circuit import Circuit
 from lsrl.errors import FormatError, InputError
+from lsrl.folders import replace_file
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.variants.base import check_seed, random_sampler, variant
@@ -366,9 +367,7 @@ def _keep(path: str | os.PathLike[str], title: str, progress: Progress, held: He
     """Whole or not at all."""
     leaves = {f"{k:05}": np.asarray(x) for k, x in enumerate(jax.tree.leaves(held))}
     header = json.dumps({"format": FORMAT, "training": title, "progress": progress})
-    draft = Path(f"{os.fspath(path)}.{os.getpid()}.draft")
-    draft.write_bytes(to_safetensors(leaves, {"lsrl": header}))
-    os.replace(draft, path)
+    replace_file(path, to_safetensors(leaves, {"lsrl": header}))
 
 
 def _resumed(path: str | os.PathLike[str] | None, title: str, held: Held) -> tuple[Progress, Held]:
