@@ -277,6 +277,18 @@ def test_a_shortage_of_memory_is_told(run, monkeypatch):
     assert "not enough memory: Unable to allocate 7 TiB; choose smaller sizes" in result.stderr
 
 
+def test_a_missing_extra_is_named(run, folder, monkeypatch):
+    monkeypatch.delitem(sys.modules, "lsrl.suite.training", raising=False)
+    monkeypatch.delitem(sys.modules, "lsrl.interpret.variants.train", raising=False)
+    monkeypatch.setitem(sys.modules, "optax", None)
+    result = run("suite", "train", "networks")
+    assert result.exit_code == answers.MISUSE
+    assert result.stderr == (
+        "error: this needs optax, which is not installed: pip install 'lsrl[train]'\n"
+    )
+    assert not (folder / "networks").exists()
+
+
 def test_an_interrupt_in_a_users_code(run):
     result = run("show", "my.py:interrupts")
     assert result.exit_code == answers.INTERRUPTED

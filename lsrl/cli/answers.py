@@ -19,6 +19,15 @@ from lsrl.errors import LsrlError
 # Exit codes, beside 0 and that of a check that failed, which is 1.
 MISUSE, FAULT, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
 DEBUG = "LSRL_DEBUG"
+# The extra that installs a module; most are asked for by name before they are needed.
+EXTRAS = {
+    "matplotlib": "plot",
+    "optax": "train",
+    "sklearn": "interpret",
+    "tokenizers": "huggingface",
+    "torch": "torch",
+    "transformers": "huggingface",
+}
 
 
 class Commands(TyperGroup):
@@ -91,6 +100,8 @@ def _answer(error: BaseException) -> int:
             if error.filename is None and error.strerror is not None:
                 _drop_output()
             _tell(_system_text(error))
+        case ModuleNotFoundError(name=str(name)) if name in EXTRAS:
+            _tell(f"this needs {name}, which is not installed: pip install 'lsrl[{EXTRAS[name]}]'")
         case MemoryError():
             _tell(f"not enough memory: {error or 'no more could be had'}; choose smaller sizes")
         case _:
