@@ -362,6 +362,12 @@ def test_help_is_found_in_every_way(run):
         assert f" {code} " in overview
 
 
+def test_completion_is_shown(run):
+    result = run("--show-completion", "bash", SHELL="/bin/bash")
+    assert result.exit_code == 0
+    assert "_LSRL_COMPLETE=complete_bash" in result.stdout
+
+
 def test_version(run):
     assert run("--version").stdout.startswith(f"lsrl {lsrl.__version__}, Python ")
 

@@ -14,7 +14,7 @@ from lsrl import cache
 from lsrl.cli.answers import DEBUG, Commands
 from lsrl.cli.bench import bench_commands
 from lsrl.cli.library import list_programs, list_targets
-from lsrl.cli.networks import compile_program, explain_program, show_program
+from lsrl.cli.networks import compile_program, explain_program, export_program, show_program
 from lsrl.cli.printing import say
 from lsrl.cli.runs import run_program, verify_program, view_program
 from lsrl.cli.suite import suite_commands
@@ -23,7 +23,6 @@ app = typer.Typer(
     name="lsrl",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,6 +75,7 @@ for _name, _command in (
     ("show", show_program),
     ("view", view_program),
     ("verify", verify_program),
+    ("export", export_program),
     ("explain", explain_program),
 ):
     app.command(_name)(_command)

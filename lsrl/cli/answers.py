@@ -85,9 +85,9 @@ def _answering(debug: bool) -> Iterator[None]:
 def _answer(error: BaseException) -> int:
     """Say what went wrong while a command ran; returns the exit code."""
     match error:
-        case SystemExit():
-            # Of rich and typer, where a pipe is closed; that of a user's code is an InputError.
-            return CLOSED_PIPE
+        case SystemExit(code=code):
+            # Of typer, or of rich, where a pipe is closed; that of a user's code is an InputError.
+            return CLOSED_PIPE if code else 0
         case BrokenPipeError():
             _drop_output()
             return CLOSED_PIPE

@@ -1,4 +1,4 @@
-"""`lsrl compile`, `lsrl show` and `lsrl explain`: what a program becomes."""
+"""`lsrl compile`, `show`, `export` and `explain`: what a program becomes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +7,14 @@ import typer
 
 from lsrl.cli.options import (
     Dtype,
+    Inspectable,
     Parameters,
     ProgramName,
+    Robust,
     TargetName,
     Unroll,
     new_file,
+    new_folder,
     new_picture,
 )
 from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
@@ -35,9 +38,8 @@ def compile_program(
         ),
     ] = None,
     unroll: Unroll = False,
-    robust: Annotated[
-        bool, typer.Option("--robust", help="Bear more noise, for a few layers more.")
-    ] = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
@@ -61,7 +63,8 @@ def compile_program(
       lsrl compile dyck1 -t gru --dump-after "lower selects" --dump-after schedule
     """
     dumps = Dumps(dump_after or ())
-    model = compiled(subject_of(program, param), target, dtype, unroll, robust, watch=dumps)
+    subject = subject_of(program, param)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable, watch=dumps)
     dumps.check(headline(model))
     if out is not None:
         model.save(out)
@@ -75,6 +78,8 @@ def show_program(
     param: Parameters = None,
     dtype: Dtype = None,
     unroll: Unroll = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
     ] = False,
@@ -100,7 +105,7 @@ def show_program(
     """
     subject = subject_of(program, param)
     plain = target is None and subject.model is None
-    model = None if plain else compiled(subject, target, dtype, unroll)
+    model = None if plain else compiled(subject, target, dtype, unroll, robust, inspectable)
     if png is not None:
         from lsrl.drawing import draw
 
@@ -114,6 +119,58 @@ def show_program(
     else:
         say(model.report() if report else model.summary())
         print_table(layers_table(model))
+
+
+def export_program(
+    program: ProgramName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            parser=new_folder,
+            show_default=False,
+            help="The folder to write; an older export in its place is replaced.",
+        ),
+    ],
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = None,
+    unroll: Unroll = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            show_default=False,
+            help="torch (of rnn, rnn_tanh, lstm and gru) or huggingface (of mamba and griffin); by "
+            "default what the target has.",
+        ),
+    ] = None,
+    tie_word_embeddings: Annotated[
+        bool,
+        typer.Option("--tie-word-embeddings", help="Of huggingface: the head is the embedding."),
+    ] = False,
+) -> None:
+    """Write a model for another framework: torch, or Hugging Face's transformers.
+
+    lsrl.load_torch reads the one, AutoModelForCausalLM and AutoTokenizer read the other.
+
+    Examples:
+      lsrl export dyck1 -t lstm --out dyck1
+      lsrl export induction_head -t mamba --out induction
+      lsrl export majority.lsrl --out majority
+    """
+    from lsrl.backends import registry
+
+    model = compiled(subject_of(program, param), target, dtype, unroll, robust, inspectable)
+    if format is None:
+        # The first one; a target without any refuses each, and says which targets have which.
+        format = next(iter(registry.find(model.target).exporters()), "torch")
+    model.export(format, out, tie_word_embeddings=tie_word_embeddings)
+    say(f"exported to {out}, as {format}", stderr=True)
 
 
 def explain_program(

@@ -58,10 +58,23 @@ def _kind(text: str) -> str:
     return f"{kind}{text!r}"
 
 
+def _complete_program(incomplete: str) -> list[str]:
+    import lsrl
+
+    return [name for name in lsrl.programs.catalogue() if name.startswith(incomplete)]
+
+
+def _complete_target(incomplete: str) -> list[str]:
+    import lsrl
+
+    return [found.name for found in lsrl.targets() if found.name.startswith(incomplete)]
+
+
 ProgramName = Annotated[
     str,
     typer.Argument(
         metavar="PROGRAM",
+        autocompletion=_complete_program,
         show_default=False,
         help="A name from 'lsrl programs', FILE.py:NAME (a program or a function that returns one) "
         "or a saved model.",
@@ -69,7 +82,13 @@ ProgramName = Annotated[
 ]
 TargetName = Annotated[
     str | None,
-    typer.Option("--target", "-t", show_default=False, help="A name from 'lsrl targets'."),
+    typer.Option(
+        "--target",
+        "-t",
+        autocompletion=_complete_target,
+        show_default=False,
+        help="A name from 'lsrl targets'.",
+    ),
 ]
 Parameters = Annotated[
     list[str] | None,
@@ -92,3 +111,12 @@ Unroll = Annotated[
         help="Write states that the target can't hold as log2(max_length) levels of composition.",
     ),
 ]
+Robust = Annotated[bool, typer.Option("--robust", help="Bear more noise, for a few layers more.")]
+Inspectable = Annotated[
+    bool,
+    typer.Option(
+        "--inspectable",
+        help="Compile a deeper network in which signals are read from their channels only.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs to read.")]

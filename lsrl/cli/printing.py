@@ -3,6 +3,7 @@
 import codecs
 import difflib
 import io
+import json
 import os
 import sys
 import time
@@ -69,6 +70,11 @@ class _Console(Console):
 def say(text: str, style: str | None = None, stderr: bool = False) -> None:
     """Print text as it is: brackets are no markup, and lines are not broken."""
     _Console(stderr=stderr).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_json(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print rows as JSON, in characters that every terminal has."""
+    say(json.dumps(list(rows), indent=2))
 
 
 def cell(text: str) -> Text:

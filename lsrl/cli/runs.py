@@ -7,7 +7,16 @@ import numpy as np
 import typer
 
 from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, read_inputs
-from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll, new_file
+from lsrl.cli.options import (
+    Dtype,
+    Inspectable,
+    Parameters,
+    ProgramName,
+    Robust,
+    TargetName,
+    Unroll,
+    new_file,
+)
 from lsrl.cli.printing import columns_text, headline, progress, say
 from lsrl.cli.subject import compiled, subject_of
 from lsrl.cli.user_code import sampler_of
@@ -95,13 +104,7 @@ def view_program(
     param: Parameters = None,
     dtype: Dtype = None,
     unroll: Unroll = False,
-    inspectable: Annotated[
-        bool,
-        typer.Option(
-            "--inspectable",
-            help="Compile a deeper network in which signals are read from their channels only.",
-        ),
-    ] = False,
+    inspectable: Inspectable = False,
 ) -> None:
     """Write a page that shows every signal of a model, layer by layer and token by token.
 
@@ -127,6 +130,8 @@ def verify_program(
     param: Parameters = None,
     dtype: Dtype = None,
     unroll: Unroll = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
     length: Annotated[
         int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
@@ -163,7 +168,7 @@ def verify_program(
 
     subject = subject_of(program, param)
     draw = None if sampler is None else sampler_of(sampler)
-    model = compiled(subject, target, dtype, unroll)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable)
     compared: Comparison | None = None
     with progress() as bars:
         task = bars.add_task(f"{model.program.name} on {model.target}", total=sequences)

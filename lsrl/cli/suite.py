@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lsrl.cli.options import new_folder
-from lsrl.cli.printing import cell, print_table, progress
+from lsrl.cli.options import AsJson, new_folder
+from lsrl.cli.printing import cell, print_table, progress, say_json
 
 suite_commands = typer.Typer(
     no_args_is_help=True, help="Networks whose inner workings are known, to test methods on."
@@ -155,13 +155,29 @@ def verify_suite(directory: Directory, workers: Workers = 2) -> None:
 
 
 @suite_commands.command("list")
-def list_suite() -> None:
+def list_suite(json: AsJson = False) -> None:
     """List the programs of the suite, family by family.
 
-    Example: lsrl suite list
+    Examples:
+      lsrl suite list
+      lsrl suite list --json
     """
     from lsrl.suite.programs import programs
 
+    if json:
+        say_json(
+            {
+                "family": program.family,
+                "program": program.name,
+                "library": program.entry,
+                "parameters": dict(program.settings),
+                "tokens": program.tokens,
+                "long_tokens": program.long_tokens,
+                "shows": program.library_entry().shows,
+            }
+            for program in programs()
+        )
+        return
     table = Table("family", "program", "library", "parameters", "tokens", "what it shows")
     for program in programs():
         settings = ", ".join(f"{name}={value}" for name, value in program.settings.items())
