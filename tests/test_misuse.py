@@ -70,6 +70,15 @@ def positional(a, /):
     return ones
 
 
+class Odd(BaseException):
+    def __str__(self):
+        return 1 / 0
+
+
+def raises_oddly():
+    raise Odd
+
+
 def warns():
     warnings.warn("careful")
     return ones
@@ -102,6 +111,7 @@ number = 7
     "latin.json": b"[1, \xe9]",
     "huge.csv": "1e30\n",
     "empty.csv": "",
+    "odd.npy": b"\x93NUMPY\x01\x00\x20\x00{'descr': '<i8', 'shape': ((((  \n",
     "cut.npy": b"\x93NUMPY\x01\x00",
     "damaged.lsrl": "no model",
     "folder/file.txt": "",
@@ -143,6 +153,7 @@ MISUSES = [
     ("show my.py:recursive", "my.py:39: RecursionError in recursive()"),
     ("show my.py:leaves", "my.py:43: the code ended the program in leaves() (SystemExit: bye)"),
     ("show my.py:positional -p a=1", "my.py: TypeError in positional(a=1)"),
+    ("show my.py:raises_oddly", "Odd in raises_oddly(): (its text raises ZeroDivisionError)"),
     ("show syntax.py", "syntax.py:3: SyntaxError: invalid syntax\n    def f(:"),
     ("show missing.py", "missing.py:2: ModuleNotFoundError while the file was read"),
     ("show missing.py", "or put it beside the file\n    import no_such_module"),
@@ -178,6 +189,7 @@ MISUSES = [
     ("run majority huge.csv", "expected ints from 0 to 1"),
     ("run majority empty.csv", "an empty sequence"),
     ("run majority cut.npy", "cut.npy: not an array of numbers"),
+    ("run majority odd.npy", "odd.npy: not an array of numbers"),
     ("run majority text.npy", "text.npy: expected an array of symbols from 0 to 1, got str 'a'"),
     ("run majority folder/", "got 'folder/' at token 0"),
     ("run my.py:pair 1e400,0", "expected a finite number, got inf"),
@@ -191,6 +203,8 @@ MISUSES = [
     ("compile majority -t lstm -p max_length=-3", "max_length: expected an int of at least 1"),
     ("compile majority -t lstm --robst", "No such option: --robst"),
     ("run model.lsrl 1,0 --dtype float64", "--dtype float64: the saved model is compiled already"),
+    ("run majority 1,0 --dtype float64", "--dtype: nothing is compiled without a target"),
+    ("show majority --robust", "--robust: nothing is compiled without a target"),
     ("compile model.lsrl --robust", "--robust: the saved model is compiled already"),
     ("compile flip_flop -t linear_rnn", "legalise='unroll' (--unroll) is a way out"),
     # Where results go; nobody waits for what can't be written.
@@ -298,7 +312,7 @@ def test_an_interrupt_in_a_users_code(run):
 def test_a_users_warning_names_the_users_line(run):
     result = run("show", "my.py:warns")
     assert result.exit_code == 0
-    assert result.stderr == f"warning: careful ({Path.cwd() / 'my.py'}:55)\n"
+    assert result.stderr == f"warning: careful ({Path.cwd() / 'my.py'}:64)\n"
 
 
 def test_a_users_file_may_be_called_like_a_module_of_python(run, folder):

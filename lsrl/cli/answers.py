@@ -47,6 +47,8 @@ class Commands(TyperGroup):
             sys.stdout.flush()
         except OSError as error:
             code = _answer(error)
+        except ValueError:  # a user's code has closed it
+            pass
         sys.exit(code or 0)
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:

@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 # Sequences that `verify` runs at once, of a multiple of so many tokens.
 CHUNK, LENGTHS = 8, 16
-DATA_FILES = (".npy", ".json", ".csv")
+# What reads a file, by its suffix.
+_READERS: dict[str, Callable[[str], object]] = {
+    ".npy": partial(np.load, allow_pickle=False),
+    ".json": lambda text: json.loads(Path(text).read_bytes()),
+    ".csv": partial(np.loadtxt, delimiter=",", ndmin=2, encoding="utf-8"),
+}
 
 
 def read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
@@ -43,21 +49,22 @@ def read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
 def _read_input(text: str, name: str, kind: InputType) -> Array:
     """One input of a program, from the command line or a file."""
     suffix = Path(text).suffix.lower()
-    if suffix not in DATA_FILES:
+    if suffix not in _READERS:
         return _parse_input(text, name, kind)
     try:
-        if suffix == ".npy":
-            array = np.load(text, allow_pickle=False)
-        elif suffix == ".json":
-            array = np.asarray(json.loads(Path(text).read_bytes()))
-        else:
-            array = _read_csv(text, kind)
+        with warnings.catch_warnings():
+            # Of an empty file, which is refused like any empty sequence, and of an odd header.
+            warnings.simplefilter("ignore", UserWarning)
+            array = np.asarray(_READERS[suffix](text))
     except FileNotFoundError as error:
         raise InputError(f"input {name!r}: {text}: no such file") from error
-    except (ValueError, EOFError, RecursionError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged headers of numpy's raise whatever Python's parser does
         why = "its rows differ in length" if "inhomogeneous" in str(error) else error
         raise InputError(f"input {name!r}: {text}: not an array of numbers ({why})") from error
-    array = np.asarray(array)
+    if suffix == ".csv" and isinstance(kind, Token):
+        array = _symbols(array)
     if array.dtype.kind not in "iuf":
         raise InputError(
             f"input {name!r}: {text}: expected an array of {_wanted(kind)}, got {_first_odd(array)}"
@@ -78,16 +85,10 @@ def _first_odd(array: Array) -> str:
     return f"an array of {array.dtype}"
 
 
-def _read_csv(path: str, kind: InputType) -> Array:
-    with warnings.catch_warnings():
-        # Of an empty file, which is refused like any empty sequence.
-        warnings.simplefilter("ignore", UserWarning)
-        values = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
-    if not isinstance(kind, Token):
-        return values
+def _symbols(values: Array) -> Array:
+    """The numbers of a .csv file as integers, if they are; a row or a column is one sequence."""
     # Larger ones are no symbols, and are told as they are.
-    small = np.clip(np.nan_to_num(values), -(2**53), 2**53)
-    whole = small.astype(np.int64)
+    whole = np.clip(np.nan_to_num(values), -(2**53), 2**53).astype(np.int64)
     symbols = whole if (whole == values).all() else values
     return symbols.ravel() if 1 in symbols.shape else symbols
 

@@ -18,7 +18,7 @@ from lsrl.cli.options import (
     new_picture,
 )
 from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
-from lsrl.cli.subject import compiled, legalise_of, subject_of
+from lsrl.cli.subject import check_not_compiled, compiled, legalise_of, subject_of
 
 
 def compile_program(
@@ -105,6 +105,10 @@ def show_program(
     """
     subject = subject_of(program, param)
     plain = target is None and subject.model is None
+    if plain:
+        check_not_compiled(
+            subject, dtype=dtype, unroll=unroll, robust=robust, inspectable=inspectable
+        )
     model = None if plain else compiled(subject, target, dtype, unroll, robust, inspectable)
     if png is not None:
         from lsrl.drawing import draw

@@ -18,7 +18,7 @@ from lsrl.cli.options import (
     new_file,
 )
 from lsrl.cli.printing import columns_text, headline, progress, say
-from lsrl.cli.subject import compiled, subject_of
+from lsrl.cli.subject import check_not_compiled, compiled, subject_of
 from lsrl.cli.user_code import sampler_of
 from lsrl.ir.types import check_inputs
 
@@ -64,6 +64,7 @@ def run_program(
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
     if target is None and subject.model is None:
+        check_not_compiled(subject, dtype=dtype, unroll=unroll)
         outputs = subject.program.run(*arrays)
     else:
         outputs = compiled(subject, target, dtype, unroll).run(*arrays, check=check)

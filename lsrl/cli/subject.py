@@ -97,6 +97,20 @@ def compiled(
         )
 
 
+def check_not_compiled(subject: Subject, **options: object) -> None:
+    """Refuse options of compiling where nothing is compiled.
+
+    Raises:
+      InputError: one is given.
+    """
+    given = [f"--{name}" for name, value in options.items() if value]
+    if given:
+        raise InputError(
+            f"{subject.program.name}: {', '.join(given)}: nothing is compiled without a target; "
+            "give one: --target"
+        )
+
+
 def _check_compiled(
     model: "Model", dtype: str | None, unroll: bool, robust: bool, inspectable: bool
 ) -> None:

@@ -43,9 +43,9 @@ def users_code(path: Path, doing: str) -> Iterator[None]:
     sys.path.append(folder)
     try:
         yield
-    except LsrlError:
+    except (LsrlError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise InputError(_told(error, path, doing)) from error
     finally:
         with contextlib.suppress(ValueError):
@@ -122,7 +122,15 @@ def _told(error: BaseException, path: Path, doing: str) -> str:
         hint = f"; install it into the environment of {sys.executable}, or put it beside the file"
     elif isinstance(error, UnicodeDecodeError):
         hint = "; save the file as UTF-8"
-    return f"{place}: {type(error).__name__} {doing}: {error}{hint}{text}"
+    return f"{place}: {type(error).__name__} {doing}: {_said(error)}{hint}{text}"
+
+
+def _said(error: BaseException) -> str:
+    """The text of an exception, whose class may be a user's too."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"(its text raises {type(another).__name__})"
 
 
 def _users_frame(error: BaseException, path: Path) -> traceback.FrameSummary | None:
