@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 
 import lsrl
 from lsrl.cli import answers, app, printing
+from lsrl.errors import SuiteError
+from lsrl.suite.build import in_order
 
 FILES = {
     "my.py": """
@@ -178,6 +181,7 @@ MISUSES = [
     (f"run majority 1,0,{NUMBER}", f"expected symbols from 0 to 1, got '{NUMBER}' at token 2"),
     ("run majority -1", "Put -- before an input that begins with a minus sign"),
     ("run majority 0,1,2", "got 2 at token 2"),
+    ("run majority 1,,0", "got '1,,0', with nothing between two separators"),
     ("run majority", "Missing argument 'INPUT...'"),
     ("run majority nested.json", "got shape (1, 1, 1, 2)"),
     ("run majority ragged.json", "its rows differ in length"),
@@ -432,3 +436,23 @@ def test_an_interrupt_ends_a_command_in_silence(folder):
             assert process.wait() == answers.INTERRUPTED
     finally:
         (folder / "waits.py").unlink()
+
+
+@pytest.mark.studies
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_ends_a_build_and_its_processes_in_silence(tmp_path):
+    command = ("suite", "build", "built", "-p", "majority", "-p", "dyck1")
+    with start(tmp_path, *command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("built/*/*")):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.stderr.read()
+        assert told.endswith("interrupted\n")
+        assert "Traceback" not in told
+        assert process.wait() == answers.INTERRUPTED
+
+
+@pytest.mark.studies
+def test_a_killed_process_of_a_build_is_told():
+    with pytest.raises(SuiteError, match=r"one of 2 processes ended abruptly.* fewer workers"):
+        in_order(os._exit, [1, 1], 2, None, "suite")

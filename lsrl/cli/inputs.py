@@ -1,6 +1,7 @@
 """The inputs that a command runs: of the command line, of files, or drawn."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -94,6 +95,11 @@ def _symbols(values: Array) -> Array:
 
 
 def _parse_input(text: str, name: str, kind: InputType) -> Array:
+    if re.search(r"[,;]\s*[,;]", text):
+        raise InputError(
+            f"input {name!r}: expected {_wanted(kind)}, got {text!r}, with nothing between two "
+            "separators; take one of them out"
+        )
     rows = [row.replace(",", " ").split() for row in text.split(";") if row.strip()]
     if isinstance(kind, Token) or (kind.width == 1 and len(rows) == 1):
         rows = [[entry] for row in rows for entry in row]
