@@ -36,7 +36,7 @@ class Commands(TyperGroup):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line and exit with its code."""
         print_all()
-        # Ours, which names no line of this package where that tells a user nothing.
+        # One line, like every other message.
         warnings.showwarning = _show_warning
         try:
             code = super().main(*arguments, **{**options, "standalone_mode": False})

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from lsrl.testing.verification import Sampler
 
 # Where code lies that no user wrote.
-_LIBRARIES = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    str(Path(__file__).parents[1]),
+_LIBRARIES = tuple(
+    str(folder) + os.sep
+    for folder in (
+        *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")),
+        Path(__file__).parents[1],
+    )
 )
 
 
