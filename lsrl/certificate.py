@@ -10,7 +10,6 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -403,7 +402,14 @@ def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
         return analyse(count).first_failure() is not None
 
     # Most failures are there at once: those of what is continuous.
-    return 0 if fails(1) else bisect_left(range(1, tokens), True, lo=1, key=fails)
+    if fails(1):
+        return 0
+    # No bisect_left, whose range has to have a length that fits into 64 bits.
+    low, high = 1, tokens - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(middle + 1) else (middle + 1, high)
+    return low
 
 
 def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:

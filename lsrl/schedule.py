@@ -344,8 +344,8 @@ class _LevelProblem:
         lower, upper, rows = self.limits()
         positions = np.array([levels[i] for i in self.live], np.float64).T.reshape(-1)
         wrong = (positions < lower) | (positions > upper)
-        for one, other, least in rows:
-            wrong[one] |= positions[one] - positions[other] < least
+        for one, behind, least in rows:
+            wrong[one] |= positions[one] - positions[behind] < least
         if wrong.any():
             node = self.live[int(np.flatnonzero(wrong)[0]) % len(self.live)]
             label = self.graph.label(node)

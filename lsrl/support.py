@@ -98,7 +98,8 @@ def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) ->
         able = tuple(other.name for other in others if other.refusal(op, operands) is None)
         offences.append(Offence(graph.label(node), graph.source(node), reason, able))
     products = all(isinstance(graph.nodes[node].op, Product) for node, _ in offending)
-    hint = "" if products else "; legalise='unroll' is a way out that is exact up to max_length"
+    hint = "; legalise='unroll' (--unroll) is a way out that is exact up to max_length"
+    hint = "" if products else hint
     raise UnsupportedOpError(
         f"target {backend.name!r} can't hold {len(offences)} signal(s) of {program.name!r}{hint}",
         offences,
