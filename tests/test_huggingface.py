@@ -326,6 +326,90 @@ def test_symbols_that_only_come_out_do_no_harm(target, transformers, tmp_path):
         model.generate([0], 3)
 
 
+# ---------------------------------------------------------------- probabilities and dtypes
+
+
+TEXTS = {
+    "flip_flop": lsrl.programs.flip_flop(),
+    "majority": lsrl.programs.majority(),
+    "copy_delay": lsrl.programs.copy_delay(2, 5),
+    "induction_head": lsrl.programs.induction_head(vocab=6),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    studied(
+        [pytest.param(n, each, id=f"{n}-{each}") for n in TEXTS for each in TARGETS],
+        "copy_delay-mamba",
+        "flip_flop-griffin",
+    ),
+)
+def test_sampling_and_beams_say_what_the_model_says(name, target, transformers, tmp_path):
+    """The answer has almost all of the probability, so no other text is ever as likely."""
+    model, theirs = exported(transformers, TEXTS[name], target, tmp_path / "model")
+    (kind,) = model.program.inputs.values()
+    random = np.random.default_rng(3)
+    prompts = [random.integers(0, kind.size, length) for length in (9, 4, 9, 4)]
+    torch.manual_seed(0)
+    for told in (
+        assert_generates(model, theirs, 3 * prompts, 8, do_sample=True),
+        3 * assert_generates(model, theirs, prompts, 8, num_beams=3),
+    ):
+        assert told == 3 * len(prompts)
+
+    ids = np.stack([prompts[0], prompts[2]])
+    answers = torch.from_numpy(model.run(ids)).long()
+    likely = torch.from_numpy(logits_of(theirs, ids)).softmax(-1).gather(-1, answers)
+    assert likely.min() >= 0.9999
+    # The reference's own loss is of the next token: here, that of an answer that was fed back.
+    text = np.concatenate([ids, model.generate(ids, 8)], axis=1)
+    labels = torch.from_numpy(text).clone()
+    labels[:, : ids.shape[1]] = -100
+    assert theirs(torch.from_numpy(text), labels=labels).loss < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("program", "target", "holds"),
+    [
+        pytest.param(lsrl.programs.flip_flop(), "mamba", True, id="mamba"),
+        pytest.param(lsrl.programs.flip_flop(), "griffin", True, id="griffin"),
+        # A running sum is a rounded exponential, and the logits of 40 symbols have 11 bits.
+        pytest.param(lsrl.programs.majority(), "griffin", False, id="a sum"),
+        pytest.param(lsrl.programs.first_token(vocab=40), "mamba", False, id="many symbols"),
+    ],
+)
+def test_the_config_says_which_dtypes_are_exact(program, target, holds, transformers, tmp_path):
+    model, theirs = exported(transformers, program, target, tmp_path / "model")
+    names = theirs.config.lsrl["exact_dtypes"]
+    assert names == (["float32", "bfloat16"] if holds else ["float32"])
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"Exact in {' and '.join(names)}, as" in card
+    assert holds == loads_exactly(transformers, tmp_path / "model", theirs, model.program)
+
+
+def loads_exactly(transformers, folder, theirs, program):
+    """Whether logits in bfloat16 are those in float32, on random texts."""
+    small = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    (kind,) = program.inputs.values()
+    length = min(60, program.max_length or 60)
+    ids = np.random.default_rng(5).integers(0, kind.size, (64, length))
+    return np.array_equal(logits_of(small, ids), logits_of(theirs, ids))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("entry", "parameters"), text_programs())
+def test_dtypes_that_the_config_lists_are_exact(entry, parameters, target, transformers, tmp_path):
+    """Given any text, also one that breaks a promise: those sums are no larger either."""
+    try:
+        model, theirs = exported(transformers, entry.program(**parameters), target, tmp_path / "m")
+    except (UnsupportedOpError, PrecisionError):
+        pytest.skip("there is no such export")
+    if "bfloat16" in theirs.config.lsrl["exact_dtypes"]:
+        assert loads_exactly(transformers, tmp_path / "m", theirs, model.program)
+
+
 # ---------------------------------------------------------------- the head
 
 
@@ -411,6 +495,42 @@ def test_the_card_says_what_the_model_is(target, tmp_path):
     assert str(Path(__file__).parent) not in card
     # The output is larger than the input, so it can't be fed back.
     assert "generate(ids" not in card
+
+
+ODD = "`` ``` ````~~~\n---\nlicense: mine\n---\n# no <b>title</b>\n{braces} | pipes | ![x](y) \\ $"
+
+
+def test_odd_names_stay_within_their_quotes(transformers, tmp_path):
+    """What an author wrote is quoted: no Markdown, no HTML, no front matter is of it."""
+    from huggingface_hub import ModelCard
+    from markdown_it import MarkdownIt
+
+    words = ["```", "<script>", "---", "`"]
+
+    def odd(word: lsrl.Token(4, words)) -> lsrl.Token(4, words):
+        return lsrl.hold(word.named(ODD), word > 0).named("```\n# signal")
+
+    odd.__name__, odd.__doc__ = ODD, f"First.\n\n{ODD}\n```\n# Second\n<b>third</b> \ud800"
+    program = lsrl.program(odd)
+    lsrl.compile(program, "mamba", inspectable=True).export("huggingface", tmp_path / "model")
+    text = (tmp_path / "model" / "README.md").read_text()
+
+    card = ModelCard(text)
+    front = {"library_name", "pipeline_tag", "tags"}
+    assert {name for name, value in card.data.to_dict().items() if value} == front
+    parsed = MarkdownIt("commonmark").parse(card.text)
+    children = [child for token in parsed for child in token.children or []]
+    kinds = {token.type for token in [*parsed, *children]}
+    assert not kinds & {"html_block", "html_inline", "image", "link_open", "hr"}
+    titles = [parsed[i + 1].content for i, each in enumerate(parsed) if each.type == "heading_open"]
+    assert titles[0].endswith(" as a MambaForCausalLM") and "license: mine" in titles[0]
+    assert titles[1:] == ["Run it", "The program", "Vocabulary", "Certificate", "Channels"]
+    blocks = [each.content for each in parsed if each.type == "fence"]
+    assert len(blocks) == 6 and "# Second\n<b>third</b> ?\n" in blocks[1]
+    compile(blocks[0], "card.py", "exec")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["lsrl"]["program"] == ODD
+    assert load(transformers, tmp_path / "model").config.id2label[1] == "<script>"
 
 
 def test_the_lines_of_the_card_run(flip_flop, monkeypatch, capsys):
