@@ -263,7 +263,9 @@ class Analysis(ABC):
         sums = held_sums(fact)
         exact = self.exact_sums(sums)
         if isinstance(op, Lookup):
-            exact = exact | self.fits(op.table.dense()).all(axis=0)
+            entries = op.table.csr
+            too_fine = entries.indices[~self.fits(entries.data)]
+            exact = exact | (np.bincount(too_fine, minlength=op.table.columns) == 0)
         rounded = fact.magnitude * self.numerics.unit + self.lost(sums, 1)
         return np.where(exact, 0.0, rounded)
 
