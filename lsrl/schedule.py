@@ -438,10 +438,10 @@ def _composes_exactly(weight: Matrix, part: Rows) -> bool:
     inner = np.concatenate(entries)
     if not len(inner) or not weight.nonzeros:
         return True
-    if (np.abs(weight.csr.data) == 1).all() and weight.nonzeros <= weight.rows:
+    if (np.abs(weight.data) == 1).all() and weight.nonzeros <= weight.rows:
         return True
-    unit = lowest_bit(weight.csr.data).min() * lowest_bit(inner).min()
-    per_row = np.bincount(weight.entry_rows(), np.abs(weight.csr.data)).max()
+    unit = lowest_bit(weight.data).min() * lowest_bit(inner).min()
+    per_row = np.bincount(weight.entry_rows(), np.abs(weight.data)).max()
     return bool(per_row * np.abs(inner).max() <= 2.0**53 * unit)
 
 

@@ -7,6 +7,8 @@ are widened outwards, so facts are sound.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,14 @@ import numpy as np
 from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
+from lsrl.ir.numbers import (
+    Array,
+    common_grid,
+    exact_common_grid,
+    lowest_bit,
+    rational,
+    sum_is_exact,
+)
 
 # The smallest normal float64: products below it are rounded, and count as this.
 TINY = 2.0**-1022
@@ -44,43 +53,43 @@ class Facts:
         """Number of channels."""
         return len(self.low)
 
-    @property
+    @cached_property
     def magnitude(self) -> Array:
         """(width,) the greatest absolute value."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
-    @property
+    @cached_property
     def zero(self) -> Array:
         """(width,) bool, which channels are always 0."""
         return (self.low == 0) & (self.high == 0)
 
-    @property
+    @cached_property
     def exclusive(self) -> bool:
         """Whether at most one channel is nonzero at a token."""
         return exclusion.exclusive(self.groups, self.zero)
 
-    @property
+    @cached_property
     def one_hot(self) -> bool:
         """Whether every channel is 0 or 1 and at most one of them is 1."""
         return self.boolean and self.exclusive
 
-    @property
+    @cached_property
     def gridded(self) -> bool:
         """Whether no channel is continuous."""
         return bool((self.step > 0).all())
 
-    @property
+    @cached_property
     def boolean(self) -> bool:
         """Whether every channel is 0 or 1."""
         return self.integer and bool(((self.low >= 0) & (self.high <= 1)).all())
 
-    @property
+    @cached_property
     def integer(self) -> bool:
         """Whether every channel is an integer."""
         finite = np.where(np.isinf(self.step), 1.0, self.step)
         return bool(((finite >= 1) & (finite % 1 == 0)).all())
 
-    @property
+    @cached_property
     def constant(self) -> bool:
         """Whether every channel has one possible value."""
         return bool((self.low == self.high).all())
@@ -213,6 +222,79 @@ def no_sums(width: int) -> Sums:
     return Sums(np.zeros(width), np.full(width, np.inf))
 
 
+class _Terms(NamedTuple):
+    """The products weight[i, j] * value[j] of all operands of an affine map, one after another.
+
+    A *run* is what one row reads of one operand; its products follow each other.
+
+    Attributes:
+      weight: (products,).
+      low: (products,) least value of the channel that is read.
+      high: (products,) greatest value.
+      step: (products,) its grid.
+      run: (products,) the run that a product belongs to.
+      rows: (runs,) the row that a run belongs to.
+      grouped: of operands with groups the weight, the groups and where its products and runs are.
+    """
+
+    weight: Array
+    low: Array
+    high: Array
+    step: Array
+    run: Array
+    rows: Array
+    grouped: Sequence[tuple[Matrix, Groups, slice, slice]]
+
+    @classmethod
+    def of(cls, weights: Sequence[Matrix], values: Sequence[Facts]) -> "_Terms":
+        """Of Σ weight x, at least one."""
+        columns = [weight.indices for weight in weights]
+        rows = [weight.entry_rows() for weight in weights]
+        ends = list(accumulate((len(each) for each in rows), initial=0))
+        row = np.concatenate(rows)
+        first = np.ones(len(row), dtype=bool)
+        np.not_equal(row[1:], row[:-1], out=first[1:])
+        first[[end for end in ends if end < len(row)]] = True
+        run = np.cumsum(first) - 1
+        grouped = []
+        for k, value in enumerate(values):
+            if value.groups and ends[k] < ends[k + 1]:
+                own = slice(run[ends[k]], run[ends[k + 1] - 1] + 1)
+                grouped.append((weights[k], value.groups, slice(ends[k], ends[k + 1]), own))
+        read = list(zip(values, columns, strict=True))
+        return cls(
+            np.concatenate([weight.data for weight in weights]),
+            np.concatenate([value.low[picked] for value, picked in read]),
+            np.concatenate([value.high[picked] for value, picked in read]),
+            np.concatenate([value.step[picked] for value, picked in read]),
+            run, row[first], grouped,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> Array:
+        """(products,) the greatest absolute value of the channel that is read."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def greatest(self, shares: Array, start: Array, sign: float = 1.0) -> Array:
+        """Start + the greatest sum of shares, or for sign -1 less the greatest sum, row by row."""
+        sums = np.bincount(self.run, shares, len(self.rows))
+        for weight, groups, entries, runs in self.grouped:
+            all_rows = exclusion.greatest_sums(weight.csr, shares[entries], groups)
+            sums[runs] = all_rows[self.rows[runs]]
+        total = start.copy()
+        np.add.at(total, self.rows, sign * sums)  # one operand after another
+        return total
+
+    def sums(self, bias: Array, unit: Array) -> Sums:
+        """Condition P1, given the grid of each product; groups count with their largest share."""
+        size = self.size
+        with np.errstate(over="ignore"):
+            terms = np.maximum(np.abs(self.weight) * size, np.where(size > 0, TINY, 0.0))
+        grid = lowest_bit(bias)
+        np.minimum.at(grid, self.rows[self.run], unit)
+        return Sums(self.greatest(terms, np.abs(bias)), grid)
+
+
 def joined_sums(sums: Sequence[Sums]) -> Sums:
     """The sums of several groups of terms that are all added together."""
     return Sums(
@@ -225,20 +307,7 @@ def term_sums(weight: Matrix, value: Facts) -> Sums:
 
     Of channels that are never on together only the largest share counts.
     """
-    data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
-    size = value.magnitude[columns]
-    with np.errstate(over="ignore"):
-        terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
-    magnitude = exclusion.greatest_sums(weight.csr, terms, value.groups)
-    grid = np.full(weight.rows, np.inf)
-    filled = np.flatnonzero(np.diff(starts))
-    if len(filled):
-        with np.errstate(over="ignore"):
-            unit = np.where(
-                value.step[columns] == 0, 0.0, lowest_bit(data) * lowest_bit_of_step(value)[columns]
-            )
-        grid[filled] = np.minimum.reduceat(unit, starts[filled])
-    return Sums(magnitude, grid)
+    return affine_sums([weight], np.zeros(weight.rows), [value])
 
 
 def lowest_bit_of_step(value: Facts) -> Array:
@@ -249,11 +318,13 @@ def lowest_bit_of_step(value: Facts) -> Array:
 
 def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
     """Condition P1 for rows of Σ weight x + bias."""
-    weights, values = _sharing_as_one(weights, values)
-    bias_sums = Sums(np.abs(bias), lowest_bit(bias))
-    return joined_sums(
-        [bias_sums, *(term_sums(w, v) for w, v in zip(weights, values, strict=True))]
-    )
+    if not weights:
+        return Sums(np.abs(bias), lowest_bit(bias))
+    terms = _Terms.of(*_sharing_as_one(weights, values))
+    finite = np.where(np.isinf(terms.step), 0.0, terms.step)
+    with np.errstate(over="ignore"):
+        unit = np.where(terms.step == 0, 0.0, lowest_bit(terms.weight) * lowest_bit(finite))
+    return terms.sums(bias, unit)
 
 
 def product_of_grids(first: Array, second: Array) -> Array:
@@ -272,18 +343,38 @@ def product_of_grids(first: Array, second: Array) -> Array:
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
     groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
+    if not weights:
+        return constant_facts(bias)
     weights, values = _sharing_as_one(weights, values)
-    low = high = bias.astype(np.float64)
-    step = np.where(bias == 0, np.inf, np.abs(bias))
-    for weight, value in zip(weights, values, strict=True):
-        least, most = linear_hull(weight, value)
-        low, high = low + least, high + most
-        entries = product_of_grids(np.abs(weight.csr.data), value.step[weight.csr.indices])
-        entries = np.where(entries == 0, np.nan, entries)
-        step = pairwise_grid(step, common_grid(entries, weight.csr.indptr))
-    sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
+    terms = _Terms.of(weights, values)
+    least, most = _hulls(terms)
+    # Where nothing is added, no highest value is -0.0.
+    low, high = terms.greatest(-least, bias, -1.0), terms.greatest(most, bias) + 0.0
+    step = _affine_grid(weights, terms, bias)
+    ends = np.minimum(lowest_bit(terms.low), lowest_bit(terms.high))
+    with np.errstate(over="ignore"):
+        sums = terms.sums(bias, lowest_bit(terms.weight) * ends)
     low, high = widen(low, high, sums)
     return facts(low, high, step, groups)
+
+
+def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array) -> Array:
+    """The common grid of the bias and the products of each row."""
+    products = product_of_grids(np.abs(terms.weight), terms.step)
+    products = np.where(products == 0, np.nan, products)
+    rows = np.concatenate([np.arange(len(bias)), terms.rows[terms.run]])
+    order = np.argsort(rows, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(bias)))])
+    found = exact_common_grid(np.concatenate([bias, products])[order], starts)
+    if found is not None:
+        return found
+    # Too far apart to be looked at all at once.
+    step, start = np.where(bias == 0, np.inf, np.abs(bias)), 0
+    for weight in weights:
+        own = products[start : start + weight.nonzeros]
+        step = pairwise_grid(step, common_grid(own, weight.indptr))
+        start += weight.nonzeros
+    return step
 
 
 def _sharing_as_one(
@@ -311,18 +402,17 @@ def widen(low: Array, high: Array, sums: Sums) -> tuple[Array, Array]:
     return low - slack, high + slack
 
 
-def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
-    """The hull (low, high) of weight @ x over the interval of x, each (rows,)."""
-    data, columns = weight.csr.data, weight.csr.indices
-    first, second = data * value.low[columns], data * value.high[columns]
+def _hulls(terms: _Terms) -> tuple[Array, Array]:
+    """The least and the greatest value of each product."""
+    data = terms.weight
+    first, second = data * terms.low, data * terms.high
     least, most = np.minimum(first, second), np.maximum(first, second)
-    if (np.abs(data) < TINY * 2.0**1000).any() or (value.magnitude < TINY * 2.0**1000).any():
+    if min(np.abs(data).min(initial=1.0), terms.size.min(initial=1.0)) < TINY * 2.0**1000:
         # Products may be too small for float64.
-        signs = np.stack([np.sign(data) * np.sign(end[columns]) for end in (value.low, value.high)])
+        signs = np.stack([np.sign(data) * np.sign(end) for end in (terms.low, terms.high)])
         least = np.where((signs.min(axis=0) < 0) & (least > -TINY), -TINY, least)
         most = np.where((signs.max(axis=0) > 0) & (most < TINY), TINY, most)
-    low = -exclusion.greatest_sums(weight.csr, -least, value.groups)
-    return low, exclusion.greatest_sums(weight.csr, most, value.groups)
+    return least, most
 
 
 def shared_grid(step: Array) -> float:

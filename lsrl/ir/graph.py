@@ -5,6 +5,7 @@ node keeps the ids of the program's signals whose value it carries (`origins`), 
 names, source lines and facts.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -43,6 +44,11 @@ class Graph:
     def __len__(self) -> int:
         """Number of nodes."""
         return len(self.nodes)
+
+    def same_as(self, other: "Graph") -> bool:
+        """Whether another graph has the same nodes with the very same facts."""
+        same_facts = all(map(operator.is_, self.facts, other.facts))
+        return self.output == other.output and same_facts and self.nodes == other.nodes
 
     @property
     def inputs(self) -> dict[int, Input]:
@@ -222,6 +228,22 @@ class GraphBuilder:
         self._known[key] = index
         return index
 
+    def keep(self, node: Node, operands: tuple[int, ...], fact: Facts) -> int | None:
+        """The id of a node of the earlier graph, taken over with all that is known of it.
+
+        None where it has to be made anew, since its operands are not known as they were, or where
+        an equal node is there already.
+        """
+        key = (node.op, operands)
+        known = self._inferred.get((node.op, tuple(id(self.facts[i]) for i in operands)))
+        if known is not fact or key in self._known:
+            return None
+        index = len(self.nodes)
+        self.nodes.append(node if operands == node.operands else replace(node, operands=operands))
+        self.facts.append(fact)
+        self._known[key] = index
+        return index
+
     def describe(
         self,
         index: int,
@@ -279,11 +301,15 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         node = graph.nodes[i]
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
-        new[i] = builder.add(node.op, *operands) if replacement is None else replacement
-        origins = node.origins if graph.program is not None else (i,)
-        same = Node(node.op, (), node.width, origins, node.names, node.sources)
-        builder.inherit(new[i], same, graph.facts[i].groups)
+        same = node if graph.program is not None else replace(node, origins=(i,))
+        kept = builder.keep(same, operands, graph.facts[i]) if replacement is None else None
+        if kept is None:
+            kept = builder.add(node.op, *operands) if replacement is None else replacement
+            builder.inherit(kept, same, graph.facts[i].groups)
+        new[i] = kept
     built = builder.build(new[graph.output])
+    if graph.program is not None and built.same_as(graph):
+        return graph
     return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
 
 

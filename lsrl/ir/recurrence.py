@@ -87,9 +87,9 @@ def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Rea
 def _is_permutation(matrix: Matrix) -> bool:
     return (
         matrix.nonzeros == matrix.rows == matrix.columns
-        and bool((np.diff(matrix.csr.indptr) == 1).all())
-        and bool((matrix.csr.data == 1).all())
-        and len(np.unique(matrix.csr.indices)) == matrix.rows
+        and bool((np.diff(matrix.indptr) == 1).all())
+        and bool((matrix.data == 1).all())
+        and len(np.unique(matrix.indices)) == matrix.rows
     )
 
 
@@ -116,9 +116,9 @@ def _cached_reach(
 def _is_shift(matrix: Matrix) -> bool:
     """Rows that each pick at most one earlier channel: registers, which forget in the end."""
     return (
-        bool((matrix.csr.data == 1).all())
-        and bool((np.diff(matrix.csr.indptr) <= 1).all())
-        and bool((matrix.csr.indices < matrix.entry_rows()).all())
+        bool((matrix.data == 1).all())
+        and bool((np.diff(matrix.indptr) <= 1).all())
+        and bool((matrix.indices < matrix.entry_rows()).all())
     )
 
 
@@ -148,7 +148,7 @@ def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: 
     """A^k only moves channels, so each channel gathers what comes along its chain or cycle."""
     size = len(initial)
     ring = _is_permutation(transition)
-    cycle = _cycle_length(transition.csr.indices) if ring else size
+    cycle = _cycle_length(transition.indices) if ring else size
     steps = min(tokens, cycle)
     walk = _walk(transition, initial, update, steps)
     low, high, magnitude = walk.low, walk.high, walk.magnitude
@@ -205,7 +205,7 @@ def _walk(transition: Matrix, initial: Array, update: Facts, steps: int) -> _Wal
     """The way of `steps` tokens, put together of ways of 1, 2, 4, … tokens."""
     size = len(initial)
     source = np.full(size + 1, size)
-    source[transition.entry_rows()] = transition.csr.indices
+    source[transition.entry_rows()] = transition.indices
     start, low, high, most = (
         np.append(values, 0.0) for values in (initial, update.low, update.high, update.magnitude)
     )
@@ -296,7 +296,7 @@ def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
             magnitude = magnitude + 2 * share * magnitude.max(initial=0.0)
     magnitude = np.where(np.isfinite(magnitude), magnitude * (1 + 2.0**-40), np.inf)
     low, high = -magnitude, magnitude.copy()
-    nonnegative = bool((transition.csr.data >= 0).all()) and bool((initial >= 0).all())
+    nonnegative = bool((transition.data >= 0).all()) and bool((initial >= 0).all())
     if nonnegative:
         # Every term has the sign of the update, so one side of the interval is closed by zero.
         low = np.where((update.low >= 0).all(), 0.0, low)
