@@ -288,8 +288,7 @@ class _Terms(NamedTuple):
     def sums(self, bias: Array, unit: Array) -> Sums:
         """Condition P1, given the grid of each product; groups count with their largest share."""
         size = self.size
-        with np.errstate(over="ignore"):
-            terms = np.maximum(np.abs(self.weight) * size, np.where(size > 0, TINY, 0.0))
+        terms = np.maximum(np.abs(self.weight) * size, np.where(size > 0, TINY, 0.0))
         grid = lowest_bit(bias)
         np.minimum.at(grid, self.rows[self.run], unit)
         return Sums(self.greatest(terms, np.abs(bias)), grid)
@@ -322,9 +321,10 @@ def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts])
         return Sums(np.abs(bias), lowest_bit(bias))
     terms = _Terms.of(*_sharing_as_one(weights, values))
     finite = np.where(np.isinf(terms.step), 0.0, terms.step)
+    weight_bit, step_bit = lowest_bit(np.array([terms.weight, finite]))
     with np.errstate(over="ignore"):
-        unit = np.where(terms.step == 0, 0.0, lowest_bit(terms.weight) * lowest_bit(finite))
-    return terms.sums(bias, unit)
+        unit = np.where(terms.step == 0, 0.0, weight_bit * step_bit)
+        return terms.sums(bias, unit)
 
 
 def product_of_grids(first: Array, second: Array) -> Array:
@@ -333,8 +333,12 @@ def product_of_grids(first: Array, second: Array) -> Array:
     The product itself, or, where float64 would round it, the powers of two that divide it.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        product, rough = first * second, lowest_bit(first) * lowest_bit(second)
-        product = np.where(product <= 2.0**53 * rough, product, rough)
+        return _grids_or_rough(first, second, lowest_bit(first) * lowest_bit(second))
+
+
+def _grids_or_rough(first: Array, second: Array, rough: Array) -> Array:
+    product = first * second
+    product = np.where(product <= 2.0**53 * rough, product, rough)
     always_zero = np.isinf(first) | np.isinf(second)
     lost = (first == 0) | (second == 0) | ~np.isfinite(product)
     return np.where(always_zero, np.inf, np.where(lost, 0.0, product))
@@ -350,17 +354,17 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     least, most = _hulls(terms)
     # Where nothing is added, no highest value is -0.0.
     low, high = terms.greatest(-least, bias, -1.0), terms.greatest(most, bias) + 0.0
-    step = _affine_grid(weights, terms, bias)
-    ends = np.minimum(lowest_bit(terms.low), lowest_bit(terms.high))
-    with np.errstate(over="ignore"):
-        sums = terms.sums(bias, lowest_bit(terms.weight) * ends)
+    weight_bit, low_bit, high_bit, step_bit = lowest_bit(np.array(terms[:4]))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        step = _affine_grid(weights, terms, bias, weight_bit * step_bit)
+        sums = terms.sums(bias, weight_bit * np.minimum(low_bit, high_bit))
     low, high = widen(low, high, sums)
     return facts(low, high, step, groups)
 
 
-def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array) -> Array:
-    """The common grid of the bias and the products of each row."""
-    products = product_of_grids(np.abs(terms.weight), terms.step)
+def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array, rough: Array) -> Array:
+    """The common grid of the bias and the products of each row, which are multiples of `rough`."""
+    products = _grids_or_rough(np.abs(terms.weight), terms.step, rough)
     products = np.where(products == 0, np.nan, products)
     rows = np.concatenate([np.arange(len(bias)), terms.rows[terms.run]])
     order = np.argsort(rows, kind="stable")

@@ -198,15 +198,21 @@ class GraphBuilder:
     nodes: list[Node] = field(default_factory=list)
     facts: list[Facts] = field(default_factory=list)
     _known: dict[tuple[Op, tuple[int, ...]], int] = field(default_factory=dict)
-    _inferred: dict[tuple[Op, tuple[int, ...]], Facts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Remember what is known, by op and by the identity of the operands' facts."""
+        """Look at nothing yet."""
         self._inference = Inference(self.nodes, written=self.program is None)
-        if self.earlier is not None:
-            facts = self.earlier.facts
-            for node, fact in zip(self.earlier.nodes, facts, strict=True):
-                self._inferred[node.op, tuple(id(facts[i]) for i in node.operands)] = fact
+
+    @cached_property
+    def _inferred(self) -> dict[tuple[Op, tuple[int, ...]], Facts]:
+        """What is known, by op and by the identity of the operands' facts."""
+        if self.earlier is None:
+            return {}
+        facts = self.earlier.facts
+        return {
+            (node.op, tuple(id(facts[i]) for i in node.operands)): fact
+            for node, fact in zip(self.earlier.nodes, facts, strict=True)
+        }
 
     def add(self, op: Op, *operands: int) -> int:
         """The id of the node op(operands), made if it is new.
@@ -228,20 +234,24 @@ class GraphBuilder:
         self._known[key] = index
         return index
 
-    def keep(self, node: Node, operands: tuple[int, ...], fact: Facts) -> int | None:
+    def keep(self, earlier: Graph, old: int, operands: tuple[int, ...]) -> int | None:
         """The id of a node of the earlier graph, taken over with all that is known of it.
 
         None where it has to be made anew, since its operands are not known as they were, or where
         an equal node is there already.
         """
-        key = (node.op, operands)
-        known = self._inferred.get((node.op, tuple(id(self.facts[i]) for i in operands)))
-        if known is not fact or key in self._known:
+        node, key = earlier.nodes[old], (earlier.nodes[old].op, operands)
+        read = zip(operands, node.operands, strict=True)
+        if key in self._known or any(self.facts[i] is not earlier.facts[k] for i, k in read):
             return None
-        index = len(self.nodes)
-        self.nodes.append(node if operands == node.operands else replace(node, operands=operands))
-        self.facts.append(fact)
-        self._known[key] = index
+        index = self._known[key] = len(self.nodes)
+        changes: dict[str, tuple[int, ...]] = {}
+        if operands != node.operands:
+            changes["operands"] = operands
+        if earlier.program is None:
+            changes["origins"] = (old,)
+        self.nodes.append(replace(node, **changes) if changes else node)
+        self.facts.append(earlier.facts[old])
         return index
 
     def describe(
@@ -301,10 +311,10 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         node = graph.nodes[i]
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
-        same = node if graph.program is not None else replace(node, origins=(i,))
-        kept = builder.keep(same, operands, graph.facts[i]) if replacement is None else None
+        kept = builder.keep(graph, i, operands) if replacement is None else None
         if kept is None:
             kept = builder.add(node.op, *operands) if replacement is None else replacement
+            same = node if graph.program is not None else replace(node, origins=(i,))
             builder.inherit(kept, same, graph.facts[i].groups)
         new[i] = kept
     built = builder.build(new[graph.output])

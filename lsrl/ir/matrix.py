@@ -103,6 +103,11 @@ class Matrix:
         self._terms: tuple[Terms, ...] | None = None
 
     @classmethod
+    def shared(cls, csr: "sp.csr_array") -> "Matrix":
+        """A canonical scipy array that nobody writes to."""
+        return cls.stored(csr.data, csr.indices, csr.indptr, csr.shape)
+
+    @classmethod
     def identity(cls, size: int) -> "Matrix":
         """The (size, size) identity."""
         return cls.selection(np.arange(size), size)
@@ -209,6 +214,14 @@ class Matrix:
         shape = len(picked), self.columns
         return Matrix.stored(self.data[entries], self.indices[entries], starts, shape)
 
+    def keep(self, columns: Array) -> "Matrix":
+        """The columns where a mask (columns,) is true."""
+        kept = columns[self.indices]
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
+        number = np.cumsum(columns) - 1
+        shape = self.rows, int(np.count_nonzero(columns))
+        return Matrix.stored(self.data[kept], number[self.indices[kept]], starts, shape)
+
     def __add__(self, other: "Matrix") -> "Matrix":
         """The sum of two matrices of one shape."""
         if self.shape != other.shape:
@@ -219,19 +232,29 @@ class Matrix:
 
     def exact_product(self, right: "Matrix") -> "Matrix | None":
         """The matrix product where float64 holds it exactly, else None."""
-        shape = self.rows, right.columns
         if not (self.nonzeros and right.nonzeros):
-            return Matrix.zeros(*shape)
+            return Matrix.zeros(self.rows, right.columns)
         bits = float(lowest_bit(self.data).min() * lowest_bit(right.data).min())
+        product, largest = self._product(right)
+        return product if 0 < largest <= 2.0**53 * bits else None
+
+    def __matmul__(self, right: "Matrix") -> "Matrix":
+        """The matrix product, as float64 rounds it."""
+        return self._product(right)[0]
+
+    def _product(self, right: "Matrix") -> tuple["Matrix", float]:
+        """The product, and the greatest sum of absolute values that one of its entries is of."""
         entries, lengths = right._entries(self.indices)
         if len(entries) > MANY_TERMS:
-            product = Matrix(self.csr @ right.csr)
-            largest = float((abs(self.csr) @ abs(right.csr)).max())
-        else:
-            terms = self.data.repeat(lengths) * right.data[entries]
-            rows = self.entry_rows().repeat(lengths)
-            product, largest = _summed(terms, rows, right.indices[entries], shape)
-        return product if 0 < largest <= 2.0**53 * bits else None
+            size = (abs(self.csr) @ abs(right.csr)).max()
+            return Matrix(self.csr @ right.csr), float(size)
+        terms = self.data.repeat(lengths) * right.data[entries]
+        rows = self.entry_rows().repeat(lengths)
+        return _summed(terms, rows, right.indices[entries], (self.rows, right.columns))
+
+    def times(self, values: Array) -> Array:
+        """The product with a vector, (columns,) to (rows,)."""
+        return np.bincount(self.entry_rows(), self.data * values[self.indices], self.rows)
 
     def _entries(self, picked: Array) -> tuple[Array, Array]:
         """Where the entries of some rows are, and how many each of these rows has."""

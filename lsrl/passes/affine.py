@@ -116,11 +116,10 @@ def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     if not values.any():
         return bias
     entries = weight.data * values[weight.indices]
-    moved = np.bincount(weight.entry_rows(), entries, weight.rows)
     unit = min(lowest_bit(weight.data).min(initial=np.inf) * lowest_bit(values).min(),
                lowest_bit(bias).min())  # fmt: skip
     total = np.abs(entries).sum() + np.abs(bias).sum()
-    return bias + moved if total <= 2.0**53 * unit else None
+    return bias + weight.times(values) if total <= 2.0**53 * unit else None
 
 
 def split_rows(graph: Graph) -> Graph:
