@@ -460,7 +460,7 @@ def _composes_exactly(weight: Matrix, part: _Draws) -> bool:
         return True
     if (np.abs(weight.data) == 1).all() and weight.nonzeros <= weight.rows:
         return True
-    unit = lowest_bit(weight.data).min() * lowest_bit(inner).min()
+    unit = weight.unit * lowest_bit(inner).min()
     per_row = np.bincount(weight.entry_rows(), np.abs(weight.data)).max()
     return bool(per_row * np.abs(inner).max() <= 2.0**53 * unit)
 

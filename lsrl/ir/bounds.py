@@ -16,14 +16,7 @@ import numpy as np
 from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import (
-    Array,
-    common_grid,
-    exact_common_grid,
-    lowest_bit,
-    rational,
-    sum_is_exact,
-)
+from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
 
 # The smallest normal float64: products below it are rounded, and count as this.
 TINY = 2.0**-1022
@@ -232,7 +225,8 @@ class _Terms(NamedTuple):
       low: (products,) least value of the channel that is read.
       high: (products,) greatest value.
       step: (products,) its grid.
-      run: (products,) the run that a product belongs to.
+      row: (products,) the row that a product belongs to.
+      run: (products,) the run that it belongs to.
       rows: (runs,) the row that a run belongs to.
       grouped: of operands with groups the weight, the groups and where its products and runs are.
     """
@@ -241,6 +235,7 @@ class _Terms(NamedTuple):
     low: Array
     high: Array
     step: Array
+    row: Array
     run: Array
     rows: Array
     grouped: Sequence[tuple[Matrix, Groups, slice, slice]]
@@ -267,7 +262,7 @@ class _Terms(NamedTuple):
             np.concatenate([value.low[picked] for value, picked in read]),
             np.concatenate([value.high[picked] for value, picked in read]),
             np.concatenate([value.step[picked] for value, picked in read]),
-            run, row[first], grouped,
+            row, run, row[first], grouped,
         )  # fmt: skip
 
     @property
@@ -290,7 +285,7 @@ class _Terms(NamedTuple):
         size = self.size
         terms = np.maximum(np.abs(self.weight) * size, np.where(size > 0, TINY, 0.0))
         grid = lowest_bit(bias)
-        np.minimum.at(grid, self.rows[self.run], unit)
+        np.minimum.at(grid, self.row, unit)
         return Sums(self.greatest(terms, np.abs(bias)), grid)
 
 
@@ -333,12 +328,12 @@ def product_of_grids(first: Array, second: Array) -> Array:
     The product itself, or, where float64 would round it, the powers of two that divide it.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return _grids_or_rough(first, second, lowest_bit(first) * lowest_bit(second))
+        return _grids_or_bits(first, second, lowest_bit(first) * lowest_bit(second))
 
 
-def _grids_or_rough(first: Array, second: Array, rough: Array) -> Array:
+def _grids_or_bits(first: Array, second: Array, bits: Array) -> Array:
     product = first * second
-    product = np.where(product <= 2.0**53 * rough, product, rough)
+    product = np.where(product <= 2.0**53 * bits, product, bits)
     always_zero = np.isinf(first) | np.isinf(second)
     lost = (first == 0) | (second == 0) | ~np.isfinite(product)
     return np.where(always_zero, np.inf, np.where(lost, 0.0, product))
@@ -362,17 +357,33 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     return facts(low, high, step, groups)
 
 
-def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array, rough: Array) -> Array:
-    """The common grid of the bias and the products of each row, which are multiples of `rough`."""
-    products = _grids_or_rough(np.abs(terms.weight), terms.step, rough)
-    products = np.where(products == 0, np.nan, products)
-    rows = np.concatenate([np.arange(len(bias)), terms.rows[terms.run]])
-    order = np.argsort(rows, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(bias)))])
-    found = exact_common_grid(np.concatenate([bias, products])[order], starts)
-    if found is not None:
-        return found
-    # Too far apart to be looked at all at once.
+def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array, bits: Array) -> Array:
+    """The common grid of the bias and the products of each row.
+
+    Args:
+      weights: of the affine map.
+      terms: its products.
+      bias: (rows,).
+      bits: (products,) the product of the lowest bits of both factors.
+    """
+    products = _grids_or_bits(np.abs(terms.weight), terms.step, bits)
+    continuous, nothing = products == 0, np.isinf(products)
+    unit = lowest_bit(bias)
+    np.minimum.at(unit, terms.row, np.where(continuous | nothing, np.inf, bits))
+    always_zero = np.isinf(unit)
+    unit[always_zero] = 1.0
+    own, read = np.abs(bias) / unit, np.where(nothing, 0.0, products) / unit[terms.row]
+    if max(own.max(initial=0.0), read.max(initial=0.0)) >= 2.0**62:
+        return _stepwise_grid(weights, np.where(continuous, np.nan, products), bias)
+    divisor = own.astype(np.int64)
+    np.gcd.at(divisor, terms.row, read.astype(np.int64))
+    step = np.where(always_zero, np.inf, divisor * unit)
+    step[terms.row[continuous]] = 0.0
+    return step
+
+
+def _stepwise_grid(weights: Sequence[Matrix], products: Array, bias: Array) -> Array:
+    """The same, one operand after another, where numbers are too far apart for 62 bits."""
     step, start = np.where(bias == 0, np.inf, np.abs(bias)), 0
     for weight in weights:
         own = products[start : start + weight.nonzeros]

@@ -304,10 +304,10 @@ def _sum(first: Array, second: Array) -> Array:
 
 
 def _total(first: Matrix, second: Matrix) -> Matrix:
-    unit = min(lowest_bit(each.data).min(initial=np.inf) for each in (first, second))
+    unit = min(first.unit, second.unit)
     if (abs(first.csr) + abs(second.csr)).data.max(initial=0.0) > 2.0**53 * unit:
         raise _RoundedError
-    return Matrix(first.csr + second.csr)
+    return first + second
 
 
 def _product(first: "Array | sp.csr_array", second: Array) -> Array:

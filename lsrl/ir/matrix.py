@@ -46,7 +46,17 @@ class Matrix:
       shape: (rows, columns).
     """
 
-    __slots__ = ("_csr", "_digest", "_entry_rows", "_terms", "data", "indices", "indptr", "shape")
+    __slots__ = (
+        "_csr",
+        "_digest",
+        "_entry_rows",
+        "_terms",
+        "_unit",
+        "data",
+        "indices",
+        "indptr",
+        "shape",
+    )
 
     def __init__(self, values: object) -> None:
         """Take any dense array, scalar nest or scipy sparse array with two dimensions.
@@ -100,6 +110,7 @@ class Matrix:
         self._csr: sp.csr_array | None = None
         self._digest = b""
         self._entry_rows: Array | None = None
+        self._unit: float | None = None
         self._terms: tuple[Terms, ...] | None = None
 
     @classmethod
@@ -178,6 +189,13 @@ class Matrix:
         """Whether every entry is an integer."""
         return bool((self.data == np.floor(self.data)).all())
 
+    @property
+    def unit(self) -> float:
+        """The largest power of two that divides every entry; infinity where there is none."""
+        if self._unit is None:
+            self._unit = float(lowest_bit(self.data).min(initial=np.inf))
+        return self._unit
+
     def dense(self) -> Array:
         """A dense copy, (rows, columns)."""
         return self.csr.toarray()
@@ -234,7 +252,7 @@ class Matrix:
         """The matrix product where float64 holds it exactly, else None."""
         if not (self.nonzeros and right.nonzeros):
             return Matrix.zeros(self.rows, right.columns)
-        bits = float(lowest_bit(self.data).min() * lowest_bit(right.data).min())
+        bits = self.unit * right.unit
         product, largest = self._product(right)
         return product if 0 < largest <= 2.0**53 * bits else None
 

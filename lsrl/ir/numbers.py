@@ -57,22 +57,12 @@ def common_grid(values: Array, starts: Array) -> Array:
     Returns:
       (runs,) the step of each run: 0 where continuous, inf where the run has no entry.
     """
-    return _common_grid(values, starts)[0]
-
-
-def exact_common_grid(values: Array, starts: Array) -> Array | None:
-    """As `common_grid`; None where it says less than the truth, since numbers are too far apart."""
-    found, exact = _common_grid(values, starts)
-    return found if exact else None
-
-
-def _common_grid(values: Array, starts: Array) -> tuple[Array, bool]:
     starts = np.asarray(starts)
     result = np.full(len(starts) - 1, np.inf)
     lengths = starts[1:] - starts[:-1]
     filled = lengths.nonzero()[0]
     if not len(filled):
-        return result, True
+        return result
     # reduceat takes a run to reach to the next start given, so only runs with entries are named.
     where, lengths = starts[filled], lengths[filled]
     clean = np.where(np.isfinite(values), np.abs(values), 0.0)
@@ -80,16 +70,15 @@ def _common_grid(values: Array, starts: Array) -> tuple[Array, bool]:
     nothing = np.isinf(bits)
     unit = np.where(nothing, 1.0, bits)
     scaled = clean / np.repeat(unit, lengths)
-    exact = bool(scaled.max() < 2.0**62)
     divisor = unit
-    if exact:
+    if scaled.max() < 2.0**62:
         divisor = np.gcd.reduceat(scaled.astype(np.int64), where).astype(np.float64) * unit
     found = np.where(nothing, np.inf, divisor)
     continuous = np.isnan(values)
     if continuous.any():
         found[np.add.reduceat(continuous, where) > 0] = 0.0
     result[filled] = found
-    return result, exact
+    return result
 
 
 def sum_is_exact(magnitude: npt.ArrayLike, grid: npt.ArrayLike, bits: int) -> Array:

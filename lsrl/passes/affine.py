@@ -116,8 +116,7 @@ def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     if not values.any():
         return bias
     entries = weight.data * values[weight.indices]
-    unit = min(lowest_bit(weight.data).min(initial=np.inf) * lowest_bit(values).min(),
-               lowest_bit(bias).min())  # fmt: skip
+    unit = min(weight.unit * lowest_bit(values).min(), lowest_bit(bias).min())
     total = np.abs(entries).sum() + np.abs(bias).sum()
     return bias + weight.times(values) if total <= 2.0**53 * unit else None
 
