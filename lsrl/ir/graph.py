@@ -285,12 +285,20 @@ class GraphBuilder:
         if self.facts[index].groups is not before:
             self._inference.regrouped(index)
 
+    def stand_for(self, index: int, earlier: Graph, old: int) -> None:
+        """Let a node stand for one of an earlier graph."""
+        node = earlier.nodes[old]
+        same = node if earlier.program is not None else replace(node, origins=(old,))
+        self.inherit(index, same, earlier.facts[old].groups)
+
     def build(self, output: int) -> Graph:
         """The finished graph."""
         return Graph(tuple(self.nodes), output, tuple(self.facts), self.tokens, self.program)
 
 
 Rule = Callable[[GraphBuilder, Graph, int, tuple[int, ...]], int | None]
+# What a rule returns for a node that is not made, since its readers are made without it.
+UNMADE = -1
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
@@ -299,7 +307,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     Args:
       graph: the graph to read; it is not changed.
       rule: called as rule(builder, graph, id, new operands) for each live node in order. It returns
-        the id of the replacement in the builder, or None to keep the node's op.
+        the id of the replacement in the builder, None to keep the node's op, or UNMADE.
 
     Returns:
       The new graph; every replacement keeps the names, lines and facts of what it replaces.
@@ -311,11 +319,13 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         node = graph.nodes[i]
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
+        if replacement == UNMADE:
+            new[i] = UNMADE
+            continue
         kept = builder.keep(graph, i, operands) if replacement is None else None
         if kept is None:
             kept = builder.add(node.op, *operands) if replacement is None else replacement
-            same = node if graph.program is not None else replace(node, origins=(i,))
-            builder.inherit(kept, same, graph.facts[i].groups)
+            builder.stand_for(kept, graph, i)
         new[i] = kept
     built = builder.build(new[graph.output])
     if graph.program is not None and built.same_as(graph):
