@@ -270,7 +270,9 @@ class Analysis(ABC):
         sums = held_sums(fact)
         exact = self.exact_sums(sums)
         if isinstance(op, Lookup):
-            exact = exact | self.fits(op.table.dense()).all(axis=0)
+            entries = op.table.csr
+            too_fine = entries.indices[~self.fits(entries.data)]
+            exact = exact | (np.bincount(too_fine, minlength=op.table.columns) == 0)
         rounded = fact.magnitude * self.numerics.unit + self.lost(sums, 1)
         return np.where(exact, 0.0, rounded)
 
@@ -443,16 +445,17 @@ def held_sums(fact: Facts) -> Sums:
 def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:
     """Condition P1 for rows over a layer's states and the layer before."""
     bias = Sums(np.abs(rows.bias), lowest_bit(rows.bias))
-    parts = [bias, term_sums(Matrix(rows.inputs), before)]
+    parts = [bias, term_sums(Matrix.shared(rows.inputs), before)]
     if rows.recurrent.nnz:
-        parts.append(term_sums(Matrix(rows.recurrent), mine))
+        parts.append(term_sums(Matrix.shared(rows.recurrent), mine))
     return joined_sums(parts)
 
 
 def split_recurrence(rows: Rows, unit: Unit) -> tuple[Matrix, sp.csr_array]:
     """A state's recurrence into itself, (width, width), and into other channels of its layer."""
-    inside = slice(unit.start, unit.start + unit.width)
-    own = Matrix(rows.recurrent[:, inside])
-    others = rows.recurrent.tolil(copy=True)
-    others[:, inside] = 0.0
-    return own, sp.csr_array(others)
+    whole = Matrix.shared(rows.recurrent)
+    channels = np.arange(whole.columns) - unit.start
+    inside = (channels >= 0) & (channels < unit.width)
+    others = np.where(inside[whole.indices], 0.0, whole.data)
+    rest = Matrix.stored(others, whole.indices, whole.indptr, whole.shape)
+    return whole.keep(inside), rest.csr
