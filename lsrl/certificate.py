@@ -10,7 +10,6 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -271,7 +270,9 @@ class Analysis(ABC):
         sums = held_sums(fact)
         exact = self.exact_sums(sums)
         if isinstance(op, Lookup):
-            exact = exact | self.fits(op.table.dense()).all(axis=0)
+            entries = op.table.csr
+            too_fine = entries.indices[~self.fits(entries.data)]
+            exact = exact | (np.bincount(too_fine, minlength=op.table.columns) == 0)
         rounded = fact.magnitude * self.numerics.unit + self.lost(sums, 1)
         return np.where(exact, 0.0, rounded)
 
@@ -403,7 +404,14 @@ def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
         return analyse(count).first_failure() is not None
 
     # Most failures are there at once: those of what is continuous.
-    return 0 if fails(1) else bisect_left(range(1, tokens), True, lo=1, key=fails)
+    if fails(1):
+        return 0
+    # No bisect_left, whose range has to have a length that fits into 64 bits.
+    low, high = 1, tokens - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(middle + 1) else (middle + 1, high)
+    return low
 
 
 def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
@@ -437,16 +445,17 @@ def held_sums(fact: Facts) -> Sums:
 def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:
     """Condition P1 for rows over a layer's states and the layer before."""
     bias = Sums(np.abs(rows.bias), lowest_bit(rows.bias))
-    parts = [bias, term_sums(Matrix(rows.inputs), before)]
+    parts = [bias, term_sums(Matrix.shared(rows.inputs), before)]
     if rows.recurrent.nnz:
-        parts.append(term_sums(Matrix(rows.recurrent), mine))
+        parts.append(term_sums(Matrix.shared(rows.recurrent), mine))
     return joined_sums(parts)
 
 
 def split_recurrence(rows: Rows, unit: Unit) -> tuple[Matrix, sp.csr_array]:
     """A state's recurrence into itself, (width, width), and into other channels of its layer."""
-    inside = slice(unit.start, unit.start + unit.width)
-    own = Matrix(rows.recurrent[:, inside])
-    others = rows.recurrent.tolil(copy=True)
-    others[:, inside] = 0.0
-    return own, sp.csr_array(others)
+    whole = Matrix.shared(rows.recurrent)
+    channels = np.arange(whole.columns) - unit.start
+    inside = (channels >= 0) & (channels < unit.width)
+    others = np.where(inside[whole.indices], 0.0, whole.data)
+    rest = Matrix.stored(others, whole.indices, whole.indptr, whole.shape)
+    return whole.keep(inside), rest.csr

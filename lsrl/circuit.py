@@ -182,6 +182,8 @@ class Circuit:
         Raises:
           InputError: there is none; says the nearest names, or of what it is an affine map.
         """
+        if not isinstance(name, str):
+            raise InputError(f"a signal goes by its name, got {name!r}; there are {self._known()}")
         if name in self.by_name:
             return self.by_name[name]
         for derived in self.derived:

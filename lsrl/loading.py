@@ -1,12 +1,14 @@
 """Saved models read back: compiled again along the saved levels, with the saved parameters."""
 
 import json
+import pathlib
 import re
+import tempfile
 
 import jax
 import numpy as np
 
-from lsrl import storage
+from lsrl import arguments, storage
 from lsrl.backends.network import Network
 from lsrl.card import Card
 from lsrl.certificate import Certificate
@@ -47,6 +49,9 @@ def load(path: Path, *, like: Model | None = None) -> Model:
       FormatError: the file is damaged, truncated, or not a saved model.
       OSError: the file can't be read.
     """
+    path = arguments.path("load", path)
+    if like is not None:
+        arguments.instance("load: like", like, Model, "lsrl.compile or lsrl.load")
     saved = storage.read(path)
     if like is not None and saved.alteration is not None and _is_compiled_like(saved, like):
         return _altered(path, like, saved)
@@ -67,6 +72,14 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     with model.device_mode():
         storage.restore(path, model.module, saved.parameters)
     return model
+
+
+def restored(content: bytes) -> Model:
+    """The model of what `Model.save` would write, for copies in other processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model.lsrl")
+        path.write_bytes(content)
+        return load(path)
 
 
 def _check_backed(saved: storage.SavedModel, stage: str, made: Graph | Layout) -> None:

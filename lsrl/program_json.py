@@ -288,6 +288,8 @@ def _vector(width: int, **ends: tuple[float, ...] | None) -> Vector:
     for name, values in ends.items():
         if values is not None and len(values) != width:
             raise FieldError(f"{width} numbers, as the vector is wide", shown(values), name)
+    if not any(ends["step"] or ()):
+        ends["step"] = None  # older versions let a step of 0 stand for none
     return Vector(width, **ends)  # type: ignore[arg-type]
 
 

@@ -62,7 +62,7 @@ def _from_disk(program: Program, target: str, options: Choices, compile: Compile
     entry = cache.place(program, _spelled(target, options))
     known = cache.levels(entry)
     if known is not None:
-        with contextlib.suppress(LsrlError, IndexError, KeyError, ValueError):
+        with contextlib.suppress(LsrlError):
             return compile(program, target, levels=known, **options)
     model = compile(program, target, **options)
     if cache.prepare(entry):

@@ -6,6 +6,7 @@ another left off: the state after k tokens is the same however they were read.
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
@@ -134,32 +135,70 @@ def _check_batch(batch: int | None, arrays: Mapping[str, Parameter]) -> None:
             )
 
 
-def check_state(
-    what: str, state: State, batch: int | None, start: Callable[[int | None], State]
-) -> None:
-    """Refuse a state of other sequences than `batch`, or of a network with others than `start`'s.
+class Form(NamedTuple):
+    """What the states of a network have in common, whatever was read.
+
+    Attributes:
+      structure: of the pytree.
+      leaves: dtype and shape of each array, without the axis of sequences.
+    """
+
+    structure: object
+    leaves: tuple[tuple[object, tuple[int, ...]], ...]
+
+
+def form_of(hidden: Tree) -> Form:
+    """The form of a network's states."""
+    leaves, structure = jax.tree.flatten(hidden)
+    return Form(structure, tuple((leaf.dtype, leaf.shape[1:]) for leaf in leaves))
+
+
+def check_state(what: str, state: object, form: Form) -> State:
+    """A state of the network whose states have a form; cheap, since every step asks.
 
     Raises:
-      InputError: says what was expected, and what came.
+      InputError: it is none; says what was expected, and what came.
     """
     if not isinstance(state, State):
         raise InputError(
             f"{what}: expected a state that init_state, step or run gave, got "
-            f"{type(state).__name__}"
+            f"{type(state).__name__}; the first is model.init_state()"
         )
+    leaves, structure = jax.tree.flatten(state.hidden)
+    count = 1 if state.batch is None else state.batch
+    fits = structure == form.structure and all(
+        getattr(leaf, "dtype", None) == dtype and leaf.shape == (count, *shape)
+        for leaf, (dtype, shape) in zip(leaves, form.leaves, strict=True)
+    )
+    if not fits:
+        own = [(str(dtype), (count, *shape)) for dtype, shape in form.leaves]
+        given = [(str(getattr(leaf, "dtype", type(leaf))), np.shape(leaf)) for leaf in leaves]
+        raise InputError(
+            f"{what}: the state is of another model: expected arrays {own}, got {given}; "
+            "pass a state that this model gave"
+        )
+    try:
+        position = operator.index(state.position)
+    except TypeError:
+        position = -1
+    if position < 0:
+        raise InputError(
+            f"{what}: the state's position must be an int >= 0, got {state.position!r}; pass a "
+            "state that this model gave"
+        )
+    return state
+
+
+def check_sequences(what: str, state: State, batch: int | None) -> None:
+    """Refuse a state of other sequences than the inputs are.
+
+    Raises:
+      InputError: says how many both have.
+    """
     if state.batch != batch:
         raise InputError(
             f"{what}: the state is of {_sequences(state.batch)}, and the inputs are of "
             f"{_sequences(batch)}; init_state(batch=...) sets the number of sequences"
-        )
-    own, given = (
-        (jax.tree.structure(one), [(str(x.dtype), x.shape) for x in jax.tree.leaves(one)])
-        for one in (start(batch).hidden, state.hidden)
-    )
-    if own != given:
-        raise InputError(
-            f"{what}: the state is of another model: expected arrays {own[1]}, got {given[1]}; "
-            "pass a state that this model gave"
         )
 
 

@@ -97,8 +97,7 @@ class SavedModel(NamedTuple):
     alteration: AlterationJson | None
 
 
-def save(
-    path: str | os.PathLike[str],
+def model_content(
     parameters: dict[str, Array],
     *,
     program: Program,
@@ -109,8 +108,8 @@ def save(
     labels: tuple[tuple[str, ...], ...],
     certificate: str,
     alteration: AlterationJson | None = None,
-) -> None:
-    """Write a model whole or not at all: to a file beside the old one, then put in its place."""
+) -> bytes:
+    """What the file of a model holds."""
     fields = {
         "target": target,
         "options": options._asdict(),
@@ -121,19 +120,15 @@ def save(
         "certificate": certificate,
         **({} if alteration is None else {"alteration": alteration}),
     }
-    write(path, MODEL, fields, parameters)
+    return content_of(MODEL, fields, parameters)
 
 
-def write(
-    path: str | os.PathLike[str],
-    format: Format,
-    fields: Mapping[str, object],
-    parameters: Mapping[str, Parameter],
-) -> None:
-    """Write arrays and a header whole or not at all.
+def content_of(
+    format: Format, fields: Mapping[str, object], parameters: Mapping[str, Parameter]
+) -> bytes:
+    """A file of arrays and a header.
 
     Args:
-      path: the file.
       format: its kind.
       fields: of the header; where it is read again, it has a "dtype".
       parameters: the arrays.
@@ -143,8 +138,17 @@ def write(
     text = json.dumps({**header, **({"sparse": shapes} if shapes else {})})
     arrays = _parts(parameters)
     # One entry, since safetensors writes several in an order of its own, anew each time.
-    content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
-    replace_file(path, content)
+    return to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
+
+
+def write(
+    path: str | os.PathLike[str],
+    format: Format,
+    fields: Mapping[str, object],
+    parameters: Mapping[str, Parameter],
+) -> None:
+    """Write what `content_of` makes, whole or not at all."""
+    replace_file(path, content_of(format, fields, parameters))
 
 
 def read(path: str | os.PathLike[str]) -> SavedModel:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
-from lsrl import schema
+from lsrl import arguments, schema
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import read_folder
 from lsrl.ir.types import InputType, Token, check_inputs
@@ -114,7 +114,7 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
         raise InputError(
             "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
         ) from error
-    folder = Path(path)
+    folder = arguments.path("load_torch", path)
     config, content = read_folder(folder, lambda: _read(folder))
     try:
         tensors = from_safetensors(content)

@@ -27,6 +27,7 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 # longest name that it is or lies in. Parts of one row know nothing of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.errors", "lsrl.options"),
+    ("lsrl.arguments",),
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
     ("lsrl.card",),
     ("lsrl.ir",),
@@ -39,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.program_json",),
     ("lsrl.storage",),
     ("lsrl.cache", "lsrl.state", "lsrl.torch_folder"),
+    ("lsrl.requests",),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
@@ -58,13 +60,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 # Some parts know less than what lies above them in the table; the public names are always apart.
-GROUND = {"lsrl.errors", "lsrl.ir"}
+GROUND = {"lsrl.arguments", "lsrl.errors", "lsrl.ir"}
 ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
-    "lsrl.ir": {"lsrl.errors"},
+    "lsrl.arguments": {"lsrl.errors"},
+    "lsrl.ir": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.language": GROUND,
     "lsrl.target": {"lsrl.ir"},
-    "lsrl.numerics": {"lsrl.errors"},
+    "lsrl.numerics": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.passes": GROUND | {"lsrl.target"},
     "lsrl.schedule": GROUND | {"lsrl.target"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema"},

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lsrl import arguments
 from lsrl.circuit import OUTPUT, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
@@ -77,8 +78,10 @@ def view(
         a row of a panel has more or fewer cells than columns.
       OSError: the file can't be written.
     """
+    arguments.instance("view", model, Model, "lsrl.compile")
+    target = arguments.path("view", path)
     arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    replace_file(path, page(content(model, arrays, panels, source)).encode())
+    replace_file(target, page(content(model, arrays, panels, source)).encode())
 
 
 def content(

@@ -12,13 +12,17 @@ Of held-back programs the folders under `held_back/` hold inputs, outputs and `w
 alone; models, circuits, signals and pairs lie at the same paths under `held_back_labels/`.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,8 +32,15 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
-from lsrl import cache, schema
-from lsrl.errors import FormatError, InputError, PrecisionError, SizeError, UnsupportedOpError
+from lsrl import arguments, cache, schema
+from lsrl.errors import (
+    FormatError,
+    InputError,
+    PrecisionError,
+    SizeError,
+    SuiteError,
+    UnsupportedOpError,
+)
 from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
 from lsrl.schema import Reader
@@ -160,14 +171,14 @@ def build(
       OSError: the directory can't be written.
     """
     names = [target.name for target in lsrl.targets()]
-    chosen = list(dict.fromkeys(names if targets is None else targets))
+    chosen = list(dict.fromkeys(names if targets is None else arguments.names("target", targets)))
     check_names("target", chosen, dict.fromkeys(names))
+    variants = arguments.names("variant", variants)
     check_names("variant", variants, VARIANTS)
     for what, value, least in (("seed", seed, 0), ("workers", workers, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"build: {what} must be an int >= {least}, got {value!r}")
+        arguments.count(f"build: {what}", value, least)
     tasks: list[Task] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
-    root = Path(directory).resolve()
+    root = arguments.path("build", directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
     context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]
@@ -200,6 +211,9 @@ def in_order(
       title: of the progress bar, before the first item is done.
       steps: of the progress bar, for an item.
       initializer: what each process does first.
+
+    Raises:
+      SuiteError: a process ended abruptly.
     """
     bar = None if progress is None else progress.add_task(title, total=sum(map(steps, items)))
 
@@ -215,16 +229,42 @@ def in_order(
         return found
     # Processes share nothing with this one, since JAX does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=initializer)
+    pool = ProcessPoolExecutor(workers, context, initializer=partial(_begin, initializer))
     try:
-        futures = {pool.submit(work, item): item for item in items}
+        with _interrupts_ignored():
+            futures = {pool.submit(work, item): item for item in items}
         for future in as_completed(futures):
             future.result()  # raises what the work has raised
             tell(futures[future])
         return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise SuiteError(
+            f"{title}: one of {workers} processes ended abruptly, as they do without memory; run "
+            "it again with fewer workers: what is finished stays"
+        ) from error
     finally:
         # After a failure or an interrupt, what has not begun is left out.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(initializer: Callable[[], None] | None) -> None:
+    """What each process does first. Of an interrupt it dies, and the first one tells of it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if initializer is not None:
+        initializer()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started meanwhile ignore interrupts too, until they have begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only that thread hears of interrupts
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def make(unit: Unit, context: Context) -> Made:

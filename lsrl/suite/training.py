@@ -17,8 +17,8 @@ from typing import cast
 import numpy as np
 
 import lsrl
-from lsrl import schema
-from lsrl.errors import FormatError, InputError
+from lsrl import arguments, schema
+from lsrl.errors import FormatError
 from lsrl.folders import replace_file
 from lsrl.interpret.variants.train import PASSES, TARGETS, Progress, Recipe, Trained, Training
 from lsrl.schema import FieldError
@@ -125,12 +125,14 @@ def train(
       InputError: an unknown name; suggests the nearest.
       FormatError: a file there is of another training, or damaged.
     """
-    names, targets = list(names or NAMES), list(targets or TARGETS)
+    names = arguments.names("suite program", names or NAMES)
+    targets, kinds = arguments.names("target", targets or TARGETS), arguments.names("kind", kinds)
     check_names("suite program", names, {task.name: task for task in programs()})
     check_names("target", targets, dict.fromkeys(TARGETS))
     check_names("kind", kinds, dict.fromkeys(KINDS))
-    if seeds < 1:
-        raise InputError(f"train: seeds must be at least 1, got {seeds}")
+    arguments.count("train: seeds", seeds)
+    arguments.count("train: steps", steps)
+    arguments.function("train: report", report, "what is trained, and how far")
     folder, rows = Path(directory), []
     total = len(names) * len(targets) * len(kinds) * seeds
     before = 0

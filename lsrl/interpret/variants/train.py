@@ -25,7 +25,7 @@ import optax
 from jax import lax
 from safetensors.numpy import save as to_safetensors
 
-from lsrl import schema, storage
+from lsrl import arguments, schema, storage
 from lsrl.backends.hooks import Parameters
 from lsrl.card import Card, Measured
 from lsrl.circuit import Circuit
@@ -33,7 +33,7 @@ from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
 from lsrl.interpret.interventions import wiring_of
-from lsrl.interpret.variants.base import check_seed, random_sampler, variant
+from lsrl.interpret.variants.base import check_made, random_sampler, variant
 from lsrl.interpret.variants.fresh import AMPLITUDE, grouped
 from lsrl.interpret.variants.lessons import Examples, examples
 from lsrl.interpret.variants.statistics import statistics
@@ -88,13 +88,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name in ("steps", "batch", "units", "length", "rows", "keep"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"trained: {name} must be an int >= 1, got {value!r}")
+            arguments.count(f"trained: {name}", getattr(self, name))
         for name in ("rate", "interchange", "code", "held", "noise", "enough"):
-            value = getattr(self, name)
-            if not np.isfinite(value) or value < 0:
-                raise InputError(f"trained: {name} must be a finite number >= 0, got {value!r}")
+            arguments.real(f"trained: {name}", getattr(self, name))
 
     @property
     def natural(self) -> bool:
@@ -176,6 +172,9 @@ class Training:
         Raises:
           InputError: as for `trained`.
         """
+        check_made("trained", model, sampler)
+        if recipe is not None:
+            arguments.instance("trained: recipe", recipe, Recipe, "Recipe(...)")
         _check(model)
         self.model, self.recipe = model, recipe or Recipe()
         self.sampler = sampler or random_sampler(model.program, self.recipe.length)
@@ -202,7 +201,8 @@ class Training:
         report: Callable[[Progress], None] | None = None,
     ) -> Trained:
         """Train one network; arguments and errors are those of `trained`."""
-        check_seed("trained", seed)
+        check_made("trained", self.model, self.sampler, seed)
+        arguments.function("trained: report", report, "the progress")
         model, recipe = self.model, self.recipe
         network = model.module.untrained(self.circuit.units, seed)
         parameters, progress = self._fit(network.parameters(), seed, checkpoint, report)
