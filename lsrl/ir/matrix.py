@@ -155,7 +155,7 @@ class Matrix:
         rows = np.flatnonzero(lengths > k)
         entries = self.csr.indptr[rows] + k
         columns, factors = self.csr.indices[entries].astype(np.intp), self.csr.data[entries]
-        in_order = np.array_equal(columns, np.arange(self.columns))
+        in_order = len(columns) == self.columns and np.array_equal(columns, np.arange(len(columns)))
         return Terms(
             None if len(rows) == self.rows else rows,
             None if in_order else columns,
