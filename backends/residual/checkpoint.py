@@ -102,7 +102,7 @@ def write(
             errors="replace"
         ),
     }
-    replace_folder(Path(path).resolve(), files, _check_export)
+    replace_folder(path, files, _check_export)
 
 
 def _config(
@@ -168,10 +168,7 @@ def _check_export(folder: Path) -> None:
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise FormatError(
-            f"{folder}: expected no such path, an empty folder or an older export, got a "
-            "checkpoint that LSRL did not write; choose another path, or remove it first"
-        )
+        raise FormatError(f"{folder / CONFIG}: of a checkpoint that LSRL did not write")
 
 
 # ---------------------------------------------------------------- weights

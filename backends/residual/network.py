@@ -252,12 +252,17 @@ class ResidualNetwork(Network):
 
     def input_names(self) -> dict[str, int]:
         """Names of the inputs' tables and kernels, with the number of the input."""
+        return self.map_names(self.structure.inputs)
+
+    @classmethod
+    def map_names(cls, kinds: Sequence[str]) -> dict[str, int]:
+        """The same, of what each input has: "tables", "kernels" or nothing."""
         found, tokens = {}, 0
-        for number, kind in enumerate(self.structure.inputs):
+        for number, kind in enumerate(kinds):
             if kind:
                 # The first table is the reference's embedding; the reference has no others.
                 first = kind == "tables" and not tokens
-                found[self.embedding_name if first else f"{kind}.{number}"] = number
+                found[cls.embedding_name if first else f"{kind}.{number}"] = number
                 tokens += kind == "tables"
         return found
 
