@@ -8,7 +8,7 @@ from lsrl import arguments, reuse
 from lsrl.errors import ProgramError
 from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.options import Activation, Legalise, Options
+from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
 from lsrl.passes.pipeline import Report
 from lsrl.schedule import Levels
 from lsrl.stages import Stages, Watch
@@ -28,6 +28,7 @@ def compile(
     inspectable: bool = False,
     verbatim: bool = False,
     levels: Levels | None = None,
+    most_parameters: int = MOST_PARAMETERS,
     cache: bool = False,
     watch: Watch | None = None,
 ) -> Model:
@@ -51,6 +52,9 @@ def compile(
         weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
         same; not for mamba, griffin and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
+      most_parameters: how many numbers the parameters may be, all together; a larger network is
+        refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering
+        takes some four times that.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
       watch: called after each pass with its name and the graph that it made (`graph.dump()` is its
@@ -63,6 +67,7 @@ def compile(
       UnknownTargetError: no target of that name.
       UnsupportedOpError: the target can't hold some signals; lists all of them.
       ProgramError: verbatim on a target that writes ReLUs as something else.
+      SizeError: the network would have more than `most_parameters`; says of what they come.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
     target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
@@ -78,15 +83,17 @@ def compile(
         and levels is None
         and watch is None
     ):
-        chosen = {"dtype": dtype, "activation": activation} | options._asdict()
+        chosen = {"dtype": dtype, "activation": activation, "most_parameters": most_parameters}
+        chosen |= options._asdict()
         return reuse.compiled(program, target, chosen, compile)
     backend, numerics = check_request(program, target, dtype, activation, options)
     stages = Stages(program, backend, numerics, options, watch)
     graph = stages.simplify(program.graph)
     graph = stages.unroll(graph)
-    graph = stages.check(graph)
+    graph = stages.check(graph, most_parameters)
     graph = stages.legalise(graph)
     schedule = stages.schedule(graph, levels)
+    schedule = stages.measure(schedule, most_parameters)
     certificate = stages.certify(schedule)
     module = stages.lower(schedule)
     report = Report(tuple(stages.pipeline.records), stages.seconds)

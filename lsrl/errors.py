@@ -58,6 +58,20 @@ class PrecisionError(LsrlError):
     """No finite, normal weights of the dtype carry out even the first token."""
 
 
+class SizeError(LsrlError):
+    """A network would have more parameters than are allowed; none of them was made.
+
+    Attributes:
+      parameters: the numbers that it would hold.
+      most: the number that is allowed.
+    """
+
+    def __init__(self, message: str, parameters: int, most: int) -> None:
+        """Remember both numbers, for whoever allows more."""
+        self.parameters, self.most = parameters, most
+        super().__init__(message)
+
+
 class InexactError(LsrlError):
     """An arithmetic can't hold the values of a program exactly; says of which signal, and why."""
 

@@ -9,11 +9,11 @@ import numpy as np
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.compiler import compile
-from lsrl.errors import PrecisionError, UnsupportedOpError
+from lsrl.errors import PrecisionError, SizeError, UnsupportedOpError
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
-from lsrl.options import Legalise
+from lsrl.options import MOST_PARAMETERS, Legalise
 from lsrl.schedule import Layout
 from lsrl.support import TargetInfo, check_program, name_of
 
@@ -77,6 +77,7 @@ def explain(
     *,
     dtype: object = None,
     legalise: Legalise = "native",
+    most_parameters: int = MOST_PARAMETERS,
 ) -> Explanation:
     """Say whether a target can hold a program: yes, bounded (up to a length), or no.
 
@@ -85,6 +86,7 @@ def explain(
       target: one of `lsrl.targets()`, or its name.
       dtype: that the answer is for; float32 by default, or the widest that the target comes in.
       legalise: as for `compile`.
+      most_parameters: as for `compile`; a larger network is a no.
 
     Raises:
       ProgramError: that is no program.
@@ -99,11 +101,17 @@ def explain(
     numerics = numerics_of(dtype)
     about = program.name, target, numerics.dtype
     try:
-        model = compile(program, target, dtype=numerics.dtype, legalise=legalise)
+        model = compile(
+            program,
+            target,
+            dtype=numerics.dtype,
+            legalise=legalise,
+            most_parameters=most_parameters,
+        )
     except UnsupportedOpError as error:
         reasons = dict.fromkeys(offence.reason for offence in error.offences)
         return Explanation(*about, "no", "; ".join(reasons))
-    except PrecisionError as error:
+    except (PrecisionError, SizeError) as error:
         return Explanation(*about, "no", f"{error}")
     bits = _bits(backend, model, program.max_length or model.schedule.graph.tokens)
     answer, reason, tokens = _verdict(program, model, bits, legalise)

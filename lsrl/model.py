@@ -534,6 +534,7 @@ class Model:
             self.target,
             self.labels,
             str(certificate),
+            certificate.exact,
             certificate.tokens,
             None if self.card is None else self.card.title,
             tie_word_embeddings,

@@ -47,6 +47,11 @@ class Numerics:
     saturated: float = 32.0
 
     @property
+    def bytes(self) -> int:
+        """Of a number."""
+        return {"bfloat16": 2, "float32": 4, "float64": 8}[self.dtype]
+
+    @property
     def unit(self) -> float:
         """The relative error of one rounding, 2^-p."""
         return 2.0**-self.bits

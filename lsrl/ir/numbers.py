@@ -1,5 +1,6 @@
 """Exact facts about float64 numbers: the grid a value lies on, and when a sum is exact."""
 
+import math
 from fractions import Fraction
 from typing import Any, SupportsFloat, cast
 
@@ -10,6 +11,10 @@ from lsrl.arguments import array, shown
 from lsrl.errors import ProgramError
 
 Array = npt.NDArray[Any]
+
+# Where a float64 has its mantissa.
+MANTISSA = (1 << 52) - 1
+INFINITY = 0x7FF << 52
 
 
 def lowest_bit(values: npt.ArrayLike) -> Array:
@@ -22,11 +27,25 @@ def lowest_bit(values: npt.ArrayLike) -> Array:
       float64 of the same shape.
     """
     array = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(array)
-    mantissa, exponent = np.frexp(np.where(finite, array, 1.0))
-    integer = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
-    bit = np.ldexp((integer & -integer).astype(np.float64), exponent - 53)
-    return np.where(finite, np.where(integer == 0, np.inf, bit), 0.0)
+    size = np.abs(array)
+    pattern = size.view(np.int64)
+    mantissa = pattern & MANTISSA
+    # Without its lowest bit a mantissa is smaller by that bit; a power of two has none to lose.
+    less = (pattern - (mantissa & -mantissa)).view(np.float64)
+    bit = np.where(mantissa == 0, size, size - less)
+    # Zeros and what is not finite are the patterns from 0 and from that of infinity on.
+    return np.where(size == 0, np.inf, np.where(pattern < INFINITY, bit, 0.0))
+
+
+def lowest_bit_of(value: float) -> float:
+    """The same of one number, which takes a tenth of the time."""
+    if value == 0:
+        return math.inf
+    if not math.isfinite(value):
+        return 0.0
+    mantissa, exponent = math.frexp(value)
+    integer = int(math.ldexp(mantissa, 53))
+    return math.ldexp(integer & -integer, exponent - 53)
 
 
 def power_of_two_below(value: float) -> float:
@@ -51,26 +70,27 @@ def common_grid(values: Array, starts: Array) -> Array:
     Returns:
       (runs,) the step of each run: 0 where continuous, inf where the run has no entry.
     """
+    starts = np.asarray(starts)
     result = np.full(len(starts) - 1, np.inf)
-    filled = np.flatnonzero(np.diff(starts))
+    lengths = starts[1:] - starts[:-1]
+    filled = lengths.nonzero()[0]
     if not len(filled):
         return result
-    magnitude = np.abs(values)
-    magnitude = np.where(np.isinf(magnitude), 0.0, magnitude)
     # reduceat takes a run to reach to the next start given, so only runs with entries are named.
-    where = np.asarray(starts)[filled]
-    continuous = np.add.reduceat(np.isnan(values), where) > 0
-    clean = np.where(np.isnan(magnitude), 0.0, magnitude)
+    where, lengths = starts[filled], lengths[filled]
+    clean = np.where(np.isfinite(values), np.abs(values), 0.0)
     bits = np.minimum.reduceat(lowest_bit(clean), where)
-    unit = np.where(np.isinf(bits), 1.0, bits)
-    lengths = np.diff(np.append(where, len(values)))
+    nothing = np.isinf(bits)
+    unit = np.where(nothing, 1.0, bits)
     scaled = clean / np.repeat(unit, lengths)
-    if (scaled < 2.0**62).all():
+    divisor = unit
+    if scaled.max() < 2.0**62:
         divisor = np.gcd.reduceat(scaled.astype(np.int64), where).astype(np.float64) * unit
-    else:
-        divisor = unit
-    divisor = np.where(np.isinf(bits), np.inf, divisor)
-    result[filled] = np.where(continuous, 0.0, divisor)
+    found = np.where(nothing, np.inf, divisor)
+    continuous = np.isnan(values)
+    if continuous.any():
+        found[np.add.reduceat(continuous, where) > 0] = 0.0
+    result[filled] = found
     return result
 
 

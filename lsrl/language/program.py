@@ -40,6 +40,8 @@ class Program:
       inputs: declared types by parameter name.
       output_type: Token, or None for a vector.
       documentation: the function's docstring.
+      recorded: whether its lines were recorded in this process. Those of a file are what the file
+        says: they are told, and never looked up.
     """
 
     def __init__(
@@ -49,14 +51,17 @@ class Program:
         max_length: int | None,
         output_type: Token | None,
         documentation: str = "",
+        *,
+        recorded: bool = True,
     ) -> None:
-        """Made by `lsrl.program`, or from a graph that was built by hand."""
+        """Made by `lsrl.program`, read from a file, or from a graph that was built by hand."""
         self.name = name
         self.graph = verify(graph)
         self.max_length = max_length
         self.inputs: dict[str, InputType] = {op.label: op.type for op in graph.inputs.values()}
         self.output_type = output_type
         self.documentation = documentation
+        self.recorded = recorded
 
     @property
     def num_outputs(self) -> int:

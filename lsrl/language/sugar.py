@@ -123,10 +123,11 @@ def window_sum(x: Signal, n: int) -> Signal:
     value = as_signal(x)
     size, width = _count(n, "window_sum(x, n)"), value.width
     # A shift register a channel; slot k holds x_{t-k}.
-    entry = np.kron(np.eye(width), np.eye(size, 1))
-    register = np.kron(np.eye(width), np.eye(size, k=-1))
-    slots = linear_state(affine([(entry, value)]), register)
-    return affine([(np.kron(np.eye(width), np.ones((1, size))), slots)])
+    slots = np.arange(width * size)
+    first = Matrix.selection(np.arange(width) * size, len(slots)).csr.T
+    register = Matrix.shift(len(slots)).csr * (slots % size > 0)[:, None]
+    held = linear_state(affine([(first, value)]), register)
+    return affine([(Matrix.selection(slots // size, width).csr.T, held)])
 
 
 def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "program") -> Signal:
@@ -518,7 +519,8 @@ def one_hot(x: Signal, n: int) -> Signal:
         raise ShapeError(f"{user_line()}: one_hot needs a signal of width 1, got {value.width}")
     op = value.trace.builder.nodes[value.index].op
     if isinstance(op, ops.Input) and isinstance(op.type, Token):
-        return record(ops.Lookup(Matrix(np.eye(op.type.size, size))), value)
+        square = Matrix.identity(max(op.type.size, size)).csr
+        return record(ops.Lookup(Matrix(square[: op.type.size, :size])), value)
     # No value equals two numbers.
     return _known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
 

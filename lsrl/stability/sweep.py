@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 import lsrl
 from lsrl import arguments
-from lsrl.errors import BoundsError, InputError, PrecisionError, UnsupportedOpError
+from lsrl.errors import BoundsError, InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.model import Model
@@ -166,7 +166,7 @@ class Group:
         """The model; None where the target or the dtype can't hold the program."""
         try:
             return lsrl.compile(self.program, self.target, dtype=dtype)
-        except (UnsupportedOpError, PrecisionError):
+        except (UnsupportedOpError, PrecisionError, SizeError):
             return None
 
     def given(self, kind: SweepKind, batch: int) -> list[tuple[Array, ...]]:

@@ -137,7 +137,7 @@ def _neutral(program: Program, name: str) -> Program:
             names, number = (f"s{number}",), number + 1
         nodes.append(dataclasses.replace(node, names=names, sources=(Source(name, 0),)))
     graph = dataclasses.replace(program.graph, nodes=tuple(nodes))
-    return Program(name, graph, program.max_length, program.output_type)
+    return Program(name, graph, program.max_length, program.output_type, recorded=program.recorded)
 
 
 def _named(program: Program) -> list[str]:

@@ -235,7 +235,7 @@ def sampler_of(task: Task, program: Program) -> Sampler:
 
 
 def check_names(what: str, names: Sequence[str], known: Mapping[str, object]) -> None:
-    """Raise an InputError for the first name that is not known; suggests the nearest.
+    """Raise an InputError for the first name that is not known; suggests one that is near.
 
     Args:
       what: what the names are of, for the message.
@@ -247,11 +247,9 @@ def check_names(what: str, names: Sequence[str], known: Mapping[str, object]) ->
     """
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1) or list(known)[:1]
-            raise InputError(
-                f"{what}: expected one of {', '.join(known)}, got {name!r}; "
-                f"did you mean {near[0]!r}?"
-            )
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{what}: expected one of {', '.join(known)}, got {name!r}{hint}")
 
 
 def portable(program: Program, name: str) -> Program:
@@ -273,6 +271,7 @@ def portable(program: Program, name: str) -> Program:
         program.max_length,
         program.output_type,
         program.documentation,
+        recorded=program.recorded,
     )
 
 

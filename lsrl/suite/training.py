@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 import lsrl
-from lsrl import arguments
+from lsrl import arguments, schema
 from lsrl.errors import FormatError
 from lsrl.folders import replace_file
 from lsrl.interpret.variants.train import PASSES, TARGETS, Progress, Recipe, Trained, Training
+from lsrl.schema import FieldError
 from lsrl.stability.store import write_rows
 from lsrl.suite.programs import SuiteProgram, check_names, programs, sampler_of
 
@@ -217,16 +219,17 @@ def _known(path: Path, recipe: Recipe) -> Passing | None:
     if not path.exists() or not beside.exists():
         return None
     try:
-        settings, row = json.loads(beside.read_text())
-        found = Passing(**row)
-    except (ValueError, TypeError) as error:
-        raise FormatError(f"{beside}: expected a row of figures, got {error!r}") from error
+        settings, row = schema.paired(schema.anything, schema.reader_of(Passing))(
+            schema.parse(beside.read_bytes())
+        )
+    except FieldError as error:
+        raise FormatError(f"{beside}: expected a row of figures: {error}") from error
     if settings != asdict(recipe):
         raise FormatError(
             f"{beside}: of another recipe: expected {asdict(recipe)}, got {settings}; name another "
             "folder"
         )
-    return found
+    return cast(Passing, row)
 
 
 def _write(path: Path, rows: Sequence[Passing]) -> None:

@@ -314,6 +314,12 @@ def draw_inputs(
     length = min(arguments.count("length", length), program.max_length or length)
     if sampler is not None:
         made = sampler(np.random.default_rng(seed), sequences, length)
+        if not isinstance(made, np.ndarray | list | tuple):
+            raise InputError(
+                f"{program.name}: expected of the sampler one array an input "
+                f"({', '.join(program.inputs)}), got {type(made).__name__}; return a list of "
+                "arrays (sequences, length, ...)"
+            )
         return _given(program, [made] if isinstance(made, np.ndarray) else made)
     skipped = 0 if extremes else 2
     drawn = sample_inputs(program.inputs, max(sequences + skipped, 1), length, seed)

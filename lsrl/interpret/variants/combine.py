@@ -14,7 +14,7 @@ from lsrl import arguments
 from lsrl.backends import registry
 from lsrl.circuit import OUTPUT, Circuit
 from lsrl.compiler import compile
-from lsrl.errors import InputError, PrecisionError, UnsupportedOpError
+from lsrl.errors import InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
 from lsrl.interpret.variants.base import check_made, random_sampler, variant
 from lsrl.ir import ops
@@ -105,6 +105,7 @@ def join(
         trace.max_length,
         programs[0].output_type if len(programs) == 1 else None,
         "\n\n".join(each.documentation for each in programs if each.documentation),
+        recorded=all(program.recorded for program in programs),
     )
 
 
@@ -271,6 +272,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
         program.max_length,
         program.output_type,
         program.documentation,
+        recorded=program.recorded,
     )
 
 
@@ -396,7 +398,7 @@ def _fitting(
                 made = _compiled(model, program)
             except UnsupportedOpError:
                 break  # whatever the base is
-            except PrecisionError:
+            except (PrecisionError, SizeError):
                 continue
             if model.certificate.exact and not made.certificate.exact:
                 continue
