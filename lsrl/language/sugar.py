@@ -327,7 +327,7 @@ def mod(x: Signal, n: float) -> Signal:
     while multiple >= divisor and high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
         rise = power_of_two_below(float(grid.min()))
-        small = bool(multiple * high.max() <= 2.0**22 * rise**2)
+        small = (multiple / rise) * (float(high.max()) / rise) <= 2.0**22
         passed = record(ops.Step(1 / rise, 0.0, small), value - multiple)
         value = value - multiple * passed
         # What passes loses the multiple, and what does not is at least a grid step below it.
