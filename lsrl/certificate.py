@@ -10,14 +10,14 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from lsrl import schema
 from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import Facts, Sums, joined_sums, lowest_bit_of_step, term_sums
 from lsrl.ir.graph import Graph
@@ -26,6 +26,7 @@ from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
 from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layout, Rows, Unit
+from lsrl.schema import Reader
 
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
@@ -114,15 +115,13 @@ class Certificate:
         return {**asdict(self), "error_bound": bound}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Certificate":
-        """What `to_json` gave."""
-        bound = content["error_bound"]
-        parts = {
-            "error_bound": math.inf if bound is None else bound,
-            "reasons": tuple(Reason(**each) for each in content["reasons"]),
-            "promises": tuple(Promise(**each) for each in content["promises"]),
-        }
-        return cls(**{**content, **parts})
+    def from_json(cls, content: object) -> "Certificate":
+        """What `to_json` gave.
+
+        Raises:
+          FormatError: names the field that is missing or wrong.
+        """
+        return schema.read(cls, content, _FIELDS)
 
     def __str__(self) -> str:
         """A table."""
@@ -135,6 +134,14 @@ class Certificate:
             *(("promise", str(promise)) for promise in self.promises),
         ]
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+
+_FIELDS: Mapping[str, Reader[object]] = {
+    "error_bound": schema.maybe(schema.number(0.0, infinite=False), math.inf),
+    "layer": schema.maybe(schema.integer(0)),
+    "token": schema.integer(0),
+    "tokens": schema.maybe(schema.integer(1)),
+}
 
 
 class Condition(NamedTuple):
@@ -397,7 +404,14 @@ def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
         return analyse(count).first_failure() is not None
 
     # Most failures are there at once: those of what is continuous.
-    return 0 if fails(1) else bisect_left(range(1, tokens), True, lo=1, key=fails)
+    if fails(1):
+        return 0
+    # No bisect_left, whose range has to have a length that fits into 64 bits.
+    low, high = 1, tokens - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(middle + 1) else (middle + 1, high)
+    return low
 
 
 def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:

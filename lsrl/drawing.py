@@ -1,14 +1,17 @@
 """Graphs and circuits as pictures, level by level. The only module that imports matplotlib."""
 
+import io
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lsrl.errors import InputError
+from lsrl.folders import replace_file
 from lsrl.ir.graph import Graph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Pictures of larger graphs take minutes and nobody can read them.
 MAX_NODES = 400
@@ -142,10 +145,35 @@ def picture(
     if used:
         lines = [Line2D([], [], color=colours[k], label=k) for k in kinds if k in used]
         axes.legend(handles=lines, loc="lower right", fontsize=6.5, frameon=False)
+    save_figure(figure, path, dpi=150)
+
+
+def save_figure(
+    figure: "Figure",
+    path: str | os.PathLike[str],
+    *,
+    dpi: float | None = None,
+    metadata: dict[str, str | None] | None = None,
+) -> None:
+    """Write a figure of matplotlib, whole or not at all.
+
+    Args:
+      figure: what to write.
+      path: the file; its suffix decides the format, and is ".png" where there is none.
+      dpi: as matplotlib's settings have it, if None.
+      metadata: of the file, beside matplotlib's own.
+
+    Raises:
+      InputError: there is no such format.
+      OSError: the file can't be written.
+    """
+    name, suffix = os.path.splitext(os.fspath(path))
+    content = io.BytesIO()
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(content, format=suffix[1:] or "png", dpi=dpi, metadata=metadata)
     except ValueError as error:
         raise InputError(f"{os.fspath(path)}: can't draw: {error}") from error
+    replace_file(path if suffix else f"{name}.png", content.getvalue())
 
 
 def _rows(graph: Graph, live: list[int], layers: dict[int, int]) -> list[tuple[int, list[int]]]:

@@ -223,9 +223,12 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
       graph: a graph in the target's native ops.
       target: what the cell can do.
       levels: an earlier solution to follow instead of solving the linear program.
+
+    Raises:
+      LsrlError: they are no levels of this graph.
     """
     problem = _LevelProblem(graph, target)
-    solution = problem.solve() if levels is None else levels
+    solution = problem.solve() if levels is None else problem.check(levels)
     lifetimes = {
         i: _Lifetime(reads, reads + _latency(graph.nodes[i].op, target), last)
         for i, (reads, last) in solution.items()
@@ -253,6 +256,14 @@ class _Lifetime(NamedTuple):
 def _latency(op: ops.Op, target: Capabilities) -> int:
     late = isinstance(op, ops.LinearState) and not target.reads_own_states
     return 1 if late or type(op) in NONLINEAR else 0
+
+
+class _Limits(NamedTuple):
+    """Of the variables: the reading position of each node, then the last at which it is read."""
+
+    lower: Array  # (2 nodes,)
+    upper: Array  # (2 nodes,)
+    rows: list[tuple[int, int, float]]  # x[a] - x[b] >= c
 
 
 class _LevelProblem:
@@ -298,28 +309,18 @@ class _LevelProblem:
         positive = self.target.carry_positive * (facts.width - signed)
         return self.target.carry_signed * signed + positive
 
-    def solve(self) -> Levels:
-        """Reading positions and lifetimes that minimise the carried width at the least depth."""
-        from scipy.optimize import linprog
-
-        if not self.live:
-            return {}
+    def limits(self) -> "_Limits":
+        """What levels must keep to."""
         count, number = len(self.live), {node: k for k, node in enumerate(self.live)}
-        # Variables: reading position of each node, then last position at which it is read.
-        cost = np.zeros(2 * count)
         lower, upper = np.zeros(2 * count), np.full(2 * count, float(self.depth))
-        rows: list[tuple[int, int, float]] = []  # x[a] - x[b] >= c
-
-        for i in self.live:
-            node, k = self.graph.nodes[i], number[i]
+        rows: list[tuple[int, int, float]] = []
+        for k, i in enumerate(self.live):
+            node = self.graph.nodes[i]
             lower[k] = self.earliest[i]
             # A state's own layer holds it anyway, so carrying it starts one layer later.
             own = self._own_layer(i)
             upper[k] = 0 if isinstance(node.op, AT_INPUT) else self.depth - own
             rows.append((count + k, k, float(own)))
-            carry = self._carry_cost(i)
-            cost[count + k] += carry
-            cost[k] -= carry
             for operand in dict.fromkeys(node.operands):
                 if operand not in number:
                     continue
@@ -329,6 +330,38 @@ class _LevelProblem:
                 rows.append((count + source, k, 0.0))
         if self.graph.output in number:
             lower[count + number[self.graph.output]] = self.depth
+        return _Limits(lower, upper, rows)
+
+    def check(self, levels: Levels) -> Levels:
+        """The levels, if they are some of this graph.
+
+        Raises:
+          LsrlError: says which node has no level, or one that does not fit.
+        """
+        if levels.keys() != set(self.live):
+            other = sorted(levels.keys() ^ set(self.live))
+            raise LsrlError(f"levels: expected one for each of {len(self.live)} nodes, not {other}")
+        lower, upper, rows = self.limits()
+        positions = np.array([levels[i] for i in self.live], np.float64).T.reshape(-1)
+        wrong = (positions < lower) | (positions > upper)
+        for one, behind, least in rows:
+            wrong[one] |= positions[one] - positions[behind] < least
+        if wrong.any():
+            node = self.live[int(np.flatnonzero(wrong)[0]) % len(self.live)]
+            label = self.graph.label(node)
+            raise LsrlError(f"levels: {levels[node]} of {label} is not where its values are")
+        return levels
+
+    def solve(self) -> Levels:
+        """Reading positions and lifetimes that minimise the carried width at the least depth."""
+        from scipy.optimize import linprog
+
+        if not self.live:
+            return {}
+        count = len(self.live)
+        lower, upper, rows = self.limits()
+        carry = np.array([self._carry_cost(i) for i in self.live])
+        cost = np.concatenate([-carry, carry])
         # Among schedules of equal width prefer early reading: results become visible sooner.
         cost[:count] += 1e-6
         places = np.repeat(np.arange(len(rows)), 2), np.ravel([(a, b) for a, b, _ in rows])
@@ -339,7 +372,7 @@ class _LevelProblem:
         if not result.success:
             raise LsrlError(f"the scheduler's linear program failed: {result.message}")
         position = np.rint(result.x).astype(int)
-        return {i: (int(position[k]), int(position[count + k])) for i, k in number.items()}
+        return {i: (int(position[k]), int(position[count + k])) for k, i in enumerate(self.live)}
 
 
 def _members(graph: Graph, lifetimes: dict[int, _Lifetime], level: int) -> list[_Member]:

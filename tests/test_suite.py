@@ -258,8 +258,11 @@ def test_a_spoilt_directory_is_mended_and_the_rest_is_kept(built, copied):
     (copied / "memory/flip_flop/mamba/plain/unit.json").write_text("{")
     shutil.rmtree(copied / "in_context_approximation/vec2vec/mamba")
     # What a killed build leaves.
-    (copied / "counting/majority/gru/.plain.left").mkdir()
-    (copied / "memory/flip_flop/.dataset.safetensors.1.draft").touch()
+    left = copied / "counting/majority/gru/.plain.0123456789abcdef.draft"
+    left.mkdir()
+    (left / "model.safetensors").touch()
+    (copied / "memory/flip_flop/.dataset.safetensors.0123456789abcdef.draft").touch()
+    (copied / ".build.lock").write_text("of process 1 on another machine")
     kept = copied / "counting/majority/linear_rnn/plain/model.safetensors"
     before = kept.stat().st_mtime_ns
     build_small(copied)

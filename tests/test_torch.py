@@ -1,6 +1,7 @@
 """The export to torch: the same weights in torch's stock modules give equal outputs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -434,15 +435,15 @@ def contents(folder):
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_failed_export_leaves_the_older_one(failing, exported, monkeypatch):
     before = contents(exported.parent)
-    rename, calls = Path.rename, []
+    sync, calls = os.fsync, []
 
-    def broken(self, target):
-        calls.append(target)
+    def broken(descriptor):
+        calls.append(descriptor)
         if len(calls) == failing:
             raise OSError("no space left")
-        return rename(self, target)
+        return sync(descriptor)
 
-    monkeypatch.setattr(Path, "rename", broken)
+    monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="no space left"):
         lsrl.compile(lsrl.programs.counter_mod(3), "gru").export("torch", exported)
     assert contents(exported.parent) == before
@@ -450,10 +451,10 @@ def test_a_failed_export_leaves_the_older_one(failing, exported, monkeypatch):
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
-    def broken(self, content):
+    def broken(descriptor):
         raise OSError("no space left")
 
-    monkeypatch.setattr(Path, "write_bytes", broken)
+    monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="no space left"):
         lsrl.compile(lsrl.programs.counter_mod(3), "gru").export("torch", tmp_path / "model")
     assert not any(tmp_path.iterdir())

@@ -7,7 +7,6 @@ weights are all 0: every cell keeps such a unit at exactly 0, and nothing reads 
 import json
 import os
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
@@ -79,7 +78,7 @@ def write(
     config["checksum"] = checksum(config, content)
     text = json.dumps(config, indent=2) + "\n"
     files = {CONFIG: text.encode(), WEIGHTS: content}
-    replace_folder(Path(path).resolve(), files, read_config)
+    replace_folder(path, files, read_config)
 
 
 def _modules(

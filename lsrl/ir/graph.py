@@ -67,7 +67,14 @@ class Graph:
 
     def live(self, roots: Iterable[int] | None = None) -> list[int]:
         """Ids of the nodes that the output (or `roots`) depends on, in order."""
-        wanted = set([self.output] if roots is None else roots)
+        return list(self._live) if roots is None else self._needed(roots)
+
+    @cached_property
+    def _live(self) -> list[int]:
+        return self._needed([self.output])
+
+    def _needed(self, roots: Iterable[int]) -> list[int]:
+        wanted = set(roots)
         for i in range(len(self.nodes) - 1, -1, -1):
             if i in wanted:
                 wanted.update(self.nodes[i].operands)
@@ -305,7 +312,8 @@ class GraphBuilder:
         """Let a node stand for all that `node` of an earlier graph stood for, and its groups."""
         before = self.facts[index].groups
         fresh = [origin for origin in node.origins if origin not in self.nodes[index].origins]
-        self.describe(index, node.names, node.sources, fresh)
+        if fresh or node.names or node.sources:  # of a long chain only the end has any
+            self.describe(index, node.names, node.sources, fresh)
         if self.program is not None:
             for origin in fresh:
                 self.facts[index] = self.facts[index].meet(self.program.facts[origin])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lsrl.drawing import save_figure
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.stability.measures import critical_level
@@ -46,7 +47,7 @@ def save(figure: "Figure", path: Path) -> None:
     Raises:
       OSError: it can't be written.
     """
-    figure.savefig(path, metadata={"Software": None})
+    save_figure(figure, path, metadata={"Software": None})
     pyplot_for_print().close(figure)
 
 

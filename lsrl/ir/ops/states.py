@@ -140,7 +140,9 @@ class StateOp(Stateful):
 
 
 def _square(name: str, matrix: Matrix, initial: Values, widths: Sequence[int]) -> int:
-    if len(widths) != 1 or matrix.rows != matrix.columns or matrix.rows != widths[0]:
+    if len(widths) != 1:
+        raise ShapeError(f"{name}: expected one operand, got widths {widths}")
+    if matrix.rows != matrix.columns or matrix.rows != widths[0]:
         raise ShapeError(
             f"{name}: expected A of shape ({widths[0]}, {widths[0]}) for an operand of width "
             f"{widths[0]}, got ({matrix.rows}, {matrix.columns})"
