@@ -16,6 +16,7 @@ from lsrl.ir.ops import Constant, Hold, Op, Product, RecurrentState, SelectiveSt
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
+from lsrl.parameters import Size
 from lsrl.schedule import AT_INPUT, Layout, Levels, Schedule, schedule_layers
 from lsrl.target import Capabilities
 
@@ -67,6 +68,7 @@ class ExportRequest(NamedTuple):
       target: the target's name.
       labels: the signal in each channel of each layer.
       certificate: what is proven, as text.
+      exact: whether it says exact.
       tokens: the number of tokens that the certificate speaks of; None for any.
       alteration: what was done to the compiled network; None if nothing was.
       tie_word_embeddings: whether a language model's head shall be its embedding.
@@ -76,9 +78,24 @@ class ExportRequest(NamedTuple):
     target: str
     labels: tuple[tuple[str, ...], ...]
     certificate: str
+    exact: bool
     tokens: int | None
     alteration: str | None
     tie_word_embeddings: bool
+
+
+class Least(NamedTuple):
+    """What a network takes at least.
+
+    Attributes:
+      numbers: of its parameters.
+      node: of the graph, for which it takes most of them.
+      what: that is needed for the node.
+    """
+
+    numbers: int
+    node: int
+    what: str
 
 
 class Backend(ABC, Generic[Plan]):
@@ -222,6 +239,18 @@ class Backend(ABC, Generic[Plan]):
           LsrlError: the target does not say.
         """
         raise LsrlError(f"target {self.name!r} does not say how sums of a mixed stream round")
+
+    def least(self, graph: Graph) -> Least | None:
+        """What a program takes at least, where its simplified graph tells; before any pass.
+
+        It is for programs of which passes would make more than fits into a machine. By default
+        nothing is known before the schedule, and `sizes` says all.
+        """
+        return None
+
+    @abstractmethod
+    def sizes(self, schedule: Plan, numerics: Numerics) -> Mapping[str, Size]:
+        """How large each parameter of the network would be, by its flat name; none is made."""
 
     @abstractmethod
     def lower(self, schedule: Plan, numerics: Numerics) -> "Network":

@@ -26,7 +26,7 @@ from lsrl.backends.residual import checkpoint
 from lsrl.backends.residual.certificate import Scales
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
-from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
+from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.rows import ONE
@@ -52,15 +52,12 @@ class Griffin(ResidualBackend):
         "the Hawk blocks of Griffin: norm, conv(4), RG-LRU, GeLU gate; norm, gated MLP; residuals"
     )
     packer: ClassVar[type[Packer]] = GriffinPacker
+    network: ClassVar[type[ResidualNetwork]] = GriffinNetwork
     capabilities: ClassVar[Capabilities] = GriffinPacker.capabilities()
     # GeLU(u) = u from 16 on, and 0 below -16; sigmoids are 0 and 1 at ±128.
     drives = Drives(rectified=16.0, opened=32.0, switched=128.0)
     scales_embedding: ClassVar[bool] = True
     stored_gain: ClassVar[float] = 1.0
-
-    def network(self, weights: ResidualWeights) -> ResidualNetwork:
-        """The layers in flax."""
-        return GriffinNetwork(weights)
 
     def inner_width(self, stream: Stream) -> int:
         """The RG-LRU is as wide as the stream."""
@@ -87,10 +84,21 @@ class Griffin(ResidualBackend):
             return found._replace(branch=1.0)
         return found._replace(scanned=found.branch, gate=1.0)
 
+    def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
+        """The temporal block, as wide as the stream, and the MLP."""
+        return _shapes(lowered.width, self._mlp_width(lowered))
+
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The MLP has a channel at least."""
+        return _shapes(width, 1)
+
+    @staticmethod
+    def _mlp_width(lowered: Lowered) -> int:
+        return max(1, *(site.width for site in lowered.stream.sites[1::2]))
+
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's temporal block and MLP."""
-        sites = lowered.stream.sites
-        inner = max(1, *(site.width for site in sites[1::2]))
+        sites, inner = lowered.stream.sites, self._mlp_width(lowered)
         norm = lowered.norm() - self.stored_gain
         return tuple(
             {
@@ -177,6 +185,31 @@ def _mlp(lowered: Lowered, site: Site, inner: int) -> dict[str, Array]:
     }
 
 
+def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:
+    """Of a layer's parameters, by the names of the reference class."""
+    square = width, width
+    return {
+        "temporal_pre_norm.weight": (width,),
+        **_biased("temporal_block.linear_y", *square),
+        **_biased("temporal_block.linear_x", *square),
+        **_biased("temporal_block.linear_out", *square),
+        **_biased("temporal_block.conv_1d", width, 1, TAPS),
+        "temporal_block.rg_lru.recurrent_param": (width,),
+        "temporal_block.rg_lru.input_gate_weight": (1, *square),
+        "temporal_block.rg_lru.input_gate_bias": (1, width),
+        "temporal_block.rg_lru.recurrent_gate_weight": (1, *square),
+        "temporal_block.rg_lru.recurrent_gate_bias": (1, width),
+        "channel_pre_norm.weight": (width,),
+        **_biased("mlp_block.gate_proj", inner, width),
+        **_biased("mlp_block.up_proj", inner, width),
+        **_biased("mlp_block.down_proj", width, inner),
+    }
+
+
+def _biased(name: str, rows: int, *columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (rows, *columns), f"{name}.bias": (rows,)}
+
+
 def _unbiased(name: str, weight: Array) -> dict[str, Array]:
     return {f"{name}.weight": weight, f"{name}.bias": np.zeros(len(weight))}
 
@@ -188,7 +221,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], vocabulary: Voca
     heads = arrays[f"{block}.rg_lru.input_gate_bias"].shape[0]
     # |2 k y - k^2| is at most 3 V^2. Under so high a cap tanh is the identity, and as a power of
     # two it divides and multiplies exactly: logits are the same before and after the cap.
-    cap = power_of_two_above(3.0 * vocabulary.size**2 / TANH_IS_IDENTITY)
+    cap = power_of_two_above(3.0 * vocabulary.size**2 * SHARPNESS / TANH_IS_IDENTITY)
     return {
         "lru_width": arrays[f"{block}.rg_lru.recurrent_param"].shape[0],
         "num_attention_heads": heads,

@@ -5,9 +5,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from lsrl.errors import LsrlError
+from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Input, Lookup, Op, is_token
 from lsrl.ir.types import Token
+from lsrl.parameters import Size
 from lsrl.schedule import Schedule
 
 Map = TypeVar("Map")  # a table or a kernel
@@ -27,18 +30,44 @@ def input_maps(schedule: Schedule) -> InputMaps:
     kernels: list[Array | None] = [None] * count
     start = 0
     for node in schedule.features:
-        this = schedule.graph.nodes[node]
-        source = this if isinstance(this.op, Input) else schedule.graph.nodes[this.operands[0]]
-        if not isinstance(source.op, Input):
-            raise TypeError(f"feature {node} reads no input")  # the scheduler never makes one
-        made, index = feature_map(this.op, source.op), source.op.index
+        this, source = schedule.graph.nodes[node], source_of(schedule.graph, node)
+        made, index = feature_map(this.op, source), source.index
         block = np.zeros((len(made), schedule.feature_width))
         block[:, start : start + this.width] = made
-        place = tables if is_token(source.op) else kernels
+        place = tables if is_token(source) else kernels
         known = place[index]
         place[index] = block if known is None else known + block
         start += this.width
     return InputMaps(tuple(tables), tuple(kernels))
+
+
+def map_sizes(schedule: Schedule) -> dict[str, Size]:
+    """How large the maps of `input_maps` are, by their names as parameters, in order."""
+    sources = {source_of(schedule.graph, node) for node in schedule.features}
+    return {
+        f"inputs.{source.index}.{'table' if is_token(source) else 'kernel'}": Size(
+            (rows_of(source), schedule.feature_width)
+        )
+        for source in sorted(sources, key=lambda source: source.index)
+    }
+
+
+def source_of(graph: Graph, node: int) -> Input:
+    """The input that a node of the input map reads, or is.
+
+    Raises:
+      LsrlError: it reads none.
+    """
+    this = graph.nodes[node]
+    source = this.op if isinstance(this.op, Input) else graph.nodes[this.operands[0]].op
+    if not isinstance(source, Input):
+        raise LsrlError(f"{graph.label(node)} is read at the input map and is no input")
+    return source
+
+
+def rows_of(source: Input) -> int:
+    """Rows of the map of an input: its symbols, or its width."""
+    return source.type.size if isinstance(source.type, Token) else source.type.width
 
 
 def kinds_and_maps(

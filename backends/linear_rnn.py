@@ -9,12 +9,13 @@ import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, channels_as_they_are
 from lsrl.backends.base import StackBackend, capabilities_of
-from lsrl.backends.input_map import input_maps
+from lsrl.backends.input_map import input_maps, map_sizes
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import LsrlError
 from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
+from lsrl.parameters import Size
 from lsrl.schedule import Layer, Schedule, empty_rows
 from lsrl.target import Capabilities
 
@@ -40,6 +41,22 @@ class LinearRnn(StackBackend):
             schedule,
             "the layer's output after ReLUs and products; memory: the layer's hidden units",
         )
+
+    def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
+        """A hidden unit a channel, and one more for each product."""
+        found = map_sizes(schedule)
+        found["input_bias"] = Size((schedule.feature_width,))
+        before = schedule.feature_width
+        for number, layer in enumerate(schedule.layers):
+            hidden = layer.width + sum(u.width for u in layer.units if u.kind is Product)
+            found[f"layers.{number}.input_kernel"] = Size((before, hidden))
+            found[f"layers.{number}.recurrent_kernel"] = Size((hidden, hidden))
+            found[f"layers.{number}.bias"] = Size((hidden,))
+            found[f"layers.{number}.initial_state"] = Size((hidden,))
+            before = layer.width
+        found["output_kernel"] = Size((before, len(schedule.output.bias)))
+        found["output_bias"] = Size((len(schedule.output.bias),))
+        return found
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
         """One unit a channel."""

@@ -23,7 +23,7 @@ from lsrl.backends.base import Exporter
 from lsrl.backends.residual import checkpoint
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
-from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
+from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Site, Stream
@@ -73,6 +73,7 @@ class Mamba(ResidualBackend):
     name: ClassVar[str] = "mamba"
     cell: ClassVar[str] = "the Mamba block: norm, conv(4), selective SSM, SiLU gate, residual"
     packer: ClassVar[type[Packer]] = MambaPacker
+    network: ClassVar[type[ResidualNetwork]] = MambaNetwork
     capabilities: ClassVar[Capabilities] = MambaPacker.capabilities()
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
@@ -86,10 +87,6 @@ class Mamba(ResidualBackend):
         """SiLU."""
         return value * sigmoid(value)
 
-    def network(self, weights: ResidualWeights) -> ResidualNetwork:
-        """The blocks in flax."""
-        return MambaNetwork(weights)
-
     def inner_width(self, stream: Stream) -> int:
         """Inner channels are counted apart, in multiples of the stream's."""
         return 0
@@ -102,22 +99,29 @@ class Mamba(ResidualBackend):
             found *= steps.replacing / steps.integrating / steps.taken
         return found
 
-    def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
+    def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""
-        sites = lowered.stream.sites
-        most = 1 + max(site.width for site in sites)
-        inner = lowered.width * -(-most // lowered.width)
-        ranks = max(1, *(len(_flags(site)) for site in sites))
-        return tuple(self._block(lowered, site, inner, ranks) for site in sites)
+        sites, width = lowered.stream.sites, lowered.width
+        inner = width * -(-(1 + max(site.width for site in sites)) // width)
+        return _shapes(width, inner, max(1, *(len(_flags(site)) for site in sites)))
 
-    def _block(self, lowered: Lowered, site: Site, inner: int, ranks: int) -> dict[str, Array]:
-        width, flags, drives = lowered.width, _flags(site), lowered.drives
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """Inner channels are a multiple of the stream's."""
+        return _shapes(width, width, 1)
+
+    def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
+        """One a site."""
+        shapes = self.block_shapes(lowered)
+        return tuple(self._block(lowered, site, shapes) for site in lowered.stream.sites)
+
+    def _block(
+        self, lowered: Lowered, site: Site, shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
+        found = {name: np.zeros(shape) for name, shape in shapes.items()}
+        norm, into, conv, conv_bias, ssm, dt_weight, dt_bias, decay, skip, out = found.values()
+        (inner, ranks), flags, drives = dt_weight.shape, _flags(site), lowered.drives
         steps, opened = Steps.of(drives), lowered.opened()
-        into, conv = np.zeros((2 * inner, width)), np.zeros((inner, 1, TAPS))
-        conv_bias, skip = np.zeros(inner), np.zeros(inner)
-        ssm, dt_weight = np.zeros((ranks + 2, inner)), np.zeros((inner, ranks))
-        dt_bias, decay = np.full(inner, -drives.switched), np.zeros((inner, 1))
-        out = np.zeros((width, inner))
+        norm[:], dt_bias[:] = lowered.norm(), -drives.switched
 
         # The constant comes last: SiLU(32) = 32, and B and C are read off it.
         constant = inner - 1
@@ -154,18 +158,23 @@ class Mamba(ResidualBackend):
         for place, terms in site.writes.items():
             for index, weight in terms:
                 out[place, index] = weight * decode[index]
-        return {
-            "norm.weight": lowered.norm(),
-            "mixer.in_proj.weight": into,
-            "mixer.conv1d.weight": conv,
-            "mixer.conv1d.bias": conv_bias,
-            "mixer.x_proj.weight": ssm,
-            "mixer.dt_proj.weight": dt_weight,
-            "mixer.dt_proj.bias": dt_bias,
-            "mixer.A_log": decay,
-            "mixer.D": skip,
-            "mixer.out_proj.weight": out,
-        }
+        return found
+
+
+def _shapes(width: int, inner: int, ranks: int) -> dict[str, tuple[int, ...]]:
+    """Of a block's parameters, by the names of the reference class."""
+    return {
+        "norm.weight": (width,),
+        "mixer.in_proj.weight": (2 * inner, width),
+        "mixer.conv1d.weight": (inner, 1, TAPS),
+        "mixer.conv1d.bias": (inner,),
+        "mixer.x_proj.weight": (ranks + 2, inner),
+        "mixer.dt_proj.weight": (inner, ranks),
+        "mixer.dt_proj.bias": (inner,),
+        "mixer.A_log": (inner, 1),
+        "mixer.D": (inner,),
+        "mixer.out_proj.weight": (width, inner),
+    }
 
 
 def _flags(site: Site) -> list[Terms]:

@@ -1,22 +1,25 @@
 """The compiler: a program and a target in, a certified model out."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from lsrl import reuse
+from lsrl import arguments, reuse
+from lsrl.errors import ProgramError
 from lsrl.language.program import Program
 from lsrl.model import Model
-from lsrl.options import Activation, Legalise, Options
+from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
 from lsrl.passes.pipeline import Report
 from lsrl.schedule import Levels
 from lsrl.stages import Stages, Watch
-from lsrl.support import check_request
+from lsrl.support import TargetInfo, check_request, name_of
 
 
 # What float64 can't hold is infinite, and the certificate tells of it.
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def compile(
     program: Program,
-    target: str,
+    target: str | TargetInfo,
     *,
     dtype: object = "float32",
     activation: Activation | None = None,
@@ -25,6 +28,7 @@ def compile(
     inspectable: bool = False,
     verbatim: bool = False,
     levels: Levels | None = None,
+    most_parameters: int = MOST_PARAMETERS,
     cache: bool = False,
     watch: Watch | None = None,
 ) -> Model:
@@ -32,7 +36,7 @@ def compile(
 
     Args:
       program: made by `lsrl.program`.
-      target: a name from `lsrl.targets()`.
+      target: one of `lsrl.targets()`, or its name.
       dtype: "float32", "float64" or "bfloat16".
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
@@ -48,6 +52,9 @@ def compile(
         weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
         same; not for mamba, griffin and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
+      most_parameters: how many numbers the parameters may be, all together; a larger network is
+        refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering
+        takes some four times that.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
       watch: called after each pass with its name and the graph that it made (`graph.dump()` is its
@@ -60,19 +67,33 @@ def compile(
       UnknownTargetError: no target of that name.
       UnsupportedOpError: the target can't hold some signals; lists all of them.
       ProgramError: verbatim on a target that writes ReLUs as something else.
+      SizeError: the network would have more than `most_parameters`; says of what they come.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
-    options = Options(legalise, robust, inspectable, verbatim)
-    if cache and isinstance(program, Program) and levels is None and watch is None:
-        chosen = {"dtype": dtype, "activation": activation} | options._asdict()
+    target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
+    if watch is not None and not callable(watch):
+        raise ProgramError(f"watch must be a function of a name and a graph, got {watch!r}")
+    if levels is not None and not isinstance(levels, Mapping):
+        raise ProgramError(
+            f"levels must be those of an equal model, model.schedule.levels, got {levels!r}"
+        )
+    if (
+        arguments.flag("cache", cache, ProgramError)
+        and isinstance(program, Program)
+        and levels is None
+        and watch is None
+    ):
+        chosen = {"dtype": dtype, "activation": activation, "most_parameters": most_parameters}
+        chosen |= options._asdict()
         return reuse.compiled(program, target, chosen, compile)
     backend, numerics = check_request(program, target, dtype, activation, options)
     stages = Stages(program, backend, numerics, options, watch)
     graph = stages.simplify(program.graph)
     graph = stages.unroll(graph)
-    graph = stages.check(graph)
+    graph = stages.check(graph, most_parameters)
     graph = stages.legalise(graph)
     schedule = stages.schedule(graph, levels)
+    schedule = stages.measure(schedule, most_parameters)
     certificate = stages.certify(schedule)
     module = stages.lower(schedule)
     report = Report(tuple(stages.pipeline.records), stages.seconds)

@@ -41,6 +41,10 @@ class PromiseError(BoundsError):
         self.keeper, self.sequence, self.token = keeper, sequence, token
         super().__init__(message)
 
+    def __reduce__(self) -> "tuple[type[PromiseError], tuple[str, str, int, int]]":
+        """For processes that hand errors on."""
+        return type(self), (str(self), self.keeper, self.sequence, self.token)
+
 
 class TheoremError(LsrlError):
     """A value lies outside what LSRL has proven of it: a fault of LSRL, not of the program."""
@@ -52,6 +56,20 @@ class InputError(LsrlError):
 
 class PrecisionError(LsrlError):
     """No finite, normal weights of the dtype carry out even the first token."""
+
+
+class SizeError(LsrlError):
+    """A network would have more parameters than are allowed; none of them was made.
+
+    Attributes:
+      parameters: the numbers that it would hold.
+      most: the number that is allowed.
+    """
+
+    def __init__(self, message: str, parameters: int, most: int) -> None:
+        """Remember both numbers, for whoever allows more."""
+        self.parameters, self.most = parameters, most
+        super().__init__(message)
 
 
 class InexactError(LsrlError):

@@ -9,12 +9,13 @@ import numpy as np
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.compiler import compile
-from lsrl.errors import PrecisionError, UnsupportedOpError
+from lsrl.errors import PrecisionError, SizeError, UnsupportedOpError
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
-from lsrl.options import Legalise
+from lsrl.options import MOST_PARAMETERS, Legalise
 from lsrl.schedule import Layout
+from lsrl.support import TargetInfo, check_program, name_of
 
 Answer = Literal["yes", "bounded", "no"]
 
@@ -71,31 +72,46 @@ class Explanation:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # as in `compile`
 def explain(
-    program: Program, target: str, *, dtype: object = None, legalise: Legalise = "native"
+    program: Program,
+    target: str | TargetInfo,
+    *,
+    dtype: object = None,
+    legalise: Legalise = "native",
+    most_parameters: int = MOST_PARAMETERS,
 ) -> Explanation:
     """Say whether a target can hold a program: yes, bounded (up to a length), or no.
 
     Args:
       program: made by `lsrl.program`.
-      target: a name from `lsrl.targets()`.
+      target: one of `lsrl.targets()`, or its name.
       dtype: that the answer is for; float32 by default, or the widest that the target comes in.
       legalise: as for `compile`.
+      most_parameters: as for `compile`; a larger network is a no.
 
     Raises:
+      ProgramError: that is no program.
       UnknownTargetError: no target of that name.
       PrecisionError: a dtype that no model comes in.
     """
+    check_program("explain", program)
+    target = name_of(target)
     backend = registry.find(target)
     if dtype is None:
         dtype = DEFAULT_DTYPE if DEFAULT_DTYPE in backend.dtypes else backend.dtypes[-1]
     numerics = numerics_of(dtype)
     about = program.name, target, numerics.dtype
     try:
-        model = compile(program, target, dtype=numerics.dtype, legalise=legalise)
+        model = compile(
+            program,
+            target,
+            dtype=numerics.dtype,
+            legalise=legalise,
+            most_parameters=most_parameters,
+        )
     except UnsupportedOpError as error:
         reasons = dict.fromkeys(offence.reason for offence in error.offences)
         return Explanation(*about, "no", "; ".join(reasons))
-    except PrecisionError as error:
+    except (PrecisionError, SizeError) as error:
         return Explanation(*about, "no", f"{error}")
     bits = _bits(backend, model, program.max_length or model.schedule.graph.tokens)
     answer, reason, tokens = _verdict(program, model, bits, legalise)

@@ -6,6 +6,10 @@ Activation = Literal["relu", "tanh"]
 Legalise = Literal["native", "unroll"]
 
 
+# How many numbers the parameters of a network may be unless more are allowed: 1 GiB of float32.
+MOST_PARAMETERS = 1 << 28
+
+
 class Options(NamedTuple):
     """The choices of `lsrl.compile`; see there.
 

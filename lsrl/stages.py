@@ -8,15 +8,16 @@ from dataclasses import replace
 from lsrl.backends.base import Backend
 from lsrl.backends.network import Network
 from lsrl.certificate import Certificate, certify
+from lsrl.errors import ProgramError
 from lsrl.ir.graph import Graph
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
-from lsrl.options import Options
+from lsrl.options import MOST_PARAMETERS, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
 from lsrl.schedule import Layout, Levels
-from lsrl.support import check_length, check_supported
+from lsrl.support import check_least, check_length, check_size, check_supported
 
 # Called with the name of what ran last, a pass or a stage, and with what it made.
 Watch = Callable[[str, Graph | Layout], None]
@@ -60,9 +61,10 @@ class Stages:
             capabilities = self._backend.capabilities
             return self.pipeline.run("unroll", graph, lambda g: unroll_states(g, capabilities))
 
-    def check(self, graph: Graph) -> Graph:
-        """Refuse what the target can't hold, all of it at once."""
+    def check(self, graph: Graph, most_parameters: int = MOST_PARAMETERS) -> Graph:
+        """Refuse what the target can't hold, all of it at once, or what can only be too large."""
         check_supported(self._program, graph, self._backend)
+        check_least(self._program, graph, self._backend, self._numerics, most_parameters)
         return graph
 
     def legalise(self, graph: Graph) -> Graph:
@@ -74,9 +76,23 @@ class Stages:
     def schedule(self, graph: Graph, levels: Levels | None) -> Layout:
         """Say in which layer each value is computed."""
         with self._timed("schedule"):
-            layout: Layout = self._backend.schedule(graph, levels, self._options)
+            try:
+                layout: Layout = self._backend.schedule(graph, levels, self._options)
+            except (LookupError, TypeError, ValueError) as error:
+                if levels is None:
+                    raise
+                raise ProgramError(
+                    f"levels: expected those of an equal program on {self._backend.name!r}, "
+                    f"model.schedule.levels, got others ({error!r}); leave them out"
+                ) from error
         if self._watch is not None:
             self._watch("schedule", layout)
+        return layout
+
+    def measure(self, layout: Layout, most_parameters: int = MOST_PARAMETERS) -> Layout:
+        """Refuse a network that would be too large."""
+        with self._timed("measure"):
+            check_size(self._program, layout, self._backend, self._numerics, most_parameters)
         return layout
 
     def certify(self, layout: Layout) -> Certificate:

@@ -1,12 +1,14 @@
 """What can be compiled: what a target supports, and the refusal of what it does not."""
 
+from collections import Counter
 from dataclasses import dataclass
 
+from lsrl import arguments
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
-from lsrl.errors import Offence, ProgramError, UnsupportedOpError
+from lsrl.errors import Offence, ProgramError, SizeError, UnsupportedOpError
 from lsrl.ir.graph import Graph
-from lsrl.ir.ops import Product, Relu
+from lsrl.ir.ops import Affine, Constant, Product, Relu
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics, numerics_of
 from lsrl.options import Activation, Options
@@ -18,7 +20,7 @@ class TargetInfo:
     """A target and what it supports.
 
     Attributes:
-      name: pass it to `compile`.
+      name: of the target.
       cell: the cell in one line.
       supports: column of the table of targets to its entry.
     """
@@ -34,6 +36,16 @@ def targets() -> tuple[TargetInfo, ...]:
     return tuple(TargetInfo(b.name, b.cell, dict(b.features)) for b in found)
 
 
+def name_of(target: str | TargetInfo) -> str:
+    """The name of a target that is given by name, or as `targets` lists it."""
+    return target.name if isinstance(target, TargetInfo) else target
+
+
+def check_program(what: str, program: object) -> Program:
+    """A program; else raise ProgramError."""
+    return arguments.instance(what, program, Program, "@lsrl.program", ProgramError)
+
+
 def check_request(
     program: Program, target: str, dtype: object, activation: Activation | None, options: Options
 ) -> tuple[Backend[Layout], Numerics]:
@@ -45,12 +57,10 @@ def check_request(
       UnknownTargetError: no target of that name.
       PrecisionError: the dtype is unknown, or the target does not come in it.
     """
-    if not isinstance(program, Program):
-        raise ProgramError(
-            f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
-        )
-    if options.legalise not in ("native", "unroll"):
-        raise ProgramError(f"legalise must be 'native' or 'unroll', got {options.legalise!r}")
+    check_program("compile", program)
+    arguments.choice("legalise", options.legalise, ("native", "unroll"), ProgramError)
+    for name in ("robust", "inspectable", "verbatim"):
+        arguments.flag(name, getattr(options, name), ProgramError)
     backend, numerics = registry.find(target, activation), numerics_of(dtype)
     backend.check_dtype(numerics)
     if options.verbatim and not _keeps_relus(backend):
@@ -88,8 +98,98 @@ def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) ->
         able = tuple(other.name for other in others if other.refusal(op, operands) is None)
         offences.append(Offence(graph.label(node), graph.source(node), reason, able))
     products = all(isinstance(graph.nodes[node].op, Product) for node, _ in offending)
-    hint = "" if products else "; legalise='unroll' is a way out that is exact up to max_length"
+    hint = "; legalise='unroll' (--unroll) is a way out that is exact up to max_length"
+    hint = "" if products else hint
     raise UnsupportedOpError(
         f"target {backend.name!r} can't hold {len(offences)} signal(s) of {program.name!r}{hint}",
         offences,
     )
+
+
+def check_least(
+    program: Program, graph: Graph, backend: Backend[Layout], numerics: Numerics, most: int
+) -> None:
+    """Refuse a simplified graph that can only take more numbers than are allowed.
+
+    Args:
+      program: what is compiled.
+      graph: of it.
+      backend: the target.
+      numerics: the dtype.
+      most: numbers of all parameters together.
+
+    Raises:
+      SizeError: says how many there would be at least, and for which signal.
+    """
+    least = backend.least(graph)
+    if least is not None and least.numbers > most:
+        what = f"{_written(graph, least.node)} takes {least.what}"
+        about = program.name, backend.name, "at least "
+        raise _too_large(*about, least.numbers, most, numerics, what)
+
+
+def check_size(
+    program: Program, layout: Layout, backend: Backend[Layout], numerics: Numerics, most: int
+) -> None:
+    """Refuse a network of more numbers than are allowed, before any of them is made.
+
+    Args:
+      program: what it carries out.
+      layout: of the program, by the target.
+      backend: the target.
+      numerics: the dtype.
+      most: numbers of all parameters together; of sparse ones their weights.
+
+    Raises:
+      SizeError: says how many there would be, and of which signal most of them come.
+    """
+    sizes = backend.sizes(layout, numerics)
+    total = sum(size.numbers for size in sizes.values())
+    if total > most:
+        name, largest = max(sizes.items(), key=lambda item: item[1].numbers)
+        node, signals, of = _widest(layout.graph)
+        what = (
+            f"{len(layout.layers):,} layers of up to {layout.width:,} channels; {signals:,} of "
+            f"{of:,} signals are made for {_written(layout.graph, node)}, and {name} alone is "
+            f"{' x '.join(map(str, largest.shape))}"
+        )
+        raise _too_large(program.name, backend.name, "", total, most, numerics, what)
+
+
+def _too_large(
+    program: str, target: str, least: str, total: int, most: int, numerics: Numerics, what: str
+) -> SizeError:
+    return SizeError(
+        f"{program!r} on {target!r} would take {least}{total:,} parameters "
+        f"({_gibibytes(total, numerics)}), and at most {most:,} ({_gibibytes(most, numerics)}) are "
+        f"made: {what}. Write it with fewer channels (a shorter delay or window, a smaller table), "
+        f"choose another target, or allow more: lsrl.compile(..., most_parameters={total})",
+        total,
+        most,
+    )
+
+
+def _gibibytes(numbers: int, numerics: Numerics) -> str:
+    return f"{numbers * numerics.bytes / 2**30:,.3g} GiB in {numerics.dtype}"
+
+
+def _widest(graph: Graph) -> tuple[int, int, int]:
+    """The node with a line for which most channels are made, how many they are, and all."""
+    # What passes make for a node stands before it, and has no line of its own.
+    owner: dict[int, int] = {graph.output: graph.output}
+    channels: Counter[int] = Counter()
+    for i in reversed(graph.live()):
+        owner[i] = i if graph.nodes[i].sources else owner.get(i, i)
+        if not isinstance(graph.nodes[i].op, Affine | Constant):
+            channels[owner[i]] += graph.nodes[i].width
+        for operand in graph.nodes[i].operands:
+            owner.setdefault(operand, owner[i])
+    ((node, most),) = channels.most_common(1) or [(graph.output, 0)]
+    return node, most, channels.total()
+
+
+def _written(graph: Graph, node: int) -> str:
+    """A node as the user wrote it: name or op, and line."""
+    origins = graph.nodes[node].origins
+    label = graph.program.label(origins[0]) if graph.program and origins else graph.label(node)
+    return f"{label} ({graph.source(node)})"

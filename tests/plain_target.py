@@ -15,11 +15,12 @@ from flax import nnx
 from lsrl.backends.anatomy import channels_as_they_are
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.base import StackBackend
-from lsrl.backends.input_map import input_maps
+from lsrl.backends.input_map import input_maps, map_sizes
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.network import Network, Place, aligned, on_device, parameter
 from lsrl.backends.pattern import Pattern
 from lsrl.ir.ops import Affine, Constant, Input, LinearState, Lookup, Relu
+from lsrl.parameters import Size
 from lsrl.target import Capabilities
 
 
@@ -145,6 +146,23 @@ class Plain(StackBackend):
 
     def hooks(self, schedule, numerics):
         return channels_as_they_are(schedule, "the layer's output; memory: before its ReLUs")
+
+    def sizes(self, schedule, numerics):
+        """Of recurrent weights those that are not zero."""
+        maps = map_sizes(schedule).items()
+        found = {".".join(name.split(".")[:2]): size for name, size in maps}
+        found["features"] = Size((schedule.feature_width,))
+        for i, (layer, width) in enumerate(
+            zip(schedule.layers, schedule.input_widths, strict=True)
+        ):
+            rows = [unit.slots[0].recurrent for unit in layer.units]
+            weights = sum(int(np.count_nonzero(row.data)) for row in rows)
+            found[f"layers.{i}.input"] = Size((width, layer.width))
+            found[f"layers.{i}.recurrent"] = Size((layer.width, layer.width), weights)
+            found[f"layers.{i}.bias"] = found[f"layers.{i}.start"] = Size((layer.width,))
+        found["output"] = Size(schedule.output.inputs.shape[::-1])
+        found["output_bias"] = Size(schedule.output.bias.shape)
+        return found
 
     def lower(self, schedule, numerics):
         maps = input_maps(schedule)

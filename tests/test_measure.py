@@ -63,7 +63,7 @@ def test_functions_change_parameters_as_they_say(found: Measurement) -> None:
 
 
 def test_a_draw_depends_on_the_seed_and_the_name_alone() -> None:
-    keys = {}
+    keys: dict[tuple[str, float], list] = {}
 
     def noted(name, array, key, level):
         keys.setdefault((name, level), []).append(jax.random.key_data(key).tolist())
@@ -111,7 +111,12 @@ def test_a_sampler_draws_what_a_program_promises() -> None:
 def test_what_was_measured_is_kept_by_content(tmp_path: Path, monkeypatch) -> None:
     asked = []
     real = sweep.measured
-    monkeypatch.setattr(sweep, "measured", lambda *a, **k: asked.append(a[2].name) or real(*a, **k))
+
+    def noted(plan, group, kind, **options):
+        asked.append(kind.name)
+        return real(plan, group, kind, **options)
+
+    monkeypatch.setattr(sweep, "measured", noted)
 
     def shaken(factor):
         def shake(name, array, key):

@@ -14,12 +14,13 @@ from lsrl.backends.cells import torch_export
 from lsrl.backends.cells.certificate import CellAnalysis
 from lsrl.backends.cells.encoding import Encoder
 from lsrl.backends.cells.forward import CellKind
-from lsrl.backends.cells.network import CellNetwork, CellWeights, GateWeights
+from lsrl.backends.cells.network import CellNetwork, CellWeights, GateWeights, biased_side
 from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.cells.soft import KINDS, Image, images, softened_plan
-from lsrl.backends.input_map import input_maps
+from lsrl.backends.input_map import input_maps, map_sizes
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
+from lsrl.parameters import Size
 from lsrl.schedule import Schedule
 
 
@@ -78,6 +79,21 @@ class CellBackend(StackBackend):
     def exporters(self) -> Mapping[str, Exporter]:
         """Stock modules of torch."""
         return {"torch": torch_export.write}
+
+    def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
+        """All gates of a layer lie side by side."""
+        plan, _ = self.planned(schedule, numerics)
+        found, before = map_sizes(schedule), schedule.feature_width
+        for number, layer in enumerate(plan.layers):
+            gates = len(layer.kernels) * layer.width
+            for side, read in (("dense_i", before), ("dense_h", layer.width)):
+                found[f"cells.{number}.{side}.kernel"] = Size((read, gates))
+                if side == biased_side(self.kind):
+                    found[f"cells.{number}.{side}.bias"] = Size((gates,))
+            before = layer.width
+        found["output_kernel"] = Size((before, len(plan.output.bias)))
+        found["output_bias"] = Size((len(plan.output.bias),))
+        return found
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> CellNetwork:
         """The cells with the schedule's weights."""

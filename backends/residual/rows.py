@@ -14,7 +14,7 @@ import numpy as np
 
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import lowest_bit, power_of_two_below, rational
+from lsrl.ir.numbers import lowest_bit, lowest_bit_of, power_of_two_below, rational
 from lsrl.ir.ops import Affine, Bound, Constant, LinearState
 from lsrl.schedule import channel_label
 
@@ -148,7 +148,7 @@ def factor_of(op: LinearState, channel: int) -> float:
 
 def _termwise(row: AtomRow, facts: Sequence[Facts]) -> Hull:
     low = high = row.bias
-    grid = float(lowest_bit(row.bias))
+    grid = lowest_bit_of(row.bias)
     for (node, channel), weight in row.terms:
         fact = facts[node]
         ends = weight * float(fact.low[channel]), weight * float(fact.high[channel])
@@ -157,7 +157,7 @@ def _termwise(row: AtomRow, facts: Sequence[Facts]) -> Hull:
         if step == 0:
             grid = 0.0
         elif not np.isinf(step):
-            grid = min(grid, float(lowest_bit(step) * lowest_bit(weight)))
+            grid = min(grid, lowest_bit_of(step) * lowest_bit_of(weight))
     return Hull(low, high, grid)
 
 
@@ -168,6 +168,9 @@ def normal(terms: Sum) -> tuple[float, Sum]:
     have one that is far too small: sums would be larger than the stream has room for. Theirs is a
     power of two, about the largest of them.
     """
+    if len(terms) == 1:
+        ((atom, weight),) = terms
+        return weight, ((atom, 1.0),)
     weights = [weight for _, weight in terms]
     grid = float(lowest_bit(np.array(weights)).min())
     divisor = grid * math.gcd(*(int(weight / grid) for weight in weights))

@@ -9,7 +9,7 @@ is fewer. A channel that is no longer read is left as it is.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -183,16 +183,21 @@ def lay_out(packer: Packer) -> Stream:
     output = tuple(packer.output)
     kept, used = _demanded(packer, output)
     rows = [row for channels in used.values() for channel in channels for row in _rows_of(channel)]
+    atoms: dict[int, list[Atom]] = defaultdict(list)
+    for atom in kept:
+        atoms[packer.made[atom].site].append(atom)
+    sums = _sums(packer, [*output, *rows]) if packer.chains else {}
     signals: list[StreamSignal] = []
-    for site in sorted({packer.made[atom].site for atom in kept}):
-        atoms = [atom for atom in kept if packer.made[atom].site == site]
-        single: list[Sum] = [((atom, 1.0),) for atom in atoms]
-        basis = _basis(atoms, [*output, *rows]) if packer.chains else single
-        signals.extend(StreamSignal(site, terms) for terms in basis)
+    for site, own in sorted(atoms.items()):
+        signals.extend(StreamSignal(site, terms) for terms in _basis(own, sums.get(site, ())))
     depth = 1 + max((made.site for made in packer.made.values()), default=-1)
     depth = max(-(-depth // len(packer.kinds)), 1)
+    held: dict[int, dict[int, StreamSignal]] = defaultdict(dict)
+    for position, signal in enumerate(signals, start=1):
+        held[signal.site][position] = signal
     sites = tuple(
-        _site(packer, number, signals, used) for number in range(depth * len(packer.kinds))
+        _site(packer, number, held[number], used.get(number, ()))
+        for number in range(depth * len(packer.kinds))
     )
     known = packer.affines.named()
     names = tuple(
@@ -254,14 +259,20 @@ def _rows_of(channel: Channel) -> tuple[AtomRow, ...]:
     return (channel.row,) if channel.gate is None else (channel.row, channel.gate)
 
 
-def _basis(atoms: Sequence[Atom], rows: Iterable[AtomRow]) -> list[Sum]:
-    """The atoms of a site, or in each group of atoms that rows mix, the sums if they are fewer."""
-    mine = set(atoms)
-    sums: dict[Sum, None] = {}
+def _sums(packer: Packer, rows: Iterable[AtomRow]) -> dict[int, dict[Sum, None]]:
+    """By site, the sums of its atoms that rows read."""
+    found: dict[int, dict[Sum, None]] = defaultdict(dict)
     for row in rows:
-        part = tuple((atom, weight) for atom, weight in row.terms if atom in mine)
-        if part:
-            sums[normal(part)[1]] = None
+        parts: dict[int, list[tuple[Atom, float]]] = defaultdict(list)
+        for atom, weight in row.terms:
+            parts[packer.made[atom].site].append((atom, weight))
+        for site, part in parts.items():
+            found[site][normal(tuple(part))[1]] = None
+    return found
+
+
+def _basis(atoms: Sequence[Atom], sums: Iterable[Sum]) -> list[Sum]:
+    """The atoms of a site, or in each group of atoms that rows mix, the sums if they are fewer."""
     group = {atom: atom for atom in atoms}
 
     def root(atom: Atom) -> Atom:
@@ -279,20 +290,20 @@ def _basis(atoms: Sequence[Atom], rows: Iterable[AtomRow]) -> list[Sum]:
     mixed: dict[Atom, list[Sum]] = defaultdict(list)
     for terms in sums:
         mixed[root(terms[0][0])].append(terms)
-    fewer = (min(single, mixed[leader], key=len) for leader, single in members.items())
+    # Of an inspectable network no sums are asked for.
+    fewer = (min(single, mixed.get(leader, single), key=len) for leader, single in members.items())
     return list(itertools.chain.from_iterable(fewer))
 
 
 def _site(
-    packer: Packer, number: int, signals: Sequence[StreamSignal], used: dict[int, list[Channel]]
+    packer: Packer, number: int, signals: Mapping[int, StreamSignal], used: Sequence[Channel]
 ) -> Site:
-    channels = sorted(used.get(number, []), key=lambda channel: channel.mode != "pass")
+    """A site that makes these signals, by position in the stream, of these channels."""
+    channels = sorted(used, key=lambda channel: channel.mode != "pass")
     place = {channel: index for index, channel in enumerate(channels)}
     writes: dict[int, tuple[tuple[int, float], ...]] = {}
     rounded = set()
-    for position, signal in enumerate(signals, start=1):
-        if signal.site != number:
-            continue
+    for position, signal in signals.items():
         total: dict[int, int | Fraction] = defaultdict(int)
         for atom, weight in signal.terms:
             for channel, factor in packer.made[atom].terms:

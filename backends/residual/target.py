@@ -1,6 +1,7 @@
 """What the residual targets share: refusals, layout, certificate, embedding and head."""
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -8,10 +9,11 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lsrl.backends.base import Backend
-from lsrl.backends.input_map import feature_map
+from lsrl.backends.base import Backend, Least
+from lsrl.backends.input_map import feature_map, rows_of, source_of
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
+from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
@@ -19,7 +21,6 @@ from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.certificate import check_range, place_of
 from lsrl.circuit import Circuit
-from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -27,6 +28,7 @@ from lsrl.ir.ops import Input, LinearState, Lookup, Op, SelectiveState, is_token
 from lsrl.ir.structure import components, is_ring
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
+from lsrl.parameters import Size
 from lsrl.schedule import Levels
 
 EPS = 1e-5
@@ -53,6 +55,7 @@ class ResidualBackend(Backend[Stream]):
 
     Attributes:
       packer: which inner channels make which values.
+      network: the flax module of these blocks.
       drives: pre-activations at which activations are exact.
       scales_embedding: whether the reference multiplies embeddings by sqrt(d).
       stored_gain: what the reference adds to a norm's stored gain.
@@ -65,6 +68,7 @@ class ResidualBackend(Backend[Stream]):
         "linear_rnn or lstm for other dtypes"
     )
     packer: ClassVar[type[Packer]]
+    network: ClassVar[type[ResidualNetwork]]
     drives: Drives
     scales_embedding: ClassVar[bool] = False
     stored_gain: ClassVar[float] = 0.0
@@ -105,6 +109,33 @@ class ResidualBackend(Backend[Stream]):
             for name, values in block.items():
                 check_range(numerics, f"{self.name}, block {number}, {name}", values)
         return self.network(weights)
+
+    def least(self, graph: Graph) -> Least:
+        """What long delays take: a block for every three tokens, and in each of them a channel."""
+        blocks, node = least_blocks(graph)
+        width = stream_width(blocks + 1)
+        numbers = blocks * sum(map(math.prod, self.least_block(width).values()))
+        return Least(numbers, node, f"{blocks:,} blocks on a stream of {width:,} channels")
+
+    def sizes(self, schedule: Stream, numerics: Numerics) -> dict[str, Size]:
+        """All blocks are of one shape."""
+        lowered, network = self.lowered(schedule), self.network
+        sources = embedded(schedule)
+        kinds = [""] * len(schedule.graph.inputs)
+        for source in sources:
+            kinds[source.index] = "tables" if is_token(source) else "kernels"
+        rows = {source.index: rows_of(source) for source in sources}
+        found = {
+            name: Size((rows[number], lowered.width))
+            for name, number in network.map_names(kinds).items()
+        }
+        found["input_bias"] = Size((lowered.width,))
+        block = {name: Size(shape) for name, shape in self.block_shapes(lowered).items()}
+        for layer in range(schedule.depth):
+            found |= {f"{network.layers_name}.{layer}.{name}": one for name, one in block.items()}
+        found[network.final_norm_name] = Size((lowered.width,))
+        found["output_kernel"] = Size((lowered.width, len(schedule.output)))
+        return found
 
     def anatomy(
         self, schedule: Stream, numerics: Numerics, program: str, options: Options = DEFAULT
@@ -152,8 +183,12 @@ class ResidualBackend(Backend[Stream]):
         )
 
     @abstractmethod
-    def network(self, weights: ResidualWeights) -> ResidualNetwork:
-        """The flax module with these weights."""
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of a block's parameters on a stream, however little it does."""
+
+    @abstractmethod
+    def block_shapes(self, lowered: "Lowered") -> dict[str, tuple[int, ...]]:
+        """The shapes of a block's parameters, as wide as the widest block needs."""
 
     @abstractmethod
     def blocks(self, lowered: "Lowered") -> tuple[dict[str, Array], ...]:
@@ -167,10 +202,10 @@ class ResidualBackend(Backend[Stream]):
 def _obstacle(op: LinearState) -> str | None:
     """Why a state has no form without coupling, or None if it has; see `lsrl.passes.diagonal`."""
     transition = op.transition.csr
+    factors = transition.diagonal()
     for channels in components(op.transition):
-        block = transition[channels][:, channels]
         if len(channels) == 1:
-            factor = float(block.toarray()[0, 0])
+            factor = float(factors[channels[0]])
             if not 0 <= factor <= 1:
                 kind = "negative" if factor < 0 else "greater than 1"
                 return (
@@ -178,7 +213,9 @@ def _obstacle(op: LinearState) -> str | None:
                     "to 1 only (Gu and Dao 2023; Grazzi et al. 2024); write x mod 2 by lsrl.mod of "
                     "a running sum, or choose a target with any A, such as linear_rnn or lstm"
                 )
-        elif not is_ring(block):
+            continue
+        block = transition[channels][:, channels]
+        if not is_ring(block):
             return (
                 "its channels are coupled in both directions, as in a rotation, and a selective "
                 "scan has no coupling and no complex eigenvalues (Sarrof et al. 2024); choose a "
@@ -297,31 +334,38 @@ def _embedding(
 ) -> tuple[tuple[Array | None, ...], tuple[Array | None, ...], Array]:
     """Tables, kernels and bias that put the input's signals and the constant into the stream."""
     stream, graph = lowered.stream, lowered.stream.graph
-    inputs = list(graph.inputs.values())
-    tables: list[Array | None] = [None] * len(inputs)
-    kernels: list[Array | None] = [None] * len(inputs)
+    tables: list[Array | None] = [None] * len(graph.inputs)
+    kernels: list[Array | None] = [None] * len(graph.inputs)
     bias = np.zeros(lowered.width)
-
-    def held(source: Input) -> Array:
-        maps = tables if is_token(source) else kernels
-        found = maps[source.index]
-        if found is None:
-            found = maps[source.index] = np.zeros((len(feature_map(source, source)), lowered.width))
-        return found
-
+    held: dict[int, Array] = {}
+    for source in embedded(stream):
+        held[source.index] = np.zeros((rows_of(source), lowered.width))
+        (tables if is_token(source) else kernels)[source.index] = held[source.index]
     for place, signal in enumerate(stream.signals, start=1):
         if signal.site >= 0:
             continue
         for (node, channel), weight in signal.terms:
-            this = graph.nodes[node]
-            source = this.op if isinstance(this.op, Input) else graph.nodes[this.operands[0]].op
-            if not isinstance(source, Input):
-                raise LsrlError(f"{graph.label(node)} is read at the embedding and is no input")
-            held(source)[:, place] += weight * feature_map(this.op, source)[:, channel] / scale
-    # The constant comes with a token, so that an embedding is all that a checkpoint needs.
-    token = next((op for op in inputs if is_token(op)), None)
+            source = source_of(graph, node)
+            made = feature_map(graph.nodes[node].op, source)
+            held[source.index][:, place] += weight * made[:, channel] / scale
+    token = _first_token(graph)
     if token is None:
         bias[0] = lowered.constant() / scale
     else:
-        held(token)[:, 0] = lowered.constant() / scale
+        held[token.index][:, 0] = lowered.constant() / scale
     return tuple(tables), tuple(kernels), bias
+
+
+def embedded(stream: Stream) -> list[Input]:
+    """The inputs that the embedding reads, in order."""
+    token = _first_token(stream.graph)
+    found = set() if token is None else {token}
+    for signal in stream.signals:
+        if signal.site < 0:
+            found |= {source_of(stream.graph, node) for (node, _), _ in signal.terms}
+    return sorted(found, key=lambda source: source.index)
+
+
+def _first_token(graph: Graph) -> Input | None:
+    """The constant comes with it, so that an embedding is all that a checkpoint needs."""
+    return next((op for op in graph.inputs.values() if is_token(op)), None)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from lsrl.cli.printing import say
-from lsrl.cli.subject import sampler_of, subject_of
+from lsrl.cli.options import new_folder
+from lsrl.cli.printing import progress, say
+from lsrl.cli.subject import subject_of
+from lsrl.cli.user_code import sampler_of
 from lsrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,12 +26,19 @@ def _bench() -> None:
 
 @bench_commands.command("stability")
 def bench_stability(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")] = Path(
-        "stability"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            parser=new_folder,
+            help="Folder of tables and figures.",
+        ),
+    ] = Path("stability"),
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, for trying out.")] = False,
     memory: Annotated[
-        float, typer.Option(min=0.01, help="GiB that the copies at work may take.")
+        float, typer.Option(min=0.01, max=2**20, help="GiB that the copies at work may take.")
     ] = 1.0,
     program: Annotated[
         list[str] | None,
@@ -74,8 +81,8 @@ def bench_stability(
     plan = report.chosen_plan(subjects, target, quick=quick)
     size = int(memory * 2**30)
     out.mkdir(parents=True, exist_ok=True)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        text = report.run_sweep(plan, out, memory=size, progress=progress, suffix=f".{figures}")
+    with progress() as bars:
+        text = report.run_sweep(plan, out, memory=size, progress=bars, suffix=f".{figures}")
     say(text)
 
 

@@ -73,9 +73,9 @@ def _delayed(builder: GraphBuilder, operand: int, op: Delay, longest: int) -> in
 def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:
     """The rows of a table, read off a one-hot ring of `period` channels."""
     silence = builder.add(Constant((0.0,) * period))
-    start = np.eye(period)[-1]
-    ring = builder.add(LinearState(Matrix.rotation(period), tuple(start.tolist())), silence)
-    rows = np.tile(op.table.dense(), (period // op.table.rows, 1))
+    start = (*(0.0,) * (period - 1), 1.0)
+    ring = builder.add(LinearState(Matrix.rotation(period), start), silence)
+    rows = sp.vstack([op.table.csr] * (period // op.table.rows))
     return add_affine(builder, (Matrix(rows.T), ring))
 
 

@@ -14,9 +14,9 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 
 import numpy as np
 
-from lsrl import storage
 from lsrl.errors import InputError
 from lsrl.language.program import Program
+from lsrl.program_json import program_content
 
 # Functions that are told already, since they may name each other.
 Told = set[int]
@@ -45,7 +45,7 @@ def _content(value: object, told: Told) -> object:
     if isinstance(value, set | frozenset | bytes | complex | range | slice | np.generic):
         return repr(sorted(value, key=repr) if isinstance(value, set | frozenset) else value)
     if isinstance(value, Program):
-        return dict(storage.program_content(value, lines=False))
+        return dict(program_content(value, lines=False))
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return [list(value.shape), value.dtype.str, digest]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, get_args
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Lowering:
     dtype: str = "float64"
 
 
+@runtime_checkable
 class Subject(Protocol):
     """A program as a sweep runs it."""
 

@@ -61,7 +61,7 @@ class Variant:
     Attributes:
       name: the name of its folders.
       make: (compiled model, request) -> the variant. Where there is none of this model it raises an
-        InputError, UnsupportedOpError or PrecisionError that says why.
+        InputError, UnsupportedOpError, PrecisionError or SizeError that says why.
     """
 
     name: str
