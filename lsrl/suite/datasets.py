@@ -24,13 +24,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from lsrl import schema, storage
+from lsrl import arguments, schema, storage
 from lsrl.errors import BoundsError, FormatError, NewerSchemaError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -520,7 +519,7 @@ _NAMES = schema.listed(schema.text)
 def _read(
     path: str | os.PathLike[str], kind: str, further: Mapping[str, Reader[object]]
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    if not Path(path).exists():
+    if not arguments.path("read_dataset", path).exists():
         raise FileNotFoundError(f"{os.fspath(path)}: no such file")
     fields = {
         "format": schema.text,
