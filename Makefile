@@ -6,6 +6,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := build/tools/.installed
 EVERYTHING := '.[dev,huggingface]'
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 ALL := -m 'not nightly'
@@ -15,7 +16,7 @@ QUICK := $(patsubst %,tests/test_%.py,architecture bad_input cost evaluate golde
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))
 MODULES := $(basename $(filter-out lsrl/__%,$(wildcard lsrl/*.py)))
 
-.PHONY: setup check test test-all nightly test-newest test-lowest newest lock golden lint format bench docs clean
+.PHONY: setup check test test-all nightly test-newest test-lowest test-tools newest lock golden lint format bench docs clean
 
 setup: $(INSTALLED)
 
@@ -54,6 +55,15 @@ test-lowest:
 	grep -oE '[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > build/lowest.txt
 	build/lowest/bin/python -m pip install --quiet --constraint build/lowest.txt --editable $(EVERYTHING)
 	build/lowest/bin/python $(PYTEST) $(ALL) $(PYTEST_ARGS)
+
+# Other people's tools on our exports, in an environment of their own: they need much that we don't.
+$(TOOLS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear build/tools
+	build/tools/bin/python -m pip install --quiet --constraint constraints.txt --editable $(EVERYTHING) transformer-lens==4.3.0
+	touch $@
+
+test-tools: $(TOOLS)
+	build/tools/bin/python -m pytest tests/test_tools.py $(PYTEST_ARGS)
 
 # Run it with the lowest Python that pyproject.toml admits, which needs the most packages. A build
 # gets an environment of its own, which constraints don't reach: so pyproject.toml holds setuptools.

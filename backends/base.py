@@ -68,6 +68,7 @@ class ExportRequest(NamedTuple):
       target: the target's name.
       labels: the signal in each channel of each layer.
       certificate: what is proven, as text.
+      exact: whether it says exact.
       tokens: the number of tokens that the certificate speaks of; None for any.
       alteration: what was done to the compiled network; None if nothing was.
       tie_word_embeddings: whether a language model's head shall be its embedding.
@@ -77,6 +78,7 @@ class ExportRequest(NamedTuple):
     target: str
     labels: tuple[tuple[str, ...], ...]
     certificate: str
+    exact: bool
     tokens: int | None
     alteration: str | None
     tie_word_embeddings: bool

@@ -26,7 +26,7 @@ from lsrl.backends.residual import checkpoint
 from lsrl.backends.residual.certificate import Scales
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
-from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.rows import ONE
@@ -221,7 +221,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], vocabulary: Voca
     heads = arrays[f"{block}.rg_lru.input_gate_bias"].shape[0]
     # |2 k y - k^2| is at most 3 V^2. Under so high a cap tanh is the identity, and as a power of
     # two it divides and multiplies exactly: logits are the same before and after the cap.
-    cap = power_of_two_above(3.0 * vocabulary.size**2 / TANH_IS_IDENTITY)
+    cap = power_of_two_above(3.0 * vocabulary.size**2 * SHARPNESS / TANH_IS_IDENTITY)
     return {
         "lru_width": arrays[f"{block}.rg_lru.recurrent_param"].shape[0],
         "num_attention_heads": heads,

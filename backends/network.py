@@ -20,6 +20,7 @@ from flax import nnx
 from jax import lax
 from numpy.typing import ArrayLike
 
+from lsrl.arguments import near, shown
 from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
 from lsrl.backends.pattern import Pattern
@@ -329,9 +330,13 @@ class Network(Hooked, nnx.Module):
         """
         places = self.places()
         changed: dict[tuple[int, str], tuple[nnx.Pytree, Array | jax.Array]] = {}
+        if not isinstance(arrays, Mapping):
+            raise ShapeError(f"expected arrays by name, {{name: array}}, got {shown(arrays)}")
         for name, array in arrays.items():
             if name not in places:
-                raise ShapeError(f"unknown parameter {name!r}; there are {', '.join(places)}")
+                raise ShapeError(
+                    f"unknown parameter {name!r}; there are {', '.join(places)}{near(name, places)}"
+                )
             place = places[name]
             if array.shape != place.shape:
                 raise ShapeError(f"parameter {name!r} has shape {place.shape}, got {array.shape}")

@@ -1,10 +1,10 @@
 """The targets by name; each loads when it is first asked for."""
 
-import difflib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lsrl.arguments import near, shown
 from lsrl.backends.base import Backend
 from lsrl.errors import UnknownTargetError
 from lsrl.schedule import Layout
@@ -70,10 +70,9 @@ def find(name: str, activation: str | None = None) -> Backend[Layout]:
             )
         target = _ACTIVATIONS[activation]
     if target not in names():
-        near = difflib.get_close_matches(str(name), [*names(), *_ALIASES], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = near(name, [*names(), *_ALIASES])
         raise UnknownTargetError(
-            f"unknown target {name!r}: expected one of {', '.join(names())}{hint}"
+            f"unknown target {shown(name)}: expected one of {', '.join(names())}{hint}"
         )
     if target not in _loaded:
         _loaded[target] = importlib.import_module(_MODULES[target]).BACKEND

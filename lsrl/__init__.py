@@ -4,25 +4,19 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from lsrl import errors
+from lsrl import arguments, errors
 from lsrl.ir.types import Token, Vector
-from lsrl.language.program import Program, program
-from lsrl.language.signal import (
-    Signal,
-    absolute,
-    concat,
-    constant,
+from lsrl.language.comparison import (
     equal,
     greater,
     greater_equal,
     less,
     less_equal,
-    maximum,
-    minimum,
     not_equal,
     ramp,
-    relu,
 )
+from lsrl.language.program import Program, program
+from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.sugar import (
     argmax,
     bound,
@@ -130,7 +124,9 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("lsrl")
     if name not in _LAZY:
-        raise AttributeError(f"module 'lsrl' has no attribute {name!r}")
+        raise AttributeError(
+            f"module 'lsrl' has no attribute {name!r}{arguments.near(name, __all__)}", name=name
+        )
     module = importlib.import_module(_LAZY[name])
     return module if module.__name__ == f"lsrl.{name}" else getattr(module, name)
 

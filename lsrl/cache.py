@@ -49,9 +49,9 @@ def key(program: "Program", options: Mapping[str, str], lines: bool = True) -> s
       options: what else the result depends on, by name.
       lines: also of the lines that the program was written on, which messages name.
     """
-    from lsrl import storage
+    from lsrl.program_json import program_content
 
-    content = [storage.program_content(program, lines), dict(options), version("lsrl"), code()]
+    content = [program_content(program, lines), dict(options), version("lsrl"), code()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -1,8 +1,12 @@
 """Cards: what was done to a compiled network, and how right it still is."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from lsrl import schema
+from lsrl.schema import Reader
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,13 @@ class Card:
         return found
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Card":
-        """What `to_json` gave."""
-        measured = dict(content["measured"])
-        if measured["error"] is None:
-            measured["error"] = math.inf
-        return cls(
-            tuple((name, settings) for name, settings in content["steps"]),
-            content["exact"],
-            content["tolerance"],
-            Measured(**measured),
-            tuple(content["notes"]),
-        )
+    def from_json(cls, content: object) -> "Card":
+        """What `to_json` gave.
+
+        Raises:
+          FormatError: names the field that is missing or wrong.
+        """
+        return schema.read(cls, content, _FIELDS)
 
     def __str__(self) -> str:
         """A few lines of text."""
@@ -85,3 +84,12 @@ class Card:
                 *(f"note         {note}" for note in self.notes),
             ]
         )
+
+
+_COUNT = schema.integer(0)
+_FIELDS: Mapping[str, Reader[object]] = {
+    **dict.fromkeys(("sequences", "length", "right_length"), _COUNT),
+    "accuracy": schema.number(0.0, 1.0),
+    "error": schema.maybe(schema.number(0.0, infinite=False), math.inf),
+    "tolerance": schema.number(0.0),
+}

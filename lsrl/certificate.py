@@ -10,14 +10,14 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from lsrl import schema
 from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import Facts, Sums, joined_sums, lowest_bit_of_step, term_sums
 from lsrl.ir.graph import Graph
@@ -26,6 +26,7 @@ from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
 from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layout, Rows, Unit
+from lsrl.schema import Reader
 
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
@@ -114,15 +115,13 @@ class Certificate:
         return {**asdict(self), "error_bound": bound}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Certificate":
-        """What `to_json` gave."""
-        bound = content["error_bound"]
-        parts = {
-            "error_bound": math.inf if bound is None else bound,
-            "reasons": tuple(Reason(**each) for each in content["reasons"]),
-            "promises": tuple(Promise(**each) for each in content["promises"]),
-        }
-        return cls(**{**content, **parts})
+    def from_json(cls, content: object) -> "Certificate":
+        """What `to_json` gave.
+
+        Raises:
+          FormatError: names the field that is missing or wrong.
+        """
+        return schema.read(cls, content, _FIELDS)
 
     def __str__(self) -> str:
         """A table."""
@@ -135,6 +134,14 @@ class Certificate:
             *(("promise", str(promise)) for promise in self.promises),
         ]
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+
+_FIELDS: Mapping[str, Reader[object]] = {
+    "error_bound": schema.maybe(schema.number(0.0, infinite=False), math.inf),
+    "layer": schema.maybe(schema.integer(0)),
+    "token": schema.integer(0),
+    "tokens": schema.maybe(schema.integer(1)),
+}
 
 
 class Condition(NamedTuple):
@@ -268,7 +275,9 @@ class Analysis(ABC):
         sums = held_sums(fact)
         exact = self.exact_sums(sums)
         if isinstance(op, Lookup):
-            exact = exact | self.fits(op.table.dense()).all(axis=0)
+            entries = op.table.csr
+            too_fine = entries.indices[~self.fits(entries.data)]
+            exact = exact | (np.bincount(too_fine, minlength=op.table.columns) == 0)
         rounded = fact.magnitude * self.numerics.unit + self.lost(sums, 1)
         return np.where(exact, 0.0, rounded)
 
@@ -404,7 +413,14 @@ def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
         return analyse(count).first_failure() is not None
 
     # Most failures are there at once: those of what is continuous.
-    return 0 if fails(1) else bisect_left(range(1, tokens), True, lo=1, key=fails)
+    if fails(1):
+        return 0
+    # No bisect_left, whose range has to have a length that fits into 64 bits.
+    low, high = 1, tokens - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(middle + 1) else (middle + 1, high)
+    return low
 
 
 def greatest_terms(rows: Rows, mine: Array, before: Array) -> Array:
@@ -438,16 +454,17 @@ def held_sums(fact: Facts) -> Sums:
 def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:
     """Condition P1 for rows over a layer's states and the layer before."""
     bias = Sums(np.abs(rows.bias), lowest_bit(rows.bias))
-    parts = [bias, term_sums(Matrix(rows.inputs), before)]
+    parts = [bias, term_sums(Matrix.shared(rows.inputs), before)]
     if rows.recurrent.nnz:
-        parts.append(term_sums(Matrix(rows.recurrent), mine))
+        parts.append(term_sums(Matrix.shared(rows.recurrent), mine))
     return joined_sums(parts)
 
 
 def split_recurrence(rows: Rows, unit: Unit) -> tuple[Matrix, sp.csr_array]:
     """A state's recurrence into itself, (width, width), and into other channels of its layer."""
-    inside = slice(unit.start, unit.start + unit.width)
-    own = Matrix(rows.recurrent[:, inside])
-    others = rows.recurrent.tolil(copy=True)
-    others[:, inside] = 0.0
-    return own, sp.csr_array(others)
+    whole = Matrix.shared(rows.recurrent)
+    channels = np.arange(whole.columns) - unit.start
+    inside = (channels >= 0) & (channels < unit.width)
+    others = np.where(inside[whole.indices], 0.0, whole.data)
+    rest = Matrix.stored(others, whole.indices, whole.indptr, whole.shape)
+    return whole.keep(inside), rest.csr

@@ -10,22 +10,26 @@ with one object an entry, whose keys are the attributes of the classes below.
 
 import dataclasses
 import difflib
+import itertools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import networkx as nx
 import numpy as np
 
+from lsrl import schema
 from lsrl.drawing import ACROSS, Arrow, Box, Row, picture
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
+from lsrl.schema import FieldError, Reader
 
 FORMAT, VERSION = "lsrl.circuit", 1
 OUTPUT = "output"
@@ -178,6 +182,8 @@ class Circuit:
         Raises:
           InputError: there is none; says the nearest names, or of what it is an affine map.
         """
+        if not isinstance(name, str):
+            raise InputError(f"a signal goes by its name, got {name!r}; there are {self._known()}")
         if name in self.by_name:
             return self.by_name[name]
         for derived in self.derived:
@@ -297,7 +303,7 @@ class Circuit:
         replace_file(path, self.to_json().encode())
 
     @classmethod
-    def from_json(cls, text: str, where: str = "circuit") -> "Circuit":
+    def from_json(cls, text: str | bytes, where: str = "circuit") -> "Circuit":
         """Read the JSON form, and check that it fits together.
 
         Args:
@@ -308,27 +314,17 @@ class Circuit:
           FormatError: not JSON, not a circuit, of a newer version, or it contradicts itself.
         """
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise FormatError(f"{where}: expected JSON, got something else: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise FormatError(f'{where}: expected an object with "format": "{FORMAT}"')
-        if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-            raise FormatError(
-                f"{where}: version {content.get('version')!r} is newer than this LSRL reads "
-                f"({VERSION}); update LSRL"
-            )
-        try:
-            circuit = cls(
-                **{name: content[name] for name in ("program", "target", "dtype", "hook")},
-                units=tuple(content["units"]),
-                signals=_read(Signal, content["signals"]),
-                channels=_read(Channel, content["channels"]),
-                edges=_read(Edge, content["edges"]),
-                derived=_read(Derived, content["derived"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{where}: an entry is missing or misplaced: {error!r}") from error
+            content = schema.parse(text)
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                raise FieldError(f'an object with "format": "{FORMAT}"', schema.shown(content))
+            if schema.integer(1)(content.get("version")) > VERSION:
+                raise FormatError(
+                    f"{where}: version {content['version']} is newer than this LSRL reads "
+                    f"({VERSION}); update LSRL"
+                )
+            circuit = _READ(content)
+        except FieldError as error:
+            raise FormatError(f"{where}: a circuit can't be read: {error}") from error
         problems = list(circuit.problems())
         if problems:
             raise FormatError(f"{where}: {'; '.join(problems[:5])}")
@@ -342,11 +338,16 @@ class Circuit:
           FormatError: as for `from_json`.
           OSError: the file can't be read.
         """
-        return cls.from_json(Path(path).read_text(), os.fspath(path))
+        return cls.from_json(Path(path).read_bytes(), os.fspath(path))
 
     def problems(self) -> Iterable[str]:
         """What contradicts itself: unknown signals, elements, units, and units without a label."""
         widths = {signal.name: signal.width for signal in self.signals}
+        if len(widths) != len(self.signals):
+            yield "two signals have one name"
+        for signal in self.signals:
+            if not len(signal.low) == len(signal.high) == len(signal.step) == signal.width:
+                yield f"{signal.name} has other numbers of bounds than of elements"
         for channel in self.channels:
             if not 0 <= channel.element < widths.get(channel.signal, 0):
                 yield f"a channel holds {channel.signal}[{channel.element}], which there is not"
@@ -360,6 +361,8 @@ class Circuit:
                 yield f"a channel of {channel.signal} has other numbers of units and directions"
             if channel.role not in get_args(Role):
                 yield f"a channel has the role {channel.role!r}"
+            if len(channel.memory) != len(channel.memory_weights):
+                yield f"a channel of {channel.signal} has other numbers of entries and weights"
         for edge in self.edges:
             ends = (edge.source, edge.source_element), (edge.target, edge.target_element)
             for name, element in ends:
@@ -367,8 +370,17 @@ class Circuit:
                     yield f"an edge names {name}[{element}], which there is not"
             if edge.kind not in get_args(EdgeKind):
                 yield f"an edge is of the kind {edge.kind!r}"
-        for layer, unit in self.unlabelled():
-            yield f"unit {unit} of layer {layer} belongs to no signal"
+        for derived in self.derived:
+            if len(derived.bias) != derived.width:
+                yield f"{derived.name} has other numbers of biases and elements"
+            for element, name, read, _ in derived.terms:
+                if not (0 <= element < derived.width and 0 <= read < widths.get(name, 0)):
+                    yield f"{derived.name}[{element}] reads {name}[{read}], which there is not"
+        for layer, labelled in enumerate(self._labelled()):
+            # A file may tell of far more units than channels: they are not gone through.
+            if len(labelled) < self.units[layer]:
+                unit = next(unit for unit in itertools.count() if unit not in labelled)
+                yield f"unit {unit} of layer {layer} belongs to no signal"
 
     def labels(self) -> tuple[tuple[str, ...], ...]:
         """For each layer behind the input map, what each unit holds: names of signals."""
@@ -383,13 +395,21 @@ class Circuit:
 
     def unlabelled(self) -> list[tuple[int, int]]:
         """Units that no channel names: (layer, unit)."""
-        labelled = {(channel.layer, unit) for channel in self.channels for unit in channel.units}
         return [
             (layer, unit)
-            for layer, count in enumerate(self.units)
-            for unit in range(count)
-            if (layer, unit) not in labelled
+            for layer, labelled in enumerate(self._labelled())
+            for unit in range(self.units[layer])
+            if unit not in labelled
         ]
+
+    def _labelled(self) -> list[set[int]]:
+        """By layer the units that channels name, of those that there are."""
+        found: list[set[int]] = [set() for _ in self.units]
+        for channel in self.channels:
+            if channel.layer < len(self.units):
+                count = self.units[channel.layer]
+                found[channel.layer].update(unit for unit in channel.units if 0 <= unit < count)
+        return found
 
 
 def _box(signal: Signal) -> Box:
@@ -402,21 +422,22 @@ def _box(signal: Signal) -> Box:
 
 
 # JSON has no infinity: null stands for it in these attributes.
-_INFINITE = {"low": float("-inf"), "high": float("inf"), "step": float("inf")}
-Entry = TypeVar("Entry", Signal, Channel, Edge, Derived)
+_INFINITE = {"low": -math.inf, "high": math.inf, "step": math.inf}
+# What the types of fields do not say.
+_COUNT = schema.integer(0)
+_FINITE = schema.number(infinite=False)
+_FIELDS: Mapping[str, Reader[object]] = {
+    **{name: schema.listed(schema.maybe(_FINITE, one)) for name, one in _INFINITE.items()},
+    **dict.fromkeys(("layer", "width", "element", "source_element", "target_element"), _COUNT),
+    "lag": _COUNT,
+    **dict.fromkeys(("memory", "units"), schema.listed(_COUNT)),
+    "terms": schema.listed(schema.paired(_COUNT, schema.text, _COUNT, _FINITE)),
+}
 
 
-def _read(kind: type[Entry], entries: Any) -> tuple[Entry, ...]:
-    return tuple(
-        kind(**{name: _tuples(value, _INFINITE.get(name)) for name, value in entry.items()})
-        for entry in entries
-    )
-
-
-def _tuples(value: Any, nothing: float | None) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item, nothing) for item in value)
-    return nothing if value is None else value
+def _read_circuit(**content: object) -> Circuit:
+    kept = {name: value for name, value in content.items() if name not in ("format", "version")}
+    return Circuit(**kept)  # type: ignore[arg-type]
 
 
 def _without_infinity(value: Any) -> Any:
@@ -425,3 +446,17 @@ def _without_infinity(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_infinity(item) for item in value]
     return None if value in (float("inf"), float("-inf")) else value
+
+
+_READ = schema.record(
+    {
+        "format": schema.text,
+        "version": _COUNT,
+        **{
+            field.name: _FIELDS.get(field.name)
+            or schema.reader_of(get_type_hints(Circuit)[field.name], _FIELDS, {float: _FINITE})
+            for field in dataclasses.fields(Circuit)
+        },
+    },
+    make=_read_circuit,
+)

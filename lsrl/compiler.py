@@ -1,22 +1,25 @@
 """The compiler: a program and a target in, a certified model out."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from lsrl import reuse
+from lsrl import arguments, reuse
+from lsrl.errors import ProgramError
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
 from lsrl.passes.pipeline import Report
 from lsrl.schedule import Levels
 from lsrl.stages import Stages, Watch
-from lsrl.support import check_request
+from lsrl.support import TargetInfo, check_request, name_of
 
 
 # What float64 can't hold is infinite, and the certificate tells of it.
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def compile(
     program: Program,
-    target: str,
+    target: str | TargetInfo,
     *,
     dtype: object = "float32",
     activation: Activation | None = None,
@@ -33,7 +36,7 @@ def compile(
 
     Args:
       program: made by `lsrl.program`.
-      target: a name from `lsrl.targets()`.
+      target: one of `lsrl.targets()`, or its name.
       dtype: "float32", "float64" or "bfloat16".
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
       legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
@@ -67,8 +70,19 @@ def compile(
       SizeError: the network would have more than `most_parameters`; says of what they come.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
-    options = Options(legalise, robust, inspectable, verbatim)
-    if cache and isinstance(program, Program) and levels is None and watch is None:
+    target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
+    if watch is not None and not callable(watch):
+        raise ProgramError(f"watch must be a function of a name and a graph, got {watch!r}")
+    if levels is not None and not isinstance(levels, Mapping):
+        raise ProgramError(
+            f"levels must be those of an equal model, model.schedule.levels, got {levels!r}"
+        )
+    if (
+        arguments.flag("cache", cache, ProgramError)
+        and isinstance(program, Program)
+        and levels is None
+        and watch is None
+    ):
         chosen = {"dtype": dtype, "activation": activation, "most_parameters": most_parameters}
         chosen |= options._asdict()
         return reuse.compiled(program, target, chosen, compile)

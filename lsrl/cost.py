@@ -13,12 +13,12 @@ divides the machine's own ceilings by them (`python -m benchmarks.roofline`).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
 
-from lsrl.errors import InputError
+from lsrl import arguments
 from lsrl.model import Model
 from lsrl.parameters import entries
 
@@ -54,10 +54,9 @@ def cost(model: Model, mode: Mode, batch: int = 1) -> Cost:
       InputError: an unknown mode, or no sequences.
       LsrlError: the network does not say what the axes of its parameters are.
     """
-    if mode not in ("whole", "scan", "step"):
-        raise InputError(f"cost: mode must be 'whole', 'scan' or 'step', got {mode!r}")
-    if batch < 1:
-        raise InputError(f"cost: batch must be at least 1, got {batch}")
+    arguments.instance("cost", model, Model, "lsrl.compile")
+    arguments.choice("cost: mode", mode, get_args(Mode))
+    arguments.count("cost: batch", batch)
     parameters = model.module.parameter_arrays()
     size = jax.numpy.dtype(model.dtype).itemsize
     outputs = len(model.program.graph.facts[model.program.graph.output].low)

@@ -41,6 +41,10 @@ class PromiseError(BoundsError):
         self.keeper, self.sequence, self.token = keeper, sequence, token
         super().__init__(message)
 
+    def __reduce__(self) -> "tuple[type[PromiseError], tuple[str, str, int, int]]":
+        """For processes that hand errors on."""
+        return type(self), (str(self), self.keeper, self.sequence, self.token)
+
 
 class TheoremError(LsrlError):
     """A value lies outside what LSRL has proven of it: a fault of LSRL, not of the program."""

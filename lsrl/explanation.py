@@ -15,6 +15,7 @@ from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
 from lsrl.options import MOST_PARAMETERS, Legalise
 from lsrl.schedule import Layout
+from lsrl.support import TargetInfo, check_program, name_of
 
 Answer = Literal["yes", "bounded", "no"]
 
@@ -72,7 +73,7 @@ class Explanation:
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # as in `compile`
 def explain(
     program: Program,
-    target: str,
+    target: str | TargetInfo,
     *,
     dtype: object = None,
     legalise: Legalise = "native",
@@ -82,15 +83,18 @@ def explain(
 
     Args:
       program: made by `lsrl.program`.
-      target: a name from `lsrl.targets()`.
+      target: one of `lsrl.targets()`, or its name.
       dtype: that the answer is for; float32 by default, or the widest that the target comes in.
       legalise: as for `compile`.
       most_parameters: as for `compile`; a larger network is a no.
 
     Raises:
+      ProgramError: that is no program.
       UnknownTargetError: no target of that name.
       PrecisionError: a dtype that no model comes in.
     """
+    check_program("explain", program)
+    target = name_of(target)
     backend = registry.find(target)
     if dtype is None:
         dtype = DEFAULT_DTYPE if DEFAULT_DTYPE in backend.dtypes else backend.dtypes[-1]

@@ -1,17 +1,19 @@
 """The compiled model: run, step, generate, test, save and load."""
 
+import copy
+import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Literal, NamedTuple, TypedDict, Unpack, cast, final, overload
+from typing import Literal, NamedTuple, Unpack, cast, final, overload
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl import storage
+from lsrl import arguments, storage
 from lsrl.backends import registry
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
@@ -19,18 +21,37 @@ from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
 from lsrl.errors import InputError
+from lsrl.folders import replace_file
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
-from lsrl.ir.types import Token, check_inputs
+from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.pytrees import Tree
+from lsrl.requests import (
+    MOST_STEPS,
+    RunOptions,
+    check_certified,
+    check_end,
+    check_generates,
+    check_run,
+    one_token,
+)
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
-from lsrl.state import State, check_state, load_state, owner_of, save_state
+from lsrl.state import (
+    Form,
+    State,
+    check_sequences,
+    check_state,
+    form_of,
+    load_state,
+    owner_of,
+    save_state,
+)
 from lsrl.testing.verification import Sampler, compare
 
 Path = str | os.PathLike[str]
@@ -46,16 +67,6 @@ class Alteration(NamedTuple):
 
     circuit: Circuit
     card: Card
-
-
-class RunOptions(TypedDict, total=False):
-    """Of `Model.run`; see there."""
-
-    state: State | None
-    check: bool
-    chunk: int | None
-    mesh: jax.sharding.Mesh | None
-    beyond_certificate: bool
 
 
 @final
@@ -103,6 +114,7 @@ class Model:
         self.compilation = report
         self.alteration = alteration
         self._proof = Proof(certificate, module)
+        self._form: tuple[Network, Form] | None = None
 
     def altered(
         self, module: Network, alteration: Alteration, certificate: Certificate | None = None
@@ -119,16 +131,25 @@ class Model:
         made_of = self.program, self.target, self.options, self.schedule, certificate, self.numerics
         return Model(*made_of, module, self.compilation, alteration)
 
-    def __getstate__(self) -> dict[str, object]:
-        """For copies: whether the weights are the proven ones, in place of references to them."""
-        known = self._proof.holds(self.module)
-        return {**vars(self), "_proof": (self.proven, known)}
+    def __reduce__(self) -> tuple[Callable[[bytes], "Model"], tuple[bytes]]:
+        """For other processes: what `save` writes, which is read as `lsrl.load` reads it."""
+        # What loads compiles anew, and stands above this module.
+        return importlib.import_module("lsrl.loading").restored, (self._content(),)
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """A copy's weights are those of the model that it is a copy of."""
-        certificate, known = cast(tuple[Certificate, bool], state["_proof"])
-        vars(self).update(state)
-        self._proof = Proof(certificate, self.module if known else None)
+    def __copy__(self) -> "Model":
+        """Another model that shares everything."""
+        return self._copied(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Model":
+        """Another model with weights of its own, known as this one's are."""
+        own = {name: value for name, value in vars(self).items() if name != "_proof"}
+        return self._copied(copy.deepcopy(own, memo))
+
+    def _copied(self, fields: dict[str, object]) -> "Model":
+        made = object.__new__(Model)
+        vars(made).update(fields)
+        made._proof = Proof(self.proven, made.module if self._proof.holds(self.module) else None)
+        return made
 
     @property
     def certificate(self) -> Certificate:
@@ -223,6 +244,7 @@ class Model:
         chunk: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
         beyond_certificate: bool = False,
+        **unknown: object,
     ) -> Array | tuple[Array, State]:
         """Run whole sequences, every layer parallel over time where its recurrence allows it.
 
@@ -237,6 +259,7 @@ class Model:
             one device. Each device compiles for itself.
           beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
             nothing is proven; what the state has read counts.
+          **unknown: none; inputs go by order.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis, in the model's
@@ -247,15 +270,12 @@ class Model:
             than the certificate speaks of. Or the state is of other sequences or another model.
           BoundsError: with check=True, a promise is broken; says which and where.
         """
+        check_run(
+            self.program, unknown, chunk, state,
+            check=check, return_state=return_state, beyond_certificate=beyond_certificate,
+        )  # fmt: skip
         arrays, batched = self._taken("run", inputs, state, 0, beyond_certificate)
-        if chunk is not None:
-            _check_count("run: chunk", chunk)
         if check:
-            if state is not None:
-                raise InputError(
-                    "run: check=True evaluates whole sequences, and a state has only their end; "
-                    "run what came before it too, or leave out check"
-                )
             evaluate(self.program.graph, arrays, theorems=True)
 
         def run(part: tuple[Sequence[Array], Tree | None]) -> tuple[Array, Tree]:
@@ -281,16 +301,11 @@ class Model:
         self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool
     ) -> tuple[list[Array], bool]:
         """Inputs as `check_inputs` has them; of the `more` tokens to come the last is not read."""
-        limit = self.program.max_length
-        arrays, batched = check_inputs(self.program.inputs, inputs, limit)
-        length = arrays[0].shape[1] + max(more - 1, 0)
+        arrays, batched = check_inputs(self.program.inputs, inputs, self.program.max_length)
         if state is not None:
-            check_state(what, state, len(arrays[0]) if batched else None, self.init_state)
-            length += state.position
-        if limit is not None and length > limit:
-            read = "" if state is None else f"after {state.position} tokens, "
-            wanted = f"{arrays[0].shape[1]}{f' + {more}' if more else ''}"
-            raise InputError(f"{what}: {read}{wanted} tokens exceed max_length={limit}")
+            check_state(what, state, self._state_form)
+            check_sequences(what, state, len(arrays[0]) if batched else None)
+        length = check_end(what, self.program, state, arrays[0].shape[1], more)
         self._check_certified(what, length, beyond)
         return arrays, batched
 
@@ -301,13 +316,23 @@ class Model:
           batch: number of sequences; None for one sequence without a batch axis.
         """
         if batch is not None:
-            _check_count("init_state: batch", batch)
+            arguments.count("init_state: batch", batch)
         with self.device_mode():
             hidden = self.module.init_state((1 if batch is None else batch,))
         return State(0, hidden, batch)
 
+    @property
+    def _state_form(self) -> Form:
+        if self._form is None or self._form[0] is not self.module:
+            self._form = self.module, form_of(self.init_state().hidden)
+        return self._form[1]
+
     def step(
-        self, state: State, *inputs: ArrayLike, beyond_certificate: bool = False
+        self,
+        state: State,
+        *inputs: ArrayLike,
+        beyond_certificate: bool = False,
+        **unknown: object,
     ) -> tuple[Array, State]:
         """Read one token.
 
@@ -316,31 +341,18 @@ class Model:
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
           beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
+          **unknown: none; inputs go by order.
 
         Returns:
           The output (outputs,) or (batch, outputs), and the next state.
 
         Raises:
           InputError: an input lies outside its type, or the program's max_length is reached, or the
-            length that the certificate speaks of.
+            length that the certificate speaks of. Or the state is of another model.
         """
-        limit = self.program.max_length
-        if limit is not None and state.position >= limit:
-            raise InputError(
-                f"step {state.position}: the program declares max_length={limit} tokens; declare a "
-                "larger one"
-            )
+        check_state("step", state, self._state_form)
+        arrays = one_token(self.program, state, inputs, unknown)
         self._check_certified("step", state.position + 1, beyond_certificate)
-        given = [np.asarray(value) for value in inputs]
-        axis = 0 if state.batch is None else 1
-        timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
-        arrays, batched = check_inputs(self.program.inputs, timed, limit)
-        if batched != (state.batch is not None) or arrays[0].shape[:2] != (state.batch or 1, 1):
-            wanted = "one token" if state.batch is None else f"{state.batch} tokens, one a sequence"
-            raise InputError(
-                f"step: expected {wanted}, got shapes {[value.shape for value in given]}; "
-                "init_state(batch=...) sets the number of sequences"
-            )
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         now = tuple(array[:, 0] for array in self.features(arrays))
         output, hidden = self.module.step(state.hidden, now)
@@ -355,8 +367,8 @@ class Model:
           InputError: the state is of another model.
           OSError: the file can't be written.
         """
-        check_state("save_state", state, state.batch, self.init_state)
-        save_state(path, state, self.dtype, self._owner())
+        check_state("save_state", state, self._state_form)
+        save_state(arguments.path("save_state", path), state, self.dtype, self._owner())
 
     def load_state(self, path: Path) -> State:
         """Read a state that `save_state` wrote, of this model or one with equal weights.
@@ -365,7 +377,7 @@ class Model:
           FormatError: the file is damaged, truncated, newer, no state, or of another model.
           OSError: the file can't be read.
         """
-        return load_state(path, self._owner(), self.init_state)
+        return load_state(arguments.path("load_state", path), self._owner(), self.init_state)
 
     def _owner(self) -> dict[str, str]:
         weights = self.module.arrays()
@@ -394,16 +406,9 @@ class Model:
           InputError: the program has not one Token input and one Token output that fits it, or what
             is read is longer than the program or the certificate allows.
         """
-        sizes = [
-            kind.size if isinstance(kind, Token) else 0 for kind in self.program.inputs.values()
-        ]
-        out = self.program.output_type
-        if len(sizes) != 1 or out is None or out.size > sizes[0]:
-            raise InputError(
-                f"generate needs one Token input and a Token output that is not larger, got "
-                f"{self.program!r}; annotate the function with -> lsrl.Token(n)"
-            )
-        _check_count("generate: steps", steps)
+        check_generates(self.program)
+        arguments.count("generate: steps", steps, most=MOST_STEPS)
+        arguments.flag("generate: beyond_certificate", beyond_certificate)
         arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
         hidden = None if state is None else state.hidden
         with self.device_mode():
@@ -413,14 +418,8 @@ class Model:
 
     def _check_certified(self, what: str, length: int, beyond: bool) -> None:
         """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
-        certified = self.proven.tokens
-        if certified is not None and length > certified and not beyond:
-            raise InputError(
-                f"{what}: {length} tokens, and the certificate speaks of {certified}: what "
-                f"{self.program.name!r} adds up on {self.target} grows with the length; declare "
-                "@lsrl.program(max_length=...) and compile again, or pass beyond_certificate=True "
-                "to run on without a proof"
-            )
+        if not beyond:
+            check_certified(what, self.program, self.target, length, self.proven.tokens)
 
     def self_test(
         self, sequences: int = 4, length: int = 64, seed: int = 0, *, sampler: Sampler | None = None
@@ -476,6 +475,10 @@ class Model:
         Raises:
           OSError: the file can't be written.
         """
+        replace_file(arguments.path("save", path), self._content())
+
+    def _content(self) -> bytes:
+        """Of the file."""
         arrays = self.module.parameter_arrays()
         altered: storage.AlterationJson | None = None
         if self.alteration is not None:
@@ -486,8 +489,7 @@ class Model:
                 "certificate": self.certificate.to_json(),
                 "weights": storage.weights_digest(arrays),
             }
-        storage.save(
-            path,
+        return storage.model_content(
             arrays,
             program=self.program,
             target=self.target,
@@ -519,23 +521,25 @@ class Model:
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
         exporters = registry.find(self.target).exporters()
-        if format not in exporters:
+        if not isinstance(format, str) or format not in exporters:
             raise InputError(
                 f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
                 "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
-                "model is saved with model.save(path)"
+                f"model is saved with model.save(path){arguments.near(format, exporters)}"
             )
+        folder = arguments.path("export", path)
         certificate = self.certificate
         request = ExportRequest(
             self.program,
             self.target,
             self.labels,
             str(certificate),
+            certificate.exact,
             certificate.tokens,
             None if self.card is None else self.card.title,
             tie_word_embeddings,
         )
-        exporters[format](path, self.module, self.schedule, request)
+        exporters[format](folder, self.module, self.schedule, request)
 
     def __repr__(self) -> str:
         """One line."""
@@ -574,11 +578,6 @@ class Model:
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
         return precise(self.dtype)
-
-
-def _check_count(what: str, value: object) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{what} must be an int >= 1, got {value!r}")
 
 
 def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:

@@ -17,6 +17,7 @@ with XLA of jax 0.10.2 and with torch 2.13 on the CPU, and rounded to the safe s
 
 from dataclasses import dataclass
 
+from lsrl.arguments import near
 from lsrl.errors import PrecisionError
 
 
@@ -78,7 +79,7 @@ def numerics_of(dtype: object) -> Numerics:
     name = getattr(dtype, "__name__", None) or getattr(dtype, "name", None) or str(dtype)
     if name not in DTYPES:
         raise PrecisionError(
-            f"dtype {name!r}: expected one of {', '.join(DTYPES)}"
+            f"dtype {name!r}: expected one of {', '.join(DTYPES)}{near(name, DTYPES)}"
             + (
                 "; float16 has room for values up to 8 grid steps only, so use bfloat16 or float32"
                 if name == "float16"

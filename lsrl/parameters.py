@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy import sparse
 
+from lsrl.errors import ShapeError
 from lsrl.ir import numbers
 from lsrl.ir.numbers import Array
 
@@ -49,6 +50,17 @@ def dense(parameter: Parameter) -> Array:
     return parameter if isinstance(parameter, np.ndarray) else parameter.toarray()
 
 
+def alike(one: Parameter, other: Parameter) -> bool:
+    """Whether two parameters have one shape and one dtype, and their weights the same places."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return all(
+        np.array_equal(getattr(one, part), getattr(other, part)) for part in ("indices", "indptr")
+    )
+
+
 def same_bits(one: Parameter | None, other: Parameter | None) -> bool:
     """Whether two parameters are alike: dense or sparse, their pattern, dtype and every bit."""
     if sparse.issparse(one) != sparse.issparse(other):
@@ -59,3 +71,35 @@ def same_bits(one: Parameter | None, other: Parameter | None) -> bool:
         numbers.same_bits(getattr(one, part), getattr(other, part))
         for part in ("indices", "indptr", "data")
     )
+
+
+def csr_of(data: Array, indices: Array, starts: Array, shape: tuple[int, int]) -> sparse.csr_array:
+    """The sparse matrix of its parts, each of which is checked: scipy reads where they point.
+
+    Args:
+      data: (entries,) the numbers, row by row.
+      indices: (entries,) the column of each.
+      starts: (rows + 1,) where each row begins.
+      shape: (rows, columns).
+
+    Raises:
+      ShapeError: says which part does not fit.
+    """
+    for name, part in (("indices", indices), ("indptr", starts)):
+        if part.ndim != 1 or part.dtype.kind != "i":
+            raise ShapeError(f"{name}: expected a row of ints, got {part.shape} of {part.dtype}")
+    if data.ndim != 1 or len(data) != len(indices):
+        raise ShapeError(f"data: expected {len(indices)} numbers in a row, got {data.shape}")
+    if len(starts) != shape[0] + 1 or starts[0] != 0 or starts[-1] != len(data):
+        raise ShapeError(
+            f"indptr: expected {shape[0] + 1} numbers from 0 to {len(data)}, got {len(starts)}"
+            + (f" from {starts[0]} to {starts[-1]}" if len(starts) else "")
+        )
+    if (np.diff(starts) < 0).any():
+        raise ShapeError("indptr: expected numbers that never fall")
+    if len(indices) and (indices.min() < 0 or indices.max() >= shape[1]):
+        raise ShapeError(
+            f"indices: expected columns from 0 to {shape[1] - 1}, got {indices.min()} to "
+            f"{indices.max()}"
+        )
+    return sparse.csr_array((data, indices, starts), shape=shape)

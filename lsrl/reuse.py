@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from lsrl import cache
 from lsrl.backends import registry
+from lsrl.errors import LsrlError
 from lsrl.language.program import Program
 from lsrl.model import Model
 
@@ -61,7 +62,7 @@ def _from_disk(program: Program, target: str, options: Choices, compile: Compile
     entry = cache.place(program, _spelled(target, options))
     known = cache.levels(entry)
     if known is not None:
-        with contextlib.suppress(IndexError, KeyError, ValueError):
+        with contextlib.suppress(LsrlError):
             return compile(program, target, levels=known, **options)
     model = compile(program, target, **options)
     if cache.prepare(entry):

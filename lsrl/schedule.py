@@ -223,9 +223,12 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
       graph: a graph in the target's native ops.
       target: what the cell can do.
       levels: an earlier solution to follow instead of solving the linear program.
+
+    Raises:
+      LsrlError: they are no levels of this graph.
     """
     problem = _LevelProblem(graph, target)
-    solution = problem.solve() if levels is None else levels
+    solution = problem.solve() if levels is None else problem.check(levels)
     lifetimes = {
         i: _Lifetime(reads, reads + _latency(graph.nodes[i].op, target), last)
         for i, (reads, last) in solution.items()
@@ -253,6 +256,14 @@ class _Lifetime(NamedTuple):
 def _latency(op: ops.Op, target: Capabilities) -> int:
     late = isinstance(op, ops.LinearState) and not target.reads_own_states
     return 1 if late or type(op) in NONLINEAR else 0
+
+
+class _Limits(NamedTuple):
+    """Of the variables: the reading position of each node, then the last at which it is read."""
+
+    lower: Array  # (2 nodes,)
+    upper: Array  # (2 nodes,)
+    rows: list[tuple[int, int, float]]  # x[a] - x[b] >= c
 
 
 class _LevelProblem:
@@ -298,28 +309,18 @@ class _LevelProblem:
         positive = self.target.carry_positive * (facts.width - signed)
         return self.target.carry_signed * signed + positive
 
-    def solve(self) -> Levels:
-        """Reading positions and lifetimes that minimise the carried width at the least depth."""
-        from scipy.optimize import linprog
-
-        if not self.live:
-            return {}
+    def limits(self) -> "_Limits":
+        """What levels must keep to."""
         count, number = len(self.live), {node: k for k, node in enumerate(self.live)}
-        # Variables: reading position of each node, then last position at which it is read.
-        cost = np.zeros(2 * count)
         lower, upper = np.zeros(2 * count), np.full(2 * count, float(self.depth))
-        rows: list[tuple[int, int, float]] = []  # x[a] - x[b] >= c
-
-        for i in self.live:
-            node, k = self.graph.nodes[i], number[i]
+        rows: list[tuple[int, int, float]] = []
+        for k, i in enumerate(self.live):
+            node = self.graph.nodes[i]
             lower[k] = self.earliest[i]
             # A state's own layer holds it anyway, so carrying it starts one layer later.
             own = self._own_layer(i)
             upper[k] = 0 if isinstance(node.op, AT_INPUT) else self.depth - own
             rows.append((count + k, k, float(own)))
-            carry = self._carry_cost(i)
-            cost[count + k] += carry
-            cost[k] -= carry
             for operand in dict.fromkeys(node.operands):
                 if operand not in number:
                     continue
@@ -329,6 +330,38 @@ class _LevelProblem:
                 rows.append((count + source, k, 0.0))
         if self.graph.output in number:
             lower[count + number[self.graph.output]] = self.depth
+        return _Limits(lower, upper, rows)
+
+    def check(self, levels: Levels) -> Levels:
+        """The levels, if they are some of this graph.
+
+        Raises:
+          LsrlError: says which node has no level, or one that does not fit.
+        """
+        if levels.keys() != set(self.live):
+            other = sorted(levels.keys() ^ set(self.live))
+            raise LsrlError(f"levels: expected one for each of {len(self.live)} nodes, not {other}")
+        lower, upper, rows = self.limits()
+        positions = np.array([levels[i] for i in self.live], np.float64).T.reshape(-1)
+        wrong = (positions < lower) | (positions > upper)
+        for one, behind, least in rows:
+            wrong[one] |= positions[one] - positions[behind] < least
+        if wrong.any():
+            node = self.live[int(np.flatnonzero(wrong)[0]) % len(self.live)]
+            label = self.graph.label(node)
+            raise LsrlError(f"levels: {levels[node]} of {label} is not where its values are")
+        return levels
+
+    def solve(self) -> Levels:
+        """Reading positions and lifetimes that minimise the carried width at the least depth."""
+        from scipy.optimize import linprog
+
+        if not self.live:
+            return {}
+        count = len(self.live)
+        lower, upper, rows = self.limits()
+        carry = np.array([self._carry_cost(i) for i in self.live])
+        cost = np.concatenate([-carry, carry])
         # Among schedules of equal width prefer early reading: results become visible sooner.
         cost[:count] += 1e-6
         places = np.repeat(np.arange(len(rows)), 2), np.ravel([(a, b) for a, b, _ in rows])
@@ -339,7 +372,7 @@ class _LevelProblem:
         if not result.success:
             raise LsrlError(f"the scheduler's linear program failed: {result.message}")
         position = np.rint(result.x).astype(int)
-        return {i: (int(position[k]), int(position[count + k])) for i, k in number.items()}
+        return {i: (int(position[k]), int(position[count + k])) for k, i in enumerate(self.live)}
 
 
 def _members(graph: Graph, lifetimes: dict[int, _Lifetime], level: int) -> list[_Member]:
@@ -369,10 +402,18 @@ class _Held:
     def only(self, nodes: Sequence[int]) -> "_Held":
         return _Held({node: self.starts[node] for node in nodes}, self.size)
 
-    def picking(self, node: int, width: int) -> sp.csr_array:
+    def picking(self, node: int, width: int) -> Matrix:
         """(width, size): the node's channels."""
-        columns = self.starts[node] + np.arange(width)
-        return sp.csr_array((np.ones(width), (np.arange(width), columns)), (width, self.size))
+        return Matrix.selection(self.starts[node] + np.arange(width), self.size)
+
+
+class _Draws(NamedTuple):
+    """Rows of a draft: over all its channels, and all of the draft before."""
+
+    recurrent: Matrix
+    inputs: Matrix
+    bias: Array
+    exact: bool = True
 
 
 class _Draft:
@@ -384,38 +425,42 @@ class _Draft:
         self.before = before
         self.held = _Held.of(graph, [node for node, _ in members])
         self._states = {node for node, kind in members if kind is ops.LinearState}
-        self._known: dict[int, Rows] = {}
+        self._known: dict[int, _Draws] = {}
+        self._empty: dict[int, _Draws] = {}
         self.slots = [self._slots(node, kind) for node, kind in members]
 
-    def _slots(self, node: int, kind: type[ops.Op]) -> tuple[Rows, ...]:
+    def _slots(self, node: int, kind: type[ops.Op]) -> tuple[_Draws, ...]:
         if kind in (ops.Affine, ops.LinearState):
             return (self.express(node),)
         this = self.graph.nodes[node]
         slots = tuple(self.express(operand) for operand in this.operands)
         if isinstance(this.op, ops.ThresholdState | ops.RecurrentState):
-            feedback = this.op.transition.csr @ self.held.picking(node, this.width)
+            feedback = this.op.transition @ self.held.picking(node, this.width)
             slots = (slots[0]._replace(recurrent=slots[0].recurrent + feedback),)
         return slots
 
-    def express(self, node: int) -> Rows:
+    def express(self, node: int) -> _Draws:
         """A node's value as rows over this layer at t - 1, the layer before at t, and one."""
         if node not in self._known:
             self._known[node] = self._express(node)
         return self._known[node]
 
-    def empty(self, width: int) -> Rows:
+    def empty(self, width: int) -> _Draws:
         """Rows that read nothing."""
-        shapes = (width, self.held.size), (width, self.before.size)
-        return Rows(sp.csr_array(shapes[0]), sp.csr_array(shapes[1]), np.zeros(width))
+        if width not in self._empty:
+            sizes = self.held.size, self.before.size
+            recurrent, inputs = (Matrix.zeros(width, size) for size in sizes)
+            self._empty[width] = _Draws(recurrent, inputs, np.zeros(width))
+        return self._empty[width]
 
-    def _express(self, node: int) -> Rows:
+    def _express(self, node: int) -> _Draws:
         this = self.graph.nodes[node]
         width, empty = this.width, self.empty(this.width)
         if node in self.before.starts:
             return empty._replace(inputs=self.before.picking(node, width))
         if node in self._states and isinstance(this.op, ops.LinearState):
             update = self.express(this.operands[0])
-            carried = this.op.transition.csr @ self.held.picking(node, width)
+            carried = this.op.transition @ self.held.picking(node, width)
             return update._replace(recurrent=update.recurrent + carried)
         if self.graph.facts[node].constant:
             # Before the affine maps: nothing carries what a constant row of theirs reads.
@@ -425,53 +470,66 @@ class _Draft:
             for weight, operand in zip(this.op.weights, this.operands, strict=True):
                 part = self.express(operand)
                 exact = exact and part.exact and _composes_exactly(weight, part)
-                recurrent = recurrent + weight.csr @ part.recurrent
-                inputs = inputs + weight.csr @ part.inputs
-                bias = bias + weight.csr @ part.bias
-            return Rows(sp.csr_array(recurrent), sp.csr_array(inputs), bias, exact)
+                recurrent = _plus_product(recurrent, weight, part.recurrent)
+                inputs = _plus_product(inputs, weight, part.inputs)
+                bias = bias + weight.times(part.bias)
+            return _Draws(recurrent, inputs, bias, exact)
         raise LsrlError(f"{self.graph.label(node)} is read in a layer that does not hold it")
 
 
-def _composes_exactly(weight: Matrix, part: Rows) -> bool:
+def _plus_product(total: Matrix, weight: Matrix, rows: Matrix) -> Matrix:
+    """Total + weight @ rows, either of which is mostly empty."""
+    if not (weight.nonzeros and rows.nonzeros):
+        return total
+    product = weight @ rows
+    return total + product if total.nonzeros else product
+
+
+def _composes_exactly(weight: Matrix, part: _Draws) -> bool:
     """Whether weight @ part has only entries that float64 holds exactly."""
     entries = [part.recurrent.data, part.inputs.data, part.bias[part.bias != 0]]
     inner = np.concatenate(entries)
     if not len(inner) or not weight.nonzeros:
         return True
-    if (np.abs(weight.csr.data) == 1).all() and weight.nonzeros <= weight.rows:
+    if (np.abs(weight.data) == 1).all() and weight.nonzeros <= weight.rows:
         return True
-    unit = lowest_bit(weight.csr.data).min() * lowest_bit(inner).min()
-    per_row = np.bincount(weight.entry_rows(), np.abs(weight.csr.data)).max()
+    unit = weight.unit * lowest_bit(inner).min()
+    per_row = np.bincount(weight.entry_rows(), np.abs(weight.data)).max()
     return bool(per_row * np.abs(inner).max() <= 2.0**53 * unit)
 
 
 def _pruned(
-    graph: Graph, feature_width: int, drafts: list[_Draft], output: Rows
+    graph: Graph, feature_width: int, drafts: list[_Draft], output: _Draws
 ) -> tuple[tuple[Layer, ...], Rows]:
     """Drop the channels that nothing reads, last layer first, and number the rest."""
     kept: list[Array] = []
-    wanted = np.diff(output.inputs.tocsc().indptr) > 0
+    wanted = _read([output.inputs], slice(None))
     for draft in reversed(drafts):
-        stacks = [_stacked(draft, slot) for slot in range(2)]
-        keep = _reached(wanted, [stack.recurrent for stack in stacks])
+        recurrent, inputs = _stacked(draft)
+        keep = _reached(wanted, recurrent)
         kept.insert(0, keep)
-        reads = [np.diff(stack.inputs[keep].tocsc().indptr) > 0 for stack in stacks]
-        wanted = reads[0] | reads[1]
+        wanted = _read(inputs, keep)
     before = [np.ones(feature_width, dtype=bool), *kept]
     layers = tuple(
         _layer(graph, draft, keep, columns)
         for draft, keep, columns in zip(drafts, kept, before, strict=False)
     )
-    output = output._replace(
-        recurrent=sp.csr_array((len(output.bias), 0)),
-        inputs=output.inputs[:, kept[-1]],
-        # A sum with 0.0 in it is never -0.0, so a step need not look for zeros with a sign.
-        bias=output.bias + 0.0,
-    )
-    return layers, output
+    # A sum with 0.0 in it is never -0.0, so a step need not look for zeros with a sign.
+    bias, nothing = output.bias + 0.0, sp.csr_array((len(output.bias), 0))
+    return layers, Rows(nothing, output.inputs.keep(kept[-1]).csr, bias, output.exact)
 
 
-def _reached(wanted: Array, reads: Sequence[sp.csr_array]) -> Array:
+def _read(matrices: Sequence[Matrix], rows: Array | slice) -> Array:
+    """Which columns some of the rows read, of matrices of one width."""
+    found = np.zeros(matrices[0].columns, dtype=bool)
+    for matrix in matrices:
+        wanted = np.zeros(matrix.rows, dtype=bool)
+        wanted[rows] = True
+        found[matrix.indices[wanted[matrix.entry_rows()]]] = True
+    return found
+
+
+def _reached(wanted: Array, reads: Sequence[Matrix]) -> Array:
     """The wanted channels, all that they read at t - 1, all that those read, and so on."""
     reached = wanted.copy()
     pending = np.flatnonzero(wanted).tolist()
@@ -485,19 +543,30 @@ def _reached(wanted: Array, reads: Sequence[sp.csr_array]) -> Array:
     return reached
 
 
-def _stacked(draft: _Draft, slot: int) -> Rows:
-    """One row a channel of the layer: what the channel's given slot reads."""
-    parts = []
-    for (node, _), slots in zip(draft.members, draft.slots, strict=True):
-        width = draft.graph.nodes[node].width
-        parts.append(slots[slot] if slot < len(slots) else draft.empty(width))
-    if not parts:
-        return empty_rows(draft.before.size)
-    return Rows(
-        sp.csr_array(sp.vstack([part.recurrent for part in parts])),
-        sp.csr_array(sp.vstack([part.inputs for part in parts])),
-        np.concatenate([part.bias for part in parts]),
-    )
+def _stacked(draft: _Draft) -> tuple[list[Matrix], list[Matrix]]:
+    """What the channels of a layer read of it and of the layer before: a row each, slot by slot."""
+    recurrent, inputs = [], []
+    for slot in range(2):
+        draws = [slots[slot] for slots in draft.slots if slot < len(slots)]
+        starts = [
+            draft.held.starts[node]
+            for (node, _), slots in zip(draft.members, draft.slots, strict=True)
+            if slot < len(slots)
+        ]
+        size = draft.held.size
+        recurrent.append(_placed([each.recurrent for each in draws], starts, (size, size)))
+        inputs.append(_placed([each.inputs for each in draws], starts, (size, draft.before.size)))
+    return recurrent, inputs
+
+
+def _placed(parts: Sequence[Matrix], starts: Sequence[int], shape: tuple[int, int]) -> Matrix:
+    """A matrix with these ones among its rows, in order."""
+    counts = np.zeros(shape[0], dtype=np.int64)
+    for part, start in zip(parts, starts, strict=True):
+        counts[start : start + part.rows] = np.diff(part.indptr)
+    data = np.concatenate([np.zeros(0), *(part.data for part in parts)])
+    columns = np.concatenate([np.zeros(0, np.int32), *(part.indices for part in parts)])
+    return Matrix.stored(data, columns, np.concatenate([[0], np.cumsum(counts)]), shape)
 
 
 def empty_rows(inputs: int) -> Rows:
@@ -514,8 +583,8 @@ def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
             continue
         rows = tuple(
             Rows(
-                slot.recurrent[channels][:, keep],
-                slot.inputs[channels][:, columns],
+                _csr(slot.recurrent, channels, keep),
+                _csr(slot.inputs, channels, columns),
                 slot.bias[channels],
                 slot.exact,
             )
@@ -526,3 +595,10 @@ def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
         initial.append(np.zeros(len(channels)) if values is None else np.array(values)[channels])
         start += len(channels)
     return Layer(tuple(units), np.concatenate(initial) if initial else np.zeros(0))
+
+
+def _csr(matrix: Matrix, rows: Array, columns: Array) -> sp.csr_array:
+    """Some rows, and the columns where a mask is true."""
+    if not matrix.nonzeros:
+        return sp.csr_array((len(rows), np.count_nonzero(columns)))
+    return matrix.take(rows).keep(columns).csr

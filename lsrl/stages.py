@@ -8,6 +8,7 @@ from dataclasses import replace
 from lsrl.backends.base import Backend
 from lsrl.backends.network import Network
 from lsrl.certificate import Certificate, certify
+from lsrl.errors import ProgramError
 from lsrl.ir.graph import Graph
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
@@ -75,7 +76,15 @@ class Stages:
     def schedule(self, graph: Graph, levels: Levels | None) -> Layout:
         """Say in which layer each value is computed."""
         with self._timed("schedule"):
-            layout: Layout = self._backend.schedule(graph, levels, self._options)
+            try:
+                layout: Layout = self._backend.schedule(graph, levels, self._options)
+            except (LookupError, TypeError, ValueError) as error:
+                if levels is None:
+                    raise
+                raise ProgramError(
+                    f"levels: expected those of an equal program on {self._backend.name!r}, "
+                    f"model.schedule.levels, got others ({error!r}); leave them out"
+                ) from error
         if self._watch is not None:
             self._watch("schedule", layout)
         return layout

@@ -15,14 +15,21 @@ import jax
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from lsrl import storage
+from lsrl import schema, storage
 from lsrl.errors import InputError
 from lsrl.language.program import Program
 from lsrl.options import Options
 from lsrl.parameters import Parameter
+from lsrl.program_json import program_content
 from lsrl.pytrees import Tree, named_leaves
+from lsrl.schema import FieldError, Reader, shown
 
 FORMAT = storage.Format("lsrl-state", 1, "a state saved by model.save_state")
+_FIELDS: Mapping[str, Reader[object]] = {
+    "owner": schema.named(schema.text),
+    "position": schema.integer(0),
+    "batch": schema.maybe(schema.integer(1)),
+}
 
 
 class State(NamedTuple):
@@ -56,7 +63,7 @@ def owner_of(
     program: Program, target: str, dtype: str, options: Options, weights: Mapping[str, Parameter]
 ) -> dict[str, str]:
     """What a state belongs to: equal weights alone give its numbers the same meaning."""
-    content = json.dumps(storage.program_content(program, lines=False))
+    content = json.dumps(program_content(program, lines=False))
     return {
         "program": f"{program.name} ({hashlib.sha256(content.encode()).hexdigest()})",
         "target": target,
@@ -90,56 +97,108 @@ def load_state(
       OSError: the file can't be read.
     """
 
-    def taken(header: storage.Header, arrays: dict[str, Parameter]) -> State:
+    def taken(header: dict[str, object], arrays: dict[str, Parameter]) -> State:
+        saved_by = cast(dict[str, str], header["owner"])
+        if saved_by.keys() != owner.keys():
+            raise FieldError(f"{', '.join(owner)}", shown(list(saved_by)), "owner")
         for what, mine in owner.items():
-            if header["owner"][what] != mine:
+            if saved_by[what] != mine:
                 raise storage.bad(
                     path,
-                    f"a state of another model, whose {what} is {header['owner'][what]}, not "
-                    f"{mine}",
+                    f"a state of another model, whose {what} is {saved_by[what]}, not {mine}",
                     FORMAT,
                     "load it with the model that saved it",
                 )
-        position = operator.index(header["position"])
-        found = start(header["batch"])._replace(position=position)
+        batch = cast("int | None", header["batch"])
+        _check_batch(batch, arrays)
+        found = start(batch)._replace(position=cast(int, header["position"]))
         leaves = named_leaves(found.hidden)
-        if position < 0 or arrays.keys() != leaves.keys():
-            raise ValueError(f"position {position}, arrays {', '.join(arrays)}")
+        if arrays.keys() != leaves.keys():
+            raise FieldError(f"the arrays {', '.join(leaves)}", shown(sorted(arrays)), "arrays")
         for name, leaf in leaves.items():
-            if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
-                raise ValueError(f"{name} has shape {arrays[name].shape}")
+            array = arrays[name]
+            if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+                got = f"{name} has shape {array.shape} of {array.dtype}"
+                raise FieldError(f"shape {leaf.shape} of {leaf.dtype}", got, "arrays")
         tree = jax.tree.structure(found.hidden)
         return found._replace(hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
 
-    return storage.read_as(path, FORMAT, taken)
+    return storage.read_as(path, FORMAT, _FIELDS, taken)
 
 
-def check_state(
-    what: str, state: State, batch: int | None, start: Callable[[int | None], State]
-) -> None:
-    """Refuse a state of other sequences than `batch`, or of a network with others than `start`'s.
+def _check_batch(batch: int | None, arrays: Mapping[str, Parameter]) -> None:
+    """The sequences that a file tells of are those that its arrays hold."""
+    for name, array in arrays.items():
+        if array.shape[:1] != (1 if batch is None else batch,):
+            raise FieldError(
+                f"arrays of {_sequences(batch)}", f"{name} has shape {array.shape}", "arrays"
+            )
+
+
+class Form(NamedTuple):
+    """What the states of a network have in common, whatever was read.
+
+    Attributes:
+      structure: of the pytree.
+      leaves: dtype and shape of each array, without the axis of sequences.
+    """
+
+    structure: object
+    leaves: tuple[tuple[object, tuple[int, ...]], ...]
+
+
+def form_of(hidden: Tree) -> Form:
+    """The form of a network's states."""
+    leaves, structure = jax.tree.flatten(hidden)
+    return Form(structure, tuple((leaf.dtype, leaf.shape[1:]) for leaf in leaves))
+
+
+def check_state(what: str, state: object, form: Form) -> State:
+    """A state of the network whose states have a form; cheap, since every step asks.
 
     Raises:
-      InputError: says what was expected, and what came.
+      InputError: it is none; says what was expected, and what came.
     """
     if not isinstance(state, State):
         raise InputError(
             f"{what}: expected a state that init_state, step or run gave, got "
-            f"{type(state).__name__}"
+            f"{type(state).__name__}; the first is model.init_state()"
         )
+    leaves, structure = jax.tree.flatten(state.hidden)
+    count = 1 if state.batch is None else state.batch
+    fits = structure == form.structure and all(
+        getattr(leaf, "dtype", None) == dtype and leaf.shape == (count, *shape)
+        for leaf, (dtype, shape) in zip(leaves, form.leaves, strict=True)
+    )
+    if not fits:
+        own = [(str(dtype), (count, *shape)) for dtype, shape in form.leaves]
+        given = [(str(getattr(leaf, "dtype", type(leaf))), np.shape(leaf)) for leaf in leaves]
+        raise InputError(
+            f"{what}: the state is of another model: expected arrays {own}, got {given}; "
+            "pass a state that this model gave"
+        )
+    try:
+        position = operator.index(state.position)
+    except TypeError:
+        position = -1
+    if position < 0:
+        raise InputError(
+            f"{what}: the state's position must be an int >= 0, got {state.position!r}; pass a "
+            "state that this model gave"
+        )
+    return state
+
+
+def check_sequences(what: str, state: State, batch: int | None) -> None:
+    """Refuse a state of other sequences than the inputs are.
+
+    Raises:
+      InputError: says how many both have.
+    """
     if state.batch != batch:
         raise InputError(
             f"{what}: the state is of {_sequences(state.batch)}, and the inputs are of "
             f"{_sequences(batch)}; init_state(batch=...) sets the number of sequences"
-        )
-    own, given = (
-        (jax.tree.structure(one), [(str(x.dtype), x.shape) for x in jax.tree.leaves(one)])
-        for one in (start(batch).hidden, state.hidden)
-    )
-    if own != given:
-        raise InputError(
-            f"{what}: the state is of another model: expected arrays {own[1]}, got {given[1]}; "
-            "pass a state that this model gave"
         )
 
 

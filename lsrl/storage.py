@@ -3,31 +3,28 @@
 A sparse parameter lies in a file as three arrays, and its shape in the header.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, cast
+from typing import NamedTuple, Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 import scipy.sparse as sp
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from lsrl import schema
 from lsrl.errors import FormatError, LsrlError
 from lsrl.folders import replace_file
-from lsrl.ir import ops
-from lsrl.ir.graph import Graph, GraphBuilder
-from lsrl.ir.matrix import Matrix
-from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
-from lsrl.ir.types import Token, Vector
 from lsrl.language.program import Program
-from lsrl.options import Legalise, Options
-from lsrl.parameters import Parameter, same_bits
+from lsrl.options import Options
+from lsrl.parameters import Parameter, alike, csr_of, same_bits
+from lsrl.program_json import program_from_json, program_to_json
 from lsrl.schedule import Levels
+from lsrl.schema import FieldError, Json, Reader, shown
 
 
 class Format(NamedTuple):
@@ -45,42 +42,38 @@ class Format(NamedTuple):
 
 
 MODEL = Format("lsrl-model", 1, "a model saved by model.save")
-Json: TypeAlias = str | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 Taken = TypeVar("Taken")
 
-_OPS: dict[str, Callable[..., ops.Op]] = {op.__name__: op for op in ops.ALL_OPS}
 _PARTS = ("data", "indices", "indptr")  # of a sparse array
-
-
-class OptionsJson(TypedDict, total=False):
-    """What `Options` holds."""
-
-    legalise: Legalise
-    robust: bool
-    inspectable: bool
-    verbatim: bool
-
-
-class NodeJson(TypedDict, total=False):
-    """A node of a graph."""
-
-    op: str
-    fields: dict[str, Json]
-    operands: tuple[int, ...]
-    names: tuple[str, ...]
-    sources: tuple[Source, ...]
-
-
-class ProgramJson(TypedDict, total=False):
-    """A program."""
-
-    name: str
-    max_length: int | None
-    output_type: Json
-    documentation: str
-    tokens: int
-    output: int
-    nodes: list[NodeJson]
+# What safetensors calls the types of the arrays that files hold.
+_DTYPES = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F32", "F64"})
+_NAMED = schema.one_of("float32", "float64", "bfloat16")
+# Fields of every file.
+_COMMON: Mapping[str, Reader[object]] = {
+    "format": schema.text,
+    "version": schema.integer(1),
+    "lsrl": schema.text,
+    "dtype": _NAMED,
+    "sparse": schema.named(schema.listed(schema.integer(0), 2)),
+}
+# Fields of a model; what is only said for whoever reads the file counts too.
+_MODEL: Mapping[str, Reader[object]] = {
+    "target": schema.text,
+    "options": schema.reader_of(Options),
+    "program": program_from_json,
+    "levels": schema.listed(schema.listed(schema.integer(0), 3)),
+    "labels": schema.listed(schema.listed(schema.text)),
+    "certificate": schema.text,
+    "alteration": schema.record(
+        {
+            "circuit": schema.anything,
+            "card": schema.anything,
+            "certificate": schema.anything,
+            "weights": schema.text,
+        },
+        ("weights",),  # files that older versions wrote have none
+    ),
+}
 
 
 class AlterationJson(TypedDict, total=False):
@@ -92,23 +85,6 @@ class AlterationJson(TypedDict, total=False):
     weights: str
 
 
-class Header(TypedDict, total=False):
-    """Of a file: what all have, then what models have, and states."""
-
-    format: str
-    version: int
-    sparse: dict[str, list[int]]
-    dtype: str
-    target: str
-    options: OptionsJson
-    program: ProgramJson
-    levels: list[list[int]]
-    alteration: AlterationJson
-    owner: dict[str, str]
-    position: int
-    batch: int | None
-
-
 class SavedModel(NamedTuple):
     """What a file holds."""
 
@@ -117,12 +93,11 @@ class SavedModel(NamedTuple):
     options: Options
     dtype: str
     levels: Levels
-    parameters: dict[str, Array]
+    parameters: dict[str, Parameter]
     alteration: AlterationJson | None
 
 
-def save(
-    path: str | os.PathLike[str],
+def model_content(
     parameters: dict[str, Array],
     *,
     program: Program,
@@ -133,31 +108,27 @@ def save(
     labels: tuple[tuple[str, ...], ...],
     certificate: str,
     alteration: AlterationJson | None = None,
-) -> None:
-    """Write a model whole or not at all: to a file beside the old one, then put in its place."""
+) -> bytes:
+    """What the file of a model holds."""
     fields = {
         "target": target,
         "options": options._asdict(),
         "dtype": dtype,
-        "program": _program_to_json(program),
+        "program": program_to_json(program),
         "levels": [[node, *position] for node, position in sorted(levels.items())],
         "labels": labels,
         "certificate": certificate,
         **({} if alteration is None else {"alteration": alteration}),
     }
-    write(path, MODEL, fields, parameters)
+    return content_of(MODEL, fields, parameters)
 
 
-def write(
-    path: str | os.PathLike[str],
-    format: Format,
-    fields: Mapping[str, object],
-    parameters: Mapping[str, Parameter],
-) -> None:
-    """Write arrays and a header whole or not at all.
+def content_of(
+    format: Format, fields: Mapping[str, object], parameters: Mapping[str, Parameter]
+) -> bytes:
+    """A file of arrays and a header.
 
     Args:
-      path: the file.
       format: its kind.
       fields: of the header; where it is read again, it has a "dtype".
       parameters: the arrays.
@@ -167,8 +138,17 @@ def write(
     text = json.dumps({**header, **({"sparse": shapes} if shapes else {})})
     arrays = _parts(parameters)
     # One entry, since safetensors writes several in an order of its own, anew each time.
-    content = to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
-    replace_file(path, content)
+    return to_safetensors(arrays, {"lsrl": f"{_checksum(text, arrays)} {text}"})
+
+
+def write(
+    path: str | os.PathLike[str],
+    format: Format,
+    fields: Mapping[str, object],
+    parameters: Mapping[str, Parameter],
+) -> None:
+    """Write what `content_of` makes, whole or not at all."""
+    replace_file(path, content_of(format, fields, parameters))
 
 
 def read(path: str | os.PathLike[str]) -> SavedModel:
@@ -178,61 +158,93 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
       FormatError: damaged, truncated, foreign, or of a newer version.
     """
 
-    def taken(header: Header, parameters: dict[str, Parameter]) -> SavedModel:
+    def taken(header: dict[str, object], parameters: dict[str, Parameter]) -> SavedModel:
+        levels = cast(tuple[tuple[int, int, int], ...], header["levels"])
+        if len({node for node, _, _ in levels}) != len(levels):
+            raise FieldError("each node once", shown(levels), "levels")
         return SavedModel(
-            _program_from_json(header["program"]),
-            header["target"],
-            Options(**header["options"]),
-            header["dtype"],
-            {node: (reads, last) for node, reads, last in header["levels"]},
+            cast(Program, header["program"]),
+            cast(str, header["target"]),
+            cast(Options, header["options"]),
+            cast(str, header["dtype"]),
+            {node: (reads, last) for node, reads, last in levels},
             parameters,
-            header.get("alteration"),
+            cast("AlterationJson | None", header.get("alteration")),
         )
 
-    return read_as(path, MODEL, taken)
+    return read_as(path, MODEL, _MODEL, taken, ("alteration",))
 
 
 def read_as(
     path: str | os.PathLike[str],
     format: Format,
-    take: Callable[[Header, dict[str, Parameter]], Taken],
+    fields: Mapping[str, Reader[object]],
+    take: Callable[[dict[str, object], dict[str, Parameter]], Taken],
+    optional: tuple[str, ...] = (),
 ) -> Taken:
     """Read and check a file.
 
     Args:
       path: the file.
       format: its kind.
-      take: makes what it holds of its header and its arrays.
+      fields: of its header, beside those of every file, with what reads each.
+      take: makes what it holds of its header and its arrays; a `FieldError` that it raises names a
+        field.
+      optional: fields that may be missing.
 
     Raises:
-      FormatError: damaged, truncated, foreign, or of a newer version.
+      FormatError: damaged, truncated, foreign, or of a newer version; names the field.
+      OSError: the file can't be read.
+    """
+    try:
+        metadata, arrays = read_arrays(path)
+        if "lsrl" not in metadata:
+            raise bad(path, "a safetensors file, but no saved LSRL model", format)
+        checksum, _, text = metadata["lsrl"].partition(" ")
+        if checksum != _checksum(text, arrays):
+            raise bad(path, "the checksum differs, so some bytes were changed", format)
+        said = schema.parse(text)
+        _check_format(path, said, format)
+        known = {**_COMMON, **fields}
+        header: dict[str, object] = schema.record(known, ("sparse", *optional))(said)
+        return take(header, _whole(arrays, header))
+    except FieldError as error:
+        raise bad(path, f"its header can't be read: {error}", format) from error
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Array]]:
+    """The metadata and the arrays of a safetensors file, all of types that numpy has.
+
+    Raises:
+      FieldError: it is none.
+      OSError: the file can't be read.
     """
     # What can't be opened is told of with its path here, and without one by safe_open.
     with open(path, "rb"):
         pass
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, TypeError) as error:
-        raise bad(path, f"not a whole safetensors file ({error})", format) from error
-    if "lsrl" not in metadata:
-        raise bad(path, "a safetensors file, but no saved LSRL model", format)
-    checksum, _, text = metadata["lsrl"].partition(" ")
-    if checksum != _checksum(text, arrays):
-        raise bad(path, "the checksum differs, so some bytes were changed", format)
-    try:
-        header = json.loads(text)
-        if header["format"] != format.name:
-            raise bad(path, f"a file of the format {header['format']}", format)
-        if header["version"] > format.version:
-            newer = f"format {format.name} version {header['version']} is newer than this"
-            raise bad(path, newer, format)
-        return take(header, _whole(arrays, header.get("sparse", {}), header["dtype"]))
-    except FormatError:
+            names = list(file.keys())
+            for name in names:
+                kind = file.get_slice(name).get_dtype()
+                if kind not in _DTYPES:
+                    raise FieldError("an array of a type that numpy has", kind, name)
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except FieldError:
         raise
-    except (LsrlError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise bad(path, f"its header can't be read ({error!r})", format) from error
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise FieldError("a whole safetensors file", f"{error}", "the file") from error
+
+
+def _check_format(path: str | os.PathLike[str], said: object, format: Format) -> None:
+    """Of another format or of a newer version the fields are not looked at."""
+    if not isinstance(said, dict) or not isinstance(said.get("format"), str):
+        raise FieldError("an object with the format's name", shown(said))
+    if said["format"] != format.name:
+        raise bad(path, f"a file of the format {said['format']}", format)
+    version = _COMMON["version"](said.get("version"))
+    if cast(int, version) > format.version:
+        raise bad(path, f"format {format.name} version {version} is newer than this", format)
 
 
 class Holder(Protocol):
@@ -249,12 +261,18 @@ def restore(path: str | os.PathLike[str], module: Holder, parameters: dict[str, 
     """Put saved parameters into a module, those that differ from the module's own bit for bit.
 
     Raises:
-      FormatError: names or shapes differ from the module's.
+      FormatError: names, shapes, dtypes or places of weights differ from the module's.
     """
     own = module.parameter_arrays()
     missing = own.keys() - parameters.keys()
     if missing:
         raise bad(path, f"it lacks the parameters {', '.join(sorted(missing))}")
+    for name, mine in own.items():
+        if not alike(parameters[name], mine):
+            given = parameters[name]
+            kinds = [f"{one.shape} of {one.dtype}" for one in (mine, given)]
+            why = f"its program has the parameter {name!r} with shape {kinds[0]}, it has {kinds[1]}"
+            raise bad(path, f"its parameters do not fit its program ({why})")
     try:
         others = {name: a for name, a in parameters.items() if not same_bits(a, own.get(name))}
         module.replace_parameters(others)
@@ -269,15 +287,6 @@ def bad(
     return FormatError(
         f"{os.fspath(path)}: expected {format.what}, got something else: {why}; {cure}"
     )
-
-
-def program_content(program: Program, lines: bool) -> ProgramJson:
-    """What a program computes, as JSON data, with or without the lines it was written on."""
-    content = _program_to_json(program)
-    del content["documentation"]
-    for node in content["nodes"] if not lines else ():
-        del node["sources"]
-    return content
 
 
 def weights_digest(parameters: Mapping[str, Parameter]) -> str:
@@ -304,17 +313,23 @@ def _parts(parameters: Mapping[str, Parameter]) -> dict[str, Array]:
     return found
 
 
-def _whole(
-    arrays: dict[str, Array], shapes: Mapping[str, Sequence[int]], dtype: str
-) -> dict[str, Parameter]:
+def _whole(arrays: dict[str, Array], header: Mapping[str, object]) -> dict[str, Parameter]:
+    """The parameters of a file, each checked in full."""
+    shapes = cast("dict[str, tuple[int, int]]", header.get("sparse", {}))
     found: dict[str, Parameter] = {
-        name: _unbits(array, dtype) for name, array in arrays.items() if "/" not in name
+        name: _unbits(array, cast(str, header["dtype"]))
+        for name, array in arrays.items()
+        if "/" not in name
     }
+    parts = {f"{name}/{part}" for name in shapes for part in _PARTS}
+    if parts != arrays.keys() - found.keys() or shapes.keys() & found.keys():
+        raise FieldError(f"the arrays {', '.join(parts)}", shown(sorted(arrays)), "sparse")
     for name, shape in shapes.items():
-        parts = tuple(arrays[f"{name}/{part}"] for part in _PARTS)
-        whole = sp.csr_array(parts, shape=tuple(shape))
-        whole.check_format(full_check=True)
-        found[name] = whole
+        data, indices, starts = (arrays[f"{name}/{part}"] for part in _PARTS)
+        try:
+            found[name] = csr_of(data, indices, starts, shape)
+        except LsrlError as error:
+            raise FieldError("a sparse matrix", f"{error}", f"sparse.{name}") from error
     return found
 
 
@@ -333,82 +348,3 @@ def _checksum(text: str, arrays: dict[str, Array]) -> str:
         digest.update(repr((array.shape, str(array.dtype))).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _program_to_json(program: Program) -> ProgramJson:
-    graph = program.graph
-    return {
-        "name": program.name,
-        "max_length": program.max_length,
-        "output_type": None if program.output_type is None else _to_json(program.output_type),
-        "documentation": program.documentation,
-        "tokens": graph.tokens,
-        "output": graph.output,
-        "nodes": [
-            {
-                "op": type(node.op).__name__,
-                "fields": {
-                    parameter.name: _to_json(getattr(node.op, parameter.name))
-                    for parameter in dataclasses.fields(node.op)
-                },
-                "operands": node.operands,
-                "names": node.names,
-                "sources": node.sources,
-            }
-            for node in graph.nodes
-        ],
-    }
-
-
-def _program_from_json(data: ProgramJson) -> Program:
-    builder = GraphBuilder(data["tokens"])
-    for position, node in enumerate(data["nodes"]):
-        fields = {name: _from_json(value) for name, value in node["fields"].items()}
-        index = builder.add(_OPS[node["op"]](**fields), *node["operands"])
-        if index != position:
-            raise ValueError(f"node {position} repeats node {index}")
-        builder.describe(index, node["names"], [Source(*source) for source in node["sources"]])
-    graph: Graph = builder.build(data["output"])
-    output = data["output_type"]
-    if isinstance(output, int):  # as it was before symbols had names
-        output = {"token": output}
-    return Program(
-        data["name"],
-        graph,
-        data["max_length"],
-        None if output is None else cast(Token, _from_json(output)),
-        data["documentation"],
-    )
-
-
-def _to_json(value: object) -> Json:
-    if isinstance(value, Matrix):
-        csr = value.csr
-        return {
-            "matrix": [value.rows, value.columns],
-            "data": csr.data.tolist(),
-            "indices": csr.indices.tolist(),
-            "indptr": csr.indptr.tolist(),
-        }
-    if isinstance(value, Token):
-        return {"token": value.size, **({"names": value.names} if value.names else {})}
-    if isinstance(value, Vector):
-        return {"vector": value.width, "low": value.low, "high": value.high, "step": value.step}
-    if isinstance(value, tuple):
-        return [_to_json(entry) for entry in value]
-    return cast(Json, value)
-
-
-def _from_json(value: Json) -> object:
-    if isinstance(value, list):
-        return tuple(_from_json(entry) for entry in value)
-    if not isinstance(value, dict):
-        return value
-    if "matrix" in value:
-        parts = (value["data"], value["indices"], value["indptr"])
-        return Matrix(sp.csr_array(parts, shape=tuple(value["matrix"])))
-    if "token" in value:
-        return Token(value["token"], value.get("names"))
-    return Vector(
-        cast(int, value["vector"]), low=value["low"], high=value["high"], step=value["step"]
-    )

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from lsrl import arguments
 from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.errors import Offence, ProgramError, SizeError, UnsupportedOpError
@@ -19,7 +20,7 @@ class TargetInfo:
     """A target and what it supports.
 
     Attributes:
-      name: pass it to `compile`.
+      name: of the target.
       cell: the cell in one line.
       supports: column of the table of targets to its entry.
     """
@@ -35,6 +36,16 @@ def targets() -> tuple[TargetInfo, ...]:
     return tuple(TargetInfo(b.name, b.cell, dict(b.features)) for b in found)
 
 
+def name_of(target: str | TargetInfo) -> str:
+    """The name of a target that is given by name, or as `targets` lists it."""
+    return target.name if isinstance(target, TargetInfo) else target
+
+
+def check_program(what: str, program: object) -> Program:
+    """A program; else raise ProgramError."""
+    return arguments.instance(what, program, Program, "@lsrl.program", ProgramError)
+
+
 def check_request(
     program: Program, target: str, dtype: object, activation: Activation | None, options: Options
 ) -> tuple[Backend[Layout], Numerics]:
@@ -46,12 +57,10 @@ def check_request(
       UnknownTargetError: no target of that name.
       PrecisionError: the dtype is unknown, or the target does not come in it.
     """
-    if not isinstance(program, Program):
-        raise ProgramError(
-            f"compile expects a Program, made by @lsrl.program, got {type(program).__name__}"
-        )
-    if options.legalise not in ("native", "unroll"):
-        raise ProgramError(f"legalise must be 'native' or 'unroll', got {options.legalise!r}")
+    check_program("compile", program)
+    arguments.choice("legalise", options.legalise, ("native", "unroll"), ProgramError)
+    for name in ("robust", "inspectable", "verbatim"):
+        arguments.flag(name, getattr(options, name), ProgramError)
     backend, numerics = registry.find(target, activation), numerics_of(dtype)
     backend.check_dtype(numerics)
     if options.verbatim and not _keeps_relus(backend):
@@ -89,7 +98,8 @@ def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) ->
         able = tuple(other.name for other in others if other.refusal(op, operands) is None)
         offences.append(Offence(graph.label(node), graph.source(node), reason, able))
     products = all(isinstance(graph.nodes[node].op, Product) for node, _ in offending)
-    hint = "" if products else "; legalise='unroll' is a way out that is exact up to max_length"
+    hint = "; legalise='unroll' (--unroll) is a way out that is exact up to max_length"
+    hint = "" if products else hint
     raise UnsupportedOpError(
         f"target {backend.name!r} can't hold {len(offences)} signal(s) of {program.name!r}{hint}",
         offences,

@@ -22,9 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
-from lsrl.errors import FormatError, InputError, LsrlError
+from lsrl import arguments, schema
+from lsrl.errors import FormatError, InputError
 from lsrl.folders import read_folder
-from lsrl.ir.types import InputType, Token, Vector, check_inputs
+from lsrl.ir.types import InputType, Token, check_inputs
+from lsrl.program_json import type_from_json
+from lsrl.schema import FieldError, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 FORMAT = "lsrl-torch"
 VERSION = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-CLASSES = frozenset({"Embedding", "Linear", "RNN", "LSTM", "GRU"})
 
 
 class TypeJson(TypedDict, total=False):
@@ -112,17 +114,17 @@ def load_torch(path: str | os.PathLike[str]) -> "Module":
         raise InputError(
             "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
         ) from error
-    folder = Path(path)
+    folder = arguments.path("load_torch", path)
     config, content = read_folder(folder, lambda: _read(folder))
     try:
+        tensors = from_safetensors(content)
+        _check_modules(config, {n: (tuple(t.shape), str(t.dtype)) for n, t in tensors.items()})
         # Made without weights, since those that torch would draw are thrown away.
         with torch.device("meta"):
             module = _module_class()(config)
-        module.load_state_dict(from_safetensors(content), strict=True, assign=True)
-    except (
-        SafetensorError, LsrlError, AttributeError, KeyError, RuntimeError, TypeError, ValueError,
-    ) as error:  # fmt: skip
-        raise _bad(folder, f"its modules can't be made ({error!r})") from error
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except (FieldError, SafetensorError, KeyError, ValueError) as error:
+        raise _bad(folder, f"its modules can't be made: {error}") from error
     return module.eval()
 
 
@@ -133,6 +135,10 @@ def _read(folder: Path) -> tuple[TorchConfig, bytes]:
         content = (folder / WEIGHTS).read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise _bad(folder, f"it has no file {WEIGHTS}") from error
+    try:
+        _CONFIG(config)
+    except FieldError as error:
+        raise _bad(folder, f"{CONFIG}: {error}") from error
     if config.get("checksum") != checksum(config, content):
         raise _bad(folder, "the checksum differs, so some bytes were changed")
     return config, content
@@ -148,11 +154,11 @@ def read_config(folder: Path) -> TorchConfig:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder; model.export('torch', path) writes one")
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = schema.parse((folder / CONFIG).read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise _bad(folder, f"it has no file {CONFIG}") from error
-    except (ValueError, RecursionError) as error:
-        raise _bad(folder, f"{CONFIG} is no JSON ({error})") from error
+    except FieldError as error:
+        raise _bad(folder, f"{CONFIG}: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise _bad(folder, f"{CONFIG} is not of the format {FORMAT!r}")
     if config.get("version") != VERSION:
@@ -167,10 +173,116 @@ def _bad(folder: Path, why: str) -> FormatError:
     )
 
 
-def _type_from_json(value: TypeJson) -> InputType:
-    if "token" in value:
-        return Token(value["token"])
-    return Vector(value["vector"], low=value["low"], high=value["high"], step=value["step"])
+# ---------------------------------------------------------------- what a config may say
+
+_SIZE = schema.integer(1)
+_RECURRENT: Mapping[str, Reader[object]] = {
+    **dict.fromkeys(("input_size", "hidden_size", "num_layers"), _SIZE),
+    "batch_first": schema.flag,
+}
+# Per class its arguments, all of which are there but for the last of Linear.
+_ARGUMENTS: Mapping[str, Reader[dict[str, object]]] = {
+    "Embedding": schema.record(dict.fromkeys(("num_embeddings", "embedding_dim"), _SIZE)),
+    "Linear": schema.record(
+        {"in_features": _SIZE, "out_features": _SIZE, "bias": schema.flag}, ("bias",)
+    ),
+    "RNN": schema.record({**_RECURRENT, "nonlinearity": schema.one_of("relu", "tanh")}),
+    "LSTM": schema.record(_RECURRENT),
+    "GRU": schema.record(_RECURRENT),
+}
+# Of what lies before and behind the recurrent layers: what it takes and gives.
+_SIDES = {
+    "Embedding": ("num_embeddings", "embedding_dim"),
+    "Linear": ("in_features", "out_features"),
+}
+_GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
+_TEXTS = dict.fromkeys(("format", "lsrl", "program", "target", "certificate", "checksum"))
+
+
+_MODULE: Reader[dict[str, object]] = schema.record(
+    {"class": schema.one_of(*_ARGUMENTS), "arguments": schema.named(schema.anything)}
+)
+
+
+def _module(value: object) -> ModuleJson:
+    found = cast(ModuleJson, _MODULE(value))
+    try:
+        _ARGUMENTS[found["class"]](found["arguments"])
+    except FieldError as error:
+        raise error.within("arguments") from None
+    return found
+
+
+_CONFIG: Reader[dict[str, object]] = schema.record({
+    **dict.fromkeys(_TEXTS, schema.text),
+    "version": _SIZE,
+    "dtype": schema.one_of("float32", "float64", "bfloat16"),
+    "max_length": schema.maybe(_SIZE),
+    "inputs": schema.named(type_from_json),
+    "outputs": _SIZE,
+    "output_token": schema.maybe(_SIZE),
+    "modules": schema.named(_module),
+    "labels": schema.listed(schema.listed(schema.text)),
+    "certified_tokens": schema.maybe(_SIZE),
+})  # fmt: skip
+
+Tensors = Mapping[str, tuple[tuple[int, ...], str]]  # by name shape and dtype
+
+
+def _check_modules(config: TorchConfig, tensors: Tensors) -> None:
+    """Refuse modules that do not fit together, or that the tensors do not fill.
+
+    Raises:
+      FieldError: says which.
+    """
+    sizes: list[tuple[object, ...]] = [
+        ("Embedding", kind.size) if isinstance(kind, Token) else ("Linear", kind.width)
+        for kind in map(type_from_json, config["inputs"].values())
+    ]
+    modules = config["modules"]
+    names = [*(f"input_{number}" for number in range(len(sizes))), "recurrent", "output"]
+    if set(modules) != set(names) or not sizes:
+        got = schema.shown(list(modules))
+        raise FieldError(f"the modules {', '.join(names)}", got, "modules")
+    recurrent = modules["recurrent"]["arguments"]
+    sizes = [(*each, recurrent.get("input_size")) for each in sizes]
+    sizes.append(("Linear", recurrent.get("hidden_size"), config["outputs"]))
+    for name, wanted in zip((n for n in names if n != "recurrent"), sizes, strict=True):
+        entry = modules[name]
+        ends = tuple(entry["arguments"].get(end) for end in _SIDES.get(entry["class"], ()))
+        if (entry["class"], *ends) != wanted:
+            raise FieldError(f"{wanted}", f"{(entry['class'], *ends)}", f"modules.{name}")
+    if not recurrent.get("batch_first"):
+        raise FieldError("an RNN, LSTM or GRU, batch_first", f"{modules['recurrent']}", "modules")
+    shapes = _shapes(modules, len(tensors))
+    for name, shape in shapes.items():
+        if tensors.get(name) != (shape, f"torch.{config['dtype']}"):
+            raise FieldError(f"{shape} of {config['dtype']}", f"{tensors.get(name)}", name)
+    if tensors.keys() != shapes.keys():
+        raise FieldError(f"the tensors {', '.join(shapes)}", schema.shown(list(tensors)), WEIGHTS)
+
+
+def _shapes(modules: Mapping[str, ModuleJson], count: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors that modules have, which are so many."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, entry in modules.items():
+        sizes = cast(dict[str, int], entry["arguments"])
+        if entry["class"] == "Embedding":
+            found[f"{name}.weight"] = sizes["num_embeddings"], sizes["embedding_dim"]
+        elif entry["class"] == "Linear":
+            found[f"{name}.weight"] = sizes["out_features"], sizes["in_features"]
+            if sizes.get("bias", True):
+                found[f"{name}.bias"] = (sizes["out_features"],)
+        else:
+            layers, hidden = sizes["num_layers"], sizes["hidden_size"]
+            if 4 * layers > count:
+                raise FieldError(f"at most {count} tensors", f"{layers} layers", f"modules.{name}")
+            rows = _GATES[entry["class"]] * hidden
+            for layer in range(layers):
+                for side, width in (("i", hidden if layer else sizes["input_size"]), ("h", hidden)):
+                    found[f"{name}.weight_{side}h_l{layer}"] = rows, width
+                    found[f"{name}.bias_{side}h_l{layer}"] = (rows,)
+    return found
 
 
 @cache
@@ -188,10 +300,8 @@ def _module_class() -> "type[Module]":
         def __init__(self, config: TorchConfig) -> None:
             super().__init__()
             self.config = config
-            self._types = {name: _type_from_json(v) for name, v in config["inputs"].items()}
+            self._types = {name: type_from_json(v) for name, v in config["inputs"].items()}
             for name, entry in config["modules"].items():
-                if entry["class"] not in CLASSES:
-                    raise ValueError(f"unknown class {entry['class']!r}")
                 self.add_module(name, getattr(torch.nn, entry["class"])(**entry["arguments"]))
 
         def forward(self, *inputs: "Tensor | ArrayLike") -> "Tensor":

@@ -26,8 +26,10 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 # below, so a part is read with its back to all that follows. A module belongs to the part with the
 # longest name that it is or lies in. Parts of one row know nothing of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("lsrl.errors", "lsrl.options", "lsrl.card"),
-    ("lsrl.folders", "lsrl.numerics"),
+    ("lsrl.errors", "lsrl.options"),
+    ("lsrl.arguments",),
+    ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
+    ("lsrl.card",),
     ("lsrl.ir",),
     ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
     ("lsrl.circuit",),
@@ -35,8 +37,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.paper", "lsrl.testing"),
     ("lsrl.passes",),
     ("lsrl.schedule",),
+    ("lsrl.program_json",),
     ("lsrl.storage",),
     ("lsrl.cache", "lsrl.state", "lsrl.torch_folder"),
+    ("lsrl.requests",),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
@@ -56,27 +60,33 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 # Some parts know less than what lies above them in the table; the public names are always apart.
-GROUND = {"lsrl.errors", "lsrl.ir"}
+GROUND = {"lsrl.arguments", "lsrl.errors", "lsrl.ir"}
 ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
-    "lsrl.ir": {"lsrl.errors"},
+    "lsrl.arguments": {"lsrl.errors"},
+    "lsrl.ir": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.language": GROUND,
     "lsrl.target": {"lsrl.ir"},
-    "lsrl.numerics": {"lsrl.errors"},
+    "lsrl.numerics": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.passes": GROUND | {"lsrl.target"},
     "lsrl.schedule": GROUND | {"lsrl.target"},
-    "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule"},
+    "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema"},
     "lsrl.backends": GROUND
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
     | {"lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
-    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders"},
+    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders", "lsrl.schema"},
     "lsrl.drawing": GROUND | {"lsrl.folders"},
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
-    "lsrl.state": GROUND | ARRAYS | {"lsrl.language", "lsrl.options", "lsrl.storage"},
+    "lsrl.schema": {"lsrl.errors"},
+    "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},
+    "lsrl.state": GROUND
+    | ARRAYS
+    | {"lsrl.language", "lsrl.options", "lsrl.program_json", "lsrl.schema", "lsrl.storage"},
     "lsrl.storage": GROUND
-    | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.schedule"},
+    | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.program_json"}
+    | {"lsrl.schedule", "lsrl.schema"},
     "lsrl.testing": GROUND | {"lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl.errors import BoundsError, ProgramError, RampError, ShapeError
+from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir.groups import greatest_sums
 from lsrl.ir.matrix import Matrix
 from tests.strategies import inputs_of
@@ -307,7 +307,6 @@ REFUSED = {
     "maximum of nothing": (lambda a, x: lsrl.maximum(), ShapeError),
     "mod by 0": (lambda a, x: lsrl.mod(x, 0), ProgramError),
     "mod by 0.1": (lambda a, x: lsrl.mod(x, 0.1), ProgramError),
-    "mod of negatives": (lambda a, x: lsrl.mod(x - 1, 2), BoundsError),
     "argmax of continuous": (
         lambda a, x: lsrl.argmax(lsrl.linear_state(x.one_hot, 0.3)),
         RampError,

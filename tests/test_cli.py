@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import lsrl
 from lsrl.cli import app
+from lsrl.suite.programs import programs as suite_programs
 
 USER_FILE = """
 from typing import Annotated
@@ -72,7 +73,7 @@ def saved(lsrl_command):
 
 
 def test_help_shows_examples(lsrl_command):
-    names = ("programs", "targets", "compile", "run", "show", "view", "verify", "explain")
+    names = ("programs", "targets", "compile", "run", "show", "view", "verify", "export", "explain")
     overview = lsrl_command("--help").stdout
     for name in names:
         assert f"lsrl {name}" in lsrl_command(name, "--help").stdout
@@ -97,6 +98,43 @@ def test_programs_and_targets_are_all_listed(lsrl_command):
     listed = lsrl_command("targets").stdout
     for target in lsrl.targets():
         assert target.name in listed
+
+
+def test_listings_are_also_json(lsrl_command):
+    programs = json.loads(lsrl_command("programs", "--json").stdout)
+    assert [row["program"] for row in programs] == list(lsrl.programs.catalogue())
+    assert programs[0]["parameters"] == {"max_length": 1000}
+    targets = json.loads(lsrl_command("targets", "--json").stdout)
+    assert {row["target"]: row["holds"] for row in targets} == {
+        target.name: dict(target.supports) for target in lsrl.targets()
+    }
+    listed = json.loads(lsrl_command("suite", "list", "--json").stdout)
+    assert [row["program"] for row in listed] == [program.name for program in suite_programs()]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("lsrl sui", "suite"),
+        ("lsrl compile majority_pa", "majority_parity"),
+        ("lsrl compile majority -t gat", "gated_linear_rnn"),
+        ("lsrl compile --insp", "--inspectable"),
+    ],
+)
+def test_shells_complete_names(lsrl_command, monkeypatch, words, found):
+    monkeypatch.setenv("_LSRL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert lsrl_command().stdout.split() == [found]
+
+
+def test_export_writes_for_another_framework(lsrl_command, saved):
+    lsrl_command("export", "majority", "-t", "lstm", "-p", "max_length=8", "--out", "stock")
+    config = json.loads(Path("stock/config.json").read_text())
+    assert (config["program"], config["target"]) == ("majority", "lstm")
+    result = lsrl_command("export", saved, "--out", "other", code=2)
+    assert "target 'linear_rnn' has no format 'torch'; the targets rnn, lstm" in result.stderr
+    assert not Path("other").exists()
 
 
 def test_compile_prints_the_summary(lsrl_command):
@@ -155,6 +193,11 @@ def test_unroll(lsrl_command):
 def test_robust(lsrl_command):
     lsrl_command("compile", "even_pairs", "-t", "linear_rnn", "--robust", "--out", "robust.lsrl")
     assert lsrl.load("robust.lsrl").options.robust
+
+
+def test_inspectable(lsrl_command):
+    lsrl_command("compile", "majority", "-t", "gru", "--inspectable", "--out", "inspectable.lsrl")
+    assert lsrl.load("inspectable.lsrl").options.inspectable
 
 
 def outputs(result):
@@ -348,15 +391,15 @@ def test_explain(lsrl_command):
         (["show", "none.lsrl"], "none.lsrl"),
         (["show", "my.npy"], "my.npy: expected a model saved by model.save"),
         (["show", "none.py:thing"], "none.py: no such file"),
-        (["show", "my.py:absent"], "named 'absent', got NoneType; it has twice"),
+        (["show", "my.py:absent"], "named 'absent', got nothing of that name; it has twice"),
         (["show", "my.py:number"], "named 'number', got int"),
         (["show", "my.py:nothing"], "nothing returned a int"),
         (["show", "my.py:scaled"], "needs a value for factor"),
         (["show", "my.py:twice", "-p", "n=1"], "no parameter n"),
         (["show", "my.py:broken"], "my.py:"),
-        (["show", "wrong.py"], "wrong.py: ZeroDivisionError"),
-        (["show", "typo.py"], "typo.py: SyntaxError"),
-        (["show", "empty.py"], "it has none"),
+        (["show", "wrong.py"], "wrong.py:1: ZeroDivisionError"),
+        (["show", "typo.py"], "typo.py:1: SyntaxError"),
+        (["show", "empty.py"], "empty.py: expected one program, got 0"),
         (["explain", "majority", "-t", "gpt"], "unknown target 'gpt'"),
         (["verify", "majority"], "give a target"),
     ],

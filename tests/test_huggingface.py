@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl.backends.residual.network import token_head
+from lsrl.backends.residual.network import SHARPNESS, token_head
 from lsrl.errors import (
     BoundsError,
     FormatError,
@@ -55,9 +55,16 @@ def exported(transformers, program, target, folder, **options):
     return model, load(transformers, folder)
 
 
-def logits_of(theirs, ids):
+def logits_of(theirs, ids, mask=None):
+    """With a mask, with the positions too that `generate` makes of it."""
+    given = {"input_ids": torch.from_numpy(ids)}
+    if mask is not None:
+        given["attention_mask"] = torch.from_numpy(mask).long()
+        if theirs.config.model_type == "recurrent_gemma":
+            places = given["attention_mask"].cumsum(-1) - 1
+            given["position_ids"] = places.masked_fill(~torch.from_numpy(mask), 0)
     with torch.no_grad():
-        return theirs(torch.from_numpy(ids)).logits.numpy()
+        return theirs(**given).logits.float().numpy()
 
 
 def stepwise_logits(theirs, ids):
@@ -68,10 +75,23 @@ def stepwise_logits(theirs, ids):
         return np.concatenate([*stepwise_logits(theirs, torch.from_numpy(ids))], axis=1)
 
 
-def parabolas(outputs, symbols):
-    """The logits 2 k y - k^2 of outputs (...): (..., symbols)."""
-    k = np.arange(symbols)
-    return 2 * k * outputs[..., None] - k**2
+def parabolas(outputs, rows, first=0):
+    """The logits 16 (2 k y - k^2) of outputs (...): (..., rows), the last two of no symbols.
+
+    A tied head counts symbols from 1, and so does `first`.
+    """
+    k, y = np.append(np.arange(rows - 2), [-1, -1]) + first, outputs + first
+    return SHARPNESS * (2 * k * y[..., None] - k**2)
+
+
+def filled_up(texts, padding, more=0):
+    """Texts of several lengths as one array, with what comes ahead of them, and the mask."""
+    length = max(map(len, texts)) + more
+    ids = np.full((len(texts), length), padding)
+    for row, text in zip(ids, texts, strict=True):
+        row[length - len(text) :] = text
+    mask = np.arange(length) >= np.array([[length - len(text)] for text in texts])
+    return ids, mask
 
 
 # ---------------------------------------------------------------- equal to the reference
@@ -91,51 +111,60 @@ def assert_equals_its_reference(
     assert model.certificate.exact
     random = np.random.default_rng(7)
     cases = [entry.sample(random, tokens, **parameters) for _ in range(sequences)]
-    length = max(len(case[0]) for case in cases)
-    # Shorter texts are filled up at their ends, where nothing that counts looks.
-    ids = np.stack([np.pad(case[0], (0, length - len(case[0]))) for case in cases])
-    told = [entry.expected(case, **parameters)[:, 0] for case in cases]
-    counts = np.array([[t < len(case[0]) for t in range(length)] for case in cases])
-    expected = np.stack([np.pad(answer, (0, length - len(answer))) for answer in told])
+    texts = [case[0][: tokens - 3 * (row % 3)] for row, case in enumerate(cases)]
+    config = theirs.config
+    ids, mask = filled_up(texts, config.pad_token_id, more=2)
+    expected = np.zeros(ids.shape)
+    expected[mask] = np.concatenate([
+        entry.expected(case, **parameters)[: len(text), 0]
+        for case, text in zip(cases, texts, strict=True)
+    ])  # fmt: skip
 
     logits = logits_of(theirs, ids)
-    steps = stepwise_logits(theirs, ids)
-    ours = model.module.logits((ids.astype(np.int32),), theirs.config.vocab_size)
-
-    np.testing.assert_array_equal(logits.argmax(-1)[counts], expected[counts])
-    np.testing.assert_array_equal(logits[counts], parabolas(expected, logits.shape[-1])[counts])
-    np.testing.assert_array_equal(steps[counts], logits[counts])
+    np.testing.assert_array_equal(logits.argmax(-1)[mask], expected[mask])
+    np.testing.assert_array_equal(logits[mask], parabolas(expected, config.vocab_size)[mask])
+    assert not logits[~mask].any()
+    np.testing.assert_array_equal(logits_of(theirs, ids, mask), logits)
+    np.testing.assert_array_equal(stepwise_logits(theirs, ids), logits)
+    alone = np.stack([np.pad(text, (0, ids.shape[1] - len(text))) for text in texts])
+    ours = model.module.logits((alone.astype(np.int32),), config.vocab_size - 2)
     # Where the head needs a layer more (see `residual_answer`), our own model has none.
-    if theirs.config.num_hidden_layers == model.num_layers:
-        np.testing.assert_array_equal(ours[counts], logits[counts])
+    if config.num_hidden_layers == model.num_layers:
+        for row, text in enumerate(texts):
+            np.testing.assert_array_equal(ours[row, : len(text)], logits[row, mask[row], :-2])
     else:
         assert program.name in NEED_A_LAYER
 
     (kind,) = program.inputs.values()
     if program.output_type.size <= kind.size:
-        assert_generates(model, theirs, ids[:, : max(1, (length - generated) // 2)], generated)
+        most = max(1, (ids.shape[1] - generated) // 2)
+        assert_generates(model, theirs, [text[: most - row % 2] for row, text in enumerate(texts)],
+                         generated)  # fmt: skip
 
 
-def assert_generates(model, theirs, prompts, steps):
-    """Greedy texts are ours and the reference's, as long as they keep the program's promises."""
+def assert_generates(model, theirs, prompts, steps, **options):
+    """Texts go on as ours and the reference's, as long as they keep the program's promises."""
     program = model.program
-    limit = program.max_length
-    steps = steps if limit is None else min(steps, limit - prompts.shape[1] + 1)
+    limit, longest = program.max_length, max(map(len, prompts))
+    steps = steps if limit is None else min(steps, limit - longest + 1)
+    ids, mask = (torch.from_numpy(x) for x in filled_up(prompts, theirs.config.pad_token_id))
     with torch.no_grad():
-        got = theirs.generate(torch.from_numpy(prompts), max_new_tokens=steps).numpy()
-    assert got.shape == (len(prompts), prompts.shape[1] + steps)
+        got = theirs.generate(ids, attention_mask=mask.long(), max_new_tokens=steps, **options)
+    assert got.shape == (len(prompts), longest + steps)
+    told = got[:, longest:].numpy()
     legal = []
-    for text in got:
+    for row, prompt in enumerate(prompts):
         try:
-            answers = program.run(text[:-1])[:, 0]
+            answers = program.run([*prompt, *told[row, :-1]])[:, 0]
         except BoundsError:
             continue
-        legal.append(text)
-        np.testing.assert_array_equal(text[prompts.shape[1] :], answers[prompts.shape[1] - 1 :])
-    if legal:
-        texts = np.stack(legal)
-        ours = model.generate(texts[:, : prompts.shape[1]], steps)
-        np.testing.assert_array_equal(texts[:, prompts.shape[1] :], ours)
+        legal.append(row)
+        np.testing.assert_array_equal(told[row], answers[len(prompt) - 1 :])
+    for length in {len(prompts[row]) for row in legal}:
+        rows = [row for row in legal if len(prompts[row]) == length]
+        ours = model.generate(np.stack([prompts[row] for row in rows]), steps)
+        np.testing.assert_array_equal(told[rows], ours)
+    return len(legal)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +219,11 @@ def test_the_head_is_not_the_embedding(flip_flop):
     model, theirs, _ = flip_flop
     assert theirs.config.tie_word_embeddings is False
     kernel = model.module.parameter_arrays()["output_kernel"]
-    np.testing.assert_array_equal(theirs.lm_head.weight.detach().numpy(), token_head(kernel, 4))
+    np.testing.assert_array_equal(theirs.lm_head.weight.detach().numpy(), token_head(kernel, 4, 2))
     table = model.module.parameter_arrays()[model.module.embedding_name]
-    np.testing.assert_array_equal(theirs.get_input_embeddings().weight.detach().numpy(), table)
+    embedding = theirs.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(embedding[:4], table)
+    assert len(embedding) == 6 and not embedding[4:].any()
 
 
 def test_no_symbol_ends_a_text(flip_flop):
@@ -208,13 +239,24 @@ def test_no_symbol_ends_a_text(flip_flop):
 def test_no_symbol_is_padding(flip_flop, transformers):
     """The default is symbol 0, whose embedding torch keeps out of training."""
     _, theirs, folder = flip_flop
-    embedding = theirs.get_input_embeddings()
-    assert theirs.config.pad_token_id is None and theirs.generation_config.pad_token_id is None
-    assert embedding.padding_idx is None and embedding.weight[0].any()
-    # Convolutions would read what is put before a text, so the tokenizer refuses to.
+    config, embedding = theirs.config, theirs.get_input_embeddings()
+    assert (config.pad_token_id, theirs.generation_config.pad_token_id) == (5, 5)
+    assert (config.lsrl["unknown"], config.lsrl["padding"]) == (4, 5)
+    assert embedding.padding_idx in (None, 5) and embedding.weight[0].any()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    with pytest.raises(ValueError, match="padding token"):
-        tokenizer(["READ", "SET1 READ"], padding=True)
+    told = tokenizer(["READ", "SET1 READ NOD"], padding=True, return_tensors="pt")
+    assert told.input_ids.tolist() == [[5, 5, 0], [3, 0, 4]]
+    assert told.attention_mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert theirs.generate(**told, max_new_tokens=2).shape == (2, 5)
+    assert tokenizer.decode(told.input_ids[0], skip_special_tokens=True) == "READ"
+
+
+def test_the_model_says_nothing_at_a_word_that_is_no_symbol(flip_flop):
+    """All logits are equal there, and what it holds it goes on to hold."""
+    _, theirs, _ = flip_flop
+    logits = logits_of(theirs, np.array([[4, 3, 4, 0, 5, 5, 0]]))[0]
+    assert not logits[[0, 2, 4, 5]].any()
+    assert logits.argmax(-1)[[1, 3, 6]].tolist() == [1, 1, 1]
 
 
 def test_caches_are_asked_for_where_there_are_any(flip_flop):
@@ -259,11 +301,9 @@ def test_griffins_soft_cap_changes_no_logit(symbols, transformers, tmp_path):
         before = theirs.lm_head(theirs.model(ids).last_hidden_state)
         after = theirs(ids).logits
     assert torch.equal(before, after)
-    assert after.abs().max() == (symbols - 1) ** 2
-    k, y = torch.arange(symbols)[None], torch.arange(symbols)[:, None]
-    assert torch.equal(after[:, 0], (2 * k * y - k**2).float())
+    np.testing.assert_array_equal(after[:, 0], parabolas(np.arange(symbols), symbols + 2))
     cap = theirs.config.logits_soft_cap
-    assert np.frexp(cap)[0] == 0.5 and 3 * symbols**2 <= cap * 2.0**-13
+    assert np.frexp(cap)[0] == 0.5 and 3 * SHARPNESS * symbols**2 <= cap * 2.0**-13
 
 
 def test_numbers_are_float32(flip_flop):
@@ -279,11 +319,95 @@ def test_symbols_that_only_come_out_do_no_harm(target, transformers, tmp_path):
     program = lsrl.programs.counter_mod(5)
     model, theirs = exported(transformers, program, target, tmp_path / "model")
     table = theirs.get_input_embeddings().weight.detach().numpy()
-    assert theirs.config.vocab_size == 5 and len(table) == 5
-    assert (table[2:, 0] == table[0, 0]).all() and not table[2:, 1:].any()
+    assert theirs.config.vocab_size == len(table) == 7
+    assert (table[2:5, 0] == table[0, 0]).all() and not table[2:, 1:].any()
     assert np.isfinite(logits_of(theirs, np.array([[0, 1, 4, 3, 1]]))).all()
     with pytest.raises(InputError, match="Token output that is not larger"):
         model.generate([0], 3)
+
+
+# ---------------------------------------------------------------- probabilities and dtypes
+
+
+TEXTS = {
+    "flip_flop": lsrl.programs.flip_flop(),
+    "majority": lsrl.programs.majority(),
+    "copy_delay": lsrl.programs.copy_delay(2, 5),
+    "induction_head": lsrl.programs.induction_head(vocab=6),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    studied(
+        [pytest.param(n, each, id=f"{n}-{each}") for n in TEXTS for each in TARGETS],
+        "copy_delay-mamba",
+        "flip_flop-griffin",
+    ),
+)
+def test_sampling_and_beams_say_what_the_model_says(name, target, transformers, tmp_path):
+    """The answer has almost all of the probability, so no other text is ever as likely."""
+    model, theirs = exported(transformers, TEXTS[name], target, tmp_path / "model")
+    (kind,) = model.program.inputs.values()
+    random = np.random.default_rng(3)
+    prompts = [random.integers(0, kind.size, length) for length in (9, 4, 9, 4)]
+    torch.manual_seed(0)
+    for told in (
+        assert_generates(model, theirs, 3 * prompts, 8, do_sample=True),
+        3 * assert_generates(model, theirs, prompts, 8, num_beams=3),
+    ):
+        assert told == 3 * len(prompts)
+
+    ids = np.stack([prompts[0], prompts[2]])
+    answers = torch.from_numpy(model.run(ids)).long()
+    likely = torch.from_numpy(logits_of(theirs, ids)).softmax(-1).gather(-1, answers)
+    assert likely.min() >= 0.9999
+    # The reference's own loss is of the next token: here, that of an answer that was fed back.
+    text = np.concatenate([ids, model.generate(ids, 8)], axis=1)
+    labels = torch.from_numpy(text).clone()
+    labels[:, : ids.shape[1]] = -100
+    assert theirs(torch.from_numpy(text), labels=labels).loss < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("program", "target", "holds"),
+    [
+        pytest.param(lsrl.programs.flip_flop(), "mamba", True, id="mamba"),
+        pytest.param(lsrl.programs.flip_flop(), "griffin", True, id="griffin"),
+        # A running sum is a rounded exponential, and the logits of 40 symbols have 11 bits.
+        pytest.param(lsrl.programs.majority(), "griffin", False, id="a sum"),
+        pytest.param(lsrl.programs.first_token(vocab=40), "mamba", False, id="many symbols"),
+    ],
+)
+def test_the_config_says_which_dtypes_are_exact(program, target, holds, transformers, tmp_path):
+    model, theirs = exported(transformers, program, target, tmp_path / "model")
+    names = theirs.config.lsrl["exact_dtypes"]
+    assert names == (["float32", "bfloat16"] if holds else ["float32"])
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"Exact in {' and '.join(names)}, as" in card
+    assert holds == loads_exactly(transformers, tmp_path / "model", theirs, model.program)
+
+
+def loads_exactly(transformers, folder, theirs, program):
+    """Whether logits in bfloat16 are those in float32, on random texts."""
+    small = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    (kind,) = program.inputs.values()
+    length = min(60, program.max_length or 60)
+    ids = np.random.default_rng(5).integers(0, kind.size, (64, length))
+    return np.array_equal(logits_of(small, ids), logits_of(theirs, ids))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("entry", "parameters"), text_programs())
+def test_dtypes_that_the_config_lists_are_exact(entry, parameters, target, transformers, tmp_path):
+    """Given any text, also one that breaks a promise: those sums are no larger either."""
+    try:
+        model, theirs = exported(transformers, entry.program(**parameters), target, tmp_path / "m")
+    except (UnsupportedOpError, PrecisionError):
+        pytest.skip("there is no such export")
+    if "bfloat16" in theirs.config.lsrl["exact_dtypes"]:
+        assert loads_exactly(transformers, tmp_path / "m", theirs, model.program)
 
 
 # ---------------------------------------------------------------- the head
@@ -310,9 +434,12 @@ def test_the_head_can_be_tied_to_the_embedding(program, target, transformers, tm
     (kind,) = program.inputs.values()
     # tok2tok promises nothing of its prompts, and so any text is one.
     ids = np.random.default_rng(0).integers(0, kind.size, (8, program.max_length or 60))[:, :60]
-    expected = parabolas(program.run(ids)[..., 0], theirs.config.vocab_size)
-    np.testing.assert_array_equal(logits_of(theirs, ids), expected)
-    np.testing.assert_array_equal(stepwise_logits(theirs, ids), expected)
+    expected = parabolas(program.run(ids)[..., 0], theirs.config.vocab_size, first=1)
+    filled, mask = filled_up(ids, theirs.config.pad_token_id, more=3)
+    logits = logits_of(theirs, filled)
+    np.testing.assert_array_equal(logits[:, 3:], expected)
+    np.testing.assert_array_equal(logits_of(theirs, filled, mask), logits)
+    np.testing.assert_array_equal(stepwise_logits(theirs, filled), logits)
     if program.output_type.size <= kind.size:
         assert_generates(model, theirs, ids[:, :8], 6)
 
@@ -370,6 +497,42 @@ def test_the_card_says_what_the_model_is(target, tmp_path):
     assert "generate(ids" not in card
 
 
+ODD = "`` ``` ````~~~\n---\nlicense: mine\n---\n# no <b>title</b>\n{braces} | pipes | ![x](y) \\ $"
+
+
+def test_odd_names_stay_within_their_quotes(transformers, tmp_path):
+    """What an author wrote is quoted: no Markdown, no HTML, no front matter is of it."""
+    from huggingface_hub import ModelCard
+    from markdown_it import MarkdownIt
+
+    words = ["```", "<script>", "---", "`"]
+
+    def odd(word: lsrl.Token(4, words)) -> lsrl.Token(4, words):
+        return lsrl.hold(word.named(ODD), word > 0).named("```\n# signal")
+
+    odd.__name__, odd.__doc__ = ODD, f"First.\n\n{ODD}\n```\n# Second\n<b>third</b> \ud800"
+    program = lsrl.program(odd)
+    lsrl.compile(program, "mamba", inspectable=True).export("huggingface", tmp_path / "model")
+    text = (tmp_path / "model" / "README.md").read_text()
+
+    card = ModelCard(text)
+    front = {"library_name", "pipeline_tag", "tags"}
+    assert {name for name, value in card.data.to_dict().items() if value} == front
+    parsed = MarkdownIt("commonmark").parse(card.text)
+    children = [child for token in parsed for child in token.children or []]
+    kinds = {token.type for token in [*parsed, *children]}
+    assert not kinds & {"html_block", "html_inline", "image", "link_open", "hr"}
+    titles = [parsed[i + 1].content for i, each in enumerate(parsed) if each.type == "heading_open"]
+    assert titles[0].endswith(" as a MambaForCausalLM") and "license: mine" in titles[0]
+    assert titles[1:] == ["Run it", "The program", "Vocabulary", "Certificate", "Channels"]
+    blocks = [each.content for each in parsed if each.type == "fence"]
+    assert len(blocks) == 6 and "# Second\n<b>third</b> ?\n" in blocks[1]
+    compile(blocks[0], "card.py", "exec")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["lsrl"]["program"] == ODD
+    assert load(transformers, tmp_path / "model").config.id2label[1] == "<script>"
+
+
 def test_the_lines_of_the_card_run(flip_flop, monkeypatch, capsys):
     _, _, folder = flip_flop
     card = (folder / "README.md").read_text()
@@ -424,11 +587,13 @@ def test_parameters_that_were_replaced_are_exported(transformers, tmp_path):
     model.export("huggingface", tmp_path / "model")
     theirs = load(transformers, tmp_path / "model")
     ids = np.array([[3, 1, 0, 2]])
-    np.testing.assert_array_equal(logits_of(theirs, ids), model.module.logits((ids,), 4))
+    np.testing.assert_array_equal(logits_of(theirs, ids)[..., :-2], model.module.logits((ids,), 4))
     weight = theirs.get_input_embeddings().weight.detach().numpy()
-    np.testing.assert_array_equal(weight, table + bias)
+    np.testing.assert_array_equal(weight[:-2], table + bias)
+    assert theirs.config.lsrl["exact_dtypes"] == []
     for name in ("config.json", "README.md"):
         assert "not the compiled weights" in (tmp_path / "model" / name).read_text()
+    assert "not proven" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_the_readme_says_what_happens(transformers, tmp_path, monkeypatch, capsys):
@@ -468,15 +633,17 @@ def test_words_are_the_programs_symbols(program, text, ids, transformers, tmp_pa
     assert tokenizer.decode(ids) == " ".join(text.split())
     limit = program.max_length
     assert tokenizer.model_max_length == limit or limit is None
-    with pytest.raises(Exception, match="UNK"):
-        tokenizer("nothing of the kind")
+    unknown = tokenizer.unk_token_id
+    assert tokenizer("nothing of the kind")["input_ids"] == [unknown] * 4
+    assert (unknown, tokenizer.pad_token_id) == (len(tokenizer) - 2, len(tokenizer) - 1)
 
 
 def test_answers_have_names_of_their_own(transformers, tmp_path):
     program = lsrl.programs.associative_recall(2, 3)
     _, theirs = exported(transformers, program, "mamba", tmp_path / "model")
     labels = theirs.config.id2label
-    assert [labels[symbol] for symbol in range(5)] == ["NOTHING", "VALUE0", "VALUE1", "VALUE2", "4"]
+    expected = ["NOTHING", "VALUE0", "VALUE1", "VALUE2", "4", "[UNK]", "[PAD]"]
+    assert [labels[symbol] for symbol in range(7)] == expected
 
 
 def test_words_differ_whatever_the_names(transformers, tmp_path):
@@ -489,6 +656,24 @@ def test_words_differ_whatever_the_names(transformers, tmp_path):
     lsrl.compile(shown, "mamba").export("huggingface", tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.convert_ids_to_tokens(range(5)) == ["3", "<3>", "2", "<<3>>", "4"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_program_may_have_the_words_of_special_tokens(target, transformers, tmp_path):
+    """A tokenizer looks for its special tokens within words too."""
+    words = ["[UNK]", "a[PAD]b", "<[PAD]>", "[PAD]", "[UNK"]
+
+    @lsrl.program
+    def echo(word: lsrl.Token(5, words)) -> lsrl.Token(5, words):
+        return word
+
+    _, theirs = exported(transformers, echo, target, tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    told = tokenizer([" ".join(words), "a[PAD]b what"], padding=True, return_tensors="pt")
+    assert told.input_ids.tolist() == [[0, 1, 2, 3, 4], [6, 6, 6, 1, 5]]
+    assert (tokenizer.unk_token, tokenizer.pad_token) == ("<[UNK]>", "<<[PAD]>>")
+    assert theirs(**told).logits.argmax(-1)[0].tolist() == [0, 1, 2, 3, 4]
+    assert theirs.config.id2label[5] == "<[UNK]>"
 
 
 def test_names_of_tokens_are_checked_and_kept(tmp_path):

@@ -10,10 +10,11 @@ import pytest
 import lsrl
 from lsrl.errors import PromiseError, TheoremError
 from lsrl.ir import ops
-from lsrl.ir.bounds import facts, linear_state_facts, product_of_grids
+from lsrl.ir.bounds import facts, product_of_grids
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import lowest_bit
+from lsrl.ir.recurrence import linear_state_facts
 
 GATHER = [[1, 1, 1], [0, 0, 0], [0, 0, 0]]  # as many ones as rows, and every column once
 

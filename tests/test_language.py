@@ -3,7 +3,9 @@
 The bounds and grids that signals carry are checked on the same inputs.
 """
 
+import copy
 import inspect
+import math
 import re
 from fractions import Fraction
 from typing import Annotated
@@ -11,6 +13,8 @@ from typing import Annotated
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lsrl
 from lsrl import Signal, Token, Vector
@@ -163,6 +167,62 @@ OPERATORS = {
     "select by channel": (lambda b, x: lsrl.select(b, x, -1), lambda b, x: np.where(b, x, -1)),
     "select of numbers": (lambda b: lsrl.select(b, 3, -1), lambda b: np.where(b, 3, -1)),
     "where": (lambda c, s: lsrl.where(c, 5, s), lambda c, s: np.where(c, 5, s)),
+    "s % 3": (lambda s: s % 3, lambda s: s % 3),
+    "x % 1.5": (lambda x: x % 1.5, lambda x: x % 1.5),
+    "y % -2": (lambda y: y % -2, lambda y: y % -2),
+    "y % array": (lambda y: y % np.array([2, -3, 4]), lambda y: y % [2, -3, 4]),
+    "s % array": (lambda s: s % [2, 3, 5], lambda s: s % [2, 3, 5]),
+    "x // 1": (lambda x: x // 1, lambda x: x // 1),
+    "x // 0.75": (lambda x: x // 0.75, lambda x: x // 0.75),
+    "y // -2": (lambda y: y // -2, lambda y: y // -2),
+    "y // array": (lambda y: y // [4, 2, 3], lambda y: y // [4, 2, 3]),
+    "divmod": (lambda x: divmod(x, 2), lambda x: np.hstack(divmod(x, 2))),
+    "floor and ceil": (
+        lambda s: (math.floor(s / 2), math.ceil(s / 2)),
+        lambda s: np.c_[s // 2, (s + 1) // 2],
+    ),
+    "abs": (lambda x: abs(x), np.abs),
+    "+x": (lambda x: +x, lambda x: x),
+    "x ** 2": (lambda x: x**2, lambda x: x**2),
+    "x ** 3": (lambda x: x**3, lambda x: x**3),
+    "y ** 3": (lambda y: y**3, lambda y: y**3),
+    "t ** 2": (lambda t: t**2, lambda t: t**2),
+    "x ** 0": (lambda x: x**0, lambda x: x**0),
+    "x ** 1": (lambda x: x**1, lambda x: x),
+    "b ** 5": (lambda b: b**5, lambda b: b),
+    "2 ** s": (lambda s: 2**s, lambda s: 2**s),
+    "0.5 ** t": (lambda t: 0.5**t, lambda t: 0.5**t),
+    "x @ A": (lambda x: x @ MATRIX.T, lambda x: x @ MATRIX.T),
+    "x @ list": (lambda x: x @ LIST, lambda x: (x @ LIST)[:, None]),
+    "x @ sparse": (lambda x: x @ sp.csr_array(MATRIX.T), lambda x: x @ MATRIX.T),
+    "array @ x": (lambda x: np.array(LIST) @ x, lambda x: (x @ LIST)[:, None]),
+    "x @ y": (lambda x, y: x @ y, lambda x, y: (x * y).sum(axis=1, keepdims=True)),
+    "np.maximum": (lambda x: np.maximum(0, x), lambda x: np.maximum(x, 0)),
+    "np.minimum": (lambda x, y: np.minimum(x, y), np.minimum),
+    "np.abs": (lambda x: np.abs(x), np.abs),
+    "np.add": (lambda x: np.add(LIST, x), lambda x: x + LIST),
+    "np.subtract": (lambda x: np.subtract(LIST, x), lambda x: LIST - x),
+    "np.multiply": (lambda x: np.multiply(x, LIST), lambda x: x * LIST),
+    "np.negative": (lambda x: np.negative(x), np.negative),
+    "np.mod": (lambda y: np.mod(y, 3), lambda y: np.mod(y, 3)),
+    "np.floor_divide": (lambda y: np.floor_divide(y, 3), lambda y: np.floor_divide(y, 3)),
+    "np.floor": (lambda x: np.floor(x), np.floor),
+    "np.power": (lambda y: np.power(y, 2), lambda y: y**2),
+    "np.matmul": (lambda x: np.matmul(MATRIX, x), lambda x: x @ MATRIX.T),
+    "np.dot": (lambda x: np.dot(MATRIX, x), lambda x: x @ MATRIX.T),
+    "np.greater": (lambda x: np.greater([0, 1, 2], x), lambda x: np.greater([0, 1, 2], x)),
+    "np.less_equal": (lambda x: np.less_equal(0, x), lambda x: x >= 0),
+    "np.logical_and": (lambda b, c: np.logical_and(b, c), np.logical_and),
+    "np.logical_not": (lambda b: np.logical_not(b), np.logical_not),
+    "np.where": (lambda c, s: np.where(c, 5, s), lambda c, s: np.where(c, 5, s)),
+    "np.clip": (lambda x: np.clip(x, -1, 2.5), lambda x: np.clip(x, -1, 2.5)),
+    "np.sum": (lambda x: np.sum(x), lambda x: x.sum(axis=1)),
+    "np.max": (lambda x: np.max(x), lambda x: x.max(axis=1)),
+    "np.min": (lambda x: np.min(x), lambda x: x.min(axis=1)),
+    "np.argmax": (lambda x: np.argmax(x), lambda x: x.argmax(axis=1)),
+    "np.concatenate": (lambda x, s: np.concatenate([x, s]), lambda x, s: np.c_[x, s]),
+    "array > x": (lambda x: np.array([0, 1, 2]) > x, lambda x: x < [0, 1, 2]),
+    "deepcopy": (lambda x: copy.deepcopy(x) + copy.copy(x), lambda x: 2 * x),
 }  # fmt: skip
 
 
@@ -459,6 +519,54 @@ def test_mod_on_other_grids(step, n):
     assert_within_facts(program, program.run(values))
 
 
+DIVISORS = st.sampled_from([-6, -2.5, -1, -0.75, 0.25, 0.5, 1, 1.5, 2, 3, 7, 8])
+
+
+@settings(max_examples=30)
+@given(
+    low=st.integers(-40, 20),
+    span=st.integers(0, 60),
+    step=st.sampled_from([0.25, 0.5, 1, 1.5, 2, 3]),
+    n=DIVISORS,
+)
+def test_modulo_and_floor_division_equal_numpy(low, span, step, n):
+    values = np.arange(low, low + span + 1)[:, None] * step
+    kind = Vector(1, low=values.min(), high=values.max(), step=step)
+    program = program_of(lambda x: divmod(x, n), kind)
+    expected = np.hstack(divmod(values, n))
+    got = program.run(values[:100])
+    np.testing.assert_array_equal(got, expected[:100])
+    assert_within_facts(program, got)
+    facts = facts_of(program)
+    assert facts.step[0] >= 1 or facts.low[0] == facts.high[0], "a quotient is an integer"
+    assert abs(facts.low[1]) < abs(n) and abs(facts.high[1]) < abs(n)
+
+
+@settings(max_examples=20)
+@given(
+    low=st.integers(-9, 9),
+    span=st.integers(0, 20),
+    step=st.sampled_from([0.5, 1, 3]),
+    n=st.integers(0, 5),
+)
+def test_powers_equal_numpy(low, span, step, n):
+    values = np.arange(low, low + span + 1)[:, None] * step
+    kind = Vector(1, low=values.min(), high=values.max(), step=step)
+    program = program_of(lambda x: x**n, kind)
+    got = program.run(values)
+    np.testing.assert_array_equal(got, values**n)
+    assert_within_facts(program, got)
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "griffin"])
+def test_new_operators_on_networks(target):
+    program = program_of(lambda y: (y % -3, y // 2, y**2, abs(y), y @ MATRIX.T))
+    inputs = random_input(Y, 0)
+    model = lsrl.compile(program, target)
+    assert model.certificate.exact
+    np.testing.assert_array_equal(model.run(inputs), program.run(inputs))
+
+
 def test_mod_of_vectors_and_of_a_running_sum():
     check(lambda y: lsrl.mod(y + 2, 3), lambda y: (y + 2) % 3)
     check(lambda s: lsrl.mod(lsrl.cumsum(s), 5), lambda s: s.cumsum(axis=0) % 5)
@@ -733,7 +841,6 @@ MISTAKES = {
     "window_sum(0)": (lambda x: lsrl.window_sum(x, 0), ProgramError),
     "one_hot(0)": (lambda s: lsrl.one_hot(s, 0), ProgramError),
     "mod by text": (lambda s: lsrl.mod(s, "two"), ProgramError),  # type: ignore[arg-type]
-    "mod by a vector": (lambda s: lsrl.mod(s, [2, 3]), ShapeError),  # type: ignore[arg-type]
     "ragged table": (lambda t: lsrl.lookup(t, [[1], [2, 3], [4], [5], [6]]), ProgramError),
     "nan in a table": (lambda t: lsrl.lookup(t, [1, 2, 3, 4, np.nan]), ProgramError),
     "text in a matrix": (lambda x: np.array([["a", "b", "c"]]) @ x, ProgramError),
@@ -743,7 +850,21 @@ MISTAKES = {
     "mod by zero": (lambda s: lsrl.mod(s, 0), ProgramError),
     "mod on no common grid": (lambda s: lsrl.mod(s, 0.1), ProgramError),
     "mod of continuous": (lambda z: lsrl.mod(z, 1), ProgramError),
-    "mod of negatives": (lambda x: lsrl.mod(x, 2), BoundsError),
+    "mod without bounds": (lambda s: lsrl.mod(lsrl.linear_state(s, 2.0**20), 2), BoundsError),
+    "modulo by a matrix": (lambda x: x % np.eye(3), ShapeError),
+    "modulo by other widths": (lambda x: x % [2, 3], ShapeError),
+    "floor division by zero": (lambda x: x // [1, 0, 2], ProgramError),
+    "floor division of continuous": (lambda z: z // 1, ProgramError),
+    "floor division of a number": (lambda s: 7 // s, ProgramError),
+    "a half as a power": (lambda s: s**0.5, ProgramError),
+    "a negative power": (lambda s: s**-1, ProgramError),
+    "a signal to the power of one": (lambda s: s**s, ProgramError),
+    "a power of continuous": (lambda z: 2**z, ProgramError),
+    "a matrix from the right": (lambda x: x @ np.eye(2), ShapeError),
+    "a number from the right": (lambda x: x @ 2, ProgramError),
+    "ufunc": (lambda x: np.exp(x), ProgramError),
+    "ufunc into an array": (lambda x: np.add(x, 1, out=np.zeros(3)), ProgramError),
+    "function of arrays": (lambda x: np.cumsum(x), ProgramError),
     "lookup outside": (lambda s: lsrl.lookup(s, [1, 2]), BoundsError),
     "lookup of negatives": (lambda y: lsrl.lookup(y[0], [1, 2, 3, 4]), BoundsError),
     "token outside the table": (lambda t: lsrl.lookup(t, [1, 2]), BoundsError),

@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 
 import lsrl
-from lsrl import Token, Vector, storage
+from lsrl import Token, Vector
 from lsrl.errors import SelfTestError, UnsupportedOpError
 from lsrl.ir import ops
+from lsrl.program_json import program_from_json, program_to_json
 from lsrl.testing.verification import compare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -319,8 +320,8 @@ def test_every_kind_of_op_is_written_and_read():
     programs.append(program_of(every, Vector(2, low=-1, high=1, step=0.25), Token(3)))
     seen = set()
     for program in programs:
-        text = json.dumps(storage._program_to_json(program))
-        read = storage._program_from_json(json.loads(text))
+        text = json.dumps(program_to_json(program))
+        read = program_from_json(json.loads(text))
         assert read.graph.nodes == program.graph.nodes
         assert read.graph.dump() == program.graph.dump()
         assert repr(read) == repr(program)

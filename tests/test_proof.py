@@ -199,12 +199,11 @@ def pickled(model):
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickled])
 def test_copies_neither_lose_nor_fake_the_proof(model, make, lowered):
-    if make is pickled and model.target == "lstm":
-        pytest.skip("flax's cells hold functions that can't be pickled")
     same = make(model)
     assert same.certificate == model.certificate
     assert same.certificate.exact
-    assert not lowered
+    # What another process reads is compiled there, once, and then known.
+    assert lowered == ([model.target] if make is pickled else [])
     kernel = model.module.parameter_arrays()["output_kernel"]
     replace(model, 2 * kernel)
     assert not make(model).certificate.exact

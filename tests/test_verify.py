@@ -250,7 +250,7 @@ def test_a_sampler_gives_what_random_inputs_do_not(file, name, sampler):
     [
         ("failing", "ZeroDivisionError"),
         ("foreign", "expected ints from 0 to 4999"),
-        ("absent", "expected a function of (random, sequences, length), got NoneType"),
+        ("absent", "expected a function of (random, sequences, length), got nothing of that name"),
         ("LENGTH", "got int"),
     ],
 )

@@ -26,8 +26,6 @@ from lsrl.ir.bounds import (
     Sums,
     facts,
     joined_sums,
-    linear_state_facts,
-    linear_state_settles,
     side_by_side,
     term_sums,
 )
@@ -43,6 +41,7 @@ from lsrl.ir.ops import (
     Step,
     ThresholdState,
 )
+from lsrl.ir.recurrence import linear_state_facts, linear_state_settles
 from lsrl.schedule import Unit
 
 # Operations of a cell, beside the sums of its kernels, that can each lose a smallest normal number:

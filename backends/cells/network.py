@@ -29,7 +29,7 @@ from lsrl.backends.cells.forward import (
 )
 from lsrl.backends.cells.self_test import check_activations
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
-from lsrl.backends.cells.weights import UNTRAINED, cell_gates, cell_legend, fresh_cells
+from lsrl.backends.cells.weights import GATES, UNTRAINED, cell_gates, cell_legend, fresh_cells
 from lsrl.backends.input_map import InputMaps, kinds_and_maps, maps_in
 from lsrl.backends.network import (
     Inputs,
@@ -43,6 +43,7 @@ from lsrl.backends.network import (
     value_of,
 )
 from lsrl.backends.strength import Gates
+from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.parameters import Parameter
 from lsrl.pytrees import Tree, named_leaves
@@ -125,6 +126,19 @@ def biased_side(kind: CellKind) -> str:
     return "dense_h" if kind == "lstm" else "dense_i"
 
 
+def _check(kind: CellKind, weights: CellWeights) -> None:
+    """Raise ShapeError unless the kernels of each cell fit: its class makes others of its sizes."""
+    gates = len(GATES[kind])
+    for number, layer in enumerate(weights.layers):
+        units, read = layer.recurrent.shape[0], layer.inputs.shape[0]
+        rows = gates * units
+        wanted = {"inputs": (read, rows), "recurrent": (units, rows), "bias": (rows,)}
+        for name, shape in wanted.items():
+            if getattr(layer, name).shape != shape:
+                got = getattr(layer, name).shape
+                raise ShapeError(f"cell {number}, {name}: expected shape {shape}, got {got}")
+
+
 # ---------------------------------------------------------------- the module
 
 
@@ -151,6 +165,7 @@ class CellNetwork(Network):
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
         """
         super().__init__()
+        _check(kind, weights)
         kinds, maps = kinds_and_maps(*weights.maps)
         with precision(dtype):
             self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})

@@ -24,14 +24,13 @@ from lsrl.ir.bounds import (
     Facts,
     Sums,
     facts,
-    linear_state_facts,
-    linear_state_settles,
     lowest_bit_of_step,
     side_by_side,
 )
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import LinearState, Lookup, Product, Relu
+from lsrl.ir.recurrence import linear_state_facts, linear_state_settles
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 

@@ -3,8 +3,9 @@
 A head reads the program's output 2 k times for the symbol k, and takes k^2 off it. If the output is
 a sum of large terms that cancel, such as the rest of a long count, that sum is no longer exact in
 float32; so `answering` puts the output into a channel of its own first. A head that is tied to the
-embedding can read only what the embedding writes: `tied` has it write k and k^2, and its last layer
-replaces them by the output and by -1.
+embedding can read only what the embedding writes: `tied` has it write k + 1 and (k + 1)^2, and its
+last layer replaces them by the output and 1, and by -1. Counted from 1, a row of zeros scores as
+the symbol -1 would, so what is no symbol needs no other row.
 """
 
 from dataclasses import replace
@@ -47,35 +48,41 @@ def tied(backend: ResidualBackend, stream: Stream) -> tuple[Stream, int, int]:
         number, never negative.
 
     Returns:
-      The layout, and two channels of its stream, m and n. The embedding of the symbol k holds k in
-      m and k^2 in n; at the end m holds the output and n holds -1. The output row is m.
+      The layout, and two channels of its stream, m and n. The embedding of the symbol k holds k + 1
+      in m and (k + 1)^2 in n; at the end m holds the output and 1, and n holds -1. The output row
+      is m.
     """
     graph = stream.graph
     builder = _copied(graph)
     ((token, source),) = graph.inputs.items()
-    symbols = int(source.type.facts().high[0]) + 1
-    square = builder.add(Lookup(Matrix([[symbol**2] for symbol in range(symbols)])), token)
+    numbers = range(1, int(source.type.facts().high[0]) + 2)
+    number, square = (
+        builder.add(Lookup(Matrix([[k**power] for k in numbers])), token) for power in (1, 2)
+    )
     rows = [Matrix([[float(row == place)] for row in range(3)]) for place in range(3)]
     # Only what the output reads is kept in the stream.
-    kept = builder.add(Affine(tuple(rows), (0.0, 0.0, 0.0)), graph.output, token, square)
+    kept = builder.add(Affine(tuple(rows), (0.0, 0.0, 0.0)), graph.output, number, square)
     laid: Stream = backend.schedule(builder.build(kept), None)
-    answer_row, token_row, square_row = laid.output
-    (token_place, _), (square_place, _) = (
-        next(iter(laid.read(row).items())) for row in (token_row, square_row)
+    answer_row, number_row, square_row = laid.output
+    (number_place, _), (square_place, _) = (
+        next(iter(laid.read(row).items())) for row in (number_row, square_row)
     )
-    if not token_place or not square_place:
+    if not number_place or not square_place:
         raise LsrlError("tied: the stream has no channel for the symbol")
     last = laid.sites[len(laid.sites) - len(laid.sites) // laid.depth :]
     # Channels of the last half of a layer; what is ahead of it does nothing.
     swap = Site(
         last[-1].kind,
-        (Channel(answer_row), Channel(token_row), Channel(square_row), Channel(ONE)),
-        {token_place: ((0, 1.0), (1, -1.0)), square_place: ((2, -1.0), (3, -1.0))},
+        (Channel(answer_row), Channel(number_row), Channel(square_row), Channel(ONE)),
+        {
+            number_place: ((0, 1.0), (1, -1.0), (3, 1.0)),
+            square_place: ((2, -1.0), (3, -1.0)),
+        },
     )
     idle = tuple(Site(site.kind, (), {}) for site in last[:-1])
     return (
-        replace(laid, sites=(*laid.sites, *idle, swap), depth=laid.depth + 1, output=(token_row,)),
-        token_place,
+        replace(laid, sites=(*laid.sites, *idle, swap), depth=laid.depth + 1, output=(number_row,)),
+        number_place,
         square_place,
     )
 

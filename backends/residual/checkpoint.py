@@ -5,8 +5,16 @@ read, with no code of ours: the weights of an unmodified `MambaForCausalLM` or
 `RecurrentGemmaForCausalLM`, its configuration, a tokenizer with a word for each symbol, and a card.
 Neither torch nor transformers is needed to write it.
 
-At each token the symbol of the greatest logit is the program's output; so greedy generation feeds
-outputs back, as `Model.generate` does. See `token_head` in `lsrl.backends.residual.network`.
+At each token the symbol of the greatest logit is the program's output, with a probability of almost
+1; so generation feeds outputs back, as `Model.generate` does, be it greedy, sampled or by beams.
+See `token_head` in `lsrl.backends.residual.network`.
+
+Two rows of the embedding are no symbols, and zeros: tokens without even the constant channel. A
+norm makes 0 of such a token, so no layer adds anything to it, a state that is 0 stays 0, and
+convolutions read what they read ahead of a text. So a text that is filled up on its left gives what
+it gives by itself, whether the class looks at the mask (Mamba) or not (RecurrentGemma). The latter
+takes what comes in at position 0 unscaled, wherever that is: where the state is 0 holds and passes
+scale by 1 anyway, and a running sum takes in the token before, of which there is none.
 """
 
 import json
@@ -20,8 +28,9 @@ from safetensors.numpy import save as to_safetensors
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.answer import answering, tied
 from lsrl.backends.residual.certificate import SIZE
+from lsrl.backends.residual.dtypes import exact_dtypes, logits_are_exact, tied_logits_are_exact
 from lsrl.backends.residual.model_card import model_card, without_folders
-from lsrl.backends.residual.network import ResidualNetwork, token_head
+from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork, token_head
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
@@ -32,7 +41,7 @@ from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 
 FORMAT = "lsrl-huggingface"
-VERSION = 1
+VERSION = 2
 CONFIG = "config.json"
 
 Checkpoint = tuple[dict[str, Array], ResidualNetwork, Stream]
@@ -76,14 +85,22 @@ def write(
     weights = _tied if request.tie_word_embeddings else _untied
     found, network, stream = weights(backend, network, stream, vocabulary)
     arrays = {name: np.ascontiguousarray(array) for name, array in found.items()}
+    dtypes = (
+        exact_dtypes(backend, stream, arrays, vocabulary.size, request.tie_word_embeddings)
+        if request.exact
+        else ()
+    )
     config = _config(kind, network, stream, arrays, vocabulary, request)
-    generation = {"do_sample": False, "use_cache": kind.caches, **_NO_SPECIAL_TOKENS}
+    config["lsrl"] = _about(stream, vocabulary, dtypes, request)
+    generation = {"do_sample": False, "use_cache": kind.caches, **_special(vocabulary)}
     files = {
         CONFIG: to_json(config),
         "generation_config.json": to_json(generation),
         "model.safetensors": to_safetensors(arrays, {"format": "pt"}),
         **tokenizer_files(vocabulary, program.max_length or request.tokens),
-        "README.md": model_card(kind, network, arrays, stream, vocabulary, request).encode(),
+        "README.md": model_card(kind, network, arrays, stream, vocabulary, dtypes, request).encode(
+            errors="replace"
+        ),
     }
     replace_folder(path, files, _check_export)
 
@@ -96,40 +113,51 @@ def _config(
     vocabulary: Vocabulary,
     request: ExportRequest,
 ) -> Config:
-    program = request.program
+    answers = (*vocabulary.answers, *vocabulary.others)
     return {
         "architectures": [kind.architecture],
         "model_type": kind.model_type,
         "dtype": "float32",
-        "vocab_size": vocabulary.size,
+        "vocab_size": vocabulary.rows,
         "hidden_size": network.width,
         "num_hidden_layers": network.depth,
         "use_cache": kind.caches,
         # Both classes tie by default, and would put the embedding in the place of the head.
         "tie_word_embeddings": request.tie_word_embeddings,
-        # The defaults make symbols special that are the program's own: Mamba ends texts at 0.
-        **_NO_SPECIAL_TOKENS,
+        **_special(vocabulary),
         **kind.further(network, arrays, vocabulary),
         # An output may mean something else than the input of the same number.
-        "id2label": {str(symbol): answer for symbol, answer in enumerate(vocabulary.answers)},
-        "label2id": {answer: symbol for symbol, answer in enumerate(vocabulary.answers)},
-        "lsrl": {
-            "format": FORMAT,
-            "version": VERSION,
-            "lsrl": version("lsrl"),
-            "program": program.name,
-            "target": request.target,
-            "max_length": program.max_length,
-            "inputs": vocabulary.inputs,
-            "outputs": vocabulary.outputs,
-            "labels": stream.labels(),
-            "certificate": without_folders(request.certificate, program.graph),
-            "certified_tokens": request.tokens,
-        },
+        "id2label": {str(row): answer for row, answer in enumerate(answers)},
+        "label2id": {answer: row for row, answer in enumerate(answers)},
     }
 
 
-_NO_SPECIAL_TOKENS: Config = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+def _about(
+    stream: Stream, vocabulary: Vocabulary, dtypes: tuple[str, ...], request: ExportRequest
+) -> Config:
+    """What the configuration says of the program."""
+    program = request.program
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "lsrl": version("lsrl"),
+        "program": program.name,
+        "target": request.target,
+        "max_length": program.max_length,
+        "inputs": vocabulary.inputs,
+        "outputs": vocabulary.outputs,
+        "unknown": vocabulary.unknown,
+        "padding": vocabulary.padding,
+        "labels": stream.labels(),
+        "certificate": without_folders(request.certificate, program.graph),
+        "certified_tokens": request.tokens,
+        "exact_dtypes": dtypes,
+    }
+
+
+def _special(vocabulary: Vocabulary) -> Config:
+    """Special tokens; the defaults are symbols of the program's own: Mamba ends texts at 0."""
+    return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": vocabulary.padding}
 
 
 def _check_export(folder: Path) -> None:
@@ -150,15 +178,17 @@ def _untied(
     backend: ResidualBackend, network: ResidualNetwork, stream: Stream, vocabulary: Vocabulary
 ) -> Checkpoint:
     """The reference's parameters, with the network and the layout that they are of."""
-    if not logits_are_exact(stream, vocabulary.size):
+    numerics = numerics_of("float32")
+    if not logits_are_exact(stream, vocabulary.size, numerics):
         longer = answering(backend, stream)
-        if not logits_are_exact(longer, vocabulary.size):
+        if not logits_are_exact(longer, vocabulary.size, numerics):
             raise _too_many(f"with {vocabulary.size} symbols")
         network, stream = _lowered_anew(backend, network, stream, longer), longer
     arrays = network.parameter_arrays()
     bias, kernel = arrays.pop("input_bias"), arrays.pop("output_kernel")
     arrays[network.embedding_name] = _embedding(arrays[network.embedding_name] + bias, vocabulary)
-    arrays["lm_head.weight"] = token_head(kernel, vocabulary.size).astype(np.float32)
+    head = token_head(kernel, vocabulary.size, len(vocabulary.others))
+    arrays["lm_head.weight"] = head.astype(np.float32)
     return arrays, network, stream
 
 
@@ -168,32 +198,33 @@ def _tied(
     """As `_untied`, for a head that is the embedding; see `lsrl.backends.residual.answer`."""
     if vocabulary.inputs < 2:
         raise InputError("export: a program of one symbol has no symbols for a tied head to tell")
-    if 3 * vocabulary.size**2 > 2**24:
+    if not tied_logits_are_exact(stream, vocabulary.size, numerics_of("float32")):
         raise _too_many(f"with {vocabulary.size} symbols")
-    longer, symbol, square = tied(backend, stream)
+    longer, number, square = tied(backend, stream)
     network, stream = _lowered_anew(backend, network, stream, longer), longer
     arrays = network.parameter_arrays()
     bias = arrays.pop("input_bias")
     del arrays["output_kernel"]
     table = _embedding(arrays[network.embedding_name] + bias, vocabulary)
-    scale, symbols = network.structure.embedding_scale, np.arange(vocabulary.size)
-    table[:, symbol], table[:, square] = symbols / scale, symbols**2 / scale
+    scale, numbers = network.structure.embedding_scale, np.arange(1, vocabulary.size + 1)
+    symbols = table[: vocabulary.size]
+    symbols[:, number], symbols[:, square] = numbers / scale, numbers**2 / scale
     arrays[network.embedding_name] = table
     # All that the head shall see: 2 y beside k, and -1 beside k^2. The constant is shut out.
     gain = np.zeros(network.width)
-    gain[symbol], gain[square] = 2 * scale * SIZE, scale * SIZE
+    gain[number], gain[square] = 2 * scale * SIZE * SHARPNESS, scale * SIZE * SHARPNESS
     arrays[network.final_norm_name] = (gain - network.gain_offset).astype(np.float32)
     return arrays, network, stream
 
 
 def _embedding(table: Array, vocabulary: Vocabulary) -> Array:
-    """A table with a row for every symbol.
+    """A table with a row for every symbol, and one of zeros for each that is no symbol.
 
     Symbols that only come out are no inputs; should one come in, its row has the constant channel
     alone, so that the norms still find the scale that they are made for.
     """
-    idle = np.zeros((vocabulary.size - len(table), table.shape[1]), table.dtype)
-    idle[:, 0] = table[0, 0]
+    idle = np.zeros((vocabulary.rows - len(table), table.shape[1]), table.dtype)
+    idle[: vocabulary.size - len(table), 0] = table[0, 0]
     return np.concatenate([table, idle])
 
 
@@ -223,22 +254,3 @@ def _too_many(why: str) -> PrecisionError:
         f"export: float32 can't add up the logits 2 k y - k^2 exactly, {why}; use fewer symbols, "
         "or run the program in our own model with model.run"
     )
-
-
-def logits_are_exact(stream: Stream, vocabulary: int) -> bool:
-    """Whether float32 adds up the logits 2 k y - k^2 without rounding, in any order.
-
-    Args:
-      stream: its output row is y.
-      vocabulary: number of symbols.
-    """
-    (row,) = stream.output
-    facts, most = stream.graph.facts, vocabulary - 1
-    size = abs(row.bias) + sum(
-        abs(weight) * float(facts[node].magnitude[channel]) for (node, channel), weight in row.terms
-    )
-    grid = min(1.0, stream.hull(row).step)
-    weights = np.outer(2 * np.arange(vocabulary), list(stream.read(row).values()))
-    rounded = weights.astype(np.float32)
-    # Magnitudes bound the normed stream, so a product is on the grid if its weight is exact.
-    return bool((rounded == weights).all() and 2 * most * size + most**2 <= 2.0**24 * grid)

@@ -1,6 +1,11 @@
-"""The card of a checkpoint: what it is, how to run it, what is proven, what each channel holds."""
+"""The card of a checkpoint: what it is, how to run it, what is proven, what each channel holds.
+
+What a program's author wrote (names, documentation, words) stands in code spans and fenced blocks,
+whose fences are longer than any in it, so that none of it is Markdown, HTML or front matter.
+"""
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +27,7 @@ def model_card(
     arrays: dict[str, Array],
     stream: Stream,
     vocabulary: Vocabulary,
+    dtypes: tuple[str, ...],
     request: ExportRequest,
 ) -> str:
     """The model card, in Markdown.
@@ -32,13 +38,15 @@ def model_card(
       arrays: its weights in the checkpoint.
       stream: the layout of the network.
       vocabulary: its symbols.
+      dtypes: in which it is exact.
       request: of which model.
     """
     program = request.program
     return "\n".join(
         [
-            _introduction(kind, program, program.max_length or request.tokens),
+            _introduction(kind, program, program.max_length or request.tokens, bool(dtypes)),
             _how_to_run(kind, program, vocabulary),
+            _texts_and_words(vocabulary, dtypes),
             _the_program(program),
             _symbols(vocabulary),
             _certificate(without_folders(request.certificate, program.graph)),
@@ -47,8 +55,10 @@ def model_card(
     )
 
 
-def _introduction(kind: CheckpointKind, program: Program, most: int | None) -> str:
+def _introduction(kind: CheckpointKind, program: Program, most: int | None, exact: bool) -> str:
     limit = "any length" if most is None else f"up to {most} tokens"
+    sure = "\nIts probability is at least 0.9999996, so that sampling and beams say the same."
+    sure = sure if exact else ""
     return f"""\
 ---
 library_name: transformers
@@ -58,10 +68,10 @@ tags:
 - {kind.model_type}
 ---
 
-# `{program.name}` as a {kind.architecture}
+# {_span(program.name)} as a {kind.architecture}
 
 Nobody trained these weights: LSRL {version("lsrl")} compiled them from a program. At each token the
-symbol of the greatest logit is what the program outputs there, for texts of {limit}.
+symbol of the greatest logit is what the program outputs there, for texts of {limit}.{sure}
 """
 
 
@@ -82,55 +92,81 @@ def _how_to_run(kind: CheckpointKind, program: Program, vocabulary: Vocabulary) 
         else "Leave `use_cache=False`, as the\nconfiguration has it: the class can't cache without "
         "an attention layer."
     )
-    return f"""\
-## Run it
-
-```python
+    code = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")  # the path of this folder
 model = AutoModelForCausalLM.from_pretrained(".")
 ids = tokenizer({text}, return_tensors="pt").input_ids
 print([model.config.id2label[int(i)] for i in model(ids).logits[0].argmax(-1)])
-{generate}```
+{generate}"""
+    return f"""\
+## Run it
 
-Run it in float32, without padding; on a GPU switch TF32 off. {cache}
+{_fenced(code.rstrip(), "python")}
+
+{cache}
 """
+
+
+def _texts_and_words(vocabulary: Vocabulary, dtypes: tuple[str, ...]) -> str:
+    unknown, padding = map(_span, vocabulary.others)
+    return f"""\
+Texts of several lengths are filled up on the left, as the tokenizer does with `padding=True`: the
+embedding of {padding} is zero, and no layer makes anything of it, so each text gives what it gives
+by itself, with the attention mask and without it. Inside of a text it is no symbol either, but
+delays count it as a token.
+
+A word that is no symbol becomes {unknown}, whose embedding is zero too: there all logits are equal,
+so the model says nothing, and of what comes after it nothing is proven.
+
+{_precision(dtypes)}
+"""
+
+
+def _precision(dtypes: tuple[str, ...]) -> str:
+    if not dtypes:
+        return "In which dtypes it is exact was not proven, see below; the weights are float32."
+    others = [name for name in ("bfloat16", "float16") if name not in dtypes]
+    return f"""\
+Exact in {" and ".join(dtypes)}, as `lsrl.exact_dtypes` in `config.json` has it, and not in
+{" or ".join(others)}. On a GPU switch TF32 off, which keeps 11 bits."""
 
 
 def _the_program(program: Program) -> str:
     graph = program.graph
-    about = f"\n{program.documentation}\n" if program.documentation else ""
+    about = f"\n{_fenced(program.documentation)}\n" if program.documentation else ""
     source = without_folders(graph.source(graph.output), graph)
     return f"""\
 ## The program
 
-`{program!r}`
+{_span(repr(program))}
 {about}
 The signals as written, the output last:
 
-```
-{graph.dump()}
-```
+{_fenced(graph.dump())}
 
-The output is made in {source}.
+The output is made in {_span(source)}.
 """
 
 
 def _symbols(vocabulary: Vocabulary) -> str:
-    words = "\n".join(
-        f"{symbol:<5} {word:<12} {answer if symbol < vocabulary.outputs else '(never said)'}"
+    never = "(never said)"
+    words = [
+        f"{symbol:<5} {word:<12} {answer if symbol < vocabulary.outputs else never}"
         for symbol, (word, answer) in enumerate(
             zip(vocabulary.words, vocabulary.answers, strict=True)
         )
-    )
+    ]
+    words += [
+        f"{row:<5} {word:<12} {never}"
+        for row, word in enumerate(vocabulary.others, start=vocabulary.size)
+    ]
     return f"""\
 ## Vocabulary
 
 Per symbol its number, the word for it in the text, and what it means as an output:
 
-```
-{words}
-```
+{_fenced(chr(10).join(words))}
 """
 
 
@@ -138,15 +174,14 @@ def _certificate(text: str) -> str:
     return f"""\
 ## Certificate
 
-```
-{text}
-```
+{_fenced(text)}
 
 Where it says exact, each sum of the network was checked, from the bounds and grids of its terms, to
 be exact in float32 in any order; the norms divide by a power of two, and the activations are at
-arguments where they are exactly linear, 0 or 1. The logit of symbol k is 2ky - k^2 for an output y,
-so that the greatest one leads by at least 1. LSRL's tests load exports into transformers and
-compare every token with a plain Python program.
+arguments where they are exactly linear, 0 or 1. The logit of symbol k is 16 (2ky - k^2) for an
+output y, so that the greatest one leads by at least 16; with a tied head symbols count from 1,
+which adds the same to all of them. LSRL's tests load exports into transformers and compare every
+token with a plain Python program.
 """
 
 
@@ -168,8 +203,8 @@ def _channels(
         labels.append(f"{stage:<10} {', '.join(added)}")
         before = names
     head = (
-        "The head is the embedding, of which it sees k and k^2 for\nthe symbol k: the last layer "
-        "puts the output in the place of the one, and -1 in that of the other."
+        "The head is the embedding, of which it sees k and k^2 for\nthe symbol k, counted from 1: "
+        "the last layer puts the output in the place of the one, and -1 in\nthat of the other."
         if is_tied
         else "The head reads the output off the stream behind the\nlast layer."
     )
@@ -182,10 +217,30 @@ for all later layers, and channels that are never named stay 0. Channel 0 holds 
 the norms divide by. `config.json` lists under `lsrl.labels` all that the stream holds behind each
 layer. {head}
 
-```
-{chr(10).join(labels)}
-```
+{_fenced(chr(10).join(labels))}
 """
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A code block that nothing in the text can close."""
+    fence = "`" * max(3, 1 + _longest_ticks(text))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _span(text: str) -> str:
+    """A text as code within a line."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    ticks = "`" * (1 + _longest_ticks(line))
+    # One blank on each side is not part of the span.
+    return (
+        f"{ticks} {line} {ticks}"
+        if line.startswith("`") or line.endswith("`")
+        else (f"{ticks}{line or '?'}{ticks}")
+    )
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def without_folders(text: str, graph: Graph) -> str:

@@ -65,6 +65,12 @@ CHUNK = 1 << 12
 LEAST_CHUNK = 16
 # Layers in which all is that reads one hook.
 SPAN = 2
+# By what logits are multiplied. Neighbours of the answer then have at most exp(-16) of its
+# probability, and it has at least 0.9999996; by 8, the power of two below, it would have 0.9993.
+# Larger ones would only make gradients smaller. A power of two changes exponents alone.
+SHARPNESS = 16.0
+# The number of a row of a head that is no symbol's: it scores as what lies ahead of all of them.
+NO_SYMBOL = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +101,20 @@ class ResidualWeights:
     eps: float
 
 
-def token_head(output_kernel: Array, vocabulary: int) -> Array:
+def token_head(output_kernel: Array, vocabulary: int, others: int = 0) -> Array:
     """What a language model's head reads off the final norm, so that the output scores highest.
 
-    The logit of symbol k is 2 k y - k^2 = y^2 - (k - y)^2 for an output y: greatest at k = y, by at
-    least 1, and affine in y. Channel 0 of the normed stream is 1, and carries the constant.
+    The logit of symbol k is 16 (2 k y - k^2) = 16 (y^2 - (k - y)^2) for an output y: greatest at
+    k = y, by at least 16, and affine in y. Channel 0 of the normed stream is 1, and carries the
+    constant.
 
     Args:
       output_kernel: (d, 1).
       vocabulary: number of symbols.
+      others: rows behind them that are no answers: each scores as a symbol of the number -1 would.
 
     Returns:
-      (vocabulary, d), float64: the weights of lm_head before they are rounded to float32.
+      (vocabulary + others, d), float64: the weights of lm_head before they are rounded to float32.
 
     Raises:
       ShapeError: the kernel has not one output.
@@ -116,10 +124,10 @@ def token_head(output_kernel: Array, vocabulary: int) -> Array:
             f"token_head: expected a kernel with one output, (d, 1), got {output_kernel.shape}; "
             "only a program whose output is one number has logits"
         )
-    symbols = np.arange(vocabulary, dtype=np.float64)
-    head: Array = np.outer(2 * symbols, output_kernel[:, 0].astype(np.float64))
-    head[:, 0] -= symbols**2
-    return head
+    numbers = np.append(np.arange(vocabulary, dtype=np.float64), [NO_SYMBOL] * others)
+    head: Array = np.outer(2 * numbers, output_kernel[:, 0].astype(np.float64))
+    head[:, 0] -= numbers**2
+    return SHARPNESS * head
 
 
 _jitted_run = partial(jax.jit, static_argnums=1)(run_chunk)

@@ -4,46 +4,49 @@ What the commands need beyond the language loads inside them, so that `lsrl --he
 """
 
 import os
-from typing import Any
+import platform
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from lsrl import cache
+from lsrl.cli.answers import DEBUG, Commands
 from lsrl.cli.bench import bench_commands
 from lsrl.cli.library import list_programs, list_targets
-from lsrl.cli.networks import compile_program, explain_program, show_program
+from lsrl.cli.networks import compile_program, explain_program, export_program, show_program
 from lsrl.cli.printing import say
 from lsrl.cli.runs import run_program, verify_program, view_program
 from lsrl.cli.suite import suite_commands
-from lsrl.errors import LsrlError
-
-
-class _Commands(TyperGroup):
-    """Prints every error of ours as one message, without a traceback; exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except (LsrlError, OSError) as error:
-            say(f"error: {error}", style="bold red", stderr=True)
-            raise typer.Exit(2) from error
-
 
 app = typer.Typer(
     name="lsrl",
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"lsrl {version('lsrl')}, Python {platform.python_version()}, jax {version('jax')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _lsrl() -> None:
+def _lsrl(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Print the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_say_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
     """Compile short programs over linear-state signals into exact recurrent networks.
 
     A first tour:
@@ -52,9 +55,15 @@ def _lsrl() -> None:
       lsrl compile majority -t linear_rnn    layers, width, certificate
       lsrl show tok2tok -t linear_rnn        every channel of every layer by name
       lsrl verify dyck1 -t linear_rnn        the network against the program
-      lsrl view tok2tok -t gru -o page.html  every signal at every token, to look at
+      lsrl view tok2tok -t gru -o page.html  every signal, token by token
 
-    Errors exit with code 2, a difference that verify finds with code 1.
+    Results go to stdout, messages to stderr. Exit codes:
+      0    done
+      1    a check found a difference
+      2    wrong arguments, inputs or files
+      3    a fault of LSRL
+      130  interrupted
+      141  nobody read the output to its end
     """
 
 
@@ -66,6 +75,7 @@ for _name, _command in (
     ("show", show_program),
     ("view", view_program),
     ("verify", verify_program),
+    ("export", export_program),
     ("explain", explain_program),
 ):
     app.command(_name)(_command)
@@ -78,4 +88,4 @@ def main() -> None:
     # Each command is a process of its own and would compile its loops anew. Set before jax loads.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    app()
+    app(prog_name="lsrl")

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from lsrl.cli.printing import say
+from lsrl.cli.options import new_folder
+from lsrl.cli.printing import progress, say
 
 bench_commands = typer.Typer(no_args_is_help=True, help="Experiments that are too long for a test.")
 
@@ -19,12 +18,19 @@ def _bench() -> None:
 
 @bench_commands.command("stability")
 def bench_stability(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of tables and figures.")] = Path(
-        "stability"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            parser=new_folder,
+            help="Folder of tables and figures.",
+        ),
+    ] = Path("stability"),
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, for trying out.")] = False,
     memory: Annotated[
-        float, typer.Option(min=0.01, help="GiB that the copies at work may take.")
+        float, typer.Option(min=0.01, max=2**20, help="GiB that the copies at work may take.")
     ] = 1.0,
     program: Annotated[
         list[str] | None,
@@ -50,8 +56,8 @@ def bench_stability(
     from lsrl.stability import report
 
     size = int(memory * 2**30)
+    plan = report.chosen_plan(program, target, quick=quick)
     out.mkdir(parents=True, exist_ok=True)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        plan = report.chosen_plan(program, target, quick=quick)
-        text = report.run_sweep(plan, out, memory=size, progress=progress)
+    with progress() as bars:
+        text = report.run_sweep(plan, out, memory=size, progress=bars)
     say(text)

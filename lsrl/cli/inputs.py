@@ -1,7 +1,10 @@
 """The inputs that a command runs: of the command line, of files, or drawn."""
 
 import json
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,12 @@ if TYPE_CHECKING:
 
 # Sequences that `verify` runs at once, of a multiple of so many tokens.
 CHUNK, LENGTHS = 8, 16
-DATA_FILES = (".npy", ".json", ".csv")
+# What reads a file, by its suffix.
+_READERS: dict[str, Callable[[str], object]] = {
+    ".npy": partial(np.load, allow_pickle=False),
+    ".json": lambda text: json.loads(Path(text).read_bytes()),
+    ".csv": partial(np.loadtxt, delimiter=",", ndmin=2, encoding="utf-8"),
+}
 
 
 def read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
@@ -42,32 +50,56 @@ def read_inputs(texts: Sequence[str], program: Program) -> list[Array]:
 def _read_input(text: str, name: str, kind: InputType) -> Array:
     """One input of a program, from the command line or a file."""
     suffix = Path(text).suffix.lower()
-    if suffix not in DATA_FILES:
+    if suffix not in _READERS:
         return _parse_input(text, name, kind)
     try:
-        if suffix == ".npy":
-            array = np.load(text, allow_pickle=False)
-        elif suffix == ".json":
-            array = np.asarray(json.loads(Path(text).read_text()))
-        else:
-            array = _read_csv(text, kind)
+        with warnings.catch_warnings():
+            # Of an empty file, which is refused like any empty sequence, and of an odd header.
+            warnings.simplefilter("ignore", UserWarning)
+            array = np.asarray(_READERS[suffix](text))
     except FileNotFoundError as error:
         raise InputError(f"input {name!r}: {text}: no such file") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(f"input {name!r}: {text}: not an array of numbers ({error})") from error
-    return np.asarray(array)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged headers of numpy's raise whatever Python's parser does
+        why = "its rows differ in length" if "inhomogeneous" in str(error) else error
+        raise InputError(f"input {name!r}: {text}: not an array of numbers ({why})") from error
+    if suffix == ".csv" and isinstance(kind, Token):
+        array = _symbols(array)
+    if array.dtype.kind not in "iuf":
+        raise InputError(
+            f"input {name!r}: {text}: expected an array of {_wanted(kind)}, got {_first_odd(array)}"
+        )
+    return array
 
 
-def _read_csv(path: str, kind: InputType) -> Array:
-    values = np.loadtxt(path, delimiter=",", ndmin=2)
-    if not isinstance(kind, Token):
-        return values
-    whole = values.astype(np.int64)
+def _wanted(kind: InputType) -> str:
+    return f"symbols from 0 to {kind.size - 1}" if isinstance(kind, Token) else "numbers"
+
+
+def _first_odd(array: Array) -> str:
+    """The first entry of an array that is no number which numpy holds."""
+    for entry in array.ravel().tolist():
+        whole = type(entry) is int and -(2**63) <= entry < 2**63
+        if not whole and type(entry) is not float:
+            return f"{type(entry).__name__} {entry!r:.60}"
+    return f"an array of {array.dtype}"
+
+
+def _symbols(values: Array) -> Array:
+    """The numbers of a .csv file as integers, if they are; a row or a column is one sequence."""
+    # Larger ones are no symbols, and are told as they are.
+    whole = np.clip(np.nan_to_num(values), -(2**53), 2**53).astype(np.int64)
     symbols = whole if (whole == values).all() else values
     return symbols.ravel() if 1 in symbols.shape else symbols
 
 
 def _parse_input(text: str, name: str, kind: InputType) -> Array:
+    if re.search(r"[,;]\s*[,;]", text):
+        raise InputError(
+            f"input {name!r}: expected {_wanted(kind)}, got {text!r}, with nothing between two "
+            "separators; take one of them out"
+        )
     rows = [row.replace(",", " ").split() for row in text.split(";") if row.strip()]
     if isinstance(kind, Token) or (kind.width == 1 and len(rows) == 1):
         rows = [[entry] for row in rows for entry in row]
@@ -76,17 +108,16 @@ def _parse_input(text: str, name: str, kind: InputType) -> Array:
             f"input {name!r}: expected {kind.width} numbers a token, got "
             f"{[len(row) for row in rows]}; a semicolon ends a token"
         )
-    number = int if isinstance(kind, Token) else float
+    number = np.int64 if isinstance(kind, Token) else np.float64
     values = []
     for token, row in enumerate(rows):
         try:
             values.append([number(entry) for entry in row])
-        except ValueError:
-            wanted = f"symbols from 0 to {kind.size - 1}" if isinstance(kind, Token) else "numbers"
+        except (ValueError, OverflowError):
             raise InputError(
-                f"input {name!r}: expected {wanted}, got {' '.join(row)!r} at token {token}"
+                f"input {name!r}: expected {_wanted(kind)}, got {' '.join(row)!r} at token {token}"
             ) from None
-    array = np.array(values, dtype=np.int64 if isinstance(kind, Token) else np.float64)
+    array = np.array(values, dtype=number)
     return array[:, 0] if isinstance(kind, Token) and len(array) else array
 
 

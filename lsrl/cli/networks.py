@@ -1,29 +1,45 @@
-"""`lsrl compile`, `lsrl show` and `lsrl explain`: what a program becomes."""
+"""`lsrl compile`, `show`, `export` and `explain`: what a program becomes."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
-from lsrl.cli.printing import Dumps, headline, layers_table, say
-from lsrl.cli.subject import compiled, legalise_of, subject_of
+from lsrl.cli.options import (
+    Dtype,
+    Inspectable,
+    Parameters,
+    ProgramName,
+    Robust,
+    TargetName,
+    Unroll,
+    new_file,
+    new_folder,
+    new_picture,
+)
+from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
+from lsrl.cli.subject import check_not_compiled, compiled, legalise_of, subject_of
 
 
 def compile_program(
     program: ProgramName,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", show_default=False, help="Save the model to this file."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=new_file,
+            show_default=False,
+            help="Save the model to this file.",
+        ),
     ] = None,
     unroll: Unroll = False,
-    robust: Annotated[
-        bool, typer.Option("--robust", help="Bear more noise, for a few layers more.")
-    ] = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
@@ -47,7 +63,8 @@ def compile_program(
       lsrl compile dyck1 -t gru --dump-after "lower selects" --dump-after schedule
     """
     dumps = Dumps(dump_after or ())
-    model = compiled(subject_of(program, param), target, dtype, unroll, robust, watch=dumps)
+    subject = subject_of(program, param)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable, watch=dumps)
     dumps.check(headline(model))
     if out is not None:
         model.save(out)
@@ -59,14 +76,21 @@ def show_program(
     program: ProgramName,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
     ] = False,
     png: Annotated[
         Path | None,
-        typer.Option(show_default=False, help="Draw the graph, level by level, into this file."),
+        typer.Option(
+            metavar="FILE",
+            parser=new_picture,
+            show_default=False,
+            help="Draw the graph, level by level, into this file (.png, .svg or .pdf).",
+        ),
     ] = None,
 ) -> None:
     """Show a program's signals, or a model's layers with the signal in every channel.
@@ -80,20 +104,77 @@ def show_program(
       lsrl show tok2tok.lsrl --report
     """
     subject = subject_of(program, param)
-    if target is None and subject.model is None:
-        graph, layers, title = subject.program.graph, None, subject.program.name
-        say(f"{subject.program!r}\n{graph.dump()}")
-    else:
-        model = compiled(subject, target, dtype, unroll)
-        graph, layers = model.schedule.graph, model.schedule.made_in()
-        title = f"{model.program.name} on {model.target}"
-        say(model.report() if report else model.summary())
-        Console().print(layers_table(model))
+    plain = target is None and subject.model is None
+    if plain:
+        check_not_compiled(
+            subject, dtype=dtype, unroll=unroll, robust=robust, inspectable=inspectable
+        )
+    model = None if plain else compiled(subject, target, dtype, unroll, robust, inspectable)
     if png is not None:
         from lsrl.drawing import draw
 
+        graph = subject.program.graph if model is None else model.schedule.graph
+        title = subject.program.name if model is None else f"{model.program.name} on {model.target}"
+        layers = None if model is None else model.schedule.made_in()
         draw(graph, png, title=title, layers=layers)
         say(f"drawn into {png}", stderr=True)
+    if model is None:
+        say(f"{subject.program!r}\n{subject.program.graph.dump()}")
+    else:
+        say(model.report() if report else model.summary())
+        print_table(layers_table(model))
+
+
+def export_program(
+    program: ProgramName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            parser=new_folder,
+            show_default=False,
+            help="The folder to write; an older export in its place is replaced.",
+        ),
+    ],
+    target: TargetName = None,
+    param: Parameters = None,
+    dtype: Dtype = None,
+    unroll: Unroll = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            show_default=False,
+            help="torch (of rnn, rnn_tanh, lstm and gru) or huggingface (of mamba and griffin); by "
+            "default what the target has.",
+        ),
+    ] = None,
+    tie_word_embeddings: Annotated[
+        bool,
+        typer.Option("--tie-word-embeddings", help="Of huggingface: the head is the embedding."),
+    ] = False,
+) -> None:
+    """Write a model for another framework: torch, or Hugging Face's transformers.
+
+    lsrl.load_torch reads the one, AutoModelForCausalLM and AutoTokenizer read the other.
+
+    Examples:
+      lsrl export dyck1 -t lstm --out dyck1
+      lsrl export induction_head -t mamba --out induction
+      lsrl export majority.lsrl --out majority
+    """
+    from lsrl.backends import registry
+
+    model = compiled(subject_of(program, param), target, dtype, unroll, robust, inspectable)
+    if format is None:
+        # The first one; a target without any refuses each, and says which targets have which.
+        format = next(iter(registry.find(model.target).exporters()), "torch")
+    model.export(format, out, tie_word_embeddings=tie_word_embeddings)
+    say(f"exported to {out}, as {format}", stderr=True)
 
 
 def explain_program(
@@ -119,7 +200,7 @@ def explain_program(
     subject = subject_of(program, param)
     names = [target] if target is not None else [found.name for found in lsrl.targets()]
     for name in names:
-        with Console(stderr=True).status(f"{subject.program.name} on {name}"):
+        with status(f"{subject.program.name} on {name}"):
             explanation = lsrl.explain(
                 subject.program, name, dtype=dtype, legalise=legalise_of(unroll)
             )

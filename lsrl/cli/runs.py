@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, read_inputs
-from lsrl.cli.options import Dtype, Parameters, ProgramName, TargetName, Unroll
-from lsrl.cli.printing import columns_text, headline, say
-from lsrl.cli.subject import compiled, sampler_of, subject_of
+from lsrl.cli.options import (
+    Dtype,
+    Inspectable,
+    Parameters,
+    ProgramName,
+    Robust,
+    TargetName,
+    Unroll,
+    new_file,
+)
+from lsrl.cli.printing import columns_text, headline, progress, say
+from lsrl.cli.subject import check_not_compiled, compiled, subject_of
+from lsrl.cli.user_code import sampler_of
 from lsrl.ir.types import check_inputs
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ def run_program(
     ],
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
     check: Annotated[
         bool, typer.Option("--check", help="Check the program's promises on these inputs.")
@@ -56,6 +64,7 @@ def run_program(
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
     if target is None and subject.model is None:
+        check_not_compiled(subject, dtype=dtype, unroll=unroll)
         outputs = subject.program.run(*arrays)
     else:
         outputs = compiled(subject, target, dtype, unroll).run(*arrays, check=check)
@@ -71,7 +80,15 @@ def run_program(
 def view_program(
     program: ProgramName,
     out: Annotated[
-        Path, typer.Option("--out", "-o", show_default=False, help="The HTML file to write.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=new_file,
+            show_default=False,
+            help="The HTML file to write.",
+        ),
     ],
     inputs: Annotated[
         list[str] | None,
@@ -86,13 +103,15 @@ def view_program(
     ] = None,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
-    inspectable: Annotated[
+    inspectable: Inspectable = False,
+    source: Annotated[
         bool,
         typer.Option(
-            "--inspectable",
-            help="Compile a deeper network in which signals are read from their channels only.",
+            "--source",
+            help="Of a saved model that you trust, also show the lines of the Python files that it "
+            "names, as this machine has them.",
         ),
     ] = False,
 ) -> None:
@@ -110,7 +129,8 @@ def view_program(
 
     subject = subject_of(program, param)
     arrays = read_inputs(inputs, subject.program) if inputs else example_inputs(subject)
-    view(compiled(subject, target, dtype, unroll, inspectable=inspectable), *arrays, path=out)
+    model = compiled(subject, target, dtype, unroll, inspectable=inspectable)
+    view(model, *arrays, path=out, source=source)
     say(f"written to {out}", stderr=True)
 
 
@@ -118,8 +138,10 @@ def verify_program(
     program: ProgramName,
     target: TargetName = None,
     param: Parameters = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     unroll: Unroll = False,
+    robust: Robust = False,
+    inspectable: Inspectable = False,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
     length: Annotated[
         int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
@@ -156,15 +178,15 @@ def verify_program(
 
     subject = subject_of(program, param)
     draw = None if sampler is None else sampler_of(sampler)
-    model = compiled(subject, target, dtype, unroll)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable)
     compared: Comparison | None = None
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{model.program.name} on {model.target}", total=sequences)
+    with progress() as bars:
+        task = bars.add_task(f"{model.program.name} on {model.target}", total=sequences)
         for start in range(0, sequences, CHUNK):
             count = min(CHUNK, sequences - start)
             part = compare(model, inputs=draw_for(subject, start, count, length, seed, draw))
             compared = part if compared is None else compared.joined(part)
-            progress.update(task, completed=start + count)
+            bars.update(task, completed=start + count)
             if compared.difference is not None:
                 break
     if compared is not None:

@@ -2,22 +2,18 @@
 
 import ast
 import difflib
-import importlib.util
 import inspect
 import json
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
-from rich.console import Console
-
-from lsrl.errors import InputError, LsrlError
-from lsrl.ir.numbers import Array
+from lsrl.cli.printing import status
+from lsrl.cli.user_code import module_of, users_code
+from lsrl.errors import InputError
 from lsrl.language.program import Program
 from lsrl.options import Legalise
 
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
     from lsrl.model import Model
     from lsrl.programs import Entry
     from lsrl.stages import Watch
-    from lsrl.testing.verification import Sampler
 
 
 @dataclass(frozen=True)
@@ -46,13 +41,16 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
     """
     import lsrl
 
-    parameters = dict(_parse_setting(setting) for setting in settings or [])
+    parameters = _parse_settings(settings or [])
     file, colon, inner = name.rpartition(":")
     if colon and file.endswith(".py"):
         return Subject(_from_file(Path(file), inner, parameters))
     if name.endswith(".py"):
         return Subject(_from_file(Path(name), None, parameters))
-    if name.endswith(".lsrl") or os.path.isfile(name):
+    if name.endswith(".lsrl") or os.path.exists(name):
+        if not os.path.isfile(name):
+            found = "a folder" if os.path.isdir(name) else "no such file"
+            raise InputError(f"{name}: {found}; expected a model saved by 'lsrl compile --out'")
         _check_settings(name, {}, parameters)
         model = lsrl.load(name)
         return Subject(model.program, model, *_of_library(model.program))
@@ -72,7 +70,7 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
 def compiled(
     subject: Subject,
     target: str | None,
-    dtype: str,
+    dtype: str | None,
     unroll: bool,
     robust: bool = False,
     inspectable: bool = False,
@@ -82,19 +80,52 @@ def compiled(
     import lsrl
 
     if subject.model is not None and target is None:
+        _check_compiled(subject.model, dtype, unroll, robust, inspectable)
         return subject.model
     if target is None:
         names = ", ".join(found.name for found in lsrl.targets())
         raise InputError(f"{subject.program.name}: give a target: --target, one of {names}")
-    with Console(stderr=True).status(f"compiling {subject.program.name} for {target}"):
+    with status(f"compiling {subject.program.name} for {target}"):
         return lsrl.compile(
             subject.program,
             target,
-            dtype=dtype,
+            dtype="float32" if dtype is None else dtype,
             legalise=legalise_of(unroll),
             robust=robust,
             inspectable=inspectable,
             watch=watch,
+        )
+
+
+def check_not_compiled(subject: Subject, **options: object) -> None:
+    """Refuse options of compiling where nothing is compiled.
+
+    Raises:
+      InputError: one is given.
+    """
+    given = [f"--{name}" for name, value in options.items() if value]
+    if given:
+        raise InputError(
+            f"{subject.program.name}: {', '.join(given)}: nothing is compiled without a target; "
+            "give one: --target"
+        )
+
+
+def _check_compiled(
+    model: "Model", dtype: str | None, unroll: bool, robust: bool, inspectable: bool
+) -> None:
+    """Refuse options of compiling for a model that is compiled already."""
+    options = {
+        f"--dtype {dtype}": dtype not in (None, model.dtype),
+        "--unroll": unroll and model.options.legalise != "unroll",
+        "--robust": robust and not model.options.robust,
+        "--inspectable": inspectable and not model.options.inspectable,
+    }
+    given = [option for option, differs in options.items() if differs]
+    if given:
+        raise InputError(
+            f"{model.program.name}: {', '.join(given)}: the saved model is compiled already, for "
+            f"{model.target} in {model.dtype}; give a --target to compile its program anew"
         )
 
 
@@ -106,7 +137,7 @@ def legalise_of(unroll: bool) -> Legalise:
 def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] | None]":
     """The row of the library and the parameters that a program was built with, if it is known."""
     import lsrl
-    from lsrl.storage import program_content
+    from lsrl.program_json import program_content
 
     entry = lsrl.programs.catalogue().get(program.name)
     if entry is None:
@@ -118,64 +149,20 @@ def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] |
     return None, None
 
 
-def module_of(path: Path) -> ModuleType:
-    """A user's file, executed.
-
-    Raises:
-      InputError: it can't be.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except LsrlError:
-        raise
-    except Exception as error:  # whatever the user's code does
-        raise InputError(f"{path}: {type(error).__name__} while it was read: {error}") from error
-    return module
-
-
-def sampler_of(name: str) -> "Sampler":
-    """The function of a user's file that draws inputs.
-
-    Raises:
-      InputError: there is none.
-    """
-    file, _, inner = name.rpartition(":")
-    if not file.endswith(".py"):
-        raise InputError(f"--sampler {name!r}: expected FILE.py:NAME, such as mine.py:prompts")
-    found = vars(module_of(Path(file))).get(inner)
-    if not callable(found):
-        raise InputError(
-            f"--sampler {name}: expected a function of (random, sequences, length), got "
-            f"{type(found).__name__}"
-        )
-
-    def draw(random: np.random.Generator, sequences: int, length: int) -> Sequence[Array] | Array:
-        try:
-            return found(random, sequences, length)
-        except LsrlError:
-            raise
-        except Exception as error:  # whatever the user's code does
-            raise InputError(f"--sampler {name}: {type(error).__name__}: {error}") from error
-
-    return draw
-
-
 def _from_file(path: Path, name: str | None, parameters: dict[str, object]) -> Program:
     """A program of a user's file, or what a function of it returns."""
     module = module_of(path)
     programs = {key: found for key, found in vars(module).items() if isinstance(found, Program)}
     if name is None:
         if len(programs) != 1:
+            known = [f"{path}:{key}" for key in (*programs, *_functions(module))]
             raise InputError(
-                f"{path}: name one of its programs: "
-                + (", ".join(f"{path}:{key}" for key in programs) or "it has none")
+                f"{path}: expected one program, got {len(programs)}; "
+                + (
+                    f"name a program, or a function that returns one: {', '.join(known)}"
+                    if known
+                    else "write one: a function under @lsrl.program"
+                )
             )
         (name,) = programs
     found = vars(module).get(name)
@@ -183,18 +170,45 @@ def _from_file(path: Path, name: str | None, parameters: dict[str, object]) -> P
         _check_settings(name, {}, parameters)
         return found
     if not callable(found):
+        known = [*programs, *_functions(module)]
+        near = difflib.get_close_matches(name, known, n=1)
+        got = type(found).__name__ if name in vars(module) else "nothing of that name"
         raise InputError(
-            f"{path}: expected a program or a function that returns one, named {name!r}, got "
-            f"{type(found).__name__}; it has {', '.join(programs) or 'no programs'}"
+            f"{path}: expected a program or a function that returns one, named {name!r}, got {got}"
+            f"; it has {', '.join(known) or 'none'}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
         )
-    _check_settings(name, inspect.signature(found).parameters, parameters)
-    made = found(**parameters)
+    with users_code(path, f"in {name}({_call_text(parameters)})"):
+        _check_settings(name, inspect.signature(found).parameters, parameters)
+        made = found(**parameters)
     if not isinstance(made, Program):
         raise InputError(
             f"{path}: {name} returned a {type(made).__name__}, expected a program, made by "
             "@lsrl.program"
         )
     return made
+
+
+def _functions(module: ModuleType) -> list[str]:
+    """Names of the functions that a user's file defines."""
+    return [
+        key
+        for key, found in vars(module).items()
+        if inspect.isfunction(found) and found.__module__ == module.__name__
+    ]
+
+
+def _call_text(parameters: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in parameters.items())
+
+
+def _parse_settings(texts: list[str]) -> dict[str, object]:
+    parameters: dict[str, object] = {}
+    for name, value in map(_parse_setting, texts):
+        if name in parameters:
+            raise InputError(f"parameter {name}: given twice; keep one")
+        parameters[name] = value
+    return parameters
 
 
 def _parse_setting(text: str) -> tuple[str, object]:
@@ -205,7 +219,7 @@ def _parse_setting(text: str) -> tuple[str, object]:
     for parse in (json.loads, ast.literal_eval):
         try:
             return name, parse(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # nested too deep
             continue
     return name, value
 

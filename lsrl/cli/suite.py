@@ -4,16 +4,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from lsrl.cli.options import AsJson, new_folder
+from lsrl.cli.printing import cell, print_table, progress, say_json
 
 suite_commands = typer.Typer(
     no_args_is_help=True, help="Networks whose inner workings are known, to test methods on."
 )
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", show_default=False, help="Folder of the suite.")
+    Path,
+    typer.Argument(
+        metavar="DIR", parser=new_folder, show_default=False, help="Folder of the suite."
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 Names = Annotated[
@@ -57,7 +61,7 @@ def build_suite(
     from lsrl.suite.build import build
     from lsrl.suite.variants import DEFAULT
 
-    with _progress() as progress:
+    with progress() as bars:
         manifest = build(
             directory,
             programs=program,
@@ -66,7 +70,7 @@ def build_suite(
             seed=seed,
             workers=workers,
             held_back_programs=held_back,
-            progress=progress,
+            progress=bars,
         )
     exact = sum(model.exact for model in manifest.models)
     typer.echo(
@@ -78,7 +82,10 @@ def build_suite(
 @suite_commands.command("train")
 def train_networks(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", show_default=False, help="Folder of the networks.")
+        Path,
+        typer.Argument(
+            metavar="DIR", parser=new_folder, show_default=False, help="Folder of the networks."
+        ),
     ],
     program: Names = None,
     target: Annotated[
@@ -103,8 +110,8 @@ def train_networks(
     from lsrl.folders import replace_file
     from lsrl.suite.training import KINDS, passed, summary, table, train
 
-    with _progress() as progress:
-        bar = progress.add_task("train", total=None)
+    with progress() as bars:
+        bar = bars.add_task("train", total=None)
         rows = train(
             directory,
             names=program,
@@ -112,7 +119,7 @@ def train_networks(
             seeds=seeds,
             kinds=KINDS if twins else KINDS[:1],
             steps=steps,
-            report=lambda what, done, total: progress.update(
+            report=lambda what, done, total: bars.update(
                 bar, completed=done, total=total, description=what
             ),
         )
@@ -137,39 +144,45 @@ def verify_suite(directory: Directory, workers: Workers = 2) -> None:
     from lsrl.errors import ModelDifferenceError
     from lsrl.suite.verify import verify
 
-    with _progress() as progress:
+    with progress() as bars:
         try:
-            verified = verify(directory, workers=workers, progress=progress)
+            verified = verify(directory, workers=workers, progress=bars)
         except ModelDifferenceError as error:
-            progress.stop()
+            bars.stop()
             typer.echo(f"differs: {error}", err=True)
             raise typer.Exit(1) from error
     typer.echo(str(verified))
 
 
 @suite_commands.command("list")
-def list_suite() -> None:
+def list_suite(json: AsJson = False) -> None:
     """List the programs of the suite, family by family.
 
-    Example: lsrl suite list
+    Examples:
+      lsrl suite list
+      lsrl suite list --json
     """
     from lsrl.suite.programs import programs
 
+    if json:
+        say_json(
+            {
+                "family": program.family,
+                "program": program.name,
+                "library": program.entry,
+                "parameters": dict(program.settings),
+                "tokens": program.tokens,
+                "long_tokens": program.long_tokens,
+                "shows": program.library_entry().shows,
+            }
+            for program in programs()
+        )
+        return
     table = Table("family", "program", "library", "parameters", "tokens", "what it shows")
     for program in programs():
         settings = ", ".join(f"{name}={value}" for name, value in program.settings.items())
         lengths = f"{program.tokens}, {program.long_tokens or '-'}"
-        row = program.family, program.name, program.entry, settings, lengths
-        table.add_row(*row, program.library_entry().shows, end_section=True)
-    Console().print(table)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+        shows = program.library_entry().shows
+        row = program.family, program.name, program.entry, settings, lengths, shows
+        table.add_row(*map(cell, row), end_section=True)
+    print_table(table)

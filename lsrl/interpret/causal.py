@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
 from lsrl.interpret.layerwise import known_streams
 from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Hold, SelectiveState
+from lsrl.ir.types import check_inputs
 from lsrl.model import Model
 
 # Pairs of one run of the network, of as many signals as there is room for: one compilation serves
@@ -107,9 +109,15 @@ def causal_test(
 
     Returns:
       One result a signal. A signal for which fewer than `pairs` valid ones turned up has fewer.
+
+    Raises:
+      InputError: no model, no sampler, inputs of other types, or a bad number.
     """
-    rng = np.random.default_rng(seed)
-    pool = [np.asarray(array) for array in sampler(POOL, seed)]
+    program = arguments.instance("causal_test", model, Model, "lsrl.compile").program
+    arguments.function("causal_test: sampler", sampler, "(sequences, seed)")
+    arguments.count("causal_test: pairs", pairs)
+    rng = np.random.default_rng(arguments.count("causal_test: seed", seed, 0))
+    pool, _ = check_inputs(program.inputs, sampler(POOL, seed), program.max_length)
     graph, nodes = model.schedule.graph, circuit_nodes(model)
     known = evaluate(graph, pool, wanted=graph.live())
     if tolerance is None:

@@ -5,10 +5,18 @@ from itertools import pairwise
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.circuit import OUTPUT, Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.interventions import other_sequences, wiring_of
-from lsrl.interpret.score import EdgeClaim, NodeClaim, class_of, grouped_edges, grouped_nodes
+from lsrl.interpret.score import (
+    EdgeClaim,
+    NodeClaim,
+    check_claim,
+    class_of,
+    grouped_edges,
+    grouped_nodes,
+)
 from lsrl.interpret.truth import Classes, Truth, counted_outputs
 from lsrl.interpret.wiring import Wiring
 from lsrl.ir.numbers import Array
@@ -49,9 +57,12 @@ def faithfulness(
     Raises:
       InputError: as for `score`; or there is one sequence only.
     """
+    arguments.instance("faithfulness", model, Model, "lsrl.compile")
     arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
     if not batched or len(arrays[0]) < 2:
         raise InputError("faithfulness takes values of other sequences; give a batch of two")
+    check_claim("faithfulness", claim)
+    arguments.count("faithfulness: seed", seed, 0)
     return Ablation(model, Truth(model.circuit, classes), arrays, seed).share(claim, threshold)
 
 

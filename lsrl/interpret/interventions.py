@@ -9,11 +9,12 @@ broken; `lsrl.interpret.causal` tests it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lsrl import arguments
 from lsrl.backends.anatomy import node_names
 from lsrl.circuit import Channel, Circuit, Signal
 from lsrl.errors import InputError
@@ -57,7 +58,7 @@ def capture(model: Model, *inputs: ArrayLike, on: Side = "network") -> dict[str,
     Raises:
       InputError: an input lies outside its declared type.
     """
-    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    arrays, batched = _inputs("capture", model, inputs)
     outputs, found = _run(model, arrays, {}, on)
     if on == "network":
         held = model.circuit.held
@@ -86,13 +87,20 @@ def patch(
       InputError: an unknown signal (says the nearest), one that has no channels of its own, a token
         past the end, a mask or values of the wrong shape.
     """
-    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    arrays, batched = _inputs("patch", model, inputs)
     shape = arrays[0].shape[:2]
+    if not isinstance(values, Mapping):
+        raise InputError(f"patch: expected values by signal name, {{name: value}}, got {values!r}")
     new = {}
     for name, value in values.items():
         signal = _owned(model, name)
+        given = arguments.array(f"patch: {name}", value)
+        if given.dtype.kind not in "iufb":
+            raise InputError(
+                f"patch: {name} takes real numbers, got {arguments.dtype_text(given)}; pass floats"
+            )
         try:
-            new[signal.name] = np.broadcast_to(np.asarray(value, float), (*shape, signal.width))
+            new[signal.name] = np.broadcast_to(given.astype(float), (*shape, signal.width))
         except ValueError as error:
             raise InputError(
                 f"patch: {name} takes values of shape ({signal.width},), (time, {signal.width}) or "
@@ -125,24 +133,24 @@ def ablate(
     Raises:
       InputError: as for `patch`, or another way of ablating.
     """
-    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    arrays, batched = _inputs("ablate", model, inputs)
     shape = arrays[0].shape[:2]
+    arguments.choice("ablate: how", how, get_args(Ablation))
+    arguments.count("ablate: seed", seed, 0)
     known = _run(model, arrays, {}, on).signals
     new = {}
-    for name in _listed(signals):
+    for name in arguments.names("ablate: signals", signals):
         value = known[_owned(model, name).name]
         if how == "zero":
             value = np.zeros_like(value)
         elif how == "mean":
             value = np.broadcast_to(value.mean(axis=(0, 1)), value.shape)
-        elif how == "resample":
+        else:
             if shape[0] < 2:
                 raise InputError(
                     "ablate: 'resample' takes values of other sequences; give a batch of two"
                 )
             value = value[other_sequences(shape[0], seed)]
-        else:
-            raise InputError(f"ablate: how is 'zero', 'mean' or 'resample', got {how!r}")
         new[_owned(model, name).name] = value
     return _finished(_run(model, arrays, new, on, _mask(tokens, shape)), batched)
 
@@ -171,15 +179,16 @@ def interchange(
     Raises:
       InputError: as for `patch`; base and source differ in shape.
     """
-    arrays, batched = check_inputs(model.program.inputs, base, model.program.max_length)
-    others, _ = check_inputs(model.program.inputs, source, model.program.max_length)
+    arrays, batched = _inputs("interchange", model, base)
+    others, _ = _inputs("interchange", model, source)
     if [a.shape for a in arrays] != [a.shape for a in others]:
         raise InputError(
             f"interchange: base and source have shapes {[a.shape for a in arrays]} and "
             f"{[a.shape for a in others]}; give sequences of one length"
         )
     known = _run(model, others, {}, on).signals
-    new = {(name := _owned(model, each).name): known[name] for each in _listed(signals)}
+    wanted = arguments.names("interchange: signals", signals)
+    new = {(name := _owned(model, each).name): known[name] for each in wanted}
     return _finished(_run(model, arrays, new, on, _mask(tokens, arrays[0].shape[:2])), batched)
 
 
@@ -201,8 +210,10 @@ def _owned(model: Model, name: str) -> Signal:
     return signal
 
 
-def _listed(signals: Signals) -> Sequence[str]:
-    return [signals] if isinstance(signals, str) else list(signals)
+def _inputs(what: str, model: object, inputs: Sequence[ArrayLike]) -> tuple[list[Array], bool]:
+    """Inputs as `check_inputs` has them, of what has to be a model."""
+    program = arguments.instance(what, model, Model, "lsrl.compile").program
+    return check_inputs(program.inputs, inputs, program.max_length)
 
 
 def _mask(tokens: Tokens, shape: tuple[int, ...]) -> Array:
@@ -210,15 +221,16 @@ def _mask(tokens: Tokens, shape: tuple[int, ...]) -> Array:
     time = shape[1]
     if tokens is None:
         return np.ones(shape, bool)
-    array = np.asarray(tokens)
+    array = arguments.array("tokens", tokens)
     if array.dtype == bool:
         if array.shape not in (shape, shape[1:]):
             raise InputError(
                 f"tokens: a mask has the shape ({time},) or {tuple(shape)}, got {array.shape}"
             )
         return np.broadcast_to(array, shape)
-    if array.ndim > 1 or not np.issubdtype(array.dtype, np.integer):
+    if array.ndim > 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise InputError(f"tokens: expected None, an int, several, or a bool mask, got {tokens!r}")
+    array = array.astype(int)
     places = np.atleast_1d(array)
     if ((places < -time) | (places >= time)).any():
         raise InputError(
@@ -247,10 +259,8 @@ def _run(
     on: Side,
     mask: Array | None = None,
 ) -> Outcome:
-    if on == "evaluator":
+    if arguments.choice("on", on, get_args(Side)) == "evaluator":
         return _evaluated(model, inputs, new, mask)
-    if on != "network":
-        raise InputError(f"on is 'network' or 'evaluator', got {on!r}")
     wiring = wiring_of(model)
     patches = [] if mask is None else patches_of(wiring, new, mask)
     outputs, hooks = wiring.run(inputs, patches, hooks=True)

@@ -17,10 +17,12 @@ the circuit names, and units as they are.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
+from lsrl import arguments
+from lsrl.arguments import shown
 from lsrl.errors import InputError
 from lsrl.interpret.basis import Effects, channel_basis, mixes
 from lsrl.interpret.causal import Sampler
@@ -82,14 +84,17 @@ def evaluate_methods(
     Raises:
       InputError: there is no such method.
     """
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise InputError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    wanted = arguments.names("evaluate_methods: methods", methods)
+    for method in wanted:
+        arguments.choice("evaluate_methods: a method", method, METHODS)
+    if not isinstance(cases, Sequence) or not all(isinstance(case, Case) for case in cases):
+        raise InputError(f"evaluate_methods: expected a list of Case(...), got {shown(cases)}")
+    arguments.count("evaluate_methods: seed", seed, 0)
     rows = []
     for case in cases:
         bench = _Bench(case, seed, faithful)
         found: list[MethodScore] = []
-        for method in methods:
+        for method in cast("list[Method]", wanted):
             found += [bench.probed()] if method == "probes" else bench.claimed(method)
         rows += found
         if progress is not None:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lsrl import arguments
 from lsrl.circuit import OUTPUT, Derived, Signal
 from lsrl.errors import BoundsError, InputError
 from lsrl.folders import replace_file
@@ -29,7 +30,7 @@ from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.model import Model
-from lsrl.storage import Json
+from lsrl.schema import Json
 
 FORMAT, VERSION = "lsrl.view", 1
 # Of all signals together; such a page has about 20 MB, and browsers still open it.
@@ -51,36 +52,48 @@ class Panel(NamedTuple):
 
 
 def view(
-    model: Model, *inputs: ArrayLike, path: str | os.PathLike[str], panels: Sequence[Panel] = ()
+    model: Model,
+    *inputs: ArrayLike,
+    path: str | os.PathLike[str],
+    panels: Sequence[Panel] = (),
+    source: bool = False,
 ) -> None:
     """Write a page that shows what a network does, signal by signal and token by token.
 
     It has the layers with the signal in every channel, the edges with their weights, the value of
     every signal at every token as `capture` decodes it, the certificate, and the program's lines
-    if the files can be read.
+    if it was written in this process and the files can be read. A loaded model names files of
+    whoever saved it: the page has their names and line numbers, and nothing of what they hold.
 
     Args:
       model: any compiled model.
       *inputs: as for `Model.run`; several sequences can be leafed through.
       path: the HTML file; an older one is replaced, whole or not at all.
       panels: shown below the certificate.
+      source: also show the lines of every Python file that a loaded model names, as this machine
+        has it; only of models that you trust.
 
     Raises:
       InputError: an input lies outside its declared type, there are more than MAX_VALUES values, or
         a row of a panel has more or fewer cells than columns.
       OSError: the file can't be written.
     """
+    arguments.instance("view", model, Model, "lsrl.compile")
+    target = arguments.path("view", path)
     arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    replace_file(path, page(content(model, arrays, panels)).encode())
+    replace_file(target, page(content(model, arrays, panels, source)).encode())
 
 
-def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ()) -> dict[str, Json]:
+def content(
+    model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = (), source: bool = False
+) -> dict[str, Json]:
     """What the page shows, as JSON's types.
 
     Args:
       model: any compiled model.
       arrays: one an input, (sequences, time[, width]).
       panels: tables of other studies.
+      source: as for `view`.
 
     Returns:
       "circuit" as `Circuit.to_json` has it, but with file names for paths; "values" and "outputs",
@@ -99,7 +112,7 @@ def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ())
     # An intervention on nothing gives signals and outputs in one run.
     found, held = patch(model, arrays, {}), circuit.held
     lines = _lines(model)
-    names = _file_names({source.file for found in lines.values() for source in found})
+    names = _file_names({line.file for found in lines.values() for line in found})
     shown = json.loads(circuit.to_json())
     for one in (*shown["signals"], *shown["derived"]):
         # Without the folders of the machine that it was compiled on.
@@ -118,10 +131,9 @@ def content(model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = ())
         "values": {name: _numbers(array, held[name]) for name, array in found.signals.items()},
         "outputs": _numbers(found.outputs),
         "lines": {
-            name: [[names[source.file], source.line] for source in found]
-            for name, found in lines.items()
+            name: [[names[line.file], line.line] for line in found] for name, found in lines.items()
         },
-        "sources": _excerpts(lines, names),
+        "sources": _excerpts(_readable(model, lines, source), names),
         "panels": [_table(panel) for panel in panels],
     }
 
@@ -229,11 +241,26 @@ def _lines(model: Model) -> dict[str, list[Source]]:
     signals: tuple[Signal | Derived, ...] = (*model.circuit.signals, *model.circuit.derived)
     for one in signals:
         file, _, line = one.source.rpartition(":")
-        own = [Source(file, int(line))] if file and line.isdigit() else []
+        numbered = line.isascii() and line.isdigit() and len(line) < 10
+        own = [Source(file, int(line))] if file and numbered else []
         if own and one.name in nodes:
             own += graph.nodes[nodes[one.name]].sources
         found[one.name] = list(dict.fromkeys(own))
     return found
+
+
+def _readable(
+    model: Model, lines: Mapping[str, Sequence[Source]], source: bool
+) -> Mapping[str, Sequence[Source]]:
+    """The lines that may be looked up: unasked, those alone that the program itself recorded.
+
+    What a file says, of a program or of a circuit beside it, may name any file of this machine.
+    """
+    if source:
+        return lines
+    nodes = model.program.graph.nodes if model.program.recorded else ()
+    known = {line for node in nodes for line in node.sources}
+    return {name: [line for line in found if line in known] for name, found in lines.items()}
 
 
 def _file_names(paths: set[str]) -> dict[str, str]:

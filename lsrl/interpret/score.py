@@ -202,8 +202,17 @@ def score(
     return score_on(Truth(circuit, classes), claim, threshold)
 
 
+def check_claim(what: str, claim: object) -> None:
+    """Raise InputError for what is no claim about nodes or edges."""
+    if not isinstance(claim, NodeClaim | EdgeClaim):
+        raise InputError(
+            f"{what} expects a claim, NodeClaim(...) or EdgeClaim(...), got {type(claim).__name__}"
+        )
+
+
 def score_on(truth: Truth, claim: NodeClaim | EdgeClaim, threshold: float | None = None) -> Score:
     """As `score`, of a truth that is worked out already."""
+    check_claim("score", claim)
     true, scores = _compared(truth, claim)
     if np.isnan(scores).any():
         raise InputError(_NAN)

@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.circuit import OUTPUT, Circuit, Edge, Signal
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
@@ -203,7 +204,7 @@ class Truth:
 
     def __init__(self, circuit: Circuit, classes: Classes | None = None) -> None:
         """Work out the groups of units and the edges between them."""
-        self.circuit = circuit
+        self.circuit = arguments.instance("a truth", circuit, Circuit, "model.circuit")
         self.classes = classes or no_classes(circuit)
         self.signals = self.classes.varying()
         self._index: dict[tuple[int, str, int], int] = {}

@@ -1,14 +1,14 @@
 """Bounds as types: the interval and the grid of every channel of every signal.
 
-`Facts` say where a value can lie; the functions below carry facts through affine maps and linear
-recurrences. Interval ends that float64 can't hold exactly are widened outwards, so facts are sound.
+`Facts` say where a value can lie; the functions below carry facts through affine maps,
+those of `lsrl.ir.recurrence` through linear states. Interval ends that float64 can't hold exactly
+are widened outwards, so facts are sound.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +17,9 @@ from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
-from lsrl.ir.structure import is_diagonal
 
-# Past this many steps a recurrence with no closed form is bounded by repeated squaring.
-MAX_UNROLLED_STEPS = 4096
 # The smallest normal float64: products below it are rounded, and count as this.
 TINY = 2.0**-1022
-# A power of a decaying matrix that adds next to nothing any more.
-NEGLIGIBLE = 2.0**-60
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,43 +46,43 @@ class Facts:
         """Number of channels."""
         return len(self.low)
 
-    @property
+    @cached_property
     def magnitude(self) -> Array:
         """(width,) the greatest absolute value."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
-    @property
+    @cached_property
     def zero(self) -> Array:
         """(width,) bool, which channels are always 0."""
         return (self.low == 0) & (self.high == 0)
 
-    @property
+    @cached_property
     def exclusive(self) -> bool:
         """Whether at most one channel is nonzero at a token."""
         return exclusion.exclusive(self.groups, self.zero)
 
-    @property
+    @cached_property
     def one_hot(self) -> bool:
         """Whether every channel is 0 or 1 and at most one of them is 1."""
         return self.boolean and self.exclusive
 
-    @property
+    @cached_property
     def gridded(self) -> bool:
         """Whether no channel is continuous."""
         return bool((self.step > 0).all())
 
-    @property
+    @cached_property
     def boolean(self) -> bool:
         """Whether every channel is 0 or 1."""
         return self.integer and bool(((self.low >= 0) & (self.high <= 1)).all())
 
-    @property
+    @cached_property
     def integer(self) -> bool:
         """Whether every channel is an integer."""
         finite = np.where(np.isinf(self.step), 1.0, self.step)
         return bool(((finite >= 1) & (finite % 1 == 0)).all())
 
-    @property
+    @cached_property
     def constant(self) -> bool:
         """Whether every channel has one possible value."""
         return bool((self.low == self.high).all())
@@ -186,11 +181,18 @@ def constant_facts(values: Array) -> Facts:
     return Facts(values, values, np.where(values == 0, np.inf, np.abs(values)))
 
 
-def table_facts(table: Array) -> Facts:
-    """Facts of a value that is always some row of `table`, (rows, width)."""
-    rows, width = table.shape
-    step = common_grid(table.T.ravel(), np.arange(0, rows * width + 1, rows))
-    return Facts(table.min(axis=0), table.max(axis=0), step)
+def table_facts(table: Matrix, rows: int | None = None) -> Facts:
+    """Facts of a value that is always some row of `table`, or of its first `rows` ones."""
+    columns = (table.csr if rows is None else table.csr[:rows]).tocsc()
+    counts = np.diff(columns.indptr)
+    # Where entries are not stored they are 0.
+    low = np.where(counts < columns.shape[0], 0.0, np.inf)
+    high, filled = -low, np.flatnonzero(counts)
+    if len(filled):
+        starts = columns.indptr[filled]
+        low[filled] = np.minimum(low[filled], np.minimum.reduceat(columns.data, starts))
+        high[filled] = np.maximum(high[filled], np.maximum.reduceat(columns.data, starts))
+    return Facts(low, high, common_grid(columns.data, columns.indptr))
 
 
 def pairwise_grid(first: Array, second: Array) -> Array:
@@ -216,6 +218,80 @@ def no_sums(width: int) -> Sums:
     return Sums(np.zeros(width), np.full(width, np.inf))
 
 
+class _Terms(NamedTuple):
+    """The products weight[i, j] * value[j] of all operands of an affine map, one after another.
+
+    A *run* is what one row reads of one operand; its products follow each other.
+
+    Attributes:
+      weight: (products,).
+      low: (products,) least value of the channel that is read.
+      high: (products,) greatest value.
+      step: (products,) its grid.
+      row: (products,) the row that a product belongs to.
+      run: (products,) the run that it belongs to.
+      rows: (runs,) the row that a run belongs to.
+      grouped: of operands with groups the weight, the groups and where its products and runs are.
+    """
+
+    weight: Array
+    low: Array
+    high: Array
+    step: Array
+    row: Array
+    run: Array
+    rows: Array
+    grouped: Sequence[tuple[Matrix, Groups, slice, slice]]
+
+    @classmethod
+    def of(cls, weights: Sequence[Matrix], values: Sequence[Facts]) -> "_Terms":
+        """Of Σ weight x, at least one."""
+        columns = [weight.indices for weight in weights]
+        rows = [weight.entry_rows() for weight in weights]
+        ends = list(accumulate((len(each) for each in rows), initial=0))
+        row = np.concatenate(rows)
+        first = np.ones(len(row), dtype=bool)
+        np.not_equal(row[1:], row[:-1], out=first[1:])
+        first[[end for end in ends if end < len(row)]] = True
+        run = np.cumsum(first) - 1
+        grouped = []
+        for k, value in enumerate(values):
+            if value.groups and ends[k] < ends[k + 1]:
+                own = slice(run[ends[k]], run[ends[k + 1] - 1] + 1)
+                grouped.append((weights[k], value.groups, slice(ends[k], ends[k + 1]), own))
+        read = list(zip(values, columns, strict=True))
+        return cls(
+            np.concatenate([weight.data for weight in weights]),
+            np.concatenate([value.low[picked] for value, picked in read]),
+            np.concatenate([value.high[picked] for value, picked in read]),
+            np.concatenate([value.step[picked] for value, picked in read]),
+            row, run, row[first], grouped,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> Array:
+        """(products,) the greatest absolute value of the channel that is read."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def greatest(self, shares: Array, start: Array, sign: float = 1.0) -> Array:
+        """Start + the greatest sum of shares, or for sign -1 less the greatest sum, row by row."""
+        sums = np.bincount(self.run, shares, len(self.rows))
+        for weight, groups, entries, runs in self.grouped:
+            all_rows = exclusion.greatest_sums(weight.csr, shares[entries], groups)
+            sums[runs] = all_rows[self.rows[runs]]
+        total = start.copy()
+        np.add.at(total, self.rows, sign * sums)  # one operand after another
+        return total
+
+    def sums(self, bias: Array, unit: Array) -> Sums:
+        """Condition P1, given the grid of each product; groups count with their largest share."""
+        size = self.size
+        terms = np.maximum(np.abs(self.weight) * size, np.where(size > 0, TINY, 0.0))
+        grid = lowest_bit(bias)
+        np.minimum.at(grid, self.row, unit)
+        return Sums(self.greatest(terms, np.abs(bias)), grid)
+
+
 def joined_sums(sums: Sequence[Sums]) -> Sums:
     """The sums of several groups of terms that are all added together."""
     return Sums(
@@ -228,20 +304,7 @@ def term_sums(weight: Matrix, value: Facts) -> Sums:
 
     Of channels that are never on together only the largest share counts.
     """
-    data, columns, starts = weight.csr.data, weight.csr.indices, weight.csr.indptr
-    size = value.magnitude[columns]
-    with np.errstate(over="ignore"):
-        terms = np.maximum(np.abs(data) * size, np.where(size > 0, TINY, 0.0))
-    magnitude = exclusion.greatest_sums(weight.csr, terms, value.groups)
-    grid = np.full(weight.rows, np.inf)
-    filled = np.flatnonzero(np.diff(starts))
-    if len(filled):
-        with np.errstate(over="ignore"):
-            unit = np.where(
-                value.step[columns] == 0, 0.0, lowest_bit(data) * lowest_bit_of_step(value)[columns]
-            )
-        grid[filled] = np.minimum.reduceat(unit, starts[filled])
-    return Sums(magnitude, grid)
+    return affine_sums([weight], np.zeros(weight.rows), [value])
 
 
 def lowest_bit_of_step(value: Facts) -> Array:
@@ -252,11 +315,14 @@ def lowest_bit_of_step(value: Facts) -> Array:
 
 def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
     """Condition P1 for rows of Σ weight x + bias."""
-    weights, values = _sharing_as_one(weights, values)
-    bias_sums = Sums(np.abs(bias), lowest_bit(bias))
-    return joined_sums(
-        [bias_sums, *(term_sums(w, v) for w, v in zip(weights, values, strict=True))]
-    )
+    if not weights:
+        return Sums(np.abs(bias), lowest_bit(bias))
+    terms = _Terms.of(*_sharing_as_one(weights, values))
+    finite = np.where(np.isinf(terms.step), 0.0, terms.step)
+    weight_bit, step_bit = lowest_bit(np.array([terms.weight, finite]))
+    with np.errstate(over="ignore"):
+        unit = np.where(terms.step == 0, 0.0, weight_bit * step_bit)
+        return terms.sums(bias, unit)
 
 
 def product_of_grids(first: Array, second: Array) -> Array:
@@ -265,8 +331,12 @@ def product_of_grids(first: Array, second: Array) -> Array:
     The product itself, or, where float64 would round it, the powers of two that divide it.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        product, rough = first * second, lowest_bit(first) * lowest_bit(second)
-        product = np.where(product <= 2.0**53 * rough, product, rough)
+        return _grids_or_bits(first, second, lowest_bit(first) * lowest_bit(second))
+
+
+def _grids_or_bits(first: Array, second: Array, bits: Array) -> Array:
+    product = first * second
+    product = np.where(product <= 2.0**53 * bits, product, bits)
     always_zero = np.isinf(first) | np.isinf(second)
     lost = (first == 0) | (second == 0) | ~np.isfinite(product)
     return np.where(always_zero, np.inf, np.where(lost, 0.0, product))
@@ -275,18 +345,54 @@ def product_of_grids(first: Array, second: Array) -> Array:
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
     groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
+    if not weights:
+        return constant_facts(bias)
     weights, values = _sharing_as_one(weights, values)
-    low = high = bias.astype(np.float64)
-    step = np.where(bias == 0, np.inf, np.abs(bias))
-    for weight, value in zip(weights, values, strict=True):
-        least, most = linear_hull(weight, value)
-        low, high = low + least, high + most
-        entries = product_of_grids(np.abs(weight.csr.data), value.step[weight.csr.indices])
-        entries = np.where(entries == 0, np.nan, entries)
-        step = pairwise_grid(step, common_grid(entries, weight.csr.indptr))
-    sums = affine_sums(weights, bias, [interval_ends(v) for v in values])
+    terms = _Terms.of(weights, values)
+    least, most = _hulls(terms)
+    # Where nothing is added, no highest value is -0.0.
+    low, high = terms.greatest(-least, bias, -1.0), terms.greatest(most, bias) + 0.0
+    weight_bit, low_bit, high_bit, step_bit = lowest_bit(np.array(terms[:4]))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        step = _affine_grid(weights, terms, bias, weight_bit * step_bit)
+        sums = terms.sums(bias, weight_bit * np.minimum(low_bit, high_bit))
     low, high = widen(low, high, sums)
     return facts(low, high, step, groups)
+
+
+def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array, bits: Array) -> Array:
+    """The common grid of the bias and the products of each row.
+
+    Args:
+      weights: of the affine map.
+      terms: its products.
+      bias: (rows,).
+      bits: (products,) the product of the lowest bits of both factors.
+    """
+    products = _grids_or_bits(np.abs(terms.weight), terms.step, bits)
+    continuous, nothing = products == 0, np.isinf(products)
+    unit = lowest_bit(bias)
+    np.minimum.at(unit, terms.row, np.where(continuous | nothing, np.inf, bits))
+    always_zero = np.isinf(unit)
+    unit[always_zero] = 1.0
+    own, read = np.abs(bias) / unit, np.where(nothing, 0.0, products) / unit[terms.row]
+    if max(own.max(initial=0.0), read.max(initial=0.0)) >= 2.0**62:
+        return _stepwise_grid(weights, np.where(continuous, np.nan, products), bias)
+    divisor = own.astype(np.int64)
+    np.gcd.at(divisor, terms.row, read.astype(np.int64))
+    step = np.where(always_zero, np.inf, divisor * unit)
+    step[terms.row[continuous]] = 0.0
+    return step
+
+
+def _stepwise_grid(weights: Sequence[Matrix], products: Array, bias: Array) -> Array:
+    """The same, one operand after another, where numbers are too far apart for 62 bits."""
+    step, start = np.where(bias == 0, np.inf, np.abs(bias)), 0
+    for weight in weights:
+        own = products[start : start + weight.nonzeros]
+        step = pairwise_grid(step, common_grid(own, weight.indptr))
+        start += weight.nonzeros
+    return step
 
 
 def _sharing_as_one(
@@ -314,267 +420,20 @@ def widen(low: Array, high: Array, sums: Sums) -> tuple[Array, Array]:
     return low - slack, high + slack
 
 
-def linear_hull(weight: Matrix, value: Facts) -> tuple[Array, Array]:
-    """The hull (low, high) of weight @ x over the interval of x, each (rows,)."""
-    data, columns = weight.csr.data, weight.csr.indices
-    first, second = data * value.low[columns], data * value.high[columns]
+def _hulls(terms: _Terms) -> tuple[Array, Array]:
+    """The least and the greatest value of each product."""
+    data = terms.weight
+    first, second = data * terms.low, data * terms.high
     least, most = np.minimum(first, second), np.maximum(first, second)
-    if (np.abs(data) < TINY * 2.0**1000).any() or (value.magnitude < TINY * 2.0**1000).any():
+    if min(np.abs(data).min(initial=1.0), terms.size.min(initial=1.0)) < TINY * 2.0**1000:
         # Products may be too small for float64.
-        signs = np.stack([np.sign(data) * np.sign(end[columns]) for end in (value.low, value.high)])
+        signs = np.stack([np.sign(data) * np.sign(end) for end in (terms.low, terms.high)])
         least = np.where((signs.min(axis=0) < 0) & (least > -TINY), -TINY, least)
         most = np.where((signs.max(axis=0) > 0) & (most < TINY), TINY, most)
-    low = -exclusion.greatest_sums(weight.csr, -least, value.groups)
-    return low, exclusion.greatest_sums(weight.csr, most, value.groups)
-
-
-class Reach(NamedTuple):
-    """How far a linear recurrence gets within its tokens."""
-
-    low: Array  # (width,)
-    high: Array  # (width,)
-    magnitude: (
-        Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
-    )
-    halvings: float  # how much finer the state's grid is than its terms': the least entry of A^k
-    settled: bool = False  # whether the same holds after any greater number of tokens
-
-
-def linear_state_facts(
-    transition: Matrix, initial: Array, update: Facts, tokens: int
-) -> tuple[Facts, Sums]:
-    """Facts and condition P1 of s_t = A s_{t-1} + u_t for t < tokens, s_{-1} = initial.
-
-    Args:
-      transition: A, (width, width).
-      initial: (width,).
-      update: facts of u.
-      tokens: number of tokens, at least 1.
-    """
-    reach = _reach(transition, initial, update, tokens)
-    start = constant_facts(initial)
-    # Channels of a coupled state mix, so the state shares one grid; uncoupled channels keep theirs.
-    step = pairwise_grid(update.step, start.step)
-    if not is_diagonal(transition):
-        step = np.full(len(initial), shared_grid(step))
-    if not transition.is_integer:
-        step = np.where(np.isinf(step), step, step * reach.halvings)
-    grid = lowest_bit_of_step(Facts(initial, initial, step))
-    result = facts(reach.low, reach.high, step)
-    magnitude = _row_magnitude(transition, initial, update, reach)
-    turning = not update.magnitude.any() and _is_permutation(transition)
-    if turning and np.count_nonzero(initial) == 1:
-        # One nonzero value goes round, and where it stands no other stands.
-        root = "ring", transition, initial.tobytes()
-        result = replace(result, groups=((root, np.arange(len(initial))),))
-    return result, Sums(magnitude, grid)
-
-
-def linear_state_settles(transition: Matrix, initial: Array, update: Facts, tokens: int) -> bool:
-    """Whether what `linear_state_facts` tells of some tokens holds at every greater number."""
-    return _reach(transition, initial, update, tokens).settled
-
-
-def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
-    """The terms of A s + u before they cancel, where a row has several states or scales one."""
-    size = np.maximum(np.abs(initial), np.maximum(np.abs(reach.low), np.abs(reach.high)))
-    terms = abs(transition.csr) @ size + update.magnitude
-    plain = abs(transition.csr).sum(axis=1) <= 1
-    return np.where(plain, reach.magnitude, np.maximum(reach.magnitude, terms))
+    return least, most
 
 
 def shared_grid(step: Array) -> float:
     """The grid that all channels share; 0 where one is continuous."""
     values = np.where(step == 0, np.nan, step)
     return float(common_grid(values, np.array([0, len(values)]))[0])
-
-
-def _is_permutation(matrix: Matrix) -> bool:
-    return (
-        matrix.nonzeros == matrix.rows == matrix.columns
-        and bool((np.diff(matrix.csr.indptr) == 1).all())
-        and bool((matrix.csr.data == 1).all())
-        and len(np.unique(matrix.csr.indices)) == matrix.rows
-    )
-
-
-def _reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
-    # The passes ask for the same state again and again.
-    return _cached_reach(
-        transition, initial.tobytes(), update.low.tobytes(), update.high.tobytes(), tokens
-    )
-
-
-@lru_cache(maxsize=512)
-def _cached_reach(
-    transition: Matrix, initial_bytes: bytes, low: bytes, high: bytes, tokens: int
-) -> Reach:
-    initial = np.frombuffer(initial_bytes)
-    update = facts(np.frombuffer(low), np.frombuffer(high), np.zeros(len(initial)))
-    if transition.is_identity:
-        return _identity_reach(initial, update, tokens)
-    if _is_permutation(transition) or _is_shift(transition):
-        return _selection_reach(transition, initial, update, tokens)
-    return _general_reach(transition, initial, update, tokens)
-
-
-def _is_shift(matrix: Matrix) -> bool:
-    """Rows that each pick at most one earlier channel: registers, which forget in the end."""
-    return (
-        bool((matrix.csr.data == 1).all())
-        and bool((np.diff(matrix.csr.indptr) <= 1).all())
-        and bool((matrix.csr.indices < matrix.entry_rows()).all())
-    )
-
-
-def _ends(initial: Array, update: Facts) -> Array:
-    """(width,) the grid of the ends of the intervals that a state starts with and takes in."""
-    return np.minimum(lowest_bit(initial), interval_ends(update).step)
-
-
-def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
-    low = initial + np.minimum(update.low, tokens * update.low)
-    high = initial + np.maximum(update.high, tokens * update.high)
-    magnitude = np.abs(initial) + _multiple(tokens, update.magnitude)
-    low, high = widen(low, high, Sums(magnitude, _ends(initial, update)))
-    return Reach(low, high, magnitude, 1.0, not update.magnitude.any())
-
-
-def _multiple(count: int, values: Array) -> Array:
-    """A count times each value, not below the truth where float64 rounds the product."""
-    product = count * values
-    for i in np.flatnonzero(np.isfinite(product) & (product >= 2.0**53 * lowest_bit(values))):
-        if Fraction(float(product[i])) < count * Fraction(float(values[i])):
-            product[i] = np.nextafter(product[i], np.inf)
-    return np.asarray(product)
-
-
-def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
-    """A^k only moves channels, so each channel gathers what comes along its chain or cycle."""
-    size = len(initial)
-    ring = _is_permutation(transition)
-    cycle = _cycle_length(transition.csr.indices) if ring else size
-    if ring and min(tokens, cycle) > MAX_UNROLLED_STEPS:
-        # Too long to follow: any channel may hold whatever any channel may gather.
-        least, most = np.full(size, update.low.min()), np.full(size, update.high.max())
-        widest = facts(least, most, np.zeros(size))
-        near = _identity_reach(np.full(size, initial.min()), widest, tokens)
-        far = _identity_reach(np.full(size, initial.max()), widest, tokens)
-        magnitude = np.maximum(near.magnitude, far.magnitude)
-        return Reach(near.low, far.high, magnitude, 1.0, near.settled)
-    # A last entry that is always 0 stands for "nothing comes".
-    source = np.full(size + 1, size)
-    source[transition.entry_rows()] = transition.csr.indices
-    steps = min(tokens, cycle)
-    moved, low_in, high_in, all_in = (
-        np.append(values, 0.0) for values in (initial, update.low, update.high, update.magnitude)
-    )
-    total_low, total_high, total = (np.zeros(size + 1) for _ in range(3))
-    low, high = np.full(size + 1, np.inf), np.full(size + 1, -np.inf)
-    magnitude = np.zeros(size + 1)
-    silent = not update.magnitude.any()
-    for _ in range(steps):
-        moved = moved[source]
-        if not silent:
-            total_low, total_high, total = total_low + low_in, total_high + high_in, total + all_in
-            low_in, high_in, all_in = low_in[source], high_in[source], all_in[source]
-        low, high = np.minimum(low, moved + total_low), np.maximum(high, moved + total_high)
-        magnitude = np.maximum(magnitude, np.abs(moved) + total)
-    if ring:
-        # Later rounds add the same totals again; a whole round more covers the remainder.
-        rounds = -(-tokens // steps) - 1
-        low = low + np.minimum(0.0, rounds * total_low)
-        high = high + np.maximum(0.0, rounds * total_high)
-        magnitude = magnitude + rounds * total
-    elif tokens > steps:
-        low, high = np.minimum(low, total_low), np.maximum(high, total_high)
-    low, high, magnitude = low[:size], high[:size], magnitude[:size]
-    ends = np.full(size, _ends(initial, update).min(initial=np.inf))
-    low, high = widen(low, high, Sums(magnitude, ends))
-    # A ring that nothing enters turns for ever; registers forget all that is older than they are.
-    settled = silent and tokens >= cycle if ring else tokens > size
-    return Reach(low, high, magnitude, 1.0, settled)
-
-
-def _cycle_length(source: Array) -> int:
-    """Least common multiple of the cycle lengths of a permutation."""
-    from scipy.sparse import csgraph, csr_array
-
-    size = len(source)
-    graph = csr_array((np.ones(size), (np.arange(size), source)), (size, size))
-    _, labels = csgraph.connected_components(graph, directed=False)
-    return math.lcm(*(int(count) for count in np.bincount(labels)))
-
-
-def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
-    """Sum the hulls of A^k u one power at a time while the powers change, else bound by |A|."""
-    size = len(initial)
-    power = np.eye(size)
-    moved = initial.copy()
-    matrix = transition.csr
-    total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
-    low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
-    exact, smallest, settled, farthest = True, 1.0, False, np.abs(initial).max(initial=0.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for step in range(tokens):
-            if step >= MAX_UNROLLED_STEPS:
-                return _squared_reach(transition, initial, update, tokens)
-            moved = matrix @ moved
-            positive, negative = np.maximum(power, 0.0), np.minimum(power, 0.0)
-            added_low = positive @ update.low + negative @ update.high
-            added_high = positive @ update.high + negative @ update.low
-            added = np.abs(power) @ update.magnitude
-            total_low, total_high = total_low + added_low, total_high + added_high
-            total = total + added
-            low = np.minimum(low, moved + total_low)
-            high = np.maximum(high, moved + total_high)
-            magnitude = np.maximum(magnitude, np.abs(moved) + total)
-            farthest = max(farthest, np.abs(moved).max())
-            bits = lowest_bit(power)
-            smallest = min(smallest, float(bits.min()))
-            exact = exact and np.abs(power).max() <= 2.0**52 * bits.min()
-            if not np.isfinite(magnitude).all():
-                return Reach(np.full(size, -np.inf), np.full(size, np.inf), magnitude, 0.0)
-            power = matrix @ power
-            if not power.any() and not (matrix @ moved).any():
-                settled = True
-                break
-            if np.abs(power).max() < NEGLIGIBLE:
-                # Every later round of as many tokens adds at most this share of all that came in.
-                share = 2 * float(np.abs(power).sum(axis=1).max())
-                slack = share * (float(total.max(initial=0.0)) + farthest)
-                return Reach(low - slack, high + slack, magnitude + slack, 0.0, True)
-    ends = smallest * _ends(initial, update).min(initial=np.inf) if exact else 0.0
-    low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
-    return Reach(low, high, magnitude, smallest if exact else 0.0, settled)
-
-
-def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
-    """Bound Σ_{k<tokens} |A|^k |u| and |A|^t |initial| by repeated squaring of I + |A| + …."""
-    absolute = np.abs(transition.dense())
-    size = len(initial)
-    partial, power = np.zeros((size, size)), np.eye(size)
-    square_sum, square = np.eye(size), absolute
-    remaining = tokens
-    with np.errstate(over="ignore", invalid="ignore"):
-        while remaining:
-            if remaining & 1:
-                partial = partial + power @ square_sum
-                power = power @ square
-            square_sum, square = square_sum + square @ square_sum, square @ square
-            remaining >>= 1
-        carried = (np.eye(size) + partial @ absolute) @ np.abs(initial)
-        magnitude = partial @ update.magnitude + carried
-        # What later tokens add is in proportion to what is left of the first.
-        share = float(power.sum(axis=1).max(initial=0.0))
-        settled = share < 2.0**-42 and bool(np.isfinite(magnitude).all())
-        if settled:
-            magnitude = magnitude + 2 * share * magnitude.max(initial=0.0)
-    magnitude = np.where(np.isfinite(magnitude), magnitude * (1 + 2.0**-40), np.inf)
-    low, high = -magnitude, magnitude.copy()
-    nonnegative = bool((transition.csr.data >= 0).all()) and bool((initial >= 0).all())
-    if nonnegative:
-        # Every term has the sign of the update, so one side of the interval is closed by zero.
-        low = np.where((update.low >= 0).all(), 0.0, low)
-        high = np.where((update.high <= 0).all() and not initial.any(), 0.0, high)
-    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0, settled)

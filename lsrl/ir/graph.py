@@ -5,6 +5,7 @@ node keeps the ids of the program's signals whose value it carries (`origins`), 
 names, source lines and facts.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -43,6 +44,11 @@ class Graph:
     def __len__(self) -> int:
         """Number of nodes."""
         return len(self.nodes)
+
+    def same_as(self, other: "Graph") -> bool:
+        """Whether another graph has the same nodes with the very same facts."""
+        same_facts = all(map(operator.is_, self.facts, other.facts))
+        return self.output == other.output and same_facts and self.nodes == other.nodes
 
     @property
     def inputs(self) -> dict[int, Input]:
@@ -199,15 +205,21 @@ class GraphBuilder:
     nodes: list[Node] = field(default_factory=list)
     facts: list[Facts] = field(default_factory=list)
     _known: dict[tuple[Op, tuple[int, ...]], int] = field(default_factory=dict)
-    _inferred: dict[tuple[Op, tuple[int, ...]], Facts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Remember what is known, by op and by the identity of the operands' facts."""
+        """Look at nothing yet."""
         self._inference = Inference(self.nodes, written=self.program is None)
-        if self.earlier is not None:
-            facts = self.earlier.facts
-            for node, fact in zip(self.earlier.nodes, facts, strict=True):
-                self._inferred[node.op, tuple(id(facts[i]) for i in node.operands)] = fact
+
+    @cached_property
+    def _inferred(self) -> dict[tuple[Op, tuple[int, ...]], Facts]:
+        """What is known, by op and by the identity of the operands' facts."""
+        if self.earlier is None:
+            return {}
+        facts = self.earlier.facts
+        return {
+            (node.op, tuple(id(facts[i]) for i in node.operands)): fact
+            for node, fact in zip(self.earlier.nodes, facts, strict=True)
+        }
 
     def add(self, op: Op, *operands: int) -> int:
         """The id of the node op(operands), made if it is new.
@@ -227,6 +239,26 @@ class GraphBuilder:
             self._inference.facts(index, self.facts, self.tokens) if known is None else known
         )
         self._known[key] = index
+        return index
+
+    def keep(self, earlier: Graph, old: int, operands: tuple[int, ...]) -> int | None:
+        """The id of a node of the earlier graph, taken over with all that is known of it.
+
+        None where it has to be made anew, since its operands are not known as they were, or where
+        an equal node is there already.
+        """
+        node, key = earlier.nodes[old], (earlier.nodes[old].op, operands)
+        read = zip(operands, node.operands, strict=True)
+        if key in self._known or any(self.facts[i] is not earlier.facts[k] for i, k in read):
+            return None
+        index = self._known[key] = len(self.nodes)
+        changes: dict[str, tuple[int, ...]] = {}
+        if operands != node.operands:
+            changes["operands"] = operands
+        if earlier.program is None:
+            changes["origins"] = (old,)
+        self.nodes.append(replace(node, **changes) if changes else node)
+        self.facts.append(earlier.facts[old])
         return index
 
     def describe(
@@ -261,12 +293,20 @@ class GraphBuilder:
         if self.facts[index].groups is not before:
             self._inference.regrouped(index)
 
+    def stand_for(self, index: int, earlier: Graph, old: int) -> None:
+        """Let a node stand for one of an earlier graph."""
+        node = earlier.nodes[old]
+        same = node if earlier.program is not None else replace(node, origins=(old,))
+        self.inherit(index, same, earlier.facts[old].groups)
+
     def build(self, output: int) -> Graph:
         """The finished graph."""
         return Graph(tuple(self.nodes), output, tuple(self.facts), self.tokens, self.program)
 
 
 Rule = Callable[[GraphBuilder, Graph, int, tuple[int, ...]], int | None]
+# What a rule returns for a node that is not made, since its readers are made without it.
+UNMADE = -1
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
@@ -275,7 +315,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     Args:
       graph: the graph to read; it is not changed.
       rule: called as rule(builder, graph, id, new operands) for each live node in order. It returns
-        the id of the replacement in the builder, or None to keep the node's op.
+        the id of the replacement in the builder, None to keep the node's op, or UNMADE.
 
     Returns:
       The new graph; every replacement keeps the names, lines and facts of what it replaces.
@@ -287,11 +327,17 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         node = graph.nodes[i]
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
-        new[i] = builder.add(node.op, *operands) if replacement is None else replacement
-        origins = node.origins if graph.program is not None else (i,)
-        same = Node(node.op, (), node.width, origins, node.names, node.sources)
-        builder.inherit(new[i], same, graph.facts[i].groups)
+        if replacement == UNMADE:
+            new[i] = UNMADE
+            continue
+        kept = builder.keep(graph, i, operands) if replacement is None else None
+        if kept is None:
+            kept = builder.add(node.op, *operands) if replacement is None else replacement
+            builder.stand_for(kept, graph, i)
+        new[i] = kept
     built = builder.build(new[graph.output])
+    if graph.program is not None and built.same_as(graph):
+        return graph
     return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
 
 

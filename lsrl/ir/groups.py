@@ -173,12 +173,12 @@ def of_table(table: Matrix, root: Root) -> Groups:
     A column with one nonzero row belongs to that row's member. A table with one nonzero entry a row
     at most makes its columns members of a root of their own.
     """
-    columns, rows = table.csr.indices, table.entry_rows()
+    columns, rows = table.indices, table.entry_rows()
     counts = np.bincount(columns, minlength=table.columns)
     owner = np.full(table.columns, -1)
     owner[columns] = rows
     found: dict[Root, Array] = {root: np.where(counts == 1, owner, -1)}
-    if (counts > 1).any() and (np.diff(table.csr.indptr) <= 1).all():
+    if (counts > 1).any() and (np.diff(table.indptr) <= 1).all():
         found["columns", root, table] = np.where(counts > 0, np.arange(table.columns), -1)
     return kept(found)
 
@@ -221,7 +221,7 @@ def _entries(
     """Row and member of each entry that reads a channel which is not always 0."""
     rows, members = [], []
     for weight, (groups, zero) in zip(weights, operands, strict=True):
-        columns = weight.csr.indices
+        columns = weight.indices
         live = ~zero[columns]
         known = dict(groups).get(root)
         rows.append(weight.entry_rows()[live])

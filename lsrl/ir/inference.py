@@ -136,10 +136,10 @@ class Inference:
         highest = affine_facts(list(terms.values()), bias, plain).high
         found: Groups = exclusion.NONE
         for operand, weight in terms.items():
-            fact, columns, rows = known[operand], weight.csr.indices, weight.entry_rows()
+            fact, columns, rows = known[operand], weight.indices, weight.entry_rows()
             # The channel adds nothing then, in place of its most.
-            without = highest[rows] - weight.csr.data * fact.high[columns]
-            shuts = (without <= 0) & (weight.csr.data > 0) & (fact.low[columns] >= 0)
+            without = highest[rows] - weight.data * fact.high[columns]
+            shuts = (without <= 0) & (weight.data > 0) & (fact.low[columns] >= 0)
             for root, members in fact.groups if shuts.any() else ():
                 belongs = np.full(len(bias), -1)
                 np.maximum.at(belongs, rows[shuts], members[columns[shuts]])
@@ -304,10 +304,10 @@ def _sum(first: Array, second: Array) -> Array:
 
 
 def _total(first: Matrix, second: Matrix) -> Matrix:
-    unit = min(lowest_bit(each.csr.data).min(initial=np.inf) for each in (first, second))
+    unit = min(first.unit, second.unit)
     if (abs(first.csr) + abs(second.csr)).data.max(initial=0.0) > 2.0**53 * unit:
         raise _RoundedError
-    return Matrix(first.csr + second.csr)
+    return first + second
 
 
 def _product(first: "Array | sp.csr_array", second: Array) -> Array:
@@ -390,5 +390,5 @@ def _equal_rows(weight: Matrix) -> bool:
 
 
 def _is_multiple_of_identity(weight: Matrix) -> bool:
-    square, data = weight.rows == weight.columns == weight.nonzeros, weight.csr.data
+    square, data = weight.rows == weight.columns == weight.nonzeros, weight.data
     return square and is_diagonal(weight) and bool((data == data[0]).all())

@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
 from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir.numbers import Array, exact_array, lowest_bit
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 
 class Terms(NamedTuple):
@@ -24,17 +27,36 @@ class Terms(NamedTuple):
     factors: Array | None
 
 
+# Products of more terms than this are scipy's, which needs no room for them.
+MANY_TERMS = 1 << 12
+
+
 @final
 class Matrix:
     """A sparse float64 matrix that is never changed after it is made.
 
     Equal matrices have equal hashes, so ops that hold them can be hash-consed.
 
+    It is stored as a CSR matrix in canonical form: sorted, without explicit zeros.
+
     Attributes:
-      csr: (rows, columns) scipy CSR array in canonical form: sorted, without explicit zeros.
+      data: (entries,) float64, row by row.
+      indices: (entries,) the column of each entry.
+      indptr: (rows + 1,) where the entries of each row start.
+      shape: (rows, columns).
     """
 
-    __slots__ = ("_digest", "_terms", "csr")
+    __slots__ = (
+        "_csr",
+        "_digest",
+        "_entry_rows",
+        "_terms",
+        "_unit",
+        "data",
+        "indices",
+        "indptr",
+        "shape",
+    )
 
     def __init__(self, values: object) -> None:
         """Take any dense array, scalar nest or scipy sparse array with two dimensions.
@@ -57,20 +79,44 @@ class Matrix:
             raise ShapeError(f"a matrix needs two dimensions, got {csr.ndim}")
         csr.sum_duplicates()
         csr.eliminate_zeros()
-        if not np.isfinite(csr.data).all():
+        self._take(csr.data, csr.indices, csr.indptr, csr.shape)
+        self._csr = csr
+
+    @classmethod
+    def stored(cls, data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> "Matrix":
+        """Of arrays that nobody else writes to, as they are but for entries of 0.
+
+        Args:
+          data: (entries,) float64.
+          indices: (entries,) columns, sorted in each row, none of them twice.
+          indptr: (rows + 1,).
+          shape: (rows, columns).
+        """
+        kept = data != 0
+        if not kept.all():
+            indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
+            data, indices = data[kept], indices[kept]
+        matrix = cls.__new__(cls)
+        matrix._take(data, indices.astype(np.int32), indptr.astype(np.int32), shape)
+        return matrix
+
+    def _take(self, data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> None:
+        if not np.isfinite(data).all():
             raise ProgramError("expected a matrix of finite numbers, got one that is not finite")
-        for array in (csr.data, csr.indices, csr.indptr):
+        for array in (data, indices, indptr):
             array.flags.writeable = False
-        self.csr = csr
-        digest = hashlib.blake2b(repr(csr.shape).encode(), digest_size=16)
-        for array, kind in (
-            (csr.data, np.float64),
-            (csr.indices, np.int64),
-            (csr.indptr, np.int64),
-        ):
-            digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-        self._digest = digest.digest()
+        self.data, self.indices, self.indptr = data, indices, indptr
+        self.shape = int(shape[0]), int(shape[1])
+        self._csr: sp.csr_array | None = None
+        self._digest = b""
+        self._entry_rows: Array | None = None
+        self._unit: float | None = None
         self._terms: tuple[Terms, ...] | None = None
+
+    @classmethod
+    def shared(cls, csr: "sp.csr_array") -> "Matrix":
+        """A canonical scipy array that nobody writes to."""
+        return cls.stored(csr.data, csr.indices, csr.indptr, csr.shape)
 
     @classmethod
     def identity(cls, size: int) -> "Matrix":
@@ -81,63 +127,74 @@ class Matrix:
     def diagonal(cls, values: object) -> "Matrix":
         """The matrix with these values on its diagonal."""
         row = exact_array(values, "a matrix")
-        return cls._of(row, np.arange(len(row)), np.arange(len(row)), (len(row), len(row)))
+        return cls.stored(row, np.arange(len(row)), np.arange(len(row) + 1), (len(row), len(row)))
 
     @classmethod
     def zeros(cls, rows: int, columns: int) -> "Matrix":
         """The (rows, columns) zero matrix."""
         nothing = np.zeros(0, dtype=np.int64)
-        return cls._of(np.zeros(0), nothing, nothing, (rows, columns))
+        return cls.stored(np.zeros(0), nothing, np.zeros(rows + 1, np.int64), (rows, columns))
 
     @classmethod
     def selection(cls, indices: Sequence[int] | Array, columns: int) -> "Matrix":
         """Row i picks channel indices[i] of `columns` channels."""
         picked = np.asarray(indices, dtype=np.int64)
-        rows = np.arange(len(picked))
-        return cls._of(np.ones(len(picked)), rows, picked, (len(picked), columns))
+        starts = np.arange(len(picked) + 1)
+        return cls.stored(np.ones(len(picked)), picked, starts, (len(picked), columns))
 
     @classmethod
     def shift(cls, size: int) -> "Matrix":
         """The shift register: channel k + 1 takes the value of channel k."""
-        later = np.arange(1, size)
-        return cls._of(np.ones(size - 1), later, later - 1, (size, size))
+        starts = np.maximum(np.arange(size + 1) - 1, 0)
+        return cls.stored(np.ones(size - 1), np.arange(size - 1), starts, (size, size))
 
     @classmethod
     def rotation(cls, size: int) -> "Matrix":
         """The ring: channel k + 1 takes channel k, and channel 0 the last."""
         return cls.selection((np.arange(size) - 1) % size, size)
 
-    @classmethod
-    def _of(cls, data: Array, rows: Array, columns: Array, shape: tuple[int, int]) -> "Matrix":
-        import scipy.sparse as sp
+    @property
+    def csr(self) -> "sp.csr_array":
+        """A scipy array of the same numbers, (rows, columns)."""
+        if self._csr is None:
+            import scipy.sparse as sp
 
-        return cls(sp.csr_array((data, (rows, columns)), shape))
+            self._csr = sp.csr_array((self.data, self.indices, self.indptr), self.shape)
+            self._csr.has_canonical_format = True
+        return self._csr
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self.csr.shape[0])
+        return self.shape[0]
 
     @property
     def columns(self) -> int:
         """Number of columns."""
-        return int(self.csr.shape[1])
+        return self.shape[1]
 
     @property
     def nonzeros(self) -> int:
         """Number of entries that are not zero."""
-        return int(self.csr.nnz)
+        return len(self.data)
 
     @property
     def is_identity(self) -> bool:
         """Whether this is an identity matrix."""
-        square, ones = self.rows == self.columns == self.nonzeros, self.csr.data == 1
-        return square and bool(ones.all() and (self.csr.indices == self.entry_rows()).all())
+        square, ones = self.rows == self.columns == self.nonzeros, self.data == 1
+        return square and bool(ones.all() and (self.indices == self.entry_rows()).all())
 
     @property
     def is_integer(self) -> bool:
         """Whether every entry is an integer."""
-        return bool((self.csr.data == np.floor(self.csr.data)).all())
+        return bool((self.data == np.floor(self.data)).all())
+
+    @property
+    def unit(self) -> float:
+        """The largest power of two that divides every entry; infinity where there is none."""
+        if self._unit is None:
+            self._unit = float(lowest_bit(self.data).min(initial=np.inf))
+        return self._unit
 
     def dense(self) -> Array:
         """A dense copy, (rows, columns)."""
@@ -147,14 +204,14 @@ class Matrix:
     def terms(self) -> tuple[Terms, ...]:
         """The first entry of each row, the second of those that have one, and so on."""
         if self._terms is None:
-            lengths = np.diff(self.csr.indptr)
+            lengths = np.diff(self.indptr)
             self._terms = tuple(self._term(lengths, k) for k in range(lengths.max(initial=0)))
         return self._terms
 
     def _term(self, lengths: Array, k: int) -> Terms:
         rows = np.flatnonzero(lengths > k)
-        entries = self.csr.indptr[rows] + k
-        columns, factors = self.csr.indices[entries].astype(np.intp), self.csr.data[entries]
+        entries = self.indptr[rows] + k
+        columns, factors = self.indices[entries].astype(np.intp), self.data[entries]
         in_order = len(columns) == self.columns and np.array_equal(columns, np.arange(len(columns)))
         return Terms(
             None if len(rows) == self.rows else rows,
@@ -163,25 +220,85 @@ class Matrix:
         )
 
     def entry_rows(self) -> Array:
-        """The row of each stored entry, aligned with `csr.data` and `csr.indices`."""
-        return np.repeat(np.arange(self.rows), np.diff(self.csr.indptr))
+        """The row of each stored entry, aligned with `data` and `indices`."""
+        if self._entry_rows is None:
+            self._entry_rows = np.arange(self.rows).repeat(self.indptr[1:] - self.indptr[:-1])
+        return self._entry_rows
+
+    def take(self, picked: Array) -> "Matrix":
+        """Some rows, by index."""
+        entries, lengths = self._entries(picked)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        shape = len(picked), self.columns
+        return Matrix.stored(self.data[entries], self.indices[entries], starts, shape)
+
+    def keep(self, columns: Array) -> "Matrix":
+        """The columns where a mask (columns,) is true."""
+        kept = columns[self.indices]
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
+        number = np.cumsum(columns) - 1
+        shape = self.rows, int(np.count_nonzero(columns))
+        return Matrix.stored(self.data[kept], number[self.indices[kept]], starts, shape)
+
+    def __add__(self, other: "Matrix") -> "Matrix":
+        """The sum of two matrices of one shape."""
+        if self.shape != other.shape:
+            raise ShapeError(f"a sum of matrices of shapes {self.shape} and {other.shape}")
+        rows = np.concatenate([self.entry_rows(), other.entry_rows()])
+        columns = np.concatenate([self.indices, other.indices])
+        return _summed(np.concatenate([self.data, other.data]), rows, columns, self.shape)[0]
 
     def exact_product(self, right: "Matrix") -> "Matrix | None":
         """The matrix product where float64 holds it exactly, else None."""
-        product = Matrix(self.csr @ right.csr)
         if not (self.nonzeros and right.nonzeros):
-            return product
-        bits = float(lowest_bit(self.csr.data).min() * lowest_bit(right.csr.data).min())
-        largest = float((abs(self.csr) @ abs(right.csr)).max())
+            return Matrix.zeros(self.rows, right.columns)
+        bits = self.unit * right.unit
+        product, largest = self._product(right)
         return product if 0 < largest <= 2.0**53 * bits else None
+
+    def __matmul__(self, right: "Matrix") -> "Matrix":
+        """The matrix product, as float64 rounds it."""
+        return self._product(right)[0]
+
+    def _product(self, right: "Matrix") -> tuple["Matrix", float]:
+        """The product, and the greatest sum of absolute values that one of its entries is of."""
+        entries, lengths = right._entries(self.indices)
+        if len(entries) > MANY_TERMS:
+            size = (abs(self.csr) @ abs(right.csr)).max()
+            return Matrix(self.csr @ right.csr), float(size)
+        terms = self.data.repeat(lengths) * right.data[entries]
+        rows = self.entry_rows().repeat(lengths)
+        return _summed(terms, rows, right.indices[entries], (self.rows, right.columns))
+
+    def times(self, values: Array) -> Array:
+        """The product with a vector, (columns,) to (rows,)."""
+        return np.bincount(self.entry_rows(), self.data * values[self.indices], self.rows)
+
+    def _entries(self, picked: Array) -> tuple[Array, Array]:
+        """Where the entries of some rows are, and how many each of these rows has."""
+        lengths = self.indptr[picked + 1] - self.indptr[picked]
+        ends = lengths.cumsum()
+        first = self.indptr[picked] - (ends - lengths)
+        return np.arange(ends[-1] if len(ends) else 0) + first.repeat(lengths), lengths
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that tell matrices apart."""
+        if not self._digest:
+            digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=16)
+            digest.update(np.ascontiguousarray(self.data, dtype=np.float64).tobytes())
+            for array in (self.indices, self.indptr):
+                digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+            self._digest = digest.digest()
+        return self._digest
 
     def __eq__(self, other: object) -> bool:
         """Equal shape and entries."""
-        return isinstance(other, Matrix) and self._digest == other._digest
+        return self is other or (isinstance(other, Matrix) and self.digest == other.digest)
 
     def __hash__(self) -> int:
         """Hash of shape and entries."""
-        return hash(self._digest)
+        return hash(self.digest)
 
     def __repr__(self) -> str:
         """Short: shape and kind, or the entries of a small matrix."""
@@ -190,3 +307,23 @@ class Matrix:
         if self.rows * self.columns <= 16:
             return str(self.dense().tolist()).replace(".0", "")
         return f"Matrix({self.rows}x{self.columns}, {self.nonzeros} nonzeros)"
+
+
+def _summed(
+    terms: Array, rows: Array, columns: Array, shape: tuple[int, int]
+) -> tuple[Matrix, float]:
+    """The matrix of sums of terms, and the greatest sum of their absolute values; at least one."""
+    place = rows * shape[1] + columns
+    order = place.argsort(kind="stable")
+    place, terms = place[order], terms[order]
+    first = np.ones(len(place), dtype=bool)
+    np.not_equal(place[1:], place[:-1], out=first[1:])
+    if not first.all():
+        # One after another, as scipy adds them.
+        entry = first.cumsum() - 1
+        largest = float(np.bincount(entry, np.abs(terms)).max())
+        terms, order = np.bincount(entry, terms), order[first]
+    else:
+        largest = float(np.abs(terms).max(initial=0.0))
+    starts = np.bincount(rows[order] + 1, minlength=shape[0] + 1).cumsum()
+    return Matrix.stored(terms, columns[order], starts, shape), largest

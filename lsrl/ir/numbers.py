@@ -7,9 +7,14 @@ from typing import Any, SupportsFloat, cast
 import numpy as np
 import numpy.typing as npt
 
+from lsrl.arguments import array, shown
 from lsrl.errors import ProgramError
 
 Array = npt.NDArray[Any]
+
+# Where a float64 has its mantissa.
+MANTISSA = (1 << 52) - 1
+INFINITY = 0x7FF << 52
 
 
 def lowest_bit(values: npt.ArrayLike) -> Array:
@@ -22,11 +27,14 @@ def lowest_bit(values: npt.ArrayLike) -> Array:
       float64 of the same shape.
     """
     array = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(array)
-    mantissa, exponent = np.frexp(np.where(finite, array, 1.0))
-    integer = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
-    bit = np.ldexp((integer & -integer).astype(np.float64), exponent - 53)
-    return np.where(finite, np.where(integer == 0, np.inf, bit), 0.0)
+    size = np.abs(array)
+    pattern = size.view(np.int64)
+    mantissa = pattern & MANTISSA
+    # Without its lowest bit a mantissa is smaller by that bit; a power of two has none to lose.
+    less = (pattern - (mantissa & -mantissa)).view(np.float64)
+    bit = np.where(mantissa == 0, size, size - less)
+    # Zeros and what is not finite are the patterns from 0 and from that of infinity on.
+    return np.where(size == 0, np.inf, np.where(pattern < INFINITY, bit, 0.0))
 
 
 def lowest_bit_of(value: float) -> float:
@@ -62,26 +70,27 @@ def common_grid(values: Array, starts: Array) -> Array:
     Returns:
       (runs,) the step of each run: 0 where continuous, inf where the run has no entry.
     """
+    starts = np.asarray(starts)
     result = np.full(len(starts) - 1, np.inf)
-    filled = np.flatnonzero(np.diff(starts))
+    lengths = starts[1:] - starts[:-1]
+    filled = lengths.nonzero()[0]
     if not len(filled):
         return result
-    magnitude = np.abs(values)
-    magnitude = np.where(np.isinf(magnitude), 0.0, magnitude)
     # reduceat takes a run to reach to the next start given, so only runs with entries are named.
-    where = np.asarray(starts)[filled]
-    continuous = np.add.reduceat(np.isnan(values), where) > 0
-    clean = np.where(np.isnan(magnitude), 0.0, magnitude)
+    where, lengths = starts[filled], lengths[filled]
+    clean = np.where(np.isfinite(values), np.abs(values), 0.0)
     bits = np.minimum.reduceat(lowest_bit(clean), where)
-    unit = np.where(np.isinf(bits), 1.0, bits)
-    lengths = np.diff(np.append(where, len(values)))
+    nothing = np.isinf(bits)
+    unit = np.where(nothing, 1.0, bits)
     scaled = clean / np.repeat(unit, lengths)
-    if (scaled < 2.0**62).all():
+    divisor = unit
+    if scaled.max() < 2.0**62:
         divisor = np.gcd.reduceat(scaled.astype(np.int64), where).astype(np.float64) * unit
-    else:
-        divisor = unit
-    divisor = np.where(np.isinf(bits), np.inf, divisor)
-    result[filled] = np.where(continuous, 0.0, divisor)
+    found = np.where(nothing, np.inf, divisor)
+    continuous = np.isnan(values)
+    if continuous.any():
+        found[np.add.reduceat(continuous, where) > 0] = 0.0
+    result[filled] = found
     return result
 
 
@@ -106,15 +115,15 @@ def exact_array(values: object, what: str) -> Array:
     Raises:
       ProgramError: not numbers, complex numbers, or numbers that float64 would round.
     """
-    array = np.asarray(values)
-    kind = array.dtype.kind
+    given = cast(Array, array(what, values, ProgramError))
+    kind = given.dtype.kind
     # numpy's own casts are fast, and exact for these.
-    if kind in "fb" and array.dtype.itemsize <= 8:
-        return array.astype(np.float64)
-    if kind in "iu" and not array[(array > 2**53) | (array < -(2**53))].size:
-        return array.astype(np.float64)
-    found = [exact_number(entry, what) for entry in array.ravel().tolist()]
-    return np.array(found, dtype=np.float64).reshape(array.shape)
+    if kind in "fb" and given.dtype.itemsize <= 8:
+        return given.astype(np.float64)
+    if kind in "iu" and not given[(given > 2**53) | (given < -(2**53))].size:
+        return given.astype(np.float64)
+    found = [exact_number(entry, what) for entry in given.ravel().tolist()]
+    return np.array(found, dtype=np.float64).reshape(given.shape)
 
 
 def unsigned_zeros(values: Array) -> Array:
@@ -126,24 +135,31 @@ def exact_number(value: object, what: str) -> float:
     """`value` as a float64, refusing what float64 can't hold exactly.
 
     Raises:
-      ProgramError: not a finite number, a complex one, or a Fraction or int that float64 would
-        round.
+      ProgramError: not a finite number, a complex one, or one that float64 would round.
     """
     if np.iscomplexobj(np.asarray(value)):  # numpy would drop the imaginary part
         raise ProgramError(
-            f"{what}: expected real numbers, got {value!r}, which is complex; write .real to drop "
-            "the imaginary part, or keep both parts as two channels, on which a + bi acts as the "
-            "matrix [[a, -b], [b, a]]"
+            f"{what}: expected real numbers, got {shown(value)}, which is complex; write .real "
+            "to drop the imaginary part, or keep both parts as two channels, on which a + bi acts "
+            "as the matrix [[a, -b], [b, a]]"
         )
     try:
-        number = float(cast(SupportsFloat, "not a number" if isinstance(value, str) else value))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ProgramError(f"{what}: expected a number, got {value!r}") from error
-    if not np.isfinite(number):
-        raise ProgramError(f"{what}: expected a finite number, got {value!r}")
-    if isinstance(value, int | Fraction) and Fraction(number) != value:
+        # Of text, Python would read the digits.
+        text = isinstance(value, str | bytes | bytearray)
+        number = float(cast(SupportsFloat, "not a number" if text else value))
+    except OverflowError as error:
         raise ProgramError(
-            f"{what}: {value} is not a float64; programs hold float64 numbers, "
+            f"{what}: expected a number that float64 holds, up to 1.8e308, got {shown(value)}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ProgramError(
+            f"{what}: expected a number, got {shown(value)}; write an int, a float or a Fraction"
+        ) from error
+    if not np.isfinite(number):
+        raise ProgramError(f"{what}: expected a finite number, got {shown(value)}")
+    if number != value:
+        raise ProgramError(
+            f"{what}: {shown(value)} is not a float64; programs hold float64 numbers, "
             "so write float(...) to round it on purpose"
         )
     return number

@@ -17,7 +17,7 @@ def components(transition: Matrix) -> list[list[int]]:
     for channel, label in enumerate(labels.tolist()):
         members[label].append(channel)
     reads: list[set[int]] = [set() for _ in range(count)]
-    for row, column in zip(transition.entry_rows(), transition.csr.indices, strict=True):
+    for row, column in zip(transition.entry_rows(), transition.indices, strict=True):
         if labels[row] != labels[column]:
             reads[labels[row]].add(int(labels[column]))
     order: dict[int, None] = {}
@@ -35,7 +35,7 @@ def components(transition: Matrix) -> list[list[int]]:
 
 def is_diagonal(matrix: Matrix) -> bool:
     """Whether every entry lies on the diagonal."""
-    return bool((matrix.csr.indices == matrix.entry_rows()).all())
+    return bool((matrix.indices == matrix.entry_rows()).all())
 
 
 def is_ring(block: "sp.csr_array") -> bool:

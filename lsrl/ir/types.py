@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import cast, final
 
 import numpy as np
 
+from lsrl import arguments
+from lsrl.arguments import shown
 from lsrl.errors import InputError, ProgramError
 from lsrl.ir.bounds import Facts, facts
 from lsrl.ir.numbers import Array, exact_number, lowest_bit
@@ -13,6 +15,9 @@ from lsrl.ir.numbers import Array, exact_number, lowest_bit
 # A step with more significant bits than this is no useful grid (0.1 has 53): it counts as
 # continuous.
 MAX_STEP_BITS = 20
+# Networks read ids as int32.
+MOST_SYMBOLS = 2**31
+MOST_ENTRIES = 2**24
 
 # One number for every entry of a vector, or one an entry.
 Entries = float | Sequence[float] | Array
@@ -37,10 +42,9 @@ class Token:
 
     def __init__(self, size: int, names: Iterable[str] | None = None) -> None:
         """Check the size and the names."""
-        if not isinstance(size, int | np.integer) or size < 1:
-            raise ProgramError(f"Token(n) needs a positive int, got {size!r}")
-        object.__setattr__(self, "size", int(size))
-        object.__setattr__(self, "names", None if names is None else _names(names, int(size)))
+        size = _size("Token(n)", size, MOST_SYMBOLS)
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "names", None if names is None else _names(names, size))
 
     @property
     def width(self) -> int:
@@ -57,12 +61,13 @@ class Token:
         Raises:
           InputError: not integers, or out of range; says where.
         """
-        array = _as_array(values, name)
+        array = _as_array(values, name, 0)
         if array.dtype.kind not in "iu":
             raise InputError(
                 f"input {name!r}: expected ints from 0 to {self.size - 1} ({self}), "
-                f"got dtype {array.dtype}; pass token ids as ints"
+                f"got {arguments.dtype_text(array)}; pass token ids as ints"
             )
+        _check_axes(array, name, 0)
         # Where a wrong one is, is only looked up once it matters: this is the greater part of a
         # step's time, and a tenth of a whole run's. As unsigned numbers, negative ones are large.
         if array.view(array.dtype.str.replace("i", "u")).max() >= self.size:
@@ -83,11 +88,12 @@ class Vector:
       width: number of entries.
       low: least value, a number or one an entry.
       high: greatest value, likewise.
-      step: the grid: every value is a multiple of it; None for continuous. Steps that are not short
-        dyadic numbers (0.1) count as continuous.
+      step: the grid: every value is a multiple of it; None for continuous, and 0 where some entries
+        are. Steps that are not short dyadic numbers (0.1) count as continuous.
 
     Raises:
-      ProgramError: a width that is not a positive int, or bounds that are missing or crossed.
+      ProgramError: a width that is not a positive int, bounds that are crossed or not finite, or a
+        step that is no positive number, or of which no multiple lies within the bounds.
     """
 
     width: int
@@ -99,17 +105,26 @@ class Vector:
         self, width: int, *, low: Entries, high: Entries, step: Entries | None = None
     ) -> None:
         """Broadcast scalar bounds over the entries and check them."""
-        if not isinstance(width, int | np.integer) or width < 1:
-            raise ProgramError(f"Vector(d, ...) needs a positive int width, got {width!r}")
-        lows = _per_entry(low, int(width), "low")
-        highs = _per_entry(high, int(width), "high")
+        width = _size("Vector(d, ...)", width, MOST_ENTRIES)
+        lows, highs = _per_entry(low, width, "low"), _per_entry(high, width, "high")
         if any(a > b for a, b in zip(lows, highs, strict=True)):
             raise ProgramError(f"Vector: low must not exceed high, got low={low}, high={high}")
-        steps = None if step is None else _per_entry(step, int(width), "step")
-        if steps is not None and min(steps) < 0:
-            raise ProgramError(f"Vector: step must be positive (or None), got {step}")
-        for name, value in (("width", int(width)), ("low", lows), ("high", highs), ("step", steps)):
+        steps = None if step is None else _per_entry(step, width, "step")
+        if steps is not None and (min(steps) < 0 or max(steps) == 0):
+            raise ProgramError(
+                f"Vector: step must be positive, got {step}; leave it out for continuous values"
+            )
+        for name, value in (("width", width), ("low", lows), ("high", highs), ("step", steps)):
             object.__setattr__(self, name, value)
+        grid = self.grid()
+        spaced = np.where(grid > 0, grid, 1.0)
+        none = (np.ceil(np.array(lows) / spaced) * spaced > highs) & (grid > 0)
+        if none.any():
+            raise ProgramError(
+                f"Vector: expected a multiple of step={step} from low={low} to high={high}, got "
+                "none, so no value would be legal; values are multiples of the step, not low plus "
+                "multiples of it"
+            )
 
     def facts(self) -> Facts:
         """The declared interval and grid."""
@@ -127,15 +142,20 @@ class Vector:
         Raises:
           InputError: not numbers, wrong width, NaN, off the grid or out of range; says where.
         """
-        array = _as_array(values, name)
+        array = _as_array(values, name, 1)
         if array.dtype.kind not in "iufb" and str(array.dtype) != "bfloat16":
-            raise InputError(f"input {name!r}: expected real numbers, got dtype {array.dtype}")
+            raise InputError(
+                f"input {name!r}: expected real numbers, got {arguments.dtype_text(array)}; pass "
+                "floats or ints, np.asarray(x, float)"
+            )
         array = array.astype(np.float64)
         if array.ndim < 1 or array.shape[-1] != self.width:
             raise InputError(
                 f"input {name!r}: expected vectors of width {self.width} in the last axis, "
-                f"got shape {array.shape}"
+                f"got shape {array.shape}; expected (time, {self.width}) or "
+                f"(batch, time, {self.width})"
             )
+        _check_axes(array, name, 1)
         step = self.grid()
         with np.errstate(invalid="ignore"):  # infinities are named below
             off_grid = np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)
@@ -156,6 +176,7 @@ class Vector:
 
 
 InputType = Token | Vector
+_EMPTY = "an empty sequence; expected at least one token"
 
 
 def _names(names: object, size: int) -> tuple[str, ...]:
@@ -170,24 +191,50 @@ def _names(names: object, size: int) -> tuple[str, ...]:
     return words
 
 
+def _size(what: str, value: object, most: int) -> int:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (isinstance(value, int | np.integer) and whole and 1 <= value <= most):
+        limit = "" if not whole or int(cast(int, value)) <= most else f" up to {most}"
+        raise ProgramError(f"{what} needs a positive int{limit}, got {shown(value)}")
+    return int(value)
+
+
 def _per_entry(value: object, width: int, what: str) -> tuple[float, ...]:
-    values = value if isinstance(value, Sequence | np.ndarray) else [value] * width
-    if len(values) != width:
-        raise ProgramError(f"Vector: {what} needs one number or {width}, got {len(values)}")
+    array = arguments.array(f"Vector {what}", value, ProgramError)
+    if array.ndim > 1 or (array.ndim and len(array) != width):
+        raise ProgramError(
+            f"Vector: {what} needs one number or {width}, got {len(array)}"
+            + (f" rows of shape {array.shape[1:]}" if array.ndim > 1 else "")
+        )
+    values = array.tolist() if array.ndim else [value] * width
     return tuple(exact_number(entry, f"Vector {what}") for entry in values)
 
 
-def _as_array(values: object, name: str) -> Array:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise InputError(
-            f"input {name!r}: expected a rectangular array, got sequences of different lengths; "
-            "run them one by one, or pad them"
-        ) from error
+def _as_array(values: object, name: str, behind: int) -> Array:
+    """With a token in it; `behind` axes lie behind those of batch and time."""
+    array = arguments.array(f"input {name!r}", values)
     if array.size == 0:
-        raise InputError(f"input {name!r}: an empty sequence; expected at least one token")
+        batch = array.ndim == 2 + behind and not len(array)
+        raise InputError(
+            f"input {name!r}: "
+            + ("an empty batch; expected at least one sequence" if batch else _EMPTY)
+            + f", got shape {array.shape}"
+        )
     return array
+
+
+def _check_axes(array: Array, name: str, behind: int) -> None:
+    """Refuse what is neither a sequence nor a batch of them."""
+    if array.ndim - behind in (1, 2):
+        return
+    got, cure = "", "; nest as many lists as there are axes"
+    if array.ndim == behind:
+        got = f"{shown(array.tolist())}, of "
+        cure = f"; for a sequence of one token, write [{shown(array.tolist())}]"
+    raise InputError(
+        f"input {name!r}: expected one sequence (time, ...) or a batch (batch, time, ...), "
+        f"got {got}shape {array.shape}{cure}"
+    )
 
 
 def position_text(index: Iterable[int], ndim: int) -> str:
@@ -213,26 +260,32 @@ def check_inputs(
     Raises:
       InputError: says which input and position, what was expected and what came.
     """
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+        raise InputError(
+            f"expected a list of arrays, one an input ({', '.join(types)}), got {shown(values)}"
+        )
     if len(values) != len(types):
-        raise InputError(f"expected {len(types)} input(s) ({', '.join(types)}), got {len(values)}")
-    arrays, batched, shapes = [], set(), {}
+        raise InputError(
+            f"expected {len(types)} input(s) ({', '.join(types)}), got {len(values)}; pass one "
+            "array an input, in this order"
+        )
+    arrays, batched, shapes = [], {}, {}
     for (name, kind), value in zip(types.items(), values, strict=True):
         array = kind.check(value, name)
-        time_axes = array.ndim - (0 if isinstance(kind, Token) else 1)
-        if time_axes not in (1, 2):
-            raise InputError(
-                f"input {name!r}: expected one sequence (time, ...) or a batch (batch, time, ...), "
-                f"got shape {array.shape}"
-            )
-        batched.add(time_axes == 2)
-        arrays.append(array if time_axes == 2 else array[None])
+        batched[name] = array.ndim - (0 if isinstance(kind, Token) else 1) == 2
+        arrays.append(array if batched[name] else array[None])
         shapes[name] = arrays[-1].shape[:2]
-    if len(set(shapes.values())) > 1 or len(batched) > 1:
-        raise InputError(f"inputs must share their batch and time axes, got {shapes}")
+    if len(set(shapes.values())) > 1 or len(set(batched.values())) > 1:
+        one = [name for name, has in batched.items() if not has]
+        hint = f"; {', '.join(one)} came without a batch axis" if len(one) < len(batched) else ""
+        raise InputError(
+            f"inputs must share their batch and time axes, got {shapes}{hint if one else ''}; give "
+            "each of them as many sequences and tokens"
+        )
     length = next(iter(shapes.values()))[1]
     if max_length is not None and length > max_length:
         raise InputError(
             f"expected at most max_length={max_length} tokens, got {length}; "
             "declare a larger max_length in @lsrl.program"
         )
-    return arrays, batched.pop()
+    return arrays, any(batched.values())

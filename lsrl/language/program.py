@@ -1,17 +1,20 @@
 """Programs: functions over signals, recorded once, with the reference evaluator attached."""
 
+import functools
 import inspect
 import math
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import cast, final, overload
 
 import numpy as np
 
+from lsrl import arguments
+from lsrl.arguments import shown
 from lsrl.errors import ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
@@ -21,6 +24,9 @@ from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
 from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
+
+# Beyond it float64 counts no tokens.
+LONGEST = 2**53
 
 
 @final
@@ -34,6 +40,8 @@ class Program:
       inputs: declared types by parameter name.
       output_type: Token, or None for a vector.
       documentation: the function's docstring.
+      recorded: whether its lines were recorded in this process. Those of a file are what the file
+        says: they are told, and never looked up.
     """
 
     def __init__(
@@ -43,26 +51,30 @@ class Program:
         max_length: int | None,
         output_type: Token | None,
         documentation: str = "",
+        *,
+        recorded: bool = True,
     ) -> None:
-        """Made by `lsrl.program`, or from a graph that was built by hand."""
+        """Made by `lsrl.program`, read from a file, or from a graph that was built by hand."""
         self.name = name
         self.graph = verify(graph)
         self.max_length = max_length
         self.inputs: dict[str, InputType] = {op.label: op.type for op in graph.inputs.values()}
         self.output_type = output_type
         self.documentation = documentation
+        self.recorded = recorded
 
     @property
     def num_outputs(self) -> int:
         """Width of the output."""
         return self.graph.nodes[self.graph.output].width
 
-    def run(self, *inputs: object, exact: bool = False) -> Array:
+    def run(self, *inputs: object, exact: bool = False, **unknown: object) -> Array:
         """Run the reference evaluator.
 
         Args:
           *inputs: one array an input: tokens (time,) or (batch, time); vectors (..., time, width).
           exact: return Fractions and ints instead of float64.
+          **unknown: none; inputs go by order.
 
         Returns:
           (time, outputs), or (batch, time, outputs) if the inputs have a batch axis.
@@ -71,16 +83,19 @@ class Program:
           InputError: an input lies outside its declared type; says which and where.
           BoundsError: a promise of the program is broken; says which and where.
         """
+        arguments.no_keywords("run", unknown, self.inputs, ("exact",))
+        arguments.flag("run: exact", exact)
         arrays, batched = check_inputs(self.inputs, inputs, self.max_length)
         values = evaluate(self.graph, arrays, exact=True if exact else None)[self.graph.output]
         result = values if exact else unsigned_zeros(_in_float64(values))
         return cast(Array, result if batched else result[0])
 
-    def trace(self, *inputs: object) -> dict[str, Array]:
+    def trace(self, *inputs: object, **unknown: object) -> dict[str, Array]:
         """Every named signal at every token.
 
         Args:
           *inputs: as for `run`.
+          **unknown: none; inputs go by order.
 
         Returns:
           float64 (time, width) or (batch, time, width) by name.
@@ -89,6 +104,7 @@ class Program:
           InputError: as for `run`.
           BoundsError: as for `run`.
         """
+        arguments.no_keywords("trace", unknown, self.inputs, ())
         arrays, batched = check_inputs(self.inputs, inputs, self.max_length)
         named = {name: i for i, node in enumerate(self.graph.nodes) for name in node.names}
         values = evaluate(self.graph, arrays, wanted=sorted(set(named.values())))
@@ -121,7 +137,8 @@ def program(
 
     Args:
       function: its parameters are annotated with `Token(n)` or `Vector(d, ...)`, plainly or as
-        Annotated[Signal, Token(n)]; it returns a signal or a tuple of signals.
+        Annotated[Signal, Token(n)]; those with a default and no type keep the default, as do those
+        that a functools.partial binds. It returns a signal or a tuple of signals.
       max_length: the greatest number of tokens; programs that accumulate need it.
       name: the function's name by default.
 
@@ -129,7 +146,8 @@ def program(
       A Program, or a decorator that makes one.
 
     Raises:
-      ProgramError: a missing annotation, a result that is no signal, or an output outside its type.
+      ProgramError: no function, a missing annotation, a result that is no signal, or an output
+        outside its type.
     """
     if function is None:
         return lambda decorated: _record(decorated, max_length, name)
@@ -151,34 +169,36 @@ def _nearest(value: int | Fraction) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _record(function: Callable[..., object], max_length: int | None, name: str | None) -> Program:
-    where = f"{Path(function.__code__.co_filename)}:{function.__code__.co_firstlineno}"
-    if max_length is not None and (
-        not isinstance(max_length, int | np.integer)
-        or isinstance(max_length, bool)
-        or max_length < 1
-    ):
-        raise ProgramError(f"{where}: max_length must be a positive int, got {max_length!r}")
-    types = _annotations(function, where)
-    trace = Trace(None if max_length is None else int(max_length))
+def _record(function: object, max_length: object, name: object) -> Program:
+    inner = _function_of(function)
+    where = f"{Path(inner.__code__.co_filename)}:{inner.__code__.co_firstlineno}"
+    limit = None if max_length is None else _checked_length(max_length, where)
+    if name is not None and (not isinstance(name, str) or not name.strip()):
+        raise ProgramError(f"{where}: name must be text, got {shown(name)}")
+    types = _annotations(inner, where)
+    trace = Trace(limit)
     with recording(trace):
-        parameters = list(inspect.signature(function).parameters)
-        signals = []
-        for index, parameter in enumerate(parameters):
-            kind = types.get(parameter)
+        given: list[Signal] = []
+        named: dict[str, Signal] = {}
+        for parameter in _inputs(cast("Callable[..., object]", function), types, where):
+            kind = types.get(parameter.name)
             if not isinstance(kind, Token | Vector):
                 raise ProgramError(
-                    f"{where}: parameter {parameter!r} needs a type: lsrl.Token(n) or "
+                    f"{where}: parameter {parameter.name!r} needs a type: lsrl.Token(n) or "
                     f"lsrl.Vector(d, low=, high=), got {kind!r}"
                 )
-            signal = Signal(trace, trace.add(ops.Input(index, parameter, kind)))
-            signals.append(signal.named(parameter))
-        if not signals:
+            index = trace.add(ops.Input(len(given) + len(named), parameter.name, kind))
+            signal = Signal(trace, index).named(parameter.name)
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                named[parameter.name] = signal
+            else:
+                given.append(signal)
+        if not given and not named:
             raise ProgramError(
                 f"{where}: a program needs at least one input, which tells it how many "
                 "tokens there are"
             )
-        result, variables = _call(function, signals)
+        result, variables = _call(function, inner, given, named)
         output = _output(result, where)
         _name_variables(variables)
     output_type = types.get("return")
@@ -189,19 +209,75 @@ def _record(function: Callable[..., object], max_length: int | None, name: str |
         )
     _check_output(output, output_type, where)
     return Program(
-        name or function.__name__,
+        name or (inner.__name__ if inner.__name__ != "__call__" else type(function).__name__),
         trace.builder.build(output.index),
         trace.max_length,
         output_type if isinstance(output_type, Token) else None,
-        inspect.getdoc(function) or "",
+        inspect.getdoc(inner) or "",
     )
 
 
-def _annotations(function: Callable[..., object], where: str) -> dict[str, object]:
+def _checked_length(value: object, where: str) -> int:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (isinstance(value, int | np.integer) and whole and 1 <= value <= LONGEST):
+        raise ProgramError(
+            f"{where}: max_length must be a positive int up to 2**53, got {shown(value)}"
+        )
+    return int(value)
+
+
+def _function_of(function: object) -> FunctionType:
+    """The Python function that a callable runs; else raise ProgramError."""
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if callable(inner) and not isinstance(inner, FunctionType | MethodType | type):
+        inner = type(inner).__call__
+    if isinstance(inner, MethodType):
+        inner = inner.__func__
+    if not isinstance(inner, FunctionType):
+        what = "a class" if isinstance(function, type) else type(function).__name__
+        raise ProgramError(
+            f"lsrl.program expects a Python function with a type for each input, got {what} "
+            f"({shown(function)}); write def f(x: lsrl.Token(n)): ..."
+        )
+    flags = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    if inner.__code__.co_flags & flags:
+        raise ProgramError(
+            f"{inner.__code__.co_filename}:{inner.__code__.co_firstlineno}: a program returns its "
+            "signals at once, and this function yields or awaits; write an ordinary def with return"
+        )
+    return inner
+
+
+def _inputs(
+    function: Callable[..., object], types: Mapping[str, object], where: str
+) -> list[inspect.Parameter]:
+    """The parameters that are inputs: all that no partial binds, and no default without a type."""
+    bound: set[str] = set()
+    part: object = function
+    while isinstance(part, functools.partial):
+        bound |= part.keywords.keys()
+        part = part.func
+    found = []
+    for parameter in inspect.signature(function).parameters.values():
+        typed = isinstance(types.get(parameter.name), Token | Vector)
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if typed:
+                raise ProgramError(
+                    f"{where}: {parameter} stands for any number of inputs; a program has a fixed "
+                    "number of them, so give each a name and a type"
+                )
+        elif parameter.name not in bound and (typed or parameter.default is parameter.empty):
+            found.append(parameter)
+    return found
+
+
+def _annotations(function: FunctionType, where: str) -> dict[str, object]:
     """Types by parameter name; Annotated[Signal, T] counts as T."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except (NameError, SyntaxError) as error:
         raise ProgramError(
             f"{where}: an annotation can't be read ({error}); annotations must be values, so "
             "leave out `from __future__ import annotations` where they use local variables"
@@ -214,23 +290,25 @@ def _annotations(function: Callable[..., object], where: str) -> dict[str, objec
         kinds = [entry for entry in metadata if isinstance(entry, Token | Vector)]
         found[name] = kinds[0] if kinds else hint
     # A plain Signal says no more than that the program returns one.
-    return {name: hint for name, hint in found.items() if hint not in (type(None), Signal)}
+    return {
+        name: hint for name, hint in found.items() if hint is not type(None) and hint is not Signal
+    }
 
 
 def _call(
-    function: Callable[..., object], signals: list[Signal]
+    function: object, inner: FunctionType, given: Sequence[Signal], named: Mapping[str, Signal]
 ) -> tuple[object, dict[str, object]]:
     """Call a function and bring back its result and its local variables."""
     variables: dict[str, object] = {}
 
     def watch(frame: FrameType, event: str, _: object) -> None:
-        if event == "return" and frame.f_code is function.__code__:
+        if event == "return" and frame.f_code is inner.__code__:
             variables.update(frame.f_locals)
 
     previous = sys.getprofile()
     sys.setprofile(watch)
     try:
-        result = function(*signals)
+        result = cast("Callable[..., object]", function)(*given, **named)
     finally:
         # cProfile's own object is no function; it has to start again by itself.
         restart = getattr(previous, "enable", None)
@@ -256,8 +334,16 @@ def _output(result: object, where: str) -> Signal:
         return result
     if isinstance(result, tuple | list) and result and all(isinstance(r, Signal) for r in result):
         return concat(*result)
+    hint = "; write lsrl.constant(value) for numbers, lsrl.concat(x, y) for nested ones"
+    if result is None:
+        hint = "; is its `return` missing?"
+    elif isinstance(result, tuple | list):
+        wrong = (f"entry {i} is {type(r).__name__}" for i, r in enumerate(result))
+        entries = [text for text, r in zip(wrong, result, strict=True) if not isinstance(r, Signal)]
+        hint = f" ({', '.join(entries[:3]) or 'empty'}){hint}"
     raise ProgramError(
-        f"{where}: a program returns a signal or a tuple of signals, got {type(result).__name__}"
+        f"{where}: a program returns a signal or a tuple of signals, got "
+        f"{type(result).__name__}{hint}"
     )
 
 

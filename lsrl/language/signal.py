@@ -4,23 +4,41 @@ Every operation infers bounds and grid of its result at once, so a mistake is re
 Axis legend: a signal of width w is, at each token, a vector of w channels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast, final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl.errors import ProgramError, RampError, ShapeError
+from lsrl.arguments import shown
+from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, exact_array, power_of_two_below
+from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
-from lsrl.language.trace import Trace, current_trace, user_line
+from lsrl.language.constants import as_matrix, channels, numbers, transposed
+from lsrl.language.numpy_names import INSTEAD, OPERATORS, UNANSWERED, instead
+from lsrl.language.trace import Recorded, Trace, current_trace, user_line
+
+# What operators and numpy's functions mean that are written in signals themselves, by numpy's
+# names for them.
+_MEANINGS: dict[str, Callable[..., "Signal"]] = {}
+_Made = TypeVar("_Made", bound=Callable[..., "Signal"])
+
+
+def meaning(*names: str) -> Callable[[_Made], _Made]:
+    """Let a function be what operators and functions of numpy mean, by numpy's names for them."""
+
+    def keep(function: _Made) -> _Made:
+        _MEANINGS.update(dict.fromkeys(names, function))
+        return function
+
+    return keep
 
 
 @final
-class Signal:
+class Signal(Recorded):
     """A vector at every token, made inside a function decorated with `lsrl.program`.
 
     Attributes:
@@ -29,8 +47,6 @@ class Signal:
     """
 
     __slots__ = ("_index", "_trace")
-    __array_ufunc__ = None  # numpy arrays leave binary operators to us
-    __hash__ = None  # type: ignore[assignment]  # == makes a signal, so hashing would mislead
 
     def __init__(self, trace: Trace, index: int) -> None:
         """Made by the language, never by hand."""
@@ -72,7 +88,13 @@ class Signal:
         return record(ops.Lookup(Matrix.identity(op.type.size)), self)
 
     def named(self, name: str) -> "Signal":
-        """The same signal with a name for traces, labels and messages."""
+        """The same signal with a name for traces, labels and messages.
+
+        Raises:
+          ProgramError: the name is no text, or empty.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise ProgramError(f"{user_line()}: a name must be text, got {shown(name)}")
         self._trace.builder.describe(self._index, names=[name])
         return self
 
@@ -100,6 +122,59 @@ class Signal:
             array[()] = self
             return array
 
+        def __getattr__(self, name: str) -> object:
+            """What numpy's arrays have and signals lack is named with what to write."""
+            hint = f"; {INSTEAD[name]}" if name in INSTEAD else ""
+            raise AttributeError(f"a Signal has no attribute {name!r}{hint}", name=name, obj=self)
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: "Operand", **options: object
+    ) -> "Signal":
+        """Numpy's functions of numbers, as far as signals have them: np.maximum(x, 0)."""
+        name = ufunc.__name__
+        if method != "__call__" or options:
+            what = f"np.{name}.{method}" if method != "__call__" else f"{', '.join(options)}="
+            raise ProgramError(
+                f"{user_line()}: {what} of a signal has no meaning; signals never change and have "
+                "one axis: write x.sum(), x.max() or x.min() over channels, and x = x + y"
+            )
+        if name in _MEANINGS:
+            return _MEANINGS[name](*inputs)
+        if name not in OPERATORS:
+            raise ProgramError(f"{user_line()}: np.{name} of a signal: {instead(name)}")
+        left, right = OPERATORS[name]
+        first, *rest = inputs
+        if isinstance(first, Signal):
+            return cast(Signal, getattr(first, left)(*rest))
+        return cast(Signal, getattr(rest[0], right)(first))
+
+    def __array_function__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        inputs: Sequence["Operand"],
+        options: Mapping[str, object],
+    ) -> "Signal":
+        """Numpy's functions of arrays, as far as signals have them: np.where(c, x, y)."""
+        name = function.__name__
+        if f"np.{name}" not in _MEANINGS:
+            raise ProgramError(f"{user_line()}: np.{name} of a signal: {instead(name)}")
+        if options:
+            given = ", ".join(options)
+            raise ProgramError(
+                f"{user_line()}: np.{name}({given}=) of a signal has no meaning, as it has one "
+                f"axis; write np.{name} without it"
+            )
+        return _MEANINGS[f"np.{name}"](*inputs)
+
+    def __copy__(self) -> "Signal":
+        """The signal itself, which never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Signal":
+        """The signal itself, which never changes."""
+        return self
+
     def __iter__(self) -> "Iterator[Signal]":
         """The channels, one signal each."""
         return (self[i] for i in range(self.width))
@@ -112,7 +187,8 @@ class Signal:
         """
         raise ProgramError(
             f"{user_line()}: a signal has no truth value while the program is being built; write "
-            "lsrl.select(cond, a, b) for 'if', and & | ~ for 'and', 'or', 'not'"
+            "lsrl.select(cond, a, b) for 'if', & | ~ for 'and', 'or', 'not', (0 < x) & (x < 3) for "
+            "0 < x < 3, and lsrl.maximum(x, y) or lsrl.minimum(x, y) for max(x, y) or min(x, y)"
         )
 
     def __repr__(self) -> str:
@@ -122,17 +198,7 @@ class Signal:
 
     def __getitem__(self, key: int | slice | Sequence[int] | Array) -> "Signal":
         """Channels by index, slice or list of indices."""
-        try:
-            picked = np.atleast_1d(np.arange(self.width)[key])
-        except IndexError as error:
-            raise ShapeError(
-                f"{user_line()}: index {key} is out of range for a signal of width {self.width}"
-            ) from error
-        if picked.ndim != 1 or not len(picked):
-            raise ShapeError(
-                f"{user_line()}: index {key} picks channels of shape {picked.shape} of a signal of "
-                f"width {self.width}; expected one list of at least one"
-            )
+        picked = channels(key, self.width)
         if len(picked) == self.width and (picked == np.arange(self.width)).all():
             return self
         return affine([(Matrix.selection(picked, self.width), self)])
@@ -154,6 +220,14 @@ class Signal:
     def __neg__(self) -> "Signal":
         """-x."""
         return combine([(-1.0, self)])
+
+    def __pos__(self) -> "Signal":
+        """The signal itself."""
+        return self
+
+    def __abs__(self) -> "Signal":
+        """|x|, channel by channel."""
+        return absolute(self)
 
     def __mul__(self, other: "Operand") -> "Signal":
         """Scaling by a number or a vector of numbers; with a signal, the elementwise product."""
@@ -179,11 +253,72 @@ class Signal:
           ProgramError: division by a signal or by zero.
         """
         if isinstance(other, Signal):
-            raise ProgramError(f"{user_line()}: a signal can be divided by numbers only")
+            raise ProgramError(
+                f"{user_line()}: a signal can be divided by numbers only; for few integers y from "
+                "0 on, multiply by lsrl.lookup(y, [1 / v for v in ...])"
+            )
         divisor = numbers(other, "a divisor")
         if (divisor == 0).any():
             raise ProgramError(f"{user_line()}: division by zero")
         return self * (1.0 / divisor)
+
+    def __rtruediv__(self, other: "Operand") -> "Signal":
+        """A number by a signal has no meaning; raises ProgramError."""
+        raise self._no_divisor(other, "/")
+
+    def __mod__(self, other: "Operand") -> "Signal":
+        """X modulo a number, of its sign as in Python; see `lsrl.mod`."""
+        return _MEANINGS["remainder"](self, other)
+
+    def __rmod__(self, other: "Operand") -> "Signal":
+        """A number modulo a signal has no meaning; raises ProgramError."""
+        raise self._no_divisor(other, "%")
+
+    def __floordiv__(self, other: "Operand") -> "Signal":
+        """X divided by a number and rounded down, of gridded values."""
+        return _MEANINGS["floor_divide"](self, other)
+
+    def __rfloordiv__(self, other: "Operand") -> "Signal":
+        """A number by a signal has no meaning; raises ProgramError."""
+        raise self._no_divisor(other, "//")
+
+    def _no_divisor(self, other: object, symbol: str) -> ProgramError:
+        return ProgramError(
+            f"{user_line()}: {shown(other)} {symbol} x: a divisor must be numbers, got a signal; "
+            f"for few integers x from 0 on, write lsrl.lookup(x, [{shown(other)} {symbol} v for v "
+            "in ...])"
+        )
+
+    def __divmod__(self, other: "Operand") -> "tuple[Signal, Signal]":
+        """X // y and x % y."""
+        return self // other, self % other
+
+    def __floor__(self) -> "Signal":
+        """The integer at or below x."""
+        return self // 1
+
+    def __ceil__(self) -> "Signal":
+        """The integer at or above x."""
+        return -(-self // 1)
+
+    def __pow__(self, other: "Operand") -> "Signal":
+        """X to the power of an int from 0 on."""
+        return _MEANINGS["power"](self, other)
+
+    def __rpow__(self, other: "Operand") -> "Signal":
+        """A number to the power of a signal of few integers from 0 on."""
+        return _MEANINGS["power"](other, self)
+
+    def __matmul__(self, other: object) -> "Signal":
+        """X @ A for a matrix (width, columns) or a vector; with a signal, the sum of products."""
+        if not isinstance(other, Signal):
+            return affine([(transposed(other, self.width), self)])
+        if other.width != self.width:
+            raise ShapeError(
+                f"{user_line()}: x @ y expects signals of one width, got {self.width} and "
+                f"{other.width}"
+            )
+        return (self * other).sum()
 
     def __rmatmul__(self, matrix: object) -> "Signal":
         """A @ x for a matrix of numbers, dense or scipy.sparse, (rows, width)."""
@@ -191,27 +326,27 @@ class Signal:
 
     def __gt__(self, other: "Operand") -> "Signal":
         """X > y on gridded values: a {0,1} signal."""
-        return greater(self, other)
+        return _MEANINGS["greater"](self, other)
 
     def __ge__(self, other: "Operand") -> "Signal":
         """X >= y on gridded values."""
-        return greater_equal(self, other)
+        return _MEANINGS["greater_equal"](self, other)
 
     def __lt__(self, other: "Operand") -> "Signal":
         """X < y on gridded values."""
-        return less(self, other)
+        return _MEANINGS["less"](self, other)
 
     def __le__(self, other: "Operand") -> "Signal":
         """X <= y on gridded values."""
-        return less_equal(self, other)
+        return _MEANINGS["less_equal"](self, other)
 
     def __eq__(self, other: object) -> "Signal":  # type: ignore[override]
         """X == y on gridded values."""
-        return equal(self, cast("Operand", other))
+        return _MEANINGS["equal"](self, other)
 
     def __ne__(self, other: object) -> "Signal":  # type: ignore[override]
         """X != y on gridded values."""
-        return not_equal(self, cast("Operand", other))
+        return _MEANINGS["not_equal"](self, other)
 
     def __and__(self, other: "Operand") -> "Signal":
         """Both are 1, of {0,1} signals."""
@@ -240,6 +375,20 @@ class Signal:
         return 1 - value
 
 
+def _unanswered(asked: str, cure: str) -> Callable[..., object]:
+    def refuse(self: Signal, *_: object) -> object:
+        raise ProgramError(
+            f"{user_line()}: {asked} of a signal has no meaning while the program is being built; "
+            f"{cure}"
+        )
+
+    return refuse
+
+
+for _name, _question in UNANSWERED.items():
+    setattr(Signal, _name, _unanswered(*_question))
+
+
 # What an operation reads beside signals: numbers, which count as constants.
 Operand = Signal | ArrayLike
 
@@ -261,57 +410,6 @@ def record(op: ops.Op, *operands: Signal) -> Signal:
     if not signal.width:
         raise ShapeError(f"{user_line()}: this {op.name} has no channels; expected at least one")
     return signal
-
-
-def numbers(value: object, what: str) -> Array:
-    """One number or a vector of numbers as float64 (n,).
-
-    Raises:
-      ProgramError: not numbers, or numbers that float64 would round.
-      ShapeError: more than one axis.
-    """
-    if isinstance(value, Signal):
-        raise ProgramError(f"{user_line()}: {what} must be numbers, got a signal")
-    array = np.asarray(value)
-    if array.ndim > 1:
-        raise ShapeError(f"{user_line()}: {what} must be a number or a vector, got {array.shape}")
-    try:
-        found = exact_array(np.atleast_1d(array), what)
-        if not np.isfinite(found).all():
-            raise ProgramError(f"{what}: expected finite numbers, got {value!r}")
-        return found
-    except ProgramError as error:
-        raise ProgramError(f"{user_line()}: {error}") from None
-
-
-def as_matrix(value: object, columns: int) -> Matrix:
-    """A number (times identity), a dense or a scipy.sparse matrix as a `Matrix` of `columns`.
-
-    Raises:
-      ProgramError: entries that are not finite real numbers, or that float64 would round.
-      ShapeError: the matrix has another number of columns.
-    """
-    if isinstance(value, Matrix):
-        matrix = value
-    elif np.isscalar(value):
-        matrix = Matrix.diagonal(np.repeat(numbers(value, "a matrix"), columns))
-    else:
-        try:
-            # scipy's sparse arrays know how to become CSR; all else is dense.
-            sparse = hasattr(value, "tocsr")
-            matrix = Matrix(value if sparse else np.atleast_2d(np.asarray(value)))
-        except ProgramError as error:
-            raise ProgramError(f"{user_line()}: {error}") from None
-        except (TypeError, ValueError) as error:
-            raise ProgramError(
-                f"{user_line()}: expected a matrix of finite numbers ({error})"
-            ) from error
-    if matrix.columns != columns:
-        raise ShapeError(
-            f"{user_line()}: expected a matrix of {columns} columns for a signal of width "
-            f"{columns}, got shape ({matrix.rows}, {matrix.columns})"
-        )
-    return matrix
 
 
 def affine(terms: Sequence[tuple[object, Signal]], bias: ArrayLike | None = None) -> Signal:
@@ -426,6 +524,7 @@ def relu(x: Signal) -> Signal:
     return record(ops.Relu(), as_signal(x))
 
 
+@meaning("maximum", "fmax")
 def maximum(*operands: Operand) -> Signal:
     """The greatest of its operands, channel by channel, in log2 of their number of levels.
 
@@ -435,6 +534,7 @@ def maximum(*operands: Operand) -> Signal:
     return _tournament("maximum", operands, lambda x, y: x + relu(y - x))
 
 
+@meaning("minimum", "fmin")
 def minimum(*operands: Operand) -> Signal:
     """The smallest of its operands, channel by channel, in log2 of their number of levels.
 
@@ -448,6 +548,21 @@ def absolute(x: Signal) -> Signal:
     """|x|, channel by channel."""
     value = as_signal(x)
     return relu(value) + relu(-value)
+
+
+meaning("np.sum")(Signal.sum)
+meaning("np.max", "np.amax")(Signal.max)
+meaning("np.min", "np.amin")(Signal.min)
+
+
+@meaning("np.concatenate", "np.hstack")
+def _concatenated(parts: Sequence[Operand]) -> Signal:
+    return concat(*parts)
+
+
+@meaning("np.dot")
+def _dot(left: Operand, right: Operand) -> Signal:
+    return cast(Signal, left @ right)  # type: ignore[operator]
 
 
 def _tournament(
@@ -471,122 +586,3 @@ def _knockout(x: Signal, winner: Callable[..., Signal]) -> Signal:
         won = winner(x[:half], x[half : 2 * half])
         x = concat(won, *rest)
     return x
-
-
-def greater_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x >= y, else 0.
-
-    On gridded values it is exact. With a ramp it is exactly 1 from y - ramp/2 on and exactly 0 up
-    to y - ramp. That no value lies in between is a checked promise of the prompt, unless bounds and
-    grids prove it; where the values in between should have a meaning, take `ramp`.
-
-    Args:
-      x: signal or numbers.
-      y: signal or numbers.
-      ramp: width of the ramp below y, for continuous values.
-
-    Raises:
-      RampError: continuous values without a ramp.
-    """
-    if ramp is None:
-        x, y = _on_grid(x, y, np.floor), _on_grid(y, x, np.ceil)
-    return _at_least_zero(combine([(1.0, as_signal(x)), (-1.0, y)]), ramp)
-
-
-def _on_grid(value: Operand, other: Operand, rounding: np.ufunc) -> Operand:
-    """A threshold between two grid points of the other side moves to one that decides the same."""
-    if isinstance(value, Signal) or not isinstance(other, Signal):
-        return value
-    threshold = numbers(value, "an operand")
-    step = other.facts.step
-    usable = np.isfinite(step) & (step > 0)
-    if len(threshold) not in (1, len(step)) or not usable.all():
-        return value
-    moved = rounding(threshold / step) * step
-    # The quotient may have been rounded across a grid point.
-    if rounding is np.ceil:
-        moved = np.where(moved < threshold, moved + step, moved)
-        return np.where(moved - step >= threshold, moved - step, moved)
-    moved = np.where(moved > threshold, moved - step, moved)
-    return np.where(moved + step <= threshold, moved + step, moved)
-
-
-def _at_least_zero(difference: Signal, ramp: float | None) -> Signal:
-    if ramp is not None:
-        return record(ops.Step(_slope("ramp", ramp), 1.0), difference)
-    step = difference.facts.step
-    if (step == 0).any():
-        raise RampError(
-            f"{user_line()}: continuous values are compared; no finite slope separates them, so "
-            "give the width of a ramp: lsrl.greater_equal(x, y, ramp=2**-10), or declare a grid: "
-            "Vector(d, low=, high=, step=)"
-        )
-    finite = step[np.isfinite(step)]
-    grid = float(finite.min()) if len(finite) else 1.0
-    return record(ops.Step(1.0 / power_of_two_below(grid), 0.0), difference)
-
-
-def _slope(name: str, ramp: float) -> float:
-    """Of a ramp that takes half its width to rise, and is 1 over the other half."""
-    width = numbers(ramp, name)
-    with np.errstate(over="ignore"):
-        slope = 2.0 / width if len(width) == 1 and width[0] > 0 else np.array([np.inf])
-    if not np.isfinite(slope[0]):
-        raise RampError(f"{user_line()}: {name} must be one positive number, got {ramp!r}")
-    return float(slope[0])
-
-
-def ramp(x: Operand, y: Operand, width: float) -> Signal:
-    """1 from y - width/2 on, 0 up to y - width, and the straight line in between.
-
-    The formula of `greater_equal(x, y, ramp=width)`, relu(1 - relu(2(y - x)/width - 1)), with
-    nothing promised: values in [0, 1], which a {0,1} condition can't be made of.
-
-        near = lsrl.ramp(x, 0.5, 0.25)  # 0 up to x = 0.25, 1/2 at 0.3125, 1 from 0.375 on
-
-    Args:
-      x: signal or numbers.
-      y: signal or numbers.
-      width: of the ramp below y, the upper half of which is level.
-
-    Raises:
-      RampError: the width is not one positive number.
-    """
-    slope = _slope("width", width)
-    return relu(1 - relu(combine([(slope, as_signal(y)), (-slope, x)]) - 1))
-
-
-def greater(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x > y, else 0: 1 - (y >= x). See `greater_equal`."""
-    return 1 - greater_equal(y, x, ramp)
-
-
-def less(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x < y, else 0: 1 - (x >= y). See `greater_equal`."""
-    return 1 - greater_equal(x, y, ramp)
-
-
-def less_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x <= y, else 0. See `greater_equal`."""
-    return greater_equal(y, x, ramp)
-
-
-def not_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x != y, else 0. See `equal`."""
-    return 1 - equal(x, y, ramp)
-
-
-def equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x == y, else 0; on continuous values, where they are less than ramp/2 apart.
-
-    Args:
-      x: signal or numbers.
-      y: signal or numbers.
-      ramp: for continuous values: 1 up to a distance of ramp/2, 0 from a distance of ramp on.
-
-    Raises:
-      RampError: continuous values without a ramp.
-    """
-    difference = combine([(1.0, as_signal(x)), (-1.0, y)])
-    apart = relu(difference) + relu(-difference)
-    return _at_least_zero(-apart, ramp)

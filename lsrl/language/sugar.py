@@ -1,35 +1,40 @@
 """The vocabulary of programs: states, delays, clocks, and what is built from them."""
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lsrl import arguments
+from lsrl.arguments import shown
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import exact_array, lowest_bit, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS, Token
+from lsrl.language.comparison import equal, greater_equal
+from lsrl.language.constants import as_matrix, numbers
 from lsrl.language.signal import (
     Operand,
     Signal,
     affine,
-    as_matrix,
     as_signal,
     broadcast,
     combine,
-    equal,
-    greater_equal,
+    concat,
     logical,
     maximum,
+    meaning,
     minimum,
-    numbers,
     record,
     relu,
 )
 from lsrl.language.trace import user_line
+
+# Integers that a power or an exponent may range over to be a table, of a ramp each.
+LARGEST_POWER = 256
 
 
 def _row(value: ArrayLike, width: int, what: str) -> tuple[float, ...]:
@@ -40,9 +45,7 @@ def _row(value: ArrayLike, width: int, what: str) -> tuple[float, ...]:
 
 
 def _count(value: object, what: str, least: int = 1) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ProgramError(f"{user_line()}: {what} must be an int >= {least}, got {value!r}")
-    return int(value)
+    return arguments.count(f"{user_line()}: n of {what}", value, least, kind=ProgramError)
 
 
 def linear_state(u: Signal, A: object = 1, initial: ArrayLike = 0) -> Signal:
@@ -120,10 +123,11 @@ def window_sum(x: Signal, n: int) -> Signal:
     value = as_signal(x)
     size, width = _count(n, "window_sum(x, n)"), value.width
     # A shift register a channel; slot k holds x_{t-k}.
-    entry = np.kron(np.eye(width), np.eye(size, 1))
-    register = np.kron(np.eye(width), np.eye(size, k=-1))
-    slots = linear_state(affine([(entry, value)]), register)
-    return affine([(np.kron(np.eye(width), np.ones((1, size))), slots)])
+    slots = np.arange(width * size)
+    first = Matrix.selection(np.arange(width) * size, len(slots)).csr.T
+    register = Matrix.shift(len(slots)).csr * (slots % size > 0)[:, None]
+    held = linear_state(affine([(first, value)]), register)
+    return affine([(Matrix.selection(slots // size, width).csr.T, held)])
 
 
 def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "program") -> Signal:
@@ -158,8 +162,7 @@ def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "prog
 
 
 def _check_keeper(keeper: object) -> None:
-    if keeper not in get_args(ops.Keeper):
-        raise ProgramError(f"{user_line()}: keeper must be 'program' or 'prompt', got {keeper!r}")
+    arguments.choice(f"{user_line()}: keeper", keeper, get_args(ops.Keeper), ProgramError)
 
 
 def select(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signal:
@@ -175,8 +178,7 @@ def select(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Sign
     Raises:
       ProgramError: the condition can be something else than 0 or 1, or `via` is unknown.
     """
-    if via not in ("auto", "gate", "relu"):
-        raise ProgramError(f"{user_line()}: via must be 'auto', 'gate' or 'relu', got {via!r}")
+    arguments.choice(f"{user_line()}: via", via, get_args(ops.Via), ProgramError)
     (condition,) = logical("select", cond)
     first, second = broadcast(a, b)
     if condition.width > 1 and first.width == 1:
@@ -184,6 +186,7 @@ def select(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Sign
     return record(ops.Select(via), condition, first, second)
 
 
+@meaning("np.where")
 def where(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signal:
     """`select` under numpy's name."""
     return select(cond, a, b, via)
@@ -280,60 +283,157 @@ def recurrent_state(
     rows = [
         _row(v, update.width, w) for v, w in ((initial, "initial"), (low, "low"), (high, "high"))
     ]
+    if any(a > b for a, b in zip(rows[1], rows[2], strict=True)) or min(rows[2]) < 0:
+        raise BoundsError(
+            f"{user_line()}: recurrent_state promises low={low!s} to high={high!s}, which no value "
+            "h = relu(...) has; expected low <= high and high >= 0"
+        )
     return record(ops.RecurrentState(as_matrix(A, update.width), *rows), update)
 
 
+@meaning("clip", "np.clip")
 def clip(x: Signal, low: ArrayLike, high: ArrayLike) -> Signal:
     """x, cut off at low and high."""
     return minimum(maximum(x, low), high)
 
 
-def mod(x: Signal, n: float) -> Signal:
-    """X modulo n, for x >= 0, by log2(max x / n) stages of compare and subtract.
+@meaning("remainder")
+def mod(x: Signal, n: ArrayLike) -> Signal:
+    """X modulo n, of the sign of n as in Python, by log2(range / n) stages of compare and subtract.
 
     Args:
-      x: any gridded signal; its steps need not divide n.
-      n: a positive number that is a short dyadic one (not 0.1).
+      x: any gridded signal with finite bounds; its steps need not divide n.
+      n: a number, or one a channel, that is a short dyadic one (not 0.1) and not 0.
 
     Returns:
-      The remainder, from 0 to n less the common grid of x and n.
+      The remainder, for n > 0 from 0 to n less the common grid of x and n.
 
     Raises:
-      ProgramError: n is not positive, or x and n have no common grid.
-      BoundsError: x can be negative, or has no finite bound.
+      ProgramError: n is 0, or x and n have no common grid.
+      BoundsError: x has no finite bounds.
 
     Example:
-      lsrl.mod(3 * token, 2) is 0, 1, 0, 1, … for the symbols 0, 1, 2, 3, …
+      lsrl.mod(3 * token, 2), or 3 * token % 2, is 0, 1, 0, 1, … for the symbols 0, 1, 2, 3, …
     """
-    value = as_signal(x)
-    (divisor,) = _row(n, 1, "mod(x, n)")
+    return _by_divisor(x, n, "mod(x, n)", lambda value, divisor: _divided(value, divisor)[1])
+
+
+@meaning("floor_divide")
+def _floor_divide(x: Signal, n: ArrayLike) -> Signal:
+    """X // n: the integer at or below x / n, by the stages of `mod`."""
+
+    def quotient(value: Signal, divisor: float) -> Signal:
+        # Where the quotient is exact, no stage is needed.
+        step = np.where(np.isinf(value.facts.step), 0.0, value.facts.step)  # of what is always 0
+        if not np.fmod(step, divisor).any() and np.log2(divisor).is_integer():
+            return value / divisor
+        least, most = (np.floor(end / divisor) for end in (value.facts.low, value.facts.high))
+        return _known(combine([(0.0, value), *_divided(value, divisor)[0]]), least, most)
+
+    return _by_divisor(x, n, "x // n", quotient)
+
+
+def _by_divisor(
+    x: Signal, n: ArrayLike, what: str, part: Callable[[Signal, float], Signal]
+) -> Signal:
+    """A part of the division of each channel by its number; of a negative one, of -x by -n."""
+    value, divisors = as_signal(x), numbers(n, f"n of {what}")
+    if len(divisors) > 1:
+        (value, _) = broadcast(value, divisors)
+        pairs = zip(value, divisors.tolist(), strict=True)
+        return concat(*(_by_divisor(channel, each, what, part) for channel, each in pairs))
+    divisor = abs(float(divisors[0]))
     dyadic = divisor > 0 and divisor <= 2.0**MAX_STEP_BITS * lowest_bit(divisor)
     if not dyadic or not value.facts.gridded:
         raise ProgramError(
-            f"{user_line()}: mod(x, n) needs a short dyadic n > 0 and an x on a grid, got n={n} "
-            f"and {value!r} with step {value.facts.step.tolist()}"
+            f"{user_line()}: {what} needs a short dyadic n, not 0, and an x on a grid, got "
+            f"n={shown(n)} and {value!r} with step {value.facts.step.tolist()}; declare a step of "
+            "the input, or write lsrl.lookup(x, table) for few integers"
         )
-    if (value.facts.low < 0).any() or not np.isfinite(value.facts.high).all():
+    if not (np.isfinite(value.facts.low) & np.isfinite(value.facts.high)).all():
         raise BoundsError(
-            f"{user_line()}: mod(x, n) needs finite bounds with x >= 0, got {value!r}; add "
-            "a multiple of n"
+            f"{user_line()}: {what} needs finite bounds, got {value!r}; promise some: "
+            "lsrl.bound(x, low, high)"
         )
+    if divisors[0] > 0:
+        return part(value, divisor)
+    found = part(-value, divisor)
+    return -found if what.startswith("mod") else found
+
+
+def _divided(value: Signal, divisor: float) -> tuple[list[tuple[float, Operand]], Signal]:
+    """How often a divisor > 0 goes into a value, as terms of a sum, and the remainder."""
+    times = int(np.ceil(max(0.0, -value.facts.low.min()) / divisor))
+    if times:
+        value = value + times * divisor
     grid = pairwise_grid(value.facts.step, np.full(value.width, divisor))
     high = value.facts.high
     multiple = divisor
     while multiple * 2 <= high.max():
         multiple *= 2
+    terms: list[tuple[float, Operand]] = [(-1.0, np.full(value.width, times))]
     while multiple >= divisor and high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
         rise = power_of_two_below(float(grid.min()))
         small = bool(multiple * high.max() <= 2.0**22 * rise**2)
         passed = record(ops.Step(1 / rise, 0.0, small), value - multiple)
+        terms.append((multiple / divisor, passed))
         value = value - multiple * passed
         # What passes loses the multiple, and what does not is at least a grid step below it.
         high = np.where(high >= multiple, np.maximum(multiple - grid, high - multiple), high)
         value = _known(value, np.zeros(len(high)), high)
         multiple /= 2
-    return value
+    return terms, value
+
+
+@meaning("power")
+def _power(x: Operand, n: Operand) -> Signal:
+    """X ** n for an int n >= 0: a table where x is one of few integers, else products.
+
+    Of a number x: a table, for a signal n of few integers from 0 on.
+    """
+    if not isinstance(x, Signal):
+        base = _number(x)
+        return _table_of(as_signal(n), lambda exponent: base**exponent, f"{base} ** x", 0)
+    whole = not isinstance(n, Signal) and np.ndim(n) == 0 and numbers(n, "n of x ** n")[0]
+    if whole is False or whole < 0 or whole != int(whole):
+        raise ProgramError(
+            f"{user_line()}: x ** n needs an int n >= 0, got {shown(n)}; for few integers x from 0 "
+            "on, write lsrl.lookup(x, [v ** n for v in ...])"
+        )
+    exponent, facts = int(whole), x.facts
+    if exponent == 0:
+        return 0 * x + 1
+    if exponent == 1 or facts.boolean:
+        return x
+    if facts.integer and (facts.high - facts.low < LARGEST_POWER).all():
+        return _table_of(x, lambda base: base**exponent, "x ** n", -LARGEST_POWER)
+    half = _power(x, exponent // 2)
+    return half * half * x if exponent % 2 else half * half
+
+
+def _number(value: object) -> int | float:
+    (number,) = _row(cast(ArrayLike, value), 1, "x of x ** n")
+    return int(number) if number.is_integer() else number
+
+
+def _table_of(x: Signal, entry: Callable[[int], int | float], what: str, least: int) -> Signal:
+    """What a function of one integer is, for each channel; x of few integers from `least` on."""
+    facts = x.facts
+    few = facts.integer and (facts.high - facts.low < LARGEST_POWER).all()
+    if not few or (facts.low < least).any():
+        raise ProgramError(
+            f"{user_line()}: {what} needs integers from {least} on, fewer than {LARGEST_POWER} of "
+            f"them, got {x!r} with step {facts.step.tolist()}; lsrl.bound(x, low, high) promises "
+            "bounds"
+        )
+    found = []
+    for channel, low, high in zip(x, facts.low.tolist(), facts.high.tolist(), strict=True):
+        # A token's own table is looked up, and takes no comparison.
+        start = 0 if low >= 0 and high < LARGEST_POWER else int(low)
+        index = channel - start if start else channel
+        found.append(lookup(index, [entry(v) for v in range(start, int(high) + 1)]))
+    return concat(*found)
 
 
 def _known(x: Signal, low: ArrayLike, high: ArrayLike, exclusive: bool = False) -> Signal:
@@ -345,6 +445,7 @@ def _known(x: Signal, low: ArrayLike, high: ArrayLike, exclusive: bool = False) 
     return record(ops.Bound(lows, highs, proven=True, exclusive=exclusive), x)
 
 
+@meaning("np.argmax")
 def argmax(x: Signal) -> Signal:
     """The index of the greatest channel, the first of them where several are.
 
@@ -393,6 +494,11 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
             f"{user_line()}: mux needs a one-hot selector, which this {chosen!r} is not known to "
             "be; make it with lsrl.one_hot(index, n)"
         )
+    if not isinstance(values, Signal | Sequence | np.ndarray):
+        raise ProgramError(
+            f"{user_line()}: mux needs a signal of width {chosen.width}, or a list of as many "
+            f"values, got {shown(values)}"
+        )
     entries = values if isinstance(values, Signal) else list(values)
     if len(entries) != chosen.width:
         raise ShapeError(
@@ -413,7 +519,8 @@ def one_hot(x: Signal, n: int) -> Signal:
         raise ShapeError(f"{user_line()}: one_hot needs a signal of width 1, got {value.width}")
     op = value.trace.builder.nodes[value.index].op
     if isinstance(op, ops.Input) and isinstance(op.type, Token):
-        return record(ops.Lookup(Matrix(np.eye(op.type.size, size))), value)
+        square = Matrix.identity(max(op.type.size, size)).csr
+        return record(ops.Lookup(Matrix(square[: op.type.size, :size])), value)
     # No value equals two numbers.
     return _known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
 

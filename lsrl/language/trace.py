@@ -59,6 +59,12 @@ class Trace:
             )
 
 
+class Recorded:
+    """What a trace holds: a node, whatever can be done with it."""
+
+    __slots__ = ()
+
+
 _CURRENT: ContextVar[Trace | None] = ContextVar("lsrl_trace", default=None)
 
 
@@ -81,8 +87,8 @@ def current_trace(what: str) -> Trace:
     trace = _CURRENT.get()
     if trace is None:
         raise ProgramError(
-            f"{what} makes a signal, which lives inside a program; call it in a function "
-            "decorated with @lsrl.program"
+            f"{user_line()}: {what} makes a signal, which lives inside a program; call it in a "
+            "function decorated with @lsrl.program"
         )
     return trace
 

@@ -19,12 +19,14 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lsrl import arguments
 from lsrl.backends.axes import Axes
 from lsrl.backends.hooks import Parameters
 from lsrl.backends.network import Inputs, Network, Step
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
+from lsrl.ir.types import check_inputs
 from lsrl.model import Model
 from lsrl.noise.perturbations import FORMATS, Perturbation
 from lsrl.noise.ranges import weight_ranges
@@ -104,13 +106,29 @@ def observe_copies(
     Arguments and errors are those of `run_copies`, but for `observe`: what is seen, a function of a
     module, since it is compiled once.
     """
+    program = arguments.instance("run_copies", model, Model, "lsrl.compile").program
+    if not isinstance(perturbation, Perturbation):
+        raise InputError(
+            "run_copies: expected a Perturbation, such as WeightNoise('noise'), got "
+            f"{perturbation!r}"
+        )
+    for what, row in (("levels", levels), ("seeds", seeds)):
+        if not isinstance(row, Sequence | np.ndarray):
+            raise InputError(f"run_copies: {what} must be a list, one a copy, got {row!r}")
     if not len(seeds) or len(levels) != len(seeds):
         raise InputError(
             f"run_copies: expected a level and a seed a copy, got {len(levels)} levels and "
             f"{len(seeds)} seeds"
         )
     module = model.module
-    arrays = [np.asarray(array) for array in inputs]
+    levels = [arguments.real("run_copies: a level", level) for level in levels]
+    seeds = [arguments.count("run_copies: a seed", seed, 0) for seed in seeds]
+    for name, number, least in (("memory", memory, 1), ("most", most, 1), ("last", last, 0)):
+        if number is not None:
+            arguments.count(f"run_copies: {name}", number, least)
+    if mesh is not None:
+        arguments.instance("run_copies: mesh", mesh, Mesh, "jax.make_mesh")
+    arrays, _ = check_inputs(program.inputs, inputs, None)
     batch, tokens = arrays[0].shape[:2]
     with model.device_mode():
         features = tuple(jnp.asarray(a, jnp.int32 if a.ndim == 2 else model.dtype) for a in arrays)

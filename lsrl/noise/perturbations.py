@@ -58,7 +58,10 @@ class Perturbation(ABC):
 
     def __post_init__(self) -> None:
         """Check the levels."""
-        if not self.levels or not all(np.isfinite(x) and x >= 0 for x in self.levels):
+        numbers = isinstance(self.levels, Sequence) and all(
+            isinstance(x, int | float) and np.isfinite(x) and x >= 0 for x in self.levels
+        )
+        if not self.levels or not numbers:
             raise InputError(
                 f"{self.name}: expected levels >= 0, at least one, got {self.levels!r}"
             )

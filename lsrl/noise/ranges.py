@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.backends.axes import Legend
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
@@ -28,6 +29,7 @@ def weight_ranges(model: Model) -> dict[str, Array]:
     Raises:
       InputError: another target, or a signal without bounds.
     """
+    arguments.instance("weight_ranges", model, Model, "lsrl.compile")
     schedule, legend, found = model.schedule, model.module.legend(), {}
     held = [legend.spaces[legend.behind(number + 1)].signals for number in range(model.num_layers)]
     if not isinstance(schedule, Schedule) or not all(held):

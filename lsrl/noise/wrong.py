@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -22,6 +23,7 @@ def allowed_error_of(facts: Facts) -> Array:
 
 def allowed_error(program: Program) -> Array:
     """By output channel the error from which on a token is wrong, (outputs,)."""
+    arguments.instance("allowed_error", program, Program, "@lsrl.program")
     return allowed_error_of(program.graph.facts[program.graph.output])
 
 

@@ -1,9 +1,8 @@
 """Affine maps: merge them where nonzeros do not multiply, and split off the rows worth carrying."""
 
 import numpy as np
-import scipy.sparse as sp
 
-from lsrl.ir.graph import Graph, GraphBuilder, rewrite
+from lsrl.ir.graph import UNMADE, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import Affine, Constant
@@ -35,7 +34,7 @@ def fuse_affine(graph: Graph) -> Graph:
                 source = operand
                 if old in merged:
                     source = emit_affine(builder, *merged[old])
-                    builder.inherit(source, builder.nodes[operand], builder.facts[operand].groups)
+                    builder.stand_for(source, graph, old)
                 inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
@@ -43,7 +42,7 @@ def fuse_affine(graph: Graph) -> Graph:
         readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
         if not named and len(readers) == 1 and isinstance(graph.nodes[readers[0]].op, Affine):
             merged[i] = terms, bias
-            return None
+            return UNMADE
         return emit_affine(builder, terms, bias)
 
     return rewrite(graph, rule)
@@ -78,7 +77,7 @@ def add_sum(builder: GraphBuilder, first: int, second: int) -> int:
 
 def plus(known: Matrix | None, added: Matrix) -> Matrix:
     """The sum of two matrices, the first of which may not be there yet."""
-    return added if known is None else Matrix(known.csr + added.csr)
+    return added if known is None else known + added
 
 
 def _held(builder: GraphBuilder, node: int) -> tuple[Terms, Array] | None:
@@ -116,11 +115,10 @@ def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     """Bias + weight @ values, if float64 holds it exactly."""
     if not values.any():
         return bias
-    entries = weight.csr.data * values[weight.csr.indices]
-    unit = min(lowest_bit(weight.csr.data).min(initial=np.inf) * lowest_bit(values).min(),
-               lowest_bit(bias).min())  # fmt: skip
+    entries = weight.data * values[weight.indices]
+    unit = min(weight.unit * lowest_bit(values).min(), lowest_bit(bias).min())
     total = np.abs(entries).sum() + np.abs(bias).sum()
-    return bias + weight.csr @ values if total <= 2.0**53 * unit else None
+    return bias + weight.times(values) if total <= 2.0**53 * unit else None
 
 
 def split_rows(graph: Graph) -> Graph:
@@ -154,22 +152,24 @@ def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:
 
     Only selections of single channels are taken up to scale, so that no entry is ever rounded.
     """
-    csr, starts = weight.csr, weight.csr.indptr
+    starts = weight.indptr
     sizes = np.diff(starts)
     filled = np.flatnonzero(sizes)
     single = sizes[filled] == 1
     group = np.empty(len(filled), dtype=np.int64)
-    group[single] = csr.indices[starts[filled[single]]]
+    group[single] = weight.indices[starts[filled[single]]]
     known: dict[bytes, int] = {}
     for place in np.flatnonzero(~single):
         own = slice(starts[filled[place]], starts[filled[place] + 1])
-        key = csr.indices[own].tobytes() + csr.data[own].tobytes()
+        key = weight.indices[own].tobytes() + weight.data[own].tobytes()
         group[place] = weight.columns + known.setdefault(key, len(known))
     _, first, member = np.unique(group, return_index=True, return_inverse=True)
     order = np.argsort(first)
     picked = filled[first[order]]
-    rows = csr[picked]
-    rows.data[np.repeat(sizes[picked] == 1, sizes[picked])] = 1.0
-    factors = np.where(single, csr.data[starts[filled]], 1.0)
-    shape = (weight.rows, len(picked))
-    return Matrix(rows), Matrix(sp.csr_array((factors, (filled, np.argsort(order)[member])), shape))
+    rows = weight.take(picked)
+    once = np.repeat(sizes[picked] == 1, sizes[picked])
+    rows = Matrix.stored(np.where(once, 1.0, rows.data), rows.indices, rows.indptr, rows.shape)
+    factors = np.where(single, weight.data[starts[filled]], 1.0)
+    places = np.concatenate([[0], np.cumsum(sizes > 0)])
+    shape = weight.rows, len(picked)
+    return rows, Matrix.stored(factors, np.argsort(order)[member], places, shape)

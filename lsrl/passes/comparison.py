@@ -96,7 +96,7 @@ def _spans_little(graph: Graph, step: int) -> bool:
         node = graph.nodes[reader]
         if isinstance(node.op, Affine):
             read = zip(node.op.weights, node.operands, strict=True)
-            sizes = (np.abs(w.csr.data).max(initial=0.0) for w, o in read if o == step)
+            sizes = (np.abs(w.data).max(initial=0.0) for w, o in read if o == step)
             weight = max(weight, *sizes)
     reach = op.slope * graph.facts[operand].magnitude.max(initial=0.0)
     return bool(weight * reach <= LONGEST_RAMP)

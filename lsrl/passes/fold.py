@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.ir.arithmetic import Rationals
+from lsrl.ir.bounds import table_facts
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, rational
@@ -63,17 +64,23 @@ def _table_of(
 ) -> Table | None:
     if isinstance(op, Constant):
         return Table(None, np.array([op.values]))
-    if isinstance(op, Periodic):
-        return Table(None, op.table.dense())
     if isinstance(op, Delay):
         return None
-    if isinstance(op, Lookup):
-        return Table(operands[0], op.table.dense())
+    if isinstance(op, Lookup | Periodic):
+        return _stored(op.table, operands[0] if operands else None)
     if isinstance(op, Affine | Relu | Step | Product | Select | Bound):
         read = [tables.get(i) or _token_table(builder, i) for i in operands]
         found = [table for table in read if table is not None]
         return _apply(op, found) if len(found) == len(read) else None
     return None
+
+
+def _stored(table: Matrix, token: int | None) -> Table | None:
+    """A table as it is; None where it has too many entries to be computed with, one by one."""
+    if table.rows * table.columns <= MAX_TABLE_ENTRIES:
+        return Table(token, table.dense())
+    known = table_facts(table)
+    return Table(token, known.low[None]) if known.constant else None
 
 
 def _token_table(builder: GraphBuilder, index: int) -> Table | None:
@@ -93,9 +100,9 @@ def _apply(op: Op, read: list[Table]) -> Table | None:
     count = math.lcm(*(len(table.rows) for table in read)) if read else 1
     if token is None and count > max(MAX_PERIOD, *(len(table.rows) for table in read)):
         return None
-    values = [np.resize(table.rows, (count, table.rows.shape[1]))[None] for table in read]
-    if sum(value.size for value in values) > MAX_TABLE_ENTRIES:
+    if count * sum(table.rows.shape[1] for table in read) > MAX_TABLE_ENTRIES:
         return None
+    values = [np.resize(table.rows, (count, table.rows.shape[1]))[None] for table in read]
     extent = Extent((1, count), Rationals())
     exact = op.evaluate([extent.numbers.given(value) for value in values], extent)[0]
     rounded = exact.astype(np.float64)

@@ -29,7 +29,7 @@ def flatten_conjunctions(graph: Graph) -> Graph:
             if lacking is None:
                 # A condition of another kind counts as 1 - r with r = 1 - a.
                 terms[operand] = plus(terms.get(operand), weight)
-                bias -= float(weight.csr.data.sum())
+                bias -= float(weight.data.sum())
                 continue
             inner, sources = lacking
             for matrix, source in zip(inner.weights, sources, strict=True):
@@ -74,9 +74,9 @@ def flatten_relus(graph: Graph) -> Graph:
 def _only_shuts(builder: GraphBuilder, op: Affine, read: list[int], k: int) -> bool:
     """Whether operand k enters each row once, positively, and the rest of that row is never > 0."""
     weight = op.weights[k]
-    if (weight.csr.data < 0).any() or (np.diff(weight.csr.indptr) > 1).any():
+    if (weight.data < 0).any() or (np.diff(weight.indptr) > 1).any():
         return False
-    rows = np.flatnonzero(np.diff(weight.csr.indptr))
+    rows = np.flatnonzero(np.diff(weight.indptr))
     others = [j for j in range(len(read)) if j != k]
     rest = affine_facts(
         [op.weights[j] for j in others], np.array(op.bias), [builder.facts[read[j]] for j in others]
@@ -88,7 +88,7 @@ def _is_conjunction(builder: GraphBuilder, argument: int) -> bool:
     """Σ of k {0,1} channels minus (k - 1), at least one of them saturated by a ReLU."""
     node = builder.nodes[argument]
     op = node.op
-    if not isinstance(op, Affine) or any((w.csr.data != 1).any() for w in op.weights):
+    if not isinstance(op, Affine) or any((w.data != 1).any() for w in op.weights):
         return False
     count = sum(weight.nonzeros for weight in op.weights)
     boolean = all(builder.facts[operand].boolean for operand in node.operands)

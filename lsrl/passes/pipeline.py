@@ -82,11 +82,15 @@ class Pipeline:
     verbatim: bool = False
     watch: Callable[[str, Graph], None] | None = None
     records: list[PassRecord] = field(default_factory=list, init=False)
+    _settled: dict[Pass, Graph] = field(default_factory=dict, init=False)
 
     def run(self, name: str, graph: Graph, transform: Pass) -> Graph:
         """Apply one pass."""
         start = time.process_time()
-        result = transform(graph)
+        # What left this very graph as it was would do so again.
+        result = graph if self._settled.get(transform) is graph else transform(graph)
+        if result is graph:
+            self._settled[transform] = graph
         seconds = time.process_time() - start
         self.records.append(PassRecord(name, len(graph.live()), len(result.live()), seconds))
         if self.watch is not None:
@@ -98,11 +102,11 @@ class Pipeline:
         if self.verbatim:
             return self.run("fuse affine", graph, fuse_affine)
         for _ in range(MAX_ROUNDS):
-            before = len(graph), _terms(graph)
+            before = graph
             graph = self.run("fold tables", graph, fold_tables)
             graph = self.run("drop decided", graph, drop_decided)
             graph = self.run("fuse affine", graph, fuse_affine)
-            if (len(graph), _terms(graph)) == before:
+            if _same_terms(graph, before):
                 return graph
         return graph
 
@@ -125,5 +129,8 @@ class Pipeline:
         return self.run("split rows", graph, split_rows)
 
 
-def _terms(graph: Graph) -> int:
-    return hash(tuple((node.op, node.operands) for node in graph.nodes))
+def _same_terms(graph: Graph, other: Graph) -> bool:
+    return len(graph) == len(other) and all(
+        mine is its or (mine.op == its.op and mine.operands == its.operands)
+        for mine, its in zip(graph.nodes, other.nodes, strict=True)
+    )

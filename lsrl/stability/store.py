@@ -16,10 +16,12 @@ from types import CodeType
 
 import numpy as np
 
-from lsrl import cache, storage
-from lsrl.errors import InputError
+from lsrl import cache
+from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.language.program import Program
+from lsrl.program_json import program_content
+from lsrl.schema import shown
 
 CsvRow = dict[str, str]
 
@@ -63,7 +65,7 @@ class Parts:
 def _content(value: object) -> object:
     """What a setting is, as JSON data, whatever it is called."""
     if isinstance(value, Program):
-        return storage.program_content(value, lines=False)
+        return program_content(value, lines=False)
     if isinstance(value, np.ndarray):
         content = np.ascontiguousarray(value).tobytes()
         return [value.shape, value.dtype.str, hashlib.sha256(content).hexdigest()]
@@ -113,13 +115,27 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[CsvRow]:
 
     Raises:
       InputError: it has other columns.
+      FormatError: it is damaged.
       OSError: it can't be read.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if columns is not None and tuple(reader.fieldnames or ()) != tuple(columns):
+    wanted = "a table" if columns is None else f"the columns {', '.join(columns)}"
+    try:
+        text = path.read_bytes().decode()
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        names = rows[0] if rows else []
+        if "\0" in text or not text.endswith("\n"):
+            raise csv.Error("it ends in the middle of a row, or holds what no text holds")
+        if len(set(names)) != len(names):
+            raise csv.Error(f"two columns of one name: {', '.join(names)}")
+        if columns is not None and names != list(columns):
             raise InputError(
-                f"{path}: expected the columns {', '.join(columns)}, got "
-                f"{', '.join(reader.fieldnames or ())}; remove it, and it is made anew"
+                f"{path}: expected {wanted}, got {', '.join(names)}; remove it, and it is made anew"
             )
-        return list(reader)
+        short = next((row for row in rows if len(row) != len(names)), None)
+        if short is not None:
+            raise csv.Error(f"a row of {len(short)} cells, not {len(names)}: {shown(short)}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(
+            f"{path}: expected {wanted}, got {error}; remove it, and it is made anew"
+        ) from error
+    return [dict(zip(names, row, strict=True)) for row in rows[1:]]

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from rich.progress import Progress
 
 import lsrl
+from lsrl import arguments
 from lsrl.errors import BoundsError, InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -107,12 +108,21 @@ class Plan:
           InputError: nothing to do, an unknown target, or two of one name.
         """
         known = [found.name for found in lsrl.targets()]
-        unknown = [name for name in self.targets if name not in known]
+        wanted = arguments.names("sweep: targets", self.targets)
+        object.__setattr__(self, "targets", tuple(wanted))
+        for what, row, kind in (
+            ("programs", self.programs, Workload),
+            ("kinds", self.kinds, SweepKind),
+        ):
+            if not isinstance(row, Sequence) or not all(isinstance(each, kind) for each in row):
+                raise InputError(f"sweep: {what} must be a tuple of {kind}, got {row!r}")
+        unknown = [name for name in wanted if name not in known]
         if unknown:
             raise InputError(
                 f"sweep: unknown target(s) {', '.join(unknown)}; there are {', '.join(known)}"
             )
-        if not (self.programs and self.kinds and self.seeds) or self.batch < 1:
+        arguments.count("sweep: batch", self.batch, 0)
+        if not (self.programs and self.kinds and self.seeds and self.batch):
             raise InputError("sweep: expected at least one program, kind, seed and sequence")
         for what, names in (
             ("programs", [program.name for program in self.programs]),
@@ -205,8 +215,9 @@ def sweep(
       InputError: the memory is no positive number of bytes.
       OSError: the folder can't be written.
     """
-    if memory <= 0:
-        raise InputError(f"sweep: expected a positive number of bytes of memory, got {memory!r}")
+    arguments.instance("sweep", plan, Plan, "Plan(...)")
+    folder = arguments.path("sweep", folder)
+    arguments.count("sweep: memory", memory)
     index, count = share or (jax.process_index(), jax.process_count())
     parts = Parts(folder / "parts", COLUMNS)
     groups = list(plan.groups())

@@ -12,30 +12,50 @@ Of held-back programs the folders under `held_back/` hold inputs, outputs and `w
 alone; models, circuits, signals and pairs lie at the same paths under `held_back_labels/`.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from rich.progress import Progress
 
 import lsrl
-from lsrl import cache
-from lsrl.errors import InputError, PrecisionError, SizeError, UnsupportedOpError
+from lsrl import arguments, cache, schema
+from lsrl.errors import (
+    FormatError,
+    InputError,
+    PrecisionError,
+    SizeError,
+    SuiteError,
+    UnsupportedOpError,
+)
 from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
+from lsrl.schema import Reader
 from lsrl.suite import datasets, manifest
 from lsrl.suite.cards import card
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
-from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, Refusal, digest
+from lsrl.suite.manifest import (
+    Manifest,
+    ModelRecord,
+    ProgramRecord,
+    Refusal,
+    digest,
+    read_model_record,
+    read_places,
+)
 from lsrl.suite.programs import SuiteProgram, Task, check_names, sampler_of
 from lsrl.suite.programs import programs as suite_programs
 from lsrl.suite.variants import DEFAULT, VARIANTS, Request, Varied
@@ -151,14 +171,14 @@ def build(
       OSError: the directory can't be written.
     """
     names = [target.name for target in lsrl.targets()]
-    chosen = list(dict.fromkeys(names if targets is None else targets))
+    chosen = list(dict.fromkeys(names if targets is None else arguments.names("target", targets)))
     check_names("target", chosen, dict.fromkeys(names))
+    variants = arguments.names("variant", variants)
     check_names("variant", variants, VARIANTS)
     for what, value, least in (("seed", seed, 0), ("workers", workers, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"build: {what} must be an int >= {least}, got {value!r}")
+        arguments.count(f"build: {what}", value, least)
     tasks: list[Task] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
-    root = Path(directory).resolve()
+    root = arguments.path("build", directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
     context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]
@@ -191,6 +211,9 @@ def in_order(
       title: of the progress bar, before the first item is done.
       steps: of the progress bar, for an item.
       initializer: what each process does first.
+
+    Raises:
+      SuiteError: a process ended abruptly.
     """
     bar = None if progress is None else progress.add_task(title, total=sum(map(steps, items)))
 
@@ -206,16 +229,42 @@ def in_order(
         return found
     # Processes share nothing with this one, since JAX does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=initializer)
+    pool = ProcessPoolExecutor(workers, context, initializer=partial(_begin, initializer))
     try:
-        futures = {pool.submit(work, item): item for item in items}
+        with _interrupts_ignored():
+            futures = {pool.submit(work, item): item for item in items}
         for future in as_completed(futures):
             future.result()  # raises what the work has raised
             tell(futures[future])
         return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise SuiteError(
+            f"{title}: one of {workers} processes ended abruptly, as they do without memory; run "
+            "it again with fewer workers: what is finished stays"
+        ) from error
     finally:
         # After a failure or an interrupt, what has not begun is left out.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(initializer: Callable[[], None] | None) -> None:
+    """What each process does first. Of an interrupt it dies, and the first one tells of it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if initializer is not None:
+        initializer()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started meanwhile ignore interrupts too, until they have begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only that thread hears of interrupts
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def make(unit: Unit, context: Context) -> Made:
@@ -393,16 +442,36 @@ def _relative(folders: Mapping[str, _Finished]) -> dict[str, str]:
 
 def _kept(root: Path, folder: str, key: str) -> _Finished | None:
     """What a folder holds, if it was finished by a build that would write the same."""
-    path = root / folder / UNIT
     try:
-        content = path.read_bytes()
-        data = json.loads(content)
-        files = {name: digest((root / folder / name).read_bytes()) for name in data["files"]}
-        if data["key"] != key or files != data["files"]:
+        content = (root / folder / UNIT).read_bytes()
+        unit = _UNIT(schema.parse(content))
+        said = cast(dict[str, str], unit["files"])
+        files = {name: digest((root / folder / name).read_bytes()) for name in said}
+        if unit["key"] != key or files != said:
             return None
-        return _Finished({**files, UNIT: digest(content)}, data["record"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = cast(dict[str, Any], unit["record"])
+        return _Finished({**files, UNIT: digest(content)}, record)
+    except (OSError, FormatError):
         return None  # not there, or damaged: made anew
+
+
+def _record(value: object) -> dict[str, Any]:
+    """Reads what a folder adds to the manifest: the signals of a dataset, or a model's record."""
+    if isinstance(value, dict) and value.keys() == {"signals"}:
+        schema.listed(schema.text)(value["signals"])
+        return value
+    return asdict(read_model_record(value))
+
+
+_UNIT: Reader[dict[str, object]] = schema.record(
+    {
+        "format": schema.one_of("lsrl-suite-unit"),
+        "version": schema.integer(1, 1),
+        "key": schema.text,
+        "files": read_places,
+        "record": _record,
+    }
+)
 
 
 def _with_unit(

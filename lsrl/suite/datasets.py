@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from lsrl import schema, storage
 from lsrl.errors import BoundsError, FormatError, NewerSchemaError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Inputs
+from lsrl.schema import FieldError, Reader
 from lsrl.suite.held_back import random_of
 from lsrl.suite.programs import Task, check_names
 
@@ -411,13 +412,13 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
       NewerSchemaError: of a newer version.
       OSError: the file can't be read.
     """
-    header, arrays = _read(path, DATASET)
+    header, arrays = _read(path, DATASET, {})
     names = {name.partition("/")[0] for name in arrays}
     try:
         splits = {name: _split(arrays, name, header) for name in SEQUENCES if name in names}
         return Dataset(header["program"], header["seed"], splits)
-    except KeyError as error:
-        raise _bad(path, DATASET, f"it lacks {error}") from error
+    except FieldError as error:
+        raise _bad(path, DATASET, f"{error}") from error
 
 
 def read_counterfactuals(path: str | os.PathLike[str]) -> Counterfactuals:
@@ -434,30 +435,52 @@ def read_counterfactuals(path: str | os.PathLike[str]) -> Counterfactuals:
       NewerSchemaError: of a newer version.
       OSError: the file can't be read.
     """
-    header, arrays = _read(path, COUNTERFACTUALS)
+    header, arrays = _read(path, COUNTERFACTUALS, {"constant": _NAMES})
     try:
+        pairs, length = _array(arrays, "base/outputs", 3).shape[:2]
+        signals = header["signals"]
+        chosen = _array(arrays, "chosen_for", 1, (pairs,)).astype(np.int64)
+        if ((chosen < 0) | (chosen >= len(signals))).any():
+            raise FieldError(f"numbers of {len(signals)} signals", f"{chosen.max()}", "chosen_for")
         return Counterfactuals(
             header["program"],
             header["seed"],
             _split(arrays, "base", header),
             _split(arrays, "source", header),
-            tuple(header["signals"]),
-            arrays["differs"].astype(bool),
-            arrays["chosen_for"].astype(np.int64),
-            tuple(header["constant"]),
+            signals,
+            _array(arrays, "differs", 3, (pairs, len(signals), length)).astype(bool),
+            chosen,
+            header["constant"],
         )
-    except KeyError as error:
-        raise _bad(path, COUNTERFACTUALS, f"it lacks {error}") from error
+    except FieldError as error:
+        raise _bad(path, COUNTERFACTUALS, f"{error}") from error
 
 
 def _split(arrays: Mapping[str, Array], prefix: str, header: Mapping[str, Any]) -> Split:
-    inputs = {name: arrays[f"{prefix}/inputs/{name}"] for name in header["inputs"]}
-    signals = {name: arrays[f"{prefix}/signals/{name}"] for name in header["signals"]}
+    outputs = _array(arrays, f"{prefix}/outputs", 3).astype(np.float64)
+    inputs, signals = (
+        {
+            name: _array(arrays, f"{prefix}/{part}/{name}", least, outputs.shape[:2])
+            for name in header[part]
+        }
+        for part, least in (("inputs", 2), ("signals", 3))
+    )
     return Split(
         {name: x.astype(np.int64 if x.ndim == 2 else np.float64) for name, x in inputs.items()},
-        arrays[f"{prefix}/outputs"].astype(np.float64),
+        outputs,
         {name: x.astype(np.float64) for name, x in signals.items()},
     )
+
+
+def _array(arrays: Mapping[str, Array], name: str, axes: int, shape: tuple[int, ...] = ()) -> Array:
+    """An array of a file, of so many axes (inputs of vectors have one more), that begins so."""
+    if name not in arrays:
+        raise FieldError("an array", "nothing: it is missing", name)
+    found = arrays[name].shape
+    most = 3 if axes == 2 else axes
+    if not axes <= len(found) <= most or found[: len(shape)] != shape:
+        raise FieldError(f"{axes} axes, the first {shape}", f"shape {found}", name)
+    return arrays[name]
 
 
 def _to_bytes(
@@ -491,24 +514,37 @@ def _holds(array: Array, dtype: type[np.generic]) -> bool:
     return bool((array.astype(dtype).astype(np.float64) == array).all())
 
 
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+_NAMES = schema.listed(schema.text)
+
+
+def _read(
+    path: str | os.PathLike[str], kind: str, further: Mapping[str, Reader[object]]
+) -> tuple[dict[str, Any], dict[str, Array]]:
     if not Path(path).exists():
         raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    fields = {
+        "format": schema.text,
+        "version": schema.integer(1),
+        "program": schema.text,
+        "seed": schema.integer(),
+        "inputs": _NAMES,
+        "signals": _NAMES,
+        **further,
+    }
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(metadata["lsrl"])
-        found, version = header["format"], header["version"]
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise _bad(path, kind, f"something else ({error!r})") from error
-    if found != kind:
-        raise _bad(path, kind, f"a file of the format {found!r}")
-    if version > VERSION:
-        raise NewerSchemaError(
-            f"{os.fspath(path)}: expected {kind} of version {VERSION} at most, got {version}; "
-            "read it with a newer LSRL"
-        )
+        metadata, arrays = storage.read_arrays(path)
+        said = schema.parse(metadata.get("lsrl", ""))
+        if not isinstance(said, dict) or said.get("format") != kind:
+            raise FieldError(f"the format {kind}", schema.shown(said))
+        version = schema.integer(1)(said.get("version"))
+        if version > VERSION:
+            raise NewerSchemaError(
+                f"{os.fspath(path)}: expected {kind} of version {VERSION} at most, got {version}; "
+                "read it with a newer LSRL"
+            )
+        header: dict[str, Any] = schema.record(fields)(said)
+    except FieldError as error:
+        raise _bad(path, kind, f"{error}") from error
     return header, arrays
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsrl.errors import InputError
+from lsrl import arguments
 from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -93,10 +93,8 @@ def held_back(seed: int, count: int) -> tuple[HeldBackProgram, ...]:
     Raises:
       InputError: a negative seed or count.
     """
-    if seed < 0 or count < 0:
-        raise InputError(
-            f"held_back: expected a seed and a count of at least 0, got {seed} and {count}"
-        )
+    arguments.count("held_back: seed", seed, 0)
+    arguments.count("held_back: count", count, 0)
     rng = random_of(seed, "lsrl held back")
     found: list[HeldBackProgram] = []
     while len(found) < count:
@@ -139,7 +137,7 @@ def _neutral(program: Program, name: str) -> Program:
             names, number = (f"s{number}",), number + 1
         nodes.append(dataclasses.replace(node, names=names, sources=(Source(name, 0),)))
     graph = dataclasses.replace(program.graph, nodes=tuple(nodes))
-    return Program(name, graph, program.max_length, program.output_type)
+    return Program(name, graph, program.max_length, program.output_type, recorded=program.recorded)
 
 
 def _named(program: Program) -> list[str]:

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from lsrl import schema
 from lsrl.errors import FormatError, HashError, MissingFileError, NewerSchemaError
+from lsrl.schema import FieldError, Reader
 
 FORMAT = "lsrl-suite"
 VERSION = 1
@@ -138,31 +140,56 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
             f"interrupted build: lsrl suite build {os.fspath(directory)}"
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise KeyError("format")
-        if data["version"] > VERSION:
+        data = schema.parse(path.read_bytes())
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise FieldError(f'an object with "format": "{FORMAT}"', schema.shown(data))
+        if schema.integer(1)(data.get("version")) > VERSION:
             raise NewerSchemaError(
                 f"{path}: expected a suite of version {VERSION} at most, got {data['version']}; "
                 "read it with a newer LSRL"
             )
-        return Manifest(
-            data["seed"],
-            data["versions"],
-            data["code"],
-            data["files"],
-            tuple(
-                ProgramRecord(**{**row, "signals": tuple(row["signals"])})
-                for row in data["programs"]
-            ),
-            tuple(ModelRecord(**row) for row in data["models"]),
-            tuple(Refusal(**row) for row in data["refusals"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        said = {name: one for name, one in data.items() if name not in ("format", "version")}
+        return schema.read(Manifest, said, _FIELDS)
+    except FieldError as error:
         raise FormatError(
-            f"{path}: expected the manifest of a suite, got something else ({error!r}); build it "
+            f"{path}: expected the manifest of a suite, got something else ({error}); build it "
             "again"
         ) from error
+
+
+def read_model_record(content: object) -> ModelRecord:
+    """A model's record, of JSON data.
+
+    Raises:
+      FormatError: names the field that is missing or wrong.
+    """
+    return schema.read(ModelRecord, content, _FIELDS)
+
+
+def place(value: object) -> str:
+    """Reads a relative path that leads out of no folder."""
+    text = schema.text(value)
+    parts = text.split("/")
+    if not {"", ".", ".."}.isdisjoint(parts) or "\\" in text or "\0" in text or ":" in parts[0]:
+        raise FieldError("a relative path with forward slashes", schema.shown(text))
+    return text
+
+
+def read_places(value: object) -> dict[str, str]:
+    """Reads sha256 by relative path."""
+    found = schema.named(schema.text)(value)
+    for name in found:
+        place(name)
+    return found
+
+
+_COUNT = schema.integer(0)
+_FIELDS: Mapping[str, Reader[object]] = {
+    **dict.fromkeys(("layers", "width", "parameters", "nonzero"), _COUNT),
+    "folder": place,
+    "files": read_places,
+    "error_bound": schema.maybe(schema.number(0.0)),
+}
 
 
 def check_files(directory: str | os.PathLike[str], files: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import lsrl.programs
+from lsrl import arguments
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
 from lsrl.ir.node import Source
@@ -217,6 +218,7 @@ def programs(names: Sequence[str] | None = None) -> tuple[SuiteProgram, ...]:
     if names is None:
         return _PROGRAMS
     known = {program.name: program for program in _PROGRAMS}
+    names = arguments.names("suite program", names)
     check_names("suite program", names, known)
     return tuple(program for program in _PROGRAMS if program.name in set(names))
 
@@ -233,7 +235,7 @@ def sampler_of(task: Task, program: Program) -> Sampler:
 
 
 def check_names(what: str, names: Sequence[str], known: Mapping[str, object]) -> None:
-    """Raise an InputError for the first name that is not known; suggests the nearest.
+    """Raise an InputError for the first name that is not known; suggests one that is near.
 
     Args:
       what: what the names are of, for the message.
@@ -245,11 +247,9 @@ def check_names(what: str, names: Sequence[str], known: Mapping[str, object]) ->
     """
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1) or list(known)[:1]
-            raise InputError(
-                f"{what}: expected one of {', '.join(known)}, got {name!r}; "
-                f"did you mean {near[0]!r}?"
-            )
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{what}: expected one of {', '.join(known)}, got {name!r}{hint}")
 
 
 def portable(program: Program, name: str) -> Program:
@@ -271,6 +271,7 @@ def portable(program: Program, name: str) -> Program:
         program.max_length,
         program.output_type,
         program.documentation,
+        recorded=program.recorded,
     )
 
 

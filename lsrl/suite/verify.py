@@ -15,8 +15,9 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
+from lsrl import arguments
 from lsrl.circuit import Circuit, Edge
-from lsrl.errors import InputError, ModelDifferenceError
+from lsrl.errors import ModelDifferenceError
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.wiring import forget_compiled, quick_flags
 from lsrl.ir.numbers import Array
@@ -170,9 +171,8 @@ def verify(
       ModelDifferenceError: a dataset or a model is not what the program says; names the first
         program, target, sequence and token.
     """
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise InputError(f"verify: workers must be an int >= 1, got {workers!r}")
-    root = Path(directory).resolve()
+    arguments.count("verify: workers", workers)
+    root = arguments.path("verify", directory).resolve()
     found = read_manifest(root)
     check_files(root, found.files)
     tasks = _tasks(found)

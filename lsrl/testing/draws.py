@@ -7,7 +7,8 @@ import numpy as np
 
 from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array
-from lsrl.language.signal import Signal, constant, equal, greater_equal, relu
+from lsrl.language.comparison import equal, greater_equal
+from lsrl.language.signal import Signal, constant, relu
 from lsrl.language.sugar import cumsum, delay, position
 
 # The bits above its grid from which on a value is tamed, where it may grow past float32.

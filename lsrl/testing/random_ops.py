@@ -8,19 +8,8 @@ from lsrl.errors import ProgramError
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
 from lsrl.language import sugar
-from lsrl.language.signal import (
-    Signal,
-    absolute,
-    concat,
-    constant,
-    equal,
-    greater_equal,
-    maximum,
-    minimum,
-    not_equal,
-    ramp,
-    relu,
-)
+from lsrl.language.comparison import equal, greater_equal, not_equal, ramp
+from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.testing.draws import CALM_BITS, Writer, bits_of, unit_of
 
 VIAS: tuple[Via, ...] = ("auto", "auto", "gate", "relu")

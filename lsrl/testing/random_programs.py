@@ -11,10 +11,12 @@ from inspect import Parameter, Signature
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.errors import ProgramError
 from lsrl.ir.types import InputType, Token, Vector
+from lsrl.language.comparison import equal, greater_equal, ramp
 from lsrl.language.program import Program, program
-from lsrl.language.signal import Signal, concat, equal, greater_equal, ramp
+from lsrl.language.signal import Signal, concat
 from lsrl.language.sugar import delay, latch, select
 from lsrl.testing import random_ops
 from lsrl.testing.draws import NOMINAL_LENGTH, WILD, Writer
@@ -92,14 +94,18 @@ def random_program(
         ("seed", seed, 0), ("depth", depth, 1), ("width", width, 1),
         ("max_length", NOMINAL_LENGTH if max_length is None else max_length, 1),
     ):  # fmt: skip
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ProgramError(f"random_program: {what} must be an int >= {least}, got {value!r}")
+        arguments.count(f"random_program: {what}", value, least, kind=ProgramError)
+    starting = arguments.real("random_program: starting", starting, kind=ProgramError)
     random = np.random.default_rng(int(seed))
     if inputs is None:
         second = random.random() < 0.25
         kinds = [_input_type(random) for _ in range(3 + second if many_inputs else 1 + second)]
     else:
-        kinds = list(inputs)
+        kinds = list(inputs) if isinstance(inputs, Sequence) else [inputs]
+        if not all(isinstance(kind, Token | Vector) for kind in kinds):
+            raise ProgramError(
+                f"random_program: inputs must be a list of Token(n) and Vector(...), got {inputs!r}"
+            )
     if not kinds:
         raise ProgramError("random_program: expected at least one input, got none")
 
@@ -107,7 +113,7 @@ def random_program(
 
     def write(*inputs: Signal) -> Signal:
         pool, analog = list(inputs[: len(kinds)]), list(inputs[len(kinds) :])
-        chain = _Chain(random, int(width), length, limit, pool, float(starting), names)
+        chain = _Chain(random, int(width), length, limit, pool, starting, names)
         return chain.write(int(depth), analog)
 
     limits, shares = zip(*LIMITS, strict=True)
@@ -136,7 +142,7 @@ def random_program(
 
 
 def _checked_names(ops: Iterable[str]) -> tuple[str, ...]:
-    wanted = set(ops)
+    wanted = set(arguments.names("random_program: ops", ops, ProgramError))
     known = (*random_ops.OPS, *random_ops.EDGE_OPS)
     unknown = sorted(wanted - set(known))
     if unknown or not wanted:

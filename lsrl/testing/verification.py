@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lsrl import arguments
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate_prefixes
 from lsrl.ir.numbers import Array
@@ -307,10 +308,19 @@ def draw_inputs(
     Raises:
       InputError: the sampler's inputs are not of the declared types.
     """
-    length = min(length, program.max_length or length)
+    arguments.count("sequences", sequences)
+    arguments.count("seed", seed, 0)
+    arguments.function("sampler", sampler, "(numpy's generator, sequences, length)")
+    length = min(arguments.count("length", length), program.max_length or length)
     if sampler is not None:
         made = sampler(np.random.default_rng(seed), sequences, length)
-        return _given(program, [made] if isinstance(made, np.ndarray) else list(made))
+        if not isinstance(made, np.ndarray | list | tuple):
+            raise InputError(
+                f"{program.name}: expected of the sampler one array an input "
+                f"({', '.join(program.inputs)}), got {type(made).__name__}; return a list of "
+                "arrays (sequences, length, ...)"
+            )
+        return _given(program, [made] if isinstance(made, np.ndarray) else made)
     skipped = 0 if extremes else 2
     drawn = sample_inputs(program.inputs, max(sequences + skipped, 1), length, seed)
     inputs = [array[skipped:] for array in drawn]

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.backends.network import Network
 from lsrl.card import Card, Measured
 from lsrl.circuit import Circuit
-from lsrl.errors import BoundsError, InputError
+from lsrl.errors import BoundsError
 from lsrl.interpret.causal import Sampler
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
-from lsrl.ir.types import Token
+from lsrl.ir.types import Token, check_inputs
 from lsrl.language.program import Program
 from lsrl.model import Alteration, Model
 from lsrl.noise.wrong import allowed_error, wrong_tokens
@@ -35,7 +36,8 @@ def random_sampler(program: Program, length: int = LENGTH) -> Sampler:
       program: the program.
       length: tokens, cut to the program's max_length, and further where all sequences break one.
     """
-    length = min(length, program.max_length or length)
+    arguments.instance("random_sampler", program, Program, "@lsrl.program")
+    length = min(arguments.count("length", length), program.max_length or length)
 
     def sample(count: int, seed: int) -> Sequence[Array]:
         drawn = sample_inputs(program.inputs, count, length, seed)
@@ -58,8 +60,10 @@ def measured(model: Model, sampler: Sampler | None = None, seed: int = 0) -> Mea
       sampler: of inputs that keep the program's promises; by default `random_sampler`.
       seed: of the inputs.
     """
-    inputs = (sampler or random_sampler(model.program))(SEQUENCES, seed)
-    graph = model.program.graph
+    check_made("measured", model, sampler, seed)
+    program, made = model.program, (sampler or random_sampler(model.program))(SEQUENCES, seed)
+    inputs, _ = check_inputs(program.inputs, made, program.max_length)
+    graph = program.graph
     expected = evaluate(graph, inputs)[graph.output].astype(np.float64)
     outputs = model.run(*inputs).astype(np.float64)
     wrong = wrong_tokens(outputs, expected, allowed_error(model.program))
@@ -177,15 +181,15 @@ def variant(
     return made.altered(module, Alteration(circuit, card), certificate)
 
 
-def check_seed(name: str, seed: object) -> int:
-    """A seed as numpy takes it.
+def check_made(name: str, model: object, sampler: object, seed: object = 0) -> int:
+    """Check what every variant is made of, and measured on; the seed as numpy takes it.
 
     Raises:
-      InputError: it is no int from 0 on.
+      InputError: no model, no sampler, or a seed that is no int from 0 on.
     """
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"{name}: seed must be an int >= 0, got {seed!r}")
-    return int(seed)
+    arguments.instance(name, model, Model, "lsrl.compile")
+    arguments.function(f"{name}: sampler", sampler, "(sequences, seed)")
+    return arguments.count(f"{name}: seed", seed, 0)
 
 
 Variant = Callable[[Model, int], Model]

@@ -10,19 +10,21 @@ from itertools import accumulate
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.backends import registry
 from lsrl.circuit import OUTPUT, Circuit
 from lsrl.compiler import compile
 from lsrl.errors import InputError, PrecisionError, SizeError, UnsupportedOpError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.variants.base import check_seed, random_sampler, variant
+from lsrl.interpret.variants.base import check_made, random_sampler, variant
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.types import InputType, Token
+from lsrl.language.comparison import greater_equal
 from lsrl.language.program import Program
-from lsrl.language.signal import Signal, affine, concat, greater_equal, relu
+from lsrl.language.signal import Signal, affine, concat, relu
 from lsrl.language.sugar import cumsum
 from lsrl.language.trace import Trace, recording
 from lsrl.model import Model
@@ -61,6 +63,7 @@ def join(
     Raises:
       InputError: no programs.
     """
+    _check_programs("join", programs)
     if not programs:
         raise InputError("join: expected at least one program, got none")
     lengths = [each.max_length for each in programs if each.max_length is not None]
@@ -102,6 +105,7 @@ def join(
         trace.max_length,
         programs[0].output_type if len(programs) == 1 else None,
         "\n\n".join(each.documentation for each in programs if each.documentation),
+        recorded=all(program.recorded for program in programs),
     )
 
 
@@ -124,9 +128,10 @@ def merged(
       InputError: a variant; no program of the library fits.
       UnsupportedOpError: the target can't hold one of `others`.
     """
-    rng = np.random.default_rng(check_seed("merged", seed))
+    rng = np.random.default_rng(check_made("merged", model, sampler, seed))
     _check_compiled("merged", model)
     if others is not None:
+        _check_programs("merged: others", others)
         found = list(others)
         parts = [model.program, *found]
         joint = _compiled(model, join(parts, prefixes=_apart(parts)))
@@ -161,10 +166,9 @@ def padded(
       InputError: a variant; fewer than one distractor; no input on a grid; no random program fits
         the target.
     """
-    rng = np.random.default_rng(check_seed("padded", seed))
+    rng = np.random.default_rng(check_made("padded", model, sampler, seed))
     _check_compiled("padded", model)
-    if not isinstance(distractors, int) or isinstance(distractors, bool) or distractors < 1:
-        raise InputError(f"padded: distractors must be an int >= 1, got {distractors!r}")
+    arguments.count("padded: distractors", distractors)
     length = model.program.max_length or LENGTH
     kinds = [k for k in model.program.inputs.values() if isinstance(k, Token) or k.step]
     if not kinds:
@@ -268,6 +272,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
         program.max_length,
         program.output_type,
         program.documentation,
+        recorded=program.recorded,
     )
 
 
@@ -337,6 +342,13 @@ def marked(circuit: Circuit, outputs: int, cancelling: Collection[str] = ()) -> 
             for channel in circuit.channels
         ),
     )
+
+
+def _check_programs(what: str, programs: object) -> None:
+    if not isinstance(programs, Sequence) or isinstance(programs, str):
+        raise InputError(f"{what}: expected a list of programs, got {programs!r}")
+    for each in programs:
+        arguments.instance(what, each, Program, "@lsrl.program")
 
 
 def _check_compiled(what: str, model: Model) -> None:

@@ -7,9 +7,10 @@ level is a fraction of the critical one, at which 5 % of the tokens are wrong.
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.variants.base import check_seed, random_sampler, variant
+from lsrl.interpret.variants.base import check_made, random_sampler, variant
 from lsrl.ir.evaluate import evaluate
 from lsrl.model import Model
 from lsrl.noise.copies import run_copies
@@ -38,9 +39,9 @@ def noised(
     Raises:
       InputError: a level that is no number from 0 on, or no level is safe.
     """
-    check_seed("noised", seed)
-    if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
-        raise InputError(f"noised: sigma must be a finite number >= 0, got {sigma!r}")
+    check_made("noised", model, sampler, seed)
+    if sigma is not None:
+        arguments.real("noised: sigma", sigma)
     level = safe_level(model, sampler=sampler) if sigma is None else float(sigma)
     drawn = model.module.arrays()
     for name, axes in model.module.legend().arrays.items():
@@ -71,6 +72,7 @@ def safe_level(model: Model, *, sampler: Sampler | None = None, seed: int = 0) -
     Raises:
       InputError: already the weakest level makes a token wrong.
     """
+    check_made("safe_level", model, sampler, seed)
     inputs = (sampler or random_sampler(model.program))(16, seed)
     expected = evaluate(model.program.graph, inputs)[model.program.graph.output]
     allowed = allowed_error(model.program)

@@ -13,7 +13,7 @@ import numpy as np
 from lsrl.backends.axes import Legend, Part
 from lsrl.circuit import Channel, Circuit
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.variants.base import check_seed, variant
+from lsrl.interpret.variants.base import check_made, variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.parameters import Parameter, dense, entries
@@ -76,7 +76,8 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
       InputError: a seed that is none.
       LsrlError: the network does not say what the axes of its parameters are.
     """
-    module, seed = model.module, check_seed("permuted", seed)
+    seed = check_made("permuted", model, sampler, seed)
+    module = model.module
     legend = module.legend()
     arrays = {n: x if x.dtype.kind in "bi" else x.astype(float) for n, x in module.arrays().items()}
     for octaves in (OCTAVES, 0):

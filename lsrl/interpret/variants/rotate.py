@@ -14,12 +14,13 @@ from typing import Literal, get_args
 import numpy as np
 import scipy.linalg
 
+from lsrl import arguments
 from lsrl.backends import registry
 from lsrl.backends.axes import Part
 from lsrl.circuit import Channel, Circuit
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.variants.base import check_seed, variant
+from lsrl.interpret.variants.base import check_made, variant
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 
@@ -44,7 +45,7 @@ def rotated(
       InputError: another target; a stream of fewer than five channels, which has no block of four
         beside its constant; a model whose stream was changed already (rotate first, then permute).
     """
-    rng = np.random.default_rng(check_seed("rotated", seed))
+    rng = np.random.default_rng(check_made("rotated", model, sampler, seed))
     module = model.module
     legend = module.legend()
     stream = legend.stream
@@ -53,8 +54,7 @@ def rotated(
             f"rotated: {model.target} has no residual stream to rotate; choose mamba or griffin, "
             "or hide the units of other targets with permuted"
         )
-    if basis not in get_args(Basis):
-        raise InputError(f"rotated: basis is 'hadamard' or 'random', got {basis!r}")
+    arguments.choice("rotated: basis", basis, get_args(Basis))
     changed = {name for name, _ in model.card.steps} if model.card else set()
     if changed & {"permuted", "rotated", "noised", "soft", "trained"}:
         raise InputError(

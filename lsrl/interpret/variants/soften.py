@@ -22,12 +22,11 @@ continuous values stay sharp.
 
 from dataclasses import replace
 
-import numpy as np
-
+from lsrl import arguments
 from lsrl.backends import registry
 from lsrl.errors import InputError
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.variants.base import variant
+from lsrl.interpret.variants.base import check_made, variant
 from lsrl.model import Model
 
 # The least pre-activation of a saturated gate at temperature 1.
@@ -47,8 +46,8 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
       InputError: another target, a temperature that is no positive number, or a network that was
         changed already (soften first, then permute).
     """
-    if not isinstance(temperature, int | float) or not 0 < temperature < np.inf:
-        raise InputError(f"soft: temperature must be a positive number, got {temperature!r}")
+    check_made("soft", model, sampler)
+    arguments.real("soft: temperature", temperature, above=True)
     changed = [name for name, _ in model.card.steps] if model.card else []
     if set(changed) - {"padded", "merged"}:
         raise InputError(

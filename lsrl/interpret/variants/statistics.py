@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from lsrl import arguments
 from lsrl.errors import InputError
 from lsrl.interpret.interventions import wiring_of
 from lsrl.ir.numbers import Array
+from lsrl.ir.types import check_inputs
 from lsrl.model import Model
 
 # Below and above these a gate counts as shut and open.
@@ -31,6 +33,8 @@ def statistics(model: Model, inputs: Sequence[Array]) -> dict[str, float]:
     Raises:
       InputError: another target.
     """
+    arguments.instance("statistics", model, Model, "lsrl.compile")
+    inputs, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
     arrays = {n: a.astype(np.float64) for n, a in model.module.arrays().items()}
     _, hooks = wiring_of(model).run(inputs, hooks=True)
     hooks = [hook.astype(np.float64) for hook in hooks]

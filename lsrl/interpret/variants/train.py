@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from lsrl import arguments, schema, storage
 from lsrl.backends.hooks import Parameters
 from lsrl.card import Card, Measured
 from lsrl.circuit import Circuit
@@ -33,7 +33,7 @@ from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.interpret.causal import CausalResult, Sampler, causal_test
 from lsrl.interpret.interventions import wiring_of
-from lsrl.interpret.variants.base import check_seed, random_sampler, variant
+from lsrl.interpret.variants.base import check_made, random_sampler, variant
 from lsrl.interpret.variants.fresh import AMPLITUDE, grouped
 from lsrl.interpret.variants.lessons import Examples, examples
 from lsrl.interpret.variants.statistics import statistics
@@ -41,6 +41,7 @@ from lsrl.interpret.wiring import Prepared
 from lsrl.ir.numbers import Array
 from lsrl.model import Alteration, Model
 from lsrl.noise.wrong import allowed_error
+from lsrl.schema import FieldError, Reader
 
 # The share of causal tests that a trained model must pass.
 PASSES = 0.95
@@ -87,13 +88,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name in ("steps", "batch", "units", "length", "rows", "keep"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"trained: {name} must be an int >= 1, got {value!r}")
+            arguments.count(f"trained: {name}", getattr(self, name))
         for name in ("rate", "interchange", "code", "held", "noise", "enough"):
-            value = getattr(self, name)
-            if not np.isfinite(value) or value < 0:
-                raise InputError(f"trained: {name} must be a finite number >= 0, got {value!r}")
+            arguments.real(f"trained: {name}", getattr(self, name))
 
     @property
     def natural(self) -> bool:
@@ -175,6 +172,9 @@ class Training:
         Raises:
           InputError: as for `trained`.
         """
+        check_made("trained", model, sampler)
+        if recipe is not None:
+            arguments.instance("trained: recipe", recipe, Recipe, "Recipe(...)")
         _check(model)
         self.model, self.recipe = model, recipe or Recipe()
         self.sampler = sampler or random_sampler(model.program, self.recipe.length)
@@ -201,7 +201,8 @@ class Training:
         report: Callable[[Progress], None] | None = None,
     ) -> Trained:
         """Train one network; arguments and errors are those of `trained`."""
-        check_seed("trained", seed)
+        check_made("trained", self.model, self.sampler, seed)
+        arguments.function("trained: report", report, "the progress")
         model, recipe = self.model, self.recipe
         network = model.module.untrained(self.circuit.units, seed)
         parameters, progress = self._fit(network.parameters(), seed, checkpoint, report)
@@ -375,15 +376,30 @@ def _resumed(path: str | os.PathLike[str] | None, title: str, held: Held) -> tup
     if path is None or not Path(path).exists():
         return Progress(0, float("inf"), 0.0), held
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["lsrl"])
-            leaves = [file.get_tensor(name) for name in sorted(file.keys())]
-        if header["format"] != FORMAT or header["training"] != title:
+        metadata, arrays = storage.read_arrays(path)
+        header = _HEADER(schema.parse(metadata.get("lsrl", "")))
+        if header["training"] != title:
             raise FormatError(
                 f"{path}: a checkpoint of another training: expected {title}, got "
-                f"{header.get('training')}; name another file"
+                f"{header['training']}; name another file"
             )
-        arrays = jax.tree.unflatten(jax.tree.structure(held), [jnp.asarray(x) for x in leaves])
-        return Progress(*header["progress"]), arrays
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: expected a checkpoint of a training, got {error!r}") from error
+        leaves, known = [arrays[name] for name in sorted(arrays)], jax.tree.leaves(held)
+        kinds, wanted = ([(x.shape, f"{x.dtype}") for x in each] for each in (leaves, known))
+        if kinds != wanted:
+            raise FieldError(f"{len(wanted)} arrays, as they are", schema.shown(kinds), "arrays")
+        restored = jax.tree.unflatten(jax.tree.structure(held), [jnp.asarray(x) for x in leaves])
+        return cast(Progress, header["progress"]), restored
+    except FieldError as error:
+        raise FormatError(f"{path}: expected a checkpoint of a training: {error}") from error
+
+
+def _progress(value: object) -> Progress:
+    step, loss, passed = schema.paired(schema.integer(0), schema.number(), schema.number(0.0, 1.0))(
+        value
+    )
+    return Progress(step, loss, passed)  # type: ignore[arg-type]
+
+
+_HEADER: Reader[dict[str, object]] = schema.record(
+    {"format": schema.one_of(FORMAT), "training": schema.text, "progress": _progress}
+)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lsrl.backends.axes import Legend
 from lsrl.interpret.causal import Sampler
-from lsrl.interpret.variants.base import variant
+from lsrl.interpret.variants.base import check_made, variant
 from lsrl.interpret.variants.permute import Arrays, Move, moved, moved_circuit
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
@@ -31,6 +31,7 @@ def trimmed(model: Model, *, sampler: Sampler | None = None) -> Model:
     Returns:
       The smaller network; `model` itself where layers have no units to spare, as stock cells.
     """
+    check_made("trimmed", model, sampler)
     module = model.module
     legend, arrays = module.legend(), module.arrays()
     used = _used(model, legend, arrays)

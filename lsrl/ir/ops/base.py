@@ -93,7 +93,7 @@ class Op(ABC):
             parts = value if isinstance(value, tuple) else (value,)
             for part in parts if field.name not in ("low", "high") else ():  # promises
                 if isinstance(part, float | Matrix):
-                    yield part.csr.data if isinstance(part, Matrix) else np.array([part])
+                    yield part.data if isinstance(part, Matrix) else np.array([part])
 
     @abstractmethod
     def width_of(self, widths: Sequence[int]) -> int:

@@ -93,7 +93,7 @@ class Lookup(Pointwise):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Some row of the table."""
-        return bounds.table_facts(self.table.dense())
+        return bounds.table_facts(self.table)
 
     def value(self, operands: Operands, extent: Extent) -> Array:
         """Rows picked by id."""
@@ -200,7 +200,7 @@ class Step(Pointwise):
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """The slope times x, plus the shift."""
         value = operands[0]
-        weight = Matrix(np.diag(np.full(value.width, self.slope)))
+        weight = Matrix.diagonal(np.full(value.width, self.slope))
         return bounds.affine_sums([weight], np.full(value.width, self.shift), [value])
 
     def value(self, operands: Operands, extent: Extent) -> Array:

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from lsrl.errors import ShapeError
-from lsrl.ir import bounds
+from lsrl.ir import bounds, recurrence
 from lsrl.ir import groups as exclusion
 from lsrl.ir.arithmetic import Values
 from lsrl.ir.bounds import Facts, Sums
@@ -43,7 +43,7 @@ class Periodic(Stateful):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Some row that comes up within the tokens."""
-        return bounds.table_facts(self.table.dense()[:tokens])
+        return bounds.table_facts(self.table, tokens)
 
     def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
         """Once every row was there."""
@@ -140,7 +140,9 @@ class StateOp(Stateful):
 
 
 def _square(name: str, matrix: Matrix, initial: Values, widths: Sequence[int]) -> int:
-    if len(widths) != 1 or matrix.rows != matrix.columns or matrix.rows != widths[0]:
+    if len(widths) != 1:
+        raise ShapeError(f"{name}: expected one operand, got widths {widths}")
+    if matrix.rows != matrix.columns or matrix.rows != widths[0]:
         raise ShapeError(
             f"{name}: expected A of shape ({widths[0]}, {widths[0]}) for an operand of width "
             f"{widths[0]}, got ({matrix.rows}, {matrix.columns})"
@@ -230,18 +232,18 @@ class LinearState(StateOp):
 
     def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
         """Σ_{t < tokens} A^t u + A^t initial."""
-        return bounds.linear_state_facts(
+        return recurrence.linear_state_facts(
             self.transition, np.array(self.initial), operands[0], tokens
         )[0]
 
     def settled(self, operands: Sequence[Facts], tokens: int) -> bool:
-        """A decay, registers, or what nothing enters; see `bounds.Reach`."""
+        """A decay, registers, or what nothing enters; see `recurrence.Reach`."""
         start = np.array(self.initial)
-        return bounds.linear_state_settles(self.transition, start, operands[0], tokens)
+        return recurrence.linear_state_settles(self.transition, start, operands[0], tokens)
 
     def sums(self, operands: Sequence[Facts], tokens: int) -> Sums:
         """Every partial sum of the state, in any order."""
-        return bounds.linear_state_facts(
+        return recurrence.linear_state_facts(
             self.transition, np.array(self.initial), operands[0], tokens
         )[1]
 
@@ -282,7 +284,7 @@ class SelectiveState(StateOp):
         if self.overwrites:
             return _written(update, self.initial)
         start = np.array(self.initial)
-        grown, _ = bounds.linear_state_facts(
+        grown, _ = recurrence.linear_state_facts(
             Matrix.identity(update.width), np.zeros(update.width), update, tokens
         )
         low = np.minimum(start, 0.0) + np.minimum(grown.low, update.low)

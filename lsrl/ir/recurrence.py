@@ -1,0 +1,304 @@
+"""Bounds of linear recurrences s_t = A s_{t-1} + u_t: how far they get within their tokens."""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from lsrl.ir.bounds import (
+    Facts,
+    Sums,
+    constant_facts,
+    facts,
+    interval_ends,
+    lowest_bit_of_step,
+    pairwise_grid,
+    shared_grid,
+    widen,
+)
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.structure import is_diagonal
+
+# Past this many steps a recurrence with no closed form is bounded by repeated squaring.
+MAX_UNROLLED_STEPS = 4096
+# A power of a decaying matrix that adds next to nothing any more.
+NEGLIGIBLE = 2.0**-60
+
+
+class Reach(NamedTuple):
+    """How far a linear recurrence gets within its tokens."""
+
+    low: Array  # (width,)
+    high: Array  # (width,)
+    magnitude: (
+        Array  # (width,) bound on Σ_k |A^k| |u| + |A^t| |initial|: every partial sum, any order
+    )
+    halvings: float  # how much finer the state's grid is than its terms': the least entry of A^k
+    settled: bool = False  # whether the same holds after any greater number of tokens
+
+
+def linear_state_facts(
+    transition: Matrix, initial: Array, update: Facts, tokens: int
+) -> tuple[Facts, Sums]:
+    """Facts and condition P1 of s_t = A s_{t-1} + u_t for t < tokens, s_{-1} = initial.
+
+    Args:
+      transition: A, (width, width).
+      initial: (width,).
+      update: facts of u.
+      tokens: number of tokens, at least 1.
+    """
+    reach = _reach(transition, initial, update, tokens)
+    start = constant_facts(initial)
+    # Channels of a coupled state mix, so the state shares one grid; uncoupled channels keep theirs.
+    step = pairwise_grid(update.step, start.step)
+    if not is_diagonal(transition):
+        step = np.full(len(initial), shared_grid(step))
+    if not transition.is_integer:
+        step = np.where(np.isinf(step), step, step * reach.halvings)
+    grid = lowest_bit_of_step(Facts(initial, initial, step))
+    result = facts(reach.low, reach.high, step)
+    magnitude = _row_magnitude(transition, initial, update, reach)
+    turning = not update.magnitude.any() and _is_permutation(transition)
+    if turning and np.count_nonzero(initial) == 1:
+        # One nonzero value goes round, and where it stands no other stands.
+        root = "ring", transition, initial.tobytes()
+        result = replace(result, groups=((root, np.arange(len(initial))),))
+    return result, Sums(magnitude, grid)
+
+
+def linear_state_settles(transition: Matrix, initial: Array, update: Facts, tokens: int) -> bool:
+    """Whether what `linear_state_facts` tells of some tokens holds at every greater number."""
+    return _reach(transition, initial, update, tokens).settled
+
+
+def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
+    """The terms of A s + u before they cancel, where a row has several states or scales one."""
+    size = np.maximum(np.abs(initial), np.maximum(np.abs(reach.low), np.abs(reach.high)))
+    terms = abs(transition.csr) @ size + update.magnitude
+    plain = abs(transition.csr).sum(axis=1) <= 1
+    return np.where(plain, reach.magnitude, np.maximum(reach.magnitude, terms))
+
+
+def _is_permutation(matrix: Matrix) -> bool:
+    return (
+        matrix.nonzeros == matrix.rows == matrix.columns
+        and bool((np.diff(matrix.indptr) == 1).all())
+        and bool((matrix.data == 1).all())
+        and len(np.unique(matrix.indices)) == matrix.rows
+    )
+
+
+def _reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    # The passes ask for the same state again and again.
+    return _cached_reach(
+        transition, initial.tobytes(), update.low.tobytes(), update.high.tobytes(), tokens
+    )
+
+
+@lru_cache(maxsize=512)
+def _cached_reach(
+    transition: Matrix, initial_bytes: bytes, low: bytes, high: bytes, tokens: int
+) -> Reach:
+    initial = np.frombuffer(initial_bytes)
+    update = facts(np.frombuffer(low), np.frombuffer(high), np.zeros(len(initial)))
+    if transition.is_identity:
+        return _identity_reach(initial, update, tokens)
+    if _is_permutation(transition) or _is_shift(transition):
+        return _selection_reach(transition, initial, update, tokens)
+    return _general_reach(transition, initial, update, tokens)
+
+
+def _is_shift(matrix: Matrix) -> bool:
+    """Rows that each pick at most one earlier channel: registers, which forget in the end."""
+    return (
+        bool((matrix.data == 1).all())
+        and bool((np.diff(matrix.indptr) <= 1).all())
+        and bool((matrix.indices < matrix.entry_rows()).all())
+    )
+
+
+def _ends(initial: Array, update: Facts) -> Array:
+    """(width,) the grid of the ends of the intervals that a state starts with and takes in."""
+    return np.minimum(lowest_bit(initial), interval_ends(update).step)
+
+
+def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
+    low = initial + np.minimum(update.low, tokens * update.low)
+    high = initial + np.maximum(update.high, tokens * update.high)
+    magnitude = np.abs(initial) + _multiple(tokens, update.magnitude)
+    low, high = widen(low, high, Sums(magnitude, _ends(initial, update)))
+    return Reach(low, high, magnitude, 1.0, not update.magnitude.any())
+
+
+def _multiple(count: int, values: Array) -> Array:
+    """A count times each value, not below the truth where float64 rounds the product."""
+    product = count * values
+    for i in np.flatnonzero(np.isfinite(product) & (product >= 2.0**53 * lowest_bit(values))):
+        if Fraction(float(product[i])) < count * Fraction(float(values[i])):
+            product[i] = np.nextafter(product[i], np.inf)
+    return np.asarray(product)
+
+
+def _selection_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    """A^k only moves channels, so each channel gathers what comes along its chain or cycle."""
+    size = len(initial)
+    ring = _is_permutation(transition)
+    cycle = _cycle_length(transition.indices) if ring else size
+    steps = min(tokens, cycle)
+    walk = _walk(transition, initial, update, steps)
+    low, high, magnitude = walk.low, walk.high, walk.magnitude
+    if ring:
+        # Later rounds add the same totals again; a whole round more covers the remainder.
+        rounds = -(-tokens // steps) - 1
+        low = low + np.minimum(0.0, rounds * walk.total_low)
+        high = high + np.maximum(0.0, rounds * walk.total_high)
+        magnitude = magnitude + rounds * walk.total
+    low, high, magnitude = low[:size], high[:size], magnitude[:size]
+    ends = np.full(size, _ends(initial, update).min(initial=np.inf))
+    low, high = widen(low, high, Sums(magnitude, ends))
+    # A ring that nothing enters turns for ever; registers forget all that is older than they are.
+    silent = not update.magnitude.any()
+    settled = silent and tokens >= cycle if ring else tokens > size
+    return Reach(low, high, magnitude, 1.0, settled)
+
+
+class _Walk(NamedTuple):
+    """What a channel meets on its way back along its chain, for some number of tokens.
+
+    Arrays have an entry a channel, and a last one that is always 0 and stands for "nothing comes".
+    """
+
+    source: Array  # where its value was before these tokens
+    total_low: Array  # the sum of the least updates on the way
+    total_high: Array
+    total: Array  # the sum of the greatest sizes of the updates
+    low: Array  # the least state after any of these tokens, at least one
+    high: Array
+    magnitude: Array
+
+    def then(self, earlier: "_Walk") -> "_Walk":
+        """This way, and another one from where it ends."""
+        low, high, size, total_low, total_high, total = (
+            values[self.source]
+            for values in (
+                earlier.low, earlier.high, earlier.magnitude,
+                earlier.total_low, earlier.total_high, earlier.total,
+            )
+        )  # fmt: skip
+        return _Walk(
+            earlier.source[self.source],
+            self.total_low + total_low,
+            self.total_high + total_high,
+            self.total + total,
+            np.minimum(self.low, self.total_low + low),
+            np.maximum(self.high, self.total_high + high),
+            np.maximum(self.magnitude, self.total + size),
+        )
+
+
+def _walk(transition: Matrix, initial: Array, update: Facts, steps: int) -> _Walk:
+    """The way of `steps` tokens, put together of ways of 1, 2, 4, … tokens."""
+    size = len(initial)
+    source = np.full(size + 1, size)
+    source[transition.entry_rows()] = transition.indices
+    start, low, high, most = (
+        np.append(values, 0.0) for values in (initial, update.low, update.high, update.magnitude)
+    )
+    came = start[source]
+    double = _Walk(source, low, high, most, came + low, came + high, np.abs(came) + most)
+    found: _Walk | None = None
+    while steps:
+        if steps & 1:
+            found = double if found is None else found.then(double)
+        steps >>= 1
+        double = double.then(double) if steps else double
+    return double if found is None else found
+
+
+def _cycle_length(source: Array) -> int:
+    """Least common multiple of the cycle lengths of a permutation."""
+    from scipy.sparse import csgraph, csr_array
+
+    size = len(source)
+    graph = csr_array((np.ones(size), (np.arange(size), source)), (size, size))
+    _, labels = csgraph.connected_components(graph, directed=False)
+    return math.lcm(*(int(count) for count in np.bincount(labels)))
+
+
+def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    """Sum the hulls of A^k u one power at a time while the powers change, else bound by |A|."""
+    size = len(initial)
+    power = np.eye(size)
+    moved = initial.copy()
+    matrix = transition.csr
+    total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
+    low, high, magnitude = np.full(size, np.inf), np.full(size, -np.inf), np.zeros(size)
+    exact, smallest, settled, farthest = True, 1.0, False, np.abs(initial).max(initial=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(tokens):
+            if step >= MAX_UNROLLED_STEPS:
+                return _squared_reach(transition, initial, update, tokens)
+            moved = matrix @ moved
+            positive, negative = np.maximum(power, 0.0), np.minimum(power, 0.0)
+            added_low = positive @ update.low + negative @ update.high
+            added_high = positive @ update.high + negative @ update.low
+            added = np.abs(power) @ update.magnitude
+            total_low, total_high = total_low + added_low, total_high + added_high
+            total = total + added
+            low = np.minimum(low, moved + total_low)
+            high = np.maximum(high, moved + total_high)
+            magnitude = np.maximum(magnitude, np.abs(moved) + total)
+            farthest = max(farthest, np.abs(moved).max())
+            bits = lowest_bit(power)
+            smallest = min(smallest, float(bits.min()))
+            exact = exact and np.abs(power).max() <= 2.0**52 * bits.min()
+            if not np.isfinite(magnitude).all():
+                return Reach(np.full(size, -np.inf), np.full(size, np.inf), magnitude, 0.0)
+            power = matrix @ power
+            if not power.any() and not (matrix @ moved).any():
+                settled = True
+                break
+            if np.abs(power).max() < NEGLIGIBLE:
+                # Every later round of as many tokens adds at most this share of all that came in.
+                share = 2 * float(np.abs(power).sum(axis=1).max())
+                slack = share * (float(total.max(initial=0.0)) + farthest)
+                return Reach(low - slack, high + slack, magnitude + slack, 0.0, True)
+    ends = smallest * _ends(initial, update).min(initial=np.inf) if exact else 0.0
+    low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
+    return Reach(low, high, magnitude, smallest if exact else 0.0, settled)
+
+
+def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
+    """Bound Σ_{k<tokens} |A|^k |u| and |A|^t |initial| by repeated squaring of I + |A| + …."""
+    absolute = np.abs(transition.dense())
+    size = len(initial)
+    partial, power = np.zeros((size, size)), np.eye(size)
+    square_sum, square = np.eye(size), absolute
+    remaining = tokens
+    with np.errstate(over="ignore", invalid="ignore"):
+        while remaining:
+            if remaining & 1:
+                partial = partial + power @ square_sum
+                power = power @ square
+            square_sum, square = square_sum + square @ square_sum, square @ square
+            remaining >>= 1
+        carried = (np.eye(size) + partial @ absolute) @ np.abs(initial)
+        magnitude = partial @ update.magnitude + carried
+        # What later tokens add is in proportion to what is left of the first.
+        share = float(power.sum(axis=1).max(initial=0.0))
+        settled = share < 2.0**-42 and bool(np.isfinite(magnitude).all())
+        if settled:
+            magnitude = magnitude + 2 * share * magnitude.max(initial=0.0)
+    magnitude = np.where(np.isfinite(magnitude), magnitude * (1 + 2.0**-40), np.inf)
+    low, high = -magnitude, magnitude.copy()
+    nonnegative = bool((transition.data >= 0).all()) and bool((initial >= 0).all())
+    if nonnegative:
+        # Every term has the sign of the update, so one side of the interval is closed by zero.
+        low = np.where((update.low >= 0).all(), 0.0, low)
+        high = np.where((update.high <= 0).all() and not initial.any(), 0.0, high)
+    return Reach(low, high, magnitude, 1.0 if transition.is_integer else 0.0, settled)

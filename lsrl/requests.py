@@ -1,0 +1,141 @@
+"""What a model is asked to run: inputs, states and lengths, checked before a network sees them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, get_type_hints
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lsrl import arguments
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import Token, check_inputs
+from lsrl.language.program import Program
+from lsrl.state import State
+
+# Tokens that one call generates at most: networks count in int32.
+MOST_STEPS = 2**31 - 1
+
+
+class RunOptions(TypedDict, total=False):
+    """Of `Model.run`; see there."""
+
+    state: State | None
+    check: bool
+    chunk: int | None
+    mesh: jax.sharding.Mesh | None
+    beyond_certificate: bool
+
+
+_OPTIONS = (*get_type_hints(RunOptions), "return_state")
+
+
+def check_run(
+    program: Program,
+    unknown: Mapping[str, object],
+    chunk: int | None,
+    state: State | None,
+    *,
+    check: bool,
+    **flags: bool,
+) -> None:
+    """Refuse options of a run that make no sense, whatever the inputs are.
+
+    Raises:
+      InputError: says which, and what they can be.
+    """
+    arguments.no_keywords("run", unknown, program.inputs, _OPTIONS)
+    for name, value in {"check": check, **flags}.items():
+        arguments.flag(f"run: {name}", value)
+    if chunk is not None:
+        arguments.count("run: chunk", chunk)
+    if check and state is not None:
+        raise InputError(
+            "run: check=True evaluates whole sequences, and a state has only their end; "
+            "run what came before it too, or leave out check"
+        )
+
+
+def check_end(what: str, program: Program, state: State | None, tokens: int, more: int) -> int:
+    """How many tokens are read in all; refuses more than the program declares.
+
+    Args:
+      what: is done.
+      program: that runs.
+      state: to go on from.
+      tokens: of the inputs.
+      more: tokens that the program's own outputs are; the last of them is not read.
+    """
+    position = 0 if state is None else state.position
+    length, limit = position + tokens + max(more - 1, 0), program.max_length
+    if limit is not None and length > limit:
+        read = "" if state is None else f"after {position} tokens, "
+        wanted = f"{tokens}{f' + {more}' if more else ''}"
+        raise InputError(
+            f"{what}: {read}{wanted} tokens exceed max_length={limit}; declare a larger one in "
+            "@lsrl.program"
+        )
+    return length
+
+
+def check_certified(
+    what: str, program: Program, target: str, length: int, certified: int | None
+) -> None:
+    """Refuse to read more tokens than the certificate speaks of."""
+    if certified is not None and length > certified:
+        raise InputError(
+            f"{what}: {length} tokens, and the certificate speaks of {certified}: what "
+            f"{program.name!r} adds up on {target} grows with the length; declare "
+            "@lsrl.program(max_length=...) and compile again, or pass beyond_certificate=True "
+            "to run on without a proof"
+        )
+
+
+def check_generates(program: Program) -> None:
+    """Refuse programs whose outputs are no inputs for them."""
+    sizes = [kind.size if isinstance(kind, Token) else 0 for kind in program.inputs.values()]
+    out = program.output_type
+    if len(sizes) != 1 or out is None or out.size > sizes[0]:
+        raise InputError(
+            f"generate needs one Token input and a Token output that is not larger, got "
+            f"{program!r}; annotate the function with -> lsrl.Token(n)"
+        )
+
+
+def one_token(
+    program: Program, state: State, inputs: Sequence[ArrayLike], unknown: Mapping[str, object]
+) -> list[Array]:
+    """The inputs of a step, as arrays (batch, 1[, width]).
+
+    Raises:
+      InputError: they are of other types, or not one token for each sequence of the state.
+    """
+    if unknown:
+        arguments.no_keywords("step", unknown, program.inputs, ("beyond_certificate",))
+    limit, axis = program.max_length, 0 if state.batch is None else 1
+    if limit is not None and state.position >= limit:
+        raise InputError(
+            f"step {state.position}: the program declares max_length={limit} tokens; declare a "
+            "larger one"
+        )
+    names = [*program.inputs, *(len(inputs) - len(program.inputs)) * "?"]
+    given = [
+        arguments.array(f"step: input {name!r}", value)
+        for name, value in zip(names, inputs, strict=False)
+    ]
+    timed = [value[(slice(None),) * min(axis, value.ndim) + (None,)] for value in given]
+    fits = all(
+        array.ndim == 1 + axis + (0 if isinstance(kind, Token) else 1)
+        for kind, array in zip(program.inputs.values(), timed, strict=False)
+    )
+    if fits or len(given) != len(program.inputs):
+        arrays, _ = check_inputs(program.inputs, timed, limit)
+        fits = arrays[0].shape[:2] == (state.batch or 1, 1)
+    if not fits:
+        wanted = "one token" if state.batch is None else f"{state.batch} tokens, one a sequence"
+        raise InputError(
+            f"step: expected {wanted}, got shapes {[np.shape(value) for value in given]}; "
+            "init_state(batch=...) sets the number of sequences"
+        )
+    return arrays

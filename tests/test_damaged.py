@@ -1,0 +1,434 @@
+"""Files that are damaged, or made to harm: each is refused by name, or is read as it says.
+
+An honest file of every format is changed in many ways: cut, bits turned over, one field of its JSON
+or one of its arrays changed, with the checksum made right again. Whatever comes of it, a reader
+raises FormatError, or gives what the file says to the letter, and takes little memory for it.
+"""
+
+import json
+import math
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save as to_safetensors
+
+import lsrl
+from lsrl import storage, torch_folder
+from lsrl.backends import registry
+from lsrl.errors import FormatError, InputError
+from lsrl.interpret import Circuit, variants
+from lsrl.proof import NOT_COMPILED
+from lsrl.stability.store import read_rows, write_rows
+from lsrl.suite import manifest
+from tests.plain_target import Plain
+
+# What a hostile file may say in place of any value.
+DEEP = "\ud7ffdeep"  # stands for what json.dumps can't write
+HOSTILE: tuple[object, ...] = (
+    None, True, False, 0, -1, 1, 3, 2**31, 10**12, 2**63, 10**30, 10**400, 0.5, 1e300, math.nan,
+    math.inf, -math.inf, "", "x", "y" * 10_000, "\ud800", "../../etc/passwd", [], [[[[]]]], [0, 1],
+    {}, {"vector": 10**9, "low": 0, "high": 1}, {"token": 10**12}, DEEP,
+)  # fmt: skip
+# What a load may take, beside four times the honest file.
+ROOM = 32 << 20
+PROGRAM = lsrl.programs.majority(max_length=10)
+
+
+class Format(NamedTuple):
+    """A format of files.
+
+    Attributes:
+      read: what a path holds, as plain data; FormatError if nothing.
+      file: of the folder, the one that is cut and flipped; "" where it is no folder.
+      said: the JSON data of a path, and its arrays.
+      write: writes such data and arrays to a path, with the checksum made right.
+      unread: fields that are said for those who read the file themselves.
+    """
+
+    read: Callable[[Path], Any]
+    said: Callable[[Path], tuple[Any, dict[str, np.ndarray]]]
+    write: Callable[[Path, Any, dict[str, np.ndarray]], None]
+    files: tuple[str, ...] = ("",)
+    unread: frozenset[str] = frozenset()
+
+
+# ---------------------------------------------------------------- the formats
+
+
+def text_of(data: Any) -> str:
+    return json.dumps(data).replace(json.dumps(DEEP), "[" * 100_000 + "]" * 100_000)
+
+
+def said_in_model(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["lsrl"].partition(" ")[2])
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def write_model(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
+    text = text_of(data)
+    path.write_bytes(to_safetensors(arrays, {"lsrl": f"{storage._checksum(text, arrays)} {text}"}))
+
+
+def read_model(path: Path) -> Any:
+    """What a loaded model writes when it is saved again."""
+    model = lsrl.load(path)
+    again = path.with_name("again.lsrl")
+    model.save(again)
+    header, arrays = said_in_model(again)
+    alteration = header.get("alteration", {})
+    if NOT_COMPILED in str(model.certificate):
+        alteration.pop("certificate", None)  # it says that something was changed
+    alteration.pop("weights", None)
+    return header, arrays
+
+
+def said_in_folder(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    weights = path / torch_folder.WEIGHTS
+    with safe_open(weights, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return json.loads((path / torch_folder.CONFIG).read_text()), arrays
+
+
+def write_folder(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
+    content = to_safetensors(arrays, {"format": "pt"})
+    (path / torch_folder.WEIGHTS).write_bytes(content)
+    text = text_of(data)
+    try:
+        known = json.loads(text)
+        if isinstance(known, dict) and "checksum" in known:
+            text = text_of({**data, "checksum": torch_folder.checksum(known, content)})
+    except (RecursionError, ValueError):
+        pass  # JSON that says nothing has no checksum
+    (path / torch_folder.CONFIG).write_text(text)
+
+
+def read_folder(path: Path) -> Any:
+    module = lsrl.load_torch(path)
+    return dict(module.config), {n: x.numpy() for n, x in module.state_dict().items()}
+
+
+def said_in_json(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    return json.loads(path.read_text()), {}
+
+
+def write_json(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
+    path.write_text(text_of(data))
+
+
+def read_circuit(path: Path) -> Any:
+    return json.loads(Circuit.load(path).to_json()), {}
+
+
+def read_manifest(path: Path) -> Any:
+    return json.loads(manifest.read_manifest(path.parent).to_json()), {}
+
+
+COLUMNS = ("program", "target", "level", "share")
+
+
+def said_in_part(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    rows = path.read_text().splitlines()
+    return [row.split(",") for row in rows], {}
+
+
+def write_part(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Rows as they stand: whatever is no list of texts becomes a text of its own."""
+    rows = data if isinstance(data, list) else [data]
+    cells = [row if isinstance(row, list) else [row] for row in rows]
+    lines = [",".join(x if isinstance(x, str) else text_of(x) for x in row) for row in cells]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(errors="surrogatepass"))
+
+
+def read_part(path: Path) -> Any:
+    return [list(COLUMNS), *(list(row.values()) for row in read_rows(path, COLUMNS))], {}
+
+
+MODEL = Format(read_model, said_in_model, write_model, unread=frozenset({
+    "lsrl", "labels", "certificate",
+}))  # fmt: skip
+FORMATS = {
+    "model": MODEL,
+    "torch": Format(
+        read_folder, said_in_folder, write_folder, (torch_folder.CONFIG, torch_folder.WEIGHTS)
+    ),
+    "circuit": Format(read_circuit, said_in_json, write_json),
+    "manifest": Format(read_manifest, said_in_json, write_json),
+    "part": Format(read_part, said_in_part, write_part),
+}
+
+
+@lsrl.program(max_length=20)
+def mixed(t: lsrl.Token(3), x: lsrl.Vector(2, low=-1, high=1, step=0.5)) -> lsrl.Token(9):
+    """With every kind of field: tables, matrices, states, delays, names, bounds."""
+    table = lsrl.lookup(t, [[1, 0], [0, 1], [0.5, 0.25]])
+    few = lsrl.bound(lsrl.cumsum(x[0] >= 0), 0, 5, keeper="prompt")
+    kept = lsrl.delay(t, 2, initial=1) + lsrl.periodic([[1], [0]])
+    return lsrl.relu(few + kept - (table[0] >= 1))
+
+
+def _write_manifest(path: Path) -> None:
+    row = manifest.ProgramRecord("p", "memory", "memory/p", "copy", {"k": [2, "a"]}, ("x", "y"))
+    model = manifest.ModelRecord(
+        "p", "memory", "lstm", "plain", "memory/p/lstm/plain", True, None, 2, 5, 90, 40, {"a": 0.5}
+    )
+    whole = manifest.Manifest(
+        1, {"lsrl": "1"}, "c0", {"memory/p/unit.json": "ab"}, (row,), (model, model),
+        (manifest.Refusal("p", "gru", "plain", "why"),),
+    )  # fmt: skip
+    path.write_text(whole.to_json())
+
+
+def _compiled(program: lsrl.Program, target: str, **options: Any) -> lsrl.Model:
+    return lsrl.compile(program, target, **options)
+
+
+def make_all(folder: Path) -> dict[str, tuple[str, Path]]:
+    """An honest file or several of every format: by name its format and its path."""
+    with registry.registered(Plain()):
+        models = {
+            "linear_rnn": _compiled(mixed, "linear_rnn"),
+            "lstm": _compiled(PROGRAM, "lstm"),
+            "mamba": _compiled(PROGRAM, "mamba"),
+            "altered": variants.permuted(_compiled(PROGRAM, "gru", inspectable=True), seed=1),
+            "sparse": _compiled(PROGRAM, "plain"),
+        }
+        found = {}
+        for name, model in models.items():
+            path = folder / name / "model.lsrl"
+            path.parent.mkdir()
+            model.save(path)
+            found[name] = ("model", path)
+        models["lstm"].export("torch", folder / "torch")
+        models["altered"].circuit.save(folder / "circuit.json")
+    (folder / "suite").mkdir()
+    _write_manifest(folder / "suite" / manifest.NAME)
+    rows = [dict(zip(COLUMNS, ("majority", "lstm", 0.5, k), strict=True)) for k in range(6)]
+    write_rows(folder / "part.csv", COLUMNS, rows)
+    return found | {
+        "torch": ("torch", folder / "torch"),
+        "circuit": ("circuit", folder / "circuit.json"),
+        "manifest": ("manifest", folder / "suite" / manifest.NAME),
+        "part": ("part", folder / "part.csv"),
+    }
+
+
+# ---------------------------------------------------------------- damage
+
+Path_ = tuple[str | int, ...]
+
+
+def places_of(data: Any, at: Path_ = ()) -> Iterator[Path_]:
+    """Every value of JSON data, containers too."""
+    yield at
+    if isinstance(data, dict | list):
+        for key, one in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from places_of(one, (*at, key))
+
+
+def put(data: Any, at: Path_, change: Callable[[Any, Any], Any]) -> Any:
+    """The data with one entry changed: `change` takes a container and a key, in place."""
+    whole = [json.loads(json.dumps(data))]
+    inside: Any = whole
+    for key in (0, *at)[:-1]:
+        inside = inside[key]
+    change(inside, (0, *at)[-1])
+    return whole[0] if whole else None
+
+
+def changes_of(value: object) -> list[Callable[[Any, Any], Any]]:
+    """What may become of an entry: another value, none, a further one."""
+
+    def replaced(other: object) -> Callable[[Any, Any], Any]:
+        return lambda inside, key: inside.__setitem__(key, other)
+
+    def extended(inside: Any, key: Any) -> None:
+        if isinstance(inside[key], dict):
+            inside[key]["further"] = 1
+        else:
+            inside[key] = [inside[key], inside[key]]
+
+    def doubled(inside: Any, key: Any) -> None:
+        if isinstance(inside[key], list) and inside[key]:
+            inside[key].append(inside[key][-1])
+
+    def dropped(inside: Any, key: Any) -> None:
+        del inside[key]
+
+    numbers = isinstance(value, int | float) and not isinstance(value, bool)
+    near = [value + 1, -value, value * 1000] if numbers and math.isfinite(value) else []  # type: ignore[operator]
+    return [*map(replaced, (*HOSTILE, *near)), extended, doubled, dropped]
+
+
+def changed_arrays(
+    arrays: dict[str, np.ndarray], draw: random.Random
+) -> dict[str, np.ndarray] | None:
+    """The arrays with one that has another type or shape, other numbers, or is not there."""
+    if not arrays:
+        return None
+    found, name = dict(arrays), draw.choice(sorted(arrays))
+    array = found.pop(name)
+    bad = np.array(array)
+    if bad.size:
+        last = np.iinfo(bad.dtype).max if bad.dtype.kind in "iu" else math.nan
+        bad.reshape(-1)[draw.randrange(bad.size)] = draw.choice([last, -1, 0, 77]) if (
+            bad.dtype.kind != "b"
+        ) else draw.random() < 0.5  # fmt: skip
+    made = draw.choice(
+        [
+            None,
+            bad,
+            array.astype(np.float64),
+            array.astype(np.int64),
+            array.astype(bool),
+            array.reshape(-1),
+            array[None],
+            array.reshape(-1)[:-1],
+            np.concatenate([array.reshape(-1), array.reshape(-1)]),
+            np.zeros((0, 10**9), array.dtype),
+            np.array(1, array.dtype),
+        ]
+    )
+    if made is not None:
+        found[name if draw.random() < 0.9 else f"{name}.7"] = np.ascontiguousarray(made)
+    return found
+
+
+def damaged(format: Format, honest: Path, path: Path, draw: random.Random) -> None:
+    """Write a copy with one kind of damage, of what lies on disk or of what it says."""
+    kind = draw.choice(["cut", "flip", "field", "field", "array"])
+    data, arrays = format.said(honest)
+    if kind == "array" and (made := changed_arrays(arrays, draw)) is not None:
+        format.write(path, data, made)
+        return
+    if kind in ("field", "array"):
+        at = draw.choice(list(places_of(data)))
+        value = data
+        for key in at:
+            value = value[key]
+        format.write(path, put(data, at, draw.choice(changes_of(value))), arrays)
+        return
+    format.write(path, data, arrays)
+    file = path / draw.choice(format.files)
+    content = bytearray(file.read_bytes())
+    if kind == "cut":
+        content = content[: draw.randrange(len(content))]
+    else:
+        for _ in range(draw.choice([1, 1, 1, 8])):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    file.write_bytes(content)
+
+
+def without(data: Any, names: frozenset[str]) -> Any:
+    return {n: x for n, x in data.items() if n not in names} if isinstance(data, dict) else data
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether plain data and arrays are equal, NaN to itself; numbers by value."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return storage.same_bits(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def said_of(found: Any, data: Any) -> Any:
+    """What was found without the fields that the data lack: those have a default."""
+    if isinstance(found, dict) and isinstance(data, dict):
+        return {key: said_of(found[key], data[key]) for key in found.keys() & data.keys()}
+    if isinstance(found, list | tuple) and isinstance(data, list) and len(found) == len(data):
+        return [said_of(one, other) for one, other in zip(found, data, strict=True)]
+    return found
+
+
+def outcome(format: Format, honest: Any, path: Path) -> str:
+    """ "error", "equal" to the honest file, or "as it says": another one, read to the letter."""
+    try:
+        found, arrays = format.read(path)
+    except (FormatError, InputError):
+        return "error"
+    found = without(found, format.unread)
+    if same((found, arrays), honest):
+        return "equal"
+    data, said = format.said(path)
+    data = without(data, format.unread)
+    kind = data.get("program", {}) if isinstance(data, dict) else {}
+    if isinstance(kind, dict) and isinstance(kind.get("output_type"), int):
+        kind["output_type"] = {"token": kind["output_type"]}  # as older versions wrote it
+    if isinstance(data, dict) and "alteration" in data:
+        data["alteration"] = {
+            key: x for key, x in data["alteration"].items() if key in found["alteration"]
+        }
+    assert same((said_of(found, data), arrays), (data, said)), "it is not read as it is written"
+    return "as it says"
+
+
+def sweep(
+    kind: str, honest: Path, folder: Path, count: int, seed: int
+) -> tuple[dict[str, int], int]:
+    """How often what came of damage, and the most memory that a load took beyond its allowance."""
+    format, draw, found = FORMATS[kind], random.Random(seed), {}
+    found = dict.fromkeys(("error", "equal", "as it says"), 0)
+    data, arrays = format.read(honest)
+    known = without(data, format.unread), arrays
+    files = [honest] if honest.is_file() else list(honest.iterdir())
+    allowed, worst = 4 * sum(file.stat().st_size for file in files) + ROOM, 0
+    path = folder / honest.name
+    if honest.is_dir():
+        path.mkdir()
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            damaged(format, honest, path, draw)
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            try:
+                found[outcome(format, known, path)] += 1
+            except Exception as error:
+                error.add_note(f"{kind}, damage {number} of seed {seed}, in {path}")
+                raise
+            worst = max(worst, tracemalloc.get_traced_memory()[1] - before)
+            assert worst <= allowed, f"{kind}, damage {number} of seed {seed} took {worst} bytes"
+    finally:
+        tracemalloc.stop()
+    return found, worst
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, Path]]:
+    return make_all(tmp_path_factory.mktemp("honest"))
+
+
+@pytest.fixture(autouse=True)
+def _plain() -> Iterator[None]:
+    with registry.registered(Plain()):
+        yield
+
+
+NAMES = (
+    "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "circuit", "manifest", "part",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_files_are_refused_or_read_as_they_say(name, honest, tmp_path):
+    kind, path = honest[name]
+    found, _ = sweep(kind, path, tmp_path, 8 if kind == "model" else 40, seed=1)
+    assert found["error"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", NAMES)
+def test_many_damaged_files(name, honest, tmp_path):
+    kind, path = honest[name]
+    found, worst = sweep(kind, path, tmp_path, 500, seed=2)
+    print(f"{name}: {found}, at most {worst / 2**20:.1f} MiB")
+    assert found["error"] > 250
