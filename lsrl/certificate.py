@@ -250,6 +250,11 @@ class Analysis(ABC):
         exact = sum_is_exact(sums.magnitude, sums.grid, self.numerics.bits)
         return np.asarray((sums.magnitude == 0) | (exact & self._in_range(sums)))
 
+    def exact_sum(self, size: float, grid: float) -> bool:
+        """The same of one sum, which takes a tenth of the time."""
+        in_range = grid >= self.numerics.tiny and size <= self.numerics.largest
+        return bool(size == 0 or (in_range and size <= 2.0**self.numerics.bits * grid))
+
     def fits(self, values: Array) -> Array:
         """Which numbers the dtype holds exactly."""
         few = np.abs(values) <= 2.0**self.numerics.bits * lowest_bit(values)
@@ -295,10 +300,14 @@ class Analysis(ABC):
 
     def _failure(self, condition: Condition) -> str | None:
         sums, dtype = condition.sums, self.numerics.dtype
-        failing = np.flatnonzero(~self.exact_sums(sums))
+        if sums.magnitude.size == 1:
+            failing = np.zeros(int(not self.exact_sum(sums.magnitude.item(), sums.grid.item())))
+        else:
+            failing = np.flatnonzero(~self.exact_sums(sums))
         if len(failing):
             return self._sum_failure(condition, int(failing[0]))
-        if not (condition.composed and self.fits(condition.weights).all()):
+        weights = condition.weights
+        if not (condition.composed and (not weights.size or self.fits(weights).all())):
             return f"a weight is rounded in {dtype}"
         return condition.failure
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl import Token, Vector
+from lsrl import Token, Vector, loading, storage
 from lsrl.backends import registry
-from lsrl.errors import SizeError
+from lsrl.errors import FormatError, SizeError
 from lsrl.parameters import entries
 from lsrl.passes.pipeline import Pipeline
 from tests.plain_target import Plain
@@ -97,3 +97,46 @@ def test_what_long_delays_take_at_least_is_told_before_any_pass(target):
         lsrl.compile(endless, target)
     assert tracemalloc.get_traced_memory()[1] < 1 << 22
     tracemalloc.stop()
+
+
+def test_a_file_may_take_what_it_holds_and_no_more(tmp_path, monkeypatch):
+    """A program that is larger than the parameters beside it is refused before any of it is made.
+
+    A model whose limit was raised is loaded all the same.
+    """
+
+    @lsrl.program
+    def late(x: Token(2)):
+        return lsrl.delay(x, 40)
+
+    model = lsrl.compile(late, "linear_rnn")
+    path = tmp_path / "late.lsrl"
+    model.save(path)
+    monkeypatch.setattr(loading, "MOST_PARAMETERS", 10)
+    assert lsrl.load(path).num_parameters == model.num_parameters
+    held = storage.read(path)
+    fewer = dict(list(held.parameters.items())[:-1])
+    monkeypatch.setattr(storage, "read", lambda _: held._replace(parameters=fewer))
+    with pytest.raises(FormatError, match="would take 1,849 parameters"):
+        lsrl.load(path)
+
+
+def test_wide_programs_are_evaluated_sparse():
+    """One token at a time needs one row of a table, and a register its own slots."""
+
+    @lsrl.program
+    def wide(x: Token(3000)):
+        return lsrl.one_hot(x, 3000)
+
+    @lsrl.program
+    def window(x: Token(2)):
+        return lsrl.window_sum(x, 1000)
+
+    for program in (wide, window):
+        program.run(np.zeros((1, 2), int))  # what is kept of the graph is no matter here
+        tracemalloc.start()
+        values = program.run(np.ones((1, 2), int))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert values[0, 1].sum() == (1 if program is wide else 2)
+        assert peak < 1 << 21, peak

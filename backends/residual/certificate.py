@@ -19,7 +19,7 @@ from lsrl.backends.residual.stream import Site, Stream
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
 from lsrl.ir.bounds import Sums
 from lsrl.ir.groups import Members, greatest_total
-from lsrl.ir.numbers import lowest_bit
+from lsrl.ir.numbers import lowest_bit_of
 from lsrl.numerics import Numerics
 
 # The stream's constant channel makes the mean square of the stream this number squared.
@@ -104,12 +104,12 @@ class ResidualAnalysis(Analysis):
     # ------------------------------------------------------------ conditions
 
     def _fits(self, total: Total) -> bool:
-        return bool(self.exact_sums(_sums(total)).all())
+        return self.exact_sum(total.size, total.grid)
 
     def _lost(self, total: Total, scale: float, operations: int) -> float:
         """What sums lose below the smallest normal number, where they are held times a scale."""
-        sums = Sums(np.array(total.size), np.array(total.grid * scale))
-        return float(self.lost(sums, operations)) / scale
+        tiny = self.numerics.tiny
+        return 0.0 if total.grid * scale >= tiny else operations * tiny / scale
 
     def _scaled(
         self, node: int, layer: int, total: Total, scale: float, what: str, exact: bool = True
@@ -272,8 +272,8 @@ class ResidualAnalysis(Analysis):
         return 1.0 if channel in self.stream.snaps else self._tapped_grid(channel)
 
     def _tapped_grid(self, channel: Channel) -> float:
-        taps = float(lowest_bit(np.array(channel.taps)).min())
-        return min(self._hull(channel.row).step * taps, float(lowest_bit(channel.offset)))
+        taps = min(map(lowest_bit_of, channel.taps))
+        return min(self._hull(channel.row).step * taps, lowest_bit_of(channel.offset))
 
     def grid_of(self, channel: Channel) -> float:
         """The largest power of two that divides every value of a channel; 0 where continuous."""
@@ -288,7 +288,7 @@ class ResidualAnalysis(Analysis):
         for index, weight in terms:
             channel = site.channels[index]
             shares.append((abs(weight) * self.size_of(site, channel), self._belongs(channel)))
-            grid = min(grid, float(lowest_bit(weight)) * self.grid_of(channel))
+            grid = min(grid, lowest_bit_of(weight) * self.grid_of(channel))
             error += abs(weight) * self._errors[number, channel]
         total = Total(greatest_total(shares), grid, error)
         if not self._fits(total):
@@ -349,7 +349,7 @@ class ResidualAnalysis(Analysis):
 
         A term times a power of two is not rounded, and so a single one costs nothing.
         """
-        odd = any(abs(weight) != lowest_bit(weight) for weight in weights)
+        odd = any(abs(weight) != lowest_bit_of(weight) for weight in weights)
         roundings = max(len(weights) - 1, 0) + 2 * odd
         gamma = roundings * self.numerics.unit
         return gamma / (1 - gamma) * total.size

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Values = tuple[float, ...]
 # With more entries in some row, jax multiplies a matrix as a whole.
 MAX_TERMS = 4
+# A larger table stays sparse, and the rows that are read are made dense.
+MOST_DENSE = 1 << 20
 # Numbers from which on numpy's indexing beats its `take`.
 MANY = 1 << 11
 
@@ -149,6 +151,9 @@ class Numbers:
         """Rows of a table by number: (...) to (..., columns)."""
         if self.traced:
             return cast(Array, self.namespace.asarray(self.table(table))[places.astype(np.int32)])
+        if table.rows * table.columns > MOST_DENSE:
+            picked = table.csr[places.ravel().astype(np.int64)].toarray()
+            return self.converted(picked).reshape(*places.shape, table.columns)
         return self.table(table)[places.astype(np.int64)]
 
     def positive(self, value: Array) -> Array:

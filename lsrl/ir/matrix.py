@@ -212,7 +212,7 @@ class Matrix:
         rows = np.flatnonzero(lengths > k)
         entries = self.indptr[rows] + k
         columns, factors = self.indices[entries].astype(np.intp), self.data[entries]
-        in_order = np.array_equal(columns, np.arange(self.columns))
+        in_order = len(columns) == self.columns and np.array_equal(columns, np.arange(len(columns)))
         return Terms(
             None if len(rows) == self.rows else rows,
             None if in_order else columns,
