@@ -63,7 +63,7 @@ def test_functions_change_parameters_as_they_say(found: Measurement) -> None:
 
 
 def test_a_draw_depends_on_the_seed_and_the_name_alone() -> None:
-    keys: dict[tuple[str, float], list] = {}
+    keys: dict[tuple[str, float], list[list[int]]] = {}
 
     def noted(name, array, key, level):
         keys.setdefault((name, level), []).append(jax.random.key_data(key).tolist())
