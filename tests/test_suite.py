@@ -22,7 +22,7 @@ from lsrl import errors
 from lsrl.backends.base import StackBackend
 from lsrl.cli import app
 from lsrl.interpret import Circuit, capture
-from lsrl.suite import datasets, variants, verify
+from lsrl.suite import datasets, sampling, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
 from lsrl.suite.manifest import ModelRecord, digest, read_manifest
@@ -87,8 +87,8 @@ def test_the_suite_has_forty_programs_and_every_family():
 @pytest.mark.parametrize("program", SUITE, ids=lambda program: program.name)
 def test_data_are_right_and_tell_every_signal_apart(program):
     """Against the plain-Python reference; every signal that varies has pairs that differ in it."""
-    dataset = datasets.make_dataset(program, 1, SMALL)
-    pairs = datasets.make_counterfactuals(program, 1, pairs=4, candidates=64)
+    dataset = sampling.make_dataset(program, 1, SMALL)
+    pairs = sampling.make_counterfactuals(program, 1, pairs=4, candidates=64)
     splits = dataset.splits
     assert splits["train"].outputs.shape[1] == program.tokens
     assert ("long" in splits) == (program.long_tokens is not None)
@@ -118,7 +118,7 @@ def test_data_are_right_and_tell_every_signal_apart(program):
 
 def test_pairs_differ_in_few_other_signals():
     (program,) = programs(["flip_flop"])
-    pairs = datasets.make_counterfactuals(program, 0)
+    pairs = sampling.make_counterfactuals(program, 0)
     numbers = pairs.differs.any(axis=2).sum(axis=1)
     # A value that is ignored differs alone, besides the instruction that it stands in.
     assert numbers[pairs.pairs_of("value")[0]] == 2
@@ -131,21 +131,21 @@ def test_pairs_differ_in_few_other_signals():
 
 def test_signals_that_are_always_equal_are_told():
     (program,) = programs(["tok2tok_symbols"])
-    groups = datasets.make_dataset(program, 0, SMALL).indistinguishable()
+    groups = sampling.make_dataset(program, 0, SMALL).indistinguishable()
     # Rings of one place are what is read from them.
     assert ("query_ring", "query") in groups
     (program,) = programs(["majority"])
-    assert datasets.make_dataset(program, 0, SMALL).indistinguishable() == ()
+    assert sampling.make_dataset(program, 0, SMALL).indistinguishable() == ()
 
 
 def test_equal_seeds_give_equal_data_and_others_do_not():
     (program,) = programs(["flip_flop"])
-    first, again = (datasets.make_dataset(program, 5, SMALL) for _ in range(2))
+    first, again = (sampling.make_dataset(program, 5, SMALL) for _ in range(2))
     assert datasets.dataset_bytes(first) == datasets.dataset_bytes(again)
-    other = datasets.make_dataset(program, 6, SMALL)
+    other = sampling.make_dataset(program, 6, SMALL)
     assert (first.splits["train"].outputs != other.splits["train"].outputs).any()
     pairs = [
-        datasets.counterfactuals_bytes(datasets.make_counterfactuals(program, s)) for s in (5, 5, 6)
+        datasets.counterfactuals_bytes(sampling.make_counterfactuals(program, s)) for s in (5, 5, 6)
     ]
     assert pairs[0] == pairs[1] != pairs[2]
 
@@ -154,8 +154,8 @@ def test_equal_seeds_give_equal_data_and_others_do_not():
 @pytest.mark.parametrize("name", ["binary_adder", "gradient_step"])
 def test_data_come_back_from_their_files_as_they_were(name, tmp_path):
     (program,) = programs([name])
-    dataset = datasets.make_dataset(program, 0, SMALL)
-    pairs = datasets.make_counterfactuals(program, 0, pairs=2, candidates=32)
+    dataset = sampling.make_dataset(program, 0, SMALL)
+    pairs = sampling.make_counterfactuals(program, 0, pairs=2, candidates=32)
     path = tmp_path / "file"
     path.write_bytes(datasets.dataset_bytes(dataset))
     read = datasets.read_dataset(path)
@@ -183,7 +183,7 @@ def test_splits_are_frames_and_parquet(tmp_path):
     pytest.importorskip("pandas")
     parquet = pytest.importorskip("pyarrow.parquet")
     (program,) = programs(["gradient_step"])
-    dataset = datasets.make_dataset(program, 0, {**SMALL, "test": 5})
+    dataset = sampling.make_dataset(program, 0, {**SMALL, "test": 5})
     split = dataset.splits["test"]
     assert len(split) == 5
     frame = split.to_pandas()
@@ -607,8 +607,8 @@ def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path
     """A soft one: no bound is certified, and what was measured is checked."""
     agreement = "agreement of interchanges"
     (program,) = programs(["flip_flop"])
-    dataset = datasets.make_dataset(program, 0, SMALL)
-    pairs = datasets.make_counterfactuals(program, 0, pairs=2, candidates=32)
+    dataset = sampling.make_dataset(program, 0, SMALL)
+    pairs = sampling.make_counterfactuals(program, 0, pairs=2, candidates=32)
     plain = lsrl.compile(program.program(), "gru", inspectable=True)
     model = lsrl.interpret.variants.soft(plain)
     record = ModelRecord(

@@ -44,7 +44,7 @@ from lsrl.errors import (
 from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
 from lsrl.schema import Reader
-from lsrl.suite import datasets, manifest
+from lsrl.suite import datasets, manifest, sampling
 from lsrl.suite.cards import card
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
 from lsrl.suite.manifest import (
@@ -308,12 +308,12 @@ def _make_data(task: Task, context: Context) -> Made:
     key = context.key(
         task=asdict(task),
         sequences={**datasets.SEQUENCES, **context.sequences},
-        pairs=[datasets.PAIRS, datasets.CANDIDATES, datasets.ROUNDS],
+        pairs=[sampling.PAIRS, sampling.CANDIDATES, sampling.ROUNDS],
     )
     kept = {name: _kept(context.root, name, key) for name in dict.fromkeys((folder, labels))}
     if not all(kept.values()):
-        dataset = datasets.make_dataset(task, context.seed, context.sequences)
-        pairs = datasets.make_counterfactuals(task, context.seed)
+        dataset = sampling.make_dataset(task, context.seed, context.sequences)
+        pairs = sampling.make_counterfactuals(task, context.seed)
         shown = {
             DATASET: datasets.dataset_bytes(dataset),
             COUNTERFACTUALS: datasets.counterfactuals_bytes(pairs),
