@@ -113,9 +113,10 @@ def _allowed(saved: storage.SavedModel) -> int:
     """How many parameters a file's network may take before its own are put into it.
 
     What a file holds is all that its program may take; an altered network need not be as large.
+    Where little is missing, `storage.restore` tells what.
     """
     held = sum(entries(parameter).size for parameter in saved.parameters.values())
-    return held if saved.alteration is None else max(SMALL, SPREAD * held)
+    return max(SMALL, held if saved.alteration is None else SPREAD * held)
 
 
 def _is_compiled_like(saved: storage.SavedModel, model: Model) -> bool:

@@ -242,8 +242,8 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
         drafts.append(_Draft(graph, members, before))
         visible = [node for node, _ in members if lifetimes[node].last >= level]
         before = drafts[-1].held.only(visible)
-    output = _Draft(graph, [], before).express(graph.output)
-    layers, output = _pruned(graph, feature_width, drafts, output)
+    drawn = _Draft(graph, [], before).express(graph.output)
+    layers, output = _pruned(graph, feature_width, drafts, drawn)
     return Schedule(graph, features, layers, output, problem.critical_path, solution)
 
 

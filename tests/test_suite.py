@@ -17,6 +17,7 @@ from safetensors.numpy import load as load_arrays
 from typer.testing import CliRunner
 
 import lsrl
+import lsrl.suite
 from lsrl import errors
 from lsrl.backends.base import StackBackend
 from lsrl.cli import app
@@ -175,6 +176,53 @@ def assert_equal_splits(split, expected):
     assert list(split.signals) == list(expected.signals)
     for name, array in split.flat("").items():
         np.testing.assert_array_equal(array, expected.flat("")[name], strict=True)
+
+
+@pytest.mark.studies
+def test_splits_are_frames_and_parquet(tmp_path):
+    pytest.importorskip("pandas")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (program,) = programs(["gradient_step"])
+    dataset = datasets.make_dataset(program, 0, {**SMALL, "test": 5})
+    split = dataset.splits["test"]
+    assert len(split) == 5
+    frame = split.to_pandas()
+    assert frame.index.names == ["sequence", "token"]
+    for name, array in split.flat("").items():
+        name = name.removeprefix("/")
+        wide = array.reshape(array.shape[0] * array.shape[1], -1)
+        columns = [name] if wide.shape[1] == 1 else [f"{name}[{k}]" for k in range(wide.shape[1])]
+        np.testing.assert_array_equal(frame[columns].to_numpy(), wide)
+    files = dataset.to_parquet(tmp_path / "out")
+    assert list(files) == list(dataset.splits)
+    rows = parquet.read_table(files["test"]).to_pylist()
+    for row, outputs in zip(rows, split.outputs, strict=True):
+        np.testing.assert_array_equal(np.reshape(row["outputs"], outputs.shape), outputs)
+
+
+@pytest.mark.studies
+def test_single_models_are_those_of_a_build(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = lsrl.suite.load("majority", "gru", seed=3)
+    same = lsrl.load(built / "counting/majority/gru/plain/model.safetensors")
+    own, other = model.module.parameter_arrays(), same.module.parameter_arrays()
+    assert all(np.array_equal(own[name], other[name]) for name in own | other)
+    data = lsrl.suite.load_data("majority", seed=3)
+    folder = built / "counting/majority"
+    assert datasets.dataset_bytes(data) == (folder / "dataset.safetensors").read_bytes()
+    pairs = datasets.counterfactuals_bytes(lsrl.suite.load_pairs("majority", seed=3))
+    assert pairs == (folder / "counterfactuals.safetensors").read_bytes()
+    monkeypatch.setattr(lsrl, "compile", None)  # what is there is not built again
+    np.testing.assert_array_equal(
+        lsrl.suite.load("majority", "gru", seed=3).run(*data.splits["long"].arrays),
+        data.splits["long"].outputs,
+    )
+    with pytest.raises(errors.InputError, match="no residual stream to rotate"):
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        lsrl.suite.load("majority", "gru", "rotated")
+    with pytest.raises(errors.InputError, match="did you mean 'majority'"):
+        lsrl.suite.load("majorty", "gru")
 
 
 # ---------------------------------------------------------------- building

@@ -95,7 +95,7 @@ def test_the_data_is_what_the_model_has(model, path):
 
 def quoted(model: lsrl.Model, source: bool = False) -> list[str]:
     """The lines that a page of a model embeds."""
-    data = page.content(model, odd_inputs(), source=source)
+    data: Any = page.content(model, odd_inputs(), source=source)
     return [line for excerpt in data["sources"] for line in excerpt["lines"]]
 
 

@@ -1,7 +1,7 @@
 """Datasets of the suite: sequences with every named signal, and pairs that tell signals apart.
 
-A dataset is one safetensors file. For each split (`train`, `validation` and, where the program's
-max_length leaves room, `long`) it holds
+A dataset is one safetensors file. For each split (`train`, `validation`, `test` where it is asked
+for, and, where the program's max_length leaves room, `long`) it holds
 
     <split>/inputs/<input>     (sequences, tokens) symbols, or (sequences, tokens, width) vectors
     <split>/outputs            (sequences, tokens, outputs)
@@ -20,17 +20,21 @@ the order of `differs`) and, of counterfactuals, `constant` (signals that no pai
 """
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from lsrl import arguments, schema, storage
-from lsrl.errors import BoundsError, FormatError, NewerSchemaError
+from lsrl.errors import BoundsError, FormatError, InputError, NewerSchemaError
+from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.programs.entry import Inputs
@@ -38,11 +42,15 @@ from lsrl.schema import FieldError, Reader
 from lsrl.suite.held_back import random_of
 from lsrl.suite.programs import Task, check_names
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 DATASET = "lsrl-dataset"
 COUNTERFACTUALS = "lsrl-counterfactuals"
 VERSION = 1
 
-SEQUENCES: Mapping[str, int] = {"train": 256, "validation": 64, "long": 64}
+# The sizes of the splits unless others are asked for; 0: there is none.
+SEQUENCES: Mapping[str, int] = {"train": 256, "validation": 64, "long": 64, "test": 0}
 # Pairs that are sought for each signal, and candidates that they are chosen from at a time.
 PAIRS = 16
 CANDIDATES = 512
@@ -79,6 +87,30 @@ class Split:
         rows = np.random.default_rng(seed).integers(0, len(self), sequences)
         return [array[rows] for array in self.arrays]
 
+    def to_pandas(self) -> "DataFrame":
+        """A pandas DataFrame with a row a token, by sequence and token; needs `lsrl[frames]`.
+
+        Columns are named as in a file, `inputs/x`, `outputs`, `signals/ones`; what is wider than 1
+        has a column an entry: `signals/cells[0]`.
+
+        Raises:
+          InputError: pandas is not installed.
+        """
+        pandas = _optional("pandas")
+        count, tokens = self.outputs.shape[:2]
+        columns: dict[str, Array] = {}
+        for name, array in self.flat("").items():
+            wide = array.reshape(count * tokens, -1)
+            name = name.removeprefix("/")
+            if wide.shape[1] == 1:
+                columns[name] = wide[:, 0]
+            else:
+                columns |= {f"{name}[{k}]": wide[:, k] for k in range(wide.shape[1])}
+        index = pandas.MultiIndex.from_product(
+            [range(count), range(tokens)], names=["sequence", "token"]
+        )
+        return pandas.DataFrame(columns, index=index)
+
     def flat(self, prefix: str) -> dict[str, Array]:
         """Every array by its name in a file."""
         return {
@@ -95,7 +127,7 @@ class Dataset:
     Attributes:
       program: the name of the program.
       seed: what it was drawn from.
-      splits: "train", "validation" and, where the program has one, "long".
+      splits: "train", "validation" and, where there are any, "long" and "test".
     """
 
     program: str
@@ -106,6 +138,42 @@ class Dataset:
         """Inputs and outputs alone."""
         bare = {name: Split(split.inputs, split.outputs, {}) for name, split in self.splits.items()}
         return Dataset(self.program, self.seed, bare)
+
+    def to_parquet(self, directory: str | os.PathLike[str]) -> dict[str, str]:
+        """Write a Parquet file a split, with a row a sequence; needs `lsrl[frames]`.
+
+        Columns are lists of a value a token, named as in `Split.to_pandas`; of what is wider than 1
+        each value is a list.
+
+        Args:
+          directory: where to; made if there is none.
+
+        Returns:
+          By split the path of its file, as `datasets.load_dataset("parquet", data_files=...)`, of
+          Hugging Face's datasets, takes them.
+
+        Raises:
+          InputError: pyarrow is not installed.
+          OSError: a file can't be written.
+
+        Example:
+          >>> files = lsrl.suite.load_data("dyck1").to_parquet("dyck1")
+          >>> datasets.load_dataset("parquet", data_files=files)
+        """
+        arrow, parquet = _optional("pyarrow"), _optional("pyarrow.parquet")
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        written = {}
+        for split, data in self.splits.items():
+            columns = {
+                name.removeprefix("/"): (x[..., 0] if x.shape[2:] == (1,) else x).tolist()
+                for name, x in data.flat("").items()
+            }
+            sink = arrow.BufferOutputStream()
+            parquet.write_table(arrow.table(columns), sink)
+            path = Path(directory, f"{split}.parquet")
+            replace_file(path, sink.getvalue().to_pybytes())
+            written[split] = os.fspath(path)
+        return written
 
     def indistinguishable(self) -> tuple[tuple[str, ...], ...]:
         """Groups of two and more signals that are equal at every token of every sequence."""
@@ -161,33 +229,41 @@ class Counterfactuals:
         return found[np.argsort(different[found].sum(axis=1), kind="stable")]
 
 
+def _optional(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"this needs {name.partition('.')[0]}, which is not installed: "
+            "pip install 'lsrl[frames]'"
+        ) from error
+
+
 # ---------------------------------------------------------------- drawing
 
 
 def make_dataset(task: Task, seed: int, sequences: Mapping[str, int] = SEQUENCES) -> Dataset:
     """Draw the dataset of a program; equal seeds give equal datasets.
 
-    No sequence comes twice in train and validation together, so where a program has few inputs the
-    splits are smaller.
+    No sequence comes twice in train, validation and test together, so where a program has few
+    inputs the splits are smaller.
 
     Args:
       task: a program of the suite.
       seed: any int >= 0.
-      sequences: the size of each split.
+      sequences: the sizes of splits, those of `SEQUENCES` by default.
 
     Returns:
       Its splits, with outputs and signals of the reference evaluator.
     """
     program = task.program()
-    lengths = {"train": task.tokens, "validation": task.tokens, "long": task.long_tokens}
     taken: set[bytes] = set()
     splits = {}
-    for name, length in lengths.items():
-        if length is None:
+    for name, count in {**SEQUENCES, **sequences}.items():
+        length = task.long_tokens if name == "long" else task.tokens
+        if length is None or not count:
             continue
-        drawn = _draw(
-            task, program, random_of(seed, f"{task.name}/{name}"), sequences[name], length, taken
-        )
+        drawn = _draw(task, program, random_of(seed, f"{task.name}/{name}"), count, length, taken)
         splits[name] = _evaluated(program, drawn)
     return Dataset(task.name, seed, splits)
 
