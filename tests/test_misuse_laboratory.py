@@ -240,7 +240,7 @@ LABORATORY = {
     ),
     "a plan of names": (
         lambda: Plan(programs=("majority",)),
-        ["programs must be a tuple of", "Workload", "'majority'"],
+        ["programs must be a tuple", "workloads", "'majority'"],
     ),
     "a plan of text": (lambda: Plan(batch="a"), ["batch must be an int", "'a'"]),
     "a sweep of nothing": (lambda: sweep(None, "x"), ["sweep expects a Plan", "NoneType"]),
