@@ -112,12 +112,14 @@ class Plan:
         known = [found.name for found in lsrl.targets()]
         wanted = arguments.names("sweep: targets", self.targets)
         object.__setattr__(self, "targets", tuple(wanted))
-        for what, row, kind in (
-            ("programs", self.programs, Subject),
-            ("kinds", self.kinds, SweepKind),
+        for what, row, kind, made in (
+            ("programs", self.programs, Subject, "of lsrl.stability.workloads"),
+            ("kinds", self.kinds, SweepKind, "perturbations, Length(), Extremes() or Dtype()"),
         ):
             if not isinstance(row, Sequence) or not all(isinstance(each, kind) for each in row):
-                raise InputError(f"sweep: {what} must be a tuple of {kind}, got {row!r}")
+                raise InputError(
+                    f"sweep: {what} must be a tuple {made}, got {arguments.shown(row)}"
+                )
         unknown = [name for name in wanted if name not in known]
         if unknown:
             raise InputError(
