@@ -8,6 +8,7 @@ raises FormatError, or gives what the file says to the letter, and takes little 
 import json
 import math
 import random
+import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -432,3 +433,169 @@ def test_many_damaged_files(name, honest, tmp_path):
     found, worst = sweep(kind, path, tmp_path, 500, seed=2)
     print(f"{name}: {found}, at most {worst / 2**20:.1f} MiB")
     assert found["error"] > 250
+
+
+# ---------------------------------------------------------------- made to harm
+
+
+def first(header: Any, op: str) -> Any:
+    return next(node["fields"] for node in header["program"]["nodes"] if node["op"] == op)
+
+
+def pointing_outside(header: Any) -> None:
+    """A row of a matrix that ends far behind its entries, and the last one where they end."""
+    fields = first(header, "Lookup")
+    fields["table"]["indptr"][1] = 10**9
+
+
+def longest(header: Any) -> None:
+    first(header, "Delay")["steps"] = 10**9
+    header["program"].update(max_length=2 * 10**9, tokens=2 * 10**9)
+
+
+LARGE = {
+    "matrix": ("linear_rnn", pointing_outside, r"fields\.table: .* indptr: expected numbers that"),
+    "columns": (
+        "linear_rnn",
+        lambda header: first(header, "Lookup")["table"].update(matrix=[3, 10**9]),
+        "columns without an entry",
+    ),
+    "delay": ("linear_rnn", longest, "a delay of at most"),
+    "tokens": (
+        "lstm",
+        lambda header: first(header, "Input").update(type={"token": 10**12}),
+        "10{12}",
+    ),
+    "tokens of a stream": (
+        "mamba",
+        lambda header: first(header, "Input").update(type={"token": 10**12}),
+        "10{12}",
+    ),
+    "levels": (
+        "sparse",
+        lambda header: header.update(levels=[[n, r, 10**9] for n, r, _ in header["levels"]]),
+        "levels:",
+    ),
+    "sparse": ("sparse", lambda header: header["sparse"].clear(), "sparse: expected the arrays"),
+    "units": (
+        "altered",
+        lambda header: header["alteration"]["circuit"]["units"].__setitem__(0, 10**12),
+        "belongs to no signal",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "text"), LARGE.values(), ids=LARGE)
+def test_sizes_that_a_file_does_not_hold_are_refused_before_they_are_made(
+    name, change, text, honest, tmp_path
+):
+    header, arrays = said_in_model(honest[name][1])
+    path = tmp_path / "model.lsrl"
+    change(header)
+    write_model(path, header, arrays)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=f"model.lsrl: expected a model saved .*{text}"):
+            lsrl.load(path)
+        assert tracemalloc.get_traced_memory()[1] < ROOM
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_state_of_more_sequences_than_its_arrays(honest, tmp_path):
+    model = lsrl.load(honest["lstm"][1])
+    model.save_state(model.init_state(2), tmp_path / "state")
+    header, arrays = said_in_model(tmp_path / "state")
+    write_model(tmp_path / "state", {**header, "batch": 10**12}, arrays)
+    with pytest.raises(FormatError, match=r"arrays of a batch of 10{12}"):
+        model.load_state(tmp_path / "state")
+
+
+def raw(header: bytes, length: int | None = None) -> bytes:
+    """A safetensors file of its bare parts, with 8 bytes of data."""
+    return struct.pack("<Q", len(header) if length is None else length) + header + bytes(8)
+
+
+ENTRY = b'"a": {"dtype": "%s", "shape": %s, "data_offsets": [0, 8]}'
+RAW = {
+    "a type of its own": raw(b"{" + ENTRY % (b"F8_E4M3", b"[8]") + b"}"),
+    "no type": raw(b"{" + ENTRY % (b"X1", b"[8]") + b"}"),
+    "an array twice": raw(b"{" + ENTRY % (b"F32", b"[2]") + b"," + ENTRY % (b"F64", b"[1]") + b"}"),
+    "a long shape": raw(b"{" + ENTRY % (b"F32", b"[0, 4611686018427387904, 8]") + b"}"),
+    "a long header": raw(b"{}", 2**62),
+    "no header": b"\0" * 8,
+    "deep": raw(b'{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"),
+}
+
+
+@pytest.mark.parametrize("content", RAW.values(), ids=RAW)
+def test_headers_of_arrays_that_are_made_to_harm(content, tmp_path):
+    path = tmp_path / "model.lsrl"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match="expected a model saved by"):
+        lsrl.load(path)
+
+
+def recurrent(**arguments: object) -> Callable[[Any], None]:
+    return lambda config: config["modules"]["recurrent"]["arguments"].update(arguments)
+
+
+ARGUMENTS = {
+    "layers": (recurrent(num_layers=10**9), "10{9} layers"),
+    "sizes": (recurrent(hidden_size=30_000), "modules.output: expected .*30000"),
+    "both": (recurrent(hidden_size=30_000, input_size=30_000), "modules.input_0: expected .*30000"),
+    "a device": (recurrent(device="cuda"), "arguments: expected no field but .*, got 'device'"),
+    "a dtype": (recurrent(dtype="float16"), "got 'dtype'"),
+    "a projection": (recurrent(proj_size=1), "got 'proj_size'"),
+    "a flag": (recurrent(batch_first=1), "batch_first: expected true or false, got 1"),
+    "time first": (recurrent(batch_first=False), "batch_first"),
+    "an input": (lambda config: config["inputs"].update(bit={"token": 10**12}), "10{12}"),
+    "another class": (
+        lambda config: config["modules"]["recurrent"].update({"class": "Module"}),
+        "class: expected 'Embedding' or",
+    ),
+    "a module more": (
+        lambda config: config["modules"].update(more=config["modules"]["output"]),
+        "modules: expected the modules input_0, recurrent, output",
+    ),
+    "other numbers": (lambda config: config.update(dtype="float64"), "float64"),
+}
+
+
+@pytest.mark.parametrize(("change", "text"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_arguments_of_torch_modules_are_those_that_the_tensors_fill(change, text, honest, tmp_path):
+    config, arrays = said_in_folder(honest["torch"][1])
+    change(config)
+    (tmp_path / "torch").mkdir()
+    write_folder(tmp_path / "torch", config, arrays)
+    with pytest.raises(FormatError, match=f"torch: expected a folder written by .*{text}"):
+        lsrl.load_torch(tmp_path / "torch")
+
+
+def test_a_manifest_names_no_file_outside_its_folder(tmp_path):
+    path = tmp_path / manifest.NAME
+    _write_manifest(path)
+    for place in ("../unit.json", "/etc/passwd", "a//b", "C:/x", "a\\b", "a\0b", ""):
+        write_json(path, {**said_in_json(path)[0], "files": {place: "ab"}}, {})
+        with pytest.raises(FormatError, match="files: expected a relative path"):
+            manifest.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    {
+        b"a,b\n1,\xff\n": "utf-8",
+        b"a,b\n1,\0\n": "no text holds",
+        b"a,b\n1,2,3\n": "a row of 3 cells, not 2",
+        b"a,b\n1\n": "a row of 1 cells",
+        b"a,a\n1,2\n": "two columns of one name",
+        b"a,b\n1,2": "the middle of a row",
+        b'a,b\n1,"2\n': "unexpected end of data",
+        b"": "the middle of a row",
+    }.items(),
+)
+def test_tables_that_are_damaged(content, text, tmp_path):
+    path = tmp_path / "part.csv"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=f"part.csv: expected .*{text}.*; remove it"):
+        read_rows(path)

@@ -374,9 +374,13 @@ def test_sampling_and_beams_say_what_the_model_says(name, target, transformers, 
     [
         pytest.param(lsrl.programs.flip_flop(), "mamba", True, id="mamba"),
         pytest.param(lsrl.programs.flip_flop(), "griffin", True, id="griffin"),
-        # A running sum is a rounded exponential, and the logits of 40 symbols have 11 bits.
-        pytest.param(lsrl.programs.majority(), "griffin", False, id="a sum"),
+        # A running sum is a rounded exponential; the logits of 40 symbols have 11 bits, those of 14
+        # add up terms of 9 bits, which this machine does not round.
+        pytest.param(lsrl.programs.majority(40), "griffin", False, id="a sum"),
         pytest.param(lsrl.programs.first_token(vocab=40), "mamba", False, id="many symbols"),
+        pytest.param(lsrl.programs.first_token(vocab=14), "mamba", None, id="not proven"),
+        # A count to 1000 has 10 bits.
+        pytest.param(lsrl.programs.majority(), "mamba", None, id="long counts"),
     ],
 )
 def test_the_config_says_which_dtypes_are_exact(program, target, holds, transformers, tmp_path):
@@ -385,7 +389,8 @@ def test_the_config_says_which_dtypes_are_exact(program, target, holds, transfor
     assert names == (["float32", "bfloat16"] if holds else ["float32"])
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"Exact in {' and '.join(names)}, as" in card
-    assert holds == loads_exactly(transformers, tmp_path / "model", theirs, model.program)
+    if holds is not None:
+        assert holds == loads_exactly(transformers, tmp_path / "model", theirs, model.program)
 
 
 def loads_exactly(transformers, folder, theirs, program):
@@ -661,7 +666,7 @@ def test_words_differ_whatever_the_names(transformers, tmp_path):
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_program_may_have_the_words_of_special_tokens(target, transformers, tmp_path):
     """A tokenizer looks for its special tokens within words too."""
-    words = ["[UNK]", "a[PAD]b", "<[PAD]>", "[PAD]", "[UNK"]
+    words = ["[UNK]", "a[PAD]b", "<[UNK]", "-", "[UNK"]
 
     @lsrl.program
     def echo(word: lsrl.Token(5, words)) -> lsrl.Token(5, words):
@@ -669,9 +674,9 @@ def test_a_program_may_have_the_words_of_special_tokens(target, transformers, tm
 
     _, theirs = exported(transformers, echo, target, tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (tokenizer.unk_token, tokenizer.pad_token) == ("<[UNK]>", "<[PAD]>")
     told = tokenizer([" ".join(words), "a[PAD]b what"], padding=True, return_tensors="pt")
     assert told.input_ids.tolist() == [[0, 1, 2, 3, 4], [6, 6, 6, 1, 5]]
-    assert (tokenizer.unk_token, tokenizer.pad_token) == ("<[UNK]>", "<<[PAD]>>")
     assert theirs(**told).logits.argmax(-1)[0].tolist() == [0, 1, 2, 3, 4]
     assert theirs.config.id2label[5] == "<[UNK]>"
 
@@ -679,7 +684,7 @@ def test_a_program_may_have_the_words_of_special_tokens(target, transformers, tm
 def test_names_of_tokens_are_checked_and_kept(tmp_path):
     assert lsrl.Token(3, "abc") == lsrl.Token(3, ["a", "b", "c"]) != lsrl.Token(3)
     assert lsrl.Token(2, "()").names == ("(", ")")
-    for names in (["a"], ["a", "a"], ["a", "b c"], ["a", ""], ["a", 1], 7, "abc"):
+    for names in (["a"], ["a", "a"], ["a", "b c"], ["a", ""], ["a", 1], ["a", "\ud800"], 7, "abc"):
         with pytest.raises(ProgramError, match=r"Token\(2\) needs 2 different names"):
             lsrl.Token(2, names)
 

@@ -337,10 +337,13 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
         ("{", "expected JSON"),
         ("[]", "lsrl.circuit"),
         (broken(version=2), "newer than this LSRL"),
-        (broken(signals=[{}]), "missing or misplaced"),
+        (broken(signals=[{}]), r"signals\[0\].name: expected a value, got nothing: it is missing"),
         (broken(signals=[]), "which there is not"),
         (broken(channels=content["channels"][1:]), "belongs to no signal"),
-        (broken(edges=[{**content["edges"][0], "kind": "wire"}]), "of the kind 'wire'"),
+        (
+            broken(edges=[{**content["edges"][0], "kind": "wire"}]),
+            r"edges\[0\].kind: expected 'same step' .*, got 'wire'",
+        ),
     ):
         with pytest.raises(errors.FormatError, match=message):
             Circuit.from_json(bad, "file.json")

@@ -23,6 +23,8 @@ from lsrl.stability.sweep import Plan, sweep
 from lsrl.suite import held_back
 from lsrl.suite import training as suite_training
 from lsrl.suite.build import build
+from lsrl.suite.datasets import read_dataset
+from lsrl.suite.manifest import read_manifest
 from lsrl.suite.programs import programs as suite_programs
 from lsrl.suite.verify import verify
 from tests.misuse import BITS, MADE, ONE, PATH, check_message, later, majority, model
@@ -255,6 +257,8 @@ LABORATORY = {
         lambda: build("x", programs=[], held_back_programs=0.5),
         ["count must be an int >= 0", "0.5"],
     ),
+    "a manifest nowhere": (lambda: read_manifest(None), ["read_manifest: " + PATH, "NoneType"]),
+    "a dataset of a number": (lambda: read_dataset(3), ["read_dataset: " + PATH, "got int"]),
     "verify nowhere": (lambda: verify(None), ["verify: " + PATH, "NoneType"]),
     "verify by half a worker": (
         lambda: verify("x", workers=0.5),

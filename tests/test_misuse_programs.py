@@ -103,6 +103,9 @@ def test_inputs_by_keyword_only():
     assert list(program.inputs) == ["x", "y"]
     np.testing.assert_array_equal(program.run([0, 2], [1, 2]), [[3], [8]])
     assert lsrl.program(Adder(1)).name == "Adder"
+    bound = lsrl.program(functools.partial(keywords, y=2))
+    assert list(bound.inputs) == ["x"]
+    np.testing.assert_array_equal(bound.run([0, 2]), [[6], [8]])
 
 
 def body(result):

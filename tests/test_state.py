@@ -178,7 +178,10 @@ FORGED = {
     "newer": (lambda h, a: h.update(version=2), "version 2 is newer"),
     "array gone": (lambda h, a: a.pop("0"), "arrays"),
     "array cut": (lambda h, a: a.update({"0": a["0"][:1]}), "0 has shape"),
-    "before the start": (lambda h, a: h.update(position=-1), "position -1"),
+    "before the start": (
+        lambda h, a: h.update(position=-1),
+        "position: expected an int >= 0, got -1",
+    ),
     "no position": (lambda h, a: h.update(position="7"), "header can't be read"),
     "no batch": (lambda h, a: h.update(batch=0), "int >= 1"),
 }

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import lsrl
 from lsrl.cli import app
 from lsrl.errors import InputError
-from lsrl.interpret import Circuit, capture, page, view
+from lsrl.interpret import Circuit, capture, page, variants, view
 from tests.browser import Browser, browsing
+from tests.test_damaged import said_in_model, write_model
 
 # Names come from the keys of a dictionary, so they can hold anything.
 ODD = "</script><b>\"'&\\u003c"
@@ -90,6 +91,43 @@ def test_the_data_is_what_the_model_has(model, path):
     assert excerpt["lines"][LINE - excerpt["first"]] == LINES[LINE - 1]
     assert excerpt["lines"][0] == "@lsrl.program(max_length=30)"
     assert str(Path(__file__).parent) not in path.read_text(), "folders stay at home"
+
+
+def quoted(model: lsrl.Model, source: bool = False) -> list[str]:
+    """The lines that a page of a model embeds."""
+    data: Any = page.content(model, odd_inputs(), source=source)
+    return [line for excerpt in data["sources"] for line in excerpt["lines"]]
+
+
+@pytest.mark.parametrize("altered", [False, True])
+def test_lines_that_a_file_names_are_not_looked_up_unasked(altered, model, tmp_path):
+    """Whoever wrote the file chose them, and the page may be passed on."""
+    secret = tmp_path / "secret.py"
+    secret.write_text("def login():\n    password = 'hunter2'\n")
+    forged = variants.permuted(model, seed=0) if altered else model
+    forged.save(tmp_path / "model.lsrl")
+    content = (tmp_path / "model.lsrl").read_bytes()
+    header, arrays = said_in_model(tmp_path / "model.lsrl")
+    text = json.dumps(header).replace(json.dumps(__file__)[1:-1], json.dumps(str(secret))[1:-1])
+    text = re.sub(r"(secret\.py[\":, ]+)\d+", r"\g<1>2", text)
+    write_model(tmp_path / "model.lsrl", json.loads(text), arrays)
+    assert content != (tmp_path / "model.lsrl").read_bytes()
+    loaded = lsrl.load(tmp_path / "model.lsrl")
+    again = lsrl.compile(loaded.program, "lstm", inspectable=True)
+    # `like` is of this process, and the circuit beside it of the file.
+    for one in (loaded, again, lsrl.load(tmp_path / "model.lsrl", like=model)):
+        assert "    password = 'hunter2'" not in quoted(one)
+    assert page.content(loaded, odd_inputs())["lines"]["total"] == [["secret.py", 2]]
+    assert "    password = 'hunter2'" in quoted(loaded, source=True)
+
+
+def test_the_command_line_quotes_a_saved_model_if_asked(model, tmp_path):
+    model.save(tmp_path / "model.lsrl")
+    for options in ([], ["--source"]):
+        command = ["view", str(tmp_path / "model.lsrl"), "-o", str(tmp_path / "page.html")]
+        done = CliRunner().invoke(app, [*command, *options])
+        assert done.exit_code == 0, done.output
+        assert bool(embedded(tmp_path / "page.html")["sources"]) == bool(options)
 
 
 def test_what_no_channel_holds_is_told_from_zero():

@@ -290,7 +290,8 @@ def _basis(atoms: Sequence[Atom], sums: Iterable[Sum]) -> list[Sum]:
     mixed: dict[Atom, list[Sum]] = defaultdict(list)
     for terms in sums:
         mixed[root(terms[0][0])].append(terms)
-    fewer = (min(single, mixed[leader], key=len) for leader, single in members.items())
+    # Of an inspectable network no sums are asked for.
+    fewer = (min(single, mixed.get(leader, single), key=len) for leader, single in members.items())
     return list(itertools.chain.from_iterable(fewer))
 
 

@@ -205,6 +205,8 @@ class GraphBuilder:
     nodes: list[Node] = field(default_factory=list)
     facts: list[Facts] = field(default_factory=list)
     _known: dict[tuple[Op, tuple[int, ...]], int] = field(default_factory=dict)
+    # Nodes that are put off, with all of the earlier graph that each stands for.
+    _later: dict[int, list[tuple[Graph, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look at nothing yet."""
@@ -229,7 +231,7 @@ class GraphBuilder:
         """
         key = (op, operands)
         if key in self._known:
-            return self._known[key]
+            return self._made(self._known[key])
         width = op.width_of([self.nodes[i].width for i in operands])
         read = [self.facts[i] for i in operands]
         known = self._inferred.get((op, tuple(map(id, read))))
@@ -239,6 +241,35 @@ class GraphBuilder:
             self._inference.facts(index, self.facts, self.tokens) if known is None else known
         )
         self._known[key] = index
+        return index
+
+    def put_off(self, earlier: Graph, old: int, operands: tuple[int, ...]) -> int:
+        """A place for a node of the earlier graph, of which nothing is inferred unless it is added.
+
+        Its readers are made without it.
+        """
+        key = (earlier.nodes[old].op, operands)
+        index = self._known.get(key)
+        if index is None:
+            index = self._known[key] = len(self.nodes)
+            self.nodes.append(Node(*key, earlier.nodes[old].width))
+            self.facts.append(earlier.facts[old])
+            self._later[index] = []
+        if index in self._later:
+            self._later[index].append((earlier, old))
+        else:
+            self.stand_for(index, earlier, old)
+        return index
+
+    def _made(self, index: int) -> int:
+        """A node, made if it was put off."""
+        if index in self._later:
+            for operand in self.nodes[index].operands:
+                self._made(operand)
+            stands_for = self._later.pop(index)
+            self.facts[index] = self._inference.facts(index, self.facts, self.tokens)
+            for earlier, old in stands_for:
+                self.stand_for(index, earlier, old)
         return index
 
     def keep(self, earlier: Graph, old: int, operands: tuple[int, ...]) -> int | None:
@@ -252,12 +283,10 @@ class GraphBuilder:
         if key in self._known or any(self.facts[i] is not earlier.facts[k] for i, k in read):
             return None
         index = self._known[key] = len(self.nodes)
-        changes: dict[str, tuple[int, ...]] = {}
-        if operands != node.operands:
-            changes["operands"] = operands
-        if earlier.program is None:
-            changes["origins"] = (old,)
-        self.nodes.append(replace(node, **changes) if changes else node)
+        origins = (old,) if earlier.program is None else node.origins
+        if operands != node.operands or origins != node.origins:
+            node = replace(node, operands=operands, origins=origins)
+        self.nodes.append(node)
         self.facts.append(earlier.facts[old])
         return index
 
@@ -305,8 +334,8 @@ class GraphBuilder:
 
 
 Rule = Callable[[GraphBuilder, Graph, int, tuple[int, ...]], int | None]
-# What a rule returns for a node that is not made, since its readers are made without it.
-UNMADE = -1
+# What a rule returns for a node without which all its readers will most likely be made.
+PUT_OFF = -1
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
@@ -315,7 +344,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     Args:
       graph: the graph to read; it is not changed.
       rule: called as rule(builder, graph, id, new operands) for each live node in order. It returns
-        the id of the replacement in the builder, None to keep the node's op, or UNMADE.
+        the id of the replacement in the builder, None to keep the node's op, or PUT_OFF.
 
     Returns:
       The new graph; every replacement keeps the names, lines and facts of what it replaces.
@@ -327,8 +356,8 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         node = graph.nodes[i]
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
-        if replacement == UNMADE:
-            new[i] = UNMADE
+        if replacement == PUT_OFF:
+            new[i] = builder.put_off(graph, i, operands)
             continue
         kept = builder.keep(graph, i, operands) if replacement is None else None
         if kept is None:

@@ -181,14 +181,19 @@ _EMPTY = "an empty sequence; expected at least one token"
 
 def _names(names: object, size: int) -> tuple[str, ...]:
     words = tuple(names) if isinstance(names, Iterable) else (names,)
-    # A tokenizer splits text at blanks.
-    good = all(isinstance(word, str) and word and word.split() == [word] for word in words)
+    good = all(isinstance(word, str) and _is_word(word) for word in words)
     if not good or len(words) != size or len(set(words)) != size:
         raise ProgramError(
             f"Token({size}) needs {size} different names without blanks, one a symbol, got "
             f"{names!r}"
         )
     return words
+
+
+def _is_word(text: str) -> bool:
+    """Whether a tokenizer, which splits texts at blanks, and a file can hold it."""
+    half_a_character = any("\ud800" <= character <= "\udfff" for character in text)
+    return text.split() == [text] and not half_a_character
 
 
 def _size(what: str, value: object, most: int) -> int:

@@ -375,7 +375,7 @@ def _divided(value: Signal, divisor: float) -> tuple[list[tuple[float, Operand]]
     while multiple >= divisor and high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
         rise = power_of_two_below(float(grid.min()))
-        small = bool(multiple * high.max() <= 2.0**22 * rise**2)
+        small = (multiple / rise) * (float(high.max()) / rise) <= 2.0**22
         passed = record(ops.Step(1 / rise, 0.0, small), value - multiple)
         terms.append((multiple / divisor, passed))
         value = value - multiple * passed

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lsrl.ir.graph import UNMADE, Graph, GraphBuilder, rewrite
+from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import Affine, Constant
@@ -34,7 +34,8 @@ def fuse_affine(graph: Graph) -> Graph:
                 source = operand
                 if old in merged:
                     source = emit_affine(builder, *merged[old])
-                    builder.stand_for(source, graph, old)
+                    made = builder.add(builder.nodes[operand].op, *builder.nodes[operand].operands)
+                    builder.inherit(source, builder.nodes[made], builder.facts[made].groups)
                 inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
@@ -42,7 +43,7 @@ def fuse_affine(graph: Graph) -> Graph:
         readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
         if not named and len(readers) == 1 and isinstance(graph.nodes[readers[0]].op, Affine):
             merged[i] = terms, bias
-            return UNMADE
+            return PUT_OFF
         return emit_affine(builder, terms, bias)
 
     return rewrite(graph, rule)

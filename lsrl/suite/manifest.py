@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from lsrl import schema
+from lsrl import arguments, schema
 from lsrl.errors import FormatError, HashError, MissingFileError, NewerSchemaError
 from lsrl.schema import FieldError, Reader
 
@@ -133,7 +133,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
       FormatError: it is damaged, or something else.
       NewerSchemaError: it is of a newer version.
     """
-    path = Path(directory, NAME)
+    path = arguments.path("read_manifest", directory) / NAME
     if not path.is_file():
         raise MissingFileError(
             f"{path}: expected the manifest of a suite, got no such file; build one, or finish an "
