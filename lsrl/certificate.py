@@ -300,12 +300,11 @@ class Analysis(ABC):
 
     def _failure(self, condition: Condition) -> str | None:
         sums, dtype = condition.sums, self.numerics.dtype
-        if sums.magnitude.size == 1:
-            failing = np.zeros(int(not self.exact_sum(sums.magnitude.item(), sums.grid.item())))
-        else:
-            failing = np.flatnonzero(~self.exact_sums(sums))
-        if len(failing):
-            return self._sum_failure(condition, int(failing[0]))
+        one = sums.magnitude.size == 1 == sums.grid.size
+        holds = one and self.exact_sum(sums.magnitude.item(), sums.grid.item())
+        failing = [] if holds else np.flatnonzero(~self.exact_sums(sums)).tolist()
+        if failing:
+            return self._sum_failure(condition, failing[0])
         weights = condition.weights
         if not (condition.composed and (not weights.size or self.fits(weights).all())):
             return f"a weight is rounded in {dtype}"
