@@ -164,7 +164,7 @@ PROGRAMS = {
     ),
     "max_length=10**30": (
         lambda: lsrl.program(max_length=10**30)(optional),
-        [HERE, "up to 2**53", "got 1000"],
+        [HERE, "up to 2**63 - 1", "got 1000"],
     ),
     "Token(True)": (lambda: Token(True), ["Token(n) needs a positive int", "got True"]),
     "Token(2.5)": (lambda: Token(2.5), ["Token(n) needs a positive int", "got 2.5"]),

@@ -25,8 +25,8 @@ from lsrl.ir.verify import verify
 from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
 
-# Beyond it float64 counts no tokens.
-LONGEST = 2**53
+# What an int64 counts; how far a dtype counts, the certificate says.
+LONGEST = 2**63 - 1
 
 
 @final
@@ -221,7 +221,7 @@ def _checked_length(value: object, where: str) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not (isinstance(value, int | np.integer) and whole and 1 <= value <= LONGEST):
         raise ProgramError(
-            f"{where}: max_length must be a positive int up to 2**53, got {shown(value)}"
+            f"{where}: max_length must be a positive int up to 2**63 - 1, got {shown(value)}"
         )
     return int(value)
 
