@@ -112,7 +112,7 @@ def test_a_file_may_take_what_it_holds_and_no_more(tmp_path, monkeypatch):
     model = lsrl.compile(late, "linear_rnn")
     path = tmp_path / "late.lsrl"
     model.save(path)
-    monkeypatch.setattr(loading, "MOST_PARAMETERS", 10)
+    monkeypatch.setattr(loading, "SMALL", 10)
     assert lsrl.load(path).num_parameters == model.num_parameters
     held = storage.read(path)
     fewer = dict(list(held.parameters.items())[:-1])
