@@ -36,6 +36,7 @@ from benchmarks.common import (
     say,
     slope,
 )
+from benchmarks.workloads import comparisons, wide_programs
 from lsrl.errors import UnsupportedOpError
 
 if TYPE_CHECKING:
@@ -144,6 +145,36 @@ def measure_tok2tok(lengths: Sequence[tuple[int, int]], repeats: int) -> Table:
         f"and XLA in it. Rows named original: {original.LABEL}; it fails from length "
         f"{original.FAILS_FROM_LENGTH} on. Its count of parameters at length 20 is not known.",
     )
+
+
+def measure_wide() -> Table:
+    """Programs that are too wide for dense matrices, up to their schedule."""
+    rows = []
+    for name in wide_programs():
+        alone = measured_alone("schedule", name, "linear_rnn")
+        rows.append({"program": name, "target": "linear_rnn", **alone})
+        say(f"{name}: {number(alone['seconds'])} s, {number(alone['peak'])} MiB")
+    columns = {"program": "program", "target": "target", "seconds": "CPU s", "peak": "peak MiB"}
+    return Table(
+        "wide",
+        "Wide signals: the graph, the passes and the schedule",
+        {**columns, "before": "before, MiB"},
+        rows,
+        "Recording a program, its passes and its schedule, in a process of its own, which had its "
+        "imports before. Dense parameters are made after that, or refused with their size.",
+    )
+
+
+def measure_comparisons(repeats: int) -> Table:
+    """Programs with many comparisons, recorded and compiled."""
+    rows = []
+    for name, build in comparisons().items():
+        recorded = measure(build, repeats).cpu
+        row = compile_row(build, "linear_rnn", repeats)
+        rows.append({"program": name, "target": "linear_rnn", "recorded": recorded, **row})
+        say(f"{name}: {number(recorded)} s, {number(row['seconds'])} s")
+    columns = {"program": "program", "target": "target", "recorded": "recording, CPU s"}
+    return Table("comparisons", "Many comparisons", {**columns, **SIZES}, rows)
 
 
 def fitted(rows: Sequence[dict[str, Any]], target: str, longest: int) -> tuple[float, float]:
@@ -295,7 +326,7 @@ def main(
     Output.of("compile", quick, output).write(
         "Compiling",
         described,
-        [tok2tok, catalogue],
+        [tok2tok, measure_wide(), measure_comparisons(repeats), catalogue],
         findings(mine, [dict(row) for row in catalogue.rows]),
         draw(mine),
     )

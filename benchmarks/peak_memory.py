@@ -6,6 +6,7 @@ peak of a process that did other things before says nothing.
 
 import json
 import resource
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,10 @@ import numpy as np
 import typer
 
 import lsrl
-from benchmarks.workloads import workloads
+from benchmarks.workloads import wide_programs, workloads
+from lsrl.backends import registry
+from lsrl.options import DEFAULT
+from lsrl.passes.pipeline import Pipeline
 
 WARM_UP = 1000
 
@@ -52,6 +56,21 @@ def run_sequence(
     outputs = model.run(sequence)
     result = {"before": before, "peak": peak_memory(), "outputs": outputs.nbytes / 2**20}
     print(json.dumps(result))
+
+
+@app.command("schedule")
+def schedule_wide(
+    program: Annotated[str, typer.Argument(help="A name of benchmarks.workloads.wide_programs.")],
+    target: Annotated[str, typer.Argument(help="What to schedule it for.")],
+) -> None:
+    """Record, simplify, legalise and schedule a wide program: all but its dense parameters."""
+    lsrl.compile(lsrl.programs.parity(), target)  # what a compilation imports
+    backend, pipeline, before = registry.find(target), Pipeline(), peak_memory()
+    start = time.process_time()
+    graph = pipeline.simplify(wide_programs()[program]().graph)
+    backend.schedule(pipeline.legalise(graph, backend.capabilities), None, DEFAULT)
+    seconds = time.process_time() - start
+    print(json.dumps({"before": before, "peak": peak_memory(), "seconds": seconds}))
 
 
 @app.command("compile")

@@ -82,6 +82,52 @@ def workloads() -> dict[str, Workload]:
     return found
 
 
+def wide_programs() -> dict[str, Callable[[], lsrl.Program]]:
+    """Makers of programs whose signals are so wide that a dense matrix has 10^9 numbers or more."""
+    rows = 10**5
+    table = np.arange(rows) % 7
+
+    def recorded(symbols: int, body: Callable[[Any], Any]) -> Callable[[], lsrl.Program]:
+        def wide(x: Any) -> Any:
+            return body(x)
+
+        wide.__annotations__ = {"x": lsrl.Token(symbols)}
+        return lambda: lsrl.program(max_length=rows)(wide)
+
+    def index(x: Any) -> Any:
+        return lsrl.bound(lsrl.cumsum(x), 0, rows - 1)
+
+    return {
+        "one_hot of 50,257 symbols": recorded(50_257, lambda x: x.one_hot),
+        "lookup of 100,000 symbols": recorded(rows, lambda x: lsrl.lookup(x, table)),
+        "lookup of a sum, 100,000 rows": recorded(2, lambda x: lsrl.lookup(index(x), table)),
+        "window_sum of 100,000 tokens": recorded(2, lambda x: lsrl.window_sum(x, rows)),
+        "delay of 100,000 tokens": recorded(2, lambda x: lsrl.delay(x, rows)),
+    }
+
+
+def comparisons(count: int = 300) -> dict[str, Callable[[], lsrl.Program]]:
+    """Makers of programs with many comparisons: of one signal, and of a channel each."""
+
+    def of_one() -> lsrl.Program:
+        @lsrl.program(max_length=100)
+        def passed(x: lsrl.Token(2)) -> lsrl.Signal:  # type: ignore[valid-type]
+            total = lsrl.cumsum(x)
+            return sum((total > k for k in range(1, count)), total > 0)
+
+        return passed
+
+    def of_each() -> lsrl.Program:
+        @lsrl.program(max_length=100)
+        def passed(v: lsrl.Vector(count, low=-1, high=1, step=0.25)) -> lsrl.Signal:  # type: ignore[valid-type]
+            total = lsrl.cumsum(v)
+            return sum((total[k] > k % 5 for k in range(1, count)), total[0] > 0)
+
+        return passed
+
+    return {f"{count} comparisons of a signal": of_one, f"{count}, of a channel each": of_each}
+
+
 def _tok2tok_settings(tokens: int) -> dict[str, Any]:
     """max_length = length (1 + 2 max_pairs)."""
     pairs = max(1, -(-(tokens - LENGTH) // (2 * LENGTH)))

@@ -64,6 +64,9 @@ _LAZY = {
     "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
+    "interpret": "lsrl.interpret",
+    "stability": "lsrl.stability",
+    "suite": "lsrl.suite",
 }
 
 __all__ = [
@@ -89,6 +92,7 @@ __all__ = [
     "greater",
     "greater_equal",
     "hold",
+    "interpret",
     "latch",
     "less",
     "less_equal",
@@ -113,6 +117,8 @@ __all__ = [
     "relu",
     "select",
     "selective_state",
+    "stability",
+    "suite",
     "targets",
     "threshold_state",
     "where",
@@ -132,4 +138,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 
 # Files and folders that only say or draw results, so that they don't depend on them.
-TELLING = ("cli/", "demo.py", "stability/figures.py", "stability/report.py")
+TELLING = (
+    "cli/",
+    "demo.py",
+    "stability/__init__.py",
+    *(f"stability/{name}.py" for name in ("figures", "measurement", "report")),
+)
 
 
 def directory() -> Path:

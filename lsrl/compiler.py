@@ -71,8 +71,8 @@ def compile(
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
     """
     target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
-    if watch is not None and not callable(watch):
-        raise ProgramError(f"watch must be a function of a name and a graph, got {watch!r}")
+    arguments.function("watch", watch, "a name and a graph", ProgramError)
+    arguments.count("most_parameters", most_parameters, kind=ProgramError)
     if levels is not None and not isinstance(levels, Mapping):
         raise ProgramError(
             f"levels must be those of an equal model, model.schedule.levels, got {levels!r}"

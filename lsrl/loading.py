@@ -113,9 +113,9 @@ def _allowed(saved: storage.SavedModel) -> int:
     """How many parameters a file's network may take before its own are put into it.
 
     What a file holds is all that its program may take; an altered network need not be as large.
+    Where little is missing, `storage.restore` tells what.
     """
     held = sum(entries(parameter).size for parameter in saved.parameters.values())
-    # A small file that lacks an array is told so when its arrays are put in.
     return max(SMALL, held if saved.alteration is None else SPREAD * held)
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from lsrl.errors import LsrlError
+from lsrl.errors import LsrlError, ProgramError
 from lsrl.ir import ops
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
@@ -242,8 +242,8 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
         drafts.append(_Draft(graph, members, before))
         visible = [node for node, _ in members if lifetimes[node].last >= level]
         before = drafts[-1].held.only(visible)
-    output = _Draft(graph, [], before).express(graph.output)
-    layers, output = _pruned(graph, feature_width, drafts, output)
+    drawn = _Draft(graph, [], before).express(graph.output)
+    layers, output = _pruned(graph, feature_width, drafts, drawn)
     return Schedule(graph, features, layers, output, problem.critical_path, solution)
 
 
@@ -336,11 +336,14 @@ class _LevelProblem:
         """The levels, if they are some of this graph.
 
         Raises:
-          LsrlError: says which node has no level, or one that does not fit.
+          ProgramError: says which node has no level, or one that does not fit.
         """
+        cure = "pass model.schedule.levels of an equal compilation, or leave them out"
         if levels.keys() != set(self.live):
             other = sorted(levels.keys() ^ set(self.live))
-            raise LsrlError(f"levels: expected one for each of {len(self.live)} nodes, not {other}")
+            raise ProgramError(
+                f"levels: expected one for each of {len(self.live)} nodes, not {other}; {cure}"
+            )
         lower, upper, rows = self.limits()
         positions = np.array([levels[i] for i in self.live], np.float64).T.reshape(-1)
         wrong = (positions < lower) | (positions > upper)
@@ -349,7 +352,9 @@ class _LevelProblem:
         if wrong.any():
             node = self.live[int(np.flatnonzero(wrong)[0]) % len(self.live)]
             label = self.graph.label(node)
-            raise LsrlError(f"levels: {levels[node]} of {label} is not where its values are")
+            raise ProgramError(
+                f"levels: {levels[node]} of {label} is not where its values are; {cure}"
+            )
         return levels
 
     def solve(self) -> Levels:

@@ -82,8 +82,8 @@ class Stages:
                 if levels is None:
                     raise
                 raise ProgramError(
-                    f"levels: expected those of an equal program on {self._backend.name!r}, "
-                    f"model.schedule.levels, got others ({error!r}); leave them out"
+                    f"levels: expected those of an equal program on {self._backend.name!r}, got "
+                    f"others ({error!r}); pass model.schedule.levels of one, or leave them out"
                 ) from error
         if self._watch is not None:
             self._watch("schedule", layout)

@@ -363,6 +363,12 @@ def test_a_spawned_process_runs_a_model():
 
 TARGET = ["expected one of linear_rnn", "griffin"]
 FLAG = "must be True or False"
+
+
+def levels():
+    return model(later).schedule.levels
+
+
 COMPILING = {
     "no target": (lambda: lsrl.compile(later, None), UnknownTargetError, ["target None", *TARGET]),
     "capitals": (
@@ -418,7 +424,17 @@ COMPILING = {
     "levels of another": (
         lambda: lsrl.compile(later, "linear_rnn", levels={99: (0, 99)}),
         ProgramError,
-        ["levels", "equal program", "leave them out"],
+        ["levels: expected one for each of", "99", "or leave them out"],
+    ),
+    "levels that are none": (
+        lambda: lsrl.compile(later, "linear_rnn", levels=dict.fromkeys(levels(), 1)),
+        ProgramError,
+        ["levels: expected those of an equal program", "or leave them out"],
+    ),
+    "most_parameters='all'": (
+        lambda: lsrl.compile(later, "lstm", most_parameters="all"),
+        ProgramError,
+        ["most_parameters must be an int >= 1", "got 'all'"],
     ),
     "legalise='unrol'": (
         lambda: lsrl.compile(later, "rnn", legalise="unrol"),

@@ -240,7 +240,7 @@ LABORATORY = {
     ),
     "a plan of names": (
         lambda: Plan(programs=("majority",)),
-        ["programs must be a tuple of", "Workload", "'majority'"],
+        ["programs must be a tuple", "workloads", "'majority'"],
     ),
     "a plan of text": (lambda: Plan(batch="a"), ["batch must be an int", "'a'"]),
     "a sweep of nothing": (lambda: sweep(None, "x"), ["sweep expects a Plan", "NoneType"]),
@@ -255,7 +255,7 @@ LABORATORY = {
     ),
     "a suite of half a program": (
         lambda: build("x", programs=[], held_back_programs=0.5),
-        ["count must be an int >= 0", "0.5"],
+        ["a seed and a count of at least 0", "0.5"],
     ),
     "a manifest nowhere": (lambda: read_manifest(None), ["read_manifest: " + PATH, "NoneType"]),
     "a dataset of a number": (lambda: read_dataset(3), ["read_dataset: " + PATH, "got int"]),
@@ -272,7 +272,10 @@ LABORATORY = {
         lambda: suite_training.train("x", seeds=0),
         ["seeds must be an int >= 1", "got 0"],
     ),
-    "held back by text": (lambda: held_back.held_back("a", 1), ["seed must be an int >= 0", "'a'"]),
+    "held back by text": (
+        lambda: held_back.held_back("a", 1),
+        ["a seed and a count of at least 0", "'a'"],
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import lsrl
 from lsrl import errors, programs
-from lsrl.interpret import Edge, capture
+from lsrl.interpret import Edge, activations, benchmark, capture
 from lsrl.interpret.faithfulness import Ablation, faithfulness
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.laboratory import Laboratory
@@ -421,6 +421,49 @@ def test_reports(rows):
     assert to_csv(again) == to_csv(rows)
     assert again[0].positives == rows[0].positives
     assert "| weights | 1.00 (1.00–1.00) |" in to_markdown(rows)
+
+
+@pytest.mark.studies
+def test_a_method_of_ones_own_stands_beside_the_references(tmp_path):
+    asked = []
+
+    def oracle(model, inputs):
+        """Knows the truth of edges, reads a signal off where it is, and knows nothing of nodes."""
+        asked.append([x.shape for x in inputs])
+        truth = Truth(model.circuit)
+        held = activations(model, *inputs)
+        channel = model.circuit.channels_of("height")[0]
+        fitted = held[channel.layer].reshape(-1, held[channel.layer].shape[-1])
+        wanted = capture(model, *inputs, on="evaluator")["height"].reshape(-1, 1)
+        weights = np.linalg.lstsq(np.c_[fitted, np.ones(len(fitted))], wanted)[0]
+        readout = Readout(channel.layer, weights[:-1], weights[-1])
+        blind = NodeClaim(units=[np.zeros(count) for count in model.circuit.units])
+        return [true_edges(truth, "units"), ProbeClaim({"height": readout}), blind]
+
+    case = Case("dyck1", "gru", "plain", compiled("gru"), sampler)
+    board = benchmark(oracle, [case, compiled("linear_rnn")], baselines=["random"])
+    assert asked[0] == [(16, 10)]
+    best = {what: method for what, method, *_ in reversed(board.standings())}
+    assert best["which unit reads which"] == "oracle"
+    own = {row.kind: row for row in board.rows if row.method == "oracle" and row.target == "gru"}
+    assert own["edges"].roc_auc == own["edges"].faithfulness == 1.0
+    assert own["probes"].r2 > 0.99
+    assert own["nodes"].roc_auc is None  # the outputs depend on every unit
+    board.save(tmp_path / "board.html")
+    page = (tmp_path / "board.html").read_text()
+    assert page.count("oracle") == 3
+    assert "oracle" in str(board)
+    assert len(board.rows) == 2 * (3 + 4)
+
+
+def test_what_is_no_claim_is_told():
+    case = Case("dyck1", "gru", "plain", compiled("gru"), sampler)
+    with pytest.raises(errors.InputError, match=r"expected a NodeClaim.* got dict"):
+        benchmark(lambda model, inputs: {}, [case], baselines=[])
+    with pytest.raises(errors.InputError, match="at least one model"):
+        benchmark(lambda model, inputs: {}, [])
+    with pytest.raises(errors.InputError, match=r"got str; lsrl\.suite\.cases"):
+        benchmark(lambda model, inputs: {}, ["dyck1"])
 
 
 def test_a_variant_that_hides_its_weights_is_a_benchmark():

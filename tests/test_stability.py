@@ -363,7 +363,7 @@ def test_sweep_gives_the_same_table_again_and_after_a_kill(tmp_path: Path, monke
     from lsrl.stability import sweep as module
 
     measured: list[object] = []
-    original = module.measure
+    original = module.measured
 
     def measure(*arguments, **options):
         if len(measured) == 3:
@@ -371,18 +371,18 @@ def test_sweep_gives_the_same_table_again_and_after_a_kill(tmp_path: Path, monke
         measured.append(arguments)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(module, "measured", measure)
     with pytest.raises(KeyboardInterrupt):
         sweep(SMALL, tmp_path / "broken")
     assert not (tmp_path / "broken" / "sweep.csv").exists()
-    monkeypatch.setattr(module, "measure", original)
+    monkeypatch.setattr(module, "measured", original)
     assert sweep(SMALL, tmp_path / "broken") == whole
     assert (tmp_path / "broken" / "sweep.csv").read_bytes() == table
 
     def refuse(*arguments, **options):
         raise AssertionError("a finished task is run again")
 
-    monkeypatch.setattr(module, "measure", refuse)
+    monkeypatch.setattr(module, "measured", refuse)
     assert sweep(SMALL, tmp_path / "whole") == whole
 
     assert read_rows(tmp_path / "whole" / "sweep.csv", COLUMNS) == whole
@@ -418,7 +418,7 @@ def test_a_sweep_serves_what_it_measured_of_the_same_content_alone(tmp_path, mon
             found.append(kind.name)
             return []
 
-        monkeypatch.setattr(module, "measure", note)
+        monkeypatch.setattr(module, "measured", note)
         kinds = (PAPER, noise or noise_of(1), Length(), Extremes())
         sweep(Plan((workloads.DEFAULT["majority"],), ("gru",), kinds, 2, (0,)), tmp_path)
         return found
@@ -790,7 +790,7 @@ def test_bench_writes_table_and_figures_and_resumes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--program", "nothing"], "no program nothing"),
+        (["--program", "nothing"], "unknown program 'nothing'"),
         (["-t", "nothing"], "unknown target"),
         (["--quick", "-t", "linear_rnn"], "chooses its"),
     ],

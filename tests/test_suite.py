@@ -17,11 +17,12 @@ from safetensors.numpy import load as load_arrays
 from typer.testing import CliRunner
 
 import lsrl
+import lsrl.suite
 from lsrl import errors
 from lsrl.backends.base import StackBackend
 from lsrl.cli import app
 from lsrl.interpret import Circuit, capture
-from lsrl.suite import datasets, variants, verify
+from lsrl.suite import datasets, sampling, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
 from lsrl.suite.manifest import ModelRecord, digest, read_manifest
@@ -86,8 +87,8 @@ def test_the_suite_has_forty_programs_and_every_family():
 @pytest.mark.parametrize("program", SUITE, ids=lambda program: program.name)
 def test_data_are_right_and_tell_every_signal_apart(program):
     """Against the plain-Python reference; every signal that varies has pairs that differ in it."""
-    dataset = datasets.make_dataset(program, 1, SMALL)
-    pairs = datasets.make_counterfactuals(program, 1, pairs=4, candidates=64)
+    dataset = sampling.make_dataset(program, 1, SMALL)
+    pairs = sampling.make_counterfactuals(program, 1, pairs=4, candidates=64)
     splits = dataset.splits
     assert splits["train"].outputs.shape[1] == program.tokens
     assert ("long" in splits) == (program.long_tokens is not None)
@@ -117,7 +118,7 @@ def test_data_are_right_and_tell_every_signal_apart(program):
 
 def test_pairs_differ_in_few_other_signals():
     (program,) = programs(["flip_flop"])
-    pairs = datasets.make_counterfactuals(program, 0)
+    pairs = sampling.make_counterfactuals(program, 0)
     numbers = pairs.differs.any(axis=2).sum(axis=1)
     # A value that is ignored differs alone, besides the instruction that it stands in.
     assert numbers[pairs.pairs_of("value")[0]] == 2
@@ -130,21 +131,21 @@ def test_pairs_differ_in_few_other_signals():
 
 def test_signals_that_are_always_equal_are_told():
     (program,) = programs(["tok2tok_symbols"])
-    groups = datasets.make_dataset(program, 0, SMALL).indistinguishable()
+    groups = sampling.make_dataset(program, 0, SMALL).indistinguishable()
     # Rings of one place are what is read from them.
     assert ("query_ring", "query") in groups
     (program,) = programs(["majority"])
-    assert datasets.make_dataset(program, 0, SMALL).indistinguishable() == ()
+    assert sampling.make_dataset(program, 0, SMALL).indistinguishable() == ()
 
 
 def test_equal_seeds_give_equal_data_and_others_do_not():
     (program,) = programs(["flip_flop"])
-    first, again = (datasets.make_dataset(program, 5, SMALL) for _ in range(2))
+    first, again = (sampling.make_dataset(program, 5, SMALL) for _ in range(2))
     assert datasets.dataset_bytes(first) == datasets.dataset_bytes(again)
-    other = datasets.make_dataset(program, 6, SMALL)
+    other = sampling.make_dataset(program, 6, SMALL)
     assert (first.splits["train"].outputs != other.splits["train"].outputs).any()
     pairs = [
-        datasets.counterfactuals_bytes(datasets.make_counterfactuals(program, s)) for s in (5, 5, 6)
+        datasets.counterfactuals_bytes(sampling.make_counterfactuals(program, s)) for s in (5, 5, 6)
     ]
     assert pairs[0] == pairs[1] != pairs[2]
 
@@ -153,8 +154,8 @@ def test_equal_seeds_give_equal_data_and_others_do_not():
 @pytest.mark.parametrize("name", ["binary_adder", "gradient_step"])
 def test_data_come_back_from_their_files_as_they_were(name, tmp_path):
     (program,) = programs([name])
-    dataset = datasets.make_dataset(program, 0, SMALL)
-    pairs = datasets.make_counterfactuals(program, 0, pairs=2, candidates=32)
+    dataset = sampling.make_dataset(program, 0, SMALL)
+    pairs = sampling.make_counterfactuals(program, 0, pairs=2, candidates=32)
     path = tmp_path / "file"
     path.write_bytes(datasets.dataset_bytes(dataset))
     read = datasets.read_dataset(path)
@@ -175,6 +176,53 @@ def assert_equal_splits(split, expected):
     assert list(split.signals) == list(expected.signals)
     for name, array in split.flat("").items():
         np.testing.assert_array_equal(array, expected.flat("")[name], strict=True)
+
+
+@pytest.mark.studies
+def test_splits_are_frames_and_parquet(tmp_path):
+    pytest.importorskip("pandas")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (program,) = programs(["gradient_step"])
+    dataset = sampling.make_dataset(program, 0, {**SMALL, "test": 5})
+    split = dataset.splits["test"]
+    assert len(split) == 5
+    frame = split.to_pandas()
+    assert frame.index.names == ["sequence", "token"]
+    for name, array in split.flat("").items():
+        name = name.removeprefix("/")
+        wide = array.reshape(array.shape[0] * array.shape[1], -1)
+        columns = [name] if wide.shape[1] == 1 else [f"{name}[{k}]" for k in range(wide.shape[1])]
+        np.testing.assert_array_equal(frame[columns].to_numpy(), wide)
+    files = dataset.to_parquet(tmp_path / "out")
+    assert list(files) == list(dataset.splits)
+    rows = parquet.read_table(files["test"]).to_pylist()
+    for row, outputs in zip(rows, split.outputs, strict=True):
+        np.testing.assert_array_equal(np.reshape(row["outputs"], outputs.shape), outputs)
+
+
+@pytest.mark.studies
+def test_single_models_are_those_of_a_build(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = lsrl.suite.load("majority", "gru", seed=3)
+    same = lsrl.load(built / "counting/majority/gru/plain/model.safetensors")
+    own, other = model.module.parameter_arrays(), same.module.parameter_arrays()
+    assert all(np.array_equal(own[name], other[name]) for name in own | other)
+    data = lsrl.suite.load_data("majority", seed=3)
+    folder = built / "counting/majority"
+    assert datasets.dataset_bytes(data) == (folder / "dataset.safetensors").read_bytes()
+    pairs = datasets.counterfactuals_bytes(lsrl.suite.load_pairs("majority", seed=3))
+    assert pairs == (folder / "counterfactuals.safetensors").read_bytes()
+    monkeypatch.setattr(lsrl, "compile", None)  # what is there is not built again
+    np.testing.assert_array_equal(
+        lsrl.suite.load("majority", "gru", seed=3).run(*data.splits["long"].arrays),
+        data.splits["long"].outputs,
+    )
+    with pytest.raises(errors.InputError, match="no residual stream to rotate"):
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        lsrl.suite.load("majority", "gru", "rotated")
+    with pytest.raises(errors.InputError, match="did you mean 'majority'"):
+        lsrl.suite.load("majorty", "gru")
 
 
 # ---------------------------------------------------------------- building
@@ -559,8 +607,8 @@ def test_a_network_that_is_right_less_often_than_its_card_says_is_found(tmp_path
     """A soft one: no bound is certified, and what was measured is checked."""
     agreement = "agreement of interchanges"
     (program,) = programs(["flip_flop"])
-    dataset = datasets.make_dataset(program, 0, SMALL)
-    pairs = datasets.make_counterfactuals(program, 0, pairs=2, candidates=32)
+    dataset = sampling.make_dataset(program, 0, SMALL)
+    pairs = sampling.make_counterfactuals(program, 0, pairs=2, candidates=32)
     plain = lsrl.compile(program.program(), "gru", inspectable=True)
     model = lsrl.interpret.variants.soft(plain)
     record = ModelRecord(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.stability.paper_experiment import ORIGINAL, SIGMAS, Summary
-from lsrl.stability.figures import pyplot_for_print
+from lsrl.stability.figures import styled, subplots
 from lsrl.stability.sweep import OWN
 
 if TYPE_CHECKING:
@@ -27,41 +27,42 @@ def draw_paper(table: Sequence[Summary]) -> "Figure":
     Args:
       table: of `benchmarks.stability.paper_experiment.summaries`.
     """
-    figure, axes = pyplot_for_print().subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    views = (
-        (axes[0], "tok2tok", "wrong tokens, %"),
-        (axes[1], "vec2vec", "mean error"),
-    )
-    for panel, program, what in views:
-        for (form, lowering), (label, colour) in FORMS.items():
-            cells = sorted(
-                (
-                    cell
-                    for cell in table
-                    if (cell.program, cell.form, cell.lowering, cell.states)
-                    == (program, form, lowering, "forced")
-                    and not (form == OWN and cell.target != "linear_rnn")
-                ),
-                key=lambda cell: cell.level,
-            )
-            x = [_shown(cell.level) for cell in cells]
-            panel.plot(x, [cell.mean for cell in cells], "o-", ms=3, color=colour, label=label)
-            panel.fill_between(
-                x, [c.low for c in cells], [c.high for c in cells], color=colour, alpha=0.15
-            )
-            known = ORIGINAL.get((program, form), ())
-            if known:
-                panel.plot(
-                    [_shown(level) for level in SIGMAS], [cell.mean for cell in known], "s--",
-                    ms=3, color=colour, alpha=0.5,
-                )  # fmt: skip
-        panel.set_xscale("log")
-        panel.set_title(f"{program}, states forced")
-        panel.set_xlabel("σ of the noise on stored weights (leftmost: none)")
-        panel.set_ylabel(what)
-    axes[1].set_yscale("log")
-    axes[0].plot([], [], "s--", color="grey", label="original implementation")
-    axes[0].legend()
+    with styled():
+        figure, [[left, right]] = subplots(1, 2, (11, 4.6))
+        views = (
+            (left, "tok2tok", "wrong tokens, %"),
+            (right, "vec2vec", "mean error"),
+        )
+        for panel, program, what in views:
+            for (form, lowering), (label, colour) in FORMS.items():
+                cells = sorted(
+                    (
+                        cell
+                        for cell in table
+                        if (cell.program, cell.form, cell.lowering, cell.states)
+                        == (program, form, lowering, "forced")
+                        and not (form == OWN and cell.target != "linear_rnn")
+                    ),
+                    key=lambda cell: cell.level,
+                )
+                x = [_shown(cell.level) for cell in cells]
+                panel.plot(x, [cell.mean for cell in cells], "o-", ms=3, color=colour, label=label)
+                panel.fill_between(
+                    x, [c.low for c in cells], [c.high for c in cells], color=colour, alpha=0.15
+                )
+                known = ORIGINAL.get((program, form), ())
+                if known:
+                    panel.plot(
+                        [_shown(level) for level in SIGMAS], [cell.mean for cell in known], "s--",
+                        ms=3, color=colour, alpha=0.5,
+                    )  # fmt: skip
+            panel.set_xscale("log")
+            panel.set_title(f"{program}, states forced")
+            panel.set_xlabel("σ of the noise on stored weights (leftmost: none)")
+            panel.set_ylabel(what)
+        right.set_yscale("log")
+        left.plot([], [], "s--", color="grey", label="original implementation")
+        left.legend()
     return figure
 
 

@@ -46,6 +46,12 @@ def build_suite(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     held_back: HeldBack = 0,
     workers: Workers = 2,
+    starter: Annotated[
+        bool, typer.Option("--starter", help="12 programs on 4 targets in 3 variants.")
+    ] = False,
+    test: Annotated[
+        int, typer.Option(min=0, help="Sequences of a split to test on; none by default.")
+    ] = 0,
 ) -> None:
     """Build every program on every target that holds it, each model in a folder of its own.
 
@@ -55,12 +61,17 @@ def build_suite(
 
     Examples:
       lsrl suite build models
+      lsrl suite build models --starter
       lsrl suite build models -p majority -t lstm -t mamba
       lsrl suite build models --held-back 10 --seed 7
     """
     from lsrl.suite.build import build
+    from lsrl.suite.programs import STARTER, STARTER_TARGETS, STARTER_VARIANTS
     from lsrl.suite.variants import DEFAULT
 
+    if starter:
+        program = program or list(STARTER)
+        target, variant = target or list(STARTER_TARGETS), variant or list(STARTER_VARIANTS)
     with progress() as bars:
         manifest = build(
             directory,
@@ -70,6 +81,7 @@ def build_suite(
             seed=seed,
             workers=workers,
             held_back_programs=held_back,
+            sequences={"test": test} if test else None,
             progress=bars,
         )
     exact = sum(model.exact for model in manifest.models)

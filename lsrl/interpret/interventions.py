@@ -66,6 +66,27 @@ def capture(model: Model, *inputs: ArrayLike, on: Side = "network") -> dict[str,
     return _finished(Outcome(outputs, found), batched).signals
 
 
+def activations(model: Model, *inputs: ArrayLike) -> list[Array]:
+    """What the hook of every layer holds at every token, as `capture` reads signals from it.
+
+    Args:
+      model: any compiled model.
+      *inputs: as for `Model.run`.
+
+    Returns:
+      Per layer, that of the input map first, (batch, time, units), without the batch axis if the
+      inputs have none; `model.circuit.units` has the numbers of units.
+
+    Raises:
+      InputError: an input lies outside its declared type.
+    """
+    arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
+    wiring = wiring_of(model)
+    _, hooks = wiring.run(arrays, [], hooks=True)
+    units = zip(hooks, wiring.circuit.units, strict=True)
+    return [np.asarray(hook)[..., :count][() if batched else 0] for hook, count in units]
+
+
 def patch(
     model: Model,
     inputs: Sequence[ArrayLike],

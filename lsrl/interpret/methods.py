@@ -15,7 +15,7 @@ where units hold several channels (a rotated stream), signals are looked for in 
 the circuit names, and units as they are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -31,10 +31,14 @@ from lsrl.interpret.interventions import capture, decoded, wiring_of
 from lsrl.interpret.laboratory import METHODS, Laboratory, Method
 from lsrl.interpret.method_scores import MethodScore
 from lsrl.interpret.probes import probe
-from lsrl.interpret.score import EdgeClaim, Level, NodeClaim, score_on, score_probes
+from lsrl.interpret.score import EdgeClaim, Level, NodeClaim, ProbeClaim, score_on, score_probes
 from lsrl.interpret.truth import Truth, equivalence_classes
+from lsrl.ir.numbers import Array
 from lsrl.model import Model
 
+# A method of one's own: from a model and inputs to what it claims of the model.
+Claim = NodeClaim | EdgeClaim | ProbeClaim
+Judged = Callable[[Model, list[Array]], Claim | Sequence[Claim]]
 # Sequences that methods look at.
 SEQUENCES = 16
 # Sequences for what a dataset can't tell apart, and for probes; half of them to fit.
@@ -63,6 +67,7 @@ def evaluate_methods(
     cases: Sequence[Case],
     methods: Sequence[Method] = METHODS,
     *,
+    own: Mapping[str, Judged] | None = None,
     seed: int = 0,
     faithful: bool = True,
     progress: Callable[[Case, list[MethodScore]], None] | None = None,
@@ -72,6 +77,7 @@ def evaluate_methods(
     Args:
       cases: the models.
       methods: see METHODS.
+      own: further methods by name; see `lsrl.interpret.benchmark`.
       seed: of inputs and of what is random in a method.
       faithful: whether to measure the faithfulness of claims about units, or about signals where
         there are no others.
@@ -82,7 +88,7 @@ def evaluate_methods(
       only.
 
     Raises:
-      InputError: there is no such method.
+      InputError: there is no such method, or one of the further ones claims nothing that fits.
     """
     wanted = arguments.names("evaluate_methods: methods", methods)
     for method in wanted:
@@ -96,6 +102,8 @@ def evaluate_methods(
         found: list[MethodScore] = []
         for method in cast("list[Method]", wanted):
             found += [bench.probed()] if method == "probes" else bench.claimed(method)
+        for name, function in (own or {}).items():
+            found += bench.judged(name, function)
         rows += found
         if progress is not None:
             progress(case, found)
@@ -125,23 +133,44 @@ class _Bench:
             self.looked = {"signals": directions}
         self.ablation = Ablation(model, self.truth, inputs, seed)
 
-    def _blank(self, method: Method, kind: str, level: Level) -> MethodScore:
+    def _blank(self, method: str, kind: str, level: Level) -> MethodScore:
         case = self.case
         return MethodScore(case.program, case.target, case.variant, method, kind, level)
 
     def probed(self) -> MethodScore:
         """The score of probes."""
-        model, classes, half = self.case.model, self.truth.classes, POOL // 2
+        model, classes = self.case.model, self.truth.classes
         probes = probe(model, self.pool, self.hooks, self.values, classes, self.seed)
-        held = {name: found[half:] for name, found in self.values.items()}
+        scored = self._probes("probes", probes.claim)
+        return replace(scored, selectivity=probes.r2 - probes.control)
+
+    def judged(self, name: str, method: Judged) -> Iterator[MethodScore]:
+        """The scores of a method of someone's own."""
+        claims = method(self.case.model, [x[:SEQUENCES].copy() for x in self.pool])
+        for claim in claims if isinstance(claims, list | tuple) else [claims]:
+            if isinstance(claim, ProbeClaim):
+                yield self._probes(name, claim)
+            elif isinstance(claim, EdgeClaim | NodeClaim):
+                kind = "edges" if isinstance(claim, EdgeClaim) else "nodes"
+                yield self._scored(self._blank(name, kind, claim.level), claim)
+            else:
+                raise InputError(
+                    f"{name}: expected a NodeClaim, EdgeClaim or ProbeClaim, or a list of them, "
+                    f"got {type(claim).__name__}"
+                )
+
+    def _probes(self, name: str, claim: ProbeClaim) -> MethodScore:
+        half = POOL // 2
+        held = {signal: found[half:] for signal, found in self.values.items()}
         hooks = [hook[half:] for hook in self.hooks]
-        scored = score_probes(model.circuit, probes.claim, hooks, held, classes=classes)
+        scored = score_probes(
+            self.case.model.circuit, claim, hooks, held, classes=self.truth.classes
+        )
         return replace(
-            self._blank("probes", "probes", "signals"),
+            self._blank(name, "probes", "signals"),
             candidates=scored.signals,
             roc_auc=scored.location,
             r2=scored.r2,
-            selectivity=probes.r2 - probes.control,
         )
 
     def claimed(self, method: Method) -> Iterator[MethodScore]:
@@ -160,7 +189,7 @@ class _Bench:
             yield self._scored(self._blank(method, "nodes", level), nodes, effects)
 
     def _scored(
-        self, blank: MethodScore, claim: EdgeClaim | NodeClaim, effects: Effects
+        self, blank: MethodScore, claim: EdgeClaim | NodeClaim, effects: Effects | None = None
     ) -> MethodScore:
         found, kept = score_on(self.truth, claim), None
         if self.faithful and (self.mixed or blank.level == "units"):
@@ -174,6 +203,6 @@ class _Bench:
             precision=found.precision,
             recall=found.recall,
             faithfulness=kept,
-            zero_gradients=effects.zero_gradients,
-            infinite_gradients=effects.infinite_gradients,
+            zero_gradients=None if effects is None else effects.zero_gradients,
+            infinite_gradients=None if effects is None else effects.infinite_gradients,
         )

@@ -283,12 +283,10 @@ class GraphBuilder:
         if key in self._known or any(self.facts[i] is not earlier.facts[k] for i, k in read):
             return None
         index = self._known[key] = len(self.nodes)
-        changes: dict[str, tuple[int, ...]] = {}
-        if operands != node.operands:
-            changes["operands"] = operands
-        if earlier.program is None:
-            changes["origins"] = (old,)
-        self.nodes.append(replace(node, **changes) if changes else node)
+        origins = (old,) if earlier.program is None else node.origins
+        if operands != node.operands or origins != node.origins:
+            node = replace(node, operands=operands, origins=origins)
+        self.nodes.append(node)
         self.facts.append(earlier.facts[old])
         return index
 

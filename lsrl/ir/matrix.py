@@ -80,7 +80,7 @@ class Matrix:
         csr.sum_duplicates()
         csr.eliminate_zeros()
         self._take(csr.data, csr.indices, csr.indptr, csr.shape)
-        self._csr = csr
+        self._csr: sp.csr_array | None = csr
 
     @classmethod
     def stored(cls, data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> "Matrix":
@@ -97,7 +97,8 @@ class Matrix:
             indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
             data, indices = data[kept], indices[kept]
         matrix = cls.__new__(cls)
-        matrix._take(data, indices.astype(np.int32), indptr.astype(np.int32), shape)
+        kind = np.int32 if max(len(data), shape[1]) < 2**31 else np.int64
+        matrix._take(data, indices.astype(kind), indptr.astype(kind), shape)
         return matrix
 
     def _take(self, data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> None:
@@ -107,7 +108,7 @@ class Matrix:
             array.flags.writeable = False
         self.data, self.indices, self.indptr = data, indices, indptr
         self.shape = int(shape[0]), int(shape[1])
-        self._csr: sp.csr_array | None = None
+        self._csr = None
         self._digest = b""
         self._entry_rows: Array | None = None
         self._unit: float | None = None

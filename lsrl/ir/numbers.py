@@ -32,7 +32,7 @@ def lowest_bit(values: npt.ArrayLike) -> Array:
     mantissa = pattern & MANTISSA
     # Without its lowest bit a mantissa is smaller by that bit; a power of two has none to lose.
     less = (pattern - (mantissa & -mantissa)).view(np.float64)
-    bit = np.where(mantissa == 0, size, size - less)
+    bit = np.where(mantissa == 0, size, size - np.where(mantissa == 0, 0.0, less))
     # Zeros and what is not finite are the patterns from 0 and from that of infinity on.
     return np.where(size == 0, np.inf, np.where(pattern < INFINITY, bit, 0.0))
 

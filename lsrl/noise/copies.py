@@ -106,29 +106,14 @@ def observe_copies(
     Arguments and errors are those of `run_copies`, but for `observe`: what is seen, a function of a
     module, since it is compiled once.
     """
-    program = arguments.instance("run_copies", model, Model, "lsrl.compile").program
-    if not isinstance(perturbation, Perturbation):
-        raise InputError(
-            "run_copies: expected a Perturbation, such as WeightNoise('noise'), got "
-            f"{perturbation!r}"
-        )
-    for what, row in (("levels", levels), ("seeds", seeds)):
-        if not isinstance(row, Sequence | np.ndarray):
-            raise InputError(f"run_copies: {what} must be a list, one a copy, got {row!r}")
-    if not len(seeds) or len(levels) != len(seeds):
-        raise InputError(
-            f"run_copies: expected a level and a seed a copy, got {len(levels)} levels and "
-            f"{len(seeds)} seeds"
-        )
-    module = model.module
-    levels = [arguments.real("run_copies: a level", level) for level in levels]
-    seeds = [arguments.count("run_copies: a seed", seed, 0) for seed in seeds]
+    levels, seeds = _checked(model, perturbation, levels, seeds)
     for name, number, least in (("memory", memory, 1), ("most", most, 1), ("last", last, 0)):
         if number is not None:
             arguments.count(f"run_copies: {name}", number, least)
     if mesh is not None:
         arguments.instance("run_copies: mesh", mesh, Mesh, "jax.make_mesh")
-    arrays, _ = check_inputs(program.inputs, inputs, None)
+    module = model.module
+    arrays, _ = check_inputs(model.program.inputs, inputs, None)
     batch, tokens = arrays[0].shape[:2]
     with model.device_mode():
         features = tuple(jnp.asarray(a, jnp.int32 if a.ndim == 2 else model.dtype) for a in arrays)
@@ -162,6 +147,29 @@ def observe_copies(
             count = min(room, copies - start)
             found.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], seen))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _checked(
+    model: object, perturbation: object, levels: object, seeds: object
+) -> tuple[list[float], list[int]]:
+    """Levels and seeds, one a copy, of a model and a perturbation that are ones."""
+    arguments.instance("run_copies", model, Model, "lsrl.compile")
+    if not isinstance(perturbation, Perturbation):
+        raise InputError(
+            "run_copies: expected a Perturbation, such as WeightNoise('noise'), got "
+            f"{perturbation!r}"
+        )
+    for what, row in (("levels", levels), ("seeds", seeds)):
+        if not isinstance(row, Sequence | np.ndarray):
+            raise InputError(f"run_copies: {what} must be a list, one a copy, got {row!r}")
+    found = [arguments.real("run_copies: a level", x) for x in cast("Sequence[float]", levels)]
+    drawn = [arguments.count("run_copies: a seed", x, 0) for x in cast("Sequence[int]", seeds)]
+    if not drawn or len(found) != len(drawn):
+        raise InputError(
+            f"run_copies: expected a level and a seed a copy, got {len(found)} levels and "
+            f"{len(drawn)} seeds"
+        )
+    return found, drawn
 
 
 def _outputs(output: jax.Array, state: Tree) -> jax.Array:

@@ -9,13 +9,17 @@ Noise is drawn by numpy on the host: the generators of jax would be compiled ane
 network's program, which takes longer than the runs.
 """
 
+import difflib
+import inspect
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
+import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lsrl.backends.axes import Axes
 from lsrl.errors import InputError
@@ -263,6 +267,75 @@ def rounded(value: Array, name: str) -> Array:
     return np.where(np.abs(found) > greatest, np.copysign(np.inf, value), found)
 
 
+@dataclass(frozen=True)
+class Change(Perturbation):
+    """What a function of yours makes of each parameter.
+
+    Attributes:
+      name: of the perturbation, in tables.
+      levels: those that are tried; a function that takes no level is tried at 1 alone.
+      function: `function(name, array, key)`, or `function(name, array, key, level)`, gives the
+        array in place of one of the model's. `name` is the parameter's, such as
+        "layers.0.recurrent_kernel"; `array` is in float64; `key` is a key of `jax.random` that
+        depends on the seed and on the name alone, so that all levels share their draw.
+
+    Example:
+      >>> def pruned(name, array, key, level):
+      ...     return np.where(np.abs(array) < level, 0, array)
+      >>> lsrl.stability.Change("pruned", levels=(0.1, 1.0), function=pruned)
+
+    Raises:
+      InputError: no function, or levels for one that takes none.
+    """
+
+    levels: tuple[float, ...] = (1.0,)
+    function: Callable[..., ArrayLike] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the function."""
+        super().__post_init__()
+        if not callable(self.function):
+            raise InputError(
+                f"{self.name}: expected function=, a function of (name, array, key) or (name, "
+                f"array, key, level), got {self.function!r}"
+            )
+        if self.levels != (1.0,) and not takes_level(self.function):
+            raise InputError(
+                f"{self.name}: got levels {self.levels!r} for a function that takes none; let it "
+                "take a fourth argument, level"
+            )
+
+    def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
+        pairs = list(zip(levels, seeds, strict=True))
+        found = {pair: self._once(weight, *pair) for pair in dict.fromkeys(pairs)}
+        return np.stack([found[pair] for pair in pairs])
+
+    def _once(self, weight: Weight, level: float, seed: int) -> Array:
+        if level == 0 or self.function is None:
+            return weight.value
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(weight.name.encode()))
+        further = (level,) if takes_level(self.function) else ()
+        given = weight.value.copy()
+        # Networks run with jax's strict promotion, which is no business of the user's function.
+        with jax.numpy_dtype_promotion("standard"):
+            made = np.asarray(self.function(weight.name, given, key, *further), np.float64)
+        if made.shape != given.shape:
+            raise InputError(
+                f"{self.name}: expected an array of shape {given.shape} for {weight.name!r}, got "
+                f"{made.shape}; return one value an entry"
+            )
+        return made
+
+
+def takes_level(function: Callable[..., ArrayLike]) -> bool:
+    """Whether a function of parameters takes a fourth argument, the level."""
+    try:
+        inspect.signature(function).bind("name", None, None, 1.0)
+    except TypeError:
+        return False
+    return True
+
+
 PAPER = WeightNoise("paper", forced=True)
 FREE = WeightNoise("weights")
 RELATIVE = WeightNoise("relative", unit="relative")
@@ -272,3 +345,25 @@ DEFAULT: tuple[Perturbation, ...] = (
     PAPER, FREE, RELATIVE, ACTIVATIONS, INTEGERS,
     Rounding("tf32"), Rounding("float16"), Rounding("bfloat16"),
 )  # fmt: skip
+NAMED = {perturbation.name: perturbation for perturbation in DEFAULT}
+
+
+def perturbation_of(value: "str | Perturbation | Callable[..., ArrayLike]") -> Perturbation:
+    """The perturbation that a name of `DEFAULT` or a function stands for; see `Change`.
+
+    Raises:
+      InputError: neither of them, nor a perturbation.
+    """
+    if isinstance(value, Perturbation):
+        return value
+    if isinstance(value, str) and value in NAMED:
+        return NAMED[value]
+    if callable(value):
+        levels = SIGMAS if takes_level(value) else (1.0,)
+        return Change(getattr(value, "__name__", type(value).__name__), levels, function=value)
+    near = difflib.get_close_matches(value, NAMED, n=1) if isinstance(value, str) else ()
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(
+        f"perturbations: expected one of {', '.join(NAMED)}, a Perturbation or a function of "
+        f"(name, array, key), got {value!r}{hint}"
+    )

@@ -1,97 +1,239 @@
 """Figures of the stability lab, for print; needs matplotlib (the extra "plot")."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from lsrl.backends import registry
 from lsrl.drawing import save_figure
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
-from lsrl.stability.measures import critical_level
+from lsrl.stability.measures import critical_level, interval
 from lsrl.stability.store import CsvRow
 from lsrl.stability.sweep import OWN, fractions
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
 
 STRONGEST = 1.0  # what a map shows for programs that bear every level
+# Inches of a column, and of a page, of a paper in two columns.
+COLUMN, PAGE = 3.3, 6.9
+# Colours that all kinds of sight tell apart (Okabe and Ito 2008), and grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+# Metadata that would differ from one run to the next, by suffix.
+_TIMELESS: dict[str, dict[str, str | None]] = {
+    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+}
 
 
-def pyplot_for_print() -> ModuleType:
-    """Matplotlib's pyplot, without a display, with our settings.
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within it, matplotlib draws with our settings, and outside as before.
 
     Raises:
-      InputError: it is not installed.
+      InputError: matplotlib is not installed.
     """
     try:
         import matplotlib
     except ImportError as error:
         raise InputError(
-            "figures need matplotlib: pip install 'lsrl[plot]'; the tables are written without it"
+            "figures need matplotlib: pip install 'lsrl[plot]'; the tables are there without it"
         ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    with matplotlib.rc_context(
+        {
+            "font.size": 8,
+            "axes.titlesize": 8,
+            "legend.fontsize": 7,
+            "lines.linewidth": 1.1,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "lsrl",
+        }
+    ):
+        yield
 
-    pyplot.rcParams.update({"font.size": 9, "savefig.dpi": 150, "axes.grid": True,
-                            "grid.alpha": 0.3, "legend.fontsize": 8})  # fmt: skip
-    return pyplot
+
+def subplots(
+    lines: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    shared: Literal["", "y", "both"] = "",
+) -> "tuple[Figure, list[list[Axes]]]":
+    """A figure with panels (lines, columns), inside `styled`; no display is asked for.
+
+    Args:
+      lines: of panels.
+      columns: of panels.
+      size: in inches.
+      shared: which axes all panels share.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(
+        lines, columns, squeeze=False, sharex=shared == "both", sharey=bool(shared)
+    )
+    return figure, [list(row) for row in axes]
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure; the same figure has the same bytes.
+    """Write a figure as .pdf, .svg or .png; the same figure has the same bytes.
 
     Raises:
+      InputError: a name with another suffix.
       OSError: it can't be written.
     """
-    save_figure(figure, path, metadata={"Software": None})
-    pyplot_for_print().close(figure)
+    suffix = path.suffix.lower()
+    if suffix not in _TIMELESS:
+        raise InputError(
+            f"{path}: expected a figure's name that ends in {', '.join(_TIMELESS)}, got "
+            f"{suffix or 'no suffix'}"
+        )
+    with styled():
+        save_figure(figure, path, dpi=300, metadata=_TIMELESS[suffix])
+
+
+# By program, target and perturbation: levels above 0, and wrong shares (levels, draws).
+Shares: TypeAlias = Mapping[tuple[str, str, str], tuple[list[float], Array]]
+
+
+def draw_curves(shares: Shares) -> "Figure":
+    """Wrong tokens against the level of noise: a curve a target.
+
+    There is a panel a program, from above, and perturbation, from the left.
+
+    Args:
+      shares: what `Measurement.shares` gives.
+
+    Raises:
+      InputError: there are none, or matplotlib is not installed.
+    """
+    if not shares:
+        raise InputError("plot: there is nothing to draw, since no target holds a program")
+    programs, targets, kinds = (list(dict.fromkeys(key[i] for key in shares)) for i in range(3))
+    with styled():
+        wide = COLUMN if len(kinds) == 1 else PAGE
+        size = (wide, 0.5 + 1.9 * len(programs))
+        figure, axes = subplots(len(programs), len(kinds), size, shared="y")
+        for program, line in zip(programs, axes, strict=True):
+            line[0].set_ylabel(f"{program}\nwrong tokens, %")
+            for kind, panel in zip(kinds, line, strict=True):
+                panel.set_ylim(-3, 103)
+                for number, target in enumerate(targets):
+                    found = shares.get((program, target, kind))
+                    if found is not None:
+                        _curve(panel, number, target, *found)
+        for kind, panel in zip(kinds, axes[0], strict=True):
+            panel.set_title(kind)
+        _legend(figure, targets)
+    return figure
+
+
+def _curve(panel: "Axes", number: int, target: str, levels: list[float], wrong: Array) -> None:
+    colour, line = COLOURS[number % len(COLOURS)], "-" if _gated(target) else "--"
+    mean, low, high = (100 * part for part in interval(wrong))
+    if len(levels) == 1:
+        error = [[mean[0] - low[0]], [high[0] - mean[0]]]
+        panel.bar([number], mean, yerr=error, color=colour, alpha=1 if _gated(target) else 0.5)
+        panel.set_xticks([])
+        panel.set_xlabel(f"at {levels[0]:g}")
+        return
+    panel.set_xscale("log")
+    panel.set_xlabel("level")
+    panel.plot(levels, mean, line, marker="o", ms=2.5, color=colour)
+    panel.fill_between(levels, low, high, color=colour, alpha=0.15, lw=0)
+    borne = critical_level(levels, wrong, resamples=0).level
+    if borne == 0 or math.isinf(borne):
+        end, marker = (0, "<") if borne == 0 else (-1, ">")
+        panel.plot(levels[end], mean[end], marker, ms=6, color=colour, clip_on=False)
+
+
+def _legend(figure: "Figure", targets: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], ls="-" if _gated(t) else "--", label=t)
+        for i, t in enumerate(targets)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2 if figure.get_figwidth() < PAGE else 4
+    )
+
+
+def _gated(target: str) -> bool:
+    """Whether a target has gates: a native product with a {0,1} operand."""
+    return registry.find(target).capabilities.boolean_product
 
 
 def draw_map(rows: Sequence[CsvRow]) -> "Figure":
-    """The level at which 5 % of the tokens are wrong, by program, target and perturbation."""
+    """The level at which 5 % of the tokens are wrong, by program, target and perturbation.
+
+    Kinds with a single level have panels behind the others, and a colour bar of their own: the
+    percentage of wrong tokens.
+    """
     table = fractions(rows, lowering=OWN)
-    kinds = list(dict.fromkeys(key[3] for key in table))
-    programs = list(dict.fromkeys(key[0] for key in table))
-    targets = list(dict.fromkeys(key[1] for key in table))
-    pyplot = pyplot_for_print()
+    several = {key[3] for key, (levels, _) in table.items() if len(levels) > 1}
+    kinds = sorted(dict.fromkeys(key[3] for key in table), key=lambda kind: kind not in several)
+    programs, targets = (list(dict.fromkeys(key[i] for key in table)) for i in range(2))
     columns = min(4, len(kinds))
     lines = math.ceil(len(kinds) / columns)
-    figure, axes = pyplot.subplots(
-        lines, columns, figsize=(3.4 * columns, 0.6 + (0.24 * len(programs) + 0.9) * lines),
-        layout="constrained", squeeze=False, sharex=True, sharey=True,
-    )  # fmt: skip
-    colours = pyplot.get_cmap("viridis").with_extremes(bad="#dddddd")
-    for panel, kind in zip(axes.flat, kinds, strict=False):
-        values = np.full((len(programs), len(targets)), np.nan)
-        texts = np.full(values.shape, "", object)
-        for (program, target, _, name), (levels, wrong) in table.items():
-            if name != kind:
-                continue
-            place = programs.index(program), targets.index(target)
-            values[place], texts[place] = _cell(levels, wrong)
-        image = panel.imshow(values, cmap=colours, vmin=-7, vmax=0, aspect="auto")
-        for (i, j), text in np.ndenumerate(texts):
-            colour = "black" if values[i, j] > -2.5 else "white"
-            panel.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
-        panel.set_title(kind)
-        panel.grid(False)
-        panel.set_yticks(range(len(programs)), programs, fontsize=7)
-        panel.set_xticks(range(len(targets)), targets, rotation=60, ha="right", fontsize=7)
-    for panel in axes.flat[len(kinds) :]:
-        panel.set_visible(False)
-    figure.colorbar(image, ax=axes, shrink=0.6, label="log10 of the level at 5 % wrong tokens")
+    size = (3.4 * columns, 0.6 + (0.24 * len(programs) + 0.9) * lines)
+    with styled():
+        figure, axes = subplots(lines, columns, size, shared="both")
+        bars = {}
+        for panel, kind in zip(chain(*axes), kinds, strict=False):
+            values = np.full((len(programs), len(targets)), np.nan)
+            texts = np.full(values.shape, "", object)
+            for (program, target, _, name), (levels, wrong) in table.items():
+                if name == kind:
+                    place = programs.index(program), targets.index(target)
+                    values[place], texts[place] = _cell(levels, wrong)
+            bars[kind in several] = _panel(panel, values, texts, kind in several)
+            panel.set_title(kind)
+            panel.set_yticks(range(len(programs)), programs, fontsize=7)
+            panel.set_xticks(range(len(targets)), targets, rotation=60, ha="right", fontsize=7)
+        for panel in list(chain(*axes))[len(kinds) :]:
+            panel.set_visible(False)
+        for has_levels, image in bars.items():
+            what = "log10 of the level at 5 % wrong tokens" if has_levels else "wrong tokens, %"
+            figure.colorbar(image, ax=list(chain(*axes)), shrink=0.6, label=what)
     return figure
+
+
+def _panel(panel: "Axes", values: Array, texts: Array, has_levels: bool) -> "AxesImage":
+    from matplotlib import colormaps
+
+    # One quantity a colour: of the noise borne more is lighter, of wrong tokens more is darker.
+    name, (low, high) = ("viridis", (-7, 0)) if has_levels else ("magma_r", (0, 50))
+    colours = colormaps[name].with_extremes(bad="#dddddd")
+    image = panel.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for (i, j), text in np.ndenumerate(texts):
+        is_light = (values[i, j] > -2.5) if has_levels else (values[i, j] < 25)
+        panel.text(
+            j, i, text, ha="center", va="center", fontsize=5.5,
+            color="black" if is_light else "white",
+        )  # fmt: skip
+    panel.grid(False)
+    return image
 
 
 def _cell(levels: list[float], wrong: Array) -> tuple[float, str]:
     """Colour and text: the level at 5 %, or for a single level the percentage that is wrong."""
     if len(levels) == 1:
-        share = float(wrong.mean())
-        return -7 + 7 * (1 - min(share / 0.5, 1)), f"{100 * share:.0f}%"
+        share = 100 * float(wrong.mean())
+        return share, f"{share:.0f}%"
     found = critical_level(levels, wrong, resamples=0).level
     if found == 0:
         return -7.0, "<"
@@ -102,13 +244,12 @@ def _cell(levels: list[float], wrong: Array) -> tuple[float, str]:
 
 def draw_first(counts: Mapping[str, Mapping[str, int]], most: int = 10) -> "Figure":
     """Which signal goes wrong first: by panel the number of draws, of `first_wrong_signal`."""
-    figure, axes = pyplot_for_print().subplots(
-        1, len(counts), figsize=(4.2 * len(counts), 3.4), layout="constrained", squeeze=False
-    )
-    for panel, (title, found) in zip(axes.flat, counts.items(), strict=True):
-        total = max(1, sum(found.values()))
-        ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
-        panel.barh([name or "none" for name, _ in ranked], [100 * n / total for _, n in ranked])
-        panel.set_title(title)
-        panel.set_xlabel("% of the draws")
+    with styled():
+        figure, axes = subplots(1, len(counts), (4.2 * len(counts), 3.4))
+        for panel, (title, found) in zip(axes[0], counts.items(), strict=True):
+            total = max(1, sum(found.values()))
+            ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
+            panel.barh([name or "none" for name, _ in ranked], [100 * n / total for _, n in ranked])
+            panel.set_title(title)
+            panel.set_xlabel("% of the draws")
     return figure

@@ -172,6 +172,22 @@ def clustered(values: Sequence[float], seed: int = 0) -> tuple[float, float, flo
     return float(array.mean()), float(low), float(high)
 
 
+def interval(values: Array, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Means over draws with their 95 % intervals by percentile bootstrap.
+
+    Args:
+      values: (levels, draws).
+      seed: of the bootstrap.
+
+    Returns:
+      Mean, low and high: (levels,) each.
+    """
+    draws = values.shape[1]
+    chosen = np.random.default_rng(seed).integers(draws, size=(RESAMPLES, draws))
+    low, high = np.quantile(values[:, chosen].mean(axis=2), (0.025, 0.975), axis=1)
+    return np.asarray(values.mean(axis=1)), np.asarray(low), np.asarray(high)
+
+
 def _crossing(levels: Array, means: Array, share: float) -> float:
     above = np.flatnonzero(means > share)
     if not len(above):

@@ -14,8 +14,9 @@ from lsrl.noise.perturbations import FREE
 from lsrl.stability import workloads
 from lsrl.stability.measures import critical_level
 from lsrl.stability.signals import first_wrong_signal
-from lsrl.stability.store import write_rows
-from lsrl.stability.sweep import Plan, fractions, quick_plan, sweep
+from lsrl.stability.store import CsvRow, write_rows
+from lsrl.stability.sweep import OWN, Plan, fractions, quick_plan, sweep
+from lsrl.stability.workloads import Subject
 
 # σ of free noise at which tok2tok and others are asked what goes wrong first.
 FIRST_LEVEL = 1e-2
@@ -28,32 +29,41 @@ LEVEL_COLUMNS = (
 
 
 def chosen_plan(
-    names: Sequence[str] | None, targets: Sequence[str] | None, *, quick: bool = False
+    programs: Sequence[Subject], targets: Sequence[str] | None, *, quick: bool = False
 ) -> Plan:
-    """The default sweep, or its part for some programs and targets.
+    """The default sweep, or a sweep of some programs and targets.
 
     Raises:
-      InputError: an unknown program or target.
+      InputError: an unknown target.
     """
     if quick:
-        if names or targets:
+        if programs or targets:
             raise InputError("bench stability: --quick chooses its programs and targets itself")
         return quick_plan()
-    known = workloads.DEFAULT
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise InputError(
-            f"bench stability: no program {', '.join(unknown)} in the sweep; it has "
-            f"{', '.join(known)}"
-        )
-    chosen = tuple(known[name] for name in names or known)
+    chosen = tuple(programs or workloads.DEFAULT.values())
     return Plan(programs=chosen, targets=tuple(targets or ()))
 
 
 def run_sweep(
-    plan: Plan, folder: Path, *, memory: int = MEMORY, progress: Progress | None = None
+    plan: Plan,
+    folder: Path,
+    *,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    suffix: str = ".png",
 ) -> str:
-    """Run a sweep; writes sweep.csv, levels.csv, sweep.png, first.png. Returns a table as text."""
+    """Run a sweep; writes sweep.csv and levels.csv, and the figures sweep, curves and first.
+
+    Args:
+      plan: what to run.
+      folder: where to.
+      memory: as for `sweep`.
+      progress: to report to.
+      suffix: of the figures: .pdf, .svg or .png.
+
+    Returns:
+      A table as text.
+    """
     rows = sweep(plan, folder, memory=memory, progress=progress)
     if not rows:
         return "other processes are still at work"
@@ -76,19 +86,25 @@ def run_sweep(
     write_rows(folder / "levels.csv", LEVEL_COLUMNS, table)
     lines.append(f"tables: {folder / 'sweep.csv'} and {folder / 'levels.csv'}")
     if has_matplotlib():
-        from lsrl.stability import figures
-
-        figures.save(figures.draw_map(rows), folder / "sweep.png")
-        counts = {}
-        for workload in plan.programs:
-            if workload.name in FIRST_PROGRAMS:
-                model = lsrl.compile(workload.program(), "linear_rnn")
-                counts[f"{workload.name}, σ = {FIRST_LEVEL:g}, free"] = first_wrong_signal(
-                    model, workload.inputs(plan.batch), FREE, FIRST_LEVEL, range(25), memory=memory
-                )
-        if counts:
-            figures.save(figures.draw_first(counts), folder / "first.png")
+        _draw(plan, rows, folder, memory, suffix)
     return "\n".join(lines)
+
+
+def _draw(plan: Plan, rows: Sequence[CsvRow], folder: Path, memory: int, suffix: str) -> None:
+    from lsrl.stability import figures
+
+    figures.save(figures.draw_map(rows), folder / f"sweep{suffix}")
+    own = {(key[0], key[1], key[3]): value for key, value in fractions(rows, lowering=OWN).items()}
+    figures.save(figures.draw_curves(own), folder / f"curves{suffix}")
+    counts = {}
+    for workload in plan.programs:
+        if workload.name in FIRST_PROGRAMS:
+            model = lsrl.compile(workload.program(), "linear_rnn")
+            counts[f"{workload.name}, σ = {FIRST_LEVEL:g}, free"] = first_wrong_signal(
+                model, workload.inputs(plan.batch), FREE, FIRST_LEVEL, range(25), memory=memory
+            )
+    if counts:
+        figures.save(figures.draw_first(counts), folder / f"first{suffix}")
 
 
 def has_matplotlib() -> bool:

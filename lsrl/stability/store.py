@@ -1,7 +1,7 @@
 """Results that survive a kill: each finished task is one file, keyed by all that it depends on.
 
-Programs, arrays and perturbations count by their content, and so does the code of this package:
-what was measured of another program under the same name is not served again.
+Programs, arrays, perturbations and functions count by their content, and so does the code of this
+package: what was measured of another program under the same name is not served again.
 """
 
 import csv
@@ -9,19 +9,14 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import CodeType
-
-import numpy as np
 
 from lsrl import cache
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
-from lsrl.language.program import Program
-from lsrl.program_json import program_content
 from lsrl.schema import shown
+from lsrl.stability.content import content
 
 CsvRow = dict[str, str]
 
@@ -43,9 +38,9 @@ class Parts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, settings: Mapping[str, object]) -> Path:
-        """Where the task of these settings (JSON, programs, arrays and dataclasses) is kept."""
+        """Where the task of these settings (see `lsrl.stability.content`) is kept."""
         made = {"code": cache.code(), **{name: version(name) for name in ("lsrl", "jax", "numpy")}}
-        text = json.dumps([settings, made], sort_keys=True, default=_content)
+        text = json.dumps([settings, made], sort_keys=True, default=content)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.csv"
 
     def has(self, settings: Mapping[str, object]) -> bool:
@@ -60,41 +55,6 @@ class Parts:
         if not path.exists():
             write_rows(path, self.columns, work())
         return read_rows(path, self.columns)
-
-
-def _content(value: object) -> object:
-    """What a setting is, as JSON data, whatever it is called."""
-    if isinstance(value, Program):
-        return program_content(value, lines=False)
-    if isinstance(value, np.ndarray):
-        content = np.ascontiguousarray(value).tobytes()
-        return [value.shape, value.dtype.str, hashlib.sha256(content).hexdigest()]
-    if is_dataclass(value) and not isinstance(value, type):
-        chosen = {each.name: getattr(value, each.name) for each in fields(value)}
-        return [type(value).__qualname__, chosen, _methods(type(value))]
-    raise InputError(f"store: expected JSON, a program, an array or a dataclass, got {value!r}")
-
-
-def _methods(kind: type) -> list[object]:
-    """The bodies of a class and of those that it inherits from, which may lie in a user's file."""
-    found: list[object] = []
-    for each in kind.__mro__:
-        for name, member in vars(each).items():
-            function = getattr(member, "fget", getattr(member, "__func__", member))
-            code = getattr(function, "__code__", None)
-            plain = isinstance(member, bool | int | float | str | tuple)
-            if code is not None or (plain and not name.startswith("__")):
-                found.append([name, repr(member) if code is None else _instructions(code)])
-    return found
-
-
-def _instructions(code: CodeType) -> list[object]:
-    """What compiled code does, wherever it was written."""
-    constants = [
-        _instructions(constant) if isinstance(constant, CodeType) else repr(constant)
-        for constant in code.co_consts
-    ]
-    return [code.co_code.hex(), code.co_names, constants]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Unpack
+from typing import TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.stability import workloads
 from lsrl.stability.measures import first_wrong_token, mean_error
 from lsrl.stability.store import CsvRow, Parts, write_rows
-from lsrl.stability.workloads import Lowering, Workload
+from lsrl.stability.workloads import Subject
 
 COLUMNS = (
     "program", "target", "lowering", "perturbation", "level", "seed",
@@ -84,22 +84,24 @@ class Plan:
     """The sizes of a sweep.
 
     Attributes:
-      programs: workloads.
+      programs: workloads, or programs of one's own.
       targets: by name; all of them by default.
       kinds: perturbations and the other kinds.
       batch: sequences.
       seeds: of the draws.
       lowerings: whether the paper's own forms are run too, under the paper's and free noise.
       dtype: of the compiler's own lowering.
+      robust: whether that is compiled with `robust=True`.
     """
 
-    programs: tuple[Workload, ...] = tuple(workloads.DEFAULT.values())
+    programs: tuple[Subject, ...] = tuple(workloads.DEFAULT.values())
     targets: tuple[str, ...] = ()
     kinds: tuple[SweepKind, ...] = DEFAULT_KINDS
     batch: int = 4
     seeds: tuple[int, ...] = tuple(range(8))
     lowerings: bool = True
     dtype: str = "float32"
+    robust: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is something to do, and that names are told apart.
@@ -110,12 +112,14 @@ class Plan:
         known = [found.name for found in lsrl.targets()]
         wanted = arguments.names("sweep: targets", self.targets)
         object.__setattr__(self, "targets", tuple(wanted))
-        for what, row, kind in (
-            ("programs", self.programs, Workload),
-            ("kinds", self.kinds, SweepKind),
+        for what, row, kind, made in (
+            ("programs", self.programs, Subject, "of lsrl.stability.workloads"),
+            ("kinds", self.kinds, SweepKind, "perturbations, Length(), Extremes() or Dtype()"),
         ):
             if not isinstance(row, Sequence) or not all(isinstance(each, kind) for each in row):
-                raise InputError(f"sweep: {what} must be a tuple of {kind}, got {row!r}")
+                raise InputError(
+                    f"sweep: {what} must be a tuple {made}, got {arguments.shown(row)}"
+                )
         unknown = [name for name in wanted if name not in known]
         if unknown:
             raise InputError(
@@ -137,7 +141,7 @@ class Plan:
         targets = self.targets or tuple(found.name for found in lsrl.targets())
         for workload in self.programs:
             for target in targets:
-                yield Group(workload, target, OWN, self.dtype, self.kinds)
+                yield Group(workload, target, OWN, self.dtype, self.kinds, self.robust)
             if not self.lowerings:
                 continue
             simple = tuple(k for k in self.kinds if isinstance(k, WeightNoise))
@@ -150,22 +154,23 @@ class Plan:
 class Group:
     """The tasks of one program on one target in one lowering, which share a model."""
 
-    workload: Workload
+    workload: Subject
     target: str
     lowering: str
     dtype: str
     kinds: tuple[SweepKind, ...]
+    robust: bool = False
 
     @cached_property
     def program(self) -> Program:
         """The program as it is lowered."""
-        other: Lowering | None = self.workload.lowerings.get(self.lowering)
+        other = self.workload.lowerings.get(self.lowering)
         return self.workload.program() if other is None else other.build()
 
     def compiled(self, dtype: str) -> Model | None:
         """The model; None where the target or the dtype can't hold the program."""
         try:
-            return lsrl.compile(self.program, self.target, dtype=dtype)
+            return lsrl.compile(self.program, self.target, dtype=dtype, robust=self.robust)
         except (UnsupportedOpError, PrecisionError, SizeError):
             return None
 
@@ -174,8 +179,8 @@ class Group:
         if isinstance(kind, Extremes):
             return self.workload.extremes()
         if isinstance(kind, Length):
-            longer = self.workload.longer is not None
-            return [self.workload.longer_inputs(kind.batch)] if longer else []
+            longer = self.workload.longer_program()
+            return [] if longer is None else [self.workload.longer_inputs(kind.batch)]
         return [self.workload.inputs(batch)]
 
     @cached_property
@@ -184,9 +189,16 @@ class Group:
         return self.compiled(self.dtype)
 
 
+class RunOptions(TypedDict):
+    """How much room the copies have, and where they run; see `run_copies`."""
+
+    memory: int
+    mesh: Mesh | None
+
+
 def sweep(
     plan: Plan,
-    folder: Path,
+    folder: Path | None,
     *,
     memory: int = MEMORY,
     mesh: Mesh | None = None,
@@ -202,7 +214,7 @@ def sweep(
 
     Args:
       plan: what to run.
-      folder: of the results; the table is sweep.csv.
+      folder: of the results; the table is sweep.csv. None: nothing is kept.
       memory: bytes that the copies at work may take.
       mesh: of devices to spread the copies over.
       progress: to report to.
@@ -216,26 +228,13 @@ def sweep(
       OSError: the folder can't be written.
     """
     arguments.instance("sweep", plan, Plan, "Plan(...)")
-    folder = arguments.path("sweep", folder)
     arguments.count("sweep: memory", memory)
-    index, count = share or (jax.process_index(), jax.process_count())
-    parts = Parts(folder / "parts", COLUMNS)
-    groups = list(plan.groups())
-    tasks = [(group, kind) for group in groups for kind in group.kinds]
-    mine = groups[index::count]
-    # One that is not shown takes as many reports.
-    shown = Progress(disable=True) if progress is None else progress
-    bar = shown.add_task("sweep", total=sum(len(group.kinds) for group in mine))
-    for group in mine:
-        for kind in group.kinds:
-            what = f"{group.workload.name} on {group.target}: {kind.name}"
-            shown.update(bar, description=what)
-            work = partial(measure, plan, group, kind, memory=memory, mesh=mesh)
-            parts.rows(_settings(plan, group, kind), work)
-            shown.advance(bar)
-        # A model is needed by its own group alone.
-        group.__dict__.pop("model", None)
-    settings = [_settings(plan, group, kind) for group, kind in tasks]
+    folder = None if folder is None else arguments.path("sweep", folder)
+    parts = None if folder is None else Parts(folder / "parts", COLUMNS)
+    found = _worked(plan, parts, share, progress, memory=memory, mesh=mesh)
+    if folder is None or parts is None:
+        return found
+    settings = [_settings(plan, group, kind) for group in plan.groups() for kind in group.kinds]
     if not all(map(parts.has, settings)):
         return []
     rows = [row for each in settings for row in parts.rows(each, list)]
@@ -243,25 +242,54 @@ def sweep(
     return rows
 
 
+def _worked(
+    plan: Plan,
+    parts: Parts | None,
+    share: tuple[int, int] | None,
+    progress: Progress | None,
+    **options: Unpack[RunOptions],
+) -> list[CsvRow]:
+    """This process's share of the tasks, run or read."""
+    index, count = share or (jax.process_index(), jax.process_count())
+    mine = list(plan.groups())[index::count]
+    # One that is not shown takes as many reports.
+    shown = Progress(disable=True) if progress is None else progress
+    bar = shown.add_task("sweep", total=sum(len(group.kinds) for group in mine))
+    rows: list[CsvRow] = []
+    for group in mine:
+        for kind in group.kinds:
+            what = f"{group.workload.name} on {group.target}: {kind.name}"
+            shown.update(bar, description=what)
+            work = partial(measured, plan, group, kind, **options)
+            if parts is None:
+                rows += [{name: str(value) for name, value in row.items()} for row in work()]
+            else:
+                rows += parts.rows(_settings(plan, group, kind), work)
+            shown.advance(bar)
+        # A model is needed by its own group alone.
+        group.__dict__.pop("model", None)
+    return rows
+
+
 def _settings(plan: Plan, group: Group, kind: SweepKind) -> dict[str, object]:
     """All that the rows of a task depend on, by content, and what they are called."""
     workload = group.workload
-    longer = isinstance(kind, Length) and workload.longer is not None
     return {
         "name": workload.name,
         "program": group.program,
-        "judge": workload.longer_program() if longer else None,
+        "judge": workload.longer_program() if isinstance(kind, Length) else None,
         "given": group.given(kind, plan.batch),
         "scored": workload.scored,
         "target": group.target,
         "lowering": group.lowering,
         "dtype": group.dtype,
+        "robust": group.robust,
         "kind": kind,
         "seeds": plan.seeds,
     }
 
 
-def measure(
+def measured(
     plan: Plan, group: Group, kind: SweepKind, *, memory: int = MEMORY, mesh: Mesh | None = None
 ) -> list[dict[str, object]]:
     """The rows of one task; none where the target can't hold the program."""
@@ -275,7 +303,7 @@ def measure(
         return []
     (inputs,) = given
     if isinstance(kind, Length):
-        expected = workload.longer_program().run(*inputs)
+        expected = (workload.longer_program() or program).run(*inputs)
         # In one piece, past what the model declares; its checks of the length are not asked.
         with model.device_mode():
             outputs = np.asarray(model.module.run(model.features(inputs)))[None]

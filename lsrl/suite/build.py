@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -44,7 +44,7 @@ from lsrl.errors import (
 from lsrl.folders import alone, replace_file, replace_folder
 from lsrl.model import Model
 from lsrl.schema import Reader
-from lsrl.suite import datasets, manifest
+from lsrl.suite import datasets, manifest, sampling
 from lsrl.suite.cards import card
 from lsrl.suite.held_back import LABELS, HeldBackProgram, held_back
 from lsrl.suite.manifest import (
@@ -83,6 +83,7 @@ class Context:
       code: the hash of this package's source.
       versions: of the packages that decide the bytes.
       variants: names, in order.
+      sequences: sizes of splits that differ from `datasets.SEQUENCES`.
     """
 
     root: Path
@@ -90,6 +91,7 @@ class Context:
     code: str
     versions: Mapping[str, str]
     variants: tuple[str, ...]
+    sequences: Mapping[str, int] = field(default_factory=dict)
 
     def key(self, **further: object) -> str:
         """The hash of all that a unit's bytes depend on."""
@@ -143,6 +145,7 @@ def build(
     seed: int = 0,
     workers: int = 2,
     held_back_programs: int = 0,
+    sequences: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Build the suite, or the part of it that is asked for.
@@ -159,6 +162,8 @@ def build(
       seed: of datasets, pairs, variants and held-back programs.
       workers: number of processes; 1 works in this one.
       held_back_programs: how many generated programs with labels kept apart to add.
+      sequences: sizes of splits in place of the usual ones, such as {"train": 4096, "test": 512};
+        there is a test split where its size is given.
       progress: to report to.
 
     Returns:
@@ -175,12 +180,18 @@ def build(
     check_names("target", chosen, dict.fromkeys(names))
     variants = arguments.names("variant", variants)
     check_names("variant", variants, VARIANTS)
-    for what, value, least in (("seed", seed, 0), ("workers", workers, 1)):
+    sizes = dict(sequences or {})
+    check_names("split", list(sizes), datasets.SEQUENCES)
+    numbers = [("seed", seed, 0), ("workers", workers, 1)]
+    numbers += [(f"sequences[{name!r}]", size, 1) for name, size in sizes.items()]
+    for what, value, least in numbers:
         arguments.count(f"build: {what}", value, least)
     tasks: list[Task] = [*suite_programs(programs), *held_back(seed, held_back_programs)]
     root = arguments.path("build", directory).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    context = Context(root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)))
+    context = Context(
+        root, seed, cache.code(), manifest.versions(), tuple(dict.fromkeys(variants)), sizes
+    )
     units = [Unit(task, target) for task in tasks for target in (None, *chosen)]
     with alone(root, "build"):
         parts = in_order(partial(make, context=context), units, workers, progress, "suite")
@@ -296,13 +307,13 @@ def _make_data(task: Task, context: Context) -> Made:
     folder, labels = f"{task.family}/{task.name}", _label_root(task)
     key = context.key(
         task=asdict(task),
-        sequences=dict(datasets.SEQUENCES),
-        pairs=[datasets.PAIRS, datasets.CANDIDATES, datasets.ROUNDS],
+        sequences={**datasets.SEQUENCES, **context.sequences},
+        pairs=[sampling.PAIRS, sampling.CANDIDATES, sampling.ROUNDS],
     )
     kept = {name: _kept(context.root, name, key) for name in dict.fromkeys((folder, labels))}
     if not all(kept.values()):
-        dataset = datasets.make_dataset(task, context.seed)
-        pairs = datasets.make_counterfactuals(task, context.seed)
+        dataset = sampling.make_dataset(task, context.seed, context.sequences)
+        pairs = sampling.make_counterfactuals(task, context.seed)
         shown = {
             DATASET: datasets.dataset_bytes(dataset),
             COUNTERFACTUALS: datasets.counterfactuals_bytes(pairs),

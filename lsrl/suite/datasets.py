@@ -1,7 +1,7 @@
 """Datasets of the suite: sequences with every named signal, and pairs that tell signals apart.
 
-A dataset is one safetensors file. For each split (`train`, `validation` and, where the program's
-max_length leaves room, `long`) it holds
+A dataset is one safetensors file. For each split (`train`, `validation`, `test` where it is asked
+for, and, where the program's max_length leaves room, `long`) it holds
 
     <split>/inputs/<input>     (sequences, tokens) symbols, or (sequences, tokens, width) vectors
     <split>/outputs            (sequences, tokens, outputs)
@@ -20,34 +20,34 @@ the order of `differs`) and, of counterfactuals, `constant` (signals that no pai
 """
 
 import hashlib
+import importlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from lsrl import arguments, schema, storage
-from lsrl.errors import BoundsError, FormatError, NewerSchemaError
+from lsrl.errors import FormatError, InputError, NewerSchemaError
+from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
-from lsrl.language.program import Program
-from lsrl.programs.entry import Inputs
 from lsrl.schema import FieldError, Reader
-from lsrl.suite.held_back import random_of
-from lsrl.suite.programs import Task, check_names
+from lsrl.suite.programs import check_names
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DATASET = "lsrl-dataset"
 COUNTERFACTUALS = "lsrl-counterfactuals"
 VERSION = 1
 
-SEQUENCES: Mapping[str, int] = {"train": 256, "validation": 64, "long": 64}
-# Pairs that are sought for each signal, and candidates that they are chosen from at a time.
-PAIRS = 16
-CANDIDATES = 512
-# Signals that depend on rare events are sought for so many times before they count as constant.
-ROUNDS = 4
+# The sizes of the splits unless others are asked for; 0: there is none.
+SEQUENCES: Mapping[str, int] = {"train": 256, "validation": 64, "long": 64, "test": 0}
 _DTYPES = (np.int8, np.int16, np.int32, np.float32, np.float64)
 
 
@@ -79,6 +79,30 @@ class Split:
         rows = np.random.default_rng(seed).integers(0, len(self), sequences)
         return [array[rows] for array in self.arrays]
 
+    def to_pandas(self) -> "DataFrame":
+        """A pandas DataFrame with a row a token, by sequence and token; needs `lsrl[frames]`.
+
+        Columns are named as in a file, `inputs/x`, `outputs`, `signals/ones`; what is wider than 1
+        has a column an entry: `signals/cells[0]`.
+
+        Raises:
+          InputError: pandas is not installed.
+        """
+        pandas = _optional("pandas")
+        count, tokens = self.outputs.shape[:2]
+        columns: dict[str, Array] = {}
+        for name, array in self.flat("").items():
+            wide = array.reshape(count * tokens, -1)
+            name = name.removeprefix("/")
+            if wide.shape[1] == 1:
+                columns[name] = wide[:, 0]
+            else:
+                columns |= {f"{name}[{k}]": wide[:, k] for k in range(wide.shape[1])}
+        index = pandas.MultiIndex.from_product(
+            [range(count), range(tokens)], names=["sequence", "token"]
+        )
+        return pandas.DataFrame(columns, index=index)
+
     def flat(self, prefix: str) -> dict[str, Array]:
         """Every array by its name in a file."""
         return {
@@ -95,7 +119,7 @@ class Dataset:
     Attributes:
       program: the name of the program.
       seed: what it was drawn from.
-      splits: "train", "validation" and, where the program has one, "long".
+      splits: "train", "validation" and, where there are any, "long" and "test".
     """
 
     program: str
@@ -106,6 +130,42 @@ class Dataset:
         """Inputs and outputs alone."""
         bare = {name: Split(split.inputs, split.outputs, {}) for name, split in self.splits.items()}
         return Dataset(self.program, self.seed, bare)
+
+    def to_parquet(self, directory: str | os.PathLike[str]) -> dict[str, str]:
+        """Write a Parquet file a split, with a row a sequence; needs `lsrl[frames]`.
+
+        Columns are lists of a value a token, named as in `Split.to_pandas`; of what is wider than 1
+        each value is a list.
+
+        Args:
+          directory: where to; made if there is none.
+
+        Returns:
+          By split the path of its file, as `datasets.load_dataset("parquet", data_files=...)`, of
+          Hugging Face's datasets, takes them.
+
+        Raises:
+          InputError: pyarrow is not installed.
+          OSError: a file can't be written.
+
+        Example:
+          >>> files = lsrl.suite.load_data("dyck1").to_parquet("dyck1")
+          >>> datasets.load_dataset("parquet", data_files=files)
+        """
+        arrow, parquet = _optional("pyarrow"), _optional("pyarrow.parquet")
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        written = {}
+        for split, data in self.splits.items():
+            columns = {
+                name.removeprefix("/"): (x[..., 0] if x.shape[2:] == (1,) else x).tolist()
+                for name, x in data.flat("").items()
+            }
+            sink = arrow.BufferOutputStream()
+            parquet.write_table(arrow.table(columns), sink)
+            path = Path(directory, f"{split}.parquet")
+            replace_file(path, sink.getvalue().to_pybytes())
+            written[split] = os.fspath(path)
+        return written
 
     def indistinguishable(self) -> tuple[tuple[str, ...], ...]:
         """Groups of two and more signals that are equal at every token of every sequence."""
@@ -161,208 +221,14 @@ class Counterfactuals:
         return found[np.argsort(different[found].sum(axis=1), kind="stable")]
 
 
-# ---------------------------------------------------------------- drawing
-
-
-def make_dataset(task: Task, seed: int, sequences: Mapping[str, int] = SEQUENCES) -> Dataset:
-    """Draw the dataset of a program; equal seeds give equal datasets.
-
-    No sequence comes twice in train and validation together, so where a program has few inputs the
-    splits are smaller.
-
-    Args:
-      task: a program of the suite.
-      seed: any int >= 0.
-      sequences: the size of each split.
-
-    Returns:
-      Its splits, with outputs and signals of the reference evaluator.
-    """
-    program = task.program()
-    lengths = {"train": task.tokens, "validation": task.tokens, "long": task.long_tokens}
-    taken: set[bytes] = set()
-    splits = {}
-    for name, length in lengths.items():
-        if length is None:
-            continue
-        drawn = _draw(
-            task, program, random_of(seed, f"{task.name}/{name}"), sequences[name], length, taken
-        )
-        splits[name] = _evaluated(program, drawn)
-    return Dataset(task.name, seed, splits)
-
-
-def make_counterfactuals(
-    task: Task, seed: int, pairs: int = PAIRS, candidates: int = CANDIDATES
-) -> Counterfactuals:
-    """Find pairs of inputs for every named signal; equal seeds give equal pairs.
-
-    Most candidates differ in one token, others in two, in all from some token on, or in all. For
-    each signal those are taken that differ in it and in the fewest others.
-
-    Args:
-      task: a program of the suite.
-      seed: any int >= 0.
-      pairs: how many are sought for each signal.
-      candidates: how many are looked at in a round.
-
-    Returns:
-      The pairs that were chosen.
-    """
-    program = task.program()
-    rng = random_of(seed, f"{task.name}/counterfactuals")
-    bases, sources, differences = [], [], []
-    names: list[str] = []
-    found: Array = np.zeros(0)
-    for _ in range(ROUNDS):
-        base, source = _candidates(task, program, rng, candidates)
-        names = list(base.signals)
-        bases.append(base)
-        sources.append(source)
-        differences.append(differing(base, source, names))
-        found = np.any(np.concatenate(differences), axis=(0, 2))
-        # Clocks and the like are the same in every input, so more candidates would not help.
-        varies = np.array([(array != array[:1]).any() for array in base.signals.values()])
-        if found[varies].all():
-            break
-    differs = np.concatenate(differences)
-    chosen, chosen_for = _choose(np.any(differs, axis=2), pairs)
-    return Counterfactuals(
-        task.name,
-        seed,
-        _rows(bases, chosen),
-        _rows(sources, chosen),
-        tuple(names),
-        differs[chosen],
-        chosen_for,
-        tuple(name for name, there in zip(names, found, strict=True) if not there),
-    )
-
-
-def differing(base: Split, source: Split, names: Sequence[str]) -> Array:
-    """Bool (sequences, signals, tokens): where signals of two splits of equal shapes differ."""
-    found = [(base.signals[name] != source.signals[name]).any(axis=2) for name in names]
-    return np.stack(found, axis=1)
-
-
-def _draw(
-    task: Task,
-    program: Program,
-    rng: np.random.Generator,
-    count: int,
-    tokens: int,
-    taken: set[bytes],
-) -> list[Array]:
-    """New sequences: one array an input, (sequences, tokens[, width])."""
-    kept: list[Inputs] = []
-    for _ in range(4 * count):
-        inputs = task.sample(program, rng, tokens)
-        key = b"".join(np.ascontiguousarray(array).tobytes() for array in inputs)
-        if key not in taken:
-            taken.add(key)
-            kept.append(inputs)
-        if len(kept) == count:
-            break
-    if not kept:
-        raise FormatError(
-            f"{task.name}: expected inputs of {tokens} tokens that no other split has, got none; "
-            "take fewer sequences, or longer ones"
-        )
-    return [np.stack(arrays) for arrays in zip(*kept, strict=True)]
-
-
-def _evaluated(program: Program, arrays: Sequence[Array]) -> Split:
-    """What the reference evaluator makes of inputs, unless one breaks a promise: BoundsError."""
-    inputs = dict(zip(program.inputs, arrays, strict=True))
-    return Split(inputs, program.run(*arrays), program.trace(*arrays))
-
-
-def _candidates(
-    task: Task, program: Program, rng: np.random.Generator, count: int
-) -> tuple[Split, Split]:
-    """Pairs of legal inputs, many of which differ in little."""
-    tokens = task.tokens
-    base = _draw(task, program, rng, count, tokens, set())
-    other = _draw(task, program, rng, count, tokens, set())
-    count = min(len(base[0]), len(other[0]))
-    base, other = [x[:count] for x in base], [x[:count] for x in other]
-    source = [array.copy() for array in base]
-    for pair in range(count):
-        kind, at = rng.random(), int(rng.integers(tokens))
-        columns = range(len(base))
-        if len(base) > 1 and rng.random() < 0.5:
-            columns = range(at % len(base), at % len(base) + 1)
-        if kind < 0.5:
-            places = np.array([at])
-        elif kind < 0.7:
-            places = rng.integers(tokens, size=2)
-        elif kind < 0.85:
-            places = np.arange(at, tokens)
-        else:
-            places = np.arange(tokens)
-        for column in columns:
-            source[column][pair, places] = other[column][pair, places]
-    kept, evaluated = _legal(program, source)
-    if not task.free:
-        # What breaks no promise may still be no input that the program is meant for.
-        right = [_is_expected(task, evaluated, row) for row in range(len(kept))]
-        kept, evaluated = kept[right], _rows([evaluated], np.flatnonzero(right))
-    return _evaluated(program, [array[kept] for array in base]), evaluated
-
-
-def _is_expected(task: Task, split: Split, row: int) -> bool:
-    expected = task.expected(tuple(array[row] for array in split.arrays))
-    return expected is None or bool((np.abs(expected - split.outputs[row]) <= task.tolerance).all())
-
-
-def _legal(program: Program, arrays: Sequence[Array]) -> tuple[Array, Split]:
-    """The sequences that keep every promise, with what the program makes of them."""
-    found = list(_legal_parts(program, arrays, np.arange(len(arrays[0]))))
-    kept = np.concatenate([rows for rows, _ in found])
-    return kept, _rows([split for _, split in found], np.arange(len(kept)))
-
-
-def _legal_parts(
-    program: Program, arrays: Sequence[Array], rows: Array
-) -> Iterator[tuple[Array, Split]]:
-    """Halve what breaks a promise until the culprit is alone."""
+def _optional(name: str) -> ModuleType:
     try:
-        yield rows, _evaluated(program, [array[rows] for array in arrays])
-    except BoundsError:
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            yield from _legal_parts(program, arrays, rows[:middle])
-            yield from _legal_parts(program, arrays, rows[middle:])
-
-
-def _rows(splits: Sequence[Split], rows: Array) -> Split:
-    """Some sequences of several splits put one after another."""
-
-    def joined(arrays: Sequence[Array]) -> Array:
-        return np.concatenate(list(arrays))[rows]
-
-    first = splits[0]
-    return Split(
-        {name: joined([split.inputs[name] for split in splits]) for name in first.inputs},
-        joined([split.outputs for split in splits]),
-        {name: joined([split.signals[name] for split in splits]) for name in first.signals},
-    )
-
-
-def _choose(different: Array, pairs: int) -> tuple[Array, Array]:
-    """For each signal the candidates that differ in it and in the fewest others.
-
-    Of bool (candidates, signals) it gives indices, each once, and what they were chosen for.
-    """
-    others = different.sum(axis=1)
-    chosen: dict[int, int] = {}
-    for signal in range(different.shape[1]):
-        found = np.flatnonzero(different[:, signal])
-        best = found[np.argsort(others[found], kind="stable")]
-        fresh = [int(pair) for pair in best if int(pair) not in chosen]
-        chosen |= dict.fromkeys(fresh[:pairs], signal)
-    order = sorted(chosen)
-    return np.array(order, dtype=np.int64), np.array([chosen[i] for i in order], dtype=np.int64)
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"this needs {name.partition('.')[0]}, which is not installed: "
+            "pip install 'lsrl[frames]'"
+        ) from error
 
 
 # ---------------------------------------------------------------- files

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsrl import arguments
+from lsrl.errors import InputError
 from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -93,8 +93,11 @@ def held_back(seed: int, count: int) -> tuple[HeldBackProgram, ...]:
     Raises:
       InputError: a negative seed or count.
     """
-    arguments.count("held_back: seed", seed, 0)
-    arguments.count("held_back: count", count, 0)
+    wrong = [n for n in (seed, count) if not isinstance(n, int) or isinstance(n, bool) or n < 0]
+    if wrong:
+        raise InputError(
+            f"held_back: expected a seed and a count of at least 0, got {seed!r} and {count!r}"
+        )
     rng = random_of(seed, "lsrl held back")
     found: list[HeldBackProgram] = []
     while len(found) < count:

@@ -200,6 +200,14 @@ _PROGRAMS = (
 )
 
 
+# A suite to begin with: every family, every kind of target, what hides units and what does not.
+STARTER = (
+    "majority", "parity", "histogram", "flip_flop", "copy_delay", "dyck1", "ngram", "modular_sum",
+    "tok2tok_symbols", "associative_recall", "threshold_learner", "pattern_count",
+)  # fmt: skip
+STARTER_TARGETS = ("linear_rnn", "gru", "lstm", "mamba")
+STARTER_VARIANTS = ("plain", "permuted", "rotated")
+
 FAMILIES = tuple(dict.fromkeys(program.family for program in _PROGRAMS))
 
 

@@ -25,10 +25,11 @@ from lsrl.model import Model
 from lsrl.noise.wrong import allowed_error, wrong_tokens
 from lsrl.suite import build as building
 from lsrl.suite import datasets
-from lsrl.suite.datasets import Counterfactuals, Dataset, Split, differing
+from lsrl.suite.datasets import Counterfactuals, Dataset, Split
 from lsrl.suite.held_back import LABELS, held_back
 from lsrl.suite.manifest import Manifest, ModelRecord, ProgramRecord, check_files, read_manifest
 from lsrl.suite.programs import Task, programs
+from lsrl.suite.sampling import differing
 from lsrl.suite.variants import AGREEMENT, PAIRS_OF_VARIANTS
 
 

@@ -97,18 +97,7 @@ def random_program(
         arguments.count(f"random_program: {what}", value, least, kind=ProgramError)
     starting = arguments.real("random_program: starting", starting, kind=ProgramError)
     random = np.random.default_rng(int(seed))
-    if inputs is None:
-        second = random.random() < 0.25
-        kinds = [_input_type(random) for _ in range(3 + second if many_inputs else 1 + second)]
-    else:
-        kinds = list(inputs) if isinstance(inputs, Sequence) else [inputs]
-        if not all(isinstance(kind, Token | Vector) for kind in kinds):
-            raise ProgramError(
-                f"random_program: inputs must be a list of Token(n) and Vector(...), got {inputs!r}"
-            )
-    if not kinds:
-        raise ProgramError("random_program: expected at least one input, got none")
-
+    kinds = _input_types(random, inputs, many_inputs)
     length = None if max_length is None else int(max_length)
 
     def write(*inputs: Signal) -> Signal:
@@ -151,6 +140,22 @@ def _checked_names(ops: Iterable[str]) -> tuple[str, ...]:
             f"{', '.join(unknown) or 'none at all'}"
         )
     return tuple(name for name in known if name in wanted)
+
+
+def _input_types(random: np.random.Generator, inputs: object, many_inputs: bool) -> list[InputType]:
+    """The types that are given, or drawn ones."""
+    if inputs is None:
+        second = random.random() < 0.25
+        return [_input_type(random) for _ in range(3 + second if many_inputs else 1 + second)]
+    given = list(inputs) if isinstance(inputs, Sequence) else [inputs]
+    kinds = [kind for kind in given if isinstance(kind, Token | Vector)]
+    if len(kinds) < len(given):
+        raise ProgramError(
+            f"random_program: inputs must be a list of Token(n) and Vector(...), got {inputs!r}"
+        )
+    if not kinds:
+        raise ProgramError("random_program: expected at least one input, got none")
+    return kinds
 
 
 def _input_type(random: np.random.Generator) -> InputType:
