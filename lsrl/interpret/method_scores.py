@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lsrl.errors import FormatError
+
 # A baseline that reads the weights and exceeds this marks a benchmark as an aid to debugging.
 TRANSPARENT = 0.9
 
@@ -136,8 +138,11 @@ def to_csv(rows: Sequence[MethodScore]) -> str:
 
 
 def from_csv(text: str) -> list[MethodScore]:
-    """Rows as `to_csv` wrote them."""
-    names, *lines = (line.split(",") for line in text.splitlines())
+    """Rows as `to_csv` wrote them.
+
+    Raises:
+      FormatError: the text is damaged, or another table.
+    """
     kinds = {field.name: field.type for field in fields(MethodScore)}
 
     def read(name: str, cell: str) -> Any:
@@ -145,10 +150,14 @@ def from_csv(text: str) -> list[MethodScore]:
             return cell
         return None if cell == "" else int(cell) if kinds[name] is int else float(cell)
 
-    return [
-        MethodScore(**{name: read(name, cell) for name, cell in zip(names, line, strict=True)})
-        for line in lines
-    ]
+    try:
+        names, *lines = (line.split(",") for line in text.splitlines())
+        return [
+            MethodScore(**{name: read(name, cell) for name, cell in zip(names, line, strict=True)})
+            for line in lines
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"scores: expected rows that to_csv wrote, got {error!r}") from error
 
 
 def _cell(value: str | float | None) -> str:
