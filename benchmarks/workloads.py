@@ -92,7 +92,7 @@ def wide_programs() -> dict[str, Callable[[], lsrl.Program]]:
             return body(x)
 
         wide.__annotations__ = {"x": lsrl.Token(symbols)}
-        return lambda: lsrl.program(max_length=rows)(wide)
+        return lambda: lsrl.program(max_length=2 * rows)(wide)
 
     def index(x: Any) -> Any:
         return lsrl.bound(lsrl.cumsum(x), 0, rows - 1)

@@ -9,7 +9,7 @@ import pytest
 import lsrl
 from lsrl import Signal, Token
 from lsrl.backends import registry
-from lsrl.ir import bounds
+from lsrl.ir import bounds, recurrence
 from lsrl.ir.bounds import affine_facts, facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
@@ -108,8 +108,10 @@ def test_a_long_product_is_that_of_a_short_one():
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 @pytest.mark.parametrize("kind", ["register", "forest", "ring", "rings"])
-def test_bounds_of_registers_and_rings_are_those_of_every_token(kind, size):
+@pytest.mark.parametrize("stepwise", [True, False])
+def test_bounds_of_registers_and_rings_are_those_of_every_token(kind, size, stepwise, monkeypatch):
     """Tight where each channel meets each update once, and never below the truth."""
+    monkeypatch.setattr(recurrence, "MOST_STEPS", recurrence.MOST_STEPS if stepwise else 0)
     source = {
         "register": np.arange(size) - 1,
         "forest": (np.arange(size) - 1) // 2,
@@ -120,7 +122,7 @@ def test_bounds_of_registers_and_rings_are_those_of_every_token(kind, size):
     transition = np.zeros((width, width))
     picks = np.flatnonzero(source >= 0)
     transition[picks, source[picks]] = 1.0
-    random = np.random.default_rng(size)
+    random = np.random.default_rng([size, stepwise])  # what is known is not looked at again
     initial, low = random.integers(-3, 4, width) * 1.0, random.integers(-3, 3, width) * 1.0
     high = low + random.integers(0, 3, width)
     for tokens in range(1, 3 * width + 2):

@@ -25,6 +25,8 @@ from lsrl.ir.structure import is_diagonal
 
 # Past this many steps a recurrence with no closed form is bounded by repeated squaring.
 MAX_UNROLLED_STEPS = 4096
+# Longer ways along chains, times their channels, are not followed token by token.
+MOST_STEPS = 1 << 20
 # A power of a decaying matrix that adds next to nothing any more.
 NEGLIGIBLE = 2.0**-60
 
@@ -202,13 +204,15 @@ class _Walk(NamedTuple):
 
 
 def _walk(transition: Matrix, initial: Array, update: Facts, steps: int) -> _Walk:
-    """The way of `steps` tokens, put together of ways of 1, 2, 4, … tokens."""
+    """The way of `steps` tokens: one after another, or long ones of ways of 1, 2, 4, … tokens."""
     size = len(initial)
     source = np.full(size + 1, size)
     source[transition.entry_rows()] = transition.indices
     start, low, high, most = (
         np.append(values, 0.0) for values in (initial, update.low, update.high, update.magnitude)
     )
+    if steps * size <= MOST_STEPS:
+        return _stepwise(source, (start, low, high, most), steps)
     came = start[source]
     double = _Walk(source, low, high, most, came + low, came + high, np.abs(came) + most)
     found: _Walk | None = None
@@ -218,6 +222,20 @@ def _walk(transition: Matrix, initial: Array, update: Facts, steps: int) -> _Wal
         steps >>= 1
         double = double.then(double) if steps else double
     return double if found is None else found
+
+
+def _stepwise(source: Array, values: tuple[Array, Array, Array, Array], steps: int) -> _Walk:
+    """The same for a short way, whose rounding is that of one sum after another."""
+    moved, low_in, high_in, all_in = values
+    total_low, total_high, total, magnitude = (np.zeros(len(source)) for _ in range(4))
+    low, high = np.full(len(source), np.inf), np.full(len(source), -np.inf)
+    for _ in range(steps):
+        moved = moved[source]
+        total_low, total_high, total = total_low + low_in, total_high + high_in, total + all_in
+        low_in, high_in, all_in = low_in[source], high_in[source], all_in[source]
+        low, high = np.minimum(low, moved + total_low), np.maximum(high, moved + total_high)
+        magnitude = np.maximum(magnitude, np.abs(moved) + total)
+    return _Walk(source, total_low, total_high, total, low, high, magnitude)
 
 
 def _cycle_length(source: Array) -> int:
