@@ -14,10 +14,11 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Constant, Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
 from lsrl.language.program import Program
+from lsrl.levels import AT_INPUT, Levels
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.parameters import Size
-from lsrl.schedule import AT_INPUT, Layout, Levels, Schedule, schedule_layers
+from lsrl.schedule import Layout, Schedule, schedule_layers
 from lsrl.target import Capabilities
 
 if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targets

@@ -23,7 +23,7 @@ from lsrl.errors import FormatError
 
 if TYPE_CHECKING:
     from lsrl.language.program import Program
-    from lsrl.schedule import Levels
+    from lsrl.levels import Levels
 
 
 # Files and folders that only say or draw results, so that they don't depend on them.

@@ -7,10 +7,10 @@ import numpy as np
 from lsrl import arguments, reuse
 from lsrl.errors import ProgramError
 from lsrl.language.program import Program
+from lsrl.levels import Levels
 from lsrl.model import Model
 from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
 from lsrl.passes.pipeline import Report
-from lsrl.schedule import Levels
 from lsrl.stages import Stages, Watch
 from lsrl.support import TargetInfo, check_request, name_of
 

@@ -12,11 +12,12 @@ from lsrl.errors import ProgramError
 from lsrl.ir.graph import Graph
 from lsrl.ir.verify import verify
 from lsrl.language.program import Program
+from lsrl.levels import Levels
 from lsrl.numerics import Numerics
 from lsrl.options import MOST_PARAMETERS, Options
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
-from lsrl.schedule import Layout, Levels
+from lsrl.schedule import Layout
 from lsrl.support import check_least, check_length, check_size, check_supported
 
 # Called with the name of what ran last, a pass or a stage, and with what it made.

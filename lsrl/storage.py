@@ -20,10 +20,10 @@ from lsrl.errors import FormatError, LsrlError
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.levels import Levels
 from lsrl.options import Options
 from lsrl.parameters import Parameter, alike, csr_of, same_bits
 from lsrl.program_json import program_from_json, program_to_json
-from lsrl.schedule import Levels
 from lsrl.schema import FieldError, Json, Reader, shown
 
 

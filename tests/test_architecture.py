@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.language",),
     ("lsrl.paper", "lsrl.testing"),
     ("lsrl.passes",),
+    ("lsrl.levels",),
     ("lsrl.schedule",),
     ("lsrl.program_json",),
     ("lsrl.storage",),
@@ -69,12 +70,13 @@ MAY_IMPORT_ONLY = {
     "lsrl.target": {"lsrl.ir"},
     "lsrl.numerics": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.passes": GROUND | {"lsrl.target"},
-    "lsrl.schedule": GROUND | {"lsrl.target"},
+    "lsrl.levels": GROUND | {"lsrl.target"},
+    "lsrl.schedule": GROUND | {"lsrl.levels", "lsrl.target"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema"},
     "lsrl.backends": GROUND
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
-    | {"lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
+    | {"lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders", "lsrl.schema"},
     "lsrl.drawing": GROUND | {"lsrl.folders"},
     "lsrl.folders": {"lsrl.errors"},
@@ -86,7 +88,7 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.language", "lsrl.options", "lsrl.program_json", "lsrl.schema", "lsrl.storage"},
     "lsrl.storage": GROUND
     | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.program_json"}
-    | {"lsrl.schedule", "lsrl.schema"},
+    | {"lsrl.levels", "lsrl.schema"},
     "lsrl.testing": GROUND | {"lsrl.language"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }

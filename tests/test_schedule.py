@@ -13,10 +13,11 @@ from lsrl.backends import registry
 from lsrl.certificate import certify
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Affine, Input, LinearState, Lookup, Op, Product, Relu
+from lsrl.levels import NONLINEAR
 from lsrl.numerics import numerics_of
 from lsrl.passes.pipeline import Pipeline
 from lsrl.programs import catalogue, tok2tok
-from lsrl.schedule import NONLINEAR, Schedule, schedule_layers
+from lsrl.schedule import Schedule, schedule_layers
 from lsrl.testing.random_ops import LINEAR_OPS
 from tests.strategies import check_programs, each_turn, inputs_of, programs
 

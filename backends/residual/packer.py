@@ -19,7 +19,7 @@ from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Affine, Bound, Op
-from lsrl.schedule import AT_INPUT
+from lsrl.levels import AT_INPUT
 from lsrl.target import Capabilities
 
 TAPS = 4  # the width of both targets' convolutions

@@ -21,7 +21,8 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Relu
-from lsrl.schedule import Levels, all_made_in, channel_label
+from lsrl.levels import Levels
+from lsrl.schedule import all_made_in, channel_label
 
 
 class StreamSignal(NamedTuple):

@@ -26,10 +26,10 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Input, LinearState, Lookup, Op, SelectiveState, is_token
 from lsrl.ir.structure import components, is_ring
+from lsrl.levels import Levels
 from lsrl.numerics import Numerics
 from lsrl.options import DEFAULT, Options
 from lsrl.parameters import Size
-from lsrl.schedule import Levels
 
 EPS = 1e-5
 # A ring of n channels takes n phases and n^2 gates.
