@@ -207,7 +207,7 @@ def _graph_box(graph: Graph, node: int) -> Box:
     this, facts = graph.nodes[node], graph.facts[node]
     lines = [
         graph.label(node),
-        *([this.op.name] if this.names else []),
+        *([] if graph.label(node).startswith(f"{this.op.name}#") else [this.op.name]),
         f"width {this.width} in [{facts.low.min():g}, {facts.high.max():g}]",
         *(["output"] if node == graph.output else []),
     ]

@@ -26,6 +26,7 @@ from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
+from lsrl.layers import layer_formulas
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -459,13 +460,14 @@ class Model:
         )
 
     def report(self) -> str:
-        """What the stages did: passes, depth, width by layer, parameters, time by stage."""
+        """What the stages did: passes, layers with their width, formulas of channels, and times."""
         pairs = zip(self.schedule.layers, self.labels, strict=True)
         layers = [
             f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
             for number, (layer, labels) in enumerate(pairs, start=1)
         ]
-        return f"{self.summary()}\n{self.compilation.text(layers)}"
+        formulas = layer_formulas(self.schedule, self.labels)
+        return f"{self.summary()}\n{self.compilation.text(layers, formulas)}"
 
     def save(self, path: Path) -> None:
         """Write the model to one file (safetensors with a JSON header).

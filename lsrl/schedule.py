@@ -24,6 +24,7 @@ import scipy.sparse as sp
 from lsrl.errors import LsrlError
 from lsrl.ir import ops
 from lsrl.ir.graph import Graph
+from lsrl.ir.labels import element_name
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.levels import AT_INPUT, NONLINEAR, LevelProblem, Levels, latency
@@ -200,7 +201,7 @@ def all_made_in(graph: Graph, made: dict[int, int]) -> dict[int, int]:
 def channel_label(graph: Graph, node: int, channel: int) -> str:
     """The signal's name, with the channel's index where it has several."""
     name = graph.label(node)
-    return name if graph.nodes[node].width == 1 else f"{name}[{channel}]"
+    return name if graph.nodes[node].width == 1 else element_name(name, channel)
 
 
 def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = None) -> Schedule:

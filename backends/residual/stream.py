@@ -19,6 +19,7 @@ from lsrl.backends.residual.packer import Channel, Packer, SiteKind
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull, Sum, is_float, normal
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
+from lsrl.ir.labels import bracketed
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Relu
 from lsrl.levels import Levels
@@ -320,7 +321,7 @@ def _name(graph: Graph, signal: StreamSignal) -> str:
     """The name of the signal, or the sum of the names that it is made of."""
     parts = [
         ("" if weight == 1 else "-" if weight == -1 else f"{weight:g} ")
-        + channel_label(graph, node, channel)
+        + bracketed(channel_label(graph, node, channel))
         for (node, channel), weight in signal.terms
     ]
     shown = " + ".join(parts[:3]).replace("+ -", "- ")
