@@ -7,6 +7,7 @@ import pytest
 
 import lsrl
 from lsrl.ir.formulas import Formulas, shortest
+from lsrl.ir.labels import bracketed
 from lsrl.program_json import program_content, program_from_json, program_to_json
 
 
@@ -97,6 +98,14 @@ def test_the_report_has_formulas_with_weights():
 )
 def test_numbers_are_exact(number, text):
     assert shortest(number) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("rock", "rock"), ("f(a - b)[0]", "f(a - b)[0]"), ("a-b", "(a-b)"), ("a > b#2", "(a > b#2)")],
+)
+def test_names_hold_together_in_formulas(name, shown):
+    assert bracketed(name) == shown
 
 
 def test_a_formula_is_what_the_node_computes():

@@ -71,7 +71,7 @@ class Formulas:
             case ops.RecurrentState():
                 return f"relu({self._recurrent(node, row, read[0])})"
             case ops.SelectiveState():
-                return f"{inside[0]} · {self._name(node, row)}[t−1] + {read[1]}"
+                return _joined(f"{inside[0]} · {self._name(node, row)}[t−1]", read[1])
         return f"{op.name}({', '.join(read)})"
 
     def read_by(self, node: int, row: int) -> set[int]:
@@ -127,7 +127,7 @@ class Formulas:
             return read
         own = {(node, column): value for column, value in _row(op.transition.csr, row)}
         before = self.written(own, 0.0, "[t−1]")
-        return before if read == "0" else read if not own else _joined(before, read)
+        return _joined(before, read) if own else read
 
     def _name(self, node: int, row: int) -> str:
         label, width = self.graph.label(node), self.graph.nodes[node].width
@@ -162,6 +162,8 @@ def _factor(size: float) -> str:
 
 
 def _joined(left: str, right: str) -> str:
+    if right == "0":
+        return left
     return f"{left} − {right[1:]}" if right.startswith("−") else f"{left} + {right}"
 
 

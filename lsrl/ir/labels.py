@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 
 from lsrl.ir.node import Node, Source
 
+# What holds less than an index does, where it stands outside of brackets.
+_LOOSE = frozenset(" +-−*/%@<>=&|^~")
+
 
 class Name(NamedTuple):
     """The name of a node.
@@ -63,7 +66,7 @@ def bracketed(name: str) -> str:
     depth = 0
     for sign in name:
         depth += (sign in "([{") - (sign in ")]}")
-        if sign in " −" and not depth:
+        if sign in _LOOSE and not depth:
             return f"({name})"
     return name
 
