@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
     ("lsrl.card",),
     ("lsrl.ir",),
+    ("lsrl.placement",),
     ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
     ("lsrl.circuit",),
     ("lsrl.language",),
@@ -66,7 +67,7 @@ ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
     "lsrl.arguments": {"lsrl.errors"},
     "lsrl.ir": {"lsrl.arguments", "lsrl.errors"},
-    "lsrl.language": GROUND,
+    "lsrl.language": GROUND | {"lsrl.drawing"},
     "lsrl.target": {"lsrl.ir"},
     "lsrl.numerics": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.passes": GROUND | {"lsrl.target"},
@@ -77,8 +78,9 @@ MAY_IMPORT_ONLY = {
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
     | {"lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
-    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders", "lsrl.schema"},
-    "lsrl.drawing": GROUND | {"lsrl.folders"},
+    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema"},
+    "lsrl.drawing": GROUND | {"lsrl.folders", "lsrl.placement"},
+    "lsrl.placement": set(),
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
     "lsrl.schema": {"lsrl.errors"},

@@ -461,23 +461,3 @@ def test_pages_of_larger_models_open(browser, tmp_path, program, target):
     assert layers == len(model.circuit.units)
     browser.press("end", "down", "down", "down")
     assert browser.console() == []
-
-
-# ---------------------------------------------------------------- the circuit's picture
-
-
-@pytest.mark.parametrize("target", ["linear_rnn", "mamba"])
-def test_draw(target, tmp_path):
-    pytest.importorskip("matplotlib")
-    model = lsrl.compile(lsrl.programs.catalogue()["reverse"].program(), target)
-    model.circuit.draw(tmp_path / "circuit.svg")
-    text = (tmp_path / "circuit.svg").read_text()
-    for one in model.circuit.signals:
-        if one.kind != "constant":
-            assert one.name in text
-    for kind in {edge.kind for edge in model.circuit.edges}:
-        assert f"<!-- {kind} -->" in text
-    model.circuit.draw(tmp_path / "circuit.png")
-    assert (tmp_path / "circuit.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match="can't draw"):
-        model.circuit.draw(tmp_path / "circuit.xyz")

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from lsrl import arguments
 from lsrl.arguments import shown
+from lsrl.drawing import Drawing, draw
 from lsrl.errors import ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
@@ -111,6 +113,23 @@ class Program:
         return {
             name: _in_float64(values[i] if batched else values[i][0]) for name, i in named.items()
         }
+
+    def draw(self, path: str | os.PathLike[str] | None = None, *, whole: bool = False) -> Drawing:
+        """Draw the signals as they are written, each below what it reads.
+
+        Args:
+          path: where to save it too; its suffix decides the format (.svg, .pdf, .png).
+          whole: also draw what is more than a page.
+
+        Returns:
+          The drawing, which notebooks show.
+
+        Raises:
+          InputError: matplotlib is not installed and the format is not SVG, the program is too
+            large, or the format is unknown.
+          OSError: the file can't be written.
+        """
+        return draw(self.graph, self.name, path=path, whole=whole)
 
     def __repr__(self) -> str:
         """Name and signature."""
