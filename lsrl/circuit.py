@@ -31,6 +31,7 @@ from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.placement import Link
 from lsrl.schema import FieldError, Reader
+from lsrl.showing import Table, card, line
 
 FORMAT, VERSION = "lsrl.circuit", 1
 OUTPUT = "output"
@@ -296,6 +297,16 @@ class Circuit:
             whole=whole,
             path=path,
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first page of the drawing, and a table of the signals."""
+        rows = [
+            (one.name, one.layer, one.expression,
+             range_text(one.width, min(one.low), max(one.high)), line(one.source))
+            for one in self.signals
+        ]  # fmt: skip
+        table = Table("signals", ("signal", "layer", "is", "", "line"), rows, shut=True)
+        return card(f"Circuit of {self.program} on {self.target}", (), table, svg=self.draw().svg)
 
     # ------------------------------------------------------------ JSON
 

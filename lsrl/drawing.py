@@ -223,7 +223,10 @@ def draw(
         depth[node] = max((depth[i] + 1 for i in graph.nodes[node].operands), default=0)
     rows = [Layer("", [i for i in live if depth[i] == d]) for d in sorted(set(depth.values()))]
     links = [Link(operand, node) for node in live for operand in graph.nodes[node].operands]
-    boxes: dict[Hashable, Box] = {node: _graph_box(graph, node) for node in live}
+    boxes: dict[Hashable, Box] = {
+        i: Box(graph.label(i), formula(graph, i), remark(graph, i), graph.nodes[i].op.name)
+        for i in live
+    }
     return drawing(title, rows, boxes, links, whole=whole, path=path)
 
 
@@ -260,16 +263,17 @@ def range_text(width: int, low: float, high: float) -> str:
     return f"{f'×{width} ' if width > 1 else ''}in [{low:g}, {high:g}]"
 
 
-def _graph_box(graph: Graph, node: int) -> Box:
-    this, facts = graph.nodes[node], graph.facts[node]
-    operands = ", ".join(map(graph.label, this.operands))
-    remark = range_text(this.width, facts.low.min(), facts.high.max())
-    return Box(
-        graph.label(node),
-        f"{this.op.name}({operands})",
-        f"{remark}, output" if node == graph.output else remark,
-        this.op.name,
-    )
+def formula(graph: Graph, node: int) -> str:
+    """How a node of a graph is computed."""
+    this = graph.nodes[node]
+    return f"{this.op.name}({', '.join(map(graph.label, this.operands))})"
+
+
+def remark(graph: Graph, node: int) -> str:
+    """What is written of a node's elements."""
+    facts = graph.facts[node]
+    text = range_text(graph.nodes[node].width, facts.low.min(), facts.high.max())
+    return f"{text}, output" if node == graph.output else text
 
 
 def _first(layers: Sequence[Layer], count: int) -> tuple[list[Layer], str]:
@@ -449,17 +453,27 @@ def _figure(drawing: Drawing) -> "Figure":
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(-_LEFT, width - _LEFT), ylim=(height - _TOP, -_TOP))
-    font = {"family": "DejaVu Sans Mono", "size": _FONT * 72 / 96, "parse_math": False}
 
-    def text(x: float, y: float, words: str, ink: str, **more: str) -> None:
-        axes.text(x, y, words, color=ink, **font, **more)
+    def text(
+        x: float, y: float, words: str, ink: str, *, middle: bool = False, bold: bool = False
+    ) -> None:
+        axes.text(
+            x,
+            y,
+            words,
+            color=ink,
+            family="DejaVu Sans Mono",
+            size=_FONT * 72 / 96,
+            parse_math=False,
+            ha="center" if middle else "left",
+            weight="bold" if bold else "normal",
+        )
 
-    text(12 - _LEFT, 21 - _TOP, drawing.title, _INK[0], weight="bold")
+    text(12 - _LEFT, 21 - _TOP, drawing.title, _INK[0], bold=True)
     for number, band in enumerate(_bands(drawing)):
         place = (-_LEFT, band.top), width, band.bottom - band.top
         axes.add_patch(Rectangle(*place, color=_BANDS[number % 2][0], linewidth=0))
-        middle = (band.top + band.bottom) / 2
-        text(8 - _LEFT, middle, band.label, _SOFT[0], va="center")
+        text(8 - _LEFT, (band.top + band.bottom) / 2 + 4, band.label, _SOFT[0])
     for link, path in zip(drawing._links, drawing._placed.paths, strict=True):
         colour = _STROKES[link.kind][0]
         curve = Path(path, [Path.MOVETO, *[Path.CURVE4] * (len(path) - 1)])
@@ -477,8 +491,8 @@ def _figure(drawing: Drawing) -> "Figure":
         )
         for number, line in enumerate(box.lines):
             where = corner[1] + _PADDING + _LINE * number + 8
-            weight = "bold" if number == 0 else "normal"
-            text(x, where, line, (_SOFT if number else _INK)[0], ha="center", weight=weight)
+            ink = (_SOFT if number else _INK)[0]
+            text(x, where, line, ink, middle=True, bold=number == 0)
     x, y = 12 - _LEFT, height - _TOP - (28 if drawing.note else 9)
     for kind in _used(drawing):
         axes.add_line(Line2D([x, x + 20], [y - 4, y - 4], color=_STROKES[kind][0]))

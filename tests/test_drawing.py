@@ -37,7 +37,8 @@ def random_links(seed: int) -> tuple[list[list[int]], list[Link]]:
     rows = [[next(keys) for _ in range(count)] for count in counts]
     ends = random.integers(0, counts.sum(), (30, 2)).tolist()
     kinds = random.choice(["same step", "gate"], 30).tolist()
-    return rows, list({Link(*end, kind) for end, kind in zip(ends, kinds, strict=True)})
+    links = [Link(a, b, kind) for (a, b), kind in zip(ends, kinds, strict=True)]
+    return rows, list(dict.fromkeys(links))
 
 
 def along(path: list[tuple[float, float]]) -> np.ndarray:

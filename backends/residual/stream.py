@@ -172,7 +172,6 @@ class Stream:
         )
 
 
-
 def lay_out(packer: Packer) -> Stream:
     """Give everything that later sites or the output read a channel of the stream."""
     output = tuple(packer.output)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lsrl import arguments
 from lsrl.arguments import shown
-from lsrl.drawing import Drawing, draw
+from lsrl.drawing import Drawing, draw, formula, remark
 from lsrl.errors import ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
@@ -26,6 +26,7 @@ from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
 from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
+from lsrl.showing import Table, card, line
 
 # What an int64 counts; how far a dtype counts, the certificate says.
 LONGEST = 2**63 - 1
@@ -130,6 +131,16 @@ class Program:
           OSError: the file can't be written.
         """
         return draw(self.graph, self.name, path=path, whole=whole)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the signature, and a table of the signals."""
+        graph = self.graph
+        rows = [
+            (graph.label(i), formula(graph, i), remark(graph, i), line(graph.source(i)))
+            for i in graph.live()
+        ]
+        table = Table("signals", ("signal", "is", "", "line"), rows, shut=len(rows) > 12)
+        return card(repr(self), (), table, text=self.documentation.partition("\n\n")[0])
 
     def __repr__(self) -> str:
         """Name and signature."""
