@@ -31,7 +31,7 @@ from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.placement import Link
 from lsrl.schema import FieldError, Reader
-from lsrl.showing import Table, card, line
+from lsrl.showing import Table, card
 
 FORMAT, VERSION = "lsrl.circuit", 1
 OUTPUT = "output"
@@ -302,7 +302,7 @@ class Circuit:
         """For notebooks: the first page of the drawing, and a table of the signals."""
         rows = [
             (one.name, one.layer, one.expression,
-             range_text(one.width, min(one.low), max(one.high)), line(one.source))
+             range_text(one.width, min(one.low), max(one.high)), one.source)
             for one in self.signals
         ]  # fmt: skip
         table = Table("signals", ("signal", "layer", "is", "", "line"), rows, shut=True)

@@ -80,7 +80,7 @@ class Explanation:
             facts += [("holds", length), ("error bound", f"{self.error_bound:.3g}")]
         if self.num_layers:
             facts.append(("size", f"{self.num_layers} layers of at most {self.width} channels"))
-            facts.append(("significand bits by tokens", self._needs()))
+            facts.append(("bits", f"of the significand: {self._needs()} tokens"))
         return card(f"{self.program} on {self.target}, {self.dtype}", facts)
 
 

@@ -1,8 +1,8 @@
 """How things show themselves in notebooks: as HTML of plain data, in the notebook's own colours."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 from typing import NamedTuple
 
 # What is longer says how much longer: a notebook keeps all that it shows.
@@ -13,9 +13,9 @@ _STYLE = (
     ".lsrl-card{overflow-x:auto;line-height:1.4}"
     ".lsrl-card table{border-collapse:collapse;margin:.3em 0 .8em}"
     ".lsrl-card th,.lsrl-card td{text-align:left;vertical-align:top;padding:.15em 1em .15em 0;"
-    "border-bottom:1px solid #8884;background:none;max-width:44em;overflow-wrap:anywhere;"
-    "white-space:pre-line}"
-    ".lsrl-card th{font-weight:600;opacity:.75}"
+    "border-bottom:1px solid #8884;background:none}"
+    ".lsrl-card td{max-width:44em;overflow-wrap:anywhere;white-space:pre-line}"
+    ".lsrl-card th{font-weight:600;opacity:.75;white-space:nowrap}"
     ".lsrl-card summary{cursor:pointer}"
 )
 
@@ -72,11 +72,6 @@ def frame(page: str, title: str, height: int = 640) -> str:
     )
 
 
-def line(source: str) -> str:
-    """A source line without the folders of the machine that it was written on."""
-    return PurePath(source).name
-
-
 def _table(table: Table) -> str:
     heads = "".join(f'<th scope="col">{_text(column)}</th>' for column in table.columns)
     rows = "".join(
@@ -93,5 +88,7 @@ def _table(table: Table) -> str:
 
 
 def _text(value: object) -> str:
-    text = str(value)
+    text = str(value)[: 4 * MOST_LETTERS]
+    # Source lines go without the folders of the machine: notebooks are passed on.
+    text = re.sub(r"(?<![^\s(])[^\s(]*[/\\](?=[^\s/\\]+:\d)", "", text)
     return html.escape(text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…")

@@ -26,7 +26,7 @@ from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
 from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
-from lsrl.showing import Table, card, line
+from lsrl.showing import Table, card
 
 # What an int64 counts; how far a dtype counts, the certificate says.
 LONGEST = 2**63 - 1
@@ -136,7 +136,7 @@ class Program:
         """For notebooks: the signature, and a table of the signals."""
         graph = self.graph
         rows = [
-            (graph.label(i), formula(graph, i), remark(graph, i), line(graph.source(i)))
+            (graph.label(i), formula(graph, i), remark(graph, i), graph.source(i))
             for i in graph.live()
         ]
         table = Table("signals", ("signal", "is", "", "line"), rows, shut=len(rows) > 12)
