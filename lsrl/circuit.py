@@ -25,6 +25,7 @@ import networkx as nx
 import numpy as np
 
 from lsrl import schema
+from lsrl.arguments import shown
 from lsrl.drawing import Box, Drawing, Layer, drawing, range_text
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
@@ -282,17 +283,17 @@ class Circuit:
         """
         # Constants that nothing reads but through a bias would only take room.
         ends = {name for edge in self.edges for name in (edge.source, edge.target)}
-        shown = [one for one in self.signals if one.kind != "constant" or one.name in ends]
+        drawn = [one for one in self.signals if one.kind != "constant" or one.name in ends]
         layers = [
             Layer(f"layer {layer}" if layer else "input", found)
             for layer in range(len(self.units))
-            if (found := [signal.name for signal in shown if signal.layer == layer])
+            if (found := [signal.name for signal in drawn if signal.layer == layer])
         ]
         # One arrow for all elements.
         return drawing(
             f"{self.program} on {self.target}",
             [*layers, Layer("", [OUTPUT])],
-            {**{one.name: _box(one) for one in shown}, OUTPUT: Box(OUTPUT, "", "", OUTPUT)},
+            {**{one.name: _box(one) for one in drawn}, OUTPUT: Box(OUTPUT, "", "", OUTPUT)},
             [Link(edge.source, edge.target, edge.kind) for edge in self.edges],
             whole=whole,
             path=path,
@@ -333,7 +334,7 @@ class Circuit:
         try:
             content = schema.parse(text)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
-                raise FieldError(f'an object with "format": "{FORMAT}"', schema.shown(content))
+                raise FieldError(f'an object with "format": "{FORMAT}"', shown(content))
             if schema.integer(1)(content.get("version")) > VERSION:
                 raise FormatError(
                     f"{where}: version {content['version']} is newer than this LSRL reads "

@@ -85,7 +85,7 @@ MAY_IMPORT_ONLY = {
     "lsrl.showing": set(),
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
-    "lsrl.schema": {"lsrl.errors"},
+    "lsrl.schema": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},
     "lsrl.state": GROUND
     | ARRAYS

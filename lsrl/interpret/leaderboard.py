@@ -234,7 +234,7 @@ td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
 @media (max-width: 640px) {{
   main {{ margin: 1rem auto; padding: 0 .6rem; }}
   table {{ font-size: 12.5px; line-height: 1.35; }}
-  th, td {{ padding: .25rem .3rem; overflow-wrap: anywhere; }}
+  th, td {{ padding: .25rem .3rem; overflow-wrap: break-word; }}
   td {{ white-space: normal; }}
 }}
 </style></head><body><main>
