@@ -22,8 +22,8 @@ from lsrl.placement import Link, Placed, Point, place
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Boxes that a page holds; and those that anybody could still follow.
-PAGE, MAX_BOXES = 48, 1000
+# Boxes that a page holds, and rows of them; and boxes that anybody could still follow.
+PAGE, PAGE_ROWS, MAX_BOXES = 48, 16, 1000
 
 # In pixels: of letters, lines, what is around them, and a page.
 _LETTER, _LINE, _PADDING, _ACROSS = 6.65, 14.0, 8.0, 980.0
@@ -182,7 +182,13 @@ def drawing(
             f"draw: a drawing shows at most {MAX_BOXES} signals, and {count} came; leave out "
             "whole=True to draw the first ones, or give the program smaller parameters"
         )
-    shown, note = (layers, "") if whole or count <= PAGE else _first(layers, count)
+    shown = list(layers) if whole else _first(layers, boxes)
+    few = sum(len(layer.keys) for layer in shown)
+    note = (
+        ""
+        if few == count
+        else f"the first {few} of {count} signals; whole=True (--whole) draws all"
+    )
     rows = [Layer(layer.label, row) for layer in shown for row in _broken(layer.keys, boxes)]
     drawn = {key for row in rows for key in row.keys}
     order = list(_STROKES)
@@ -276,18 +282,16 @@ def remark(graph: Graph, node: int) -> str:
     return f"{text}, output" if node == graph.output else text
 
 
-def _first(layers: Sequence[Layer], count: int) -> tuple[list[Layer], str]:
-    """The first layers, as many as a page holds, and what to say of the rest."""
-    kept: list[Layer] = []
-    room = PAGE
+def _first(layers: Sequence[Layer], boxes: Mapping[Hashable, Box]) -> list[Layer]:
+    """The first layers, as many as a page holds, and of the first one no more than that."""
+    kept = [Layer(layer.label, layer.keys[:PAGE]) for layer in layers[:1]]
+    room, rows = PAGE, PAGE_ROWS
     for layer in layers:
-        if len(layer.keys) > room:
-            kept += [] if kept else [Layer(layer.label, layer.keys[:room])]
+        room, rows = room - len(layer.keys), rows - len(_broken(layer.keys, boxes))
+        if room < 0 or rows < 0:
             break
-        kept.append(layer)
-        room -= len(layer.keys)
-    shown = sum(len(layer.keys) for layer in kept)
-    return kept, f"the first {shown} of {count} signals; whole=True (--whole) draws all"
+        kept += [layer] if layer is not layers[0] else []
+    return kept
 
 
 def _broken(keys: Sequence[Hashable], boxes: Mapping[Hashable, Box]) -> list[list[Hashable]]:

@@ -18,6 +18,8 @@ _APART, _LANE, _LOOP = 26.0, 12.0, 20.0
 _GAP = 34.0
 _SWEEPS, _MOVES = 12, 60
 _DOT_SECONDS = 20.0
+# Pixels; boxes that graphviz strews wider than that may stand closer in lanes of our own.
+_WIDE = 1200.0
 
 
 class Link(NamedTuple):
@@ -63,7 +65,10 @@ def place(
       links: between boxes of any two rows, of one row, or from a box to itself.
     """
     found = by_dot(rows, sizes, links)
-    return layered(rows, sizes, links) if found is None else found
+    if found is not None and found.width <= _WIDE:
+        return found
+    own = layered(rows, sizes, links)
+    return own if found is None or own.width < found.width else found
 
 
 # ---------------------------------------------------------------- graphviz

@@ -9,7 +9,7 @@ import pytest
 
 import lsrl
 from lsrl import placement
-from lsrl.drawing import PAGE, Box, Drawing, Layer, drawing
+from lsrl.drawing import PAGE, PAGE_ROWS, Box, Drawing, Layer, drawing
 from lsrl.errors import InputError
 from lsrl.placement import Link, by_dot, layered
 
@@ -138,6 +138,9 @@ def test_what_is_more_than_a_page_is_asked_for():
     assert page.note in page.svg and f"the first {PAGE // 10 * 10} of 200 signals" in page.note
     whole = drawing("large", layers, made, links, whole=True)
     assert names_in(whole) == 200 and whole.note == ""
+    # A chain is too long for a page before it has too many boxes.
+    tall = drawing("tall", *boxes(40, 1), [])
+    assert names_in(tall) == PAGE_ROWS < PAGE and "of 40 signals" in tall.note
     # One layer alone may be too large, and so may what is asked for.
     assert names_in(drawing("wide", *boxes(1, 300), [])) == PAGE
     with pytest.raises(InputError, match="at most 1000 signals, and 1100 came"):

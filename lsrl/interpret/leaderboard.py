@@ -130,7 +130,7 @@ class Leaderboard:
                 f'<tr><th scope="row">{html.escape(standing.method)}</th>'
                 f"<td>{standing.models}</td>{''.join(map(_cell, cells))}</tr>"
             )
-        head = ("method", "models", "ROC-AUC", "average precision, or R²", "faithfulness")
+        head = ("method", "models", "ROC-AUC", "average precision, or R²", "faithful\u00adness")
         heads = "".join(f'<th scope="col">{title}</th>' for title in head)
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -234,7 +234,7 @@ td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
 @media (max-width: 640px) {{
   main {{ margin: 1rem auto; padding: 0 .6rem; }}
   table {{ font-size: 12.5px; line-height: 1.35; }}
-  th, td {{ padding: .25rem .3rem; overflow-wrap: break-word; }}
+  th, td {{ padding: .25rem .2rem; overflow-wrap: break-word; }}
   td {{ white-space: normal; }}
 }}
 </style></head><body><main>
