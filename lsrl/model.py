@@ -42,6 +42,7 @@ from lsrl.requests import (
 )
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
+from lsrl.showing import Table, card
 from lsrl.state import (
     Form,
     State,
@@ -446,17 +447,27 @@ class Model:
         place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
         compared.check(place)
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Sizes and what is certified, line by line: names and texts."""
+        return [
+            ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
+            ("width", f"{self.width}"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            *self.certificate.facts,
+        ]
+
     def summary(self) -> str:
         """Layers, width, parameters and the certificate, as text."""
-        return "\n".join(
-            [
-                f"{self.program.name} on {self.target}, {self.dtype}",
-                f"layers       {self.num_layers} (critical path {self.schedule.critical_path})",
-                f"width        {self.width}",
-                f"parameters   {self.num_parameters} ({self.num_nonzero_parameters} nonzero)",
-                str(self.certificate),
-            ]
-        )
+        title = f"{self.program.name} on {self.target}, {self.dtype}"
+        return "\n".join([title, *(f"{name:<12} {value}" for name, value in self.facts)])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: sizes, the certificate, and what the layers hold."""
+        layers = list(enumerate(self.labels, start=1))
+        rows = [(number, len(labels), _abbreviated(labels)) for number, labels in layers]
+        table = Table("layers", ("layer", "width", "holds"), rows, shut=len(rows) > 12)
+        return card(f"{self.program.name} on {self.target}", self.facts, table)
 
     def report(self) -> str:
         """What the stages did: passes, depth, width by layer, parameters, time by stage."""
