@@ -38,7 +38,13 @@ from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork, token_hea
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
-from lsrl.backends.residual.vocabulary import Vocabulary, to_json, tokenizer_files, vocabulary_of
+from lsrl.backends.residual.vocabulary import (
+    TOKENIZER,
+    Vocabulary,
+    to_json,
+    tokenizer_files,
+    vocabulary_of,
+)
 from lsrl.errors import FormatError, InputError, PrecisionError
 from lsrl.folders import replace_folder
 from lsrl.ir.numbers import Array
@@ -46,7 +52,10 @@ from lsrl.numerics import numerics_of
 
 FORMAT = "lsrl-huggingface"
 VERSION = 3
-CONFIG, CIRCUIT = "config.json", "circuit.json"
+CONFIG, CIRCUIT, GENERATION = "config.json", "circuit.json", "generation_config.json"
+WEIGHTS, CARD = "model.safetensors", "README.md"
+# Of exports of all kinds, any of which may take the place of any other.
+FILES = (CONFIG, CIRCUIT, GENERATION, WEIGHTS, MAPS, CARD, *TOKENIZER)
 
 Checkpoint = tuple[dict[str, Array], ResidualNetwork, Stream]
 
@@ -87,7 +96,7 @@ def write(
     if request.headless or vocabulary is None or request.alteration is not None:
         circuit = request.circuit().to_json()
         files[CIRCUIT] = without_folders(circuit, request.program.graph).encode(errors="replace")
-    replace_folder(path, files, _check_export)
+    replace_folder(path, files, _check_export, FILES)
 
 
 def _with_head(
@@ -134,10 +143,10 @@ def _with_head(
     card = model_card(kind, network, arrays, stream, vocabulary, dtypes, request)
     return {
         CONFIG: to_json(config),
-        "generation_config.json": to_json(generation),
-        "model.safetensors": to_safetensors(arrays, {"format": "pt"}),
+        GENERATION: to_json(generation),
+        WEIGHTS: to_safetensors(arrays, {"format": "pt"}),
         **tokenizer_files(vocabulary, program.max_length or request.tokens),
-        "README.md": card.encode(errors="replace"),
+        CARD: card.encode(errors="replace"),
     }
 
 
@@ -165,9 +174,9 @@ def _without_head(
     card = headless_card(kind, network, {**arrays, **maps}, example(request.program, made), request)
     return {
         CONFIG: to_json(config),
-        "model.safetensors": to_safetensors(arrays, {"format": "pt"}),
+        WEIGHTS: to_safetensors(arrays, {"format": "pt"}),
         MAPS: to_safetensors(maps, {"format": "pt"}),
-        "README.md": card.encode(errors="replace"),
+        CARD: card.encode(errors="replace"),
     }
 
 

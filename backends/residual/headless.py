@@ -113,8 +113,8 @@ def _given(named: tuple[str, InputType], tokens: int) -> str:
         ends = kind.facts()
         values = [(ends.high if token % 2 else ends.low).tolist() for token in range(tokens)]
         what = f"(batch, time, {kind.width})"
-    # ascii() keeps a name within its line, whatever it is.
-    return f"torch.tensor([{values}]),  # {ascii(name)}: {what}"
+    # !a keeps a name within its line, whatever it is.
+    return f"torch.tensor([{values}]),  # {name!a}: {what}"
 
 
 def _terms(program: Program, places: Sequence[str | None]) -> Iterator[str]:

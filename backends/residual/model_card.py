@@ -98,8 +98,8 @@ of their own in `maps.safetensors`. Outputs are for sequences of {_limit(most)}.
 {_fenced(code.rstrip(), "python")}
 
 Every token is read at once with the ones before it, and never those behind it; what fills a shorter
-sequence up stands on its right. `lsrl.inputs` in `config.json` has the types of the inputs, in order,
-and where each is mapped.
+sequence up stands on its right. `lsrl.inputs` in `config.json` has the types of the inputs, in
+order, and where each is mapped.
 """,
             _the_program(program),
             _certificate(without_folders(request.certificate, program.graph), head=False),
@@ -118,13 +118,15 @@ def _alteration(request: ExportRequest, more: str) -> list[str]:
     """What was done to the network, if anything was."""
     if request.alteration is None:
         return []
-    return [f"""\
+    return [
+        f"""\
 ## What was done to it
 
 The compiled network was altered, and runs as the same class:
 
 {_fenced(request.alteration)}
-{"" if request.exact else more}"""]
+{"" if request.exact else more}"""
+    ]
 
 
 def _introduction(kind: CheckpointKind, request: ExportRequest, exact: bool) -> str:

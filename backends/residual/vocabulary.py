@@ -7,6 +7,9 @@ from lsrl.errors import InputError
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 
+# A tokenizer's files.
+TOKENIZER = "tokenizer.json", "tokenizer_config.json"
+
 
 class Vocabulary(NamedTuple):
     """The symbols of a checkpoint: as many as the larger of input and output has.
@@ -114,8 +117,8 @@ def tokenizer_files(vocabulary: Vocabulary, max_length: int | None) -> dict[str,
         **({} if max_length is None else {"model_max_length": max_length}),
     }
     return {
-        "tokenizer.json": f"{tokenizer.to_str(pretty=True)}\n".encode(),
-        "tokenizer_config.json": to_json(settings),
+        TOKENIZER[0]: f"{tokenizer.to_str(pretty=True)}\n".encode(),
+        TOKENIZER[1]: to_json(settings),
     }
 
 
