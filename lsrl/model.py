@@ -512,25 +512,39 @@ class Model:
             alteration=altered,
         )
 
-    def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:
+    def export(
+        self,
+        format: str,
+        path: Path,
+        *,
+        tie_word_embeddings: bool = False,
+        headless: bool = False,
+    ) -> None:
         """Write the model for another framework.
 
         Args:
           format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
-            "huggingface", of mamba and griffin with a token in and a token out: a folder that
-            transformers' AutoModelForCausalLM and AutoTokenizer read.
+            "huggingface", of mamba and griffin: a folder that transformers reads, by
+            AutoModelForCausalLM and AutoTokenizer if the program has a token in and a token out,
+            else by AutoModel, with the maps of inputs and outputs beside it; its card has the code.
           path: where to; an older export in its place is replaced, whole or not at all.
           tie_word_embeddings: of "huggingface": let the head be the embedding. It costs a layer and
             two channels.
+          headless: of "huggingface": without a head also where there could be one. The outputs then
+            are those of `run`, and layers and channels those of `circuit`.
 
         Raises:
-          InputError: this target has no such format, or the format has no place for the program.
-          PrecisionError: float32 can't hold the format's weights.
+          InputError: this target has no such format, or there is no head to tie.
+          PrecisionError: float32 can't hold the weights of a head.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        if tie_word_embeddings and format != "huggingface":
-            raise InputError(f"export: format {format!r} has no embedding to tie a head to")
+        for asked, what in (
+            (tie_word_embeddings, "embedding to tie a head to"),
+            (headless, "head"),
+        ):
+            if asked and format != "huggingface":
+                raise InputError(f"export: format {format!r} has no {what}")
         exporters = registry.find(self.target).exporters()
         if not isinstance(format, str) or format not in exporters:
             raise InputError(
@@ -547,8 +561,10 @@ class Model:
             str(certificate),
             certificate.exact,
             certificate.tokens,
-            None if self.card is None else self.card.title,
+            None if self.card is None else str(self.card),
+            lambda: self.circuit,
             tie_word_embeddings,
+            headless,
         )
         exporters[format](folder, self.module, self.schedule, request)
 
