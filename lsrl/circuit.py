@@ -25,6 +25,7 @@ import networkx as nx
 import numpy as np
 
 from lsrl import schema
+from lsrl.arguments import shown
 from lsrl.drawing import ACROSS, Arrow, Box, Row, picture
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
@@ -316,7 +317,7 @@ class Circuit:
         try:
             content = schema.parse(text)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
-                raise FieldError(f'an object with "format": "{FORMAT}"', schema.shown(content))
+                raise FieldError(f'an object with "format": "{FORMAT}"', shown(content))
             if schema.integer(1)(content.get("version")) > VERSION:
                 raise FormatError(
                     f"{where}: version {content['version']} is newer than this LSRL reads "

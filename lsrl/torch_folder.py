@@ -242,7 +242,7 @@ def _check_modules(config: TorchConfig, tensors: Tensors) -> None:
     modules = config["modules"]
     names = [*(f"input_{number}" for number in range(len(sizes))), "recurrent", "output"]
     if set(modules) != set(names) or not sizes:
-        got = schema.shown(list(modules))
+        got = arguments.shown(list(modules))
         raise FieldError(f"the modules {', '.join(names)}", got, "modules")
     recurrent = modules["recurrent"]["arguments"]
     sizes = [(*each, recurrent.get("input_size")) for each in sizes]
@@ -259,7 +259,9 @@ def _check_modules(config: TorchConfig, tensors: Tensors) -> None:
         if tensors.get(name) != (shape, f"torch.{config['dtype']}"):
             raise FieldError(f"{shape} of {config['dtype']}", f"{tensors.get(name)}", name)
     if tensors.keys() != shapes.keys():
-        raise FieldError(f"the tensors {', '.join(shapes)}", schema.shown(list(tensors)), WEIGHTS)
+        raise FieldError(
+            f"the tensors {', '.join(shapes)}", arguments.shown(list(tensors)), WEIGHTS
+        )
 
 
 def _shapes(modules: Mapping[str, ModuleJson], count: int) -> dict[str, tuple[int, ...]]:

@@ -81,7 +81,7 @@ MAY_IMPORT_ONLY = {
     "lsrl.drawing": GROUND | {"lsrl.folders"},
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
-    "lsrl.schema": {"lsrl.errors"},
+    "lsrl.schema": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},
     "lsrl.state": GROUND
     | ARRAYS
