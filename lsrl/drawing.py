@@ -255,10 +255,14 @@ def save_figure(
       InputError: there is no such format.
       OSError: the file can't be written.
     """
+    from matplotlib import rc_context
+
     name, suffix = os.path.splitext(os.fspath(path))
     content = io.BytesIO()
     try:
-        figure.savefig(content, format=suffix[1:] or "png", dpi=dpi, metadata=metadata)
+        # Whole fonts in PDF files: publishers refuse those of Type 3.
+        with rc_context({"pdf.fonttype": 42}):
+            figure.savefig(content, format=suffix[1:] or "png", dpi=dpi, metadata=metadata)
     except ValueError as error:
         raise InputError(f"{os.fspath(path)}: can't draw: {error}") from error
     replace_file(path if suffix else f"{name}.png", content.getvalue())

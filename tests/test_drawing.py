@@ -108,7 +108,9 @@ def test_a_circuit_says_what_it_computes(tmp_path):
     for suffix, start in {"png": b"\x89PNG", "pdf": b"%PDF"}.items():
         made.save(tmp_path / f"circuit.{suffix}")
         assert (tmp_path / f"circuit.{suffix}").read_bytes().startswith(start)
-    assert b"/Subtype /Image" not in (tmp_path / "circuit.pdf").read_bytes(), "vectors alone"
+    printed = (tmp_path / "circuit.pdf").read_bytes()
+    assert b"/Subtype /Image" not in printed, "vectors alone"
+    assert b"/Type3" not in printed, "publishers refuse such fonts"
     with pytest.raises(InputError, match="can't draw"):
         circuit.draw(tmp_path / "circuit.xyz")
 
