@@ -218,8 +218,11 @@ MISUSES = [
     ("compile majority -t lstm --out my.py/a.lsrl", "my.py is no folder"),
     ("view majority -t lstm --out .", "got the folder '.'"),
     ("view majority -t lstm", "Missing option '--out'"),
-    ("show majority --png picture", "expected a suffix that names the format, got 'picture'"),
-    ("show majority --png a.nonsense", "a.nonsense: can't draw"),
+    (
+        "show majority --out picture",
+        "a suffix that names the format, .svg, .pdf or .png, got 'picture'",
+    ),
+    ("show majority --out a.nonsense", "a.nonsense: can't draw"),
     # Counts and samplers.
     ("verify majority -t lstm --sequences -3", "greater than or equal to 1, got '-3'"),
     (

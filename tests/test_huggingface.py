@@ -690,30 +690,6 @@ def test_names_of_tokens_are_checked_and_kept(tmp_path):
 # ---------------------------------------------------------------- refusals
 
 
-@lsrl.program(max_length=9)
-def two_tokens(a: lsrl.Token(2), b: lsrl.Token(2)) -> lsrl.Token(2):
-    return a & b
-
-
-@lsrl.program(max_length=9)
-def of_vectors(x: lsrl.Vector(1, low=0, high=1, step=1)) -> lsrl.Token(2):
-    return x[0]
-
-
-@lsrl.program(max_length=9)
-def untyped(a: lsrl.Token(2)):
-    return lsrl.cumsum(a)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("program", [two_tokens, of_vectors, untyped], ids=lambda p: p.name)
-def test_other_inputs_and_outputs_are_refused(program, target, tmp_path):
-    model = lsrl.compile(program, target)
-    with pytest.raises(InputError, match=rf"one Token input.*{program.name}.*model\.run"):
-        model.export("huggingface", tmp_path / "model")
-    assert not any(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("target", ["linear_rnn", "lstm"])
 def test_other_targets_are_refused(target, tmp_path):
     model = lsrl.compile(lsrl.programs.majority(), target)
