@@ -1,7 +1,7 @@
 """What the layers of a network compute, as text: a formula for each channel where it is made."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lsrl.ir.formulas import Formulas
 from lsrl.ir.ops import Lookup
@@ -9,6 +9,21 @@ from lsrl.schedule import Layout, channel_label
 
 # The most formulas that are told of one signal, and of one layer.
 OF_SIGNAL, OF_LAYER = 4, 24
+
+
+def layer_lines(layout: Layout, labels: Sequence[Sequence[str]]) -> list[str]:
+    """What each layer holds, and the formulas of that; see `layer_formulas`."""
+    held = [
+        f"  layer {number:<3} width {layer.width:<5} {abbreviated(names)}"
+        for number, (layer, names) in enumerate(zip(layout.layers, labels, strict=True), start=1)
+    ]
+    return ["layers", *held, "formulas", *layer_formulas(layout, labels)]
+
+
+def abbreviated(labels: Sequence[str], most: int = 8) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(labels[:most])
+    return shown if len(labels) <= most else f"{shown}, … {len(labels) - most} more"
 
 
 def layer_formulas(layout: Layout, labels: Sequence[Sequence[str]]) -> list[str]:
@@ -21,7 +36,7 @@ def layer_formulas(layout: Layout, labels: Sequence[Sequence[str]]) -> list[str]
       layout: of the network.
       labels: for each layer, what its channels hold.
     """
-    graph, made = layout.graph, layout.made_in()
+    graph = layout.graph
     places = {
         channel_label(graph, node, row): (node, row)
         for node in graph.live()
@@ -30,6 +45,7 @@ def layer_formulas(layout: Layout, labels: Sequence[Sequence[str]]) -> list[str]
     tables = [
         name for name, (node, _) in places.items() if isinstance(graph.nodes[node].op, Lookup)
     ]
+    made = _made_in(layout, labels, places)
     formulas, lines = Formulas(graph), list[str]()
     for layer, names in enumerate([tables, *labels]):
         fresh = [places[name] for name in dict.fromkeys(names) if name in places]
@@ -40,6 +56,21 @@ def layer_formulas(layout: Layout, labels: Sequence[Sequence[str]]) -> list[str]
             more = [f"    … {len(found) - OF_LAYER} more"] if len(found) > OF_LAYER else []
             lines += [f"  layer {layer}" if layer else "  input map", *found[:OF_LAYER], *more]
     return [*lines, "  output", f"    {formulas.read(graph.output)}"]
+
+
+def _made_in(
+    layout: Layout, labels: Sequence[Sequence[str]], places: Mapping[str, tuple[int, int]]
+) -> dict[int, int]:
+    """The first layer that holds each node; what none holds belongs to the last that it reads."""
+    graph, made = layout.graph, dict[int, int]()
+    for layer, names in enumerate(labels, start=1):
+        for name in names:
+            if name in places:
+                made.setdefault(places[name][0], layer)
+    for node in graph.live():
+        read = (made[operand] for operand in graph.nodes[node].operands)
+        made.setdefault(node, max(read, default=0))
+    return made
 
 
 def _told(

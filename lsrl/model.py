@@ -26,7 +26,7 @@ from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
-from lsrl.layers import layer_formulas
+from lsrl.layers import abbreviated, layer_lines
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -43,6 +43,7 @@ from lsrl.requests import (
 )
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
+from lsrl.showing import Table, card
 from lsrl.state import (
     Form,
     State,
@@ -447,27 +448,32 @@ class Model:
         place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
         compared.check(place)
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Sizes and what is certified, line by line: names and texts."""
+        return [
+            ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
+            ("width", f"{self.width}"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            *self.certificate.facts,
+        ]
+
     def summary(self) -> str:
         """Layers, width, parameters and the certificate, as text."""
-        return "\n".join(
-            [
-                f"{self.program.name} on {self.target}, {self.dtype}",
-                f"layers       {self.num_layers} (critical path {self.schedule.critical_path})",
-                f"width        {self.width}",
-                f"parameters   {self.num_parameters} ({self.num_nonzero_parameters} nonzero)",
-                str(self.certificate),
-            ]
-        )
+        title = f"{self.program.name} on {self.target}, {self.dtype}"
+        return "\n".join([title, *(f"{name:<12} {value}" for name, value in self.facts)])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: sizes, the certificate, and what the layers hold."""
+        layers = list(enumerate(self.labels, start=1))
+        rows = [(number, len(labels), abbreviated(labels)) for number, labels in layers]
+        table = Table("layers", ("layer", "width", "holds"), rows, shut=len(rows) > 12)
+        return card(f"{self.program.name} on {self.target}", self.facts, table)
 
     def report(self) -> str:
         """What the stages did: passes, layers with their width, formulas of channels, and times."""
-        pairs = zip(self.schedule.layers, self.labels, strict=True)
-        layers = [
-            f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
-            for number, (layer, labels) in enumerate(pairs, start=1)
-        ]
-        formulas = layer_formulas(self.schedule, self.labels)
-        return f"{self.summary()}\n{self.compilation.text(layers, formulas)}"
+        layers = layer_lines(self.schedule, self.labels)
+        return f"{self.summary()}\n{self.compilation.text(layers)}"
 
     def save(self, path: Path) -> None:
         """Write the model to one file (safetensors with a JSON header).
@@ -503,25 +509,39 @@ class Model:
             alteration=altered,
         )
 
-    def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:
+    def export(
+        self,
+        format: str,
+        path: Path,
+        *,
+        tie_word_embeddings: bool = False,
+        headless: bool = False,
+    ) -> None:
         """Write the model for another framework.
 
         Args:
           format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
-            "huggingface", of mamba and griffin with a token in and a token out: a folder that
-            transformers' AutoModelForCausalLM and AutoTokenizer read.
+            "huggingface", of mamba and griffin: a folder that transformers reads, by
+            AutoModelForCausalLM and AutoTokenizer if the program has a token in and a token out,
+            else by AutoModel, with the maps of inputs and outputs beside it; its card has the code.
           path: where to; an older export in its place is replaced, whole or not at all.
           tie_word_embeddings: of "huggingface": let the head be the embedding. It costs a layer and
             two channels.
+          headless: of "huggingface": without a head also where there could be one. The outputs then
+            are those of `run`, and layers and channels those of `circuit`.
 
         Raises:
-          InputError: this target has no such format, or the format has no place for the program.
-          PrecisionError: float32 can't hold the format's weights.
+          InputError: this target has no such format, or there is no head to tie.
+          PrecisionError: float32 can't hold the weights of a head.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        if tie_word_embeddings and format != "huggingface":
-            raise InputError(f"export: format {format!r} has no embedding to tie a head to")
+        for asked, what in (
+            (tie_word_embeddings, "embedding to tie a head to"),
+            (headless, "head"),
+        ):
+            if asked and format != "huggingface":
+                raise InputError(f"export: format {format!r} has no {what}")
         exporters = registry.find(self.target).exporters()
         if not isinstance(format, str) or format not in exporters:
             raise InputError(
@@ -538,8 +558,10 @@ class Model:
             str(certificate),
             certificate.exact,
             certificate.tokens,
-            None if self.card is None else self.card.title,
+            None if self.card is None else str(self.card),
+            lambda: self.circuit,
             tie_word_embeddings,
+            headless,
         )
         exporters[format](folder, self.module, self.schedule, request)
 
@@ -580,8 +602,3 @@ class Model:
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
         return precise(self.dtype)
-
-
-def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:
-    shown = ", ".join(labels[:most])
-    return shown if len(labels) <= most else f"{shown}, … {len(labels) - most} more"

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = ("rnn", "rnn_tanh", "lstm", "gru")
-# The README shows these lines; they run without LSRL.
+# docs/exports.md shows these lines; they run without LSRL.
 PLAIN_TORCH = """\
 import json, torch
 from safetensors.torch import load_file
@@ -270,8 +270,8 @@ def test_plain_torch_runs_it_without_lsrl(exported):
     assert json.loads(done.stdout) == [[[1.0], [0.0], [1.0], [1.0]]]
 
 
-def test_the_readme_shows_these_lines():
-    assert PLAIN_TORCH in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_these_lines():
+    assert PLAIN_TORCH in (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- the loaded module
