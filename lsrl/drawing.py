@@ -79,7 +79,7 @@ class Box(NamedTuple):
         wrapped = _wrapped(self.formula)
         if len(wrapped) > _LINES:
             wrapped = [*wrapped[: _LINES - 1], _cut(" ".join(wrapped[_LINES - 1 :]))]
-        return [_cut(self.name), *wrapped, *([self.remark] if self.remark else [])]
+        return [_short_name(self.name), *wrapped, *([self.remark] if self.remark else [])]
 
     @property
     def size(self) -> tuple[float, float]:
@@ -329,6 +329,14 @@ def _wrapped(formula: str) -> list[str]:
             lines.append("")
         lines[-1] += piece
     return [_cut(line.strip()) for line in lines if line]
+
+
+def _short_name(name: str) -> str:
+    """A name cut in the middle: names of one expression differ in the number at their end."""
+    stem, mark, number = name.rpartition("#")
+    if len(name) <= _COLUMNS or not mark:
+        return _cut(name)
+    return f"{stem[: _COLUMNS - len(number) - 2]}…#{number}"
 
 
 def _cut(text: str) -> str:
