@@ -73,6 +73,7 @@ class ExportRequest(NamedTuple):
       tokens: the number of tokens that the certificate speaks of; None for any.
       alteration: what was done to the compiled network; None if nothing was.
       tie_word_embeddings: whether a language model's head shall be its embedding.
+      separate: whether layers that could be one module shall be a module each.
     """
 
     program: Program
@@ -83,6 +84,7 @@ class ExportRequest(NamedTuple):
     tokens: int | None
     alteration: str | None
     tie_word_embeddings: bool
+    separate: bool
 
 
 class Least(NamedTuple):

@@ -501,16 +501,26 @@ class Model:
             alteration=altered,
         )
 
-    def export(self, format: str, path: Path, *, tie_word_embeddings: bool = False) -> None:
+    def export(
+        self,
+        format: str,
+        path: Path,
+        *,
+        tie_word_embeddings: bool = False,
+        layers: Literal["stacked", "separate"] = "stacked",
+    ) -> None:
         """Write the model for another framework.
 
         Args:
           format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
+            Of the linear targets: one that `lsrl.load_torch` reads.
             "huggingface", of mamba and griffin with a token in and a token out: a folder that
             transformers' AutoModelForCausalLM and AutoTokenizer read.
           path: where to; an older export in its place is replaced, whole or not at all.
           tie_word_embeddings: of "huggingface": let the head be the embedding. It costs a layer and
             two channels.
+          layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a
+            module a layer, which plain torch can hook, and which the linear targets always have.
 
         Raises:
           InputError: this target has no such format, or the format has no place for the program.
@@ -520,12 +530,17 @@ class Model:
         """
         if tie_word_embeddings and format != "huggingface":
             raise InputError(f"export: format {format!r} has no embedding to tie a head to")
+        if layers not in ("stacked", "separate") or (layers == "separate" and format != "torch"):
+            raise InputError(
+                f"export: expected layers='stacked', or 'separate' with format 'torch', got "
+                f"layers={layers!r} with format {format!r}"
+            )
         exporters = registry.find(self.target).exporters()
         if not isinstance(format, str) or format not in exporters:
             raise InputError(
-                f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
-                "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
-                f"model is saved with model.save(path){arguments.near(format, exporters)}"
+                f"export: target {self.target!r} has no format {format!r}; the targets mamba "
+                "and griffin have 'huggingface', those of cells and linear layers 'torch', and "
+                f"every model is saved with model.save(path){arguments.near(format, exporters)}"
             )
         folder = arguments.path("export", path)
         certificate = self.certificate
@@ -538,6 +553,7 @@ class Model:
             certificate.tokens,
             None if self.card is None else self.card.title,
             tie_word_embeddings,
+            layers == "separate",
         )
         exporters[format](folder, self.module, self.schedule, request)
 
