@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import lsrl
 from lsrl import Signal, Token
@@ -189,3 +190,38 @@ def test_modulo_of_any_size(exponent):
         return lsrl.mod(x * unit, 4 * unit)
 
     np.testing.assert_array_equal(rest.run(np.arange(9))[:, 0] / unit, np.arange(9) % 4)
+
+
+def test_a_state_of_many_channels_is_bounded_without_dense_powers():
+    width = 20_000
+    shift = Matrix(0.5 * sp.eye_array(width, k=-1, format="csr"))
+    update = facts(np.zeros(width), np.ones(width), np.ones(width))
+    tracemalloc.start()
+    known, _ = linear_state_facts(shift, np.zeros(width), update, tokens=10**6)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+    assert known.low.min() >= -(2.0**-50) and known.high.max() == 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bounds_without_powers_hold_at_every_token(seed, monkeypatch):
+    random = np.random.default_rng(seed)
+    width, scale = 4, [0.25, 0.5, 1.0][seed % 3]
+    transition = (
+        scale * random.integers(-2, 2, (width, width)) * (random.random((width, width)) < 0.5)
+    )
+    initial, low = random.integers(-3, 4, width) * 1.0, random.integers(-3, 3, width) * 1.0
+    high = low + random.integers(0, 3, width)
+    update = facts(low, high, np.ones(width))
+    monkeypatch.setattr(recurrence, "MOST_DENSE", 0)
+    monkeypatch.setattr(recurrence, "MAX_UNROLLED_STEPS", 5)
+    recurrence._cached_reach.cache_clear()
+    power, total = np.eye(width), np.zeros((2, width))
+    for tokens in range(1, 12):
+        positive, negative = np.maximum(power, 0), np.minimum(power, 0)
+        total += positive @ low + negative @ high, positive @ high + negative @ low
+        power = transition @ power
+        ends = power @ initial + total
+        found, _ = linear_state_facts(Matrix(transition), initial, update, tokens)
+        assert (found.low <= ends[0]).all() and (ends[1] <= found.high).all()
+    recurrence._cached_reach.cache_clear()

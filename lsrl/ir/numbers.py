@@ -27,6 +27,9 @@ def lowest_bit(values: npt.ArrayLike) -> Array:
       float64 of the same shape.
     """
     array = np.asarray(values, dtype=np.float64)
+    if array.size == 1:
+        # Programs are full of signals of one channel, for which a pass over arrays takes longer.
+        return np.full(array.shape, lowest_bit_of(array.item()))
     size = np.abs(array)
     pattern = size.view(np.int64)
     mantissa = pattern & MANTISSA

@@ -1,6 +1,7 @@
 """Bounds of linear recurrences s_t = A s_{t-1} + u_t: how far they get within their tokens."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
@@ -27,6 +28,8 @@ from lsrl.ir.structure import is_diagonal
 MAX_UNROLLED_STEPS = 4096
 # Longer ways along chains, times their channels, are not followed token by token.
 MOST_STEPS = 1 << 20
+# Powers of a matrix of more channels are not made: they would be dense.
+MOST_DENSE = 512
 # A power of a decaying matrix that adds next to nothing any more.
 NEGLIGIBLE = 2.0**-60
 
@@ -248,10 +251,64 @@ def _cycle_length(source: Array) -> int:
     return math.lcm(*(int(count) for count in np.bincount(labels)))
 
 
+class _Power(NamedTuple):
+    """What is known of A^k, and of the part A^k u of a state."""
+
+    low: Array  # (width,)
+    high: Array  # (width,)
+    size: Array  # (width,) bound on |A^k| |u|
+    rows: float  # greatest sum of a row of |A^k|
+    most: float  # greatest entry of |A^k|
+    bit: float  # a power of two that divides every entry
+
+
+def _powers(transition: Matrix, update: Facts) -> Iterator[_Power]:
+    """A^k as it is, for k = 0, 1, …."""
+    matrix, power = transition.csr, np.eye(transition.rows)
+    while True:
+        yield _power(power, update)
+        power = matrix @ power
+
+
+def _power(power: Array, update: Facts) -> _Power:
+    positive, negative, size = np.maximum(power, 0.0), np.minimum(power, 0.0), np.abs(power)
+    return _Power(
+        positive @ update.low + negative @ update.high,
+        positive @ update.high + negative @ update.low,
+        size @ update.magnitude,
+        float(size.sum(axis=1).max()),
+        float(size.max()),
+        float(lowest_bit(power[size != 0]).min(initial=np.inf)),
+    )
+
+
+def _bounded_powers(transition: Matrix, update: Facts) -> Iterator[_Power]:
+    """The same of many channels, from A^(k-1) u: no more than signs of A^k may get lost."""
+    matrix = transition.csr
+    positive, negative, size = matrix.maximum(0.0), matrix.minimum(0.0), abs(matrix)
+    bit = float(lowest_bit(matrix.data).min(initial=1.0))
+    found = _Power(update.low, update.high, update.magnitude, 1.0, 1.0, 1.0)
+    rows = np.ones(transition.rows)
+    while True:
+        yield found
+        rows = size @ rows
+        most = float(rows.max())
+        found = _Power(
+            positive @ found.low + negative @ found.high,
+            positive @ found.high + negative @ found.low,
+            size @ found.size,
+            most,
+            most,
+            found.bit * bit,
+        )
+
+
 def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:
     """Sum the hulls of A^k u one power at a time while the powers change, else bound by |A|."""
     size = len(initial)
-    power = np.eye(size)
+    few = size <= MOST_DENSE
+    powers = (_powers if few else _bounded_powers)(transition, update)
+    power = next(powers)
     moved = initial.copy()
     matrix = transition.csr
     total_low, total_high, total = np.zeros(size), np.zeros(size), np.zeros(size)
@@ -260,35 +317,45 @@ def _general_reach(transition: Matrix, initial: Array, update: Facts, tokens: in
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(tokens):
             if step >= MAX_UNROLLED_STEPS:
-                return _squared_reach(transition, initial, update, tokens)
+                if few:
+                    return _squared_reach(transition, initial, update, tokens)
+                whole = 1.0 if transition.is_integer else 0.0
+                rounds = -(-tokens // step)
+                return _repeated_reach(size, power.rows, rounds, total.max(), farthest, whole)
             moved = matrix @ moved
-            positive, negative = np.maximum(power, 0.0), np.minimum(power, 0.0)
-            added_low = positive @ update.low + negative @ update.high
-            added_high = positive @ update.high + negative @ update.low
-            added = np.abs(power) @ update.magnitude
-            total_low, total_high = total_low + added_low, total_high + added_high
-            total = total + added
+            total_low, total_high = total_low + power.low, total_high + power.high
+            total = total + power.size
             low = np.minimum(low, moved + total_low)
             high = np.maximum(high, moved + total_high)
             magnitude = np.maximum(magnitude, np.abs(moved) + total)
             farthest = max(farthest, np.abs(moved).max())
-            bits = lowest_bit(power)
-            smallest = min(smallest, float(bits.min()))
-            exact = exact and np.abs(power).max() <= 2.0**52 * bits.min()
+            smallest = min(smallest, power.bit)
+            exact = exact and power.most <= 2.0**52 * power.bit
             if not np.isfinite(magnitude).all():
                 return Reach(np.full(size, -np.inf), np.full(size, np.inf), magnitude, 0.0)
-            power = matrix @ power
-            if not power.any() and not (matrix @ moved).any():
+            power = next(powers)
+            if power.most == 0 and not (matrix @ moved).any():
                 settled = True
                 break
-            if np.abs(power).max() < NEGLIGIBLE:
+            if power.most < NEGLIGIBLE:
                 # Every later round of as many tokens adds at most this share of all that came in.
-                share = 2 * float(np.abs(power).sum(axis=1).max())
+                share = 2 * power.rows
                 slack = share * (float(total.max(initial=0.0)) + farthest)
                 return Reach(low - slack, high + slack, magnitude + slack, 0.0, True)
     ends = smallest * _ends(initial, update).min(initial=np.inf) if exact else 0.0
     low, high = widen(low, high, Sums(magnitude, np.full(size, ends)))
     return Reach(low, high, magnitude, smallest if exact else 0.0, settled)
+
+
+def _repeated_reach(
+    size: int, rows: float, rounds: int, total: float, farthest: float, halvings: float
+) -> Reach:
+    """Bound rounds of as many tokens as the first, each of which multiplies by `rows` at most."""
+    last = np.float64(rows) ** float(rounds)
+    sums = float(rounds) if rows <= 1 else (last - 1) / (rows - 1)
+    bound = (total * sums + farthest * max(1.0, last)) * (1 + 2.0**-40)
+    most = np.full(size, bound if np.isfinite(bound) else np.inf)
+    return Reach(-most, most, most, halvings)
 
 
 def _squared_reach(transition: Matrix, initial: Array, update: Facts, tokens: int) -> Reach:

@@ -329,11 +329,14 @@ def _call(
     function: object, inner: FunctionType, given: Sequence[Signal], named: Mapping[str, Signal]
 ) -> tuple[object, dict[str, object]]:
     """Call a function and bring back its result and its local variables."""
-    variables: dict[str, object] = {}
+    frames: list[FrameType] = []
 
     def watch(frame: FrameType, event: str, _: object) -> None:
-        if event == "return" and frame.f_code is inner.__code__:
-            variables.update(frame.f_locals)
+        if event == "call" and frame.f_code is inner.__code__:
+            frames.append(frame)  # which keeps its variables when the function has returned
+            if function is inner:
+                # Watching all that the function calls takes longer than the calls themselves.
+                sys.setprofile(None)
 
     previous = sys.getprofile()
     sys.setprofile(watch)
@@ -343,7 +346,7 @@ def _call(
         # cProfile's own object is no function; it has to start again by itself.
         restart = getattr(previous, "enable", None)
         sys.setprofile(previous) if restart is None else restart()
-    return result, variables
+    return result, {name: value for frame in frames for name, value in frame.f_locals.items()}
 
 
 def _name_variables(variables: dict[str, object]) -> None:

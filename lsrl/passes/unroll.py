@@ -89,7 +89,7 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
                 Bound(tuple(low.tolist()), tuple(high.tolist()), proven=True), update
             )
         keep = builder.add(Product(), keep, earlier_keep)
-    kept = add_affine(builder, (Matrix(np.diag(op.initial)), keep))
+    kept = add_affine(builder, (Matrix.diagonal(np.array(op.initial)), keep))
     return add_sum(builder, update, kept)
 
 
