@@ -25,7 +25,6 @@ from tests.grids import studied, thinned
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 TARGETS = ("mamba", "griffin")
 REQUIRED = (
     "majority", "parity", "counter_mod", "copy_delay", "dyck1", "ngram", "flip_flop",
@@ -599,16 +598,6 @@ def test_parameters_that_were_replaced_are_exported(transformers, tmp_path):
     for name in ("config.json", "README.md"):
         assert "not the compiled weights" in (tmp_path / "model" / name).read_text()
     assert "not proven" in (tmp_path / "model" / "README.md").read_text()
-
-
-def test_the_readme_says_what_happens(transformers, tmp_path, monkeypatch, capsys):
-    """Its lines run, and print what it says."""
-    section = README[README.index("## A language model that you can read") :]
-    code = section.split("```python\n")[1].split("```")[0]
-    shown = [line.partition("  # ")[2] for line in code.splitlines() if line.startswith("print")]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "readme.py", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == shown
 
 
 # ---------------------------------------------------------------- words

@@ -8,6 +8,7 @@ import typer
 from lsrl.cli.options import (
     Dtype,
     Inspectable,
+    MostParameters,
     Parameters,
     ProgramName,
     Robust,
@@ -40,6 +41,7 @@ def compile_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
@@ -64,7 +66,7 @@ def compile_program(
     """
     dumps = Dumps(dump_after or ())
     subject = subject_of(program, param)
-    model = compiled(subject, target, dtype, unroll, robust, inspectable, watch=dumps)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters, dumps)
     dumps.check(headline(model))
     if out is not None:
         model.save(out)
@@ -80,44 +82,55 @@ def show_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
     ] = False,
-    png: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="FILE",
             parser=new_picture,
             show_default=False,
-            help="Draw the graph, level by level, into this file (.png, .svg or .pdf).",
+            help="Draw it into this file: .svg, .pdf or .png.",
         ),
     ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Draw all of it, where that is more than a page.")
+    ] = False,
 ) -> None:
     """Show a program's signals, or a model's layers with the signal in every channel.
 
     Without a target: the signals as written, with widths and inferred bounds.
-    With one: the layers and the certificate.
+    With one: the layers and the certificate; its picture is that of the circuit.
 
     Examples:
       lsrl show majority
-      lsrl show majority --target linear_rnn --png majority.png
+      lsrl show majority --target linear_rnn --out majority.svg
       lsrl show tok2tok.lsrl --report
     """
     subject = subject_of(program, param)
     plain = target is None and subject.model is None
     if plain:
         check_not_compiled(
-            subject, dtype=dtype, unroll=unroll, robust=robust, inspectable=inspectable
+            subject,
+            dtype=dtype,
+            unroll=unroll,
+            robust=robust,
+            inspectable=inspectable,
+            most_parameters=most_parameters,
         )
-    model = None if plain else compiled(subject, target, dtype, unroll, robust, inspectable)
-    if png is not None:
-        from lsrl.drawing import draw
-
-        graph = subject.program.graph if model is None else model.schedule.graph
-        title = subject.program.name if model is None else f"{model.program.name} on {model.target}"
-        layers = None if model is None else model.schedule.made_in()
-        draw(graph, png, title=title, layers=layers)
-        say(f"drawn into {png}", stderr=True)
+    model = (
+        None
+        if plain
+        else compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters)
+    )
+    if out is not None:
+        shown = subject.program if model is None else model.circuit
+        drawing = shown.draw(out, whole=whole)
+        say(f"drawn into {out}{drawing.note and f': {drawing.note}'}", stderr=True)
     if model is None:
         say(f"{subject.program!r}\n{subject.program.graph.dump()}")
     else:
@@ -144,6 +157,7 @@ def export_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -176,7 +190,9 @@ def export_program(
     """
     from lsrl.backends import registry
 
-    model = compiled(subject_of(program, param), target, dtype, unroll, robust, inspectable)
+    model = compiled(
+        subject_of(program, param), target, dtype, unroll, robust, inspectable, most_parameters
+    )
     if format is None:
         # The first one; a target without any refuses each, and says which targets have which.
         format = next(iter(registry.find(model.target).exporters()), "torch")

@@ -28,7 +28,9 @@ def new_picture(text: str) -> Path:
     """
     path = new_file(text)
     if not path.suffix:
-        raise typer.BadParameter(f"expected a suffix that names the format, got {text!r}: .png")
+        raise typer.BadParameter(
+            f"expected a suffix that names the format, .svg, .pdf or .png, got {text!r}"
+        )
     return path
 
 
@@ -117,6 +119,16 @@ Inspectable = Annotated[
     typer.Option(
         "--inspectable",
         help="Compile a deeper network in which signals are read from their channels only.",
+    ),
+]
+MostParameters = Annotated[
+    int | None,
+    typer.Option(
+        "--most-parameters",
+        metavar="N",
+        min=1,
+        show_default=False,
+        help="Refuse a network of more numbers than this; 2^28 (1 GiB in float32) by default.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs to read.")]
