@@ -517,14 +517,12 @@ class Model:
         """Write the model for another framework.
 
         Args:
-          format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
-            Of the linear targets: one that `lsrl.load_torch` reads.
-            "huggingface", of mamba and griffin: a folder that transformers reads, by
-            AutoModelForCausalLM and AutoTokenizer if the program has a token in and a token out,
-            else by AutoModel, with the maps of inputs and outputs beside it; its card has the code.
+          format: "torch": a folder that `lsrl.load_torch` reads, and plain torch of stock cells.
+            "huggingface", of mamba and griffin: one that transformers reads, by AutoTokenizer and
+            AutoModelForCausalLM if the program has a token in and a token out, else by AutoModel;
+            its card has the code.
           path: where to; an older export in its place is replaced, whole or not at all.
-          tie_word_embeddings: of "huggingface": let the head be the embedding. It costs a layer and
-            two channels.
+          tie_word_embeddings: of "huggingface": the head is the embedding, for a layer more.
           headless: of "huggingface": without a head also where there could be one. The outputs then
             are those of `run`, and layers and channels those of `circuit`.
           layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a

@@ -134,9 +134,16 @@ def assert_equals_ours(transformers, model, inputs, folder, monkeypatch, **optio
 # ---------------------------------------------------------------- without a head
 
 
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
-    "program", studied([of_many, of_vectors, histogram], of_many), ids=lambda p: p.name
+    ("program", "target"),
+    studied(
+        [
+            pytest.param(program, target, id=f"{program.name}-{target}")
+            for program in (of_many, of_vectors, histogram)
+            for target in TARGETS
+        ],
+        "of_many-griffin",
+    ),
 )
 def test_what_has_no_head_runs_by_the_lines_of_its_card(
     program, target, transformers, tmp_path, monkeypatch, capsys
@@ -232,7 +239,7 @@ def test_altered_networks_answer_as_ours(make, target, transformers, tmp_path, m
     )
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", studied(TARGETS, "mamba"))
 def test_heads_that_would_round_are_refused(target, transformers, tmp_path, monkeypatch):
     """Given a long count's rest, a head would need a layer more, which fits no altered network."""
     model = variants.permuted(lsrl.compile(lsrl.programs.cycle_navigation(), target))

@@ -171,10 +171,17 @@ def export_program(
         bool,
         typer.Option("--tie-word-embeddings", help="Of huggingface: the head is the embedding."),
     ] = False,
+    headless: Annotated[
+        bool,
+        typer.Option(
+            "--headless", help="Of huggingface: no head, also for a token in and a token out."
+        ),
+    ] = False,
 ) -> None:
     """Write a model for another framework: torch, or Hugging Face's transformers.
 
-    lsrl.load_torch reads the one, AutoModelForCausalLM and AutoTokenizer read the other.
+    lsrl.load_torch reads the one, AutoModelForCausalLM and AutoTokenizer read the other; AutoModel,
+    where the program has not one token in and one token out, and the card says how.
 
     Examples:
       lsrl export dyck1 -t lstm --out dyck1
@@ -189,7 +196,7 @@ def export_program(
     if format is None:
         # The first one; a target without any refuses each, and says which targets have which.
         format = next(iter(registry.find(model.target).exporters()), "torch")
-    model.export(format, out, tie_word_embeddings=tie_word_embeddings)
+    model.export(format, out, tie_word_embeddings=tie_word_embeddings, headless=headless)
     say(f"exported to {out}, as {format}", stderr=True)
 
 
