@@ -23,7 +23,7 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.residual import checkpoint
-from lsrl.backends.residual.certificate import Scales
+from lsrl.backends.residual.tables import Scales
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork

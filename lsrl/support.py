@@ -163,7 +163,8 @@ def _too_large(
         f"{program!r} on {target!r} would take {least}{total:,} parameters "
         f"({_gibibytes(total, numerics)}), and at most {most:,} ({_gibibytes(most, numerics)}) are "
         f"made: {what}. Write it with fewer channels (a shorter delay or window, a smaller table), "
-        f"choose another target, or allow more: lsrl.compile(..., most_parameters={total})",
+        f"choose another target, or allow more: lsrl.compile(..., most_parameters={total}) "
+        f"(--most-parameters {total})",
         total,
         most,
     )

@@ -31,6 +31,11 @@ class StreamSignal(NamedTuple):
     site: int
     terms: Sum
 
+    @property
+    def node(self) -> int:
+        """One that makes it, for messages."""
+        return self.terms[0][0][0]
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -110,6 +115,12 @@ class Stream:
     @cached_property
     def _hulls(self) -> dict[AtomRow, Hull]:
         return {}
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The number of each node's first channel among those of all nodes."""
+        widths = [node.width for node in self.graph.nodes]
+        return [0, *itertools.accumulate(widths)][:-1]
 
     @cached_property
     def _place(self) -> dict[Sum, int]:
