@@ -76,6 +76,7 @@ class ExportRequest(NamedTuple):
       circuit: the ground truth of the network, made when it is asked for.
       tie_word_embeddings: whether a language model's head shall be its embedding.
       headless: whether there shall be no head, whatever the program's inputs and outputs are.
+      separate: whether layers that could be one module shall be a module each.
     """
 
     program: Program
@@ -88,6 +89,7 @@ class ExportRequest(NamedTuple):
     circuit: Callable[[], Circuit]
     tie_word_embeddings: bool
     headless: bool
+    separate: bool
 
 
 class Least(NamedTuple):

@@ -1,6 +1,6 @@
 """Target `linear_rnn`: h_t = A h_{t-1} + B x_t + b, y = φ(h), φ identity or ReLU per channel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.backends.anatomy import Hooks, channels_as_they_are
-from lsrl.backends.base import StackBackend, capabilities_of
+from lsrl.backends.base import Exporter, StackBackend, capabilities_of
 from lsrl.backends.input_map import input_maps, map_sizes
+from lsrl.backends.linear import torch_export
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.errors import LsrlError
@@ -41,6 +42,10 @@ class LinearRnn(StackBackend):
             schedule,
             "the layer's output after ReLUs and products; memory: the layer's hidden units",
         )
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """Modules of torch with layers of their own."""
+        return {"torch": torch_export.write}
 
     def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
         """A hidden unit a channel, and one more for each product."""

@@ -13,14 +13,13 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl import arguments, storage
+from lsrl import arguments, requests, storage
 from lsrl.backends import registry
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
-from lsrl.errors import InputError
 from lsrl.folders import replace_file
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
@@ -31,15 +30,6 @@ from lsrl.options import Options
 from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.pytrees import Tree
-from lsrl.requests import (
-    MOST_STEPS,
-    RunOptions,
-    check_certified,
-    check_end,
-    check_generates,
-    check_run,
-    one_token,
-)
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
 from lsrl.showing import Table, card
@@ -228,12 +218,18 @@ class Model:
 
     @overload
     def run(
-        self, *inputs: ArrayLike, return_state: Literal[False] = ..., **options: Unpack[RunOptions]
+        self,
+        *inputs: ArrayLike,
+        return_state: Literal[False] = ...,
+        **options: Unpack[requests.RunOptions],
     ) -> Array: ...
 
     @overload
     def run(
-        self, *inputs: ArrayLike, return_state: Literal[True], **options: Unpack[RunOptions]
+        self,
+        *inputs: ArrayLike,
+        return_state: Literal[True],
+        **options: Unpack[requests.RunOptions],
     ) -> tuple[Array, State]: ...
 
     def run(
@@ -271,7 +267,7 @@ class Model:
             than the certificate speaks of. Or the state is of other sequences or another model.
           BoundsError: with check=True, a promise is broken; says which and where.
         """
-        check_run(
+        requests.check_run(
             self.program, unknown, chunk, state,
             check=check, return_state=return_state, beyond_certificate=beyond_certificate,
         )  # fmt: skip
@@ -306,7 +302,7 @@ class Model:
         if state is not None:
             check_state(what, state, self._state_form)
             check_sequences(what, state, len(arrays[0]) if batched else None)
-        length = check_end(what, self.program, state, arrays[0].shape[1], more)
+        length = requests.check_end(what, self.program, state, arrays[0].shape[1], more)
         self._check_certified(what, length, beyond)
         return arrays, batched
 
@@ -352,7 +348,7 @@ class Model:
             length that the certificate speaks of. Or the state is of another model.
         """
         check_state("step", state, self._state_form)
-        arrays = one_token(self.program, state, inputs, unknown)
+        arrays = requests.one_token(self.program, state, inputs, unknown)
         self._check_certified("step", state.position + 1, beyond_certificate)
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         now = tuple(array[:, 0] for array in self.features(arrays))
@@ -407,8 +403,8 @@ class Model:
           InputError: the program has not one Token input and one Token output that fits it, or what
             is read is longer than the program or the certificate allows.
         """
-        check_generates(self.program)
-        arguments.count("generate: steps", steps, most=MOST_STEPS)
+        requests.check_generates(self.program)
+        arguments.count("generate: steps", steps, most=requests.MOST_STEPS)
         arguments.flag("generate: beyond_certificate", beyond_certificate)
         arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
         hidden = None if state is None else state.hidden
@@ -420,7 +416,7 @@ class Model:
     def _check_certified(self, what: str, length: int, beyond: bool) -> None:
         """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
         if not beyond:
-            check_certified(what, self.program, self.target, length, self.proven.tokens)
+            requests.check_certified(what, self.program, self.target, length, self.proven.tokens)
 
     def self_test(
         self, sequences: int = 4, length: int = 64, seed: int = 0, *, sampler: Sampler | None = None
@@ -519,11 +515,13 @@ class Model:
         *,
         tie_word_embeddings: bool = False,
         headless: bool = False,
+        layers: Literal["stacked", "separate"] = "stacked",
     ) -> None:
         """Write the model for another framework.
 
         Args:
           format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
+            Of the linear targets: one that `lsrl.load_torch` reads.
             "huggingface", of mamba and griffin: a folder that transformers reads, by
             AutoModelForCausalLM and AutoTokenizer if the program has a token in and a token out,
             else by AutoModel, with the maps of inputs and outputs beside it; its card has the code.
@@ -532,6 +530,8 @@ class Model:
             two channels.
           headless: of "huggingface": without a head also where there could be one. The outputs then
             are those of `run`, and layers and channels those of `circuit`.
+          layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a
+            module a layer, which plain torch can hook, and which the linear targets always have.
 
         Raises:
           InputError: this target has no such format, or there is no head to tie.
@@ -539,19 +539,9 @@ class Model:
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        for asked, what in (
-            (tie_word_embeddings, "embedding to tie a head to"),
-            (headless, "head"),
-        ):
-            if asked and format != "huggingface":
-                raise InputError(f"export: format {format!r} has no {what}")
         exporters = registry.find(self.target).exporters()
-        if not isinstance(format, str) or format not in exporters:
-            raise InputError(
-                f"export: target {self.target!r} has no format {format!r}; the targets rnn, lstm "
-                "and gru have 'torch', the targets mamba and griffin have 'huggingface', and every "
-                f"model is saved with model.save(path){arguments.near(format, exporters)}"
-            )
+        heads = {"embedding to tie a head to": tie_word_embeddings, "head": headless}
+        requests.check_export(format, self.target, exporters, heads, layers)
         folder = arguments.path("export", path)
         certificate = self.certificate
         request = ExportRequest(
@@ -565,6 +555,7 @@ class Model:
             lambda: self.circuit,
             tie_word_embeddings,
             headless,
+            layers == "separate",
         )
         exporters[format](folder, self.module, self.schedule, request)
 

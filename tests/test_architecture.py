@@ -41,7 +41,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.schedule",),
     ("lsrl.program_json",),
     ("lsrl.storage",),
-    ("lsrl.cache", "lsrl.state", "lsrl.torch_folder"),
+    ("lsrl.cache", "lsrl.state", "lsrl.torch_config"),
+    ("lsrl.torch_module",),
+    ("lsrl.torch_folder",),
     ("lsrl.requests",),
     ("lsrl.certificate",),
     ("lsrl.proof",),
@@ -77,7 +79,8 @@ MAY_IMPORT_ONLY = {
     "lsrl.backends": GROUND
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
-    | {"lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target", "lsrl.torch_folder"},
+    | {"lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target"}
+    | {"lsrl.torch_config", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND
     | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.showing"},
     "lsrl.drawing": GROUND | {"lsrl.folders", "lsrl.placement"},
@@ -111,7 +114,7 @@ COMMON = {
         f"lsrl.backends.{name}"
         for name in (
             "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
-            "strength",
+            "strength", "torch_modules",
         )
     ),
 }  # fmt: skip

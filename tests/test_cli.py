@@ -132,8 +132,8 @@ def test_export_writes_for_another_framework(lsrl_command, saved):
     lsrl_command("export", "majority", "-t", "lstm", "-p", "max_length=8", "--out", "stock")
     config = json.loads(Path("stock/config.json").read_text())
     assert (config["program"], config["target"]) == ("majority", "lstm")
-    result = lsrl_command("export", saved, "--out", "other", code=2)
-    assert "target 'linear_rnn' has no format 'torch'; the targets rnn, lstm" in result.stderr
+    result = lsrl_command("export", saved, "--format", "huggingface", "--out", "other", code=2)
+    assert "target 'linear_rnn' has no format 'huggingface'; the targets mamba" in result.stderr
     assert not Path("other").exists()
 
 

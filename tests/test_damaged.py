@@ -543,7 +543,10 @@ def recurrent(**arguments: object) -> Callable[[Any], None]:
 ARGUMENTS = {
     "layers": (recurrent(num_layers=10**9), "10{9} layers"),
     "sizes": (recurrent(hidden_size=30_000), "modules.output: expected .*30000"),
-    "both": (recurrent(hidden_size=30_000, input_size=30_000), "modules.input_0: expected .*30000"),
+    "both": (
+        recurrent(hidden_size=30_000, input_size=30_000),
+        "modules.recurrent: expected .*30000",
+    ),
     "a device": (recurrent(device="cuda"), "arguments: expected no field but .*, got 'device'"),
     "a dtype": (recurrent(dtype="float16"), "got 'dtype'"),
     "a projection": (recurrent(proj_size=1), "got 'proj_size'"),

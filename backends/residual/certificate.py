@@ -153,9 +153,7 @@ class ResidualAnalysis(Analysis):
         gamma = roundings * self.numerics.unit
         return np.asarray(gamma / (1 - gamma) * size)
 
-    def _checked(
-        self, nodes: Array, layer: int, checks: Sequence[Checked]
-    ) -> Iterator[Condition]:
+    def _checked(self, nodes: Array, layer: int, checks: Sequence[Checked]) -> Iterator[Condition]:
         """The conditions of each channel, one channel after another.
 
         They are told all at once but for the first that fails, which messages name.
@@ -280,7 +278,9 @@ class ResidualAnalysis(Analysis):
         error = most * value.error + value.size * off + value.error * off + fresh
         checks = [
             Checked(values.reach, inner, "the sum is", both, asked=~gated),
-            Checked(gate.size, gate.grid, "its gate is", table.scales.gate, table.gate.exact, gated),
+            Checked(
+                gate.size, gate.grid, "its gate is", table.scales.gate, table.gate.exact, gated
+            ),
             Checked(size, grid, "the product is", both, asked=gated),
         ]
         return checks, np.where(gated, error, plain)
