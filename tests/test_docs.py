@@ -29,6 +29,7 @@ QUICK = (README, DOCS / "language.md")
 NEEDED = {
     "README.md": ("torch", "transformers", "matplotlib"),
     "exports.md": ("torch", "transformers"),
+    "torch.md": ("torch",),
     "interpretability.md": ("torch", "transformers", "sklearn"),
     "stability.md": ("matplotlib",),
 }
@@ -102,9 +103,13 @@ def test_snippets_run_and_print_what_the_page_says(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     space: dict[str, object] = {"__name__": "page"}
+    file = tmp_path / "page.py"  # signals are named after its text
     for block in BLOCK.finditer(text):
         above = text.count("\n", 0, block.start(1))
-        code = compile("\n" * above + block[1], path.name, "exec")
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write("\n" * (above - len(file.read_text(encoding="utf-8").splitlines())))
+            lines.write(block[1])
+        code = compile("\n" * above + block[1], str(file), "exec")
         printed, error = io.StringIO(), RAISED.search(block[1])
         with contextlib.redirect_stdout(printed):
             if error is None:
