@@ -25,6 +25,7 @@ from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
+from lsrl.layers import abbreviated, layer_formulas
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -461,18 +462,19 @@ class Model:
     def _repr_html_(self) -> str:
         """For notebooks: sizes, the certificate, and what the layers hold."""
         layers = list(enumerate(self.labels, start=1))
-        rows = [(number, len(labels), _abbreviated(labels)) for number, labels in layers]
+        rows = [(number, len(labels), abbreviated(labels)) for number, labels in layers]
         table = Table("layers", ("layer", "width", "holds"), rows, shut=len(rows) > 12)
         return card(f"{self.program.name} on {self.target}", self.facts, table)
 
     def report(self) -> str:
-        """What the stages did: passes, depth, width by layer, parameters, time by stage."""
+        """What the stages did: passes, layers with their width, formulas of channels, and times."""
         pairs = zip(self.schedule.layers, self.labels, strict=True)
         layers = [
-            f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
+            f"  layer {number:<3} width {layer.width:<5} {abbreviated(labels)}"
             for number, (layer, labels) in enumerate(pairs, start=1)
         ]
-        return f"{self.summary()}\n{self.compilation.text(layers)}"
+        formulas = layer_formulas(self.schedule, self.labels)
+        return f"{self.summary()}\n{self.compilation.text(layers, formulas)}"
 
     def save(self, path: Path) -> None:
         """Write the model to one file (safetensors with a JSON header).
@@ -596,8 +598,3 @@ class Model:
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
         return precise(self.dtype)
-
-
-def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:
-    shown = ", ".join(labels[:most])
-    return shown if len(labels) <= most else f"{shown}, … {len(labels) - most} more"

@@ -19,10 +19,11 @@ from lsrl.backends.residual.packer import Channel, Packer, SiteKind
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull, Sum, is_float, normal
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
+from lsrl.ir.labels import bracketed
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Relu
 from lsrl.levels import Levels
-from lsrl.schedule import channel_label
+from lsrl.schedule import all_made_in, channel_label
 
 
 class StreamSignal(NamedTuple):
@@ -182,6 +183,13 @@ class Stream:
             for block in self.layers
         )
 
+    def made_in(self) -> dict[int, int]:
+        """The block that makes each node; 0 for what the embedding makes."""
+        each = len(self.sites) // self.depth
+        return all_made_in(
+            self.graph, {node: site // each + 1 for (node, _), site in self.made.items()}
+        )
+
 
 def lay_out(packer: Packer) -> Stream:
     """Give everything that later sites or the output read a channel of the stream."""
@@ -324,7 +332,7 @@ def _name(graph: Graph, signal: StreamSignal) -> str:
     """The name of the signal, or the sum of the names that it is made of."""
     parts = [
         ("" if weight == 1 else "-" if weight == -1 else f"{weight:g} ")
-        + channel_label(graph, node, channel)
+        + bracketed(channel_label(graph, node, channel))
         for (node, channel), weight in signal.terms
     ]
     shown = " + ".join(parts[:3]).replace("+ -", "- ")
