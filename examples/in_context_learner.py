@@ -47,10 +47,8 @@ def main(folder: Path) -> None:
             f"{target.name:<17} {model.num_layers} layers of up to {model.width}, "
             f"exact: {model.certificate.exact}, equal: {same}"
         )
-        format = {"lstm": "torch", "gru": "torch", "rnn": "torch", "rnn_tanh": "torch",
-                  "mamba": "huggingface", "griffin": "huggingface"}.get(target.name)  # fmt: skip
-        if format:
-            model.export(format, folder / target.name)
+        format = "huggingface" if target.name in ("mamba", "griffin") else "torch"
+        model.export(format, folder / target.name)
 
     model = lsrl.compile(learner, "linear_rnn", inspectable=True)
     lsrl.interpret.view(model, [prompt], path=folder / "learner.html")

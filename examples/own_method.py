@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import lsrl
 
-PROGRAMS = ("majority", "dyck1", "flip_flop", "induction_head", "ngram", "even_pairs")
+PROGRAMS = ("majority", "dyck1", "parity", "induction_head", "ngram", "even_pairs")
 
 
 def saliency(network: torch.nn.Module, ids: torch.Tensor) -> list[np.ndarray]:

@@ -30,6 +30,7 @@ QUICK = (README, DOCS / "language.md")
 NEEDED = {
     "README.md": ("torch", "transformers", "matplotlib"),
     "exports.md": ("torch", "transformers"),
+    "torch.md": ("torch",),
     "interpretability.md": ("torch", "transformers", "sklearn"),
     "stability.md": ("matplotlib",),
 }

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # What each prints, and the files that it leaves.
 FOUND = {
     "in_context_learner": ((r"^------\+---\+-$", r"^griffin +1 layers .* equal: True$"),
-                           ("learner/learner.html", "learner/gru", "learner/mamba")),
+                           ("learner/learner.html", "learner/linear_rnn", "learner/mamba")),
     "own_perturbation": ((r"^gathered +gated_linear_rnn +rounded",), ("rounded.pdf",)),
     "own_method": ((r"^12 networks$", r"^on which units", r"^  saliency +12 "),
                    ("leaderboard.html",)),
@@ -26,6 +26,7 @@ FOUND = {
                           r"^behind a 3 +\[0, 1, .*\nby the judge +\[0, 1, "), ("induction",)),
 }  # fmt: skip
 NEEDED = {
+    "in_context_learner": "tokenizers",
     "own_method": "transformers",
     "own_perturbation": "matplotlib",
     "3_stability": "matplotlib",

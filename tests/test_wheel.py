@@ -48,4 +48,4 @@ def test_a_bare_environment_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
     printed = done(python, "-m", "lsrl.demo", "1", folder=tmp_path)
     assert "Equal to the reference evaluator at every token: True" in printed
     version = done(str(tmp_path / "bare" / "bin" / "lsrl"), "--version", folder=tmp_path)
-    assert f"lsrl-{version.split()[1]}-" in wheel.name
+    assert version.startswith("lsrl " + wheel.name.split("-")[1])

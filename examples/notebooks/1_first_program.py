@@ -25,11 +25,13 @@ for name, values in balanced.trace(tokens).items():
     print(f"{name:<10}", *values[:, 0].astype(int))
 
 # %% [markdown]
-# Signals know their bounds and their grid; from these follow the weights.
+# Signals know their bounds and their grid; from these follow the weights. Programs, models and
+# certificates show themselves in a notebook; printed, they are text.
 
 # %%
 model = lsrl.compile(balanced, "lstm")
 print(model.summary())
+model
 
 # %% [markdown]
 # The certificate says that these are the numbers of the program, to the bit. Look for yourself:

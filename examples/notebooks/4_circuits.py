@@ -13,6 +13,15 @@ for signal in model.circuit.signals:
         print(f"layer {signal.layer}  {signal.name:<12} {signal.expression}")
 
 # %% [markdown]
+# The same as a picture, and below it a page with every value at every token.
+
+# %%
+model.circuit.draw()
+
+# %%
+interpret.view(model, [[3, 1, 2, 3, 0, 3]])
+
+# %% [markdown]
 # `follower` holds, for each symbol, what came behind it last. It is read off the residual stream:
 
 # %%
