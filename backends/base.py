@@ -71,8 +71,11 @@ class ExportRequest(NamedTuple):
       certificate: what is proven, as text.
       exact: whether it says exact.
       tokens: the number of tokens that the certificate speaks of; None for any.
-      alteration: what was done to the compiled network; None if nothing was.
+      alteration: what was done to the compiled network, and how right it is: the title, and further
+        lines; None if nothing was.
+      circuit: the ground truth of the network, made when it is asked for.
       tie_word_embeddings: whether a language model's head shall be its embedding.
+      headless: whether there shall be no head, whatever the program's inputs and outputs are.
       separate: whether layers that could be one module shall be a module each.
     """
 
@@ -83,7 +86,9 @@ class ExportRequest(NamedTuple):
     exact: bool
     tokens: int | None
     alteration: str | None
+    circuit: Callable[[], Circuit]
     tie_word_embeddings: bool
+    headless: bool
     separate: bool
 
 

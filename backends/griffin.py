@@ -32,7 +32,6 @@ from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.rows import ONE
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, sigmoid
-from lsrl.backends.residual.vocabulary import Vocabulary
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
@@ -214,14 +213,14 @@ def _unbiased(name: str, weight: Array) -> dict[str, Array]:
     return {f"{name}.weight": weight, f"{name}.bias": np.zeros(len(weight))}
 
 
-def _config(network: ResidualNetwork, arrays: dict[str, Array], vocabulary: Vocabulary) -> Config:
+def _config(network: ResidualNetwork, arrays: dict[str, Array], symbols: int) -> Config:
     """What the class's configuration says of a network."""
     layer = f"{network.layers_name}.0"
     block = f"{layer}.temporal_block"
     heads = arrays[f"{block}.rg_lru.input_gate_bias"].shape[0]
     # |2 k y - k^2| is at most 3 V^2. Under so high a cap tanh is the identity, and as a power of
     # two it divides and multiplies exactly: logits are the same before and after the cap.
-    cap = power_of_two_above(3.0 * vocabulary.size**2 * SHARPNESS / TANH_IS_IDENTITY)
+    cap = power_of_two_above(3.0 * symbols**2 * SHARPNESS / TANH_IS_IDENTITY)
     return {
         "lru_width": arrays[f"{block}.rg_lru.recurrent_param"].shape[0],
         "num_attention_heads": heads,
@@ -239,5 +238,13 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], vocabulary: Voca
 
 # transformers 5.23 asks an attention layer how many tokens its cache holds, and raises where there
 # is none, so by default the whole text is read again for each new token.
-CHECKPOINT = CheckpointKind("RecurrentGemmaForCausalLM", "recurrent_gemma", False, _config)
+CHECKPOINT = CheckpointKind(
+    "RecurrentGemmaForCausalLM",
+    "RecurrentGemmaModel",
+    "recurrent_gemma",
+    False,
+    "Layer 0 of the circuit is what comes into `layers[0]`, layer 2n - 1 what comes into "
+    "`layers[n - 1].channel_pre_norm`, and layer 2n what comes out of `layers[n - 1]`.",
+    _config,
+)
 BACKEND = Griffin()

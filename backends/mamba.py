@@ -28,7 +28,6 @@ from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
-from lsrl.backends.residual.vocabulary import Vocabulary
 from lsrl.ir.numbers import Array
 from lsrl.target import Capabilities
 
@@ -182,7 +181,7 @@ def _flags(site: Site) -> list[Terms]:
     return list(dict.fromkeys(c.flag for c in site.channels if c.mode == "hold"))
 
 
-def _config(network: ResidualNetwork, arrays: dict[str, Array], _: Vocabulary) -> Config:
+def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Config:
     """What the class's configuration says of a network."""
     mixer = f"{network.layers_name}.0.mixer"
     inner, state = arrays[f"{mixer}.A_log"].shape
@@ -199,5 +198,13 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: Vocabulary) -
     }
 
 
-CHECKPOINT = CheckpointKind("MambaForCausalLM", "mamba", True, _config)
+CHECKPOINT = CheckpointKind(
+    "MambaForCausalLM",
+    "MambaModel",
+    "mamba",
+    True,
+    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+    "`layers[n - 1]`.",
+    _config,
+)
 BACKEND = Mamba()

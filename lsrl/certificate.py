@@ -27,6 +27,7 @@ from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
 from lsrl.schedule import Layout, Rows, Unit
 from lsrl.schema import Reader
+from lsrl.showing import card
 
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
@@ -123,17 +124,25 @@ class Certificate:
         """
         return schema.read(cls, content, _FIELDS)
 
-    def __str__(self) -> str:
-        """A table."""
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What it says, line by line: names and texts."""
         bound = f"{self.error_bound:.3g}"
-        rows = [
+        return [
             ("exact", f"yes, {self.length}" if self.exact else "no"),
             ("dtype", self.dtype),
             ("error bound", bound if self.exact else f"{bound}, {self.length}"),
             *(("reason", str(reason)) for reason in self.reasons),
             *(("promise", str(promise)) for promise in self.promises),
         ]
-        return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+    def __str__(self) -> str:
+        """A table."""
+        return "\n".join(f"{name:<12} {value}" for name, value in self.facts)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return card("Certificate", self.facts)
 
 
 _FIELDS: Mapping[str, Reader[object]] = {

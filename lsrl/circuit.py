@@ -25,11 +25,14 @@ import networkx as nx
 import numpy as np
 
 from lsrl import schema
-from lsrl.drawing import ACROSS, Arrow, Box, Row, picture
+from lsrl.arguments import shown
+from lsrl.drawing import Box, Drawing, Layer, drawing, range_text
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
+from lsrl.placement import Link
 from lsrl.schema import FieldError, Reader
+from lsrl.showing import Table, card
 
 FORMAT, VERSION = "lsrl.circuit", 1
 OUTPUT = "output"
@@ -263,33 +266,48 @@ class Circuit:
         """Which signal reads which, without the self-loops of states."""
         return {(edge.source, edge.target) for edge in self.edges if edge.source != edge.target}
 
-    def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draw the circuit into a picture file: signals as boxes by layer, edges by kind.
+    def draw(self, path: str | os.PathLike[str] | None = None, *, whole: bool = False) -> Drawing:
+        """Draw the circuit: signals as boxes with their formulas, layer by layer, edges by kind.
 
         Args:
-          path: the file; its suffix decides the format (.png, .svg, .pdf).
+          path: where to save it too; its suffix decides the format (.svg, .pdf, .png).
+          whole: also draw what is more than a page.
+
+        Returns:
+          The drawing, which notebooks show.
 
         Raises:
-          InputError: matplotlib is not installed, the circuit is too large, or the format is
-            unknown.
+          InputError: matplotlib is not installed and the format is not SVG, the circuit is too
+            large, or the format is unknown.
           OSError: the file can't be written.
         """
         # Constants that nothing reads but through a bias would only take room.
         ends = {name for edge in self.edges for name in (edge.source, edge.target)}
-        shown = [one for one in self.signals if one.kind != "constant" or one.name in ends]
-        rows: list[Row] = []
-        for layer in range(len(self.units)):
-            made = [signal.name for signal in shown if signal.layer == layer]
-            label = f"layer {layer}" if layer else "input"
-            rows += [(label, made[i : i + ACROSS]) for i in range(0, len(made), ACROSS)]
+        drawn = [one for one in self.signals if one.kind != "constant" or one.name in ends]
+        layers = [
+            Layer(f"layer {layer}" if layer else "input", found)
+            for layer in range(len(self.units))
+            if (found := [signal.name for signal in drawn if signal.layer == layer])
+        ]
         # One arrow for all elements.
-        picture(
-            path,
+        return drawing(
             f"{self.program} on {self.target}",
-            [*rows, (OUTPUT, [OUTPUT])],
-            {**{signal.name: _box(signal) for signal in shown}, OUTPUT: Box([OUTPUT], OUTPUT)},
-            [Arrow(edge.source, edge.target, edge.kind) for edge in self.edges],
+            [*layers, Layer("", [OUTPUT])],
+            {**{one.name: _box(one) for one in drawn}, OUTPUT: Box(OUTPUT, "", "", OUTPUT)},
+            [Link(edge.source, edge.target, edge.kind) for edge in self.edges],
+            whole=whole,
+            path=path,
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first page of the drawing, and a table of the signals."""
+        rows = [
+            (one.name, one.layer, one.expression,
+             range_text(one.width, min(one.low), max(one.high)), one.source)
+            for one in self.signals
+        ]  # fmt: skip
+        table = Table("signals", ("signal", "layer", "is", "", "line"), rows, shut=True)
+        return card(f"Circuit of {self.program} on {self.target}", (), table, svg=self.draw().svg)
 
     # ------------------------------------------------------------ JSON
 
@@ -316,7 +334,7 @@ class Circuit:
         try:
             content = schema.parse(text)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
-                raise FieldError(f'an object with "format": "{FORMAT}"', schema.shown(content))
+                raise FieldError(f'an object with "format": "{FORMAT}"', shown(content))
             if schema.integer(1)(content.get("version")) > VERSION:
                 raise FormatError(
                     f"{where}: version {content['version']} is newer than this LSRL reads "
@@ -413,12 +431,9 @@ class Circuit:
 
 
 def _box(signal: Signal) -> Box:
-    lines = [
-        signal.name,
-        *([signal.kind] if signal.names else []),
-        f"width {signal.width} in [{min(signal.low):g}, {max(signal.high):g}]",
-    ]
-    return Box(lines, signal.kind)
+    remark = range_text(signal.width, min(signal.low), max(signal.high))
+    said = "" if signal.expression == signal.name else signal.expression
+    return Box(signal.name, said, remark, signal.kind)
 
 
 # JSON has no infinity: null stands for it in these attributes.

@@ -15,6 +15,7 @@ from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
 from lsrl.options import MOST_PARAMETERS, Legalise
 from lsrl.schedule import Layout
+from lsrl.showing import card
 from lsrl.support import TargetInfo, check_program, name_of
 
 Answer = Literal["yes", "bounded", "no"]
@@ -65,9 +66,22 @@ class Explanation:
             lines.append(
                 f"  {self.num_layers} layers of at most {self.width} channels at any length"
             )
-            needs = ", ".join(f"{bits or '∞'} at {tokens}" for tokens, bits in self.bits)
-            lines.append(f"  significand bits by tokens: {needs}")
+            lines.append(f"  significand bits by tokens: {self._needs()}")
         return "\n".join(lines)
+
+    def _needs(self) -> str:
+        return ", ".join(f"{bits or '∞'} at {tokens}" for tokens, bits in self.bits)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        facts = [("answer", self.answer), ("why", self.reason)]
+        if self.answer != "no":
+            length = "at any length" if self.tokens is None else f"up to {self.tokens} tokens"
+            facts += [("holds", length), ("error bound", f"{self.error_bound:.3g}")]
+        if self.num_layers:
+            facts.append(("size", f"{self.num_layers} layers of at most {self.width} channels"))
+            facts.append(("bits", f"of the significand: {self._needs()} tokens"))
+        return card(f"{self.program} on {self.target}, {self.dtype}", facts)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # as in `compile`

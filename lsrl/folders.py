@@ -21,7 +21,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -63,7 +63,10 @@ def replace_file(path: PathLike, content: bytes) -> None:
 
 
 def replace_folder(
-    path: PathLike, files: Mapping[str, bytes], check_export: Callable[[Path], object]
+    path: PathLike,
+    files: Mapping[str, bytes],
+    check_export: Callable[[Path], object],
+    others: Collection[str] = (),
 ) -> None:
     """Write a folder whole or not at all: a failure leaves an older one as it was.
 
@@ -72,8 +75,9 @@ def replace_folder(
     Args:
       path: where to.
       files: contents by name.
-      check_export: called with a folder that has no files but some of these names, to raise a
-        FormatError if it is no older export.
+      check_export: called with a folder that has no files but some of these names and `others`, to
+        raise a FormatError if it is no older export.
+      others: names of files that an older export may have, and this one has not.
 
     Raises:
       FormatError: the path holds something that is neither an older export nor an empty folder.
@@ -95,7 +99,7 @@ def replace_folder(
             with _locked(target.parent):
                 _restore(target)
                 if target.exists():
-                    _check_replaceable(Path(path), set(files), check_export)
+                    _check_replaceable(Path(path), {*files, *others}, check_export)
                 _put(draft, target)
         _sync(target.parent)
 

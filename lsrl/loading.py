@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lsrl import arguments, storage
+from lsrl.arguments import shown
 from lsrl.backends.network import Network
 from lsrl.card import Card
 from lsrl.certificate import Certificate
@@ -23,7 +24,7 @@ from lsrl.parameters import entries, same_bits
 from lsrl.program_json import program_content
 from lsrl.proof import not_compiled
 from lsrl.schedule import Layout
-from lsrl.schema import FieldError, shown
+from lsrl.schema import FieldError
 
 # A network that a file tells of may take this many numbers, whatever the file holds, ...
 SMALL = 1 << 18

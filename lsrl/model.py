@@ -42,6 +42,7 @@ from lsrl.requests import (
 )
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
+from lsrl.showing import Table, card
 from lsrl.state import (
     Form,
     State,
@@ -446,17 +447,27 @@ class Model:
         place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
         compared.check(place)
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Sizes and what is certified, line by line: names and texts."""
+        return [
+            ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
+            ("width", f"{self.width}"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            *self.certificate.facts,
+        ]
+
     def summary(self) -> str:
         """Layers, width, parameters and the certificate, as text."""
-        return "\n".join(
-            [
-                f"{self.program.name} on {self.target}, {self.dtype}",
-                f"layers       {self.num_layers} (critical path {self.schedule.critical_path})",
-                f"width        {self.width}",
-                f"parameters   {self.num_parameters} ({self.num_nonzero_parameters} nonzero)",
-                str(self.certificate),
-            ]
-        )
+        title = f"{self.program.name} on {self.target}, {self.dtype}"
+        return "\n".join([title, *(f"{name:<12} {value}" for name, value in self.facts)])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: sizes, the certificate, and what the layers hold."""
+        layers = list(enumerate(self.labels, start=1))
+        rows = [(number, len(labels), _abbreviated(labels)) for number, labels in layers]
+        table = Table("layers", ("layer", "width", "holds"), rows, shut=len(rows) > 12)
+        return card(f"{self.program.name} on {self.target}", self.facts, table)
 
     def report(self) -> str:
         """What the stages did: passes, depth, width by layer, parameters, time by stage."""
@@ -507,6 +518,7 @@ class Model:
         path: Path,
         *,
         tie_word_embeddings: bool = False,
+        headless: bool = False,
         layers: Literal["stacked", "separate"] = "stacked",
     ) -> None:
         """Write the model for another framework.
@@ -514,27 +526,32 @@ class Model:
         Args:
           format: "torch", of the stock cells: a folder that plain torch and `lsrl.load_torch` read.
             Of the linear targets: one that `lsrl.load_torch` reads.
-            "huggingface", of mamba and griffin with a token in and a token out: a folder that
-            transformers' AutoModelForCausalLM and AutoTokenizer read.
+            "huggingface", of mamba and griffin: a folder that transformers reads, by
+            AutoModelForCausalLM and AutoTokenizer if the program has a token in and a token out,
+            else by AutoModel, with the maps of inputs and outputs beside it; its card has the code.
           path: where to; an older export in its place is replaced, whole or not at all.
           tie_word_embeddings: of "huggingface": let the head be the embedding. It costs a layer and
             two channels.
+          headless: of "huggingface": without a head also where there could be one. The outputs then
+            are those of `run`, and layers and channels those of `circuit`.
           layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a
             module a layer, which plain torch can hook, and which the linear targets always have.
 
         Raises:
-          InputError: this target has no such format, or the format has no place for the program.
-          PrecisionError: float32 can't hold the format's weights.
+          InputError: this target has no such format, or there is no head to tie.
+          PrecisionError: float32 can't hold the weights of a head.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        if tie_word_embeddings and format != "huggingface":
-            raise InputError(f"export: format {format!r} has no embedding to tie a head to")
-        if layers not in ("stacked", "separate") or (layers == "separate" and format != "torch"):
-            raise InputError(
-                f"export: expected layers='stacked', or 'separate' with format 'torch', got "
-                f"layers={layers!r} with format {format!r}"
-            )
+        if layers not in ("stacked", "separate"):
+            raise InputError(f"export: layers is 'stacked' or 'separate', got {layers!r}")
+        for asked, of, what in (
+            (tie_word_embeddings, "huggingface", "embedding to tie a head to"),
+            (headless, "huggingface", "head"),
+            (layers == "separate", "torch", "layers that are not separate"),
+        ):
+            if asked and format != of:
+                raise InputError(f"export: format {format!r} has no {what}")
         exporters = registry.find(self.target).exporters()
         if not isinstance(format, str) or format not in exporters:
             raise InputError(
@@ -551,8 +568,10 @@ class Model:
             str(certificate),
             certificate.exact,
             certificate.tokens,
-            None if self.card is None else self.card.title,
+            None if self.card is None else str(self.card),
+            lambda: self.circuit,
             tie_word_embeddings,
+            headless,
             layers == "separate",
         )
         exporters[format](folder, self.module, self.schedule, request)

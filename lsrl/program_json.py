@@ -6,6 +6,7 @@ from typing import TypedDict, cast, get_type_hints
 
 import numpy as np
 
+from lsrl.arguments import shown
 from lsrl.errors import LsrlError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
@@ -27,7 +28,6 @@ from lsrl.schema import (
     paired,
     reader_of,
     record,
-    shown,
     text,
 )
 

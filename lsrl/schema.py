@@ -8,12 +8,12 @@ field are read by their own declarations.
 import dataclasses
 import json
 import math
-import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, TypeVar, get_args, get_origin
 
+from lsrl.arguments import shown
 from lsrl.errors import FormatError
 
 Json: TypeAlias = str | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -24,15 +24,6 @@ Reader: TypeAlias = Callable[[object], Read]
 LARGEST = 2**63 - 1
 # Of JSON that may be anything: data that programs write are not nested deeper.
 DEEPEST = 32
-
-
-def shown(value: object) -> str:
-    """A value in a message, which is short whatever a file holds."""
-    return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class FieldError(FormatError):

@@ -16,13 +16,14 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from lsrl import schema, storage
+from lsrl.arguments import shown
 from lsrl.errors import InputError
 from lsrl.language.program import Program
 from lsrl.options import Options
 from lsrl.parameters import Parameter
 from lsrl.program_json import program_content
 from lsrl.pytrees import Tree, named_leaves
-from lsrl.schema import FieldError, Reader, shown
+from lsrl.schema import FieldError, Reader
 
 FORMAT = storage.Format("lsrl-state", 1, "a state saved by model.save_state")
 _FIELDS: Mapping[str, Reader[object]] = {

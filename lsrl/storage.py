@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from lsrl import schema
+from lsrl.arguments import shown
 from lsrl.errors import FormatError, LsrlError
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
@@ -24,7 +25,7 @@ from lsrl.levels import Levels
 from lsrl.options import Options
 from lsrl.parameters import Parameter, alike, csr_of, same_bits
 from lsrl.program_json import program_from_json, program_to_json
-from lsrl.schema import FieldError, Json, Reader, shown
+from lsrl.schema import FieldError, Json, Reader
 
 
 class Format(NamedTuple):

@@ -43,6 +43,12 @@ class Browser:
         """Load a page."""
         _ask("POST", f"{self.base}/url", {"url": url})
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the page a size in pixels, also one that is less than a window can have."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        _ask("POST", f"{self.base}/goog/cdp/execute", body)
+
     def run(self, script: str, *arguments: Any) -> Any:
         """The result of a function's body."""
         return _ask("POST", f"{self.base}/execute/sync", {"script": script, "args": arguments})

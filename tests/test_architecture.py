@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
     ("lsrl.card",),
     ("lsrl.ir",),
+    ("lsrl.placement", "lsrl.showing"),
     ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
     ("lsrl.circuit",),
     ("lsrl.language",),
@@ -68,23 +69,26 @@ ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
     "lsrl.arguments": {"lsrl.errors"},
     "lsrl.ir": {"lsrl.arguments", "lsrl.errors"},
-    "lsrl.language": GROUND,
+    "lsrl.language": GROUND | {"lsrl.drawing", "lsrl.showing"},
     "lsrl.target": {"lsrl.ir"},
     "lsrl.numerics": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.passes": GROUND | {"lsrl.target"},
     "lsrl.levels": GROUND | {"lsrl.target"},
     "lsrl.schedule": GROUND | {"lsrl.levels", "lsrl.target"},
-    "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema"},
+    "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema", "lsrl.showing"},
     "lsrl.backends": GROUND
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.folders", "lsrl.language", "lsrl.numerics"}
     | {"lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target"}
     | {"lsrl.torch_config", "lsrl.torch_folder"},
-    "lsrl.circuit": GROUND | {"lsrl.drawing", "lsrl.folders", "lsrl.schema"},
-    "lsrl.drawing": GROUND | {"lsrl.folders"},
+    "lsrl.circuit": GROUND
+    | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.showing"},
+    "lsrl.drawing": GROUND | {"lsrl.folders", "lsrl.placement"},
+    "lsrl.placement": set(),
+    "lsrl.showing": set(),
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
-    "lsrl.schema": {"lsrl.errors"},
+    "lsrl.schema": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},
     "lsrl.state": GROUND
     | ARRAYS

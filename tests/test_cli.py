@@ -285,33 +285,27 @@ def test_show_names_every_channel(lsrl_command):
 @pytest.mark.parametrize("where", [[], ["-t", "linear_rnn"]])
 def test_show_draws(lsrl_command, where):
     pytest.importorskip("matplotlib")
-    lsrl_command("show", "majority", *where, "--png", "majority.png")
-    assert Path("majority.png").read_bytes().startswith(b"\x89PNG")
+    for suffix, start in {"svg": b"<svg", "pdf": b"%PDF", "png": b"\x89PNG"}.items():
+        lsrl_command("show", "majority", *where, "--out", f"majority.{suffix}")
+        assert Path(f"majority.{suffix}").read_bytes().startswith(start)
+    result = lsrl_command("show", "majority", "--out", "a.nonsense", code=2)
+    assert "a.nonsense" in result.stderr
 
 
 def test_drawing_without_matplotlib_names_the_extra(lsrl_command, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = lsrl_command("show", "majority", "--png", "majority.png", code=2)
+    result = lsrl_command("show", "majority", "--out", "majority.png", code=2)
     assert "pip install 'lsrl[plot]'" in result.stderr
+    lsrl_command("show", "majority", "--out", "majority.svg")
 
 
-def test_drawing_refuses_what_nobody_can_read(lsrl_command):
-    pytest.importorskip("matplotlib")
-    result = lsrl_command(
-        "show",
-        "tok2tok",
-        "-p",
-        "prompt_first=true",
-        "-p",
-        "max_pairs=400",
-        "--png",
-        "a.png",
-        code=2,
-    )
-    assert "at most 400 signals" in result.stderr
-    assert not Path("a.png").exists()
-    result = lsrl_command("show", "majority", "--png", "a.nonsense", code=2)
-    assert "a.nonsense" in result.stderr
+def test_a_drawing_larger_than_a_page_is_asked_for(lsrl_command):
+    large = ("show", "tok2tok", "-p", "prompt_first=true", "-p", "max_pairs=30", "--out", "a.svg")
+    result = lsrl_command(*large)
+    assert "signals; whole=True (--whole) draws all" in result.stderr
+    few = Path("a.svg").read_text().count("<title>")
+    lsrl_command(*large, "--whole")
+    assert Path("a.svg").read_text().count("<title>") > few
 
 
 @pytest.mark.parametrize(

@@ -218,8 +218,11 @@ MISUSES = [
     ("compile majority -t lstm --out my.py/a.lsrl", "my.py is no folder"),
     ("view majority -t lstm --out .", "got the folder '.'"),
     ("view majority -t lstm", "Missing option '--out'"),
-    ("show majority --png picture", "expected a suffix that names the format, got 'picture'"),
-    ("show majority --png a.nonsense", "a.nonsense: can't draw"),
+    (
+        "show majority --out picture",
+        "a suffix that names the format, .svg, .pdf or .png, got 'picture'",
+    ),
+    ("show majority --out a.nonsense", "a.nonsense: can't draw"),
     # Counts and samplers.
     ("verify majority -t lstm --sequences -3", "greater than or equal to 1, got '-3'"),
     (
@@ -295,16 +298,17 @@ def test_a_shortage_of_memory_is_told(run, monkeypatch):
     assert "not enough memory: Unable to allocate 7 TiB; choose smaller sizes" in result.stderr
 
 
-def test_a_missing_extra_is_named(run, folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "lsrl.suite.training", raising=False)
-    monkeypatch.delitem(sys.modules, "lsrl.interpret.variants.train", raising=False)
-    monkeypatch.setitem(sys.modules, "optax", None)
-    result = run("suite", "train", "networks")
+@pytest.mark.parametrize(("module", "extra"), [("pyarrow", "frames"), ("torch", "torch")])
+def test_a_missing_extra_is_named(module, extra, run, monkeypatch):
+    def broken(*_, **__):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(lsrl, "compile", broken)
+    result = run("compile", "majority", "-t", "lstm")
     assert result.exit_code == answers.MISUSE
     assert result.stderr == (
-        "error: this needs optax, which is not installed: pip install 'lsrl[train]'\n"
+        f"error: this needs {module}, which is not installed: pip install 'lsrl[{extra}]'\n"
     )
-    assert not (folder / "networks").exists()
 
 
 def test_an_interrupt_in_a_users_code(run):

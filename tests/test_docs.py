@@ -1,4 +1,4 @@
-"""The README says what the code does: its code runs, and its tables are the generated ones.
+"""The pages say what the code does: snippets run and print what they say, tables are generated.
 
 The snippets of docs/add-a-target.md are taken from the code; `make golden` writes them anew.
 """
@@ -13,11 +13,27 @@ from pathlib import Path
 import pytest
 
 from lsrl import errors, tables
+from tests.grids import studied
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-WALKS = (ROOT / "docs" / "add-a-target.md",)
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+WALKS = (DOCS / "add-a-target.md",)
+# A block that is run, and what it shows below; a comment above tells of one that isn't, and why.
+BLOCK = re.compile(
+    r"(?<!-->\n)^```python\n(.*?)^```\n(?:\n```\n(.*?)```)?", re.DOTALL | re.MULTILINE
+)
+# Pages whose snippets run, and what they need beside the package; `make test` runs two of them.
+RUN = [path for path in PAGES if BLOCK.search(path.read_text(encoding="utf-8"))]
+QUICK = (README, DOCS / "language.md")
+NEEDED = {
+    "README.md": ("torch", "transformers", "matplotlib"),
+    "exports.md": ("torch", "transformers"),
+    "torch.md": ("torch",),
+    "interpretability.md": ("torch", "transformers", "sklearn"),
+    "stability.md": ("matplotlib",),
+}
+RAISED = re.compile(r"^# (\w+Error): \S+: (.*(?:\n#.*)*)", re.MULTILINE)
 # The mark of a snippet, as in <!-- tests/plain_target.py: Plain.lower -->, and what follows it.
 SNIPPET = re.compile(
     r"<!-- (\S+\.py): ([\w.]+)( \(head\))? -->\n(?:```python\n.*?```\n)?", re.DOTALL
@@ -64,31 +80,52 @@ def test_links_lead_somewhere(path):
     assert not missing
 
 
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_targets_table_is_the_generated_one():
-    assert tables.renewed(README, {"targets": tables.targets_table()}) == README
+    text = (DOCS / "targets.md").read_text(encoding="utf-8")
+    assert tables.renewed(text, {"targets": tables.targets_table()}) == text
 
 
 @pytest.mark.nightly
 def test_programs_table_is_the_generated_one():
-    assert tables.renewed(README, {"programs": tables.programs_table()}) == README
+    text = (DOCS / "programs.md").read_text(encoding="utf-8")
+    assert tables.renewed(text, {"programs": tables.programs_table()}) == text
 
 
-def test_the_tutorial_runs(tmp_path, monkeypatch):
-    """Every Python block of the README up to the language, in order, in one namespace."""
+@pytest.mark.parametrize("path", studied(RUN, *QUICK), ids=lambda path: path.name)
+def test_snippets_run_and_print_what_the_page_says(path, tmp_path, monkeypatch):
+    """Every Python block of a page, in order, in one namespace and an empty folder."""
+    for module in NEEDED.get(path.name, ()):
+        pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
-    tutorial = README[: README.index("## The language")]
-    blocks = re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL)
-    assert len(blocks) == 4
-    space: dict[str, object] = {}
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        for block in blocks[:3]:
-            exec(compile(block, "tutorial.py", "exec"), space)
-        with pytest.raises(errors.RampError, match="give the width of a ramp"):
-            exec(compile(blocks[3], "tutorial.py", "exec"), space)
-    assert "parameters   443 (66 nonzero)" in printed.getvalue()
-    assert "exact up to token 16777215" in printed.getvalue()
-    assert (tmp_path / "majority.lsrl").exists()
+    text = path.read_text(encoding="utf-8")
+    space: dict[str, object] = {"__name__": "page"}
+    for block in BLOCK.finditer(text):
+        above = text.count("\n", 0, block.start(1))
+        code = compile("\n" * above + block[1], path.name, "exec")
+        printed, error = io.StringIO(), RAISED.search(block[1])
+        with contextlib.redirect_stdout(printed):
+            if error is None:
+                exec(code, space)
+            else:
+                message = re.escape(" ".join(error[2].replace("\n#", "").split()))
+                with pytest.raises(getattr(errors, error[1]), match=message):
+                    exec(code, space)
+        shown = re.findall(r"^print\(.*\)  # (.*)$", block[1], re.MULTILINE)
+        check_shown([*shown, *(block[2] or "").splitlines()], printed.getvalue(), above)
+
+
+def check_shown(lines: list[str], printed: str, above: int) -> None:
+    """The lines are printed in this order, maybe with others between; … stands for anything."""
+    place = 0
+    for line in lines:
+        wanted = re.escape(line.strip()).replace("…", ".*").replace(r"\ ", " +")
+        found = re.compile(f"^ *{wanted} *$", re.MULTILINE).search(printed, place)
+        assert found, f"the block below line {above} prints no {line!r}:\n{printed}"
+        place = found.end()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from tests.grids import studied, thinned
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 TARGETS = ("mamba", "griffin")
 REQUIRED = (
     "majority", "parity", "counter_mod", "copy_delay", "dyck1", "ngram", "flip_flop",
@@ -601,16 +600,6 @@ def test_parameters_that_were_replaced_are_exported(transformers, tmp_path):
     assert "not proven" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_the_readme_says_what_happens(transformers, tmp_path, monkeypatch, capsys):
-    """Its lines run, and print what it says."""
-    section = README[README.index("## A language model that you can read") :]
-    code = section.split("```python\n")[1].split("```")[0]
-    shown = [line.partition("  # ")[2] for line in code.splitlines() if line.startswith("print")]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "readme.py", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == shown
-
-
 # ---------------------------------------------------------------- words
 
 
@@ -699,30 +688,6 @@ def test_names_of_tokens_are_checked_and_kept(tmp_path):
 
 
 # ---------------------------------------------------------------- refusals
-
-
-@lsrl.program(max_length=9)
-def two_tokens(a: lsrl.Token(2), b: lsrl.Token(2)) -> lsrl.Token(2):
-    return a & b
-
-
-@lsrl.program(max_length=9)
-def of_vectors(x: lsrl.Vector(1, low=0, high=1, step=1)) -> lsrl.Token(2):
-    return x[0]
-
-
-@lsrl.program(max_length=9)
-def untyped(a: lsrl.Token(2)):
-    return lsrl.cumsum(a)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("program", [two_tokens, of_vectors, untyped], ids=lambda p: p.name)
-def test_other_inputs_and_outputs_are_refused(program, target, tmp_path):
-    model = lsrl.compile(program, target)
-    with pytest.raises(InputError, match=rf"one Token input.*{program.name}.*model\.run"):
-        model.export("huggingface", tmp_path / "model")
-    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", ["linear_rnn", "lstm"])

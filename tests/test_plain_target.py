@@ -320,6 +320,16 @@ def captured(model):
         np.testing.assert_array_equal(values, known[name])
 
 
+def held(model):
+    hooks = interpret.activations(model, IDS)
+    assert [hook.shape for hook in hooks] == [(*IDS.shape, count) for count in model.circuit.units]
+    signals_held = interpret.capture(model, IDS)
+    for channel in model.circuit.channels:
+        if model.circuit.makes(channel) and len(channel.units) == 1 and channel.weights == (1.0,):
+            expected = signals_held[channel.signal][..., channel.element] - channel.offset
+            np.testing.assert_array_equal(hooks[channel.layer][..., channel.units[0]], expected)
+
+
 def on_both_sides(intervene, *arguments):
     found, known = (intervene(*arguments, on=side).outputs for side in ("network", "evaluator"))
     np.testing.assert_array_equal(found, known)
@@ -418,6 +428,7 @@ STUDIES = {
     "interpret.faithfulness.faithfulness": lambda model: faithfulness.faithfulness(
         model, score.NodeClaim({STATE: 1.0}), [IDS], threshold=0.5
     ),
+    "interpret.interventions.activations": held,
     "interpret.interventions.capture": captured,
     "interpret.interventions.patch": lambda model: on_both_sides(
         interpret.patch, model, [IDS], {STATE: 1.0}, 7

@@ -513,7 +513,7 @@ def test_claims_that_do_not_fit():
 
 def test_methods_that_do_not_fit():
     model = compiled("gru")
-    with pytest.raises(errors.InputError, match="no method 'magic'; there are weights"):
+    with pytest.raises(errors.InputError, match=r"a method must be 'weights', .* got 'magic'"):
         evaluate_methods([], ["magic"])
     with pytest.raises(errors.InputError, match="batch of two"):
         Laboratory(model, [brackets(1)])

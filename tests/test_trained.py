@@ -275,5 +275,5 @@ def test_bad_input(compiled, tmp_path):
         training.train(tmp_path, targets=["gruu"])
     with pytest.raises(errors.InputError, match="did you mean 'flip_flop'"):
         training.train(tmp_path, names=["flipflop"])
-    with pytest.raises(errors.InputError, match="seeds must be at least 1"):
+    with pytest.raises(errors.InputError, match="seeds must be an int >= 1, got 0"):
         training.train(tmp_path, seeds=0)

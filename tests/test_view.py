@@ -410,6 +410,59 @@ def test_the_address_brings_back_what_was_shown(browser, path, model):
     assert browser.console() == []
 
 
+def test_what_a_cell_reads_has_frames(browser, tmp_path):
+    """A taps its own past tokens, so the frames lie at other tokens than the one that is shown."""
+    model = lsrl.compile(lsrl.programs.catalogue()["reverse"].program(), "mamba")
+    signal = next(edge.target for edge in model.circuit.edges if edge.kind == "lag")
+    entry = lsrl.programs.catalogue()["reverse"]
+    inputs = [array[None] for array in entry.sample(np.random.default_rng(0), 12)]
+    view(model, *inputs, path=tmp_path / "page.html")
+    browser.open("about:blank")
+    browser.open(f"{(tmp_path / 'page.html').as_uri()}#token=5")
+
+    def frames(kind: str) -> set[tuple[str, int]]:
+        script = (
+            "return [...document.querySelectorAll('.cell.' + arguments[0])]"
+            ".map(c => [c.dataset.signal, Number(c.dataset.token)])"
+        )
+        return {(name, token) for name, token in browser.run(script, kind)}
+
+    assert frames("source") == frames("reader") == set()
+    browser.click(f"{row(signal)} .name")
+    edges = [e for e in model.circuit.edges if model.circuit.signal(e.source).kind != "constant"]
+    read = {(edge.source, 5 - edge.lag) for edge in edges if edge.target == signal}
+    readers = {(edge.target, 5 + edge.lag) for edge in edges if edge.source == signal}
+    assert any(token < 5 for _, token in read)
+    assert frames("source") == read
+    assert frames("reader") == readers - read
+    browser.press("right")
+    assert frames("source") == {(name, token + 1) for name, token in read}
+    sources = {name for name, _ in read} - {signal}
+    assert rows_with(browser, "read") == sources
+    browser.press("escape")
+    assert frames("source") == rows_with(browser, "read") == set()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_its_window(browser, path, width):
+    browser.open("about:blank")
+    browser.resize(width, 900)
+    try:
+        browser.open(f"{path.as_uri()}#signal=total")
+        wide = (
+            "const e = document.querySelector(arguments[0]); return e.scrollWidth <= e.clientWidth"
+        )
+        for part in ("html", "#board", "aside", "#source pre"):
+            assert browser.run(wide, part), f"{part} is wider than what shows it"
+        shown = browser.run(
+            "const c = document.querySelector('.row.selected canvas').getBoundingClientRect();"
+            "return c.width >= 90 && c.right <= innerWidth"
+        )
+        assert shown
+    finally:
+        browser.resize(1440, 900)
+
+
 def heat_line(browser: Browser, name: str, tokens: int) -> np.ndarray:
     """(tokens, 3) colours of the first element's line, off the middle, where no number stands."""
     return np.array(
@@ -461,23 +514,3 @@ def test_pages_of_larger_models_open(browser, tmp_path, program, target):
     assert layers == len(model.circuit.units)
     browser.press("end", "down", "down", "down")
     assert browser.console() == []
-
-
-# ---------------------------------------------------------------- the circuit's picture
-
-
-@pytest.mark.parametrize("target", ["linear_rnn", "mamba"])
-def test_draw(target, tmp_path):
-    pytest.importorskip("matplotlib")
-    model = lsrl.compile(lsrl.programs.catalogue()["reverse"].program(), target)
-    model.circuit.draw(tmp_path / "circuit.svg")
-    text = (tmp_path / "circuit.svg").read_text()
-    for one in model.circuit.signals:
-        if one.kind != "constant":
-            assert one.name in text
-    for kind in {edge.kind for edge in model.circuit.edges}:
-        assert f"<!-- {kind} -->" in text
-    model.circuit.draw(tmp_path / "circuit.png")
-    assert (tmp_path / "circuit.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match="can't draw"):
-        model.circuit.draw(tmp_path / "circuit.xyz")

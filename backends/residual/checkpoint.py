@@ -3,7 +3,9 @@
 The folder holds what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`
 read, with no code of ours: the weights of an unmodified `MambaForCausalLM` or
 `RecurrentGemmaForCausalLM`, its configuration, a tokenizer with a word for each symbol, and a card.
-Neither torch nor transformers is needed to write it.
+Neither torch nor transformers is needed to write it. Programs that do not read a token and say a
+token are checkpoints without a head; see `lsrl.backends.residual.headless`. With those, and with
+networks that are not as they were compiled, comes the circuit.
 
 At each token the symbol of the greatest logit is the program's output, with a probability of almost
 1; so generation feeds outputs back, as `Model.generate` does, be it greedy, sampled or by beams.
@@ -26,23 +28,34 @@ import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from lsrl.backends.base import ExportRequest
+from lsrl.backends.residual.altered import constant_of, rounds
 from lsrl.backends.residual.answer import answering, tied
 from lsrl.backends.residual.certificate import SIZE
 from lsrl.backends.residual.dtypes import exact_dtypes, logits_are_exact, tied_logits_are_exact
-from lsrl.backends.residual.model_card import model_card, without_folders
+from lsrl.backends.residual.headless import MAPS, example, headless, types_of
+from lsrl.backends.residual.model_card import headless_card, model_card, without_folders
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork, token_head
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
-from lsrl.backends.residual.vocabulary import Vocabulary, to_json, tokenizer_files, vocabulary_of
+from lsrl.backends.residual.vocabulary import (
+    TOKENIZER,
+    Vocabulary,
+    to_json,
+    tokenizer_files,
+    vocabulary_of,
+)
 from lsrl.errors import FormatError, InputError, PrecisionError
 from lsrl.folders import replace_folder
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
 
 FORMAT = "lsrl-huggingface"
-VERSION = 2
-CONFIG = "config.json"
+VERSION = 3
+CONFIG, CIRCUIT, GENERATION = "config.json", "circuit.json", "generation_config.json"
+WEIGHTS, CARD = "model.safetensors", "README.md"
+# Of exports of all kinds, any of which may take the place of any other.
+FILES = (CONFIG, CIRCUIT, GENERATION, WEIGHTS, MAPS, CARD, *TOKENIZER)
 
 Checkpoint = tuple[dict[str, Array], ResidualNetwork, Stream]
 
@@ -65,77 +78,131 @@ def write(
       path: the folder; an older export in its place is replaced.
       network: the weights.
       stream: the layout, whose channels the card names.
-      request: of which model; its program has one Token input and a Token output.
+      request: of which model.
 
     Raises:
-      InputError: a program with other inputs or outputs, an altered network, or the tokenizers
-        library is missing.
+      InputError: there is no head to tie, or none fits this network, or the tokenizers library is
+        missing.
       PrecisionError: float32 can't tell the logits of so many symbols apart exactly, or a layer has
         to be added to a network whose parameters were replaced.
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
-    if request.alteration is not None:
-        raise InputError(
-            f"export: a checkpoint follows the compiler's layout, and this network is "
-            f"{request.alteration}; export the model that it was made of"
-        )
-    program = request.program
-    vocabulary = vocabulary_of(program)
-    weights = _tied if request.tie_word_embeddings else _untied
-    found, network, stream = weights(backend, network, stream, vocabulary)
+    vocabulary = vocabulary_of(request.program)
+    if request.headless or vocabulary is None:
+        files = _without_head(kind, network, request)
+    else:
+        files = _with_head(kind, backend, network, stream, vocabulary, request)
+    if request.headless or vocabulary is None or request.alteration is not None:
+        circuit = request.circuit().to_json()
+        files[CIRCUIT] = without_folders(circuit, request.program.graph).encode(errors="replace")
+    replace_folder(path, files, _check_export, FILES)
+
+
+def _with_head(
+    kind: CheckpointKind,
+    backend: ResidualBackend,
+    network: ResidualNetwork,
+    stream: Stream,
+    vocabulary: Vocabulary,
+    request: ExportRequest,
+) -> dict[str, bytes]:
+    """The files of a language model."""
+    program, altered = request.program, request.alteration is not None
+    if altered:
+        found = _altered(network, vocabulary, request)
+    else:
+        weights = _tied if request.tie_word_embeddings else _untied
+        found, network, stream = weights(backend, network, stream, vocabulary)
     arrays = {name: np.ascontiguousarray(array) for name, array in found.items()}
-    dtypes = (
-        exact_dtypes(backend, stream, arrays, vocabulary.size, request.tie_word_embeddings)
-        if request.exact
-        else ()
-    )
-    config = _config(kind, network, stream, arrays, vocabulary, request)
-    config["lsrl"] = _about(stream, vocabulary, dtypes, request)
-    generation = {"do_sample": False, "use_cache": kind.caches, **_special(vocabulary)}
-    files = {
-        CONFIG: to_json(config),
-        "generation_config.json": to_json(generation),
-        "model.safetensors": to_safetensors(arrays, {"format": "pt"}),
-        **tokenizer_files(vocabulary, program.max_length or request.tokens),
-        "README.md": model_card(kind, network, arrays, stream, vocabulary, dtypes, request).encode(
-            errors="replace"
-        ),
+    dtypes: tuple[str, ...] = ()
+    if request.exact:
+        tied = request.tie_word_embeddings
+        # What is proven of bfloat16 goes by the compiler's layout.
+        dtypes = ("float32",) if altered else exact_dtypes(
+            backend, stream, arrays, vocabulary.size, tied
+        )  # fmt: skip
+    answers = (*vocabulary.answers, *vocabulary.others)
+    config = {
+        **_config(kind, network, arrays, vocabulary.rows, vocabulary.size, request),
+        "architectures": [kind.architecture],
+        **_special(vocabulary),
+        # An output may mean something else than the input of the same number.
+        "id2label": {str(row): answer for row, answer in enumerate(answers)},
+        "label2id": {answer: row for row, answer in enumerate(answers)},
+        "lsrl": {
+            **_about(request, None if altered else stream),
+            "inputs": vocabulary.inputs,
+            "outputs": vocabulary.outputs,
+            "unknown": vocabulary.unknown,
+            "padding": vocabulary.padding,
+            "exact_dtypes": dtypes,
+        },
     }
-    replace_folder(path, files, _check_export)
+    generation = {"do_sample": False, "use_cache": kind.caches, **_special(vocabulary)}
+    card = model_card(kind, network, arrays, stream, vocabulary, dtypes, request)
+    return {
+        CONFIG: to_json(config),
+        GENERATION: to_json(generation),
+        WEIGHTS: to_safetensors(arrays, {"format": "pt"}),
+        **tokenizer_files(vocabulary, program.max_length or request.tokens),
+        CARD: card.encode(errors="replace"),
+    }
+
+
+def _without_head(
+    kind: CheckpointKind, network: ResidualNetwork, request: ExportRequest
+) -> dict[str, bytes]:
+    """The files of a class without its head."""
+    if request.tie_word_embeddings:
+        raise InputError(
+            "export: a checkpoint has a head to tie where a program has one Token input and a "
+            f"Token output, and headless=True is not given; got {request.program!r}"
+        )
+    made = headless(network)
+    rows = len(made.arrays[network.embedding_name])
+    # A head's soft cap is all that would ask for the number of symbols.
+    config = {
+        **_config(kind, network, made.arrays, rows, rows, request),
+        "architectures": [kind.headless],
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "lsrl": {**_about(request, None), **types_of(request.program, made)},
+    }
+    arrays, maps = made.checkpoint(network), made.maps
+    card = headless_card(kind, network, {**arrays, **maps}, example(request.program, made), request)
+    return {
+        CONFIG: to_json(config),
+        WEIGHTS: to_safetensors(arrays, {"format": "pt"}),
+        MAPS: to_safetensors(maps, {"format": "pt"}),
+        CARD: card.encode(errors="replace"),
+    }
 
 
 def _config(
     kind: CheckpointKind,
     network: ResidualNetwork,
-    stream: Stream,
     arrays: dict[str, Array],
-    vocabulary: Vocabulary,
+    rows: int,
+    symbols: int,
     request: ExportRequest,
 ) -> Config:
-    answers = (*vocabulary.answers, *vocabulary.others)
     return {
-        "architectures": [kind.architecture],
         "model_type": kind.model_type,
         "dtype": "float32",
-        "vocab_size": vocabulary.rows,
+        "vocab_size": rows,
         "hidden_size": network.width,
         "num_hidden_layers": network.depth,
         "use_cache": kind.caches,
         # Both classes tie by default, and would put the embedding in the place of the head.
         "tie_word_embeddings": request.tie_word_embeddings,
-        **_special(vocabulary),
-        **kind.further(network, arrays, vocabulary),
-        # An output may mean something else than the input of the same number.
-        "id2label": {str(row): answer for row, answer in enumerate(answers)},
-        "label2id": {answer: row for row, answer in enumerate(answers)},
+        **kind.further(network, arrays, symbols),
     }
 
 
-def _about(
-    stream: Stream, vocabulary: Vocabulary, dtypes: tuple[str, ...], request: ExportRequest
-) -> Config:
-    """What the configuration says of the program."""
+def _about(request: ExportRequest, stream: Stream | None) -> Config:
+    """What the configuration says of the program; without a layout the circuit has the labels."""
     program = request.program
     return {
         "format": FORMAT,
@@ -143,15 +210,11 @@ def _about(
         "lsrl": version("lsrl"),
         "program": program.name,
         "target": request.target,
+        "altered": request.alteration and request.alteration.splitlines()[0],
         "max_length": program.max_length,
-        "inputs": vocabulary.inputs,
-        "outputs": vocabulary.outputs,
-        "unknown": vocabulary.unknown,
-        "padding": vocabulary.padding,
-        "labels": stream.labels(),
+        **({"circuit": CIRCUIT} if stream is None else {"labels": stream.labels()}),
         "certificate": without_folders(request.certificate, program.graph),
         "certified_tokens": request.tokens,
-        "exact_dtypes": dtypes,
     }
 
 
@@ -172,6 +235,35 @@ def _check_export(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- weights
+
+
+def _altered(
+    network: ResidualNetwork, vocabulary: Vocabulary, request: ExportRequest
+) -> dict[str, Array]:
+    """The parameters of the reference, of a network that the compiler did not make as it is."""
+    if request.tie_word_embeddings:
+        raise InputError(
+            "export: a tied head takes a layer of the compiler's own, and this network was "
+            "altered; export it with a head of its own, tie_word_embeddings=False"
+        )
+    circuit = request.circuit()
+    unit, constant = constant_of(network, circuit)
+    arrays = network.parameter_arrays()
+    bias, kernel = arrays.pop("input_bias"), arrays.pop("output_kernel")
+    head = token_head(kernel, vocabulary.size, len(vocabulary.others), (unit, constant))
+    rounded = head.astype(np.float32)
+    if (request.exact and (rounded != head).any()) or rounds(
+        network, circuit, rounded, request.exact
+    ):
+        raise PrecisionError(
+            f"export: float32 can't add up the logits 2 k y - k^2 of {vocabulary.size} symbols in "
+            "this network without rounding; write it without a head, whose outputs are those of "
+            "model.run: export(..., headless=True)"
+        )
+    table = arrays[network.embedding_name] + bias
+    arrays[network.embedding_name] = _embedding(table, vocabulary, unit)
+    arrays["lm_head.weight"] = rounded
+    return arrays
 
 
 def _untied(
@@ -217,14 +309,14 @@ def _tied(
     return arrays, network, stream
 
 
-def _embedding(table: Array, vocabulary: Vocabulary) -> Array:
+def _embedding(table: Array, vocabulary: Vocabulary, constant: int = 0) -> Array:
     """A table with a row for every symbol, and one of zeros for each that is no symbol.
 
     Symbols that only come out are no inputs; should one come in, its row has the constant channel
     alone, so that the norms still find the scale that they are made for.
     """
     idle = np.zeros((vocabulary.rows - len(table), table.shape[1]), table.dtype)
-    idle[: vocabulary.size - len(table), 0] = table[0, 0]
+    idle[: vocabulary.size - len(table), constant] = table[0, constant]
     return np.concatenate([table, idle])
 
 
@@ -252,5 +344,5 @@ def _lowered_anew(
 def _too_many(why: str) -> PrecisionError:
     return PrecisionError(
         f"export: float32 can't add up the logits 2 k y - k^2 exactly, {why}; use fewer symbols, "
-        "or run the program in our own model with model.run"
+        "or write it without a head: export(..., headless=True)"
     )

@@ -44,35 +44,120 @@ def model_card(
     program = request.program
     return "\n".join(
         [
-            _introduction(kind, program, program.max_length or request.tokens, bool(dtypes)),
+            _introduction(kind, request, bool(dtypes)),
+            *_alteration(request, _NEAREST),
             _how_to_run(kind, program, vocabulary),
             _texts_and_words(vocabulary, dtypes),
             _the_program(program),
             _symbols(vocabulary),
             _certificate(without_folders(request.certificate, program.graph)),
-            _channels(network, arrays, stream, request.tie_word_embeddings),
+            _channels(network, arrays, stream, request.tie_word_embeddings)
+            if request.alteration is None
+            else _circuit(kind, network, arrays),
         ]
     )
 
 
-def _introduction(kind: CheckpointKind, program: Program, most: int | None, exact: bool) -> str:
-    limit = "any length" if most is None else f"up to {most} tokens"
+def headless_card(
+    kind: CheckpointKind,
+    network: ResidualNetwork,
+    arrays: dict[str, Array],
+    code: str,
+    request: ExportRequest,
+) -> str:
+    """The card of a checkpoint without a head.
+
+    Args:
+      kind: as for `model_card`.
+      network: likewise.
+      arrays: its weights and maps.
+      code: lines that run it.
+      request: of which model.
+    """
+    program = request.program
+    most = program.max_length or request.tokens
+    equal = (
+        "They equal the program's, bit for bit; on a GPU switch TF32 off, which keeps 11 bits."
+        if request.exact
+        else "How near they are to the program's, the certificate says, or what was measured."
+    )
+    return "\n".join(
+        [
+            f"""\
+{_front(kind, "feature-extraction")}
+# {_span(program.name)} as a {kind.headless}
+
+Nobody trained these weights: LSRL {version("lsrl")} compiled them from a program. This class has no
+head, which a program of one token in and one token out would have: inputs and outputs have matrices
+of their own in `maps.safetensors`. Outputs are for sequences of {_limit(most)}. {equal}
+""",
+            *_alteration(request, ""),
+            f"""\
+## Run it
+
+{_fenced(code.rstrip(), "python")}
+
+Every token is read at once with the ones before it, and never those behind it; what fills a shorter
+sequence up stands on its right. `lsrl.inputs` in `config.json` has the types of the inputs, in
+order, and where each is mapped.
+""",
+            _the_program(program),
+            _certificate(without_folders(request.certificate, program.graph), head=False),
+            _circuit(kind, network, arrays),
+        ]
+    )
+
+
+_NEAREST = """
+The symbol of the greatest logit is the whole number that the network's output is nearest to, so it
+is right wherever an output that is off by less than a half counts as right above.
+"""
+
+
+def _alteration(request: ExportRequest, more: str) -> list[str]:
+    """What was done to the network, if anything was."""
+    if request.alteration is None:
+        return []
+    return [
+        f"""\
+## What was done to it
+
+The compiled network was altered, and runs as the same class:
+
+{_fenced(request.alteration)}
+{"" if request.exact else more}"""
+    ]
+
+
+def _introduction(kind: CheckpointKind, request: ExportRequest, exact: bool) -> str:
+    program = request.program
+    most = program.max_length or request.tokens
     sure = "\nIts probability is at least 0.9999996, so that sampling and beams say the same."
-    sure = sure if exact else ""
+    if not exact:
+        sure = "" if request.alteration is None else " How often, was\nmeasured: see below."
+    return f"""\
+{_front(kind, "text-generation")}
+# {_span(program.name)} as a {kind.architecture}
+
+Nobody trained these weights: LSRL {version("lsrl")} compiled them from a program. At each token the
+symbol of the greatest logit is what the program outputs there, for texts of {_limit(most)}.{sure}
+"""
+
+
+def _front(kind: CheckpointKind, pipeline: str) -> str:
     return f"""\
 ---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {pipeline}
 tags:
 - lsrl
 - {kind.model_type}
 ---
-
-# {_span(program.name)} as a {kind.architecture}
-
-Nobody trained these weights: LSRL {version("lsrl")} compiled them from a program. At each token the
-symbol of the greatest logit is what the program outputs there, for texts of {limit}.{sure}
 """
+
+
+def _limit(most: int | None) -> str:
+    return "any length" if most is None else f"up to {most} tokens"
 
 
 def _how_to_run(kind: CheckpointKind, program: Program, vocabulary: Vocabulary) -> str:
@@ -170,7 +255,8 @@ Per symbol its number, the word for it in the text, and what it means as an outp
 """
 
 
-def _certificate(text: str) -> str:
+def _certificate(text: str, *, head: bool = True) -> str:
+    logits = _LOGITS if head else ""
     return f"""\
 ## Certificate
 
@@ -178,11 +264,31 @@ def _certificate(text: str) -> str:
 
 Where it says exact, each sum of the network was checked, from the bounds and grids of its terms, to
 be exact in float32 in any order; the norms divide by a power of two, and the activations are at
-arguments where they are exactly linear, 0 or 1. The logit of symbol k is 16 (2ky - k^2) for an
-output y, so that the greatest one leads by at least 16; with a tied head symbols count from 1,
-which adds the same to all of them. LSRL's tests load exports into transformers and compare every
-token with a plain Python program.
+arguments where they are exactly linear, 0 or 1.{logits} LSRL's tests load exports into transformers
+and compare every token with a plain Python program.
 """
+
+
+_LOGITS = """
+The logit of symbol k is 16 (2ky - k^2) for an output y, so that the greatest one leads by at least
+16; with a tied head symbols count from 1, which adds the same to all of them."""
+
+
+def _circuit(kind: CheckpointKind, network: ResidualNetwork, arrays: dict[str, Array]) -> str:
+    return f"""\
+## Channels
+
+{_sizes(network, arrays)}. `circuit.json` says what they hold: an element of a signal is the sum of
+weight * unit + offset, over the entries of the stream that its channel names. {kind.hooks}
+"""
+
+
+def _sizes(network: ResidualNetwork, arrays: dict[str, Array]) -> str:
+    size = sum(array.size for array in arrays.values())
+    nonzero = sum(int(np.count_nonzero(array)) for array in arrays.values())
+    return f"""\
+{network.depth} layer{"s" * (network.depth > 1)}, {network.width} channels in the residual stream,
+{size} parameters ({nonzero} not 0)"""
 
 
 def _channels(
@@ -193,8 +299,6 @@ def _channels(
         *(name if signal.site < 0 else ""
           for name, signal in zip(stream.names, stream.signals, strict=True)),
     )  # fmt: skip
-    size = sum(array.size for array in arrays.values())
-    nonzero = sum(int(np.count_nonzero(array)) for array in arrays.values())
     before = ("",) * stream.width
     labels = []
     stages = {"embedding": embedded, **{f"layer {n}": x for n, x in enumerate(stream.labels(), 1)}}
@@ -211,8 +315,7 @@ def _channels(
     return f"""\
 ## Channels
 
-{network.depth} layer{"s" * (network.depth > 1)}, {network.width} channels in the residual stream,
-{size} parameters ({nonzero} not 0). What each layer adds to the stream, by channel; it stays there
+{_sizes(network, arrays)}. What each layer adds to the stream, by channel; it stays there
 for all later layers, and channels that are never named stay 0. Channel 0 holds the constant that
 the norms divide by. `config.json` lists under `lsrl.labels` all that the stream holds behind each
 layer. {head}

@@ -101,17 +101,20 @@ class ResidualWeights:
     eps: float
 
 
-def token_head(output_kernel: Array, vocabulary: int, others: int = 0) -> Array:
+def token_head(
+    output_kernel: Array, vocabulary: int, others: int = 0, constant: tuple[int, float] = (0, 1.0)
+) -> Array:
     """What a language model's head reads off the final norm, so that the output scores highest.
 
     The logit of symbol k is 16 (2 k y - k^2) = 16 (y^2 - (k - y)^2) for an output y: greatest at
-    k = y, by at least 16, and affine in y. Channel 0 of the normed stream is 1, and carries the
-    constant.
+    k = y, by at least 16, and affine in y.
 
     Args:
       output_kernel: (d, 1).
       vocabulary: number of symbols.
       others: rows behind them that are no answers: each scores as a symbol of the number -1 would.
+      constant: a channel of the normed stream, and what it is multiplied by to be 1; it carries
+        the constant. As compiled, channel 0 is 1.
 
     Returns:
       (vocabulary + others, d), float64: the weights of lm_head before they are rounded to float32.
@@ -126,7 +129,7 @@ def token_head(output_kernel: Array, vocabulary: int, others: int = 0) -> Array:
         )
     numbers = np.append(np.arange(vocabulary, dtype=np.float64), [NO_SYMBOL] * others)
     head: Array = np.outer(2 * numbers, output_kernel[:, 0].astype(np.float64))
-    head[:, 0] -= numbers**2
+    head[:, constant[0]] -= constant[1] * numbers**2
     return SHARPNESS * head
 
 

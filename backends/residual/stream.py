@@ -22,7 +22,7 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Relu
 from lsrl.levels import Levels
-from lsrl.schedule import all_made_in, channel_label
+from lsrl.schedule import channel_label
 
 
 class StreamSignal(NamedTuple):
@@ -169,13 +169,6 @@ class Stream:
                 for site in block.sites
             )
             for block in self.layers
-        )
-
-    def made_in(self) -> dict[int, int]:
-        """The block that makes each node; 0 for what the embedding makes."""
-        each = len(self.sites) // self.depth
-        return all_made_in(
-            self.graph, {node: site // each + 1 for (node, _), site in self.made.items()}
         )
 
 

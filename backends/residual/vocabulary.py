@@ -7,6 +7,9 @@ from lsrl.errors import InputError
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 
+# A tokenizer's files.
+TOKENIZER = "tokenizer.json", "tokenizer_config.json"
+
 
 class Vocabulary(NamedTuple):
     """The symbols of a checkpoint: as many as the larger of input and output has.
@@ -48,20 +51,15 @@ class Vocabulary(NamedTuple):
         return self.size + 1
 
 
-def vocabulary_of(program: Program) -> Vocabulary:
+def vocabulary_of(program: Program) -> Vocabulary | None:
     """The symbols of a program that a causal language model has a place for.
 
-    Raises:
-      InputError: not one Token input and a Token output.
+    None where it has none: the program has not one Token input and a Token output.
     """
     kinds = list(program.inputs.values())
     out = program.output_type
     if len(kinds) != 1 or not isinstance(kinds[0], Token) or out is None:
-        raise InputError(
-            "export: 'huggingface' takes a program with one Token input and a Token output, since "
-            f"a causal language model has no others, got {program!r}; run this one in our own "
-            "model with model.run, or annotate the function with lsrl.Token(n) and -> lsrl.Token(n)"
-        )
+        return None
     size = max(kinds[0].size, out.size)
     # Words must differ, even if an input is called "7" and there is a symbol 7 without a name.
     words = _completed(kinds[0].names or _numbers(kinds[0].size), out.names or (), size)
@@ -119,8 +117,8 @@ def tokenizer_files(vocabulary: Vocabulary, max_length: int | None) -> dict[str,
         **({} if max_length is None else {"model_max_length": max_length}),
     }
     return {
-        "tokenizer.json": f"{tokenizer.to_str(pretty=True)}\n".encode(),
-        "tokenizer_config.json": to_json(settings),
+        TOKENIZER[0]: f"{tokenizer.to_str(pretty=True)}\n".encode(),
+        TOKENIZER[1]: to_json(settings),
     }
 
 

@@ -22,7 +22,8 @@ DEBUG = "LSRL_DEBUG"
 # The extra that installs a module; most are asked for by name before they are needed.
 EXTRAS = {
     "matplotlib": "plot",
-    "optax": "train",
+    "pandas": "frames",
+    "pyarrow": "frames",
     "sklearn": "interpret",
     "tokenizers": "huggingface",
     "torch": "torch",

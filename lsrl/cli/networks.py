@@ -83,24 +83,29 @@ def show_program(
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
     ] = False,
-    png: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="FILE",
             parser=new_picture,
             show_default=False,
-            help="Draw the graph, level by level, into this file (.png, .svg or .pdf).",
+            help="Draw it into this file: .svg, .pdf or .png.",
         ),
     ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Draw all of it, where that is more than a page.")
+    ] = False,
 ) -> None:
     """Show a program's signals, or a model's layers with the signal in every channel.
 
     Without a target: the signals as written, with widths and inferred bounds.
-    With one: the layers and the certificate.
+    With one: the layers and the certificate; its picture is that of the circuit.
 
     Examples:
       lsrl show majority
-      lsrl show majority --target linear_rnn --png majority.png
+      lsrl show majority --target linear_rnn --out majority.svg
       lsrl show tok2tok.lsrl --report
     """
     subject = subject_of(program, param)
@@ -110,14 +115,10 @@ def show_program(
             subject, dtype=dtype, unroll=unroll, robust=robust, inspectable=inspectable
         )
     model = None if plain else compiled(subject, target, dtype, unroll, robust, inspectable)
-    if png is not None:
-        from lsrl.drawing import draw
-
-        graph = subject.program.graph if model is None else model.schedule.graph
-        title = subject.program.name if model is None else f"{model.program.name} on {model.target}"
-        layers = None if model is None else model.schedule.made_in()
-        draw(graph, png, title=title, layers=layers)
-        say(f"drawn into {png}", stderr=True)
+    if out is not None:
+        shown = subject.program if model is None else model.circuit
+        drawing = shown.draw(out, whole=whole)
+        say(f"drawn into {out}{drawing.note and f': {drawing.note}'}", stderr=True)
     if model is None:
         say(f"{subject.program!r}\n{subject.program.graph.dump()}")
     else:

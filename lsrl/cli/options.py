@@ -28,7 +28,9 @@ def new_picture(text: str) -> Path:
     """
     path = new_file(text)
     if not path.suffix:
-        raise typer.BadParameter(f"expected a suffix that names the format, got {text!r}: .png")
+        raise typer.BadParameter(
+            f"expected a suffix that names the format, .svg, .pdf or .png, got {text!r}"
+        )
     return path
 
 

@@ -130,7 +130,7 @@ class Leaderboard:
                 f'<tr><th scope="row">{html.escape(standing.method)}</th>'
                 f"<td>{standing.models}</td>{''.join(map(_cell, cells))}</tr>"
             )
-        head = ("method", "models", "ROC-AUC", "average precision, or R²", "faithfulness")
+        head = ("method", "models", "ROC-AUC", "average precision, or R²", "faithful\u00adness")
         heads = "".join(f'<th scope="col">{title}</th>' for title in head)
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -231,6 +231,12 @@ table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; }}
 th[scope=rowgroup] {{ padding-top: 1.2rem; }}
 td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
+@media (max-width: 640px) {{
+  main {{ margin: 1rem auto; padding: 0 .6rem; }}
+  table {{ font-size: 12.5px; line-height: 1.35; }}
+  th, td {{ padding: .25rem .2rem; overflow-wrap: break-word; }}
+  td {{ white-space: normal; }}
+}}
 </style></head><body><main>
 <h1>Leaderboard</h1>
 <p>Means over programs, each counted once, with 95 % intervals of a bootstrap that draws

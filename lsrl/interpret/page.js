@@ -139,7 +139,7 @@
   // ------------------------------------------------------------ the board
 
   const longest = Math.max(...rows.map((row) => row.name.length));
-  const column = clamp(Math.floor(400 / (layers + 1)), 5, 28);
+  let column = 28; // pixels a layer; see layout
   const columnAt = (layer) => 10 + (layer + 0.5) * column;
 
   const buildRows = () => {
@@ -183,15 +183,17 @@
 
   /** Sizes and places; again after a change of the window or of the rows that are shown. */
   const layout = () => {
-    const board = $("board");
-    size.names = clamp(Math.ceil(longest * 7.7) + 64, 130, 250);
+    const wide = $("board").clientWidth;
+    const narrow = wide < 600;
+    column = clamp(Math.floor(Math.min(400, wide * (narrow ? 0.24 : 0.32)) / (layers + 1)), 5, 28);
+    size.names = clamp(Math.ceil(longest * 7.7) + 94, narrow ? 90 : 130, narrow ? 108 : 270);
     size.wires = Math.ceil(columnAt(layers) + column / 2 + 6);
-    size.value = 96;
-    const free = board.clientWidth - size.names - size.wires - size.value - 12;
-    size.heat = Math.max(260, free);
+    size.value = narrow ? 52 : 96;
+    const free = wide - size.names - size.wires - size.value - (narrow ? 4 : 12);
+    size.heat = Math.max(narrow ? 120 : 260, free);
     for (const [name, value] of Object.entries(size))
       document.documentElement.style.setProperty(`--${name}`, `${value}px`);
-    seen.cell = clamp(Math.floor(size.heat / data.tokens), 7, 26);
+    seen.cell = clamp(Math.floor(size.heat / data.tokens), narrow ? 9 : 7, 40);
     seen.count = Math.min(data.tokens, Math.floor(size.heat / seen.cell));
     let y = 0;
     let above = null;
@@ -213,6 +215,7 @@
     drawing.setAttribute("width", size.wires);
     drawing.setAttribute("height", y);
     $("cursor").style.height = `${y}px`;
+    placeLayers();
     drawWires();
     showTokens();
     showMarks();
@@ -451,7 +454,7 @@
   const showToken = () => {
     $("token").value = state.token;
     $("token").setAttribute("aria-valuetext", `token ${state.token} of ${data.tokens}`);
-    $("at").textContent = `at token ${state.token}`;
+    $("at").textContent = size.value < 96 ? `at ${state.token}` : `at token ${state.token}`;
     for (const row of rows) {
       let text = "";
       if (row.values) {
@@ -467,7 +470,37 @@
     for (const mark of $("axis").children)
       mark.classList.toggle("now", Number(mark.dataset.token) === state.token);
     showNow();
+    showCells();
     remember();
+  };
+
+  /** Around the cells that the current cell of the selected signal reads, and those that read it. */
+  const showCells = () => {
+    for (const old of document.querySelectorAll("#body .cell")) old.remove();
+    const drawn = new Set();
+    const put = (name, token, kind, className) => {
+      const row = byName.get(name);
+      const place = token - seen.first;
+      const key = JSON.stringify([name, token]);
+      if (!row?.shown || !row.drawn?.length || place < 0 || place >= seen.count || drawn.has(key)) return;
+      drawn.add(key);
+      const box = make("div", `cell ${className} ${KINDS[kind]}`);
+      box.dataset.signal = name;
+      box.dataset.token = token;
+      box.style.left = `${size.names + size.wires + size.value + place * seen.cell - 1}px`;
+      box.style.top = `${row.top + 1}px`;
+      box.style.width = `${seen.cell + 1}px`;
+      box.style.height = `${row.height - 2}px`;
+      $("body").append(box);
+    };
+    for (const edge of edges) {
+      const ago = edge.lag ?? 0;
+      if (edge.target === state.signal) put(edge.source, state.token - ago, edge.kind, "source");
+    }
+    for (const edge of edges) {
+      const ago = edge.lag ?? 0;
+      if (edge.source === state.signal) put(edge.target, state.token + ago, edge.kind, "reader");
+    }
   };
 
   const goTo = (token) => {
@@ -500,6 +533,7 @@
     showMarks();
     showDetail();
     showCode();
+    showCells();
     remember();
     if (scroll && name !== null) reveal(byName.get(name));
   };
@@ -519,9 +553,14 @@
       ? { above: new Set(), below: new Set() }
       : { above: reachable(signal, "target", "source"), below: reachable(signal, "source", "target") };
     const found = matches();
+    const direct = edges.filter((edge) => edge.source !== edge.target);
+    const readBy = new Set(direct.filter((edge) => edge.target === signal).map((edge) => edge.source));
+    const readers = new Set(direct.filter((edge) => edge.source === signal).map((edge) => edge.target));
     for (const row of rows) {
       const on = row.name === signal;
       const marks = row.element.classList;
+      marks.toggle("read", readBy.has(row.name));
+      marks.toggle("reads", readers.has(row.name) && !readBy.has(row.name));
       marks.toggle("selected", on);
       marks.toggle("ancestor", path.above.has(row.name));
       marks.toggle("descendant", path.below.has(row.name));
@@ -727,6 +766,10 @@
         const element = make("div", made.length ? "code makes" : "code", make("i", "", String(line)),
           text.slice(common) || " ");
         element.dataset.line = key;
+        // What is broken goes on behind where its line begins.
+        const behind = text.slice(common).search(/\S|$/) + 4;
+        element.style.paddingLeft = `calc(42px + ${behind}ch)`;
+        element.style.textIndent = `-${behind}ch`;
         if (made.length) {
           element.title = `makes ${made.join(", ")}`;
           element.addEventListener("click", () =>
@@ -802,15 +845,13 @@
     $("facts").append(...facts.map((text) => make("span", "", text)),
       make("span", good ? "good" : "bad", good ? "exact" : "not certified exact"));
     for (let layer = 0; layer <= layers; layer++) {
-      const every = [1, 2, 5, 10].find((step) => step * column >= 17) ?? 20;
-      const text = layer === layers ? "out" : layer === 0 ? "in" : layer % every ? "" : String(layer);
+      const button = make("button");
+      button.dataset.place = layer;
+      $("layers").append(button);
       if (layer === layers) {
-        const label = make("button", "", text);
-        label.disabled = true;
-        placeLayer(label, layer);
+        button.disabled = true;
         continue;
       }
-      const button = make("button", "", text);
       button.dataset.layer = layer;
       button.setAttribute("aria-label", layer ? `layer ${layer}` : "input map");
       button.addEventListener("pointermove", (event) => tell(event, layerText(layer)));
@@ -820,13 +861,18 @@
         showMarks();
         showDetail();
       });
-      placeLayer(button, layer);
     }
   };
-  const placeLayer = (button, layer) => {
-    button.style.left = `${columnAt(layer) - column / 2}px`;
-    button.style.width = `${column}px`;
-    $("layers").append(button);
+  const placeLayers = () => {
+    const every = [1, 2, 5, 10].find((step) => step * column >= 17) ?? 20;
+    for (const button of $("layers").children) {
+      const layer = Number(button.dataset.place);
+      const crowded = layers - layer < every && every > 1;
+      button.textContent = layer === layers ? "out" : layer === 0 ? "in"
+        : layer % every || crowded ? "" : String(layer);
+      button.style.left = `${columnAt(layer) - column / 2}px`;
+      button.style.width = `${column}px`;
+    }
   };
   const layerText = (layer) => {
     const counts = {};

@@ -13,6 +13,7 @@ import linecache
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -31,10 +32,36 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.model import Model
 from lsrl.schema import Json
+from lsrl.showing import frame
 
 FORMAT, VERSION = "lsrl.view", 1
 # Of all signals together; such a page has about 20 MB, and browsers still open it.
 MAX_VALUES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, which notebooks show in a frame.
+
+    Attributes:
+      title: of it.
+      html: all of it.
+    """
+
+    title: str
+    html: str = field(repr=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file; an older one is replaced, whole or not at all.
+
+        Raises:
+          OSError: the file can't be written.
+        """
+        replace_file(path, self.html.encode())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return frame(self.html, self.title)
 
 
 class Panel(NamedTuple):
@@ -54,11 +81,11 @@ class Panel(NamedTuple):
 def view(
     model: Model,
     *inputs: ArrayLike,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     panels: Sequence[Panel] = (),
     source: bool = False,
-) -> None:
-    """Write a page that shows what a network does, signal by signal and token by token.
+) -> Page:
+    """Make a page that shows what a network does, signal by signal and token by token.
 
     It has the layers with the signal in every channel, the edges with their weights, the value of
     every signal at every token as `capture` decodes it, the certificate, and the program's lines
@@ -68,10 +95,13 @@ def view(
     Args:
       model: any compiled model.
       *inputs: as for `Model.run`; several sequences can be leafed through.
-      path: the HTML file; an older one is replaced, whole or not at all.
+      path: an HTML file to write it to, too; an older one is replaced, whole or not at all.
       panels: shown below the certificate.
       source: also show the lines of every Python file that a loaded model names, as this machine
         has it; only of models that you trust.
+
+    Returns:
+      The page, which notebooks show.
 
     Raises:
       InputError: an input lies outside its declared type, there are more than MAX_VALUES values, or
@@ -79,9 +109,13 @@ def view(
       OSError: the file can't be written.
     """
     arguments.instance("view", model, Model, "lsrl.compile")
-    target = arguments.path("view", path)
+    target = None if path is None else arguments.path("view", path)
     arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    replace_file(target, page(content(model, arrays, panels, source)).encode())
+    shown = content(model, arrays, panels, source)
+    made = Page(str(shown["title"]), page(shown))
+    if target is not None:
+        made.save(target)
+    return made
 
 
 def content(

@@ -133,7 +133,8 @@ class Vector:
     def grid(self) -> Array:
         """(width,) the usable step of each entry, 0 where it counts as continuous."""
         step = np.array(self.step if self.step is not None else [0.0] * self.width)
-        dyadic = (step > 0) & (step <= 2.0**MAX_STEP_BITS * lowest_bit(step))
+        with np.errstate(over="ignore"):  # what is beyond all numbers is not less than any
+            dyadic = (step > 0) & (step <= 2.0**MAX_STEP_BITS * lowest_bit(step))
         return np.where(dyadic, step, 0.0)
 
     def check(self, values: object, name: str) -> Array:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from lsrl import arguments
 from lsrl.arguments import shown
+from lsrl.drawing import Drawing, draw, formula, remark
 from lsrl.errors import ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
@@ -24,6 +26,7 @@ from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
 from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
+from lsrl.showing import Table, card
 
 # What an int64 counts; how far a dtype counts, the certificate says.
 LONGEST = 2**63 - 1
@@ -111,6 +114,33 @@ class Program:
         return {
             name: _in_float64(values[i] if batched else values[i][0]) for name, i in named.items()
         }
+
+    def draw(self, path: str | os.PathLike[str] | None = None, *, whole: bool = False) -> Drawing:
+        """Draw the signals as they are written, each below what it reads.
+
+        Args:
+          path: where to save it too; its suffix decides the format (.svg, .pdf, .png).
+          whole: also draw what is more than a page.
+
+        Returns:
+          The drawing, which notebooks show.
+
+        Raises:
+          InputError: matplotlib is not installed and the format is not SVG, the program is too
+            large, or the format is unknown.
+          OSError: the file can't be written.
+        """
+        return draw(self.graph, self.name, path=path, whole=whole)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the signature, and a table of the signals."""
+        graph = self.graph
+        rows = [
+            (graph.label(i), formula(graph, i), remark(graph, i), graph.source(i))
+            for i in graph.live()
+        ]
+        table = Table("signals", ("signal", "is", "", "line"), rows, shut=len(rows) > 12)
+        return card(repr(self), (), table, text=self.documentation.partition("\n\n")[0])
 
     def __repr__(self) -> str:
         """Name and signature."""

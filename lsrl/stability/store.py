@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lsrl import cache
+from lsrl.arguments import shown
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
-from lsrl.schema import shown
 from lsrl.stability.content import content
 
 CsvRow = dict[str, str]

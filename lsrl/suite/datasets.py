@@ -400,7 +400,7 @@ def _read(
         metadata, arrays = storage.read_arrays(path)
         said = schema.parse(metadata.get("lsrl", ""))
         if not isinstance(said, dict) or said.get("format") != kind:
-            raise FieldError(f"the format {kind}", schema.shown(said))
+            raise FieldError(f"the format {kind}", arguments.shown(said))
         version = schema.integer(1)(said.get("version"))
         if version > VERSION:
             raise NewerSchemaError(

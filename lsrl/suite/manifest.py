@@ -142,7 +142,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
     try:
         data = schema.parse(path.read_bytes())
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise FieldError(f'an object with "format": "{FORMAT}"', schema.shown(data))
+            raise FieldError(f'an object with "format": "{FORMAT}"', arguments.shown(data))
         if schema.integer(1)(data.get("version")) > VERSION:
             raise NewerSchemaError(
                 f"{path}: expected a suite of version {VERSION} at most, got {data['version']}; "
@@ -171,7 +171,7 @@ def place(value: object) -> str:
     text = schema.text(value)
     parts = text.split("/")
     if not {"", ".", ".."}.isdisjoint(parts) or "\\" in text or "\0" in text or ":" in parts[0]:
-        raise FieldError("a relative path with forward slashes", schema.shown(text))
+        raise FieldError("a relative path with forward slashes", arguments.shown(text))
     return text
 
 

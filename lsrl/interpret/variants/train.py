@@ -386,7 +386,7 @@ def _resumed(path: str | os.PathLike[str] | None, title: str, held: Held) -> tup
         leaves, known = [arrays[name] for name in sorted(arrays)], jax.tree.leaves(held)
         kinds, wanted = ([(x.shape, f"{x.dtype}") for x in each] for each in (leaves, known))
         if kinds != wanted:
-            raise FieldError(f"{len(wanted)} arrays, as they are", schema.shown(kinds), "arrays")
+            raise FieldError(f"{len(wanted)} arrays, as they are", arguments.shown(kinds), "arrays")
         restored = jax.tree.unflatten(jax.tree.structure(held), [jnp.asarray(x) for x in leaves])
         return cast(Progress, header["progress"]), restored
     except FieldError as error:
