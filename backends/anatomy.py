@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lsrl.circuit import OUTPUT, Channel, Circuit, Derived, Edge, EdgeKind, Role, Signal
+from lsrl.ir.formulas import Formulas
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
@@ -66,17 +67,6 @@ def channels_as_they_are(schedule: Schedule, text: str) -> Hooks:
     return Hooks(text, layers)
 
 
-def node_names(graph: Graph) -> dict[int, str]:
-    """A name for each live node that no other has; the program's text may use one twice."""
-    found: dict[int, str] = {}
-    taken: set[str] = set()
-    for node in graph.live():
-        label = graph.label(node)
-        found[node] = f"{label}#{node}" if label in taken else label
-        taken.add(label)
-    return found
-
-
 class CircuitBuilder:
     """What the circuits of all kinds of networks share: names and descriptions."""
 
@@ -86,15 +76,14 @@ class CircuitBuilder:
         Of an inspectable one layers read values from the channels that hold them, and no others.
         """
         self.names, self.inspectable = names, inspectable
-        self.graph = graph
+        self.graph, self.formulas = graph, Formulas(graph)
         self.signals: dict[str, Signal] = {}
         self.channels: list[Channel] = []
         self.edges: list[Edge] = []
-        self._names = node_names(graph)
 
     def name(self, node: int) -> str:
         """The signal's name, which no other has."""
-        return self._names[node]
+        return self.graph.label(node)
 
     def add_signal(self, node: int, layer: int, owned: bool) -> None:
         """Describe the signal of a node, made in a layer, unless it is known."""
@@ -107,7 +96,7 @@ class CircuitBuilder:
             self.graph.nodes[node].op.name,
             layer,
             facts.width,
-            expression(self.graph, node, self._names),
+            self.formulas.node(node),
             self.graph.source(node),
             low,
             high,
@@ -281,37 +270,3 @@ def _terms(
 ) -> Iterator[tuple[Element, float]]:
     for place in range(matrix.indptr[row], matrix.indptr[row + 1]):
         yield elements[matrix.indices[place]], float(matrix.data[place])
-
-
-# ---------------------------------------------------------------- expressions
-
-
-def expression(graph: Graph, node: int, names: dict[int, str]) -> str:
-    """How a node is computed, in terms of what has a name or is not affine."""
-    this = graph.nodes[node]
-
-    def inner(operand: int) -> str:
-        found = graph.nodes[operand]
-        if isinstance(found.op, Affine) and not found.names:
-            return expression(graph, operand, names)
-        return names[operand]
-
-    parts = [inner(operand) for operand in this.operands]
-    if not isinstance(this.op, Affine):
-        return f"{this.op.name}({', '.join(parts)})"
-    if this.width > 1 or any(weight.columns > 1 for weight in this.op.weights):
-        return f"affine({', '.join(parts)})"
-    terms = [
-        (float(weight.csr.toarray()[0, 0]), part)
-        for weight, part in zip(this.op.weights, parts, strict=True)
-    ]
-    text = "".join(_term(weight, part) for weight, part in terms if weight)
-    bias = float(this.op.bias[0])
-    text += f" {'-' if bias < 0 else '+'} {abs(bias):g}" if bias else ""
-    return text.removeprefix(" + ").removeprefix("+ ").strip() or "0"
-
-
-def _term(weight: float, part: str) -> str:
-    inside = f"({part})" if " + " in part or " - " in part else part
-    size = inside if abs(weight) == 1 else f"{abs(weight):g}*{inside}"
-    return f" {'-' if weight < 0 else '+'} {size}"

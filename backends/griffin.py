@@ -23,7 +23,6 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.residual import checkpoint
-from lsrl.backends.residual.certificate import Scales
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork
@@ -31,6 +30,7 @@ from lsrl.backends.residual.packer import TAPS, Channel, Packer
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.rows import ONE
 from lsrl.backends.residual.stream import Site, Stream
+from lsrl.backends.residual.tables import Scales
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, sigmoid
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities

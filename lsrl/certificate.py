@@ -371,6 +371,12 @@ def certify(
     return Certificate(reason is None, bound, reasons, promises, numerics.dtype, length)
 
 
+def out_of_range(numerics: Numerics, weights: Array) -> Array:
+    """The sizes of weights that the dtype can't hold as finite, normal numbers."""
+    size = np.abs(weights[weights != 0])
+    return np.asarray(size[~((size >= numerics.tiny) & (size <= numerics.largest))])
+
+
 def check_range(numerics: Numerics, where: str, weights: Array) -> None:
     """Refuse weights that the dtype can't hold as finite, normal numbers.
 
@@ -382,8 +388,7 @@ def check_range(numerics: Numerics, where: str, weights: Array) -> None:
     Raises:
       PrecisionError: names the place and the worst weight.
     """
-    size = np.abs(weights[weights != 0])
-    bad = size[(size > numerics.largest) | (size < numerics.tiny) | ~np.isfinite(size)]
+    bad = out_of_range(numerics, weights)
     if not len(bad):
         return
     worst = bad[np.argmax(np.abs(np.log2(bad)))]

@@ -29,6 +29,7 @@ from lsrl.arguments import shown
 from lsrl.drawing import Box, Drawing, Layer, drawing, range_text
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
+from lsrl.ir.labels import element_name
 from lsrl.ir.numbers import Array
 from lsrl.placement import Link
 from lsrl.schema import FieldError, Reader
@@ -46,7 +47,7 @@ class Signal:
     """A value of the program, as the network holds it.
 
     Attributes:
-      name: the user's name, or op#number.
+      name: the user's name, or the expression that made it; see docs/interpretability.md.
       kind: of the op that computes it.
       layer: the first layer that holds it; 0 is what the input map makes.
       width: number of elements.
@@ -406,7 +407,7 @@ class Circuit:
         widths = {signal.name: signal.width for signal in self.signals}
         for channel in self.channels:
             name = channel.signal
-            label = name if widths[name] == 1 else f"{name}[{channel.element}]"
+            label = name if widths[name] == 1 else element_name(name, channel.element)
             for unit in channel.units:
                 found[channel.layer][unit].append(label)
         return tuple(tuple(" + ".join(each) for each in layer) for layer in found[1:])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from lsrl import arguments
 from lsrl.errors import InputError
 from lsrl.folders import replace_file
 from lsrl.ir.graph import Graph
@@ -147,7 +148,7 @@ class Drawing:
           InputError: matplotlib is not installed, or has no such format.
           OSError: the file can't be written.
         """
-        if os.path.splitext(os.fspath(path))[1] == ".svg":
+        if arguments.path("save", path).suffix == ".svg":
             replace_file(path, self.svg.encode())
         else:
             save_figure(_figure(self), path, dpi=200)
@@ -173,9 +174,12 @@ def drawing(
       path: where to save it too; see `Drawing.save`.
 
     Raises:
-      InputError: there are more than MAX_BOXES boxes, or as for `Drawing.save`.
+      InputError: an argument is of another kind, there are more than MAX_BOXES boxes, or as for
+        `Drawing.save`.
       OSError: the file can't be written.
     """
+    target = None if path is None else arguments.path("draw", path)
+    arguments.flag("draw: whole", whole)
     count = sum(len(layer.keys) for layer in layers)
     if whole and count > MAX_BOXES:
         raise InputError(
@@ -199,8 +203,8 @@ def drawing(
     sizes = {key: boxes[key].size for key in drawn}
     placed = place([row.keys for row in rows], sizes, kept)
     made = Drawing(title, note, rows, {k: boxes[k] for row in rows for k in row.keys}, kept, placed)
-    if path is not None:
-        made.save(path)
+    if target is not None:
+        made.save(target)
     return made
 
 
@@ -255,10 +259,14 @@ def save_figure(
       InputError: there is no such format.
       OSError: the file can't be written.
     """
+    from matplotlib import rc_context
+
     name, suffix = os.path.splitext(os.fspath(path))
     content = io.BytesIO()
     try:
-        figure.savefig(content, format=suffix[1:] or "png", dpi=dpi, metadata=metadata)
+        # Whole fonts in PDF files: publishers refuse those of Type 3.
+        with rc_context({"pdf.fonttype": 42}):
+            figure.savefig(content, format=suffix[1:] or "png", dpi=dpi, metadata=metadata)
     except ValueError as error:
         raise InputError(f"{os.fspath(path)}: can't draw: {error}") from error
     replace_file(path if suffix else f"{name}.png", content.getvalue())

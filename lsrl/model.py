@@ -13,33 +13,24 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl import arguments, storage
+from lsrl import arguments, requests, storage
 from lsrl.backends import registry
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
-from lsrl.errors import InputError
 from lsrl.folders import replace_file
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
+from lsrl.layers import abbreviated, layer_formulas
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
 from lsrl.proof import NOT_COMPILED, Proof, names_text, not_compiled
 from lsrl.pytrees import Tree
-from lsrl.requests import (
-    MOST_STEPS,
-    RunOptions,
-    check_certified,
-    check_end,
-    check_generates,
-    check_run,
-    one_token,
-)
 from lsrl.schedule import Layout
 from lsrl.sharding import run_over
 from lsrl.showing import Table, card
@@ -228,12 +219,18 @@ class Model:
 
     @overload
     def run(
-        self, *inputs: ArrayLike, return_state: Literal[False] = ..., **options: Unpack[RunOptions]
+        self,
+        *inputs: ArrayLike,
+        return_state: Literal[False] = ...,
+        **options: Unpack[requests.RunOptions],
     ) -> Array: ...
 
     @overload
     def run(
-        self, *inputs: ArrayLike, return_state: Literal[True], **options: Unpack[RunOptions]
+        self,
+        *inputs: ArrayLike,
+        return_state: Literal[True],
+        **options: Unpack[requests.RunOptions],
     ) -> tuple[Array, State]: ...
 
     def run(
@@ -271,7 +268,7 @@ class Model:
             than the certificate speaks of. Or the state is of other sequences or another model.
           BoundsError: with check=True, a promise is broken; says which and where.
         """
-        check_run(
+        requests.check_run(
             self.program, unknown, chunk, state,
             check=check, return_state=return_state, beyond_certificate=beyond_certificate,
         )  # fmt: skip
@@ -306,7 +303,7 @@ class Model:
         if state is not None:
             check_state(what, state, self._state_form)
             check_sequences(what, state, len(arrays[0]) if batched else None)
-        length = check_end(what, self.program, state, arrays[0].shape[1], more)
+        length = requests.check_end(what, self.program, state, arrays[0].shape[1], more)
         self._check_certified(what, length, beyond)
         return arrays, batched
 
@@ -352,7 +349,7 @@ class Model:
             length that the certificate speaks of. Or the state is of another model.
         """
         check_state("step", state, self._state_form)
-        arrays = one_token(self.program, state, inputs, unknown)
+        arrays = requests.one_token(self.program, state, inputs, unknown)
         self._check_certified("step", state.position + 1, beyond_certificate)
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         now = tuple(array[:, 0] for array in self.features(arrays))
@@ -407,8 +404,8 @@ class Model:
           InputError: the program has not one Token input and one Token output that fits it, or what
             is read is longer than the program or the certificate allows.
         """
-        check_generates(self.program)
-        arguments.count("generate: steps", steps, most=MOST_STEPS)
+        requests.check_generates(self.program)
+        arguments.count("generate: steps", steps, most=requests.MOST_STEPS)
         arguments.flag("generate: beyond_certificate", beyond_certificate)
         arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
         hidden = None if state is None else state.hidden
@@ -420,7 +417,7 @@ class Model:
     def _check_certified(self, what: str, length: int, beyond: bool) -> None:
         """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
         if not beyond:
-            check_certified(what, self.program, self.target, length, self.proven.tokens)
+            requests.check_certified(what, self.program, self.target, length, self.proven.tokens)
 
     def self_test(
         self, sequences: int = 4, length: int = 64, seed: int = 0, *, sampler: Sampler | None = None
@@ -465,18 +462,19 @@ class Model:
     def _repr_html_(self) -> str:
         """For notebooks: sizes, the certificate, and what the layers hold."""
         layers = list(enumerate(self.labels, start=1))
-        rows = [(number, len(labels), _abbreviated(labels)) for number, labels in layers]
+        rows = [(number, len(labels), abbreviated(labels)) for number, labels in layers]
         table = Table("layers", ("layer", "width", "holds"), rows, shut=len(rows) > 12)
         return card(f"{self.program.name} on {self.target}", self.facts, table)
 
     def report(self) -> str:
-        """What the stages did: passes, depth, width by layer, parameters, time by stage."""
+        """What the stages did: passes, layers with their width, formulas of channels, and times."""
         pairs = zip(self.schedule.layers, self.labels, strict=True)
         layers = [
-            f"  layer {number:<3} width {layer.width:<5} {_abbreviated(labels)}"
+            f"  layer {number:<3} width {layer.width:<5} {abbreviated(labels)}"
             for number, (layer, labels) in enumerate(pairs, start=1)
         ]
-        return f"{self.summary()}\n{self.compilation.text(layers)}"
+        formulas = layer_formulas(self.schedule, self.labels)
+        return f"{self.summary()}\n{self.compilation.text(layers, formulas)}"
 
     def save(self, path: Path) -> None:
         """Write the model to one file (safetensors with a JSON header).
@@ -543,22 +541,9 @@ class Model:
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
-        if layers not in ("stacked", "separate"):
-            raise InputError(f"export: layers is 'stacked' or 'separate', got {layers!r}")
-        for asked, of, what in (
-            (tie_word_embeddings, "huggingface", "embedding to tie a head to"),
-            (headless, "huggingface", "head"),
-            (layers == "separate", "torch", "layers that are not separate"),
-        ):
-            if asked and format != of:
-                raise InputError(f"export: format {format!r} has no {what}")
         exporters = registry.find(self.target).exporters()
-        if not isinstance(format, str) or format not in exporters:
-            raise InputError(
-                f"export: target {self.target!r} has no format {format!r}; the targets mamba "
-                "and griffin have 'huggingface', those of cells and linear layers 'torch', and "
-                f"every model is saved with model.save(path){arguments.near(format, exporters)}"
-            )
+        heads = {"embedding to tie a head to": tie_word_embeddings, "head": headless}
+        requests.check_export(format, self.target, exporters, heads, layers)
         folder = arguments.path("export", path)
         certificate = self.certificate
         request = ExportRequest(
@@ -613,8 +598,3 @@ class Model:
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""
         return precise(self.dtype)
-
-
-def _abbreviated(labels: tuple[str, ...], most: int = 8) -> str:
-    shown = ", ".join(labels[:most])
-    return shown if len(labels) <= most else f"{shown}, … {len(labels) - most} more"

@@ -1,7 +1,7 @@
 """Programs as JSON data: written node by node, and checked in full when they are read."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict, cast, get_type_hints
 
 import numpy as np
@@ -45,7 +45,7 @@ class NodeJson(TypedDict, total=False):
     fields: dict[str, Json]
     operands: tuple[int, ...]
     names: tuple[str, ...]
-    sources: tuple[Source, ...]
+    sources: Sequence[tuple[str, int] | Source]
 
 
 class ProgramJson(TypedDict, total=False):
@@ -82,7 +82,7 @@ def program_to_json(program: Program) -> ProgramJson:
                 },
                 "operands": node.operands,
                 "names": node.names,
-                "sources": node.sources,
+                "sources": [line if line.text else line[:2] for line in node.sources],
             }
             for node in graph.nodes
         ],
@@ -354,7 +354,7 @@ def _node(
     fields: object,
     operands: tuple[int, ...],
     names: tuple[str, ...],
-    sources: tuple[tuple[str, int], ...],
+    sources: tuple[Source, ...],
 ) -> _NodeRead:
     if op not in _OPS:
         raise FieldError(f"one of {', '.join(_OPS)}", shown(op), "op")
@@ -362,7 +362,16 @@ def _node(
         made = _OPS[op](fields)
     except FieldError as error:
         raise error.within("fields") from None
-    return _NodeRead(made, operands, names, tuple(Source(*source) for source in sources))
+    return _NodeRead(made, operands, names, sources)
+
+
+_LINE, _EXPRESSION = paired(text, integer(0)), paired(text, integer(0), text)
+
+
+def _source(value: object) -> Source:
+    """A line, with the expression on it where that was known."""
+    whole = isinstance(value, list) and len(value) == 3
+    return Source(*cast("tuple[str, int]", (_EXPRESSION if whole else _LINE)(value)))
 
 
 _NODE = record(
@@ -371,7 +380,7 @@ _NODE = record(
         "fields": lambda value: value,
         "operands": listed(integer(0)),
         "names": listed(text),
-        "sources": listed(paired(text, integer(0))),
+        "sources": listed(_source),
     },
     make=_node,
 )

@@ -1,6 +1,6 @@
 """What a model is asked to run: inputs, states and lengths, checked before a network sees them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, get_type_hints
 
 import jax
@@ -139,3 +139,31 @@ def one_token(
             "init_state(batch=...) sets the number of sequences"
         )
     return arrays
+
+
+def check_export(
+    format: str, target: str, known: Iterable[str], heads: Mapping[str, bool], layers: str
+) -> None:
+    """Refuse an export that makes no sense, whatever the model is.
+
+    Args:
+      format: that is asked for.
+      target: of the model.
+      known: the target's formats.
+      heads: what is asked of a language model's head, by what else has none.
+      layers: how torch's layers shall lie.
+    """
+    for what, asked in heads.items():
+        if asked and format != "huggingface":
+            raise InputError(f"export: format {format!r} has no {what}")
+    if layers not in ("stacked", "separate") or (layers == "separate" and format != "torch"):
+        raise InputError(
+            f"export: expected layers='stacked', or 'separate' with format 'torch', got "
+            f"layers={layers!r} with format {format!r}"
+        )
+    if not isinstance(format, str) or format not in known:
+        raise InputError(
+            f"export: target {target!r} has no format {format!r}; the targets mamba and griffin "
+            "have 'huggingface', those of cells and linear layers 'torch', and every model is "
+            f"saved with model.save(path){arguments.near(format, known)}"
+        )

@@ -24,6 +24,7 @@ import scipy.sparse as sp
 from lsrl.errors import LsrlError
 from lsrl.ir import ops
 from lsrl.ir.graph import Graph
+from lsrl.ir.labels import element_name
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.levels import AT_INPUT, NONLINEAR, LevelProblem, Levels, latency
@@ -123,6 +124,9 @@ class Layout(Protocol):
     def contents(self) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]:
         """For each layer its groups of channels: how they compute, and the signals they hold."""
 
+    def made_in(self) -> dict[int, int]:
+        """The layer that makes each node, by node id; 0 for what the input map makes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -174,11 +178,30 @@ class Schedule:
         kind = known.get(unit.kind, unit.kind.__name__.removesuffix("State").lower())
         return kind, tuple(channel_label(self.graph, unit.node, int(c)) for c in unit.channels)
 
+    def made_in(self) -> dict[int, int]:
+        """The layer that makes each node; 0 for what the input map makes."""
+        made = {
+            unit.node: number
+            for number, layer in reversed(list(enumerate(self.layers, start=1)))
+            for unit in layer.units
+            if unit.kind is not ops.Affine
+        }
+        return all_made_in(self.graph, made)
+
+
+def all_made_in(graph: Graph, made: dict[int, int]) -> dict[int, int]:
+    """The layer of each live node: an affine map belongs to the last layer that it reads."""
+    found: dict[int, int] = {}
+    for node in graph.live():
+        read = [found[operand] for operand in graph.nodes[node].operands]
+        found[node] = made.get(node, max(read, default=0))
+    return found
+
 
 def channel_label(graph: Graph, node: int, channel: int) -> str:
     """The signal's name, with the channel's index where it has several."""
     name = graph.label(node)
-    return name if graph.nodes[node].width == 1 else f"{name}[{channel}]"
+    return name if graph.nodes[node].width == 1 else element_name(name, channel)
 
 
 def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = None) -> Schedule:

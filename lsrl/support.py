@@ -163,7 +163,8 @@ def _too_large(
         f"{program!r} on {target!r} would take {least}{total:,} parameters "
         f"({_gibibytes(total, numerics)}), and at most {most:,} ({_gibibytes(most, numerics)}) are "
         f"made: {what}. Write it with fewer channels (a shorter delay or window, a smaller table), "
-        f"choose another target, or allow more: lsrl.compile(..., most_parameters={total})",
+        f"choose another target, or allow more: lsrl.compile(..., most_parameters={total}) "
+        f"(--most-parameters {total})",
         total,
         most,
     )
@@ -174,12 +175,12 @@ def _gibibytes(numbers: int, numerics: Numerics) -> str:
 
 
 def _widest(graph: Graph) -> tuple[int, int, int]:
-    """The node with a line for which most channels are made, how many they are, and all."""
-    # What passes make for a node stands before it, and has no line of its own.
+    """The signal of the program for which most channels are made, how many they are, and all."""
+    # What passes make for a node stands before it, and is no signal of the program.
     owner: dict[int, int] = {graph.output: graph.output}
     channels: Counter[int] = Counter()
     for i in reversed(graph.live()):
-        owner[i] = i if graph.nodes[i].sources else owner.get(i, i)
+        owner[i] = i if graph.nodes[i].origins else owner.get(i, i)
         if not isinstance(graph.nodes[i].op, Affine | Constant):
             channels[owner[i]] += graph.nodes[i].width
         for operand in graph.nodes[i].operands:

@@ -14,7 +14,8 @@ the latter, `layer_0` is the `InputSum` of what the inputs add up to and a bias.
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict, cast
 
-from lsrl import arguments, schema
+from lsrl import schema
+from lsrl.arguments import shown
 from lsrl.ir.types import InputType, Token
 from lsrl.program_json import type_from_json
 from lsrl.schema import FieldError, Reader
@@ -58,9 +59,9 @@ class TorchConfig(TypedDict):
     checksum: NotRequired[str]
 
 
-def module_json(name: str, **own: object) -> ModuleJson:
+def module_json(name: str, **arguments: object) -> ModuleJson:
     """A class and its arguments."""
-    return {"class": name, "arguments": own}
+    return {"class": name, "arguments": arguments}
 
 
 def type_to_json(kind: InputType) -> TypeJson:
@@ -161,7 +162,7 @@ def check_modules(config: TorchConfig, tensors: Tensors) -> None:
     layers = layer_names(modules)
     names = [*inputs, *(["layer_0"] if "layer_0" in modules else []), *layers, "output"]
     if set(modules) != set(names) or not inputs:
-        got = arguments.shown(list(modules))
+        got = shown(list(modules))
         raise FieldError(f"the modules {', '.join(names)}", got, "modules")
     _check_layers(config, layers)
     behind: object = None  # what is read of the module before, once it is known
@@ -177,9 +178,7 @@ def check_modules(config: TorchConfig, tensors: Tensors) -> None:
         if tensors.get(name) != (shape, f"torch.{config['dtype']}"):
             raise FieldError(f"{shape} of {config['dtype']}", f"{tensors.get(name)}", name)
     if tensors.keys() != shapes.keys():
-        raise FieldError(
-            f"the tensors {', '.join(shapes)}", arguments.shown(list(tensors)), "weights"
-        )
+        raise FieldError(f"the tensors {', '.join(shapes)}", shown(list(tensors)), "weights")
 
 
 def _check_ends(
@@ -201,9 +200,7 @@ def _check_layers(config: TorchConfig, layers: tuple[str, ...]) -> None:
     linear = "layer_0" in modules
     stacked = layers == ("recurrent",)
     if not layers and not linear:
-        raise FieldError(
-            "a module recurrent, or layer_1, …", arguments.shown(list(modules)), "modules"
-        )
+        raise FieldError("modules recurrent or layer_1, …", shown(list(modules)), "modules")
     if config["version"] != (STACKED if stacked else SEPARATE) or (stacked and linear):
         raise FieldError(
             "version 1 of a module recurrent, and 2 of a module a layer",
@@ -213,27 +210,27 @@ def _check_layers(config: TorchConfig, layers: tuple[str, ...]) -> None:
         raise FieldError("an InputSum", modules["layer_0"]["class"], "modules.layer_0")
     kinds = [(modules[n]["class"], modules[n]["arguments"].get("nonlinearity")) for n in layers]
     if len(set(kinds)) > 1:
-        raise FieldError(f"layers of one class, {kinds[0]}", arguments.shown(kinds), "modules")
+        raise FieldError(f"layers of one class, {kinds[0]}", shown(kinds), "modules")
     for name in layers:
-        kind, own = modules[name]["class"], modules[name]["arguments"]
+        kind, arguments = modules[name]["class"], modules[name]["arguments"]
         if (kind == "LinearLayer") != linear or (not linear and kind not in GATES):
             wanted = "a LinearLayer" if linear else "an RNN, LSTM or GRU"
             raise FieldError(wanted, kind, f"modules.{name}")
         if linear:
-            _check_channels(name, own)
-        elif not own["batch_first"] or (not stacked and own["num_layers"] != 1):
+            _check_channels(name, arguments)
+        elif not arguments["batch_first"] or (not stacked and arguments["num_layers"] != 1):
             raise FieldError(
                 "a module that is batch_first, of one layer if it is no other's",
                 f"{modules[name]}", f"modules.{name}",
             )  # fmt: skip
 
 
-def _check_channels(name: str, own: Mapping[str, object]) -> None:
-    left, right, relu = (cast(list[int], own[each]) for each in ("left", "right", "relu"))
+def _check_channels(name: str, arguments: Mapping[str, object]) -> None:
+    left, right, relu = (cast(list[int], arguments[each]) for each in ("left", "right", "relu"))
     if not len(left) == len(right) == len(relu) > 0:
         sizes = f"{len(left)}, {len(right)} and {len(relu)}"
         raise FieldError("left, right and relu of one length", sizes, f"modules.{name}")
-    units = cast(int, own["units"])
+    units = cast(int, arguments["units"])
     if max(*left, *right) >= units:
         raise FieldError(f"units below {units}", f"{max(*left, *right)}", f"modules.{name}")
 

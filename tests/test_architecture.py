@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.passes",),
     ("lsrl.levels",),
     ("lsrl.schedule",),
+    ("lsrl.layers",),
     ("lsrl.program_json",),
     ("lsrl.storage",),
     ("lsrl.cache", "lsrl.state", "lsrl.torch_config"),
@@ -75,6 +76,7 @@ MAY_IMPORT_ONLY = {
     "lsrl.passes": GROUND | {"lsrl.target"},
     "lsrl.levels": GROUND | {"lsrl.target"},
     "lsrl.schedule": GROUND | {"lsrl.levels", "lsrl.target"},
+    "lsrl.layers": GROUND | {"lsrl.schedule"},
     "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema", "lsrl.showing"},
     "lsrl.backends": GROUND
     | ARRAYS

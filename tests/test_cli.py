@@ -161,7 +161,7 @@ def test_compile_dumps_what_a_pass_makes(lsrl_command):
     assert second.startswith("fuse affine, run 1:\n%0 = input() {index=0, label='x'")
     line = "%1 = lookup(%0) {table=[[0], [3], [6]]} : 1 in [0, 6] by steps of 3  # at my.py:15\n"
     assert line in second
-    assert layers.startswith("schedule, run 1:\nlayer 1   carry: lookup#1\n")
+    assert layers.startswith("schedule, run 1:\nlayer 1   carry: factor * x + shift\n")
     assert out.endswith(
         lsrl_command("compile", "my.py:scaled", "-p", "factor=3", "-t", "rnn").stdout
     )

@@ -209,6 +209,11 @@ MISUSES = [
     ("run model.lsrl 1,0 --dtype float64", "--dtype float64: the saved model is compiled already"),
     ("run majority 1,0 --dtype float64", "--dtype: nothing is compiled without a target"),
     ("show majority --robust", "--robust: nothing is compiled without a target"),
+    (
+        "compile majority -t gru --most-parameters 3",
+        "allow more: lsrl.compile(..., most_parameters=",
+    ),
+    ("compile model.lsrl --most-parameters 3", "--most-parameters: the saved model is compiled"),
     ("compile model.lsrl --robust", "--robust: the saved model is compiled already"),
     ("compile flip_flop -t linear_rnn", "legalise='unroll' (--unroll) is a way out"),
     # Where results go; nobody waits for what can't be written.

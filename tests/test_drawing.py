@@ -93,6 +93,15 @@ def test_circuits_are_laid_out(program, target, layout):
     assert list(found.centres.values()) == list(made._placed.centres.values())
 
 
+def test_a_graphviz_that_fails_is_done_without(monkeypatch):
+    rows, links = random_links(0)
+    sizes = {key: (60.0, 30.0) for row in rows for key in row}
+    for answers_wrongly in ("false", "true"):
+        monkeypatch.setattr(placement.shutil, "which", lambda _, tool=answers_wrongly: tool)
+        assert by_dot(rows, sizes, links) is None
+        assert placement.place(rows, sizes, links) == layered(rows, sizes, links)
+
+
 def test_a_circuit_says_what_it_computes(tmp_path):
     circuit = compiled("reverse", "mamba").circuit
     made = circuit.draw(tmp_path / "circuit.svg")
@@ -108,9 +117,14 @@ def test_a_circuit_says_what_it_computes(tmp_path):
     for suffix, start in {"png": b"\x89PNG", "pdf": b"%PDF"}.items():
         made.save(tmp_path / f"circuit.{suffix}")
         assert (tmp_path / f"circuit.{suffix}").read_bytes().startswith(start)
-    assert b"/Subtype /Image" not in (tmp_path / "circuit.pdf").read_bytes(), "vectors alone"
+    printed = (tmp_path / "circuit.pdf").read_bytes()
+    assert b"/Subtype /Image" not in printed, "vectors alone"
+    assert b"/Type3" not in printed, "publishers refuse such fonts"
     with pytest.raises(InputError, match="can't draw"):
         circuit.draw(tmp_path / "circuit.xyz")
+    for wrong, said in (({"path": 5}, "expected a path"), ({"whole": "no"}, "True or False")):
+        with pytest.raises(InputError, match=said):
+            circuit.draw(**wrong)
 
 
 def test_a_program_draws_itself():

@@ -310,7 +310,7 @@ MODEL = {
 }  # fmt: skip
 
 
-STATE, RELU = "linearstate#3", "relu#8"
+STATE, RELU = "lsrl.cumsum(x == 1)", "lsrl.clip(more, 0, 1)#8"
 
 
 def captured(model):

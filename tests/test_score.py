@@ -47,6 +47,11 @@ def compiled(target, name="dyck1"):
     return lsrl.compile(entry.program(**entry.parameters[0]), target, inspectable=True)
 
 
+# Of dyck1, by the expressions that made them.
+TURN, NOT_BELOW, HEIGHT = "1 - 2 * bracket", "height < 0#3", "lsrl.relu(height)"
+LAST = "lsrl.relu(1 - lsrl.relu(height) -…"
+
+
 def brackets(count=12, time=10, seed=0):
     return np.random.default_rng(seed).integers(0, 2, (count, time))
 
@@ -79,20 +84,20 @@ def test_edges_of_signals_are_those_of_the_program():
     truth = Truth(compiled("lstm").circuit, classes_of("lstm"))
     names = {number: set(found) for number, found in truth.signals.items()}
     # bracket and its ±1 are one: the one is an affine map of the other.
-    assert {"bracket", "lookup#1"} in names.values()
+    assert {"bracket", TURN} in names.values()
     edges = {
         (min(names[s]), "output" if t == "output" else min(names[t]))
         for (s, t), true in truth.signal_edges.items()
         if true
     }
     assert edges == {
-        ("bracket", "height"),
-        ("height", "relu#6"),
-        ("height", "step#3"),
-        ("relu#6", "relu#8"),
-        ("step#3", "times_below"),
-        ("times_below", "relu#8"),
-        ("relu#8", "output"),
+        (TURN, "height"),
+        ("height", HEIGHT),
+        ("height", NOT_BELOW),
+        (HEIGHT, LAST),
+        (NOT_BELOW, "times_below"),
+        ("times_below", LAST),
+        (LAST, "output"),
     }
 
 
@@ -119,7 +124,7 @@ def test_what_is_read_no_more_is_not_true():
     )
     assert "height" in held[-1]
     assert not last["height"]
-    assert last["relu#9"]
+    assert last[LAST]
     assert truth.relevant[1][[min(g.signals) for g in truth.groups[1]].index("height")]
 
 
@@ -164,14 +169,14 @@ def test_equivalence_classes_merge_what_is_affine():
     rng = np.random.default_rng(0)
     values = {signal.name: rng.standard_normal((8, 9, 1)) for signal in circuit.signals}
     values["height"] = 3 - 2 * values["bracket"]
-    values["relu#6"] = np.full((8, 9, 1), 7.0)
-    values["relu#8"] = np.full((8, 9, 1), np.nan)  # as capture tells what no channel holds
-    values["times_below"] = values["step#3"].copy()
+    values[HEIGHT] = np.full((8, 9, 1), 7.0)
+    values[LAST] = np.full((8, 9, 1), np.nan)  # as capture tells what no channel holds
+    values["times_below"] = values[NOT_BELOW].copy()
     values["times_below"][3, 4] += 0.01  # one token tells them apart
     found = equivalence_classes(circuit, values)
     assert found.merged() == [("bracket", "height")]
-    assert found.signals["relu#6"] == found.signals["relu#8"] == CONSTANT
-    assert found.signals["times_below"] != found.signals["step#3"]
+    assert found.signals[HEIGHT] == found.signals[LAST] == CONSTANT
+    assert found.signals["times_below"] != found.signals[NOT_BELOW]
 
 
 def test_equivalence_classes_of_vectors():
@@ -197,13 +202,13 @@ def test_a_claim_about_an_alias_is_as_good():
     circuit, classes = compiled("lstm").circuit, classes_of("lstm")
     claim = true_edges(Truth(circuit, classes), "signals")
     swapped = {
-        tuple({"bracket": "lookup#1"}.get(name, name) for name in pair): value
+        tuple({"bracket": TURN}.get(name, name) for name in pair): value
         for pair, value in claim.signals.items()
     }
     assert swapped.keys() != claim.signals.keys()
     assert score(circuit, EdgeClaim(signals=swapped), classes=classes).roc_auc == 1.0
     # Without the classes, a program that looks its input up holds the table and not the token.
-    alone = {"bracket": 1.0, "height": 1.0, "lookup#1": 0.0}
+    alone = {"bracket": 1.0, "height": 1.0, TURN: 0.0}
     nodes = NodeClaim(signals=alone)
     assert score(circuit, nodes, classes=classes).precision == 1.0
     assert score(circuit, nodes, threshold=0.5).precision == 0.5

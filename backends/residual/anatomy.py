@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lsrl.backends.anatomy import ONE, CircuitBuilder, Element
 from lsrl.backends.residual.packer import Channel as InnerChannel
-from lsrl.backends.residual.rows import Atom, AtomRow
+from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.circuit import OUTPUT, Channel, Circuit, Signal
 from lsrl.ir.ops import Hold, LinearState
@@ -80,16 +80,12 @@ class StreamCircuit(CircuitBuilder):
             return
         name = self.elements[place][0]
         hull = self.stream.hull(AtomRow(signal.terms, 0.0))
-        text = " + ".join(f"{w:g}*{self._label(atom)}" for atom, w in signal.terms)
+        text = self.formulas.written(dict(signal.terms))
         low, high, step = ((float(end),) for end in (hull.low, hull.high, hull.step))
         self.signals.setdefault(
             name,
             Signal(name, "sum", layer, 1, text, self.graph.source(node), low, high, step, False),
         )
-
-    def _label(self, atom: Atom) -> str:
-        name = self.name(atom[0])
-        return name if self.graph.nodes[atom[0]].width == 1 else f"{name}[{atom[1]}]"
 
     def _memory(
         self, place: int, inner_scale: Callable[[InnerChannel], float]

@@ -7,19 +7,20 @@ norm ahead of each block divides by 2^40 what the block reads, and products are 
 norm is exact while the stream's other channels stay small beside its constant one.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual.packer import TAPS, Channel
-from lsrl.backends.residual.rows import AtomRow, Hull
-from lsrl.backends.residual.stream import Site, Stream
+from lsrl.backends.residual.packer import TAPS
+from lsrl.backends.residual.stream import Stream
+from lsrl.backends.residual.tables import Bounds, Hulls, RowTable, SiteTable, StreamTables
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
 from lsrl.ir.bounds import Sums
-from lsrl.ir.groups import Members, greatest_total
-from lsrl.ir.numbers import lowest_bit_of
+from lsrl.ir.groups import Members
+from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
 
 # The stream's constant channel makes the mean square of the stream this number squared.
@@ -28,56 +29,77 @@ SIZE = 2.0**40
 LARGEST_REST = 2.0**-13 * SIZE
 # What a branch or a gate on continuous values is scaled by, so that SiLU and GeLU cut off sharply.
 SHARP = 2.0**50
+# |SiLU(Ku) / K - relu(u)| and the same of GeLU are below 0.3 / K.
+SOFT = 0.3 / SHARP
 # Of an activation or a scan, that can each lose a smallest normal number.
 OPERATIONS = 8
 
 
 class Total(NamedTuple):
-    """A sum of terms: Σ |term|, the greatest power of two that divides them all, and the error."""
+    """Sums of terms: Σ |term|, the greatest power of two that divides them all, and the errors."""
 
-    size: float
-    grid: float
-    error: float = 0.0
+    size: Array
+    grid: Array
+    error: Array
 
 
-class Scales(NamedTuple):
-    """By what a network multiplies what is in a channel.
+class Checked(NamedTuple):
+    """Sums to check, one a channel.
 
     Attributes:
-      branch: the row that the branch reads, with its taps.
-      scanned: the branch's value behind its scan.
-      gate: the row that the gate reads, or what stands for an open gate.
+      size: their sizes.
+      grid: their grids.
+      what: what to say of them.
+      scale: by what they are scaled.
+      exact: whether their weights are exact.
+      asked: which channels have the sum.
     """
 
-    branch: float
-    scanned: float
-    gate: float
+    size: Array
+    grid: Array
+    what: str
+    scale: Array | float
+    exact: Array | bool = True
+    asked: Array | bool = True
 
 
-# What is checked: the sum, what to say of it, whether its weights are exact, and its scale.
-Checked = tuple[Total, str, bool, float]
-NOTHING = Sums(np.zeros(0), np.zeros(0))
+class Values(NamedTuple):
+    """What a site's channels hold.
+
+    Attributes:
+      branch: interval and grid of the rows that branches read.
+      gate: of the rows that gates read.
+      opening: the greatest size of what gates multiply by.
+      grid: of what branches hold, ahead of their ReLU.
+      inner: of what branches hold, behind it.
+      reach: the greatest size of that.
+    """
+
+    branch: Hulls
+    gate: Hulls
+    opening: Array
+    grid: Array
+    inner: Array
+    reach: Array
 
 
 class ResidualAnalysis(Analysis):
     """The conditions of a stream over some tokens, and its errors."""
 
     def __init__(
-        self,
-        stream: Stream,
-        numerics: Numerics,
-        scales: Callable[[Site, Channel], Scales],
-        tokens: int,
+        self, stream: Stream, numerics: Numerics, tables: StreamTables, tokens: int
     ) -> None:
-        """Bounds are those of `tokens` tokens; `scales` are those of a channel of a site."""
+        """Bounds are those of `tokens` tokens; `tables` are the stream's."""
         super().__init__(stream.graph, numerics, tokens)
         self.stream = stream
-        self._scales = scales
+        self._tables = tables
+        self._bounds = Bounds(self.facts)
+        self._kept = self._atoms(tables.signals)
         self._flushed = np.zeros(len(stream.signals) + 1)  # what the norm loses of each signal
-        self._hulls: dict[AtomRow, Hull] = {}
-        self._errors: dict[tuple[int, Channel], float] = {}
         self._signals = np.zeros(len(stream.signals) + 1)
-        self._found = list(self._conditions())
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._values = [self._held(table) for table in tables.sites]
+            self._found = list(self._conditions())
 
     def conditions(self) -> Iterator[Condition]:
         """Every condition, in the order of the blocks, and last that norms are exact."""
@@ -87,291 +109,295 @@ class ResidualAnalysis(Analysis):
                 f"the stream holds up to {self._norm:g} beside its constant channel, more than "
                 f"{LARGEST_REST:g}, so norms are not exact"
             )
-            yield Condition(self.graph.output, 1, NOTHING, "", failure=text)
+            nothing = Sums(np.zeros(0), np.zeros(0))
+            yield Condition(self.graph.output, 1, nothing, "", failure=text)
 
     def output_error(self) -> float:
         """The greatest error of an output's row."""
         if self._norm > LARGEST_REST:
             return np.inf
-        return max((self._row(row).error for row in self.stream.output), default=0.0)
+        return max(self._row(self._tables.output, 1.0).error.tolist(), default=0.0)
+
+    def sizes(self, number: int) -> Array:
+        """(channels,) the greatest size of the value of each channel of a site."""
+        table, values = self._tables.sites[number], self._values[number]
+        rest = 1 - table.factor
+        over_time = np.where(rest, 1 / np.where(rest, rest, 1.0), self._summands(table))
+        size = np.where(table.summed, values.reach * over_time, values.reach)
+        return np.where(table.gated, size * values.opening, size)
+
+    def grids(self, number: int) -> Array:
+        """(channels,) the greatest power of two that divides every value; 0 where continuous."""
+        table, values = self._tables.sites[number], self._values[number]
+        multiplied = table.gated & ~table.snaps
+        grid = np.where(multiplied, _times(values.inner, values.gate.step), values.inner)
+        return np.where(table.summed & (table.factor != 1), 0.0, grid)
 
     @cached_property
     def _norm(self) -> float:
         """The greatest 2-norm of what the stream holds beside its constant channel."""
-        sizes = [self._atoms(AtomRow(signal.terms, 0.0)).size for signal in self.stream.signals]
-        return float(np.linalg.norm(sizes))
+        return float(np.linalg.norm(self._kept.size))
 
     # ------------------------------------------------------------ conditions
 
-    def _fits(self, total: Total) -> bool:
-        return self.exact_sum(total.size, total.grid)
+    def _fits(self, size: Array, grid: Array) -> Array:
+        return self.exact_sums(Sums(size, grid))
 
-    def _lost(self, total: Total, scale: float, operations: int) -> float:
+    def _lost(self, grid: Array, scale: Array | float, operations: Array | int) -> Array:
         """What sums lose below the smallest normal number, where they are held times a scale."""
         tiny = self.numerics.tiny
-        return 0.0 if total.grid * scale >= tiny else operations * tiny / scale
+        return np.where(grid * scale >= tiny, 0.0, operations * tiny / scale)
 
-    def _scaled(
-        self, node: int, layer: int, total: Total, scale: float, what: str, exact: bool = True
-    ) -> Condition:
-        sums = Sums(np.array([total.size * scale]), np.array([total.grid * scale]))
-        return Condition(node, layer, sums, what, composed=exact, scale=scale)
+    def _rounding(self, size: Array, roundings: Array) -> Array:
+        """What sums of weighted terms are off by, were their terms right and no sum exact."""
+        gamma = roundings * self.numerics.unit
+        return np.asarray(gamma / (1 - gamma) * size)
+
+    def _checked(self, nodes: Array, layer: int, checks: Sequence[Checked]) -> Iterator[Condition]:
+        """The conditions of each channel, one channel after another.
+
+        They are told all at once but for the first that fails, which messages name.
+        """
+        shape = len(nodes), len(checks)
+
+        def columns(values: Sequence[Array | float]) -> Array:
+            found = np.empty(shape)
+            for kind, each in enumerate(values):
+                found[:, kind] = each
+            return found[asked]
+
+        asked = np.ones(shape, dtype=bool)
+        for kind, check in enumerate(checks):
+            asked[:, kind] = check.asked
+        number, kinds = np.nonzero(asked)
+        size = columns([check.size * check.scale for check in checks])
+        grid = columns([check.grid * check.scale for check in checks])
+        scale = columns([check.scale for check in checks])
+        exact = columns([check.exact for check in checks]) == 1
+        failing = np.flatnonzero(~(self._fits(size, grid) & exact))[:1].tolist()
+        cuts = sorted({0, *failing, *(place + 1 for place in failing), len(size)})
+        for start, stop in pairwise(cuts):
+            part = slice(start, stop)
+            yield Condition(
+                int(nodes[number[start]]),
+                layer,
+                Sums(size[part], grid[part]),
+                checks[kinds[start]].what,
+                composed=bool(exact[part].all()),
+                scale=scale[part],
+            )
 
     def _conditions(self) -> Iterator[Condition]:
         """Every condition; the errors are worked out on the way."""
-        per_layer = len(self.stream.sites) // self.stream.depth
-        for place, signal in enumerate(self.stream.signals, start=1):
-            if signal.site < 0:
-                total = self._atoms(AtomRow(signal.terms, 0.0))
-                # An embedding holds the sum, rounded once.
-                once = self.numerics.unit * total.size + self._lost(total, 1.0, 1)
-                self._signals[place] = 0.0 if self._fits(total) else once
-                self._flushed[place] = self._lost(total, 1 / SIZE, 1)
-                yield self._scaled(signal.terms[0][0][0], 0, total, 1 / SIZE, "the input is")
-        for number, site in enumerate(self.stream.sites):
+        kept, tables, output = self._kept, self._tables, self.stream.graph.output
+        begin = slice(0, tables.embedded)
+        size, grid = kept.size[begin], kept.grid[begin]
+        # An embedding holds the sum, rounded once.
+        once = self.numerics.unit * size + self._lost(grid, 1.0, 1)
+        self._signals[1 : tables.embedded + 1] = np.where(self._fits(size, grid), 0.0, once)
+        self._flushed[1 : tables.embedded + 1] = self._lost(grid, 1 / SIZE, 1)
+        check = Checked(size, grid, "the input is", 1 / SIZE)
+        yield from self._checked(tables.nodes[begin], 0, [check])
+        per_layer = len(tables.sites) // self.stream.depth
+        for number, table in enumerate(tables.sites):
             layer = number // per_layer + 1
-            owner = _owners(self.stream, site)
-            for channel in site.channels:
-                node = owner.get(channel, self.stream.graph.output)
-                for total, what, exact, scale in self._channel(number, site, channel):
-                    yield self._scaled(node, layer, total, scale, what, exact)
-            for place, terms in site.writes.items():
-                total = self._write(number, site, terms)
-                self._signals[place] = total.error
-                self._flushed[place] = self._lost(total, 1 / SIZE, 1)
-                node = self.stream.signals[place - 1].terms[0][0][0]
-                exact = place not in site.rounded
-                what = "what is added to the stream is"
-                yield self._scaled(node, layer, total, 1 / SIZE, what, exact)
-        output = self.stream.graph.output
-        for row in self.stream.output:
-            total, last = self._row(row), self.stream.depth + 1
-            yield Condition(output, last, _sums(total), "the sum is", composed=row.exact)
+            checks, errors = self._channels(table, self._values[number])
+            yield from self._checked(table.nodes, layer, checks)
+            total = self._write(number, errors)
+            self._signals[table.places] = total.error
+            self._flushed[table.places] = self._lost(total.grid, 1 / SIZE, 1)
+            what = "what is added to the stream is"
+            check = Checked(total.size, total.grid, what, 1 / SIZE, table.composed)
+            yield from self._checked(tables.nodes[table.places - 1], layer, [check])
+        total = self._atoms(tables.output)
+        nodes = np.full(len(total.size), output)
+        check = Checked(total.size, total.grid, "the sum is", 1.0, tables.output.exact)
+        yield from self._checked(nodes, self.stream.depth + 1, [check])
 
-    def _channel(self, number: int, site: Site, channel: Channel) -> Iterator[Checked]:
-        scales = self._scales(site, channel)
-        read = self._row(channel.row, scales.branch)
-        taps = float(np.abs(channel.taps).sum())
-        branch = Total(
-            taps * read.size + abs(channel.offset), self._tapped_grid(channel), taps * read.error
-        )
-        yield read, "the sum is", channel.row.exact, scales.branch
-        yield branch, "the sum is", channel.row.exact, scales.branch
-        size, error = self.reach(site, channel), branch.error
-        error += self._lost(branch, scales.branch, 2 * TAPS + OPERATIONS)
-        # What snaps is 0 or 1, though it is made of what is continuous.
-        inner = Total(size, 1.0 if channel in self.stream.snaps else branch.grid)
-        yield inner, "the sum is", True, scales.scanned
-        error += self._lost(inner, scales.scanned, OPERATIONS)
-        if not self._fits(branch) and (channel.offset or sum(map(bool, channel.taps)) > 1):
-            error += self._rounding(branch, [*filter(None, channel.taps), channel.offset])
-        if site.kind.relu_branch and branch.grid == 0:
-            # |SiLU(Ku) / K - relu(u)| and the same of GeLU are below 0.3 / K.
-            error += 0.3 / SHARP
-        if site.kind.relu_branch and self._snaps(channel, channel.row):
-            error = 0.0
-        if channel.mode == "sum":
-            total, error = self._summed(channel, size, error)
-            yield total, "the sum over time is", channel.factor in (0.0, 1.0), scales.scanned
-            size = total.size
-        if channel.mode == "hold":
-            wrong = sum(abs(float(w)) * self._errors[number, flag] for flag, w in channel.flag)
-            error = error if wrong == 0 else 2 * size + error
-        if channel.gate is None:
-            opened = scales.scanned * scales.gate
-            yield inner, "the sum is", True, opened
-            error += self._lost(inner, opened, 1)
-        else:
-            value = Total(size, branch.grid, error)
-            error = yield from self._gated(site, channel, channel.gate, value, inner, scales)
-        self._errors[number, channel] = error
-
-    def _gated(
-        self, site: Site, channel: Channel, row: AtomRow, value: Total, inner: Total, scales: Scales
-    ) -> Generator[Checked, None, float]:
-        """What a channel's value is multiplied by, and the product; returns the product's error.
-
-        The value is that of its branch, behind the scan, with the grid ahead of its ReLU; the inner
-        one is that ahead of the scan.
-        """
-        gate, hull = self._row(row, scales.gate), self._hull(row)
-        yield gate, "its gate is", row.exact, scales.gate
-        most = max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
-        off = gate.error
-        if not site.kind.relu_branch and self._snaps(channel, row):
-            off = 0.0
-        elif site.kind.relu_gate and gate.grid == 0:
-            off += 0.3 / SHARP
-        product = Total(value.size * most, _times(value.grid, gate.grid))
-        switches = _boolean(hull) or (_boolean(self._hull(channel.row)) and value.size <= 1)
-        if switches:
-            # It is one of them, or 0.
-            product = inner if _boolean(hull) else Total(most, gate.grid)
-        both = scales.scanned * scales.gate
-        yield product, "the product is", True, both
-        once = self.numerics.unit * product.size
-        fresh = 0.0 if switches or self._fits(product) else once
-        fresh += 0.0 if channel in self.stream.snaps else self._lost(product, both, 1)
-        return most * value.error + value.size * off + value.error * off + fresh
-
-    def _snaps(self, channel: Channel, row: AtomRow) -> bool:
-        """Whether a ReLU of a row is exactly 0 or 1, whatever the rounding.
-
-        By promise, with a margin of MAX_SLACK, what it reads lacks nothing or at least 1.
-        """
-        if channel not in self.stream.snaps:
-            return False
-        slack = self._greatest_term(row)
-        self.slack = max(self.slack, slack)
-        return slack <= MAX_SLACK
-
-    def _summed(self, channel: Channel, size: float, error: float) -> tuple[Total, float]:
-        """A running sum, or a decay: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
-        if channel.factor == 1:
-            self.settled &= size == 0
-            total = Total(self._summands(channel) * size, self._branch_grid(channel))
-            once = self.numerics.unit * total.size
-            fresh = 0.0 if self._fits(total) else self.tokens * once
-            return total, self.tokens * error + fresh
-        rest = 1 - channel.factor
-        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings.
-        drift = 2 * size / rest**2 * (channel.factor * 2.0**-18 + 2.0**-23)
-        return Total(size / rest, 0.0), error / rest + drift
-
-    def reach(self, site: Site, channel: Channel) -> float:
-        """The greatest size of what a channel's branch holds, behind its ReLU if it has one."""
-        hull = self._hull(channel.row)
-        # Ahead of the first token the taps read zeros.
-        ends = [
-            channel.offset
-            + sum(tap * (hull.high if (tap > 0) == up else hull.low) for tap in channel.taps[:seen])
-            for seen in range(TAPS + 1)
-            for up in (True, False)
+    def _channels(self, table: SiteTable, values: Values) -> tuple[list[Checked], Array]:
+        """What to check of a site's channels, in order, and their errors."""
+        scales, reach, inner = table.scales, values.reach, values.inner
+        read = self._row(table.branch, scales.branch, values.branch)
+        taps = np.abs(table.taps).sum(axis=1)
+        size = taps * read.size + np.abs(table.offset)
+        checks = [
+            Checked(read.size, read.grid, "the sum is", scales.branch, table.branch.exact),
+            Checked(size, values.grid, "the sum is", scales.branch, table.branch.exact),
+            Checked(reach, inner, "the sum is", scales.scanned),
         ]
-        most = max(ends)
-        return max(most, 0.0) if site.kind.relu_branch else max(most, -min(ends))
+        error = taps * read.error + self._lost(values.grid, scales.branch, 2 * TAPS + OPERATIONS)
+        error = error + self._lost(inner, scales.scanned, OPERATIONS)
+        rounded = ~self._fits(size, values.grid) & table.sums
+        error = error + np.where(rounded, self._rounding(size, table.roundings), 0.0)
+        if table.site.kind.relu_branch:
+            error = error + np.where(values.grid == 0, SOFT, 0.0)
+            error[self._snapped(table.snaps, table.branch)] = 0.0
+        if table.summed.any():
+            total = self._summed(table, values, error)
+            exact = (table.factor == 0) | (table.factor == 1)
+            what = "the sum over time is"
+            checks.append(
+                Checked(total.size, total.grid, what, scales.scanned, exact, table.summed)
+            )
+            reach, error = np.where(table.summed, total.size, reach), total.error
+        value = Total(reach, values.grid, error)
+        more, finished = self._opened(table, values, value)
+        if len(table.held):
+            wrong = table.flags.total(table.flags.size * finished[table.flags.index])
+            held = error[table.held]
+            error[table.held] = np.where(wrong == 0, held, 2 * reach[table.held] + held)
+            _, finished = self._opened(table, values, value)
+        return [*checks, *more], finished
 
-    def _summands(self, channel: Channel) -> int:
+    def _opened(
+        self, table: SiteTable, values: Values, value: Total
+    ) -> tuple[list[Checked], Array]:
+        """The gates and what they multiply, and the products' errors.
+
+        A channel's value is that of its branch, behind the scan, with the grid ahead of its ReLU.
+        """
+        kind, gated, inner = table.site.kind, table.gated, values.inner
+        both = table.scales.scanned * table.scales.gate
+        plain = value.error + self._lost(inner, both, 1)
+        if not gated.any():
+            return [Checked(values.reach, inner, "the sum is", both)], plain
+        gate, most = self._row(table.gate, table.scales.gate, values.gate), values.opening
+        off = gate.error
+        if kind.relu_gate:
+            off = off + np.where(gate.grid == 0, SOFT, 0.0)
+        if not kind.relu_branch:
+            off[self._snapped(table.snaps & gated, table.gate)] = 0.0
+        flag = _boolean(values.gate)
+        switches = flag | (_boolean(values.branch) & (value.size <= 1))
+        # What switches is one of them, or 0.
+        size = np.where(switches, np.where(flag, values.reach, most), value.size * most)
+        grid = np.where(switches, np.where(flag, inner, gate.grid), _times(value.grid, gate.grid))
+        exact = switches | self._fits(size, grid)
+        fresh = np.where(exact, 0.0, self.numerics.unit * size)
+        fresh = fresh + np.where(table.snaps, 0.0, self._lost(grid, both, 1))
+        error = most * value.error + value.size * off + value.error * off + fresh
+        checks = [
+            Checked(values.reach, inner, "the sum is", both, asked=~gated),
+            Checked(
+                gate.size, gate.grid, "its gate is", table.scales.gate, table.gate.exact, gated
+            ),
+            Checked(size, grid, "the product is", both, asked=gated),
+        ]
+        return checks, np.where(gated, error, plain)
+
+    def _snapped(self, asked: Array, rows: RowTable) -> Array:
+        """Which ReLUs of rows, of those asked for, are exactly 0 or 1, whatever the rounding.
+
+        By promise, with a margin of MAX_SLACK, what they read lacks nothing or at least 1.
+        """
+        if not asked.any():
+            return asked
+        slack = rows.read.most(rows.read.size * self._signals[rows.read.index])
+        self.slack = max(self.slack, float(slack[asked].max()))
+        return asked & (slack <= MAX_SLACK)
+
+    def _summed(self, table: SiteTable, values: Values, error: Array) -> Total:
+        """Running sums, or decays: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
+        plain, size = table.factor == 1, values.reach
+        self.settled = self.settled and not size[table.summed & plain].any()
+        total = self._summands(table) * size
+        fresh = np.where(
+            self._fits(total, values.inner), 0.0, self.tokens * (self.numerics.unit * total)
+        )
+        rest = np.where(plain, 1.0, 1 - table.factor)
+        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings.
+        drift = 2 * size / rest**2 * (table.factor * 2.0**-18 + 2.0**-23)
+        return Total(
+            np.where(plain, total, size / rest),
+            np.where(plain, values.inner, 0.0),
+            np.where(
+                table.summed,
+                np.where(plain, self.tokens * error + fresh, error / rest + drift),
+                error,
+            ),
+        )
+
+    def _held(self, table: SiteTable) -> Values:
+        kind = table.site.kind
+        branch, gate = table.branch.hull(self._bounds), table.gate.hull(self._bounds)
+        opening = np.maximum(gate.high, 0.0 if kind.relu_gate else -gate.low)
+        grid = np.minimum(branch.step * table.tap_bits, table.offset_bits)
+        inner = np.where(table.snaps, 1.0, grid)
+        # Ahead of the first token the taps read zeros.
+        most = least = table.offset
+        up = down = np.zeros(len(most))
+        for tap in table.taps.T:
+            up = up + tap * np.where(tap > 0, branch.high, branch.low)
+            down = down + tap * np.where(tap > 0, branch.low, branch.high)
+            # A tap of 0 makes no number of what has no bounds.
+            most = np.fmax(most, np.fmax(table.offset + up, table.offset + down))
+            least = np.fmin(least, np.fmin(table.offset + up, table.offset + down))
+        reach = np.maximum(most, 0.0 if kind.relu_branch else -least)
+        return Values(branch, gate, opening, grid, inner, reach)
+
+    def _summands(self, table: SiteTable) -> Array:
         """How many tokens a running sum has taken in after the last one."""
-        late = next(lag for lag, tap in enumerate(channel.taps) if tap)
-        return max(self.tokens - late, 0)
+        return np.array([float(max(self.tokens - late, 0)) for late in range(TAPS)])[table.lag]
 
-    def size_of(self, site: Site, channel: Channel) -> float:
-        """The greatest size of a channel's value."""
-        size = self.reach(site, channel)
-        if channel.mode == "sum":
-            rest = 1 - channel.factor
-            size *= 1 / rest if rest else self._summands(channel)
-        if channel.gate is not None:
-            hull = self._hull(channel.gate)
-            size *= max(hull.high, 0.0 if site.kind.relu_gate else -hull.low)
-        return size
-
-    def _branch_grid(self, channel: Channel) -> float:
-        """The largest power of two that divides what a channel's branch holds, behind its ReLU."""
-        return 1.0 if channel in self.stream.snaps else self._tapped_grid(channel)
-
-    def _tapped_grid(self, channel: Channel) -> float:
-        taps = min(map(lowest_bit_of, channel.taps))
-        return min(self._hull(channel.row).step * taps, lowest_bit_of(channel.offset))
-
-    def grid_of(self, channel: Channel) -> float:
-        """The largest power of two that divides every value of a channel; 0 where continuous."""
-        if channel.mode == "sum" and channel.factor != 1:
-            return 0.0
-        if channel.gate is None or channel in self.stream.snaps:
-            return self._branch_grid(channel)
-        return _times(self._branch_grid(channel), self._hull(channel.gate).step)
-
-    def _write(self, number: int, site: Site, terms: Sequence[tuple[int, float]]) -> Total:
-        shares, grid, error = [], np.inf, 0.0
-        for index, weight in terms:
-            channel = site.channels[index]
-            shares.append((abs(weight) * self.size_of(site, channel), self._belongs(channel)))
-            grid = min(grid, lowest_bit_of(weight) * self.grid_of(channel))
-            error += abs(weight) * self._errors[number, channel]
-        total = Total(greatest_total(shares), grid, error)
-        if not self._fits(total):
-            error += self._rounding(total, [weight for _, weight in terms])
-        error += self._lost(total, 1.0, 2 * len(terms))
-        return total._replace(error=error)
+    def _write(self, number: int, errors: Array) -> Total:
+        table = self._tables.sites[number]
+        writes = table.writes
+        shares = writes.size * self.sizes(number)[writes.index]
+        grid = writes.least(writes.bits * self.grids(number)[writes.index])
+        some = table.gated & self._belong(table.gate) | table.alone & self._belong(table.branch)
+        size = writes.greatest(
+            shares, some[writes.index], lambda place: self._belongs(table, writes.index[place])
+        )
+        error = writes.total(writes.size * errors[writes.index])
+        error = error + np.where(
+            self._fits(size, grid), 0.0, self._rounding(size, writes.roundings)
+        )
+        return Total(size, grid, error + self._lost(grid, 1.0, 2 * writes.counts))
 
     # ------------------------------------------------------------ rows
 
-    def _row(self, row: AtomRow, scale: float = 1.0) -> Total:
-        """A row over the stream, times a scale: size, grid, error with its own rounding."""
-        total = self._atoms(row)
-        read = self.stream.read(row)
+    def _row(self, rows: RowTable, scale: Array | float, hull: Hulls | None = None) -> Total:
+        """Rows over the stream, times a scale: size, grid, error with their own rounding."""
+        total, read = self._atoms(rows, hull), rows.read
         known = self._signals + self._flushed
-        error = sum(abs(weight) * float(known[place]) for place, weight in read.items())
-        error += self._lost(total, scale, 2 * len(read))
-        if not self._fits(total) or not row.exact:
-            error += self._rounding(total, list(read.values()))
+        error = read.total(read.size * known[read.index])
+        error = error + self._lost(total.grid, scale, 2 * read.counts)
+        exact = self._fits(total.size, total.grid) & rows.exact
+        error = error + np.where(exact, 0.0, self._rounding(total.size, read.roundings))
         return total._replace(error=error)
 
-    def _hull(self, row: AtomRow) -> Hull:
-        """Interval and grid; each row is asked for several times."""
-        if row not in self._hulls:
-            self._hulls[row] = self.stream.hull(row, self.facts)
-        return self._hulls[row]
+    def _atoms(self, rows: RowTable, hull: Hulls | None = None) -> Total:
+        atoms, bounds = rows.atoms, self._bounds
+        shares = atoms.size * bounds.magnitude[atoms.index]
+        belongs = bounds.belongs[atoms.index]
+        size = atoms.greatest(shares, belongs, lambda place: bounds.members(*rows.flat[place]))
+        grid = (hull or rows.hull(bounds)).step
+        return Total(np.abs(rows.bias) + size, grid, np.zeros(len(size)))
 
-    def _atoms(self, row: AtomRow) -> Total:
-        shares = [
-            (abs(weight) * float(self.facts[node].magnitude[channel]), self._members(node, channel))
-            for (node, channel), weight in row.terms
-        ]
-        return Total(abs(row.bias) + greatest_total(shares), self._hull(row).step)
+    def _belong(self, rows: RowTable) -> Array:
+        """Which rows read something that belongs to a member."""
+        return rows.atoms.any(self._bounds.belongs[rows.atoms.index])
 
-    def _members(self, node: int, channel: int) -> Members:
-        """What an atom belongs to; see `lsrl.ir.groups`."""
-        groups = self.facts[node].groups
-        return {root: int(m[channel]) for root, m in groups if m[channel] >= 0}
-
-    def _belongs(self, channel: Channel) -> Members:
+    def _belongs(self, table: SiteTable, index: int) -> Members:
         """What an inner channel belongs to: what its gate does, or its branch at this token."""
+        channel = table.site.channels[index]
         rows = [] if channel.gate is None else [channel.gate]
-        if channel.mode == "pass" and not (any(channel.taps[1:]) or channel.offset):
+        if table.alone[index]:
             rows.append(channel.row)
         found: Members = {}
         for row in rows:
-            each = [] if row.bias else [self._members(*atom) for atom in row.atoms]
+            each = [] if row.bias else [self._bounds.members(*atom) for atom in row.atoms]
             for root, member in each[0].items() if each else ():
                 if all(members.get(root) == member for members in each):
                     found[root] = member
         return found
 
-    def _greatest_term(self, row: AtomRow) -> float:
-        places = self.stream.read(row)
-        return max((abs(w) * float(self._signals[place]) for place, w in places.items()), default=0)
 
-    def _rounding(self, total: Total, weights: Sequence[float]) -> float:
-        """What a sum of weighted terms is off by at most, were its terms right and no sum exact.
-
-        A term times a power of two is not rounded, and so a single one costs nothing.
-        """
-        odd = any(abs(weight) != lowest_bit_of(weight) for weight in weights)
-        roundings = max(len(weights) - 1, 0) + 2 * odd
-        gamma = roundings * self.numerics.unit
-        return gamma / (1 - gamma) * total.size
+def _times(grid: Array, other: Array) -> Array:
+    """The grids of products; 0 where either is, whatever the other."""
+    either = (grid == 0) | (other == 0)
+    return np.where(either, 0.0, np.where(either, 1.0, grid) * np.where(either, 1.0, other))
 
 
-def _sums(total: Total) -> Sums:
-    return Sums(np.array([total.size]), np.array([total.grid]))
-
-
-def _times(grid: float, other: float) -> float:
-    """The grid of products; 0 where either is, whatever the other."""
-    return grid * other if grid and other else 0.0
-
-
-def _boolean(hull: Hull) -> bool:
-    return hull.low >= 0 and hull.high <= 1 and hull.step >= 1
-
-
-def _owners(stream: Stream, site: Site) -> dict[Channel, int]:
-    """A node that each channel helps to make, for messages."""
-    found: dict[Channel, int] = {}
-    for place, terms in site.writes.items():
-        for index, _ in terms:
-            found.setdefault(site.channels[index], stream.signals[place - 1].terms[0][0][0])
-    return found
+def _boolean(hull: Hulls) -> Array:
+    return np.asarray((hull.low >= 0) & (hull.high <= 1) & (hull.step >= 1))

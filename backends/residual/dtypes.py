@@ -66,11 +66,12 @@ def tied_logits_are_exact(_: Stream, vocabulary: int, numerics: Numerics) -> boo
 
 def _flags_are_exact(analysis: ResidualAnalysis) -> bool:
     """Whether the sums that switch holds are exact, with room for what scales and shifts them."""
-    for site in analysis.stream.sites:
+    for number, site in enumerate(analysis.stream.sites):
+        sizes, grids = analysis.sizes(number), analysis.grids(number)
         for channel in site.channels:
-            parts = [(abs(float(weight)), flag) for flag, weight in channel.flag]
-            size = sum(weight * analysis.size_of(site, flag) for weight, flag in parts)
-            grids = [float(lowest_bit(w)) * analysis.grid_of(flag) for w, flag in parts]
-            if not sum_is_exact(2 * size + 1, min(grids, default=1.0), analysis.numerics.bits):
+            parts = [(abs(float(weight)), site.index[flag]) for flag, weight in channel.flag]
+            size = sum(weight * sizes[flag] for weight, flag in parts)
+            grid = min((float(lowest_bit(w)) * grids[flag] for w, flag in parts), default=1.0)
+            if not sum_is_exact(2 * size + 1, grid, analysis.numerics.bits):
                 return False
     return True

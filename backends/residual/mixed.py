@@ -72,8 +72,9 @@ class Mixed:
             for index, weight in terms:
                 weights[place, index] = weight
         turned = self.matrix @ weights
-        sizes = np.array([self.analysis.size_of(site, each) for each in site.channels] or [0.0])
-        grids = np.array([self.analysis.grid_of(each) for each in site.channels] or [np.inf])
+        # A site without channels adds nothing.
+        sizes = self.analysis.sizes(number) if site.width else np.zeros(1)
+        grids = self.analysis.grids(number) if site.width else np.full(1, np.inf)
         bits = np.where(turned != 0, lowest_bit(turned), np.inf)
         total, grid = np.abs(turned) @ sizes, (bits * grids).min(axis=1)
         return _is_product(self.matrix, weights) and bool(self._fits(total, grid).all())

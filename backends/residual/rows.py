@@ -72,6 +72,10 @@ class Affines:
             self._holders[row].append(key)
         return self._known[key]
 
+    def holders(self, row: AtomRow) -> Sequence[Atom]:
+        """The graph's channels that are a row, of those that were asked for."""
+        return self._holders.get(row, ())
+
     def hull(self, row: AtomRow, facts: Sequence[Facts]) -> Hull:
         """The interval and grid of a row: term by term, and what is known of the row as a whole.
 
@@ -80,11 +84,11 @@ class Affines:
           facts: of every node of the graph.
         """
         low, high, grid = _termwise(row, facts)
-        for node, channel in self._holders.get(row, ()):
+        for node, channel in self.holders(row):
             fact = facts[node]
             low = max(low, float(fact.low[channel]))
             high = min(high, float(fact.high[channel]))
-        for node, channel in self._holders.get(row.negated(), ()):
+        for node, channel in self.holders(row.negated()):
             fact = facts[node]
             low = max(low, -float(fact.high[channel]))
             high = min(high, -float(fact.low[channel]))

@@ -19,10 +19,11 @@ from lsrl.backends.residual.packer import Channel, Packer, SiteKind
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull, Sum, is_float, normal
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
+from lsrl.ir.labels import bracketed
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Relu
 from lsrl.levels import Levels
-from lsrl.schedule import channel_label
+from lsrl.schedule import all_made_in, channel_label
 
 
 class StreamSignal(NamedTuple):
@@ -30,6 +31,11 @@ class StreamSignal(NamedTuple):
 
     site: int
     terms: Sum
+
+    @property
+    def node(self) -> int:
+        """One that makes it, for messages."""
+        return self.terms[0][0][0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +118,12 @@ class Stream:
         return {}
 
     @cached_property
+    def starts(self) -> list[int]:
+        """The number of each node's first channel among those of all nodes."""
+        widths = [node.width for node in self.graph.nodes]
+        return [0, *itertools.accumulate(widths)][:-1]
+
+    @cached_property
     def _place(self) -> dict[Sum, int]:
         return {signal.terms: place for place, signal in enumerate(self.signals, start=1)}
 
@@ -169,6 +181,13 @@ class Stream:
                 for site in block.sites
             )
             for block in self.layers
+        )
+
+    def made_in(self) -> dict[int, int]:
+        """The block that makes each node; 0 for what the embedding makes."""
+        each = len(self.sites) // self.depth
+        return all_made_in(
+            self.graph, {node: site // each + 1 for (node, _), site in self.made.items()}
         )
 
 
@@ -313,7 +332,7 @@ def _name(graph: Graph, signal: StreamSignal) -> str:
     """The name of the signal, or the sum of the names that it is made of."""
     parts = [
         ("" if weight == 1 else "-" if weight == -1 else f"{weight:g} ")
-        + channel_label(graph, node, channel)
+        + bracketed(channel_label(graph, node, channel))
         for (node, channel), weight in signal.terms
     ]
     shown = " + ".join(parts[:3]).replace("+ -", "- ")

@@ -12,14 +12,15 @@ import numpy as np
 from lsrl.backends.base import Backend, Least
 from lsrl.backends.input_map import feature_map, rows_of, source_of
 from lsrl.backends.residual.anatomy import StreamCircuit
-from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis, Scales
+from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis
 from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
-from lsrl.certificate import check_range, place_of
+from lsrl.backends.residual.tables import Scales, StreamTables, tables
+from lsrl.certificate import check_range, out_of_range, place_of
 from lsrl.circuit import Circuit
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -85,9 +86,9 @@ class ResidualBackend(Backend[Stream]):
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
-        scales = partial(self.scales, self.lowered(schedule))
-        _check_channels(schedule, numerics, scales)
-        return partial(ResidualAnalysis, schedule, numerics, scales)
+        found = tables(schedule, partial(self.scales, self.lowered(schedule)))
+        _check_channels(schedule, numerics, found)
+        return partial(ResidualAnalysis, schedule, numerics, found)
 
     def lower(self, schedule: Stream, numerics: Numerics) -> ResidualNetwork:
         """The network with the layout's weights."""
@@ -302,22 +303,23 @@ def stream_width(least: int) -> int:
     return width
 
 
-def _check_channels(
-    stream: Stream, numerics: Numerics, scales: Callable[[Site, Channel], Scales]
-) -> None:
+def _check_channels(stream: Stream, numerics: Numerics, found: StreamTables) -> None:
     """Refuse weights for which the dtype has no finite, normal number, and name their signals."""
     graph = stream.graph
-    for number, site in enumerate(stream.sites):
+    for number, table in enumerate(found.sites):
+        if all(not len(out_of_range(numerics, weights)) for weights in table.weights()):
+            continue
         layer = number * stream.depth // len(stream.sites) + 1
-        found = [scales(site, channel) for channel in site.channels]
-        for place, terms in site.writes.items():
-            where = place_of(graph, stream.signals[place - 1].terms[0][0][0], layer)
+        scaled = np.stack(table.scales, axis=1).tolist()
+        for place, terms in table.site.writes.items():
+            where = place_of(graph, stream.signals[place - 1].node, layer)
             for index, weight in terms:
-                channel, by = site.channels[index], found[index]
-                check_range(numerics, where, np.array([weight]) / by.scanned / by.gate)
-                read = [by.branch * weight for weight in stream.read(channel.row).values()]
+                channel = table.site.channels[index]
+                branch, scanned, gate = scaled[index]
+                check_range(numerics, where, np.array([weight]) / scanned / gate)
+                read = [branch * weight for weight in stream.read(channel.row).values()]
                 if channel.gate is not None:
-                    read += [by.gate * weight for weight in stream.read(channel.gate).values()]
+                    read += [gate * weight for weight in stream.read(channel.gate).values()]
                 check_range(numerics, where, np.array(read))
     for row in stream.output:
         weights = np.array([*stream.read(row).values()])
@@ -325,8 +327,8 @@ def _check_channels(
     for signal in stream.signals:
         for (node, _), weight in signal.terms if signal.site < 0 else ():
             op = graph.nodes[node].op
-            table = op.table.csr.data if isinstance(op, Lookup) else np.ones(1)
-            check_range(numerics, place_of(graph, node, 0), weight * table)
+            entries = op.table.csr.data if isinstance(op, Lookup) else np.ones(1)
+            check_range(numerics, place_of(graph, node, 0), weight * entries)
 
 
 def _embedding(

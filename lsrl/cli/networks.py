@@ -8,6 +8,7 @@ import typer
 from lsrl.cli.options import (
     Dtype,
     Inspectable,
+    MostParameters,
     Parameters,
     ProgramName,
     Robust,
@@ -40,6 +41,7 @@ def compile_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
@@ -64,7 +66,7 @@ def compile_program(
     """
     dumps = Dumps(dump_after or ())
     subject = subject_of(program, param)
-    model = compiled(subject, target, dtype, unroll, robust, inspectable, watch=dumps)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters, dumps)
     dumps.check(headline(model))
     if out is not None:
         model.save(out)
@@ -80,6 +82,7 @@ def show_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
     ] = False,
@@ -112,9 +115,18 @@ def show_program(
     plain = target is None and subject.model is None
     if plain:
         check_not_compiled(
-            subject, dtype=dtype, unroll=unroll, robust=robust, inspectable=inspectable
+            subject,
+            dtype=dtype,
+            unroll=unroll,
+            robust=robust,
+            inspectable=inspectable,
+            most_parameters=most_parameters,
         )
-    model = None if plain else compiled(subject, target, dtype, unroll, robust, inspectable)
+    model = (
+        None
+        if plain
+        else compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters)
+    )
     if out is not None:
         shown = subject.program if model is None else model.circuit
         drawing = shown.draw(out, whole=whole)
@@ -145,6 +157,7 @@ def export_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -170,7 +183,9 @@ def export_program(
     """
     from lsrl.backends import registry
 
-    model = compiled(subject_of(program, param), target, dtype, unroll, robust, inspectable)
+    model = compiled(
+        subject_of(program, param), target, dtype, unroll, robust, inspectable, most_parameters
+    )
     if format is None:
         # The first one; a target without any refuses each, and says which targets have which.
         format = next(iter(registry.find(model.target).exporters()), "torch")

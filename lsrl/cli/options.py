@@ -121,4 +121,14 @@ Inspectable = Annotated[
         help="Compile a deeper network in which signals are read from their channels only.",
     ),
 ]
+MostParameters = Annotated[
+    int | None,
+    typer.Option(
+        "--most-parameters",
+        metavar="N",
+        min=1,
+        show_default=False,
+        help="Refuse a network of more numbers than this; 2^28 (1 GiB in float32) by default.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs to read.")]

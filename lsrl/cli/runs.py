@@ -10,6 +10,7 @@ from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, read_inputs
 from lsrl.cli.options import (
     Dtype,
     Inspectable,
+    MostParameters,
     Parameters,
     ProgramName,
     Robust,
@@ -142,6 +143,7 @@ def verify_program(
     unroll: Unroll = False,
     robust: Robust = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
     length: Annotated[
         int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
@@ -178,7 +180,7 @@ def verify_program(
 
     subject = subject_of(program, param)
     draw = None if sampler is None else sampler_of(sampler)
-    model = compiled(subject, target, dtype, unroll, robust, inspectable)
+    model = compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters)
     compared: Comparison | None = None
     with progress() as bars:
         task = bars.add_task(f"{model.program.name} on {model.target}", total=sequences)

@@ -15,7 +15,7 @@ from lsrl.cli.printing import status
 from lsrl.cli.user_code import module_of, users_code
 from lsrl.errors import InputError
 from lsrl.language.program import Program
-from lsrl.options import Legalise
+from lsrl.options import MOST_PARAMETERS, Legalise
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -74,13 +74,14 @@ def compiled(
     unroll: bool,
     robust: bool = False,
     inspectable: bool = False,
+    most_parameters: int | None = None,
     watch: "Watch | None" = None,
 ) -> "Model":
     """The saved model, or the program compiled for the target, with `watch` at its passes."""
     import lsrl
 
     if subject.model is not None and target is None:
-        _check_compiled(subject.model, dtype, unroll, robust, inspectable)
+        _check_compiled(subject.model, dtype, unroll, robust, inspectable, most_parameters)
         return subject.model
     if target is None:
         names = ", ".join(found.name for found in lsrl.targets())
@@ -93,6 +94,7 @@ def compiled(
             legalise=legalise_of(unroll),
             robust=robust,
             inspectable=inspectable,
+            most_parameters=MOST_PARAMETERS if most_parameters is None else most_parameters,
             watch=watch,
         )
 
@@ -103,7 +105,7 @@ def check_not_compiled(subject: Subject, **options: object) -> None:
     Raises:
       InputError: one is given.
     """
-    given = [f"--{name}" for name, value in options.items() if value]
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given:
         raise InputError(
             f"{subject.program.name}: {', '.join(given)}: nothing is compiled without a target; "
@@ -112,7 +114,12 @@ def check_not_compiled(subject: Subject, **options: object) -> None:
 
 
 def _check_compiled(
-    model: "Model", dtype: str | None, unroll: bool, robust: bool, inspectable: bool
+    model: "Model",
+    dtype: str | None,
+    unroll: bool,
+    robust: bool,
+    inspectable: bool,
+    most_parameters: int | None,
 ) -> None:
     """Refuse options of compiling for a model that is compiled already."""
     options = {
@@ -120,6 +127,7 @@ def _check_compiled(
         "--unroll": unroll and model.options.legalise != "unroll",
         "--robust": robust and not model.options.robust,
         "--inspectable": inspectable and not model.options.inspectable,
+        "--most-parameters": most_parameters is not None,
     }
     given = [option for option, differs in options.items() if differs]
     if given:

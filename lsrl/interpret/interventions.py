@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lsrl import arguments
-from lsrl.backends.anatomy import node_names
 from lsrl.circuit import Channel, Circuit, Signal
 from lsrl.errors import InputError
 from lsrl.interpret.wiring import Patch, Wiring
@@ -482,7 +481,9 @@ def _evaluated(
 def circuit_nodes(model: Model) -> dict[str, int]:
     """The node of the compiled graph behind each signal of a circuit; sums of several have none."""
     names = {signal.name for signal in model.circuit.signals}
-    return {name: node for node, name in node_names(model.schedule.graph).items() if name in names}
+    graph = model.schedule.graph
+    found = ((graph.label(node), node) for node in graph.live())
+    return {name: node for name, node in found if name in names}
 
 
 def _finished(outcome: Outcome, batched: bool) -> Outcome:

@@ -278,7 +278,7 @@ def _lines(model: Model) -> dict[str, list[Source]]:
         numbered = line.isascii() and line.isdigit() and len(line) < 10
         own = [Source(file, int(line))] if file and numbered else []
         if own and one.name in nodes:
-            own += graph.nodes[nodes[one.name]].sources
+            own += [each.place for each in graph.nodes[nodes[one.name]].sources]
         found[one.name] = list(dict.fromkeys(own))
     return found
 
@@ -293,7 +293,7 @@ def _readable(
     if source:
         return lines
     nodes = model.program.graph.nodes if model.program.recorded else ()
-    known = {line for node in nodes for line in node.sources}
+    known = {line.place for node in nodes for line in node.sources}
     return {name: [line for line in found if line in known] for name, found in lines.items()}
 
 

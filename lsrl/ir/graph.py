@@ -16,6 +16,7 @@ from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
 from lsrl.ir.groups import Groups
 from lsrl.ir.inference import Inference
+from lsrl.ir.labels import Name, names_of
 from lsrl.ir.node import Node, Source
 from lsrl.ir.ops import Input, Op
 
@@ -116,10 +117,20 @@ class Graph:
         known = () if self.program is None else (self.program.facts[i] for i in node.origins)
         return any(fact.same_range(other) for other in known)
 
+    @cached_property
+    def called(self) -> tuple[Name, ...]:
+        """The name of each node."""
+        return names_of(self)
+
+    @cached_property
+    def expressions(self) -> dict[Source, str]:
+        """What is called after an expression of the program: its last node's name."""
+        found = zip(self.nodes, self.called, strict=True)
+        return {node.sources[0]: name.after for node, name in found if node.sources}
+
     def label(self, index: int) -> str:
-        """The user's name for a node, else its op and id."""
-        node = self.nodes[index]
-        return node.names[0] if node.names else f"{node.op.name}#{index}"
+        """The name of a node, which no other has: the user's, or the expression that made it."""
+        return self.called[index].text
 
     def source(self, index: int) -> str:
         """The user's line that made a node, looking through unnamed helpers to their operands."""
@@ -207,6 +218,9 @@ class GraphBuilder:
     _known: dict[tuple[Op, tuple[int, ...]], int] = field(default_factory=dict)
     # Nodes that are put off, with all of the earlier graph that each stands for.
     _later: dict[int, list[tuple[Graph, int]]] = field(default_factory=dict)
+
+    # The line of the node for which a node was made.
+    _purposes: dict[int, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look at nothing yet."""
@@ -328,8 +342,15 @@ class GraphBuilder:
         same = node if earlier.program is not None else replace(node, origins=(old,))
         self.inherit(index, same, earlier.facts[old].groups)
 
+    def made_for(self, indices: Iterable[int], source: Source) -> None:
+        """Note the line that nodes were made for, which is theirs if they get no other."""
+        self._purposes |= dict.fromkeys(indices, source)
+
     def build(self, output: int) -> Graph:
         """The finished graph."""
+        for index, source in self._purposes.items():
+            if not self.nodes[index].sources:
+                self.nodes[index] = replace(self.nodes[index], sources=(source,))
         return Graph(tuple(self.nodes), output, tuple(self.facts), self.tokens, self.program)
 
 
@@ -353,9 +374,11 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     new: dict[int, int] = {}
     # Inputs stay even where unread: they are the program's signature.
     for i in graph.live([graph.output, *graph.inputs]):
-        node = graph.nodes[i]
+        node, before = graph.nodes[i], len(builder.nodes)
         operands = tuple(new[operand] for operand in node.operands)
         replacement = rule(builder, graph, i, operands)
+        if node.sources and len(builder.nodes) > before:
+            builder.made_for(range(before, len(builder.nodes)), node.sources[0])
         if replacement == PUT_OFF:
             new[i] = builder.put_off(graph, i, operands)
             continue

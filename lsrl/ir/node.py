@@ -7,14 +7,26 @@ from lsrl.ir.ops import Op
 
 
 class Source(NamedTuple):
-    """A line of the user's code."""
+    """A line of the user's code.
+
+    Attributes:
+      file: its path.
+      line: its number, from 1.
+      text: the expression there that made a signal, where it is known, or "".
+    """
 
     file: str
     line: int
+    text: str = ""
 
     def __str__(self) -> str:
         """file:line."""
         return f"{self.file}:{self.line}"
+
+    @property
+    def place(self) -> "Source":
+        """The line alone."""
+        return Source(self.file, self.line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 
 from lsrl.errors import LsrlError, ProgramError
 from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.node import Source
 from lsrl.ir.ops import Op
+from lsrl.language.expressions import Expressions
 
 # Without a declared max_length, bounds must not move any more after this many tokens.
 UNDECLARED_LENGTH = 1 << 21
@@ -31,15 +33,17 @@ class Trace:
         """Start an empty recording."""
         self.max_length = max_length
         self.builder = GraphBuilder(max_length or UNDECLARED_LENGTH)
+        self._expressions = Expressions()
 
     def add(self, op: Op, *operands: int) -> int:
-        """Record a node with the user's line; errors name that line.
+        """Record a node with the user's line and expression; errors name that line.
 
         Raises:
           ShapeError: operands that do not fit.
           ProgramError: an accumulator without bounds, because no max_length was declared.
         """
-        source = user_line()
+        frame = _user_frame()
+        source = Source(frame.f_code.co_filename, frame.f_lineno, self._expressions.at(frame))
         try:
             index = self.builder.add(op, *operands)
         except LsrlError as error:
@@ -95,7 +99,12 @@ def current_trace(what: str) -> Trace:
 
 def user_line() -> Source:
     """The innermost line of code that is not this package's language."""
+    frame = _user_frame()
+    return Source(frame.f_code.co_filename, frame.f_lineno)
+
+
+def _user_frame() -> FrameType:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL):
         frame = frame.f_back
-    return Source(frame.f_code.co_filename, frame.f_lineno)
+    return frame

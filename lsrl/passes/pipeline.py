@@ -56,13 +56,14 @@ class Report:
     passes: tuple[PassRecord, ...]
     seconds: dict[str, float]
 
-    def text(self, layers: Sequence[str]) -> str:
-        """Passes, the layers that they led to (a line each), and times."""
+    def text(self, layers: Sequence[str], formulas: Sequence[str]) -> str:
+        """Passes, the layers that they led to and what these compute (lines each), and times."""
         times = (f"  {name:<22} {time * 1e3:22.2f} ms" for name, time in self.seconds.items())
         return "\n".join(
             [
                 "passes (live nodes before and after)", *map(str, self.passes),
                 "layers", *layers,
+                "formulas", *formulas,
                 "CPU time by stage", *times,
             ]
         )  # fmt: skip

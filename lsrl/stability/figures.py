@@ -57,7 +57,6 @@ def styled() -> Iterator[None]:
             "lines.linewidth": 1.1,
             "axes.grid": True,
             "grid.alpha": 0.3,
-            "pdf.fonttype": 42,
             "svg.hashsalt": "lsrl",
         }
     ):

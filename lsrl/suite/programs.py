@@ -286,5 +286,5 @@ def portable(program: Program, name: str) -> Program:
 def _portable_source(source: Source) -> Source:
     path = Path(source.file)
     if path.is_relative_to(_PACKAGE):
-        return Source(f"lsrl/{path.relative_to(_PACKAGE).as_posix()}", source.line)
-    return Source(path.name, source.line)
+        return source._replace(file=f"lsrl/{path.relative_to(_PACKAGE).as_posix()}")
+    return source._replace(file=path.name)
