@@ -200,7 +200,7 @@ def _check_layers(config: TorchConfig, layers: tuple[str, ...]) -> None:
     linear = "layer_0" in modules
     stacked = layers == ("recurrent",)
     if not layers and not linear:
-        raise FieldError("a module recurrent, or layer_1, …", shown(list(modules)), "modules")
+        raise FieldError("modules recurrent or layer_1, …", shown(list(modules)), "modules")
     if config["version"] != (STACKED if stacked else SEPARATE) or (stacked and linear):
         raise FieldError(
             "version 1 of a module recurrent, and 2 of a module a layer",

@@ -207,13 +207,15 @@ def make_all(folder: Path) -> dict[str, tuple[str, Path]]:
             model.save(path)
             found[name] = ("model", path)
         models["lstm"].export("torch", folder / "torch")
+        models["altered"].export("torch", folder / "separate", layers="separate")
+        models["linear_rnn"].export("torch", folder / "linear")
         models["altered"].circuit.save(folder / "circuit.json")
     (folder / "suite").mkdir()
     _write_manifest(folder / "suite" / manifest.NAME)
     rows = [dict(zip(COLUMNS, ("majority", "lstm", 0.5, k), strict=True)) for k in range(6)]
     write_rows(folder / "part.csv", COLUMNS, rows)
     return found | {
-        "torch": ("torch", folder / "torch"),
+        **{name: ("torch", folder / name) for name in ("torch", "separate", "linear")},
         "circuit": ("circuit", folder / "circuit.json"),
         "manifest": ("manifest", folder / "suite" / manifest.NAME),
         "part": ("part", folder / "part.csv"),
@@ -415,7 +417,8 @@ def _plain() -> Iterator[None]:
 
 
 NAMES = (
-    "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "circuit", "manifest", "part",
+    "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "separate", "linear", "circuit",
+    "manifest", "part",
 )  # fmt: skip
 
 
@@ -572,6 +575,53 @@ def test_arguments_of_torch_modules_are_those_that_the_tensors_fill(change, text
     (tmp_path / "torch").mkdir()
     write_folder(tmp_path / "torch", config, arrays)
     with pytest.raises(FormatError, match=f"torch: expected a folder written by .*{text}"):
+        lsrl.load_torch(tmp_path / "torch")
+
+
+def layer(name: str, **arguments: object) -> Callable[[Any], None]:
+    return lambda config: config["modules"][name]["arguments"].update(arguments)
+
+
+OF_LAYERS = {
+    "a unit more": ("linear", layer("layer_1", units=10**6), "layer_1.*10{6}"),
+    "a unit that there is not": ("linear", layer("layer_1", left=[10**6]), "left, right and relu"),
+    "no channels": ("linear", layer("layer_1", left=[], right=[], relu=[]), "of one length"),
+    "a unit outside": (
+        "linear",
+        lambda config: config["modules"]["layer_1"]["arguments"]["right"].__setitem__(0, 99),
+        "units below .*, got 99",
+    ),
+    "a sum of other size": ("linear", layer("layer_0", features=10**6), "layer_0: .*10{6}"),
+    "another class": (
+        "linear",
+        lambda config: config["modules"]["layer_0"].update({"class": "Linear"}),
+        "(an InputSum|num_embeddings|no field but)",
+    ),
+    "another version": ("linear", lambda config: config.update(version=1), "version 1 of layer_1"),
+    "layers of one layer": ("separate", layer("layer_1", num_layers=2), "layer_1.*of one layer"),
+    "layers of other sizes": (
+        "separate", layer("layer_1", hidden_size=10**6), "expected .*10{6}",
+    ),
+    "a gap": (
+        "separate",
+        lambda config: config["modules"].update(layer_7=config["modules"].pop("layer_1")),
+        "modules: expected the modules input_0, layer_1",
+    ),
+    "no layers": (
+        "separate",
+        lambda config: [config["modules"].pop(n) for n in [*config["modules"]] if "layer" in n],
+        "modules: expected modules recurrent or layer_1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "text"), OF_LAYERS.values(), ids=OF_LAYERS)
+def test_layers_fit_together(name, change, text, honest, tmp_path):
+    config, arrays = said_in_folder(honest[name][1])
+    change(config)
+    (tmp_path / "torch").mkdir()
+    write_folder(tmp_path / "torch", config, arrays)
+    with pytest.raises(FormatError, match=f"torch: expected a folder written by .*({text})"):
         lsrl.load_torch(tmp_path / "torch")
 
 
