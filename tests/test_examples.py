@@ -45,7 +45,13 @@ def test_each_is_tried_and_notebooks_are_short():
         assert len(lines) < 60, path.name
 
 
-@pytest.mark.parametrize("name", studied(sorted(FOUND), "1_first_program"))
+# Twelve networks under four methods take minutes.
+LONG = pytest.param("own_method", marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize(
+    "name", [*studied(sorted({*FOUND} - {"own_method"}), "1_first_program"), LONG]
+)
 def test_it_runs_and_says_what_is_true(name, tmp_path, monkeypatch):
     if name in NEEDED:
         pytest.importorskip(NEEDED[name])
