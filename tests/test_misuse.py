@@ -288,7 +288,7 @@ FILES = {
         lambda: exporting().export("x", "torch"),
         ["no format 'x'", "'torch'", "model.save"],
     ),
-    "view nowhere": (lambda: interpret.view(model(), [0], path=None), ["view: " + PATH]),
+    "view into nothing": (lambda: interpret.view(model(), [0], path=""), ["view: ", "a path"]),
     "view of a program": (
         lambda: interpret.view(majority, [0], path="x"),
         ["view expects a Model", "lsrl.compile", "got Program"],

@@ -290,7 +290,7 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
-            "compiled_circuit",
+            "compiled_circuit", "facts",
         )
     },
     "altered": lambda model, _: altered(model),

@@ -488,5 +488,5 @@ def test_bad_input(compiled, tmp_path):
         variants.padded(variants.permuted(lstm))
     with pytest.raises(errors.InputError, match="at least one"):
         variants.join([])
-    with pytest.raises(errors.InputError, match="permuted"):
-        variants.permuted(mamba).export("huggingface", tmp_path / "checkpoint")
+    with pytest.raises(errors.InputError, match="tied"):
+        variants.permuted(mamba).export("huggingface", tmp_path, tie_word_embeddings=True)
