@@ -387,66 +387,37 @@ def _used(drawing: Drawing) -> list[str]:
 
 def _svg(drawing: Drawing) -> str:
     """Colours stand in attributes, which every program reads, and the dark ones in a style."""
-    dark: dict[str, str] = {}
-
-    def paint(what: str, pair: tuple[str, str]) -> str:
-        name = f"lsrl-{what}-{pair[0][1:]}-{pair[1][1:]}"
-        dark[name] = f"{what}:{pair[1]}"
-        return f'class="{name}" {what}="{pair[0]}"'
-
-    def text(x: float, y: float, words: str, ink: tuple[str, str], more: str = "") -> str:
-        escaped = html.escape(words, quote=False)
-        return f'<text x="{x:.1f}" y="{y:.1f}" {paint("fill", ink)}{more}>{escaped}</text>'
-
+    made = _Svg()
     width, height = drawing.size
     parts = [
-        f'<rect width="{width:.0f}" height="{height:.0f}" {paint("fill", _PAPER)}/>',
-        text(12, 21, drawing.title, _INK, ' font-weight="bold"'),
+        f'<rect width="{width:.0f}" height="{height:.0f}" {made.paint("fill", _PAPER)}/>',
+        made.text(12, 21, drawing.title, _INK, ' font-weight="bold"'),
         f'<g transform="translate(0 {_TOP:g})">',
     ]
     for number, band in enumerate(_bands(drawing)):
         tall = band.bottom - band.top
         parts.append(
             f'<rect y="{band.top:.1f}" width="{width:.0f}" height="{tall:.1f}" '
-            f"{paint('fill', _BANDS[number % 2])}/>"
+            f"{made.paint('fill', _BANDS[number % 2])}/>"
         )
-        parts.append(text(8, band.top + tall / 2 + 4, band.label, _SOFT))
+        parts.append(made.text(8, band.top + tall / 2 + 4, band.label, _SOFT))
     parts.append(f'</g><g transform="translate({_LEFT:g} {_TOP:g})">')
     for link, path in zip(drawing._links, drawing._placed.paths, strict=True):
-        colour = _STROKES[link.kind]
-        start, *rest = (f"{x:.1f} {y:.1f}" for x, y in path)
-        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in _head(path))
-        parts.append(
-            f'<path d="M{start}C{" ".join(rest)}" fill="none" stroke-width="1.3" '
-            f"{paint('stroke', colour)}/>"
-        )
-        parts.append(f'<polygon points="{corners}" {paint("fill", colour)}/>')
+        parts += made.link(path, _STROKES[link.kind])
     for key, box in drawing._boxes.items():
-        (x, y), (wide, tall) = drawing._placed.centres[key], box.size
-        fill = _FILLS[_FAMILIES.get(box.kind, "plain")]
-        hint = html.escape(f"{box.name} = {box.formula}" if box.formula else box.name)
-        parts.append(
-            f'<g><title>{hint}</title><rect x="{x - wide / 2:.1f}" y="{y - tall / 2:.1f}" '
-            f'width="{wide:.1f}" height="{tall:.1f}" rx="4" stroke="#8a939d" '
-            f"{paint('fill', fill)}/>"
-        )
-        for number, line in enumerate(box.lines):
-            where = y - tall / 2 + _PADDING + _LINE * number + 8
-            more = ' text-anchor="middle"' + (' font-weight="bold"' if number == 0 else "")
-            parts.append(text(x, where, line, _INK if number == 0 else _SOFT, more))
-        parts.append("</g>")
+        parts += made.box(box, *drawing._placed.centres[key])
     parts.append("</g>")
     x, y = 12.0, height - (28 if drawing.note else 9)
     for kind in _used(drawing):
         parts.append(
             f'<line x1="{x:.0f}" x2="{x + 20:.0f}" y1="{y - 4:.0f}" y2="{y - 4:.0f}" '
-            f'stroke-width="2" {paint("stroke", _STROKES[kind])}/>'
+            f'stroke-width="2" {made.paint("stroke", _STROKES[kind])}/>'
         )
-        parts.append(text(x + 26, y, kind, _SOFT))
+        parts.append(made.text(x + 26, y, kind, _SOFT))
         x += 50 + _LETTER * len(kind)
     if drawing.note:
-        parts.append(text(12, height - 9, drawing.note, _INK))
-    style = "".join(f".{name}{{{rule}}}" for name, rule in dark.items())
+        parts.append(made.text(12, height - 9, drawing.note, _INK))
+    style = "".join(f".{name}{{{rule}}}" for name, rule in made.dark.items())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}" style="max-width:100%;height:auto" '
@@ -454,6 +425,50 @@ def _svg(drawing: Drawing) -> str:
         f'font-size="{_FONT:g}">'
         f"<style>@media (prefers-color-scheme:dark){{{style}}}</style>{''.join(parts)}</svg>"
     )
+
+
+class _Svg:
+    """Elements of a drawing, and the rules of their colours in the dark."""
+
+    def __init__(self) -> None:
+        self.dark: dict[str, str] = {}
+
+    def paint(self, what: str, pair: tuple[str, str]) -> str:
+        """The attributes that give something its colours."""
+        name = f"lsrl-{what}-{pair[0][1:]}-{pair[1][1:]}"
+        self.dark[name] = f"{what}:{pair[1]}"
+        return f'class="{name}" {what}="{pair[0]}"'
+
+    def text(self, x: float, y: float, words: str, ink: tuple[str, str], more: str = "") -> str:
+        """Words at a place."""
+        escaped = html.escape(words, quote=False)
+        return f'<text x="{x:.1f}" y="{y:.1f}" {self.paint("fill", ink)}{more}>{escaped}</text>'
+
+    def link(self, path: Sequence[Point], colour: tuple[str, str]) -> list[str]:
+        """A curve with its head."""
+        start, *rest = (f"{x:.1f} {y:.1f}" for x, y in path)
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in _head(path))
+        return [
+            f'<path d="M{start}C{" ".join(rest)}" fill="none" stroke-width="1.3" '
+            f"{self.paint('stroke', colour)}/>",
+            f'<polygon points="{corners}" {self.paint("fill", colour)}/>',
+        ]
+
+    def box(self, box: Box, x: float, y: float) -> list[str]:
+        """A box with its lines around a place."""
+        wide, tall = box.size
+        fill = _FILLS[_FAMILIES.get(box.kind, "plain")]
+        hint = html.escape(f"{box.name} = {box.formula}" if box.formula else box.name)
+        parts = [
+            f'<g><title>{hint}</title><rect x="{x - wide / 2:.1f}" y="{y - tall / 2:.1f}" '
+            f'width="{wide:.1f}" height="{tall:.1f}" rx="4" stroke="#8a939d" '
+            f"{self.paint('fill', fill)}/>"
+        ]
+        for number, line in enumerate(box.lines):
+            where = y - tall / 2 + _PADDING + _LINE * number + 8
+            more = ' text-anchor="middle"' + (' font-weight="bold"' if number == 0 else "")
+            parts.append(self.text(x, where, line, _INK if number == 0 else _SOFT, more))
+        return [*parts, "</g>"]
 
 
 def _figure(drawing: Drawing) -> "Figure":
@@ -473,21 +488,13 @@ def _figure(drawing: Drawing) -> "Figure":
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set(xlim=(-_LEFT, width - _LEFT), ylim=(height - _TOP, -_TOP))
+    font = {"family": "DejaVu Sans Mono", "size": _FONT * 72 / 96}
 
     def text(
         x: float, y: float, words: str, ink: str, *, middle: bool = False, bold: bool = False
     ) -> None:
-        axes.text(
-            x,
-            y,
-            words,
-            color=ink,
-            family="DejaVu Sans Mono",
-            size=_FONT * 72 / 96,
-            parse_math=False,
-            ha="center" if middle else "left",
-            weight="bold" if bold else "normal",
-        )
+        where, weight = "center" if middle else "left", "bold" if bold else "normal"
+        axes.text(x, y, words, color=ink, parse_math=False, ha=where, weight=weight, fontdict=font)
 
     text(12 - _LEFT, 21 - _TOP, drawing.title, _INK[0], bold=True)
     for number, band in enumerate(_bands(drawing)):
