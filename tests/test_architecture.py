@@ -27,7 +27,7 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 # longest name that it is or lies in. Parts of one row know nothing of each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.errors", "lsrl.options"),
-    ("lsrl.arguments",),
+    ("lsrl.arguments", "lsrl.extras"),
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
     ("lsrl.card",),
     ("lsrl.ir",),
@@ -69,6 +69,7 @@ GROUND = {"lsrl.arguments", "lsrl.errors", "lsrl.ir"}
 ARRAYS = {"lsrl.parameters", "lsrl.pytrees"}
 MAY_IMPORT_ONLY = {
     "lsrl.arguments": {"lsrl.errors"},
+    "lsrl.extras": {"lsrl.errors"},
     "lsrl.ir": {"lsrl.arguments", "lsrl.errors"},
     "lsrl.language": GROUND | {"lsrl.drawing", "lsrl.showing"},
     "lsrl.target": {"lsrl.ir"},

@@ -15,20 +15,11 @@ from typer.exceptions import TyperException
 
 from lsrl.cli.printing import print_all, say
 from lsrl.errors import LsrlError
+from lsrl.extras import EXTRAS
 
 # Exit codes, beside 0 and that of a check that failed, which is 1.
 MISUSE, FAULT, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
 DEBUG = "LSRL_DEBUG"
-# The extra that installs a module; most are asked for by name before they are needed.
-EXTRAS = {
-    "matplotlib": "plot",
-    "pandas": "frames",
-    "pyarrow": "frames",
-    "sklearn": "interpret",
-    "tokenizers": "huggingface",
-    "torch": "torch",
-    "transformers": "huggingface",
-}
 
 
 class Commands(TyperGroup):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.folders import replace_file
 from lsrl.interpret.laboratory import Method
 from lsrl.interpret.method_scores import Interval, MethodScore, shown, summary
@@ -86,13 +87,7 @@ class Leaderboard:
         Raises:
           InputError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError(
-                "to_frame needs pandas, which is not installed: pip install 'lsrl[frames]'; "
-                "`rows` has the same"
-            ) from error
+        pandas = needed("pandas", "to_frame", "`rows` has the same")
         names = [field.name for field in fields(MethodScore)]
         return pandas.DataFrame([astuple(row) for row in self.rows], columns=names)
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from rich.progress import Progress
 
 from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.noise.copies import MEMORY
@@ -117,13 +118,7 @@ class Measurement:
         Raises:
           InputError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError(
-                "to_frame needs pandas, which is not installed: pip install 'lsrl[frames]'; "
-                "`rows` has the same as tuples"
-            ) from error
+        pandas = needed("pandas", "to_frame", "`rows` has the same as tuples")
         return pandas.DataFrame(self.rows, columns=Row._fields)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":

@@ -20,20 +20,19 @@ the order of `differs`) and, of counterfactuals, `constant` (signals that no pai
 """
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from lsrl import arguments, schema, storage
-from lsrl.errors import FormatError, InputError, NewerSchemaError
+from lsrl.errors import FormatError, NewerSchemaError
+from lsrl.extras import needed
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.schema import FieldError, Reader
@@ -88,7 +87,7 @@ class Split:
         Raises:
           InputError: pandas is not installed.
         """
-        pandas = _optional("pandas")
+        pandas = needed("pandas", "this")
         count, tokens = self.outputs.shape[:2]
         columns: dict[str, Array] = {}
         for name, array in self.flat("").items():
@@ -152,7 +151,7 @@ class Dataset:
           >>> files = lsrl.suite.load_data("dyck1").to_parquet("dyck1")
           >>> datasets.load_dataset("parquet", data_files=files)
         """
-        arrow, parquet = _optional("pyarrow"), _optional("pyarrow.parquet")
+        arrow, parquet = needed("pyarrow", "this"), needed("pyarrow.parquet", "this")
         Path(directory).mkdir(parents=True, exist_ok=True)
         written = {}
         for split, data in self.splits.items():
@@ -219,16 +218,6 @@ class Counterfactuals:
         different: Array = np.any(self.differs, axis=2)
         found = np.flatnonzero(different[:, self.signals.index(signal)])
         return found[np.argsort(different[found].sum(axis=1), kind="stable")]
-
-
-def _optional(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"this needs {name.partition('.')[0]}, which is not installed: "
-            "pip install 'lsrl[frames]'"
-        ) from error
 
 
 # ---------------------------------------------------------------- files
