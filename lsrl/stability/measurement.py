@@ -18,7 +18,7 @@ from lsrl.noise.copies import MEMORY
 from lsrl.noise.perturbations import perturbation_of
 from lsrl.stability.measures import critical_level
 from lsrl.stability.store import CsvRow
-from lsrl.stability.sweep import Dtype, Extremes, Length, Plan, SweepKind, fractions, sweep
+from lsrl.stability.sweep import Dtype, Extremes, Length, Plan, SweepKind, by_level, sweep
 from lsrl.stability.workloads import TOKENS, Own
 from lsrl.support import TargetInfo
 from lsrl.testing.verification import Sampler
@@ -106,11 +106,9 @@ class Measurement:
 
     def shares(self) -> dict[tuple[str, str, str], tuple[list[float], Array]]:
         """By program, target and perturbation: levels above 0, wrong shares (levels, draws)."""
-        rows: list[CsvRow] = [
-            {**{name: str(value) for name, value in row._asdict().items()}, "lowering": ""}
-            for row in self.rows
-        ]
-        return {(key[0], key[1], key[3]): value for key, value in fractions(rows).items()}
+        return by_level(
+            ((row.program, row.target, row.perturbation), row.level, row.wrong) for row in self.rows
+        )
 
     def to_frame(self) -> "DataFrame":
         """The rows as a pandas DataFrame, with the columns of `Row`.

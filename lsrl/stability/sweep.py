@@ -5,11 +5,11 @@ hundred times longer than it was compiled for, "extremes" on inputs at the ends 
 ranges, and "dtype" a model that is compiled for another dtype.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from lsrl.stability.measures import first_wrong_token, mean_error
 from lsrl.stability.store import CsvRow, Parts, write_rows
 from lsrl.stability.workloads import Subject
 
+Key = TypeVar("Key", bound=Hashable)
 COLUMNS = (
     "program", "target", "lowering", "perturbation", "level", "seed",
     "wrong", "error", "first_token",
@@ -426,12 +427,27 @@ def fractions(
     rows: Sequence[CsvRow], **chosen: str
 ) -> Mapping[tuple[str, str, str, str], tuple[list[float], Array]]:
     """Levels above 0 and wrong tokens (levels, draws), by program, target, lowering, kind."""
-    table: dict[tuple[str, str, str, str], dict[float, list[float]]] = {}
-    for row in rows:
-        key = (row["program"], row["target"], row["lowering"], row["perturbation"])
-        level = float(row["level"])
-        if level > 0 and all(row[name] == value for name, value in chosen.items()):
-            table.setdefault(key, {}).setdefault(level, []).append(float(row["wrong"]))
+    return by_level(
+        (
+            (row["program"], row["target"], row["lowering"], row["perturbation"]),
+            float(row["level"]),
+            float(row["wrong"]),
+        )
+        for row in rows
+        if all(row[name] == value for name, value in chosen.items())
+    )
+
+
+def by_level(draws: Iterable[tuple[Key, float, float]]) -> dict[Key, tuple[list[float], Array]]:
+    """Draws, each with what it is of, its level and its wrong tokens, by what they are of.
+
+    Returns:
+      The levels above 0, in rising order, and wrong tokens (levels, draws).
+    """
+    table: dict[Key, dict[float, list[float]]] = {}
+    for key, level, wrong in draws:
+        if level > 0:
+            table.setdefault(key, {}).setdefault(level, []).append(wrong)
     return {
         key: (sorted(levels), np.array([levels[level] for level in sorted(levels)]))
         for key, levels in table.items()
