@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lsrl import arguments
 from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.folders import replace_file
 from lsrl.ir.graph import Graph
 from lsrl.placement import Link, Placed, Point, place
@@ -473,16 +474,12 @@ class _Svg:
 
 def _figure(drawing: Drawing) -> "Figure":
     """The same as a figure of matplotlib, in light colours."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-        from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
-        from matplotlib.path import Path
-    except ImportError as error:
-        raise InputError(
-            "this format needs matplotlib, which is not installed: pip install 'lsrl[plot]'; .svg "
-            "needs nothing"
-        ) from error
+    needed("matplotlib", "this format", ".svg needs nothing")
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
+    from matplotlib.path import Path
+
     width, height = drawing.size
     figure = Figure(figsize=(width / 96, height / 96), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))

@@ -161,8 +161,8 @@ def benchmark(
       The leaderboard.
 
     Raises:
-      InputError: no models, or the method returns something that is no claim about its model.
-      LsrlError: scikit-learn is not installed.
+      InputError: no models, or the method returns something that is no claim about its model,
+        or scikit-learn is not installed.
 
     Example:
       >>> def by_size(model, inputs):
