@@ -374,7 +374,9 @@
     context.scale(ratio, ratio);
     const gap = seen.cell >= 9 ? 1 : 0;
     const strip = height / row.drawn.length;
-    context.font = `11px ${colours.mono}`;
+    const texts = row.width === 1 ? seenTexts(row) : [];
+    const letters = lettersFor(texts, seen.cell - gap - 1);
+    context.font = `${letters}px ${colours.mono}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     // Zeros first: of hundreds of elements, what is not zero stays visible.
@@ -387,13 +389,29 @@
         const lower = strip > 6 && row.drawn.length > 1 ? 1 : 0;
         const tall = Math.max(strip - lower, value === 0 ? strip : 1.5);
         context.fillRect(place * seen.cell, line * strip, seen.cell - gap, tall);
-        const text = shortly(value);
-        if (row.width === 1 && value !== 0 && seen.cell >= 12 && text.length * 6.7 <= seen.cell - 1) {
+        if (row.width === 1 && value !== 0) {
           context.fillStyle = strength(value, row.greatest) > 0.5 ? colours.paper : colours.ink;
+          const text = fitted(texts[place], letters, seen.cell - gap - 1);
           context.fillText(text, place * seen.cell + (seen.cell - gap) / 2, height / 2 + 0.5);
         }
       }
   };
+
+  /** What stands in a row's cells; a zero is an empty one. */
+  const seenTexts = (row) => [...Array(seen.count).keys()].map((place) => {
+    const value = number(valueAt(row, state.sequence, seen.first + place, row.drawn[0]));
+    return value === 0 ? "" : shortly(value);
+  });
+
+  // In pixels, letters that can be read and those that need not be larger; and how wide one is.
+  const [SMALL, LARGE, ASPECT] = [7, 11, 0.61];
+  /** The size at which all of some texts fit a place, but for those that fit at none. */
+  const lettersFor = (texts, room) => {
+    const most = Math.floor(room / (SMALL * ASPECT));
+    const longest = Math.max(1, ...texts.map((text) => text.length).filter((length) => length <= most));
+    return clamp(room / (longest * ASPECT), SMALL, LARGE);
+  };
+  const fitted = (text, letters, room) => (text.length * letters * ASPECT <= room + 0.01 ? text : "…");
 
   /** Rows out of sight are painted when they come into it: there may be hundreds. */
   const paintSeen = () => {
@@ -432,6 +450,8 @@
     const lines = data.inputs.filter((input) => input.symbols).slice(0, 3);
     const every = [1, 2, 5, 10, 20, 50].find((step) => step * seen.cell >= 22) ?? 100;
     axis.style.height = `${16 * (lines.length + 1)}px`;
+    const sizes = lines.map((input) => lettersFor(
+      input.texts[state.sequence].slice(seen.first, seen.first + seen.count), seen.cell));
     for (let place = 0; place < seen.count; place++) {
       const token = seen.first + place;
       const put = (text, className, line, wide) => {
@@ -441,11 +461,12 @@
         mark.style.width = `${seen.cell * wide - 1}px`;
         mark.dataset.token = token;
         axis.append(mark);
+        return mark;
       };
       if (token % every === 0) put(String(token), "index", 0, every === 1 ? 1 : every * 0.98);
       lines.forEach((input, line) => {
-        const text = input.texts[state.sequence][token];
-        if (text.length * 6.7 <= seen.cell + 1) put(text, "symbol", line + 1, 1);
+        const mark = put(fitted(input.texts[state.sequence][token], sizes[line], seen.cell), "symbol", line + 1, 1);
+        mark.style.fontSize = `${sizes[line]}px`;
       });
     }
     for (const mark of axis.querySelectorAll(".index")) mark.style.textAlign = every === 1 ? "center" : "left";
