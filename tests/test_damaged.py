@@ -76,8 +76,13 @@ def said_in_model(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 def write_model(path: Path, data: Any, arrays: dict[str, np.ndarray], right: bool = True) -> None:
     text = text_of(data)
-    checksum = storage._checksum(text, arrays) if right else "0" * 64
+    checksum = storage._checksum(text, arrays) if right else checksum_of(path)
     path.write_bytes(to_safetensors(arrays, {"lsrl": f"{checksum} {text}"}))
+
+
+def checksum_of(path: Path) -> str:
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata()["lsrl"].partition(" ")[0]
 
 
 def read_model(path: Path) -> Any:
@@ -148,6 +153,7 @@ def read_part(path: Path) -> Any:
 
 
 def read_unit(path: Path) -> Any:
+    (path.parent / "data").write_bytes(b"1")  # the file that the unit tells of
     kept = build._kept(path.parent, ".", "key")
     if kept is None:
         raise FormatError(f"{path}: made anew")
@@ -319,6 +325,7 @@ def damaged(format: Format, honest: Path, path: Path, draw: random.Random, right
     """
     kind = draw.choice(["cut", "flip", "field", "field", "array"])
     data, arrays = format.said(honest)
+    format.write(path, data, arrays, True)
     if kind == "array" and (made := changed_arrays(arrays, draw)) is not None:
         format.write(path, data, made, right)
         return
@@ -329,7 +336,6 @@ def damaged(format: Format, honest: Path, path: Path, draw: random.Random, right
             value = value[key]
         format.write(path, put(data, at, draw.choice(changes_of(value))), arrays, right)
         return
-    format.write(path, data, arrays, True)
     file = path / draw.choice(format.files)
     content = bytearray(file.read_bytes())
     if kind == "cut":
