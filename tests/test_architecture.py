@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.errors", "lsrl.options"),
     ("lsrl.arguments", "lsrl.extras"),
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
-    ("lsrl.card",),
+    ("lsrl.card", "lsrl.sealed"),
     ("lsrl.ir",),
     ("lsrl.placement", "lsrl.showing"),
     ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
@@ -85,13 +85,15 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.numerics", "lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target"}
     | {"lsrl.torch_config", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND
-    | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.showing"},
+    | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.sealed"}
+    | {"lsrl.showing"},
     "lsrl.drawing": GROUND | {"lsrl.extras", "lsrl.folders", "lsrl.placement"},
     "lsrl.placement": set(),
     "lsrl.showing": set(),
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
     "lsrl.schema": {"lsrl.arguments", "lsrl.errors"},
+    "lsrl.sealed": {"lsrl.arguments", "lsrl.errors", "lsrl.schema"},
     "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},
     "lsrl.state": GROUND
     | ARRAYS
