@@ -15,6 +15,7 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.sugar import (
@@ -101,6 +102,7 @@ __all__ = [
     "load_torch",
     "lookup",
     "maximum",
+    "memory",
     "minimum",
     "mod",
     "mux",
