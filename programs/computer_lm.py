@@ -145,10 +145,11 @@ def subleq_lm(cells: int = 32, bits: int = 8, max_length: int | None = None) -> 
     """
     words = _words(cells, bits)
     symbol, length = Token(words.starts[-1], words.names), checks.optional_length(max_length)
+    feedback = lsrl.Feedback("token", output=0, halt=(0, "==", words.halt))
     size, numbers = words.cells, words.numbers
     signed = np.array([words.signed(number) for number in range(numbers)])
 
-    @lsrl.program(max_length=length)
+    @lsrl.program(max_length=length, feedback=feedback)
     def subleq_lm(token: Annotated[Signal, symbol]) -> Annotated[Signal, symbol]:
         start = lsrl.lookup(token, words.start)
         address = lsrl.lookup(token, words.address)
@@ -408,7 +409,7 @@ ENTRIES = (
     Entry(
         subleq_lm,
         subleq_lm_reference,
-        parameters=({"cells": 8, "bits": 4}, {"cells": 40, "bits": 7}),
+        parameters=({"cells": 8, "bits": 4},),
         sampler=_sample,
         edges=_edges,
     ),
