@@ -65,6 +65,7 @@ _LAZY = {
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
     "interpret": "lsrl.interpret",
+    "machine": "lsrl.machine",
     "stability": "lsrl.stability",
     "suite": "lsrl.suite",
 }
@@ -100,6 +101,7 @@ __all__ = [
     "load",
     "load_torch",
     "lookup",
+    "machine",
     "maximum",
     "minimum",
     "mod",

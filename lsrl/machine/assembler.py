@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lsrl.errors import AssemblyError
-from lsrl.machine.image import Image, image_of
+from lsrl.machine.fleq import FleqImage
+from lsrl.machine.fleq_assembler import assemble_fleq
+from lsrl.machine.image import Image
 from lsrl.machine.words import LABEL, NAME, codes_of, is_string, number, words_of
 
 # What every text may say: where keys come from and letters go to, and where a machine halts.
@@ -32,12 +34,12 @@ class _Macro:
     body: list[tuple[int, list[str]]] = field(default_factory=list)
 
 
-def assemble(text: str) -> Image:
-    """The memory image of a SUBLEQ text.
+def assemble(text: str) -> Image | FleqImage:
+    """The memory image of a text: of a SUBLEQ machine, or of a FLEQ one if it begins with `.fleq`.
 
-    A line is an instruction of one to three words, `a b c`: mem[b] -= mem[a], and where that is not
-    above 0, go to c. Without c it goes on, without b it sets a to 0. A word is a sum or product of
-    numbers, letters and labels without blanks. What stands behind `#` is a comment.
+    SUBLEQ: a line is an instruction of one to three words, `a b c`: mem[b] -= mem[a], and where
+    that is not above 0, go to c. Without c it goes on, without b it sets a to 0. A word is a sum or
+    product of numbers, letters and labels without blanks. Behind `#` stands a comment.
 
       start:  greeting out        # a label, and an instruction; what goes to `out` is printed
       .org 100                    # what follows goes to this address
@@ -51,21 +53,34 @@ def assemble(text: str) -> Image:
     `in` and `out` are -1, whence keys come and whither letters go; `halt` is -1, where a machine
     stops; `here` is the address of the word itself and `next` that of the next instruction.
 
+    FLEQ: a line is `c = f a b`, of cells by name; a number is a cell that holds it, and a cell that
+    is not declared holds 0.
+
+      .fleq
+      .cell x 7                   # what a cell holds: a number, or rows of a matrix: 1 2; 3 4
+      again:  r = mul x r         # a function of the machine; with one operand, of it twice
+              y = x               # x + 0
+              n = sub n 1 if n goto halt   # where n is not above 0, after the write
+              goto again
+
     Args:
       text: the lines.
 
     Returns:
-      The image, a dict from address to number.
+      The image: a dict from address to number, or the cells and lines of a FLEQ machine.
 
     Raises:
       AssemblyError: a line has a fault; says which, what and how to mend it.
 
     Example: `lsrl.machine.assemble("x out; x x halt; x: .data 'A'")`.
     """
+    written = [(line, words_of(each, line)) for line, each in enumerate(text.splitlines(), 1)]
+    if next((words for _, words in written if words), None) == [".fleq"]:
+        return assemble_fleq(written)
     reader = _Reader()
-    for line, written in enumerate(text.splitlines(), 1):
-        for part in _statements(words_of(written, line)):
-            reader.read(line, part)
+    for line, words in written:
+        for statement in _statements(words):
+            reader.read(line, statement)
     return reader.image()
 
 
@@ -98,8 +113,8 @@ class _Reader:
             return
         while words and (label := LABEL.match(words[0])):
             self._label(label[1], line)
-            rest = words[0][label.end() :]
-            words = [rest, *words[1:]] if rest else words[1:]
+            behind = words[0][label.end() :]
+            words = [behind, *words[1:]] if behind else words[1:]
         if not words:
             return
         first, rest = words[0], words[1:]
@@ -228,5 +243,6 @@ def _renamed(word: str, meant: Mapping[str, str]) -> str:
         return word
     label = LABEL.match(word)
     if label and label[1] in meant:
-        return f"{meant[label[1]]}:{_renamed(word[label.end() :], meant) if word[label.end() :] else ''}"
+        rest = word[label.end() :]
+        return f"{meant[label[1]]}:{_renamed(rest, meant) if rest else ''}"
     return NAME.sub(lambda found: meant.get(found[0], found[0]), word)

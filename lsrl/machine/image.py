@@ -47,11 +47,11 @@ class Image(Mapping[int, int]):
             raise InputError(f"the text has no label {label!r}; {hint}")
         return self.labels[label]
 
-    def put(self, **values: int | Iterable[int]) -> "Image":
+    def put(self, **values: object) -> "Image":
         """The image with numbers at labels: one, or a memory image that begins there.
 
         Raises:
-          InputError: there is no such label.
+          InputError: there is no such label, or what is to lie there are no whole numbers.
 
         Example: `lsrl.machine.assemble(text).put(x=6, y=7)`.
         """

@@ -5,7 +5,6 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.machine.image import Image, image_of
 
@@ -208,7 +207,7 @@ def disassemble(memory: object, *, start: int = 0) -> str:
     inside = {address + place for address in reached for place in (1, 2)}
     names = {
         address: name
-        for name, address in reversed(image.labels.items())
+        for name, address in sorted(image.labels.items(), reverse=True)
         if address in image and address not in inside
     }
     for address in sorted(reached):
