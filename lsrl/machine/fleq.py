@@ -1,6 +1,6 @@
 """FLEQ in plain Python, in float32: `c = f(a, b)`, and a jump where a flag is not above 0."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import NamedTuple, final
@@ -184,6 +184,8 @@ class Fleq:
       memory: what each cell holds, by name.
       pc: the number of the next line; -1 once it halted.
       steps: how many instructions were done.
+      text: what was printed, which is nothing.
+      waiting: whether it wants a key, which it never does.
 
     Example: `Fleq(image).run(1000)`.
     """
@@ -216,6 +218,7 @@ class Fleq:
             for name, cell in image.cells.items()
         }
         self.pc, self.steps = start, 0
+        self.text, self.waiting = b"", False
 
     @property
     def halted(self) -> bool:
@@ -226,20 +229,32 @@ class Fleq:
         """Every cell, in the order of the addresses: (cells, …)."""
         return np.stack([*self.memory.values()])
 
-    def run(self, steps: int = 1_000_000, *, stop: Collection[int] = ()) -> list[FleqStep]:
+    def run(
+        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
+    ) -> int:
         """Go on until the machine halts, comes to a breakpoint, or did its steps.
 
         Args:
           steps: how many instructions at most.
+          stdin: none, since it reads no keys.
           stop: numbers of lines ahead of which to stop; not ahead of the first.
 
         Returns:
-          What was done, instruction by instruction.
+          How many instructions were done.
         """
-        done: list[FleqStep] = []
-        while len(done) < steps and self.pc >= 0 and not (done and self.pc in stop):
-            done.append(self._next())
-        return done
+        return sum(1 for _ in self._going(steps, stop))
+
+    def trace(
+        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
+    ) -> list[FleqStep]:
+        """Go on as `run` does, and tell what was done, instruction by instruction."""
+        return list(self._going(steps, stop))
+
+    def _going(self, steps: int, stop: Collection[int]) -> Iterator[FleqStep]:
+        for done in range(steps):
+            if self.pc < 0 or (done and self.pc in stop):
+                return
+            yield self._next()
 
     def _next(self) -> FleqStep:
         pc, line = self.pc, self.image.lines[self.pc]

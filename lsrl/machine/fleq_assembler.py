@@ -9,7 +9,7 @@ from lsrl.errors import AssemblyError
 from lsrl.machine.fleq import Cell, FleqImage, Line
 from lsrl.machine.words import LABEL, NAME
 
-_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)(e-?\d+)?")
+_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
 _Names = tuple[str, str, str, str, str]  # function, a, b, c, flag
 _FORMS = "'c = f a b', 'c = f a', 'c = a', 'goto LABEL' or one of the first three and 'if x goto L'"
 
@@ -54,7 +54,7 @@ class _Reader:
     def declare(self, words: list[str], line: int) -> None:
         """`.cell name number`, or rows of numbers, which semicolons part."""
         name, rows = (words or [""])[0], _rows(words[1:] or ["0"])
-        if not NAME.fullmatch(name) or name in self.cells:
+        if not (NAME.fullmatch(name) or _NUMBER.fullmatch(name)) or name in self.cells:
             raise AssemblyError(line, f".cell: expected a new name, got {name!r}")
         for word in (word for row in rows for word in row):
             if not _NUMBER.fullmatch(word):
@@ -83,6 +83,8 @@ class _Reader:
                 names = function, a, b, c, flag
             case _:
                 raise AssemblyError(line, f"expected {_FORMS}, got {' '.join(words)!r:.60}")
+        if _NUMBER.fullmatch(names[3]) and names[:4] != ("add", "0", "0", "0"):
+            raise AssemblyError(line, f"{names[3]!r} is a number, which stays; write to a name")
         for cell in names[1:]:
             self._cell(cell, line)
         self.lines.append((names, to, line))
@@ -98,9 +100,9 @@ class _Reader:
 
     def image(self) -> FleqImage:
         """The image, once all lines are read; what falls off the end of the text halts."""
-        last = self.lines[-1][2] if self.lines else 1
-        if not self.lines or self.lines[-1][0][-1] != "0" or len(self.labels):
-            self.instruction(["goto", "halt"], last)
+        *_, flag, line = (*self.lines[-1][0], self.lines[-1][2]) if self.lines else ("1", 1)
+        if flag != "0" or len(self.lines) in self.labels.values():
+            self.instruction(["goto", "halt"], line)
         lines = []
         for names, to, line in self.lines:
             if to != "halt" and to not in self.labels:
@@ -117,3 +119,24 @@ def _rows(words: list[str]) -> list[list[str]]:
         else:
             rows[-1].append(word)
     return rows
+
+
+def fleq_text(image: FleqImage) -> str:
+    """The text of a FLEQ image, which `assemble` makes into the same image."""
+    written = [f".cell {name} {_numbers_text(cell)}" for name, cell in image.cells.items()]
+    names = {number: label for label, number in image.labels.items()}
+    for line in image.lines:
+        if line.to is not None:
+            names.setdefault(line.to, f"at{line.to}")
+    for number, line in enumerate(image.lines):
+        what = f"{line.c} = {line.function} {line.a} {line.b}"
+        to = "halt" if line.to is None else names[line.to]
+        jump = "" if line.flag == "1" and to == "halt" else f" if {line.flag} goto {to}"
+        label = f"{names[number]}:" if number in names else ""
+        written.append(f"{label:7} {what + jump:40} # {number}")
+    return "\n".join([".fleq", *written]) + "\n"
+
+
+def _numbers_text(cell: Cell) -> str:
+    rows = cell.reshape(1, 1) if cell.ndim == 0 else cell
+    return "; ".join(" ".join(f"{float(number):.9g}" for number in row) for row in rows)

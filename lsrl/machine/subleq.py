@@ -1,6 +1,6 @@
 """SUBLEQ in plain Python: what a network is held to, and what a run's rows mean."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, final
 
 import numpy as np
@@ -109,7 +109,7 @@ class Subleq:
 
     def run(
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
-    ) -> list[Step]:
+    ) -> int:
         """Go on until the machine halts, waits for a key, comes to a breakpoint, or did its steps.
 
         Args:
@@ -118,18 +118,28 @@ class Subleq:
           stop: addresses of instructions ahead of which to stop; not ahead of the first.
 
         Returns:
-          What was done, instruction by instruction.
+          How many instructions were done.
         """
+        return sum(1 for _ in self._going(steps, stdin, stop))
+
+    def trace(
+        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
+    ) -> list[Step]:
+        """Go on as `run` does, and tell what was done, instruction by instruction."""
+        return list(self._going(steps, stdin, stop))
+
+    def _going(self, steps: int, stdin: bytes, stop: Collection[int]) -> Iterator[Step]:
         self.keys += stdin
         self.waiting = False
-        done: list[Step] = []
-        while len(done) < steps and self.pc >= 0 and not (done and self.pc in stop):
+        for done in range(steps):
+            if self.pc < 0 or (done and self.pc in stop):
+                return
             step = self._next()
             if step is None:
                 self.waiting = True
-                break
-            done.append(step)
-        return done
+                return
+            self.steps += 1
+            yield step
 
     def _next(self) -> Step | None:
         memory, pc = self.memory, self.pc
@@ -149,8 +159,7 @@ class Subleq:
         if b in memory:
             memory[b] = new
         free = key is None and said is None
-        self.pc = c if free and new <= 0 else pc + 3
-        self.steps += 1
+        self.pc = c if free and new <= 0 else wrapped(pc + 3, self.bits)
         return Step(pc, a, b, c, at_a, at_b, new, self.pc, key, said)
 
 
@@ -185,70 +194,3 @@ def fitting(image: Image, segments: Iterable[tuple[int, int]], bits: int) -> dic
                 f"{top - 1}; take more bits",
             )
     return dict(image)
-
-
-def disassemble(memory: object, *, start: int = 0) -> str:
-    """The text of a memory image, which `assemble` makes into the same image.
-
-    What can be reached from `start` by jumps and by going on is shown as instructions, all else as
-    data; labels are those of the image's own text where it has one.
-
-    Args:
-      memory: the image, or any sequence of numbers or dict from address to number.
-      start: where the first instruction stands.
-
-    Returns:
-      The text, one instruction or number a line, with its address behind it.
-
-    Example: `print(lsrl.machine.disassemble(run.memory))`.
-    """
-    image = image_of(memory)
-    reached = _reached(image, start)
-    inside = {address + place for address in reached for place in (1, 2)}
-    names = {
-        address: name
-        for name, address in sorted(image.labels.items(), reverse=True)
-        if address in image and address not in inside
-    }
-    for address in sorted(reached):
-        target = image[address + 2]
-        if target in reached and target != address + 3:
-            names.setdefault(target, f"at{target}")
-    lines: list[str] = []
-    expected = 0
-    for address in image:
-        if address in inside:
-            continue
-        if address != expected:
-            lines.append(f"{'':7} .org {address}")
-        words = [image[address]]
-        text = f".data {words[0]}"
-        if address in reached:
-            words = [image[address + place] for place in range(3)]
-            shown = words[:2] if words[2] == address + 3 else words
-            known = zip(shown, ("in", "out", "halt"), strict=False)
-            text = " ".join(name if w == GUARD else names.get(w, str(w)) for w, name in known)
-        label = f"{names[address]}:" if address in names else ""
-        lines.append(f"{label:7} {text:24} # {address}")
-        expected = address + len(words)
-    return "\n".join(lines) + "\n"
-
-
-def _reached(image: Image, start: int) -> set[int]:
-    """Addresses of the instructions that a machine may come to, none of which overlap."""
-    reached: set[int] = set()
-    taken: set[int] = set()
-    ahead = [start]
-    while ahead:
-        address = ahead.pop()
-        words = range(address, address + 3)
-        if address in reached or any(w in taken or w not in image for w in words):
-            continue
-        reached.add(address)
-        taken.update(words)
-        a, b, c = (image[word] for word in words)
-        if a == GUARD or b == GUARD or a != b:  # else the jump is taken for sure
-            ahead.append(address + 3)
-        if a != GUARD and b != GUARD:
-            ahead.append(c)
-    return reached
