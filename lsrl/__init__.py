@@ -15,7 +15,9 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.feedback import Feedback, MemoryMap
 from lsrl.language.program import Program, program
+from lsrl.language.run import Run
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.sugar import (
     argmax,
@@ -71,8 +73,11 @@ _LAZY = {
 }
 
 __all__ = [
+    "Feedback",
+    "MemoryMap",
     "Model",
     "Program",
+    "Run",
     "Signal",
     "State",
     "Token",

@@ -45,10 +45,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.cache", "lsrl.state", "lsrl.torch_config"),
     ("lsrl.torch_module",),
     ("lsrl.torch_folder",),
-    ("lsrl.requests",),
+    ("lsrl.requests", "lsrl.run_files"),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
+    ("lsrl.looping",),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
@@ -117,8 +118,8 @@ COMMON = {
     *(
         f"lsrl.backends.{name}"
         for name in (
-            "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
-            "strength", "torch_modules",
+            "anatomy", "axes", "base", "engine", "hooks", "input_map", "loop", "network",
+            "pattern", "registry", "strength", "torch_modules",
         )
     ),
 }  # fmt: skip
