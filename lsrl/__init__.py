@@ -16,6 +16,7 @@ from lsrl.language.comparison import (
     ramp,
 )
 from lsrl.language.feedback import Feedback, MemoryMap
+from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
 from lsrl.language.run import Run
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
@@ -108,6 +109,7 @@ __all__ = [
     "lookup",
     "machine",
     "maximum",
+    "memory",
     "minimum",
     "mod",
     "mux",

@@ -27,6 +27,7 @@ from lsrl.programs.composition import (
     majority_parity,
     pattern_count,
 )
+from lsrl.programs.computer import subleq
 from lsrl.programs.counting import (
     counter_mod,
     histogram,
@@ -122,6 +123,7 @@ __all__ = [
     "selective_copy",
     "shuffle_dyck",
     "since_last",
+    "subleq",
     "threshold_learner",
     "tok2tok",
     "tok2tok_prompt",

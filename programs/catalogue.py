@@ -5,6 +5,7 @@ from lsrl.programs import (
     arithmetic,
     capitals,
     composition,
+    computer,
     counting,
     formal_languages,
     in_context,
@@ -25,6 +26,7 @@ _FAMILIES = (
     capitals,
     approximation,
     composition,
+    computer,
 )
 
 
