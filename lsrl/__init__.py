@@ -16,6 +16,7 @@ from lsrl.language.comparison import (
     ramp,
 )
 from lsrl.language.feedback import Feedback, MemoryMap
+from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
 from lsrl.language.run import Run
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
@@ -67,6 +68,7 @@ _LAZY = {
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
     "interpret": "lsrl.interpret",
+    "machine": "lsrl.machine",
     "stability": "lsrl.stability",
     "suite": "lsrl.suite",
 }
@@ -105,7 +107,9 @@ __all__ = [
     "load",
     "load_torch",
     "lookup",
+    "machine",
     "maximum",
+    "memory",
     "minimum",
     "mod",
     "mux",

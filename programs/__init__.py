@@ -27,6 +27,7 @@ from lsrl.programs.composition import (
     majority_parity,
     pattern_count,
 )
+from lsrl.programs.computer import subleq
 from lsrl.programs.computer_lm import subleq_lm, subleq_lm_prompt, subleq_lm_text
 from lsrl.programs.counting import (
     counter_mod,
@@ -123,6 +124,7 @@ __all__ = [
     "selective_copy",
     "shuffle_dyck",
     "since_last",
+    "subleq",
     "subleq_lm",
     "subleq_lm_prompt",
     "subleq_lm_text",

@@ -5,6 +5,7 @@ from lsrl.programs import (
     arithmetic,
     capitals,
     composition,
+    computer,
     computer_lm,
     counting,
     formal_languages,
@@ -26,6 +27,7 @@ _FAMILIES = (
     capitals,
     approximation,
     composition,
+    computer,
     computer_lm,
 )
 
