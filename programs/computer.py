@@ -92,14 +92,23 @@ def subleq(
     bus_type = Annotated[Signal, Vector(4, low=ends[0], high=ends[1], step=1)]
     key_type = Annotated[Signal, Vector(1, low=0, high=min(LARGEST_KEY, whole - 1), step=1)]
 
+    feedback = lsrl.Feedback(
+        "bus",
+        output=slice(0, 4),
+        halt=(3, "<", 0),
+        keys=("key", 5) if talks else None,
+        text=(4, low - 1) if talks else None,
+        memory=lsrl.MemoryMap(address=0, value=1, segments=mapped),
+    )
+
     if talks:
 
-        @lsrl.program(max_length=tokens)
+        @lsrl.program(max_length=tokens, feedback=feedback)
         def subleq(bus: bus_type, key: key_type) -> Signal:
             return instruction(bus, key)
     else:
 
-        @lsrl.program(max_length=tokens)
+        @lsrl.program(max_length=tokens, feedback=feedback)
         def subleq(bus: bus_type) -> Signal:
             return instruction(bus, None)
 
