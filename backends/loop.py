@@ -196,7 +196,7 @@ def _after(
     if wiring.feedback.keys is not None and lacking is not None:
         takes = live & ~reading & (outputs[..., wiring.feedback.keys[1]] == 1)
         waiting = waiting | (takes & lacking)
-        taken = taken + (takes & ~lacking)
+        taken = taken + (takes & ~lacking).astype(taken.dtype)
         live = live & ~waiting
     moved = live
     if wiring.halts and wiring.feedback.halt is not None:
@@ -207,7 +207,7 @@ def _after(
     pending = list(before.pending)
     for number, following in enumerate(_next(wiring, outputs, before.pending)):
         pending[number] = _where(moved & ~reading, following, before.pending[number])
-    done = before.done + moved
+    done = before.done + moved.astype(before.done.dtype)
     return Carry(before.state, tuple(pending), live, taken, done, halted, waiting)
 
 
