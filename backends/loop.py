@@ -110,9 +110,7 @@ def stretch(
     batch = carry.live.shape[0]
     # Where no machine may stop while others go on, none has to be held back.
     masked = wiring.key is not None or (wiring.halts and batch > 1)
-    told = jax.eval_shape(
-        lambda now: step(parameters, structure, now.state, now.pending)[0], carry
-    )
+    told = jax.eval_shape(lambda now: step(parameters, structure, now.state, now.pending)[0], carry)
     held = jnp.zeros((room, *told.shape), told.dtype)
 
     def going(now: tuple[jax.Array, Carry, jax.Array]) -> jax.Array:

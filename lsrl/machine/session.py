@@ -13,6 +13,7 @@ from lsrl.language.run import Run
 from lsrl.machine.fleq import FleqStep
 from lsrl.machine.subleq import Step, Subleq
 from lsrl.machine.subleq_bus import SubleqBus, replayed
+from lsrl.machine.subleq_words import SubleqWords
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -95,7 +96,7 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     """The prompt of a memory image: each token writes a cell, and the last one starts the machine.
 
     Args:
-      subject: such as lsrl.programs.subleq(), or a model of it.
+      subject: such as lsrl.programs.subleq() or lsrl.programs.subleq_lm(), or a model of it.
       memory: the image: of `assemble`, a sequence of numbers from address 0 on, or a dict from
         address to number.
       start: where the first instruction stands.
@@ -111,7 +112,7 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     Example: `model.loop(*lsrl.machine.card(model, [3, 4, -1, 5, 7]), steps=1).memory`.
     """
     program = program_of(subject)
-    arrays = bus_of(program).card(memory, start)
+    arrays = (SubleqWords.of(program) or bus_of(program)).card(memory, start)
     return tuple(arrays[name] for name in program.inputs)
 
 
