@@ -122,6 +122,7 @@ def test_listings_are_also_json(lsrl_command):
         ("lsrl compile majority_pa", "majority_parity"),
         ("lsrl compile majority -t gat", "gated_linear_rnn"),
         ("lsrl compile --insp", "--inspectable"),
+        ("lsrl machine run hel", "hello"),
     ],
 )
 def test_shells_complete_names(lsrl_command, monkeypatch, words, found):
