@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
-from lsrl import arguments, schema
+from lsrl import arguments, schema, sealed
 from lsrl.errors import FormatError
 from lsrl.extras import needed
 from lsrl.folders import read_folder, replace_folder
@@ -32,9 +32,7 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 def checksum(config: Mapping[str, object], weights: bytes) -> str:
     """Of all that an export holds, but for the checksum itself."""
-    rest = {key: value for key, value in config.items() if key != "checksum"}
-    text = json.dumps(rest, sort_keys=True)
-    return hashlib.sha256(hashlib.sha256(text.encode()).digest() + weights).hexdigest()
+    return hashlib.sha256(sealed.digest(config) + weights).hexdigest()
 
 
 def write_export(

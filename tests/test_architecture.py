@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.errors", "lsrl.options"),
     ("lsrl.arguments", "lsrl.extras"),
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
-    ("lsrl.card",),
+    ("lsrl.card", "lsrl.sealed"),
     ("lsrl.ir",),
     ("lsrl.placement", "lsrl.showing"),
     ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
@@ -45,10 +45,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.cache", "lsrl.state", "lsrl.torch_config"),
     ("lsrl.torch_module",),
     ("lsrl.torch_folder",),
-    ("lsrl.requests",),
+    ("lsrl.requests", "lsrl.run_files"),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
+    ("lsrl.looping",),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
@@ -57,7 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl",),
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
-    ("lsrl.noise",),
+    ("lsrl.machine", "lsrl.noise"),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),
@@ -85,13 +86,15 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.numerics", "lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target"}
     | {"lsrl.torch_config", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND
-    | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.showing"},
+    | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.sealed"}
+    | {"lsrl.showing"},
     "lsrl.drawing": GROUND | {"lsrl.extras", "lsrl.folders", "lsrl.placement"},
     "lsrl.placement": set(),
     "lsrl.showing": set(),
     "lsrl.folders": {"lsrl.errors"},
     "lsrl.proof": GROUND | ARRAYS | {"lsrl.certificate"},
     "lsrl.schema": {"lsrl.arguments", "lsrl.errors"},
+    "lsrl.sealed": {"lsrl.arguments", "lsrl.errors", "lsrl.schema"},
     "lsrl.program_json": GROUND | {"lsrl.language", "lsrl.parameters", "lsrl.schema"},
     "lsrl.state": GROUND
     | ARRAYS
@@ -100,6 +103,7 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.program_json"}
     | {"lsrl.levels", "lsrl.schema"},
     "lsrl.testing": GROUND | {"lsrl.language"},
+    "lsrl.machine": GROUND | {"lsrl", "lsrl.language", "lsrl.model"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }
 
@@ -116,8 +120,8 @@ COMMON = {
     *(
         f"lsrl.backends.{name}"
         for name in (
-            "anatomy", "axes", "base", "hooks", "input_map", "network", "pattern", "registry",
-            "strength", "torch_modules",
+            "anatomy", "axes", "base", "engine", "hooks", "input_map", "loop", "network",
+            "pattern", "registry", "strength", "torch_modules",
         )
     ),
 }  # fmt: skip

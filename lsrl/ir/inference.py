@@ -28,6 +28,7 @@ from lsrl.ir.ops import (
     Affine,
     Bound,
     Constant,
+    Hold,
     Input,
     Latch,
     Lookup,
@@ -122,6 +123,8 @@ class Inference:
             keep, update = node.operands
             if _same_rows(self.nodes, keep):
                 return _held(known[update], np.array(op.initial), index)
+        if isinstance(op, Hold) and _same_rows(self.nodes, node.operands[1]):
+            return _held(known[node.operands[0]], np.array(op.initial), index)
         return exclusion.NONE
 
     def _shut(self, argument: int, known: Sequence[Facts]) -> Groups:
