@@ -44,6 +44,7 @@ def run_program(
     param: Parameters = None,
     dtype: Dtype = None,
     unroll: Unroll = False,
+    most_parameters: MostParameters = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check the program's promises on these inputs.")
     ] = False,
@@ -69,19 +70,17 @@ def run_program(
     kinds = subject.program.inputs
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
-    plain = target is None and subject.model is None
-    if plain:
-        check_not_compiled(subject, dtype=dtype, unroll=unroll)
     keys = keys_from(stdin, steps)
-    if steps is not None and plain:
-        return print_loop(subject.program.loop(*arrays, steps=steps, stdin=keys))
-    if steps is not None:
-        model = compiled(subject, target, dtype, unroll)
-        return print_loop(model.loop(*arrays, steps=steps, stdin=keys, check=check))
-    if plain:
+    if target is None and subject.model is None:
+        check_not_compiled(subject, dtype=dtype, unroll=unroll, most_parameters=most_parameters)
+        if steps is not None:
+            return print_loop(subject.program.loop(*arrays, steps=steps, stdin=keys))
         outputs = subject.program.run(*arrays)
     else:
-        outputs = compiled(subject, target, dtype, unroll).run(*arrays, check=check)
+        model = compiled(subject, target, dtype, unroll, most_parameters=most_parameters)
+        if steps is not None:
+            return print_loop(model.loop(*arrays, steps=steps, stdin=keys, check=check))
+        outputs = model.run(*arrays, check=check)
     sequences = outputs if batched else outputs[None]
     for number, output in enumerate(sequences):
         if batched:
@@ -120,6 +119,7 @@ def view_program(
     dtype: Dtype = None,
     unroll: Unroll = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     source: Annotated[
         bool,
         typer.Option(
@@ -146,7 +146,9 @@ def view_program(
 
     subject = subject_of(program, param)
     arrays = read_inputs(inputs, subject.program) if inputs else example_inputs(subject)
-    model = compiled(subject, target, dtype, unroll, inspectable=inspectable)
+    model = compiled(
+        subject, target, dtype, unroll, inspectable=inspectable, most_parameters=most_parameters
+    )
     keys = keys_from(stdin, steps)
     if steps is not None:
         arrays = list(model.loop(*arrays, steps=steps, stdin=keys).inputs)
