@@ -248,8 +248,8 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
     Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
-    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose sums go from the first
-    column of x to its last, and transpose.
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
     found: dict[str, Block] = {
