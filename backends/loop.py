@@ -110,9 +110,7 @@ def stretch(
     batch = carry.live.shape[0]
     # Where no machine may stop while others go on, none has to be held back.
     masked = wiring.key is not None or (wiring.halts and batch > 1)
-    told = jax.eval_shape(
-        lambda now: step(parameters, structure, now.state, now.pending)[0], carry
-    )
+    told = jax.eval_shape(lambda now: step(parameters, structure, now.state, now.pending)[0], carry)
     held = jnp.zeros((room, *told.shape), told.dtype)
 
     def going(now: tuple[jax.Array, Carry, jax.Array]) -> jax.Array:
@@ -196,7 +194,7 @@ def _after(
     if wiring.feedback.keys is not None and lacking is not None:
         takes = live & ~reading & (outputs[..., wiring.feedback.keys[1]] == 1)
         waiting = waiting | (takes & lacking)
-        taken = taken + (takes & ~lacking)
+        taken = taken + (takes & ~lacking).astype(taken.dtype)
         live = live & ~waiting
     moved = live
     if wiring.halts and wiring.feedback.halt is not None:
@@ -207,7 +205,7 @@ def _after(
     pending = list(before.pending)
     for number, following in enumerate(_next(wiring, outputs, before.pending)):
         pending[number] = _where(moved & ~reading, following, before.pending[number])
-    done = before.done + moved
+    done = before.done + moved.astype(before.done.dtype)
     return Carry(before.state, tuple(pending), live, taken, done, halted, waiting)
 
 

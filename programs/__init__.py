@@ -28,6 +28,7 @@ from lsrl.programs.composition import (
     pattern_count,
 )
 from lsrl.programs.computer import subleq
+from lsrl.programs.computer_lm import subleq_lm, subleq_lm_text
 from lsrl.programs.counting import (
     counter_mod,
     histogram,
@@ -124,6 +125,8 @@ __all__ = [
     "shuffle_dyck",
     "since_last",
     "subleq",
+    "subleq_lm",
+    "subleq_lm_text",
     "threshold_learner",
     "tok2tok",
     "tok2tok_prompt",

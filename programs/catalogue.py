@@ -6,6 +6,7 @@ from lsrl.programs import (
     capitals,
     composition,
     computer,
+    computer_lm,
     counting,
     formal_languages,
     in_context,
@@ -27,6 +28,7 @@ _FAMILIES = (
     approximation,
     composition,
     computer,
+    computer_lm,
 )
 
 
