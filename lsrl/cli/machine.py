@@ -261,7 +261,9 @@ def _read(
     if path.suffix not in (".sq", ".fq", ".dec"):
         near = difflib.get_close_matches(text, programs(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see 'lsrl machine list'"
-        raise InputError(f"{text}: expected FILE.sq, FILE.fq, FILE.dec or a text that is known; {hint}")
+        raise InputError(
+            f"{text}: expected FILE.sq, FILE.fq, FILE.dec or a text that is known; {hint}"
+        )
     written = path.read_text(encoding="utf-8")
     if path.suffix == ".dec":
         written = "\n".join(f".data {word}" for word in written.split())

@@ -5,7 +5,7 @@ from lsrl.machine.disassembler import disassemble
 from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
 from lsrl.machine.image import Image
 from lsrl.machine.library import MachineProgram, programs
-from lsrl.machine.session import Machine, Session, card, interpret, trace
+from lsrl.machine.session import Machine, Session, card, cards, interpret, trace
 from lsrl.machine.subleq import Step, Subleq
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Subleq",
     "assemble",
     "card",
+    "cards",
     "disassemble",
     "interpret",
     "programs",

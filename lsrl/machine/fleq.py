@@ -229,9 +229,7 @@ class Fleq:
         """Every cell, in the order of the addresses: (cells, …)."""
         return np.stack([*self.memory.values()])
 
-    def run(
-        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
-    ) -> int:
+    def run(self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()) -> int:
         """Go on until the machine halts, comes to a breakpoint, or did its steps.
 
         Args:

@@ -116,6 +116,31 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     return tuple(arrays[name] for name in program.inputs)
 
 
+def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple[Array, ...]:
+    """The prompts of several images, for a batch of machines: as those of `card`, of one length.
+
+    Args:
+      subject: as for `card`.
+      memories: one image a machine.
+      start: where the first instruction of each stands.
+
+    Returns:
+      One array an input of the program, (machines, tokens, ...).
+
+    Raises:
+      InputError: as for `card`, or there is no image.
+
+    Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
+    """
+    bus, names = bus_of(subject), program_of(subject).inputs
+    alone = [bus.card(memory, start) for memory in memories]
+    if not alone:
+        raise InputError("cards: expected at least one image, got none")
+    tokens = max(len(own[bus.inputs[0]]) for own in alone)
+    same = [bus.card(memory, start, tokens) for memory in memories]
+    return tuple(np.stack([own[name] for own in same]) for name in names)
+
+
 def interpret(
     subject: Subject,
     memory: object,
@@ -147,7 +172,7 @@ def interpret(
 
 
 def trace(subject: Subject, run: Run[S], memory: ArrayLike | None = None) -> list[Step]:
-    """What a run did, instruction by instruction.
+    r"""What a run did, instruction by instruction.
 
     What an instruction wrote, and where it went, is as the network says; what it read is found by
     replay of the writes ahead of it.
@@ -163,7 +188,7 @@ def trace(subject: Subject, run: Run[S], memory: ArrayLike | None = None) -> lis
     Raises:
       InputError: the run is of a batch, or it went on and memory is missing.
 
-    Example: `print(*lsrl.machine.trace(model, run), sep="\\n")`.
+    Example: `print(*lsrl.machine.trace(model, run), sep="\n")`.
     """
     if run.batched:
         raise InputError("trace: this run is of a batch of machines; run one of them alone")
@@ -229,9 +254,7 @@ class Session(Generic[S]):
         """Every cell, in the order of the addresses."""
         return self._plain.dump() if self.last is None else cast(Array, self.last.memory)
 
-    def run(
-        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
-    ) -> int:
+    def run(self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()) -> int:
         """Go on until the machine halts, waits for a key, comes to a breakpoint, or did its steps.
 
         Args:

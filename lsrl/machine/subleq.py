@@ -107,9 +107,7 @@ class Subleq:
         """Every cell, in the order of the addresses."""
         return np.array([self.memory[address] for address in sorted(self.memory)])
 
-    def run(
-        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
-    ) -> int:
+    def run(self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()) -> int:
         """Go on until the machine halts, waits for a key, comes to a breakpoint, or did its steps.
 
         Args:

@@ -100,11 +100,18 @@ class SubleqBus:
             start=start,
         )
 
-    def card(self, memory: object, start: int) -> dict[str, Array]:
-        """One array an input: each row writes a word, and the last one starts the machine."""
+    def card(self, memory: object, start: int, tokens: int = 1) -> dict[str, Array]:
+        """One array an input: each row writes a word, and the last one starts the machine.
+
+        Args:
+          memory: the image.
+          start: where the first instruction stands.
+          tokens: how many rows there are at least; those ahead write what is there.
+        """
         words = fitting(image_of(memory), self.map.segments, self.bits)
         first = self.map.segments[0][0]
         written = [(a, word) for a, word in sorted(words.items()) if word] or [(first, 0)]
+        written = [(first, 0)] * (tokens - len(written)) + written
         bus = np.zeros((len(written), 4))
         bus[:, [self.map.address, self.map.values[0]]] = written
         bus[:, self.change] = [word for _, word in written]
