@@ -93,9 +93,9 @@ def test_a_trace_is_what_the_interpreter_did():
     first = model.loop(*card(model, image), steps=4, stdin=b"a")
     assert first.waiting is False and trace(model, first) == expected[:4]
     then = model.loop(first, steps=20)
-    assert then.waiting and trace(model, then, first.memory) == []
+    assert then.waiting and trace(model, then, memory=first.memory) == []
     last = model.loop(then, steps=20, stdin=b"b\n")
-    assert last.halted and trace(model, last, then.memory) == expected[4:]
+    assert last.halted and trace(model, last, memory=then.memory) == expected[4:]
     own = model.program.loop(*card(model.program, image), steps=20, stdin=b"ab\n")
     assert trace(model.program, own) == expected
     with pytest.raises(InputError, match=r"pass memory=earlier\.memory"):
