@@ -486,9 +486,7 @@ class Network(Hooked, nnx.Module):
         outputs, state = self.run_with_state(inputs, None, state)
         first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
         with self.mode():
-            more = generated(
-                self.pure_step, self.structure, self.kept(), state, first, steps - 1
-            )
+            more = generated(self.pure_step, self.structure, self.kept(), state, first, steps - 1)
         return np.concatenate([first[:, None], more], axis=1)
 
     def self_test(self) -> None:

@@ -1,6 +1,5 @@
 """Saved models read back: compiled again along the saved levels, with the saved parameters."""
 
-import json
 import pathlib
 import re
 import tempfile
@@ -132,7 +131,7 @@ def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
     """The saved network, whose parameters need not have the shapes of the compiled one's."""
     found = saved.alteration or {}
     try:
-        circuit = Circuit.from_json(json.dumps(found["circuit"]), str(path))
+        circuit = Circuit.from_content(found["circuit"], str(path))
         card = Card.from_json(found["card"])
         certificate = Certificate.from_json(found["certificate"])
         with model.device_mode():

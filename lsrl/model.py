@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -453,7 +452,7 @@ class Model(Looping):
         if self.alteration is not None:
             arrays = self.module.arrays()
             altered = {
-                "circuit": json.loads(self.alteration.circuit.to_json()),
+                "circuit": self.alteration.circuit.to_content(),
                 "card": self.alteration.card.to_json(),
                 "certificate": self.certificate.to_json(),
                 "weights": storage.weights_digest(arrays),

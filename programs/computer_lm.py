@@ -10,7 +10,6 @@ import numpy as np
 
 import lsrl
 from lsrl import Program, Signal, Token
-from lsrl.arguments import shown
 from lsrl.errors import ProgramError
 from lsrl.programs import checks
 from lsrl.programs.entry import Array, Entry, Inputs
@@ -333,7 +332,7 @@ def _character(word: str) -> str:
     except (SyntaxError, ValueError):
         found = None
     if not isinstance(found, str) or len(found) != 1:
-        raise ProgramError(f"subleq_lm_text: expected a character such as 'A', got {shown(word)}")
+        raise ProgramError(f"subleq_lm_text: expected a character such as 'A', got {word!r}")
     return found
 
 

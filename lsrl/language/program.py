@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from lsrl import arguments
 from lsrl.arguments import shown
-from lsrl.drawing import Drawing, draw, formula, remark
+from lsrl.drawing import Drawing, draw, node_formulas, remark
 from lsrl.errors import InputError, ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
@@ -235,8 +235,8 @@ class Program:
         """For notebooks: the signature, and a table of the signals."""
         graph = self.graph
         rows = [
-            (graph.label(i), formula(graph, i), remark(graph, i), graph.source(i))
-            for i in graph.live()
+            (graph.label(i), said, remark(graph, i), graph.source(i))
+            for i, said in node_formulas(graph).items()
         ]
         table = Table("signals", ("signal", "is", "", "line"), rows, shut=len(rows) > 12)
         return card(repr(self), (), table, text=self.documentation.partition("\n\n")[0])
