@@ -277,9 +277,9 @@ def fleq(
 ) -> Program:
     """A computer on real numbers, which carries out one line of its program a token.
 
-    A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then, if
-    the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
-    halts, and so does what comes behind the last line.
+    A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
+    if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
+    halts, and so does what comes behind the last of all lines; one that was not written is zeros.
 
     Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
@@ -337,7 +337,8 @@ def fleq(
         function, a, b, c, flag, to = program.read(pc)
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
         chosen = lsrl.one_hot(function, len(blocks))
-        made = [lsrl.select(k, block(x, y), 0) for k, block in zip(chosen, blocks.values())]
+        found = [block(x, y) for block in blocks.values()]
+        made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])
         onward = lsrl.bound(lsrl.select(pc >= places - 1, -1, pc + 1), -1, places - 1)

@@ -21,7 +21,7 @@ from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.language.signal import Operand, Signal, affine, as_signal, concat, logical, relu
+from lsrl.language.signal import Operand, Signal, affine, as_signal, logical, relu
 from lsrl.language.sugar import hold, known, select
 from lsrl.language.trace import user_line
 
