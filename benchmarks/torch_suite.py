@@ -246,26 +246,24 @@ def as_tensors(inputs: Sequence[Array]) -> list[torch.Tensor]:
 
 def hooked(loaded: Loaded, tensors: Sequence[torch.Tensor]) -> tuple[Array, list[Array]]:
     """Outputs, and what each hook sees meanwhile."""
-    seen: list[Array] = []
+    seen: dict[int, Array] = {}
 
-    def comes_in(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0].numpy())
+    def hook(
+        number: int, module: torch.nn.Module, before: bool
+    ) -> torch.utils.hooks.RemovableHandle:
+        def see(_module: torch.nn.Module, inputs: object, output: object = None) -> None:
+            found = inputs if before else output
+            seen[number] = (found[0] if isinstance(found, tuple) else found).numpy()
 
-    def comes_out(module: torch.nn.Module, inputs: object, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        seen.append(first.numpy())
+        add = module.register_forward_pre_hook if before else module.register_forward_hook
+        return add(see)
 
-    handles = [
-        module.register_forward_pre_hook(comes_in)
-        if before
-        else module.register_forward_hook(comes_out)
-        for module, before in loaded.hooks
-    ]
+    handles = [hook(number, *each) for number, each in enumerate(loaded.hooks)]
     with torch.no_grad():
         outputs = loaded.run(tensors).numpy()
     for handle in handles:
         handle.remove()
-    return outputs, seen
+    return outputs, [seen[number] for number in range(len(handles))]
 
 
 def beside(loaded: Loaded, theirs: Array, ours: Array, allowed: float) -> Row:

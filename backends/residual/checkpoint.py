@@ -88,7 +88,7 @@ def write(
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
-    vocabulary = vocabulary_of(request.program)
+    network, vocabulary = network.as_reference(), vocabulary_of(request.program)
     if request.headless or vocabulary is None:
         files = _without_head(kind, network, request)
     else:

@@ -94,7 +94,7 @@ def compiled(
             legalise=legalise_of(unroll),
             robust=robust,
             inspectable=inspectable,
-            most_parameters=MOST_PARAMETERS if most_parameters is None else most_parameters,
+            most_parameters=most_of(most_parameters),
             watch=watch,
         )
 
@@ -140,6 +140,11 @@ def _check_compiled(
 def legalise_of(unroll: bool) -> Legalise:
     """The choice of `lsrl.compile` that --unroll stands for."""
     return "unroll" if unroll else "native"
+
+
+def most_of(most_parameters: int | None) -> int:
+    """The most parameters, of which there is a default that no saved model is held to."""
+    return MOST_PARAMETERS if most_parameters is None else most_parameters
 
 
 def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] | None]":
