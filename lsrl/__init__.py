@@ -68,6 +68,7 @@ _LAZY = {
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
     "interpret": "lsrl.interpret",
+    "machine": "lsrl.machine",
     "stability": "lsrl.stability",
     "suite": "lsrl.suite",
 }
@@ -106,6 +107,7 @@ __all__ = [
     "load",
     "load_torch",
     "lookup",
+    "machine",
     "maximum",
     "memory",
     "minimum",

@@ -28,7 +28,7 @@ from lsrl.programs.composition import (
     pattern_count,
 )
 from lsrl.programs.computer import subleq
-from lsrl.programs.computer_lm import subleq_lm, subleq_lm_prompt, subleq_lm_text
+from lsrl.programs.computer_lm import subleq_lm, subleq_lm_text
 from lsrl.programs.counting import (
     counter_mod,
     histogram,
@@ -126,7 +126,6 @@ __all__ = [
     "since_last",
     "subleq",
     "subleq_lm",
-    "subleq_lm_prompt",
     "subleq_lm_text",
     "threshold_learner",
     "tok2tok",

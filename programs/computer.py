@@ -1,6 +1,7 @@
 """Computers: fixed networks that carry out the program which their prompt holds."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -15,6 +16,15 @@ from lsrl.programs.entry import LONGEST_EXTREME, Array, Entry, Inputs
 LARGEST_KEY = 255
 # Instructions that a sample carries out at most.
 SAMPLED = 300
+# The powers of two between which a seed is told apart.
+SEEDS = range(-6, 7)
+# What flags from 0 on up to which count as 0, as a share of the greatest number; up to twice as
+# large there is none.
+FLAG = 2.0**-26
+# Cells and lines of `fleq` up to which an address is decoded in one level.
+ONE_ROW = 64
+Block = Callable[[Signal, Signal], Signal]
+Shape = tuple[int, int]
 Segments = Sequence[tuple[int, int]]
 
 
@@ -204,6 +214,144 @@ def _run(
             memory[address] = value
         said = _carried_out(memory, pc, bits, None if keys is None else int(keys[token]))
     return (np.array(rows), *(() if keys is None else (keys[:, None],)))
+
+
+def _columns(cells: int) -> int | None:
+    """Few cells are decoded in one level, which is more weights."""
+    return cells + 2 if cells <= ONE_ROW else None
+
+
+def in_order(*terms: Signal) -> Signal:
+    """The sum of some signals, rounded after each: ((a + b) + c) + …, on every target.
+
+    A sum is otherwise one row, whose terms a machine may add up in any order.
+    """
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+        total = lsrl.relu(total) - lsrl.relu(-total)  # no pass looks through it
+    return total
+
+
+def _seed(x: Signal, _: Signal) -> Signal:
+    """A power of two from 1 / (2 |x|) to 1 / |x|: the first guess of a reciprocal."""
+    size = lsrl.absolute(x)
+    found: Signal | float = 2.0 ** -SEEDS[0]
+    for power in SEEDS:
+        # The ramp lies between 2^power and the float32 below it.
+        level, ramp = 2.0**power * (1 + 2.0**-24), 2.0 ** (power - 23)
+        found = found - 2.0 ** -(power + 1) * lsrl.greater_equal(size, level, ramp=ramp)
+    return found
+
+
+def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
+    """The functions of `fleq` that come with it, by name, for cells of a shape.
+
+    Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    sums go from the first column of x to its last, and transpose.
+    """
+    rows, columns = shape
+    found: dict[str, Block] = {
+        "add": lambda x, y: x + y,
+        "sub": lambda x, y: x - y,
+        "mul": lambda x, y: x * y,
+        "max": lambda x, y: y + lsrl.relu(x - y),
+        "seed": _seed,
+    }
+    if rows == columns > 1:
+        entry = np.arange(rows * columns).reshape(shape)
+        found["matmul"] = lambda x, y: in_order(
+            *(
+                x[entry[:, [k] * columns].ravel()] * y[entry[[k] * rows].ravel()]
+                for k in range(rows)
+            )
+        )
+        found["transpose"] = lambda x, y: x[entry.T.ravel()]
+    return found
+
+
+def fleq(
+    cells: int = 24,
+    lines: int = 48,
+    functions: Mapping[str, Block] | None = None,
+    shape: Shape = (1, 1),
+    size: float = 64.0,
+    step: float = 2.0**-54,
+    max_length: int = 2**20,
+) -> Program:
+    """A computer on real numbers, which carries out one line of its program a token.
+
+    A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
+    if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
+    halts, and so does what comes behind the last of all lines; one that was not written is zeros.
+
+    Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
+    out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
+    line, (number, f, a, b, c, flag, to), or with number -1 none; a line is written once. Output:
+    the bus of the next token.
+
+    Shows: memory of real numbers, and functions as blocks of a network.
+
+    Args:
+      cells: number of cells.
+      lines: greatest number of lines.
+      functions: of two signals as wide as a cell, by name; a line names them by their place. By
+        default those of `fleq_functions`.
+      shape: of a cell: (rows, columns); its entries stand row by row in the bus.
+      size: no number is larger, which a legal prompt keeps.
+      step: a power of two of which every number is a multiple, which a legal prompt keeps.
+      max_length: greatest number of tokens.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    count, places = checks.integer("cells", cells, 1), checks.integer("lines", lines, 1)
+    high, tokens = checks.number("size", size, above=0), checks.max_length(max_length)
+    width = math.prod(checks.integer("shape", each, 1) for each in shape)
+    blocks = fleq_functions(shape) if functions is None else functions
+    if not blocks:
+        raise ProgramError("functions: expected at least one, got none; pass fleq_functions()")
+    numbers = {"low": -high, "high": high, "step": step}
+    cell = Vector(
+        2 + 2 * width,
+        low=(-1, *[-high] * width, *[-2 * high] * width, -1),
+        high=(count - 1, *[high] * width, *[2 * high] * width, places - 1),
+        step=(1, *[step] * 2 * width, 1),
+    )
+    last = (places - 1, len(blocks) - 1, *[count - 1] * 4, places - 1)
+    written = Vector(7, low=(-1, 0, 0, 0, 0, 0, -1), high=last, step=1)
+
+    @lsrl.program(
+        max_length=tokens,
+        feedback=lsrl.Feedback(
+            "bus",
+            output=slice(0, 2 + 2 * width),
+            halt=(1 + 2 * width, "<", 0),
+            memory=lsrl.MemoryMap(address=0, value=slice(1, 1 + width), segments=((0, count),)),
+            idle={"line": (-1, 0, 0, 0, 0, 0, 0)},
+        ),
+    )
+    def fleq(bus: Annotated[Signal, cell], line: Annotated[Signal, written]) -> Signal:
+        value, change = bus[1 : 1 + width], bus[1 + width : 1 + 2 * width]
+        memory = lsrl.memory(bus[0], value, change=change, cells=count, columns=_columns(count))
+        program = lsrl.memory(
+            line[0], line[1:], change=line[1:], cells=places, columns=_columns(places)
+        )
+        pc = bus[1 + 2 * width]
+        function, a, b, c, flag, to = program.read(pc)
+        x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
+        chosen = lsrl.one_hot(function, len(blocks))
+        found = [block(x, y) for block in blocks.values()]
+        made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
+        result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
+        decides = lsrl.select(flag == c, result[0], decides[0])
+        onward = lsrl.bound(lsrl.select(pc >= places - 1, -1, pc + 1), -1, places - 1)
+        jumps = lsrl.less_equal(decides, high * FLAG, ramp=high * FLAG)
+        after = lsrl.select(jumps, to, onward)
+        return lsrl.concat(c, result, result - before, after)
+
+    return fleq
 
 
 ENTRIES = (

@@ -1,7 +1,7 @@
 """A language model that is a computer: it reads the memory of a program, runs it, and stops."""
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -10,7 +10,6 @@ import numpy as np
 
 import lsrl
 from lsrl import Program, Signal, Token
-from lsrl.arguments import shown
 from lsrl.errors import ProgramError
 from lsrl.programs import checks
 from lsrl.programs.entry import Array, Entry, Inputs
@@ -21,7 +20,6 @@ COLUMNS = 16
 # A character's code is a value modulo this.
 CODES = 256
 
-Image = Sequence[int] | Mapping[int, int]  # values of the first cells, or by address
 # Conditions on each cell, all of which must hold: a matrix (cells, n) times a {0,1} signal (n).
 Marks = list[tuple[Array, Signal]]
 
@@ -145,10 +143,11 @@ def subleq_lm(cells: int = 32, bits: int = 8, max_length: int | None = None) -> 
     """
     words = _words(cells, bits)
     symbol, length = Token(words.starts[-1], words.names), checks.optional_length(max_length)
+    feedback = lsrl.Feedback("token", output=0, halt=(0, "==", words.halt))
     size, numbers = words.cells, words.numbers
     signed = np.array([words.signed(number) for number in range(numbers)])
 
-    @lsrl.program(max_length=length)
+    @lsrl.program(max_length=length, feedback=feedback)
     def subleq_lm(token: Annotated[Signal, symbol]) -> Annotated[Signal, symbol]:
         start = lsrl.lookup(token, words.start)
         address = lsrl.lookup(token, words.address)
@@ -312,38 +311,6 @@ def subleq_lm_reference(tokens: Sequence[int], cells: int, bits: int) -> list[in
     return [machine.answer(token) for token in tokens]
 
 
-def subleq_lm_prompt(memory: Image, cells: int = 32, bits: int = 8, start: int = 0) -> Array:
-    """The text that has `subleq_lm` run a program.
-
-    Args:
-      memory: the values of the first cells, or a value for each address; cells of 0 take no words.
-      cells: as for `subleq_lm`.
-      bits: as for `subleq_lm`.
-      start: the cell of the first instruction.
-
-    Returns:
-      Ints (time,): an address and a value for each cell that is not 0, and where to start.
-
-    Raises:
-      ProgramError: an address, a value or a parameter out of range.
-
-    Example:
-      lsrl.programs.subleq_lm_prompt([3, -1, -1, 65]) prints 'A' and halts.
-    """
-    words = _words(cells, bits)
-    _, first_start, first_value, _, _ = words.starts
-    image = memory if isinstance(memory, Mapping) else dict(enumerate(memory))
-    text = []
-    for address, value in image.items():
-        cell = checks.integer("memory: an address", address, 0, words.cells - 1)
-        half = words.numbers // 2
-        number = checks.integer(f"memory: cell {cell}", value, -half, half - 1)
-        if number:
-            text += [cell, first_value + number % words.numbers]
-    begin = checks.integer("start", start, 0, words.cells - 1)
-    return np.array([*text, first_start + begin], dtype=np.int64)
-
-
 def subleq_lm_text(words: Iterable[str]) -> str:
     r"""What a text prints: its characters, without the other words.
 
@@ -365,7 +332,7 @@ def _character(word: str) -> str:
     except (SyntaxError, ValueError):
         found = None
     if not isinstance(found, str) or len(found) != 1:
-        raise ProgramError(f"subleq_lm_text: expected a character such as 'A', got {shown(word)}")
+        raise ProgramError(f"subleq_lm_text: expected a character such as 'A', got {word!r:.40}")
     return found
 
 
@@ -373,8 +340,8 @@ def _sample(rng: np.random.Generator, steps: int, cells: int, bits: int) -> Inpu
     """A random program with its run; its addresses are mostly cells, and -1 at times."""
     words = _words(cells, bits)
     image = rng.integers(-1, cells, size=rng.integers(cells + 1))
-    prompt = subleq_lm_prompt(image.tolist(), cells, bits, int(rng.integers(cells)))
-    return (np.array(_run(words, prompt.tolist(), steps)),)
+    start = words.starts[1] + int(rng.integers(cells))
+    return (np.array(_run(words, dict(enumerate(image.tolist())), start, steps)),)
 
 
 def _edges(cells: int, bits: int) -> list[Inputs]:
@@ -387,15 +354,19 @@ def _edges(cells: int, bits: int) -> list[Inputs]:
         {0: last, 1: -1, 2: 0, 3: -1, 4: -1, last: least},
         {0: 0, 1: 0, 2: 0},
     ]
-    texts = [_run(words, subleq_lm_prompt(each, cells, bits).tolist(), 60) for each in images]
+    texts = [_run(words, image, words.starts[1], 60) for image in images]
     texts.append(rng.integers(words.starts[-1], size=200).tolist())
     return [(np.array(text),) for text in texts]
 
 
-def _run(words: _Words, prompt: list[int], steps: int) -> list[int]:
-    """A prompt and what follows, of `steps` words or until `halt`."""
+def _run(words: _Words, image: dict[int, int], start: int, steps: int) -> list[int]:
+    """A program and what it does, of `steps` words or until `halt`."""
+    first = words.starts[2]
+    prompt = [
+        word for cell, value in image.items() for word in (cell, first + value % words.numbers)
+    ]
     machine, text = _Machine(words), []
-    for token in prompt[:steps]:
+    for token in [*prompt, start][:steps]:
         text.append(token)
         answer = machine.answer(token)
     while len(text) < steps and text[-1] != words.halt:
@@ -408,7 +379,7 @@ ENTRIES = (
     Entry(
         subleq_lm,
         subleq_lm_reference,
-        parameters=({"cells": 8, "bits": 4}, {"cells": 40, "bits": 7}),
+        parameters=({"cells": 8, "bits": 4},),
         sampler=_sample,
         edges=_edges,
     ),

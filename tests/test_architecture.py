@@ -58,7 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl",),
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
-    ("lsrl.noise",),
+    ("lsrl.machine", "lsrl.noise"),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),
@@ -103,6 +103,7 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.program_json"}
     | {"lsrl.levels", "lsrl.schema"},
     "lsrl.testing": GROUND | {"lsrl.language"},
+    "lsrl.machine": GROUND | {"lsrl", "lsrl.language", "lsrl.model"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},
 }
 

@@ -93,7 +93,8 @@ class MambaNetwork(ResidualNetwork):
     def as_reference(self) -> Self:
         """With idle inner channels behind the others, if those are no multiple of the stream's."""
         legend = self.legend()
-        spare = {name: -space.size % self.width for name, space in legend.spaces.items() if space.spare}
+        spaces = {name: space for name, space in legend.spaces.items() if space.spare}
+        spare = {name: -space.size % self.width for name, space in spaces.items()}
         if not any(spare.values()):
             return self
 

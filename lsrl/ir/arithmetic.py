@@ -186,6 +186,12 @@ class Numbers:
         """Where a total is not the sum of two values."""
         return cast(Array, total != first + second)
 
+    def off_grid(self, value: Array, step: Values) -> Array:
+        """Where a value is no multiple of a step, where that is not 0."""
+        on = np.array(step) > 0
+        unit = self.row(tuple(np.where(on, step, 1.0).tolist()), value.ndim)
+        return (value % unit != 0) & on
+
 
 @final
 class Rationals(Numbers):

@@ -21,7 +21,7 @@ from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.language.signal import Operand, Signal, affine, as_signal, concat, logical, relu
+from lsrl.language.signal import Operand, Signal, affine, as_signal, logical, relu
 from lsrl.language.sugar import hold, known, select
 from lsrl.language.trace import user_line
 
@@ -119,12 +119,8 @@ class Memory:
         Raises:
           ProgramError: more words than the memory was made for.
         """
-        grid, words = (
-            self._grid,
-            arguments.count(
-                f"{user_line()}: count of read(address, count)", count, 1, kind=ProgramError
-            ),
-        )
+        grid, what = self._grid, f"{user_line()}: count of read(address, count)"
+        words = arguments.count(what, count, 1, kind=ProgramError)
         if words > grid.words:
             raise ProgramError(
                 f"{user_line()}: read(address, {words}) of a memory for reads of {grid.words} "
@@ -132,50 +128,61 @@ class Memory:
             )
         (opens,) = logical("read", when)
         row, column = _decoded(grid, _address(address), opens)
-        facts = self.cells.facts
-        # On a grid values are lifted to start at 0, so that one ReLU shuts each.
-        low = (
-            float(min(facts.low.min(), 0.0))
-            if facts.gridded and np.isfinite(facts.low).all()
-            else 0.0
-        )
-        lifted = self.cells - low if low else self.cells
-        alone = -low if row is None else None
+        facts, cells = self.cells.facts, len(grid.addresses)
+        low = np.minimum(facts.low.reshape(cells, -1).min(axis=0), 0.0)
+        high = np.maximum(facts.high.reshape(cells, -1).max(axis=0), 0.0)
+        # Numbers are lifted to start at 0, so that one ReLU shuts each, unless that rounds them.
+        lift = -low if facts.counted and np.isfinite(low).all() else np.zeros(len(low))
+        lifted = self.cells + np.tile(lift, cells) if lift.any() else self.cells
+        places = np.arange(grid.rows * grid.columns + words - 1)
+        cell = _cell_at(grid, places)
+        of_column = np.tile(np.arange(grid.columns), words)
+        of_word = np.repeat(np.arange(words), grid.columns)
         if row is not None:
-            lifted = self._in_row(row, lifted, words, -low)
-        read = [self._in_column(column, lifted, word, alone) for word in range(words)]
+            reach = np.arange(grid.columns + words - 1)
+            starts = np.arange(grid.rows)[:, None] * grid.columns
+            lifted = _read(
+                row, np.repeat(np.arange(grid.rows), len(reach)), np.tile(reach, grid.rows),
+                lifted, cell[(starts + reach).ravel()], lift,
+            )  # fmt: skip
+            cell = reach
+        found = _read(column, of_column, of_word, lifted, cell[of_column + of_word], lift)
         # Where nothing is read, nothing was lifted.
-        found = concat(*read) + low * opens
-        return known(found, np.minimum(facts.low.min(), 0.0), np.maximum(facts.high.max(), 0.0))
+        back = affine([(np.eye(found.width), found), (np.tile(-lift, words)[:, None], opens)])
+        return known(back, np.tile(low, words), np.tile(high, words))
 
-    def _in_row(self, row: Signal, lifted: Signal, words: int, nothing: float) -> Signal:
-        """The places of the row and what follows it for further words, each with its channels."""
-        grid, width = self._grid, self._width
-        reach = grid.columns + words - 1
-        at = (np.arange(grid.rows)[:, None] * grid.columns + np.arange(reach)).ravel()
-        cell = _cell_at(grid, at)
-        pick = _picking(cell, grid, width)
-        placed = affine([(pick, lifted)], np.repeat(np.where(cell < 0, nothing, 0.0), width))
-        opened = sp.csr_array(sp.kron(sp.eye_array(grid.rows), np.ones((reach * width, 1))))
-        shut = select(affine([(opened, row)]), placed, 0)
-        fold = sp.csr_array(sp.kron(np.ones((1, grid.rows)), sp.eye_array(reach * width)))
-        return affine([(fold, shut)])
 
-    def _in_column(
-        self, column: Signal, places: Signal, word: int, nothing: float | None
-    ) -> Signal:
-        """The word at the column, and by `nothing` what stands for it where all cells are given."""
-        grid, width = self._grid, self._width
-        if nothing is not None:
-            cell = _cell_at(grid, np.arange(grid.columns) + word)
-            bias = np.repeat(np.where(cell < 0, nothing, 0.0), width)
-            mine = affine([(_picking(cell, grid, width), places)], bias)
-        else:
-            mine = places[word * width : (word + grid.columns) * width]
-        opened = sp.csr_array(sp.kron(sp.eye_array(grid.columns), np.ones((width, 1))))
-        shut = select(affine([(opened, column)]), mine, 0)
-        fold = sp.csr_array(sp.kron(np.ones((1, grid.columns)), sp.eye_array(width)))
-        return affine([(fold, shut)])
+def _read(
+    one_hot: Signal, opened_by: Array, slot: Array, values: Signal, source: Array, nothing: Array
+) -> Signal:
+    """Sums of values that a one-hot lets through.
+
+    Args:
+      one_hot: what lets through.
+      opened_by: (entries,) which of its channels opens each entry.
+      slot: (entries,) which sum it goes to.
+      values: as many channels each as `nothing`.
+      source: (entries,) which of the values each is; -1 for none.
+      nothing: what stands in the place of none.
+
+    Returns:
+      The sums one after another.
+    """
+    kept = np.arange(len(source)) if nothing.any() else np.flatnonzero(source >= 0)
+    width, sums = len(nothing), int(slot.max()) + 1
+    opened_by, slot, source = opened_by[kept], slot[kept], source[kept]
+    has = np.flatnonzero(source >= 0)
+    shape = len(source), values.width // width
+    pick = sp.csr_array((np.ones(len(has)), (has, source[has])), shape)
+    entries = affine([(_wide(pick, width), values)], np.outer(source < 0, nothing).ravel())
+    opens = Matrix.selection(np.repeat(opened_by, width), one_hot.width).csr
+    shut = select(affine([(opens, one_hot)]), entries, 0)
+    return affine([(_wide(Matrix.selection(slot, sums).csr.T, width), shut)])
+
+
+def _wide(matrix: sp.csr_array, width: int) -> sp.csr_array:
+    """A matrix for values of several channels each, entry by entry."""
+    return matrix if width == 1 else sp.csr_array(sp.kron(matrix, sp.eye_array(width)))
 
 
 def memory(
@@ -231,7 +238,7 @@ def memory(
         terms.append((Matrix.selection(here // grid.columns, grid.rows).csr, row))
     opens = affine(terms, np.full(count, 1.0 - len(terms)))
     written = known(relu(opens) if len(terms) > 1 else opens, 0, 1, exclusive=True)
-    each = sp.csr_array(sp.kron(np.ones((count, 1)), sp.eye_array(width)))
+    each = _wide(sp.csr_array(np.ones((count, 1))), width)
     wide = (
         written
         if width == 1
@@ -313,14 +320,6 @@ def _cell_at(grid: _Grid, places: Array) -> Array:
     found = np.full(max(int(places.max()), grid.last) + 1, -1)
     found[grid.places(grid.addresses)] = np.arange(len(grid.addresses))
     return found[places]
-
-
-def _picking(cell: Array, grid: _Grid, width: int) -> sp.csr_array:
-    """The channels of some cells, and none of -1."""
-    has = np.flatnonzero(cell >= 0)
-    shape = len(cell), len(grid.addresses)
-    picked = sp.csr_array((np.ones(len(has)), (has, cell[has])), shape)
-    return picked if width == 1 else sp.csr_array(sp.kron(picked, sp.eye_array(width)))
 
 
 def _at_least(x: Signal, levels: Array) -> Signal:

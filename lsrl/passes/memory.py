@@ -109,7 +109,7 @@ def _held(builder: GraphBuilder, op: Hold, operands: tuple[int, ...], target: Ca
     """Initial + the running sum of the changes that are let through, or a state that overwrites."""
     width = len(op.initial)
     value, when = operands[:2]
-    summed = len(operands) == 3 and builder.facts[operands[2]].gridded
+    summed = len(operands) == 3 and builder.facts[operands[2]].counted
     if SelectiveState in target.native and not summed:
         minus = Matrix.diagonal(-np.ones(width))
         keep = add_affine(builder, (minus, when), bias=1.0)
@@ -130,7 +130,7 @@ def _let_through(builder: GraphBuilder, when: int, value: int) -> int:
     width = builder.nodes[value].width
     argument = condition.operands[0] if isinstance(condition.op, Relu) else None
     known = None if argument is None else builder.facts[argument]
-    if known is None or not facts.gridded or not known.integer or (known.high > 1).any():
+    if known is None or not facts.counted or not known.integer or (known.high > 1).any():
         return builder.add(Select(), when, value, builder.add(Constant((0.0,) * width)))
     halves: dict[int, Matrix] = {}
     for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
