@@ -29,6 +29,7 @@ from lsrl.schedule import Layout, Rows, Unit
 from lsrl.schema import Reader
 from lsrl.showing import card
 
+CLOSED = "yes: what is fed back is a legal input at every token; tokens are prompt and loop"
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
 
@@ -95,7 +96,11 @@ class Certificate:
       promises: what the program promises, with source lines.
       dtype: the model's dtype.
       tokens: the number of tokens that the certificate speaks of; None for any number, where it is
-        proven op by op that no fact and no condition depends on it.
+        proven op by op that no fact and no condition depends on it. Those of a prompt count, and
+        those of a loop behind it.
+      closed: whether the program feeds outputs back, so that each token of a loop is a legal input,
+        by induction from the prompt. The promises that are the program's it keeps in a loop too,
+        those of the prompt are for prompt and loop together.
     """
 
     exact: bool
@@ -104,6 +109,7 @@ class Certificate:
     promises: tuple[Promise, ...]
     dtype: str
     tokens: int | None
+    closed: bool = False
 
     @property
     def length(self) -> str:
@@ -113,7 +119,10 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it; an error without bound is null."""
         bound = self.error_bound if math.isfinite(self.error_bound) else None
-        return {**asdict(self), "error_bound": bound}
+        said = {**asdict(self), "error_bound": bound}
+        if not self.closed:
+            del said["closed"]  # as it was written before there were loops
+        return said
 
     @classmethod
     def from_json(cls, content: object) -> "Certificate":
@@ -132,6 +141,7 @@ class Certificate:
             ("exact", f"yes, {self.length}" if self.exact else "no"),
             ("dtype", self.dtype),
             ("error bound", bound if self.exact else f"{bound}, {self.length}"),
+            *([("closed", CLOSED)] if self.closed else []),
             *(("reason", str(reason)) for reason in self.reasons),
             *(("promise", str(promise)) for promise in self.promises),
         ]

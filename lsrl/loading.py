@@ -18,7 +18,8 @@ from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Delay
 from lsrl.ir.types import Token
-from lsrl.model import Alteration, Model, Path
+from lsrl.looping import Path
+from lsrl.model import Alteration, Model
 from lsrl.parameters import entries, same_bits
 from lsrl.program_json import program_content
 from lsrl.proof import not_compiled

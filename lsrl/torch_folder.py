@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
 from lsrl import arguments, schema, sealed
-from lsrl.errors import FormatError, InputError
+from lsrl.errors import FormatError
+from lsrl.extras import needed
 from lsrl.folders import read_folder, replace_folder
 from lsrl.ir.numbers import Array
 from lsrl.schema import FieldError
@@ -77,14 +78,11 @@ def load_torch(path: str | os.PathLike[str]) -> "TorchModel":
       FormatError: the folder is damaged, or no export of a version that this reads.
       OSError: the folder can't be read.
     """
-    try:
-        from safetensors.torch import load as from_safetensors
+    needed("torch", "load_torch")
+    from safetensors.torch import load as from_safetensors
 
-        from lsrl.torch_module import TorchModel
-    except ImportError as error:
-        raise InputError(
-            "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
-        ) from error
+    from lsrl.torch_module import TorchModel
+
     folder = arguments.path("load_torch", path)
     config, content = read_folder(folder, lambda: _read(folder))
     try:

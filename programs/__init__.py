@@ -27,6 +27,8 @@ from lsrl.programs.composition import (
     majority_parity,
     pattern_count,
 )
+from lsrl.programs.computer import subleq
+from lsrl.programs.computer_lm import subleq_lm, subleq_lm_text
 from lsrl.programs.counting import (
     counter_mod,
     histogram,
@@ -122,6 +124,9 @@ __all__ = [
     "selective_copy",
     "shuffle_dyck",
     "since_last",
+    "subleq",
+    "subleq_lm",
+    "subleq_lm_text",
     "threshold_learner",
     "tok2tok",
     "tok2tok_prompt",

@@ -108,6 +108,9 @@ def test_listings_are_also_json(lsrl_command):
     assert {row["target"]: row["holds"] for row in targets} == {
         target.name: dict(target.supports) for target in lsrl.targets()
     }
+    assert {row["target"]: tuple(row["exports"]) for row in targets} == {
+        target.name: target.formats for target in lsrl.targets()
+    }
     listed = json.loads(lsrl_command("suite", "list", "--json").stdout)
     assert [row["program"] for row in listed] == [program.name for program in suite_programs()]
 
@@ -119,6 +122,7 @@ def test_listings_are_also_json(lsrl_command):
         ("lsrl compile majority_pa", "majority_parity"),
         ("lsrl compile majority -t gat", "gated_linear_rnn"),
         ("lsrl compile --insp", "--inspectable"),
+        ("lsrl machine run hel", "hello"),
     ],
 )
 def test_shells_complete_names(lsrl_command, monkeypatch, words, found):

@@ -41,7 +41,7 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
     """
     import lsrl
 
-    parameters = _parse_settings(settings or [])
+    parameters = parse_settings(settings or [])
     file, colon, inner = name.rpartition(":")
     if colon and file.endswith(".py"):
         return Subject(_from_file(Path(file), inner, parameters))
@@ -215,7 +215,12 @@ def _call_text(parameters: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in parameters.items())
 
 
-def _parse_settings(texts: list[str]) -> dict[str, object]:
+def parse_settings(texts: list[str]) -> dict[str, object]:
+    """Names and values, of texts NAME=VALUE.
+
+    Raises:
+      InputError: no such text, or a name that is given twice.
+    """
     parameters: dict[str, object] = {}
     for name, value in map(_parse_setting, texts):
         if name in parameters:

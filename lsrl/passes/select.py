@@ -12,7 +12,7 @@ from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.ir.ops import Constant, Product, Relu, Select
-from lsrl.passes.affine import add_affine, add_sum
+from lsrl.passes.affine import add_affine, add_sum, emit_affine
 from lsrl.target import Capabilities
 
 
@@ -65,7 +65,7 @@ def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     shut = add_affine(builder, (minus, gate), bias=1.0)
     if _is_zero(builder, first):
         return builder.add(Product(), shut, second)
-    if builder.facts[first].gridded and builder.facts[second].gridded:
+    if builder.facts[first].counted and builder.facts[second].counted:
         rise = add_affine(builder, (one, first), (minus, second))
         return add_sum(builder, second, builder.add(Product(), gate, rise))
     passed, rest = builder.add(Product(), gate, first), builder.add(Product(), shut, second)
@@ -82,7 +82,7 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, rob
     width = builder.nodes[first].width
     a, b = builder.facts[first], builder.facts[second]
     zero = _is_zero(builder, first) or _is_zero(builder, second)
-    if not zero and width > 1 and a.gridded and b.gridded:
+    if not zero and width > 1 and a.counted and b.counted:
         floor = np.minimum(a.low, b.low)
         one = Matrix.identity(width)
         terms = [
@@ -113,15 +113,16 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, ro
     """The sum of relu(x) and -relu(-x), each shut by the condition, or left out if always 0."""
     facts = builder.facts[node]
     width, zeros = facts.width, np.zeros(facts.width)
-    halves = []
+    halves: dict[int, Matrix] = {}
     for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
         channels = np.flatnonzero(reach > 0)
         if len(channels):
             big = _big_m(reach, facts, robust)
             back = Matrix(side * Matrix.selection(channels, width).csr.T)
             whole = _gated(builder, condition, node, side, sign, big, zeros, channels)
-            halves.append((back, whole))
-    return add_affine(builder, *halves)
+            halves[whole] = back
+    # A single ReLU is the value itself, and inherits what is known of it.
+    return emit_affine(builder, halves, zeros)
 
 
 def _big_m(reach: Array, facts: Facts, robust: bool) -> Array:
@@ -135,7 +136,7 @@ def _big_m(reach: Array, facts: Facts, robust: bool) -> Array:
             "a conditional has a value without finite bounds, and no big-M shuts that; narrow it "
             "with lsrl.bound(x, low, high), or choose a target with gates"
         )
-    if facts.gridded:
+    if facts.counted:
         step = np.where(np.isfinite(facts.step), facts.step, 0.0)
         return np.where(reach > 0, reach + step, 0.0) if robust else reach
     return np.array([power_of_two_above(r * (1 + 2.0**-4)) if r > 0 else 0.0 for r in reach])

@@ -120,9 +120,10 @@ def merged(model: Model, request: Request) -> Model:
     if name not in pairs:
         first = [own for own, other in pairs.items() if other.name == name]
         raise InputError(
-            f"merged: {name} is the second program of {first[0]}'s merged networks"
+            f"merged: {name} is the second program of {first[0]}'s merged networks; take those"
             if first
-            else f"merged: {name} is in none of the {len(pairs)} pairs that the build's seed draws"
+            else f"merged: {name} is in none of the {len(pairs)} pairs that the build's seed "
+            f"draws; take {', '.join(pairs)}, or merge it with lsrl.interpret.variants.merged"
         )
     others = [pairs[name].program()]
     return variants.merged(model, request.seed, others, sampler=request.sampler)
@@ -144,7 +145,7 @@ def soft(model: Model, request: Request) -> Model:
         raise PrecisionError(
             f"soft: {model.program.name} on {model.target} is right at {accuracy:.1%} of the "
             f"tokens, and at {LEAST_ACCURACY:.0%} at least is wanted: its continuous comparisons "
-            "are too steep for what soft gates let through"
+            "are too steep for what soft gates let through; take another target"
         )
     return made
 
