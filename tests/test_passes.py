@@ -670,15 +670,3 @@ def test_states_that_look_like_a_permutation_are_bounded():
     facts = gathered.graph.facts[gathered.graph.output]
     assert facts.high.tolist() == [20 + 19, 1]
     assert gathered.run(np.ones((20, 2)))[-1].tolist() == [39, 1]
-
-
-def test_a_window_on_a_diagonal_target_delays_one_channel_and_not_its_register():
-    @lsrl.program(max_length=100)
-    def windowed(x: Token(2)):
-        return lsrl.window_sum(x, 40)
-
-    for target in ("mamba", "griffin"):
-        graphs = {}
-        lsrl.compile(windowed, target, watch=graphs.__setitem__)
-        nodes = graphs["lower to diagonal"].nodes
-        assert sum(node.width for node in nodes if node.op.name == "delay") == 39
