@@ -139,6 +139,25 @@ def test_what_is_no_card_is_told():
     assert run.memory[:, 3].tolist() == [0, 0] and machine.cards(model, [[0]])[0].shape == (1, 1, 4)
 
 
+def test_words_are_instructions_too():
+    """Of a language model: what it says is what a machine without keys does."""
+    program = lsrl.programs.subleq_lm(cells=64, bits=8)
+    for name in ("hello", "multiplication", "division"):
+        image = programs()[name].image()
+        run = program.loop(*card(program, image), steps=600)
+        plain = interpret(program, image, steps=0)
+        assert trace(program, run) == plain.trace()
+        assert (
+            run.halted
+            and plain.halted
+            and plain.text == programs()[name].expected().get("text", b"")
+        )
+        part = program.loop(*card(program, image), steps=8)  # the third is not done yet
+        assert trace(program, part) == interpret(program, image, steps=0).trace(2)
+    with pytest.raises(InputError, match="takes cards"):
+        Session(program, [1])
+
+
 # ---------------------------------------------------------------- FLEQ
 
 # Parameters that are few instructions.
