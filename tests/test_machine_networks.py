@@ -22,7 +22,7 @@ def computer(target, cells, bits):
 
 def test_all_texts_run_inside_a_network():
     """As a batch of machines that stop one by one."""
-    model = computer("linear_rnn", 200, 16)
+    model = computer("linear_rnn", 208, 16)
     images = [programs()[name].image() for name in TEXTS]
     keys = [programs()[name].keys() for name in TEXTS]
     run = model.loop(*cards(model, images), steps=2000, stdin=keys)

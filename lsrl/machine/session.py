@@ -139,7 +139,7 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
     Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
     """
     bus, names = bus_of(subject), program_of(subject).inputs
-    if not memories:
+    if len(memories) == 0:
         raise InputError("cards: expected at least one image, got none")
     tokens = max(len(card(subject, memory, start)[0]) for memory in memories)
     same = [bus.card(memory, start, tokens) for memory in memories]
