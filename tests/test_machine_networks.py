@@ -9,7 +9,7 @@ import lsrl
 from lsrl import machine
 from lsrl.errors import AssemblyError, InputError
 from lsrl.machine import Session, Subleq, assemble, card, cards, interpret, programs, trace
-from lsrl.programs.computer import fleq
+from lsrl.programs import fleq
 
 TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
 

@@ -292,7 +292,7 @@ class Session(Generic[S]):
                 break
         return done
 
-    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], list[Step] | list[FleqStep]]:
+    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], Sequence[Step | FleqStep]]:
         """The run of so many more instructions, and what they do."""
         before: Sequence[ArrayLike | Run[S]] = self._prompt if self.last is None else (self.last,)
         run = self._looping.loop(*before, steps=count, stdin=stdin)
