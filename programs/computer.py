@@ -18,6 +18,9 @@ LARGEST_KEY = 255
 SAMPLED = 300
 # The powers of two between which a seed is told apart.
 SEEDS = range(-6, 7)
+# What flags from 0 on up to which count as 0, as a share of the greatest number; up to twice as
+# large there is none.
+FLAG = 2.0**-26
 # Cells and lines of `fleq` up to which an address is decoded in one level.
 ONE_ROW = 64
 Block = Callable[[Signal, Signal], Signal]
@@ -232,26 +235,28 @@ def in_order(*terms: Signal) -> Signal:
 
 def _seed(x: Signal, _: Signal) -> Signal:
     """A power of two from 1 / (2 |x|) to 1 / |x|: the first guess of a reciprocal."""
-    size = lsrl.relu(x) + lsrl.relu(-x)
-    found = 2.0 ** -SEEDS[0]
+    size = lsrl.absolute(x)
+    found: Signal | float = 2.0 ** -SEEDS[0]
     for power in SEEDS:
-        found = found - 2.0 ** -(power + 1) * (size >= 2.0**power)
+        # The ramp lies between 2^power and the float32 below it.
+        level, ramp = 2.0**power * (1 + 2.0**-24), 2.0 ** (power - 23)
+        found = found - 2.0 ** -(power + 1) * lsrl.greater_equal(size, level, ramp=ramp)
     return found
 
 
 def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
-    Of every entry by itself: add, sub, mul, max, and seed, a power of two from 1 / (2 |x|) to
-    1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose sums go from the first
-    column of x to its last, and transpose.
+    Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
     found: dict[str, Block] = {
         "add": lambda x, y: x + y,
         "sub": lambda x, y: x - y,
         "mul": lambda x, y: x * y,
-        "max": lambda x, y: lsrl.select(x >= y, x, y),
+        "max": lambda x, y: y + lsrl.relu(x - y),
         "seed": _seed,
     }
     if rows == columns > 1:
@@ -271,7 +276,7 @@ def fleq(
     lines: int = 48,
     functions: Mapping[str, Block] | None = None,
     shape: Shape = (1, 1),
-    size: float = 1024.0,
+    size: float = 64.0,
     step: float = 2.0**-54,
     max_length: int = 2**20,
 ) -> Program:
@@ -279,7 +284,7 @@ def fleq(
 
     A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
     if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
-    halts, and so does what comes behind the last line.
+    halts, and so does what comes behind the last of all lines; one that was not written is zeros.
 
     Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
@@ -337,13 +342,13 @@ def fleq(
         function, a, b, c, flag, to = program.read(pc)
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
         chosen = lsrl.one_hot(function, len(blocks))
-        made = [
-            lsrl.select(k, block(x, y), 0) for k, block in zip(chosen, blocks.values(), strict=True)
-        ]
+        found = [block(x, y) for block in blocks.values()]
+        made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])
         onward = lsrl.bound(lsrl.select(pc >= places - 1, -1, pc + 1), -1, places - 1)
-        after = lsrl.select(decides <= 0, to, onward)
+        jumps = lsrl.less_equal(decides, high * FLAG, ramp=high * FLAG)
+        after = lsrl.select(jumps, to, onward)
         return lsrl.concat(c, result, result - before, after)
 
     return fleq

@@ -92,7 +92,7 @@ Values = Annotated[
         help="A number, or several in brackets, to put at a label; may be repeated.",
     ),
 ]
-Cells = Annotated[int, typer.Option(min=1, help="Of the memory.")]
+Cells = Annotated[int, typer.Option(min=1, help="Of the memory of SUBLEQ.")]
 Bits = Annotated[int, typer.Option(min=4, help="Of a word of SUBLEQ.")]
 Steps = Annotated[int, typer.Option(min=1, help="Instructions to carry out at most.")]
 
@@ -300,11 +300,13 @@ def _compiled(
     """A network with the image in its memory."""
     import lsrl
     from lsrl.machine import Image, Session
+    from lsrl.programs.computer import fleq
 
     if isinstance(image, Image):
         computer = lsrl.programs.subleq(cells=cells, bits=bits, io=True)
-    else:
-        raise InputError("FLEQ")
+    else:  # as large as the text, which has no holes
+        shape = image.shape or (1, 1)
+        computer = fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
     with status(f"compiling {computer.name} for {target}"):
         model = lsrl.compile(computer, target, dtype=dtype or "float32")
     return Session(model, image)

@@ -70,19 +70,16 @@ def run_program(
     kinds = subject.program.inputs
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
-    plain = target is None and subject.model is None
-    if plain:
-        check_not_compiled(subject, dtype=dtype, unroll=unroll, most_parameters=most_parameters)
     keys = keys_from(stdin, steps)
-    if steps is not None and plain:
-        return print_loop(subject.program.loop(*arrays, steps=steps, stdin=keys))
-    if steps is not None:
-        model = compiled(subject, target, dtype, unroll, most_parameters=most_parameters)
-        return print_loop(model.loop(*arrays, steps=steps, stdin=keys, check=check))
-    if plain:
+    if target is None and subject.model is None:
+        check_not_compiled(subject, dtype=dtype, unroll=unroll, most_parameters=most_parameters)
+        if steps is not None:
+            return print_loop(subject.program.loop(*arrays, steps=steps, stdin=keys))
         outputs = subject.program.run(*arrays)
     else:
         model = compiled(subject, target, dtype, unroll, most_parameters=most_parameters)
+        if steps is not None:
+            return print_loop(model.loop(*arrays, steps=steps, stdin=keys, check=check))
         outputs = model.run(*arrays, check=check)
     sequences = outputs if batched else outputs[None]
     for number, output in enumerate(sequences):
