@@ -79,6 +79,7 @@ def program_to_json(program: Program) -> ProgramJson:
                 "fields": {
                     parameter.name: _to_json(getattr(node.op, parameter.name))
                     for parameter in dataclasses.fields(node.op)
+                    if parameter.name != "step" or node.op.step  # type: ignore[attr-defined]
                 },
                 "operands": node.operands,
                 "names": node.names,
@@ -326,6 +327,7 @@ _FIELDS: Mapping[str, Reader[object]] = {
     "low": _INFINITE,
     "high": _INFINITE,
     "steps": integer(1),
+    "step": listed(number(0.0, infinite=False)),
     "index": integer(0, LONGEST),
     "slope": number(2.0**-1000, 2.0**1000),
     "shift": number(0.0, 2.0**1000),

@@ -182,6 +182,12 @@ class Numbers:
         """Where a value lies outside an interval."""
         return (value < self.row(low, value.ndim)) | (value > self.row(high, value.ndim))
 
+    def off_grid(self, value: Array, step: Values) -> Array:
+        """Where a value is no multiple of a step, where that is not 0."""
+        on = np.array(step) > 0
+        unit = self.row(tuple(np.where(on, step, 1.0).tolist()), value.ndim)
+        return (value % unit != 0) & on
+
 
 @final
 class Rationals(Numbers):

@@ -72,6 +72,15 @@ class Facts:
         return bool((self.step > 0).all())
 
     @cached_property
+    def counted(self) -> bool:
+        """Whether every channel is on a grid of which float64 holds every point, and differences.
+
+        A finer one only tells how small a real number can be.
+        """
+        points = self.magnitude / self.step if self.gridded else np.ones(1)
+        return self.gridded and bool(((points <= 2.0**52) | np.isinf(points)).all())
+
+    @cached_property
     def boolean(self) -> bool:
         """Whether every channel is 0 or 1."""
         return self.integer and bool(((self.low >= 0) & (self.high <= 1)).all())

@@ -12,7 +12,7 @@ from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_array, lowest_bit, power_of_two_below
+from lsrl.ir.numbers import exact_array, lowest_bit, lowest_bit_of, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS, Token
 from lsrl.language.comparison import equal, greater_equal
 from lsrl.language.constants import as_matrix, numbers
@@ -130,7 +130,13 @@ def window_sum(x: Signal, n: int) -> Signal:
     return affine([(Matrix.selection(slots // size, width).csr.T, held)])
 
 
-def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "program") -> Signal:
+def bound(
+    x: Signal,
+    low: ArrayLike,
+    high: ArrayLike,
+    keeper: ops.Keeper = "program",
+    step: ArrayLike = 0,
+) -> Signal:
     """x, with the promise that it stays in [low, high]; x itself where inference proves that.
 
     The reference evaluator raises PromiseError at the first token that breaks the promise; a
@@ -142,6 +148,9 @@ def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "prog
       high: one number or one a channel.
       keeper: "program" where it holds for every input of the declared types, by the way the program
         is written (checked, not proven); "prompt" where it is for a legal prompt to keep.
+      step: promise, too, that every value is a multiple of this power of two; 0 promises nothing.
+        One far below what matters, such as 2^-80, says that no value is smaller and not 0, which is
+        what "exact in float32" needs to know of real numbers.
 
     Raises:
       BoundsError: the promised interval is empty or excludes every value that x can have.
@@ -156,9 +165,14 @@ def bound(x: Signal, low: ArrayLike, high: ArrayLike, keeper: ops.Keeper = "prog
             f"{user_line()}: bound(x, {low!s}, {high!s}) leaves no possible value, since inference "
             f"says {value!r}"
         )
-    if (value.facts.low >= lows).all() and (value.facts.high <= highs).all():
+    steps = _row(step, value.width, "step")
+    if any(each < 0 or each not in (0, lowest_bit_of(each)) for each in steps):
+        raise ProgramError(f"{user_line()}: step must be powers of two or 0, got {step!s}")
+    known_grid = (value.facts.step >= steps).all()
+    if (value.facts.low >= lows).all() and (value.facts.high <= highs).all() and known_grid:
         return value
-    return record(ops.Bound(lows, highs, keeper=keeper), value)
+    grid = () if known_grid else steps
+    return record(ops.Bound(lows, highs, keeper=keeper, step=grid), value)
 
 
 def _check_keeper(keeper: object) -> None:

@@ -65,7 +65,7 @@ def _by_gate(builder: GraphBuilder, condition: int, first: int, second: int) -> 
     shut = add_affine(builder, (minus, gate), bias=1.0)
     if _is_zero(builder, first):
         return builder.add(Product(), shut, second)
-    if builder.facts[first].gridded and builder.facts[second].gridded:
+    if builder.facts[first].counted and builder.facts[second].counted:
         rise = add_affine(builder, (one, first), (minus, second))
         return add_sum(builder, second, builder.add(Product(), gate, rise))
     passed, rest = builder.add(Product(), gate, first), builder.add(Product(), shut, second)
@@ -82,7 +82,7 @@ def _by_relu(builder: GraphBuilder, condition: int, first: int, second: int, rob
     width = builder.nodes[first].width
     a, b = builder.facts[first], builder.facts[second]
     zero = _is_zero(builder, first) or _is_zero(builder, second)
-    if not zero and width > 1 and a.gridded and b.gridded:
+    if not zero and width > 1 and a.counted and b.counted:
         floor = np.minimum(a.low, b.low)
         one = Matrix.identity(width)
         terms = [
@@ -135,7 +135,7 @@ def _big_m(reach: Array, facts: Facts, robust: bool) -> Array:
             "a conditional has a value without finite bounds, and no big-M shuts that; narrow it "
             "with lsrl.bound(x, low, high), or choose a target with gates"
         )
-    if facts.gridded:
+    if facts.counted:
         step = np.where(np.isfinite(facts.step), facts.step, 0.0)
         return np.where(reach > 0, reach + step, 0.0) if robust else reach
     return np.array([power_of_two_above(r * (1 + 2.0**-4)) if r > 0 else 0.0 for r in reach])

@@ -91,7 +91,7 @@ class Op(ABC):
         for field in fields(self):
             value = getattr(self, field.name)
             parts = value if isinstance(value, tuple) else (value,)
-            for part in parts if field.name not in ("low", "high") else ():  # promises
+            for part in parts if field.name not in ("low", "high", "step") else ():  # promises
                 if isinstance(part, float | Matrix):
                     yield part.data if isinstance(part, Matrix) else np.array([part])
 

@@ -320,7 +320,7 @@ class Select(Pointwise):
 @final
 @dataclass(frozen=True, slots=True)
 class Bound(Pointwise):
-    """x, with the checked promise that it lies in [low, high].
+    """x, with the checked promise that it lies in [low, high], and on a grid where one is given.
 
     With `proven` it is a theorem of the maker's, which interval arithmetic can't see. So is, with
     `exclusive`, that at most one channel is nonzero at a token.
@@ -331,6 +331,7 @@ class Bound(Pointwise):
     proven: bool = False
     exclusive: bool = False
     keeper: Keeper = "program"
+    step: Values = ()  # (width,): every value is a multiple of it, 0 for any; () for none at all
 
     sums = adds_nothing
 
@@ -345,17 +346,22 @@ class Bound(Pointwise):
         """The operand's facts, narrowed."""
         value = operands[0]
         low, high = np.maximum(value.low, self.low), np.minimum(value.high, self.high)
+        step = np.maximum(value.step, self.step) if self.step else value.step
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
-        return bounds.facts(np.minimum(low, high), high, value.step, value.groups)
+        return bounds.facts(np.minimum(low, high), high, step, value.groups)
 
     def value(self, operands: Operands, extent: Extent) -> Array:
         """The operand."""
         return operands[0]
 
     def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
-        """The interval."""
-        return Pledge(interval(self.low, self.high), None if self.proven else self.keeper)
+        """The interval, and the grid."""
+        text = interval(self.low, self.high)
+        if self.step:
+            text += f" by steps of {min(self.step):g}"
+        return Pledge(text, None if self.proven else self.keeper)
 
     def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
-        """Values outside the interval."""
-        return extent.numbers.outside(value, self.low, self.high)
+        """Values outside the interval, or off the grid."""
+        outside = extent.numbers.outside(value, self.low, self.high)
+        return outside | extent.numbers.off_grid(value, self.step) if self.step else outside
