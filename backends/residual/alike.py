@@ -5,6 +5,7 @@ rounds at most once, or it is a sum of zeros and of one number. Scales are power
 matter. See `lsrl.rounding`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from lsrl.ir.trail import Row
 from lsrl.rounding.channels import (
     Differs,
     Kind,
+    Share,
     Term,
     complement,
     most_together,
@@ -56,7 +58,6 @@ class StreamRounding:
         self.held = held
         self.facts = facts
         self.affines: Affines = stream.affines
-        self._signals = [self._signal(signal.terms) for signal in stream.signals]
 
     def embedded(self, place: int) -> None:
         """Hold a signal that the embedding makes, by its place, against the graph.
@@ -68,8 +69,14 @@ class StreamRounding:
         terms = [(self._column(atom), weight) for atom, weight in signal.terms]
         self.held.row(signal.node, terms, 0.0)
 
-    def site(self, table: SiteTable, sums: Sums) -> None:
+    def site(self, table: SiteTable, sums: Sums, sizes: Array, grids: Array) -> None:
         """Hold a site against the graph.
+
+        Args:
+          table: the site.
+          sums: which of its sums are exact anyway.
+          sizes: (channels,) of the values of its channels.
+          grids: (channels,) of the same.
 
         Raises:
           Differs: a bit may differ.
@@ -87,10 +94,9 @@ class StreamRounding:
         ):
             signal = self.stream.signals[place - 1]
             for atom, _ in signal.terms:
-                self._check_atom(atom)
+                self._check_atom(atom, table, sizes, grids)
             if not exact:
-                channels = [(table.site.channels[index], weight) for index, weight in terms]
-                count = self._together(table.site.kind, signal.node, channels)
+                count = self._together(signal.node, terms, table, sizes, grids)
                 if count > 2:
                     text = f"the stream takes in a sum of {count:g} numbers"
                     raise Differs(signal.node, text)
@@ -104,26 +110,16 @@ class StreamRounding:
         self._check_taken(node, row)
         terms: list[Term] = []
         bias = 0.0
-        weights = self.stream.read(row)
-        for place, weight in weights.items():
+        # Of two numbers there is one sum, wherever they are added: here, or ahead on the stream.
+        for place, weight in self.stream.read(row).items():
             if place == 0:
                 bias = weight
                 continue
-            signal, kind = self.stream.signals[place - 1], self._signals[place - 1]
-            alone = len(weights) == 1 and abs(weight) == lowest_bit_of(weight)
-            if kind is None or (kind == Kind.ROUNDED and not alone):
-                raise Differs(node, "reads a sum on the stream that was rounded already")
-            if kind == Kind.ROUNDED:
-                return
+            signal = self.stream.signals[place - 1]
+            if abs(weight) != lowest_bit_of(weight) and signal.terms[1:]:
+                raise Differs(node, "multiplies a sum on the stream that was rounded already")
             terms += [(self._column(atom), weight * factor) for atom, factor in signal.terms]
         self.held.row(node, terms, bias)
-
-    def _signal(self, terms: tuple[tuple[Atom, float], ...]) -> Kind | None:
-        """What a sum on the stream is; None where it rounds more than once."""
-        found = self.held.channels.row([(self._column(a), weight) for a, weight in terms], 0.0)
-        if len(terms) == 1 and terms[0][1] == 1:
-            return Kind(int(self.held.channels.kinds[self._column(terms[0][0])]))
-        return None if found.text is not None else found.kind
 
     def _check_branch(self, node: int, channel: Channel) -> None:
         self.read(node, channel.row)
@@ -139,26 +135,40 @@ class StreamRounding:
             text = "its bounds hold of real numbers, and not where they are rounded"
             raise Differs(node, text)
 
-    def _check_atom(self, atom: Atom) -> None:
+    def _check_atom(self, atom: Atom, table: SiteTable, sizes: Array, grids: Array) -> None:
         """A product of real numbers is one product, and not a sum of several."""
         node, op = atom[0], self.stream.graph.nodes[atom[0]].op
         if self.held.channels.kinds[self._column(atom)] < Kind.REAL or not isinstance(op, Product):
             return
-        terms = [(channel, float(weight)) for channel, weight in self.stream.terms[atom]]
-        opened = all(c.gate is None or self._is_flag(c.gate) for c, _ in terms)
+        made = self.stream.terms[atom]
+        opened = all(c.gate is None or self._is_flag(c.gate) for c, _ in made)
         flags = (
-            replace(c, gate=None) in self.stream.snaps or self._is_flag(c.row) for c, _ in terms
+            replace(c, gate=None) in self.stream.snaps or self._is_flag(c.row) for c, _ in made
         )
         if opened or all(flags):
             return  # 0 or 1 times each term of a sum is the sum or 0
-        if self._together(self.stream.sites[self.stream.made[atom]].kind, node, terms) > 1:
+        terms = [(table.site.index[channel], float(weight)) for channel, weight in made]
+        if self._together(node, terms, table, sizes, grids) > 1:
             raise Differs(node, "multiplies a sum term by term")
 
-    def _together(self, kind: SiteKind, node: int, terms: list[tuple[Channel, float]]) -> float:
-        """How many of these channels are other than 0 at one token, at most."""
-        if any(abs(weight) != lowest_bit_of(weight) for _, weight in terms):
-            raise Differs(node, "the stream takes in a product that is rounded")
-        return most_together([self._members(kind, channel) for channel, _ in terms])
+    def _together(
+        self,
+        node: int,
+        terms: Sequence[tuple[int, float]],
+        table: SiteTable,
+        sizes: Array,
+        grids: Array,
+    ) -> float:
+        """How many channels of a site are other than 0 at one token, at most."""
+        bits, shares = self.held.channels.numerics.bits, []
+        for index, weight in terms:
+            bit = lowest_bit_of(weight)
+            size, grid = float(sizes[index]) * abs(weight), float(grids[index]) * bit
+            if abs(weight) != bit and size > 2.0**bits * grid:
+                raise Differs(node, "the stream takes in a product that is rounded")
+            members = self._members(table.site.kind, table.site.channels[index])
+            shares.append(Share(size, grid, members))
+        return most_together(shares, bits)
 
     def _members(self, kind: SiteKind, channel: Channel) -> Members:
         """What an inner channel is not 0 with."""

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntEnum
 from typing import NamedTuple
@@ -105,10 +105,6 @@ class Channels:
         found = {root: int(m[channel]) for root, m in groups if m[channel] >= 0}
         return found | self.signs.get(column, {})
 
-    def together(self, columns: Iterable[int]) -> float:
-        """How many channels are other than 0 at one token, at most."""
-        return most_together([self.members(column) for column in columns])
-
     def row(self, terms: Sequence[Term], bias: float) -> "Judged":
         """What an affine map is, added up in any order, and why it may differ, if it may."""
         found = [self._term(*term) for term in terms]
@@ -129,22 +125,25 @@ class Channels:
             return Judged(kind, text, most)
         if kind <= Kind.DECIDED and most <= 2.0**self.numerics.bits * grid:
             return Judged(kind, None, most)
-        kind, text = self._rounded(live, bias)
-        return Judged(kind, text, most, rounds=text is not None)
+        return self._rounded(live, bias, most)
 
-    def _rounded(self, live: "list[_Term]", bias: float) -> "tuple[Kind, str | None]":
-        count = self.together(term.column for term in live) + (bias != 0)
+    def _rounded(self, live: "list[_Term]", bias: float, most: float) -> "Judged":
+        shares = [Share(term.size, term.grid, self.members(term.column)) for term in live]
+        if bias:
+            shares.append(Share(abs(bias), lowest_bit_of(bias), {}))
+        count = most_together(shares, self.numerics.bits)
         exact = all(term.exact for term in live)
         again = any(term.kind == Kind.ROUNDED for term in live)
         if count <= 1 and exact:
-            return (Kind.ROUNDED if again else Kind.REAL), None
+            return Judged(Kind.ROUNDED if again else Kind.REAL, None, most)
+        text = None
         if count > 2:
-            return Kind.ROUNDED, f"adds up {count:g} numbers, and so rounds more than once"
-        if count > 1 and not exact:
-            return Kind.ROUNDED, "adds a product that is rounded to something else"
-        if again:
-            return Kind.ROUNDED, "rounds a second time what nothing stands between"
-        return Kind.ROUNDED, None
+            text = f"adds up {count:g} numbers, and so rounds more than once"
+        elif count > 1 and not exact:
+            text = "adds a product that is rounded to something else"
+        elif again:
+            text = "rounds a second time what nothing stands between"
+        return Judged(Kind.ROUNDED, text, most, 0 if text is None else int(count))
 
     def _term(self, column: int, weight: float) -> "_Term":
         node, channel = self.place(column)
@@ -193,13 +192,13 @@ class Judged(NamedTuple):
       kind: how its value comes about.
       text: why program and network may differ in it, if they may.
       size: the greatest sum of the sizes of its terms.
-      rounds: whether the reason is that it rounds more than once.
+      rounds: how often it rounds at most, if the reason is that this is more than once.
     """
 
     kind: Kind
     text: str | None
     size: float
-    rounds: bool = False
+    rounds: int = 0
 
 
 class _Term(NamedTuple):
@@ -212,30 +211,41 @@ class _Term(NamedTuple):
     exact: bool
 
 
-def most_together(terms: Sequence[Members]) -> float:
-    """How many terms are other than 0 at one token, at most, given what each belongs to."""
-    total = exclusion.greatest_total([(1.0, members) for members in terms])
+class Share(NamedTuple):
+    """A term of a sum: its greatest size, its grid, and what it belongs to."""
+
+    size: float
+    grid: float
+    members: Members
+
+
+def most_together(terms: Sequence[Share], bits: int) -> float:
+    """How many terms are other than 0 at one token, at most; what adds up exactly counts as one."""
+    total = exclusion.greatest_total([(1.0, term.members) for term in terms])
     if total <= 1:
         return total
-    found, _ = _most(terms, MOST_CASES)
+    found, _ = _most(terms, bits, MOST_CASES)
     return total if found is None else min(total, found)
 
 
-def _most(terms: Sequence[Members], cases: int) -> tuple[float | None, int]:
+def _most(terms: Sequence[Share], bits: int, cases: int) -> tuple[float | None, int]:
     """The same case by case, by the member of a root that is on; None where that takes too long."""
-    roots = Counter(root for members in terms for root in members)
-    if not roots or cases <= 0:
-        return (None if cases <= 0 else float(len(terms))), cases - 1
+    if cases <= 0:
+        return None, cases
+    exact = sum(term.size for term in terms) <= 2.0**bits * min(term.grid for term in terms)
+    roots = Counter(root for term in terms for root in term.members)
+    if exact or not roots:
+        return 1.0 if exact else float(len(terms)), cases - 1
     root = roots.most_common(1)[0][0]
-    rest = [members for members in terms if root not in members]
-    by_member: dict[int, list[Members]] = {}
-    for members in terms:
-        if root in members:
-            others = {r: m for r, m in members.items() if r != root}
-            by_member.setdefault(members[root], []).append(others)
+    rest = [term for term in terms if root not in term.members]
+    by_member: dict[int, list[Share]] = {}
+    for term in terms:
+        if root in term.members:
+            others = {r: m for r, m in term.members.items() if r != root}
+            by_member.setdefault(term.members[root], []).append(term._replace(members=others))
     most = 0.0
     for mine in by_member.values():
-        found, cases = _most([*mine, *rest], cases)
+        found, cases = _most([*mine, *rest], bits, cases)
         if found is None:
             return None, cases
         most = max(most, found)

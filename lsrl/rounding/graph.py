@@ -20,7 +20,15 @@ from lsrl.ir.ops import (
     Relu,
 )
 from lsrl.rounding.channels import Channels, Differs, Kind, complement, negated, side
-from lsrl.rounding.walk import CONTINUOUS, Made, Walk, is_flag, product_fits, terms_of
+from lsrl.rounding.walk import (
+    Made,
+    Walk,
+    held_exactly,
+    is_flag,
+    product_fits,
+    take_in,
+    terms_of,
+)
 
 GIVEN = (Input, Constant, Lookup, Periodic)
 
@@ -60,8 +68,7 @@ def _exact(walk: Walk, i: int, read: list[Facts], fact: Facts) -> bool:
         return False
     sums, bits, tiny = node.op.sums(read, walk.tokens), walk.numerics.bits, walk.numerics.tiny
     fine = sum_is_exact(sums.magnitude, sums.grid, bits) & (sums.grid >= tiny)
-    step = np.where(np.isinf(fact.step), 1.0, fact.step)
-    held = fact.zero | ((step >= tiny) & (fact.magnitude <= 2.0**bits * step))
+    held = held_exactly(fact, walk.numerics)
     return bool((fine | (sums.magnitude == 0)).all() and held.all())
 
 
@@ -93,10 +100,7 @@ def _check_taken(channels: Channels, i: int, taken: Facts) -> None:
 
 
 def _given(made: Made, i: int) -> None:
-    fact = made.graph.facts[i]
-    if not fact.gridded:
-        raise Differs(i, CONTINUOUS)
-    made.channels.of(i)[:] = Kind.REAL
+    take_in(made.channels, i, made.graph.facts[i])
 
 
 def _affine(made: Made, i: int) -> None:

@@ -54,7 +54,7 @@ class Held:
         atom = self._lenient.get(self.over_atoms(terms, bias)) if found.rounds else None
         numerics = self.channels.numerics
         # Roundings of the row, and two of the program's difference and of its ramp.
-        slack = (self.channels.together(columns) + 3) * numerics.unit * found.size
+        slack = (found.rounds + 2) * numerics.unit * found.size
         if atom is None or slack > MOST_SLACK:
             raise Differs(node, found.text)
         self._loose.add(atom)

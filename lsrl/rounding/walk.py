@@ -8,7 +8,7 @@ import numpy as np
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.node import Node
-from lsrl.ir.numbers import sum_is_exact
+from lsrl.ir.numbers import Array, sum_is_exact
 from lsrl.ir.ops import (
     Affine,
     Bound,
@@ -191,9 +191,7 @@ class Walk:
         added = (sums.magnitude == 0) | (
             sum_is_exact(sums.magnitude, sums.grid, bits) & (sums.grid >= tiny)
         )
-        step = np.where(np.isinf(fact.step), 1.0, fact.step)
-        held = fact.zero | ((step >= tiny) & (fact.magnitude <= 2.0**bits * step))
-        return bool(added.all() and held.all() and self._fit(node.op))
+        return bool(added.all() and held_exactly(fact, self.numerics).all() and self._fit(node.op))
 
     def _fit(self, op: Op) -> bool:
         return all(self.channels.fit(part) for part in op.constants)
@@ -205,9 +203,7 @@ class Walk:
         op, fact = self.program.nodes[i].op, self.given[i]
         if not isinstance(op, Input) and not self._fit(op):
             raise Differs(i, f"a number of its own is rounded in {self.numerics.dtype}")
-        if not fact.gridded:
-            raise Differs(i, CONTINUOUS)
-        self.channels.of(i)[:] = Kind.REAL
+        take_in(self.channels, i, fact)
         return fact
 
     def _affine(self, i: int, inferred: Facts) -> Facts:
@@ -497,6 +493,25 @@ CONTINUOUS = (
     "is continuous, so it may leave the normal numbers of the dtype; say how small it can be, by "
     "step= of the input or of lsrl.bound"
 )
+
+
+def held_exactly(fact: Facts, numerics: Numerics) -> Array:
+    """(width,) bool, of which channels the dtype has every value."""
+    step = np.where(np.isinf(fact.step), 1.0, fact.step)
+    few = (step >= numerics.tiny) & (fact.magnitude <= 2.0**numerics.bits * step)
+    return np.asarray(fact.zero | few)
+
+
+def take_in(channels: Channels, node: int, fact: Facts) -> None:
+    """Inputs and tables, rounded to the dtype as they come in.
+
+    Raises:
+      Differs: a number may be too small for the dtype.
+    """
+    if not fact.gridded:
+        raise Differs(node, CONTINUOUS)
+    exact = held_exactly(fact, channels.numerics)
+    channels.of(node)[:] = np.where(exact, Kind.EXACT, Kind.REAL)
 
 
 def row_of(parts: Iterable[tuple[float, Row]], bias: float) -> Row:
