@@ -18,7 +18,7 @@ from lsrl.backends.residual.tables import SiteTable
 from lsrl.ir.bounds import Facts
 from lsrl.ir.groups import Members
 from lsrl.ir.numbers import Array, lowest_bit_of
-from lsrl.ir.ops import Product
+from lsrl.ir.ops import Product, Relu
 from lsrl.ir.trail import Row
 from lsrl.rounding.channels import (
     Differs,
@@ -58,6 +58,14 @@ class StreamRounding:
         self.held = held
         self.facts = facts
         self.affines: Affines = stream.affines
+        graph, starts = stream.graph, held.channels.starts
+        relus = [i for i in graph.live() if isinstance(graph.nodes[i].op, Relu)]
+        # By what a ReLU reads, its channel, of which more is known than of a row.
+        self._relus = {
+            held.made.row(graph.nodes[i].operands[0], channel): starts[i] + channel
+            for i in relus
+            for channel in range(graph.nodes[i].width)
+        }
 
     def embedded(self, place: int) -> None:
         """Hold a signal that the embedding makes, by its place, against the graph.
@@ -142,10 +150,7 @@ class StreamRounding:
             return
         made = self.stream.terms[atom]
         opened = all(c.gate is None or self._is_flag(c.gate) for c, _ in made)
-        flags = (
-            replace(c, gate=None) in self.stream.snaps or self._is_flag(c.row) for c, _ in made
-        )
-        if opened or all(flags):
+        if opened or all(self._snaps(c) or self._is_flag(c.row) for c, _ in made):
             return  # 0 or 1 times each term of a sum is the sum or 0
         terms = [(table.site.index[channel], float(weight)) for channel, weight in made]
         if self._together(node, terms, table, sizes, grids) > 1:
@@ -163,10 +168,13 @@ class StreamRounding:
         bits, shares = self.held.channels.numerics.bits, []
         for index, weight in terms:
             bit = lowest_bit_of(weight)
+            channel = table.site.channels[index]
             size, grid = float(sizes[index]) * abs(weight), float(grids[index]) * bit
+            if self._snaps(channel) and (channel.gate is None or self._is_flag(channel.gate)):
+                size, grid = abs(weight), bit
             if abs(weight) != bit and size > 2.0**bits * grid:
                 raise Differs(node, "the stream takes in a product that is rounded")
-            members = self._members(table.site.kind, table.site.channels[index])
+            members = self._members(table.site.kind, channel)
             shares.append(Share(size, grid, members))
         return most_together(shares, bits)
 
@@ -184,6 +192,10 @@ class StreamRounding:
             found |= self._of_row(channel.gate, kind.relu_gate)
         return found
 
+    def _snaps(self, channel: Channel) -> bool:
+        """Whether the branch is 0 or 1 by the promise of a ramp, whatever the gate."""
+        return replace(channel, gate=None) in self.stream.snaps
+
     @staticmethod
     def _now(channel: Channel) -> bool:
         return not any(channel.taps[1:]) and not channel.offset
@@ -194,6 +206,8 @@ class StreamRounding:
         found: Members = {}
         if positive:
             found |= side(own, negated(own), "sign")
+            if own in self._relus:
+                found |= self.held.channels.members(self._relus[own])
         if self._is_flag(row):
             found |= side(own, complement(own), "gate")
         if not row.bias and row.terms:
