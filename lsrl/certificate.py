@@ -10,7 +10,7 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -32,6 +32,8 @@ from lsrl.schedule import Layout, Rows, Unit
 from lsrl.schema import Reader
 from lsrl.showing import card
 
+# Dtypes that every operation of a network is rounded to; XLA adds up bfloat16 in float32.
+ROUNDED = ("float32", "float64")
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
 
@@ -409,9 +411,7 @@ def _most_bits(sizes: Array, grids: Array) -> int:
     return int((exponent - np.frexp(grids)[1] + np.where(mantissa > 0.5, 1, 0)).max())
 
 
-def certify(
-    schedule: Layout, numerics: Numerics, analyse: Analyse[Analysis]
-) -> Certificate:
+def certify(schedule: Layout, numerics: Numerics, analyse: Analyse[Analysis]) -> Certificate:
     """Check every condition of a schedule in a dtype.
 
     Args:
@@ -447,6 +447,9 @@ def _in_dtype(
     """Whether the network is exact in its dtype, why not, and how much wider ramps are for it."""
     if graph.trail is None:
         return False, None, 0.0
+    if numerics.dtype not in ROUNDED:
+        text = f"networks keep more bits between two operations than {numerics.dtype} has"
+        return False, Reason("the network", numerics.dtype, None, text), 0.0
     walk = Walk(graph, graph.trail, numerics, tokens)
     try:
         held = Held(walk)

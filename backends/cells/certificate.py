@@ -56,9 +56,7 @@ class CellAnalysis(Analysis):
     Weights stay as they are; bounds are those of the number of tokens.
     """
 
-    def __init__(
-        self, plan: CellPlan, tokens: int, known: tuple[Facts, ...] | None = None
-    ) -> None:
+    def __init__(self, plan: CellPlan, tokens: int, known: tuple[Facts, ...] | None = None) -> None:
         """Bounds are those for `tokens` tokens; those in the dtype are `known`."""
         super().__init__(plan.schedule.graph, plan.numerics, tokens, known)
         self.plan = plan

@@ -95,9 +95,7 @@ class LinearAnalysis(Analysis):
             read = np.concatenate([*mine, *before])
             for unit in layer.units:
                 for slot, rows in enumerate(unit.slots):
-                    exact = self.exact_sums(
-                        self._sums(layer, unit, slot, before_facts, mine_facts)
-                    )
+                    exact = self.exact_sums(self._sums(layer, unit, slot, before_facts, mine_facts))
                     self._check_rows(held, unit.node, rows, read, exact)
                     if unit.kind is LinearState:
                         _check_moves(unit.node, rows, exact)

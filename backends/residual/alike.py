@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from lsrl.backends.residual.packer import Channel, SiteKind
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow
 from lsrl.backends.residual.stream import Stream
@@ -228,7 +226,7 @@ class StreamRounding:
 
     def _row(self, row: AtomRow) -> Row:
         terms = sorted((self._column(atom), weight) for atom, weight in row.terms)
-        return tuple(terms), row.bias + 0.0
+        return self.held.made.one_way((tuple(terms), row.bias + 0.0))
 
     def _column(self, atom: Atom) -> int:
         return self.held.channels.starts[atom[0]] + atom[1]

@@ -63,7 +63,5 @@ class Held:
 
     def over_atoms(self, terms: Sequence[Term], bias: float) -> Row:
         """A row over channels as one over atoms."""
-        parts = [
-            (weight, self.made.row(*self.channels.place(column))) for column, weight in terms
-        ]
+        parts = [(weight, self.made.row(*self.channels.place(column))) for column, weight in terms]
         return row_of(parts, bias)

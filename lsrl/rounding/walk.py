@@ -50,12 +50,51 @@ class Made:
         self.channels = Channels(graph.nodes, numerics)
         self._spread = Spread(graph.nodes)
         self._rows: dict[int, list[Row]] = {}
+        self._columns: dict[tuple[int, bytes], int] = {}
+        self._same = self._alike()
 
     def row(self, node: int, channel: int) -> Row:
         """A channel over the graph's atoms."""
         if node not in self._rows:
-            self._rows[node] = rows_of(*self._spread.of(node))
+            rows = rows_of(*self._spread.of(node))
+            self._rows[node] = [self.one_way(row) for row in rows]
         return self._rows[node][channel]
+
+    def one_way(self, row: Row) -> Row:
+        """A row in which equal columns of tables, and 1 less a column, are told in one way."""
+        if not any(column in self._same for column, _ in row[0]):
+            return row
+        parts = [
+            (weight, self._same.get(column, (((column, 1.0),), 0.0))) for column, weight in row[0]
+        ]
+        return row_of(parts, row[1])
+
+    def looked_up(self, source: int, column: Array) -> Row | None:
+        """The row that is a column of a table over an input, if the graph has one."""
+        known = self._columns.get((source, (column + 0.0).tobytes()))
+        if known is not None:
+            return self.one_way((((known, 1.0),), 0.0))
+        known = self._columns.get((source, (1.0 - column + 0.0).tobytes()))
+        return None if known is None else self.one_way((((known, -1.0),), 1.0))
+
+    def _alike(self) -> dict[int, Row]:
+        """Of columns of tables that another column tells: how."""
+        found: dict[int, Row] = {}
+        for i in self.graph.live():
+            node = self.graph.nodes[i]
+            if not isinstance(node.op, Lookup):
+                continue
+            source, table = _source(self.graph, i), node.op.table.dense()
+            for channel in range(node.width):
+                place = self.channels.starts[i] + channel
+                for sign, bias in ((1.0, 0.0), (-1.0, 1.0)):
+                    key = source, (bias + sign * table[:, channel] + 0.0).tobytes()
+                    known = self._columns.get(key)
+                    if known is not None and known not in found:
+                        found[place] = (((known, sign),), bias)
+                        break
+                self._columns.setdefault((source, (table[:, channel] + 0.0).tobytes()), place)
+        return found
 
     def atom(self, row: Row, *kinds: type[Op]) -> int | None:
         """The one atom that a row is, if it is of one of these ops."""
@@ -163,8 +202,8 @@ class Walk:
         """Where a channel of the program is in the graph."""
         width = self.program.nodes[node].width
         place = self.channels.starts[node] + (channel if width > 1 else 0)
-        if not self.trail.lost[place]:
-            return self.trail.rows[place]
+        if place not in self._rows and not self.trail.lost[place]:
+            self._rows[place] = self.made.one_way(self.trail.rows[place])
         if place not in self._rows:
             self._rows[place] = self._sum(node, place - self.channels.starts[node])
         return self._rows[place]
@@ -172,6 +211,11 @@ class Walk:
     def _sum(self, node: int, channel: int) -> Row:
         """The row of an affine map that is left nowhere, of what it reads."""
         this = self.program.nodes[node]
+        if isinstance(this.op, Lookup):
+            column = this.op.table.dense()[:, channel] + 0.0
+            found = self.made.looked_up(_source(self.program, node), column)
+            if found is not None:
+                return found
         if not isinstance(this.op, Affine):
             raise Differs(node, "the compiler left nothing that is equal to it")
         parts = (
@@ -217,7 +261,7 @@ class Walk:
             )
             if kind != Kind.EXACT:
                 place = self.channels.starts[i] + channel
-                if not self.trail.lost[place] and self.trail.rows[place] != self._sum(i, channel):
+                if not self.trail.lost[place] and self.row(i, channel) != self._sum(i, channel):
                     raise Differs(i, REWRITTEN)
         return inferred
 
@@ -230,8 +274,10 @@ class Walk:
     def _is(self, i: int, channel: int, weight: float, operand: int) -> None:
         """Hold a channel against a multiple of an operand's."""
         place = self.channels.starts[i] + channel
-        expected = self._rows.setdefault(place, row_of([(weight, self.row(operand, channel))], 0.0))
-        if not self.trail.lost[place] and self.trail.rows[place] != expected:
+        expected = row_of([(weight, self.row(operand, channel))], 0.0)
+        if self.trail.lost[place]:
+            self._rows[place] = expected
+        elif self.row(i, channel) != expected:
             raise Differs(i, REWRITTEN)
 
     def _relu(self, i: int, inferred: Facts) -> Facts:
@@ -524,6 +570,12 @@ def row_of(parts: Iterable[tuple[float, Row]], bias: float) -> Row:
     return tuple((column, w) for column, w in sorted(total.items()) if w), bias + 0.0
 
 
+def _source(graph: Graph, lookup: int) -> int:
+    """The number of the input that a table is read by; of none, what no input has."""
+    op = graph.nodes[graph.nodes[lookup].operands[0]].op
+    return op.index if isinstance(op, Input) else -1 - lookup
+
+
 def terms_of(channels: Channels, node: Node, channel: int) -> list[tuple[int, float]]:
     """What a row of an affine map adds up."""
     if not isinstance(node.op, Affine):
@@ -541,7 +593,7 @@ def _entries(csr: "sp.csr_array", row: int) -> list[tuple[int, float]]:
 
 
 def is_flag(fact: Facts, channel: int) -> bool:
-    inside = 0 <= fact.low[channel] and fact.high[channel] <= 1
+    inside = fact.low[channel] >= 0 and fact.high[channel] <= 1
     return bool(inside and fact.step[channel] >= 1)
 
 
