@@ -25,7 +25,7 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
 from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
-from lsrl.rounding.channels import Differs
+from lsrl.rounding.channels import RoundingError
 from lsrl.rounding.network import Held
 from lsrl.rounding.walk import Walk
 from lsrl.schedule import Layout, Rows, Unit
@@ -253,9 +253,9 @@ class Analysis(ABC):
         """Hold every row that is rounded against the graph; the facts are those of the dtype.
 
         Raises:
-          Differs: a bit may differ.
+          RoundingError: a bit may differ.
         """
-        raise Differs(
+        raise RoundingError(
             self.graph.output,
             "this cell scales and adds up numbers by its gates, so it has a bound alone",
         )
@@ -264,14 +264,14 @@ class Analysis(ABC):
         """Let a condition hold but for its sums, which may be rounded.
 
         Raises:
-          Differs: a weight is rounded, a gate may be half open, or a number be too large or small.
+          RoundingError: a weight is rounded, a gate may be half open, or a number too large.
         """
         sums = condition.sums
         fine = condition.composed and self.fits(condition.weights).all()
         if not fine or condition.failure is not None:
-            raise Differs(condition.node, condition.failure or "a weight is rounded")
+            raise RoundingError(condition.node, condition.failure or "a weight is rounded")
         if not ((sums.magnitude == 0) | self._in_range(sums)).all():
-            raise Differs(condition.node, f"{condition.what} beyond the numbers of the dtype")
+            raise RoundingError(condition.node, f"{condition.what} beyond the numbers of the dtype")
 
     def first_failure(self) -> Reason | None:
         """The first condition that fails, in the order of the layers."""
@@ -456,7 +456,7 @@ def _in_dtype(
         facts = zip(held.channels.facts, graph.facts, strict=True)
         known = tuple(mine or given for mine, given in facts)
         analyse(tokens, known).check_alike(held)
-    except Differs as error:
+    except RoundingError as error:
         where = graph if walk.found else walk.program
         label, source = where.label(error.node), where.source(error.node)
         return False, Reason(label, source, None, error.text), 0.0

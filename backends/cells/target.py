@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -41,7 +42,7 @@ class CellBackend(StackBackend):
     def analysis(self, schedule: Schedule, numerics: Numerics) -> Analyse[CellAnalysis]:
         """The certificate's conditions, over the units of the cells."""
         plan = plan_cells(self.encoder, schedule, numerics)
-        return lambda tokens: CellAnalysis(plan, tokens)
+        return partial(CellAnalysis, plan)
 
     def hooks(self, schedule: Schedule, numerics: Numerics) -> Hooks:
         """Channels are read off h by the encoder's plan."""

@@ -32,7 +32,7 @@ from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import LinearState, Lookup, Product, Relu
 from lsrl.ir.recurrence import linear_state_facts, linear_state_settles
 from lsrl.numerics import Numerics
-from lsrl.rounding.channels import Differs
+from lsrl.rounding.channels import RoundingError
 from lsrl.rounding.network import Held
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
@@ -80,7 +80,7 @@ class LinearAnalysis(Analysis):
         """Hold every row that is rounded against the graph; the facts are those of the dtype.
 
         Raises:
-          Differs: a bit may differ.
+          RoundingError: a bit may differ.
         """
         for condition in self.conditions():
             self.check_ends(condition)
@@ -265,7 +265,7 @@ def _check_moves(node: int, rows: Rows, exact: Array) -> None:
     entries = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + (rows.bias != 0)
     kept = np.diff(rows.recurrent.indptr) > 0
     if (kept & (entries > 1) & ~exact).any():
-        raise Differs(node, "is a running sum of real numbers, which rounds at every token")
+        raise RoundingError(node, "is a running sum of real numbers, which rounds at every token")
 
 
 def _scales_only(rows: Rows, ones: bool = False) -> Array:

@@ -19,8 +19,8 @@ from lsrl.ir.numbers import Array, lowest_bit_of
 from lsrl.ir.ops import Product, Relu
 from lsrl.ir.trail import Row
 from lsrl.rounding.channels import (
-    Differs,
     Kind,
+    RoundingError,
     Share,
     Term,
     complement,
@@ -69,7 +69,7 @@ class StreamRounding:
         """Hold a signal that the embedding makes, by its place, against the graph.
 
         Raises:
-          Differs: a bit may differ.
+          RoundingError: a bit may differ.
         """
         signal = self.stream.signals[place]
         terms = [(self._column(atom), weight) for atom, weight in signal.terms]
@@ -85,14 +85,14 @@ class StreamRounding:
           grids: (channels,) of the same.
 
         Raises:
-          Differs: a bit may differ.
+          RoundingError: a bit may differ.
         """
         for index, channel in enumerate(table.site.channels):
             node = int(table.nodes[index])
             if not sums.branch[index]:
                 self._check_branch(node, channel)
             if not sums.time[index]:
-                raise Differs(node, "is a sum of real numbers over time")
+                raise RoundingError(node, "is a sum of real numbers over time")
             if channel.gate is not None and not sums.gate[index]:
                 self.read(node, channel.gate)
         for place, terms, exact in zip(
@@ -105,13 +105,13 @@ class StreamRounding:
                 count = self._together(signal.node, terms, table, sizes, grids)
                 if count > 2:
                     text = f"the stream takes in a sum of {count:g} numbers"
-                    raise Differs(signal.node, text)
+                    raise RoundingError(signal.node, text)
 
     def read(self, node: int, row: AtomRow) -> None:
         """Hold a row that is read off the stream against the graph.
 
         Raises:
-          Differs: a bit may differ.
+          RoundingError: a bit may differ.
         """
         self._check_taken(node, row)
         terms: list[Term] = []
@@ -123,7 +123,7 @@ class StreamRounding:
                 continue
             signal = self.stream.signals[place - 1]
             if abs(weight) != lowest_bit_of(weight) and signal.terms[1:]:
-                raise Differs(node, "multiplies a sum on the stream that was rounded already")
+                raise RoundingError(node, "multiplies a sum on the stream that was rounded already")
             terms += [(self._column(atom), weight * factor) for atom, factor in signal.terms]
         self.held.row(node, terms, bias)
 
@@ -131,7 +131,7 @@ class StreamRounding:
         self.read(node, channel.row)
         taps = [tap for tap in channel.taps if tap]
         if len(taps) != 1 or abs(taps[0]) != 1 or channel.offset:
-            raise Differs(node, "adds up what a convolution reads")
+            raise RoundingError(node, "adds up what a convolution reads")
 
     def _check_taken(self, node: int, row: AtomRow) -> None:
         """Rounded numbers must have the signs and the grid that channels and scales go by."""
@@ -139,7 +139,7 @@ class StreamRounding:
         signs = (taken.low < 0 or mine.low >= 0) and (taken.high > 0 or mine.high <= 0)
         if not signs or mine.step < taken.step:
             text = "its bounds hold of real numbers, and not where they are rounded"
-            raise Differs(node, text)
+            raise RoundingError(node, text)
 
     def _check_atom(self, atom: Atom, table: SiteTable, sizes: Array, grids: Array) -> None:
         """A product of real numbers is one product, and not a sum of several."""
@@ -152,7 +152,7 @@ class StreamRounding:
             return  # 0 or 1 times each term of a sum is the sum or 0
         terms = [(table.site.index[channel], float(weight)) for channel, weight in made]
         if self._together(node, terms, table, sizes, grids) > 1:
-            raise Differs(node, "multiplies a sum term by term")
+            raise RoundingError(node, "multiplies a sum term by term")
 
     def _together(
         self,
@@ -171,7 +171,7 @@ class StreamRounding:
             if self._snaps(channel) and (channel.gate is None or self._is_flag(channel.gate)):
                 size, grid = abs(weight), bit
             if abs(weight) != bit and size > 2.0**bits * grid:
-                raise Differs(node, "the stream takes in a product that is rounded")
+                raise RoundingError(node, "the stream takes in a product that is rounded")
             members = self._members(table.site.kind, channel)
             shares.append(Share(size, grid, members))
         return most_together(shares, bits)

@@ -24,7 +24,7 @@ from lsrl.ir.bounds import Facts, Sums
 from lsrl.ir.groups import Members
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
-from lsrl.rounding.channels import Differs
+from lsrl.rounding.channels import RoundingError
 from lsrl.rounding.network import Held
 
 # The stream's constant channel makes the mean square of the stream this number squared.
@@ -129,12 +129,14 @@ class ResidualAnalysis(Analysis):
         """Hold every row that is rounded against the graph; the facts are those of the dtype.
 
         Raises:
-          Differs: a bit may differ.
+          RoundingError: a bit may differ.
         """
         stream, tables = self.stream, self._tables
         rounding = StreamRounding(stream, held, self.facts)
         if self._norm > LARGEST_REST:
-            raise Differs(stream.graph.output, "norms are not exact, for the stream holds too much")
+            raise RoundingError(
+                stream.graph.output, "norms are not exact, for the stream holds too much"
+            )
         kept, begin = self._kept, slice(0, tables.embedded)
         self._check_ends(tables.nodes, Checked(kept.size, kept.grid, "the stream is", 1 / SIZE))
         for place in np.flatnonzero(~self._fits(kept.size[begin], kept.grid[begin])).tolist():
@@ -162,7 +164,7 @@ class ResidualAnalysis(Analysis):
         fine = self._in_range(Sums(check.size * check.scale, check.grid * check.scale))
         fine = (fine | (check.size == 0)) & check.exact | ~np.asarray(check.asked)
         for place in np.flatnonzero(~fine)[:1].tolist():
-            raise Differs(int(nodes[place]), f"{check.what} beyond the numbers of the dtype")
+            raise RoundingError(int(nodes[place]), f"{check.what} beyond the numbers of the dtype")
 
     def output_error(self) -> float:
         """The greatest error of an output's row."""

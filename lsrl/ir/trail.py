@@ -1,8 +1,8 @@
-"""Where a program's signals went: each channel as an affine map of the graph that passes made of it.
+"""Where a program's signals went: each channel as an affine map of what passes made of them.
 
-An *atom* is a channel of a node that is no affine map. Passes write the affine maps of atoms anew as
-they like, and replace atoms by affine maps of others. What a channel of the program has become is
-followed through every pass by putting in, for each atom, what the pass made of it.
+An *atom* is a channel of a node that is no affine map. Passes write the affine maps of atoms anew
+as they like, and replace atoms by affine maps of others. What a channel of the program has become
+is followed through every pass by putting in, for each atom, what the pass made of it.
 """
 
 from collections.abc import Mapping, Sequence

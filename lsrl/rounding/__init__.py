@@ -1,8 +1,8 @@
 """Whether a network equals the reference evaluator run in its own dtype, bit for bit.
 
 A number that is made of exact ones by one rounding is the correctly rounded one, whoever makes it
-and in whatever order. So program and network hold the same bits where both round at the same places,
-once at each:
+and in whatever order. So program and network hold the same bits where both round at the same
+places, once at each:
 
 - every sum adds up at most two numbers that are not 0, times powers of two, or is a single product;
   all other terms are zeros, told by one-hot gates and by the signs of ReLUs;
@@ -13,7 +13,8 @@ once at each:
   `lsrl.bound` says so. What is smaller a device may take for 0, and a SiLU for something else;
 - comparisons of such numbers are 0 or 1 by the promise of their ramp.
 
-This module holds the program against the legalised graph that passes made of it, node by node, by
+This package holds the program against the legalised graph that passes made of it, node by node, by
 the trail that they left (`lsrl.ir.trail`); nothing is believed of what passes do to real numbers.
-Each family of targets then holds its network's rows against the graph, by what is known of its channels.
+Each family of targets then holds its network's rows against the graph, by what is known of its
+channels.
 """

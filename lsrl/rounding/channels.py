@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.errors import LsrlError
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
 from lsrl.ir.groups import Members
@@ -38,7 +39,7 @@ class Kind(IntEnum):
     ROUNDED = 3
 
 
-class Differs(Exception):
+class RoundingError(LsrlError):
     """Program and network may differ in a bit; never leaves the certificate."""
 
     def __init__(self, node: int, text: str) -> None:
@@ -79,7 +80,7 @@ class Channels:
         """The facts of a live node."""
         fact = self.facts[node]
         if fact is None:
-            raise Differs(node, "nothing is known of it")
+            raise RoundingError(node, "nothing is known of it")
         return fact
 
     def of(self, node: int) -> Array:

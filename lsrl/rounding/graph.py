@@ -19,16 +19,9 @@ from lsrl.ir.ops import (
     Product,
     Relu,
 )
-from lsrl.rounding.channels import Channels, Differs, Kind, complement, negated, side
-from lsrl.rounding.walk import (
-    Made,
-    Walk,
-    held_exactly,
-    is_flag,
-    product_fits,
-    take_in,
-    terms_of,
-)
+from lsrl.rounding.channels import Channels, Kind, RoundingError, complement, negated, side
+from lsrl.rounding.made import Made, held_exactly, is_flag, product_fits, take_in, terms_of
+from lsrl.rounding.walk import NO_RULE, Walk
 
 GIVEN = (Input, Constant, Lookup, Periodic)
 
@@ -37,7 +30,7 @@ def know(walk: Walk) -> Channels:
     """The channels of the graph that a finished walk went through.
 
     Raises:
-      Differs: what it holds does not bear what the compiler took for granted.
+      RoundingError: what it holds does not bear what the compiler took for granted.
     """
     made, channels = walk.made, walk.made.channels
     given = made.graph.facts_at(walk.tokens)
@@ -54,7 +47,7 @@ def know(walk: Walk) -> Channels:
             continue
         rule = _RULES.get(type(node.op))
         if rule is None:
-            raise Differs(i, f"no {node.op.name} of real numbers is the same everywhere")
+            raise RoundingError(i, NO_RULE.format(node.op.name))
         rule(made, i)
         inferred = given[i] if isinstance(node.op, GIVEN) else node.op.infer(read, walk.tokens)
         channels.settle(i, given[i], _met(walk, i, inferred))
@@ -96,7 +89,7 @@ def _check_taken(channels: Channels, i: int, taken: Facts) -> None:
     fine = signs & (fact.step >= taken.step)
     fine &= (taken.low < taken.high) | ((fact.low == taken.low) & (fact.high == taken.high))
     if not ((not taken.boolean or fact.boolean) and fine[unsure].all()):
-        raise Differs(i, "its bounds hold of real numbers, and not where they are rounded")
+        raise RoundingError(i, "its bounds hold of real numbers, and not where they are rounded")
 
 
 def _given(made: Made, i: int) -> None:
@@ -148,7 +141,7 @@ def _register(made: Made, i: int) -> None:
     entries = np.diff(transition.indptr)
     zero = channels.known(operand).zero
     if (entries > 1).any() or ((entries == 1) & ~zero).any() or (transition.data != 1).any():
-        raise Differs(i, "is a running sum of real numbers, which rounds at every token")
+        raise RoundingError(i, "is a running sum of real numbers, which rounds at every token")
     channels.of(i)[:] = Kind.REAL
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from lsrl.ir.trail import Row
-from lsrl.rounding.channels import Channels, Differs, Kind, Term
+from lsrl.rounding.channels import Channels, Kind, RoundingError, Term
 from lsrl.rounding.graph import know
-from lsrl.rounding.walk import Made, Walk, row_of
+from lsrl.rounding.made import Made, row_of
+from lsrl.rounding.walk import Walk
 
 # What the sums of a comparison may be off by, in units of its ramp's rise.
 MOST_SLACK = 0.5
@@ -24,7 +25,7 @@ class Held:
         """Of a walk through the program.
 
         Raises:
-          Differs: of a node of the program, or, after `walk.found`, of one of the graph.
+          RoundingError: of a node of the program, or, after `walk.found`, of one of the graph.
         """
         walk.go()
         walk.found = True
@@ -43,11 +44,11 @@ class Held:
           bias: what is added.
 
         Raises:
-          Differs: it may be off by a bit from the graph's.
+          RoundingError: it may be off by a bit from the graph's.
         """
         columns = [column for column, _ in terms]
         if not self._loose.isdisjoint(columns) and (len(terms), terms[0][1], bias) != (1, -1, 1):
-            raise Differs(node, "reads a comparison that is rounded otherwise")
+            raise RoundingError(node, "reads a comparison that is rounded otherwise")
         found = self.channels.row(terms, bias)
         if found.text is None:
             return found.kind
@@ -56,7 +57,7 @@ class Held:
         # Roundings of the row, and two of the program's difference and of its ramp.
         slack = (found.rounds + 2) * numerics.unit * found.size
         if atom is None or slack > MOST_SLACK:
-            raise Differs(node, found.text)
+            raise RoundingError(node, found.text)
         self._loose.add(atom)
         self.slack = max(self.slack, slack)
         return Kind.ROUNDED

@@ -1,14 +1,11 @@
 """A program held against the graph that passes made of it, op by op."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
-
-import numpy as np
 
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
-from lsrl.ir.node import Node
-from lsrl.ir.numbers import Array, sum_is_exact
+from lsrl.ir.numbers import sum_is_exact
 from lsrl.ir.ops import (
     Affine,
     Bound,
@@ -27,122 +24,36 @@ from lsrl.ir.ops import (
     SelectiveState,
     Step,
 )
-from lsrl.ir.trail import Row, Spread, Trail, rows_of
+from lsrl.ir.trail import Row, Trail
 from lsrl.numerics import Numerics
-from lsrl.rounding.channels import Channels, Differs, Kind, complement, negated, side
+from lsrl.rounding.channels import Channels, Kind, RoundingError, complement, negated, side
+from lsrl.rounding.made import (
+    Made,
+    Polynomial,
+    entries_of,
+    held_exactly,
+    is_flag,
+    plus,
+    product_fits,
+    row_of,
+    source_of,
+    take_in,
+    terms_of,
+    times,
+)
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
+    pass
 
-# Terms of a polynomial, beyond which two are not compared.
-MOST_TERMS = 256
 # By how much of its rise a ramp is wider for a difference that is rounded once.
 ONCE = 2.0**-10
-Polynomial = dict[tuple[int, ...], float]
 
 
-class Made:
-    """The legalised graph, as the program's signals are looked for in it."""
-
-    def __init__(self, graph: Graph, numerics: Numerics) -> None:
-        """Rows are worked out when asked for."""
-        self.graph = graph
-        self.channels = Channels(graph.nodes, numerics)
-        self._spread = Spread(graph.nodes)
-        self._rows: dict[int, list[Row]] = {}
-        self._columns: dict[tuple[int, bytes], int] = {}
-        self._same = self._alike()
-
-    def row(self, node: int, channel: int) -> Row:
-        """A channel over the graph's atoms."""
-        if node not in self._rows:
-            rows = rows_of(*self._spread.of(node))
-            self._rows[node] = [self.one_way(row) for row in rows]
-        return self._rows[node][channel]
-
-    def one_way(self, row: Row) -> Row:
-        """A row in which equal columns of tables, and 1 less a column, are told in one way."""
-        if not any(column in self._same for column, _ in row[0]):
-            return row
-        parts = [
-            (weight, self._same.get(column, (((column, 1.0),), 0.0))) for column, weight in row[0]
-        ]
-        return row_of(parts, row[1])
-
-    def looked_up(self, source: int, column: Array) -> Row | None:
-        """The row that is a column of a table over an input, if the graph has one."""
-        known = self._columns.get((source, (column + 0.0).tobytes()))
-        if known is not None:
-            return self.one_way((((known, 1.0),), 0.0))
-        known = self._columns.get((source, (1.0 - column + 0.0).tobytes()))
-        return None if known is None else self.one_way((((known, -1.0),), 1.0))
-
-    def _alike(self) -> dict[int, Row]:
-        """Of columns of tables that another column tells: how."""
-        found: dict[int, Row] = {}
-        for i in self.graph.live():
-            node = self.graph.nodes[i]
-            if not isinstance(node.op, Lookup):
-                continue
-            source, table = _source(self.graph, i), node.op.table.dense()
-            for channel in range(node.width):
-                place = self.channels.starts[i] + channel
-                for sign, bias in ((1.0, 0.0), (-1.0, 1.0)):
-                    key = source, (bias + sign * table[:, channel] + 0.0).tobytes()
-                    known = self._columns.get(key)
-                    if known is not None and known not in found:
-                        found[place] = (((known, sign),), bias)
-                        break
-                self._columns.setdefault((source, (table[:, channel] + 0.0).tobytes()), place)
-        return found
-
-    def atom(self, row: Row, *kinds: type[Op]) -> int | None:
-        """The one atom that a row is, if it is of one of these ops."""
-        terms, bias = row
-        if bias or len(terms) != 1 or terms[0][1] != 1:
-            return None
-        return terms[0][0] if isinstance(self.op(terms[0][0]), kinds) else None
-
-    def op(self, column: int) -> Op:
-        """The op of an atom."""
-        return self.graph.nodes[self.channels.place(column)[0]].op
-
-    def read(self, column: int) -> list[Row]:
-        """The rows that an atom reads."""
-        node, channel = self.channels.place(column)
-        return [self.row(operand, channel) for operand in self.graph.nodes[node].operands]
-
-    def polynomial(self, row: Row) -> Polynomial | None:
-        """A row with its products multiplied out; None where that is too long."""
-        terms, bias = row
-        total: Polynomial = {(): bias} if bias else {}
-        for column, weight in terms:
-            part: Polynomial | None = {(column,): 1.0}
-            if isinstance(self.op(column), Product):
-                part = times(*map(self.polynomial, self.read(column)))
-            if part is None or len(part) + len(total) > MOST_TERMS:
-                return None
-            total = plus(total, part, weight)
-        return total
+REWRITTEN = "the compiler has it in another form, which may round elsewhere"
 
 
-def plus(first: Polynomial, second: Polynomial, weight: float = 1.0) -> Polynomial:
-    """First + weight * second."""
-    total = dict(first)
-    for key, factor in second.items():
-        total[key] = total.get(key, 0.0) + weight * factor
-    return {key: factor for key, factor in total.items() if factor}
-
-
-def times(first: Polynomial | None, second: Polynomial | None) -> Polynomial | None:
-    """The product; None where it is too long."""
-    if first is None or second is None or len(first) * len(second) > MOST_TERMS:
-        return None
-    total: Polynomial = {}
-    for mine, factor in first.items():
-        for its, other in second.items():
-            total = plus(total, {tuple(sorted((*mine, *its))): factor * other})
-    return total
+NO_RULE = "no {} of real numbers is the same everywhere"
+SHIFTED = "is held less its initial value, which rounds it; start at 0"
 
 
 class Walk:
@@ -176,7 +87,7 @@ class Walk:
         """Through all that the output depends on.
 
         Raises:
-          Differs: at the first node of the program of which a bit may differ.
+          RoundingError: at the first node of the program of which a bit may differ.
         """
         for i in self.program.live():
             node = self.program.nodes[i]
@@ -185,7 +96,9 @@ class Walk:
             if not self._exact(i, read):
                 rule = self.rules.get(type(node.op))
                 if rule is None:
-                    raise Differs(i, f"no {node.op.name} of real numbers is the same everywhere")
+                    raise RoundingError(
+                        i, f"no {node.op.name} of real numbers is the same everywhere"
+                    )
                 inferred = rule(self, i, inferred)
             self.channels.settle(i, self.given[i], inferred)
         output = self.program.output
@@ -213,15 +126,15 @@ class Walk:
         this = self.program.nodes[node]
         if isinstance(this.op, Lookup):
             column = this.op.table.dense()[:, channel] + 0.0
-            found = self.made.looked_up(_source(self.program, node), column)
+            found = self.made.looked_up(source_of(self.program, node), column)
             if found is not None:
                 return found
         if not isinstance(this.op, Affine):
-            raise Differs(node, "the compiler left nothing that is equal to it")
+            raise RoundingError(node, "the compiler left nothing that is equal to it")
         parts = (
             (value, self.row(operand, column))
             for weight, operand in zip(this.op.weights, this.operands, strict=True)
-            for column, value in _entries(weight.csr, channel)
+            for column, value in entries_of(weight.csr, channel)
         )
         return row_of(parts, this.op.bias[channel])
 
@@ -246,7 +159,7 @@ class Walk:
         """Inputs and tables, which are rounded to the dtype as they come in."""
         op, fact = self.program.nodes[i].op, self.given[i]
         if not isinstance(op, Input) and not self._fit(op):
-            raise Differs(i, f"a number of its own is rounded in {self.numerics.dtype}")
+            raise RoundingError(i, f"a number of its own is rounded in {self.numerics.dtype}")
         take_in(self.channels, i, fact)
         return fact
 
@@ -262,13 +175,13 @@ class Walk:
             if kind != Kind.EXACT:
                 place = self.channels.starts[i] + channel
                 if not self.trail.lost[place] and self.row(i, channel) != self._sum(i, channel):
-                    raise Differs(i, REWRITTEN)
+                    raise RoundingError(i, REWRITTEN)
         return inferred
 
     def _judged(self, i: int, terms: list[tuple[int, float]], bias: float) -> Kind:
         kind, text, _, _ = self.channels.row(terms, bias)
         if text is not None:
-            raise Differs(i, text)
+            raise RoundingError(i, text)
         return kind
 
     def _is(self, i: int, channel: int, weight: float, operand: int) -> None:
@@ -278,7 +191,7 @@ class Walk:
         if self.trail.lost[place]:
             self._rows[place] = expected
         elif self.row(i, channel) != expected:
-            raise Differs(i, REWRITTEN)
+            raise RoundingError(i, REWRITTEN)
 
     def _relu(self, i: int, inferred: Facts) -> Facts:
         (operand,) = self.program.nodes[i].operands
@@ -297,7 +210,7 @@ class Walk:
             elif row == read and fact.low[channel] >= 0:
                 mine[channel] = kind
             elif row != ((), 0.0) or fact.high[channel] > 0:
-                raise Differs(i, REWRITTEN)
+                raise RoundingError(i, REWRITTEN)
         return inferred
 
     def _step(self, i: int, inferred: Facts) -> Facts:
@@ -314,11 +227,11 @@ class Walk:
             lacking = None if outer is None else complement(self.made.read(outer)[0])
             inner = None if lacking is None else self.made.atom(lacking, Relu)
             if outer is None or inner is None:
-                raise Differs(i, REWRITTEN)
+                raise RoundingError(i, REWRITTEN)
             terms, bias = self.row(operand, channel)
             scaled = tuple((column, -op.slope * w) for column, w in terms)
             if self.made.read(inner) != [(scaled, -op.slope * bias - op.shift + 0.0)]:
-                raise Differs(i, REWRITTEN)
+                raise RoundingError(i, REWRITTEN)
             self.made.channels.kinds[outer] = Kind.DECIDED
             mine[channel] = Kind.DECIDED
             if promised:
@@ -354,7 +267,7 @@ class Walk:
             return kind
         atom = self.made.atom(self.row(i, channel), Product)
         if atom is None or sorted(self.made.read(atom)) != sorted(read):
-            raise Differs(i, REWRITTEN)
+            raise RoundingError(i, REWRITTEN)
         for operand, row in zip((left, right), read, strict=True):
             fact = self.channels.known(operand)
             if self.kind(operand, channel) <= Kind.DECIDED and is_flag(fact, channel):
@@ -364,7 +277,7 @@ class Walk:
     def _equals(self, i: int, channel: int, expected: Polynomial | None) -> None:
         """Hold a channel of exact numbers against a polynomial of the graph's atoms."""
         if expected is None or self.made.polynomial(self.row(i, channel)) != expected:
-            raise Differs(i, REWRITTEN)
+            raise RoundingError(i, REWRITTEN)
 
     def _select(self, i: int, inferred: Facts) -> Facts:
         node, mine = self.program.nodes[i], self.channels.of(i)
@@ -379,7 +292,7 @@ class Walk:
                 for flag, value in branches:
                     part = times(*map(self.made.polynomial, (flag, self.row(value, channel))))
                     if part is None:
-                        raise Differs(i, REWRITTEN)
+                        raise RoundingError(i, REWRITTEN)
                     total = plus(total, part)
                 self._equals(i, channel, total)
             elif kind >= Kind.REAL and not self.trail.lost[place]:
@@ -414,10 +327,10 @@ class Walk:
                 None,
             )
             if column is None:
-                raise Differs(i, "is let through by ReLUs, and not by a gate")
+                raise RoundingError(i, "is let through by ReLUs, and not by a gate")
             del rest[column]
         if bias or any(rest.values()):
-            raise Differs(i, REWRITTEN)
+            raise RoundingError(i, REWRITTEN)
 
     def _bound(self, i: int, inferred: Facts) -> Facts:
         node = self.program.nodes[i]
@@ -440,11 +353,13 @@ class Walk:
             if kind == Kind.EXACT:
                 continue
             if getattr(op, "initial")[channel]:  # noqa: B009
-                raise Differs(i, "is held less its initial value, which rounds it; start at 0")
+                raise RoundingError(
+                    i, "is held less its initial value, which rounds it; start at 0"
+                )
             if isinstance(op, SelectiveState):
                 keep, update = node.operands
                 if not op.overwrites:
-                    raise Differs(i, "adds up what it keeps and what is new")
+                    raise RoundingError(i, "adds up what it keeps and what is new")
                 when = complement(self.row(keep, channel))
                 values = self._unmasked(update, channel, when)
             else:
@@ -452,10 +367,10 @@ class Walk:
                 when, values = self.row(condition, channel), [self.row(value, channel)]
             atom = self.made.atom(self.row(i, channel), Hold)
             if atom is None:
-                raise Differs(i, "is no memory that overwrites")
+                raise RoundingError(i, "is no memory that overwrites")
             got, flag = self.made.read(atom)
             if got not in values or flag != when:
-                raise Differs(i, REWRITTEN)
+                raise RoundingError(i, REWRITTEN)
             mine[channel] = min(kind, Kind.REAL)
         return inferred
 
@@ -482,16 +397,18 @@ class Walk:
             if kind == Kind.EXACT:
                 continue
             if op.initial[channel]:
-                raise Differs(i, "is delayed less its initial value, which rounds it; start at 0")
+                raise RoundingError(
+                    i, "is delayed less its initial value, which rounds it; start at 0"
+                )
             row, steps = self.row(i, channel), op.steps
             while steps > 0:
                 atom = self.made.atom(row, Delay, LinearState)
                 if atom is None:
-                    raise Differs(i, REWRITTEN)
+                    raise RoundingError(i, REWRITTEN)
                 row, passed = self._earlier(i, atom)
                 steps -= passed
             if steps or row != self.row(operand, channel):
-                raise Differs(i, REWRITTEN)
+                raise RoundingError(i, REWRITTEN)
             mine[channel] = min(kind, Kind.REAL)
         return inferred
 
@@ -502,7 +419,7 @@ class Walk:
         if isinstance(this.op, Delay):
             return self.made.read(atom)[0], this.op.steps
         if isinstance(this.op, LinearState):
-            before = _entries(this.op.transition.csr, channel)
+            before = entries_of(this.op.transition.csr, channel)
             fresh = self.made.read(atom)[0]
             if not before and len(this.operands) == 1:
                 return fresh, 0
@@ -512,10 +429,10 @@ class Walk:
                 own = self.made.graph.nodes[node].op
                 if isinstance(own, LinearState) and not own.initial[channel]:
                     column = start + before[0][0]
-                    if not _entries(own.transition.csr, before[0][0]):
+                    if not entries_of(own.transition.csr, before[0][0]):
                         return self.made.read(column)[0], 1
                     return source, 1
-        raise Differs(i, REWRITTEN)
+        raise RoundingError(i, REWRITTEN)
 
 
 Walk.rules = {
@@ -534,71 +451,3 @@ Walk.rules = {
     SelectiveState: Walk._held,
     Delay: Walk._delay,
 }
-REWRITTEN = "the compiler has it in another form, which may round elsewhere"
-CONTINUOUS = (
-    "is continuous, so it may leave the normal numbers of the dtype; say how small it can be, by "
-    "step= of the input or of lsrl.bound"
-)
-
-
-def held_exactly(fact: Facts, numerics: Numerics) -> Array:
-    """(width,) bool, of which channels the dtype has every value."""
-    step = np.where(np.isinf(fact.step), 1.0, fact.step)
-    few = (step >= numerics.tiny) & (fact.magnitude <= 2.0**numerics.bits * step)
-    return np.asarray(fact.zero | few)
-
-
-def take_in(channels: Channels, node: int, fact: Facts) -> None:
-    """Inputs and tables, rounded to the dtype as they come in.
-
-    Raises:
-      Differs: a number may be too small for the dtype.
-    """
-    if not fact.gridded:
-        raise Differs(node, CONTINUOUS)
-    exact = held_exactly(fact, channels.numerics)
-    channels.of(node)[:] = np.where(exact, Kind.EXACT, Kind.REAL)
-
-
-def row_of(parts: Iterable[tuple[float, Row]], bias: float) -> Row:
-    """Σ weight * row + bias."""
-    total: dict[int, float] = {}
-    for weight, (terms, shift) in parts:
-        bias += weight * shift
-        for column, factor in terms:
-            total[column] = total.get(column, 0.0) + weight * factor
-    return tuple((column, w) for column, w in sorted(total.items()) if w), bias + 0.0
-
-
-def _source(graph: Graph, lookup: int) -> int:
-    """The number of the input that a table is read by; of none, what no input has."""
-    op = graph.nodes[graph.nodes[lookup].operands[0]].op
-    return op.index if isinstance(op, Input) else -1 - lookup
-
-
-def terms_of(channels: Channels, node: Node, channel: int) -> list[tuple[int, float]]:
-    """What a row of an affine map adds up."""
-    if not isinstance(node.op, Affine):
-        raise TypeError(node.op)
-    return [
-        (channels.starts[operand] + column, value)
-        for weight, operand in zip(node.op.weights, node.operands, strict=True)
-        for column, value in _entries(weight.csr, channel)
-    ]
-
-
-def _entries(csr: "sp.csr_array", row: int) -> list[tuple[int, float]]:
-    span = slice(csr.indptr[row], csr.indptr[row + 1])
-    return list(zip(csr.indices[span].tolist(), csr.data[span].tolist(), strict=True))
-
-
-def is_flag(fact: Facts, channel: int) -> bool:
-    inside = fact.low[channel] >= 0 and fact.high[channel] <= 1
-    return bool(inside and fact.step[channel] >= 1)
-
-
-def product_fits(facts: list[Facts], channel: int, bits: int) -> bool:
-    size, grid = 1.0, 1.0
-    for fact in facts:
-        size, grid = size * fact.magnitude[channel], grid * fact.step[channel]
-    return bool(size <= 2.0**bits * grid)

@@ -396,7 +396,8 @@ def compare(
     """Compare a model with its program, token by token.
 
     Equal where that is proven of the compiled weights, to the program as it is or as the reference
-    evaluator runs it in the model's dtype, else within the bound that is proven of them. Of a sequence that breaks a promise of the program, the tokens ahead of that are compared.
+    evaluator runs it in the model's dtype, else within the bound that is proven of them. Of a
+    sequence that breaks a promise of the program, the tokens ahead of that are compared.
 
     Args:
       model: the model.
