@@ -59,11 +59,12 @@ test-lowest:
 # Other people's tools on our exports, in an environment of their own: they need much that we don't.
 $(TOOLS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear build/tools
-	build/tools/bin/python -m pip install --quiet --constraint constraints.txt --editable $(EVERYTHING) transformer-lens==4.3.0
+	build/tools/bin/python -m pip install --quiet --constraint constraints.txt --editable $(EVERYTHING) transformer-lens==4.3.0 nnsight==0.8.1
 	touch $@
 
 test-tools: $(TOOLS)
-	build/tools/bin/python -m pytest tests/test_tools.py $(PYTEST_ARGS)
+	build/tools/bin/python -m pytest tests/test_tools.py tests/test_examples.py \
+		-k 'test_tools or nnsight or transformer_lens' $(ALL) $(PYTEST_ARGS)
 
 # Run it with the lowest Python that pyproject.toml admits, which needs the most packages. A build
 # gets an environment of its own, which constraints don't reach: so pyproject.toml holds setuptools.

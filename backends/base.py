@@ -29,6 +29,9 @@ Plan = TypeVar("Plan", bound=Layout)
 # Writes a model to a path: from path, network, schedule and `ExportRequest`.
 Exporter = Callable[..., None]
 
+# A value takes the place of another one in these.
+OVERWRITING = frozenset({SelectiveState, Hold})
+
 # Why a linear recurrence can't hold a signal, for refusals and `lsrl.explain`.
 REASONS: dict[type[Op], str] = {
     Product: (
@@ -40,8 +43,8 @@ REASONS: dict[type[Op], str] = {
         "is fixed (Gu and Dao 2023, section 3.1)"
     ),
     Hold: (
-        "a hold is what passes make of latches and selective states for cells whose gates take a "
-        "value in unmasked; programs write lsrl.hold"
+        "a hold that is not told its change needs a transition that depends on the input, and this "
+        "recurrence is fixed; with lsrl.hold(x, when, change=) it is a running sum"
     ),
     ThresholdState: (
         "a threshold state feeds a nonlinearity back in time, and a fixed linear recurrence can't: "
@@ -133,7 +136,7 @@ class Backend(ABC, Generic[Plan]):
         # A hold is the selective state of targets without coupling.
         columns = {
             "product of two signals": able.general_product,
-            "selective": not native.isdisjoint({SelectiveState, Hold}),
+            "selective": not native.isdisjoint(OVERWRITING),
             "threshold": ThresholdState in native,
             "recurrent": RecurrentState in native,
         }
@@ -161,6 +164,8 @@ class Backend(ABC, Generic[Plan]):
         """Why the target can't hold an op, or None if it can."""
         if isinstance(op, Product):
             able = self.capabilities.general_product or any(fact.boolean for fact in operands)
+        elif isinstance(op, Hold):
+            able = len(operands) == 3 or not self.capabilities.native.isdisjoint(OVERWRITING)
         else:
             able = type(op) in self.capabilities.native
         return None if able or type(op) not in REASONS else REASONS[type(op)]

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from lsrl.arguments import near, shown
 from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
+from lsrl.backends.loop import generated
 from lsrl.backends.pattern import Pattern
 from lsrl.backends.strength import Gates, Sources, Strengths
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
@@ -89,7 +90,6 @@ class Structure(Protocol):
 # Tokens at a time by default, and values of a layer over them: what grows with the length.
 CHUNK = 4096
 CHUNK_VALUES = 1 << 24
-_Generation = tuple[Tree, jax.Array, jax.Array]  # state, last ids (batch,), all ids (room, batch)
 
 
 def value_of(parameter: nnx.Variable[jax.Array] | jax.Array) -> jax.Array:
@@ -300,6 +300,10 @@ class Network(Hooked, nnx.Module):
         """The parameters as `step` and `run` take them; kept until one of them changes."""
         return self.parameters()
 
+    def kept(self) -> Mapping[str, object]:
+        """As `prepared`, made anew only where a parameter has changed."""
+        return self._reader.read(self, self.prepared)
+
     def parameter_arrays(self) -> dict[str, Parameter]:
         """All parameters by flat name: numpy arrays of the network's dtype, sparse ones as csr."""
         whole: dict[tuple[int, str], Array] = {}
@@ -427,7 +431,7 @@ class Network(Hooked, nnx.Module):
           (*batch_shape, outputs) and the new state.
         """
         with self.mode():
-            parameters = self._reader.read(self, self.prepared)
+            parameters = self.kept()
             return _jitted(self.pure_step)(parameters, self.structure, state, tuple(inputs))
 
     def run(
@@ -453,7 +457,7 @@ class Network(Hooked, nnx.Module):
         most = max(1, CHUNK_VALUES // max(1, batch * self.width))
         size = min(chunk or CHUNK, most, tokens)
         with self.mode():
-            parameters = self._reader.read(self, self.prepared)
+            parameters = self.kept()
             state = self.init_state((batch,)) if state is None else state
             outputs = []
             for start in range(0, tokens, size):
@@ -481,14 +485,9 @@ class Network(Hooked, nnx.Module):
         """
         outputs, state = self.run_with_state(inputs, None, state)
         first = np.rint(np.asarray(outputs[:, -1, 0], np.float64)).astype(np.int32)
-        # Few sizes of the buffer, so few compilations.
-        room = 1 << (steps - 1).bit_length()
-        parameters, count = self.parameters(), jnp.int32(steps)
-        with precise(self.dtype):
-            tokens = _continued(
-                self.pure_step, self.structure, room, parameters, state, first, count
-            )
-            return np.asarray(tokens)[:, :steps]
+        with self.mode():
+            more = generated(self.pure_step, self.structure, self.kept(), state, first, steps - 1)
+        return np.concatenate([first[:, None], more], axis=1)
 
     def self_test(self) -> None:
         """Check what exactness relies on, on the device at hand: products here, a target adds.
@@ -530,30 +529,6 @@ def apply_sequence(
 
 
 _jitted_sequence = partial(jax.jit, static_argnums=(0, 2))(apply_sequence)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _continued(
-    step: Step,
-    structure: Hashable,
-    room: int,
-    parameters: Mapping[str, object],
-    state: Tree,
-    first: jax.Array,
-    steps: jax.Array,
-) -> jax.Array:
-    """Feed outputs back: ids (batch, room), of which the first `steps` count."""
-    start = jnp.zeros((room, *first.shape), jnp.int32).at[0].set(first)
-
-    def token(place: jax.Array, carry: _Generation) -> _Generation:
-        # `tokens` is only written here: were it read too, every step would copy it.
-        state, last, tokens = carry
-        outputs, state = step(parameters, structure, state, (last,))
-        following = jnp.rint(outputs[..., 0].astype(jnp.float32)).astype(jnp.int32)
-        return state, following, tokens.at[place].set(following)
-
-    filled: jax.Array = lax.fori_loop(jnp.int32(1), steps, token, (state, first, start))[2]
-    return filled.T
 
 
 def check_products(dtype: str) -> None:

@@ -15,7 +15,10 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.feedback import Feedback, MemoryMap
+from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
+from lsrl.language.run import Run
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.sugar import (
     argmax,
@@ -65,13 +68,17 @@ _LAZY = {
     "paper": "lsrl.paper",
     "programs": "lsrl.programs",
     "interpret": "lsrl.interpret",
+    "machine": "lsrl.machine",
     "stability": "lsrl.stability",
     "suite": "lsrl.suite",
 }
 
 __all__ = [
+    "Feedback",
+    "MemoryMap",
     "Model",
     "Program",
+    "Run",
     "Signal",
     "State",
     "Token",
@@ -100,7 +107,9 @@ __all__ = [
     "load",
     "load_torch",
     "lookup",
+    "machine",
     "maximum",
+    "memory",
     "minimum",
     "mod",
     "mux",

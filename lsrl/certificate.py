@@ -34,6 +34,7 @@ from lsrl.showing import card
 
 # Dtypes that every operation of a network is rounded to; XLA adds up bfloat16 in float32.
 ROUNDED = ("float32", "float64")
+CLOSED = "yes: what is fed back is a legal input at every token; tokens are prompt and loop"
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
 
@@ -100,7 +101,11 @@ class Certificate:
       promises: what the program promises, with source lines.
       dtype: the model's dtype.
       tokens: the number of tokens that the certificate speaks of; None for any number, where it is
-        proven op by op that no fact and no condition depends on it.
+        proven op by op that no fact and no condition depends on it. Those of a prompt count, and
+        those of a loop behind it.
+      closed: whether the program feeds outputs back, so that each token of a loop is a legal input,
+        by induction from the prompt. The promises that are the program's it keeps in a loop too,
+        those of the prompt are for prompt and loop together.
       exact_in_dtype: of a model that is not exact: whether every output equals the reference
         evaluator's run in the dtype, bit for bit, with the same promises, tokens and zeros.
       differs: why not, where that was looked for: the first signal that may be off by a bit.
@@ -112,6 +117,7 @@ class Certificate:
     promises: tuple[Promise, ...]
     dtype: str
     tokens: int | None
+    closed: bool = False
     exact_in_dtype: bool = False
     differs: Reason | None = None
 
@@ -132,7 +138,10 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it; an error without bound is null."""
         bound = self.error_bound if math.isfinite(self.error_bound) else None
-        return {**asdict(self), "error_bound": bound}
+        said = {**asdict(self), "error_bound": bound}
+        if not self.closed:
+            del said["closed"]  # as it was written before there were loops
+        return said
 
     @classmethod
     def from_json(cls, content: object) -> "Certificate":
@@ -151,6 +160,7 @@ class Certificate:
             ("exact", f"yes, {self.length}" if self.exact else self._in_dtype),
             ("dtype", self.dtype),
             ("error bound", bound if self.exact else f"{bound}, {self.length}"),
+            *([("closed", CLOSED)] if self.closed else []),
             *(("reason", str(reason)) for reason in self.reasons),
             *(() if self.differs is None else [("in its dtype", f"not exact: {self.differs}")]),
             *(("promise", str(promise)) for promise in self.promises),
@@ -437,8 +447,9 @@ def certify(schedule: Layout, numerics: Numerics, analyse: Analyse[Analysis]) ->
     length = None if schedule.graph.settled and analysis.settled else tokens
     reasons = () if reason is None else (reason,)
     return Certificate(
-        reason is None, bound, reasons, promises, numerics.dtype, length, same, differs
-    )
+        reason is None, bound, reasons, promises, numerics.dtype, length,
+        exact_in_dtype=same, differs=differs,
+    )  # fmt: skip
 
 
 def _in_dtype(

@@ -2,10 +2,12 @@
 
 A circuit is plain data. Its JSON form is the ground truth that travels with a model:
 
-    {"format": "lsrl.circuit", "version": 1, "program", "target", "dtype", "hook", "units": [...],
-     "signals": [...], "channels": [...], "edges": [...], "derived": [...]}
+    {"format": "lsrl.circuit", "version": 2, "program", "target", "dtype", "hook", "units": [...],
+     "signals": [...], "channels": [...], "edges": [...], "derived": [...], "checksum"}
 
-with one object an entry, whose keys are the attributes of the classes below.
+with one object an entry, whose keys are the attributes of the classes below. The checksum is that
+of `lsrl.sealed`. Version 1 has none: so older versions wrote it, and so a circuit lies inside files
+and pages that are whole or not as they stand.
 """
 
 import dataclasses
@@ -15,8 +17,8 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -24,18 +26,17 @@ from typing import Any, Literal, get_args, get_type_hints
 import networkx as nx
 import numpy as np
 
-from lsrl import schema
-from lsrl.arguments import shown
+from lsrl import schema, sealed
 from lsrl.drawing import Box, Drawing, Layer, drawing, range_text
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
 from lsrl.ir.labels import element_name
 from lsrl.ir.numbers import Array
 from lsrl.placement import Link
-from lsrl.schema import FieldError, Reader
+from lsrl.schema import FieldError, Json, Reader
 from lsrl.showing import Table, card
 
-FORMAT, VERSION = "lsrl.circuit", 1
+FORM = sealed.Form("lsrl.circuit", 2, sealed=2)
 OUTPUT = "output"
 
 Role = Literal["made", "carried", "constant", "distractor"]
@@ -310,12 +311,23 @@ class Circuit:
         table = Table("signals", ("signal", "layer", "is", "", "line"), rows, shut=True)
         return card(f"Circuit of {self.program} on {self.target}", (), table, svg=self.draw().svg)
 
+    def with_sources(self, told: Callable[[str], str]) -> "Circuit":
+        """The circuit with each line of the program told otherwise, as without its folder."""
+        signals = tuple(replace(one, source=told(one.source)) for one in self.signals)
+        derived = tuple(replace(one, source=told(one.source)) for one in self.derived)
+        return replace(self, signals=signals, derived=derived)
+
     # ------------------------------------------------------------ JSON
 
     def to_json(self) -> str:
         """The documented JSON form; the same circuit gives the same text."""
-        content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
-        return json.dumps(_without_infinity(content), allow_nan=False, separators=(",", ":"))
+        content = sealed.seal(FORM, _without_infinity(dataclasses.asdict(self)))
+        return json.dumps(content, allow_nan=False, separators=(",", ":"))
+
+    def to_content(self) -> dict[str, Json]:
+        """The JSON form without a checksum, for a file that has its own."""
+        content = {"format": FORM.name, "version": 1, **dataclasses.asdict(self)}
+        return dict(_without_infinity(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON form to a file."""
@@ -330,20 +342,21 @@ class Circuit:
           where: for messages, where the text came from.
 
         Raises:
-          FormatError: not JSON, not a circuit, of a newer version, or it contradicts itself.
+          FormatError: not JSON, not a circuit, of a newer version, changed since it was written, or
+            it contradicts itself.
         """
         try:
-            content = schema.parse(text)
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
-                raise FieldError(f'an object with "format": "{FORMAT}"', shown(content))
-            if schema.integer(1)(content.get("version")) > VERSION:
-                raise FormatError(
-                    f"{where}: version {content['version']} is newer than this LSRL reads "
-                    f"({VERSION}); update LSRL"
-                )
-            circuit = _READ(content)
+            return cls.from_content(schema.parse(text), where)
         except FieldError as error:
-            raise FormatError(f"{where}: a circuit can't be read: {error}") from error
+            raise _bad(where, error) from error
+
+    @classmethod
+    def from_content(cls, content: object, where: str) -> "Circuit":
+        """Read JSON data of any version, and check that they fit together; see `from_json`."""
+        try:
+            circuit = _READ(sealed.unseal(FORM, content))
+        except FieldError as error:
+            raise _bad(where, error) from error
         problems = list(circuit.problems())
         if problems:
             raise FormatError(f"{where}: {'; '.join(problems[:5])}")
@@ -431,6 +444,13 @@ class Circuit:
         return found
 
 
+def _bad(where: str, error: FieldError) -> FormatError:
+    return FormatError(
+        f"{where}: a circuit can't be read: {error}; write it again with circuit.save(path), and a "
+        "circuit of your own as dataclasses.replace(circuit, ...).save(path)"
+    )
+
+
 def _box(signal: Signal) -> Box:
     remark = range_text(signal.width, min(signal.low), max(signal.high))
     said = "" if signal.expression == signal.name else signal.expression
@@ -451,11 +471,6 @@ _FIELDS: Mapping[str, Reader[object]] = {
 }
 
 
-def _read_circuit(**content: object) -> Circuit:
-    kept = {name: value for name, value in content.items() if name not in ("format", "version")}
-    return Circuit(**kept)  # type: ignore[arg-type]
-
-
 def _without_infinity(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_infinity(item) for name, item in value.items()}
@@ -466,13 +481,9 @@ def _without_infinity(value: Any) -> Any:
 
 _READ = schema.record(
     {
-        "format": schema.text,
-        "version": _COUNT,
-        **{
-            field.name: _FIELDS.get(field.name)
-            or schema.reader_of(get_type_hints(Circuit)[field.name], _FIELDS, {float: _FINITE})
-            for field in dataclasses.fields(Circuit)
-        },
+        field.name: _FIELDS.get(field.name)
+        or schema.reader_of(get_type_hints(Circuit)[field.name], _FIELDS, {float: _FINITE})
+        for field in dataclasses.fields(Circuit)
     },
-    make=_read_circuit,
+    make=Circuit,
 )

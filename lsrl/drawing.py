@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lsrl import arguments
 from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.folders import replace_file
+from lsrl.ir.formulas import Formulas
 from lsrl.ir.graph import Graph
 from lsrl.placement import Link, Placed, Point, place
 
@@ -233,9 +235,9 @@ def draw(
         depth[node] = max((depth[i] + 1 for i in graph.nodes[node].operands), default=0)
     rows = [Layer("", [i for i in live if depth[i] == d]) for d in sorted(set(depth.values()))]
     links = [Link(operand, node) for node in live for operand in graph.nodes[node].operands]
+    formulas = node_formulas(graph)
     boxes: dict[Hashable, Box] = {
-        i: Box(graph.label(i), formula(graph, i), remark(graph, i), graph.nodes[i].op.name)
-        for i in live
+        i: Box(graph.label(i), formulas[i], remark(graph, i), graph.nodes[i].op.name) for i in live
     }
     return drawing(title, rows, boxes, links, whole=whole, path=path)
 
@@ -277,10 +279,11 @@ def range_text(width: int, low: float, high: float) -> str:
     return f"{f'×{width} ' if width > 1 else ''}in [{low:g}, {high:g}]"
 
 
-def formula(graph: Graph, node: int) -> str:
-    """How a node of a graph is computed."""
-    this = graph.nodes[node]
-    return f"{this.op.name}({', '.join(map(graph.label, this.operands))})"
+def node_formulas(graph: Graph) -> dict[int, str]:
+    """How each live node of a graph is computed, with its weights; "" where its name says that."""
+    formulas = Formulas(graph)
+    said = {node: formulas.node(node) for node in graph.live()}
+    return {node: "" if text == graph.label(node) else text for node, text in said.items()}
 
 
 def remark(graph: Graph, node: int) -> str:
@@ -324,7 +327,7 @@ def _columns(text: str) -> int:
 def _wrapped(formula: str) -> list[str]:
     """A formula in lines, broken behind spaces and brackets."""
     lines = [""]
-    for piece in re.split(r"(?<=[( ])", formula):
+    for piece in re.split(r"(?<=[( ])(?!\))", formula):
         if lines[-1] and len(lines[-1] + piece.rstrip()) > _COLUMNS:
             lines.append("")
         lines[-1] += piece
@@ -473,16 +476,12 @@ class _Svg:
 
 def _figure(drawing: Drawing) -> "Figure":
     """The same as a figure of matplotlib, in light colours."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-        from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
-        from matplotlib.path import Path
-    except ImportError as error:
-        raise InputError(
-            "this format needs matplotlib, which is not installed: pip install 'lsrl[plot]'; .svg "
-            "needs nothing"
-        ) from error
+    needed("matplotlib", "this format", ".svg needs nothing")
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
+    from matplotlib.path import Path
+
     width, height = drawing.size
     figure = Figure(figsize=(width / 96, height / 96), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))

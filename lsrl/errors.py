@@ -100,6 +100,23 @@ class ModelDifferenceError(SuiteError):
     """A model, or a dataset, is not what the program says."""
 
 
+class AssemblyError(LsrlError):
+    """A machine's text, or the image that was made of it, has a fault; says in which line.
+
+    Attributes:
+      line: of the text, from 1 on.
+    """
+
+    def __init__(self, line: int, message: str) -> None:
+        """Remember the line, for editors."""
+        self.line, self.message = line, message
+        super().__init__(f"line {line}: {message}")
+
+    def __reduce__(self) -> "tuple[type[AssemblyError], tuple[int, str]]":
+        """For processes that hand errors on."""
+        return type(self), (self.line, self.message)
+
+
 class UnknownTargetError(LsrlError):
     """No target has that name."""
 

@@ -17,6 +17,14 @@ EXTRAS = {
 }
 
 
+def missing(package: str, what: str = "this", instead: str = "") -> str:
+    """How a package that is not installed is told, with what installs it."""
+    return (
+        f"{what} needs {package}, which is not installed: "
+        f"pip install 'lsrl[{EXTRAS[package]}]'{instead and f'; {instead}'}"
+    )
+
+
 def needed(module: str, what: str, instead: str = "") -> ModuleType:
     """A module of an extra.
 
@@ -31,8 +39,4 @@ def needed(module: str, what: str, instead: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        raise InputError(
-            f"{what} needs {package}, which is not installed: "
-            f"pip install 'lsrl[{EXTRAS[package]}]'{instead and f'; {instead}'}"
-        ) from error
+        raise InputError(missing(module.partition(".")[0], what, instead)) from error

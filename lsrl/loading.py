@@ -1,6 +1,5 @@
 """Saved models read back: compiled again along the saved levels, with the saved parameters."""
 
-import json
 import pathlib
 import re
 import tempfile
@@ -19,7 +18,8 @@ from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Delay
 from lsrl.ir.types import Token
-from lsrl.model import Alteration, Model, Path
+from lsrl.looping import Path
+from lsrl.model import Alteration, Model
 from lsrl.parameters import entries, same_bits
 from lsrl.program_json import program_content
 from lsrl.proof import not_compiled
@@ -131,7 +131,7 @@ def _altered(path: Path, model: Model, saved: storage.SavedModel) -> Model:
     """The saved network, whose parameters need not have the shapes of the compiled one's."""
     found = saved.alteration or {}
     try:
-        circuit = Circuit.from_json(json.dumps(found["circuit"]), str(path))
+        circuit = Circuit.from_content(found["circuit"], str(path))
         card = Card.from_json(found["card"])
         certificate = Certificate.from_json(found["certificate"])
         with model.device_mode():

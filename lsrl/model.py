@@ -2,8 +2,6 @@
 
 import copy
 import importlib
-import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -25,6 +23,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
+from lsrl.looping import Looping, Path
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -45,8 +44,6 @@ from lsrl.state import (
 )
 from lsrl.testing.verification import Sampler, compare
 
-Path = str | os.PathLike[str]
-
 
 class Alteration(NamedTuple):
     """What makes an altered network: how it came about, and what its channels hold.
@@ -61,7 +58,7 @@ class Alteration(NamedTuple):
 
 
 @final
-class Model:
+class Model(Looping):
     """A compiled program: exact weights of a real network, with their certificate.
 
     The parameters are free to change: `module.replace_parameters`, an assignment to an `nnx.Param`,
@@ -389,39 +386,6 @@ class Model:
         weights = self.module.arrays()
         return owner_of(self.program, self.target, self.dtype, self.options, weights)
 
-    def generate(
-        self,
-        prompt: ArrayLike,
-        steps: int,
-        *,
-        state: State | None = None,
-        beyond_certificate: bool = False,
-    ) -> Array:
-        """Continue a prompt: the output at each token is the input at the next.
-
-        Args:
-          prompt: token ids (time,) or (batch, time).
-          steps: number of tokens to add.
-          state: what was read before the prompt, of `step` or `run`; it is not changed.
-          beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
-
-        Returns:
-          int64 (steps,) or (batch, steps): the tokens after the prompt.
-
-        Raises:
-          InputError: the program has not one Token input and one Token output that fits it, or what
-            is read is longer than the program or the certificate allows.
-        """
-        requests.check_generates(self.program)
-        arguments.count("generate: steps", steps, most=requests.MOST_STEPS)
-        arguments.flag("generate: beyond_certificate", beyond_certificate)
-        arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
-        hidden = None if state is None else state.hidden
-        with self.device_mode():
-            tokens = self.module.generate(self.features(arrays), int(steps), hidden)
-        result = np.asarray(tokens).astype(np.int64)
-        return result if batched else cast(Array, result[0])
-
     def _check_certified(self, what: str, length: int, beyond: bool) -> None:
         """Refuse to read more tokens than the certificate speaks of, unless that is asked for."""
         if not beyond:
@@ -496,7 +460,7 @@ class Model:
         if self.alteration is not None:
             arrays = self.module.arrays()
             altered = {
-                "circuit": json.loads(self.alteration.circuit.to_json()),
+                "circuit": self.alteration.circuit.to_content(),
                 "card": self.alteration.card.to_json(),
                 "certificate": self.certificate.to_json(),
                 "weights": storage.weights_digest(arrays),

@@ -7,13 +7,14 @@ from typing import TypedDict, cast, get_type_hints
 import numpy as np
 
 from lsrl.arguments import shown
-from lsrl.errors import LsrlError
+from lsrl.errors import LsrlError, ProgramError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.node import Source
 from lsrl.ir.types import InputType, Token, Vector
+from lsrl.language.feedback import COMPARISONS, Feedback, Halt, MemoryMap
 from lsrl.language.program import Program
 from lsrl.parameters import csr_of
 from lsrl.schema import (
@@ -24,7 +25,9 @@ from lsrl.schema import (
     integer,
     listed,
     maybe,
+    named,
     number,
+    one_of,
     paired,
     reader_of,
     record,
@@ -48,6 +51,28 @@ class NodeJson(TypedDict, total=False):
     sources: Sequence[tuple[str, int] | Source]
 
 
+class MemoryJson(TypedDict):
+    """A memory map."""
+
+    address: int
+    value: int | tuple[int, int]
+    segments: tuple[tuple[int, int], ...]
+    initial: float
+    where: tuple[int, float] | None
+
+
+class FeedbackJson(TypedDict):
+    """What a program feeds back."""
+
+    input: str
+    output: tuple[int, int]
+    halt: Halt | None
+    keys: tuple[str, int] | None
+    text: tuple[int, float] | None
+    memory: MemoryJson | None
+    idle: dict[str, tuple[float, ...]]
+
+
 class ProgramJson(TypedDict, total=False):
     """A program."""
 
@@ -58,6 +83,7 @@ class ProgramJson(TypedDict, total=False):
     tokens: int
     output: int
     nodes: list[NodeJson]
+    feedback: FeedbackJson
 
 
 # ---------------------------------------------------------------- writing
@@ -87,7 +113,15 @@ def program_to_json(program: Program) -> ProgramJson:
             }
             for node in graph.nodes
         ],
+        # Without one, as it was written before there were loops.
+        **({} if program.feedback is None else {"feedback": _feedback_to_json(program.feedback)}),
     }
+
+
+def _feedback_to_json(feedback: Feedback) -> FeedbackJson:
+    parts = {field.name: getattr(feedback, field.name) for field in dataclasses.fields(feedback)}
+    memory = None if feedback.memory is None else dataclasses.asdict(feedback.memory)
+    return cast(FeedbackJson, {**parts, "memory": memory, "idle": dict(feedback.idle)})
 
 
 def program_content(program: Program, lines: bool) -> ProgramJson:
@@ -160,7 +194,12 @@ def program_from_json(value: object) -> Program:
         raise FieldError(f"one of {len(nodes)} nodes", f"{output}", "output")
     _check_signature(builder, output, output_type)
     kind = output_type if isinstance(output_type, Token) else None
-    return Program(name, builder.build(output), limit, kind, documentation, recorded=False)
+    feedback = cast("Feedback | None", data.get("feedback"))
+    graph = builder.build(output)
+    try:
+        return Program(name, graph, limit, kind, documentation, feedback=feedback, recorded=False)
+    except ProgramError as error:
+        raise FieldError("feedback that fits the program", f"{error}", "feedback") from None
 
 
 def _add(builder: GraphBuilder, position: int, node: "_NodeRead", limit: int | None) -> None:
@@ -386,12 +425,58 @@ _NODE = record(
     },
     make=_node,
 )
-_PROGRAM: Reader[dict[str, object]] = record({
-    "name": text,
-    "max_length": maybe(integer(1)),
-    "output_type": maybe(_output_type),
-    "documentation": text,
-    "tokens": integer(1, LARGEST),
-    "output": integer(0),
-    "nodes": listed(_NODE),
-})  # fmt: skip
+_OUTPUT, _NUMBER = integer(0, LONGEST), number(infinite=False)
+_SPAN = paired(_OUTPUT, _OUTPUT)
+_WHERE = maybe(paired(_OUTPUT, _NUMBER))
+
+
+def _value(value: object) -> object:
+    return (_SPAN if isinstance(value, list) else _OUTPUT)(value)
+
+
+_MEMORY = record(
+    {
+        "address": _OUTPUT,
+        "value": _value,
+        "segments": listed(paired(integer(), integer())),
+        "initial": _NUMBER,
+        "where": _WHERE,
+    },
+    make=cast(Callable[..., object], MemoryMap),
+)
+_FEEDBACK = record(
+    {
+        "input": text,
+        "output": _SPAN,
+        "halt": maybe(paired(_OUTPUT, one_of(*COMPARISONS), _NUMBER)),
+        "keys": maybe(paired(text, _OUTPUT)),
+        "text": _WHERE,
+        "memory": maybe(_MEMORY),
+        "idle": named(listed(_NUMBER)),
+    },
+    make=cast(Callable[..., object], Feedback),
+)
+
+
+def _feedback(value: object) -> object:
+    try:
+        return _FEEDBACK(value)
+    except FieldError:
+        raise
+    except LsrlError as error:
+        raise FieldError("feedback", f"{error}") from None
+
+
+_PROGRAM: Reader[dict[str, object]] = record(
+    {
+        "name": text,
+        "max_length": maybe(integer(1)),
+        "output_type": maybe(_output_type),
+        "documentation": text,
+        "tokens": integer(1, LARGEST),
+        "output": integer(0),
+        "nodes": listed(_NODE),
+        "feedback": _feedback,
+    },
+    ("feedback",),
+)

@@ -1,7 +1,7 @@
 """What a model is asked to run: inputs, states and lengths, checked before a network sees them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict, get_type_hints
+from typing import TypedDict, cast, get_type_hints
 
 import jax
 import numpy as np
@@ -12,7 +12,9 @@ from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
+from lsrl.language.loop import LOOP_OPTIONS, Asked, requested
 from lsrl.language.program import Program
+from lsrl.language.run import Run
 from lsrl.state import State
 
 # Tokens that one call generates at most: networks count in int32.
@@ -91,6 +93,37 @@ def check_certified(
             "@lsrl.program(max_length=...) and compile again, or pass beyond_certificate=True "
             "to run on without a proof"
         )
+
+
+def check_loop(
+    program: Program,
+    prompt: Sequence[ArrayLike | Run[State]],
+    unknown: Mapping[str, object],
+    asked: Mapping[str, object],
+    state: State | None,
+    *,
+    check: bool,
+    beyond_certificate: bool,
+) -> Asked[State]:
+    """What a loop is asked for; refuses what makes no sense, whatever the prompt is.
+
+    Raises:
+      InputError: says which, and what it can be.
+    """
+    arguments.no_keywords(
+        "loop", unknown, program.inputs, (*LOOP_OPTIONS, "check", "beyond_certificate")
+    )
+    arguments.flag("loop: check", check)
+    arguments.flag("loop: beyond_certificate", beyond_certificate)
+    found = requested(
+        program.wiring(cast(str, asked["until"])), prompt, asked["steps"], asked["stdin"]
+    )
+    if check and (state is not None or found.run is not None):
+        raise InputError(
+            "loop: check=True evaluates a loop from its first token on, and a state has only its "
+            "end; check the loop that it came from, or leave out check"
+        )
+    return found
 
 
 def check_generates(program: Program) -> None:

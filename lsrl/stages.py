@@ -101,6 +101,7 @@ class Stages:
         with self._timed("certify"):
             analysis = self._backend.analysis(layout, self._numerics)
             certificate = certify(layout, self._numerics, analysis)
+            certificate = replace(certificate, closed=self._program.feedback is not None)
         if not self._unrolled:
             return certificate
         return replace(certificate, tokens=self._program.max_length)

@@ -26,7 +26,8 @@ from lsrl.pytrees import Tree, named_leaves
 from lsrl.schema import FieldError, Reader
 
 FORMAT = storage.Format("lsrl-state", 1, "a state saved by model.save_state")
-_FIELDS: Mapping[str, Reader[object]] = {
+# Of what holds a state.
+FIELDS: Mapping[str, Reader[object]] = {
     "owner": schema.named(schema.text),
     "position": schema.integer(0),
     "batch": schema.maybe(schema.integer(1)),
@@ -82,10 +83,17 @@ def save_state(
     Raises:
       OSError: the file can't be written.
     """
+    storage.write(path, FORMAT, *parts_of(state, dtype, owner))
+
+
+def parts_of(
+    state: State, dtype: str, owner: Mapping[str, str]
+) -> tuple[dict[str, object], dict[str, Parameter]]:
+    """The fields and the arrays of a state in a file."""
     batch = None if state.batch is None else int(state.batch)
     fields = {"dtype": dtype, "owner": owner, "position": int(state.position), "batch": batch}
-    arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(state.hidden).items()}
-    storage.write(path, FORMAT, fields, arrays)
+    leaves = named_leaves(state.hidden).items()
+    return fields, {name: np.asarray(leaf) for name, leaf in leaves}
 
 
 def load_state(
@@ -99,32 +107,59 @@ def load_state(
     """
 
     def taken(header: dict[str, object], arrays: dict[str, Parameter]) -> State:
-        saved_by = cast(dict[str, str], header["owner"])
-        if saved_by.keys() != owner.keys():
-            raise FieldError(f"{', '.join(owner)}", shown(list(saved_by)), "owner")
-        for what, mine in owner.items():
-            if saved_by[what] != mine:
-                raise storage.bad(
-                    path,
-                    f"a state of another model, whose {what} is {saved_by[what]}, not {mine}",
-                    FORMAT,
-                    "load it with the model that saved it",
-                )
-        batch = cast("int | None", header["batch"])
-        _check_batch(batch, arrays)
-        found = start(batch)._replace(position=cast(int, header["position"]))
-        leaves = named_leaves(found.hidden)
-        if arrays.keys() != leaves.keys():
-            raise FieldError(f"the arrays {', '.join(leaves)}", shown(sorted(arrays)), "arrays")
-        for name, leaf in leaves.items():
-            array = arrays[name]
-            if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
-                got = f"{name} has shape {array.shape} of {array.dtype}"
-                raise FieldError(f"shape {leaf.shape} of {leaf.dtype}", got, "arrays")
-        tree = jax.tree.structure(found.hidden)
-        return found._replace(hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
+        check_owner(path, FORMAT, header, owner)
+        return state_of(header, arrays, start)
 
-    return storage.read_as(path, FORMAT, _FIELDS, taken)
+    return storage.read_as(path, FORMAT, FIELDS, taken)
+
+
+def check_owner(
+    path: str | os.PathLike[str],
+    format: storage.Format,
+    header: Mapping[str, object],
+    owner: Mapping[str, str],
+) -> None:
+    """Refuse what another model saved: its numbers mean something else.
+
+    Raises:
+      FormatError: says in what the models differ.
+    """
+    saved_by = cast(dict[str, str], header["owner"])
+    if saved_by.keys() != owner.keys():
+        raise FieldError(f"{', '.join(owner)}", shown(list(saved_by)), "owner")
+    for what, mine in owner.items():
+        if saved_by[what] != mine:
+            raise storage.bad(
+                path,
+                f"a state of another model, whose {what} is {saved_by[what]}, not {mine}",
+                format,
+                "load it with the model that saved it",
+            )
+
+
+def state_of(
+    header: Mapping[str, object],
+    arrays: Mapping[str, Parameter],
+    start: Callable[[int | None], State],
+) -> State:
+    """The state that a header and arrays tell; `start` makes one of so many sequences.
+
+    Raises:
+      FieldError: the arrays are not those of such a state.
+    """
+    batch = cast("int | None", header["batch"])
+    _check_batch(batch, arrays)
+    found = start(batch)._replace(position=cast(int, header["position"]))
+    leaves = named_leaves(found.hidden)
+    if arrays.keys() != leaves.keys():
+        raise FieldError(f"the arrays {', '.join(leaves)}", shown(sorted(arrays)), "arrays")
+    for name, leaf in leaves.items():
+        array = arrays[name]
+        if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            got = f"{name} has shape {array.shape} of {array.dtype}"
+            raise FieldError(f"shape {leaf.shape} of {leaf.dtype}", got, "arrays")
+    tree = jax.tree.structure(found.hidden)
+    return found._replace(hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
 
 
 def _check_batch(batch: int | None, arrays: Mapping[str, Parameter]) -> None:

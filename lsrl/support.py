@@ -23,17 +23,19 @@ class TargetInfo:
       name: of the target.
       cell: the cell in one line.
       supports: column of the table of targets to its entry.
+      formats: those that `Model.export` writes of it.
     """
 
     name: str
     cell: str
     supports: dict[str, str]
+    formats: tuple[str, ...]
 
 
 def targets() -> tuple[TargetInfo, ...]:
     """Every target with what it supports."""
     found = (registry.find(name) for name in registry.names())
-    return tuple(TargetInfo(b.name, b.cell, dict(b.features)) for b in found)
+    return tuple(TargetInfo(b.name, b.cell, dict(b.features), tuple(b.exporters())) for b in found)
 
 
 def name_of(target: str | TargetInfo) -> str:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
-from lsrl import arguments, schema
-from lsrl.errors import FormatError, InputError
+from lsrl import arguments, schema, sealed
+from lsrl.errors import FormatError
+from lsrl.extras import needed
 from lsrl.folders import read_folder, replace_folder
 from lsrl.ir.numbers import Array
 from lsrl.schema import FieldError
@@ -31,9 +32,7 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 def checksum(config: Mapping[str, object], weights: bytes) -> str:
     """Of all that an export holds, but for the checksum itself."""
-    rest = {key: value for key, value in config.items() if key != "checksum"}
-    text = json.dumps(rest, sort_keys=True)
-    return hashlib.sha256(hashlib.sha256(text.encode()).digest() + weights).hexdigest()
+    return hashlib.sha256(sealed.digest(config) + weights).hexdigest()
 
 
 def write_export(
@@ -79,14 +78,11 @@ def load_torch(path: str | os.PathLike[str]) -> "TorchModel":
       FormatError: the folder is damaged, or no export of a version that this reads.
       OSError: the folder can't be read.
     """
-    try:
-        from safetensors.torch import load as from_safetensors
+    needed("torch", "load_torch")
+    from safetensors.torch import load as from_safetensors
 
-        from lsrl.torch_module import TorchModel
-    except ImportError as error:
-        raise InputError(
-            "load_torch needs torch, which is not installed: pip install 'lsrl[torch]'"
-        ) from error
+    from lsrl.torch_module import TorchModel
+
     folder = arguments.path("load_torch", path)
     config, content = read_folder(folder, lambda: _read(folder))
     try:

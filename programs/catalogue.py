@@ -5,6 +5,8 @@ from lsrl.programs import (
     arithmetic,
     capitals,
     composition,
+    computer,
+    computer_lm,
     counting,
     formal_languages,
     in_context,
@@ -25,6 +27,8 @@ _FAMILIES = (
     capitals,
     approximation,
     composition,
+    computer,
+    computer_lm,
 )
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import lsrl
 from lsrl import Signal, Token, Vector, storage
+from lsrl.backends.residual.vocabulary import Vocabulary, tokenizer_files
 from lsrl.errors import (
     BoundsError,
     FormatError,
@@ -25,8 +26,10 @@ from lsrl.errors import (
     UnknownTargetError,
     UnsupportedOpError,
 )
+from lsrl.interpret.score import NodeClaim, score
 
 HERE = "test_bad_input.py:"
+WORDS = Vocabulary(("a", "b"), ("a", "b"), 2, 2, ("[UNK]", "[PAD]"))
 
 
 def program_of(body, *kinds, **options):
@@ -588,6 +591,24 @@ def test_a_failed_save_leaves_the_old_file(saved, majority, monkeypatch):
     assert lsrl.load(saved).target == "gated_linear_rnn"
     with pytest.raises(OSError):
         majority.save(saved.parent / "no such folder" / "model.lsrl")
+
+
+@pytest.mark.parametrize(
+    ("module", "use", "said"),
+    [
+        ("torch", lambda model, path: lsrl.load_torch(path), "load_torch needs torch"),
+        ("matplotlib", lambda model, path: model.program.draw(path / "x.pdf"), "lsrl[plot]"),
+        ("sklearn", lambda model, path: score(model.circuit, NodeClaim(signals={})), "[interpret]"),
+        ("tokenizers", lambda model, path: tokenizer_files(WORDS, 9), "lsrl[huggingface]"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named(module, use, said, majority, tmp_path, monkeypatch):
+    for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError) as caught:
+        use(majority, tmp_path)
+    assert said in str(caught.value)
+    assert f"needs {module}, which is not installed: pip install 'lsrl[" in str(caught.value)
 
 
 def test_every_error_is_ours_and_public():

@@ -108,6 +108,9 @@ def test_listings_are_also_json(lsrl_command):
     assert {row["target"]: row["holds"] for row in targets} == {
         target.name: dict(target.supports) for target in lsrl.targets()
     }
+    assert {row["target"]: tuple(row["exports"]) for row in targets} == {
+        target.name: target.formats for target in lsrl.targets()
+    }
     listed = json.loads(lsrl_command("suite", "list", "--json").stdout)
     assert [row["program"] for row in listed] == [program.name for program in suite_programs()]
 
@@ -119,6 +122,7 @@ def test_listings_are_also_json(lsrl_command):
         ("lsrl compile majority_pa", "majority_parity"),
         ("lsrl compile majority -t gat", "gated_linear_rnn"),
         ("lsrl compile --insp", "--inspectable"),
+        ("lsrl machine run hel", "hello"),
     ],
 )
 def test_shells_complete_names(lsrl_command, monkeypatch, words, found):
@@ -132,6 +136,10 @@ def test_export_writes_for_another_framework(lsrl_command, saved):
     lsrl_command("export", "majority", "-t", "lstm", "-p", "max_length=8", "--out", "stock")
     config = json.loads(Path("stock/config.json").read_text())
     assert (config["program"], config["target"]) == ("majority", "lstm")
+    options = ("-t", "lstm", "-p", "max_length=8", "--layers", "separate", "--out", "apart")
+    lsrl_command("export", "majority", *options)
+    modules = json.loads(Path("apart/config.json").read_text())["modules"]
+    assert "layer_1" in modules and "recurrent" not in modules and "recurrent" in config["modules"]
     result = lsrl_command("export", saved, "--format", "huggingface", "--out", "other", code=2)
     assert "target 'linear_rnn' has no format 'huggingface'; the targets mamba" in result.stderr
     assert not Path("other").exists()
@@ -355,6 +363,8 @@ def test_explain(lsrl_command):
     narrow = lsrl_command("explain", "majority", "-t", "linear_rnn", "--dtype", "bfloat16").stdout
     assert "bounded (bfloat16)" in narrow
     assert "bfloat16 is exact over the first" in narrow
+    options = ("-t", "lstm", "--most-parameters", "3")
+    assert "majority on lstm: no" in lsrl_command("explain", "majority", *options).stdout
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Files that are damaged, or made to harm: each is refused by name, or is read as it says.
 
 An honest file of every format is changed in many ways: cut, bits turned over, one field of its JSON
-or one of its arrays changed, with the checksum made right again. Whatever comes of it, a reader
-raises FormatError, or gives what the file says to the letter, and takes little memory for it.
+or one of its arrays changed. Whatever comes of it, a reader raises FormatError, or gives what was
+written. Where the checksum is made right again, to harm, it raises FormatError, or gives what the
+file says to the letter. Either way it takes little memory.
 """
 
 import json
@@ -20,13 +21,13 @@ from safetensors import safe_open
 from safetensors.numpy import save as to_safetensors
 
 import lsrl
-from lsrl import storage, torch_folder
+from lsrl import sealed, storage, torch_folder
 from lsrl.backends import registry
 from lsrl.errors import FormatError, InputError
 from lsrl.interpret import Circuit, variants
 from lsrl.proof import NOT_COMPILED
-from lsrl.stability.store import read_rows, write_rows
-from lsrl.suite import manifest
+from lsrl.stability import store
+from lsrl.suite import build, manifest
 from tests.plain_target import Plain
 
 # What a hostile file may say in place of any value.
@@ -48,13 +49,14 @@ class Format(NamedTuple):
       read: what a path holds, as plain data; FormatError if nothing.
       file: of the folder, the one that is cut and flipped; "" where it is no folder.
       said: the JSON data of a path, and its arrays.
-      write: writes such data and arrays to a path, with the checksum made right.
+      write: writes such data and arrays to a path; with a last argument of True it makes the
+        checksum right, and else leaves the one in the file as it is.
       unread: fields that are said for those who read the file themselves.
     """
 
     read: Callable[[Path], Any]
     said: Callable[[Path], tuple[Any, dict[str, np.ndarray]]]
-    write: Callable[[Path, Any, dict[str, np.ndarray]], None]
+    write: Callable[[Path, Any, dict[str, np.ndarray], bool], None]
     files: tuple[str, ...] = ("",)
     unread: frozenset[str] = frozenset()
 
@@ -72,9 +74,15 @@ def said_in_model(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def write_model(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
+def write_model(path: Path, data: Any, arrays: dict[str, np.ndarray], right: bool = True) -> None:
     text = text_of(data)
-    path.write_bytes(to_safetensors(arrays, {"lsrl": f"{storage._checksum(text, arrays)} {text}"}))
+    checksum = storage._checksum(text, arrays) if right else checksum_of(path)
+    path.write_bytes(to_safetensors(arrays, {"lsrl": f"{checksum} {text}"}))
+
+
+def checksum_of(path: Path) -> str:
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata()["lsrl"].partition(" ")[0]
 
 
 def read_model(path: Path) -> Any:
@@ -97,17 +105,22 @@ def said_in_folder(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
     return json.loads((path / torch_folder.CONFIG).read_text()), arrays
 
 
-def write_folder(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
+def write_folder(path: Path, data: Any, arrays: dict[str, np.ndarray], right: bool = True) -> None:
     content = to_safetensors(arrays, {"format": "pt"})
     (path / torch_folder.WEIGHTS).write_bytes(content)
+    text = sealed_text(data, lambda known: torch_folder.checksum(known, content), right)
+    (path / torch_folder.CONFIG).write_text(text)
+
+
+def sealed_text(data: Any, checksum: Callable[[dict[str, Any]], str], right: bool) -> str:
     text = text_of(data)
     try:
         known = json.loads(text)
-        if isinstance(known, dict) and "checksum" in known:
-            text = text_of({**data, "checksum": torch_folder.checksum(known, content)})
+        if right and isinstance(known, dict) and sealed.CHECKSUM in known:
+            text = text_of({**data, sealed.CHECKSUM: checksum(known)})
     except (RecursionError, ValueError):
         pass  # JSON that says nothing has no checksum
-    (path / torch_folder.CONFIG).write_text(text)
+    return text
 
 
 def read_folder(path: Path) -> Any:
@@ -119,8 +132,8 @@ def said_in_json(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
     return json.loads(path.read_text()), {}
 
 
-def write_json(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
-    path.write_text(text_of(data))
+def write_json(path: Path, data: Any, arrays: dict[str, np.ndarray], right: bool = True) -> None:
+    path.write_text(sealed_text(data, lambda known: sealed.digest(known).hex(), right))
 
 
 def read_circuit(path: Path) -> Any:
@@ -134,26 +147,24 @@ def read_manifest(path: Path) -> Any:
 COLUMNS = ("program", "target", "level", "share")
 
 
-def said_in_part(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    rows = path.read_text().splitlines()
-    return [row.split(",") for row in rows], {}
-
-
-def write_part(path: Path, data: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Rows as they stand: whatever is no list of texts becomes a text of its own."""
-    rows = data if isinstance(data, list) else [data]
-    cells = [row if isinstance(row, list) else [row] for row in rows]
-    lines = [",".join(x if isinstance(x, str) else text_of(x) for x in row) for row in cells]
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode(errors="surrogatepass"))
-
-
 def read_part(path: Path) -> Any:
-    return [list(COLUMNS), *(list(row.values()) for row in read_rows(path, COLUMNS))], {}
+    rows = [list(row.values()) for row in store.read_part(path, COLUMNS)]
+    return {"columns": list(COLUMNS), "rows": rows}, {}
+
+
+def read_unit(path: Path) -> Any:
+    (path.parent / "data").write_bytes(b"1")  # the file that the unit tells of
+    kept = build._kept(path.parent, ".", "key")
+    if kept is None:
+        raise FormatError(f"{path}: made anew")
+    files = {name: one for name, one in kept.files.items() if name != build.UNIT}
+    return {"key": "key", "files": files, "record": kept.record}, {}
 
 
 MODEL = Format(read_model, said_in_model, write_model, unread=frozenset({
     "lsrl", "labels", "certificate",
 }))  # fmt: skip
+OUTER = frozenset({"format", "version", "checksum"})  # what every sealed file says
 FORMATS = {
     "model": MODEL,
     "torch": Format(
@@ -161,7 +172,8 @@ FORMATS = {
     ),
     "circuit": Format(read_circuit, said_in_json, write_json),
     "manifest": Format(read_manifest, said_in_json, write_json),
-    "part": Format(read_part, said_in_part, write_part),
+    "part": Format(read_part, said_in_json, write_json, unread=OUTER),
+    "unit": Format(read_unit, said_in_json, write_json, unread=OUTER),
 }
 
 
@@ -213,12 +225,15 @@ def make_all(folder: Path) -> dict[str, tuple[str, Path]]:
     (folder / "suite").mkdir()
     _write_manifest(folder / "suite" / manifest.NAME)
     rows = [dict(zip(COLUMNS, ("majority", "lstm", 0.5, k), strict=True)) for k in range(6)]
-    write_rows(folder / "part.csv", COLUMNS, rows)
+    store.write_part(folder / "part.json", COLUMNS, rows)
+    (folder / "unit").mkdir()
+    build._write_beside(folder / "unit", {"data": b"1"}, "key", {"signals": ["a", "b"]})
     return found | {
         **{name: ("torch", folder / name) for name in ("torch", "separate", "linear")},
         "circuit": ("circuit", folder / "circuit.json"),
         "manifest": ("manifest", folder / "suite" / manifest.NAME),
-        "part": ("part", folder / "part.csv"),
+        "part": ("part", folder / "part.json"),
+        "unit": ("unit", folder / "unit" / build.UNIT),
     }
 
 
@@ -303,21 +318,24 @@ def changed_arrays(
     return found
 
 
-def damaged(format: Format, honest: Path, path: Path, draw: random.Random) -> None:
-    """Write a copy with one kind of damage, of what lies on disk or of what it says."""
+def damaged(format: Format, honest: Path, path: Path, draw: random.Random, right: bool) -> None:
+    """Write a copy with one kind of damage, of what lies on disk or of what it says.
+
+    With right=True the checksum fits what it says.
+    """
     kind = draw.choice(["cut", "flip", "field", "field", "array"])
     data, arrays = format.said(honest)
+    format.write(path, data, arrays, True)
     if kind == "array" and (made := changed_arrays(arrays, draw)) is not None:
-        format.write(path, data, made)
+        format.write(path, data, made, right)
         return
     if kind in ("field", "array"):
         at = draw.choice(list(places_of(data)))
         value = data
         for key in at:
             value = value[key]
-        format.write(path, put(data, at, draw.choice(changes_of(value))), arrays)
+        format.write(path, put(data, at, draw.choice(changes_of(value))), arrays, right)
         return
-    format.write(path, data, arrays)
     file = path / draw.choice(format.files)
     content = bytearray(file.read_bytes())
     if kind == "cut":
@@ -375,7 +393,7 @@ def outcome(format: Format, honest: Any, path: Path) -> str:
 
 
 def sweep(
-    kind: str, honest: Path, folder: Path, count: int, seed: int
+    kind: str, honest: Path, folder: Path, count: int, seed: int, right: bool
 ) -> tuple[dict[str, int], int]:
     """How often what came of damage, and the most memory that a load took beyond its allowance."""
     format, draw, found = FORMATS[kind], random.Random(seed), {}
@@ -390,7 +408,7 @@ def sweep(
     tracemalloc.start()
     try:
         for number in range(count):
-            damaged(format, honest, path, draw)
+            damaged(format, honest, path, draw, right)
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             try:
@@ -418,24 +436,31 @@ def _plain() -> Iterator[None]:
 
 NAMES = (
     "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "separate", "linear", "circuit",
-    "manifest", "part",
+    "manifest", "part", "unit",
 )  # fmt: skip
 
 
+def check_sweep(kind: str, path: Path, folder: Path, count: int, seed: int, right: bool) -> str:
+    found, worst = sweep(kind, path, folder, count, seed, right)
+    assert right or not found["as it says"], "a damaged file is read as if it were another one"
+    assert found["error"] > count // 2
+    return f"{found}, at most {worst / 2**20:.1f} MiB"
+
+
+@pytest.mark.parametrize("right", [False, True], ids=["damaged", "made to harm"])
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_files_are_refused_or_read_as_they_say(name, honest, tmp_path):
+def test_damaged_files_are_refused_and_forged_ones_read_as_they_say(name, right, honest, tmp_path):
     kind, path = honest[name]
-    found, _ = sweep(kind, path, tmp_path, 8 if kind == "model" else 40, seed=1)
-    assert found["error"]
+    check_sweep(kind, path, tmp_path, 8 if kind == "model" else 40, 1, right)
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("right", [False, True], ids=["damaged", "made to harm"])
 @pytest.mark.parametrize("name", NAMES)
-def test_many_damaged_files(name, honest, tmp_path):
+def test_many_damaged_files(name, right, honest, tmp_path):
     kind, path = honest[name]
-    found, worst = sweep(kind, path, tmp_path, 500, seed=2)
-    print(f"{name}: {found}, at most {worst / 2**20:.1f} MiB")
-    assert found["error"] > 250
+    found = check_sweep(kind, path, tmp_path, 500, 2, right)
+    print(f"{name}, {'made to harm' if right else 'damaged'}: {found}")
 
 
 # ---------------------------------------------------------------- made to harm
@@ -634,21 +659,37 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path):
             manifest.read_manifest(tmp_path)
 
 
+PARTS = {
+    "columns: expected a list": {"columns": "ab"},
+    r"\[1\]: expected a list of 2, got": {"rows": [["1", "2"], ["1"]]},
+    r"\[0\]\[1\]: expected a text, got 2": {"rows": [["1", 2]]},
+    "expected no field but": {"further": 1},
+}
+
+
+@pytest.mark.parametrize(("text", "change"), PARTS.items(), ids=PARTS)
+def test_tasks_of_other_rows_than_columns(text, change, tmp_path):
+    path = tmp_path / "part.json"
+    store.write_part(path, ("a", "b"), [{"a": 1, "b": 0.5}])
+    write_json(path, {**said_in_json(path)[0], **change}, {})
+    with pytest.raises(FormatError, match=f"part.json: expected .*{text}.*; remove it"):
+        store.read_part(path, ("a", "b"))
+
+
 @pytest.mark.parametrize(
-    ("content", "text"),
+    ("kind", "cure"),
     {
-        b"a,b\n1,\xff\n": "utf-8",
-        b"a,b\n1,\0\n": "no text holds",
-        b"a,b\n1,2,3\n": "a row of 3 cells, not 2",
-        b"a,b\n1\n": "a row of 1 cells",
-        b"a,a\n1,2\n": "two columns of one name",
-        b"a,b\n1,2": "the middle of a row",
-        b'a,b\n1,"2\n': "unexpected end of data",
-        b"": "the middle of a row",
+        "circuit": r"circuit.save\(path\), and .* dataclasses.replace\(circuit, ...\).save\(path\)",
+        "manifest": "build it again",
+        "part": "remove it, and it is made anew",
     }.items(),
 )
-def test_tables_that_are_damaged(content, text, tmp_path):
-    path = tmp_path / "part.csv"
-    path.write_bytes(content)
-    with pytest.raises(FormatError, match=f"part.csv: expected .*{text}.*; remove it"):
-        read_rows(path)
+def test_what_was_changed_by_hand_is_told_of_with_its_cure(kind, cure, honest, tmp_path):
+    path = tmp_path / honest[kind][1].name
+    text = honest[kind][1].read_text()
+    path.write_text(json.dumps(json.loads(text), indent=7, sort_keys=True))  # says the same
+    FORMATS[kind].read(path)
+    path.write_text(text.replace("majority", "minority").replace('"lstm"', '"gru"'))
+    told = f"{path.name}: .*checksum: expected .*changed after it was written.*; .*{cure}"
+    with pytest.raises(FormatError, match=told):
+        FORMATS[kind].read(path)

@@ -140,6 +140,8 @@ def test_a_program_draws_itself():
         start, end = (cut[1], f"[^<]*…{cut[2]}") if cut else (name, "")
         assert re.search(f">{re.escape(html.escape(start))}{end}</text>", made.svg), name
     assert made.title == program.name and made.note == ""
+    for line in ("ones[t−1] + bit", "lsrl.position() − 2·ones + 1", "lsrl.position() + 1#3)"):
+        assert f">{line}</text>" in made.svg, "formulas have their weights, and break at blanks"
 
 
 def boxes(layers: int, each: int, name: str = "x") -> tuple[list[Layer], dict[object, Box]]:

@@ -24,6 +24,15 @@ FOUND = {
     "4_circuits": ((r"^after  \[0 0 0 2 0 0\]$", r"^True$", r"^  by_size +1 "), ()),
     "5_language_model": ((r"^3 1 4 1 5 9 2 6 3 1 5 9 2 6 3 1 5 9$",
                           r"^behind a 3 +\[0, 1, .*\nby the judge +\[0, 1, "), ("induction",)),
+    "6_nnsight": ((r"^follower +layer 2: 4 elements equal: True$",
+                   r"^patched 0 0 0 1 2 0\nprogram 0 0 0 1 2 0$"), ("induction",)),
+    "7_nnsight_cells": ((r"^output only 0 0 1 0 0 1\nand memory  0 0 1 0 1 0$",
+                         r"^program     0 0 1 0 1 0$"), ("cells",)),
+    "8_transformer_lens": ((r"^follower\[3\] 0 1 1 1 0 0 True$",
+                            r"^patched 0 0 0 1 2 0\nprogram 0 0 0 1 2 0$",
+                            r"^patched 0 0 0 2 0 0\nprogram 0 0 0 2 0 0$"), ("induction",)),
+    "9_transformer_lens_cells": ((r"^height  1 2 0 1 0 -1$",
+                                  r"^patched 0 0 1 0 1 0\nprogram 0 0 1 0 1 0$"), ("cells",)),
 }  # fmt: skip
 NEEDED = {
     "in_context_learner": "tokenizers",
@@ -31,6 +40,10 @@ NEEDED = {
     "own_perturbation": "matplotlib",
     "3_stability": "matplotlib",
     "5_language_model": "transformers",
+    "6_nnsight": "nnsight",
+    "7_nnsight_cells": "nnsight",
+    "8_transformer_lens": "transformer_lens",
+    "9_transformer_lens_cells": "transformer_lens",
 }
 SCRIPTS = {path.stem: path for path in EXAMPLES.glob("**/*.py")}
 

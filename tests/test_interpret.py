@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lsrl
-from lsrl import errors, programs
+from lsrl import errors, programs, sealed
+from lsrl.circuit import FORM
 from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
 from lsrl.interpret.causal import causal_test
 from lsrl.interpret.interventions import Block, joint_patches, wiring_of
@@ -331,12 +332,13 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
     content = json.loads(text)
 
     def broken(**changes):
-        return json.dumps({**content, **changes})
+        return json.dumps(sealed.seal(FORM, {**content, **changes}))
 
     for bad, message in (
         ("{", "expected JSON"),
         ("[]", "lsrl.circuit"),
-        (broken(version=2), "newer than this LSRL"),
+        (broken(version=3), "version: expected 2 at most, got 3; update LSRL"),
+        (json.dumps({**content, "hook": "h"}), "changed after it was written"),
         (broken(signals=[{}]), r"signals\[0\].name: expected a value, got nothing: it is missing"),
         (broken(signals=[]), "which there is not"),
         (broken(channels=content["channels"][1:]), "belongs to no signal"),
@@ -349,6 +351,9 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
             Circuit.from_json(bad, "file.json")
     path = tmp_path / "circuit.json"
     majority.circuit.save(path)
+    assert Circuit.load(path).to_json() == text
+    # Files of versions that wrote no checksum are read as they are.
+    path.write_text(json.dumps(majority.circuit.to_content()))
     assert Circuit.load(path).to_json() == text
 
 

@@ -342,9 +342,8 @@ def test_select_by_relu_has_the_least_big_m():
     %7 = affine(%4, %6) {weights=(I(1), [[-1]]), bias=(0.0,)} : 1 in [-3, 5]
     %8 = affine(%2, %0) {weights=(I(1), [[-3]]), bias=(0.0,)} : 1 in [-3, 3]
     %9 = relu(%8) : 1 in [0, 3]
-    %10 = affine(%9) {weights=(I(1),), bias=(0.0,)} : 1 in [0, 3]
-    %11 = affine(%7, %10) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [-3, 5]
-    return %11
+    %10 = affine(%7, %9) {weights=(I(1), I(1)), bias=(0.0,)} : 1 in [-3, 5]
+    return %10
     """
     check(choice(SIGNED, DIGIT), lambda graph: lower_selects(graph, LINEAR), golden)
 

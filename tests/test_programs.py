@@ -142,7 +142,7 @@ def test_the_catalogue_holds_every_program_of_the_library():
         and inspect.signature(getattr(programs, name)).return_annotation is lsrl.Program
     }
     assert builders == set(CATALOGUE)
-    assert len(builders) == 47
+    assert len(builders) == 49
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=CATALOGUE)
@@ -427,6 +427,9 @@ BAD_PARAMETERS = [
     ("pattern_count", {"pattern": (2,)}),
     ("longest_run", {"most": 1}),
     ("echo_sum", {"k": 0}),
+    ("subleq_lm", {"cells": 2}),
+    ("subleq_lm", {"cells": 129}),
+    ("subleq_lm", {"bits": 9}),
     ("induction_hits", {"vocab": 0}),
     ("modular_sum", {"n": 1}),
     ("cycle_navigation", {"n": 0}),

@@ -9,7 +9,7 @@ import pytest
 
 import lsrl
 from lsrl import errors, programs
-from lsrl.interpret import Edge, activations, benchmark, capture
+from lsrl.interpret import Edge, Leaderboard, activations, benchmark, capture
 from lsrl.interpret.faithfulness import Ablation, faithfulness
 from lsrl.interpret.interventions import wiring_of
 from lsrl.interpret.laboratory import Laboratory
@@ -458,7 +458,48 @@ def test_a_method_of_ones_own_stands_beside_the_references(tmp_path):
     page = (tmp_path / "board.html").read_text()
     assert page.count("oracle") == 3
     assert "oracle" in str(board)
-    assert len(board.rows) == 2 * (3 + 4)
+    assert len(board.rows) == 2 * (3 + 2)
+
+
+@pytest.mark.studies
+def test_references_are_scored_on_the_same_claims_about_the_same_models():
+    """A rotated stream's units are asked for, too, where the method claims them."""
+
+    def by_size(model, inputs):
+        held = activations(model, *inputs)
+        return NodeClaim(units=[abs(x).mean(axis=(0, 1)) for x in held])
+
+    plain = compiled("mamba")
+    cases = [
+        Case("dyck1", "mamba", variant, model, sampler)
+        for variant, model in (("plain", plain), ("rotated", rotated(plain, seed=1)))
+    ]
+    board = benchmark(by_size, cases, baselines=["weights", "random"], faithful=False)
+    assert {(row.kind, row.level) for row in board.rows} == {("nodes", "units")}
+    assert {(s.method, s.models, s.tried) for s in board.standings()} == {
+        ("by_size", 2, 2), ("weights", 2, 2), ("random", 2, 2),
+    }  # fmt: skip
+
+
+def test_methods_are_compared_on_the_models_that_all_were_tried_on():
+    def row(method, variant, area, kind="nodes"):
+        return MethodScore("dyck1", "mamba", variant, method, kind, "units", roc_auc=area)
+
+    board = Leaderboard(
+        (
+            row("a", "plain", 0.9), row("a", "rotated", 0.1), row("b", "plain", 0.8),
+            row("a", "plain", 0.9, "edges"), row("b", "rotated", 0.8, "edges"),
+        )
+    )  # fmt: skip
+    edges, nodes = board.standings()[:2], board.standings()[2:]
+    assert [(s.method, s.models, s.tried, s.roc_auc.mean) for s in nodes] == [
+        ("a", 1, 2, 0.9), ("b", 1, 1, 0.8),
+    ]  # fmt: skip
+    assert [(s.method, s.models, s.tried, s.roc_auc) for s in edges] == [
+        ("a", 0, 1, None), ("b", 0, 1, None),
+    ]  # fmt: skip
+    assert "1 of 2" in str(board) and "<td>1 of 2</td>" in board._repr_html_()
+    assert "which signal" not in str(board)
 
 
 def test_what_is_no_claim_is_told():

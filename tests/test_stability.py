@@ -1,5 +1,6 @@
 """The stability lab: draws, measures, sweeps that are broken off, and what users get wrong."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -45,8 +46,8 @@ from lsrl.stability.measures import (
     mean_error,
 )
 from lsrl.stability.signals import first_wrong_signal
-from lsrl.stability.store import Parts, read_rows, write_rows
-from lsrl.stability.sweep import COLUMNS, Dtype, Extremes, Length, Plan, sweep
+from lsrl.stability.store import Parts, write_part
+from lsrl.stability.sweep import Dtype, Extremes, Length, Plan, sweep
 from tests.grids import studied
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -385,7 +386,8 @@ def test_sweep_gives_the_same_table_again_and_after_a_kill(tmp_path: Path, monke
     monkeypatch.setattr(module, "measured", refuse)
     assert sweep(SMALL, tmp_path / "whole") == whole
 
-    assert read_rows(tmp_path / "whole" / "sweep.csv", COLUMNS) == whole
+    with (tmp_path / "whole" / "sweep.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == whole
     at_zero = [row for row in whole if float(row["level"]) == 0]
     assert at_zero
     assert {float(row["wrong"]) for row in at_zero} == {0.0}
@@ -494,7 +496,7 @@ def test_bad_memory_and_bad_parts_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="memory"):
         sweep(SMALL, tmp_path, memory=0)
     parts = Parts(tmp_path, ("a", "b"))
-    write_rows(parts.path({"x": 1}), ("a",), [{"a": 1}])
+    write_part(parts.path({"x": 1}), ("a",), [{"a": 1}])
     with pytest.raises(InputError, match="expected the columns a, b"):
         parts.rows({"x": 1}, list)
 

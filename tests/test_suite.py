@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 
 import lsrl
 import lsrl.suite
-from lsrl import errors
+from lsrl import errors, sealed
 from lsrl.backends.base import StackBackend
+from lsrl.circuit import FORM
 from lsrl.cli import app
 from lsrl.interpret import Circuit, capture
 from lsrl.suite import datasets, sampling, variants, verify
 from lsrl.suite.build import build
 from lsrl.suite.held_back import held_back
+from lsrl.suite.manifest import FORM as MANIFEST
 from lsrl.suite.manifest import ModelRecord, digest, read_manifest
 from lsrl.suite.partners import PAIRS, partners
 from lsrl.suite.programs import FAMILIES, programs
@@ -506,7 +508,7 @@ def restamp(directory, name):
     path = directory / "manifest.json"
     data = json.loads(path.read_text())
     data["files"][name] = digest((directory / name).read_bytes())
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(sealed.seal(MANIFEST, data)))
 
 
 @pytest.mark.studies
@@ -550,10 +552,11 @@ def test_missing_files_are_named(copied):
 def test_newer_and_foreign_files_are_refused(copied, tmp_path):
     path = copied / "manifest.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps({**data, "version": 2}))
-    with pytest.raises(errors.NewerSchemaError, match="version 1 at most, got 2"):
+    path.write_text(json.dumps({**data, "version": 3}))
+    with pytest.raises(errors.NewerSchemaError, match="version: expected 2 at most, got 3"):
         verify.verify(copied, workers=1)
-    for text in ("{", "[]", '{"format": "other"}', json.dumps({**data, "models": [{}]})):
+    changed = json.dumps(sealed.seal(MANIFEST, {**data, "models": [{}]}))
+    for text in ("{", "[]", '{"format": "other"}', json.dumps({**data, "seed": 2}), changed):
         path.write_text(text)
         with pytest.raises(errors.FormatError, match=r"manifest\.json"):
             read_manifest(copied)
@@ -641,7 +644,7 @@ def test_a_circuit_that_differs_from_its_model_is_found(what, copied):
         del data["edges"][-1]
     else:
         data["channels"][-1]["offset"] += 1
-    (copied / name).write_text(json.dumps(data))
+    (copied / name).write_text(json.dumps(sealed.seal(FORM, data)))
     restamp(copied, name)
     expected = "the circuit of the model" if what == "channel" else "expected the edge .* got"
     with pytest.raises(errors.ModelDifferenceError, match=f"circuit.json: .*{expected}"):

@@ -52,6 +52,56 @@ def test_cached_activations_are_the_signals(booted):
     assert len(read) >= 2
 
 
+def griffin(folder):
+    """A Griffin model and its export: what is between the halves of a layer is its hook, too."""
+    model = lsrl.compile(PROGRAMS["induction_head"], "griffin", inspectable=True)
+    model.export("huggingface", folder)
+    return model, np.random.default_rng(2).integers(0, SYMBOLS, (3, 12))
+
+
+def check_channels(model, ids, streams) -> None:
+    """Every channel on the streams of these layers."""
+    seen = interpret.capture(model, ids)
+    found = [
+        (channel, seen[channel.signal])
+        for channel in model.circuit.channels
+        if channel.layer in streams and channel.signal in seen
+    ]
+    assert {channel.layer for channel, _ in found} == set(streams)
+    for channel, values in found:
+        units = streams[channel.layer].numpy()[..., list(channel.units)]
+        value = units @ np.array(channel.weights) + channel.offset
+        np.testing.assert_array_equal(value, values[..., channel.element])
+
+
+def test_of_griffin_whole_layers_have_hooks(tmp_path):
+    """Of the halves it names `hook_mlp_in` too, which no run calls."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model, ids = griffin(tmp_path / "griffin")
+    bridge = TransformerBridge.boot_transformers(str(tmp_path / "griffin"), device="cpu")
+    with torch.no_grad():
+        cache = bridge.run_with_cache(torch.from_numpy(ids))[1]
+    check_channels(model, ids, {2 * n: cache[hook(n)] for n in range(len(bridge.blocks) + 1)})
+    assert "blocks.0.hook_mlp_in" in bridge.hook_dict and "blocks.0.hook_mlp_in" not in cache
+
+
+def test_nnsight_reads_every_layer_of_griffin(tmp_path):
+    nnsight = pytest.importorskip("nnsight")
+    from transformers import AutoModelForCausalLM
+
+    model, ids = griffin(tmp_path / "griffin")
+    network = nnsight.NNsight(AutoModelForCausalLM.from_pretrained(tmp_path / "griffin"))
+    with torch.no_grad(), network.trace(torch.from_numpy(ids)):
+        streams = [].save()
+        for block in network.model.layers:
+            streams.append(block.channel_pre_norm.input)
+            streams.append(block.output)
+    layers = dict(enumerate(streams, start=1))
+    assert len(layers) == len(model.circuit.units) - 1
+    check_channels(model, ids, layers)
+
+
 def test_the_labels_of_the_config_name_the_residual_stream(booted):
     """With no more than the folder: what each channel holds behind each layer."""
     model, bridge = booted

@@ -514,3 +514,15 @@ def test_pages_of_larger_models_open(browser, tmp_path, program, target):
     assert layers == len(model.circuit.units)
     browser.press("end", "down", "down", "down")
     assert browser.console() == []
+    # Numbers of two digits have room, however narrow a cell is.
+    browser.resize(400, 900)
+    said = browser.run(
+        "const drawn = [], brush = CanvasRenderingContext2D.prototype, old = brush.fillText;"
+        "brush.fillText = function (text, ...place) { drawn.push([text, this.font]);"
+        "  return old.call(this, text, ...place); };"
+        "window.dispatchEvent(new Event('resize')); brush.fillText = old; return drawn"
+    )
+    browser.resize(1440, 900)
+    texts, sizes = {text for text, _ in said}, {float(font.split("px")[0]) for _, font in said}
+    assert any(len(text) == 2 for text in texts) and "…" not in texts
+    assert min(sizes) >= 8

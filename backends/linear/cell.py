@@ -6,9 +6,9 @@ without a ReLU. Use these under jit, vmap and grad.
 bfloat16 networks compute in float32 and round inputs, states and outputs to bfloat16.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,22 @@ from lsrl.pytrees import HashedOnce
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
 Hidden = tuple[jax.Array, ...]  # per layer (..., hidden)
+
+
+class Picked(NamedTuple):
+    """A kernel that has at most one weight a column.
+
+    Attributes:
+      sources: (columns,) int32, the row of the weight.
+      weights: (columns,), 0 where there is none.
+    """
+
+    sources: jax.Array
+    weights: jax.Array
+
+
+# As `LinearNetwork.prepared` has them: a recurrent kernel that is left out is all zeros.
+Prepared = Mapping[str, jax.Array | Picked]
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ def initial_state(
 
 
 def apply_step(
-    parameters: Parameters,
+    parameters: Prepared,
     structure: NetworkStructure,
     state: Hidden,
     inputs: Sequence[jax.Array],
@@ -92,7 +108,7 @@ def apply_step(
     """Run one token.
 
     Args:
-      parameters: by flat name.
+      parameters: by flat name, of `parameters` or `prepared`.
       structure: of the network.
       state: per layer (..., hidden).
       inputs: per program input, token ids (...) or vectors (..., width).
@@ -104,13 +120,18 @@ def apply_step(
     rounded, compute = structure.rounded, structure.compute_dtype
 
     def get(name: str) -> jax.Array:
-        return parameters[name].astype(compute)
+        return cast(jax.Array, parameters[name]).astype(compute)
 
     def dot(rows: jax.Array, name: str) -> jax.Array:
-        return jnp.dot(rows, get(name), precision=lax.Precision.HIGHEST)
+        kernel = parameters[name]
+        if isinstance(kernel, Picked):
+            read = rows.at[..., kernel.sources].get(mode="promise_in_bounds")
+            return read * network.aligned(kernel.weights.astype(compute), read)
+        return jnp.dot(rows, kernel.astype(compute), precision=lax.Precision.HIGHEST)
 
     def bias(name: str) -> jax.Array:
-        return jnp.broadcast_to(get(name), (*state[0].shape[:-1], *parameters[name].shape))
+        held = get(name)
+        return jnp.broadcast_to(held, (*state[0].shape[:-1], *held.shape))
 
     values = bias("input_bias")
     for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
@@ -126,7 +147,9 @@ def apply_step(
     for number, layer in enumerate(structure.layers):
         name = f"layers.{number}."
         driven = dot(values, name + "input_kernel") + bias(name + "bias")
-        hidden = rounded(driven + dot(state[number].astype(compute), name + "recurrent_kernel"))
+        if name + "recurrent_kernel" in parameters:
+            driven = driven + dot(state[number].astype(compute), name + "recurrent_kernel")
+        hidden = rounded(driven)
         values = _read_outputs(hidden, layer, rounded)
         if edit is not None:
             values, hidden = edit(number + 1, values, hidden)

@@ -25,15 +25,29 @@ from lsrl.backends.linear.cell import (
     LayerStructure,
     NetworkStructure,
     Parameters,
+    Picked,
+    Prepared,
     apply_sequence,
     apply_step,
     initial_state,
 )
 from lsrl.backends.linear.tiles import PlanCache, run_tiles
-from lsrl.backends.network import Inputs, Network, Place, Step, parameter, precision
+from lsrl.backends.network import (
+    Inputs,
+    Network,
+    ParameterReader,
+    Place,
+    Step,
+    on_device,
+    parameter,
+    precision,
+)
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.parameters import Parameter, dense
 from lsrl.pytrees import Tree
+
+# Of a kernel of fewer rows a product takes no longer than to pick.
+FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,7 @@ class LinearNetwork(Network):
         self.output_kernel = parameter(weights.output_kernel, dtype)
         self.output_bias = parameter(weights.output_bias, dtype)
         self._plans = PlanCache()
+        self._whole: ParameterReader[Mapping[str, object]] = ParameterReader()
 
     # ---------------------------------------------------------------- parameters
 
@@ -158,6 +173,27 @@ class LinearNetwork(Network):
     def parameters(self) -> Parameters:
         """The parameters by flat name."""
         return cast(Parameters, super().parameters())
+
+    def prepared(self) -> Prepared:
+        """As `parameters`, with less to multiply: to the same bit.
+
+        Few layers of a deep network have a state that goes on; recurrent kernels without a weight,
+        which are the greater part of a step, are left out. A large kernel that has at most one
+        weight a column only picks what it reads.
+        """
+        found: dict[str, jax.Array | Picked] = {}
+        for name, array in self.parameters().items():
+            kernel = name.split(".")[-1]
+            if kernel.endswith("_kernel") and not isinstance(array, jax.core.Tracer):
+                weights = np.asarray(array)
+                if kernel == "recurrent_kernel" and not weights.any():
+                    continue
+                if len(weights) >= FEW_ROWS and (np.count_nonzero(weights, axis=0) <= 1).all():
+                    sources = on_device(np.argmax(weights != 0, axis=0), "int32")
+                    found[name] = Picked(sources, on_device(weights.sum(axis=0), self.dtype))
+                    continue
+            found[name] = array
+        return found
 
     def arrays(self) -> dict[str, Parameter]:
         """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
@@ -271,7 +307,7 @@ class LinearNetwork(Network):
     ) -> tuple[np.ndarray | jax.Array, Hidden]:
         structure, state = self.structure, cast("Hidden | None", given)
         with precision(structure.dtype):
-            parameters = cast(Parameters, self._reader.read(self, self.prepared))
+            parameters = cast(Parameters, self._whole.read(self, self.parameters))
             known = parameters is self._plans.parameters
             leaves = [*inputs, *(state or ()), *(() if known else parameters.values())]
             if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):

@@ -88,14 +88,15 @@ def write(
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
-    vocabulary = vocabulary_of(request.program)
+    network, vocabulary = network.as_reference(), vocabulary_of(request.program)
     if request.headless or vocabulary is None:
         files = _without_head(kind, network, request)
     else:
         files = _with_head(kind, backend, network, stream, vocabulary, request)
     if request.headless or vocabulary is None or request.alteration is not None:
-        circuit = request.circuit().to_json()
-        files[CIRCUIT] = without_folders(circuit, request.program.graph).encode(errors="replace")
+        graph = request.program.graph
+        circuit = request.circuit().with_sources(lambda line: without_folders(line, graph))
+        files[CIRCUIT] = circuit.to_json().encode()
     replace_folder(path, files, _check_export, FILES)
 
 

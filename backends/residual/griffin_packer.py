@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from lsrl.backends.residual.packer import TAPS, Channel, Made, Packer, SiteKind, Terms, delayed_by
-from lsrl.backends.residual.rows import ONE, AtomRow, factor_of
+from lsrl.backends.residual.rows import ONE, Atom, AtomRow, factor_of
 from lsrl.errors import LsrlError
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
@@ -33,33 +33,35 @@ class GriffinPacker(Packer):
         """One channel, whatever its sign."""
         return ((Channel(row), 1),)
 
-    def _delay(self, op: Delay, _: int, row: AtomRow) -> Made:
+    def _delay(self, op: Delay, _: Atom, row: AtomRow) -> Made:
         taps = tuple(float(lag == op.steps) for lag in range(TAPS))
         site = self.at_least(self.last(row) + 1, TEMPORAL)
         return Made(site, DELAYED, ((Channel(row, taps), 1),))
 
-    def _relu(self, _op: Relu, _: int, row: AtomRow) -> Made:
+    def _relu(self, _op: Relu, _: Atom, row: AtomRow) -> Made:
         site = self.last(row) + 1
         temporal = self.at_least(site, TEMPORAL) == site
         made = Channel(ONE, gate=row) if temporal else Channel(row, gate=ONE)
         return Made(site, GATED, ((made, 1),))
 
-    def _hold(self, _op: Hold, _: int, value: AtomRow, when: AtomRow) -> Made:
+    def _hold(self, _op: Hold, _: Atom, value: AtomRow, when: AtomRow) -> Made:
         return self.held(value, when, TEMPORAL, SCANNED)
 
-    def _product(self, _op: Product, _: int, left: AtomRow, right: AtomRow) -> Made:
+    def _product(self, _op: Product, atom: Atom, left: AtomRow, right: AtomRow) -> Made:
         pairs = ((left, right), (right, left))
         options = [self.gated(value, gate, TEMPORAL, GATED) for value, gate in pairs]
         options += [self._multiplied(value, gate) for value, gate in pairs]
-        return min(options, key=lambda made: (made.site, len(made.terms)))
+        return min(
+            options, key=lambda made: (self.spills(made, atom[0]), made.site, len(made.terms))
+        )
 
-    def _sum(self, op: LinearState, element: int, row: AtomRow) -> Made:
+    def _sum(self, op: LinearState, atom: Atom, row: AtomRow) -> Made:
         """What was summed up a token ago, and what comes in now.
 
         The first token goes into an RG-LRU unscaled, and so the sum takes a token later what is
         zero there.
         """
-        factor = factor_of(op, element)
+        factor = factor_of(op, atom[1])
         site, (terms,) = self.scanned([row], TEMPORAL, SCANNED)
         if any(delayed_by(channel, 1) is None for channel in terms):
             site = self.at_least(site + 1, TEMPORAL)

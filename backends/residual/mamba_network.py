@@ -90,6 +90,21 @@ class MambaNetwork(ResidualNetwork):
         inner, taps = conv.shape[1], conv.shape[-1]
         return {"conv": (inner, taps - 1), "ssm": (inner, a_log.shape[-1])}
 
+    def as_reference(self) -> Self:
+        """With idle inner channels behind the others, if those are no multiple of the stream's."""
+        legend = self.legend()
+        spaces = {name: space for name, space in legend.spaces.items() if space.spare}
+        spare = {name: -space.size % self.width for name, space in spaces.items()}
+        if not any(spare.values()):
+            return self
+
+        def longer(array: Array, axis: int, part: Part) -> Array:
+            more = [(0, 0)] * array.ndim
+            more[axis] = 0, spare.get(part.space, 0)
+            return np.pad(array, more)
+
+        return self.rebuilt(legend.changed(self.arrays(), longer))
+
     def inside(self, layer: int) -> Legend:
         """Inner channels, which take no signs: convolution and gate do not; and ranks of Δ."""
         _, size, rank = self.layers["mixer.dt_proj.weight"].shape

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from lsrl.backends.residual.packer import TAPS, Channel, Made, Packer, SiteKind, Terms
-from lsrl.backends.residual.rows import AtomRow, combined, factor_of
+from lsrl.backends.residual.rows import Atom, AtomRow, combined, factor_of
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
 BLOCK = SiteKind("block", relu_branch=True, relu_gate=True)
@@ -29,26 +29,28 @@ class MambaPacker(Packer):
         """One channel for each sign that the row can have."""
         return tuple((Channel(part), weight) for part, weight in self.signed(row))
 
-    def _delay(self, op: Delay, _: int, row: AtomRow) -> Made:
+    def _delay(self, op: Delay, _: Atom, row: AtomRow) -> Made:
         taps = tuple(float(lag == op.steps) for lag in range(TAPS))
         terms = tuple((Channel(part, taps), weight) for part, weight in self.signed(row))
         return Made(self.last(row) + 1, DELAYED, terms)
 
-    def _sum(self, op: LinearState, channel: int, row: AtomRow) -> Made:
+    def _sum(self, op: LinearState, atom: Atom, row: AtomRow) -> Made:
         site, (terms,) = self.scanned([row], BLOCK, SCANNED)
-        factor = factor_of(op, channel)
+        factor = factor_of(op, atom[1])
         summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
         return Made(site, SCANNED, tuple(summed))
 
-    def _hold(self, _op: Hold, _: int, value: AtomRow, when: AtomRow) -> Made:
+    def _hold(self, _op: Hold, _: Atom, value: AtomRow, when: AtomRow) -> Made:
         return self.held(value, when, BLOCK, SCANNED)
 
-    def _product(self, _op: Product, _: int, left: AtomRow, right: AtomRow) -> Made:
+    def _product(self, _op: Product, atom: Atom, left: AtomRow, right: AtomRow) -> Made:
         pairs = ((left, right), (right, left))
         options = (self.gated(value, gate, BLOCK, GATED) for value, gate in pairs)
-        return min(options, key=lambda made: (made.site, len(made.terms)))
+        return min(
+            options, key=lambda made: (self.spills(made, atom[0]), made.site, len(made.terms))
+        )
 
-    def _relu(self, _op: Relu, _: int, row: AtomRow) -> Made:
+    def _relu(self, _op: Relu, _: Atom, row: AtomRow) -> Made:
         site = max(self.last(row), 0)
         tapped = self._tapped(row, site)
         if tapped is None:

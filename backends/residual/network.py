@@ -238,6 +238,10 @@ class ResidualNetwork(Network):
     def inside(self, layer: int) -> Legend:
         """A layer's part of the legend: spaces by a name of their own, arrays by the layer's."""
 
+    def as_reference(self) -> Self:
+        """A network of the same numbers in shapes that the reference class can have: this one."""
+        return self
+
     # ------------------------------------------------------------ parameters
 
     def places(self) -> dict[str, Place]:

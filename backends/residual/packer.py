@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
+
 from lsrl.backends.base import capabilities_of
-from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull
+from lsrl.backends.residual.rows import ONE, Affines, Atom, AtomRow, Hull
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
@@ -23,6 +25,8 @@ from lsrl.levels import AT_INPUT
 from lsrl.target import Capabilities
 
 TAPS = 4  # the width of both targets' convolutions
+# What sums of float32 hold exactly, in steps of their grid.
+LARGEST_SUM = 2.0**24
 Mode = Literal["pass", "sum", "hold"]
 
 
@@ -92,7 +96,7 @@ class Packer(ABC):
 
     # The kinds of sites that follow each other, again and again.
     kinds: ClassVar[tuple[SiteKind, ...]]
-    # By op what places its atoms: of the packer, the op, the channel and the operands' rows.
+    # By op what places its atoms: of the packer, the op, the atom and the operands' rows.
     placers: ClassVar[Mapping[type[Op], Callable[..., Made]]]
 
     def __init__(self, graph: Graph, chains: bool = True) -> None:
@@ -101,6 +105,7 @@ class Packer(ABC):
         self.chains = chains
         self.affines = Affines(graph)
         self.made: dict[Atom, Made] = {}
+        self._fans: dict[int, int] = {}
         for node, channel in self._needed():
             op = graph.nodes[node].op
             made = Made(-1, 0, ()) if isinstance(op, AT_INPUT) else self.place(node, channel)
@@ -145,7 +150,7 @@ class Packer(ABC):
         op = self.graph.nodes[node].op
         if type(op) not in self.placers:
             raise LsrlError(f"{self.graph.label(node)}: no block of this target makes a {op.name}")
-        return self.placers[type(op)](self, op, channel, *self.reads(node, channel))
+        return self.placers[type(op)](self, op, (node, channel), *self.reads(node, channel))
 
     # ------------------------------------------------------------ what placing needs
 
@@ -222,6 +227,32 @@ class Packer(ABC):
             for channel, weight in terms.items()
         )
         return Made(site, stage, tuple(made))
+
+    def spills(self, made: Made, node: int) -> bool:
+        """Whether products with the parts of a row add up to more than sums hold exactly.
+
+        Parts of a {0,1} row can be far larger than 1, and a reader adds up many products.
+        """
+        size, grid = 0.0, np.inf
+        for channel, weight in made.terms:
+            branch, gate = self.hull(channel.row), self.hull(channel.gate or ONE)
+            size += abs(float(weight)) * max(branch.high, -branch.low) * max(gate.high, 0.0)
+            grid = min(grid, branch.step * gate.step)
+        if size <= 2 * self.graph.facts[node].magnitude.max():
+            return False
+        return size * self._fan(node) > LARGEST_SUM * grid
+
+    def _fan(self, node: int) -> int:
+        """The greatest number of a node's channels that one row adds up."""
+        if node not in self._fans:
+            counts = [1]
+            for reader in self.graph.readers[node]:
+                op, operands = self.graph.nodes[reader].op, self.graph.nodes[reader].operands
+                if isinstance(op, Affine):
+                    read = op.weights[operands.index(node)]
+                    counts.append(int(np.diff(read.indptr).max(initial=0)))
+            self._fans[node] = max(counts)
+        return self._fans[node]
 
     def signed(self, row: AtomRow) -> list[tuple[AtomRow, int]]:
         """The row as a difference of ReLUs: the parts that its interval leaves."""

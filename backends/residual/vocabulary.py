@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple
 
-from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 
@@ -92,13 +92,9 @@ def _apart(name: str, words: tuple[str, ...]) -> str:
 
 def tokenizer_files(vocabulary: Vocabulary, max_length: int | None) -> dict[str, bytes]:
     """The files of a tokenizer that splits at blanks, and adds nothing unless asked to fill up."""
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers
-    except ImportError as error:
-        raise InputError(
-            "export: 'huggingface' needs the tokenizers library, which is not installed: "
-            "pip install 'lsrl[huggingface]'"
-        ) from error
+    needed("tokenizers", "export: 'huggingface'")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
     unknown, padding = vocabulary.others
     ids = {word: row for row, word in enumerate((*vocabulary.words, unknown, padding))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))

@@ -14,6 +14,7 @@ from lsrl import cache
 from lsrl.cli.answers import DEBUG, Commands
 from lsrl.cli.bench import bench_commands
 from lsrl.cli.library import list_programs, list_targets
+from lsrl.cli.machine import machine_commands
 from lsrl.cli.networks import compile_program, explain_program, export_program, show_program
 from lsrl.cli.printing import say
 from lsrl.cli.runs import run_program, verify_program, view_program
@@ -81,6 +82,7 @@ for _name, _command in (
     app.command(_name)(_command)
 app.add_typer(bench_commands, name="bench")
 app.add_typer(suite_commands, name="suite")
+app.add_typer(machine_commands, name="machine")
 
 
 def main() -> None:

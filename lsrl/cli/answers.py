@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from lsrl.cli.printing import print_all, say
 from lsrl.errors import LsrlError
-from lsrl.extras import EXTRAS
+from lsrl.extras import EXTRAS, missing
 
 # Exit codes, beside 0 and that of a check that failed, which is 1.
 MISUSE, FAULT, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
@@ -95,7 +95,7 @@ def _answer(error: BaseException) -> int:
                 _drop_output()
             _tell(_system_text(error))
         case ModuleNotFoundError(name=str(name)) if name in EXTRAS:
-            _tell(f"this needs {name}, which is not installed: pip install 'lsrl[{EXTRAS[name]}]'")
+            _tell(missing(name))
         case MemoryError():
             _tell(f"not enough memory: {error or 'no more could be had'}; choose smaller sizes")
         case _:

@@ -39,7 +39,7 @@ def list_programs(json: AsJson = False) -> None:
 
 
 def list_targets(json: AsJson = False) -> None:
-    """List the targets, with what each of them can hold.
+    """List the targets, with what each of them can hold, and the formats that models export to.
 
     Examples:
       lsrl targets
@@ -50,12 +50,18 @@ def list_targets(json: AsJson = False) -> None:
     targets = lsrl.targets()
     if json:
         say_json(
-            {"target": target.name, "cell": target.cell, "holds": dict(target.supports)}
+            {
+                "target": target.name,
+                "cell": target.cell,
+                "holds": dict(target.supports),
+                "exports": list(target.formats),
+            }
             for target in targets
         )
         return
-    table = Table("target", "cell", "holds", show_lines=True)
+    table = Table("target", "cell", "holds", "exports", show_lines=True)
     for target in targets:
         holds = "\n".join(f"{feature}: {how}" for feature, how in target.supports.items())
-        table.add_row(target.name, cell(target.cell), cell(holds))
+        formats = ", ".join(target.formats)
+        table.add_row(target.name, cell(target.cell), cell(holds), cell(formats))
     print_table(table)

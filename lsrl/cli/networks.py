@@ -1,7 +1,7 @@
 """`lsrl compile`, `show`, `export` and `explain`: what a program becomes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ from lsrl.cli.options import (
     new_picture,
 )
 from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
-from lsrl.cli.subject import check_not_compiled, compiled, legalise_of, subject_of
+from lsrl.cli.subject import check_not_compiled, compiled, legalise_of, most_of, subject_of
 
 
 def compile_program(
@@ -177,6 +177,13 @@ def export_program(
             "--headless", help="Of huggingface: no head, also for a token in and a token out."
         ),
     ] = False,
+    layers: Annotated[
+        Literal["stacked", "separate"],
+        typer.Option(
+            "--layers",
+            help="Of torch: one module of all layers, or a module each, which can be hooked.",
+        ),
+    ] = "stacked",
 ) -> None:
     """Write a model for another framework: torch, or Hugging Face's transformers.
 
@@ -186,6 +193,7 @@ def export_program(
     Examples:
       lsrl export dyck1 -t lstm --out dyck1
       lsrl export induction_head -t mamba --out induction
+      lsrl export dyck1 -t lstm --layers separate --out dyck1
       lsrl export majority.lsrl --out majority
     """
     from lsrl.backends import registry
@@ -196,7 +204,9 @@ def export_program(
     if format is None:
         # The first one; a target without any refuses each, and says which targets have which.
         format = next(iter(registry.find(model.target).exporters()), "torch")
-    model.export(format, out, tie_word_embeddings=tie_word_embeddings, headless=headless)
+    model.export(
+        format, out, tie_word_embeddings=tie_word_embeddings, headless=headless, layers=layers
+    )
     say(f"exported to {out}, as {format}", stderr=True)
 
 
@@ -208,6 +218,7 @@ def explain_program(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="Of the answer; float32 if not given.")
     ] = None,
+    most_parameters: MostParameters = None,
 ) -> None:
     """Say whether a target can hold a program (yes, up to a length, or no), and why.
 
@@ -225,6 +236,10 @@ def explain_program(
     for name in names:
         with status(f"{subject.program.name} on {name}"):
             explanation = lsrl.explain(
-                subject.program, name, dtype=dtype, legalise=legalise_of(unroll)
+                subject.program,
+                name,
+                dtype=dtype,
+                legalise=legalise_of(unroll),
+                most_parameters=most_of(most_parameters),
             )
         say(str(explanation))

@@ -43,6 +43,7 @@ def run_program(
     param: Parameters = None,
     dtype: Dtype = None,
     unroll: Unroll = False,
+    most_parameters: MostParameters = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check the program's promises on these inputs.")
     ] = False,
@@ -65,10 +66,11 @@ def run_program(
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
     if target is None and subject.model is None:
-        check_not_compiled(subject, dtype=dtype, unroll=unroll)
+        check_not_compiled(subject, dtype=dtype, unroll=unroll, most_parameters=most_parameters)
         outputs = subject.program.run(*arrays)
     else:
-        outputs = compiled(subject, target, dtype, unroll).run(*arrays, check=check)
+        model = compiled(subject, target, dtype, unroll, most_parameters=most_parameters)
+        outputs = model.run(*arrays, check=check)
     sequences = outputs if batched else outputs[None]
     for number, output in enumerate(sequences):
         if batched:
@@ -107,6 +109,7 @@ def view_program(
     dtype: Dtype = None,
     unroll: Unroll = False,
     inspectable: Inspectable = False,
+    most_parameters: MostParameters = None,
     source: Annotated[
         bool,
         typer.Option(
@@ -130,7 +133,9 @@ def view_program(
 
     subject = subject_of(program, param)
     arrays = read_inputs(inputs, subject.program) if inputs else example_inputs(subject)
-    model = compiled(subject, target, dtype, unroll, inspectable=inspectable)
+    model = compiled(
+        subject, target, dtype, unroll, inspectable=inspectable, most_parameters=most_parameters
+    )
     view(model, *arrays, path=out, source=source)
     say(f"written to {out}", stderr=True)
 

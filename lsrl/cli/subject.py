@@ -41,7 +41,7 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
     """
     import lsrl
 
-    parameters = _parse_settings(settings or [])
+    parameters = parse_settings(settings or [])
     file, colon, inner = name.rpartition(":")
     if colon and file.endswith(".py"):
         return Subject(_from_file(Path(file), inner, parameters))
@@ -94,7 +94,7 @@ def compiled(
             legalise=legalise_of(unroll),
             robust=robust,
             inspectable=inspectable,
-            most_parameters=MOST_PARAMETERS if most_parameters is None else most_parameters,
+            most_parameters=most_of(most_parameters),
             watch=watch,
         )
 
@@ -140,6 +140,11 @@ def _check_compiled(
 def legalise_of(unroll: bool) -> Legalise:
     """The choice of `lsrl.compile` that --unroll stands for."""
     return "unroll" if unroll else "native"
+
+
+def most_of(most_parameters: int | None) -> int:
+    """The most parameters, of which there is a default that no saved model is held to."""
+    return MOST_PARAMETERS if most_parameters is None else most_parameters
 
 
 def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] | None]":
@@ -210,7 +215,12 @@ def _call_text(parameters: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in parameters.items())
 
 
-def _parse_settings(texts: list[str]) -> dict[str, object]:
+def parse_settings(texts: list[str]) -> dict[str, object]:
+    """Names and values, of texts NAME=VALUE.
+
+    Raises:
+      InputError: no such text, or a name that is given twice.
+    """
     parameters: dict[str, object] = {}
     for name, value in map(_parse_setting, texts):
         if name in parameters:

@@ -261,7 +261,7 @@ def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
         operands = graph.nodes[node].operands
         if not isinstance(op, SelectiveState | Hold) or not values.keys() >= set(operands):
             continue  # with operands that are not given, it is as it was
-        first, second = (values[operand] for operand in operands)
+        first, second = (values[operand] for operand in operands[:2])
         # What keeps or takes a value is 0 or 1, though its interval may say no more than that it is
         # between other numbers; and an update that overwrites comes where nothing is kept.
         flag = second if isinstance(op, Hold) else first

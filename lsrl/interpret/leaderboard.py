@@ -36,7 +36,8 @@ class Standing(NamedTuple):
     Attributes:
       what: what is claimed.
       method: its name.
-      models: how many it was tried on.
+      models: those that it is compared on, the same for all methods of a kind of claim.
+      tried: those that it has a score on.
       roc_auc: area under the ROC curve; None where it says nothing.
       second: of edges and nodes the average precision, of probes their R².
       faithfulness: share of outputs that stay when all that is not claimed is taken out.
@@ -45,6 +46,7 @@ class Standing(NamedTuple):
     what: str
     method: str
     models: int
+    tried: int
     roc_auc: Interval | None
     second: Interval | None
     faithfulness: Interval | None
@@ -61,10 +63,14 @@ class Leaderboard:
     rows: tuple[MethodScore, ...]
 
     def standings(self) -> tuple[Standing, ...]:
-        """The methods for each kind of claim, the best first; means count each program once."""
+        """The methods for each kind of claim, the best first; means count each program once.
+
+        Methods are compared on the models on which all of them have a score of the kind.
+        """
         found = []
         for (kind, level), what in _WHAT.items():
-            rows = [row for row in self.rows if (row.kind, row.level) == (kind, level)]
+            tried = [row for row in self.rows if (row.kind, row.level) == (kind, level)]
+            rows = _shared(tried)
             second = "r2" if kind == "probes" else "pr_auc"
             measures = [
                 summary(rows, ("method",), name) for name in ("roc_auc", second, "faithfulness")
@@ -73,10 +79,10 @@ class Leaderboard:
                 Standing(
                     what,
                     method,
-                    sum(row.method == method for row in rows),
+                    *(sum(row.method == method for row in some) for some in (rows, tried)),
                     *(measure.get((method,)) for measure in measures),
                 )
-                for method in dict.fromkeys(row.method for row in rows)
+                for method in dict.fromkeys(row.method for row in tried)
             ]
             found += sorted(lines, key=lambda s: -(s.roc_auc.mean if s.roc_auc else -1.0))
         return tuple(found)
@@ -106,11 +112,11 @@ class Leaderboard:
         for standing in self.standings():
             if standing.what != last:
                 last = standing.what
-                lines += [last, f"  {'method':<20} {'models':>6}  {'ROC-AUC':<18} "
+                lines += [last, f"  {'method':<20} {'models':>8}  {'ROC-AUC':<18} "
                           f"{'precision or R²':<18} faithful"]  # fmt: skip
             cells = (standing.roc_auc, standing.second, standing.faithfulness)
             shown_cells = [f"{_text(cell):<18}" for cell in cells]
-            lines.append(f"  {standing.method:<20} {standing.models:>6}  {' '.join(shown_cells)}")
+            lines.append(f"  {standing.method:<20} {_models(standing):>8}  {' '.join(shown_cells)}")
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
@@ -123,7 +129,7 @@ class Leaderboard:
             cells = (standing.roc_auc, standing.second, standing.faithfulness)
             body.append(
                 f'<tr><th scope="row">{html.escape(standing.method)}</th>'
-                f"<td>{standing.models}</td>{''.join(map(_cell, cells))}</tr>"
+                f"<td>{_models(standing)}</td>{''.join(map(_cell, cells))}</tr>"
             )
         head = ("method", "models", "ROC-AUC", "average precision, or R²", "faithful\u00adness")
         heads = "".join(f'<th scope="col">{title}</th>' for title in head)
@@ -143,7 +149,8 @@ def benchmark(
     """Score a method of one's own on networks whose circuits are known, beside the references.
 
     The method is called with a model and inputs, 16 legal sequences, (sequences, time[, width]) an
-    input. It returns a claim, or several: a `NodeClaim` or an `EdgeClaim`, about signals by name or
+    input. It returns a claim, or several, and the references are scored on the same kinds of claims
+    about the same models. A claim is a `NodeClaim` or an `EdgeClaim`, about signals by name or
     about the units of each layer's hook (`model.circuit.units` has their numbers, that of the input
     map first), or a `ProbeClaim`. Greater numbers are surer. It should not look at `model.circuit`
     beyond names and sizes, which is the truth that it is scored against.
@@ -161,8 +168,8 @@ def benchmark(
       The leaderboard.
 
     Raises:
-      InputError: no models, or the method returns something that is no claim about its model.
-      LsrlError: scikit-learn is not installed.
+      InputError: no models, or the method returns something that is no claim about its model,
+        or scikit-learn is not installed.
 
     Example:
       >>> def by_size(model, inputs):
@@ -201,6 +208,20 @@ def _case(model: Model) -> Case:
     return Case(model.program.name, model.target, variant, model, sampler)
 
 
+def _shared(rows: Sequence[MethodScore]) -> list[MethodScore]:
+    """The rows of those models that every method has a row of."""
+    tried: dict[str, set[tuple[str, str, str]]] = {}
+    for row in rows:
+        tried.setdefault(row.method, set()).add((row.program, row.target, row.variant))
+    common = set.intersection(*tried.values()) if tried else set()
+    return [row for row in rows if (row.program, row.target, row.variant) in common]
+
+
+def _models(standing: Standing) -> str:
+    models, tried = standing.models, standing.tried
+    return str(models) if models == tried else f"{models} of {tried}"
+
+
 def _text(cell: Interval | None) -> str:
     return "–" if cell is None else shown(cell)
 
@@ -235,7 +256,7 @@ td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
 </style></head><body><main>
 <h1>Leaderboard</h1>
 <p>Means over programs, each counted once, with 95 % intervals of a bootstrap that draws
-programs.</p>
+programs. Methods are compared by the kinds of claims that all of them make, on the same models.</p>
 <div>{body}</div>
 </main></body></html>
 """

@@ -17,6 +17,7 @@ the circuit names, and units as they are.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -39,6 +40,9 @@ from lsrl.model import Model
 # A method of one's own: from a model and inputs to what it claims of the model.
 Claim = NodeClaim | EdgeClaim | ProbeClaim
 Judged = Callable[[Model, list[Array]], Claim | Sequence[Claim]]
+LEVELS: tuple[Level, ...] = ("units", "signals")
+# A kind of claim and its level.
+Asked = tuple[str, str]
 # Sequences that methods look at.
 SEQUENCES = 16
 # Sequences for what a dataset can't tell apart, and for probes; half of them to fit.
@@ -77,7 +81,8 @@ def evaluate_methods(
     Args:
       cases: the models.
       methods: see METHODS.
-      own: further methods by name; see `lsrl.interpret.benchmark`.
+      own: further methods by name, see `lsrl.interpret.benchmark`; where there are some, the
+        methods are scored on a model by what these claim of it, and by nothing else.
       seed: of inputs and of what is random in a method.
       faithful: whether to measure the faithfulness of claims about units, or about signals where
         there are no others.
@@ -85,7 +90,7 @@ def evaluate_methods(
 
     Returns:
       One row a model, method, kind and level; where units hold several signals each, of signals
-      only.
+      only, unless one of `own` claims units.
 
     Raises:
       InputError: there is no such method, or one of the further ones claims nothing that fits.
@@ -99,11 +104,12 @@ def evaluate_methods(
     rows = []
     for case in cases:
         bench = _Bench(case, seed, faithful)
+        judged = [row for name, f in (own or {}).items() for row in bench.judged(name, f)]
+        asked = {(row.kind, row.level) for row in judged} if own else bench.told()
         found: list[MethodScore] = []
         for method in cast("list[Method]", wanted):
-            found += [bench.probed()] if method == "probes" else bench.claimed(method)
-        for name, function in (own or {}).items():
-            found += bench.judged(name, function)
+            found += bench.scored(method, asked)
+        found += judged
         rows += found
         if progress is not None:
             progress(case, found)
@@ -124,21 +130,31 @@ class _Bench:
         self.values = decoded(circuit, self.hooks) | found
         self.truth = Truth(circuit, equivalence_classes(circuit, self.values))
         inputs = [x[:SEQUENCES] for x in self.pool]
-        self.units = Laboratory(model, inputs, seed=seed)
-        self.looked: dict[Level, Laboratory] = {"units": self.units, "signals": self.units}
+        self.units = self.directions = Laboratory(model, inputs, seed=seed)
         self.mixed = mixes(circuit)
         if self.mixed:
             # Units are no nodes there: what they hold is in directions.
-            directions = Laboratory(model, inputs, channel_basis(circuit), seed=seed)
-            self.looked = {"signals": directions}
+            self.directions = Laboratory(model, inputs, channel_basis(circuit), seed=seed)
         self.ablation = Ablation(model, self.truth, inputs, seed)
 
     def _blank(self, method: str, kind: str, level: Level) -> MethodScore:
         case = self.case
         return MethodScore(case.program, case.target, case.variant, method, kind, level)
 
-    def probed(self) -> MethodScore:
-        """The score of probes."""
+    def told(self) -> set[Asked]:
+        """All that can be said of the model."""
+        levels = LEVELS[1:] if self.mixed else LEVELS
+        return {("probes", "signals"), *product(("edges", "nodes"), levels)}
+
+    def scored(self, method: Method, asked: set[Asked]) -> Iterator[MethodScore]:
+        """The scores of a reference method's claims, of these kinds and levels."""
+        if method != "probes":
+            for level in LEVELS:
+                yield from self._claimed(method, level, {k for k, of in asked if of == level})
+        elif ("probes", "signals") in asked:
+            yield self._probed()
+
+    def _probed(self) -> MethodScore:
         model, classes = self.case.model, self.truth.classes
         probes = probe(model, self.pool, self.hooks, self.values, classes, self.seed)
         scored = self._probes("probes", probes.claim)
@@ -173,20 +189,23 @@ class _Bench:
             r2=scored.r2,
         )
 
-    def claimed(self, method: Method) -> Iterator[MethodScore]:
-        """The scores of a method's claims about edges and nodes, at each level."""
-        for level, laboratory in self.looked.items():
-            # Whoever reads the weights is not told the directions that hold signals.
-            laboratory = self.units if method == "weights" else laboratory
-            effects = laboratory.effects(method)
-            edges, nodes = effects.claims(self.case.model.circuit, level)
-            if method == "random" and level == "signals":
-                # The greatest of many units would favour wide signals.
-                rng = laboratory.rng
-                edges = EdgeClaim(signals={pair: rng.random() for pair in edges.signals or {}})
-                nodes = NodeClaim(signals={name: rng.random() for name in nodes.signals or {}})
-            yield self._scored(self._blank(method, "edges", level), edges, effects)
-            yield self._scored(self._blank(method, "nodes", level), nodes, effects)
+    def _claimed(self, method: Method, level: Level, kinds: set[str]) -> Iterator[MethodScore]:
+        """The scores of a method's claims about edges and nodes at a level."""
+        if not kinds & {"edges", "nodes"}:
+            return
+        # Whoever reads the weights is not told the directions that hold signals.
+        told = level == "signals" and method != "weights"
+        laboratory = self.directions if told else self.units
+        effects = laboratory.effects(method)
+        edges, nodes = effects.claims(self.case.model.circuit, level)
+        if method == "random" and level == "signals":
+            # The greatest of many units would favour wide signals.
+            rng = laboratory.rng
+            edges = EdgeClaim(signals={pair: rng.random() for pair in edges.signals or {}})
+            nodes = NodeClaim(signals={name: rng.random() for name in nodes.signals or {}})
+        for kind, claim in (("edges", edges), ("nodes", nodes)):
+            if kind in kinds:
+                yield self._scored(self._blank(method, kind, level), claim, effects)
 
     def _scored(
         self, blank: MethodScore, claim: EdgeClaim | NodeClaim, effects: Effects | None = None

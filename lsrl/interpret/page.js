@@ -129,6 +129,14 @@
         if (Number.isFinite(value)) row.greatest = Math.max(row.greatest, Math.abs(value));
   }
 
+  // In pixels, letters that can be read and those that need not be larger; and how wide one is.
+  const [SMALL, LARGE, ASPECT] = [8, 11, 0.61];
+  /** Whether cells have more than one letter, as −1 and 10 do: all of them are as wide as two then. */
+  const lettered = rows.some((row) => row.width === 1 && row.drawn?.length &&
+    row.values.some((sequence) => sequence.some((value) => shortly(value).length > 1))) ||
+    data.inputs.some((input) => input.symbols && input.texts.flat().some((text) => text.length > 1));
+  const least = Math.ceil((lettered ? 2 : 1) * SMALL * ASPECT) + 2;
+
   // ------------------------------------------------------------ state
 
   const state = { sequence: 0, token: 0, signal: null, layer: null, query: "", constants: false };
@@ -185,15 +193,15 @@
   const layout = () => {
     const wide = $("board").clientWidth;
     const narrow = wide < 600;
-    column = clamp(Math.floor(Math.min(400, wide * (narrow ? 0.24 : 0.32)) / (layers + 1)), 5, 28);
+    column = clamp(Math.floor(Math.min(360, wide * (narrow ? 0.24 : 0.28)) / (layers + 1)), 5, 28);
     size.names = clamp(Math.ceil(longest * 7.7) + 94, narrow ? 90 : 130, narrow ? 108 : 270);
     size.wires = Math.ceil(columnAt(layers) + column / 2 + 6);
     size.value = narrow ? 52 : 96;
     const free = wide - size.names - size.wires - size.value - (narrow ? 4 : 12);
-    size.heat = Math.max(narrow ? 120 : 260, free);
+    size.heat = Math.max(narrow ? 92 : 260, free);
     for (const [name, value] of Object.entries(size))
       document.documentElement.style.setProperty(`--${name}`, `${value}px`);
-    seen.cell = clamp(Math.floor(size.heat / data.tokens), narrow ? 9 : 7, 40);
+    seen.cell = clamp(Math.floor(size.heat / data.tokens), Math.max(narrow ? 9 : 7, least), 40);
     seen.count = Math.min(data.tokens, Math.floor(size.heat / seen.cell));
     let y = 0;
     let above = null;
@@ -350,17 +358,24 @@
     };
     colours = {
       zero: rgb("--band"), positive: rgb("--positive"), negative: rgb("--negative"),
-      ink: style.getPropertyValue("--ink"), paper: style.getPropertyValue("--paper"),
-      bad: style.getPropertyValue("--bad"), mono: style.getPropertyValue("--mono"),
+      ink: rgb("--ink"), paper: rgb("--paper"), bad: rgb("--bad"), mono: style.getPropertyValue("--mono"),
     };
   };
   const strength = (value, greatest) =>
     value === 0 || !greatest ? 0 : 0.12 + 0.88 * Math.pow(Math.abs(value) / greatest, 0.75);
-  const colourOf = (value, greatest) => {
+  const tintOf = (value, greatest) => {
     if (!Number.isFinite(value)) return colours.bad;
     const [end, s] = [value < 0 ? colours.negative : colours.positive, strength(value, greatest)];
-    return `rgb(${colours.zero.map((from, k) => Math.round(from + (end[k] - from) * s)).join(",")})`;
+    return colours.zero.map((from, k) => Math.round(from + (end[k] - from) * s));
   };
+  /** Of ink and paper the one that stands out more on a colour. */
+  const inkOn = (tint) => {
+    const light = ([red, green, blue]) => 0.05 +
+      0.2126 * (red / 255) ** 2.2 + 0.7152 * (green / 255) ** 2.2 + 0.0722 * (blue / 255) ** 2.2;
+    const contrast = (one) => Math.abs(Math.log(light(one) / light(tint)));
+    return css(contrast(colours.ink) > contrast(colours.paper) ? colours.ink : colours.paper);
+  };
+  const css = (tint) => `rgb(${tint.join(",")})`;
 
   const paint = (row) => {
     row.stale = false;
@@ -374,7 +389,9 @@
     context.scale(ratio, ratio);
     const gap = seen.cell >= 9 ? 1 : 0;
     const strip = height / row.drawn.length;
-    context.font = `11px ${colours.mono}`;
+    const texts = row.width === 1 ? seenTexts(row) : [];
+    const letters = lettersFor(texts, seen.cell - gap - 1);
+    context.font = `${letters}px ${colours.mono}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     // Zeros first: of hundreds of elements, what is not zero stays visible.
@@ -383,17 +400,31 @@
         const line = turn % row.drawn.length;
         const value = number(valueAt(row, state.sequence, seen.first + place, row.drawn[line]));
         if ((value === 0) !== turn < row.drawn.length) continue;
-        context.fillStyle = colourOf(value, row.greatest);
+        context.fillStyle = css(tintOf(value, row.greatest));
         const lower = strip > 6 && row.drawn.length > 1 ? 1 : 0;
         const tall = Math.max(strip - lower, value === 0 ? strip : 1.5);
         context.fillRect(place * seen.cell, line * strip, seen.cell - gap, tall);
-        const text = shortly(value);
-        if (row.width === 1 && value !== 0 && seen.cell >= 12 && text.length * 6.7 <= seen.cell - 1) {
-          context.fillStyle = strength(value, row.greatest) > 0.5 ? colours.paper : colours.ink;
+        if (row.width === 1 && value !== 0) {
+          context.fillStyle = inkOn(tintOf(value, row.greatest));
+          const text = fitted(texts[place], letters, seen.cell - gap - 1);
           context.fillText(text, place * seen.cell + (seen.cell - gap) / 2, height / 2 + 0.5);
         }
       }
   };
+
+  /** What stands in a row's cells; a zero is an empty one. */
+  const seenTexts = (row) => [...Array(seen.count).keys()].map((place) => {
+    const value = number(valueAt(row, state.sequence, seen.first + place, row.drawn[0]));
+    return value === 0 ? "" : shortly(value);
+  });
+
+  /** The size at which all of some texts fit a place, but for those that fit at none. */
+  const lettersFor = (texts, room) => {
+    const most = Math.floor(room / (SMALL * ASPECT));
+    const longest = Math.max(1, ...texts.map((text) => text.length).filter((length) => length <= most));
+    return clamp(room / (longest * ASPECT), SMALL, LARGE);
+  };
+  const fitted = (text, letters, room) => (text.length * letters * ASPECT <= room + 0.01 ? text : "…");
 
   /** Rows out of sight are painted when they come into it: there may be hundreds. */
   const paintSeen = () => {
@@ -432,6 +463,8 @@
     const lines = data.inputs.filter((input) => input.symbols).slice(0, 3);
     const every = [1, 2, 5, 10, 20, 50].find((step) => step * seen.cell >= 22) ?? 100;
     axis.style.height = `${16 * (lines.length + 1)}px`;
+    const sizes = lines.map((input) => lettersFor(
+      input.texts[state.sequence].slice(seen.first, seen.first + seen.count), seen.cell));
     for (let place = 0; place < seen.count; place++) {
       const token = seen.first + place;
       const put = (text, className, line, wide) => {
@@ -441,11 +474,12 @@
         mark.style.width = `${seen.cell * wide - 1}px`;
         mark.dataset.token = token;
         axis.append(mark);
+        return mark;
       };
       if (token % every === 0) put(String(token), "index", 0, every === 1 ? 1 : every * 0.98);
       lines.forEach((input, line) => {
-        const text = input.texts[state.sequence][token];
-        if (text.length * 6.7 <= seen.cell + 1) put(text, "symbol", line + 1, 1);
+        const mark = put(fitted(input.texts[state.sequence][token], sizes[line], seen.cell), "symbol", line + 1, 1);
+        mark.style.fontSize = `${sizes[line]}px`;
       });
     }
     for (const mark of axis.querySelectorAll(".index")) mark.style.textAlign = every === 1 ? "center" : "left";

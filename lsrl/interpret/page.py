@@ -147,10 +147,8 @@ def content(
     found, held = patch(model, arrays, {}), circuit.held
     lines = _lines(model)
     names = _file_names({line.file for found in lines.values() for line in found})
-    shown = json.loads(circuit.to_json())
-    for one in (*shown["signals"], *shown["derived"]):
-        # Without the folders of the machine that it was compiled on.
-        one["source"] = _shortened(one["source"], names)
+    # Without the folders of the machine that it was compiled on.
+    shown = circuit.with_sources(lambda line: _shortened(line, names)).to_content()
     return {
         "format": FORMAT,
         "version": VERSION,

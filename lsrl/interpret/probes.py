@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsrl.errors import LsrlError
+from lsrl.extras import needed
 from lsrl.interpret.score import ProbeClaim, Readout
 from lsrl.interpret.truth import CONSTANT, Classes
 from lsrl.ir.numbers import Array
@@ -49,14 +49,9 @@ def probe(
       seed: of the control task.
 
     Raises:
-      LsrlError: scikit-learn is not installed.
+      InputError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.linear_model import Ridge
-    except ImportError as error:
-        raise LsrlError(
-            "probes need scikit-learn; install it with pip install 'lsrl[interpret]'"
-        ) from error
+    ridge = needed("sklearn.linear_model", "probing").Ridge
     half = len(inputs[0]) // 2
     rng = np.random.default_rng(seed)
     kinds = _token_kinds(inputs)
@@ -78,7 +73,7 @@ def probe(
         targets = [*(values[name] for name in names), control]
         wanted = np.concatenate(targets, axis=-1)
         # One solution for all of them, each as it would be by itself.
-        fitted = Ridge(alpha=1e-3).fit(_flat(features[:half]), _flat(wanted[:half]))
+        fitted = ridge(alpha=1e-3).fit(_flat(features[:half]), _flat(wanted[:half]))
         ends = np.cumsum([target.shape[-1] for target in targets])[:-1]
         weights = fitted.coef_.T / scale[:, None]
         parts = (_flat(wanted[half:]), fitted.predict(_flat(features[half:])), weights)

@@ -10,13 +10,13 @@ What is true is in `lsrl.interpret.truth`; faithfulness in `lsrl.interpret.faith
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import ModuleType
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from lsrl.circuit import OUTPUT, Circuit
-from lsrl.errors import InputError, LsrlError
+from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.interpret.truth import CONSTANT, Classes, Truth, counted_outputs
 from lsrl.ir.numbers import Array
 
@@ -197,7 +197,7 @@ def score(
 
     Raises:
       InputError: an unknown signal (says the nearest), or an array of the wrong shape.
-      LsrlError: scikit-learn is not installed.
+      InputError: scikit-learn is not installed.
     """
     return score_on(Truth(circuit, classes), claim, threshold)
 
@@ -234,7 +234,7 @@ def score_on(truth: Truth, claim: NodeClaim | EdgeClaim, threshold: float | None
 
 def _curves(true: Array, scores: Array) -> tuple[float | None, float | None, float]:
     """ROC-AUC, average precision, and the threshold of the best F1."""
-    metrics = _metrics()
+    metrics = needed("sklearn.metrics", "scoring")
     if not true.any():
         return None, None, float(scores.max(initial=0.0)) + 1.0
     # What is not claimed is the least sure, and claimed at no threshold.
@@ -247,16 +247,6 @@ def _curves(true: Array, scores: Array) -> tuple[float | None, float | None, flo
         return None, None, best
     roc, pr = metrics.roc_auc_score(true, ranked), metrics.average_precision_score(true, ranked)
     return float(roc), float(pr), best
-
-
-def _metrics() -> ModuleType:
-    try:
-        from sklearn import metrics
-    except ImportError as error:
-        raise LsrlError(
-            "scores need scikit-learn; install it with pip install 'lsrl[interpret]'"
-        ) from error
-    return metrics
 
 
 def _compared(truth: Truth, claim: NodeClaim | EdgeClaim) -> tuple[Array, Array]:
@@ -435,4 +425,5 @@ def _location(truth: Truth, name: str, layer: int, looks: Array, varies: Array) 
     holds, looks = np.isin(np.arange(len(looks)), units)[varies], looks[varies]
     if holds.all() or not holds.any():
         return []
-    return [float(_metrics().roc_auc_score(holds, looks))]
+    metrics = needed("sklearn.metrics", "scoring")
+    return [float(metrics.roc_auc_score(holds, looks))]

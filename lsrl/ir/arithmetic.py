@@ -182,6 +182,10 @@ class Numbers:
         """Where a value lies outside an interval."""
         return (value < self.row(low, value.ndim)) | (value > self.row(high, value.ndim))
 
+    def unequal_sum(self, total: Array, first: Array, second: Array) -> Array:
+        """Where a total is not the sum of two values."""
+        return cast(Array, total != first + second)
+
     def off_grid(self, value: Array, step: Values) -> Array:
         """Where a value is no multiple of a step, where that is not 0."""
         on = np.array(step) > 0
@@ -227,6 +231,11 @@ class Floats(Numbers):
             return super().product_at_once(weight, value)
         flat = value.reshape(-1, weight.columns)
         return np.asarray((weight.csr @ flat.T).T).reshape(*value.shape[:-1], weight.rows)
+
+    def unequal_sum(self, total: Array, first: Array, second: Array) -> Array:
+        """Beyond what rounding explains, of each value and of their sum."""
+        size = abs(total) + abs(first) + abs(second)
+        return cast(Array, abs(first + second - total) > 2 * np.finfo(self.dtype).eps * size)
 
 
 @final

@@ -51,6 +51,24 @@ def union(first: Groups, second: Groups) -> Groups:
     return first if same else kept(found)
 
 
+def together(groups: Groups) -> Groups:
+    """The groups with one more where two roots tell more channels apart than either does.
+
+    What belongs to row 2 and to column 3 of a grid is on only while both are: it belongs to their
+    crossing, and no two crossings are on together.
+    """
+    for k, (first, rows) in enumerate(groups):
+        for second, columns in groups[k + 1 :]:
+            both = (rows >= 0) & (columns >= 0)
+            pairs = np.stack([rows, columns])[:, both]
+            crossings, found = np.unique(pairs, axis=1, return_inverse=True)
+            if len(crossings.T) > max(len(np.unique(rows[both])), len(np.unique(columns[both]))):
+                members = np.full(len(rows), -1)
+                members[both] = found.ravel()
+                return kept({("both", first, second): members, **dict(groups)})
+    return groups
+
+
 def common(first: Groups, second: Groups, first_zero: Array, second_zero: Array) -> Groups:
     """What holds of a value that is the first signal's or the second's, channel by channel.
 

@@ -28,6 +28,7 @@ from lsrl.ir.ops import (
     Affine,
     Bound,
     Constant,
+    Hold,
     Input,
     Latch,
     Lookup,
@@ -122,6 +123,8 @@ class Inference:
             keep, update = node.operands
             if _same_rows(self.nodes, keep):
                 return _held(known[update], np.array(op.initial), index)
+        if isinstance(op, Hold) and _same_rows(self.nodes, node.operands[1]):
+            return _held(known[node.operands[0]], np.array(op.initial), index)
         return exclusion.NONE
 
     def _shut(self, argument: int, known: Sequence[Facts]) -> Groups:
@@ -144,7 +147,7 @@ class Inference:
                 belongs = np.full(len(bias), -1)
                 np.maximum.at(belongs, rows[shuts], members[columns[shuts]])
                 found = exclusion.union(found, ((root, belongs),))
-        return found
+        return exclusion.together(found)
 
     def _reads_groups(self, index: int, known: Sequence[Facts]) -> bool:
         """Whether anything has groups that a node is made of through affine maps alone."""

@@ -13,17 +13,29 @@ from types import FrameType, FunctionType, MethodType
 from typing import cast, final, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lsrl import arguments
 from lsrl.arguments import shown
-from lsrl.drawing import Drawing, draw, formula, remark
-from lsrl.errors import ProgramError
+from lsrl.drawing import Drawing, draw, node_formulas, remark
+from lsrl.errors import InputError, ProgramError
 from lsrl.ir import ops
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
+from lsrl.ir.incremental import Moment
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
+from lsrl.language.feedback import Feedback, prove
+from lsrl.language.loop import (
+    LOOP_OPTIONS,
+    Reference,
+    carried_out,
+    check_length,
+    numbers_for,
+    requested,
+)
+from lsrl.language.run import Run, Wiring
 from lsrl.language.signal import Signal, concat
 from lsrl.language.trace import Trace, recording
 from lsrl.showing import Table, card
@@ -43,6 +55,7 @@ class Program:
       inputs: declared types by parameter name.
       output_type: Token, or None for a vector.
       documentation: the function's docstring.
+      feedback: which outputs are the next input of a loop, or None; see `loop`.
       recorded: whether its lines were recorded in this process. Those of a file are what the file
         says: they are told, and never looked up.
     """
@@ -55,9 +68,14 @@ class Program:
         output_type: Token | None,
         documentation: str = "",
         *,
+        feedback: Feedback | None = None,
         recorded: bool = True,
     ) -> None:
-        """Made by `lsrl.program`, read from a file, or from a graph that was built by hand."""
+        """Made by `lsrl.program`, read from a file, or from a graph that was built by hand.
+
+        Raises:
+          ProgramError: the feedback does not fit, or may leave the input's type.
+        """
         self.name = name
         self.graph = verify(graph)
         self.max_length = max_length
@@ -65,6 +83,9 @@ class Program:
         self.output_type = output_type
         self.documentation = documentation
         self.recorded = recorded
+        self.feedback = feedback
+        if feedback is not None:
+            prove(feedback, self.inputs, self.graph.facts[self.graph.output])
 
     @property
     def num_outputs(self) -> int:
@@ -115,6 +136,84 @@ class Program:
             name: _in_float64(values[i] if batched else values[i][0]) for name, i in named.items()
         }
 
+    def loop(
+        self,
+        *prompt: ArrayLike | Run[Moment[Array]],
+        steps: int,
+        until: str = "halt",
+        stdin: bytes | Sequence[bytes] = b"",
+        state: Moment[Array] | None = None,
+        exact: bool = False,
+        dtype: DTypeLike | None = None,
+        **unknown: object,
+    ) -> Run[Moment[Array]]:
+        """Run the reference evaluator in a loop: outputs are the next input, by `feedback`.
+
+        Args:
+          *prompt: as the inputs of `run`; the last token is the first instruction. Or a run, which
+            goes on.
+          steps: instructions to carry out at most.
+          until: "halt" stops where the program halts; "steps" goes on all the same.
+          stdin: keys; of a batch a list with those of each machine, or the same for all.
+          state: of a run, to read the prompt after what it has read.
+          exact: rationals, whatever float64 holds.
+          dtype: "float32" or "float64": each operation rounded to it. By default float64 where it
+            is proven exact, else rationals.
+          **unknown: none; inputs go by order.
+
+        Returns:
+          What it did; that it did not halt, or waits for a key, is no error.
+
+        Raises:
+          InputError: the program has no feedback, the prompt lies outside its types, or the tokens
+            exceed max_length.
+          PromiseError: an instruction breaks a promise of the program; says which.
+        """
+        arguments.no_keywords("loop", unknown, self.inputs, (*LOOP_OPTIONS, "exact", "dtype"))
+        arguments.flag("loop: exact", exact)
+        asked = requested(self.wiring(until), prompt, steps, stdin)
+        before = asked.run.state if asked.run is not None else state
+        if before is not None and not isinstance(before, Moment):
+            raise InputError(
+                f"loop: a program goes on from a run of its own, got {type(before).__name__}; a "
+                "model's run goes on with model.loop"
+            )
+        position = 0 if before is None else int(before.tokens.max())
+        tokens = check_length(asked, position, self.max_length)
+        engine = Reference(
+            self.graph, asked.wiring, numbers_for(self.graph, tokens, exact, dtype), tokens
+        )
+        start = engine.start(asked.machines) if before is None else before
+        after, record = carried_out(engine, start, asked)
+        return Run(after, asked.batched, asked.wiring, record)
+
+    def wiring(self, until: str = "halt") -> Wiring:
+        """How outputs become inputs in a loop: as declared, or a token out as the token in.
+
+        Args:
+          until: what ends it, "halt" or "steps".
+
+        Raises:
+          InputError: the program has no feedback.
+        """
+        feedback, facts = self.feedback, self.graph.facts[self.graph.output]
+        kinds, out = list(self.inputs.values()), self.output_type
+        if feedback is None and out is not None and len(kinds) == 1:
+            fits = isinstance(kinds[0], Token) and out.size <= kinds[0].size
+            feedback = Feedback(next(iter(self.inputs)), 0) if fits else None
+        if feedback is None:
+            raise InputError(
+                f"loop: {self!r} does not say which outputs are its next input; declare "
+                "@lsrl.program(feedback=lsrl.Feedback(input, output)), or one Token input and a "
+                "Token output that is not larger"
+            )
+        whole = True
+        if feedback.memory is not None:
+            memory = feedback.memory
+            whole = facts.take(np.arange(*memory.values)).integer and memory.initial % 1 == 0
+        until = arguments.choice("loop: until", until, ("halt", "steps"))
+        return Wiring(feedback, tuple(self.inputs.items()), facts.width, whole, until)
+
     def draw(self, path: str | os.PathLike[str] | None = None, *, whole: bool = False) -> Drawing:
         """Draw the signals as they are written, each below what it reads.
 
@@ -136,8 +235,8 @@ class Program:
         """For notebooks: the signature, and a table of the signals."""
         graph = self.graph
         rows = [
-            (graph.label(i), formula(graph, i), remark(graph, i), graph.source(i))
-            for i in graph.live()
+            (graph.label(i), said, remark(graph, i), graph.source(i))
+            for i, said in node_formulas(graph).items()
         ]
         table = Table("signals", ("signal", "is", "", "line"), rows, shut=len(rows) > 12)
         return card(repr(self), (), table, text=self.documentation.partition("\n\n")[0])
@@ -154,7 +253,10 @@ class Program:
 def program(function: Callable[..., object], /) -> Program: ...
 @overload
 def program(
-    *, max_length: int | None = None, name: str | None = None
+    *,
+    max_length: int | None = None,
+    name: str | None = None,
+    feedback: Feedback | None = None,
 ) -> Callable[[Callable[..., object]], Program]: ...
 def program(
     function: Callable[..., object] | None = None,
@@ -162,6 +264,7 @@ def program(
     *,
     max_length: int | None = None,
     name: str | None = None,
+    feedback: Feedback | None = None,
 ) -> Program | Callable[[Callable[..., object]], Program]:
     """Turn a function over signals into a `Program`.
 
@@ -171,17 +274,18 @@ def program(
         that a functools.partial binds. It returns a signal or a tuple of signals.
       max_length: the greatest number of tokens; programs that accumulate need it.
       name: the function's name by default.
+      feedback: which outputs are the next token's input in a loop, and what stops it.
 
     Returns:
       A Program, or a decorator that makes one.
 
     Raises:
-      ProgramError: no function, a missing annotation, a result that is no signal, or an output
-        outside its type.
+      ProgramError: no function, a missing annotation, a result that is no signal, an output outside
+        its type, or one that is fed back and not proven to be a legal input.
     """
     if function is None:
-        return lambda decorated: _record(decorated, max_length, name)
-    return _record(function, max_length, name)
+        return lambda decorated: _record(decorated, max_length, name, feedback)
+    return _record(function, max_length, name, feedback)
 
 
 def _in_float64(values: Array) -> Array:
@@ -199,12 +303,14 @@ def _nearest(value: int | Fraction) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _record(function: object, max_length: object, name: object) -> Program:
+def _record(function: object, max_length: object, name: object, feedback: object) -> Program:
     inner = _function_of(function)
     where = f"{Path(inner.__code__.co_filename)}:{inner.__code__.co_firstlineno}"
     limit = None if max_length is None else _checked_length(max_length, where)
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise ProgramError(f"{where}: name must be text, got {shown(name)}")
+    if feedback is not None and not isinstance(feedback, Feedback):
+        raise ProgramError(f"{where}: feedback must be an lsrl.Feedback, got {shown(feedback)}")
     types = _annotations(inner, where)
     trace = Trace(limit)
     with recording(trace):
@@ -238,13 +344,17 @@ def _record(function: object, max_length: object, name: object) -> Program:
             f"got {output_type!r}"
         )
     _check_output(output, output_type, where)
-    return Program(
-        name or (inner.__name__ if inner.__name__ != "__call__" else type(function).__name__),
-        trace.builder.build(output.index),
-        trace.max_length,
-        output_type if isinstance(output_type, Token) else None,
-        inspect.getdoc(inner) or "",
-    )
+    try:
+        return Program(
+            name or (inner.__name__ if inner.__name__ != "__call__" else type(function).__name__),
+            trace.builder.build(output.index),
+            trace.max_length,
+            output_type if isinstance(output_type, Token) else None,
+            inspect.getdoc(inner) or "",
+            feedback=feedback,
+        )
+    except ProgramError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def _checked_length(value: object, where: str) -> int:

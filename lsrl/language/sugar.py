@@ -225,20 +225,35 @@ def latch(
     return record(ops.Latch(_row(initial, value.width, "initial"), keeper), value, condition)
 
 
-def hold(x: Signal, when: Signal, initial: ArrayLike = 0) -> Signal:
+def hold(
+    x: Signal,
+    when: Signal,
+    initial: ArrayLike = 0,
+    change: Operand | None = None,
+    keeper: ops.Keeper = "program",
+) -> Signal:
     """X of the last token at which `when` was 1; `initial` before there was one.
+
+    A target that can't overwrite needs the change: it adds up the changes instead.
 
     Args:
       x: any signal.
       when: a {0,1} signal of width 1 or of the width of x.
       initial: one number or one a channel.
+      change: with it comes the checked promise that where `when` is 1, x is what was held before
+        plus the change.
+      keeper: whose promise that is, as for `bound`.
     """
     value = as_signal(x)
     (condition,) = logical("hold", when)
+    _check_keeper(keeper)
     if value.width != condition.width:
         value, condition = broadcast(value, condition)
-    written = select(condition, value, 0)
     row = _row(initial, value.width, "initial")
+    if change is not None:
+        value, added = broadcast(value, change)
+        return record(ops.Hold(row, keeper), value, condition, added)
+    written = select(condition, value, 0)
     return record(ops.SelectiveState(row, overwrites=True), 1 - condition, written)
 
 
@@ -342,7 +357,7 @@ def _floor_divide(x: Signal, n: ArrayLike) -> Signal:
         if not np.fmod(step, divisor).any() and np.log2(divisor).is_integer():
             return value / divisor
         least, most = (np.floor(end / divisor) for end in (value.facts.low, value.facts.high))
-        return _known(combine([(0.0, value), *_divided(value, divisor)[0]]), least, most)
+        return known(combine([(0.0, value), *_divided(value, divisor)[0]]), least, most)
 
     return _by_divisor(x, n, "x // n", quotient)
 
@@ -395,7 +410,7 @@ def _divided(value: Signal, divisor: float) -> tuple[list[tuple[float, Operand]]
         value = value - multiple * passed
         # What passes loses the multiple, and what does not is at least a grid step below it.
         high = np.where(high >= multiple, np.maximum(multiple - grid, high - multiple), high)
-        value = _known(value, np.zeros(len(high)), high)
+        value = known(value, np.zeros(len(high)), high)
         multiple /= 2
     return terms, value
 
@@ -450,7 +465,7 @@ def _table_of(x: Signal, entry: Callable[[int], int | float], what: str, least: 
     return concat(*found)
 
 
-def _known(x: Signal, low: ArrayLike, high: ArrayLike, exclusive: bool = False) -> Signal:
+def known(x: Signal, low: ArrayLike, high: ArrayLike, exclusive: bool = False) -> Signal:
     """`bound` where it is a theorem and not a promise; x itself where inference sees it too."""
     lows, highs = _row(low, x.width, "low"), _row(high, x.width, "high")
     seen = (x.facts.low >= lows).all() and (x.facts.high <= highs).all()
@@ -479,7 +494,7 @@ def argmax(x: Signal) -> Signal:
     greatest = greater_equal(value, value.max())
     # A channel counts unless an earlier one is as great.
     earlier = np.tril(np.ones((value.width, value.width)), -1)
-    first = _known(relu(greatest - earlier @ greatest), 0.0, 1.0, exclusive=True)
+    first = known(relu(greatest - earlier @ greatest), 0.0, 1.0, exclusive=True)
     return affine([(np.arange(value.width)[None, :], first)])
 
 
@@ -536,7 +551,7 @@ def one_hot(x: Signal, n: int) -> Signal:
         square = Matrix.identity(max(op.type.size, size)).csr
         return record(ops.Lookup(Matrix(square[: op.type.size, :size])), value)
     # No value equals two numbers.
-    return _known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
+    return known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
 
 
 def lookup(x: Signal, table: object) -> Signal:
@@ -565,4 +580,4 @@ def lookup(x: Signal, table: object) -> Signal:
     table = matrix.dense()
     reached = table[int(value.facts.low[0]) : int(value.facts.high[0]) + 1]
     found = affine([(np.diff(table, axis=0).T, passed)], table[0])
-    return _known(found, reached.min(axis=0), reached.max(axis=0))
+    return known(found, reached.min(axis=0), reached.max(axis=0))

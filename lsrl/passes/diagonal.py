@@ -71,6 +71,8 @@ def lower_to_diagonal(graph: Graph, target: Capabilities) -> Graph:
             return _hold(builder, op.initial, operands[0], when)
         if isinstance(op, SelectiveState):
             return _selective(builder, op, *operands)
+        if isinstance(op, Hold):  # what it takes is all that a gate needs to know
+            return _hold(builder, op.initial, *operands[:2])
         return None
 
     return rewrite(graph, rule)

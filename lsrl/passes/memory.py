@@ -1,4 +1,4 @@
-"""Delays, clocks and latches as linear states."""
+"""Delays, clocks, latches and holds as linear states."""
 
 from collections import defaultdict
 
@@ -7,8 +7,19 @@ import scipy.sparse as sp
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.ops import Bound, Constant, Delay, Latch, LinearState, Periodic, Select
-from lsrl.passes.affine import add_affine
+from lsrl.ir.ops import (
+    Bound,
+    Constant,
+    Delay,
+    Hold,
+    Latch,
+    LinearState,
+    Periodic,
+    Relu,
+    Select,
+    SelectiveState,
+)
+from lsrl.passes.affine import add_affine, emit_affine
 from lsrl.target import Capabilities
 
 
@@ -23,6 +34,9 @@ def drop_bounds(graph: Graph) -> Graph:
 
 def lower_memory(graph: Graph, target: Capabilities) -> Graph:
     """Delay becomes a shift register, Periodic a ring, Latch a gated running sum.
+
+    So does a hold that is told its change, unless that is continuous, so that sums of it round, and
+    the target can overwrite.
 
     All delays of one signal share a register, all clocks whose periods divide one another a ring.
     """
@@ -44,6 +58,8 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
             return _clock(builder, op, period)
         if isinstance(op, Latch) and Latch not in target.native:
             return _latched(builder, node.width, op, operands)
+        if isinstance(op, Hold) and Hold not in target.native:
+            return _held(builder, op, operands, target)
         return None
 
     return rewrite(graph, rule)
@@ -87,3 +103,41 @@ def _latched(builder: GraphBuilder, width: int, op: Latch, operands: tuple[int, 
     silence = builder.add(Constant((0.0,) * width))
     taken = builder.add(Select(), when, rise, silence)
     return builder.add(LinearState(eye, op.initial), taken)
+
+
+def _held(builder: GraphBuilder, op: Hold, operands: tuple[int, ...], target: Capabilities) -> int:
+    """Initial + the running sum of the changes that are let through, or a state that overwrites."""
+    width = len(op.initial)
+    value, when = operands[:2]
+    summed = len(operands) == 3 and builder.facts[operands[2]].counted
+    if SelectiveState in target.native and not summed:
+        minus = Matrix.diagonal(-np.ones(width))
+        keep = add_affine(builder, (minus, when), bias=1.0)
+        silence = builder.add(Constant((0.0,) * width))
+        taken = builder.add(Select(), when, value, silence)
+        return builder.add(SelectiveState(op.initial, overwrites=True), keep, taken)
+    change = _let_through(builder, when, operands[2])
+    return builder.add(LinearState(Matrix.identity(width), op.initial), change)
+
+
+def _let_through(builder: GraphBuilder, when: int, value: int) -> int:
+    """The value where a condition is 1, else 0.
+
+    Where the condition is a ReLU of integers up to 1, that argument shuts the value as well, a
+    level earlier: below 1 it is 0 or less.
+    """
+    condition, facts = builder.nodes[when], builder.facts[value]
+    width = builder.nodes[value].width
+    argument = condition.operands[0] if isinstance(condition.op, Relu) else None
+    known = None if argument is None else builder.facts[argument]
+    if known is None or not facts.counted or not known.integer or (known.high > 1).any():
+        return builder.add(Select(), when, value, builder.add(Constant((0.0,) * width)))
+    halves: dict[int, Matrix] = {}
+    for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
+        channels = np.flatnonzero(reach > 0)
+        pick = Matrix.selection(channels, width).csr
+        shuts = Matrix(sp.diags_array(reach, format="csr")[channels])
+        terms = (Matrix(side * pick), value), (shuts, argument)
+        opened = add_affine(builder, *terms, bias=-reach[channels])
+        halves[builder.add(Relu(), opened)] = Matrix(side * pick.T)
+    return emit_affine(builder, halves, np.zeros(width))

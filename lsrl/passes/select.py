@@ -12,7 +12,7 @@ from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.ir.ops import Constant, Product, Relu, Select
-from lsrl.passes.affine import add_affine, add_sum
+from lsrl.passes.affine import add_affine, add_sum, emit_affine
 from lsrl.target import Capabilities
 
 
@@ -113,15 +113,16 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, ro
     """The sum of relu(x) and -relu(-x), each shut by the condition, or left out if always 0."""
     facts = builder.facts[node]
     width, zeros = facts.width, np.zeros(facts.width)
-    halves = []
+    halves: dict[int, Matrix] = {}
     for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
         channels = np.flatnonzero(reach > 0)
         if len(channels):
             big = _big_m(reach, facts, robust)
             back = Matrix(side * Matrix.selection(channels, width).csr.T)
             whole = _gated(builder, condition, node, side, sign, big, zeros, channels)
-            halves.append((back, whole))
-    return add_affine(builder, *halves)
+            halves[whole] = back
+    # A single ReLU is the value itself, and inherits what is known of it.
+    return emit_affine(builder, halves, zeros)
 
 
 def _big_m(reach: Array, facts: Facts, robust: bool) -> Array:

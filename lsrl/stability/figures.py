@@ -12,6 +12,7 @@ import numpy as np
 from lsrl.backends import registry
 from lsrl.drawing import save_figure
 from lsrl.errors import InputError
+from lsrl.extras import needed
 from lsrl.ir.numbers import Array
 from lsrl.stability.measures import critical_level, interval
 from lsrl.stability.store import CsvRow
@@ -43,12 +44,7 @@ def styled() -> Iterator[None]:
     Raises:
       InputError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError(
-            "figures need matplotlib: pip install 'lsrl[plot]'; the tables are there without it"
-        ) from error
+    matplotlib = needed("matplotlib", "a figure", "the tables are there without it")
     with matplotlib.rc_context(
         {
             "font.size": 8,

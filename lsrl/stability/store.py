@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
-from lsrl import cache
-from lsrl.arguments import shown
+from lsrl import cache, schema, sealed
 from lsrl.errors import FormatError, InputError
 from lsrl.folders import replace_file
+from lsrl.schema import FieldError, Reader
 from lsrl.stability.content import content
 
 CsvRow = dict[str, str]
@@ -41,7 +42,7 @@ class Parts:
         """Where the task of these settings (see `lsrl.stability.content`) is kept."""
         made = {"code": cache.code(), **{name: version(name) for name in ("lsrl", "jax", "numpy")}}
         text = json.dumps([settings, made], sort_keys=True, default=content)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.csv"
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
     def has(self, settings: Mapping[str, object]) -> bool:
         """Whether the task is finished."""
@@ -50,11 +51,53 @@ class Parts:
     def rows(
         self, settings: Mapping[str, object], work: Callable[[], Sequence[Mapping[str, object]]]
     ) -> list[CsvRow]:
-        """The rows of a task; it is run if it is not finished yet."""
+        """The rows of a task; it is run if it is not finished yet.
+
+        Raises:
+          InputError: the task is kept with other columns.
+          FormatError: what is kept of it is damaged.
+          OSError: it can't be read or written.
+        """
         path = self.path(settings)
         if not path.exists():
-            write_rows(path, self.columns, work())
-        return read_rows(path, self.columns)
+            write_part(path, self.columns, work())
+        return read_part(path, self.columns)
+
+
+def write_part(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """Keep the rows of a task as JSON with a checksum, each cell as a table has it.
+
+    Raises:
+      OSError: they can't be written.
+    """
+    header, *cells = csv.reader(io.StringIO(_table(columns, rows), newline=""))
+    content = sealed.seal(_FORM, {"columns": header, "rows": cells})
+    replace_file(path, (json.dumps(content, indent=0) + "\n").encode())
+
+
+def read_part(path: Path, columns: Sequence[str]) -> list[CsvRow]:
+    """Read what `write_part` wrote.
+
+    Raises:
+      InputError: it has other columns.
+      FormatError: it is damaged.
+      OSError: it can't be read.
+    """
+    try:
+        said = _PART(sealed.unseal(_FORM, schema.parse(path.read_bytes())))
+        names = cast(tuple[str, ...], said["columns"])
+        rows = schema.listed(schema.listed(schema.text, len(names)))(said["rows"])
+    except FieldError as error:
+        raise FormatError(
+            f"{path}: expected a finished task, got something else: {error}; remove it, and it is "
+            "made anew"
+        ) from error
+    if names != tuple(columns):
+        raise InputError(
+            f"{path}: expected the columns {', '.join(columns)}, got {', '.join(names)}; remove "
+            "it, and it is made anew"
+        )
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
@@ -63,39 +106,18 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, o
     Raises:
       OSError: it can't be written.
     """
+    replace_file(path, _table(columns, rows).encode())
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
+    return text.getvalue()
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[CsvRow]:
-    """Read a table that `write_rows` wrote.
-
-    Raises:
-      InputError: it has other columns.
-      FormatError: it is damaged.
-      OSError: it can't be read.
-    """
-    wanted = "a table" if columns is None else f"the columns {', '.join(columns)}"
-    try:
-        text = path.read_bytes().decode()
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        names = rows[0] if rows else []
-        if "\0" in text or not text.endswith("\n"):
-            raise csv.Error("it ends in the middle of a row, or holds what no text holds")
-        if len(set(names)) != len(names):
-            raise csv.Error(f"two columns of one name: {', '.join(names)}")
-        if columns is not None and names != list(columns):
-            raise InputError(
-                f"{path}: expected {wanted}, got {', '.join(names)}; remove it, and it is made anew"
-            )
-        short = next((row for row in rows if len(row) != len(names)), None)
-        if short is not None:
-            raise csv.Error(f"a row of {len(short)} cells, not {len(names)}: {shown(short)}")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FormatError(
-            f"{path}: expected {wanted}, got {error}; remove it, and it is made anew"
-        ) from error
-    return [dict(zip(names, row, strict=True)) for row in rows[1:]]
+_FORM = sealed.Form("lsrl-part", 1)
+_PART: Reader[dict[str, object]] = schema.record(
+    {"columns": schema.listed(schema.text), "rows": schema.anything}
+)

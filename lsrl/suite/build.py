@@ -32,7 +32,7 @@ import numpy as np
 from rich.progress import Progress
 
 import lsrl
-from lsrl import arguments, cache, schema
+from lsrl import arguments, cache, schema, sealed
 from lsrl.errors import (
     FormatError,
     InputError,
@@ -455,7 +455,7 @@ def _kept(root: Path, folder: str, key: str) -> _Finished | None:
     """What a folder holds, if it was finished by a build that would write the same."""
     try:
         content = (root / folder / UNIT).read_bytes()
-        unit = _UNIT(schema.parse(content))
+        unit = _UNIT(sealed.unseal(_FORM, schema.parse(content)))
         said = cast(dict[str, str], unit["files"])
         files = {name: digest((root / folder / name).read_bytes()) for name in said}
         if unit["key"] != key or files != said:
@@ -474,14 +474,9 @@ def _record(value: object) -> dict[str, Any]:
     return asdict(read_model_record(value))
 
 
+_FORM = sealed.Form("lsrl-suite-unit", 2)
 _UNIT: Reader[dict[str, object]] = schema.record(
-    {
-        "format": schema.one_of("lsrl-suite-unit"),
-        "version": schema.integer(1, 1),
-        "key": schema.text,
-        "files": read_places,
-        "record": _record,
-    }
+    {"key": schema.text, "files": read_places, "record": _record}
 )
 
 
@@ -489,8 +484,8 @@ def _with_unit(
     files: Mapping[str, bytes], key: str, record: dict[str, Any]
 ) -> tuple[dict[str, bytes], _Finished]:
     hashes = {name: digest(content) for name, content in sorted(files.items())}
-    unit = {"format": "lsrl-suite-unit", "version": 1, "key": key, "files": hashes}
-    content = (json.dumps({**unit, "record": record}, indent=1, sort_keys=True) + "\n").encode()
+    unit = sealed.seal(_FORM, {"key": key, "files": hashes, "record": record})
+    content = (json.dumps(unit, indent=1, sort_keys=True) + "\n").encode()
     # As it will be read back, so that a resumed build gives the same manifest.
     record = json.loads(content)["record"]
     return {**files, UNIT: content}, _Finished({**hashes, UNIT: digest(content)}, record)

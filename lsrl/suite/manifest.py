@@ -1,9 +1,9 @@
 """The manifest of a suite: every file with its hash, every model with its figures.
 
-`manifest.json` holds `format`, `version`, `seed`, `versions` (of the packages that decide the
-bytes), `code` (the hash of the source that they come from), `files` (path to sha256), `programs`,
-`models` and `refusals` (program, target, variant and reason). Paths are relative and have forward
-slashes.
+`manifest.json` holds `format`, `version`, `checksum` (see `lsrl.sealed`), `seed`, `versions` (of
+the packages that decide the bytes), `code` (the hash of the source that they come from), `files`
+(path to sha256), `programs`, `models` and `refusals` (program, target, variant and reason). Paths
+are relative and have forward slashes.
 """
 
 import hashlib
@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from lsrl import arguments, schema
+from lsrl import arguments, schema, sealed
 from lsrl.errors import FormatError, HashError, MissingFileError, NewerSchemaError
 from lsrl.schema import FieldError, Reader
 
-FORMAT = "lsrl-suite"
-VERSION = 1
+FORM = sealed.Form("lsrl-suite", 2, sealed=2)  # older ones are read as they are
 NAME = "manifest.json"
 # Problems of one kind that an error lists.
 LISTED = 5
@@ -115,8 +114,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The content of manifest.json."""
-        data = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        return json.dumps(data, indent=1, sort_keys=True) + "\n"
+        return json.dumps(sealed.seal(FORM, asdict(self)), indent=1, sort_keys=True) + "\n"
 
 
 def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
@@ -140,16 +138,11 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
             f"interrupted build: lsrl suite build {os.fspath(directory)}"
         )
     try:
-        data = schema.parse(path.read_bytes())
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise FieldError(f'an object with "format": "{FORMAT}"', arguments.shown(data))
-        if schema.integer(1)(data.get("version")) > VERSION:
-            raise NewerSchemaError(
-                f"{path}: expected a suite of version {VERSION} at most, got {data['version']}; "
-                "read it with a newer LSRL"
-            )
-        said = {name: one for name, one in data.items() if name not in ("format", "version")}
-        return schema.read(Manifest, said, _FIELDS)
+        return schema.read(Manifest, sealed.unseal(FORM, schema.parse(path.read_bytes())), _FIELDS)
+    except sealed.NewerError as error:
+        raise NewerSchemaError(
+            f"{path}: expected a suite of a version that this LSRL reads, got a newer one ({error})"
+        ) from error
     except FieldError as error:
         raise FormatError(
             f"{path}: expected the manifest of a suite, got something else ({error}); build it "

@@ -1,7 +1,6 @@
 """Single models and datasets of the suite, built when they are asked for and kept in the cache."""
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 import lsrl
@@ -11,6 +10,7 @@ from lsrl.interpret.methods import Case
 from lsrl.model import Model
 from lsrl.suite import build, datasets, manifest
 from lsrl.suite.datasets import Counterfactuals, Dataset
+from lsrl.suite.manifest import Refusal
 from lsrl.suite.programs import (
     STARTER,
     STARTER_TARGETS,
@@ -44,9 +44,11 @@ def load(program: str, target: str, variant: str = "plain", *, seed: int = 0) ->
       >>> data = lsrl.suite.load_data("dyck1").splits["validation"]
       >>> model.run(*data.arrays)
     """
-    found = _model(program, target, variant, seed)
-    if isinstance(found, str):
-        raise InputError(f"suite.load: {found}")
+    (found,) = held_and_refused(program, target, [variant], seed).values()
+    if isinstance(found, Refusal):
+        raise InputError(
+            f"suite.load: there is no {variant} model of {program} on {target}: {found.reason}"
+        )
     return found
 
 
@@ -96,42 +98,90 @@ def cases(
       seed: of the build.
 
     Returns:
-      Those that there are, in order; inputs are drawn from the validation split.
+      Those that there are, in order; inputs are drawn from the validation split. `refusals` of the
+      same arguments says which there are not, and why.
 
     Raises:
       InputError: an unknown name (suggests the nearest), or there is none of them.
       OSError: the cache can't be written.
     """
-    found, refused = [], []
+    found, reasons = [], []
     for program in programs:
-        data = load_data(program, seed=seed).splits["validation"]
-        for target, variant in product(targets, variants):
-            model = _model(program, target, variant, seed)
-            if isinstance(model, str):
-                refused.append(model)
-            else:
-                found.append(Case(program, target, variant, model, data.sample))
+        sample = load_data(program, seed=seed).splits["validation"].sample
+        for target in targets:
+            for variant, each in held_and_refused(program, target, variants, seed).items():
+                if isinstance(each, Refusal):
+                    reasons.append(each.reason)
+                else:
+                    found.append(Case(program, target, variant, each, sample))
     if not found:
-        raise InputError(f"suite.cases: there are none: {'; '.join(refused)}")
+        raise InputError(f"suite.cases: there are none: {'; '.join(reasons)}")
     return found
 
 
-def _model(program: str, target: str, variant: str, seed: int) -> Model | str:
-    """A model, or the reason why there is none."""
+def refusals(
+    programs: Sequence[str] = STARTER,
+    targets: Sequence[str] = STARTER_TARGETS,
+    variants: Sequence[str] = ("plain",),
+    *,
+    seed: int = 0,
+) -> list[Refusal]:
+    """Which models of the suite there are not, and why: what `cases` leaves out.
+
+    A target can't hold every program, and a variant asks for something of the target, as a residual
+    stream to rotate.
+
+    Args:
+      programs: names out of the suite.
+      targets: as for `lsrl.compile`.
+      variants: as for `load`.
+      seed: of the build.
+
+    Returns:
+      For each, in order, `program`, `target`, `variant`, and the `reason` that `load` gives.
+
+    Raises:
+      InputError: an unknown name; suggests the nearest.
+      OSError: the cache can't be written.
+
+    Example:
+      >>> for left_out in lsrl.suite.refusals(["dyck1"], ["gru", "mamba"], ["plain", "rotated"]):
+      ...     print(left_out.target, left_out.variant, left_out.reason)
+    """
+    return [
+        each
+        for program in programs
+        for target in targets
+        for each in held_and_refused(program, target, variants, seed).values()
+        if isinstance(each, Refusal)
+    ]
+
+
+def held_and_refused(
+    program: str, target: str, variants: Sequence[str], seed: int = 0
+) -> dict[str, Model | Refusal]:
+    """Variants of a program on a target by name, each the model or why there is none.
+
+    The program is compiled once for all of them.
+    """
     check_names("target", [target], {found.name: None for found in lsrl.targets()})
-    check_names("variant", [variant], VARIANTS)
-    made, root = _made(program, seed, target, variant)
-    if made.refusals:
-        reason = made.refusals[0].reason
-        return f"there is no {variant} model of {program} on {target}: {reason}"
-    return lsrl.load(root / made.models[0].folder / build.MODEL)
+    check_names("variant", variants, VARIANTS)
+    made, root = _made(program, seed, target, variants)
+    refused = {each.variant: each for each in made.refusals}
+    folders = {each.variant: root / each.folder for each in made.models}
+    return {
+        variant: refused[variant]
+        if variant in refused
+        else lsrl.load(folders[variant] / build.MODEL)
+        for variant in variants
+    }
 
 
 def _made(
-    program: str, seed: int, target: str | None = None, variant: str = "plain"
+    program: str, seed: int, target: str | None = None, variants: Sequence[str] = ()
 ) -> tuple[build.Made, Path]:
     task: SuiteProgram = suite_programs([program])[0]
     root = cache.directory() / "suite" / str(seed)
     root.mkdir(parents=True, exist_ok=True)
-    context = build.Context(root, seed, cache.code(), manifest.versions(), (variant,))
+    context = build.Context(root, seed, cache.code(), manifest.versions(), tuple(variants))
     return build.make(build.Unit(task, target), context), root

@@ -120,9 +120,10 @@ def merged(model: Model, request: Request) -> Model:
     if name not in pairs:
         first = [own for own, other in pairs.items() if other.name == name]
         raise InputError(
-            f"merged: {name} is the second program of {first[0]}'s merged networks"
+            f"merged: {name} is the second program of {first[0]}'s merged networks; take those"
             if first
-            else f"merged: {name} is in none of the {len(pairs)} pairs that the build's seed draws"
+            else f"merged: {name} is in none of the {len(pairs)} pairs that the build's seed "
+            f"draws; take {', '.join(pairs)}, or merge it with lsrl.interpret.variants.merged"
         )
     others = [pairs[name].program()]
     return variants.merged(model, request.seed, others, sampler=request.sampler)

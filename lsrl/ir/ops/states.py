@@ -315,18 +315,21 @@ class SelectiveState(StateOp):
 class Hold(StateOp):
     """The x of the last token where `when` was 1; `initial` before there was one.
 
-    Programs write a latch or a selective state; passes make this of them for targets whose gates
-    take a value in unmasked.
+    A third operand, the change, comes with the promise that where `when` is 1, x is what was held
+    before plus the change. So cells that can't overwrite have the same value as a running sum.
+    Without one it is what passes make of latches and selective states for targets whose gates take
+    a value in unmasked.
     """
 
     initial: Values  # (width,)
+    keeper: Keeper = "program"  # of the promise about the change
 
     sums = adds_nothing
     settled = holds_at_once  # it takes what may come at the first token
 
     def width_of(self, widths: Sequence[int]) -> int:
-        """Value and condition, of one width."""
-        width = same_width("hold", widths, 2)
+        """Value, condition and perhaps a change, of one width."""
+        width = same_width("hold", widths, 3 if len(widths) == 3 else 2)
         if len(self.initial) != width:
             raise ShapeError(f"hold: expected {width} initial values, got {len(self.initial)}")
         return width
@@ -335,17 +338,42 @@ class Hold(StateOp):
         """The hull of the value and the initial value."""
         return _written(operands[0], self.initial)
 
+    def start(self, extent: Extent) -> Memory:
+        """The initial value, twice: the value, and what was held before it."""
+        return extent.full(self.initial), extent.full(self.initial)
+
     def follow(self, before: Array, operands: Operands, extent: Extent) -> Array:
         """The value where it is taken."""
-        value, when = operands
-        return extent.numbers.where(when == 1, value, before)
+        return extent.numbers.where(operands[1] == 1, operands[0], before)
+
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
+        """The next value, and the one before, which the promise speaks of."""
+        value = self.follow(memory[0], operands, extent)
+        return (value, memory[0]), value
 
     def evaluate(self, operands: Operands, extent: Extent) -> Array:
         """The value at the last token that took one."""
-        value, when = operands
+        value, when = operands[:2]
         choices = np.concatenate([extent.full(self.initial)[:, :1], value], axis=1)
         taken = np.where(when == 1, np.arange(1, extent.shape[1] + 1)[:, None], 0)
         return np.take_along_axis(choices, np.maximum.accumulate(taken, axis=1), axis=1)
+
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge | None:
+        """What the change is."""
+        if len(operands) == 2:
+            return None
+        text = "is, where it is taken, what was held before plus the change"
+        return Pledge(text, self.keeper, of_operand=True)
+
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
+        """Where the value that is taken is another one."""
+        taken, when, change = operands
+        if memory:
+            before = memory[1]
+        else:
+            start = extent.full(self.initial)[:, :1]
+            before = np.concatenate([start, value], axis=1)[:, :-1]
+        return (when == 1) & extent.numbers.unequal_sum(taken, before, change)
 
 
 @final

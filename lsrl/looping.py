@@ -1,0 +1,185 @@
+"""Models that read their own outputs: what `Model` does in loops."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lsrl import arguments, requests
+from lsrl.backends.engine import Machines
+from lsrl.backends.loop import own_copy
+from lsrl.backends.network import Network
+from lsrl.ir.numbers import Array
+from lsrl.language.loop import Asked, carried_out, check_length
+from lsrl.language.program import Program
+from lsrl.language.run import Keeper, Run
+from lsrl.run_files import load_run, save_run
+from lsrl.state import Form, State, check_sequences, check_state
+
+Path = str | os.PathLike[str]
+
+
+class Looping(ABC):
+    """The part of a model that feeds outputs back.
+
+    Attributes:
+      program: the program.
+      module: the network.
+    """
+
+    program: Program
+    module: Network
+
+    @abstractmethod
+    def init_state(self, batch: int | None = None) -> State:
+        """The state before the first token."""
+
+    @abstractmethod
+    def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """Inputs for the network."""
+
+    @abstractmethod
+    def device_mode(self) -> AbstractContextManager[None]:
+        """What the network needs of jax's settings."""
+
+    @property
+    @abstractmethod
+    def _state_form(self) -> Form: ...
+
+    @abstractmethod
+    def _owner(self) -> dict[str, str]: ...
+
+    @abstractmethod
+    def _taken(
+        self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool
+    ) -> tuple[list[Array], bool]: ...
+
+    @abstractmethod
+    def _check_certified(self, what: str, length: int, beyond: bool) -> None: ...
+
+    def generate(
+        self,
+        prompt: ArrayLike,
+        steps: int,
+        *,
+        state: State | None = None,
+        beyond_certificate: bool = False,
+    ) -> Array:
+        """Continue a prompt: the output at each token is the input at the next.
+
+        Args:
+          prompt: token ids (time,) or (batch, time).
+          steps: number of tokens to add.
+          state: what was read before the prompt, of `step` or `run`; it is not changed.
+          beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
+
+        Returns:
+          int64 (steps,) or (batch, steps): the tokens after the prompt.
+
+        Raises:
+          InputError: the program has not one Token input and one Token output that fits it, or what
+            is read is longer than the program or the certificate allows.
+        """
+        requests.check_generates(self.program)
+        arguments.count("generate: steps", steps, most=requests.MOST_STEPS)
+        arguments.flag("generate: beyond_certificate", beyond_certificate)
+        arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
+        hidden = None if state is None else state.hidden
+        with self.device_mode():
+            tokens = self.module.generate(self.features(arrays), int(steps), hidden)
+        result = np.asarray(tokens).astype(np.int64)
+        return result if batched else cast(Array, result[0])
+
+    def loop(
+        self,
+        *prompt: ArrayLike | Run[State],
+        steps: int,
+        until: str = "halt",
+        stdin: bytes | Sequence[bytes] = b"",
+        state: State | None = None,
+        check: bool = False,
+        beyond_certificate: bool = False,
+        **unknown: object,
+    ) -> Run[State]:
+        """Run in a loop: outputs are the next input, as the program's `feedback` says.
+
+        The machines of a batch stop one by one, and cost nothing from then on.
+
+        Args:
+          *prompt: as the inputs of `run`; the last token is the first instruction. Or a run, which
+            goes on.
+          steps: instructions to carry out at most.
+          until: "halt" stops where the program halts; "steps" goes on all the same.
+          stdin: keys; of a batch a list with those of each machine, or the same for all.
+          state: what was read before the prompt, of `step`, `run` or another loop.
+          check: also run the reference evaluator, which raises where a promise is broken; of a
+            whole loop, so of no state and no run.
+          beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
+          **unknown: none; inputs go by order.
+
+        Returns:
+          What it did; that it did not halt, or waits for a key, is no error.
+
+        Raises:
+          InputError: the program has no feedback, the prompt lies outside its types, or the tokens
+            exceed what the program or the certificate allows.
+          BoundsError: with check=True, an instruction breaks a promise; says which.
+        """
+        options = {"steps": steps, "until": until, "stdin": stdin}
+        asked = requests.check_loop(
+            self.program, prompt, unknown, options, state,
+            check=check, beyond_certificate=beyond_certificate,
+        )  # fmt: skip
+        before = state if asked.run is None else asked.run.state
+        if before is not None:
+            check_state("loop", before, self._state_form)
+            check_sequences("loop", before, asked.machines if asked.batched else None)
+        position = 0 if before is None else before.position
+        length = check_length(asked, position, self.program.max_length)
+        self._check_certified("loop", length, beyond_certificate)
+        if check:
+            self.program.loop(*asked.prompt, steps=steps, until=until, stdin=stdin)
+        return _looped(self.module, asked, before, self._save_run)
+
+    def load_run(self, path: Path) -> Run[State]:
+        """Read a run that `Run.save` wrote, to go on from it: `loop(run, steps=...)`.
+
+        What it has put out so far is not in the file, but what it said and its memory are.
+
+        Raises:
+          FormatError: the file is damaged, truncated, newer, no run, or of another model.
+          OSError: the file can't be read.
+        """
+        wiring, place = self.program.wiring(), arguments.path("load_run", path)
+        run = load_run(place, self._owner(), wiring, self.init_state)
+        return replace(run, keeper=self._save_run)
+
+    def _save_run(self, run: Run[State], path: Path) -> None:
+        save_run(arguments.path("save", path), run, self.module.dtype, self._owner())
+
+
+def _looped(
+    network: Network, asked: Asked[State], before: State | None, keeper: Keeper[State]
+) -> Run[State]:
+    """Carry out a loop that was asked for.
+
+    Args:
+      network: that does.
+      asked: what for.
+      before: the state to go on from; the initial one if None.
+      keeper: writes the run to a file.
+    """
+    machines = asked.machines
+    with network.mode():
+        engine = Machines(network, asked.wiring, asked.steps, machines)
+        hidden = network.init_state((machines,)) if before is None else before.hidden
+        after, record = carried_out(engine, own_copy(hidden), asked)
+    told = asked.prompt[0].shape[1] - 1 if asked.prompt else 0
+    position = (0 if before is None else before.position) + told + int(record.done.max())
+    state = State(position, after, machines if asked.batched else None)
+    return Run(state, asked.batched, asked.wiring, record, keeper)

@@ -1,0 +1,295 @@
+"""Machines at work inside a network: prompts, traces, single steps and breakpoints."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
+from lsrl.language.run import Run
+from lsrl.machine.fleq import FleqStep
+from lsrl.machine.subleq import Step, Subleq
+from lsrl.machine.subleq_bus import SubleqBus, replayed
+from lsrl.machine.subleq_words import SubleqWords
+
+if TYPE_CHECKING:
+    from lsrl.model import Model
+
+S = TypeVar("S")
+CHUNK = 256  # instructions between two looks for a breakpoint
+
+
+Subject: TypeAlias = "Program | Model"
+
+
+class Looping(Protocol[S]):
+    """What runs in a loop: a program or a model."""
+
+    def loop(
+        self,
+        *prompt: ArrayLike | Run[S],
+        steps: int,
+        until: str = ...,
+        stdin: bytes | Sequence[bytes] = ...,
+    ) -> Run[S]:
+        """Go on for so many instructions."""
+
+
+class Machine(Protocol):
+    """A machine at some instruction, in plain Python or inside a network."""
+
+    pc: int
+
+    @property
+    def steps(self) -> int:
+        """How many instructions were done."""
+
+    @property
+    def text(self) -> bytes:
+        """What was printed."""
+
+    @property
+    def halted(self) -> bool:
+        """Whether it has stopped by itself."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next instruction wants a key that is not there."""
+
+    def dump(self) -> Array:
+        """Every cell, in the order of the addresses."""
+
+    def run(self, steps: int = ..., stdin: bytes = ..., *, stop: Collection[int] = ...) -> int:
+        """Go on, and count the instructions."""
+
+    def trace(
+        self, steps: int = ..., stdin: bytes = ..., *, stop: Collection[int] = ...
+    ) -> Sequence[Step | FleqStep]:
+        """Go on, and tell what each instruction does."""
+
+
+def program_of(subject: Subject) -> Program:
+    """The program of a model, or itself."""
+    return subject if isinstance(subject, Program) else subject.program
+
+
+def bus_of(subject: Subject) -> SubleqBus:
+    """How a machine is spoken to.
+
+    Raises:
+      InputError: the program is no machine.
+    """
+    program = program_of(subject)
+    bus = SubleqBus.of(program)
+    if bus is None:
+        raise InputError(
+            f"{program.name}: no machine that is known: expected lsrl.programs.subleq(...), "
+            "lsrl.programs.fleq(...) or lsrl.programs.subleq_lm(...), or a model of one"
+        )
+    return bus
+
+
+def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
+    """The prompt of a memory image: each token writes a cell, and the last one starts the machine.
+
+    Args:
+      subject: such as lsrl.programs.subleq() or lsrl.programs.subleq_lm(), or a model of it.
+      memory: the image: of `assemble`, a sequence of numbers from address 0 on, or a dict from
+        address to number.
+      start: where the first instruction stands.
+
+    Returns:
+      One array an input of the program, so that `model.loop(*card(model, image), steps=1000)` runs
+      the image.
+
+    Raises:
+      InputError: the program is no machine, or the image does not fit its memory; an AssemblyError
+        where the line is known.
+
+    Example: `model.loop(*lsrl.machine.card(model, [3, 4, -1, 5, 7]), steps=1).memory`.
+    """
+    program = program_of(subject)
+    arrays = (SubleqWords.of(program) or bus_of(program)).card(memory, start)
+    return tuple(arrays[name] for name in program.inputs)
+
+
+def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple[Array, ...]:
+    """The prompts of several images, for a batch of machines: as those of `card`, of one length.
+
+    Args:
+      subject: as for `card`.
+      memories: one image a machine.
+      start: where the first instruction of each stands.
+
+    Returns:
+      One array an input of the program, (machines, tokens, ...).
+
+    Raises:
+      InputError: as for `card`, or there is no image.
+
+    Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
+    """
+    bus, names = bus_of(subject), program_of(subject).inputs
+    alone = [bus.card(memory, start) for memory in memories]
+    if not alone:
+        raise InputError("cards: expected at least one image, got none")
+    tokens = max(len(own[bus.inputs[0]]) for own in alone)
+    same = [bus.card(memory, start, tokens) for memory in memories]
+    return tuple(np.stack([own[name] for own in same]) for name in names)
+
+
+def interpret(
+    subject: Subject,
+    memory: object,
+    start: int = 0,
+    *,
+    steps: int = 1_000_000,
+    stdin: bytes = b"",
+) -> Subleq:
+    """Run an image in plain Python, as the network of a program is to run it.
+
+    Args:
+      subject: as for `card`.
+      memory: as for `card`.
+      start: where the first instruction stands.
+      steps: instructions at most; with 0 it is only loaded.
+      stdin: the keys.
+
+    Returns:
+      The machine, as it is after the last instruction.
+
+    Raises:
+      InputError: as for `card`.
+
+    Example: `lsrl.machine.interpret(model, image).dump()`.
+    """
+    machine = bus_of(subject).plain(memory, start)
+    machine.run(steps, stdin)
+    return machine
+
+
+def trace(subject: Subject, run: Run[S], memory: ArrayLike | None = None) -> list[Step]:
+    r"""What a run did, instruction by instruction.
+
+    What an instruction wrote, and where it went, is as the network says; what it read is found by
+    replay of the writes ahead of it.
+
+    Args:
+      subject: the program or the model that ran.
+      run: of one machine; from a prompt, or from an earlier run on.
+      memory: that of the earlier run, if this one went on from it.
+
+    Returns:
+      One step an instruction.
+
+    Raises:
+      InputError: the run is of a batch, or it went on and memory is missing.
+
+    Example: `print(*lsrl.machine.trace(model, run), sep="\n")`.
+    """
+    if run.batched:
+        raise InputError("trace: this run is of a batch of machines; run one of them alone")
+    bus, outputs = bus_of(subject), run.outputs
+    names = [name for name, _ in run.wiring.types]
+    read = dict(zip(names, run.inputs, strict=True))
+    earlier = len(read[names[0]]) - len(outputs)
+    cells = bus.addresses()
+    if memory is None and cast(int, run.steps) > len(outputs):
+        raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
+    values = [0] * len(cells) if memory is None else np.asarray(memory).tolist()
+    held = dict(zip(cells, values, strict=True))
+    for address, word in bus.writes(read[bus.inputs[0]][: earlier + 1]):
+        if address in held:
+            held[address] = word
+    return replayed(held, bus.done({name: a[earlier:] for name, a in read.items()}, outputs))
+
+
+@final
+class Session(Generic[S]):
+    """A machine inside a network, or in the reference evaluator, that is driven as `Subleq` is.
+
+    Attributes:
+      pc: where the next instruction stands.
+      last: the loop's latest run, from which it goes on; None ahead of the first instruction.
+
+    Example: `lsrl.machine.Session(model, image).run(10)`.
+    """
+
+    def __init__(self, subject: Looping[S], memory: object, start: int = 0) -> None:
+        """Load an image, as `card` does.
+
+        Raises:
+          InputError: as for `card`.
+        """
+        self.pc = start
+        self.last: Run[S] | None = None
+        self._looping, self._subject = subject, cast("Subject", subject)
+        self._prompt = card(self._subject, memory, start)
+        self._plain = interpret(self._subject, memory, start, steps=0)
+
+    @property
+    def halted(self) -> bool:
+        """Whether it has stopped by itself."""
+        return self.last is not None and bool(self.last.halted)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next instruction wants a key that is not there."""
+        return self.last is not None and bool(self.last.waiting)
+
+    @property
+    def steps(self) -> int:
+        """How many instructions were done."""
+        return 0 if self.last is None else cast(int, self.last.steps)
+
+    @property
+    def text(self) -> bytes:
+        """What was printed."""
+        return b"" if self.last is None else cast(bytes, self.last.text)
+
+    def dump(self) -> Array:
+        """Every cell, in the order of the addresses."""
+        return self._plain.dump() if self.last is None else cast(Array, self.last.memory)
+
+    def run(self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()) -> int:
+        """Go on until the machine halts, waits for a key, comes to a breakpoint, or did its steps.
+
+        Args:
+          steps: how many instructions at most.
+          stdin: further keys.
+          stop: addresses of instructions ahead of which to stop; not ahead of the first.
+
+        Returns:
+          How many instructions were done.
+
+        Raises:
+          InputError: more instructions than the certificate speaks of.
+        """
+        return len(self.trace(steps, stdin, stop=stop))
+
+    def trace(
+        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
+    ) -> list[Step]:
+        """Go on as `run` does, and tell what was done, instruction by instruction."""
+        done: list[Step] = []
+        while len(done) < steps and not self.halted and not (done and self.pc in stop):
+            run, part = self._ahead(min(steps - len(done), CHUNK), stdin)
+            at = next((i + 1 for i, step in enumerate(part) if step.next in stop), len(part))
+            if at < len(part):
+                run, part = self._ahead(at, stdin)
+            self.last, stdin = run, b""
+            done += part
+            self.pc = part[-1].next if part else self.pc
+            if self.waiting:
+                break
+        return done
+
+    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], list[Step]]:
+        """The run of so many more instructions, and what they do."""
+        before: Sequence[ArrayLike | Run[S]] = self._prompt if self.last is None else (self.last,)
+        run = self._looping.loop(*before, steps=count, stdin=stdin)
+        memory = None if self.last is None else self.last.memory
+        return run, trace(self._subject, run, memory)

@@ -1,0 +1,194 @@
+"""SUBLEQ in plain Python: what a network is held to, and what a run's rows mean."""
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple, final
+
+import numpy as np
+
+from lsrl.ir.numbers import Array
+from lsrl.machine.image import Image, image_of
+
+GUARD = -1  # the address whence keys come, and whither letters go
+
+
+class Step(NamedTuple):
+    """One instruction, `mem[b] -= mem[a]`, and to `c` where that is not above 0.
+
+    Attributes:
+      pc: where it stands.
+      a: the first word, an address; -1 takes a key instead.
+      b: the second word, an address; -1 prints `at_a` instead.
+      c: the third word, where it may jump.
+      at_a: what was read at `a`.
+      at_b: what was read at `b`.
+      new: what was written there, or would have been.
+      next: where the next instruction stands; the machine halts below 0.
+      key: the code that was taken.
+      said: the code that was printed.
+    """
+
+    pc: int
+    a: int
+    b: int
+    c: int
+    at_a: int
+    at_b: int
+    new: int
+    next: int
+    key: int | None = None
+    said: int | None = None
+
+    def __str__(self) -> str:
+        """One line of a listing."""
+        what = f"{self.pc:>6}: {self.a:>6} {self.b:>6} {self.c:>6}   "
+        if self.key is not None:
+            what += f"mem[{self.b}] = key {self.key}"
+        elif self.said is not None:
+            what += f"print mem[{self.a}] = {self.said}"
+        else:
+            what += f"mem[{self.b}] = {self.at_b} - {self.at_a} = {self.new}"
+        return what + (f", to {self.next}" if self.next != self.pc + 3 else "")
+
+
+@final
+class Subleq:
+    """A SUBLEQ machine in plain Python, at some instruction.
+
+    Words wrap as two's complement; addresses without a cell read 0 and write nothing; the word `c`
+    is read before the write; no jump follows a key or a letter.
+
+    Attributes:
+      memory: word by address, of every cell.
+      pc: where the next instruction stands.
+      steps: how many instructions were done.
+      text: what was printed.
+      keys: those that were not taken yet.
+      waiting: whether the next instruction wants a key that is not there.
+
+    Example: `Subleq(image, bits=8).run(1000)`.
+    """
+
+    def __init__(
+        self,
+        memory: object,
+        *,
+        cells: int = 256,
+        segments: Collection[tuple[int, int]] | None = None,
+        bits: int = 16,
+        io: bool = True,
+        start: int = 0,
+    ) -> None:
+        """Load an image.
+
+        Args:
+          memory: the image, a sequence of numbers or a dict from address to number.
+          cells: how many there are, from address 0 on.
+          segments: instead, the addresses that have cells: (first, last + 1) of each segment.
+          bits: of a word.
+          io: whether address -1 takes keys and prints letters.
+          start: where the first instruction stands.
+
+        Raises:
+          InputError: the image does not fit; AssemblyError where the line of its text is known.
+        """
+        self.segments = tuple(segments) if segments is not None else ((0, cells),)
+        self.bits, self.io, self.pc = bits, io, start
+        self.steps, self.text, self.keys = 0, b"", b""
+        self.waiting = False
+        self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
+        self.memory |= fitting(image_of(memory), self.segments, bits)
+
+    @property
+    def halted(self) -> bool:
+        """Whether the last instruction went below 0."""
+        return self.pc < 0
+
+    def dump(self) -> Array:
+        """Every cell, in the order of the addresses."""
+        return np.array([self.memory[address] for address in sorted(self.memory)])
+
+    def run(self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()) -> int:
+        """Go on until the machine halts, waits for a key, comes to a breakpoint, or did its steps.
+
+        Args:
+          steps: how many instructions at most.
+          stdin: further keys.
+          stop: addresses of instructions ahead of which to stop; not ahead of the first.
+
+        Returns:
+          How many instructions were done.
+        """
+        return sum(1 for _ in self._going(steps, stdin, stop))
+
+    def trace(
+        self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
+    ) -> list[Step]:
+        """Go on as `run` does, and tell what was done, instruction by instruction."""
+        return list(self._going(steps, stdin, stop))
+
+    def _going(self, steps: int, stdin: bytes, stop: Collection[int]) -> Iterator[Step]:
+        self.keys += stdin
+        self.waiting = False
+        for done in range(steps):
+            if self.pc < 0 or (done and self.pc in stop):
+                return
+            step = self._next()
+            if step is None:
+                self.waiting = True
+                return
+            self.steps += 1
+            yield step
+
+    def _next(self) -> Step | None:
+        memory, pc = self.memory, self.pc
+        a, b, c = (memory.get(pc + place, 0) for place in range(3))
+        at_a, at_b = memory.get(a, 0), memory.get(b, 0)
+        key = said = None
+        raw = at_b - at_a
+        if self.io and a == GUARD:
+            if not self.keys:
+                return None
+            raw = key = self.keys[0]
+            self.keys = self.keys[1:]
+        elif self.io and b == GUARD:
+            said = at_a
+            self.text += bytes([said & 255])
+        new = wrapped(raw, self.bits)
+        if b in memory:
+            memory[b] = new
+        free = key is None and said is None
+        self.pc = c if free and new <= 0 else wrapped(pc + 3, self.bits)
+        return Step(pc, a, b, c, at_a, at_b, new, self.pc, key, said)
+
+
+def wrapped(value: int, bits: int) -> int:
+    """A number as a word of two's complement."""
+    top = 1 << (bits - 1)
+    return (value + top) % (2 * top) - top
+
+
+def fitting(image: Image, segments: Iterable[tuple[int, int]], bits: int) -> dict[int, int]:
+    """The words of an image that memory of this size holds.
+
+    Raises:
+      InputError: an address has no cell, or a word is too large; an AssemblyError where the line
+        is known.
+    """
+    segments, top = tuple(segments), 1 << (bits - 1)
+    for address in image:
+        word = image[address]
+        if not any(low <= address < high for low, high in segments):
+            cells = ", ".join(f"{low} … {high - 1}" for low, high in segments)
+            least = max(image) + 1
+            raise image.fault(
+                address,
+                f"address {address} has no cell: the memory is too small, it has cells {cells}; "
+                f"take more, such as cells={least}",
+            )
+        if not -top <= word < top:
+            raise image.fault(
+                address,
+                f"{word} at address {address} is no word of {bits} bits, which go from {-top} to "
+                f"{top - 1}; take more bits",
+            )
+    return dict(image)

@@ -1,0 +1,138 @@
+"""Machines inside networks: the same as the plain interpreters, instruction for instruction."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import lsrl
+from lsrl import machine
+from lsrl.errors import AssemblyError, InputError
+from lsrl.machine import Session, Subleq, assemble, card, cards, interpret, programs, trace
+
+TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
+
+
+@functools.cache
+def computer(target, cells, bits):
+    """A computer, compiled once for all tests."""
+    return lsrl.compile(lsrl.programs.subleq(cells=cells, bits=bits, io=True), target)
+
+
+def test_all_texts_run_inside_a_network():
+    """As a batch of machines that stop one by one."""
+    model = computer("linear_rnn", 200, 16)
+    images = [programs()[name].image() for name in TEXTS]
+    keys = [programs()[name].keys() for name in TEXTS]
+    run = model.loop(*cards(model, images), steps=2000, stdin=keys)
+    assert run.halted.all() and not run.waiting.any()
+    for number, name in enumerate(TEXTS):
+        plain = interpret(model, images[number], stdin=keys[number])
+        assert run.steps[number] == plain.steps
+        assert run.text[number] == plain.text
+        assert np.array_equal(run.memory[number], plain.dump())
+        program = programs()[name]
+        assert program.left(run.memory[number], run.text[number]) == program.expected()
+
+
+def random_images(cells, bits, count, seed):
+    """Words that are mostly addresses, so that most instructions do something; many change code."""
+    random = np.random.default_rng(seed)
+    top = 1 << (bits - 1)
+    near = random.integers(-1, cells + 2, (count, cells))
+    far = random.integers(-top, top, (count, cells))
+    return np.where(random.random((count, cells)) < 0.85, near, far)
+
+
+def check_random_programs(model, images, steps, seed=0):
+    """Every answer, every stop and all memory, against the interpreter."""
+    random = np.random.default_rng(seed)
+    keys = [random.integers(0, 256, 20).astype(np.uint8).tobytes() for _ in images]
+    run = model.loop(*cards(model, images), steps=steps, stdin=keys)
+    wrote = 0
+    for number, image in enumerate(images):
+        plain = interpret(model, image, steps=0)
+        done = plain.trace(steps, keys[number])
+        assert (run.steps[number], run.halted[number]) == (len(done), plain.halted), number
+        assert run.waiting[number] == plain.waiting
+        assert run.text[number] == plain.text
+        answers = [[step.b, step.new, step.next] for step in done]
+        assert np.array_equal(run.outputs[number][: len(done), [0, 1, 3]], answers), number
+        assert np.array_equal(run.memory[number], plain.dump()), number
+        code = {step.pc + place for step in done for place in range(3)}
+        wrote += any(step.b in code for step in done)
+    return wrote
+
+
+def test_random_programs_are_the_same_in_a_network():
+    model = computer("mamba", 32, 8)
+    images = random_images(32, 8, 64, seed=1)
+    assert check_random_programs(model, images, 200) > 32  # most of them change their own code
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "target", ["linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru", "mamba", "griffin"]
+)
+def test_a_thousand_random_programs(target):
+    model = computer(target, 32, 8)
+    check_random_programs(model, random_images(32, 8, 1000, seed=2), 1000)
+
+
+@pytest.mark.nightly
+def test_random_programs_of_a_large_machine():
+    model = computer("linear_rnn", 256, 16)
+    check_random_programs(model, random_images(256, 16, 100, seed=3), 1000)
+
+
+def test_a_trace_is_what_the_interpreter_did():
+    """Of a run, of one that goes on from it, and of the program itself."""
+    model, program = computer("mamba", 32, 8), programs()["echo"]
+    image = program.image()
+    expected = Subleq(image, cells=32, bits=8).trace(stdin=b"ab\n")
+    first = model.loop(*card(model, image), steps=4, stdin=b"a")
+    assert first.waiting is False and trace(model, first) == expected[:4]
+    then = model.loop(first, steps=20)
+    assert then.waiting and trace(model, then, first.memory) == []
+    last = model.loop(then, steps=20, stdin=b"b\n")
+    assert last.halted and trace(model, last, then.memory) == expected[4:]
+    own = model.program.loop(*card(model.program, image), steps=20, stdin=b"ab\n")
+    assert trace(model.program, own) == expected
+    with pytest.raises(InputError, match=r"pass memory=earlier\.memory"):
+        trace(model, last)
+
+
+def test_single_steps_and_breakpoints():
+    model, image = computer("mamba", 32, 8), programs()["multiplication"].image(x=3, y=5)
+    plain, inside = Subleq(image, cells=32, bits=8), Session(model, image)
+    again = image.address("again")
+    for drive in (
+        lambda one: one.trace(1),
+        lambda one: one.trace(stop={again + 3}),
+        lambda one: one.trace(stop={again + 3}),  # leaves it, and comes back
+        lambda one: one.run(3),
+        lambda one: one.run(),
+    ):
+        assert drive(inside) == drive(plain)
+        assert (inside.pc, inside.steps, inside.halted) == (plain.pc, plain.steps, plain.halted)
+        assert np.array_equal(inside.dump(), plain.dump())
+    assert inside.halted and inside.trace() == []
+    talks, typed = programs()["echo"].image(), Subleq(programs()["echo"].image())
+    inside = Session(model, talks)
+    for keys in (b"a", b"", b"b\n"):
+        assert inside.trace(stdin=keys) == typed.trace(stdin=keys)
+        assert (inside.waiting, inside.text) == (typed.waiting, typed.text)
+
+
+def test_what_is_no_card_is_told():
+    model = computer("mamba", 32, 8)
+    with pytest.raises(AssemblyError, match="line 2: address 40 has no cell"):
+        card(model, assemble(".org 40\n.data 1"))
+    with pytest.raises(InputError, match="majority: no machine"):
+        card(lsrl.programs.majority(), [1])
+    with pytest.raises(InputError, match="at least one image"):
+        cards(model, [])
+    run = model.loop(*cards(model, [[3, 3, -1, 5], [3, 3, -1]]), steps=1)
+    with pytest.raises(InputError, match="batch of machines"):
+        trace(model, run)
+    assert run.memory[:, 3].tolist() == [0, 0] and machine.cards(model, [[0]])[0].shape == (1, 1, 4)
