@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -25,8 +25,10 @@ class FleqBus:
       lines: how many there are at most.
       width: numbers of a cell.
       functions: how many there are.
+      pace: how many tokens an instruction takes.
     """
 
+    pace: ClassVar[int] = 1
     bus: str
     line: str
     cells: int
@@ -127,30 +129,33 @@ class FleqBus:
         bus[-1, -1] = start
         return {self.bus: bus, self.line: lines}
 
+    def loaded(self, inputs: Mapping[str, Array]) -> Array:
+        """Every cell, (cells, numbers), after the writes of a prompt.
+
+        Args:
+          inputs: the prompt's, by name.
+        """
+        held = np.zeros((self.cells, self.width), np.float32)
+        for row in inputs[self.bus].astype(np.float32):
+            if row[0] >= 0:
+                held[int(row[0])] = row[1 : 1 + self.width]
+        return held
+
     def steps(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Array,
-        memory: Array | None,
-        image: object,
+        self, inputs: Mapping[str, Array], outputs: Array, memory: Array, image: object
     ) -> list[FleqStep]:
         """What instructions did, of the rows that were read and those that were answered.
 
         Args:
           inputs: by name, with the rows of the prompt ahead of those that the outputs answer.
           outputs: one row an instruction.
-          memory: every cell ahead of the first instruction; None: the prompt says.
+          memory: every cell ahead of the first instruction.
           image: the one that runs, for its lines and names.
         """
         own = self.image(image)
         names, rows = [*own.cells], inputs[self.bus].astype(np.float32)
         ahead = len(rows) - len(outputs)
-        held = np.zeros((self.cells, self.width), np.float32)
-        if memory is not None:
-            held[:] = memory
-        for row in rows[: ahead + 1]:
-            if row[0] >= 0:
-                held[int(row[0])] = row[1 : 1 + self.width]
+        held = memory.astype(np.float32).reshape(self.cells, self.width)
         steps = []
         for read, answer in zip(rows[ahead:], outputs.astype(np.float32), strict=True):
             pc = int(read[-1])
