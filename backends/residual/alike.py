@@ -208,6 +208,11 @@ class StreamRounding:
                 found |= self.held.channels.members(self._relus[own])
         if self._is_flag(row):
             found |= side(own, complement(own), "gate")
+        kinds = [self.held.channels.kinds[self._column(atom)] for atom in row.atoms]
+        if max(kinds, default=0) <= Kind.DECIDED:  # so that it is what the graph says it is
+            for node, channel in self.affines.holders(row):
+                groups = self.stream.graph.facts[node].groups
+                found |= {root: int(m[channel]) for root, m in groups if m[channel] >= 0}
         if not row.bias and row.terms:
             each = [self.held.channels.members(self._column(atom)) for atom in row.atoms]
             found |= {
