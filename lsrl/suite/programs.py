@@ -279,6 +279,7 @@ def portable(program: Program, name: str) -> Program:
         program.max_length,
         program.output_type,
         program.documentation,
+        feedback=program.feedback,
         recorded=program.recorded,
     )
 
