@@ -194,7 +194,7 @@
     const wide = $("board").clientWidth;
     const narrow = wide < 600;
     column = clamp(Math.floor(Math.min(360, wide * (narrow ? 0.24 : 0.28)) / (layers + 1)), 5, 28);
-    size.names = clamp(Math.ceil(longest * 7.7) + 94, narrow ? 90 : 130, narrow ? 108 : 270);
+    size.names = clamp(Math.ceil(longest * 7.7) + 94, narrow ? 90 : 130, narrow ? Math.max(90, Math.min(108, wide * 0.28)) : 270);
     size.wires = Math.ceil(columnAt(layers) + column / 2 + 6);
     size.value = narrow ? 52 : 96;
     const free = wide - size.names - size.wires - size.value - (narrow ? 4 : 12);

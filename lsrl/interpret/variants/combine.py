@@ -106,6 +106,7 @@ def join(
         programs[0].output_type if len(programs) == 1 else None,
         "\n\n".join(each.documentation for each in programs if each.documentation),
         recorded=all(program.recorded for program in programs),
+        feedback=programs[0].feedback if len(programs) == 1 else None,
     )
 
 
@@ -273,6 +274,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
         program.output_type,
         program.documentation,
         recorded=program.recorded,
+        feedback=program.feedback,
     )
 
 
