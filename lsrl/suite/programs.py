@@ -283,7 +283,6 @@ def portable(program: Program, name: str) -> Program:
         program.max_length,
         program.output_type,
         program.documentation,
-        feedback=program.feedback,
         recorded=program.recorded,
         feedback=program.feedback,
     )
