@@ -301,7 +301,7 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
-            "compiled_circuit", "facts",
+            "compiled_circuit", "facts", "reference_dtype",
         )
     },
     "altered": lambda model, _: altered(model),
