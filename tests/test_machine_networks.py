@@ -9,7 +9,7 @@ import lsrl
 from lsrl import machine
 from lsrl.errors import AssemblyError, InputError
 from lsrl.machine import Session, Subleq, assemble, card, cards, interpret, programs, trace
-from lsrl.programs.computer import fleq
+from lsrl.programs import fleq
 
 TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
 
@@ -22,7 +22,7 @@ def computer(target, cells, bits):
 
 def test_all_texts_run_inside_a_network():
     """As a batch of machines that stop one by one."""
-    model = computer("linear_rnn", 200, 16)
+    model = computer("linear_rnn", 208, 16)
     images = [programs()[name].image() for name in TEXTS]
     keys = [programs()[name].keys() for name in TEXTS]
     run = model.loop(*cards(model, images), steps=2000, stdin=keys)
@@ -137,6 +137,25 @@ def test_what_is_no_card_is_told():
     with pytest.raises(InputError, match="batch of machines"):
         trace(model, run)
     assert run.memory[:, 3].tolist() == [0, 0] and machine.cards(model, [[0]])[0].shape == (1, 1, 4)
+
+
+def test_words_are_instructions_too():
+    """Of a language model: what it says is what a machine without keys does."""
+    program = lsrl.programs.subleq_lm(cells=64, bits=8)
+    for name in ("hello", "multiplication", "division"):
+        image = programs()[name].image()
+        run = program.loop(*card(program, image), steps=600)
+        plain = interpret(program, image, steps=0)
+        assert trace(program, run) == plain.trace()
+        assert (
+            run.halted
+            and plain.halted
+            and plain.text == programs()[name].expected().get("text", b"")
+        )
+        part = program.loop(*card(program, image), steps=8)  # the third is not done yet
+        assert trace(program, part) == interpret(program, image, steps=0).trace(2)
+    with pytest.raises(InputError, match="takes cards"):
+        Session(program, [1])
 
 
 # ---------------------------------------------------------------- FLEQ

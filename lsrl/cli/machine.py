@@ -300,13 +300,12 @@ def _compiled(
     """A network with the image in its memory."""
     import lsrl
     from lsrl.machine import Image, Session
-    from lsrl.programs.computer import fleq
 
     if isinstance(image, Image):
         computer = lsrl.programs.subleq(cells=cells, bits=bits, io=True)
     else:  # as large as the text, which has no holes
         shape = image.shape or (1, 1)
-        computer = fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
+        computer = lsrl.programs.fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
     with status(f"compiling {computer.name} for {target}"):
         model = lsrl.compile(computer, target, dtype=dtype or "float32")
     return Session(model, image)

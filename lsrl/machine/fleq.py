@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -80,9 +80,10 @@ class FleqImage:
     functions: Mapping[str, Block] = field(default_factory=lambda: FUNCTIONS)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int] | tuple[()]:
         """Of a cell: () of a number, else (rows, columns)."""
-        return max((cell.shape for cell in self.cells.values()), key=len, default=())
+        shapes = [cell.shape for cell in self.cells.values() if cell.ndim == 2]
+        return cast("tuple[int, int]", shapes[0]) if shapes else ()
 
     def using(self, functions: Mapping[str, Block]) -> "FleqImage":
         """The image for a machine with other functions, of two float32 arrays each.

@@ -87,10 +87,15 @@ def bus_of(subject: Subject) -> SubleqBus | FleqBus:
     bus = SubleqBus.of(program) or FleqBus.of(program)
     if bus is None:
         raise InputError(
-            f"{program.name}: no machine that is known: expected lsrl.programs.subleq(...) or "
-            "lsrl.programs.fleq(...), or a model of one"
+            f"{program.name}: no machine with a bus: expected lsrl.programs.subleq(...) or "
+            "lsrl.programs.fleq(...), or a model of one; lsrl.programs.subleq_lm(...) takes cards"
         )
     return bus
+
+
+def _spoken(subject: Subject) -> SubleqBus | FleqBus | SubleqWords:
+    """How a machine is spoken to, in words too."""
+    return SubleqWords.of(program_of(subject)) or bus_of(subject)
 
 
 def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
@@ -113,7 +118,7 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     Example: `model.loop(*lsrl.machine.card(model, [3, 4, -1, 5, 7]), steps=1).memory`.
     """
     program = program_of(subject)
-    arrays = (SubleqWords.of(program) or bus_of(program)).card(memory, start)
+    arrays = _spoken(program).card(memory, start)
     return tuple(arrays[name] for name in program.inputs)
 
 
@@ -134,7 +139,7 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
     Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
     """
     bus, names = bus_of(subject), program_of(subject).inputs
-    if not memories:
+    if len(memories) == 0:
         raise InputError("cards: expected at least one image, got none")
     tokens = max(len(card(subject, memory, start)[0]) for memory in memories)
     same = [bus.card(memory, start, tokens) for memory in memories]
@@ -166,7 +171,7 @@ def interpret(
 
     Example: `lsrl.machine.interpret(model, image).dump()`.
     """
-    machine = bus_of(subject).plain(memory, start)
+    machine = _spoken(subject).plain(memory, start)
     machine.run(steps, stdin)
     return machine
 
@@ -203,7 +208,7 @@ def trace(
         raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
     read = dict(zip((name for name, _ in run.wiring.types), run.inputs, strict=True))
     held = None if memory is None else np.asarray(memory)
-    return bus_of(subject).steps(read, run.outputs, held, image)
+    return _spoken(subject).steps(read, run.outputs, held, image)
 
 
 @final
@@ -228,7 +233,7 @@ class Session(Generic[S]):
         self._image = memory
         self._looping, self._subject = subject, cast("Subject", subject)
         self._prompt = card(self._subject, memory, start)
-        self._plain = interpret(self._subject, memory, start, steps=0)
+        self._plain = bus_of(self._subject).plain(memory, start)
 
     @property
     def halted(self) -> bool:
@@ -287,7 +292,7 @@ class Session(Generic[S]):
                 break
         return done
 
-    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], list[Step] | list[FleqStep]]:
+    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], Sequence[Step | FleqStep]]:
         """The run of so many more instructions, and what they do."""
         before: Sequence[ArrayLike | Run[S]] = self._prompt if self.last is None else (self.last,)
         run = self._looping.loop(*before, steps=count, stdin=stdin)
