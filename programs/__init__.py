@@ -27,7 +27,7 @@ from lsrl.programs.composition import (
     majority_parity,
     pattern_count,
 )
-from lsrl.programs.computer import subleq
+from lsrl.programs.computer import fleq, fleq_functions, in_order, subleq
 from lsrl.programs.computer_lm import subleq_lm, subleq_lm_text
 from lsrl.programs.counting import (
     counter_mod,
@@ -97,10 +97,13 @@ __all__ = [
     "even_pairs",
     "first_repeated",
     "first_token",
+    "fleq",
+    "fleq_functions",
     "flip_flop",
     "function_table",
     "gradient_step",
     "histogram",
+    "in_order",
     "induction_head",
     "induction_hits",
     "leader",

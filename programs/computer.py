@@ -18,6 +18,8 @@ LARGEST_KEY = 255
 SAMPLED = 300
 # The powers of two between which a seed is told apart.
 SEEDS = range(-6, 7)
+# Up to what a flag counts as 0, as a share of the greatest number.
+FLAG = 2.0**-26
 # Cells and lines of `fleq` up to which an address is decoded in one level.
 ONE_ROW = 64
 Block = Callable[[Signal, Signal], Signal]
@@ -232,26 +234,28 @@ def in_order(*terms: Signal) -> Signal:
 
 def _seed(x: Signal, _: Signal) -> Signal:
     """A power of two from 1 / (2 |x|) to 1 / |x|: the first guess of a reciprocal."""
-    size = lsrl.relu(x) + lsrl.relu(-x)
-    found = 2.0 ** -SEEDS[0]
+    size = lsrl.absolute(x)
+    found: Signal | float = 2.0 ** -SEEDS[0]
     for power in SEEDS:
-        found = found - 2.0 ** -(power + 1) * (size >= 2.0**power)
+        # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
+        reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
+        found = found - 2.0 ** -(power + 1) * lsrl.bound(reached, 0, 1, "prompt", step=1)
     return found
 
 
 def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
-    Of every entry by itself: add, sub, mul, max, and seed, a power of two from 1 / (2 |x|) to
-    1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose sums go from the first
-    column of x to its last, and transpose.
+    Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
     found: dict[str, Block] = {
         "add": lambda x, y: x + y,
         "sub": lambda x, y: x - y,
         "mul": lambda x, y: x * y,
-        "max": lambda x, y: lsrl.select(x >= y, x, y),
+        "max": lambda x, y: y + lsrl.relu(x - y),
         "seed": _seed,
     }
     if rows == columns > 1:
@@ -271,7 +275,7 @@ def fleq(
     lines: int = 48,
     functions: Mapping[str, Block] | None = None,
     shape: Shape = (1, 1),
-    size: float = 1024.0,
+    size: float = 64.0,
     step: float = 2.0**-54,
     max_length: int = 2**20,
 ) -> Program:
@@ -279,9 +283,10 @@ def fleq(
 
     A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
     if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
-    halts, and so does what comes behind the last line.
+    halts, and so does what comes behind the last of all lines; one that was not written is zeros.
+    A flag counts as 0 up to size 2^-26, and none lies between that and twice as much.
 
-    Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
+    Input: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
     line, (number, f, a, b, c, flag, to), or with number -1 none; a line is written once. Output:
     the bus of the next token.
@@ -336,17 +341,91 @@ def fleq(
         pc = bus[1 + 2 * width]
         function, a, b, c, flag, to = program.read(pc)
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
-        chosen = lsrl.one_hot(function, len(blocks))
-        made = [
-            lsrl.select(k, block(x, y), 0) for k, block in zip(chosen, blocks.values(), strict=True)
-        ]
+        # While a prompt loads memory, at line -1, no function is done.
+        chosen = lsrl.one_hot(function, len(blocks)) & (pc >= 0)
+        found = [block(x, y) for block in blocks.values()]
+        made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])
         onward = lsrl.bound(lsrl.select(pc >= places - 1, -1, pc + 1), -1, places - 1)
-        after = lsrl.select(decides <= 0, to, onward)
+        jumps = lsrl.less_equal(decides, 0, ramp=2 * high * FLAG)
+        after = lsrl.select(jumps, to, onward)
         return lsrl.concat(c, result, result - before, after)
 
     return fleq
+
+
+def fleq_reference(
+    bus: Sequence[Sequence[float]], line: Sequence[Sequence[int]], cells: int, lines: int
+) -> list[tuple[float, ...]]:
+    """Two lists, of cells and of lines; each function as it is on paper."""
+    memory, program = [0.0] * cells, [(0,) * 6] * lines
+    answers = []
+    for (address, value, _, pc), (number, *fields) in zip(bus, line, strict=True):
+        if address >= 0:
+            memory[int(address)] = value
+        if number >= 0:
+            program[number] = tuple(fields)
+        answers.append(_line_done(memory, program, int(pc)))
+    return answers
+
+
+def _line_done(
+    memory: Sequence[float], program: Sequence[tuple[int, ...]], pc: int
+) -> tuple[float, ...]:
+    function, a, b, c, flag, to = program[pc] if pc >= 0 else (0,) * 6
+    x, y = memory[a], memory[b]
+    done = (x + y, x - y, x * y, max(x, y), _seed_reference(x))
+    result = done[function] if pc >= 0 else 0.0
+    decides = result if flag == c else memory[flag]
+    onward = pc + 1 if pc + 1 < len(program) else -1
+    return c, result, result - memory[c], to if decides <= 0 else onward
+
+
+def _seed_reference(x: float) -> float:
+    return 2.0 ** -min(max(math.frexp(x)[1], SEEDS[0]), SEEDS[-1] + 1) if x else 2.0 ** -SEEDS[0]
+
+
+def _fleq_sample(rng: np.random.Generator, steps: int, cells: int, lines: int) -> Inputs:
+    """Lines and small numbers, then what they do, at another line where numbers would grow."""
+    memory, program = [0.0] * cells, [(0,) * 6] * lines
+    buses, loaded = list[tuple[float, ...]](), list[tuple[int, ...]]()
+    said: tuple[float, ...] = (0, 0, 0, -1)
+    for token in range(min(steps, 3 * (cells + lines))):
+        number, address = token if token < lines else -1, int(said[0])
+        if number >= 0:
+            at = rng.integers(cells, size=4).tolist()
+            program[number] = (int(rng.integers(5)), *at, int(rng.integers(-1, lines)))
+        if token < cells:
+            address, said = token, (token, float(rng.integers(-8, 9)) / 4, 0, -1)
+        value = said[1]
+        buses.append((address, value, value - memory[address], -1))
+        memory[address] = value
+        if token >= lines:
+            tried = [int(said[3]), *rng.permutation(lines).tolist(), -1]
+            found = [(pc, _line_done(memory, program, pc)) for pc in tried]
+            pc, said = next(each for each in found if _is_calm(each[1][1]))
+            buses[-1] = (*buses[-1][:3], pc)
+        loaded.append((number, *(program[number] if number >= 0 else (0,) * 6)))
+    return np.array(buses), np.array(loaded)
+
+
+def _fleq_edges(cells: int, lines: int, max_length: int) -> list[Inputs]:
+    """The greatest numbers, and every line at every token."""
+    tokens, size = np.arange(min(max_length, LONGEST_EXTREME)), 64.0
+    bus, line = np.zeros((len(tokens), 4)), np.zeros((len(tokens), 7), int)
+    bus[:, 0], bus[:, 3] = tokens % cells, np.where(tokens < lines, -1, tokens % lines)
+    bus[:, 1] = size * (-1) ** (tokens // cells)
+    bus[cells:, 2] = 2 * bus[cells:, 1]
+    bus[:cells, 2] = bus[:cells, 1]
+    line[:, 0] = np.where(tokens < lines, tokens, -1)
+    line[:lines] = [(number, 3, 0, cells - 1, 0, 0, lines - 1) for number in range(lines)]
+    return [(bus, line)]
+
+
+def _is_calm(value: float) -> bool:
+    """A number that later lines can go on with."""
+    return abs(value) <= 16 and value * 2.0**12 % 1 == 0
 
 
 ENTRIES = (
@@ -359,6 +438,14 @@ ENTRIES = (
         ),
         sampler=_subleq_sample,
         edges=_subleq_edges,
+        free=False,
+    ),
+    Entry(
+        fleq,
+        fleq_reference,
+        parameters=({"cells": 5, "lines": 6, "max_length": 40},),
+        sampler=_fleq_sample,
+        edges=_fleq_edges,
         free=False,
     ),
 )

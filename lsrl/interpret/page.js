@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const circuit = data.circuit;
   const OUTPUT = "output";
-  const KINDS = { "same step": "same", carry: "carry", lag: "lag", gate: "gate", folded: "folded-edge" };
+  const KINDS = { "same step": "same", carry: "carry", lag: "lag", gate: "gate", "fed back": "fed", folded: "folded-edge" };
   const $ = (id) => document.getElementById(id);
 
   // The namespace comes from the page's own drawing, so that no address stands in this file.
@@ -97,7 +97,7 @@
     while (pending.length) {
       const name = pending.pop();
       for (const edge of edges)
-        if (edge[from] === name && edge[to] !== start && !found.has(edge[to])) {
+        if (edge.kind !== "fed back" && edge[from] === name && edge[to] !== start && !found.has(edge[to])) {
           found.add(edge[to]);
           pending.push(edge[to]);
         }
@@ -323,6 +323,7 @@
   const kindText = (edge) => {
     if (edge.kind === "lag") return `lag ${edge.lag}`;
     if (edge.kind === "carry") return "carry, from the token before";
+    if (edge.kind === "fed back") return "fed back, to the token after";
     if (edge.kind === "folded") return "folded, no channels of its own";
     return edge.kind;
   };

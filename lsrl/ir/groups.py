@@ -51,6 +51,24 @@ def union(first: Groups, second: Groups) -> Groups:
     return first if same else kept(found)
 
 
+def together(groups: Groups) -> Groups:
+    """The groups with one more where two roots tell more channels apart than either does.
+
+    What belongs to row 2 and to column 3 of a grid is on only while both are: it belongs to their
+    crossing, and no two crossings are on together.
+    """
+    for k, (first, rows) in enumerate(groups):
+        for second, columns in groups[k + 1 :]:
+            both = (rows >= 0) & (columns >= 0)
+            pairs = np.stack([rows, columns])[:, both]
+            crossings, found = np.unique(pairs, axis=1, return_inverse=True)
+            if len(crossings.T) > max(len(np.unique(rows[both])), len(np.unique(columns[both]))):
+                members = np.full(len(rows), -1)
+                members[both] = found.ravel()
+                return kept({("both", first, second): members, **dict(groups)})
+    return groups
+
+
 def common(first: Groups, second: Groups, first_zero: Array, second_zero: Array) -> Groups:
     """What holds of a value that is the first signal's or the second's, channel by channel.
 
@@ -196,10 +214,10 @@ def of_affine(
       bias: (rows,).
       operands: the groups of each, and which of its channels are always 0.
     """
-    roots = dict.fromkeys(root for groups, _ in operands for root, _ in groups)
+    if not any(groups for groups, _ in operands):
+        return NONE
     found: dict[Root, Array] = {}
-    for root in roots:
-        rows, members = _entries(weights, operands, root)
+    for root, rows, members in _entries(weights, operands):
         low = np.full(len(bias), np.iinfo(np.int64).max)
         high = np.full(len(bias), -1)
         np.minimum.at(low, rows, members)
@@ -216,14 +234,23 @@ def of_affine(
 
 
 def _entries(
-    weights: Sequence[Matrix], operands: Sequence[tuple[Groups, Array]], root: Root
-) -> tuple[Array, Array]:
-    """Row and member of each entry that reads a channel which is not always 0."""
-    rows, members = [], []
+    weights: Sequence[Matrix], operands: Sequence[tuple[Groups, Array]]
+) -> Iterator[tuple[Root, Array, Array]]:
+    """For each root, row and member of each entry that reads a channel which is not always 0."""
+    rows = []
+    told: dict[Root, list[tuple[slice, Array]]] = {}
+    count = 0
     for weight, (groups, zero) in zip(weights, operands, strict=True):
-        columns = weight.indices
-        live = ~zero[columns]
-        known = dict(groups).get(root)
+        live = ~zero[weight.indices]
+        columns = weight.indices[live]
         rows.append(weight.entry_rows()[live])
-        members.append(np.full(live.sum(), -1) if known is None else known[columns[live]])
-    return np.concatenate(rows), np.concatenate(members)
+        place = slice(count, count + len(columns))
+        count = place.stop
+        for root, members in groups:
+            told.setdefault(root, []).append((place, members[columns]))
+    row = np.concatenate(rows)
+    for root, parts in told.items():
+        belongs = np.full(count, -1)
+        for place, own in parts:
+            belongs[place] = own
+        yield root, row, belongs

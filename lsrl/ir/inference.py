@@ -147,7 +147,7 @@ class Inference:
                 belongs = np.full(len(bias), -1)
                 np.maximum.at(belongs, rows[shuts], members[columns[shuts]])
                 found = exclusion.union(found, ((root, belongs),))
-        return found
+        return exclusion.together(found)
 
     def _reads_groups(self, index: int, known: Sequence[Facts]) -> bool:
         """Whether anything has groups that a node is made of through affine maps alone."""

@@ -169,8 +169,8 @@ def _read(
       The sums one after another.
     """
     kept = np.arange(len(source)) if nothing.any() else np.flatnonzero(source >= 0)
-    opened_by, slot, source = opened_by[kept], slot[kept], source[kept]
     width, sums = len(nothing), int(slot.max()) + 1
+    opened_by, slot, source = opened_by[kept], slot[kept], source[kept]
     has = np.flatnonzero(source >= 0)
     shape = len(source), values.width // width
     pick = sp.csr_array((np.ones(len(has)), (has, source[has])), shape)

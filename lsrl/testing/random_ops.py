@@ -235,6 +235,13 @@ def _nested_latch(writer: Writer, x: Signal) -> Signal:
     return x
 
 
+def _changed_hold(writer: Writer, x: Signal) -> Signal:
+    """A hold that is told its change, by way of a running sum that is the same."""
+    when, initial = writer.condition(x.width), writer.initial(x)
+    before = sugar.delay(sugar.cumsum(sugar.select(when, x, 0), initial), 1, initial)
+    return sugar.hold(before + x, when, initial, change=x)
+
+
 def _clock(writer: Writer, x: Signal) -> Signal:
     """A state that reads nothing and comes back to where it was."""
     size = int(writer.random.integers(2, 8))
@@ -282,6 +289,7 @@ _EDGE_TABLE: dict[str, _Maker] = {
     "deep_select": _deep_select,
     "nested_latch": _nested_latch,
     "clock": _clock,
+    "changed_hold": _changed_hold,
 }
 MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE
 
@@ -290,7 +298,7 @@ OPS: tuple[str, ...] = tuple(_TABLE)
 # What is easily forgotten; see `random_program`. Both linear targets hold these.
 EDGE_OPS: tuple[str, ...] = tuple(_EDGE_TABLE)
 # Ops that need a greatest length.
-COUNTING = ("cumsum", "position", "selective_state", "recurrent_state")
+COUNTING = ("cumsum", "position", "selective_state", "recurrent_state", "changed_hold")
 # Those that both linear targets hold: all but these, which multiply two values or have gates.
 _GATED = {"product", "hold", "selective_state", "threshold_state", "recurrent_state"}
 LINEAR_OPS: tuple[str, ...] = tuple(name for name in OPS if name not in _GATED)
@@ -298,4 +306,12 @@ LINEAR_OPS: tuple[str, ...] = tuple(name for name in OPS if name not in _GATED)
 TAMERS = ("comparison", "logic", "mod", "lookup", "one_hot", "clip", "relu", "threshold_state")
 MILD = ("delay", "linear_state", "select", "gate")
 WITH_MEMORY = ("linear_state", "cumsum", "delay", "window_sum", "latch", "hold", "selective_state")
-GROWING = ("affine", "linear_state", "cumsum", "window_sum", "product", "recurrent_state")
+GROWING = (
+    "affine",
+    "linear_state",
+    "cumsum",
+    "window_sum",
+    "product",
+    "recurrent_state",
+    "changed_hold",
+)
