@@ -237,9 +237,9 @@ def _seed(x: Signal, _: Signal) -> Signal:
     size = lsrl.absolute(x)
     found: Signal | float = 2.0 ** -SEEDS[0]
     for power in SEEDS:
-        # The ramp lies between 2^power and the float32 below it.
-        level, ramp = 2.0**power * (1 + 2.0**-24), 2.0 ** (power - 23)
-        found = found - 2.0 ** -(power + 1) * lsrl.greater_equal(size, level, ramp=ramp)
+        # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
+        reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
+        found = found - 2.0 ** -(power + 1) * lsrl.bound(reached, 0, 1, "prompt", step=1)
     return found
 
 
@@ -286,7 +286,7 @@ def fleq(
     halts, and so does what comes behind the last of all lines; one that was not written is zeros.
     A flag counts as 0 up to size 2^-26, and none lies between that and twice as much.
 
-    Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
+    Input: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
     line, (number, f, a, b, c, flag, to), or with number -1 none; a line is written once. Output:
     the bus of the next token.
