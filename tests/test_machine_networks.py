@@ -161,7 +161,7 @@ def test_words_are_instructions_too():
 # ---------------------------------------------------------------- FLEQ
 
 # Parameters that are few instructions.
-SHORT = {"sgd": {"steps": 4}, "power_iteration": {"steps": 2}, "inverse": {"steps": 3}}
+SHORT = {"sgd": {"epochs": 1}, "power_iteration": {"steps": 2}, "inverse": {"steps": 3}}
 SCALAR = [
     name
     for name, program in programs().items()
@@ -180,7 +180,7 @@ def check_real_programs(subject, names, steps, **options):
 
 
 def test_real_programs_are_those_of_the_interpreter():
-    program = fleq(cells=24, lines=52)
+    program = fleq(cells=28, lines=52)
     check_real_programs(program, SCALAR, 200, dtype="float32")
     image = programs()["solve"].image()
     run = program.loop(*card(program, image), steps=100, dtype="float32")
@@ -203,7 +203,7 @@ def test_matrices_are_cells():
 @pytest.mark.parametrize("target", ["mamba", "griffin"])
 def test_real_programs_inside_networks(target):
     """All of them, at their full length: 5,520 instructions of learning too."""
-    model = lsrl.compile(fleq(cells=24, lines=52), target)
+    model = lsrl.compile(fleq(cells=28, lines=52), target)
     for name in SCALAR:
         image = programs()[name].image()
         run = model.loop(*card(model, image), steps=6000)
