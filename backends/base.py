@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 from lsrl.backends.anatomy import Hooks, StackCircuit
-from lsrl.certificate import Analysis
+from lsrl.certificate import Analyse, Analysis
 from lsrl.circuit import Circuit
 from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
@@ -181,7 +181,7 @@ class Backend(ABC, Generic[Plan]):
         return found
 
     @abstractmethod
-    def analysis(self, schedule: Plan, numerics: Numerics) -> Callable[[int], Analysis]:
+    def analysis(self, schedule: Plan, numerics: Numerics) -> Analyse[Analysis]:
         """The conditions of exactness by number of tokens, for `certify`.
 
         Raises:

@@ -1,6 +1,6 @@
 """Target `linear_rnn`: h_t = A h_{t-1} + B x_t + b, y = φ(h), φ identity or ReLU per channel."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from lsrl.backends.input_map import input_maps, map_sizes
 from lsrl.backends.linear import torch_export
 from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
+from lsrl.certificate import Analyse
 from lsrl.errors import LsrlError
 from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
@@ -31,7 +32,7 @@ class LinearRnn(StackBackend):
     cell: ClassVar[str] = "s = A s + B x + b, y = φ(s), φ identity or ReLU per channel"
     capabilities: ClassVar[Capabilities] = capabilities_of(LINEAR)
 
-    def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], LinearAnalysis]:
+    def analysis(self, schedule: Schedule, numerics: Numerics) -> Analyse[LinearAnalysis]:
         """The certificate's conditions, over the rows as they are."""
         check_weights(schedule, numerics)
         return partial(LinearAnalysis, schedule, numerics)

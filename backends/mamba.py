@@ -35,6 +35,8 @@ from lsrl.target import Capabilities
 STANDING = -100.0
 # exp(-32) is nothing beside 1.
 FORGETTING = 32.0
+# Products of scaled values may be as large; some are added up.
+LARGEST_PRODUCT = 2.0**120
 # A Δ that changes no float32, and 1 over which is a float32.
 NOTHING = 2.0**-100
 
@@ -93,6 +95,8 @@ class Mamba(ResidualBackend):
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """That of the SiLU, and what a hold replaces by."""
         found = lowered.rectified(channel.row)
+        if channel.mode == "pass" and _overflows(lowered, channel):
+            return 1.0
         if channel.mode == "hold":
             steps = Steps.of(lowered.drives)
             found *= steps.replacing / steps.integrating / steps.taken
@@ -143,6 +147,8 @@ class Mamba(ResidualBackend):
             if channel.mode == "pass":
                 # What the scan takes in it gives back at once.
                 skip[index] = 1.0 - steps.shut / steps.integrating
+                if _overflows(lowered, channel):
+                    skip[index] /= lowered.rectified(channel.row)
                 decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
             elif channel.mode == "sum":
                 dt_bias[index] = drives.opened
@@ -158,6 +164,20 @@ class Mamba(ResidualBackend):
             for index, weight in terms:
                 out[place, index] = weight * decode[index]
         return found
+
+
+def _overflows(lowered: Lowered, channel: Channel) -> bool:
+    """Whether a product of two values on fine grids, both scaled, has no number in float32.
+
+    Then what skips the scan gets rid of its scale there.
+    """
+    if channel.gate is None:
+        return False
+    size = 1.0
+    for row in (channel.row, channel.gate):
+        hull = lowered.stream.hull(row)
+        size *= lowered.rectified(row) * max(abs(hull.low), abs(hull.high))
+    return size > LARGEST_PRODUCT
 
 
 def _shapes(width: int, inner: int, ranks: int) -> dict[str, tuple[int, ...]]:

@@ -100,6 +100,8 @@ def plain(memory: list[int], bits: int, steps: int) -> list[int]:
 def images(count: int) -> list[machine.Image]:
     """As many programs that differ in a number."""
     image = machine.assemble(BUSY)
+    if not isinstance(image, machine.Image):
+        raise BenchmarkError("the text is no SUBLEQ")
     return [image.put(number=number + 1) for number in range(count)]
 
 

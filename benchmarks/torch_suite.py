@@ -505,7 +505,8 @@ def write_page(
         "that are certified also on those of the long split, beside the dataset's.",
     ]
     if lacking:
-        findings.append(f"Not finished: {', '.join(map(str, lacking))}.")
+        some = ", ".join(map(str, lacking[:5])) + (", …" if len(lacking) > 5 else "")
+        findings.append(f"Not finished: {len(lacking)} programs on targets ({some}).")
     if len(codes) > 1:
         findings.append(f"Rows are of {len(codes)} versions of the code.")
     tables = [

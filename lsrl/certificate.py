@@ -10,9 +10,9 @@ the error by a forward analysis of the same rows. Each family of targets has its
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,10 +25,15 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array, lowest_bit, sum_is_exact
 from lsrl.ir.ops import Keeper, Lookup
 from lsrl.numerics import Numerics
+from lsrl.rounding.channels import RoundingError
+from lsrl.rounding.network import Held
+from lsrl.rounding.walk import Walk
 from lsrl.schedule import Layout, Rows, Unit
 from lsrl.schema import Reader
 from lsrl.showing import card
 
+# Dtypes that every operation of a network is rounded to; XLA adds up bfloat16 in float32.
+ROUNDED = ("float32", "float64")
 CLOSED = "yes: what is fed back is a legal input at every token; tokens are prompt and loop"
 # Rounding that a ramp may swallow, in units of the ramp's own rise from 0 to 1.
 MAX_SLACK = 1.0
@@ -101,6 +106,9 @@ class Certificate:
       closed: whether the program feeds outputs back, so that each token of a loop is a legal input,
         by induction from the prompt. The promises that are the program's it keeps in a loop too,
         those of the prompt are for prompt and loop together.
+      exact_in_dtype: of a model that is not exact: whether every output equals the reference
+        evaluator's run in the dtype, bit for bit, with the same promises, tokens and zeros.
+      differs: why not, where that was looked for: the first signal that may be off by a bit.
     """
 
     exact: bool
@@ -110,6 +118,17 @@ class Certificate:
     dtype: str
     tokens: int | None
     closed: bool = False
+    exact_in_dtype: bool = False
+    differs: Reason | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in a few words: "exact", "exact in float32", or "error <= 0.01"."""
+        if self.exact:
+            return "exact"
+        if self.exact_in_dtype:
+            return f"exact in {self.dtype}"
+        return f"error <= {self.error_bound:.2g}"
 
     @property
     def length(self) -> str:
@@ -138,13 +157,20 @@ class Certificate:
         """What it says, line by line: names and texts."""
         bound = f"{self.error_bound:.3g}"
         return [
-            ("exact", f"yes, {self.length}" if self.exact else "no"),
+            ("exact", f"yes, {self.length}" if self.exact else self._in_dtype),
             ("dtype", self.dtype),
             ("error bound", bound if self.exact else f"{bound}, {self.length}"),
             *([("closed", CLOSED)] if self.closed else []),
             *(("reason", str(reason)) for reason in self.reasons),
+            *(() if self.differs is None else [("in its dtype", f"not exact: {self.differs}")]),
             *(("promise", str(promise)) for promise in self.promises),
         ]
+
+    @property
+    def _in_dtype(self) -> str:
+        if not self.exact_in_dtype:
+            return "no"
+        return f"in {self.dtype}, bit for bit as the reference run in it, {self.length}"
 
     def __str__(self) -> str:
         """A table."""
@@ -187,6 +213,16 @@ class Condition(NamedTuple):
     failure: str | None = None
 
 
+Found_co = TypeVar("Found_co", bound="Analysis", covariant=True)
+
+
+class Analyse(Protocol[Found_co]):
+    """Makes an analysis over a number of tokens."""
+
+    def __call__(self, tokens: int, known: tuple[Facts, ...] | None = None) -> Found_co:
+        """With the facts over so many tokens, or with these, which are those of the dtype."""
+
+
 class Analysis(ABC):
     """The conditions of a model over some tokens, and its errors; each family extends it.
 
@@ -200,12 +236,18 @@ class Analysis(ABC):
         itself, and not by the facts alone; see `Graph.settled` for those.
     """
 
-    def __init__(self, graph: Graph, numerics: Numerics, tokens: int) -> None:
-        """Bounds are those of `tokens` tokens."""
+    def __init__(
+        self,
+        graph: Graph,
+        numerics: Numerics,
+        tokens: int,
+        known: tuple[Facts, ...] | None = None,
+    ) -> None:
+        """Bounds are those of `tokens` tokens; those in the dtype are `known`."""
         self.graph = graph
         self.numerics = numerics
         self.tokens = tokens
-        self.facts = graph.facts_at(tokens)
+        self.facts = graph.facts_at(tokens) if known is None else known
         self.slack = 0.0
         self.settled = True
 
@@ -216,6 +258,30 @@ class Analysis(ABC):
     @abstractmethod
     def output_error(self) -> float:
         """The greatest absolute error of an output, if nothing exceeds the largest number."""
+
+    def check_alike(self, held: Held) -> None:
+        """Hold every row that is rounded against the graph; the facts are those of the dtype.
+
+        Raises:
+          RoundingError: a bit may differ.
+        """
+        raise RoundingError(
+            self.graph.output,
+            "this cell scales and adds up numbers by its gates, so it has a bound alone",
+        )
+
+    def check_ends(self, condition: Condition) -> None:
+        """Let a condition hold but for its sums, which may be rounded.
+
+        Raises:
+          RoundingError: a weight is rounded, a gate may be half open, or a number too large.
+        """
+        sums = condition.sums
+        fine = condition.composed and self.fits(condition.weights).all()
+        if not fine or condition.failure is not None:
+            raise RoundingError(condition.node, condition.failure or "a weight is rounded")
+        if not ((sums.magnitude == 0) | self._in_range(sums)).all():
+            raise RoundingError(condition.node, f"{condition.what} beyond the numbers of the dtype")
 
     def first_failure(self) -> Reason | None:
         """The first condition that fails, in the order of the layers."""
@@ -355,9 +421,7 @@ def _most_bits(sizes: Array, grids: Array) -> int:
     return int((exponent - np.frexp(grids)[1] + np.where(mantissa > 0.5, 1, 0)).max())
 
 
-def certify(
-    schedule: Layout, numerics: Numerics, analyse: Callable[[int], Analysis]
-) -> Certificate:
+def certify(schedule: Layout, numerics: Numerics, analyse: Analyse[Analysis]) -> Certificate:
     """Check every condition of a schedule in a dtype.
 
     Args:
@@ -375,10 +439,39 @@ def certify(
             reason = replace(at_token or reason, token=reason.token)
         analysis = analyse(tokens)
         bound, slack = analysis.error_bound(), min(analysis.slack, MAX_SLACK)
+    same, differs = False, None
+    if reason is not None and schedule.graph.trail is not None:
+        same, differs, wider = _in_dtype(schedule.graph, numerics, tokens, analyse)
+        slack = max(slack, wider)
     promises = promises_of(schedule.graph.program or schedule.graph, slack)
     length = None if schedule.graph.settled and analysis.settled else tokens
     reasons = () if reason is None else (reason,)
-    return Certificate(reason is None, bound, reasons, promises, numerics.dtype, length)
+    return Certificate(
+        reason is None, bound, reasons, promises, numerics.dtype, length,
+        exact_in_dtype=same, differs=differs,
+    )  # fmt: skip
+
+
+def _in_dtype(
+    graph: Graph, numerics: Numerics, tokens: int, analyse: Analyse[Analysis]
+) -> tuple[bool, Reason | None, float]:
+    """Whether the network is exact in its dtype, why not, and how much wider ramps are for it."""
+    if graph.trail is None:
+        return False, None, 0.0
+    if numerics.dtype not in ROUNDED:
+        text = f"networks keep more bits between two operations than {numerics.dtype} has"
+        return False, Reason("the network", numerics.dtype, None, text), 0.0
+    walk = Walk(graph, graph.trail, numerics, tokens)
+    try:
+        held = Held(walk)
+        facts = zip(held.channels.facts, graph.facts, strict=True)
+        known = tuple(mine or given for mine, given in facts)
+        analyse(tokens, known).check_alike(held)
+    except RoundingError as error:
+        where = graph if walk.found else walk.program
+        label, source = where.label(error.node), where.source(error.node)
+        return False, Reason(label, source, None, error.text), 0.0
+    return True, None, held.slack
 
 
 def out_of_range(numerics: Numerics, weights: Array) -> Array:
@@ -429,7 +522,7 @@ def promises_of(program: Graph, slack: float = 0.0) -> tuple[Promise, ...]:
     return tuple(found)
 
 
-def _first_token(analyse: Callable[[int], Analysis], tokens: int) -> int:
+def _first_token(analyse: Analyse[Analysis], tokens: int) -> int:
     """The least t at which a condition fails for t + 1 tokens; facts only grow with the length."""
 
     def fails(count: int) -> bool:

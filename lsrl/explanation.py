@@ -155,6 +155,11 @@ def _verdict(
     if certificate.exact:
         return answer, _why_exact(program, tokens, bits, legalise), tokens
     (reason,) = certificate.reasons
+    if certificate.exact_in_dtype:
+        why = (
+            f"exact in {numerics.dtype}: bit for bit as the program run in it, {certificate.length}"
+        )
+        return answer, why, tokens
     if reason.token:
         what = replace(reason, token=0)
         why = f"{numerics.dtype} is exact over the first {reason.token} tokens; then {what}"

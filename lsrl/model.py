@@ -19,7 +19,6 @@ from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
 from lsrl.folders import replace_file
-from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
@@ -164,6 +163,11 @@ class Model(Looping):
         return self.card.tolerance
 
     @property
+    def reference_dtype(self) -> str | None:
+        """The dtype in which the reference evaluator gives the outputs bit for bit, if proven."""
+        return self.dtype if self.proven.exact_in_dtype else None
+
+    @property
     def changed_parameters(self) -> tuple[str, ...]:
         """Names of the parameters that are not the weights that the model was made with.
 
@@ -248,7 +252,8 @@ class Model(Looping):
           state: to go on from, of `step` or of an earlier run; it is not changed.
           return_state: also return the state after the last token.
           check: also run the reference evaluator, which raises where a promise is broken, or what
-            is proven does not hold. It takes whole sequences, so no state.
+            is proven does not hold. It takes whole sequences, so no state. Of a model that is exact
+            in its dtype it runs in that, and every output is held against it, bit for bit.
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
@@ -264,14 +269,15 @@ class Model(Looping):
           InputError: an input lies outside its declared type; says which and where. Or it is longer
             than the certificate speaks of. Or the state is of other sequences or another model.
           BoundsError: with check=True, a promise is broken; says which and where.
+          SelfTestError: with check=True, an output is not the bits that are proven; says which.
         """
         requests.check_run(
             self.program, unknown, chunk, state,
             check=check, return_state=return_state, beyond_certificate=beyond_certificate,
         )  # fmt: skip
         arrays, batched = self._taken("run", inputs, state, 0, beyond_certificate)
-        if check:
-            evaluate(self.program.graph, arrays, theorems=True)
+        reference = self.reference_dtype
+        wanted = requests.reference_run(self.program, arrays, reference) if check else None
 
         def run(part: tuple[Sequence[Array], Tree | None]) -> tuple[Array, Tree]:
             with self.device_mode():
@@ -286,6 +292,8 @@ class Model(Looping):
 
         given = (arrays, None if state is None else state.hidden)
         outputs, after = run(given) if mesh is None else run_over(mesh, run, given)
+        if wanted is not None:
+            requests.check_alike(self.program, reference, wanted, np.asarray(outputs))
         length = arrays[0].shape[1] + (0 if state is None else state.position)
         found = outputs if batched else cast(Array, outputs[0])
         if not return_state:
@@ -522,12 +530,9 @@ class Model(Looping):
         """One line."""
         certificate = self.certificate
         unknown = not np.isfinite(certificate.error_bound)
-        if certificate.exact:
-            exact = "exact"
-        elif unknown and (self.alteration is not None or self.changed_parameters):
+        exact = certificate.verdict
+        if unknown and (self.alteration is not None or self.changed_parameters):
             exact = NOT_COMPILED
-        else:
-            exact = f"error <= {certificate.error_bound:.2g}"
         return (
             f"Model({self.program.name} on {self.target}, {self.dtype}: {self.num_layers} layers, "
             f"width {self.width}, {exact})"

@@ -140,7 +140,10 @@ def not_compiled(certificate: Certificate, which: str, why: str = "") -> Certifi
       why: how they came about, if that is known.
     """
     reason = Reason("the network", which, None, f"{NOT_COMPILED}{why and f': {why}'}")
-    return replace(certificate, exact=False, error_bound=math.inf, reasons=(reason,))
+    return replace(
+        certificate,
+        exact=False, error_bound=math.inf, reasons=(reason,), exact_in_dtype=False, differs=None,
+    )  # fmt: skip
 
 
 def names_text(names: tuple[str, ...]) -> str:

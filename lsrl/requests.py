@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lsrl import arguments
-from lsrl.errors import InputError
+from lsrl.errors import InputError, SelfTestError
+from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
 from lsrl.language.loop import LOOP_OPTIONS, Asked, requested
@@ -199,4 +200,43 @@ def check_export(
             f"export: target {target!r} has no format {format!r}; the targets mamba and griffin "
             "have 'huggingface', those of cells and linear layers 'torch', and every model is "
             f"saved with model.save(path){arguments.near(format, known)}"
+        )
+
+
+def reference_run(program: Program, arrays: Sequence[Array], dtype: str | None) -> Array | None:
+    """Let inputs keep all promises.
+
+    Args:
+      program: the program.
+      arrays: its inputs, as `check_inputs` has them.
+      dtype: of a model that is exact in it.
+
+    Returns:
+      (batch, time, outputs) float64, what such a model's outputs are; None without a dtype.
+
+    Raises:
+      PromiseError: a promise is broken; says which and where.
+      TheoremError: what is proven of a signal does not hold.
+    """
+    graph = program.graph
+    if dtype is None:
+        evaluate(graph, arrays, theorems=True)
+        return None
+    return evaluate(graph, arrays, dtype=dtype)[graph.output].astype(np.float64)
+
+
+def check_alike(program: Program, dtype: str | None, wanted: Array, outputs: Array) -> None:
+    """Refuse outputs that are not, bit for bit, what the reference evaluator gives in the dtype.
+
+    Raises:
+      SelfTestError: says where.
+    """
+    places = np.argwhere(outputs.astype(np.float64) != wanted)
+    if len(places):
+        sequence, token, number = places[np.lexsort((places[:, 0], places[:, 1]))[0]].tolist()
+        got, expected = outputs[sequence, token, number], wanted[sequence, token, number]
+        raise SelfTestError(
+            f"{program.name}: sequence {sequence}, token {token}, output {number}: expected "
+            f"{expected!r} of a model that is exact in {dtype}, got {float(got)!r}; "
+            "model.self_test() says what this device computes otherwise"
         )

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.torch_module",),
     ("lsrl.torch_folder",),
     ("lsrl.requests", "lsrl.run_files"),
+    ("lsrl.rounding",),
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
@@ -79,11 +80,14 @@ MAY_IMPORT_ONLY = {
     "lsrl.levels": GROUND | {"lsrl.target"},
     "lsrl.schedule": GROUND | {"lsrl.levels", "lsrl.target"},
     "lsrl.layers": GROUND | {"lsrl.schedule"},
-    "lsrl.certificate": GROUND | {"lsrl.numerics", "lsrl.schedule", "lsrl.schema", "lsrl.showing"},
+    "lsrl.rounding": GROUND | {"lsrl.numerics"},
+    "lsrl.certificate": GROUND
+    | {"lsrl.numerics", "lsrl.rounding", "lsrl.schedule", "lsrl.schema", "lsrl.showing"},
     "lsrl.backends": GROUND
     | ARRAYS
     | {"lsrl.certificate", "lsrl.circuit", "lsrl.extras", "lsrl.folders", "lsrl.language"}
-    | {"lsrl.numerics", "lsrl.levels", "lsrl.options", "lsrl.schedule", "lsrl.target"}
+    | {"lsrl.numerics", "lsrl.levels", "lsrl.options", "lsrl.rounding", "lsrl.schedule"}
+    | {"lsrl.target"}
     | {"lsrl.torch_config", "lsrl.torch_folder"},
     "lsrl.circuit": GROUND
     | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.sealed"}

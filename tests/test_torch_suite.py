@@ -95,6 +95,6 @@ def test_the_page_counts_models_by_their_worst(sweep, tmp_path):
     data = json.loads((tmp_path / "torch_suite.json").read_text())
     assert "2 models of 1 programs; 1 further ones" in data["findings"][0]
     assert "of 1 equal ours" in data["findings"][1] and "1 differ;" in data["findings"][1]
-    assert "Not finished: b on gru." in data["findings"]
+    assert "Not finished: 1 programs on targets (b on gru)." in data["findings"]
     assert data["absent"][0]["reason"] == "rotated: <target> has N streams | none of <program>"
     assert [row["variant"] for row in data["unequal"]] == ["soft"]

@@ -23,6 +23,7 @@ from lsrl.certificate import (
 )
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import (
+    Facts,
     Sums,
     facts,
     joined_sums,
@@ -55,9 +56,9 @@ class CellAnalysis(Analysis):
     Weights stay as they are; bounds are those of the number of tokens.
     """
 
-    def __init__(self, plan: CellPlan, tokens: int) -> None:
-        """Bounds are those for `tokens` tokens."""
-        super().__init__(plan.schedule.graph, plan.numerics, tokens)
+    def __init__(self, plan: CellPlan, tokens: int, known: tuple[Facts, ...] | None = None) -> None:
+        """Bounds are those for `tokens` tokens; those in the dtype are `known`."""
+        super().__init__(plan.schedule.graph, plan.numerics, tokens, known)
         self.plan = plan
         self.schedule = plan.schedule
         # How far from 0 a ReLU that is lowered to [x > 0] x may take the wrong side, by the node of
@@ -237,7 +238,7 @@ class CellAnalysis(Analysis):
             return np.zeros(0)
         fact = self.facts[unit.node].take(unit.channels)
         operand = self.graph.nodes[unit.node].operands[:1]
-        if unit.kind is Relu and fact.boolean and not self.facts[operand[0]].gridded:
+        if unit.kind is Relu and fact.boolean and not self.facts[operand[0]].counted:
             snapped = self.snapped(unit.slots[0], read.mine, read.before)
             if snapped.all() and self.plan.native_relu:
                 return np.zeros(unit.width)

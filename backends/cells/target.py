@@ -1,8 +1,9 @@
 """What the targets with stock cells share: plan, certificate and module."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from lsrl.backends.cells.network import CellNetwork, CellWeights, GateWeights, b
 from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.cells.soft import KINDS, Image, images, softened_plan
 from lsrl.backends.input_map import input_maps, map_sizes
+from lsrl.certificate import Analyse
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
 from lsrl.parameters import Size
@@ -37,10 +39,10 @@ class CellBackend(StackBackend):
     # The least pre-activation of what is saturated; None: where activations are exact.
     softness: float | None = None
 
-    def analysis(self, schedule: Schedule, numerics: Numerics) -> Callable[[int], CellAnalysis]:
+    def analysis(self, schedule: Schedule, numerics: Numerics) -> Analyse[CellAnalysis]:
         """The certificate's conditions, over the units of the cells."""
         plan = plan_cells(self.encoder, schedule, numerics)
-        return lambda tokens: CellAnalysis(plan, tokens)
+        return partial(CellAnalysis, plan)
 
     def hooks(self, schedule: Schedule, numerics: Numerics) -> Hooks:
         """Channels are read off h by the encoder's plan."""

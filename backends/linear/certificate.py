@@ -32,6 +32,8 @@ from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.ops import LinearState, Lookup, Product, Relu
 from lsrl.ir.recurrence import linear_state_facts, linear_state_settles
 from lsrl.numerics import Numerics
+from lsrl.rounding.channels import RoundingError
+from lsrl.rounding.network import Held
 from lsrl.schedule import Layer, Rows, Schedule, Unit
 
 # Sums over time may be put together of so many runs of tokens, in any order. The linear targets add
@@ -42,9 +44,15 @@ BLOCK = 16
 class LinearAnalysis(Analysis):
     """The conditions and errors of a schedule over a number of tokens."""
 
-    def __init__(self, schedule: Schedule, numerics: Numerics, tokens: int) -> None:
-        """Bounds are those of `tokens` tokens."""
-        super().__init__(schedule.graph, numerics, tokens)
+    def __init__(
+        self,
+        schedule: Schedule,
+        numerics: Numerics,
+        tokens: int,
+        known: tuple[Facts, ...] | None = None,
+    ) -> None:
+        """Bounds are those of `tokens` tokens; those in the dtype are `known`."""
+        super().__init__(schedule.graph, numerics, tokens, known)
         self.schedule = schedule
 
     def conditions(self) -> Iterator[Condition]:
@@ -67,6 +75,43 @@ class LinearAnalysis(Analysis):
         last = len(self.schedule.layers) + 1
         weights = row_weights(rows)
         yield Condition(self.graph.output, last, sums, "the sum is", weights, rows.exact)
+
+    def check_alike(self, held: Held) -> None:
+        """Hold every row that is rounded against the graph; the facts are those of the dtype.
+
+        Raises:
+          RoundingError: a bit may differ.
+        """
+        for condition in self.conditions():
+            self.check_ends(condition)
+        starts = held.channels.starts
+        before = [
+            np.arange(starts[node], starts[node + 1]) for node in self.schedule.features
+        ]  # fmt: skip
+        before_facts = self._feature_facts()
+        for layer in self.schedule.layers:
+            mine_facts = self._layer_facts(layer)
+            mine = [starts[unit.node] + unit.channels for unit in layer.units]
+            read = np.concatenate([*mine, *before])
+            for unit in layer.units:
+                for slot, rows in enumerate(unit.slots):
+                    exact = self.exact_sums(self._sums(layer, unit, slot, before_facts, mine_facts))
+                    self._check_rows(held, unit.node, rows, read, exact)
+                    if unit.kind is LinearState:
+                        _check_moves(unit.node, rows, exact)
+            before, before_facts = mine, mine_facts
+        rows = self.schedule.output
+        exact = self.exact_sums(row_sums(rows, side_by_side([]), before_facts))
+        self._check_rows(held, self.graph.output, rows, np.concatenate(before), exact)
+
+    def _check_rows(self, held: Held, node: int, rows: Rows, read: Array, exact: Array) -> None:
+        """Rows over channels of the layer, and then of the one before, by their numbers."""
+        both = sp.csr_array(sp.hstack([rows.recurrent, rows.inputs]))
+        for row in np.flatnonzero(~exact).tolist():
+            span = slice(both.indptr[row], both.indptr[row + 1])
+            columns = read[both.indices[span]].tolist()
+            terms = list(zip(columns, both.data[span].tolist(), strict=True))
+            held.row(node, terms, float(rows.bias[row]))
 
     def _feature_facts(self) -> Facts:
         return side_by_side([self.facts[node] for node in self.schedule.features])
@@ -174,7 +219,7 @@ class LinearAnalysis(Analysis):
         if unit.kind is Relu and self.facts[unit.node].boolean:
             operand = self.graph.nodes[unit.node].operands[0]
             # Else it is 0 or 1 by its operand's grid, and not by the promise of a ramp.
-            if not self.facts[operand].gridded:
+            if not self.facts[operand].counted:
                 return np.where(self.snapped(unit.slots[0], read.mine, read.before), 0.0, slots[0])
         return slots[0]
 
@@ -213,6 +258,14 @@ class _Read(NamedTuple):
     before: Array
     mine_facts: Facts
     before_facts: Facts
+
+
+def _check_moves(node: int, rows: Rows, exact: Array) -> None:
+    """Refuse states that add anything to what they were, or to what another one was."""
+    entries = np.diff(rows.recurrent.indptr) + np.diff(rows.inputs.indptr) + (rows.bias != 0)
+    kept = np.diff(rows.recurrent.indptr) > 0
+    if (kept & (entries > 1) & ~exact).any():
+        raise RoundingError(node, "is a running sum of real numbers, which rounds at every token")
 
 
 def _scales_only(rows: Rows, ones: bool = False) -> Array:

@@ -14,14 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.backends.residual.alike import StreamRounding
+from lsrl.backends.residual.alike import Sums as Exact
 from lsrl.backends.residual.packer import TAPS
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.tables import Bounds, Hulls, RowTable, SiteTable, StreamTables
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
-from lsrl.ir.bounds import Sums
+from lsrl.ir.bounds import Facts, Sums
 from lsrl.ir.groups import Members
 from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
+from lsrl.rounding.channels import RoundingError
+from lsrl.rounding.network import Held
 
 # The stream's constant channel makes the mean square of the stream this number squared.
 SIZE = 2.0**40
@@ -33,6 +37,10 @@ SHARP = 2.0**50
 SOFT = 0.3 / SHARP
 # Of an activation or a scan, that can each lose a smallest normal number.
 OPERATIONS = 8
+
+
+# What `Sums` are of, as checks call it.
+_READ = ("the sum is", "its gate is", "the sum over time is")
 
 
 class Total(NamedTuple):
@@ -87,10 +95,15 @@ class ResidualAnalysis(Analysis):
     """The conditions of a stream over some tokens, and its errors."""
 
     def __init__(
-        self, stream: Stream, numerics: Numerics, tables: StreamTables, tokens: int
+        self,
+        stream: Stream,
+        numerics: Numerics,
+        tables: StreamTables,
+        tokens: int,
+        known: tuple[Facts, ...] | None = None,
     ) -> None:
-        """Bounds are those of `tokens` tokens; `tables` are the stream's."""
-        super().__init__(stream.graph, numerics, tokens)
+        """Bounds are those of `tokens` tokens, or `known`; `tables` are the stream's."""
+        super().__init__(stream.graph, numerics, tokens, known)
         self.stream = stream
         self._tables = tables
         self._bounds = Bounds(self.facts)
@@ -111,6 +124,47 @@ class ResidualAnalysis(Analysis):
             )
             nothing = Sums(np.zeros(0), np.zeros(0))
             yield Condition(self.graph.output, 1, nothing, "", failure=text)
+
+    def check_alike(self, held: Held) -> None:
+        """Hold every row that is rounded against the graph; the facts are those of the dtype.
+
+        Raises:
+          RoundingError: a bit may differ.
+        """
+        stream, tables = self.stream, self._tables
+        rounding = StreamRounding(stream, held, self.facts)
+        if self._norm > LARGEST_REST:
+            raise RoundingError(
+                stream.graph.output, "norms are not exact, for the stream holds too much"
+            )
+        kept, begin = self._kept, slice(0, tables.embedded)
+        self._check_ends(tables.nodes, Checked(kept.size, kept.grid, "the stream is", 1 / SIZE))
+        for place in np.flatnonzero(~self._fits(kept.size[begin], kept.grid[begin])).tolist():
+            rounding.embedded(place)
+        for number, table in enumerate(tables.sites):
+            exact: dict[str, Array] = {}
+            checks, errors = self._channels(table, self._values[number])
+            for check in checks:
+                self._check_ends(table.nodes, check)
+                fits = self._fits(check.size * check.scale, check.grid * check.scale)
+                fits = np.where(check.asked, fits, True)
+                exact[check.what] = exact.get(check.what, True) & fits
+            total = self._write(number, errors)
+            whole = self._fits(total.size, total.grid) & table.composed
+            always = np.ones(len(table.nodes), dtype=bool)
+            found = (exact.get(what, always) for what in _READ)
+            sizes, grids = self.sizes(number), self.grids(number)
+            rounding.site(table, Exact(*found, whole), sizes, grids)
+        total = self._atoms(tables.output)
+        for row in np.flatnonzero(~self._fits(total.size, total.grid)).tolist():
+            rounding.read(stream.graph.output, tables.output.rows[row])
+
+    def _check_ends(self, nodes: Array, check: Checked) -> None:
+        """Let sums be normal numbers, and their weights be as they are."""
+        fine = self._in_range(Sums(check.size * check.scale, check.grid * check.scale))
+        fine = (fine | (check.size == 0)) & check.exact | ~np.asarray(check.asked)
+        for place in np.flatnonzero(~fine)[:1].tolist():
+            raise RoundingError(int(nodes[place]), f"{check.what} beyond the numbers of the dtype")
 
     def output_error(self) -> float:
         """The greatest error of an output's row."""

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
-from lsrl.backends.residual.packer import Channel, Packer, SiteKind
+from lsrl.backends.residual.packer import Channel, Packer, SiteKind, Terms
 from lsrl.backends.residual.rows import Affines, Atom, AtomRow, Hull, Sum, is_float, normal
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -89,6 +89,7 @@ class Stream:
       depth: blocks.
       names: of the signals.
       made: by atom, the site that makes it; -1 for the embedding.
+      terms: by atom, the inner channels of that site that it is a sum of.
       snaps: channels that are 0 or 1 by the promise of a ramp, whatever the rounding.
       levels: empty, since the layout follows from the graph.
     """
@@ -101,6 +102,7 @@ class Stream:
     depth: int
     names: tuple[str, ...]
     made: dict[Atom, int]
+    terms: dict[Atom, Terms]
     snaps: frozenset[Channel]
     levels: Levels
 
@@ -225,6 +227,7 @@ def lay_out(packer: Packer) -> Stream:
         depth,
         names,
         {atom: made.site for atom, made in packer.made.items()},
+        {atom: made.terms for atom, made in packer.made.items()},
         _snapping(packer),
         {},
     )
@@ -237,7 +240,7 @@ def _snapping(packer: Packer) -> frozenset[Channel]:
     def snaps(node: int) -> bool:
         this = graph.nodes[node]
         boolean = isinstance(this.op, Relu) and graph.facts[node].boolean
-        return boolean and not graph.facts[this.operands[0]].gridded
+        return boolean and not graph.facts[this.operands[0]].counted
 
     return frozenset(
         channel

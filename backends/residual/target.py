@@ -20,7 +20,7 @@ from lsrl.backends.residual.packer import Channel, Packer
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.backends.residual.tables import Scales, StreamTables, tables
-from lsrl.certificate import check_range, out_of_range, place_of
+from lsrl.certificate import Analyse, check_range, out_of_range, place_of
 from lsrl.circuit import Circuit
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
@@ -84,7 +84,7 @@ class ResidualBackend(Backend[Stream]):
         """The layout; it follows from the graph, so there are no levels to keep."""
         return lay_out(self.packer(graph, chains=not options.inspectable))
 
-    def analysis(self, schedule: Stream, numerics: Numerics) -> Callable[[int], ResidualAnalysis]:
+    def analysis(self, schedule: Stream, numerics: Numerics) -> Analyse[ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
         found = tables(schedule, partial(self.scales, self.lowered(schedule)))
         _check_channels(schedule, numerics, found)

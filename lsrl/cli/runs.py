@@ -246,7 +246,9 @@ def _tell(model: "Model", compared: "Comparison") -> None:
         say(about)
         raise typer.Exit(1)
     allowed = model.allowed_error
-    if allowed == 0:
+    if model.reference_dtype is not None:
+        found = f"equal, bit for bit, to the program run in {model.reference_dtype},"
+    elif allowed == 0:
         found = "equal"
     elif np.isfinite(allowed):
         found = f"within the error bound {allowed:.3g} (greatest error {compared.error:.3g})"

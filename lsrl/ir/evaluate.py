@@ -62,6 +62,7 @@ def evaluate(
     wanted: Sequence[int] | None = None,
     interventions: Mapping[int, Intervention] | None = None,
     theorems: bool = False,
+    dtype: str | None = None,
 ) -> dict[int, Array]:
     """Evaluate a graph on whole sequences.
 
@@ -75,18 +76,22 @@ def evaluate(
         proof that float64 is exact holds as far as values stay within their facts.
       theorems: also check every value against the facts that inference gives over these tokens. On
         a compiled graph, inputs that keep the program's promises are asked for.
+      dtype: in place of `exact`, a floating-point one that every operation is rounded to. Theorems
+        about numbers need not hold of rounded ones, and only the program's promises are checked.
 
     Returns:
-      (batch, time, width) by node id: float64, or rationals as objects.
+      (batch, time, width) by node id: float64, rationals as objects, or of the dtype.
 
     Raises:
       PromiseError: a promise of the program is broken; names the signal, line and token.
       TheoremError: what is proven of a signal does not hold.
     """
     batch, time = inputs[0].shape[:2]
-    extent = Extent((batch, time), _numbers(graph, time, exact))
+    extent = Extent((batch, time), _numbers(graph, time, exact, dtype))
     keep = [graph.output] if wanted is None else list(wanted)
     pledges = pledges_of(graph, time) if interventions is None else {}
+    if dtype is not None:
+        pledges = {i: pledge for i, pledge in pledges.items() if pledge.keeper}
     # Promises are checked even where nothing reads the promised signal.
     live = graph.live([*keep, *(i for i, pledge in pledges.items() if pledge.keeper)])
     proven = facts_over(graph, time) if theorems and interventions is None else None
@@ -107,7 +112,12 @@ def evaluate(
 
 
 def evaluate_prefixes(
-    graph: Graph, inputs: Sequence[Array], wanted: Sequence[int] = (), *, exact: bool | None = None
+    graph: Graph,
+    inputs: Sequence[Array],
+    wanted: Sequence[int] = (),
+    *,
+    exact: bool | None = None,
+    dtype: str | None = None,
 ) -> tuple[Array, dict[int, Array]]:
     """Evaluate a graph on sequences that may break its promises, and say where they do.
 
@@ -119,13 +129,14 @@ def evaluate_prefixes(
       inputs: as for `evaluate`.
       wanted: ids of the nodes to return.
       exact: as for `evaluate`.
+      dtype: as for `evaluate`.
 
     Returns:
       (batch,) int, how many tokens from the first on keep every promise, and the values of the
       wanted nodes, as `evaluate` returns them.
     """
     batch, time = inputs[0].shape[:2]
-    extent = Extent((batch, time), _numbers(graph, time, exact))
+    extent = Extent((batch, time), _numbers(graph, time, exact, dtype))
     legal = np.full(batch, time)
     pledges = {i: pledge for i, pledge in pledges_of(graph, time).items() if pledge.keeper}
     values: dict[int, Array] = {}
@@ -143,7 +154,9 @@ def evaluate_prefixes(
     return legal, values
 
 
-def _numbers(graph: Graph, tokens: int, exact: bool | None) -> Numbers:
+def _numbers(graph: Graph, tokens: int, exact: bool | None, dtype: str | None) -> Numbers:
+    if dtype is not None:
+        return Floats(dtype)
     rationals = not float64_is_exact(graph, tokens) if exact is None else exact
     return Rationals() if rationals else Floats()
 

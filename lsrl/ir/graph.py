@@ -19,6 +19,7 @@ from lsrl.ir.inference import Inference
 from lsrl.ir.labels import Name, names_of
 from lsrl.ir.node import Node, Source
 from lsrl.ir.ops import Input, Op
+from lsrl.ir.trail import Trail
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -34,6 +35,7 @@ class Graph:
       facts: what is known of each node over `tokens` tokens.
       tokens: number of tokens that the facts hold for.
       program: the graph as the user wrote it; None on that graph itself.
+      trail: where that one's signals are, if it has real numbers among them.
     """
 
     nodes: tuple[Node, ...]
@@ -41,6 +43,7 @@ class Graph:
     facts: tuple[Facts, ...]
     tokens: int
     program: "Graph | None" = None
+    trail: Trail | None = None
 
     def __len__(self) -> int:
         """Number of nodes."""
@@ -98,6 +101,11 @@ class Graph:
     @cached_property
     def _inference(self) -> Inference:
         return Inference(self.nodes, written=self.program is None)
+
+    @cached_property
+    def real(self) -> bool:
+        """Whether some live signal is a real number, on no grid that float64 holds."""
+        return not all(self.facts[i].counted for i in self.live())
 
     @cached_property
     def settled(self) -> bool:
@@ -392,7 +400,13 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     built = builder.build(new[graph.output])
     if graph.program is not None and built.same_as(graph):
         return graph
-    return built if len(built.live([built.output, *built.inputs])) == len(built) else prune(built)
+    live = built.live([built.output, *built.inputs])
+    trail = graph.trail
+    if graph.program is None and graph.real:
+        trail = Trail.begun(graph.nodes)
+    if trail is not None:
+        trail = trail.followed(graph.nodes, built.nodes, new, live)
+    return replace(built if len(live) == len(built) else prune(built), trail=trail)
 
 
 def prune(graph: Graph) -> Graph:

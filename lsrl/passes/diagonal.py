@@ -234,20 +234,8 @@ def _emit(builder: GraphBuilder, values: list[Sum], target: Capabilities) -> int
         rows, channels, weights = zip(*found, strict=True)
         shape = (len(values), builder.nodes[source].width)
         matrix = Matrix(sp.csr_array((np.array(weights), (rows, channels)), shape))
-        if lag:
-            source, matrix = _lit(builder, source, matrix)
-        if matrix.nonzeros:
-            terms[_delayed(builder, source, lag, target, known)] = matrix
+        terms[_delayed(builder, source, lag, target, known)] = matrix
     return emit_affine(builder, terms, bias)
-
-
-def _lit(builder: GraphBuilder, source: int, matrix: Matrix) -> tuple[int, Matrix]:
-    """A source and what reads it, without the channels that are always 0: none is delayed."""
-    lit = ~builder.facts[source].zero
-    if lit.all() or not lit.any():
-        return source, matrix if lit.any() else Matrix.zeros(*matrix.shape)
-    picked = Matrix.selection(np.flatnonzero(lit), len(lit))
-    return emit_affine(builder, {source: picked}, np.zeros(picked.rows)), matrix.keep(lit)
 
 
 # ---------------------------------------------------------------- holds

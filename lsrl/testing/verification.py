@@ -43,6 +43,10 @@ class Runnable(Protocol[Held]):
     def allowed_error(self) -> float:
         """Greatest error of an output that what is proven allows."""
 
+    @property
+    def reference_dtype(self) -> str | None:
+        """The dtype in which the program's own values are the model's, bit for bit, if one is."""
+
     def run(self, *inputs: ArrayLike) -> Array:
         """Whole sequences."""
 
@@ -391,8 +395,9 @@ def compare(
 ) -> Comparison:
     """Compare a model with its program, token by token.
 
-    Equal where that is proven of the compiled weights, else within the bound that is proven of
-    them. Of a sequence that breaks a promise of the program, the tokens ahead of that are compared.
+    Equal where that is proven of the compiled weights, to the program as it is or as the reference
+    evaluator runs it in the model's dtype, else within the bound that is proven of them. Of a
+    sequence that breaks a promise of the program, the tokens ahead of that are compared.
 
     Args:
       model: the model.
@@ -413,7 +418,7 @@ def compare(
     if inputs is None:
         inputs = draw_inputs(program, sequences, length, seed, sampler=sampler)
     drawn = inputs if isinstance(inputs, Drawn) else _given(program, inputs)
-    legal, expected, spans = _evaluated(program, drawn)
+    legal, expected, spans = _evaluated(program, drawn, model.reference_dtype)
     whole = legal == drawn.lengths
     difference, error = None, 0.0
     if legal.any():
@@ -435,7 +440,7 @@ def compare(
 
 
 def _evaluated(
-    program: Program, drawn: Drawn
+    program: Program, drawn: Drawn, dtype: str | None
 ) -> tuple[Array, Array, dict[int, tuple[Array, Array]]]:
     """Legal tokens of each sequence, outputs (sequences, length, outputs), and spans of signals."""
     count, time = len(drawn.lengths), drawn.inputs[0].shape[1]
@@ -447,7 +452,7 @@ def _evaluated(
     for start in range(0, count, rows):
         part = slice(start, start + rows)
         inputs = [array[part] for array in drawn.inputs]
-        found, values = evaluate_prefixes(program.graph, inputs, wanted)
+        found, values = evaluate_prefixes(program.graph, inputs, wanted, dtype=dtype)
         legal[part] = np.minimum(found, drawn.lengths[part])
         expected[part] = values[output].astype(np.float64)
         ahead = np.arange(time) < legal[part, None]
@@ -463,10 +468,11 @@ def _differences(
 ) -> tuple[Difference | None, float]:
     """The first difference within the legal tokens, and the greatest."""
     ahead = np.arange(expected.shape[1]) < legal[:, None]
+    allowed = model.allowed_error if model.reference_dtype is None else 0.0
     modes = {"run": np.array(model.run(*inputs), np.float64)}
     # Outputs depend on no later token, so it does no harm that what is behind breaks promises,
     # unless it overflows: then zeros of a matrix product make it NaN everywhere.
-    wrong = (errors_of(expected, modes["run"], ahead) > model.allowed_error).any(axis=(1, 2))
+    wrong = (errors_of(expected, modes["run"], ahead) > allowed).any(axis=(1, 2))
     for row in np.flatnonzero(wrong & (legal < expected.shape[1])):
         prefix = [array[row : row + 1, : legal[row]] for array in inputs]
         modes["run"][row, : legal[row]] = model.run(*prefix)[0]
@@ -475,7 +481,7 @@ def _differences(
         state = model.init_state(batch=len(legal))
         for t in range(int(legal.max())):
             modes["step"][:, t], state = model.step(state, *(array[:, t] for array in inputs))
-    allowed, greatest = model.allowed_error, 0.0
+    greatest = 0.0
     first: Difference | None = None
     for mode, got in modes.items():
         error = errors_of(expected, got, ahead)
