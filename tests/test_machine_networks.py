@@ -67,8 +67,8 @@ def check_random_programs(model, images, steps, seed=0):
 
 def test_random_programs_are_the_same_in_a_network():
     model = computer("mamba", 32, 8)
-    images = random_images(32, 8, 64, seed=1)
-    assert check_random_programs(model, images, 200) > 32  # most of them change their own code
+    images = random_images(32, 8, 32, seed=1)
+    assert check_random_programs(model, images, 200) > 16  # most of them change their own code
 
 
 @pytest.mark.nightly
@@ -141,8 +141,8 @@ def test_what_is_no_card_is_told():
 
 def test_words_are_instructions_too():
     """Of a language model: what it says is what a machine without keys does."""
-    program = lsrl.programs.subleq_lm(cells=64, bits=8)
-    for name in ("hello", "multiplication", "division"):
+    program = lsrl.programs.subleq_lm(cells=32, bits=8)
+    for name in ("hello", "multiplication"):
         image = programs()[name].image()
         run = program.loop(*card(program, image), steps=600)
         plain = interpret(program, image, steps=0)
