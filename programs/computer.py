@@ -19,7 +19,7 @@ SAMPLED = 300
 # The powers of two between which a seed is told apart.
 SEEDS = range(-6, 7)
 # Up to what a flag counts as 0, as a share of the greatest number.
-FLAG = 2.0**-26
+FLAG = 2.0**-25
 # Cells and lines of `fleq` up to which an address is decoded in one level.
 ONE_ROW = 64
 Block = Callable[[Signal, Signal], Signal]
@@ -237,10 +237,15 @@ def _seed(x: Signal, _: Signal) -> Signal:
     size = lsrl.absolute(x)
     found: Signal | float = 2.0 ** -SEEDS[0]
     for power in SEEDS:
-        # The ramp lies between 2^power and the float32 below it.
-        level, ramp = 2.0**power * (1 + 2.0**-24), 2.0 ** (power - 23)
-        found = found - 2.0 ** -(power + 1) * lsrl.greater_equal(size, level, ramp=ramp)
+        # The ramp lies between the two float32 numbers below 2^power, so that none is on it.
+        reached = lsrl.greater_equal(size, 2.0**power, ramp=2.0 ** (power - 23))
+        found = found - 2.0 ** -(power + 1) * reached
     return found
+
+
+def _on_grid(x: Signal, step: float) -> Signal:
+    """X, by the promise of a legal prompt that its numbers are multiples of a step."""
+    return lsrl.bound(x, x.facts.low, x.facts.high, "prompt", step)
 
 
 def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
@@ -284,7 +289,7 @@ def fleq(
     A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
     if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
     halts, and so does what comes behind the last of all lines; one that was not written is zeros.
-    A flag counts as 0 up to size 2^-26, and none lies between that and twice as much.
+    A flag counts as 0 up to size 2^-25, and none lies between that and twice as much.
 
     Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
@@ -343,7 +348,11 @@ def fleq(
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
         # While a prompt loads memory, at line -1, no function is done.
         chosen = lsrl.one_hot(function, len(blocks)) & (pc >= 0)
-        found = [block(x, y) for block in blocks.values()]
+        # Of what is not chosen a product is 0, so that none is too small for the grid.
+        found = [
+            _on_grid(block(lsrl.select(k, x, 0), y), step)
+            for k, block in zip(chosen, blocks.values(), strict=True)
+        ]
         made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])

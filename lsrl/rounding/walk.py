@@ -26,7 +26,7 @@ from lsrl.ir.ops import (
 )
 from lsrl.ir.trail import Row, Trail
 from lsrl.numerics import Numerics
-from lsrl.rounding.channels import Channels, Kind, RoundingError, complement, negated, side
+from lsrl.rounding.channels import Channels, Kind, RoundingError, Term, complement, negated, side
 from lsrl.rounding.made import (
     Made,
     Polynomial,
@@ -82,6 +82,8 @@ class Walk:
         self.lenient: set[int] = set()
         self.found = False
         self._rows: dict[int, Row] = {}
+        # Of channels that are sums of which one term is not 0: these terms.
+        self._leaves: dict[int, list[Term]] = {}
 
     def go(self) -> None:
         """Through all that the output depends on.
@@ -169,9 +171,14 @@ class Walk:
         if not isinstance(op, Affine):
             raise TypeError(op)
         for channel in range(node.width):
-            mine[channel] = kind = self._judged(
-                i, terms_of(self.channels, node, channel), op.bias[channel]
-            )
+            terms = [
+                (leaf, weight * factor)
+                for column, weight in terms_of(self.channels, node, channel)
+                for leaf, factor in self._leaves.get(column, [(column, 1.0)])
+            ]
+            mine[channel] = kind = self._judged(i, terms, op.bias[channel])
+            if kind == Kind.REAL and not op.bias[channel]:
+                self._leaves[self.channels.starts[i] + channel] = terms
             if kind != Kind.EXACT:
                 place = self.channels.starts[i] + channel
                 if not self.trail.lost[place] and self.row(i, channel) != self._sum(i, channel):
@@ -339,6 +346,10 @@ class Walk:
             if self.kind(operand, channel) != Kind.EXACT:
                 self._is(i, channel, 1.0, operand)
         self.channels.of(i)[:] = self.channels.of(operand)
+        for channel in range(node.width):
+            leaves = self._leaves.get(self.channels.starts[operand] + channel)
+            if leaves is not None:
+                self._leaves[self.channels.starts[i] + channel] = leaves
         # A theorem about numbers need not hold of rounded ones.
         proven = isinstance(op, Bound) and op.proven
         return self.channels.known(operand) if proven else inferred
