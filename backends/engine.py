@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsrl.backends.loop import WINDOW, Carry, Given, carry_of, stretch
+from lsrl.backends.loop import WINDOW, Carry, Given, carry_of, room_for, stretch
 from lsrl.backends.network import Network, on_device
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import Token
@@ -28,8 +28,7 @@ class Machines(Engine[Tree]):
         """Of a network, for so many steps of so many machines at most."""
         self._network, self._parameters, self._wiring = network, network.kept(), wiring
         most = MOST_ALONE if machines == 1 else MOST_TOGETHER
-        # Few sizes of the buffer, so few compilations.
-        self.most = min(most, 1 << (steps - 1).bit_length())
+        self.most = min(most, room_for(steps))
         self._kinds = [jnp.int32 if isinstance(kind, Token) else jnp.dtype(network.dtype)
                        for _, kind in wiring.types]  # fmt: skip
         self._idle: tuple[jax.Array, ...] = ()

@@ -22,8 +22,8 @@ from lsrl.pytrees import Tree
 
 # Tokens of a prompt that are read at a time.
 WINDOW = 64
-# Ids that are generated at a time.
-MOST_IDS = 4096
+# Tokens that run at a time: few sizes of the buffer, so few compilations.
+ROOMS = (64, 512, 4096)
 Step: TypeAlias = Callable[
     [Mapping[str, object], Hashable, Tree, Sequence[jax.Array]], tuple[jax.Array, Tree]
 ]
@@ -67,6 +67,11 @@ class Given(NamedTuple):
     there: jax.Array
     prompt: tuple[jax.Array, ...] | None
     reading: jax.Array
+
+
+def room_for(tokens: int) -> int:
+    """How many tokens are run at a time, of so many in all."""
+    return next((room for room in ROOMS if room >= tokens), ROOMS[-1])
 
 
 def carry_of(state: Tree, pending: tuple[jax.Array, ...], live: Array) -> Carry:
@@ -153,7 +158,7 @@ def generated(
       (batch, count) int32, the ids after the first.
     """
     batch, parts = len(first), [np.zeros((len(first), 0), np.int32)]
-    room = min(MOST_IDS, 1 << max(count - 1, 0).bit_length())
+    room = room_for(count)
     carry = carry_of(own_copy(state), (jax.device_put(first),), np.ones(batch, bool))
     keys, none = jax.device_put(np.zeros((batch, 1))), jax.device_put(np.zeros(batch, np.int32))
     given = Given(keys, none, None, jax.device_put(np.zeros((), bool)))

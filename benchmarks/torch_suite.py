@@ -42,7 +42,7 @@ from lsrl.suite.manifest import Refusal
 from lsrl.suite.on_demand import held_and_refused
 from lsrl.suite.programs import check_names
 from lsrl.suite.programs import programs as suite_programs
-from lsrl.suite.variants import VARIANTS
+from lsrl.suite.variants import DEFAULT, VARIANTS
 
 KEPT = ROOT / "build" / "torch_suite"
 # Sequences that are run; as many as variants are measured on, whose compiled code then serves here.
@@ -475,8 +475,10 @@ def unequal_table(rows: Sequence[Row]) -> Table:
     return Table("unequal", "What differs", {name: name for name in columns}, bad)
 
 
-def write_page(rows: Sequence[Row], output: Output, described: Mapping[str, str]) -> None:
-    """All tables, of the rows that there are."""
+def write_page(
+    rows: Sequence[Row], lacking: Sequence[Group], output: Output, described: Mapping[str, str]
+) -> None:
+    """All tables, of the rows that there are; lacking are the groups that were not finished."""
     made = [row for row in rows if row["way"] is not None]
     absent = [row for row in rows if row["way"] is None]
     refused = [row for row in made if row["outputs"] in ("refused", "failed")]
@@ -502,6 +504,9 @@ def write_page(rows: Sequence[Row], output: Output, described: Mapping[str, str]
         f"Of each model {SEQUENCES} sequences of the validation split, beside Model.run; outputs "
         "that are certified also on those of the long split, beside the dataset's.",
     ]
+    if lacking:
+        some = ", ".join(map(str, lacking[:5])) + (", …" if len(lacking) > 5 else "")
+        findings.append(f"Not finished: {len(lacking)} programs on targets ({some}).")
     if len(codes) > 1:
         findings.append(f"Rows are of {len(codes)} versions of the code.")
     tables = [
@@ -535,15 +540,21 @@ def main(
         for turn in range(len(names))
         for number, task in enumerate(tasks)
     ]
-    variants = variant or list(VARIANTS)
+    variants = variant or list(DEFAULT)
     if not finished:
         # Each model runs a few times only, so compiling is a good part of the time.
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags()}".strip()
         in_order(partial(sweep, variants=variants), groups, workers, None, "torch")
     code = None if finished else cache.code()
-    rows = [row for group in groups for row in rows_kept(group, code) if row["variant"] in variants]
+    known = {group: rows_kept(group, code) for group in groups}
+    rows = [row for each in known.values() for row in each if row["variant"] in variants]
+    lacking = [
+        group
+        for group, each in known.items()
+        if not {row["variant"] for row in each}.issuperset(variants)
+    ]
     some = program is not None or target is not None or variant is not None
-    write_page(rows, Output.of("torch_suite", some, output), described)
+    write_page(rows, lacking, Output.of("torch_suite", some, output), described)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ FORM = sealed.Form("lsrl.circuit", 2, sealed=2)
 OUTPUT = "output"
 
 Role = Literal["made", "carried", "constant", "distractor"]
-EdgeKind = Literal["same step", "carry", "lag", "gate"]
+EdgeKind = Literal["same step", "carry", "lag", "gate", "fed back"]
+FED_BACK: EdgeKind = "fed back"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Edge:
       target: the signal that reads it; "output" for the output.
       target_element: which of its elements.
       kind: "same step"; "carry", a layer's own state a token ago; "lag", a convolution's tap on an
-        earlier token; "gate", what opens, shuts or keeps.
+        earlier token; "gate", what opens, shuts or keeps; "fed back", an output that is the input
+        of a loop's next token, by no weight of the network.
       lag: tokens ago.
       weight: the factor, in units of the two elements' values.
     """
@@ -254,6 +256,22 @@ class Circuit:
         last_first = sorted(self.channels, key=lambda channel: -channel.layer)
         return {(channel.signal, channel.element): channel.layer for channel in last_first}
 
+    @property
+    def wires(self) -> tuple[Edge, ...]:
+        """The edges that weights make: without those that are fed back, they go round no circle."""
+        return tuple(edge for edge in self.edges if edge.kind != FED_BACK)
+
+    def looped(self, name: str, outputs: Iterable[int]) -> "Circuit":
+        """The circuit of a program whose outputs, in order, are the elements of its next input."""
+        if name not in self.by_name:
+            return self  # nothing reads it
+        signal = self.by_name[name]
+        fed = [
+            Edge(OUTPUT, output, signal.name, element, FED_BACK, 1, 1.0)
+            for element, output in enumerate(outputs)
+        ]
+        return dataclasses.replace(self, edges=(*self.edges, *fed))
+
     def graph(self) -> nx.MultiDiGraph:
         """Signals as nodes and edges between them, each with its attributes."""
         graph = nx.MultiDiGraph(program=self.program, target=self.target, dtype=self.dtype)
@@ -265,8 +283,8 @@ class Circuit:
         return graph
 
     def signal_edges(self) -> set[tuple[str, str]]:
-        """Which signal reads which, without the self-loops of states."""
-        return {(edge.source, edge.target) for edge in self.edges if edge.source != edge.target}
+        """Which signal reads which, without the self-loops of states and what is fed back."""
+        return {(edge.source, edge.target) for edge in self.wires if edge.source != edge.target}
 
     def draw(self, path: str | os.PathLike[str] | None = None, *, whole: bool = False) -> Drawing:
         """Draw the circuit: signals as boxes with their formulas, layer by layer, edges by kind.
@@ -291,12 +309,14 @@ class Circuit:
             for layer in range(len(self.units))
             if (found := [signal.name for signal in drawn if signal.layer == layer])
         ]
+        fed = {edge.target for edge in self.edges if edge.kind == FED_BACK}
+        said = f"fed back: {', '.join(sorted(fed))}" if fed else ""
         # One arrow for all elements.
         return drawing(
             f"{self.program} on {self.target}",
             [*layers, Layer("", [OUTPUT])],
-            {**{one.name: _box(one) for one in drawn}, OUTPUT: Box(OUTPUT, "", "", OUTPUT)},
-            [Link(edge.source, edge.target, edge.kind) for edge in self.edges],
+            {**{one.name: _box(one) for one in drawn}, OUTPUT: Box(OUTPUT, said, "", OUTPUT)},
+            [Link(edge.source, edge.target, edge.kind) for edge in self.wires],
             whole=whole,
             path=path,
         )

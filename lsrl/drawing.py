@@ -34,6 +34,9 @@ _FONT = 11.0
 _COLUMNS, _LINES = 30, 3
 _LEFT, _TOP = 64.0, 34.0
 
+# A drawing shrinks to where it is shown, down to this share: what is smaller can't be read.
+_SMALLEST = 0.7
+
 # Of light and of dark paper.
 _PAPER, _INK, _SOFT = ("#ffffff", "#15181c"), ("#1f2328", "#e4e7ea"), ("#5c6570", "#a3acb6")
 _BANDS = (("#f3f5f7", "#1c2127"), ("#ffffff", "#15181c"))
@@ -80,7 +83,8 @@ class Box(NamedTuple):
         """Its text."""
         wrapped = _wrapped(self.formula)
         if len(wrapped) > _LINES:
-            wrapped = [*wrapped[: _LINES - 1], _cut(" ".join(wrapped[_LINES - 1 :]))]
+            wrapped = [*wrapped[: _LINES - 1], "".join(wrapped[_LINES - 1 :])]
+        wrapped = [_cut(line.strip()) for line in wrapped]
         return [_short_name(self.name), *wrapped, *([self.remark] if self.remark else [])]
 
     @property
@@ -261,17 +265,33 @@ def save_figure(
       InputError: there is no such format.
       OSError: the file can't be written.
     """
-    from matplotlib import rc_context
-
     name, suffix = os.path.splitext(os.fspath(path))
-    content = io.BytesIO()
     try:
-        # Whole fonts in PDF files: publishers refuse those of Type 3.
-        with rc_context({"pdf.fonttype": 42}):
-            figure.savefig(content, format=suffix[1:] or "png", dpi=dpi, metadata=metadata)
+        content = figure_bytes(figure, suffix[1:] or "png", dpi=dpi, metadata=metadata)
     except ValueError as error:
         raise InputError(f"{os.fspath(path)}: can't draw: {error}") from error
-    replace_file(path if suffix else f"{name}.png", content.getvalue())
+    replace_file(path if suffix else f"{name}.png", content)
+
+
+def figure_bytes(
+    figure: "Figure",
+    kind: str,
+    *,
+    dpi: float | None = None,
+    metadata: dict[str, str | None] | None = None,
+) -> bytes:
+    """A figure of matplotlib in a format, as for `save_figure`.
+
+    Raises:
+      ValueError: there is no such format.
+    """
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    # Whole fonts in PDF files: publishers refuse those of Type 3.
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(content, format=kind, dpi=dpi, metadata=metadata)
+    return content.getvalue()
 
 
 def range_text(width: int, low: float, high: float) -> str:
@@ -283,7 +303,15 @@ def node_formulas(graph: Graph) -> dict[int, str]:
     """How each live node of a graph is computed, with its weights; "" where its name says that."""
     formulas = Formulas(graph)
     said = {node: formulas.node(node) for node in graph.live()}
-    return {node: "" if text == graph.label(node) else text for node, text in said.items()}
+    return {
+        node: "" if _plain(text) == _plain(graph.label(node)) else text
+        for node, text in said.items()
+    }
+
+
+def _plain(text: str) -> str:
+    """A formula or an expression of Python, which write one thing with other signs."""
+    return text.translate(str.maketrans({"−": "-", "·": "*", " ": None}))
 
 
 def remark(graph: Graph, node: int) -> str:
@@ -325,13 +353,14 @@ def _columns(text: str) -> int:
 
 
 def _wrapped(formula: str) -> list[str]:
-    """A formula in lines, broken behind spaces and brackets."""
+    """A formula in lines, broken behind spaces, and behind brackets where that is not enough."""
     lines = [""]
-    for piece in re.split(r"(?<=[( ])(?!\))", formula):
-        if lines[-1] and len(lines[-1] + piece.rstrip()) > _COLUMNS:
-            lines.append("")
-        lines[-1] += piece
-    return [_cut(line.strip()) for line in lines if line]
+    for word in re.split(r"(?<= )", formula):
+        for piece in [word] if len(word) <= _COLUMNS else re.split(r"(?<=[(\]])", word):
+            if lines[-1] and len(lines[-1] + piece.rstrip()) > _COLUMNS:
+                lines.append("")
+            lines[-1] += piece
+    return [line for line in lines if line]
 
 
 def _short_name(name: str) -> str:
@@ -423,7 +452,8 @@ def _svg(drawing: Drawing) -> str:
     style = "".join(f".{name}{{{rule}}}" for name, rule in made.dark.items())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}" style="max-width:100%;height:auto" '
+        f'width="{width:.0f}" height="{height:.0f}" '
+        f'style="max-width:100%;min-width:{_SMALLEST * width:.0f}px;height:auto" '
         'font-family="ui-monospace,Menlo,Consolas,DejaVu Sans Mono,monospace" '
         f'font-size="{_FONT:g}">'
         f"<style>@media (prefers-color-scheme:dark){{{style}}}</style>{''.join(parts)}</svg>"

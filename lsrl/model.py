@@ -546,9 +546,11 @@ class Model(Looping):
     @cached_property
     def compiled_circuit(self) -> Circuit:
         """The circuit of the network that the compiler makes, also of an altered model."""
-        return registry.find(self.target).anatomy(
+        found = registry.find(self.target).anatomy(
             self.schedule, self.numerics, self.program.name, self.options
         )
+        feedback = self.program.feedback
+        return found if feedback is None else found.looped(feedback.input, range(*feedback.output))
 
     def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""

@@ -353,32 +353,35 @@ def _plus_product(total: Matrix, weight: Matrix, rows: Matrix) -> Matrix:
 
 def _composes_exactly(weight: Matrix, part: _Draws) -> bool:
     """Whether weight @ part has only entries that float64 holds exactly."""
+    if weight.nonzeros <= weight.rows and (np.abs(weight.data) == 1).all():
+        return True
     entries = [part.recurrent.data, part.inputs.data, part.bias[part.bias != 0]]
     inner = np.concatenate(entries)
     if not len(inner) or not weight.nonzeros:
-        return True
-    if (np.abs(weight.data) == 1).all() and weight.nonzeros <= weight.rows:
         return True
     unit = weight.unit * lowest_bit(inner).min()
     per_row = np.bincount(weight.entry_rows(), np.abs(weight.data)).max()
     return bool(per_row * np.abs(inner).max() <= 2.0**53 * unit)
 
 
+_Stack = tuple[list[Matrix], list[Matrix]]
+
+
 def _pruned(
     graph: Graph, feature_width: int, drafts: list[_Draft], output: _Draws
 ) -> tuple[tuple[Layer, ...], Rows]:
     """Drop the channels that nothing reads, last layer first, and number the rest."""
+    stacks = [_stacked(draft) for draft in drafts]
     kept: list[Array] = []
     wanted = _read([output.inputs], slice(None))
-    for draft in reversed(drafts):
-        recurrent, inputs = _stacked(draft)
+    for recurrent, inputs in reversed(stacks):
         keep = _reached(wanted, recurrent)
         kept.insert(0, keep)
         wanted = _read(inputs, keep)
     before = [np.ones(feature_width, dtype=bool), *kept]
     layers = tuple(
-        _layer(graph, draft, keep, columns)
-        for draft, keep, columns in zip(drafts, kept, before, strict=False)
+        _layer(graph, draft, stack, keep, columns)
+        for draft, stack, keep, columns in zip(drafts, stacks, kept, before, strict=False)
     )
     # A sum with 0.0 in it is never -0.0, so a step need not look for zeros with a sign.
     bias, nothing = output.bias + 0.0, sp.csr_array((len(output.bias), 0))
@@ -409,7 +412,7 @@ def _reached(wanted: Array, reads: Sequence[Matrix]) -> Array:
     return reached
 
 
-def _stacked(draft: _Draft) -> tuple[list[Matrix], list[Matrix]]:
+def _stacked(draft: _Draft) -> _Stack:
     """What the channels of a layer read of it and of the layer before: a row each, slot by slot."""
     recurrent, inputs = [], []
     for slot in range(2):
@@ -440,21 +443,23 @@ def empty_rows(inputs: int) -> Rows:
     return Rows(sp.csr_array((0, 0)), sp.csr_array((0, inputs)), np.zeros(0))
 
 
-def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
+def _layer(graph: Graph, draft: _Draft, stack: _Stack, keep: Array, columns: Array) -> Layer:
+    picked = np.flatnonzero(keep)
+    # Of all units at once, slot by slot.
+    recurrent, inputs = (
+        [whole.take(picked).keep(read) for whole in wholes]
+        for wholes, read in zip(stack, (keep, columns), strict=True)
+    )
     units, initial, start = [], [], 0
     for (node, kind), slots in zip(draft.members, draft.slots, strict=True):
         first, op = draft.held.starts[node], graph.nodes[node].op
         channels = np.flatnonzero(keep[first : first + graph.nodes[node].width])
         if not len(channels):
             continue
+        own = slice(start, start + len(channels))
         rows = tuple(
-            Rows(
-                _csr(slot.recurrent, channels, keep),
-                _csr(slot.inputs, channels, columns),
-                slot.bias[channels],
-                slot.exact,
-            )
-            for slot in slots
+            Rows(_csr(recurrent[k], own), _csr(inputs[k], own), slot.bias[channels], slot.exact)
+            for k, slot in enumerate(slots)
         )
         units.append(Unit(node, kind, rows, channels, start))
         values = getattr(op, "initial", None) if kind is not ops.Affine else None
@@ -463,8 +468,11 @@ def _layer(graph: Graph, draft: _Draft, keep: Array, columns: Array) -> Layer:
     return Layer(tuple(units), np.concatenate(initial) if initial else np.zeros(0))
 
 
-def _csr(matrix: Matrix, rows: Array, columns: Array) -> sp.csr_array:
-    """Some rows, and the columns where a mask is true."""
-    if not matrix.nonzeros:
-        return sp.csr_array((len(rows), np.count_nonzero(columns)))
-    return matrix.take(rows).keep(columns).csr
+def _csr(matrix: Matrix, rows: slice) -> sp.csr_array:
+    """Some rows that follow one another."""
+    starts = matrix.indptr[rows.start : rows.stop + 1]
+    entries = slice(starts[0], starts[-1])
+    parts = matrix.data[entries], matrix.indices[entries], starts - starts[0]
+    found = sp.csr_array(parts, (len(starts) - 1, matrix.columns))
+    found.has_canonical_format = True
+    return found

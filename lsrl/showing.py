@@ -9,13 +9,14 @@ from typing import NamedTuple
 MOST_ROWS, MOST_LETTERS = 40, 400
 
 # Lines are half transparent and text has the colour of what is around, so both themes are served.
+# The class stands twice so that our rules go before those that a notebook has for its tables.
 _STYLE = (
     ".lsrl-card{overflow-x:auto;line-height:1.4}"
-    ".lsrl-card table{border-collapse:collapse;margin:.3em 0 .8em}"
-    ".lsrl-card th,.lsrl-card td{text-align:left;vertical-align:top;padding:.15em 1em .15em 0;"
-    "border-bottom:1px solid #8884;background:none}"
-    ".lsrl-card td{max-width:44em;overflow-wrap:anywhere;white-space:pre-line}"
-    ".lsrl-card th{font-weight:600;opacity:.75;white-space:nowrap}"
+    ".lsrl-card.lsrl-card table{border-collapse:collapse;margin:.3em 0 .8em}"
+    ".lsrl-card.lsrl-card th,.lsrl-card.lsrl-card td{text-align:left;vertical-align:top;"
+    "padding:.15em 1em .15em 0;border-bottom:1px solid #8884;background:none}"
+    ".lsrl-card.lsrl-card td{max-width:44em;overflow-wrap:break-word;white-space:pre-line}"
+    ".lsrl-card.lsrl-card th{font-weight:600;opacity:.75;white-space:nowrap}"
     ".lsrl-card summary{cursor:pointer}"
 )
 
@@ -68,7 +69,8 @@ def frame(page: str, title: str, height: int = 640) -> str:
     """
     return (
         f'<iframe title="{html.escape(title)}" sandbox="allow-scripts" srcdoc="{html.escape(page)}"'
-        f' style="width:100%;height:{height}px;border:1px solid #8884"></iframe>'
+        f' style="box-sizing:border-box;width:100%;height:{height}px;border:1px solid #8884">'
+        "</iframe>"
     )
 
 

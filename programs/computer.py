@@ -17,7 +17,7 @@ LARGEST_KEY = 255
 # Instructions that a sample carries out at most.
 SAMPLED = 300
 # The powers of two between which a seed is told apart.
-SEEDS = range(-6, 7)
+SEEDS = range(-6, 6)
 # Up to what a flag counts as 0, as a share of the greatest number.
 FLAG = 2.0**-25
 # Cells and lines of `fleq` up to which an address is decoded in one level.
@@ -237,9 +237,9 @@ def _seed(x: Signal, _: Signal) -> Signal:
     size = lsrl.absolute(x)
     found: Signal | float = 2.0 ** -SEEDS[0]
     for power in SEEDS:
-        # The ramp lies between the two float32 numbers below 2^power, so that none is on it.
-        reached = lsrl.greater_equal(size, 2.0**power, ramp=2.0 ** (power - 23))
-        found = found - 2.0 ** -(power + 1) * reached
+        # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
+        reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
+        found = found - 2.0 ** -(power + 1) * lsrl.bound(reached, 0, 1, "prompt", step=1)
     return found
 
 
@@ -252,7 +252,7 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
     Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
-    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-6 and at most 2^6. Of square matrices: matmul, whose
     sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
@@ -291,7 +291,7 @@ def fleq(
     halts, and so does what comes behind the last of all lines; one that was not written is zeros.
     A flag counts as 0 up to size 2^-25, and none lies between that and twice as much.
 
-    Inputs: `bus`: write a value to the cell at an address, which changes it by a change, then carry
+    Input: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
     line, (number, f, a, b, c, flag, to), or with number -1 none; a line is written once. Output:
     the bus of the next token.

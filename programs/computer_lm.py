@@ -332,7 +332,7 @@ def _character(word: str) -> str:
     except (SyntaxError, ValueError):
         found = None
     if not isinstance(found, str) or len(found) != 1:
-        raise ProgramError(f"subleq_lm_text: expected a character such as 'A', got {word!r}")
+        raise ProgramError(f"subleq_lm_text: expected a character such as 'A', got {word!r:.40}")
     return found
 
 

@@ -9,6 +9,17 @@ from typing import Any
 
 import pytest
 
+from lsrl import programs
+from lsrl.programs import Entry
+
+# Computers as large as people use them by default: they have tests of their own, at small sizes.
+COMPUTERS = {"subleq", "fleq"}
+
+
+def small_catalogue() -> dict[str, Entry]:
+    """The programs of the library that compile at once by default, for sweeps over all targets."""
+    return {name: e for name, e in programs.catalogue().items() if name not in COMPUTERS}
+
 
 def thinned(cases: Sequence[Any], share: int, later: int | None = None) -> list[Any]:
     """One case in `share` as it is, one in `later`, a divisor, in CI, the others marked nightly.

@@ -322,3 +322,16 @@ def test_what_has_no_meaning_is_refused_at_its_line(case):
         @lsrl.program
         def wrong(a: lsrl.Token(2), x: lsrl.Token(4)):
             return body(a, x)
+
+
+def test_maps_that_are_alike_have_facts_of_their_own():
+    """Passes go by the identity of facts: a node must not pass for another that is like it."""
+
+    @lsrl.program(max_length=10)
+    def several(x: lsrl.Vector(3, low=-2, high=2, step=0.5)):
+        return lsrl.concat(*(2 * x[k] + 1 for k in range(3)))
+
+    made = zip(several.graph.nodes, several.graph.facts, strict=True)
+    alike = [fact for node, fact in made if node.op.name == "affine" and node.width == 1]
+    assert len(alike) >= 3
+    assert len({id(fact) for fact in alike}) == len(alike)

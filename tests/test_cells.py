@@ -16,11 +16,11 @@ from lsrl.backends.cells.sparse import sparse_kernel
 from lsrl.testing.random_ops import OPS
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare, sample_inputs
-from tests.grids import studied, thinned
+from tests.grids import small_catalogue, studied, thinned
 from tests.strategies import check_programs, each_turn
 
 CELLS = ("rnn", "rnn_tanh", "lstm", "gru")
-CATALOGUE = programs.catalogue()
+CATALOGUE = small_catalogue()
 
 # What the certificate must call exact on every cell in float32; the tanh RNN may need float64.
 REQUIRED = ("majority", "counter_mod", "copy_delay", "histogram", "dyck1", "flip_flop", "tok2tok")

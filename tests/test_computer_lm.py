@@ -114,9 +114,8 @@ def generated(transformers, theirs, folder, model, image):
     prompt = " ".join(names[token] for token in machine.card(model, image)[0])
     given = tokenizer(prompt, return_tensors="pt")
     expected, memory = done(image, cells)
-    end = tokenizer.convert_tokens_to_ids("halt")
     with torch.no_grad():
-        ids = theirs.generate(**given, max_new_tokens=len(expected) + 20, eos_token_id=end)[0]
+        ids = theirs.generate(**given, max_new_tokens=len(expected) + 20)[0]
     told = tokenizer.decode(ids[given.input_ids.shape[1] :]).split()
     assert told == expected and told[-1] == "halt"
     return memory, subleq_lm_text(told)

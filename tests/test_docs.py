@@ -29,6 +29,7 @@ RUN = [path for path in PAGES if BLOCK.search(path.read_text(encoding="utf-8"))]
 QUICK = (README, DOCS / "language.md")
 NEEDED = {
     "README.md": ("torch", "transformers", "matplotlib"),
+    "computer.md": ("torch", "transformers"),
     "exports.md": ("torch", "transformers"),
     "torch.md": ("torch",),
     "interpretability.md": ("torch", "transformers", "sklearn"),

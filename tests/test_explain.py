@@ -13,10 +13,11 @@ from lsrl.backends import registry
 from lsrl.errors import PrecisionError, UnsupportedOpError
 from lsrl.numerics import DTYPES
 from lsrl.programs import catalogue
+from tests.grids import small_catalogue
 
 GRID = [
     (name, target, dtype)
-    for name in catalogue()
+    for name in small_catalogue()
     for target in registry.names()
     for dtype in registry.find(target).dtypes
 ]

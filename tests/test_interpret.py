@@ -17,7 +17,7 @@ from lsrl.interpret.layerwise import known_streams
 from lsrl.interpret.variants import random_sampler, rotated
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.testing.random_programs import random_program
-from tests.grids import studied
+from tests.grids import small_catalogue, studied
 from tests.strategies import inputs_of
 
 TARGETS = [found.name for found in lsrl.targets()]
@@ -27,7 +27,7 @@ CAUSAL = {
     "gradient_step": 8, "induction_head": 10, "even_pairs": 10, "counting_sort": 12, "dfa": 8,
     "selective_copy": 16,
 }  # fmt: skip
-CATALOGUE = programs.catalogue()
+CATALOGUE = small_catalogue()
 
 
 def compiled(program, target, **options):

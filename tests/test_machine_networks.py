@@ -9,6 +9,7 @@ import lsrl
 from lsrl import machine
 from lsrl.errors import AssemblyError, InputError
 from lsrl.machine import Session, Subleq, assemble, card, cards, interpret, programs, trace
+from lsrl.programs import fleq
 
 TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
 
@@ -21,7 +22,7 @@ def computer(target, cells, bits):
 
 def test_all_texts_run_inside_a_network():
     """As a batch of machines that stop one by one."""
-    model = computer("linear_rnn", 200, 16)
+    model = computer("linear_rnn", 208, 16)
     images = [programs()[name].image() for name in TEXTS]
     keys = [programs()[name].keys() for name in TEXTS]
     run = model.loop(*cards(model, images), steps=2000, stdin=keys)
@@ -93,9 +94,9 @@ def test_a_trace_is_what_the_interpreter_did():
     first = model.loop(*card(model, image), steps=4, stdin=b"a")
     assert first.waiting is False and trace(model, first) == expected[:4]
     then = model.loop(first, steps=20)
-    assert then.waiting and trace(model, then, first.memory) == []
+    assert then.waiting and trace(model, then, memory=first.memory) == []
     last = model.loop(then, steps=20, stdin=b"b\n")
-    assert last.halted and trace(model, last, then.memory) == expected[4:]
+    assert last.halted and trace(model, last, memory=then.memory) == expected[4:]
     own = model.program.loop(*card(model.program, image), steps=20, stdin=b"ab\n")
     assert trace(model.program, own) == expected
     with pytest.raises(InputError, match=r"pass memory=earlier\.memory"):
@@ -136,3 +137,92 @@ def test_what_is_no_card_is_told():
     with pytest.raises(InputError, match="batch of machines"):
         trace(model, run)
     assert run.memory[:, 3].tolist() == [0, 0] and machine.cards(model, [[0]])[0].shape == (1, 1, 4)
+
+
+def test_words_are_instructions_too():
+    """Of a language model: what it says is what a machine without keys does."""
+    program = lsrl.programs.subleq_lm(cells=64, bits=8)
+    for name in ("hello", "multiplication", "division"):
+        image = programs()[name].image()
+        run = program.loop(*card(program, image), steps=600)
+        plain = interpret(program, image, steps=0)
+        assert trace(program, run) == plain.trace()
+        assert (
+            run.halted
+            and plain.halted
+            and plain.text == programs()[name].expected().get("text", b"")
+        )
+        part = program.loop(*card(program, image), steps=8)  # the third is not done yet
+        assert trace(program, part) == interpret(program, image, steps=0).trace(2)
+    with pytest.raises(InputError, match="takes cards"):
+        Session(program, [1])
+
+
+# ---------------------------------------------------------------- FLEQ
+
+# Parameters that are few instructions.
+SHORT = {"sgd": {"steps": 4}, "power_iteration": {"steps": 2}, "inverse": {"steps": 3}}
+SCALAR = [
+    name
+    for name, program in programs().items()
+    if program.machine == "fleq" and name != "matrix_inverse"
+]
+
+
+def check_real_programs(subject, names, steps, **options):
+    """Bit for bit what the interpreter does in float32, as a batch of machines."""
+    images = [programs()[name].image(**SHORT.get(name, {})) for name in names]
+    run = subject.loop(*cards(subject, images), steps=steps, **options)
+    for number, image in enumerate(images):
+        plain = interpret(subject, image)
+        assert run.halted[number] and run.steps[number] == plain.steps
+        assert np.array_equal(run.memory[number], plain.dump()), names[number]
+
+
+def test_real_programs_are_those_of_the_interpreter():
+    program = fleq(cells=24, lines=52)
+    check_real_programs(program, SCALAR, 200, dtype="float32")
+    image = programs()["solve"].image()
+    run = program.loop(*card(program, image), steps=100, dtype="float32")
+    plain = interpret(program, image, steps=0)
+    assert trace(program, run, image) == plain.trace()
+    assert "x1 = mul t r1" in str(trace(program, run, image)[-2])
+
+
+def test_matrices_are_cells():
+    """A tenth of the instructions that numbers take, and to the bit all the same."""
+    program, text = fleq(cells=8, lines=14, shape=(4, 4)), programs()["matrix_inverse"]
+    check_real_programs(program, ["matrix_inverse"], 100, dtype="float32")
+    run = program.loop(*card(program, text.image()), steps=100, dtype="float32")
+    inverse = text.left(run.memory)["x"]
+    np.testing.assert_allclose(inverse, text.expected()["x"], atol=1e-5)
+    assert run.steps < 100
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", ["mamba", "griffin"])
+def test_real_programs_inside_networks(target):
+    """All of them, at their full length: 5,520 instructions of learning too."""
+    model = lsrl.compile(fleq(cells=24, lines=52), target)
+    for name in SCALAR:
+        image = programs()[name].image()
+        run = model.loop(*card(model, image), steps=6000)
+        plain = interpret(model, image)
+        assert run.halted and run.steps == plain.steps
+        assert np.array_equal(run.memory, plain.dump()), name
+
+
+def test_what_is_no_card_of_real_numbers_is_told():
+    program, text = fleq(cells=8, lines=6), programs()["solve"].text
+    for image, error, message in (
+        (assemble(text), InputError, r"20 cells, and the machine 8; take\n?.*cells=20"),
+        (assemble(".fleq\n" + "x = y\n" * 7), AssemblyError, "line 8: .*lines=8"),
+        (assemble(".fleq\nx = cosh y"), AssemblyError, "line 2: no function 'cosh'.*add, sub"),
+        (assemble(".fleq\nx = matmul y y"), AssemblyError, "line 2: no function 'matmul'"),
+        (assemble(".fleq\n.cell x 1 2; 3 4"), InputError, r"shape=\(2, 2\)"),
+        ([1, 2], InputError, "takes the image of a text that begins with .fleq, got list"),
+    ):
+        with pytest.raises(error, match=message):
+            card(program, image)
+    with pytest.raises(InputError, match="got FleqImage"):
+        card(lsrl.programs.subleq(cells=8, bits=5), assemble(".fleq\nx = y"))

@@ -161,6 +161,8 @@ def test_figures_are_vectors_and_the_same_each_time(found, tmp_path: Path, suffi
     assert written[0].startswith({".pdf": b"%PDF", ".svg": b"<?xml", ".png": b"\x89PNG"}[suffix])
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == ["noise", "all", "weights"]
+    shown = figure._repr_svg_()  # by notebooks
+    assert shown.startswith("<?xml") and shown.rstrip().endswith("</svg>")
     with pytest.raises(InputError, match=r"\.pdf, \.svg, \.png"):
         found.plot(tmp_path / "figure.tiff")
 

@@ -11,11 +11,11 @@ from lsrl.ir.evaluate import evaluate
 from lsrl.passes.pipeline import Pipeline
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare
-from tests.grids import studied, thinned
+from tests.grids import small_catalogue, studied, thinned
 from tests.strategies import check_programs, each_turn, inputs_of
 
 RESIDUAL = ("mamba", "griffin")
-CATALOGUE = programs.catalogue()
+CATALOGUE = small_catalogue()
 REFUSED = {"binary_adder", "dfa", "permutations"}
 CONTINUOUS = {"vec2vec"}
 SEEDS = st.integers(0, 2**32 - 1)

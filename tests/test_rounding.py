@@ -1,5 +1,7 @@
 """Models that equal their program as it is run in their own dtype: said only where it is so."""
 
+# mypy: disable-error-code="operator"
+
 import numpy as np
 import pytest
 

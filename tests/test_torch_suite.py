@@ -90,9 +90,11 @@ def test_the_page_counts_models_by_their_worst(sweep, tmp_path):
     ]  # fmt: skip
     reason = "rotated: gru has 3 streams | none of a"
     rows.append({**model, "variant": "rotated", "way": None, "reason": reason})
-    sweep.write_page(rows, Output.of("torch_suite", True, tmp_path), {LOAD: "0"})
+    left = [sweep.Group("b", "gru")]
+    sweep.write_page(rows, left, Output.of("torch_suite", True, tmp_path), {LOAD: "0"})
     data = json.loads((tmp_path / "torch_suite.json").read_text())
     assert "2 models of 1 programs; 1 further ones" in data["findings"][0]
     assert "of 1 equal ours" in data["findings"][1] and "1 differ;" in data["findings"][1]
+    assert "Not finished: 1 programs on targets (b on gru)." in data["findings"]
     assert data["absent"][0]["reason"] == "rotated: <target> has N streams | none of <program>"
     assert [row["variant"] for row in data["unequal"]] == ["soft"]

@@ -48,6 +48,7 @@ from lsrl.backends.residual.vocabulary import (
 from lsrl.errors import FormatError, InputError, PrecisionError
 from lsrl.folders import replace_folder
 from lsrl.ir.numbers import Array
+from lsrl.language.program import Program
 from lsrl.numerics import numerics_of
 
 FORMAT = "lsrl-huggingface"
@@ -127,7 +128,7 @@ def _with_head(
     config = {
         **_config(kind, network, arrays, vocabulary.rows, vocabulary.size, request),
         "architectures": [kind.architecture],
-        **_special(vocabulary),
+        **_special(vocabulary, program),
         # An output may mean something else than the input of the same number.
         "id2label": {str(row): answer for row, answer in enumerate(answers)},
         "label2id": {answer: row for row, answer in enumerate(answers)},
@@ -140,7 +141,7 @@ def _with_head(
             "exact_dtypes": dtypes,
         },
     }
-    generation = {"do_sample": False, "use_cache": kind.caches, **_special(vocabulary)}
+    generation = {"do_sample": False, "use_cache": kind.caches, **_special(vocabulary, program)}
     card = model_card(kind, network, arrays, stream, vocabulary, dtypes, request)
     return {
         CONFIG: to_json(config),
@@ -219,9 +220,17 @@ def _about(request: ExportRequest, stream: Stream | None) -> Config:
     }
 
 
-def _special(vocabulary: Vocabulary) -> Config:
-    """Special tokens; the defaults are symbols of the program's own: Mamba ends texts at 0."""
-    return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": vocabulary.padding}
+def _special(vocabulary: Vocabulary, program: Program) -> Config:
+    """Special tokens; the defaults are symbols of the program's own: Mamba ends texts at 0.
+
+    A text ends with the symbols at which the program's loop halts: one, or a list of them.
+    """
+    feedback, ends = program.feedback, np.zeros(0, np.int64)
+    if feedback is not None and feedback.halt is not None:
+        symbols = np.arange(vocabulary.outputs)
+        ends = symbols[feedback.stops(symbols[:, None])]
+    eos = None if not len(ends) else int(ends[0]) if len(ends) == 1 else ends.tolist()
+    return {"bos_token_id": None, "eos_token_id": eos, "pad_token_id": vocabulary.padding}
 
 
 def _check_export(folder: Path) -> None:

@@ -157,14 +157,19 @@ def draw_for(
     return Drawn(filled, lengths, np.zeros(count, bool))
 
 
-def example_inputs(subject: Subject) -> list[Array]:
-    """A few random sequences of one length."""
+def legal_lengths(program: Program, drawn: "Drawn") -> Array:
+    """(sequences,) how many tokens of each keep every promise."""
     from lsrl.ir.evaluate import evaluate_prefixes
 
+    legal, _ = evaluate_prefixes(program.graph, drawn.inputs)
+    return np.minimum(legal, drawn.lengths)
+
+
+def example_inputs(subject: Subject) -> list[Array]:
+    """A few random sequences of one length."""
     # Those at the ends of the ranges, which come first, show little.
     drawn = draw_for(subject, CHUNK, CHUNK, 32, 0)
-    legal, _ = evaluate_prefixes(subject.program.graph, drawn.inputs)
-    legal = np.minimum(legal, drawn.lengths)
+    legal = legal_lengths(subject.program, drawn)
     if not legal.any():
         raise InputError(
             f"{subject.program.name}: every random sequence breaks a promise of the program; give "

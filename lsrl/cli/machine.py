@@ -92,7 +92,7 @@ Values = Annotated[
         help="A number, or several in brackets, to put at a label; may be repeated.",
     ),
 ]
-Cells = Annotated[int, typer.Option(min=1, help="Of the memory.")]
+Cells = Annotated[int, typer.Option(min=1, help="Of the memory of SUBLEQ.")]
 Bits = Annotated[int, typer.Option(min=4, help="Of a word of SUBLEQ.")]
 Steps = Annotated[int, typer.Option(min=1, help="Instructions to carry out at most.")]
 
@@ -303,8 +303,9 @@ def _compiled(
 
     if isinstance(image, Image):
         computer = lsrl.programs.subleq(cells=cells, bits=bits, io=True)
-    else:
-        raise InputError("FLEQ")
+    else:  # as large as the text, which has no holes
+        shape = image.shape or (1, 1)
+        computer = lsrl.programs.fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
     with status(f"compiling {computer.name} for {target}"):
         model = lsrl.compile(computer, target, dtype=dtype or "float32")
     return Session(model, image)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, read_inputs
+from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, legal_lengths, read_inputs
+from lsrl.cli.loops import Stdin, Steps, keys_from, print_loop
 from lsrl.cli.options import (
     Dtype,
     Inspectable,
@@ -47,16 +48,20 @@ def run_program(
     check: Annotated[
         bool, typer.Option("--check", help="Check the program's promises on these inputs.")
     ] = False,
+    steps: Steps = None,
+    stdin: Stdin = None,
 ) -> None:
     """Run a program or a saved model, and print its outputs token by token.
 
     Without a target a program runs in the reference evaluator; with one it is
     compiled first. Put -- before an input that begins with a minus sign. In a
     .csv file a row is a token; where the program reads symbols and the file has
-    several columns, a row is a sequence.
+    several columns, a row is a sequence. With --steps outputs are the next
+    input, as the program's feedback says: the inputs are the prompt of a loop.
 
     Examples:
       lsrl run majority "1 0 1 1"
+      lsrl run countdown.py:countdown 7 --steps 100 -t lstm
       lsrl run majority "1 0 1 1" --target linear_rnn
       lsrl run tok2tok.lsrl prompts.npy
       lsrl run binary_adder "1 1 0" "1 0 0"
@@ -65,11 +70,16 @@ def run_program(
     kinds = subject.program.inputs
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
+    keys = keys_from(stdin, steps)
     if target is None and subject.model is None:
         check_not_compiled(subject, dtype=dtype, unroll=unroll, most_parameters=most_parameters)
+        if steps is not None:
+            return print_loop(subject.program.loop(*arrays, steps=steps, stdin=keys))
         outputs = subject.program.run(*arrays)
     else:
         model = compiled(subject, target, dtype, unroll, most_parameters=most_parameters)
+        if steps is not None:
+            return print_loop(model.loop(*arrays, steps=steps, stdin=keys, check=check))
         outputs = model.run(*arrays, check=check)
     sequences = outputs if batched else outputs[None]
     for number, output in enumerate(sequences):
@@ -118,11 +128,14 @@ def view_program(
             "names, as this machine has them.",
         ),
     ] = False,
+    steps: Steps = None,
+    stdin: Stdin = None,
 ) -> None:
     """Write a page that shows every signal of a model, layer by layer and token by token.
 
     One HTML file, which needs no network: open it in a browser. Click a signal
     to see its path, its weights and its line; ? on the page lists the keys.
+    With --steps the inputs are the prompt of a loop, and the page shows it all.
 
     Examples:
       lsrl view majority -t linear_rnn --inputs "1 0 1 1" --out majority.html
@@ -136,6 +149,9 @@ def view_program(
     model = compiled(
         subject, target, dtype, unroll, inspectable=inspectable, most_parameters=most_parameters
     )
+    keys = keys_from(stdin, steps)
+    if steps is not None:
+        arrays = list(model.loop(*arrays, steps=steps, stdin=keys).inputs)
     view(model, *arrays, path=out, source=source)
     say(f"written to {out}", stderr=True)
 
@@ -168,7 +184,8 @@ def verify_program(
 
     Random inputs and inputs at the ends of the ranges go through the network as
     whole sequences and step by step; programs of the library bring their own,
-    which honour their promises. Where random inputs break a promise, others are
+    which honour their promises. Programs that feed outputs back also loop
+    behind the beginnings of some of these. Where random inputs break a promise, others are
     looked for, and what is ahead of a broken promise is compared all the same.
     Outputs must be equal where that is proven, else within the proven bound.
     Exit code 1 on a difference, and where next to nothing was tested: no
@@ -181,6 +198,7 @@ def verify_program(
       lsrl verify histogram -t linear_rnn --dtype bfloat16
       lsrl verify mine.py:memory -t gru --sampler mine.py:prompts
     """
+    from lsrl.testing.loops import MACHINES, compare_loops
     from lsrl.testing.verification import compare
 
     subject = subject_of(program, param)
@@ -198,6 +216,13 @@ def verify_program(
                 break
     if compared is not None:
         _tell(model, compared)
+    if model.program.feedback is not None:
+        drawn = draw_for(subject, 0, min(MACHINES, sequences), length, seed, draw)
+        loops = compare_loops(model, drawn.inputs, legal_lengths(model.program, drawn), length)
+        say(f"{loops}")
+        if loops.difference is not None:
+            say(f"{headline(model)}: differs\n{loops.difference}", style="bold red")
+            raise typer.Exit(1)
 
 
 def _tell(model: "Model", compared: "Comparison") -> None:

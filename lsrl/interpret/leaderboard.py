@@ -79,7 +79,8 @@ class Leaderboard:
                 Standing(
                     what,
                     method,
-                    *(sum(row.method == method for row in some) for some in (rows, tried)),
+                    sum(row.method == method for row in rows),
+                    sum(row.method == method for row in tried),
                     *(measure.get((method,)) for measure in measures),
                 )
                 for method in dict.fromkeys(row.method for row in tried)
@@ -232,7 +233,8 @@ def _cell(cell: Interval | None) -> str:
         return "<td>–</td>"
     share = 100 * min(max(cell.mean, 0.0), 1.0)
     bar = f"background:linear-gradient(90deg,#4c8bf540 {share:.0f}%,transparent {share:.0f}%)"
-    return f'<td style="{bar}">{shown(cell)}</td>'
+    mean, around = shown(cell).split(" ")
+    return f'<td style="{bar}">{mean} <span style="white-space:nowrap">{around}</span></td>'
 
 
 _PAGE = """<!doctype html>
@@ -249,7 +251,7 @@ th[scope=rowgroup] {{ padding-top: 1.2rem; }}
 td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
 @media (max-width: 640px) {{
   main {{ margin: 1rem auto; padding: 0 .6rem; }}
-  table {{ font-size: 12.5px; line-height: 1.35; }}
+  table {{ font-size: 12px; line-height: 1.35; }}
   th, td {{ padding: .25rem .2rem; overflow-wrap: break-word; }}
   td {{ white-space: normal; }}
 }}

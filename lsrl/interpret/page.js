@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const circuit = data.circuit;
   const OUTPUT = "output";
-  const KINDS = { "same step": "same", carry: "carry", lag: "lag", gate: "gate", folded: "folded-edge" };
+  const KINDS = { "same step": "same", carry: "carry", lag: "lag", gate: "gate", "fed back": "fed", folded: "folded-edge" };
   const $ = (id) => document.getElementById(id);
 
   // The namespace comes from the page's own drawing, so that no address stands in this file.
@@ -97,7 +97,7 @@
     while (pending.length) {
       const name = pending.pop();
       for (const edge of edges)
-        if (edge[from] === name && edge[to] !== start && !found.has(edge[to])) {
+        if (edge.kind !== "fed back" && edge[from] === name && edge[to] !== start && !found.has(edge[to])) {
           found.add(edge[to]);
           pending.push(edge[to]);
         }
@@ -194,7 +194,7 @@
     const wide = $("board").clientWidth;
     const narrow = wide < 600;
     column = clamp(Math.floor(Math.min(360, wide * (narrow ? 0.24 : 0.28)) / (layers + 1)), 5, 28);
-    size.names = clamp(Math.ceil(longest * 7.7) + 94, narrow ? 90 : 130, narrow ? 108 : 270);
+    size.names = clamp(Math.ceil(longest * 7.7) + 94, narrow ? 90 : 130, narrow ? Math.max(90, Math.min(108, wide * 0.28)) : 270);
     size.wires = Math.ceil(columnAt(layers) + column / 2 + 6);
     size.value = narrow ? 52 : 96;
     const free = wide - size.names - size.wires - size.value - (narrow ? 4 : 12);
@@ -322,6 +322,7 @@
   const kindText = (edge) => {
     if (edge.kind === "lag") return `lag ${edge.lag}`;
     if (edge.kind === "carry") return "carry, from the token before";
+    if (edge.kind === "fed back") return "fed back, to the token after";
     if (edge.kind === "folded") return "folded, no channels of its own";
     return edge.kind;
   };

@@ -269,7 +269,7 @@ class Truth:
         counted = set(counted_outputs(self.circuit, 1 + max(rows, default=0)))
         return [
             edge
-            for edge in self.circuit.edges
+            for edge in self.circuit.wires
             if edge.target != OUTPUT or edge.target_element in counted
         ]
 

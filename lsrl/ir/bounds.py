@@ -5,7 +5,7 @@ those of `lsrl.ir.recurrence` through linear states. Interval ends that float64 
 are widened outwards, so facts are sound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -20,6 +20,9 @@ from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exa
 
 # The smallest normal float64: products below it are rounded, and count as this.
 TINY = 2.0**-1022
+# Products that a small affine map has at most, and small ones that are remembered.
+FEW, MANY = 64, 1 << 12
+_known: dict[tuple[object, ...], tuple[Array, ...]] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +329,10 @@ def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts])
     """Condition P1 for rows of Σ weight x + bias."""
     if not weights:
         return Sums(np.abs(bias), lowest_bit(bias))
+    return Sums(*_alike(_sums_of, weights, bias, values))
+
+
+def _sums_of(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
     terms = _Terms.of(*_sharing_as_one(weights, values))
     finite = np.where(np.isinf(terms.step), 0.0, terms.step)
     weight_bit, step_bit = lowest_bit(np.array([terms.weight, finite]))
@@ -353,9 +360,18 @@ def _grids_or_bits(first: Array, second: Array, bits: Array) -> Array:
 
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
-    groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
     if not weights:
         return constant_facts(bias)
+    groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
+    low, high, step = _alike(_ranges, weights, bias, values)
+    # Facts go by their identity, so each node has its own, of arrays that it may share.
+    return Facts(low, high, step, groups)
+
+
+def _ranges(
+    weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
+) -> tuple[Array, Array, Array]:
+    """The intervals and the grid of Σ weight x + bias."""
     weights, values = _sharing_as_one(weights, values)
     terms = _Terms.of(weights, values)
     least, most = _hulls(terms)
@@ -365,8 +381,37 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         step = _affine_grid(weights, terms, bias, weight_bit * step_bit)
         sums = terms.sums(bias, weight_bit * np.minimum(low_bit, high_bit))
-    low, high = widen(low, high, sums)
-    return facts(low, high, step, groups)
+    found = facts(*widen(low, high, sums), step)
+    return found.low, found.high, found.step
+
+
+def _alike(
+    work: Callable[[Sequence[Matrix], Array, Sequence[Facts]], tuple[Array, ...]],
+    weights: Sequence[Matrix],
+    bias: Array,
+    values: Sequence[Facts],
+) -> tuple[Array, ...]:
+    """What work gives of an affine map: of a small one without groups, once for all alike.
+
+    Programs are full of maps that differ in the channels that they read and in nothing else.
+    """
+    if sum(weight.nonzeros for weight in weights) > FEW or any(value.groups for value in values):
+        return work(weights, bias, values)
+    key: list[object] = [work, bias.tobytes()]
+    for weight, value in zip(weights, values, strict=True):
+        picked, ends = weight.indices, (value.low, value.high, value.step)
+        key += [weight.data.tobytes(), weight.indptr.tobytes()]
+        key += [end[picked].tobytes() for end in ends]
+    name = tuple(key)
+    found = _known.get(name)
+    if found is None:
+        found = work(weights, bias, values)
+        for array in found:
+            array.flags.writeable = False
+        if len(_known) >= MANY:
+            _known.clear()
+        _known[name] = found
+    return found
 
 
 def _affine_grid(weights: Sequence[Matrix], terms: _Terms, bias: Array, bits: Array) -> Array:

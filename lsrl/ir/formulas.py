@@ -30,6 +30,8 @@ class Formulas:
 
     def node(self, node: int) -> str:
         """The first few elements of a node, those of a wide one in brackets."""
+        if isinstance(op := self.graph.nodes[node].op, ops.Input):
+            return f"{op.name}()"
         return self._elements(node, self.element)
 
     def read(self, node: int) -> str:

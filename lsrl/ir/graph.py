@@ -301,8 +301,10 @@ class GraphBuilder:
         an equal node is there already.
         """
         node, key = earlier.nodes[old], (earlier.nodes[old].op, operands)
-        read = zip(operands, node.operands, strict=True)
-        if key in self._known or any(self.facts[i] is not earlier.facts[k] for i, k in read):
+        for i, k in zip(operands, node.operands, strict=True):
+            if self.facts[i] is not earlier.facts[k]:
+                return None
+        if key in self._known:
             return None
         index = self._known[key] = len(self.nodes)
         origins = (old,) if earlier.program is None else node.origins

@@ -214,10 +214,10 @@ def of_affine(
       bias: (rows,).
       operands: the groups of each, and which of its channels are always 0.
     """
-    roots = dict.fromkeys(root for groups, _ in operands for root, _ in groups)
+    if not any(groups for groups, _ in operands):
+        return NONE
     found: dict[Root, Array] = {}
-    for root in roots:
-        rows, members = _entries(weights, operands, root)
+    for root, rows, members in _entries(weights, operands):
         low = np.full(len(bias), np.iinfo(np.int64).max)
         high = np.full(len(bias), -1)
         np.minimum.at(low, rows, members)
@@ -234,14 +234,23 @@ def of_affine(
 
 
 def _entries(
-    weights: Sequence[Matrix], operands: Sequence[tuple[Groups, Array]], root: Root
-) -> tuple[Array, Array]:
-    """Row and member of each entry that reads a channel which is not always 0."""
-    rows, members = [], []
+    weights: Sequence[Matrix], operands: Sequence[tuple[Groups, Array]]
+) -> Iterator[tuple[Root, Array, Array]]:
+    """For each root, row and member of each entry that reads a channel which is not always 0."""
+    rows = []
+    told: dict[Root, list[tuple[slice, Array]]] = {}
+    count = 0
     for weight, (groups, zero) in zip(weights, operands, strict=True):
-        columns = weight.indices
-        live = ~zero[columns]
-        known = dict(groups).get(root)
+        live = ~zero[weight.indices]
+        columns = weight.indices[live]
         rows.append(weight.entry_rows()[live])
-        members.append(np.full(live.sum(), -1) if known is None else known[columns[live]])
-    return np.concatenate(rows), np.concatenate(members)
+        place = slice(count, count + len(columns))
+        count = place.stop
+        for root, members in groups:
+            told.setdefault(root, []).append((place, members[columns]))
+    row = np.concatenate(rows)
+    for root, parts in told.items():
+        belongs = np.full(count, -1)
+        for place, own in parts:
+            belongs[place] = own
+        yield root, row, belongs

@@ -92,8 +92,9 @@ class Matrix:
           indptr: (rows + 1,).
           shape: (rows, columns).
         """
-        kept = data != 0
-        if not kept.all():
+        # Of a few numbers, to count takes half as long as to ask whether all of them are so.
+        if np.count_nonzero(data) < len(data):
+            kept = data != 0
             indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
             data, indices = data[kept], indices[kept]
         matrix = cls.__new__(cls)
@@ -102,7 +103,7 @@ class Matrix:
         return matrix
 
     def _take(self, data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> None:
-        if not np.isfinite(data).all():
+        if np.count_nonzero(np.isfinite(data)) < len(data):
             raise ProgramError("expected a matrix of finite numbers, got one that is not finite")
         for array in (data, indices, indptr):
             array.flags.writeable = False
@@ -182,8 +183,9 @@ class Matrix:
     @property
     def is_identity(self) -> bool:
         """Whether this is an identity matrix."""
-        square, ones = self.rows == self.columns == self.nonzeros, self.data == 1
-        return square and bool(ones.all() and (self.indices == self.entry_rows()).all())
+        if not self.rows == self.columns == self.nonzeros:
+            return False
+        return bool((self.data == 1).all() and (self.indices == self.entry_rows()).all())
 
     @property
     def is_integer(self) -> bool:
@@ -264,6 +266,14 @@ class Matrix:
     def _product(self, right: "Matrix") -> tuple["Matrix", float]:
         """The product, and the greatest sum of absolute values that one of its entries is of."""
         entries, lengths = right._entries(self.indices)
+        if self.nonzeros == self.rows == np.count_nonzero(self.indptr[1:] - self.indptr[:-1]):
+            # One entry a row: the rows of the right one, scaled.
+            terms = self.data.repeat(lengths) * right.data[entries]
+            starts = np.concatenate([[0], lengths.cumsum()])
+            product = Matrix.stored(
+                terms, right.indices[entries], starts, (self.rows, right.columns)
+            )
+            return product, float(np.abs(terms).max(initial=0.0))
         if len(entries) > MANY_TERMS:
             size = (abs(self.csr) @ abs(right.csr)).max()
             return Matrix(self.csr @ right.csr), float(size)

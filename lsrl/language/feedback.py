@@ -242,11 +242,16 @@ def _check_fed(feedback: Feedback, kind: InputType, output: Facts) -> None:
         return
     entry = int(np.flatnonzero(low | high | off)[0])
     one = np.array([entry])
+    cure = (
+        "widen the type, or bring the output into it with lsrl.clip(x, low, high), or "
+        "lsrl.bound(x, low, high) if you know that it lies there"
+    )
+    if off[entry]:
+        cure = "give the type a finer step, or round the output onto its grid, as x // 1 does to 1"
     raise ProgramError(
         f"Feedback: output {start + entry} is {fed.take(one)}, and entry {entry} of "
         f"{feedback.input!r}, which it becomes at the next token, must be {declared.take(one)}: a "
-        "loop could leave the input's type; widen the type, or bring the output into it with "
-        "lsrl.clip(x, low, high), or lsrl.bound(x, low, high) if you know that it lies there"
+        f"loop could leave the input's type; {cure}"
     )
 
 

@@ -3,15 +3,41 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
-from lsrl.errors import InputError
+from lsrl.errors import AssemblyError, InputError
 
 Cell = npt.NDArray[np.float32]  # (), or (rows, columns)
 Block = Callable[[Cell, Cell], Cell]
+
+
+def matmul(a: Cell, b: Cell) -> Cell:
+    """The product of two matrices, whose sums go from the first column of `a` to its last."""
+    total = a[:, :1] * b[:1, :]
+    for place in range(1, a.shape[1]):
+        total = total + a[:, place : place + 1] * b[place : place + 1, :]
+    return total
+
+
+def seed(a: Cell, b: Cell) -> Cell:
+    """A power of two from 1 / (2 |a|) to 1 / |a|, at least 2^-6 and at most 2^6."""
+    _, exponent = np.frexp(np.abs(a))
+    power = np.where(a == 0, 6, -np.clip(exponent, -6, 7))
+    return np.ldexp(np.float32(1), power).astype(np.float32)
+
+
+FUNCTIONS: Mapping[str, Block] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "seed": seed,
+    "matmul": matmul,
+    "transpose": lambda a, b: a.T,
+}
 
 
 class Line(NamedTuple):
@@ -45,11 +71,30 @@ class FleqImage:
       cells: what each cell holds, by name, in the order of their addresses.
       lines: the instructions, in their order.
       labels: numbers of lines by name.
+      functions: what a line may do, in float32, in the order of the machine's functions.
     """
 
     cells: Mapping[str, Cell]
     lines: Sequence[Line]
     labels: Mapping[str, int] = field(default_factory=dict)
+    functions: Mapping[str, Block] = field(default_factory=lambda: FUNCTIONS)
+
+    @property
+    def shape(self) -> tuple[int, int] | tuple[()]:
+        """Of a cell: () of a number, else (rows, columns)."""
+        shapes = [cell.shape for cell in self.cells.values() if cell.ndim == 2]
+        return cast("tuple[int, int]", shapes[0]) if shapes else ()
+
+    def using(self, functions: Mapping[str, Block]) -> "FleqImage":
+        """The image for a machine with other functions, of two float32 arrays each.
+
+        Example: `assemble(text).using({"add": np.add, "relu": lambda x, y: np.maximum(x, 0)})`.
+        """
+        return replace(self, functions=functions)
+
+    def fault(self, line: Line, message: str) -> AssemblyError:
+        """An error about a line, where the text has it."""
+        return AssemblyError(line.line, message)
 
     def address(self, cell: str) -> int:
         """The address of a cell.
@@ -109,6 +154,9 @@ def _numbers(name: str, given: object) -> Cell:
     )
 
 
+Told: TypeAlias = float | tuple[tuple[float, ...], ...]  # a cell, as plain numbers
+
+
 class FleqStep(NamedTuple):
     """One instruction that was done.
 
@@ -118,11 +166,11 @@ class FleqStep(NamedTuple):
       a: the first cell that was read, by name.
       b: the second one.
       c: the cell that was written.
-      at_a: what was read at `a`.
+      at_a: what was read at `a`: a number, or the rows of a matrix.
       at_b: what was read at `b`.
       new: what was written.
       flag: the cell that decided.
-      at_flag: what it held, after the write.
+      at_flag: what its first entry held, after the write.
       next: the number of the next line; -1 where the machine halts.
     """
 
@@ -131,49 +179,38 @@ class FleqStep(NamedTuple):
     a: str
     b: str
     c: str
-    at_a: Cell
-    at_b: Cell
-    new: Cell
+    at_a: Told
+    at_b: Told
+    new: Told
     flag: str
-    at_flag: Cell
+    at_flag: float
     next: int
 
     def __str__(self) -> str:
         """One line of a listing."""
-        what = f"{self.pc:>6}: {self.c} = {self.function} {self.a} {self.b}   {_shown(self.new)}"
+        what = f"{self.pc:>6}: {self.c} = {self.function} {self.a} {self.b}   {_text(self.new)}"
         return what + (f", to {self.next}" if self.next != self.pc + 1 else "")
 
 
-def _shown(cell: Cell) -> str:
-    """A cell on one line."""
+def told(line: Line, pc: int, read: Sequence[Cell], new: Cell, flag: Cell, to: int) -> FleqStep:
+    """What an instruction did, of arrays."""
+    at_a, at_b, made = (_plain(cell) for cell in (*read, new))
+    first = float(flag.flat[0])
+    return FleqStep(
+        pc, line.function, line.a, line.b, line.c, at_a, at_b, made, line.flag, first, to
+    )
+
+
+def _plain(cell: Cell) -> Told:
     if cell.ndim == 0:
-        return f"{float(cell):.9g}"
-    return "; ".join(" ".join(f"{float(number):.9g}" for number in row) for row in cell)
+        return float(cell)
+    return tuple(tuple(map(float, row)) for row in cell)
 
 
-def product(a: Cell, b: Cell) -> Cell:
-    """The product of two matrices, whose sums go from the first column of `a` to its last."""
-    total = a[:, :1] * b[:1, :]
-    for place in range(1, a.shape[1]):
-        total = total + a[:, place : place + 1] * b[place : place + 1, :]
-    return total
-
-
-def seed(a: Cell, b: Cell) -> Cell:
-    """A power of two from 1 / (2 |a|) to 1 / |a|, the first guess of a reciprocal."""
-    _, exponent = np.frexp(np.abs(a))
-    return np.ldexp(np.float32(1), -np.clip(exponent, -6, 7)).astype(np.float32)
-
-
-FUNCTIONS: Mapping[str, Block] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "max": np.maximum,
-    "seed": seed,
-    "matmul": product,
-    "transpose": lambda a, b: a.T,
-}
+def _text(cell: Told) -> str:
+    """A cell on one line."""
+    rows = ((cell,),) if isinstance(cell, float) else cell
+    return "; ".join(" ".join(f"{number:.9g}" for number in row) for row in rows)
 
 
 @final
@@ -190,35 +227,27 @@ class Fleq:
     Example: `Fleq(image).run(1000)`.
     """
 
-    def __init__(
-        self,
-        image: FleqImage,
-        *,
-        functions: Mapping[str, Block] = FUNCTIONS,
-        start: int = 0,
-    ) -> None:
+    def __init__(self, image: FleqImage, *, cells: int | None = None, start: int = 0) -> None:
         """Load an image.
 
         Args:
           image: of a text.
-          functions: what a line may do, by name: of two cells, in float32.
+          cells: how many the machine has; as many as the image by default.
           start: the number of the first line.
 
         Raises:
-          InputError: a function is unknown.
+          AssemblyError: a function is unknown.
+          InputError: cells of several shapes.
         """
         for line in image.lines:
-            if line.function not in functions:
-                raise InputError(f"line {line.line}: no function {line.function!r}")
-        self.image, self.functions = image, functions
-        shapes = [cell.shape for cell in image.cells.values()]
-        self.shape = max(shapes, key=len, default=())
-        self.memory = {
-            name: np.broadcast_to(cell, self.shape).astype(np.float32)
-            for name, cell in image.cells.items()
-        }
+            if line.function not in image.functions:
+                known = ", ".join(image.functions)
+                raise image.fault(line, f"no function {line.function!r}; the machine has {known}")
+        self.image = image
+        self.memory = loaded(image)
         self.pc, self.steps = start, 0
         self.text, self.waiting = b"", False
+        self._cells = len(self.memory) if cells is None else cells
 
     @property
     def halted(self) -> bool:
@@ -226,8 +255,9 @@ class Fleq:
         return self.pc < 0
 
     def dump(self) -> Cell:
-        """Every cell, in the order of the addresses: (cells, …)."""
-        return np.stack([*self.memory.values()])
+        """Every cell, in the order of the addresses: (cells, entries)."""
+        held = np.stack([cell.ravel() for cell in self.memory.values()])
+        return np.pad(held, ((0, self._cells - len(held)), (0, 0)))
 
     def run(self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()) -> int:
         """Go on until the machine halts, comes to a breakpoint, or did its steps.
@@ -252,17 +282,34 @@ class Fleq:
         for done in range(steps):
             if self.pc < 0 or (done and self.pc in stop):
                 return
-            yield self._next()
+            step = self._next()
+            self.steps += 1
+            yield step
 
     def _next(self) -> FleqStep:
         pc, line = self.pc, self.image.lines[self.pc]
-        at_a, at_b = self.memory[line.a], self.memory[line.b]
-        new = np.asarray(self.functions[line.function](at_a, at_b), np.float32)
+        read = self.memory[line.a], self.memory[line.b]
+        new = np.asarray(self.image.functions[line.function](*read), np.float32)
         self.memory[line.c] = new
-        at_flag = self.memory[line.flag]
+        flag = self.memory[line.flag]
         following = -1 if line.to is None else line.to
-        self.pc = following if at_flag.flat[0] <= 0 else pc + 1
-        self.steps += 1
-        return FleqStep(
-            pc, line.function, line.a, line.b, line.c, at_a, at_b, new, line.flag, at_flag, self.pc
-        )
+        self.pc = following if flag.flat[0] <= 0 else pc + 1
+        return told(line, pc, read, new, flag, self.pc)
+
+
+def loaded(image: FleqImage) -> dict[str, Cell]:
+    """What each cell holds ahead of the first instruction; a single number fills a matrix.
+
+    Raises:
+      InputError: cells of several shapes.
+    """
+    for name, cell in image.cells.items():
+        if cell.shape not in ((), image.shape):
+            raise InputError(
+                f"cell {name!r}: expected a number, or {image.shape} numbers as in other cells, "
+                f"got {cell.shape}"
+            )
+    return {
+        name: np.broadcast_to(cell, image.shape).astype(np.float32)
+        for name, cell in image.cells.items()
+    }

@@ -114,9 +114,9 @@ def _read(image: Image | FleqImage, memory: Array, label: str, like: object) -> 
     wanted = np.asarray(like)
     if isinstance(image, FleqImage):
         if label in image.cells:
-            return np.asarray(memory[image.address(label)])
+            return np.reshape(memory[image.address(label)], wanted.shape)
         places = [image.address(name) for name in image.entries(label, wanted)]
-        return np.array([memory[place] for place in places]).reshape(wanted.shape)
+        return np.reshape([memory[place] for place in places], wanted.shape)
     first = image.address(label)
     found = memory[first : first + wanted.size].tolist()
     return found if wanted.ndim else found[0]

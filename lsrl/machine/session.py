@@ -10,9 +10,10 @@ from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.language.run import Run
-from lsrl.machine.fleq import FleqStep
+from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
+from lsrl.machine.fleq_bus import FleqBus
 from lsrl.machine.subleq import Step, Subleq
-from lsrl.machine.subleq_bus import SubleqBus, replayed
+from lsrl.machine.subleq_bus import SubleqBus
 from lsrl.machine.subleq_words import SubleqWords
 
 if TYPE_CHECKING:
@@ -76,20 +77,25 @@ def program_of(subject: Subject) -> Program:
     return subject if isinstance(subject, Program) else subject.program
 
 
-def bus_of(subject: Subject) -> SubleqBus:
+def bus_of(subject: Subject) -> SubleqBus | FleqBus:
     """How a machine is spoken to.
 
     Raises:
       InputError: the program is no machine.
     """
     program = program_of(subject)
-    bus = SubleqBus.of(program)
+    bus = SubleqBus.of(program) or FleqBus.of(program)
     if bus is None:
         raise InputError(
-            f"{program.name}: no machine that is known: expected lsrl.programs.subleq(...), "
-            "lsrl.programs.fleq(...) or lsrl.programs.subleq_lm(...), or a model of one"
+            f"{program.name}: no machine with a bus: expected lsrl.programs.subleq(...) or "
+            "lsrl.programs.fleq(...), or a model of one; lsrl.programs.subleq_lm(...) takes cards"
         )
     return bus
+
+
+def _spoken(subject: Subject) -> SubleqBus | FleqBus | SubleqWords:
+    """How a machine is spoken to, in words too."""
+    return SubleqWords.of(program_of(subject)) or bus_of(subject)
 
 
 def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
@@ -112,7 +118,7 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     Example: `model.loop(*lsrl.machine.card(model, [3, 4, -1, 5, 7]), steps=1).memory`.
     """
     program = program_of(subject)
-    arrays = (SubleqWords.of(program) or bus_of(program)).card(memory, start)
+    arrays = _spoken(program).card(memory, start)
     return tuple(arrays[name] for name in program.inputs)
 
 
@@ -120,7 +126,7 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
     """The prompts of several images, for a batch of machines: as those of `card`, of one length.
 
     Args:
-      subject: as for `card`.
+      subject: as for `card`, but no language model.
       memories: one image a machine.
       start: where the first instruction of each stands.
 
@@ -133,10 +139,9 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
     Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
     """
     bus, names = bus_of(subject), program_of(subject).inputs
-    alone = [bus.card(memory, start) for memory in memories]
-    if not alone:
+    if len(memories) == 0:
         raise InputError("cards: expected at least one image, got none")
-    tokens = max(len(own[bus.inputs[0]]) for own in alone)
+    tokens = max(len(card(subject, memory, start)[0]) for memory in memories)
     same = [bus.card(memory, start, tokens) for memory in memories]
     return tuple(np.stack([own[name] for own in same]) for name in names)
 
@@ -148,7 +153,7 @@ def interpret(
     *,
     steps: int = 1_000_000,
     stdin: bytes = b"",
-) -> Subleq:
+) -> Subleq | Fleq:
     """Run an image in plain Python, as the network of a program is to run it.
 
     Args:
@@ -166,12 +171,18 @@ def interpret(
 
     Example: `lsrl.machine.interpret(model, image).dump()`.
     """
-    machine = bus_of(subject).plain(memory, start)
+    machine = _spoken(subject).plain(memory, start)
     machine.run(steps, stdin)
     return machine
 
 
-def trace(subject: Subject, run: Run[S], memory: ArrayLike | None = None) -> list[Step]:
+def trace(
+    subject: Subject,
+    run: Run[S],
+    image: FleqImage | None = None,
+    *,
+    memory: ArrayLike | None = None,
+) -> list[Step] | list[FleqStep]:
     r"""What a run did, instruction by instruction.
 
     What an instruction wrote, and where it went, is as the network says; what it read is found by
@@ -180,6 +191,7 @@ def trace(subject: Subject, run: Run[S], memory: ArrayLike | None = None) -> lis
     Args:
       subject: the program or the model that ran.
       run: of one machine; from a prompt, or from an earlier run on.
+      image: that runs; for FLEQ, whose lines have names.
       memory: that of the earlier run, if this one went on from it.
 
     Returns:
@@ -192,19 +204,11 @@ def trace(subject: Subject, run: Run[S], memory: ArrayLike | None = None) -> lis
     """
     if run.batched:
         raise InputError("trace: this run is of a batch of machines; run one of them alone")
-    bus, outputs = bus_of(subject), run.outputs
-    names = [name for name, _ in run.wiring.types]
-    read = dict(zip(names, run.inputs, strict=True))
-    earlier = len(read[names[0]]) - len(outputs)
-    cells = bus.addresses()
-    if memory is None and cast(int, run.steps) > len(outputs):
+    if memory is None and cast(int, run.steps) > len(run.outputs):
         raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
-    values = [0] * len(cells) if memory is None else np.asarray(memory).tolist()
-    held = dict(zip(cells, values, strict=True))
-    for address, word in bus.writes(read[bus.inputs[0]][: earlier + 1]):
-        if address in held:
-            held[address] = word
-    return replayed(held, bus.done({name: a[earlier:] for name, a in read.items()}, outputs))
+    read = dict(zip((name for name, _ in run.wiring.types), run.inputs, strict=True))
+    held = None if memory is None else np.asarray(memory)
+    return _spoken(subject).steps(read, run.outputs, held, image)
 
 
 @final
@@ -226,9 +230,10 @@ class Session(Generic[S]):
         """
         self.pc = start
         self.last: Run[S] | None = None
+        self._image = memory
         self._looping, self._subject = subject, cast("Subject", subject)
         self._prompt = card(self._subject, memory, start)
-        self._plain = interpret(self._subject, memory, start, steps=0)
+        self._plain = bus_of(self._subject).plain(memory, start)
 
     @property
     def halted(self) -> bool:
@@ -272,9 +277,9 @@ class Session(Generic[S]):
 
     def trace(
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
-    ) -> list[Step]:
+    ) -> list[Step | FleqStep]:
         """Go on as `run` does, and tell what was done, instruction by instruction."""
-        done: list[Step] = []
+        done: list[Step | FleqStep] = []
         while len(done) < steps and not self.halted and not (done and self.pc in stop):
             run, part = self._ahead(min(steps - len(done), CHUNK), stdin)
             at = next((i + 1 for i, step in enumerate(part) if step.next in stop), len(part))
@@ -287,9 +292,10 @@ class Session(Generic[S]):
                 break
         return done
 
-    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], list[Step]]:
+    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], Sequence[Step | FleqStep]]:
         """The run of so many more instructions, and what they do."""
         before: Sequence[ArrayLike | Run[S]] = self._prompt if self.last is None else (self.last,)
         run = self._looping.loop(*before, steps=count, stdin=stdin)
         memory = None if self.last is None else self.last.memory
-        return run, trace(self._subject, run, memory)
+        image = self._image if isinstance(self._image, FleqImage) else None
+        return run, trace(self._subject, run, image, memory=memory)

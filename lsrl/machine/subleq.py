@@ -76,6 +76,7 @@ class Subleq:
         segments: Collection[tuple[int, int]] | None = None,
         bits: int = 16,
         io: bool = True,
+        words: bool = False,
         start: int = 0,
     ) -> None:
         """Load an image.
@@ -86,13 +87,15 @@ class Subleq:
           segments: instead, the addresses that have cells: (first, last + 1) of each segment.
           bits: of a word.
           io: whether address -1 takes keys and prints letters.
+          words: as a language model does it: there are no keys, what goes where there is no cell is
+            printed, and the machine halts where there is no instruction.
           start: where the first instruction stands.
 
         Raises:
           InputError: the image does not fit; AssemblyError where the line of its text is known.
         """
         self.segments = tuple(segments) if segments is not None else ((0, cells),)
-        self.bits, self.io, self.pc = bits, io, start
+        self.bits, self.io, self.words, self.pc = bits, io, words, start
         self.steps, self.text, self.keys = 0, b"", b""
         self.waiting = False
         self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
@@ -145,19 +148,20 @@ class Subleq:
         at_a, at_b = memory.get(a, 0), memory.get(b, 0)
         key = said = None
         raw = at_b - at_a
-        if self.io and a == GUARD:
+        if self.io and not self.words and a == GUARD:
             if not self.keys:
                 return None
             raw = key = self.keys[0]
             self.keys = self.keys[1:]
-        elif self.io and b == GUARD:
+        elif (self.io and b == GUARD) or (self.words and b not in memory):
             said = at_a
             self.text += bytes([said & 255])
         new = wrapped(raw, self.bits)
         if b in memory:
             memory[b] = new
         free = key is None and said is None
-        self.pc = c if free and new <= 0 else wrapped(pc + 3, self.bits)
+        onward = c if free and new <= 0 else wrapped(pc + 3, self.bits)
+        self.pc = GUARD if self.words and onward not in memory else onward
         return Step(pc, a, b, c, at_a, at_b, new, self.pc, key, said)
 
 

@@ -66,7 +66,7 @@ class SubleqBus:
         kind, memory = program.inputs[feedback.input], feedback.memory
         others = [name for name in program.inputs if name != feedback.input]
         named = {memory.address, memory.value, feedback.halt[0]}
-        if not isinstance(kind, Vector) or kind.width != 4 or memory.where is not None:
+        if not isinstance(kind, Vector) or kind.width != 4 or isinstance(memory.value, tuple):
             return None
         if feedback.output != (0, 4) or len(others) > 1 or len(named) != 3:
             return None
@@ -118,21 +118,36 @@ class SubleqBus:
         bus[:, self.pc] = start
         return {self.inputs[0]: bus} | {name: np.zeros((len(bus), 1)) for name in self.inputs[1:]}
 
-    def writes(self, rows: Array) -> list[tuple[int, int]]:
-        """Address and word that each row of the bus writes."""
-        columns = rows[:, [self.map.address, self.map.values[0]]]
-        return [(round(address), round(word)) for address, word in columns.tolist()]
+    def steps(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Array,
+        memory: Array | None,
+        image: object,
+    ) -> list[Step]:
+        """What instructions did, of the rows that were read and those that were answered.
 
-    def done(self, inputs: Mapping[str, Array], outputs: Array) -> list[Done]:
-        """What instructions did, of the rows that they read and those that they answered."""
+        Args:
+          inputs: by name, with the rows of the prompt ahead of those that the outputs answer.
+          outputs: one row an instruction.
+          memory: every cell ahead of the first instruction; None: the prompt says.
+          image: the one that runs, which says nothing more.
+        """
+        cells = self.addresses()
+        values = [0] * len(cells) if memory is None else memory.tolist()
+        held = dict(zip(cells, values, strict=True))
         bus, *key = (inputs[name] for name in self.inputs)
-        found = []
-        for row, (read, answer) in enumerate(zip(bus.tolist(), outputs.tolist(), strict=True)):
+        ahead = len(bus) - len(outputs)
+        for read in bus[: ahead + 1].tolist():
+            if round(read[self.map.address]) in held:
+                held[round(read[self.map.address])] = round(read[self.map.values[0]])
+        done = []
+        for row, answer in enumerate(outputs.tolist(), ahead):
             took = self.took is not None and answer[self.took] == 1
             said = self.said is not None and answer[self.said[0]] != self.said[1]
-            found.append(
+            done.append(
                 Done(
-                    round(read[self.pc]),
+                    round(float(bus[row, self.pc])),
                     round(answer[self.map.address]),
                     round(answer[self.map.values[0]]),
                     round(answer[self.pc]),
@@ -140,7 +155,7 @@ class SubleqBus:
                     round(answer[self.said[0]]) if said and self.said else None,
                 )
             )
-        return found
+        return replayed(held, done)
 
 
 def replayed(memory: Mapping[int, int], done: Iterable[Done]) -> list[Step]:

@@ -1,6 +1,8 @@
 """SUBLEQ networks that say what they do in words, three an instruction: their prompts."""
 
+import ast
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -11,7 +13,8 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
 from lsrl.machine.image import image_of
-from lsrl.machine.subleq import fitting
+from lsrl.machine.subleq import Step, Subleq, fitting, wrapped
+from lsrl.machine.subleq_bus import Done, replayed
 
 
 @final
@@ -45,6 +48,40 @@ class SubleqWords:
     def bits(self) -> int:
         """Of a word of memory."""
         return sum(word.startswith("=") for word in self.tokens).bit_length() - 1
+
+    def plain(self, memory: object, start: int = 0) -> Subleq:
+        """The same machine in plain Python."""
+        return Subleq(memory, cells=self.cells, bits=self.bits, words=True, start=start)
+
+    def steps(
+        self, inputs: Mapping[str, Array], outputs: Array, memory: Array | None, image: object
+    ) -> list[Step]:
+        """What instructions did, of the words that were read and those that were said.
+
+        Args:
+          inputs: by name, with the words of the prompt ahead of those that the outputs answer.
+          outputs: one row a word; the last may be within an instruction, which is left out.
+          memory: None, since a run of words keeps none.
+          image: the one that runs, which says nothing more.
+        """
+        names = [*self.tokens]
+        said = [names[int(token)] for token in (*inputs[self.input], *outputs[-1:, 0])]
+        ahead = len(said) - len(outputs) - 1
+        held = dict.fromkeys(range(self.cells), 0)
+        for address, word in itertools.pairwise(said[:ahead]):
+            if address.startswith("@") and int(address[1:]) in held:
+                held[int(address[1:])] = int(word[1:]) if word.startswith("=") else 0
+        done = []
+        for place in range(ahead, len(said) - 3, 3):
+            start, address, word, onward = said[place : place + 4]
+            following = -1 if onward == "halt" else int(onward[1:])
+            if word.startswith("="):
+                new, code = int(word[1:]), None
+            else:
+                code = wrapped(ord(ast.literal_eval(word)), self.bits)
+                new = wrapped(-code, self.bits)
+            done.append(Done(int(start[1:]), int(address[1:]), new, following, None, code))
+        return replayed(held, done)
 
     def card(self, memory: object, start: int) -> dict[str, Array]:
         """The text: an address and its word for each cell that is not 0, and where to start.

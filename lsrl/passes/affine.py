@@ -135,6 +135,10 @@ def split_rows(graph: Graph) -> Graph:
         terms: Terms = {}
         changed = False
         for weight, operand in zip(op.weights, operands, strict=True):
+            lone = weight.rows == 1 and len(operands) == 1
+            if weight.nonzeros and (lone or builder.nodes[operand].width == 1):
+                terms[operand] = plus(terms.get(operand), weight)  # one row, of which none is left
+                continue
             rows, expand = _distinct_rows(weight)
             alone = len(operands) == 1 and rows.rows == weight.rows
             if alone or rows.rows >= builder.nodes[operand].width or rows.is_identity:

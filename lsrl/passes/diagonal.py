@@ -181,22 +181,39 @@ def _delay(builder: GraphBuilder, op: Delay, operand: int, target: Capabilities)
     return emit_affine(builder, {_delayed(builder, shifted, op.steps, target): eye}, start)
 
 
-def _delayed(builder: GraphBuilder, node: int, steps: int, target: Capabilities) -> int:
+def _delayed(
+    builder: GraphBuilder,
+    node: int,
+    steps: int,
+    target: Capabilities,
+    known: dict[tuple[int, int], int] | None = None,
+) -> int:
     """The node `steps` tokens ago, zeros before the start, by as many delays as it takes.
 
     What never changes is told by the position, since a chain of delays takes a block each.
+
+    Args:
+      builder: of the graph.
+      node: what is delayed.
+      steps: by how many tokens.
+      target: what one delay can do.
+      known: what earlier calls have made of full delays, by node and steps; gets more.
     """
     facts = builder.facts[node]
     if steps > target.longest_delay and facts.constant:
         late = emit_affine(builder, {_position(builder): Matrix.identity(1)}, np.array([-steps]))
         begun = builder.add(Step(1.0, 0.0), late)
         return emit_affine(builder, {begun: Matrix(facts.low[:, None])}, np.zeros(len(facts.low)))
+    made, longest = {} if known is None else known, target.longest_delay
     silence = (0.0,) * builder.nodes[node].width
-    while steps:
-        reach = min(steps, target.longest_delay)
-        node = builder.add(Delay(reach, silence), node)
-        steps -= reach
-    return node
+    rest = steps % longest
+    begun = start = steps - rest
+    while start and (node, start) not in made:
+        start -= longest
+    last = made.get((node, start), node)
+    for reached in range(start + longest, begun + 1, longest):
+        last = made[node, reached] = builder.add(Delay(longest, silence), last)
+    return builder.add(Delay(rest, silence), last) if rest else last
 
 
 def _emit(builder: GraphBuilder, values: list[Sum], target: Capabilities) -> int:
@@ -211,12 +228,13 @@ def _emit(builder: GraphBuilder, values: list[Sum], target: Capabilities) -> int
                 entries[node, lag].append((row, channel, weight))
     one = builder.add(Constant((1.0,)))
     terms: dict[int, Matrix] = {}
+    known: dict[tuple[int, int], int] = {}
     for (node, lag), found in entries.items():
         source = one if node is None else node
         rows, channels, weights = zip(*found, strict=True)
         shape = (len(values), builder.nodes[source].width)
         matrix = Matrix(sp.csr_array((np.array(weights), (rows, channels)), shape))
-        terms[_delayed(builder, source, lag, target)] = matrix
+        terms[_delayed(builder, source, lag, target, known)] = matrix
     return emit_affine(builder, terms, bias)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from lsrl.backends import registry
-from lsrl.drawing import save_figure
+from lsrl.drawing import figure_bytes, save_figure
 from lsrl.errors import InputError
 from lsrl.extras import needed
 from lsrl.ir.numbers import Array
@@ -74,13 +75,26 @@ def subplots(
       size: in inches.
       shared: which axes all panels share.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _shown_figure()(figsize=size, layout="constrained")
     axes = figure.subplots(
         lines, columns, squeeze=False, sharex=shared == "both", sharey=bool(shared)
     )
     return figure, [list(row) for row in axes]
+
+
+@cache
+def _shown_figure() -> "type[Figure]":
+    """The class of our figures, made where matplotlib is there."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        """A figure that notebooks show, as vectors: those of matplotlib need pyplot for that."""
+
+        def _repr_svg_(self) -> str:
+            with styled():
+                return figure_bytes(self, "svg", metadata=_TIMELESS[".svg"]).decode()
+
+    return ShownFigure
 
 
 def save(figure: "Figure", path: Path) -> None:

@@ -367,8 +367,8 @@ class _Compiler:
             # Its workings would not be known: any output at all would be within the bound.
             return PrecisionError(
                 f"{self.task.name} on {self.target}: the certificate allows an error of "
-                f"{bound:.3g}, and the outputs span {spread:.3g}, so it says nothing: "
-                f"{model.certificate.reasons[0]}"
+                f"{bound:.3g}, and the outputs span {spread:.3g}, so it says nothing; take another "
+                f"target: {model.certificate.reasons[0]}"
             )
         return model
 

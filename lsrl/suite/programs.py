@@ -187,6 +187,10 @@ _PROGRAMS = (
         ("linear_interpolation", _limited(32, cells=4, finest=4), 16, 32),
         ("gradient_step", _limited(32, dim=2, step=0.25), 12, 32),
         ("gradient_step_of_1", _limited(48, dim=1), 16, 48, "gradient_step"),
+        # Computers: the words of a program, then what it does, an instruction a token.
+        ("subleq_of_6", _limited(64, cells=6, bits=4), 24, 64, "subleq"),
+        ("subleq_of_12", _limited(96, cells=12, bits=5), 36, 96, "subleq"),
+        ("subleq_of_24", _limited(128, cells=24, bits=6), 56, 128, "subleq"),
     ),
     *_rows(
         "composition",
@@ -280,6 +284,7 @@ def portable(program: Program, name: str) -> Program:
         program.output_type,
         program.documentation,
         recorded=program.recorded,
+        feedback=program.feedback,
     )
 
 

@@ -145,7 +145,7 @@ def soft(model: Model, request: Request) -> Model:
         raise PrecisionError(
             f"soft: {model.program.name} on {model.target} is right at {accuracy:.1%} of the "
             f"tokens, and at {LEAST_ACCURACY:.0%} at least is wanted: its continuous comparisons "
-            "are too steep for what soft gates let through"
+            "are too steep for what soft gates let through; take another target"
         )
     return made
 

@@ -472,7 +472,7 @@ def _differences(
     modes = {"run": np.array(model.run(*inputs), np.float64)}
     # Outputs depend on no later token, so it does no harm that what is behind breaks promises,
     # unless it overflows: then zeros of a matrix product make it NaN everywhere.
-    wrong = (_errors(expected, modes["run"], ahead) > allowed).any(axis=(1, 2))
+    wrong = (errors_of(expected, modes["run"], ahead) > allowed).any(axis=(1, 2))
     for row in np.flatnonzero(wrong & (legal < expected.shape[1])):
         prefix = [array[row : row + 1, : legal[row]] for array in inputs]
         modes["run"][row, : legal[row]] = model.run(*prefix)[0]
@@ -484,7 +484,7 @@ def _differences(
     greatest = 0.0
     first: Difference | None = None
     for mode, got in modes.items():
-        error = _errors(expected, got, ahead)
+        error = errors_of(expected, got, ahead)
         greatest = max(greatest, float(error.max(initial=0.0)))
         places = np.argwhere(((error > allowed) | np.isinf(error)).any(axis=-1))
         if len(places) and first is None:
@@ -496,7 +496,7 @@ def _differences(
     return first, greatest
 
 
-def _errors(expected: Array, got: Array, ahead: Array) -> Array:
+def errors_of(expected: Array, got: Array, ahead: Array) -> Array:
     """Of the tokens ahead of a broken promise, 0 elsewhere; NaN is infinitely wrong."""
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.where(ahead[..., None], np.abs(expected - got), 0.0)

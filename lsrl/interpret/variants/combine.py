@@ -106,6 +106,7 @@ def join(
         programs[0].output_type if len(programs) == 1 else None,
         "\n\n".join(each.documentation for each in programs if each.documentation),
         recorded=all(program.recorded for program in programs),
+        feedback=programs[0].feedback if len(programs) == 1 else None,
     )
 
 
@@ -273,6 +274,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
         program.output_type,
         program.documentation,
         recorded=program.recorded,
+        feedback=program.feedback,
     )
 
 
@@ -324,7 +326,7 @@ def marked(circuit: Circuit, outputs: int, cancelling: Collection[str] = ()) -> 
     """
     reached = {(OUTPUT, row) for row in range(outputs)}
     sources: dict[tuple[str, int], set[tuple[str, int]]] = {}
-    for edge in circuit.edges:
+    for edge in circuit.wires:
         target = (edge.target, edge.target_element)
         if edge.source not in cancelling:
             sources.setdefault(target, set()).add((edge.source, edge.source_element))
@@ -366,7 +368,7 @@ def _compiled(model: Model, program: Program) -> Model:
 def _cancels(circuit: Circuit) -> list[str]:
     """The signals that cancel, if all of them are read by something that is no distractor."""
     idle = {channel.signal for channel in circuit.channels if channel.role == "distractor"}
-    read = {edge.source for edge in circuit.edges if edge.target not in idle}
+    read = {edge.source for edge in circuit.wires if edge.target not in idle}
     found = [signal.name for signal in circuit.signals if signal.name in CANCELLING]
     return found if read >= set(found) else []
 
