@@ -28,9 +28,9 @@ def maximum(a: Cell, b: Cell) -> Cell:
 
 
 def seed(a: Cell, b: Cell) -> Cell:
-    """A power of two from 1 / (2 |a|) to 1 / |a|, at least 2^-7 and at most 2^6."""
+    """A power of two from 1 / (2 |a|) to 1 / |a|, at least 2^-6 and at most 2^6."""
     _, exponent = np.frexp(np.abs(a))
-    power = np.where(a == 0, 6, -np.clip(exponent, -6, 7))
+    power = np.where(a == 0, 6, -np.clip(exponent, -6, 6))
     return np.ldexp(np.float32(1), power).astype(np.float32)
 
 
