@@ -17,9 +17,9 @@ LARGEST_KEY = 255
 # Instructions that a sample carries out at most.
 SAMPLED = 300
 # The powers of two between which a seed is told apart.
-SEEDS = range(-6, 7)
+SEEDS = range(-6, 6)
 # Up to what a flag counts as 0, as a share of the greatest number.
-FLAG = 2.0**-26
+FLAG = 2.0**-25
 # Cells and lines of `fleq` up to which an address is decoded in one level.
 ONE_ROW = 64
 Block = Callable[[Signal, Signal], Signal]
@@ -243,11 +243,16 @@ def _seed(x: Signal, _: Signal) -> Signal:
     return found
 
 
+def _on_grid(x: Signal, step: float) -> Signal:
+    """X, by the promise of a legal prompt that its numbers are multiples of a step."""
+    return lsrl.bound(x, x.facts.low, x.facts.high, "prompt", step)
+
+
 def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
     Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
-    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-6 and at most 2^6. Of square matrices: matmul, whose
     sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
@@ -284,7 +289,7 @@ def fleq(
     A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
     if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
     halts, and so does what comes behind the last of all lines; one that was not written is zeros.
-    A flag counts as 0 up to size 2^-26, and none lies between that and twice as much.
+    A flag counts as 0 up to size 2^-25, and none lies between that and twice as much.
 
     Input: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
@@ -343,7 +348,11 @@ def fleq(
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
         # While a prompt loads memory, at line -1, no function is done.
         chosen = lsrl.one_hot(function, len(blocks)) & (pc >= 0)
-        found = [block(x, y) for block in blocks.values()]
+        # Of what is not chosen a product is 0, so that none is too small for the grid.
+        found = [
+            _on_grid(block(lsrl.select(k, x, 0), y), step)
+            for k, block in zip(chosen, blocks.values(), strict=True)
+        ]
         made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])
