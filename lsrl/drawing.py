@@ -311,7 +311,7 @@ def node_formulas(graph: Graph) -> dict[int, str]:
 
 def _plain(text: str) -> str:
     """A formula or an expression of Python, which write one thing with other signs."""
-    return text.translate(str.maketrans({"−": "-", "·": "*", " ": None}))
+    return text.translate(str.maketrans("−·", "-*", " "))
 
 
 def remark(graph: Graph, node: int) -> str:

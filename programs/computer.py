@@ -17,11 +17,9 @@ LARGEST_KEY = 255
 # Instructions that a sample carries out at most.
 SAMPLED = 300
 # The powers of two between which a seed is told apart.
-SEEDS = range(-6, 7)
+SEEDS = range(-6, 6)
 # Up to what a flag counts as 0, as a share of the greatest number.
-FLAG = 2.0**-24
-# What products of numbers are multiples of.
-FINEST = 2.0**-86
+FLAG = 2.0**-25
 # Cells and lines of `fleq` up to which an address is decoded in one level.
 ONE_ROW = 64
 Block = Callable[[Signal, Signal], Signal]
@@ -234,36 +232,34 @@ def in_order(*terms: Signal) -> Signal:
     return total
 
 
-def _times(x: Signal, y: Signal) -> Signal:
-    """The product, where it is no smaller than a stream of float32 holds."""
-    product = x * y
-    return lsrl.bound(product, product.facts.low, product.facts.high, "prompt", step=FINEST)
-
-
 def _seed(x: Signal, _: Signal) -> Signal:
     """A power of two from 1 / (2 |x|) to 1 / |x|: the first guess of a reciprocal."""
     size = lsrl.absolute(x)
     found: Signal | float = 2.0 ** -SEEDS[0]
     for power in SEEDS:
-        # From the float32 below 2^power on; no float32 lies in the ramp.
-        reached = lsrl.greater_equal(size, 2.0**power, ramp=2.0 ** (power - 23))
-        found = found - 2.0 ** -(power + 1) * reached
+        # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
+        reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
+        found = found - 2.0 ** -(power + 1) * lsrl.bound(reached, 0, 1, "prompt", step=1)
     return found
+
+
+def _on_grid(x: Signal, step: float) -> Signal:
+    """X, by the promise of a legal prompt that its numbers are multiples of a step."""
+    return lsrl.bound(x, x.facts.low, x.facts.high, "prompt", step)
 
 
 def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
     Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
-    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6, which changes at the float32 below a
-    power of two. Of square matrices: matmul, whose sums go from the first column of x to its last,
-    and transpose.
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-6 and at most 2^6. Of square matrices: matmul, whose
+    sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
     found: dict[str, Block] = {
         "add": lambda x, y: x + y,
         "sub": lambda x, y: x - y,
-        "mul": _times,
+        "mul": lambda x, y: x * y,
         "max": lambda x, y: y + lsrl.relu(x - y),
         "seed": _seed,
     }
@@ -271,7 +267,7 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
         entry = np.arange(rows * columns).reshape(shape)
         found["matmul"] = lambda x, y: in_order(
             *(
-                _times(x[entry[:, [k] * columns].ravel()], y[entry[[k] * rows].ravel()])
+                x[entry[:, [k] * columns].ravel()] * y[entry[[k] * rows].ravel()]
                 for k in range(rows)
             )
         )
@@ -293,7 +289,7 @@ def fleq(
     A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
     if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
     halts, and so does what comes behind the last of all lines; one that was not written is zeros.
-    A flag counts as 0 up to size 2^-24, and none lies between that and twice as much.
+    A flag counts as 0 up to size 2^-25, and none lies between that and twice as much.
 
     Input: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
@@ -352,8 +348,13 @@ def fleq(
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
         # While a prompt loads memory, at line -1, no function is done.
         chosen = lsrl.one_hot(function, len(blocks)) & (pc >= 0)
-        found = lsrl.mux(chosen, [block(x, y) for block in blocks.values()])
-        result = lsrl.bound(found, **numbers, keeper="prompt")
+        # Of what is not chosen a product is 0, so that none is too small for the grid.
+        found = [
+            _on_grid(block(lsrl.select(k, x, 0), y), step)
+            for k, block in zip(chosen, blocks.values(), strict=True)
+        ]
+        made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
+        result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])
         onward = lsrl.bound(lsrl.select(pc >= places - 1, -1, pc + 1), -1, places - 1)
         jumps = lsrl.less_equal(decides, 0, ramp=2 * high * FLAG)

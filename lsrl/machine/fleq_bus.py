@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from lsrl.errors import InputError
+from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.machine.fleq import Cell, Fleq, FleqImage, FleqStep, loaded, told
@@ -141,6 +141,10 @@ class FleqBus:
           outputs: one row an instruction.
           memory: every cell ahead of the first instruction; None: the prompt says.
           image: the one that runs, for its lines and names.
+
+        Raises:
+          BoundsError: an instruction answers what is no number.
+          InputError: there is no image, or it is another one.
         """
         own = self.image(image)
         names, rows = [*own.cells], inputs[self.bus].astype(np.float32)
@@ -151,6 +155,12 @@ class FleqBus:
         for row in rows[: ahead + 1]:
             if row[0] >= 0:
                 held[int(row[0])] = row[1 : 1 + self.width]
+        broken = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+        if len(broken):
+            raise BoundsError(
+                f"trace: instruction {broken[0] + 1} of this run answers what is no number, so a "
+                "promise was broken there; loop(..., check=True) says which"
+            )
         steps = []
         for read, answer in zip(rows[ahead:], outputs.astype(np.float32), strict=True):
             pc = int(read[-1])
