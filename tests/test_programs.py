@@ -158,6 +158,13 @@ def test_every_program_has_defaults_and_documentation(entry):
 
 # Tables made by hand: program, inputs, outputs.
 GOLDEN = [
+    # @0 =3 @1 =4 @2 =-1 @3 =5 @4 =7 >0, and then @4 =2 >3: 7 - 5, and on to the next instruction.
+    (
+        "subleq_lm",
+        {"cells": 8, "bits": 4},
+        [[0, 21, 1, 22, 2, 33, 3, 23, 4, 25, 9, 4, 20]],
+        [18, 9] * 5 + [4, 20, 12],
+    ),
     # Cells 3, 4, -1, 5, 7; the last token does mem[4] -= mem[3], and goes on at 3.
     (
         "subleq",
