@@ -272,7 +272,7 @@ def _address(address: Operand) -> Signal:
 def _grid_of(
     cells: int | None, segments: Sequence[Segment] | None, words: int, columns: int | None
 ) -> _Grid:
-    where = user_line()
+    where = str(user_line())
     if (cells is None) == (segments is None):
         raise ProgramError(
             f"{where}: a memory has either cells or segments, got cells={shown(cells)} and "
