@@ -45,7 +45,7 @@ def styled() -> Iterator[None]:
     Raises:
       InputError: matplotlib is not installed.
     """
-    matplotlib = needed("matplotlib.figure", "a figure", "the tables are there without it")
+    matplotlib = needed("matplotlib", "a figure", "the tables are there without it")
     with matplotlib.rc_context(
         {
             "font.size": 8,
