@@ -506,7 +506,7 @@ class _Svg:
 
 def _figure(drawing: Drawing) -> "Figure":
     """The same as a figure of matplotlib, in light colours."""
-    needed("matplotlib", "this format", ".svg needs nothing")
+    needed("matplotlib.figure", "this format", ".svg needs nothing")
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle

@@ -235,7 +235,7 @@ def in_order(*terms: Signal) -> Signal:
 def _seed(x: Signal, _: Signal) -> Signal:
     """A power of two from 1 / (2 |x|) to 1 / |x|: the first guess of a reciprocal."""
     size = lsrl.absolute(x)
-    found = lsrl.constant([2.0 ** -SEEDS[0]])
+    found = lsrl.constant(2.0 ** -SEEDS[0])
     for power in SEEDS:
         # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
         reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
@@ -368,7 +368,8 @@ def fleq_reference(
     bus: Sequence[Sequence[float]], line: Sequence[Sequence[int]], cells: int, lines: int
 ) -> list[tuple[float, ...]]:
     """Two lists, of cells and of lines; each function as it is on paper."""
-    memory, program = [0.0] * cells, list[tuple[int, ...]]([(0,) * 6] * lines)
+    memory: list[float] = [0.0] * cells
+    program: list[tuple[int, ...]] = [(0,) * 6] * lines
     answers = []
     for (address, value, _, pc), (number, *fields) in zip(bus, line, strict=True):
         if address >= 0:

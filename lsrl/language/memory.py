@@ -304,7 +304,7 @@ def _grid_of(
     return _Grid(grid.segments, most, width)
 
 
-def _segment(where: str, segment: object) -> Segment:
+def _segment(where: object, segment: object) -> Segment:
     if isinstance(segment, Sequence | np.ndarray) and len(segment) == 2:
         low, high = segment
         if all(isinstance(end, int | np.integer) for end in (low, high)) and low < high:
