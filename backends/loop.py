@@ -7,7 +7,7 @@ stack takes longer than most loops. What lies between stretches is `lsrl.languag
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,19 @@ from lsrl.pytrees import Tree
 WINDOW = 64
 # Tokens that run at a time: few sizes of the buffer, so few compilations.
 ROOMS = (64, 512, 4096)
+
+
+class Structure(Protocol):
+    """What is no parameter in a network; hashable, so that jit can take it."""
+
+    @property
+    def dtype(self) -> str:
+        """Of parameters, states and outputs."""
+
+    def __hash__(self) -> int:
+        """As equality has it."""
+
+
 Step: TypeAlias = Callable[
     [Mapping[str, object], Hashable, Tree, Sequence[jax.Array]], tuple[jax.Array, Tree]
 ]
@@ -89,7 +102,7 @@ def own_copy(state: Tree) -> Tree:
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
 def stretch(
     step: Step,
-    structure: Hashable,
+    structure: Structure,
     wiring: Wiring,
     room: int,
     parameters: Mapping[str, object],
@@ -115,8 +128,7 @@ def stretch(
     batch = carry.live.shape[0]
     # Where no machine may stop while others go on, none has to be held back.
     masked = wiring.key is not None or (wiring.halts and batch > 1)
-    told = jax.eval_shape(lambda now: step(parameters, structure, now.state, now.pending)[0], carry)
-    held = jnp.zeros((room, *told.shape), told.dtype)
+    held = jnp.zeros((room, batch, wiring.width), structure.dtype)
 
     def going(now: tuple[jax.Array, Carry, jax.Array]) -> jax.Array:
         return (now[0] < count) & now[1].live.any()
@@ -130,7 +142,11 @@ def stretch(
         moved = before.live & ~after.waiting
         if masked:
             state = jax.tree.map(lambda old, new: _where(moved, new, old), before.state, state)
-        return place + 1, after._replace(state=state), held.at[place].set(outputs)
+        return (
+            place + 1,
+            after._replace(state=state),
+            lax.dynamic_update_index_in_dim(held, outputs, place, 0),
+        )
 
     _, last, outputs = lax.while_loop(going, token, (jnp.int32(0), carry, held))
     return last, outputs
@@ -138,7 +154,7 @@ def stretch(
 
 def generated(
     step: Step,
-    structure: Hashable,
+    structure: Structure,
     parameters: Mapping[str, object],
     state: Tree,
     first: Array,
@@ -185,7 +201,7 @@ def _inputs(
         ahead = jnp.where(lacking, jnp.zeros_like(ahead), ahead).astype(inputs[key].dtype)
         inputs[key] = ahead.reshape(inputs[key].shape)
     if given.prompt is not None:
-        told = [window[place] for window in given.prompt]
+        told = [lax.dynamic_index_in_dim(window, place, keepdims=False) for window in given.prompt]
         inputs = [jnp.where(given.reading, *pair) for pair in zip(told, inputs, strict=True)]
     return tuple(inputs), lacking
 

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from lsrl.arguments import near, shown
 from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
-from lsrl.backends.loop import generated
+from lsrl.backends.loop import Structure, generated
 from lsrl.backends.pattern import Pattern
 from lsrl.backends.strength import Gates, Sources, Strengths
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
@@ -74,17 +74,6 @@ class Step(Protocol):
 
     def __hash__(self) -> int:
         """Of a function: jit takes it too."""
-
-
-class Structure(Protocol):
-    """What is no parameter in a network; hashable, so that jit can take it."""
-
-    @property
-    def dtype(self) -> str:
-        """Of parameters, states and outputs."""
-
-    def __hash__(self) -> int:
-        """As equality has it."""
 
 
 # Tokens at a time by default, and values of a layer over them: what grows with the length.

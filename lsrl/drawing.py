@@ -311,7 +311,7 @@ def node_formulas(graph: Graph) -> dict[int, str]:
 
 def _plain(text: str) -> str:
     """A formula or an expression of Python, which write one thing with other signs."""
-    return text.translate(str.maketrans({"−": "-", "·": "*", " ": None}))
+    return text.translate(str.maketrans("−·", "-*", " "))
 
 
 def remark(graph: Graph, node: int) -> str:
@@ -506,7 +506,7 @@ class _Svg:
 
 def _figure(drawing: Drawing) -> "Figure":
     """The same as a figure of matplotlib, in light colours."""
-    needed("matplotlib", "this format", ".svg needs nothing")
+    needed("matplotlib.figure", "this format", ".svg needs nothing")
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle

@@ -7,6 +7,8 @@ from typing import cast
 import numpy as np
 
 from lsrl import schema, storage
+from lsrl.arguments import shown
+from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
 from lsrl.language.run import Ahead, Record, Run, Wiring
@@ -69,12 +71,13 @@ def load_run(
 
     def taken(header: dict[str, object], arrays: dict[str, Parameter]) -> Run[State]:
         check_owner(path, FORMAT, header, owner)
-        inner = {n.removeprefix(_STATE): a for n, a in arrays.items() if n.startswith(_STATE)}
-        state = state_of(header, inner, start)
-        machines = 1 if state.batch is None else state.batch
+        batch = cast("int | None", header["batch"])
+        machines = 1 if batch is None else batch
         for name in ("halted", "waiting", "steps", "text", "keys"):
             if len(cast(tuple[object, ...], header[name])) != machines:
-                raise FieldError(f"one for each of {machines} machines", f"{header[name]}", name)
+                raise FieldError(f"one for each of {machines} machines", shown(header[name]), name)
+        inner = {n.removeprefix(_STATE): a for n, a in arrays.items() if n.startswith(_STATE)}
+        state = state_of(header, inner, start)
         own = wiring._replace(until=cast(str, header["until"]))
         rest = {n: np.asarray(a) for n, a in arrays.items() if not n.startswith(_STATE)}
         record = _record(own, header, rest, machines)
@@ -124,4 +127,7 @@ def _pending(
     if array is None or array.shape != shape:
         got = "none" if array is None else f"shape {array.shape}"
         raise FieldError(f"shape {shape}", got, f"arrays.{place}")
-    return kind.check(array[:, None], name)[:, 0]
+    try:
+        return kind.check(array[:, None], name)[:, 0]
+    except InputError as error:
+        raise FieldError("a legal input", f"{error}", f"arrays.{place}") from None

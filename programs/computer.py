@@ -17,9 +17,9 @@ LARGEST_KEY = 255
 # Instructions that a sample carries out at most.
 SAMPLED = 300
 # The powers of two between which a seed is told apart.
-SEEDS = range(-6, 7)
+SEEDS = range(-6, 6)
 # Up to what a flag counts as 0, as a share of the greatest number.
-FLAG = 2.0**-26
+FLAG = 2.0**-25
 # Cells and lines of `fleq` up to which an address is decoded in one level.
 ONE_ROW = 64
 Block = Callable[[Signal, Signal], Signal]
@@ -164,7 +164,7 @@ def _carried_out(memory: Mapping[int, int], pc: int, bits: int, key: int | None)
     a, b, c = (memory.get(pc + k, 0) for k in range(3))
     held = memory.get(b, 0)
     takes, says = key is not None and a == -1, key is not None and b == -1
-    raw = (key if takes else held) - memory.get(a, 0)
+    raw = (held if key is None or not takes else key) - memory.get(a, 0)
     new = _wrapped(raw, top)
     goes = c if new <= 0 and not takes and not says else _wrapped(pc + 3, top)
     told = (memory.get(a, 0) if says and not takes else -top - 1, int(takes))
@@ -235,7 +235,7 @@ def in_order(*terms: Signal) -> Signal:
 def _seed(x: Signal, _: Signal) -> Signal:
     """A power of two from 1 / (2 |x|) to 1 / |x|: the first guess of a reciprocal."""
     size = lsrl.absolute(x)
-    found: Signal | float = 2.0 ** -SEEDS[0]
+    found = lsrl.constant(2.0 ** -SEEDS[0])
     for power in SEEDS:
         # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
         reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
@@ -243,11 +243,16 @@ def _seed(x: Signal, _: Signal) -> Signal:
     return found
 
 
+def _on_grid(x: Signal, step: float) -> Signal:
+    """X, by the promise of a legal prompt that its numbers are multiples of a step."""
+    return lsrl.bound(x, x.facts.low, x.facts.high, "prompt", step)
+
+
 def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     """The functions of `fleq` that come with it, by name, for cells of a shape.
 
     Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
-    from 1 / (2 |x|) to 1 / |x|, at least 2^-7 and at most 2^6. Of square matrices: matmul, whose
+    from 1 / (2 |x|) to 1 / |x|, at least 2^-6 and at most 2^6. Of square matrices: matmul, whose
     sums go from the first column of x to its last, and transpose.
     """
     rows, columns = shape
@@ -284,7 +289,7 @@ def fleq(
     A line is six integers (f, a, b, c, flag, to): cell c = function f of cells a and b, and then,
     if the first entry of cell `flag` is at most 0, on to line `to`, else to the next one. Line -1
     halts, and so does what comes behind the last of all lines; one that was not written is zeros.
-    A flag counts as 0 up to size 2^-26, and none lies between that and twice as much.
+    A flag counts as 0 up to size 2^-25, and none lies between that and twice as much.
 
     Input: `bus`: write a value to the cell at an address, which changes it by a change, then carry
     out a line: (address, value, change, line); at address -1 nothing is written. `line`: write a
@@ -343,7 +348,11 @@ def fleq(
         x, y, before, decides = (memory.read(each) for each in (a, b, c, flag))
         # While a prompt loads memory, at line -1, no function is done.
         chosen = lsrl.one_hot(function, len(blocks)) & (pc >= 0)
-        found = [block(x, y) for block in blocks.values()]
+        # Of what is not chosen a product is 0, so that none is too small for the grid.
+        found = [
+            _on_grid(block(lsrl.select(k, x, 0), y), step)
+            for k, block in zip(chosen, blocks.values(), strict=True)
+        ]
         made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")
         decides = lsrl.select(flag == c, result[0], decides[0])
@@ -359,7 +368,8 @@ def fleq_reference(
     bus: Sequence[Sequence[float]], line: Sequence[Sequence[int]], cells: int, lines: int
 ) -> list[tuple[float, ...]]:
     """Two lists, of cells and of lines; each function as it is on paper."""
-    memory, program = [0.0] * cells, [(0,) * 6] * lines
+    memory: list[float] = [0.0] * cells
+    program: list[tuple[int, ...]] = [(0,) * 6] * lines
     answers = []
     for (address, value, _, pc), (number, *fields) in zip(bus, line, strict=True):
         if address >= 0:

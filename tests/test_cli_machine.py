@@ -57,14 +57,10 @@ def test_texts_run_in_plain_python(command):
 
 
 def test_a_text_runs_inside_a_network(command):
-    options = ("-t", "mamba", "--cells", "32", "--bits", "8")
-    run = command("run", "hello", *options)
-    assert (run.stdout, run.stderr.splitlines()[-1]) == (
-        "Hello, world!\n", "hello: halted, after 69 instructions"
-    )  # fmt: skip
-    plain = command("trace", "multiplication", "--steps", "64")
-    inside = command("trace", "multiplication", "--steps", "64", *options)
-    assert plain.stdout == inside.stdout
+    plain = command("trace", "hello").stdout
+    run = command("run", "hello", "-t", "mamba", "--cells", "32", "--bits", "8", "--trace")
+    assert run.stdout == "Hello, world!\n"
+    assert plain + "hello: halted, after 69 instructions\n" in run.stderr
 
 
 def test_traces_stop_where_they_are_told(command):

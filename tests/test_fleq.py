@@ -6,6 +6,7 @@ import pytest
 import lsrl
 from lsrl import programs
 from lsrl.errors import ProgramError
+from lsrl.programs.computer import SEEDS
 
 NAMES = [*programs.fleq_functions()]
 CELLS = ["one", "zero", "two", "x", "d", "r", "t", "n", "q"]
@@ -65,13 +66,14 @@ def test_division_is_bit_for_bit_that_of_float32(target):
         assert abs(plain_division(x, d, 4) - x / d) < 1e-5 * abs(x / d)
 
 
+@pytest.mark.studies
 def test_a_running_sum_of_changes_is_within_its_rounding():
     program = programs.fleq(cells=9, lines=8)
     run = lsrl.compile(program, "gated_linear_rnn").loop(*division(3.0, 1.7, 4), steps=60)
     assert abs(run.memory.ravel()[8] - 3 / 1.7) < 1e-5
 
 
-@pytest.mark.parametrize("power", programs.computer.SEEDS)
+@pytest.mark.parametrize("power", [SEEDS[0], 0, SEEDS[-1]])
 def test_a_seed_changes_at_the_power_of_two_and_not_a_float_before(power):
     program = programs.fleq(cells=2, lines=2)
     line = [(NAMES.index("seed"), 0, 0, 1, 1, 0)]

@@ -23,7 +23,7 @@ CASES = {
     "matrix_inverse": [{"a": (np.eye(4) - 0.125).tolist()}],
     "power_iteration": [{"a": [[3, 1], [0.5, 1]]}],
     "solve": [{"a": [[-2, 1], [1, -3]], "b1": 1.0, "b2": -2.0}],
-    "sgd": [{"steps": 4}, {"steps": 120, "rate": 0.0625}],
+    "sgd": [{"epochs": 1}, {"epochs": 30, "rate": 0.0625}],
     "approximation": [{"x": x} for x in (0.0, 0.3, 1.9, 3.0)],
 }  # fmt: skip
 

@@ -67,8 +67,8 @@ def check_random_programs(model, images, steps, seed=0):
 
 def test_random_programs_are_the_same_in_a_network():
     model = computer("mamba", 32, 8)
-    images = random_images(32, 8, 64, seed=1)
-    assert check_random_programs(model, images, 200) > 32  # most of them change their own code
+    images = random_images(32, 8, 32, seed=1)
+    assert check_random_programs(model, images, 200) > 16  # most of them change their own code
 
 
 @pytest.mark.nightly
@@ -141,8 +141,8 @@ def test_what_is_no_card_is_told():
 
 def test_words_are_instructions_too():
     """Of a language model: what it says is what a machine without keys does."""
-    program = lsrl.programs.subleq_lm(cells=64, bits=8)
-    for name in ("hello", "multiplication", "division"):
+    program = lsrl.programs.subleq_lm(cells=32, bits=8)
+    for name in ("hello", "multiplication"):
         image = programs()[name].image()
         run = program.loop(*card(program, image), steps=600)
         plain = interpret(program, image, steps=0)
@@ -161,7 +161,7 @@ def test_words_are_instructions_too():
 # ---------------------------------------------------------------- FLEQ
 
 # Parameters that are few instructions.
-SHORT = {"sgd": {"steps": 4}, "power_iteration": {"steps": 2}, "inverse": {"steps": 3}}
+SHORT = {"sgd": {"epochs": 1}, "power_iteration": {"steps": 2}, "inverse": {"steps": 3}}
 SCALAR = [
     name
     for name, program in programs().items()
@@ -180,7 +180,7 @@ def check_real_programs(subject, names, steps, **options):
 
 
 def test_real_programs_are_those_of_the_interpreter():
-    program = fleq(cells=24, lines=52)
+    program = fleq(cells=28, lines=52)
     check_real_programs(program, SCALAR, 200, dtype="float32")
     image = programs()["solve"].image()
     run = program.loop(*card(program, image), steps=100, dtype="float32")
@@ -203,7 +203,7 @@ def test_matrices_are_cells():
 @pytest.mark.parametrize("target", ["mamba", "griffin"])
 def test_real_programs_inside_networks(target):
     """All of them, at their full length: 5,520 instructions of learning too."""
-    model = lsrl.compile(fleq(cells=24, lines=52), target)
+    model = lsrl.compile(fleq(cells=28, lines=52), target)
     for name in SCALAR:
         image = programs()[name].image()
         run = model.loop(*card(model, image), steps=6000)

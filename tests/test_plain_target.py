@@ -46,6 +46,7 @@ from lsrl.interpret.variants import (
     train,
     trim,
 )
+from lsrl.looping import Looping
 from lsrl.model import Alteration, Model
 from lsrl.noise import copies, perturbations, ranges
 from lsrl.parameters import dense, same_bits
@@ -284,13 +285,23 @@ def attribute(name):
 
 
 # Of `Model`: attributes, and calls as what they take beside the model.
+def looped(model, path):
+    """A token out is a token in; the rest of a run out of its file is that of the run."""
+    first = model.loop(IDS[:, :5], steps=3)
+    first.save(path)
+    for run in (first, model.load_run(path)):
+        rest = model.loop(run, steps=3)
+        ids = np.concatenate([first.outputs, rest.outputs], axis=1)[..., 0]
+        np.testing.assert_array_equal(ids, model.generate(IDS[:, :5], 6))
+
+
 MODEL = {
     **{
         name: attribute(name)
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
-            "compiled_circuit", "facts",
+            "compiled_circuit", "facts", "reference_dtype",
         )
     },
     "altered": lambda model, _: altered(model),
@@ -300,6 +311,8 @@ MODEL = {
     "init_state": lambda model, _: model.init_state(2),
     "step": lambda model, _: model.step(model.init_state(), IDS[0, 0]),
     "generate": lambda model, _: generated(model),
+    "loop": lambda model, path: looped(model, path / "run"),
+    "load_run": lambda model, path: looped(model, path / "run"),
     "self_test": lambda model, _: model.self_test(),
     "summary": lambda model, _: model.summary(),
     "report": lambda model, _: model.report(),
@@ -508,7 +521,8 @@ def test_every_study_of_a_model(model, name):
 
 
 def test_the_lists_name_every_public_call():
-    assert set(MODEL) == {name for name in vars(Model) if not name.startswith("_")}
+    public = {**vars(Looping), **vars(Model)}
+    assert set(MODEL) == {name for name in public if not name.startswith("_")}
     found = set()
     for package in ("interpret", "interpret.variants", "noise", "stability", "suite"):
         path = importlib.import_module(f"lsrl.{package}").__path__

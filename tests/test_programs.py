@@ -158,6 +158,27 @@ def test_every_program_has_defaults_and_documentation(entry):
 
 # Tables made by hand: program, inputs, outputs.
 GOLDEN = [
+    # @0 =3 @1 =4 @2 =-1 @3 =5 @4 =7 >0, and then @4 =2 >3: 7 - 5, and on to the next instruction.
+    (
+        "subleq_lm",
+        {"cells": 8, "bits": 4},
+        [[0, 21, 1, 22, 2, 33, 3, 23, 4, 25, 9, 4, 20]],
+        [18, 9] * 5 + [4, 20, 12],
+    ),
+    # Cells 3, 4, -1, 5, 7; the last token does mem[4] -= mem[3], and goes on at 3.
+    (
+        "subleq",
+        {"cells": 6, "bits": 5},
+        [[[0, 3, 3, -1], [1, 4, 4, -1], [2, -1, -1, -1], [3, 5, 5, -1], [4, 7, 7, 0]]],
+        [[3, -3, -3, 0], [3, -3, -3, 4], [3, -3, -3, 4], [3, 2, -3, 2], [4, 2, -5, 3]],
+    ),
+    # Cell 1 becomes 1.5 times -2, which is at most 0, so that the program halts.
+    (
+        "fleq",
+        {"cells": 2, "lines": 1},
+        [[[0, 1.5, 1.5, -1], [1, -2, -2, 0]], [[0, 2, 0, 1, 1, 1, -1], [-1, 0, 0, 0, 0, 0, 0]]],
+        [[0, 0, -1.5, 0], [1, -3, -1, -1]],
+    ),
     ("majority", {}, [[1, 0, 1, 1, 0, 0, 0]], [1, 0, 1, 1, 1, 0, 0]),
     ("parity", {}, [[0, 1, 1, 0, 1, 1, 1]], [0, 1, 0, 0, 1, 0, 1]),
     ("counter_mod", {"n": 3}, [[0, 1, 0, 0, 1]], [0, 1, 2, 0, 1]),

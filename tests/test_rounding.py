@@ -1,5 +1,7 @@
 """Models that equal their program as it is run in their own dtype: said only where it is so."""
 
+# mypy: disable-error-code="operator"
+
 import numpy as np
 import pytest
 
@@ -246,3 +248,10 @@ def test_what_the_certificate_tells():
     assert not model.certificate.exact_in_dtype
     with pytest.raises(lsrl.errors.SelfTestError, match="exact in float32"):
         model.run(*arrays, check=True)
+
+
+@pytest.mark.parametrize("target", ["griffin", pytest.param("mamba", marks=pytest.mark.nightly)])
+def test_a_computer_of_real_numbers_is_exact_in_float32(target):
+    model = lsrl.compile(lsrl.programs.fleq(cells=8, lines=8), target)
+    assert model.certificate.verdict == "exact in float32", model.certificate.differs
+    assert model.num_layers <= 13

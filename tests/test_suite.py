@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import lsrl
 import lsrl.suite
-from lsrl import errors, sealed
+from lsrl import errors, machine, sealed
 from lsrl.backends.base import StackBackend
 from lsrl.circuit import FORM
 from lsrl.cli import app
@@ -116,6 +116,16 @@ def test_data_are_right_and_tell_every_signal_apart(program):
             assert not different.any()
         else:
             assert different.any(axis=1).sum() >= 2, name
+
+
+def test_its_computers_run_programs():
+    """Under its own name a program still knows what it feeds back."""
+    image = [6, 7, 3, 6, 6, -1, 3, 5] + [0] * 4
+    for task in programs(["subleq_of_12", "subleq_of_24"]):
+        program = task.program()
+        run = program.loop(*machine.card(program, image), steps=9)
+        assert run.halted
+        np.testing.assert_array_equal(run.memory, machine.interpret(program, image).dump())
 
 
 def test_pairs_differ_in_few_other_signals():

@@ -522,6 +522,8 @@ def test_pages_of_larger_models_open(browser, tmp_path, program, target):
         "  return old.call(this, text, ...place); };"
         "window.dispatchEvent(new Event('resize')); brush.fillText = old; return drawn"
     )
+    wide = "const b = document.getElementById('board'); return b.scrollWidth - b.clientWidth"
+    assert browser.run(wide) <= 0, "rows out of sight, too, fit a narrow window"
     browser.resize(1440, 900)
     texts, sizes = {text for text, _ in said}, {float(font.split("px")[0]) for _, font in said}
     assert any(len(text) == 2 for text in texts) and "…" not in texts

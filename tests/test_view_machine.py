@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import lsrl
 from lsrl import machine
 from lsrl.cli import app
-from lsrl.errors import InputError
+from lsrl.errors import BoundsError, InputError
 from lsrl.interpret import page, view
 from tests.browser import Browser, browsing
 from tests.test_view import embedded
@@ -169,7 +169,7 @@ def test_what_can_not_be_shown_is_told(model, run):
     with pytest.raises(InputError, match="batch of machines"):
         view(model, two, image=GUEST)
     wrong = replace(run, record=run.record._replace(outputs=run.record.outputs * np.nan))
-    with pytest.raises(InputError, match="instruction 1 gives"):
+    with pytest.raises(BoundsError, match="instruction 1 of this run answers what is no"):
         machine.film(model, wrong)
 
 

@@ -6,7 +6,6 @@ matter. See `lsrl.rounding`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from lsrl.backends.residual.packer import Channel, SiteKind
@@ -148,7 +147,8 @@ class StreamRounding:
             return
         made = self.stream.terms[atom]
         opened = all(c.gate is None or self._is_flag(c.gate) for c, _ in made)
-        if opened or all(self._snaps(c) or self._is_flag(c.row) for c, _ in made):
+        branches = (self._is_bit(c.row, table.site.kind.relu_branch) for c, _ in made)
+        if opened or all(branches):
             return  # 0 or 1 times each term of a sum is the sum or 0
         terms = [(table.site.index[channel], float(weight)) for channel, weight in made]
         if self._together(node, terms, table, sizes, grids) > 1:
@@ -168,7 +168,9 @@ class StreamRounding:
             bit = lowest_bit_of(weight)
             channel = table.site.channels[index]
             size, grid = float(sizes[index]) * abs(weight), float(grids[index]) * bit
-            if self._snaps(channel) and (channel.gate is None or self._is_flag(channel.gate)):
+            kind, gate = table.site.kind, channel.gate
+            opens = gate is None or self._is_bit(gate, kind.relu_gate)
+            if opens and self._is_bit(channel.row, kind.relu_branch) and channel.mode == "pass":
                 size, grid = abs(weight), bit
             if abs(weight) != bit and size > 2.0**bits * grid:
                 raise RoundingError(node, "the stream takes in a product that is rounded")
@@ -190,9 +192,15 @@ class StreamRounding:
             found |= self._of_row(channel.gate, kind.relu_gate)
         return found
 
-    def _snaps(self, channel: Channel) -> bool:
-        """Whether the branch is 0 or 1 by the promise of a ramp, whatever the gate."""
-        return replace(channel, gate=None) in self.stream.snaps
+    def _is_bit(self, row: AtomRow, positive: bool) -> bool:
+        """Whether a row is 0 or 1, or the ReLU of it is, by the promise of a ramp."""
+        relu = self._relus.get(self._row(row)) if positive else None
+        if relu is None:
+            return self._is_flag(row)
+        node, channel = self.held.channels.place(relu)
+        fact = self.held.channels.known(node)
+        flag = fact.low[channel] >= 0 and fact.high[channel] <= 1 and fact.step[channel] >= 1
+        return bool(flag and self.held.channels.kinds[relu] <= Kind.DECIDED)
 
     @staticmethod
     def _now(channel: Channel) -> bool:
@@ -206,6 +214,9 @@ class StreamRounding:
             found |= side(own, negated(own), "sign")
             if own in self._relus:
                 found |= self.held.channels.members(self._relus[own])
+        for node, channel in (*self.affines.holders(row), *self.affines.holders(row.negated())):
+            if self.held.channels.facts[node] is not None:
+                found |= self.held.channels.members(self._column((node, channel)))
         if self._is_flag(row):
             found |= side(own, complement(own), "gate")
         if not row.bias and row.terms:

@@ -152,9 +152,9 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            found = (exact.get(what, always) for what in _READ)
+            branch, gate, time = (exact.get(what, always) for what in _READ)
             sizes, grids = self.sizes(number), self.grids(number)
-            rounding.site(table, Exact(*found, whole), sizes, grids)
+            rounding.site(table, Exact(branch, gate, time, whole), sizes, grids)
         total = self._atoms(tables.output)
         for row in np.flatnonzero(~self._fits(total.size, total.grid)).tolist():
             rounding.read(stream.graph.output, tables.output.rows[row])

@@ -79,7 +79,8 @@ class Leaderboard:
                 Standing(
                     what,
                     method,
-                    *(sum(row.method == method for row in some) for some in (rows, tried)),
+                    sum(row.method == method for row in rows),
+                    sum(row.method == method for row in tried),
                     *(measure.get((method,)) for measure in measures),
                 )
                 for method in dict.fromkeys(row.method for row in tried)

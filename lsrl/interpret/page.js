@@ -160,6 +160,7 @@
       row.button = button;
       row.value = make("div", "value");
       row.canvas = make("canvas");
+      row.canvas.width = row.canvas.height = 0; // until it is painted: by default it is large
       row.canvas.hidden = !row.drawn?.length;
       row.element.append(row.value, row.canvas);
       if (!row.names?.length) row.element.classList.add("unnamed");

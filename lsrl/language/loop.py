@@ -418,7 +418,8 @@ def numbers_for(graph: Graph, tokens: int, exact: bool, dtype: object) -> Number
       InputError: another dtype, or rationals of one.
     """
     if dtype is not None:
-        name = choice("loop: dtype", getattr(dtype, "__name__", dtype), ("float32", "float64"))
+        given = getattr(dtype, "name", getattr(dtype, "__name__", dtype))
+        name = choice("loop: dtype", given, ("float32", "float64"))
         if exact:
             raise InputError(
                 f"loop: exact=True is rationals, and dtype={name!r} is not; choose one"

@@ -272,7 +272,7 @@ def _address(address: Operand) -> Signal:
 def _grid_of(
     cells: int | None, segments: Sequence[Segment] | None, words: int, columns: int | None
 ) -> _Grid:
-    where = user_line()
+    where = str(user_line())
     if (cells is None) == (segments is None):
         raise ProgramError(
             f"{where}: a memory has either cells or segments, got cells={shown(cells)} and "
@@ -304,7 +304,7 @@ def _grid_of(
     return _Grid(grid.segments, most, width)
 
 
-def _segment(where: str, segment: object) -> Segment:
+def _segment(where: object, segment: object) -> Segment:
     if isinstance(segment, Sequence | np.ndarray) and len(segment) == 2:
         low, high = segment
         if all(isinstance(end, int | np.integer) for end in (low, high)) and low < high:

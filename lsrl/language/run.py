@@ -168,9 +168,9 @@ class Run(Generic[S]):
     def memory(self) -> Array | None:
         """((batch,) cells) after the last instruction, in the order of the addresses.
 
-        By replay of the writes of prompt and outputs, and not out of the network: int64 where all
-        values are whole. ((batch,) cells, values) where a value is several outputs; None of a
-        program without a `MemoryMap`.
+        By replay of the writes of prompt and outputs, and not out of the network; what was read
+        before the prompt does not count. int64 where all values are whole. ((batch,) cells, values)
+        where a value is several outputs; None of a program without a `MemoryMap`.
         """
         memory = self.wiring.feedback.memory
         if memory is None:

@@ -22,10 +22,15 @@ def matmul(a: Cell, b: Cell) -> Cell:
     return total
 
 
+def maximum(a: Cell, b: Cell) -> Cell:
+    """The greater of two numbers as a network has it: b + max(a - b, 0), which may be rounded."""
+    return b + np.maximum(a - b, np.float32(0))
+
+
 def seed(a: Cell, b: Cell) -> Cell:
-    """A power of two from 1 / (2 |a|) to 1 / |a|, at least 2^-7 and at most 2^6."""
+    """A power of two from 1 / (2 |a|) to 1 / |a|, at least 2^-6 and at most 2^6."""
     _, exponent = np.frexp(np.abs(a))
-    power = np.where(a == 0, 6, -np.clip(exponent, -6, 7))
+    power = np.where(a == 0, 6, -np.clip(exponent, -6, 6))
     return np.ldexp(np.float32(1), power).astype(np.float32)
 
 
@@ -33,7 +38,7 @@ FUNCTIONS: Mapping[str, Block] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
-    "max": np.maximum,
+    "max": maximum,
     "seed": seed,
     "matmul": matmul,
     "transpose": lambda a, b: a.T,

@@ -151,6 +151,9 @@ class FleqBus:
           outputs: one row an instruction.
           memory: every cell ahead of the first instruction.
           image: the one that runs, for its lines and names.
+
+        Raises:
+          InputError: there is no image, or it is another one.
         """
         own = self.image(image)
         names, rows = [*own.cells], inputs[self.bus].astype(np.float32)

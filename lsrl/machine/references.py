@@ -107,11 +107,11 @@ def solve(a: Matrix = ((2, 1), (1, 3)), b1: float = 1.0, b2: float = 2.0) -> Lef
     return {"x1": first, "x2": second}
 
 
-def sgd(steps: int = 160, rate: float = 0.05) -> Left:
+def sgd(epochs: int = 40, rate: float = 0.05) -> Left:
     """What two ReLUs learn of four examples, in turn."""
     examples = [(-1.0, 1.0), (0.0, 0.0), (1.0, 1.0), (2.0, 2.0)]
     w, b, v = [0.6, -0.5], [0.1, 0.05], [0.7, 0.4]
-    for step in range(steps):
+    for step in range(4 * epochs):
         x, y = examples[step % 4]
         h = [max(weight * x + bias, 0.0) for weight, bias in zip(w, b, strict=True)]
         error = rate * (v[0] * h[0] + v[1] * h[1] - y)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast, f
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl.errors import InputError
+from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.language.run import Run
@@ -211,8 +211,8 @@ def trace(
       One step an instruction.
 
     Raises:
-      InputError: the run is of a batch, or it went on and memory is missing, or an output is no
-        number.
+      InputError: the run is of a batch, or it went on and memory is missing.
+      BoundsError: an instruction answers what is no number.
 
     Example: `print(*lsrl.machine.trace(model, run), sep="\n")`.
     """
@@ -224,10 +224,12 @@ def trace(
     held = loaded(subject, run) if memory is None else np.asarray(memory)
     count = len(run.outputs) if steps is None else min(steps * bus.pace, len(run.outputs))
     outputs = run.outputs[:count]
-    if (broken := ~np.isfinite(outputs).all(axis=1)).any():
-        raise InputError(
-            f"trace: instruction {broken.argmax() // bus.pace + 1} gives {outputs[broken][0]}, so "
-            "nothing can be told of it; see what the model's certificate lacks"
+    broken = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    if len(broken):
+        number = broken[0] // bus.pace + 1
+        raise BoundsError(
+            f"trace: instruction {number} of this run answers what is no number, so a promise was "
+            "broken there; loop(..., check=True) says which"
         )
     names = [name for name, _ in run.wiring.types]
     read = {name: each[: ahead + count] for name, each in zip(names, run.inputs, strict=True)}

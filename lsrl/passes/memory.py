@@ -128,10 +128,13 @@ def _let_through(builder: GraphBuilder, when: int, value: int) -> int:
     """
     condition, facts = builder.nodes[when], builder.facts[value]
     width = builder.nodes[value].width
-    argument = condition.operands[0] if isinstance(condition.op, Relu) else None
-    known = None if argument is None else builder.facts[argument]
-    if known is None or not facts.counted or not known.integer or (known.high > 1).any():
-        return builder.add(Select(), when, value, builder.add(Constant((0.0,) * width)))
+    closed = builder.add(Constant((0.0,) * width))
+    if not isinstance(condition.op, Relu):
+        return builder.add(Select(), when, value, closed)
+    (argument,) = condition.operands
+    known = builder.facts[argument]
+    if not facts.counted or not known.integer or (known.high > 1).any():
+        return builder.add(Select(), when, value, closed)
     halves: dict[int, Matrix] = {}
     for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
         channels = np.flatnonzero(reach > 0)

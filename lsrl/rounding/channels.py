@@ -106,6 +106,16 @@ class Channels:
         found = {root: int(m[channel]) for root, m in groups if m[channel] >= 0}
         return found | self.signs.get(column, {})
 
+    def least(self, terms: Sequence[Term], bias: float) -> float:
+        """The least value of an affine map, of which not all terms are there at once."""
+        shares = []
+        for column, weight in terms:
+            node, channel = self.place(column)
+            fact = self.known(node)
+            ends = weight * float(fact.low[channel]), weight * float(fact.high[channel])
+            shares.append((max(-min(ends), 0.0), self.members(column)))
+        return bias - exclusion.greatest_total(shares)
+
     def row(self, terms: Sequence[Term], bias: float) -> "Judged":
         """What an affine map is, added up in any order, and why it may differ, if it may."""
         found = [self._term(*term) for term in terms]
@@ -184,6 +194,11 @@ class Channels:
         kept = exclusion.kept({root: np.where(certain, m, -1) for root, m in given.groups})
         groups = exclusion.union(inferred.groups, kept)
         self.facts[node] = Facts(low, high, step, groups)
+        # Of few values, by a promise, an op makes one that is exact.
+        size = np.maximum(np.abs(low), np.abs(high))
+        few = (step >= self.numerics.tiny) & (size <= 2.0**self.numerics.bits * step)
+        kinds = self.of(node)
+        kinds[(kinds == Kind.REAL) & few] = Kind.DECIDED
 
 
 class Judged(NamedTuple):

@@ -1,5 +1,6 @@
 """A program held against the graph that passes made of it, op by op."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,7 +27,7 @@ from lsrl.ir.ops import (
 )
 from lsrl.ir.trail import Row, Trail
 from lsrl.numerics import Numerics
-from lsrl.rounding.channels import Channels, Kind, RoundingError, complement, negated, side
+from lsrl.rounding.channels import Channels, Kind, RoundingError, Term, complement, negated, side
 from lsrl.rounding.made import (
     Made,
     Polynomial,
@@ -67,7 +68,7 @@ class Walk:
       found: whether the walk is over.
     """
 
-    rules: "ClassVar[Mapping[type[Op], Callable[[Walk, int], Facts]]]"
+    rules: "ClassVar[Mapping[type[Op], Callable[[Walk, int, Facts], Facts]]]"
 
     def __init__(self, graph: Graph, trail: Trail, numerics: Numerics, tokens: int) -> None:
         """Nothing is looked at yet."""
@@ -82,6 +83,8 @@ class Walk:
         self.lenient: set[int] = set()
         self.found = False
         self._rows: dict[int, Row] = {}
+        # Of channels that are sums of which one term is not 0: these terms.
+        self._leaves: dict[int, list[Term]] = {}
 
     def go(self) -> None:
         """Through all that the output depends on.
@@ -169,9 +172,10 @@ class Walk:
         if not isinstance(op, Affine):
             raise TypeError(op)
         for channel in range(node.width):
-            mine[channel] = kind = self._judged(
-                i, terms_of(self.channels, node, channel), op.bias[channel]
-            )
+            terms = self._terms(i, channel)
+            mine[channel] = kind = self._judged(i, terms, op.bias[channel])
+            if kind == Kind.REAL and not op.bias[channel]:
+                self._leaves[self.channels.starts[i] + channel] = terms
             if kind != Kind.EXACT:
                 place = self.channels.starts[i] + channel
                 if not self.trail.lost[place] and self.row(i, channel) != self._sum(i, channel):
@@ -207,11 +211,26 @@ class Walk:
                 self.channels.signs[self.channels.starts[i] + channel] = side(
                     read, negated(read), "sign"
                 )
-            elif row == read and fact.low[channel] >= 0:
+            elif row == read and (fact.low[channel] >= 0 or self._least(operand, channel) >= 0):
                 mine[channel] = kind
             elif row != ((), 0.0) or fact.high[channel] > 0:
                 raise RoundingError(i, REWRITTEN)
         return inferred
+
+    def _least(self, node: int, channel: int) -> float:
+        """The least value of a channel, given which of its terms exclude each other."""
+        this = self.program.nodes[node]
+        if not isinstance(this.op, Affine):
+            return -math.inf
+        return self.channels.least(self._terms(node, channel), this.op.bias[channel])
+
+    def _terms(self, node: int, channel: int) -> list[Term]:
+        """What an affine map adds up, looking through sums of which one term is not 0."""
+        return [
+            (leaf, weight * factor)
+            for column, weight in terms_of(self.channels, self.program.nodes[node], channel)
+            for leaf, factor in self._leaves.get(column, [(column, 1.0)])
+        ]
 
     def _step(self, i: int, inferred: Facts) -> Facts:
         node = self.program.nodes[i]
@@ -312,8 +331,8 @@ class Walk:
             value = self.row(operand, channel)
             if not value[0]:  # a number, by which the gate is multiplied
                 bias -= value[1] * flag[1]
-                for column, weight in flag[0]:
-                    rest[column] = rest.get(column, 0.0) - value[1] * weight
+                for place, weight in flag[0]:
+                    rest[place] = rest.get(place, 0.0) - value[1] * weight
                 continue
             wanted = sorted((flag, value))
             column = next(
@@ -339,6 +358,10 @@ class Walk:
             if self.kind(operand, channel) != Kind.EXACT:
                 self._is(i, channel, 1.0, operand)
         self.channels.of(i)[:] = self.channels.of(operand)
+        for channel in range(node.width):
+            leaves = self._leaves.get(self.channels.starts[operand] + channel)
+            if leaves is not None:
+                self._leaves[self.channels.starts[i] + channel] = leaves
         # A theorem about numbers need not hold of rounded ones.
         proven = isinstance(op, Bound) and op.proven
         return self.channels.known(operand) if proven else inferred
