@@ -17,7 +17,7 @@ from tests.browser import Browser, browsing
 from tests.test_view import embedded
 
 TEXTS = machine.programs()
-HELLO, GUEST = TEXTS["hello"].image(), [3, 3, -1, 5]
+ECHO, TINY, KEYS = TEXTS["echo"].image(), [3, 3, -1, 5], b"Hi\n"
 GAP = machine.assemble(
     """
         near far                # far = 9 - 4
@@ -39,14 +39,20 @@ def model() -> lsrl.Model:
 
 @pytest.fixture(scope="module")
 def run(model):
-    return model.program.loop(*machine.card(model, HELLO), steps=1000)
+    return model.program.loop(*machine.card(model, ECHO), steps=100, stdin=KEYS)
 
 
 @pytest.fixture(scope="module")
-def path(model, run, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("view") / "page.html"
-    view(model, run, image=HELLO, path=path)
-    return path
+def path(tmp_path_factory) -> Path:
+    """The page of `run`, by the command."""
+    folder = tmp_path_factory.mktemp("view")
+    (folder / "keys").write_bytes(KEYS)
+    options = ["--cells", "32", "--bits", "8", "--stdin", str(folder / "keys")]
+    out = folder / "page.html"
+    arguments = ["machine", "view", "echo", "-t", "linear_rnn", "-o", str(out), *options]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return out
 
 
 def replayed(film: machine.Film) -> list[list[float | tuple]]:
@@ -60,10 +66,10 @@ def replayed(film: machine.Film) -> list[list[float | tuple]]:
 
 
 CASES = {
-    "echo": (lsrl.programs.subleq(cells=32, bits=8, io=True), TEXTS["echo"].image()),
+    "echo": (lsrl.programs.subleq(cells=32, bits=8, io=True), ECHO),
     "division": (lsrl.programs.subleq(cells=64, bits=8), TEXTS["division"].image(x=13, y=4)),
     "segments": (lsrl.programs.subleq(segments=[(0, 20), (40, 44)], bits=8, io=True), GAP),
-    "words": (lsrl.programs.subleq_lm(cells=32, bits=8), HELLO),
+    "words": (lsrl.programs.subleq_lm(cells=32, bits=8), TEXTS["hello"].image()),
 }
 
 
@@ -147,7 +153,8 @@ def test_a_run_is_shown_as_far_as_a_page_holds(model, run, path, monkeypatch):
     assert shown["memory"] == film.memory and shown["steps"] == run.steps
     writes = [[frame.write, frame.value] for frame in film.frames]
     assert [frame[5:7] for frame in shown["frames"]] == writes
-    assert shown["frames"][0][1] == "text out"
+    assert shown["frames"][0][:3] == [0, "in letter", "letter = key 'H'"]
+    assert [label for label in shown["names"] if label] == sorted(ECHO.labels, key=ECHO.address)
     monkeypatch.setattr(page, "MAX_INSTRUCTIONS", 5)
     monkeypatch.setattr(page, "RUN_VALUES", 4000)
     arrays, cut = page._read(model, [run], None)
@@ -158,30 +165,23 @@ def test_a_run_is_shown_as_far_as_a_page_holds(model, run, path, monkeypatch):
 
 def test_what_can_not_be_shown_is_told(model, run):
     program = model.program
-    on = program.loop(program.loop(*machine.card(model, GUEST), steps=1), steps=1)
+    on = program.loop(program.loop(*machine.card(model, TINY), steps=1), steps=1)
     with pytest.raises(InputError, match="went on from an earlier one"):
         view(model, on)
     with pytest.raises(InputError, match=r"view\(model, run, image=image\)"):
-        view(model, *run.inputs, image=GUEST)
-    two = program.loop(*machine.cards(model, [GUEST, [3, 3, -1]]), steps=2)
+        view(model, *run.inputs, image=TINY)
+    two = program.loop(*machine.cards(model, [TINY, [3, 3, -1]]), steps=2)
     arrays, film = page._read(model, [two], None)
     assert arrays[0].shape == two.inputs[0].shape and film is None
     with pytest.raises(InputError, match="batch of machines"):
-        view(model, two, image=GUEST)
+        view(model, two, image=TINY)
     wrong = replace(run, record=run.record._replace(outputs=run.record.outputs * np.nan))
     with pytest.raises(BoundsError, match="instruction 1 of this run answers what is no"):
         machine.film(model, wrong)
 
 
-def test_the_command_shows_a_text_at_work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("one.sq").write_text("        in x\n        x out\n        x x halt\nx: .data 0")
-    Path("keys").write_bytes(b"a")
-    arguments = ["machine", "view", "one.sq", "--cells", "10", "--bits", "8", "-o", "page.html"]
-    done = CliRunner().invoke(app, [*arguments, "-t", "linear_rnn", "--stdin", "keys"])
-    assert done.exit_code == 0, done.output
-    frames = embedded(Path("page.html"))["machine"]["frames"]
-    assert [frame[2] for frame in frames] == ["x = key 'a'", "prints 'a'", "x = 97 - 97 = 0, halts"]
+def test_the_command_wants_a_target(tmp_path):
+    arguments = ["machine", "view", "echo", "-o", str(tmp_path / "page.html")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2 and "give a target" in done.output
 
@@ -210,7 +210,7 @@ return [[...document.querySelectorAll('.word[data-place]')].map(e =>
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_page_shows_a_machine_at_work(browser, model, run, path, width):
-    film = machine.film(model, run, HELLO)
+    film = machine.film(model, run, ECHO)
     states = replayed(film)
     browser.open("about:blank")
     browser.resize(width, 900)
