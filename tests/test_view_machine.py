@@ -31,6 +31,13 @@ far:    .data 9
 """
 )
 
+SAYS = machine.assemble(
+    "again: x out\n one x halt\n z z again\nx: .data 2\none: .data 1\nz: .data 0"
+)
+MATRIX = machine.assemble(
+    ".fleq\n.cell a 1 2; 3 4\nb = matmul a a\nc = transpose b if z goto end\nend:"
+)
+
 
 @pytest.fixture(scope="module")
 def model() -> lsrl.Model:
@@ -69,7 +76,7 @@ CASES = {
     "echo": (lsrl.programs.subleq(cells=32, bits=8, io=True), ECHO),
     "division": (lsrl.programs.subleq(cells=64, bits=8), TEXTS["division"].image(x=13, y=4)),
     "segments": (lsrl.programs.subleq(segments=[(0, 20), (40, 44)], bits=8, io=True), GAP),
-    "words": (lsrl.programs.subleq_lm(cells=32, bits=8), TEXTS["hello"].image()),
+    "words": (lsrl.programs.subleq_lm(cells=16, bits=8), SAYS),
 }
 
 
@@ -127,15 +134,16 @@ def test_a_film_tells_instructions_as_the_text_has_them():
     ]
 
 
-@pytest.mark.parametrize(("name", "shape"), [("product", (1, 1)), ("matrix_inverse", (4, 4))])
-def test_real_machines_have_films(name, shape):
-    image = TEXTS[name].image()
+@pytest.mark.parametrize(
+    ("image", "shape"), [(TEXTS["product"].image(), (1, 1)), (MATRIX, (2, 2))], ids=["1", "4"]
+)
+def test_real_machines_have_films(image, shape):
     program = lsrl.programs.fleq(len(image.cells) + 1, len(image.lines), shape=shape)
-    run = program.loop(*machine.card(program, image), steps=12, dtype="float32")
+    run = program.loop(*machine.card(program, image), steps=3, dtype="float32")
     film, plain = machine.film(program, run, image), machine.interpret(program, image, steps=0)
     names, states = [*image.cells], replayed(film)
-    assert film.names == names and film.ends == "going"
-    for number, (frame, step) in enumerate(zip(film.frames, plain.trace(12), strict=True), 1):
+    assert film.names == names and film.ends == ("halted" if image is MATRIX else "going")
+    for number, (frame, step) in enumerate(zip(film.frames, plain.trace(3), strict=True), 1):
         line = image.lines[step.pc]
         assert {names[place] for place in frame.reads} == {line.a, line.b, line.flag}
         assert names[frame.write] == line.c and states[number][frame.write] == step.new
