@@ -13,6 +13,7 @@ from lsrl import machine
 from lsrl.cli import app
 from lsrl.errors import BoundsError, InputError
 from lsrl.interpret import page, view
+from lsrl.machine.fleq import Told
 from tests.browser import Browser, browsing
 from tests.test_view import embedded
 
@@ -62,7 +63,7 @@ def path(tmp_path_factory) -> Path:
     return out
 
 
-def replayed(film: machine.Film) -> list[list[float | tuple]]:
+def replayed(film: machine.Film) -> list[list[Told]]:
     """Memory ahead of the first instruction, and after each."""
     states = [list(film.memory)]
     for frame in film.frames:

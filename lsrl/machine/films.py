@@ -93,7 +93,8 @@ def film(
     Example: `lsrl.machine.film(model, run, image).frames[0].effect`.
     """
     bus, done = spoken(subject), trace(subject, run, image, steps=steps)
-    held, shape = loaded(subject, run), ()
+    held = loaded(subject, run)
+    shape: tuple[int, ...] = ()
     if isinstance(bus, FleqBus):
         own = bus.image(image)
         names, shape = [*own.cells], own.shape
