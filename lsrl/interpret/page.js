@@ -854,7 +854,7 @@
     const list = make("dl");
     for (const line of data.summary) {
       const [, name, text] = line.match(/^(\S.*?)\s{2,}(.*)$/) ?? [null, "", line];
-      list.append(make("dt", "", name), make("dd", name === "exact" ? (text.startsWith("yes") ? "good" : "bad") : "", text));
+      list.append(make("dt", "", name), make("dd", name === "exact" ? (/^(yes|in )/.test(text) ? "good" : "bad") : "", text));
     }
     list.append(make("dt", "", "decoded"), make("dd", data.check.equal ? "good" : "bad", data.check.text));
     panel.append(make("h2", "", "Model and certificate"), list);
@@ -874,12 +874,13 @@
     $("title").textContent = data.title;
     const shown = rows.filter((row) => !row.constant && row.name !== OUTPUT);
     const exact = data.summary.find((line) => line.startsWith("exact")) ?? "";
-    const good = /^exact\s+yes/.test(exact);
+    const [, verdict] = exact.match(/^exact\s+(yes|in \w+)/) ?? [];
+    const good = verdict !== undefined;
     const facts = [plural(shown.length, "signal"), plural(layers - 1, "layer"),
       plural(circuit.channels.filter((channel) => channel.role !== "constant").length, "channel"),
       circuit.dtype];
     $("facts").append(...facts.map((text) => make("span", "", text)),
-      make("span", good ? "good" : "bad", good ? "exact" : "not certified exact"));
+      make("span", good ? "good" : "bad", !good ? "not certified exact" : verdict === "yes" ? "exact" : `exact ${verdict}`));
     for (let layer = 0; layer <= layers; layer++) {
       const button = make("button");
       button.dataset.place = layer;
