@@ -269,8 +269,11 @@ def test_a_matrix_is_inverted_inside_networks(target, layers):
     check_real_programs(model, ["matrix_inverse"], 100)
     dense = [[4, 1, 0, -1], [1, 3, 1, 0], [0, 1, 2, 1], [-1, 0, 1, 5]]
     image = text.image(a=(np.array(dense) / 8).tolist())
-    run = model.loop(*card(model, image), steps=100, check=True)
+    run = model.loop(*card(model, image), steps=100)
     assert run.halted and np.array_equal(run.memory, interpret(model, image).dump())
+    # Which also looks whether promises are kept.
+    own = model.program.loop(*card(model, image), steps=100, dtype="float32")
+    assert np.array_equal(run.outputs, own.outputs)
 
 
 def test_what_is_no_card_of_real_numbers_is_told():
