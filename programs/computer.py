@@ -238,7 +238,7 @@ def _seed(x: Signal, _: Signal) -> Signal:
     found = lsrl.constant(2.0 ** -SEEDS[0])
     for power in SEEDS:
         # 1 from 2^power on and 0 up to the float32 below it, in numbers that float32 holds.
-        reached = lsrl.relu(1 - lsrl.relu(2.0**24 - 2.0 ** (24 - power) * size))
+        reached = lsrl.relu(1 - 2.0**24 * lsrl.relu(1 - 2.0**-power * size))
         found = found - 2.0 ** -(power + 1) * lsrl.bound(reached, 0, 1, "prompt", step=1)
     return found
 
@@ -253,7 +253,8 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
 
     Of every entry by itself: add, sub, mul, max, which is y + relu(x - y), and seed, a power of two
     from 1 / (2 |x|) to 1 / |x|, at least 2^-6 and at most 2^6. Of square matrices: matmul, whose
-    sums go from the first column of x to its last, and transpose.
+    sums go from the first column of x to its last, and transpose. Products that are added up keep
+    to the step of the numbers, too.
     """
     rows, columns = shape
     found: dict[str, Block] = {
@@ -267,7 +268,10 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
         entry = np.arange(rows * columns).reshape(shape)
         found["matmul"] = lambda x, y: in_order(
             *(
-                x[entry[:, [k] * columns].ravel()] * y[entry[[k] * rows].ravel()]
+                _on_grid(
+                    x[entry[:, [k] * columns].ravel()] * y[entry[[k] * rows].ravel()],
+                    float(x.facts.step.min()),
+                )
                 for k in range(rows)
             )
         )
@@ -281,7 +285,7 @@ def fleq(
     functions: Mapping[str, Block] | None = None,
     shape: Shape = (1, 1),
     size: float = 64.0,
-    step: float = 2.0**-54,
+    step: float = 2.0**-80,
     max_length: int = 2**20,
 ) -> Program:
     """A computer on real numbers, which carries out one line of its program a token.

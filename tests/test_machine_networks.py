@@ -8,7 +8,17 @@ import pytest
 import lsrl
 from lsrl import machine
 from lsrl.errors import AssemblyError, InputError
-from lsrl.machine import Session, Subleq, assemble, card, cards, interpret, programs, trace
+from lsrl.machine import (
+    Fleq,
+    Session,
+    Subleq,
+    assemble,
+    card,
+    cards,
+    interpret,
+    programs,
+    trace,
+)
 from lsrl.programs import fleq
 
 TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
@@ -189,14 +199,51 @@ def test_real_programs_are_those_of_the_interpreter():
     assert "x1 = mul t r1" in str(trace(program, run, image)[-2])
 
 
+def product_of_numbers(name, left, right, size):
+    """Lines of a product of matrices whose entries are cells, in the order of `matmul`."""
+    for row in range(1, size + 1):
+        for column in range(1, size + 1):
+            yield f"{name}{row}{column} = mul {left}{row}1 {right}1{column}"
+            for k in range(2, size + 1):
+                yield f"t = mul {left}{row}{k} {right}{k}{column}"
+                yield f"{name}{row}{column} = add {name}{row}{column} t"
+
+
+def inverse_of_numbers(size, steps):
+    """What matrix_inverse.fq does, number by number."""
+    entries = [(row, column) for row in range(1, size + 1) for column in range(1, size + 1)]
+    lines = []
+    for row, column in entries:
+        total = "r" if column == 1 else "t"
+        lines += [f"t = sub 0 a{row}{column}", f"{total} = max t a{row}{column}"]
+        lines += ["r = add r t"] * (column > 1)
+        lines += ["s = r" if row == 1 else "s = add s r"] * (column == size)
+    lines += ["s = seed s", "s = mul s s", *(f"x{i}{j} = mul a{j}{i} s" for i, j in entries)]
+    first, *others = product_of_numbers("p", "a", "x", size)
+    lines += [f"again: {first}", *others]
+    lines += [f"p{i}{j} = sub {2 if i == j else 0} p{i}{j}" for i, j in entries]
+    lines += [*product_of_numbers("q", "x", "p", size), *(f"x{i}{j} = q{i}{j}" for i, j in entries)]
+    lines += ["steps = sub steps 1 if steps goto halt", "goto again"]
+    return assemble("\n".join([".fleq", f".cell steps {steps}", *lines]))
+
+
+MATRICES = {"cells": 8, "lines": 13, "shape": (4, 4)}
+
+
 def test_matrices_are_cells():
     """A tenth of the instructions that numbers take, and to the bit all the same."""
-    program, text = fleq(cells=8, lines=14, shape=(4, 4)), programs()["matrix_inverse"]
-    check_real_programs(program, ["matrix_inverse"], 100, dtype="float32")
+    program, text = fleq(**MATRICES), programs()["matrix_inverse"]
     run = program.loop(*card(program, text.image()), steps=100, dtype="float32")
+    plain = interpret(program, text.image())
+    assert run.halted and np.array_equal(run.memory, plain.dump())
     inverse = text.left(run.memory)["x"]
     np.testing.assert_allclose(inverse, text.expected()["x"], atol=1e-5)
-    assert run.steps < 100
+    image = inverse_of_numbers(4, text.parameters["steps"])
+    numbers = Fleq(image.put(a=text.parameters["a"]))
+    numbers.run()
+    entries = [numbers.memory[name] for name in image.entries("x", np.asarray(inverse))]
+    np.testing.assert_array_equal(np.ravel(inverse), entries)
+    assert numbers.halted and (run.steps, plain.steps, numbers.steps) == (87, 87, 4193)
 
 
 @pytest.mark.nightly
@@ -210,6 +257,23 @@ def test_real_programs_inside_networks(target):
         plain = interpret(model, image)
         assert run.halted and run.steps == plain.steps
         assert np.array_equal(run.memory, plain.dump()), name
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("target", "layers"), [("mamba", 13), ("griffin", 8)])
+def test_a_matrix_is_inverted_inside_networks(target, layers):
+    """Proven and seen: the bits are those of the interpreter, and no promise is broken."""
+    model, text = lsrl.compile(fleq(**MATRICES), target), programs()["matrix_inverse"]
+    assert model.certificate.verdict == "exact in float32", model.certificate.differs
+    assert model.num_layers <= layers
+    check_real_programs(model, ["matrix_inverse"], 100)
+    dense = [[4, 1, 0, -1], [1, 3, 1, 0], [0, 1, 2, 1], [-1, 0, 1, 5]]
+    image = text.image(a=(np.array(dense) / 8).tolist())
+    run = model.loop(*card(model, image), steps=100)
+    assert run.halted and np.array_equal(run.memory, interpret(model, image).dump())
+    # Which also looks whether promises are kept.
+    own = model.program.loop(*card(model, image), steps=100, dtype="float32")
+    assert np.array_equal(run.outputs, own.outputs)
 
 
 def test_what_is_no_card_of_real_numbers_is_told():
