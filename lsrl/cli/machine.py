@@ -10,13 +10,15 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from lsrl.cli.options import AsJson, Dtype, TargetName
-from lsrl.cli.printing import cell, print_table, say, say_json, status
-from lsrl.cli.subject import parse_settings
+from lsrl.cli.loops import Stdin, keys_from
+from lsrl.cli.options import AsJson, Dtype, PageFile, TargetName
+from lsrl.cli.printing import cell, print_table, say, say_json
+from lsrl.cli.subject import Subject, compiled, parse_settings
 from lsrl.errors import AssemblyError, InputError
 
 if TYPE_CHECKING:
     from lsrl.machine import FleqImage, FleqStep, Image, Machine, MachineProgram, Step
+    from lsrl.model import Model
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,37 @@ def trace_text(
         say("\n".join(map(str, steps_done)))
 
 
+@machine_commands.command("view")
+def view_text(
+    text: TextName,
+    out: PageFile,
+    target: TargetName = None,
+    param: Values = None,
+    cells: Cells = 256,
+    bits: Bits = 16,
+    steps: Steps = 10_000,
+    dtype: Dtype = None,
+    stdin: Stdin = None,
+) -> None:
+    """Write a page that shows a text at work inside a network, instruction by instruction.
+
+    One HTML file, as of 'lsrl view': memory, the instruction, what it reads and
+    writes, and what the network's signals are meanwhile.
+
+    Examples:
+      lsrl machine view hello -t linear_rnn --cells 64 --bits 8 -o hello.html
+      lsrl machine view echo -t gru --cells 32 --stdin keys.txt -o echo.html
+    """
+    from lsrl.interpret import view
+    from lsrl.machine import card
+
+    _, image, _ = _read(text, param)
+    model = _compiled(image, target, cells, bits, dtype)
+    run = model.loop(*card(model, image), steps=steps, stdin=keys_from(stdin, steps))
+    view(model, run, path=out, image=image)
+    say(f"written to {out}", stderr=True)
+
+
 @machine_commands.command("asm")
 def assemble_text(text: TextName, param: Values = None, json: AsJson = False) -> None:
     """Assemble a text, and show what lies at each address; of an image, what it says as a text.
@@ -282,7 +315,7 @@ def _started(
     dtype: str | None,
 ) -> _Started:
     """The text, loaded into a plain machine, or into a network of a target."""
-    from lsrl.machine import Fleq, Image, Subleq
+    from lsrl.machine import Fleq, Image, Session, Subleq
 
     program, image, parameters = _read(text, param)
     name = Path(text).stem
@@ -291,24 +324,23 @@ def _started(
             raise InputError(f"{name}: --dtype: nothing is compiled without a target; give one")
         plain = Subleq(image, cells=cells, bits=bits) if isinstance(image, Image) else Fleq(image)
         return _Started(name, plain, image, program, parameters)
-    return _Started(name, _compiled(image, target, cells, bits, dtype), image, program, parameters)
+    inside = Session(_compiled(image, target, cells, bits, dtype), image)
+    return _Started(name, inside, image, program, parameters)
 
 
 def _compiled(
-    image: "Image | FleqImage", target: str, cells: int, bits: int, dtype: str | None
-) -> "Machine":
-    """A network with the image in its memory."""
+    image: "Image | FleqImage", target: str | None, cells: int, bits: int, dtype: str | None
+) -> "Model":
+    """A network that takes the image."""
     import lsrl
-    from lsrl.machine import Image, Session
+    from lsrl.machine import Image
 
     if isinstance(image, Image):
         computer = lsrl.programs.subleq(cells=cells, bits=bits, io=True)
     else:  # as large as the text, which has no holes
         shape = image.shape or (1, 1)
         computer = lsrl.programs.fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
-    with status(f"compiling {computer.name} for {target}"):
-        model = lsrl.compile(computer, target, dtype=dtype or "float32")
-    return Session(model, image)
+    return compiled(Subject(computer), target, dtype, unroll=False)
 
 
 def _key(machine: "Machine") -> bytes:

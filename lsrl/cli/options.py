@@ -92,6 +92,17 @@ TargetName = Annotated[
         help="A name from 'lsrl targets'.",
     ),
 ]
+PageFile = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        parser=new_file,
+        show_default=False,
+        help="The HTML file to write.",
+    ),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,6 +1,5 @@
 """`lsrl run`, `lsrl view` and `lsrl verify`: what programs and networks answer."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -12,12 +11,12 @@ from lsrl.cli.options import (
     Dtype,
     Inspectable,
     MostParameters,
+    PageFile,
     Parameters,
     ProgramName,
     Robust,
     TargetName,
     Unroll,
-    new_file,
 )
 from lsrl.cli.printing import columns_text, headline, progress, say
 from lsrl.cli.subject import check_not_compiled, compiled, subject_of
@@ -92,17 +91,7 @@ def run_program(
 
 def view_program(
     program: ProgramName,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            parser=new_file,
-            show_default=False,
-            help="The HTML file to write.",
-        ),
-    ],
+    out: PageFile,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -150,9 +139,8 @@ def view_program(
         subject, target, dtype, unroll, inspectable=inspectable, most_parameters=most_parameters
     )
     keys = keys_from(stdin, steps)
-    if steps is not None:
-        arrays = list(model.loop(*arrays, steps=steps, stdin=keys).inputs)
-    view(model, *arrays, path=out, source=source)
+    shown = arrays if steps is None else [model.loop(*arrays, steps=steps, stdin=keys)]
+    view(model, *shown, path=out, source=source)
     say(f"written to {out}", stderr=True)
 
 

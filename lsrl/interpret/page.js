@@ -1,4 +1,3 @@
-"use strict";
 // All text goes into the page as text nodes: names and sources may hold any characters.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -14,14 +13,6 @@
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     return node;
   };
-  const make = (tag, className, ...children) => {
-    const node = document.createElement(tag);
-    if (className) node.className = className;
-    node.append(...children);
-    return node;
-  };
-  const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
-  const plural = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
   // ------------------------------------------------------------ the model
 
@@ -139,10 +130,17 @@
 
   // ------------------------------------------------------------ state
 
-  const state = { sequence: 0, token: 0, signal: null, layer: null, query: "", constants: false };
+  // Of a machine there may be moments behind the last token whose signals are here.
+  const state = { sequence: 0, moment: 0, token: 0, signal: null, layer: null, query: "", constants: false };
   let hovered = null;
   let seen = { first: 0, count: data.tokens, cell: 12 };
   let size = {};
+
+  const machine = data.machine && machineAtWork(data.machine, {
+    goTo: (moment) => goTo(moment), remember: () => remember(), tell: (...what) => tell(...what),
+    hush: () => hush(), signals: data.tokens,
+  });
+  const lastMoment = Math.max(data.tokens - 1, machine ? machine.last : 0);
 
   // ------------------------------------------------------------ the board
 
@@ -507,6 +505,7 @@
       mark.classList.toggle("now", Number(mark.dataset.token) === state.token);
     showNow();
     showCells();
+    machine?.show(state.moment);
     remember();
   };
 
@@ -540,9 +539,10 @@
   };
 
   const goTo = (token) => {
-    const wanted = clamp(token, 0, data.tokens - 1);
-    if (wanted === state.token) return;
-    state.token = wanted;
+    const wanted = clamp(token, 0, lastMoment);
+    if (wanted === state.moment) return;
+    state.moment = wanted;
+    state.token = Math.min(wanted, data.tokens - 1);
     if (keepInSight()) {
       repaint();
       showAxis();
@@ -854,7 +854,7 @@
     const list = make("dl");
     for (const line of data.summary) {
       const [, name, text] = line.match(/^(\S.*?)\s{2,}(.*)$/) ?? [null, "", line];
-      list.append(make("dt", "", name), make("dd", name === "exact" ? (text.startsWith("yes") ? "good" : "bad") : "", text));
+      list.append(make("dt", "", name), make("dd", name === "exact" ? (/^(yes|in )/.test(text) ? "good" : "bad") : "", text));
     }
     list.append(make("dt", "", "decoded"), make("dd", data.check.equal ? "good" : "bad", data.check.text));
     panel.append(make("h2", "", "Model and certificate"), list);
@@ -874,12 +874,13 @@
     $("title").textContent = data.title;
     const shown = rows.filter((row) => !row.constant && row.name !== OUTPUT);
     const exact = data.summary.find((line) => line.startsWith("exact")) ?? "";
-    const good = /^exact\s+yes/.test(exact);
+    const [, verdict] = exact.match(/^exact\s+(yes|in \w+)/) ?? [];
+    const good = verdict !== undefined;
     const facts = [plural(shown.length, "signal"), plural(layers - 1, "layer"),
       plural(circuit.channels.filter((channel) => channel.role !== "constant").length, "channel"),
       circuit.dtype];
     $("facts").append(...facts.map((text) => make("span", "", text)),
-      make("span", good ? "good" : "bad", good ? "exact" : "not certified exact"));
+      make("span", good ? "good" : "bad", !good ? "not certified exact" : verdict === "yes" ? "exact" : `exact ${verdict}`));
     for (let layer = 0; layer <= layers; layer++) {
       const button = make("button");
       button.dataset.place = layer;
@@ -972,9 +973,10 @@
 
   /** The address names what is shown, so that it can be passed on. */
   const remember = () => {
+    if (machine?.playing()) return; // so often browsers do not allow it
     const parts = new URLSearchParams();
     if (state.signal !== null) parts.set("signal", state.signal);
-    parts.set("token", state.token);
+    parts.set("token", state.moment);
     if (data.sequences > 1) parts.set("sequence", state.sequence);
     try {
       history.replaceState(null, "", `#${parts}`);
@@ -985,7 +987,9 @@
   const recall = () => {
     const parts = new URLSearchParams(location.hash.slice(1));
     const whole = (name) => Number.parseInt(parts.get(name) ?? "0", 10) || 0;
-    state.token = clamp(whole("token"), 0, data.tokens - 1);
+    const start = machine && !parts.has("token") ? machine.first : whole("token");
+    state.moment = clamp(start, 0, lastMoment);
+    state.token = Math.min(state.moment, data.tokens - 1);
     state.sequence = clamp(whole("sequence"), 0, data.sequences - 1);
     $("sequence").value = state.sequence;
     state.signal = byName.has(parts.get("signal")) ? parts.get("signal") : null;
@@ -999,18 +1003,19 @@
   };
 
   const KEYS = {
-    ArrowLeft: () => goTo(state.token - 1), ArrowRight: () => goTo(state.token + 1),
-    Home: () => goTo(0), End: () => goTo(data.tokens - 1),
+    ArrowLeft: () => goTo(state.moment - 1), ArrowRight: () => goTo(state.moment + 1),
+    Home: () => goTo(0), End: () => goTo(lastMoment),
     ArrowUp: () => step(-1), ArrowDown: () => step(1),
     "[": () => turnTo(state.sequence - 1), "]": () => turnTo(state.sequence + 1),
     "/": () => $("search").focus(), Escape: () => select(null),
     "?": () => $("keys").showModal(),
+    ...(data.machine && { " ": () => machine.play() }),
   };
 
   const listen = () => {
     $("token").addEventListener("input", () => goTo(Number($("token").value)));
-    $("before").addEventListener("click", () => goTo(state.token - 1));
-    $("after").addEventListener("click", () => goTo(state.token + 1));
+    $("before").addEventListener("click", () => goTo(state.moment - 1));
+    $("after").addEventListener("click", () => goTo(state.moment + 1));
     $("sequence").addEventListener("change", () => turnTo(Number($("sequence").value)));
     $("axis").addEventListener("pointerdown", (event) => {
       const left = $("axis").getBoundingClientRect().left;
@@ -1033,7 +1038,8 @@
       paintTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
     document.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-      if (event.target === $("sequence")) return;
+      if (event.target === $("sequence") || event.target === $("speed")) return;
+      if (event.key === " " && event.target.tagName === "BUTTON") return;
       const act = KEYS[event.key];
       if (!act) return;
       event.preventDefault();

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,13 +30,22 @@ from lsrl.interpret.interventions import Outcome, circuit_nodes, patch
 from lsrl.ir.node import Source
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token, check_inputs
+from lsrl.language.run import Run
+from lsrl.machine import Film, FleqImage, Image, film
+from lsrl.machine.fleq import Told
+from lsrl.machine.session import is_subleq
 from lsrl.model import Model
 from lsrl.schema import Json
 from lsrl.showing import frame
+from lsrl.state import State
 
 FORMAT, VERSION = "lsrl.view", 1
 # Of all signals together; such a page has about 20 MB, and browsers still open it.
 MAX_VALUES = 4_000_000
+# Of a run, whose end may be far, the page shows the signals of the first tokens: that many values.
+RUN_VALUES = 1_000_000
+# Of a machine, for which a page then has about 1 MB.
+MAX_INSTRUCTIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -80,10 +89,11 @@ class Panel(NamedTuple):
 
 def view(
     model: Model,
-    *inputs: ArrayLike,
+    *inputs: ArrayLike | Run[State],
     path: str | os.PathLike[str] | None = None,
     panels: Sequence[Panel] = (),
     source: bool = False,
+    image: Image | FleqImage | None = None,
 ) -> Page:
     """Make a page that shows what a network does, signal by signal and token by token.
 
@@ -92,34 +102,72 @@ def view(
     if it was written in this process and the files can be read. A loaded model names files of
     whoever saved it: the page has their names and line numbers, and nothing of what they hold.
 
+    Of a run, signals are shown as far as RUN_VALUES values. If it is of a machine of
+    `lsrl.machine`, the page shows that at work, too, up to MAX_INSTRUCTIONS instructions: memory,
+    the instruction, what it reads and writes, what was printed.
+
     Args:
       model: any compiled model.
-      *inputs: as for `Model.run`; several sequences can be leafed through.
+      *inputs: as for `Model.run`; several sequences can be leafed through. Or a run of its `loop`
+        from a prompt on.
       path: an HTML file to write it to, too; an older one is replaced, whole or not at all.
       panels: shown below the certificate.
       source: also show the lines of every Python file that a loaded model names, as this machine
         has it; only of models that you trust.
+      image: the memory image of the run, for the names of cells; a FLEQ machine is shown only with
+        it.
 
     Returns:
       The page, which notebooks show.
 
     Raises:
-      InputError: an input lies outside its declared type, there are more than MAX_VALUES values, or
-        a row of a panel has more or fewer cells than columns.
+      InputError: an input lies outside its declared type, there are more than MAX_VALUES values, a
+        row of a panel has more or fewer cells than columns, a run went on from another, or the
+        image is of another machine.
       OSError: the file can't be written.
     """
     arguments.instance("view", model, Model, "lsrl.compile")
     target = None if path is None else arguments.path("view", path)
-    arrays, _ = check_inputs(model.program.inputs, inputs, model.program.max_length)
-    shown = content(model, arrays, panels, source)
+    given, shot = _read(model, inputs, image)
+    arrays, _ = check_inputs(model.program.inputs, given, model.program.max_length)
+    shown = content(model, arrays, panels, source, shot)
     made = Page(str(shown["title"]), page(shown))
     if target is not None:
         made.save(target)
     return made
 
 
+def _read(
+    model: Model, inputs: Sequence[ArrayLike | Run[State]], image: Image | FleqImage | None
+) -> tuple[Sequence[ArrayLike], Film | None]:
+    """What the network reads, of a run as much as a page holds; and the machine at work."""
+    run = inputs[0] if len(inputs) == 1 else None
+    if not isinstance(run, Run):
+        if image is not None:
+            raise InputError("view: an image is of a run; give view(model, run, image=image)")
+        return cast("Sequence[ArrayLike]", inputs), None
+    machines, tokens = run.record.outputs.shape[:2]
+    if run.record.steps.max() > tokens:
+        raise InputError("view: this run went on from an earlier one; show one from a prompt on")
+    shot = None
+    if image is not None or (is_subleq(model) and not run.batched):
+        shot = film(model, run, image, steps=MAX_INSTRUCTIONS)
+    most = max(RUN_VALUES // (machines * _elements(model)), 1)
+    return [array[:, :most] if run.batched else array[:most] for array in run.inputs], shot
+
+
+def _elements(model: Model) -> int:
+    """How many numbers a token has on a page, those of the outputs included."""
+    signals: tuple[Signal | Derived, ...] = (*model.circuit.signals, *model.circuit.derived)
+    return sum(one.width for one in signals) + model.program.num_outputs
+
+
 def content(
-    model: Model, arrays: Sequence[Array], panels: Sequence[Panel] = (), source: bool = False
+    model: Model,
+    arrays: Sequence[Array],
+    panels: Sequence[Panel] = (),
+    source: bool = False,
+    shot: Film | None = None,
 ) -> dict[str, Json]:
     """What the page shows, as JSON's types.
 
@@ -128,6 +176,7 @@ def content(
       arrays: one an input, (sequences, time[, width]).
       panels: tables of other studies.
       source: as for `view`.
+      shot: the machine that these inputs set to work.
 
     Returns:
       "circuit" as `Circuit.to_json` has it, but with file names for paths; "values" and "outputs",
@@ -135,13 +184,12 @@ def content(
       strings "nan", "inf" and "-inf" for numbers that JSON lacks.
     """
     circuit, (sequences, time) = model.circuit, arrays[0].shape[:2]
-    widths = [signal.width for signal in circuit.signals] + [one.width for one in circuit.derived]
-    count = sequences * time * (sum(widths) + model.program.num_outputs)
-    if count > MAX_VALUES:
+    elements = _elements(model)
+    if (count := sequences * time * elements) > MAX_VALUES:
         raise InputError(
-            f"view: {sequences} sequences of {time} tokens with {sum(widths)} elements of signals "
-            f"make {count} values, and a page holds at most {MAX_VALUES}; give fewer or shorter "
-            "sequences"
+            f"view: {sequences} sequences of {time} tokens with {elements} elements of signals and "
+            f"outputs make {count} values, and a page holds at most {MAX_VALUES}; give fewer or "
+            "shorter sequences"
         )
     # An intervention on nothing gives signals and outputs in one run.
     found, held = patch(model, arrays, {}), circuit.held
@@ -167,7 +215,24 @@ def content(
         },
         "sources": _excerpts(_readable(model, lines, source), names),
         "panels": [_table(panel) for panel in panels],
+        "machine": None if shot is None else _at_work(shot),
     }
+
+
+def _at_work(shot: Film) -> dict[str, Json]:
+    """A machine at work, its frames as lists."""
+
+    def cell(told: Told) -> Json:
+        if isinstance(told, tuple):
+            return [[_number(value) for value in row] for row in told]
+        return _number(float(told))
+
+    frames: list[Json] = [
+        [*frame[:3], [*frame.code], [*frame.reads], frame.write, cell(frame.value), *frame[7:]]
+        for frame in shot.frames
+    ]
+    memory = [cell(held) for held in shot.memory]
+    return cast("dict[str, Json]", shot._asdict()) | {"memory": memory, "frames": frames}
 
 
 def _table(panel: Panel) -> dict[str, str | list[str] | list[list[str | float]]]:
@@ -185,9 +250,11 @@ def _table(panel: Panel) -> dict[str, str | list[str] | list[list[str | float]]]
 def page(shown: Mapping[str, Json]) -> str:
     """The HTML of what `content` gave."""
     folder = files("lsrl.interpret")
-    style, script, body = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
+    style, machine, script, body = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("page.css", "page_machine.js", "page.js", "page.html")
     )
+    script = machine + script
     # A name may hold "</script>": inside a JSON string "<" can be written otherwise.
     data = json.dumps(shown, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return Template(body).substitute(

@@ -2,6 +2,7 @@
 
 from lsrl.machine.assembler import assemble
 from lsrl.machine.disassembler import disassemble
+from lsrl.machine.films import Film, Frame, film
 from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
 from lsrl.machine.image import Image
 from lsrl.machine.library import MachineProgram, programs
@@ -9,9 +10,11 @@ from lsrl.machine.session import Machine, Session, card, cards, interpret, trace
 from lsrl.machine.subleq import Step, Subleq
 
 __all__ = [
+    "Film",
     "Fleq",
     "FleqImage",
     "FleqStep",
+    "Frame",
     "Image",
     "Machine",
     "MachineProgram",
@@ -22,6 +25,7 @@ __all__ = [
     "card",
     "cards",
     "disassemble",
+    "film",
     "interpret",
     "programs",
     "trace",

@@ -193,26 +193,27 @@ class FleqStep(NamedTuple):
 
     def __str__(self) -> str:
         """One line of a listing."""
-        what = f"{self.pc:>6}: {self.c} = {self.function} {self.a} {self.b}   {_text(self.new)}"
+        what = f"{self.pc:>6}: {self.c} = {self.function} {self.a} {self.b}   {cell_text(self.new)}"
         return what + (f", to {self.next}" if self.next != self.pc + 1 else "")
 
 
 def told(line: Line, pc: int, read: Sequence[Cell], new: Cell, flag: Cell, to: int) -> FleqStep:
     """What an instruction did, of arrays."""
-    at_a, at_b, made = (_plain(cell) for cell in (*read, new))
+    at_a, at_b, made = (plain_cell(cell) for cell in (*read, new))
     first = float(flag.flat[0])
     return FleqStep(
         pc, line.function, line.a, line.b, line.c, at_a, at_b, made, line.flag, first, to
     )
 
 
-def _plain(cell: Cell) -> Told:
+def plain_cell(cell: Cell) -> Told:
+    """A cell as plain numbers."""
     if cell.ndim == 0:
         return float(cell)
     return tuple(tuple(map(float, row)) for row in cell)
 
 
-def _text(cell: Told) -> str:
+def cell_text(cell: Told) -> str:
     """A cell on one line."""
     rows = ((cell,),) if isinstance(cell, float) else cell
     return "; ".join(" ".join(f"{number:.9g}" for number in row) for row in rows)

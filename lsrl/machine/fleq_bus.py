@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
-from lsrl.errors import BoundsError, InputError
+from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.machine.fleq import Cell, Fleq, FleqImage, FleqStep, loaded, told
@@ -25,8 +25,10 @@ class FleqBus:
       lines: how many there are at most.
       width: numbers of a cell.
       functions: how many there are.
+      pace: how many tokens an instruction takes.
     """
 
+    pace: ClassVar[int] = 1
     bus: str
     line: str
     cells: int
@@ -127,40 +129,36 @@ class FleqBus:
         bus[-1, -1] = start
         return {self.bus: bus, self.line: lines}
 
+    def loaded(self, inputs: Mapping[str, Array]) -> Array:
+        """Every cell, (cells, numbers), after the writes of a prompt.
+
+        Args:
+          inputs: the prompt's, by name.
+        """
+        held = np.zeros((self.cells, self.width), np.float32)
+        for row in inputs[self.bus].astype(np.float32):
+            if row[0] >= 0:
+                held[int(row[0])] = row[1 : 1 + self.width]
+        return held
+
     def steps(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Array,
-        memory: Array | None,
-        image: object,
+        self, inputs: Mapping[str, Array], outputs: Array, memory: Array, image: object
     ) -> list[FleqStep]:
         """What instructions did, of the rows that were read and those that were answered.
 
         Args:
           inputs: by name, with the rows of the prompt ahead of those that the outputs answer.
           outputs: one row an instruction.
-          memory: every cell ahead of the first instruction; None: the prompt says.
+          memory: every cell ahead of the first instruction.
           image: the one that runs, for its lines and names.
 
         Raises:
-          BoundsError: an instruction answers what is no number.
           InputError: there is no image, or it is another one.
         """
         own = self.image(image)
         names, rows = [*own.cells], inputs[self.bus].astype(np.float32)
         ahead = len(rows) - len(outputs)
-        held = np.zeros((self.cells, self.width), np.float32)
-        if memory is not None:
-            held[:] = memory
-        for row in rows[: ahead + 1]:
-            if row[0] >= 0:
-                held[int(row[0])] = row[1 : 1 + self.width]
-        broken = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
-        if len(broken):
-            raise BoundsError(
-                f"trace: instruction {broken[0] + 1} of this run answers what is no number, so a "
-                "promise was broken there; loop(..., check=True) says which"
-            )
+        held = memory.astype(np.float32).reshape(self.cells, self.width)
         steps = []
         for read, answer in zip(rows[ahead:], outputs.astype(np.float32), strict=True):
             pc = int(read[-1])

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast, f
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lsrl.errors import InputError
+from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.language.run import Run
 from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
 from lsrl.machine.fleq_bus import FleqBus
+from lsrl.machine.image import Image
 from lsrl.machine.subleq import Step, Subleq
 from lsrl.machine.subleq_bus import SubleqBus
 from lsrl.machine.subleq_words import SubleqWords
@@ -93,8 +94,18 @@ def bus_of(subject: Subject) -> SubleqBus | FleqBus:
     return bus
 
 
-def _spoken(subject: Subject) -> SubleqBus | FleqBus | SubleqWords:
-    """How a machine is spoken to, in words too."""
+def is_subleq(subject: Subject) -> bool:
+    """Whether it is a SUBLEQ machine, whose runs can be told without an image."""
+    program = program_of(subject)
+    return (SubleqWords.of(program) or SubleqBus.of(program)) is not None
+
+
+def spoken(subject: Subject) -> SubleqBus | FleqBus | SubleqWords:
+    """How a machine is spoken to, in words too.
+
+    Raises:
+      InputError: the program is no machine.
+    """
     return SubleqWords.of(program_of(subject)) or bus_of(subject)
 
 
@@ -118,7 +129,7 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     Example: `model.loop(*lsrl.machine.card(model, [3, 4, -1, 5, 7]), steps=1).memory`.
     """
     program = program_of(subject)
-    arrays = _spoken(program).card(memory, start)
+    arrays = spoken(program).card(memory, start)
     return tuple(arrays[name] for name in program.inputs)
 
 
@@ -171,7 +182,7 @@ def interpret(
 
     Example: `lsrl.machine.interpret(model, image).dump()`.
     """
-    machine = _spoken(subject).plain(memory, start)
+    machine = spoken(subject).plain(memory, start)
     machine.run(steps, stdin)
     return machine
 
@@ -179,9 +190,10 @@ def interpret(
 def trace(
     subject: Subject,
     run: Run[S],
-    image: FleqImage | None = None,
+    image: Image | FleqImage | None = None,
     *,
     memory: ArrayLike | None = None,
+    steps: int | None = None,
 ) -> list[Step] | list[FleqStep]:
     r"""What a run did, instruction by instruction.
 
@@ -193,12 +205,14 @@ def trace(
       run: of one machine; from a prompt, or from an earlier run on.
       image: that runs; for FLEQ, whose lines have names.
       memory: that of the earlier run, if this one went on from it.
+      steps: how many instructions to tell, from the first on; all by default.
 
     Returns:
       One step an instruction.
 
     Raises:
       InputError: the run is of a batch, or it went on and memory is missing.
+      BoundsError: an instruction answers what is no number.
 
     Example: `print(*lsrl.machine.trace(model, run), sep="\n")`.
     """
@@ -206,9 +220,33 @@ def trace(
         raise InputError("trace: this run is of a batch of machines; run one of them alone")
     if memory is None and cast(int, run.steps) > len(run.outputs):
         raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
-    read = dict(zip((name for name, _ in run.wiring.types), run.inputs, strict=True))
-    held = None if memory is None else np.asarray(memory)
-    return _spoken(subject).steps(read, run.outputs, held, image)
+    bus, ahead = spoken(subject), ahead_of(run)
+    held = loaded(subject, run) if memory is None else np.asarray(memory)
+    count = len(run.outputs) if steps is None else min(steps * bus.pace, len(run.outputs))
+    outputs = run.outputs[:count]
+    broken = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    if len(broken):
+        number = broken[0] // bus.pace + 1
+        raise BoundsError(
+            f"trace: instruction {number} of this run answers what is no number, so a promise was "
+            "broken there; loop(..., check=True) says which"
+        )
+    names = [name for name, _ in run.wiring.types]
+    read = {name: each[: ahead + count] for name, each in zip(names, run.inputs, strict=True)}
+    return bus.steps(read, outputs, held, image)
+
+
+def ahead_of(run: Run[S]) -> int:
+    """How many tokens of a run of one machine are ahead of the first that it answers."""
+    return run.record.told[0].shape[1]
+
+
+def loaded(subject: Subject, run: Run[S]) -> Array:
+    """What every cell holds ahead of the first instruction of a run from a prompt."""
+    record, names = run.record, [name for name, _ in run.wiring.types]
+    pairs = zip(record.told, record.start.pending, strict=True)
+    prompt = [np.concatenate([told[0], last]) for told, last in pairs]
+    return spoken(subject).loaded(dict(zip(names, prompt, strict=True)))
 
 
 @final

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 
@@ -47,8 +47,10 @@ class SubleqBus:
       inputs: of the program, by name; the bus is the first.
       said: the output that holds a code, and the number that says nothing.
       took: the output that is 1 where a key was taken.
+      pace: how many tokens an instruction takes.
     """
 
+    pace: ClassVar[int] = 1
     map: MemoryMap
     pc: int
     change: int
@@ -118,29 +120,32 @@ class SubleqBus:
         bus[:, self.pc] = start
         return {self.inputs[0]: bus} | {name: np.zeros((len(bus), 1)) for name in self.inputs[1:]}
 
+    def loaded(self, inputs: Mapping[str, Array]) -> Array:
+        """Every cell, in the order of the addresses, after the writes of a prompt.
+
+        Args:
+          inputs: the prompt's, by name.
+        """
+        held = dict.fromkeys(self.addresses(), 0)
+        for read in inputs[self.inputs[0]].tolist():
+            if round(read[self.map.address]) in held:
+                held[round(read[self.map.address])] = round(read[self.map.values[0]])
+        return np.array([*held.values()])
+
     def steps(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Array,
-        memory: Array | None,
-        image: object,
+        self, inputs: Mapping[str, Array], outputs: Array, memory: Array, image: object
     ) -> list[Step]:
         """What instructions did, of the rows that were read and those that were answered.
 
         Args:
           inputs: by name, with the rows of the prompt ahead of those that the outputs answer.
           outputs: one row an instruction.
-          memory: every cell ahead of the first instruction; None: the prompt says.
+          memory: every cell ahead of the first instruction.
           image: the one that runs, which says nothing more.
         """
-        cells = self.addresses()
-        values = [0] * len(cells) if memory is None else memory.tolist()
-        held = dict(zip(cells, values, strict=True))
+        held = dict(zip(self.addresses(), memory.tolist(), strict=True))
         bus, *key = (inputs[name] for name in self.inputs)
         ahead = len(bus) - len(outputs)
-        for read in bus[: ahead + 1].tolist():
-            if round(read[self.map.address]) in held:
-                held[round(read[self.map.address])] = round(read[self.map.values[0]])
         done = []
         for row, answer in enumerate(outputs.tolist(), ahead):
             took = self.took is not None and answer[self.took] == 1

@@ -4,7 +4,7 @@ import ast
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -25,8 +25,10 @@ class SubleqWords:
     Attributes:
       input: the name of its input.
       tokens: by word.
+      pace: how many tokens an instruction takes.
     """
 
+    pace: ClassVar[int] = 3
     input: str
     tokens: dict[str, int]
 
@@ -53,24 +55,33 @@ class SubleqWords:
         """The same machine in plain Python."""
         return Subleq(memory, cells=self.cells, bits=self.bits, words=True, start=start)
 
+    def loaded(self, inputs: Mapping[str, Array]) -> Array:
+        """Every cell, from address 0 on, after the words of a prompt.
+
+        Args:
+          inputs: the prompt's, by name.
+        """
+        names, held = [*self.tokens], dict.fromkeys(range(self.cells), 0)
+        said = [names[int(token)] for token in inputs[self.input]]
+        for address, word in itertools.pairwise(said):
+            if address.startswith("@") and int(address[1:]) in held:
+                held[int(address[1:])] = int(word[1:]) if word.startswith("=") else 0
+        return np.array([*held.values()])
+
     def steps(
-        self, inputs: Mapping[str, Array], outputs: Array, memory: Array | None, image: object
+        self, inputs: Mapping[str, Array], outputs: Array, memory: Array, image: object
     ) -> list[Step]:
         """What instructions did, of the words that were read and those that were said.
 
         Args:
           inputs: by name, with the words of the prompt ahead of those that the outputs answer.
           outputs: one row a word; the last may be within an instruction, which is left out.
-          memory: None, since a run of words keeps none.
+          memory: every cell ahead of the first instruction.
           image: the one that runs, which says nothing more.
         """
         names = [*self.tokens]
         said = [names[int(token)] for token in (*inputs[self.input], *outputs[-1:, 0])]
         ahead = len(said) - len(outputs) - 1
-        held = dict.fromkeys(range(self.cells), 0)
-        for address, word in itertools.pairwise(said[:ahead]):
-            if address.startswith("@") and int(address[1:]) in held:
-                held[int(address[1:])] = int(word[1:]) if word.startswith("=") else 0
         done = []
         for place in range(ahead, len(said) - 3, 3):
             start, address, word, onward = said[place : place + 4]
@@ -81,7 +92,7 @@ class SubleqWords:
                 code = wrapped(ord(ast.literal_eval(word)), self.bits)
                 new = wrapped(-code, self.bits)
             done.append(Done(int(start[1:]), int(address[1:]), new, following, None, code))
-        return replayed(held, done)
+        return replayed(dict(enumerate(memory.tolist())), done)
 
     def card(self, memory: object, start: int) -> dict[str, Array]:
         """The text: an address and its word for each cell that is not 0, and where to start.
