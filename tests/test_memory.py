@@ -187,6 +187,26 @@ def test_at_most_one_cell_is_written_and_inference_sees_it():
     assert graph.facts[graph.output].high[0] == 7 + 9
 
 
+def test_crossings_are_the_same_in_every_signal():
+    """What is on at one crossing is, whatever other crossings the signals have beside it."""
+    unit = np.eye(3)
+
+    @lsrl.program(max_length=4)
+    def two_at_once(row: lsrl.Token(3), column: lsrl.Token(3)):
+        rows, columns = lsrl.one_hot(row, 3), lsrl.one_hot(column, 3)
+        first, second = (
+            lsrl.relu(np.repeat(unit[some], 2, axis=0) @ rows + unit[some * 2] @ columns - 1)
+            for some in ([0, 1], [1, 2])
+        )
+        return lsrl.concat(first[3], second[0]).sum()
+
+    graph = two_at_once.graph
+    assert graph.facts[graph.output].high[0] == 2
+    assert not graph.facts[graph.nodes[graph.output].operands[0]].exclusive
+    both = np.array([0, 1, 2, 1])
+    np.testing.assert_array_equal(two_at_once.run(both, both)[:, 0], [0, 2, 0, 2])
+
+
 @given(st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 3)), min_size=1, max_size=9))
 def test_crossings_tell_apart_what_a_row_or_a_column_does(places):
     rows, columns = np.array(places).T

@@ -98,6 +98,20 @@ def test_the_verdict_is_true(target):
         assert check(random_program(seed, memory), target, random)
 
 
+def test_products_are_rounded_before_they_are_added_to():
+    """XLA fuses them with sums, which then round once, where nothing keeps them apart."""
+
+    @lsrl.program(max_length=32)
+    def program(x: REAL, y: REAL, z: REAL):
+        return lsrl.relu(bounded(x * y) + z)
+
+    model = lsrl.compile(program, "gated_linear_rnn")
+    assert model.certificate.exact_in_dtype
+    random = np.random.default_rng(0)
+    found = compare(model, inputs=[floats(random, (24, 16, 1)) for _ in range(3)])
+    assert found.difference is None, found.difference
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_verdict_is_true_of_many(target):

@@ -16,6 +16,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from lsrl.backends.linear import recurrence
+from lsrl.backends.linear.cell import multiplied
 from lsrl.backends.linear.decomposition import GroupKind
 from lsrl.backends.linear.maps import (
     STATIC,
@@ -317,7 +318,7 @@ class OutputPlan:
             pairs = [(left.row(number), right.row(number)) for number in range(len(left))]
             if len(left) > _WINDOWS:
                 pairs = [(left.stacked(), right.stacked())]
-            blocks.extend(rounded(one * other) for one, other in pairs)
+            blocks.extend(multiplied(one, other, rounded) for one, other in pairs)
         if not blocks:
             return None
         done, start = [], 0

@@ -28,6 +28,8 @@ Members = dict[Root, int]  # of one channel
 NONE: Groups = ()
 # Signals of signals of signals belong to ever more roots; those that say most are kept.
 MAX_ROOTS = 4
+# Members beyond are not crossed with others, so that crossings have numbers.
+MOST_CROSSED = 1 << 31
 
 
 def kept(found: dict[Root, Array]) -> Groups:
@@ -55,16 +57,16 @@ def together(groups: Groups) -> Groups:
     """The groups with one more where two roots tell more channels apart than either does.
 
     What belongs to row 2 and to column 3 of a grid is on only while both are: it belongs to their
-    crossing, and no two crossings are on together.
+    crossing, and no two crossings are on together. A crossing has the same number in every signal.
     """
     for k, (first, rows) in enumerate(groups):
         for second, columns in groups[k + 1 :]:
             both = (rows >= 0) & (columns >= 0)
-            pairs = np.stack([rows, columns])[:, both]
-            crossings, found = np.unique(pairs, axis=1, return_inverse=True)
-            if len(crossings.T) > max(len(np.unique(rows[both])), len(np.unique(columns[both]))):
-                members = np.full(len(rows), -1)
-                members[both] = found.ravel()
+            if max(rows.max(initial=0), columns.max(initial=0)) >= MOST_CROSSED:
+                continue
+            members = np.where(both, rows * MOST_CROSSED + columns, -1)
+            told = (len(np.unique(own[both])) for own in (rows, columns))
+            if len(np.unique(members[both])) > max(told):
                 return kept({("both", first, second): members, **dict(groups)})
     return groups
 
