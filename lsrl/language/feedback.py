@@ -357,7 +357,8 @@ def _span(what: str, value: object) -> tuple[int, int]:
 def _halt(value: object) -> Halt | None:
     if value is None:
         return None
-    if isinstance(value, tuple | list) and len(value) == 3 and value[1] in get_args(Comparison):
+    three = isinstance(value, tuple | list) and len(value) == 3 and isinstance(value[1], str)
+    if three and value[1] in COMPARISONS:
         return (
             _output("Feedback: halt", value[0]),
             cast(Comparison, value[1]),
