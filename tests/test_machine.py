@@ -225,46 +225,56 @@ def test_faults_are_told_at_their_line(text, line, message):
 IMAGE = assemble("x out\nx: .data 65")
 SQUARE = assemble(".fleq\ny = mul x x")
 SUBLEQ, FLEQ = lsrl.programs.subleq(cells=8, bits=8, io=True), lsrl.programs.fleq(cells=6, lines=4)
-MISUSES = (
-    (lambda: assemble(None), "expected the text itself, a str, got NoneType"),
-    (lambda: IMAGE.address(3), "no label 3; it has x"),
-    (lambda: IMAGE.put(x="7"), "label 'x': expected a sequence"),
-    (lambda: Subleq(IMAGE, cells=10**9), "cells must be an int from 1 to"),
-    (lambda: Subleq(IMAGE, segments=[3]), "segments must be"),
-    (lambda: Subleq(IMAGE, segments=[(0, 10**30)]), "segments: cells must be"),
-    (lambda: Subleq(IMAGE, bits=0), "bits must be"),
-    (lambda: Subleq(IMAGE, start="x"), "start must be"),
-    (lambda: Subleq(IMAGE).run(-1), "steps must be an int >= 0"),
-    (lambda: Subleq(IMAGE).run(stdin="a"), "stdin must be bytes"),
-    (lambda: Subleq(IMAGE).trace(stop=["x"]), "stop must be addresses"),
-    (lambda: Session(SUBLEQ, IMAGE).run(2.5), "steps must be an int"),
-    (lambda: Session(SUBLEQ, IMAGE).run(2, stop=3), "stop must be addresses"),
-    (lambda: Fleq(IMAGE), "Fleq expects a FleqImage"),
-    (lambda: Fleq(SQUARE, start=9), "start must be an int from 0 to 1"),
-    (lambda: Fleq(SQUARE, cells=1), "cells must be an int >= 4"),
-    (lambda: Fleq(SQUARE).run(1.5), "steps must be"),
-    (lambda: SQUARE.using([np.add]), "functions of two arrays by name"),
-    (lambda: Fleq(SQUARE.using({"add": np.add, "mul": abs})).run(), "line 2: 'mul' does not"),
-    (lambda: Fleq(SQUARE.using({"add": np.add, "mul": lambda x, y: [x, y]})).run(), "gives shape"),
-    (lambda: Fleq(assemble(".fleq\ny = matmul x x")).run(), "line 2: 'matmul' does not take"),
-    (lambda: card("subleq", IMAGE), "a machine expects a Program.*got str"),
-    (lambda: card(SUBLEQ, IMAGE, start=128), "start must be an int from 0 to 127"),
-    (lambda: card(FLEQ, SQUARE, start=2), "start must be an int from 0 to 1"),
-    (lambda: card(FLEQ, SQUARE.using({"add": np.add, "mul": np.multiply})), "has 5 functions"),
-    (lambda: card(FLEQ, SQUARE.put(x=65)), "cell 'x' holds a number of 65.*up to 64"),
-    (lambda: cards(SUBLEQ, None), "at least one image, one a machine, got None"),
-    (lambda: trace(SUBLEQ, IMAGE), "trace expects a Run, made by loop"),
-    (lambda: trace(FLEQ, SUBLEQ.loop(*card(SUBLEQ, IMAGE), steps=1)), "expected a run of fleq"),
-    (lambda: trace(FLEQ, FLEQ.loop(*card(FLEQ, SQUARE), steps=1)), "as image="),
-    (lambda: disassemble(IMAGE, start="x"), "start must be an address"),
-    (lambda: programs()["division"].expected(x="7"), "x is such as .* got '7'; give one number"),
-    (lambda: programs()["division"].expected(y=0), "y must not be 0"),
-    (lambda: programs()["sorting"].image(numbers=3), "give several numbers"),
-    (lambda: programs()["division"].left(np.zeros(3)), "expected the memory of a machine"),
-)
 
 
-@pytest.mark.parametrize(("call", "message"), MISUSES)
+def misuses():
+    """Calls, and what they are told."""
+    return (
+        (lambda: assemble(None), "expected the text itself, a str, got NoneType"),
+        (lambda: IMAGE.address(3), "no label 3; it has x"),
+        (lambda: IMAGE.put(x="7"), "label 'x': expected a sequence"),
+        (lambda: Subleq(IMAGE, cells=10**9), "cells must be an int from 1 to"),
+        (lambda: Subleq(IMAGE, segments=[3]), "segments must be"),
+        (lambda: Subleq(IMAGE, segments=[(0, 10**30)]), "segments: cells must be"),
+        (lambda: Subleq(IMAGE, bits=0), "bits must be"),
+        (lambda: Subleq(IMAGE, start="x"), "start must be"),
+        (lambda: Subleq(IMAGE).run(-1), "steps must be an int >= 0"),
+        (lambda: Subleq(IMAGE).run(stdin="a"), "stdin must be bytes"),
+        (lambda: Subleq(IMAGE).trace(stop=["x"]), "stop must be addresses"),
+        (lambda: Session(SUBLEQ, IMAGE).run(2.5), "steps must be an int"),
+        (lambda: Session(SUBLEQ, IMAGE).run(2, stop=3), "stop must be addresses"),
+        (lambda: Fleq(IMAGE), "Fleq expects a FleqImage"),
+        (lambda: Fleq(SQUARE, start=9), "start must be an int from 0 to 1"),
+        (lambda: Fleq(SQUARE, cells=1), "cells must be an int >= 4"),
+        (lambda: Fleq(SQUARE).run(1.5), "steps must be"),
+        (lambda: SQUARE.using([np.add]), "functions of two arrays by name"),
+        (lambda: Fleq(SQUARE.using({"add": np.add, "mul": abs})).run(), "line 2: 'mul' does not"),
+        (
+            lambda: Fleq(SQUARE.using({"add": np.add, "mul": lambda x, y: np.stack([x, y])})).run(),
+            "gives shape",
+        ),
+        (lambda: Fleq(assemble(".fleq\ny = matmul x x")).run(), "line 2: 'matmul' does not take"),
+        (lambda: card("subleq", IMAGE), "a machine expects a Program.*got str"),
+        (lambda: card(SUBLEQ, IMAGE, start=128), "start must be an int from 0 to 127"),
+        (lambda: card(FLEQ, SQUARE, start=2), "start must be an int from 0 to 1"),
+        (lambda: card(FLEQ, SQUARE.using({"add": np.add, "mul": np.multiply})), "has 5 functions"),
+        (lambda: card(FLEQ, SQUARE.put(x=65)), "cell 'x' holds a number of 65.*up to 64"),
+        (lambda: cards(SUBLEQ, None), "at least one image, one a machine, got None"),
+        (lambda: trace(SUBLEQ, IMAGE), "trace expects a Run, made by loop"),
+        (lambda: trace(FLEQ, SUBLEQ.loop(*card(SUBLEQ, IMAGE), steps=1)), "expected a run of fleq"),
+        (lambda: trace(FLEQ, FLEQ.loop(*card(FLEQ, SQUARE), steps=1)), "as image="),
+        (lambda: disassemble(IMAGE, start="x"), "start must be an address"),
+        (
+            lambda: programs()["division"].expected(x="7"),
+            "x is such as .* got '7'; give one number",
+        ),
+        (lambda: programs()["division"].expected(y=0), "y must not be 0"),
+        (lambda: programs()["sorting"].image(numbers=3), "give several numbers"),
+        (lambda: programs()["division"].left(np.zeros(3)), "expected the memory of a machine"),
+    )
+
+
+@pytest.mark.parametrize(("call", "message"), misuses())
 def test_misuse_is_told(call, message):
     with pytest.raises(LsrlError, match=message):
         call()

@@ -223,11 +223,10 @@ def trace(
     if memory is None and cast(int, run.steps) > len(run.outputs):
         raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
     read = dict(zip((name for name, _ in run.wiring.types), run.inputs, strict=True))
-    held = None if memory is None else np.asarray(memory)
-    if held is not None and held.shape != np.shape(run.memory):
+    held, own = None if memory is None else np.asarray(memory), np.asarray(run.memory).shape
+    if held is not None and held.shape != own:
         raise InputError(
-            f"trace: memory must be that of the earlier run, {np.shape(run.memory)} numbers, got "
-            f"{held.shape}"
+            f"trace: memory must be that of the earlier run, {own} numbers, got {held.shape}"
         )
     return _spoken(subject).steps(read, run.outputs.astype(np.float64), held, image)
 
