@@ -118,6 +118,10 @@ def check_loop(
     found = requested(
         program.wiring(cast(str, asked["until"])), prompt, asked["steps"], asked["stdin"]
     )
+    if state is not None and found.run is not None:
+        raise InputError(
+            "loop: a run goes on from its own state; leave out state, or give a prompt with it"
+        )
     if check and (state is not None or found.run is not None):
         raise InputError(
             "loop: check=True evaluates a loop from its first token on, and a state has only its "

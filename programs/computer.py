@@ -68,6 +68,13 @@ def subleq(
     talks, tokens = checks.flag("io", io), checks.max_length(max_length)
     least = 0 if talks else -top
     mapped = [(0, checks.integer("cells", cells, 1, top))] if segments is None else segments
+    try:
+        mapped = lsrl.MemoryMap(0, 1, mapped).segments
+    except ProgramError:
+        raise ProgramError(
+            "segments: expected pairs of the first address and the one behind the last, in order, "
+            f"such as ((0, 16), (32, 48)), got {segments!r:.60}"
+        ) from None
     if any(end > top or start < least for start, end in mapped):
         raise ProgramError(
             f"segments: expected addresses from {least} to {top - 1}, which words of {bits} bits "
@@ -243,6 +250,31 @@ def _seed(x: Signal, _: Signal) -> Signal:
     return found
 
 
+def _shape(shape: object) -> Shape:
+    if isinstance(shape, Sequence) and not isinstance(shape, str) and len(shape) == 2:
+        rows, columns = (checks.integer("shape", each, 1) for each in shape)
+        return rows, columns
+    raise ProgramError(
+        f"shape: expected (rows, columns) of a cell, got {shape!r:.60}; of numbers it is (1, 1)"
+    )
+
+
+def _called(name: str, block: Block, x: Signal, y: Signal) -> Signal:
+    """What a function makes of two cells."""
+    try:
+        found = block(x, y)
+    except TypeError as error:
+        raise ProgramError(
+            f"functions: {name!r} failed on two signals as wide as a cell, {y.width}: {error}"
+        ) from error
+    if not isinstance(found, Signal) or found.width != y.width:
+        raise ProgramError(
+            f"functions: {name!r} must give a signal as wide as a cell, {y.width}, got "
+            f"{found!r:.60}; lsrl.constant makes one of a number"
+        )
+    return found
+
+
 def _on_grid(x: Signal, step: float) -> Signal:
     """X, by the promise of a legal prompt that its numbers are multiples of a step."""
     return lsrl.bound(x, x.facts.low, x.facts.high, "prompt", step)
@@ -256,7 +288,7 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     sums go from the first column of x to its last, and transpose. Products that are added up keep
     to the step of the numbers, too.
     """
-    rows, columns = shape
+    rows, columns = _shape(shape)
     found: dict[str, Block] = {
         "add": lambda x, y: x + y,
         "sub": lambda x, y: x - y,
@@ -317,10 +349,14 @@ def fleq(
     """
     count, places = checks.integer("cells", cells, 1), checks.integer("lines", lines, 1)
     high, tokens = checks.number("size", size, above=0), checks.max_length(max_length)
-    width = math.prod(checks.integer("shape", each, 1) for each in shape)
+    width = math.prod(_shape(shape))
     blocks = fleq_functions(shape) if functions is None else functions
-    if not blocks:
-        raise ProgramError("functions: expected at least one, got none; pass fleq_functions()")
+    named = isinstance(blocks, Mapping) and all(map(callable, blocks.values()))
+    if not named or not blocks:
+        raise ProgramError(
+            "functions: expected at least one function of two signals by name, got "
+            f"{blocks!r:.60}; pass for instance fleq_functions()"
+        )
     numbers = {"low": -high, "high": high, "step": step}
     cell = Vector(
         2 + 2 * width,
@@ -354,8 +390,8 @@ def fleq(
         chosen = lsrl.one_hot(function, len(blocks)) & (pc >= 0)
         # Of what is not chosen a product is 0, so that none is too small for the grid.
         found = [
-            _on_grid(block(lsrl.select(k, x, 0), y), step)
-            for k, block in zip(chosen, blocks.values(), strict=True)
+            _on_grid(_called(name, block, lsrl.select(k, x, 0), y), step)
+            for k, (name, block) in zip(chosen, blocks.items(), strict=True)
         ]
         made = [lsrl.select(k, each, 0) for k, each in zip(chosen, found, strict=True)]
         result = lsrl.bound(sum(made[1:], made[0]), **numbers, keeper="prompt")

@@ -318,12 +318,18 @@ def subleq_lm_text(words: Iterable[str]) -> str:
       words: of `subleq_lm`, such as `tokenizer.decode(ids).split()` gives, or `Token.names` by id.
 
     Raises:
-      ProgramError: what should be a character is none.
+      ProgramError: they are no words, or what should be a character is none.
 
     Example:
       lsrl.programs.subleq_lm_text(["@-1", "'A'", ">3", "@-1", r"'\x20'", "halt"]) is "A ".
     """
-    return "".join(_character(word) for word in words if word[:1] in {"'", '"'})
+    said = [words] if isinstance(words, str) or not isinstance(words, Iterable) else list(words)
+    if said == [words] or not all(isinstance(word, str) for word in said):
+        raise ProgramError(
+            f"subleq_lm_text: expected a list of words, got {words!r:.60}; split a text: "
+            "text.split()"
+        )
+    return "".join(_character(word) for word in said if word[:1] in {"'", '"'})
 
 
 def _character(word: str) -> str:

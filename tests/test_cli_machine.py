@@ -26,6 +26,8 @@ def command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("count.sq").write_text(COUNTDOWN)
     Path("wrong.sq").write_text("x: .data 1\ny x\n")
+    Path("bytes.sq").write_bytes(b".data \xff")
+    Path("wrong.dec").write_text("1 2\n# three\n\nfour\n")
     Path("image.dec").write_text("6\n-1\n3\n7\n7\n-1\n65\n0\n")
 
     def run(*arguments, code=0, keys=b""):
@@ -89,6 +91,12 @@ def test_texts_are_listed_and_assembled(command):
     [
         (["run", "hell"], "did you mean 'hello'"),
         (["run", "wrong.sq"], "wrong.sq:2: 'y' is no label"),
+        (["run", "bytes.sq"], "bytes.sq: byte 6 is no text in UTF-8"),
+        (["run", "wrong.dec"], "wrong.dec:4: 'four' is no label"),
+        (["run", "hello", "--cells", "100000000000"], "'--cells'"),
+        (["run", "hello", "--bits", "99"], "'--bits'"),
+        (["run", "count.sq", "-p", "n=40000"], "count.sq:6: 40000 at address 9 is no word"),
+        (["run", "echo", "-p", "keys=a"], "echo: keys are those of standard input"),
         (["run", "none.sq"], "none.sq: No such file"),
         (["run", "hello", "--cells", "20"], "address 20 has no cell"),
         (["run", "hello", "-p", "x=1"], "no parameter 'x'"),

@@ -133,6 +133,10 @@ def test_bad_parameters_of_a_computer_on_numbers():
     for parameters, text in (
         ({"cells": 0}, "cells"), ({"lines": "x"}, "lines"), ({"size": 0}, "size"),
         ({"functions": {}}, "at least one"), ({"shape": (0, 2)}, "shape"),
+        ({"functions": {"add": 3}}, "at least one"), ({"functions": abs}, "at least one"),
+        ({"functions": {"abs": abs}}, "'abs' failed on two signals"),
+        ({"functions": {"one": lambda x, y: 1}}, "'one' must give a signal as wide as a cell, 1"),
+        ({"functions": {"both": lsrl.concat}}, "'both' must give"), ({"shape": 2}, "rows, columns"),
     ):  # fmt: skip
         with pytest.raises(ProgramError, match=text):
             programs.fleq(**parameters)

@@ -311,6 +311,7 @@ REFUSED = {
     "another width": (of(output=slice(0, 3)), ["2 wide", "are 3"]),
     "an unknown input": (of(input="y"), ["input names 'y'", "x, other, word"]),
     "an output that there is not": (of(halt=(7, "<", 0)), ["halt names output 7", "has 3"]),
+    "a comparison that is no word": (of(halt=(0, np.array(["<", "="]), 0)), ["<=", "got (0, "]),
     "an unknown comparison": (of(halt=(0, "=", 0)), ["<=", "got (0, '=', 0)"]),
     "an idle input that is illegal": (of(), ["'other' holds [0.0] while the loop runs", "idle"]),
     "idle of what is fed": (of(idle={"x": 1, "other": 1}), ["'x'", "the loop itself"]),
@@ -392,6 +393,8 @@ def test_a_broken_promise_names_its_instruction():
     run = model.loop(prompts, steps=2)
     with pytest.raises(InputError, match="check=True"):
         model.loop(run, steps=1, check=True)
+    with pytest.raises(InputError, match="goes on from its own state"):
+        model.loop(run, steps=1, state=run.state)
 
 
 def test_commands_loop(tmp_path):

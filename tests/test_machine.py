@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from lsrl.errors import AssemblyError, InputError
-from lsrl.machine import Fleq, Subleq, assemble, disassemble, programs
+import lsrl
+from lsrl.errors import AssemblyError, InputError, LsrlError
+from lsrl.machine import (
+    Fleq,
+    Session,
+    Subleq,
+    assemble,
+    card,
+    cards,
+    disassemble,
+    programs,
+    trace,
+)
 
 # Parameters of each text beyond its defaults.
 CASES = {
@@ -144,6 +155,8 @@ def test_a_machine_waits_for_keys_and_stops_at_breakpoints():
         ([1, 2.5], InputError, "whole numbers, got 2.5 at address 1"),
         ([1, "x"], InputError, "got 'x' at address 1"),
         (7, InputError, "got int"),
+        ({-3: 1}, InputError, "address -3 has no cell.*mend the address"),
+        ([10**5000], InputError, "an int of 16610 bits at address 0 is no word"),
     ],
 )
 def test_images_that_do_not_fit(memory, error, message):
@@ -158,7 +171,7 @@ def test_what_is_put_needs_a_place():
         (lambda: division.image(x=0.5), "whole numbers, got 0.5"),
         (lambda: division.image().put(quotent=3), "did you mean 'quotient'"),
         (lambda: calculator.image().put(resul=3), "did you mean 'result'"),
-        (lambda: calculator.image(x="three"), "cell 'x': expected a number"),
+        (lambda: calculator.image().put(x="three"), "cell 'x': expected a number"),
         (lambda: programs()["product"].image(a=[[1, 2, 3]]), "no cell 'a13'"),
     ):
         with pytest.raises(InputError, match=message):
@@ -179,6 +192,21 @@ ERRORS = (
     (".end", 1, "no .macro is open"),
     (".dta 4", 1, "expected one of .data"),
     (".equ halt 3", 1, "taken"),
+    (".macro in\n.end", 1, "'in' is taken"),
+    (".macro m\n.end\n.macro m\n.end", 3, "'m' is taken"),
+    (".macro m a a\n.end", 1, "'a' is taken"),
+    (".space -3", 1, "zeros, got -3"),
+    (".space 3*10000000", 1, "zeros, got 30000000"),
+    (r'.data "\xz"', 1, "backslash"),
+    (".data 'A' '€'", 1, "'€' has no code"),
+    (".data 1.5", 1, "whole numbers"),
+    (f".data {'9' * 5000}", 1, "longer than any word needs"),
+    (f".data {'(' * 5000}", 1, "longer than any word needs"),
+    (".fleq\n.cell x 1e99", 2, "larger than float32"),
+    (".fleq\nx = mul y -1e99", 2, "larger than float32"),
+    (".fleq\ny = x\n.cell x 1", 3, "'x' is a cell already"),
+    (".fleq\n.cell 5 6", 2, "holds itself"),
+    (".fleq\ny = x if y", 2, "expected 'c = f a b'"),
     (".fleq\nx = y +", 2, "got '\\+'"),
     (".fleq\n\nx = add y z if x goto nowhere", 3, "'nowhere' is no label"),
     (".fleq\n.cell x 1 2; 3", 2, "rows of one length, got \\[2, 1\\]"),
@@ -192,3 +220,67 @@ def test_faults_are_told_at_their_line(text, line, message):
     with pytest.raises(AssemblyError, match=f"line {line}: .*{message}") as raised:
         assemble(text)
     assert raised.value.line == line
+
+
+IMAGE = assemble("x out\nx: .data 65")
+SQUARE = assemble(".fleq\ny = mul x x")
+SUBLEQ, FLEQ = lsrl.programs.subleq(cells=8, bits=8, io=True), lsrl.programs.fleq(cells=6, lines=4)
+
+
+def misuses():
+    """Calls, and what they are told."""
+    return (
+        (lambda: assemble(None), "expected the text itself, a str, got NoneType"),
+        (lambda: IMAGE.address(3), "no label 3; it has x"),
+        (lambda: IMAGE.put(x="7"), "label 'x': expected a sequence"),
+        (lambda: Subleq(IMAGE, cells=10**9), "cells must be an int from 1 to"),
+        (lambda: Subleq(IMAGE, segments=[3]), "segments must be"),
+        (lambda: Subleq(IMAGE, segments=[(0, 10**30)]), "segments: cells must be"),
+        (lambda: Subleq(IMAGE, bits=0), "bits must be"),
+        (lambda: Subleq(IMAGE, start="x"), "start must be"),
+        (lambda: Subleq(IMAGE).run(-1), "steps must be an int >= 0"),
+        (lambda: Subleq(IMAGE).run(stdin="a"), "stdin must be bytes"),
+        (lambda: Subleq(IMAGE).trace(stop=["x"]), "stop must be addresses"),
+        (lambda: Session(SUBLEQ, IMAGE).run(2.5), "steps must be an int"),
+        (lambda: Session(SUBLEQ, IMAGE).run(2, stop=3), "stop must be addresses"),
+        (lambda: Fleq(IMAGE), "Fleq expects a FleqImage"),
+        (lambda: Fleq(SQUARE, start=9), "start must be an int from 0 to 1"),
+        (lambda: Fleq(SQUARE, cells=1), "cells must be an int >= 4"),
+        (lambda: Fleq(SQUARE).run(1.5), "steps must be"),
+        (lambda: SQUARE.using([np.add]), "functions of two arrays by name"),
+        (lambda: Fleq(SQUARE.using({"add": np.add, "mul": abs})).run(), "line 2: 'mul' does not"),
+        (
+            lambda: Fleq(SQUARE.using({"add": np.add, "mul": lambda x, y: np.stack([x, y])})).run(),
+            "gives shape",
+        ),
+        (lambda: Fleq(assemble(".fleq\ny = matmul x x")).run(), "line 2: 'matmul' does not take"),
+        (lambda: card("subleq", IMAGE), "a machine expects a Program.*got str"),
+        (lambda: card(SUBLEQ, IMAGE, start=128), "start must be an int from 0 to 127"),
+        (lambda: card(FLEQ, SQUARE, start=2), "start must be an int from 0 to 1"),
+        (lambda: card(FLEQ, SQUARE.using({"add": np.add, "mul": np.multiply})), "has 5 functions"),
+        (lambda: card(FLEQ, SQUARE.put(x=65)), "cell 'x' holds a number of 65.*up to 64"),
+        (lambda: cards(SUBLEQ, None), "at least one image, one a machine, got None"),
+        (lambda: trace(SUBLEQ, IMAGE), "trace expects a Run, made by loop"),
+        (lambda: trace(FLEQ, SUBLEQ.loop(*card(SUBLEQ, IMAGE), steps=1)), "expected a run of fleq"),
+        (lambda: trace(FLEQ, FLEQ.loop(*card(FLEQ, SQUARE), steps=1)), "as image="),
+        (lambda: disassemble(IMAGE, start="x"), "start must be an address"),
+        (
+            lambda: programs()["division"].expected(x="7"),
+            "x is such as .* got '7'; give one number",
+        ),
+        (lambda: programs()["division"].expected(y=0), "y must not be 0"),
+        (lambda: programs()["sorting"].image(numbers=3), "give several numbers"),
+        (lambda: programs()["division"].left(np.zeros(3)), "expected the memory of a machine"),
+    )
+
+
+@pytest.mark.parametrize(("call", "message"), misuses())
+def test_misuse_is_told(call, message):
+    with pytest.raises(LsrlError, match=message):
+        call()
+
+
+def test_a_run_of_the_exact_evaluator_is_traced():
+    image = assemble(".fleq\n.cell x 3\ny = mul x x")
+    (step,) = trace(FLEQ, FLEQ.loop(*card(FLEQ, image), steps=1), image)
+    assert step.new == 9

@@ -263,6 +263,8 @@ def test_what_a_memory_can_not_be_made_of():
         ({"segments": ((4, 8), (0, 2))}, "ascend"),
         ({"segments": ((0, 2, 3),)}, "a pair"),
         ({"segments": ()}, "ascend"),
+        ({"segments": 3}, "a pair"),
+        ({"cells": 10**12}, "up to 1048576 cells"),
         ({"address": 0.5, "cells": 4}, "one integer"),
     ):
         with pytest.raises(ProgramError, match=text):

@@ -498,6 +498,11 @@ BAD_PARAMETERS = [
     ("vec2vec", {"ramp": 0.0}),
     ("vec2vec", {"ramp": 0.1}),
     ("country_capital", {"max_pairs": 0}),
+    ("subleq", {"segments": 3}),
+    ("subleq", {"segments": (("a", "b"),)}),
+    ("subleq", {"segments": ((0, 5), (3, 8))}),
+    ("fleq", {"shape": 2}),
+    ("fleq", {"functions": [abs]}),
 ]
 
 

@@ -94,8 +94,8 @@ Values = Annotated[
         help="A number, or several in brackets, to put at a label; may be repeated.",
     ),
 ]
-Cells = Annotated[int, typer.Option(min=1, help="Of the memory of SUBLEQ.")]
-Bits = Annotated[int, typer.Option(min=4, help="Of a word of SUBLEQ.")]
+Cells = Annotated[int, typer.Option(min=1, max=2**19, help="Of the memory of SUBLEQ.")]
+Bits = Annotated[int, typer.Option(min=4, max=20, help="Of a word of SUBLEQ.")]
 Steps = Annotated[int, typer.Option(min=1, help="Instructions to carry out at most.")]
 
 
@@ -289,6 +289,8 @@ def _read(
     parameters = parse_settings(param or [])
     if text in programs():
         program = programs()[text]
+        if "keys" in parameters:
+            raise InputError(f"{text}: keys are those of standard input; pipe them in, without -p")
         return program, program.image(**parameters), parameters
     path = Path(text)
     if path.suffix not in (".sq", ".fq", ".dec"):
@@ -297,9 +299,15 @@ def _read(
         raise InputError(
             f"{text}: expected FILE.sq, FILE.fq, FILE.dec or a text that is known; {hint}"
         )
-    written = path.read_text(encoding="utf-8")
-    if path.suffix == ".dec":
-        written = "\n".join(f".data {word}" for word in written.split())
+    try:
+        written = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{text}: byte {error.start} is no text in UTF-8; save the file as UTF-8"
+        ) from None
+    if path.suffix == ".dec":  # a line stays a line, for errors
+        lines = [line.partition("#")[0].strip() for line in written.splitlines()]
+        written = "\n".join(line and f".data {line}" for line in lines)
     try:
         return None, assemble(written).put(**parameters), parameters
     except AssemblyError as error:
@@ -314,18 +322,28 @@ def _started(
     bits: int,
     dtype: str | None,
 ) -> _Started:
-    """The text, loaded into a plain machine, or into a network of a target."""
+    """The text, loaded into a plain machine, or into a network of a target.
+
+    Raises:
+      InputError: there is no such text, or it does not fit the machine; names the file.
+    """
     from lsrl.machine import Fleq, Image, Session, Subleq
 
     program, image, parameters = _read(text, param)
     name = Path(text).stem
-    if target is None:
-        if dtype is not None:
+    machine: Machine
+    try:
+        if target is not None:
+            machine = Session(_compiled(image, target, cells, bits, dtype), image)
+        elif dtype is not None:
             raise InputError(f"{name}: --dtype: nothing is compiled without a target; give one")
-        plain = Subleq(image, cells=cells, bits=bits) if isinstance(image, Image) else Fleq(image)
-        return _Started(name, plain, image, program, parameters)
-    inside = Session(_compiled(image, target, cells, bits, dtype), image)
-    return _Started(name, inside, image, program, parameters)
+        elif isinstance(image, Image):
+            machine = Subleq(image, cells=cells, bits=bits)
+        else:
+            machine = Fleq(image)
+    except AssemblyError as error:
+        raise InputError(f"{text}:{error.line}: {error.message}") from error
+    return _Started(name, machine, image, program, parameters)
 
 
 def _compiled(

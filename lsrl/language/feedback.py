@@ -357,12 +357,14 @@ def _span(what: str, value: object) -> tuple[int, int]:
 def _halt(value: object) -> Halt | None:
     if value is None:
         return None
-    if isinstance(value, tuple | list) and len(value) == 3 and value[1] in get_args(Comparison):
-        return (
-            _output("Feedback: halt", value[0]),
-            cast(Comparison, value[1]),
-            exact_number(value[2], "Feedback: halt"),
-        )
+    if isinstance(value, tuple | list) and len(value) == 3:
+        output, comparison, number = value
+        if isinstance(comparison, str) and comparison in COMPARISONS:
+            return (
+                _output("Feedback: halt", output),
+                cast(Comparison, comparison),
+                exact_number(number, "Feedback: halt"),
+            )
     raise ProgramError(
         "Feedback: halt must be (output, comparison, number), such as (2, '<', 0), with one of "
         f"{', '.join(get_args(Comparison))}, got {shown(value)}"

@@ -25,6 +25,8 @@ from lsrl.language.signal import Operand, Signal, affine, as_signal, logical, re
 from lsrl.language.sugar import hold, known, select
 from lsrl.language.trace import user_line
 
+# Of one memory; the arrays of more would fill a machine.
+MOST_CELLS = 2**20
 # So many cells are decoded in one level.
 FEW_CELLS = 24
 Segment = tuple[int, int]
@@ -282,12 +284,16 @@ def _grid_of(
     if cells is not None:
         pairs = [(0, arguments.count(f"{where}: cells", cells, 1, kind=ProgramError))]
     else:
-        pairs = [_segment(where, each) for each in segments or ()]
+        given = segments if isinstance(segments, Sequence | np.ndarray) else [segments]
+        pairs = [_segment(where, each) for each in given]
     if not pairs or any(a[1] > b[0] for a, b in itertools.pairwise(pairs)):
         raise ProgramError(
             f"{where}: segments ascend and lie apart, got {shown(segments)}; write for instance "
             "segments=((0, 16), (32, 48))"
         )
+    many = sum(end - start for start, end in pairs)
+    if many > MOST_CELLS:
+        raise ProgramError(f"{where}: a memory has up to {MOST_CELLS} cells, got {shown(many)}")
     joined: list[Segment] = []
     for start, end in pairs:
         if joined and joined[-1][1] == start:

@@ -1,9 +1,11 @@
 """SUBLEQ as text: the assembler, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lsrl.errors import AssemblyError
+from lsrl.arguments import shown
+from lsrl.errors import AssemblyError, InputError
+from lsrl.machine.checks import MOST_CELLS
 from lsrl.machine.fleq import FleqImage
 from lsrl.machine.fleq_assembler import assemble_fleq
 from lsrl.machine.image import Image
@@ -71,9 +73,15 @@ def assemble(text: str) -> Image | FleqImage:
 
     Raises:
       AssemblyError: a line has a fault; says which, what and how to mend it.
+      InputError: it is no text.
 
     Example: `lsrl.machine.assemble("x out; x x halt; x: .data 'A'")`.
     """
+    if not isinstance(text, str):
+        raise InputError(
+            f"assemble: expected the text itself, a str, got {type(text).__name__}; of a file, "
+            "pass pathlib.Path(file).read_text()"
+        )
     written = [(line, words_of(each, line)) for line, each in enumerate(text.splitlines(), 1)]
     if next((words for _, words in written if words), None) == [".fleq"]:
         return assemble_fleq(written)
@@ -126,14 +134,18 @@ class _Reader:
             self._instruction(words, line)
 
     def _label(self, name: str, line: int) -> None:
-        if name in self.constants or name in ("here", "next"):
-            raise AssemblyError(line, f"{name!r} is taken; choose another label")
+        self._free(name, self.constants, line)
         if name in self.labels:
             raise AssemblyError(
                 line,
                 f"label {name!r} stands in line {self.labels[name][1]} already; rename one of them",
             )
         self.labels[name] = self.place, line
+
+    def _free(self, name: str, taken: Container[str], line: int) -> None:
+        """Refuse a name that means something already."""
+        if name in taken or name in ("here", "next"):
+            raise AssemblyError(line, f"{name!r} is taken; choose another name")
 
     def _directive(self, name: str, words: list[str], line: int) -> None:
         match name, words:
@@ -142,12 +154,19 @@ class _Reader:
             case ".org", [where]:
                 self.place = self._known(where, line)
             case ".space", [count]:
-                self._data(["0"] * self._known(count, line), line)
+                zeros = self._known(count, line)
+                if not 0 <= zeros <= MOST_CELLS:
+                    raise AssemblyError(
+                        line, f".space: expected from 0 to {MOST_CELLS} zeros, got {shown(zeros)}"
+                    )
+                self._data(["0"] * zeros, line)
             case ".equ", [constant, value] if NAME.fullmatch(constant):
-                if constant in self.labels or constant in self.constants:
-                    raise AssemblyError(line, f"{constant!r} is taken; choose another name")
+                self._free(constant, self.labels.keys() | self.constants.keys(), line)
                 self.constants[constant] = self._known(value, line)
             case ".macro", [macro, *parameters] if all(map(NAME.fullmatch, words)):
+                self._free(macro, self.macros.keys() | self.constants.keys(), line)
+                for place, parameter in enumerate(parameters):
+                    self._free(parameter, parameters[:place], line)
                 self.open = self.macros[macro] = _Macro(macro, parameters, line)
             case ".end", []:
                 raise AssemblyError(line, ".end: no .macro is open; take it out")
@@ -158,7 +177,7 @@ class _Reader:
 
     def _data(self, words: list[str], line: int) -> None:
         for word in words:
-            for one in map(str, codes_of(word)) if is_string(word) else [word]:
+            for one in map(str, codes_of(word, line)) if is_string(word) else [word]:
                 self._put(_Word(one, line, self.place, self.place + 1))
 
     def _instruction(self, words: list[str], line: int) -> None:

@@ -1,5 +1,7 @@
 """Memory images as text."""
 
+from lsrl.arguments import shown
+from lsrl.errors import InputError
 from lsrl.machine.fleq import FleqImage
 from lsrl.machine.fleq_assembler import fleq_text
 from lsrl.machine.image import Image, image_of
@@ -18,7 +20,7 @@ def disassemble(memory: object, *, start: int = 0) -> str:
       start: where the first instruction stands.
 
     Raises:
-      InputError: it is no memory image.
+      InputError: it is no memory image, or start is no address.
 
     Returns:
       The text, one instruction or number a line, with its address behind it.
@@ -28,6 +30,8 @@ def disassemble(memory: object, *, start: int = 0) -> str:
     if isinstance(memory, FleqImage):
         return fleq_text(memory)
     image = image_of(memory)
+    if not isinstance(start, int):
+        raise InputError(f"disassemble: start must be an address, got {shown(start)}")
     reached = _reached(image, start)
     inside = {address + place for address in reached for place in (1, 2)}
     names = {
@@ -50,8 +54,8 @@ def disassemble(memory: object, *, start: int = 0) -> str:
         text = f".data {words[0]}"
         if address in reached:
             words = [image[address + place] for place in range(3)]
-            shown = words[:2] if words[2] == address + 3 else words
-            known = zip(shown, ("in", "out", "halt"), strict=False)
+            told = words[:2] if words[2] == address + 3 else words
+            known = zip(told, ("in", "out", "halt"), strict=False)
             text = " ".join(name if w == GUARD else names.get(w, str(w)) for w, name in known)
         label = f"{names[address]}:" if address in names else ""
         lines.append(f"{label:7} {text:24} # {address}")

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 import numpy.typing as npt
 
+from lsrl.arguments import count, instance, shown
 from lsrl.errors import AssemblyError, InputError
+from lsrl.machine.checks import check_going, check_start
+from lsrl.machine.image import known
 
 Cell = npt.NDArray[np.float32]  # (), or (rows, columns)
 Block = Callable[[Cell, Cell], Cell]
@@ -93,8 +95,17 @@ class FleqImage:
     def using(self, functions: Mapping[str, Block]) -> "FleqImage":
         """The image for a machine with other functions, of two float32 arrays each.
 
+        Raises:
+          InputError: they are no functions by name.
+
         Example: `assemble(text).using({"add": np.add, "relu": lambda x, y: np.maximum(x, 0)})`.
         """
+        named = isinstance(functions, Mapping) and all(isinstance(name, str) for name in functions)
+        if not named or not all(map(callable, functions.values())):
+            raise InputError(
+                "using: expected functions of two arrays by name, such as {'add': np.add}, got "
+                f"{shown(functions)}"
+            )
         return replace(self, functions=functions)
 
     def fault(self, line: Line, message: str) -> AssemblyError:
@@ -107,11 +118,7 @@ class FleqImage:
         Raises:
           InputError: there is no such cell.
         """
-        if cell not in self.cells:
-            near = get_close_matches(cell, self.cells, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.cells)}"
-            raise InputError(f"the text has no cell {cell!r}; {hint}")
-        return list(self.cells).index(cell)
+        return list(self.cells).index(known("cell", cell, self.cells))
 
     def entries(self, name: str, values: Cell) -> list[str]:
         """The cells of a matrix's entries: a11, a12, … row by row."""
@@ -243,17 +250,19 @@ class Fleq:
 
         Raises:
           AssemblyError: a function is unknown.
-          InputError: cells of several shapes.
+          InputError: it is no image of FLEQ, or cells of several shapes.
         """
+        instance("Fleq", image, FleqImage, "lsrl.machine.assemble of a text that begins with .fleq")
         for line in image.lines:
             if line.function not in image.functions:
                 known = ", ".join(image.functions)
                 raise image.fault(line, f"no function {line.function!r}; the machine has {known}")
         self.image = image
         self.memory = loaded(image)
-        self.pc, self.steps = start, 0
+        self.pc, self.steps = check_start(start, len(image.lines)), 0
         self.text, self.waiting = b"", False
-        self._cells = len(self.memory) if cells is None else cells
+        least = len(self.memory)
+        self._cells = least if cells is None else count("cells", cells, least)
 
     @property
     def halted(self) -> bool:
@@ -276,15 +285,16 @@ class Fleq:
         Returns:
           How many instructions were done.
         """
-        return sum(1 for _ in self._going(steps, stop))
+        return sum(1 for _ in self._going(steps, stdin, stop))
 
     def trace(
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
     ) -> list[FleqStep]:
         """Go on as `run` does, and tell what was done, instruction by instruction."""
-        return list(self._going(steps, stop))
+        return list(self._going(steps, stdin, stop))
 
-    def _going(self, steps: int, stop: Collection[int]) -> Iterator[FleqStep]:
+    def _going(self, steps: int, stdin: bytes, stop: Collection[int]) -> Iterator[FleqStep]:
+        check_going(steps, stdin, stop)
         for done in range(steps):
             if self.pc < 0 or (done and self.pc in stop):
                 return
@@ -295,12 +305,27 @@ class Fleq:
     def _next(self) -> FleqStep:
         pc, line = self.pc, self.image.lines[self.pc]
         read = self.memory[line.a], self.memory[line.b]
-        new = np.asarray(self.image.functions[line.function](*read), np.float32)
+        new = self._made(line, read)
         self.memory[line.c] = new
         flag = self.memory[line.flag]
         following = -1 if line.to is None else line.to
         self.pc = following if flag.flat[0] <= 0 else pc + 1
         return told(line, pc, read, new, flag, self.pc)
+
+    def _made(self, line: Line, read: Sequence[Cell]) -> Cell:
+        """What the function of a line makes of two cells."""
+        shape = read[0].shape
+        try:
+            new = np.asarray(self.image.functions[line.function](*read), np.float32)
+        except (TypeError, ValueError, IndexError) as error:
+            raise self.image.fault(
+                line, f"{line.function!r} does not take two cells of shape {shape}: {error}"
+            ) from error
+        if new.shape != shape:
+            raise self.image.fault(
+                line, f"{line.function!r} gives shape {new.shape}, expected that of a cell, {shape}"
+            )
+        return new
 
 
 def loaded(image: FleqImage) -> dict[str, Cell]:

@@ -54,8 +54,13 @@ class _Reader:
     def declare(self, words: list[str], line: int) -> None:
         """`.cell name number`, or rows of numbers, which semicolons part."""
         name, rows = (words or [""])[0], _rows(words[1:] or ["0"])
-        if not (NAME.fullmatch(name) or _NUMBER.fullmatch(name)) or name in self.cells:
-            raise AssemblyError(line, f".cell: expected a new name, got {name!r}")
+        if not (NAME.fullmatch(name) or _NUMBER.fullmatch(name)):
+            raise AssemblyError(line, f".cell: expected a name, got {name!r}")
+        if name in self.cells:
+            raise AssemblyError(
+                line,
+                f".cell: {name!r} is a cell already; declare it once, above its first use",
+            )
         for word in (word for row in rows for word in row):
             if not _NUMBER.fullmatch(word):
                 raise AssemblyError(line, f".cell {name}: expected numbers, got {word!r}")
@@ -64,7 +69,9 @@ class _Reader:
                 line,
                 f".cell {name}: expected rows of one length, got {[len(row) for row in rows]}",
             )
-        numbers = np.array(rows, np.float32)
+        numbers = np.array([[_float32(word, line) for word in row] for row in rows], np.float32)
+        if _NUMBER.fullmatch(name) and numbers.tolist() != [[_float32(name, line)]]:
+            raise AssemblyError(line, f".cell {name}: a number holds itself; choose a name")
         self.cells[name] = numbers if numbers.size > 1 else numbers.reshape(())
 
     def instruction(self, words: list[str], line: int) -> None:
@@ -75,6 +82,8 @@ class _Reader:
             case [*words, "if", flag, "goto", to]:
                 pass
         match words:
+            case _ if {"if", "goto"} & set(words):
+                raise AssemblyError(line, f"expected {_FORMS}, got {' '.join(words)!r:.60}")
             case [c, "=", a]:
                 names = "add", a, "0", c, flag
             case [c, "=", function, a]:
@@ -92,7 +101,7 @@ class _Reader:
     def _cell(self, name: str, line: int) -> None:
         """A cell that is used: a number is one that holds it, a name unheard of holds 0."""
         if _NUMBER.fullmatch(name):
-            self.cells.setdefault(name, np.array(name, np.float32))
+            self.cells.setdefault(name, np.array(_float32(name, line)))
         elif NAME.fullmatch(name):
             self.cells.setdefault(name, np.array(0, np.float32))
         else:
@@ -109,6 +118,19 @@ class _Reader:
                 raise AssemblyError(line, f"{to!r} is no label; write {to}: ahead of a line")
             lines.append(Line(*names, None if to == "halt" else self.labels[to], line))
         return FleqImage(self.cells, lines, self.labels)
+
+
+def _float32(word: str, line: int) -> np.float32:
+    """The float32 that is next to a number.
+
+    Raises:
+      AssemblyError: it is larger than any.
+    """
+    with np.errstate(over="ignore"):
+        found = np.float32(word)
+    if not np.isfinite(found):
+        raise AssemblyError(line, f"{word!r:.60} is larger than float32 holds; write less")
+    return found
 
 
 def _rows(words: list[str]) -> list[list[str]]:

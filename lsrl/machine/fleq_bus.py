@@ -10,7 +10,10 @@ import numpy as np
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
-from lsrl.machine.fleq import Cell, Fleq, FleqImage, FleqStep, loaded, told
+from lsrl.machine.checks import check_start
+from lsrl.machine.fleq import FUNCTIONS, Cell, Fleq, FleqImage, FleqStep, loaded, told
+
+SCALARS = 5  # functions that come along and take numbers
 
 
 @final
@@ -25,6 +28,7 @@ class FleqBus:
       lines: how many there are at most.
       width: numbers of a cell.
       functions: how many there are.
+      size: no number is larger.
       pace: how many tokens an instruction takes.
     """
 
@@ -35,6 +39,7 @@ class FleqBus:
     lines: int
     width: int
     functions: int
+    size: float
 
     @classmethod
     def of(cls, program: Program) -> "FleqBus | None":
@@ -55,6 +60,7 @@ class FleqBus:
             int(high[0]) + 1,
             width,
             int(high[1]) + 1,
+            float(program.inputs[feedback.input].facts().high[first]),
         )
 
     def image(self, memory: object) -> FleqImage:
@@ -67,6 +73,7 @@ class FleqBus:
             raise InputError(
                 f"a FLEQ machine takes the image of a text that begins with .fleq, got "
                 f"{type(memory).__name__}"
+                + ("; a trace needs it as well, as image=" if memory is None else "")
             )
         if math.prod(memory.shape) != self.width and memory.shape:
             raise InputError(
@@ -83,11 +90,26 @@ class FleqBus:
                 memory.lines[self.lines],
                 f"the machine has room for {self.lines} lines; take lines={len(memory.lines)}",
             )
+        # Of those that come along a machine of numbers has the first, without those of matrices.
+        fewer = memory.functions == FUNCTIONS and self.functions == SCALARS
+        if len(memory.functions) != self.functions and not fewer:
+            raise InputError(
+                f"the machine has {self.functions} functions, and the image "
+                f"{len(memory.functions)} ({', '.join(memory.functions)}); say which in the "
+                "machine's order, with image.using({name: function, ...})"
+            )
         known = [*memory.functions][: self.functions]
         for line in memory.lines:
             if line.function not in known:
                 raise memory.fault(
                     line, f"no function {line.function!r}; the machine has {', '.join(known)}"
+                )
+        for name, cell in memory.cells.items():
+            most = np.abs(cell).max()
+            if not most <= self.size:
+                raise InputError(
+                    f"cell {name!r} holds a number of {most:g}, and those of the machine are up to "
+                    f"{self.size:g}; compile it with a larger size="
                 )
         return self._shaped(memory)
 
@@ -112,6 +134,7 @@ class FleqBus:
           tokens: how many rows there are at least; those ahead write nothing.
         """
         image = self.image(memory)
+        start = check_start(start, len(image.lines))
         held, names = loaded(image), [*image.cells]
         count = max(len(names), len(image.lines), tokens)
         bus, lines = np.zeros((count, 2 + 2 * self.width)), np.zeros((count, 7))

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import final
 
+from lsrl.arguments import near, shown
 from lsrl.errors import AssemblyError, InputError
 
 
@@ -41,11 +41,7 @@ class Image(Mapping[int, int]):
         Raises:
           InputError: there is no such label.
         """
-        if label not in self.labels:
-            near = get_close_matches(label, self.labels, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.labels)}"
-            raise InputError(f"the text has no label {label!r}; {hint}")
-        return self.labels[label]
+        return self.labels[known("label", label, self.labels)]
 
     def put(self, **values: object) -> "Image":
         """The image with numbers at labels: one, or a memory image that begins there.
@@ -58,7 +54,7 @@ class Image(Mapping[int, int]):
         words, lines = dict(self.words), dict(self.lines)
         for label, given in values.items():
             address = self.address(label)
-            part = image_of(given if isinstance(given, Iterable) else [given])
+            part = image_of(given if isinstance(given, Iterable) else [given], f"label {label!r}")
             words |= {address + place: part[place] for place in part}
             lines |= {address + place: self.lines.get(address, 0) for place in part}
         return replace(self, words=words, lines=lines)
@@ -69,8 +65,25 @@ class Image(Mapping[int, int]):
         return AssemblyError(line, message) if line else InputError(message)
 
 
-def image_of(memory: object) -> Image:
+def known(what: str, name: object, names: Iterable[str]) -> str:
+    """A name of a text, out of those that it has.
+
+    Raises:
+      InputError: there is no such name.
+    """
+    found = list(names)
+    if isinstance(name, str) and name in found:
+        return name
+    hint = near(name, found) or f"; it has {', '.join(found) or 'none'}"
+    raise InputError(f"the text has no {what} {shown(name)}{hint}")
+
+
+def image_of(memory: object, what: str = "memory") -> Image:
     """An image of a sequence of numbers from address 0 on, or of a dict from address to number.
+
+    Args:
+      memory: the numbers, or an image, which stays as it is.
+      what: they are, for errors.
 
     Raises:
       InputError: it is neither, or what it holds are no whole numbers.
@@ -83,7 +96,7 @@ def image_of(memory: object) -> Image:
         pairs = list(enumerate(memory))
     else:
         raise InputError(
-            f"memory: expected a sequence of numbers or a dict from address to number, got "
+            f"{what}: expected a sequence of numbers or a dict from address to number, got "
             f"{type(memory).__name__}; of a text, lsrl.machine.assemble makes one"
         )
     words: dict[int, int] = {}
@@ -94,6 +107,6 @@ def image_of(memory: object) -> Image:
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"memory: expected whole numbers, got {word!r:.40} at address {address!r:.40}"
+                f"{what}: expected whole numbers, got {shown(word)} at address {shown(address)}"
             ) from None
     return Image(words)

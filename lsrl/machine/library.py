@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from lsrl.arguments import shown
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.machine import references
@@ -93,8 +94,17 @@ class MachineProgram:
           memory: every cell, from address 0 on.
           text: what was printed.
           **parameters: of the image.
+
+        Raises:
+          InputError: there is no such parameter, or there are cells of the image without memory.
         """
-        image = assemble(self.text)
+        image = self.image(**parameters)
+        cells = len(image.cells) if isinstance(image, FleqImage) else max(image) + 1
+        if np.ndim(memory) == 0 or len(memory) < cells:
+            raise InputError(
+                f"{self.name}: expected the memory of a machine, {cells} cells from address 0 on, "
+                f"got {shown(memory)}"
+            )
         return {
             label: text if label == "text" else _read(image, memory, label, value)
             for label, value in self.expected(**parameters).items()
@@ -106,6 +116,13 @@ class MachineProgram:
             raise InputError(
                 f"{self.name}: no parameter {unknown[0]!r}; it has {', '.join(known) or 'none'}"
             )
+        for name, value in parameters.items():
+            like = known[name]
+            if isinstance(like, Iterable) != isinstance(value, Iterable):
+                raise InputError(
+                    f"{self.name}: {name} is such as {like!r}, got {shown(value)}; give "
+                    + ("several numbers" if isinstance(like, Iterable) else "one number")
+                )
         return known | parameters
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from lsrl.errors import InputError
+
 Numbers = Sequence[float]
 Matrix = Sequence[Sequence[float]]
 Left = dict[str, object]
@@ -29,7 +31,13 @@ def multiplication(x: int = 6, y: int = 7) -> Left:
 
 
 def division(x: int = 47, y: int = 5) -> Left:
-    """A quotient and a remainder."""
+    """A quotient and a remainder.
+
+    Raises:
+      InputError: y is 0, by which the text goes on for ever.
+    """
+    if y == 0:
+        raise InputError("division: y must not be 0, got 0")
     return {"quotient": x // y, "remainder": x % y}
 
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast, f
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lsrl.arguments import instance, shown
 from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.language.run import Run
+from lsrl.machine.checks import check_going
 from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
 from lsrl.machine.fleq_bus import FleqBus
 from lsrl.machine.image import Image
@@ -74,8 +76,14 @@ class Machine(Protocol):
 
 
 def program_of(subject: Subject) -> Program:
-    """The program of a model, or itself."""
-    return subject if isinstance(subject, Program) else subject.program
+    """The program of a model, or itself.
+
+    Raises:
+      InputError: it is neither.
+    """
+    program = subject if isinstance(subject, Program) else getattr(subject, "program", subject)
+    made_by = "lsrl.programs.subleq() and the like, or a model of one"
+    return instance("a machine", program, Program, made_by)
 
 
 def bus_of(subject: Subject) -> SubleqBus | FleqBus:
@@ -89,7 +97,8 @@ def bus_of(subject: Subject) -> SubleqBus | FleqBus:
     if bus is None:
         raise InputError(
             f"{program.name}: no machine with a bus: expected lsrl.programs.subleq(...) or "
-            "lsrl.programs.fleq(...), or a model of one; lsrl.programs.subleq_lm(...) takes cards"
+            "lsrl.programs.fleq(...), or a model of one; lsrl.programs.subleq_lm(...) takes cards, "
+            "one at a time, and no session"
         )
     return bus
 
@@ -150,8 +159,12 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
     Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
     """
     bus, names = bus_of(subject), program_of(subject).inputs
-    if len(memories) == 0:
-        raise InputError("cards: expected at least one image, got none")
+    several = isinstance(memories, Sequence | np.ndarray) and not isinstance(memories, str | bytes)
+    if not several or len(memories) == 0:
+        raise InputError(
+            f"cards: expected a list of at least one image, one a machine, got {shown(memories)}; "
+            "of one image, lsrl.machine.card makes the prompt"
+        )
     tokens = max(len(card(subject, memory, start)[0]) for memory in memories)
     same = [bus.card(memory, start, tokens) for memory in memories]
     return tuple(np.stack([own[name] for own in same]) for name in names)
@@ -216,14 +229,21 @@ def trace(
 
     Example: `print(*lsrl.machine.trace(model, run), sep="\n")`.
     """
+    instance("trace", run, Run, "loop")
+    if run.wiring._replace(until="halt") != program_of(subject).wiring():
+        raise InputError(f"trace: expected a run of {program_of(subject).name}, got one of another")
     if run.batched:
         raise InputError("trace: this run is of a batch of machines; run one of them alone")
     if memory is None and cast(int, run.steps) > len(run.outputs):
         raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
     bus, ahead = spoken(subject), ahead_of(run)
     held = loaded(subject, run) if memory is None else np.asarray(memory)
+    if held.shape != (own := np.asarray(run.memory).shape):
+        raise InputError(
+            f"trace: memory must be that of the earlier run, {own} numbers, got {held.shape}"
+        )
     count = len(run.outputs) if steps is None else min(steps * bus.pace, len(run.outputs))
-    outputs = run.outputs[:count]
+    outputs = run.outputs[:count].astype(np.float64)
     broken = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
     if len(broken):
         number = broken[0] // bus.pace + 1
@@ -317,6 +337,7 @@ class Session(Generic[S]):
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
     ) -> list[Step | FleqStep]:
         """Go on as `run` does, and tell what was done, instruction by instruction."""
+        check_going(steps, stdin, stop)
         done: list[Step | FleqStep] = []
         while len(done) < steps and not self.halted and not (done and self.pc in stop):
             run, part = self._ahead(min(steps - len(done), CHUNK), stdin)

@@ -1,13 +1,17 @@
 """SUBLEQ in plain Python: what a network is held to, and what a run's rows mean."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
 
+from lsrl.arguments import count, shown
 from lsrl.ir.numbers import Array
+from lsrl.language.feedback import MemoryMap
+from lsrl.machine.checks import MOST_CELLS, check_going, check_start
 from lsrl.machine.image import Image, image_of
 
+WIDEST = 62  # bits of a word
 GUARD = -1  # the address whence keys come, and whither letters go
 
 
@@ -73,7 +77,7 @@ class Subleq:
         memory: object,
         *,
         cells: int = 256,
-        segments: Collection[tuple[int, int]] | None = None,
+        segments: Sequence[tuple[int, int]] | None = None,
         bits: int = 16,
         io: bool = True,
         words: bool = False,
@@ -93,9 +97,13 @@ class Subleq:
 
         Raises:
           InputError: the image does not fit; AssemblyError where the line of its text is known.
+          ProgramError: segments that overlap or are empty.
         """
-        self.segments = tuple(segments) if segments is not None else ((0, cells),)
-        self.bits, self.io, self.words, self.pc = bits, io, words, start
+        given = ((0, count("cells", cells, 1, MOST_CELLS)),) if segments is None else segments
+        found = MemoryMap(0, 1, given)
+        self.segments, _ = found.segments, count("segments: cells", found.cells, 1, MOST_CELLS)
+        self.bits, self.io, self.words = count("bits", bits, 2, WIDEST), io, words
+        self.pc = check_start(start, 1 << (bits - 1))
         self.steps, self.text, self.keys = 0, b"", b""
         self.waiting = False
         self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
@@ -130,6 +138,7 @@ class Subleq:
         return list(self._going(steps, stdin, stop))
 
     def _going(self, steps: int, stdin: bytes, stop: Collection[int]) -> Iterator[Step]:
+        check_going(steps, stdin, stop)
         self.keys += stdin
         self.waiting = False
         for done in range(steps):
@@ -183,16 +192,17 @@ def fitting(image: Image, segments: Iterable[tuple[int, int]], bits: int) -> dic
         word = image[address]
         if not any(low <= address < high for low, high in segments):
             cells = ", ".join(f"{low} … {high - 1}" for low, high in segments)
-            least = max(image) + 1
+            more = max(image) + 1
+            cure = f"take more, such as cells={more}" if 0 <= address < top else "mend the address"
             raise image.fault(
                 address,
-                f"address {address} has no cell: the memory is too small, it has cells {cells}; "
-                f"take more, such as cells={least}",
+                f"address {shown(address)} has no cell: the memory is too small, it has cells "
+                f"{cells}; {cure}",
             )
         if not -top <= word < top:
             raise image.fault(
                 address,
-                f"{word} at address {address} is no word of {bits} bits, which go from {-top} to "
-                f"{top - 1}; take more bits",
+                f"{shown(word)} at address {address} is no word of {bits} bits, which go from "
+                f"{-top} to {top - 1}; take more bits",
             )
     return dict(image)

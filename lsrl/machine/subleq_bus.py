@@ -10,6 +10,7 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import Vector
 from lsrl.language.feedback import MemoryMap
 from lsrl.language.program import Program
+from lsrl.machine.checks import check_start
 from lsrl.machine.image import image_of
 from lsrl.machine.subleq import Step, Subleq, fitting
 
@@ -110,6 +111,7 @@ class SubleqBus:
           start: where the first instruction stands.
           tokens: how many rows there are at least; those ahead write what is there.
         """
+        start = check_start(start, -self.low)
         words = fitting(image_of(memory), self.map.segments, self.bits)
         first = self.map.segments[0][0]
         written = [(a, word) for a, word in sorted(words.items()) if word] or [(first, 0)]

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from lsrl.arguments import shown
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
@@ -100,8 +101,10 @@ class SubleqWords:
         Raises:
           InputError: the image does not fit, or no cell is at the start.
         """
-        if f">{start}" not in self.tokens:
-            raise InputError(f"start: expected a cell from 0 to {self.cells - 1}, got {start!r}")
+        if not isinstance(start, int) or f">{start}" not in self.tokens:
+            raise InputError(
+                f"start: expected a cell from 0 to {self.cells - 1}, got {shown(start)}"
+            )
         held = fitting(image_of(memory), [(0, self.cells)], self.bits)
         pairs = [(f"@{cell}", f"={word}") for cell, word in sorted(held.items()) if word]
         text = [*itertools.chain.from_iterable(pairs), f">{start}"]

@@ -12,6 +12,8 @@ _WORD = re.compile(rf"(?:{_STRING}|{_LETTER}|[^\s,;#\"'])+|[\"'].*|;")
 _PIECE = re.compile(rf"\s*({_LETTER}|0x[0-9a-fA-F]+|\d+|[^\W\d][\w.·]*|[-+*()]|.)")
 LABEL = re.compile(r"([^\W\d][\w.·]*):")
 NAME = re.compile(r"(?<!\w)[^\W\d][\w.·]*")
+# Of one word of a text.
+_PIECES, _DIGITS = 256, 80
 
 
 def words_of(text: str, line: int) -> list[str]:
@@ -36,9 +38,23 @@ def words_of(text: str, line: int) -> list[str]:
     return words
 
 
-def codes_of(word: str) -> list[int]:
-    """The codes of a string's letters."""
-    return list(ast.literal_eval(word).encode("latin-1", "replace"))
+def codes_of(word: str, line: int) -> list[int]:
+    """The codes of the letters of a string or of a quoted letter.
+
+    Raises:
+      AssemblyError: a letter has no code, or a backslash means nothing.
+    """
+    try:
+        return list(ast.literal_eval(word).encode("latin-1"))
+    except UnicodeEncodeError as error:
+        letter = error.object[error.start]
+        raise AssemblyError(
+            line, f"{letter!r} has no code from 0 to 255; write another letter, or numbers"
+        ) from None
+    except (SyntaxError, ValueError):
+        raise AssemblyError(
+            line, f"{word!r:.60}: a backslash that means nothing; write two for one, or as in \\x41"
+        ) from None
 
 
 def is_string(word: str) -> bool:
@@ -62,6 +78,12 @@ def number(word: str, value: Callable[[str], int | None], line: int) -> int:
     """
     pieces = [piece for piece in _PIECE.findall(word) if piece]
     place = 0
+    if len(pieces) > _PIECES or any(len(piece) > _DIGITS and piece.isalnum() for piece in pieces):
+        raise AssemblyError(
+            line,
+            f"{word!r:.60}… is longer than any word needs: expected up to {_PIECES} numbers, names "
+            f"and signs of up to {_DIGITS} letters; name parts of it with .equ",
+        )
 
     def take() -> str:
         nonlocal place
@@ -76,10 +98,10 @@ def number(word: str, value: Callable[[str], int | None], line: int) -> int:
             inner = total()
             if take() == ")":
                 return inner
-        elif piece[:1].isdigit():
+        elif piece[:1].isdecimal():
             return int(piece, 0) if piece.startswith("0x") else int(piece)
         elif piece[:1] == "'" and len(piece) > 1:
-            return codes_of(piece)[0]
+            return codes_of(piece, line)[0]
         elif NAME.fullmatch(piece):
             found = value(piece)
             if found is not None:
@@ -87,8 +109,8 @@ def number(word: str, value: Callable[[str], int | None], line: int) -> int:
             raise AssemblyError(line, f"{piece!r} is no label, constant or macro; write {piece}:")
         raise AssemblyError(
             line,
-            f"{word!r} is no number; expected sums and products of numbers, letters and labels, "
-            "without blanks, such as table+2",
+            f"{word!r:.60} is no number; expected sums and products of numbers, letters and "
+            "labels, without blanks, such as table+2",
         )
 
     def product() -> int:
@@ -107,5 +129,9 @@ def number(word: str, value: Callable[[str], int | None], line: int) -> int:
 
     result = total()
     if place < len(pieces):
-        raise AssemblyError(line, f"{word!r}: nothing was expected at {pieces[place]!r}; mend it")
+        raise AssemblyError(
+            line,
+            f"{word!r:.60}: nothing was expected at {pieces[place]!r}; write +, - or * between "
+            "whole numbers and names, which begin with a letter",
+        )
     return result
