@@ -49,6 +49,11 @@ class Looping(ABC):
 
     @property
     @abstractmethod
+    def reference_dtype(self) -> str | None:
+        """The dtype in which the program's own values are the model's, bit for bit, if one is."""
+
+    @property
+    @abstractmethod
     def _state_form(self) -> Form: ...
 
     @abstractmethod
@@ -143,7 +148,9 @@ class Looping(ABC):
         length = check_length(asked, position, self.program.max_length)
         self._check_certified("loop", length, beyond_certificate)
         if check:
-            self.program.loop(*asked.prompt, steps=steps, until=until, stdin=stdin)
+            self.program.loop(
+                *asked.prompt, steps=steps, until=until, stdin=stdin, dtype=self.reference_dtype
+            )
         return _looped(self.module, asked, before, self._save_run)
 
     def load_run(self, path: Path) -> Run[State]:

@@ -1,6 +1,7 @@
 """Loops: outputs as the next input, on the evaluator and on every target."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -119,6 +120,19 @@ def test_what_a_loop_has_read_gives_its_outputs(reference, machine):
     np.testing.assert_array_equal(run.outputs, expected.outputs[0, : run.steps])
     np.testing.assert_array_equal(subleq.run(*run.inputs)[CELLS - 1 :], run.outputs)
     assert run.memory.tolist() == expected.memory[0].tolist() and run.memory.dtype == np.int64
+
+
+def test_rationals_are_fed_back_as_they_are():
+    """Not as the nearest float64, which would be 2 from the 54th instruction on."""
+
+    @lsrl.program(feedback=Feedback("x", 0))
+    def near_two(x: Vector(1, low=0, high=2)):
+        return 0.5 * x + 1
+
+    run = near_two.loop(np.zeros((2, 1, 1)), steps=80, exact=True)
+    assert (run.outputs[:, -1, 0] == 2 - Fraction(1, 2**79)).all()
+    run = near_two.loop(near_two.loop([[0.0]], steps=40, exact=True), steps=40, exact=True)
+    assert run.outputs[-1, 0] == 2 - Fraction(1, 2**79)
 
 
 def test_a_run_goes_on_also_in_another_process(reference, machine, tmp_path):

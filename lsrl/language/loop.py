@@ -247,8 +247,8 @@ class _Course(Generic[S]):
         part = np.zeros((len(self.done), tokens, self.wiring.width), made.outputs.dtype)
         part[rows] = np.where(ran[..., None], made.outputs, 0)
         self.parts.append(part[:, : done.max()])
-        for own, now in zip(self.pending, made.pending, strict=True):
-            own[rows] = now
+        pairs = zip(self.pending, made.pending, strict=True)
+        self.pending = [_with_rows(own, rows, now) for own, now in pairs]
         if self.wiring.feedback.keys is not None:
             taken = ran & (made.outputs[..., self.wiring.feedback.keys[1]] == 1)
             for machine, count in zip(rows.tolist(), taken.sum(axis=1).tolist(), strict=True):
@@ -327,6 +327,14 @@ def _said(feedback: Feedback, outputs: Array, done: Array) -> list[bytes]:
     said &= np.arange(outputs.shape[1]) < done[:, None]
     return [bytes(round(code) % 256 for code in own[at, output].tolist())
             for own, at in zip(outputs, said, strict=True)]  # fmt: skip
+
+
+def _with_rows(own: Array, rows: Array, now: Array) -> Array:
+    """Other rows of what is read next; rationals stay what they are, which floats would round."""
+    if now.dtype == object != own.dtype:
+        own = Rationals().converted(own)
+    own[rows] = now
+    return own
 
 
 # ---------------------------------------------------------------- the reference
