@@ -66,20 +66,7 @@ def subleq(
     """
     top = 2 ** (checks.integer("bits", bits, 4, 20) - 1)
     talks, tokens = checks.flag("io", io), checks.max_length(max_length)
-    least = 0 if talks else -top
-    mapped = [(0, checks.integer("cells", cells, 1, top))] if segments is None else segments
-    try:
-        mapped = lsrl.MemoryMap(0, 1, mapped).segments
-    except ProgramError:
-        raise ProgramError(
-            "segments: expected pairs of the first address and the one behind the last, in order, "
-            f"such as ((0, 16), (32, 48)), got {segments!r:.60}"
-        ) from None
-    if any(end > top or start < least for start, end in mapped):
-        raise ProgramError(
-            f"segments: expected addresses from {least} to {top - 1}, which words of {bits} bits "
-            f"hold, got {mapped!r}; pass more bits"
-        )
+    mapped = _mapped(cells, bits, segments, least=0 if talks else -top)
     low, high, whole = -top, top - 1, 2 * top
 
     def instruction(bus: Signal, key: Signal | None) -> Signal:
@@ -129,6 +116,25 @@ def subleq(
             return instruction(bus, None)
 
     return subleq
+
+
+def _mapped(cells: int, bits: int, segments: Segments | None, least: int) -> Segments:
+    """The addresses that have a cell, from `least` on."""
+    top = 2 ** (bits - 1)
+    given = [(0, checks.integer("cells", cells, 1, top))] if segments is None else segments
+    try:
+        mapped = lsrl.MemoryMap(0, 1, given).segments
+    except ProgramError:
+        raise ProgramError(
+            "segments: expected pairs of the first address and the one behind the last, in order, "
+            f"such as ((0, 16), (32, 48)), got {segments!r:.60}"
+        ) from None
+    if any(end > top or start < least for start, end in mapped):
+        raise ProgramError(
+            f"segments: expected addresses from {least} to {top - 1}, which words of {bits} bits "
+            f"hold, got {mapped!r}; pass more bits"
+        )
+    return mapped
 
 
 def _is_minus_one(address: Signal) -> Signal:
