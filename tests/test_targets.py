@@ -38,7 +38,7 @@ NEEDS_MORE_THAN_LINEAR = {
     "dyck", "dfa", "permutations", "binary_adder", "reset_sum", "nearest_lookup", "induction_hits",
     "subleq_lm",
 }  # fmt: skip
-NEEDS_PRODUCTS = {"gradient_step", "linear_interpolation"}
+NEEDS_PRODUCTS = {"gradient_step", "linear_interpolation", "fleq"}
 
 
 def side_by_side(cases):

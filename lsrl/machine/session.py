@@ -237,8 +237,9 @@ def trace(
     if memory is None and cast(int, run.steps) > len(run.outputs):
         raise InputError("trace: this run went on from an earlier one; pass memory=earlier.memory")
     bus, ahead = spoken(subject), ahead_of(run)
-    held = loaded(subject, run) if memory is None else np.asarray(memory)
-    if held.shape != (own := np.asarray(run.memory).shape):
+    first = loaded(subject, run)
+    held = first if memory is None else np.asarray(memory)
+    if held.shape != (own := first.shape):
         raise InputError(
             f"trace: memory must be that of the earlier run, {own} numbers, got {held.shape}"
         )
