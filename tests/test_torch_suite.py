@@ -30,23 +30,25 @@ def sweep(transformers, tmp_path, monkeypatch):
     ("target", "variant", "ways"),
     studied(
         [
-            pytest.param(target, variant, ways, id=f"{target}-{variant}")
+            # Of more inputs and outputs than one token each there is no language model.
+            pytest.param(target, variant, ways[: 1 if alone else None], id=f"{target}-{variant}")
             for target, ways in {
                 "gru": ("torch.nn", "load_torch"),
                 "gated_linear_rnn": ("load_torch",),
-                "griffin": ("with a head", "without a head"),
+                "griffin": ("without a head", "with a head"),
             }.items()
             for variant in ("permuted", "padded", "merged")
+            for alone in [target == "griffin" and variant != "permuted"]
         ],
         "gru-permuted",
         "gated_linear_rnn-permuted",
     ),
 )
 def test_models_equal_theirs_at_every_layer(target, variant, ways, sweep):
-    group = sweep.Group("even_pairs", target)
+    group = sweep.Group("since_last", target)
     assert sweep.sweep(group, [variant]) == len(ways)
     rows = sweep.rows_kept(group, None)
-    assert tuple(row["way"] for row in rows) == ways
+    assert {row["way"] for row in rows} == set(ways)
     for row in rows:
         assert (row["exact"], row["outputs"], row["hooks"]) == (True, "equal", "equal"), row
         assert row["long outputs"] == "equal"
