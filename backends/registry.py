@@ -17,6 +17,7 @@ _MODULES = {
     "lstm": "lsrl.backends.lstm",
     "gru": "lsrl.backends.gru",
     "mamba": "lsrl.backends.mamba",
+    "mamba2": "lsrl.backends.mamba2",
     "griffin": "lsrl.backends.griffin",
 }
 _ALIASES: dict[str, str] = {"hawk": "griffin"}

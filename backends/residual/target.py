@@ -146,7 +146,7 @@ class ResidualBackend(Backend[Stream]):
         lowered = self.lowered(schedule)
         names = program, self.name, numerics.dtype
         builder = StreamCircuit(names, schedule, options.inspectable)
-        scale = partial(self.inner_scale, lowered)
+        scale = partial(self.memory_scale, lowered)
         return builder.circuit(lowered.width, lowered.constant(), scale)
 
     def lowered(self, stream: Stream) -> "Lowered":
@@ -174,6 +174,10 @@ class ResidualBackend(Backend[Stream]):
     @abstractmethod
     def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
         """By what a channel's value is multiplied behind its scan, ahead of its gate."""
+
+    def memory_scale(self, lowered: "Lowered", channel: Channel) -> float:
+        """By what a channel's value is multiplied in the state of its scan."""
+        return self.inner_scale(lowered, channel)
 
     def scales(self, lowered: "Lowered", site: Site, channel: Channel) -> Scales:
         """By what the network multiplies what is in a channel of a site."""
