@@ -19,6 +19,7 @@ from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
 from lsrl.folders import replace_file
+from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
@@ -510,8 +511,45 @@ class Model(Looping):
         heads = {"embedding to tie a head to": tie_word_embeddings, "head": headless}
         requests.check_export(format, self.target, exporters, heads, layers)
         folder = arguments.path("export", path)
+        request = self._request(tie_word_embeddings, headless, layers == "separate")
+        exporters[format](folder, self.module, self.schedule, request)
+
+    def export_state(
+        self,
+        inputs: ArrayLike | tuple[ArrayLike, ...],
+        token: int,
+        *,
+        tie_word_embeddings: bool = False,
+        headless: bool = False,
+    ) -> GoldenState:
+        """What every entry of the cache holds between two tokens, labelled; see docs/kernels.md.
+
+        It is the cache of the checkpoint that `export("huggingface", ...)` writes with the same
+        options, in the layout of its class.
+
+        Args:
+          inputs: as for `run`; of a program of several inputs a tuple of arrays.
+          token: how many of the tokens are read; 0 is ahead of the first.
+          tie_word_embeddings: as for `export`.
+          headless: as for `export`.
+
+        Raises:
+          InputError: the target has no such checkpoint, or the network was altered, or the inputs
+            are not of their types or too few.
+          PrecisionError: as for `export`.
+        """
+        record = registry.find(self.target).recorder()
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        arrays, _ = self._taken("export_state", given, None, 0, False)
+        token = arguments.count("export_state: token", token, 0, arrays[0].shape[1])
+        arguments.flag("export_state: tie_word_embeddings", tie_word_embeddings)
+        arguments.flag("export_state: headless", headless)
+        request = self._request(tie_word_embeddings, headless)
+        return record(self.module, self.schedule, request, arrays, token)
+
+    def _request(self, tied: bool, headless: bool, separate: bool = False) -> ExportRequest:
         certificate = self.certificate
-        request = ExportRequest(
+        return ExportRequest(
             self.program,
             self.target,
             self.labels,
@@ -520,11 +558,10 @@ class Model(Looping):
             certificate.tokens,
             None if self.card is None else str(self.card),
             lambda: self.circuit,
-            tie_word_embeddings,
+            tied,
             headless,
-            layers == "separate",
+            separate,
         )
-        exporters[format](folder, self.module, self.schedule, request)
 
     def __repr__(self) -> str:
         """One line."""
