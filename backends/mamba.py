@@ -83,7 +83,7 @@ class Mamba(ResidualBackend):
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
 
     def recorder(self) -> Recorder:
         """Of a checkpoint's cache."""
@@ -235,13 +235,16 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
     }
 
 
-CHECKPOINT = CheckpointKind(
-    "MambaForCausalLM",
-    "MambaModel",
-    "mamba",
-    True,
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`.",
-    _config,
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba",
+        "MambaForCausalLM",
+        "MambaModel",
+        "mamba",
+        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+        "`layers[n - 1]`.",
+        "From a cache go on by one token at a time, as `generate` does.",
+        _config,
+    ),
 )
 BACKEND = Mamba()

@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike
 
 from lsrl import arguments, requests, storage
 from lsrl.backends import registry
-from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
+from lsrl.exporting import Exporting
 from lsrl.folders import replace_file
-from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
@@ -59,7 +58,7 @@ class Alteration(NamedTuple):
 
 
 @final
-class Model(Looping):
+class Model(Looping, Exporting):
     """A compiled program: exact weights of a real network, with their certificate.
 
     The parameters are free to change: `module.replace_parameters`, an assignment to an `nnx.Param`,
@@ -476,91 +475,6 @@ class Model(Looping):
             labels=self.labels,
             certificate=str(self.certificate),
             alteration=altered,
-        )
-
-    def export(
-        self,
-        format: str,
-        path: Path,
-        *,
-        tie_word_embeddings: bool = False,
-        headless: bool = False,
-        layers: Literal["stacked", "separate"] = "stacked",
-    ) -> None:
-        """Write the model for another framework.
-
-        Args:
-          format: "torch": a folder that `lsrl.load_torch` reads, and plain torch of stock cells.
-            "huggingface", of mamba and griffin: one that transformers reads, by AutoTokenizer and
-            AutoModelForCausalLM if the program has a token in and a token out, else by AutoModel;
-            its card has the code.
-          path: where to; an older export in its place is replaced, whole or not at all.
-          tie_word_embeddings: of "huggingface": the head is the embedding, for a layer more.
-          headless: of "huggingface": without a head also where there could be one. The outputs then
-            are those of `run`, and layers and channels those of `circuit`.
-          layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a
-            module a layer, which plain torch can hook, and which the linear targets always have.
-
-        Raises:
-          InputError: this target has no such format, or there is no head to tie.
-          PrecisionError: float32 can't hold the weights of a head.
-          FormatError: the path holds something that is no export.
-          OSError: the path can't be written.
-        """
-        exporters = registry.find(self.target).exporters()
-        heads = {"embedding to tie a head to": tie_word_embeddings, "head": headless}
-        requests.check_export(format, self.target, exporters, heads, layers)
-        folder = arguments.path("export", path)
-        request = self._request(tie_word_embeddings, headless, layers == "separate")
-        exporters[format](folder, self.module, self.schedule, request)
-
-    def export_state(
-        self,
-        inputs: ArrayLike | tuple[ArrayLike, ...],
-        token: int,
-        *,
-        tie_word_embeddings: bool = False,
-        headless: bool = False,
-    ) -> GoldenState:
-        """What every entry of the cache holds between two tokens, labelled; see docs/kernels.md.
-
-        It is the cache of the checkpoint that `export("huggingface", ...)` writes with the same
-        options, in the layout of its class.
-
-        Args:
-          inputs: as for `run`; of a program of several inputs a tuple of arrays.
-          token: how many of the tokens are read; 0 is ahead of the first.
-          tie_word_embeddings: as for `export`.
-          headless: as for `export`.
-
-        Raises:
-          InputError: the target has no such checkpoint, or the network was altered, or the inputs
-            are not of their types or too few.
-          PrecisionError: as for `export`.
-        """
-        record = registry.find(self.target).recorder()
-        given = inputs if isinstance(inputs, tuple) else (inputs,)
-        arrays, _ = self._taken("export_state", given, None, 0, False)
-        token = arguments.count("export_state: token", token, 0, arrays[0].shape[1])
-        arguments.flag("export_state: tie_word_embeddings", tie_word_embeddings)
-        arguments.flag("export_state: headless", headless)
-        request = self._request(tie_word_embeddings, headless)
-        return record(self.module, self.schedule, request, arrays, token)
-
-    def _request(self, tied: bool, headless: bool, separate: bool = False) -> ExportRequest:
-        certificate = self.certificate
-        return ExportRequest(
-            self.program,
-            self.target,
-            self.labels,
-            str(certificate),
-            certificate.exact,
-            certificate.tokens,
-            None if self.card is None else str(self.card),
-            lambda: self.circuit,
-            tied,
-            headless,
-            separate,
         )
 
     def __repr__(self) -> str:

@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
-    ("lsrl.looping",),
+    ("lsrl.exporting", "lsrl.looping"),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
