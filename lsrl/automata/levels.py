@@ -60,9 +60,12 @@ class Level:
     def units(self) -> int:
         """How many conjunctions tell the next edge."""
         asked = sum(label is not None for _, label in self.following)
-        return asked * (
-            self.labels if self.swaps and any(x is not None for x in self.resets) else 1
-        )
+        return asked * (self.labels if self.swaps and self.resetting else 1)
+
+    @property
+    def resetting(self) -> bool:
+        """Whether some edge resets the label."""
+        return any(reset is not None for reset in self.resets)
 
 
 @dataclass(frozen=True)
