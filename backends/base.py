@@ -97,6 +97,7 @@ class ExportRequest(NamedTuple):
       tie_word_embeddings: whether a language model's head shall be its embedding.
       headless: whether there shall be no head, whatever the program's inputs and outputs are.
       separate: whether layers that could be one module shall be a module each.
+      architecture: the class that shall run it, if a format has several; None for the first.
     """
 
     program: Program
@@ -110,6 +111,7 @@ class ExportRequest(NamedTuple):
     tie_word_embeddings: bool
     headless: bool
     separate: bool
+    architecture: str | None
 
 
 class Least(NamedTuple):

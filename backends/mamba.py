@@ -81,7 +81,7 @@ class Mamba(ResidualBackend):
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
 
     @staticmethod
     def activation(value: float) -> float:
@@ -218,13 +218,16 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
     }
 
 
-CHECKPOINT = CheckpointKind(
-    "MambaForCausalLM",
-    "MambaModel",
-    "mamba",
-    True,
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`.",
-    _config,
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba",
+        "MambaForCausalLM",
+        "MambaModel",
+        "mamba",
+        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+        "`layers[n - 1]`.",
+        "From a cache go on by one token at a time, as `generate` does.",
+        _config,
+    ),
 )
 BACKEND = Mamba()

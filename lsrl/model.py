@@ -485,12 +485,13 @@ class Model(Looping):
         tie_word_embeddings: bool = False,
         headless: bool = False,
         layers: Literal["stacked", "separate"] = "stacked",
+        architecture: str | None = None,
     ) -> None:
         """Write the model for another framework.
 
         Args:
           format: "torch": a folder that `lsrl.load_torch` reads, and plain torch of stock cells.
-            "huggingface", of mamba and griffin: one that transformers reads, by AutoTokenizer and
+            "huggingface", of residual targets: one that transformers reads, by AutoTokenizer and
             AutoModelForCausalLM if the program has a token in and a token out, else by AutoModel;
             its card has the code.
           path: where to; an older export in its place is replaced, whole or not at all.
@@ -499,16 +500,22 @@ class Model(Looping):
             are those of `run`, and layers and channels those of `circuit`.
           layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a
             module a layer, which plain torch can hook, and which the linear targets always have.
+          architecture: of "huggingface": which class runs it, of those that the target has, such as
+            "falcon_h1" of mamba2; by default its own. The card says what a class can't do.
 
         Raises:
-          InputError: this target has no such format, or there is no head to tie.
+          InputError: this target has no such format or class, or there is no head to tie.
           PrecisionError: float32 can't hold the weights of a head.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
         exporters = registry.find(self.target).exporters()
-        heads = {"embedding to tie a head to": tie_word_embeddings, "head": headless}
-        requests.check_export(format, self.target, exporters, heads, layers)
+        only = {
+            "embedding to tie a head to": tie_word_embeddings,
+            "head": headless,
+            "architecture to choose": architecture is not None,
+        }
+        requests.check_export(format, self.target, exporters, only, layers)
         folder = arguments.path("export", path)
         certificate = self.certificate
         request = ExportRequest(
@@ -523,6 +530,7 @@ class Model(Looping):
             tie_word_embeddings,
             headless,
             layers == "separate",
+            architecture,
         )
         exporters[format](folder, self.module, self.schedule, request)
 
