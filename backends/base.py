@@ -146,6 +146,7 @@ class Backend(ABC, Generic[Plan]):
       remarks: column of the table of targets to what it says there in place of "yes".
       dtypes: those that models come in, the widest last.
       dtype_reason: why not in others.
+      has_stream: whether its layers read and write a residual stream.
     """
 
     name: ClassVar[str]
@@ -155,6 +156,7 @@ class Backend(ABC, Generic[Plan]):
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float32", "float64")
 
     dtype_reason: ClassVar[str] = ""
+    has_stream: ClassVar[bool] = False
 
     @property
     def features(self) -> dict[str, str]:
@@ -264,7 +266,7 @@ class Backend(ABC, Generic[Plan]):
             "compile for mamba or griffin, or keep this one's state by model.save_state"
         )
 
-    def softened(self, size: float) -> "Backend[Plan]":
+    def softened(self, size: float) -> "Backend[Plan] | None":
         """The target with pre-activations of ±size, where activations are only nearly exact.
 
         What that does to a value at every token is taken back by whoever reads it.
@@ -273,15 +275,10 @@ class Backend(ABC, Generic[Plan]):
           size: above 0.
 
         Returns:
-          A target that lowers the same schedules; it is not in the registry.
-
-        Raises:
-          InputError: the target has nothing saturated.
+          A target that lowers the same schedules, and is not in the registry; None where nothing is
+          saturated.
         """
-        raise InputError(
-            f"soft: {self.name} has no saturated gates that could be softer; choose lstm, gru, "
-            "rnn_tanh, mamba or griffin"
-        )
+        return None
 
     def mixes_exactly(self, schedule: Plan, numerics: Numerics, matrix: Array) -> bool:
         """Whether all sums keep every bit after an orthogonal matrix has mixed a stream's channels.

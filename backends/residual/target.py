@@ -71,6 +71,7 @@ class ResidualBackend(Backend[Stream]):
         "running sums and float16 overflows in the norm; write dtype='float32', or choose "
         "linear_rnn or lstm for other dtypes"
     )
+    has_stream: ClassVar[bool] = True
     packer: ClassVar[type[Packer]]
     network: ClassVar[type[ResidualNetwork]]
     drives: Drives
