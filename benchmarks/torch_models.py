@@ -227,17 +227,11 @@ def stepwise_logits(theirs: Any, ids: Any) -> Iterator[Any]:
     recurrent_gemma = theirs.config.model_type == "recurrent_gemma"
     cache: Any = None
     if recurrent_gemma:
-        # It counts the tokens of its cache in an attention layer, and we have none: so we say where
-        # each token is, and that there is no mask. The states themselves lie in the layers, and are
-        # put back by hand.
+        # Its states lie in the layers, and it gives no cache back.
         theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
-        cache = transformers.DynamicCache()
+        cache = transformers.DynamicCache(config=theirs.config)
     for time in range(ids.shape[1]):
-        told: dict[str, Any] = {}
-        if recurrent_gemma:
-            told["position_ids"] = torch.tensor([[time]])
-            told["attention_mask"] = {"sliding_attention": None}
-        output = theirs(ids[:, time : time + 1], use_cache=True, **{name: cache}, **told)
+        output = theirs(ids[:, time : time + 1], use_cache=True, **{name: cache})
         if not recurrent_gemma:
             cache = output[name]
         yield output.logits

@@ -151,7 +151,8 @@ def headless_model(model: Model, folder: Path) -> Loaded | None:
 
 def residual_hooks(theirs: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:
     """Where a class of transformers holds the circuit's layers."""
-    layers = theirs.base_model.layers
+    # Behind these a class may have one of attention that adds 0.
+    layers = theirs.base_model.layers[: theirs.config.lsrl["layers"]]
     found = [(layers[0], True)]
     for layer in layers:
         if theirs.config.model_type == "recurrent_gemma":
