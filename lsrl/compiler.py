@@ -39,8 +39,8 @@ def compile(
       target: one of `lsrl.targets()`, or its name.
       dtype: "float32", "float64" or "bfloat16".
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
-      legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
-        levels of delay and composition, exact up to the program's max_length.
+      legalise: "unroll" writes threshold, selective and swap states that the target can't hold as
+        log2 T levels of delay and composition, exact up to the program's max_length.
       robust: bear more noise: comparisons on a grid stand midway between the values that occur, so
         that errors below a quarter of their distance are wiped out, and conditionals shut with room
         to spare. The outputs stay the same; it can cost layers. LSTM, GRU and tanh RNN, which
