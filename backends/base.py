@@ -12,7 +12,16 @@ from lsrl.errors import InputError, LsrlError, PrecisionError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Constant, Hold, Op, Product, RecurrentState, SelectiveState, ThresholdState
+from lsrl.ir.ops import (
+    Constant,
+    Hold,
+    Op,
+    Product,
+    RecurrentState,
+    SelectiveState,
+    SwapState,
+    ThresholdState,
+)
 from lsrl.language.program import Program
 from lsrl.levels import AT_INPUT, Levels
 from lsrl.numerics import Numerics
@@ -54,6 +63,14 @@ REASONS: dict[type[Op], str] = {
     RecurrentState: (
         "a recurrent state feeds a ReLU back in time, and a fixed linear recurrence can't "
         "(Merrill et al. 2024)"
+    ),
+    SwapState: (
+        "a swap state applies the reflections that its input names, and this cell has none: with "
+        "factors from 0 to 1 a recurrence misses even parity (Grazzi et al. 2025), and the word "
+        "problem of S5, which is NC1-complete, is out of reach of diagonal and of fixed ones at "
+        "any fixed depth unless TC0 = NC1 (Merrill et al. 2024); deltanet holds it, and rnn, lstm "
+        "and gru hold the same automaton as a lsrl.threshold_state, as "
+        "lsrl.programs.permutations writes it"
     ),
 }
 

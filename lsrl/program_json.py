@@ -244,6 +244,7 @@ _CONDITIONS: Mapping[type[ops.Op], int] = {
     ops.Latch: 1,
     ops.SelectiveState: 0,
     ops.Hold: 1,
+    ops.SwapState: 0,
 }
 
 
@@ -366,6 +367,7 @@ _FIELDS: Mapping[str, Reader[object]] = {
     "low": _INFINITE,
     "high": _INFINITE,
     "steps": integer(1),
+    "points": integer(1, LONGEST),
     "step": listed(number(0.0, infinite=False)),
     "index": integer(0, LONGEST),
     "slope": number(2.0**-1000, 2.0**1000),

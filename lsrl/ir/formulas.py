@@ -74,6 +74,9 @@ class Formulas:
                 return f"relu({self._recurrent(node, row, read[0])})"
             case ops.SelectiveState():
                 return _joined(f"{inside[0]} · {self._name(node, row)}[t−1]", read[1])
+            case ops.SwapState():
+                swap, points = (self.read(i) for i in self.graph.nodes[node].operands)
+                return f"±{bracketed(points)}[place of {row}; swaps {swap}]"
         return f"{op.name}({', '.join(read)})"
 
     def read_by(self, node: int, row: int) -> set[int]:
@@ -110,8 +113,13 @@ class Formulas:
 
     def _operands(self, node: int, row: int) -> Iterator[Atom]:
         """The elements that one element is made of."""
-        for operand in self.graph.nodes[node].operands:
-            yield operand, row if row < self.graph.nodes[operand].width else 0
+        this = self.graph.nodes[node]
+        for operand in this.operands:
+            width = self.graph.nodes[operand].width
+            if isinstance(this.op, ops.SwapState):  # an item's point may be any
+                yield from ((operand, point) for point in range(width))
+            else:
+                yield operand, row if row < width else 0
 
     def _expanded(self, node: int, row: int) -> tuple[dict[Atom, float], float]:
         this = self.graph.nodes[node]

@@ -157,7 +157,7 @@ def bound(
       ProgramError: an unknown keeper.
     """
     value = as_signal(x)
-    _check_keeper(keeper)
+    check_keeper(keeper)
     lows, highs = _row(low, value.width, "low"), _row(high, value.width, "high")
     impossible = (np.array(lows) > value.facts.high) | (np.array(highs) < value.facts.low)
     if any(a > b for a, b in zip(lows, highs, strict=True)) or impossible.any():
@@ -175,7 +175,8 @@ def bound(
     return record(ops.Bound(lows, highs, keeper=keeper, step=grid), value)
 
 
-def _check_keeper(keeper: object) -> None:
+def check_keeper(keeper: object) -> None:
+    """A keeper of promises; else raise ProgramError."""
     arguments.choice(f"{user_line()}: keeper", keeper, get_args(ops.Keeper), ProgramError)
 
 
@@ -221,7 +222,7 @@ def latch(
     """
     value = as_signal(x)
     (condition,) = logical("latch", when)
-    _check_keeper(keeper)
+    check_keeper(keeper)
     return record(ops.Latch(_row(initial, value.width, "initial"), keeper), value, condition)
 
 
@@ -246,7 +247,7 @@ def hold(
     """
     value = as_signal(x)
     (condition,) = logical("hold", when)
-    _check_keeper(keeper)
+    check_keeper(keeper)
     if value.width != condition.width:
         value, condition = broadcast(value, condition)
     row = _row(initial, value.width, "initial")

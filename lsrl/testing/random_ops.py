@@ -10,6 +10,7 @@ from lsrl.ir.ops import Via
 from lsrl.language import sugar
 from lsrl.language.comparison import equal, greater_equal, not_equal, ramp
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
+from lsrl.language.swaps import swap_state
 from lsrl.testing.draws import CALM_BITS, Writer, bits_of, unit_of
 
 VIAS: tuple[Via, ...] = ("auto", "auto", "gate", "relu")
@@ -251,6 +252,19 @@ def _clock(writer: Writer, x: Signal) -> Signal:
     return x + writer.fitted(turning, x.width)
 
 
+def _swap_state(writer: Writer, x: Signal) -> Signal:
+    """Swaps, and orders that are read, by what is known of x."""
+    index, points = _small_integer(writer, x), int(writer.random.integers(2, 5))
+    size, random = int(index.facts.high[0]) + 1, writer.random
+    swaps = np.zeros((size, points))
+    for number in np.flatnonzero(random.random(size) < 0.7):
+        swaps[number, random.choice(points, 2, replace=False)] = 1
+    if writer.chance(0.5):
+        return swap_state(sugar.lookup(index, swaps))
+    orders = np.argsort(random.random((size, points)), axis=1) + 1
+    return swap_state(sugar.lookup(index, swaps), sugar.lookup(index, orders))
+
+
 _TABLE: dict[str, _Maker] = {
     "affine": _affine,
     "relu": _relu,
@@ -291,12 +305,15 @@ _EDGE_TABLE: dict[str, _Maker] = {
     "clock": _clock,
     "changed_hold": _changed_hold,
 }
-MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE
+# What cells with reflections alone hold.
+_REFLECTING_TABLE: dict[str, _Maker] = {"swap_state": _swap_state}
+MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE | _REFLECTING_TABLE
 
 # Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.
 OPS: tuple[str, ...] = tuple(_TABLE)
 # What is easily forgotten; see `random_program`. Both linear targets hold these.
 EDGE_OPS: tuple[str, ...] = tuple(_EDGE_TABLE)
+REFLECTING_OPS: tuple[str, ...] = tuple(_REFLECTING_TABLE)
 # Ops that need a greatest length.
 COUNTING = ("cumsum", "position", "selective_state", "recurrent_state", "changed_hold")
 # Those that both linear targets hold: all but these, which multiply two values or have gates.

@@ -32,11 +32,13 @@ from lsrl.ir.ops.states import (
     StateOp,
     ThresholdState,
 )
+from lsrl.ir.ops.swaps import SwapState
 from lsrl.ir.types import Token
 
 ALL_OPS: tuple[type[Op], ...] = (
     Input, Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Delay, Bound, Latch,
     LinearState, SelectiveState, Hold, ThresholdState, RecurrentState,
+    SwapState,
 )  # fmt: skip
 
 
@@ -49,5 +51,5 @@ __all__ = [
     "ALL_OPS", "Affine", "Bound", "Constant", "Delay", "Extent", "Hold", "Input", "Keeper", "Latch",
     "LinearState", "Lookup", "Memory", "Op", "Periodic", "Pledge", "Pointwise", "Product",
     "RecurrentState", "Relu", "Select", "SelectiveState", "StateOp", "Stateful", "Step",
-    "ThresholdState", "Via", "is_token",
+    "SwapState", "ThresholdState", "Via", "is_token",
 ]  # fmt: skip
