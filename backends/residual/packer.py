@@ -27,7 +27,20 @@ from lsrl.target import Capabilities
 TAPS = 4  # the width of both targets' convolutions
 # What sums of float32 hold exactly, in steps of their grid.
 LARGEST_SUM = 2.0**24
-Mode = Literal["pass", "sum", "hold"]
+Mode = Literal["pass", "sum", "hold", "swap"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a state of several cells is written, and where it is read.
+
+    Attributes:
+      keys: a {0,1} row a cell: 1 where something is written.
+      queries: a row a cell: what is read of it.
+    """
+
+    keys: tuple[AtomRow, ...]
+    queries: tuple[AtomRow, ...]
 
 
 @dataclass(frozen=True)
@@ -38,11 +51,13 @@ class Channel:
       row: what the branch reads of the stream.
       taps: weights of the row now, and 1, 2 and 3 tokens ago.
       offset: added after the taps, at every token.
-      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; or "hold" the x of
-        the last token at which `flag` was 1.
-      factor: of a sum, 0 < factor <= 1.
+      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; "hold" the x of
+        the last token at which `flag` was 1; or "swap", what an item on the points of `head` reads
+        at the start less what it reads now.
+      factor: of a sum, -1 <= factor <= 1.
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
       gate: multiplies the scanned value by relu(gate); None for an open gate.
+      head: the cells of a state that has several.
       owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
     """
 
@@ -53,6 +68,7 @@ class Channel:
     factor: float = 1.0
     flag: "Terms" = ()
     gate: AtomRow | None = None
+    head: Head | None = None
     owner: Atom | None = None
 
 
