@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
-from lsrl.passes.alternate import alternate_sums
 from lsrl.passes.affine import fuse_affine, split_rows
+from lsrl.passes.alternate import alternate_sums
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
