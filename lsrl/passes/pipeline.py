@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
 from lsrl.passes.affine import fuse_affine, split_rows
+from lsrl.passes.alternate import alternate_sums
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
@@ -115,6 +116,8 @@ class Pipeline:
         graph = self.run("drop bounds", graph, lambda g: drop_told(g, target))
         if target.diagonal:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
+        if target.alternating:
+            graph = self.run("alternate sums", graph, alternate_sums)
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
         graph = self.run("lower selects", graph, lambda g: lower_selects(g, target, robust))
         graph = self.run("lower steps", graph, lambda g: lower_steps(g, target, robust))
