@@ -8,11 +8,12 @@ import pytest
 
 from lsrl.automata.actions import faithful
 from lsrl.automata.levels import levels_of
-from lsrl.automata.limits import Limits, TooLargeError
+from lsrl.automata.limits import TooLargeError
 from lsrl.automata.permutations import composed, swap_count, swaps_of
 from lsrl.automata.phases import moved_by, phases_of
 from lsrl.automata.plan import Tracks, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised
+from lsrl.options import AutomatonLimits
 from lsrl.programs.formal_languages import group_elements, group_generators
 
 RESETS = Table(tuple(((q + 1) % 5, 0) for q in range(5)))
@@ -113,7 +114,7 @@ def test_swaps_make_up_their_permutation() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_levels_follow_their_automaton(seed: int) -> None:
     table = FULL_T4 if seed == 0 else RESETS if seed == 1 else drawn(seed, 5, 2)
-    levels = levels_of(table, Limits())
+    levels = levels_of(table, AutomatonLimits())
     word = random.Random(seed).choices(range(table.letters), k=200)
     labels, states = [level.initial for level in levels.levels], []
     for edge in word:
@@ -131,29 +132,29 @@ def test_levels_follow_their_automaton(seed: int) -> None:
 def test_plans_are_the_same_each_time_and_as_deep_as_promised() -> None:
     depths = {"S3": 3, "S5": 4, "A5": 4}
     for group, layers in depths.items():
-        plan = plan_of(cayley(group), Limits())
+        plan = plan_of(cayley(group), AutomatonLimits())
         assert isinstance(plan, Tracks)
         assert plan.layers <= layers
-        assert plan == plan_of(cayley(group), Limits())
-    assert plan_of(cycle(2), Limits()).layers == 1
-    assert plan_of(FULL_T4, Limits()).layers == 9
+        assert plan == plan_of(cayley(group), AutomatonLimits())
+    assert plan_of(cycle(2), AutomatonLimits()).layers == 1
+    assert plan_of(FULL_T4, AutomatonLimits()).layers == 9
 
 
 @pytest.mark.parametrize(
     ("table", "limits", "text"),
     [
-        (cycle(37), Limits(), "36 swaps of 37 points"),
+        (cycle(37), AutomatonLimits(), "36 swaps of 37 points"),
         (
             Table(tuple(((q + 1) % 13, 0) for q in range(13))),
-            Limits(),
+            AutomatonLimits(),
             "states, some of which it merges",
         ),
-        (FULL_T4, Limits(layers=8), "9 layers for 3 levels, and at most 8"),
-        (FULL_T4, Limits(units=100), "table units"),
-        (FULL_T4, Limits(chains=10), "chains"),
+        (FULL_T4, AutomatonLimits(layers=8), "9 layers for 3 levels, and at most 8"),
+        (FULL_T4, AutomatonLimits(units=100), "table units"),
+        (FULL_T4, AutomatonLimits(chains=10), "chains"),
     ],
 )
-def test_only_size_is_refused(table: Table, limits: Limits, text: str) -> None:
+def test_only_size_is_refused(table: Table, limits: AutomatonLimits, text: str) -> None:
     with pytest.raises(TooLargeError, match=text) as caught:
         plan_of(table, limits)
     assert caught.value.letter is not None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lsrl.automata.actions import MOST_ELEMENTS, Action, faithful
 from lsrl.automata.levels import Levels, levels_of
-from lsrl.automata.limits import Limits, TooLargeError, check
+from lsrl.automata.limits import TooLargeError, check
 from lsrl.automata.permutations import (
     Permutation,
     composed,
@@ -16,6 +16,7 @@ from lsrl.automata.permutations import (
 )
 from lsrl.automata.phases import Phases, moved_by, phases_of
 from lsrl.automata.tables import Table
+from lsrl.options import AutomatonLimits
 
 # How the state is told: by one point, by a point of each action, or by all points of all actions.
 Reading = Literal["point", "points", "element"]
@@ -105,7 +106,7 @@ class Tracks:
 Plan = Tracks | Levels
 
 
-def plan_of(table: Table, limits: Limits) -> Plan:
+def plan_of(table: Table, limits: AutomatonLimits) -> Plan:
     """The construction of least depth for a minimal automaton.
 
     Raises:
