@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +28,20 @@ from lsrl.target import Capabilities
 TAPS = 4  # the width of both targets' convolutions
 # What sums of float32 hold exactly, in steps of their grid.
 LARGEST_SUM = 2.0**24
-Mode = Literal["pass", "sum", "hold"]
+Mode = Literal["pass", "sum", "hold", "swap"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a state of several cells is written, and where it is read.
+
+    Attributes:
+      keys: a {0,1} row a cell: 1 where something is written.
+      queries: a row a cell: what is read of it.
+    """
+
+    keys: tuple[AtomRow, ...]
+    queries: tuple[AtomRow, ...]
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,14 @@ class Channel:
       row: what the branch reads of the stream.
       taps: weights of the row now, and 1, 2 and 3 tokens ago.
       offset: added after the taps, at every token.
-      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; or "hold" the x of
-        the last token at which `flag` was 1.
-      factor: of a sum, 0 < factor <= 1.
+      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; "hold" the x of
+        the last token at which `flag` was 1; or "swap", what an item on the points of `head` reads
+        at the start less what it reads now.
+      factor: of a sum, -1 <= factor <= 1.
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
+      switch: of a hold of a target that reads flags off the stream: a {0,1} row, and no `flag`.
       gate: multiplies the scanned value by relu(gate); None for an open gate.
+      head: the cells of a state that has several.
       owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
     """
 
@@ -52,8 +69,15 @@ class Channel:
     mode: Mode = "pass"
     factor: float = 1.0
     flag: "Terms" = ()
+    switch: AtomRow | None = None
     gate: AtomRow | None = None
+    head: Head | None = None
     owner: Atom | None = None
+
+    @property
+    def rows(self) -> tuple[AtomRow, ...]:
+        """All that is read off the stream."""
+        return tuple(r for r in (self.row, self.gate, self.switch) if r is not None)
 
 
 # A sum over channels; its weights stay rationals until they are the network's.
@@ -94,6 +118,9 @@ class Packer(ABC):
       made: by atom, what `place` decided.
     """
 
+    # Whether what switches a hold is read off the stream, and so is made a site earlier at least;
+    # otherwise it is a sum over channels of the hold's own site.
+    stream_flags: ClassVar[bool] = False
     # The kinds of sites that follow each other, again and again.
     kinds: ClassVar[tuple[SiteKind, ...]]
     # By op what places its atoms: of the packer, the op, the atom and the operands' rows.
@@ -208,19 +235,29 @@ class Packer(ABC):
                 return site, terms
             site = self.at_least(site + 1, kind)
 
+    def behind(
+        self, value: AtomRow, read: AtomRow, kind: SiteKind, before: int
+    ) -> tuple[int, dict[Channel, int | Fraction]]:
+        """The first site at which a stage can read a value, and another row off the stream."""
+        site, (terms,) = self.scanned([value], kind, before)
+        if site <= self.last(read):
+            site = self.at_least(self.last(read) + 1, kind)
+            terms = self.express(value, site, before) or {}
+        return site, terms
+
     def held(self, value: AtomRow, when: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value as it was at the last token at which a {0,1} row was 1."""
-        site, (terms, flags) = self.scanned([value, when], kind, stage)
-        flag = terms_of(flags)
-        made = ((replace(channel, mode="hold", flag=flag), w) for channel, w in terms.items())
-        return Made(site, stage, tuple(made))
+        if self.stream_flags:
+            site, terms = self.behind(value, when, kind, stage)
+            hold = partial(replace, mode="hold", switch=when)
+        else:
+            site, (terms, flags) = self.scanned([value, when], kind, stage)
+            hold = partial(replace, mode="hold", flag=terms_of(flags))
+        return Made(site, stage, tuple((hold(channel), w) for channel, w in terms.items()))
 
     def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value times a gate that is read off what earlier sites made."""
-        site, (terms,) = self.scanned([value], kind, stage)
-        if site <= self.last(gate):
-            site = self.at_least(self.last(gate) + 1, kind)
-            terms = self.express(value, site, stage) or {}
+        site, terms = self.behind(value, gate, kind, stage)
         made = (
             (replace(channel, gate=part), weight * sign)
             for part, sign in self.signed(gate)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
+from lsrl.passes.alternate import alternate_sums
 from lsrl.passes.affine import fuse_affine, split_rows
 from lsrl.passes.automata import AutomatonPass, holds_automata
 from lsrl.passes.comparison import lower_relus, lower_steps
@@ -123,6 +124,8 @@ class Pipeline:
             graph = self.run("automata", graph, self.automata)
         if target.diagonal:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
+        if target.alternating:
+            graph = self.run("alternate sums", graph, alternate_sums)
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))
         graph = self.run("lower selects", graph, lambda g: lower_selects(g, target, robust))
         graph = self.run("lower steps", graph, lambda g: lower_steps(g, target, robust))
