@@ -8,18 +8,18 @@ As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et a
 
 SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
 1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0 and β = 1,
-so that it holds v; a hold has β = 0 but for its flag; with β = 1 - a it is a sum of factor a, and at
-β = 2 one whose sign turns at every token. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1,
-and β = 2, which maps f_i to -f_j and f_j to -f_i. Keys come a token late, so the state is read ahead
-of the swap; and since S is 0 at first, it is the difference to where the items began.
+so that it holds v; a hold has β = 0 but for its flag; β = 1 - a makes it a sum of factor a, which
+turns its sign at every token at β = 2. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
+β = 2, which maps f_i to -f_j and f_j to -f_i. Its keys come a token late, so the state is read
+ahead of the swap; and since S is 0 at first, it is the difference to where the items began.
 
 The last column of each head is a constant, by which its norm divides whatever else is in it.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -28,17 +28,26 @@ from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import BEFORE, DELTA, DeltaNetPacker
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
-from lsrl.backends.residual.rows import ONE, AtomRow
+from lsrl.backends.residual.rows import ONE, AtomRow, Hull
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import InnerNorm, Scales
-from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
+from lsrl.backends.residual.target import (
+    Drives,
+    Lowered,
+    ResidualBackend,
+    Spectrum,
+    in_float32,
+    sigmoid,
+)
 from lsrl.errors import LsrlError
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
 # What a norm of a head divides by: far above what heads hold of whole numbers, and float32 still
 # holds the sum of its squares.
 INNER = 2.0**56
+# What continuous values of at most 1 are multiplied by.
+SHARPEST = 2.0**40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
 NOW = (1.0, 0.0, 0.0, 0.0)
@@ -183,7 +192,14 @@ class DeltaNet(ResidualBackend):
     )
     packer: ClassVar[type[Packer]] = DeltaNetPacker
     network: ClassVar[type[ResidualNetwork]] = DeltaNetNetwork
-    capabilities: ClassVar[Capabilities] = DeltaNetPacker.capabilities()
+    capabilities: ClassVar[Capabilities] = replace(DeltaNetPacker.capabilities(), alternating=True)
+    spectrum: ClassVar[Spectrum] = Spectrum(
+        -1.0,
+        1.0,
+        "a delta rule has the eigenvalues 1 and 1 - β, from -1 to 1 (Grazzi et al. 2025)",
+        "a token's transition I - β k kᵀ is symmetric, so it has no complex eigenvalues: rotations "
+        "take two reflections a token (Grazzi et al. 2025; Siems et al. 2025)",
+    )
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on. Sigmoids are 1
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
@@ -192,6 +208,12 @@ class DeltaNet(ResidualBackend):
     def activation(value: float) -> float:
         """SiLU."""
         return value * sigmoid(value)
+
+    @staticmethod
+    def sharpness(hull: Hull) -> float:
+        """So that the largest values are little beside INNER; those without bounds need not be."""
+        size = max(1.0, -hull.low, hull.high)
+        return SHARPEST / (power_of_two_above(size) if size < SHARPEST else 1.0)
 
     def inner_width(self, stream: Stream) -> int:
         """Heads and units are counted apart."""
@@ -235,12 +257,14 @@ class DeltaNet(ResidualBackend):
         """A head of a column beside its constant, and a unit."""
         return _shapes(width, Shape(1, 1, 4, 1))
 
-    def memory(self, lowered: Lowered, site: Site, index: int) -> int | None:
-        """The entry of the state that a column is, where it is one."""
+    def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
+        """The first coordinate of a column, where rows write no others."""
         shape = shape_of(lowered.stream)
         for number, place in enumerate(places_of(site, shape.values)):
             if index in place.channels and place.key.head is None:
-                return number * shape.keys * shape.values + place.channels.index(index)
+                read = self.inner_scale(lowered, site.channels[index]) * np.sqrt(shape.keys)
+                start = number * shape.keys * shape.values
+                return start + place.channels.index(index), 1 / read
         return None
 
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
@@ -280,9 +304,9 @@ def places_of(site: Site, width: int) -> list[Place]:
     for index, channel in enumerate(site.channels):
         together[HeadKey.of(channel)].append(index)
     return [
-        Place(key, tuple(part))
+        Place(key, tuple(channels[start : start + width - 1]))
         for key, channels in together.items()
-        for part in itertools.batched(channels, width - 1)
+        for start in range(0, len(channels), width - 1)
     ]
 
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
-from lsrl.backends.residual.mamba_packer import tapped
 from lsrl.backends.residual.packer import (
     TAPS,
     Channel,
@@ -63,8 +62,9 @@ class DeltaNetPacker(Packer):
     def _relu(self, _op: Relu, _: Atom, row: AtomRow) -> Made:
         last = self.last(row)
         if last >= 0 and self.kinds[last % len(self.kinds)] is DELTA:
-            found = tapped(self, row, last)
-            if found is not None:
+            found = self.tapped(row, last)
+            # There is no bias that a column could add.
+            if found is not None and not found.offset:
                 return Made(last, RECTIFIED, ((found, 1),))
         site = last + 1
         if self.at_least(site, MLP) == site:
@@ -109,9 +109,7 @@ class DeltaNetPacker(Packer):
         (inner,) = self.reads(node, channel)
         return inner, Fraction(weight)
 
-    def _multiplied(
-        self, value: AtomRow, gates: list[tuple[AtomRow, int | Fraction]]
-    ) -> Made:
+    def _multiplied(self, value: AtomRow, gates: list[tuple[AtomRow, int | Fraction]]) -> Made:
         """In the MLP."""
         last = self.last(value, *(gate for gate, _ in gates))
         terms = ((Channel(part, gate=value), weight) for part, weight in gates)

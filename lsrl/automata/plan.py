@@ -113,23 +113,23 @@ def plan_of(table: Table, limits: AutomatonLimits) -> Plan:
       TooLargeError: it is beyond a limit.
     """
     merging = [a for a, images in enumerate(table.images) if not is_permutation(images)]
-    if not merging:
-        check(table.states, limits.permuted, "states that its letters permute")
-        plan: Plan = _tracks_of(table)
-        blame = max(range(table.letters), key=lambda a: swap_count(table.images[a]))
-        track = plan.tracks[0]
-        points = track.action.size
-        most = f"layers for {track.action.swaps} swaps of {points} points"
-    else:
-        blame = merging[0]
-        check(table.states, limits.states, "states, some of which it merges", blame)
+    plan: Plan
+    if merging:
+        letter = merging[0]
+        check(table.states, limits.states, "states, some of which it merges", letter)
         try:
             plan = levels_of(table, limits)
         except TooLargeError as error:
-            raise TooLargeError(f"{error}", blame) from None
-        most = f"layers for {len(plan.levels)} levels"
-    check(plan.layers, limits.layers, most, blame)
-    check(plan.units, limits.units, "table units", blame)
+            raise TooLargeError(f"{error}", letter) from None
+        what = f"{len(plan.levels)} levels"
+    else:
+        letter = max(range(table.letters), key=lambda a: swap_count(table.images[a]))
+        check(table.states, limits.permuted, "states that its letters permute", letter)
+        plan = _tracks_of(table)
+        action = max(plan.tracks, key=lambda track: track.layers).action
+        what = f"{action.swaps} swaps of {action.size} points"
+    check(plan.layers, limits.layers, f"layers for {what}", letter)
+    check(plan.units, limits.units, "table units", letter)
     return plan
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Constant, LinearState, Product
+from lsrl.ir.ops import Bound, Constant, LinearState, Product
 from lsrl.passes.affine import emit_affine
 
 
@@ -46,7 +46,8 @@ def alternate_sums(graph: Graph) -> Graph:
 def _alternating(builder: GraphBuilder, update: int, width: int) -> int:
     """A running sum of the update."""
     one = builder.add(Constant((1.0,)))
-    clock = _state(builder, np.array([-1.0]), one)
+    begun = _state(builder, np.array([-1.0]), one)
+    clock = builder.add(Bound((0.0,), (1.0,), proven=True), begun)
     turning = np.ones((width, 1))
     sign = emit_affine(builder, {clock: Matrix(2.0 * turning)}, -np.ones(width))
     turned = builder.add(Product(), sign, update)

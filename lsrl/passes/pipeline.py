@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
-from lsrl.passes.alternate import alternate_sums
 from lsrl.passes.affine import fuse_affine, split_rows
+from lsrl.passes.alternate import alternate_sums
 from lsrl.passes.automata import AutomatonPass, holds_automata
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
 from lsrl.passes.fold import fold_tables
 from lsrl.passes.logic import flatten_conjunctions, flatten_relus
-from lsrl.passes.memory import drop_bounds, lower_memory
+from lsrl.passes.memory import drop_told, lower_memory
 from lsrl.passes.select import lower_selects
 from lsrl.target import Capabilities
 
@@ -119,7 +119,7 @@ class Pipeline:
 
     def legalise(self, graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
         """Write a graph in the target's native ops; `robust` as for `lsrl.compile`."""
-        graph = self.run("drop bounds", graph, drop_bounds)
+        graph = self.run("drop bounds", graph, lambda g: drop_told(g, target))
         if holds_automata(target):
             graph = self.run("automata", graph, self.automata)
         if target.diagonal:
