@@ -12,7 +12,7 @@ from lsrl.passes.automata import AutomatonPass, holds_automata
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
-from lsrl.passes.fold import fold_tables
+from lsrl.passes.fold import fold_tables, share_tables
 from lsrl.passes.logic import flatten_conjunctions, flatten_relus
 from lsrl.passes.memory import drop_told, lower_memory
 from lsrl.passes.select import lower_selects
@@ -137,6 +137,8 @@ class Pipeline:
             graph = self.simplify(graph)
         if Relu not in target.native:
             graph = self.simplify(self.run("lower relus", graph, lambda g: lower_relus(g, target)))
+        if holds_automata(target):
+            graph = self.run("share tables", graph, share_tables)
         return self.run("split rows", graph, split_rows)
 
 
