@@ -23,7 +23,7 @@ from lsrl.backends.residual.packer import (
     Terms,
 )
 from lsrl.backends.residual.rows import ONE, Atom, AtomRow, factor_of
-from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu, SwapState
+from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Recall, Relu, SwapState
 
 DELTA = SiteKind("delta", relu_branch=True, relu_gate=True)
 MLP = SiteKind("mlp", relu_branch=True, relu_gate=False)
@@ -40,15 +40,22 @@ class DeltaNetPacker(Packer):
     stream_flags: ClassVar[bool] = True
 
     def reads(self, node: int, channel: int) -> list[AtomRow]:
-        """The rows of an atom's operands; of items on points, those of all points."""
+        """The rows of an atom's operands; where these write and read cells, those of all cells."""
         this = self.graph.nodes[node]
-        if not isinstance(this.op, SwapState):
+        if isinstance(this.op, SwapState):
+            whole = this.operands
+        elif isinstance(this.op, Recall):
+            whole = this.operands[::2]
+        else:
             return super().reads(node, channel)
-        return [
-            self.affines.row(operand, point)
-            for operand in this.operands
-            for point in range(this.op.points)
+        cells = [
+            self.affines.row(operand, cell)
+            for operand in whole
+            for cell in range(self.graph.nodes[operand].width)
         ]
+        if isinstance(this.op, SwapState):
+            return cells
+        return [self.affines.row(this.operands[1], channel), *cells]
 
     def passing(self, row: AtomRow) -> Terms:
         """One column for each sign that the row can have."""
@@ -87,6 +94,13 @@ class DeltaNetPacker(Packer):
         own = Channel(swaps[atom[1]], BEFORE, mode="swap", head=Head(swaps, reads))
         return Made(site, SCANNED, ((own, -1), *self.passing(reads[atom[1]])))
 
+    def _recall(self, _op: Recall, _: Atom, value: AtomRow, *rows: AtomRow) -> Made:
+        half = len(rows) // 2
+        head = Head(rows[:half], rows[half:])
+        site, terms = self.behind(value, rows, DELTA, SCANNED)
+        made = ((replace(channel, mode="recall", head=head), w) for channel, w in terms.items())
+        return Made(site, SCANNED, tuple(made))
+
     def _product(self, _op: Product, atom: Atom, left: AtomRow, right: AtomRow) -> Made:
         options = []
         for value, gate in ((left, right), (right, left)):
@@ -122,4 +136,5 @@ class DeltaNetPacker(Packer):
         Hold: _hold,
         Product: _product,
         SwapState: _swap,
+        Recall: _recall,
     }

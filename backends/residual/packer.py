@@ -28,7 +28,7 @@ from lsrl.target import Capabilities
 TAPS = 4  # the width of both targets' convolutions
 # What sums of float32 hold exactly, in steps of their grid.
 LARGEST_SUM = 2.0**24
-Mode = Literal["pass", "sum", "hold", "swap"]
+Mode = Literal["pass", "sum", "hold", "swap", "recall"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Channel:
       taps: weights of the row now, and 1, 2 and 3 tokens ago.
       offset: added after the taps, at every token.
       mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; "hold" the x of
-        the last token at which `flag` was 1; or "swap", what an item on the points of `head` reads
-        at the start less what it reads now.
+        the last token at which `flag` was 1; "swap", what an item on the points of `head` reads at
+        the start less what it reads now; or "recall", the x that a cell of `head` was written with.
       factor: of a sum, -1 <= factor <= 1.
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
       switch: of a hold of a target that reads flags off the stream: a {0,1} row, and no `flag`.
@@ -237,19 +237,19 @@ class Packer(ABC):
             site = self.at_least(site + 1, kind)
 
     def behind(
-        self, value: AtomRow, read: AtomRow, kind: SiteKind, before: int
+        self, value: AtomRow, read: Sequence[AtomRow], kind: SiteKind, before: int
     ) -> tuple[int, dict[Channel, int | Fraction]]:
-        """The first site at which a stage can read a value, and another row off the stream."""
+        """The first site at which a stage can read a value, and other rows off the stream."""
         site, (terms,) = self.scanned([value], kind, before)
-        if site <= self.last(read):
-            site = self.at_least(self.last(read) + 1, kind)
+        if site <= self.last(*read):
+            site = self.at_least(self.last(*read) + 1, kind)
             terms = self.express(value, site, before) or {}
         return site, terms
 
     def held(self, value: AtomRow, when: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value as it was at the last token at which a {0,1} row was 1."""
         if self.stream_flags:
-            site, terms = self.behind(value, when, kind, stage)
+            site, terms = self.behind(value, [when], kind, stage)
             hold = partial(replace, mode="hold", switch=when)
         else:
             site, (terms, flags) = self.scanned([value, when], kind, stage)
@@ -258,7 +258,7 @@ class Packer(ABC):
 
     def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value times a gate that is read off what earlier sites made."""
-        site, terms = self.behind(value, gate, kind, stage)
+        site, terms = self.behind(value, [gate], kind, stage)
         made = (
             (replace(channel, gate=part), weight * sign)
             for part, sign in self.signed(gate)
