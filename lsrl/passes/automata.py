@@ -17,7 +17,7 @@ from lsrl.automata.tables import Table, letter_classes, minimised, recovered
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, SwapState, ThresholdState
+from lsrl.ir.ops import Affine, Recall, SwapState, ThresholdState
 from lsrl.options import AUTOMATA, AutomatonLimits
 from lsrl.passes.affine import Terms, emit_affine, plus
 from lsrl.passes.letters import Letters, indicators, letters_of
@@ -155,7 +155,7 @@ class AutomatonPass:
 
 def holds_automata(target: Capabilities) -> bool:
     """Whether a target takes threshold states as swaps."""
-    return SwapState in target.native and ThresholdState not in target.native
+    return {SwapState, Recall} <= target.native and ThresholdState not in target.native
 
 
 def _matrices(builder: GraphBuilder, rows: list[Row]) -> tuple[Terms, Array]:
