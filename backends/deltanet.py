@@ -25,7 +25,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
-from lsrl.backends.residual.deltanet_packer import BEFORE, DELTA, DeltaNetPacker
+from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
 from lsrl.backends.residual.rows import ONE, AtomRow, Hull
@@ -50,7 +50,6 @@ INNER = 2.0**56
 SHARPEST = 2.0**40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
-NOW = (1.0, 0.0, 0.0, 0.0)
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
 # The gate of a state that forgets nothing, but by its keys.
@@ -363,9 +362,10 @@ class _Heads:
                 self._coordinate("q", head, 0, ONE, 1.0, NOW)
                 self._coordinate("k", head, 0, ONE, 1.0, NOW)
             else:
-                for name, rows in (("k", key.head.keys), ("q", key.head.queries)):
-                    for place, row in enumerate(rows):
-                        self._coordinate(name, head, place, row, 1.0, NOW)
+                for place, row in enumerate(key.head.keys):
+                    self._coordinate("k", head, place, row, 1.0, key.head.taps)
+                for place, row in enumerate(key.head.queries):
+                    self._coordinate("q", head, place, row, 1.0, NOW)
             taps = NOW
             if key.mode == "sum":
                 # β = 1 - a, and the constant stands from the first token on.
@@ -392,7 +392,7 @@ class _Heads:
         for point, (swap, read) in enumerate(zip(rows.keys, rows.queries, strict=True)):
             self._coordinate("q", head, 2 * point, read, 1.0, NOW)
             for side in range(2):
-                self._coordinate("k", head, 2 * point + side, swap, 1.0, BEFORE)
+                self._coordinate("k", head, 2 * point + side, swap, 1.0, rows.taps)
         rest = 2 * len(rows.keys)
         self._coordinate("k", head, rest, ONE, 1.0, PULSE)
         for place, value in enumerate((points.constant, *points.fills)):
