@@ -17,6 +17,7 @@ from lsrl.ir.ops import (
     Hold,
     Op,
     Product,
+    Recall,
     RecurrentState,
     SelectiveState,
     SwapState,
@@ -71,6 +72,10 @@ REASONS: dict[type[Op], str] = {
         "any fixed depth unless TC0 = NC1 (Merrill et al. 2024); deltanet holds it, and rnn, lstm "
         "and gru hold the same automaton as a lsrl.threshold_state, as "
         "lsrl.programs.permutations writes it"
+    ),
+    Recall: (
+        "a recall reads an associative state, which this cell has not; what lsrl.memory reads, "
+        "every target makes of what it has"
     ),
 }
 

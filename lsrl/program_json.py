@@ -233,6 +233,12 @@ def _wrong(op: ops.Op, operands: list[Facts]) -> FieldError | None:
         low > high for low, high in zip(op.low, op.high, strict=False)
     ):
         return FieldError("low that does not exceed high", shown(op.low), "fields.low")
+    if (
+        isinstance(op, ops.Recall)
+        and operands
+        and not (operands[0].one_hot and operands[-1].one_hot)
+    ):
+        return FieldError("at most one cell", f"{operands[0]}", "operands")
     if isinstance(op, ops.ThresholdState) and not {0.0, 1.0} >= set(op.initial):
         return FieldError("zeros and ones", shown(op.initial), "fields.initial")
     return None

@@ -117,8 +117,9 @@ class StreamCircuit(CircuitBuilder):
                 if tap:
                     scaled = [(source, weight * tap * factor) for source, factor in terms]
                     self.add_edges(target, scaled, "lag" if lag else "same step", lag)
-            if channel.gate is not None:
-                self.add_edges(target, self._read(channel.gate), "gate")
+            for opening in (channel.gate, channel.switch):
+                if opening is not None:
+                    self.add_edges(target, self._read(opening), "gate")
             for flag, factor in channel.flag:
                 read = [(source, float(factor) * w) for source, w in self._read(flag.row)]
                 self.add_edges(target, read, "gate")

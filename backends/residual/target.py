@@ -19,7 +19,7 @@ from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
-from lsrl.backends.residual.tables import Scales, StreamTables, tables
+from lsrl.backends.residual.tables import InnerNorm, Scales, StreamTables, tables
 from lsrl.certificate import Analyse, check_range, out_of_range, place_of
 from lsrl.circuit import Circuit
 from lsrl.ir.bounds import Facts
@@ -87,7 +87,8 @@ class ResidualBackend(Backend[Stream]):
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Analyse[ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
-        found = tables(schedule, partial(self.scales, self.lowered(schedule)))
+        lowered = self.lowered(schedule)
+        found = tables(schedule, partial(self.scales, lowered), partial(self.inner_norms, lowered))
         _check_channels(schedule, numerics, found)
         return partial(ResidualAnalysis, schedule, numerics, found)
 
@@ -182,7 +183,12 @@ class ResidualBackend(Backend[Stream]):
             lowered.scale(channel.row),
             self.inner_scale(lowered, channel),
             lowered.opened() if gate is None else lowered.scale(gate),
+            2 * self.drives.switched,
         )
+
+    def inner_norms(self, lowered: "Lowered", site: Site) -> tuple[InnerNorm, ...]:
+        """The norms that what is in a site's channels goes through: none, but for the stream's."""
+        return ()
 
     @abstractmethod
     def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -316,11 +322,15 @@ def _check_channels(stream: Stream, numerics: Numerics, found: StreamTables) -> 
             where = place_of(graph, stream.signals[place - 1].node, layer)
             for index, weight in terms:
                 channel = table.site.channels[index]
-                branch, scanned, gate = scaled[index]
+                branch, scanned, gate, switch = scaled[index]
                 check_range(numerics, where, np.array([weight]) / scanned / gate)
-                read = [branch * weight for weight in stream.read(channel.row).values()]
-                if channel.gate is not None:
-                    read += [gate * weight for weight in stream.read(channel.gate).values()]
+                rows = (channel.row, branch), (channel.gate, gate), (channel.switch, switch)
+                read = [
+                    by * weight
+                    for row, by in rows
+                    if row is not None
+                    for weight in stream.read(row).values()
+                ]
                 check_range(numerics, where, np.array(read))
     for row in stream.output:
         weights = np.array([*stream.read(row).values()])

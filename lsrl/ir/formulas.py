@@ -62,7 +62,7 @@ class Formulas:
                 return " · ".join(inside)
             case ops.Step():
                 return f"[{read[0]} ≥ 0]"
-            case ops.Bound():
+            case ops.Bound() | ops.Read():
                 return read[0]
             case ops.Delay():
                 return f"{inside[0]}[t−{op.steps}]"
@@ -77,6 +77,9 @@ class Formulas:
             case ops.SwapState():
                 swap, points = (self.read(i) for i in self.graph.nodes[node].operands)
                 return f"±{bracketed(points)}[place of {row}; swaps {swap}]"
+            case ops.Recall():
+                written, value, wanted = map(self.read, self.graph.nodes[node].operands)
+                return f"{bracketed(value)}[{row}; last {written} = {wanted}]"
         return f"{op.name}({', '.join(read)})"
 
     def read_by(self, node: int, row: int) -> set[int]:
@@ -114,10 +117,11 @@ class Formulas:
     def _operands(self, node: int, row: int) -> Iterator[Atom]:
         """The elements that one element is made of."""
         this = self.graph.nodes[node]
-        for operand in this.operands:
+        # A read is its words; which of its points or cells a state tells of may be any.
+        for operand in this.operands[-1:] if isinstance(this.op, ops.Read) else this.operands:
             width = self.graph.nodes[operand].width
-            if isinstance(this.op, ops.SwapState):  # an item's point may be any
-                yield from ((operand, point) for point in range(width))
+            if isinstance(this.op, ops.SwapState | ops.Recall):
+                yield from ((operand, other) for other in range(width))
             else:
                 yield operand, row if row < width else 0
 
