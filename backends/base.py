@@ -9,6 +9,7 @@ from lsrl.backends.anatomy import Hooks, StackCircuit
 from lsrl.certificate import Analyse, Analysis
 from lsrl.circuit import Circuit
 from lsrl.errors import InputError, LsrlError, PrecisionError
+from lsrl.golden import GoldenState
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targe
 Plan = TypeVar("Plan", bound=Layout)
 # Writes a model to a path: from path, network, schedule and `ExportRequest`.
 Exporter = Callable[..., None]
+# Tells a model's cache: from network, schedule, `ExportRequest`, inputs and number of tokens.
+Recorder = Callable[..., GoldenState]
 
 # A value takes the place of another one in these.
 OVERWRITING = frozenset({SelectiveState, Hold})
@@ -251,6 +254,17 @@ class Backend(ABC, Generic[Plan]):
     def exporters(self) -> Mapping[str, Exporter]:
         """What writes models of this target for other frameworks, by the format's name."""
         return {}
+
+    def recorder(self) -> Recorder:
+        """What tells the golden states of this target's models.
+
+        Raises:
+          InputError: the target has none.
+        """
+        raise InputError(
+            f"export_state: target {self.name!r} has no class of transformers that keeps a cache; "
+            "compile for mamba or griffin, or keep this one's state by model.save_state"
+        )
 
     def softened(self, size: float) -> "Backend[Plan] | None":
         """The target with pre-activations of ±size, where activations are only nearly exact.

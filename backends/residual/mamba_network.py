@@ -82,6 +82,10 @@ class MambaNetwork(ResidualNetwork):
     gain_offset: ClassVar[float] = 0.0
     sites: ClassVar[int] = 1
     writes: ClassVar[tuple[tuple[str, ...], ...]] = (("mixer.out_proj.weight",),)
+    cached: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "conv_states.0": ("conv", True),
+        "recurrent_states.0": ("ssm", False),
+    }
     block = staticmethod(mamba_block)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -129,9 +129,14 @@ def moved_circuit(circuit: Circuit, legend: Legend, moves: Mapping[str, Move]) -
         held, held_weights = np.zeros(0, int), np.zeros(0)
         if channel.memory:
             inner = memory[channel.layer]
-            unit, entry = np.divmod(channel.memory, legend.spaces[inner].entries)
-            unit = places[inner][unit]
-            held = unit * legend.spaces[inner].entries + entry
+            space = legend.spaces[inner]
+            names = (inner, *space.within)
+            shape = [space.entries] if not space.within else []
+            shape = [space.size, *(legend.spaces[name].size for name in space.within), *shape]
+            axes = list(np.unravel_index(channel.memory, shape))
+            for axis, name in enumerate(names):
+                axes[axis] = places[name][axes[axis]]
+            unit, held = axes[0], np.ravel_multi_index(axes, shape)
             held_weights = np.array(channel.memory_weights) / found[inner].scale[unit]
         return replace(
             channel,
