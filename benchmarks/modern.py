@@ -113,7 +113,7 @@ def unlimited(target: str) -> Iterator[Case]:
         ),
         *((label, "dfa", {"table": table}) for label, table in automata.items()),
         ("state_recall of 5", "state_recall", {"n": 5, "values": 20}),
-        ("recall of 1,024 keys", "recall_overwriting", {"keys": 1024, "values": 64}),
+        ("recall of 1,024 keys", "key_value_store", {"keys": 1024, "values": 64}),
     ]
     for label, name, settings in named:
         yield Case(target, "", label, library[name], {**settings, "max_length": None})
