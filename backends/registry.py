@@ -18,6 +18,7 @@ _MODULES = {
     "gru": "lsrl.backends.gru",
     "mamba": "lsrl.backends.mamba",
     "griffin": "lsrl.backends.griffin",
+    "deltanet": "lsrl.backends.deltanet",
 }
 _ALIASES: dict[str, str] = {"hawk": "griffin"}
 # The targets that an activation chooses between.

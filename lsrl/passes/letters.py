@@ -97,7 +97,7 @@ def letters_of(builder: GraphBuilder, update: int, most: int) -> Letters:
             f"{len(order):,} different updates, and at most {most:,} are told apart"
         )
     number = {own: place for place, own in enumerate(order)}
-    return Letters(sources, symbols, different[order], [number[own] for own in letter.ravel()])
+    return Letters(sources, symbols, different[order], [number[own] for own in letter.ravel().tolist()])
 
 
 def _sources(builder: GraphBuilder, update: int, deep: bool) -> tuple[Source, ...] | None:
