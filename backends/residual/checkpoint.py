@@ -136,7 +136,7 @@ def _with_head(
         "id2label": {str(row): answer for row, answer in enumerate(answers)},
         "label2id": {answer: row for row, answer in enumerate(answers)},
         "lsrl": {
-            **_about(request, network, None if altered else stream),
+            **_about(kind, request, network, None if altered else stream),
             "inputs": vocabulary.inputs,
             "outputs": vocabulary.outputs,
             "unknown": vocabulary.unknown,
@@ -174,7 +174,7 @@ def _without_head(
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
-        "lsrl": {**_about(request, network, None), **types_of(request.program, made)},
+        "lsrl": {**_about(kind, request, network, None), **types_of(request.program, made)},
     }
     arrays, maps = without_prefix(kind.parameters(network, made.arrays)), made.maps
     card = headless_card(kind, network, {**arrays, **maps}, example(request.program, made), request)
@@ -207,7 +207,9 @@ def _config(
     }
 
 
-def _about(request: ExportRequest, network: ResidualNetwork, stream: Stream | None) -> Config:
+def _about(
+    kind: CheckpointKind, request: ExportRequest, network: ResidualNetwork, stream: Stream | None
+) -> Config:
     """What the configuration says of the program; without a layout the circuit has the labels."""
     program = request.program
     return {
@@ -217,6 +219,7 @@ def _about(request: ExportRequest, network: ResidualNetwork, stream: Stream | No
         "program": program.name,
         "target": request.target,
         "layers": network.depth,
+        "continues": kind.continues,
         "altered": request.alteration and request.alteration.splitlines()[0],
         "max_length": program.max_length,
         **({"circuit": CIRCUIT} if stream is None else {"labels": stream.labels()}),

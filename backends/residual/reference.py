@@ -29,10 +29,11 @@ class CheckpointKind(NamedTuple):
       headless: the same class without its head.
       model_type: the name of its configuration.
       hooks: where it holds what the layers of a circuit are, in words.
-      cache: how to go on from its cache, and what can't, in words.
+      continues: whether several tokens at once go on from its cache, as one does in every class.
       further: what its configuration says besides what all say, of a network, its arrays, and how
         many symbols it tells apart.
       more: what it has beside the network, and what stands there, in words; may be empty.
+      lacks: what else it can't do, in words; may be empty.
       parameters: its own, of a network and its arrays, which have the names of the target's first
         class. Raises an InputError for a network that it can't be.
     """
@@ -42,9 +43,10 @@ class CheckpointKind(NamedTuple):
     headless: str
     model_type: str
     hooks: str
-    cache: str
+    continues: bool
     further: Callable[[ResidualNetwork, Arrays, int], Config]
     more: str = ""
+    lacks: str = ""
     parameters: Callable[[ResidualNetwork, Arrays], Arrays] = _as_they_are
 
 
