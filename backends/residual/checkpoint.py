@@ -47,7 +47,7 @@ from lsrl.backends.residual.vocabulary import (
     tokenizer_files,
     vocabulary_of,
 )
-from lsrl.errors import FormatError, InputError, PrecisionError
+from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.folders import replace_folder
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -84,14 +84,21 @@ def write(
       request: of which model.
 
     Raises:
-      InputError: the target has no such class, or it can't be this network. There is no head to
-        tie, or none fits this network, or the tokenizers library is missing.
+      InputError: the target has no such class. There is no head to tie, or none fits this network,
+        or the tokenizers library is missing.
+      UnsupportedOpError: the class can't be this network.
       PrecisionError: float32 can't tell the logits of so many symbols apart exactly, or a layer has
         to be added to a network whose parameters were replaced.
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
     kind = chosen(kinds, request.architecture, request.target)
+    refusal = kind.refusal(stream, request)
+    if refusal is not None:
+        raise UnsupportedOpError(
+            f"export: {request.program.name!r} as {kind.name!r}: {refusal}; export it as "
+            f"{kinds[0].name!r}"
+        )
     network, vocabulary = network.as_reference(), vocabulary_of(request.program)
     if request.headless or vocabulary is None:
         files = _without_head(kind, network, request)

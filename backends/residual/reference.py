@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl import arguments
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.stream import Stream
 from lsrl.ir.numbers import Array
 
 Config = dict[str, object]
@@ -18,6 +20,10 @@ TRIED = "transformers 5.24.0 and torch 2.13.0"
 
 def _as_they_are(network: ResidualNetwork, arrays: Arrays) -> Arrays:
     return arrays
+
+
+def _never(stream: Stream, request: ExportRequest) -> str | None:
+    return None
 
 
 class CheckpointKind(NamedTuple):
@@ -35,7 +41,8 @@ class CheckpointKind(NamedTuple):
       more: what it has beside the network, and what stands there, in words; may be empty.
       lacks: what else it can't do, in words; may be empty.
       parameters: its own, of a network and its arrays, which have the names of the target's first
-        class. Raises an InputError for a network that it can't be.
+        class. Raises a PrecisionError where float32 lacks a number that the class stores.
+      refusal: why it can't be a layout's network, or None if it can.
     """
 
     name: str
@@ -48,6 +55,7 @@ class CheckpointKind(NamedTuple):
     more: str = ""
     lacks: str = ""
     parameters: Callable[[ResidualNetwork, Arrays], Arrays] = _as_they_are
+    refusal: Callable[[Stream, ExportRequest], str | None] = _never
 
 
 def chosen(kinds: Sequence[CheckpointKind], name: str | None, target: str) -> CheckpointKind:
