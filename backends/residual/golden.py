@@ -13,11 +13,15 @@ from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.packer import Channel, SiteKind
 from lsrl.backends.residual.rows import Atom, AtomRow
 from lsrl.backends.residual.stream import Site, Stream
-from lsrl.golden import GoldenState, Label
+from lsrl.golden import GoldenState, Kind, Label
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.formulas import Formulas
+from lsrl.ir.labels import bracketed
 from lsrl.ir.numbers import Array, rational
 from lsrl.schedule import channel_label
+
+# Of what passes made, whose formulas a label tells.
+MOST_TOLD = 2
 
 
 class Played:
@@ -64,7 +68,9 @@ class Played:
         if channel.mode == "pass":
             return values[:, -1]
         if channel.mode == "hold":
-            flags = sum(factor * self.branch(kind, flag) for flag, factor in channel.flag)
+            flags = np.zeros(self.shape)
+            for flag, factor in channel.flag:
+                flags = flags + factor * self.branch(kind, flag)
             return _held(values, flags == 1)
         if channel.factor == 1:
             return values.sum(axis=1)
@@ -108,8 +114,8 @@ class Cells:
 
     def row(self, array: str, entry: int, row: AtomRow, scale: float, count: int) -> Cell:
         """What comes into a convolution that keeps so many tokens."""
-        kind, text = ("conv", self._row(row)) if row.terms else ("constant", f"{row.bias:g}")
-        label = Label(array, (entry,), kind, text, scale)
+        kind: Kind = "conv" if row.terms else "constant"
+        label = Label(array, (entry,), kind, self._explained(self._row(row), row), scale)
         return Cell(label, lambda played: played.last(row, count))
 
     def scan(
@@ -130,19 +136,32 @@ class Cells:
             text = f"{branch}, where last {flag} was 1"
         made = self._made.get((self._stream.sites.index(site), channel))
         if made is not None and channel.mode != "pass":
-            text += f"; of {channel_label(self._stream.graph, *made)}"
+            text += f", for {channel_label(self._stream.graph, *made)}"
+        text = self._explained(text, channel.row, *(flag.row for flag, _ in channel.flag))
         label = Label(array, entry, "scan", text, scale)
         return Cell(label, lambda played: played.scanned(site.kind, channel))
 
     def _row(self, row: AtomRow) -> str:
         return self._formulas.written(dict(row.terms), row.bias)
 
+    def _explained(self, text: str, *rows: AtomRow) -> str:
+        """With the formulas of signals that only have a number, as passes make them."""
+        graph = self._stream.graph
+        atoms = dict.fromkeys(atom for row in rows for atom in row.atoms)
+        numbered = [(n, c) for n, c in atoms if graph.called[n].text != graph.called[n].after]
+        parts = [
+            f"{channel_label(graph, *atom)} = {self._formulas.element(*atom)}"
+            for atom in numbered[:MOST_TOLD]
+        ]
+        return "; ".join([text, *parts])
+
     def _branch(self, kind: SiteKind, channel: Channel) -> str:
         text, parts = self._row(channel.row), []
         for lag, tap in enumerate(channel.taps):
             if tap:
                 factor = "" if tap == 1 else f"{tap:g}·"
-                parts.append(f"{factor}({text}){f' {lag} tokens ago' if lag else ''}")
+                ago = f" {lag} token{'s' * (lag > 1)} ago" if lag else ""
+                parts.append(f"{factor}{bracketed(text)}{ago}")
         if channel.offset:
             parts.append(f"{channel.offset:g}")
         if channel.taps[0] != 1 or len(parts) > 1:
@@ -174,7 +193,7 @@ def golden_state(
     if token:
         played = Played(stream, [array[:, :token] for array in inputs])
         for label, value in known:
-            place = (slice(None), *label.entry)
+            place: tuple[slice | int, ...] = (slice(None), *label.entry)
             expected[label.array][place] = _scaled(value(played), label.scale)
     (outputs,) = evaluate(request.program.graph, inputs).values()
     return GoldenState(
