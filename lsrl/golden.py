@@ -137,7 +137,9 @@ class GoldenState:
             if found is None:
                 continue
             last = self.expected[array].shape[-1] - 1
-            ago = "".join(f", {_ago(last - column)}" for column in entry[length:])
+            # Of a convolution's channel all taps have one label.
+            taps = entry[length:] if found.kind in ("conv", "constant") else ()
+            ago = "".join(f", {_ago(last - column)}" for column in taps)
             return f"{found.kind}: {found.scale:g} · ({found.text}){ago}"
         return IDLE
 
