@@ -4,6 +4,7 @@ Studies that change weights or tell them apart go by this and need no family: or
 sizes of units, units that are left out, a stream in another basis, noise, ranges, what feeds what.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -36,6 +37,7 @@ class Space:
       hooks: the layers of the circuit whose units they are.
       memory: the layer of the circuit whose memory they hold.
       entries: of the memory, a unit.
+      within: the spaces whose units these entries are of, first axis to last; if any.
       spare: a name, where units that nothing reads may be left out; spaces of one name keep equal
         sizes.
       stream: whether all layers add to it; then an orthogonal matrix may mix all units but the
@@ -51,6 +53,7 @@ class Space:
     hooks: tuple[int, ...] = ()
     memory: int | None = None
     entries: int = 1
+    within: tuple[str, ...] = ()
     spare: str = ""
     stream: bool = False
 
@@ -63,29 +66,31 @@ class Part(NamedTuple):
         outputs.
       role: what it is to them.
       size: entries, where there is no space and others lie beside it.
+      within: the units that each of them has an entry for, as heads have of their keys; "" if none.
     """
 
     space: str
     role: Role
     size: int = 0
+    within: str = ""
 
 
 Axis = tuple[Part, ...]  # side by side
 
 
-def makes(space: str = "") -> Axis:
+def makes(space: str = "", within: str = "") -> Axis:
     """The axis of sums that units are made of."""
-    return (Part(space, "makes"),)
+    return (Part(space, "makes", within=within),)
 
 
-def reads(space: str = "") -> Axis:
+def reads(space: str = "", within: str = "") -> Axis:
     """The axis that a product sums over."""
-    return (Part(space, "reads"),)
+    return (Part(space, "reads", within=within),)
 
 
-def follows(space: str = "") -> Axis:
+def follows(space: str = "", within: str = "") -> Axis:
     """The axis of what belongs to units and is not scaled with them."""
-    return (Part(space, "follows"),)
+    return (Part(space, "follows", within=within),)
 
 
 class Axes(NamedTuple):
@@ -136,7 +141,12 @@ class Legend(NamedTuple):
 
     def sizes(self, axis: Axis) -> list[int]:
         """Of the parts of an axis."""
-        return [self.spaces[part.space].size if part.space else part.size for part in axis]
+        return [
+            math.prod(self.spaces[name].size for name in (part.space, part.within) if name)
+            if part.space
+            else part.size
+            for part in axis
+        ]
 
     def changed(self, arrays: Mapping[str, Parameter], change: Change) -> dict[str, Parameter]:
         """All arrays with all parts of their axes changed; parts of no space stay as they are."""
@@ -154,10 +164,19 @@ class Legend(NamedTuple):
         for number, axis in enumerate(self.arrays[name].axes):
             if any(part.space for part in axis):
                 pieces = [
-                    change(piece, number, part) if part.space else piece
+                    self._part_changed(piece, number, part, change) if part.space else piece
                     for piece, part in zip(
                         np.split(array, np.cumsum(self.sizes(axis))[:-1], number), axis, strict=True
                     )
                 ]
                 array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, number)
         return array
+
+    def _part_changed(self, array: Array, number: int, part: Part, change: Change) -> Array:
+        if not part.within:
+            return change(array, number, part)
+        before, behind = array.shape[:number], array.shape[number + 1 :]
+        array = array.reshape(*before, self.spaces[part.space].size, -1, *behind)
+        array = change(array, number, Part(part.space, part.role))
+        array = change(array, number + 1, Part(part.within, part.role))
+        return array.reshape(*before, -1, *behind)

@@ -15,14 +15,15 @@ With softer drives r and i are σ(±S). A hold's param is then such that a is ex
 more of what it held would mix into what replaces it; more, and what it keeps would fade faster.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.base import Exporter
+from lsrl.backends.base import Exporter, Recorder
 from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork
@@ -66,6 +67,10 @@ class Griffin(ResidualBackend):
         """A checkpoint of transformers."""
         return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
 
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
+
     @staticmethod
     def activation(value: float) -> float:
         """GeLU, by tanh as the reference has it."""
@@ -82,6 +87,15 @@ class Griffin(ResidualBackend):
         if site.kind is TEMPORAL:
             return found._replace(branch=1.0)
         return found._replace(scanned=found.branch, gate=1.0)
+
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """An RG-LRU holds what passes, too; the MLP keeps nothing."""
+        site = lowered.stream.sites[2 * layer]
+        conv, scan = (f"layers.{layer}.{name}" for name in GriffinNetwork.cached)
+        for index, channel in enumerate(site.channels):
+            yield cells.row(conv, index, channel.row, 1.0, TAPS - 1)
+            scale = self.inner_scale(lowered, channel)
+            yield cells.scan(scan, (index,), site, channel, scale)
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """The temporal block, as wide as the stream, and the MLP."""

@@ -43,6 +43,7 @@ from lsrl.language.sugar import (
     where,
     window_sum,
 )
+from lsrl.language.swaps import swap_state
 
 if TYPE_CHECKING:
     from lsrl import paper, programs
@@ -128,6 +129,7 @@ __all__ = [
     "selective_state",
     "stability",
     "suite",
+    "swap_state",
     "targets",
     "threshold_state",
     "where",

@@ -50,7 +50,7 @@ def compile(
       verbatim: lower the text as it stands, to measure what it bears by itself: nothing that the
         bounds decide is dropped, and every unit composes the affine maps that it reads into its own
         weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
-        same; not for mamba, griffin and the tanh RNN, which have no ReLU.
+        same; not for residual targets and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
       most_parameters: how many numbers the parameters may be, all together; a larger network is
         refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering

@@ -71,6 +71,7 @@ from lsrl.programs.memory import (
     selective_copy,
     undo_flip_flop,
 )
+from lsrl.programs.state_tracking import state_recall, swaps
 from lsrl.programs.vector_maps import vec2vec, vec2vec_prompt
 
 __all__ = [
@@ -127,9 +128,11 @@ __all__ = [
     "selective_copy",
     "shuffle_dyck",
     "since_last",
+    "state_recall",
     "subleq",
     "subleq_lm",
     "subleq_lm_text",
+    "swaps",
     "threshold_learner",
     "tok2tok",
     "tok2tok_prompt",

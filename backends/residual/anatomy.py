@@ -31,14 +31,14 @@ class StreamCircuit(CircuitBuilder):
             self.elements.append((self.name(node), channel) if single else (name, 0))
 
     def circuit(
-        self, width: int, size: float, inner_scale: Callable[[InnerChannel], float]
+        self, width: int, size: float, memory_scale: Callable[[InnerChannel], float]
     ) -> Circuit:
         """Every channel of the stream behind every site by its signal, and the edges.
 
         Args:
           width: of the stream.
           size: of the constant channel.
-          inner_scale: by what an inner channel's value is multiplied behind its scan.
+          memory_scale: by what an inner channel's value is multiplied in its scan's state.
         """
         stream = self.stream
         self.add_constant(ONE, 1.0, 0)
@@ -54,7 +54,7 @@ class StreamCircuit(CircuitBuilder):
                     self._empty(layer, place)
                     continue
                 made = signal.site + 1 == layer
-                memory = self._memory(place, inner_scale) if made else ((), ())
+                memory = self._memory(place, memory_scale) if made else ((), ())
                 self.channels.append(Channel(
                     layer, *self.elements[place], "made" if made else "carried", (place,), (1.0,),
                     0.0, *memory,
@@ -88,7 +88,7 @@ class StreamCircuit(CircuitBuilder):
         )
 
     def _memory(
-        self, place: int, inner_scale: Callable[[InnerChannel], float]
+        self, place: int, memory_scale: Callable[[InnerChannel], float]
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The first scan that the value goes on in, and what its state adds to the value."""
         signal = self.stream.signals[place - 1]
@@ -98,7 +98,7 @@ class StreamCircuit(CircuitBuilder):
         site = self.stream.sites[signal.site]
         for index, weight in site.writes[place]:
             if site.channels[index].mode != "pass":
-                return (index,), (weight / inner_scale(site.channels[index]),)
+                return (index,), (weight / memory_scale(site.channels[index]),)
         return (), ()
 
     def _read(self, row: AtomRow) -> list[tuple[Element, float]]:
@@ -117,8 +117,9 @@ class StreamCircuit(CircuitBuilder):
                 if tap:
                     scaled = [(source, weight * tap * factor) for source, factor in terms]
                     self.add_edges(target, scaled, "lag" if lag else "same step", lag)
-            if channel.gate is not None:
-                self.add_edges(target, self._read(channel.gate), "gate")
+            for opening in (channel.gate, channel.switch):
+                if opening is not None:
+                    self.add_edges(target, self._read(opening), "gate")
             for flag, factor in channel.flag:
                 read = [(source, float(factor) * w) for source, w in self._read(flag.row)]
                 self.add_edges(target, read, "gate")

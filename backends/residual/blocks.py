@@ -1,10 +1,12 @@
 """What the blocks of the residual targets are made of, as functions of arrays.
 
 Within a layer whole sequences pass at once, except for the recurrence itself, h = decay * h +
-increment, which is a `lax.scan` over time: token by token, so every rounding is the same as in step
-mode and in the reference classes. On a CPU it is the fastest way too: compiled by itself the loop
-takes 0.05 ms for 1000 tokens of 32 channels, and `lax.associative_scan` 0.14 ms; at a batch of 64
-and 256 channels it is 170 ms against 340 ms.
+increment, or the delta rule, which is a `lax.scan` over time: token by token, so every rounding is
+the same as in step mode and in the reference classes. On a CPU it is the fastest way too: compiled
+by itself the loop takes 0.05 ms for 1000 tokens of 32 channels, and `lax.associative_scan` 0.14 ms;
+at a batch of 64 and 256 channels it is 170 ms against 340 ms. The delta rule of 1000 tokens and one
+head of 16 × 16 takes 0.7 ms, or 7 ms at a batch of 32, and in chunks of 64 tokens, of each a
+triangular system, as transformers has it, 0.8 and 49 ms.
 
 All activations are float32, time first: (time, batch, ...).
 """
@@ -60,14 +62,14 @@ def linear(values: jax.Array, weight: jax.Array, bias: jax.Array | None = None) 
 
 
 def causal_convolution(
-    values: jax.Array, weight: jax.Array, bias: jax.Array, tail: jax.Array, count: jax.Array
+    values: jax.Array, weight: jax.Array, bias: jax.Array | None, tail: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Convolve each channel over time.
 
     Args:
       values: (time, batch, channels).
       weight: (channels, 1, taps), the last tap of the token itself.
-      bias: (channels,).
+      bias: (channels,), or None.
       tail: (batch, channels, taps - 1), the values before the first token; zeros at the start.
       count: how many tokens count.
 
@@ -80,7 +82,8 @@ def causal_convolution(
     for tap in range(1, taps):
         total = total + padded[tap : tap + tokens] * aligned(weight[:, 0, tap], values)
     rest = lax.dynamic_slice_in_dim(padded, count, taps - 1)
-    return total + aligned(bias, total), jnp.moveaxis(rest, 0, -1)
+    total = total if bias is None else total + aligned(bias, total)
+    return total, jnp.moveaxis(rest, 0, -1)
 
 
 def recurrence(
@@ -104,3 +107,51 @@ def recurrence(
 
     states = lax.scan(token, before, (decay, increment))[1]
     return states, lax.dynamic_index_in_dim(states, count - 1, keepdims=False)
+
+
+class DeltaTokens(NamedTuple):
+    """What the delta rule does at each token; all are (time, batch, heads, ...).
+
+    Attributes:
+      query: (..., keys), what is read, behind the token's write.
+      key: (..., keys), where to write, of length 1 or 0.
+      value: (..., values), what is to be read there.
+      beta: (...), how much of the way there is gone: 1 overwrites, 2 reflects.
+      log_decay: (...), of the state, before the write.
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    beta: jax.Array
+    log_decay: jax.Array
+
+
+def delta_rule(
+    tokens: DeltaTokens, before: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Run S = decay * S, then S + key * beta * (value - S^T key), in the order of the tokens.
+
+    Yang et al. 2025, "Gated Delta Networks", equation 10.
+
+    Args:
+      tokens: see `DeltaTokens`.
+      before: (batch, heads, keys, values), the state before the first token.
+      count: how many tokens count.
+
+    Returns:
+      (time, batch, heads, values), S^T query behind each token; and S after `count` tokens.
+    """
+    counts = jnp.arange(len(tokens.beta), dtype=jnp.int32)[:, None, None] < count
+    beta = jnp.where(counts, tokens.beta, 0.0)
+    decay = jnp.where(counts, jnp.exp(tokens.log_decay), 1.0)
+
+    def token(state: jax.Array, now: DeltaTokens) -> tuple[jax.Array, jax.Array]:
+        query, key, value, beta, decay = now
+        state = state * decay[..., None, None]
+        change = (value - jnp.einsum("bhk,bhkv->bhv", key, state)) * beta[..., None]
+        state = state + key[..., :, None] * change[..., None, :]
+        return state, jnp.einsum("bhk,bhkv->bhv", query, state)
+
+    last, read = lax.scan(token, before, tokens._replace(beta=beta, log_decay=decay))
+    return read, last

@@ -49,6 +49,7 @@ from lsrl.backends.residual.vocabulary import (
 )
 from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.folders import replace_folder
+from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.numerics import numerics_of
@@ -111,6 +112,35 @@ def write(
     replace_folder(path, files, _check_export, FILES)
 
 
+def record(
+    backend: ResidualBackend,
+    network: ResidualNetwork,
+    stream: Stream,
+    request: ExportRequest,
+    inputs: Sequence[Array],
+    token: int,
+) -> GoldenState:
+    """What the cache of a checkpoint holds that `write` writes of the same request.
+
+    Raises:
+      InputError: the network was altered, or there is no head to tie.
+      PrecisionError: as for `write`.
+    """
+    if request.alteration is not None:
+        raise InputError(
+            f"export_state: {request.program.name!r} on {request.target} was altered, and only of "
+            "a compiled network the layout says what each entry holds; take the model that "
+            "lsrl.compile made"
+        )
+    network, vocabulary = network.as_reference(), vocabulary_of(request.program)
+    if vocabulary is not None and not request.headless:
+        weights = _tied if request.tie_word_embeddings else _untied
+        _, network, stream = weights(backend, network, stream, vocabulary)
+    elif request.tie_word_embeddings:
+        raise _no_head(request)
+    return backend.golden(network, stream, request, inputs, token)
+
+
 def _with_head(
     kind: CheckpointKind,
     backend: ResidualBackend,
@@ -168,10 +198,7 @@ def _without_head(
 ) -> dict[str, bytes]:
     """The files of a class without its head."""
     if request.tie_word_embeddings:
-        raise InputError(
-            "export: a checkpoint has a head to tie where a program has one Token input and a "
-            f"Token output, and headless=True is not given; got {request.program!r}"
-        )
+        raise _no_head(request)
     made = headless(network)
     rows = len(made.arrays[network.embedding_name])
     # A head's soft cap is all that would ask for the number of symbols.
@@ -191,6 +218,13 @@ def _without_head(
         MAPS: to_safetensors(maps, {"format": "pt"}),
         CARD: card.encode(errors="replace"),
     }
+
+
+def _no_head(request: ExportRequest) -> InputError:
+    return InputError(
+        "export: a checkpoint has a head to tie where a program has one Token input and a "
+        f"Token output, and headless=True is not given; got {request.program!r}"
+    )
 
 
 def _config(

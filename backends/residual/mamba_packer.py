@@ -100,6 +100,12 @@ class MambaPacker(Packer):
     }
 
 
+class Mamba2Packer(MambaPacker):
+    """The same where steps Δ are read off the stream, so that flags are made a block earlier."""
+
+    stream_flags: ClassVar[bool] = True
+
+
 def _ratio(part: AtomRow, base: AtomRow, compare_bias: bool) -> float | None:
     """Part / base, where that is one number and none is rounded."""
     if part.atoms != base.atoms or not base.terms:

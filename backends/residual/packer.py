@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class Channel:
         the last token at which `flag` was 1.
       factor: of a sum, 0 < factor <= 1.
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
+      switch: of a hold of a target that reads flags off the stream: a {0,1} row, and no `flag`.
       gate: multiplies the scanned value by relu(gate); None for an open gate.
       owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
     """
@@ -52,8 +54,14 @@ class Channel:
     mode: Mode = "pass"
     factor: float = 1.0
     flag: "Terms" = ()
+    switch: AtomRow | None = None
     gate: AtomRow | None = None
     owner: Atom | None = None
+
+    @property
+    def rows(self) -> tuple[AtomRow, ...]:
+        """All that is read off the stream."""
+        return tuple(r for r in (self.row, self.gate, self.switch) if r is not None)
 
 
 # A sum over channels; its weights stay rationals until they are the network's.
@@ -94,6 +102,9 @@ class Packer(ABC):
       made: by atom, what `place` decided.
     """
 
+    # Whether what switches a hold is read off the stream, and so is made a site earlier at least;
+    # otherwise it is a sum over channels of the hold's own site.
+    stream_flags: ClassVar[bool] = False
     # The kinds of sites that follow each other, again and again.
     kinds: ClassVar[tuple[SiteKind, ...]]
     # By op what places its atoms: of the packer, the op, the atom and the operands' rows.
@@ -208,19 +219,29 @@ class Packer(ABC):
                 return site, terms
             site = self.at_least(site + 1, kind)
 
+    def behind(
+        self, value: AtomRow, read: AtomRow, kind: SiteKind, before: int
+    ) -> tuple[int, dict[Channel, int | Fraction]]:
+        """The first site at which a stage can read a value, and another row off the stream."""
+        site, (terms,) = self.scanned([value], kind, before)
+        if site <= self.last(read):
+            site = self.at_least(self.last(read) + 1, kind)
+            terms = self.express(value, site, before) or {}
+        return site, terms
+
     def held(self, value: AtomRow, when: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value as it was at the last token at which a {0,1} row was 1."""
-        site, (terms, flags) = self.scanned([value, when], kind, stage)
-        flag = terms_of(flags)
-        made = ((replace(channel, mode="hold", flag=flag), w) for channel, w in terms.items())
-        return Made(site, stage, tuple(made))
+        if self.stream_flags:
+            site, terms = self.behind(value, when, kind, stage)
+            hold = partial(replace, mode="hold", switch=when)
+        else:
+            site, (terms, flags) = self.scanned([value, when], kind, stage)
+            hold = partial(replace, mode="hold", flag=terms_of(flags))
+        return Made(site, stage, tuple((hold(channel), w) for channel, w in terms.items()))
 
     def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value times a gate that is read off what earlier sites made."""
-        site, (terms,) = self.scanned([value], kind, stage)
-        if site <= self.last(gate):
-            site = self.at_least(self.last(gate) + 1, kind)
-            terms = self.express(value, site, stage) or {}
+        site, terms = self.behind(value, gate, kind, stage)
         made = (
             (replace(channel, gate=part), weight * sign)
             for part, sign in self.signed(gate)

@@ -1,27 +1,30 @@
 """What the residual targets share: refusals, layout, certificate, embedding and head."""
 
 import copy
+import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lsrl.backends.base import Backend, Least
+from lsrl.backends.base import Backend, ExportRequest, Least
 from lsrl.backends.input_map import feature_map, rows_of, source_of
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis
+from lsrl.backends.residual.golden import Cell, Cells, golden_state
 from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
-from lsrl.backends.residual.tables import Scales, StreamTables, tables
+from lsrl.backends.residual.tables import InnerNorm, Scales, StreamTables, tables
 from lsrl.certificate import Analyse, check_range, out_of_range, place_of
 from lsrl.circuit import Circuit
+from lsrl.golden import GoldenState
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -68,6 +71,7 @@ class ResidualBackend(Backend[Stream]):
         "running sums and float16 overflows in the norm; write dtype='float32', or choose "
         "linear_rnn or lstm for other dtypes"
     )
+    has_stream: ClassVar[bool] = True
     packer: ClassVar[type[Packer]]
     network: ClassVar[type[ResidualNetwork]]
     drives: Drives
@@ -86,7 +90,8 @@ class ResidualBackend(Backend[Stream]):
 
     def analysis(self, schedule: Stream, numerics: Numerics) -> Analyse[ResidualAnalysis]:
         """The certificate's conditions, over the channels of the blocks."""
-        found = tables(schedule, partial(self.scales, self.lowered(schedule)))
+        lowered = self.lowered(schedule)
+        found = tables(schedule, partial(self.scales, lowered), partial(self.inner_norms, lowered))
         _check_channels(schedule, numerics, found)
         return partial(ResidualAnalysis, schedule, numerics, found)
 
@@ -145,7 +150,7 @@ class ResidualBackend(Backend[Stream]):
         lowered = self.lowered(schedule)
         names = program, self.name, numerics.dtype
         builder = StreamCircuit(names, schedule, options.inspectable)
-        scale = partial(self.inner_scale, lowered)
+        scale = partial(self.memory_scale, lowered)
         return builder.circuit(lowered.width, lowered.constant(), scale)
 
     def lowered(self, stream: Stream) -> "Lowered":
@@ -174,6 +179,10 @@ class ResidualBackend(Backend[Stream]):
     def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
         """By what a channel's value is multiplied behind its scan, ahead of its gate."""
 
+    def memory_scale(self, lowered: "Lowered", channel: Channel) -> float:
+        """By what a channel's value is multiplied in the state of its scan."""
+        return self.inner_scale(lowered, channel)
+
     def scales(self, lowered: "Lowered", site: Site, channel: Channel) -> Scales:
         """By what the network multiplies what is in a channel of a site."""
         gate = channel.gate
@@ -181,7 +190,32 @@ class ResidualBackend(Backend[Stream]):
             lowered.scale(channel.row),
             self.inner_scale(lowered, channel),
             lowered.opened() if gate is None else lowered.scale(gate),
+            2 * self.drives.switched,
         )
+
+    def inner_norms(self, lowered: "Lowered", site: Site) -> tuple[InnerNorm, ...]:
+        """The norms that what is in a site's channels goes through: none, but for the stream's."""
+        return ()
+
+    def golden(
+        self,
+        network: ResidualNetwork,
+        stream: Stream,
+        request: ExportRequest,
+        inputs: Sequence[Array],
+        token: int,
+    ) -> GoldenState:
+        """What the caches of a layout's network hold after `token` tokens of inputs."""
+        lowered, cells = self.lowered(stream), Cells(stream)
+        known = itertools.chain.from_iterable(
+            self.cells(lowered, cells, layer) for layer in range(stream.depth)
+        )
+        arrays = network.cache_arrays(tuple(inputs), token)
+        return golden_state(known, arrays, stream, request, inputs, token)
+
+    @abstractmethod
+    def cells(self, lowered: "Lowered", cells: Cells, layer: int) -> Iterator[Cell]:
+        """What a layer's cache holds; what it doesn't tell is 0."""
 
     @abstractmethod
     def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -315,11 +349,15 @@ def _check_channels(stream: Stream, numerics: Numerics, found: StreamTables) -> 
             where = place_of(graph, stream.signals[place - 1].node, layer)
             for index, weight in terms:
                 channel = table.site.channels[index]
-                branch, scanned, gate = scaled[index]
+                branch, scanned, gate, switch = scaled[index]
                 check_range(numerics, where, np.array([weight]) / scanned / gate)
-                read = [branch * weight for weight in stream.read(channel.row).values()]
-                if channel.gate is not None:
-                    read += [gate * weight for weight in stream.read(channel.gate).values()]
+                rows = (channel.row, branch), (channel.gate, gate), (channel.switch, switch)
+                read = [
+                    by * weight
+                    for row, by in rows
+                    if row is not None
+                    for weight in stream.read(row).values()
+                ]
                 check_range(numerics, where, np.array(read))
     for row in stream.output:
         weights = np.array([*stream.read(row).values()])

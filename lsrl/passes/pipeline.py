@@ -12,7 +12,7 @@ from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
 from lsrl.passes.fold import fold_tables
 from lsrl.passes.logic import flatten_conjunctions, flatten_relus
-from lsrl.passes.memory import drop_bounds, lower_memory
+from lsrl.passes.memory import drop_told, lower_memory
 from lsrl.passes.select import lower_selects
 from lsrl.target import Capabilities
 
@@ -112,7 +112,7 @@ class Pipeline:
 
     def legalise(self, graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
         """Write a graph in the target's native ops; `robust` as for `lsrl.compile`."""
-        graph = self.run("drop bounds", graph, drop_bounds)
+        graph = self.run("drop bounds", graph, lambda g: drop_told(g, target))
         if target.diagonal:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
         graph = self.run("lower memory", graph, lambda g: lower_memory(g, target))

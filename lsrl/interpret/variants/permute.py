@@ -64,7 +64,7 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
 
     Signs flip in tanh RNNs, in LSTMs and GRUs (through the candidate), where a linear target's
     output passes no ReLU, and in residual streams. The units of ReLU RNNs and of linear targets are
-    scaled by powers of two. In Mamba and Griffin the inner channels are shuffled too. A model that
+    scaled by powers of two. Beside a stream the inner channels are shuffled too. A model that
     is exact stays exact: each sum has the same terms.
 
     Args:
@@ -129,9 +129,14 @@ def moved_circuit(circuit: Circuit, legend: Legend, moves: Mapping[str, Move]) -
         held, held_weights = np.zeros(0, int), np.zeros(0)
         if channel.memory:
             inner = memory[channel.layer]
-            unit, entry = np.divmod(channel.memory, legend.spaces[inner].entries)
-            unit = places[inner][unit]
-            held = unit * legend.spaces[inner].entries + entry
+            space = legend.spaces[inner]
+            names = (inner, *space.within)
+            shape = [space.entries] if not space.within else []
+            shape = [space.size, *(legend.spaces[name].size for name in space.within), *shape]
+            axes = list(np.unravel_index(channel.memory, shape))
+            for axis, name in enumerate(names):
+                axes[axis] = places[name][axes[axis]]
+            unit, held = axes[0], np.ravel_multi_index(axes, shape)
             held_weights = np.array(channel.memory_weights) / found[inner].scale[unit]
         return replace(
             channel,
