@@ -59,13 +59,11 @@ class Mamba2(Mamba):
         """That of the SiLU, and what the scan or the skip past it multiplies by."""
         if channel.mode == "pass":
             return lowered.rectified(channel.row) * _skipping(lowered, channel)
-        return self.memory_scale(lowered, channel) * SMALL / 2
+        return _memory_scale(lowered, channel) * SMALL / 2
 
-    def memory_scale(self, lowered: Lowered, channel: Channel) -> float:
-        """What the state of a scan is multiplied by; C comes behind it."""
-        steps = Steps.of(lowered.drives)
-        step = steps.integrating if channel.mode == "sum" else steps.replacing / steps.taken
-        return lowered.rectified(channel.row) * step * SMALL / 2
+    def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
+        """The channel's own; C comes behind it."""
+        return index, 1 / _memory_scale(lowered, site.channels[index])
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
@@ -148,6 +146,13 @@ def _skipping(lowered: Lowered, channel: Channel) -> float:
         return row is not None and lowered.stream.hull(row).step == 0
 
     return SHARP ** -float(continuous(channel.row) + continuous(channel.gate))
+
+
+def _memory_scale(lowered: Lowered, channel: Channel) -> float:
+    """What the state of a scan is multiplied by."""
+    steps = Steps.of(lowered.drives)
+    step = steps.integrating if channel.mode == "sum" else steps.replacing / steps.taken
+    return lowered.rectified(channel.row) * step * SMALL / 2
 
 
 def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:

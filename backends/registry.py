@@ -19,6 +19,7 @@ _MODULES = {
     "mamba": "lsrl.backends.mamba",
     "mamba2": "lsrl.backends.mamba2",
     "griffin": "lsrl.backends.griffin",
+    "deltanet": "lsrl.backends.deltanet",
 }
 _ALIASES: dict[str, str] = {"hawk": "griffin"}
 # The targets that an activation chooses between.

@@ -137,7 +137,9 @@ def compare_cells(hidden: Sequence[int], tokens: int, repeats: int) -> Table:
 # ---------------------------------------------------------------- mamba and griffin
 
 
-def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
+def compare_residual(
+    tokens: int, steps: int, repeats: int, targets: Sequence[str] = RESIDUAL
+) -> Table:
     """Whole sequences and single steps beside the classes of transformers."""
     pairs = -(-(tokens - 3) // 6)
     programs = {
@@ -145,7 +147,7 @@ def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
         "tok2tok": lsrl.programs.tok2tok(3, 10, pairs),
     }
     rows = []
-    for target in RESIDUAL:
+    for target in targets:
         for name, program in programs.items():
             model = lsrl.compile(program, target)
             with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +174,7 @@ def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
                         f"{number(times['ratio'])} of transformers' time")  # fmt: skip
     return Table(
         "residual",
-        "mamba and griffin beside MambaForCausalLM and RecurrentGemmaForCausalLM, milliseconds",
+        f"{' and '.join(targets)} beside the classes of transformers, milliseconds",
         {
             "program": "program",
             "target": "target",
