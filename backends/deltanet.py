@@ -17,13 +17,15 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from lsrl.backends.base import Exporter
+from lsrl.backends.residual import checkpoint, deltanet_classes
 from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.network import ResidualNetwork
@@ -202,6 +204,10 @@ class DeltaNet(ResidualBackend):
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on. Sigmoids are 1
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
 
     @staticmethod
     def activation(value: float) -> float:
