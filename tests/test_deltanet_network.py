@@ -233,6 +233,20 @@ class TestRandomWeights:
         np.testing.assert_allclose(outputs, got, rtol=2e-4, atol=2e-4)
         np.testing.assert_allclose(state["delta"], after["delta"], rtol=1e-4, atol=1e-4)
 
+    def test_gates_are_those_of_the_layer(self, drawn):
+        """From zeros, a token writes its key, of length 1, times step and value."""
+        stream = random_weights().tables[0][self.ids[:, :1]]
+        arrays = {name: array.astype(np.float64) for name, array in drawn.arrays().items()}
+        heads, _, values = drawn.head_sizes
+
+        found = drawn.gates(arrays, 0, stream, stream)
+
+        state = drawn.step(drawn.init_state((3,)), (self.ids[:, 0],))[1]["delta"][:, 0]
+        written = 2 * found.gates[:, 0, heads:, None] * found.candidates.reshape(3, heads, values)
+        np.testing.assert_allclose(
+            np.linalg.norm(state, axis=2), np.abs(written), rtol=1e-3, atol=1e-4
+        )
+
     def test_heads_keys_and_values_may_change_places(self, drawn):
         """With all that reads or writes them, and the memory where the circuit has it."""
         legend, rng = drawn.legend(), np.random.default_rng(3)

@@ -174,9 +174,8 @@ class DeltaNetNetwork(ResidualNetwork):
             found[f"{name}_proj.weight"] = Axes("matrix", (made, read))
         channels = 2 * follows(heads, keys) + follows(heads, values)
         found["linear_attn.conv1d.weight"] = Axes("matrix", (channels, follows(), reads()))
-        for name in ("A_log", "dt_bias"):
-            kind = "gain" if name == "A_log" else "bias"
-            found[f"linear_attn.{name}"] = Axes(kind, (follows(heads),))
+        found["linear_attn.A_log"] = Axes("gain", (follows(heads),))
+        found["linear_attn.dt_bias"] = Axes("bias", (follows(heads),))
         found["linear_attn.o_norm.weight"] = Axes("gain", (follows(values),))
         return Legend(spaces, found)
 
@@ -311,7 +310,7 @@ def delta_gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     kernel = own["linear_attn.conv1d.weight"][-values.shape[-1] :, 0]
     taps, time = kernel.shape[1], values.shape[1]
     padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
-    values = sum(padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps))
+    values = np.stack([padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)]).sum(0)
     return Gates(np.concatenate([decay, written], axis=-1), values * sigmoid(values))
 
 
