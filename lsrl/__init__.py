@@ -43,6 +43,8 @@ from lsrl.language.sugar import (
     where,
     window_sum,
 )
+from lsrl.language.swaps import swap_state
+from lsrl.options import AutomatonLimits
 
 if TYPE_CHECKING:
     from lsrl import paper, programs
@@ -74,6 +76,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AutomatonLimits",
     "Feedback",
     "MemoryMap",
     "Model",
@@ -128,6 +131,7 @@ __all__ = [
     "selective_state",
     "stability",
     "suite",
+    "swap_state",
     "targets",
     "threshold_state",
     "where",

@@ -233,6 +233,12 @@ def _wrong(op: ops.Op, operands: list[Facts]) -> FieldError | None:
         low > high for low, high in zip(op.low, op.high, strict=False)
     ):
         return FieldError("low that does not exceed high", shown(op.low), "fields.low")
+    if (
+        isinstance(op, ops.Recall)
+        and operands
+        and not (operands[0].one_hot and operands[-1].one_hot)
+    ):
+        return FieldError("at most one cell", f"{operands[0]}", "operands")
     if isinstance(op, ops.ThresholdState) and not {0.0, 1.0} >= set(op.initial):
         return FieldError("zeros and ones", shown(op.initial), "fields.initial")
     return None
@@ -244,6 +250,7 @@ _CONDITIONS: Mapping[type[ops.Op], int] = {
     ops.Latch: 1,
     ops.SelectiveState: 0,
     ops.Hold: 1,
+    ops.SwapState: 0,
 }
 
 
@@ -366,6 +373,7 @@ _FIELDS: Mapping[str, Reader[object]] = {
     "low": _INFINITE,
     "high": _INFINITE,
     "steps": integer(1),
+    "points": integer(1, LONGEST),
     "step": listed(number(0.0, infinite=False)),
     "index": integer(0, LONGEST),
     "slope": number(2.0**-1000, 2.0**1000),

@@ -32,7 +32,7 @@ from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.fold import fold_tables
 from lsrl.passes.logic import flatten_conjunctions
-from lsrl.passes.memory import drop_bounds, lower_memory
+from lsrl.passes.memory import drop_told, lower_memory
 from lsrl.passes.pipeline import MAX_ROUNDS, Pipeline
 from lsrl.passes.select import lower_selects
 from lsrl.passes.unroll import unroll_states
@@ -207,7 +207,7 @@ def test_what_is_known_of_a_map_stays_where_it_is_not_merged():
     def promised(x: Token(4), y: Token(4), z: Token(4)):
         return lsrl.relu(np.array([[1], [2], [3]]) @ lsrl.bound((x + y) + z, 0, 1) - 1)
 
-    graph = fuse_affine(drop_bounds(promised.graph))
+    graph = fuse_affine(drop_told(promised.graph, BARE))
     apart, read = (i for i in graph.live() if isinstance(graph.nodes[i].op, Affine))
     assert graph.nodes[read].operands == (apart,)
     assert graph.facts[apart].high == 1
@@ -256,7 +256,7 @@ def test_a_bound_leaves_its_interval_behind():
         %4 = relu(%3) : 1 in [0, 1]
         return %4
     """
-    check(promised, drop_bounds, golden, tokens=4)
+    check(promised, lambda g: drop_told(g, BARE), golden, tokens=4)
 
 
 def test_delays_share_a_register_and_clocks_a_ring():

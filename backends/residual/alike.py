@@ -36,12 +36,14 @@ class Sums(NamedTuple):
     Attributes:
       branch: (channels,), what branches read and hold.
       gate: what gates read.
+      switch: what switches holds, where it is read off the stream.
       time: sums over time.
       writes: (places,), what is added to the stream.
     """
 
     branch: Array
     gate: Array
+    switch: Array
     time: Array
     writes: Array
 
@@ -94,6 +96,8 @@ class StreamRounding:
                 raise RoundingError(node, "is a sum of real numbers over time")
             if channel.gate is not None and not sums.gate[index]:
                 self.read(node, channel.gate)
+            if channel.switch is not None and not sums.switch[index]:
+                self.read(node, channel.switch)
         for place, terms, exact in zip(
             table.site.writes, table.site.writes.values(), sums.writes, strict=True
         ):
@@ -185,7 +189,7 @@ class StreamRounding:
             found |= self._of_row(channel.row, kind.relu_branch)
         elif kind.relu_branch:
             # What is held or delayed was the positive or the negative part of one signal.
-            how = channel.taps, channel.mode, channel.flag, channel.offset
+            how = channel.taps, channel.mode, channel.flag, channel.switch, channel.offset
             own = self._row(channel.row)
             found = {(how, root): m for root, m in side(own, negated(own), "sign").items()}
         if channel.gate is not None:

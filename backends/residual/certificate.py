@@ -29,18 +29,20 @@ from lsrl.rounding.network import Held
 
 # The stream's constant channel makes the mean square of the stream this number squared.
 SIZE = 2.0**40
-# Norms are exact while the rest of the stream is at most 2^-13 sqrt(d) as large; here d = 1.
-LARGEST_REST = 2.0**-13 * SIZE
+# A norm is exact while the rest of what it reads is at most this much of its constant channel.
+LARGEST_SHARE = 2.0**-13
+# That of the stream's constant channel, which is sqrt(d) as large; here d = 1.
+LARGEST_REST = LARGEST_SHARE * SIZE
 # What a branch or a gate on continuous values is scaled by, so that SiLU and GeLU cut off sharply.
 SHARP = 2.0**50
-# |SiLU(Ku) / K - relu(u)| and the same of GeLU are below 0.3 / K.
-SOFT = 0.3 / SHARP
+# |SiLU(Ku) / K - relu(u)| and the same of GeLU are below this over K.
+SOFT = 0.3
 # Of an activation or a scan, that can each lose a smallest normal number.
 OPERATIONS = 8
 
 
 # What `Sums` are of, as checks call it.
-_READ = ("the sum is", "its gate is", "the sum over time is")
+_READ = ("the sum is", "its gate is", "its switch is", "the sum over time is")
 
 
 class Total(NamedTuple):
@@ -115,15 +117,14 @@ class ResidualAnalysis(Analysis):
             self._found = list(self._conditions())
 
     def conditions(self) -> Iterator[Condition]:
-        """Every condition, in the order of the blocks, and last that norms are exact."""
+        """Every condition, in the order of the blocks, and last that the stream's norms are."""
         yield from self._found
         if self._norm > LARGEST_REST:
             text = (
                 f"the stream holds up to {self._norm:g} beside its constant channel, more than "
                 f"{LARGEST_REST:g}, so norms are not exact"
             )
-            nothing = Sums(np.zeros(0), np.zeros(0))
-            yield Condition(self.graph.output, 1, nothing, "", failure=text)
+            yield _failing(self.graph.output, 1, text)
 
     def check_alike(self, held: Held) -> None:
         """Hold every row that is rounded against the graph; the facts are those of the dtype.
@@ -143,7 +144,9 @@ class ResidualAnalysis(Analysis):
             rounding.embedded(place)
         for number, table in enumerate(tables.sites):
             exact: dict[str, Array] = {}
-            checks, errors = self._channels(table, self._values[number])
+            for node, text in self._inexact_norms(number):
+                raise RoundingError(node, text)
+            checks, errors = self._site(number)
             for check in checks:
                 self._check_ends(table.nodes, check)
                 fits = self._fits(check.size * check.scale, check.grid * check.scale)
@@ -152,9 +155,9 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            branch, gate, time = (exact.get(what, always) for what in _READ)
+            branch, gate, switch, time = (exact.get(what, always) for what in _READ)
             sizes, grids = self.sizes(number), self.grids(number)
-            rounding.site(table, Exact(branch, gate, time, whole), sizes, grids)
+            rounding.site(table, Exact(branch, gate, switch, time, whole), sizes, grids)
         total = self._atoms(tables.output)
         for row in np.flatnonzero(~self._fits(total.size, total.grid)).tolist():
             rounding.read(stream.graph.output, tables.output.rows[row])
@@ -168,16 +171,15 @@ class ResidualAnalysis(Analysis):
 
     def output_error(self) -> float:
         """The greatest error of an output's row."""
-        if self._norm > LARGEST_REST:
+        sites = range(len(self._tables.sites))
+        if self._norm > LARGEST_REST or any(any(self._inexact_norms(site)) for site in sites):
             return np.inf
         return max(self._row(self._tables.output, 1.0).error.tolist(), default=0.0)
 
     def sizes(self, number: int) -> Array:
         """(channels,) the greatest size of the value of each channel of a site."""
         table, values = self._tables.sites[number], self._values[number]
-        rest = 1 - table.factor
-        over_time = np.where(rest, 1 / np.where(rest, rest, 1.0), self._summands(table))
-        size = np.where(table.summed, values.reach * over_time, values.reach)
+        size = self._scanned(number)
         return np.where(table.gated, size * values.opening, size)
 
     def grids(self, number: int) -> Array:
@@ -185,7 +187,19 @@ class ResidualAnalysis(Analysis):
         table, values = self._tables.sites[number], self._values[number]
         multiplied = table.gated & ~table.snaps
         grid = np.where(multiplied, _times(values.inner, values.gate.step), values.inner)
-        return np.where(table.summed & (table.factor != 1), 0.0, grid)
+        return np.where(table.summed & (np.abs(table.factor) != 1), 0.0, grid)
+
+    def switches(self, number: int) -> tuple[Array, Array]:
+        """(holds,) the sizes and the grids of the sums that switch the holds of a site."""
+        table = self._tables.sites[number]
+        flags, read = table.flags, self._atoms(table.switch)
+        size = flags.total(flags.size * self.sizes(number)[flags.index])
+        grid = flags.least(flags.bits * self.grids(number)[flags.index], 1.0)
+        held, switched = table.held, table.switched[table.held]
+        return (
+            np.where(switched, read.size[held], size),
+            np.where(switched, np.minimum(read.grid[held], 1.0), grid),
+        )
 
     @cached_property
     def _norm(self) -> float:
@@ -255,8 +269,10 @@ class ResidualAnalysis(Analysis):
         per_layer = len(tables.sites) // self.stream.depth
         for number, table in enumerate(tables.sites):
             layer = number // per_layer + 1
-            checks, errors = self._channels(table, self._values[number])
+            checks, errors = self._site(number)
             yield from self._checked(table.nodes, layer, checks)
+            for node, text in self._inexact_norms(number):
+                yield _failing(node, layer, text)
             total = self._write(number, errors)
             self._signals[table.places] = total.error
             self._flushed[table.places] = self._lost(total.grid, 1 / SIZE, 1)
@@ -267,6 +283,35 @@ class ResidualAnalysis(Analysis):
         nodes = np.full(len(total.size), output)
         check = Checked(total.size, total.grid, "the sum is", 1.0, tables.output.exact)
         yield from self._checked(nodes, self.stream.depth + 1, [check])
+
+    def _site(self, number: int) -> tuple[list[Checked], Array]:
+        """What to check of a site's channels, its own norms included, and their errors."""
+        table, values = self._tables.sites[number], self._values[number]
+        checks, errors = self._channels(table, values)
+        for norm in table.norms:
+            read, by = np.zeros(len(errors), dtype=bool), np.ones(len(errors))
+            places = list(norm.channels)
+            read[places], by[places] = True, np.divide(norm.factors, norm.size)
+            size = self.sizes(number) if norm.gated else self._scanned(number)
+            grid = self.grids(number) if norm.gated else values.inner
+            checks.append(Checked(size, grid, f"{norm.name} is", by, asked=read))
+            behind = 1.0 if norm.gated else np.maximum(values.opening, 1.0)
+            errors = errors + np.where(read, behind * self._lost(grid, by, 1), 0.0)
+        return checks, errors
+
+    def _inexact_norms(self, number: int) -> Iterator[tuple[int, str]]:
+        """What a site's own norms read too much of, and how they fail."""
+        table = self._tables.sites[number]
+        for norm in table.norms:
+            size = self.sizes(number) if norm.gated else self._scanned(number)
+            shares = size[list(norm.channels)] * np.array(norm.factors)
+            rest, most = np.linalg.norm(shares), LARGEST_SHARE * norm.size * np.sqrt(norm.width)
+            if not rest <= most:
+                text = (
+                    f"{norm.name} reads up to {rest:g} beside its constant, more than {most:g}, so "
+                    "it is not exact"
+                )
+                yield int(table.nodes[norm.channels[int(np.argmax(shares))]]), text
 
     def _channels(self, table: SiteTable, values: Values) -> tuple[list[Checked], Array]:
         """What to check of a site's channels, in order, and their errors."""
@@ -284,24 +329,48 @@ class ResidualAnalysis(Analysis):
         rounded = ~self._fits(size, values.grid) & table.sums
         error = error + np.where(rounded, self._rounding(size, table.roundings), 0.0)
         if table.site.kind.relu_branch:
-            error = error + np.where(values.grid == 0, SOFT, 0.0)
+            error = error + np.where(values.grid == 0, SOFT / scales.branch, 0.0)
             error[self._snapped(table.snaps, table.branch)] = 0.0
         if table.summed.any():
             total = self._summed(table, values, error)
-            exact = (table.factor == 0) | (table.factor == 1)
-            what = "the sum over time is"
-            checks.append(
-                Checked(total.size, total.grid, what, scales.scanned, exact, table.summed)
-            )
+            exact = (table.factor == 0) | (np.abs(table.factor) == 1)
+            what, most = "the sum over time is", self._changing(table, total.size, reach)
+            checks.append(Checked(most, total.grid, what, scales.scanned, exact, table.summed))
             reach, error = np.where(table.summed, total.size, reach), total.error
         value = Total(reach, values.grid, error)
         more, finished = self._opened(table, values, value)
         if len(table.held):
             wrong = table.flags.total(table.flags.size * finished[table.flags.index])
+            if table.switched.any():
+                flag, by = self._row(table.switch, scales.switch), scales.switch
+                exact = table.switch.exact
+                more.append(
+                    Checked(flag.size, flag.grid, "its switch is", by, exact, table.switched)
+                )
+                wrong = wrong + flag.error[table.held]
             held = error[table.held]
             error[table.held] = np.where(wrong == 0, held, 2 * reach[table.held] + held)
             _, finished = self._opened(table, values, value)
+        if len(table.of_head):
+            check, lost = self._celled(table, reach)
+            more.append(check)
+            error = error + lost
+            _, finished = self._opened(table, values, value._replace(error=error))
         return [*checks, *more], finished
+
+    def _celled(self, table: SiteTable, reach: Array) -> tuple[Checked, Array]:
+        """The rows that write and read a head's cells, and what a value loses where one is off."""
+        rows = self._row(table.cells, 1.0)
+        # Each channel has the last of these that is not a head's, or its head's.
+        count = int(table.headed.max()) + 2
+        size, error, odd = np.zeros(count), np.zeros(count), np.zeros(count)
+        grid = np.full(count, np.inf)
+        for most, each in ((size, rows.size), (error, rows.error), (odd, ~table.cells.exact)):
+            np.maximum.at(most, table.of_head, each)
+        np.minimum.at(grid, table.of_head, rows.grid)
+        own = table.headed
+        check = Checked(size[own], grid[own], "its key or query is", 1.0, odd[own] == 0, own >= 0)
+        return check, np.where(error[own] == 0, 0.0, 2 * reach)
 
     def _opened(
         self, table: SiteTable, values: Values, value: Total
@@ -318,7 +387,7 @@ class ResidualAnalysis(Analysis):
         gate, most = self._row(table.gate, table.scales.gate, values.gate), values.opening
         off = gate.error
         if kind.relu_gate:
-            off = off + np.where(gate.grid == 0, SOFT, 0.0)
+            off = off + np.where(gate.grid == 0, SOFT / table.scales.gate, 0.0)
         if not kind.relu_branch:
             off[self._snapped(table.snaps & gated, table.gate)] = 0.0
         flag = _boolean(values.gate)
@@ -352,17 +421,21 @@ class ResidualAnalysis(Analysis):
 
     def _summed(self, table: SiteTable, values: Values, error: Array) -> Total:
         """Running sums, or decays: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
-        plain, size = table.factor == 1, values.reach
-        self.settled = self.settled and not size[table.summed & plain].any()
-        total = self._summands(table) * size
+        plain, size = np.abs(table.factor) == 1, values.reach
+        growing = table.summed & plain & ~table.single
+        self.settled = self.settled and not size[growing].any()
+        total = self._over_time(table, size)
+        most = self._changing(table, total, size)
         fresh = np.where(
-            self._fits(total, values.inner), 0.0, self.tokens * (self.numerics.unit * total)
+            self._fits(most, values.inner), 0.0, self.tokens * (self.numerics.unit * most)
         )
-        rest = np.where(plain, 1.0, 1 - table.factor)
-        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings.
-        drift = 2 * size / rest**2 * (table.factor * 2.0**-18 + 2.0**-23)
+        rest = np.where(plain, 1.0, 1 - np.abs(table.factor))
+        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings. A norm
+        # behind the scan divides by what is as exact as that.
+        once = 2.0**-20 if table.norms else 2.0**-23
+        drift = 2 * size / rest**2 * (np.abs(table.factor) * 2.0**-18 + once)
         return Total(
-            np.where(plain, total, size / rest),
+            total,
             np.where(plain, values.inner, 0.0),
             np.where(
                 table.summed,
@@ -387,7 +460,32 @@ class ResidualAnalysis(Analysis):
             most = np.fmax(most, np.fmax(table.offset + up, table.offset + down))
             least = np.fmin(least, np.fmin(table.offset + up, table.offset + down))
         reach = np.maximum(most, 0.0 if kind.relu_branch else -least)
+        # An item reads at most the points, then as now.
+        reach = np.where(table.swapped, 2 * table.points, reach)
+        inner = np.where(table.swapped, 1.0, inner)
         return Values(branch, gate, opening, grid, inner, reach)
+
+    def _scanned(self, number: int) -> Array:
+        """(channels,) the greatest size of what is behind each scan of a site."""
+        table, reach = self._tables.sites[number], self._values[number].reach
+        return np.where(table.summed, self._over_time(table, reach), reach)
+
+    def _over_time(self, table: SiteTable, reach: Array) -> Array:
+        """(channels,) the greatest sizes of sums over time, and of decays."""
+        rest, count = 1 - np.abs(table.factor), self._summands(table)
+        if table.alternating.any() and table.site.kind.relu_branch:
+            count = np.where(table.alternating, np.ceil(count / 2), count)
+        total = np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
+        if not table.single.any():
+            return total
+        hull = table.singles.hull(self._bounds)
+        known = np.maximum(np.abs(hull.low), np.abs(hull.high))
+        return np.where(table.single, np.minimum(total, known), total)
+
+    @staticmethod
+    def _changing(table: SiteTable, total: Array, reach: Array) -> Array:
+        """(channels,) the greatest of what a scan adds up: 2 (v - s) of s = 2 v - s before."""
+        return np.where(table.alternating, 2 * total + reach, total)
 
     def _summands(self, table: SiteTable) -> Array:
         """How many tokens a running sum has taken in after the last one."""
@@ -445,6 +543,10 @@ class ResidualAnalysis(Analysis):
                 if all(members.get(root) == member for members in each):
                     found[root] = member
         return found
+
+
+def _failing(node: int, layer: int, text: str) -> Condition:
+    return Condition(node, layer, Sums(np.zeros(0), np.zeros(0)), "", failure=text)
 
 
 def _times(grid: Array, other: Array) -> Array:

@@ -66,12 +66,8 @@ def tied_logits_are_exact(_: Stream, vocabulary: int, numerics: Numerics) -> boo
 
 def _flags_are_exact(analysis: ResidualAnalysis) -> bool:
     """Whether the sums that switch holds are exact, with room for what scales and shifts them."""
-    for number, site in enumerate(analysis.stream.sites):
-        sizes, grids = analysis.sizes(number), analysis.grids(number)
-        for channel in site.channels:
-            parts = [(abs(float(weight)), site.index[flag]) for flag, weight in channel.flag]
-            size = sum(weight * sizes[flag] for weight, flag in parts)
-            grid = min((float(lowest_bit(w)) * grids[flag] for w, flag in parts), default=1.0)
-            if not sum_is_exact(2 * size + 1, grid, analysis.numerics.bits):
-                return False
-    return True
+    return all(
+        sum_is_exact(2 * size + 1, grid, analysis.numerics.bits)
+        for number in range(len(analysis.stream.sites))
+        for size, grid in zip(*analysis.switches(number), strict=True)
+    )

@@ -43,8 +43,8 @@ class Mixed:
         """Whether every weight of the new basis is a float32 number, and every sum of it exact."""
         stream = self.stream
         held = self._fits(self.sizes, self.grids)
-        rows = [row for site in stream.sites for channel in site.channels
-                for row in (channel.row, channel.gate) if row is not None]  # fmt: skip
+        channels = [channel for site in stream.sites for channel in site.channels]
+        rows = [row for channel in channels for row in channel.rows]
         return (
             bool(held.all())
             and all(self._reads(self.reading(row)) for row in (*rows, *stream.output))

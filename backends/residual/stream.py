@@ -197,7 +197,7 @@ def lay_out(packer: Packer) -> Stream:
     """Give everything that later sites or the output read a channel of the stream."""
     output = tuple(packer.output)
     kept, used = _demanded(packer, output)
-    rows = [row for channels in used.values() for channel in channels for row in _rows_of(channel)]
+    rows = [row for channels in used.values() for channel in channels for row in channel.rows]
     atoms: dict[int, list[Atom]] = defaultdict(list)
     for atom in kept:
         atoms[packer.made[atom].site].append(atom)
@@ -267,12 +267,8 @@ def _demanded(
             for each in (*(flag for flag, _ in channel.flag), channel):
                 if each not in used[made.site]:
                     used[made.site][each] = None
-                    pending.extend(read for row in _rows_of(each) for read in row.atoms)
+                    pending.extend(read for row in each.rows for read in row.atoms)
     return sorted(kept), {site: list(channels) for site, channels in used.items()}
-
-
-def _rows_of(channel: Channel) -> tuple[AtomRow, ...]:
-    return (channel.row,) if channel.gate is None else (channel.row, channel.gate)
 
 
 def _sums(packer: Packer, rows: Iterable[AtomRow]) -> dict[int, dict[Sum, None]]:

@@ -26,11 +26,33 @@ class Scales(NamedTuple):
       branch: the row that the branch reads, with its taps.
       scanned: the branch's value behind its scan.
       gate: the row that the gate reads, or what stands for an open gate.
+      switch: the row of the stream that switches a hold.
     """
 
     branch: float
     scanned: float
     gate: float
+    switch: float
+
+
+class InnerNorm(NamedTuple):
+    """A norm within a site; its own constant makes it divide by one number, whatever it reads.
+
+    Attributes:
+      name: what it is, for messages.
+      channels: the places of those of the site's channels that it reads beside the constant.
+      factors: by what it reads the value of each is multiplied, as it reads it.
+      width: of the norm, the constant and what is always 0 included.
+      size: by what it divides: its constant is size * sqrt(width).
+      gated: whether values come to it behind their gates; or else behind their scans.
+    """
+
+    name: str
+    channels: tuple[int, ...]
+    factors: tuple[float, ...]
+    width: int
+    size: float
+    gated: bool
 
 
 class Hulls(NamedTuple):
@@ -53,6 +75,7 @@ class ScaleTable(NamedTuple):
     branch: Array
     scanned: Array
     gate: Array
+    switch: Array
 
 
 class Entries:
@@ -207,6 +230,13 @@ class SiteTable:
       site: the site.
       branch: the rows that the channels' branches read.
       gate: those that their gates do; 1 where a gate is open.
+      switch: those that switch holds; 1 where nothing of the stream does.
+      norms: the norms within the site.
+      cells: the rows that write and read the heads of several cells; `of_head` says which head
+        each is of.
+      headed: (channels,) the head of each, or -1.
+      alternating: which are sums over time of a negative factor.
+      single: which of these are all that an atom is made of; `singles` are the atoms.
       taps: (channels, TAPS).
       writes: what is added to the stream, by channels; `places` says where, `composed` whether
         float64 holds its weights exactly.
@@ -214,13 +244,20 @@ class SiteTable:
     """
 
     def __init__(
-        self, stream: Stream, site: Site, scales: Callable[[Site, Channel], Scales]
+        self,
+        stream: Stream,
+        site: Site,
+        scales: Callable[[Site, Channel], Scales],
+        norms: Sequence[InnerNorm],
     ) -> None:
-        """Take a site, and by what its channels are scaled."""
+        """Take a site, by what its channels are scaled, and its own norms."""
         channels = site.channels
         self.site = site
+        self.norms = tuple(norms)
         self.branch = RowTable(stream, [channel.row for channel in channels])
         self.gate = RowTable(stream, [channel.gate or ONE for channel in channels])
+        self.switch = RowTable(stream, [channel.switch or ONE for channel in channels])
+        self.switched = np.array([channel.switch is not None for channel in channels], dtype=bool)
         self.gated = np.array([channel.gate is not None for channel in channels], dtype=bool)
         self.taps = np.array([c.taps for c in channels], dtype=np.float64).reshape(-1, TAPS)
         self.offset = np.array([channel.offset for channel in channels], dtype=np.float64)
@@ -228,7 +265,26 @@ class SiteTable:
         self.summed = np.array([channel.mode == "sum" for channel in channels], dtype=bool)
         self.factor = np.array([channel.factor for channel in channels], dtype=np.float64)
         scaled = [scales(site, channel) for channel in channels]
-        self.scales = ScaleTable(*np.array(scaled, dtype=np.float64).reshape(-1, 3).T)
+        self.scales = ScaleTable(
+            *np.array(scaled, dtype=np.float64).reshape(-1, len(Scales._fields)).T
+        )
+        heads = list(dict.fromkeys(c.head for c in channels if c.head is not None))
+        self.cells = RowTable(
+            stream, [row for head in heads for row in (*head.keys, *head.queries)]
+        )
+        self.of_head = np.repeat(np.arange(len(heads)), [2 * len(head.keys) for head in heads])
+        self.headed = np.array(
+            [-1 if c.head is None else heads.index(c.head) for c in channels], dtype=np.int64
+        )
+        # What an item reads at the start, less what it reads now, each of them at most the points.
+        self.swapped = np.array([channel.mode == "swap" for channel in channels], dtype=bool)
+        self.points = np.array(
+            [0.0 if c.head is None else float(len(c.head.keys)) for c in channels], dtype=np.float64
+        )
+        self.alternating = self.summed & (self.factor < 0)
+        single = _singles(stream, site) if self.alternating.any() else {}
+        self.single = np.array([channel in single for channel in channels], dtype=bool)
+        self.singles = RowTable(stream, [single.get(c, ONE) for c in channels], placed=False)
         holds = [(n, channel) for n, channel in enumerate(channels) if channel.mode == "hold"]
         self.held = np.array([number for number, _ in holds], dtype=np.int64)
         self.flags = Entries(
@@ -246,8 +302,13 @@ class SiteTable:
         """The network's, as large as they are there."""
         scales, writes = self.scales, self.writes
         yield writes.weight / scales.scanned[writes.index] / scales.gate[writes.index]
-        for read, by in ((self.branch.read, scales.branch), (self.gate.read, scales.gate)):
-            yield read.weight * by[read.owner]
+        for rows, by in (
+            (self.branch, scales.branch),
+            (self.gate, scales.gate),
+            (self.switch, np.where(self.switched, scales.switch, 1.0)),
+            (self.cells, np.ones(len(self.of_head))),
+        ):
+            yield rows.read.weight * by[rows.read.owner]
 
     @cached_property
     def lag(self) -> Array:
@@ -284,6 +345,16 @@ class SiteTable:
         return passing & ~self.taps[:, 1:].any(axis=1) & (self.offset == 0)
 
 
+def _singles(stream: Stream, site: Site) -> dict[Channel, AtomRow]:
+    """The sums of alternating sign that are all that an atom is made of, as rows of it."""
+    found = {}
+    for atom, terms in stream.terms.items():
+        if len(terms) == 1 and terms[0][0] in site.index and terms[0][0].factor < 0:
+            channel, weight = terms[0]
+            found[channel] = AtomRow(((atom, 1 / float(weight)),), 0.0)
+    return found
+
+
 class StreamTables(NamedTuple):
     """A stream as arrays.
 
@@ -302,13 +373,17 @@ class StreamTables(NamedTuple):
     output: RowTable
 
 
-def tables(stream: Stream, scales: Callable[[Site, Channel], Scales]) -> StreamTables:
+def tables(
+    stream: Stream,
+    scales: Callable[[Site, Channel], Scales],
+    norms: Callable[[Site], Sequence[InnerNorm]],
+) -> StreamTables:
     """A stream as arrays."""
     kept = [AtomRow(signal.terms, 0.0) for signal in stream.signals]
     return StreamTables(
         RowTable(stream, kept, placed=False),
         np.array([signal.node for signal in stream.signals], dtype=np.int64),
         sum(signal.site < 0 for signal in stream.signals),
-        tuple(SiteTable(stream, site, scales) for site in stream.sites),
+        tuple(SiteTable(stream, site, scales, norms(site)) for site in stream.sites),
         RowTable(stream, stream.output),
     )

@@ -101,7 +101,7 @@ def evaluate(
             values[i] = value
         pledge = pledges.get(i)
         if pledge is not None:
-            shown = operands[0] if pledge.of_operand else value
+            shown = pledge.shown(operands, value)
             broken = graph.nodes[i].op.broken(operands, value, extent, ())
             keep_promise(graph, i, pledge, broken, shown)
         if proven is not None:

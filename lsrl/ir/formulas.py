@@ -62,7 +62,7 @@ class Formulas:
                 return " · ".join(inside)
             case ops.Step():
                 return f"[{read[0]} ≥ 0]"
-            case ops.Bound():
+            case ops.Bound() | ops.Read():
                 return read[0]
             case ops.Delay():
                 return f"{inside[0]}[t−{op.steps}]"
@@ -74,6 +74,12 @@ class Formulas:
                 return f"relu({self._recurrent(node, row, read[0])})"
             case ops.SelectiveState():
                 return _joined(f"{inside[0]} · {self._name(node, row)}[t−1]", read[1])
+            case ops.SwapState():
+                swap, points = (self.read(i) for i in self.graph.nodes[node].operands)
+                return f"±{bracketed(points)}[place of {row}; swaps {swap}]"
+            case ops.Recall():
+                written, value, wanted = map(self.read, self.graph.nodes[node].operands)
+                return f"{bracketed(value)}[{row}; last {written} = {wanted}]"
         return f"{op.name}({', '.join(read)})"
 
     def read_by(self, node: int, row: int) -> set[int]:
@@ -110,8 +116,14 @@ class Formulas:
 
     def _operands(self, node: int, row: int) -> Iterator[Atom]:
         """The elements that one element is made of."""
-        for operand in self.graph.nodes[node].operands:
-            yield operand, row if row < self.graph.nodes[operand].width else 0
+        this = self.graph.nodes[node]
+        # A read is its words; which of its points or cells a state tells of may be any.
+        for operand in this.operands[-1:] if isinstance(this.op, ops.Read) else this.operands:
+            width = self.graph.nodes[operand].width
+            if isinstance(this.op, ops.SwapState | ops.Recall):
+                yield from ((operand, other) for other in range(width))
+            else:
+                yield operand, row if row < width else 0
 
     def _expanded(self, node: int, row: int) -> tuple[dict[Atom, float], float]:
         this = self.graph.nodes[node]

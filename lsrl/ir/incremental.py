@@ -156,7 +156,7 @@ class Evaluator(Generic[A]):
         """Which streams break a promise; an error where that is one."""
         if self._raises:
             pledge = self._pledges[node]
-            shown = operands[0] if pledge.of_operand else value
+            shown = pledge.shown(operands, value)
             mask, shown = (array.reshape(-1, 1, array.shape[-1]) for array in (broken, shown))
             keep_promise(self.graph, node, pledge, mask, shown, before.tokens.ravel())
         streams: Array = self.numbers.namespace.any(broken, axis=-1)

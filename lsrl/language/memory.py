@@ -21,8 +21,8 @@ from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.language.signal import Operand, Signal, affine, as_signal, logical, relu
-from lsrl.language.sugar import hold, known, select
+from lsrl.language.signal import Operand, Signal, affine, as_signal, logical, record, relu
+from lsrl.language.sugar import hold, known, row_of, select
 from lsrl.language.trace import user_line
 
 # Of one memory; the arrays of more would fill a machine.
@@ -99,12 +99,20 @@ class Memory:
       written: (cells) which of them is written at this token, at most one.
     """
 
-    def __init__(self, grid: _Grid, cells: Signal, written: Signal) -> None:
-        """Made by `memory`."""
+    def __init__(
+        self,
+        grid: _Grid,
+        cells: Signal,
+        written: Signal,
+        initial: tuple[float, ...],
+        write: tuple[Signal, Signal, Signal],
+    ) -> None:
+        """Made by `memory`, of initial values of all cells, and of what tells of the write."""
         self.cells = cells
         self.written = written
         self._grid = grid
-        self._width = cells.width // written.width
+        self._op = ops.Read(grid.segments, initial)
+        self._write = write
 
     def read(self, address: Operand, count: int = 1, when: Operand = 1) -> Signal:
         """What the cells at `count` addresses from this one on hold; 0 where there is no cell.
@@ -129,7 +137,8 @@ class Memory:
                 f"words; write lsrl.memory(..., words={words})"
             )
         (opens,) = logical("read", when)
-        row, column = _decoded(grid, _address(address), opens)
+        start = _address(address)
+        row, column = _decoded(grid, start, opens)
         facts, cells = self.cells.facts, len(grid.addresses)
         low = np.minimum(facts.low.reshape(cells, -1).min(axis=0), 0.0)
         high = np.maximum(facts.high.reshape(cells, -1).max(axis=0), 0.0)
@@ -151,7 +160,8 @@ class Memory:
         found = _read(column, of_column, of_word, lifted, cell[of_column + of_word], lift)
         # Where nothing is read, nothing was lifted.
         back = affine([(np.eye(found.width), found), (np.tile(-lift, words)[:, None], opens)])
-        return known(back, np.tile(low, words), np.tile(high, words))
+        found = known(back, np.tile(low, words), np.tile(high, words))
+        return record(self._op, *self._write, start, opens, found)
 
 
 def _read(
@@ -233,7 +243,8 @@ def memory(
     (writes,) = logical("memory", write)
     if writes.width != 1:
         raise ShapeError(f"{user_line()}: write has width 1, got {writes.width}")
-    row, column = _decoded(grid, _address(address), writes)
+    target = _address(address)
+    row, column = _decoded(grid, target, writes)
     here = grid.places(grid.addresses)
     terms = [(Matrix.selection(here % grid.columns, grid.columns).csr, column)]
     if row is not None:
@@ -247,8 +258,9 @@ def memory(
         else affine([(sp.csr_array(sp.kron(sp.eye_array(count), np.ones((width, 1)))), written)])
     )
     added = None if change is None else affine([(each, _as_wide(change, width))])
-    held = hold(affine([(each, written_value)]), wide, initial, added, keeper)
-    return Memory(grid, held, written)
+    start = row_of(initial, count * width, "initial")
+    held = hold(affine([(each, written_value)]), wide, start, added, keeper)
+    return Memory(grid, held, written, start, (target, written_value, writes))
 
 
 def _as_wide(change: Operand, width: int) -> Signal:

@@ -37,7 +37,8 @@ from lsrl.language.trace import user_line
 LARGEST_POWER = 256
 
 
-def _row(value: ArrayLike, width: int, what: str) -> tuple[float, ...]:
+def row_of(value: ArrayLike, width: int, what: str) -> tuple[float, ...]:
+    """One number a channel, of as many or of one."""
     row = numbers(value, what)
     if len(row) not in (1, width):
         raise ShapeError(f"{user_line()}: {what} needs one number or {width}, got {len(row)}")
@@ -61,7 +62,7 @@ def linear_state(u: Signal, A: object = 1, initial: ArrayLike = 0) -> Signal:
     """
     update = as_signal(u)
     matrix = as_matrix(A, update.width)
-    return record(ops.LinearState(matrix, _row(initial, update.width, "initial")), update)
+    return record(ops.LinearState(matrix, row_of(initial, update.width, "initial")), update)
 
 
 def cumsum(u: Signal, initial: ArrayLike = 0) -> Signal:
@@ -115,7 +116,7 @@ def delay(x: Signal, n: int = 1, initial: ArrayLike = 0) -> Signal:
     steps = _count(n, "delay(x, n)", least=0)
     if steps == 0:
         return value
-    return record(ops.Delay(steps, _row(initial, value.width, "initial")), value)
+    return record(ops.Delay(steps, row_of(initial, value.width, "initial")), value)
 
 
 def window_sum(x: Signal, n: int) -> Signal:
@@ -157,15 +158,15 @@ def bound(
       ProgramError: an unknown keeper.
     """
     value = as_signal(x)
-    _check_keeper(keeper)
-    lows, highs = _row(low, value.width, "low"), _row(high, value.width, "high")
+    check_keeper(keeper)
+    lows, highs = row_of(low, value.width, "low"), row_of(high, value.width, "high")
     impossible = (np.array(lows) > value.facts.high) | (np.array(highs) < value.facts.low)
     if any(a > b for a, b in zip(lows, highs, strict=True)) or impossible.any():
         raise BoundsError(
             f"{user_line()}: bound(x, {low!s}, {high!s}) leaves no possible value, since inference "
             f"says {value!r}"
         )
-    steps = _row(step, value.width, "step")
+    steps = row_of(step, value.width, "step")
     if any(each < 0 or each not in (0, lowest_bit_of(each)) for each in steps):
         raise ProgramError(f"{user_line()}: step must be powers of two or 0, got {step!s}")
     known_grid = (value.facts.step >= steps).all()
@@ -175,7 +176,8 @@ def bound(
     return record(ops.Bound(lows, highs, keeper=keeper, step=grid), value)
 
 
-def _check_keeper(keeper: object) -> None:
+def check_keeper(keeper: object) -> None:
+    """A keeper of promises; else raise ProgramError."""
     arguments.choice(f"{user_line()}: keeper", keeper, get_args(ops.Keeper), ProgramError)
 
 
@@ -221,8 +223,8 @@ def latch(
     """
     value = as_signal(x)
     (condition,) = logical("latch", when)
-    _check_keeper(keeper)
-    return record(ops.Latch(_row(initial, value.width, "initial"), keeper), value, condition)
+    check_keeper(keeper)
+    return record(ops.Latch(row_of(initial, value.width, "initial"), keeper), value, condition)
 
 
 def hold(
@@ -246,10 +248,10 @@ def hold(
     """
     value = as_signal(x)
     (condition,) = logical("hold", when)
-    _check_keeper(keeper)
+    check_keeper(keeper)
     if value.width != condition.width:
         value, condition = broadcast(value, condition)
-    row = _row(initial, value.width, "initial")
+    row = row_of(initial, value.width, "initial")
     if change is not None:
         value, added = broadcast(value, change)
         return record(ops.Hold(row, keeper), value, condition, added)
@@ -264,7 +266,7 @@ def selective_state(keep: Signal, update: Signal, initial: ArrayLike = 0) -> Sig
     """
     (kept,) = logical("selective_state", keep)
     kept, added = broadcast(kept, update)
-    return record(ops.SelectiveState(_row(initial, added.width, "initial")), kept, added)
+    return record(ops.SelectiveState(row_of(initial, added.width, "initial")), kept, added)
 
 
 def threshold_state(u: Signal, A: object, initial: ArrayLike = 0) -> Signal:
@@ -279,7 +281,7 @@ def threshold_state(u: Signal, A: object, initial: ArrayLike = 0) -> Signal:
       ProgramError: an initial value that is not 0 or 1, or an argument without a grid.
     """
     update = as_signal(u)
-    row = _row(initial, update.width, "initial")
+    row = row_of(initial, update.width, "initial")
     if not set(row) <= {0.0, 1.0}:
         raise ProgramError(f"{user_line()}: a threshold state starts at zeros and ones, got {row}")
     op = ops.ThresholdState(as_matrix(A, update.width), row)
@@ -310,7 +312,7 @@ def recurrent_state(
     """
     update = as_signal(u)
     rows = [
-        _row(v, update.width, w) for v, w in ((initial, "initial"), (low, "low"), (high, "high"))
+        row_of(v, update.width, w) for v, w in ((initial, "initial"), (low, "low"), (high, "high"))
     ]
     if any(a > b for a, b in zip(rows[1], rows[2], strict=True)) or min(rows[2]) < 0:
         raise BoundsError(
@@ -442,7 +444,7 @@ def _power(x: Operand, n: Operand) -> Signal:
 
 
 def _number(value: object) -> int | float:
-    (number,) = _row(cast(ArrayLike, value), 1, "x of x ** n")
+    (number,) = row_of(cast(ArrayLike, value), 1, "x of x ** n")
     return int(number) if number.is_integer() else number
 
 
@@ -467,7 +469,7 @@ def _table_of(x: Signal, entry: Callable[[int], int | float], what: str, least: 
 
 def known(x: Signal, low: ArrayLike, high: ArrayLike, exclusive: bool = False) -> Signal:
     """`bound` where it is a theorem and not a promise; x itself where inference sees it too."""
-    lows, highs = _row(low, x.width, "low"), _row(high, x.width, "high")
+    lows, highs = row_of(low, x.width, "low"), row_of(high, x.width, "high")
     seen = (x.facts.low >= lows).all() and (x.facts.high <= highs).all()
     if seen and (x.facts.exclusive or not exclusive):
         return x

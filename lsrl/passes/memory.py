@@ -7,6 +7,7 @@ import scipy.sparse as sp
 
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Bound,
     Constant,
@@ -15,6 +16,8 @@ from lsrl.ir.ops import (
     Latch,
     LinearState,
     Periodic,
+    Read,
+    Recall,
     Relu,
     Select,
     SelectiveState,
@@ -23,13 +26,66 @@ from lsrl.passes.affine import add_affine, emit_affine
 from lsrl.target import Capabilities
 
 
-def drop_bounds(graph: Graph) -> Graph:
-    """A promise has done its work once its interval is among the facts of what it bounds."""
+def drop_told(graph: Graph, target: Capabilities) -> Graph:
+    """Drop what ops only tell.
+
+    A promise has done its work once its interval is among the facts of what it bounds. A read of a
+    memory is the words that cells make, unless the target recalls them.
+    """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
-        return operands[0] if isinstance(graph.nodes[i].op, Bound) else None
+        op = graph.nodes[i].op
+        if isinstance(op, Bound):
+            return operands[0]
+        if isinstance(op, Read):
+            return _recalled(builder, op, operands) if Recall in target.native else operands[-1]
+        return None
 
     return rewrite(graph, rule)
+
+
+def _recalled(builder: GraphBuilder, op: Read, operands: tuple[int, ...]) -> int:
+    """One recall a word; what cells hold initially is added to what they are written beyond it."""
+    target, value, writes, address, opens, words = operands
+    width = builder.nodes[value].width
+    count = builder.nodes[words].width // width
+    cells = np.concatenate([np.arange(*segment) for segment in op.segments])
+    start = Matrix(np.reshape(op.initial, (-1, width)).T)
+    (written,) = _one_hots(builder, target, writes, [cells])
+    eye = Matrix.identity(width)
+    if start.nonzeros:
+        value = add_affine(builder, (eye, value), (Matrix(-start.csr), written))
+    empty, parts = Recall((0.0,) * len(op.initial)), []
+    wanted = _one_hots(builder, address, opens, [cells - word for word in range(count)])
+    for word, one_hot in enumerate(wanted):
+        place = Matrix(sp.eye_array(count * width, width, k=-word * width))
+        parts.append((place, builder.add(empty, written, value, one_hot)))
+        if start.nonzeros:
+            parts.append((Matrix(place.csr @ start.csr), one_hot))
+    return add_affine(builder, *parts) if len(parts) > 1 else parts[0][1]
+
+
+def _one_hots(builder: GraphBuilder, address: int, opens: int, wanted: list[Array]) -> list[int]:
+    """For each list of integers, which of them an address is, if it is let through.
+
+    The hats of an integer take one level: a ReLU at each integer and at both of its neighbours.
+    """
+    levels = np.unique(np.concatenate([np.concatenate(wanted) + k for k in (-1, 0, 1)]))
+    terms = [(Matrix(np.ones((len(levels), 1))), address)]
+    gate, beyond = builder.facts[opens], np.zeros(len(levels))
+    if not gate.constant or not gate.low.all():  # what is shut goes behind the last level
+        beyond += max(levels[-1] - builder.facts[address].low[0], 0.0)
+        terms.append((Matrix(-beyond[:, None]), opens))
+    reached = builder.add(Relu(), add_affine(builder, *terms, bias=beyond - levels))
+    found = []
+    for integers in wanted:
+        at = np.searchsorted(levels, integers)
+        rows = np.arange(len(integers))
+        before, here, behind = (Matrix.selection(at + k, len(levels)).csr for k in (-1, 0, 1))
+        one_hot = add_affine(builder, (Matrix(before - 2 * here + behind), reached))
+        ends = (0.0,) * len(rows), (1.0,) * len(rows)
+        found.append(builder.add(Bound(*ends, proven=True, exclusive=True), one_hot))
+    return found
 
 
 def lower_memory(graph: Graph, target: Capabilities) -> Graph:

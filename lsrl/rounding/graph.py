@@ -17,6 +17,7 @@ from lsrl.ir.ops import (
     Op,
     Periodic,
     Product,
+    Recall,
     Relu,
 )
 from lsrl.rounding.channels import Channels, Kind, RoundingError, complement, negated, side
@@ -132,6 +133,14 @@ def _memory(made: Made, i: int) -> None:
     channels.of(i)[:] = np.minimum(kinds, Kind.REAL)
 
 
+def _recall(made: Made, i: int) -> None:
+    """Of which cell is said by numbers that are not rounded."""
+    channels, (written, value, wanted) = made.channels, made.graph.nodes[i].operands
+    if channels.of(written).any() or channels.of(wanted).any():
+        raise RoundingError(i, NO_RULE.format("recall"))
+    channels.of(i)[:] = np.minimum(channels.of(value), Kind.REAL)
+
+
 def _register(made: Made, i: int) -> None:
     """A state whose rows take in one channel each, now or a token ago, does not add up."""
     node, channels = made.graph.nodes[i], made.channels
@@ -153,4 +162,5 @@ _RULES: Mapping[type[Op], Callable[[Made, int], None]] = {
     Hold: _memory,
     Delay: _memory,
     LinearState: _register,
+    Recall: _recall,
 }

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from lsrl.ir.bounds import Facts
+from lsrl.ir.bounds import Facts, side_by_side
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import sum_is_exact
 from lsrl.ir.ops import (
@@ -20,6 +21,8 @@ from lsrl.ir.ops import (
     Op,
     Periodic,
     Product,
+    Read,
+    Recall,
     Relu,
     Select,
     SelectiveState,
@@ -92,8 +95,11 @@ class Walk:
         Raises:
           RoundingError: at the first node of the program of which a bit may differ.
         """
-        for i in self.program.live():
+        for i in self._live():
             node = self.program.nodes[i]
+            if i in self._recalled:
+                self.channels.settle(i, self.given[i], self._recall(i))
+                continue
             read = [self.channels.known(operand) for operand in node.operands]
             inferred = node.op.infer(read, self.tokens)
             if not self._exact(i, read):
@@ -108,6 +114,17 @@ class Walk:
         for channel in range(self.program.nodes[output].width):
             if self.kind(output, channel) != Kind.EXACT:
                 self.row(output, channel)
+
+    def _live(self) -> list[int]:
+        """What the output depends on; of reads that are recalled not the words that cells make."""
+        pending, found = [self.program.output], set[int]()
+        while pending:
+            node = pending.pop()
+            if node not in found:
+                found.add(node)
+                operands = self.program.nodes[node].operands
+                pending.extend(operands[:-1] if node in self._recalled else operands)
+        return sorted(found)
 
     def kind(self, node: int, channel: int) -> Kind:
         """Of a channel, or of the one that is broadcast."""
@@ -353,7 +370,7 @@ class Walk:
 
     def _bound(self, i: int, inferred: Facts) -> Facts:
         node = self.program.nodes[i]
-        op, (operand,) = node.op, node.operands
+        op, operand = node.op, node.operands[-1]
         for channel in range(node.width):
             if self.kind(operand, channel) != Kind.EXACT:
                 self._is(i, channel, 1.0, operand)
@@ -368,6 +385,44 @@ class Walk:
 
     # ------------------------------------------------------------ memory
 
+    @cached_property
+    def _recalled(self) -> set[int]:
+        """The reads that are recalls in the graph, in place of the words that cells make."""
+        found = set[int]()
+        for i, node in enumerate(self.program.nodes):
+            start = self.channels.starts[i]
+            if isinstance(node.op, Read) and not self.trail.lost[start]:
+                terms, _ = self.trail.rows[start]
+                if any(isinstance(self.made.op(column), Recall) for column, _ in terms):
+                    found.add(i)
+        return found
+
+    def _recall(self, i: int) -> Facts:
+        """A read that is recalled: every word holds the value that was written, bit for bit."""
+        node, mine = self.program.nodes[i], self.channels.of(i)
+        op, (target, value, writes, address, opens, _) = node.op, node.operands
+        if not isinstance(op, Read):
+            raise TypeError(op)
+        width = self.program.nodes[value].width
+        for channel in range(node.width):
+            mine[channel] = kind = min(self.kind(value, channel % width), Kind.REAL)
+            if any(self.kind(k, 0) != Kind.EXACT for k in (target, writes, address, opens)):
+                raise RoundingError(i, "is read or written where rounded numbers say")
+            if kind == Kind.EXACT:
+                continue
+            if any(op.initial[channel % width :: width]):
+                raise RoundingError(i, SHIFTED)
+            atom = self.made.atom(self.row(i, channel), Recall)
+            if atom is None:
+                raise RoundingError(i, REWRITTEN)
+            recall, place = self.made.channels.place(atom)
+            held = self.made.graph.nodes[recall].operands[1]
+            if self.made.row(held, place) != self.row(value, channel % width):
+                raise RoundingError(i, REWRITTEN)
+        read = [self.channels.known(k) for k in (writes, value)]
+        words = node.width // width
+        return side_by_side([Recall(op.initial).infer(read, self.tokens)] * words)
+
     def _held(self, i: int, inferred: Facts) -> Facts:
         node, mine = self.program.nodes[i], self.channels.of(i)
         op = node.op
@@ -376,9 +431,7 @@ class Walk:
             if kind == Kind.EXACT:
                 continue
             if getattr(op, "initial")[channel]:  # noqa: B009
-                raise RoundingError(
-                    i, "is held less its initial value, which rounds it; start at 0"
-                )
+                raise RoundingError(i, SHIFTED)
             if isinstance(op, SelectiveState):
                 keep, update = node.operands
                 if not op.overwrites:
@@ -469,6 +522,7 @@ Walk.rules = {
     Product: Walk._product,
     Select: Walk._select,
     Bound: Walk._bound,
+    Read: Walk._bound,
     Latch: Walk._held,
     Hold: Walk._held,
     SelectiveState: Walk._held,

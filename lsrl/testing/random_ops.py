@@ -9,7 +9,9 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
 from lsrl.language import sugar
 from lsrl.language.comparison import equal, greater_equal, not_equal, ramp
+from lsrl.language.memory import memory
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
+from lsrl.language.swaps import swap_state
 from lsrl.testing.draws import CALM_BITS, Writer, bits_of, unit_of
 
 VIAS: tuple[Via, ...] = ("auto", "auto", "gate", "relu")
@@ -251,6 +253,33 @@ def _clock(writer: Writer, x: Signal) -> Signal:
     return x + writer.fitted(turning, x.width)
 
 
+def _swap_state(writer: Writer, x: Signal) -> Signal:
+    """Swaps, and orders that are read, by what is known of x."""
+    index, points = _small_integer(writer, x), int(writer.random.integers(2, 5))
+    size, random = int(index.facts.high[0]) + 1, writer.random
+    swaps = np.zeros((size, points))
+    for number in np.flatnonzero(random.random(size) < 0.7):
+        swaps[number, random.choice(points, 2, replace=False)] = 1
+    if writer.chance(0.5):
+        return swap_state(sugar.lookup(index, swaps))
+    orders = np.argsort(random.random((size, points)), axis=1) + 1
+    return swap_state(sugar.lookup(index, swaps), sugar.lookup(index, orders))
+
+
+def _memory(writer: Writer, x: Signal) -> Signal:
+    """A table of few cells, with gaps, whose addresses, values and conditions tell of x."""
+    value, gap = writer.fitted(x, int(writer.random.integers(1, 3))), writer.chance(0.4)
+    segments, words = ((0, 2), (4, 7)) if gap else ((0, 5),), int(writer.random.integers(1, 4))
+    initial = 0 if writer.chance(0.6) else writer.random.integers(-2, 3, 5 * value.width)
+    table = memory(
+        _small_integer(writer, writer.like(x)) - 1, value, writer.condition(1),
+        segments=segments, initial=initial, words=words,
+        columns=3 if writer.chance(0.3) else None,
+    )  # fmt: skip
+    when = writer.condition(1) if writer.chance(0.5) else 1
+    return table.read(_small_integer(writer, x) - 1, words, when)
+
+
 _TABLE: dict[str, _Maker] = {
     "affine": _affine,
     "relu": _relu,
@@ -291,12 +320,15 @@ _EDGE_TABLE: dict[str, _Maker] = {
     "clock": _clock,
     "changed_hold": _changed_hold,
 }
-MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE
+_FURTHER_TABLE: dict[str, _Maker] = {"swap_state": _swap_state, "memory": _memory}
+MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE | _FURTHER_TABLE
 
 # Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.
 OPS: tuple[str, ...] = tuple(_TABLE)
 # What is easily forgotten; see `random_program`. Both linear targets hold these.
 EDGE_OPS: tuple[str, ...] = tuple(_EDGE_TABLE)
+# What is asked for by name alone: swaps, which few targets hold, and tables, which are large.
+FURTHER_OPS: tuple[str, ...] = tuple(_FURTHER_TABLE)
 # Ops that need a greatest length.
 COUNTING = ("cumsum", "position", "selective_state", "recurrent_state", "changed_hold")
 # Those that both linear targets hold: all but these, which multiply two values or have gates.

@@ -63,12 +63,13 @@ def random_program(
     `EDGE_OPS` are for trying a compiler on what is easily forgotten: `scale` brings values near the
     ends of a dtype, `odd_mod` divides by what is not on the grid, `ramp` and `ramped` compare with
     ramps wider than the grid, `deep_select` and `nested_latch` nest, and `clock` is a state that
-    reads no input.
+    reads no input. `FURTHER_OPS` are drawn only where they are named.
 
     Args:
       seed: any int >= 0.
-      ops: names out of `OPS` and `EDGE_OPS`; by default `LINEAR_OPS`, which both linear targets
-        hold. Inputs, constants and the affine maps that fit widths to each other are always there.
+      ops: names out of `OPS`, `EDGE_OPS` and `FURTHER_OPS`; by default `LINEAR_OPS`, which both
+        linear targets hold. Inputs, constants and the affine maps that fit widths to each other are
+        always there.
       depth: number of chained ops, at least 1.
       width: the widest signal, at least 1.
       max_length: of the program; None for one of any length, without the ops of `COUNTING`.
@@ -132,7 +133,7 @@ def random_program(
 
 def _checked_names(ops: Iterable[str]) -> tuple[str, ...]:
     wanted = set(arguments.names("random_program: ops", ops, ProgramError))
-    known = (*random_ops.OPS, *random_ops.EDGE_OPS)
+    known = (*random_ops.OPS, *random_ops.EDGE_OPS, *random_ops.FURTHER_OPS)
     unknown = sorted(wanted - set(known))
     if unknown or not wanted:
         raise ProgramError(

@@ -65,9 +65,9 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
 
     Signs flip in tanh RNNs, in LSTMs and GRUs (through the candidate), where a linear target's
     output passes no ReLU, and in residual streams. The units of ReLU RNNs and of linear targets are
-    scaled by powers of two. In Mamba and Griffin the inner channels are shuffled too, and in Gated
-    DeltaNet heads, and the keys and values of all heads alike. A model that is exact stays exact:
-    each sum has the same terms.
+    scaled by powers of two. Beside a stream the inner channels are shuffled too, and heads, and the
+    keys and the values of all heads alike. A model that is exact stays exact: each sum has the same
+    terms.
 
     Args:
       model: compiled, or a variant.

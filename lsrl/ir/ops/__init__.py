@@ -21,6 +21,7 @@ from lsrl.ir.ops.pointwise import (
     Select,
     Step,
 )
+from lsrl.ir.ops.recall import Read, Recall
 from lsrl.ir.ops.states import (
     Delay,
     Hold,
@@ -32,11 +33,13 @@ from lsrl.ir.ops.states import (
     StateOp,
     ThresholdState,
 )
+from lsrl.ir.ops.swaps import SwapState
 from lsrl.ir.types import Token
 
 ALL_OPS: tuple[type[Op], ...] = (
     Input, Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Delay, Bound, Latch,
     LinearState, SelectiveState, Hold, ThresholdState, RecurrentState,
+    SwapState, Read, Recall,
 )  # fmt: skip
 
 
@@ -47,7 +50,7 @@ def is_token(op: Op) -> bool:
 
 __all__ = [
     "ALL_OPS", "Affine", "Bound", "Constant", "Delay", "Extent", "Hold", "Input", "Keeper", "Latch",
-    "LinearState", "Lookup", "Memory", "Op", "Periodic", "Pledge", "Pointwise", "Product",
-    "RecurrentState", "Relu", "Select", "SelectiveState", "StateOp", "Stateful", "Step",
-    "ThresholdState", "Via", "is_token",
+    "LinearState", "Lookup", "Memory", "Op", "Periodic", "Pledge", "Pointwise", "Product", "Read",
+    "Recall", "RecurrentState", "Relu", "Select", "SelectiveState", "StateOp", "Stateful", "Step",
+    "SwapState", "ThresholdState", "Via", "is_token",
 ]  # fmt: skip

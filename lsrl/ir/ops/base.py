@@ -57,12 +57,16 @@ class Pledge(NamedTuple):
       text: in words.
       keeper: whose it is to keep: the program's author, for every input of the declared types, or
         whoever writes the prompt; None for a theorem of the op's maker.
-      of_operand: the text speaks of the first operand, not of the result.
+      operands: of so many operands the text speaks, the first ones; 0 if of the result.
     """
 
     text: str
     keeper: Keeper | None
-    of_operand: bool = False
+    operands: int = 0
+
+    def shown(self, operands: Operands, value: Array) -> Array:
+        """What the text speaks of, side by side."""
+        return np.concatenate(operands[: self.operands], axis=-1) if self.operands else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ class Step(Pointwise):
         low, high = -(1 + self.shift + slack) / self.slope, -(self.shift - slack) / self.slope
         ramp = f"({low:.4g}, {high:.4g})"
         text = f"compares a difference that stays out of the ramp {ramp}"
-        return Pledge(text, "prompt", of_operand=True)
+        return Pledge(text, "prompt", operands=1)
 
     def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Values strictly within the ramp, which are neither 0 nor 1."""

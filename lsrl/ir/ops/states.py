@@ -363,7 +363,7 @@ class Hold(StateOp):
         if len(operands) == 2:
             return None
         text = "is, where it is taken, what was held before plus the change"
-        return Pledge(text, self.keeper, of_operand=True)
+        return Pledge(text, self.keeper, operands=1)
 
     def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """Where the value that is taken is another one."""
