@@ -29,7 +29,7 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.residual import checkpoint, deltanet_classes
-from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
+from lsrl.backends.residual.deltanet_network import INNER, DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
@@ -48,9 +48,6 @@ from lsrl.errors import LsrlError
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# What a norm of a head divides by: far above what heads hold of whole numbers, and float32 still
-# holds the sum of its squares.
-INNER = 2.0**56
 # What continuous values of at most 1 are multiplied by.
 SHARPEST = 2.0**40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
