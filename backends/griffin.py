@@ -280,18 +280,19 @@ CHECKPOINTS = (
         "recurrent_gemma",
         "Layer 0 of the circuit is what comes into `layers[0]`, layer 2n - 1 what comes into "
         "`layers[n - 1].channel_pre_norm`, and layer 2n what comes out of `layers[n - 1]`.",
-        """\
-From a cache go on by one token at a time, as `generate` does; several at once the class reads as if
-nothing stood before them. It keeps its states in its layers and not in the cache, and where a text
-of one token is given to `generate`, it goes on from those of the call before: fill such a text up
-to two tokens (`padding="max_length", max_length=2`), or forget them by
-`model._setup_cache(model.config, len(ids), model.device, model.dtype)`. No state follows a beam
-other than the first.""",
+        False,
         _config,
         """\
 Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
 how many tokens it has read, and has no cache without. For whole texts its time grows with the
 square of their length.""",
+        """\
+The class keeps its states in its layers and not in the cache. Of several tokens it
+reads the first ones as if nothing stood before them, and where a text of one token is given to
+`generate`, it goes on from the states of the call before: fill such a text up to two tokens
+(`padding="max_length", max_length=2`), or forget them by
+`model._setup_cache(model.config, len(ids), model.device, model.dtype)`. No state follows a beam
+other than the first.""",
         _with_attention,
     ),
 )

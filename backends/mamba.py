@@ -243,7 +243,7 @@ CHECKPOINTS = (
         "mamba",
         "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
         "`layers[n - 1]`.",
-        "From a cache go on by one token at a time, as `generate` does.",
+        False,
         _config,
     ),
 )

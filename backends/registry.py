@@ -17,7 +17,9 @@ _MODULES = {
     "lstm": "lsrl.backends.lstm",
     "gru": "lsrl.backends.gru",
     "mamba": "lsrl.backends.mamba",
+    "mamba2": "lsrl.backends.mamba2",
     "griffin": "lsrl.backends.griffin",
+    "deltanet": "lsrl.backends.deltanet",
 }
 _ALIASES: dict[str, str] = {"hawk": "griffin"}
 # The targets that an activation chooses between.

@@ -9,7 +9,14 @@ from lsrl.errors import ProgramError
 from lsrl.language.program import Program
 from lsrl.levels import Levels
 from lsrl.model import Model
-from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
+from lsrl.options import (
+    AUTOMATA,
+    MOST_PARAMETERS,
+    Activation,
+    AutomatonLimits,
+    Legalise,
+    Options,
+)
 from lsrl.passes.pipeline import Report
 from lsrl.stages import Stages, Watch
 from lsrl.support import TargetInfo, check_request, name_of
@@ -29,6 +36,7 @@ def compile(
     verbatim: bool = False,
     levels: Levels | None = None,
     most_parameters: int = MOST_PARAMETERS,
+    automaton_limits: AutomatonLimits = AUTOMATA,
     cache: bool = False,
     watch: Watch | None = None,
 ) -> Model:
@@ -55,6 +63,8 @@ def compile(
       most_parameters: how many numbers the parameters may be, all together; a larger network is
         refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering
         takes some four times that.
+      automaton_limits: how large what stands for a threshold state may become on a target that
+        holds it by swaps, such as deltanet: by default 16 layers, 1,000 table units, 1,500 chains.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
       watch: called after each pass with its name and the graph that it made (`graph.dump()` is its
@@ -73,6 +83,9 @@ def compile(
     target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
     arguments.function("watch", watch, "a name and a graph", ProgramError)
     arguments.count("most_parameters", most_parameters, kind=ProgramError)
+    arguments.instance(
+        "automaton_limits", automaton_limits, AutomatonLimits, "lsrl.AutomatonLimits", ProgramError
+    )
     if levels is not None and not isinstance(levels, Mapping):
         raise ProgramError(
             f"levels must be those of an equal model, model.schedule.levels, got {levels!r}"
@@ -84,10 +97,11 @@ def compile(
         and watch is None
     ):
         chosen = {"dtype": dtype, "activation": activation, "most_parameters": most_parameters}
+        chosen["automaton_limits"] = automaton_limits
         chosen |= options._asdict()
         return reuse.compiled(program, target, chosen, compile)
     backend, numerics = check_request(program, target, dtype, activation, options)
-    stages = Stages(program, backend, numerics, options, watch)
+    stages = Stages(program, backend, numerics, options, watch, automaton_limits)
     graph = stages.simplify(program.graph)
     graph = stages.unroll(graph)
     graph = stages.check(graph, most_parameters)
@@ -96,5 +110,6 @@ def compile(
     schedule = stages.measure(schedule, most_parameters)
     certificate = stages.certify(schedule)
     module = stages.lower(schedule)
-    report = Report(tuple(stages.pipeline.records), stages.seconds)
+    automata = tuple(map(str, stages.pipeline.automata.made))
+    report = Report(tuple(stages.pipeline.records), stages.seconds, automata)
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)

@@ -91,6 +91,7 @@ class Exporting(ABC):
 
         Raises:
           InputError: this target has no such format or class, or there is no head to tie.
+          UnsupportedOpError: the class can't be this network.
           PrecisionError: float32 can't hold the weights of a head.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.

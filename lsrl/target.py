@@ -23,6 +23,7 @@ class Capabilities:
       longest_delay: tokens that a native delay reaches back at most.
       diagonal: states have no coupling between channels and only factors from 0 to 1, as in
         selective state spaces; see `lsrl.passes.diagonal`.
+      alternating: such states have factors from -1 to below 1 instead; see `lsrl.passes.alternate`.
     """
 
     native: frozenset[type[Op]]
@@ -34,3 +35,4 @@ class Capabilities:
     carry_positive: int = 1
     longest_delay: int = 0
     diagonal: bool = False
+    alternating: bool = False

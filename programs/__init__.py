@@ -57,6 +57,7 @@ from lsrl.programs.lookup import (
     associative_recall,
     function_table,
     induction_head,
+    key_value_store,
     nearest_lookup,
     recall_overwriting,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "in_order",
     "induction_head",
     "induction_hits",
+    "key_value_store",
     "leader",
     "linear_interpolation",
     "longest_run",

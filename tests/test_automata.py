@@ -2,17 +2,26 @@
 
 import itertools
 import random
+from typing import Annotated
 
 import numpy as np
 import pytest
 
+import lsrl
+from lsrl import Program, Signal, Token
 from lsrl.automata.actions import faithful
 from lsrl.automata.levels import levels_of
-from lsrl.automata.limits import Limits, TooLargeError
+from lsrl.automata.limits import TooLargeError
 from lsrl.automata.permutations import composed, swap_count, swaps_of
 from lsrl.automata.phases import moved_by, phases_of
 from lsrl.automata.plan import Tracks, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised
+from lsrl.ir.evaluate import evaluate
+from lsrl.ir.graph import Graph
+from lsrl.ir.ops import ThresholdState, is_token
+from lsrl.options import AutomatonLimits
+from lsrl.passes.automata import AutomatonPass
+from lsrl.passes.pipeline import Pipeline
 from lsrl.programs.formal_languages import group_elements, group_generators
 
 RESETS = Table(tuple(((q + 1) % 5, 0) for q in range(5)))
@@ -113,7 +122,7 @@ def test_swaps_make_up_their_permutation() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_levels_follow_their_automaton(seed: int) -> None:
     table = FULL_T4 if seed == 0 else RESETS if seed == 1 else drawn(seed, 5, 2)
-    levels = levels_of(table, Limits())
+    levels = levels_of(table, AutomatonLimits())
     word = random.Random(seed).choices(range(table.letters), k=200)
     labels, states = [level.initial for level in levels.levels], []
     for edge in word:
@@ -131,29 +140,29 @@ def test_levels_follow_their_automaton(seed: int) -> None:
 def test_plans_are_the_same_each_time_and_as_deep_as_promised() -> None:
     depths = {"S3": 3, "S5": 4, "A5": 4}
     for group, layers in depths.items():
-        plan = plan_of(cayley(group), Limits())
+        plan = plan_of(cayley(group), AutomatonLimits())
         assert isinstance(plan, Tracks)
         assert plan.layers <= layers
-        assert plan == plan_of(cayley(group), Limits())
-    assert plan_of(cycle(2), Limits()).layers == 1
-    assert plan_of(FULL_T4, Limits()).layers == 9
+        assert plan == plan_of(cayley(group), AutomatonLimits())
+    assert plan_of(cycle(2), AutomatonLimits()).layers == 1
+    assert plan_of(FULL_T4, AutomatonLimits()).layers == 9
 
 
 @pytest.mark.parametrize(
     ("table", "limits", "text"),
     [
-        (cycle(37), Limits(), "36 swaps of 37 points"),
+        (cycle(37), AutomatonLimits(), "36 swaps of 37 points"),
         (
             Table(tuple(((q + 1) % 13, 0) for q in range(13))),
-            Limits(),
+            AutomatonLimits(),
             "states, some of which it merges",
         ),
-        (FULL_T4, Limits(layers=8), "9 layers for 3 levels, and at most 8"),
-        (FULL_T4, Limits(units=100), "table units"),
-        (FULL_T4, Limits(chains=10), "chains"),
+        (FULL_T4, AutomatonLimits(layers=8), "9 layers for 3 levels, and at most 8"),
+        (FULL_T4, AutomatonLimits(units=100), "table units"),
+        (FULL_T4, AutomatonLimits(chains=10), "chains"),
     ],
 )
-def test_only_size_is_refused(table: Table, limits: Limits, text: str) -> None:
+def test_only_size_is_refused(table: Table, limits: AutomatonLimits, text: str) -> None:
     with pytest.raises(TooLargeError, match=text) as caught:
         plan_of(table, limits)
     assert caught.value.letter is not None
@@ -164,3 +173,129 @@ def test_letters_that_do_the_same_are_one() -> None:
     assert table.letters == 2
     assert became == [0, 1, 0]
     assert np.array_equal(table.images, [(1, 0), (0, 1)])
+
+
+# ---------------------------------------------------------------- the pass
+
+# Units that are 1 where a bit turns p: p and not x, x and not p; p is their sum.
+TURNS = np.array([[1.0, 1.0], [-1.0, -1.0]])
+
+
+def turned(x: Signal) -> Signal:
+    """The units of a parity."""
+    return lsrl.threshold_state(lsrl.concat(-x, x) - 0.5, TURNS)
+
+
+@lsrl.program
+def two_tokens(
+    a: Annotated[Signal, Token(3)], b: Annotated[Signal, Token(2)]
+) -> Annotated[Signal, Token(2)]:
+    return lsrl.bound(turned(a.one_hot[1] + b == 1).sum(), 0, 1)
+
+
+@lsrl.program
+def difference(a: Annotated[Signal, Token(4)]) -> Signal:
+    return turned(lsrl.clip(a - lsrl.delay(a, 1), 0, 2) == 1).named("units")
+
+
+@lsrl.program
+def small_numbers(a: Annotated[Signal, Token(4)]) -> Signal:
+    steps = lsrl.clip(a - lsrl.delay(a, 1), 0, 2)  # a number, and no bit
+    rows = np.array([[1.0], [0.0], [-1.0], [0.0]])
+    before = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    return lsrl.threshold_state(steps @ rows.T - [1.5, 0.5, 0.5, 0.5], before)
+
+
+@lsrl.program
+def stacked(a: Annotated[Signal, Token(2)]) -> Signal:
+    first = turned(a)
+    return lsrl.concat(first, turned(first.sum()))
+
+
+def rewritten(program: Program) -> tuple[Graph, AutomatonPass]:
+    """The simplified graph without threshold states."""
+    made = AutomatonPass()
+    graph = made(Pipeline().simplify(program.graph))
+    assert not made.refused
+    assert not any(isinstance(graph.nodes[i].op, ThresholdState) for i in graph.live())
+    return graph, made
+
+
+def differences(program: Program, graph: Graph, tokens: int, words: int) -> int:
+    """Tokens of random words at which the graphs differ; theorems and promises are checked."""
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.integers(op.type.size, size=(words, tokens))
+        for op in sorted(program.graph.inputs.values(), key=lambda op: op.index)
+        if is_token(op)
+    ]
+    wanted = evaluate(program.graph, inputs)[program.graph.output]
+    got = evaluate(graph, inputs, theorems=True)[graph.output]
+    return int((wanted != got).any(axis=-1).sum())
+
+
+DFAS = [
+    {},
+    {"table": ((1, 1), (2, 1), (2, 0)), "outputs": (4, 0, 2), "start": 1},
+    {"table": ((0,),)},
+    {"table": ((1, 2, 3), (2, 3, 1), (3, 1, 2), (3, 3, 0))},
+    {"table": RESETS.rows},
+    {"table": FULL_T4.rows},
+    {"table": ((1, 1, 0), (2, 0, 1), (0, 2, 0))},
+    {"table": cycle(8).rows},
+    {"table": cycle(7).rows, "start": 3},
+    {"table": cycle(12).rows, "outputs": (1, *(0,) * 11)},
+]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        *(lsrl.programs.dfa(**parameters) for parameters in DFAS),
+        *(lsrl.programs.permutations(group) for group in ("S3", "S5", "A5")),
+        two_tokens,
+        difference,
+        small_numbers,
+        stacked,
+    ],
+    ids=lambda program: program.name,
+)
+def test_the_rewritten_graph_means_the_same(program: Program) -> None:
+    graph, _ = rewritten(program)
+    assert differences(program, graph, 120, 6) == 0
+
+
+def test_constructions_are_told() -> None:
+    _, made = rewritten(lsrl.programs.permutations("S5"))
+    (told,) = map(str, made.made)
+    assert "120 states and 2 letters" in told
+    assert "phases on 5 points (4 swaps a letter at most)" in told
+    assert "4 layers" in told
+
+
+def test_a_refusal_names_the_letter_its_images_and_the_count() -> None:
+    made = AutomatonPass()
+    program = lsrl.programs.dfa(tuple(((q + 1) % 13, 0) for q in range(13)))
+    graph = made(Pipeline().simplify(program.graph))
+    (reason,) = made.refused.values()
+    assert "13 states" in reason
+    assert "at most 12" in reason
+    assert "symbol = 1" in reason
+    assert "0 to 0, 1 to 0" in reason
+    assert any(isinstance(graph.nodes[i].op, ThresholdState) for i in graph.live())
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(200))
+def test_random_automata_are_the_same_or_too_large(seed: int) -> None:
+    rng = random.Random(seed)
+    table = drawn(seed, rng.randrange(2, 7), rng.randrange(1, 4))
+    outputs = [rng.randrange(3) for _ in table.rows]
+    program = lsrl.programs.dfa(table.rows, outputs)
+    made = AutomatonPass()
+    graph = made(Pipeline().simplify(program.graph))
+    if made.refused:
+        (reason,) = made.refused.values()
+        assert "and at most" in reason
+    else:
+        assert differences(program, graph, 200, 4) == 0

@@ -69,7 +69,7 @@ def logits_of(theirs, ids, mask=None):
 
 def stepwise_logits(theirs, ids):
     """Token by token, with what each class has as a cache."""
-    from benchmarks.torch_models import stepwise_logits
+    from benchmarks.huggingface_classes import stepwise_logits
 
     with torch.no_grad():
         return np.concatenate([*stepwise_logits(theirs, torch.from_numpy(ids))], axis=1)

@@ -36,7 +36,7 @@ CASES = [
 NEEDS_MORE_THAN_LINEAR = {
     "flip_flop", "undo_flip_flop", "associative_recall", "recall_overwriting", "induction_head",
     "dyck", "dfa", "permutations", "binary_adder", "reset_sum", "nearest_lookup", "induction_hits",
-    "subleq_lm", "state_recall", "swaps",
+    "subleq_lm", "state_recall", "swaps", "key_value_store",
 }  # fmt: skip
 NEEDS_PRODUCTS = {"gradient_step", "linear_interpolation", "fleq"}
 

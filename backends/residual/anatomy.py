@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from lsrl.backends.anatomy import ONE, CircuitBuilder, Element
-from lsrl.backends.residual.packer import Channel as InnerChannel
 from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.circuit import OUTPUT, Channel, Circuit, Signal
@@ -31,14 +30,15 @@ class StreamCircuit(CircuitBuilder):
             self.elements.append((self.name(node), channel) if single else (name, 0))
 
     def circuit(
-        self, width: int, size: float, inner_scale: Callable[[InnerChannel], float]
+        self, width: int, size: float, entry: Callable[[Site, int], tuple[int, float] | None]
     ) -> Circuit:
         """Every channel of the stream behind every site by its signal, and the edges.
 
         Args:
           width: of the stream.
           size: of the constant channel.
-          inner_scale: by what an inner channel's value is multiplied behind its scan.
+          entry: of the memory, which a channel of a site has, and what its value is of it; None
+            where the value is no entry of its own.
         """
         stream = self.stream
         self.add_constant(ONE, 1.0, 0)
@@ -54,7 +54,7 @@ class StreamCircuit(CircuitBuilder):
                     self._empty(layer, place)
                     continue
                 made = signal.site + 1 == layer
-                memory = self._memory(place, inner_scale) if made else ((), ())
+                memory = self._memory(place, entry) if made else ((), ())
                 self.channels.append(Channel(
                     layer, *self.elements[place], "made" if made else "carried", (place,), (1.0,),
                     0.0, *memory,
@@ -88,7 +88,7 @@ class StreamCircuit(CircuitBuilder):
         )
 
     def _memory(
-        self, place: int, inner_scale: Callable[[InnerChannel], float]
+        self, place: int, entry: Callable[[Site, int], tuple[int, float] | None]
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The first scan that the value goes on in, and what its state adds to the value."""
         signal = self.stream.signals[place - 1]
@@ -97,8 +97,9 @@ class StreamCircuit(CircuitBuilder):
             return (), ()
         site = self.stream.sites[signal.site]
         for index, weight in site.writes[place]:
-            if site.channels[index].mode != "pass":
-                return (index,), (weight / inner_scale(site.channels[index]),)
+            found = entry(site, index) if site.channels[index].mode != "pass" else None
+            if found is not None:
+                return (found[0],), (weight * found[1],)
         return (), ()
 
     def _read(self, row: AtomRow) -> list[tuple[Element, float]]:
@@ -123,5 +124,9 @@ class StreamCircuit(CircuitBuilder):
             for flag, factor in channel.flag:
                 read = [(source, float(factor) * w) for source, w in self._read(flag.row)]
                 self.add_edges(target, read, "gate")
+            for row in () if channel.head is None else channel.head.keys:
+                self.add_edges(target, self._read(row), "gate", 1)
+            for row in () if channel.head is None else channel.head.queries:
+                self.add_edges(target, self._read(row), "gate")
             if channel.mode != "pass":
                 self.add_edges(target, [(target, channel.factor)], "carry", 1)

@@ -35,8 +35,8 @@ LARGEST_SHARE = 2.0**-13
 LARGEST_REST = LARGEST_SHARE * SIZE
 # What a branch or a gate on continuous values is scaled by, so that SiLU and GeLU cut off sharply.
 SHARP = 2.0**50
-# |SiLU(Ku) / K - relu(u)| and the same of GeLU are below 0.3 / K.
-SOFT = 0.3 / SHARP
+# |SiLU(Ku) / K - relu(u)| and the same of GeLU are below this over K.
+SOFT = 0.3
 # Of an activation or a scan, that can each lose a smallest normal number.
 OPERATIONS = 8
 
@@ -187,7 +187,7 @@ class ResidualAnalysis(Analysis):
         table, values = self._tables.sites[number], self._values[number]
         multiplied = table.gated & ~table.snaps
         grid = np.where(multiplied, _times(values.inner, values.gate.step), values.inner)
-        return np.where(table.summed & (table.factor != 1), 0.0, grid)
+        return np.where(table.summed & (np.abs(table.factor) != 1), 0.0, grid)
 
     def switches(self, number: int) -> tuple[Array, Array]:
         """(holds,) the sizes and the grids of the sums that switch the holds of a site."""
@@ -329,15 +329,13 @@ class ResidualAnalysis(Analysis):
         rounded = ~self._fits(size, values.grid) & table.sums
         error = error + np.where(rounded, self._rounding(size, table.roundings), 0.0)
         if table.site.kind.relu_branch:
-            error = error + np.where(values.grid == 0, SOFT, 0.0)
+            error = error + np.where(values.grid == 0, SOFT / scales.branch, 0.0)
             error[self._snapped(table.snaps, table.branch)] = 0.0
         if table.summed.any():
             total = self._summed(table, values, error)
-            exact = (table.factor == 0) | (table.factor == 1)
-            what = "the sum over time is"
-            checks.append(
-                Checked(total.size, total.grid, what, scales.scanned, exact, table.summed)
-            )
+            exact = (table.factor == 0) | (np.abs(table.factor) == 1)
+            what, most = "the sum over time is", self._changing(table, total.size, reach)
+            checks.append(Checked(most, total.grid, what, scales.scanned, exact, table.summed))
             reach, error = np.where(table.summed, total.size, reach), total.error
         value = Total(reach, values.grid, error)
         more, finished = self._opened(table, values, value)
@@ -353,7 +351,26 @@ class ResidualAnalysis(Analysis):
             held = error[table.held]
             error[table.held] = np.where(wrong == 0, held, 2 * reach[table.held] + held)
             _, finished = self._opened(table, values, value)
+        if len(table.of_head):
+            check, lost = self._celled(table, reach)
+            more.append(check)
+            error = error + lost
+            _, finished = self._opened(table, values, value._replace(error=error))
         return [*checks, *more], finished
+
+    def _celled(self, table: SiteTable, reach: Array) -> tuple[Checked, Array]:
+        """The rows that write and read a head's cells, and what a value loses where one is off."""
+        rows = self._row(table.cells, 1.0)
+        # Each channel has the last of these that is not a head's, or its head's.
+        count = int(table.headed.max()) + 2
+        size, error, odd = np.zeros(count), np.zeros(count), np.zeros(count)
+        grid = np.full(count, np.inf)
+        for most, each in ((size, rows.size), (error, rows.error), (odd, ~table.cells.exact)):
+            np.maximum.at(most, table.of_head, each)
+        np.minimum.at(grid, table.of_head, rows.grid)
+        own = table.headed
+        check = Checked(size[own], grid[own], "its key or query is", 1.0, odd[own] == 0, own >= 0)
+        return check, np.where(error[own] == 0, 0.0, 2 * reach)
 
     def _opened(
         self, table: SiteTable, values: Values, value: Total
@@ -370,7 +387,7 @@ class ResidualAnalysis(Analysis):
         gate, most = self._row(table.gate, table.scales.gate, values.gate), values.opening
         off = gate.error
         if kind.relu_gate:
-            off = off + np.where(gate.grid == 0, SOFT, 0.0)
+            off = off + np.where(gate.grid == 0, SOFT / table.scales.gate, 0.0)
         if not kind.relu_branch:
             off[self._snapped(table.snaps & gated, table.gate)] = 0.0
         flag = _boolean(values.gate)
@@ -404,17 +421,21 @@ class ResidualAnalysis(Analysis):
 
     def _summed(self, table: SiteTable, values: Values, error: Array) -> Total:
         """Running sums, or decays: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
-        plain, size = table.factor == 1, values.reach
-        self.settled = self.settled and not size[table.summed & plain].any()
-        total = self._summands(table) * size
+        plain, size = np.abs(table.factor) == 1, values.reach
+        growing = table.summed & plain & ~table.single
+        self.settled = self.settled and not size[growing].any()
+        total = self._over_time(table, size)
+        most = self._changing(table, total, size)
         fresh = np.where(
-            self._fits(total, values.inner), 0.0, self.tokens * (self.numerics.unit * total)
+            self._fits(most, values.inner), 0.0, self.tokens * (self.numerics.unit * most)
         )
-        rest = np.where(plain, 1.0, 1 - table.factor)
-        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings.
-        drift = 2 * size / rest**2 * (table.factor * 2.0**-18 + 2.0**-23)
+        rest = np.where(plain, 1.0, 1 - np.abs(table.factor))
+        # The factor is an exponential of a rounded number: 2^-18 is a few hundred roundings. A norm
+        # behind the scan divides by what is as exact as that.
+        once = 2.0**-20 if table.norms else 2.0**-23
+        drift = 2 * size / rest**2 * (np.abs(table.factor) * 2.0**-18 + once)
         return Total(
-            np.where(plain, total, size / rest),
+            total,
             np.where(plain, values.inner, 0.0),
             np.where(
                 table.summed,
@@ -439,14 +460,32 @@ class ResidualAnalysis(Analysis):
             most = np.fmax(most, np.fmax(table.offset + up, table.offset + down))
             least = np.fmin(least, np.fmin(table.offset + up, table.offset + down))
         reach = np.maximum(most, 0.0 if kind.relu_branch else -least)
+        # An item reads at most the points, then as now.
+        reach = np.where(table.swapped, 2 * table.points, reach)
+        inner = np.where(table.swapped, 1.0, inner)
         return Values(branch, gate, opening, grid, inner, reach)
 
     def _scanned(self, number: int) -> Array:
         """(channels,) the greatest size of what is behind each scan of a site."""
         table, reach = self._tables.sites[number], self._values[number].reach
-        rest = 1 - table.factor
-        over_time = np.where(rest, 1 / np.where(rest, rest, 1.0), self._summands(table))
-        return np.where(table.summed, reach * over_time, reach)
+        return np.where(table.summed, self._over_time(table, reach), reach)
+
+    def _over_time(self, table: SiteTable, reach: Array) -> Array:
+        """(channels,) the greatest sizes of sums over time, and of decays."""
+        rest, count = 1 - np.abs(table.factor), self._summands(table)
+        if table.alternating.any() and table.site.kind.relu_branch:
+            count = np.where(table.alternating, np.ceil(count / 2), count)
+        total = np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
+        if not table.single.any():
+            return total
+        hull = table.singles.hull(self._bounds)
+        known = np.maximum(np.abs(hull.low), np.abs(hull.high))
+        return np.where(table.single, np.minimum(total, known), total)
+
+    @staticmethod
+    def _changing(table: SiteTable, total: Array, reach: Array) -> Array:
+        """(channels,) the greatest of what a scan adds up: 2 (v - s) of s = 2 v - s before."""
+        return np.where(table.alternating, 2 * total + reach, total)
 
     def _summands(self, table: SiteTable) -> Array:
         """How many tokens a running sum has taken in after the last one."""

@@ -47,7 +47,7 @@ from lsrl.backends.residual.vocabulary import (
     tokenizer_files,
     vocabulary_of,
 )
-from lsrl.errors import FormatError, InputError, PrecisionError
+from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.folders import replace_folder
 from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array
@@ -85,14 +85,21 @@ def write(
       request: of which model.
 
     Raises:
-      InputError: the target has no such class, or it can't be this network. There is no head to
-        tie, or none fits this network, or the tokenizers library is missing.
+      InputError: the target has no such class. There is no head to tie, or none fits this network,
+        or the tokenizers library is missing.
+      UnsupportedOpError: the class can't be this network.
       PrecisionError: float32 can't tell the logits of so many symbols apart exactly, or a layer has
         to be added to a network whose parameters were replaced.
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
     kind = chosen(kinds, request.architecture, request.target)
+    refusal = kind.refusal(stream, request)
+    if refusal is not None:
+        raise UnsupportedOpError(
+            f"export: {request.program.name!r} as {kind.name!r}: {refusal}; export it as "
+            f"{kinds[0].name!r}"
+        )
     network, vocabulary = network.as_reference(), vocabulary_of(request.program)
     if request.headless or vocabulary is None:
         files = _without_head(kind, network, request)
@@ -166,7 +173,7 @@ def _with_head(
         "id2label": {str(row): answer for row, answer in enumerate(answers)},
         "label2id": {answer: row for row, answer in enumerate(answers)},
         "lsrl": {
-            **_about(request, network, None if altered else stream),
+            **_about(kind, request, network, None if altered else stream),
             "inputs": vocabulary.inputs,
             "outputs": vocabulary.outputs,
             "unknown": vocabulary.unknown,
@@ -201,7 +208,7 @@ def _without_head(
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
-        "lsrl": {**_about(request, network, None), **types_of(request.program, made)},
+        "lsrl": {**_about(kind, request, network, None), **types_of(request.program, made)},
     }
     arrays, maps = without_prefix(kind.parameters(network, made.arrays)), made.maps
     card = headless_card(kind, network, {**arrays, **maps}, example(request.program, made), request)
@@ -241,7 +248,9 @@ def _config(
     }
 
 
-def _about(request: ExportRequest, network: ResidualNetwork, stream: Stream | None) -> Config:
+def _about(
+    kind: CheckpointKind, request: ExportRequest, network: ResidualNetwork, stream: Stream | None
+) -> Config:
     """What the configuration says of the program; without a layout the circuit has the labels."""
     program = request.program
     return {
@@ -251,6 +260,7 @@ def _about(request: ExportRequest, network: ResidualNetwork, stream: Stream | No
         "program": program.name,
         "target": request.target,
         "layers": network.depth,
+        "continues": kind.continues,
         "altered": request.alteration and request.alteration.splitlines()[0],
         "max_length": program.max_length,
         **({"circuit": CIRCUIT} if stream is None else {"labels": stream.labels()}),

@@ -183,8 +183,18 @@ print([model.config.id2label[int(i)] for i in model(ids).logits[0].argmax(-1)])
 
 {_fenced(code.rstrip(), "python")}
 
-{kind.cache} Tried with {TRIED}.
+{_limits(kind)}
 """
+
+
+def _limits(kind: CheckpointKind) -> str:
+    """How it goes on from a cache, what the class can't do, and where that was seen."""
+    goes_on = (
+        "From a cache it goes on by one token or by several, bit for bit as a whole text."
+        if kind.continues
+        else "From a cache go on by one token at a time, as `generate` does."
+    )
+    return f"{goes_on}{kind.lacks and f' {kind.lacks}'} Tried with {TRIED}."
 
 
 def _texts_and_words(vocabulary: Vocabulary, dtypes: tuple[str, ...]) -> str:

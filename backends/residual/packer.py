@@ -17,18 +17,33 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from lsrl.backends.base import capabilities_of
-from lsrl.backends.residual.rows import ONE, Affines, Atom, AtomRow, Hull
+from lsrl.backends.residual.rows import ONE, Affines, Atom, AtomRow, Hull, combined
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
-from lsrl.ir.ops import Affine, Bound, Op
+from lsrl.ir.ops import Affine, Bound, Delay, Op
 from lsrl.levels import AT_INPUT
 from lsrl.target import Capabilities
 
 TAPS = 4  # the width of both targets' convolutions
 # What sums of float32 hold exactly, in steps of their grid.
 LARGEST_SUM = 2.0**24
-Mode = Literal["pass", "sum", "hold"]
+Mode = Literal["pass", "sum", "hold", "swap", "recall"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a state of several cells is written, and where it is read.
+
+    Attributes:
+      keys: a {0,1} row a cell: 1 where something is written.
+      queries: a row a cell: what is read of it.
+      taps: weights of the keys now, and 1, 2 and 3 tokens ago.
+    """
+
+    keys: tuple[AtomRow, ...]
+    queries: tuple[AtomRow, ...]
+    taps: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -39,12 +54,14 @@ class Channel:
       row: what the branch reads of the stream.
       taps: weights of the row now, and 1, 2 and 3 tokens ago.
       offset: added after the taps, at every token.
-      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; or "hold" the x of
-        the last token at which `flag` was 1.
-      factor: of a sum, 0 < factor <= 1.
+      mode: "pass" what the branch holds; its "sum" over time, s = factor s + x; "hold" the x of
+        the last token at which `flag` was 1; "swap", what an item on the points of `head` reads at
+        the start less what it reads now; or "recall", the x that a cell of `head` was written with.
+      factor: of a sum, -1 <= factor <= 1.
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
       switch: of a hold of a target that reads flags off the stream: a {0,1} row, and no `flag`.
       gate: multiplies the scanned value by relu(gate); None for an open gate.
+      head: the cells of a state that has several.
       owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
     """
 
@@ -56,12 +73,14 @@ class Channel:
     flag: "Terms" = ()
     switch: AtomRow | None = None
     gate: AtomRow | None = None
+    head: Head | None = None
     owner: Atom | None = None
 
     @property
     def rows(self) -> tuple[AtomRow, ...]:
         """All that is read off the stream."""
-        return tuple(r for r in (self.row, self.gate, self.switch) if r is not None)
+        own = tuple(r for r in (self.row, self.gate, self.switch) if r is not None)
+        return own if self.head is None else (*own, *self.head.keys, *self.head.queries)
 
 
 # A sum over channels; its weights stay rationals until they are the network's.
@@ -220,19 +239,19 @@ class Packer(ABC):
             site = self.at_least(site + 1, kind)
 
     def behind(
-        self, value: AtomRow, read: AtomRow, kind: SiteKind, before: int
+        self, value: AtomRow, read: Sequence[AtomRow], kind: SiteKind, before: int
     ) -> tuple[int, dict[Channel, int | Fraction]]:
-        """The first site at which a stage can read a value, and another row off the stream."""
+        """The first site at which a stage can read a value, and other rows off the stream."""
         site, (terms,) = self.scanned([value], kind, before)
-        if site <= self.last(read):
-            site = self.at_least(self.last(read) + 1, kind)
+        if site <= self.last(*read):
+            site = self.at_least(self.last(*read) + 1, kind)
             terms = self.express(value, site, before) or {}
         return site, terms
 
     def held(self, value: AtomRow, when: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value as it was at the last token at which a {0,1} row was 1."""
         if self.stream_flags:
-            site, terms = self.behind(value, when, kind, stage)
+            site, terms = self.behind(value, [when], kind, stage)
             hold = partial(replace, mode="hold", switch=when)
         else:
             site, (terms, flags) = self.scanned([value, when], kind, stage)
@@ -241,13 +260,46 @@ class Packer(ABC):
 
     def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
         """A value times a gate that is read off what earlier sites made."""
-        site, terms = self.behind(value, gate, kind, stage)
+        site, terms = self.behind(value, [gate], kind, stage)
         made = (
             (replace(channel, gate=part), weight * sign)
             for part, sign in self.signed(gate)
             for channel, weight in terms.items()
         )
         return Made(site, stage, tuple(made))
+
+    def tapped(self, row: AtomRow, site: int) -> Channel | None:
+        """The row as taps of one row, where the delays that it reads are made at the site."""
+        lags: dict[int, list[tuple[float, AtomRow]]] = {}
+        now: list[tuple[tuple[int, int], float]] = []
+        for atom, weight in row.terms:
+            made = self.made[atom]
+            if made.site < site:
+                now.append((atom, weight))
+                continue
+            op = self.graph.nodes[atom[0]].op
+            if not self.chains or not isinstance(op, Delay):
+                return None
+            (source,) = self.reads(*atom)
+            lags.setdefault(op.steps, []).append((weight, source))
+        if not lags:
+            return Channel(row)
+        parts = {lag: combined(sources) for lag, sources in lags.items()}
+        parts[0] = AtomRow(tuple(now), 0.0, row.exact)
+        base = parts[min(lag for lag in parts if lag)]
+        taps = [0.0] * TAPS
+        for lag, part in parts.items():
+            if not part.terms and not part.bias:
+                continue
+            ratio = _ratio(part, base, compare_bias=lag > 0)
+            if ratio is None:
+                return None
+            taps[lag] = ratio
+        if not base.exact:
+            return None
+        # What the base's bias adds now is taken back: it belongs to the past tokens only.
+        rest = combined([(-taps[0], AtomRow((), base.bias))], row.bias)
+        return Channel(base, tuple(taps), rest.bias) if rest.exact else None
 
     def spills(self, made: Made, node: int) -> bool:
         """Whether products with the parts of a row add up to more than sums hold exactly.
@@ -302,3 +354,15 @@ def delayed_by(channel: Channel, steps: int) -> Channel | None:
     if any(channel.taps[TAPS - steps :]) or channel.offset:
         return None
     return replace(channel, taps=((0.0,) * steps + channel.taps)[:TAPS])
+
+
+def _ratio(part: AtomRow, base: AtomRow, compare_bias: bool) -> float | None:
+    """Part / base, where that is one number and none is rounded."""
+    if part.atoms != base.atoms or not base.terms:
+        return None
+    ratio = part.terms[0][1] / base.terms[0][1]
+    numbers = list(zip((w for _, w in part.terms), (w for _, w in base.terms), strict=True))
+    if compare_bias:
+        numbers.append((part.bias, base.bias))
+    same = all(Fraction(ratio) * Fraction(theirs) == Fraction(mine) for mine, theirs in numbers)
+    return ratio if same else None

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl import arguments
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.stream import Stream
 from lsrl.ir.numbers import Array
 
 Config = dict[str, object]
@@ -20,6 +22,10 @@ def _as_they_are(network: ResidualNetwork, arrays: Arrays) -> Arrays:
     return arrays
 
 
+def _never(stream: Stream, request: ExportRequest) -> str | None:
+    return None
+
+
 class CheckpointKind(NamedTuple):
     """A class of transformers.
 
@@ -29,12 +35,14 @@ class CheckpointKind(NamedTuple):
       headless: the same class without its head.
       model_type: the name of its configuration.
       hooks: where it holds what the layers of a circuit are, in words.
-      cache: how to go on from its cache, and what can't, in words.
+      continues: whether several tokens at once go on from its cache, as one does in every class.
       further: what its configuration says besides what all say, of a network, its arrays, and how
         many symbols it tells apart.
       more: what it has beside the network, and what stands there, in words; may be empty.
+      lacks: what else it can't do, in words; may be empty.
       parameters: its own, of a network and its arrays, which have the names of the target's first
-        class. Raises an InputError for a network that it can't be.
+        class. Raises a PrecisionError where float32 lacks a number that the class stores.
+      refusal: why it can't be a layout's network, or None if it can.
     """
 
     name: str
@@ -42,10 +50,12 @@ class CheckpointKind(NamedTuple):
     headless: str
     model_type: str
     hooks: str
-    cache: str
+    continues: bool
     further: Callable[[ResidualNetwork, Arrays, int], Config]
     more: str = ""
+    lacks: str = ""
     parameters: Callable[[ResidualNetwork, Arrays], Arrays] = _as_they_are
+    refusal: Callable[[Stream, ExportRequest], str | None] = _never
 
 
 def chosen(kinds: Sequence[CheckpointKind], name: str | None, target: str) -> CheckpointKind:

@@ -232,6 +232,11 @@ class SiteTable:
       gate: those that their gates do; 1 where a gate is open.
       switch: those that switch holds; 1 where nothing of the stream does.
       norms: the norms within the site.
+      cells: the rows that write and read the heads of several cells; `of_head` says which head
+        each is of.
+      headed: (channels,) the head of each, or -1.
+      alternating: which are sums over time of a negative factor.
+      single: which of these are all that an atom is made of; `singles` are the atoms.
       taps: (channels, TAPS).
       writes: what is added to the stream, by channels; `places` says where, `composed` whether
         float64 holds its weights exactly.
@@ -263,6 +268,23 @@ class SiteTable:
         self.scales = ScaleTable(
             *np.array(scaled, dtype=np.float64).reshape(-1, len(Scales._fields)).T
         )
+        heads = list(dict.fromkeys(c.head for c in channels if c.head is not None))
+        self.cells = RowTable(
+            stream, [row for head in heads for row in (*head.keys, *head.queries)]
+        )
+        self.of_head = np.repeat(np.arange(len(heads)), [2 * len(head.keys) for head in heads])
+        self.headed = np.array(
+            [-1 if c.head is None else heads.index(c.head) for c in channels], dtype=np.int64
+        )
+        # What an item reads at the start, less what it reads now, each of them at most the points.
+        self.swapped = np.array([channel.mode == "swap" for channel in channels], dtype=bool)
+        self.points = np.array(
+            [0.0 if c.head is None else float(len(c.head.keys)) for c in channels], dtype=np.float64
+        )
+        self.alternating = self.summed & (self.factor < 0)
+        single = _singles(stream, site) if self.alternating.any() else {}
+        self.single = np.array([channel in single for channel in channels], dtype=bool)
+        self.singles = RowTable(stream, [single.get(c, ONE) for c in channels], placed=False)
         holds = [(n, channel) for n, channel in enumerate(channels) if channel.mode == "hold"]
         self.held = np.array([number for number, _ in holds], dtype=np.int64)
         self.flags = Entries(
@@ -284,6 +306,7 @@ class SiteTable:
             (self.branch, scales.branch),
             (self.gate, scales.gate),
             (self.switch, np.where(self.switched, scales.switch, 1.0)),
+            (self.cells, np.ones(len(self.of_head))),
         ):
             yield rows.read.weight * by[rows.read.owner]
 
@@ -320,6 +343,16 @@ class SiteTable:
         """(channels,) bool, whether a value is what its branch reads at this token."""
         passing = np.array([channel.mode == "pass" for channel in self.site.channels], dtype=bool)
         return passing & ~self.taps[:, 1:].any(axis=1) & (self.offset == 0)
+
+
+def _singles(stream: Stream, site: Site) -> dict[Channel, AtomRow]:
+    """The sums of alternating sign that are all that an atom is made of, as rows of it."""
+    found = {}
+    for atom, terms in stream.terms.items():
+        if len(terms) == 1 and terms[0][0] in site.index and terms[0][0].factor < 0:
+            channel, weight = terms[0]
+            found[channel] = AtomRow(((atom, 1 / float(weight)),), 0.0)
+    return found
 
 
 class StreamTables(NamedTuple):

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple, Self
 
@@ -19,7 +19,7 @@ from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
-from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.rows import AtomRow, Hull
 from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.backends.residual.tables import InnerNorm, Scales, StreamTables, tables
 from lsrl.certificate import Analyse, check_range, out_of_range, place_of
@@ -54,12 +54,60 @@ class Drives(NamedTuple):
     switched: float
 
 
+class Spectrum(NamedTuple):
+    """Which linear states have a form without coupling; see `lsrl.passes.diagonal`.
+
+    Attributes:
+      least: factor of a channel.
+      greatest: factor of a channel.
+      only: why there are no others, and what to write instead.
+      apart: why channels are not coupled.
+    """
+
+    least: float
+    greatest: float
+    only: str
+    apart: str
+
+    def obstacle(self, op: LinearState) -> str | None:
+        """Why a state has none, or None if it has."""
+        transition = op.transition.csr
+        factors = transition.diagonal()
+        for channels in components(op.transition):
+            if len(channels) == 1:
+                factor = float(factors[channels[0]])
+                if not self.least <= factor <= self.greatest:
+                    side = f"greater than {self.greatest:g}"
+                    if factor < self.least:
+                        side = f"less than {self.least:g}" if self.least else "negative"
+                    return f"its factor {factor:g} is {side}, and {self.only}; {ANY}"
+            elif not is_ring(transition[channels][:, channels]):
+                return (
+                    "its channels are coupled in both directions, as in a rotation, and "
+                    f"{self.apart}; {ANY}"
+                )
+            elif len(channels) > MAX_RING:
+                return f"its ring of {len(channels)} channels is longer than {MAX_RING}"
+        return None
+
+
+ANY = "choose a target with any A, such as linear_rnn or lstm"
+SELECTIVE = Spectrum(
+    0.0,
+    1.0,
+    "a selective scan has eigenvalues from 0 to 1 only (Gu and Dao 2023; Grazzi et al. 2025): "
+    "write x mod 2 by lsrl.mod of a running sum",
+    "a selective scan has no coupling and no complex eigenvalues (Sarrof et al. 2024)",
+)
+
+
 class ResidualBackend(Backend[Stream]):
     """A target whose blocks read and write a residual stream.
 
     Attributes:
       packer: which inner channels make which values.
       network: the flax module of these blocks.
+      spectrum: which linear states they hold.
       drives: pre-activations at which activations are exact.
       scales_embedding: whether the reference multiplies embeddings by sqrt(d).
       stored_gain: what the reference adds to a norm's stored gain.
@@ -74,6 +122,7 @@ class ResidualBackend(Backend[Stream]):
     has_stream: ClassVar[bool] = True
     packer: ClassVar[type[Packer]]
     network: ClassVar[type[ResidualNetwork]]
+    spectrum: ClassVar[Spectrum] = SELECTIVE
     drives: Drives
     scales_embedding: ClassVar[bool] = False
     stored_gain: ClassVar[float] = 0.0
@@ -81,7 +130,7 @@ class ResidualBackend(Backend[Stream]):
     def refusal(self, op: Op, operands: list[Facts]) -> str | None:
         """What a selective scan can't hold."""
         if isinstance(op, LinearState):
-            return _obstacle(op)
+            return self.spectrum.obstacle(op)
         return None if isinstance(op, SelectiveState) else super().refusal(op, operands)
 
     def schedule(self, graph: Graph, levels: Levels | None, options: Options = DEFAULT) -> Stream:
@@ -150,13 +199,12 @@ class ResidualBackend(Backend[Stream]):
         lowered = self.lowered(schedule)
         names = program, self.name, numerics.dtype
         builder = StreamCircuit(names, schedule, options.inspectable)
-        scale = partial(self.inner_scale, lowered)
-        return builder.circuit(lowered.width, lowered.constant(), scale)
+        return builder.circuit(lowered.width, lowered.constant(), partial(self.entry, lowered))
 
     def lowered(self, stream: Stream) -> "Lowered":
         """A layout with its width and scales."""
         width = stream_width(max(stream.width, self.inner_width(stream)))
-        return Lowered(stream, width, self.drives, self.activation)
+        return Lowered(stream, width, self)
 
     def softened(self, size: float) -> Self:
         """With softer drives."""
@@ -175,9 +223,21 @@ class ResidualBackend(Backend[Stream]):
     def activation(value: float) -> float:
         """SiLU or GeLU, in float64."""
 
+    @staticmethod
+    def sharpness(hull: Hull) -> float:
+        """What a continuous row of that hull is multiplied by, so that an activation is a ReLU."""
+        return SHARP
+
     @abstractmethod
     def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
         """By what a channel's value is multiplied behind its scan, ahead of its gate."""
+
+    def entry(self, lowered: "Lowered", site: Site, index: int) -> tuple[int, float] | None:
+        """The entry of the memory that a channel scans, and what its value is of that.
+
+        None where the value is no entry of its own.
+        """
+        return index, 1 / self.inner_scale(lowered, site.channels[index])
 
     def scales(self, lowered: "Lowered", site: Site, channel: Channel) -> Scales:
         """By what the network multiplies what is in a channel of a site."""
@@ -230,33 +290,6 @@ class ResidualBackend(Backend[Stream]):
         """Channels of the stream that the blocks themselves ask for."""
 
 
-def _obstacle(op: LinearState) -> str | None:
-    """Why a state has no form without coupling, or None if it has; see `lsrl.passes.diagonal`."""
-    transition = op.transition.csr
-    factors = transition.diagonal()
-    for channels in components(op.transition):
-        if len(channels) == 1:
-            factor = float(factors[channels[0]])
-            if not 0 <= factor <= 1:
-                kind = "negative" if factor < 0 else "greater than 1"
-                return (
-                    f"its factor {factor:g} is {kind}, and a selective scan has eigenvalues from 0 "
-                    "to 1 only (Gu and Dao 2023; Grazzi et al. 2024); write x mod 2 by lsrl.mod of "
-                    "a running sum, or choose a target with any A, such as linear_rnn or lstm"
-                )
-            continue
-        block = transition[channels][:, channels]
-        if not is_ring(block):
-            return (
-                "its channels are coupled in both directions, as in a rotation, and a selective "
-                "scan has no coupling and no complex eigenvalues (Sarrof et al. 2024); choose a "
-                "target with any A, such as linear_rnn or lstm"
-            )
-        elif len(channels) > MAX_RING:
-            return f"its ring of {len(channels)} channels is longer than {MAX_RING}"
-    return None
-
-
 class Lowered:
     """A stream with numbers: its width, and rows as weights on the normed stream.
 
@@ -266,15 +299,13 @@ class Lowered:
       drives: of what is saturated.
     """
 
-    def __init__(
-        self, stream: Stream, width: int, drives: Drives, activation: Callable[[float], float]
-    ) -> None:
-        """Take a layout, and what stands for its ReLUs and gates."""
+    def __init__(self, stream: Stream, width: int, backend: ResidualBackend) -> None:
+        """Take a layout, and the target, which says what stands for its ReLUs and gates."""
         self.stream = stream
         self.width = width
         self.root = float(np.sqrt(width))
-        self.drives = drives
-        self._activation = activation
+        self.drives = backend.drives
+        self._backend = backend
 
     def reading(self, row: AtomRow) -> Array:
         """(width,) weights of a row; the constant channel carries its bias."""
@@ -287,7 +318,7 @@ class Lowered:
         """What to multiply a row by, so that the activation of it is a ReLU."""
         step = self.stream.hull(row).step
         if step == 0:
-            return SHARP
+            return self._backend.sharpness(self.stream.hull(row))
         return self.drives.rectified / (1.0 if np.isinf(step) else step)
 
     def rectified(self, row: AtomRow) -> float:
@@ -297,12 +328,12 @@ class Lowered:
         """
         scale, hull = self.scale(row), self.stream.hull(row)
         if 0 < hull.step == hull.high:
-            return in_float32(self._activation(scale * hull.high) / hull.high)
+            return in_float32(self._backend.activation(scale * hull.high) / hull.high)
         return scale
 
     def opened(self) -> float:
         """What an open gate multiplies by."""
-        return in_float32(self._activation(self.drives.opened))
+        return in_float32(self._backend.activation(self.drives.opened))
 
     def constant(self) -> float:
         """What channel 0 of the stream holds."""

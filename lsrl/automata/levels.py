@@ -10,9 +10,10 @@ so that where no group is behind them the permutation is the identity.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lsrl.automata.limits import Limits, TooLargeError, check
+from lsrl.automata.limits import TooLargeError, check
 from lsrl.automata.permutations import Permutation, identity, swap_count
 from lsrl.automata.tables import Table
+from lsrl.options import AutomatonLimits
 
 # Sets that are followed to further ones, all closures together.
 MOST_FOLLOWED = 100_000
@@ -93,7 +94,7 @@ class Levels:
         return sum(level.units for level in self.levels)
 
 
-def levels_of(table: Table, limits: Limits) -> Levels:
+def levels_of(table: Table, limits: AutomatonLimits) -> Levels:
     """The levels of an automaton of which every state can be reached.
 
     Raises:
@@ -105,7 +106,7 @@ def levels_of(table: Table, limits: Limits) -> Levels:
 class _Holonomy:
     """The sets of an automaton, their order and their bricks."""
 
-    def __init__(self, table: Table, limits: Limits) -> None:
+    def __init__(self, table: Table, limits: AutomatonLimits) -> None:
         self.table, self.limits, self.followed = table, limits, 0
         self.all = frozenset(range(table.states))
         family = {**self._closure(self.all), **{frozenset([q]): None for q in sorted(self.all)}}

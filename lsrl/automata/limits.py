@@ -1,27 +1,4 @@
-"""How large an automaton, and what is made of it, may become."""
-
-from typing import NamedTuple
-
-
-class Limits(NamedTuple):
-    """What is refused beyond.
-
-    Attributes:
-      layers: that one automaton may take.
-      units: of the tables that hold it: what is read of a state and a letter, or of an edge and a
-        label.
-      chains: chains of nested sets that holonomy levels may reach.
-      states: of an automaton some letter of which merges states, after minimisation.
-      permuted: of one whose letters all permute its states.
-      letters: that are told apart.
-    """
-
-    layers: int = 16
-    units: int = 1000
-    chains: int = 1500
-    states: int = 12
-    permuted: int = 256
-    letters: int = 256
+"""When an automaton, or what is made of it, is too large."""
 
 
 class TooLargeError(Exception):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lsrl.automata.actions import MOST_ELEMENTS, Action, faithful
 from lsrl.automata.levels import Levels, levels_of
-from lsrl.automata.limits import Limits, TooLargeError, check
+from lsrl.automata.limits import TooLargeError, check
 from lsrl.automata.permutations import (
     Permutation,
     composed,
@@ -16,6 +16,7 @@ from lsrl.automata.permutations import (
 )
 from lsrl.automata.phases import Phases, moved_by, phases_of
 from lsrl.automata.tables import Table
+from lsrl.options import AutomatonLimits
 
 # How the state is told: by one point, by a point of each action, or by all points of all actions.
 Reading = Literal["point", "points", "element"]
@@ -105,30 +106,30 @@ class Tracks:
 Plan = Tracks | Levels
 
 
-def plan_of(table: Table, limits: Limits) -> Plan:
+def plan_of(table: Table, limits: AutomatonLimits) -> Plan:
     """The construction of least depth for a minimal automaton.
 
     Raises:
       TooLargeError: it is beyond a limit.
     """
     merging = [a for a, images in enumerate(table.images) if not is_permutation(images)]
-    if not merging:
-        check(table.states, limits.permuted, "states that its letters permute")
-        plan: Plan = _tracks_of(table)
-        blame = max(range(table.letters), key=lambda a: swap_count(table.images[a]))
-        track = plan.tracks[0]
-        points = track.action.size
-        most = f"layers for {track.action.swaps} swaps of {points} points"
-    else:
-        blame = merging[0]
-        check(table.states, limits.states, "states, some of which it merges", blame)
+    plan: Plan
+    if merging:
+        letter = merging[0]
+        check(table.states, limits.states, "states, some of which it merges", letter)
         try:
             plan = levels_of(table, limits)
         except TooLargeError as error:
-            raise TooLargeError(f"{error}", blame) from None
-        most = f"layers for {len(plan.levels)} levels"
-    check(plan.layers, limits.layers, most, blame)
-    check(plan.units, limits.units, "table units", blame)
+            raise TooLargeError(f"{error}", letter) from None
+        what = f"{len(plan.levels)} levels"
+    else:
+        letter = max(range(table.letters), key=lambda a: swap_count(table.images[a]))
+        check(table.states, limits.permuted, "states that its letters permute", letter)
+        plan = _tracks_of(table)
+        action = max(plan.tracks, key=lambda track: track.layers).action
+        what = f"{action.swaps} swaps of {action.size} points"
+    check(plan.layers, limits.layers, f"layers for {what}", letter)
+    check(plan.units, limits.units, "table units", letter)
     return plan
 
 

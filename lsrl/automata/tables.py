@@ -64,7 +64,7 @@ def recovered(
     """
     states = [np.array(initial, dtype=np.float64)]
     number = {states[0].tobytes(): 0}
-    rows = []
+    rows: list[tuple[int, ...]] = []
     while len(rows) < len(states):
         fed_back = transition.times(states[len(rows)])
         row = []

@@ -327,6 +327,7 @@ def lowest_bit_of_step(value: Facts) -> Array:
 
 def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Sums:
     """Condition P1 for rows of Σ weight x + bias."""
+    bias = np.asarray(bias, dtype=np.float64)
     if not weights:
         return Sums(np.abs(bias), lowest_bit(bias))
     return Sums(*_alike(_sums_of, weights, bias, values))
@@ -360,6 +361,7 @@ def _grids_or_bits(first: Array, second: Array, bits: Array) -> Array:
 
 def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]) -> Facts:
     """Facts of Σ weight x + bias."""
+    bias = np.asarray(bias, dtype=np.float64)  # whole numbers add up to more than int64 holds
     if not weights:
         return constant_facts(bias)
     groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])

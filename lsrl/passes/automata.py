@@ -11,20 +11,20 @@ from typing import NamedTuple
 import numpy as np
 
 from lsrl.automata.levels import Levels
-from lsrl.automata.limits import Limits, TooLargeError
+from lsrl.automata.limits import TooLargeError
 from lsrl.automata.plan import Plan, Track, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised, recovered
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, SwapState, ThresholdState
+from lsrl.ir.ops import Affine, Recall, SwapState, ThresholdState
+from lsrl.options import AUTOMATA, AutomatonLimits
 from lsrl.passes.affine import Terms, emit_affine, plus
 from lsrl.passes.letters import Letters, indicators, letters_of
 from lsrl.passes.parts import Row, Wiring, constant
 from lsrl.passes.swaps import states_of
 from lsrl.target import Capabilities
 
-DEFAULT_LIMITS = Limits()
 # Values of the units that are followed, before the table is minimised.
 MOST_FOLLOWED = 4096
 # Images of a letter that a refusal tells.
@@ -92,7 +92,7 @@ class _Read(NamedTuple):
     whole: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class AutomatonPass:
     """Rewrites threshold states, and tells what it did.
 
@@ -102,7 +102,7 @@ class AutomatonPass:
       refused: by node of the graph that was given, why it stays.
     """
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: AutomatonLimits = AUTOMATA
     made: list[Construction] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
 
@@ -155,7 +155,7 @@ class AutomatonPass:
 
 def holds_automata(target: Capabilities) -> bool:
     """Whether a target takes threshold states as swaps."""
-    return SwapState in target.native and ThresholdState not in target.native
+    return {SwapState, Recall} <= target.native and ThresholdState not in target.native
 
 
 def _matrices(builder: GraphBuilder, rows: list[Row]) -> tuple[Terms, Array]:
@@ -192,7 +192,9 @@ def _reader(
     return emit_affine(builder, terms, bias)
 
 
-def _as_read(builder: GraphBuilder, graph: Graph, i: int, update: int, limits: Limits) -> _Read:
+def _as_read(
+    builder: GraphBuilder, graph: Graph, i: int, update: int, limits: AutomatonLimits
+) -> _Read:
     """The smallest automaton that gives what is read of a threshold state.
 
     Raises:
@@ -218,7 +220,7 @@ def _as_read(builder: GraphBuilder, graph: Graph, i: int, update: int, limits: L
 
 
 @lru_cache(maxsize=64)
-def _planned(table: Table, limits: Limits) -> Plan:
+def _planned(table: Table, limits: AutomatonLimits) -> Plan:
     return plan_of(table, limits)
 
 

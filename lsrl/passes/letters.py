@@ -97,7 +97,8 @@ def letters_of(builder: GraphBuilder, update: int, most: int) -> Letters:
             f"{len(order):,} different updates, and at most {most:,} are told apart"
         )
     number = {own: place for place, own in enumerate(order)}
-    return Letters(sources, symbols, different[order], [number[own] for own in letter.ravel()])
+    of_symbol = [number[own] for own in letter.ravel().tolist()]
+    return Letters(sources, symbols, different[order], of_symbol)
 
 
 def _sources(builder: GraphBuilder, update: int, deep: bool) -> tuple[Source, ...] | None:

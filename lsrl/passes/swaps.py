@@ -6,7 +6,7 @@ from typing import NamedTuple
 from lsrl.automata.levels import Level, Levels
 from lsrl.automata.permutations import Permutation, Swap, identity, swaps_of
 from lsrl.automata.plan import Plan, Track, Tracks
-from lsrl.ir.ops import Delay, Hold, Product, SwapState
+from lsrl.ir.ops import Delay, Product, Recall, SwapState
 from lsrl.passes.parts import Row, Wiring, constant, plus, scaled, single
 
 
@@ -360,9 +360,9 @@ class _LevelWiring:
             return [constant(float(x == level.initial)) for x in range(level.labels)]
         nothing = (0.0,) * len(others)
         value = self.wiring.bounded(self.wiring.node([taken[x] for x in others]), 0.0, 1.0)
-        flag = self.wiring.bounded(self.wiring.node([when] * len(others)), 0.0, 1.0)
-        late = builder.add(Delay(1, nothing), value), builder.add(Delay(1, nothing), flag)
-        node = builder.add(Hold(nothing), *late)
+        flag = self.wiring.bounded(self.wiring.node([when]), 0.0, 1.0)
+        late = builder.add(Delay(1, (0.0,)), flag), builder.add(Delay(1, nothing), value)
+        node = builder.add(Recall(nothing), *late, self.wiring.node([constant(1.0)]))
         found = {x: single(node, channel) for channel, x in enumerate(others)}
         rest = plus(constant(1.0), *(scaled(row, -1.0) for row in found.values()))
         return [found.get(x, rest) for x in range(level.labels)]
