@@ -78,6 +78,8 @@ class Mamba(ResidualBackend):
     packer: ClassVar[type[Packer]] = MambaPacker
     network: ClassVar[type[ResidualNetwork]] = MambaNetwork
     capabilities: ClassVar[Capabilities] = MambaPacker.capabilities()
+    # Of a channel's state, by the layout of the reference's cache.
+    entry: ClassVar[tuple[int, ...]] = (0,)
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
 
@@ -110,14 +112,19 @@ class Mamba(ResidualBackend):
 
     def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
         """The convolution keeps one token more than it needs; what passes skips the scan."""
-        site, last = lowered.stream.sites[layer], self.block_shapes(lowered)["mixer.D"][0] - 1
-        conv, scan = (f"layers.{layer}.{name}" for name in MambaNetwork.cached)
-        yield cells.row(conv, last, ONE, lowered.drives.opened, TAPS)
+        site = lowered.stream.sites[layer]
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        for place, size in self.constants(lowered).items():
+            yield cells.row(conv, place, ONE, size, TAPS)
         for index, channel in enumerate(site.channels):
             yield cells.row(conv, index, channel.row, lowered.scale(channel.row), TAPS)
             if channel.mode != "pass":
-                scale = self.inner_scale(lowered, channel)
-                yield cells.scan(scan, (index, 0), site, channel, scale)
+                scale = self.memory_scale(lowered, channel)
+                yield cells.scan(scan, (index, *self.entry), site, channel, scale)
+
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """What comes into the convolution at every token, by channel."""
+        return {self.block_shapes(lowered)["mixer.D"][0] - 1: lowered.drives.opened}
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""

@@ -52,10 +52,11 @@ class Mamba2(Mamba):
     packer: ClassVar[type[Packer]] = Mamba2Packer
     network: ClassVar[type[ResidualNetwork]] = Mamba2Network
     capabilities: ClassVar[Capabilities] = Mamba2Packer.capabilities()
+    entry: ClassVar[tuple[int, ...]] = (0, 0)
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
 
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """That of the SiLU, and what the scan or the skip past it multiplies by."""
@@ -74,6 +75,11 @@ class Mamba2(Mamba):
         factors = tuple(scale.scanned * scale.gate for scale in scales)
         channels, size = tuple(range(site.width)), GATED / float(np.sqrt(inner))
         return (InnerNorm("the gated norm", channels, factors, inner, size, gated=True),)
+
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """That of the norm, and B and C."""
+        inner = self._inner(lowered)
+        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide as the widest needs."""
@@ -101,8 +107,9 @@ class Mamba2(Mamba):
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
         constant = inner - 1
-        gates[constant, 0], values[constant, 0] = OPEN, GATED / OPEN
-        into[2 * inner : 2 * inner + 2, 0] = SMALL
+        gates[constant, 0] = OPEN
+        for place, size in self.constants(lowered).items():
+            into[inner + place, 0] = size
         conv[constant:, 0, TAPS - 1] = 1.0
         gain[:constant] = GATED / np.sqrt(inner)
 
@@ -192,13 +199,16 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
     }
 
 
-CHECKPOINT = CheckpointKind(
-    "Mamba2ForCausalLM",
-    "Mamba2Model",
-    "mamba2",
-    True,
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`.",
-    _config,
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba2",
+        "Mamba2ForCausalLM",
+        "Mamba2Model",
+        "mamba2",
+        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+        "`layers[n - 1]`.",
+        "From a cache go on by as many tokens at a time as you like.",
+        _config,
+    ),
 )
 BACKEND = Mamba2()

@@ -64,6 +64,8 @@ class Played:
         if channel.mode == "pass":
             return values[:, -1]
         if channel.mode == "hold":
+            if channel.switch is not None:
+                return _held(values, self.row(channel.switch) == 1)
             flags = sum(factor * self.branch(kind, flag) for flag, factor in channel.flag)
             return _held(values, flags == 1)
         if channel.factor == 1:
@@ -123,11 +125,12 @@ class Cells:
             decay = "" if channel.factor == 1 else f", times {channel.factor:g} a token"
             text = f"sum of {branch}{decay}"
         else:
-            flag = " + ".join(
+            flags = [
                 f"{'' if weight == 1 else f'{float(weight):g}·'}{self._branch(site.kind, each)}"
                 for each, weight in channel.flag
-            )
-            text = f"{branch}, where last {flag} was 1"
+            ]
+            flags += [] if channel.switch is None else [self._row(channel.switch)]
+            text = f"{branch}, where last {' + '.join(flags)} was 1"
         made = self._made.get((self._stream.sites.index(site), channel))
         if made is not None and channel.mode != "pass":
             text += f"; of {channel_label(self._stream.graph, *made)}"
