@@ -2,14 +2,17 @@
 
 As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et al. 2025):
 
-    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1,  β = 2 sigmoid(b)
-    S = (I - β k kᵀ) S + β k vᵀ,  stream += o_proj(norm(Sᵀ q) SiLU(g))
+    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1
+    α = exp(-softplus(a)),  β = 2 sigmoid(b),  S = α (I - β k kᵀ) S + β k vᵀ
+    stream += o_proj(norm(Sᵀ q) SiLU(g))
     stream += down_proj(SiLU(gate_proj(norm(stream))) up_proj(norm(stream)))
 
 SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
-1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0 and β = 1,
-so that it holds v; a hold has β = 0 but for its flag; β = 1 - a makes it a sum of factor a, which
-turns its sign at every token at β = 2. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
+1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0, α = 0 and
+β = 1, so that it is v; a hold has that where its flag is 1, and else α = 1 and β = 0. With α = 1,
+β = 1 - a makes it a sum of factor a, which turns its sign at every token at β = 2, and a one-hot k
+writes a cell, which a one-hot q recalls: that adds a difference to it, so of real numbers it would
+round, and those are held. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
 β = 2, which maps f_i to -f_j and f_j to -f_i. Its keys come a token late, so the state is read
 ahead of the swap; and since S is 0 at first, it is the difference to where the items began.
 
@@ -52,8 +55,8 @@ SHARPEST = 2.0**40
 KEY = 1024.0
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
-# The gate of a state that forgets nothing, but by its keys.
-LASTING = -2048.0
+# What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
+LASTING, FORGETTING = -2048.0, 256.0
 
 
 class Points(NamedTuple):
@@ -373,8 +376,10 @@ class _Heads:
                 rate[0] = min(float(np.log(odds)), drives.rectified)
                 first = 1 / key.rate
                 taps = (first, 1 - first, 0.0, 0.0)
-        if key.switch is not None:
-            rate += drives.switched * self.lowered.reading(key.switch)
+        if key.mode in ("pass", "hold"):
+            flag = self.lowered.reading(ONE if key.switch is None else key.switch)
+            self.arrays["a_proj.weight"][head] = (FORGETTING - LASTING) * flag
+            rate += drives.switched * flag
             rate[0] -= drives.switched
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 
