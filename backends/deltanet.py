@@ -191,6 +191,7 @@ class DeltaNet(ResidualBackend):
         "the Gated DeltaNet layers of OLMo Hybrid: norm, conv(4), delta rule with eigenvalues in "
         "[-1, 1], gated norm; norm, gated MLP; residuals"
     )
+    remarks: ClassVar[dict[str, str]] = {"threshold": "finite automata, by swaps"}
     packer: ClassVar[type[Packer]] = DeltaNetPacker
     network: ClassVar[type[ResidualNetwork]] = DeltaNetNetwork
     capabilities: ClassVar[Capabilities] = replace(DeltaNetPacker.capabilities(), alternating=True)
