@@ -17,13 +17,15 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from lsrl.backends.base import Exporter, Recorder
+from lsrl.backends.residual import checkpoint, deltanet_classes
 from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.golden import Cell, Cells
@@ -209,6 +211,14 @@ class DeltaNet(ResidualBackend):
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
 
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
+
     @staticmethod
     def activation(value: float) -> float:
         """SiLU."""
@@ -273,7 +283,7 @@ class DeltaNet(ResidualBackend):
         return None
 
     def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
-        """Of the convolution all that is written to it; of each head its columns, by coordinates."""
+        """All that the convolution takes in; and columns of heads, by coordinates."""
         site, shape = lowered.stream.sites[2 * layer], shape_of(lowered.stream)
         conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
         heads = _Heads(lowered, shape, _zeros(lowered))

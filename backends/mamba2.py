@@ -20,7 +20,7 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
-from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual import checkpoint, mamba2_classes
 from lsrl.backends.residual.certificate import SHARP
 from lsrl.backends.residual.mamba2_network import GATED, SMALL, Mamba2Network
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
@@ -38,8 +38,6 @@ from lsrl.target import Capabilities
 COUPLING = (SMALL / 2) ** 2
 # What the constant's gate reads; SiLU(32) = 32 however soft the others are.
 OPEN = 32.0
-# Tokens that the reference class takes at once.
-CHUNK = 32
 
 
 class Mamba2(Mamba):
@@ -55,7 +53,7 @@ class Mamba2(Mamba):
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
 
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """That of the SiLU, and what the scan or the skip past it multiplies by."""
@@ -188,7 +186,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
         "n_groups": 1,
         "state_size": (mixed - inner) // 2,
         "conv_kernel": arrays[f"{mixer}.conv1d.weight"].shape[-1],
-        "chunk_size": CHUNK,
+        "chunk_size": mamba2_classes.CHUNK,
         "use_bias": False,
         "use_conv_bias": True,
         "hidden_act": "silu",
@@ -197,13 +195,10 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
     }
 
 
-CHECKPOINT = CheckpointKind(
-    "Mamba2ForCausalLM",
-    "Mamba2Model",
-    "mamba2",
-    True,
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`.",
-    _config,
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", mamba2_classes.HOOKS, True, _config
+    ),
+    *mamba2_classes.CLASSES,
 )
 BACKEND = Mamba2()
