@@ -26,7 +26,7 @@ from lsrl.backends.residual.blocks import (
     linear,
     rms_norm,
 )
-from lsrl.backends.residual.network import CHUNK, ResidualNetwork
+from lsrl.backends.residual.network import CHUNK, Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm, sizes_from
 from lsrl.backends.strength import Gates, Sources, sigmoid, strength
@@ -126,6 +126,10 @@ class DeltaNetNetwork(ResidualNetwork):
         ("linear_attn.o_proj.weight",),
         ("mlp.down_proj.weight",),
     )
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("delta"),
+    }
     block = staticmethod(deltanet_layer)
 
     @property
