@@ -2,14 +2,17 @@
 
 As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et al. 2025):
 
-    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1,  β = 2 sigmoid(b)
-    S = (I - β k kᵀ) S + β k vᵀ,  stream += o_proj(norm(Sᵀ q) SiLU(g))
+    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1
+    α = exp(-softplus(a)),  β = 2 sigmoid(b),  S = α (I - β k kᵀ) S + β k vᵀ
+    stream += o_proj(norm(Sᵀ q) SiLU(g))
     stream += down_proj(SiLU(gate_proj(norm(stream))) up_proj(norm(stream)))
 
 SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
-1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0 and β = 1,
-so that it holds v; a hold has β = 0 but for its flag; β = 1 - a makes it a sum of factor a, which
-turns its sign at every token at β = 2. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
+1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0, α = 0 and
+β = 1, so that it is v; a hold has that where its flag is 1, and else α = 1 and β = 0. With α = 1,
+β = 1 - a makes it a sum of factor a, which turns its sign at every token at β = 2, and a one-hot k
+writes a cell, which a one-hot q recalls: that adds a difference to it, so of real numbers it would
+round, and those are held. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
 β = 2, which maps f_i to -f_j and f_j to -f_i. Its keys come a token late, so the state is read
 ahead of the swap; and since S is 0 at first, it is the difference to where the items began.
 
@@ -17,14 +20,16 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
+from lsrl.backends.base import Exporter, Recorder
+from lsrl.backends.residual import checkpoint, deltanet_classes
+from lsrl.backends.residual.deltanet_network import INNER, DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.network import ResidualNetwork
@@ -44,17 +49,14 @@ from lsrl.errors import LsrlError
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# What a norm of a head divides by: far above what heads hold of whole numbers, and float32 still
-# holds the sum of its squares.
-INNER = 2.0**56
 # What continuous values of at most 1 are multiplied by.
 SHARPEST = 2.0**40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
-# The gate of a state that forgets nothing, but by its keys.
-LASTING = -2048.0
+# What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
+LASTING, FORGETTING = -2048.0, 256.0
 
 
 class Points(NamedTuple):
@@ -195,6 +197,7 @@ class DeltaNet(ResidualBackend):
         "the Gated DeltaNet layers of OLMo Hybrid: norm, conv(4), delta rule with eigenvalues in "
         "[-1, 1], gated norm; norm, gated MLP; residuals"
     )
+    remarks: ClassVar[dict[str, str]] = {"threshold": "finite automata, by swaps"}
     packer: ClassVar[type[Packer]] = DeltaNetPacker
     network: ClassVar[type[ResidualNetwork]] = DeltaNetNetwork
     capabilities: ClassVar[Capabilities] = replace(DeltaNetPacker.capabilities(), alternating=True)
@@ -208,6 +211,14 @@ class DeltaNet(ResidualBackend):
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on. Sigmoids are 1
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -273,7 +284,7 @@ class DeltaNet(ResidualBackend):
         return None
 
     def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
-        """Of the convolution all that is written to it; of each head its columns, by coordinates."""
+        """All that the convolution takes in; and columns of heads, by coordinates."""
         site, shape = lowered.stream.sites[2 * layer], shape_of(lowered.stream)
         conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
         heads = _Heads(lowered, shape, _zeros(lowered))
@@ -396,8 +407,10 @@ class _Heads:
                 rate[0] = min(float(np.log(odds)), drives.rectified)
                 first = 1 / key.rate
                 taps = (first, 1 - first, 0.0, 0.0)
-        if key.switch is not None:
-            rate += drives.switched * self.lowered.reading(key.switch)
+        if key.mode in ("pass", "hold"):
+            flag = self.lowered.reading(ONE if key.switch is None else key.switch)
+            self.arrays["a_proj.weight"][head] = (FORGETTING - LASTING) * flag
+            rate += drives.switched * flag
             rate[0] -= drives.switched
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 

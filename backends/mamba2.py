@@ -21,7 +21,7 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
-from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual import checkpoint, mamba2_classes
 from lsrl.backends.residual.mamba2_network import GATED, Mamba2Network
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
 from lsrl.backends.residual.network import ResidualNetwork
@@ -45,8 +45,6 @@ UNBOUNDED = 2.0**24
 EMPTYING = 128.0
 # What the constant's gate reads; SiLU(32) = 32 however soft the others are.
 OPEN = 32.0
-# Tokens that the reference class takes at once.
-CHUNK = 32
 
 
 class Mamba2(Mamba):
@@ -243,7 +241,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
         "n_groups": 1,
         "state_size": (mixed - inner) // 2,
         "conv_kernel": arrays[f"{mixer}.conv1d.weight"].shape[-1],
-        "chunk_size": CHUNK,
+        "chunk_size": mamba2_classes.CHUNK,
         "use_bias": False,
         "use_conv_bias": True,
         "hidden_act": "silu",
@@ -254,14 +252,8 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
 
 CHECKPOINTS = (
     CheckpointKind(
-        "mamba2",
-        "Mamba2ForCausalLM",
-        "Mamba2Model",
-        "mamba2",
-        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-        "`layers[n - 1]`.",
-        True,
-        _config,
+        "mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", mamba2_classes.HOOKS, True, _config
     ),
+    *mamba2_classes.CLASSES,
 )
 BACKEND = Mamba2()

@@ -71,7 +71,7 @@ class Played:
         return np.maximum(total, 0) if kind.relu_branch else total
 
     def scanned(self, kind: SiteKind, channel: Channel) -> Array:
-        """(batch,) of what a channel's scan holds behind the last token; (batch, cells) of a head's."""
+        """(batch,) of what a scan holds behind the last token; (batch, cells) of a head."""
         if channel not in self._scanned:
             self._scanned[channel] = self._scan(kind, channel)
         return self._scanned[channel]
