@@ -20,15 +20,17 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from lsrl.backends.base import Exporter
+from lsrl.backends.residual import checkpoint, deltanet_classes
 from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
-from lsrl.backends.residual.deltanet_packer import BEFORE, DELTA, DeltaNetPacker
+from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
 from lsrl.backends.residual.rows import ONE, AtomRow, Hull
@@ -57,7 +59,6 @@ SHARPEST = 2.0**46
 KEY = 1024.0
 # The sum of the squares of 1 to n, in float32: n^3 / 3 < 2^24.
 MOST_POINTS = 256
-NOW = (1.0, 0.0, 0.0, 0.0)
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
 # What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
@@ -232,6 +233,10 @@ class DeltaNet(ResidualBackend):
             "constant; choose lstm, gru, rnn_tanh, mamba or griffin"
         )
 
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
+
     @staticmethod
     def activation(value: float) -> float:
         """SiLU."""
@@ -391,9 +396,10 @@ class _Heads:
                 self._coordinate("q", head, 0, ONE, 1.0, NOW)
                 self._coordinate("k", head, 0, ONE, 1.0, NOW)
             else:
-                for name, rows in (("k", key.head.keys), ("q", key.head.queries)):
-                    for place, row in enumerate(rows):
-                        self._coordinate(name, head, place, row, 1.0, NOW)
+                for place, row in enumerate(key.head.keys):
+                    self._coordinate("k", head, place, row, 1.0, key.head.taps)
+                for place, row in enumerate(key.head.queries):
+                    self._coordinate("q", head, place, row, 1.0, NOW)
             taps = NOW
             if key.mode == "sum":
                 # β = 1 - a, and the constant stands from the first token on.
@@ -422,7 +428,7 @@ class _Heads:
         for point, (swap, read) in enumerate(zip(rows.keys, rows.queries, strict=True)):
             self._coordinate("q", head, 2 * point, read, 1.0, NOW)
             for side in range(2):
-                self._coordinate("k", head, 2 * point + side, swap, 1.0, BEFORE)
+                self._coordinate("k", head, 2 * point + side, swap, 1.0, rows.taps)
         rest = 2 * len(rows.keys)
         self._coordinate("k", head, rest, ONE, 1.0, PULSE)
         for place, value in enumerate((points.constant, *points.fills)):

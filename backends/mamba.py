@@ -12,20 +12,22 @@ With softer drives Δ is softplus(±S), so exp(-Δ) = σ(∓S): a hold mixes a s
 into what replaces it, and takes in a little at every token; what skips the scan does not skip all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.base import Exporter
+from lsrl.backends.base import Exporter, Recorder
 from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
 from lsrl.backends.residual.reference import CheckpointKind, Config
+from lsrl.backends.residual.rows import ONE
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
 from lsrl.ir.numbers import Array
@@ -76,12 +78,18 @@ class Mamba(ResidualBackend):
     packer: ClassVar[type[Packer]] = MambaPacker
     network: ClassVar[type[ResidualNetwork]] = MambaNetwork
     capabilities: ClassVar[Capabilities] = MambaPacker.capabilities()
+    # Of a channel's state, by the layout of the reference's cache.
+    entry: ClassVar[tuple[int, ...]] = (0,)
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -101,6 +109,22 @@ class Mamba(ResidualBackend):
             steps = Steps.of(lowered.drives)
             found *= steps.replacing / steps.integrating / steps.taken
         return found
+
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """The convolution keeps one token more than it needs; what passes skips the scan."""
+        site = lowered.stream.sites[layer]
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        for place, size in self.constants(lowered).items():
+            yield cells.row(conv, place, ONE, size, TAPS)
+        for index, channel in enumerate(site.channels):
+            yield cells.row(conv, index, channel.row, lowered.scale(channel.row), TAPS)
+            if channel.mode != "pass":
+                scale = self.memory_scale(lowered, channel)
+                yield cells.scan(scan, (index, *self.entry), site, channel, scale)
+
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """What comes into the convolution at every token, by channel."""
+        return {self.block_shapes(lowered)["mixer.D"][0] - 1: lowered.drives.opened}
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""
@@ -218,13 +242,16 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
     }
 
 
-CHECKPOINT = CheckpointKind(
-    "MambaForCausalLM",
-    "MambaModel",
-    "mamba",
-    True,
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`.",
-    _config,
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba",
+        "MambaForCausalLM",
+        "MambaModel",
+        "mamba",
+        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+        "`layers[n - 1]`.",
+        False,
+        _config,
+    ),
 )
 BACKEND = Mamba()

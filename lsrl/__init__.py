@@ -44,6 +44,7 @@ from lsrl.language.sugar import (
     window_sum,
 )
 from lsrl.language.swaps import swap_state
+from lsrl.options import AutomatonLimits
 
 if TYPE_CHECKING:
     from lsrl import paper, programs
@@ -75,6 +76,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AutomatonLimits",
     "Feedback",
     "MemoryMap",
     "Model",

@@ -9,7 +9,14 @@ from lsrl.errors import ProgramError
 from lsrl.language.program import Program
 from lsrl.levels import Levels
 from lsrl.model import Model
-from lsrl.options import MOST_PARAMETERS, Activation, Legalise, Options
+from lsrl.options import (
+    AUTOMATA,
+    MOST_PARAMETERS,
+    Activation,
+    AutomatonLimits,
+    Legalise,
+    Options,
+)
 from lsrl.passes.pipeline import Report
 from lsrl.stages import Stages, Watch
 from lsrl.support import TargetInfo, check_request, name_of
@@ -29,6 +36,7 @@ def compile(
     verbatim: bool = False,
     levels: Levels | None = None,
     most_parameters: int = MOST_PARAMETERS,
+    automaton_limits: AutomatonLimits = AUTOMATA,
     cache: bool = False,
     watch: Watch | None = None,
 ) -> Model:
@@ -39,8 +47,8 @@ def compile(
       target: one of `lsrl.targets()`, or its name.
       dtype: "float32", "float64" or "bfloat16".
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
-      legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
-        levels of delay and composition, exact up to the program's max_length.
+      legalise: "unroll" writes threshold, selective and swap states that the target can't hold as
+        log2 T levels of delay and composition, exact up to the program's max_length.
       robust: bear more noise: comparisons on a grid stand midway between the values that occur, so
         that errors below a quarter of their distance are wiped out, and conditionals shut with room
         to spare. The outputs stay the same; it can cost layers. LSTM, GRU and tanh RNN, which
@@ -50,11 +58,13 @@ def compile(
       verbatim: lower the text as it stands, to measure what it bears by itself: nothing that the
         bounds decide is dropped, and every unit composes the affine maps that it reads into its own
         weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
-        same; not for mamba, griffin and the tanh RNN, which have no ReLU.
+        same; not for residual targets and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
       most_parameters: how many numbers the parameters may be, all together; a larger network is
         refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering
         takes some four times that.
+      automaton_limits: how large what stands for a threshold state may become on a target that
+        holds it by swaps, such as deltanet: by default 16 layers, 1,000 table units, 1,500 chains.
       cache: reuse what an equal program was compiled to: all but the module within a process, the
         schedule's levels across processes, from the user's cache directory.
       watch: called after each pass with its name and the graph that it made (`graph.dump()` is its
@@ -73,6 +83,9 @@ def compile(
     target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
     arguments.function("watch", watch, "a name and a graph", ProgramError)
     arguments.count("most_parameters", most_parameters, kind=ProgramError)
+    arguments.instance(
+        "automaton_limits", automaton_limits, AutomatonLimits, "lsrl.AutomatonLimits", ProgramError
+    )
     if levels is not None and not isinstance(levels, Mapping):
         raise ProgramError(
             f"levels must be those of an equal model, model.schedule.levels, got {levels!r}"
@@ -84,10 +97,11 @@ def compile(
         and watch is None
     ):
         chosen = {"dtype": dtype, "activation": activation, "most_parameters": most_parameters}
+        chosen["automaton_limits"] = automaton_limits
         chosen |= options._asdict()
         return reuse.compiled(program, target, chosen, compile)
     backend, numerics = check_request(program, target, dtype, activation, options)
-    stages = Stages(program, backend, numerics, options, watch)
+    stages = Stages(program, backend, numerics, options, watch, automaton_limits)
     graph = stages.simplify(program.graph)
     graph = stages.unroll(graph)
     graph = stages.check(graph, most_parameters)
@@ -96,5 +110,6 @@ def compile(
     schedule = stages.measure(schedule, most_parameters)
     certificate = stages.certify(schedule)
     module = stages.lower(schedule)
-    report = Report(tuple(stages.pipeline.records), stages.seconds)
+    automata = tuple(map(str, stages.pipeline.automata.made))
+    report = Report(tuple(stages.pipeline.records), stages.seconds, automata)
     return Model(program, backend.name, options, schedule, certificate, numerics, module, report)

@@ -13,7 +13,7 @@ from lsrl.errors import PrecisionError, SizeError, UnsupportedOpError
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.numerics import DTYPES, numerics_of
-from lsrl.options import MOST_PARAMETERS, Legalise
+from lsrl.options import AUTOMATA, MOST_PARAMETERS, AutomatonLimits, Legalise
 from lsrl.schedule import Layout
 from lsrl.showing import card
 from lsrl.support import TargetInfo, check_program, name_of
@@ -45,6 +45,8 @@ class Explanation:
       bits: significand bits that exactness needs, by number of tokens. It is exact over so many
         tokens where the dtype has as many bits. None where no number is enough: values are
         continuous, or leave the range of the dtype.
+      automata: how each threshold state is held that swaps and holds stand for: construction,
+        points, swaps a letter, levels, layers and units, as text.
     """
 
     program: str
@@ -57,6 +59,7 @@ class Explanation:
     num_layers: int = 0
     width: int = 0
     bits: tuple[tuple[int, int | None], ...] = ()
+    automata: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A few lines of text."""
@@ -67,6 +70,7 @@ class Explanation:
                 f"  {self.num_layers} layers of at most {self.width} channels at any length"
             )
             lines.append(f"  significand bits by tokens: {self._needs()}")
+        lines.extend(f"  {line}" for line in self.automata)
         return "\n".join(lines)
 
     def _needs(self) -> str:
@@ -81,6 +85,7 @@ class Explanation:
         if self.num_layers:
             facts.append(("size", f"{self.num_layers} layers of at most {self.width} channels"))
             facts.append(("bits", f"of the significand: {self._needs()} tokens"))
+        facts.extend(("automaton", line) for line in self.automata)
         return card(f"{self.program} on {self.target}, {self.dtype}", facts)
 
 
@@ -92,6 +97,7 @@ def explain(
     dtype: object = None,
     legalise: Legalise = "native",
     most_parameters: int = MOST_PARAMETERS,
+    automaton_limits: AutomatonLimits = AUTOMATA,
 ) -> Explanation:
     """Say whether a target can hold a program: yes, bounded (up to a length), or no.
 
@@ -101,6 +107,7 @@ def explain(
       dtype: that the answer is for; float32 by default, or the widest that the target comes in.
       legalise: as for `compile`.
       most_parameters: as for `compile`; a larger network is a no.
+      automaton_limits: as for `compile`.
 
     Raises:
       ProgramError: that is no program.
@@ -121,6 +128,7 @@ def explain(
             dtype=numerics.dtype,
             legalise=legalise,
             most_parameters=most_parameters,
+            automaton_limits=automaton_limits,
         )
     except UnsupportedOpError as error:
         reasons = dict.fromkeys(offence.reason for offence in error.offences)
@@ -133,7 +141,8 @@ def explain(
     bound = model.certificate.error_bound if tokens == model.certificate.tokens else 0.0
     bound = math.inf if answer == "no" else bound
     size = len(model.schedule.layers), model.schedule.width
-    return Explanation(*about, answer, reason, tokens, bound, *size, bits)
+    automata = model.compilation.automata
+    return Explanation(*about, answer, reason, tokens, bound, *size, bits, automata)
 
 
 def _bits(

@@ -20,6 +20,7 @@ from lsrl.ir.ops import Delay
 from lsrl.ir.types import Token
 from lsrl.looping import Path
 from lsrl.model import Alteration, Model
+from lsrl.options import ANY_AUTOMATON
 from lsrl.parameters import entries, same_bits
 from lsrl.program_json import program_content
 from lsrl.proof import not_compiled
@@ -65,6 +66,7 @@ def load(path: Path, *, like: Model | None = None) -> Model:
             levels=saved.levels,
             watch=lambda stage, made: _check_backed(saved, stage, made),
             most_parameters=_allowed(saved),
+            automaton_limits=ANY_AUTOMATON,
         )
     except (LsrlError, ArithmeticError, LookupError, ValueError) as error:
         raise storage.bad(path, f"this version compiles it to another network ({error})") from error

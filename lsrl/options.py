@@ -27,3 +27,30 @@ class Options(NamedTuple):
 
 
 DEFAULT = Options()
+
+
+class AutomatonLimits(NamedTuple):
+    """How large what stands for a threshold state may become where a target has swaps in its place.
+
+    What is beyond is refused. Size is the only ground: every finite automaton can be held.
+
+    Attributes:
+      layers: that one automaton may take.
+      units: of the tables that hold it: what tells a letter and a count, or an edge and a label.
+      chains: chains of nested sets of states that holonomy levels may reach.
+      states: of an automaton some letter of which merges states, after minimisation.
+      permuted: of one whose letters all permute its states.
+      letters: that are told apart.
+    """
+
+    layers: int = 16
+    units: int = 1000
+    chains: int = 1500
+    states: int = 12
+    permuted: int = 256
+    letters: int = 256
+
+
+AUTOMATA = AutomatonLimits()
+# Of what was compiled before, and is read from a file.
+ANY_AUTOMATON = AutomatonLimits(*[1 << 30] * len(AUTOMATA))

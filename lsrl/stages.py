@@ -14,11 +14,12 @@ from lsrl.ir.verify import verify
 from lsrl.language.program import Program
 from lsrl.levels import Levels
 from lsrl.numerics import Numerics
-from lsrl.options import MOST_PARAMETERS, Options
+from lsrl.options import AUTOMATA, MOST_PARAMETERS, AutomatonLimits, Options
+from lsrl.passes.automata import AutomatonPass
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
 from lsrl.schedule import Layout
-from lsrl.support import check_least, check_length, check_size, check_supported
+from lsrl.support import check_least, check_length, check_size, check_supported, offending
 
 # Called with the name of what ran last, a pass or a stage, and with what it made.
 Watch = Callable[[str, Graph | Layout], None]
@@ -39,12 +40,14 @@ class Stages:
         numerics: Numerics,
         options: Options,
         watch: Watch | None = None,
+        limits: AutomatonLimits = AUTOMATA,
     ) -> None:
         """Nothing has run yet."""
+        self._limits = limits
         self._program, self._backend, self._numerics = program, backend, numerics
         self._options, self._watch = options, watch
         self._unrolled = False
-        self.pipeline = Pipeline(options.verbatim, watch)
+        self.pipeline = Pipeline(options.verbatim, watch, AutomatonPass(limits))
         self.seconds: dict[str, float] = {}
 
     def simplify(self, graph: Graph) -> Graph:
@@ -54,7 +57,9 @@ class Stages:
 
     def unroll(self, graph: Graph) -> Graph:
         """Write states that the target can't hold as delays, if that is wanted and needed."""
-        self._unrolled = self._options.legalise == "unroll" and bool(self._backend.offending(graph))
+        self._unrolled = self._options.legalise == "unroll" and bool(
+            offending(graph, self._backend, self._limits)
+        )
         if not self._unrolled:
             return graph
         check_length(self._program)
@@ -64,7 +69,7 @@ class Stages:
 
     def check(self, graph: Graph, most_parameters: int = MOST_PARAMETERS) -> Graph:
         """Refuse what the target can't hold, all of it at once, or what can only be too large."""
-        check_supported(self._program, graph, self._backend)
+        check_supported(self._program, graph, self._backend, self._limits)
         check_least(self._program, graph, self._backend, self._numerics, most_parameters)
         return graph
 

@@ -8,10 +8,11 @@ from lsrl.backends import registry
 from lsrl.backends.base import Backend
 from lsrl.errors import Offence, ProgramError, SizeError, UnsupportedOpError
 from lsrl.ir.graph import Graph
-from lsrl.ir.ops import Affine, Constant, Product, Relu
+from lsrl.ir.ops import Affine, Constant, Product, Relu, ThresholdState
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics, numerics_of
-from lsrl.options import Activation, Options
+from lsrl.options import AUTOMATA, Activation, AutomatonLimits, Options
+from lsrl.passes.automata import AutomatonPass, holds_automata
 from lsrl.schedule import Layout
 
 
@@ -66,10 +67,9 @@ def check_request(
     backend, numerics = registry.find(target, activation), numerics_of(dtype)
     backend.check_dtype(numerics)
     if options.verbatim and not _keeps_relus(backend):
-        able = [name for name in registry.names() if _keeps_relus(registry.find(name))]
         raise ProgramError(
             f"verbatim=True lowers ReLUs as they stand, and {backend.name!r} writes them as "
-            f"something else; take one of {', '.join(able)}"
+            f"something else; take one of {registry.able(_keeps_relus)}"
         )
     return backend, numerics
 
@@ -87,25 +87,67 @@ def check_length(program: Program) -> None:
         )
 
 
-def check_supported(program: Program, graph: Graph, backend: Backend[Layout]) -> None:
+def offending(
+    graph: Graph, backend: Backend[Layout], limits: AutomatonLimits = AUTOMATA
+) -> list[tuple[int, str]]:
+    """Every live node of a simplified graph that a target can't hold, with the reason.
+
+    A threshold state may be held as swaps; then only its size can be against it.
+    """
+    found = backend.offending(graph)
+    if not holds_automata(backend.capabilities) or not any(
+        _is_threshold(graph, i) for i, _ in found
+    ):
+        return found
+    refused = _beyond(graph, limits)
+    return [
+        (i, refused.get(i, reason))
+        for i, reason in found
+        if i in refused or not _is_threshold(graph, i)
+    ]
+
+
+def _is_threshold(graph: Graph, node: int) -> bool:
+    return isinstance(graph.nodes[node].op, ThresholdState)
+
+
+def _beyond(graph: Graph, limits: AutomatonLimits) -> dict[int, str]:
+    """The automata that swaps can't hold within limits, and why."""
+    held = AutomatonPass(limits)
+    held(graph)
+    return held.refused
+
+
+def check_supported(
+    program: Program,
+    graph: Graph,
+    backend: Backend[Layout],
+    limits: AutomatonLimits = AUTOMATA,
+) -> None:
     """Raise UnsupportedOpError if a target can't hold a simplified graph; lists every offender."""
-    offending = backend.offending(graph)
-    if not offending:
+    found = offending(graph, backend, limits)
+    if not found:
         return
     others = [registry.find(name) for name in registry.names()]
     offences = []
-    for node, reason in offending:
-        op = graph.nodes[node].op
-        operands = [graph.facts[operand] for operand in graph.nodes[node].operands]
-        able = tuple(other.name for other in others if other.refusal(op, operands) is None)
+    for node, reason in found:
+        able = tuple(other.name for other in others if _holds(other, graph, node, limits))
         offences.append(Offence(graph.label(node), graph.source(node), reason, able))
-    products = all(isinstance(graph.nodes[node].op, Product) for node, _ in offending)
+    products = all(isinstance(graph.nodes[node].op, Product) for node, _ in found)
     hint = "; legalise='unroll' (--unroll) is a way out that is exact up to max_length"
     hint = "" if products else hint
     raise UnsupportedOpError(
         f"target {backend.name!r} can't hold {len(offences)} signal(s) of {program.name!r}{hint}",
         offences,
     )
+
+
+def _holds(backend: Backend[Layout], graph: Graph, node: int, limits: AutomatonLimits) -> bool:
+    """Whether a target holds a node of a simplified graph."""
+    if _is_threshold(graph, node) and holds_automata(backend.capabilities):
+        return node not in _beyond(graph, limits)
+    operands = [graph.facts[operand] for operand in graph.nodes[node].operands]
+    return backend.refusal(graph.nodes[node].op, operands) is None
 
 
 def check_least(

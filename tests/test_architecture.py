@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.folders", "lsrl.numerics", "lsrl.schema"),
     ("lsrl.card", "lsrl.sealed"),
     ("lsrl.ir",),
-    ("lsrl.placement", "lsrl.showing"),
+    ("lsrl.automata", "lsrl.placement", "lsrl.showing"),
     ("lsrl.drawing", "lsrl.parameters", "lsrl.pytrees", "lsrl.sharding", "lsrl.target"),
     ("lsrl.circuit",),
     ("lsrl.language",),
@@ -41,8 +41,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.schedule",),
     ("lsrl.layers",),
     ("lsrl.program_json",),
-    ("lsrl.storage",),
-    ("lsrl.cache", "lsrl.state", "lsrl.torch_config"),
+    ("lsrl.storage", "lsrl.torch_cache"),
+    ("lsrl.cache", "lsrl.golden", "lsrl.state", "lsrl.torch_config"),
     ("lsrl.torch_module",),
     ("lsrl.torch_folder",),
     ("lsrl.requests", "lsrl.run_files"),
@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
-    ("lsrl.looping",),
+    ("lsrl.exporting", "lsrl.looping"),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
@@ -76,7 +76,8 @@ MAY_IMPORT_ONLY = {
     "lsrl.language": GROUND | {"lsrl.drawing", "lsrl.showing"},
     "lsrl.target": {"lsrl.ir"},
     "lsrl.numerics": {"lsrl.arguments", "lsrl.errors"},
-    "lsrl.passes": GROUND | {"lsrl.target"},
+    "lsrl.automata": {"lsrl.ir", "lsrl.options"},
+    "lsrl.passes": GROUND | {"lsrl.automata", "lsrl.options", "lsrl.target"},
     "lsrl.levels": GROUND | {"lsrl.target"},
     "lsrl.schedule": GROUND | {"lsrl.levels", "lsrl.target"},
     "lsrl.layers": GROUND | {"lsrl.schedule"},
@@ -85,7 +86,8 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.numerics", "lsrl.rounding", "lsrl.schedule", "lsrl.schema", "lsrl.showing"},
     "lsrl.backends": GROUND
     | ARRAYS
-    | {"lsrl.certificate", "lsrl.circuit", "lsrl.extras", "lsrl.folders", "lsrl.language"}
+    | {"lsrl.certificate", "lsrl.circuit", "lsrl.extras", "lsrl.folders", "lsrl.golden"}
+    | {"lsrl.language"}
     | {"lsrl.numerics", "lsrl.levels", "lsrl.options", "lsrl.rounding", "lsrl.schedule"}
     | {"lsrl.target"}
     | {"lsrl.torch_config", "lsrl.torch_folder"},
@@ -93,6 +95,8 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.sealed"}
     | {"lsrl.showing"},
     "lsrl.drawing": GROUND | {"lsrl.extras", "lsrl.folders", "lsrl.placement"},
+    "lsrl.golden": GROUND
+    | {"lsrl.extras", "lsrl.parameters", "lsrl.schema", "lsrl.storage", "lsrl.torch_cache"},
     "lsrl.placement": set(),
     "lsrl.showing": set(),
     "lsrl.folders": {"lsrl.errors"},
@@ -106,6 +110,7 @@ MAY_IMPORT_ONLY = {
     "lsrl.storage": GROUND
     | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.program_json"}
     | {"lsrl.levels", "lsrl.schema"},
+    "lsrl.torch_cache": {"lsrl.errors", "lsrl.ir"},
     "lsrl.testing": GROUND | {"lsrl.language"},
     "lsrl.machine": GROUND | {"lsrl", "lsrl.language", "lsrl.model"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},

@@ -22,7 +22,7 @@ from lsrl.backends.residual.packer import (
     SiteKind,
     Terms,
 )
-from lsrl.backends.residual.rows import ONE, Atom, AtomRow, factor_of
+from lsrl.backends.residual.rows import ONE, Atom, AtomRow, combined, factor_of
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Periodic, Product, Recall, Relu, SwapState
 
@@ -32,6 +32,7 @@ MLP = SiteKind("mlp", relu_branch=True, relu_gate=False)
 DELAYED, RECTIFIED, SCANNED, GATED = range(4)
 # A key is written with the value of the token before, so that it acts behind this token's reading.
 BEFORE = (0.0, 1.0, 0.0, 0.0)
+NOW = (1.0, 0.0, 0.0, 0.0)
 
 
 class DeltaNetPacker(Packer):
@@ -49,14 +50,34 @@ class DeltaNetPacker(Packer):
             whole = this.operands[::2]
         else:
             return super().reads(node, channel)
-        cells = [
-            self.affines.row(operand, cell)
-            for operand in whole
-            for cell in range(self.graph.nodes[operand].width)
-        ]
+        keys, queries = (self._cells(operand) for operand in whole)
         if isinstance(this.op, SwapState):
-            return cells
-        return [self.affines.row(this.operands[1], channel), *cells]
+            return [*keys, *queries]
+        written, _ = self._written(keys)
+        return [self.affines.row(this.operands[1], channel), *written, *queries]
+
+    def _cells(self, operand: int) -> list[AtomRow]:
+        width = self.graph.nodes[operand].width
+        return [self.affines.row(operand, cell) for cell in range(width)]
+
+    def _written(self, keys: list[AtomRow]) -> tuple[list[AtomRow], tuple[float, ...]]:
+        """Keys and their taps: of a key that is a row of the token before, that row."""
+        found = []
+        for row in keys if self.chains else ():
+            parts = [(weight, self._delayed(atom)) for atom, weight in row.terms]
+            known = [(weight, source) for weight, source in parts if source is not None]
+            if row.bias or len(known) < len(parts):
+                return keys, NOW
+            found.append(combined(known))
+        late = bool(found) and all(row.exact for row in found)
+        return (found, BEFORE) if late else (keys, NOW)
+
+    def _delayed(self, atom: Atom) -> AtomRow | None:
+        """What an atom is a token late, and 0 at the first token; None if it is no such atom."""
+        node = self.graph.nodes[atom[0]]
+        if not isinstance(node.op, Delay) or node.op.steps != 1 or node.op.initial[atom[1]]:
+            return None
+        return self.affines.row(node.operands[0], atom[1])
 
     def passing(self, row: AtomRow) -> Terms:
         """One column for each sign that the row can have."""
@@ -88,7 +109,10 @@ class DeltaNetPacker(Packer):
     def _blink(self, op: Periodic, atom: Atom) -> Made:
         """A sum of ones that turns its sign: 1 at the first token, 0 at the next one."""
         first, second = map(rational, op.table.dense()[:, atom[1]].tolist())
-        terms = (replace(Channel(ONE), mode="sum", factor=-1.0), first - second), (Channel(ONE), second)
+        terms = (
+            (replace(Channel(ONE), mode="sum", factor=-1.0), first - second),
+            (Channel(ONE), second),
+        )
         return Made(0, SCANNED, tuple((channel, weight) for channel, weight in terms if weight))
 
     def _hold(self, _op: Hold, _: Atom, value: AtomRow, when: AtomRow) -> Made:
@@ -98,12 +122,13 @@ class DeltaNetPacker(Packer):
         """What is read at the start, less what the item's column says of its way from there."""
         swaps, reads = rows[: op.points], rows[op.points :]
         site = self.at_least(self.last(*rows) + 1, DELTA)
-        own = Channel(swaps[atom[1]], BEFORE, mode="swap", head=Head(swaps, reads))
+        own = Channel(swaps[atom[1]], BEFORE, mode="swap", head=Head(swaps, reads, BEFORE))
         return Made(site, SCANNED, ((own, -1), *self.passing(reads[atom[1]])))
 
-    def _recall(self, _op: Recall, _: Atom, value: AtomRow, *rows: AtomRow) -> Made:
+    def _recall(self, _op: Recall, atom: Atom, value: AtomRow, *rows: AtomRow) -> Made:
         half = len(rows) // 2
-        head = Head(rows[:half], rows[half:])
+        _, taps = self._written(self._cells(self.graph.nodes[atom[0]].operands[0]))
+        head = Head(rows[:half], rows[half:], taps)
         site, terms = self.behind(value, rows, DELTA, SCANNED)
         made = ((replace(channel, mode="recall", head=head), w) for channel, w in terms.items())
         return Made(site, SCANNED, tuple(made))

@@ -122,6 +122,10 @@ class GriffinNetwork(ResidualNetwork):
         ("temporal_block.linear_out.weight", "temporal_block.linear_out.bias"),
         ("mlp_block.down_proj.weight", "mlp_block.down_proj.bias"),
     )
+    cached: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "temporal_block.conv1d_state": ("conv", False),
+        "temporal_block.rg_lru.recurrent_states": ("lru", False),
+    }
     block = staticmethod(griffin_layer)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

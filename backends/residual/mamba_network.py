@@ -82,7 +82,12 @@ class MambaNetwork(ResidualNetwork):
     gain_offset: ClassVar[float] = 0.0
     sites: ClassVar[int] = 1
     writes: ClassVar[tuple[tuple[str, ...], ...]] = (("mixer.out_proj.weight",),)
+    cached: ClassVar[Mapping[str, tuple[str, bool]]] = {
+        "conv_states.0": ("conv", True),
+        "recurrent_states.0": ("ssm", False),
+    }
     block = staticmethod(mamba_block)
+    fresh = staticmethod(fresh_layer)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
@@ -154,7 +159,7 @@ class MambaNetwork(ResidualNetwork):
             for name in self.input_names()
         }
         for layer in range(depth):
-            for name, array in fresh_layer(width, depth, rng).items():
+            for name, array in self.fresh(width, depth, rng).items():
                 arrays[f"{self.layers_name}.{layer}.{name}"] = array
         arrays["input_bias"] = np.zeros(width)
         arrays[self.final_norm_name] = np.ones(width)

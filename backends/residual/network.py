@@ -167,6 +167,9 @@ class ResidualNetwork(Network):
     sites: ClassVar[int]
     # By site, the parameters of a layer whose rows, along the first axis, add to the stream.
     writes: ClassVar[tuple[tuple[str, ...], ...]]
+    # By the names of `lsrl.golden`, what of a layer's state a cache of the reference holds, and
+    # whether it keeps one more token, the oldest of the state a token ago.
+    cached: ClassVar[Mapping[str, tuple[str, bool]]]
 
     def __init__(self, weights: ResidualWeights) -> None:
         """Make a network.
@@ -500,6 +503,29 @@ class ResidualNetwork(Network):
             edit=edit,
         )
         return outputs[0], after, [] if seen is None else list(seen[:, 0])
+
+    def cache_arrays(self, inputs: Inputs, token: int) -> dict[str, Array]:
+        """What a cache of the reference holds after so many tokens, by the names of `lsrl.golden`.
+
+        Args:
+          inputs: per program input (batch, time, ...).
+          token: how many tokens are read.
+        """
+        before = state = self.init_state((inputs[0].shape[0],))
+        for start, stop in ((0, max(token - 1, 0)), (max(token - 1, 0), token)):
+            before = state
+            if start < stop:
+                part = tuple(array[:, start:stop] for array in inputs)
+                state = cast(ResidualState, self.run_with_state(part, state=state)[1])
+        found: dict[str, Array] = {}
+        for layer in range(self.depth):
+            for name, (own, more) in self.cached.items():
+                array = np.asarray(state[own][:, layer])
+                if more:
+                    oldest = np.asarray(before[own][:, layer, ..., :1])
+                    array = np.concatenate([oldest, array], axis=-1)
+                found[f"layers.{layer}.{name}"] = array
+        return found
 
     def self_test(self) -> None:
         """Check rsqrt, the operations of a layer, the whole norm and products on this device."""

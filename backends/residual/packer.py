@@ -38,10 +38,12 @@ class Head:
     Attributes:
       keys: a {0,1} row a cell: 1 where something is written.
       queries: a row a cell: what is read of it.
+      taps: weights of the keys now, and 1, 2 and 3 tokens ago.
     """
 
     keys: tuple[AtomRow, ...]
     queries: tuple[AtomRow, ...]
+    taps: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from lsrl.ir.ops import (
     Step,
     is_token,
 )
+from lsrl.passes.affine import add_affine
 
 # A function of several clocks is a clock of their common period, as long as that stays small.
 MAX_PERIOD = 64
@@ -57,6 +58,47 @@ def fold_tables(graph: Graph) -> Graph:
         return index
 
     return rewrite(graph, rule)
+
+
+def share_tables(graph: Graph) -> Graph:
+    """Write what passes made of one token, and many equal columns of it, over a few shared ones.
+
+    These are its different columns, or where that is less, the classes of its symbols that no
+    column tells apart. The program's own signals stay as they are.
+    """
+    made: dict[int, list[int]] = {}
+    for i in graph.live():
+        node = graph.nodes[i]
+        if isinstance(node.op, Lookup) and not node.origins and i != graph.output:
+            made.setdefault(node.operands[0], []).append(i)
+    shared: dict[int, tuple[Matrix, Matrix]] = {}
+    for nodes in made.values():
+        columns = np.concatenate([_looked_up(graph, i).dense() for i in nodes], axis=1)
+        different, place = np.unique(columns, axis=1, return_inverse=True)
+        classes, member = np.unique(columns, axis=0, return_inverse=True)
+        read = np.eye(different.shape[1])[place.ravel()]
+        if len(classes) < different.shape[1]:
+            different, read = np.eye(len(classes))[member.ravel()], classes.T
+        if different.shape[1] == columns.shape[1]:
+            continue
+        start = 0
+        for i in nodes:
+            width = graph.nodes[i].width
+            shared[i] = Matrix(different), Matrix(read[start : start + width])
+            start += width
+
+    def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
+        if i not in shared:
+            return None
+        table, read = shared[i]
+        return add_affine(builder, (read, builder.add(Lookup(table), *operands)))
+
+    return rewrite(graph, rule) if shared else graph
+
+
+def _looked_up(graph: Graph, node: int) -> Matrix:
+    op = graph.nodes[node].op
+    return op.table  # type: ignore[attr-defined]
 
 
 def _table_of(

@@ -8,10 +8,11 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
 from lsrl.passes.affine import fuse_affine, split_rows
 from lsrl.passes.alternate import alternate_sums
+from lsrl.passes.automata import AutomatonPass, holds_automata
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
-from lsrl.passes.fold import fold_tables
+from lsrl.passes.fold import fold_tables, share_tables
 from lsrl.passes.logic import flatten_conjunctions, flatten_relus
 from lsrl.passes.memory import drop_told, lower_memory
 from lsrl.passes.select import lower_selects
@@ -52,10 +53,12 @@ class Report:
     Attributes:
       passes: one record a pass, in order.
       seconds: CPU seconds by stage.
+      automata: how each threshold state is held that was written as swaps and holds.
     """
 
     passes: tuple[PassRecord, ...]
     seconds: dict[str, float]
+    automata: tuple[str, ...] = ()
 
     def text(self, layers: Sequence[str]) -> str:
         """Passes, what is told of the layers that they led to (a line each), and times."""
@@ -63,6 +66,7 @@ class Report:
         return "\n".join(
             [
                 "passes (live nodes before and after)", *map(str, self.passes),
+                *self.automata,
                 *layers,
                 "CPU time by stage", *times,
             ]
@@ -77,11 +81,13 @@ class Pipeline:
       verbatim: whether what the bounds decide, or what is known before any token, is left as it
         stands; affine maps are fused in any case.
       watch: called after each pass with its name and its graph, or None.
+      automata: writes threshold states as swaps, for targets that hold them so.
       records: one a pass, in order.
     """
 
     verbatim: bool = False
     watch: Callable[[str, Graph], None] | None = None
+    automata: AutomatonPass = field(default_factory=AutomatonPass)
     records: list[PassRecord] = field(default_factory=list, init=False)
     _settled: dict[Pass, Graph] = field(default_factory=dict, init=False)
 
@@ -114,6 +120,8 @@ class Pipeline:
     def legalise(self, graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
         """Write a graph in the target's native ops; `robust` as for `lsrl.compile`."""
         graph = self.run("drop bounds", graph, lambda g: drop_told(g, target))
+        if holds_automata(target):
+            graph = self.run("automata", graph, self.automata)
         if target.diagonal:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
         if target.alternating:
@@ -129,6 +137,8 @@ class Pipeline:
             graph = self.simplify(graph)
         if Relu not in target.native:
             graph = self.simplify(self.run("lower relus", graph, lambda g: lower_relus(g, target)))
+        if holds_automata(target):
+            graph = self.run("share tables", graph, share_tables)
         return self.run("split rows", graph, split_rows)
 
 

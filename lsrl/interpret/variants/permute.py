@@ -64,7 +64,7 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
 
     Signs flip in tanh RNNs, in LSTMs and GRUs (through the candidate), where a linear target's
     output passes no ReLU, and in residual streams. The units of ReLU RNNs and of linear targets are
-    scaled by powers of two. In Mamba and Griffin the inner channels are shuffled too. A model that
+    scaled by powers of two. Beside a stream the inner channels are shuffled too. A model that
     is exact stays exact: each sum has the same terms.
 
     Args:
