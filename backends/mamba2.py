@@ -66,6 +66,11 @@ class Mamba2(Mamba):
         """The channel's own; C comes behind it."""
         return index, 1 / _memory_scale(lowered, site.channels[index])
 
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """The norm's, and behind it B and C."""
+        inner = self._inner(lowered)
+        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
+
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
         inner = self._inner(lowered)
@@ -104,11 +109,10 @@ class Mamba2(Mamba):
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
+        for channel, value in self.constants(lowered).items():
+            into[inner + channel, 0], conv[channel, 0, TAPS - 1] = value, 1.0
         constant = inner - 1
         gates[constant, 0] = OPEN
-        for place, size in self.constants(lowered).items():
-            into[inner + place, 0] = size
-        conv[constant:, 0, TAPS - 1] = 1.0
         gain[:constant] = GATED / np.sqrt(inner)
 
         decode = np.zeros(site.width)  # from a channel's output to its value
