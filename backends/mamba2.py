@@ -50,7 +50,6 @@ class Mamba2(Mamba):
     packer: ClassVar[type[Packer]] = Mamba2Packer
     network: ClassVar[type[ResidualNetwork]] = Mamba2Network
     capabilities: ClassVar[Capabilities] = Mamba2Packer.capabilities()
-    entry: ClassVar[tuple[int, ...]] = (0, 0)
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
@@ -78,11 +77,6 @@ class Mamba2(Mamba):
         factors = tuple(scale.scanned * scale.gate for scale in scales)
         channels, size = tuple(range(site.width)), GATED / float(np.sqrt(inner))
         return (InnerNorm("the gated norm", channels, factors, inner, size, gated=True),)
-
-    def constants(self, lowered: Lowered) -> dict[int, float]:
-        """That of the norm, and B and C."""
-        inner = self._inner(lowered)
-        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide as the widest needs."""
