@@ -20,7 +20,7 @@ import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
-from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual import checkpoint, mamba2_classes
 from lsrl.backends.residual.certificate import SHARP
 from lsrl.backends.residual.mamba2_network import GATED, SMALL, Mamba2Network
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
@@ -38,8 +38,6 @@ from lsrl.target import Capabilities
 COUPLING = (SMALL / 2) ** 2
 # What the constant's gate reads; SiLU(32) = 32 however soft the others are.
 OPEN = 32.0
-# Tokens that the reference class takes at once.
-CHUNK = 32
 
 
 class Mamba2(Mamba):
@@ -67,6 +65,11 @@ class Mamba2(Mamba):
     def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
         """The channel's own; C comes behind it."""
         return index, 1 / _memory_scale(lowered, site.channels[index])
+
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """The norm's, and behind it B and C."""
+        inner = self._inner(lowered)
+        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
@@ -106,11 +109,10 @@ class Mamba2(Mamba):
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
+        for channel, value in self.constants(lowered).items():
+            into[inner + channel, 0], conv[channel, 0, TAPS - 1] = value, 1.0
         constant = inner - 1
         gates[constant, 0] = OPEN
-        for place, size in self.constants(lowered).items():
-            into[inner + place, 0] = size
-        conv[constant:, 0, TAPS - 1] = 1.0
         gain[:constant] = GATED / np.sqrt(inner)
 
         decode = np.zeros(site.width)  # from a channel's output to its value
@@ -190,7 +192,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
         "n_groups": 1,
         "state_size": (mixed - inner) // 2,
         "conv_kernel": arrays[f"{mixer}.conv1d.weight"].shape[-1],
-        "chunk_size": CHUNK,
+        "chunk_size": mamba2_classes.CHUNK,
         "use_bias": False,
         "use_conv_bias": True,
         "hidden_act": "silu",
@@ -201,14 +203,8 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
 
 CHECKPOINTS = (
     CheckpointKind(
-        "mamba2",
-        "Mamba2ForCausalLM",
-        "Mamba2Model",
-        "mamba2",
-        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-        "`layers[n - 1]`.",
-        "From a cache go on by as many tokens at a time as you like.",
-        _config,
+        "mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", mamba2_classes.HOOKS, True, _config
     ),
+    *mamba2_classes.CLASSES,
 )
 BACKEND = Mamba2()

@@ -313,9 +313,9 @@ def _zamba_parameters(network: ResidualNetwork, arrays: Arrays) -> Arrays:
 
 # ---------------------------------------------------------------- what an export offers
 
-_HOOKS = (
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes first out of "
-    "`layers[n - 1]`."
+HOOKS = (
+    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+    "`layers[n - 1]`, the first thing where that is several."
 )
 _ATTENDS = """\
 Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
@@ -334,7 +334,7 @@ def _kind(
         f"{model}ForCausalLM",
         f"{model}Model",
         model_type,
-        _HOOKS,
+        HOOKS,
         True,
         partial(_further, layout),
         more,
