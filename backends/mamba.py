@@ -78,8 +78,6 @@ class Mamba(ResidualBackend):
     packer: ClassVar[type[Packer]] = MambaPacker
     network: ClassVar[type[ResidualNetwork]] = MambaNetwork
     capabilities: ClassVar[Capabilities] = MambaPacker.capabilities()
-    # Of a channel's state, by the layout of the reference's cache.
-    entry: ClassVar[tuple[int, ...]] = (0,)
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
 

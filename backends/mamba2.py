@@ -50,7 +50,6 @@ class Mamba2(Mamba):
     packer: ClassVar[type[Packer]] = Mamba2Packer
     network: ClassVar[type[ResidualNetwork]] = Mamba2Network
     capabilities: ClassVar[Capabilities] = Mamba2Packer.capabilities()
-    entry: ClassVar[tuple[int, ...]] = (0, 0)
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
@@ -65,11 +64,6 @@ class Mamba2(Mamba):
     def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
         """The channel's own; C comes behind it."""
         return index, 1 / _memory_scale(lowered, site.channels[index])
-
-    def constants(self, lowered: Lowered) -> dict[int, float]:
-        """The norm's, and behind it B and C."""
-        inner = self._inner(lowered)
-        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
@@ -109,8 +103,8 @@ class Mamba2(Mamba):
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
-        for channel, value in self.constants(lowered).items():
-            into[inner + channel, 0], conv[channel, 0, TAPS - 1] = value, 1.0
+        for place, value in self.constants(lowered).items():
+            into[inner + place, 0], conv[place, 0, TAPS - 1] = value, 1.0
         constant = inner - 1
         gates[constant, 0] = OPEN
         gain[:constant] = GATED / np.sqrt(inner)

@@ -223,7 +223,7 @@ class Cells:
         if channel.switch is not None:
             flag = self._row(channel.switch)
         else:
-            flags = [
+            flag = " + ".join(
                 f"{'' if weight == 1 else f'{float(weight):g}·'}{self._branch(site.kind, each)}"
                 for each, weight in channel.flag
             )
