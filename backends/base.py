@@ -9,6 +9,7 @@ from lsrl.backends.anatomy import Hooks, StackCircuit
 from lsrl.certificate import Analyse, Analysis
 from lsrl.circuit import Circuit
 from lsrl.errors import InputError, LsrlError, PrecisionError
+from lsrl.golden import GoldenState
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # jax loads when a network is made, and not to name the targe
 Plan = TypeVar("Plan", bound=Layout)
 # Writes a model to a path: from path, network, schedule and `ExportRequest`.
 Exporter = Callable[..., None]
+# Tells a model's cache: from network, schedule, `ExportRequest`, inputs and number of tokens.
+Recorder = Callable[..., GoldenState]
 
 # A value takes the place of another one in these.
 OVERWRITING = frozenset({SelectiveState, Hold})
@@ -102,6 +105,7 @@ class ExportRequest(NamedTuple):
       tie_word_embeddings: whether a language model's head shall be its embedding.
       headless: whether there shall be no head, whatever the program's inputs and outputs are.
       separate: whether layers that could be one module shall be a module each.
+      architecture: the class that shall run it, if a format has several; None for the first.
     """
 
     program: Program
@@ -115,6 +119,7 @@ class ExportRequest(NamedTuple):
     tie_word_embeddings: bool
     headless: bool
     separate: bool
+    architecture: str | None
 
 
 class Least(NamedTuple):
@@ -141,6 +146,7 @@ class Backend(ABC, Generic[Plan]):
       remarks: column of the table of targets to what it says there in place of "yes".
       dtypes: those that models come in, the widest last.
       dtype_reason: why not in others.
+      has_stream: whether its layers read and write a residual stream.
     """
 
     name: ClassVar[str]
@@ -150,6 +156,7 @@ class Backend(ABC, Generic[Plan]):
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float32", "float64")
 
     dtype_reason: ClassVar[str] = ""
+    has_stream: ClassVar[bool] = False
 
     @property
     def features(self) -> dict[str, str]:
@@ -248,7 +255,18 @@ class Backend(ABC, Generic[Plan]):
         """What writes models of this target for other frameworks, by the format's name."""
         return {}
 
-    def softened(self, size: float) -> "Backend[Plan]":
+    def recorder(self) -> Recorder:
+        """What tells the golden states of this target's models.
+
+        Raises:
+          InputError: the target has none.
+        """
+        raise InputError(
+            f"export_state: target {self.name!r} has no class of transformers that keeps a cache; "
+            "compile for mamba or griffin, or keep this one's state by model.save_state"
+        )
+
+    def softened(self, size: float) -> "Backend[Plan] | None":
         """The target with pre-activations of ±size, where activations are only nearly exact.
 
         What that does to a value at every token is taken back by whoever reads it.
@@ -257,15 +275,10 @@ class Backend(ABC, Generic[Plan]):
           size: above 0.
 
         Returns:
-          A target that lowers the same schedules; it is not in the registry.
-
-        Raises:
-          InputError: the target has nothing saturated.
+          A target that lowers the same schedules, and is not in the registry; None where nothing is
+          saturated.
         """
-        raise InputError(
-            f"soft: {self.name} has no saturated gates that could be softer; choose lstm, gru, "
-            "rnn_tanh, mamba or griffin"
-        )
+        return None
 
     def mixes_exactly(self, schedule: Plan, numerics: Numerics, matrix: Array) -> bool:
         """Whether all sums keep every bit after an orthogonal matrix has mixed a stream's channels.

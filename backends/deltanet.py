@@ -20,17 +20,20 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
+from lsrl.backends.base import Exporter, Recorder
+from lsrl.backends.residual import checkpoint, deltanet_classes
+from lsrl.backends.residual.deltanet_network import INNER, DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
+from lsrl.backends.residual.packer import TAPS, Channel, Head, Mode, Packer
 from lsrl.backends.residual.rows import ONE, AtomRow, Hull
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import InnerNorm, Scales
@@ -46,9 +49,6 @@ from lsrl.errors import LsrlError
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# What a norm of a head divides by: far above what heads hold of whole numbers, and float32 still
-# holds the sum of its squares.
-INNER = 2.0**56
 # What continuous values of at most 1 are multiplied by.
 SHARPEST = 2.0**40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
@@ -125,7 +125,7 @@ class HeadKey(NamedTuple):
       head: keys and queries where rows write them.
     """
 
-    mode: str
+    mode: Mode
     factor: float
     switch: AtomRow | None
     head: Head | None
@@ -152,6 +152,11 @@ class HeadKey(NamedTuple):
         if self.mode == "sum":
             return 1.0 - self.factor
         return 2.0 if self.mode == "swap" else 1.0
+
+    @property
+    def written(self) -> float:
+        """By what a state multiplies what its column says, ahead of the query."""
+        return self.rate if self.mode == "sum" else 1.0
 
     @property
     def reading(self) -> float:
@@ -206,6 +211,14 @@ class DeltaNet(ResidualBackend):
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on. Sigmoids are 1
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -270,6 +283,22 @@ class DeltaNet(ResidualBackend):
                 return start + place.channels.index(index), 1 / read
         return None
 
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """All that the convolution takes in; and columns of heads, by coordinates."""
+        site, shape = lowered.stream.sites[2 * layer], shape_of(lowered.stream)
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        heads = _Heads(lowered, shape, _zeros(lowered))
+        for number, place in enumerate(places_of(site, shape.values)):
+            heads.keys(number, place.key)
+            for column, index in enumerate(place.channels):
+                channel = site.channels[index]
+                heads.column(number, column, channel)
+                scale = lowered.rectified(channel.row) * place.key.written
+                yield from cells.delta(scan, (number, column), site, channel, scale)
+            yield from heads.constant(cells, scan, number, site, place.key)
+        for index, row, scale in heads.convolved:
+            yield cells.row(conv, index, row, scale, TAPS)
+
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's heads and MLP."""
         sites = lowered.stream.sites
@@ -280,15 +309,13 @@ class DeltaNet(ResidualBackend):
 
     def _layer(self, lowered: Lowered, delta: Site, mlp: Site) -> dict[str, Array]:
         shape = shape_of(lowered.stream)
-        found = {name: np.zeros(size) for name, size in _shapes(lowered.width, shape).items()}
+        found = _zeros(lowered)
         for name in ("input_layernorm.weight", "post_attention_layernorm.weight"):
             found[name][:] = lowered.norm()
         own = "linear_attn."
         found[f"{own}dt_bias"][:] = LASTING
         found[f"{own}o_norm.weight"][:-1] = INNER
-        writer = _Heads(lowered, shape, {
-            name.removeprefix(own): array for name, array in found.items() if name.startswith(own)
-        })  # fmt: skip
+        writer = _Heads(lowered, shape, found)
         for number, place in enumerate(places_of(delta, shape.values)):
             writer.keys(number, place.key)
             for column, index in enumerate(place.channels):
@@ -352,7 +379,10 @@ class _Heads:
         """Arrays by their names in the layer, all zeros but for what heads share."""
         self.lowered = lowered
         self.shape = shape
-        self.arrays = arrays
+        own = "linear_attn."
+        self.arrays = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
+        # What goes into the convolution: its channel, the row, and by what that is multiplied.
+        self.convolved: list[tuple[int, AtomRow, float]] = []
 
     def keys(self, head: int, key: HeadKey) -> None:
         """Keys, queries, rates and the column of the norm's constant."""
@@ -443,6 +473,20 @@ class _Heads:
     ) -> None:
         self.arrays[name][index] = scale * self.lowered.reading(row)
         self.arrays["conv1d.weight"][conv, 0] = taps[::-1]
+        self.convolved.append((conv, row, scale))
+
+    def constant(
+        self, cells: Cells, array: str, head: int, site: Site, key: HeadKey
+    ) -> Iterator[Cell]:
+        """What the column of the norm's constant holds."""
+        column, size = self.shape.values - 1, self._constant(key)
+        if key.mode == "swap" and key.head is not None:
+            yield cells.constant(array, (head, 2 * len(key.head.keys), column), key.rate * size)
+        elif key.mode == "sum":
+            yield cells.constant(array, (head, 0, column), size)
+        else:
+            own = Channel(ONE, mode=key.mode, switch=key.switch, head=key.head)
+            yield from cells.delta(array, (head, column), site, own, size)
 
 
 def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:
@@ -453,6 +497,12 @@ def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:
         up[index] = lowered.reading(channel.gate or ONE)
         for place, weight in _read_from(site, index):
             down[place, index] = weight / lowered.rectified(channel.row)
+
+
+def _zeros(lowered: Lowered) -> dict[str, Array]:
+    """The parameters of a layer that does nothing."""
+    shapes = _shapes(lowered.width, shape_of(lowered.stream))
+    return {name: np.zeros(size) for name, size in shapes.items()}
 
 
 def _shapes(width: int, shape: Shape) -> dict[str, tuple[int, ...]]:

@@ -15,19 +15,20 @@ With softer drives r and i are σ(±S). A hold's param is then such that a is ex
 more of what it held would mix into what replaces it; more, and what it keeps would fade faster.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.base import Exporter
+from lsrl.backends.base import Exporter, Recorder
 from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
-from lsrl.backends.residual.reference import CheckpointKind, Config
+from lsrl.backends.residual.reference import Arrays, CheckpointKind, Config, zeros
 from lsrl.backends.residual.rows import ONE
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import Scales
@@ -64,7 +65,11 @@ class Griffin(ResidualBackend):
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -82,6 +87,15 @@ class Griffin(ResidualBackend):
         if site.kind is TEMPORAL:
             return found._replace(branch=1.0)
         return found._replace(scanned=found.branch, gate=1.0)
+
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """An RG-LRU holds what passes, too; the MLP keeps nothing."""
+        site = lowered.stream.sites[2 * layer]
+        conv, scan = (f"layers.{layer}.{name}" for name in GriffinNetwork.cached)
+        for index, channel in enumerate(site.channels):
+            yield cells.row(conv, index, channel.row, 1.0, TAPS - 1)
+            scale = self.inner_scale(lowered, channel)
+            yield cells.scan(scan, (index,), site, channel, scale)
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """The temporal block, as wide as the stream, and the MLP."""
@@ -226,9 +240,10 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], symbols: int) ->
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "intermediate_size": 2 * arrays[f"{layer}.mlp_block.gate_proj.weight"].shape[0],
-        "block_types": ["recurrent"],
+        "num_hidden_layers": network.depth + 1,
+        "block_types": [*["recurrent"] * network.depth, "attention"],
         "conv1d_width": arrays[f"{block}.conv_1d.weight"].shape[-1],
-        # Nothing attends, yet the class makes a mask; none is needed within a window this wide.
+        # No mask has to be made within a window this wide.
         "attention_window_size": 1 << 30,
         "hidden_activation": "gelu_pytorch_tanh",
         "logits_soft_cap": cap,
@@ -236,15 +251,49 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], symbols: int) ->
     }
 
 
-# transformers 5.23 asks an attention layer how many tokens its cache holds, and raises where there
-# is none, so by default the whole text is read again for each new token.
-CHECKPOINT = CheckpointKind(
-    "RecurrentGemmaForCausalLM",
-    "RecurrentGemmaModel",
-    "recurrent_gemma",
-    False,
-    "Layer 0 of the circuit is what comes into `layers[0]`, layer 2n - 1 what comes into "
-    "`layers[n - 1].channel_pre_norm`, and layer 2n what comes out of `layers[n - 1]`.",
-    _config,
+def _with_attention(network: ResidualNetwork, arrays: Arrays) -> Arrays:
+    """The class's parameters: behind the network's layers, one of attention that adds 0.
+
+    transformers asks an attention layer how many tokens its cache holds, and raises where there is
+    none.
+    """
+    names = network.layers_name
+    first, last = f"{names}.0", f"{names}.{network.depth}"
+    square = network.width, network.width
+    alike = {
+        name.replace(first, last): array.shape
+        for name, array in arrays.items()
+        if name.startswith(f"{first}.") and "temporal_block" not in name
+    }
+    attention = {f"{last}.temporal_block.{name}_proj.weight": square for name in "qkvo"}
+    return {
+        **arrays,
+        **zeros({**alike, **attention, f"{last}.temporal_block.o_proj.bias": square[:1]}),
+    }
+
+
+CHECKPOINTS = (
+    CheckpointKind(
+        "recurrent_gemma",
+        "RecurrentGemmaForCausalLM",
+        "RecurrentGemmaModel",
+        "recurrent_gemma",
+        "Layer 0 of the circuit is what comes into `layers[0]`, layer 2n - 1 what comes into "
+        "`layers[n - 1].channel_pre_norm`, and layer 2n what comes out of `layers[n - 1]`.",
+        False,
+        _config,
+        """\
+Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
+how many tokens it has read, and has no cache without. For whole texts its time grows with the
+square of their length.""",
+        """\
+The class keeps its states in its layers and not in the cache. Of several tokens it
+reads the first ones as if nothing stood before them, and where a text of one token is given to
+`generate`, it goes on from the states of the call before: fill such a text up to two tokens
+(`padding="max_length", max_length=2`), or forget them by
+`model._setup_cache(model.config, len(ids), model.device, model.dtype)`. No state follows a beam
+other than the first.""",
+        _with_attention,
+    ),
 )
 BACKEND = Griffin()

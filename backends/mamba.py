@@ -12,20 +12,22 @@ With softer drives Δ is softplus(±S), so exp(-Δ) = σ(∓S): a hold mixes a s
 into what replaces it, and takes in a little at every token; what skips the scan does not skip all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from lsrl.backends.base import Exporter
+from lsrl.backends.base import Exporter, Recorder
 from lsrl.backends.residual import checkpoint
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.mamba_packer import MambaPacker
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer, Terms
 from lsrl.backends.residual.reference import CheckpointKind, Config
+from lsrl.backends.residual.rows import ONE
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.target import Drives, Lowered, ResidualBackend, in_float32, sigmoid
 from lsrl.ir.numbers import Array
@@ -81,7 +83,11 @@ class Mamba(ResidualBackend):
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
-        return {"huggingface": partial(checkpoint.write, CHECKPOINT, self)}
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -101,6 +107,22 @@ class Mamba(ResidualBackend):
             steps = Steps.of(lowered.drives)
             found *= steps.replacing / steps.integrating / steps.taken
         return found
+
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """The convolution keeps one token more than it needs; what passes skips the scan."""
+        site = lowered.stream.sites[layer]
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        for index, value in self.constants(lowered).items():
+            yield cells.row(conv, index, ONE, value, TAPS)
+        for index, channel in enumerate(site.channels):
+            yield cells.row(conv, index, channel.row, lowered.scale(channel.row), TAPS)
+            entry = self.entry(lowered, site, index)
+            if channel.mode != "pass" and entry is not None:
+                yield cells.scan(scan, entry[:1], site, channel, 1 / entry[1])
+
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """The channels that a convolution is given a constant in, and which."""
+        return {self.block_shapes(lowered)["mixer.D"][0] - 1: lowered.drives.opened}
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""
@@ -127,8 +149,8 @@ class Mamba(ResidualBackend):
         norm[:], dt_bias[:] = lowered.norm(), -drives.switched
 
         # The constant comes last: SiLU(32) = 32, and B and C are read off it.
-        constant = inner - 1
-        into[constant, 0], conv[constant, 0, TAPS - 1] = drives.opened, 1.0
+        ((constant, value),) = self.constants(lowered).items()
+        into[constant, 0], conv[constant, 0, TAPS - 1] = value, 1.0
         ssm[ranks, constant], ssm[ranks + 1, constant] = 1 / steps.integrating / opened, 1 / opened
 
         decode = np.zeros(site.width)  # from a channel's output to its value
@@ -218,13 +240,16 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
     }
 
 
-CHECKPOINT = CheckpointKind(
-    "MambaForCausalLM",
-    "MambaModel",
-    "mamba",
-    True,
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`.",
-    _config,
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba",
+        "MambaForCausalLM",
+        "MambaModel",
+        "mamba",
+        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
+        "`layers[n - 1]`.",
+        False,
+        _config,
+    ),
 )
 BACKEND = Mamba()

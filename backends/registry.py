@@ -1,7 +1,7 @@
 """The targets by name; each loads when it is first asked for."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lsrl.arguments import near, shown
@@ -17,6 +17,7 @@ _MODULES = {
     "lstm": "lsrl.backends.lstm",
     "gru": "lsrl.backends.gru",
     "mamba": "lsrl.backends.mamba",
+    "mamba2": "lsrl.backends.mamba2",
     "griffin": "lsrl.backends.griffin",
     "deltanet": "lsrl.backends.deltanet",
 }
@@ -32,6 +33,11 @@ _loaded: dict[str, Backend[Layout]] = {}
 def names() -> tuple[str, ...]:
     """The names of all targets."""
     return tuple(dict.fromkeys([*_MODULES, *_loaded]))
+
+
+def able(which: Callable[[Backend[Layout]], bool]) -> str:
+    """The names of those targets that something is true of, for messages."""
+    return ", ".join(name for name in names() if which(find(name)))
 
 
 @contextmanager

@@ -5,10 +5,9 @@ models as users call them: `model.run` and `model.step`, which check their input
 modules under `torch.inference_mode`.
 """
 
-import inspect
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +34,7 @@ from benchmarks.common import (
     sample_together,
     say,
 )
+from benchmarks.huggingface_classes import stepwise_logits
 from benchmarks.workloads import Array
 
 if TYPE_CHECKING:
@@ -137,7 +137,9 @@ def compare_cells(hidden: Sequence[int], tokens: int, repeats: int) -> Table:
 # ---------------------------------------------------------------- mamba and griffin
 
 
-def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
+def compare_residual(
+    tokens: int, steps: int, repeats: int, targets: Sequence[str] = RESIDUAL
+) -> Table:
     """Whole sequences and single steps beside the classes of transformers."""
     pairs = -(-(tokens - 3) // 6)
     programs = {
@@ -145,7 +147,7 @@ def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
         "tok2tok": lsrl.programs.tok2tok(3, 10, pairs),
     }
     rows = []
-    for target in RESIDUAL:
+    for target in targets:
         for name, program in programs.items():
             model = lsrl.compile(program, target)
             with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +174,7 @@ def compare_residual(tokens: int, steps: int, repeats: int) -> Table:
                         f"{number(times['ratio'])} of transformers' time")  # fmt: skip
     return Table(
         "residual",
-        "mamba and griffin beside MambaForCausalLM and RecurrentGemmaForCausalLM, milliseconds",
+        f"{' and '.join(targets)} beside the classes of transformers, milliseconds",
         {
             "program": "program",
             "target": "target",
@@ -217,30 +219,6 @@ def _steps(theirs: Any, ids: Any) -> Array:
     """Answers (batch, time), token by token."""
     found = [logits.argmax(-1) for logits in stepwise_logits(theirs, ids)]
     return torch.cat(found, dim=1).numpy()
-
-
-def stepwise_logits(theirs: Any, ids: Any) -> Iterator[Any]:
-    """Logits (batch, 1, symbols) of each token in turn, with what each class has as a cache."""
-    # `cache` since transformers 5.24, before that a name of its own in each class.
-    accepted = inspect.signature(theirs.forward).parameters
-    name = next(name for name in ("cache", "cache_params", "past_key_values") if name in accepted)
-    recurrent_gemma = theirs.config.model_type == "recurrent_gemma"
-    cache: Any = None
-    if recurrent_gemma:
-        # It counts the tokens of its cache in an attention layer, and we have none: so we say where
-        # each token is, and that there is no mask. The states themselves lie in the layers, and are
-        # put back by hand.
-        theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
-        cache = transformers.DynamicCache()
-    for time in range(ids.shape[1]):
-        told: dict[str, Any] = {}
-        if recurrent_gemma:
-            told["position_ids"] = torch.tensor([[time]])
-            told["attention_mask"] = {"sliding_attention": None}
-        output = theirs(ids[:, time : time + 1], use_cache=True, **{name: cache}, **told)
-        if not recurrent_gemma:
-            cache = output[name]
-        yield output.logits
 
 
 # ---------------------------------------------------------------- the page

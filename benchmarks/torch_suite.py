@@ -43,6 +43,7 @@ from lsrl.suite.on_demand import held_and_refused
 from lsrl.suite.programs import check_names
 from lsrl.suite.programs import programs as suite_programs
 from lsrl.suite.variants import DEFAULT, VARIANTS
+from lsrl.testing.checkpoints import Checkpoint, made, read_checkpoint
 
 KEPT = ROOT / "build" / "torch_suite"
 # Sequences that are run; as many as variants are measured on, whose compiled code then serves here.
@@ -113,45 +114,31 @@ def one_module(model: Model, folder: Path) -> Loaded | None:
 def language_model(model: Model, folder: Path) -> Loaded | None:
     """A class of transformers with its head; None where the program has no token in and out."""
     model.export("huggingface", folder)
-    config = json.loads((folder / "config.json").read_text())
-    if not config["architectures"][0].endswith("CausalLM"):
+    found = read_checkpoint(folder)
+    if not found.head:
         return None
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    hooks = residual_hooks(theirs)
+    hooks = residual_hooks(found.theirs)
     # A head may need a layer more, and then another layout.
-    same = len(hooks) == len(model.circuit.units) and config["hidden_size"] == model.module.width
-    return Loaded(
-        lambda inputs: theirs(inputs[0]).logits, hooks if same else [], model.circuit, head=True
-    )
+    width = found.theirs.config.hidden_size
+    same = len(hooks) == len(model.circuit.units) and width == model.module.width
+    return Loaded(_runs(found), hooks if same else [], model.circuit, head=True)
 
 
 def headless_model(model: Model, folder: Path) -> Loaded | None:
     """A class of transformers without its head, with the maps beside it."""
     model.export("huggingface", folder, headless=True)
-    theirs = transformers.AutoModel.from_pretrained(folder).eval()
-    maps = load_file(folder / "maps.safetensors")
-    places = json.loads((folder / "config.json").read_text())["lsrl"]["inputs"]
-    table = theirs.get_input_embeddings()
+    found = read_checkpoint(folder)
+    return Loaded(_runs(found), residual_hooks(found.theirs), Circuit.load(folder / "circuit.json"))
 
-    def run(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        parts = []
-        if not any(place["map"] == "embedding" for place in places):
-            parts.append(table.weight.expand(*inputs[0].shape[:2], -1))
-        for place, given in zip(places, inputs, strict=True):
-            if place["map"] == "embedding":
-                parts.append(table(given))
-            elif place["map"] is not None:
-                kernel = maps[place["map"]]
-                parts.append(kernel[given] if "token" in place else given @ kernel)
-        embedded = sum(parts[1:], parts[0])
-        return theirs(inputs_embeds=embedded).last_hidden_state @ maps["output"]
 
-    return Loaded(run, residual_hooks(theirs), Circuit.load(folder / "circuit.json"))
+def _runs(checkpoint: Checkpoint) -> Run:
+    return lambda inputs: checkpoint.told(made(checkpoint.theirs, checkpoint.fed(inputs)))
 
 
 def residual_hooks(theirs: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:
     """Where a class of transformers holds the circuit's layers."""
-    layers = theirs.base_model.layers
+    # Behind these a class may have one of attention that adds 0.
+    layers = theirs.base_model.layers[: theirs.config.lsrl["layers"]]
     found = [(layers[0], True)]
     for layer in layers:
         if theirs.config.model_type == "recurrent_gemma":

@@ -47,8 +47,8 @@ def compile(
       target: one of `lsrl.targets()`, or its name.
       dtype: "float32", "float64" or "bfloat16".
       activation: of the target "rnn", "relu" (default) or "tanh"; no other target has a choice.
-      legalise: "unroll" writes threshold and selective states that the target can't hold as log2 T
-        levels of delay and composition, exact up to the program's max_length.
+      legalise: "unroll" writes threshold, selective and swap states that the target can't hold as
+        log2 T levels of delay and composition, exact up to the program's max_length.
       robust: bear more noise: comparisons on a grid stand midway between the values that occur, so
         that errors below a quarter of their distance are wiped out, and conditionals shut with room
         to spare. The outputs stay the same; it can cost layers. LSTM, GRU and tanh RNN, which
@@ -58,7 +58,7 @@ def compile(
       verbatim: lower the text as it stands, to measure what it bears by itself: nothing that the
         bounds decide is dropped, and every unit composes the affine maps that it reads into its own
         weights, as the original implementation does (Petrov et al. 2024). The outputs stay the
-        same; not for mamba, griffin and the tanh RNN, which have no ReLU.
+        same; not for residual targets and the tanh RNN, which have no ReLU.
       levels: a schedule's levels, to rebuild it instead of solving for the least width.
       most_parameters: how many numbers the parameters may be, all together; a larger network is
         refused before any of them is made. By default 2^28, which are 1 GiB of float32; lowering

@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike
 
 from lsrl import arguments, requests, storage
 from lsrl.backends import registry
-from lsrl.backends.base import ExportRequest
 from lsrl.backends.network import Network, precise
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
+from lsrl.exporting import Exporting
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
@@ -58,7 +58,7 @@ class Alteration(NamedTuple):
 
 
 @final
-class Model(Looping):
+class Model(Looping, Exporting):
     """A compiled program: exact weights of a real network, with their certificate.
 
     The parameters are free to change: `module.replace_parameters`, an assignment to an `nnx.Param`,
@@ -476,55 +476,6 @@ class Model(Looping):
             certificate=str(self.certificate),
             alteration=altered,
         )
-
-    def export(
-        self,
-        format: str,
-        path: Path,
-        *,
-        tie_word_embeddings: bool = False,
-        headless: bool = False,
-        layers: Literal["stacked", "separate"] = "stacked",
-    ) -> None:
-        """Write the model for another framework.
-
-        Args:
-          format: "torch": a folder that `lsrl.load_torch` reads, and plain torch of stock cells.
-            "huggingface", of mamba and griffin: one that transformers reads, by AutoTokenizer and
-            AutoModelForCausalLM if the program has a token in and a token out, else by AutoModel;
-            its card has the code.
-          path: where to; an older export in its place is replaced, whole or not at all.
-          tie_word_embeddings: of "huggingface": the head is the embedding, for a layer more.
-          headless: of "huggingface": without a head also where there could be one. The outputs then
-            are those of `run`, and layers and channels those of `circuit`.
-          layers: of "torch": "stacked", one stock module of all, padded to one width; "separate", a
-            module a layer, which plain torch can hook, and which the linear targets always have.
-
-        Raises:
-          InputError: this target has no such format, or there is no head to tie.
-          PrecisionError: float32 can't hold the weights of a head.
-          FormatError: the path holds something that is no export.
-          OSError: the path can't be written.
-        """
-        exporters = registry.find(self.target).exporters()
-        heads = {"embedding to tie a head to": tie_word_embeddings, "head": headless}
-        requests.check_export(format, self.target, exporters, heads, layers)
-        folder = arguments.path("export", path)
-        certificate = self.certificate
-        request = ExportRequest(
-            self.program,
-            self.target,
-            self.labels,
-            str(certificate),
-            certificate.exact,
-            certificate.tokens,
-            None if self.card is None else str(self.card),
-            lambda: self.circuit,
-            tie_word_embeddings,
-            headless,
-            layers == "separate",
-        )
-        exporters[format](folder, self.module, self.schedule, request)
 
     def __repr__(self) -> str:
         """One line."""

@@ -180,7 +180,7 @@ def one_token(
 
 
 def check_export(
-    format: str, target: str, known: Iterable[str], heads: Mapping[str, bool], layers: str
+    format: str, target: str, known: Iterable[str], only: Mapping[str, bool], layers: str
 ) -> None:
     """Refuse an export that makes no sense, whatever the model is.
 
@@ -188,10 +188,10 @@ def check_export(
       format: that is asked for.
       target: of the model.
       known: the target's formats.
-      heads: what is asked of a language model's head, by what else has none.
+      only: whether something is asked for that "huggingface" has alone, by its name.
       layers: how torch's layers shall lie.
     """
-    for what, asked in heads.items():
+    for what, asked in only.items():
         if asked and format != "huggingface":
             raise InputError(f"export: format {format!r} has no {what}")
     if layers not in ("stacked", "separate") or (layers == "separate" and format != "torch"):
@@ -201,9 +201,9 @@ def check_export(
         )
     if not isinstance(format, str) or format not in known:
         raise InputError(
-            f"export: target {target!r} has no format {format!r}; the targets mamba and griffin "
-            "have 'huggingface', those of cells and linear layers 'torch', and every model is "
-            f"saved with model.save(path){arguments.near(format, known)}"
+            f"export: target {target!r} has no format {format!r}; the residual ones, such as "
+            "mamba and griffin, have 'huggingface', those of cells and linear layers 'torch', and "
+            f"every model is saved with model.save(path){arguments.near(format, known)}"
         )
 
 

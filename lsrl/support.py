@@ -67,10 +67,9 @@ def check_request(
     backend, numerics = registry.find(target, activation), numerics_of(dtype)
     backend.check_dtype(numerics)
     if options.verbatim and not _keeps_relus(backend):
-        able = [name for name in registry.names() if _keeps_relus(registry.find(name))]
         raise ProgramError(
             f"verbatim=True lowers ReLUs as they stand, and {backend.name!r} writes them as "
-            f"something else; take one of {', '.join(able)}"
+            f"something else; take one of {registry.able(_keeps_relus)}"
         )
     return backend, numerics
 

@@ -57,6 +57,7 @@ from lsrl.programs.lookup import (
     associative_recall,
     function_table,
     induction_head,
+    key_value_store,
     nearest_lookup,
     recall_overwriting,
 )
@@ -71,6 +72,7 @@ from lsrl.programs.memory import (
     selective_copy,
     undo_flip_flop,
 )
+from lsrl.programs.state_tracking import state_recall, swaps
 from lsrl.programs.vector_maps import vec2vec, vec2vec_prompt
 
 __all__ = [
@@ -106,6 +108,7 @@ __all__ = [
     "in_order",
     "induction_head",
     "induction_hits",
+    "key_value_store",
     "leader",
     "linear_interpolation",
     "longest_run",
@@ -127,9 +130,11 @@ __all__ = [
     "selective_copy",
     "shuffle_dyck",
     "since_last",
+    "state_recall",
     "subleq",
     "subleq_lm",
     "subleq_lm_text",
+    "swaps",
     "threshold_learner",
     "tok2tok",
     "tok2tok_prompt",

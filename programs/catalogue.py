@@ -12,6 +12,7 @@ from lsrl.programs import (
     in_context,
     lookup,
     memory,
+    state_tracking,
     vector_maps,
 )
 from lsrl.programs.entry import Entry
@@ -22,6 +23,7 @@ _FAMILIES = (
     memory,
     lookup,
     formal_languages,
+    state_tracking,
     in_context,
     vector_maps,
     capitals,

@@ -43,26 +43,32 @@ def majority_reference(bits: Sequence[int]) -> list[int]:
     return [int(ones > length - ones) for length, ones in enumerate(counts, start=1)]
 
 
-def parity(max_length: int = 1000) -> Program:
+def parity(max_length: int | None = 1000) -> Program:
     """Whether the number of ones so far is odd.
 
     Input: a bit a token. Output: 1 where the bits up to and including this one hold an odd number
     of ones, else 0.
 
-    Shows: parity up to a declared length, by mod of a running sum, where unbounded parity is out of
-    reach of linear recurrences with eigenvalues that are not negative.
+    Shows: parity up to a declared length, by mod of a running sum; at any length by a state that
+    feeds on itself, since that is out of reach of linear recurrences whose eigenvalues are none of
+    them negative (Grazzi et al. 2025).
 
     Args:
-      max_length: greatest number of tokens.
+      max_length: greatest number of tokens; None for any.
 
     Raises:
       ProgramError: max_length is not a positive int.
     """
 
-    @lsrl.program(max_length=checks.max_length(max_length))
+    @lsrl.program(max_length=checks.optional_length(max_length))
     def parity(bit: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
-        ones = lsrl.cumsum(bit)
-        return lsrl.mod(ones, 2)
+        if max_length is not None:
+            return lsrl.mod(lsrl.cumsum(bit), 2)
+        # At least one of bit and parity so far, and both of them.
+        either_and_both = lsrl.threshold_state(
+            lsrl.concat(bit - 0.5, bit - 1.5), [[1, -1], [1, -1]]
+        )
+        return lsrl.bound(either_and_both[0] - either_and_both[1], 0, 1)
 
     return parity
 
@@ -353,7 +359,11 @@ def _sparse_sample(rng: np.random.Generator, steps: int, most: int) -> Inputs:
 
 ENTRIES = (
     Entry(majority, majority_reference, parameters=({"max_length": 64}, {}, {"max_length": 1})),
-    Entry(parity, parity_reference, parameters=({"max_length": 64}, {}, {"max_length": 1})),
+    Entry(
+        parity,
+        parity_reference,
+        parameters=({"max_length": 64}, {}, {"max_length": 1}, {"max_length": None}),
+    ),
     Entry(
         counter_mod,
         counter_mod_reference,

@@ -364,7 +364,7 @@ def dfa(
 
     @lsrl.program(max_length=checks.optional_length(max_length))
     def dfa(symbol: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(max(says) + 1)]:
-        return _automaton(symbol, transitions, says, first)
+        return automaton(symbol, transitions, says, first)
 
     return dfa
 
@@ -382,7 +382,7 @@ def _checked_table(table: Table) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _automaton(
+def automaton(
     symbol: Signal, table: Sequence[Sequence[int]], outputs: Sequence[int], start: int
 ) -> Signal:
     """Run an automaton: outputs[state after the symbol].
@@ -452,7 +452,7 @@ def permutations(group: Group = "S3", max_length: int | None = None) -> Program:
     def permutations(
         generator: Annotated[Signal, Token(len(generators))],
     ) -> Annotated[Signal, Token(order)]:
-        return _automaton(generator, table, range(order), 0)
+        return automaton(generator, table, range(order), 0)
 
     return permutations
 

@@ -149,6 +149,69 @@ def _recall_edges(keys: int, values: int) -> list[Inputs]:
     ]
 
 
+def key_value_store(keys: int = 4, values: int = 4, max_length: int | None = None) -> Program:
+    """What lies under a key, in a memory that is read and written by address.
+
+    Input: a token each step: k from 0 to keys - 1 is a key, keys + v, for v from 0 to values - 1, a
+    value, which is stored under the key right before it, over what was there, and not read after
+    anything else. Output: 1 + v at a key under which the value v lies, 0 for nothing; 0 at values.
+
+    Shows: multi-query associative recall (Arora et al. 2023) by `lsrl.memory`, which a matrix that
+    is written by the delta rule holds in one state, whatever the number of keys.
+
+    Args:
+      keys: number of keys, at least 2.
+      values: number of values, at least 1.
+      max_length: greatest number of tokens; None for any.
+
+    Raises:
+      ProgramError: a parameter out of range.
+    """
+    cells, symbols = checks.integer("keys", keys, 2), checks.integer("values", values, 1)
+    words, answers = _words(cells, symbols)
+
+    @lsrl.program(max_length=checks.optional_length(max_length))
+    def key_value_store(
+        token: Annotated[Signal, Token(cells + symbols, words)],
+    ) -> Annotated[Signal, Token(symbols + 1, answers)]:
+        key = lsrl.lookup(token, [*range(cells), *[0] * symbols])
+        is_key = lsrl.lookup(token, [1] * cells + [0] * symbols)
+        content = lsrl.lookup(token, [0] * cells + [*range(1, symbols + 1)])
+        stores = lsrl.delay(is_key, 1) & ~is_key
+        memory = lsrl.memory(lsrl.delay(key, 1), content, stores, cells=cells)
+        return memory.read(key, when=is_key)
+
+    return key_value_store
+
+
+def key_value_store_reference(tokens: Sequence[int], keys: int) -> list[int]:
+    """Fill a dictionary, and look up."""
+    memory: dict[int, int] = {}
+    before, answers = keys, []
+    for token in tokens:
+        if before < keys <= token:
+            memory[before] = 1 + token - keys
+        answers.append(memory.get(token, 0))
+        before = token
+    return answers
+
+
+def _store_sample(rng: np.random.Generator, steps: int, keys: int, values: int) -> Inputs:
+    """Few enough keys that most come back, and a value after every third token or so."""
+    pool = rng.integers(keys, size=1 + steps // 4)
+    tokens = rng.choice(pool, size=steps)
+    stored = rng.random(steps) < 0.3
+    return (np.where(stored, rng.integers(keys, keys + values, size=steps), tokens),)
+
+
+def _store_edges(keys: int, values: int) -> list[Inputs]:
+    """Every key written, then all asked for, and the last value under all of them."""
+    every_key = np.arange(keys)
+    pairs = np.stack([every_key, keys + every_key % values], axis=1).ravel()
+    last = np.stack([every_key, np.full(keys, keys + values - 1)], axis=1).ravel()
+    return [(np.concatenate([pairs, every_key]),), (np.concatenate([pairs, last, every_key]),)]
+
+
 def induction_head(vocab: int = 4, max_length: int | None = None) -> Program:
     """What followed the last time.
 
@@ -288,6 +351,13 @@ ENTRIES = (
         parameters=({}, {"keys": 1, "values": 1}, {"keys": 12, "values": 20, "max_length": 400}),
         sampler=_recall_sample,
         edges=_recall_edges,
+    ),
+    Entry(
+        key_value_store,
+        key_value_store_reference,
+        parameters=({}, {"keys": 2, "values": 1}, {"keys": 40, "values": 20, "max_length": 400}),
+        sampler=_store_sample,
+        edges=_store_edges,
     ),
     Entry(
         induction_head,

@@ -41,8 +41,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.schedule",),
     ("lsrl.layers",),
     ("lsrl.program_json",),
-    ("lsrl.storage",),
-    ("lsrl.cache", "lsrl.state", "lsrl.torch_config"),
+    ("lsrl.storage", "lsrl.torch_cache"),
+    ("lsrl.cache", "lsrl.golden", "lsrl.state", "lsrl.torch_config"),
     ("lsrl.torch_module",),
     ("lsrl.torch_folder",),
     ("lsrl.requests", "lsrl.run_files"),
@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.certificate",),
     ("lsrl.proof",),
     ("lsrl.backends",),
-    ("lsrl.looping",),
+    ("lsrl.exporting", "lsrl.looping"),
     ("lsrl.model",),
     ("lsrl.reuse", "lsrl.support"),
     ("lsrl.stages",),
@@ -86,7 +86,8 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.numerics", "lsrl.rounding", "lsrl.schedule", "lsrl.schema", "lsrl.showing"},
     "lsrl.backends": GROUND
     | ARRAYS
-    | {"lsrl.certificate", "lsrl.circuit", "lsrl.extras", "lsrl.folders", "lsrl.language"}
+    | {"lsrl.certificate", "lsrl.circuit", "lsrl.extras", "lsrl.folders", "lsrl.golden"}
+    | {"lsrl.language"}
     | {"lsrl.numerics", "lsrl.levels", "lsrl.options", "lsrl.rounding", "lsrl.schedule"}
     | {"lsrl.target"}
     | {"lsrl.torch_config", "lsrl.torch_folder"},
@@ -94,6 +95,8 @@ MAY_IMPORT_ONLY = {
     | {"lsrl.drawing", "lsrl.folders", "lsrl.placement", "lsrl.schema", "lsrl.sealed"}
     | {"lsrl.showing"},
     "lsrl.drawing": GROUND | {"lsrl.extras", "lsrl.folders", "lsrl.placement"},
+    "lsrl.golden": GROUND
+    | {"lsrl.extras", "lsrl.parameters", "lsrl.schema", "lsrl.storage", "lsrl.torch_cache"},
     "lsrl.placement": set(),
     "lsrl.showing": set(),
     "lsrl.folders": {"lsrl.errors"},
@@ -107,6 +110,7 @@ MAY_IMPORT_ONLY = {
     "lsrl.storage": GROUND
     | {"lsrl.folders", "lsrl.language", "lsrl.options", "lsrl.parameters", "lsrl.program_json"}
     | {"lsrl.levels", "lsrl.schema"},
+    "lsrl.torch_cache": {"lsrl.errors", "lsrl.ir"},
     "lsrl.testing": GROUND | {"lsrl.language"},
     "lsrl.machine": GROUND | {"lsrl", "lsrl.language", "lsrl.model"},
     "lsrl.programs": {"lsrl", "lsrl.errors"},

@@ -82,7 +82,8 @@ class CardRun:
 
 def hooked(theirs, run):
     """What comes in and out of stock layers while something runs, as the card names it."""
-    seen, layers = [], theirs.base_model.layers
+    # Behind these a class may have one of attention that adds 0.
+    seen, layers = [], theirs.base_model.layers[: theirs.config.lsrl["layers"]]
 
     def comes_in(module, inputs):
         seen.append(inputs[0].numpy())

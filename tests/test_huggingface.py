@@ -10,6 +10,7 @@ import pytest
 
 import lsrl
 from lsrl.backends.residual.network import SHARPNESS, token_head
+from lsrl.backends.residual.reference import TRIED
 from lsrl.errors import (
     BoundsError,
     FormatError,
@@ -68,7 +69,7 @@ def logits_of(theirs, ids, mask=None):
 
 def stepwise_logits(theirs, ids):
     """Token by token, with what each class has as a cache."""
-    from benchmarks.torch_models import stepwise_logits
+    from benchmarks.huggingface_classes import stepwise_logits
 
     with torch.no_grad():
         return np.concatenate([*stepwise_logits(theirs, torch.from_numpy(ids))], axis=1)
@@ -112,6 +113,7 @@ def assert_equals_its_reference(
     cases = [entry.sample(random, tokens, **parameters) for _ in range(sequences)]
     texts = [case[0][: tokens - 3 * (row % 3)] for row, case in enumerate(cases)]
     config = theirs.config
+    layers = config.lsrl["layers"]
     ids, mask = filled_up(texts, config.pad_token_id, more=2)
     expected = np.zeros(ids.shape)
     expected[mask] = np.concatenate([
@@ -128,7 +130,7 @@ def assert_equals_its_reference(
     alone = np.stack([np.pad(text, (0, ids.shape[1] - len(text))) for text in texts])
     ours = model.module.logits((alone.astype(np.int32),), config.vocab_size - 2)
     # Where the head needs a layer more (see `residual_answer`), our own model has none.
-    if config.num_hidden_layers == model.num_layers:
+    if layers == model.num_layers:
         for row, text in enumerate(texts):
             np.testing.assert_array_equal(ours[row, : len(text)], logits[row, mask[row], :-2])
     else:
@@ -258,23 +260,49 @@ def test_the_model_says_nothing_at_a_word_that_is_no_symbol(flip_flop):
     assert logits.argmax(-1)[[1, 3, 6]].tolist() == [1, 1, 1]
 
 
-def test_caches_are_asked_for_where_there_are_any(flip_flop):
-    """RecurrentGemma raises for use_cache=True, its default, if no layer attends."""
-    model, theirs, _ = flip_flop
-    expected = model.target == "mamba"
-    assert theirs.config.use_cache is theirs.generation_config.use_cache is expected
-    ids = torch.tensor([[3, 0, 1]])
-    assert theirs(ids).logits.argmax(-1).tolist() == [[1, 1, 1]]
-    assert theirs.generate(ids, max_new_tokens=3).tolist() == [[3, 0, 1, 1, 1, 1]]
+@pytest.mark.parametrize("length", [2, 7])
+def test_generation_from_the_cache_equals_that_without(length, flip_flop):
+    """RecurrentGemma has a cache where a layer attends; whatever was run before, in every logit."""
+    _, theirs, _ = flip_flop
+    assert theirs.config.use_cache is theirs.generation_config.use_cache is True
+    random = np.random.default_rng(length)
+    theirs.generate(torch.from_numpy(random.integers(0, 4, (4, 5))), max_new_tokens=2)
+    ids = torch.from_numpy(random.integers(0, 4, (4, length)))
+    cached, anew = (
+        theirs.generate(
+            ids,
+            max_new_tokens=9,
+            output_logits=True,
+            return_dict_in_generate=True,
+            use_cache=cached,
+        )
+        for cached in (True, False)
+    )
+    assert torch.equal(cached.sequences, anew.sequences)
+    assert torch.equal(torch.stack(cached.logits), torch.stack(anew.logits))
+    assert torch.equal(theirs(ids).logits, theirs(ids, use_cache=False).logits)
 
 
 @pytest.mark.parametrize("second", [[0], [0, 1]])
-def test_nothing_leaks_from_one_prompt_into_the_next(second, flip_flop):
-    """RecurrentGemma keeps states in its layers; a prompt of one token would go on from them."""
-    _, theirs, _ = flip_flop
-    theirs.generate(torch.tensor([[3, 3, 3]]), max_new_tokens=2)
-    assert theirs(torch.tensor([[3, 3]])).logits.argmax(-1).tolist() == [[1, 1]]
+def test_nothing_leaks_from_one_prompt_into_the_next(second, flip_flop, transformers):
+    """RecurrentGemma keeps states in its layers, and a card says how one token is read alone."""
+    model, theirs, folder = flip_flop
+
+    def others():
+        theirs.generate(torch.tensor([[3, 3, 3]]), max_new_tokens=2)
+        assert theirs(torch.tensor([[3, 3]])).logits.argmax(-1).tolist() == [[1, 1]]
+
+    others()
     assert theirs(torch.tensor([second])).logits.argmax(-1).tolist() == [[0] * len(second)]
+    if model.target == "griffin" and len(second) == 1:
+        card = (folder / "README.md").read_text()
+        assert 'padding="max_length", max_length=2' in card and "model._setup_cache(" in card
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        others()
+        ids = tokenizer(["READ"], padding="max_length", max_length=2, return_tensors="pt")
+        assert theirs.generate(**ids, max_new_tokens=3).tolist() == [[5, 0, 0, 0, 0]]
+        others()
+        theirs._setup_cache(theirs.config, 1, theirs.device, theirs.dtype)
     text = theirs.generate(torch.tensor([second]), max_new_tokens=3)
     assert text.tolist() == [[*second, 0, 0, 0]]
 
@@ -287,7 +315,9 @@ def test_griffins_embedding_is_scaled_exactly(name, transformers, tmp_path):
     config = theirs.config
     assert float(theirs.model.normalizer) ** 2 == model.width == config.hidden_size
     assert config.lru_width == config.hidden_size
-    assert config.layers_block_type == ["linear_attention"] * model.num_layers
+    assert config.block_types == [*["recurrent"] * model.num_layers, "attention"]
+    last = theirs.model.layers[model.num_layers]
+    assert not any(weight.any() for weight in last.parameters())
 
 
 @pytest.mark.parametrize("symbols", [2, 1000])
@@ -434,7 +464,7 @@ def test_the_head_can_be_tied_to_the_embedding(program, target, transformers, tm
         transformers, program, target, tmp_path / "model", tie_word_embeddings=True
     )
     assert theirs.lm_head.weight is theirs.get_input_embeddings().weight
-    assert theirs.config.num_hidden_layers == model.num_layers + 1
+    assert theirs.config.lsrl["layers"] == model.num_layers + 1
     (kind,) = program.inputs.values()
     # tok2tok promises nothing of its prompts, and so any text is one.
     ids = np.random.default_rng(0).integers(0, kind.size, (8, program.max_length or 60))[:, :60]
@@ -454,7 +484,7 @@ def test_an_output_of_large_terms_gets_a_channel_of_its_own(target, transformers
     program = lsrl.programs.cycle_navigation()
     model, theirs = exported(transformers, program, target, tmp_path / "model")
     labels = theirs.config.lsrl["labels"]
-    assert len(labels) == theirs.config.num_hidden_layers
+    assert len(labels) == theirs.config.lsrl["layers"]
     assert model.num_layers <= len(labels) <= model.num_layers + 1
     assert len(np.flatnonzero(theirs.lm_head.weight.detach().numpy()[1])) == 2
 
@@ -698,6 +728,24 @@ def test_other_targets_are_refused(target, tmp_path):
     residual = lsrl.compile(lsrl.programs.majority(), "mamba")
     with pytest.raises(InputError, match="'mamba' has no format 'torch'"):
         residual.export("torch", tmp_path / "model")
+
+
+def test_a_class_that_a_target_has_not_is_refused(tmp_path):
+    model = lsrl.compile(lsrl.programs.majority(), "griffin")
+    with pytest.raises(InputError, match=r"must be 'recurrent_gemma'.*mean 'recurrent_gemma'"):
+        model.export("huggingface", tmp_path / "model", architecture="recurent_gemma")
+    cell = lsrl.compile(lsrl.programs.majority(), "lstm")
+    with pytest.raises(InputError, match="'torch' has no architecture to choose"):
+        cell.export("torch", tmp_path / "model", architecture="lstm")
+    assert not any(tmp_path.iterdir())
+    model.export("huggingface", tmp_path / "model", architecture="recurrent_gemma")
+    assert "Tried with transformers" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_the_card_names_the_versions_that_it_was_tried_with():
+    pinned = (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+    versions = dict(line.split("==") for line in pinned if "==" in line)
+    assert f"transformers {versions['transformers']} and torch {versions['torch']}" == TRIED
 
 
 def test_so_many_symbols_that_logits_would_round_are_refused(tmp_path):

@@ -143,7 +143,7 @@ def test_the_catalogue_holds_every_program_of_the_library():
         and inspect.signature(getattr(programs, name)).return_annotation is lsrl.Program
     }
     assert builders == set(CATALOGUE)
-    assert len(builders) == 50
+    assert len(builders) == 53
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=CATALOGUE)
@@ -281,6 +281,11 @@ GOLDEN = [
     ("dfa", {"table": ((1, 2), (1, 2), (2, 1))}, [[1, 1, 0]], [2, 1, 1]),
     # Sorted: 012 021 102 120 201 210. Swap, swap, turn, turn, turn, then swap and turn.
     ("permutations", {"group": "S3"}, [[0, 0, 1, 1, 1, 0, 1]], [2, 0, 3, 4, 0, 2, 5]),
+    # 2 under key 1; nothing under key 0, since no key came before it; 3 under key 1; 1 unread.
+    ("key_value_store", {}, [[6, 0, 1, 6, 1, 7, 5, 1]], [0, 0, 0, 0, 3, 0, 0, 4]),
+    ("swaps", {}, [[0, 1, 2, 3, 0]], [0, 2, 3, 5, 5]),
+    # Stored at 1, then at 2; at 3 there is nothing.
+    ("state_recall", {}, [[4, 1, 6, 0, 3, 2, 3, 1]], [1, 0, 3, 3, 0, 1, 1, 3]),
     # Query 34; pairs 12: 56, 34: 78, 34: 90 (the first wins), and then 12: 99.
     (
         "tok2tok",
@@ -470,6 +475,7 @@ BAD_PARAMETERS = [
     ("associative_recall", {"keys": 0}),
     ("recall_overwriting", {"values": 0}),
     ("induction_head", {"vocab": 0}),
+    ("key_value_store", {"keys": 1}),
     ("shuffle_dyck", {"kinds": 0}),
     ("dyck", {"depth": 0}),
     ("ngram", {"pattern": ()}),
@@ -484,6 +490,8 @@ BAD_PARAMETERS = [
     ("dfa", {"outputs": (1, 0, -1)}),
     ("dfa", {"start": 3}),
     ("permutations", {"group": "S4"}),
+    ("swaps", {"n": 9}),
+    ("state_recall", {"n": 1}),
     ("tok2tok", {"length": 0}),
     ("tok2tok", {"vocab": 1}),
     ("tok2tok", {"max_pairs": 0}),

@@ -36,7 +36,7 @@ CASES = [
 NEEDS_MORE_THAN_LINEAR = {
     "flip_flop", "undo_flip_flop", "associative_recall", "recall_overwriting", "induction_head",
     "dyck", "dfa", "permutations", "binary_adder", "reset_sum", "nearest_lookup", "induction_hits",
-    "subleq_lm",
+    "subleq_lm", "state_recall", "swaps", "key_value_store",
 }  # fmt: skip
 NEEDS_PRODUCTS = {"gradient_step", "linear_interpolation", "fleq"}
 
@@ -61,7 +61,8 @@ def test_program_equals_its_reference(target, entry, parameters):
     try:
         model = lsrl.compile(program, target)
     except UnsupportedOpError as error:
-        assert entry.name in NEEDS_MORE_THAN_LINEAR | NEEDS_PRODUCTS
+        unlimited_parity = (entry.name, program.max_length) == ("parity", None)
+        assert entry.name in NEEDS_MORE_THAN_LINEAR | NEEDS_PRODUCTS or unlimited_parity
         assert error.offences
         assert all(".py:" in offence.source for offence in error.offences)
         return

@@ -57,10 +57,10 @@ class CellBackend(StackBackend):
             layers.append(Reading(decode, offset, None, tuple(ones.items())))
         return Hooks("the cell's h; memory: the cell's carry, c and h for an LSTM", layers)
 
-    def softened(self, size: float) -> Backend[Schedule]:
+    def softened(self, size: float) -> Backend[Schedule] | None:
         """With gates and saturated units at ±size."""
         if self.kind not in KINDS:
-            return super().softened(size)
+            return None
         found = copy.copy(self)
         found.softness = size
         return found

@@ -1,8 +1,9 @@
 """Models of the residual targets as checkpoints of Hugging Face's transformers.
 
 The folder holds what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`
-read, with no code of ours: the weights of an unmodified `MambaForCausalLM` or
-`RecurrentGemmaForCausalLM`, its configuration, a tokenizer with a word for each symbol, and a card.
+read, with no code of ours: the weights of an unmodified class such as `MambaForCausalLM`, its
+configuration, a tokenizer with a word for each symbol, and a card. Some classes have more than our
+networks, as a layer of attention: there stand zeros; see `lsrl.backends.residual.reference`.
 Neither torch nor transformers is needed to write it. Programs that do not read a token and say a
 token are checkpoints without a head; see `lsrl.backends.residual.headless`. With those, and with
 networks that are not as they were compiled, comes the circuit.
@@ -21,6 +22,7 @@ scale by 1 anyway, and a running sum takes in the token before, of which there i
 
 import json
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,10 +34,10 @@ from lsrl.backends.residual.altered import constant_of, rounds
 from lsrl.backends.residual.answer import answering, tied
 from lsrl.backends.residual.certificate import SIZE
 from lsrl.backends.residual.dtypes import exact_dtypes, logits_are_exact, tied_logits_are_exact
-from lsrl.backends.residual.headless import MAPS, example, headless, types_of
+from lsrl.backends.residual.headless import MAPS, example, headless, types_of, without_prefix
 from lsrl.backends.residual.model_card import headless_card, model_card, without_folders
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork, token_head
-from lsrl.backends.residual.reference import CheckpointKind, Config
+from lsrl.backends.residual.reference import CheckpointKind, Config, chosen
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.target import ResidualBackend
 from lsrl.backends.residual.vocabulary import (
@@ -45,14 +47,15 @@ from lsrl.backends.residual.vocabulary import (
     tokenizer_files,
     vocabulary_of,
 )
-from lsrl.errors import FormatError, InputError, PrecisionError
+from lsrl.errors import FormatError, InputError, PrecisionError, UnsupportedOpError
 from lsrl.folders import replace_folder
+from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
 from lsrl.numerics import numerics_of
 
 FORMAT = "lsrl-huggingface"
-VERSION = 3
+VERSION = 4
 CONFIG, CIRCUIT, GENERATION = "config.json", "circuit.json", "generation_config.json"
 WEIGHTS, CARD = "model.safetensors", "README.md"
 # Of exports of all kinds, any of which may take the place of any other.
@@ -62,7 +65,7 @@ Checkpoint = tuple[dict[str, Array], ResidualNetwork, Stream]
 
 
 def write(
-    kind: CheckpointKind,
+    kinds: Sequence[CheckpointKind],
     backend: ResidualBackend,
     path: str | os.PathLike[str],
     network: ResidualNetwork,
@@ -74,7 +77,7 @@ def write(
     The folder appears whole or not at all: a failed export leaves an older one as it was.
 
     Args:
-      kind: the class of transformers.
+      kinds: the classes of transformers that the target can be, its own first.
       backend: the target.
       path: the folder; an older export in its place is replaced.
       network: the weights.
@@ -82,13 +85,21 @@ def write(
       request: of which model.
 
     Raises:
-      InputError: there is no head to tie, or none fits this network, or the tokenizers library is
-        missing.
+      InputError: the target has no such class. There is no head to tie, or none fits this network,
+        or the tokenizers library is missing.
+      UnsupportedOpError: the class can't be this network.
       PrecisionError: float32 can't tell the logits of so many symbols apart exactly, or a layer has
         to be added to a network whose parameters were replaced.
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
+    kind = chosen(kinds, request.architecture, request.target)
+    refusal = kind.refusal(stream, request)
+    if refusal is not None:
+        raise UnsupportedOpError(
+            f"export: {request.program.name!r} as {kind.name!r}: {refusal}; export it as "
+            f"{kinds[0].name!r}"
+        )
     network, vocabulary = network.as_reference(), vocabulary_of(request.program)
     if request.headless or vocabulary is None:
         files = _without_head(kind, network, request)
@@ -99,6 +110,35 @@ def write(
         circuit = request.circuit().with_sources(lambda line: without_folders(line, graph))
         files[CIRCUIT] = circuit.to_json().encode()
     replace_folder(path, files, _check_export, FILES)
+
+
+def record(
+    backend: ResidualBackend,
+    network: ResidualNetwork,
+    stream: Stream,
+    request: ExportRequest,
+    inputs: Sequence[Array],
+    token: int,
+) -> GoldenState:
+    """What the cache of a checkpoint holds that `write` writes of the same request.
+
+    Raises:
+      InputError: the network was altered, or there is no head to tie.
+      PrecisionError: as for `write`.
+    """
+    if request.alteration is not None:
+        raise InputError(
+            f"export_state: {request.program.name!r} on {request.target} was altered, and only of "
+            "a compiled network the layout says what each entry holds; take the model that "
+            "lsrl.compile made"
+        )
+    network, vocabulary = network.as_reference(), vocabulary_of(request.program)
+    if vocabulary is not None and not request.headless:
+        weights = _tied if request.tie_word_embeddings else _untied
+        _, network, stream = weights(backend, network, stream, vocabulary)
+    elif request.tie_word_embeddings:
+        raise _no_head(request)
+    return backend.golden(network, stream, request, inputs, token)
 
 
 def _with_head(
@@ -133,7 +173,7 @@ def _with_head(
         "id2label": {str(row): answer for row, answer in enumerate(answers)},
         "label2id": {answer: row for row, answer in enumerate(answers)},
         "lsrl": {
-            **_about(request, None if altered else stream),
+            **_about(kind, request, network, None if altered else stream),
             "inputs": vocabulary.inputs,
             "outputs": vocabulary.outputs,
             "unknown": vocabulary.unknown,
@@ -141,12 +181,13 @@ def _with_head(
             "exact_dtypes": dtypes,
         },
     }
-    generation = {"do_sample": False, "use_cache": kind.caches, **_special(vocabulary, program)}
-    card = model_card(kind, network, arrays, stream, vocabulary, dtypes, request)
+    generation = {"do_sample": False, "use_cache": True, **_special(vocabulary, program)}
+    stored = kind.parameters(network, arrays)
+    card = model_card(kind, network, stored, stream, vocabulary, dtypes, request)
     return {
         CONFIG: to_json(config),
         GENERATION: to_json(generation),
-        WEIGHTS: to_safetensors(arrays, {"format": "pt"}),
+        WEIGHTS: to_safetensors(stored, {"format": "pt"}),
         **tokenizer_files(vocabulary, program.max_length or request.tokens),
         CARD: card.encode(errors="replace"),
     }
@@ -157,10 +198,7 @@ def _without_head(
 ) -> dict[str, bytes]:
     """The files of a class without its head."""
     if request.tie_word_embeddings:
-        raise InputError(
-            "export: a checkpoint has a head to tie where a program has one Token input and a "
-            f"Token output, and headless=True is not given; got {request.program!r}"
-        )
+        raise _no_head(request)
     made = headless(network)
     rows = len(made.arrays[network.embedding_name])
     # A head's soft cap is all that would ask for the number of symbols.
@@ -170,9 +208,9 @@ def _without_head(
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
-        "lsrl": {**_about(request, None), **types_of(request.program, made)},
+        "lsrl": {**_about(kind, request, network, None), **types_of(request.program, made)},
     }
-    arrays, maps = made.checkpoint(network), made.maps
+    arrays, maps = without_prefix(kind.parameters(network, made.arrays)), made.maps
     card = headless_card(kind, network, {**arrays, **maps}, example(request.program, made), request)
     return {
         CONFIG: to_json(config),
@@ -180,6 +218,13 @@ def _without_head(
         MAPS: to_safetensors(maps, {"format": "pt"}),
         CARD: card.encode(errors="replace"),
     }
+
+
+def _no_head(request: ExportRequest) -> InputError:
+    return InputError(
+        "export: a checkpoint has a head to tie where a program has one Token input and a "
+        f"Token output, and headless=True is not given; got {request.program!r}"
+    )
 
 
 def _config(
@@ -196,14 +241,16 @@ def _config(
         "vocab_size": rows,
         "hidden_size": network.width,
         "num_hidden_layers": network.depth,
-        "use_cache": kind.caches,
-        # Both classes tie by default, and would put the embedding in the place of the head.
+        "use_cache": True,
+        # Some classes tie by default, and would put the embedding in the place of the head.
         "tie_word_embeddings": request.tie_word_embeddings,
         **kind.further(network, arrays, symbols),
     }
 
 
-def _about(request: ExportRequest, stream: Stream | None) -> Config:
+def _about(
+    kind: CheckpointKind, request: ExportRequest, network: ResidualNetwork, stream: Stream | None
+) -> Config:
     """What the configuration says of the program; without a layout the circuit has the labels."""
     program = request.program
     return {
@@ -212,6 +259,8 @@ def _about(request: ExportRequest, stream: Stream | None) -> Config:
         "lsrl": version("lsrl"),
         "program": program.name,
         "target": request.target,
+        "layers": network.depth,
+        "continues": kind.continues,
         "altered": request.alteration and request.alteration.splitlines()[0],
         "max_length": program.max_length,
         **({"circuit": CIRCUIT} if stream is None else {"labels": stream.labels()}),

@@ -37,11 +37,6 @@ class Headless(NamedTuple):
     maps: dict[str, Array]
     places: tuple[str | None, ...]
 
-    def checkpoint(self, network: ResidualNetwork) -> dict[str, Array]:
-        """The arrays, by the names of the class without its head."""
-        prefix = f"{network.layers_name.partition('.')[0]}."
-        return {name.removeprefix(prefix): array for name, array in self.arrays.items()}
-
 
 def headless(network: ResidualNetwork) -> Headless:
     """Sort a network's arrays into those of the class and maps."""
@@ -57,6 +52,11 @@ def headless(network: ResidualNetwork) -> Headless:
     table = arrays.get(network.embedding_name)
     arrays[network.embedding_name] = bias[None] if table is None else table + bias
     return Headless(arrays, maps, tuple(places))
+
+
+def without_prefix(arrays: dict[str, Array]) -> dict[str, Array]:
+    """The parameters of a class, by its names without its head."""
+    return {name.partition(".")[2]: array for name, array in arrays.items()}
 
 
 def types_of(program: Program, found: Headless) -> Config:

@@ -23,7 +23,7 @@ from lsrl.backends.residual.blocks import (
     rms_norm,
 )
 from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, path
-from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.network import Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, sizes_from
 from lsrl.backends.strength import Gates, Sources
@@ -82,7 +82,12 @@ class MambaNetwork(ResidualNetwork):
     gain_offset: ClassVar[float] = 0.0
     sites: ClassVar[int] = 1
     writes: ClassVar[tuple[tuple[str, ...], ...]] = (("mixer.out_proj.weight",),)
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("ssm"),
+    }
     block = staticmethod(mamba_block)
+    fresh = staticmethod(fresh_layer)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
@@ -154,7 +159,7 @@ class MambaNetwork(ResidualNetwork):
             for name in self.input_names()
         }
         for layer in range(depth):
-            for name, array in fresh_layer(width, depth, rng).items():
+            for name, array in self.fresh(width, depth, rng).items():
                 arrays[f"{self.layers_name}.{layer}.{name}"] = array
         arrays["input_bias"] = np.zeros(width)
         arrays[self.final_norm_name] = np.ones(width)

@@ -64,3 +64,9 @@ class MambaPacker(Packer):
         Hold: _hold,
         Product: _product,
     }
+
+
+class Mamba2Packer(MambaPacker):
+    """The same where steps Δ are read off the stream, so that flags are made a block earlier."""
+
+    stream_flags: ClassVar[bool] = True

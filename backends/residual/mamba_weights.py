@@ -43,19 +43,30 @@ def gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     """
     size = np.sqrt((stream**2).mean(axis=-1, keepdims=True) + eps)
     into = stream / size * own["norm.weight"] @ own["mixer.in_proj.weight"].T
-    values = np.split(into, 2, axis=-1)[0]
-    kernel = own["mixer.conv1d.weight"][:, 0]
-    taps, time = kernel.shape[1], values.shape[1]
-    padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
-    values = own["mixer.conv1d.bias"] + sum(
-        padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)
-    )
+    values = convolved(own, np.split(into, 2, axis=-1)[0])
     values = values * sigmoid(values)
     rank = own["mixer.dt_proj.weight"].shape[1]
     steps = values @ own["mixer.x_proj.weight"][:rank].T
     steps = steps @ own["mixer.dt_proj.weight"].T + own["mixer.dt_proj.bias"]
     decay = np.exp(-np.logaddexp(0, steps)[..., None] * np.exp(own["mixer.A_log"]))
     return Gates(decay, values)
+
+
+def convolved(own: Mapping[str, Array], values: Array) -> Array:
+    """Values (batch, time, channels) behind the convolution of a layer."""
+    kernel = own["mixer.conv1d.weight"][:, 0]
+    taps, time = kernel.shape[1], values.shape[1]
+    padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
+    total: Array = own["mixer.conv1d.bias"] + sum(
+        padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)
+    )
+    return total
+
+
+def first_steps(inner: int, rng: np.random.Generator) -> Array:
+    """(inner,) what softplus makes first steps Δ of."""
+    steps = np.exp(rng.uniform(np.log(LEAST_STEP), np.log(GREATEST_STEP), inner))
+    return np.asarray(steps + np.log(-np.expm1(-steps)))
 
 
 def fresh_layer(width: int, depth: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -65,7 +76,7 @@ def fresh_layer(width: int, depth: int, rng: np.random.Generator) -> dict[str, A
     def uniform(*shape: int, fan: int) -> Array:
         return rng.uniform(-1, 1, shape) / np.sqrt(fan)
 
-    steps = np.exp(rng.uniform(np.log(LEAST_STEP), np.log(GREATEST_STEP), inner))
+    steps = first_steps(inner, rng)
     return {
         "norm.weight": np.ones(width),
         "mixer.in_proj.weight": uniform(2 * inner, width, fan=width),
@@ -73,8 +84,7 @@ def fresh_layer(width: int, depth: int, rng: np.random.Generator) -> dict[str, A
         "mixer.conv1d.bias": uniform(inner, fan=TAPS),
         "mixer.x_proj.weight": uniform(rank + 2 * STATES, inner, fan=inner),
         "mixer.dt_proj.weight": uniform(inner, rank, fan=rank),
-        # The inverse of softplus.
-        "mixer.dt_proj.bias": steps + np.log(-np.expm1(-steps)),
+        "mixer.dt_proj.bias": steps,
         "mixer.A_log": np.log(np.tile(np.arange(1.0, STATES + 1), (inner, 1))),
         "mixer.D": np.ones(inner),
         "mixer.out_proj.weight": uniform(width, inner, fan=inner) / np.sqrt(depth),

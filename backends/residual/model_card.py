@@ -13,7 +13,7 @@ import numpy as np
 
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.backends.residual.reference import CheckpointKind
+from lsrl.backends.residual.reference import TRIED, CheckpointKind
 from lsrl.backends.residual.stream import Stream
 from lsrl.backends.residual.vocabulary import Vocabulary
 from lsrl.ir.graph import Graph
@@ -51,7 +51,7 @@ def model_card(
             _the_program(program),
             _symbols(vocabulary),
             _certificate(without_folders(request.certificate, program.graph)),
-            _channels(network, arrays, stream, request.tie_word_embeddings)
+            _channels(kind, network, arrays, stream, request.tie_word_embeddings)
             if request.alteration is None
             else _circuit(kind, network, arrays),
         ]
@@ -99,7 +99,7 @@ of their own in `maps.safetensors`. Outputs are for sequences of {_limit(most)}.
 
 Every token is read at once with the ones before it, and never those behind it; what fills a shorter
 sequence up stands on its right. `lsrl.inputs` in `config.json` has the types of the inputs, in
-order, and where each is mapped.
+order, and where each is mapped. Tried with {TRIED}.
 """,
             _the_program(program),
             _certificate(without_folders(request.certificate, program.graph), head=False),
@@ -171,12 +171,6 @@ def _how_to_run(kind: CheckpointKind, program: Program, vocabulary: Vocabulary) 
         if can_generate
         else ""
     )
-    cache = (
-        "From a cache go on by one token at a time, as `generate` does."
-        if kind.caches
-        else "Leave `use_cache=False`, as the\nconfiguration has it: the class can't cache without "
-        "an attention layer."
-    )
     code = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")  # the path of this folder
@@ -189,8 +183,18 @@ print([model.config.id2label[int(i)] for i in model(ids).logits[0].argmax(-1)])
 
 {_fenced(code.rstrip(), "python")}
 
-{cache}
+{_limits(kind)}
 """
+
+
+def _limits(kind: CheckpointKind) -> str:
+    """How it goes on from a cache, what the class can't do, and where that was seen."""
+    goes_on = (
+        "From a cache it goes on by one token or by several, bit for bit as a whole text."
+        if kind.continues
+        else "From a cache go on by one token at a time, as `generate` does."
+    )
+    return f"{goes_on}{kind.lacks and f' {kind.lacks}'} Tried with {TRIED}."
 
 
 def _texts_and_words(vocabulary: Vocabulary, dtypes: tuple[str, ...]) -> str:
@@ -278,21 +282,26 @@ def _circuit(kind: CheckpointKind, network: ResidualNetwork, arrays: dict[str, A
     return f"""\
 ## Channels
 
-{_sizes(network, arrays)}. `circuit.json` says what they hold: an element of a signal is the sum of
+{_sizes(kind, network, arrays)}
+`circuit.json` says what they hold: an element of a signal is the sum of
 weight * unit + offset, over the entries of the stream that its channel names. {kind.hooks}
 """
 
 
-def _sizes(network: ResidualNetwork, arrays: dict[str, Array]) -> str:
+def _sizes(kind: CheckpointKind, network: ResidualNetwork, arrays: dict[str, Array]) -> str:
     size = sum(array.size for array in arrays.values())
     nonzero = sum(int(np.count_nonzero(array)) for array in arrays.values())
     return f"""\
 {network.depth} layer{"s" * (network.depth > 1)}, {network.width} channels in the residual stream,
-{size} parameters ({nonzero} not 0)"""
+{size} parameters ({nonzero} not 0).{kind.more and f" {kind.more}"}"""
 
 
 def _channels(
-    network: ResidualNetwork, arrays: dict[str, Array], stream: Stream, is_tied: bool
+    kind: CheckpointKind,
+    network: ResidualNetwork,
+    arrays: dict[str, Array],
+    stream: Stream,
+    is_tied: bool,
 ) -> str:
     embedded = (
         "one",
@@ -315,7 +324,8 @@ def _channels(
     return f"""\
 ## Channels
 
-{_sizes(network, arrays)}. What each layer adds to the stream, by channel; it stays there
+{_sizes(kind, network, arrays)}
+What each layer adds to the stream, by channel; it stays there
 for all later layers, and channels that are never named stay 0. Channel 0 holds the constant that
 the norms divide by. `config.json` lists under `lsrl.labels` all that the stream holds behind each
 layer. {head}

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,20 @@ SPAN = 2
 SHARPNESS = 16.0
 # The number of a row of a head that is no symbol's: it scores as what lies ahead of all of them.
 NO_SYMBOL = -1
+
+
+class Cached(NamedTuple):
+    """What a cache of the reference holds of a layer's state.
+
+    Attributes:
+      state: which part.
+      older: whether one more token is kept, the oldest of the state a token ago.
+      axes: of size 1 that the reference has besides, the batch's being 0.
+    """
+
+    state: str
+    older: bool = False
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +181,8 @@ class ResidualNetwork(Network):
     sites: ClassVar[int]
     # By site, the parameters of a layer whose rows, along the first axis, add to the stream.
     writes: ClassVar[tuple[tuple[str, ...], ...]]
+    # What of a layer's state a cache of the reference holds, by the names of `lsrl.golden`.
+    cached: ClassVar[Mapping[str, Cached]]
 
     def __init__(self, weights: ResidualWeights) -> None:
         """Make a network.
@@ -500,6 +516,30 @@ class ResidualNetwork(Network):
             edit=edit,
         )
         return outputs[0], after, [] if seen is None else list(seen[:, 0])
+
+    def cache_arrays(self, inputs: Inputs, token: int) -> dict[str, Array]:
+        """What a cache of the reference holds after so many tokens, by the names of `lsrl.golden`.
+
+        Args:
+          inputs: per program input (batch, time, ...).
+          token: how many tokens are read.
+        """
+        before = state = self.init_state((inputs[0].shape[0],))
+        for start, stop in ((0, max(token - 1, 0)), (max(token - 1, 0), token)):
+            before = state
+            if start < stop:
+                part = tuple(array[:, start:stop] for array in inputs)
+                state = cast(ResidualState, self.run_with_state(part, state=state)[1])
+        found: dict[str, Array] = {}
+        for layer in range(self.depth):
+            for name, (own, more, axes) in self.cached.items():
+                array = np.asarray(state[own][:, layer])
+                if more:
+                    oldest = np.asarray(before[own][:, layer, ..., :1])
+                    array = np.concatenate([oldest, array], axis=-1)
+                array = np.expand_dims(array, axes)
+                found[f"layers.{layer}.{name}"] = array
+        return found
 
     def self_test(self) -> None:
         """Check rsqrt, the operations of a layer, the whole norm and products on this device."""

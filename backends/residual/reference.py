@@ -1,30 +1,75 @@
-"""The class of transformers that a target's checkpoints are of."""
+"""The classes of transformers that a target's checkpoints are of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from lsrl import arguments
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.stream import Stream
 from lsrl.ir.numbers import Array
 
 Config = dict[str, object]
+Arrays = dict[str, Array]
+
+# With which every class was run, and gave our networks' numbers.
+TRIED = "transformers 5.24.0 and torch 2.13.0"
+
+
+def _as_they_are(network: ResidualNetwork, arrays: Arrays) -> Arrays:
+    return arrays
+
+
+def _never(stream: Stream, request: ExportRequest) -> str | None:
+    return None
 
 
 class CheckpointKind(NamedTuple):
     """A class of transformers.
 
     Attributes:
-      architecture: its name.
-      headless: that of the same class without its head.
+      name: what `architecture=` calls it.
+      architecture: the class.
+      headless: the same class without its head.
       model_type: the name of its configuration.
-      caches: whether it can be told to keep its state by default.
       hooks: where it holds what the layers of a circuit are, in words.
+      continues: whether several tokens at once go on from its cache, as one does in every class.
       further: what its configuration says besides what all say, of a network, its arrays, and how
         many symbols it tells apart.
+      more: what it has beside the network, and what stands there, in words; may be empty.
+      lacks: what else it can't do, in words; may be empty.
+      parameters: its own, of a network and its arrays, which have the names of the target's first
+        class. Raises a PrecisionError where float32 lacks a number that the class stores.
+      refusal: why it can't be a layout's network, or None if it can.
     """
 
+    name: str
     architecture: str
     headless: str
     model_type: str
-    caches: bool
     hooks: str
-    further: Callable[[ResidualNetwork, dict[str, Array], int], Config]
+    continues: bool
+    further: Callable[[ResidualNetwork, Arrays, int], Config]
+    more: str = ""
+    lacks: str = ""
+    parameters: Callable[[ResidualNetwork, Arrays], Arrays] = _as_they_are
+    refusal: Callable[[Stream, ExportRequest], str | None] = _never
+
+
+def chosen(kinds: Sequence[CheckpointKind], name: str | None, target: str) -> CheckpointKind:
+    """The class of a name; the first one if none is asked for.
+
+    Raises:
+      InputError: the target has none of that name.
+    """
+    known = {kind.name: kind for kind in kinds}
+    if name is None:
+        return kinds[0]
+    return known[arguments.choice(f"export: architecture, of target {target!r},", name, known)]
+
+
+def zeros(shapes: Mapping[str, Sequence[int]]) -> Arrays:
+    """Parameters that add nothing, by name."""
+    return {name: np.zeros(tuple(shape), np.float32) for name, shape in shapes.items()}

@@ -100,21 +100,27 @@ def _behind_product(
     return function(jnp.dot(values * scale, kernel))
 
 
-def check_norm(width: int, eps: float, rows: int) -> None:
-    """Check that the norm scales a stream with a constant channel exactly, and matrix products.
+def check_norm(width: int, eps: float, rows: int, size: float = 2.0**40) -> None:
+    """Check that a norm over values and constant channels scales exactly, and matrix products.
+
+    Args:
+      width: of the norm, a sum of digits times powers of four.
+      eps: of the norm.
+      rows: at a time.
+      size: by what the norm divides, about 2^16 times what the values are.
 
     Raises:
       SelfTestError: they round.
     """
     with precise(DTYPE):
         check_products(DTYPE)
-        # The constant channels hold 2^40 times these; their squares add up to the width.
+        # The constant channels hold `size` times these; their squares add up to the width.
         digits = [n for n in range(13) for _ in range(width // 4**n % 4)]
-        size = 2.0**40
         # As many rows as a chunk has, since XLA compiles few of them in another way.
         values = np.zeros((rows, 1, width), DTYPE)
         rng = np.random.default_rng(0)
-        values[..., len(digits) :] = rng.integers(-(2**24), 2**24, values.shape)[..., len(digits) :]
+        whole = rng.integers(-(2**24), 2**24, values.shape)[..., len(digits) :]
+        values[..., len(digits) :] = whole * (size / 2.0**40)
         values[..., : len(digits)] = size * 2.0 ** np.array(digits)
         gain = np.full(width, size, DTYPE)
         gain[: len(digits)] = 2.0 ** -np.array(digits, float)

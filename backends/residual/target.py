@@ -1,17 +1,20 @@
 """What the residual targets share: refusals, layout, certificate, embedding and head."""
 
 import copy
+import itertools
 import math
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lsrl.backends.base import Backend, Least
+from lsrl.backends.base import Backend, ExportRequest, Least
 from lsrl.backends.input_map import feature_map, rows_of, source_of
 from lsrl.backends.residual.anatomy import StreamCircuit
 from lsrl.backends.residual.certificate import SHARP, SIZE, ResidualAnalysis
+from lsrl.backends.residual.golden import Cell, Cells, golden_state
 from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
@@ -21,6 +24,7 @@ from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.backends.residual.tables import InnerNorm, Scales, StreamTables, tables
 from lsrl.certificate import Analyse, check_range, out_of_range, place_of
 from lsrl.circuit import Circuit
+from lsrl.golden import GoldenState
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
@@ -115,6 +119,7 @@ class ResidualBackend(Backend[Stream]):
         "running sums and float16 overflows in the norm; write dtype='float32', or choose "
         "linear_rnn or lstm for other dtypes"
     )
+    has_stream: ClassVar[bool] = True
     packer: ClassVar[type[Packer]]
     network: ClassVar[type[ResidualNetwork]]
     spectrum: ClassVar[Spectrum] = SELECTIVE
@@ -247,6 +252,26 @@ class ResidualBackend(Backend[Stream]):
     def inner_norms(self, lowered: "Lowered", site: Site) -> tuple[InnerNorm, ...]:
         """The norms that what is in a site's channels goes through: none, but for the stream's."""
         return ()
+
+    def golden(
+        self,
+        network: ResidualNetwork,
+        stream: Stream,
+        request: ExportRequest,
+        inputs: Sequence[Array],
+        token: int,
+    ) -> GoldenState:
+        """What the caches of a layout's network hold after `token` tokens of inputs."""
+        lowered, cells = self.lowered(stream), Cells(stream)
+        known = itertools.chain.from_iterable(
+            self.cells(lowered, cells, layer) for layer in range(stream.depth)
+        )
+        arrays = network.cache_arrays(tuple(inputs), token)
+        return golden_state(known, arrays, stream, request, inputs, token)
+
+    @abstractmethod
+    def cells(self, lowered: "Lowered", cells: Cells, layer: int) -> Iterator[Cell]:
+        """What a layer's cache holds; what it doesn't tell is 0."""
 
     @abstractmethod
     def least_block(self, width: int) -> dict[str, tuple[int, ...]]:

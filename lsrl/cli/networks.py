@@ -163,8 +163,8 @@ def export_program(
         typer.Option(
             "--format",
             show_default=False,
-            help="torch (of rnn, rnn_tanh, lstm and gru) or huggingface (of mamba and griffin); by "
-            "default what the target has.",
+            help="torch (of cells and linear layers) or huggingface (of residual targets, such as "
+            "mamba); by default what the target has.",
         ),
     ] = None,
     tie_word_embeddings: Annotated[
@@ -184,6 +184,16 @@ def export_program(
             help="Of torch: one module of all layers, or a module each, which can be hooked.",
         ),
     ] = "stacked",
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            "--architecture",
+            metavar="NAME",
+            show_default=False,
+            help="Of huggingface: the class that runs it, of those that the target has; by default "
+            "its own.",
+        ),
+    ] = None,
 ) -> None:
     """Write a model for another framework: torch, or Hugging Face's transformers.
 
@@ -205,7 +215,12 @@ def export_program(
         # The first one; a target without any refuses each, and says which targets have which.
         format = next(iter(registry.find(model.target).exporters()), "torch")
     model.export(
-        format, out, tie_word_embeddings=tie_word_embeddings, headless=headless, layers=layers
+        format,
+        out,
+        tie_word_embeddings=tie_word_embeddings,
+        headless=headless,
+        layers=layers,
+        architecture=architecture,
     )
     say(f"exported to {out}, as {format}", stderr=True)
 

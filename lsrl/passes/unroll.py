@@ -1,6 +1,6 @@
 """A bounded way out of a refusal: states unrolled over the tokens in log2 T levels.
 
-Every update of a selective or threshold state is a function of the state, and such functions
+Every update of a selective, threshold or swap state is a function of the state, and such functions
 compose. Doubling the span of the composition with each level, ceil(log2 T) levels of delay and
 composition give the state at every token (the parallel prefix of Hillis and Steele 1986). It needs
 width in the order of T, and it is exact up to T tokens.
@@ -18,12 +18,15 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import (
     Bound,
+    Constant,
     Delay,
     Input,
     Lookup,
     Product,
     Relu,
+    Select,
     SelectiveState,
+    SwapState,
     ThresholdState,
     is_token,
 )
@@ -39,7 +42,7 @@ MAX_WIDTH = 8192
 
 
 def unroll_states(graph: Graph, target: Capabilities) -> Graph:
-    """Write the selective and threshold states that a target lacks as levels of composition.
+    """Write the selective, threshold and swap states that a target lacks as composed levels.
 
     States whose updates are not functions of tokens alone stay as they are, and are refused later.
 
@@ -55,6 +58,8 @@ def unroll_states(graph: Graph, target: Capabilities) -> Graph:
             return _selective(builder, op, operands)
         if isinstance(op, ThresholdState):
             return _threshold(builder, graph, i, op)
+        if isinstance(op, SwapState):
+            return _swapped(builder, op.points, *operands)
         return None
 
     return rewrite(graph, rule)
@@ -106,16 +111,51 @@ def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) 
     transitions = np.zeros((len(symbols), count * count))
     for symbol, state in itertools.product(range(len(symbols)), range(count)):
         transitions[symbol, successor[state][symbol] * count + state] = 1.0
-    total = _by_symbol(builder, inputs, symbols, transitions)
-    identity = tuple(np.eye(count).ravel().tolist())
-    for span in _spans(builder.tokens, count * count):
-        earlier = builder.add(Delay(span, identity), total)
-        total = _composed(builder, total, earlier, count)
+    total = _prefixes(builder, _by_symbol(builder, inputs, symbols, transitions), count)
     # The automaton starts in state 0, so column 0 tells where it is now.
     read = np.zeros((len(op.initial), count * count))
     for state, bits in enumerate(states):
         read[:, state * count] = bits
     return add_affine(builder, (Matrix(read), total))
+
+
+def _prefixes(builder: GraphBuilder, total: int, count: int) -> int:
+    """The product of all matrices of 0 and 1, one 1 a column, up to each token."""
+    for span in _spans(builder.tokens, count * count):
+        earlier = builder.add(Delay(span, tuple(np.eye(count).ravel().tolist())), total)
+        total = _composed(builder, total, earlier, count)
+    return total
+
+
+def _swapped(builder: GraphBuilder, points: int, swap: int, read: int) -> int:
+    """The permutations of points with a sign, multiplied up by doubling.
+
+    Place p stands for point p with the sign 1, and place p + n for the same with the other.
+    """
+    count, pairs = 2 * points, list(itertools.combinations(range(points), 2))
+    ends = [Matrix.selection([pair[k] for pair in pairs], points) for k in (0, 1)]
+    both = builder.add(Relu(), add_affine(builder, *((end, swap) for end in ends), bias=-1.0))
+    moves, stays = np.zeros((count, count, len(pairs))), np.zeros((count, count, points))
+    for number, (i, k) in enumerate(pairs):
+        for old, new in ((i, k + points), (k, i + points), (i + points, k), (k + points, i)):
+            moves[new, old, number] = 1
+    for place in range(count):
+        stays[place, place, place % points] = -1
+    terms = ((moves.reshape(count * count, -1), both), (stays.reshape(count * count, -1), swap))
+    identity = np.eye(count).ravel()
+    step = add_affine(builder, *((Matrix(part), node) for part, node in terms), bias=identity)
+    step = builder.add(Bound((0.0,) * len(identity), (1.0,) * len(identity), proven=True), step)
+    total = _prefixes(builder, step, count)
+    # What an item's place reads is told by the swaps of the tokens before.
+    before = builder.add(Delay(1, tuple(identity.tolist())), total)
+    flags = [place * count + item for place in range(count) for item in range(points)]
+    here = add_affine(builder, (Matrix.selection(flags, count * count), before))
+    seen = np.repeat(np.tile(np.arange(points), 2), points)
+    values = add_affine(builder, (Matrix.selection(seen, points), read))
+    shut = builder.add(Select("relu"), here, values, builder.add(Constant((0.0,) * len(flags))))
+    gather = Matrix.selection(np.tile(np.arange(points), count), points).csr.T
+    sign = np.repeat([1.0, -1.0], points * points)
+    return add_affine(builder, (Matrix(gather * sign), shut))
 
 
 def _joint_symbols(inputs: Sequence[Input]) -> list[tuple[int, ...]]:

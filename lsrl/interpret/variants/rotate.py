@@ -51,8 +51,8 @@ def rotated(
     stream = legend.stream
     if stream is None:
         raise InputError(
-            f"rotated: {model.target} has no residual stream to rotate; choose mamba or griffin, "
-            "or hide the units of other targets with permuted"
+            f"rotated: {model.target} has no residual stream to rotate; choose one of "
+            f"{registry.able(lambda target: target.has_stream)}, or hide its units with permuted"
         )
     arguments.choice("rotated: basis", basis, get_args(Basis))
     changed = {name for name, _ in model.card.steps} if model.card else set()

@@ -37,8 +37,8 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
     """Bring saturated gates down to pre-activations of ±8 / temperature.
 
     Args:
-      model: of a target with saturated gates: lstm, gru, rnn_tanh, mamba or griffin; as compiled,
-        or joined with other programs.
+      model: of a target with saturated gates (no linear one, and not rnn); as compiled, or joined
+        with other programs.
       temperature: 1 for ±8, 2 for ±4.
       sampler: of the inputs that the card's figures come from.
 
@@ -56,6 +56,12 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
         )
     size = SIZE / temperature
     softened = registry.find(model.target).softened(size)
+    if softened is None:
+        able = registry.able(lambda target: target.softened(size) is not None)
+        raise InputError(
+            f"soft: {model.target} has no saturated gates that could be softer; choose one of "
+            f"{able}"
+        )
     anatomy = softened.anatomy(model.schedule, model.numerics, model.program.name, model.options)
     # What units hold has another scale; where they are and what they hold, not.
     channels = tuple(

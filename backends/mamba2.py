@@ -1,0 +1,204 @@
+"""Target `mamba2`: the Mamba-2 block (Dao and Gu 2024), transformers' `Mamba2ForCausalLM`.
+
+    z, x, B, C, dt = in_proj(norm(stream)),  x, B, C = SiLU(conv(x, B, C)),
+    Δ = softplus(dt + bias),  h = exp(Δ A) h + Δ B x,
+    y = norm((C h + D x) SiLU(z)),  stream += out_proj(y)
+
+With one head a channel and one state a head, so that each inner channel has a Δ, an A and a D of
+its own. Values are made as in `lsrl.backends.mamba`, with two differences. Steps Δ are read off the
+stream, without convolution, so a flag is made a block earlier. And the values of a block pass a
+norm: one inner channel is constant and so large that the norm divides by one power of two, whatever
+the others hold. Their share is at most 2^-13; so B C is 2^-72, and D takes the scale of continuous
+values away again.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from lsrl.backends.base import Exporter
+from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
+from lsrl.backends.residual import checkpoint, mamba2_classes
+from lsrl.backends.residual.certificate import SHARP
+from lsrl.backends.residual.mamba2_network import GATED, SMALL, Mamba2Network
+from lsrl.backends.residual.mamba_packer import Mamba2Packer
+from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.packer import TAPS, Channel, Packer
+from lsrl.backends.residual.reference import CheckpointKind, Config
+from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.stream import Site
+from lsrl.backends.residual.tables import InnerNorm
+from lsrl.backends.residual.target import Lowered, stream_width
+from lsrl.ir.numbers import Array
+from lsrl.target import Capabilities
+
+# B C: SiLU halves what is small.
+COUPLING = (SMALL / 2) ** 2
+# What the constant's gate reads; SiLU(32) = 32 however soft the others are.
+OPEN = 32.0
+
+
+class Mamba2(Mamba):
+    """Mamba-2 blocks with one head a channel, a state size of 1 and a convolution of 4 tokens."""
+
+    name: ClassVar[str] = "mamba2"
+    cell: ClassVar[str] = (
+        "the Mamba-2 block: norm, conv(4), SSD with one head a channel, gated norm, residual"
+    )
+    packer: ClassVar[type[Packer]] = Mamba2Packer
+    network: ClassVar[type[ResidualNetwork]] = Mamba2Network
+    capabilities: ClassVar[Capabilities] = Mamba2Packer.capabilities()
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
+
+    def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
+        """That of the SiLU, and what the scan or the skip past it multiplies by."""
+        if channel.mode == "pass":
+            return lowered.rectified(channel.row) * _skipping(lowered, channel)
+        return _memory_scale(lowered, channel) * SMALL / 2
+
+    def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
+        """The channel's own; C comes behind it."""
+        return index, 1 / _memory_scale(lowered, site.channels[index])
+
+    def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
+        """The gated norm, over all channels behind their gates."""
+        inner = self._inner(lowered)
+        scales = [self.scales(lowered, site, channel) for channel in site.channels]
+        factors = tuple(scale.scanned * scale.gate for scale in scales)
+        channels, size = tuple(range(site.width)), GATED / float(np.sqrt(inner))
+        return (InnerNorm("the gated norm", channels, factors, inner, size, gated=True),)
+
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """That of the norm, and B and C."""
+        inner = self._inner(lowered)
+        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
+
+    def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
+        """All blocks are as wide as the widest needs."""
+        return _shapes(lowered.width, self._inner(lowered))
+
+    def least_block(self, width: int) -> dict[str, tuple[int, ...]]:
+        """There are as many inner channels as the stream has, at least."""
+        return _shapes(width, width)
+
+    @staticmethod
+    def _inner(lowered: Lowered) -> int:
+        """4^j, and a multiple of the stream's width; one channel is the constant."""
+        most = max(site.width for site in lowered.stream.sites)
+        return stream_width(max(1 + most, lowered.width))
+
+    def _block(
+        self, lowered: Lowered, site: Site, shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
+        found = {name: np.zeros(shape) for name, shape in shapes.items()}
+        norm, into, conv, conv_bias, dt_bias, decay, skip, gain, out = found.values()
+        inner, drives = len(skip), lowered.drives
+        steps, opened = Steps.of(drives), lowered.opened()
+        norm[:], dt_bias[:], skip[:] = lowered.norm(), -drives.switched, 1.0
+        gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
+
+        # The norm's constant comes last, and behind it B and C, which are constant too.
+        for place, value in self.constants(lowered).items():
+            into[inner + place, 0], conv[place, 0, TAPS - 1] = value, 1.0
+        constant = inner - 1
+        gates[constant, 0] = OPEN
+        gain[:constant] = GATED / np.sqrt(inner)
+
+        decode = np.zeros(site.width)  # from a channel's output to its value
+        for index, channel in enumerate(site.channels):
+            scale = lowered.scale(channel.row)
+            values[index] = scale * lowered.reading(channel.row)
+            conv[index, 0] = channel.taps[::-1]
+            conv_bias[index] = scale * channel.offset
+            decode[index] = 1 / self.inner_scale(lowered, channel)
+            if channel.gate is None:
+                gates[index, 0] = drives.opened
+                decode[index] /= opened
+            else:
+                gates[index] = lowered.scale(channel.gate) * lowered.reading(channel.gate)
+                decode[index] /= lowered.rectified(channel.gate)
+            if channel.mode == "pass":
+                # What the scan takes in it gives back at once.
+                skip[index] = _skipping(lowered, channel) - steps.shut * COUPLING
+                decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
+                continue
+            skip[index] = 0.0
+            if channel.mode == "sum":
+                dt_bias[index] = drives.opened
+                # So that exp(-exp(A_log) Δ) is the factor.
+                rate = -np.log(channel.factor) / steps.integrating
+                decay[index] = np.log(rate) if rate else STANDING
+            elif channel.switch is not None:
+                switches[index] = 2 * drives.switched * lowered.reading(channel.switch)
+        for place, terms in site.writes.items():
+            for index, weight in terms:
+                out[place, index] = weight * decode[index]
+        return found
+
+
+def _skipping(lowered: Lowered, channel: Channel) -> float:
+    """What the skip past the scan multiplies by, where a value passes.
+
+    Products of continuous values, which are scaled by far more, would leave the norm no room.
+    """
+
+    def continuous(row: AtomRow | None) -> bool:
+        return row is not None and lowered.stream.hull(row).step == 0
+
+    return SHARP ** -float(continuous(channel.row) + continuous(channel.gate))
+
+
+def _memory_scale(lowered: Lowered, channel: Channel) -> float:
+    """What the state of a scan is multiplied by."""
+    steps = Steps.of(lowered.drives)
+    step = steps.integrating if channel.mode == "sum" else steps.replacing / steps.taken
+    return lowered.rectified(channel.row) * step * SMALL / 2
+
+
+def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:
+    """Of a block's parameters, by the names of the reference class."""
+    return {
+        "norm.weight": (width,),
+        "mixer.in_proj.weight": (3 * inner + 2, width),
+        "mixer.conv1d.weight": (inner + 2, 1, TAPS),
+        "mixer.conv1d.bias": (inner + 2,),
+        "mixer.dt_bias": (inner,),
+        "mixer.A_log": (inner,),
+        "mixer.D": (inner,),
+        "mixer.norm.weight": (inner,),
+        "mixer.out_proj.weight": (width, inner),
+    }
+
+
+def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Config:
+    """What the class's configuration says of a network."""
+    mixer = f"{network.layers_name}.0.mixer"
+    inner, mixed = (len(arrays[f"{mixer}.{name}"]) for name in ("D", "conv1d.bias"))
+    return {
+        "expand": inner // network.width,
+        "num_heads": inner,
+        "head_dim": 1,
+        "n_groups": 1,
+        "state_size": (mixed - inner) // 2,
+        "conv_kernel": arrays[f"{mixer}.conv1d.weight"].shape[-1],
+        "chunk_size": mamba2_classes.CHUNK,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": network.structure.eps,
+        "residual_in_fp32": True,
+    }
+
+
+CHECKPOINTS = (
+    CheckpointKind(
+        "mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", mamba2_classes.HOOKS, True, _config
+    ),
+    *mamba2_classes.CLASSES,
+)
+BACKEND = Mamba2()

@@ -1,0 +1,400 @@
+"""Programs in the unmodified classes of today, Mamba-2's six and those of Gated DeltaNet.
+
+A program is compiled, written as a class, and read again by transformers alone. Random sequences
+are run by the program's plain reference, by our blocks and by the class: whole, token by token from
+the cache, in two parts, filled up on the left behind a mask, and as texts that `generate` goes on
+with. All have to agree bit for bit. Rows are kept in build/modern, so a run that was broken off
+goes on where it stopped; rows of other code are made again. All of it takes hours, and `--quick`
+minutes.
+"""
+
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+import typer
+
+import lsrl
+from benchmarks.common import REPEATS, ROOT, Output, Table, machine, number, say
+from benchmarks.torch_models import BARS, compare_residual
+from benchmarks.torch_suite import SHARPNESS, as_tensors
+from lsrl import cache
+from lsrl.backends import registry
+from lsrl.errors import LsrlError, PrecisionError, UnsupportedOpError
+from lsrl.ir import ops
+from lsrl.ir.numbers import Array
+from lsrl.model import Model
+from lsrl.programs import Entry
+from lsrl.testing.checkpoints import WAYS, Checkpoint, differing, made, read_checkpoint
+
+KEPT = ROOT / "build" / "modern"
+SEQUENCES, TOKENS, LONG = 100, 1000, 200_000
+GENERATED = 50
+# Classes that hold the same mixers as the target's own, and programs to try them with: sums, a
+# clock, holds, ReLUs, delays and products.
+CLASSES = {
+    "mamba2": ("granite", "falcon_h1", "nemotron_h", "bamba", "zamba2"),
+    "deltanet": ("qwen3_next",),
+}
+OTHERS = ("majority", "copy_delay", "flip_flop", "dyck1", "induction_head", "reset_sum")
+# As large as people use them by default, and tested by their own interpreters.
+COMPUTERS = ("subleq", "fleq", "subleq_lm")
+
+# Tables of automata: (states, symbols), the state that follows.
+MOD_5_WITH_RESET = tuple((*((state + more) % 5 for more in range(5)), 0) for state in range(5))
+T3 = ((1, 1, 0), (2, 0, 1), (0, 2, 0))
+T4 = ((1, 1, 1), (2, 0, 1), (3, 2, 2), (0, 3, 3))
+
+Row = dict[str, str | int | float | None]
+
+
+class Case(NamedTuple):
+    """A program in a class.
+
+    Attributes:
+      target: as for `lsrl.compile`.
+      architecture: as for `Model.export`; "" for the target's own class.
+      label: of the program.
+      entry: of the library.
+      settings: its parameters.
+    """
+
+    target: str
+    architecture: str
+    label: str
+    entry: Entry
+    settings: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return f"{self.label} on {self.target}" + (
+            f" as {self.architecture}" * bool(self.architecture)
+        )
+
+
+# ---------------------------------------------------------------- which
+
+
+def cases(target: str) -> Iterator[Case]:
+    """The library, and some of it in the other classes."""
+    library = lsrl.programs.catalogue()
+    for name, entry in library.items():
+        if name not in COMPUTERS:
+            # As long as the program is by default, since the samples are short for the tests' sake.
+            settings = {k: v for k, v in entry.parameters[0].items() if k != "max_length"}
+            yield Case(target, "", name, entry, settings)
+    for architecture, name in product(CLASSES.get(target, ()), OTHERS):
+        yield Case(target, architecture, name, library[name], {})
+
+
+def unlimited(target: str) -> Iterator[Case]:
+    """What follows a state at any length."""
+    library = lsrl.programs.catalogue()
+    automata = {"mod 5 with reset": MOD_5_WITH_RESET, "T3": T3, "T4": T4}
+    named: list[tuple[str, str, Mapping[str, object]]] = [
+        ("parity", "parity", {}),
+        ("swaps of S5", "swaps", {"n": 5}),
+        *(
+            (f"permutations of {group}", "permutations", {"group": group})
+            for group in ("S3", "S5", "A5")
+        ),
+        *(
+            (f"dfa {number}", "dfa", given)
+            for number, given in enumerate(library["dfa"].parameters)
+        ),
+        *((label, "dfa", {"table": table}) for label, table in automata.items()),
+        ("state_recall of 5", "state_recall", {"n": 5, "values": 20}),
+        ("recall of 1,024 keys", "key_value_store", {"keys": 1024, "values": 64}),
+    ]
+    for label, name, settings in named:
+        yield Case(target, "", label, library[name], {**settings, "max_length": None})
+
+
+# ---------------------------------------------------------------- a row
+
+
+class Sample(NamedTuple):
+    """Sequences of one length, and what the program answers.
+
+    Attributes:
+      inputs: one array an input, (sequences, time[, width]).
+      expected: (sequences, time, outputs).
+    """
+
+    inputs: Sequence[Array]
+    expected: Array
+
+
+def drawn(case: Case, sequences: int, tokens: int) -> Sample:
+    """Random legal inputs, cut to the shortest."""
+    random = np.random.default_rng(0)
+    some = [case.entry.sample(random, tokens, **case.settings) for _ in range(sequences)]
+    shortest = min(len(inputs[0]) for inputs in some)
+    inputs = [np.stack([x[:shortest] for x in arrays]) for arrays in zip(*some, strict=True)]
+    expected = [
+        case.entry.expected(tuple(x[row] for x in inputs), **case.settings)
+        for row in range(sequences)
+    ]
+    return Sample(inputs, np.stack(expected))
+
+
+def row_of(case: Case, sequences: int, tokens: int, long: int) -> Row:
+    """What a class makes of a program; reasons where there is no such model."""
+    row: Row = {"target": case.target, "class": case.architecture, "program": case.label}
+    began = time.process_time()
+    program = case.entry.program(**case.settings)
+    try:
+        model = lsrl.compile(program, case.target)
+    except (UnsupportedOpError, PrecisionError) as error:
+        return {**row, "refused": f"{type(error).__name__}: {error}".splitlines()[0]}
+    row |= {
+        "layers": model.num_layers, "width": model.width, "parameters": model.num_parameters,
+        "certificate": model.certificate.verdict, "compiled": time.process_time() - began,
+    }  # fmt: skip
+    sample = drawn(case, sequences, tokens)
+    row |= {"sequences": sequences, "tokens": sample.expected.shape[1]}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            row |= compared(model, case, sample, Path(folder, "model"), long)
+    except LsrlError as error:
+        row["refused"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return {**row, "seconds": time.process_time() - began}
+
+
+def compared(model: Model, case: Case, sample: Sample, folder: Path, long: int) -> Row:
+    """The class beside the program and beside our blocks."""
+    model.export("huggingface", folder, architecture=case.architecture or None)
+    checkpoint, exact = read_checkpoint(folder), model.certificate.exact
+    theirs, ours = checkpoint.theirs, model.run(*sample.inputs)
+    allowed = 0.0 if exact else model.certificate.error_bound + case.entry.tolerance
+    row: Row = {"class": theirs.config.architectures[0], "ours wrong": wrong(ours, sample, allowed)}
+    inputs = checkpoint.fed(as_tensors(sample.inputs))
+    whole = made(theirs, inputs)
+    told = checkpoint.told(whole).numpy()
+    if checkpoint.head:
+        symbols = told.shape[-1] - 2  # and two rows that are none
+        k = np.append(np.arange(symbols), [-1, -1])
+        right = SHARPNESS * (2 * k * sample.expected - k**2)
+        row["wrong"] = int((told != right).any(axis=-1).sum())
+        # A head may need a layer that our own network has not.
+        if theirs.config.lsrl["layers"] == model.num_layers:
+            logits = model.module.logits((sample.inputs[0].astype(np.int32),), symbols)
+            row["other bits"] = int((told[..., :symbols] != logits).any(axis=-1).sum())
+        row |= generated(model, theirs, sample)
+    else:
+        row["wrong"] = wrong(told, sample, allowed)
+        row["other bits"] = int((told != ours).any(axis=-1).sum())
+    row |= differing(theirs, inputs, whole)
+    return row | (long_run(checkpoint, case, long) if long else {})
+
+
+def wrong(outputs: Array, sample: Sample, allowed: float) -> int:
+    """At how many tokens outputs are further off than is allowed."""
+    return int((np.abs(outputs - sample.expected) > allowed).any(axis=-1).sum())
+
+
+def generated(model: Model, theirs: Any, sample: Sample) -> Row:
+    """Tokens in which texts of both go on otherwise, where what comes out may go in."""
+    program = model.program
+    (kind,) = program.inputs.values()
+    ids = np.asarray(sample.inputs[0])
+    start = max(1, min(ids.shape[1] // 2, (program.max_length or ids.shape[1]) - GENERATED))
+    if program.output_type is None or program.output_type.size > kind.size:
+        return {"generated": None}
+    steps = min(GENERATED, (program.max_length or GENERATED + start) - start + 1)
+    try:
+        ours = model.generate(ids[:, :start], steps)
+    except LsrlError:  # texts that break the program's promises
+        return {"generated": None}
+    with torch.no_grad():
+        found = theirs.generate(
+            torch.from_numpy(ids[:, :start]), max_new_tokens=steps, do_sample=False,
+            attention_mask=torch.ones(len(ids), start, dtype=torch.long),
+        )  # fmt: skip
+    return {"generated": int((found[:, start:].numpy() != ours).sum())}
+
+
+def long_run(checkpoint: Checkpoint, case: Case, tokens: int) -> Row:
+    """Wrong tokens of one long sequence, by the recurrent layers in one pass."""
+    sample, theirs = drawn(case, 1, tokens), checkpoint.theirs
+    hidden = checkpoint.fed(as_tensors(sample.inputs))
+    found = 0
+    with torch.no_grad():
+        if not hidden.is_floating_point():
+            hidden = theirs.get_input_embeddings()(hidden)
+        base = theirs.base_model
+        # Behind them there may be one of attention that adds 0, and takes the square of the time.
+        for layer in base.layers[: theirs.config.lsrl["layers"]]:
+            hidden = layer(hidden, attention_mask=None)
+        (norm,) = (getattr(base, name) for name in ("norm", "norm_f") if hasattr(base, name))
+        for start, part in zip(range(0, tokens, 1000), norm(hidden).split(1000, 1), strict=False):
+            expected = sample.expected[:, start : start + 1000]
+            told = checkpoint.told(theirs.lm_head(part) if checkpoint.head else part)
+            answers = told.argmax(-1, keepdim=True) if checkpoint.head else told
+            found += int((answers.numpy() != expected).any(axis=-1).sum())
+    return {"long": tokens, "long wrong": found}
+
+
+# ---------------------------------------------------------------- rows
+
+
+def kept(case: Case) -> Path:
+    """Where its row is."""
+    return KEPT / f"{case}.json".replace(" ", "_").replace(",", "")
+
+
+def rows_of(cases: Sequence[Case], make: Callable[[Case], Row], code: str) -> list[Row]:
+    """The rows of all, those that there are from their files."""
+    rows = []
+    for case in cases:
+        path = kept(case)
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if known.get("code") != code:
+            try:
+                known = {**make(case), "code": code}
+            except Exception:  # what fails is a finding, and the sweep goes on
+                known = {
+                    "target": case.target, "class": case.architecture, "program": case.label,
+                    "failed": traceback.format_exc()[-1500:],
+                }  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        rows.append(known)
+        say(f"{case}: {verdict(known)}; {known.get('seconds', 0):.0f} s")
+    return rows
+
+
+COUNTS = ("ours wrong", "wrong", "other bits", "generated", *WAYS, "long wrong")
+
+
+def verdict(row: Row) -> str:
+    """In a word."""
+    if "failed" in row:
+        return str(row["failed"]).strip().splitlines()[-1]
+    if "refused" in row:
+        return f"refused: {row['refused']}"
+    off = [f"{name}: {row[name]}" for name in COUNTS if row.get(name)]
+    return ", ".join(off) or "equal"
+
+
+# ---------------------------------------------------------------- the page
+
+
+def table_of(name: str, title: str, rows: Sequence[Row], note: str) -> Table:
+    """One row a program."""
+    sizes = {
+        "program": "program",
+        "class": "class",
+        "layers": "layers",
+        "width": "d",
+        "parameters": "parameters",
+    }
+    counts = {
+        "sequences": "sequences", "tokens": "tokens", "ours wrong": "ours wrong", "wrong": "wrong",
+        "other bits": "other bits than ours", "generated": "generated otherwise",
+        **{way: way for way in WAYS}, "long": "one of", "long wrong": "of these wrong",
+    }  # fmt: skip
+    used = {
+        key: text for key, text in counts.items() if any(row.get(key) is not None for row in rows)
+    }
+    return Table(name, title, {**sizes, **used}, [row for row in rows if "wrong" in row], note)
+
+
+def absent_table(rows: Sequence[Row]) -> Table:
+    """What there is no model of, or what failed."""
+    found = [
+        {
+            "program": row["program"], "target": row["target"], "class": row["class"],
+            "reason": verdict(row),
+        }
+        for row in rows
+        if "refused" in row or "failed" in row
+    ]  # fmt: skip
+    columns = {name: name for name in ("program", "target", "class", "reason")}
+    return Table("absent", "Refused", columns, found, "The reason's first line.")
+
+
+def findings(rows: Mapping[str, Sequence[Row]], times: Table | None) -> list[str]:
+    """What the tables say, in sentences."""
+    found = []
+    for title, some in rows.items():
+        run = [row for row in some if "wrong" in row]
+        off = [row for row in run if any(row.get(name) for name in COUNTS)]
+        tokens = sum(int(row["sequences"] or 0) * int(row["tokens"] or 0) for row in run)
+        named = ", ".join(f"{row['program']} ({row['class']}): {verdict(row)}" for row in off)
+        found.append(
+            f"{title}: {len(run)} programs in classes, {tokens:,} tokens each way; "
+            f"{len(run) - len(off)} equal in every bit{f'; not: {named}' if named else ''}."
+        )
+    if times is not None:
+        worst = max(times.rows, key=lambda row: row["ratio"])
+        found.append(
+            f"At most {number(worst['ratio'])} times transformers' time ({worst['program']} on "
+            f"{worst['target']}, {worst['mode']}, batch {worst['batch']}; bar: "
+            f"{BARS['residual']:g})."
+        )
+    return found
+
+
+NOTE = (
+    "Tokens at which anything differs, of all sequences: outputs of Model.run from the plain "
+    "reference, logits of the class from those of the reference (or outputs, without a head), in "
+    "any bit; logits of the class from those of our blocks; what `generate` says from "
+    "Model.generate; logits in other ways from those of whole sequences. A dash: it makes no sense."
+)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Small sizes, written to build/benchmarks.")] = False,
+    target: Annotated[list[str] | None, typer.Option(help="Some targets; to build/.")] = None,
+    program: Annotated[list[str] | None, typer.Option(help="Some programs; to build/.")] = None,
+    times: Annotated[bool, typer.Option(help="Time both sides, too.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+) -> None:
+    """Compare programs with themselves in the classes of transformers."""
+    described = machine()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    sequences, tokens, long = (4, 40, 2000) if quick else (SEQUENCES, TOKENS, LONG)
+    code = f"{cache.code()} {sequences} {tokens} {long}"
+    rows: dict[str, list[Row]] = {}
+    for name in target or list(CLASSES):
+        library = [case for case in cases(name) if not program or case.label in program]
+        rows[f"The library on {name}"] = rows_of(
+            library, partial(row_of, sequences=sequences, tokens=tokens, long=0), code
+        )
+        if ops.SwapState in registry.find(name).capabilities.native:
+            states = [case for case in unlimited(name) if not program or case.label in program]
+            rows[f"States at any length on {name}"] = rows_of(
+                states, partial(row_of, sequences=sequences, tokens=tokens, long=long), code
+            )
+    tables = [
+        table_of(f"rows_{place}", title, some, NOTE)
+        for place, (title, some) in enumerate(rows.items())
+        if some
+    ]
+    tables.append(absent_table([row for some in rows.values() for row in some]))
+    timed = None
+    if times:
+        size = (60, 10) if quick else (500, 50)
+        timed = compare_residual(*size, REPEATS, tuple(target or CLASSES))
+        tables.append(timed)
+    some = quick or target is not None or program is not None
+    Output.of("modern", some, output).write(
+        "In the classes of today", described, [t for t in tables if t.rows],
+        findings(rows, timed), None,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)
