@@ -2,14 +2,17 @@
 
 As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et al. 2025):
 
-    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1,  β = 2 sigmoid(b)
-    S = (I - β k kᵀ) S + β k vᵀ,  stream += o_proj(norm(Sᵀ q) SiLU(g))
+    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1
+    α = exp(-softplus(a)),  β = 2 sigmoid(b),  S = α (I - β k kᵀ) S + β k vᵀ
+    stream += o_proj(norm(Sᵀ q) SiLU(g))
     stream += down_proj(SiLU(gate_proj(norm(stream))) up_proj(norm(stream)))
 
 SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
-1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0 and β = 1,
-so that it holds v; a hold has β = 0 but for its flag; β = 1 - a makes it a sum of factor a, which
-turns its sign at every token at β = 2. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
+1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0, α = 0 and
+β = 1, so that it is v; a hold has that where its flag is 1, and else α = 1 and β = 0. With α = 1,
+β = 1 - a makes it a sum of factor a, which turns its sign at every token at β = 2, and a one-hot k
+writes a cell, which a one-hot q recalls: that adds a difference to it, so of real numbers it would
+round, and those are held. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
 β = 2, which maps f_i to -f_j and f_j to -f_i. Its keys come a token late, so the state is read
 ahead of the swap; and since S is 0 at first, it is the difference to where the items began.
 
@@ -17,19 +20,20 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from lsrl.backends.base import Exporter
+from lsrl.backends.base import Exporter, Recorder
 from lsrl.backends.residual import checkpoint, deltanet_classes
-from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
+from lsrl.backends.residual.deltanet_network import INNER, DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
+from lsrl.backends.residual.packer import TAPS, Channel, Head, Mode, Packer
 from lsrl.backends.residual.rows import ONE, AtomRow, Hull
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import InnerNorm, Scales
@@ -45,17 +49,14 @@ from lsrl.errors import LsrlError
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# What a norm of a head divides by: far above what heads hold of whole numbers, and float32 still
-# holds the sum of its squares.
-INNER = 2.0**56
 # What continuous values of at most 1 are multiplied by.
 SHARPEST = 2.0**40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
-# The gate of a state that forgets nothing, but by its keys.
-LASTING = -2048.0
+# What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
+LASTING, FORGETTING = -2048.0, 256.0
 
 
 class Points(NamedTuple):
@@ -124,7 +125,7 @@ class HeadKey(NamedTuple):
       head: keys and queries where rows write them.
     """
 
-    mode: str
+    mode: Mode
     factor: float
     switch: AtomRow | None
     head: Head | None
@@ -151,6 +152,11 @@ class HeadKey(NamedTuple):
         if self.mode == "sum":
             return 1.0 - self.factor
         return 2.0 if self.mode == "swap" else 1.0
+
+    @property
+    def written(self) -> float:
+        """By what a state multiplies what its column says, ahead of the query."""
+        return self.rate if self.mode == "sum" else 1.0
 
     @property
     def reading(self) -> float:
@@ -191,6 +197,7 @@ class DeltaNet(ResidualBackend):
         "the Gated DeltaNet layers of OLMo Hybrid: norm, conv(4), delta rule with eigenvalues in "
         "[-1, 1], gated norm; norm, gated MLP; residuals"
     )
+    remarks: ClassVar[dict[str, str]] = {"threshold": "finite automata, by swaps"}
     packer: ClassVar[type[Packer]] = DeltaNetPacker
     network: ClassVar[type[ResidualNetwork]] = DeltaNetNetwork
     capabilities: ClassVar[Capabilities] = replace(DeltaNetPacker.capabilities(), alternating=True)
@@ -208,6 +215,10 @@ class DeltaNet(ResidualBackend):
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
         return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -272,6 +283,22 @@ class DeltaNet(ResidualBackend):
                 return start + place.channels.index(index), 1 / read
         return None
 
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """All that the convolution takes in; and columns of heads, by coordinates."""
+        site, shape = lowered.stream.sites[2 * layer], shape_of(lowered.stream)
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        heads = _Heads(lowered, shape, _zeros(lowered))
+        for number, place in enumerate(places_of(site, shape.values)):
+            heads.keys(number, place.key)
+            for column, index in enumerate(place.channels):
+                channel = site.channels[index]
+                heads.column(number, column, channel)
+                scale = lowered.rectified(channel.row) * place.key.written
+                yield from cells.delta(scan, (number, column), site, channel, scale)
+            yield from heads.constant(cells, scan, number, site, place.key)
+        for index, row, scale in heads.convolved:
+            yield cells.row(conv, index, row, scale, TAPS)
+
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's heads and MLP."""
         sites = lowered.stream.sites
@@ -282,15 +309,13 @@ class DeltaNet(ResidualBackend):
 
     def _layer(self, lowered: Lowered, delta: Site, mlp: Site) -> dict[str, Array]:
         shape = shape_of(lowered.stream)
-        found = {name: np.zeros(size) for name, size in _shapes(lowered.width, shape).items()}
+        found = _zeros(lowered)
         for name in ("input_layernorm.weight", "post_attention_layernorm.weight"):
             found[name][:] = lowered.norm()
         own = "linear_attn."
         found[f"{own}dt_bias"][:] = LASTING
         found[f"{own}o_norm.weight"][:-1] = INNER
-        writer = _Heads(lowered, shape, {
-            name.removeprefix(own): array for name, array in found.items() if name.startswith(own)
-        })  # fmt: skip
+        writer = _Heads(lowered, shape, found)
         for number, place in enumerate(places_of(delta, shape.values)):
             writer.keys(number, place.key)
             for column, index in enumerate(place.channels):
@@ -354,7 +379,10 @@ class _Heads:
         """Arrays by their names in the layer, all zeros but for what heads share."""
         self.lowered = lowered
         self.shape = shape
-        self.arrays = arrays
+        own = "linear_attn."
+        self.arrays = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
+        # What goes into the convolution: its channel, the row, and by what that is multiplied.
+        self.convolved: list[tuple[int, AtomRow, float]] = []
 
     def keys(self, head: int, key: HeadKey) -> None:
         """Keys, queries, rates and the column of the norm's constant."""
@@ -379,8 +407,10 @@ class _Heads:
                 rate[0] = min(float(np.log(odds)), drives.rectified)
                 first = 1 / key.rate
                 taps = (first, 1 - first, 0.0, 0.0)
-        if key.switch is not None:
-            rate += drives.switched * self.lowered.reading(key.switch)
+        if key.mode in ("pass", "hold"):
+            flag = self.lowered.reading(ONE if key.switch is None else key.switch)
+            self.arrays["a_proj.weight"][head] = (FORGETTING - LASTING) * flag
+            rate += drives.switched * flag
             rate[0] -= drives.switched
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 
@@ -443,6 +473,20 @@ class _Heads:
     ) -> None:
         self.arrays[name][index] = scale * self.lowered.reading(row)
         self.arrays["conv1d.weight"][conv, 0] = taps[::-1]
+        self.convolved.append((conv, row, scale))
+
+    def constant(
+        self, cells: Cells, array: str, head: int, site: Site, key: HeadKey
+    ) -> Iterator[Cell]:
+        """What the column of the norm's constant holds."""
+        column, size = self.shape.values - 1, self._constant(key)
+        if key.mode == "swap" and key.head is not None:
+            yield cells.constant(array, (head, 2 * len(key.head.keys), column), key.rate * size)
+        elif key.mode == "sum":
+            yield cells.constant(array, (head, 0, column), size)
+        else:
+            own = Channel(ONE, mode=key.mode, switch=key.switch, head=key.head)
+            yield from cells.delta(array, (head, column), site, own, size)
 
 
 def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:
@@ -453,6 +497,12 @@ def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:
         up[index] = lowered.reading(channel.gate or ONE)
         for place, weight in _read_from(site, index):
             down[place, index] = weight / lowered.rectified(channel.row)
+
+
+def _zeros(lowered: Lowered) -> dict[str, Array]:
+    """The parameters of a layer that does nothing."""
+    shapes = _shapes(lowered.width, shape_of(lowered.stream))
+    return {name: np.zeros(size) for name, size in shapes.items()}
 
 
 def _shapes(width: int, shape: Shape) -> dict[str, tuple[int, ...]]:

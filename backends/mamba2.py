@@ -73,6 +73,11 @@ class Mamba2(Mamba):
         channels, size = tuple(range(site.width)), GATED / float(np.sqrt(inner))
         return (InnerNorm("the gated norm", channels, factors, inner, size, gated=True),)
 
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """That of the norm, and B and C."""
+        inner = self._inner(lowered)
+        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
+
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide as the widest needs."""
         return _shapes(lowered.width, self._inner(lowered))
@@ -98,10 +103,10 @@ class Mamba2(Mamba):
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
+        for place, value in self.constants(lowered).items():
+            into[inner + place, 0], conv[place, 0, TAPS - 1] = value, 1.0
         constant = inner - 1
-        gates[constant, 0], values[constant, 0] = OPEN, GATED / OPEN
-        into[2 * inner : 2 * inner + 2, 0] = SMALL
-        conv[constant:, 0, TAPS - 1] = 1.0
+        gates[constant, 0] = OPEN
         gain[:constant] = GATED / np.sqrt(inner)
 
         decode = np.zeros(site.width)  # from a channel's output to its value

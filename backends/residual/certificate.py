@@ -42,7 +42,9 @@ OPERATIONS = 8
 
 
 # What `Sums` are of, as checks call it.
-_READ = ("the sum is", "its gate is", "its switch is", "the sum over time is")
+_READ = (
+    "the sum is", "its gate is", "its switch is", "its key or query is", "the sum over time is",
+)  # fmt: skip
 
 
 class Total(NamedTuple):
@@ -155,9 +157,9 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            branch, gate, switch, time = (exact.get(what, always) for what in _READ)
+            found = Exact(*(exact.get(what, always) for what in _READ), whole)
             sizes, grids = self.sizes(number), self.grids(number)
-            rounding.site(table, Exact(branch, gate, switch, time, whole), sizes, grids)
+            rounding.site(table, found, sizes, grids)
         total = self._atoms(tables.output)
         for row in np.flatnonzero(~self._fits(total.size, total.grid)).tolist():
             rounding.read(stream.graph.output, tables.output.rows[row])
@@ -352,6 +354,9 @@ class ResidualAnalysis(Analysis):
             error[table.held] = np.where(wrong == 0, held, 2 * reach[table.held] + held)
             _, finished = self._opened(table, values, value)
         if len(table.of_head):
+            # A cell is written by its difference to what it holds.
+            differs = table.recalled & ~self._fits(reach, inner)
+            error = error + np.where(differs, 4 * self.numerics.unit * reach, 0.0)
             check, lost = self._celled(table, reach)
             more.append(check)
             error = error + lost

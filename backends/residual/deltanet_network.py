@@ -26,7 +26,7 @@ from lsrl.backends.residual.blocks import (
     linear,
     rms_norm,
 )
-from lsrl.backends.residual.network import CHUNK, ResidualNetwork
+from lsrl.backends.residual.network import CHUNK, Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm, sizes_from
 from lsrl.backends.strength import Gates, Sources, sigmoid, strength
@@ -35,6 +35,9 @@ from lsrl.ir.numbers import Array
 # Of the lengths of keys and queries, and of the norm of what is read: both are in the code of the
 # reference class, and not in its configuration.
 KEY_EPS, NORM_EPS = 1e-6, 1e-5
+# What the norm of a head divides by: far above what heads hold of whole numbers, and float32 still
+# holds the sum of its squares.
+INNER = 2.0**56
 
 # Of an untrained layer: sizes of a head's keys and values, units of the MLP for each of the stream,
 # taps of the convolution, and ranges of A and of the steps at first, as the class has them.
@@ -123,6 +126,10 @@ class DeltaNetNetwork(ResidualNetwork):
         ("linear_attn.o_proj.weight",),
         ("mlp.down_proj.weight",),
     )
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("delta"),
+    }
     block = staticmethod(deltanet_layer)
 
     @property
@@ -174,9 +181,8 @@ class DeltaNetNetwork(ResidualNetwork):
             found[f"{name}_proj.weight"] = Axes("matrix", (made, read))
         channels = 2 * follows(heads, keys) + follows(heads, values)
         found["linear_attn.conv1d.weight"] = Axes("matrix", (channels, follows(), reads()))
-        for name in ("A_log", "dt_bias"):
-            kind = "gain" if name == "A_log" else "bias"
-            found[f"linear_attn.{name}"] = Axes(kind, (follows(heads),))
+        found["linear_attn.A_log"] = Axes("gain", (follows(heads),))
+        found["linear_attn.dt_bias"] = Axes("bias", (follows(heads),))
         found["linear_attn.o_norm.weight"] = Axes("gain", (follows(values),))
         return Legend(spaces, found)
 
@@ -220,7 +226,7 @@ class DeltaNetNetwork(ResidualNetwork):
         """
         super().self_test()
         if self.depth:
-            check_norm(self.head_sizes[2], NORM_EPS, CHUNK)
+            check_norm(self.head_sizes[2], NORM_EPS, CHUNK, INNER)
 
     def operations(self) -> tuple[OperationTest, ...]:
         """Of SiLU, sigmoid, softplus and exp, and of the lengths of keys."""
@@ -238,11 +244,12 @@ class DeltaNetNetwork(ResidualNetwork):
                 "2 sigmoid(u) is 2, 1 and 0", lambda u: jax.nn.sigmoid(u) * 2.0, logits, betas
             ),
             OperationTest(
-                "exp(-exp(A) softplus(u)) == 1 below -128",
+                "exp(-exp(0) softplus(u)) is 1 below -128, and 0 above 128",
                 lambda u: jnp.exp(-jnp.exp(jnp.zeros_like(u)) * jax.nn.softplus(u)),
-                -large,
-                np.ones_like(large),
+                np.concatenate([-large, large]),
+                np.concatenate([np.ones_like(large), 0 * large]),
             ),
+            OperationTest("softplus(256) == 256", jax.nn.softplus, none + 256, none + 256),
             OperationTest(
                 "a key of one entry is 1",
                 lambda u: _unit(u[..., None])[..., 0],
@@ -311,7 +318,7 @@ def delta_gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     kernel = own["linear_attn.conv1d.weight"][-values.shape[-1] :, 0]
     taps, time = kernel.shape[1], values.shape[1]
     padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
-    values = sum(padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps))
+    values = np.stack([padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)]).sum(0)
     return Gates(np.concatenate([decay, written], axis=-1), values * sigmoid(values))
 
 

@@ -5,7 +5,7 @@ Structured State Space Duality", section 7; one head a channel, and one group.
 """
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from lsrl.backends.residual.blocks import (
 )
 from lsrl.backends.residual.mamba2_weights import fresh_layer, gates, path
 from lsrl.backends.residual.mamba_network import MambaNetwork
-from lsrl.backends.residual.network import CHUNK
+from lsrl.backends.residual.network import CHUNK, Cached
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm
 from lsrl.backends.strength import Gates, Sources
@@ -49,7 +49,8 @@ def mamba2_block(
     """One Mamba-2 layer: norm, projection, convolution, scan, gated norm, and the residual.
 
     See `ResidualNetwork.block`. The state is "conv" (batch, inner + 2 states, taps - 1) and "ssm"
-    (batch, inner, states); the edit is of the stream and "ssm", behind the layer.
+    (batch, inner, 1, states), as the reference has it, by heads of one channel; the edit is of the
+    stream and "ssm", behind the layer.
     """
     inner, mixed = weights["mixer.D"].shape[0], weights["mixer.conv1d.bias"].shape[0]
     normed = rms_norm(stream, weights["norm.weight"], eps)
@@ -66,9 +67,10 @@ def mamba2_block(
     values, B, C = jnp.split(jax.nn.silu(values), [inner, (inner + mixed) // 2], axis=-1)
     time_step = jax.nn.softplus(time_step + weights["mixer.dt_bias"][None, None])
     decay = jnp.exp(time_step * -jnp.exp(weights["mixer.A_log"])[None, None])
-    increment = (time_step * values)[..., None] * B[..., None, :]
-    states, last = recurrence(decay[..., None], increment, state["ssm"], places.tokens)
-    output = jnp.sum(states * C[..., None, :], axis=-1) + values * weights["mixer.D"][None, None]
+    increment = (time_step * values)[..., None, None] * B[..., None, None, :]
+    states, last = recurrence(decay[..., None, None], increment, state["ssm"], places.tokens)
+    output = jnp.sum(states[..., 0, :] * C[..., None, :], axis=-1)
+    output = output + values * weights["mixer.D"][None, None]
     output = rms_norm(output * jax.nn.silu(gate), weights["mixer.norm.weight"], eps)
     stream = stream + linear(output, weights["mixer.out_proj.weight"])
     if edit is not None:
@@ -79,6 +81,10 @@ def mamba2_block(
 class Mamba2Network(MambaNetwork):
     """A stack of Mamba-2 blocks; see ResidualNetwork."""
 
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("ssm", axes=(2,)),  # of a head's one channel
+    }
     block = staticmethod(mamba2_block)
     fresh = staticmethod(fresh_layer)
 
@@ -86,7 +92,7 @@ class Mamba2Network(MambaNetwork):
         """The shapes of a layer's state, for one sequence."""
         inner, mixed, states = self._sizes
         taps = self.layers["mixer.conv1d.weight"].shape[-1]
-        return {"conv": (mixed, taps - 1), "ssm": (inner, states)}
+        return {"conv": (mixed, taps - 1), "ssm": (inner, 1, states)}
 
     @property
     def _sizes(self) -> tuple[int, int, int]:

@@ -278,6 +278,7 @@ class SiteTable:
         )
         # What an item reads at the start, less what it reads now, each of them at most the points.
         self.swapped = np.array([channel.mode == "swap" for channel in channels], dtype=bool)
+        self.recalled = np.array([channel.mode == "recall" for channel in channels], dtype=bool)
         self.points = np.array(
             [0.0 if c.head is None else float(len(c.head.keys)) for c in channels], dtype=np.float64
         )

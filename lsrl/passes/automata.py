@@ -30,6 +30,11 @@ MOST_FOLLOWED = 4096
 # Images of a letter that a refusal tells.
 MOST_SHOWN = 12
 
+_ONLY_SIZE = (
+    "size alone is against it, since swaps and recalls hold every finite automaton at any length "
+    "(Krohn and Rhodes 1965; Siems et al. 2025), and lsrl.compile(..., automaton_limits=) allows more"
+)
+
 
 @dataclass(frozen=True)
 class Construction:
@@ -133,7 +138,7 @@ class AutomatonPass:
         try:
             read = _as_read(builder, graph, i, update, self.limits)
         except TooLargeError as error:
-            self.refused[i] = f"{error}"
+            self.refused[i] = f"it is too large for swaps: {error}; {_ONLY_SIZE}"
             return None
         table = read.table
         about = graph.label(i), table.states, table.letters
