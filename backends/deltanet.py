@@ -2,14 +2,17 @@
 
 As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et al. 2025):
 
-    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1,  β = 2 sigmoid(b)
-    S = (I - β k kᵀ) S + β k vᵀ,  stream += o_proj(norm(Sᵀ q) SiLU(g))
+    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1
+    α = exp(-softplus(a)),  β = 2 sigmoid(b),  S = α (I - β k kᵀ) S + β k vᵀ
+    stream += o_proj(norm(Sᵀ q) SiLU(g))
     stream += down_proj(SiLU(gate_proj(norm(stream))) up_proj(norm(stream)))
 
 SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
-1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0 and β = 1,
-so that it holds v; a hold has β = 0 but for its flag; β = 1 - a makes it a sum of factor a, which
-turns its sign at every token at β = 2. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
+1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0, α = 0 and
+β = 1, so that it is v; a hold has that where its flag is 1, and else α = 1 and β = 0. With α = 1,
+β = 1 - a makes it a sum of factor a, which turns its sign at every token at β = 2, and a one-hot k
+writes a cell, which a one-hot q recalls: that adds a difference to it, so of real numbers it would
+round, and those are held. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
 β = 2, which maps f_i to -f_j and f_j to -f_i. Its keys come a token late, so the state is read
 ahead of the swap; and since S is 0 at first, it is the difference to where the items began.
 
@@ -17,17 +20,20 @@ The last column of each head is a constant, by which its norm divides whatever e
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from functools import lru_cache, partial
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from lsrl.backends.base import Exporter, Recorder
+from lsrl.backends.residual import checkpoint, deltanet_classes
 from lsrl.backends.residual.deltanet_network import INNER, DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
+from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.backends.residual.packer import TAPS, Channel, Head, Packer
+from lsrl.backends.residual.packer import TAPS, Channel, Head, Mode, Packer
 from lsrl.backends.residual.rows import ONE, AtomRow, Hull
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import InnerNorm, Scales
@@ -39,18 +45,22 @@ from lsrl.backends.residual.target import (
     in_float32,
     sigmoid,
 )
-from lsrl.errors import LsrlError
+from lsrl.errors import InputError, LsrlError
+from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.ir.ops import Op, SwapState
 from lsrl.target import Capabilities
 
 # What continuous values of at most 1 are multiplied by.
-SHARPEST = 2.0**40
+SHARPEST = 2.0**46
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
+# The sum of the squares of 1 to n, in float32: n^3 / 3 < 2^24.
+MOST_POINTS = 256
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
-# The gate of a state that forgets nothing, but by its keys.
-LASTING = -2048.0
+# What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
+LASTING, FORGETTING = -2048.0, 256.0
 
 
 class Points(NamedTuple):
@@ -119,7 +129,7 @@ class HeadKey(NamedTuple):
       head: keys and queries where rows write them.
     """
 
-    mode: str
+    mode: Mode
     factor: float
     switch: AtomRow | None
     head: Head | None
@@ -146,6 +156,11 @@ class HeadKey(NamedTuple):
         if self.mode == "sum":
             return 1.0 - self.factor
         return 2.0 if self.mode == "swap" else 1.0
+
+    @property
+    def written(self) -> float:
+        """By what a state multiplies what its column says, ahead of the query."""
+        return self.rate if self.mode == "sum" else 1.0
 
     @property
     def reading(self) -> float:
@@ -186,6 +201,7 @@ class DeltaNet(ResidualBackend):
         "the Gated DeltaNet layers of OLMo Hybrid: norm, conv(4), delta rule with eigenvalues in "
         "[-1, 1], gated norm; norm, gated MLP; residuals"
     )
+    remarks: ClassVar[dict[str, str]] = {"threshold": "finite automata, by swaps"}
     packer: ClassVar[type[Packer]] = DeltaNetPacker
     network: ClassVar[type[ResidualNetwork]] = DeltaNetNetwork
     capabilities: ClassVar[Capabilities] = replace(DeltaNetPacker.capabilities(), alternating=True)
@@ -199,6 +215,35 @@ class DeltaNet(ResidualBackend):
     # SiLU(u) = u from 128 on, and 0 below -128; it is open, SiLU(u) = u, from 32 on. Sigmoids are 1
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
+
+    def refusal(self, op: Op, operands: list[Facts]) -> str | None:
+        """What a head has no keys for, and what a residual target can't hold."""
+        if isinstance(op, SwapState) and op.points > MOST_POINTS:
+            return (
+                f"its {op.points} points are more than {MOST_POINTS}: float32 holds the sum of the "
+                "squares of what a query reads exactly for so many only; write the permutation "
+                "as one of fewer points"
+            )
+        return super().refusal(op, operands)
+
+    def softened(self, size: float) -> Self:
+        """Not so: what a head forgets, and what it writes, would no longer fit together.
+
+        Raises:
+          InputError: always.
+        """
+        raise InputError(
+            "soft: deltanet has no softer form, since a head's norm would no longer divide by its "
+            "constant; choose lstm, gru, rnn_tanh, mamba or griffin"
+        )
+
+    def exporters(self) -> Mapping[str, Exporter]:
+        """A checkpoint of transformers."""
+        return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
+
+    def recorder(self) -> Recorder:
+        """Of a checkpoint's cache."""
+        return partial(checkpoint.record, self)
 
     @staticmethod
     def activation(value: float) -> float:
@@ -239,7 +284,7 @@ class DeltaNet(ResidualBackend):
                 place.channels,
                 tuple(self.inner_scale(lowered, site.channels[i]) for i in place.channels),
                 width,
-                INNER,
+                INNER / np.sqrt(width),
                 gated=False,
             )
             for number, place in enumerate(places_of(site, width))
@@ -263,6 +308,22 @@ class DeltaNet(ResidualBackend):
                 return start + place.channels.index(index), 1 / read
         return None
 
+    def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
+        """All that the convolution takes in; and columns of heads, by coordinates."""
+        site, shape = lowered.stream.sites[2 * layer], shape_of(lowered.stream)
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        heads = _Heads(lowered, shape, _zeros(lowered))
+        for number, place in enumerate(places_of(site, shape.values)):
+            heads.keys(number, place.key)
+            for column, index in enumerate(place.channels):
+                channel = site.channels[index]
+                heads.column(number, column, channel)
+                scale = lowered.rectified(channel.row) * place.key.written
+                yield from cells.delta(scan, (number, column), site, channel, scale)
+            yield from heads.constant(cells, scan, number, site, place.key)
+        for index, row, scale in heads.convolved:
+            yield cells.row(conv, index, row, scale, TAPS)
+
     def blocks(self, lowered: Lowered) -> tuple[dict[str, Array], ...]:
         """Every layer's heads and MLP."""
         sites = lowered.stream.sites
@@ -273,15 +334,13 @@ class DeltaNet(ResidualBackend):
 
     def _layer(self, lowered: Lowered, delta: Site, mlp: Site) -> dict[str, Array]:
         shape = shape_of(lowered.stream)
-        found = {name: np.zeros(size) for name, size in _shapes(lowered.width, shape).items()}
+        found = _zeros(lowered)
         for name in ("input_layernorm.weight", "post_attention_layernorm.weight"):
             found[name][:] = lowered.norm()
         own = "linear_attn."
         found[f"{own}dt_bias"][:] = LASTING
-        found[f"{own}o_norm.weight"][:-1] = INNER
-        writer = _Heads(lowered, shape, {
-            name.removeprefix(own): array for name, array in found.items() if name.startswith(own)
-        })  # fmt: skip
+        found[f"{own}o_norm.weight"][:-1] = INNER / np.sqrt(shape.values)
+        writer = _Heads(lowered, shape, found)
         for number, place in enumerate(places_of(delta, shape.values)):
             writer.keys(number, place.key)
             for column, index in enumerate(place.channels):
@@ -345,7 +404,10 @@ class _Heads:
         """Arrays by their names in the layer, all zeros but for what heads share."""
         self.lowered = lowered
         self.shape = shape
-        self.arrays = arrays
+        own = "linear_attn."
+        self.arrays = {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)}
+        # What goes into the convolution: its channel, the row, and by what that is multiplied.
+        self.convolved: list[tuple[int, AtomRow, float]] = []
 
     def keys(self, head: int, key: HeadKey) -> None:
         """Keys, queries, rates and the column of the norm's constant."""
@@ -370,14 +432,16 @@ class _Heads:
                 rate[0] = min(float(np.log(odds)), drives.rectified)
                 first = 1 / key.rate
                 taps = (first, 1 - first, 0.0, 0.0)
-        if key.switch is not None:
-            rate += drives.switched * self.lowered.reading(key.switch)
+        if key.mode in ("pass", "hold"):
+            flag = self.lowered.reading(ONE if key.switch is None else key.switch)
+            self.arrays["a_proj.weight"][head] = (FORGETTING - LASTING) * flag
+            rate += drives.switched * flag
             rate[0] -= drives.switched
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 
     def _constant(self, key: HeadKey) -> float:
-        """What the last column takes in, so that the norm reads INNER * sqrt(values) there."""
-        found = INNER * np.sqrt(self.shape.values * self.shape.keys)
+        """What the last column takes in, so that the norm reads INNER there."""
+        found = INNER * np.sqrt(self.shape.keys)
         if key.mode == "swap" and key.head is not None:
             points = Points.of(len(key.head.keys))
             found *= points.length / points.constant / key.rate
@@ -434,6 +498,20 @@ class _Heads:
     ) -> None:
         self.arrays[name][index] = scale * self.lowered.reading(row)
         self.arrays["conv1d.weight"][conv, 0] = taps[::-1]
+        self.convolved.append((conv, row, scale))
+
+    def constant(
+        self, cells: Cells, array: str, head: int, site: Site, key: HeadKey
+    ) -> Iterator[Cell]:
+        """What the column of the norm's constant holds."""
+        column, size = self.shape.values - 1, self._constant(key)
+        if key.mode == "swap" and key.head is not None:
+            yield cells.constant(array, (head, 2 * len(key.head.keys), column), key.rate * size)
+        elif key.mode == "sum":
+            yield cells.constant(array, (head, 0, column), size)
+        else:
+            own = Channel(ONE, mode=key.mode, switch=key.switch, head=key.head)
+            yield from cells.delta(array, (head, column), site, own, size)
 
 
 def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:
@@ -444,6 +522,12 @@ def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:
         up[index] = lowered.reading(channel.gate or ONE)
         for place, weight in _read_from(site, index):
             down[place, index] = weight / lowered.rectified(channel.row)
+
+
+def _zeros(lowered: Lowered) -> dict[str, Array]:
+    """The parameters of a layer that does nothing."""
+    shapes = _shapes(lowered.width, shape_of(lowered.stream))
+    return {name: np.zeros(size) for name, size in shapes.items()}
 
 
 def _shapes(width: int, shape: Shape) -> dict[str, tuple[int, ...]]:

@@ -110,14 +110,23 @@ class Mamba(ResidualBackend):
 
     def cells(self, lowered: Lowered, cells: Cells, layer: int) -> Iterator[Cell]:
         """The convolution keeps one token more than it needs; what passes skips the scan."""
-        site, last = lowered.stream.sites[layer], self.block_shapes(lowered)["mixer.D"][0] - 1
-        conv, scan = (f"layers.{layer}.{name}" for name in MambaNetwork.cached)
-        yield cells.row(conv, last, ONE, lowered.drives.opened, TAPS)
+        site = lowered.stream.sites[layer]
+        conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        for index, value in self.constants(lowered, site).items():
+            yield cells.row(conv, index, ONE, value, TAPS)
         for index, channel in enumerate(site.channels):
             yield cells.row(conv, index, channel.row, lowered.scale(channel.row), TAPS)
-            if channel.mode != "pass":
-                scale = self.inner_scale(lowered, channel)
-                yield cells.scan(scan, (index, 0), site, channel, scale)
+            entry = self.entry(lowered, site, index)
+            if self.scans(lowered, channel) and entry is not None:
+                yield cells.scan(scan, entry[:1], site, channel, 1 / entry[1])
+
+    def scans(self, lowered: Lowered, channel: Channel) -> bool:
+        """Whether a value goes through the scan, and not past it."""
+        return channel.mode != "pass"
+
+    def constants(self, lowered: Lowered, site: Site) -> dict[int, float]:
+        """The channels that a convolution is given a constant in, and which."""
+        return {self.block_shapes(lowered)["mixer.D"][0] - 1: lowered.drives.opened}
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
         """All blocks are as wide, and have as many ranks of Δ, as the widest needs."""
@@ -144,8 +153,8 @@ class Mamba(ResidualBackend):
         norm[:], dt_bias[:] = lowered.norm(), -drives.switched
 
         # The constant comes last: SiLU(32) = 32, and B and C are read off it.
-        constant = inner - 1
-        into[constant, 0], conv[constant, 0, TAPS - 1] = drives.opened, 1.0
+        ((constant, value),) = self.constants(lowered, site).items()
+        into[constant, 0], conv[constant, 0, TAPS - 1] = value, 1.0
         ssm[ranks, constant], ssm[ranks + 1, constant] = 1 / steps.integrating / opened, 1 / opened
 
         decode = np.zeros(site.width)  # from a channel's output to its value

@@ -136,10 +136,10 @@ class GoldenState:
             found = self._labels.get((array, tuple(entry[:length])))
             if found is None:
                 continue
-            ago = "".join(
-                f", {self.expected[array].shape[-1] - 1 - column} before the last token"
-                for column in entry[length:]
-            )
+            last = self.expected[array].shape[-1] - 1
+            # Of a convolution's channel all taps have one label.
+            taps = entry[length:] if found.kind in ("conv", "constant") else ()
+            ago = "".join(f", {_ago(last - column)}" for column in taps)
             return f"{found.kind}: {found.scale:g} · ({found.text}){ago}"
         return IDLE
 
@@ -227,6 +227,12 @@ class GoldenState:
         return load(module, self.expected, len(self.outputs), self.token)
 
 
+def _ago(tokens: int) -> str:
+    if not tokens:
+        return "at the last token"
+    return f"{tokens} token{'s' * (tokens > 1)} before the last"
+
+
 def _torch_cache(what: str) -> ModuleType:
     for package in ("torch", "transformers"):
         needed(package, what)
@@ -240,21 +246,46 @@ def _taken(header: dict[str, object], arrays: dict[str, Parameter]) -> GoldenSta
     for name, array in arrays.items():
         part, _, rest = name.partition(".")
         if part in parts and rest:
-            parts[part][rest] = np.asarray(array)
-    alike = {n: a.shape for n, a in parts["arrays"].items()} == {
-        n: a.shape for n, a in parts["expected"].items()
-    }
-    if "outputs" not in arrays or not parts["inputs"] or not alike:
+            parts[part][rest] = cast(Array, array)
+    numbers = [f"{number}" for number in range(len(parts["inputs"]))]
+    named = 1 + sum(map(len, parts.values()))
+    if header["dtype"] != "float32":
+        raise FieldError("float32", shown(header["dtype"]), "dtype")
+    if "outputs" not in arrays or parts["inputs"].keys() != {*numbers} or len(arrays) != named:
         raise FieldError("inputs, outputs, arrays and expected", shown(sorted(arrays)), "arrays")
-    count = len(parts["inputs"])
-    return GoldenState(
+    state = GoldenState(
         cast(str, header["program"]),
         cast(str, header["target"]),
         cast(bool, header["exact"]),
         cast(int, header["token"]),
-        tuple(parts["inputs"][f"{number}"] for number in range(count)),
-        np.asarray(arrays["outputs"]),
+        tuple(parts["inputs"][number] for number in numbers),
+        cast(Array, arrays["outputs"]),
         parts["arrays"],
         parts["expected"],
         cast(tuple[Label, ...], header["labels"]),
     )
+    _check(state)
+    return state
+
+
+def _check(state: GoldenState) -> None:
+    """Refuse arrays that don't fit together, and labels of none of them."""
+    batch, time = (*state.outputs.shape, -1, -1)[:2]
+    held = {n: a.shape for n, a in state.arrays.items()}
+    fits = (
+        held == {n: a.shape for n, a in state.expected.items()}
+        and state.outputs.ndim == 3
+        and 0 <= state.token <= time
+        and all(a.ndim in (2, 3) and a.shape[:2] == (batch, time) for a in state.inputs)
+        and all(shape[:1] == (batch,) for shape in held.values())
+    )
+    cached = [state.outputs, *state.arrays.values(), *state.expected.values()]
+    if not fits or any(array.dtype != np.float32 for array in cached):
+        shapes = {"outputs": state.outputs.shape, **held}
+        raise FieldError("arrays of float32 that share batch and time", shown(shapes), "arrays")
+    for label in state.labels:
+        shape = held.get(label.array, ())[1:]
+        if len(label.entry) > len(shape) or not all(
+            0 <= place < size for place, size in zip(label.entry, shape, strict=False)
+        ):
+            raise FieldError("a place in an array", shown(label), "labels")

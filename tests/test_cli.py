@@ -141,7 +141,7 @@ def test_export_writes_for_another_framework(lsrl_command, saved):
     modules = json.loads(Path("apart/config.json").read_text())["modules"]
     assert "layer_1" in modules and "recurrent" not in modules and "recurrent" in config["modules"]
     result = lsrl_command("export", saved, "--format", "huggingface", "--out", "other", code=2)
-    assert "target 'linear_rnn' has no format 'huggingface'; the targets mamba" in result.stderr
+    assert "target 'linear_rnn' has no format 'huggingface'; the residual ones" in result.stderr
     assert not Path("other").exists()
 
 

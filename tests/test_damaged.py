@@ -24,6 +24,7 @@ import lsrl
 from lsrl import sealed, storage, torch_folder
 from lsrl.backends import registry
 from lsrl.errors import FormatError, InputError
+from lsrl.golden import GoldenState
 from lsrl.interpret import Circuit, variants
 from lsrl.proof import NOT_COMPILED
 from lsrl.stability import store
@@ -161,6 +162,13 @@ def read_unit(path: Path) -> Any:
     return {"key": "key", "files": files, "record": kept.record}, {}
 
 
+def read_golden(path: Path) -> Any:
+    """What a golden state writes when it is saved again."""
+    again = path.with_name("again.safetensors")
+    GoldenState.load(path).save(again)
+    return said_in_model(again)
+
+
 MODEL = Format(read_model, said_in_model, write_model, unread=frozenset({
     "lsrl", "labels", "certificate",
 }))  # fmt: skip
@@ -170,6 +178,7 @@ FORMATS = {
     "torch": Format(
         read_folder, said_in_folder, write_folder, (torch_folder.CONFIG, torch_folder.WEIGHTS)
     ),
+    "golden": Format(read_golden, said_in_model, write_model, unread=frozenset({"lsrl"})),
     "circuit": Format(read_circuit, said_in_json, write_json),
     "manifest": Format(read_manifest, said_in_json, write_json),
     "part": Format(read_part, said_in_json, write_json, unread=OUTER),
@@ -222,6 +231,7 @@ def make_all(folder: Path) -> dict[str, tuple[str, Path]]:
         models["altered"].export("torch", folder / "separate", layers="separate")
         models["linear_rnn"].export("torch", folder / "linear")
         models["altered"].circuit.save(folder / "circuit.json")
+        models["mamba"].export_state([[1, 0, 1]], 2).save(folder / "golden.safetensors")
     (folder / "suite").mkdir()
     _write_manifest(folder / "suite" / manifest.NAME)
     rows = [dict(zip(COLUMNS, ("majority", "lstm", 0.5, k), strict=True)) for k in range(6)]
@@ -230,6 +240,7 @@ def make_all(folder: Path) -> dict[str, tuple[str, Path]]:
     build._write_beside(folder / "unit", {"data": b"1"}, "key", {"signals": ["a", "b"]})
     return found | {
         **{name: ("torch", folder / name) for name in ("torch", "separate", "linear")},
+        "golden": ("golden", folder / "golden.safetensors"),
         "circuit": ("circuit", folder / "circuit.json"),
         "manifest": ("manifest", folder / "suite" / manifest.NAME),
         "part": ("part", folder / "part.json"),
@@ -435,8 +446,8 @@ def _plain() -> Iterator[None]:
 
 
 NAMES = (
-    "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "separate", "linear", "circuit",
-    "manifest", "part", "unit",
+    "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "separate", "linear", "golden",
+    "circuit", "manifest", "part", "unit",
 )  # fmt: skip
 
 

@@ -42,7 +42,9 @@ OPERATIONS = 8
 
 
 # What `Sums` are of, as checks call it.
-_READ = ("the sum is", "its gate is", "its switch is", "the sum over time is")
+_READ = (
+    "the sum is", "its gate is", "its switch is", "its key or query is", "the sum over time is",
+)  # fmt: skip
 
 
 class Total(NamedTuple):
@@ -155,9 +157,9 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            branch, gate, switch, time = (exact.get(what, always) for what in _READ)
+            found = Exact(*(exact.get(what, always) for what in _READ), whole)
             sizes, grids = self.sizes(number), self.grids(number)
-            rounding.site(table, Exact(branch, gate, switch, time, whole), sizes, grids)
+            rounding.site(table, found, sizes, grids)
         total = self._atoms(tables.output)
         for row in np.flatnonzero(~self._fits(total.size, total.grid)).tolist():
             rounding.read(stream.graph.output, tables.output.rows[row])
@@ -334,7 +336,7 @@ class ResidualAnalysis(Analysis):
         if table.summed.any():
             total = self._summed(table, values, error)
             exact = (table.factor == 0) | (np.abs(table.factor) == 1)
-            what, most = "the sum over time is", self._changing(table, total.size, reach)
+            what, most = "the sum over time is", self._changing(table, total.size)
             checks.append(Checked(most, total.grid, what, scales.scanned, exact, table.summed))
             reach, error = np.where(table.summed, total.size, reach), total.error
         value = Total(reach, values.grid, error)
@@ -352,6 +354,9 @@ class ResidualAnalysis(Analysis):
             error[table.held] = np.where(wrong == 0, held, 2 * reach[table.held] + held)
             _, finished = self._opened(table, values, value)
         if len(table.of_head):
+            # A cell is written by its difference to what it holds.
+            differs = table.recalled & ~self._fits(reach, inner)
+            error = error + np.where(differs, 4 * self.numerics.unit * reach, 0.0)
             check, lost = self._celled(table, reach)
             more.append(check)
             error = error + lost
@@ -422,10 +427,10 @@ class ResidualAnalysis(Analysis):
     def _summed(self, table: SiteTable, values: Values, error: Array) -> Total:
         """Running sums, or decays: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
         plain, size = np.abs(table.factor) == 1, values.reach
-        growing = table.summed & plain & ~table.single
+        growing = table.summed & plain & ~table.blinking
         self.settled = self.settled and not size[growing].any()
         total = self._over_time(table, size)
-        most = self._changing(table, total, size)
+        most = self._changing(table, total)
         fresh = np.where(
             self._fits(most, values.inner), 0.0, self.tokens * (self.numerics.unit * most)
         )
@@ -475,17 +480,13 @@ class ResidualAnalysis(Analysis):
         rest, count = 1 - np.abs(table.factor), self._summands(table)
         if table.alternating.any() and table.site.kind.relu_branch:
             count = np.where(table.alternating, np.ceil(count / 2), count)
-        total = np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
-        if not table.single.any():
-            return total
-        hull = table.singles.hull(self._bounds)
-        known = np.maximum(np.abs(hull.low), np.abs(hull.high))
-        return np.where(table.single, np.minimum(total, known), total)
+        count = np.where(table.blinking, 1.0, count)
+        return np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
 
     @staticmethod
-    def _changing(table: SiteTable, total: Array, reach: Array) -> Array:
-        """(channels,) the greatest of what a scan adds up: 2 (v - s) of s = 2 v - s before."""
-        return np.where(table.alternating, 2 * total + reach, total)
+    def _changing(table: SiteTable, total: Array) -> Array:
+        """(channels,) the greatest number in a sum over time: the difference of two of them."""
+        return np.where(table.alternating, 2 * total, total)
 
     def _summands(self, table: SiteTable) -> Array:
         """How many tokens a running sum has taken in after the last one."""

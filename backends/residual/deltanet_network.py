@@ -26,7 +26,7 @@ from lsrl.backends.residual.blocks import (
     linear,
     rms_norm,
 )
-from lsrl.backends.residual.network import CHUNK, ResidualNetwork
+from lsrl.backends.residual.network import CHUNK, Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm, sizes_from
 from lsrl.backends.strength import Gates, Sources, sigmoid, strength
@@ -35,9 +35,9 @@ from lsrl.ir.numbers import Array
 # Of the lengths of keys and queries, and of the norm of what is read: both are in the code of the
 # reference class, and not in its configuration.
 KEY_EPS, NORM_EPS = 1e-6, 1e-5
-# What the norm of a head divides by: far above what heads hold of whole numbers, and float32 still
-# holds the sum of its squares.
-INNER = 2.0**56
+# The constant that the norm of a head reads: far above what heads hold, and float32 still holds the
+# sum of its squares.
+INNER = 2.0**63
 
 # Of an untrained layer: sizes of a head's keys and values, units of the MLP for each of the stream,
 # taps of the convolution, and ranges of A and of the steps at first, as the class has them.
@@ -145,6 +145,10 @@ class DeltaNetNetwork(ResidualNetwork):
         ("linear_attn.o_proj.weight",),
         ("mlp.down_proj.weight",),
     )
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("delta"),
+    }
     block = staticmethod(deltanet_layer)
 
     @property
@@ -241,7 +245,8 @@ class DeltaNetNetwork(ResidualNetwork):
         """
         super().self_test()
         if self.depth:
-            check_norm(self.head_sizes[2], NORM_EPS, CHUNK, INNER)
+            width = self.head_sizes[2]
+            check_norm(width, NORM_EPS, CHUNK, INNER / np.sqrt(width))
 
     def operations(self) -> tuple[OperationTest, ...]:
         """Of SiLU, sigmoid, softplus and exp, and of the lengths of keys."""

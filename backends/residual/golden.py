@@ -4,20 +4,27 @@ A target says what its cells hold as maps of the stream's rows (`ResidualBackend
 `Played` works them out of the evaluator's values: no number here went through a network.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.backends.base import ExportRequest
-from lsrl.backends.residual.packer import Channel, SiteKind
-from lsrl.backends.residual.rows import Atom, AtomRow
+from lsrl.backends.residual.packer import Channel, Head, SiteKind
+from lsrl.backends.residual.rows import ONE, Atom, AtomRow
 from lsrl.backends.residual.stream import Site, Stream
-from lsrl.golden import GoldenState, Label
+from lsrl.golden import GoldenState, Kind, Label
+from lsrl.ir.arithmetic import Floats
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.formulas import Formulas
+from lsrl.ir.labels import bracketed
 from lsrl.ir.numbers import Array, rational
+from lsrl.ir.ops import Extent, SwapState
 from lsrl.schedule import channel_label
+
+# Of what passes made, whose formulas a label tells.
+MOST_TOLD = 2
 
 
 class Played:
@@ -30,6 +37,7 @@ class Played:
         self.shape = inputs[0].shape[:2]
         self._values = evaluate(graph, inputs, wanted=sorted(nodes))
         self._rows: dict[AtomRow, Array] = {}
+        self._scanned: dict[Channel, Array] = {}
 
     def row(self, row: AtomRow) -> Array:
         """(batch, time) of a row, exact."""
@@ -47,32 +55,66 @@ class Played:
         values = self.row(row)[:, -count:]
         return np.pad(values, ((0, 0), (count - values.shape[1], 0)))
 
-    def branch(self, kind: SiteKind, channel: Channel) -> Array:
-        """(batch, time) of what comes to a channel's scan."""
-        values = self.row(channel.row)
-        time = self.shape[1]
-        total = values * 0 + channel.offset
-        for lag, tap in enumerate(channel.taps[:time]):
+    def tapped(self, row: AtomRow, taps: Sequence[float]) -> Array:
+        """(batch, time) of a row now and some tokens ago, weighted; 0 ahead of the first token."""
+        values = self.row(row)
+        time, total = self.shape[1], values * 0
+        for lag, tap in enumerate(taps[:time]):
             if tap:
                 moved = np.pad(values, ((0, 0), (lag, 0)))[:, :time]
                 total = total + (rational(tap) if total.dtype == object else tap) * moved
+        return total
+
+    def branch(self, kind: SiteKind, channel: Channel) -> Array:
+        """(batch, time) of what comes to a channel's scan."""
+        total = self.tapped(channel.row, channel.taps) + channel.offset
         return np.maximum(total, 0) if kind.relu_branch else total
 
     def scanned(self, kind: SiteKind, channel: Channel) -> Array:
-        """(batch,) of what a channel's scan holds behind the last token."""
-        values = self.branch(kind, channel)
+        """(batch,) of what a scan holds behind the last token; (batch, cells) of a head."""
+        if channel not in self._scanned:
+            self._scanned[channel] = self._scan(kind, channel)
+        return self._scanned[channel]
+
+    def _scan(self, kind: SiteKind, channel: Channel) -> Array:
+        values, head = self.branch(kind, channel), channel.head
+        if head is not None and channel.mode == "swap":
+            return self._swapped(head)[:, :, head.keys.index(channel.row)]
+        if head is not None:
+            keys = [self.tapped(key, head.taps) == 1 for key in head.keys]
+            return np.stack([_held(values, key) for key in keys], axis=1)
         if channel.mode == "pass":
             return values[:, -1]
         if channel.mode == "hold":
-            flags = sum(factor * self.branch(kind, flag) for flag, factor in channel.flag)
-            return _held(values, flags == 1)
-        if channel.factor == 1:
-            return values.sum(axis=1)
+            return _held(values, self._flag(kind, channel) == 1)
         factor = rational(channel.factor) if values.dtype == object else channel.factor
         total = values[:, 0]
         for token in range(1, values.shape[1]):
             total = factor * total + values[:, token]
         return total
+
+    def _flag(self, kind: SiteKind, channel: Channel) -> Array:
+        if channel.switch is not None:
+            return self.row(channel.switch)
+        flags = np.zeros(self.shape)
+        for flag, factor in channel.flag:
+            flags = flags + factor * self.branch(kind, flag)
+        return flags
+
+    def _swapped(self, head: Head) -> Array:
+        """(batch, points, items): 1 where an item began, less its sign where it is.
+
+        The last token's swap is not carried out yet.
+        """
+        points, batch = len(head.keys), self.shape[0]
+        swaps = np.stack([self.row(key) for key in head.keys], axis=-1)
+        op, extent = SwapState(points), Extent((batch,), Floats())
+        memory, nothing = op.start(extent), np.zeros((batch, points))
+        for token in range(self.shape[1] - 1):
+            memory, _ = op.advance(memory, (swaps[:, token], nothing), extent)
+        items = memory[0][..., None]
+        now = np.sign(items) * (abs(items) == np.arange(1, points + 1))
+        return np.eye(points) - now
 
 
 def _held(values: Array, when: Array) -> Array:
@@ -108,41 +150,106 @@ class Cells:
 
     def row(self, array: str, entry: int, row: AtomRow, scale: float, count: int) -> Cell:
         """What comes into a convolution that keeps so many tokens."""
-        kind, text = ("conv", self._row(row)) if row.terms else ("constant", f"{row.bias:g}")
-        label = Label(array, (entry,), kind, text, scale)
+        kind: Kind = "conv" if row.terms else "constant"
+        label = Label(array, (entry,), kind, self._explained(self._row(row), row), scale)
         return Cell(label, lambda played: played.last(row, count))
+
+    @staticmethod
+    def constant(array: str, entry: tuple[int, ...], scale: float) -> Cell:
+        """What is the same behind every token."""
+        return Cell(
+            Label(array, entry, "constant", "1", scale), lambda played: played.row(ONE)[:, -1]
+        )
 
     def scan(
         self, array: str, entry: tuple[int, ...], site: Site, channel: Channel, scale: float
     ) -> Cell:
         """What a channel's scan holds."""
+        text = self._held(site, channel)
+        made = self._made.get((self._stream.sites.index(site), channel))
+        if made is not None and channel.mode != "pass":
+            text += f", for {channel_label(self._stream.graph, *made)}"
+        text = self._explained(text, *channel.rows)
+        label = Label(array, entry, "scan", text, scale)
+        return Cell(label, lambda played: played.scanned(site.kind, channel))
+
+    def delta(
+        self, array: str, place: tuple[int, int], site: Site, channel: Channel, scale: float
+    ) -> Iterator[Cell]:
+        """What a column of a head holds, at each coordinate of the keys that write it.
+
+        Args:
+          array: its name.
+          place: the head and the column.
+          site: of the head.
+          channel: in the column.
+          scale: by what its values are multiplied.
+        """
+        (head, column), rows = place, channel.head
+        if rows is None:
+            ((_, _, _, text, _), value) = self.scan(array, (), site, channel, scale)
+            yield Cell(Label(array, (head, 0, column), "delta", text, scale), value)
+            return
+        sides = 2 if channel.mode == "swap" else 1  # coordinates a point, or a cell
+        for coordinate in range(sides * len(rows.keys)):
+            text, cell = self._cell(site, channel, coordinate // sides), coordinate // sides
+            label = Label(array, (head, coordinate, column), "delta", text, scale)
+            yield Cell(label, partial(self._at, site, channel, cell))
+
+    @staticmethod
+    def _at(site: Site, channel: Channel, cell: int, played: Played) -> Array:
+        return played.scanned(site.kind, channel)[:, cell]
+
+    def _cell(self, site: Site, channel: Channel, cell: int) -> str:
+        """What a cell of a head holds."""
+        if channel.head is None or channel.mode == "swap":
+            item = channel.head.keys.index(channel.row) if channel.head else 0
+            return (
+                f"item {item + 1} on point {cell + 1}, from 1: at the start, less its sign now, "
+                "ahead of the last swap"
+            )
+        key = channel.head.keys[cell]
+        late = "" if channel.head.taps[0] else " a token ago"
+        text = f"{self._branch(site.kind, channel)}, where last {self._row(key)}{late} was 1"
+        return self._explained(text, channel.row, key)
+
+    def _held(self, site: Site, channel: Channel) -> str:
         branch = self._branch(site.kind, channel)
         if channel.mode == "pass":
-            text = f"{branch}, at the last token"
-        elif channel.mode == "sum":
+            return f"{branch}, at the last token"
+        if channel.mode == "sum":
             decay = "" if channel.factor == 1 else f", times {channel.factor:g} a token"
-            text = f"sum of {branch}{decay}"
+            return f"sum of {branch}{decay}"
+        if channel.switch is not None:
+            flag = self._row(channel.switch)
         else:
             flag = " + ".join(
                 f"{'' if weight == 1 else f'{float(weight):g}·'}{self._branch(site.kind, each)}"
                 for each, weight in channel.flag
             )
-            text = f"{branch}, where last {flag} was 1"
-        made = self._made.get((self._stream.sites.index(site), channel))
-        if made is not None and channel.mode != "pass":
-            text += f"; of {channel_label(self._stream.graph, *made)}"
-        label = Label(array, entry, "scan", text, scale)
-        return Cell(label, lambda played: played.scanned(site.kind, channel))
+        return f"{branch}, where last {flag} was 1"
 
     def _row(self, row: AtomRow) -> str:
         return self._formulas.written(dict(row.terms), row.bias)
+
+    def _explained(self, text: str, *rows: AtomRow) -> str:
+        """With the formulas of signals that only have a number, as passes make them."""
+        graph = self._stream.graph
+        atoms = dict.fromkeys(atom for row in rows for atom in row.atoms)
+        numbered = [(n, c) for n, c in atoms if graph.called[n].text != graph.called[n].after]
+        parts = [
+            f"{channel_label(graph, *atom)} = {self._formulas.element(*atom)}"
+            for atom in numbered[:MOST_TOLD]
+        ]
+        return "; ".join([text, *parts])
 
     def _branch(self, kind: SiteKind, channel: Channel) -> str:
         text, parts = self._row(channel.row), []
         for lag, tap in enumerate(channel.taps):
             if tap:
                 factor = "" if tap == 1 else f"{tap:g}·"
-                parts.append(f"{factor}({text}){f' {lag} tokens ago' if lag else ''}")
+                ago = f" {lag} token{'s' * (lag > 1)} ago" if lag else ""
+                parts.append(f"{factor}{bracketed(text)}{ago}")
         if channel.offset:
             parts.append(f"{channel.offset:g}")
         if channel.taps[0] != 1 or len(parts) > 1:
@@ -174,8 +281,11 @@ def golden_state(
     if token:
         played = Played(stream, [array[:, :token] for array in inputs])
         for label, value in known:
-            place = (slice(None), *label.entry)
-            expected[label.array][place] = _scaled(value(played), label.scale)
+            place: tuple[slice | int, ...] = (slice(None), *label.entry)
+            found = _scaled(value(played), label.scale)
+            # A state of one number may have further axes.
+            axes = expected[label.array][place].ndim - found.ndim
+            expected[label.array][place] = found.reshape(*found.shape, *[1] * axes)
     (outputs,) = evaluate(request.program.graph, inputs).values()
     return GoldenState(
         request.program.name,

@@ -25,7 +25,7 @@ from lsrl.backends.residual.blocks import (
     rms_norm,
 )
 from lsrl.backends.residual.griffin_weights import mlp_path, recurrent_path
-from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.network import Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_operations, sizes_from
 from lsrl.backends.strength import Sources
@@ -122,9 +122,9 @@ class GriffinNetwork(ResidualNetwork):
         ("temporal_block.linear_out.weight", "temporal_block.linear_out.bias"),
         ("mlp_block.down_proj.weight", "mlp_block.down_proj.bias"),
     )
-    cached: ClassVar[Mapping[str, tuple[str, bool]]] = {
-        "temporal_block.conv1d_state": ("conv", False),
-        "temporal_block.rg_lru.recurrent_states": ("lru", False),
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "temporal_block.conv1d_state": Cached("conv"),
+        "temporal_block.rg_lru.recurrent_states": Cached("lru"),
     }
     block = staticmethod(griffin_layer)
 

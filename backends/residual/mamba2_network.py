@@ -5,7 +5,7 @@ Structured State Space Duality", section 7; one head a channel, and one group.
 """
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from lsrl.backends.residual.blocks import (
 )
 from lsrl.backends.residual.mamba2_weights import fresh_layer, gates, path
 from lsrl.backends.residual.mamba_network import MambaNetwork
-from lsrl.backends.residual.network import CHUNK
+from lsrl.backends.residual.network import CHUNK, Cached
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm
 from lsrl.backends.strength import Gates, Sources
@@ -79,6 +79,10 @@ def mamba2_block(
 class Mamba2Network(MambaNetwork):
     """A stack of Mamba-2 blocks; see ResidualNetwork."""
 
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("ssm", axes=(2,)),  # of a head's one channel
+    }
     block = staticmethod(mamba2_block)
     fresh = staticmethod(fresh_layer)
 

@@ -23,7 +23,7 @@ from lsrl.backends.residual.blocks import (
     rms_norm,
 )
 from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, path
-from lsrl.backends.residual.network import ResidualNetwork
+from lsrl.backends.residual.network import Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, sizes_from
 from lsrl.backends.strength import Gates, Sources
@@ -82,9 +82,9 @@ class MambaNetwork(ResidualNetwork):
     gain_offset: ClassVar[float] = 0.0
     sites: ClassVar[int] = 1
     writes: ClassVar[tuple[tuple[str, ...], ...]] = (("mixer.out_proj.weight",),)
-    cached: ClassVar[Mapping[str, tuple[str, bool]]] = {
-        "conv_states.0": ("conv", True),
-        "recurrent_states.0": ("ssm", False),
+    cached: ClassVar[Mapping[str, Cached]] = {
+        "conv_states.0": Cached("conv", older=True),
+        "recurrent_states.0": Cached("ssm"),
     }
     block = staticmethod(mamba_block)
     fresh = staticmethod(fresh_layer)

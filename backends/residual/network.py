@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,20 @@ SPAN = 2
 SHARPNESS = 16.0
 # The number of a row of a head that is no symbol's: it scores as what lies ahead of all of them.
 NO_SYMBOL = -1
+
+
+class Cached(NamedTuple):
+    """What a cache of the reference holds of a layer's state.
+
+    Attributes:
+      state: which part.
+      older: whether one more token is kept, the oldest of the state a token ago.
+      axes: of size 1 that the reference has besides, the batch's being 0.
+    """
+
+    state: str
+    older: bool = False
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +181,8 @@ class ResidualNetwork(Network):
     sites: ClassVar[int]
     # By site, the parameters of a layer whose rows, along the first axis, add to the stream.
     writes: ClassVar[tuple[tuple[str, ...], ...]]
-    # By the names of `lsrl.golden`, what of a layer's state a cache of the reference holds, and
-    # whether it keeps one more token, the oldest of the state a token ago.
-    cached: ClassVar[Mapping[str, tuple[str, bool]]]
+    # What of a layer's state a cache of the reference holds, by the names of `lsrl.golden`.
+    cached: ClassVar[Mapping[str, Cached]]
 
     def __init__(self, weights: ResidualWeights) -> None:
         """Make a network.
@@ -519,11 +532,12 @@ class ResidualNetwork(Network):
                 state = cast(ResidualState, self.run_with_state(part, state=state)[1])
         found: dict[str, Array] = {}
         for layer in range(self.depth):
-            for name, (own, more) in self.cached.items():
+            for name, (own, more, axes) in self.cached.items():
                 array = np.asarray(state[own][:, layer])
                 if more:
                     oldest = np.asarray(before[own][:, layer, ..., :1])
                     array = np.concatenate([oldest, array], axis=-1)
+                array = np.expand_dims(array, axes)
                 found[f"layers.{layer}.{name}"] = array
         return found
 

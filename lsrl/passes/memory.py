@@ -30,7 +30,8 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
     """Drop what ops only tell.
 
     A promise has done its work once its interval is among the facts of what it bounds. A read of a
-    memory is the words that cells make, unless the target recalls them.
+    memory is the words that cells make, unless the target recalls them: not real numbers, for what
+    writes a cell of an associative state is the difference to what it holds.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -38,7 +39,8 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
         if isinstance(op, Bound):
             return operands[0]
         if isinstance(op, Read):
-            return _recalled(builder, op, operands) if Recall in target.native else operands[-1]
+            recalls = Recall in target.native and builder.facts[operands[1]].counted
+            return _recalled(builder, op, operands) if recalls else operands[-1]
         return None
 
     return rewrite(graph, rule)
