@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -45,14 +45,18 @@ from lsrl.backends.residual.target import (
     in_float32,
     sigmoid,
 )
-from lsrl.errors import LsrlError
+from lsrl.errors import InputError, LsrlError
+from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.ir.ops import Op, SwapState
 from lsrl.target import Capabilities
 
 # What continuous values of at most 1 are multiplied by.
-SHARPEST = 2.0**40
+SHARPEST = 2.0**46
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
+# The sum of the squares of 1 to n, in float32: n^3 / 3 < 2^24.
+MOST_POINTS = 256
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
 # What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
@@ -212,6 +216,27 @@ class DeltaNet(ResidualBackend):
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
 
+    def refusal(self, op: Op, operands: list[Facts]) -> str | None:
+        """What a head has no keys for, and what a residual target can't hold."""
+        if isinstance(op, SwapState) and op.points > MOST_POINTS:
+            return (
+                f"its {op.points} points are more than {MOST_POINTS}: float32 holds the sum of the "
+                "squares of what a query reads exactly for so many only; write the permutation "
+                "as one of fewer points"
+            )
+        return super().refusal(op, operands)
+
+    def softened(self, size: float) -> Self:
+        """Not so: what a head forgets, and what it writes, would no longer fit together.
+
+        Raises:
+          InputError: always.
+        """
+        raise InputError(
+            "soft: deltanet has no softer form, since a head's norm would no longer divide by its "
+            "constant; choose lstm, gru, rnn_tanh, mamba or griffin"
+        )
+
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
         return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
@@ -259,7 +284,7 @@ class DeltaNet(ResidualBackend):
                 place.channels,
                 tuple(self.inner_scale(lowered, site.channels[i]) for i in place.channels),
                 width,
-                INNER,
+                INNER / np.sqrt(width),
                 gated=False,
             )
             for number, place in enumerate(places_of(site, width))
@@ -314,7 +339,7 @@ class DeltaNet(ResidualBackend):
             found[name][:] = lowered.norm()
         own = "linear_attn."
         found[f"{own}dt_bias"][:] = LASTING
-        found[f"{own}o_norm.weight"][:-1] = INNER
+        found[f"{own}o_norm.weight"][:-1] = INNER / np.sqrt(shape.values)
         writer = _Heads(lowered, shape, found)
         for number, place in enumerate(places_of(delta, shape.values)):
             writer.keys(number, place.key)
@@ -415,8 +440,8 @@ class _Heads:
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 
     def _constant(self, key: HeadKey) -> float:
-        """What the last column takes in, so that the norm reads INNER * sqrt(values) there."""
-        found = INNER * np.sqrt(self.shape.values * self.shape.keys)
+        """What the last column takes in, so that the norm reads INNER there."""
+        found = INNER * np.sqrt(self.shape.keys)
         if key.mode == "swap" and key.head is not None:
             points = Points.of(len(key.head.keys))
             found *= points.length / points.constant / key.rate

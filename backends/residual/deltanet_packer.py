@@ -23,7 +23,8 @@ from lsrl.backends.residual.packer import (
     Terms,
 )
 from lsrl.backends.residual.rows import ONE, Atom, AtomRow, combined, factor_of
-from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Recall, Relu, SwapState
+from lsrl.ir.numbers import rational
+from lsrl.ir.ops import Delay, Hold, LinearState, Op, Periodic, Product, Recall, Relu, SwapState
 
 DELTA = SiteKind("delta", relu_branch=True, relu_gate=True)
 MLP = SiteKind("mlp", relu_branch=True, relu_gate=False)
@@ -105,6 +106,15 @@ class DeltaNetPacker(Packer):
         summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
         return Made(site, SCANNED, tuple(summed))
 
+    def _blink(self, op: Periodic, atom: Atom) -> Made:
+        """A sum of ones that turns its sign: 1 at the first token, 0 at the next one."""
+        first, second = map(rational, op.table.dense()[:, atom[1]].tolist())
+        terms = (
+            (replace(Channel(ONE), mode="sum", factor=-1.0), first - second),
+            (Channel(ONE), second),
+        )
+        return Made(0, SCANNED, tuple((channel, weight) for channel, weight in terms if weight))
+
     def _hold(self, _op: Hold, _: Atom, value: AtomRow, when: AtomRow) -> Made:
         return self.held(value, when, DELTA, SCANNED)
 
@@ -155,6 +165,7 @@ class DeltaNetPacker(Packer):
         Delay: _delay,
         Relu: _relu,
         LinearState: _sum,
+        Periodic: _blink,
         Hold: _hold,
         Product: _product,
         SwapState: _swap,

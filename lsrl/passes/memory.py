@@ -30,7 +30,7 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
     """Drop what ops only tell.
 
     A promise has done its work once its interval is among the facts of what it bounds. A read of a
-    memory is the words that cells make, unless the target recalls them: not real numbers, since what
+    memory is the words that cells make, unless the target recalls them: not real numbers, for what
     writes a cell of an associative state is the difference to what it holds.
     """
 
