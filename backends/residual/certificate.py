@@ -353,7 +353,7 @@ class ResidualAnalysis(Analysis):
         if table.summed.any():
             total = self._summed(table, values, error)
             exact = (table.factor == 0) | (np.abs(table.factor) == 1)
-            what, most = "the sum over time is", self._changing(table, total.size, reach)
+            what, most = "the sum over time is", self._changing(table, total.size)
             checks.append(Checked(most, total.grid, what, scales.scanned, exact, table.summed))
             reach, error = np.where(table.summed, total.size, reach), total.error
         value = Total(reach, values.grid, error)
@@ -444,10 +444,10 @@ class ResidualAnalysis(Analysis):
     def _summed(self, table: SiteTable, values: Values, error: Array) -> Total:
         """Running sums, or decays: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
         plain, size = np.abs(table.factor) == 1, values.reach
-        growing = table.summed & plain & ~table.single
+        growing = table.summed & plain & ~table.blinking
         self.settled = self.settled and not size[growing].any()
         total = self._over_time(table, size)
-        most = self._changing(table, total, size)
+        most = self._changing(table, total)
         fresh = np.where(
             self._fits(most, values.inner), 0.0, self.tokens * (self.numerics.unit * most)
         )
@@ -495,19 +495,13 @@ class ResidualAnalysis(Analysis):
     def _over_time(self, table: SiteTable, reach: Array) -> Array:
         """(channels,) the greatest sizes of sums over time, and of decays."""
         rest, count = 1 - np.abs(table.factor), self._summands(table)
-        if table.alternating.any() and table.site.kind.relu_branch:
-            count = np.where(table.alternating, np.ceil(count / 2), count)
-        total = np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
-        if not table.single.any():
-            return total
-        hull = table.singles.hull(self._bounds)
-        known = np.maximum(np.abs(hull.low), np.abs(hull.high))
-        return np.where(table.single, np.minimum(total, known), total)
+        count = np.where(table.blinking, 1.0, count)
+        return np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
 
     @staticmethod
-    def _changing(table: SiteTable, total: Array, reach: Array) -> Array:
-        """(channels,) the greatest of what a scan adds up: 2 (v - s) of s = 2 v - s before."""
-        return np.where(table.alternating, 2 * total + reach, total)
+    def _changing(table: SiteTable, total: Array) -> Array:
+        """(channels,) the greatest number in a sum over time: the difference of two of them."""
+        return np.where(table.alternating, 2 * total, total)
 
     def _summands(self, table: SiteTable) -> Array:
         """How many tokens a running sum has taken in after the last one."""

@@ -236,7 +236,7 @@ class SiteTable:
         each is of.
       headed: (channels,) the head of each, or -1.
       alternating: which are sums over time of a negative factor.
-      single: which of these are all that an atom is made of; `singles` are the atoms.
+      blinking: which of these are of a constant, and so never more than that.
       relu_gate: (channels,) whether a gate goes through a ReLU; `linear`, whether another one of
         its kind would.
       told: the places of channels with such gates that are a product or 0, and what else of the
@@ -291,9 +291,8 @@ class SiteTable:
             [0.0 if c.head is None else float(len(c.head.keys)) for c in channels], dtype=np.float64
         )
         self.alternating = self.summed & (self.factor < 0)
-        single = _singles(stream, site) if self.alternating.any() else {}
-        self.single = np.array([channel in single for channel in channels], dtype=bool)
-        self.singles = RowTable(stream, [single.get(c, ONE) for c in channels], placed=False)
+        # A constant comes and goes.
+        self.blinking = self.alternating & np.array([not c.row.terms for c in channels], dtype=bool)
         holds = [(n, channel) for n, channel in enumerate(channels) if channel.mode == "hold"]
         self.held = np.array([number for number, _ in holds], dtype=np.int64)
         self.flags = Entries(
@@ -352,16 +351,6 @@ class SiteTable:
         """(channels,) bool, whether a value is what its branch reads at this token."""
         passing = np.array([channel.mode == "pass" for channel in self.site.channels], dtype=bool)
         return passing & ~self.taps[:, 1:].any(axis=1) & (self.offset == 0)
-
-
-def _singles(stream: Stream, site: Site) -> dict[Channel, AtomRow]:
-    """The sums of alternating sign that are all that an atom is made of, as rows of it."""
-    found = {}
-    for atom, terms in stream.terms.items():
-        if len(terms) == 1 and terms[0][0] in site.index and terms[0][0].factor < 0:
-            channel, weight = terms[0]
-            found[channel] = AtomRow(((atom, 1 / float(weight)),), 0.0)
-    return found
 
 
 def _told(stream: Stream, site: Site) -> tuple[tuple[int, Sequence[Atom]], ...]:
