@@ -310,8 +310,8 @@ def test_networks_follow_their_automata(table: tuple[tuple[int, ...], ...]) -> N
 
 
 def test_what_is_refused_says_what_would_do_and_the_limits_can_be_raised() -> None:
-    program, few = lsrl.programs.dfa(RESETS.rows), lsrl.AutomatonLimits(layers=4)
-    with pytest.raises(UnsupportedOpError, match="5 layers for 1 levels, and at most 4") as caught:
+    program, few = lsrl.programs.dfa(RESETS.rows), lsrl.AutomatonLimits(layers=3)
+    with pytest.raises(UnsupportedOpError, match="4 layers for 1 levels, and at most 3") as caught:
         lsrl.compile(program, "deltanet", automaton_limits=few)
     (offence,) = caught.value.offences
     assert "deltanet" not in offence.targets
@@ -320,7 +320,7 @@ def test_what_is_refused_says_what_would_do_and_the_limits_can_be_raised() -> No
     answer = lsrl.explain(program, "deltanet")
     assert answer.answer == "yes"
     assert answer.tokens is None
-    assert "1 holonomy levels (5 labels with 4 swaps): 5 layers" in str(answer)
+    assert "1 holonomy levels (5 labels with 4 swaps): 4 layers" in str(answer)
     assert "Grazzi et al. 2025" in answer.reason
 
 

@@ -60,10 +60,11 @@ def deltanet_layer(
     the delta rule, and of the stream behind the MLP.
     """
     normed = rms_norm(stream, weights["input_layernorm.weight"], eps)
-    added, tail, last = _mixed(weights, normed, state, places)
+    added, tail, last, tokens = _mixed(weights, normed, state, places)
     stream = stream + added
     if edit is not None:
         stream, last = edit(0, stream, last)
+        last = _with_constants(last, tokens, weights["linear_attn.o_norm.weight"])
     normed = rms_norm(stream, weights["post_attention_layernorm.weight"], eps)
     gate = jax.nn.silu(linear(normed, weights["mlp.gate_proj.weight"]))
     product = gate * linear(normed, weights["mlp.up_proj.weight"])
@@ -75,8 +76,8 @@ def deltanet_layer(
 
 def _mixed(
     weights: LayerParameters, normed: jax.Array, state: LayerState, places: Places
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What the delta rule adds to the stream, the convolution's tail, and the state."""
+) -> tuple[jax.Array, jax.Array, jax.Array, DeltaTokens]:
+    """What the delta rule adds to the stream, the convolution's tail, the state, and its tokens."""
     heads, width = weights["linear_attn.A_log"].shape[0], weights["linear_attn.o_norm.weight"].size
 
     def projected(name: str) -> jax.Array:
@@ -106,7 +107,25 @@ def _mixed(
     read = rms_norm(read, weights["linear_attn.o_norm.weight"], NORM_EPS)
     read = read * jax.nn.silu(by_head(projected("g")))
     read = read.reshape(*read.shape[:2], -1)
-    return linear(read, weights["linear_attn.o_proj.weight"]), tail, last
+    return linear(read, weights["linear_attn.o_proj.weight"]), tail, last, tokens
+
+
+def _with_constants(state: jax.Array, tokens: DeltaTokens, gain: jax.Array) -> jax.Array:
+    """A state that was set, with the constants of norms in heads that had nothing written.
+
+    Such a head comes to hold something without a token that writes, so what that would have written
+    into the columns that only its norm reads, of gain 0, has to stand there too.
+
+    Args:
+      state: (batch, heads, keys, values).
+      tokens: of which the last is now.
+      gain: (values,), of the norm.
+    """
+    only_norm = (gain == 0)[None, None, None]
+    written = tokens.key[-1][..., :, None] * tokens.value[-1][..., None, :]
+    has = ((state != 0) & only_norm).any(axis=(2, 3), keepdims=True)
+    bare = (state != 0).any(axis=(2, 3), keepdims=True) & ~has
+    return jnp.where(only_norm & bare, written, state)
 
 
 def _unit(values: jax.Array) -> jax.Array:

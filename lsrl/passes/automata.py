@@ -12,8 +12,9 @@ import numpy as np
 
 from lsrl.automata.levels import Levels
 from lsrl.automata.limits import TooLargeError
-from lsrl.automata.plan import Plan, Track, plan_of
+from lsrl.automata.plan import Plan, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised, recovered
+from lsrl.automata.tracks import Track
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
@@ -32,7 +33,7 @@ MOST_SHOWN = 12
 
 _ONLY_SIZE = (
     "size alone is against it, since swaps and recalls hold every finite automaton at any length "
-    "(Krohn and Rhodes 1965; Siems et al. 2025), and lsrl.compile(..., automaton_limits=) allows more"
+    "(Krohn and Rhodes 1965; Siems et al. 2025); lsrl.compile(..., automaton_limits=) allows more"
 )
 
 
@@ -70,11 +71,11 @@ class Construction:
 
 
 def _track_text(track: Track) -> str:
-    swaps = track.action.swaps
+    swaps = track.swaps
     kind = "a series of swaps" if track.phases is None else "phases"
     if swaps == 1:
         kind = "one swap a token"
-    return f"{kind} on {track.action.size} points ({swaps} swaps a letter at most)"
+    return f"{kind} on {track.size} points ({swaps} swaps a letter at most)"
 
 
 class _Read(NamedTuple):
