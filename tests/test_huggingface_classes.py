@@ -28,8 +28,9 @@ CLASSES = {
     "deltanet": {"olmo_hybrid": "OlmoHybridForCausalLM", "qwen3_next": "Qwen3NextForCausalLM"},
 }
 EACH = [(target, name) for target, names in CLASSES.items() for name in names]
-# Sums, delays, holds, recall, products, permutations: what they take of a layer differs.
-SIX = ("dyck1", "copy_delay", "flip_flop", "associative_recall", "ngram", "swaps")
+# Sums, delays, holds, recall, products, and what one target alone has.
+FIVE = ("dyck1", "copy_delay", "flip_flop", "associative_recall", "ngram")
+SIXTH = {"mamba2": "counter_mod", "deltanet": "swaps"}
 
 
 @lsrl.program
@@ -74,22 +75,30 @@ def test_a_class_gives_our_numbers_however_it_runs(target, name, transformers, t
     assert bool(re.search(r"weights\s+are\s+0", card)) == (name != "mamba2")
 
 
-@pytest.mark.studies
-@pytest.mark.parametrize("program", SIX)
+@pytest.mark.parametrize(
+    ("sequences", "tokens"),
+    [
+        pytest.param(20, 200, marks=pytest.mark.studies),
+        pytest.param(100, 1000, marks=pytest.mark.nightly),
+    ],
+)
+@pytest.mark.parametrize("program", [*FIVE, None])
 @pytest.mark.parametrize(("target", "name"), EACH)
-def test_six_programs_in_each_class(target, name, program, transformers, tmp_path):
+def test_six_programs_in_each_class(
+    target, name, program, sequences, tokens, transformers, tmp_path
+):
     from benchmarks.huggingface_classes import compared
 
-    entry = catalogue()[program]
+    entry = catalogue()[program or SIXTH[target]]
     model = lsrl.compile(entry.program(), target)
     assert model.certificate.exact
     try:
         model.export("huggingface", tmp_path / "model", architecture=name)
     except UnsupportedOpError:
-        assert name == "qwen3_next" and program in ("dyck1", "swaps")
+        assert name == "qwen3_next" and program in ("dyck1", None)
         return
     random = np.random.default_rng(1)
-    ids = np.stack([entry.sample(random, 200)[0] for _ in range(20)])
+    ids = np.stack([entry.sample(random, tokens)[0] for _ in range(sequences)])
     found = compared(model, tmp_path / "model", ids, stepwise=4)
     assert found.total == 0 and found.tokens == ids.size
 
