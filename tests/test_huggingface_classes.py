@@ -9,6 +9,7 @@ import pytest
 
 import lsrl
 from lsrl.errors import InputError, UnsupportedOpError
+from lsrl.interpret import variants
 from lsrl.programs import catalogue
 from tests.test_headless import assert_equals_ours, drawn, of_many
 
@@ -78,7 +79,7 @@ def test_a_class_gives_our_numbers_however_it_runs(target, name, transformers, t
 @pytest.mark.parametrize(
     ("sequences", "tokens"),
     [
-        pytest.param(20, 200, marks=pytest.mark.studies),
+        pytest.param(8, 100, marks=pytest.mark.studies),
         pytest.param(100, 1000, marks=pytest.mark.nightly),
     ],
 )
@@ -112,7 +113,7 @@ def test_a_class_without_its_head_gives_our_numbers(
     model = lsrl.compile(of_many, target)
     inputs = drawn(model.program, np.random.default_rng(0))
     if name == "qwen3_next":
-        with pytest.raises(UnsupportedOpError, match="gated"):
+        with pytest.raises(UnsupportedOpError, match="total"):
             model.export("huggingface", tmp_path / "model", architecture=name)
         return
     assert_equals_ours(
@@ -133,6 +134,21 @@ def test_a_class_ties_its_head(target, name, transformers, tmp_path):
         return
     model.export("huggingface", tmp_path / "model", **options)
     assert compared(model, tmp_path / "model", texts(4, 40)).total == 0
+
+
+@pytest.mark.studies
+@pytest.mark.parametrize("make", [variants.permuted, variants.rotated, variants.noised])
+@pytest.mark.parametrize(
+    ("target", "name"), [pair for pair in EACH if pair[1] not in ("mamba2", "qwen3_next")]
+)
+def test_altered_networks_are_of_each_class(
+    target, name, make, transformers, tmp_path, monkeypatch
+):
+    model = make(lsrl.compile(lsrl.programs.dyck1(max_length=12), target))
+    inputs = drawn(model.program, np.random.default_rng(0))
+    assert_equals_ours(
+        transformers, model, inputs, tmp_path / "model", monkeypatch, architecture=name
+    )
 
 
 def test_a_class_that_ends_at_beta_1_reflects_nothing(tmp_path):
