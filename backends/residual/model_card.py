@@ -286,7 +286,9 @@ def _circuit(kind: CheckpointKind, network: ResidualNetwork, arrays: dict[str, A
 
 {_sizes(kind, network, arrays)}
 `circuit.json` says what they hold: an element of a signal is the sum of
-weight * unit + offset, over the entries of the stream that its channel names. {kind.hooks}
+weight * unit + offset, over the entries of the stream that its channel names. {kind.hooks_told}
+`config.lsrl["hooks"]` has their names, below `base_model`; of what comes out the first thing is
+meant, where that is several.
 """
 
 
