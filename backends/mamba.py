@@ -112,19 +112,15 @@ class Mamba(ResidualBackend):
         """The convolution keeps one token more than it needs; what passes skips the scan."""
         site = lowered.stream.sites[layer]
         conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
-        for index, value in self.constants(lowered, site).items():
+        for index, value in self.constants(lowered).items():
             yield cells.row(conv, index, ONE, value, TAPS)
         for index, channel in enumerate(site.channels):
             yield cells.row(conv, index, channel.row, lowered.scale(channel.row), TAPS)
             entry = self.entry(lowered, site, index)
-            if self.scans(lowered, channel) and entry is not None:
+            if channel.mode != "pass" and entry is not None:
                 yield cells.scan(scan, entry[:1], site, channel, 1 / entry[1])
 
-    def scans(self, lowered: Lowered, channel: Channel) -> bool:
-        """Whether a value goes through the scan, and not past it."""
-        return channel.mode != "pass"
-
-    def constants(self, lowered: Lowered, site: Site) -> dict[int, float]:
+    def constants(self, lowered: Lowered) -> dict[int, float]:
         """The channels that a convolution is given a constant in, and which."""
         return {self.block_shapes(lowered)["mixer.D"][0] - 1: lowered.drives.opened}
 
@@ -153,7 +149,7 @@ class Mamba(ResidualBackend):
         norm[:], dt_bias[:] = lowered.norm(), -drives.switched
 
         # The constant comes last: SiLU(32) = 32, and B and C are read off it.
-        ((constant, value),) = self.constants(lowered, site).items()
+        ((constant, value),) = self.constants(lowered).items()
         into[constant, 0], conv[constant, 0, TAPS - 1] = value, 1.0
         ssm[ranks, constant], ssm[ranks + 1, constant] = 1 / steps.integrating / opened, 1 / opened
 

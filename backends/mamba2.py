@@ -9,40 +9,38 @@ its own. Values are made as in `lsrl.backends.mamba`, with two differences. Step
 stream, without convolution, so a flag is made a block earlier. And the values of a block pass a
 norm: one inner channel is constant and so large that the norm divides by one power of two, whatever
 the others hold. Their share is at most 2^-13, so B C is 2^-72, and where values are scaled by much,
-D takes that away again. For products of real numbers on fine grids no D is small enough; these pass
-the scan, which forgets at every token, and B C is smaller in their block.
+D takes that away again. For products of real numbers on fine grids no D is small enough; their
+gates are tiny instead, where SiLU halves them, whatever their sign.
 """
 
 from collections.abc import Mapping
-from functools import cached_property, partial
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
 from lsrl.backends.residual import checkpoint, mamba2_classes
-from lsrl.backends.residual.mamba2_network import GATED, Mamba2Network
+from lsrl.backends.residual.mamba2_network import GATED, SMALL, Mamba2Network
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
 from lsrl.backends.residual.reference import CheckpointKind, Config
-from lsrl.backends.residual.rows import AtomRow
-from lsrl.backends.residual.stream import Site, Stream
+from lsrl.backends.residual.rows import ONE, AtomRow
+from lsrl.backends.residual.stream import Site
 from lsrl.backends.residual.tables import InnerNorm, Scales
 from lsrl.backends.residual.target import Lowered, stream_width
-from lsrl.errors import LsrlError
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# B C, where nothing asks for less.
-COUPLING = 2.0**-72
-# What values are scaled to at most, of what the norm has room for, and the least D.
-ROOM, LEAST_SKIP = 2.0**40, 2.0**-120
+# B, and C: SiLU halves what is small.
+COUPLING = SMALL / 2
+# What values are scaled to at most, of what the norm has room for, and what is multiplied by a tiny
+# gate; and such gates.
+ROOM, WIDE_ROOM, TINY = 2.0**40, 2.0**46, 2.0**-34
 # Of the largest number of sums that float32 holds exactly, where bounds tell none.
 UNBOUNDED = 2.0**24
-# exp(-128) is 0.
-EMPTYING = 128.0
 # What the constant's gate reads; SiLU(32) = 32 however soft the others are.
 OPEN = 32.0
 
@@ -62,30 +60,25 @@ class Mamba2(Mamba):
         """A checkpoint of transformers."""
         return {"huggingface": partial(checkpoint.write, CHECKPOINTS, self)}
 
-    def lowered(self, stream: Stream) -> "Coupled":
-        """A layout with its width, scales, and B C by site."""
-        return Coupled(stream, super().lowered(stream).width, self)
+    def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
+        """That of the SiLU, and what the scan or the skip past it multiplies by."""
+        if channel.mode == "pass":
+            return lowered.rectified(channel.row) * _skip(lowered, channel)
+        return _held(lowered, channel) * COUPLING
 
     def scales(self, lowered: Lowered, site: Site, channel: Channel) -> Scales:
-        """A channel's value is multiplied by its scale, and by what the scan or D multiplies by."""
+        """Tiny gates have a scale of their own."""
         found = super().scales(lowered, site, channel)
-        skip = _skip(lowered, channel)
-        if channel.mode == "pass" and skip:
-            return found._replace(scanned=lowered.rectified(channel.row) * skip)
-        return found._replace(scanned=_held(lowered, site, channel) * _half(lowered, site))
-
-    def scans(self, lowered: Lowered, channel: Channel) -> bool:
-        """Also what is too large for D."""
-        return channel.mode != "pass" or not _skip(lowered, channel)
+        return found._replace(gate=_gate(lowered, channel).multiplies)
 
     def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
         """The channel's own; C comes behind it."""
-        return index, 1 / _held(lowered, site, site.channels[index])
+        return index, 1 / _held(lowered, site.channels[index])
 
-    def constants(self, lowered: Lowered, site: Site) -> dict[int, float]:
-        """The norm's, and behind it B and C, which SiLU halves."""
-        inner, each = self._inner(lowered), 2 * _half(lowered, site)
-        return {inner - 1: GATED / OPEN, inner: each, inner + 1: each}
+    def constants(self, lowered: Lowered) -> dict[int, float]:
+        """The norm's, and behind it B and C."""
+        inner = self._inner(lowered)
+        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
@@ -115,12 +108,12 @@ class Mamba2(Mamba):
         found = {name: np.zeros(shape) for name, shape in shapes.items()}
         norm, into, conv, conv_bias, dt_bias, decay, skip, gain, out = found.values()
         inner, drives = len(skip), lowered.drives
-        steps, opened = Steps.of(drives), lowered.opened()
+        steps = Steps.of(drives)
         norm[:], dt_bias[:], skip[:] = lowered.norm(), -drives.switched, 1.0
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
-        for place, value in self.constants(lowered, site).items():
+        for place, value in self.constants(lowered).items():
             into[inner + place, 0], conv[place, 0, TAPS - 1] = value, 1.0
         constant = inner - 1
         gates[constant, 0] = OPEN
@@ -132,23 +125,16 @@ class Mamba2(Mamba):
             values[index] = scale * lowered.reading(channel.row)
             conv[index, 0] = channel.taps[::-1]
             conv_bias[index] = scale * channel.offset
-            decode[index] = 1 / self.scales(lowered, site, channel).scanned
-            if channel.gate is None:
-                gates[index, 0] = drives.opened
-                decode[index] /= opened
-            else:
-                gates[index] = lowered.scale(channel.gate) * lowered.reading(channel.gate)
-                decode[index] /= lowered.rectified(channel.gate)
-            if not self.scans(lowered, channel):
+            gate = _gate(lowered, channel)
+            gates[index] = gate.scale * lowered.reading(channel.gate or ONE)
+            decode[index] = 1 / self.inner_scale(lowered, channel) / gate.multiplies
+            if channel.mode == "pass":
                 # What the scan takes in it gives back at once.
-                skip[index] = _skip(lowered, channel) - steps.shut * _half(lowered, site) ** 2
+                skip[index] = _skip(lowered, channel) - steps.shut * COUPLING**2
                 decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
                 continue
             skip[index] = 0.0
-            if channel.mode == "pass":
-                dt_bias[index] = drives.opened
-                decay[index] = np.log(EMPTYING / steps.integrating)
-            elif channel.mode == "sum":
+            if channel.mode == "sum":
                 dt_bias[index] = drives.opened
                 # So that exp(-exp(A_log) Δ) is the factor.
                 rate = -np.log(channel.factor) / steps.integrating
@@ -161,58 +147,51 @@ class Mamba2(Mamba):
         return found
 
 
-class Coupled(Lowered):
-    """A layout whose sites have a B and a C each."""
+class Gate(NamedTuple):
+    """What opens a channel.
 
-    @cached_property
-    def halves(self) -> dict[Site, float]:
-        """By site B, and C, which are alike."""
-        return {site: self._coupling(site) ** 0.5 for site in self.stream.sites}
+    Attributes:
+      scale: what the row is multiplied by.
+      multiplies: by what times the row a value then is multiplied.
+    """
 
-    def _coupling(self, site: Site) -> float:
-        sizes = [
-            _size(self, channel)
-            for channel in site.channels
-            if channel.mode == "pass" and not _skip(self, channel)
-        ]
-        step = Steps.of(self.drives).integrating
-        least = min((ROOM / step / power_of_two_above(size) for size in sizes), default=COUPLING)
-        # Its square root is a power of two as well.
-        return min(COUPLING, 4.0 ** np.floor(np.log2(least) / 2))
+    scale: float
+    multiplies: float
 
 
-def _half(lowered: Lowered, site: Site) -> float:
-    """The square root of B C."""
-    if not isinstance(lowered, Coupled):
-        raise LsrlError("a layout of another target")
-    return lowered.halves[site]
+def _gate(lowered: Lowered, channel: Channel) -> Gate:
+    """The gate of a channel; an open one reads the constant."""
+    if channel.gate is None:
+        return Gate(lowered.drives.opened, lowered.opened())
+    if channel.linear:
+        scale = TINY / power_of_two_above(_largest(lowered, channel.gate))
+        return Gate(scale, scale / 2)
+    return Gate(lowered.scale(channel.gate), lowered.rectified(channel.gate))
+
+
+def _largest(lowered: Lowered, row: AtomRow) -> float:
+    """The greatest size of a row; of what grows without bounds, that of the sums float32 holds."""
+    hull = lowered.stream.hull(row)
+    size = max(abs(hull.low), abs(hull.high))
+    if size < np.inf:
+        return size or 1.0
+    return UNBOUNDED * (hull.step if 0 < hull.step < np.inf else 1.0)
 
 
 def _skip(lowered: Lowered, channel: Channel) -> float:
-    """D of what passes, so that the norm has room for it; 0 where no D is small enough."""
-    found = min(1.0, ROOM / power_of_two_above(max(1.0, _size(lowered, channel))))
-    return found if found >= LEAST_SKIP else 0.0
+    """D of what passes, so that the norm has room for it."""
+    size = sum(map(abs, channel.taps)) * _largest(lowered, channel.row) + abs(channel.offset)
+    opened = 1.0 if channel.gate is None else _largest(lowered, channel.gate)
+    size *= lowered.scale(channel.row) * opened * _gate(lowered, channel).multiplies
+    room = WIDE_ROOM if channel.linear else ROOM
+    return min(1.0, room / power_of_two_above(size))
 
 
-def _size(lowered: Lowered, channel: Channel) -> float:
-    """The greatest size of a channel's value behind SiLU and gate, with their scales."""
-
-    def largest(row: AtomRow) -> float:
-        hull = lowered.stream.hull(row)
-        size = max(abs(hull.low), abs(hull.high))
-        step = hull.step if 0 < hull.step < np.inf else 1.0
-        return lowered.scale(row) * (size if size < np.inf else UNBOUNDED * step)
-
-    taps = sum(map(abs, channel.taps))
-    size = taps * largest(channel.row) + lowered.scale(channel.row) * abs(channel.offset)
-    return size * (lowered.opened() if channel.gate is None else largest(channel.gate))
-
-
-def _held(lowered: Lowered, site: Site, channel: Channel) -> float:
+def _held(lowered: Lowered, channel: Channel) -> float:
     """What the state of a scan is multiplied by."""
     steps = Steps.of(lowered.drives)
-    step = steps.replacing / steps.taken if channel.mode == "hold" else steps.integrating
-    return lowered.rectified(channel.row) * step * _half(lowered, site)
+    step = steps.integrating if channel.mode == "sum" else steps.replacing / steps.taken
+    return lowered.rectified(channel.row) * step * COUPLING
 
 
 def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:

@@ -237,6 +237,10 @@ class SiteTable:
       headed: (channels,) the head of each, or -1.
       alternating: which are sums over time of a negative factor.
       blinking: which of these are of a constant, and so never more than that.
+      relu_gate: (channels,) whether a gate goes through a ReLU; `linear`, whether another one of
+        its kind would.
+      told: the places of channels with such gates that are a product or 0, and what else of the
+        graph is that product.
       taps: (channels, TAPS).
       writes: what is added to the stream, by channels; `places` says where, `composed` whether
         float64 holds its weights exactly.
@@ -258,6 +262,10 @@ class SiteTable:
         self.gate = RowTable(stream, [channel.gate or ONE for channel in channels])
         self.switch = RowTable(stream, [channel.switch or ONE for channel in channels])
         self.switched = np.array([channel.switch is not None for channel in channels], dtype=bool)
+        kind = site.kind
+        self.relu_gate = np.array([kind.relu_gate and not c.linear for c in channels], dtype=bool)
+        self.linear = np.array([channel.linear for channel in channels], dtype=bool)
+        self.told = _told(stream, site) if self.linear.any() else ()
         self.gated = np.array([channel.gate is not None for channel in channels], dtype=bool)
         self.taps = np.array([c.taps for c in channels], dtype=np.float64).reshape(-1, TAPS)
         self.offset = np.array([channel.offset for channel in channels], dtype=np.float64)
@@ -343,6 +351,17 @@ class SiteTable:
         """(channels,) bool, whether a value is what its branch reads at this token."""
         passing = np.array([channel.mode == "pass" for channel in self.site.channels], dtype=bool)
         return passing & ~self.taps[:, 1:].any(axis=1) & (self.offset == 0)
+
+
+def _told(stream: Stream, site: Site) -> tuple[tuple[int, Sequence[Atom]], ...]:
+    number, found = stream.sites.index(site), []
+    for atom, terms in stream.terms.items():
+        rows = {channel.row for channel, _ in terms}
+        whole = rows <= {terms[0][0].row, terms[0][0].row.negated()} if terms else False
+        if stream.made[atom] == number and whole and all(abs(w) == 1 for _, w in terms):
+            holders = stream.affines.holders(AtomRow(((atom, 1.0),), 0.0))
+            found += [(site.index[channel], holders) for channel, _ in terms if channel.linear]
+    return tuple(found)
 
 
 class StreamTables(NamedTuple):
