@@ -192,8 +192,7 @@ def has_a_network_that_tells_it(kind: type[ops.Op], program: lsrl.Program, path:
     able = [
         name
         for name in ("gated_linear_rnn", "lstm", "mamba", "deltanet")
-        if name in registry.names()
-        and not support.offending(Pipeline().simplify(program.graph), registry.find(name))
+        if not support.offending(Pipeline().simplify(program.graph), registry.find(name))
     ]
     assert able, "a target that holds it"
     explained = lsrl.explain(program, able[0])
@@ -227,18 +226,11 @@ COLUMNS: tuple[Callable[[type[ops.Op], lsrl.Program], None], ...] = (
 )
 
 
-# What no target holds yet.
-WAITS = set() if "deltanet" in registry.names() else {ops.SwapState, ops.Recall}
-
-
 @pytest.mark.parametrize("kind", ops.ALL_OPS, ids=lambda kind: kind.__name__)
 def test_an_op_has_all_that_an_op_needs(kind, tmp_path):
     assert kind in TINY, f"{kind.__name__} lacks its smallest use in TINY"
     program, missing = program_of(TINY[kind]), []
-    told = (
-        () if kind in WAITS else (lambda k, p: has_a_network_that_tells_it(k, p, tmp_path / "m"),)
-    )
-    for column in (*COLUMNS, *told):
+    for column in (*COLUMNS, lambda k, p: has_a_network_that_tells_it(k, p, tmp_path / "m")):
         try:
             column(kind, program)
         except (AssertionError, UnsupportedOpError, NotImplementedError) as error:

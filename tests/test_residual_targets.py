@@ -77,7 +77,9 @@ def test_tok2tok_is_exact(length, target):
     assert_equal(model, [prompts], program)
 
 
-@pytest.mark.parametrize(("target", "most_blocks", "width"), [("mamba", 9, 16), ("mamba2", 9, 16), ("griffin", 8, 64)])
+@pytest.mark.parametrize(
+    ("target", "most_blocks", "width"), [("mamba", 9, 16), ("mamba2", 9, 16), ("griffin", 8, 64)]
+)
 def test_tok2tok_is_small(target, most_blocks, width):
     model = lsrl.compile(programs.tok2tok(3, 10), target)
     assert model.num_layers == model.schedule.critical_path <= most_blocks

@@ -180,7 +180,8 @@ class StreamRounding:
             channel = table.site.channels[index]
             size, grid = float(sizes[index]) * abs(weight), float(grids[index]) * bit
             kind, gate = table.site.kind, channel.gate
-            opens = gate is None or self._is_bit(gate, kind.relu_gate)
+            relu_gate = kind.relu_gate and not channel.linear
+            opens = gate is None or self._is_bit(gate, relu_gate)
             if opens and self._is_bit(channel.row, kind.relu_branch) and channel.mode == "pass":
                 size, grid = abs(weight), bit
             if abs(weight) != bit and size > 2.0**bits * grid:
@@ -203,7 +204,7 @@ class StreamRounding:
             own = self._row(channel.row)
             found = {(how, root): m for root, m in side(own, negated(own), "sign").items()}
         if channel.gate is not None:
-            found |= self._of_row(channel.gate, kind.relu_gate)
+            found |= self._of_row(channel.gate, kind.relu_gate and not channel.linear)
         return found
 
     def _is_bit(self, row: AtomRow, positive: bool) -> bool:
