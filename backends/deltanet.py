@@ -7,7 +7,8 @@ As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et a
     stream += o_proj(norm(Sᵀ q) SiLU(g))
     stream += down_proj(SiLU(gate_proj(norm(stream))) up_proj(norm(stream)))
 
-SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
+SiLU(K u) / K is relu(u) for |K u| >= 128, as gates, keys and queries have it; and u / 2 where |K u|
+is at most 2^-28, so values keep their signs, and all their bits. A key of
 1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0, α = 0 and
 β = 1, so that it is v; a hold has that where its flag is 1, and else α = 1 and β = 0. With α = 1,
 β = 1 - a makes it a sum of factor a, which turns its sign at every token at β = 2, and a one-hot k
@@ -34,7 +35,7 @@ from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Head, Mode, Packer
-from lsrl.backends.residual.rows import ONE, AtomRow, Hull
+from lsrl.backends.residual.rows import ONE, AtomRow
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import InnerNorm, Scales
 from lsrl.backends.residual.target import (
@@ -51,8 +52,8 @@ from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.ir.ops import Op, SwapState
 from lsrl.target import Capabilities
 
-# What continuous values of at most 1 are multiplied by.
-SHARPEST = 2.0**46
+# What values are at most as they enter a head, and what is added up over time: SiLU halves them.
+SMALL, SUMMED = 2.0**-28, 2.0**-40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
 # The sum of the squares of 1 to n, in float32: n^3 / 3 < 2^24.
@@ -250,27 +251,20 @@ class DeltaNet(ResidualBackend):
         """SiLU."""
         return value * sigmoid(value)
 
-    @staticmethod
-    def sharpness(hull: Hull) -> float:
-        """So that the largest values are little beside INNER; those without bounds need not be."""
-        size = max(1.0, -hull.low, hull.high)
-        return SHARPEST / (power_of_two_above(size) if size < SHARPEST else 1.0)
-
     def inner_width(self, stream: Stream) -> int:
         """Heads and units are counted apart."""
         return 0
 
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
-        """That of the SiLU, and what a query makes of it."""
-        found = lowered.rectified(channel.row)
-        key = HeadKey.of(channel)
-        return found * in_float32(key.reading) / np.sqrt(shape_of(lowered.stream).keys)
+        """Half of what goes into the SiLU, and what a query makes of it."""
+        read = in_float32(HeadKey.of(channel).reading) / np.sqrt(shape_of(lowered.stream).keys)
+        return _entering(lowered, channel) / 2 * read
 
     def scales(self, lowered: Lowered, site: Site, channel: Channel) -> Scales:
         """The MLP scales no gate; and a flag opens a head from shut to half, where β = 1."""
         found = super().scales(lowered, site, channel)._replace(switch=self.drives.switched)
         if site.kind is DELTA:
-            return found
+            return found._replace(branch=_entering(lowered, channel))
         return found._replace(scanned=lowered.rectified(channel.row), gate=1.0)
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
@@ -284,7 +278,7 @@ class DeltaNet(ResidualBackend):
                 place.channels,
                 tuple(self.inner_scale(lowered, site.channels[i]) for i in place.channels),
                 width,
-                INNER / np.sqrt(width),
+                INNER,
                 gated=False,
             )
             for number, place in enumerate(places_of(site, width))
@@ -318,7 +312,7 @@ class DeltaNet(ResidualBackend):
             for column, index in enumerate(place.channels):
                 channel = site.channels[index]
                 heads.column(number, column, channel)
-                scale = lowered.rectified(channel.row) * place.key.written
+                scale = _entering(lowered, channel) / 2 * place.key.written
                 yield from cells.delta(scan, (number, column), site, channel, scale)
             yield from heads.constant(cells, scan, number, site, place.key)
         for index, row, scale in heads.convolved:
@@ -339,7 +333,7 @@ class DeltaNet(ResidualBackend):
             found[name][:] = lowered.norm()
         own = "linear_attn."
         found[f"{own}dt_bias"][:] = LASTING
-        found[f"{own}o_norm.weight"][:-1] = INNER / np.sqrt(shape.values)
+        found[f"{own}o_norm.weight"][:-1] = INNER
         writer = _Heads(lowered, shape, found)
         for number, place in enumerate(places_of(delta, shape.values)):
             writer.keys(number, place.key)
@@ -440,8 +434,8 @@ class _Heads:
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 
     def _constant(self, key: HeadKey) -> float:
-        """What the last column takes in, so that the norm reads INNER there."""
-        found = INNER * np.sqrt(self.shape.keys)
+        """What the last column takes in, so that the norm reads INNER * sqrt(values) there."""
+        found = INNER * np.sqrt(self.shape.values * self.shape.keys)
         if key.mode == "swap" and key.head is not None:
             points = Points.of(len(key.head.keys))
             found *= points.length / points.constant / key.rate
@@ -464,7 +458,7 @@ class _Heads:
         lowered = self.lowered
         if channel.offset:
             raise LsrlError("a column of a head adds nothing of its own to its taps")
-        self._value(head, column, channel.row, lowered.scale(channel.row), channel.taps)
+        self._value(head, column, channel.row, _entering(lowered, channel), channel.taps)
         gates = self.arrays["g_proj.weight"][head * self.shape.values + column]
         if channel.gate is None:
             gates[0] = lowered.drives.opened
@@ -512,6 +506,14 @@ class _Heads:
         else:
             own = Channel(ONE, mode=key.mode, switch=key.switch, head=key.head)
             yield from cells.delta(array, (head, column), site, own, size)
+
+
+def _entering(lowered: Lowered, channel: Channel) -> float:
+    """What a column multiplies its row by, so that the SiLU halves it."""
+    hull = lowered.stream.hull(channel.row)
+    size = max(-hull.low, hull.high) * sum(map(abs, channel.taps))
+    most = SUMMED if channel.mode == "sum" else SMALL
+    return most / (power_of_two_above(size) if 0 < size < np.inf else 1.0)
 
 
 def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:

@@ -37,25 +37,31 @@ def loaded(module: PreTrainedModel, arrays: Mapping[str, Array], batch: int, tok
       InputError: the class keeps no such states, or in another number of layers.
     """
     cache = DynamicCache(config=module.config)
+    # Ahead of the rest, since a class may keep states itself.
+    _fill_attention(module, cache, batch, tokens)
     places = _Places(module, cache)
+    places.check_layers({int(name.split(".")[1]) for name in arrays})
     for name, array in arrays.items():
         # A copy: torch takes no read-only arrays, and caches change in place.
         places.write(name, torch.from_numpy(np.array(array)).to(module.device, module.dtype))
-    places.check_layers({int(name.split(".")[1]) for name in arrays})
-    _fill_attention(module, cache, batch, tokens)
     return cache
 
 
 def _fill_attention(module: PreTrainedModel, cache: Cache, batch: int, tokens: int) -> None:
     """Layers of attention count the tokens; the neutral ones of our checkpoints hold zeros."""
-    config = module.config
-    for number, layer in enumerate(cache.layers):
-        if hasattr(layer, "get_seq_length") and tokens:
-            size = getattr(config, "head_dim", None)
-            size = size or config.hidden_size // config.num_attention_heads
-            shape = batch, config.num_key_value_heads, tokens, size
-            zeros = torch.zeros(shape, dtype=module.dtype, device=module.device)
-            cache.update(zeros, zeros.clone(), number)
+    attention = [n for n, layer in enumerate(cache.layers) if hasattr(layer, "get_seq_length")]
+    if not attention or not tokens:
+        return
+    # What shape they have the class says, of one token.
+    probe = DynamicCache(config=module.config)
+    options = {"dtype": module.dtype, "device": module.device}
+    with torch.no_grad():
+        token = torch.zeros(1, 1, module.config.hidden_size, **options)
+        module.base_model(inputs_embeds=token, cache=probe, use_cache=True)
+    for number in attention:
+        held = probe.layers[number].keys, probe.layers[number].values
+        zeros = (torch.zeros(batch, x.shape[1], tokens, x.shape[3], **options) for x in held)
+        cache.update(*zeros, number)
 
 
 class _Places:

@@ -14,7 +14,7 @@ from lsrl.interpret import variants
 from tests.grids import small_catalogue, studied
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "golden_kernels.py"
-TARGETS = ("mamba", "griffin")
+TARGETS = ("mamba", "mamba2", "deltanet", "griffin")
 # With sums, holds, delays, gates, products, vectors, several inputs, and heads of a layer more.
 PROGRAMS = (
     "associative_recall", "copy_delay", "counter_mod", "counting_sort", "cycle_navigation", "dyck",

@@ -495,8 +495,6 @@ class ResidualAnalysis(Analysis):
     def _over_time(self, table: SiteTable, reach: Array) -> Array:
         """(channels,) the greatest sizes of sums over time, and of decays."""
         rest, count = 1 - np.abs(table.factor), self._summands(table)
-        if table.alternating.any() and table.site.kind.relu_branch:
-            count = np.where(table.alternating, np.ceil(count / 2), count)
         count = np.where(table.blinking, 1.0, count)
         return np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
 

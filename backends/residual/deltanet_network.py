@@ -35,9 +35,9 @@ from lsrl.ir.numbers import Array
 # Of the lengths of keys and queries, and of the norm of what is read: both are in the code of the
 # reference class, and not in its configuration.
 KEY_EPS, NORM_EPS = 1e-6, 1e-5
-# The constant that the norm of a head reads: far above what heads hold, and float32 still holds the
-# sum of its squares.
-INNER = 2.0**63
+# What the norm of a head divides by: far above what heads hold, whose values are small, and its
+# square far above the 1e-5.
+INNER = 2.0**6
 
 # Of an untrained layer: sizes of a head's keys and values, units of the MLP for each of the stream,
 # taps of the convolution, and ranges of A and of the steps at first, as the class has them.
@@ -245,12 +245,13 @@ class DeltaNetNetwork(ResidualNetwork):
         """
         super().self_test()
         if self.depth:
-            width = self.head_sizes[2]
-            check_norm(width, NORM_EPS, CHUNK, INNER / np.sqrt(width))
+            check_norm(self.head_sizes[2], NORM_EPS, CHUNK, INNER)
 
     def operations(self) -> tuple[OperationTest, ...]:
         """Of SiLU, sigmoid, softplus and exp, and of the lengths of keys."""
         large, none = sizes_from(128), np.zeros(1, DTYPE)
+        small = 2.0**-28 / large[large < 2.0**90]
+        small = np.concatenate([small, -small])
         logits = np.array([128, 0, -128, -2048], DTYPE)
         betas = np.array([2, 1, 0, 0], DTYPE)
         # Entries of the constant 1024 and of small multiples, of which squares add up to 4^n.
@@ -260,6 +261,7 @@ class DeltaNetNetwork(ResidualNetwork):
             OperationTest("silu(u) == 0 below -128", jax.nn.silu, -large, 0 * large),
             OperationTest("silu(u) == 32 at 32", jax.nn.silu, none + 32, none + 32),
             OperationTest("silu(0) == 0", jax.nn.silu, none, none),
+            OperationTest("silu(u) == u / 2 up to 2^-28", jax.nn.silu, small, small / 2),
             OperationTest(
                 "2 sigmoid(u) is 2, 1 and 0", lambda u: jax.nn.sigmoid(u) * 2.0, logits, betas
             ),

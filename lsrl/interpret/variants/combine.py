@@ -240,9 +240,7 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
     places = [
         i
         for i in graph.live()
-        if not isinstance(graph.nodes[i].op, PLAIN)
-        and i not in shown
-        and _steady(graph.facts[i])
+        if not isinstance(graph.nodes[i].op, PLAIN) and i not in shown and _steady(graph.facts[i])
     ]
     if program.max_length is None or not inputs or not places:
         return None
