@@ -168,8 +168,10 @@ class Backend(ABC, Generic[Plan]):
             "selective": not native.isdisjoint(OVERWRITING),
             "threshold": ThresholdState in native,
             "recurrent": RecurrentState in native,
+            "swap": SwapState in native,
         }
-        diagonal = "real decay in [0, 1], delays, rings up to max_length"
+        factors = "factors in [-1, 1]" if able.alternating else "real decay in [0, 1]"
+        diagonal = f"{factors}, delays, rings up to max_length"
         return {
             "linear state": diagonal if able.diagonal else "any A",
             "select/gate with a {0,1} operand": "yes" if able.boolean_product else "big-M ReLU",

@@ -2,14 +2,18 @@
 
 As transformers' `OlmoHybridForCausalLM` has them (Yang et al. 2024; Grazzi et al. 2025):
 
-    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1,  β = 2 sigmoid(b)
-    S = (I - β k kᵀ) S + β k vᵀ,  stream += o_proj(norm(Sᵀ q) SiLU(g))
+    q, k, v = SiLU(conv(projections of norm(stream))),  q and k of length 1
+    α = exp(-softplus(a)),  β = 2 sigmoid(b),  S = α (I - β k kᵀ) S + β k vᵀ
+    stream += o_proj(norm(Sᵀ q) SiLU(g))
     stream += down_proj(SiLU(gate_proj(norm(stream))) up_proj(norm(stream)))
 
-SiLU(K u) / K is relu(u) for |K u| >= 128, so values, keys and queries are not negative. A key of
-1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0 and β = 1,
-so that it holds v; a hold has β = 0 but for its flag; β = 1 - a makes it a sum of factor a, which
-turns its sign at every token at β = 2. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
+SiLU(K u) / K is relu(u) for |K u| >= 128, as gates, keys and queries have it; and u / 2 where |K u|
+is at most 2^-28, so values keep their signs, and all their bits. A key of
+1024 in one coordinate has the length 1 exactly. Where a column of S passes, k = q = e0, α = 0 and
+β = 1, so that it is v; a hold has that where its flag is 1, and else α = 1 and β = 0. With α = 1,
+β = 1 - a makes it a sum of factor a, which turns its sign at every token at β = 2, and a one-hot k
+writes a cell, which a one-hot q recalls: that adds a difference to it, so of real numbers it would
+round, and those are held. A swap has k = (f_i + f_j) / 2 with f_i = e_2i + e_2i+1, and
 β = 2, which maps f_i to -f_j and f_j to -f_i. Its keys come a token late, so the state is read
 ahead of the swap; and since S is 0 at first, it is the difference to where the items began.
 
@@ -20,18 +24,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from lsrl.backends.base import Exporter, Recorder
 from lsrl.backends.residual import checkpoint, deltanet_classes
-from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
+from lsrl.backends.residual.deltanet_network import INNER, DeltaNetNetwork
 from lsrl.backends.residual.deltanet_packer import DELTA, NOW, DeltaNetPacker
 from lsrl.backends.residual.golden import Cell, Cells
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Head, Mode, Packer
-from lsrl.backends.residual.rows import ONE, AtomRow, Hull
+from lsrl.backends.residual.rows import ONE, AtomRow
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import InnerNorm, Scales
 from lsrl.backends.residual.target import (
@@ -42,21 +46,22 @@ from lsrl.backends.residual.target import (
     in_float32,
     sigmoid,
 )
-from lsrl.errors import LsrlError
+from lsrl.errors import InputError, LsrlError
+from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array, power_of_two_above
+from lsrl.ir.ops import Op, SwapState
 from lsrl.target import Capabilities
 
-# What a norm of a head divides by: far above what heads hold of whole numbers, and float32 still
-# holds the sum of its squares.
-INNER = 2.0**56
-# What continuous values of at most 1 are multiplied by.
-SHARPEST = 2.0**40
+# What values are at most as they enter a head, and what is added up over time: SiLU halves them.
+SMALL, SUMMED = 2.0**-28, 2.0**-40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
+# The sum of the squares of 1 to n, in float32: n^3 / 3 < 2^24.
+MOST_POINTS = 256
 # Of the constant channel: something at the first token alone.
 PULSE = (1.0, -1.0, 0.0, 0.0)
-# The gate of a state that forgets nothing, but by its keys.
-LASTING = -2048.0
+# What goes into α: of a state that forgets nothing but by its keys, and of one that forgets all.
+LASTING, FORGETTING = -2048.0, 256.0
 
 
 class Points(NamedTuple):
@@ -197,6 +202,7 @@ class DeltaNet(ResidualBackend):
         "the Gated DeltaNet layers of OLMo Hybrid: norm, conv(4), delta rule with eigenvalues in "
         "[-1, 1], gated norm; norm, gated MLP; residuals"
     )
+    remarks: ClassVar[dict[str, str]] = {"threshold": "finite automata, by swaps"}
     packer: ClassVar[type[Packer]] = DeltaNetPacker
     network: ClassVar[type[ResidualNetwork]] = DeltaNetNetwork
     capabilities: ClassVar[Capabilities] = replace(DeltaNetPacker.capabilities(), alternating=True)
@@ -211,6 +217,27 @@ class DeltaNet(ResidualBackend):
     # from 128 on, and 0 below -2048.
     drives = Drives(rectified=128.0, opened=32.0, switched=2048.0)
 
+    def refusal(self, op: Op, operands: list[Facts]) -> str | None:
+        """What a head has no keys for, and what a residual target can't hold."""
+        if isinstance(op, SwapState) and op.points > MOST_POINTS:
+            return (
+                f"its {op.points} points are more than {MOST_POINTS}: float32 holds the sum of the "
+                "squares of what a query reads exactly for so many only; write the permutation "
+                "as one of fewer points"
+            )
+        return super().refusal(op, operands)
+
+    def softened(self, size: float) -> Self:
+        """Not so: what a head forgets, and what it writes, would no longer fit together.
+
+        Raises:
+          InputError: always.
+        """
+        raise InputError(
+            "soft: deltanet has no softer form, since a head's norm would no longer divide by its "
+            "constant; choose lstm, gru, rnn_tanh, mamba or griffin"
+        )
+
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
         return {"huggingface": partial(checkpoint.write, deltanet_classes.CLASSES, self)}
@@ -224,27 +251,20 @@ class DeltaNet(ResidualBackend):
         """SiLU."""
         return value * sigmoid(value)
 
-    @staticmethod
-    def sharpness(hull: Hull) -> float:
-        """So that the largest values are little beside INNER; those without bounds need not be."""
-        size = max(1.0, -hull.low, hull.high)
-        return SHARPEST / (power_of_two_above(size) if size < SHARPEST else 1.0)
-
     def inner_width(self, stream: Stream) -> int:
         """Heads and units are counted apart."""
         return 0
 
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
-        """That of the SiLU, and what a query makes of it."""
-        found = lowered.rectified(channel.row)
-        key = HeadKey.of(channel)
-        return found * in_float32(key.reading) / np.sqrt(shape_of(lowered.stream).keys)
+        """Half of what goes into the SiLU, and what a query makes of it."""
+        read = in_float32(HeadKey.of(channel).reading) / np.sqrt(shape_of(lowered.stream).keys)
+        return _entering(lowered, channel) / 2 * read
 
     def scales(self, lowered: Lowered, site: Site, channel: Channel) -> Scales:
         """The MLP scales no gate; and a flag opens a head from shut to half, where β = 1."""
         found = super().scales(lowered, site, channel)._replace(switch=self.drives.switched)
         if site.kind is DELTA:
-            return found
+            return found._replace(branch=_entering(lowered, channel))
         return found._replace(scanned=lowered.rectified(channel.row), gate=1.0)
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
@@ -292,7 +312,7 @@ class DeltaNet(ResidualBackend):
             for column, index in enumerate(place.channels):
                 channel = site.channels[index]
                 heads.column(number, column, channel)
-                scale = lowered.rectified(channel.row) * place.key.written
+                scale = _entering(lowered, channel) / 2 * place.key.written
                 yield from cells.delta(scan, (number, column), site, channel, scale)
             yield from heads.constant(cells, scan, number, site, place.key)
         for index, row, scale in heads.convolved:
@@ -406,8 +426,10 @@ class _Heads:
                 rate[0] = min(float(np.log(odds)), drives.rectified)
                 first = 1 / key.rate
                 taps = (first, 1 - first, 0.0, 0.0)
-        if key.switch is not None:
-            rate += drives.switched * self.lowered.reading(key.switch)
+        if key.mode in ("pass", "hold"):
+            flag = self.lowered.reading(ONE if key.switch is None else key.switch)
+            self.arrays["a_proj.weight"][head] = (FORGETTING - LASTING) * flag
+            rate += drives.switched * flag
             rate[0] -= drives.switched
         self._value(head, self.shape.values - 1, ONE, constant, taps)
 
@@ -436,7 +458,7 @@ class _Heads:
         lowered = self.lowered
         if channel.offset:
             raise LsrlError("a column of a head adds nothing of its own to its taps")
-        self._value(head, column, channel.row, lowered.scale(channel.row), channel.taps)
+        self._value(head, column, channel.row, _entering(lowered, channel), channel.taps)
         gates = self.arrays["g_proj.weight"][head * self.shape.values + column]
         if channel.gate is None:
             gates[0] = lowered.drives.opened
@@ -484,6 +506,14 @@ class _Heads:
         else:
             own = Channel(ONE, mode=key.mode, switch=key.switch, head=key.head)
             yield from cells.delta(array, (head, column), site, own, size)
+
+
+def _entering(lowered: Lowered, channel: Channel) -> float:
+    """What a column multiplies its row by, so that the SiLU halves it."""
+    hull = lowered.stream.hull(channel.row)
+    size = max(-hull.low, hull.high) * sum(map(abs, channel.taps))
+    most = SUMMED if channel.mode == "sum" else SMALL
+    return most / (power_of_two_above(size) if 0 < size < np.inf else 1.0)
 
 
 def _mlp(lowered: Lowered, site: Site, found: dict[str, Array]) -> None:

@@ -8,34 +8,39 @@ With one head a channel and one state a head, so that each inner channel has a Î
 its own. Values are made as in `lsrl.backends.mamba`, with two differences. Steps Î” are read off the
 stream, without convolution, so a flag is made a block earlier. And the values of a block pass a
 norm: one inner channel is constant and so large that the norm divides by one power of two, whatever
-the others hold. Their share is at most 2^-13; so B C is 2^-72, and D takes the scale of continuous
-values away again.
+the others hold. Their share is at most 2^-13, so B C is 2^-72, and where values are scaled by much,
+D takes that away again. For products of real numbers on fine grids no D is small enough; their
+gates are tiny instead, where SiLU halves them, whatever their sign.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
 from lsrl.backends.residual import checkpoint, mamba2_classes
-from lsrl.backends.residual.certificate import SHARP
 from lsrl.backends.residual.mamba2_network import GATED, SMALL, Mamba2Network
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
 from lsrl.backends.residual.reference import CheckpointKind, Config
-from lsrl.backends.residual.rows import AtomRow
+from lsrl.backends.residual.rows import ONE, AtomRow
 from lsrl.backends.residual.stream import Site
-from lsrl.backends.residual.tables import InnerNorm
+from lsrl.backends.residual.tables import InnerNorm, Scales
 from lsrl.backends.residual.target import Lowered, stream_width
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# B C: SiLU halves what is small.
-COUPLING = (SMALL / 2) ** 2
+# B, and C: SiLU halves what is small.
+COUPLING = SMALL / 2
+# What values are scaled to at most, of what the norm has room for, and what is multiplied by a tiny
+# gate; and such gates.
+ROOM, WIDE_ROOM, TINY = 2.0**40, 2.0**46, 2.0**-34
+# Of the largest number of sums that float32 holds exactly, where bounds tell none.
+UNBOUNDED = 2.0**24
 # What the constant's gate reads; SiLU(32) = 32 however soft the others are.
 OPEN = 32.0
 
@@ -58,12 +63,17 @@ class Mamba2(Mamba):
     def inner_scale(self, lowered: Lowered, channel: Channel) -> float:
         """That of the SiLU, and what the scan or the skip past it multiplies by."""
         if channel.mode == "pass":
-            return lowered.rectified(channel.row) * _skipping(lowered, channel)
-        return _memory_scale(lowered, channel) * SMALL / 2
+            return lowered.rectified(channel.row) * _skip(lowered, channel)
+        return _held(lowered, channel) * COUPLING
+
+    def scales(self, lowered: Lowered, site: Site, channel: Channel) -> Scales:
+        """Tiny gates have a scale of their own."""
+        found = super().scales(lowered, site, channel)
+        return found._replace(gate=_gate(lowered, channel).multiplies)
 
     def entry(self, lowered: Lowered, site: Site, index: int) -> tuple[int, float] | None:
         """The channel's own; C comes behind it."""
-        return index, 1 / _memory_scale(lowered, site.channels[index])
+        return index, 1 / _held(lowered, site.channels[index])
 
     def constants(self, lowered: Lowered) -> dict[int, float]:
         """The norm's, and behind it B and C."""
@@ -98,13 +108,13 @@ class Mamba2(Mamba):
         found = {name: np.zeros(shape) for name, shape in shapes.items()}
         norm, into, conv, conv_bias, dt_bias, decay, skip, gain, out = found.values()
         inner, drives = len(skip), lowered.drives
-        steps, opened = Steps.of(drives), lowered.opened()
+        steps = Steps.of(drives)
         norm[:], dt_bias[:], skip[:] = lowered.norm(), -drives.switched, 1.0
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
         # The norm's constant comes last, and behind it B and C, which are constant too.
-        for channel, value in self.constants(lowered).items():
-            into[inner + channel, 0], conv[channel, 0, TAPS - 1] = value, 1.0
+        for place, value in self.constants(lowered).items():
+            into[inner + place, 0], conv[place, 0, TAPS - 1] = value, 1.0
         constant = inner - 1
         gates[constant, 0] = OPEN
         gain[:constant] = GATED / np.sqrt(inner)
@@ -115,16 +125,12 @@ class Mamba2(Mamba):
             values[index] = scale * lowered.reading(channel.row)
             conv[index, 0] = channel.taps[::-1]
             conv_bias[index] = scale * channel.offset
-            decode[index] = 1 / self.inner_scale(lowered, channel)
-            if channel.gate is None:
-                gates[index, 0] = drives.opened
-                decode[index] /= opened
-            else:
-                gates[index] = lowered.scale(channel.gate) * lowered.reading(channel.gate)
-                decode[index] /= lowered.rectified(channel.gate)
+            gate = _gate(lowered, channel)
+            gates[index] = gate.scale * lowered.reading(channel.gate or ONE)
+            decode[index] = 1 / self.inner_scale(lowered, channel) / gate.multiplies
             if channel.mode == "pass":
                 # What the scan takes in it gives back at once.
-                skip[index] = _skipping(lowered, channel) - steps.shut * COUPLING
+                skip[index] = _skip(lowered, channel) - steps.shut * COUPLING**2
                 decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
                 continue
             skip[index] = 0.0
@@ -141,23 +147,51 @@ class Mamba2(Mamba):
         return found
 
 
-def _skipping(lowered: Lowered, channel: Channel) -> float:
-    """What the skip past the scan multiplies by, where a value passes.
+class Gate(NamedTuple):
+    """What opens a channel.
 
-    Products of continuous values, which are scaled by far more, would leave the norm no room.
+    Attributes:
+      scale: what the row is multiplied by.
+      multiplies: by what times the row a value then is multiplied.
     """
 
-    def continuous(row: AtomRow | None) -> bool:
-        return row is not None and lowered.stream.hull(row).step == 0
-
-    return SHARP ** -float(continuous(channel.row) + continuous(channel.gate))
+    scale: float
+    multiplies: float
 
 
-def _memory_scale(lowered: Lowered, channel: Channel) -> float:
+def _gate(lowered: Lowered, channel: Channel) -> Gate:
+    """The gate of a channel; an open one reads the constant."""
+    if channel.gate is None:
+        return Gate(lowered.drives.opened, lowered.opened())
+    if channel.linear:
+        scale = TINY / power_of_two_above(_largest(lowered, channel.gate))
+        return Gate(scale, scale / 2)
+    return Gate(lowered.scale(channel.gate), lowered.rectified(channel.gate))
+
+
+def _largest(lowered: Lowered, row: AtomRow) -> float:
+    """The greatest size of a row; of what grows without bounds, that of the sums float32 holds."""
+    hull = lowered.stream.hull(row)
+    size = max(abs(hull.low), abs(hull.high))
+    if size < np.inf:
+        return size or 1.0
+    return UNBOUNDED * (hull.step if 0 < hull.step < np.inf else 1.0)
+
+
+def _skip(lowered: Lowered, channel: Channel) -> float:
+    """D of what passes, so that the norm has room for it."""
+    size = sum(map(abs, channel.taps)) * _largest(lowered, channel.row) + abs(channel.offset)
+    opened = 1.0 if channel.gate is None else _largest(lowered, channel.gate)
+    size *= lowered.scale(channel.row) * opened * _gate(lowered, channel).multiplies
+    room = WIDE_ROOM if channel.linear else ROOM
+    return min(1.0, room / power_of_two_above(size))
+
+
+def _held(lowered: Lowered, channel: Channel) -> float:
     """What the state of a scan is multiplied by."""
     steps = Steps.of(lowered.drives)
     step = steps.integrating if channel.mode == "sum" else steps.replacing / steps.taken
-    return lowered.rectified(channel.row) * step * SMALL / 2
+    return lowered.rectified(channel.row) * step * COUPLING
 
 
 def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:

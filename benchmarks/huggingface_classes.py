@@ -19,6 +19,7 @@ import lsrl
 from benchmarks.workloads import Array
 from lsrl.backends.residual.network import NO_SYMBOL, SHARPNESS
 from lsrl.errors import BoundsError
+from lsrl.testing.checkpoints import made, made_from_cache
 
 # Texts at a time: activations of whole texts take much.
 BATCH = 20
@@ -30,8 +31,8 @@ class Differing(NamedTuple):
     Attributes:
       ours: whole texts, from our network's outputs.
       stepwise: token by token from a cache, from whole texts.
-      generated: what `generate` says from its cache, from what it says without and from what
-        `Model.generate` says; None where outputs are no inputs.
+      generated: what `generate` says from its cache, from what it says without and from what the
+        program says; None where outputs are no inputs.
       parts: a text in two parts, the second from the cache of the first; None where the class
         says that it can't.
       padded: texts that are filled up on their left, with a mask and without.
@@ -97,7 +98,7 @@ def compared(
         return Differing(
             ours=_differ(whole, torch.from_numpy(wanted).float()),
             stepwise=_differ(steps, whole[: len(few)]),
-            generated=_generated(model, theirs, few, generated),
+            generated=_generated(model.program, theirs, few, generated),
             parts=_parts(theirs, few, whole[: len(few)]),
             padded=_padded(theirs, few, whole[: len(few)]),
             again=_differ(again, whole[:BATCH]),
@@ -123,7 +124,7 @@ def whole_logits(theirs: Any, ids: Any, mask: Any = None) -> Any:
     found = []
     for place in range(0, len(ids), BATCH):
         told = {} if mask is None else _told(theirs, mask[place : place + BATCH])
-        found.append(theirs(ids[place : place + BATCH], use_cache=False, **told).logits)
+        found.append(made(theirs, ids[place : place + BATCH], **told))
     return torch.cat(found)
 
 
@@ -134,18 +135,13 @@ def stepwise_logits(theirs: Any, ids: Any) -> Iterator[Any]:
         # Its states lie in the layers, and it gives no cache back.
         theirs._setup_cache(theirs.config, len(ids), "cpu", torch.float32)
         cache = transformers.DynamicCache(config=theirs.config)
-    for time in range(ids.shape[1]):
-        output, cache = _continued(theirs, ids[:, time : time + 1], cache)
-        yield output.logits
-
-
-def _continued(theirs: Any, ids: Any, cache: Any) -> tuple[Any, Any]:
-    """What a class says of further tokens, and its cache behind them."""
     # `cache` since transformers 5.24, before that a name of its own in each class.
     accepted = inspect.signature(theirs.forward).parameters
     name = next(name for name in ("cache", "cache_params", "past_key_values") if name in accepted)
-    output = theirs(ids, use_cache=True, **{name: cache})
-    return output, output.get(name, cache)
+    for time in range(ids.shape[1]):
+        output = theirs(ids[:, time : time + 1], use_cache=True, **{name: cache})
+        cache = output.get(name, cache)
+        yield output.logits
 
 
 def _told(theirs: Any, mask: Any) -> dict[str, Any]:
@@ -161,8 +157,7 @@ def _differ(found: Any, wanted: Any) -> int:
     return int((found != wanted).any(-1).sum())
 
 
-def _generated(model: lsrl.Model, theirs: Any, ids: Any, steps: int) -> int | None:
-    program = model.program
+def _generated(program: lsrl.Program, theirs: Any, ids: Any, steps: int) -> int | None:
     (kind,), out = program.inputs.values(), program.output_type
     if not isinstance(kind, lsrl.Token) or out is None or out.size > kind.size:
         return None
@@ -171,29 +166,23 @@ def _generated(model: lsrl.Model, theirs: Any, ids: Any, steps: int) -> int | No
     ids = ids[:, : max(2, min(ids.shape[1], limit - steps + 1))]
     wanted = {"max_new_tokens": steps, "output_logits": True, "return_dict_in_generate": True}
     cached, anew = (theirs.generate(ids, use_cache=each, **wanted) for each in (True, False))
-    told = cached.sequences.numpy()
-    # What is fed back may break a promise of the program, and then nothing is proven.
-    kept = [row for row, text in enumerate(told) if _keeps_promises(program, text[:-1])]
-    ours = model.generate(ids[kept].numpy(), steps)
-    logits, others = (torch.stack(each.logits, dim=1)[kept] for each in (cached, anew))
-    return _differ(logits, others) + int((told[kept][:, ids.shape[1] :] != ours).sum())
-
-
-def _keeps_promises(program: lsrl.Program, text: Array) -> bool:
-    try:
-        program.run(text)
-    except BoundsError:
-        return False
-    return True
+    logits, others = (torch.stack(each.logits, dim=1) for each in (cached, anew))
+    count = 0
+    for row, text in enumerate(cached.sequences.numpy()):
+        try:
+            answers = program.run(text[:-1])[-steps:, 0]
+        except BoundsError:
+            # What is fed back may break a promise of the program, and then nothing is proven.
+            continue
+        count += _differ(logits[row], others[row]) + int((text[-steps:] != answers).sum())
+    return count
 
 
 def _parts(theirs: Any, ids: Any, whole: Any) -> int | None:
     if not theirs.config.lsrl["continues"]:
         return None
     half = ids.shape[1] // 3 + 1
-    first, cache = _continued(theirs, ids[:, :half], None)
-    second, _ = _continued(theirs, ids[:, half:], cache)
-    return _differ(torch.cat([first.logits, second.logits], dim=1), whole)
+    return _differ(made_from_cache(theirs, ids, [half, ids.shape[1] - half]), whole)
 
 
 def _padded(theirs: Any, ids: Any, whole: Any) -> int:

@@ -9,7 +9,6 @@ minutes.
 """
 
 import json
-import os
 import tempfile
 import time
 import traceback
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +25,9 @@ import typer
 
 import lsrl
 from benchmarks.common import REPEATS, ROOT, Output, Table, machine, number, say
+from benchmarks.huggingface_classes import compared
 from benchmarks.torch_models import BARS, compare_residual
-from benchmarks.torch_suite import SHARPNESS, as_tensors
+from benchmarks.torch_suite import as_tensors
 from lsrl import cache
 from lsrl.backends import registry
 from lsrl.errors import LsrlError, PrecisionError, UnsupportedOpError
@@ -35,7 +35,7 @@ from lsrl.ir import ops
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.programs import Entry
-from lsrl.testing.checkpoints import WAYS, Checkpoint, differing, made, read_checkpoint
+from lsrl.testing.checkpoints import Checkpoint, made, made_from_cache, read_checkpoint
 
 KEPT = ROOT / "build" / "modern"
 SEQUENCES, TOKENS, LONG = 100, 1000, 200_000
@@ -55,6 +55,15 @@ MOD_5_WITH_RESET = tuple((*((state + more) % 5 for more in range(5)), 0) for sta
 T3 = ((1, 1, 0), (2, 0, 1), (0, 2, 0))
 T4 = ((1, 1, 1), (2, 0, 1), (3, 2, 2), (0, 3, 3))
 
+# What is counted by `huggingface_classes.compared`, and what the page calls it.
+WAYS = {
+    "ours": "whole from ours",
+    "stepwise": "stepwise",
+    "generated": "generated",
+    "parts": "in two parts",
+    "padded": "filled up",
+    "again": "saved again",
+}
 Row = dict[str, str | int | float | None]
 
 
@@ -164,63 +173,47 @@ def row_of(case: Case, sequences: int, tokens: int, long: int) -> Row:
     row |= {"sequences": sequences, "tokens": sample.expected.shape[1]}
     try:
         with tempfile.TemporaryDirectory() as folder:
-            row |= compared(model, case, sample, Path(folder, "model"), long)
+            row |= compared_row(model, case, sample, Path(folder, "model"), long)
     except LsrlError as error:
         row["refused"] = f"{type(error).__name__}: {error}".splitlines()[0]
     return {**row, "seconds": time.process_time() - began}
 
 
-def compared(model: Model, case: Case, sample: Sample, folder: Path, long: int) -> Row:
+def compared_row(model: Model, case: Case, sample: Sample, folder: Path, long: int) -> Row:
     """The class beside the program and beside our blocks."""
     model.export("huggingface", folder, architecture=case.architecture or None)
-    checkpoint, exact = read_checkpoint(folder), model.certificate.exact
-    theirs, ours = checkpoint.theirs, model.run(*sample.inputs)
+    exact, ours = model.certificate.exact, model.run(*sample.inputs)
     allowed = 0.0 if exact else model.certificate.error_bound + case.entry.tolerance
-    row: Row = {"class": theirs.config.architectures[0], "ours wrong": wrong(ours, sample, allowed)}
-    inputs = checkpoint.fed(as_tensors(sample.inputs))
-    whole = made(theirs, inputs)
-    told = checkpoint.told(whole).numpy()
+    row: Row = {"wrong": wrong(ours, sample, allowed)}
+    checkpoint = read_checkpoint(folder)
+    row["class"] = checkpoint.theirs.config.architectures[0]
     if checkpoint.head:
-        symbols = told.shape[-1] - 2  # and two rows that are none
-        k = np.append(np.arange(symbols), [-1, -1])
-        right = SHARPNESS * (2 * k * sample.expected - k**2)
-        row["wrong"] = int((told != right).any(axis=-1).sum())
-        # A head may need a layer that our own network has not.
-        if theirs.config.lsrl["layers"] == model.num_layers:
-            logits = model.module.logits((sample.inputs[0].astype(np.int32),), symbols)
-            row["other bits"] = int((told[..., :symbols] != logits).any(axis=-1).sum())
-        row |= generated(model, theirs, sample)
+        found = compared(model, folder, sample.inputs[0], generated=GENERATED)
+        row |= {name: getattr(found, name) for name in WAYS}
     else:
-        row["wrong"] = wrong(told, sample, allowed)
-        row["other bits"] = int((told != ours).any(axis=-1).sum())
-    row |= differing(theirs, inputs, whole)
+        row |= headless(checkpoint, sample, ours)
     return row | (long_run(checkpoint, case, long) if long else {})
+
+
+def headless(checkpoint: Checkpoint, sample: Sample, ours: Array) -> Row:
+    """A class without a head has no texts to generate or to fill up."""
+    theirs, inputs = checkpoint.theirs, checkpoint.fed(as_tensors(sample.inputs))
+    whole, time = made(theirs, inputs), inputs.shape[1]
+    parts = {"stepwise": [1] * time}
+    if theirs.config.lsrl["continues"] and time > 1:
+        parts["parts"] = [time // 3 + 1, time - time // 3 - 1]
+    return {
+        "ours": int((checkpoint.told(whole).numpy() != ours).any(axis=-1).sum()),
+        **{
+            name: int((made_from_cache(theirs, inputs, lengths) != whole).any(-1).sum())
+            for name, lengths in parts.items()
+        },
+    }
 
 
 def wrong(outputs: Array, sample: Sample, allowed: float) -> int:
     """At how many tokens outputs are further off than is allowed."""
     return int((np.abs(outputs - sample.expected) > allowed).any(axis=-1).sum())
-
-
-def generated(model: Model, theirs: Any, sample: Sample) -> Row:
-    """Tokens in which texts of both go on otherwise, where what comes out may go in."""
-    program = model.program
-    (kind,) = program.inputs.values()
-    ids = np.asarray(sample.inputs[0])
-    start = max(1, min(ids.shape[1] // 2, (program.max_length or ids.shape[1]) - GENERATED))
-    if program.output_type is None or program.output_type.size > kind.size:
-        return {"generated": None}
-    steps = min(GENERATED, (program.max_length or GENERATED + start) - start + 1)
-    try:
-        ours = model.generate(ids[:, :start], steps)
-    except LsrlError:  # texts that break the program's promises
-        return {"generated": None}
-    with torch.no_grad():
-        found = theirs.generate(
-            torch.from_numpy(ids[:, :start]), max_new_tokens=steps, do_sample=False,
-            attention_mask=torch.ones(len(ids), start, dtype=torch.long),
-        )  # fmt: skip
-    return {"generated": int((found[:, start:].numpy() != ours).sum())}
 
 
 def long_run(checkpoint: Checkpoint, case: Case, tokens: int) -> Row:
@@ -273,7 +266,7 @@ def rows_of(cases: Sequence[Case], make: Callable[[Case], Row], code: str) -> li
     return rows
 
 
-COUNTS = ("ours wrong", "wrong", "other bits", "generated", *WAYS, "long wrong")
+COUNTS = ("wrong", *WAYS, "long wrong")
 
 
 def verdict(row: Row) -> str:
@@ -299,9 +292,8 @@ def table_of(name: str, title: str, rows: Sequence[Row], note: str) -> Table:
         "parameters": "parameters",
     }
     counts = {
-        "sequences": "sequences", "tokens": "tokens", "ours wrong": "ours wrong", "wrong": "wrong",
-        "other bits": "other bits than ours", "generated": "generated otherwise",
-        **{way: way for way in WAYS}, "long": "one of", "long wrong": "of these wrong",
+        "sequences": "sequences", "tokens": "tokens", "wrong": "wrong", **WAYS,
+        "long": "one of", "long wrong": "of these wrong",
     }  # fmt: skip
     used = {
         key: text for key, text in counts.items() if any(row.get(key) is not None for row in rows)
@@ -346,10 +338,10 @@ def findings(rows: Mapping[str, Sequence[Row]], times: Table | None) -> list[str
 
 
 NOTE = (
-    "Tokens at which anything differs, of all sequences: outputs of Model.run from the plain "
-    "reference, logits of the class from those of the reference (or outputs, without a head), in "
-    "any bit; logits of the class from those of our blocks; what `generate` says from "
-    "Model.generate; logits in other ways from those of whole sequences. A dash: it makes no sense."
+    "Tokens of all sequences at which anything differs: Model.run from the program's plain "
+    "reference; the class on whole sequences from Model.run, in any bit of any logit (of any "
+    "output, where it has no head); and in other ways from itself on whole sequences, as "
+    "benchmarks/huggingface_classes.py says of each. A dash: it makes no sense, or the class can't."
 )
 
 
@@ -362,7 +354,7 @@ def main(
 ) -> None:
     """Compare programs with themselves in the classes of transformers."""
     described = machine()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(1)  # layers are small
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     sequences, tokens, long = (4, 40, 2000) if quick else (SEQUENCES, TOKENS, LONG)

@@ -21,6 +21,13 @@ from lsrl.support import TargetInfo, check_program, name_of
 Answer = Literal["yes", "bounded", "no"]
 
 DEFAULT_DTYPE = "float32"
+
+_ANY_LENGTH = "no bound, no bit and no layer depends on the length"
+_BY_SWAPS = (
+    "its automata are held by reflections, one a token and layer, whose eigenvalue -1 gives parity "
+    "(Grazzi et al. 2025) and whose products give every permutation (Siems et al. 2025); fixed and "
+    "diagonal recurrences can't at any fixed depth unless TC0 = NC1 (Merrill et al. 2024)"
+)
 # A program that takes more bits than any dtype has is as good as continuous.
 MOST_BITS = max(numerics.bits for numerics in DTYPES.values())
 
@@ -162,6 +169,8 @@ def _verdict(
     tokens = certificate.tokens
     answer: Answer = "yes" if tokens is None else "bounded"
     if certificate.exact:
+        if tokens is None and model.compilation.automata:
+            return answer, f"{_ANY_LENGTH}; {_BY_SWAPS}", tokens
         return answer, _why_exact(program, tokens, bits, legalise), tokens
     (reason,) = certificate.reasons
     if certificate.exact_in_dtype:
@@ -194,7 +203,7 @@ def _why_exact(
     legalise: Legalise,
 ) -> str:
     if tokens is None:
-        return "no bound, no bit and no layer depends on the length"
+        return _ANY_LENGTH
     if legalise == "unroll":
         return f"unrolled for max_length={program.max_length} tokens"
     declared = "" if program.max_length is None else f"max_length={program.max_length}: "

@@ -63,7 +63,8 @@ def parity(max_length: int | None = 1000) -> Program:
     @lsrl.program(max_length=checks.optional_length(max_length))
     def parity(bit: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
         if max_length is not None:
-            return lsrl.mod(lsrl.cumsum(bit), 2)
+            ones = lsrl.cumsum(bit)
+            return lsrl.mod(ones, 2)
         # At least one of bit and parity so far, and both of them.
         either_and_both = lsrl.threshold_state(
             lsrl.concat(bit - 0.5, bit - 1.5), [[1, -1], [1, -1]]

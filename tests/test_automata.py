@@ -16,6 +16,7 @@ from lsrl.automata.permutations import composed, swap_count, swaps_of
 from lsrl.automata.phases import moved_by, phases_of
 from lsrl.automata.plan import Tracks, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised
+from lsrl.errors import UnsupportedOpError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import ThresholdState, is_token
@@ -283,6 +284,50 @@ def test_a_refusal_names_the_letter_its_images_and_the_count() -> None:
     assert "symbol = 1" in reason
     assert "0 to 0, 1 to 0" in reason
     assert any(isinstance(graph.nodes[i].op, ThresholdState) for i in graph.live())
+
+
+# ---------------------------------------------------------------- the target
+
+
+@pytest.mark.parametrize(("group", "layers"), [("S3", 3), ("S5", 4), ("A5", 4)])
+def test_groups_take_few_layers_at_any_length(group: str, layers: int) -> None:
+    model = lsrl.compile(lsrl.programs.permutations(group), "deltanet")
+    assert model.certificate.exact
+    assert model.certificate.tokens is None
+    assert len(model.schedule.layers) <= layers
+    assert model.num_parameters <= 160_000
+    assert model.module.width == 64
+
+
+@pytest.mark.parametrize("table", [lsrl.programs.formal_languages.NO_TWO_ONES, RESETS.rows])
+def test_networks_follow_their_automata(table: tuple[tuple[int, ...], ...]) -> None:
+    program = lsrl.programs.dfa(table)
+    model = lsrl.compile(program, "deltanet")
+    assert model.certificate.exact
+    assert model.certificate.tokens is None
+    words = np.random.default_rng(0).integers(2, size=(4, 60))
+    assert np.array_equal(model.run(words), program.run(words))
+
+
+def test_what_is_refused_says_what_would_do_and_the_limits_can_be_raised() -> None:
+    program, few = lsrl.programs.dfa(RESETS.rows), lsrl.AutomatonLimits(layers=3)
+    with pytest.raises(UnsupportedOpError, match="4 layers for 1 levels, and at most 3") as caught:
+        lsrl.compile(program, "deltanet", automaton_limits=few)
+    (offence,) = caught.value.offences
+    assert "deltanet" not in offence.targets
+    assert {"rnn", "lstm", "gru"} <= {*offence.targets}
+    assert lsrl.explain(program, "deltanet", automaton_limits=few).answer == "no"
+    answer = lsrl.explain(program, "deltanet")
+    assert answer.answer == "yes"
+    assert answer.tokens is None
+    assert "1 holonomy levels (5 labels with 4 swaps): 4 layers" in str(answer)
+    assert "Grazzi et al. 2025" in answer.reason
+
+
+def test_other_targets_name_the_one_that_holds_automata() -> None:
+    with pytest.raises(UnsupportedOpError) as caught:
+        lsrl.compile(lsrl.programs.dfa(), "mamba")
+    assert "deltanet" in caught.value.offences[0].targets
 
 
 @pytest.mark.nightly

@@ -18,6 +18,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
 TARGETS = ("mamba", "griffin")
+# What comes into the second half of a layer, where it has two.
+BETWEEN = {
+    "recurrent_gemma": "channel_pre_norm",
+    **dict.fromkeys(("olmo_hybrid", "qwen3_next"), "post_attention_layernorm"),
+}
 
 
 @lsrl.program(max_length=12)
@@ -89,12 +94,13 @@ def hooked(theirs, run):
         seen.append(inputs[0].numpy())
 
     def comes_out(module, inputs, output):
-        seen.append(output.numpy())
+        seen.append((output[0] if isinstance(output, tuple) else output).numpy())
 
     handles = [layers[0].register_forward_pre_hook(comes_in)]
     for layer in layers:
-        if theirs.config.model_type == "recurrent_gemma":
-            handles.append(layer.channel_pre_norm.register_forward_pre_hook(comes_in))
+        if theirs.config.model_type in BETWEEN:
+            norm = getattr(layer, BETWEEN[theirs.config.model_type])
+            handles.append(norm.register_forward_pre_hook(comes_in))
         handles.append(layer.register_forward_hook(comes_out))
     outputs = run()
     for handle in handles:

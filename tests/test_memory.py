@@ -1,7 +1,11 @@
 """Memory by address, holds that are told their change, and the computers made of them."""
 
+import functools
 import itertools
+from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +13,23 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl import programs
-from lsrl.errors import ProgramError, PromiseError, ShapeError, UnsupportedOpError
+from lsrl.backends import registry
+from lsrl.errors import ProgramError, PromiseError, ShapeError, TheoremError, UnsupportedOpError
 from lsrl.ir import ops
+from lsrl.ir.arithmetic import Floats, Rationals
 from lsrl.ir.evaluate import evaluate
+from lsrl.ir.graph import Graph
 from lsrl.ir.groups import together
+from lsrl.ir.incremental import Evaluator
+from lsrl.ir.matrix import Matrix
+from lsrl.numerics import numerics_of
+from lsrl.passes.memory import drop_told
+from lsrl.passes.pipeline import Pipeline
 from lsrl.programs.computer import _carried_out
+from lsrl.rounding.channels import Kind
+from lsrl.rounding.graph import know
+from lsrl.rounding.walk import Walk
+from lsrl.target import Capabilities
 from tests.grids import studied
 
 TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru", "mamba", "griffin")
@@ -94,6 +110,8 @@ def test_a_hold_without_its_change_says_what_is_missing():
 
 # ---------------------------------------------------------------- memory
 
+ASSOCIATIVE = Capabilities(frozenset({ops.Recall}))
+
 
 SEGMENTS = st.lists(st.integers(0, 6), min_size=2, max_size=6).map(
     lambda steps: tuple(
@@ -169,6 +187,79 @@ def test_a_memory_is_a_dictionary(case, seed):
     assert (found[:, expected.shape[1] :].sum(axis=1) <= 1).all()
     facts = graph.facts[graph.output]
     assert facts.low[0] == min(least, 0) and facts.high[0] == 7
+    with pytest.MonkeyPatch.context() as patched:  # many cells, and addresses that go far
+        for name, value in (("MOST_HATS", 0), ("LARGEST", 1))[: seed % 3]:
+            patched.setattr(f"lsrl.passes.memory.{name}", value)
+        recalled = drop_told(graph, ASSOCIATIVE)
+    assert (evaluate(recalled, batch, theorems=True)[recalled.output][0] == found).all()
+
+
+def small():
+    """A memory of few cells, and inputs for it."""
+    table = made((((0, 3),), 1, 2, None, (-7, 1)), low=-1, high=3)
+    rng = np.random.default_rng(2)
+    inputs = [
+        rng.integers(low, high, (2, 12, width))
+        for low, high, width in ((-1, 4, 1), (-7, 8, 1), (0, 2, 2), (-1, 4, 1))
+    ]
+    return table.graph, inputs
+
+
+@pytest.mark.parametrize("numbers", [Rationals(), Floats(np.float32, jnp)], ids=["exact", "jax"])
+def test_a_recall_goes_token_by_token_as_at_once(numbers):
+    graph, inputs = small()
+    whole, form = evaluate(graph, inputs)[graph.output], drop_told(graph, ASSOCIATIVE)
+    evaluator = Evaluator(form, numbers, promises="ignore")
+    advance = jax.jit(evaluator.advance) if numbers.traced else evaluator.advance
+    moment = evaluator.start((2,))
+    for t in range(12):
+        values, moment = advance(moment, [numbers.given(x[:, t]) for x in inputs])
+        np.testing.assert_array_equal(np.asarray(values[form.output], float), whole[:, t])
+
+
+def test_targets_that_recall_nothing_read_the_words_of_cells():
+    graph, _ = small()
+    kinds = [
+        {type(node.op) for node in drop_told(graph, able).nodes}
+        for able in (registry.find("mamba").capabilities, ASSOCIATIVE)
+    ]
+    assert ops.Read not in kinds[0] | kinds[1]
+    assert ops.Recall in kinds[1] and ops.Recall not in kinds[0]
+
+
+def test_words_that_a_memory_does_not_hold_break_the_theorem():
+    graph, inputs = small()
+    (place,) = (i for i, node in enumerate(graph.nodes) if isinstance(node.op, ops.Read))
+    nodes, node = list(graph.nodes), graph.nodes[place]
+    half = Matrix.diagonal([1.0, 0.5])
+    nodes[place] = replace(node, op=ops.Affine((half,), (0.0, 0.0)), operands=node.operands[-1:])
+    nodes.append(replace(node, operands=(*node.operands[:-1], place)))
+    facts = (*graph.facts, graph.facts[place])
+    wrong = Graph(tuple(nodes), len(nodes) - 1, facts, graph.tokens)
+    with pytest.raises(TheoremError, match=r"memory.read\(wanted, .*is what its memory holds"):
+        evaluate(wrong, inputs)
+
+
+def test_what_real_numbers_decide_is_recalled_and_they_are_not():
+    """To write a cell anew takes a difference, which rounds real numbers; of flags it does not."""
+    real = lsrl.Vector(1, low=-1, high=1, step=2.0**-80)
+    able = registry.find("griffin").capabilities
+    able = replace(able, native=able.native | {ops.Recall})
+
+    def legal(write):
+        @lsrl.program
+        def table(at: lsrl.Vector(1, low=0, high=3, step=1), value: real):
+            return lsrl.memory(at, write(value), cells=4).read(at)
+
+        graph = Pipeline().legalise(Pipeline().simplify(table.graph), able)
+        walk = Walk(graph, graph.trail, numerics_of("float32"), graph.tokens)
+        walk.go()
+        known, found = know(walk), [type(graph.nodes[i].op) for i in graph.live()]
+        return ops.Recall in found, known.of(graph.output).tolist()
+
+    flag = functools.partial(lsrl.greater_equal, y=0, ramp=2.0**-20)
+    assert legal(flag) == (True, [Kind.DECIDED])
+    assert legal(lambda value: value) == (False, [Kind.REAL])
 
 
 def test_at_most_one_cell_is_written_and_inference_sees_it():

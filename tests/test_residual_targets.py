@@ -1,4 +1,4 @@
-"""Mamba and Griffin: every program that they hold, exact to the bit, and small."""
+"""Mamba, Mamba-2 and Griffin: every program that they hold, exact to the bit, and small."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from lsrl.testing.verification import compare
 from tests.grids import small_catalogue, studied, thinned
 from tests.strategies import check_programs, each_turn, inputs_of
 
-RESIDUAL = ("mamba", "griffin")
+TARGETS = ("mamba", "griffin", "mamba2")
+# The block of Mamba-2 is one more of the same family.
+RESIDUAL = studied(TARGETS, "mamba", "griffin")
 CATALOGUE = small_catalogue()
 REFUSED = {"binary_adder", "dfa", "permutations", "state_recall", "swaps"}
 CONTINUOUS = {"vec2vec"}
@@ -28,7 +30,7 @@ def assert_equal(model, inputs, program):
 @pytest.mark.parametrize(
     ("name", "target"),
     thinned(
-        [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in RESIDUAL],
+        [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in TARGETS],
         8,
         later=2,
     ),
@@ -75,7 +77,9 @@ def test_tok2tok_is_exact(length, target):
     assert_equal(model, [prompts], program)
 
 
-@pytest.mark.parametrize(("target", "most_blocks", "width"), [("mamba", 9, 16), ("griffin", 8, 64)])
+@pytest.mark.parametrize(
+    ("target", "most_blocks", "width"), [("mamba", 9, 16), ("mamba2", 9, 16), ("griffin", 8, 64)]
+)
 def test_tok2tok_is_small(target, most_blocks, width):
     model = lsrl.compile(programs.tok2tok(3, 10), target)
     assert model.num_layers == model.schedule.critical_path <= most_blocks
@@ -251,7 +255,7 @@ def test_real_decay_is_within_its_bound(target):
     assert 0 < difference <= model.certificate.error_bound
 
 
-@pytest.mark.parametrize("target", studied(RESIDUAL, "mamba"))
+@pytest.mark.parametrize("target", studied(TARGETS, "mamba"))
 def test_long_sequences_are_exact(target):
     """Running sums, holds and rings over 30,000 tokens."""
 

@@ -82,7 +82,9 @@ def test_of_griffin_whole_layers_have_hooks(tmp_path):
     bridge = TransformerBridge.boot_transformers(str(tmp_path / "griffin"), device="cpu")
     with torch.no_grad():
         cache = bridge.run_with_cache(torch.from_numpy(ids))[1]
-    check_channels(model, ids, {2 * n: cache[hook(n)] for n in range(len(bridge.blocks) + 1)})
+    # Behind the network's layers stands one of attention that adds 0.
+    assert len(bridge.blocks) == model.num_layers + 1
+    check_channels(model, ids, {2 * n: cache[hook(n)] for n in range(model.num_layers + 1)})
     assert "blocks.0.hook_mlp_in" in bridge.hook_dict and "blocks.0.hook_mlp_in" not in cache
 
 
@@ -94,7 +96,7 @@ def test_nnsight_reads_every_layer_of_griffin(tmp_path):
     network = nnsight.NNsight(AutoModelForCausalLM.from_pretrained(tmp_path / "griffin"))
     with torch.no_grad(), network.trace(torch.from_numpy(ids)):
         streams = [].save()
-        for block in network.model.layers:
+        for block in network.model.layers[: model.num_layers]:
             streams.append(block.channel_pre_norm.input)
             streams.append(block.output)
     layers = dict(enumerate(streams, start=1))

@@ -16,7 +16,7 @@ from lsrl.interpret.variants.combine import CANCELLING
 from tests.grids import studied
 
 TARGETS = [found.name for found in lsrl.targets()]
-RESIDUAL = ["mamba", "griffin"]
+RESIDUAL = ["mamba", "mamba2", "griffin"]
 STACKS = [name for name in TARGETS if name not in RESIDUAL]
 CATALOGUE = programs.catalogue()
 # One that every target holds, with running sums, comparisons, carried values and a constant.
@@ -412,6 +412,8 @@ def test_soft_streams_have_drives_of_their_size(target, compiled):
     biases, kernels = (
         ("dt_proj.bias", ["in_proj.weight"])
         if target == "mamba"
+        else ("dt_bias", [])
+        if target == "mamba2"
         else ("_gate_bias", ["linear_y.weight", "gate_proj.weight"])
     )
     for name, array in arrays.items():

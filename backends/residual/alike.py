@@ -37,6 +37,7 @@ class Sums(NamedTuple):
       branch: (channels,), what branches read and hold.
       gate: what gates read.
       switch: what switches holds, where it is read off the stream.
+      cells: what writes and reads the cells of a head.
       time: sums over time.
       writes: (places,), what is added to the stream.
     """
@@ -44,6 +45,7 @@ class Sums(NamedTuple):
     branch: Array
     gate: Array
     switch: Array
+    cells: Array
     time: Array
     writes: Array
 
@@ -92,6 +94,11 @@ class StreamRounding:
             node = int(table.nodes[index])
             if not sums.branch[index]:
                 self._check_branch(node, channel)
+                if channel.mode == "recall":
+                    raise RoundingError(node, "is written as a difference to what a cell holds")
+            if channel.head is not None and not sums.cells[index]:
+                for row in (*channel.head.keys, *channel.head.queries):
+                    self.read(node, row)
             if not sums.time[index]:
                 raise RoundingError(node, "is a sum of real numbers over time")
             if channel.gate is not None and not sums.gate[index]:
@@ -173,7 +180,8 @@ class StreamRounding:
             channel = table.site.channels[index]
             size, grid = float(sizes[index]) * abs(weight), float(grids[index]) * bit
             kind, gate = table.site.kind, channel.gate
-            opens = gate is None or self._is_bit(gate, kind.relu_gate)
+            relu_gate = kind.relu_gate and not channel.linear
+            opens = gate is None or self._is_bit(gate, relu_gate)
             if opens and self._is_bit(channel.row, kind.relu_branch) and channel.mode == "pass":
                 size, grid = abs(weight), bit
             if abs(weight) != bit and size > 2.0**bits * grid:
@@ -187,13 +195,16 @@ class StreamRounding:
         found: Members = {}
         if channel.mode == "pass" and self._now(channel):
             found |= self._of_row(channel.row, kind.relu_branch)
-        elif kind.relu_branch:
+        elif kind.relu_branch and channel.mode != "swap":
             # What is held or delayed was the positive or the negative part of one signal.
-            how = channel.taps, channel.mode, channel.flag, channel.switch, channel.offset
+            how = (
+                channel.taps, channel.mode, channel.flag, channel.switch, channel.head,
+                channel.offset,
+            )  # fmt: skip
             own = self._row(channel.row)
             found = {(how, root): m for root, m in side(own, negated(own), "sign").items()}
         if channel.gate is not None:
-            found |= self._of_row(channel.gate, kind.relu_gate)
+            found |= self._of_row(channel.gate, kind.relu_gate and not channel.linear)
         return found
 
     def _is_bit(self, row: AtomRow, positive: bool) -> bool:

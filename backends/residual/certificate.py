@@ -22,7 +22,7 @@ from lsrl.backends.residual.tables import Bounds, Hulls, RowTable, SiteTable, St
 from lsrl.certificate import MAX_SLACK, Analysis, Condition
 from lsrl.ir.bounds import Facts, Sums
 from lsrl.ir.groups import Members
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, lowest_bit_of
 from lsrl.numerics import Numerics
 from lsrl.rounding.channels import RoundingError
 from lsrl.rounding.network import Held
@@ -33,6 +33,8 @@ SIZE = 2.0**40
 LARGEST_SHARE = 2.0**-13
 # That of the stream's constant channel, which is sqrt(d) as large; here d = 1.
 LARGEST_REST = LARGEST_SHARE * SIZE
+# What SiLU halves exactly.
+LARGEST_HALVED = 2.0**-25
 # What a branch or a gate on continuous values is scaled by, so that SiLU and GeLU cut off sharply.
 SHARP = 2.0**50
 # |SiLU(Ku) / K - relu(u)| and the same of GeLU are below this over K.
@@ -42,7 +44,9 @@ OPERATIONS = 8
 
 
 # What `Sums` are of, as checks call it.
-_READ = ("the sum is", "its gate is", "its switch is", "the sum over time is")
+_READ = (
+    "the sum is", "its gate is", "its switch is", "its key or query is", "the sum over time is",
+)  # fmt: skip
 
 
 class Total(NamedTuple):
@@ -144,7 +148,7 @@ class ResidualAnalysis(Analysis):
             rounding.embedded(place)
         for number, table in enumerate(tables.sites):
             exact: dict[str, Array] = {}
-            for node, text in self._inexact_norms(number):
+            for node, text in self._inexact(number):
                 raise RoundingError(node, text)
             checks, errors = self._site(number)
             for check in checks:
@@ -155,9 +159,9 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            branch, gate, switch, time = (exact.get(what, always) for what in _READ)
+            found = Exact(*(exact.get(what, always) for what in _READ), whole)
             sizes, grids = self.sizes(number), self.grids(number)
-            rounding.site(table, Exact(branch, gate, switch, time, whole), sizes, grids)
+            rounding.site(table, found, sizes, grids)
         total = self._atoms(tables.output)
         for row in np.flatnonzero(~self._fits(total.size, total.grid)).tolist():
             rounding.read(stream.graph.output, tables.output.rows[row])
@@ -172,7 +176,7 @@ class ResidualAnalysis(Analysis):
     def output_error(self) -> float:
         """The greatest error of an output's row."""
         sites = range(len(self._tables.sites))
-        if self._norm > LARGEST_REST or any(any(self._inexact_norms(site)) for site in sites):
+        if self._norm > LARGEST_REST or any(any(self._inexact(site)) for site in sites):
             return np.inf
         return max(self._row(self._tables.output, 1.0).error.tolist(), default=0.0)
 
@@ -271,7 +275,7 @@ class ResidualAnalysis(Analysis):
             layer = number // per_layer + 1
             checks, errors = self._site(number)
             yield from self._checked(table.nodes, layer, checks)
-            for node, text in self._inexact_norms(number):
+            for node, text in self._inexact(number):
                 yield _failing(node, layer, text)
             total = self._write(number, errors)
             self._signals[table.places] = total.error
@@ -293,15 +297,30 @@ class ResidualAnalysis(Analysis):
             places = list(norm.channels)
             read[places], by[places] = True, np.divide(norm.factors, norm.size)
             size = self.sizes(number) if norm.gated else self._scanned(number)
-            grid = self.grids(number) if norm.gated else values.inner
+            grid = self._told(table, self.grids(number)) if norm.gated else values.inner
             checks.append(Checked(size, grid, f"{norm.name} is", by, asked=read))
             behind = 1.0 if norm.gated else np.maximum(values.opening, 1.0)
             errors = errors + np.where(read, behind * self._lost(grid, by, 1), 0.0)
         return checks, errors
 
-    def _inexact_norms(self, number: int) -> Iterator[tuple[int, str]]:
-        """What a site's own norms read too much of, and how they fail."""
-        table = self._tables.sites[number]
+    def _told(self, table: SiteTable, grid: Array) -> Array:
+        """The grids of channels, those of some products as the graph promises them."""
+        steps: dict[int, float] = {}
+        for place, atoms in table.told:
+            step = max((float(self.facts[node].step[c]) for node, c in atoms), default=0.0)
+            steps[place] = min(step, steps.get(place, np.inf))
+        found = grid.copy()
+        for place, step in steps.items():
+            found[place] = max(found[place], lowest_bit_of(step))
+        return found
+
+    def _inexact(self, number: int) -> Iterator[tuple[int, str]]:
+        """What a site's own norms read too much of, or linear gates, and how they fail."""
+        table, gate = self._tables.sites[number], self._values[number].gate
+        # SiLU(u) is u / 2, of which the scale tells.
+        driven = 2 * table.scales.gate * np.maximum(gate.high, -gate.low)
+        for place in np.flatnonzero(table.linear & ~(driven <= LARGEST_HALVED)).tolist():
+            yield int(table.nodes[place]), "its gate is too large for what SiLU halves exactly"
         for norm in table.norms:
             size = self.sizes(number) if norm.gated else self._scanned(number)
             shares = size[list(norm.channels)] * np.array(norm.factors)
@@ -334,7 +353,7 @@ class ResidualAnalysis(Analysis):
         if table.summed.any():
             total = self._summed(table, values, error)
             exact = (table.factor == 0) | (np.abs(table.factor) == 1)
-            what, most = "the sum over time is", self._changing(table, total.size, reach)
+            what, most = "the sum over time is", self._changing(table, total.size)
             checks.append(Checked(most, total.grid, what, scales.scanned, exact, table.summed))
             reach, error = np.where(table.summed, total.size, reach), total.error
         value = Total(reach, values.grid, error)
@@ -352,6 +371,9 @@ class ResidualAnalysis(Analysis):
             error[table.held] = np.where(wrong == 0, held, 2 * reach[table.held] + held)
             _, finished = self._opened(table, values, value)
         if len(table.of_head):
+            # A cell is written by its difference to what it holds.
+            differs = table.recalled & ~self._fits(reach, inner)
+            error = error + np.where(differs, 4 * self.numerics.unit * reach, 0.0)
             check, lost = self._celled(table, reach)
             more.append(check)
             error = error + lost
@@ -386,8 +408,8 @@ class ResidualAnalysis(Analysis):
             return [Checked(values.reach, inner, "the sum is", both)], plain
         gate, most = self._row(table.gate, table.scales.gate, values.gate), values.opening
         off = gate.error
-        if kind.relu_gate:
-            off = off + np.where(gate.grid == 0, SOFT / table.scales.gate, 0.0)
+        soft = table.relu_gate & (gate.grid == 0)
+        off = off + np.where(soft, SOFT / table.scales.gate, 0.0)
         if not kind.relu_branch:
             off[self._snapped(table.snaps & gated, table.gate)] = 0.0
         flag = _boolean(values.gate)
@@ -422,10 +444,10 @@ class ResidualAnalysis(Analysis):
     def _summed(self, table: SiteTable, values: Values, error: Array) -> Total:
         """Running sums, or decays: |err| <= U / (1 - a)^2 (a ε_a + 2^-23) (docs/design.md, 6)."""
         plain, size = np.abs(table.factor) == 1, values.reach
-        growing = table.summed & plain & ~table.single
+        growing = table.summed & plain & ~table.blinking
         self.settled = self.settled and not size[growing].any()
         total = self._over_time(table, size)
-        most = self._changing(table, total, size)
+        most = self._changing(table, total)
         fresh = np.where(
             self._fits(most, values.inner), 0.0, self.tokens * (self.numerics.unit * most)
         )
@@ -447,7 +469,7 @@ class ResidualAnalysis(Analysis):
     def _held(self, table: SiteTable) -> Values:
         kind = table.site.kind
         branch, gate = table.branch.hull(self._bounds), table.gate.hull(self._bounds)
-        opening = np.maximum(gate.high, 0.0 if kind.relu_gate else -gate.low)
+        opening = np.maximum(gate.high, np.where(table.relu_gate, 0.0, -gate.low))
         grid = np.minimum(branch.step * table.tap_bits, table.offset_bits)
         inner = np.where(table.snaps, 1.0, grid)
         # Ahead of the first token the taps read zeros.
@@ -473,19 +495,13 @@ class ResidualAnalysis(Analysis):
     def _over_time(self, table: SiteTable, reach: Array) -> Array:
         """(channels,) the greatest sizes of sums over time, and of decays."""
         rest, count = 1 - np.abs(table.factor), self._summands(table)
-        if table.alternating.any() and table.site.kind.relu_branch:
-            count = np.where(table.alternating, np.ceil(count / 2), count)
-        total = np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
-        if not table.single.any():
-            return total
-        hull = table.singles.hull(self._bounds)
-        known = np.maximum(np.abs(hull.low), np.abs(hull.high))
-        return np.where(table.single, np.minimum(total, known), total)
+        count = np.where(table.blinking, 1.0, count)
+        return np.where(rest, reach / np.where(rest, rest, 1.0), count * reach)
 
     @staticmethod
-    def _changing(table: SiteTable, total: Array, reach: Array) -> Array:
-        """(channels,) the greatest of what a scan adds up: 2 (v - s) of s = 2 v - s before."""
-        return np.where(table.alternating, 2 * total + reach, total)
+    def _changing(table: SiteTable, total: Array) -> Array:
+        """(channels,) the greatest number in a sum over time: the difference of two of them."""
+        return np.where(table.alternating, 2 * total, total)
 
     def _summands(self, table: SiteTable) -> Array:
         """How many tokens a running sum has taken in after the last one."""

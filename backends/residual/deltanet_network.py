@@ -35,6 +35,9 @@ from lsrl.ir.numbers import Array
 # Of the lengths of keys and queries, and of the norm of what is read: both are in the code of the
 # reference class, and not in its configuration.
 KEY_EPS, NORM_EPS = 1e-6, 1e-5
+# What the norm of a head divides by: far above what heads hold, whose values are small, and its
+# square far above the 1e-5.
+INNER = 2.0**6
 
 # Of an untrained layer: sizes of a head's keys and values, units of the MLP for each of the stream,
 # taps of the convolution, and ranges of A and of the steps at first, as the class has them.
@@ -57,10 +60,11 @@ def deltanet_layer(
     the delta rule, and of the stream behind the MLP.
     """
     normed = rms_norm(stream, weights["input_layernorm.weight"], eps)
-    added, tail, last = _mixed(weights, normed, state, places)
+    added, tail, last, tokens = _mixed(weights, normed, state, places)
     stream = stream + added
     if edit is not None:
         stream, last = edit(0, stream, last)
+        last = _with_constants(last, tokens, weights["linear_attn.o_norm.weight"])
     normed = rms_norm(stream, weights["post_attention_layernorm.weight"], eps)
     gate = jax.nn.silu(linear(normed, weights["mlp.gate_proj.weight"]))
     product = gate * linear(normed, weights["mlp.up_proj.weight"])
@@ -72,8 +76,8 @@ def deltanet_layer(
 
 def _mixed(
     weights: LayerParameters, normed: jax.Array, state: LayerState, places: Places
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What the delta rule adds to the stream, the convolution's tail, and the state."""
+) -> tuple[jax.Array, jax.Array, jax.Array, DeltaTokens]:
+    """What the delta rule adds to the stream, the convolution's tail, the state, and its tokens."""
     heads, width = weights["linear_attn.A_log"].shape[0], weights["linear_attn.o_norm.weight"].size
 
     def projected(name: str) -> jax.Array:
@@ -103,7 +107,25 @@ def _mixed(
     read = rms_norm(read, weights["linear_attn.o_norm.weight"], NORM_EPS)
     read = read * jax.nn.silu(by_head(projected("g")))
     read = read.reshape(*read.shape[:2], -1)
-    return linear(read, weights["linear_attn.o_proj.weight"]), tail, last
+    return linear(read, weights["linear_attn.o_proj.weight"]), tail, last, tokens
+
+
+def _with_constants(state: jax.Array, tokens: DeltaTokens, gain: jax.Array) -> jax.Array:
+    """A state that was set, with the constants of norms in heads that had nothing written.
+
+    Such a head comes to hold something without a token that writes, so what that would have written
+    into the columns that only its norm reads, of gain 0, has to stand there too.
+
+    Args:
+      state: (batch, heads, keys, values).
+      tokens: of which the last is now.
+      gain: (values,), of the norm.
+    """
+    only_norm = (gain == 0)[None, None, None]
+    written = tokens.key[-1][..., :, None] * tokens.value[-1][..., None, :]
+    has = ((state != 0) & only_norm).any(axis=(2, 3), keepdims=True)
+    bare = (state != 0).any(axis=(2, 3), keepdims=True) & ~has
+    return jnp.where(only_norm & bare, written, state)
 
 
 def _unit(values: jax.Array) -> jax.Array:
@@ -178,9 +200,8 @@ class DeltaNetNetwork(ResidualNetwork):
             found[f"{name}_proj.weight"] = Axes("matrix", (made, read))
         channels = 2 * follows(heads, keys) + follows(heads, values)
         found["linear_attn.conv1d.weight"] = Axes("matrix", (channels, follows(), reads()))
-        for name in ("A_log", "dt_bias"):
-            kind = "gain" if name == "A_log" else "bias"
-            found[f"linear_attn.{name}"] = Axes(kind, (follows(heads),))
+        found["linear_attn.A_log"] = Axes("gain", (follows(heads),))
+        found["linear_attn.dt_bias"] = Axes("bias", (follows(heads),))
         found["linear_attn.o_norm.weight"] = Axes("gain", (follows(values),))
         return Legend(spaces, found)
 
@@ -224,11 +245,13 @@ class DeltaNetNetwork(ResidualNetwork):
         """
         super().self_test()
         if self.depth:
-            check_norm(self.head_sizes[2], NORM_EPS, CHUNK)
+            check_norm(self.head_sizes[2], NORM_EPS, CHUNK, INNER)
 
     def operations(self) -> tuple[OperationTest, ...]:
         """Of SiLU, sigmoid, softplus and exp, and of the lengths of keys."""
         large, none = sizes_from(128), np.zeros(1, DTYPE)
+        small = 2.0**-28 / large[large < 2.0**90]
+        small = np.concatenate([small, -small])
         logits = np.array([128, 0, -128, -2048], DTYPE)
         betas = np.array([2, 1, 0, 0], DTYPE)
         # Entries of the constant 1024 and of small multiples, of which squares add up to 4^n.
@@ -238,15 +261,17 @@ class DeltaNetNetwork(ResidualNetwork):
             OperationTest("silu(u) == 0 below -128", jax.nn.silu, -large, 0 * large),
             OperationTest("silu(u) == 32 at 32", jax.nn.silu, none + 32, none + 32),
             OperationTest("silu(0) == 0", jax.nn.silu, none, none),
+            OperationTest("silu(u) == u / 2 up to 2^-28", jax.nn.silu, small, small / 2),
             OperationTest(
                 "2 sigmoid(u) is 2, 1 and 0", lambda u: jax.nn.sigmoid(u) * 2.0, logits, betas
             ),
             OperationTest(
-                "exp(-exp(A) softplus(u)) == 1 below -128",
+                "exp(-exp(0) softplus(u)) is 1 below -128, and 0 above 128",
                 lambda u: jnp.exp(-jnp.exp(jnp.zeros_like(u)) * jax.nn.softplus(u)),
-                -large,
-                np.ones_like(large),
+                np.concatenate([-large, large]),
+                np.concatenate([np.ones_like(large), 0 * large]),
             ),
+            OperationTest("softplus(256) == 256", jax.nn.softplus, none + 256, none + 256),
             OperationTest(
                 "a key of one entry is 1",
                 lambda u: _unit(u[..., None])[..., 0],
@@ -315,7 +340,7 @@ def delta_gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     kernel = own["linear_attn.conv1d.weight"][-values.shape[-1] :, 0]
     taps, time = kernel.shape[1], values.shape[1]
     padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
-    values = sum(padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps))
+    values = np.stack([padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)]).sum(0)
     return Gates(np.concatenate([decay, written], axis=-1), values * sigmoid(values))
 
 

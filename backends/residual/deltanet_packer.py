@@ -1,9 +1,10 @@
 """Which columns of which heads of a gated DeltaNet layer make which values.
 
-    delta: branch → conv taps → SiLU → delta rule → times SiLU(gate)
+    delta: branch → conv taps → delta rule → times SiLU(gate)
     MLP:   SiLU(gate) times up
 
-SiLU is an exact ReLU here (see `lsrl.backends.deltanet`). Columns of a head share its keys, queries
+SiLU is an exact ReLU in gates, and half of what is small in columns, which so keep their signs (see
+`lsrl.backends.deltanet`). Columns of a head share its keys, queries
 and rates, so a channel that passes, holds or sums goes into any head of its kind; one that a `Head`
 writes goes into that head.
 """
@@ -23,12 +24,13 @@ from lsrl.backends.residual.packer import (
     Terms,
 )
 from lsrl.backends.residual.rows import ONE, Atom, AtomRow, combined, factor_of
-from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Recall, Relu, SwapState
+from lsrl.ir.numbers import rational
+from lsrl.ir.ops import Delay, Hold, LinearState, Op, Periodic, Product, Recall, Relu, SwapState
 
-DELTA = SiteKind("delta", relu_branch=True, relu_gate=True)
+DELTA = SiteKind("delta", relu_branch=False, relu_gate=True)
 MLP = SiteKind("mlp", relu_branch=True, relu_gate=False)
 # Stages within a delta site; the MLP has but the last.
-DELAYED, RECTIFIED, SCANNED, GATED = range(4)
+DELAYED, SCANNED, GATED = range(3)
 # A key is written with the value of the token before, so that it acts behind this token's reading.
 BEFORE = (0.0, 1.0, 0.0, 0.0)
 NOW = (1.0, 0.0, 0.0, 0.0)
@@ -79,31 +81,34 @@ class DeltaNetPacker(Packer):
         return self.affines.row(node.operands[0], atom[1])
 
     def passing(self, row: AtomRow) -> Terms:
-        """One column for each sign that the row can have."""
-        return tuple((Channel(part), weight) for part, weight in self.signed(row))
+        """One column, whatever its sign."""
+        return ((Channel(row), 1),)
 
     def _delay(self, op: Delay, _: Atom, row: AtomRow) -> Made:
         taps = tuple(float(lag == op.steps) for lag in range(TAPS))
-        terms = tuple((Channel(part, taps), weight) for part, weight in self.signed(row))
-        return Made(self.at_least(self.last(row) + 1, DELTA), DELAYED, terms)
+        site = self.at_least(self.last(row) + 1, DELTA)
+        return Made(site, DELAYED, ((Channel(row, taps), 1),))
 
     def _relu(self, _op: Relu, _: Atom, row: AtomRow) -> Made:
-        last = self.last(row)
-        if last >= 0 and self.kinds[last % len(self.kinds)] is DELTA:
-            found = self.tapped(row, last)
-            # There is no bias that a column could add.
-            if found is not None and not found.offset:
-                return Made(last, RECTIFIED, ((found, 1),))
-        site = last + 1
-        if self.at_least(site, MLP) == site:
-            return Made(site, GATED, ((Channel(row, gate=ONE), 1),))
-        return Made(site, RECTIFIED, ((Channel(row), 1),))
+        site = self.last(row) + 1
+        unit = self.at_least(site, MLP) == site
+        made = Channel(row, gate=ONE) if unit else Channel(ONE, gate=row)
+        return Made(site, GATED, ((made, 1),))
 
     def _sum(self, op: LinearState, atom: Atom, row: AtomRow) -> Made:
         site, (terms,) = self.scanned([row], DELTA, SCANNED)
         factor = factor_of(op, atom[1])
         summed = ((replace(c, mode="sum", factor=factor), w) for c, w in terms.items())
         return Made(site, SCANNED, tuple(summed))
+
+    def _blink(self, op: Periodic, atom: Atom) -> Made:
+        """A sum of ones that turns its sign: 1 at the first token, 0 at the next one."""
+        first, second = map(rational, op.table.dense()[:, atom[1]].tolist())
+        terms = (
+            (replace(Channel(ONE), mode="sum", factor=-1.0), first - second),
+            (Channel(ONE), second),
+        )
+        return Made(0, SCANNED, tuple((channel, weight) for channel, weight in terms if weight))
 
     def _hold(self, _op: Hold, _: Atom, value: AtomRow, when: AtomRow) -> Made:
         return self.held(value, when, DELTA, SCANNED)
@@ -155,6 +160,7 @@ class DeltaNetPacker(Packer):
         Delay: _delay,
         Relu: _relu,
         LinearState: _sum,
+        Periodic: _blink,
         Hold: _hold,
         Product: _product,
         SwapState: _swap,

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.reference import Arrays, CheckpointKind, Config, zeros
+from lsrl.backends.residual.stream import Stream
 
 # What Δ is clamped to from below, in whole sequences alone: 0 is out of the class's domain, and
 # this is 0 in float32.
@@ -326,6 +328,11 @@ In whole texts the class lets no Δ be less than `time_step_min`, of which this 
 with a larger one what is held would fade."""
 
 
+def _no_ties(_: Stream, request: ExportRequest) -> str | None:
+    """NemotronHForCausalLM looks at no such setting."""
+    return "the class can't tie its head to its embedding" if request.tie_word_embeddings else None
+
+
 def _kind(
     name: str, model: str, model_type: str, layout: Class, more: str, lacks: str = ""
 ) -> CheckpointKind:
@@ -349,7 +356,9 @@ The class has an MLP beside every mixer, whose weights are 0, and no experts her
     _kind("falcon_h1", "FalconH1", "falcon_h1", FALCON, """\
 The class has attention and an MLP beside every mixer, whose weights are 0. For whole texts the time
 of the former grows with the square of their length."""),
-    _kind("nemotron_h", "NemotronH", "nemotron_h", NEMOTRON, _ATTENDS, _CLAMPS),
+    _kind("nemotron_h", "NemotronH", "nemotron_h", NEMOTRON, _ATTENDS, _CLAMPS)._replace(
+        refusal=_no_ties
+    ),
     _kind("bamba", "Bamba", "bamba", BAMBA, f"""\
 The class has an MLP beside every mixer, whose weights are 0. {_ATTENDS}"""),
     _kind("zamba2", "Zamba2", "zamba2", ZAMBA, """\

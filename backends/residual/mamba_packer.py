@@ -15,6 +15,8 @@ from lsrl.backends.residual.rows import Atom, AtomRow, factor_of
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
 BLOCK = SiteKind("block", relu_branch=True, relu_gate=True)
+# Of what a product of Mamba-2 holds, over its step.
+WIDEST = 2.0**100
 # Stages within a block.
 DELAYED, RECTIFIED, SCANNED, GATED = range(4)
 
@@ -70,3 +72,17 @@ class Mamba2Packer(MambaPacker):
     """The same where steps Δ are read off the stream, so that flags are made a block earlier."""
 
     stream_flags: ClassVar[bool] = True
+
+    def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
+        """Where a product spans too much for the norm behind it, the gate is as it is."""
+        if self._span(value) * self._span(gate) <= WIDEST:
+            return super().gated(value, gate, kind, stage)
+        site, terms = self.behind(value, [gate], kind, stage)
+        made = ((replace(channel, gate=gate, linear=True), w) for channel, w in terms.items())
+        return Made(site, stage, tuple(made))
+
+    def _span(self, row: AtomRow) -> float:
+        """The greatest size of a row in steps of its grid, or 1."""
+        hull = self.hull(row)
+        size = max(abs(hull.low), abs(hull.high))
+        return size / hull.step if 0 < hull.step < size < float("inf") else 1.0

@@ -99,7 +99,9 @@ of their own in `maps.safetensors`. Outputs are for sequences of {_limit(most)}.
 
 Every token is read at once with the ones before it, and never those behind it; what fills a shorter
 sequence up stands on its right. `lsrl.inputs` in `config.json` has the types of the inputs, in
-order, and where each is mapped. Tried with {TRIED}.
+order, and where each is mapped.
+
+{_limits(kind)}
 """,
             _the_program(program),
             _certificate(without_folders(request.certificate, program.graph), head=False),

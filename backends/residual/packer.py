@@ -61,6 +61,7 @@ class Channel:
       flag: of a hold: a {0,1} value as a sum over channels that pass, with weights.
       switch: of a hold of a target that reads flags off the stream: a {0,1} row, and no `flag`.
       gate: multiplies the scanned value by relu(gate); None for an open gate.
+      linear: whether it multiplies by the gate as it is, where the kind of site has a ReLU there.
       head: the cells of a state that has several.
       owner: the atom whose memory the scan is, and no other's; None where equal scans are one.
     """
@@ -73,6 +74,7 @@ class Channel:
     flag: "Terms" = ()
     switch: AtomRow | None = None
     gate: AtomRow | None = None
+    linear: bool = False
     head: Head | None = None
     owner: Atom | None = None
 

@@ -236,7 +236,11 @@ class SiteTable:
         each is of.
       headed: (channels,) the head of each, or -1.
       alternating: which are sums over time of a negative factor.
-      single: which of these are all that an atom is made of; `singles` are the atoms.
+      blinking: which of these are of a constant, and so never more than that.
+      relu_gate: (channels,) whether a gate goes through a ReLU; `linear`, whether another one of
+        its kind would.
+      told: the places of channels with such gates that are a product or 0, and what else of the
+        graph is that product.
       taps: (channels, TAPS).
       writes: what is added to the stream, by channels; `places` says where, `composed` whether
         float64 holds its weights exactly.
@@ -258,6 +262,10 @@ class SiteTable:
         self.gate = RowTable(stream, [channel.gate or ONE for channel in channels])
         self.switch = RowTable(stream, [channel.switch or ONE for channel in channels])
         self.switched = np.array([channel.switch is not None for channel in channels], dtype=bool)
+        kind = site.kind
+        self.relu_gate = np.array([kind.relu_gate and not c.linear for c in channels], dtype=bool)
+        self.linear = np.array([channel.linear for channel in channels], dtype=bool)
+        self.told = _told(stream, site) if self.linear.any() else ()
         self.gated = np.array([channel.gate is not None for channel in channels], dtype=bool)
         self.taps = np.array([c.taps for c in channels], dtype=np.float64).reshape(-1, TAPS)
         self.offset = np.array([channel.offset for channel in channels], dtype=np.float64)
@@ -278,13 +286,13 @@ class SiteTable:
         )
         # What an item reads at the start, less what it reads now, each of them at most the points.
         self.swapped = np.array([channel.mode == "swap" for channel in channels], dtype=bool)
+        self.recalled = np.array([channel.mode == "recall" for channel in channels], dtype=bool)
         self.points = np.array(
             [0.0 if c.head is None else float(len(c.head.keys)) for c in channels], dtype=np.float64
         )
         self.alternating = self.summed & (self.factor < 0)
-        single = _singles(stream, site) if self.alternating.any() else {}
-        self.single = np.array([channel in single for channel in channels], dtype=bool)
-        self.singles = RowTable(stream, [single.get(c, ONE) for c in channels], placed=False)
+        # A constant comes and goes.
+        self.blinking = self.alternating & np.array([not c.row.terms for c in channels], dtype=bool)
         holds = [(n, channel) for n, channel in enumerate(channels) if channel.mode == "hold"]
         self.held = np.array([number for number, _ in holds], dtype=np.int64)
         self.flags = Entries(
@@ -345,14 +353,15 @@ class SiteTable:
         return passing & ~self.taps[:, 1:].any(axis=1) & (self.offset == 0)
 
 
-def _singles(stream: Stream, site: Site) -> dict[Channel, AtomRow]:
-    """The sums of alternating sign that are all that an atom is made of, as rows of it."""
-    found = {}
+def _told(stream: Stream, site: Site) -> tuple[tuple[int, Sequence[Atom]], ...]:
+    number, found = stream.sites.index(site), []
     for atom, terms in stream.terms.items():
-        if len(terms) == 1 and terms[0][0] in site.index and terms[0][0].factor < 0:
-            channel, weight = terms[0]
-            found[channel] = AtomRow(((atom, 1 / float(weight)),), 0.0)
-    return found
+        rows = {channel.row for channel, _ in terms}
+        whole = rows <= {terms[0][0].row, terms[0][0].row.negated()} if terms else False
+        if stream.made[atom] == number and whole and all(abs(w) == 1 for _, w in terms):
+            holders = stream.affines.holders(AtomRow(((atom, 1.0),), 0.0))
+            found += [(site.index[channel], holders) for channel, _ in terms if channel.linear]
+    return tuple(found)
 
 
 class StreamTables(NamedTuple):

@@ -19,7 +19,7 @@ from lsrl.backends.residual.least import least_blocks
 from lsrl.backends.residual.mixed import Mixed
 from lsrl.backends.residual.network import ResidualNetwork, ResidualWeights
 from lsrl.backends.residual.packer import Channel, Packer
-from lsrl.backends.residual.rows import AtomRow, Hull
+from lsrl.backends.residual.rows import AtomRow
 from lsrl.backends.residual.stream import Site, Stream, lay_out
 from lsrl.backends.residual.tables import InnerNorm, Scales, StreamTables, tables
 from lsrl.certificate import Analyse, check_range, out_of_range, place_of
@@ -223,11 +223,6 @@ class ResidualBackend(Backend[Stream]):
     def activation(value: float) -> float:
         """SiLU or GeLU, in float64."""
 
-    @staticmethod
-    def sharpness(hull: Hull) -> float:
-        """What a continuous row of that hull is multiplied by, so that an activation is a ReLU."""
-        return SHARP
-
     @abstractmethod
     def inner_scale(self, lowered: "Lowered", channel: Channel) -> float:
         """By what a channel's value is multiplied behind its scan, ahead of its gate."""
@@ -318,7 +313,7 @@ class Lowered:
         """What to multiply a row by, so that the activation of it is a ReLU."""
         step = self.stream.hull(row).step
         if step == 0:
-            return self._backend.sharpness(self.stream.hull(row))
+            return SHARP
         return self.drives.rectified / (1.0 if np.isinf(step) else step)
 
     def rectified(self, row: AtomRow) -> float:

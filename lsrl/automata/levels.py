@@ -9,10 +9,12 @@ so that where no group is behind them the permutation is the identity.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lsrl.automata.limits import TooLargeError, check
 from lsrl.automata.permutations import Permutation, identity, swap_count
 from lsrl.automata.tables import Table
+from lsrl.automata.tracks import Track, track_of
 from lsrl.options import AutomatonLimits
 
 # Sets that are followed to further ones, all closures together.
@@ -52,16 +54,23 @@ class Level:
         """The most swaps that an edge takes."""
         return 0 if self.free else max(map(swap_count, self.moves))
 
+    @cached_property
+    def track(self) -> Track | None:
+        """What moves the labels, as they are before each edge; None where nothing does."""
+        return track_of(tuple(dict.fromkeys(self.moves)), early=True) if self.swaps else None
+
     @property
     def layers(self) -> int:
-        """How many layers hold it: a late hold, and ahead of it one a swap."""
-        return 0 if self.free else self.swaps + 1
+        """How many layers hold it: a late recall, and ahead of it those of the track."""
+        return 0 if self.free else 1 + (0 if self.track is None else self.track.layers)
 
     @property
     def units(self) -> int:
-        """How many conjunctions tell the next edge."""
+        """How many conjunctions tell the next edge, and those of the track."""
         asked = sum(label is not None for _, label in self.following)
-        return asked * (self.labels if self.swaps and self.resetting else 1)
+        if self.track is None:
+            return asked
+        return asked * (self.labels if self.resetting else 1) + self.track.units
 
     @property
     def resetting(self) -> bool:

@@ -11,6 +11,7 @@ the φ(z), keeping for each z only what its neighbours leave (arc consistency).
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,11 @@ def bits_for(letters: Sequence[Permutation]) -> tuple[int, ...]:
 
 def phases_of(letters: Sequence[Permutation]) -> Phases | None:
     """A φ, or None where the search finds none within its steps."""
+    return _found(tuple(letters))
+
+
+@lru_cache(maxsize=256)
+def _found(letters: tuple[Permutation, ...]) -> Phases | None:
     bits = bits_for(letters)
     counts = list(itertools.product(*(range(1 << each) for each in bits)))
     if len(counts) * len(letters) > MOST_PAIRS:

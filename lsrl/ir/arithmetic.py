@@ -190,7 +190,7 @@ class Numbers:
         """Where a value is no multiple of a step, where that is not 0."""
         on = np.array(step) > 0
         unit = self.row(tuple(np.where(on, step, 1.0).tolist()), value.ndim)
-        return (value % unit != 0) & on
+        return (value % unit != 0) & on.reshape(*[1] * (value.ndim - 1), -1)
 
 
 @final

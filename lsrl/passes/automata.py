@@ -12,8 +12,9 @@ import numpy as np
 
 from lsrl.automata.levels import Levels
 from lsrl.automata.limits import TooLargeError
-from lsrl.automata.plan import Plan, Track, plan_of
+from lsrl.automata.plan import Plan, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised, recovered
+from lsrl.automata.tracks import Track
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
@@ -29,6 +30,11 @@ from lsrl.target import Capabilities
 MOST_FOLLOWED = 4096
 # Images of a letter that a refusal tells.
 MOST_SHOWN = 12
+
+_ONLY_SIZE = (
+    "size alone is against it, since swaps and recalls hold every finite automaton at any length "
+    "(Krohn and Rhodes 1965; Siems et al. 2025); lsrl.compile(..., automaton_limits=) allows more"
+)
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,11 @@ class Construction:
 
 
 def _track_text(track: Track) -> str:
-    swaps = track.action.swaps
+    swaps = track.swaps
     kind = "a series of swaps" if track.phases is None else "phases"
     if swaps == 1:
         kind = "one swap a token"
-    return f"{kind} on {track.action.size} points ({swaps} swaps a letter at most)"
+    return f"{kind} on {track.size} points ({swaps} swaps a letter at most)"
 
 
 class _Read(NamedTuple):
@@ -133,7 +139,7 @@ class AutomatonPass:
         try:
             read = _as_read(builder, graph, i, update, self.limits)
         except TooLargeError as error:
-            self.refused[i] = f"{error}"
+            self.refused[i] = f"it is too large for swaps: {error}; {_ONLY_SIZE}"
             return None
         table = read.table
         about = graph.label(i), table.states, table.letters

@@ -9,7 +9,8 @@ remembers is written in these terms, exactly up to its max_length:
 - A ring of channels (a permutation) turns with the clock: in coordinates that turn with it, it
   stands still. So each of its n phases becomes a running sum, which takes in, and gives out, what
   is at its place by a one-hot clock.
-- A clock, which reads no input, is a function of the position: a sum of ReLUs of it.
+- A clock, which reads no input, is a function of the position: a sum of ReLUs of it. One of period
+  2 stays where states can turn their sign at every token.
 - A latch and an overwriting selective state become a hold; any other selective state the running
   sum of its updates less what that sum was at the last reset.
 """
@@ -46,6 +47,8 @@ from lsrl.target import Capabilities
 # The most ReLUs, and the greatest sum of them, by which a function of the position is written down.
 MAX_HINGES = 1024
 MAX_HINGE_SUM = 2.0**23
+# The period of clocks that are states of the factor -1.
+BLINKS = 2
 # Multiples that one stage of a modulo takes off.
 RADIX = 16
 
@@ -64,6 +67,8 @@ def lower_to_diagonal(graph: Graph, target: Capabilities) -> Graph:
         if isinstance(op, Delay):
             return _delay(builder, op, operands[0], target)
         if isinstance(op, Periodic):
+            if target.alternating and op.table.rows == BLINKS:
+                return None
             return _clock(builder, op.table.dense())
         if isinstance(op, Latch):
             wide = Matrix(np.ones((len(op.initial), 1)))

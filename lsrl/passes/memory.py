@@ -1,6 +1,7 @@
 """Delays, clocks, latches and holds as linear states."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,12 +26,18 @@ from lsrl.ir.ops import (
 from lsrl.passes.affine import add_affine, emit_affine
 from lsrl.target import Capabilities
 
+# So many integers are told apart in one level.
+MOST_HATS = 64
+# Of sums of integers in float32, with room.
+LARGEST = 2.0**22
+
 
 def drop_told(graph: Graph, target: Capabilities) -> Graph:
     """Drop what ops only tell.
 
     A promise has done its work once its interval is among the facts of what it bounds. A read of a
-    memory is the words that cells make, unless the target recalls them.
+    memory is the words that cells make, unless the target recalls them: not real numbers, for what
+    writes a cell of an associative state is the difference to what it holds.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -38,7 +45,8 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
         if isinstance(op, Bound):
             return operands[0]
         if isinstance(op, Read):
-            return _recalled(builder, op, operands) if Recall in target.native else operands[-1]
+            recalls = Recall in target.native and builder.facts[operands[1]].counted
+            return _recalled(builder, op, operands) if recalls else operands[-1]
         return None
 
     return rewrite(graph, rule)
@@ -54,38 +62,106 @@ def _recalled(builder: GraphBuilder, op: Read, operands: tuple[int, ...]) -> int
     (written,) = _one_hots(builder, target, writes, [cells])
     eye = Matrix.identity(width)
     if start.nonzeros:
-        value = add_affine(builder, (eye, value), (Matrix(-start.csr), written))
+        here = _clipped(builder, written)
+        value = add_affine(builder, (eye, value), (Matrix(-start.csr), here))
     empty, parts = Recall((0.0,) * len(op.initial)), []
     wanted = _one_hots(builder, address, opens, [cells - word for word in range(count)])
     for word, one_hot in enumerate(wanted):
         place = Matrix(sp.eye_array(count * width, width, k=-word * width))
         parts.append((place, builder.add(empty, written, value, one_hot)))
         if start.nonzeros:
-            parts.append((Matrix(place.csr @ start.csr), one_hot))
+            parts.append((Matrix(place.csr @ start.csr), _clipped(builder, one_hot)))
     return add_affine(builder, *parts) if len(parts) > 1 else parts[0][1]
 
 
-def _one_hots(builder: GraphBuilder, address: int, opens: int, wanted: list[Array]) -> list[int]:
-    """For each list of integers, which of them an address is, if it is let through.
+def _one_hots(
+    builder: GraphBuilder, address: int, opens: int, wanted: Sequence[Array]
+) -> list[int]:
+    """For each list of integers rows that are 1 at the one that an address is, and else 0 or less.
 
-    The hats of an integer take one level: a ReLU at each integer and at both of its neighbours.
+    None is 1 where the address is not let through. Few integers are told apart in one level, more
+    by the block that an address lies in and by its place there.
     """
-    levels = np.unique(np.concatenate([np.concatenate(wanted) + k for k in (-1, 0, 1)]))
-    terms = [(Matrix(np.ones((len(levels), 1))), address)]
-    gate, beyond = builder.facts[opens], np.zeros(len(levels))
-    if not gate.constant or not gate.low.all():  # what is shut goes behind the last level
-        beyond += max(levels[-1] - builder.facts[address].low[0], 0.0)
-        terms.append((Matrix(-beyond[:, None]), opens))
-    reached = builder.add(Relu(), add_affine(builder, *terms, bias=beyond - levels))
-    found = []
+    every = np.unique(np.concatenate(wanted))
+    shut, blocks, place = builder.facts[opens], None, address
+    starts = np.zeros(1)
+    if len(every) > MOST_HATS:
+        starts = _starts(every)
+        blocks, place = _blocks(builder, address, starts)
+    block = np.searchsorted(starts, every, side="right") - 1 if blocks is not None else 0 * every
+    levels, column = np.unique(every - starts[block], return_inverse=True)
+    hats, found = _hats(builder, place, levels), []
     for integers in wanted:
-        at = np.searchsorted(levels, integers)
-        rows = np.arange(len(integers))
-        before, here, behind = (Matrix.selection(at + k, len(levels)).csr for k in (-1, 0, 1))
-        one_hot = add_affine(builder, (Matrix(before - 2 * here + behind), reached))
-        ends = (0.0,) * len(rows), (1.0,) * len(rows)
-        found.append(builder.add(Bound(*ends, proven=True, exclusive=True), one_hot))
+        at = np.searchsorted(every, integers)
+        terms = [(Matrix.selection(column[at], len(levels)), hats)]
+        if blocks is not None:
+            terms.append((Matrix.selection(block[at], len(starts)), blocks))
+        if not shut.constant or not shut.low.all():
+            terms.append((Matrix(np.ones((len(at), 1))), opens))
+        found.append(add_affine(builder, *terms, bias=1.0 - len(terms)))
     return found
+
+
+def _starts(integers: Array) -> Array:
+    """Where blocks of about the root of all integers start, and where gaps between them do."""
+    long = max(int(np.sqrt(2 * len(integers))), 1)
+    runs = np.split(integers, np.flatnonzero(np.diff(integers) > 1) + 1)
+    parts = [np.append(run[::long], run[-1] + 1) for run in runs]
+    return np.unique(np.concatenate(parts))
+
+
+def _blocks(builder: GraphBuilder, address: int, starts: Array) -> tuple[int, int]:
+    """Which block an integer lies in, one-hot, none ahead of the first; and its place there."""
+    count, fact = len(starts), builder.facts[address]
+    jumps = np.diff(starts, prepend=starts[0])
+    farthest = max(fact.high[0] - starts[0], 1.0)
+    if 2 * farthest * jumps.sum() < LARGEST:
+        levels = _reached(builder, address, np.concatenate([starts - 1, starts]))
+        passed = Matrix(sp.hstack([sp.eye_array(count), -sp.eye_array(count)])), levels
+        bias = np.zeros(count)
+    else:  # in two levels, so that nothing exceeds the address
+        lacking = add_affine(
+            builder,
+            (Matrix(-sp.eye_array(count)), _reached(builder, address, starts - 1)),
+            bias=np.ones(count),
+        )
+        passed = Matrix(-sp.eye_array(count)), builder.add(Relu(), lacking)
+        bias = np.ones(count)
+    matrix, levels = passed
+    here = sp.csr_array(sp.eye_array(count) - sp.eye_array(count, k=1))
+    back = sp.csr_array(-jumps[None, :])
+    one_hot = add_affine(builder, (Matrix(here @ matrix.csr), levels), bias=here @ bias)
+    terms = ((Matrix.identity(1), address), (Matrix(back @ matrix.csr), levels))
+    return _told(builder, one_hot), add_affine(builder, *terms, bias=back @ bias - starts[:1])
+
+
+def _hats(builder: GraphBuilder, x: int, integers: Array) -> int:
+    """Which of some integers a value is: a ReLU at each, and at both of its neighbours."""
+    levels = np.unique(np.concatenate([integers - 1, integers, integers + 1]))
+    at = np.searchsorted(levels, integers)
+    before, here, behind = (Matrix.selection(at + k, len(levels)).csr for k in (-1, 0, 1))
+    reached = _reached(builder, x, levels)
+    return _told(builder, add_affine(builder, (Matrix(before - 2 * here + behind), reached)))
+
+
+def _reached(builder: GraphBuilder, x: int, levels: Array) -> int:
+    """By how much a value is above each level."""
+    ones = Matrix(np.ones((len(levels), 1)))
+    return builder.add(Relu(), add_affine(builder, (ones, x), bias=-levels))
+
+
+def _clipped(builder: GraphBuilder, row: int) -> int:
+    """A one-hot of rows that may be below 0."""
+    if (builder.facts[row].low >= 0).all():
+        return row
+    return _told(builder, builder.add(Relu(), row))
+
+
+def _told(builder: GraphBuilder, one_hot: int) -> int:
+    """That a value is 0 everywhere, or 1 in one channel."""
+    width = builder.nodes[one_hot].width
+    ends = (0.0,) * width, (1.0,) * width
+    return builder.add(Bound(*ends, proven=True, exclusive=True), one_hot)
 
 
 def lower_memory(graph: Graph, target: Capabilities) -> Graph:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from lsrl.automata.levels import Level, Levels
 from lsrl.automata.permutations import Permutation, Swap, identity, swaps_of
-from lsrl.automata.plan import Plan, Track, Tracks
+from lsrl.automata.plan import Plan, Tracks
+from lsrl.automata.tracks import Track
 from lsrl.ir.ops import Delay, Product, Recall, SwapState
 from lsrl.passes.parts import Row, Wiring, constant, plus, scaled, single
 
@@ -47,29 +48,28 @@ class _Items(NamedTuple):
 def _of_tracks(
     wiring: Wiring, plan: Tracks, letters: Sequence[Row], states: int, start: int
 ) -> list[Row]:
-    made = [
-        _phased(wiring, track, letters)
-        if track.phases is not None
-        else _series(wiring, letters, track.action.letters, track.action.letters).items
-        for track in plan.tracks
-    ]
+    made = [_moved(wiring, track, letters) for track in plan.tracks]
     if plan.reading == "element":
         return _of_elements(wiring, plan, made, states)
     seen = [
-        _seen(wiring, items, track.action.points[start], track.action.size)
-        for track, items in zip(plan.tracks, made, strict=True)
+        _seen(wiring, items, points[start], track.size)
+        for track, points, items in zip(plan.tracks, plan.points, made, strict=True)
     ]
     if plan.reading == "point":
-        points = (track.action.points for track in plan.tracks)
-        own, rows = next(
-            (own, rows) for own, rows in zip(points, seen, strict=True) if len(set(own)) == states
-        )
+        pairs = zip(plan.points, seen, strict=True)
+        own, rows = next((own, rows) for own, rows in pairs if len(set(own)) == states)
         return [rows[own[state]] for state in range(states)]
     short = constant(1.0 - len(plan.tracks))
     return wiring.conjunctions([
-        plus(*(rows[t.action.points[q]] for t, rows in zip(plan.tracks, seen, strict=True)), short)
+        plus(*(rows[own[q]] for own, rows in zip(plan.points, seen, strict=True)), short)
         for q in range(states)
     ])  # fmt: skip
+
+
+def _moved(wiring: Wiring, track: Track, letters: Sequence[Row]) -> _Items:
+    """The items of a track, where the letters that are read move them."""
+    make = _series if track.phases is None else _phased
+    return make(wiring, track, letters)
 
 
 def _of_elements(wiring: Wiring, plan: Tracks, made: Sequence[_Items], states: int) -> list[Row]:
@@ -131,7 +131,7 @@ def _hats(wiring: Wiring, rows: Sequence[Row], points: int) -> list[list[Row]]:
 
 def _phased(wiring: Wiring, track: Track, letters: Sequence[Row]) -> _Items:
     """Counts of the letters, and one swap a token that depends on them."""
-    points, pairs = track.action.size, track.pairs
+    points, pairs = track.size, track.pairs
     units = dict(zip(pairs, _pairs(wiring, track, letters), strict=True))
     reads = [
         plus(*(scaled(units[pair], places[x] + 1.0) for pair, (_, places) in pairs.items()))
@@ -191,37 +191,20 @@ def _pairs(wiring: Wiring, track: Track, letters: Sequence[Row]) -> list[Row]:
 # ---------------------------------------------------------------- series
 
 
-class _Series(NamedTuple):
-    """A series of swaps.
-
-    Attributes:
-      items: as the last of them leaves them.
-      depth: how many there are.
-    """
-
-    items: _Items
-    depth: int
-
-
-def _series(
-    wiring: Wiring,
-    letters: Sequence[Row],
-    moves: Sequence[Permutation],
-    reads: Sequence[Permutation],
-) -> _Series:
+def _series(wiring: Wiring, track: Track, letters: Sequence[Row]) -> _Items:
     """P = X1 ∘ X2 ∘ …, of which each X makes one swap of a letter.
 
     A letter σ1 ∘ σ2 ∘ … moves X_l by σ_l as seen through the X before it, one token ago: by the
-    swap of the two points that they take to those of σ_l.
+    swap of the two points that they take to those of σ_l. Places are read through the letter, or
+    for an early track as they are.
 
     Args:
       wiring: takes the nodes.
+      track: the permutations.
       letters: rows that are 1 where a letter is read; exactly one of them is.
-      moves: what each letter does to the points.
-      reads: through what the places are read at each letter, before it moves them: through itself,
-        and they are those behind the letter; through the identity, and they are those before it.
     """
-    points = len(moves[0])
+    points, moves = track.size, track.letters
+    reads = [identity(points)] * len(moves) if track.early else moves
     swaps = [swaps_of(move) for move in moves]
     depth = max(1, *map(len, swaps))
     first = range(len(letters))
@@ -237,7 +220,7 @@ def _series(
             ]
             marked = _where(wiring, rows, letters, wanted, points)
             read = _places(wiring, _Items(rows))
-    return _Series(_Items(rows), depth)
+    return _Items(rows)
 
 
 def _wanted(read: Permutation, swaps: Sequence[Swap], layer: int) -> set[int]:
@@ -317,15 +300,15 @@ class _LevelWiring:
         self, level: Level, asked: Sequence[tuple[int, int | None, int]]
     ) -> tuple[list[Row], list[int]]:
         """Arguments of units that tell an edge and the label before it, and what each leads to."""
-        if not level.swaps:
+        track = level.track
+        if track is None:
             is_label = self._late(level, [self._resetting(level, x) for x in range(level.labels)])
             made = [
                 (plus(self.edges[edge], is_label[label or 0], constant(-1.0)), then)
                 for edge, label, then in asked
             ]
         else:
-            still = [identity(level.labels)] * len(self.edges)
-            items = _series(self.wiring, self.edges, level.moves, still).items
+            items = _moved(self.wiring, track, self._by_move(level, track))
             seen = _hats(self.wiring, items.rows, level.labels)
             if not level.resetting:
                 made = [
@@ -340,6 +323,11 @@ class _LevelWiring:
                     for j in range(level.labels)
                 ]
         return [row for row, _ in made], [then for _, then in made]
+
+    def _by_move(self, level: Level, track: Track) -> list[Row]:
+        """Where an edge permutes the labels as each letter of a track."""
+        pairs = list(zip(self.edges, level.moves, strict=True))
+        return [plus(*(row for row, move in pairs if move == own)) for own in track.letters]
 
     def _resetting(self, level: Level, label: int) -> Row:
         """Where an edge resets to a label."""

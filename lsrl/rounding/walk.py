@@ -410,8 +410,6 @@ class Walk:
                 raise RoundingError(i, "is read or written where rounded numbers say")
             if kind == Kind.EXACT:
                 continue
-            if any(op.initial[channel % width :: width]):
-                raise RoundingError(i, SHIFTED)
             atom = self.made.atom(self.row(i, channel), Recall)
             if atom is None:
                 raise RoundingError(i, REWRITTEN)

@@ -38,6 +38,8 @@ TRIES = 40
 LENGTH = 256
 # Of a distractor: ops one upon the other, and the widest signal.
 DEPTH, WIDTH = 4, 3
+# What is given, or is made of what others make.
+PLAIN = ops.Input | ops.Constant | ops.Affine | ops.Bound | ops.Read
 # Distractors whose weights into the program cancel.
 CANCELLING = tuple(f"distractor_0.{name}" for name in ("count", "count_from_1", "above", "below"))
 
@@ -233,12 +235,12 @@ def cancelling(program: Program, seed: int = 0, *, rectified: bool = False) -> P
     for i in reversed(range(len(graph.nodes))):
         if i in shown and isinstance(graph.nodes[i].op, ops.Affine | ops.Bound):
             shown.update(graph.nodes[i].operands)
+        elif i in shown and isinstance(graph.nodes[i].op, ops.Read):
+            shown.update(graph.nodes[i].operands[-1:])
     places = [
         i
         for i in graph.live()
-        if not isinstance(graph.nodes[i].op, ops.Input | ops.Constant | ops.Affine | ops.Bound)
-        and i not in shown
-        and _steady(graph.facts[i])
+        if not isinstance(graph.nodes[i].op, PLAIN) and i not in shown and _steady(graph.facts[i])
     ]
     if program.max_length is None or not inputs or not places:
         return None

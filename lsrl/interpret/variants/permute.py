@@ -4,6 +4,7 @@ A layer's units pass through a `Move`; all that writes them and all that reads t
 each sum has the same terms as before, in another order and times powers of two.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -64,8 +65,9 @@ def permuted(model: Model, seed: int = 0, *, sampler: Sampler | None = None) -> 
 
     Signs flip in tanh RNNs, in LSTMs and GRUs (through the candidate), where a linear target's
     output passes no ReLU, and in residual streams. The units of ReLU RNNs and of linear targets are
-    scaled by powers of two. Beside a stream the inner channels are shuffled too. A model that
-    is exact stays exact: each sum has the same terms.
+    scaled by powers of two. Beside a stream the inner channels are shuffled too, and heads, and the
+    keys and the values of all heads alike. A model that is exact stays exact: each sum has the same
+    terms.
 
     Args:
       model: compiled, or a variant.
@@ -130,13 +132,13 @@ def moved_circuit(circuit: Circuit, legend: Legend, moves: Mapping[str, Move]) -
         if channel.memory:
             inner = memory[channel.layer]
             space = legend.spaces[inner]
-            names = (inner, *space.within)
-            shape = [space.entries] if not space.within else []
-            shape = [space.size, *(legend.spaces[name].size for name in space.within), *shape]
-            axes = list(np.unravel_index(channel.memory, shape))
-            for axis, name in enumerate(names):
-                axes[axis] = places[name][axes[axis]]
-            unit, held = axes[0], np.ravel_multi_index(axes, shape)
+            axes = [inner, *space.within]
+            sizes = [legend.spaces[name].size for name in axes]
+            # Entries that are no units' of their own stay where they are in their unit.
+            sizes.append(space.size * space.entries // math.prod(sizes))
+            *ways, rest = np.unravel_index(channel.memory, sizes)
+            ways = [places[name][way] for name, way in zip(axes, ways, strict=True)]
+            unit, held = ways[0], np.ravel_multi_index((*ways, rest), sizes)
             held_weights = np.array(channel.memory_weights) / found[inner].scale[unit]
         return replace(
             channel,

@@ -33,15 +33,16 @@ Segments = tuple[tuple[int, int], ...]
 class Recall(Stateful):
     """What the wanted cell of a memory holds, this token's write included; 0 where none is wanted.
 
-    Operands are written (n,), at most one of which is 1, else 0; value (m,); and wanted (n,), of
-    the same kind as written. The value (m,) is the operand `value` of the last token, up to this
-    one, at which the cell that is wanted now was written, and else what it holds initially:
+    Operands are written (n,), integers of which at most one is 1 and the others are 0 or less;
+    value (m,); and wanted (n,), of the same kind as written. The value (m,) is the operand `value`
+    of the last token, up to this one, at which the cell that is wanted now was written, and else
+    what it holds initially:
 
         cells[written] = value;  y = cells[wanted]
 
     It is what passes make of reads of a memory for targets with an associative state: one delta
-    rule with the key written, the query wanted and the write strength Σ written. Those that passes
-    make start at 0.
+    rule with the key relu(written), which is 0 where nothing is written, and the query
+    relu(wanted). Those that passes make start at 0.
     """
 
     initial: Values  # (n · m,), what the cells hold, one cell after another

@@ -83,11 +83,15 @@ class SwapState(Stateful):
             now = now[rows, other[:, t]] * sign[:, t]
         return self._read(items.swapaxes(0, 1), read, extent)
 
+    def _points(self, extent: Extent) -> Array:
+        """(1, ..., n), the numbers of points, with as many axes as a value."""
+        return np.arange(self.points).reshape(*[1] * len(extent.shape), self.points)
+
     def _moves(self, swap: Array, extent: Extent) -> tuple[Array, Array]:
         """The point that each point's next item comes from, and the sign that it takes on."""
         space = extent.numbers.namespace
         marked = swap == 1
-        points = space.arange(self.points)
+        points = self._points(extent)
         first = space.argmax(marked, -1)[..., None]
         last = self.points - 1 - space.argmax(marked[..., ::-1], -1)[..., None]
         swaps = marked.sum(-1, keepdims=True) == 2
@@ -115,5 +119,6 @@ class SwapState(Stateful):
         space, (swap, read) = extent.numbers.namespace, operands
         count = (swap == 1).sum(-1)
         wrong = ((swap != 0) & (swap != 1)).any(-1) | ((count != 0) & (count != 2))
-        wrong |= (space.sort(read, -1) != space.arange(1, self.points + 1)).any(-1)
+        order = extent.numbers.given(self._points(extent) + 1.0)
+        wrong |= (space.sort(read, -1) != order).any(-1)
         return cast(Array, space.broadcast_to(wrong[..., None], value.shape))
