@@ -230,9 +230,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
 
 
 CHECKPOINTS = (
-    CheckpointKind(
-        "mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", mamba2_classes.HOOKS, True, _config
-    ),
+    CheckpointKind("mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", "", True, _config),
     *mamba2_classes.CLASSES,
 )
 BACKEND = Mamba2()

@@ -137,14 +137,10 @@ def _runs(checkpoint: Checkpoint) -> Run:
 
 def residual_hooks(theirs: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:
     """Where a class of transformers holds the circuit's layers."""
-    # Behind these a class may have one of attention that adds 0.
-    layers = theirs.base_model.layers[: theirs.config.lsrl["layers"]]
-    found = [(layers[0], True)]
-    for layer in layers:
-        if theirs.config.model_type == "recurrent_gemma":
-            found.append((layer.channel_pre_norm, True))
-        found.append((layer, False))
-    return found
+    return [
+        (theirs.base_model.get_submodule(name), end == "input")
+        for name, end in theirs.config.lsrl["hooks"]
+    ]
 
 
 # By a format's name, which targets say, the ways to have it.

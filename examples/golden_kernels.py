@@ -17,7 +17,7 @@ import importlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -28,11 +28,6 @@ import lsrl
 from lsrl.golden import GoldenState
 
 PADDING = 3
-# What the stock classes of transformers 5.24 can't do, whatever the weights are.
-NO_PARTS: Mapping[str, str] = {
-    "mamba": "the class scans each part of several tokens from 0",
-    "recurrent_gemma": "the class reads each part of several tokens as if nothing stood before it",
-}
 
 
 class Kernels:
@@ -109,7 +104,7 @@ def report(model: PreTrainedModel, golden: GoldenState, parts: bool) -> bool:
     for what, difference in found.items():
         print(f"  {what:<20} {'equal' if difference is None else difference}")
     if not parts:
-        print(f"  in parts             not asked: {NO_PARTS[model.config.model_type]}")
+        print("  in parts             not asked: from its cache the class reads token by token alone")
     return not any(found.values())
 
 
@@ -139,8 +134,8 @@ def main() -> int:
         module, _, name = given.kind.partition(":")
         kind = getattr(importlib.import_module(module), name)
     model = kind.from_pretrained(given.folder)
-    # Of kernels of one's own all is asked.
-    parts = bool(given.kind) or model.config.model_type not in NO_PARTS
+    # Of kernels of one's own all is asked, whatever the stock class can't do.
+    parts = bool(given.kind) or model.config.lsrl["continues"]
     same = [report(model, GoldenState.load(path), parts) for path in states]
     return 0 if all(same) else 1
 

@@ -16,7 +16,7 @@ from lsrl.interpret.variants.combine import CANCELLING
 from tests.grids import studied
 
 TARGETS = [found.name for found in lsrl.targets()]
-RESIDUAL = ["mamba", "mamba2", "griffin"]
+RESIDUAL = ["mamba", "mamba2", "griffin", "deltanet"]
 STACKS = [name for name in TARGETS if name not in RESIDUAL]
 CATALOGUE = programs.catalogue()
 # One that every target holds, with running sums, comparisons, carried values and a constant.

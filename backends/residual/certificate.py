@@ -159,7 +159,8 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            found = Exact(*(exact.get(what, always) for what in _READ), whole)
+            branch, gate, switch, cells, time = (exact.get(what, always) for what in _READ)
+            found = Exact(branch, gate, switch, cells, time, whole)
             sizes, grids = self.sizes(number), self.grids(number)
             rounding.site(table, found, sizes, grids)
         total = self._atoms(tables.output)

@@ -260,6 +260,7 @@ def _about(
         "program": program.name,
         "target": request.target,
         "layers": network.depth,
+        "hooks": kind.hooks(network.depth),
         "continues": kind.continues,
         "altered": request.alteration and request.alteration.splitlines()[0],
         "max_length": program.max_length,
