@@ -24,7 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,7 @@ from lsrl.backends.residual.target import (
     in_float32,
     sigmoid,
 )
-from lsrl.errors import InputError, LsrlError
+from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.ir.ops import Op, SwapState
@@ -230,16 +230,9 @@ class DeltaNet(ResidualBackend):
             )
         return super().refusal(op, operands)
 
-    def softened(self, size: float) -> Self:
-        """Not so: what a head forgets, and what it writes, would no longer fit together.
-
-        Raises:
-          InputError: always.
-        """
-        raise InputError(
-            "soft: deltanet has no softer form, since a head's norm would no longer divide by its "
-            "constant; choose lstm, gru, rnn_tanh, mamba or griffin"
-        )
+    def softened(self, size: float) -> None:
+        """Not so: what a head forgets, and what it writes, would no longer fit together."""
+        return None
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""

@@ -206,7 +206,7 @@ class ResidualBackend(Backend[Stream]):
         width = stream_width(max(stream.width, self.inner_width(stream)))
         return Lowered(stream, width, self)
 
-    def softened(self, size: float) -> Self:
+    def softened(self, size: float) -> Self | None:
         """With softer drives."""
         found = copy.copy(self)
         found.drives = Drives(size, size, size)
