@@ -28,6 +28,9 @@ def sweep(transformers, tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+RESIDUAL = ("griffin", "mamba2", "deltanet")
+
+
 @pytest.mark.parametrize(
     ("target", "variant", "ways"),
     studied(
