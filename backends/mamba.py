@@ -247,8 +247,7 @@ CHECKPOINTS = (
         "MambaForCausalLM",
         "MambaModel",
         "mamba",
-        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-        "`layers[n - 1]`.",
+        "",
         False,
         _config,
     ),

@@ -7,6 +7,7 @@ import lsrl
 from lsrl.errors import ProgramError, RampError, ShapeError
 from lsrl.ir.groups import greatest_sums
 from lsrl.ir.matrix import Matrix
+from tests.grids import studied
 from tests.strategies import inputs_of
 
 TARGETS = [target.name for target in lsrl.targets()]
@@ -254,7 +255,17 @@ def test_a_bound_of_a_definition_follows_the_length():
     assert lsrl.compile(least, "rnn").certificate.reasons[0].token > 2**20
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "rnn", "lstm", "mamba", "griffin"])
+@pytest.mark.parametrize(
+    "target",
+    studied(
+        ["linear_rnn", "rnn", "lstm", "mamba", "mamba2", "griffin", "deltanet"],
+        "linear_rnn",
+        "rnn",
+        "lstm",
+        "mamba",
+        "griffin",
+    ),
+)
 def test_a_read_counts_one_cell(target):
     """64 cells together are past float32's integers, but only one of them is read."""
 

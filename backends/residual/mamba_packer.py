@@ -15,8 +15,8 @@ from lsrl.backends.residual.rows import Atom, AtomRow, factor_of
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
 BLOCK = SiteKind("block", relu_branch=True, relu_gate=True)
-# Of what a product of Mamba-2 holds, over its step.
-WIDEST = 2.0**100
+# Of the greatest size of a product of Mamba-2 over its step.
+WIDE, WIDEST = 2.0**80, 2.0**100
 # Stages within a block.
 DELAYED, RECTIFIED, SCANNED, GATED = range(4)
 
@@ -74,11 +74,20 @@ class Mamba2Packer(MambaPacker):
     stream_flags: ClassVar[bool] = True
 
     def gated(self, value: AtomRow, gate: AtomRow, kind: SiteKind, stage: int) -> Made:
-        """Where a product spans too much for the norm behind it, the gate is as it is."""
-        if self._span(value) * self._span(gate) <= WIDEST:
+        """Products that span much for the norm behind them are made of what passes.
+
+        And those that span too much with a gate as it is.
+        """
+        span = self._span(value) * self._span(gate)
+        if span <= WIDE:
             return super().gated(value, gate, kind, stage)
-        site, terms = self.behind(value, [gate], kind, stage)
-        made = ((replace(channel, gate=gate, linear=True), w) for channel, w in terms.items())
+        site = self.at_least(self.last(value, gate) + 1, kind)
+        parts = [(gate, 1)] if span > WIDEST else self.signed(gate)
+        made = (
+            (replace(channel, gate=part, linear=span > WIDEST), weight * sign)
+            for part, sign in parts
+            for channel, weight in self.passing(value)
+        )
         return Made(site, stage, tuple(made))
 
     def _span(self, row: AtomRow) -> float:

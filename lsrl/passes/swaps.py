@@ -93,12 +93,21 @@ def _of_elements(wiring: Wiring, plan: Tracks, made: Sequence[_Items], states: i
 
 
 def _places(wiring: Wiring, items: _Items) -> list[Row]:
-    """Where each item stands, from 1."""
+    """Where each item stands, from 1; the last one stands where no other does."""
     if not items.signed:
         return items.rows
-    halves = wiring.relus([*items.rows, *(scaled(row, -1.0) for row in items.rows)])
     count = len(items.rows)
-    return [plus(halves[j], halves[count + j]) for j in range(count)]
+    own = items.rows[:-1]
+    halves = wiring.relus([*own, *(scaled(row, -1.0) for row in own)])
+    return _completed(
+        [plus(*pair) for pair in zip(halves, halves[count - 1 :], strict=False)],
+        constant(count * (count + 1) / 2),
+    )
+
+
+def _completed(rows: Sequence[Row], total: Row) -> list[Row]:
+    """The rows, and one more, so that they add up to a total."""
+    return [*rows, plus(total, *(scaled(row, -1.0) for row in rows))]
 
 
 def _seen(wiring: Wiring, items: _Items, item: int, points: int) -> list[Row]:
@@ -109,20 +118,30 @@ def _seen(wiring: Wiring, items: _Items, item: int, points: int) -> list[Row]:
     return found
 
 
+def _all_seen(wiring: Wiring, items: _Items, points: int) -> list[list[Row]]:
+    """The same for every item."""
+    found = _hats(wiring, items.rows[:-1], points)
+    left = [_completed([own[place] for own in found], constant(1.0)) for place in range(points)]
+    return [[row[item] for row in left] for item in range(points)]
+
+
 def _hats(wiring: Wiring, rows: Sequence[Row], points: int) -> list[list[Row]]:
     """By row and by v = 1, …, n: 1 where |row| = v, else 0, for rows of those sizes."""
     shifted = [
         plus(scaled(row, sign), constant(-float(knot)))
         for row in rows
-        for knot in range(points)
+        for knot in range(1, points)
         for sign in (1.0, -1.0)
     ]
     ramps = wiring.relus(shifted)
     found = []
     for j in range(len(rows)):
-        own = ramps[2 * points * j : 2 * points * (j + 1)]
-        over = [plus(own[2 * k], own[2 * k + 1]) for k in range(points)] + [constant(0.0)] * 2
-        found.append([plus(over[k], scaled(over[k + 1], -2.0), over[k + 2]) for k in range(points)])
+        own = ramps[2 * (points - 1) * j :]
+        over = [plus(own[2 * k], own[2 * k + 1]) for k in range(points - 1)]
+        over += [constant(0.0)] * 2
+        hats = [plus(over[k], scaled(over[k + 1], -2.0), over[k + 2]) for k in range(points - 1)]
+        (first,) = _completed(hats, constant(1.0))[-1:]
+        found.append([first, *hats])
     return found
 
 
@@ -232,7 +251,7 @@ def _either(letters: Sequence[Row], values: Sequence[float]) -> Row:
     """The value of the letter that is read."""
     if len(set(values)) == 1:
         return constant(values[0])
-    return plus(*(scaled(row, value) for row, value in zip(letters, values, strict=True)))
+    return _sum(letters, values)
 
 
 def _where(
@@ -242,26 +261,32 @@ def _where(
     wanted: Sequence[set[int]],
     points: int,
 ) -> list[Row]:
-    """By row, 1 where its size is wanted by the letter that is read.
+    """By item, 1 where its place is wanted by the letter that is read; one item is on each place.
 
-    A hat over sizes is a sum of ramps; its second differences, which are rows over the letters,
+    A hat over places is a sum of ramps; its second differences, which are rows over the letters,
     multiply them, so that letters take no units.
     """
     bends = {}
     for knot in range(points):
         values = [(knot + 1 in own) - 2.0 * (knot in own) + (knot - 1 in own) for own in wanted]
-        bend = plus(*(scaled(row, value) for row, value in zip(letters, values, strict=True)))
         if any(values):
-            bends[knot] = bend
+            bends[knot] = _sum(letters, values)
     if not bends:
         return [constant(0.0)] * len(rows)
-    signed = [(row, sign, knot) for row in rows for sign in (1.0, -1.0) for knot in bends]
+    signed = [(row, sign, knot) for row in rows[:-1] for sign in (1.0, -1.0) for knot in bends]
     ramps = wiring.relus([plus(scaled(r, sign), constant(-float(k))) for r, sign, k in signed])
     products = wiring.builder.add(
         Product(), wiring.node(ramps), wiring.node([bends[knot] for _, _, knot in signed])
     )
     each = 2 * len(bends)
-    return [plus(*(single(products, each * j + k) for k in range(each))) for j in range(len(rows))]
+    found = [
+        plus(*(single(products, each * j + k) for k in range(each))) for j in range(len(rows) - 1)
+    ]
+    return _completed(found, _sum(letters, [float(len(own)) for own in wanted]))
+
+
+def _sum(rows: Sequence[Row], weights: Sequence[float]) -> Row:
+    return plus(*(scaled(row, weight) for row, weight in zip(rows, weights, strict=True)))
 
 
 # ---------------------------------------------------------------- levels
@@ -309,7 +334,7 @@ class _LevelWiring:
             ]
         else:
             items = _moved(self.wiring, track, self._by_move(level, track))
-            seen = _hats(self.wiring, items.rows, level.labels)
+            seen = _all_seen(self.wiring, items, level.labels)
             if not level.resetting:
                 made = [
                     (plus(self.edges[edge], seen[level.initial][label or 0], constant(-1.0)), then)
