@@ -25,7 +25,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 import lsrl
-from lsrl.golden import GoldenState
 
 PADDING = 3
 
@@ -33,7 +32,7 @@ PADDING = 3
 class Kernels:
     """A class with its kernels, and what it should do."""
 
-    def __init__(self, model: PreTrainedModel, golden: GoldenState) -> None:
+    def __init__(self, model: PreTrainedModel, golden: lsrl.GoldenState) -> None:
         """Take a model of the checkpoint that the state is of."""
         self.model, self.golden = model.eval(), golden
         self.ids = torch.from_numpy(golden.inputs[0])
@@ -96,7 +95,7 @@ class Kernels:
             yield "in parts", self.first(self.run(cache, token, end), token)
 
 
-def report(model: PreTrainedModel, golden: GoldenState, parts: bool) -> bool:
+def report(model: PreTrainedModel, golden: lsrl.GoldenState, parts: bool) -> bool:
     """Print all checks; whether all are equal."""
     print(f"{golden.program} on {golden.target}, {golden.token} tokens read")
     with torch.no_grad():
@@ -104,7 +103,7 @@ def report(model: PreTrainedModel, golden: GoldenState, parts: bool) -> bool:
     for what, difference in found.items():
         print(f"  {what:<20} {'equal' if difference is None else difference}")
     if not parts:
-        print("  in parts             not asked: from its cache the class reads token by token alone")
+        print("  in parts             not asked: from a cache it reads token by token alone")
     return not any(found.values())
 
 
@@ -136,7 +135,7 @@ def main() -> int:
     model = kind.from_pretrained(given.folder)
     # Of kernels of one's own all is asked, whatever the stock class can't do.
     parts = bool(given.kind) or model.config.lsrl["continues"]
-    same = [report(model, GoldenState.load(path), parts) for path in states]
+    same = [report(model, lsrl.GoldenState.load(path), parts) for path in states]
     return 0 if all(same) else 1
 
 

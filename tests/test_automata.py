@@ -296,7 +296,7 @@ def test_groups_take_few_layers_at_any_length(group: str, layers: int) -> None:
     assert model.certificate.tokens is None
     assert len(model.schedule.layers) <= layers
     assert model.num_parameters <= 160_000
-    assert model.module.width == 64
+    assert model.module.width <= 64
 
 
 @pytest.mark.parametrize("table", [lsrl.programs.formal_languages.NO_TWO_ONES, RESETS.rows])

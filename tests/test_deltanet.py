@@ -5,6 +5,7 @@ import pytest
 
 import lsrl
 from lsrl import errors
+from lsrl.backends import registry
 
 TARGET = "deltanet"
 
@@ -121,6 +122,18 @@ def test_running_sums_are_certified_from_both_sides():
     outputs, expected = model.run(ids)[0, :, 0], model.program.run(ids)[0, :, 0]
     np.testing.assert_array_equal(outputs[:-1], expected[:-1])
     assert outputs[-1] != expected[-1] == 2**23 + 1
+
+
+def test_what_is_read_at_once_is_told_apart():
+    """The reference class adds up the changes of a state over 64 tokens, in an order of its own."""
+
+    def total(x: lsrl.Token(9)):
+        return lsrl.cumsum(x)
+
+    model, backend = compiled(total, 2**20), registry.find(TARGET)
+    assert model.certificate.exact
+    assert backend.at_once(model.schedule, 2**20) == 2**17 // 8
+    assert backend.at_once(model.schedule, 1000) is None
 
 
 def test_factors_from_minus_one_to_one():

@@ -144,7 +144,7 @@ def test_a_swap_of_one_place_or_three_breaks_the_promise_at_its_token():
 def test_an_order_that_is_none_breaks_the_promise_at_its_token():
     swap, order = drawn(4, 3, batch=2, time=8)
     order[0, 3] = [1, 1, 3]
-    message = r"read is 1 to 3 in some order.*got \[.*1.0, 1.0, 3.0\] at sequence 0, token 3"
+    message = r"then 1 to 3 in some order.*got \[.*1.0, 1.0, 3.0\] at sequence 0, token 3"
     with pytest.raises(PromiseError, match=message):
         places_of(3).run(swap, order)
 

@@ -174,6 +174,22 @@ class ResidualAnalysis(Analysis):
         for place in np.flatnonzero(~fine)[:1].tolist():
             raise RoundingError(int(nodes[place]), f"{check.what} beyond the numbers of the dtype")
 
+    def in_parts(self, size: int) -> bool:
+        """Whether states keep every bit, where parts of a sequence are read at once.
+
+        A state that is written by its changes then is a sum of as many of them, in any order.
+
+        Args:
+          size: tokens of a part.
+        """
+        for table, values in zip(self._tables.sites, self._values, strict=True):
+            change = np.where(table.recalled, 2 * values.reach, 0.0)
+            total = self._over_time(table, values.reach)
+            change = np.where(table.alternating, self._changing(table, total), change)
+            if not self._fits(size * change, values.inner).all():
+                return False
+        return True
+
     def output_error(self) -> float:
         """The greatest error of an output's row."""
         sites = range(len(self._tables.sites))

@@ -230,6 +230,8 @@ class Cells:
         return f"{branch}, where last {flag} was 1"
 
     def _row(self, row: AtomRow) -> str:
+        if not row.bias and len(row.terms) == 1 and row.terms[0][1] == 1:
+            return channel_label(self._stream.graph, *row.atoms[0])
         return self._formulas.written(dict(row.terms), row.bias)
 
     def _explained(self, text: str, *rows: AtomRow) -> str:

@@ -34,8 +34,6 @@ from lsrl.ir.numbers import Array
 
 # What the gated norm's constant channel holds; its square, and that over any width, are normal.
 GATED = 2.0**63
-# SiLU halves what is so small, and B and C are made of it.
-SMALL = 2.0**-35
 
 
 def mamba2_block(

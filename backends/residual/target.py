@@ -212,6 +212,15 @@ class ResidualBackend(Backend[Stream]):
         found.drives = Drives(size, size, size)
         return found
 
+    def at_once(self, schedule: Stream, tokens: int | None) -> int | None:
+        """Up to how many tokens the reference class reads exactly at once; None for all of them.
+
+        Args:
+          schedule: of an exact network.
+          tokens: up to how many it is exact token by token; None for any number.
+        """
+        return None
+
     def mixes_exactly(self, schedule: Stream, numerics: Numerics, matrix: Array) -> bool:
         """Whether sums keep every bit in a stream whose channels a matrix (d, d) mixes."""
         analysis = self.analysis(schedule, numerics)(schedule.graph.tokens)

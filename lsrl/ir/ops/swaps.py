@@ -108,10 +108,7 @@ class SwapState(Stateful):
 
     def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """What swaps are, and what is read."""
-        text = (
-            f"swap is 1 at no point or at two, and read is 1 to {self.points} in some order "
-            "(told one after the other)"
-        )
+        text = f"reads a swap of no point or two, and then 1 to {self.points} in some order"
         return Pledge(text, self.keeper, operands=2)
 
     def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
