@@ -24,7 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -46,16 +46,19 @@ from lsrl.backends.residual.target import (
     in_float32,
     sigmoid,
 )
-from lsrl.errors import InputError, LsrlError
+from lsrl.errors import LsrlError
 from lsrl.ir.bounds import Facts
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.ir.ops import Op, SwapState
+from lsrl.numerics import numerics_of
 from lsrl.target import Capabilities
 
 # What values are at most as they enter a head, and what is added up over time: SiLU halves them.
 SMALL, SUMMED = 2.0**-28, 2.0**-40
 # The greatest entry of a key, so that the 1e-6 in its norm is nothing beside its square.
 KEY = 1024.0
+# Tokens that the reference class reads at once.
+PART = 64
 # The sum of the squares of 1 to n, in float32: n^3 / 3 < 2^24.
 MOST_POINTS = 256
 # Of the constant channel: something at the first token alone.
@@ -227,16 +230,9 @@ class DeltaNet(ResidualBackend):
             )
         return super().refusal(op, operands)
 
-    def softened(self, size: float) -> Self:
-        """Not so: what a head forgets, and what it writes, would no longer fit together.
-
-        Raises:
-          InputError: always.
-        """
-        raise InputError(
-            "soft: deltanet has no softer form, since a head's norm would no longer divide by its "
-            "constant; choose lstm, gru, rnn_tanh, mamba or griffin"
-        )
+    def softened(self, size: float) -> None:
+        """Not so: what a head forgets, and what it writes, would no longer fit together."""
+        return None
 
     def exporters(self) -> Mapping[str, Exporter]:
         """A checkpoint of transformers."""
@@ -250,6 +246,17 @@ class DeltaNet(ResidualBackend):
     def activation(value: float) -> float:
         """SiLU."""
         return value * sigmoid(value)
+
+    def at_once(self, schedule: Stream, tokens: int | None) -> int | None:
+        """As long as 64 changes of a state, which it adds up in some order, keep every bit."""
+        analyse = self.analysis(schedule, numerics_of("float32"))
+        least, most = 0, schedule.graph.tokens if tokens is None else tokens
+        if analyse(most).in_parts(PART):
+            return None
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if analyse(middle).in_parts(PART) else (least, middle)
+        return least
 
     def inner_width(self, stream: Stream) -> int:
         """Heads and units are counted apart."""

@@ -278,8 +278,7 @@ CHECKPOINTS = (
         "RecurrentGemmaForCausalLM",
         "RecurrentGemmaModel",
         "recurrent_gemma",
-        "Layer 0 of the circuit is what comes into `layers[0]`, layer 2n - 1 what comes into "
-        "`layers[n - 1].channel_pre_norm`, and layer 2n what comes out of `layers[n - 1]`.",
+        "channel_pre_norm",
         False,
         _config,
         """\

@@ -112,13 +112,14 @@ class Mamba(ResidualBackend):
         """The convolution keeps one token more than it needs; what passes skips the scan."""
         site = lowered.stream.sites[layer]
         conv, scan = (f"layers.{layer}.{name}" for name in self.network.cached)
+        further = [0] * (1 + len(self.network.cached["recurrent_states.0"].axes))
         for index, value in self.constants(lowered).items():
             yield cells.row(conv, index, ONE, value, TAPS)
         for index, channel in enumerate(site.channels):
             yield cells.row(conv, index, channel.row, lowered.scale(channel.row), TAPS)
             entry = self.entry(lowered, site, index)
             if channel.mode != "pass" and entry is not None:
-                yield cells.scan(scan, entry[:1], site, channel, 1 / entry[1])
+                yield cells.scan(scan, (entry[0], *further), site, channel, 1 / entry[1])
 
     def constants(self, lowered: Lowered) -> dict[int, float]:
         """The channels that a convolution is given a constant in, and which."""
@@ -246,8 +247,7 @@ CHECKPOINTS = (
         "MambaForCausalLM",
         "MambaModel",
         "mamba",
-        "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-        "`layers[n - 1]`.",
+        "",
         False,
         _config,
     ),

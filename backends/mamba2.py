@@ -22,7 +22,7 @@ import numpy as np
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
 from lsrl.backends.residual import checkpoint, mamba2_classes
-from lsrl.backends.residual.mamba2_network import GATED, SMALL, Mamba2Network
+from lsrl.backends.residual.mamba2_network import GATED, Mamba2Network
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
@@ -30,12 +30,12 @@ from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.rows import ONE, AtomRow
 from lsrl.backends.residual.stream import Site
 from lsrl.backends.residual.tables import InnerNorm, Scales
-from lsrl.backends.residual.target import Lowered, stream_width
+from lsrl.backends.residual.target import Drives, Lowered, stream_width
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
-# B, and C: SiLU halves what is small.
-COUPLING = SMALL / 2
+# B C times the drives of a SiLU and of a switch: 2^-72 where these are as hard as compiled.
+COUPLING = 2.0**-54
 # What values are scaled to at most, of what the norm has room for, and what is multiplied by a tiny
 # gate; and such gates.
 ROOM, WIDE_ROOM, TINY = 2.0**40, 2.0**46, 2.0**-34
@@ -64,7 +64,7 @@ class Mamba2(Mamba):
         """That of the SiLU, and what the scan or the skip past it multiplies by."""
         if channel.mode == "pass":
             return lowered.rectified(channel.row) * _skip(lowered, channel)
-        return _held(lowered, channel) * COUPLING
+        return _held(lowered, channel) * _coupled(lowered.drives)
 
     def scales(self, lowered: Lowered, site: Site, channel: Channel) -> Scales:
         """Tiny gates have a scale of their own."""
@@ -76,9 +76,9 @@ class Mamba2(Mamba):
         return index, 1 / _held(lowered, site.channels[index])
 
     def constants(self, lowered: Lowered) -> dict[int, float]:
-        """The norm's, and behind it B and C."""
-        inner = self._inner(lowered)
-        return {inner - 1: GATED / OPEN, inner: SMALL, inner + 1: SMALL}
+        """The norm's, and behind it B and C, of which SiLU leaves a half."""
+        inner, twice = self._inner(lowered), 2 * _coupled(lowered.drives)
+        return {inner - 1: GATED / OPEN, inner: twice, inner + 1: twice}
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
@@ -130,7 +130,7 @@ class Mamba2(Mamba):
             decode[index] = 1 / self.inner_scale(lowered, channel) / gate.multiplies
             if channel.mode == "pass":
                 # What the scan takes in it gives back at once.
-                skip[index] = _skip(lowered, channel) - steps.shut * COUPLING**2
+                skip[index] = _skip(lowered, channel) - steps.shut * _coupled(drives) ** 2
                 decay[index] = np.log(FORGETTING / steps.shut) if steps.shut > NOTHING else 0.0
                 continue
             skip[index] = 0.0
@@ -191,7 +191,13 @@ def _held(lowered: Lowered, channel: Channel) -> float:
     """What the state of a scan is multiplied by."""
     steps = Steps.of(lowered.drives)
     step = steps.integrating if channel.mode == "sum" else steps.replacing / steps.taken
-    return lowered.rectified(channel.row) * step * COUPLING
+    return lowered.rectified(channel.row) * step * _coupled(lowered.drives)
+
+
+def _coupled(drives: Drives) -> float:
+    """B, and C: a power of two."""
+    coupling = COUPLING / (drives.rectified * drives.switched)
+    return float(2.0 ** np.floor(np.log2(coupling) / 2))
 
 
 def _shapes(width: int, inner: int) -> dict[str, tuple[int, ...]]:
@@ -230,9 +236,7 @@ def _config(network: ResidualNetwork, arrays: dict[str, Array], _: int) -> Confi
 
 
 CHECKPOINTS = (
-    CheckpointKind(
-        "mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", mamba2_classes.HOOKS, True, _config
-    ),
+    CheckpointKind("mamba2", "Mamba2ForCausalLM", "Mamba2Model", "mamba2", "", True, _config),
     *mamba2_classes.CLASSES,
 )
 BACKEND = Mamba2()

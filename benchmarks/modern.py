@@ -39,7 +39,7 @@ from lsrl.testing.checkpoints import Checkpoint, made, made_from_cache, read_che
 
 KEPT = ROOT / "build" / "modern"
 SEQUENCES, TOKENS, LONG = 100, 1000, 200_000
-GENERATED = 50
+GENERATED = 4
 # Classes that hold the same mixers as the target's own, and programs to try them with: sums, a
 # clock, holds, ReLUs, delays and products.
 CLASSES = {

@@ -117,9 +117,8 @@ def language_model(model: Model, folder: Path) -> Loaded | None:
     found = read_checkpoint(folder)
     if not found.head:
         return None
-    hooks = residual_hooks(found.theirs)
+    hooks, width = residual_hooks(found.theirs), found.theirs.config.hidden_size
     # A head may need a layer more, and then another layout.
-    width = found.theirs.config.hidden_size
     same = len(hooks) == len(model.circuit.units) and width == model.module.width
     return Loaded(_runs(found), hooks if same else [], model.circuit, head=True)
 
@@ -136,15 +135,9 @@ def _runs(checkpoint: Checkpoint) -> Run:
 
 
 def residual_hooks(theirs: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:
-    """Where a class of transformers holds the circuit's layers."""
-    # Behind these a class may have one of attention that adds 0.
-    layers = theirs.base_model.layers[: theirs.config.lsrl["layers"]]
-    found = [(layers[0], True)]
-    for layer in layers:
-        if theirs.config.model_type == "recurrent_gemma":
-            found.append((layer.channel_pre_norm, True))
-        found.append((layer, False))
-    return found
+    """Where a class of transformers holds the circuit's layers, as its configuration says."""
+    named = theirs.config.lsrl["hooks"]
+    return [(theirs.base_model.get_submodule(name), end == "input") for name, end in named]
 
 
 # By a format's name, which targets say, the ways to have it.

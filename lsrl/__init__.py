@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lsrl import paper, programs
     from lsrl.compiler import compile
     from lsrl.explanation import explain
+    from lsrl.golden import GoldenState
     from lsrl.loading import load
     from lsrl.model import Model
     from lsrl.state import State
@@ -62,6 +63,7 @@ _LAZY = {
     "compile": "lsrl.compiler",
     "explain": "lsrl.explanation",
     "targets": "lsrl.support",
+    "GoldenState": "lsrl.golden",
     "Model": "lsrl.model",
     "State": "lsrl.state",
     "load": "lsrl.loading",
@@ -78,6 +80,7 @@ _LAZY = {
 __all__ = [
     "AutomatonLimits",
     "Feedback",
+    "GoldenState",
     "MemoryMap",
     "Model",
     "Program",

@@ -5,6 +5,7 @@ import pytest
 
 import lsrl
 from lsrl import errors
+from lsrl.backends import registry
 
 TARGET = "deltanet"
 
@@ -123,6 +124,18 @@ def test_running_sums_are_certified_from_both_sides():
     assert outputs[-1] != expected[-1] == 2**23 + 1
 
 
+def test_what_is_read_at_once_is_told_apart():
+    """The reference class adds up the changes of a state over 64 tokens, in an order of its own."""
+
+    def total(x: lsrl.Token(9)):
+        return lsrl.cumsum(x)
+
+    model, backend = compiled(total, 2**20), registry.find(TARGET)
+    assert model.certificate.exact
+    assert backend.at_once(model.schedule, 2**20) == 2**17 // 8
+    assert backend.at_once(model.schedule, 1000) is None
+
+
 def test_factors_from_minus_one_to_one():
     def decays(x: lsrl.Token(3)):
         return lsrl.linear_state(lsrl.one_hot(x, 3) - 0.5, np.diag([-0.75, 0.5, -0.125]))
@@ -180,3 +193,11 @@ def test_the_memory_of_a_column_is_an_entry_of_the_state():
         for channel in channels
     ]
     np.testing.assert_array_equal(sorted(found), sorted(expected))
+
+
+def test_points_beyond_what_a_query_reads_exactly_are_refused():
+    def program(x: lsrl.Token(2)):
+        return lsrl.swap_state(lsrl.lookup(x, [[0] * 300, [1, 1, *[0] * 298]]))
+
+    with pytest.raises(errors.UnsupportedOpError, match="its 300 points are more than 256"):
+        compiled(program)

@@ -31,6 +31,7 @@ NEEDED = {
     "README.md": ("torch", "transformers", "matplotlib"),
     "computer.md": ("torch", "transformers"),
     "exports.md": ("torch", "transformers"),
+    "kernels.md": ("torch", "transformers"),
     "torch.md": ("torch",),
     "interpretability.md": ("torch", "transformers", "sklearn"),
     "stability.md": ("matplotlib",),

@@ -17,6 +17,9 @@ FOUND = {
     "own_perturbation": ((r"^gathered +gated_linear_rnn +rounded",), ("rounded.pdf",)),
     "own_method": ((r"^12 networks$", r"^on which units", r"^  saliency +12 "),
                    ("leaderboard.html",)),
+    "golden_kernels": ((r"^dyck1 on mamba, 17 tokens read\n  full                 equal$",
+                        r"^  prefilled, its cache equal\n  cached               equal$"),
+                       ("golden/after_17.safetensors",)),
     "1_first_program": ((r"^exact +yes, up to 200 tokens$", r"^True$",
                          r"^\( 0  \( 0  \) 0  \) 1  \( 0  \) 1  $"), ()),
     "2_in_context": ((r"^443 parameters, 66 of them", r"^50 of 50 dictionaries$"), ()),
@@ -36,6 +39,7 @@ FOUND = {
 }  # fmt: skip
 NEEDED = {
     "in_context_learner": "tokenizers",
+    "golden_kernels": "transformers",
     "own_method": "transformers",
     "own_perturbation": "matplotlib",
     "3_stability": "matplotlib",

@@ -138,7 +138,7 @@ def test_bounds_of_continuous_values_stay_near_their_errors(target, most):
     assert 0 < found.error_bound < most
 
 
-@pytest.mark.parametrize("target", ["mamba", "griffin"])
+@pytest.mark.parametrize("target", ["mamba", "mamba2", "griffin", "deltanet"])
 def test_long_weights_do_not_fill_the_stream(target):
     """A sum on the stream is no larger than its terms, however many bits its weights have."""
 

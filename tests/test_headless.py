@@ -18,11 +18,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
 TARGETS = ("mamba", "griffin")
-# What comes into the second half of a layer, where it has two.
-BETWEEN = {
-    "recurrent_gemma": "channel_pre_norm",
-    **dict.fromkeys(("olmo_hybrid", "qwen3_next"), "post_attention_layernorm"),
-}
+# Those of which no variant is soft.
+SHARP = ("mamba2", "deltanet")
 
 
 @lsrl.program(max_length=12)
@@ -86,9 +83,8 @@ class CardRun:
 
 
 def hooked(theirs, run):
-    """What comes in and out of stock layers while something runs, as the card names it."""
-    # Behind these a class may have one of attention that adds 0.
-    seen, layers = [], theirs.base_model.layers[: theirs.config.lsrl["layers"]]
+    """What comes in and out of stock layers while something runs, as the configuration has it."""
+    seen, handles = [], []
 
     def comes_in(module, inputs):
         seen.append(inputs[0].numpy())
@@ -96,12 +92,12 @@ def hooked(theirs, run):
     def comes_out(module, inputs, output):
         seen.append((output[0] if isinstance(output, tuple) else output).numpy())
 
-    handles = [layers[0].register_forward_pre_hook(comes_in)]
-    for layer in layers:
-        if theirs.config.model_type in BETWEEN:
-            norm = getattr(layer, BETWEEN[theirs.config.model_type])
-            handles.append(norm.register_forward_pre_hook(comes_in))
-        handles.append(layer.register_forward_hook(comes_out))
+    for name, end in theirs.config.lsrl["hooks"]:
+        part = theirs.base_model.get_submodule(name)
+        if end == "input":
+            handles.append(part.register_forward_pre_hook(comes_in))
+        else:
+            handles.append(part.register_forward_hook(comes_out))
     outputs = run()
     for handle in handles:
         handle.remove()
@@ -221,9 +217,10 @@ def rotated_and_trimmed(model):
         [
             pytest.param(make, target, id=f"{make.__name__}-{target}")
             for make in (*ALTERED, rotated_and_trimmed)
-            for target in TARGETS
+            for target in (*TARGETS, *(SHARP if make is not variants.soft else ()))
         ],
         "permuted-griffin",
+        "permuted-deltanet",
         "rotated_and_trimmed-mamba",
     ),
 )

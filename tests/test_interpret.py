@@ -358,7 +358,7 @@ def test_circuit_files_that_are_wrong(tmp_path, majority):
 
 
 @pytest.mark.parametrize("change", [None, "rotated"])
-@pytest.mark.parametrize("target", studied(["mamba", "griffin"], "griffin"))
+@pytest.mark.parametrize("target", studied(["mamba", "mamba2", "griffin", "deltanet"], "griffin"))
 def test_layer_by_layer_is_token_by_token(target, change):
     model = compiled(programs.parity(32), target)
     model = model if change is None else rotated(model, 0)
@@ -385,7 +385,7 @@ def test_layer_by_layer_is_token_by_token(target, change):
     assert changed
 
 
-@pytest.mark.parametrize("target", studied(["mamba", "griffin"], "mamba"))
+@pytest.mark.parametrize("target", studied(["mamba", "mamba2", "griffin", "deltanet"], "mamba"))
 def test_equal_signals_and_equal_elements_have_memory_entries_of_their_own(target):
     @lsrl.program(max_length=16)
     def equals(bit: lsrl.Token(2)):

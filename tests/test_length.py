@@ -46,11 +46,11 @@ def settled_ops():
     return {p.name: p for p in (clock, delayed, latched, held, faded, window)}
 
 
-COUNTED = {("clock", "mamba"), ("clock", "griffin")}
+COUNTED = {("clock", name) for name in ("mamba", "mamba2", "griffin", "deltanet")}
 
 
 @pytest.mark.parametrize("name", settled_ops())
-@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "mamba", "griffin"])
+@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "mamba", "mamba2", "griffin", "deltanet"])
 def test_nothing_that_settles_has_a_length(name, target):
     program = settled_ops()[name]
     if (name, target) == ("held", "linear_rnn"):

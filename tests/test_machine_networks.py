@@ -83,7 +83,18 @@ def test_random_programs_are_the_same_in_a_network():
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    "target", ["linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru", "mamba", "griffin"]
+    "target",
+    [
+        "linear_rnn",
+        "gated_linear_rnn",
+        "rnn",
+        "lstm",
+        "gru",
+        "mamba",
+        "mamba2",
+        "griffin",
+        "deltanet",
+    ],
 )
 def test_a_thousand_random_programs(target):
     model = computer(target, 32, 8)
@@ -91,8 +102,9 @@ def test_a_thousand_random_programs(target):
 
 
 @pytest.mark.nightly
-def test_random_programs_of_a_large_machine():
-    model = computer("linear_rnn", 256, 16)
+@pytest.mark.parametrize("target", ["linear_rnn", "mamba2", "deltanet"])
+def test_random_programs_of_a_large_machine(target):
+    model = computer(target, 256, 16)
     check_random_programs(model, random_images(256, 16, 100, seed=3), 1000)
 
 
@@ -247,7 +259,7 @@ def test_matrices_are_cells():
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("target", ["mamba", "griffin"])
+@pytest.mark.parametrize("target", ["mamba", "mamba2", "griffin", "deltanet"])
 def test_real_programs_inside_networks(target):
     """All of them, at their full length: 5,520 instructions of learning too."""
     model = lsrl.compile(fleq(cells=28, lines=52), target)

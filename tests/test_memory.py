@@ -227,6 +227,26 @@ def test_targets_that_recall_nothing_read_the_words_of_cells():
     assert ops.Recall in kinds[1] and ops.Recall not in kinds[0]
 
 
+def test_keys_of_a_recall_are_read_off_few_signals():
+    """What is known of a token would be a table with a column a cell, each a channel."""
+    cells = 150
+
+    @lsrl.program
+    def pairs(token: lsrl.Token(2 * cells)):
+        key = lsrl.lookup(token, [*range(cells), *range(cells)])
+        second = lsrl.lookup(token, [0] * cells + [1] * cells)
+        return lsrl.memory(lsrl.delay(key), key, second, cells=cells).read(key, when=1 - second)
+
+    graph = Pipeline().legalise(Pipeline().simplify(pairs.graph), ASSOCIATIVE)
+    made = [n for n in graph.nodes if not isinstance(n.op, ops.Affine | ops.Recall)]
+    assert sum(node.width for node in made) < cells
+    (recall,) = (n for n in graph.nodes if isinstance(n.op, ops.Recall))
+    assert graph.nodes[recall.operands[0]].width == cells
+    tokens = np.random.default_rng(0).integers(0, 2 * cells, (2, 300)) % 20 * 15
+    value = evaluate(graph, [tokens], theorems=True)[graph.output]
+    np.testing.assert_array_equal(value, pairs.run(tokens))
+
+
 def test_words_that_a_memory_does_not_hold_break_the_theorem():
     graph, inputs = small()
     (place,) = (i for i, node in enumerate(graph.nodes) if isinstance(node.op, ops.Read))

@@ -12,6 +12,7 @@ from lsrl.backends import registry
 from lsrl.errors import FormatError, SizeError
 from lsrl.parameters import entries
 from lsrl.passes.pipeline import Pipeline
+from tests.grids import studied
 from tests.plain_target import Plain
 
 
@@ -59,7 +60,9 @@ def test_what_is_too_large_is_refused_with_its_size():
     assert lsrl.explain(late, "linear_rnn").answer == "yes"
 
 
-@pytest.mark.parametrize("target", ["mamba", "griffin"])
+@pytest.mark.parametrize(
+    "target", studied(["mamba", "mamba2", "griffin", "deltanet"], "mamba", "griffin")
+)
 def test_what_long_delays_take_at_least_is_told_before_any_pass(target):
     """A lower bound: it never refuses what fits, and nothing is made of what it refuses."""
     backend = registry.find(target)

@@ -14,10 +14,12 @@ from lsrl import Token, Vector, storage
 from lsrl.errors import FormatError, InputError
 from lsrl.model import Alteration
 from lsrl.state import State
+from tests.grids import studied
 
 TARGETS = (
     "linear_rnn", "gated_linear_rnn", "rnn", "rnn_tanh", "lstm", "gru", "mamba", "griffin",
 )  # fmt: skip
+NEWER = ("mamba2", "deltanet")
 
 
 @lsrl.program(max_length=40)
@@ -34,7 +36,7 @@ def same_symbol(x: Token(3)) -> Token(3):
 IDS = np.random.default_rng(0).integers(0, 3, (3, 24))
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=[*TARGETS, *studied(NEWER)])
 def model(request):
     return lsrl.compile(balance, request.param)
 

@@ -17,7 +17,8 @@ from lsrl.ir import ops
 from lsrl.ir.arithmetic import Floats, Integers, Numbers, Rationals
 from lsrl.ir.evaluate import Intervention, evaluate, evaluate_prefixes
 from lsrl.ir.formulas import Formulas
-from lsrl.ir.incremental import Evaluator
+from lsrl.ir.incremental import Evaluator, Promises
+from lsrl.ir.numbers import Array
 from lsrl.passes.pipeline import Pipeline
 from lsrl.passes.unroll import unroll_states
 from lsrl.program_json import program_from_json, program_to_json
@@ -77,7 +78,8 @@ def test_swaps_move_items_as_in_a_list(seed, points):
 def test_token_by_token_as_at_once(numbers: Numbers):
     graph, (swap, order) = places_of(4).graph, drawn(1, 4)
     whole = evaluate(graph, [swap, order])[graph.output]
-    evaluator = Evaluator(graph, numbers, promises="mark" if numbers.traced else "raise")
+    promises: Promises = "mark" if numbers.traced else "raise"
+    evaluator = Evaluator[Array](graph, numbers, promises=promises)
     advance = jax.jit(evaluator.advance) if numbers.traced else evaluator.advance
     moment = evaluator.start((3,))
     for t in range(12):
@@ -94,7 +96,7 @@ def op_alone(points):
 
 
 def test_the_state_is_a_product_of_reflections():
-    """S_t = (I - (f_i - f_k)(f_i - f_k)^T ...) with the sign of f_i to -f_k: y = S^T read."""
+    """y = Sᵀ read, where S takes up I - k kᵀ behind each token, for k = f_i + f_j."""
     graph, node = op_alone(5)
     swap, order = drawn(2, 5, batch=1, time=40)
     value = evaluate(graph, [swap, order], wanted=[node])[node][0]
@@ -102,7 +104,7 @@ def test_the_state_is_a_product_of_reflections():
     for t in range(40):
         np.testing.assert_array_equal(value[t], state.T @ order[0, t])
         key = swap[0, t][:, None]
-        state = state - key @ key.T @ state  # I - 2 k k^T, where k is the half of swap's root
+        state = state - key @ key.T @ state
     assert graph.facts[node].low.tolist() == [-5] * 5
     assert graph.facts[node].step.tolist() == [1] * 5
 
@@ -142,7 +144,7 @@ def test_a_swap_of_one_place_or_three_breaks_the_promise_at_its_token():
 def test_an_order_that_is_none_breaks_the_promise_at_its_token():
     swap, order = drawn(4, 3, batch=2, time=8)
     order[0, 3] = [1, 1, 3]
-    message = r"read is 1 to 3 in some order.*got \[.*1.0, 1.0, 3.0\] at sequence 0, token 3"
+    message = r"then 1 to 3 in some order.*got \[.*1.0, 1.0, 3.0\] at sequence 0, token 3"
     with pytest.raises(PromiseError, match=message):
         places_of(3).run(swap, order)
 

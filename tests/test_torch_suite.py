@@ -13,6 +13,8 @@ from tests.grids import studied
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
+RESIDUAL = ("griffin", "mamba2", "deltanet")
+
 
 @pytest.fixture
 def sweep(transformers, tmp_path, monkeypatch):
@@ -26,6 +28,9 @@ def sweep(transformers, tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+RESIDUAL = ("griffin", "mamba2", "deltanet")
+
+
 @pytest.mark.parametrize(
     ("target", "variant", "ways"),
     studied(
@@ -35,10 +40,10 @@ def sweep(transformers, tmp_path, monkeypatch):
             for target, ways in {
                 "gru": ("torch.nn", "load_torch"),
                 "gated_linear_rnn": ("load_torch",),
-                "griffin": ("without a head", "with a head"),
+                **dict.fromkeys(RESIDUAL, ("without a head", "with a head")),
             }.items()
             for variant in ("permuted", "padded", "merged")
-            for alone in [target == "griffin" and variant != "permuted"]
+            for alone in [target in RESIDUAL and variant != "permuted"]
         ],
         "gru-permuted",
         "gated_linear_rnn-permuted",

@@ -159,7 +159,8 @@ class ResidualAnalysis(Analysis):
             total = self._write(number, errors)
             whole = self._fits(total.size, total.grid) & table.composed
             always = np.ones(len(table.nodes), dtype=bool)
-            found = Exact(*(exact.get(what, always) for what in _READ), whole)
+            branch, gate, switch, cells, time = (exact.get(what, always) for what in _READ)
+            found = Exact(branch, gate, switch, cells, time, whole)
             sizes, grids = self.sizes(number), self.grids(number)
             rounding.site(table, found, sizes, grids)
         total = self._atoms(tables.output)
@@ -172,6 +173,22 @@ class ResidualAnalysis(Analysis):
         fine = (fine | (check.size == 0)) & check.exact | ~np.asarray(check.asked)
         for place in np.flatnonzero(~fine)[:1].tolist():
             raise RoundingError(int(nodes[place]), f"{check.what} beyond the numbers of the dtype")
+
+    def in_parts(self, size: int) -> bool:
+        """Whether states keep every bit, where parts of a sequence are read at once.
+
+        A state that is written by its changes then is a sum of as many of them, in any order.
+
+        Args:
+          size: tokens of a part.
+        """
+        for table, values in zip(self._tables.sites, self._values, strict=True):
+            change = np.where(table.recalled, 2 * values.reach, 0.0)
+            total = self._over_time(table, values.reach)
+            change = np.where(table.alternating, self._changing(table, total), change)
+            if not self._fits(size * change, values.inner).all():
+                return False
+        return True
 
     def output_error(self) -> float:
         """The greatest error of an output's row."""

@@ -64,6 +64,13 @@ FILES = (CONFIG, CIRCUIT, GENERATION, WEIGHTS, MAPS, CARD, *TOKENIZER)
 Checkpoint = tuple[dict[str, Array], ResidualNetwork, Stream]
 
 
+_IN_PARTS = (
+    "Of texts of more than {:,} tokens that is proven token by token, as `generate` reads what is "
+    "behind the prompt: read at once, the changes of a state over 64 tokens are added up in an "
+    "order of the class's own, and round where they are large."
+)
+
+
 def write(
     kinds: Sequence[CheckpointKind],
     backend: ResidualBackend,
@@ -100,6 +107,9 @@ def write(
             f"export: {request.program.name!r} as {kind.name!r}: {refusal}; export it as "
             f"{kinds[0].name!r}"
         )
+    most = backend.at_once(stream, request.tokens) if request.exact else None
+    if most is not None:
+        kind = kind._replace(lacks=f"{kind.lacks} {_IN_PARTS.format(most)}".strip())
     network, vocabulary = network.as_reference(), vocabulary_of(request.program)
     if request.headless or vocabulary is None:
         files = _without_head(kind, network, request)
@@ -260,6 +270,7 @@ def _about(
         "program": program.name,
         "target": request.target,
         "layers": network.depth,
+        "hooks": kind.hooks(network.depth),
         "continues": kind.continues,
         "altered": request.alteration and request.alteration.splitlines()[0],
         "max_length": program.max_length,

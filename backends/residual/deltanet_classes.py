@@ -17,10 +17,7 @@ from lsrl.ir.numbers import Array
 _TURNED = 8
 # σ(128) is 1, and σ(128 - 2048) is 0, where 2 σ(0) is 1 and 2 σ(-2048) is 0.
 _SHARP = 128.0
-_HOOKS = (
-    "Layer 0 of the circuit is what comes into `layers[0]`, layer 2n - 1 what comes into "
-    "`layers[n - 1].post_attention_layernorm`, and layer 2n what comes out of `layers[n - 1]`."
-)
+_BETWEEN = "post_attention_layernorm"
 _ATTENDS = """\
 Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
 how many tokens it has read. For whole texts its time grows with the square of their length: give
@@ -186,7 +183,7 @@ CLASSES = (
         "OlmoHybridForCausalLM",
         "OlmoHybridModel",
         "olmo_hybrid",
-        _HOOKS,
+        _BETWEEN,
         True,
         _olmo_config,
         _ATTENDS,
@@ -197,7 +194,7 @@ CLASSES = (
         "Qwen3NextForCausalLM",
         "Qwen3NextModel",
         "qwen3_next",
-        _HOOKS,
+        _BETWEEN,
         True,
         _qwen_config,
         f"{_ATTENDS} There are no experts.",

@@ -9,7 +9,7 @@ and rates, so a channel that passes, holds or sums goes into any head of its kin
 writes goes into that head.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
@@ -24,6 +24,7 @@ from lsrl.backends.residual.packer import (
     Terms,
 )
 from lsrl.backends.residual.rows import ONE, Atom, AtomRow, combined, factor_of
+from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Periodic, Product, Recall, Relu, SwapState
 
@@ -41,6 +42,32 @@ class DeltaNetPacker(Packer):
 
     kinds: ClassVar[tuple[SiteKind, ...]] = (DELTA, MLP)
     stream_flags: ClassVar[bool] = True
+
+    def __init__(self, graph: Graph, chains: bool = True) -> None:
+        """Place every atom as early as can be; then what can wait half a layer goes to the MLP.
+
+        There a ReLU or a product takes a unit, which is smaller than a column.
+        """
+        super().__init__(graph, chains)
+        first: dict[Atom, int] = {}
+        for atom in sorted(self.made, reverse=True):
+            made, last = self.made[atom], first.get(atom, len(self.made) * len(self.kinds))
+            if made.stage == GATED and self.kinds[made.site % len(self.kinds)] is DELTA:
+                unit = self._unit(*atom)
+                if made.site < unit.site < last and not self.spills(unit, atom[0]):
+                    self.made[atom] = made = unit
+            for channel, _ in made.terms:
+                for row in channel.rows:
+                    for read in row.atoms:
+                        first[read] = min(first.get(read, made.site), made.site)
+
+    def _unit(self, node: int, channel: int) -> Made:
+        """A ReLU or a product in the MLP."""
+        rows = self.reads(node, channel)
+        if isinstance(self.graph.nodes[node].op, Relu):
+            return self._multiplied(ONE, [(rows[0], 1)])
+        options = (self._multiplied(*rows) for rows in self._factors(*rows))
+        return min(options, key=lambda made: (self.spills(made, node), made.site, len(made.terms)))
 
     def reads(self, node: int, channel: int) -> list[AtomRow]:
         """The rows of an atom's operands; where these write and read cells, those of all cells."""
@@ -129,16 +156,21 @@ class DeltaNetPacker(Packer):
         return Made(site, SCANNED, tuple(made))
 
     def _product(self, _op: Product, atom: Atom, left: AtomRow, right: AtomRow) -> Made:
-        options = []
-        for value, gate in ((left, right), (right, left)):
-            options.append(self.gated(value, gate, DELTA, GATED))
-            options.append(self._multiplied(value, self.signed(gate)))
-            inner = self._rectified(gate)
-            if inner is not None:
-                options.append(self._multiplied(value, [inner]))
+        options = [self.gated(*pair, DELTA, GATED) for pair in ((left, right), (right, left))]
+        options += [self._multiplied(*factors) for factors in self._factors(left, right)]
         return min(
             options, key=lambda made: (self.spills(made, atom[0]), made.site, len(made.terms))
         )
+
+    def _factors(
+        self, left: AtomRow, right: AtomRow
+    ) -> Iterator[tuple[AtomRow, list[tuple[AtomRow, int | Fraction]]]]:
+        """One of two rows, and the other one as a sum of ReLUs."""
+        for value, gate in ((left, right), (right, left)):
+            yield value, list(self.signed(gate))
+            inner = self._rectified(gate)
+            if inner is not None:
+                yield value, [inner]
 
     def _rectified(self, row: AtomRow) -> tuple[AtomRow, int | Fraction] | None:
         """What a row is the ReLU of, and its weight, where it is nothing but that."""

@@ -169,7 +169,7 @@ class Cells:
         made = self._made.get((self._stream.sites.index(site), channel))
         if made is not None and channel.mode != "pass":
             text += f", for {channel_label(self._stream.graph, *made)}"
-        text = self._explained(text, *channel.rows)
+        text = self._explained(text, *channel.rows, *(flag.row for flag, _ in channel.flag))
         label = Label(array, entry, "scan", text, scale)
         return Cell(label, lambda played: played.scanned(site.kind, channel))
 
@@ -230,6 +230,8 @@ class Cells:
         return f"{branch}, where last {flag} was 1"
 
     def _row(self, row: AtomRow) -> str:
+        if not row.bias and len(row.terms) == 1 and row.terms[0][1] == 1:
+            return channel_label(self._stream.graph, *row.atoms[0])
         return self._formulas.written(dict(row.terms), row.bias)
 
     def _explained(self, text: str, *rows: AtomRow) -> str:
@@ -282,10 +284,7 @@ def golden_state(
         played = Played(stream, [array[:, :token] for array in inputs])
         for label, value in known:
             place: tuple[slice | int, ...] = (slice(None), *label.entry)
-            found = _scaled(value(played), label.scale)
-            # A state of one number may have further axes.
-            axes = expected[label.array][place].ndim - found.ndim
-            expected[label.array][place] = found.reshape(*found.shape, *[1] * axes)
+            expected[label.array][place] = _scaled(value(played), label.scale)
     (outputs,) = evaluate(request.program.graph, inputs).values()
     return GoldenState(
         request.program.name,

@@ -315,10 +315,6 @@ def _zamba_parameters(network: ResidualNetwork, arrays: Arrays) -> Arrays:
 
 # ---------------------------------------------------------------- what an export offers
 
-HOOKS = (
-    "Layer 0 of the circuit is what comes into `layers[0]`, and layer n what comes out of "
-    "`layers[n - 1]`, the first thing where that is several."
-)
 _ATTENDS = """\
 Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
 how many tokens it has read, and has no cache without. For whole texts its time grows with the
@@ -341,7 +337,7 @@ def _kind(
         f"{model}ForCausalLM",
         f"{model}Model",
         model_type,
-        HOOKS,
+        "",
         True,
         partial(_further, layout),
         more,

@@ -6,6 +6,7 @@ whose fences are longer than any in it, so that none of it is Markdown, HTML or 
 
 import json
 import re
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def model_card(
         [
             _introduction(kind, request, bool(dtypes)),
             *_alteration(request, _NEAREST),
-            _how_to_run(kind, program, vocabulary),
+            _how_to_run(kind, program, vocabulary, request.exact),
             _texts_and_words(vocabulary, dtypes),
             _the_program(program),
             _symbols(vocabulary),
@@ -101,7 +102,7 @@ Every token is read at once with the ones before it, and never those behind it; 
 sequence up stands on its right. `lsrl.inputs` in `config.json` has the types of the inputs, in
 order, and where each is mapped.
 
-{_limits(kind)}
+{_limits(kind, request.exact)}
 """,
             _the_program(program),
             _certificate(without_folders(request.certificate, program.graph), head=False),
@@ -162,7 +163,7 @@ def _limit(most: int | None) -> str:
     return "any length" if most is None else f"up to {most} tokens"
 
 
-def _how_to_run(kind: CheckpointKind, program: Program, vocabulary: Vocabulary) -> str:
+def _how_to_run(kind: CheckpointKind, program: Program, vocabulary: Vocabulary, exact: bool) -> str:
     longest = program.max_length or 100
     prompt = [symbol % vocabulary.inputs for symbol in (2, 0, 1, 0)][:longest]
     text = json.dumps(" ".join(vocabulary.words[symbol] for symbol in prompt), ensure_ascii=False)
@@ -185,18 +186,15 @@ print([model.config.id2label[int(i)] for i in model(ids).logits[0].argmax(-1)])
 
 {_fenced(code.rstrip(), "python")}
 
-{_limits(kind)}
+{_limits(kind, exact)}
 """
 
 
-def _limits(kind: CheckpointKind) -> str:
+def _limits(kind: CheckpointKind, exact: bool) -> str:
     """How it goes on from a cache, what the class can't do, and where that was seen."""
-    goes_on = (
-        "From a cache it goes on by one token or by several, bit for bit as a whole text."
-        if kind.continues
-        else "From a cache go on by one token at a time, as `generate` does."
-    )
-    return f"{goes_on}{kind.lacks and f' {kind.lacks}'} Tried with {TRIED}."
+    by = "one token or by several" if kind.continues else "one token at a time, as in `generate`"
+    equal = ", and gives what it gives of a whole text, bit for bit" * exact
+    return _paragraph(f"From a cache it goes on by {by}{equal}. {kind.lacks} Tried with {TRIED}.")
 
 
 def _texts_and_words(vocabulary: Vocabulary, dtypes: tuple[str, ...]) -> str:
@@ -285,17 +283,26 @@ def _circuit(kind: CheckpointKind, network: ResidualNetwork, arrays: dict[str, A
 ## Channels
 
 {_sizes(kind, network, arrays)}
+
 `circuit.json` says what they hold: an element of a signal is the sum of
-weight * unit + offset, over the entries of the stream that its channel names. {kind.hooks}
+weight * unit + offset, over the entries of the stream that its channel names. {kind.hooks_told}
+`config.lsrl["hooks"]` has their names, below `base_model`; of what comes out the first thing is
+meant, where that is several.
 """
 
 
 def _sizes(kind: CheckpointKind, network: ResidualNetwork, arrays: dict[str, Array]) -> str:
     size = sum(array.size for array in arrays.values())
     nonzero = sum(int(np.count_nonzero(array)) for array in arrays.values())
-    return f"""\
-{network.depth} layer{"s" * (network.depth > 1)}, {network.width} channels in the residual stream,
-{size} parameters ({nonzero} not 0).{kind.more and f" {kind.more}"}"""
+    return _paragraph(
+        f"{network.depth} layer{'s' * (network.depth > 1)}, {network.width} channels in the "
+        f"residual stream, {size} parameters ({nonzero} not 0). {kind.more}"
+    )
+
+
+def _paragraph(text: str) -> str:
+    """Sentences in lines of equal length."""
+    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)
 
 
 def _channels(
@@ -327,6 +334,7 @@ def _channels(
 ## Channels
 
 {_sizes(kind, network, arrays)}
+
 What each layer adds to the stream, by channel; it stays there
 for all later layers, and channels that are never named stay 0. Channel 0 holds the constant that
 the norms divide by. `config.json` lists under `lsrl.labels` all that the stream holds behind each

@@ -34,7 +34,7 @@ class CheckpointKind(NamedTuple):
       architecture: the class.
       headless: the same class without its head.
       model_type: the name of its configuration.
-      hooks: where it holds what the layers of a circuit are, in words.
+      between: the part of a layer that reads what its first half has made; "" if it has but one.
       continues: whether several tokens at once go on from its cache, as one does in every class.
       further: what its configuration says besides what all say, of a network, its arrays, and how
         many symbols it tells apart.
@@ -49,13 +49,37 @@ class CheckpointKind(NamedTuple):
     architecture: str
     headless: str
     model_type: str
-    hooks: str
+    between: str
     continues: bool
     further: Callable[[ResidualNetwork, Arrays, int], Config]
     more: str = ""
     lacks: str = ""
     parameters: Callable[[ResidualNetwork, Arrays], Arrays] = _as_they_are
     refusal: Callable[[Stream, ExportRequest], str | None] = _never
+
+    def hooks(self, depth: int) -> list[tuple[str, str]]:
+        """Where a model of so many layers holds the layers of a circuit, first to last.
+
+        By the name of a module below `base_model`, and whether what comes in or what comes out is
+        meant, "input" or "output"; of what comes out the first thing, where that is several.
+        """
+        found = [("layers.0", "input")]
+        for layer in range(depth):
+            if self.between:
+                found.append((f"layers.{layer}.{self.between}", "input"))
+            found.append((f"layers.{layer}", "output"))
+        return found
+
+    @property
+    def hooks_told(self) -> str:
+        """The same in words."""
+        start, out = "Layer 0 of the circuit is what comes into `layers[0]`,", "`layers[n - 1]`"
+        if not self.between:
+            return f"{start} and layer n what comes out of {out}."
+        return (
+            f"{start} layer 2n - 1 what comes into `layers[n - 1].{self.between}`, and layer 2n "
+            f"what comes out of {out}."
+        )
 
 
 def chosen(kinds: Sequence[CheckpointKind], name: str | None, target: str) -> CheckpointKind:

@@ -206,11 +206,20 @@ class ResidualBackend(Backend[Stream]):
         width = stream_width(max(stream.width, self.inner_width(stream)))
         return Lowered(stream, width, self)
 
-    def softened(self, size: float) -> Self:
+    def softened(self, size: float) -> Self | None:
         """With softer drives."""
         found = copy.copy(self)
         found.drives = Drives(size, size, size)
         return found
+
+    def at_once(self, schedule: Stream, tokens: int | None) -> int | None:
+        """Up to how many tokens the reference class reads exactly at once; None for all of them.
+
+        Args:
+          schedule: of an exact network.
+          tokens: up to how many it is exact token by token; None for any number.
+        """
+        return None
 
     def mixes_exactly(self, schedule: Stream, numerics: Numerics, matrix: Array) -> bool:
         """Whether sums keep every bit in a stream whose channels a matrix (d, d) mixes."""

@@ -15,10 +15,11 @@ import numpy as np
 from lsrl import arguments
 from lsrl.interpret.interventions import Block, circuit_nodes, joint_patches, wiring_of
 from lsrl.interpret.layerwise import known_streams
+from lsrl.ir.arithmetic import Floats
 from lsrl.ir.evaluate import Intervention, evaluate, reevaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Hold, SelectiveState
+from lsrl.ir.ops import Extent, Hold, Recall, SelectiveState, SwapState
 from lsrl.ir.types import check_inputs
 from lsrl.model import Model
 
@@ -259,8 +260,13 @@ def broken_rows(graph: Graph, values: dict[int, Array]) -> Array:
         found |= graph.facts[node].violations(value.astype(np.float64)).any(axis=(1, 2))
         op = graph.nodes[node].op
         operands = graph.nodes[node].operands
-        if not isinstance(op, SelectiveState | Hold) or not values.keys() >= set(operands):
+        gated = isinstance(op, SelectiveState | Hold | SwapState | Recall)
+        if not gated or not values.keys() >= set(operands):
             continue  # with operands that are not given, it is as it was
+        if isinstance(op, SwapState | Recall):
+            read = [values[operand] for operand in operands]
+            found |= op.broken(read, value, Extent(value.shape[:2], Floats()), ()).any(axis=(1, 2))
+            continue
         first, second = (values[operand] for operand in operands[:2])
         # What keeps or takes a value is 0 or 1, though its interval may say no more than that it is
         # between other numbers; and an update that overwrites comes where nothing is kept.

@@ -25,6 +25,7 @@ from lsrl.ir.ops import (
     Op,
     Periodic,
     Product,
+    Recall,
     Relu,
     Select,
     Step,
@@ -49,7 +50,10 @@ def fold_tables(graph: Graph) -> Graph:
     tables: dict[int, Table] = {}
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
-        op = graph.nodes[i].op
+        op, readers = graph.nodes[i].op, graph.readers[i]
+        # A recall's rows are read off what they are made of, and there may be many.
+        if isinstance(op, Affine) and readers and all(_recalls(graph, k) for k in readers):
+            return None
         table = _table_of(builder, op, operands, tables)
         if table is None:
             return None
@@ -99,6 +103,10 @@ def share_tables(graph: Graph) -> Graph:
 def _looked_up(graph: Graph, node: int) -> Matrix:
     op = graph.nodes[node].op
     return op.table  # type: ignore[attr-defined]
+
+
+def _recalls(graph: Graph, node: int) -> bool:
+    return isinstance(graph.nodes[node].op, Recall)
 
 
 def _table_of(

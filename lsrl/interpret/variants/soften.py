@@ -59,8 +59,8 @@ def soft(model: Model, temperature: float = 1.0, *, sampler: Sampler | None = No
     if softened is None:
         able = registry.able(lambda target: target.softened(size) is not None)
         raise InputError(
-            f"soft: {model.target} has no saturated gates that could be softer; choose one of "
-            f"{able}"
+            f"soft: {model.target} has no saturated gates, or none that can be softer without "
+            f"breaking what else it relies on; choose one of {able}"
         )
     anatomy = softened.anatomy(model.schedule, model.numerics, model.program.name, model.options)
     # What units hold has another scale; where they are and what they hold, not.

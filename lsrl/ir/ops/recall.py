@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import cast, final
 
 import numpy as np
 
@@ -86,6 +86,18 @@ class Recall(Stateful):
         written, value, wanted = operands
         start = np.reshape(self.initial, (written.shape[-1], -1))
         return _last_written(_place(written), value, _place(wanted), start, extent)
+
+    def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
+        """What is written and wanted."""
+        return Pledge("writes and reads at most one cell at a token", None)
+
+    def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
+        """Tokens at which more than one cell is written, or wanted."""
+        space = extent.numbers.namespace
+        wrong = space.zeros(extent.shape, bool)
+        for row in operands[::2]:
+            wrong |= ((row > 1) | (row % 1 != 0)).any(-1) | ((row == 1).sum(-1) > 1)
+        return cast(Array, space.broadcast_to(wrong[..., None], value.shape))
 
 
 def _place(one_hot: Array) -> Array:

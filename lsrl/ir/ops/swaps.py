@@ -33,9 +33,9 @@ class SwapState(Stateful):
         y_t[j] = sign_{t-1}(j) · read_t[place_{t-1}(j)]
 
     Then the swap is carried out: where it is 1, at no point or two, the items change places, and
-    both change their signs, as by a reflection of f_i - f_k, f_i to -f_k. Item j starts at point j
-    with the sign 1. Who wants the value behind the swap folds the swap into `read`; who wants it
-    without its sign takes relu(y) + relu(-y).
+    both change their signs, as by the reflection I - k kᵀ of k = f_i + f_j: f_i becomes -f_j. Item
+    j starts at point j with the sign 1. Who wants the value behind the swap folds the swap into
+    `read`; who wants it without its sign takes relu(y) + relu(-y).
     """
 
     points: int  # n
@@ -108,10 +108,7 @@ class SwapState(Stateful):
 
     def promise(self, operands: Sequence[Facts], slack: float = 0.0) -> Pledge:
         """What swaps are, and what is read."""
-        text = (
-            f"swap is 1 at no point or at two, and read is 1 to {self.points} in some order "
-            "(told one after the other)"
-        )
+        text = f"reads a swap of no point or two, and then 1 to {self.points} in some order"
         return Pledge(text, self.keeper, operands=2)
 
     def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
