@@ -13,6 +13,8 @@ from tests.grids import studied
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
+RESIDUAL = ("griffin", "mamba2", "deltanet")
+
 
 @pytest.fixture
 def sweep(transformers, tmp_path, monkeypatch):
