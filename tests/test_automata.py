@@ -214,6 +214,36 @@ def stacked(a: Annotated[Signal, Token(2)]) -> Signal:
     return lsrl.concat(first, turned(first.sum()))
 
 
+@lsrl.program
+def of_another(a: Annotated[Signal, Token(4)]) -> Signal:
+    """Driven by units that nothing short makes: labels of several levels."""
+    first = lsrl.threshold_state(
+        lsrl.lookup(a, [[0, 1, -1], [-2, 0, 1], [2, 2, 0], [1, -1, 1]]) - 0.5,
+        [[1, -2, 1], [2, 1, 0], [-1, 1, 1]],
+        (1, 0, 1),
+    )
+    return lsrl.concat(first, turned(first[0]))
+
+
+@lsrl.program
+def halves(a: Annotated[Signal, Token(3)]) -> Signal:
+    late = lsrl.delay(lsrl.lookup(a, [[0.5], [1.0], [-0.5]]), 1)
+    return lsrl.threshold_state(lsrl.concat(-late, late) - 0.75, TURNS)
+
+
+@lsrl.program(max_length=200)
+def promised(a: Annotated[Signal, Token(3)]) -> Signal:
+    """A promise of which no end is a value."""
+    count = lsrl.bound(lsrl.cumsum(a - lsrl.delay(a, 1)), -0.5, 2.5)
+    return lsrl.threshold_state(lsrl.concat(-count, count) - 0.75, TURNS)
+
+
+@lsrl.program
+def unread(a: Annotated[Signal, Token(3)], b: Annotated[Signal, Token(2)]) -> Signal:
+    """One of two tokens is multiplied by 0."""
+    return turned(lsrl.relu(lsrl.concat(a, b) @ [[0.0], [1.0]]))
+
+
 def rewritten(program: Program) -> tuple[Graph, AutomatonPass]:
     """The simplified graph without threshold states."""
     made = AutomatonPass()
@@ -259,6 +289,10 @@ DFAS = [
         difference,
         small_numbers,
         stacked,
+        of_another,
+        halves,
+        promised,
+        unread,
     ],
     ids=lambda program: program.name,
 )

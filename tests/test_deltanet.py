@@ -109,6 +109,16 @@ def test_a_memory_is_one_head_a_read():
     assert model.num_parameters < lsrl.compile(model.program, "griffin").num_parameters
 
 
+@pytest.mark.parametrize(("least", "exact"), [(0, True), (-(2**24) + 2, False)])
+def test_a_write_is_the_difference_to_what_the_cell_holds(least, exact):
+    def program(value: lsrl.Token(2)):
+        return lsrl.memory(0, lsrl.lookup(value, [[2**24 - 1], [least]]), cells=1).read(0)
+
+    model, values = compiled(program), np.array([[0, 1, 0, 1]])
+    assert model.certificate.exact == exact
+    assert np.array_equal(model.run(values), model.program.run(values)) == exact
+
+
 def test_running_sums_are_certified_from_both_sides():
     """Up to 2^23: the state changes by the sum and the one before, which has the other sign."""
 

@@ -87,6 +87,7 @@ class Values(NamedTuple):
       grid: of what branches hold, ahead of their ReLU.
       inner: of what branches hold, behind it.
       reach: the greatest size of that.
+      change: the greatest difference of two of its values, of which one may be 0.
     """
 
     branch: Hulls
@@ -95,6 +96,7 @@ class Values(NamedTuple):
     grid: Array
     inner: Array
     reach: Array
+    change: Array
 
 
 class ResidualAnalysis(Analysis):
@@ -183,7 +185,7 @@ class ResidualAnalysis(Analysis):
           size: tokens of a part.
         """
         for table, values in zip(self._tables.sites, self._values, strict=True):
-            change = np.where(table.recalled, 2 * values.reach, 0.0)
+            change = np.where(table.recalled, values.change, 0.0)
             total = self._over_time(table, values.reach)
             change = np.where(table.alternating, self._changing(table, total), change)
             if not self._fits(size * change, values.inner).all():
@@ -389,10 +391,11 @@ class ResidualAnalysis(Analysis):
             _, finished = self._opened(table, values, value)
         if len(table.of_head):
             # A cell is written by its difference to what it holds.
-            differs = table.recalled & ~self._fits(reach, inner)
+            differs = table.recalled & ~self._fits(values.change, inner)
             error = error + np.where(differs, 4 * self.numerics.unit * reach, 0.0)
             check, lost = self._celled(table, reach)
-            more.append(check)
+            by, asked = scales.scanned, table.recalled
+            more += [check, Checked(values.change, inner, "the sum is", by, asked=asked)]
             error = error + lost
             _, finished = self._opened(table, values, value._replace(error=error))
         return [*checks, *more], finished
@@ -502,7 +505,7 @@ class ResidualAnalysis(Analysis):
         # An item reads at most the points, then as now.
         reach = np.where(table.swapped, 2 * table.points, reach)
         inner = np.where(table.swapped, 1.0, inner)
-        return Values(branch, gate, opening, grid, inner, reach)
+        return Values(branch, gate, opening, grid, inner, reach, most - least)
 
     def _scanned(self, number: int) -> Array:
         """(channels,) the greatest size of what is behind each scan of a site."""

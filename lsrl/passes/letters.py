@@ -1,13 +1,13 @@
 """What drives a threshold state: the letters of its automaton, and where a graph tells them apart.
 
 The update of a threshold state is looked at back to its *sources*: token inputs, and channels with
-a few values (bits, small integers). Every combination of their values that can come up is a
+a few values (bits, small numbers). Every combination of their values that can come up is a
 *symbol*; symbols with one update are one letter.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,14 +16,18 @@ from lsrl.ir.arithmetic import Floats
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Bound, Constant, Extent, Input, Lookup, Relu, Step, is_token
+from lsrl.ir.numbers import Array, lowest_bit_of
+from lsrl.ir.ops import Affine, Bound, Constant, Extent, Lookup, Relu, Step, is_token
 from lsrl.ir.types import Token
 from lsrl.passes.parts import Row, Wiring, constant, plus, scaled, single
 
 # Values of a source that is no token, and symbols of sources that are not one token alone.
 MOST_VALUES = 16
 MOST_SYMBOLS = 256
+# How far an update is looked through: to what is bounded to a few values, as other states are; to
+# the first ReLU, comparison or product; or to what is not made of this token alone.
+Depth = Literal["bounds", "rows", "tokens"]
+_DEPTHS: tuple[Depth, ...] = ("tokens", "rows", "bounds")
 
 
 class Source(NamedTuple):
@@ -79,12 +83,12 @@ def letters_of(builder: GraphBuilder, update: int, most: int) -> Letters:
     Raises:
       TooLargeError: the update is no function of a few values, or there are too many letters.
     """
-    cuts = [_sources(builder, update, deep) for deep in (True, False)]
+    cuts = [_sources(builder, update, depth) for depth in _DEPTHS]
     options = [_symbols(sources) for sources in cuts if sources is not None]
     found = [(s, symbols) for s, symbols in options if symbols is not None]
     if not found:
         raise TooLargeError(
-            "its update is no function of one token, or of bits and small integers that take at "
+            "its update is no function of one token, or of bits and small numbers that take at "
             f"most {MOST_SYMBOLS} values together"
         )
     sources, symbols = min(found, key=lambda option: len(option[1]))
@@ -101,27 +105,36 @@ def letters_of(builder: GraphBuilder, update: int, most: int) -> Letters:
     return Letters(sources, symbols, different[order], of_symbol)
 
 
-def _sources(builder: GraphBuilder, update: int, deep: bool) -> tuple[Source, ...] | None:
-    """What an update is made of; not deep: up to the first ReLU, comparison or product."""
+def _sources(builder: GraphBuilder, update: int, depth: Depth) -> tuple[Source, ...] | None:
+    """What an update is made of, looked through so far."""
     width = builder.nodes[update].width
     pending: dict[int, set[int]] = {update: set(range(width))}
     found: list[Source] = []
     while pending:
         node = max(pending)
         channels = pending.pop(node)
-        op, operands = builder.nodes[node].op, builder.nodes[node].operands
-        expands = isinstance(op, Affine | Bound | Lookup | Constant) or (deep and op.pointwise)
-        if is_token(op) or (not operands and not isinstance(op, Constant)) or not expands:
+        op = builder.nodes[node].op
+        expands = isinstance(op, Affine | Bound | Lookup | Constant)
+        expands |= depth == "tokens" and op.pointwise
+        if depth == "bounds" and isinstance(op, Bound):
+            expands = any(_values(builder.facts[node], channel) is None for channel in channels)
+        if _given(builder, node) or not expands:
             for channel in sorted(channels):
                 source = _source(builder, node, channel)
                 if source is None:
                     return None
                 found.append(source)
             continue
-        for slot, operand in enumerate(operands):
+        for slot, operand in enumerate(builder.nodes[node].operands):
             read = _read(builder, node, slot, channels)
             pending.setdefault(operand, set()).update(read)
     return tuple(sorted(found, key=lambda source: (source.node, source.channel)))
+
+
+def _given(builder: GraphBuilder, node: int) -> bool:
+    """Whether a node is made of no others, and is no constant."""
+    op, operands = builder.nodes[node].op, builder.nodes[node].operands
+    return is_token(op) or (not operands and not isinstance(op, Constant))
 
 
 def _read(builder: GraphBuilder, node: int, slot: int, channels: set[int]) -> set[int]:
@@ -152,9 +165,12 @@ def _values(fact: Facts, channel: int) -> tuple[float, ...] | None:
     low, high, step = (float(x[channel]) for x in (fact.low, fact.high, fact.step))
     if low == high:
         return (low,)
-    if step != 1 or not np.isfinite(high - low) or high - low >= MOST_VALUES:
+    if not 0 < step < np.inf or not high - low < MOST_VALUES * lowest_bit_of(step):
         return None
-    return tuple(np.arange(low, high + 1).tolist())
+    # A promise may have ends between two values.
+    grid = lowest_bit_of(step)
+    values = np.arange(np.ceil(low / grid), np.floor(high / grid) + 1) * grid
+    return tuple(values.tolist()) or None
 
 
 def _symbols(
@@ -194,10 +210,11 @@ def _evaluated(
 
     def value(node: int) -> Array:
         this = builder.nodes[node]
-        if node not in values and (isinstance(this.op, Input) or not this.op.pointwise):
+        if node not in values and (this.op.stateful or _given(builder, node)):
             values[node] = np.zeros((1, len(symbols), this.width))  # nothing of it is read
         if node not in values:
-            values[node] = this.op.evaluate([value(i) for i in this.operands], extent)
+            operands = [value(operand) for operand in this.operands]
+            values[node] = this.op.evaluate(operands, extent)
         return values[node]
 
     return np.asarray(value(update)[0], dtype=np.float64)
@@ -256,13 +273,14 @@ def _is_value(wiring: Wiring, source: Source) -> list[Row]:
     own = _tells(wiring, source, range(len(source.values)))
     if own is not None:
         return own
-    row, low = single(source.node, source.channel), source.values[0]
     if len(source.values) == 1:
         return [constant(1.0)]
-    if len(source.values) == 2:
-        is_high = plus(row, constant(-low))
-        return [plus(constant(1.0), scaled(is_high, -1.0)), is_high]
-    steps = wiring.relus([plus(row, constant(-value)) for value in source.values[:-1]])
+    row, low, second = single(source.node, source.channel), *source.values[:2]
+    # All values are as far apart, by a power of two.
+    over = [scaled(plus(row, constant(-v)), 1 / (second - low)) for v in source.values[:-1]]
+    if len(over) == 1:
+        return [plus(constant(1.0), scaled(over[0], -1.0)), over[0]]
+    steps = wiring.relus(over)
     last = len(source.values) - 1
     at_least = [constant(1.0)]
     for k in range(last):  # relu(x - k) - relu(x - k - 1) is 1 from k + 1 on
