@@ -22,15 +22,16 @@ import numpy as np
 from lsrl.backends.base import Exporter
 from lsrl.backends.mamba import FORGETTING, NOTHING, STANDING, Mamba, Steps
 from lsrl.backends.residual import checkpoint, mamba2_classes
-from lsrl.backends.residual.mamba2_network import GATED, Mamba2Network
+from lsrl.backends.residual.mamba2_network import Mamba2Network, norm_size
 from lsrl.backends.residual.mamba_packer import Mamba2Packer
 from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
 from lsrl.backends.residual.reference import CheckpointKind, Config
 from lsrl.backends.residual.rows import ONE, AtomRow
+from lsrl.backends.residual.self_test import norm_digits
 from lsrl.backends.residual.stream import Site
 from lsrl.backends.residual.tables import InnerNorm, Scales
-from lsrl.backends.residual.target import Drives, Lowered, stream_width
+from lsrl.backends.residual.target import Drives, Lowered
 from lsrl.ir.numbers import Array, power_of_two_above
 from lsrl.target import Capabilities
 
@@ -76,16 +77,18 @@ class Mamba2(Mamba):
         return index, 1 / _held(lowered, site.channels[index])
 
     def constants(self, lowered: Lowered) -> dict[int, float]:
-        """The norm's, and behind it B and C, of which SiLU leaves a half."""
+        """Those of the norm, and behind them B and C, of which SiLU leaves a half."""
         inner, twice = self._inner(lowered), 2 * _coupled(lowered.drives)
-        return {inner - 1: GATED / OPEN, inner: twice, inner + 1: twice}
+        size, digits = norm_size(inner), norm_digits(inner)
+        norm = {inner - len(digits) + n: size * 2.0**d / OPEN for n, d in enumerate(digits)}
+        return norm | {inner: twice, inner + 1: twice}
 
     def inner_norms(self, lowered: Lowered, site: Site) -> tuple[InnerNorm, ...]:
         """The gated norm, over all channels behind their gates."""
         inner = self._inner(lowered)
         scales = [self.scales(lowered, site, channel) for channel in site.channels]
         factors = tuple(scale.scanned * scale.gate for scale in scales)
-        channels, size = tuple(range(site.width)), GATED / float(np.sqrt(inner))
+        channels, size = tuple(range(site.width)), norm_size(inner)
         return (InnerNorm("the gated norm", channels, factors, inner, size, gated=True),)
 
     def block_shapes(self, lowered: Lowered) -> dict[str, tuple[int, ...]]:
@@ -98,9 +101,12 @@ class Mamba2(Mamba):
 
     @staticmethod
     def _inner(lowered: Lowered) -> int:
-        """4^j, and a multiple of the stream's width; one channel is the constant."""
+        """The least multiple of the stream's width with room for the norm's constants."""
         most = max(site.width for site in lowered.stream.sites)
-        return stream_width(max(1 + most, lowered.width))
+        inner = lowered.width
+        while inner < most + len(norm_digits(inner)):
+            inner += lowered.width
+        return inner
 
     def _block(
         self, lowered: Lowered, site: Site, shapes: dict[str, tuple[int, ...]]
@@ -112,12 +118,12 @@ class Mamba2(Mamba):
         norm[:], dt_bias[:], skip[:] = lowered.norm(), -drives.switched, 1.0
         gates, values, switches = into[:inner], into[inner : 2 * inner], into[2 * inner + 2 :]
 
-        # The norm's constant comes last, and behind it B and C, which are constant too.
+        # The norm's constants come last, and behind them B and C, which are constant too.
         for place, value in self.constants(lowered).items():
             into[inner + place, 0], conv[place, 0, TAPS - 1] = value, 1.0
-        constant = inner - 1
-        gates[constant, 0] = OPEN
-        gain[:constant] = GATED / np.sqrt(inner)
+        values_end = inner - len(norm_digits(inner))
+        gates[values_end:, 0] = OPEN
+        gain[:values_end] = norm_size(inner)
 
         decode = np.zeros(site.width)  # from a channel's output to its value
         for index, channel in enumerate(site.channels):

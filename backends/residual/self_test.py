@@ -100,6 +100,14 @@ def _behind_product(
     return function(jnp.dot(values * scale, kernel))
 
 
+def norm_digits(width: int) -> list[int]:
+    """For a norm over so many channels, n of each constant channel 2^n: 4^n adds up to the width.
+
+    So the mean square is 1, whatever the width.
+    """
+    return [n for n in range(13) for _ in range(width // 4**n % 4)]
+
+
 def check_norm(width: int, eps: float, rows: int, size: float = 2.0**40) -> None:
     """Check that a norm over values and constant channels scales exactly, and matrix products.
 
@@ -115,7 +123,7 @@ def check_norm(width: int, eps: float, rows: int, size: float = 2.0**40) -> None
     with precise(DTYPE):
         check_products(DTYPE)
         # The constant channels hold `size` times these; their squares add up to the width.
-        digits = [n for n in range(13) for _ in range(width // 4**n % 4)]
+        digits = norm_digits(width)
         # As many rows as a chunk has, since XLA compiles few of them in another way.
         values = np.zeros((rows, 1, width), DTYPE)
         rng = np.random.default_rng(0)
