@@ -265,7 +265,7 @@ class Backend(ABC, Generic[Plan]):
         """
         raise InputError(
             f"export_state: target {self.name!r} has no class of transformers that keeps a cache; "
-            "compile for a residual one, such as mamba2, or keep this one's state by model.save_state"
+            "compile for a residual one, such as mamba2, or keep a state by model.save_state"
         )
 
     def softened(self, size: float) -> "Backend[Plan] | None":
