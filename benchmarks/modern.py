@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -31,22 +31,29 @@ from benchmarks.torch_suite import as_tensors
 from lsrl import cache
 from lsrl.backends import registry
 from lsrl.errors import LsrlError, PrecisionError, UnsupportedOpError
+from lsrl.interpret.wiring import forget_compiled
 from lsrl.ir import ops
 from lsrl.ir.numbers import Array
 from lsrl.model import Model
 from lsrl.programs import Entry
+from lsrl.suite.build import in_order
 from lsrl.testing.checkpoints import Checkpoint, made, made_from_cache, read_checkpoint
 
 KEPT = ROOT / "build" / "modern"
-SEQUENCES, TOKENS, LONG = 100, 1000, 200_000
 GENERATED = 4
-# Classes that hold the same mixers as the target's own, and programs to try them with: sums, a
-# clock, holds, ReLUs, delays and products.
+# Classes that hold the same mixers as the target's own.
 CLASSES = {
     "mamba2": ("granite", "falcon_h1", "nemotron_h", "bamba", "zamba2"),
     "deltanet": ("qwen3_next",),
 }
-OTHERS = ("majority", "copy_delay", "flip_flop", "dyck1", "induction_head", "reset_sum")
+# Programs to try them with: sums, delays, holds, ReLUs and products; without reflections no sums.
+OTHERS = {
+    "mamba2": ("majority", "copy_delay", "flip_flop", "dyck1", "induction_head", "reset_sum"),
+    "deltanet": (
+        "copy_delay", "flip_flop", "induction_head", "associative_recall", "ngram",
+        "key_value_store",
+    ),
+}  # fmt: skip
 # As large as people use them by default, and tested by their own interpreters.
 COMPUTERS = ("subleq", "fleq", "subleq_lm")
 
@@ -90,6 +97,20 @@ class Case(NamedTuple):
         )
 
 
+class Sizes(NamedTuple):
+    """How much is run.
+
+    Attributes:
+      sequences: random ones of each program.
+      tokens: of each, or as many as the program takes.
+      long: of one more, where any length is legal.
+    """
+
+    sequences: int = 100
+    tokens: int = 1000
+    long: int = 200_000
+
+
 # ---------------------------------------------------------------- which
 
 
@@ -101,7 +122,7 @@ def cases(target: str) -> Iterator[Case]:
             # As long as the program is by default, since the samples are short for the tests' sake.
             settings = {k: v for k, v in entry.parameters[0].items() if k != "max_length"}
             yield Case(target, "", name, entry, settings)
-    for architecture, name in product(CLASSES.get(target, ()), OTHERS):
+    for architecture, name in product(CLASSES.get(target, ()), OTHERS.get(target, ())):
         yield Case(target, architecture, name, library[name], {})
 
 
@@ -110,7 +131,7 @@ def unlimited(target: str) -> Iterator[Case]:
     library = lsrl.programs.catalogue()
     automata = {"mod 5 with reset": MOD_5_WITH_RESET, "T3": T3, "T4": T4}
     named: list[tuple[str, str, Mapping[str, object]]] = [
-        ("parity", "parity", {}),
+        ("parity at any length", "parity", {}),
         ("swaps of S5", "swaps", {"n": 5}),
         *(
             (f"permutations of {group}", "permutations", {"group": group})
@@ -156,21 +177,21 @@ def drawn(case: Case, sequences: int, tokens: int) -> Sample:
     return Sample(inputs, np.stack(expected))
 
 
-def row_of(case: Case, sequences: int, tokens: int, long: int) -> Row:
+def row_of(case: Case, sizes: Sizes) -> Row:
     """What a class makes of a program; reasons where there is no such model."""
-    row: Row = {"target": case.target, "class": case.architecture, "program": case.label}
     began = time.process_time()
     program = case.entry.program(**case.settings)
     try:
         model = lsrl.compile(program, case.target)
     except (UnsupportedOpError, PrecisionError) as error:
-        return {**row, "refused": f"{type(error).__name__}: {error}".splitlines()[0]}
-    row |= {
+        return {"refused": f"{type(error).__name__}: {error}".splitlines()[0]}
+    row: Row = {
         "layers": model.num_layers, "width": model.width, "parameters": model.num_parameters,
-        "certificate": model.certificate.verdict, "compiled": time.process_time() - began,
+        "certificate": model.certificate.verdict,
     }  # fmt: skip
-    sample = drawn(case, sequences, tokens)
-    row |= {"sequences": sequences, "tokens": sample.expected.shape[1]}
+    sample = drawn(case, sizes.sequences, sizes.tokens)
+    row |= {"sequences": sizes.sequences, "tokens": sample.expected.shape[1]}
+    long = sizes.long if case.settings.get("max_length", 0) is None else 0
     try:
         with tempfile.TemporaryDirectory() as folder:
             row |= compared_row(model, case, sample, Path(folder, "model"), long)
@@ -245,25 +266,25 @@ def kept(case: Case) -> Path:
     return KEPT / f"{case}.json".replace(" ", "_").replace(",", "")
 
 
-def rows_of(cases: Sequence[Case], make: Callable[[Case], Row], code: str) -> list[Row]:
-    """The rows of all, those that there are from their files."""
-    rows = []
-    for case in cases:
-        path = kept(case)
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if known.get("code") != code:
-            try:
-                known = {**make(case), "code": code}
-            except Exception:  # what fails is a finding, and the sweep goes on
-                known = {
-                    "target": case.target, "class": case.architecture, "program": case.label,
-                    "failed": traceback.format_exc()[-1500:],
-                }  # fmt: skip
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        rows.append(known)
-        say(f"{case}: {verdict(known)}; {known.get('seconds', 0):.0f} s")
-    return rows
+def finished(case: Case, sizes: Sizes) -> Row:
+    """The row of a case: out of its file if the code is the same, else made and kept there."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)  # layers are small
+    path, code = kept(case), f"{cache.code()} {sizes}"
+    known: Row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if known.get("code") == code:
+        return known
+    row: Row = {"target": case.target, "class": case.architecture, "program": case.label}
+    try:
+        row |= row_of(case, sizes)
+    except Exception:  # what fails is a finding, and the sweep goes on
+        row["failed"] = traceback.format_exc()[-1500:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**row, "code": code}, indent=1), encoding="utf-8")
+    say(f"{case}: {verdict(row)}; {row.get('seconds', 0):.0f} s")
+    forget_compiled()
+    return row
 
 
 COUNTS = ("wrong", *WAYS, "long wrong")
@@ -349,27 +370,26 @@ def main(
     quick: Annotated[bool, typer.Option(help="Small sizes, written to build/benchmarks.")] = False,
     target: Annotated[list[str] | None, typer.Option(help="Some targets; to build/.")] = None,
     program: Annotated[list[str] | None, typer.Option(help="Some programs; to build/.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Programs at a time.")] = 2,
     times: Annotated[bool, typer.Option(help="Time both sides, too.")] = True,
     output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
 ) -> None:
     """Compare programs with themselves in the classes of transformers."""
     described = machine()
-    torch.set_num_threads(1)  # layers are small
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    sequences, tokens, long = (4, 40, 2000) if quick else (SEQUENCES, TOKENS, LONG)
-    code = f"{cache.code()} {sequences} {tokens} {long}"
-    rows: dict[str, list[Row]] = {}
+    sizes = Sizes(4, 40, 2000) if quick else Sizes()
+    groups: dict[str, list[Case]] = {}
     for name in target or list(CLASSES):
-        library = [case for case in cases(name) if not program or case.label in program]
-        rows[f"The library on {name}"] = rows_of(
-            library, partial(row_of, sequences=sequences, tokens=tokens, long=0), code
-        )
+        groups[f"The library on {name}"] = list(cases(name))
         if ops.SwapState in registry.find(name).capabilities.native:
-            states = [case for case in unlimited(name) if not program or case.label in program]
-            rows[f"States at any length on {name}"] = rows_of(
-                states, partial(row_of, sequences=sequences, tokens=tokens, long=long), code
-            )
+            groups[f"States at any length on {name}"] = list(unlimited(name))
+    chosen = {
+        title: [case for case in some if not program or case.label in program]
+        for title, some in groups.items()
+    }
+    every = [case for some in chosen.values() for case in some]
+    work = partial(finished, sizes=sizes)
+    made_rows = iter(in_order(work, every, workers, None, "modern"))
+    rows = {title: [next(made_rows) for _ in some] for title, some in chosen.items()}
     tables = [
         table_of(f"rows_{place}", title, some, NOTE)
         for place, (title, some) in enumerate(rows.items())

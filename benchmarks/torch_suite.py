@@ -117,10 +117,9 @@ def language_model(model: Model, folder: Path) -> Loaded | None:
     found = read_checkpoint(folder)
     if not found.head:
         return None
-    count, width = len(model.circuit.units), found.theirs.config.hidden_size
-    hooks = residual_hooks(found.theirs, count)
+    hooks, width = residual_hooks(found.theirs), found.theirs.config.hidden_size
     # A head may need a layer more, and then another layout.
-    same = len(hooks) == count and width == model.module.width
+    same = len(hooks) == len(model.circuit.units) and width == model.module.width
     return Loaded(_runs(found), hooks if same else [], model.circuit, head=True)
 
 
@@ -128,33 +127,17 @@ def headless_model(model: Model, folder: Path) -> Loaded | None:
     """A class of transformers without its head, with the maps beside it."""
     model.export("huggingface", folder, headless=True)
     found = read_checkpoint(folder)
-    circuit = Circuit.load(folder / "circuit.json")
-    return Loaded(_runs(found), residual_hooks(found.theirs, len(circuit.units)), circuit)
+    return Loaded(_runs(found), residual_hooks(found.theirs), Circuit.load(folder / "circuit.json"))
 
 
 def _runs(checkpoint: Checkpoint) -> Run:
     return lambda inputs: checkpoint.told(made(checkpoint.theirs, checkpoint.fed(inputs)))
 
 
-# Norms between the halves of a layer, which read the stream there.
-BETWEEN = ("channel_pre_norm", "post_attention_layernorm")
-
-
-def residual_hooks(theirs: torch.nn.Module, count: int) -> list[tuple[torch.nn.Module, bool]]:
-    """Where a class of transformers holds the circuit's layers, which are so many with the input.
-
-    A circuit has one for each layer of the class, or one for each half of it.
-    """
-    # Behind these a class may have one of attention that adds 0.
-    layers = theirs.base_model.layers[: theirs.config.lsrl["layers"]]
-    halves = count == 2 * len(layers) + 1
-    found = [(layers[0], True)]
-    for layer in layers:
-        if halves:
-            norm = next(getattr(layer, name) for name in BETWEEN if hasattr(layer, name))
-            found.append((norm, True))
-        found.append((layer, False))
-    return found
+def residual_hooks(theirs: torch.nn.Module) -> list[tuple[torch.nn.Module, bool]]:
+    """Where a class of transformers holds the circuit's layers, as its configuration says."""
+    named = theirs.config.lsrl["hooks"]
+    return [(theirs.base_model.get_submodule(name), end == "input") for name, end in named]
 
 
 # By a format's name, which targets say, the ways to have it.

@@ -14,6 +14,7 @@ from lsrl.backends.network import Network
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
+from lsrl.errors import InputError
 from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -102,7 +103,8 @@ class Exporting(ABC):
             "head": headless,
             "architecture to choose": architecture is not None,
         }
-        requests.check_export(format, self.target, exporters, only, layers)
+        elsewhere = registry.able(lambda target: format in target.exporters())
+        requests.check_export(format, self.target, exporters, elsewhere, only, layers)
         folder = arguments.path("export", path)
         request = self._request(tie_word_embeddings, headless, layers == "separate", architecture)
         exporters[format](folder, self.module, self.schedule, request)
@@ -132,6 +134,13 @@ class Exporting(ABC):
           PrecisionError: as for `export`.
         """
         record = registry.find(self.target).recorder()
+        if record is None:
+            raise InputError(
+                f"export_state: target {self.target!r} has no class of transformers that keeps a "
+                "cache; compile for one of "
+                f"{registry.able(lambda target: target.recorder() is not None)}, or keep this "
+                "one's state by model.save_state"
+            )
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         arrays, _ = self._taken("export_state", given, None, 0, False)
         token = arguments.count("export_state: token", token, 0, arrays[0].shape[1])

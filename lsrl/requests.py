@@ -180,7 +180,12 @@ def one_token(
 
 
 def check_export(
-    format: str, target: str, known: Iterable[str], only: Mapping[str, bool], layers: str
+    format: str,
+    target: str,
+    known: Iterable[str],
+    elsewhere: str,
+    only: Mapping[str, bool],
+    layers: str,
 ) -> None:
     """Refuse an export that makes no sense, whatever the model is.
 
@@ -188,6 +193,7 @@ def check_export(
       format: that is asked for.
       target: of the model.
       known: the target's formats.
+      elsewhere: the targets that have this one.
       only: whether something is asked for that "huggingface" has alone, by its name.
       layers: how torch's layers shall lie.
     """
@@ -200,10 +206,10 @@ def check_export(
             f"layers={layers!r} with format {format!r}"
         )
     if not isinstance(format, str) or format not in known:
+        others = f"; {elsewhere} have it" if elsewhere else arguments.near(format, known)
         raise InputError(
-            f"export: target {target!r} has no format {format!r}; the residual ones, such as "
-            "mamba and griffin, have 'huggingface', those of cells and linear layers 'torch', and "
-            f"every model is saved with model.save(path){arguments.near(format, known)}"
+            f"export: target {target!r} has no format {format!r}{others}; every model is saved "
+            "with model.save(path)"
         )
 
 

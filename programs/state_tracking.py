@@ -87,9 +87,8 @@ def state_recall(n: int = 3, values: int = 3, max_length: int | None = None) -> 
     in the cell that the mark's place names. Output: what lies in the cell of the mark's place after
     this token: 1 + v for the value v, 0 for nothing.
 
-    Shows: state tracking and recall in one, which is what a model that has one of them alone can't
-    do. Work on hybrid models calls such tasks state-based recall (Merrill et al. 2026, Rawat et al.
-    2026), in several forms; this one is ours.
+    Shows: state tracking and recall in one, where a model that has one of them alone fails. Tasks of
+    this kind are called state-based recall (Rawat et al. 2026, arXiv 2604.21454); this one is ours.
 
     Args:
       n: number of places, at least 2.

@@ -24,6 +24,7 @@ from lsrl.options import AutomatonLimits
 from lsrl.passes.automata import AutomatonPass
 from lsrl.passes.pipeline import Pipeline
 from lsrl.programs.formal_languages import group_elements, group_generators
+from lsrl.testing.verification import sample_inputs
 
 RESETS = Table(tuple(((q + 1) % 5, 0) for q in range(5)))
 FULL_T4 = Table(((1, 1, 1), (2, 0, 1), (3, 2, 2), (0, 3, 3)))
@@ -344,3 +345,15 @@ def test_random_automata_are_the_same_or_too_large(seed: int) -> None:
         assert "and at most" in reason
     else:
         assert differences(program, graph, 200, 4) == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(60))
+def test_random_programs_with_threshold_states_mean_the_same(seed: int) -> None:
+    ops = ("threshold_state", "delay", "comparison", "lookup", "affine", "relu")
+    program = lsrl.random_program(seed, ops=ops)
+    graph = AutomatonPass()(Pipeline().simplify(program.graph))
+    types = {op.label: op.type for op in program.graph.inputs.values()}
+    inputs = sample_inputs(types, 6, 24, seed)
+    wanted = evaluate(program.graph, inputs)[program.graph.output]
+    assert (evaluate(graph, inputs, theorems=True)[graph.output] == wanted).all()

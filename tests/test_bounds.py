@@ -346,3 +346,20 @@ def test_maps_that_are_alike_have_facts_of_their_own():
     alike = [fact for node, fact in made if node.op.name == "affine" and node.width == 1]
     assert len(alike) >= 3
     assert len({id(fact) for fact in alike}) == len(alike)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 8, 5001])
+def test_states_that_turn_their_sign(tokens):
+    """s = -s + u reaches what its updates of both parities do, however many there are."""
+
+    @lsrl.program(max_length=tokens)
+    def turning(x: lsrl.Token(3)):
+        update = lsrl.concat(lsrl.lookup(x, [[-2], [3], [1]]), 1)
+        return lsrl.linear_state(update, [[-1, 0], [0, -1]], initial=[5, 0])
+
+    fact = turning.graph.facts[turning.graph.output]
+    worst = np.where(np.arange(tokens) % 2 == tokens % 2, 1, 0)
+    runs = [turning.run(ids[None])[0] for ids in (worst, 1 - worst)]
+    reached = np.concatenate(runs)
+    np.testing.assert_array_equal(fact.high, reached.max(axis=0))
+    np.testing.assert_array_equal(fact.low, reached.min(axis=0))

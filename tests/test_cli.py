@@ -141,7 +141,9 @@ def test_export_writes_for_another_framework(lsrl_command, saved):
     modules = json.loads(Path("apart/config.json").read_text())["modules"]
     assert "layer_1" in modules and "recurrent" not in modules and "recurrent" in config["modules"]
     result = lsrl_command("export", saved, "--format", "huggingface", "--out", "other", code=2)
-    assert "target 'linear_rnn' has no format 'huggingface'; the residual ones" in result.stderr
+    assert (
+        "target 'linear_rnn' has no format 'huggingface'; mamba, mamba2, griffin" in result.stderr
+    )
     assert not Path("other").exists()
     options = ("-t", "mamba2", "--architecture", "bamba", "--out", "bamba")
     lsrl_command("export", "flip_flop", *options)

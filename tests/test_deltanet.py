@@ -193,3 +193,11 @@ def test_the_memory_of_a_column_is_an_entry_of_the_state():
         for channel in channels
     ]
     np.testing.assert_array_equal(sorted(found), sorted(expected))
+
+
+def test_points_beyond_what_a_query_reads_exactly_are_refused():
+    def program(x: lsrl.Token(2)):
+        return lsrl.swap_state(lsrl.lookup(x, [[0] * 300, [1, 1, *[0] * 298]]))
+
+    with pytest.raises(errors.UnsupportedOpError, match="its 300 points are more than 256"):
+        compiled(program)

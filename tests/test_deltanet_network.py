@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lsrl
+from lsrl import interpret
 from lsrl.backends.residual.deltanet_network import DeltaNetNetwork
 from lsrl.backends.residual.network import ResidualWeights
 from lsrl.circuit import Channel, Circuit
@@ -283,3 +285,19 @@ def test_the_self_test_names_what_fails(exact, monkeypatch):
         exact.self_test()
     for word in ("2 sigmoid(u)", "expected", "got", str(jax.devices()[0])):
         assert word in str(caught.value)
+
+
+@lsrl.program(max_length=8)
+def held(symbol: lsrl.Token(4)):
+    return lsrl.latch(symbol, symbol == 3) + symbol
+
+
+def test_what_is_set_ahead_of_any_write_is_read():
+    """A head has its norm's constant from its first write on, or from the edit that is ahead."""
+    model = lsrl.compile(held, "deltanet", inspectable=True)
+    (signal,) = (s.name for s in model.circuit.signals if s.kind == "hold")
+    base, source = [np.array([[0, 1, 2, 0, 1]])], [np.array([[0, 3, 1, 2, 0]])]
+
+    found = interpret.interchange(model, base, source, [signal], tokens=[1])
+
+    np.testing.assert_array_equal(found.outputs[0, :, 0], [0, 4, 5, 3, 4])

@@ -272,7 +272,7 @@ def test_real_programs_inside_networks(target):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("target", "layers"), [("mamba", 13), ("griffin", 8)])
+@pytest.mark.parametrize(("target", "layers"), [("mamba", 13), ("mamba2", 14), ("griffin", 8)])
 def test_a_matrix_is_inverted_inside_networks(target, layers):
     """Proven and seen: the bits are those of the interpreter, and no promise is broken."""
     model, text = lsrl.compile(fleq(**MATRICES), target), programs()["matrix_inverse"]

@@ -79,12 +79,12 @@ def test_random_programs(seed):
 
 # ---------------------------------------------------------------- the gated norm
 
-FINE = lsrl.Vector(1, low=-64, high=64, step=2.0**-60)
+FINE = 2.0**-60
 
 
 def late():
     @lsrl.program(max_length=32)
-    def late(x: FINE):
+    def late(x: lsrl.Vector(1, low=-64, high=64, step=FINE)):
         return lsrl.delay(x)
 
     return late
@@ -115,8 +115,11 @@ def test_real_numbers_are_multiplied_as_float32_does(monkeypatch):
     """What spans 2^132 steps, in gates that SiLU halves; as far as that is so."""
 
     @lsrl.program(max_length=32)
-    def product(x: FINE, y: FINE):
-        return lsrl.bound(x * y, -4096, 4096, step=2.0**-60)
+    def product(
+        x: lsrl.Vector(1, low=-64, high=64, step=FINE),
+        y: lsrl.Vector(1, low=-64, high=64, step=FINE),
+    ):
+        return lsrl.bound(x * y, -4096, 4096, step=FINE)
 
     made = lsrl.compile(product, "mamba2", cache=False)
     gates = [c for site in made.schedule.sites for c in site.channels if c.gate is not None]

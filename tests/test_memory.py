@@ -32,7 +32,7 @@ from lsrl.rounding.walk import Walk
 from lsrl.target import Capabilities
 from tests.grids import studied
 
-TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru", "mamba", "griffin")
+TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru", "mamba", "griffin", "mamba2")
 
 
 # ---------------------------------------------------------------- a hold that is told its change

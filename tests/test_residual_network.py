@@ -9,11 +9,15 @@ import pytest
 
 from lsrl.backends.residual import griffin_network, network
 from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
+from lsrl.backends.residual.mamba2_network import Mamba2Network
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.network import ResidualWeights, token_head
 from lsrl.errors import SelfTestError, ShapeError
+from tests.grids import studied
 
-NETWORKS = {"mamba": MambaNetwork, "griffin": GriffinNetwork}
+NETWORKS = {"mamba": MambaNetwork, "griffin": GriffinNetwork, "mamba2": Mamba2Network}
+# The block of Mamba-2 is one more of the same kind.
+KINDS = studied(list(NETWORKS), "mamba", "griffin")
 TOKENS = 3000
 SIZE = 2.0**40  # of the constant channel
 FLAG = 64.0  # state of a latch for a value of 1
@@ -48,6 +52,20 @@ def reference(transformers, kind, weights):
             use_cache=False,
         )
         model = transformers.MambaForCausalLM(config)
+    elif kind == "mamba2":
+        inner, mixed = len(block["mixer.D"]), len(block["mixer.conv1d.bias"])
+        config = transformers.Mamba2Config(
+            **common,
+            state_size=(mixed - inner) // 2,
+            expand=inner // weights.final_norm.shape[0],
+            num_heads=inner,
+            head_dim=1,
+            n_groups=1,
+            chunk_size=16,
+            layer_norm_epsilon=weights.eps,
+            use_cache=False,
+        )
+        model = transformers.Mamba2ForCausalLM(config)
     else:
         config = transformers.RecurrentGemmaConfig(
             **common,
@@ -102,6 +120,22 @@ def random_weights(kind, *, layers=3, width=16, symbols=7, heads=2, seed=0):
             "mixer.out_proj.weight": normal(width, inner),
         }
 
+    def mamba2():
+        inner, mixed = 2 * width, 2 * width + 4
+        return {
+            "norm.weight": rng.uniform(0.5, 1.5, width),
+            "mixer.in_proj.weight": normal(2 * inner + mixed, width),
+            "mixer.conv1d.weight": normal(mixed, 1, 4),
+            "mixer.conv1d.bias": normal(mixed),
+            "mixer.dt_bias": normal(inner),
+            # The class rounds sums of Δ A over a chunk.
+            "mixer.A_log": rng.normal(-3, 1, inner),
+            "mixer.D": rng.uniform(0.5, 1.5, inner),
+            "mixer.norm.weight": rng.uniform(0.5, 1.5, inner),
+            # Its norm makes large what is small, and how that was rounded.
+            "mixer.out_proj.weight": normal(width, inner, scale=0.3),
+        }
+
     def griffin():
         middle, size = 20, width // heads
         parts = {
@@ -124,14 +158,15 @@ def random_weights(kind, *, layers=3, width=16, symbols=7, heads=2, seed=0):
         parts["temporal_block.rg_lru.recurrent_param"] = rng.normal(-3, 1, width)
         return parts
 
+    makers = {"mamba": mamba, "mamba2": mamba2, "griffin": griffin}
     return ResidualWeights(
         tables=(normal(symbols, width),),
         kernels=(None,),
         input_bias=np.zeros(width),
-        blocks=tuple((mamba if kind == "mamba" else griffin)() for _ in range(layers)),
-        final_norm=rng.uniform(-0.5, 0.5, width) + (kind == "mamba"),
+        blocks=tuple(makers[kind]() for _ in range(layers)),
+        final_norm=rng.uniform(-0.5, 0.5, width) + (kind != "griffin"),
         output_kernel=normal(width, 2)[:, :1],
-        embedding_scale=1.0 if kind == "mamba" else np.sqrt(width),
+        embedding_scale=np.sqrt(width) if kind == "griffin" else 1.0,
         eps=1e-5,
     )
 
@@ -150,7 +185,7 @@ def steps(network, inputs):
     return np.stack(outputs, axis=1)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 class TestRandomWeights:
     ids = np.random.default_rng(1).integers(0, 7, (3, 40)).astype(np.int32)
 
@@ -240,7 +275,7 @@ def test_layers_must_be_alike():
         MambaNetwork(replace(weights, output_kernel=np.zeros((5, 2))))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_vectors_and_no_layers(kind):
     """A network of vectors has kernels; one without layers is norm and output map."""
     base = random_weights(kind, layers=0)
@@ -406,7 +441,7 @@ def exact():
     return {kind: NETWORKS[kind](make()) for kind, make in EXACT.items()}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", EXACT)
 class TestExactBlocks:
     ids = np.random.default_rng(3).integers(0, 4, (2, TOKENS)).astype(np.int32)
 

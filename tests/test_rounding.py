@@ -14,7 +14,7 @@ from lsrl.testing.verification import compare
 STEP = 2.0**-60  # of real numbers: far below all that comes up
 SIZE = 64.0
 REAL = Vector(1, low=-8, high=8, step=STEP)
-TARGETS = ("mamba", "griffin", "gated_linear_rnn", "linear_rnn")
+TARGETS = ("mamba", "griffin", "gated_linear_rnn", "linear_rnn", "mamba2")
 
 
 def floats(random, shape, size=8.0):
@@ -117,7 +117,7 @@ def test_products_are_rounded_before_they_are_added_to():
 def test_the_verdict_is_true_of_many(target):
     """And it is given often, where a target has gates."""
     random = np.random.default_rng(1)
-    memory = target in ("mamba", "griffin")
+    memory = target in ("mamba", "griffin", "mamba2")
     given = 0
     for seed in range(120):
         try:

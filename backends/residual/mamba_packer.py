@@ -8,10 +8,11 @@ channels.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import ClassVar
 
 from lsrl.backends.residual.packer import TAPS, Channel, Made, Packer, SiteKind, Terms
-from lsrl.backends.residual.rows import Atom, AtomRow, factor_of
+from lsrl.backends.residual.rows import Atom, AtomRow, combined, factor_of
 from lsrl.ir.ops import Delay, Hold, LinearState, Op, Product, Relu
 
 BLOCK = SiteKind("block", relu_branch=True, relu_gate=True)
@@ -53,11 +54,44 @@ class MambaPacker(Packer):
 
     def _relu(self, _op: Relu, _: Atom, row: AtomRow) -> Made:
         site = max(self.last(row), 0)
-        tapped = self.tapped(row, site)
+        tapped = self._tapped(row, site)
         if tapped is None:
             site += 1
             tapped = Channel(row)
         return Made(site, RECTIFIED, ((tapped, 1),))
+
+    def _tapped(self, row: AtomRow, site: int) -> Channel | None:
+        """The row as taps of one row, where the delays that it reads are made at the site."""
+        lags: dict[int, list[tuple[float, AtomRow]]] = {}
+        now: list[tuple[tuple[int, int], float]] = []
+        for atom, weight in row.terms:
+            made = self.made[atom]
+            if made.site < site:
+                now.append((atom, weight))
+                continue
+            op = self.graph.nodes[atom[0]].op
+            if not self.chains or not isinstance(op, Delay):
+                return None
+            (source,) = self.reads(*atom)
+            lags.setdefault(op.steps, []).append((weight, source))
+        if not lags:
+            return Channel(row)
+        parts = {lag: combined(sources) for lag, sources in lags.items()}
+        parts[0] = AtomRow(tuple(now), 0.0, row.exact)
+        base = parts[min(lag for lag in parts if lag)]
+        taps = [0.0] * TAPS
+        for lag, part in parts.items():
+            if not part.terms and not part.bias:
+                continue
+            ratio = _ratio(part, base, compare_bias=lag > 0)
+            if ratio is None:
+                return None
+            taps[lag] = ratio
+        if not base.exact:
+            return None
+        # What the base's bias adds now is taken back: it belongs to the past tokens only.
+        rest = combined([(-taps[0], AtomRow((), base.bias))], row.bias)
+        return Channel(base, tuple(taps), rest.bias) if rest.exact else None
 
     placers: ClassVar[Mapping[type[Op], Callable[..., Made]]] = {
         Delay: _delay,
@@ -95,3 +129,15 @@ class Mamba2Packer(MambaPacker):
         hull = self.hull(row)
         size = max(abs(hull.low), abs(hull.high))
         return size / hull.step if 0 < hull.step < size < float("inf") else 1.0
+
+
+def _ratio(part: AtomRow, base: AtomRow, compare_bias: bool) -> float | None:
+    """Part / base, where that is one number and none is rounded."""
+    if part.atoms != base.atoms or not base.terms:
+        return None
+    ratio = part.terms[0][1] / base.terms[0][1]
+    numbers = list(zip((w for _, w in part.terms), (w for _, w in base.terms), strict=True))
+    if compare_bias:
+        numbers.append((part.bias, base.bias))
+    same = all(Fraction(ratio) * Fraction(theirs) == Fraction(mine) for mine, theirs in numbers)
+    return ratio if same else None

@@ -17,11 +17,11 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from lsrl.backends.base import capabilities_of
-from lsrl.backends.residual.rows import ONE, Affines, Atom, AtomRow, Hull, combined
+from lsrl.backends.residual.rows import ONE, Affines, Atom, AtomRow, Hull
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import rational
-from lsrl.ir.ops import Affine, Bound, Delay, Op
+from lsrl.ir.ops import Affine, Bound, Op
 from lsrl.levels import AT_INPUT
 from lsrl.target import Capabilities
 
@@ -270,39 +270,6 @@ class Packer(ABC):
         )
         return Made(site, stage, tuple(made))
 
-    def tapped(self, row: AtomRow, site: int) -> Channel | None:
-        """The row as taps of one row, where the delays that it reads are made at the site."""
-        lags: dict[int, list[tuple[float, AtomRow]]] = {}
-        now: list[tuple[tuple[int, int], float]] = []
-        for atom, weight in row.terms:
-            made = self.made[atom]
-            if made.site < site:
-                now.append((atom, weight))
-                continue
-            op = self.graph.nodes[atom[0]].op
-            if not self.chains or not isinstance(op, Delay):
-                return None
-            (source,) = self.reads(*atom)
-            lags.setdefault(op.steps, []).append((weight, source))
-        if not lags:
-            return Channel(row)
-        parts = {lag: combined(sources) for lag, sources in lags.items()}
-        parts[0] = AtomRow(tuple(now), 0.0, row.exact)
-        base = parts[min(lag for lag in parts if lag)]
-        taps = [0.0] * TAPS
-        for lag, part in parts.items():
-            if not part.terms and not part.bias:
-                continue
-            ratio = _ratio(part, base, compare_bias=lag > 0)
-            if ratio is None:
-                return None
-            taps[lag] = ratio
-        if not base.exact:
-            return None
-        # What the base's bias adds now is taken back: it belongs to the past tokens only.
-        rest = combined([(-taps[0], AtomRow((), base.bias))], row.bias)
-        return Channel(base, tuple(taps), rest.bias) if rest.exact else None
-
     def spills(self, made: Made, node: int) -> bool:
         """Whether products with the parts of a row add up to more than sums hold exactly.
 
@@ -356,15 +323,3 @@ def delayed_by(channel: Channel, steps: int) -> Channel | None:
     if any(channel.taps[TAPS - steps :]) or channel.offset:
         return None
     return replace(channel, taps=((0.0,) * steps + channel.taps)[:TAPS])
-
-
-def _ratio(part: AtomRow, base: AtomRow, compare_bias: bool) -> float | None:
-    """Part / base, where that is one number and none is rounded."""
-    if part.atoms != base.atoms or not base.terms:
-        return None
-    ratio = part.terms[0][1] / base.terms[0][1]
-    numbers = list(zip((w for _, w in part.terms), (w for _, w in base.terms), strict=True))
-    if compare_bias:
-        numbers.append((part.bias, base.bias))
-    same = all(Fraction(ratio) * Fraction(theirs) == Fraction(mine) for mine, theirs in numbers)
-    return ratio if same else None

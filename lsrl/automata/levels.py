@@ -19,6 +19,8 @@ from lsrl.options import AutomatonLimits
 
 # Sets that are followed to further ones, all closures together.
 MOST_FOLLOWED = 100_000
+# Pairs of sets that are compared, to find which one lies below which.
+MOST_COMPARED = 20_000_000
 
 States = frozenset[int]
 Edge = tuple[States, int, States]
@@ -116,7 +118,8 @@ class _Holonomy:
     """The sets of an automaton, their order and their bricks."""
 
     def __init__(self, table: Table, limits: AutomatonLimits) -> None:
-        self.table, self.limits, self.followed = table, limits, 0
+        self.table, self.limits = table, limits
+        self.followed = self.compared = 0
         self.all = frozenset(range(table.states))
         family = {**self._closure(self.all), **{frozenset([q]): None for q in sorted(self.all)}}
         check(len(family), 4 * limits.chains, "images of its states")
@@ -156,12 +159,14 @@ class _Holonomy:
         for other in self.family:
             if len(other) > len(own):
                 break
+            self.compared += len(self.reach[own])
             if len(other) == len(own):
                 # As large and reached, but not back: what it leads to is lower.
                 if other != own and other in self.reach[own] and own not in self.reach[other]:
                     best = max(best, self._known_height(other))
             elif any(other <= image for image in self.reach[own]):
                 best = max(best, self.heights[other])
+        check(self.compared, MOST_COMPARED, "pairs of images of its states")
         return best + 1
 
     def _known_height(self, own: States) -> int:

@@ -115,6 +115,8 @@ def _cached_reach(
         return _identity_reach(initial, update, tokens)
     if _is_permutation(transition) or _is_shift(transition):
         return _selection_reach(transition, initial, update, tokens)
+    if is_diagonal(transition) and (transition.csr.diagonal() == -1).all():
+        return _turning_reach(initial, update, tokens)
     return _general_reach(transition, initial, update, tokens)
 
 
@@ -138,6 +140,23 @@ def _identity_reach(initial: Array, update: Facts, tokens: int) -> Reach:
     magnitude = np.abs(initial) + _multiple(tokens, update.magnitude)
     low, high = widen(low, high, Sums(magnitude, _ends(initial, update)))
     return Reach(low, high, magnitude, 1.0, not update.magnitude.any())
+
+
+def _turning_reach(initial: Array, update: Facts, tokens: int) -> Reach:
+    """Every channel times -1 a token: what came in an even number of tokens ago counts as it is."""
+    ends = []
+    for count in {tokens, max(tokens - 1, 1)}:
+        # Longer ways of as many tokens, even or odd, reach further.
+        start = initial if count % 2 == 0 else -initial
+        plain, turned = float(-(-count // 2)), float(count // 2)
+        ends.append((
+            start + plain * update.low - (turned * update.high if turned else 0.0),
+            start + plain * update.high - (turned * update.low if turned else 0.0),
+        ))  # fmt: skip
+    low, high = np.min([low for low, _ in ends], axis=0), np.max([high for _, high in ends], axis=0)
+    magnitude = np.abs(initial) + _multiple(tokens, update.magnitude)
+    low, high = widen(low, high, Sums(magnitude, _ends(initial, update)))
+    return Reach(low, high, magnitude, 1.0, tokens > 1 and not update.magnitude.any())
 
 
 def _multiple(count: int, values: Array) -> Array:

@@ -17,7 +17,7 @@ from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Bound, Constant, Extent, Lookup, Relu, Step, is_token
+from lsrl.ir.ops import Affine, Bound, Constant, Extent, Input, Lookup, Relu, Step, is_token
 from lsrl.ir.types import Token
 from lsrl.passes.parts import Row, Wiring, constant, plus, scaled, single
 
@@ -193,9 +193,11 @@ def _evaluated(
         values.setdefault(source.node, np.zeros(shape))[0, :, source.channel] = column
 
     def value(node: int) -> Array:
+        this = builder.nodes[node]
+        if node not in values and (isinstance(this.op, Input) or not this.op.pointwise):
+            values[node] = np.zeros((1, len(symbols), this.width))  # nothing of it is read
         if node not in values:
-            operands = [value(operand) for operand in builder.nodes[node].operands]
-            values[node] = builder.nodes[node].op.evaluate(operands, extent)
+            values[node] = this.op.evaluate([value(i) for i in this.operands], extent)
         return values[node]
 
     return np.asarray(value(update)[0], dtype=np.float64)

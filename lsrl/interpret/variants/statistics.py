@@ -20,15 +20,16 @@ def statistics(model: Model, inputs: Sequence[Array]) -> dict[str, float]:
     """Of weights and gates, to hold a network beside a naturally trained twin.
 
     Args:
-      model: of a target with gates: lstm, gru or mamba.
+      model: of a target with gates: lstm, gru, mamba, mamba2 or deltanet.
       inputs: one array an input, as for `Model.run`, with a batch axis.
 
     Returns:
       "weight std", "weight max" of all weights; "gates shut", "gates open", the shares of gates
-      below 0.1 and above 0.9: a cell's sigmoids, and of a Mamba block what the scan keeps of its
-      state from one token to the next, exp(Δ A); "candidate size", the mean size of the candidates,
-      which in a Mamba block are what SiLU and convolution make; "units", that of the hooks behind
-      layers.
+      below 0.1 and above 0.9: a cell's sigmoids, of a Mamba block what the scan keeps of its state
+      from one token to the next, exp(Δ A), and of a Gated DeltaNet layer what a head keeps, half of
+      β, and the sigmoid in the SiLU of the MLP; "candidate size", the mean size of the candidates,
+      which are what SiLU and convolution make, or the linear factor of the MLP; "units", that of
+      the hooks behind layers.
 
     Raises:
       InputError: another target.
@@ -42,7 +43,9 @@ def statistics(model: Model, inputs: Sequence[Array]) -> dict[str, float]:
     for number, (read, held) in enumerate(pairwise(hooks)):
         layer = model.module.gates(arrays, number, read, held)
         if layer is None:
-            raise InputError(f"statistics: expected lstm, gru, mamba, got {model.target}")
+            raise InputError(
+                f"statistics: expected lstm, gru, mamba, mamba2, deltanet, got {model.target}"
+            )
         seen.append(layer)
     gates = np.concatenate([layer.gates.ravel() for layer in seen])
     candidates = np.concatenate([np.abs(layer.candidates).ravel() for layer in seen])

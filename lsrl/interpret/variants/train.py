@@ -46,7 +46,9 @@ from lsrl.schema import FieldError, Reader
 # The share of causal tests that a trained model must pass.
 PASSES = 0.95
 FORMAT = "lsrl.training"
+# Of which the suite has trained models, and all that can be trained.
 TARGETS = ("lstm", "gru", "mamba")
+TRAINABLE = (*TARGETS, "mamba2", "deltanet")
 Held: TypeAlias = tuple[Parameters, optax.OptState]  # what training changes
 # Examples that are looked at between parts of the training.
 VALIDATION = 512
@@ -142,7 +144,8 @@ def trained(
     The same arguments give the same network on the same machine.
 
     Args:
-      model: of the targets lstm, gru or mamba, in float32, compiled with inspectable=True.
+      model: of the targets lstm, gru, mamba, mamba2 or deltanet, in float32, compiled with
+        inspectable=True.
       seed: of weights, inputs and interchanges.
       recipe: how.
       sampler: of inputs that keep the program's promises; by default `random_sampler`.
@@ -348,7 +351,7 @@ def _weights(circuit: Circuit, stream: bool) -> tuple[Array, Array, Array]:
 def _check(model: Model) -> None:
     if not model.module.untrained_entries or model.dtype != "float32":
         raise InputError(
-            f"trained: expected a float32 model of {' or '.join(TARGETS)}, got {model.dtype} on "
+            f"trained: expected a float32 model of {' or '.join(TRAINABLE)}, got {model.dtype} on "
             f"{model.target}"
         )
     if model.alteration is not None or not model.options.inspectable:
