@@ -24,6 +24,7 @@ from lsrl.errors import (
     UnknownTargetError,
     UnsupportedOpError,
 )
+from lsrl.exporting import Exporting
 from lsrl.interpret import (
     causal,
     faithfulness,
@@ -318,6 +319,7 @@ MODEL = {
     "report": lambda model, _: model.report(),
     "save": saved,
     "export": lambda model, path: model.export("torch", path / "export"),
+    "export_state": lambda model, _: model.export_state(IDS, 2),
     "features": lambda model, _: model.features([IDS]),
     "device_mode": in_device_mode,
 }  # fmt: skip
@@ -489,6 +491,7 @@ STUDIES = {
 # What other targets have and this one has not, so that there is nothing to do.
 REFUSED = {
     "export": (InputError, "target 'plain' has no format 'torch'"),
+    "export_state": (InputError, "target 'plain' has no class of transformers"),
     "interpret.variants.rotate.rotated": (InputError, "plain has no residual stream to rotate"),
     "interpret.variants.soften.soft": (InputError, "plain has no saturated gates"),
     "interpret.variants.statistics.statistics": (InputError, "expected .*, got plain"),
@@ -521,7 +524,7 @@ def test_every_study_of_a_model(model, name):
 
 
 def test_the_lists_name_every_public_call():
-    public = {**vars(Looping), **vars(Model)}
+    public = {**vars(Looping), **vars(Exporting), **vars(Model)}
     assert set(MODEL) == {name for name in public if not name.startswith("_")}
     found = set()
     for package in ("interpret", "interpret.variants", "noise", "stability", "suite"):
