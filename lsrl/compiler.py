@@ -86,6 +86,8 @@ def compile(
     arguments.instance(
         "automaton_limits", automaton_limits, AutomatonLimits, "lsrl.AutomatonLimits", ProgramError
     )
+    for name, most in automaton_limits._asdict().items():
+        arguments.count(f"automaton_limits.{name}", most, 0, kind=ProgramError)
     if levels is not None and not isinstance(levels, Mapping):
         raise ProgramError(
             f"levels must be those of an equal model, model.schedule.levels, got {levels!r}"

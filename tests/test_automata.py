@@ -16,7 +16,7 @@ from lsrl.automata.permutations import composed, swap_count, swaps_of
 from lsrl.automata.phases import moved_by, phases_of
 from lsrl.automata.plan import Tracks, plan_of
 from lsrl.automata.tables import Table, letter_classes, minimised
-from lsrl.errors import UnsupportedOpError
+from lsrl.errors import ProgramError, UnsupportedOpError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.graph import Graph
 from lsrl.ir.ops import ThresholdState, is_token
@@ -357,6 +357,13 @@ def test_what_is_refused_says_what_would_do_and_the_limits_can_be_raised() -> No
     assert answer.tokens is None
     assert "1 holonomy levels (5 labels with 4 swaps): 4 layers" in str(answer)
     assert "Grazzi et al. 2025" in answer.reason
+
+
+@pytest.mark.parametrize("most", [-1, 2.5, "9", None, True])
+def test_limits_are_counts(most: object) -> None:
+    limits = lsrl.AutomatonLimits(layers=most)
+    with pytest.raises(ProgramError, match=r"automaton_limits\.layers must be an int >= 0"):
+        lsrl.compile(lsrl.programs.dfa(), "deltanet", automaton_limits=limits)
 
 
 def test_other_targets_name_the_one_that_holds_automata() -> None:
