@@ -1,7 +1,7 @@
 """Programs that recognise formal languages and run finite automata."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Literal, get_args
 
@@ -370,10 +370,10 @@ def dfa(
 
 
 def _checked_table(table: Table) -> tuple[tuple[int, ...], ...]:
-    rows = list(table)
+    rows = list(table) if isinstance(table, Iterable) else []
     if not rows:
         raise ProgramError(
-            "table: expected one row a state, got none; pass for instance ((0, 1), (1, 0))"
+            f"table: expected one row a state, got {table!r}; pass for instance ((0, 1), (1, 0))"
         )
     first = checks.symbols("table[0]", rows[0], len(rows))
     return tuple(

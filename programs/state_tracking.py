@@ -92,14 +92,14 @@ def state_recall(n: int = 3, values: int = 3, max_length: int | None = None) -> 
     ours.
 
     Args:
-      n: number of places, at least 2.
+      n: number of places, from 2 to 64.
       values: number of values, at least 1.
       max_length: greatest number of tokens; None for any.
 
     Raises:
       ProgramError: a parameter out of range.
     """
-    places, symbols = checks.integer("n", n, 2), checks.integer("values", values, 1)
+    places, symbols = checks.integer("n", n, 2, 64), checks.integer("values", values, 1)
     pairs = _pairs(places)
     table = _marks(places, pairs, symbols)
     words = [*_words(pairs), *(f"STORE{value}" for value in range(symbols))]
