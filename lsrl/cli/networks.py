@@ -138,6 +138,25 @@ def show_program(
         print_table(layers_table(model))
 
 
+ModulesOfLayers = Annotated[
+    Literal["stacked", "separate"],
+    typer.Option(
+        "--layers",
+        help="Of torch: one module of all layers, or a module each, which can be hooked.",
+    ),
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        "--architecture",
+        metavar="NAME",
+        show_default=False,
+        help="Of huggingface: the class that runs it, of those that the target has; by default "
+        "its own.",
+    ),
+]
+
+
 def export_program(
     program: ProgramName,
     out: Annotated[
@@ -177,23 +196,8 @@ def export_program(
             "--headless", help="Of huggingface: no head, also for a token in and a token out."
         ),
     ] = False,
-    layers: Annotated[
-        Literal["stacked", "separate"],
-        typer.Option(
-            "--layers",
-            help="Of torch: one module of all layers, or a module each, which can be hooked.",
-        ),
-    ] = "stacked",
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            "--architecture",
-            metavar="NAME",
-            show_default=False,
-            help="Of huggingface: the class that runs it, of those that the target has; by default "
-            "its own.",
-        ),
-    ] = None,
+    layers: ModulesOfLayers = "stacked",
+    architecture: Architecture = None,
 ) -> None:
     """Write a model for another framework: torch, or Hugging Face's transformers.
 
