@@ -227,6 +227,24 @@ def test_targets_that_recall_nothing_read_the_words_of_cells():
     assert ops.Recall in kinds[1] and ops.Recall not in kinds[0]
 
 
+@pytest.mark.parametrize(("far", "recalled"), [(2**20, True), (2**22, False)])
+def test_addresses_too_far_for_one_level_are_looked_up_in_cells(far, recalled):
+    """Hats over them would add up more than float32 holds."""
+
+    @lsrl.program
+    def sparse(at: lsrl.Token(4), wanted: lsrl.Token(4)):
+        places = [[0], [39], [far - 1], [far]]
+        memory = lsrl.memory(lsrl.lookup(at, places), at, segments=[(0, 40), (far, far + 40)])
+        return memory.read(lsrl.lookup(wanted, places))
+
+    graph = Pipeline().legalise(Pipeline().simplify(sparse.graph), ASSOCIATIVE)
+    assert recalled == any(isinstance(graph.nodes[i].op, ops.Recall) for i in graph.live())
+    assert max(graph.facts[i].magnitude.max() for i in graph.live()) < 2**24
+    tokens = np.random.default_rng(0).integers(0, 4, (2, 2, 100))
+    value = evaluate(graph, [*tokens], theorems=True)[graph.output]
+    np.testing.assert_array_equal(value, sparse.run(*tokens))
+
+
 def test_keys_of_a_recall_are_read_off_few_signals():
     """What is known of a token would be a table with a column a cell, each a channel."""
     cells = 150

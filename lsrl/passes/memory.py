@@ -37,7 +37,8 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
 
     A promise has done its work once its interval is among the facts of what it bounds. A read of a
     memory is the words that cells make, unless the target recalls them: not real numbers, for what
-    writes a cell of an associative state is the difference to what it holds.
+    writes a cell of an associative state is the difference to what it holds; nor by addresses so
+    large that no sum tells them apart in one level.
     """
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
@@ -45,7 +46,9 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
         if isinstance(op, Bound):
             return operands[0]
         if isinstance(op, Read):
-            recalls = Recall in target.native and builder.facts[operands[1]].counted
+            address, value, _, wanted = (builder.facts[operand] for operand in operands[:4])
+            near = all(fact.magnitude.item() < LARGEST / 2 for fact in (address, wanted))
+            recalls = Recall in target.native and value.counted and near
             return _recalled(builder, op, operands) if recalls else operands[-1]
         return None
 
