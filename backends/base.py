@@ -166,7 +166,7 @@ class Backend(ABC, Generic[Plan]):
         columns = {
             "product of two signals": able.general_product,
             "selective": not native.isdisjoint(OVERWRITING),
-            "threshold": ThresholdState in native,
+            "threshold": ThresholdState in native or able.holds_automata,
             "recurrent": RecurrentState in native,
             "swap": SwapState in native,
         }

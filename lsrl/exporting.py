@@ -103,7 +103,7 @@ class Exporting(ABC):
             "head": headless,
             "architecture to choose": architecture is not None,
         }
-        elsewhere = registry.able(lambda target: format in target.exporters())
+        elsewhere = registry.able(lambda target: format in tuple(target.exporters()))
         requests.check_export(format, self.target, exporters, elsewhere, only, layers)
         folder = arguments.path("export", path)
         request = self._request(tie_word_embeddings, headless, layers == "separate", architecture)

@@ -206,10 +206,11 @@ def check_export(
             f"layers={layers!r} with format {format!r}"
         )
     if not isinstance(format, str) or format not in known:
-        others = f"; {elsewhere} have it" if elsewhere else arguments.near(format, known)
+        own = " and ".join(map(repr, known)) or "none"
+        others = f"{elsewhere} have it" if elsewhere else f"it has {own}"
         raise InputError(
-            f"export: target {target!r} has no format {format!r}{others}; every model is saved "
-            "with model.save(path)"
+            f"export: target {target!r} has no format {format!r}; {others}; every model is saved "
+            f"with model.save(path){arguments.near(format, known)}"
         )
 
 

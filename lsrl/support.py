@@ -12,7 +12,7 @@ from lsrl.ir.ops import Affine, Constant, Product, Relu, ThresholdState
 from lsrl.language.program import Program
 from lsrl.numerics import Numerics, numerics_of
 from lsrl.options import AUTOMATA, Activation, AutomatonLimits, Options
-from lsrl.passes.automata import AutomatonPass, holds_automata
+from lsrl.passes.automata import AutomatonPass
 from lsrl.schedule import Layout
 
 
@@ -95,7 +95,7 @@ def offending(
     A threshold state may be held as swaps; then only its size can be against it.
     """
     found = backend.offending(graph)
-    if not holds_automata(backend.capabilities) or not any(
+    if not backend.capabilities.holds_automata or not any(
         _is_threshold(graph, i) for i, _ in found
     ):
         return found
@@ -144,7 +144,7 @@ def check_supported(
 
 def _holds(backend: Backend[Layout], graph: Graph, node: int, limits: AutomatonLimits) -> bool:
     """Whether a target holds a node of a simplified graph."""
-    if _is_threshold(graph, node) and holds_automata(backend.capabilities):
+    if _is_threshold(graph, node) and backend.capabilities.holds_automata:
         return node not in _beyond(graph, limits)
     operands = [graph.facts[operand] for operand in graph.nodes[node].operands]
     return backend.refusal(graph.nodes[node].op, operands) is None

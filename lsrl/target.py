@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lsrl.ir.ops import Op
+from lsrl.ir.ops import Op, Recall, SwapState, ThresholdState
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,8 @@ class Capabilities:
     longest_delay: int = 0
     diagonal: bool = False
     alternating: bool = False
+
+    @property
+    def holds_automata(self) -> bool:
+        """Whether threshold states become swaps and recalls; see `lsrl.passes.automata`."""
+        return {SwapState, Recall} <= self.native and ThresholdState not in self.native

@@ -47,6 +47,8 @@ CASES: dict[tuple[str, str], tuple[Callable[[], lsrl.Program], Options]] = {
     ("ngram", "rnn_tanh"): (programs.ngram, Options()),
     ("even_pairs", "mamba"): (programs.even_pairs, Options()),
     ("dfa", "gru"): (programs.dfa, Options()),
+    ("dfa", "deltanet"): (programs.dfa, Options()),
+    ("majority", "deltanet"): (programs.majority, Options()),
     ("echo_sum", "linear_rnn"): (programs.echo_sum, Options()),
     ("vec2vec", "griffin"): (programs.vec2vec, Options()),
     ("neither_yet", "linear_rnn"): (lambda: neither_yet, Options()),

@@ -65,7 +65,7 @@ def test_what_differs_and_what_there_is_not_is_told(sweep, tmp_path):
     (row,) = sweep.rows_kept(group, None)
     (refusal,) = lsrl.suite.refusals([group.program], [group.target], ["rotated"])
     assert isinstance(refusal, Refusal) and row["reason"] == refusal.reason
-    assert "no residual stream to rotate; choose one of mamba, griffin" in refusal.reason
+    assert "no residual stream to rotate; choose one of mamba, mamba2, griffin" in refusal.reason
 
     model = lsrl.suite.load(*group)
     ours = sweep.ours_of(model, group.program)

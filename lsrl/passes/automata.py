@@ -18,13 +18,12 @@ from lsrl.automata.tracks import Track
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-from lsrl.ir.ops import Affine, Recall, SwapState, ThresholdState
+from lsrl.ir.ops import Affine, ThresholdState
 from lsrl.options import AUTOMATA, AutomatonLimits
 from lsrl.passes.affine import Terms, emit_affine, plus
 from lsrl.passes.letters import Letters, indicators, letters_of
 from lsrl.passes.parts import Row, Wiring, constant
 from lsrl.passes.swaps import states_of
-from lsrl.target import Capabilities
 
 # Values of the units that are followed, before the table is minimised.
 MOST_FOLLOWED = 4096
@@ -157,11 +156,6 @@ class AutomatonPass:
             return wiring.bounded(emit_affine(builder, made, read.bits @ bias), 0.0, 1.0)
         found[i] = terms, bias, read.bits
         return PUT_OFF
-
-
-def holds_automata(target: Capabilities) -> bool:
-    """Whether a target takes threshold states as swaps."""
-    return {SwapState, Recall} <= target.native and ThresholdState not in target.native
 
 
 def _matrices(builder: GraphBuilder, rows: list[Row]) -> tuple[Terms, Array]:

@@ -8,7 +8,7 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.ops import Relu
 from lsrl.passes.affine import fuse_affine, split_rows
 from lsrl.passes.alternate import alternate_sums
-from lsrl.passes.automata import AutomatonPass, holds_automata
+from lsrl.passes.automata import AutomatonPass
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
@@ -120,7 +120,7 @@ class Pipeline:
     def legalise(self, graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
         """Write a graph in the target's native ops; `robust` as for `lsrl.compile`."""
         graph = self.run("drop bounds", graph, lambda g: drop_told(g, target))
-        if holds_automata(target):
+        if target.holds_automata:
             graph = self.run("automata", graph, self.automata)
         if target.diagonal:
             graph = self.run("lower to diagonal", graph, lambda g: lower_to_diagonal(g, target))
@@ -137,7 +137,7 @@ class Pipeline:
             graph = self.simplify(graph)
         if Relu not in target.native:
             graph = self.simplify(self.run("lower relus", graph, lambda g: lower_relus(g, target)))
-        if holds_automata(target):
+        if target.holds_automata:
             graph = self.run("share tables", graph, share_tables)
         return self.run("split rows", graph, split_rows)
 
