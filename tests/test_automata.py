@@ -321,6 +321,16 @@ def test_a_refusal_names_the_letter_its_images_and_the_count() -> None:
     assert any(isinstance(graph.nodes[i].op, ThresholdState) for i in graph.live())
 
 
+def test_an_update_of_very_many_bits_is_refused() -> None:
+    def many(x: Annotated[Signal, lsrl.Vector(1500, low=0, high=1, step=1)]) -> Signal:
+        return lsrl.threshold_state(np.ones((1, 1500)) @ x - 0.5, [[-1.0]])
+
+    made = AutomatonPass()
+    made(lsrl.program(many).graph)
+    (reason,) = made.refused.values()
+    assert "at most 256 values together" in reason
+
+
 # ---------------------------------------------------------------- the target
 
 

@@ -178,6 +178,8 @@ def _symbols(
 ) -> tuple[tuple[Source, ...], list[tuple[float, ...]] | None]:
     if len(sources) == 1:
         return sources, [(value,) for value in sources[0].values]
+    if len(sources) > MOST_SYMBOLS:  # each of them has a value that makes a symbol more
+        return sources, None
     found = list(itertools.islice(_combined(sources), MOST_SYMBOLS + 1))
     return sources, found if len(found) <= MOST_SYMBOLS else None
 
@@ -208,16 +210,21 @@ def _evaluated(
         shape = (1, len(symbols), builder.nodes[source.node].width)
         values.setdefault(source.node, np.zeros(shape))[0, :, source.channel] = column
 
-    def value(node: int) -> Array:
-        this = builder.nodes[node]
-        if node not in values and (this.op.stateful or _given(builder, node)):
-            values[node] = np.zeros((1, len(symbols), this.width))  # nothing of it is read
-        if node not in values:
-            operands = [value(operand) for operand in this.operands]
-            values[node] = this.op.evaluate(operands, extent)
-        return values[node]
-
-    return np.asarray(value(update)[0], dtype=np.float64)
+    pending, made = [update], set[int]()
+    while pending:
+        node = pending.pop()
+        if node in values or node in made:
+            continue
+        if builder.nodes[node].op.stateful or _given(builder, node):
+            # Nothing of it is read.
+            values[node] = np.zeros((1, len(symbols), builder.nodes[node].width))
+        else:
+            made.add(node)
+            pending.extend(builder.nodes[node].operands)
+    for node in sorted(made):
+        operands = [values[operand] for operand in builder.nodes[node].operands]
+        values[node] = builder.nodes[node].op.evaluate(operands, extent)
+    return np.asarray(values[update][0], dtype=np.float64)
 
 
 def indicators(wiring: Wiring, letters: Letters, became: Sequence[int]) -> list[Row]:
