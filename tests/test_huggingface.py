@@ -209,7 +209,10 @@ def test_program_on_200_sequences_of_200_tokens(entry, parameters, target, trans
 # ---------------------------------------------------------------- pitfalls, each avoided
 
 
-@pytest.fixture(scope="module", params=studied(ALL, *TARGETS))
+@pytest.fixture(
+    scope="module",
+    params=[*TARGETS, *(pytest.param(name, marks=pytest.mark.nightly) for name in ALL[2:])],
+)
 def flip_flop(request, transformers, tmp_path_factory):
     """A model, the same in transformers, and the folder."""
     folder = tmp_path_factory.mktemp("exports") / request.param
