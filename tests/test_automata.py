@@ -344,7 +344,13 @@ def test_groups_take_few_layers_at_any_length(group: str, layers: int) -> None:
     assert model.module.width <= 64
 
 
-@pytest.mark.parametrize("table", [lsrl.programs.formal_languages.NO_TWO_ONES, RESETS.rows])
+@pytest.mark.parametrize(
+    "table",
+    [
+        lsrl.programs.formal_languages.NO_TWO_ONES,
+        pytest.param(RESETS.rows, marks=pytest.mark.studies),
+    ],
+)
 def test_networks_follow_their_automata(table: tuple[tuple[int, ...], ...]) -> None:
     program = lsrl.programs.dfa(table)
     model = lsrl.compile(program, "deltanet")

@@ -98,6 +98,7 @@ def test_real_numbers_pass_and_hold_as_they_are():
     np.testing.assert_array_equal(model.run(values, when), expected)
 
 
+@pytest.mark.studies
 def test_a_memory_is_one_head_a_read():
     def program(key: lsrl.Token(40), value: lsrl.Token(9), write: lsrl.Token(2)):
         memory = lsrl.memory(key, value - 4, write, cells=40, words=2)

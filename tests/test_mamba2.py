@@ -65,7 +65,13 @@ def test_the_class_of_transformers_says_the_same_in_every_way(model, transformer
         assert torch.equal(made(theirs, padded, **options)[:, 9:], whole)
 
 
-@pytest.mark.parametrize("seed", [3, pytest.param(range(20, 60), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(3, marks=pytest.mark.studies),
+        pytest.param(range(20, 60), marks=pytest.mark.nightly),
+    ],
+)
 def test_random_programs(seed):
     for number in [seed] if isinstance(seed, int) else seed:
         program = random_program(number, depth=5, width=4, max_length=24)

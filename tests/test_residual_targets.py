@@ -27,13 +27,13 @@ def assert_equal(model, inputs, program):
     np.testing.assert_array_equal(model.run(*inputs), program.run(*inputs))
 
 
+def library(*targets):
+    return [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in targets]
+
+
 @pytest.mark.parametrize(
     ("name", "target"),
-    thinned(
-        [pytest.param(n, target, id=f"{n}-{target}") for n in CATALOGUE for target in TARGETS],
-        8,
-        later=2,
-    ),
+    [*thinned(library("mamba", "griffin"), 8, later=2), *thinned(library("mamba2"), 32, later=4)],
 )
 def test_library_program_equals_its_reference(name, target):
     """At every token up to max_length, whole sequences and token by token."""
