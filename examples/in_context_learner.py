@@ -47,8 +47,7 @@ def main(folder: Path) -> None:
             f"{target.name:<17} {model.num_layers} layers of up to {model.width}, "
             f"exact: {model.certificate.exact}, equal: {same}"
         )
-        format = "huggingface" if target.name in ("mamba", "griffin") else "torch"
-        model.export(format, folder / target.name)
+        model.export(target.formats[0], folder / target.name)
 
     model = lsrl.compile(learner, "linear_rnn", inspectable=True)
     lsrl.interpret.view(model, [prompt], path=folder / "learner.html")
