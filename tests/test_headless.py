@@ -220,7 +220,6 @@ def rotated_and_trimmed(model):
             for target in (*TARGETS, *(SHARP if make is not variants.soft else ()))
         ],
         "permuted-griffin",
-        "permuted-deltanet",
         "rotated_and_trimmed-mamba",
     ),
 )
