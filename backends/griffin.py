@@ -28,7 +28,13 @@ from lsrl.backends.residual.griffin_network import INTEGRATOR, GriffinNetwork
 from lsrl.backends.residual.griffin_packer import TEMPORAL, GriffinPacker
 from lsrl.backends.residual.network import SHARPNESS, ResidualNetwork
 from lsrl.backends.residual.packer import TAPS, Channel, Packer
-from lsrl.backends.residual.reference import Arrays, CheckpointKind, Config, zeros
+from lsrl.backends.residual.reference import (
+    NEUTRAL_ATTENTION,
+    Arrays,
+    CheckpointKind,
+    Config,
+    zeros,
+)
 from lsrl.backends.residual.rows import ONE
 from lsrl.backends.residual.stream import Site, Stream
 from lsrl.backends.residual.tables import Scales
@@ -281,10 +287,7 @@ CHECKPOINTS = (
         "channel_pre_norm",
         False,
         _config,
-        """\
-Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
-how many tokens it has read, and has no cache without. For whole texts its time grows with the
-square of their length.""",
+        NEUTRAL_ATTENTION,
         """\
 The class keeps its states in its layers and not in the cache. Of several tokens it
 reads the first ones as if nothing stood before them, and where a text of one token is given to

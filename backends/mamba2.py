@@ -7,10 +7,10 @@
 With one head a channel and one state a head, so that each inner channel has a Δ, an A and a D of
 its own. Values are made as in `lsrl.backends.mamba`, with two differences. Steps Δ are read off the
 stream, without convolution, so a flag is made a block earlier. And the values of a block pass a
-norm: one inner channel is constant and so large that the norm divides by one power of two, whatever
-the others hold. Their share is at most 2^-13, so B C is 2^-72, and where values are scaled by much,
-D takes that away again. For products of real numbers on fine grids no D is small enough; their
-gates are tiny instead, where SiLU halves them, whatever their sign.
+norm: some inner channels are constant and so large that the norm divides by one power of two,
+whatever the others hold. Their share is at most 2^-13, so B C is 2^-72, and where values are scaled
+by much, D takes that away again. For products of real numbers on fine grids no D is small enough;
+their gates are tiny instead, where SiLU halves them, whatever their sign.
 """
 
 from collections.abc import Mapping

@@ -26,9 +26,11 @@ from lsrl.backends.residual.blocks import (
     linear,
     rms_norm,
 )
+from lsrl.backends.residual.mamba_weights import convolved, first_steps
 from lsrl.backends.residual.network import CHUNK, Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm, sizes_from
+from lsrl.backends.residual.untrained import untrained_arrays
 from lsrl.backends.strength import Gates, Sources, sigmoid, strength
 from lsrl.ir.numbers import Array
 
@@ -40,9 +42,9 @@ KEY_EPS, NORM_EPS = 1e-6, 1e-5
 INNER = 2.0**6
 
 # Of an untrained layer: sizes of a head's keys and values, units of the MLP for each of the stream,
-# taps of the convolution, and ranges of A and of the steps at first, as the class has them.
+# taps of the convolution, and the greatest A at first, as the class has them.
 KEYS, VALUES, EXPAND, TAPS = 16, 16, 4, 4
-GREATEST_A, LEAST_STEP, GREATEST_STEP = 16.0, 1e-3, 1e-1
+GREATEST_A = 16.0
 
 
 def deltanet_layer(
@@ -221,21 +223,7 @@ class DeltaNetNetwork(ResidualNetwork):
 
     def untrained(self, units: Sequence[int], seed: int) -> Self:
         """With decays and steps as the reference class has them; maps are as torch's Linear."""
-        rng = np.random.default_rng(seed)
-        width, depth = units[0], (len(units) - 1) // self.sites
-        known = self.parameter_arrays()
-        arrays = {
-            name: rng.standard_normal((known[name].shape[0], width)) * 0.1
-            for name in self.input_names()
-        }
-        for layer in range(depth):
-            for name, array in fresh_layer(width, rng).items():
-                arrays[f"{self.layers_name}.{layer}.{name}"] = array
-        arrays["input_bias"] = np.zeros(width)
-        arrays[self.final_norm_name] = np.ones(width)
-        shape = width, known["output_kernel"].shape[1]
-        arrays["output_kernel"] = rng.standard_normal(shape) / np.sqrt(width)
-        return self.rebuilt(arrays)
+        return self.rebuilt(untrained_arrays(self, units, seed, fresh_layer))
 
     def self_test(self) -> None:
         """Check the operations, the norm of the stream, and that of what heads read.
@@ -337,10 +325,7 @@ def delta_gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     decay = np.exp(-np.logaddexp(0, steps) * np.exp(own["linear_attn.A_log"]))
     written = sigmoid(normed @ own["linear_attn.b_proj.weight"].T)
     values = normed @ own["linear_attn.v_proj.weight"].T
-    kernel = own["linear_attn.conv1d.weight"][-values.shape[-1] :, 0]
-    taps, time = kernel.shape[1], values.shape[1]
-    padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
-    values = np.stack([padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)]).sum(0)
+    values = convolved(own["linear_attn.conv1d.weight"][-values.shape[-1] :], values)
     return Gates(np.concatenate([decay, written], axis=-1), values * sigmoid(values))
 
 
@@ -351,7 +336,7 @@ def mlp_gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     return Gates(sigmoid(gate), up)
 
 
-def fresh_layer(width: int, rng: np.random.Generator) -> dict[str, Array]:
+def fresh_layer(width: int, _: int, rng: np.random.Generator) -> dict[str, Array]:
     """Of an untrained layer, on a stream of this width."""
     heads, units = max(1, width // VALUES), EXPAND * width
 
@@ -359,7 +344,7 @@ def fresh_layer(width: int, rng: np.random.Generator) -> dict[str, Array]:
         return rng.uniform(-1, 1, shape) / np.sqrt(fan)
 
     channels = heads * (2 * KEYS + VALUES)
-    steps = np.exp(rng.uniform(np.log(LEAST_STEP), np.log(GREATEST_STEP), heads))
+    steps = first_steps(heads, rng)
     rows = {"q": heads * KEYS, "k": heads * KEYS, "v": heads * VALUES, "g": heads * VALUES}
     rows |= {"a": heads, "b": heads}
     return {
@@ -368,8 +353,7 @@ def fresh_layer(width: int, rng: np.random.Generator) -> dict[str, Array]:
         "linear_attn.o_proj.weight": uniform(width, heads * VALUES, fan=heads * VALUES),
         "linear_attn.conv1d.weight": uniform(channels, 1, TAPS, fan=TAPS),
         "linear_attn.A_log": np.log(rng.uniform(1e-3, GREATEST_A, heads)),
-        # The inverse of softplus.
-        "linear_attn.dt_bias": steps + np.log(-np.expm1(-steps)),
+        "linear_attn.dt_bias": steps,
         "linear_attn.o_norm.weight": np.ones(VALUES),
         "post_attention_layernorm.weight": np.ones(width),
         "mlp.gate_proj.weight": uniform(units, width),

@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.residual.network import ResidualNetwork
-from lsrl.backends.residual.reference import Arrays, CheckpointKind, Config, zeros
+from lsrl.backends.residual.reference import (
+    NEUTRAL_ATTENTION,
+    Arrays,
+    CheckpointKind,
+    Config,
+    zeros,
+)
 from lsrl.backends.residual.stream import Stream
 
 # What Δ is clamped to from below, in whole sequences alone: 0 is out of the class's domain, and
@@ -315,10 +321,6 @@ def _zamba_parameters(network: ResidualNetwork, arrays: Arrays) -> Arrays:
 
 # ---------------------------------------------------------------- what an export offers
 
-_ATTENDS = """\
-Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
-how many tokens it has read, and has no cache without. For whole texts its time grows with the
-square of their length."""
 _CLAMPS = """\
 In whole texts the class lets no Δ be less than `time_step_min`, of which this checkpoint has 1e-60;
 with a larger one what is held would fade."""
@@ -347,16 +349,17 @@ def _kind(
 
 
 CLASSES = (
-    _kind("granite", "GraniteMoeHybrid", "granitemoehybrid", GRANITE, f"""\
-The class has an MLP beside every mixer, whose weights are 0, and no experts here. {_ATTENDS}"""),
+    _kind("granite", "GraniteMoeHybrid", "granitemoehybrid", GRANITE,
+          "The class has an MLP beside every mixer, whose weights are 0, and no experts here. "
+          f"{NEUTRAL_ATTENTION}"),
     _kind("falcon_h1", "FalconH1", "falcon_h1", FALCON, """\
 The class has attention and an MLP beside every mixer, whose weights are 0. For whole texts the time
 of the former grows with the square of their length."""),
-    _kind("nemotron_h", "NemotronH", "nemotron_h", NEMOTRON, _ATTENDS, _CLAMPS)._replace(
+    _kind("nemotron_h", "NemotronH", "nemotron_h", NEMOTRON, NEUTRAL_ATTENTION, _CLAMPS)._replace(
         refusal=_no_ties
     ),
     _kind("bamba", "Bamba", "bamba", BAMBA, f"""\
-The class has an MLP beside every mixer, whose weights are 0. {_ATTENDS}"""),
+The class has an MLP beside every mixer, whose weights are 0. {NEUTRAL_ATTENTION}"""),
     _kind("zamba2", "Zamba2", "zamba2", ZAMBA, """\
 The class has attention and an MLP ahead of some of its mixers, here of the last, whose weights are
 0: it counts there how many tokens it has read, and has no cache without. For whole texts its time

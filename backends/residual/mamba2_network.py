@@ -27,10 +27,7 @@ from lsrl.backends.residual.blocks import (
 from lsrl.backends.residual.mamba2_weights import fresh_layer, gates, path
 from lsrl.backends.residual.mamba_network import MambaNetwork
 from lsrl.backends.residual.network import CHUNK, Cached
-from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, check_norm
-from lsrl.backends.strength import Gates, Sources
-from lsrl.ir.numbers import Array
 
 # What the gated norm's constant channel holds; its square, and that over any width, are normal.
 GATED = 2.0**63
@@ -83,6 +80,7 @@ class Mamba2Network(MambaNetwork):
     }
     block = staticmethod(mamba2_block)
     fresh = staticmethod(fresh_layer)
+    layer_path, layer_gates = staticmethod(path), staticmethod(gates)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
@@ -126,14 +124,6 @@ class Mamba2Network(MambaNetwork):
                 "mixer.out_proj.weight": Axes("matrix", (makes("stream"), reads(inner))),
             },
         )
-
-    def path(self, own: Mapping[str, Array], site: int, below: Sources) -> Path:
-        """What goes through a layer."""
-        return path(own, below)
-
-    def gates(self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array) -> Gates:
-        """What a scan keeps, and what it is given."""
-        return gates(self.by_layer(arrays)[layer], self.structure.eps, read)
 
     def operations(self) -> tuple[OperationTest, ...]:
         """Of silu, softplus, exp and rsqrt."""

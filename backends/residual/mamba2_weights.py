@@ -39,7 +39,7 @@ def gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     size = np.sqrt((stream**2).mean(axis=-1, keepdims=True) + eps)
     into = stream / size * own["norm.weight"] @ own["mixer.in_proj.weight"].T
     _, values, steps = parts(into, inner)
-    values = convolved(own, values)[..., :inner]
+    values = convolved(own["mixer.conv1d.weight"], values, own["mixer.conv1d.bias"])[..., :inner]
     decay = np.exp(-np.logaddexp(0, steps + own["mixer.dt_bias"]) * np.exp(own["mixer.A_log"]))
     return Gates(decay, values * sigmoid(values))
 

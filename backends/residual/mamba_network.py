@@ -26,6 +26,7 @@ from lsrl.backends.residual.mamba_weights import STATES, fresh_layer, gates, pat
 from lsrl.backends.residual.network import Cached, ResidualNetwork
 from lsrl.backends.residual.paths import Path
 from lsrl.backends.residual.self_test import OperationTest, sizes_from
+from lsrl.backends.residual.untrained import untrained_arrays
 from lsrl.backends.strength import Gates, Sources
 from lsrl.ir.numbers import Array
 
@@ -88,6 +89,7 @@ class MambaNetwork(ResidualNetwork):
     }
     block = staticmethod(mamba_block)
     fresh = staticmethod(fresh_layer)
+    layer_path, layer_gates = staticmethod(path), staticmethod(gates)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of a layer's state, for one sequence."""
@@ -138,11 +140,11 @@ class MambaNetwork(ResidualNetwork):
 
     def path(self, own: Mapping[str, Array], site: int, below: Sources) -> Path:
         """What goes through a layer."""
-        return path(own, below)
+        return self.layer_path(own, below)
 
     def gates(self, arrays: Mapping[str, Array], layer: int, read: Array, held: Array) -> Gates:
         """What a scan keeps, and what it is given."""
-        return gates(self.by_layer(arrays)[layer], self.structure.eps, read)
+        return self.layer_gates(self.by_layer(arrays)[layer], self.structure.eps, read)
 
     @property
     def untrained_entries(self) -> int:
@@ -151,21 +153,7 @@ class MambaNetwork(ResidualNetwork):
 
     def untrained(self, units: Sequence[int], seed: int) -> Self:
         """With the weights of the reference class; maps are as torch's Embedding and Linear."""
-        rng = np.random.default_rng(seed)
-        width, depth = units[0], len(units) - 1
-        known = self.parameter_arrays()
-        arrays = {
-            name: rng.standard_normal((known[name].shape[0], width)) * 0.1
-            for name in self.input_names()
-        }
-        for layer in range(depth):
-            for name, array in self.fresh(width, depth, rng).items():
-                arrays[f"{self.layers_name}.{layer}.{name}"] = array
-        arrays["input_bias"] = np.zeros(width)
-        arrays[self.final_norm_name] = np.ones(width)
-        shape = width, known["output_kernel"].shape[1]
-        arrays["output_kernel"] = rng.standard_normal(shape) / np.sqrt(width)
-        return self.rebuilt(arrays)
+        return self.rebuilt(untrained_arrays(self, units, seed, self.fresh))
 
     def operations(self) -> tuple[OperationTest, ...]:
         """Of silu, softplus and exp."""

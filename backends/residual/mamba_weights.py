@@ -43,7 +43,8 @@ def gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     """
     size = np.sqrt((stream**2).mean(axis=-1, keepdims=True) + eps)
     into = stream / size * own["norm.weight"] @ own["mixer.in_proj.weight"].T
-    values = convolved(own, np.split(into, 2, axis=-1)[0])
+    values = np.split(into, 2, axis=-1)[0]
+    values = convolved(own["mixer.conv1d.weight"], values, own["mixer.conv1d.bias"])
     values = values * sigmoid(values)
     rank = own["mixer.dt_proj.weight"].shape[1]
     steps = values @ own["mixer.x_proj.weight"][:rank].T
@@ -52,15 +53,14 @@ def gates(own: Mapping[str, Array], eps: float, stream: Array) -> Gates:
     return Gates(decay, values)
 
 
-def convolved(own: Mapping[str, Array], values: Array) -> Array:
-    """Values (batch, time, channels) behind the convolution of a layer."""
-    kernel = own["mixer.conv1d.weight"][:, 0]
+def convolved(weight: Array, values: Array, bias: Array | float = 0.0) -> Array:
+    """Values (batch, time, channels) behind a convolution of weights (channels, 1, taps)."""
+    kernel = weight[:, 0]
     taps, time = kernel.shape[1], values.shape[1]
     padded = np.pad(values, ((0, 0), (taps - 1, 0), (0, 0)))
-    total: Array = own["mixer.conv1d.bias"] + sum(
-        padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps)
+    return np.asarray(
+        bias + sum(padded[:, tap : tap + time] * kernel[:, tap] for tap in range(taps))
     )
-    return total
 
 
 def first_steps(inner: int, rng: np.random.Generator) -> Array:

@@ -11,6 +11,11 @@ from lsrl.backends.residual.network import ResidualNetwork
 from lsrl.backends.residual.stream import Stream
 from lsrl.ir.numbers import Array
 
+# What a card says of it, where it stands behind a network's layers.
+NEUTRAL_ATTENTION = """\
+Behind them stands one layer of attention whose weights are 0, which adds 0: the class counts there
+how many tokens it has read, and has no cache without. For whole texts its time grows with the
+square of their length."""
 Config = dict[str, object]
 Arrays = dict[str, Array]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lsrl.automata.limits import TooLargeError, check
+from lsrl.automata.limits import check
 from lsrl.automata.permutations import Permutation, identity, swap_count
 from lsrl.automata.tables import Table
 from lsrl.automata.tracks import Track, track_of
@@ -292,6 +292,3 @@ def _told(row: dict[int | None, int]) -> dict[int | None, int]:
     """What follows by label, or for any label where that is one."""
     then = set(row.values())
     return {None: then.pop()} if len(then) == 1 else row
-
-
-__all__ = ["Level", "Levels", "TooLargeError", "levels_of"]

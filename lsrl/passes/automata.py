@@ -22,7 +22,7 @@ from lsrl.ir.ops import Affine, ThresholdState
 from lsrl.options import AUTOMATA, AutomatonLimits
 from lsrl.passes.affine import Terms, emit_affine, plus
 from lsrl.passes.letters import Letters, indicators, letters_of
-from lsrl.passes.parts import Row, Wiring, constant
+from lsrl.passes.parts import Wiring, constant, matrices
 from lsrl.passes.swaps import states_of
 
 # Values of the units that are followed, before the table is minimised.
@@ -149,24 +149,13 @@ class AutomatonPass:
         else:
             letters = indicators(wiring, read.letters, read.became)
             rows = states_of(wiring, read.plan, letters, table.states, table.start)
-        terms, bias = _matrices(builder, rows)
+        terms, bias = matrices(builder, rows)
         if read.whole:
             bits = Matrix(read.bits)
             made = {node: bits @ matrix for node, matrix in terms.items()}
             return wiring.bounded(emit_affine(builder, made, read.bits @ bias), 0.0, 1.0)
         found[i] = terms, bias, read.bits
         return PUT_OFF
-
-
-def _matrices(builder: GraphBuilder, rows: list[Row]) -> tuple[Terms, Array]:
-    """Rows as (rows, width) matrices by node, and their biases."""
-    entries: dict[int, Array] = {}
-    for number, row in enumerate(rows):
-        for (node, channel), weight in row.terms.items():
-            shape = len(rows), builder.nodes[node].width
-            entries.setdefault(node, np.zeros(shape))[number, channel] = weight
-    bias = np.array([row.bias for row in rows])
-    return {node: Matrix(matrix) for node, matrix in entries.items()}, bias
 
 
 def _reader(

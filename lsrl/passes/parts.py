@@ -8,8 +8,9 @@ import numpy as np
 from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.node import Node
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Bound, Relu
-from lsrl.passes.affine import emit_affine
+from lsrl.passes.affine import Terms, emit_affine
 
 Place = tuple[int, int]
 
@@ -53,6 +54,17 @@ def scaled(row: Row, factor: float) -> Row:
     return Row({place: factor * weight for place, weight in row.terms.items()}, factor * row.bias)
 
 
+def matrices(builder: GraphBuilder, rows: Sequence[Row]) -> tuple[Terms, Array]:
+    """Rows as (rows, width) matrices by node, and their biases."""
+    entries: dict[int, Array] = {}
+    for number, row in enumerate(rows):
+        for (node, channel), weight in row.terms.items():
+            shape = len(rows), builder.nodes[node].width
+            entries.setdefault(node, np.zeros(shape))[number, channel] = weight
+    terms = {node: Matrix(matrix) for node, matrix in entries.items()}
+    return terms, np.array([row.bias for row in rows])
+
+
 class Wiring:
     """Adds nodes that read rows to a graph.
 
@@ -68,17 +80,7 @@ class Wiring:
 
     def node(self, rows: Sequence[Row]) -> int:
         """A node whose channels are rows."""
-        entries: dict[int, list[tuple[int, int, float]]] = {}
-        for number, row in enumerate(rows):
-            for (node, channel), weight in row.terms.items():
-                entries.setdefault(node, []).append((number, channel, weight))
-        terms = {}
-        for node, found in entries.items():
-            matrix = np.zeros((len(rows), self.builder.nodes[node].width))
-            for number, channel, weight in found:
-                matrix[number, channel] = weight
-            terms[node] = Matrix(matrix)
-        return emit_affine(self.builder, terms, np.array([row.bias for row in rows]))
+        return emit_affine(self.builder, *matrices(self.builder, rows))
 
     def relus(self, rows: Sequence[Row]) -> list[Row]:
         """The positive part of each."""
