@@ -44,7 +44,7 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
             return positive
         return builder.add(Product(), positive, operands[0])
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Relu,))
 
 
 def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
@@ -79,7 +79,7 @@ def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Gra
         negated = Matrix.diagonal(np.full(width, -1.0)), builder.add(Relu(), below)
         return builder.add(Relu(), add_affine(builder, negated, bias=1.0))
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Step,))
 
 
 def _spans_little(graph: Graph, step: int) -> bool:

@@ -34,7 +34,7 @@ def drop_decided(graph: Graph) -> Graph:
                 return operands[2]
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Relu, Step, Product, Select))
 
 
 def _relu(builder: GraphBuilder, operand: int) -> int | None:

@@ -52,7 +52,7 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
             return _recalled(builder, op, operands) if recalls else operands[-1]
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Bound, Read))
 
 
 def _recalled(builder: GraphBuilder, op: Read, operands: tuple[int, ...]) -> int:
@@ -197,7 +197,7 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
             return _held(builder, op, operands, target)
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Delay, Periodic, Latch, Hold))
 
 
 def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:

@@ -41,7 +41,7 @@ def lower_selects(graph: Graph, target: Capabilities, robust: bool = False) -> G
                     return _by_relu(builder, condition, value, zero, robust)
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Select, Product))
 
 
 def _widened(builder: GraphBuilder, condition: int, width: int) -> int:
