@@ -183,20 +183,32 @@ class Matrix:
     def zeros(cls, rows: int, columns: int) -> "Matrix":
         """The (rows, columns) zero matrix."""
         nothing = np.zeros(0, dtype=np.int64)
-        return cls.stored(np.zeros(0), nothing, np.zeros(rows + 1, np.int64), (rows, columns))
+        return cls.placed(np.zeros(0), nothing, nothing, (rows, columns))
 
     @classmethod
-    def selection(cls, indices: Sequence[int] | Array, columns: int) -> "Matrix":
-        """Row i picks channel indices[i] of `columns` channels."""
-        picked = np.asarray(indices, dtype=np.int64)
+    def selection(
+        cls, indices: Sequence[int] | Array, columns: int, factors: Array | None = None
+    ) -> "Matrix":
+        """Row i picks channel indices[i] of `columns` channels, times factors[i] or 1."""
+        picked = np.array(indices, dtype=np.int64)
+        data = np.ones(len(picked)) if factors is None else np.array(factors, dtype=np.float64)
+        if columns == 1 == len(picked):
+            return cls.scalar(data.item())
         starts = np.arange(len(picked) + 1)
-        return cls.stored(np.ones(len(picked)), picked, starts, (len(picked), columns))
+        return cls.stored(data, picked, starts, (len(picked), columns))
 
     @classmethod
-    def shift(cls, size: int) -> "Matrix":
-        """The shift register: channel k + 1 takes the value of channel k."""
-        starts = np.maximum(np.arange(size + 1) - 1, 0)
-        return cls.stored(np.ones(size - 1), np.arange(size - 1), starts, (size, size))
+    def shift(cls, size: int, by: int = 1) -> "Matrix":
+        """The shift register: channel k + by takes the value of channel k."""
+        count = max(size - by, 0)
+        rows = np.arange(count) + min(by, size)
+        return cls.placed(np.ones(count), rows, np.arange(count), (size, size))
+
+    @classmethod
+    def first(cls, rows: int, columns: int) -> "Matrix":
+        """The identity with rows of zeros below it: channels, and others that are not there yet."""
+        count = min(rows, columns)
+        return cls.placed(np.ones(count), np.arange(count), np.arange(count), (rows, columns))
 
     @classmethod
     def rotation(cls, size: int) -> "Matrix":
@@ -318,11 +330,20 @@ class Matrix:
 
     def __add__(self, other: "Matrix") -> "Matrix":
         """The sum of two matrices of one shape."""
-        if self.shape != other.shape:
-            raise ShapeError(f"a sum of matrices of shapes {self.shape} and {other.shape}")
-        rows = np.concatenate([self.entry_rows(), other.entry_rows()])
-        columns = np.concatenate([self.indices, other.indices])
-        return _summed(np.concatenate([self.data, other.data]), rows, columns, self.shape)[0]
+        return Matrix.total([self, other], self.shape)
+
+    @classmethod
+    def total(cls, parts: Sequence["Matrix"], shape: tuple[int, int]) -> "Matrix":
+        """The sum of matrices of a shape, one after another as float64 rounds it."""
+        for part in parts:
+            if part.shape != shape:
+                raise ShapeError(f"a sum of matrices of shapes {shape} and {part.shape}")
+        parts = [part for part in parts if len(part.data)]
+        if len(parts) < 2:
+            return parts[0] if parts else cls.zeros(*shape)
+        rows = np.concatenate([part.entry_rows() for part in parts])
+        columns = np.concatenate([part.indices for part in parts])
+        return _summed(np.concatenate([part.data for part in parts]), rows, columns, shape)[0]
 
     def exact_product(self, right: "Matrix") -> "Matrix | None":
         """The matrix product where float64 holds it exactly, else None."""
@@ -374,6 +395,14 @@ class Matrix:
             kept = terms != 0
             terms, rows, columns = terms[kept], rows[kept], columns[kept]
         return Matrix.placed(terms, rows, columns, shape), largest
+
+    def scaled(self, factor: float) -> "Matrix":
+        """The multiple, as float64 rounds it."""
+        if factor == 1:
+            return self
+        if self.shape == (1, 1):
+            return Matrix.scalar(factor * float(self.data.sum()))
+        return Matrix.stored(factor * self.data, self.indices, self.indptr, self.shape)
 
     def times(self, values: Array) -> Array:
         """The product with a vector, (columns,) to (rows,)."""

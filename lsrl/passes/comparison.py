@@ -109,4 +109,4 @@ def _difference_of_ramps(builder: GraphBuilder, op: Step, operand: int) -> int:
         builder.add(Relu(), add_affine(builder, (scaled, operand), bias=offset))
         for offset in (1 + op.shift, op.shift)
     )
-    return add_affine(builder, (eye, upper), (Matrix(-eye.csr), lower))
+    return add_affine(builder, (eye, upper), (eye.scaled(-1.0), lower))
