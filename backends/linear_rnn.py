@@ -17,8 +17,8 @@ from lsrl.certificate import Analyse
 from lsrl.errors import LsrlError
 from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
-from lsrl.parameters import Size
-from lsrl.schedule import Layer, Schedule, empty_rows
+from lsrl.parameters import Size, thinned
+from lsrl.schedule import Layer, Rows, Schedule, Unit, empty_rows
 from lsrl.target import Capabilities
 
 # What can make a channel: a hidden unit, with or without a ReLU.
@@ -49,19 +49,26 @@ class LinearRnn(StackBackend):
         return {"torch": torch_export.write}
 
     def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
-        """A hidden unit a channel, and one more for each product."""
+        """A hidden unit a channel, and one more for each product; of sparse kernels the weights."""
         found = map_sizes(schedule)
         found["input_bias"] = Size((schedule.feature_width,))
         before = schedule.feature_width
         for number, layer in enumerate(schedule.layers):
-            hidden = layer.width + sum(u.width for u in layer.units if u.kind is Product)
-            found[f"layers.{number}.input_kernel"] = Size((before, hidden))
-            found[f"layers.{number}.recurrent_kernel"] = Size((hidden, hidden))
-            found[f"layers.{number}.bias"] = Size((hidden,))
-            found[f"layers.{number}.initial_state"] = Size((hidden,))
+            slots = [slot for unit in layer.units for slot in _slots(unit)]
+            hidden = sum(len(slot.bias) for slot in slots)
+            name = f"layers.{number}."
+            for key, read, side in (
+                ("input_kernel", before, [slot.inputs for slot in slots]),
+                ("recurrent_kernel", hidden, [slot.recurrent for slot in slots]),
+            ):
+                weights = sum(int(np.count_nonzero(rows.data)) for rows in side)
+                found[name + key] = Size.of((read, hidden), weights)
+            found[f"{name}bias"] = found[f"{name}initial_state"] = Size((hidden,))
             before = layer.width
-        found["output_kernel"] = Size((before, len(schedule.output.bias)))
-        found["output_bias"] = Size((len(schedule.output.bias),))
+        inputs, bias = schedule.output.inputs, schedule.output.bias
+        weights = int(np.count_nonzero(inputs.data))
+        found["output_kernel"] = Size.of((before, len(bias)), weights)
+        found["output_bias"] = Size((len(bias),))
         return found
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
@@ -88,9 +95,14 @@ def network_weights(schedule: Schedule, able: Capabilities) -> NetworkWeights:
             _layer_weights(layer, inputs)
             for layer, inputs in zip(schedule.layers, schedule.input_widths, strict=True)
         ),
-        output_kernel=schedule.output.inputs.toarray().T,
+        output_kernel=thinned(schedule.output.inputs.T),
         output_bias=schedule.output.bias,
     )
+
+
+def _slots(unit: Unit) -> tuple[Rows, ...]:
+    """The rows that a unit's hidden units read: of a product those of both factors."""
+    return unit.slots[:2] if unit.kind is Product else unit.slots[:1]
 
 
 def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
@@ -108,8 +120,8 @@ def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
     recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
     recurrent.resize(extra, extra)
     return LayerWeights(
-        input_kernel=sp.csr_array(sp.vstack([rows.inputs for rows in slots])).T.tocsr(),
-        recurrent_kernel=recurrent.T.tocsr(),
+        input_kernel=thinned(sp.vstack([rows.inputs for rows in slots]).T),
+        recurrent_kernel=thinned(recurrent.T),
         bias=np.concatenate([rows.bias for rows in slots]),
         initial_state=np.concatenate([layer.initial, np.zeros(extra - layer.width)]),
         relu=relu,
