@@ -94,8 +94,8 @@ def dense(parameter: Parameter, most: int = MOST_DENSE) -> Array:
     if math.prod(parameter.shape) > most:
         raise SizeError(
             f"a sparse parameter of {parameter.shape[0]:,} x {parameter.shape[1]:,} entries, of "
-            f"which {parameter.nnz:,} are weights, is no dense array here: at most {most:,} entries "
-            "are; take a smaller program",
+            f"which {parameter.nnz:,} are weights, is no dense array here, which has at most "
+            f"{most:,}; take a smaller program",
             math.prod(parameter.shape),
             most,
         )
