@@ -243,7 +243,7 @@ def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path, majo
     pytest.importorskip("torch")
     ids = np.random.default_rng(0).integers(0, 2, (2, 9))
     majority[1].export("torch", tmp_path / "torch")
-    assert_same(lsrl.load_torch(tmp_path / "torch")(ids), majority[0].run(ids))
+    assert_same(lsrl.load_torch(tmp_path / "torch").run(ids), majority[0].run(ids))
 
 
 def test_a_machine_without_the_memory_is_told_before(monkeypatch):
@@ -254,16 +254,16 @@ def test_a_machine_without_the_memory_is_told_before(monkeypatch):
 
 def test_products_and_rows_of_a_pattern_are_those_of_its_matrix():
     rng = np.random.default_rng(0)
-    for rows, columns, share in ((5, 0, 0), (40, 9, 0.02), (70, 30, 0.3)):
+    for rows, columns, share in ((5, 0, 0), (70, 30, 0.1)):
         matrix = np.where(
             rng.random((rows, columns)) < share, rng.integers(-9, 9, (rows, columns)), 0
         )
         pattern = Pattern(matrix)
         values = pattern.values(matrix, "").astype(np.float32)
         vectors = rng.integers(-9, 9, (2, 3, rows)).astype(np.float32)
-        assert_same(pattern.product(values, vectors), vectors @ matrix)
+        assert_same(jax.jit(pattern.product)(values, vectors), vectors @ matrix)
         ids = rng.integers(0, rows, (2, 4))
-        assert_same(pattern.looked_up(jax.numpy.asarray(values), ids), matrix[ids])
+        assert_same(jax.jit(pattern.looked_up)(values, ids), matrix[ids])
         assert pattern.picks == bool(((matrix != 0).sum(0) <= 1).all())
 
 
