@@ -419,10 +419,13 @@ class Model(Looping, Exporting):
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Sizes and what is certified, line by line: names and texts."""
+        places = self.module.places().values()
+        sparse = sum(place.pattern is not None for place in places)
+        thin = f"; {sparse} of {len(places)} arrays are sparse" if sparse else ""
         return [
             ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
             ("width", f"{self.width}"),
-            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero{thin})"),
             *self.certificate.facts,
         ]
 

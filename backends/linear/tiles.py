@@ -97,6 +97,7 @@ _CPU_LANES = 272
 _CONFLICT = 128  # of which lanes are better no multiple
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 128  # prefer fewer sequences a chunk to fewer tokens
+_MOST_VALUES = 2**25  # rows * batch * tokens of a very wide stack
 _LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONG_SEGMENT = 64
@@ -135,7 +136,8 @@ def _tile(
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
-    positions = max(values // max(extent.width, 1), 2048)
+    width = max(extent.width, 1)
+    positions = max(values // width, min(2048, max(_MOST_VALUES // width, _LEAST_TOKENS)))
     longest = chunk or max(positions // share, _LEAST_TOKENS)
     longest = min(longest, tokens, recurrence.MOST_TOKENS)
     rows = min(max(positions // longest, 1), share)
