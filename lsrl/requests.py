@@ -11,7 +11,7 @@ from lsrl import arguments
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
-from lsrl.ir.types import Token, check_inputs
+from lsrl.ir.types import InputType, Token, check_inputs
 from lsrl.language.loop import LOOP_OPTIONS, Asked, requested
 from lsrl.language.program import Program
 from lsrl.language.run import Run
@@ -31,6 +31,7 @@ class RunOptions(TypedDict, total=False):
     beyond_certificate: bool
 
 
+_INTS = (int, np.int32, np.int64)
 _OPTIONS = (*get_type_hints(RunOptions), "return_state")
 
 
@@ -139,6 +140,37 @@ def check_generates(program: Program) -> None:
             f"generate needs one Token input and a Token output that is not larger, got "
             f"{program!r}; annotate the function with -> lsrl.Token(n)"
         )
+
+
+def plain_ids(
+    kinds: Sequence[InputType], state: State, inputs: Sequence[ArrayLike], limit: int | None
+) -> tuple[Array, ...] | None:
+    """The inputs of a step as the network takes them, where they are plain ids beyond doubt.
+
+    That is an int, or an array of them, and no other type; all else is for `one_token`, which says
+    what is wrong with it. To check as it does takes as long as a small network's step.
+
+    Returns:
+      int32 (batch,) an input; None if they are anything else.
+    """
+    batch, found = state.batch, []
+    if len(inputs) != len(kinds) or (limit is not None and state.position >= limit):
+        return None
+    for kind, value in zip(kinds, inputs, strict=True):
+        if not isinstance(kind, Token) or value is True or value is False:
+            return None
+        if batch is None:
+            if not isinstance(value, _INTS) or not 0 <= value < kind.size:
+                return None
+            found.append(np.array((value,), np.int32))
+            continue
+        if type(value) is not np.ndarray or value.shape != (batch,):
+            return None
+        ids = kind.ids(value)
+        if ids is None:
+            return None
+        found.append(ids)
+    return tuple(found)
 
 
 def one_token(

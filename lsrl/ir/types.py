@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast, final
 
 import numpy as np
@@ -68,15 +69,24 @@ class Token:
                 f"got {arguments.dtype_text(array)}; pass token ids as ints"
             )
         _check_axes(array, name, 0)
-        # Where a wrong one is, is only looked up once it matters: this is the greater part of a
-        # step's time, and a tenth of a whole run's. As unsigned numbers, negative ones are large.
-        if array.view(array.dtype.str.replace("i", "u")).max() >= self.size:
+        # Where a wrong one is, is only looked up once it matters: this is a tenth of a run's time.
+        if not self._holds(array):
             outside = np.argwhere((array < 0) | (array >= self.size))
             raise InputError(
                 f"input {name!r}: expected ints from 0 to {self.size - 1} ({self}), got "
                 f"{array[tuple(outside[0])]} at {position_text(outside[0], array.ndim)}"
             )
         return array.astype(np.int64, copy=False)
+
+    def ids(self, values: np.ndarray) -> Array | None:
+        """The same numbers as int32, where they are ints, and all of them ids; else None."""
+        if values.dtype.kind not in "iu" or not values.size or not self._holds(values):
+            return None
+        return values.astype(np.int32)
+
+    def _holds(self, ints: Array) -> bool:
+        # As unsigned numbers, negative ones are large.
+        return bool(ints.view(ints.dtype.str.replace("i", "u")).max() < self.size)
 
 
 @final
@@ -130,6 +140,11 @@ class Vector:
         """The declared interval and grid."""
         return facts(np.array(self.low), np.array(self.high), self.grid())
 
+    @cached_property
+    def _limits(self) -> tuple[Array, Array, Array]:
+        """Least and greatest values and the grid, each (width,): a step has no time to make them."""
+        return np.array(self.low), np.array(self.high), self.grid()
+
     def grid(self) -> Array:
         """(width,) the usable step of each entry, 0 where it counts as continuous."""
         step = np.array(self.step if self.step is not None else [0.0] * self.width)
@@ -157,13 +172,15 @@ class Vector:
                 f"(batch, time, {self.width})"
             )
         _check_axes(array, name, 1)
-        step = self.grid()
+        low, high, step = self._limits
         with np.errstate(invalid="ignore"):  # infinities are named below
             off_grid = np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)
+        if ((array >= low) & (array <= high) & (off_grid == 0)).all():
+            return array
         rules = (
             (np.isfinite(array), "a finite number"),
-            (array >= np.array(self.low), f"at least low={list(self.low)}"),
-            (array <= np.array(self.high), f"at most high={list(self.high)}"),
+            (array >= low, f"at least low={list(self.low)}"),
+            (array <= high, f"at most high={list(self.high)}"),
             (off_grid == 0, f"multiples of {step}"),
         )
         for holds, expected in rules:
