@@ -361,10 +361,11 @@ class Model(Looping, Exporting):
         module, known = self._latest
         if state is not known or module is not self.module:
             check_state("step", state, self._state_form)
-        now = requests.plain_ids(self._kinds, state, inputs, self.program.max_length)
-        if now is None or unknown:
-            arrays = requests.one_token(self.program, state, inputs, unknown)
-            now = tuple(array[:, 0] for array in self.features(arrays))
+        arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
+        if arrays is None or unknown:
+            timed = requests.one_token(self.program, state, inputs, unknown)
+            arrays = [array[:, 0] for array in timed]
+        now = self._converted(arrays, 1)
         self._check_certified("step", state.position + 1, beyond_certificate)
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         output, hidden = self.module.step(state.hidden, now)
@@ -516,10 +517,18 @@ class Model(Looping, Exporting):
 
     def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
+        return self._converted(arrays, 2)
+
+    def _converted(self, arrays: Sequence[Array], axes: int) -> tuple[Array, ...]:
+        """As `features`, where ids have so many axes."""
         return tuple(
-            array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))
+            array.astype(np.int32 if array.ndim == axes else self._number, copy=False)
             for array in arrays
         )
+
+    @cached_property
+    def _number(self) -> np.dtype[np.generic]:
+        return jax.numpy.dtype(self.dtype)
 
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""

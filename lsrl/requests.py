@@ -31,7 +31,6 @@ class RunOptions(TypedDict, total=False):
     beyond_certificate: bool
 
 
-_INTS = (int, np.int32, np.int64)
 _OPTIONS = (*get_type_hints(RunOptions), "return_state")
 
 
@@ -142,35 +141,32 @@ def check_generates(program: Program) -> None:
         )
 
 
-def plain_ids(
+def plain_token(
     kinds: Sequence[InputType], state: State, inputs: Sequence[ArrayLike], limit: int | None
-) -> tuple[Array, ...] | None:
-    """The inputs of a step as the network takes them, where they are plain ids beyond doubt.
+) -> list[Array] | None:
+    """The inputs of a step, where they are legal beyond doubt: ints, or arrays of numpy.
 
-    That is an int, or an array of them, and no other type; all else is for `one_token`, which says
-    what is wrong with it. To check as it does takes as long as a small network's step.
+    All else is for `one_token`, which says what is wrong with it. To check as it does takes as long
+    as a small network's step.
+
+    Args:
+      kinds: the inputs' types.
+      state: of the model.
+      inputs: one value each.
+      limit: greatest number of tokens, or None.
 
     Returns:
-      int32 (batch,) an input; None if they are anything else.
+      Ids as int32 (batch,), vectors as float64 (batch, width); None if they are anything else.
     """
-    batch, found = state.batch, []
     if len(inputs) != len(kinds) or (limit is not None and state.position >= limit):
         return None
+    found = []
     for kind, value in zip(kinds, inputs, strict=True):
-        if not isinstance(kind, Token) or value is True or value is False:
+        array = kind.plain(value, state.batch)
+        if array is None:
             return None
-        if batch is None:
-            if not isinstance(value, _INTS) or not 0 <= value < kind.size:
-                return None
-            found.append(np.array((value,), np.int32))
-            continue
-        if type(value) is not np.ndarray or value.shape != (batch,):
-            return None
-        ids = kind.ids(value)
-        if ids is None:
-            return None
-        found.append(ids)
-    return tuple(found)
+        found.append(array)
+    return found
 
 
 def one_token(

@@ -20,6 +20,7 @@ MAX_STEP_BITS = 20
 MOST_SYMBOLS = 2**31
 MOST_ENTRIES = 2**24
 
+_INTS = (int, np.int32, np.int64)
 # One number for every entry of a vector, or one an entry.
 Entries = float | Sequence[float] | Array
 
@@ -78,11 +79,23 @@ class Token:
             )
         return array.astype(np.int64, copy=False)
 
-    def ids(self, values: np.ndarray) -> Array | None:
-        """The same numbers as int32, where they are ints, and all of them ids; else None."""
-        if values.dtype.kind not in "iu" or not values.size or not self._holds(values):
+    def plain(self, value: object, batch: int | None) -> Array | None:
+        """One token as int32 (batch,), where it is ids beyond doubt; else None, for `check`.
+
+        Args:
+          value: an id, or with a batch an array (batch,).
+          batch: number of sequences; None for one without an axis.
+        """
+        if batch is None:
+            whole = isinstance(value, _INTS) and value is not True and value is not False
+            if not (whole and 0 <= cast(int, value) < self.size):
+                return None
+            return np.array((value,), np.int32)
+        if type(value) is not np.ndarray or value.shape != (batch,):
             return None
-        return values.astype(np.int32)
+        if value.dtype.kind not in "iu" or not self._holds(value):
+            return None
+        return value.astype(np.int32)
 
     def _holds(self, ints: Array) -> bool:
         # As unsigned numbers, negative ones are large.
@@ -141,9 +154,31 @@ class Vector:
         return facts(np.array(self.low), np.array(self.high), self.grid())
 
     @cached_property
-    def _limits(self) -> tuple[Array, Array, Array]:
-        """Least and greatest values and the grid, each (width,): a step has no time to make them."""
-        return np.array(self.low), np.array(self.high), self.grid()
+    def _limits(self) -> tuple[Array, Array, Array, bool]:
+        """Least and greatest values and the grid, each (width,), and whether there is a grid.
+
+        A step has no time to make them.
+        """
+        grid = self.grid()
+        return np.array(self.low), np.array(self.high), grid, bool(grid.any())
+
+    def plain(self, value: object, batch: int | None) -> Array | None:
+        """One token as float64 (batch, width), where it is legal beyond doubt; else None.
+
+        Args:
+          value: an array (width,), or (batch, width).
+          batch: number of sequences; None for one without an axis.
+        """
+        shape = (self.width,) if batch is None else (batch, self.width)
+        if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind not in "iuf":
+            return None
+        low, high, step, gridded = self._limits
+        array = value.astype(np.float64).reshape(-1, self.width)
+        if not ((array >= low) & (array <= high)).all():
+            return None
+        if gridded and (np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)).any():
+            return None
+        return array
 
     def grid(self) -> Array:
         """(width,) the usable step of each entry, 0 where it counts as continuous."""
@@ -172,7 +207,7 @@ class Vector:
                 f"(batch, time, {self.width})"
             )
         _check_axes(array, name, 1)
-        low, high, step = self._limits
+        low, high, step, _ = self._limits
         with np.errstate(invalid="ignore"):  # infinities are named below
             off_grid = np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)
         if ((array >= low) & (array <= high) & (off_grid == 0)).all():
