@@ -99,7 +99,7 @@ def network_weights(schedule: Schedule, able: Capabilities) -> NetworkWeights:
 
 
 def _slots(layer: Layer) -> tuple[Rows, ...]:
-    """The rows of the hidden units: those of the channels, then of the right factors of products."""
+    """The rows of the hidden units: of the channels, then of the right factors of products."""
     factors = _factors(layer)
     if not len(factors):
         return layer.rows[:1]
