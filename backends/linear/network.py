@@ -4,7 +4,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import cast
@@ -363,6 +363,19 @@ class LinearNetwork(Network):
             if with_state and not structure.layers:
                 return outputs, initial_state(parameters, structure, outputs.shape[:1])
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
+
+    def run_hooks(self, inputs: Inputs, units: Sequence[Sequence[int]]) -> np.ndarray:
+        """Entries of hooks of whole sequences, which run in parallel over time."""
+        structure, watched = self.structure, tuple(tuple(map(int, some)) for some in units)
+        while watched and not watched[-1]:
+            watched = watched[:-1]
+        if not watched:
+            return np.zeros((*np.shape(inputs[0])[:2], 0))
+        with precision(structure.dtype):
+            parameters = cast(Parameters, self._whole.read(self, self.parameters))
+            uniform = np.shape(inputs[0])[0] > 1
+            prepared = self._plans.find(parameters, structure, uniform, watched)
+            return run_tiles(prepared, inputs, None, None, False, np.float64)[0]
 
     def self_test(self) -> None:
         """Check that no products or sums lose bits (as under TF32), and that rounding is done."""
