@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import Table, number
+from benchmarks.common import Table, Timing, number
 
 SIZES = tuple(2**power for power in range(14, 29, 2))  # bytes of the arrays updated in place
 MOVED = 2**27  # bytes read and written in a sample, at the least
@@ -76,6 +76,11 @@ class Limits:
 def clock() -> float:
     """CPU seconds of the process; the clock on the wall where an accelerator does the work."""
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
+
+
+def seconds(timing: Timing) -> float:
+    """CPU seconds; the wall's where an accelerator does the work."""
+    return timing.cpu if jax.default_backend() == "cpu" else timing.wall
 
 
 def measure_limits(repeats: int, sizes: tuple[int, ...] = SIZES) -> Limits:

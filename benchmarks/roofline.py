@@ -22,7 +22,6 @@ from benchmarks.common import (
     REPEATS,
     Output,
     Table,
-    Timing,
     legend_below,
     machine,
     measure_together,
@@ -30,7 +29,7 @@ from benchmarks.common import (
     panels,
     say,
 )
-from benchmarks.limits import Limits, measure_limits
+from benchmarks.limits import Limits, measure_limits, seconds
 from benchmarks.workloads import Array, workloads
 from lsrl.cost import Cost, Mode, cost
 from lsrl.errors import PrecisionError, UnsupportedOpError
@@ -40,9 +39,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROGRAMS = ("majority", "dyck1", "tok2tok")
-TILE = (
-    2**21
-)  # bytes that a whole run on the linear targets has in flight (backends/linear/tiles.py)
+LINEAR = ("linear_rnn", "gated_linear_rnn")
+TILE = 2**21  # bytes that a whole run on these has in flight (backends/linear/tiles.py)
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ class Sizes:
 
 
 QUICK = Sizes(sparse=(8, 100), scanned=(8, 100), steps=20, repeats=2)
-
-
-def seconds(timing: Timing) -> float:
-    """CPU seconds; the wall's where an accelerator does the work."""
-    return timing.cpu if jax.default_backend() == "cpu" else timing.wall
 
 
 def working_set(model: lsrl.Model, mode: Mode, needed: Cost, batch: int, tokens: int) -> float:
