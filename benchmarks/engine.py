@@ -116,8 +116,8 @@ class Plan:
 
 QUICK = Plan(
     known=(("majority", "linear_rnn", 2, 40),), steps=10, loops=((13, "linear_rnn", 2),),
-    instructions=20, cells=(), units=(8, 16), vocabulary=(), growing=20,
-    steppers=("linear_rnn",), fused=((2, 40),), memory=(), arrays=(2**14, 2**20), repeats=1,
+    instructions=20, cells=(), units=(8,), vocabulary=(), growing=20, steppers=("linear_rnn",),
+    fused=((2, 40),), memory=(), arrays=(2**14, 2**18), repeats=1,
 )  # fmt: skip
 
 
@@ -475,8 +475,9 @@ def exponents(growth: Table) -> dict[tuple[str, str], float]:
     return found
 
 
-def findings(engines: Table, loops: Table, growth: Table, steps: Table, beside: Table) -> list[str]:
-    """What the tables say, in sentences."""
+def findings(tables: Mapping[str, Table]) -> list[str]:
+    """What the tables say, in sentences; by their names."""
+    engines, loops, steps = tables["engines"], tables["loops"], tables["steps"]
     best = max(loops.rows, key=lambda row: row.get(EVENTS, row[JAX]))
     highest = max(
         [row[f"{mode} ratio"] for row in engines.rows for mode in ("whole", "scan", "step")]
@@ -488,7 +489,7 @@ def findings(engines: Table, loops: Table, growth: Table, steps: Table, beside: 
         f"{number(row['linear_rnn'])} million tokens a CPU second, {number(row['to hand'])} of the "
         f"same states by hand in jax, {number(row['to scan'])} of its weights token by token"
         + (f", {number(row['to C'])} of a fused loop in C." if row["to C"] is not None else ".")
-        for row in beside.rows
+        for row in tables["fused"].rows
     ]
     found += [
         f"{row['machines']} of {row['cells']} cells on {row['target']}: "
@@ -498,7 +499,7 @@ def findings(engines: Table, loops: Table, growth: Table, steps: Table, beside: 
     ]
     found += [
         f"Time a token grows as {what}^{exponent:.2f} ({'events' if engine == EVENTS else engine})."
-        for (what, engine), exponent in exponents(growth).items()
+        for (what, engine), exponent in exponents(tables["growth"]).items()
     ]
     found += [
         f"Nearest to the roofline: {number(highest)}.",
@@ -524,25 +525,27 @@ def draw(growth: Table) -> "Figure":
     return figure
 
 
-def measure_all(plan: Plan) -> tuple[list[Table], list[str], "Figure"]:
-    """Every table, the findings and the figure."""
+def measure_all(plan: Plan) -> list[Table]:
+    """Every table."""
     limits = measure_limits(plan.repeats, plan.arrays)
-    beside, engines = compare_fused(plan), compare_engines(plan, limits)
+    fused_ones, engines = compare_fused(plan), compare_engines(plan, limits)
     loops, growth, steps = compare_loops(plan, limits), grown(plan), compare_steps(plan)
-    tables = [limits.table(), beside, engines, loops, growth, steps]
-    if plan.memory:
-        tables.append(measure_memory(plan))
-    return tables, findings(engines, loops, growth, steps, beside), draw(growth)
+    tables = [limits.table(), fused_ones, engines, loops, growth, steps]
+    return [*tables, measure_memory(plan)] if plan.memory else tables
 
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = REPEATS,
 ) -> None:
     """Measure every engine beside the machine's limits."""
     described = machine()
-    tables, found, figure = measure_all(QUICK if quick else Plan())
-    Output.of("engine", quick, output).write("Engines", described, tables, found, figure)
+    tables = measure_all(QUICK if quick else Plan(repeats=repeats))
+    named = {table.name: table for table in tables}
+    Output.of("engine", quick, output).write(
+        "Engines", described, tables, findings(named), draw(named["growth"])
+    )
 
 
 if __name__ == "__main__":

@@ -104,9 +104,9 @@ def peers() -> list[Row]:
 def table(name: str, folder: str) -> str:
     """A table by its name, with links as a file in a folder needs them."""
     computer, *others = computers()
-    rows = [*compiling(), *whole(), computer]
+    rows = [*compiling(), *whole()[-1:], computer]
     if name == "speeds":
-        rows += [*others, *peers()]
+        rows = [*compiling(), *whole(), computer, *others, *peers()]
     told = "a CPU second, on two shared cores"
     lines = [f"| {told} | figure | page |", "| --- | --- | --- |"]
     lines += [

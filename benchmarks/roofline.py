@@ -196,10 +196,11 @@ def draw(table: Table) -> "Figure":
 def main(
     quick: Annotated[bool, typer.Option(help="Small sizes, written to build/benchmarks.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = REPEATS,
 ) -> None:
     """Measure compiled models beside the machine's ceilings."""
     described = machine() | {"device": f"{jax.devices()[0].device_kind}"}
-    sizes = QUICK if quick else Sizes()
+    sizes = QUICK if quick else Sizes(repeats=repeats)
     limits = measure_limits(sizes.repeats)
     table = measure_models(limits, sizes, ("linear_rnn", "lstm") if quick else None)
     Output.of("roofline", quick, output).write(

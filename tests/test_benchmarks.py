@@ -36,11 +36,11 @@ def test_without_a_compiler_the_page_says_why(monkeypatch):
 
 def test_engines_agree_and_stay_below_the_roofline(tmp_path):
     """The page of a quick run, each engine of which has given the outputs of the others."""
-    tables, found, figure = engine.measure_all(engine.QUICK)
-    described = {"cores": "2", LOAD: "0.0"}
-    Output("engine", tmp_path, quick=True).write("Engines", described, tables, found, figure)
+    named = {table.name: table for table in engine.measure_all(engine.QUICK)}
+    tables, described = list(named.values()), {"cores": "2", LOAD: "0.0"}
+    output = Output("engine", tmp_path, quick=True)
+    output.write("Engines", described, tables, engine.findings(named), None)
     page = (tmp_path / "engine.md").read_text(encoding="utf-8")
-    named = {table.name: table for table in tables}
     assert all(f"## {table.title}" in page for table in tables)
     ratios = [
         value for row in named["engines"].rows for key, value in row.items() if "ratio" in key
@@ -54,7 +54,7 @@ def test_texts_tell_what_the_pages_say():
     for path, text in figures.files().items():
         assert path.read_text(encoding="utf-8") == text, "`python -m benchmarks.figures` renews it"
         rows = re.findall(r"^\| (.*) \| \[(\w+)\]", text, re.MULTILINE)
-        assert len(rows) > 3, path
+        assert len(rows) >= 3, path
         for told, name in rows:
             numbers = re.findall(r"\d[\d,.]*(?:e[+-]\d+)?", told)
             page = (figures.RESULTS / f"{name}.md").read_text(encoding="utf-8")
