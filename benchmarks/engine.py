@@ -207,7 +207,7 @@ def compare_engines(plan: Plan, limits: Limits) -> Table:
         }  # fmt: skip
         modes: tuple[Mode, ...] = ("whole", "scan", "step")
         for mode in modes:
-            roof = row_of(model, mode, batch, tokens, found[mode], limits)
+            roof = row_of(model, mode, batch, found[mode], limits)
             row[f"{mode} ratio"] = roof["ratio"]
         rows.append(row)
         say(f"{name} on {target}, {batch} × {tokens}: {number(found['whole'])} tokens a CPU second")
@@ -222,8 +222,8 @@ def compare_engines(plan: Plan, limits: Limits) -> Table:
         },
         rows,
         f"Of all sequences together; steps over the first {plan.steps} tokens. The roofline is "
-        "that of `benchmarks.roofline`, with the limits above. The event-driven engine does less "
-        "than the roofline counts, so it has none.",
+        "that of `benchmarks.roofline`, of the weights that are not zero. The event-driven engine "
+        "does less than the roofline counts, so it has none.",
     )  # fmt: skip
 
 
@@ -271,7 +271,7 @@ def compare_loops(plan: Plan, limits: Limits) -> Table:
         steps = max(plan.instructions // (10 if count > 1 else 1), 10)
         works = loops_of(model, count, steps)
         found = speeds(works, dict.fromkeys(works, count * steps), plan.repeats)
-        roof = row_of(model, "scan", count, steps, found[JAX], limits)
+        roof = row_of(model, "scan", count, found[JAX], limits)
         rows.append(
             {"cells": cells, "target": target, "machines": count, "layers": model.num_layers,
              "nonzero": model.num_nonzero_parameters, **found, "ratio": roof["ratio"],

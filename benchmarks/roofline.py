@@ -1,9 +1,9 @@
 """How near compiled models come to what the machine can do at all.
 
-A token of a program costs operations and bytes (`lsrl.cost`); the machine has a ceiling of each,
-measured in the same run (`benchmarks.limits`): a product of matrices, and an array that is updated
-in place, as large as what the model works on, since caches are faster than memory. What is left of
-the ratio is overhead: calls, loops, and passes over values.
+A token of a program costs operations and bytes, of the weights that are not zero; the machine has a
+ceiling of each, measured in the same run (`benchmarks.limits`): a product of matrices, and an array
+that is updated in place or read, as large as what the model works on, since caches are faster than
+memory. What is left of the ratio is overhead: calls, loops, products with zeros, values in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
+import numpy as np
 import typer
 
 import lsrl
@@ -38,6 +39,7 @@ from lsrl.parameters import entries
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Row = dict[str, Any]
 PROGRAMS = ("majority", "dyck1", "tok2tok")
 LINEAR = ("linear_rnn", "gated_linear_rnn")
 TILE = 2**21  # bytes that a whole run on these has in flight (backends/linear/tiles.py)
@@ -63,24 +65,34 @@ class Sizes:
 QUICK = Sizes(sparse=(8, 100), scanned=(8, 100), steps=20, repeats=2)
 
 
-def working_set(model: lsrl.Model, mode: Mode, needed: Cost, batch: int, tokens: int) -> float:
-    """Bytes that a mode goes over again and again: what a cache has to hold to be of help."""
+def needed(model: lsrl.Model, mode: Mode, batch: int) -> tuple[Cost, float]:
+    """What a token takes at the least, and the bytes that are gone over again and again.
+
+    As `lsrl.cost` counts, but of matrices only the entries that are not zero: networks are nearly
+    all zeros, and engines that leave them out would go through a ceiling of dense products.
+    """
+    known = cost(model, mode, batch)
     if mode == "whole" and model.module.sparse_whole:
-        return min(TILE, needed.bytes * batch * tokens)
-    kept = sum(entries(one).nbytes for one in model.module.parameter_arrays().values())
-    state = sum(leaf.nbytes for leaf in jax.tree.leaves(model.module.init_state((1,))))
-    return kept + batch * state
+        return known, TILE
+    axes, size = model.module.legend().arrays, np.dtype(jax.numpy.dtype(model.dtype)).itemsize
+    weights = sum(
+        int(np.count_nonzero(entries(one)))
+        for name, one in model.module.parameter_arrays().items()
+        if axes[name].kind != "table"  # of which a token takes a row
+    )
+    state = size * sum(leaf.size for leaf in jax.tree.leaves(model.module.init_state((1,))))
+    outputs = len(model.program.graph.facts[model.program.graph.output].low)
+    ends = size * (outputs + sum(kind.width for kind in model.program.inputs.values()))
+    least = Cost(min(known.operations, 2.0 * weights), ends + size * weights / batch + 2.0 * state)
+    return least, size * weights + batch * state
 
 
-def row_of(
-    model: lsrl.Model, mode: Mode, batch: int, tokens: int, speed: float, limits: Limits
-) -> dict[str, Any]:
+def row_of(model: lsrl.Model, mode: Mode, batch: int, speed: float, limits: Limits) -> Row:
     """What a mode needs, has, and reaches at a speed in tokens a second."""
-    needed = cost(model, mode, batch)
-    held = working_set(model, mode, needed, batch, tokens)
-    ceiling = 1 / needed.seconds(limits.operations, limits.bytes(held))
+    least, held = needed(model, mode, batch)
+    ceiling = 1 / least.seconds(limits.operations, limits.bytes(held))
     return {
-        "operations": needed.operations, "bytes": needed.bytes, "held": held / 2**10,
+        "operations": least.operations, "bytes": least.bytes, "held": held / 2**10,
         "speed": speed, "ceiling": ceiling, "ratio": speed / ceiling,
     }  # fmt: skip
 
@@ -114,14 +126,14 @@ def measure_models(limits: Limits, sizes: Sizes, only: Sequence[str] | None = No
             "ratio": "ratio",
         },
         rows,
-        "The ceiling: the longer of the operations at the speed of a product of matrices, and the "
-        "bytes at the speed of an array as large as the working set, which is updated in place: "
-        f"of whole sequences on the linear targets a tile of {TILE // 2**20} MiB at most, else the "
-        "parameters and the states. Step: `Model.step`, a call from Python with all checks.",
+        "The ceiling: the longer of the operations at the speed of products of matrices, and the "
+        "bytes at that of an array as large as the working set: of whole sequences on the "
+        f"linear targets a tile of {TILE // 2**20} MiB, else the weights that are not zero, "
+        "and the states. Step: `Model.step`, a call from Python with all checks.",
     )
 
 
-def _measure_model(limits: Limits, sizes: Sizes, name: str, target: str) -> list[dict[str, Any]]:
+def _measure_model(limits: Limits, sizes: Sizes, name: str, target: str) -> list[Row]:
     workload = workloads()[name]
     batch, tokens = sizes.sparse if target in LINEAR else sizes.scanned
     try:
@@ -140,7 +152,7 @@ def _measure_model(limits: Limits, sizes: Sizes, name: str, target: str) -> list
     rows = []
     for mode, sequences, count in modes:
         speed = sequences * count / seconds(timings[mode])
-        row = row_of(model, mode, sequences, count, speed, limits)
+        row = row_of(model, mode, sequences, speed, limits)
         rows.append(
             {"program": name, "target": target, "mode": mode, "batch": sequences, "tokens": count,
              **row}
