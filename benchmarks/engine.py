@@ -42,9 +42,11 @@ from benchmarks.roofline import row_of
 from benchmarks.workloads import LENGTH, VOCAB, Array, workloads
 from lsrl.backends.network import apply_sequence
 from lsrl.cost import Mode
+from lsrl.language.run import Run
 from lsrl.looping import Looping
 from lsrl.machine import Image, assemble, card
 from lsrl.programs import copy_delay, histogram, subleq
+from lsrl.state import State
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -259,8 +261,18 @@ def loops_of(model: lsrl.Model, count: int, steps: int) -> Works:
         cells = run.memory.shape[-1]
         same = [left_behind(image, cells, steps) for image in images] == run.memory.tolist()
         require(same, f"{model!r}, {runner}")
-        works[runner] = partial(model.loop, run, steps=steps, **options)
+        works[runner] = going_on(model, run, steps, **options)
     return works
+
+
+def going_on(model: lsrl.Model, run: Run[State], steps: int, **options: Any) -> Callable[[], None]:
+    """So many more instructions of a run at each call."""
+    kept = [run]
+
+    def work() -> None:
+        kept[0] = model.loop(kept[0], steps=steps, **options)
+
+    return work
 
 
 def compare_loops(plan: Plan, limits: Limits) -> Table:
