@@ -18,7 +18,7 @@ from lsrl.errors import LsrlError
 from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
 from lsrl.parameters import Size
-from lsrl.schedule import Layer, Schedule, empty_rows
+from lsrl.schedule import Layer, Rows, Schedule
 from lsrl.target import Capabilities
 
 # What can make a channel: a hidden unit, with or without a ReLU.
@@ -84,27 +84,25 @@ def network_weights(schedule: Schedule, able: Capabilities) -> NetworkWeights:
         tables=maps.tables,
         kernels=maps.kernels,
         input_bias=np.zeros(schedule.feature_width),
-        layers=tuple(
-            _layer_weights(layer, inputs)
-            for layer, inputs in zip(schedule.layers, schedule.input_widths, strict=True)
-        ),
+        layers=tuple(map(_layer_weights, schedule.layers)),
         output_kernel=schedule.output.inputs.toarray().T,
         output_bias=schedule.output.bias,
     )
 
 
-def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
+def _layer_weights(layer: Layer) -> LayerWeights:
     """Hidden units in the order of the channels; the right factors of products come last."""
-    # A layer can be empty, where the output is constant.
-    slots = [unit.slots[0] for unit in layer.units] or [empty_rows(inputs)]
-    relu, right, extra = np.zeros(layer.width, bool), np.full(layer.width, -1), layer.width
+    relu, product = np.zeros(layer.width, bool), np.zeros(layer.width, bool)
     for unit in layer.units:
         places = slice(unit.start, unit.start + unit.width)
-        relu[places] = unit.kind is Relu
-        if unit.kind is Product:
-            slots.append(unit.slots[1])
-            right[places] = extra + np.arange(unit.width)
-            extra += unit.width
+        relu[places], product[places] = unit.kind is Relu, unit.kind is Product
+    factors, slots = np.flatnonzero(product), [layer.rows[0]]
+    extra, right = layer.width + len(factors), np.full(layer.width, -1)
+    if len(factors):
+        second = layer.rows[1]
+        recurrent, inputs = second.recurrent[factors], second.inputs[factors]
+        slots.append(Rows(recurrent, inputs, second.bias[factors]))
+        right[factors] = layer.width + np.arange(len(factors))
     recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
     recurrent.resize(extra, extra)
     return LayerWeights(
