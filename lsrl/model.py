@@ -20,7 +20,7 @@ from lsrl.circuit import Circuit
 from lsrl.exporting import Exporting
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array, unsigned_zeros
-from lsrl.ir.types import check_inputs
+from lsrl.ir.types import InputType, check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
 from lsrl.looping import Looping, Path
@@ -103,6 +103,7 @@ class Model(Looping, Exporting):
         self.alteration = alteration
         self._proof = Proof(certificate, module)
         self._form: tuple[Network, Form] | None = None
+        self._latest: tuple[Network, State | None] = module, None
 
     def altered(
         self, module: Network, alteration: Alteration, certificate: Certificate | None = None
@@ -324,6 +325,10 @@ class Model(Looping, Exporting):
             hidden = self.module.init_state((1 if batch is None else batch,))
         return State(0, hidden, batch)
 
+    @cached_property
+    def _kinds(self) -> tuple[InputType, ...]:
+        return tuple(self.program.inputs.values())
+
     @property
     def _state_form(self) -> Form:
         if self._form is None or self._form[0] is not self.module:
@@ -353,14 +358,21 @@ class Model(Looping, Exporting):
           InputError: an input lies outside its type, or the program's max_length is reached, or the
             length that the certificate speaks of. Or the state is of another model.
         """
-        check_state("step", state, self._state_form)
-        arrays = requests.one_token(self.program, state, inputs, unknown)
+        module, known = self._latest
+        if state is not known or module is not self.module:
+            check_state("step", state, self._state_form)
+        arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
+        if arrays is None or unknown:
+            timed = requests.one_token(self.program, state, inputs, unknown)
+            arrays = [array[:, 0] for array in timed]
+        now = self._converted(arrays, 1)
         self._check_certified("step", state.position + 1, beyond_certificate)
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
-        now = tuple(array[:, 0] for array in self.features(arrays))
         output, hidden = self.module.step(state.hidden, now)
         result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
+        # A tuple of arrays of jax stays as it is, and need not be looked at when it comes back.
+        self._latest = (self.module, new if type(hidden) is tuple else None)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
     def save_state(self, state: State, path: Path) -> None:
@@ -419,10 +431,13 @@ class Model(Looping, Exporting):
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Sizes and what is certified, line by line: names and texts."""
+        places = self.module.places().values()
+        sparse = sum(place.pattern is not None for place in places)
+        thin = f"; {sparse} of {len(places)} arrays are sparse" if sparse else ""
         return [
             ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
             ("width", f"{self.width}"),
-            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero{thin})"),
             *self.certificate.facts,
         ]
 
@@ -505,10 +520,18 @@ class Model(Looping, Exporting):
 
     def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
+        return self._converted(arrays, 2)
+
+    def _converted(self, arrays: Sequence[Array], axes: int) -> tuple[Array, ...]:
+        """As `features`, where ids have so many axes."""
         return tuple(
-            array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))
+            array.astype(np.int32 if array.ndim == axes else self._number, copy=False)
             for array in arrays
         )
+
+    @cached_property
+    def _number(self) -> np.dtype[np.generic]:
+        return jax.numpy.dtype(self.dtype)
 
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""

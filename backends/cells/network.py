@@ -315,10 +315,14 @@ class CellNetwork(Network):
         return jnp.where(after == before, cell + (after - before), after), after
 
     def run_chunk(
-        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
+        self,
+        parameters: Mapping[str, object],
+        state: Tree,
+        inputs: Inputs,
+        count: np.integer | jax.Array,
     ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
-        return jitted_run(parameters, self.structure, state, inputs)
+        return jitted_run(parameters, self.structure, state, inputs, count)
 
     def self_test(self) -> None:
         """Check the activation thresholds and the sums that exactness relies on, on this device."""
