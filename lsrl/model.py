@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from lsrl import arguments, requests, storage
 from lsrl.backends import registry
 from lsrl.backends.network import Network, precise
+from lsrl.backends.runner import Runner
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
@@ -23,7 +24,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
-from lsrl.looping import Looping, Path
+from lsrl.looping import MOST_STEPPED, Looping, Path, RunnerName
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -103,6 +104,7 @@ class Model(Looping, Exporting):
         self.alteration = alteration
         self._proof = Proof(certificate, module)
         self._form: tuple[Network, Form] | None = None
+        self._runner = Runner()
 
     def altered(
         self, module: Network, alteration: Alteration, certificate: Certificate | None = None
@@ -149,6 +151,11 @@ class Model(Looping, Exporting):
     def proven(self) -> Certificate:
         """What is proven of the weights that the model was made with, whatever it holds now."""
         return self._proof.certificate
+
+    @property
+    def certificate_tokens(self) -> int | None:
+        """The number of tokens that the proof speaks of; None for any number."""
+        return self.proven.tokens
 
     @property
     def allowed_error(self) -> float:
@@ -334,6 +341,7 @@ class Model(Looping, Exporting):
         self,
         state: State,
         *inputs: ArrayLike,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
         **unknown: object,
     ) -> tuple[Array, State]:
@@ -343,6 +351,8 @@ class Model(Looping, Exporting):
           state: from `init_state` or an earlier step; it is not changed.
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
+          runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
+            those that give the same bits. See docs/runners.md.
           beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
           **unknown: none; inputs go by order.
 
@@ -356,6 +366,12 @@ class Model(Looping, Exporting):
         check_state("step", state, self._state_form)
         arrays = requests.one_token(self.program, state, inputs, unknown)
         self._check_certified("step", state.position + 1, beyond_certificate)
+        few = state.batch is None or state.batch <= MOST_STEPPED
+        wired = self._by_events("step", runner, state.position + 1, few)
+        if wired is not None:
+            result, hidden = self._runner.step(wired, state.hidden, [x[:, 0] for x in arrays])
+            new = State(state.position + 1, hidden, state.batch)
+            return (cast(Array, result[0]) if state.batch is None else result), new
         # The network sets the mode that it steps in: to enter it twice takes longer than to check.
         now = tuple(array[:, 0] for array in self.features(arrays))
         output, hidden = self.module.step(state.hidden, now)
