@@ -11,21 +11,22 @@ more than float32 holds.
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
+
+from lsrl.extras import optional
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-try:
-    import numba
-except ImportError:
-    COMPILED = False
+numba: Any = optional("numba")
+COMPILED = numba is not None
 
-    def compiled(function: Function) -> Function:
-        """As it is."""
+
+def compiled(function: Function) -> Function:
+    """By numba, or as it is."""
+    if numba is None:
         return function
-else:
-    COMPILED = True
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
 
 # Kinds of units: a linear one, which a ReLU may shut; a product of two drives; and the stock cells.
 LINEAR: Final = 0
