@@ -42,8 +42,9 @@ from lsrl.backends.network import (
     precision,
 )
 from lsrl.backends.pattern import Pattern, pattern_of
+from lsrl.backends.units import Cell, Layer, Stack, maps_of
 from lsrl.errors import SelfTestError, ShapeError
-from lsrl.parameters import SPARSENESS, Parameter, Sparseness, entries, thinned
+from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense, entries, thinned
 from lsrl.pytrees import Tree
 
 # Of a kernel of fewer rows a product takes no longer than to pick.
@@ -304,6 +305,23 @@ class LinearNetwork(Network):
         found["output_kernel"] = Axes("matrix", (reads(before), makes()))
         found["output_bias"] = Axes("bias", (makes(),))
         return Legend(spaces, found)
+
+    def stack(self) -> Stack:
+        """Its layers, with what their outputs read."""
+        arrays, structure = self.parameter_arrays(), self.structure
+        layers = []
+        for number, layer in enumerate(structure.layers):
+            own = [arrays[f"layers.{number}.{name}"]
+                   for name in ("input_kernel", "recurrent_kernel", "bias")]  # fmt: skip
+            shown = (
+                np.array(layer.relu, bool),
+                np.array(layer.left, int),
+                np.array(layer.right, int),
+            )
+            layers.append(Layer(own[0], own[1], dense(own[2]), shown))
+        maps = maps_of(structure.inputs, arrays)
+        bias, last = dense(arrays["input_bias"]), dense(arrays["output_bias"])
+        return Stack(Cell(), maps, bias, tuple(layers), arrays["output_kernel"], last)
 
     @property
     def width(self) -> int:
