@@ -4,7 +4,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import cast
@@ -44,8 +44,9 @@ from lsrl.backends.network import (
     precision,
 )
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.units import Cell, Layer, Stack, maps_of
 from lsrl.errors import SelfTestError, ShapeError
-from lsrl.parameters import SPARSENESS, Parameter, Sparseness, entries, thinned
+from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense, entries, thinned
 from lsrl.pytrees import Tree
 
 # Of a kernel of fewer rows a product takes no longer than to pick.
@@ -297,6 +298,23 @@ class LinearNetwork(Network):
         found["output_bias"] = Axes("bias", (makes(),))
         return Legend(spaces, found)
 
+    def stack(self) -> Stack:
+        """Its layers, with what their outputs read."""
+        arrays, structure = self.parameter_arrays(), self.structure
+        layers = []
+        for number, layer in enumerate(structure.layers):
+            own = [arrays[f"layers.{number}.{name}"]
+                   for name in ("input_kernel", "recurrent_kernel", "bias")]  # fmt: skip
+            shown = (
+                np.array(layer.relu, bool),
+                np.array(layer.left, int),
+                np.array(layer.right, int),
+            )
+            layers.append(Layer(own[0], own[1], dense(own[2]), shown))
+        maps = maps_of(structure.inputs, arrays)
+        bias, last = dense(arrays["input_bias"]), dense(arrays["output_bias"])
+        return Stack(Cell(), maps, bias, tuple(layers), arrays["output_kernel"], last)
+
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
@@ -355,6 +373,19 @@ class LinearNetwork(Network):
             if with_state and not structure.layers:
                 return outputs, initial_state(parameters, structure, outputs.shape[:1])
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
+
+    def run_hooks(self, inputs: Inputs, units: Sequence[Sequence[int]]) -> np.ndarray:
+        """Entries of hooks of whole sequences, which run in parallel over time."""
+        structure, watched = self.structure, tuple(tuple(map(int, some)) for some in units)
+        while watched and not watched[-1]:
+            watched = watched[:-1]
+        if not watched:
+            return np.zeros((*np.shape(inputs[0])[:2], 0))
+        with precision(structure.dtype):
+            parameters = cast(Parameters, self._whole.read(self, self.parameters))
+            uniform = np.shape(inputs[0])[0] > 1
+            prepared = self._plans.find(parameters, structure, uniform, watched)
+            return run_tiles(prepared, inputs, None, None, False, np.float64)[0]
 
     def self_test(self) -> None:
         """Check that no products or sums lose bits (as under TF32), and that rounding is done."""

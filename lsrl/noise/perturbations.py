@@ -8,11 +8,14 @@ are drawn together, nor on the devices that run them. So equal arrays of two mod
 A sparse parameter has its weights and nothing else: they are what is drawn for, row by row.
 
 Noise is drawn by numpy on the host: the generators of jax would be compiled anew into each
-network's program, which takes longer than the runs.
+network's program, which takes longer than the runs. It is drawn by `lsrl.noise.draws` for all
+copies at once, and only where it is added: a generator of numpy for each seed and array takes
+longer to make than all of its numbers, and than the copies to run.
 """
 
 import difflib
 import inspect
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -27,6 +30,7 @@ from lsrl.backends.axes import Axes
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
+from lsrl.noise.draws import normals
 
 Entries = Literal["stored", "biases", "all"]
 Unit = Literal["absolute", "relative", "range"]
@@ -112,20 +116,21 @@ class Perturbation(ABC):
         """As `changed`."""
 
     def drift(
-        self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
+        self,
+        name: str,
+        axes: Axes,
+        shape: tuple[int, ...],
+        tokens: int,
+        levels: Sequence[float],
+        seeds: Sequence[int],
     ) -> Array | None:
-        """What one copy adds to an array at each token, (tokens, *shape); None: nothing."""
+        """What copies add to an array at each token, (copies, tokens, *shape); None: nothing."""
         return None
 
     @property
     def format(self) -> str:
         """The number format that states are rounded to between tokens; "": they are not."""
         return ""
-
-
-def generator(seed: int, name: str) -> np.random.Generator:
-    """The random numbers of one array in one draw."""
-    return np.random.default_rng([int(seed), zlib.crc32(name.encode())])
 
 
 @dataclass(frozen=True)
@@ -169,10 +174,15 @@ class WeightNoise(Perturbation):
             if ranges is None:
                 raise InputError(f"{self.name}: no range of signals is known for {name!r}")
             unit = unit * ranges
-        if not unit.any():
+        places = np.flatnonzero(unit)
+        if not len(places):
             return value
-        drawn = {s: generator(s, name).standard_normal(value.shape) * unit for s in set(seeds)}
-        return np.stack([value + level * drawn[s] for level, s in zip(levels, seeds, strict=True)])
+        noise = normals(seeds, name, places)
+        noise *= unit.ravel()[places]
+        noise *= np.array(levels)[:, None]
+        found = np.repeat(value.reshape(1, -1), len(seeds), axis=0)
+        found[:, places] += noise
+        return found.reshape(len(seeds), *value.shape)
 
 
 @dataclass(frozen=True)
@@ -185,12 +195,19 @@ class ActivationNoise(Perturbation):
         return weight.value
 
     def drift(
-        self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
+        self,
+        name: str,
+        axes: Axes,
+        shape: tuple[int, ...],
+        tokens: int,
+        levels: Sequence[float],
+        seeds: Sequence[int],
     ) -> Array | None:
         """Noise on biases."""
         if axes.kind != "bias":
             return None
-        return level * generator(seed, name).standard_normal((tokens, *shape))
+        drawn = normals(seeds, name, np.arange(tokens * math.prod(shape)))
+        return (np.array(levels)[:, None] * drawn).reshape(len(seeds), tokens, *shape)
 
 
 @dataclass(frozen=True)
