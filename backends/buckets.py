@@ -111,12 +111,9 @@ def scan(
             for x in inputs
         )
         state, values = token(state, read)
-        made = lax.dynamic_update_index_in_dim(
-            made, values, place, 0, allow_negative_indices=False
-        )
+        made = lax.dynamic_update_index_in_dim(made, values, place, 0, allow_negative_indices=False)
         return place + 1, state, made
 
     start = (jnp.int32(0), state, made)
     _, last, outputs = lax.while_loop(lambda now: now[0] < count, following, start)
     return last, outputs
-

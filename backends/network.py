@@ -27,6 +27,7 @@ from lsrl.backends.hooks import Hooked
 from lsrl.backends.loop import Structure, generated
 from lsrl.backends.pattern import Pattern
 from lsrl.backends.strength import Gates, Sources, Strengths
+from lsrl.backends.units import Stack
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -368,6 +369,10 @@ class Network(Hooked, nnx.Module):
           LsrlError: the network does not say.
         """
         raise LsrlError(f"{type(self).__name__} does not say what the axes of its parameters are")
+
+    def stack(self) -> Stack | None:
+        """The network as layers of units, for the event-driven runner; None if it is of no use."""
+        return None
 
     # ------------------------------------------------------------ what else studies ask
 

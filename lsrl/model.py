@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from lsrl import arguments, requests, storage
 from lsrl.backends import registry
 from lsrl.backends.network import Network, precise
+from lsrl.backends.runner import Runner
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
@@ -23,7 +24,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
-from lsrl.looping import Looping, Path
+from lsrl.looping import MOST_STEPPED, Looping, Path, RunnerName
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -104,6 +105,7 @@ class Model(Looping, Exporting):
         self._proof = Proof(certificate, module)
         self._form: tuple[Network, Form] | None = None
         self._latest: tuple[Network, State | None] = module, None
+        self._runner = Runner()
 
     def altered(
         self, module: Network, alteration: Alteration, certificate: Certificate | None = None
@@ -150,6 +152,11 @@ class Model(Looping, Exporting):
     def proven(self) -> Certificate:
         """What is proven of the weights that the model was made with, whatever it holds now."""
         return self._proof.certificate
+
+    @property
+    def certificate_tokens(self) -> int | None:
+        """The number of tokens that the proof speaks of; None for any number."""
+        return self.proven.tokens
 
     @property
     def allowed_error(self) -> float:
@@ -339,6 +346,7 @@ class Model(Looping, Exporting):
         self,
         state: State,
         *inputs: ArrayLike,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
         **unknown: object,
     ) -> tuple[Array, State]:
@@ -348,6 +356,8 @@ class Model(Looping, Exporting):
           state: from `init_state` or an earlier step; it is not changed.
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
+          runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
+            those that give the same bits. See docs/runners.md.
           beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
           **unknown: none; inputs go by order.
 
@@ -365,13 +375,17 @@ class Model(Looping, Exporting):
         if arrays is None or unknown:
             timed = requests.one_token(self.program, state, inputs, unknown)
             arrays = [array[:, 0] for array in timed]
-        now = self._converted(arrays, 1)
         self._check_certified("step", state.position + 1, beyond_certificate)
-        # The network sets the mode that it steps in: to enter it twice takes longer than to check.
-        output, hidden = self.module.step(state.hidden, now)
-        result = np.asarray(output)
+        few = state.batch is None or state.batch <= MOST_STEPPED
+        wired = self._by_events("step", runner, state.position + 1, few)
+        if wired is not None:
+            result, hidden = self._runner.step(wired, state.hidden, arrays)
+        else:
+            # The network sets the mode that it steps in: twice would take longer than the checks.
+            output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
+            result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
-        # A tuple of arrays of jax stays as it is, and need not be looked at when it comes back.
+        # A tuple of arrays that nobody can change need not be looked at when it comes back.
         self._latest = (self.module, new if type(hidden) is tuple else None)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
@@ -431,10 +445,13 @@ class Model(Looping, Exporting):
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Sizes and what is certified, line by line: names and texts."""
+        places = self.module.places().values()
+        sparse = sum(place.pattern is not None for place in places)
+        thin = f"; {sparse} of {len(places)} arrays are sparse" if sparse else ""
         return [
             ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
             ("width", f"{self.width}"),
-            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero{thin})"),
             *self.certificate.facts,
         ]
 

@@ -98,6 +98,7 @@ _CPU_LANES = 272
 _CONFLICT = 128  # of which lanes are better no multiple
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 128  # prefer fewer sequences a chunk to fewer tokens
+_MOST_VALUES = 2**25  # rows * batch * tokens of a very wide stack
 _LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONG_SEGMENT = 64
@@ -129,7 +130,8 @@ def _tile(
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
-    positions = max(values // max(extent.width, 1), 2048)
+    width = max(extent.width, 1)
+    positions = max(values // width, min(2048, max(_MOST_VALUES // width, _LEAST_TOKENS)))
     longest = chunk or max(positions // share, _LEAST_TOKENS)
     longest = min(longest, tokens, recurrence.MOST_TOKENS)
     rows = min(max(positions // longest, 1), share)
@@ -160,12 +162,12 @@ class PlanCache:
 
     Attributes:
       parameters: the very arrays that the plans are for.
-      plans: by `uniform`.
+      plans: by `uniform` and `watched`; see `prepare`.
     """
 
     def __init__(self) -> None:
         self.parameters: Parameters = {}
-        self.plans: dict[bool, Prepared] = {}
+        self.plans: dict[tuple[bool, tuple[tuple[int, ...], ...]], Prepared] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlanCache)
@@ -176,7 +178,13 @@ class PlanCache:
     def __deepcopy__(self, memo: object) -> "PlanCache":
         return PlanCache()
 
-    def find(self, parameters: Parameters, structure: NetworkStructure, uniform: bool) -> Prepared:
+    def find(
+        self,
+        parameters: Parameters,
+        structure: NetworkStructure,
+        uniform: bool,
+        watched: tuple[tuple[int, ...], ...] = (),
+    ) -> Prepared:
         """Plan anew if any parameter is another array than last time.
 
         Args:
@@ -184,6 +192,7 @@ class PlanCache:
             never change in place; if any is another array, plans are not kept.
           structure: of the network.
           uniform: every sequence starts in the same state.
+          watched: entries of hooks in place of the outputs.
 
         Returns:
           The plan.
@@ -197,13 +206,18 @@ class PlanCache:
             )
         ):
             self.parameters, self.plans = parameters, {}
-        if uniform not in self.plans:
-            self.plans[uniform] = prepare(parameters, structure, uniform)
-        return self.plans[uniform]
+        if (uniform, watched) not in self.plans:
+            self.plans[uniform, watched] = prepare(parameters, structure, uniform, watched)
+        return self.plans[uniform, watched]
 
 
 def run_tiles(
-    prepared: Prepared, inputs: Inputs, state: Hidden | None, chunk: int | None, with_state: bool
+    prepared: Prepared,
+    inputs: Inputs,
+    state: Hidden | None,
+    chunk: int | None,
+    with_state: bool,
+    dtype: DTypeLike | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run whole sequences.
 
@@ -213,13 +227,14 @@ def run_tiles(
       state: per layer (batch, hidden); None for the initial state.
       chunk: most tokens at a time, or None.
       with_state: whether the last state is wanted.
+      dtype: of the outputs; the network's if None.
 
     Returns:
       (batch, time, outputs), and per layer (batch, hidden) if wanted, else nothing.
     """
     plan, structure = prepared.plan, prepared.plan.structure
     batch, tokens = np.shape(inputs[0])[:2]
-    outputs = np.empty((batch, tokens, plan.num_outputs), jnp.dtype(structure.dtype))
+    outputs = np.empty((batch, tokens, sum(plan.num_outputs)), jnp.dtype(dtype or structure.dtype))
     starts = prepared.starts
     if state is not None:
         # Without layers a state only tells the batch.
