@@ -53,7 +53,7 @@ MAX_HINGE_SUM = 2.0**23
 # The period of clocks that are states of the factor -1.
 BLINKS = 2
 # Multiples that one stage of a modulo takes off.
-RADIX = 16
+RADIX = 8
 
 # A value as a sum: (node, channel, lag) to weight; node None is the constant 1. What lies before
 # the first token counts as 0.
