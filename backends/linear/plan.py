@@ -50,6 +50,7 @@ from lsrl.backends.linear.maps import (
     pytree,
 )
 from lsrl.backends.network import on_device
+from lsrl.parameters import thinned
 from lsrl.pytrees import HashedOnce
 
 # So that a chunk's sums of it are exact in float32, however many tokens it has.
@@ -229,7 +230,7 @@ def prepare(
       The plan.
     """
     dtype = structure.compute_dtype
-    matrix = partial(_matrix, parameters)
+    matrix = partial(_matrix, parameters, structure)
 
     def vector(name: str) -> np.ndarray:
         return np.asarray(parameters[name]).astype(np.float64)
@@ -304,11 +305,13 @@ def _picked(units: int, some: tuple[int, ...]) -> _Output | None:
     return sparse.csc_array(entries, shape=(units, len(some))), np.zeros(len(some))
 
 
-def _matrix(parameters: Parameters, name: str) -> sparse.csr_array:
+def _matrix(parameters: Parameters, structure: NetworkStructure, name: str) -> sparse.csr_array:
     """The entries of a parameter that are not 0, in float64."""
-    values = np.asarray(parameters[name])
+    values, pattern = np.asarray(parameters[name]), structure.pattern.get(name)
     if values.dtype == jnp.bfloat16:
         values = values.astype(np.float32)
+    if pattern is not None:
+        return thinned(pattern.matrix(values.astype(np.float64)))
     rows, places = np.nonzero(values)
     entries = values[rows, places].astype(np.float64)
     return sparse.csr_array((entries, (rows, places)), shape=values.shape)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
 
+from lsrl.backends import buckets
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
@@ -97,6 +98,7 @@ _CPU_LANES = 272
 _CONFLICT = 128  # of which lanes are better no multiple
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 128  # prefer fewer sequences a chunk to fewer tokens
+_MOST_VALUES = 2**25  # rows * batch * tokens of a very wide stack
 _LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONG_SEGMENT = 64
@@ -110,13 +112,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _bucket(count: int, least: int = 1) -> int:
-    """Round up to one of eight sizes an octave, so that few shapes are ever compiled."""
-    count = max(count, least)
-    step = 1 << max(count.bit_length() - 4, 0)
-    return -(-count // step) * step
 
 
 @lru_cache(maxsize=1024)
@@ -135,18 +130,19 @@ def _tile(
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
-    positions = max(values // max(extent.width, 1), 2048)
+    width = max(extent.width, 1)
+    positions = max(values // width, min(2048, max(_MOST_VALUES // width, _LEAST_TOKENS)))
     longest = chunk or max(positions // share, _LEAST_TOKENS)
     longest = min(longest, tokens, recurrence.MOST_TOKENS)
     rows = min(max(positions // longest, 1), share)
-    rows = _bucket(-(-share // -(-share // rows)))
+    rows = buckets.eighth(-(-share // -(-share // rows)))
     segments = 1
     if extent.segments and extent.loops:
         segments = max(min(lanes // rows, longest // max(extent.history, _LEAST_SEGMENT)), 1)
     if chunk is not None:
         return Shape(longest // segments, segments, rows, time_first), threads
     count = -(-tokens // longest)
-    length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
+    length = buckets.eighth(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
     grain = math.lcm(extent.turn, 8 if length >= _LONG_SEGMENT else 1)
     length = -(-length // grain) * grain
     # Columns of a power of two lie in the same few lines of a cache.
@@ -250,7 +246,10 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     on_cpu = _on_cpu()
-    shape, threads = _tile(batch, tokens, chunk, prepared.extent, _cores() if on_cpu else 0)
+    room = batch, tokens
+    if chunk is None and buckets.is_small(batch, tokens):
+        room = buckets.rows(batch, tokens), buckets.length(tokens)
+    shape, threads = _tile(*room, chunk, prepared.extent, _cores() if on_cpu else 0)
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)

@@ -28,10 +28,10 @@ from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import check_inputs
 from lsrl.model import Model
-from lsrl.noise.perturbations import FORMATS, Perturbation
+from lsrl.noise.perturbations import FORMATS, Perturbation, Weight
 from lsrl.noise.products import Rows, written_out
 from lsrl.noise.ranges import weight_ranges
-from lsrl.parameters import dense
+from lsrl.parameters import Parameter, entries
 from lsrl.pytrees import Tree, named_leaves
 
 # What the copies of one call may take of memory, in bytes, unless the user says otherwise.
@@ -196,7 +196,7 @@ class _Draws:
         leaves: Sequence[_Leaf],
         perturbation: Perturbation,
         tokens: int,
-        ranges: dict[str, Array] | None,
+        ranges: dict[str, Parameter] | None,
     ) -> None:
         self.leaves = leaves
         self.perturbation, self.tokens, self.ranges = perturbation, tokens, ranges or {}
@@ -229,15 +229,14 @@ class _Draws:
         stacks: list[AnyArray] = []
         drifts: list[AnyArray | None] = []
         for name, value, dtype, axes, pattern in self.leaves:
-            whole = value if pattern is None else dense(pattern.matrix(value))
-            drawn = whole
+            # Of a sparse parameter the weights alone, which are all that there is.
+            drawn = value
             if value.size:
-                ranges = self.ranges.get(name)
-                drawn = self.perturbation.applied(name, axes, whole, levels, seeds, ranges)
-            if drawn.ndim == whole.ndim:
-                drawn = np.broadcast_to(drawn, (len(seeds), *whole.shape))
-            if pattern is not None:
-                drawn = drawn[:, pattern.rows, pattern.columns]
+                ranges = entries(self.ranges[name]) if name in self.ranges else None
+                weight = Weight(name, axes, value, ranges, pattern)
+                drawn = self.perturbation.changed(weight, levels, seeds)
+            if drawn.ndim == value.ndim:
+                drawn = np.broadcast_to(drawn, (len(seeds), *value.shape))
             with np.errstate(over="ignore"):
                 stacks.append(_placed(drawn.astype(dtype), mesh))
             if self.perturbation.drifts:
