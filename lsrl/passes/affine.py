@@ -159,6 +159,12 @@ def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:
     """
     if not weight.nonzeros:
         return Matrix.zeros(0, weight.columns), Matrix.zeros(weight.rows, 0)
+    if weight.nonzeros == 1:
+        place = weight.data, weight.entry_rows(), np.zeros(1, np.int64)
+        return (
+            Matrix.selection(weight.indices, weight.columns),
+            Matrix.placed(*place, (weight.rows, 1)),
+        )
     # By entries, not by rows: a part of a concatenation has few of the one and many of the other.
     entry_rows = weight.entry_rows()
     ends = np.flatnonzero(np.append(entry_rows[1:] != entry_rows[:-1], True)) + 1
