@@ -91,8 +91,8 @@ def _compiled(form: Form, shape: Shape, handed: Handed, on_one_core: bool) -> _C
 
 # ---------------------------------------------------------------- tiles
 
-# Rows * batch * tokens of a stack. Half as many take up to 1.3 times as long: 256 × 1,000 tokens are
-# then filled up to more, and twice as many arrays are made.
+# Rows * batch * tokens of a stack. Half as many take up to 1.3 times as long: 256 × 1,000 tokens
+# are then filled up to more, and twice as many arrays are made.
 _CPU_VALUES = 2**20
 _ACCELERATOR_VALUES = 2**26
 # A step of a loop on a CPU costs as much as to add up some hundred values; on an accelerator, more.
