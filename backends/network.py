@@ -605,11 +605,7 @@ def _jitted_sequence(
         outputs, state = step(parameters, structure, state, now)
         return state, outputs
 
-    turned = tuple(jnp.moveaxis(jnp.asarray(x), 1, 0) for x in inputs)
-    first = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in turned)
-    _, output = jax.eval_shape(token, state, first)
-    last, outputs = buckets.scan(token, state, turned, count, output)
-    return jnp.moveaxis(outputs, 0, 1), last
+    return buckets.sequence(token, state, inputs, count)
 
 
 def check_products(dtype: str) -> None:
