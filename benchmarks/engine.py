@@ -258,7 +258,7 @@ def loops_of(model: lsrl.Model, count: int, instructions: int) -> tuple[Works, d
     images = machines(count)
     prompt = [np.stack(arrays) for arrays in zip(*(card(model, i) for i in images), strict=True)]
     works: Works = {}
-    counts = {}
+    counts: dict[str, int] = {}
     for runner in runners(model):
         steps = instructions * (FASTER if runner == EVENTS else 1)
         run = model.loop(*prompt, steps=steps, runner=runner)
