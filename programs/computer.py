@@ -33,6 +33,7 @@ def subleq(
     segments: Segments | None = None,
     io: bool = False,
     max_length: int = 2**31,
+    by_row: bool | None = None,
 ) -> Program:
     """A computer with one instruction, of which it carries out one a token.
 
@@ -71,7 +72,7 @@ def subleq(
 
     def instruction(bus: Signal, key: Signal | None) -> Signal:
         address, value, change, pc = bus
-        memory = lsrl.memory(address, value, change=change, segments=mapped, words=3)
+        memory = lsrl.memory(address, value, change=change, segments=mapped, words=3, by_row=by_row)
         a, b, c = memory.read(pc, 3)
         mine, its = memory.read(a), memory.read(b)
         raw = its - mine
