@@ -61,6 +61,9 @@ def subleq(
         behind the last.
       io: whether there are keys and text.
       max_length: greatest number of tokens.
+      by_row: whether a write is let through by the row of a grid of cells ahead of its column. It
+        takes fewer weights a cell and one layer or two more; by default from 1,024 cells on, where
+        the sums of the other form are more than float32 holds.
 
     Raises:
       ProgramError: a parameter out of range, or cells at addresses that no word holds.

@@ -68,6 +68,8 @@ class Subleq:
       text: what was printed.
       keys: those that were not taken yet.
       waiting: whether the next instruction wants a key that is not there.
+      lost: the first address without a cell, from 0 on, to which something else than 0 was written;
+        reads there give 0.
 
     Example: `Subleq(image, bits=8).run(1000)`.
     """
@@ -106,6 +108,7 @@ class Subleq:
         self.pc = check_start(start, 1 << (bits - 1))
         self.steps, self.text, self.keys = 0, b"", b""
         self.waiting = False
+        self.lost: int | None = None
         self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
         self.memory |= fitting(image_of(memory), self.segments, bits)
 
@@ -168,6 +171,8 @@ class Subleq:
         new = wrapped(raw, self.bits)
         if b in memory:
             memory[b] = new
+        elif b >= 0 and new and self.lost is None and not self.words:
+            self.lost = b
         free = key is None and said is None
         onward = c if free and new <= 0 else wrapped(pc + 3, self.bits)
         self.pc = GUARD if self.words and onward not in memory else onward
