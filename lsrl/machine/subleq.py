@@ -132,7 +132,27 @@ class Subleq:
         Returns:
           How many instructions were done.
         """
-        return sum(1 for _ in self._going(steps, stdin, stop))
+        check_going(steps, stdin, stop)
+        self.keys += stdin
+        self.waiting = False
+        memory, top, done, pc = self.memory, 1 << (self.bits - 1), 0, self.pc
+        get = memory.get
+        while done < steps and pc >= 0 and not (done and pc in stop):
+            a, b = get(pc, 0), get(pc + 1, 0)
+            if a >= 0 <= b and a in memory and b in memory and not self.words:
+                # What most instructions are, without a word on each.
+                new = (memory[b] - memory[a] + top) % (2 * top) - top
+                pc = get(pc + 2, 0) if new <= 0 else wrapped(pc + 3, self.bits)
+                memory[b] = new
+            else:
+                self.pc = pc
+                self.waiting = self._next() is None
+                if self.waiting:
+                    break
+                pc = self.pc
+            done += 1
+        self.pc, self.steps = pc, self.steps + done
+        return done
 
     def trace(
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
