@@ -90,6 +90,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compile
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.torch_models
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.roofline
 	$(BIN)/python -m benchmarks.device
 	$(BIN)/python -m benchmarks.universality
@@ -98,6 +99,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.stability
 	$(BIN)/lsrl suite build build/suite
 	$(BIN)/python -m benchmarks.interpretability build/suite
+	$(BIN)/python -m benchmarks.figures
 
 docs: $(INSTALLED)
 	$(BIN)/pdoc --docformat google --output-directory build/docs lsrl $(subst /,.,$(PACKAGES) $(MODULES))

@@ -159,6 +159,19 @@ class Hooked:
         outputs, state = self.pure_step(parameters, self.structure, state, inputs, edit)
         return outputs, state, seen
 
+    def run_hooks(self, inputs: Sequence[Array], units: Sequence[Sequence[int]]) -> Array | None:
+        """Entries of hooks of whole sequences, all tokens at once.
+
+        Args:
+          inputs: per program input, token ids (batch, time) or vectors (batch, time, width).
+          units: of each hook, that of the input map first: which entries.
+
+        Returns:
+          (batch, time, entries), float64, the entries of a hook one after another; None where it
+          runs token by token. Sums are taken in another order than `edited_step` takes them.
+        """
+        return None
+
     def layered(self) -> Layered | None:
         """The network layer by layer; None where it runs token by token or whole only."""
         return None

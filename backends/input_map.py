@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import scipy.sparse as sp
 
 from lsrl.errors import LsrlError
 from lsrl.ir.graph import Graph
+from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Input, Lookup, Op, is_token
 from lsrl.ir.types import Token
@@ -19,37 +21,47 @@ Map = TypeVar("Map")  # a table or a kernel
 class InputMaps(NamedTuple):
     """Per program input a table (symbols, features) or a kernel (width, features), if read."""
 
-    tables: tuple[Array | None, ...]
-    kernels: tuple[Array | None, ...]
+    tables: tuple[sp.csr_array | None, ...]
+    kernels: tuple[sp.csr_array | None, ...]
 
 
 def input_maps(schedule: Schedule) -> InputMaps:
     """The maps that add up to the schedule's features."""
-    count = len(schedule.graph.inputs)
-    tables: list[Array | None] = [None] * count
-    kernels: list[Array | None] = [None] * count
+    parts: dict[Input, list[tuple[Array, Array, Array]]] = {}
     start = 0
     for node in schedule.features:
         this, source = schedule.graph.nodes[node], source_of(schedule.graph, node)
-        made, index = feature_map(this.op, source), source.index
-        block = np.zeros((len(made), schedule.feature_width))
-        block[:, start : start + this.width] = made
-        place = tables if is_token(source) else kernels
-        known = place[index]
-        place[index] = block if known is None else known + block
+        made = feature_map(this.op, source).tocoo()
+        parts.setdefault(source, []).append((made.data, made.row, made.col + start))
         start += this.width
+    tables: list[sp.csr_array | None] = [None] * len(schedule.graph.inputs)
+    kernels: list[sp.csr_array | None] = [None] * len(schedule.graph.inputs)
+    for source, held in parts.items():
+        data, rows, columns = map(np.concatenate, zip(*held, strict=True))
+        found = sp.csr_array((data, (rows, columns)), shape=(rows_of(source), start))
+        (tables if is_token(source) else kernels)[source.index] = found
     return InputMaps(tuple(tables), tuple(kernels))
 
 
 def map_sizes(schedule: Schedule) -> dict[str, Size]:
     """How large the maps of `input_maps` are, by their names as parameters, in order."""
-    sources = {source_of(schedule.graph, node) for node in schedule.features}
+    weights: dict[Input, int] = {}
+    for node in schedule.features:
+        source = source_of(schedule.graph, node)
+        op = schedule.graph.nodes[node].op
+        found = op.table.nonzeros if isinstance(op, Lookup) else _own_weights(source)
+        weights[source] = weights.get(source, 0) + found
     return {
-        f"inputs.{source.index}.{'table' if is_token(source) else 'kernel'}": Size(
-            (rows_of(source), schedule.feature_width)
+        f"inputs.{source.index}.{'table' if is_token(source) else 'kernel'}": Size.of(
+            (rows_of(source), schedule.feature_width), weights[source]
         )
-        for source in sorted(sources, key=lambda source: source.index)
+        for source in sorted(weights, key=lambda source: source.index)
     }
+
+
+def _own_weights(source: Input) -> int:
+    """Weights of the map that gives an input as it is; that of id 0 is 0."""
+    return rows_of(source) - is_token(source)
 
 
 def source_of(graph: Graph, node: int) -> Input:
@@ -96,10 +108,10 @@ def maps_in(
     return tables, kernels
 
 
-def feature_map(op: Op, source: Input) -> Array:
+def feature_map(op: Op, source: Input) -> sp.csr_array:
     """What an op makes of one input, the input itself among them: (symbols or width, channels)."""
     if isinstance(op, Lookup):
-        return op.table.dense()
+        return op.table.csr
     if isinstance(source.type, Token):
-        return np.arange(source.type.size, dtype=np.float64)[:, None]
-    return np.eye(source.type.width)
+        return sp.csr_array(np.arange(source.type.size, dtype=np.float64)[:, None])
+    return Matrix.identity(source.type.width).csr

@@ -15,10 +15,11 @@ from lsrl.backends.linear.certificate import LinearAnalysis, check_weights
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
 from lsrl.certificate import Analyse
 from lsrl.errors import LsrlError
+from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Affine, LinearState, Op, Product, Relu
 from lsrl.numerics import Numerics
-from lsrl.parameters import Size
-from lsrl.schedule import Layer, Schedule, empty_rows
+from lsrl.parameters import Size, thinned
+from lsrl.schedule import Layer, Rows, Schedule
 from lsrl.target import Capabilities
 
 # What can make a channel: a hidden unit, with or without a ReLU.
@@ -49,19 +50,26 @@ class LinearRnn(StackBackend):
         return {"torch": torch_export.write}
 
     def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
-        """A hidden unit a channel, and one more for each product."""
+        """A hidden unit a channel, and one more for each product; of sparse kernels the weights."""
         found = map_sizes(schedule)
         found["input_bias"] = Size((schedule.feature_width,))
         before = schedule.feature_width
         for number, layer in enumerate(schedule.layers):
-            hidden = layer.width + sum(u.width for u in layer.units if u.kind is Product)
-            found[f"layers.{number}.input_kernel"] = Size((before, hidden))
-            found[f"layers.{number}.recurrent_kernel"] = Size((hidden, hidden))
-            found[f"layers.{number}.bias"] = Size((hidden,))
-            found[f"layers.{number}.initial_state"] = Size((hidden,))
+            slots = _slots(layer)
+            hidden = sum(len(slot.bias) for slot in slots)
+            name = f"layers.{number}."
+            for key, read, side in (
+                ("input_kernel", before, [slot.inputs for slot in slots]),
+                ("recurrent_kernel", hidden, [slot.recurrent for slot in slots]),
+            ):
+                weights = sum(int(np.count_nonzero(rows.data)) for rows in side)
+                found[name + key] = Size.of((read, hidden), weights)
+            found[f"{name}bias"] = found[f"{name}initial_state"] = Size((hidden,))
             before = layer.width
-        found["output_kernel"] = Size((before, len(schedule.output.bias)))
-        found["output_bias"] = Size((len(schedule.output.bias),))
+        inputs, bias = schedule.output.inputs, schedule.output.bias
+        weights = int(np.count_nonzero(inputs.data))
+        found["output_kernel"] = Size.of((before, len(bias)), weights)
+        found["output_bias"] = Size((len(bias),))
         return found
 
     def lower(self, schedule: Schedule, numerics: Numerics) -> LinearNetwork:
@@ -84,34 +92,43 @@ def network_weights(schedule: Schedule, able: Capabilities) -> NetworkWeights:
         tables=maps.tables,
         kernels=maps.kernels,
         input_bias=np.zeros(schedule.feature_width),
-        layers=tuple(
-            _layer_weights(layer, inputs)
-            for layer, inputs in zip(schedule.layers, schedule.input_widths, strict=True)
-        ),
-        output_kernel=schedule.output.inputs.toarray().T,
+        layers=tuple(map(_layer_weights, schedule.layers)),
+        output_kernel=thinned(schedule.output.inputs.T),
         output_bias=schedule.output.bias,
     )
 
 
-def _layer_weights(layer: Layer, inputs: int) -> LayerWeights:
+def _slots(layer: Layer) -> tuple[Rows, ...]:
+    """The rows of the hidden units: of the channels, then of the right factors of products."""
+    factors = _factors(layer)
+    if not len(factors):
+        return layer.rows[:1]
+    second = layer.rows[1]
+    recurrent, inputs = second.recurrent[factors], second.inputs[factors]
+    return layer.rows[0], Rows(recurrent, inputs, second.bias[factors])
+
+
+def _factors(layer: Layer) -> Array:
+    """The channels that are products."""
+    kinds = [np.full(unit.width, unit.kind is Product) for unit in layer.units]
+    return np.flatnonzero(np.concatenate([np.zeros(0, bool), *kinds]))
+
+
+def _layer_weights(layer: Layer) -> LayerWeights:
     """Hidden units in the order of the channels; the right factors of products come last."""
-    # A layer can be empty, where the output is constant.
-    slots = [unit.slots[0] for unit in layer.units] or [empty_rows(inputs)]
-    relu, right, extra = np.zeros(layer.width, bool), np.full(layer.width, -1), layer.width
+    relu, right = np.zeros(layer.width, bool), np.full(layer.width, -1)
     for unit in layer.units:
-        places = slice(unit.start, unit.start + unit.width)
-        relu[places] = unit.kind is Relu
-        if unit.kind is Product:
-            slots.append(unit.slots[1])
-            right[places] = extra + np.arange(unit.width)
-            extra += unit.width
+        relu[unit.start : unit.start + unit.width] = unit.kind is Relu
+    slots, factors = _slots(layer), _factors(layer)
+    extra = layer.width + len(factors)
+    right[factors] = np.arange(layer.width, extra)
     recurrent = sp.csr_array(sp.vstack([rows.recurrent for rows in slots]))
     recurrent.resize(extra, extra)
     return LayerWeights(
-        input_kernel=sp.csr_array(sp.vstack([rows.inputs for rows in slots])).T.tocsr(),
-        recurrent_kernel=recurrent.T.tocsr(),
+        input_kernel=thinned(sp.vstack([rows.inputs for rows in slots]).T),
+        recurrent_kernel=thinned(recurrent.T),
         bias=np.concatenate([rows.bias for rows in slots]),
-        initial_state=np.concatenate([layer.initial, np.zeros(extra - layer.width)]),
+        initial_state=np.concatenate([layer.initial, np.zeros(len(factors))]),
         relu=relu,
         left=np.arange(layer.width),
         right=right,

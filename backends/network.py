@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
-from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from lsrl.arguments import near, shown
+from lsrl.backends import buckets
 from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
 from lsrl.backends.loop import Structure, generated
 from lsrl.backends.pattern import Pattern
 from lsrl.backends.strength import Gates, Sources, Strengths
+from lsrl.backends.units import Stack
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
@@ -125,7 +127,8 @@ class ParameterReader(Generic[Kept]):
 
     def __init__(self) -> None:
         self._module: nnx.Module | None = None
-        self._links: list[tuple[dict[str, object], str]] = []
+        self._holders: tuple[dict[str, object], ...] = ()
+        self._names: tuple[str, ...] = ()
         self._held: list[object] = []
         self._variables: list[nnx.Variable[object]] = []
         self._values: list[object] = []
@@ -144,16 +147,20 @@ class ParameterReader(Generic[Kept]):
         """What `make` made of the module's parameters when they were last other arrays."""
         # Arrays of jax never change in place, so the same objects have the same numbers.
         # Modules that flax splits and merges share their reader, but not their parameters.
-        if self._kept is not None and self._module is module:
-            held = [holder.get(name) for holder, name in self._links]
-            if all(map(operator.is_, held, self._held)):
-                values = [variable.get_raw_value() for variable in self._variables]
-                if all(map(operator.is_, values, self._values)):
-                    return self._kept
+        # Nothing but maps: this is done at every step.
+        if (
+            self._kept is not None
+            and self._module is module
+            and all(map(operator.is_, map(dict.get, self._holders, self._names), self._held))
+            and all(map(operator.is_, map(_VALUE, self._variables), self._values))
+        ):
+            return self._kept
         kept = make()
         self._module = module
-        self._links = list(_links(module))
-        self._held = [holder.get(name) for holder, name in self._links]
+        links = list(_links(module))
+        self._holders = tuple(holder for holder, _ in links)
+        self._names = tuple(name for _, name in links)
+        self._held = [holder.get(name) for holder, name in links]
         self._variables = [one for one in self._held if isinstance(one, nnx.Param)]
         self._values = [variable.get_raw_value() for variable in self._variables]
         # What a user put in by hand, an array of numpy say, can change in place. Nor does anything
@@ -164,6 +171,9 @@ class ParameterReader(Generic[Kept]):
         ) and all(isinstance(one, nnx.Module | nnx.Param | nnx.Pytree) for one in self._held)
         self._kept = kept if sure else None
         return kept
+
+
+_VALUE = operator.methodcaller("get_raw_value")
 
 
 def _links(module: nnx.Pytree) -> Iterator[tuple[dict[str, object], str]]:
@@ -360,6 +370,10 @@ class Network(Hooked, nnx.Module):
         """
         raise LsrlError(f"{type(self).__name__} does not say what the axes of its parameters are")
 
+    def stack(self) -> Stack | None:
+        """The network as layers of units, for the event-driven runner; None if it is of no use."""
+        return None
+
     # ------------------------------------------------------------ what else studies ask
 
     def strengths(self, layers: Sequence[Sources]) -> Strengths:
@@ -419,9 +433,9 @@ class Network(Hooked, nnx.Module):
         Returns:
           (*batch_shape, outputs) and the new state.
         """
-        with self.mode():
-            parameters = self.kept()
-            return _jitted(self.pure_step)(parameters, self.structure, state, tuple(inputs))
+        # What the step traces under, it sets for itself: to enter it takes as long as to check.
+        with precision(self.structure.dtype):
+            return _jitted(self.pure_step)(self.kept(), self.structure, state, tuple(inputs))
 
     def run(
         self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
@@ -442,24 +456,44 @@ class Network(Hooked, nnx.Module):
         self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None
     ) -> tuple[Array | jax.Array, Tree]:
         """Run whole sequences as `run` does, and return the state after the last token too."""
-        batch, tokens = np.shape(inputs[0])[:2]
-        most = max(1, CHUNK_VALUES // max(1, batch * self.width))
-        size = min(chunk or CHUNK, most, tokens)
+        arrays = tuple(np.asarray(x) for x in inputs)
+        batch, tokens = arrays[0].shape[:2]
+        rows = buckets.rows(batch, tokens)
+        most = min(chunk or CHUNK, max(1, CHUNK_VALUES // max(1, rows * self.width)))
         with self.mode():
             parameters = self.kept()
-            state = self.init_state((batch,)) if state is None else state
+            held = self.init_state((rows,)) if state is None else buckets.with_rows(state, rows)
             outputs = []
-            for start in range(0, tokens, size):
-                part = tuple(x[:, start : start + size] for x in inputs)
-                output, state = self.run_chunk(parameters, state, part)
-                outputs.append(np.asarray(output))
-        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
+            for start in range(0, tokens, most):
+                count = min(most, tokens - start)
+                size = min(most, buckets.length(count))
+                part = tuple(
+                    buckets.filled(x[:, start : start + count], rows, size) for x in arrays
+                )
+                output, held = self.run_chunk(parameters, held, part, np.int32(count))
+                outputs.append(np.asarray(output)[:batch, :count])
+        after = buckets.with_rows(held, batch)
+        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), after
 
     def run_chunk(
-        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
+        self,
+        parameters: Mapping[str, object],
+        state: Tree,
+        inputs: Inputs,
+        count: np.integer | jax.Array,
     ) -> tuple[jax.Array, Tree]:
-        """Some tokens of `prepared` parameters: (batch, time, ...) to outputs and state."""
-        return _jitted_sequence(self.pure_step, parameters, self.structure, state, inputs)
+        """Some tokens of `prepared` parameters, of which so many count.
+
+        Args:
+          parameters: of `prepared`.
+          state: before the first token, leaves (batch, ...).
+          inputs: per program input (batch, time, ...).
+          count: tokens from the first on; those behind them change no state.
+
+        Returns:
+          (batch, time, outputs), of which those that count are right, and the state.
+        """
+        return _jitted_sequence(self.pure_step, parameters, self.structure, state, inputs, count)
 
     def generate(self, inputs: Inputs, steps: int, state: Tree | None = None) -> Array:
         """Continue prompts: the first output at a token, rounded, is the id of the next token.
@@ -490,7 +524,13 @@ class Network(Hooked, nnx.Module):
 
 @cache
 def _jitted(step: Step) -> Step:
-    return jax.jit(step, static_argnums=1)
+    def precisely(
+        parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
+        with jax.default_matmul_precision("highest"):
+            return step(parameters, structure, state, inputs)
+
+    return cast(Step, jax.jit(precisely, static_argnums=1))
 
 
 def apply_sequence(
@@ -517,7 +557,26 @@ def apply_sequence(
     return jnp.moveaxis(outputs, 0, 1), last
 
 
-_jitted_sequence = partial(jax.jit, static_argnums=(0, 2))(apply_sequence)
+@partial(jax.jit, static_argnums=(0, 2))
+def _jitted_sequence(
+    step: Step,
+    parameters: Mapping[str, object],
+    structure: Hashable,
+    state: Tree,
+    inputs: Inputs,
+    count: jax.Array,
+) -> tuple[jax.Array, Tree]:
+    """As `apply_sequence`, of the first tokens alone."""
+
+    def token(state: Tree, now: tuple[jax.Array, ...]) -> tuple[Tree, jax.Array]:
+        outputs, state = step(parameters, structure, state, now)
+        return state, outputs
+
+    turned = tuple(jnp.moveaxis(jnp.asarray(x), 1, 0) for x in inputs)
+    first = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in turned)
+    _, output = jax.eval_shape(token, state, first)
+    last, outputs = buckets.scan(token, state, turned, count, output)
+    return jnp.moveaxis(outputs, 0, 1), last
 
 
 def check_products(dtype: str) -> None:

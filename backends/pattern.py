@@ -9,7 +9,7 @@ from scipy import sparse
 
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
-from lsrl.parameters import Parameter
+from lsrl.parameters import Parameter, Sparseness
 
 
 class Pattern:
@@ -70,11 +70,90 @@ class Pattern:
         np.add.at(found, place[inside], given.data[inside])
         return found
 
+    @cached_property
+    def longest(self) -> int:
+        """Weights of the row that has most."""
+        return int(np.diff(self.starts).max(initial=0))
+
+    @cached_property
+    def picks(self) -> bool:
+        """Whether no column has more than one weight."""
+        return bool((np.bincount(self.columns, minlength=1) <= 1).all())
+
+    @cached_property
+    def _sums(self) -> tuple[tuple[tuple[Array, Array], ...], Array | None]:
+        """Columns in bunches of about as many weights, and where each column is among them.
+
+        Of each bunch the rows and the places of its weights, both (columns, most weights); the
+        place behind the last stands for none. None where the columns are in order.
+        """
+        counts = np.bincount(self.columns, minlength=self.shape[1])
+        by_column = np.append(np.argsort(self.columns, kind="stable"), 0)
+        first = np.cumsum(counts) - counts
+        # Rounded up to powers of two, so at most half of what is read stands for none.
+        depths = np.where(counts > 0, 1 << np.ceil(np.log2(np.maximum(counts, 1))).astype(int), 0)
+        bunches, order = [], []
+        for depth in np.unique(depths).tolist():
+            chosen = np.flatnonzero(depths == depth)
+            order.append(chosen)
+            along = np.arange(depth)
+            inside = along < counts[chosen, None]
+            taken = by_column[np.where(inside, first[chosen, None] + along, -1)]
+            rows = np.where(inside, np.append(self.rows, 0)[taken], 0)
+            places = np.where(inside, taken, len(self.columns))
+            bunches.append((rows.astype(np.int32), places.astype(np.int32)))
+        ordered = np.concatenate(order) if order else np.zeros(0, int)
+        if np.array_equal(ordered, np.arange(self.shape[1])):
+            return tuple(bunches), None
+        return tuple(bunches), np.argsort(ordered).astype(np.int32)
+
     def product(self, values: jax.Array, vectors: jax.Array) -> jax.Array:
         """Vectors (..., rows) times the matrix: (..., columns), also as jax transforms it."""
-        weights = values.reshape((1,) * (vectors.ndim - 1) + values.shape)
-        total = jnp.zeros((*vectors.shape[:-1], self.shape[1]), vectors.dtype)
-        return total.at[..., self.columns].add(vectors[..., self.rows] * weights)
+        bunches, order = self._sums
+        padded = jnp.concatenate([values, jnp.zeros((1,), values.dtype)])
+        sums = [jnp.zeros((*vectors.shape[:-1], 0), vectors.dtype)]
+        for rows, places in bunches:
+            if not rows.size:
+                sums.append(jnp.zeros((*vectors.shape[:-1], len(rows)), vectors.dtype))
+                continue
+            weights = _read(padded, places).reshape((1,) * (vectors.ndim - 1) + places.shape)
+            terms = _read(vectors, rows) * weights.astype(vectors.dtype)
+            sums.append(terms[..., 0] if terms.shape[-1] == 1 else terms.sum(axis=-1))
+        total = jnp.concatenate(sums, axis=-1)
+        return total if order is None else _read(total, order)
+
+    def looked_up(self, values: jax.Array, ids: jax.Array) -> jax.Array:
+        """Rows of the matrix, by their numbers (...): (..., columns), also as jax transforms it."""
+        found = jnp.zeros((ids.size, self.shape[1]), values.dtype)
+        if self.longest:
+            row = jnp.clip(ids.reshape(-1), 0, self.shape[0] - 1)
+            along = np.arange(self.longest, dtype=np.int32)[None]
+            first, last = (jnp.asarray(self.starts[k:])[row][:, None] for k in (0, 1))
+            # Behind a row's end any place will do, times 0.
+            place = jnp.minimum(first + along, len(self.columns) - 1)
+            inside = (first + along < last).astype(values.dtype)
+            item = jnp.broadcast_to(jnp.arange(ids.size)[:, None], place.shape)
+            found = found.at[item, jnp.asarray(self.columns)[place]].add(values[place] * inside)
+        return found.reshape(*ids.shape, self.shape[1])
+
+
+def pattern_of(matrix: Parameter, sparseness: Sparseness | None) -> Pattern | None:
+    """The pattern of a matrix that a network keeps sparse; None of one that it keeps dense.
+
+    Args:
+      matrix: dense or sparse.
+      sparseness: when sparse ones pay; None: what is given so stays so.
+    """
+    is_dense = isinstance(matrix, np.ndarray)
+    if sparseness is None:
+        return None if is_dense else Pattern(matrix)
+    weights = int(np.count_nonzero(matrix)) if is_dense else matrix.nnz
+    return Pattern(matrix) if sparseness.pays(matrix.shape, weights) else None
+
+
+def _read(values: jax.Array, places: Array) -> jax.Array:
+    """Entries of the last axis; the places are our own, so nothing is clamped."""
+    return jnp.asarray(values).at[..., places].get(mode="promise_in_bounds")
 
 
 def _numbers(matrix: Parameter) -> Parameter:

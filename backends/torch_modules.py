@@ -14,6 +14,7 @@ from lsrl.backends.base import ExportRequest
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
+from lsrl.options import MOST_PARAMETERS
 from lsrl.parameters import Parameter, dense
 from lsrl.torch_config import (
     FORMAT,
@@ -52,7 +53,7 @@ class Modules(NamedTuple):
             name, held = f"input_{number}", "table" if isinstance(kind, Token) else "kernel"
             found = np.zeros((size, features), dtype)
             if f"inputs.{number}.{held}" in arrays:
-                known = dense(arrays[f"inputs.{number}.{held}"])
+                known = dense(arrays[f"inputs.{number}.{held}"], MOST_PARAMETERS)
                 found[:, : known.shape[1]] = known
             if isinstance(kind, Token):
                 made = module_json("Embedding", num_embeddings=size, embedding_dim=features)

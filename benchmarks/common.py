@@ -28,7 +28,7 @@ LOAD = "load average at the start"
 # Above this, other work takes a share of the machine that times should not be read without knowing.
 BUSY = 1.0
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "torch")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "numba", "torch")
 
 
 class BenchmarkError(Exception):

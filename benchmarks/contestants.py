@@ -92,8 +92,8 @@ def tok2tok_by_hand(
     symbols = tokens.astype(jnp.float32)
     greatest = float(vocab - 1)
     time = np.arange(tokens.shape[-1])
-    past_query = jnp.asarray(np.maximum(time - (length - 1), 0), jnp.float32)
-    key_end = jnp.asarray(time % (2 * length) == 2 * length - 1, jnp.float32)
+    past_query = jnp.asarray(np.maximum(time - (length - 1), 0), jnp.float32)[None]
+    key_end = jnp.asarray(time % (2 * length) == 2 * length - 1, jnp.float32)[None]
 
     def ring(entering: jax.Array) -> jax.Array:
         """The sum of every length-th value: what turns on a ring, seen at its entrance."""

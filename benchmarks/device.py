@@ -12,7 +12,8 @@ import typer
 
 import lsrl
 from benchmarks import roofline
-from benchmarks.common import REPEATS, Output, Table, machine, number, say
+from benchmarks.common import Output, Table, machine, number, say
+from benchmarks.limits import measure_limits
 from lsrl.errors import PrecisionError, SelfTestError, UnsupportedOpError
 
 
@@ -56,13 +57,14 @@ def main(
     device = jax.devices()[0]
     described = machine() | {"device": f"{device.device_kind} ({jax.default_backend()})"}
     exactness = check_catalogue(3 if quick else None)
-    limits = roofline.ceilings(REPEATS)
-    table = roofline.measure_models(limits, *((8, 100, 20) if quick else (256, 1000, 200)), REPEATS)
+    sizes = roofline.QUICK if quick else roofline.Sizes()
+    limits = measure_limits(sizes.repeats)
+    table = roofline.measure_models(limits, sizes)
     cells = [value for row in exactness.rows for key, value in row.items() if key != "program"]
     wrong = [value for value in cells if value.startswith("DIFFERS")]
     found = [
-        f"On {device.device_kind}, {number(limits['bytes'] / 1e9)} GB and "
-        f"{number(limits['operations'] / 1e9)} thousand million operations a second."
+        f"On {device.device_kind}, {number(limits.memory / 1e9)} GB and "
+        f"{number(limits.operations / 1e9)} thousand million operations a second."
         if jax.default_backend() != "cpu"
         else "No accelerator is at hand: these are results of the CPU.",
         f"{len(cells) - len(wrong)} of {len(cells)} pairs of a program and a target hold what the "
@@ -70,7 +72,11 @@ def main(
         *roofline.findings(table),
     ]
     Output.of("device", quick, output).write(
-        "The device at hand", described, [exactness, table], found, roofline.draw(table)
+        "The device at hand",
+        described,
+        [exactness, limits.table(), table],
+        found,
+        roofline.draw(table),
     )
 
 

@@ -31,11 +31,11 @@ class Differing(NamedTuple):
     Attributes:
       ours: whole texts, from our network's outputs.
       stepwise: token by token from a cache, from whole texts.
-      generated: what `generate` says from its cache, from what it says without and from what the
-        program says; None where outputs are no inputs.
+      generated: what `generate` says from its cache, from what the class says of the same whole
+        texts and from what the program says; None where outputs are no inputs.
       parts: a text in two parts, the second from the cache of the first; None where the class
         says that it can't.
-      padded: texts that are filled up on their left, with a mask and without.
+      padded: a few texts that are filled up on their left, with a mask and without.
       again: whole texts, after the class has saved itself and was loaded again.
       tokens: that were compared with ours.
     """
@@ -100,7 +100,7 @@ def compared(
             stepwise=_differ(steps, whole[: len(few)]),
             generated=_generated(model.program, theirs, few, generated),
             parts=_parts(theirs, few, whole[: len(few)]),
-            padded=_padded(theirs, few, whole[: len(few)]),
+            padded=_padded(theirs, few[:BATCH], whole[: len(few[:BATCH])]),
             again=_differ(again, whole[:BATCH]),
             tokens=ids.size,
         )
@@ -165,8 +165,9 @@ def _generated(program: lsrl.Program, theirs: Any, ids: Any, steps: int) -> int 
     # One token alone RecurrentGemma can't begin with; see its card.
     ids = ids[:, : max(2, min(ids.shape[1], limit - steps + 1))]
     wanted = {"max_new_tokens": steps, "output_logits": True, "return_dict_in_generate": True}
-    cached, anew = (theirs.generate(ids, use_cache=each, **wanted) for each in (True, False))
-    logits, others = (torch.stack(each.logits, dim=1) for each in (cached, anew))
+    cached = theirs.generate(ids, use_cache=True, **wanted)
+    logits = torch.stack(cached.logits, dim=1)
+    others = whole_logits(theirs, cached.sequences[:, :-1])[:, -logits.shape[1] :]
     count = 0
     for row, text in enumerate(cached.sequences.numpy()):
         try:

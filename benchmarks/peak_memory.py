@@ -86,5 +86,21 @@ def compile_tok2tok(
     print(json.dumps({"before": before, "peak": peak_memory()}))
 
 
+@app.command("loop")
+def run_computer(
+    cells: Annotated[int, typer.Argument(help="Of memory.")],
+    target: Annotated[str, typer.Argument(help="Where to compile it to.")],
+) -> None:
+    """Compile a SUBLEQ computer, run it, and print the peak memory before, between and after."""
+    lsrl.compile(lsrl.programs.majority(), target).run([1, 0, 1])
+    before, start = peak_memory(), time.process_time()
+    model = lsrl.compile(lsrl.programs.subleq(cells, 16), target)
+    seconds, compiled = time.process_time() - start, peak_memory()
+    # 3 0 3: what lies at 3 is taken off what lies at 0, which is 3; then all is 0, and it goes on.
+    model.loop(*lsrl.machine.card(model, lsrl.machine.assemble("x: x x 0")), steps=WARM_UP)
+    result = {"before": before, "compiled": compiled, "peak": peak_memory(), "seconds": seconds}
+    print(json.dumps(result))
+
+
 if __name__ == "__main__":
     app()

@@ -1,17 +1,19 @@
 """How near compiled models come to what the machine can do at all.
 
-A token of a program costs operations and bytes (`lsrl.cost`); the machine has a ceiling of each,
-measured in the same run: a large matrix product, and a large copy. What is left of the ratio is
-overhead: calls, loops, and passes over values that a cache holds.
+A token of a program costs operations and bytes, of the weights that are not zero; the machine has a
+ceiling of each, measured in the same run (`benchmarks.limits`): a product of matrices, and an array
+that is updated in place or read, as large as what the model works on, since caches are faster than
+memory. What is left of the ratio is overhead: calls, loops, products with zeros, values in memory.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import typer
 
 import lsrl
@@ -23,94 +25,141 @@ from benchmarks.common import (
     Table,
     legend_below,
     machine,
-    measure,
     measure_together,
     number,
     panels,
     say,
 )
+from benchmarks.limits import Limits, measure_limits, seconds
 from benchmarks.workloads import Array, workloads
-from lsrl.cost import Mode, cost
+from lsrl.cost import Cost, Mode, cost
 from lsrl.errors import PrecisionError, UnsupportedOpError
+from lsrl.parameters import entries
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Row = dict[str, Any]
 PROGRAMS = ("majority", "dyck1", "tok2tok")
-COPIED = 2**26  # numbers of the large copy
-PRODUCT = 2048  # rows and columns of the large product
+LINEAR = ("linear_rnn", "gated_linear_rnn")
+TILE = 2**21  # bytes that a whole run on these has in flight (backends/linear/tiles.py)
 
 
-def ceilings(repeats: int, copied: int = COPIED, product: int = PRODUCT) -> dict[str, float]:
-    """What the device does at most: "operations" and "bytes" a second, in float32."""
-    values = jnp.zeros(copied, jnp.float32)
-    add = jax.jit(lambda x: x + 1)
-    matrix = jnp.ones((product, product), jnp.float32)
-    multiply = jax.jit(partial(jnp.dot, precision=jax.lax.Precision.HIGHEST))
-    copy_time = measure(lambda: add(values).block_until_ready(), repeats).wall
-    product_time = measure(lambda: multiply(matrix, matrix).block_until_ready(), repeats).wall
-    return {"operations": 2 * product**3 / product_time, "bytes": 8 * copied / copy_time}
+@dataclass(frozen=True)
+class Sizes:
+    """Of a run.
+
+    Attributes:
+      sparse: batch and tokens of whole sequences on the linear targets.
+      scanned: of those on all others, which go token by token.
+      steps: tokens in step mode.
+      repeats: of each measurement.
+    """
+
+    sparse: tuple[int, int] = (256, 1000)
+    scanned: tuple[int, int] = (32, 300)
+    steps: int = 100
+    repeats: int = REPEATS
 
 
-def measure_models(
-    limits: dict[str, float],
-    batch: int,
-    tokens: int,
-    steps: int,
-    repeats: int,
-    programs: Sequence[str] = PROGRAMS,
-) -> Table:
-    """Tokens a second of every program on every target in every mode, beside the ceiling."""
+QUICK = Sizes(sparse=(8, 100), scanned=(8, 100), steps=20, repeats=2)
+
+
+def needed(model: lsrl.Model, mode: Mode, batch: int) -> tuple[Cost, float]:
+    """What a token takes at the least, and the bytes that are gone over again and again.
+
+    As `lsrl.cost` counts, but of matrices only the entries that are not zero: networks are nearly
+    all zeros, and engines that leave them out would go through a ceiling of dense products.
+    """
+    known = cost(model, mode, batch)
+    if mode == "whole" and model.module.sparse_whole:
+        return known, TILE
+    axes, size = model.module.legend().arrays, np.dtype(jax.numpy.dtype(model.dtype)).itemsize
+    weights = sum(
+        int(np.count_nonzero(entries(one)))
+        for name, one in model.module.parameter_arrays().items()
+        if axes[name].kind != "table"  # of which a token takes a row
+    )
+    state = size * sum(leaf.size for leaf in jax.tree.leaves(model.module.init_state((1,))))
+    outputs = len(model.program.graph.facts[model.program.graph.output].low)
+    ends = size * (outputs + sum(kind.width for kind in model.program.inputs.values()))
+    least = Cost(min(known.operations, 2.0 * weights), ends + size * weights / batch + 2.0 * state)
+    return least, size * weights + batch * state
+
+
+def row_of(model: lsrl.Model, mode: Mode, batch: int, speed: float, limits: Limits) -> Row:
+    """What a mode needs, has, and reaches at a speed in tokens a second."""
+    least, held = needed(model, mode, batch)
+    ceiling = 1 / least.seconds(limits.operations, limits.bytes(held))
+    return {
+        "operations": least.operations, "bytes": least.bytes, "held": held / 2**10,
+        "speed": speed, "ceiling": ceiling, "ratio": speed / ceiling,
+    }  # fmt: skip
+
+
+def measure_models(limits: Limits, sizes: Sizes, only: Sequence[str] | None = None) -> Table:
+    """Tokens a second of every program on every target in every mode, beside the ceiling.
+
+    Args:
+      limits: of the machine.
+      sizes: of the runs.
+      only: targets; all if None.
+    """
     rows = []
-    for name in programs:
-        workload = workloads()[name]
-        for target in (info.name for info in lsrl.targets()):
-            try:
-                model = _compiled(workload.program(tokens), target)
-            except UnsupportedOpError:
-                continue
-            inputs = workload.inputs(batch, tokens)
-            workload.check(model, inputs, model.run(*inputs))
-            alone = inputs[0][0, :steps]
-            timings = measure_together(
-                {"whole": partial(model.run, *inputs), "step": _stepping(model, alone)}, repeats
-            )
-            modes: tuple[tuple[Mode, int, int], ...] = (
-                ("whole", batch, batch * tokens), ("step", 1, steps)
-            )  # fmt: skip
-            for mode, sequences, count in modes:
-                needed = cost(model, mode, sequences)
-                ceiling = 1 / needed.seconds(limits["operations"], limits["bytes"])
-                speed = count / timings[mode].wall
-                rows.append(
-                    {
-                        "program": name, "target": target, "mode": mode, "batch": sequences,
-                        "operations": needed.operations, "bytes": needed.bytes, "speed": speed,
-                        "ceiling": ceiling, "ratio": speed / ceiling,
-                    }
-                )  # fmt: skip
-                say(f"{name} on {target}, {mode}: {number(speed)} tokens/s, "
-                    f"{number(speed / ceiling)} of the ceiling")  # fmt: skip
+    for name in PROGRAMS:
+        for target in only or [info.name for info in lsrl.targets()]:
+            rows += _measure_model(limits, sizes, name, target)
     return Table(
         "models",
-        f"Programs: whole sequences ({batch} × {tokens:,} tokens), and step by step (one sequence)",
+        "Programs: whole sequences, and step by step (one sequence)",
         {
             "program": "program",
             "target": "target",
             "mode": "mode",
             "batch": "batch",
+            "tokens": "tokens",
             "operations": "operations a token",
             "bytes": "bytes a token",
-            "speed": "tokens/s",
-            "ceiling": "ceiling, tokens/s",
+            "held": "working set, KiB",
+            "speed": "tokens a CPU second",
+            "ceiling": "ceiling",
             "ratio": "ratio",
         },
         rows,
-        f"The ceiling: {number(limits['operations'] / 1e9)} thousand million operations and "
-        f"{number(limits['bytes'] / 1e9)} GB a second, of a product of two {PRODUCT} × {PRODUCT} "
-        f"matrices and of {COPIED:,} numbers read and written. A ratio above 1 means that a cache "
-        "holds what the count takes for memory.",
+        "The ceiling: the longer of the operations at the speed of products of matrices, and the "
+        "bytes at that of an array as large as the working set: of whole sequences on the "
+        f"linear targets a tile of {TILE // 2**20} MiB, else the weights that are not zero, "
+        "and the states. Step: `Model.step`, a call from Python with all checks.",
     )
+
+
+def _measure_model(limits: Limits, sizes: Sizes, name: str, target: str) -> list[Row]:
+    workload = workloads()[name]
+    batch, tokens = sizes.sparse if target in LINEAR else sizes.scanned
+    try:
+        model = _compiled(workload.program(tokens), target)
+    except UnsupportedOpError:
+        return []
+    inputs = workload.inputs(batch, tokens)
+    workload.check(model, inputs, model.run(*inputs))
+    alone = inputs[0][0, : sizes.steps]
+    timings = measure_together(
+        {"whole": partial(model.run, *inputs), "step": _stepping(model, alone)}, sizes.repeats
+    )
+    modes: tuple[tuple[Mode, int, int], ...] = (
+        ("whole", batch, tokens), ("step", 1, sizes.steps)
+    )  # fmt: skip
+    rows = []
+    for mode, sequences, count in modes:
+        speed = sequences * count / seconds(timings[mode])
+        row = row_of(model, mode, sequences, speed, limits)
+        rows.append(
+            {"program": name, "target": target, "mode": mode, "batch": sequences, "tokens": count,
+             **row}
+        )  # fmt: skip
+        say(f"{name} on {target}, {mode}: {number(speed)} tokens/s, "
+            f"{number(row['ratio'])} of the ceiling")  # fmt: skip
+    return rows
 
 
 def _compiled(program: lsrl.Program, target: str) -> lsrl.Model:
@@ -159,13 +208,15 @@ def draw(table: Table) -> "Figure":
 def main(
     quick: Annotated[bool, typer.Option(help="Small sizes, written to build/benchmarks.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement.")] = REPEATS,
 ) -> None:
     """Measure compiled models beside the machine's ceilings."""
     described = machine() | {"device": f"{jax.devices()[0].device_kind}"}
-    limits = ceilings(REPEATS)
-    table = measure_models(limits, *((8, 100, 20) if quick else (256, 1000, 200)), REPEATS)
+    sizes = QUICK if quick else Sizes(repeats=repeats)
+    limits = measure_limits(sizes.repeats)
+    table = measure_models(limits, sizes, ("linear_rnn", "lstm") if quick else None)
     Output.of("roofline", quick, output).write(
-        "Roofline", described, [table], findings(table), draw(table)
+        "Roofline", described, [limits.table(), table], findings(table), draw(table)
     )
 
 

@@ -46,6 +46,38 @@ def directory() -> Path:
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "lsrl"
 
 
+def keep_compiled(folder: "str | os.PathLike[str] | None" = None) -> Path:
+    """Let jax keep on disk what it compiles from now on, for this process and later ones.
+
+    Nothing calls this for you: it sets jax's own options, `jax_compilation_cache_dir` and what goes
+    with it, for all that the process compiles. The environment variable JAX_COMPILATION_CACHE_DIR
+    does the same before jax is loaded. What is kept depends on shapes, not on weights, and jax
+    looks at its own version and the device.
+
+    Args:
+      folder: where; if None, "jax" in this package's folder of the user's cache directory, which
+        may be deleted at any time.
+
+    Returns:
+      The folder.
+
+    Raises:
+      OSError: the folder can't be made.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    place = directory() / "jax" if folder is None else Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    # Small networks compile in less than the second from which jax would keep them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # What was compiled before this, jax took as a sign that nothing is kept.
+    compilation_cache.reset_cache()
+    return place
+
+
 def key(program: "Program", options: Mapping[str, str], lines: bool = True) -> str:
     """A hash of all that a compilation depends on.
 

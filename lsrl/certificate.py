@@ -557,9 +557,14 @@ def passed_errors(rows: Rows, mine: Array, before: Array) -> Array:
     return passed + abs(rows.recurrent) @ mine if rows.recurrent.nnz else passed
 
 
-def row_weights(rows: Rows) -> Array:
-    """All weights and biases of rows."""
-    return np.concatenate([rows.recurrent.data, rows.inputs.data, rows.bias])
+def row_weights(rows: Rows, own: slice | None = None) -> Array:
+    """All weights and biases of rows, or of some that follow one another."""
+    if own is None:
+        return np.concatenate([rows.recurrent.data, rows.inputs.data, rows.bias])
+    parts = []
+    for matrix in (rows.recurrent, rows.inputs):
+        parts.append(matrix.data[matrix.indptr[own.start] : matrix.indptr[own.stop]])
+    return np.concatenate([*parts, rows.bias[own]])
 
 
 def held_sums(fact: Facts) -> Sums:
@@ -579,8 +584,9 @@ def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:
 def split_recurrence(rows: Rows, unit: Unit) -> tuple[Matrix, sp.csr_array]:
     """A state's recurrence into itself, (width, width), and into other channels of its layer."""
     whole = Matrix.shared(rows.recurrent)
-    channels = np.arange(whole.columns) - unit.start
+    rows, channels = whole.entry_rows(), whole.indices - unit.start
     inside = (channels >= 0) & (channels < unit.width)
-    others = np.where(inside[whole.indices], 0.0, whole.data)
-    rest = Matrix.stored(others, whole.indices, whole.indptr, whole.shape)
-    return whole.keep(inside), rest.csr
+    square = whole.rows, unit.width
+    own = Matrix.placed(whole.data[inside], rows[inside], channels[inside], square)
+    rest = whole.data[~inside], rows[~inside], whole.indices[~inside]
+    return own, Matrix.placed(*rest, whole.shape).csr

@@ -14,10 +14,11 @@ from lsrl.backends.network import Network
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
-from lsrl.errors import InputError
+from lsrl.errors import InputError, SizeError
 from lsrl.golden import GoldenState
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.options import MOST_PARAMETERS
 from lsrl.schedule import Layout
 from lsrl.state import State
 
@@ -94,6 +95,7 @@ class Exporting(ABC):
           InputError: this target has no such format or class, or there is no head to tie.
           UnsupportedOpError: the class can't be this network.
           PrecisionError: float32 can't hold the weights of a head.
+          SizeError: parameters are sparse, and too many to write every entry of them.
           FormatError: the path holds something that is no export.
           OSError: the path can't be written.
         """
@@ -106,8 +108,23 @@ class Exporting(ABC):
         elsewhere = registry.able(lambda target: format in tuple(target.exporters()))
         requests.check_export(format, self.target, exporters, elsewhere, only, layers)
         folder = arguments.path("export", path)
+        self._check_dense()
         request = self._request(tie_word_embeddings, headless, layers == "separate", architecture)
         exporters[format](folder, self.module, self.schedule, request)
+
+    def _check_dense(self) -> None:
+        """Raise SizeError if sparse parameters are too large to be written entry by entry."""
+        module = self.module
+        entries, most = module.num_parameters, MOST_PARAMETERS
+        if entries > most and any(place.pattern is not None for place in module.places().values()):
+            raise SizeError(
+                f"{self.program.name!r} on {self.target!r} has sparse parameters, and an export is "
+                f"dense: it would be {entries:,} numbers, of which "
+                f"{module.num_nonzero_parameters:,} are not 0, and at most {most:,} are written; "
+                "export a smaller program, or keep this one by model.save, which writes weights",
+                entries,
+                most,
+            )
 
     def export_state(
         self,

@@ -8,6 +8,7 @@ from lsrl.errors import InputError
 # The extra that installs a module.
 EXTRAS = {
     "matplotlib": "plot",
+    "numba": "fast",
     "pandas": "frames",
     "pyarrow": "frames",
     "sklearn": "interpret",
@@ -40,3 +41,11 @@ def needed(module: str, what: str, instead: str = "") -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(missing(module.partition(".")[0], what, instead)) from error
+
+
+def optional(module: str) -> ModuleType | None:
+    """A module of an extra that all works without; None if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

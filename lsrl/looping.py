@@ -5,23 +5,36 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import cast
+from typing import Literal, cast, get_args
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lsrl import arguments, requests
 from lsrl.backends.engine import Machines
 from lsrl.backends.loop import own_copy
+from lsrl.backends.machines import Wired
 from lsrl.backends.network import Network
+from lsrl.backends.runner import EventEngine, Runner
+from lsrl.certificate import Certificate
+from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.language.loop import Asked, carried_out, check_length
 from lsrl.language.program import Program
-from lsrl.language.run import Keeper, Run
+from lsrl.language.run import Keeper, Record, Run
+from lsrl.pytrees import Tree
 from lsrl.run_files import load_run, save_run
 from lsrl.state import Form, State, check_sequences, check_state
 
 Path = str | os.PathLike[str]
+# How a model is run: by events where that gives the same bits and is faster, or as is said.
+RunnerName = Literal["auto", "events", "jax"]
+RUNNERS = get_args(RunnerName)
+# Entries of its parameters from which on a network runs faster by events in plain Python.
+PLAIN_FROM = 1 << 20
+# Sequences of one step up to which it is faster by events, one after another.
+MOST_STEPPED = 8
 
 
 class Looping(ABC):
@@ -34,6 +47,12 @@ class Looping(ABC):
 
     program: Program
     module: Network
+    _runner: Runner
+
+    @property
+    @abstractmethod
+    def certificate(self) -> Certificate:
+        """What is proven of the model with the parameters that it has now."""
 
     @abstractmethod
     def init_state(self, batch: int | None = None) -> State:
@@ -64,8 +83,53 @@ class Looping(ABC):
         self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool
     ) -> tuple[list[Array], bool]: ...
 
+    @property
+    @abstractmethod
+    def certificate_tokens(self) -> int | None:
+        """The number of tokens that the proof speaks of; None for any number."""
+
     @abstractmethod
     def _check_certified(self, what: str, length: int, beyond: bool) -> None: ...
+
+    def _by_events(
+        self, what: str, runner: RunnerName, length: int, few: bool = True
+    ) -> Wired | None:
+        """The units to run by events, or None to run the network by jax.
+
+        By itself it is events where the model is exact and they are faster: with numba always, but
+        for steps of many sequences (not `few`), in plain Python for networks of many parameters.
+
+        Args:
+          what: is done.
+          runner: as asked for.
+          length: tokens in all.
+          few: whether it is faster machine by machine.
+
+        Raises:
+          InputError: events are asked for and the model can't be run by them; says why.
+        """
+        if arguments.choice(f"{what}: runner", runner, RUNNERS) == "jax":
+            return None
+        wired, why = self._runner.ready(self.module, self._no_events)
+        certified = self.certificate_tokens
+        if wired is not None and certified is not None and length > certified:
+            wired, why = None, f"nothing is proven of more than {certified} tokens"
+        if runner == "events" and wired is None:
+            raise InputError(
+                f"{what}: runner='events' runs exact models alone, and of this one {why}; leave "
+                "runner out, which takes jax"
+            )
+        if runner == "auto" and wired is not None:
+            quick = few if wired.compiled else few and self.module.num_parameters >= PLAIN_FROM
+            return wired if quick else None
+        return wired
+
+    def _no_events(self) -> str:
+        """Why the model can't be run by events; "" if nothing stands against it."""
+        certificate = self.certificate
+        if not certificate.exact:
+            return f"the certificate says: {certificate.verdict}"
+        return "the dtype is bfloat16" if self.module.dtype == "bfloat16" else ""
 
     def generate(
         self,
@@ -73,6 +137,7 @@ class Looping(ABC):
         steps: int,
         *,
         state: State | None = None,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
     ) -> Array:
         """Continue a prompt: the output at each token is the input at the next.
@@ -81,6 +146,8 @@ class Looping(ABC):
           prompt: token ids (time,) or (batch, time).
           steps: number of tokens to add.
           state: what was read before the prompt, of `step` or `run`; it is not changed.
+          runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
+            those that give the same bits. See docs/runners.md.
           beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
 
         Returns:
@@ -95,6 +162,12 @@ class Looping(ABC):
         arguments.flag("generate: beyond_certificate", beyond_certificate)
         arrays, batched = self._taken("generate", [prompt], state, steps, beyond_certificate)
         hidden = None if state is None else state.hidden
+        length = arrays[0].shape[1] + int(steps) + (0 if state is None else state.position)
+        wired = self._by_events("generate", runner, length - 1)
+        if wired is not None:
+            start = self.init_state(len(arrays[0])).hidden if hidden is None else hidden
+            found = self._runner.generate(wired, start, arrays, int(steps))
+            return found if batched else cast(Array, found[0])
         with self.device_mode():
             tokens = self.module.generate(self.features(arrays), int(steps), hidden)
         result = np.asarray(tokens).astype(np.int64)
@@ -108,6 +181,7 @@ class Looping(ABC):
         stdin: bytes | Sequence[bytes] = b"",
         state: State | None = None,
         check: bool = False,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
         **unknown: object,
     ) -> Run[State]:
@@ -124,6 +198,8 @@ class Looping(ABC):
           state: what was read before the prompt, of `step`, `run` or another loop.
           check: also run the reference evaluator, which raises where a promise is broken; of a
             whole loop, so of no state and no run.
+          runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
+            those that give the same bits. See docs/runners.md.
           beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
           **unknown: none; inputs go by order.
 
@@ -151,7 +227,16 @@ class Looping(ABC):
             self.program.loop(
                 *asked.prompt, steps=steps, until=until, stdin=stdin, dtype=self.reference_dtype
             )
-        return _looped(self.module, asked, before, self._save_run)
+        wired = self._by_events("loop", runner, length)
+        if wired is None:
+            return _looped(self.module, asked, before, self._save_run)
+        machines = asked.machines
+        events = EventEngine(wired, asked.wiring, machines)
+        hidden = self.init_state(machines).hidden if before is None else before.hidden
+        after, record = carried_out(events, events.start(hidden), asked)
+        self._runner.count(after)
+        last = events.finish(after, jax.tree.structure(hidden))
+        return _run(asked, before, last, record, self._save_run)
 
     def load_run(self, path: Path) -> Run[State]:
         """Read a run that `Run.save` wrote, to go on from it: `loop(run, steps=...)`.
@@ -186,7 +271,14 @@ def _looped(
         engine = Machines(network, asked.wiring, asked.steps, machines)
         hidden = network.init_state((machines,)) if before is None else before.hidden
         after, record = carried_out(engine, own_copy(hidden), asked)
+    return _run(asked, before, after, record, keeper)
+
+
+def _run(
+    asked: Asked[State], before: State | None, hidden: Tree, record: Record, keeper: Keeper[State]
+) -> Run[State]:
+    """What a loop did that was asked for, from the state before to the hidden state behind it."""
     told = asked.prompt[0].shape[1] - 1 if asked.prompt else 0
     position = (0 if before is None else before.position) + told + int(record.done.max())
-    state = State(position, after, machines if asked.batched else None)
+    state = State(position, hidden, asked.machines if asked.batched else None)
     return Run(state, asked.batched, asked.wiring, record, keeper)

@@ -14,16 +14,17 @@ from numpy.typing import ArrayLike
 from lsrl import arguments, requests, storage
 from lsrl.backends import registry
 from lsrl.backends.network import Network, precise
+from lsrl.backends.runner import Runner
 from lsrl.card import Card
 from lsrl.certificate import Certificate
 from lsrl.circuit import Circuit
 from lsrl.exporting import Exporting
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array, unsigned_zeros
-from lsrl.ir.types import check_inputs
+from lsrl.ir.types import InputType, check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
-from lsrl.looping import Looping, Path
+from lsrl.looping import MOST_STEPPED, Looping, Path, RunnerName
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -103,6 +104,8 @@ class Model(Looping, Exporting):
         self.alteration = alteration
         self._proof = Proof(certificate, module)
         self._form: tuple[Network, Form] | None = None
+        self._latest: tuple[Network, State | None] = module, None
+        self._runner = Runner()
 
     def altered(
         self, module: Network, alteration: Alteration, certificate: Certificate | None = None
@@ -149,6 +152,11 @@ class Model(Looping, Exporting):
     def proven(self) -> Certificate:
         """What is proven of the weights that the model was made with, whatever it holds now."""
         return self._proof.certificate
+
+    @property
+    def certificate_tokens(self) -> int | None:
+        """The number of tokens that the proof speaks of; None for any number."""
+        return self.proven.tokens
 
     @property
     def allowed_error(self) -> float:
@@ -324,6 +332,10 @@ class Model(Looping, Exporting):
             hidden = self.module.init_state((1 if batch is None else batch,))
         return State(0, hidden, batch)
 
+    @cached_property
+    def _kinds(self) -> tuple[InputType, ...]:
+        return tuple(self.program.inputs.values())
+
     @property
     def _state_form(self) -> Form:
         if self._form is None or self._form[0] is not self.module:
@@ -334,6 +346,7 @@ class Model(Looping, Exporting):
         self,
         state: State,
         *inputs: ArrayLike,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
         **unknown: object,
     ) -> tuple[Array, State]:
@@ -343,6 +356,8 @@ class Model(Looping, Exporting):
           state: from `init_state` or an earlier step; it is not changed.
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
+          runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
+            those that give the same bits. See docs/runners.md.
           beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
           **unknown: none; inputs go by order.
 
@@ -353,14 +368,25 @@ class Model(Looping, Exporting):
           InputError: an input lies outside its type, or the program's max_length is reached, or the
             length that the certificate speaks of. Or the state is of another model.
         """
-        check_state("step", state, self._state_form)
-        arrays = requests.one_token(self.program, state, inputs, unknown)
+        module, known = self._latest
+        if state is not known or module is not self.module:
+            check_state("step", state, self._state_form)
+        arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
+        if arrays is None or unknown:
+            timed = requests.one_token(self.program, state, inputs, unknown)
+            arrays = [array[:, 0] for array in timed]
         self._check_certified("step", state.position + 1, beyond_certificate)
-        # The network sets the mode that it steps in: to enter it twice takes longer than to check.
-        now = tuple(array[:, 0] for array in self.features(arrays))
-        output, hidden = self.module.step(state.hidden, now)
-        result = np.asarray(output)
+        few = state.batch is None or state.batch <= MOST_STEPPED
+        wired = self._by_events("step", runner, state.position + 1, few)
+        if wired is not None:
+            result, hidden = self._runner.step(wired, state.hidden, arrays)
+        else:
+            # The network sets the mode that it steps in: twice would take longer than the checks.
+            output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
+            result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
+        # A tuple of arrays that nobody can change need not be looked at when it comes back.
+        self._latest = (self.module, new if type(hidden) is tuple else None)
         return (cast(Array, result[0]) if state.batch is None else result), new
 
     def save_state(self, state: State, path: Path) -> None:
@@ -419,10 +445,13 @@ class Model(Looping, Exporting):
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Sizes and what is certified, line by line: names and texts."""
+        places = self.module.places().values()
+        sparse = sum(place.pattern is not None for place in places)
+        thin = f"; {sparse} of {len(places)} arrays are sparse" if sparse else ""
         return [
             ("layers", f"{self.num_layers} (critical path {self.schedule.critical_path})"),
             ("width", f"{self.width}"),
-            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero)"),
+            ("parameters", f"{self.num_parameters} ({self.num_nonzero_parameters} nonzero{thin})"),
             *self.certificate.facts,
         ]
 
@@ -505,10 +534,18 @@ class Model(Looping, Exporting):
 
     def features(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """Inputs for the network: ids as int32, vectors in the model's dtype."""
+        return self._converted(arrays, 2)
+
+    def _converted(self, arrays: Sequence[Array], axes: int) -> tuple[Array, ...]:
+        """As `features`, where ids have so many axes."""
         return tuple(
-            array.astype(np.int32) if array.ndim == 2 else array.astype(jax.numpy.dtype(self.dtype))
+            array.astype(np.int32 if array.ndim == axes else self._number, copy=False)
             for array in arrays
         )
+
+    @cached_property
+    def _number(self) -> np.dtype[np.generic]:
+        return jax.numpy.dtype(self.dtype)
 
     def device_mode(self) -> AbstractContextManager[None]:
         """float64 where the model is, and dot products without TF32 or bfloat16 shortcuts."""

@@ -9,11 +9,40 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from lsrl.errors import ShapeError
+from lsrl.errors import ShapeError, SizeError
 from lsrl.ir import numbers
 from lsrl.ir.numbers import Array
 
 Parameter: TypeAlias = Array | sparse.csr_array
+
+
+# Entries of a sparse parameter that is made dense for what knows no sparse ones.
+MOST_DENSE = 1 << 24
+
+
+class Sparseness(NamedTuple):
+    """When a matrix of a network is kept sparse: where that is both smaller and faster.
+
+    A place takes as much room as a weight, and a product of few weights reads where they are, so a
+    sparse matrix pays where few entries are weights; and of a small one the dense product takes
+    next to no time, and every tool knows it.
+
+    Attributes:
+      least: entries; a smaller matrix is dense.
+      share: of the entries; a matrix of which more are weights is dense.
+    """
+
+    least: int = 1 << 18
+    share: float = 1 / 16
+
+    def pays(self, shape: tuple[int, ...], weights: int) -> bool:
+        """Whether a matrix of so many nonzero weights is kept sparse."""
+        entries = math.prod(shape)
+        return entries >= self.least and weights <= self.share * entries
+
+
+# What compiled networks go by.
+SPARSENESS = Sparseness()
 
 
 class Size(NamedTuple):
@@ -32,6 +61,11 @@ class Size(NamedTuple):
         """How many numbers are held for it."""
         return math.prod(self.shape) if self.weights is None else self.weights
 
+    @classmethod
+    def of(cls, shape: tuple[int, ...], weights: int) -> "Size":
+        """Of a matrix of so many nonzero weights that a compiled network holds."""
+        return cls(shape, weights if SPARSENESS.pays(shape, weights) else None)
+
 
 def entries(parameter: Parameter) -> Array:
     """The weights: all numbers of a dense parameter, those of its pattern of a sparse one."""
@@ -45,9 +79,35 @@ def with_entries(parameter: Parameter, weights: Array) -> Parameter:
     return sparse.csr_array((weights, parameter.indices, parameter.indptr), parameter.shape)
 
 
-def dense(parameter: Parameter) -> Array:
-    """All numbers of a parameter, 0 where a sparse one has no weight."""
-    return parameter if isinstance(parameter, np.ndarray) else parameter.toarray()
+def dense(parameter: Parameter, most: int = MOST_DENSE) -> Array:
+    """All numbers of a parameter, 0 where a sparse one has no weight.
+
+    Args:
+      parameter: dense or sparse.
+      most: entries that a sparse one may have.
+
+    Raises:
+      SizeError: a sparse one has more.
+    """
+    if isinstance(parameter, np.ndarray):
+        return parameter
+    if math.prod(parameter.shape) > most:
+        raise SizeError(
+            f"a sparse parameter of {parameter.shape[0]:,} x {parameter.shape[1]:,} entries, of "
+            f"which {parameter.nnz:,} are weights, is no dense array here, which has at most "
+            f"{most:,}; take a smaller program",
+            math.prod(parameter.shape),
+            most,
+        )
+    return parameter.toarray()
+
+
+def thinned(parameter: Parameter) -> sparse.csr_array:
+    """The nonzero entries of a matrix; its own arrays stay as they are."""
+    found = sparse.csr_array(parameter, copy=True)
+    found.sum_duplicates()
+    found.eliminate_zeros()
+    return found
 
 
 def alike(one: Parameter, other: Parameter) -> bool:

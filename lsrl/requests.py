@@ -11,7 +11,7 @@ from lsrl import arguments
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
-from lsrl.ir.types import Token, check_inputs
+from lsrl.ir.types import InputType, Token, check_inputs
 from lsrl.language.loop import LOOP_OPTIONS, Asked, requested
 from lsrl.language.program import Program
 from lsrl.language.run import Run
@@ -139,6 +139,34 @@ def check_generates(program: Program) -> None:
             f"generate needs one Token input and a Token output that is not larger, got "
             f"{program!r}; annotate the function with -> lsrl.Token(n)"
         )
+
+
+def plain_token(
+    kinds: Sequence[InputType], state: State, inputs: Sequence[ArrayLike], limit: int | None
+) -> list[Array] | None:
+    """The inputs of a step, where they are legal beyond doubt: ints, or arrays of numpy.
+
+    All else is for `one_token`, which says what is wrong with it. To check as it does takes as long
+    as a small network's step.
+
+    Args:
+      kinds: the inputs' types.
+      state: of the model.
+      inputs: one value each.
+      limit: greatest number of tokens, or None.
+
+    Returns:
+      Ids as int32 (batch,), vectors as float64 (batch, width); None if they are anything else.
+    """
+    if len(inputs) != len(kinds) or (limit is not None and state.position >= limit):
+        return None
+    found = []
+    for kind, value in zip(kinds, inputs, strict=True):
+        array = kind.plain(value, state.batch)
+        if array is None:
+            return None
+        found.append(array)
+    return found
 
 
 def one_token(

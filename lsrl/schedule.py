@@ -12,10 +12,11 @@ own layer can read it through the layer's recurrence. Schedules that are to be i
 that: there, a value is read nowhere but in the channels that hold it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.levels import AT_INPUT, NONLINEAR, LevelProblem, Levels, latency
 from lsrl.target import Capabilities
 
+# What stands in a layer.
+IN_LAYERS = NONLINEAR | {ops.LinearState}
 # A node that a layer holds, and how its units compute.
 _Member = tuple[int, type[ops.Op]]
 
@@ -51,17 +54,27 @@ class Unit:
       node: the node of the scheduled graph.
       kind: the op that the units carry out: that of the node, or an affine map where they hold a
         value that is made elsewhere.
-      slots: the rows that each operand of the op reads: one, or two for product and selective
-        units.
+      whole: the rows of all channels of the layer, as in `Layer.rows`.
+      exact: for each slot whether float64 held the weights while rows were composed.
       channels: which channels of the node are held.
       start: position of the group's first channel in the layer.
     """
 
     node: int
     kind: type[ops.Op]
-    slots: tuple[Rows, ...]
+    whole: tuple[Rows, ...]
+    exact: tuple[bool, ...]
     channels: Array  # (width,) int
     start: int
+
+    @cached_property
+    def slots(self) -> tuple[Rows, ...]:
+        """The rows that each operand reads: one, or two for product and selective units."""
+        own = slice(self.start, self.start + self.width)
+        return tuple(
+            Rows(_csr(rows.recurrent, own), _csr(rows.inputs, own), rows.bias[own], exact)
+            for rows, exact in zip(self.whole, self.exact, strict=False)
+        )
 
     @property
     def width(self) -> int:
@@ -76,10 +89,12 @@ class Layer:
     Attributes:
       units: the groups of channels, in order.
       initial: (width,) value of each channel at t = -1; zero except for states.
+      rows: what all channels read, by slot; nothing where a channel has no second one.
     """
 
     units: tuple[Unit, ...]
     initial: Array
+    rows: tuple[Rows, ...]
 
     @property
     def width(self) -> int:
@@ -225,8 +240,7 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
     before = _Held.of(graph, features)
     feature_width = before.size
     drafts = []
-    for level in range(1, problem.depth + 1):
-        members = _members(graph, lifetimes, level)
+    for level, members in enumerate(_members(graph, lifetimes, problem.depth), start=1):
         drafts.append(_Draft(graph, members, before))
         visible = [node for node, _ in members if lifetimes[node].last >= level]
         before = drafts[-1].held.only(visible)
@@ -241,16 +255,22 @@ class _Lifetime(NamedTuple):
     last: int  # the last position at which others read it
 
 
-def _members(graph: Graph, lifetimes: dict[int, _Lifetime], level: int) -> list[_Member]:
-    """Nodes that a layer holds, and how: made there, or carried through it."""
-    found: list[_Member] = []
+def _members(graph: Graph, lifetimes: dict[int, _Lifetime], depth: int) -> Iterator[list[_Member]]:
+    """Nodes that each layer holds, and how: made there, or carried through it."""
+    made: list[list[int]] = [[] for _ in range(depth)]
+    carried: list[list[int]] = [[] for _ in range(depth)]
     for node, life in sorted(lifetimes.items()):
-        op = graph.nodes[node].op
-        if life.reads + 1 == level and type(op) in {ops.LinearState, *NONLINEAR}:
-            found.append((node, type(op)))
-        elif life.available < level <= life.last:
-            found.append((node, ops.Affine))
-    return found
+        layers = range(life.available, min(life.last, depth))
+        if type(graph.nodes[node].op) in IN_LAYERS:
+            made[life.reads].append(node)
+            layers = range(max(life.available, life.reads + 1), layers.stop)
+        if layers:
+            carried[layers.start].append(node)
+    held: list[int] = []
+    for level in range(1, depth + 1):
+        held = [node for node in held if lifetimes[node].last >= level] + carried[level - 1]
+        members = [(node, type(graph.nodes[node].op)) for node in made[level - 1]]
+        yield sorted([*members, *((node, ops.Affine) for node in held)], key=itemgetter(0))
 
 
 @dataclass(frozen=True)
@@ -332,36 +352,42 @@ class _Draft:
             # Before the affine maps: nothing carries what a constant row of theirs reads.
             return empty._replace(bias=self.graph.facts[node].low)
         if isinstance(this.op, ops.Affine):
-            recurrent, inputs, bias, exact = empty._replace(bias=np.array(this.op.bias))
-            for weight, operand in zip(this.op.weights, this.operands, strict=True):
-                part = self.express(operand)
-                exact = exact and part.exact and _composes_exactly(weight, part)
-                recurrent = _plus_product(recurrent, weight, part.recurrent)
-                inputs = _plus_product(inputs, weight, part.inputs)
-                bias = bias + weight.times(part.bias)
-            return _Draws(recurrent, inputs, bias, exact)
+            return self._composed(this.op, this.operands)
         raise LsrlError(f"{self.graph.label(node)} is read in a layer that does not hold it")
 
-
-def _plus_product(total: Matrix, weight: Matrix, rows: Matrix) -> Matrix:
-    """Total + weight @ rows, either of which is mostly empty."""
-    if not (weight.nonzeros and rows.nonzeros):
-        return total
-    product = weight @ rows
-    return total + product if total.nonzeros else product
+    def _composed(self, op: ops.Affine, operands: tuple[int, ...]) -> _Draws:
+        """An affine map over the rows of what it reads."""
+        # A sum with 0.0 in it is never -0.0.
+        width, bias, exact = len(op.bias), np.array(op.bias) + 0.0, True
+        recurrent, inputs = list[Matrix](), list[Matrix]()
+        for weight, operand in zip(op.weights, operands, strict=True):
+            part = self.express(operand)
+            exact = exact and part.exact and _composes_exactly(weight, part)
+            for found, rows in ((recurrent, part.recurrent), (inputs, part.inputs)):
+                if weight.nonzeros and rows.nonzeros:
+                    found.append(weight @ rows)
+            if part.bias.any():
+                bias = bias + weight.times(part.bias)
+        return _Draws(
+            Matrix.total(recurrent, (width, self.held.size)),
+            Matrix.total(inputs, (width, self.before.size)),
+            bias,
+            exact,
+        )
 
 
 def _composes_exactly(weight: Matrix, part: _Draws) -> bool:
     """Whether weight @ part has only entries that float64 holds exactly."""
     if weight.nonzeros <= weight.rows and (np.abs(weight.data) == 1).all():
         return True
-    entries = [part.recurrent.data, part.inputs.data, part.bias[part.bias != 0]]
-    inner = np.concatenate(entries)
-    if not len(inner) or not weight.nonzeros:
+    most = float(np.abs(part.bias).max(initial=0.0))
+    largest = max(part.recurrent.largest, part.inputs.largest, most)
+    if not largest or not weight.nonzeros:
         return True
-    unit = weight.unit * lowest_bit(inner).min()
+    least = float(lowest_bit(part.bias).min(initial=np.inf)) if most else np.inf
+    unit = weight.unit * min(part.recurrent.unit, part.inputs.unit, least)
     per_row = np.bincount(weight.entry_rows(), np.abs(weight.data)).max()
-    return bool(per_row * np.abs(inner).max() <= 2.0**53 * unit)
+    return bool(per_row * largest <= 2.0**53 * unit)
 
 
 _Stack = tuple[list[Matrix], list[Matrix]]
@@ -438,11 +464,6 @@ def _placed(parts: Sequence[Matrix], starts: Sequence[int], shape: tuple[int, in
     return Matrix.stored(data, columns, np.concatenate([[0], np.cumsum(counts)]), shape)
 
 
-def empty_rows(inputs: int) -> Rows:
-    """No rows over no channels and `inputs` channels of the layer before."""
-    return Rows(sp.csr_array((0, 0)), sp.csr_array((0, inputs)), np.zeros(0))
-
-
 def _layer(graph: Graph, draft: _Draft, stack: _Stack, keep: Array, columns: Array) -> Layer:
     picked = np.flatnonzero(keep)
     # Of all units at once, slot by slot.
@@ -450,29 +471,36 @@ def _layer(graph: Graph, draft: _Draft, stack: _Stack, keep: Array, columns: Arr
         [whole.take(picked).keep(read) for whole in wholes]
         for wholes, read in zip(stack, (keep, columns), strict=True)
     )
-    units, initial, start = [], [], 0
+    biases = [np.zeros(len(keep)), np.zeros(len(keep))]
+    exact = [True, True]
+    for (node, _), slots in zip(draft.members, draft.slots, strict=True):
+        first = draft.held.starts[node]
+        for k, slot in enumerate(slots):
+            biases[k][first : first + len(slot.bias)] = slot.bias
+            exact[k] = exact[k] and slot.exact
+    whole = tuple(
+        Rows(recurrent[k].csr, inputs[k].csr, biases[k][picked], exact[k]) for k in range(2)
+    )
+    units, initial, start = [], np.zeros(len(picked)), 0
     for (node, kind), slots in zip(draft.members, draft.slots, strict=True):
-        first, op = draft.held.starts[node], graph.nodes[node].op
+        first = draft.held.starts[node]
         channels = np.flatnonzero(keep[first : first + graph.nodes[node].width])
         if not len(channels):
             continue
-        own = slice(start, start + len(channels))
-        rows = tuple(
-            Rows(_csr(recurrent[k], own), _csr(inputs[k], own), slot.bias[channels], slot.exact)
-            for k, slot in enumerate(slots)
-        )
-        units.append(Unit(node, kind, rows, channels, start))
-        values = getattr(op, "initial", None) if kind is not ops.Affine else None
-        initial.append(np.zeros(len(channels)) if values is None else np.array(values)[channels])
+        exactly = tuple(slot.exact for slot in slots)
+        units.append(Unit(node, kind, whole[: len(slots)], exactly, channels, start))
+        values = getattr(graph.nodes[node].op, "initial", None)
+        if values is not None and kind is not ops.Affine:
+            initial[start : start + len(channels)] = np.array(values)[channels]
         start += len(channels)
-    return Layer(tuple(units), np.concatenate(initial) if initial else np.zeros(0))
+    return Layer(tuple(units), initial, whole)
 
 
-def _csr(matrix: Matrix, rows: slice) -> sp.csr_array:
+def _csr(matrix: sp.csr_array, rows: slice) -> sp.csr_array:
     """Some rows that follow one another."""
     starts = matrix.indptr[rows.start : rows.stop + 1]
     entries = slice(starts[0], starts[-1])
     parts = matrix.data[entries], matrix.indices[entries], starts - starts[0]
-    found = sp.csr_array(parts, (len(starts) - 1, matrix.columns))
+    found = sp.csr_array(parts, (len(starts) - 1, matrix.shape[1]))
     found.has_canonical_format = True
     return found

@@ -1,7 +1,10 @@
 """What can be compiled: what a target supports, and the refusal of what it does not."""
 
+import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from lsrl import arguments
 from lsrl.backends import registry
@@ -185,7 +188,8 @@ def check_size(
       most: numbers of all parameters together; of sparse ones their weights.
 
     Raises:
-      SizeError: says how many there would be, and of which signal most of them come.
+      SizeError: says how many there would be, and of which signal most of them come; or that the
+        machine has no memory for as many.
     """
     sizes = backend.sizes(layout, numerics)
     total = sum(size.numbers for size in sizes.values())
@@ -196,8 +200,30 @@ def check_size(
             f"{len(layout.layers):,} layers of up to {layout.width:,} channels; {signals:,} of "
             f"{of:,} signals are made for {_written(layout.graph, node)}, and {name} alone is "
             f"{' x '.join(map(str, largest.shape))}"
+            + ("" if largest.weights is None else f", of which {largest.weights:,} are weights")
         )
         raise _too_large(program.name, backend.name, "", total, most, numerics, what)
+    # Numbers are made in float64, and held in the dtype.
+    room, each = memory(), 8 + numerics.bytes
+    if total * each > room:
+        raise SizeError(
+            f"{program.name!r} on {backend.name!r} would take {total:,} parameters, which need "
+            f"{total * each / 2**30:,.3g} GiB while they are made, and this machine has "
+            f"{room / 2**30:,.3g} GiB of memory; write it with fewer channels, or choose another "
+            "target",
+            total,
+            room // each,
+        )
+
+
+def memory() -> int:
+    """Bytes of memory that processes may take here, by the machine and its control group."""
+    found = [2**62]
+    if hasattr(os, "sysconf"):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found)
 
 
 def _too_large(

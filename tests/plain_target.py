@@ -150,7 +150,7 @@ class Plain(StackBackend):
     def sizes(self, schedule, numerics):
         """Of recurrent weights those that are not zero."""
         maps = map_sizes(schedule).items()
-        found = {".".join(name.split(".")[:2]): size for name, size in maps}
+        found = {".".join(name.split(".")[:2]): Size(size.shape) for name, size in maps}
         found["features"] = Size((schedule.feature_width,))
         for i, (layer, width) in enumerate(
             zip(schedule.layers, schedule.input_widths, strict=True)

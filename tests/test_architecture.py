@@ -129,8 +129,8 @@ COMMON = {
     *(
         f"lsrl.backends.{name}"
         for name in (
-            "anatomy", "axes", "base", "engine", "hooks", "input_map", "loop", "network",
-            "pattern", "registry", "strength", "torch_modules",
+            "anatomy", "axes", "base", "engine", "events", "hooks", "input_map", "loop", "machines",
+            "network", "pattern", "registry", "runner", "strength", "torch_modules", "units",
         )
     ),
 }  # fmt: skip

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import lsrl
 from lsrl import errors, programs, sealed
 from lsrl.circuit import FORM
-from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch
+from lsrl.interpret import Channel, Circuit, Signal, ablate, capture, interchange, patch, wiring
 from lsrl.interpret.causal import causal_test
-from lsrl.interpret.interventions import Block, joint_patches, wiring_of
+from lsrl.interpret.interventions import Block, decoded, joint_patches, wiring_of
 from lsrl.interpret.layerwise import known_streams
 from lsrl.interpret.variants import random_sampler, rotated
 from lsrl.ir.evaluate import Intervention, evaluate
@@ -245,6 +245,29 @@ def test_ablations(majority):
     other = ablate(majority, [bits], ["ones"], "resample", seed=3)
     rows = [np.flatnonzero((known == row).all(axis=(1, 2))) for row in other.signals["ones"]]
     assert all((len(found) and i not in found) or len(found) > 1 for i, found in enumerate(rows))
+
+
+def test_some_signals_are_captured_alone(majority, monkeypatch):
+    """A linear network runs all tokens at once, and where they are many, what is wanted alone."""
+    model = lsrl.compile(programs.tok2tok(2, 5, 3), "linear_rnn", inspectable=True)
+    ids = tokens(4, 11, size=5)
+    known = capture(model, ids, on="evaluator")
+    np.testing.assert_equal(capture(model, ids), known)
+    for name, values in known.items():
+        for side in ("network", "evaluator"):
+            found = capture(model, ids[1], signals=name, on=side)
+            np.testing.assert_equal(found, {name: values[1]})
+    monkeypatch.setattr(wiring, "MANY", 0)
+    np.testing.assert_equal(capture(model, ids, signals="match"), {"match": known["match"]})
+    one_by_one = wiring_of(model).run([ids], hooks=True)[1]
+    np.testing.assert_equal(decoded(model.circuit, one_by_one), known)
+    # Nothing that is given is part of anything else that is.
+    found = capture(model, ids)
+    for values in found.values():
+        values[...] = 0
+    np.testing.assert_equal(capture(model, ids), known)
+    with pytest.raises(errors.InputError, match="did you mean ones"):
+        capture(majority, tokens(4), signals=["one"])
 
 
 def test_interchange_takes_the_sources_values(majority):

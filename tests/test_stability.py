@@ -21,6 +21,7 @@ from lsrl.backends.axes import Axes, makes, reads
 from lsrl.cli import app
 from lsrl.errors import InputError
 from lsrl.noise.copies import run_copies
+from lsrl.noise.draws import normals
 from lsrl.noise.perturbations import (
     ACTIVATIONS,
     FORMATS,
@@ -133,11 +134,26 @@ def test_noise_is_put_on_the_entries_chosen() -> None:
 def test_a_level_is_the_deviation_of_the_noise() -> None:
     value, shape = np.ones(10_000), (100, 100)
     noise = FREE.applied("kernel", KERNEL, value, [1e-3], [5])[0] - value
-    drift = ACTIVATIONS.drift("layers.0.bias", BIAS, shape[1:], shape[0], 1e-3, 5)
-    assert drift is not None and drift.shape == shape
+    drift = ACTIVATIONS.drift("layers.0.bias", BIAS, shape[1:], shape[0], [1e-3], [5])
+    assert drift is not None and drift.shape == (1, *shape)
     for drawn in (noise, drift):
         assert 0.97e-3 < drawn.std() < 1.03e-3
         assert abs(drawn.mean()) < 0.05e-3
+
+
+def test_a_number_depends_on_seed_name_and_place_alone() -> None:
+    places = np.arange(40)
+    drawn = normals(range(300), "layers.0.bias", places)
+    np.testing.assert_array_equal(
+        drawn[[7, 2, 7]][:, 3:9], normals([7, 2, 7], "layers.0.bias", places[3:9])
+    )
+    # Neither seeds nor places nor names that follow each other have anything in common.
+    whole = np.concatenate([drawn, normals(range(300), "layers.1.bias", places)], axis=1)
+    assert abs(whole.mean()) < 0.03 and abs(whole.std() - 1) < 0.02
+    assert np.abs(np.corrcoef(whole.T) - np.eye(80)).max() < 0.3
+    assert np.abs(np.corrcoef(whole) - np.eye(300)).max() < 0.6
+    great = normals([2**64, 2**64 + 1, 0, 2**70], "layers.0.bias", places)
+    assert len(np.unique(great)) == great.size
 
 
 def test_levels_share_their_draw() -> None:
@@ -235,6 +251,7 @@ MESH = """
 import sys, jax, numpy as np, lsrl
 from jax.sharding import Mesh
 from lsrl.noise.copies import run_copies
+from lsrl.noise.draws import normals
 from lsrl.noise.perturbations import ACTIVATIONS, FREE, PAPER
 model = lsrl.compile(lsrl.programs.tok2tok(2, 5, 3), "linear_rnn")
 prompts = np.load(sys.argv[1])

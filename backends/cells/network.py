@@ -43,9 +43,11 @@ from lsrl.backends.network import (
     value_of,
 )
 from lsrl.backends.strength import Gates
+from lsrl.backends.units import GRU, LSTM, Layer, Stack, maps_of
+from lsrl.backends.units import Cell as UnitCell
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
-from lsrl.parameters import Parameter
+from lsrl.parameters import Parameter, dense
 from lsrl.pytrees import Tree, named_leaves
 
 # A kernel is sparse if it is no more rows and diagonals than one for so many rows. Milliseconds for
@@ -59,6 +61,12 @@ from lsrl.pytrees import Tree, named_leaves
 #   induction_head(64)           1  7.0/1.0/1.1    24/8.7/11     32/13/12
 #   induction_head(64)          64   301/32/33    618/246/281   782/219/202
 ROWS_OF_PART = 8
+# The units of those cells that run by events. r lies between the two drives of a GRU's candidate.
+UNITS: dict[CellKind, UnitCell] = {
+    "relu": UnitCell(relu=True),
+    "lstm": UnitCell(LSTM, False, (0, 1, 2, 3), (0, 1, 2, 3), memory=True),
+    "gru": UnitCell(GRU, False, (0, 1, 2), (0, 1, 3)),
+}
 
 
 @dataclass(frozen=True)
@@ -238,6 +246,26 @@ class CellNetwork(Network):
         """The sigmoids and the candidates of a cell."""
         return cell_gates(self.structure.kind, arrays, layer, read, held)
 
+    def stack(self) -> Stack | None:
+        """Its cells, where they are of a kind that runs by events."""
+        kind, arrays = self.structure.kind, self.parameter_arrays()
+        if kind not in UNITS:
+            return None
+        names = [f"cells.{number}." for number in range(len(self.cells))]
+        side = biased_side(kind)
+        layers = tuple(
+            Layer(
+                arrays[f"{name}dense_i.kernel"],
+                arrays[f"{name}dense_h.kernel"],
+                dense(arrays[f"{name}{side}.bias"]),
+            )
+            for name in names
+        )
+        last, bias = arrays["output_kernel"], dense(arrays["output_bias"])
+        features = layers[0].inputs.shape[0] if layers else last.shape[0]
+        maps = maps_of(self.structure.inputs, arrays)
+        return Stack(UNITS[kind], maps, np.zeros(features), layers, last, bias)
+
     @property
     def untrained_entries(self) -> int:
         """One a unit of a cell with gates."""
@@ -315,10 +343,14 @@ class CellNetwork(Network):
         return jnp.where(after == before, cell + (after - before), after), after
 
     def run_chunk(
-        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
+        self,
+        parameters: Mapping[str, object],
+        state: Tree,
+        inputs: Inputs,
+        count: np.integer | jax.Array,
     ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
-        return jitted_run(parameters, self.structure, state, inputs)
+        return jitted_run(parameters, self.structure, state, inputs, count)
 
     def self_test(self) -> None:
         """Check the activation thresholds and the sums that exactness relies on, on this device."""

@@ -85,7 +85,8 @@ class CellBackend(StackBackend):
     def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
         """All gates of a layer lie side by side."""
         plan, _ = self.planned(schedule, numerics)
-        found, before = map_sizes(schedule), schedule.feature_width
+        found = {name: Size(size.shape) for name, size in map_sizes(schedule).items()}
+        before = schedule.feature_width
         for number, layer in enumerate(plan.layers):
             gates = len(layer.kernels) * layer.width
             for side, read in (("dense_i", before), ("dense_h", layer.width)):

@@ -8,6 +8,7 @@ bfloat16 networks compute in float32 and round inputs, states and outputs to bfl
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import jax
@@ -17,6 +18,7 @@ from jax import lax
 
 from lsrl.backends import network
 from lsrl.backends.network import Edit, Inputs, Step
+from lsrl.backends.pattern import Pattern
 from lsrl.pytrees import HashedOnce
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
@@ -35,7 +37,7 @@ class Picked(NamedTuple):
     weights: jax.Array
 
 
-# As `LinearNetwork.prepared` has them: a recurrent kernel that is left out is all zeros.
+# As `LinearNetwork.prepared` has them: a kernel that is left out is all zeros.
 Prepared = Mapping[str, jax.Array | Picked]
 
 
@@ -56,11 +58,18 @@ class NetworkStructure(HashedOnce):
       dtype: of parameters, states and outputs.
       inputs: per program input "table", "kernel" or "" (not read).
       layers: first to last.
+      patterns: of the kernels and tables that are sparse, by name.
     """
 
     dtype: str
     inputs: tuple[str, ...]
     layers: tuple[LayerStructure, ...]
+    patterns: tuple[tuple[str, Pattern], ...] = ()
+
+    @cached_property
+    def pattern(self) -> dict[str, Pattern]:
+        """Those of `patterns`."""
+        return dict(self.patterns)
 
     @property
     def compute_dtype(self) -> jnp.dtype:
@@ -122,12 +131,16 @@ def apply_step(
     def get(name: str) -> jax.Array:
         return cast(jax.Array, parameters[name]).astype(compute)
 
-    def dot(rows: jax.Array, name: str) -> jax.Array:
-        kernel = parameters[name]
+    def added(total: jax.Array, rows: jax.Array, name: str) -> jax.Array:
+        kernel, pattern = parameters.get(name), structure.pattern.get(name)
+        if kernel is None or (pattern is not None and not len(pattern.columns)):
+            return total
         if isinstance(kernel, Picked):
             read = rows.at[..., kernel.sources].get(mode="promise_in_bounds")
-            return read * network.aligned(kernel.weights.astype(compute), read)
-        return jnp.dot(rows, kernel.astype(compute), precision=lax.Precision.HIGHEST)
+            return read * network.aligned(kernel.weights.astype(compute), read) + total
+        if pattern is not None:
+            return pattern.product(kernel.astype(compute), rows) + total
+        return jnp.dot(rows, kernel.astype(compute), precision=lax.Precision.HIGHEST) + total
 
     def bias(name: str) -> jax.Array:
         held = get(name)
@@ -135,26 +148,29 @@ def apply_step(
 
     values = bias("input_bias")
     for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
-        if kind == "table":
-            values = values + get(f"inputs.{number}.table")[jnp.asarray(signal)]
+        name = f"inputs.{number}.{kind}"
+        if name in structure.pattern and kind == "table":
+            ids = jnp.asarray(signal)
+            values = values + structure.pattern[name].looked_up(get(name), ids)
+        elif kind == "table":
+            values = values + get(name)[jnp.asarray(signal)]
         elif kind == "kernel":
-            vector = rounded(jnp.asarray(signal, compute))
-            values = values + dot(vector, f"inputs.{number}.kernel")
+            values = added(values, rounded(jnp.asarray(signal, compute)), name)
     values = rounded(values)
     if edit is not None:
         values, _ = edit(0, values, None)
     after = []
     for number, layer in enumerate(structure.layers):
         name = f"layers.{number}."
-        driven = dot(values, name + "input_kernel") + bias(name + "bias")
-        if name + "recurrent_kernel" in parameters:
-            driven = driven + dot(state[number].astype(compute), name + "recurrent_kernel")
+        driven = added(bias(name + "bias"), values, name + "input_kernel")
+        before = state[number].astype(compute)
+        driven = added(driven, before, name + "recurrent_kernel")
         hidden = rounded(driven)
         values = _read_outputs(hidden, layer, rounded)
         if edit is not None:
             values, hidden = edit(number + 1, values, hidden)
         after.append(hidden.astype(structure.dtype))
-    outputs = rounded(dot(values, "output_kernel") + bias("output_bias"))
+    outputs = rounded(added(bias("output_bias"), values, "output_kernel"))
     return outputs.astype(structure.dtype), tuple(after) or state
 
 

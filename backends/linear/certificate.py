@@ -14,6 +14,7 @@ from lsrl.certificate import (
     Condition,
     check_range,
     held_sums,
+    out_of_range,
     passed_errors,
     place_of,
     row_sums,
@@ -62,11 +63,18 @@ class LinearAnalysis(Analysis):
         before = self._feature_facts()
         for number, layer in enumerate(self.schedule.layers, start=1):
             mine = self._layer_facts(layer)
+            # Of all rows at once: a layer has as many units as the program has signals.
+            own_parts, first = split_states(layer)
+            whole = [row_sums(rows, mine, before) for rows in (first, *layer.rows[1:])]
             for unit in layer.units:
-                for slot, rows in enumerate(unit.slots):
-                    sums = self._sums(layer, unit, slot, before, mine)
-                    weights = np.concatenate([row_weights(rows), layer.initial])
-                    yield Condition(unit.node, number, sums, "the sum is", weights, rows.exact)
+                own = slice(unit.start, unit.start + unit.width)
+                initial = layer.initial[own]
+                for slot, exact in enumerate(unit.exact):
+                    sums = Sums(whole[slot].magnitude[own], whole[slot].grid[own])
+                    if unit.kind is LinearState:
+                        sums = self._state_sums(layer, unit, own_parts[unit.start], sums)
+                    weights = np.concatenate([row_weights(layer.rows[slot], own), initial])
+                    yield Condition(unit.node, number, sums, "the sum is", weights, exact)
                 if unit.kind is Product:
                     yield Condition(unit.node, number, self._product(unit), "the product is")
             before = mine
@@ -117,7 +125,11 @@ class LinearAnalysis(Analysis):
         return side_by_side([self.facts[node] for node in self.schedule.features])
 
     def _layer_facts(self, layer: Layer) -> Facts:
-        return side_by_side([self.facts[unit.node].take(unit.channels) for unit in layer.units])
+        return side_by_side([self._unit_facts(unit) for unit in layer.units])
+
+    def _unit_facts(self, unit: Unit) -> Facts:
+        known = self.facts[unit.node]
+        return known if unit.width == known.width else known.take(unit.channels)
 
     def _sums(self, layer: Layer, unit: Unit, slot: int, before: Facts, mine: Facts) -> Sums:
         rows = unit.slots[slot]
@@ -125,8 +137,12 @@ class LinearAnalysis(Analysis):
             return row_sums(rows, mine, before)
         own, others = split_recurrence(rows, unit)
         update = row_sums(rows._replace(recurrent=others), mine, before)
+        return self._state_sums(layer, unit, own, update)
+
+    def _state_sums(self, layer: Layer, unit: Unit, own: Matrix, update: Sums) -> Sums:
+        """Of a state, given how it reads itself, and the sums of what it takes in."""
         start = layer.initial[unit.start : unit.start + unit.width]
-        facts_ = self.facts[unit.node].take(unit.channels)
+        facts_ = self._unit_facts(unit)
         span = facts_.high - facts_.low
         step = np.where(np.isinf(update.grid), 0.0, update.grid)
         terms = facts(-update.magnitude, update.magnitude, step)
@@ -227,7 +243,7 @@ class LinearAnalysis(Analysis):
         rows = unit.slots[0]
         own, others = split_recurrence(rows, unit)
         fresh = self._row_errors(rows._replace(recurrent=others), read)
-        fact = self.facts[unit.node].take(unit.channels)
+        fact = self._unit_facts(unit)
         start = layer.initial[unit.start : unit.start + unit.width]
         if fact.once and own.is_identity and (fresh <= 2.0**-4 * fact.magnitude).all():
             # A shut gate adds exactly 0, so rounding counts once: adding the one value to the
@@ -249,6 +265,26 @@ class LinearAnalysis(Analysis):
         reached, _ = linear_state_facts(own, np.zeros(len(per_token)), update, self.tokens)
         self._note_length(own, np.zeros(len(per_token)), update)
         return self._finite(sums, reached.magnitude)
+
+
+def split_states(layer: Layer) -> tuple[dict[int, Matrix], Rows]:
+    """How each state of a layer reads itself, by its start; and the rows without that."""
+    owner = np.full(layer.width, -1)
+    states = [unit for unit in layer.units if unit.kind is LinearState]
+    for unit in states:
+        owner[unit.start : unit.start + unit.width] = unit.start
+    whole = Matrix.shared(layer.rows[0].recurrent)
+    rows, columns = whole.entry_rows(), whole.indices
+    inside = (owner[rows] >= 0) & (owner[rows] == owner[columns])
+    others = Matrix.placed(whole.data[~inside], rows[~inside], columns[~inside], whole.shape)
+    data, rows, columns = whole.data[inside], rows[inside], columns[inside]
+    found = {}
+    for unit in states:
+        ends = rows.searchsorted([unit.start, unit.start + unit.width])
+        span, shape = slice(*ends), (unit.width, unit.width)
+        at = rows[span] - unit.start, columns[span] - unit.start
+        found[unit.start] = Matrix.placed(data[span], *at, shape)
+    return found, layer.rows[0]._replace(recurrent=others.csr)
 
 
 class _Read(NamedTuple):
@@ -291,6 +327,9 @@ def check_weights(schedule: Schedule, numerics: Numerics) -> None:
         if isinstance(op, Lookup):
             check_range(numerics, place_of(graph, node, 0), op.table.csr.data)
     for number, layer in enumerate(schedule.layers, start=1):
+        numbers = [*map(row_weights, layer.rows), layer.initial]
+        if not any(len(out_of_range(numerics, each)) for each in numbers):
+            continue
         for unit in layer.units:
             for rows in unit.slots:
                 check_range(numerics, place_of(graph, unit.node, number), row_weights(rows))

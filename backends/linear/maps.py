@@ -20,12 +20,16 @@ from scipy import sparse
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import NetworkStructure
 from lsrl.backends.network import on_device
+from lsrl.backends.pattern import Pattern
+from lsrl.parameters import SPARSENESS
 
 pytree = jax.tree_util.register_dataclass
 STATIC = {"static": True}  # for jax: part of the tree's structure, no leaf
 
 # Up to so many entries a matrix is written out, entry by entry: more take long to compile.
 _FEW_ENTRIES = 96
+# Columns of more entries than this lie in bunches of about as many each.
+_DEEP = 32
 _MOST_CHANGES = 2  # as a one-hot feature has
 _FEW_FEATURES = 32  # more are looked up together
 
@@ -112,15 +116,15 @@ class Affine:
     Attributes:
       entries: where it is written out, per column the rows that it reads, else None; each with its
         weight if that is a whole number, which XLA then works with, else with 0.
-      index: for gather_mix, or None.
-      weight: for gather_mix, or None; where the matrix is written out, the other weights.
+      weight: where it is written out, the other weights, else None.
+      gathered: index and weight for gather_mix, of bunches of columns.
       dense: for mix, or None.
-      order: where both are there, puts the gathered columns and then the dense ones in order.
+      order: puts the columns of the bunches, and then the dense ones, in order; None: they are.
     """
 
     entries: tuple[tuple[tuple[int, int], ...], ...] | None = field(metadata=STATIC)
-    index: jax.Array | None
     weight: jax.Array | None
+    gathered: tuple[tuple[jax.Array, jax.Array], ...]
     dense: jax.Array | None
     order: jax.Array | None
 
@@ -129,9 +133,7 @@ class Affine:
         if self.entries is not None and self.weight is not None:
             return self._written_out(self.entries, self.weight, rows)
         stacked = rows.stacked()
-        parts = []
-        if self.index is not None and self.weight is not None:
-            parts.append(recurrence.gather_mix(self.index, self.weight, stacked))
+        parts = [recurrence.gather_mix(*bunch, stacked) for bunch in self.gathered]
         if self.dense is not None:
             parts.append(recurrence.mix(self.dense, stacked))
         if self.order is None:
@@ -200,22 +202,29 @@ def plan_affine(matrix: sparse.csc_array, dtype: jnp.dtype) -> Affine | None:
             tuple(zip(matrix.indices[place].tolist(), factors[place].tolist(), strict=True))
             for place in map(slice, matrix.indptr[:-1], matrix.indptr[1:])
         ]
-        return Affine(tuple(columns), None, on_device(matrix.data[~whole], dtype), None, None)
+        return Affine(tuple(columns), on_device(matrix.data[~whole], dtype), (), None, None)
     counts = np.diff(matrix.indptr)
     dense_cost = 0.30 + 0.006 * matrix.shape[0]
     long = 0.20 + 0.08 * counts > dense_cost
     if long.any() and (dense_cost < 0.5 or long.mean() > 0.5):
         long[:] = True  # one way is less work than two
-    index = weight = dense = order = None
-    if not long.all():
-        entries = recurrence.columns(sparse.csc_array(matrix[:, ~long]))
-        index, weight = on_device(entries[0], "int32"), on_device(entries[1], dtype)
+    # The columns' bunches: one, if what fills up the short ones is no more than a few weights each.
+    deepest = int(counts[~long].max(initial=1))
+    several = deepest > _DEEP and deepest * np.count_nonzero(~long) > 2 * matrix.nnz
+    depths = np.ceil(np.log2(np.maximum(counts, 1))) if several else np.zeros(len(counts))
+    bunch = np.where(long, -1, depths).astype(int)
+    gathered, chosen = [], []
+    for number in np.unique(bunch[~long]):
+        chosen.append(np.flatnonzero(bunch == number))
+        entries = recurrence.columns(sparse.csc_array(matrix[:, chosen[-1]]))
+        gathered.append((on_device(entries[0], "int32"), on_device(entries[1], dtype)))
+    dense = order = None
     if long.any():
         dense = on_device(matrix[:, long].toarray(), dtype)
-        if not long.all():
-            # The places of the columns, were they sorted: gathered first, then dense.
-            order = on_device(np.argsort(np.argsort(long, kind="stable")), "int32")
-    return Affine(None, index, weight, dense, order)
+        chosen.append(np.flatnonzero(long))
+    if len(chosen) > 1:
+        order = on_device(np.argsort(np.concatenate(chosen), kind="stable"), "int32")
+    return Affine(None, None, tuple(gathered), dense, order)
 
 
 @pytree
@@ -364,13 +373,22 @@ def _plan_column(values: np.ndarray, dtype: jnp.dtype) -> _Column | None:
 @pytree
 @dataclass(frozen=True)
 class _Table:
-    """Features of a token input: column by column, or looked up (rows, vocabulary)."""
+    """Features of a token input: column by column, or looked up.
+
+    Attributes:
+      columns: one by one; empty where they are looked up.
+      values: (rows, vocabulary), or the weights of a sparse table; None where there are columns.
+      pattern: of a sparse table (vocabulary, rows).
+    """
 
     columns: tuple[_Column | jax.Array, ...]
     values: jax.Array | None
+    pattern: Pattern | None = field(default=None, metadata=STATIC)
 
     def __call__(self, ids: jax.Array) -> BlockRows:
         """(1, t, s, b) to (rows, t, s, b)."""
+        if self.values is not None and self.pattern is not None:
+            return BlockRows([jnp.moveaxis(self.pattern.looked_up(self.values, ids[0]), -1, 0)])
         if self.values is not None:
             return BlockRows([jnp.take(self.values, ids[0], axis=1, mode="clip")])
         return BlockRows(
@@ -379,9 +397,14 @@ class _Table:
         )
 
 
-def _plan_table(table: np.ndarray, dtype: jnp.dtype) -> _Table:
+def _plan_table(matrix: sparse.csc_array, dtype: jnp.dtype) -> _Table:
     """Plan a table (vocabulary, rows)."""
-    if table.shape[1] > _FEW_FEATURES:
+    many = matrix.shape[1] > _FEW_FEATURES
+    if many and SPARSENESS.pays(matrix.shape, matrix.nnz):
+        pattern = Pattern(matrix)
+        return _Table((), on_device(pattern.values(matrix, "table"), dtype), pattern)
+    table = matrix.toarray()
+    if many:
         return _Table((), on_device(table.T, dtype))
     columns = []
     for values in table.T:
@@ -443,7 +466,7 @@ def plan_features(
         for number in numbers:
             columns = sparse.csc_array(maps[number][:, places])
             if structure.inputs[number] == "table":
-                feature_maps.append(_plan_table(columns.toarray(), dtype))
+                feature_maps.append(_plan_table(columns, dtype))
             else:
                 feature_maps.append(plan_affine(columns, dtype))
         plans.append(

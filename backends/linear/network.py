@@ -4,7 +4,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import cast
@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
@@ -42,8 +41,10 @@ from lsrl.backends.network import (
     parameter,
     precision,
 )
+from lsrl.backends.pattern import Pattern, pattern_of
+from lsrl.backends.units import Cell, Layer, Stack, maps_of
 from lsrl.errors import SelfTestError, ShapeError
-from lsrl.parameters import Parameter, dense
+from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense, entries, thinned
 from lsrl.pytrees import Tree
 
 # Of a kernel of fewer rows a product takes no longer than to pick.
@@ -95,18 +96,24 @@ class NetworkWeights:
     output_bias: np.ndarray
 
 
-class LinearLayer(nnx.Module):
-    """The parameters of one layer, as `LayerWeights` has them."""
+# What makes a parameter of a matrix that may be sparse, by its name and itself.
+_Maker = Callable[[str, Parameter], nnx.Param[jax.Array]]
 
-    def __init__(self, weights: LayerWeights, dtype: str) -> None:
-        self.input_kernel = parameter(weights.input_kernel, dtype)
-        self.recurrent_kernel = parameter(weights.recurrent_kernel, dtype)
+
+class LinearLayer(nnx.Module):
+    """The parameters of one layer, as `LayerWeights` has them; of a sparse one the weights."""
+
+    def __init__(self, weights: LayerWeights, dtype: str, name: str, made: _Maker) -> None:
+        self.input_kernel = made(f"{name}input_kernel", weights.input_kernel)
+        self.recurrent_kernel = made(f"{name}recurrent_kernel", weights.recurrent_kernel)
         self.bias = parameter(weights.bias, dtype)
         self.initial_state = parameter(weights.initial_state, dtype)
 
 
 class LinearNetwork(Network):
     """A stack of linear recurrent layers with ReLU and product outputs.
+
+    Kernels and tables are dense or sparse; see `Sparseness`.
 
     Attributes:
       input_kernels: per program input that is read, by its number, its table or kernel.
@@ -121,12 +128,18 @@ class LinearNetwork(Network):
     structure: NetworkStructure
     sparse_whole = True
 
-    def __init__(self, weights: NetworkWeights, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        weights: NetworkWeights,
+        dtype: str = "float32",
+        sparseness: Sparseness | None = SPARSENESS,
+    ) -> None:
         """Make a network.
 
         Args:
           weights: of the network.
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
+          sparseness: which kernels and tables are kept sparse; None: those that are given so.
 
         Raises:
           ShapeError: the shapes of the weights don't fit together.
@@ -134,23 +147,36 @@ class LinearNetwork(Network):
         super().__init__()
         _check(weights)
         kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
-        self.structure = NetworkStructure(
-            dtype,
-            kinds,
-            tuple(
-                LayerStructure(
-                    tuple(np.asarray(layer.relu, bool).tolist()),
-                    tuple(np.asarray(layer.left, int).tolist()),
-                    tuple(np.asarray(layer.right, int).tolist()),
-                )
-                for layer in weights.layers
-            ),
+        patterns: dict[str, Pattern] = {}
+
+        def made(name: str, matrix: Parameter) -> nnx.Param[jax.Array]:
+            pattern = pattern_of(matrix, sparseness)
+            if pattern is None:
+                return parameter(matrix, dtype)
+            patterns[name] = pattern
+            return parameter(pattern.values(matrix, name), dtype)
+
+        self.input_kernels = nnx.Dict(
+            {n: made(f"inputs.{n}.{kinds[int(n)]}", held) for n, held in maps.items()}
         )
-        self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
         self.input_bias = parameter(weights.input_bias, dtype)
-        self.layers = nnx.List([LinearLayer(layer, dtype) for layer in weights.layers])
-        self.output_kernel = parameter(weights.output_kernel, dtype)
+        self.layers = nnx.List(
+            [
+                LinearLayer(layer, dtype, f"layers.{number}.", made)
+                for number, layer in enumerate(weights.layers)
+            ]
+        )
+        self.output_kernel = made("output_kernel", weights.output_kernel)
         self.output_bias = parameter(weights.output_bias, dtype)
+        layers = tuple(
+            LayerStructure(
+                tuple(np.asarray(layer.relu, bool).tolist()),
+                tuple(np.asarray(layer.left, int).tolist()),
+                tuple(np.asarray(layer.right, int).tolist()),
+            )
+            for layer in weights.layers
+        )
+        self.structure = NetworkStructure(dtype, kinds, layers, tuple(patterns.items()))
         self._plans = PlanCache()
         self._whole: ParameterReader[Mapping[str, object]] = ParameterReader()
 
@@ -168,6 +194,8 @@ class LinearNetwork(Network):
                 found[f"layers.{number}.{name}"] = Place(layer, name)
         found["output_kernel"] = Place(self, "output_kernel")
         found["output_bias"] = Place(self, "output_bias")
+        for name, pattern in self.structure.patterns:
+            found[name] = found[name]._replace(pattern=pattern)
         return found
 
     def parameters(self) -> Parameters:
@@ -177,23 +205,31 @@ class LinearNetwork(Network):
     def prepared(self) -> Prepared:
         """As `parameters`, with less to multiply: to the same bit.
 
-        Few layers of a deep network have a state that goes on; recurrent kernels without a weight,
-        which are the greater part of a step, are left out. A large kernel that has at most one
-        weight a column only picks what it reads.
+        Few layers of a deep network have a state that goes on; kernels without a weight, of which
+        recurrent ones are the greater part of a step, are left out. A large kernel that has at most
+        one weight a column only picks what it reads.
         """
         found: dict[str, jax.Array | Picked] = {}
         for name, array in self.parameters().items():
-            kernel = name.split(".")[-1]
-            if kernel.endswith("_kernel") and not isinstance(array, jax.core.Tracer):
-                weights = np.asarray(array)
-                if kernel == "recurrent_kernel" and not weights.any():
-                    continue
-                if len(weights) >= FEW_ROWS and (np.count_nonzero(weights, axis=0) <= 1).all():
+            found[name] = array
+            if name.endswith("_kernel") and not isinstance(array, jax.core.Tracer):
+                weights, pattern = np.asarray(array), self.structure.pattern.get(name)
+                if not weights.any():
+                    del found[name]
+                elif pattern is not None:
+                    if pattern.picks:
+                        found[name] = self._picked(pattern, weights)
+                elif len(weights) >= FEW_ROWS and (np.count_nonzero(weights, axis=0) <= 1).all():
                     sources = on_device(np.argmax(weights != 0, axis=0), "int32")
                     found[name] = Picked(sources, on_device(weights.sum(axis=0), self.dtype))
-                    continue
-            found[name] = array
         return found
+
+    def _picked(self, pattern: Pattern, weights: np.ndarray) -> Picked:
+        """A sparse kernel that has at most one weight a column."""
+        sources = np.zeros(pattern.shape[1], np.int32)
+        factors = np.zeros(pattern.shape[1], weights.dtype)
+        sources[pattern.columns], factors[pattern.columns] = pattern.rows, weights
+        return Picked(on_device(sources, "int32"), on_device(factors, self.dtype))
 
     def arrays(self) -> dict[str, Parameter]:
         """All that `rebuilt` needs: the parameters, and what the outputs of each layer read."""
@@ -204,7 +240,17 @@ class LinearNetwork(Network):
         return found
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "LinearNetwork":
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        A csr stays sparse, and so does a dense array where this network has a sparse one.
+        """
+        own = self.structure.pattern
+        arrays = {
+            name: thinned(array)
+            if isinstance(array, np.ndarray) and array.ndim == 2 and name in own
+            else array
+            for name, array in arrays.items()
+        }
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
             *maps_in(self.structure.inputs, arrays),
@@ -218,15 +264,15 @@ class LinearNetwork(Network):
             arrays["output_kernel"],
             arrays["output_bias"],
         )
-        return LinearNetwork(weights, self.dtype)
+        return LinearNetwork(weights, self.dtype, None)
 
     def legend(self) -> Legend:
         """Hidden units and the outputs that show them; units that read each other are tied.
 
         A ring that is scaled alike stays one, and runs as one.
         """
-        arrays = {name: dense(array) for name, array in self.arrays().items()}
-        spaces = {"features": Space(len(arrays["input_bias"]), True, True, hooks=(0,))}
+        arrays = self.arrays()
+        spaces = {"features": Space(arrays["input_bias"].shape[0], True, True, hooks=(0,))}
         found = {
             f"inputs.{number}.{kind}": Axes(
                 "table" if kind == "table" else "matrix", (reads(), makes("features"))
@@ -237,8 +283,8 @@ class LinearNetwork(Network):
         found["input_bias"], before = Axes("bias", (makes("features"),)), "features"
         for number in range(len(self.layers)):
             name, hidden, outputs = f"layers.{number}.", f"hidden {number}", f"outputs {number}"
-            relu, left, right = (arrays[name + each] for each in ("relu", "left", "right"))
-            recurrent = sparse.csr_array(arrays[name + "recurrent_kernel"].astype(np.float64))
+            relu, left, right = (entries(arrays[name + x]) for x in ("relu", "left", "right"))
+            recurrent = thinned(arrays[name + "recurrent_kernel"].astype(np.float64))
             flips = np.ones(recurrent.shape[0], bool)
             flips[left[relu]] = False
             _, tied = connected_components(recurrent, directed=False)
@@ -259,6 +305,23 @@ class LinearNetwork(Network):
         found["output_kernel"] = Axes("matrix", (reads(before), makes()))
         found["output_bias"] = Axes("bias", (makes(),))
         return Legend(spaces, found)
+
+    def stack(self) -> Stack:
+        """Its layers, with what their outputs read."""
+        arrays, structure = self.parameter_arrays(), self.structure
+        layers = []
+        for number, layer in enumerate(structure.layers):
+            own = [arrays[f"layers.{number}.{name}"]
+                   for name in ("input_kernel", "recurrent_kernel", "bias")]  # fmt: skip
+            shown = (
+                np.array(layer.relu, bool),
+                np.array(layer.left, int),
+                np.array(layer.right, int),
+            )
+            layers.append(Layer(own[0], own[1], dense(own[2]), shown))
+        maps = maps_of(structure.inputs, arrays)
+        bias, last = dense(arrays["input_bias"]), dense(arrays["output_bias"])
+        return Stack(Cell(), maps, bias, tuple(layers), arrays["output_kernel"], last)
 
     @property
     def width(self) -> int:
@@ -318,6 +381,19 @@ class LinearNetwork(Network):
             if with_state and not structure.layers:
                 return outputs, initial_state(parameters, structure, outputs.shape[:1])
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
+
+    def run_hooks(self, inputs: Inputs, units: Sequence[Sequence[int]]) -> np.ndarray:
+        """Entries of hooks of whole sequences, which run in parallel over time."""
+        structure, watched = self.structure, tuple(tuple(map(int, some)) for some in units)
+        while watched and not watched[-1]:
+            watched = watched[:-1]
+        if not watched:
+            return np.zeros((*np.shape(inputs[0])[:2], 0))
+        with precision(structure.dtype):
+            parameters = cast(Parameters, self._whole.read(self, self.parameters))
+            uniform = np.shape(inputs[0])[0] > 1
+            prepared = self._plans.find(parameters, structure, uniform, watched)
+            return run_tiles(prepared, inputs, None, None, False, np.float64)[0]
 
     def self_test(self) -> None:
         """Check that no products or sums lose bits (as under TF32), and that rounding is done."""

@@ -50,6 +50,7 @@ from lsrl.backends.linear.maps import (
     pytree,
 )
 from lsrl.backends.network import on_device
+from lsrl.parameters import thinned
 from lsrl.pytrees import HashedOnce
 
 # So that a chunk's sums of it are exact in float32, however many tokens it has.
@@ -62,14 +63,23 @@ GroupCarry: TypeAlias = tuple[tuple[jax.Array | np.ndarray, ...], ...]
 @pytree
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A whole network."""
+    """A whole network.
+
+    Attributes:
+      structure: of the network.
+      num_outputs: of each hook, that of the input map first: outputs that are made of it.
+      constants: features that read no input.
+      features: the others.
+      layers: as far as outputs read them.
+      outputs: the maps from hooks to the outputs, where a hook has any.
+    """
 
     structure: NetworkStructure = field(metadata=STATIC)
-    num_outputs: int = field(metadata=STATIC)
-    constants: Bias | None  # features that read no input
+    num_outputs: tuple[int, ...] = field(metadata=STATIC)
+    constants: Bias | None
     features: tuple[FeaturePlan, ...]
     layers: tuple[LayerPlan, ...]
-    output: BankAffine
+    outputs: tuple[BankAffine | None, ...]
 
     def __call__(
         self,
@@ -105,12 +115,16 @@ class NetworkPlan:
             None if self.constants is None else self.constants.rows(),
             BlockRows(blocks) if blocks else None,
         )
-        after = []
+        after, banks = [], [bank]
         for layer, layer_carry in zip(self.layers, carry, strict=True):
             bank, carried = layer(bank, layer_carry, shape, valid, handed, rounded)
             after.append(carried)
-        rows = self.output(bank) or BlockRows([jnp.zeros((self.num_outputs, 1, 1, 1), compute)])
-        rows = broadcast(rows, shape.tokens, shape.segments, shape.batch)
+            banks.append(bank)
+        found: list[jax.Array] = []
+        for bank, count, output in zip(banks, self.num_outputs, self.outputs, strict=True):
+            read = None if output is None else output(bank)
+            found += [jnp.zeros((count, 1, 1, 1), compute)] if read is None else read.blocks
+        rows = broadcast(BlockRows(found), shape.tokens, shape.segments, shape.batch)
         values = rounded(rows.stacked()).astype(self.structure.dtype)
         return values, tuple(after)
 
@@ -197,42 +211,63 @@ class Prepared:
         return tuple(states)
 
 
-def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) -> Prepared:
+def prepare(
+    parameters: Parameters,
+    structure: NetworkStructure,
+    uniform: bool,
+    watched: tuple[tuple[int, ...], ...] = (),
+) -> Prepared:
     """Plan the runs of a network with these parameters.
 
     Args:
       parameters: concrete, by flat name.
       structure: of the network.
       uniform: every sequence starts in the same state, so that fixed rows exist.
+      watched: of each hook, that of the input map first, the entries that are the outputs in place
+        of the network's own; hooks behind the last one are left out.
 
     Returns:
       The plan.
     """
     dtype = structure.compute_dtype
-    matrix = partial(_matrix, parameters)
+    matrix = partial(_matrix, parameters, structure)
 
     def vector(name: str) -> np.ndarray:
         return np.asarray(parameters[name]).astype(np.float64)
 
     kernels = [matrix(f"layers.{i}.input_kernel") for i in range(len(structure.layers))]
     kernels.append(matrix("output_kernel"))
-    features = np.flatnonzero(np.diff(kernels[0].indptr))
+    depth = len(watched) - 1 if watched else len(structure.layers)
+    units = [np.flatnonzero(np.diff(kernel.indptr)) for kernel in kernels[: depth + 1]]
+    outputs: list[_Output | None] = [None] * depth
+    outputs.append((kernels[-1].tocsc(), vector("output_bias")))
+    if watched:
+        outputs = [_picked(kernels[i].shape[0], some) for i, some in enumerate(watched)]
+        units[-1] = np.zeros(0, np.int64)
+        units = [np.union1d(a, b).astype(int) for a, b in zip(units, watched, strict=True)]
+    output_plans: list[BankAffine | None] = []
+
+    def plan_output(bank: tuple[np.ndarray, np.ndarray]) -> None:
+        wanted = outputs[len(output_plans)]
+        output_plans.append(None if wanted is None else plan_bank_affine(*wanted, bank, dtype))
+
+    features = units[0]
     constants, feature_plans, fixed, varying = plan_features(
         features, structure, matrix, vector("input_bias"), dtype
     )
     layers, decompositions, starts = [], [], []
     width = len(fixed) + len(varying)
-    for number, layer in enumerate(structure.layers):
+    plan_output((fixed, varying))
+    for number, layer in enumerate(structure.layers[:depth]):
         name = f"layers.{number}."
         starts.append(vector(name + "initial_state").astype(dtype)[None])
-        read = np.flatnonzero(np.diff(kernels[number + 1].indptr))
         plan, decomposition, fixed, varying = _plan_layer(
             kernels[number],
             matrix(name + "recurrent_kernel"),
             vector(name + "bias"),
             layer,
             (fixed, varying),
-            read,
+            units[number + 1],
             uniform,
             dtype,
         )
@@ -242,25 +277,41 @@ def prepare(parameters: Parameters, structure: NetworkStructure, uniform: bool) 
         # Reads of a register can be more than the units of the layer.
         reads = max((group.num_reads for group in plan.groups), default=0)
         width = max(width, heads, reads, len(fixed) + len(varying))
-    bias = vector("output_bias")
-    output = plan_bank_affine(kernels[-1].tocsc(), bias, (fixed, varying), dtype)
-    network = NetworkPlan(structure, len(bias), constants, feature_plans, tuple(layers), output)
+        plan_output((fixed, varying))
+    counts = tuple(0 if output is None else len(output[1]) for output in outputs)
+    network = NetworkPlan(
+        structure, counts, constants, feature_plans, tuple(layers), tuple(output_plans)
+    )
     numbers, tree = jax.tree.flatten(network)
     return Prepared(
         network,
         tuple(decompositions),
         tuple(starts),
-        _extent(layers, decompositions, max(width, 2 * len(bias))),
+        _extent(layers, decompositions, max(width, 2 * sum(counts))),
         Form(tree),
         tuple(numbers),
     )
 
 
-def _matrix(parameters: Parameters, name: str) -> sparse.csr_array:
+# A map from a hook, (units, outputs), and its bias.
+_Output: TypeAlias = tuple[sparse.csc_array, np.ndarray]
+
+
+def _picked(units: int, some: tuple[int, ...]) -> _Output | None:
+    """The map that picks some units; None for none."""
+    if not some:
+        return None
+    entries = np.ones(len(some)), (np.array(some), np.arange(len(some)))
+    return sparse.csc_array(entries, shape=(units, len(some))), np.zeros(len(some))
+
+
+def _matrix(parameters: Parameters, structure: NetworkStructure, name: str) -> sparse.csr_array:
     """The entries of a parameter that are not 0, in float64."""
-    values = np.asarray(parameters[name])
+    values, pattern = np.asarray(parameters[name]), structure.pattern.get(name)
     if values.dtype == jnp.bfloat16:
         values = values.astype(np.float32)
+    if pattern is not None:
+        return thinned(pattern.matrix(values.astype(np.float64)))
     rows, places = np.nonzero(values)
     entries = values[rows, places].astype(np.float64)
     return sparse.csr_array((entries, (rows, places)), shape=values.shape)

@@ -288,6 +288,10 @@ def mix(kernel: jax.Array, rows: jax.Array) -> jax.Array:
     return lax.dot_general(kernel, rows, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
 
 
+# More terms of a sum than this are added up in a loop.
+_MOST_TERMS = 64
+
+
 def gather_mix(index: jax.Array, weight: jax.Array, rows: jax.Array) -> jax.Array:
     """Multiply by a matrix of few entries a column.
 
@@ -302,7 +306,17 @@ def gather_mix(index: jax.Array, weight: jax.Array, rows: jax.Array) -> jax.Arra
       (rows out, ...).
     """
     trailing = (slice(None), *(None,) * (rows.ndim - 1))
+
     # The indices are our own, so no clamping is needed.
+    if len(index) > _MOST_TERMS:
+        # In a loop, which takes no longer to compile for more of them.
+        def more(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            source, factor = one
+            read = rows.at[source].get(mode="promise_in_bounds")
+            return total + factor[trailing] * read, None
+
+        nothing = jnp.zeros((index.shape[1], *rows.shape[1:]), rows.dtype)
+        return lax.scan(more, nothing, (index, weight))[0]
     terms = [
         factor[trailing] * rows.at[source].get(mode="promise_in_bounds")
         for source, factor in zip(index, weight, strict=True)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
 
+from lsrl.backends import buckets
 from lsrl.backends.linear import recurrence
 from lsrl.backends.linear.cell import Hidden, NetworkStructure, Parameters
 from lsrl.backends.linear.layers import Handed, Shape
@@ -97,6 +98,7 @@ _CPU_LANES = 272
 _CONFLICT = 128  # of which lanes are better no multiple
 _ACCELERATOR_LANES = 2**16
 _LEAST_TOKENS = 128  # prefer fewer sequences a chunk to fewer tokens
+_MOST_VALUES = 2**25  # rows * batch * tokens of a very wide stack
 _LEAST_SHARED = 2**20  # rows * batch * tokens: for fewer, a second thread costs more than it saves
 _LEAST_SEGMENT = 16
 _LONG_SEGMENT = 64
@@ -110,13 +112,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _bucket(count: int, least: int = 1) -> int:
-    """Round up to one of eight sizes an octave, so that few shapes are ever compiled."""
-    count = max(count, least)
-    step = 1 << max(count.bit_length() - 4, 0)
-    return -(-count // step) * step
 
 
 @lru_cache(maxsize=1024)
@@ -135,18 +130,19 @@ def _tile(
     share = -(-batch // threads)
     values = _CPU_VALUES if on_cpu else _ACCELERATOR_VALUES
     lanes = _CPU_LANES if on_cpu else _ACCELERATOR_LANES
-    positions = max(values // max(extent.width, 1), 2048)
+    width = max(extent.width, 1)
+    positions = max(values // width, min(2048, max(_MOST_VALUES // width, _LEAST_TOKENS)))
     longest = chunk or max(positions // share, _LEAST_TOKENS)
     longest = min(longest, tokens, recurrence.MOST_TOKENS)
     rows = min(max(positions // longest, 1), share)
-    rows = _bucket(-(-share // -(-share // rows)))
+    rows = buckets.eighth(-(-share // -(-share // rows)))
     segments = 1
     if extent.segments and extent.loops:
         segments = max(min(lanes // rows, longest // max(extent.history, _LEAST_SEGMENT)), 1)
     if chunk is not None:
         return Shape(longest // segments, segments, rows, time_first), threads
     count = -(-tokens // longest)
-    length = _bucket(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
+    length = buckets.eighth(-(-tokens // (count * segments)), least=min(_LEAST_SEGMENT, tokens))
     grain = math.lcm(extent.turn, 8 if length >= _LONG_SEGMENT else 1)
     length = -(-length // grain) * grain
     # Columns of a power of two lie in the same few lines of a cache.
@@ -166,12 +162,12 @@ class PlanCache:
 
     Attributes:
       parameters: the very arrays that the plans are for.
-      plans: by `uniform`.
+      plans: by `uniform` and `watched`; see `prepare`.
     """
 
     def __init__(self) -> None:
         self.parameters: Parameters = {}
-        self.plans: dict[bool, Prepared] = {}
+        self.plans: dict[tuple[bool, tuple[tuple[int, ...], ...]], Prepared] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlanCache)
@@ -182,7 +178,13 @@ class PlanCache:
     def __deepcopy__(self, memo: object) -> "PlanCache":
         return PlanCache()
 
-    def find(self, parameters: Parameters, structure: NetworkStructure, uniform: bool) -> Prepared:
+    def find(
+        self,
+        parameters: Parameters,
+        structure: NetworkStructure,
+        uniform: bool,
+        watched: tuple[tuple[int, ...], ...] = (),
+    ) -> Prepared:
         """Plan anew if any parameter is another array than last time.
 
         Args:
@@ -190,6 +192,7 @@ class PlanCache:
             never change in place; if any is another array, plans are not kept.
           structure: of the network.
           uniform: every sequence starts in the same state.
+          watched: entries of hooks in place of the outputs.
 
         Returns:
           The plan.
@@ -203,13 +206,18 @@ class PlanCache:
             )
         ):
             self.parameters, self.plans = parameters, {}
-        if uniform not in self.plans:
-            self.plans[uniform] = prepare(parameters, structure, uniform)
-        return self.plans[uniform]
+        if (uniform, watched) not in self.plans:
+            self.plans[uniform, watched] = prepare(parameters, structure, uniform, watched)
+        return self.plans[uniform, watched]
 
 
 def run_tiles(
-    prepared: Prepared, inputs: Inputs, state: Hidden | None, chunk: int | None, with_state: bool
+    prepared: Prepared,
+    inputs: Inputs,
+    state: Hidden | None,
+    chunk: int | None,
+    with_state: bool,
+    dtype: DTypeLike | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Run whole sequences.
 
@@ -219,13 +227,14 @@ def run_tiles(
       state: per layer (batch, hidden); None for the initial state.
       chunk: most tokens at a time, or None.
       with_state: whether the last state is wanted.
+      dtype: of the outputs; the network's if None.
 
     Returns:
       (batch, time, outputs), and per layer (batch, hidden) if wanted, else nothing.
     """
     plan, structure = prepared.plan, prepared.plan.structure
     batch, tokens = np.shape(inputs[0])[:2]
-    outputs = np.empty((batch, tokens, plan.num_outputs), jnp.dtype(structure.dtype))
+    outputs = np.empty((batch, tokens, sum(plan.num_outputs)), jnp.dtype(dtype or structure.dtype))
     starts = prepared.starts
     if state is not None:
         # Without layers a state only tells the batch.
@@ -237,7 +246,10 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     on_cpu = _on_cpu()
-    shape, threads = _tile(batch, tokens, chunk, prepared.extent, _cores() if on_cpu else 0)
+    room = batch, tokens
+    if chunk is None and buckets.is_small(batch, tokens):
+        room = buckets.rows(batch, tokens), buckets.length(tokens)
+    shape, threads = _tile(*room, chunk, prepared.extent, _cores() if on_cpu else 0)
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)

@@ -12,7 +12,8 @@ from lsrl.backends.base import ExportRequest
 from lsrl.backends.linear.network import LinearNetwork
 from lsrl.backends.torch_modules import Modules
 from lsrl.ir.numbers import Array
-from lsrl.parameters import Parameter, dense
+from lsrl.options import MOST_PARAMETERS
+from lsrl.parameters import Parameter, dense, entries
 from lsrl.schedule import Schedule
 from lsrl.torch_config import module_json
 
@@ -32,7 +33,7 @@ def write(
       OSError: the folder can't be written.
     """
     arrays, found = network.arrays(), Modules({}, {})
-    bias = dense(arrays["input_bias"])
+    bias = entries(arrays["input_bias"])
     # torch has no maps of width 0, so what holds nothing holds a 0.
     features = max(1, len(bias))
     found.add_inputs(request.program, arrays, features, bias.dtype)
@@ -41,8 +42,8 @@ def write(
         made, weights = _layer(arrays, f"layers.{number}.", features)
         found.add(f"layer_{number + 1}", module_json("LinearLayer", **made), **weights)
         features = len(made["left"])
-    kernel = dense(arrays["output_kernel"])
-    found.add_output(_grown(kernel, features, kernel.shape[1]), dense(arrays["output_bias"]))
+    kernel = dense(arrays["output_kernel"], MOST_PARAMETERS)
+    found.add_output(_grown(kernel, features, kernel.shape[1]), entries(arrays["output_bias"]))
     found.write(path, network.dtype, request)
 
 
@@ -51,7 +52,7 @@ def _layer(
 ) -> tuple[dict[str, list[int]], dict[str, Array]]:
     """The arguments and the parameters of a layer that reads so many features."""
     own = {
-        key: dense(arrays[name + key])
+        key: dense(arrays[name + key], MOST_PARAMETERS)
         for key in (
             "input_kernel", "recurrent_kernel", "bias", "initial_state", "left", "right", "relu",
         )

@@ -23,8 +23,9 @@ from lsrl.backends.residual.stream import Stream
 # What Δ is clamped to from below, in whole sequences alone: 0 is out of the class's domain, and
 # this is 0 in float32.
 LEAST_STEP = 1e-60
-# Tokens of which the classes add up at once what they write to a state.
-CHUNK = 32
+# Tokens of which the classes add up at once what they write to a state. Their plain code takes the
+# square of it; kernels of matrix units take no fewer than these.
+CHUNK = 16
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lsrl.backends import buckets
 from lsrl.backends.axes import Axes, Legend, Space, follows, makes, reads
 from lsrl.backends.hooks import Layered, Put
 from lsrl.backends.input_map import kinds_and_maps
@@ -63,6 +64,8 @@ from lsrl.pytrees import Tree, named_leaves
 # what grows with it. Larger ones are slower on a CPU, since they leave its caches.
 CHUNK = 1 << 12
 LEAST_CHUNK = 16
+# Tokens in all that run in less time than it takes to compile another batch; see `buckets.rows`.
+SMALL = 1 << 12
 # Layers in which all is that reads one hook.
 SPAN = 2
 # By what logits are multiplied. Neighbours of the answer then have at most exp(-16) of its
@@ -415,24 +418,25 @@ class ResidualNetwork(Network):
         """Run as `run` does, to the state after the last token too; `head` is that of `logits`."""
         arrays = tuple(np.asarray(x) for x in inputs)
         batch, tokens = arrays[0].shape[:2]
-        most = max(LEAST_CHUNK, CHUNK // max(batch, 1)) if chunk is None else chunk
+        rows = buckets.rows(batch, tokens, SMALL)
+        most = max(LEAST_CHUNK, CHUNK // max(rows, 1)) if chunk is None else chunk
         size = min(most, _rounded_up(tokens))
-        state = self.init_state((batch,)) if state is None else state
+        held = self.init_state((rows,)) if state is None else buckets.with_rows(state, rows)
         outputs = []
         with precise(DTYPE):
             parameters = self.parameters()
             for start in range(0, tokens, size):
-                part = tuple(x[:, start : start + size] for x in arrays)
-                count = part[0].shape[1]
+                count = min(size, tokens - start)
                 # The last chunk is filled up, so that it needs no compilation of its own.
                 part = tuple(
-                    np.pad(x, ((0, 0), (0, size - count)) + ((0, 0),) * (x.ndim - 2)) for x in part
+                    buckets.filled(x[:, start : start + count], rows, size) for x in arrays
                 )
-                output, state = _jitted_run(
-                    parameters, self.structure, state, part, jnp.int32(count), head
+                output, held = _jitted_run(
+                    parameters, self.structure, held, part, np.int32(count), head
                 )
-                outputs.append(np.asarray(output)[:, :count])
-        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), state
+                outputs.append(np.asarray(output)[:batch, :count])
+        after = buckets.with_rows(held, batch)
+        return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), after
 
     def logits(self, inputs: Inputs, vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.

@@ -409,6 +409,7 @@ def _embedding(
     kernels: list[Array | None] = [None] * len(graph.inputs)
     bias = np.zeros(lowered.width)
     held: dict[int, Array] = {}
+    made: dict[int, Array] = {}
     for source in embedded(stream):
         held[source.index] = np.zeros((rows_of(source), lowered.width))
         (tables if is_token(source) else kernels)[source.index] = held[source.index]
@@ -417,8 +418,9 @@ def _embedding(
             continue
         for (node, channel), weight in signal.terms:
             source = source_of(graph, node)
-            made = feature_map(graph.nodes[node].op, source)
-            held[source.index][:, place] += weight * made[:, channel] / scale
+            if node not in made:
+                made[node] = feature_map(graph.nodes[node].op, source).toarray()
+            held[source.index][:, place] += weight * made[node][:, channel] / scale
     token = _first_token(graph)
     if token is None:
         bias[0] = lowered.constant() / scale

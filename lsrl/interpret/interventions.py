@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from lsrl import arguments
 from lsrl.circuit import Channel, Circuit, Signal
 from lsrl.errors import InputError
+from lsrl.interpret.reading import derived_values, reading_of
 from lsrl.interpret.wiring import Patch, Wiring
 from lsrl.ir.evaluate import Intervention, evaluate
 from lsrl.ir.numbers import Array
@@ -41,12 +42,15 @@ class Outcome(NamedTuple):
     signals: dict[str, Array]
 
 
-def capture(model: Model, *inputs: ArrayLike, on: Side = "network") -> dict[str, Array]:
+def capture(
+    model: Model, *inputs: ArrayLike, signals: Signals | None = None, on: Side = "network"
+) -> dict[str, Array]:
     """The value of every named signal at every token.
 
     Args:
       model: any compiled model.
       *inputs: as for `Model.run`.
+      signals: names of those that are wanted; all of them if None.
       on: "network" decodes the channels, "evaluator" evaluates the program.
 
     Returns:
@@ -55,14 +59,22 @@ def capture(model: Model, *inputs: ArrayLike, on: Side = "network") -> dict[str,
       network an element that no channel holds, since nothing reads it, is NaN.
 
     Raises:
-      InputError: an input lies outside its declared type.
+      InputError: an input lies outside its declared type, or there is no such signal.
     """
     arrays, batched = _inputs("capture", model, inputs)
-    outputs, found = _run(model, arrays, {}, on)
+    arguments.choice("on", on, get_args(Side))
+    wanted = None
+    if signals is not None:
+        wanted = {each: _seen(model, each) for each in arguments.names("capture: signals", signals)}
+    found = _without(model, arrays, on, None if wanted is None else tuple(wanted.values()))
     if on == "network":
-        held = model.circuit.held
-        found = {name: np.where(held[name], values, np.nan) for name, values in found.items()}
-    return _finished(Outcome(outputs, found), batched).signals
+        for name, values in found.items():
+            held = model.circuit.held[name]
+            if not held.all():
+                values[..., ~held] = np.nan
+    if wanted is not None:
+        found = {each: found[name] for each, name in wanted.items()}
+    return found if batched else {name: values[0] for name, values in found.items()}
 
 
 def activations(model: Model, *inputs: ArrayLike) -> list[Array]:
@@ -157,10 +169,11 @@ def ablate(
     shape = arrays[0].shape[:2]
     arguments.choice("ablate: how", how, get_args(Ablation))
     arguments.count("ablate: seed", seed, 0)
-    known = _run(model, arrays, {}, on).signals
+    wanted = [_owned(model, name).name for name in arguments.names("ablate: signals", signals)]
+    known = _without(model, arrays, on, tuple(wanted))
     new = {}
-    for name in arguments.names("ablate: signals", signals):
-        value = known[_owned(model, name).name]
+    for name in wanted:
+        value = known[name]
         if how == "zero":
             value = np.zeros_like(value)
         elif how == "mean":
@@ -171,7 +184,7 @@ def ablate(
                     "ablate: 'resample' takes values of other sequences; give a batch of two"
                 )
             value = value[other_sequences(shape[0], seed)]
-        new[_owned(model, name).name] = value
+        new[name] = value
     return _finished(_run(model, arrays, new, on, _mask(tokens, shape)), batched)
 
 
@@ -206,9 +219,8 @@ def interchange(
             f"interchange: base and source have shapes {[a.shape for a in arrays]} and "
             f"{[a.shape for a in others]}; give sequences of one length"
         )
-    known = _run(model, others, {}, on).signals
-    wanted = arguments.names("interchange: signals", signals)
-    new = {(name := _owned(model, each).name): known[name] for each in wanted}
+    wanted = [_owned(model, name).name for name in arguments.names("interchange: signals", signals)]
+    new = _without(model, others, on, tuple(wanted))
     return _finished(_run(model, arrays, new, on, _mask(tokens, arrays[0].shape[:2])), batched)
 
 
@@ -228,6 +240,20 @@ def _owned(model: Model, name: str) -> Signal:
             "what it is made of instead"
         )
     return signal
+
+
+def _seen(model: Model, name: str) -> str:
+    """The name by which a signal is captured."""
+    circuit = model.circuit
+    if name in {derived.name for derived in circuit.derived}:
+        return name
+    signal = circuit.signal(name)
+    if signal.kind == "constant":
+        raise InputError(
+            f"{name!r} is {signal.expression} at every token, which no channel holds; name a "
+            "signal that depends on the inputs"
+        )
+    return signal.name
 
 
 def _inputs(what: str, model: object, inputs: Sequence[ArrayLike]) -> tuple[list[Array], bool]:
@@ -273,18 +299,29 @@ def other_sequences(count: int, seed: int) -> Array:
 
 
 def _run(
-    model: Model,
-    inputs: Sequence[Array],
-    new: Mapping[str, Array],
-    on: Side,
-    mask: Array | None = None,
+    model: Model, inputs: Sequence[Array], new: Mapping[str, Array], on: Side, mask: Array
 ) -> Outcome:
     if arguments.choice("on", on, get_args(Side)) == "evaluator":
         return _evaluated(model, inputs, new, mask)
     wiring = wiring_of(model)
-    patches = [] if mask is None else patches_of(wiring, new, mask)
-    outputs, hooks = wiring.run(inputs, patches, hooks=True)
+    outputs, hooks = wiring.run(inputs, patches_of(wiring, new, mask), hooks=True)
     return Outcome(outputs, decoded(wiring.circuit, hooks))
+
+
+def _without(
+    model: Model, inputs: Sequence[Array], on: Side, names: tuple[str, ...] | None
+) -> dict[str, Array]:
+    """Signals without an intervention: those of some names, or all."""
+    if arguments.choice("on", on, get_args(Side)) == "network":
+        return wiring_of(model).signals(inputs, names)
+    nodes, circuit = circuit_nodes(model), model.circuit
+    derived = [one for one in circuit.derived if names is None or one.name in names]
+    read = {source for one in derived for _, source, _, _ in one.terms}
+    some = {n: node for n, node in nodes.items() if names is None or n in names or n in read}
+    values = evaluate(model.schedule.graph, inputs, wanted=list(some.values()))
+    found = {name: values[node].astype(np.float64) for name, node in some.items()}
+    found |= derived_values(derived, found, inputs[0].shape[:2])
+    return found if names is None else {name: found[name] for name in names}
 
 
 @lru_cache(maxsize=32)
@@ -435,38 +472,16 @@ def encode(channel: Channel, values: Array) -> Array:
 
 def decoded(circuit: Circuit, hooks: Sequence[Array]) -> dict[str, Array]:
     """Signals (batch, time, width), float64, from the hooks of the layers that make them."""
-    shape = hooks[0].shape[:2]
-    found = {
-        signal.name: np.zeros((*shape, signal.width))
-        for signal in circuit.signals
-        if signal.kind != "constant"
-    }
-    for channel in circuit.channels:
-        if channel.signal in found and circuit.makes(channel):
-            units = hooks[channel.layer][..., channel.units].astype(np.float64)
-            values = units @ np.array(channel.weights) + channel.offset
-            found[channel.signal][..., channel.element] = values
-    return found | _derived(circuit, found, shape)
-
-
-def _derived(
-    circuit: Circuit, known: Mapping[str, Array], shape: tuple[int, ...]
-) -> dict[str, Array]:
-    found = {}
-    for derived in circuit.derived:
-        values = np.broadcast_to(np.array(derived.bias), (*shape, derived.width)).copy()
-        for element, source, column, weight in derived.terms:
-            values[..., element] += weight * known[source][..., column]
-        found[derived.name] = values
-    return found
+    reading = reading_of(circuit)
+    return reading.decoded(reading.picked(hooks))
 
 
 def _evaluated(
-    model: Model, inputs: Sequence[Array], new: Mapping[str, Array], mask: Array | None
+    model: Model, inputs: Sequence[Array], new: Mapping[str, Array], mask: Array
 ) -> Outcome:
     graph, circuit = model.schedule.graph, model.circuit
     nodes = circuit_nodes(model)
-    where = np.asarray(mask)[..., None]
+    where = mask[..., None]
     interventions = {
         nodes[name]: Intervention(np.broadcast_to(where, values.shape), values)
         for name, values in new.items()
@@ -475,7 +490,8 @@ def _evaluated(
     values = evaluate(graph, inputs, wanted=wanted, interventions=interventions)
     found = {name: values[node].astype(np.float64) for name, node in nodes.items()}
     shape = inputs[0].shape[:2]
-    return Outcome(values[graph.output].astype(np.float64), found | _derived(circuit, found, shape))
+    found |= derived_values(circuit.derived, found, shape)
+    return Outcome(values[graph.output].astype(np.float64), found)
 
 
 def circuit_nodes(model: Model) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsrl.ir import few_terms
 from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
@@ -22,6 +23,8 @@ from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exa
 TINY = 2.0**-1022
 # Products that a small affine map has at most, and small ones that are remembered.
 FEW, MANY = 64, 1 << 12
+_NOTHING = np.array([np.inf])
+_NOTHING.flags.writeable = False
 _known: dict[tuple[object, ...], tuple[Array, ...]] = {}
 
 
@@ -80,23 +83,34 @@ class Facts:
 
         A finer one only tells how small a real number can be.
         """
+        if len(self.low) == 1:
+            step = self.step.item()
+            count = self.magnitude.item() / step if step > 0 else np.nan
+            return count <= 2.0**52 or count == np.inf
         points = self.magnitude / self.step if self.gridded else np.ones(1)
         return self.gridded and bool(((points <= 2.0**52) | np.isinf(points)).all())
 
     @cached_property
     def boolean(self) -> bool:
         """Whether every channel is 0 or 1."""
+        if len(self.low) == 1:
+            return self.low.item() >= 0 and self.high.item() <= 1 and self.integer
         return self.integer and bool(((self.low >= 0) & (self.high <= 1)).all())
 
     @cached_property
     def integer(self) -> bool:
         """Whether every channel is an integer."""
+        if len(self.step) == 1:
+            step = self.step.item()
+            return step == np.inf or (step >= 1 and step % 1 == 0)
         finite = np.where(np.isinf(self.step), 1.0, self.step)
         return bool(((finite >= 1) & (finite % 1 == 0)).all())
 
     @cached_property
     def constant(self) -> bool:
         """Whether every channel has one possible value."""
+        if len(self.low) == 1:
+            return self.low.item() == self.high.item()
         return bool((self.low == self.high).all())
 
     def violations(self, values: Array) -> Array:
@@ -136,6 +150,8 @@ class Facts:
     def same_range(self, other: "Facts") -> bool:
         """Whether both say the same of intervals and grids."""
         pairs = ((self.low, other.low), (self.high, other.high), (self.step, other.step))
+        if len(self.low) == 1:
+            return all(mine.item() == its.item() for mine, its in pairs)
         return all(bool((mine == its).all()) for mine, its in pairs)
 
     def meet(self, other: "Facts") -> "Facts":
@@ -143,10 +159,12 @@ class Facts:
 
         These very facts, where the others add nothing to them.
         """
-        low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
-        step = np.maximum(self.step, other.step)
         groups = exclusion.union(self.groups, other.groups)
         once = self.once or other.once
+        if groups is self.groups and once == self.once and self.same_range(other):
+            return self
+        low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
+        step = np.maximum(self.step, other.step)
         both = Facts(low, high, step, groups, once)
         same = groups is self.groups and once == self.once and both.same_range(self)
         return self if same else both
@@ -181,6 +199,9 @@ def side_by_side(parts: Sequence[Facts]) -> Facts:
 def facts(low: Array, high: Array, step: Array, groups: Groups = exclusion.NONE) -> Facts:
     """Make facts of float64 arrays; a channel that can only be 0 lies on every grid."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    if low.shape == (1,) and low.item() - high.item() <= 0:  # neither is NaN, nor inf - inf
+        only = low.item() == 0 == high.item()
+        return Facts(low, high, _NOTHING if only else np.asarray(step, dtype=np.float64), groups)
     # A difference of infinite ends says nothing.
     low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     step = np.where((low == 0) & (high == 0), np.inf, np.asarray(step, dtype=np.float64))
@@ -330,6 +351,9 @@ def affine_sums(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts])
     bias = np.asarray(bias, dtype=np.float64)
     if not weights:
         return Sums(np.abs(bias), lowest_bit(bias))
+    found = few_terms.sums(weights, bias, values)
+    if found is not None:
+        return Sums(*found)
     return Sums(*_alike(_sums_of, weights, bias, values))
 
 
@@ -364,8 +388,12 @@ def affine_facts(weights: Sequence[Matrix], bias: Array, values: Sequence[Facts]
     bias = np.asarray(bias, dtype=np.float64)  # whole numbers add up to more than int64 holds
     if not weights:
         return constant_facts(bias)
-    groups = exclusion.of_affine(weights, bias, [(value.groups, value.zero) for value in values])
-    low, high, step = _alike(_ranges, weights, bias, values)
+    groups = exclusion.NONE
+    if any(value.groups for value in values):
+        groups = exclusion.of_affine(weights, bias, [(v.groups, v.zero) for v in values])
+    low, high, step = few_terms.ranges(weights, bias, values) or _alike(
+        _ranges, weights, bias, values
+    )
     # Facts go by their identity, so each node has its own, of arrays that it may share.
     return Facts(low, high, step, groups)
 

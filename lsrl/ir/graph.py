@@ -6,11 +6,11 @@ names, source lines and facts.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts
@@ -23,6 +23,9 @@ from lsrl.ir.trail import Trail
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+_Entry = TypeVar("_Entry", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,11 @@ class Graph:
         """The input ops by node id, in parameter order."""
         found = [(i, node.op) for i, node in enumerate(self.nodes) if isinstance(node.op, Input)]
         return dict(sorted(found, key=lambda item: item[1].index))
+
+    @cached_property
+    def kinds(self) -> frozenset[type[Op]]:
+        """The ops that its nodes have."""
+        return frozenset(type(node.op) for node in self.nodes)
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
@@ -309,7 +317,7 @@ class GraphBuilder:
         index = self._known[key] = len(self.nodes)
         origins = (old,) if earlier.program is None else node.origins
         if operands != node.operands or origins != node.origins:
-            node = replace(node, operands=operands, origins=origins)
+            node = Node(node.op, operands, node.width, origins, node.names, node.sources)
         self.nodes.append(node)
         self.facts.append(earlier.facts[old])
         return index
@@ -325,15 +333,15 @@ class GraphBuilder:
         node = self.nodes[index]
         self.nodes[index] = Node(
             node.op, node.operands, node.width,
-            tuple(dict.fromkeys((*node.origins, *origins))),
-            tuple(dict.fromkeys((*node.names, *names))),
-            tuple(dict.fromkeys((*node.sources, *sources))),
+            _and_also(node.origins, origins),
+            _and_also(node.names, names),
+            _and_also(node.sources, sources),
         )  # fmt: skip
 
     def inherit(self, index: int, node: Node, groups: Groups = exclusion.NONE) -> None:
         """Let a node stand for all that `node` of an earlier graph stood for, and its groups."""
-        before = self.facts[index].groups
-        fresh = [origin for origin in node.origins if origin not in self.nodes[index].origins]
+        before, known = self.facts[index].groups, self.nodes[index].origins
+        fresh = [origin for origin in node.origins if origin not in known]
         if fresh or node.names or node.sources:  # of a long chain only the end has any
             self.describe(index, node.names, node.sources, fresh)
         if self.program is not None:
@@ -349,7 +357,9 @@ class GraphBuilder:
     def stand_for(self, index: int, earlier: Graph, old: int) -> None:
         """Let a node stand for one of an earlier graph."""
         node = earlier.nodes[old]
-        same = node if earlier.program is not None else replace(node, origins=(old,))
+        same = node
+        if earlier.program is None:
+            same = Node(node.op, node.operands, node.width, (old,), node.names, node.sources)
         self.inherit(index, same, earlier.facts[old].groups)
 
     def made_for(self, indices: Iterable[int], source: Source) -> None:
@@ -364,29 +374,43 @@ class GraphBuilder:
         return Graph(tuple(self.nodes), output, tuple(self.facts), self.tokens, self.program)
 
 
+def _and_also(known: tuple[_Entry, ...], added: Sequence[_Entry]) -> tuple[_Entry, ...]:
+    """What is known, and what is added to it, each once."""
+    if not added:
+        return known
+    return tuple(dict.fromkeys((*known, *added)))
+
+
 Rule = Callable[[GraphBuilder, Graph, int, tuple[int, ...]], int | None]
 # What a rule returns for a node without which all its readers will most likely be made.
 PUT_OFF = -1
 
 
-def rewrite(graph: Graph, rule: Rule) -> Graph:
+def rewrite(graph: Graph, rule: Rule, looks_at: Collection[type[Op]] | None = None) -> Graph:
     """Rebuild a graph, replacing nodes by what a rule makes of them; dead nodes fall away.
 
     Args:
       graph: the graph to read; it is not changed.
       rule: called as rule(builder, graph, id, new operands) for each live node in order. It returns
         the id of the replacement in the builder, None to keep the node's op, or PUT_OFF.
+      looks_at: the ops of which the rule makes anything; by default any.
 
     Returns:
       The new graph; every replacement keeps the names, lines and facts of what it replaces.
     """
+    # Inputs stay even where unread: they are the program's signature.
+    live = graph.live([graph.output, *graph.inputs])
+    all_live = graph.program is not None and len(live) == len(graph)
+    if all_live and looks_at is not None and graph.kinds.isdisjoint(looks_at):
+        return graph
     builder = GraphBuilder(graph.tokens, graph.program or graph, graph)
     new: dict[int, int] = {}
-    # Inputs stay even where unread: they are the program's signature.
-    for i in graph.live([graph.output, *graph.inputs]):
+    for i in live:
         node, before = graph.nodes[i], len(builder.nodes)
-        operands = tuple(new[operand] for operand in node.operands)
-        replacement = rule(builder, graph, i, operands)
+        operands = tuple([new[operand] for operand in node.operands])
+        replacement = None
+        if looks_at is None or type(node.op) in looks_at:
+            replacement = rule(builder, graph, i, operands)
         if node.sources and len(builder.nodes) > before:
             builder.made_for(range(before, len(builder.nodes)), node.sources[0])
         if replacement == PUT_OFF:

@@ -96,11 +96,24 @@ def take(groups: Groups, picked: Array) -> Groups:
 
 def joined(parts: Sequence[tuple[int, Groups]]) -> Groups:
     """The groups of signals side by side, each given with its width."""
-    roots = dict.fromkeys(root for _, groups in parts for root, _ in groups)
-    return kept({
-        root: np.concatenate([dict(g).get(root, np.full(width, -1)) for width, g in parts])
-        for root in roots
-    })  # fmt: skip
+    width, told = 0, dict[Root, list[tuple[int, Array]]]()
+    for own, groups in parts:
+        for root, members in groups:
+            told.setdefault(root, []).append((width, members))
+        width += own
+    # As `kept`, which would take a row over all channels of each root.
+    counts = {
+        root: sum(np.count_nonzero(members >= 0) for _, members in places)
+        for root, places in told.items()
+    }
+    order = sorted((root for root in told if counts[root]), key=lambda root: -counts[root])
+    found = []
+    for root in order[:MAX_ROOTS]:
+        row = np.full(width, -1)
+        for start, members in told[root]:
+            row[start : start + len(members)] = members
+        found.append((root, row))
+    return tuple(found)
 
 
 def exclusive(groups: Groups, zero: Array) -> bool:

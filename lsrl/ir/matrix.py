@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
 from lsrl.errors import ProgramError, ShapeError
-from lsrl.ir.numbers import Array, exact_array, lowest_bit
+from lsrl.ir.numbers import Array, exact_array, lowest_bit, lowest_bit_of
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -27,6 +28,8 @@ class Terms(NamedTuple):
     factors: Array | None
 
 
+# Of so few numbers, to look at them one by one takes less than an array does.
+FEW_ENTRIES = 4
 # Products of more terms than this are scipy's, which needs no room for them.
 MANY_TERMS = 1 << 12
 
@@ -37,12 +40,13 @@ class Matrix:
 
     Equal matrices have equal hashes, so ops that hold them can be hash-consed.
 
-    It is stored as a CSR matrix in canonical form: sorted, without explicit zeros.
+    It is stored as a CSR matrix in canonical form: sorted, without explicit zeros. Where the rows
+    start is worked out when it is asked for: a part of a wide concatenation has one entry, and
+    there are as many parts as rows.
 
     Attributes:
       data: (entries,) float64, row by row.
       indices: (entries,) the column of each entry.
-      indptr: (rows + 1,) where the entries of each row start.
       shape: (rows, columns).
     """
 
@@ -50,11 +54,14 @@ class Matrix:
         "_csr",
         "_digest",
         "_entry_rows",
+        "_hash",
+        "_indptr",
+        "_is_identity",
+        "_largest",
         "_terms",
         "_unit",
         "data",
         "indices",
-        "indptr",
         "shape",
     )
 
@@ -99,21 +106,60 @@ class Matrix:
             data, indices = data[kept], indices[kept]
         matrix = cls.__new__(cls)
         kind = np.int32 if max(len(data), shape[1]) < 2**31 else np.int64
-        matrix._take(data, indices.astype(kind), indptr.astype(kind), shape)
+        indices, indptr = indices.astype(kind, copy=False), indptr.astype(kind, copy=False)
+        matrix._take(data, indices, indptr, shape)
         return matrix
 
-    def _take(self, data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> None:
+    @classmethod
+    def placed(cls, data: Array, rows: Array, columns: Array, shape: tuple[int, int]) -> "Matrix":
+        """Of entries in order, row by row and in each by column, none of them twice or 0.
+
+        Args:
+          data: (entries,) float64.
+          rows: (entries,) int64.
+          columns: (entries,).
+          shape: (rows, columns).
+        """
+        matrix = cls.__new__(cls)
+        kind = np.int32 if max(len(data), shape[1]) < 2**31 else np.int64
+        matrix._take(data, columns.astype(kind, copy=False), None, shape)
+        rows.flags.writeable = False
+        matrix._entry_rows = rows
+        return matrix
+
+    def _take(
+        self, data: Array, indices: Array, indptr: Array | None, shape: tuple[int, int]
+    ) -> None:
         if np.count_nonzero(np.isfinite(data)) < len(data):
             raise ProgramError("expected a matrix of finite numbers, got one that is not finite")
         for array in (data, indices, indptr):
-            array.flags.writeable = False
-        self.data, self.indices, self.indptr = data, indices, indptr
+            if array is not None:
+                array.flags.writeable = False
+        self.data, self.indices, self._indptr = data, indices, indptr
         self.shape = int(shape[0]), int(shape[1])
         self._csr = None
         self._digest = b""
+        self._hash: int | None = None
         self._entry_rows: Array | None = None
         self._unit: float | None = None
+        self._largest: float | None = None
+        self._is_identity: bool | None = None
         self._terms: tuple[Terms, ...] | None = None
+
+    @classmethod
+    def scalar(cls, value: float) -> "Matrix":
+        """The (1, 1) matrix of a number, the same one whenever it is asked for."""
+        # Of 0.0 and -0.0 neither is an entry.
+        return _scalar(float(value))
+
+    @property
+    def indptr(self) -> Array:
+        """(rows + 1,) where the entries of each row start."""
+        if self._indptr is None:
+            counts = np.bincount(self.entry_rows() + 1, minlength=self.rows + 1)
+            self._indptr = counts.cumsum().astype(self.indices.dtype)
+            self._indptr.flags.writeable = False
+        return self._indptr
 
     @classmethod
     def shared(cls, csr: "sp.csr_array") -> "Matrix":
@@ -123,32 +169,46 @@ class Matrix:
     @classmethod
     def identity(cls, size: int) -> "Matrix":
         """The (size, size) identity."""
-        return cls.selection(np.arange(size), size)
+        return cls.scalar(1.0) if size == 1 else cls.selection(np.arange(size), size)
 
     @classmethod
     def diagonal(cls, values: object) -> "Matrix":
         """The matrix with these values on its diagonal."""
         row = exact_array(values, "a matrix")
+        if len(row) == 1:
+            return cls.scalar(row.item())
         return cls.stored(row, np.arange(len(row)), np.arange(len(row) + 1), (len(row), len(row)))
 
     @classmethod
     def zeros(cls, rows: int, columns: int) -> "Matrix":
         """The (rows, columns) zero matrix."""
         nothing = np.zeros(0, dtype=np.int64)
-        return cls.stored(np.zeros(0), nothing, np.zeros(rows + 1, np.int64), (rows, columns))
+        return cls.placed(np.zeros(0), nothing, nothing, (rows, columns))
 
     @classmethod
-    def selection(cls, indices: Sequence[int] | Array, columns: int) -> "Matrix":
-        """Row i picks channel indices[i] of `columns` channels."""
-        picked = np.asarray(indices, dtype=np.int64)
+    def selection(
+        cls, indices: Sequence[int] | Array, columns: int, factors: Array | None = None
+    ) -> "Matrix":
+        """Row i picks channel indices[i] of `columns` channels, times factors[i] or 1."""
+        picked = np.array(indices, dtype=np.int64)
+        data = np.ones(len(picked)) if factors is None else np.array(factors, dtype=np.float64)
+        if columns == 1 == len(picked):
+            return cls.scalar(data.item())
         starts = np.arange(len(picked) + 1)
-        return cls.stored(np.ones(len(picked)), picked, starts, (len(picked), columns))
+        return cls.stored(data, picked, starts, (len(picked), columns))
 
     @classmethod
-    def shift(cls, size: int) -> "Matrix":
-        """The shift register: channel k + 1 takes the value of channel k."""
-        starts = np.maximum(np.arange(size + 1) - 1, 0)
-        return cls.stored(np.ones(size - 1), np.arange(size - 1), starts, (size, size))
+    def shift(cls, size: int, by: int = 1) -> "Matrix":
+        """The shift register: channel k + by takes the value of channel k."""
+        count = max(size - by, 0)
+        rows = np.arange(count) + min(by, size)
+        return cls.placed(np.ones(count), rows, np.arange(count), (size, size))
+
+    @classmethod
+    def first(cls, rows: int, columns: int) -> "Matrix":
+        """The identity with rows of zeros below it: channels, and others that are not there yet."""
+        count = min(rows, columns)
+        return cls.placed(np.ones(count), np.arange(count), np.arange(count), (rows, columns))
 
     @classmethod
     def rotation(cls, size: int) -> "Matrix":
@@ -183,9 +243,11 @@ class Matrix:
     @property
     def is_identity(self) -> bool:
         """Whether this is an identity matrix."""
-        if not self.rows == self.columns == self.nonzeros:
-            return False
-        return bool((self.data == 1).all() and (self.indices == self.entry_rows()).all())
+        if self._is_identity is None:
+            self._is_identity = self.rows == self.columns == self.nonzeros and bool(
+                (self.data == 1).all() and (self.indices == self.entry_rows()).all()
+            )
+        return self._is_identity
 
     @property
     def is_integer(self) -> bool:
@@ -196,8 +258,25 @@ class Matrix:
     def unit(self) -> float:
         """The largest power of two that divides every entry; infinity where there is none."""
         if self._unit is None:
-            self._unit = float(lowest_bit(self.data).min(initial=np.inf))
+            few = len(self.data) <= FEW_ENTRIES
+            bits = map(lowest_bit_of, self.data.tolist()) if few else lowest_bit(self.data).tolist()
+            self._unit = min(bits, default=np.inf)
         return self._unit
+
+    @property
+    def largest(self) -> float:
+        """The greatest absolute value of an entry; 0 where there is none."""
+        if self._largest is None:
+            self._largest = float(np.abs(self.data).max(initial=0.0))
+        return self._largest
+
+    @property
+    def transposed(self) -> "Matrix":
+        """The (columns, rows) matrix with rows and columns exchanged."""
+        order = self.indices.argsort(kind="stable")
+        rows = self.indices[order].astype(np.int64)
+        shape = self.columns, self.rows
+        return Matrix.placed(self.data[order], rows, self.entry_rows()[order], shape)
 
     def dense(self) -> Array:
         """A dense copy, (rows, columns)."""
@@ -225,7 +304,13 @@ class Matrix:
     def entry_rows(self) -> Array:
         """The row of each stored entry, aligned with `data` and `indices`."""
         if self._entry_rows is None:
-            self._entry_rows = np.arange(self.rows).repeat(self.indptr[1:] - self.indptr[:-1])
+            starts = self.indptr
+            if self.rows == 1:
+                self._entry_rows = np.zeros(len(self.data), np.int64)
+            elif self.rows > MANY_TERMS and len(self.data) * 4 < self.rows:
+                self._entry_rows = starts.searchsorted(np.arange(len(self.data)), side="right") - 1
+            else:
+                self._entry_rows = np.arange(self.rows).repeat(starts[1:] - starts[:-1])
         return self._entry_rows
 
     def take(self, picked: Array) -> "Matrix":
@@ -245,11 +330,20 @@ class Matrix:
 
     def __add__(self, other: "Matrix") -> "Matrix":
         """The sum of two matrices of one shape."""
-        if self.shape != other.shape:
-            raise ShapeError(f"a sum of matrices of shapes {self.shape} and {other.shape}")
-        rows = np.concatenate([self.entry_rows(), other.entry_rows()])
-        columns = np.concatenate([self.indices, other.indices])
-        return _summed(np.concatenate([self.data, other.data]), rows, columns, self.shape)[0]
+        return Matrix.total([self, other], self.shape)
+
+    @classmethod
+    def total(cls, parts: Sequence["Matrix"], shape: tuple[int, int]) -> "Matrix":
+        """The sum of matrices of a shape, one after another as float64 rounds it."""
+        for part in parts:
+            if part.shape != shape:
+                raise ShapeError(f"a sum of matrices of shapes {shape} and {part.shape}")
+        parts = [part for part in parts if len(part.data)]
+        if len(parts) < 2:
+            return parts[0] if parts else cls.zeros(*shape)
+        rows = np.concatenate([part.entry_rows() for part in parts])
+        columns = np.concatenate([part.indices for part in parts])
+        return _summed(np.concatenate([part.data for part in parts]), rows, columns, shape)[0]
 
     def exact_product(self, right: "Matrix") -> "Matrix | None":
         """The matrix product where float64 holds it exactly, else None."""
@@ -265,21 +359,50 @@ class Matrix:
 
     def _product(self, right: "Matrix") -> tuple["Matrix", float]:
         """The product, and the greatest sum of absolute values that one of its entries is of."""
+        if self.is_identity:
+            return right, right.largest
+        if right.is_identity:
+            return self, self.largest
+        own = self.entry_rows()
+        if len(self.data) < 2 or (own[1:] > own[:-1]).all():
+            return self._scaling(right)
         entries, lengths = right._entries(self.indices)
-        if self.nonzeros == self.rows == np.count_nonzero(self.indptr[1:] - self.indptr[:-1]):
-            # One entry a row: the rows of the right one, scaled.
-            terms = self.data.repeat(lengths) * right.data[entries]
-            starts = np.concatenate([[0], lengths.cumsum()])
-            product = Matrix.stored(
-                terms, right.indices[entries], starts, (self.rows, right.columns)
-            )
-            return product, float(np.abs(terms).max(initial=0.0))
         if len(entries) > MANY_TERMS:
             size = (abs(self.csr) @ abs(right.csr)).max()
             return Matrix(self.csr @ right.csr), float(size)
         terms = self.data.repeat(lengths) * right.data[entries]
         rows = self.entry_rows().repeat(lengths)
         return _summed(terms, rows, right.indices[entries], (self.rows, right.columns))
+
+    def _scaling(self, right: "Matrix") -> tuple["Matrix", float]:
+        """The product where no row has two entries: rows of the right one, scaled."""
+        rows, shape = self.entry_rows(), (self.rows, right.columns)
+        if self.shape == right.shape == (1, 1):
+            one = float(self.data.sum() * right.data.sum())
+            return Matrix.scalar(one), abs(one)
+        if right.rows == 1:
+            # Every entry scales the one row that there is.
+            count = len(right.data)
+            terms = np.multiply.outer(self.data, right.data).ravel()
+            columns = right.indices if len(rows) == 1 else np.tile(right.indices, len(rows))
+            rows = rows.repeat(count) if count != 1 else rows
+        else:
+            entries, lengths = right._entries(self.indices)
+            terms = self.data.repeat(lengths) * right.data[entries]
+            rows, columns = rows.repeat(lengths), right.indices[entries]
+        largest = float(np.abs(terms).max(initial=0.0))
+        if np.count_nonzero(terms) < len(terms):
+            kept = terms != 0
+            terms, rows, columns = terms[kept], rows[kept], columns[kept]
+        return Matrix.placed(terms, rows, columns, shape), largest
+
+    def scaled(self, factor: float) -> "Matrix":
+        """The multiple, as float64 rounds it."""
+        if factor == 1:
+            return self
+        if self.shape == (1, 1):
+            return Matrix.scalar(factor * float(self.data.sum()))
+        return Matrix.stored(factor * self.data, self.indices, self.indptr, self.shape)
 
     def times(self, values: Array) -> Array:
         """The product with a vector, (columns,) to (rows,)."""
@@ -298,18 +421,24 @@ class Matrix:
         if not self._digest:
             digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=16)
             digest.update(np.ascontiguousarray(self.data, dtype=np.float64).tobytes())
-            for array in (self.indices, self.indptr):
+            for array in (self.indices, self.entry_rows()):
                 digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
             self._digest = digest.digest()
         return self._digest
 
     def __eq__(self, other: object) -> bool:
         """Equal shape and entries."""
-        return self is other or (isinstance(other, Matrix) and self.digest == other.digest)
+        if self is other:
+            return True
+        if not isinstance(other, Matrix) or self.shape != other.shape:
+            return False
+        return len(self.data) == len(other.data) and self.digest == other.digest
 
     def __hash__(self) -> int:
         """Hash of shape and entries."""
-        return hash(self.digest)
+        if self._hash is None:
+            self._hash = hash(self.digest)
+        return self._hash
 
     def __repr__(self) -> str:
         """Short: shape and kind, or the entries of a small matrix."""
@@ -336,5 +465,16 @@ def _summed(
         terms, order = np.bincount(entry, terms), order[first]
     else:
         largest = float(np.abs(terms).max(initial=0.0))
-    starts = np.bincount(rows[order] + 1, minlength=shape[0] + 1).cumsum()
-    return Matrix.stored(terms, columns[order], starts, shape), largest
+    rows, columns = rows[order], columns[order]
+    if np.count_nonzero(terms) < len(terms):
+        kept = terms != 0
+        terms, rows, columns = terms[kept], rows[kept], columns[kept]
+    return Matrix.placed(terms, rows, columns, shape), largest
+
+
+@lru_cache(maxsize=MANY_TERMS)
+def _scalar(value: float) -> Matrix:
+    nothing = np.zeros(0, dtype=np.int64)
+    if value == 0:
+        return Matrix.placed(np.zeros(0), nothing, nothing, (1, 1))
+    return Matrix.placed(np.array([value]), np.zeros(1, np.int64), np.zeros(1, np.int64), (1, 1))

@@ -57,6 +57,27 @@ def linear_state_facts(
       update: facts of u.
       tokens: number of tokens, at least 1.
     """
+    ends = update.low.tobytes(), update.high.tobytes(), update.step.tobytes()
+    known, sums = _cached_facts(transition, initial.tobytes(), *ends, tokens)
+    # Facts go by their identity, so each state has its own, of arrays that it shares.
+    return replace(known), sums
+
+
+@lru_cache(maxsize=512)
+def _cached_facts(
+    transition: Matrix, initial_bytes: bytes, low: bytes, high: bytes, step: bytes, tokens: int
+) -> tuple[Facts, Sums]:
+    # Programs have many states that take in as much.
+    update = Facts(*(np.frombuffer(ends) for ends in (low, high, step)))
+    found = _state_facts(transition, np.frombuffer(initial_bytes), update, tokens)
+    for array in (found[0].low, found[0].high, found[0].step, *found[1]):
+        array.flags.writeable = False
+    return found
+
+
+def _state_facts(
+    transition: Matrix, initial: Array, update: Facts, tokens: int
+) -> tuple[Facts, Sums]:
     reach = _reach(transition, initial, update, tokens)
     start = constant_facts(initial)
     # Channels of a coupled state mix, so the state shares one grid; uncoupled channels keep theirs.
@@ -84,8 +105,9 @@ def linear_state_settles(transition: Matrix, initial: Array, update: Facts, toke
 def _row_magnitude(transition: Matrix, initial: Array, update: Facts, reach: Reach) -> Array:
     """The terms of A s + u before they cancel, where a row has several states or scales one."""
     size = np.maximum(np.abs(initial), np.maximum(np.abs(reach.low), np.abs(reach.high)))
-    terms = abs(transition.csr) @ size + update.magnitude
-    plain = abs(transition.csr).sum(axis=1) <= 1
+    rows, weights = transition.entry_rows(), np.abs(transition.data)
+    terms = np.bincount(rows, weights * size[transition.indices], len(size)) + update.magnitude
+    plain = np.bincount(rows, weights, len(size)) <= 1
     return np.where(plain, reach.magnitude, np.maximum(reach.magnitude, terms))
 
 
@@ -115,7 +137,8 @@ def _cached_reach(
         return _identity_reach(initial, update, tokens)
     if _is_permutation(transition) or _is_shift(transition):
         return _selection_reach(transition, initial, update, tokens)
-    if is_diagonal(transition) and (transition.csr.diagonal() == -1).all():
+    turns = transition.nonzeros == transition.rows and (transition.data == -1).all()
+    if turns and is_diagonal(transition):
         return _turning_reach(initial, update, tokens)
     return _general_reach(transition, initial, update, tokens)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast, final
 
 import numpy as np
@@ -19,6 +20,7 @@ MAX_STEP_BITS = 20
 MOST_SYMBOLS = 2**31
 MOST_ENTRIES = 2**24
 
+_INTS = (int, np.int32, np.int64)
 # One number for every entry of a vector, or one an entry.
 Entries = float | Sequence[float] | Array
 
@@ -68,15 +70,36 @@ class Token:
                 f"got {arguments.dtype_text(array)}; pass token ids as ints"
             )
         _check_axes(array, name, 0)
-        # Where a wrong one is, is only looked up once it matters: this is the greater part of a
-        # step's time, and a tenth of a whole run's. As unsigned numbers, negative ones are large.
-        if array.view(array.dtype.str.replace("i", "u")).max() >= self.size:
+        # Where a wrong one is, is only looked up once it matters: this is a tenth of a run's time.
+        if not self._holds(array):
             outside = np.argwhere((array < 0) | (array >= self.size))
             raise InputError(
                 f"input {name!r}: expected ints from 0 to {self.size - 1} ({self}), got "
                 f"{array[tuple(outside[0])]} at {position_text(outside[0], array.ndim)}"
             )
         return array.astype(np.int64, copy=False)
+
+    def plain(self, value: object, batch: int | None) -> Array | None:
+        """One token as int32 (batch,), where it is ids beyond doubt; else None, for `check`.
+
+        Args:
+          value: an id, or with a batch an array (batch,).
+          batch: number of sequences; None for one without an axis.
+        """
+        if batch is None:
+            whole = isinstance(value, _INTS) and value is not True and value is not False
+            if not (whole and 0 <= cast(int, value) < self.size):
+                return None
+            return np.array((value,), np.int32)
+        if type(value) is not np.ndarray or value.shape != (batch,):
+            return None
+        if value.dtype.kind not in "iu" or not self._holds(value):
+            return None
+        return value.astype(np.int32)
+
+    def _holds(self, ints: Array) -> bool:
+        # As unsigned numbers, negative ones are large.
+        return bool(ints.view(ints.dtype.str.replace("i", "u")).max() < self.size)
 
 
 @final
@@ -130,6 +153,33 @@ class Vector:
         """The declared interval and grid."""
         return facts(np.array(self.low), np.array(self.high), self.grid())
 
+    @cached_property
+    def _limits(self) -> tuple[Array, Array, Array, bool]:
+        """Least and greatest values and the grid, each (width,), and whether there is a grid.
+
+        A step has no time to make them.
+        """
+        grid = self.grid()
+        return np.array(self.low), np.array(self.high), grid, bool(grid.any())
+
+    def plain(self, value: object, batch: int | None) -> Array | None:
+        """One token as float64 (batch, width), where it is legal beyond doubt; else None.
+
+        Args:
+          value: an array (width,), or (batch, width).
+          batch: number of sequences; None for one without an axis.
+        """
+        shape = (self.width,) if batch is None else (batch, self.width)
+        if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind not in "iuf":
+            return None
+        low, high, step, gridded = self._limits
+        array = value.astype(np.float64).reshape(-1, self.width)
+        if not ((array >= low) & (array <= high)).all():
+            return None
+        if gridded and (np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)).any():
+            return None
+        return array
+
     def grid(self) -> Array:
         """(width,) the usable step of each entry, 0 where it counts as continuous."""
         step = np.array(self.step if self.step is not None else [0.0] * self.width)
@@ -157,13 +207,15 @@ class Vector:
                 f"(batch, time, {self.width})"
             )
         _check_axes(array, name, 1)
-        step = self.grid()
+        low, high, step, _ = self._limits
         with np.errstate(invalid="ignore"):  # infinities are named below
             off_grid = np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)
+        if ((array >= low) & (array <= high) & (off_grid == 0)).all():
+            return array
         rules = (
             (np.isfinite(array), "a finite number"),
-            (array >= np.array(self.low), f"at least low={list(self.low)}"),
-            (array <= np.array(self.high), f"at most high={list(self.high)}"),
+            (array >= low, f"at least low={list(self.low)}"),
+            (array <= high, f"at most high={list(self.high)}"),
             (off_grid == 0, f"multiples of {step}"),
         )
         for holds, expected in rules:

@@ -22,15 +22,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lsrl import arguments
 from lsrl.backends.axes import Axes
 from lsrl.backends.hooks import Parameters
-from lsrl.backends.network import Inputs, Network, Step
+from lsrl.backends.network import Inputs, Network, ParameterReader, Step
 from lsrl.backends.pattern import Pattern
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import check_inputs
 from lsrl.model import Model
-from lsrl.noise.perturbations import FORMATS, Perturbation
+from lsrl.noise.perturbations import FORMATS, Perturbation, Weight
+from lsrl.noise.products import Rows, written_out
 from lsrl.noise.ranges import weight_ranges
-from lsrl.parameters import dense
+from lsrl.parameters import Parameter, entries
 from lsrl.pytrees import Tree, named_leaves
 
 # What the copies of one call may take of memory, in bytes, unless the user says otherwise.
@@ -38,8 +39,9 @@ MEMORY = 2**30
 
 # From a token's outputs (batch, outputs) and the state after it to a pytree of arrays (batch, ...).
 Observe: TypeAlias = Callable[[jax.Array, Tree], Tree]
-_Leaves: TypeAlias = Sequence[jax.Array]  # of the parameters of all copies, or of one
-_Drifts: TypeAlias = Sequence[jax.Array | None]
+AnyArray: TypeAlias = Array | jax.Array  # of numpy until it is traced
+_Leaves: TypeAlias = Sequence[AnyArray]  # of the parameters of all copies, or of one
+_Drifts: TypeAlias = Sequence[AnyArray | None]
 
 
 class CopyOptions(TypedDict, total=False):
@@ -121,7 +123,7 @@ def observe_copies(
         state = jax.tree.map(jnp.asarray, module.init_state((batch,)))
         relative = getattr(perturbation, "unit", None) == "range"
         ranges = weight_ranges(model) if relative else None
-        draws = _Draws(module, perturbation, tokens, ranges)
+        draws = _Draws(_kept_leaves(model), perturbation, tokens, ranges)
         held = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
         # Parameters, and what a layer computes of them; every token's states, if forced.
         each = draws.bytes_each + 32 * held * (tokens if perturbation.forced else 2)
@@ -143,7 +145,7 @@ def observe_copies(
             stacks, drifts = draws.stacked(
                 [levels[i] for i in chosen], [seeds[i] for i in chosen], mesh
             )
-            seen = work(clean, stacks, drifts, number_format, state, features)
+            seen = work(clean, stacks, drifts, number_format, state, features, draws.rows(stacks))
             count = min(room, copies - start)
             found.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], seen))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
@@ -191,12 +193,12 @@ class _Draws:
 
     def __init__(
         self,
-        network: Network,
+        leaves: Sequence[_Leaf],
         perturbation: Perturbation,
         tokens: int,
-        ranges: dict[str, Array] | None,
+        ranges: dict[str, Parameter] | None,
     ) -> None:
-        self.leaves = _leaves(network)
+        self.leaves = leaves
         self.perturbation, self.tokens, self.ranges = perturbation, tokens, ranges or {}
         # Twice: what is drawn is float64, and then there is the device's.
         moving = tokens if perturbation.drifts else 0
@@ -205,32 +207,55 @@ class _Draws:
             for leaf in self.leaves
         )
 
+    def rows(self, stacks: Sequence[AnyArray]) -> tuple[Rows, ...]:
+        """Of each array the rows that are to be multiplied by: all of them, or those not all zero.
+
+        These are the clean array's, unless a copy has others: each choice is a compilation.
+        """
+        found: list[Rows] = []
+        for leaf, stack in zip(self.leaves, stacks, strict=True):
+            rows = None
+            if isinstance(stack, np.ndarray) and stack.ndim == 3:
+                zero = ~leaf.value.any(axis=1)
+                if not stack[:, zero].any():
+                    rows = tuple(np.flatnonzero(~zero).tolist())
+            found.append(rows)
+        return tuple(found)
+
     def stacked(
         self, levels: Sequence[float], seeds: Sequence[int], mesh: Mesh | None
-    ) -> tuple[list[jax.Array], list[jax.Array | None]]:
+    ) -> tuple[list[AnyArray], list[AnyArray | None]]:
         """For each array its copies (copies, *shape), and what drifts (copies, tokens, *shape)."""
-        stacks: list[jax.Array] = []
-        drifts: list[jax.Array | None] = []
+        stacks: list[AnyArray] = []
+        drifts: list[AnyArray | None] = []
         for name, value, dtype, axes, pattern in self.leaves:
-            whole = value if pattern is None else dense(pattern.matrix(value))
-            drawn = whole
+            # Of a sparse parameter the weights alone, which are all that there is.
+            drawn = value
             if value.size:
-                ranges = self.ranges.get(name)
-                drawn = self.perturbation.applied(name, axes, whole, levels, seeds, ranges)
-            if drawn.ndim == whole.ndim:
-                drawn = np.broadcast_to(drawn, (len(seeds), *whole.shape))
-            if pattern is not None:
-                drawn = drawn[:, pattern.rows, pattern.columns]
+                ranges = entries(self.ranges[name]) if name in self.ranges else None
+                weight = Weight(name, axes, value, ranges, pattern)
+                drawn = self.perturbation.changed(weight, levels, seeds)
+            if drawn.ndim == value.ndim:
+                drawn = np.broadcast_to(drawn, (len(seeds), *value.shape))
             with np.errstate(over="ignore"):
                 stacks.append(_placed(drawn.astype(dtype), mesh))
             if self.perturbation.drifts:
-                added = [
-                    self.perturbation.drift(name, axes, value.shape, self.tokens, level, seed)
-                    for level, seed in zip(levels, seeds, strict=True)
-                ]
-                moving = [part for part in added if part is not None]
-                drifts.append(_placed(np.stack(moving).astype(dtype), mesh) if moving else None)
+                moving = self.perturbation.drift(
+                    name, axes, value.shape, self.tokens, levels, seeds
+                )
+                drifts.append(None if moving is None else _placed(moving.astype(dtype), mesh))
         return stacks, drifts
+
+
+@lru_cache(maxsize=16)
+def _reader(model: Model) -> ParameterReader[list[_Leaf]]:
+    """What reads a model's leaves anew only where a parameter has changed."""
+    return ParameterReader()
+
+
+def _kept_leaves(model: Model) -> list[_Leaf]:
+    network = model.module
+    return _reader(model).read(network, lambda: _leaves(network))
 
 
 def _leaves(network: Network) -> list[_Leaf]:
@@ -251,9 +276,9 @@ def _leaves(network: Network) -> list[_Leaf]:
     ]
 
 
-def _placed(array: Array, mesh: Mesh | None) -> jax.Array:
+def _placed(array: Array, mesh: Mesh | None) -> AnyArray:
     if mesh is None:
-        return jnp.asarray(array)
+        return array  # jit takes many arrays of numpy faster than they are sent one by one
     spec = PartitionSpec(mesh.axis_names[0])  # type: ignore[no-untyped-call]
     return jax.device_put(array, NamedSharding(mesh, spec))
 
@@ -261,7 +286,7 @@ def _placed(array: Array, mesh: Mesh | None) -> jax.Array:
 @lru_cache(maxsize=64)
 def _work(
     step: Step, structure: Hashable, is_forced: bool, observe: Observe, last: int
-) -> Callable[[Parameters, _Leaves, _Drifts, jax.Array, Tree, tuple[jax.Array, ...]], Tree]:
+) -> Callable[..., Tree]:
     """The compiled function of one network structure; all perturbations of a kind share it."""
 
     def kept(state: Tree, number_format: jax.Array) -> Tree:
@@ -277,16 +302,20 @@ def _work(
         kind: jax.Array,
         state: Tree,
         inputs: tuple[jax.Array, ...],
+        rows: tuple[Rows, ...],
     ) -> Tree:
         tree = jax.tree.structure(clean)
         turned = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
+
+        def one(arrays: _Leaves, state: Tree, values: Inputs) -> tuple[jax.Array, Tree]:
+            return step(jax.tree.unflatten(tree, arrays), structure, state, values)
 
         def free(arrays: _Leaves, drift: _Drifts) -> Tree:
             def token(carry: Tree, now: tuple[Inputs, _Drifts]) -> tuple[Tree, Tree]:
                 values, added = now
                 pairs = zip(arrays, added or [None] * len(arrays), strict=True)
                 moved = [x if d is None else x + d for x, d in pairs]
-                output, after = step(jax.tree.unflatten(tree, moved), structure, carry, values)
+                output, after = written_out(one, rows)(moved, carry, values)
                 after = kept(after, kind)
                 return after, observe(output, after)
 
@@ -312,7 +341,7 @@ def _work(
             lambda x: jnp.swapaxes(x.reshape(len(x), last, batch, *x.shape[2:]), 1, 2), seen
         )
 
-    return jax.jit(work)
+    return jax.jit(work, static_argnames="rows")
 
 
 def _rounding(bits: tuple[int, int]) -> Callable[[Tree], Tree]:

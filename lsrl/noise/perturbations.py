@@ -5,12 +5,17 @@ depends on the seed, the array's name and its shape alone: not on the level, nor
 are drawn together, nor on the devices that run them. So equal arrays of two models get equal noise
 (common random numbers), and so do all levels of a sweep.
 
+A sparse parameter has its weights and nothing else: they are what is drawn for, row by row.
+
 Noise is drawn by numpy on the host: the generators of jax would be compiled anew into each
-network's program, which takes longer than the runs.
+network's program, which takes longer than the runs. It is drawn by `lsrl.noise.draws` for all
+copies at once, and only where it is added: a generator of numpy for each seed and array takes
+longer to make than all of its numbers, and than the copies to run.
 """
 
 import difflib
 import inspect
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -22,8 +27,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lsrl.backends.axes import Axes
+from lsrl.backends.pattern import Pattern
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
+from lsrl.noise.draws import normals
 
 Entries = Literal["stored", "biases", "all"]
 Unit = Literal["absolute", "relative", "range"]
@@ -33,12 +40,21 @@ SIGMAS = tuple(10.0**exponent for exponent in range(-7, 0))
 
 
 class Weight(NamedTuple):
-    """What a perturbation is asked to change; see `Perturbation.applied`."""
+    """What a perturbation is asked to change.
+
+    Attributes:
+      name: the parameter's.
+      axes: what it is; the array may have further axes before.
+      value: the array, of any shape, in float64; of a sparse parameter the row of its weights.
+      ranges: of the array's shape, the unit of noise relative to signals.
+      pattern: of a sparse parameter, which has no more than its weights to change.
+    """
 
     name: str
     axes: Axes
     value: Array
-    ranges: Array | None
+    ranges: Array | None = None
+    pattern: Pattern | None = None
 
 
 @dataclass(frozen=True)
@@ -79,40 +95,42 @@ class Perturbation(ABC):
         seeds: Sequence[int],
         ranges: Array | None = None,
     ) -> Array:
+        """As `changed`, of a parameter that is dense, or of each of whose weights it is asked."""
+        return self.changed(Weight(name, axes, value, ranges), levels, seeds)
+
+    def changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
         """The perturbed arrays.
 
         Args:
-          name: the parameter's.
-          axes: what it is; the array may have further axes before.
-          value: the array, of any shape, in float64.
+          weight: what is changed.
           levels: one a copy.
           seeds: one a copy.
-          ranges: of the array's shape, the unit of noise relative to signals.
 
         Returns:
           (copies, *shape), or the value itself, without the axis of copies, if it stays as it is.
         """
-        return self._changed(Weight(name, axes, value, ranges), levels, seeds)
+        return self._changed(weight, levels, seeds)
 
     @abstractmethod
     def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
-        """As `applied`."""
+        """As `changed`."""
 
     def drift(
-        self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
+        self,
+        name: str,
+        axes: Axes,
+        shape: tuple[int, ...],
+        tokens: int,
+        levels: Sequence[float],
+        seeds: Sequence[int],
     ) -> Array | None:
-        """What one copy adds to an array at each token, (tokens, *shape); None: nothing."""
+        """What copies add to an array at each token, (copies, tokens, *shape); None: nothing."""
         return None
 
     @property
     def format(self) -> str:
         """The number format that states are rounded to between tokens; "": they are not."""
         return ""
-
-
-def generator(seed: int, name: str) -> np.random.Generator:
-    """The random numbers of one array in one draw."""
-    return np.random.default_rng([int(seed), zlib.crc32(name.encode())])
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,7 @@ class WeightNoise(Perturbation):
                 )
 
     def _changed(self, weight: Weight, levels: Sequence[float], seeds: Sequence[int]) -> Array:
-        name, axes, value, ranges = weight
+        name, axes, value, ranges, _ = weight
         if name.startswith(self.spared) or axes.kind == "initial":
             return value
         everywhere = self.entries == "all" or (self.entries == "biases" and axes.kind == "bias")
@@ -156,10 +174,15 @@ class WeightNoise(Perturbation):
             if ranges is None:
                 raise InputError(f"{self.name}: no range of signals is known for {name!r}")
             unit = unit * ranges
-        if not unit.any():
+        places = np.flatnonzero(unit)
+        if not len(places):
             return value
-        drawn = {s: generator(s, name).standard_normal(value.shape) * unit for s in set(seeds)}
-        return np.stack([value + level * drawn[s] for level, s in zip(levels, seeds, strict=True)])
+        noise = normals(seeds, name, places)
+        noise *= unit.ravel()[places]
+        noise *= np.array(levels)[:, None]
+        found = np.repeat(value.reshape(1, -1), len(seeds), axis=0)
+        found[:, places] += noise
+        return found.reshape(len(seeds), *value.shape)
 
 
 @dataclass(frozen=True)
@@ -172,12 +195,19 @@ class ActivationNoise(Perturbation):
         return weight.value
 
     def drift(
-        self, name: str, axes: Axes, shape: tuple[int, ...], tokens: int, level: float, seed: int
+        self,
+        name: str,
+        axes: Axes,
+        shape: tuple[int, ...],
+        tokens: int,
+        levels: Sequence[float],
+        seeds: Sequence[int],
     ) -> Array | None:
         """Noise on biases."""
         if axes.kind != "bias":
             return None
-        return level * generator(seed, name).standard_normal((tokens, *shape))
+        drawn = normals(seeds, name, np.arange(tokens * math.prod(shape)))
+        return (np.array(levels)[:, None] * drawn).reshape(len(seeds), tokens, *shape)
 
 
 @dataclass(frozen=True)
@@ -207,15 +237,30 @@ class Quantisation(Perturbation):
         value, axis = weight.value, weight.axes.summed
         if axis is None:
             return value
-        found = {level: quantised(value, level, axis) for level in set(levels)}
+        found = {level: quantised(value, level, axis, weight.pattern) for level in set(levels)}
         return np.stack([found[level] for level in levels])
 
 
-def quantised(value: Array, level: float, axis: int = -1) -> Array:
-    """An array rounded to 2^bits - 1 steps, with one scale along an axis; level 0: as it is."""
+def quantised(value: Array, level: float, axis: int = -1, pattern: Pattern | None = None) -> Array:
+    """An array rounded to 2^bits - 1 steps, with one scale along an axis; level 0: as it is.
+
+    Args:
+      value: the array, or the weights of a sparse one.
+      level: 2^-bits.
+      axis: of the array, counted from the end.
+      pattern: where the weights of a sparse one are.
+    """
     if not level or not value.size:
         return value
-    scale = np.max(np.abs(value), axis=axis, keepdims=True) / (0.5 / level - 1)
+    size = np.abs(value)
+    if pattern is None:
+        greatest = np.max(size, axis=axis, keepdims=True)
+    else:
+        line = pattern.columns if axis == -2 else pattern.rows
+        by_line = np.zeros(pattern.shape[axis == -2])
+        np.maximum.at(by_line, line, size)
+        greatest = by_line[line]
+    scale = greatest / (0.5 / level - 1)
     safe = np.where(scale > 0, scale, 1.0)
     return np.where(scale > 0, np.rint(value / safe) * safe, value)
 
@@ -276,8 +321,9 @@ class Change(Perturbation):
       levels: those that are tried; a function that takes no level is tried at 1 alone.
       function: `function(name, array, key)`, or `function(name, array, key, level)`, gives the
         array in place of one of the model's. `name` is the parameter's, such as
-        "layers.0.recurrent_kernel"; `array` is in float64; `key` is a key of `jax.random` that
-        depends on the seed and on the name alone, so that all levels share their draw.
+        "layers.0.recurrent_kernel"; `array` is in float64, of a sparse parameter the row of its
+        weights; `key` is a key of `jax.random` that depends on the seed and on the name alone, so
+        that all levels share their draw.
 
     Example:
       >>> def pruned(name, array, key, level):

@@ -9,11 +9,11 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Product
 from lsrl.ir.types import Vector
 from lsrl.model import Model
-from lsrl.parameters import dense
+from lsrl.parameters import Parameter, entries, with_entries
 from lsrl.schedule import Layer, Schedule
 
 
-def weight_ranges(model: Model) -> dict[str, Array]:
+def weight_ranges(model: Model) -> dict[str, Parameter]:
     """For each weight of a network the range of what it writes over that of what it reads.
 
     Ranges are the greatest absolute values by the program's declared and inferred bounds, whatever
@@ -24,13 +24,15 @@ def weight_ranges(model: Model) -> dict[str, Array]:
       model: of a target whose units hold signals as they are, such as a linear one.
 
     Returns:
-      By parameter name an array of the parameter's shape.
+      By parameter name an array of the parameter's shape; of a sparse one those of its weights.
 
     Raises:
       InputError: another target, or a signal without bounds.
     """
     arguments.instance("weight_ranges", model, Model, "lsrl.compile")
-    schedule, legend, found = model.schedule, model.module.legend(), {}
+    schedule, legend = model.schedule, model.module.legend()
+    found: dict[str, Parameter] = {}
+    arrays = model.module.parameter_arrays()
     held = [legend.spaces[legend.behind(number + 1)].signals for number in range(model.num_layers)]
     if not isinstance(schedule, Schedule) or not all(held):
         raise InputError(
@@ -47,9 +49,14 @@ def weight_ranges(model: Model) -> dict[str, Array]:
         size = sizes[made] if made else output
         if axes.kind == "matrix":
             read = sizes[axes.axes[0][0].space]
-            size = size / np.where(read > 0, read, np.inf)[:, None]
+            read, array = np.where(read > 0, read, np.inf), arrays[name]
+            if not isinstance(array, np.ndarray):
+                rows, columns = array.tocoo().coords
+                found[name] = with_entries(array, size[columns] / read[rows])
+                continue
+            size = size / read[:, None]
         found[name] = size
-    if not all(np.isfinite(array).all() for array in found.values()):
+    if not all(np.isfinite(entries(array)).all() for array in found.values()):
         raise InputError(
             f"{model.program.name}: noise relative to the range of signals needs bounds for all of "
             "them; declare a max_length"
@@ -60,7 +67,7 @@ def weight_ranges(model: Model) -> dict[str, Array]:
 def _features(model: Model, legend: Legend) -> Array:
     """The greatest size of each feature."""
     first, inputs = legend.behind(0), list(model.program.inputs.values())
-    arrays = {n: np.abs(dense(v), dtype=np.float64) for n, v in model.module.arrays().items()}
+    arrays = {n: abs(v.astype(np.float64)) for n, v in model.module.parameter_arrays().items()}
     found = np.zeros(legend.spaces[first].size)
     for name, axes in legend.arrays.items():
         if axes.axes[-1][0].space != first:
@@ -72,7 +79,10 @@ def _features(model: Model, legend: Legend) -> Array:
         if isinstance(declared, Vector):
             found = found + np.maximum(np.abs(declared.low), np.abs(declared.high)) @ arrays[name]
         else:
-            found = np.maximum(found, arrays[name].max(axis=0))
+            greatest = arrays[name].max(axis=0)
+            if not isinstance(greatest, np.ndarray):
+                greatest = greatest.toarray()
+            found = np.maximum(found, greatest)
     return found
 
 

@@ -46,7 +46,7 @@ def fuse_affine(graph: Graph) -> Graph:
             return PUT_OFF
         return emit_affine(builder, terms, bias)
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Affine,))
 
 
 def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
@@ -149,7 +149,7 @@ def split_rows(graph: Graph) -> Graph:
             terms[index] = plus(terms.get(index), expand)
         return emit_affine(builder, terms, np.array(op.bias)) if changed else None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Affine,))
 
 
 def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:

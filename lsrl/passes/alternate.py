@@ -41,7 +41,7 @@ def alternate_sums(graph: Graph) -> Graph:
             parts[made] = Matrix(pick.csr.T)
         return emit_affine(builder, parts, np.zeros(len(factors)))
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (LinearState,))
 
 
 def _alternating(builder: GraphBuilder, update: int, facts: Facts) -> int:

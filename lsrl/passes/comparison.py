@@ -44,7 +44,7 @@ def lower_relus(graph: Graph, target: Capabilities) -> Graph:
             return positive
         return builder.add(Product(), positive, operands[0])
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Relu,))
 
 
 def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
@@ -79,7 +79,7 @@ def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Gra
         negated = Matrix.diagonal(np.full(width, -1.0)), builder.add(Relu(), below)
         return builder.add(Relu(), add_affine(builder, negated, bias=1.0))
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Step,))
 
 
 def _spans_little(graph: Graph, step: int) -> bool:
@@ -109,4 +109,4 @@ def _difference_of_ramps(builder: GraphBuilder, op: Step, operand: int) -> int:
         builder.add(Relu(), add_affine(builder, (scaled, operand), bias=offset))
         for offset in (1 + op.shift, op.shift)
     )
-    return add_affine(builder, (eye, upper), (Matrix(-eye.csr), lower))
+    return add_affine(builder, (eye, upper), (eye.scaled(-1.0), lower))

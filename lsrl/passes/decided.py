@@ -34,7 +34,7 @@ def drop_decided(graph: Graph) -> Graph:
                 return operands[2]
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Relu, Step, Product, Select))
 
 
 def _relu(builder: GraphBuilder, operand: int) -> int | None:
@@ -53,4 +53,4 @@ def _relu(builder: GraphBuilder, operand: int) -> int | None:
     # Only the undecided channels need a ReLU; the others pass through or vanish.
     pick = Matrix.selection(np.flatnonzero(~decided), facts.width)
     cut = builder.add(Relu(), add_affine(builder, (pick, operand)))
-    return add_affine(builder, (passed, operand), (Matrix(pick.csr.T), cut))
+    return add_affine(builder, (passed, operand), (pick.transposed, cut))

@@ -18,7 +18,6 @@ from lsrl.ir.ops import (
     Affine,
     Bound,
     Constant,
-    Delay,
     Extent,
     Input,
     Lookup,
@@ -36,6 +35,8 @@ from lsrl.passes.affine import add_affine
 # A function of several clocks is a clock of their common period, as long as that stays small.
 MAX_PERIOD = 64
 MAX_TABLE_ENTRIES = 1 << 20
+# What may be a table: pointwise ops, and those that are tables.
+FOLDED = (Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Bound)
 
 
 class Table(NamedTuple):
@@ -61,7 +62,7 @@ def fold_tables(graph: Graph) -> Graph:
         tables.setdefault(index, table)
         return index
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, FOLDED)
 
 
 def share_tables(graph: Graph) -> Graph:
@@ -114,11 +115,9 @@ def _table_of(
 ) -> Table | None:
     if isinstance(op, Constant):
         return Table(None, np.array([op.values]))
-    if isinstance(op, Delay):
-        return None
     if isinstance(op, Lookup | Periodic):
         return _stored(op.table, operands[0] if operands else None)
-    if isinstance(op, Affine | Relu | Step | Product | Select | Bound):
+    if isinstance(op, FOLDED):
         read = [tables.get(i) or _token_table(builder, i) for i in operands]
         found = [table for table in read if table is not None]
         return _apply(op, found) if len(found) == len(read) else None

@@ -38,10 +38,10 @@ def flatten_conjunctions(graph: Graph) -> Graph:
                     return None
                 terms[source] = plus(terms.get(source), product)
             # weight @ (1 - r): the ones cancel the threshold, what is left is -r.
-            bias += float((weight.csr @ (np.array(inner.bias) - 1.0))[0])
+            bias += weight.times(np.array(inner.bias) - 1.0).item()
         return builder.add(Relu(), emit_affine(builder, terms, np.array([bias])))
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Relu,))
 
 
 def flatten_relus(graph: Graph) -> Graph:
@@ -68,7 +68,7 @@ def flatten_relus(graph: Graph) -> Graph:
                 return builder.add(Relu(), emit_affine(builder, terms, np.array(argument.op.bias)))
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Relu,))
 
 
 def _only_shuts(builder: GraphBuilder, op: Affine, read: list[int], k: int) -> bool:

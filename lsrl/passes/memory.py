@@ -52,7 +52,7 @@ def drop_told(graph: Graph, target: Capabilities) -> Graph:
             return _recalled(builder, op, operands) if recalls else operands[-1]
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Bound, Read))
 
 
 def _recalled(builder: GraphBuilder, op: Read, operands: tuple[int, ...]) -> int:
@@ -197,7 +197,7 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
             return _held(builder, op, operands, target)
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Delay, Periodic, Latch, Hold))
 
 
 def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:
@@ -213,8 +213,8 @@ def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:
 def _delayed(builder: GraphBuilder, operand: int, op: Delay, longest: int) -> int:
     """Slot `steps` of a register whose slot 0 is the present value."""
     width = len(op.initial)
-    entry = Matrix(sp.eye_array((longest + 1) * width, width))
-    shift = Matrix(sp.eye_array((longest + 1) * width, k=-width))
+    size = (longest + 1) * width
+    entry, shift = Matrix.first(size, width), Matrix.shift(size, width)
     inserted = add_affine(builder, (entry, operand))
     register = builder.add(LinearState(shift, op.initial * (longest + 1)), inserted)
     slot = np.arange(op.steps * width, (op.steps + 1) * width)
@@ -273,9 +273,8 @@ def _let_through(builder: GraphBuilder, when: int, value: int) -> int:
     halves: dict[int, Matrix] = {}
     for side, reach in ((1.0, facts.high), (-1.0, -facts.low)):
         channels = np.flatnonzero(reach > 0)
-        pick = Matrix.selection(channels, width).csr
-        shuts = Matrix(sp.diags_array(reach, format="csr")[channels])
-        terms = (Matrix(side * pick), value), (shuts, argument)
-        opened = add_affine(builder, *terms, bias=-reach[channels])
-        halves[builder.add(Relu(), opened)] = Matrix(side * pick.T)
+        pick = Matrix.selection(channels, width, np.full(len(channels), side))
+        shuts = Matrix.selection(channels, width, reach[channels])
+        opened = add_affine(builder, (pick, value), (shuts, argument), bias=-reach[channels])
+        halves[builder.add(Relu(), opened)] = pick.transposed
     return emit_affine(builder, halves, np.zeros(width))

@@ -4,7 +4,6 @@ The big-M is the smallest that the bounds allow, so it is exact and as robust as
 """
 
 import numpy as np
-import scipy.sparse as sp
 
 from lsrl.errors import PrecisionError
 from lsrl.ir.bounds import Facts
@@ -41,14 +40,14 @@ def lower_selects(graph: Graph, target: Capabilities, robust: bool = False) -> G
                     return _by_relu(builder, condition, value, zero, robust)
         return None
 
-    return rewrite(graph, rule)
+    return rewrite(graph, rule, (Select, Product))
 
 
 def _widened(builder: GraphBuilder, condition: int, width: int) -> int:
     """A condition of width 1, repeated over `width` channels."""
     if builder.nodes[condition].width == width:
         return condition
-    return add_affine(builder, (Matrix(np.ones((width, 1))), condition))
+    return add_affine(builder, (Matrix.selection(np.zeros(width), 1), condition))
 
 
 def _is_zero(builder: GraphBuilder, node: int) -> bool:
@@ -118,7 +117,7 @@ def _two_sided(builder: GraphBuilder, condition: int, node: int, sign: float, ro
         channels = np.flatnonzero(reach > 0)
         if len(channels):
             big = _big_m(reach, facts, robust)
-            back = Matrix(side * Matrix.selection(channels, width).csr.T)
+            back = Matrix.selection(channels, width).transposed.scaled(side)
             whole = _gated(builder, condition, node, side, sign, big, zeros, channels)
             halves[whole] = back
     # A single ReLU is the value itself, and inherits what is known of it.
@@ -153,9 +152,10 @@ def _gated(
     channels: Array,
 ) -> int:
     """Some channels of relu(side x + shift - M (1 - cond)), or M cond for sign -1."""
-    pick = Matrix.selection(channels, len(big)).csr
+    pick = Matrix.selection(channels, len(big), np.full(len(channels), side))
     one = builder.nodes[condition].width == 1
-    shuts = big[channels, None] if one else sp.diags_array(big, format="csr")[channels]
+    reads, width = (np.zeros(len(channels)), 1) if one else (channels, len(big))
+    shuts = Matrix.selection(reads, width, sign * big[channels])
     offset = (shift - (big if sign > 0 else 0.0))[channels]
-    terms = (Matrix(side * pick), node), (Matrix(sign * shuts), condition)
+    terms = (pick, node), (shuts, condition)
     return builder.add(Relu(), add_affine(builder, *terms, bias=offset))

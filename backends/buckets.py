@@ -1,0 +1,119 @@
+"""Few shapes: runs are filled up to sizes of which there are few, so that XLA compiles few of them.
+
+Tokens are filled up at their end, where they change nothing before them, and sequences behind the
+last; what is beyond is cut off again. A state is of the tokens that count: loops end there.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lsrl.ir.numbers import Array
+from lsrl.pytrees import Tree
+
+# Up to so many tokens lengths are powers of two, and longer ones eight an octave: 7 tokens or 70
+# take about as long as a call.
+SHORT, LEAST = 128, 16
+# Runs of up to so many tokens in all, filled up, take less time than to compile a batch of their
+# own: their batches are powers of four.
+SMALL = 1 << 14
+
+State = TypeVar("State")
+Token = Callable[[State, tuple[jax.Array, ...]], tuple[State, jax.Array]]
+
+
+def eighth(count: int, least: int = 1) -> int:
+    """Round up to one of eight sizes an octave."""
+    count = max(count, least)
+    step = 1 << max(count.bit_length() - 4, 0)
+    return -(-count // step) * step
+
+
+def length(tokens: int) -> int:
+    """A length at least as long, of few."""
+    if tokens <= SHORT:
+        return max(LEAST, 1 << (tokens - 1).bit_length())
+    return eighth(tokens)
+
+
+def rows(batch: int, tokens: int, small: int = SMALL) -> int:
+    """A batch at least as large, of few; of few tokens in all, up to `small`, a power of four."""
+    return _coarse(batch) if is_small(batch, tokens, small) else eighth(batch)
+
+
+def is_small(batch: int, tokens: int, small: int = SMALL) -> bool:
+    """Whether a run is so small that its batch is filled up to a power of four."""
+    return _coarse(batch) * tokens <= small
+
+
+def _coarse(batch: int) -> int:
+    return 4 ** (((batch - 1).bit_length() + 1) // 2) if batch > 1 else 1
+
+
+def filled(array: Array, batch: int, tokens: int) -> Array:
+    """(batch, tokens, ...), with zeros beyond an array of fewer."""
+    missing = (batch - array.shape[0], tokens - array.shape[1])
+    if missing == (0, 0):
+        return array
+    widths = [(0, count) for count in missing] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, widths)
+
+
+def with_rows(state: Tree, batch: int) -> Tree:
+    """A state of so many sequences, more or fewer: leaves (batch, ...), zero where there was none.
+
+    Of numpy, since jax would compile each shape of it.
+    """
+
+    def sized(leaf: jax.Array | Array) -> jax.Array | Array:
+        count = leaf.shape[0]
+        if count == batch:
+            return leaf
+        held = np.asarray(leaf)
+        if count > batch:
+            return held[:batch].copy()
+        return np.pad(held, [(0, batch - count)] + [(0, 0)] * (held.ndim - 1))
+
+    return jax.tree.map(sized, state)
+
+
+def scan(
+    token: Token[State],
+    state: State,
+    inputs: Sequence[jax.Array],
+    count: jax.Array,
+    output: jax.ShapeDtypeStruct,
+) -> tuple[State, jax.Array]:
+    """As `lax.scan`, of the first tokens alone; not for grad, since it ends where it is told.
+
+    Args:
+      token: from a state and the inputs of a token to the next state and an output.
+      state: before the first token.
+      inputs: (time, ...).
+      count: how many tokens count.
+      output: shape and dtype of an output.
+
+    Returns:
+      The state after the tokens that count, and outputs (time, ...), zero behind them.
+    """
+    made = jnp.zeros((inputs[0].shape[0], *output.shape), output.dtype)
+
+    def following(
+        now: tuple[jax.Array, State, jax.Array],
+    ) -> tuple[jax.Array, State, jax.Array]:
+        place, state, made = now
+        read = tuple(
+            lax.dynamic_index_in_dim(x, place, keepdims=False, allow_negative_indices=False)
+            for x in inputs
+        )
+        state, values = token(state, read)
+        made = lax.dynamic_update_index_in_dim(made, values, place, 0, allow_negative_indices=False)
+        return place + 1, state, made
+
+    start = (jnp.int32(0), state, made)
+    _, last, outputs = lax.while_loop(lambda now: now[0] < count, following, start)
+    return last, outputs

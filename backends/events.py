@@ -1,0 +1,349 @@
+"""The event-driven engine: only units whose drive has changed are looked at.
+
+One source for two: compiled where numba is installed (the extra `lsrl[fast]`), and as it is where
+it is not. So `units`, `forward`, `back` and `slots` are arrays of records of numba, or lists of
+objects with the same attributes, and all else arrays or lists of numbers.
+
+A unit has up to four drives, a to d; of linear units c is the drive before what this token fed
+back, if d is this token's number. A drive is float64: a change of a float32 value may have a bit
+more than float32 holds.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+from lsrl.extras import optional
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+numba: Any = optional("numba")
+COMPILED = numba is not None
+
+
+def compiled(function: Function) -> Function:
+    """By numba, or as it is."""
+    if numba is None:
+        return function
+    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+# Kinds of units: a linear one, which a ReLU may shut; a product of two drives; and the stock cells.
+LINEAR: Final = 0
+PRODUCT: Final = 1
+LSTM: Final = 2
+GRU: Final = 3
+# How a run of tokens ends.
+WENT_ON: Final = 0
+HALTED: Final = 1
+WAITING: Final = 2
+# Where a sigmoid is 0 or 1 to the bit in float32, tanh is its argument, and tanh is 1.
+SHUT: Final = -104.0
+OPEN: Final = 18.0
+SMALL: Final = 0.0004
+LARGE: Final = 10.0
+
+
+@compiled
+def sigmoid(x: float) -> float:
+    """Of a drive; to the bit where it is saturated."""
+    if x >= OPEN:
+        return 1.0
+    if x <= SHUT:
+        return 0.0
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+@compiled
+def tanh(x: float) -> float:
+    """Of a drive; to the bit where it is the identity or saturated. libm's is no identity."""
+    if x > LARGE:
+        return 1.0
+    if x < -LARGE:
+        return -1.0
+    if abs(x) < SMALL:
+        return x
+    return math.tanh(x)
+
+
+@compiled
+def push(
+    units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any
+) -> None:
+    """Pass a change on to units of one drive; a ReLU that stays shut is not listed."""
+    for k in range(first, last):
+        e = edges[k]
+        q = e.to
+        u = units[q]
+        z = u.a + e.weight * change
+        u.a = z
+        if u.listed == 0 and (z > u.low or u.y != 0):
+            u.listed = 1
+            s = u.stage
+            c = ends[s]
+            waiting[c] = q
+            ends[s] = c + 1
+
+
+@compiled
+def push_gates(
+    units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any
+) -> None:
+    """Pass a change on to units of several drives."""
+    for k in range(first, last):
+        e = edges[k]
+        q = e.to >> 2
+        g = e.to & 3
+        u = units[q]
+        v = e.weight * change
+        if g == 0:
+            v += u.a
+            u.a = v
+        elif g == 1:
+            u.b += v
+        elif g == 2:
+            u.c += v
+        else:
+            u.d += v
+        if u.listed == 0 and (u.kind != LINEAR or v > u.low or u.y != 0):
+            u.listed = 1
+            s = u.stage
+            c = ends[s]
+            waiting[c] = q
+            ends[s] = c + 1
+
+
+@compiled
+def push_back(
+    units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any,
+    clock: float,
+) -> None:  # fmt: skip
+    """Pass a change on to units of one drive for the next token; what was before is kept."""
+    for k in range(first, last):
+        e = edges[k]
+        q = e.to
+        u = units[q]
+        z = u.a
+        if u.d != clock:
+            u.d = clock
+            u.c = z
+        z += e.weight * change
+        u.a = z
+        if u.listed == 0 and (z > u.low or u.y != 0):
+            u.listed = 1
+            s = u.stage
+            c = ends[s]
+            waiting[c] = q
+            ends[s] = c + 1
+
+
+@compiled
+def enter(
+    gated: bool, units: Any, forward: Any, waiting: Any, ends: Any, slots: Any, x: Any
+) -> None:
+    """Read one token: ids and entries of vectors, a slot each."""
+    for k in range(len(slots)):
+        slot = slots[k]
+        q = slot.first
+        if slot.token:
+            q += int(x[k])
+            if q != slot.held:
+                u = units[slot.held]
+                u.y = 0
+                if gated:
+                    push_gates(units, u.fp, u.fe, forward, -1.0, waiting, ends)
+                else:
+                    push(units, u.fp, u.fe, forward, -1.0, waiting, ends)
+                u = units[q]
+                u.y = 1
+                if gated:
+                    push_gates(units, u.fp, u.fe, forward, 1.0, waiting, ends)
+                else:
+                    push(units, u.fp, u.fe, forward, 1.0, waiting, ends)
+                slot.held = q
+        else:
+            u = units[q]
+            d = x[k] - u.y
+            if d != 0:
+                u.y = x[k]
+                if gated:
+                    push_gates(units, u.fp, u.fe, forward, d, waiting, ends)
+                else:
+                    push(units, u.fp, u.fe, forward, d, waiting, ends)
+
+
+@compiled
+def step(
+    gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
+    waiting: Any, ends: Any, who: Any, by: Any, slots: Any, x: Any,
+) -> int:  # fmt: skip
+    """Run one token, stage by stage; returns how many units were looked at."""
+    work = 0
+    enter(gated, units, forward, waiting, ends, slots, x)
+    for s in range(len(starts) - 1):
+        first = starts[s]
+        last = ends[s]
+        if first == last:
+            continue
+        work += last - first
+        m = 0
+        for i in range(first, last):
+            q = waiting[i]
+            u = units[q]
+            u.listed = 0
+            kind = u.kind
+            moved = False
+            if kind == LINEAR:
+                v = u.a
+                if v < u.low:
+                    v = 0.0
+            elif kind == PRODUCT:
+                v = u.a * u.b
+            elif kind == LSTM:
+                kept = u.s
+                u.s = sigmoid(u.b) * kept + sigmoid(u.a) * tanh(u.c)
+                moved = u.s != kept
+                v = sigmoid(u.d) * tanh(u.s)
+            else:
+                z = sigmoid(u.b)
+                v = (1.0 - z) * tanh(u.c + sigmoid(u.a) * u.d) + z * u.y
+            old = u.y + 0.0
+            u.y = v
+            d = u.y - old
+            if d != 0:
+                if gated:
+                    push_gates(units, u.fp, u.fe, forward, d, waiting, ends)
+                else:
+                    push(units, u.fp, u.fe, forward, d, waiting, ends)
+                if cells or u.re > u.rp:
+                    who[m] = q
+                    by[m] = d
+                    m += 1
+            elif moved:
+                who[m] = q
+                by[m] = 0.0
+                m += 1
+        ends[s] = first
+        for i in range(m):
+            q = who[i]
+            u = units[q]
+            if cells:
+                # What such a unit holds goes on from itself, if no drive changes.
+                if u.kind >= LSTM and u.listed == 0:
+                    u.listed = 1
+                    c = ends[s]
+                    waiting[c] = q
+                    ends[s] = c + 1
+                if by[i] != 0:
+                    push_gates(units, u.rp, u.re, back, by[i], waiting, ends)
+            else:
+                push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
+    return work
+
+
+@compiled
+def follow(
+    gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
+    waiting: Any, ends: Any, who: Any, by: Any, slots: Any, given: Any, x: Any, readout: int,
+    rows: Any,
+) -> int:  # fmt: skip
+    """Read tokens (tokens, slots); the outputs (tokens, outputs) are put into rows.
+
+    Returns how many units were looked at.
+    """
+    work = 0
+    for t in range(len(given)):
+        for k in range(len(x)):
+            x[k] = given[t, k]
+        work += step(
+            gated, cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
+        )
+        for k in range(rows.shape[1]):
+            rows[t, k] = units[readout + k].y
+    return work
+
+
+@compiled
+def holds(value: float, comparison: int, number: float) -> bool:
+    """A comparison by its number: <, <=, ==, !=, >=, >."""
+    if comparison == 0:
+        return value < number
+    if comparison == 1:
+        return value <= number
+    if comparison == 2:
+        return value == number
+    if comparison == 3:
+        return value != number
+    if comparison == 4:
+        return value >= number
+    return value > number
+
+
+@compiled
+def advance(
+    gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
+    waiting: Any, ends: Any, who: Any, by: Any, slots: Any, x: Any, rest: Any, readout: int,
+    rows: Any, told: Any, number: float, keys: Any, result: Any,
+) -> int:  # fmt: skip
+    """Let a machine run on its own outputs until it stops.
+
+    Args:
+      gated: whether units have several drives.
+      cells: whether units are stock cells.
+      clock: number of the first token.
+      starts: where each stage's units begin.
+      units: all of them.
+      forward: edges to later stages.
+      back: edges to the next token.
+      waiting: listed units, each stage's from its start on.
+      ends: where each stage's end.
+      who: room for the units of a stage.
+      by: room for their changes.
+      slots: of the inputs.
+      x: what the first token reads, a slot each; then the next.
+      rest: what slots read that are not fed, from the second token on.
+      readout: the first output's unit.
+      rows: (tokens, outputs) room for outputs.
+      told: the first output that is fed, how many, the first slot that they feed, whether that is
+        an id; the slot of the key and the output that takes it, or -1; the output that halts, or
+        -1, and how it is compared.
+      number: what it is compared with.
+      keys: those that are there.
+      result: room for tokens done, keys taken, units looked at.
+
+    Returns:
+      How it ended. A token that wants a key that is not there is not counted, but was carried out.
+    """
+    start, count, fed, token = told[0], told[1], told[2], told[3]
+    key, takes, halt, comparison = told[4], told[5], told[6], told[7]
+    taken = 0
+    work = 0
+    ending = WENT_ON
+    done = 0
+    for t in range(len(rows)):
+        if key >= 0:
+            x[key] = keys[taken] if taken < len(keys) else 0.0
+        work += step(
+            gated, cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
+        )
+        for k in range(rows.shape[1]):
+            rows[t, k] = units[readout + k].y
+        if takes >= 0 and units[readout + takes].y == 1:
+            if taken >= len(keys):
+                ending = WAITING
+                break
+            taken += 1
+        done = t + 1
+        if t == 0:
+            for k in range(len(x)):
+                x[k] = rest[k]
+        for k in range(count):
+            value = units[readout + start + k].y
+            x[fed + k] = round(value) if token else value
+        if halt >= 0 and holds(units[readout + halt].y, comparison, number):
+            ending = HALTED
+            break
+    result[0] = done
+    result[1] = taken
+    result[2] = work
+    return ending

@@ -1,0 +1,236 @@
+"""Exact networks run by events: as an engine of loops, and token by token from state to state.
+
+It gives what the network gives, bit for bit, *because* its certificate says that the order of sums
+makes no difference; so never without one.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple, final
+
+import jax
+import numpy as np
+
+from lsrl.backends.machines import Course, Machine, Wired, Wires
+from lsrl.backends.network import Network, ParameterReader
+from lsrl.backends.units import numbers, units_of
+from lsrl.ir.numbers import Array
+from lsrl.ir.types import Token
+from lsrl.language.feedback import COMPARISONS, Feedback
+from lsrl.language.loop import Engine, Stretch
+from lsrl.language.run import Ahead, Wiring
+from lsrl.pytrees import Tree
+
+# Tokens of a stretch, of one machine and of several.
+MOST_ALONE, MOST_TOGETHER = 4096, 512
+# States that machines are kept at, to go on from.
+KEPT = 8
+# One token in and one out.
+IDS = Wiring(Feedback("id", 0), (("id", Token(2**31)),), 1)
+
+
+class Ready(NamedTuple):
+    """What there is to run a network by events.
+
+    Attributes:
+      wired: its units; None if it can't be.
+      why_not: in words; "" if it can be.
+    """
+
+    wired: Wired | None
+    why_not: str
+
+
+@final
+class Runner:
+    """A model's network as units, made anew where its weights change, and machines on their way.
+
+    For copies of a model it is nothing: each makes its own.
+    """
+
+    def __init__(self) -> None:
+        self._reader: ParameterReader[Ready] = ParameterReader()
+        self._live: OrderedDict[int, tuple[Tree, list[Machine]]] = OrderedDict()
+        self.tokens = self.work = 0
+
+    def __deepcopy__(self, memo: object) -> "Runner":
+        return Runner()
+
+    def ready(self, network: Network, why_not: Callable[[], str]) -> Ready:
+        """The units of a network, unless something stands against it, which is asked only once."""
+
+        def made() -> Ready:
+            self._live.clear()
+            reason = why_not()
+            stack = None if reason else network.stack()
+            if stack is None:
+                return Ready(None, reason or "its cell has no events")
+            return Ready(Wired(units_of(stack), network.dtype), "")
+
+        return self._reader.read(network, made)
+
+    def step(self, wired: Wired, hidden: Tree, inputs: Sequence[Array]) -> tuple[Array, Tree]:
+        """One token of all sequences.
+
+        Args:
+          wired: of `ready`.
+          hidden: the state, arrays (batch, ...); that of the last step goes on at once, others are
+            taken up anew.
+          inputs: per program input ids (batch,) or vectors (batch, width).
+
+        Returns:
+          (batch, outputs) and the next state.
+        """
+        engine = EventEngine(wired)
+        known = self._live.pop(id(hidden), None)
+        machines = engine.start(hidden) if known is None else known[1]
+        before = sum(machine.work for machine in machines)
+        given = numbers(wired.units.slots, inputs)
+        rows = [machine.follow(one[None])[0] for machine, one in zip(machines, given, strict=True)]
+        after = engine.finish(machines, jax.tree.structure(hidden))
+        self.tokens += len(machines)
+        self.work += sum(machine.work for machine in machines) - before
+        self._live[id(after)] = after, machines
+        while len(self._live) > KEPT:
+            self._live.popitem(last=False)
+        return np.stack(rows), after
+
+    def generate(self, wired: Wired, hidden: Tree, inputs: Sequence[Array], steps: int) -> Array:
+        """Continue prompts.
+
+        Args:
+          wired: of `ready`.
+          hidden: the state before them.
+          inputs: one token input, ids (batch, time).
+          steps: how many tokens to add.
+
+        Returns:
+          int64 (batch, steps).
+        """
+        batch = len(inputs[0])
+        engine = EventEngine(wired)
+        machines = engine.start(hidden)
+        rows = engine.outputs(machines, inputs)
+        ids = np.rint(rows[:, -1, :1]).astype(np.int64)
+        found, alive = [ids], np.ones(batch, bool)
+        while (left := steps - sum(part.shape[1] for part in found)) > 0:
+            ahead = Ahead((found[-1][:, -1],), (np.zeros(0),) * batch)
+            made = engine.advance(machines, ahead, alive, min(left, engine.most))
+            found.append(np.rint(made.outputs[..., 0]).astype(np.int64))
+        self.count(machines)
+        return np.concatenate(found, axis=1)
+
+    def count(self, machines: Sequence[Machine]) -> None:
+        """Take the units into account that machines looked at."""
+        self.tokens += sum(machine.tokens for machine in machines)
+        self.work += sum(machine.work for machine in machines)
+
+
+@final
+class EventEngine(Engine[list[Machine]]):
+    """Machines of one network, each in its own time; in threads where the engine is compiled."""
+
+    def __init__(self, wired: Wired, wiring: Wiring = IDS, machines: int = 1) -> None:
+        """Of units, as outputs become inputs."""
+        self._wired, self._wiring = wired, wiring
+        self.most = MOST_ALONE if machines == 1 else MOST_TOGETHER
+        self._wires: Wires | None = None
+
+    def start(self, hidden: Tree) -> list[Machine]:
+        """Machines at a network's state, arrays (batch, ...)."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(hidden)]
+        found: list[Machine] = []
+        for number, own in enumerate(zip(*leaves, strict=True)):
+            if number and all(np.array_equal(leaf[number - 1], leaf[number]) for leaf in leaves):
+                found.append(found[-1].copy())
+            else:
+                found.append(Machine(self._wired, own))
+        return found
+
+    def finish(self, machines: Sequence[Machine], structure: jax.tree_util.PyTreeDef) -> Tree:
+        """The state of a network, of the structure, that machines are at."""
+        flat = np.empty((len(machines), self._wired.ends[-1]), self._wired.rows(0).dtype)
+        for row, machine in zip(flat, machines, strict=True):
+            machine.told(row)
+        flat.flags.writeable = False  # of a state that machines are kept at
+        leaves = [flat[:, start:stop] for start, stop in pairwise(self._wired.ends)]
+        return jax.tree.unflatten(structure, leaves)
+
+    def read(self, state: list[Machine], inputs: Sequence[Array]) -> list[Machine]:
+        """The state after tokens (machines, time, ...)."""
+        self.outputs(state, inputs)
+        return state
+
+    def outputs(self, state: list[Machine], inputs: Sequence[Array]) -> Array:
+        """(machines, time, outputs) of tokens (machines, time, ...)."""
+        given = numbers(self._wired.units.slots, inputs)
+        return np.stack(self._each(lambda i: state[i].follow(given[i]), len(state)))
+
+    def advance(
+        self, state: list[Machine], ahead: Ahead, live: Array, count: int
+    ) -> Stretch[list[Machine]]:
+        """Let machines run for so many tokens, until they stop."""
+        engine, wiring = self._wired.engine, self._wiring
+        wires = self._wires = self._wires or wires_of(self._wired, wiring)
+        first = numbers(self._wired.units.slots, ahead.pending)
+        outputs = self._wired.rows(len(state), count)
+
+        def one(i: int) -> Course:
+            if not live[i]:
+                return Course(0, engine.WENT_ON)
+            return state[i].advance(wires, first[i], ahead.keys[i], outputs[i])
+
+        courses = self._each(one, len(state))
+        done = np.array([course.done for course in courses], np.int64)
+        ending = np.array([course.ending for course in courses])
+        last = outputs[np.arange(len(done)), np.maximum(done - 1, 0)]
+        pending = tuple(
+            np.where((done > 0).reshape(-1, *[1] * (old.ndim - 1)), new, old).astype(old.dtype)
+            for old, new in zip(ahead.pending, wiring.next(last), strict=True)
+        )
+        halted, waiting = ending == engine.HALTED, ending == engine.WAITING
+        return Stretch(state, pending, outputs, done, halted, waiting)
+
+    def picked(self, state: list[Machine], machines: Array) -> list[Machine]:
+        """Some machines, by number."""
+        return [state[i] for i in machines.tolist()]
+
+    def joined(self, states: Sequence[list[Machine]], order: Array) -> list[Machine]:
+        """Several groups of machines as one."""
+        together = [machine for state in states for machine in state]
+        return [together[i] for i in order.tolist()]
+
+    def _each(self, run: Callable[[int], object], count: int) -> list:
+        if count == 1 or not self._wired.compiled:
+            return [run(i) for i in range(count)]
+        with ThreadPoolExecutor(min(_cores(), count)) as pool:
+            return list(pool.map(run, range(count)))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def wires_of(wired: Wired, wiring: Wiring) -> Wires:
+    """How outputs become inputs, as the engine takes it."""
+    slots, feedback = wired.units.slots, wiring.feedback
+    start, stop = feedback.output
+    told = np.array([start, 0, 0, 0, -1, -1, -1, 0], np.int64)
+    fed = [number for number, slot in enumerate(slots) if slot.input == wiring.fed]
+    if fed:
+        told[1:4] = stop - start, fed[0], slots[fed[0]].token
+    if feedback.keys is not None:
+        keys = [number for number, slot in enumerate(slots) if slot.input == wiring.key]
+        told[4], told[5] = keys[0] if keys else -1, feedback.keys[1]
+    number = 0.0
+    if wiring.halts and feedback.halt is not None:
+        told[6], told[7] = feedback.halt[0], list(COMPARISONS).index(feedback.halt[1])
+        number = feedback.halt[2]
+    resting = feedback.resting(dict(wiring.types))
+    rest = numbers(slots, [np.asarray(resting[name], np.float64)[None] for name, _ in wiring.types])
+    return Wires(told, float(number), rest[0])

@@ -1,0 +1,457 @@
+"""What an exact network is as units and edges, the form that the event-driven runner works on.
+
+A unit's value is what the network computes at its place; edges carry it to units of later stages,
+or to the next token. Inputs are units that nothing drives. Rows of weights that are powers of two
+times one another share a linear unit that adds them up once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from lsrl.ir.numbers import Array
+from lsrl.parameters import Parameter
+
+LINEAR, PRODUCT, LSTM, GRU = range(4)
+# Drives of a unit.
+GATES = 4
+# A unit more has to save so many edges, and twice what it has itself.
+GAIN = 16
+# Sources are of one group if so much of what reads one of them reads both, of targets that read no
+# more than so many.
+ALIKE, MOST_READ = 0.25, 32
+
+
+class Cell(NamedTuple):
+    """What the units of a layer are.
+
+    Attributes:
+      kind: of a unit.
+      relu: whether they are shut below 0.
+      inputs: the drives that its gates' input rows go to, in the order of the gates.
+      recurrent: those that the recurrent rows go to.
+      memory: whether a unit holds more than it shows.
+    """
+
+    kind: int = LINEAR
+    relu: bool = False
+    inputs: tuple[int, ...] = (0,)
+    recurrent: tuple[int, ...] = (0,)
+    memory: bool = False
+
+
+class Layer(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+      inputs: (before, gates * units), dense or sparse.
+      recurrent: (units, gates * units).
+      bias: (gates * units,).
+      shown: of a linear layer (relu, left, right), each (outputs,), as its outputs read its units;
+        None of a layer of cells.
+    """
+
+    inputs: Parameter
+    recurrent: Parameter
+    bias: Array
+    shown: tuple[Array, Array, Array] | None = None
+
+
+class Stack(NamedTuple):
+    """A network of layers, as a target tells it.
+
+    Attributes:
+      cell: of all layers.
+      maps: per program input (is a token, (vocabulary or width, features)); None if it is not read.
+      input_bias: (features,).
+      layers: first to last.
+      output_kernel: (before, outputs).
+      output_bias: (outputs,).
+    """
+
+    cell: Cell
+    maps: tuple[tuple[bool, Parameter] | None, ...]
+    input_bias: Array
+    layers: tuple[Layer, ...]
+    output_kernel: Parameter
+    output_bias: Array
+
+
+class Slot(NamedTuple):
+    """A number that a token is read from.
+
+    Attributes:
+      input: of the program.
+      first: unit: that of the id 0, or the unit itself.
+      token: whether it is an id.
+    """
+
+    input: int
+    first: int
+    token: bool
+
+
+class Leaf(NamedTuple):
+    """Units whose state is an array of the network's state.
+
+    Attributes:
+      units: their numbers.
+      field: "hidden", the drive of the last token; "value"; or "memory", of an LSTM.
+    """
+
+    units: Array
+    field: str
+
+
+@dataclass(frozen=True)
+class Units:
+    """All units of a network, by stage; unit 0 stands for no id.
+
+    Attributes:
+      slots: what is read.
+      kinds: (units,) of each.
+      lows: (units,) below which its value is 0: 0 of a ReLU, else -inf.
+      bias: (units, GATES).
+      starts: (stages + 1,) the first unit of each stage.
+      forward: (units, GATES * units), entry [source, GATES * target + drive].
+      back: the same, to the next token.
+      leaves: of the state.
+      readout: the first output.
+      outputs: how many.
+      cells: whether they are stock cells with gates.
+    """
+
+    slots: tuple[Slot, ...]
+    kinds: Array
+    lows: Array
+    bias: Array
+    starts: Array
+    forward: sparse.csr_array
+    back: sparse.csr_array
+    leaves: tuple[Leaf, ...]
+    readout: int
+    outputs: int
+    cells: bool
+
+    @property
+    def count(self) -> int:
+        """Of units."""
+        return len(self.kinds)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a unit has more than one drive."""
+        return bool((self.kinds != LINEAR).any())
+
+    @cached_property
+    def drives(self) -> sparse.csr_array:
+        """(GATES * units, units) all edges, to add up drives from values."""
+        return sparse.csr_array((self.forward + self.back).T.tocsr())
+
+
+class _Builder:
+    """Units and edges as they are put together."""
+
+    def __init__(self) -> None:
+        self.kinds: list[Array] = []
+        self.lows: list[Array] = []
+        self.bias: list[Array] = []
+        self.starts: list[int] = []
+        self.count = 0
+        self.edges: dict[bool, list[tuple[Array, Array, Array]]] = {False: [], True: []}
+
+    def stage(self) -> None:
+        """What is added from here on is behind all before."""
+        self.starts.append(self.count)
+
+    def add(
+        self, count: int, kind: int = LINEAR, relu: Array | bool = False, bias: Array | None = None
+    ) -> Array:
+        """Units of the stage; returns their numbers. The bias is (count, up to GATES)."""
+        held = np.zeros((count, GATES))
+        if bias is not None:
+            held[:, : bias.shape[1]] = bias
+        self.kinds.append(np.full(count, kind))
+        self.lows.append(np.where(np.broadcast_to(relu, count), 0.0, -np.inf))
+        self.bias.append(held)
+        self.count += count
+        return np.arange(self.count - count, self.count)
+
+    def connect(
+        self, sources: Array, targets: Array, kernel: sparse.csr_array, back: bool = False
+    ) -> None:
+        """Edges of a kernel (sources, targets); targets are GATES * unit + drive."""
+        found = sparse.coo_array(kernel)
+        self.edges[back].append((sources[found.row], targets[found.col], found.data))
+
+    def factored(self, sources: Array, targets: Array, kernel: sparse.csr_array) -> None:
+        """As `connect`, in a stage of its own where rows are alike."""
+        factors = factor(kernel)
+        if factors is None:
+            self.connect(sources, targets, kernel)
+            return
+        shared, rest = factors
+        between = self.add(shared.shape[1])
+        self.connect(sources, GATES * between, shared)
+        self.connect(np.concatenate([sources, between]), targets, rest)
+
+    def matrix(self, back: bool) -> sparse.csr_array:
+        """All edges of a kind."""
+        parts = self.edges[back] or [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+        rows, columns, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        shape = (self.count, GATES * self.count)
+        return csr(sparse.coo_array((weights, (rows, columns)), shape=shape))
+
+
+def csr(matrix: object) -> sparse.csr_array:
+    """As csr of float64, without zeros, each entry once, in order."""
+    if isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix, np.float64)
+    found = sparse.csr_array(matrix).astype(np.float64)
+    found.sum_duplicates()
+    found.eliminate_zeros()
+    return found
+
+
+def units_of(stack: Stack) -> Units:
+    """The units of a network."""
+    made = _Builder()
+    made.add(1)
+    slots, sources, kernel, bias = _inputs(made, stack)
+    leaves: list[Leaf] = []
+    for layer in stack.layers:
+        # The features' bias reaches what reads them once and for all, if they are no units.
+        inputs = csr(layer.inputs)
+        drive = np.asarray(layer.bias, np.float64) + (0 if bias is None else bias @ inputs)
+        if kernel is not None:
+            inputs = csr(kernel @ inputs)
+        if layer.shown is not None:
+            sources, leaf = _linear(made, sources, inputs, layer, layer.shown, drive)
+            leaves.append(leaf)
+        else:
+            sources, found = _cells(made, stack.cell, sources, inputs, layer, drive)
+            leaves.extend(found)
+        kernel, bias = None, None
+    last = csr(stack.output_kernel)
+    drive = np.asarray(stack.output_bias, np.float64) + (0 if bias is None else bias @ last)
+    last = last if kernel is None else csr(kernel @ last)
+    made.stage()
+    outputs = made.add(last.shape[1], bias=drive[:, None])
+    made.connect(sources, GATES * outputs, last)
+    made.stage()
+    if not stack.layers:
+        leaves.append(Leaf(np.zeros(0, int), "hidden"))
+    return Units(
+        slots,
+        np.concatenate(made.kinds),
+        np.concatenate(made.lows),
+        np.concatenate(made.bias),
+        np.unique(made.starts),  # stages may be empty
+        made.matrix(False),
+        made.matrix(True),
+        tuple(leaves),
+        int(outputs[0]) if len(outputs) else 0,
+        len(outputs),
+        stack.cell.kind in (LSTM, GRU),
+    )
+
+
+def _inputs(
+    made: _Builder, stack: Stack
+) -> tuple[tuple[Slot, ...], Array, sparse.csr_array | None, Array | None]:
+    """The slots, what the first layer reads, and what of the input map is left to multiply."""
+    slots: list[Slot] = []
+    maps = []
+    for number, held in enumerate(stack.maps):
+        if held is None:
+            continue
+        token, kernel = held
+        maps.append(csr(kernel))
+        own = made.add(kernel.shape[0])
+        places = own[:1] if token else own
+        slots.extend(Slot(number, int(first), token) for first in places)
+    sources = np.arange(1, made.count)
+    features = len(stack.input_bias)
+    kernel = csr(sparse.vstack(maps)) if maps else csr(np.zeros((0, features)))
+    bias = np.asarray(stack.input_bias, np.float64)
+    if (
+        (np.abs(np.frexp(kernel.data)[0]) == 0.5).all()
+        and (np.bincount(kernel.indices, minlength=features) <= 1).all()
+        and not bias.any()
+    ):
+        # Features that only hand on an input are no units.
+        return tuple(slots), sources, kernel, None
+    made.stage()
+    middle = made.add(features, bias=bias[:, None])
+    made.connect(sources, GATES * middle, kernel)
+    return tuple(slots), middle, None, None
+
+
+def _linear(
+    made: _Builder, sources: Array, inputs: sparse.csr_array, layer: Layer,
+    shown: tuple[Array, Array, Array], bias: Array,
+) -> tuple[Array, Leaf]:  # fmt: skip
+    """The outputs of a linear layer, and its hidden units."""
+    relu, left, right = (np.asarray(part) for part in shown)
+    relu, product = relu.astype(bool), right >= 0
+    recurrent, count = csr(layer.recurrent), len(bias)
+    read = np.bincount(left, minlength=count) + np.bincount(right[product], minlength=count)
+    # An output that alone reads its unit is that unit, unless what the unit holds is read as well.
+    held = np.diff(recurrent.indptr) > 0
+    merged = ~product & (read[left] == 1) & ~(relu & held[left])
+    shut = np.zeros(count, bool)
+    shut[left[merged]] = relu[merged]
+    made.stage()
+    between = factor(inputs)
+    if between is not None:
+        shared = made.add(between[0].shape[1])
+        made.connect(sources, GATES * shared, between[0])
+        sources, inputs = np.concatenate([sources, shared]), between[1]
+        made.stage()
+    hidden = made.add(count, relu=shut, bias=bias[:, None])
+    made.connect(sources, GATES * hidden, inputs)
+    made.connect(hidden, GATES * hidden, recurrent, back=True)
+    outputs = hidden[left]
+    if not merged.all():
+        made.stage()
+        own = np.flatnonzero(~merged & product)
+        both = made.add(len(own), PRODUCT)
+        ones = csr(sparse.eye_array(len(own)))
+        made.connect(hidden[left[own]], GATES * both, ones)
+        made.connect(hidden[right[own]], GATES * both + 1, ones)
+        outputs[own] = both
+        alone = np.flatnonzero(~merged & relu)
+        made.stage()
+        cut = made.add(len(alone), relu=True)
+        made.connect(outputs[alone], GATES * cut, csr(sparse.eye_array(len(alone))))
+        outputs[alone] = cut
+    return outputs, Leaf(hidden, "hidden")
+
+
+def _cells(
+    made: _Builder, cell: Cell, sources: Array, inputs: sparse.csr_array, layer: Layer, bias: Array
+) -> tuple[Array, list[Leaf]]:
+    """The units of a layer of cells, and their state."""
+    recurrent = csr(layer.recurrent)
+    count = recurrent.shape[0]
+    made.stage()
+    between = factor(inputs)
+    if between is not None:
+        shared = made.add(between[0].shape[1])
+        made.connect(sources, GATES * shared, between[0])
+        sources, inputs = np.concatenate([sources, shared]), between[1]
+        made.stage()
+    drives = np.zeros((count, GATES))
+    drives[:, list(cell.inputs)] = bias.reshape(len(cell.inputs), count).T
+    own = made.add(count, cell.kind, cell.relu, drives)
+    made.connect(sources, np.concatenate([GATES * own + gate for gate in cell.inputs]), inputs)
+    targets = np.concatenate([GATES * own + gate for gate in cell.recurrent])
+    made.connect(own, targets, recurrent, back=True)
+    held = [Leaf(own, "memory")] if cell.memory else []
+    return own, [*held, Leaf(own, "value")]
+
+
+def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array] | None:
+    """Parts of columns that are a power of two times one another, added up once.
+
+    Args:
+      kernel: (sources, targets).
+
+    Returns:
+      (sources, shared) and (sources + shared, targets), which together are the kernel; None where
+      nothing is saved.
+    """
+    group = together(kernel)
+    found = kernel.tocoo()
+    order = np.lexsort((found.row, group[found.row], found.col))
+    rows, columns, weights = found.row[order], found.col[order], found.data[order]
+    # Parts: the entries of a column in one group of sources.
+    begins = np.ones(len(rows), bool)
+    begins[1:] = (columns[1:] != columns[:-1]) | (group[rows[1:]] != group[rows[:-1]])
+    starts = np.append(np.flatnonzero(begins), len(rows))
+    first = weights[starts[:-1]]
+    scales = np.sign(first) * 2.0 ** np.frexp(np.abs(first))[1]
+    normed = weights / np.repeat(scales, np.diff(starts))
+    alike: dict[bytes, list[int]] = {}
+    for part in np.flatnonzero(np.diff(starts) >= 2).tolist():
+        own = slice(starts[part], starts[part + 1])
+        alike.setdefault(rows[own].tobytes() + normed[own].tobytes(), []).append(part)
+    taken = []
+    for parts in alike.values():
+        size = int(starts[parts[0] + 1] - starts[parts[0]])
+        if len(parts) * size >= GAIN + 2 * (len(parts) + size):
+            taken.append(parts)
+    if not taken:
+        return None
+    return _split(kernel.shape, (rows, columns, weights), starts, scales, taken)
+
+
+def _split(
+    shape: tuple[int, int], entries: tuple[Array, Array, Array], starts: Array, scales: Array,
+    taken: list[list[int]],
+) -> tuple[sparse.csr_array, sparse.csr_array]:  # fmt: skip
+    """The two kernels, of entries whose parts in some lists are each a scale times one another."""
+    rows, columns, weights = entries
+    heads = np.array([parts[0] for parts in taken])
+    sizes = starts[heads + 1] - starts[heads]
+    own = np.concatenate([np.arange(starts[head], starts[head + 1]) for head in heads])
+    summed = weights[own] / np.repeat(scales[heads], sizes)
+    number = np.repeat(np.arange(len(heads)), sizes)
+    shared = csr(sparse.coo_array((summed, (rows[own], number)), (shape[0], len(heads))))
+    moved = np.concatenate(taken)
+    number = np.repeat(np.arange(len(taken)), [len(parts) for parts in taken])
+    left = np.ones(len(starts) - 1, bool)
+    left[moved] = False
+    kept = np.repeat(left, np.diff(starts))
+    rest = sparse.coo_array((weights[kept], (rows[kept], columns[kept])), shape)
+    handed = sparse.coo_array(
+        (scales[moved], (number, columns[starts[moved]])), (len(taken), shape[1])
+    )
+    return shared, csr(sparse.vstack([rest, handed]))
+
+
+def together(kernel: sparse.csr_array) -> Array:
+    """(sources,) a group for each: those that are mostly read by the same targets."""
+    mask = sparse.csc_array(kernel, copy=True)
+    mask.data = np.ones(len(mask.data))
+    few = np.diff(mask.indptr) <= MOST_READ
+    mask = sparse.csr_array(mask[:, np.flatnonzero(few)])
+    both = sparse.coo_array(mask @ mask.T)
+    degree = np.diff(mask.indptr)
+    either = degree[both.row] + degree[both.col] - both.data
+    near = both.data >= ALIKE * either
+    graph = sparse.coo_array((both.data[near], (both.row[near], both.col[near])), both.shape)
+    return connected_components(graph, directed=False)[1]
+
+
+def maps_of(
+    kinds: Sequence[str], arrays: Mapping[str, Parameter]
+) -> tuple[tuple[bool, Parameter] | None, ...]:
+    """The input maps of a stack, out of a network's arrays.
+
+    Args:
+      kinds: per program input "table", "kernel" or "" (not read).
+      arrays: by flat name.
+    """
+    return tuple(
+        (kind == "table", arrays[f"inputs.{number}.{kind}"]) if kind else None
+        for number, kind in enumerate(kinds)
+    )
+
+
+def numbers(slots: Sequence[Slot], inputs: Sequence[Array]) -> Array:
+    """(..., slots) float64 of inputs, ids (...) or vectors (..., width)."""
+    wide, entry = [], 0
+    before = -1
+    for slot in slots:
+        entry = entry + 1 if slot.input == before and not slot.token else 0
+        before = slot.input
+        given = inputs[slot.input]
+        wide.append(given if slot.token else given[..., entry])
+    shape = inputs[0].shape[:1] if not wide else wide[0].shape
+    return np.stack(wide, axis=-1).astype(np.float64) if wide else np.zeros((*shape, 0))

@@ -1,0 +1,61 @@
+"""The benchmarks: ceilings that nothing beats, engines that agree, texts that say what pages do."""
+
+import re
+import shutil
+
+import pytest
+
+from benchmarks import engine, figures, fused
+from benchmarks.common import LOAD, BenchmarkError, Output
+from benchmarks.limits import Limits
+from benchmarks.workloads import workloads
+
+LIMITS = Limits(operations=1e9, bandwidth={100: 50.0, 1000: 80.0, 10_000: 20.0}, call=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("working_set", "speed"), [(1, 80), (100, 80), (1000, 80), (9999, 80), (10_000, 20), (1e9, 20)]
+)
+def test_the_ceiling_is_that_of_the_cache_that_holds_the_work(working_set, speed):
+    # What fits a smaller array may be as fast as that; what is larger than all, as the largest.
+    assert LIMITS.bytes(working_set) == speed
+
+
+@pytest.mark.skipif(fused.missing() is not None, reason=str(fused.missing()))
+def test_a_fused_loop_has_room_for_words_of_its_size_only():
+    (tokens,) = workloads()["tok2tok"].inputs(2, 9)
+    assert fused.fused_loop(3, 10)(tokens).shape == (2, 9, 1)
+    with pytest.raises(BenchmarkError, match="no room for words of 65"):
+        fused.fused_loop(65, 10)(tokens)
+
+
+def test_without_a_compiler_the_page_says_why(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "no C compiler" in fused.missing()
+
+
+def test_engines_agree_and_stay_below_the_roofline(tmp_path):
+    """The page of a quick run, each engine of which has given the outputs of the others."""
+    named = {table.name: table for table in engine.measure_all(engine.QUICK)}
+    tables, described = list(named.values()), {"cores": "2", LOAD: "0.0"}
+    output = Output("engine", tmp_path, quick=True)
+    output.write("Engines", described, tables, engine.findings(named), None)
+    page = (tmp_path / "engine.md").read_text(encoding="utf-8")
+    assert all(f"## {table.title}" in page for table in tables)
+    ratios = [
+        value for row in named["engines"].rows for key, value in row.items() if "ratio" in key
+    ]
+    ratios += [row["ratio"] for row in named["loops"].rows]
+    assert ratios
+    assert max(ratios) <= 1
+
+
+def test_texts_tell_what_the_pages_say():
+    for path, text in figures.files().items():
+        assert path.read_text(encoding="utf-8") == text, "`python -m benchmarks.figures` renews it"
+        rows = re.findall(r"^\| (.*) \| \[(\w+)\]", text, re.MULTILINE)
+        assert len(rows) >= 3, path
+        for told, name in rows:
+            numbers = re.findall(r"\d[\d,.]*(?:e[+-]\d+)?", told)
+            page = (figures.RESULTS / f"{name}.md").read_text(encoding="utf-8")
+            assert [number for number in numbers if number.rstrip(",.") not in page] == [], told
