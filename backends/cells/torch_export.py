@@ -13,6 +13,8 @@ from lsrl.backends.base import ExportRequest
 from lsrl.backends.cells.network import CellNetwork
 from lsrl.backends.torch_modules import Modules
 from lsrl.ir.numbers import Array
+from lsrl.options import MOST_PARAMETERS
+from lsrl.parameters import dense
 from lsrl.schedule import Schedule
 from lsrl.torch_config import module_json
 
@@ -40,7 +42,8 @@ def write(
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
-    arrays, found = network.parameter_arrays(), Modules({}, {})
+    held, found = network.parameter_arrays(), Modules({}, {})
+    arrays = {name: dense(array, MOST_PARAMETERS) for name, array in held.items()}
     output = arrays["output_kernel"]
     # torch takes no input of width 0, so a network that reads nothing reads a 0.
     features = max(1, arrays["cells.0.dense_i.kernel"].shape[0])
