@@ -343,9 +343,9 @@ def _grid_of(
         width = grid.last + 1
     else:
         width = 1 << int(np.round(np.log2(np.sqrt(grid.last + 1))))
-    first = (
-        len(grid.addresses) >= MANY_CELLS if by_row is None else arguments.flag("by_row", by_row)
-    )
+    first = len(grid.addresses) >= MANY_CELLS
+    if by_row is not None:
+        first = arguments.flag(f"{where}: by_row", by_row, ProgramError)
     return _Grid(grid.segments, most, width, first)
 
 
