@@ -129,8 +129,9 @@ COMMON = {
     *(
         f"lsrl.backends.{name}"
         for name in (
-            "anatomy", "axes", "base", "engine", "events", "hooks", "input_map", "loop", "machines",
-            "network", "pattern", "registry", "runner", "strength", "torch_modules", "units",
+            "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
+            "machines", "network", "pattern", "registry", "runner", "strength", "torch_modules",
+            "units",
         )
     ),
 }  # fmt: skip

@@ -246,10 +246,11 @@ def run_tiles(
     if batch == 0 or tokens == 0:
         return outputs, finals
     on_cpu = _on_cpu()
-    room = batch, tokens
-    if chunk is None and buckets.is_small(batch, tokens):
+    room, extent = (batch, tokens), prepared.extent
+    alone = batch * tokens * extent.width < _LEAST_SHARED
+    if chunk is None and alone and buckets.is_small(batch, tokens):
         room = buckets.rows(batch, tokens), buckets.length(tokens)
-    shape, threads = _tile(*room, chunk, prepared.extent, _cores() if on_cpu else 0)
+    shape, threads = _tile(*room, chunk, extent, _cores() if on_cpu else 0)
     # What is not read is not sent.
     arrays = [
         np.asarray(x) if kind else None for x, kind in zip(inputs, structure.inputs, strict=True)

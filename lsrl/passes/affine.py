@@ -22,7 +22,7 @@ def fuse_affine(graph: Graph) -> Graph:
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
-        if not isinstance(op, Affine):
+        if type(op) is not Affine:
             return None
         terms: Terms = {}
         bias = np.array(op.bias)
@@ -41,7 +41,7 @@ def fuse_affine(graph: Graph) -> Graph:
             for source, matrix in added.items():
                 terms[source] = plus(terms.get(source), matrix)
         readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
-        if not named and len(readers) == 1 and isinstance(graph.nodes[readers[0]].op, Affine):
+        if not named and len(readers) == 1 and type(graph.nodes[readers[0]].op) is Affine:
             merged[i] = terms, bias
             return PUT_OFF
         return emit_affine(builder, terms, bias)
@@ -84,9 +84,9 @@ def plus(known: Matrix | None, added: Matrix) -> Matrix:
 def _held(builder: GraphBuilder, node: int) -> tuple[Terms, Array] | None:
     """A constant or an affine map as terms and a bias."""
     op, operands = builder.nodes[node].op, builder.nodes[node].operands
-    if isinstance(op, Constant):
+    if type(op) is Constant:
         return {}, np.array(op.values)
-    if isinstance(op, Affine):
+    if type(op) is Affine:
         return dict(zip(operands, op.weights, strict=True)), np.array(op.bias)
     return None
 
