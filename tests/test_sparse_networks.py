@@ -314,10 +314,12 @@ def test_small_sparse_networks_are_moved_and_exported_as_dense_ones_are(majority
     assert_same(shuffled.run(ids), model.run(ids))
     assert [*shuffled.module.structure.pattern] == [*thin.module.structure.pattern]
     pytest.importorskip("torch")
-    for one in (thin, lsrl.compile(programs.majority(), "thin_lstm")):
-        one.export("torch", tmp_path / one.target)
-        found = lsrl.load_torch(tmp_path / one.target).run(ids)
-        assert_same(found.detach(), model.run(ids))
+    half = lsrl.compile(programs.majority(), "thin", dtype="bfloat16")
+    for one in (thin, half, lsrl.compile(programs.majority(), "thin_lstm")):
+        one.export("torch", tmp_path / f"{one.target}_{one.dtype}")
+        found = lsrl.load_torch(tmp_path / f"{one.target}_{one.dtype}").run(ids)
+        assert f"{found.dtype}" == f"torch.{one.dtype}"
+        assert_same(found.detach().double(), model.run(ids))
 
 
 def test_a_machine_without_the_memory_is_told_before(monkeypatch):
