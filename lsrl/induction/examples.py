@@ -118,6 +118,29 @@ def read(
     return examples
 
 
+def outside(validation: Examples, examples: Examples) -> Examples | None:
+    """What of a validation is not told by examples already; None if nothing.
+
+    Raises:
+      InputError: both contradict each other.
+    """
+    common = min(validation.length, examples.length)
+    arrays = tuple(
+        np.concatenate([one[:, :common], other[:, :common]])
+        for one, other in zip(examples.arrays, validation.arrays, strict=True)
+    )
+    outputs = np.concatenate([examples.outputs[:, :common], validation.outputs[:, :common]])
+    both = Examples(examples.types, arrays, outputs)
+    _refuse_contradictions("examples and validation, one after the other,", both)
+    if validation.length > examples.length:
+        return validation
+    rows = both.numbers().reshape(len(both), -1)
+    _, number = np.unique(rows, axis=0, return_inverse=True)
+    number = number.reshape(-1)
+    new = ~np.isin(number[len(examples) :], number[: len(examples)])
+    return validation.take(np.nonzero(new)[0]) if new.any() else None
+
+
 def asked(teacher: Teacher, types: dict[str, InputType], arrays: Sequence[Array]) -> Examples:
     """What a teacher answers to a batch of inputs.
 
@@ -177,10 +200,8 @@ def _split(given: object, what: str) -> tuple[dict[str, object], object]:
     inputs = [_by_name(pair[0], what) for pair in given]
     if any(each.keys() != inputs[0].keys() for each in inputs):
         raise InputError(f"{what}: all sequences need the same inputs, {', '.join(inputs[0])}")
-    lengths = [
-        np.shape(np.asarray(value, object))[:1] for pair in inputs for value in pair.values()
-    ]
-    lengths += [np.shape(np.asarray(pair[1], object))[:1] for pair in given]
+    rows = [value for pair in inputs for value in pair.values()] + [pair[1] for pair in given]
+    lengths = [len(value) if isinstance(value, Sequence | np.ndarray) else 0 for value in rows]
     if len(set(lengths)) > 1:
         raise InputError(
             f"{what}: lengths differ, from {min(lengths)} to {max(lengths)} tokens; inputs and "

@@ -13,8 +13,12 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
 from lsrl.language.signal import Signal
 
-MOST_SYMBOLS = 64
+# Of more symbols than letters a table is told, and no machine.
+MOST_SYMBOLS, MOST_LETTERS = 256, 64
 MOST_STATES = 64
+# Blue nodes that are weighed against each other, and the bits that it counts to have one choice.
+AT_ONCE = 8
+ALONE = 8.0
 Table: TypeAlias = Sequence[Sequence[int]]
 
 
@@ -135,6 +139,17 @@ def numbered(outputs: Array) -> tuple[Array, tuple[tuple[float, ...], ...]]:
     return number.reshape(outputs.shape[:2]), tuple(tuple(row.tolist()) for row in rows)
 
 
+def most_states(letters: int, outputs: int, bits: float) -> int:
+    """How many states a machine may have that takes at most some bits to tell."""
+    states = 1
+    while states < MOST_STATES and letters <= MOST_LETTERS:
+        entry = np.log2(states + 1) + np.log2(max(2, outputs))
+        if (states + 1) * letters * entry > bits:
+            break
+        states += 1
+    return states
+
+
 # ---------------------------------------------------------------- merging of states
 
 
@@ -145,9 +160,11 @@ class _Tree:
         self.children: list[dict[int, int]] = [{}]
         self.answers: list[dict[int, int]] = [{}]
         self.visits = [len(symbols)]
+        counts: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         for row, answers in zip(symbols.tolist(), said.tolist(), strict=True):
             node = 0
             for symbol, answer in zip(row, answers, strict=True):
+                counts[symbol][answer] += 1
                 self.answers[node][symbol] = answer
                 child = self.children[node].get(symbol)
                 if child is None:
@@ -157,27 +174,35 @@ class _Tree:
                     self.visits.append(0)
                 self.visits[child] += 1
                 node = child
+        # Bits that an agreement is worth: one on a rare answer tells more.
+        self.worth = {
+            (symbol, answer): float(np.log2(sum(each.values()) / count))
+            for symbol, each in counts.items()
+            for answer, count in each.items()
+        }
 
-    def evidence(self, red: int, blue: int) -> int | None:
-        """Answers that agree if blue is folded on red; None if some do not."""
-        score, stack = 0, [(red, blue)]
+    def evidence(self, red: int, blue: int, edge: tuple[int, int]) -> float | None:
+        """Bits of the answers that agree if blue is folded on red; None if some do not.
+
+        The edge (node, symbol) that leads to blue leads to red then.
+        """
+        score, stack = 0.0, [(red, blue)]
         said: dict[tuple[int, int], int] = {}
-        added: dict[tuple[int, int], int] = {}
+        added: dict[tuple[int, int], int] = {edge: red}
         while stack:
             one, other = stack.pop()
             own, children = self.answers[one], self.children[one]
             for symbol, answer in self.answers[other].items():
                 have = own.get(symbol)
                 if have is None:
-                    have = said.setdefault((one, symbol), answer)
-                    if have != answer:
+                    if said.setdefault((one, symbol), answer) != answer:
                         return None
                 elif have != answer:
                     return None
                 else:
-                    score += 1
+                    score += self.worth[symbol, answer]
             for symbol, child in self.children[other].items():
-                twin = children.get(symbol)
+                twin = added.get((one, symbol), children.get(symbol))
                 if twin is None:
                     twin = added.setdefault((one, symbol), child)
                 if twin != child:
@@ -203,8 +228,10 @@ def merged(
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
     """A small machine that says what the examples say, by red-blue merging on evidence.
 
-    Red nodes are states that differ from each other; blue ones follow them. The blue one that was
-    visited most is merged with the red one that it agrees with most, or turns red.
+    Red nodes are states that differ from each other; blue ones follow them. Of the blue ones that
+    were visited most, one that agrees with no red one turns red; else the one is merged whose best
+    red one is ahead of its second best by the most evidence. What is doubtful waits, and learns
+    from what is merged meanwhile.
 
     Args:
       symbols: (sequences, time).
@@ -216,8 +243,7 @@ def merged(
       The tables `follows` and `answers`; None where there are too many states. What no example says
       is as at the symbol's most frequent answer, in the same state.
     """
-    tree = _Tree(symbols, said)
-    red = [0]
+    tree, red = _Tree(symbols, said), [0]
     while True:
         blue = {
             child: (state, symbol)
@@ -226,20 +252,30 @@ def merged(
             if child not in red
         }
         if not blue:
-            break
-        node = max(blue, key=lambda child: (tree.visits[child], -child))
-        scores = [(tree.evidence(state, node), -k) for k, state in enumerate(red)]
-        fitting = [(score, k) for score, k in scores if score is not None]
-        if not fitting:
-            red.append(node)
-            if len(red) > most_states:
-                return None
-            continue
-        state, symbol = blue[node]
-        into = red[-max(fitting)[1]]
-        tree.children[state][symbol] = into
-        tree.fold(into, node)
-    return _tables(tree, red, letters)
+            return _tables(tree, red, letters)
+        choice: tuple[float, int, int] | None = None
+        for node in sorted(blue, key=lambda child: (-tree.visits[child], child))[:AT_ONCE]:
+            scores = [tree.evidence(state, node, blue[node]) for state in red]
+            # Where nothing tells them apart, the state that stays is the simplest.
+            fitting = sorted(
+                (-score, red[k] != blue[node][0], k)
+                for k, score in enumerate(scores)
+                if score is not None
+            )
+            if not fitting:
+                choice = None
+                red.append(node)
+                break
+            margin = fitting[1][0] - fitting[0][0] if len(fitting) > 1 else -fitting[0][0] + ALONE
+            if choice is None or margin > choice[0]:
+                choice = margin, node, red[fitting[0][2]]
+        if len(red) > most_states:
+            return None
+        if choice is not None:
+            _, node, into = choice
+            state, symbol = blue[node]
+            tree.children[state][symbol] = into
+            tree.fold(into, node)
 
 
 def _tables(

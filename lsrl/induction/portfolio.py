@@ -1,7 +1,7 @@
 """Induction: examples in, the shortest programs that agree with them out."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -84,19 +84,19 @@ class _Search:
         symbols = machines.symbols_of(ranges, arrays)
         said, outputs = machines.numbered(self.examples.outputs)
         letters = int(np.prod([size for _, size in ranges]))
+        # What takes more to tell than the outputs do is no explanation of them.
+        told = said.size * np.log2(max(2, len(outputs)))
+        most = machines.most_states(letters, len(outputs), told)
         tables = self.asked_machine(ranges, letters) if self.teacher is not None else None
         if tables is None:
-            found = machines.merged(symbols, said, letters)
+            found = machines.merged(symbols, said, letters, most)
             tables = None if found is None else machines.Machine(*found, outputs)
         if tables is None:
-            raise InductionError(f"no machine of at most {machines.MOST_STATES} states fits")
-        states = len(tables.follows)
-        entry = np.log2(states) + np.log2(max(2, len(tables.outputs)))
-        told = said.size * np.log2(max(2, len(tables.outputs)))
-        if states * letters * entry > told:
             raise InductionError(
-                f"a machine of {states} states fits, and takes more to tell than the outputs do"
+                f"no machine of at most {most} states fits, and a larger one takes more to tell "
+                "than the outputs"
             )
+        states = len(tables.follows)
         body = writing.Body(types)
         result = f"a machine of {states} state{'s' * (states > 1)} and {letters} symbols"
         return self.text(body, writing.machine(types, ranges, tables), result)
@@ -169,31 +169,23 @@ class _Search:
         if not right.all():
             self.refusals.append(Refusal(solver, f"{text.result} errs on the examples"))
             return
-        verified = None
+        verified = None if self.validation is None else self.validation.length
         if self.validation is not None:
-            agreed = self._agreed(program, self.validation)
-            if agreed < self.validation.length:
+            try:
+                right = self.validation.agree(program.run(*self.validation.arrays)).all(axis=0)
+            except LsrlError as error:
+                self.refusals.append(Refusal(solver, f"{text.result} fails longer: {error}"))
+                return
+            if not right.all():
+                agreed = int(right.argmin())
                 self.refusals.append(Refusal(
                     solver, f"{text.result} agrees with all examples and errs in the validation "
                     f"at token {agreed}", agreed,
                 ))  # fmt: skip
                 return
-            verified = agreed
         self.candidates.append(
             Candidate(solver, program, text.result, text.bits, verified, text.whole)
         )
-
-    def _agreed(self, program: object, validation: Examples) -> int:
-        """Up to how many tokens a program agrees with all sequences."""
-        from lsrl.language.program import Program
-
-        if not isinstance(program, Program):
-            return 0
-        try:
-            right = validation.agree(program.run(*validation.arrays)).all(axis=0)
-        except LsrlError:
-            return self.examples.length
-        return int(right.argmin()) if not right.all() else validation.length
 
 
 def induce(
@@ -257,6 +249,12 @@ def induce(
     checked = None
     if validation is not None:
         checked = reading.read(validation, given.types, what="validation")
+        if checked.outputs.shape[2] != given.outputs.shape[2]:
+            raise InputError(
+                f"validation: expected {given.outputs.shape[2]} outputs, got "
+                f"{checked.outputs.shape[2]}"
+            )
+        checked = reading.outside(checked, given)
     longest = max(given.length * (LONGER if teacher else 1), checked.length if checked else 0)
     limit = max(arguments.count("induce: max_length", max_length), longest)
     known = Skills.standard() if skills is None else skills
@@ -299,6 +297,3 @@ def _joined(first: Examples, second: Examples) -> Examples:
     pairs = zip(first.arrays, second.arrays, strict=True)
     arrays = tuple(np.concatenate(pair) for pair in pairs)
     return Examples(first.types, arrays, np.concatenate([first.outputs, second.outputs]))
-
-
-__all__ = ["SOLVERS", "Callable", "Solver", "induce"]

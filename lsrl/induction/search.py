@@ -227,7 +227,6 @@ class Bank:
                 if function in functions:
                     place = np.minimum(np.searchsorted(hashes, other), len(hashes) - 1)
                     hit = np.nonzero(hashes[place] == other)[0]
-                    self.tried += len(hashes)
                     pairs = np.stack([ids[hit], ids[place[hit]], sizes[hit] + sizes[place[hit]]])
                     self._judge_pairs(goal, functions[function], pairs)
             goal_bits = self._flat[goal]
@@ -253,7 +252,6 @@ class Bank:
             return np.zeros((3, 0), int)
         rest = np.concatenate(bits)[:MOST_SIDES].astype(np.float32)
         own, size = np.concatenate(ids)[:MOST_SIDES], np.concatenate(sizes)[:MOST_SIDES]
-        self.tried += len(rest)
         one, other = np.nonzero(np.triu(rest @ rest.T == 0, 1))
         return np.stack([own[one], own[other], size[one] + size[other]])
 

@@ -6,12 +6,13 @@ program is what running it gives.
 
 import ast
 import inspect
+import itertools
 import linecache
 import math
 import textwrap
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast, final
 
@@ -110,7 +111,7 @@ def text_of(
     lines = [*body.lines, f"return {returned}"]
     signature = ", ".join(f"{each}: {_type_text(kind)}" for each, kind in types.items())
     head = f"@lsrl.program(max_length={max_length})\ndef {name}({signature}):\n"
-    function = head + "".join(f"    {line}\n" for line in lines)
+    function = head + "".join(f"    {_wrapped(line)}\n" for line in lines)
     imports = ["import numpy as np", ""] if "np." in function else []
     imports.append("import lsrl")
     definitions = [_definition(skill) for skill in body.skills.values()]
@@ -137,6 +138,26 @@ def program_of(text: Text) -> Program:
     exec(compile(text.function, file, "exec"), space)
     (made,) = (value for value in space.values() if isinstance(value, Program))
     return made
+
+
+def _wrapped(line: str) -> str:
+    """A long line with an operand of its last call on each line."""
+    if len(line) + 4 <= WIDEST or not line.endswith(")"):
+        return line
+    depth, starts, commas = 0, list[int](), list[int]()
+    for place, letter in enumerate(line):
+        if letter in "([":
+            depth += 1
+            starts.append(place)
+            commas = [] if depth == 1 else commas
+        elif letter in ")]":
+            depth -= 1
+            start = starts.pop()
+        elif letter == "," and depth == 1:
+            commas.append(place)
+    ends = [start, *commas, len(line) - 1]
+    parts = [line[one + 1 : other].strip() for one, other in itertools.pairwise(ends)]
+    return "\n        ".join([line[: start + 1], *(f"{part}," for part in parts)]) + "\n    )"
 
 
 def _is_number(text: str) -> bool:
@@ -190,11 +211,16 @@ def composition(body: Body, expressions: Sequence[Expression]) -> list[str]:
         uses.update(part.operands)
     uses.update(expressions)
     known: dict[Expression, ast.expr] = {}
-    return [ast.unparse(_written(each, body, uses, known)) for each in expressions]
+    roots = {each for each in expressions if uses[each] == 1}
+    return [ast.unparse(_written(each, body, uses, known, roots)) for each in expressions]
 
 
 def _written(
-    expression: Expression, body: Body, uses: Counter[Expression], known: dict[Expression, ast.expr]
+    expression: Expression,
+    body: Body,
+    uses: Counter[Expression],
+    known: dict[Expression, ast.expr],
+    roots: Collection[Expression] = (),
 ) -> ast.expr:
     if expression in known:
         return known[expression]
@@ -217,7 +243,8 @@ def _written(
         if number is not None:
             given[skill.constant] = ast.Constant(number)
         result = _Filled(given).visit(ast.parse(ast.unparse(tree), mode="eval").body)
-    if uses[expression] > 1 or len(ast.unparse(result)) > LONGEST:
+    long = expression not in roots and len(ast.unparse(result)) > LONGEST
+    if uses[expression] > 1 or long:
         return _variable(expression, result, body, known)
     return result
 
