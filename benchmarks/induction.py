@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -108,7 +108,7 @@ def tried(
     start = time.process_time()
     found = lsrl.induce(
         examples, inputs=task.types, validation=validation, solvers=solvers, budget=budget,
-        max_length=task.longest,
+        max_length=max(LONG, task.longest),
     )  # fmt: skip
     seconds = time.process_time() - start
     false = sum(not right(task, each.program, each.verified_to, seed + 2) for each in found)
@@ -160,7 +160,7 @@ def compiled(plan: Plan, tries: Sequence[Try]) -> list[dict[str, object]]:
 def draw(plan: Plan, settings: Sequence[dict[str, object]]) -> "Figure":
     """Solved tasks against the budget."""
     figure, (axes,) = panels(1)
-    curve = sorted((row for row in settings if "budget" in row), key=lambda row: row["budget"])
+    curve = sorted((row for row in settings if "budget" in row), key=_budget)
     axes.plot([row["budget"] for row in curve], [row["solved"] for row in curve], "o-", color=BLUE,
               label="with skills")  # fmt: skip
     for height, label, color in (
@@ -174,6 +174,10 @@ def draw(plan: Plan, settings: Sequence[dict[str, object]]) -> "Figure":
     axes.set_xlabel("streams a task")
     axes.legend()
     return figure
+
+
+def _budget(row: dict[str, Any]) -> int:
+    return int(row["budget"])
 
 
 def main(

@@ -7,13 +7,15 @@ A task maps sequences to sequences: `sample` draws inputs, `answer` says the out
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsrl import Token, Vector
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
+Sampler = Callable[[np.random.Generator, int, int], tuple[Array, ...]]
 Types = dict[str, Token | Vector]
 
 
@@ -31,7 +33,7 @@ class Task:
 
     name: str
     types: Types
-    sample: Callable[[np.random.Generator, int, int], tuple[Array, ...]]
+    sample: Sampler
     answer: Callable[..., Array]
     longest: int = 256
 
@@ -41,7 +43,7 @@ class Task:
         return inputs, np.asarray(self.answer(*inputs))
 
 
-def symbols(size: int, count: int = 1) -> tuple[Types, Callable]:
+def symbols(size: int, count: int = 1) -> tuple[Types, Sampler]:
     """Inputs of so many symbols, drawn evenly."""
     names = "x" if count == 1 else "ab"[:count]
 
@@ -51,7 +53,7 @@ def symbols(size: int, count: int = 1) -> tuple[Types, Callable]:
     return {name: Token(size) for name in names}, draw
 
 
-def whole_numbers(low: int, high: int, count: int = 1) -> tuple[Types, Callable]:
+def whole_numbers(low: int, high: int, count: int = 1) -> tuple[Types, Sampler]:
     """Inputs of whole numbers, both ends included, drawn evenly."""
     names = "x" if count == 1 else "ab"[:count]
 
@@ -61,7 +63,7 @@ def whole_numbers(low: int, high: int, count: int = 1) -> tuple[Types, Callable]
     return {name: Vector(1, low=low, high=high, step=1) for name in names}, draw
 
 
-def palindromes() -> tuple[Types, Callable]:
+def palindromes() -> tuple[Types, Sampler]:
     """Bits that begin with a palindrome of some length."""
 
     def draw(rng: np.random.Generator, sequences: int, tokens: int) -> tuple[Array, ...]:
@@ -93,7 +95,7 @@ def total(x: Array) -> Array:
     return np.cumsum(x, axis=1)
 
 
-def followed(step: Callable, start: Sequence[int], *inputs: Array) -> Array:
+def followed(step: Callable[..., Any], start: Sequence[int], *inputs: Array) -> Array:
     """Outputs of a state: `step(state, inputs)` gives the next state and what is said."""
     state: Sequence[Array] = [np.full(len(inputs[0]), value) for value in start]
     said = []
@@ -165,7 +167,9 @@ def alternating(count: int, x: Array) -> Array:
 def _tasks() -> list[Task]:
     tasks: list[Task] = []
 
-    def add(name: str, inputs: tuple, answer: Callable, longest: int = 256) -> None:
+    def add(
+        name: str, inputs: tuple[Types, Sampler], answer: Callable[..., Array], longest: int = 256
+    ) -> None:
         tasks.append(Task(name, *inputs, answer, longest))
 
     bit, bits = symbols(2), symbols(2, 2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
+import scipy.linalg
 
 from lsrl.induction.examples import Examples
 from lsrl.ir.numbers import Array
@@ -159,7 +160,7 @@ def _feedback(taps: Array, order: int) -> tuple[int, ...] | None:
     wanted = np.concatenate(list(taps[order:]))
     if len(wanted) < order + 2 or len(taps) < 2 * order + 1:
         return None
-    found, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    found: Array = scipy.linalg.lstsq(rows, wanted)[0]
     whole = np.round(found)
     scale = max(1.0, float(np.abs(wanted).max()))
     if not np.isfinite(found).all() or np.abs(rows @ whole - wanted).max() > NEAR * scale:

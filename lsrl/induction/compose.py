@@ -1,6 +1,7 @@
 """The solver that composes skills."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -54,11 +55,12 @@ def compose(examples: Examples, skills: Skills, budget: int) -> Composed:
     tried = 0
     for _ in range(1 + RESTARTS):
         wrong: list[int] = []
+        check = partial(_holds, examples, leaves, wrong)
         bank = Bank(
             {name: (values[rows], kind) for name, (values, kind) in leaves.items()},
             operators,
             np.moveaxis(examples.outputs[rows], 2, 0),
-            lambda goal, expression: _holds(examples, leaves, goal, expression, wrong),  # noqa: B023
+            check,
         )
         bank.run(budget - tried)
         tried += bank.tried
@@ -112,7 +114,7 @@ def _constants(examples: Examples) -> Sequence[int]:
 
 
 def _holds(
-    examples: Examples, leaves: Leaves, goal: int, expression: Expression, wrong: list[int]
+    examples: Examples, leaves: Leaves, wrong: list[int], goal: int, expression: Expression
 ) -> bool:
     """Whether an expression gives an output on all examples; remembers where it does not."""
     values = evaluated(expression, leaves)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, cast, final, overload
+from typing import TYPE_CHECKING, NamedTuple, final, overload
 
-from lsrl.errors import InductionError, LsrlError, UnsupportedOpError
+from lsrl.errors import InductionError, LsrlError
 from lsrl.language.program import Program
 
 if TYPE_CHECKING:
@@ -120,12 +120,11 @@ class Found(Sequence[Candidate]):
         """
         from lsrl.compiler import compile
 
-        reasons = [] if self.best else [""]
+        _ = self.best  # or say why there is none
+        reasons = []
         for candidate in self.candidates:
             try:
                 return compile(candidate.program, target, **options)  # type: ignore[arg-type]
-            except UnsupportedOpError as error:
-                reasons.append(f"{candidate.solver}: {error}")
             except LsrlError as error:
                 reasons.append(f"{candidate.solver}: {error}")
         raise InductionError(f"{target} holds no candidate:\n" + "\n".join(reasons))
@@ -140,7 +139,7 @@ class Found(Sequence[Candidate]):
     def __getitem__(self, index: slice) -> tuple[Candidate, ...]: ...
     def __getitem__(self, index: int | slice) -> Candidate | tuple[Candidate, ...]:
         """By rank."""
-        return cast("Candidate | tuple[Candidate, ...]", self.candidates[index])
+        return self.candidates[index]
 
     def __str__(self) -> str:
         """A line a candidate and a refusal."""

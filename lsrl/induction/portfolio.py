@@ -172,12 +172,12 @@ class _Search:
         verified = None if self.validation is None else self.validation.length
         if self.validation is not None:
             try:
-                right = self.validation.agree(program.run(*self.validation.arrays)).all(axis=0)
+                right = self.validation.agree(program.run(*self.validation.arrays))
             except LsrlError as error:
                 self.refusals.append(Refusal(solver, f"{text.result} fails longer: {error}"))
                 return
             if not right.all():
-                agreed = int(right.argmin())
+                agreed = int(np.argmin(np.all(right, axis=0)))
                 self.refusals.append(Refusal(
                     solver, f"{text.result} agrees with all examples and errs in the validation "
                     f"at token {agreed}", agreed,

@@ -138,6 +138,7 @@ class Bank:
         shape = tuple(len(ids) for _, ids in parts)
         per_stream = sum(kind.width for kind in kinds) * self.shape[0] * self.shape[1]
         step, most = max(1, CHUNK // per_stream), int(np.prod(shape))
+        most = min(most, budget - self.tried)
         for start in range(0, most, step):
             places = np.unravel_index(np.arange(start, min(start + step, most)), shape)
             operands = [
@@ -153,9 +154,9 @@ class Bank:
             flat = np.asarray(values, np.float32).reshape(len(back), -1)
             self.tried += len(back)
             self._offer(flat[kept], made.kind, back[kept])
-            if self.done or self.misled or self.tried >= budget:
+            if self.done or self.misled:
                 return False
-        return True
+        return self.tried < budget
 
     def _offer(self, values: Array, kind: Kind, back: Array) -> None:
         """Keep of some streams what is new and in range; look for goals."""
@@ -244,16 +245,16 @@ class Bank:
             for kind, (values, own) in groups.items():
                 if kind == Kind(1, BIT):
                     side = values == value
-                    fits = side[:, goal].all(axis=1)
+                    fits: Array = np.all(side[:, goal], axis=1)
                     bits.append(side[fits][:, ~goal])
                     ids.append(own[fits])
                     sizes.append(np.full(int(fits.sum()), size))
         if not bits:
             return np.zeros((3, 0), int)
         rest = np.concatenate(bits)[:MOST_SIDES].astype(np.float32)
-        own, size = np.concatenate(ids)[:MOST_SIDES], np.concatenate(sizes)[:MOST_SIDES]
+        known, total = np.concatenate(ids)[:MOST_SIDES], np.concatenate(sizes)[:MOST_SIDES]
         one, other = np.nonzero(np.triu(rest @ rest.T == 0, 1))
-        return np.stack([own[one], own[other], size[one] + size[other]])
+        return np.stack([known[one], known[other], total[one] + total[other]])
 
     def _judge_pairs(self, goal: int, operator: Operator, pairs: Array) -> None:
         """The smallest of some pairs that passes the check."""

@@ -159,7 +159,7 @@ def running_max(x: Signal) -> Signal:
         channels = []
         for channel, start in zip(x, low.tolist(), strict=True):
             reached = lsrl.greater_equal(channel, np.arange(start + 1, start + span + 1))
-            ever = lsrl.hold(1, reached) if span else lsrl.constant(0)
+            ever = lsrl.hold(lsrl.constant(1), reached) if span else lsrl.constant(0)
             channels.append(ever.sum() + start)
         return lsrl.concat(*channels)
     fall = lsrl.delay(x, initial=low) - x

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, cast, final
+from typing import NamedTuple, final
 
 from lsrl.errors import InputError
 from lsrl.induction import standard
@@ -273,7 +273,7 @@ class _Filled(ast.NodeTransformer):
         if node.id in self.given:
             return self.given[node.id]
         if node.id == "running_max":
-            return cast(ast.Expression, ast.parse("lsrl.induction.running_max", mode="eval")).body
+            return ast.parse("lsrl.induction.running_max", mode="eval").body
         return node
 
 
@@ -294,9 +294,7 @@ def _form(skill: Skill) -> tuple[tuple[str, ...], ast.expr] | None:
 def _definition(skill: Skill) -> str:
     """A user's skill as it was written, without decorators."""
     try:
-        tree = ast.parse(
-            textwrap.dedent(inspect.getsource(cast("Callable[..., object]", skill.function)))
-        ).body[0]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(skill.function))).body[0]
     except (OSError, TypeError, SyntaxError):
         return f"# {skill.name}: a skill whose text is not known"
     if not isinstance(tree, ast.FunctionDef):
