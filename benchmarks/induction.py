@@ -111,7 +111,8 @@ def tried(
         max_length=max(LONG, task.longest),
     )  # fmt: skip
     seconds = time.process_time() - start
-    false = sum(not right(task, each.program, each.verified_to, seed + 2) for each in found)
+    claims = [(each.program, each.verified_to) for each in found if each.verified_to is not None]
+    false = sum(not right(task, program, tokens, seed + 2) for program, tokens in claims)
     solved = bool(found) and right(task, found.program, LONG, seed + 3)
     return Try(task, found, seconds, solved, false)
 

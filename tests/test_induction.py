@@ -220,7 +220,7 @@ def test_merging_finds_random_machines():
         follows, answers = rng.integers(0, states, (states, 2)), rng.integers(0, 3, (states, 2))
         true = machines.Machine(*(tuple(map(tuple, t.tolist())) for t in (follows, answers)), ())
         words = rng.integers(0, 2, (400, 12))
-        made = machines.merged(words, true.run(words), 2)
+        made = machines.merged([(words, true.run(words))], 2)
         assert len(made[0]) <= states
         long = rng.integers(0, 2, (100, 60))
         np.testing.assert_array_equal(machines.Machine(*made, ()).run(long), true.run(long))

@@ -24,6 +24,7 @@ class Candidate:
       verified_to: tokens of the longest data outside the examples that it agrees with; None where
         there was none.
       text: as `source` tells it.
+      doubt: why a validation that it agrees with does not verify it; "" if none does.
     """
 
     solver: str
@@ -32,6 +33,7 @@ class Candidate:
     bits: float
     verified_to: int | None
     text: str = field(repr=False)
+    doubt: str = ""
 
     def source(self) -> str:
         """The program as text: running it gives the same program."""
@@ -40,6 +42,7 @@ class Candidate:
     def __str__(self) -> str:
         """One line."""
         said = "not verified" if self.verified_to is None else f"verified to {self.verified_to}"
+        said += f" ({self.doubt})" * bool(self.doubt)
         return f"{self.solver}, {self.bits:.0f} bits, {said}: {self.expression}"
 
 
@@ -60,7 +63,7 @@ class Refusal(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Found(Sequence[Candidate]):
-    """Candidates, the shortest first; the properties are those of the first.
+    """Candidates, the shortest first, those in doubt last; the properties are those of the first.
 
     Attributes:
       candidates: all that agree with the examples and with the validation.

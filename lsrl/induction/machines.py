@@ -1,5 +1,6 @@
 """Finite machines: found by merging states, or by asking, and written as a threshold state."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ MOST_STATES = 64
 # Blue nodes that are weighed against each other, and the bits that it counts to have one choice.
 AT_ONCE = 8
 ALONE = 8.0
+# How often a validation has to go through every transition.
+PASSES = 2
 Table: TypeAlias = Sequence[Sequence[int]]
 
 
@@ -156,12 +159,13 @@ def most_states(letters: int, outputs: int, bits: float) -> int:
 class _Tree:
     """A prefix tree whose nodes are merged, and folded so that one symbol leads to one node."""
 
-    def __init__(self, symbols: Array, said: Array) -> None:
+    def __init__(self, batches: Sequence[tuple[Array, Array]]) -> None:
         self.children: list[dict[int, int]] = [{}]
         self.answers: list[dict[int, int]] = [{}]
-        self.visits = [len(symbols)]
+        self.visits = [sum(len(symbols) for symbols, _ in batches)]
         counts: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-        for row, answers in zip(symbols.tolist(), said.tolist(), strict=True):
+        rows = (zip(symbols.tolist(), said.tolist(), strict=True) for symbols, said in batches)
+        for row, answers in itertools.chain.from_iterable(rows):
             node = 0
             for symbol, answer in zip(row, answers, strict=True):
                 counts[symbol][answer] += 1
@@ -224,7 +228,7 @@ class _Tree:
 
 
 def merged(
-    symbols: Array, said: Array, letters: int, most_states: int = MOST_STATES
+    batches: Sequence[tuple[Array, Array]], letters: int, most_states: int = MOST_STATES
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
     """A small machine that says what the examples say, by red-blue merging on evidence.
 
@@ -234,8 +238,7 @@ def merged(
     from what is merged meanwhile.
 
     Args:
-      symbols: (sequences, time).
-      said: (sequences, time) numbers of the outputs.
+      batches: of symbols (sequences, time), and the numbers of the outputs, likewise.
       letters: number of symbols.
       most_states: give up beyond.
 
@@ -243,7 +246,7 @@ def merged(
       The tables `follows` and `answers`; None where there are too many states. What no example says
       is as at the symbol's most frequent answer, in the same state.
     """
-    tree, red = _Tree(symbols, said), [0]
+    tree, red = _Tree(batches), [0]
     while True:
         blue = {
             child: (state, symbol)
@@ -294,6 +297,36 @@ def _tables(
         own = tree.answers[node]
         answers.append(tuple(own.get(a, usual.get(a, 0)) for a in range(letters)))
     return tuple(follows), tuple(answers)
+
+
+def doubt(machine: Machine, symbols: Array, validation: Array, again: bool) -> str:
+    """Why a machine that is right on a validation is not verified by it; "" if it is.
+
+    A transition that the validation does not go through may lead anywhere, and a counter looks like
+    a machine that has more states the longer the words are.
+
+    Args:
+      machine: right on both.
+      symbols: (sequences, time) of the examples.
+      validation: (sequences, time) of the validation.
+      again: whether to merge once more, with both.
+    """
+    follows, letters = np.array(machine.follows), len(machine.follows[0])
+    state, visits = np.zeros(len(validation), int), np.zeros(follows.shape, int)
+    for column in validation.T:
+        np.add.at(visits, (state, column), 1)
+        state = follows[state, column]
+    if visits.min() < PASSES:
+        rare = int((visits < PASSES).sum())
+        return f"{rare} of {visits.size} transitions are in the validation less than {PASSES} times"
+    if not again or len(follows) == 1:
+        return ""
+    batches = [(words, machine.run(words)) for words in (symbols, validation)]
+    tables = merged(batches, letters, 2 * len(follows))
+    words = np.random.default_rng(4).integers(0, letters, (200, 4 * validation.shape[1]))
+    if tables is None or (Machine(*tables, ()).run(words) != machine.run(words)).any():
+        return "examples and validation together give another machine"
+    return ""
 
 
 # ---------------------------------------------------------------- asking

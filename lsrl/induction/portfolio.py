@@ -47,6 +47,7 @@ class _Search:
     refusals: list[Refusal]
     seconds: dict[str, float]
     tried: int = 0
+    machine: machines.Machine | None = None
 
     def run(self, solvers: Iterable[str]) -> Found:
         """Each solver in turn."""
@@ -60,7 +61,7 @@ class _Search:
             else:
                 self.judge(solver, text)
             self.seconds[solver] = time.process_time() - start
-        ranked = sorted(self.candidates, key=lambda candidate: candidate.bits)
+        ranked = sorted(self.candidates, key=lambda each: (each.doubt != "", each.bits))
         return Found(tuple(ranked), tuple(self.refusals), self.tried, self.seconds)
 
     # ------------------------------------------------------------ solvers
@@ -89,14 +90,14 @@ class _Search:
         most = machines.most_states(letters, len(outputs), told)
         tables = self.asked_machine(ranges, letters) if self.teacher is not None else None
         if tables is None:
-            found = machines.merged(symbols, said, letters, most)
+            found = machines.merged([(symbols, said)], letters, most)
             tables = None if found is None else machines.Machine(*found, outputs)
         if tables is None:
             raise InductionError(
                 f"no machine of at most {most} states fits, and a larger one takes more to tell "
                 "than the outputs"
             )
-        states = len(tables.follows)
+        states, self.machine = len(tables.follows), tables
         body = writing.Body(types)
         result = f"a machine of {states} state{'s' * (states > 1)} and {letters} symbols"
         return self.text(body, writing.machine(types, ranges, tables), result)
@@ -183,9 +184,21 @@ class _Search:
                     f"at token {agreed}", agreed,
                 ))  # fmt: skip
                 return
+        doubt = self.doubt() if solver == "automaton" else ""
+        verified = None if doubt else verified
         self.candidates.append(
-            Candidate(solver, program, text.result, text.bits, verified, text.whole)
+            Candidate(solver, program, text.result, text.bits, verified, text.whole, doubt)
         )
+
+    def doubt(self) -> str:
+        """Why the validation does not verify the machine; "" if it does."""
+        ranges = machines.alphabet(self.examples.types)
+        if self.validation is None or self.machine is None or ranges is None:
+            return ""
+        own, longer = (
+            machines.symbols_of(ranges, each.arrays) for each in (self.examples, self.validation)
+        )
+        return machines.doubt(self.machine, own, longer, self.teacher is None)
 
 
 def induce(
