@@ -71,6 +71,20 @@ def test_a_machine_that_fits_by_chance_is_refused(name):
         _ = found.program
 
 
+def test_a_machine_is_not_verified_where_it_was_not_tried():
+    """The least digit so far: a state a digit, and the great ones are rarely passed through."""
+    task = TASKS["Min_Seen"]
+    doubts = []
+    for seed in range(4):
+        found = lsrl.induce(
+            task.data(200, 10, seed), inputs=task.types, validation=task.data(20, 30, seed + 50),
+            solvers=["automaton"],
+        )  # fmt: skip
+        doubts += [each.doubt for each in found]
+        assert all(each.verified_to is None for each in found)
+    assert any("transitions are in the validation less than 2 times" in each for each in doubts)
+
+
 def test_examples_verify_nothing():
     x = np.random.default_rng(0).integers(0, 2, (40, 8))
     y = np.cumsum(x, axis=1) % 2
