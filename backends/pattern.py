@@ -1,5 +1,6 @@
 """Where a sparse parameter has its weights: what is no parameter of it, and lies in a structure."""
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import jax
@@ -9,7 +10,7 @@ from scipy import sparse
 
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
-from lsrl.parameters import Parameter, Sparseness, entries
+from lsrl.parameters import Parameter, Sparseness, entries, thinned
 
 
 class Pattern:
@@ -148,6 +149,34 @@ def pattern_of(matrix: Parameter, sparseness: Sparseness | None) -> Pattern | No
         return None if isinstance(matrix, np.ndarray) else Pattern(matrix)
     weights = int(np.count_nonzero(entries(matrix)))
     return Pattern(matrix) if sparseness.pays(matrix.shape, weights) else None
+
+
+def kept_as(
+    matrix: Parameter, name: str, sparseness: Sparseness | None, patterns: dict[str, Pattern]
+) -> Parameter:
+    """A matrix as a network keeps it: all of it, or the weights of a sparse one.
+
+    Args:
+      matrix: dense or sparse.
+      name: of the parameter.
+      sparseness: when sparse ones pay; None: what is given so stays so.
+      patterns: by name, to which that of a sparse one is added.
+    """
+    pattern = pattern_of(matrix, sparseness)
+    if pattern is None:
+        return matrix
+    patterns[name] = pattern
+    return pattern.values(matrix, name)
+
+
+def as_kept(
+    arrays: Mapping[str, Parameter], patterns: Mapping[str, Pattern]
+) -> Mapping[str, Parameter]:
+    """Arrays for `Network.rebuilt`: dense ones, where the network has sparse ones, as sparse."""
+    return {
+        name: thinned(array) if name in patterns and isinstance(array, np.ndarray) else array
+        for name, array in arrays.items()
+    }
 
 
 def _read(values: jax.Array, places: Array) -> jax.Array:

@@ -37,15 +37,13 @@ from lsrl.backends.network import (
     Network,
     Place,
     Step,
-    as_kept,
-    kept_as,
     on_device,
     parameter,
     precise,
     precision,
     value_of,
 )
-from lsrl.backends.pattern import Pattern
+from lsrl.backends.pattern import Pattern, as_kept, kept_as
 from lsrl.backends.strength import Gates
 from lsrl.backends.units import GRU, LSTM, Layer, Stack, maps_of
 from lsrl.backends.units import Cell as UnitCell
@@ -192,7 +190,7 @@ class CellNetwork(Network):
         patterns: dict[str, Pattern] = {}
 
         def made(name: str, matrix: Parameter) -> nnx.Param[jax.Array]:
-            return kept_as(matrix, name, dtype, sparseness, patterns)
+            return parameter(kept_as(matrix, name, sparseness, patterns), dtype)
 
         with precision(dtype):
             self.input_kernels = nnx.Dict(

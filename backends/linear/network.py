@@ -37,13 +37,11 @@ from lsrl.backends.network import (
     ParameterReader,
     Place,
     Step,
-    as_kept,
-    kept_as,
     on_device,
     parameter,
     precision,
 )
-from lsrl.backends.pattern import Pattern
+from lsrl.backends.pattern import Pattern, as_kept, kept_as
 from lsrl.backends.units import Cell, Layer, Stack, maps_of
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense, entries, thinned
@@ -152,7 +150,7 @@ class LinearNetwork(Network):
         patterns: dict[str, Pattern] = {}
 
         def made(name: str, matrix: Parameter) -> nnx.Param[jax.Array]:
-            return kept_as(matrix, name, dtype, sparseness, patterns)
+            return parameter(kept_as(matrix, name, sparseness, patterns), dtype)
 
         self.input_kernels = nnx.Dict(
             {n: made(f"inputs.{n}.{kinds[int(n)]}", held) for n, held in maps.items()}
