@@ -8,6 +8,7 @@ import lsrl
 from lsrl import errors, programs
 from lsrl.backends import registry
 from lsrl.ir.evaluate import evaluate
+from lsrl.ir.ops import Relu
 from lsrl.passes.pipeline import Pipeline
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare
@@ -202,6 +203,24 @@ def long_clock():
         return lsrl.cycle(7) + symbol
 
     return long_clock
+
+
+def test_long_clocks_take_no_more_the_longer_they_run():
+    """Beyond 1,024 tokens no ReLU a bend: 2,000 tokens of these took 2,000 of them."""
+
+    def relus(tokens):
+        @lsrl.program(max_length=tokens)
+        def clocks(symbol: lsrl.Token(2)):
+            return lsrl.cycle(3) + lsrl.cycle(10) + symbol
+
+        graph = Pipeline().simplify(clocks.graph)
+        graph = Pipeline().legalise(graph, registry.find("mamba").capabilities)
+        ids = np.arange(min(tokens, 1_200))[None] % 2
+        (values,) = evaluate(graph, [ids]).values()
+        np.testing.assert_array_equal(values, clocks.run(ids))
+        return sum(graph.nodes[i].width for i in graph.live() if graph.nodes[i].op == Relu())
+
+    assert relus(1_100) <= 150 and relus(8_000) <= 200
 
 
 def uneven_taps():

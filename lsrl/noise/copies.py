@@ -326,7 +326,7 @@ def _work(
             return step(clean, structure, carry, values)[1], carry
 
         def forced(arrays: _Leaves) -> Tree:
-            return observe(*step(jax.tree.unflatten(tree, arrays), structure, states, flat))
+            return observe(*written_out(one, rows)(arrays, states, flat))
 
         if not is_forced:
             return jax.vmap(free)(stacks, drift)

@@ -44,13 +44,16 @@ from lsrl.ir.structure import around, components, is_diagonal
 from lsrl.passes.affine import emit_affine
 from lsrl.target import Capabilities
 
-# The most ReLUs, and the greatest sum of them, by which a function of the position is written down.
+# A function of the position is written down whole, a ReLU a bend, up to so many tokens, or where it
+# has few bends, and up to the greatest sum of its ReLUs. Beyond, the position is first taken modulo
+# its period, which takes further blocks, but no more channels the more tokens there are.
 MAX_HINGES = 1024
+FEW_HINGES = 64
 MAX_HINGE_SUM = 2.0**23
 # The period of clocks that are states of the factor -1.
 BLINKS = 2
 # Multiples that one stage of a modulo takes off.
-RADIX = 16
+RADIX = 8
 
 # A value as a sum: (node, channel, lag) to weight; node None is the constant 1. What lies before
 # the first token counts as 0.
@@ -316,7 +319,8 @@ def _clock(builder: GraphBuilder, table: Array) -> int:
 def _fits(table: Array) -> bool:
     bends = np.abs(np.diff(table, n=2, axis=0))
     reach = np.arange(len(bends), 0, -1.0)
-    few = int(np.count_nonzero(bends.any(axis=1))) <= MAX_HINGES
+    most = MAX_HINGES if len(table) <= MAX_HINGES else FEW_HINGES
+    few = int(np.count_nonzero(bends.any(axis=1))) <= most
     return few and bool((reach @ bends).max(initial=0.0) <= MAX_HINGE_SUM)
 
 
