@@ -130,7 +130,7 @@ COMMON = {
         f"lsrl.backends.{name}"
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
-            "machines", "network", "pattern", "registry", "runner", "strength", "torch_modules",
+            "machines", "network", "pattern", "reader", "registry", "runner", "strength", "torch_modules",
             "units",
         )
     ),
