@@ -29,7 +29,7 @@ from lsrl.numerics import numerics_of
 from lsrl.pytrees import Tree
 
 # Tokens of a stretch, of one machine and of several.
-MOST_ALONE, MOST_TOGETHER = 4096, 512
+MOST_ALONE, MOST_TOGETHER = 4096, 2048
 # States that machines are kept at, to go on from.
 KEPT = 8
 # One token in and one out.
