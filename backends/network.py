@@ -25,13 +25,13 @@ from lsrl.backends import buckets
 from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
 from lsrl.backends.loop import Structure, generated
-from lsrl.backends.pattern import Pattern
+from lsrl.backends.pattern import Pattern, pattern_of
 from lsrl.backends.strength import Gates, Sources, Strengths
 from lsrl.backends.units import Stack
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
 from lsrl.ir.numbers import Array
 from lsrl.numerics import numerics_of
-from lsrl.parameters import Parameter, entries
+from lsrl.parameters import Parameter, Sparseness, entries, thinned
 from lsrl.pytrees import Tree, named_leaves
 
 Layer = TypeVar("Layer", contravariant=True)
@@ -97,6 +97,39 @@ def parameter(values: Parameter | jax.Array, dtype: str) -> nnx.Param[jax.Array]
     """A dense parameter of numbers, dense or sparse, in a network's dtype."""
     held = values if isinstance(values, np.ndarray | jax.Array) else values.toarray()
     return nnx.Param(on_device(held, dtype))
+
+
+def kept_as(
+    matrix: Parameter,
+    name: str,
+    dtype: str,
+    sparseness: Sparseness | None,
+    patterns: dict[str, Pattern],
+) -> nnx.Param[jax.Array]:
+    """A matrix as a network keeps it: all of it, or the weights of a sparse one.
+
+    Args:
+      matrix: dense or sparse.
+      name: of the parameter.
+      dtype: of the network.
+      sparseness: when sparse ones pay; None: what is given so stays so.
+      patterns: by name, to which that of a sparse one is added.
+    """
+    pattern = pattern_of(matrix, sparseness)
+    if pattern is None:
+        return parameter(matrix, dtype)
+    patterns[name] = pattern
+    return parameter(pattern.values(matrix, name), dtype)
+
+
+def as_kept(
+    arrays: Mapping[str, Parameter], patterns: Mapping[str, Pattern]
+) -> Mapping[str, Parameter]:
+    """Arrays for `Network.rebuilt`: dense ones, where the network has sparse ones, as sparse."""
+    return {
+        name: thinned(array) if name in patterns and isinstance(array, np.ndarray) else array
+        for name, array in arrays.items()
+    }
 
 
 def on_device(values: ArrayLike | jax.Array, dtype: str | np.dtype[np.generic]) -> jax.Array:
@@ -572,11 +605,7 @@ def _jitted_sequence(
         outputs, state = step(parameters, structure, state, now)
         return state, outputs
 
-    turned = tuple(jnp.moveaxis(jnp.asarray(x), 1, 0) for x in inputs)
-    first = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in turned)
-    _, output = jax.eval_shape(token, state, first)
-    last, outputs = buckets.scan(token, state, turned, count, output)
-    return jnp.moveaxis(outputs, 0, 1), last
+    return buckets.sequence(token, state, inputs, count)
 
 
 def check_products(dtype: str) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -155,6 +156,19 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     middle, height = statistics.fmean(across), statistics.fmean(up)
     spread = sum((a - middle) ** 2 for a in across)
     return sum((a - middle) * (b - height) for a, b in zip(across, up, strict=True)) / spread
+
+
+def peak_memory() -> float:
+    """MiB of the largest resident set of this process so far.
+
+    Linux counts `ru_maxrss` from before exec on, so it would hold the parent's peak too.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # ---------------------------------------------------------------- tables

@@ -6,12 +6,11 @@ them run the same programs in turns in one process, beside the machine's own lim
 in C. Every engine gives the same outputs before its time counts, which is in CPU seconds.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import jax
 import numpy as np
@@ -43,7 +42,7 @@ from benchmarks.workloads import LENGTH, VOCAB, Array, workloads
 from lsrl.backends.network import apply_sequence
 from lsrl.cost import Mode
 from lsrl.language.run import Run
-from lsrl.looping import Looping
+from lsrl.looping import RunnerName
 from lsrl.machine import Image, assemble, card
 from lsrl.programs import copy_delay, histogram, subleq
 from lsrl.state import State
@@ -63,7 +62,9 @@ total:  .data 0
 zero:   .data 0
 """
 BITS = 16
-JAX, EVENTS = "jax", "events"  # what `runner=` takes
+JAX: Final = "jax"
+EVENTS: Final = "events"
+FASTER = 20  # times as many instructions at a call by events
 EVENT_TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru")
 ENGINES = {
     "whole": "whole sequences",
@@ -105,13 +106,13 @@ class Plan:
         (256, "gated_linear_rnn", 1), (256, "rnn", 1), (256, "lstm", 1), (256, "gru", 1),
     )  # fmt: skip
     instructions: int = 500
-    cells: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    units: tuple[int, ...] = (64, 256, 1024, 4096)
-    vocabulary: tuple[int, ...] = (64, 256, 1024, 4096)
+    cells: tuple[int, ...] = (64, 256, 1024, 4096)
+    units: tuple[int, ...] = (64, 1024, 16_384)
+    vocabulary: tuple[int, ...] = (64, 512, 4096)
     growing: int = 200
     steppers: tuple[str, ...] = tuple(info.name for info in lsrl.targets())
     fused: tuple[tuple[int, int], ...] = ((1, 1000), (256, 1000))
-    memory: tuple[int, ...] = (256, 1024)
+    memory: tuple[int, ...] = (256, 4096)
     arrays: tuple[int, ...] = SIZES
     repeats: int = REPEATS
 
@@ -123,13 +124,9 @@ QUICK = Plan(
 )  # fmt: skip
 
 
-def has_events(model: lsrl.Model) -> bool:
-    """Whether the event-driven engine runs this model: an exact one, if this LSRL has it."""
-    return (
-        "runner" in inspect.signature(Looping.loop).parameters
-        and model.certificate.exact
-        and model.target in EVENT_TARGETS
-    )
+def runners(model: lsrl.Model) -> tuple[RunnerName, ...]:
+    """What `runner=` takes for this model."""
+    return (JAX, EVENTS) if model.certificate.exact and model.target in EVENT_TARGETS else (JAX,)
 
 
 def speeds(works: Works, tokens: Mapping[str, int], repeats: int) -> dict[str, float]:
@@ -164,13 +161,13 @@ def in_one_loop(model: lsrl.Model, ids: Array) -> Callable[[], Array]:
     return work
 
 
-def stepping(model: lsrl.Model, ids: Array, **options: Any) -> Callable[[], Array]:
+def stepping(model: lsrl.Model, ids: Array, runner: RunnerName) -> Callable[[], Array]:
     """Tokens (batch, time) that Python asks for one by one, checks included."""
 
     def work() -> Array:
         state, outputs = model.init_state(len(ids)), []
         for place in range(ids.shape[1]):
-            output, state = model.step(state, ids[:, place], **options)
+            output, state = model.step(state, ids[:, place], runner=runner)
             outputs.append(output)
         return np.stack(outputs, axis=1)
 
@@ -183,10 +180,10 @@ def engines_of(model: lsrl.Model, ids: Array, steps: int) -> tuple[Works, dict[s
     works: Works = {
         "whole": partial(model.run, ids),
         "scan": in_one_loop(model, ids),
-        "step": stepping(model, few, **({"runner": JAX} if has_events(model) else {})),
+        "step": stepping(model, few, JAX),
     }
-    if has_events(model):
-        works[EVENTS] = stepping(model, few, runner=EVENTS)
+    if EVENTS in runners(model):
+        works[EVENTS] = stepping(model, few, EVENTS)
     wanted = model.run(ids)
     for name, work in works.items():
         found = work()
@@ -250,27 +247,36 @@ def left_behind(image: Image, cells: int, steps: int) -> list[int]:
     return memory
 
 
-def loops_of(model: lsrl.Model, count: int, steps: int) -> Works:
-    """Machines that have begun, going on for so many instructions each, on every runner."""
+def loops_of(model: lsrl.Model, count: int, instructions: int) -> tuple[Works, dict[str, int]]:
+    """Machines that have begun, on every runner, and how many instructions they do at a call.
+
+    Args:
+      model: a computer.
+      count: machines.
+      instructions: of each at a call in jax; more where a call would be over at once.
+    """
     images = machines(count)
     prompt = [np.stack(arrays) for arrays in zip(*(card(model, i) for i in images), strict=True)]
     works: Works = {}
-    for runner in (JAX, EVENTS) if has_events(model) else (JAX,):
-        options: dict[str, Any] = {"runner": runner} if has_events(model) else {}
-        run = model.loop(*prompt, steps=steps, **options)
+    counts: dict[str, int] = {}
+    for runner in runners(model):
+        steps = instructions * (FASTER if runner == EVENTS else 1)
+        run = model.loop(*prompt, steps=steps, runner=runner)
         cells = run.memory.shape[-1]
         same = [left_behind(image, cells, steps) for image in images] == run.memory.tolist()
         require(same, f"{model!r}, {runner}")
-        works[runner] = going_on(model, run, steps, **options)
-    return works
+        works[runner], counts[runner] = going_on(model, run, steps, runner), count * steps
+    return works, counts
 
 
-def going_on(model: lsrl.Model, run: Run[State], steps: int, **options: Any) -> Callable[[], None]:
+def going_on(
+    model: lsrl.Model, run: Run[State], steps: int, runner: RunnerName
+) -> Callable[[], None]:
     """So many more instructions of a run at each call."""
     kept = [run]
 
     def work() -> None:
-        kept[0] = model.loop(kept[0], steps=steps, **options)
+        kept[0] = model.loop(kept[0], steps=steps, runner=runner)
 
     return work
 
@@ -281,8 +287,7 @@ def compare_loops(plan: Plan, limits: Limits) -> Table:
     for cells, target, count in plan.loops:
         model = lsrl.compile(subleq(cells, BITS), target)
         steps = max(plan.instructions // (10 if count > 1 else 1), 10)
-        works = loops_of(model, count, steps)
-        found = speeds(works, dict.fromkeys(works, count * steps), plan.repeats)
+        found = speeds(*loops_of(model, count, steps), plan.repeats)
         roof = row_of(model, "scan", count, found[JAX], limits)
         rows.append(
             {"cells": cells, "target": target, "machines": count, "layers": model.num_layers,
@@ -313,8 +318,7 @@ def grown(plan: Plan) -> Table:
     rows = []
     for cells in plan.cells:
         model = lsrl.compile(subleq(cells, BITS), "linear_rnn")
-        works = loops_of(model, 1, plan.growing)
-        rows.append(_grown("cells", cells, model, works, dict.fromkeys(works, plan.growing), plan))
+        rows.append(_grown("cells", cells, model, *loops_of(model, 1, plan.growing), plan))
     for units in plan.units:
         rows.append(_grown_steps("units", units, copy_delay(units, max_length=2 * units), plan))
     for symbols in plan.vocabulary:
@@ -328,7 +332,9 @@ def grown(plan: Plan) -> Table:
         },
         rows,
         "Cells: of memory, `subleq` in `Model.loop`. Units: `copy_delay` of so many tokens. "
-        f"Symbols: `histogram` of so many, with as many outputs. {plan.growing} tokens.",
+        f"Symbols: `histogram` of so many, with as many outputs. {plan.growing} tokens. Events: of "
+        "cells in `Model.loop`, if the certificate is exact in float32; else in `Model.step`, "
+        "which hands all units over at each token.",
     )  # fmt: skip
 
 
@@ -365,10 +371,9 @@ def compare_steps(plan: Plan) -> Table:
     for target in plan.steppers:
         model = lsrl.compile(lsrl.programs.majority(1000), target)
         (ids,) = workloads()["majority"].inputs(1, plan.steps)
-        options: dict[str, Any] = {"runner": JAX} if has_events(model) else {}
-        works: Works = {"model": stepping(model, ids, **options), "network": _bare(model, ids)}
-        if has_events(model):
-            works[EVENTS] = stepping(model, ids, runner=EVENTS)
+        works: Works = {"model": stepping(model, ids, JAX), "network": _bare(model, ids)}
+        if EVENTS in runners(model):
+            works[EVENTS] = stepping(model, ids, EVENTS)
         wanted = model.run(ids)
         for name, work in works.items():
             require(np.array_equal(work(), wanted), f"majority on {target}, {name}")
@@ -490,7 +495,6 @@ def exponents(growth: Table) -> dict[tuple[str, str], float]:
 def findings(tables: Mapping[str, Table]) -> list[str]:
     """What the tables say, in sentences; by their names."""
     engines, loops, steps = tables["engines"], tables["loops"], tables["steps"]
-    best = max(loops.rows, key=lambda row: row.get(EVENTS, row[JAX]))
     highest = max(
         [row[f"{mode} ratio"] for row in engines.rows for mode in ("whole", "scan", "step")]
         + [row["ratio"] for row in loops.rows]
@@ -504,10 +508,11 @@ def findings(tables: Mapping[str, Table]) -> list[str]:
         for row in tables["fused"].rows
     ]
     found += [
-        f"{row['machines']} of {row['cells']} cells on {row['target']}: "
-        f"{number(row[JAX])} instructions a CPU second in one jitted loop"
+        f"A computer of {row['cells']} cells on {row['target']}: {number(row[JAX])} instructions a "
+        "CPU second in one jitted loop"
         + (f", {number(row[EVENTS])} by events." if EVENTS in row else ".")
-        for row in (best,)
+        for row in loops.rows
+        if row["machines"] == 1
     ]
     found += [
         f"Time a token grows as {what}^{exponent:.2f} ({'events' if engine == EVENTS else engine})."

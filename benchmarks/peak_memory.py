@@ -5,15 +5,14 @@ peak of a process that did other things before says nothing.
 """
 
 import json
-import resource
 import time
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
 import lsrl
+from benchmarks.common import peak_memory
 from benchmarks.workloads import wide_programs, workloads
 from lsrl.backends import registry
 from lsrl.options import DEFAULT
@@ -22,19 +21,6 @@ from lsrl.passes.pipeline import Pipeline
 WARM_UP = 1000
 
 app = typer.Typer()
-
-
-def peak_memory() -> float:
-    """MiB of the largest resident set of this process so far.
-
-    Linux counts `ru_maxrss` from before exec on, so it would hold the parent's peak too.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @app.command("run")

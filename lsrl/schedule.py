@@ -426,16 +426,22 @@ def _read(matrices: Sequence[Matrix], rows: Array | slice) -> Array:
 
 def _reached(wanted: Array, reads: Sequence[Matrix]) -> Array:
     """The wanted channels, all that they read at t - 1, all that those read, and so on."""
-    reached = wanted.copy()
-    pending = np.flatnonzero(wanted).tolist()
-    while pending:
-        channel = pending.pop()
-        for matrix in reads:
-            for source in matrix.indices[matrix.indptr[channel] : matrix.indptr[channel + 1]]:
-                if not reached[source]:
-                    reached[source] = True
-                    pending.append(int(source))
-    return reached
+    rows = np.concatenate([matrix.entry_rows() for matrix in reads])
+    sources = np.concatenate([matrix.indices for matrix in reads])
+    further = ~wanted[sources]
+    if not further.any():
+        return wanted
+    from scipy.sparse import csgraph
+
+    # From a vertex of its own, which reads all that are wanted.
+    size, first = len(wanted), np.flatnonzero(wanted)
+    rows = np.concatenate([rows[further], np.full(len(first), size)])
+    sources = np.concatenate([sources[further], first])
+    edges = sp.csr_array((np.ones(len(rows)), (rows, sources)), (size + 1, size + 1))
+    found = csgraph.breadth_first_order(edges, size, return_predecessors=False)
+    reached = np.zeros(size + 1, dtype=bool)
+    reached[found] = True
+    return reached[:-1]
 
 
 def _stacked(draft: _Draft) -> _Stack:

@@ -33,6 +33,7 @@ def subleq(
     segments: Segments | None = None,
     io: bool = False,
     max_length: int = 2**31,
+    by_row: bool | None = None,
 ) -> Program:
     """A computer with one instruction, of which it carries out one a token.
 
@@ -60,6 +61,9 @@ def subleq(
         behind the last.
       io: whether there are keys and text.
       max_length: greatest number of tokens.
+      by_row: whether a write is let through by the row of a grid of cells ahead of its column. It
+        takes fewer weights a cell and one layer or two more; by default from 1,024 cells on, where
+        the sums of the other form are more than float32 holds.
 
     Raises:
       ProgramError: a parameter out of range, or cells at addresses that no word holds.
@@ -71,7 +75,7 @@ def subleq(
 
     def instruction(bus: Signal, key: Signal | None) -> Signal:
         address, value, change, pc = bus
-        memory = lsrl.memory(address, value, change=change, segments=mapped, words=3)
+        memory = lsrl.memory(address, value, change=change, segments=mapped, words=3, by_row=by_row)
         a, b, c = memory.read(pc, 3)
         mine, its = memory.read(a), memory.read(b)
         raw = its - mine

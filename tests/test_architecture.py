@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl",),
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
-    ("lsrl.machine", "lsrl.noise"),
+    ("lsrl.induction", "lsrl.machine", "lsrl.noise"),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),
@@ -129,8 +129,9 @@ COMMON = {
     *(
         f"lsrl.backends.{name}"
         for name in (
-            "anatomy", "axes", "base", "engine", "events", "hooks", "input_map", "loop", "machines",
-            "network", "pattern", "registry", "runner", "strength", "torch_modules", "units",
+            "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
+            "machines", "network", "pattern", "registry", "runner", "strength", "torch_modules",
+            "units",
         )
     ),
 }  # fmt: skip

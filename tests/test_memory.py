@@ -133,11 +133,11 @@ def memories(draw):
     width, words = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     columns = draw(st.sampled_from([None, 1, 2, 3, 5]))
     low = draw(st.sampled_from([(-7, 1), (0, 1), (-7, 0.5), (2, 1)]))
-    return segments, width, words, columns, low
+    return segments, width, words, columns, low, draw(st.booleans())
 
 
 def made(case, low=-9, high=24):
-    segments, width, words, columns, (least, step) = case
+    segments, width, words, columns, (least, step), by_row = case
     address = lsrl.Vector(1, low=low, high=high, step=1)
 
     @lsrl.program(max_length=100)
@@ -148,15 +148,16 @@ def made(case, low=-9, high=24):
         wanted: address,
     ):
         memory = lsrl.memory(
-            at, value, flags[0], segments=segments, words=words, columns=columns, initial=3
-        )
+            at, value, flags[0], segments=segments, words=words, columns=columns, initial=3,
+            by_row=by_row,
+        )  # fmt: skip
         return lsrl.concat(memory.read(wanted, words, when=flags[1]), memory.written)
 
     return table
 
 
 def plainly(case, at, value, flags, wanted):
-    segments, width, words, _, _ = case
+    segments, width, words, *_ = case
     cells = {a: [3] * width for start, end in segments for a in range(start, end)}
     rows = []
     for t in range(len(at)):
@@ -172,7 +173,7 @@ def plainly(case, at, value, flags, wanted):
 def test_a_memory_is_a_dictionary(case, seed):
     """And what is proven of each of its signals holds: at most one write, what a read lies in."""
     program, rng = made(case), np.random.default_rng(seed)
-    _, width, _, _, (least, step) = case
+    _, width, _, _, (least, step), _ = case
     steps = 25
     value = least + step * rng.integers(0, int((7 - least) / step) + 1, (steps, width))
     inputs = (
@@ -196,7 +197,7 @@ def test_a_memory_is_a_dictionary(case, seed):
 
 def small():
     """A memory of few cells, and inputs for it."""
-    table = made((((0, 3),), 1, 2, None, (-7, 1)), low=-1, high=3)
+    table = made((((0, 3),), 1, 2, None, (-7, 1), False), low=-1, high=3)
     rng = np.random.default_rng(2)
     inputs = [
         rng.integers(low, high, (2, 12, width))

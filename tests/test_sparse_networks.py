@@ -1,6 +1,8 @@
 """Networks of sparse parameters: on small programs they are the dense network, bit for bit."""
 
 import resource
+from contextlib import ExitStack
+from functools import partial
 
 import jax
 import numpy as np
@@ -10,6 +12,8 @@ import scipy.sparse as sp
 import lsrl
 from lsrl import Token, Vector, programs, support
 from lsrl.backends import registry
+from lsrl.backends.cells.network import CellNetwork
+from lsrl.backends.cells.target import cell_weights
 from lsrl.backends.gated_linear_rnn import GatedLinearRnn
 from lsrl.backends.linear.cell import Picked, apply_sequence
 from lsrl.backends.linear.network import LinearNetwork
@@ -22,6 +26,7 @@ from lsrl.parameters import Size, Sparseness, dense, entries, same_bits
 from lsrl.testing.random_ops import LINEAR_OPS
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
+from tests.grids import studied
 
 # Every matrix, whatever its size and however many of its entries are weights.
 ALL = Sparseness(0, 1.0)
@@ -44,9 +49,30 @@ class Thin(GatedLinearRnn):
         return LinearNetwork(network_weights(schedule, self.capabilities), numerics.dtype, ALL)
 
 
+def thin_cells(target):
+    """A target of stock cells whose networks are sparse through and through."""
+    known = registry.find(target)
+
+    class ThinCells(type(known)):
+        name = f"thin_{target}"
+
+        def lower(self, schedule, numerics):
+            plan, _ = self.planned(schedule, numerics)
+            return CellNetwork(self.kind, cell_weights(plan), numerics.dtype, ALL)
+
+        sizes = Thin.sizes
+
+    return ThinCells()
+
+
+CELLS = ("rnn", "lstm", "gru")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _thin():
-    with registry.registered(Thin()):
+    with ExitStack() as stack:
+        for target in (Thin(), *map(thin_cells, CELLS)):
+            stack.enter_context(registry.registered(target))
         yield
 
 
@@ -74,10 +100,10 @@ def assert_dense(arrays, wanted):
         assert_same(dense(array), wanted[name])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", studied(range(4), 1))
 def test_random_programs_run_and_step_as_the_dense_network_does(seed, tmp_path):
     program = drawn(seed)
-    model, thin = pair(program, "float64" if seed == 2 else "float32")
+    model, thin = pair(program, "float64" if seed == 1 else "float32")
     inputs = sample_inputs(program.inputs, 3, 12, seed)
     kernels = [n for n, p in thin.module.places().items() if p.pattern is not None]
     assert kernels and all("kernel" in name or "table" in name for name in kernels)
@@ -186,9 +212,47 @@ def test_noise_is_of_weights_and_of_nothing_else(majority):
     assert (noisy[0] != thin.run(ids)).any() and np.array_equal(*noisy)
     made = noise.noised(thin, 1, sigma=0.01).module.parameter_arrays()
     assert all(made[name].nnz == held[name].nnz for name in thin.module.structure.pattern)
-    shuffled = permute.permuted(thin, 3)
-    assert_same(shuffled.run(ids), thin.run(ids))
-    assert [*shuffled.module.structure.pattern] == [*thin.module.structure.pattern]
+
+
+@pytest.mark.parametrize("target", studied(CELLS, "lstm"))
+def test_stock_cells_with_sparse_kernels_are_the_same_cells(target, tmp_path):
+    """Whole sequences both ways, steps, files, derivatives and other weights."""
+    model, thin = (lsrl.compile(programs.majority(), name) for name in (target, f"thin_{target}"))
+    assert_dense(thin.module.parameter_arrays(), model.module.parameter_arrays())
+    names = [*thin.module.structure.pattern]
+    assert sum("dense_" in name for name in names) == 2 * thin.num_layers
+    ids = np.random.default_rng(0).integers(0, 2, (6, 9))
+    wanted = model.run(ids)
+    assert_same(thin.run(ids[:2]), wanted[:2])  # layer by layer
+    found, state = thin.run(ids, return_state=True)  # all layers in the step
+    assert_same(found, wanted)
+    ends = (one.step(state, ids[:, 6])[0] for one in (model, thin))
+    assert_same(*ends)
+    thin.save(tmp_path / "thin")
+    loaded, held = lsrl.load(tmp_path / "thin").module, thin.module.arrays()
+    assert loaded.structure == thin.module.structure
+    assert all(same_bits(array, held[n]) for n, array in loaded.arrays().items())
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(structure, parameters):
+        def total(parameters):
+            return model.module.pure_step(parameters, structure, state.hidden, (ids[:, 0],))[
+                0
+            ].sum()
+
+        return jax.grad(total)(parameters)
+
+    known, own = (
+        one.module.named(gradients(one.module.structure, one.module.parameters()))
+        for one in (model, thin)
+    )
+    for name, place in thin.module.places().items():
+        whole = np.asarray(known[name])
+        if place.pattern is not None:
+            whole = whole[place.pattern.rows, place.pattern.columns]
+        np.testing.assert_allclose(own[name], whole, rtol=1e-5, atol=1e-5)
+    made = thin.module.rebuilt({**held, "output_kernel": dense(held["output_kernel"])})
+    assert made.structure == thin.module.structure
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +295,7 @@ def entries_of(model):
     return sum(entries(array).size for array in model.module.parameter_arrays().values())
 
 
-def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path, majority):
+def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path):
     model, _ = wide
     with pytest.raises(
         SizeError, match=r"an export is dense: it would be 3,9.* numbers.*model\.save"
@@ -240,10 +304,22 @@ def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path, majo
     assert not (tmp_path / "torch").exists()
     with pytest.raises(SizeError, match=r"50,257 x 50,258 entries.* smaller program"):
         permute.permuted(model, 0)
-    pytest.importorskip("torch")
+
+
+@pytest.mark.studies
+def test_small_sparse_networks_are_moved_and_exported_as_dense_ones_are(majority, tmp_path):
+    model, thin = majority
     ids = np.random.default_rng(0).integers(0, 2, (2, 9))
-    majority[1].export("torch", tmp_path / "torch")
-    assert_same(lsrl.load_torch(tmp_path / "torch").run(ids), majority[0].run(ids))
+    shuffled = permute.permuted(thin, 3)
+    assert_same(shuffled.run(ids), model.run(ids))
+    assert [*shuffled.module.structure.pattern] == [*thin.module.structure.pattern]
+    pytest.importorskip("torch")
+    half = lsrl.compile(programs.majority(), "thin", dtype="bfloat16")
+    for one in (thin, half, lsrl.compile(programs.majority(), "thin_lstm")):
+        one.export("torch", tmp_path / f"{one.target}_{one.dtype}")
+        found = lsrl.load_torch(tmp_path / f"{one.target}_{one.dtype}").run(ids)
+        assert f"{found.dtype}" == f"torch.{one.dtype}"
+        assert_same(found.detach().double(), model.run(ids))
 
 
 def test_a_machine_without_the_memory_is_told_before(monkeypatch):

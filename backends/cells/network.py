@@ -4,7 +4,8 @@ An input map makes the features of a token: rows of an embedding table, or a ker
 Each layer is one `flax.nnx` cell, run by its own `__call__`; an affine map makes the output of the
 last one. Whole sequences run as `lax.scan` over time, with all layers in the step or one by one.
 Where a kernel has few nonzeros, `run` and `step` put its rows and diagonals in the place of the
-cell's dense map (`sparse.py`).
+cell's dense map (`sparse.py`). A large kernel of few weights is a sparse parameter; then the cell
+is the same, and its two affine maps are sums of those weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,18 +37,21 @@ from lsrl.backends.network import (
     Network,
     Place,
     Step,
+    as_kept,
+    kept_as,
     on_device,
     parameter,
     precise,
     precision,
     value_of,
 )
+from lsrl.backends.pattern import Pattern
 from lsrl.backends.strength import Gates
 from lsrl.backends.units import GRU, LSTM, Layer, Stack, maps_of
 from lsrl.backends.units import Cell as UnitCell
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
-from lsrl.parameters import Parameter, dense
+from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense
 from lsrl.pytrees import Tree, named_leaves
 
 # A kernel is sparse if it is no more rows and diagonals than one for so many rows. Milliseconds for
@@ -74,13 +78,13 @@ class GateWeights:
     """The weights of all gates of a layer, side by side in the order of the cell.
 
     Attributes:
-      inputs: (features in, gates * units).
-      recurrent: (units, gates * units).
+      inputs: (features in, gates * units), dense or sparse.
+      recurrent: (units, gates * units), dense or sparse.
       bias: (gates * units,).
     """
 
-    inputs: Array
-    recurrent: Array
+    inputs: Parameter
+    recurrent: Parameter
     bias: Array
 
 
@@ -91,13 +95,13 @@ class CellWeights:
     Attributes:
       maps: the input map.
       layers: first to last.
-      output_kernel: (units of the last layer, outputs).
+      output_kernel: (units of the last layer, outputs), dense or sparse.
       output_bias: (outputs,).
     """
 
     maps: InputMaps
     layers: tuple[GateWeights, ...]
-    output_kernel: Array
+    output_kernel: Parameter
     output_bias: Array
 
 
@@ -105,10 +109,13 @@ class CellWeights:
 
 
 def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
-    """An unmodified flax cell with all weights zero."""
+    """An unmodified flax cell whose biases are zero, and whose kernels are still to be put in."""
 
     def zeros(key: jax.Array, shape: tuple[int, ...], *_: object, **__: object) -> jax.Array:
         return on_device(np.zeros(shape), dtype)  # jnp.zeros would compile once a shape
+
+    def nothing(key: jax.Array, shape: tuple[int, ...], *_: object, **__: object) -> jax.Array:
+        return on_device(np.zeros(0), dtype)  # a kernel may be far larger than its weights
 
     classes: dict[CellKind, Callable[..., nnx.Module]] = {
         "lstm": nnx.OptimizedLSTMCell,
@@ -121,8 +128,8 @@ def make_cell(kind: CellKind, features: int, units: int, dtype: str) -> Cell:
         units,
         dtype=jnp.dtype(dtype),
         param_dtype=jnp.dtype(dtype),
-        kernel_init=zeros,
-        recurrent_kernel_init=zeros,
+        kernel_init=nothing,
+        recurrent_kernel_init=nothing,
         bias_init=zeros,
         rngs=nnx.Rngs(0),
     )
@@ -155,7 +162,7 @@ class CellNetwork(Network):
 
     Attributes:
       input_kernels: per program input that is read, by its number, its table or kernel.
-      cells: flax's cells, first to last.
+      cells: flax's cells, first to last; a sparse kernel is there as its weights.
       output_kernel: (units of the last layer, outputs).
       output_bias: (outputs,).
     """
@@ -164,31 +171,46 @@ class CellNetwork(Network):
     memory_is_output = True
     structure: Structure
 
-    def __init__(self, kind: CellKind, weights: CellWeights, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        kind: CellKind,
+        weights: CellWeights,
+        dtype: str = "float32",
+        sparseness: Sparseness | None = SPARSENESS,
+    ) -> None:
         """Make a network.
 
         Args:
           kind: of the cells.
           weights: of the network.
           dtype: "float32", "float64" or "bfloat16", of parameters, states and outputs.
+          sparseness: which kernels and tables are kept sparse; None: those that are given so.
         """
         super().__init__()
         _check(kind, weights)
         kinds, maps = kinds_and_maps(*weights.maps)
+        patterns: dict[str, Pattern] = {}
+
+        def made(name: str, matrix: Parameter) -> nnx.Param[jax.Array]:
+            return kept_as(matrix, name, dtype, sparseness, patterns)
+
         with precision(dtype):
-            self.input_kernels = nnx.Dict({n: parameter(held, dtype) for n, held in maps.items()})
+            self.input_kernels = nnx.Dict(
+                {n: made(f"inputs.{n}.{kinds[int(n)]}", held) for n, held in maps.items()}
+            )
             cells = []
-            for layer in weights.layers:
+            for number, layer in enumerate(weights.layers):
                 features, units = layer.inputs.shape[0], layer.recurrent.shape[0]
                 cells.append(make_cell(kind, features, units, dtype))
                 for side, kernel in (("dense_i", layer.inputs), ("dense_h", layer.recurrent)):
-                    getattr(cells[-1], side).kernel = parameter(kernel, dtype)
+                    held = made(f"cells.{number}.{side}.kernel", kernel)
+                    getattr(cells[-1], side).kernel = held
                 getattr(cells[-1], biased_side(kind)).bias = parameter(layer.bias, dtype)
             self.cells = nnx.List(cells)
-            self.output_kernel = parameter(weights.output_kernel, dtype)
+            self.output_kernel = made("output_kernel", weights.output_kernel)
             self.output_bias = parameter(weights.output_bias, dtype)
             definitions = tuple(nnx.split(cell)[0] for cell in cells)
-        self.structure = Structure(kind, dtype, kinds, definitions)
+        self.structure = Structure(kind, dtype, kinds, definitions, tuple(patterns.items()))
 
     # ------------------------------------------------------------ parameters
 
@@ -206,10 +228,16 @@ class CellNetwork(Network):
                     found[f"cells.{number}.{side}.bias"] = Place(dense, "bias")
         found["output_kernel"] = Place(self, "output_kernel")
         found["output_bias"] = Place(self, "output_bias")
+        for name, pattern in self.structure.patterns:
+            found[name] = found[name]._replace(pattern=pattern)
         return found
 
     def rebuilt(self, arrays: Mapping[str, Parameter]) -> "CellNetwork":
-        """A network with other arrays, of whatever shapes fit together; this one stays as it is."""
+        """A network with other arrays, of whatever shapes fit together; this one stays as it is.
+
+        A csr stays sparse, and so does a dense array where this network has a sparse one.
+        """
+        arrays = as_kept(arrays, self.structure.pattern)
         maps = InputMaps(*maps_in(self.structure.inputs, arrays))
         side = biased_side(self.structure.kind)
         depth = len({name.split(".")[1] for name in arrays if name.startswith("cells.")})
@@ -222,7 +250,7 @@ class CellNetwork(Network):
             for number in range(depth)
         )
         weights = CellWeights(maps, layers, arrays["output_kernel"], arrays["output_bias"])
-        network = CellNetwork(self.structure.kind, weights, self.dtype)
+        network = CellNetwork(self.structure.kind, weights, self.dtype, None)
         # It checks that each shape is what the cells' own would be.
         network.replace_parameters(
             {name: arrays[name] for name in network.parameter_arrays() if name in arrays}
@@ -237,7 +265,7 @@ class CellNetwork(Network):
 
     def legend(self) -> Legend:
         """Units of each cell, with its gates side by side."""
-        shapes = {name: np.shape(place.value) for name, place in self.places().items()}
+        shapes = {name: place.shape for name, place in self.places().items()}
         return cell_legend(self.structure.kind, shapes)
 
     def gates(
@@ -308,6 +336,8 @@ class CellNetwork(Network):
         for number, own in enumerate(parameters["cells"]):
             for side in ("dense_i", "dense_h"):
                 kernel = own[side]["kernel"]
+                if f"cells.{number}.{side}.kernel" in self.structure.pattern:
+                    continue
                 if isinstance(kernel, jax.core.Tracer):
                     continue  # no one knows its zeros
                 sparse = sparse_kernel(np.asarray(kernel), len(kernel) // ROWS_OF_PART)

@@ -20,9 +20,8 @@ from lsrl.backends.cells.plan import CellLayer, CellPlan, plan_cells
 from lsrl.backends.cells.soft import KINDS, Image, images, softened_plan
 from lsrl.backends.input_map import input_maps, map_sizes
 from lsrl.certificate import Analyse
-from lsrl.ir.numbers import Array
 from lsrl.numerics import Numerics
-from lsrl.parameters import Size
+from lsrl.parameters import Size, thinned
 from lsrl.schedule import Schedule
 
 
@@ -85,16 +84,21 @@ class CellBackend(StackBackend):
     def sizes(self, schedule: Schedule, numerics: Numerics) -> dict[str, Size]:
         """All gates of a layer lie side by side."""
         plan, _ = self.planned(schedule, numerics)
-        found = {name: Size(size.shape) for name, size in map_sizes(schedule).items()}
-        before = schedule.feature_width
+        found, before = map_sizes(schedule), schedule.feature_width
         for number, layer in enumerate(plan.layers):
             gates = len(layer.kernels) * layer.width
-            for side, read in (("dense_i", before), ("dense_h", layer.width)):
-                found[f"cells.{number}.{side}.kernel"] = Size((read, gates))
+            kernels = layer.kernels.values()
+            for side, read, rows in (
+                ("dense_i", before, [kernel.inputs for kernel in kernels]),
+                ("dense_h", layer.width, [kernel.recurrent for kernel in kernels]),
+            ):
+                weights = sum(int(np.count_nonzero(each.data)) for each in rows)
+                found[f"cells.{number}.{side}.kernel"] = Size.of((read, gates), weights)
                 if side == biased_side(self.kind):
                     found[f"cells.{number}.{side}.bias"] = Size((gates,))
             before = layer.width
-        found["output_kernel"] = Size((before, len(plan.output.bias)))
+        weights = int(np.count_nonzero(plan.output.inputs.data))
+        found["output_kernel"] = Size.of((before, len(plan.output.bias)), weights)
         found["output_bias"] = Size((len(plan.output.bias),))
         return found
 
@@ -105,11 +109,11 @@ class CellBackend(StackBackend):
 
 
 def cell_weights(plan: CellPlan) -> CellWeights:
-    """The dense kernels of a plan."""
+    """The kernels of a plan."""
     return CellWeights(
         input_maps(plan.schedule),
         tuple(_gate_weights(layer) for layer in plan.layers),
-        plan.output.inputs.toarray().T,
+        thinned(plan.output.inputs.T),
         plan.output.bias,
     )
 
@@ -117,8 +121,8 @@ def cell_weights(plan: CellPlan) -> CellWeights:
 def _gate_weights(layer: CellLayer) -> GateWeights:
     kernels = list(layer.kernels.values())
 
-    def beside(matrices: list[sp.csr_array]) -> Array:
-        return np.concatenate([matrix.toarray().T for matrix in matrices], axis=1)
+    def beside(matrices: list[sp.csr_array]) -> sp.csr_array:
+        return thinned(sp.hstack([matrix.T for matrix in matrices]))
 
     return GateWeights(
         beside([kernel.inputs for kernel in kernels]),

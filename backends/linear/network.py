@@ -37,11 +37,13 @@ from lsrl.backends.network import (
     ParameterReader,
     Place,
     Step,
+    as_kept,
+    kept_as,
     on_device,
     parameter,
     precision,
 )
-from lsrl.backends.pattern import Pattern, pattern_of
+from lsrl.backends.pattern import Pattern
 from lsrl.backends.units import Cell, Layer, Stack, maps_of
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense, entries, thinned
@@ -150,11 +152,7 @@ class LinearNetwork(Network):
         patterns: dict[str, Pattern] = {}
 
         def made(name: str, matrix: Parameter) -> nnx.Param[jax.Array]:
-            pattern = pattern_of(matrix, sparseness)
-            if pattern is None:
-                return parameter(matrix, dtype)
-            patterns[name] = pattern
-            return parameter(pattern.values(matrix, name), dtype)
+            return kept_as(matrix, name, dtype, sparseness, patterns)
 
         self.input_kernels = nnx.Dict(
             {n: made(f"inputs.{n}.{kinds[int(n)]}", held) for n, held in maps.items()}
@@ -244,13 +242,7 @@ class LinearNetwork(Network):
 
         A csr stays sparse, and so does a dense array where this network has a sparse one.
         """
-        own = self.structure.pattern
-        arrays = {
-            name: thinned(array)
-            if isinstance(array, np.ndarray) and array.ndim == 2 and name in own
-            else array
-            for name, array in arrays.items()
-        }
+        arrays = as_kept(arrays, self.structure.pattern)
         depth = len({name.split(".")[1] for name in arrays if name.startswith("layers.")})
         weights = NetworkWeights(
             *maps_in(self.structure.inputs, arrays),

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +18,13 @@ from lsrl.cli.subject import Subject, compiled, parse_settings
 from lsrl.errors import AssemblyError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
     from lsrl.machine import FleqImage, FleqStep, Image, Machine, MachineProgram, Step
     from lsrl.model import Model
+
+    Segments: TypeAlias = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,49 @@ class _Started:
         }
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What was asked for of SUBLEQ's memory."""
+
+    cells: int | None
+    segments: str | None
+    bits: int
+
+    def of(self, image: "Image") -> "Segments":
+        """The addresses that have cells: those asked for, else as many as the image needs.
+
+        Raises:
+          InputError: both were asked for, or what is no segment.
+        """
+        from lsrl.machine import segments
+
+        if self.cells is not None and self.segments is not None:
+            raise InputError("--segments: there are cells or segments; leave one of them out")
+        if self.segments is not None:
+            return [_segment(each) for each in self.segments.split(",")]
+        if self.cells is None and max(image, default=0) >= FEW_CELLS:
+            return segments(image, bits=self.bits, steps=DRY)
+        return [(0, FEW_CELLS if self.cells is None else self.cells)]
+
+
+def _segment(text: str) -> tuple[int, int]:
+    first, colon, end = text.partition(":")
+    if colon and first.strip().isdecimal() and end.strip().isdecimal():
+        return int(first), int(end)
+    raise InputError(
+        "--segments: expected FIRST:END of each, END being the one behind the last, such as "
+        f"0:6528,32256:32576, got {text!r}"
+    )
+
+
 machine_commands = typer.Typer(
     no_args_is_help=True, help="Programs for the computers of the library, as text."
 )
-# Instructions between two looks at what was printed.
-STRETCH = 512
+# Instructions between two looks at what was printed, where they are slow and where they are fast;
+# and the seconds in which they are fast.
+STRETCH, LONGEST, SHORT = 512, 65_536, 0.05
+# Cells of an image that they hold; a dry run of so many instructions tells which a larger one has.
+FEW_CELLS, DRY = 256, 1_000_000
 
 
 def _complete_text(incomplete: str) -> list[str]:
@@ -94,9 +138,35 @@ Values = Annotated[
         help="A number, or several in brackets, to put at a label; may be repeated.",
     ),
 ]
-Cells = Annotated[int, typer.Option(min=1, max=2**19, help="Of the memory of SUBLEQ.")]
+Cells = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=2**19,
+        show_default=False,
+        help="Of the memory of SUBLEQ, from address 0 on; by default 256, or if the text is longer "
+        "all pages of 1,024 that it fills or, in a dry run up to the first key, uses.",
+    ),
+]
+SegmentsText = Annotated[
+    str | None,
+    typer.Option(
+        "--segments",
+        metavar="FIRST:END,...",
+        show_default=False,
+        help="Instead, the addresses that have cells, each END being one behind the last.",
+    ),
+]
 Bits = Annotated[int, typer.Option(min=4, max=20, help="Of a word of SUBLEQ.")]
 Steps = Annotated[int, typer.Option(min=1, help="Instructions to carry out at most.")]
+Until = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        show_default=False,
+        help="Instructions to carry out at most; by default until it halts.",
+    ),
+]
 
 
 @machine_commands.command("run")
@@ -104,9 +174,10 @@ def run_text(
     text: TextName,
     target: TargetName = None,
     param: Values = None,
-    cells: Cells = 256,
+    cells: Cells = None,
+    segments: SegmentsText = None,
     bits: Bits = 16,
-    steps: Steps = 1_000_000,
+    steps: Until = None,
     dtype: Dtype = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Show each instruction, on standard errors.")
@@ -117,31 +188,39 @@ def run_text(
 
     With a target it runs inside a network, which is compiled first; else in
     plain Python. What a text of the library leaves behind is said at the end.
+    From a terminal it can be talked to, line by line.
 
     Examples:
       lsrl machine run hello
       lsrl machine run hello --target lstm --cells 64
       lsrl machine run division -p x=1000 -p y=7 --json
       echo "Hello?" | lsrl machine run echo -t linear_rnn --cells 32
+      lsrl machine run eforth.dec -t linear_rnn
     """
-    started = _started(text, param, target, cells, bits, dtype)
-    keys, shown = b"", 0
-    while started.machine.steps < steps and not started.machine.halted:
-        stretch = min(STRETCH, steps - started.machine.steps)
+    started = _started(text, param, target, _Memory(cells, segments, bits), dtype)
+    machine, most = started.machine, sys.maxsize if steps is None else steps
+    keys, shown, stretch, lost = b"", 0, STRETCH, False
+    while machine.steps < most and not machine.halted:
+        count, start = min(stretch, most - machine.steps), time.monotonic()
         if trace:
-            for step in started.machine.trace(stretch, keys):
+            for step in machine.trace(count, keys):
                 say(str(step), stderr=True)
         else:
-            started.machine.run(stretch, keys)
+            machine.run(count, keys)
+        if time.monotonic() - start < SHORT and not trace:
+            stretch = min(2 * stretch, LONGEST)
         if not json:
-            _print(started.machine.text[shown:])
-            shown = len(started.machine.text)
-        keys = _key(started.machine) if started.machine.waiting else b""
+            _print(machine.text[shown:])
+            shown = len(machine.text)
+        if machine.lost is not None and not lost:
+            lost = True
+            say(f"{started.name}: {_lost(machine.lost)}", stderr=True)
+        keys = _key(machine) if machine.waiting else b""
     if json:
         say_json([started.left()])
         return
-    ends = "halted" if started.machine.halted else "still going (--steps)"
-    say(f"{started.name}: {ends}, after {started.machine.steps} instructions", stderr=True)
+    ends = "halted" if machine.halted else "still going (--steps)"
+    say(f"{started.name}: {ends}, after {machine.steps} instructions", stderr=True)
     for label, value in started.results().items():
         say(f"{label} = {value}")
 
@@ -151,7 +230,8 @@ def trace_text(
     text: TextName,
     target: TargetName = None,
     param: Values = None,
-    cells: Cells = 256,
+    cells: Cells = None,
+    segments: SegmentsText = None,
     bits: Bits = 16,
     steps: Steps = 100,
     dtype: Dtype = None,
@@ -172,7 +252,7 @@ def trace_text(
       lsrl machine trace sorting --stop passed --steps 1000
       lsrl machine trace hello --target gru --cells 32 --steps 10 --json
     """
-    started = _started(text, param, target, cells, bits, dtype)
+    started = _started(text, param, target, _Memory(cells, segments, bits), dtype)
     machine, steps_done = started.machine, list["Step | FleqStep"]()
     places = {started.place(name) for name in stop or []}
     keys = b""
@@ -195,7 +275,8 @@ def view_text(
     out: PageFile,
     target: TargetName = None,
     param: Values = None,
-    cells: Cells = 256,
+    cells: Cells = None,
+    segments: SegmentsText = None,
     bits: Bits = 16,
     steps: Steps = 10_000,
     dtype: Dtype = None,
@@ -214,7 +295,7 @@ def view_text(
     from lsrl.machine import card
 
     _, image, _ = _read(text, param)
-    model = _compiled(image, target, cells, bits, dtype)
+    model = _compiled(image, target, _Memory(cells, segments, bits), dtype)
     run = model.loop(*card(model, image), steps=steps, stdin=keys_from(stdin, steps))
     view(model, run, path=out, image=image)
     say(f"written to {out}", stderr=True)
@@ -318,8 +399,7 @@ def _started(
     text: str,
     param: list[str] | None,
     target: str | None,
-    cells: int,
-    bits: int,
+    memory: _Memory,
     dtype: str | None,
 ) -> _Started:
     """The text, loaded into a plain machine, or into a network of a target.
@@ -334,11 +414,11 @@ def _started(
     machine: Machine
     try:
         if target is not None:
-            machine = Session(_compiled(image, target, cells, bits, dtype), image)
+            machine = Session(_compiled(image, target, memory, dtype), image)
         elif dtype is not None:
             raise InputError(f"{name}: --dtype: nothing is compiled without a target; give one")
         elif isinstance(image, Image):
-            machine = Subleq(image, cells=cells, bits=bits)
+            machine = Subleq(image, segments=memory.of(image), bits=memory.bits)
         else:
             machine = Fleq(image)
     except AssemblyError as error:
@@ -347,14 +427,14 @@ def _started(
 
 
 def _compiled(
-    image: "Image | FleqImage", target: str | None, cells: int, bits: int, dtype: str | None
+    image: "Image | FleqImage", target: str | None, memory: _Memory, dtype: str | None
 ) -> "Model":
     """A network that takes the image."""
     import lsrl
     from lsrl.machine import Image
 
     if isinstance(image, Image):
-        computer = lsrl.programs.subleq(cells=cells, bits=bits, io=True)
+        computer = lsrl.programs.subleq(segments=memory.of(image), bits=memory.bits, io=True)
     else:  # as large as the text, which has no holes
         shape = image.shape or (1, 1)
         computer = lsrl.programs.fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
@@ -375,6 +455,14 @@ def _key(machine: "Machine") -> bytes:
             f"{machine.steps} instructions; give it more"
         )
     return line
+
+
+def _lost(address: int) -> str:
+    """That memory is too small."""
+    return (
+        f"what was written to address {address}, which has no cell, was lost; give it more --cells "
+        "or --segments"
+    )
 
 
 def _print(text: bytes) -> None:

@@ -84,8 +84,8 @@ class Facts:
         A finer one only tells how small a real number can be.
         """
         if len(self.low) == 1:
-            step = self.step.item()
-            count = self.magnitude.item() / step if step > 0 else np.nan
+            step, size = self.step.item(), max(abs(self.low.item()), abs(self.high.item()))
+            count = size / step if step > 0 else np.nan
             return count <= 2.0**52 or count == np.inf
         points = self.magnitude / self.step if self.gridded else np.ones(1)
         return self.gridded and bool(((points <= 2.0**52) | np.isinf(points)).all())

@@ -60,8 +60,12 @@ class Graph:
     @property
     def inputs(self) -> dict[int, Input]:
         """The input ops by node id, in parameter order."""
-        found = [(i, node.op) for i, node in enumerate(self.nodes) if isinstance(node.op, Input)]
-        return dict(sorted(found, key=lambda item: item[1].index))
+        return dict(self._inputs)
+
+    @cached_property
+    def _inputs(self) -> tuple[tuple[int, Input], ...]:
+        found = [(i, node.op) for i, node in enumerate(self.nodes) if type(node.op) is Input]
+        return tuple(sorted(found, key=lambda item: item[1].index))
 
     @cached_property
     def kinds(self) -> frozenset[type[Op]]:
@@ -241,6 +245,19 @@ class GraphBuilder:
     def __post_init__(self) -> None:
         """Look at nothing yet."""
         self._inference = Inference(self.nodes, written=self.program is None)
+        # Whether these are the first nodes of the earlier graph, as they were: most passes change
+        # little, and what is equal to what is looked up only from the first change on.
+        self._as_before = self.earlier is not None
+        self._looked_up = 0
+
+    def _index(self, key: tuple[Op, tuple[int, ...]]) -> int | None:
+        """The node of a term."""
+        self._as_before = False
+        for index in range(self._looked_up, len(self.nodes)):
+            node = self.nodes[index]
+            self._known.setdefault((node.op, node.operands), index)
+        self._looked_up = len(self.nodes)
+        return self._known.get(key)
 
     @cached_property
     def _inferred(self) -> dict[tuple[Op, tuple[int, ...]], Facts]:
@@ -259,9 +276,9 @@ class GraphBuilder:
         Raises:
           ShapeError: the operands do not fit the op.
         """
-        key = (op, operands)
-        if key in self._known:
-            return self._made(self._known[key])
+        index = self._index((op, operands))
+        if index is not None:
+            return self._made(index)
         width = op.width_of([self.nodes[i].width for i in operands])
         read = [self.facts[i] for i in operands]
         known = self._inferred.get((op, tuple(map(id, read))))
@@ -270,7 +287,6 @@ class GraphBuilder:
         self.facts.append(
             self._inference.facts(index, self.facts, self.tokens) if known is None else known
         )
-        self._known[key] = index
         return index
 
     def put_off(self, earlier: Graph, old: int, operands: tuple[int, ...]) -> int:
@@ -279,9 +295,9 @@ class GraphBuilder:
         Its readers are made without it.
         """
         key = (earlier.nodes[old].op, operands)
-        index = self._known.get(key)
+        index = self._index(key)
         if index is None:
-            index = self._known[key] = len(self.nodes)
+            index = len(self.nodes)
             self.nodes.append(Node(*key, earlier.nodes[old].width))
             self.facts.append(earlier.facts[old])
             self._later[index] = []
@@ -308,13 +324,13 @@ class GraphBuilder:
         None where it has to be made anew, since its operands are not known as they were, or where
         an equal node is there already.
         """
-        node, key = earlier.nodes[old], (earlier.nodes[old].op, operands)
-        for i, k in zip(operands, node.operands, strict=True):
-            if self.facts[i] is not earlier.facts[k]:
+        node, index = earlier.nodes[old], len(self.nodes)
+        if not (self._as_before and index == old and earlier is self.earlier):
+            for i, k in zip(operands, node.operands, strict=True):
+                if self.facts[i] is not earlier.facts[k]:
+                    return None
+            if self._index((node.op, operands)) is not None:
                 return None
-        if key in self._known:
-            return None
-        index = self._known[key] = len(self.nodes)
         origins = (old,) if earlier.program is None else node.origins
         if operands != node.operands or origins != node.origins:
             node = Node(node.op, operands, node.width, origins, node.names, node.sources)
@@ -340,6 +356,7 @@ class GraphBuilder:
 
     def inherit(self, index: int, node: Node, groups: Groups = exclusion.NONE) -> None:
         """Let a node stand for all that `node` of an earlier graph stood for, and its groups."""
+        self._as_before = False
         before, known = self.facts[index].groups, self.nodes[index].origins
         fresh = [origin for origin in node.origins if origin not in known]
         if fresh or node.names or node.sources:  # of a long chain only the end has any

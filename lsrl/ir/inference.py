@@ -93,7 +93,7 @@ class Inference:
         node = self.nodes[index]
         with np.errstate(over="ignore", invalid="ignore"):
             fact = node.op.infer([known[i] for i in node.operands], tokens)
-            if self.written and isinstance(node.op, Affine):
+            if self.written and type(node.op) is Affine:
                 fact = self._narrowed(index, fact, known)
             added = self._groups(index, known)
         return fact if not added else replace(fact, groups=exclusion.union(fact.groups, added))
@@ -104,26 +104,26 @@ class Inference:
         """The groups that an op's operands alone do not tell of."""
         node = self.nodes[index]
         op = node.op
-        if isinstance(op, Lookup):
+        if type(op) is Lookup:
             source = self.nodes[node.operands[0]].op
             if not isinstance(source, Input):
                 return exclusion.NONE
             return exclusion.of_table(op.table, ("input", source.index))
-        if isinstance(op, Periodic):
+        if type(op) is Periodic:
             return exclusion.of_table(op.table, ("clock", op.table.rows))
-        if isinstance(op, Relu):
+        if type(op) is Relu:
             return self._shut(node.operands[0], known)
         if not self.written:
             return exclusion.NONE  # nodes of different graphs have the same numbers
-        if isinstance(op, Bound) and op.exclusive:
+        if type(op) is Bound and op.exclusive:
             return ((("node", index), np.arange(node.width)),)
-        if isinstance(op, Latch):
+        if type(op) is Latch:
             return _held(known[node.operands[0]], np.array(op.initial), index)
-        if isinstance(op, SelectiveState) and op.overwrites:
+        if type(op) is SelectiveState and op.overwrites:
             keep, update = node.operands
             if _same_rows(self.nodes, keep):
                 return _held(known[update], np.array(op.initial), index)
-        if isinstance(op, Hold) and _same_rows(self.nodes, node.operands[1]):
+        if type(op) is Hold and _same_rows(self.nodes, node.operands[1]):
             return _held(known[node.operands[0]], np.array(op.initial), index)
         return exclusion.NONE
 
@@ -153,7 +153,7 @@ class Inference:
         """Whether anything has groups that a node is made of through affine maps alone."""
         for i in range(len(self._grouped), index + 1):
             node = self.nodes[i]
-            affine = isinstance(node.op, Affine)
+            affine = type(node.op) is Affine
             self._grouped.append(
                 any(self._grouped[j] for j in node.operands) if affine else bool(known[i].groups)
             )

@@ -172,6 +172,11 @@ class Matrix:
         return cls.scalar(1.0) if size == 1 else cls.selection(np.arange(size), size)
 
     @classmethod
+    def multiple(cls, factor: float, size: int) -> "Matrix":
+        """The identity of a size, times a factor."""
+        return cls.identity(size).scaled(factor)
+
+    @classmethod
     def diagonal(cls, values: object) -> "Matrix":
         """The matrix with these values on its diagonal."""
         row = exact_array(values, "a matrix")

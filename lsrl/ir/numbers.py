@@ -46,6 +46,9 @@ def lowest_bit_of(value: float) -> float:
         return math.inf
     if not math.isfinite(value):
         return 0.0
+    if -(2.0**53) < value < 2.0**53 and value.is_integer():
+        whole = int(value)
+        return float(whole & -whole)
     mantissa, exponent = math.frexp(value)
     integer = int(math.ldexp(mantissa, 53))
     return math.ldexp(integer & -integer, exponent - 53)

@@ -29,6 +29,9 @@ from lsrl.language.trace import user_line
 MOST_CELLS = 2**20
 # So many cells are decoded in one level.
 FEW_CELLS = 24
+# From so many on a write is let through by its row ahead of its column: fewer weights then read it,
+# and one-hots that are signals of their own keep sums within what float32 holds.
+MANY_CELLS = 1024
 Segment = tuple[int, int]
 
 
@@ -40,11 +43,13 @@ class _Grid:
       segments: ascending and apart: the first address of each, and the one behind its last.
       words: the greatest number of addresses that are read at once.
       columns: places in a row.
+      by_row: whether a write is let through by its row ahead of its column.
     """
 
     segments: tuple[Segment, ...]
     words: int
     columns: int
+    by_row: bool = False
 
     @cached_property
     def starts(self) -> Array:
@@ -208,6 +213,7 @@ def memory(
     initial: ArrayLike = 0,
     words: int = 1,
     columns: int | None = None,
+    by_row: bool | None = None,
     keeper: ops.Keeper = "prompt",
 ) -> Memory:
     """A table of cells, of which one is written at each token, and any are read.
@@ -224,6 +230,9 @@ def memory(
       initial: what every cell holds before it is written, or one number a channel of all cells.
       words: the greatest number of addresses that are read at once.
       columns: of the grid that addresses are decoded in; by default about a square one.
+      by_row: whether a write is let through by its row ahead of its column. It takes fewer weights
+        a cell, and a level or two more; by default from 1,024 cells on. Of a grid with one row it
+        is no matter.
       keeper: whose promise the change is, as for `bound`.
 
     Returns:
@@ -237,7 +246,7 @@ def memory(
       table = lsrl.memory(address, value, cells=16)
       return table.read(wanted)
     """
-    grid = _grid_of(cells, segments, words, columns)
+    grid = _grid_of(cells, segments, words, columns, by_row)
     written_value = as_signal(value)
     count, width = len(grid.addresses), written_value.width
     (writes,) = logical("memory", write)
@@ -257,10 +266,21 @@ def memory(
         if width == 1
         else affine([(sp.csr_array(sp.kron(sp.eye_array(count), np.ones((width, 1)))), written)])
     )
-    added = None if change is None else affine([(each, _as_wide(change, width))])
+    added = None if change is None else _added(grid, row, _as_wide(change, width))
     start = row_of(initial, count * width, "initial")
     held = hold(affine([(each, written_value)]), wide, start, added, keeper)
     return Memory(grid, held, written, start, (target, written_value, writes))
+
+
+def _added(grid: _Grid, row: Signal | None, change: Signal) -> Signal:
+    """What each cell is changed by, if it is the one that is written."""
+    count, width = len(grid.addresses), change.width
+    if row is None or not grid.by_row:
+        return affine([(_wide(sp.csr_array(np.ones((count, 1))), width), change)])
+    everywhere = affine([(_wide(sp.csr_array(np.ones((grid.rows, 1))), width), change)])
+    each = affine([(Matrix.selection(np.repeat(np.arange(grid.rows), width), grid.rows).csr, row)])
+    here = Matrix.selection(grid.places(grid.addresses) // grid.columns, grid.rows).csr
+    return affine([(_wide(here, width), select(each, everywhere, 0))])
 
 
 def _as_wide(change: Operand, width: int) -> Signal:
@@ -284,7 +304,11 @@ def _address(address: Operand) -> Signal:
 
 
 def _grid_of(
-    cells: int | None, segments: Sequence[Segment] | None, words: int, columns: int | None
+    cells: int | None,
+    segments: Sequence[Segment] | None,
+    words: int,
+    columns: int | None,
+    by_row: bool | None,
 ) -> _Grid:
     where = str(user_line())
     if (cells is None) == (segments is None):
@@ -319,7 +343,10 @@ def _grid_of(
         width = grid.last + 1
     else:
         width = 1 << int(np.round(np.log2(np.sqrt(grid.last + 1))))
-    return _Grid(grid.segments, most, width)
+    first = len(grid.addresses) >= MANY_CELLS
+    if by_row is not None:
+        first = arguments.flag(f"{where}: by_row", by_row, ProgramError)
+    return _Grid(grid.segments, most, width, first)
 
 
 def _segment(where: object, segment: object) -> Segment:
@@ -350,6 +377,11 @@ def _decoded(grid: _Grid, address: Signal, when: Signal) -> tuple[Signal | None,
     columns, index = grid.columns, _index(grid, address)
     if grid.rows == 1:
         return None, _column(index, columns, when)
+    if grid.by_row:
+        row = _row_alone(grid, address)
+        before = columns * (np.arange(float(grid.rows)) @ row)
+        place = known(index - before, 0, columns - 1)
+        return row, _column_alone(place, columns, when)
     passed = _at_least(address, grid.edges)
     rise = np.eye(grid.rows, grid.rows - 1, -1) - np.eye(grid.rows, grid.rows - 1)
     row = affine([(rise, passed)], np.eye(grid.rows)[0])
@@ -381,3 +413,22 @@ def _column(place: Signal, columns: int, when: Signal) -> Signal:
         place = place + (columns + 1) * (1 - when)  # behind the last column
     hats = second @ relu(place - (np.arange(columns + 2) - 1.0))
     return known(hats, 0, 1, exclusive=True)
+
+
+def _row_alone(grid: _Grid, address: Signal) -> Signal:
+    """The one-hot of a row as a signal of its own, in two levels: 1 less how far it is off.
+
+    Twice that is how far the address is below the row's least one less a half, or above the next
+    row's; ReLUs that bend at those tell of both sides.
+    """
+    above = relu(2 * address - (2 * grid.edges - 1))
+    after, until = np.eye(grid.rows, grid.rows - 1, -1), np.eye(grid.rows, grid.rows - 1)
+    first = after.sum(axis=1)  # nothing is below the first row
+    below = after @ (above + 2 * grid.edges - 1) - 2 * first * address
+    return known(relu(1 - below - until @ above), 0, 1, exclusive=True)
+
+
+def _column_alone(place: Signal, columns: int, when: Signal) -> Signal:
+    """The same of a column; none where it is not wanted."""
+    beyond = place - np.arange(float(columns))
+    return known(relu(when + beyond - 2 * relu(beyond)), 0, 1, exclusive=True)

@@ -6,6 +6,7 @@ from lsrl.machine.films import Film, Frame, film
 from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
 from lsrl.machine.image import Image
 from lsrl.machine.library import MachineProgram, programs
+from lsrl.machine.pages import segments
 from lsrl.machine.session import Machine, Session, card, cards, interpret, trace
 from lsrl.machine.subleq import Step, Subleq
 
@@ -28,5 +29,6 @@ __all__ = [
     "film",
     "interpret",
     "programs",
+    "segments",
     "trace",
 ]

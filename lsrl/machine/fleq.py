@@ -236,6 +236,7 @@ class Fleq:
       steps: how many instructions were done.
       text: what was printed, which is nothing.
       waiting: whether it wants a key, which it never does.
+      lost: an address without a cell that was written to, which there never is.
 
     Example: `Fleq(image).run(1000)`.
     """
@@ -261,6 +262,7 @@ class Fleq:
         self.memory = loaded(image)
         self.pc, self.steps = check_start(start, len(image.lines)), 0
         self.text, self.waiting = b"", False
+        self.lost: int | None = None
         least = len(self.memory)
         self._cells = least if cells is None else count("cells", cells, least)
 

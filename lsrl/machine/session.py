@@ -1,6 +1,6 @@
 """Machines at work inside a network: prompts, traces, single steps and breakpoints."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar, cast, final
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from lsrl.arguments import instance, shown
 from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
+from lsrl.language.feedback import Halt
 from lsrl.language.program import Program
 from lsrl.language.run import Run
 from lsrl.machine.checks import check_going
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from lsrl.model import Model
 
 S = TypeVar("S")
-CHUNK = 256  # instructions between two looks for a breakpoint
+# Instructions that go on at a time, whose outputs are held; and between the first looks for a
+# breakpoint, behind which none is done.
+MOST, LOOK = 65_536, 512
 
 
 Subject: TypeAlias = "Program | Model"
@@ -46,6 +49,7 @@ class Machine(Protocol):
     """A machine at some instruction, in plain Python or inside a network."""
 
     pc: int
+    lost: int | None
 
     @property
     def steps(self) -> int:
@@ -276,7 +280,9 @@ class Session(Generic[S]):
 
     Attributes:
       pc: where the next instruction stands.
-      last: the loop's latest run, from which it goes on; None ahead of the first instruction.
+      last: the loop's latest run, from which it goes on; None ahead of the first instruction. It
+        holds the outputs of the last stretch alone.
+      lost: the first address without a cell to which SUBLEQ wrote something, if any.
 
     Example: `lsrl.machine.Session(model, image).run(10)`.
     """
@@ -289,10 +295,12 @@ class Session(Generic[S]):
         """
         self.pc = start
         self.last: Run[S] | None = None
+        self.lost: int | None = None
         self._image = memory
         self._looping, self._subject = subject, cast("Subject", subject)
         self._prompt = card(self._subject, memory, start)
-        self._plain = bus_of(self._subject).plain(memory, start)
+        self._bus = bus_of(self._subject)
+        self._plain = self._bus.plain(memory, start)
 
     @property
     def halted(self) -> bool:
@@ -332,30 +340,48 @@ class Session(Generic[S]):
         Raises:
           InputError: more instructions than the certificate speaks of.
         """
-        return len(self.trace(steps, stdin, stop=stop))
+        return sum(len(run.outputs) for run, _ in self._going(steps, stdin, stop))
 
     def trace(
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
     ) -> list[Step | FleqStep]:
         """Go on as `run` does, and tell what was done, instruction by instruction."""
-        check_going(steps, stdin, stop)
+        image = self._image if isinstance(self._image, FleqImage) else None
         done: list[Step | FleqStep] = []
-        while len(done) < steps and not self.halted and not (done and self.pc in stop):
-            run, part = self._ahead(min(steps - len(done), CHUNK), stdin)
-            at = next((i + 1 for i, step in enumerate(part) if step.next in stop), len(part))
-            if at < len(part):
-                run, part = self._ahead(at, stdin)
-            self.last, stdin = run, b""
-            done += part
-            self.pc = part[-1].next if part else self.pc
-            if self.waiting:
-                break
+        for run, memory in self._going(steps, stdin, stop):
+            done += trace(self._subject, run, image, memory=memory)
         return done
 
-    def _ahead(self, count: int, stdin: bytes) -> tuple[Run[S], Sequence[Step | FleqStep]]:
-        """The run of so many more instructions, and what they do."""
+    def _going(
+        self, steps: int, stdin: bytes, stop: Collection[int]
+    ) -> Iterator[tuple[Run[S], Array | None]]:
+        """Stretch by stretch: its run, and the memory ahead of it; None ahead of all."""
+        check_going(steps, stdin, stop)
+        done, most = 0, LOOK if stop else MOST
+        while done < steps and not self.halted and not (done and self.pc in stop):
+            memory = None if self.last is None else cast(Array, self.last.memory)
+            run = self._stretch(min(steps - done, most), stdin, stop)
+            yield run, memory
+            done, stdin, most = done + len(run.outputs), b"", min(2 * most, MOST)
+            if self.waiting:
+                return
+
+    def _stretch(self, count: int, stdin: bytes, stop: Collection[int]) -> Run[S]:
+        """Go on for so many instructions at most, or to the first breakpoint among them."""
         before: Sequence[ArrayLike | Run[S]] = self._prompt if self.last is None else (self.last,)
         run = self._looping.loop(*before, steps=count, stdin=stdin)
-        memory = None if self.last is None else self.last.memory
-        image = self._image if isinstance(self._image, FleqImage) else None
-        return run, trace(self._subject, run, image, memory=memory)
+        (place, _, _) = cast("Halt", run.wiring.feedback.halt)
+        onward = run.outputs[:, place].astype(np.float64)
+        if not np.isfinite(onward).all():
+            raise BoundsError(
+                "an instruction goes on at what is no number, so a promise was broken there; "
+                "loop(..., check=True) says which"
+            )
+        ahead = np.flatnonzero(np.isin(onward, [*stop])) + 1
+        if len(ahead) and ahead[0] < len(onward):
+            return self._stretch(int(ahead[0]), stdin, ())
+        self.last = run
+        self.pc = int(onward[-1]) if len(onward) else self.pc
+        if self.lost is None and isinstance(self._bus, SubleqBus):
+            self.lost = self._bus.lost(run.outputs)
+        return run

@@ -68,6 +68,8 @@ class Subleq:
       text: what was printed.
       keys: those that were not taken yet.
       waiting: whether the next instruction wants a key that is not there.
+      lost: the first address without a cell, from 0 on, to which something else than 0 was written;
+        reads there give 0.
 
     Example: `Subleq(image, bits=8).run(1000)`.
     """
@@ -106,6 +108,7 @@ class Subleq:
         self.pc = check_start(start, 1 << (bits - 1))
         self.steps, self.text, self.keys = 0, b"", b""
         self.waiting = False
+        self.lost: int | None = None
         self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
         self.memory |= fitting(image_of(memory), self.segments, bits)
 
@@ -129,7 +132,27 @@ class Subleq:
         Returns:
           How many instructions were done.
         """
-        return sum(1 for _ in self._going(steps, stdin, stop))
+        check_going(steps, stdin, stop)
+        self.keys += stdin
+        self.waiting = False
+        memory, top, done, pc = self.memory, 1 << (self.bits - 1), 0, self.pc
+        get = memory.get
+        while done < steps and pc >= 0 and not (done and pc in stop):
+            a, b = get(pc, 0), get(pc + 1, 0)
+            if a >= 0 <= b and a in memory and b in memory and not self.words:
+                # What most instructions are, without a word on each.
+                new = (memory[b] - memory[a] + top) % (2 * top) - top
+                pc = get(pc + 2, 0) if new <= 0 else wrapped(pc + 3, self.bits)
+                memory[b] = new
+            else:
+                self.pc = pc
+                self.waiting = self._next() is None
+                if self.waiting:
+                    break
+                pc = self.pc
+            done += 1
+        self.pc, self.steps = pc, self.steps + done
+        return done
 
     def trace(
         self, steps: int = 1_000_000, stdin: bytes = b"", *, stop: Collection[int] = ()
@@ -168,6 +191,8 @@ class Subleq:
         new = wrapped(raw, self.bits)
         if b in memory:
             memory[b] = new
+        elif b >= 0 and new and self.lost is None and not self.words:
+            self.lost = b
         free = key is None and said is None
         onward = c if free and new <= 0 else wrapped(pc + 3, self.bits)
         self.pc = GUARD if self.words and onward not in memory else onward

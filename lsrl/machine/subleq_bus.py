@@ -134,6 +134,14 @@ class SubleqBus:
                 held[round(read[self.map.address])] = round(read[self.map.values[0]])
         return np.array([*held.values()])
 
+    def lost(self, outputs: Array) -> int | None:
+        """The first address without a cell that something else than 0 was written to."""
+        addresses, values = (
+            outputs[:, place].astype(np.float64) for place in (self.map.address, self.map.values[0])
+        )
+        none = (addresses >= 0) & (values != 0) & (self.map.places(addresses) < 0)
+        return int(addresses[np.argmax(none)]) if none.any() else None
+
     def steps(
         self, inputs: Mapping[str, Array], outputs: Array, memory: Array, image: object
     ) -> list[Step]:

@@ -22,7 +22,7 @@ def fuse_affine(graph: Graph) -> Graph:
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
-        if not isinstance(op, Affine):
+        if type(op) is not Affine:
             return None
         terms: Terms = {}
         bias = np.array(op.bias)
@@ -41,7 +41,7 @@ def fuse_affine(graph: Graph) -> Graph:
             for source, matrix in added.items():
                 terms[source] = plus(terms.get(source), matrix)
         readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
-        if not named and len(readers) == 1 and isinstance(graph.nodes[readers[0]].op, Affine):
+        if not named and len(readers) == 1 and type(graph.nodes[readers[0]].op) is Affine:
             merged[i] = terms, bias
             return PUT_OFF
         return emit_affine(builder, terms, bias)
@@ -84,9 +84,9 @@ def plus(known: Matrix | None, added: Matrix) -> Matrix:
 def _held(builder: GraphBuilder, node: int) -> tuple[Terms, Array] | None:
     """A constant or an affine map as terms and a bias."""
     op, operands = builder.nodes[node].op, builder.nodes[node].operands
-    if isinstance(op, Constant):
+    if type(op) is Constant:
         return {}, np.array(op.values)
-    if isinstance(op, Affine):
+    if type(op) is Affine:
         return dict(zip(operands, op.weights, strict=True)), np.array(op.bias)
     return None
 
@@ -157,24 +157,35 @@ def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:
 
     Only selections of single channels are taken up to scale, so that no entry is ever rounded.
     """
-    starts = weight.indptr
-    sizes = np.diff(starts)
-    filled = np.flatnonzero(sizes)
-    single = sizes[filled] == 1
+    if not weight.nonzeros:
+        return Matrix.zeros(0, weight.columns), Matrix.zeros(weight.rows, 0)
+    if weight.nonzeros == 1:
+        place = weight.data, weight.entry_rows(), np.zeros(1, np.int64)
+        return (
+            Matrix.selection(weight.indices, weight.columns),
+            Matrix.placed(*place, (weight.rows, 1)),
+        )
+    # By entries, not by rows: a part of a concatenation has few of the one and many of the other.
+    entry_rows = weight.entry_rows()
+    ends = np.flatnonzero(np.append(entry_rows[1:] != entry_rows[:-1], True)) + 1
+    starts = np.append(0, ends[:-1])
+    filled, single = entry_rows[starts], ends - starts == 1
     group = np.empty(len(filled), dtype=np.int64)
-    group[single] = weight.indices[starts[filled[single]]]
+    group[single] = weight.indices[starts[single]]
     known: dict[bytes, int] = {}
     for place in np.flatnonzero(~single):
-        own = slice(starts[filled[place]], starts[filled[place] + 1])
+        own = slice(starts[place], ends[place])
         key = weight.indices[own].tobytes() + weight.data[own].tobytes()
         group[place] = weight.columns + known.setdefault(key, len(known))
     _, first, member = np.unique(group, return_index=True, return_inverse=True)
     order = np.argsort(first)
-    picked = filled[first[order]]
-    rows = weight.take(picked)
-    once = np.repeat(sizes[picked] == 1, sizes[picked])
-    rows = Matrix.stored(np.where(once, 1.0, rows.data), rows.indices, rows.indptr, rows.shape)
-    factors = np.where(single, weight.data[starts[filled]], 1.0)
-    places = np.concatenate([[0], np.cumsum(sizes > 0)])
-    shape = weight.rows, len(picked)
-    return rows, Matrix.stored(factors, np.argsort(order)[member], places, shape)
+    picked = first[order]
+    sizes = (ends - starts)[picked]
+    behind = np.cumsum(sizes)
+    entries = np.arange(behind[-1]) + (starts[picked] - behind + sizes).repeat(sizes)
+    data = np.where(single[picked].repeat(sizes), 1.0, weight.data[entries])
+    number = np.arange(len(picked)).repeat(sizes)
+    rows = Matrix.placed(data, number, weight.indices[entries], (len(picked), weight.columns))
+    factors = np.where(single, weight.data[starts], 1.0)
+    expand = np.argsort(order)[member]
+    return rows, Matrix.placed(factors, filled, expand, (weight.rows, len(picked)))

@@ -74,9 +74,9 @@ def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Gra
             op = Step(2 * op.slope, 0.5)
         if one_level and on_edge:
             return _difference_of_ramps(builder, op, operands[0])
-        scaled = Matrix.diagonal(np.full(width, -op.slope))
+        scaled = Matrix.multiple(-op.slope, width)
         below = add_affine(builder, (scaled, operands[0]), bias=-op.shift)
-        negated = Matrix.diagonal(np.full(width, -1.0)), builder.add(Relu(), below)
+        negated = Matrix.multiple(-1.0, width), builder.add(Relu(), below)
         return builder.add(Relu(), add_affine(builder, negated, bias=1.0))
 
     return rewrite(graph, rule, (Step,))
@@ -104,7 +104,7 @@ def _spans_little(graph: Graph, step: int) -> bool:
 
 def _difference_of_ramps(builder: GraphBuilder, op: Step, operand: int) -> int:
     width = builder.nodes[operand].width
-    scaled, eye = Matrix.diagonal(np.full(width, op.slope)), Matrix.identity(width)
+    scaled, eye = Matrix.multiple(op.slope, width), Matrix.identity(width)
     upper, lower = (
         builder.add(Relu(), add_affine(builder, (scaled, operand), bias=offset))
         for offset in (1 + op.shift, op.shift)

@@ -53,7 +53,7 @@ def fold_tables(graph: Graph) -> Graph:
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op, readers = graph.nodes[i].op, graph.readers[i]
         # A recall's rows are read off what they are made of, and there may be many.
-        if isinstance(op, Affine) and readers and all(_recalls(graph, k) for k in readers):
+        if type(op) is Affine and readers and all(_recalls(graph, k) for k in readers):
             return None
         table = _table_of(builder, op, operands, tables)
         if table is None:
@@ -107,21 +107,23 @@ def _looked_up(graph: Graph, node: int) -> Matrix:
 
 
 def _recalls(graph: Graph, node: int) -> bool:
-    return isinstance(graph.nodes[node].op, Recall)
+    return type(graph.nodes[node].op) is Recall
 
 
 def _table_of(
     builder: GraphBuilder, op: Op, operands: tuple[int, ...], tables: dict[int, Table]
 ) -> Table | None:
-    if isinstance(op, Constant):
+    if type(op) is Constant:
         return Table(None, np.array([op.values]))
-    if isinstance(op, Lookup | Periodic):
+    if type(op) in (Lookup, Periodic):
         return _stored(op.table, operands[0] if operands else None)
-    if isinstance(op, FOLDED):
-        read = [tables.get(i) or _token_table(builder, i) for i in operands]
-        found = [table for table in read if table is not None]
-        return _apply(op, found) if len(found) == len(read) else None
-    return None
+    read: list[Table] = []
+    for i in operands:
+        table = tables.get(i) or _token_table(builder, i)
+        if table is None:
+            return None
+        read.append(table)
+    return _apply(op, read)
 
 
 def _stored(table: Matrix, token: int | None) -> Table | None:
@@ -134,7 +136,7 @@ def _stored(table: Matrix, token: int | None) -> Table | None:
 
 def _token_table(builder: GraphBuilder, index: int) -> Table | None:
     op = builder.nodes[index].op
-    if isinstance(op, Input) and is_token(op):
+    if type(op) is Input and is_token(op):
         return Table(index, np.arange(op.type.size, dtype=np.float64)[:, None])  # type: ignore[union-attr]
     return None
 
