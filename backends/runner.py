@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from lsrl.backends.machines import Course, Machine, Wired, Wires
-from lsrl.backends.network import Network, ParameterReader
+from lsrl.backends.network import Network
+from lsrl.backends.reader import ParameterReader
 from lsrl.backends.units import GRU, LSTM, numbers, units_of
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array

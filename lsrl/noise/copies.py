@@ -22,8 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lsrl import arguments
 from lsrl.backends.axes import Axes
 from lsrl.backends.hooks import Parameters
-from lsrl.backends.network import Inputs, Network, ParameterReader, Step
+from lsrl.backends.network import Inputs, Network, Step
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.reader import ParameterReader
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import check_inputs
