@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import jax
 import numpy as np
@@ -29,8 +29,9 @@ from lsrl.language.run import Ahead, Wiring
 from lsrl.numerics import numerics_of
 from lsrl.pytrees import Tree
 
+Made = TypeVar("Made")
 # Tokens of a stretch, of one machine and of several.
-MOST_ALONE, MOST_TOGETHER = 4096, 512
+MOST_ALONE, MOST_TOGETHER = 4096, 2048
 # States that machines are kept at, to go on from.
 KEPT = 8
 # One token in and one out.
@@ -226,7 +227,7 @@ class EventEngine(Engine[list[Machine]]):
         together = [machine for state in states for machine in state]
         return [together[i] for i in order.tolist()]
 
-    def _each(self, run: Callable[[int], object], count: int) -> list:
+    def _each(self, run: Callable[[int], Made], count: int) -> list[Made]:
         if count == 1 or not self._wired.compiled:
             return [run(i) for i in range(count)]
         with ThreadPoolExecutor(min(_cores(), count)) as pool:

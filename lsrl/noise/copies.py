@@ -311,12 +311,14 @@ def _work(
         def one(arrays: _Leaves, state: Tree, values: Inputs) -> tuple[jax.Array, Tree]:
             return step(jax.tree.unflatten(tree, arrays), structure, state, values)
 
+        run = cast(Callable[..., tuple[jax.Array, Tree]], written_out(one, rows))
+
         def free(arrays: _Leaves, drift: _Drifts) -> Tree:
             def token(carry: Tree, now: tuple[Inputs, _Drifts]) -> tuple[Tree, Tree]:
                 values, added = now
                 pairs = zip(arrays, added or [None] * len(arrays), strict=True)
                 moved = [x if d is None else x + d for x, d in pairs]
-                output, after = written_out(one, rows)(moved, carry, values)
+                output, after = run(moved, carry, values)
                 after = kept(after, kind)
                 return after, observe(output, after)
 
@@ -327,7 +329,7 @@ def _work(
             return step(clean, structure, carry, values)[1], carry
 
         def forced(arrays: _Leaves) -> Tree:
-            return observe(*written_out(one, rows)(arrays, states, flat))
+            return observe(*run(arrays, states, flat))
 
         if not is_forced:
             return jax.vmap(free)(stacks, drift)
