@@ -65,6 +65,10 @@ class Runner:
     def __deepcopy__(self, memo: object) -> "Runner":
         return Runner()
 
+    def forget(self) -> None:
+        """Ask again what there is to run by events."""
+        self._reader = ParameterReader()
+
     def ready(self, network: Network, why_not: Callable[[], str]) -> Ready:
         """The units of a network, unless something stands against it, which is asked only once."""
 
