@@ -117,3 +117,14 @@ def scan(
     start = (jnp.int32(0), state, made)
     _, last, outputs = lax.while_loop(lambda now: now[0] < count, following, start)
     return last, outputs
+
+
+def sequence(
+    token: Token[State], state: State, inputs: Sequence[jax.Array | Array], count: jax.Array
+) -> tuple[jax.Array, State]:
+    """As `scan`, with sequences first: inputs (batch, time, ...) to outputs and the state."""
+    turned = tuple(jnp.moveaxis(jnp.asarray(x), 1, 0) for x in inputs)
+    first = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in turned)
+    output: jax.ShapeDtypeStruct = jax.eval_shape(token, state, first)[1]
+    last, outputs = scan(token, state, turned, count, output)
+    return jnp.moveaxis(outputs, 0, 1), last

@@ -86,34 +86,6 @@ def push(
 
 
 @compiled
-def push_gates(
-    units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any
-) -> None:
-    """Pass a change on to units of several drives."""
-    for k in range(first, last):
-        e = edges[k]
-        q = e.to >> 2
-        g = e.to & 3
-        u = units[q]
-        v = e.weight * change
-        if g == 0:
-            v += u.a
-            u.a = v
-        elif g == 1:
-            u.b += v
-        elif g == 2:
-            u.c += v
-        else:
-            u.d += v
-        if u.listed == 0 and (u.kind != LINEAR or v > u.low or u.y != 0):
-            u.listed = 1
-            s = u.stage
-            c = ends[s]
-            waiting[c] = q
-            ends[s] = c + 1
-
-
-@compiled
 def push_back(
     units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any,
     clock: float,
@@ -138,48 +110,110 @@ def push_back(
 
 
 @compiled
-def enter(
-    gated: bool, units: Any, forward: Any, waiting: Any, ends: Any, slots: Any, x: Any
-) -> None:
-    """Read one token: ids and entries of vectors, a slot each."""
+def spread_gates(
+    units: Any, who: Any, by: Any, first: int, last: int, edges: Any, waiting: Any, ends: Any,
+    back: bool,
+) -> None:  # fmt: skip
+    """Pass changes on to units of several drives; what its gates hold as it is is not listed."""
+    for i in range(first, last):
+        source = units[who[i]]
+        change = by[i]
+        begin = source.fp
+        end = source.fe
+        if back:
+            begin = source.rp
+            end = source.re
+        for k in range(begin, end):
+            e = edges[k]
+            q = e.to >> 2
+            gate = e.to & 3
+            u = units[q]
+            z = e.weight * change
+            if gate == 0:
+                z += u.a
+                u.a = z
+            elif gate == 1:
+                u.b += z
+            elif gate == 2:
+                u.c += z
+            else:
+                u.d += z
+            if u.listed == 0:
+                kind = u.kind
+                if kind == LINEAR:
+                    still = u.a <= u.low and u.y == 0
+                elif kind == GRU:
+                    still = u.b >= OPEN
+                elif kind == LSTM:
+                    still = u.low == 0 and u.d <= SHUT and u.y == 0
+                else:
+                    still = False
+                if not still:
+                    u.listed = 1
+                    s = u.stage
+                    c = ends[s]
+                    waiting[c] = q
+                    ends[s] = c + 1
+
+
+@compiled
+def enter(units: Any, slots: Any, x: Any, who: Any, by: Any) -> int:
+    """Read one token: ids and entries of vectors, a slot each; returns how many units change."""
+    m = 0
     for k in range(len(slots)):
         slot = slots[k]
         q = slot.first
         if slot.token:
             q += int(x[k])
             if q != slot.held:
-                u = units[slot.held]
-                u.y = 0
-                if gated:
-                    push_gates(units, u.fp, u.fe, forward, -1.0, waiting, ends)
-                else:
-                    push(units, u.fp, u.fe, forward, -1.0, waiting, ends)
-                u = units[q]
-                u.y = 1
-                if gated:
-                    push_gates(units, u.fp, u.fe, forward, 1.0, waiting, ends)
-                else:
-                    push(units, u.fp, u.fe, forward, 1.0, waiting, ends)
+                units[slot.held].y = 0
+                who[m] = slot.held
+                by[m] = -1.0
+                units[q].y = 1
+                who[m + 1] = q
+                by[m + 1] = 1.0
+                m += 2
                 slot.held = q
         else:
             u = units[q]
             d = x[k] - u.y
             if d != 0:
                 u.y = x[k]
-                if gated:
-                    push_gates(units, u.fp, u.fe, forward, d, waiting, ends)
-                else:
-                    push(units, u.fp, u.fe, forward, d, waiting, ends)
+                who[m] = q
+                by[m] = d
+                m += 1
+    return m
+
+
+@compiled
+def value(u: Any) -> float:
+    """What the drives of a unit make, and what it holds."""
+    kind = u.kind
+    if kind == LINEAR:
+        v = u.a
+        if v < u.low:
+            v = 0.0
+    elif kind == PRODUCT:
+        v = u.a * u.b
+    elif kind == LSTM:
+        u.s = sigmoid(u.b) * u.s + sigmoid(u.a) * tanh(u.c)
+        v = sigmoid(u.d) * tanh(u.s)
+    else:
+        z = sigmoid(u.b)
+        v = (1.0 - z) * tanh(u.c + sigmoid(u.a) * u.d) + z * u.y
+    return v
 
 
 @compiled
 def step(
-    gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
-    waiting: Any, ends: Any, who: Any, by: Any, slots: Any, x: Any,
+    clock: float, starts: Any, units: Any, forward: Any, back: Any, waiting: Any, ends: Any,
+    who: Any, by: Any, slots: Any, x: Any,
 ) -> int:  # fmt: skip
-    """Run one token, stage by stage; returns how many units were looked at."""
+    """Run one token through units of one drive; returns how many were looked at."""
     work = 0
-    enter(gated, units, forward, waiting, ends, slots, x)
+    for i in range(enter(units, slots, x, who, by)):
+        u = units[who[i]]
+        push(units, u.fp, u.fe, forward, by[i], waiting, ends)
     for s in range(len(starts) - 1):
         first = starts[s]
         last = ends[s]
@@ -191,54 +225,91 @@ def step(
             q = waiting[i]
             u = units[q]
             u.listed = 0
-            kind = u.kind
-            moved = False
-            if kind == LINEAR:
-                v = u.a
-                if v < u.low:
-                    v = 0.0
-            elif kind == PRODUCT:
-                v = u.a * u.b
-            elif kind == LSTM:
-                kept = u.s
-                u.s = sigmoid(u.b) * kept + sigmoid(u.a) * tanh(u.c)
-                moved = u.s != kept
-                v = sigmoid(u.d) * tanh(u.s)
-            else:
-                z = sigmoid(u.b)
-                v = (1.0 - z) * tanh(u.c + sigmoid(u.a) * u.d) + z * u.y
-            old = u.y + 0.0
-            u.y = v
-            d = u.y - old
+            v = u.a
+            if v < u.low:
+                v = 0.0
+            d = v - u.y
             if d != 0:
-                if gated:
-                    push_gates(units, u.fp, u.fe, forward, d, waiting, ends)
-                else:
-                    push(units, u.fp, u.fe, forward, d, waiting, ends)
-                if cells or u.re > u.rp:
+                u.y = v
+                push(units, u.fp, u.fe, forward, d, waiting, ends)
+                if u.re > u.rp:
                     who[m] = q
                     by[m] = d
                     m += 1
-            elif moved:
-                who[m] = q
-                by[m] = 0.0
-                m += 1
         ends[s] = first
         for i in range(m):
-            q = who[i]
+            u = units[who[i]]
+            push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
+    return work
+
+
+@compiled
+def step_gates(
+    cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any, waiting: Any,
+    ends: Any, who: Any, by: Any, slots: Any, x: Any,
+) -> int:  # fmt: skip
+    """Run one token through units of several drives; returns how many were looked at."""
+    work = 0
+    room = len(who)
+    fallen = enter(units, slots, x, who, by)
+    spread_gates(units, who, by, 0, fallen, forward, waiting, ends, False)
+    for s in range(len(starts) - 1):
+        first = starts[s]
+        last = ends[s]
+        if first == last:
+            continue
+        work += last - first
+        # What has fallen is passed on first, so that few units open for a moment only.
+        fallen = 0
+        risen = room
+        again = first
+        for i in range(first, last):
+            q = waiting[i]
             u = units[q]
-            if cells:
-                # What such a unit holds goes on from itself, if no drive changes.
-                if u.kind >= LSTM and u.listed == 0:
-                    u.listed = 1
-                    c = ends[s]
-                    waiting[c] = q
-                    ends[s] = c + 1
-                if by[i] != 0:
-                    push_gates(units, u.rp, u.re, back, by[i], waiting, ends)
-            else:
+            u.listed = 0
+            held = u.s
+            old = u.y + 0.0
+            u.y = value(u)
+            # What is passed on is what the unit shows, which has been rounded to its dtype.
+            d = u.y - old
+            if d < 0:
+                who[fallen] = q
+                by[fallen] = d
+                fallen += 1
+            elif d > 0:
+                risen -= 1
+                who[risen] = q
+                by[risen] = d
+            if cells and (
+                (u.kind == LSTM and u.s != held and u.b > SHUT)
+                or (u.kind == GRU and d != 0 and SHUT < u.b < OPEN)
+            ):
+                # What it holds goes on from itself, though no drive changes.
+                u.listed = 1
+                waiting[again] = q
+                again += 1
+        ends[s] = again
+        spread_gates(units, who, by, 0, fallen, forward, waiting, ends, False)
+        spread_gates(units, who, by, risen, room, forward, waiting, ends, False)
+        if cells:
+            spread_gates(units, who, by, 0, fallen, back, waiting, ends, True)
+            spread_gates(units, who, by, risen, room, back, waiting, ends, True)
+        else:
+            for i in range(fallen):
+                u = units[who[i]]
+                push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
+            for i in range(risen, room):
+                u = units[who[i]]
                 push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
     return work
+
+
+@compiled
+def collect(units: Any, which: Any, last: float, row: Any) -> None:
+    """Put into a row what linear units were driven by at a token, fed back to or not."""
+    for i in range(len(which)):
+        u = units[which[i]]
+        row[i] = (u.c if u.d == last else u.a) + 0.0
 
 
 @compiled
@@ -255,9 +326,12 @@ def follow(
     for t in range(len(given)):
         for k in range(len(x)):
             x[k] = given[t, k]
-        work += step(
-            gated, cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
-        )
+        if gated:
+            work += step_gates(
+                cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
+            )
+        else:
+            work += step(clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x)
         for k in range(rows.shape[1]):
             rows[t, k] = units[readout + k].y
     return work
@@ -323,9 +397,12 @@ def advance(
     for t in range(len(rows)):
         if key >= 0:
             x[key] = keys[taken] if taken < len(keys) else 0.0
-        work += step(
-            gated, cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
-        )
+        if gated:
+            work += step_gates(
+                cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
+            )
+        else:
+            work += step(clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x)
         for k in range(rows.shape[1]):
             rows[t, k] = units[readout + k].y
         if takes >= 0 and units[readout + takes].y == 1:

@@ -70,6 +70,9 @@ class Wired:
         for kind, (first, last) in (("forward", ("fp", "fe")), ("back", ("rp", "re"))):
             pointers = getattr(units, kind).indptr
             fresh[first], fresh[last] = pointers[:-1], pointers[1:]
+        forgetful = self._forgetful()
+        self.forgetful = np.flatnonzero(forgetful)
+        fresh["low"] = np.where(forgetful, 0.0, fresh["low"])
         self.fresh = fresh
         self.forward = self._edges(units.forward, units.gated)
         self.back = self._edges(units.back, units.cells)
@@ -83,6 +86,21 @@ class Wired:
             places = [np.arange(self.ends[number], self.ends[number + 1]) for number in own]
             shown = np.concatenate([units.leaves[number].units for number in own])
             self.fields[field] = shown, np.concatenate(places)
+            self.shown = self.taken(shown.astype(np.uint32))
+
+    def _forgetful(self) -> Array:
+        """(units,) LSTM units that hold what they make now, whatever was before.
+
+        Their forget gate is shut for good, and nothing comes back to them, so what they hold can
+        be told from their drives when it is asked for.
+        """
+        units = self.units
+        shut = (units.kinds == LSTM) & (units.bias[:, 1] <= self.engine.SHUT)
+        driven = np.zeros((units.count, GATES), bool)
+        driven.ravel()[units.back.indices] = True
+        forgets = np.zeros(units.count * GATES, bool)
+        forgets[units.forward.indices] = True
+        return shut & ~driven.any(axis=1) & ~forgets.reshape(-1, GATES)[:, 1]
 
     def taken(self, array: Array) -> Any:
         """An array as the engine takes it; its own from now on."""
@@ -187,8 +205,8 @@ class Machine:
         wired, units = self.wired, self.wired.units
         held, waiting, ends, slots = self._arrays
         count = units.count
-        who = wired.taken(np.zeros(count, np.uint32))
-        by = wired.taken(np.zeros(count))
+        who = np.empty(count, np.uint32) if wired.compiled else [0] * count
+        by = np.empty(count) if wired.compiled else [0.0] * count
         return (
             units.gated, units.cells, self.clock, wired.starts, held, wired.forward, wired.back,
             waiting, ends, who, by, slots,
@@ -239,18 +257,30 @@ class Machine:
         wired, held = self.wired, self._arrays[0]
         for field, (units, places) in wired.fields.items():
             if field == "hidden":
-                values = self._hidden(held)
-            elif wired.compiled:
-                values = held["y" if field == "value" else "s"]
+                # It is the only field where there is one.
+                wired.engine.collect(held, wired.shown, self.clock - 1, row)
+                continue
+            if field == "memory":
+                values = self._memory(held)
             else:
-                values = np.array([u.y if field == "value" else u.s for u in held])
+                values = held["y"] if wired.compiled else self._column(held, "y")
             row[places] = values[units] + 0.0
 
-    def _hidden(self, held: Any) -> Array:
-        last = self.clock - 1
-        if not self.wired.compiled:
-            return np.array([u.c if u.d == last else u.a for u in held])
-        return np.where(held["d"] == last, held["c"], held["a"])
+    def _memory(self, held: Any) -> Array:
+        """What LSTM units hold; of those that are not looked at while they are shut, anew."""
+        found, a, c, d = (self._column(held, name) for name in "sacd")
+        own = self.wired.forgetful[d[self.wired.forgetful] <= self.wired.engine.SHUT]
+        found[own] = _sigmoid(a[own]) * np.tanh(c[own])
+        return found
+
+    def _column(self, held: Any, name: str) -> Array:
+        if self.wired.compiled:
+            return held[name].astype(np.float64)
+        return np.array([getattr(u, name) for u in held], np.float64)
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))
 
 
 def _copied(held: Any) -> Any:

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from lsrl.errors import ShapeError
 from lsrl.ir.numbers import Array
-from lsrl.parameters import Parameter, Sparseness
+from lsrl.parameters import Parameter, Sparseness, entries
 
 
 class Pattern:
@@ -144,10 +144,9 @@ def pattern_of(matrix: Parameter, sparseness: Sparseness | None) -> Pattern | No
       matrix: dense or sparse.
       sparseness: when sparse ones pay; None: what is given so stays so.
     """
-    is_dense = isinstance(matrix, np.ndarray)
     if sparseness is None:
-        return None if is_dense else Pattern(matrix)
-    weights = int(np.count_nonzero(matrix)) if is_dense else matrix.nnz
+        return None if isinstance(matrix, np.ndarray) else Pattern(matrix)
+    weights = int(np.count_nonzero(entries(matrix)))
     return Pattern(matrix) if sparseness.pays(matrix.shape, weights) else None
 
 

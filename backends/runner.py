@@ -4,28 +4,34 @@ It gives what the network gives, bit for bit, *because* its certificate says tha
 makes no difference; so never without one.
 """
 
+import importlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import jax
 import numpy as np
 
 from lsrl.backends.machines import Course, Machine, Wired, Wires
-from lsrl.backends.network import Network, ParameterReader
-from lsrl.backends.units import numbers, units_of
+from lsrl.backends.network import Network
+from lsrl.backends.reader import ParameterReader
+from lsrl.backends.units import GRU, LSTM, numbers, units_of
+from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.feedback import COMPARISONS, Feedback
 from lsrl.language.loop import Engine, Stretch
 from lsrl.language.run import Ahead, Wiring
+from lsrl.numerics import numerics_of
 from lsrl.pytrees import Tree
 
+Made = TypeVar("Made")
 # Tokens of a stretch, of one machine and of several.
-MOST_ALONE, MOST_TOGETHER = 4096, 512
+MOST_ALONE, MOST_TOGETHER = 4096, 2048
 # States that machines are kept at, to go on from.
 KEPT = 8
 # One token in and one out.
@@ -68,9 +74,27 @@ class Runner:
             stack = None if reason else network.stack()
             if stack is None:
                 return Ready(None, reason or "its cell has no events")
-            return Ready(Wired(units_of(stack), network.dtype), "")
+            units = units_of(stack)
+            if units.cells and network.dtype != "float32":
+                return Ready(None, "its gates run by events in float32 alone")
+            if units.cells and different_activations():
+                return Ready(None, "this machine's activations differ from those of events")
+            return Ready(Wired(units, network.dtype), "")
 
         return self._reader.read(network, made)
+
+    def self_test(self, network: Network) -> None:
+        """Check that activations, where the cells have any, are what jax makes of the same numbers.
+
+        Raises:
+          SelfTestError: says where they differ.
+        """
+        stack = network.stack()
+        if stack is None or stack.cell.kind not in (LSTM, GRU) or network.dtype != "float32":
+            return
+        difference = different_activations()
+        if difference:
+            raise SelfTestError(difference)
 
     def step(self, wired: Wired, hidden: Tree, inputs: Sequence[Array]) -> tuple[Array, Tree]:
         """One token of all sequences.
@@ -203,11 +227,33 @@ class EventEngine(Engine[list[Machine]]):
         together = [machine for state in states for machine in state]
         return [together[i] for i in order.tolist()]
 
-    def _each(self, run: Callable[[int], object], count: int) -> list:
+    def _each(self, run: Callable[[int], Made], count: int) -> list[Made]:
         if count == 1 or not self._wired.compiled:
             return [run(i) for i in range(count)]
         with ThreadPoolExecutor(min(_cores(), count)) as pool:
             return list(pool.map(run, range(count)))
+
+
+@cache
+def different_activations() -> str:
+    """Where an activation of the engine is not jax's to the bit; "" if nowhere.
+
+    Of the numbers that exact cells come by: tanh of small and of large ones, sigmoids far from 0.
+    """
+    engine, numerics = importlib.import_module("lsrl.backends.events"), numerics_of("float32")
+    small = numerics.linear * 2.0 ** -(np.arange(200) / 8.0)
+    large = numerics.shut * 2.0 ** (np.arange(60) / 4.0)
+    far = numerics.gate * 2.0 ** (np.arange(60) / 4.0)
+    for name, theirs, sizes in (
+        ("tanh", jax.nn.tanh, np.concatenate([[0.0], small, large])),
+        ("sigmoid", jax.nn.sigmoid, far),
+    ):
+        values = np.concatenate([sizes, -sizes]).astype(np.float32)
+        mine = np.array([getattr(engine, name)(x) for x in values.tolist()], np.float32)
+        wrong = np.flatnonzero(mine != np.asarray(jax.jit(theirs)(values)))
+        if len(wrong):
+            return f"{name} of {values[wrong[0]]} by events is not what jax makes of it"
+    return ""
 
 
 def _cores() -> int:

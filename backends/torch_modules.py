@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from lsrl.backends.base import ExportRequest
@@ -28,6 +29,20 @@ from lsrl.torch_config import (
 from lsrl.torch_folder import write_export
 
 
+def whole(arrays: Mapping[str, Parameter], dtype: str) -> dict[str, Array]:
+    """Arrays of a network as torch takes them: dense, sparse ones of bfloat16 among them.
+
+    Raises:
+      SizeError: a sparse one has too many entries.
+    """
+    return {
+        name: array
+        if isinstance(array, np.ndarray)
+        else dense(array, MOST_PARAMETERS).astype(jnp.dtype(dtype))
+        for name, array in arrays.items()
+    }
+
+
 class Modules(NamedTuple):
     """Modules by name, and their state dict.
 
@@ -45,7 +60,7 @@ class Modules(NamedTuple):
         self.weights.update({f"{name}.{key}": array for key, array in weights.items()})
 
     def add_inputs(
-        self, program: Program, arrays: Mapping[str, Parameter], features: int, dtype: np.dtype
+        self, program: Program, arrays: Mapping[str, Array], features: int, dtype: np.dtype
     ) -> None:
         """Append a module an input, whose outputs (…, features) add up; 0 where it is not read."""
         for number, kind in enumerate(program.inputs.values()):
@@ -53,7 +68,7 @@ class Modules(NamedTuple):
             name, held = f"input_{number}", "table" if isinstance(kind, Token) else "kernel"
             found = np.zeros((size, features), dtype)
             if f"inputs.{number}.{held}" in arrays:
-                known = dense(arrays[f"inputs.{number}.{held}"], MOST_PARAMETERS)
+                known = arrays[f"inputs.{number}.{held}"]
                 found[:, : known.shape[1]] = known
             if isinstance(kind, Token):
                 made = module_json("Embedding", num_embeddings=size, embedding_dim=features)

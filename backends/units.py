@@ -20,8 +20,8 @@ from lsrl.parameters import Parameter
 LINEAR, PRODUCT, LSTM, GRU = range(4)
 # Drives of a unit.
 GATES = 4
-# A unit more has to save so many edges, and twice what it has itself.
-GAIN = 16
+# Edges that a unit more has to save, beside its own.
+GAIN = 8
 # Sources are of one group if so much of what reads one of them reads both, of targets that read no
 # more than so many.
 ALIKE, MOST_READ = 0.25, 32
@@ -384,7 +384,7 @@ def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array
     taken = []
     for parts in alike.values():
         size = int(starts[parts[0] + 1] - starts[parts[0]])
-        if len(parts) * size >= GAIN + 2 * (len(parts) + size):
+        if len(parts) * size - len(parts) - size >= GAIN:
             taken.append(parts)
     if not taken:
         return None

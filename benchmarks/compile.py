@@ -1,8 +1,8 @@
 """How long compiling takes, and how large the networks are.
 
-Every program of the library on every target, and tok2tok at growing lengths beside the figures of
-the original implementation. Times are CPU seconds of a compilation in a process that has compiled
-the same program before, without any cache of ours.
+Every program of the library on every target, tok2tok at growing lengths beside the figures of the
+original implementation, and programs of ever more signals in six shapes. Times are CPU seconds of
+a compilation in a process that has compiled the same program before, without any cache of ours.
 """
 
 import cProfile
@@ -10,6 +10,7 @@ import math
 import pstats
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,13 +31,14 @@ from benchmarks.common import (
     log_axes,
     machine,
     measure,
+    measure_together,
     measured_alone,
     number,
     panels,
     say,
     slope,
 )
-from benchmarks.workloads import comparisons, wide_programs
+from benchmarks.workloads import comparisons, shapes, wide_programs
 from lsrl.errors import UnsupportedOpError
 
 if TYPE_CHECKING:
@@ -49,6 +51,11 @@ LINEAR_TARGETS = ("linear_rnn", "gated_linear_rnn")
 # The fit leaves out the short lengths, where what every compilation costs outweighs the weights.
 FIT_FROM = 20
 FIT_TO = 200
+# Signals of a program, and from how many on a compilation counts once.
+SIGNALS = (100, 300, 1000, 2000, 5000)
+QUICK_SIGNALS = (25, 100)
+ONCE_FROM = 1000
+CHAIN, TREE = "chain of sums", "tree of sums"
 
 SIZES = {
     "seconds": "CPU s",
@@ -175,6 +182,74 @@ def measure_comparisons(repeats: int) -> Table:
         say(f"{name}: {number(recorded)} s, {number(row['seconds'])} s")
     columns = {"program": "program", "target": "target", "recorded": "recording, CPU s"}
     return Table("comparisons", "Many comparisons", {**columns, **SIZES}, rows)
+
+
+def measure_shapes(counts: Sequence[int], repeats: int) -> Table:
+    """Programs of growing numbers of signals, the shapes in turns at each size."""
+    rows = []
+    for count in counts:
+        sizes: dict[str, dict[str, int]] = {}
+
+        def work(name: str, program: lsrl.Program, sizes: dict[str, dict[str, int]]) -> None:
+            model = lsrl.compile(program, "linear_rnn")
+            weights = model.num_nonzero_parameters
+            sizes[name] = {"layers": model.num_layers, "nonzeros": weights}
+
+        programs = {name: build(count) for name, build in shapes().items()}
+        timings = measure_together(
+            {name: partial(work, name, program, sizes) for name, program in programs.items()},
+            1 if count >= ONCE_FROM else repeats,
+        )
+        for name in programs:
+            seconds = timings[name].cpu
+            row: dict[str, Any] = {"program": name, "signals": count, "seconds": seconds}
+            row["each"] = 1e3 * seconds / count
+            if name == CHAIN:
+                row["over_tree"] = seconds / timings[TREE].cpu
+            rows.append({**row, **sizes[name]})
+            say(f"{name}, {count} signals: {number(seconds)} s")
+    return Table(
+        "shapes",
+        "Compiling against signals, on linear_rnn",
+        {
+            "program": "program",
+            "signals": "signals",
+            "seconds": "CPU s",
+            "each": "ms a signal",
+            "over_tree": "over the tree",
+            "layers": "layers",
+            "nonzeros": "nonzero",
+        },
+        rows,
+        "A signal: a comparison, with its addition, select or counter, or a delay. A compilation, "
+        "with its certificate and weights; recording the program is not counted.",
+    )
+
+
+def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of CPU seconds against signals, by shape."""
+    found = {}
+    for name in dict.fromkeys(row["program"] for row in rows):
+        mine = [row for row in rows if row["program"] == name]
+        found[name] = slope([row["signals"] for row in mine], [row["seconds"] for row in mine])
+    return found
+
+
+def shape_findings(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the table of shapes says, in sentences."""
+    found = exponents(rows)
+    most = max(row["signals"] for row in rows)
+    least = min(row["signals"] for row in rows)
+    told = ", ".join(f"{name} {exponent:.2f}" for name, exponent in found.items())
+    last = {row["program"]: row for row in rows if row["signals"] == most}
+    each = ", ".join(
+        f"{number(last[name]['each'])} ms a signal for {name}" for name in ("comparisons", "delays")
+    )
+    return [
+        f"From {least} to {most:,} signals CPU time grows with these exponents: {told}. At "
+        f"{most:,}: {each}; a chain of sums takes {last[CHAIN]['over_tree']:.2f} of the time of "
+        "the same sums as a tree."
+    ]
 
 
 def fitted(rows: Sequence[dict[str, Any]], target: str, longest: int) -> tuple[float, float]:
@@ -323,11 +398,14 @@ def main(
     tok2tok = measure_tok2tok(lengths, repeats)
     rows = [dict(row) for row in tok2tok.rows]
     mine = [row for row in rows if not row["compiler"].startswith("original")]
+    growth = measure_shapes(QUICK_SIGNALS if quick else SIGNALS, repeats)
+    told = findings(mine, [dict(row) for row in catalogue.rows])
+    told += shape_findings([dict(row) for row in growth.rows])
     Output.of("compile", quick, output).write(
         "Compiling",
         described,
-        [tok2tok, measure_wide(), measure_comparisons(repeats), catalogue],
-        findings(mine, [dict(row) for row in catalogue.rows]),
+        [tok2tok, growth, measure_wide(), measure_comparisons(repeats), catalogue],
+        told,
         draw(mine),
     )
 

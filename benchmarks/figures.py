@@ -44,8 +44,8 @@ def compiling() -> list[Row]:
         (
             "to compile `tok2tok(3, 10)`",
             f"{number(ours['seconds'])} CPU seconds, {ours['parameters']} weights; the earlier "
-            f"implementation: {number(seconds[0])} to {number(seconds[-1])}, "
-            f"{number(weights[0])} to {number(weights[-1])}",
+            f"implementation: {number(seconds[0])} to {number(seconds[-1])} CPU seconds, "
+            f"{number(weights[0])} to {number(weights[-1])} weights",
             "compile",
         )
     ]
@@ -56,11 +56,11 @@ def whole() -> list[Row]:
     found = []
     for one in page("engine")["fused"]:
         beside = [
-            f"{number(one[key])} of {label}"
+            f"{number(one[key])} {label}"
             for key, label in (
-                ("to hand", "the same states by hand in jax"),
-                ("to C", "a fused loop in C"),
-                ("to scan", "its weights token by token"),
+                ("to hand", "of the same states by hand in jax"),
+                ("to C", "of a fused loop in C"),
+                ("to scan", "times its weights token by token"),
             )
             if one[key] is not None
         ]
@@ -80,11 +80,10 @@ def computers() -> list[Row]:
     for one in page("engine")["loops"]:
         if one["cells"] != 256 or one["machines"] > 1:
             continue
-        speeds = [f"{number(one['jax'])} instructions in jax"]
+        told = f"{number(one['jax'])} instructions in jax"
         if one.get("events") is not None:
-            speeds.insert(0, f"{number(one['events'])} by events")
-        what = f"a computer of {one['cells']} cells on `{one['target']}`"
-        found.append((what, ", ".join(speeds), "engine"))
+            told = f"{number(one['events'])} instructions by events, {number(one['jax'])} in jax"
+        found.append((f"a computer of {one['cells']} cells on `{one['target']}`", told, "engine"))
     return found
 
 

@@ -128,6 +128,60 @@ def comparisons(count: int = 300) -> dict[str, Callable[[], lsrl.Program]]:
     return {f"{count} comparisons of a signal": of_one, f"{count}, of a channel each": of_each}
 
 
+def shapes() -> dict[str, Callable[[int], lsrl.Program]]:
+    """Makers of programs of so many alike signals: six shapes, and sums as a tree too."""
+
+    def shape(body: Callable[[Any, int], Any]) -> Callable[[int], lsrl.Program]:
+        def build(count: int) -> lsrl.Program:
+            def many(x: Any) -> Any:
+                return body(x, count)
+
+            many.__annotations__ = {"x": lsrl.Vector(1, low=0, high=count + 1, step=1)}
+            return lsrl.program(max_length=100)(many)
+
+        return build
+
+    def passed(x: Any, count: int) -> list[Any]:
+        return [x >= k for k in range(1, count + 1)]
+
+    def chain(x: Any, count: int) -> Any:
+        total = lsrl.constant(0.0)
+        for term in passed(x, count):
+            total = total + term
+        return total
+
+    def tree(x: Any, count: int) -> Any:
+        parts = passed(x, count)
+        while len(parts) > 1:
+            parts = [sum(parts[k + 1 : k + 2], parts[k]) for k in range(0, len(parts), 2)]
+        return parts[0]
+
+    def delays(x: Any, count: int) -> Any:
+        found = [x]
+        for _ in range(count):
+            found.append(lsrl.delay(found[-1]))
+        return lsrl.concat(*found)
+
+    def nested(x: Any, count: int) -> Any:
+        value = lsrl.constant(0.0)
+        for k, condition in enumerate(passed(x, count)):
+            value = lsrl.select(condition, k % 7, value)
+        return value
+
+    def parallel(x: Any, count: int) -> Any:
+        return lsrl.concat(*(lsrl.select(each, x, 3 - x) for each in passed(x, count)))
+
+    return {
+        "chain of sums": shape(chain),
+        "tree of sums": shape(tree),
+        "comparisons": shape(lambda x, count: lsrl.concat(*passed(x, count))),
+        "delays": shape(delays),
+        "nested selects": shape(nested),
+        "parallel selects": shape(parallel),
+        "counters": shape(lambda x, n: lsrl.concat(*map(lsrl.cumsum, passed(x, n)))),
+    }
+
+
 def _tok2tok_settings(tokens: int) -> dict[str, Any]:
     """max_length = length (1 + 2 max_pairs)."""
     pairs = max(1, -(-(tokens - LENGTH) // (2 * LENGTH)))

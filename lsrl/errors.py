@@ -100,6 +100,10 @@ class ModelDifferenceError(SuiteError):
     """A model, or a dataset, is not what the program says."""
 
 
+class InductionError(LsrlError):
+    """No program was found that agrees with the examples, or that a target holds."""
+
+
 class AssemblyError(LsrlError):
     """A machine's text, or the image that was made of it, has a fault; says in which line.
 

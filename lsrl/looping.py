@@ -129,7 +129,25 @@ class Looping(ABC):
         certificate = self.certificate
         if not certificate.exact:
             return f"the certificate says: {certificate.verdict}"
-        return "the dtype is bfloat16" if self.module.dtype == "bfloat16" else ""
+        if self.module.dtype == "bfloat16":
+            return "the dtype is bfloat16"
+        return self._too_fine()
+
+    @abstractmethod
+    def _too_fine(self) -> str:
+        """Why changes of exact sums may not be exact in float64; "" if they are."""
+
+    def _events_line(self) -> str:
+        """How the model runs by events, for `report`."""
+        runner = self._runner
+        wired, why = runner.ready(self.module, self._no_events)
+        if wired is None:
+            return f"not by events: {why}"
+        units = f"{wired.units.count:,} units"
+        if not runner.tokens:
+            return f"{units}; no token run by events so far"
+        mean = runner.work / runner.tokens
+        return f"{mean:,.0f} of {units} a token, over the {runner.tokens:,} tokens run so far"
 
     def generate(
         self,
@@ -147,7 +165,7 @@ class Looping(ABC):
           steps: number of tokens to add.
           state: what was read before the prompt, of `step` or `run`; it is not changed.
           runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
-            those that give the same bits. See docs/runners.md.
+            those that give the same bits. See docs/speed.md.
           beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
 
         Returns:
@@ -199,7 +217,7 @@ class Looping(ABC):
           check: also run the reference evaluator, which raises where a promise is broken; of a
             whole loop, so of no state and no run.
           runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
-            those that give the same bits. See docs/runners.md.
+            those that give the same bits. See docs/speed.md.
           beyond_certificate: read more tokens than `certificate.tokens`, where nothing is proven.
           **unknown: none; inputs go by order.
 

@@ -357,7 +357,7 @@ class Model(Looping, Exporting):
           *inputs: one value an input: an id, or a vector (width,); with a leading batch axis if the
             state has one.
           runner: "jax"; "events", which touches only units that change; "auto" takes the faster of
-            those that give the same bits. See docs/runners.md.
+            those that give the same bits. See docs/speed.md.
           beyond_certificate: go on past `certificate.tokens`, where nothing is proven.
           **unknown: none; inputs go by order.
 
@@ -438,6 +438,7 @@ class Model(Looping, Exporting):
         """
         with self.device_mode():
             self.module.self_test()
+            self._runner.self_test(self.module)
         compared = compare(self, sequences=sequences, length=length, seed=seed, sampler=sampler)
         place = f"{self.program.name} on {self.target} ({self.dtype}, {jax.devices()[0]})"
         compared.check(place)
@@ -468,9 +469,22 @@ class Model(Looping, Exporting):
         return card(f"{self.program.name} on {self.target}", self.facts, table)
 
     def report(self) -> str:
-        """What the stages did: passes, layers with their width, formulas of channels, and times."""
+        """What the stages did: passes, layers with their width, formulas of channels, and times.
+
+        Also how many units a token was, on average, of those run by events.
+        """
         layers = layer_lines(self.schedule, self.labels)
-        return f"{self.summary()}\n{self.compilation.text(layers)}"
+        events = f"{'events':<12} {self._events_line()}"
+        return f"{self.summary()}\n{events}\n{self.compilation.text(layers)}"
+
+    def _too_fine(self) -> str:
+        if self.dtype != "float64":
+            return ""  # its changes have room in float64
+        backend = registry.find(self.target)
+        analysis = backend.analysis(self.schedule, self.numerics)(self.schedule.graph.tokens)
+        needed = analysis.bits_needed()
+        spare = needed is not None and needed < self.numerics.bits
+        return "" if spare else "a change of a sum takes more bits than float64 has"
 
     def save(self, path: Path) -> None:
         """Write the model to one file (safetensors with a JSON header).

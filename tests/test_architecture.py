@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl",),
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
-    ("lsrl.machine", "lsrl.noise"),
+    ("lsrl.induction", "lsrl.machine", "lsrl.noise"),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),

@@ -100,7 +100,7 @@ def assert_dense(arrays, wanted):
         assert_same(dense(array), wanted[name])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", studied(range(4), 1))
 def test_random_programs_run_and_step_as_the_dense_network_does(seed, tmp_path):
     program = drawn(seed)
     model, thin = pair(program, "float64" if seed == 1 else "float32")
@@ -212,9 +212,6 @@ def test_noise_is_of_weights_and_of_nothing_else(majority):
     assert (noisy[0] != thin.run(ids)).any() and np.array_equal(*noisy)
     made = noise.noised(thin, 1, sigma=0.01).module.parameter_arrays()
     assert all(made[name].nnz == held[name].nnz for name in thin.module.structure.pattern)
-    shuffled = permute.permuted(thin, 3)
-    assert_same(shuffled.run(ids), thin.run(ids))
-    assert [*shuffled.module.structure.pattern] == [*thin.module.structure.pattern]
 
 
 @pytest.mark.parametrize("target", studied(CELLS, "lstm"))
@@ -298,7 +295,7 @@ def entries_of(model):
     return sum(entries(array).size for array in model.module.parameter_arrays().values())
 
 
-def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path, majority):
+def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path):
     model, _ = wide
     with pytest.raises(
         SizeError, match=r"an export is dense: it would be 3,9.* numbers.*model\.save"
@@ -307,10 +304,22 @@ def test_what_knows_no_sparse_parameters_refuses_large_ones(wide, tmp_path, majo
     assert not (tmp_path / "torch").exists()
     with pytest.raises(SizeError, match=r"50,257 x 50,258 entries.* smaller program"):
         permute.permuted(model, 0)
-    pytest.importorskip("torch")
+
+
+@pytest.mark.studies
+def test_small_sparse_networks_are_moved_and_exported_as_dense_ones_are(majority, tmp_path):
+    model, thin = majority
     ids = np.random.default_rng(0).integers(0, 2, (2, 9))
-    majority[1].export("torch", tmp_path / "torch")
-    assert_same(lsrl.load_torch(tmp_path / "torch").run(ids).detach(), majority[0].run(ids))
+    shuffled = permute.permuted(thin, 3)
+    assert_same(shuffled.run(ids), model.run(ids))
+    assert [*shuffled.module.structure.pattern] == [*thin.module.structure.pattern]
+    pytest.importorskip("torch")
+    half = lsrl.compile(programs.majority(), "thin", dtype="bfloat16")
+    for one in (thin, half, lsrl.compile(programs.majority(), "thin_lstm")):
+        one.export("torch", tmp_path / f"{one.target}_{one.dtype}")
+        found = lsrl.load_torch(tmp_path / f"{one.target}_{one.dtype}").run(ids)
+        assert f"{found.dtype}" == f"torch.{one.dtype}"
+        assert_same(found.detach().double(), model.run(ids))
 
 
 def test_a_machine_without_the_memory_is_told_before(monkeypatch):

@@ -11,10 +11,10 @@ import numpy as np
 
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.cells.network import CellNetwork
-from lsrl.backends.torch_modules import Modules
+from lsrl.backends.torch_modules import Modules, whole
+from lsrl.errors import SizeError
 from lsrl.ir.numbers import Array
 from lsrl.options import MOST_PARAMETERS
-from lsrl.parameters import dense
 from lsrl.schedule import Schedule
 from lsrl.torch_config import module_json
 
@@ -39,11 +39,12 @@ def write(
       request: of which model.
 
     Raises:
+      SizeError: sparse layers, padded to one width, are too large.
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
-    held, found = network.parameter_arrays(), Modules({}, {})
-    arrays = {name: dense(array, MOST_PARAMETERS) for name, array in held.items()}
+    _check_padded(network, request)
+    arrays, found = whole(network.parameter_arrays(), network.dtype), Modules({}, {})
     output = arrays["output_kernel"]
     # torch takes no input of width 0, so a network that reads nothing reads a 0.
     features = max(1, arrays["cells.0.dense_i.kernel"].shape[0])
@@ -73,6 +74,21 @@ def write(
     padded[: len(output)] = output
     found.add_output(padded, arrays["output_bias"])
     found.write(path, network.dtype, request)
+
+
+def _check_padded(network: CellNetwork, request: ExportRequest) -> None:
+    """Raise SizeError where layers of sparse kernels would be too large side by side."""
+    _, gates, _ = _CLASSES[network.structure.kind]
+    entries = len(network.cells) * 2 * gates * network.width**2
+    if network.structure.patterns and not request.separate and entries > MOST_PARAMETERS:
+        raise SizeError(
+            f"{request.program.name!r}: an export is dense, and its {len(network.cells)} layers, "
+            f"each as wide as the widest, would be {entries:,} numbers, of which at most "
+            f'{MOST_PARAMETERS:,} are written; try model.export(..., layers="separate"), of which '
+            "each has its own width",
+            entries,
+            MOST_PARAMETERS,
+        )
 
 
 def _layer(

@@ -122,8 +122,8 @@ class NetworkPlan:
             banks.append(bank)
         found: list[jax.Array] = []
         for bank, count, output in zip(banks, self.num_outputs, self.outputs, strict=True):
-            read = None if output is None else output(bank)
-            found += [jnp.zeros((count, 1, 1, 1), compute)] if read is None else read.blocks
+            made = None if output is None else output(bank)
+            found += [jnp.zeros((count, 1, 1, 1), compute)] if made is None else made.blocks
         rows = broadcast(BlockRows(found), shape.tokens, shape.segments, shape.batch)
         values = rounded(rows.stacked()).astype(self.structure.dtype)
         return values, tuple(after)

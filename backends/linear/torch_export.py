@@ -10,10 +10,8 @@ import numpy as np
 
 from lsrl.backends.base import ExportRequest
 from lsrl.backends.linear.network import LinearNetwork
-from lsrl.backends.torch_modules import Modules
+from lsrl.backends.torch_modules import Modules, whole
 from lsrl.ir.numbers import Array
-from lsrl.options import MOST_PARAMETERS
-from lsrl.parameters import Parameter, dense, entries
 from lsrl.schedule import Schedule
 from lsrl.torch_config import module_json
 
@@ -32,8 +30,8 @@ def write(
       FormatError: the path holds something that is no export.
       OSError: the folder can't be written.
     """
-    arrays, found = network.arrays(), Modules({}, {})
-    bias = entries(arrays["input_bias"])
+    arrays, found = whole(network.arrays(), network.dtype), Modules({}, {})
+    bias = arrays["input_bias"]
     # torch has no maps of width 0, so what holds nothing holds a 0.
     features = max(1, len(bias))
     found.add_inputs(request.program, arrays, features, bias.dtype)
@@ -42,17 +40,17 @@ def write(
         made, weights = _layer(arrays, f"layers.{number}.", features)
         found.add(f"layer_{number + 1}", module_json("LinearLayer", **made), **weights)
         features = len(made["left"])
-    kernel = dense(arrays["output_kernel"], MOST_PARAMETERS)
-    found.add_output(_grown(kernel, features, kernel.shape[1]), entries(arrays["output_bias"]))
+    kernel = arrays["output_kernel"]
+    found.add_output(_grown(kernel, features, kernel.shape[1]), arrays["output_bias"])
     found.write(path, network.dtype, request)
 
 
 def _layer(
-    arrays: Mapping[str, Parameter], name: str, features: int
+    arrays: Mapping[str, Array], name: str, features: int
 ) -> tuple[dict[str, list[int]], dict[str, Array]]:
     """The arguments and the parameters of a layer that reads so many features."""
     own = {
-        key: dense(arrays[name + key], MOST_PARAMETERS)
+        key: arrays[name + key]
         for key in (
             "input_kernel", "recurrent_kernel", "bias", "initial_state", "left", "right", "relu",
         )

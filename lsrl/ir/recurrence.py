@@ -68,7 +68,7 @@ def _cached_facts(
     transition: Matrix, initial_bytes: bytes, low: bytes, high: bytes, step: bytes, tokens: int
 ) -> tuple[Facts, Sums]:
     # Programs have many states that take in as much.
-    update = Facts(*(np.frombuffer(ends) for ends in (low, high, step)))
+    update = Facts(np.frombuffer(low), np.frombuffer(high), np.frombuffer(step))
     found = _state_facts(transition, np.frombuffer(initial_bytes), update, tokens)
     for array in (found[0].low, found[0].high, found[0].step, *found[1]):
         array.flags.writeable = False

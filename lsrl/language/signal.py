@@ -432,7 +432,7 @@ def affine(terms: Sequence[tuple[object, Signal]], bias: ArrayLike | None = None
     merged: dict[tuple[int, int], tuple[Matrix, Signal]] = {}
     for weight, (_, signal) in zip(weights, terms, strict=True):
         key = id(signal.trace), signal.index
-        total = Matrix(merged[key][0].csr + weight.csr) if key in merged else weight
+        total = merged[key][0] + weight if key in merged else weight
         merged[key] = total, signal
     weights = [weight for weight, _ in merged.values()]
     operands = [signal for _, signal in merged.values()]
@@ -448,7 +448,7 @@ def concat(*signals: Operand) -> Signal:
     terms, start = [], 0
     for part in parts:
         places = np.arange(start, start + part.width)
-        terms.append((Matrix(Matrix.selection(places, rows).csr.T), part))
+        terms.append((Matrix.selection(places, rows).transposed, part))
         start += part.width
     return affine(terms)
 

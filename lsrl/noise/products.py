@@ -63,7 +63,8 @@ def _evaluated(
             inner = [rows_of(variable) for variable in equation.invars]
             found = _evaluated(equation.params["jaxpr"], operands, inner)
         elif kind == "dot_general" and _is_row_by_matrix(equation):
-            found = [_product(equation, *operands, rows_of(equation.invars[1]))]
+            left, right = operands
+            found = [_product(equation, left, right, rows_of(equation.invars[1]))]
         else:
             found = _as_it_is(equation, operands)
         if kind == "convert_element_type":
@@ -73,26 +74,30 @@ def _evaluated(
 
 
 def _as_it_is(equation: core.JaxprEqn, operands: Sequence[Any]) -> list[jax.Array]:
-    options = equation.primitive.get_bind_params(equation.params)
-    found = equation.primitive.bind(*operands, **options)
-    return list(found) if equation.primitive.multiple_results else [found]
+    primitive: Any = equation.primitive
+    found = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
+    return list(found) if primitive.multiple_results else [found]
 
 
 def _is_row_by_matrix(equation: core.JaxprEqn) -> bool:
     """Whether it is the product of rows, of any number of axes, and a matrix."""
-    left, right = (variable.aval.ndim for variable in equation.invars)
-    return right == 2 and equation.params["dimension_numbers"] == (((left - 1,), (0,)), ((), ()))
+    avals: list[Any] = [variable.aval for variable in equation.invars]
+    left, right = (aval.ndim for aval in avals)
+    return bool(right == 2) and equation.params["dimension_numbers"] == (
+        ((left - 1,), (0,)),
+        ((), ()),
+    )
 
 
 def _product(equation: core.JaxprEqn, left: jax.Array, right: jax.Array, rows: Rows) -> jax.Array:
-    (made,) = equation.outvars
+    made: Any = equation.outvars[0].aval
     some = range(right.shape[0]) if rows is None else rows
     if len(some) > MOST_ROWS:
         return _as_it_is(equation, [left, right])[0]
-    total = jnp.zeros(made.aval.shape, made.aval.dtype)
+    total = jnp.zeros(made.shape, made.dtype)
     for number, row in enumerate(some):
         axes = (1,) * (left.ndim - 1)
-        kernel = right[row].reshape(*axes, -1).astype(made.aval.dtype)
-        term = left[..., row : row + 1].astype(made.aval.dtype) * kernel
+        kernel = right[row].reshape(*axes, -1).astype(made.dtype)
+        term = left[..., row : row + 1].astype(made.dtype) * kernel
         total = total + term if number else term
     return total

@@ -157,24 +157,35 @@ def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:
 
     Only selections of single channels are taken up to scale, so that no entry is ever rounded.
     """
-    starts = weight.indptr
-    sizes = np.diff(starts)
-    filled = np.flatnonzero(sizes)
-    single = sizes[filled] == 1
+    if not weight.nonzeros:
+        return Matrix.zeros(0, weight.columns), Matrix.zeros(weight.rows, 0)
+    if weight.nonzeros == 1:
+        place = weight.data, weight.entry_rows(), np.zeros(1, np.int64)
+        return (
+            Matrix.selection(weight.indices, weight.columns),
+            Matrix.placed(*place, (weight.rows, 1)),
+        )
+    # By entries, not by rows: a part of a concatenation has few of the one and many of the other.
+    entry_rows = weight.entry_rows()
+    ends = np.flatnonzero(np.append(entry_rows[1:] != entry_rows[:-1], True)) + 1
+    starts = np.append(0, ends[:-1])
+    filled, single = entry_rows[starts], ends - starts == 1
     group = np.empty(len(filled), dtype=np.int64)
-    group[single] = weight.indices[starts[filled[single]]]
+    group[single] = weight.indices[starts[single]]
     known: dict[bytes, int] = {}
     for place in np.flatnonzero(~single):
-        own = slice(starts[filled[place]], starts[filled[place] + 1])
+        own = slice(starts[place], ends[place])
         key = weight.indices[own].tobytes() + weight.data[own].tobytes()
         group[place] = weight.columns + known.setdefault(key, len(known))
     _, first, member = np.unique(group, return_index=True, return_inverse=True)
     order = np.argsort(first)
-    picked = filled[first[order]]
-    rows = weight.take(picked)
-    once = np.repeat(sizes[picked] == 1, sizes[picked])
-    rows = Matrix.stored(np.where(once, 1.0, rows.data), rows.indices, rows.indptr, rows.shape)
-    factors = np.where(single, weight.data[starts[filled]], 1.0)
-    places = np.concatenate([[0], np.cumsum(sizes > 0)])
-    shape = weight.rows, len(picked)
-    return rows, Matrix.stored(factors, np.argsort(order)[member], places, shape)
+    picked = first[order]
+    sizes = (ends - starts)[picked]
+    behind = np.cumsum(sizes)
+    entries = np.arange(behind[-1]) + (starts[picked] - behind + sizes).repeat(sizes)
+    data = np.where(single[picked].repeat(sizes), 1.0, weight.data[entries])
+    number = np.arange(len(picked)).repeat(sizes)
+    rows = Matrix.placed(data, number, weight.indices[entries], (len(picked), weight.columns))
+    factors = np.where(single, weight.data[starts], 1.0)
+    expand = np.argsort(order)[member]
+    return rows, Matrix.placed(factors, filled, expand, (weight.rows, len(picked)))

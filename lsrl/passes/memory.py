@@ -176,6 +176,7 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
     All delays of one signal share a register, all clocks whose periods divide one another a ring.
     """
     longest = _longest_delays(graph)
+    registers: dict[tuple[int, int], tuple[Matrix, Matrix]] = {}  # entry and shift, by size
     periods = [
         node.op.table.rows
         for i in graph.live()
@@ -187,7 +188,10 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
         op = node.op
         if isinstance(op, Delay) and Delay not in target.native:
             steps = longest[node.operands[0], op.initial]
-            return _delayed(builder, operands[0], op, steps)
+            size = (steps + 1) * node.width, node.width
+            if size not in registers:
+                registers[size] = Matrix.first(*size), Matrix.shift(*size)
+            return _delayed(builder, operands[0], op, registers[size])
         if isinstance(op, Periodic) and Periodic not in target.native:
             period = max(p for p in periods if p % op.table.rows == 0)
             return _clock(builder, op, period)
@@ -210,15 +214,24 @@ def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:
     return longest
 
 
-def _delayed(builder: GraphBuilder, operand: int, op: Delay, longest: int) -> int:
-    """Slot `steps` of a register whose slot 0 is the present value."""
-    width = len(op.initial)
-    size = (longest + 1) * width
-    entry, shift = Matrix.first(size, width), Matrix.shift(size, width)
+def _delayed(
+    builder: GraphBuilder, operand: int, op: Delay, register: tuple[Matrix, Matrix]
+) -> int:
+    """Slot `steps` of a register whose slot 0 is the present value.
+
+    Args:
+      builder: of the new graph.
+      operand: what is delayed.
+      op: the delay.
+      register: how its first slot takes the value in, (size, width), and how the others take over
+        the one before, (size, size).
+    """
+    width, (entry, shift) = len(op.initial), register
     inserted = add_affine(builder, (entry, operand))
-    register = builder.add(LinearState(shift, op.initial * (longest + 1)), inserted)
+    slots = entry.rows // width
+    held = builder.add(LinearState(shift, op.initial * slots), inserted)
     slot = np.arange(op.steps * width, (op.steps + 1) * width)
-    return add_affine(builder, (Matrix.selection(slot, entry.rows), register))
+    return add_affine(builder, (Matrix.selection(slot, entry.rows), held))
 
 
 def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:

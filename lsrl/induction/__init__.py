@@ -1,0 +1,20 @@
+"""Induction: from examples to programs, and from those to certified weights (docs/induction.md)."""
+
+from lsrl.induction.examples import Examples
+from lsrl.induction.found import Candidate, Found, Refusal
+from lsrl.induction.machines import mealy
+from lsrl.induction.portfolio import induce
+from lsrl.induction.skills import Skill, Skills
+from lsrl.induction.standard import running_max
+
+__all__ = [
+    "Candidate",
+    "Examples",
+    "Found",
+    "Refusal",
+    "Skill",
+    "Skills",
+    "induce",
+    "mealy",
+    "running_max",
+]

@@ -1,0 +1,151 @@
+"""What an induction found: candidates by description length, each a program."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, final, overload
+
+from lsrl.errors import InductionError, LsrlError
+from lsrl.language.program import Program
+
+if TYPE_CHECKING:
+    from lsrl.model import Model
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """A program that agrees with every example.
+
+    Attributes:
+      solver: "affine", "automaton" or "compose".
+      program: what running the text gives.
+      expression: it in one line.
+      bits: its description length, by which candidates are ranked.
+      verified_to: tokens of the longest data outside the examples that it agrees with; None where
+        there was none.
+      text: as `source` tells it.
+      doubt: why a validation that it agrees with does not verify it; "" if none does.
+    """
+
+    solver: str
+    program: Program
+    expression: str
+    bits: float
+    verified_to: int | None
+    text: str = field(repr=False)
+    doubt: str = ""
+
+    def source(self) -> str:
+        """The program as text: running it gives the same program."""
+        return self.text
+
+    def __str__(self) -> str:
+        """One line."""
+        said = "not verified" if self.verified_to is None else f"verified to {self.verified_to}"
+        said += f" ({self.doubt})" * bool(self.doubt)
+        return f"{self.solver}, {self.bits:.0f} bits, {said}: {self.expression}"
+
+
+class Refusal(NamedTuple):
+    """Why a solver has no candidate, or lost it.
+
+    Attributes:
+      solver: its name.
+      reason: in words.
+      agreed_to: of one that was found and refuted, the tokens that it was right at; else None.
+    """
+
+    solver: str
+    reason: str
+    agreed_to: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Found(Sequence[Candidate]):
+    """Candidates, the shortest first, those in doubt last; the properties are those of the first.
+
+    Attributes:
+      candidates: all that agree with the examples and with the validation.
+      refusals: what the other solvers say.
+      tried: streams that the search of compositions made.
+      seconds: of CPU time, by solver.
+    """
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    tried: int
+    seconds: dict[str, float]
+
+    @property
+    def best(self) -> Candidate:
+        """The shortest.
+
+        Raises:
+          InductionError: nothing was found; says why.
+        """
+        if not self.candidates:
+            reasons = "; ".join(f"{each.solver}: {each.reason}" for each in self.refusals)
+            raise InductionError(
+                f"nothing agrees with all examples ({reasons}); give more budget, skills or "
+                "examples, and if the examples hold noise, that alone is reason enough"
+            )
+        return self.candidates[0]
+
+    @property
+    def program(self) -> Program:
+        """Of the shortest."""
+        return self.best.program
+
+    @property
+    def expression(self) -> str:
+        """Of the shortest."""
+        return self.best.expression
+
+    @property
+    def verified_to(self) -> int | None:
+        """Of the shortest: no claim is made of greater lengths."""
+        return self.best.verified_to
+
+    def source(self) -> str:
+        """Of the shortest."""
+        return self.best.source()
+
+    def compile(self, target: str, **options: object) -> "Model":
+        """The shortest candidate that a target holds, compiled.
+
+        Args:
+          target: one of `lsrl.targets()`.
+          **options: of `lsrl.compile`.
+
+        Raises:
+          InductionError: nothing was found, or the target holds no candidate; with the reasons.
+        """
+        from lsrl.compiler import compile
+
+        _ = self.best  # or say why there is none
+        reasons = []
+        for candidate in self.candidates:
+            try:
+                return compile(candidate.program, target, **options)  # type: ignore[arg-type]
+            except LsrlError as error:
+                reasons.append(f"{candidate.solver}: {error}")
+        raise InductionError(f"{target} holds no candidate:\n" + "\n".join(reasons))
+
+    def __len__(self) -> int:
+        """Number of candidates."""
+        return len(self.candidates)
+
+    @overload
+    def __getitem__(self, index: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Candidate, ...]: ...
+    def __getitem__(self, index: int | slice) -> Candidate | tuple[Candidate, ...]:
+        """By rank."""
+        return self.candidates[index]
+
+    def __str__(self) -> str:
+        """A line a candidate and a refusal."""
+        lines = [str(candidate) for candidate in self.candidates]
+        lines += [f"{each.solver}: {each.reason}" for each in self.refusals]
+        return "\n".join(lines)
