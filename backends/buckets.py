@@ -124,7 +124,7 @@ def sequence(
 ) -> tuple[jax.Array, State]:
     """As `scan`, with sequences first: inputs (batch, time, ...) to outputs and the state."""
     turned = tuple(jnp.moveaxis(jnp.asarray(x), 1, 0) for x in inputs)
-    first = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in turned)
-    output: jax.ShapeDtypeStruct = jax.eval_shape(token, state, first)[1]
+    output: jax.ShapeDtypeStruct
+    _, output = jax.eval_shape(lambda: token(state, tuple(x[0] for x in turned)))
     last, outputs = scan(token, state, turned, count, output)
     return jnp.moveaxis(outputs, 0, 1), last

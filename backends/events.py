@@ -305,6 +305,14 @@ def step_gates(
 
 
 @compiled
+def collect(units: Any, which: Any, last: float, row: Any) -> None:
+    """Put into a row what linear units were driven by at a token, fed back to or not."""
+    for i in range(len(which)):
+        u = units[which[i]]
+        row[i] = (u.c if u.d == last else u.a) + 0.0
+
+
+@compiled
 def follow(
     gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
     waiting: Any, ends: Any, who: Any, by: Any, slots: Any, given: Any, x: Any, readout: int,

@@ -86,6 +86,7 @@ class Wired:
             places = [np.arange(self.ends[number], self.ends[number + 1]) for number in own]
             shown = np.concatenate([units.leaves[number].units for number in own])
             self.fields[field] = shown, np.concatenate(places)
+            self.shown = self.taken(shown.astype(np.uint32))
 
     def _forgetful(self) -> Array:
         """(units,) LSTM units that hold what they make now, whatever was before.
@@ -204,8 +205,8 @@ class Machine:
         wired, units = self.wired, self.wired.units
         held, waiting, ends, slots = self._arrays
         count = units.count
-        who = wired.taken(np.zeros(count, np.uint32))
-        by = wired.taken(np.zeros(count))
+        who = np.empty(count, np.uint32) if wired.compiled else [0] * count
+        by = np.empty(count) if wired.compiled else [0.0] * count
         return (
             units.gated, units.cells, self.clock, wired.starts, held, wired.forward, wired.back,
             waiting, ends, who, by, slots,
@@ -256,8 +257,10 @@ class Machine:
         wired, held = self.wired, self._arrays[0]
         for field, (units, places) in wired.fields.items():
             if field == "hidden":
-                values = self._hidden(held)
-            elif field == "memory":
+                # It is the only field where there is one.
+                wired.engine.collect(held, wired.shown, self.clock - 1, row)
+                continue
+            if field == "memory":
                 values = self._memory(held)
             else:
                 values = held["y"] if wired.compiled else self._column(held, "y")
@@ -274,12 +277,6 @@ class Machine:
         if self.wired.compiled:
             return held[name].astype(np.float64)
         return np.array([getattr(u, name) for u in held], np.float64)
-
-    def _hidden(self, held: Any) -> Array:
-        last = self.clock - 1
-        if not self.wired.compiled:
-            return np.array([u.c if u.d == last else u.a for u in held])
-        return np.where(held["d"] == last, held["c"], held["a"])
 
 
 def _sigmoid(x: Array) -> Array:

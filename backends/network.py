@@ -6,12 +6,11 @@ relies on no more. A family whose cell runs whole sequences faster than token by
 """
 
 import math
-import operator
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
-from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from lsrl.backends.axes import Legend
 from lsrl.backends.hooks import Hooked
 from lsrl.backends.loop import Structure, generated
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.reader import ParameterReader
 from lsrl.backends.strength import Gates, Sources, Strengths
 from lsrl.backends.units import Stack
 from lsrl.errors import LsrlError, SelfTestError, ShapeError
@@ -36,7 +36,6 @@ from lsrl.pytrees import Tree, named_leaves
 
 Layer = TypeVar("Layer", contravariant=True)
 Memory = TypeVar("Memory")
-Kept = TypeVar("Kept")
 # Per program input, token ids or vectors.
 Inputs: TypeAlias = Sequence[jax.Array | Array]
 
@@ -116,74 +115,6 @@ def on_device(values: ArrayLike | jax.Array, dtype: str | np.dtype[np.generic]) 
 def aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
     """A vector of channels with as many axes as `values`; jax may forbid implicit ones."""
     return vector.reshape((1,) * (values.ndim - 1) + vector.shape)
-
-
-class ParameterReader(Generic[Kept]):
-    """Reads the parameters of a module, and notices at little cost that none has changed.
-
-    Reading a module of many layers takes longer than to run one token through it. For flax every
-    reader is equal: a module with another one is the same module.
-    """
-
-    def __init__(self) -> None:
-        self._module: nnx.Module | None = None
-        self._holders: tuple[dict[str, object], ...] = ()
-        self._names: tuple[str, ...] = ()
-        self._held: list[object] = []
-        self._variables: list[nnx.Variable[object]] = []
-        self._values: list[object] = []
-        self._kept: Kept | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ParameterReader)
-
-    def __hash__(self) -> int:
-        return hash(ParameterReader)
-
-    def __deepcopy__(self, memo: object) -> "ParameterReader[Kept]":
-        return ParameterReader()
-
-    def read(self, module: nnx.Module, make: Callable[[], Kept]) -> Kept:
-        """What `make` made of the module's parameters when they were last other arrays."""
-        # Arrays of jax never change in place, so the same objects have the same numbers.
-        # Modules that flax splits and merges share their reader, but not their parameters.
-        # Nothing but maps: this is done at every step.
-        if (
-            self._kept is not None
-            and self._module is module
-            and all(map(operator.is_, map(dict.get, self._holders, self._names), self._held))
-            and all(map(operator.is_, map(_VALUE, self._variables), self._values))
-        ):
-            return self._kept
-        kept = make()
-        self._module = module
-        links = list(_links(module))
-        self._holders = tuple(holder for holder, _ in links)
-        self._names = tuple(name for _, name in links)
-        self._held = [holder.get(name) for holder, name in links]
-        self._variables = [one for one in self._held if isinstance(one, nnx.Param)]
-        self._values = [variable.get_raw_value() for variable in self._variables]
-        # What a user put in by hand, an array of numpy say, can change in place. Nor does anything
-        # hold while jax traces.
-        sure = all(
-            isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
-            for value in self._values
-        ) and all(isinstance(one, nnx.Module | nnx.Param | nnx.Pytree) for one in self._held)
-        self._kept = kept if sure else None
-        return kept
-
-
-_VALUE = operator.methodcaller("get_raw_value")
-
-
-def _links(module: nnx.Pytree) -> Iterator[tuple[dict[str, object], str]]:
-    """Every attribute that leads to a parameter, as the dictionary and the name there."""
-    attributes = vars(module)
-    for name, value in attributes.items():
-        if isinstance(value, nnx.Param | nnx.Pytree | jax.Array | np.ndarray):
-            yield attributes, name
-        if isinstance(value, nnx.Pytree) and not isinstance(value, nnx.Param):
-            yield from _links(value)
 
 
 def precision(dtype: str) -> AbstractContextManager[object]:

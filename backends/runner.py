@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import jax
 import numpy as np
 
 from lsrl.backends.machines import Course, Machine, Wired, Wires
-from lsrl.backends.network import Network, ParameterReader
+from lsrl.backends.network import Network
+from lsrl.backends.reader import ParameterReader
 from lsrl.backends.units import GRU, LSTM, numbers, units_of
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
@@ -28,8 +29,9 @@ from lsrl.language.run import Ahead, Wiring
 from lsrl.numerics import numerics_of
 from lsrl.pytrees import Tree
 
+Made = TypeVar("Made")
 # Tokens of a stretch, of one machine and of several.
-MOST_ALONE, MOST_TOGETHER = 4096, 512
+MOST_ALONE, MOST_TOGETHER = 4096, 2048
 # States that machines are kept at, to go on from.
 KEPT = 8
 # One token in and one out.
@@ -62,6 +64,10 @@ class Runner:
 
     def __deepcopy__(self, memo: object) -> "Runner":
         return Runner()
+
+    def forget(self) -> None:
+        """Ask again what there is to run by events."""
+        self._reader = ParameterReader()
 
     def ready(self, network: Network, why_not: Callable[[], str]) -> Ready:
         """The units of a network, unless something stands against it, which is asked only once."""
@@ -225,7 +231,7 @@ class EventEngine(Engine[list[Machine]]):
         together = [machine for state in states for machine in state]
         return [together[i] for i in order.tolist()]
 
-    def _each(self, run: Callable[[int], object], count: int) -> list:
+    def _each(self, run: Callable[[int], Made], count: int) -> list[Made]:
         if count == 1 or not self._wired.compiled:
             return [run(i) for i in range(count)]
         with ThreadPoolExecutor(min(_cores(), count)) as pool:

@@ -112,8 +112,11 @@ def digest(run: Any) -> str:
 
 
 @app.command("compile")
-def measure_compile() -> None:
-    """CPU seconds and peak memory, above a process that has compiled and run `majority`."""
+def measure_compile(folder: Path) -> None:
+    """CPU seconds and peak memory, above a process that has compiled and run `majority`.
+
+    Behind that the network is saved, to go on with in another process.
+    """
     import lsrl
 
     lsrl.compile(lsrl.programs.majority(), TARGET).run([[0, 1, 1]])
@@ -128,6 +131,7 @@ def measure_compile() -> None:
         exact=bool(model.certificate.exact),
         tokens=model.certificate.tokens,
     )
+    model.save(folder / "model")
 
 
 @app.command("start")
@@ -171,7 +175,6 @@ def run_session(image: Place, folder: Path) -> None:
     from lsrl import machine
 
     model = compiled()
-    model.save(folder / "model")
     for row in compared(model, machine.card(model, words_of(image)), image, folder):
         _told(**row)
 
@@ -291,10 +294,10 @@ def main(
         return
     about = this_machine()
     image = image.resolve()
-    (made,) = alone("compile")
     (begun,) = alone("start", image, time.time())
     (slow,) = alone("plain", image)
     with tempfile.TemporaryDirectory() as folder:
+        (made,) = alone("compile", folder)
         session = alone("session", image, folder)
         (resumed,) = alone("resume", folder)
     goals = reached(made, begun, slow, session, resumed)

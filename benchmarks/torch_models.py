@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELLS = ("lstm", "gru")
-HIDDEN = (16, 32, 64, 128, 256)
+# Kernels of 256 units would be kept sparse, and then take no weights where they have none.
+HIDDEN = (16, 32, 64, 128, 254)
 BATCHES = (1, 64)
 RESIDUAL = ("mamba", "griffin")
 TOKENS = 500

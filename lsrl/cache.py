@@ -69,10 +69,10 @@ def keep_compiled(folder: "str | os.PathLike[str] | None" = None) -> Path:
 
     place = directory() / "jax" if folder is None else Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_compilation_cache_dir", str(place))  # type: ignore[no-untyped-call]
     # Small networks compile in less than the second from which jax would keep them.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # type: ignore[no-untyped-call]
     # What was compiled before this, jax took as a sign that nothing is kept.
     compilation_cache.reset_cache()
     return place

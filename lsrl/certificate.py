@@ -584,9 +584,9 @@ def row_sums(rows: Rows, mine: Facts, before: Facts) -> Sums:
 def split_recurrence(rows: Rows, unit: Unit) -> tuple[Matrix, sp.csr_array]:
     """A state's recurrence into itself, (width, width), and into other channels of its layer."""
     whole = Matrix.shared(rows.recurrent)
-    rows, channels = whole.entry_rows(), whole.indices - unit.start
-    inside = (channels >= 0) & (channels < unit.width)
+    targets, channels = whole.entry_rows(), whole.indices - unit.start
+    inside: Array = (channels >= 0) & (channels < unit.width)
     square = whole.rows, unit.width
-    own = Matrix.placed(whole.data[inside], rows[inside], channels[inside], square)
-    rest = whole.data[~inside], rows[~inside], whole.indices[~inside]
+    own = Matrix.placed(whole.data[inside], targets[inside], channels[inside], square)
+    rest = whole.data[~inside], targets[~inside], whole.indices[~inside]
     return own, Matrix.placed(*rest, whole.shape).csr

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Literal, cast, get_args
 
 import jax
@@ -31,6 +32,7 @@ Path = str | os.PathLike[str]
 # How a model is run: by events where that gives the same bits and is faster, or as is said.
 RunnerName = Literal["auto", "events", "jax"]
 RUNNERS = get_args(RunnerName)
+NOT_COMPARED = "the weights were changed"
 # Entries of its parameters from which on a network runs faster by events in plain Python.
 PLAIN_FROM = 1 << 20
 # Sequences of one step up to which it is faster by events, one after another.
@@ -110,7 +112,10 @@ class Looping(ABC):
         """
         if arguments.choice(f"{what}: runner", runner, RUNNERS) == "jax":
             return None
-        wired, why = self._runner.ready(self.module, self._no_events)
+        wired, why = self._runner.ready(self.module, partial(self._no_events, runner == "events"))
+        if why == NOT_COMPARED and runner == "events":
+            self._runner.forget()
+            wired, why = self._runner.ready(self.module, partial(self._no_events, True))
         certified = self.certificate_tokens
         if wired is not None and certified is not None and length > certified:
             wired, why = None, f"nothing is proven of more than {certified} tokens"
@@ -124,8 +129,17 @@ class Looping(ABC):
             return wired if quick else None
         return wired
 
-    def _no_events(self) -> str:
-        """Why the model can't be run by events; "" if nothing stands against it."""
+    @abstractmethod
+    def _known_weights(self) -> bool:
+        """Whether the weights are known to be the compiled ones, without a look at them."""
+
+    def _no_events(self, sure: bool) -> str:
+        """Why the model can't be run by events; "" if nothing stands against it.
+
+        To compare weights may take as long as to compile, so a step does it only to be `sure`.
+        """
+        if not sure and not self._known_weights():
+            return NOT_COMPARED
         certificate = self.certificate
         if not certificate.exact:
             return f"the certificate says: {certificate.verdict}"
@@ -140,7 +154,7 @@ class Looping(ABC):
     def _events_line(self) -> str:
         """How the model runs by events, for `report`."""
         runner = self._runner
-        wired, why = runner.ready(self.module, self._no_events)
+        wired, why = runner.ready(self.module, partial(self._no_events, False))
         if wired is None:
             return f"not by events: {why}"
         units = f"{wired.units.count:,} units"

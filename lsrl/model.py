@@ -477,6 +477,9 @@ class Model(Looping, Exporting):
         events = f"{'events':<12} {self._events_line()}"
         return f"{self.summary()}\n{events}\n{self.compilation.text(layers)}"
 
+    def _known_weights(self) -> bool:
+        return self._proof.holds(self.module)
+
     def _too_fine(self) -> str:
         if self.dtype != "float64":
             return ""  # its changes have room in float64

@@ -130,8 +130,8 @@ COMMON = {
         f"lsrl.backends.{name}"
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
-            "machines", "network", "pattern", "registry", "runner", "strength", "torch_modules",
-            "units",
+            "machines", "network", "pattern", "reader", "registry", "runner", "strength",
+            "torch_modules", "units",
         )
     ),
 }  # fmt: skip

@@ -226,7 +226,7 @@ def _run_together(
 
 def _made_by(structure: Structure, carry: Carry) -> jax.ShapeDtypeStruct:
     """What a cell gives at a token: its h."""
-    return jax.ShapeDtypeStruct(jax.tree.leaves(carry)[-1].shape, jnp.dtype(structure.dtype))
+    return jax.ShapeDtypeStruct(jax.tree.leaves(carry)[-1].shape, jnp.dtype(structure.dtype))  # type: ignore[no-untyped-call]
 
 
 def _run_layerwise(
@@ -267,7 +267,7 @@ def _run_layerwise(
         made = _made_by(structure, carry)
         if number == depth - 1:
             shape = (*made.shape[:-1], parameters["output_bias"].shape[0])
-            made = jax.ShapeDtypeStruct(shape, made.dtype)
+            made = jax.ShapeDtypeStruct(shape, made.dtype)  # type: ignore[no-untyped-call]
         carried, values = buckets.scan(token, carry, over, count, made)
         over = (values,)
         after.append(carried)

@@ -34,7 +34,6 @@ from lsrl.backends.linear.tiles import PlanCache, run_tiles
 from lsrl.backends.network import (
     Inputs,
     Network,
-    ParameterReader,
     Place,
     Step,
     on_device,
@@ -42,6 +41,7 @@ from lsrl.backends.network import (
     precision,
 )
 from lsrl.backends.pattern import Pattern, as_kept, kept_as
+from lsrl.backends.reader import ParameterReader
 from lsrl.backends.units import Cell, Layer, Stack, maps_of
 from lsrl.errors import SelfTestError, ShapeError
 from lsrl.parameters import SPARSENESS, Parameter, Sparseness, dense, entries, thinned

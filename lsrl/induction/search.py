@@ -13,7 +13,7 @@ import numpy as np
 
 from lsrl.induction import standard
 from lsrl.induction.expressions import Expression
-from lsrl.induction.skills import BIT, LARGE, MOST_OPERANDS, RANGES, SMALL, Kind, Operator
+from lsrl.induction.skills import BIT, LARGE, MOST_OPERANDS, RANGES, SMALL, Kind, Operator, Recorded
 from lsrl.ir.numbers import Array
 
 # Numbers of one run of the evaluator: they stay in the processor's cache.
@@ -71,6 +71,7 @@ class Bank:
         self._seen = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
         self._numbers: list[Array] = []  # hash, id, size of each stream of width 1
         self._commutes: dict[tuple[int, Kind], bool] = {}
+        self._recorded: dict[tuple[int, tuple[Kind, ...]], Recorded | None] = {}
 
     @property
     def done(self) -> bool:
@@ -112,7 +113,7 @@ class Bank:
                 groups = [self._values[part].items() for part in sizes]
                 for chosen in itertools.product(*groups):
                     kinds = tuple(kind for kind, _ in chosen)
-                    if operator.on(kinds, self.shape[1]) is None:
+                    if self._on(number, kinds) is None:
                         continue
                     swapped = count == 2 and (sizes[0], kinds[0]) > (sizes[1], kinds[1])
                     if swapped and self._symmetric(number, kinds):
@@ -132,7 +133,7 @@ class Bank:
             back = np.array([[-1, ids[0], *[0] * (MOST_OPERANDS - 1)]], np.int32)
             self._offer(values.reshape(1, -1).astype(np.float32), kinds[0], back)
             return not self.done
-        made = self.operators[number].on(kinds, self.shape[1])
+        made = self._on(number, kinds)
         if made is None:
             return True
         shape = tuple(len(ids) for _, ids in parts)
@@ -286,12 +287,19 @@ class Bank:
                 found |= table[place] == hashes
         return found
 
+    def _on(self, number: int, kinds: tuple[Kind, ...]) -> Recorded | None:
+        """An operator on streams of some kinds."""
+        key = number, kinds
+        if key not in self._recorded:
+            self._recorded[key] = self.operators[number].on(kinds, self.shape[1])
+        return self._recorded[key]
+
     def _symmetric(self, number: int, kinds: tuple[Kind, ...]) -> bool:
         """Whether an operator gives the same for its operands in the other order: by trying it."""
         widest = max(kinds, key=lambda kind: kind.range)
         key = number, widest
         if key not in self._commutes:
-            made = self.operators[number].on((widest, widest), self.shape[1])
+            made = self._on(number, (widest, widest))
             rng = np.random.default_rng(0)
             low, high = RANGES[widest.range]
             shape = (32, self.shape[1], widest.width)

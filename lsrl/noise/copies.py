@@ -22,8 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lsrl import arguments
 from lsrl.backends.axes import Axes
 from lsrl.backends.hooks import Parameters
-from lsrl.backends.network import Inputs, Network, ParameterReader, Step
+from lsrl.backends.network import Inputs, Network, Step
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.reader import ParameterReader
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import check_inputs
@@ -310,12 +311,14 @@ def _work(
         def one(arrays: _Leaves, state: Tree, values: Inputs) -> tuple[jax.Array, Tree]:
             return step(jax.tree.unflatten(tree, arrays), structure, state, values)
 
+        run = cast(Callable[..., tuple[jax.Array, Tree]], written_out(one, rows))
+
         def free(arrays: _Leaves, drift: _Drifts) -> Tree:
             def token(carry: Tree, now: tuple[Inputs, _Drifts]) -> tuple[Tree, Tree]:
                 values, added = now
                 pairs = zip(arrays, added or [None] * len(arrays), strict=True)
                 moved = [x if d is None else x + d for x, d in pairs]
-                output, after = written_out(one, rows)(moved, carry, values)
+                output, after = run(moved, carry, values)
                 after = kept(after, kind)
                 return after, observe(output, after)
 
@@ -326,7 +329,7 @@ def _work(
             return step(clean, structure, carry, values)[1], carry
 
         def forced(arrays: _Leaves) -> Tree:
-            return observe(*written_out(one, rows)(arrays, states, flat))
+            return observe(*run(arrays, states, flat))
 
         if not is_forced:
             return jax.vmap(free)(stacks, drift)

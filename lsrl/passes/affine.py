@@ -173,10 +173,10 @@ def _distinct_rows(weight: Matrix) -> tuple[Matrix, Matrix]:
     group = np.empty(len(filled), dtype=np.int64)
     group[single] = weight.indices[starts[single]]
     known: dict[bytes, int] = {}
-    for place in np.flatnonzero(~single):
-        own = slice(starts[place], ends[place])
+    for several in np.flatnonzero(~single):
+        own = slice(starts[several], ends[several])
         key = weight.indices[own].tobytes() + weight.data[own].tobytes()
-        group[place] = weight.columns + known.setdefault(key, len(known))
+        group[several] = weight.columns + known.setdefault(key, len(known))
     _, first, member = np.unique(group, return_index=True, return_inverse=True)
     order = np.argsort(first)
     picked = first[order]

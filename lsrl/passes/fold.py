@@ -115,7 +115,7 @@ def _table_of(
 ) -> Table | None:
     if type(op) is Constant:
         return Table(None, np.array([op.values]))
-    if type(op) in (Lookup, Periodic):
+    if isinstance(op, Lookup | Periodic):
         return _stored(op.table, operands[0] if operands else None)
     read: list[Table] = []
     for i in operands:
