@@ -10,6 +10,7 @@ from lsrl import machine
 from lsrl.errors import AssemblyError, InputError
 from lsrl.machine import (
     Fleq,
+    FleqImage,
     Session,
     Subleq,
     assemble,
@@ -19,6 +20,7 @@ from lsrl.machine import (
     programs,
     trace,
 )
+from lsrl.machine.fleq import Line
 from lsrl.programs import fleq
 
 TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
@@ -269,6 +271,44 @@ def test_real_programs_inside_networks(target):
         plain = interpret(model, image)
         assert run.halted and run.steps == plain.steps
         assert np.array_equal(run.memory, plain.dump()), name
+
+
+def random_numbers(count, seed, steps):
+    """Machines of random lines that go on, most of them for good, and keep within their size."""
+    random, found = np.random.default_rng(seed), []
+    names = [f"c{number}" for number in range(8)]
+    while len(found) < count:
+        lines = []
+        for number in range(12):
+            function = str(random.choice(["add", "sub", "mul", "max", "seed"]))
+            a, b, c, flag = random.choice(names, 4).tolist()
+            last = number == 11
+            to = None if random.random() < 0.02 else int(random.integers(12))
+            lines.append(Line(function, a, b, c, "zero" if last else flag, to, number))
+        cells = {name: np.float32(random.normal()) for name in names} | {"zero": np.float32(0)}
+        image = FleqImage(cells, lines)
+        with np.errstate(all="ignore"):
+            done = Fleq(image).trace(steps)
+        new = np.array([step.new for step in done])
+        if len(done) > 20 and (np.abs(new) < 1e6).all() and len(set(new.tolist())) > 10:
+            found.append(image)
+    return found
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", ["mamba", "mamba2", "griffin", "deltanet"])
+def test_random_programs_of_numbers(target):
+    """Every answer and all memory, bit for bit, of a hundred machines."""
+    model = lsrl.compile(fleq(cells=12, lines=16), target)
+    images = random_numbers(100, seed=4, steps=1000)
+    run = model.loop(*cards(model, images), steps=1000)
+    for number, image in enumerate(images):
+        plain = interpret(model, image, steps=0)
+        done = plain.trace(1000)
+        assert (run.steps[number], run.halted[number]) == (len(done), plain.halted), number
+        assert np.array_equal(run.memory[number], plain.dump()), number
+        new = np.array([step.new for step in done], np.float32)
+        assert np.array_equal(run.outputs[number][: len(done), 1], new), number
 
 
 @pytest.mark.nightly
