@@ -289,8 +289,12 @@ def random_numbers(count, seed, steps):
         image = FleqImage(cells, lines)
         with np.errstate(all="ignore"):
             done = Fleq(image).trace(steps)
-        new = np.array([step.new for step in done])
-        if len(done) > 20 and (np.abs(new) < 1e6).all() and len(set(new.tolist())) > 10:
+        new, size = np.array([step.new for step in done]), 4096
+        flags = np.array([step.at_flag for step in done])
+        # What a program of the machine promises of its numbers and flags.
+        kept = (np.abs(new) <= size) & ((new == 0) | (np.abs(new) > 2.0**-50))
+        kept &= (flags <= 0) | (flags >= size * 2.0**-24)
+        if len(done) > 20 and kept.all() and len(set(new.tolist())) > 10:
             found.append(image)
     return found
 
