@@ -91,7 +91,7 @@ def peers() -> list[Row]:
     """Beside torch and transformers, one thread."""
     data, found = page("torch_models"), []
     for what, name in (
-        ("an LSTM or GRU of 16 to 256 units, to `torch.nn`", "cells"),
+        ("an LSTM or GRU of 16 to 254 units, to `torch.nn`", "cells"),
         ("Mamba and Griffin, to `transformers`", "residual"),
     ):
         ratios = [one["cpu ratio"] for one in data[name]]
