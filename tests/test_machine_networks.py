@@ -289,7 +289,7 @@ def random_numbers(count, seed, steps):
         image = FleqImage(cells, lines)
         with np.errstate(all="ignore"):
             done = Fleq(image).trace(steps)
-        new, size = np.array([step.new for step in done]), 4096
+        new, size = np.array([step.new for step in done]), 64
         flags = np.array([step.at_flag for step in done])
         # What a program of the machine promises of its numbers and flags.
         kept = (np.abs(new) <= size) & ((new == 0) | (np.abs(new) > 2.0**-50))
