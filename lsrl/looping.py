@@ -87,7 +87,7 @@ class Looping(ABC):
 
     @property
     @abstractmethod
-    def certificate_tokens(self) -> int | None:
+    def _certified_tokens(self) -> int | None:
         """The number of tokens that the proof speaks of; None for any number."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Looping(ABC):
         if why == NOT_COMPARED and runner == "events":
             self._runner.forget()
             wired, why = self._runner.ready(self.module, partial(self._no_events, True))
-        certified = self.certificate_tokens
+        certified = self._certified_tokens
         if wired is not None and certified is not None and length > certified:
             wired, why = None, f"nothing is proven of more than {certified} tokens"
         if runner == "events" and wired is None:

@@ -154,7 +154,7 @@ class Model(Looping, Exporting):
         return self._proof.certificate
 
     @property
-    def certificate_tokens(self) -> int | None:
+    def _certified_tokens(self) -> int | None:
         """The number of tokens that the proof speaks of; None for any number."""
         return self.proven.tokens
 
@@ -369,7 +369,7 @@ class Model(Looping, Exporting):
             length that the certificate speaks of. Or the state is of another model.
         """
         module, known = self._latest
-        if state is not known or module is not self.module:
+        if known is None or state is not known or module is not self.module:
             check_state("step", state, self._state_form)
         arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
         if arrays is None or unknown:

@@ -215,7 +215,7 @@ def test_machines_that_stopped_cost_nothing(counter, monkeypatch):
 
     monkeypatch.setattr(engine.Machines, "advance", counted)
     prompts = np.arange(1.0, 9.0).reshape(8, 1, 1)
-    run = counter.loop(prompts, steps=20)
+    run = counter.loop(prompts, steps=20, runner="jax")
     np.testing.assert_array_equal(run.steps, np.arange(1, 9))
     assert counts == [8, 8, 4, 2]
     np.testing.assert_array_equal(run.outputs[7].ravel(), np.arange(7, -1, -1))
