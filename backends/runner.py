@@ -31,7 +31,7 @@ from lsrl.pytrees import Tree
 
 Made = TypeVar("Made")
 # Tokens of a stretch, of one machine and of several.
-MOST_ALONE, MOST_TOGETHER = 4096, 2048
+MOST_ALONE, MOST_TOGETHER = 1 << 15, 1 << 11
 # States that machines are kept at, to go on from.
 KEPT = 8
 # One token in and one out.

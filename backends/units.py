@@ -24,7 +24,7 @@ GATES = 4
 GAIN = 8
 # Sources are of one group if so much of what reads one of them reads both, of targets that read no
 # more than so many.
-ALIKE, MOST_READ = 0.25, 32
+ALIKE, MOST_READ = 0.25, 128
 
 
 class Cell(NamedTuple):
