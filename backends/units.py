@@ -306,13 +306,7 @@ def _linear(
     merged = ~product & (read[left] == 1) & ~(relu & held[left])
     shut = np.zeros(count, bool)
     shut[left[merged]] = relu[merged]
-    made.stage()
-    between = factor(inputs)
-    if between is not None:
-        shared = made.add(between[0].shape[1])
-        made.connect(sources, GATES * shared, between[0])
-        sources, inputs = np.concatenate([sources, shared]), between[1]
-        made.stage()
+    sources, inputs = _factored(made, sources, inputs)
     hidden = made.add(count, relu=shut, bias=bias[:, None])
     made.connect(sources, GATES * hidden, inputs)
     made.connect(hidden, GATES * hidden, recurrent, back=True)
@@ -333,19 +327,27 @@ def _linear(
     return outputs, Leaf(hidden, "hidden")
 
 
+def _factored(
+    made: _Builder, sources: Array, inputs: sparse.csr_array
+) -> tuple[Array, sparse.csr_array]:
+    """A stage for what reads sources, behind one of units that it shares; what it reads then."""
+    made.stage()
+    between = factor(inputs)
+    if between is None:
+        return sources, inputs
+    shared = made.add(between[0].shape[1])
+    made.connect(sources, GATES * shared, between[0])
+    made.stage()
+    return np.concatenate([sources, shared]), between[1]
+
+
 def _cells(
     made: _Builder, cell: Cell, sources: Array, inputs: sparse.csr_array, layer: Layer, bias: Array
 ) -> tuple[Array, list[Leaf]]:
     """The units of a layer of cells, and their state."""
     recurrent = csr(layer.recurrent)
     count = recurrent.shape[0]
-    made.stage()
-    between = factor(inputs)
-    if between is not None:
-        shared = made.add(between[0].shape[1])
-        made.connect(sources, GATES * shared, between[0])
-        sources, inputs = np.concatenate([sources, shared]), between[1]
-        made.stage()
+    sources, inputs = _factored(made, sources, inputs)
     drives = np.zeros((count, GATES))
     drives[:, list(cell.inputs)] = bias.reshape(len(cell.inputs), count).T
     own = made.add(count, cell.kind, cell.relu, drives)

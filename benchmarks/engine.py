@@ -36,6 +36,7 @@ from benchmarks.common import (
     say,
     slope,
 )
+from benchmarks.computer import BITS, BUSY
 from benchmarks.limits import SIZES, Limits, measure_limits
 from benchmarks.roofline import row_of
 from benchmarks.workloads import LENGTH, VOCAB, Array, workloads
@@ -51,17 +52,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Works = dict[str, Callable[[], Any]]
-# It goes round and round: a number counts down, another adds it up, and both wrap.
-ROUNDS = """
-again:  one number next
-        number total next
-        zero zero again
-one:    .data 1
-number: .data 5
-total:  .data 0
-zero:   .data 0
-"""
-BITS = 16
 JAX: Final = "jax"
 EVENTS: Final = "events"
 FASTER = 20  # times as many instructions at a call by events
@@ -231,7 +221,7 @@ def compare_engines(plan: Plan, limits: Limits) -> Table:
 
 def machines(count: int) -> list[Image]:
     """As many SUBLEQ programs that differ in a number."""
-    image = assemble(ROUNDS)
+    image = assemble(BUSY)
     if not isinstance(image, Image):
         raise BenchmarkError("the text is no SUBLEQ")
     return [image.put(number=number + 1) for number in range(count)]
