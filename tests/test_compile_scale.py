@@ -70,7 +70,7 @@ def test_a_chain_of_sums_is_the_network_of_a_tree() -> None:
 
 @pytest.mark.studies
 def test_a_long_chain_of_sums_is_the_network_of_a_tree() -> None:
-    same_network(2000)
+    same_network(500)
 
 
 def test_a_chain_of_sums_takes_the_work_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from tests import machines
 from tests.grids import small_catalogue
 
 TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru")
+RARE = ("linear_rnn", "rnn", "gru")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,14 @@ def test_alike_rows_are_added_up_once() -> None:
 
 
 @pytest.mark.studies
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        # Every kind of unit is in the others.
+        pytest.param(name, marks=pytest.mark.nightly) if name in RARE else name
+        for name in TARGETS
+    ],
+)
 def test_every_exact_program_of_the_catalogue(target: str) -> None:
     rng, compared = np.random.default_rng(0), 0
     for entry in small_catalogue().values():

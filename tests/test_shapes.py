@@ -15,8 +15,13 @@ from tests.plain_target import Plain
 LENGTHS, BATCHES = range(20, 78, 3), range(1, 11)
 MOST = 4
 QUICK = ("linear_rnn", "lstm")
-OTHERS = ("gated_linear_rnn", "rnn", "gru", "mamba", "mamba2", "griffin", "deltanet")
-TARGETS = (*QUICK, *(pytest.param(name, marks=pytest.mark.studies) for name in OTHERS))
+OTHERS = ("rnn", "mamba")
+RARE = ("gated_linear_rnn", "gru", "mamba2", "griffin", "deltanet")
+TARGETS = (
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.studies) for name in OTHERS),
+    *(pytest.param(name, marks=pytest.mark.nightly) for name in RARE),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
