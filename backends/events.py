@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
+from lsrl.backends.units import GRU, LINEAR, LSTM, PRODUCT
 from lsrl.extras import optional
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -28,11 +29,6 @@ def compiled(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
-# Kinds of units: a linear one, which a ReLU may shut; a product of two drives; and the stock cells.
-LINEAR: Final = 0
-PRODUCT: Final = 1
-LSTM: Final = 2
-GRU: Final = 3
 # How a run of tokens ends.
 WENT_ON: Final = 0
 HALTED: Final = 1

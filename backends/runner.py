@@ -32,6 +32,8 @@ from lsrl.pytrees import Tree
 Made = TypeVar("Made")
 # Tokens of a stretch, of one machine and of several.
 MOST_ALONE, MOST_TOGETHER = 1 << 15, 1 << 11
+# Entries of its parameters from which on a network runs faster by events in plain Python.
+PLAIN_FROM = 1 << 20
 # States that machines are kept at, to go on from.
 KEPT = 8
 # One token in and one out.
@@ -60,10 +62,18 @@ class Runner:
     def __init__(self) -> None:
         self._reader: ParameterReader[Ready] = ParameterReader()
         self._live: OrderedDict[int, tuple[Tree, list[Machine]]] = OrderedDict()
+        self._sized: tuple[Network, bool] | None = None
         self.tokens = self.work = 0
 
     def __deepcopy__(self, memo: object) -> "Runner":
         return Runner()
+
+    def pays(self, network: Network) -> bool:
+        """Whether a network runs faster by events: compiled always, in plain Python a large one."""
+        if self._sized is None or self._sized[0] is not network:
+            compiled = importlib.import_module("lsrl.backends.events").COMPILED
+            self._sized = network, compiled or network.num_parameters >= PLAIN_FROM
+        return self._sized[1]
 
     def forget(self) -> None:
         """Ask again what there is to run by events."""

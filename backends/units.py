@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from lsrl.ir.numbers import Array
 from lsrl.parameters import Parameter
 
+# Kinds of units: a linear one, which a ReLU may shut; a product of two drives; and the stock cells.
 LINEAR, PRODUCT, LSTM, GRU = range(4)
 # Drives of a unit.
 GATES = 4

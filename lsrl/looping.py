@@ -33,8 +33,6 @@ Path = str | os.PathLike[str]
 RunnerName = Literal["auto", "events", "jax"]
 RUNNERS = get_args(RunnerName)
 NOT_COMPARED = "the weights were changed"
-# Entries of its parameters from which on a network runs faster by events in plain Python.
-PLAIN_FROM = 1 << 20
 # Sequences of one step up to which it is faster by events, one after another.
 MOST_STEPPED = 8
 
@@ -87,8 +85,8 @@ class Looping(ABC):
 
     @property
     @abstractmethod
-    def _certified_tokens(self) -> int | None:
-        """The number of tokens that the proof speaks of; None for any number."""
+    def proven(self) -> Certificate:
+        """What is proven of the weights that the model was made with, whatever it holds now."""
 
     @abstractmethod
     def _check_certified(self, what: str, length: int, beyond: bool) -> None: ...
@@ -110,13 +108,15 @@ class Looping(ABC):
         Raises:
           InputError: events are asked for and the model can't be run by them; says why.
         """
-        if arguments.choice(f"{what}: runner", runner, RUNNERS) == "jax":
+        arguments.choice(f"{what}: runner", runner, RUNNERS)
+        # Nothing is wired, nor is anything compiled, for a run that jax does anyway.
+        if runner == "jax" or (runner == "auto" and not (few and self._runner.pays(self.module))):
             return None
         wired, why = self._runner.ready(self.module, partial(self._no_events, runner == "events"))
         if why == NOT_COMPARED and runner == "events":
             self._runner.forget()
             wired, why = self._runner.ready(self.module, partial(self._no_events, True))
-        certified = self._certified_tokens
+        certified = self.proven.tokens
         if wired is not None and certified is not None and length > certified:
             wired, why = None, f"nothing is proven of more than {certified} tokens"
         if runner == "events" and wired is None:
@@ -124,9 +124,6 @@ class Looping(ABC):
                 f"{what}: runner='events' runs exact models alone, and of this one {why}; leave "
                 "runner out, which takes jax"
             )
-        if runner == "auto" and wired is not None:
-            quick = few if wired.compiled else few and self.module.num_parameters >= PLAIN_FROM
-            return wired if quick else None
         return wired
 
     @abstractmethod

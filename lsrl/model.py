@@ -154,11 +154,6 @@ class Model(Looping, Exporting):
         return self._proof.certificate
 
     @property
-    def _certified_tokens(self) -> int | None:
-        """The number of tokens that the proof speaks of; None for any number."""
-        return self.proven.tokens
-
-    @property
     def allowed_error(self) -> float:
         """Greatest error of an output that is as it should be: by what is proven of `proven`.
 
