@@ -205,9 +205,9 @@ class _Leaves:
         """That of machines, which nobody can change: machines may be kept at it."""
         wired = self._wired
         rows = np.empty((len(machines), wired.ends[-1]), wired.number)
-        for row, machine in zip(rows, machines, strict=True):
-            machine.told(row)
-        rows.flags.writeable = False
+        for number, machine in enumerate(machines):
+            machine.told(rows[number])
+        rows.setflags(write=False)
         leaves = tuple(map(rows.__getitem__, self._places))
         return leaves if self._flat else jax.tree.unflatten(self._structure, leaves)
 
