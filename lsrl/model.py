@@ -24,7 +24,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
-from lsrl.looping import MOST_STEPPED, Looping, Path, RunnerName
+from lsrl.looping import Looping, Path, RunnerName
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -363,22 +363,26 @@ class Model(Looping, Exporting):
           InputError: an input lies outside its type, or the program's max_length is reached, or the
             length that the certificate speaks of. Or the state is of another model.
         """
-        module, known = self._latest
-        if known is None or state is not known or module is not self.module:
-            check_state("step", state, self._state_form)
+        going = self._going_on(state, runner)
+        if going is None:
+            module, known = self._latest
+            if known is None or state is not known or module is not self.module:
+                check_state("step", state, self._state_form)
         arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
         if arrays is None or unknown:
             timed = requests.one_token(self.program, state, inputs, unknown)
             arrays = [array[:, 0] for array in timed]
-        self._check_certified("step", state.position + 1, beyond_certificate)
-        few = state.batch is None or state.batch <= MOST_STEPPED
-        wired = self._by_events("step", runner, state.position + 1, few)
-        if wired is not None:
-            result, hidden = self._runner.step(wired, state.hidden, arrays)
-        else:
-            # The network sets the mode that it steps in: twice would take longer than the checks.
-            output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
-            result = np.asarray(output)
+        if going is None:
+            self._check_certified("step", state.position + 1, beyond_certificate)
+            going = self._taken_up(state, runner)
+        if going is not None:
+            result, hidden = going.step(arrays)
+            new = State(state.position + 1, hidden, state.batch)
+            self._runner.keep(new, going)
+            return (cast(Array, result[0]) if state.batch is None else result), new
+        # The network sets the mode that it steps in: twice would take longer than the checks.
+        output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         # A tuple of arrays that nobody can change need not be looked at when it comes back.
         self._latest = (self.module, new if type(hidden) is tuple else None)
