@@ -72,7 +72,8 @@ class MooreTable:
 
     def states_after(self, words: Array) -> Array:
         """(words, time) int32, the state after each token of words (words, time)."""
-        state, found = np.full(len(words), self.initial), np.empty(words.shape, np.int32)
+        state: Array = np.full(len(words), self.initial, np.int32)
+        found: Array = np.empty(words.shape, np.int32)
         for token in range(found.shape[1]):
             state = found[:, token] = self.follows[state, words[:, token]]
         return found
