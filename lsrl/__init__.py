@@ -75,6 +75,7 @@ _LAZY = {
     "induction": "lsrl.induction",
     "interpret": "lsrl.interpret",
     "machine": "lsrl.machine",
+    "nn": "lsrl.nn",
     "stability": "lsrl.stability",
     "suite": "lsrl.suite",
 }
@@ -123,6 +124,7 @@ __all__ = [
     "minimum",
     "mod",
     "mux",
+    "nn",
     "not_equal",
     "one_hot",
     "paper",

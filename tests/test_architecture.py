@@ -60,6 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
     ("lsrl.induction", "lsrl.machine", "lsrl.noise"),
+    ("lsrl.nn",),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),

@@ -350,6 +350,11 @@ class Learner:
         self._prefixes: list[tuple[int, ...]] = [()]
         self._suffixes: list[tuple[int, ...]] = [(letter,) for letter in range(letters)]
 
+    @property
+    def experiments(self) -> tuple[tuple[int, ...], ...]:
+        """The suffixes that tell the machine's states apart."""
+        return tuple(self._suffixes)
+
     def machine(
         self,
     ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
