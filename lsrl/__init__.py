@@ -15,6 +15,8 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.division import mod
+from lsrl.language.extremes import running_max, running_min
 from lsrl.language.feedback import Feedback, MemoryMap
 from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
@@ -31,7 +33,6 @@ from lsrl.language.sugar import (
     latch,
     linear_state,
     lookup,
-    mod,
     mux,
     one_hot,
     periodic,
@@ -138,6 +139,8 @@ __all__ = [
     "random_program",
     "recurrent_state",
     "relu",
+    "running_max",
+    "running_min",
     "select",
     "selective_state",
     "stability",

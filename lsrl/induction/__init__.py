@@ -6,7 +6,6 @@ from lsrl.induction.lifting import lift
 from lsrl.induction.machines import mealy
 from lsrl.induction.portfolio import induce
 from lsrl.induction.skills import Skill, Skills
-from lsrl.induction.standard import running_max
 
 __all__ = [
     "Candidate",
@@ -19,5 +18,4 @@ __all__ = [
     "induce",
     "lift",
     "mealy",
-    "running_max",
 ]
