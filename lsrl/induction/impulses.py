@@ -16,6 +16,7 @@ LAGS = 48
 GRIDS = (1.0, GRID)
 NEAR = 1 / 32
 LEAST_LAGS = 8
+SPACING = 2.0**-52
 
 
 def responses(
@@ -99,6 +100,7 @@ def found(columns: tuple[Column, ...], taps: Array, share: float) -> Iterator[Af
     for grid in GRIDS:
         snapped = np.round(taps / grid) * grid
         off = np.abs(taps - snapped).max(axis=(1, 2)) > NEAR * grid
+        off |= scale_of(taps) * max(share**2, SPACING) > NEAR * grid  # no number is between
         lags = int(off.argmax()) if off.any() else len(taps)
         made = filters(columns, snapped[:lags], share) if lags >= LEAST_LAGS else None
         if made is not None:

@@ -16,6 +16,7 @@ from lsrl.ir.numbers import Array
 MOST_ORDER = 16
 # A coefficient of other numbers is this fraction where it is that near to it.
 MOST_DENOMINATOR = 64
+MOST_SWAPS = 1000
 # Equations beyond the unknowns that a dependence has to hold in, so that it is no accident.
 SPARE = 2
 
@@ -38,15 +39,23 @@ class Realisation:
     read: Array
     direct: Array | None
 
-    def taps(self, lags: int) -> Array:
-        """(lags, inputs, outputs), what the outputs do after single inputs."""
-        found, state = [], self.write
-        if self.direct is not None:
-            found.append(self.direct.T)
+    def taps(self, lags: int, exact: bool = False) -> Array:
+        """(lags, inputs, outputs), what the outputs do after single inputs; exact in fractions."""
+        kind = _fractions if exact else np.asarray
+        matrix, state, read = kind(self.matrix), kind(self.write), kind(self.read)
+        found = [] if self.direct is None else [kind(self.direct).T]
         while len(found) < lags:
-            found.append((self.read @ state).T)
-            state = self.matrix @ state
+            found.append((read @ state).T)
+            state = matrix @ state
         return np.array(found[:lags])
+
+
+def _fractions(values: Array) -> Array:
+    """The same numbers as rationals."""
+    made = np.empty(values.shape, object)
+    for place in np.ndindex(*values.shape):
+        made[place] = Fraction(float(values[place]))
+    return made
 
 
 # The coefficients of some rows that give a row; None where there are none.
@@ -101,24 +110,107 @@ def _of_least_order(taps: Array, late: bool, most: int, room: float) -> Realisat
         return None
     place = {row: number for number, row in enumerate(chosen)}
 
-    def told(row: tuple[int, int]) -> Array:
+    def told(row: tuple[int, int]) -> list[Fraction | float]:
         """A row by the chosen ones."""
-        made = np.zeros(len(chosen))
+        made: list[Fraction | float] = [Fraction(0)] * len(chosen)
         if row in place:
-            made[place[row]] = 1
+            made[place[row]] = Fraction(1)
         else:
-            made[: len(depends[row])] = [float(each) for each in depends[row]]
+            made[: len(depends[row])] = depends[row]
         return made
 
-    result = Realisation(
-        matrix=np.array([told((i + 1, q)) for i, q in chosen]).reshape(len(chosen), len(chosen)),
-        write=np.array([values[i, :, q] for i, q in chosen]).reshape(len(chosen), inputs),
-        read=np.array([told((0, q)) for q in range(outputs)]).reshape(outputs, len(chosen)),
-        direct=taps[0].T if late else None,
+    order = len(chosen)
+    matrix = np.array([told((i + 1, q)) for i, q in chosen], object).reshape(order, order)
+    write = np.array([values[i, :, q] for i, q in chosen]).reshape(order, inputs)
+    read = np.array([told((0, q)) for q in range(outputs)], object).reshape(outputs, order)
+    if room == 0 and any(value.denominator > 1 for value in (*matrix.flat, *read.flat)):
+        matrix, write, read = _of_integers(matrix, write, read)
+    direct = taps[0].T if late else None
+    made = Realisation(
+        matrix.astype(np.float64), write.astype(np.float64), read.astype(np.float64), direct
     )
     with np.errstate(over="ignore", invalid="ignore"):
-        off = np.abs(result.taps(len(taps)) - taps).max(axis=(1, 2))
-    return result if (off <= room * scale_of(taps)).all() else None
+        told_taps = made.taps(len(taps), exact=room == 0)
+        off = np.abs(told_taps - taps).max(axis=(1, 2))
+    return made if (off <= room * scale_of(taps)).all() else None
+
+
+def _of_integers(matrix: Array, write: Array, read: Array) -> tuple[Array, Array, Array]:
+    """The same in a basis of all states that integers as inputs lead to.
+
+    These are a lattice, since integers as taps make it so, and the matrix takes it into itself
+    (Rouchaleau, Wyman and Kalman 1972, over a principal ideal domain).
+    """
+    order = len(matrix)
+    first = power = _fractions(write)
+    columns: list[list[Fraction]] = []
+    for _ in range(order):
+        columns += [list(column) for column in power.T]
+        power = matrix @ power
+    basis = _echelon(columns)
+    if len(basis) < order:
+        return matrix, write, read
+    back = np.array(_reduced(basis), object).T
+    into = _inverse(back)
+    return into @ matrix @ back, into @ first, read @ back
+
+
+def _inverse(matrix: Array) -> Array:
+    """Of an invertible matrix of rationals, by Gauss and Jordan."""
+    order = len(matrix)
+    both = np.concatenate([matrix, _fractions(np.eye(order))], axis=1)
+    for k in range(order):
+        pivot = k + next(i for i, value in enumerate(both[k:, k]) if value)
+        both[[k, pivot]] = both[[pivot, k]]
+        both[k] = both[k] / both[k, k]
+        for i in range(order):
+            if i != k:
+                both[i] = both[i] - both[i, k] * both[k]
+    return both[:, order:]
+
+
+def _reduced(rows: list[list[Fraction]]) -> list[list[Fraction]]:
+    """A basis of the same lattice of short rows (Lenstra, Lenstra and Lovász 1982).
+
+    Lengths are taken in float64, which decides how short they get and nothing else.
+    """
+    found = [np.array(row, object) for row in rows]
+    place = 1
+    for _ in range(MOST_SWAPS):
+        if place >= len(found):
+            break
+        for before in range(place - 1, -1, -1):
+            triangle = np.linalg.qr(np.stack(found).astype(np.float64).T).R
+            times = round(triangle[before, place] / triangle[before, before])
+            found[place] = found[place] - times * found[before]
+        triangle = np.linalg.qr(np.stack(found).astype(np.float64).T).R
+        one, across, other = (
+            triangle[place - 1, place - 1], triangle[place - 1, place], triangle[place, place]
+        )  # fmt: skip
+        if across**2 + other**2 >= 0.75 * one**2:
+            place += 1
+        else:
+            found[place - 1], found[place] = found[place], found[place - 1]
+            place = max(1, place - 1)
+    return [list(row) for row in found]
+
+
+def _echelon(rows: list[list[Fraction]]) -> list[list[Fraction]]:
+    """A basis of the integer combinations of some rows, each with one more leading zero."""
+    found: list[list[Fraction]] = []
+    rest = [row for row in rows if any(row)]
+    for place in range(len(rows[0]) if rows else 0):
+        while True:
+            leading = sorted((row for row in rest if row[place]), key=lambda row: abs(row[place]))
+            if len(leading) < 2:
+                break
+            least = leading[0]
+            for row in leading[1:]:
+                times = round(row[place] / least[place])
+                row[:] = [a - times * b for a, b in zip(row, least, strict=True)]
+        found += leading
+        rest = [row for row in rest if any(row) and row not in leading]
+    return found
 
 
 def scale_of(values: Array) -> Array:
@@ -135,7 +227,9 @@ def _exactly(rows: list[Array], row: Array) -> list[Fraction] | None:
     rest, coefficients = left[count], [Fraction(0)] * count
     for number in range(count):
         own = left[number]
-        pivot = next(place for place, value in enumerate(own) if value)
+        pivot = next((place for place, value in enumerate(own) if value), None)
+        if pivot is None:  # cut off, it depends on the others
+            continue
         for later in range(number + 1, count):
             factor = left[later][pivot] / own[pivot]
             if factor:
