@@ -19,6 +19,7 @@ from jax import lax
 from lsrl.backends import network
 from lsrl.backends.network import Edit, Inputs, Step
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.scans import linear_scan
 from lsrl.pytrees import HashedOnce
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
@@ -210,7 +211,7 @@ def _added(
 def _features(
     parameters: Prepared,
     structure: NetworkStructure,
-    inputs: Sequence[jax.Array],
+    inputs: Inputs,
     shape: tuple[int, ...],
 ) -> jax.Array:
     """What the first layer reads, (*shape, features), of inputs (*shape, ...)."""
@@ -265,33 +266,7 @@ def _recurrence(
     inner = jnp.concatenate([first[:, None, units], driven[:, 1:, units]], axis=1)
     if np.array_equal(own, np.eye(len(units))):
         return driven.at[..., units].set(jnp.cumsum(inner, axis=1))
-    return driven.at[..., units].set(linear_scan(inner, jnp.asarray(own)))
-
-
-def linear_scan(driven: jax.Array, kernel: jax.Array, before: jax.Array | None = None) -> jax.Array:
-    """h_t = h_{t-1} A + driven_t, in as many steps as the number of tokens has bits.
-
-    After step k every token holds the sum over its last 2^k tokens (Hillis and Steele 1986).
-
-    Args:
-      driven: (batch, time, units).
-      kernel: A, (units, units), entry [source, target].
-      before: (batch, units), h before the first token; 0 if None.
-
-    Returns:
-      (batch, time, units).
-    """
-    if before is not None:
-        first = driven[:, :1] + jnp.dot(before, kernel, precision="highest")[:, None]
-        driven = jnp.concatenate([first, driven[:, 1:]], axis=1)
-    reach, tokens = 1, driven.shape[1]
-    while reach < tokens:
-        moved = jnp.dot(driven[:, :-reach], kernel, precision="highest")
-        driven = jnp.concatenate([driven[:, :reach], driven[:, reach:] + moved], axis=1)
-        reach *= 2
-        if reach < tokens:
-            kernel = jnp.dot(kernel, kernel, precision="highest")
-    return driven
+    return driven.at[..., units].set(linear_scan(inner, own))
 
 
 def multiplied(
