@@ -131,7 +131,7 @@ COMMON = {
         f"lsrl.backends.{name}"
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
-            "machines", "network", "pattern", "reader", "registry", "runner", "strength",
+            "machines", "network", "pattern", "reader", "registry", "runner", "scans", "strength",
             "torch_modules", "units",
         )
     ),
