@@ -2,12 +2,14 @@
 
 import importlib
 from collections.abc import Sequence
+from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple, final
 
 import numpy as np
 from scipy import sparse
 
+from lsrl.backends.sweeps import Sweep, possible
 from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Units
 from lsrl.ir.numbers import Array
 
@@ -105,6 +107,11 @@ class Wired:
         forgets = np.zeros(units.count * GATES, bool)
         forgets[units.forward.indices] = True
         return shut & ~driven.any(axis=1) & ~forgets.reshape(-1, GATES)[:, 1]
+
+    @cached_property
+    def sweep(self) -> Sweep | None:
+        """What runs whole sequences unit by unit; None if they are not such units."""
+        return Sweep(self.units, self.number) if possible(self.units) else None
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""
