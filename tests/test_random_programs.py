@@ -134,7 +134,7 @@ def check_models(target: str, dtype: str, turn: int | None, count: int, record_p
 @each_turn
 @pytest.mark.parametrize(("target", "dtype"), CASES)
 def test_models_equal_the_reference(target, dtype, turn, record_property) -> None:
-    check_models(target, dtype, turn, 8, record_property)
+    check_models(target, dtype, turn, 6, record_property)
 
 
 @pytest.mark.nightly
@@ -218,7 +218,7 @@ def test_options_keep_the_outputs_of_many_programs(option, target, program) -> N
     check_option(option, target, program)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(program=programs())
 def test_saved_models_run_bit_equal(tmp_path_factory, program) -> None:
     path = tmp_path_factory.mktemp("models") / "model.lsrl"
