@@ -339,10 +339,10 @@ def test_equal_arguments_give_equal_programs() -> None:
 
 
 def test_programs_are_as_described() -> None:
-    drawn = [random_program(seed, OPS) for seed in range(80)]
+    drawn = [random_program(seed, OPS) for seed in range(40)]
     assert all(depth_of(program) == 8 for program in drawn)
     assert {op for program in drawn for op in ops_of(program)} == set(OPS)
-    assert 8 < sum(len(program.inputs) == 2 for program in drawn) < 32
+    assert 4 < sum(len(program.inputs) == 2 for program in drawn) < 16
     signals = [
         program.graph.nodes[i].width
         for program in drawn
@@ -383,14 +383,14 @@ def test_programs_at_the_edges_are_as_described() -> None:
 
 def test_every_kind_of_transition_is_drawn() -> None:
     kinds: Counter[str] = Counter()
-    for seed in range(60):
+    for seed in range(40):
         graph = random_program(seed, ["linear_state", "affine", "clip"]).graph
         for i in graph.live():
             op = graph.nodes[i].op
             if isinstance(op, LinearState) and len(op.initial) > 1:
                 kinds[kind_of(op.transition.dense())] += 1
     assert set(kinds) == {"identity", "shift", "permutation", "signed permutation", "general"}
-    assert min(kinds.values()) >= 4
+    assert min(kinds.values()) >= 3
 
 
 def kind_of(matrix: Array) -> str:
