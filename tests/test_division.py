@@ -5,9 +5,7 @@ import pytest
 
 import lsrl
 from lsrl import Vector
-from lsrl.backends import registry
 from lsrl.language.division import MOST_AT_ONCE
-from tests.grids import studied
 
 KIND = Vector(3, low=(-3, 0, 1), high=(8, 20, 5.5), step=(1, 2, 0.5))
 
@@ -33,14 +31,6 @@ def test_few_multiples_are_compared_at_once():
     np.testing.assert_array_equal(divided.run(x), expected(x))
     facts = divided.graph.facts[divided.graph.output]
     assert facts.high[:3].tolist() == [2, 2, 2.5] and not facts.low[:3].any()
-
-
-@pytest.mark.parametrize("target", studied(registry.names(), "linear_rnn"))
-def test_division_on_targets(target):
-    x = values()
-    model = lsrl.compile(divided, target)
-    assert model.certificate.exact
-    np.testing.assert_array_equal(model.run(x), expected(x))
 
 
 @pytest.mark.parametrize("times", [MOST_AT_ONCE, MOST_AT_ONCE + 1])
