@@ -32,7 +32,8 @@ def test_words_on_targets(target):
     """Equal to the reference, by the certificate too; that tests of each say what it should be."""
     model = lsrl.compile(words, target)
     assert model.certificate.exact
-    assert {"inner.counts", "inner#2.counts"} <= {*model.circuit.by_name}
+    held = " ".join(model.circuit.by_name)
+    assert "inner.counts" in held and "inner#2" in held
     rng = np.random.default_rng(0)
     tokens, heights = rng.integers(4, size=(8, LENGTH)), rng.integers(-3, 9, (8, LENGTH, 1))
     inputs = tokens, heights, rng.integers(5, size=(8, LENGTH)) // 4
