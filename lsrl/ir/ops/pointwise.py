@@ -187,6 +187,9 @@ class Step(Pointwise):
 
     def avoids_ramp(self, value: Facts) -> bool:
         """Whether the grid keeps every value out of the ramp."""
+        if value.width == 1:
+            step = value.step.item()
+            return step > 0 and self.slope * (1.0 if step == np.inf else step) >= 1 + self.shift
         finite = np.where(np.isinf(value.step), 1.0, value.step)
         return value.gridded and bool((self.slope * finite >= 1 + self.shift).all())
 
