@@ -42,7 +42,7 @@ def exact_in_float32(graph, tokens):
     )
 
 
-@pytest.mark.parametrize("seed", studied(range(40), 1))
+@pytest.mark.parametrize("seed", studied(range(8), 1))
 def test_jax_carries_out_what_the_evaluator_does(seed):
     program = lsrl.random_program(seed, OPS, depth=6, width=4, max_length=12)
     inputs = sample_inputs(program.inputs, 3, 12, seed)
