@@ -22,7 +22,15 @@ import lsrl
 from benchmarks.common import ROOT, Output, Table, say
 from benchmarks.common import machine as this_machine
 from benchmarks.mips import TASKS
-from benchmarks.small_rnns import TOKENS, Training, accuracy, classes_of, data_of, trained
+from benchmarks.small_rnns import (
+    TOKENS,
+    Training,
+    accuracy,
+    classes_of,
+    data_of,
+    trained,
+    trained_in_torch,
+)
 from lsrl import cache
 from lsrl.errors import LsrlError
 from lsrl.induction import Found, mealy
@@ -44,6 +52,13 @@ SMALL = (
     Training("Previous_Equals_Current", "gru"), Training("Alternating_Last3", "elman"),
     Training("Div_3", "lstm"), Training("Min_Seen", "gru"),
     Training("Balanced_Parenthesis", "gru"), Training("Diff_Last2", "linear"),
+    *(Training(task, cell, steps=1500, torch=True) for task, cell in (
+        ("Parity_Last3", "elman"), ("Parity_Last4", "gru"), ("Parity_Zeros", "gru"),
+        ("Bit_Shift_Right", "elman"), ("Alternating_Last4", "lstm"), ("Bit_Dot_Prod_Mod2", "gru"),
+        ("Evens_Detector", "gru"), ("Binary_Addition", "gru"), ("Base_3_Addition", "lstm"),
+        ("Div_5", "gru"), ("Majority_0_1", "gru"), ("Majority_0_2", "lstm"), ("Dithering", "gru"),
+        ("Parity_Bits_Mod2", "elman"),
+    )),
 )  # fmt: skip
 
 
@@ -61,7 +76,7 @@ class Plan:
 
     recurrences: tuple[int, ...] = (100, 50, 50)
     automata: int = 100
-    suite: tuple[str, ...] = training.NAMES
+    suite: tuple[str, ...] = ("flip_flop", "copy_delay", "copy_delay_far")
     small: tuple[Training, ...] = SMALL
     seed: int = 77
 
@@ -158,27 +173,32 @@ def recurrences(plan: Plan) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for basis, count in zip(BASES, plan.recurrences, strict=True):
         say(f"{count} recurrences, {basis}")
-        rng = np.random.default_rng([plan.seed, len(rows)])
-        start, equal, queries, reasons = time.process_time(), 0, 0, list[str]()
-        for number in range(count):
-            true = recurrence(rng)
-            kind = lsrl.Vector(true.write.shape[1], low=-4, high=4, step=1)
-            found = lsrl.lift(hidden(true, basis, rng), inputs={"x": kind}, solvers=["affine"])
-            queries += found.checked.queries if found.checked else 0
-            if not found:
-                reasons.append(_reason(found))
-                continue
-            x = np.random.default_rng([plan.seed, number]).integers(-4, 5, (2, LONG, kind.width))
-            said = found.program.run(x.astype(float), exact=True)
-            same = bool((said == true.run(x)).all())
-            equal += same
-            if not same:
-                reasons.append(f"agrees, and is another recurrence: {found.expression[:60]}")
-        rows.append({
-            "basis": basis, "count": count, "equal": equal, "queries": queries / count,
-            "seconds": time.process_time() - start, "reasons": "; ".join(reasons) or None,
-        })  # fmt: skip
+        name = f"recurrences-{plan.seed}-{basis}-{count}"
+        rows += kept(name, partial(recurrences_in, basis, count, plan.seed))
     return rows
+
+
+def recurrences_in(basis: str, count: int, seed: int) -> list[dict[str, object]]:
+    """The row of a basis."""
+    rng = np.random.default_rng([seed, BASES.index(basis)])
+    start, equal, queries, reasons = time.process_time(), 0, 0, list[str]()
+    for _ in range(count):
+        true = recurrence(rng)
+        kind = lsrl.Vector(true.write.shape[1], low=-4, high=4, step=1)
+        found = lsrl.lift(hidden(true, basis, rng), inputs={"x": kind}, solvers=["affine"])
+        queries += found.checked.queries if found.checked else 0
+        if not found:
+            reasons.append(_reason(found))
+            continue
+        x = rng.integers(-4, 5, (2, LONG, kind.width))
+        same = bool((found.program.run(x.astype(float), exact=True) == true.run(x)).all())
+        equal += same
+        if not same:
+            reasons.append(f"agrees, and is another recurrence: {found.expression[:60]}")
+    return [{
+        "basis": basis, "count": count, "equal": equal, "queries": queries / count,
+        "seconds": time.process_time() - start, "reasons": "; ".join(reasons) or None,
+    }]  # fmt: skip
 
 
 # ---------------------------------------------------------------- automata
@@ -330,7 +350,8 @@ def of_the_suite(name: str, kind: str, target: str) -> dict[str, object]:
 
 def of_mips(each: Training) -> dict[str, object]:
     """A small RNN that is trained here; of a linear one the numbers are lifted as they are."""
-    network, task = trained(each, KEPT / "small"), TASKS[each.task]
+    make = trained_in_torch if each.torch else trained
+    network, task = make(each, KEPT / "small"), TASKS[each.task]
     reading: Reading = "argmax" if classes_of(task) else "rounded"
     reading = "values" if each.cell == "linear" else reading
     start = time.process_time()
@@ -346,15 +367,21 @@ def of_mips(each: Training) -> dict[str, object]:
 
 def trained_networks(plan: Plan) -> Iterator[dict[str, object]]:
     """A row a network."""
+    makes: dict[str, Callable[[], dict[str, object]]] = {}
     for number, name in enumerate(plan.suite):
         for kind in training.KINDS:
             target = CELLS[(number + (kind == "twin")) % 2]
-            say(f"{name} on {target}, {kind}")
-            make = partial(of_the_suite, name, kind, target)
-            yield from kept(f"{name}-{target}-{kind}", lambda make=make: [make()])  # type: ignore[misc]
+            makes[f"{name}-{target}-{kind}"] = partial(of_the_suite, name, kind, target)
     for each in plan.small:
-        say(each.name)
-        yield from kept(f"{each.task}-{each.cell}", lambda each=each: [of_mips(each)])  # type: ignore[misc]
+        makes[f"{each.task}-{each.cell}{'-torch' * each.torch}"] = partial(of_mips, each)
+    for name, make in makes.items():
+        say(name)
+        yield from kept(name, partial(_alone, make))
+
+
+def _alone(make: Callable[[], dict[str, object]]) -> list[dict[str, object]]:
+    """The one row that is made."""
+    return [make()]
 
 
 def main(
