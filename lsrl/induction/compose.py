@@ -8,8 +8,9 @@ import numpy as np
 
 from lsrl.induction.examples import Examples
 from lsrl.induction.expressions import Expression, evaluated, kind_of
+from lsrl.induction.operators import BIT, LARGE, RANGES, Kind
 from lsrl.induction.search import Bank
-from lsrl.induction.skills import BIT, LARGE, RANGES, Kind, Skills
+from lsrl.induction.skills import Skills
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 
@@ -37,7 +38,7 @@ class Composed(NamedTuple):
 
 
 def compose(examples: Examples, skills: Skills, budget: int) -> Composed:
-    """Find the smallest expressions that give the outputs.
+    """Find the cheapest expressions that give the outputs.
 
     Args:
       examples: of integers.
@@ -61,6 +62,7 @@ def compose(examples: Examples, skills: Skills, budget: int) -> Composed:
             operators,
             np.moveaxis(examples.outputs[rows], 2, 0),
             check,
+            skills.costs(),
         )
         bank.run(budget - tried)
         tried += bank.tried

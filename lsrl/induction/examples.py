@@ -118,6 +118,21 @@ def read(
     return examples
 
 
+def read_validation(given: object, examples: Examples) -> Examples | None:
+    """A validation as users give it, without what the examples tell already.
+
+    Raises:
+      InputError: as of `read`, or it contradicts the examples, or has other outputs.
+    """
+    found = read(given, examples.types, what="validation")
+    if found.outputs.shape[2] != examples.outputs.shape[2]:
+        raise InputError(
+            f"validation: expected {examples.outputs.shape[2]} outputs, got "
+            f"{found.outputs.shape[2]}"
+        )
+    return outside(found, examples)
+
+
 def outside(validation: Examples, examples: Examples) -> Examples | None:
     """What of a validation is not told by examples already; None if nothing.
 

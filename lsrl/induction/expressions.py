@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from lsrl.induction.skills import BIT, LARGE, RANGES, SMALL, Kind, Operator
+from lsrl.induction.operators import BIT, LARGE, RANGES, SMALL, Kind, Operator
 from lsrl.ir.numbers import Array
 
 

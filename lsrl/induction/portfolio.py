@@ -15,6 +15,7 @@ from lsrl.induction import machines, writing
 from lsrl.induction.affine import affine
 from lsrl.induction.compose import compose
 from lsrl.induction.examples import Examples, Teacher
+from lsrl.induction.expressions import Expression
 from lsrl.induction.found import Candidate, Found, Refusal
 from lsrl.induction.skills import Skills
 from lsrl.ir.numbers import Array
@@ -48,6 +49,7 @@ class _Search:
     seconds: dict[str, float]
     tried: int = 0
     machine: machines.Machine | None = None
+    expressions: tuple[Expression, ...] | None = None
 
     def run(self, solvers: Iterable[str]) -> Found:
         """Each solver in turn."""
@@ -141,15 +143,20 @@ class _Search:
 
     def compose(self) -> writing.Text:
         """Skills on skills."""
-        if not len(self.skills):
+        types = self.examples.types
+        # What goes by the name of an input can't be called.
+        skills = self.skills.without(*(name for name in self.skills if name in types))
+        if not len(skills):
             raise InductionError("there are no skills")
-        found = compose(self.examples, self.skills, self.budget)
-        self.tried += found.tried
-        if found.expressions is None:
-            raise InductionError(found.refusal)
-        body = writing.Body(self.examples.types)
-        outputs = writing.composition(body, found.expressions)
-        return self.text(body, outputs, ", ".join(map(str, found.expressions)))
+        if self.expressions is None:
+            found = compose(self.examples, skills, self.budget)
+            self.tried += found.tried
+            self.expressions = found.expressions
+            if self.expressions is None:
+                raise InductionError(found.refusal)
+        body = writing.Body([*types, *skills])
+        outputs = writing.composition(body, self.expressions)
+        return self.text(body, outputs, ", ".join(map(str, self.expressions)))
 
     def text(self, body: writing.Body, outputs: list[str], result: str) -> writing.Text:
         """The whole program."""
@@ -186,8 +193,11 @@ class _Search:
                 return
         doubt = self.doubt() if solver == "automaton" else ""
         verified = None if doubt else verified
+        composed = self.expressions or () if solver == "compose" else ()
         self.candidates.append(
-            Candidate(solver, program, text.result, text.bits, verified, text.whole, doubt)
+            Candidate(
+                solver, program, text.result, text.bits, verified, text.whole, doubt, composed
+            )
         )
 
     def doubt(self) -> str:
@@ -251,23 +261,13 @@ def induce(
     for kind in (inputs or {}).values():
         if not isinstance(kind, Token | Vector):
             raise InputError(f"induce: inputs are lsrl.Token or lsrl.Vector, got {shown(kind)}")
-    chosen = arguments.names("induce: solvers", solvers)
-    for solver in chosen:
-        arguments.choice("induce: solvers", solver, SOLVERS)
+    chosen = checked_solvers("induce", solvers)
     if skills is not None:
         arguments.instance("induce: skills", skills, Skills, "lsrl.induction.Skills")
     if not isinstance(name, str) or not name.isidentifier():
         raise InputError(f"induce: name must be an identifier, got {shown(name)}")
     given = _given(examples, inputs, validation, teacher)
-    checked = None
-    if validation is not None:
-        checked = reading.read(validation, given.types, what="validation")
-        if checked.outputs.shape[2] != given.outputs.shape[2]:
-            raise InputError(
-                f"validation: expected {given.outputs.shape[2]} outputs, got "
-                f"{checked.outputs.shape[2]}"
-            )
-        checked = reading.outside(checked, given)
+    checked = None if validation is None else reading.read_validation(validation, given)
     longest = max(given.length * (LONGER if teacher else 1), checked.length if checked else 0)
     limit = max(arguments.count("induce: max_length", max_length), longest)
     known = Skills.standard() if skills is None else skills
@@ -276,10 +276,7 @@ def induce(
         if teacher is not None and validation is None:
             drawn = reading.drawn(given.types, ASKED, LONGER * given.length, rng)
             checked = reading.asked(teacher, given.types, drawn)
-        search = _Search(
-            given, checked, teacher, known, budget, name, limit, [], [], {}
-        )  # fmt: skip
-        found = search.run(chosen)
+        found = search(given, checked, known, budget, chosen, name, limit, teacher)
         if found.candidates or teacher is None or extra == ROUNDS - 1:
             return found
         more = reading.asked(
@@ -287,6 +284,34 @@ def induce(
         )
         given = _joined(given, more)
     return found
+
+
+def checked_solvers(what: str, solvers: object) -> list[str]:
+    """Names of solvers, as users give them.
+
+    Raises:
+      InputError: one is unknown.
+    """
+    chosen = arguments.names(f"{what}: solvers", solvers)
+    return [arguments.choice(f"{what}: solvers", solver, SOLVERS) for solver in chosen]
+
+
+def search(
+    examples: Examples,
+    validation: Examples | None,
+    skills: Skills,
+    budget: int,
+    solvers: Iterable[str],
+    name: str,
+    max_length: int,
+    teacher: Teacher | None = None,
+    expressions: tuple[Expression, ...] | None = None,
+) -> Found:
+    """What `induce` does with what it has read; with expressions given, none are searched for."""
+    return _Search(
+        examples, validation, teacher, skills, budget, name, max_length, [], [], {},
+        expressions=expressions,
+    ).run(solvers)  # fmt: skip
 
 
 def _given(

@@ -1,163 +1,58 @@
-"""Skills: functions of LSRL that a search composes, carried out by the reference evaluator.
-
-A skill is recorded once for each kind of signals that it is tried on, as a graph; the evaluator
-carries that graph out on thousands of streams at once.
-"""
+"""Skills: functions of LSRL that a search composes, those that it has learnt, and their file."""
 
 import inspect
+import json
+import keyword
+import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, TypeVar, cast, final
+from typing import Any, TypedDict, TypeVar, cast, final
 
+from lsrl import arguments, schema, sealed
 from lsrl.arguments import near, shown
-from lsrl.errors import InputError, LsrlError
+from lsrl.errors import FormatError, InputError, LsrlError
+from lsrl.folders import replace_file
 from lsrl.induction import standard
-from lsrl.ir import ops
-from lsrl.ir.evaluate import evaluate_prefixes, facts_over
-from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import Array, sum_is_exact
-from lsrl.ir.types import Vector
-from lsrl.language.signal import Operand, Signal, as_signal
-from lsrl.language.trace import Trace, recording
+from lsrl.induction.expressions import Expression
+from lsrl.induction.macros import MOST_CALLS, Macro, is_constant, macro_of, parsed
+from lsrl.induction.operators import (
+    BIT,
+    MOST_OPERANDS,
+    SMALL,
+    Kind,
+    Operator,
+    Skill,
+    graph_of,
+    place_of,
+)
+from lsrl.schema import FieldError, Reader
 
-MOST_OPERANDS = 3
-# Values of a stream, by kind of stream; what leaves the last is dropped.
-RANGES = ((0.0, 1.0), (-64.0, 64.0), (-65536.0, 65536.0))
-BIT, SMALL, LARGE = range(3)
-BITS_OF_FLOAT32 = 24
 Made = TypeVar("Made", bound=Callable[..., object])
+FORM = sealed.Form("lsrl-skills", 1)
+# What the text of a program calls by these names.
+RESERVED = ("lsrl", "np")
+# Uses of what was never used, and bits of a unit of cost.
+RARE, UNIT = 0.5, 2.0
+INPUT = ""  # what all inputs are counted as
 
 
-class Kind(NamedTuple):
-    """What is known of a stream.
-
-    Attributes:
-      width: channels.
-      range: index of `RANGES`; a stream is BIT where inference says so, not by what it holds.
-    """
-
-    width: int
-    range: int
-
-
-@final
-@dataclass(frozen=True)
-class Skill:
-    """A function of signals.
-
-    Attributes:
-      name: of the function.
-      function: makes a signal of signals.
-      operands: number of signals.
-      constant: the keyword that takes a number, or "".
-    """
+class SkillJson(TypedDict):
+    """A learnt skill in a file."""
 
     name: str
-    function: Callable[..., object]
-    operands: int
-    constant: str = ""
+    parameters: tuple[str, ...]
+    expression: str
 
 
-@final
-@dataclass(frozen=True)
-class Operator:
-    """A skill with its number.
-
-    Attributes:
-      skill: the skill.
-      number: of its constant; None if it takes none.
-    """
-
-    skill: Skill
-    number: int | None = None
-
-    def on(self, kinds: Sequence[Kind], tokens: int) -> "Recorded | None":
-        """The skill on streams of some kinds; None where it means nothing.
-
-        Raises:
-          InputError: it raises something else than an error of LSRL.
-        """
-        return recorded(self, tuple(kinds), tokens)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """A skill as a graph.
-
-    Attributes:
-      graph: over one input an operand.
-      dtype: in which its values are proven exact.
-      kind: of the result; where it is no bit, its range depends on its values.
-    """
-
-    graph: Graph
-    dtype: str
-    kind: Kind
-
-    def __call__(self, operands: Sequence[Array]) -> tuple[Array, Array]:
-        """Carry it out by the reference evaluator.
-
-        Args:
-          operands: (sequences, time, width) each.
-
-        Returns:
-          Values (sequences, time, width), and (sequences,) bool whether every promise was kept.
-        """
-        given = [operand.astype(self.dtype, copy=False) for operand in operands]
-        legal, values = evaluate_prefixes(self.graph, given, [self.graph.output], dtype=self.dtype)
-        return values[self.graph.output], legal == given[0].shape[1]
-
-
-@lru_cache(maxsize=8192)
-def recorded(operator: Operator, kinds: tuple[Kind, ...], tokens: int) -> Recorded | None:
-    """See `Operator.on`."""
-    try:
-        graph = _graph(operator, kinds, tokens)
-    except LsrlError:
-        return None
-    except Exception as error:
-        raise InputError(
-            f"skill {place_of(operator.skill.function)} raises {type(error).__name__}: {error}; a "
-            "skill is a function of signals that returns a signal"
-        ) from error
-    facts = graph.facts[graph.output]
-    if not facts.integer:
-        return None
-    kind = Kind(facts.width, BIT if facts.boolean else LARGE)
-    return Recorded(graph, "float32" if _exact(graph, tokens) else "float64", kind)
-
-
-def _graph(operator: Operator, kinds: Sequence[Kind], tokens: int) -> Graph:
-    skill, trace = operator.skill, Trace(tokens)
-    with recording(trace):
-        signals: list[Signal] = []
-        for number, (width, place) in enumerate(kinds):
-            low, high = RANGES[place]
-            kind = Vector(width, low=low, high=high, step=1)
-            index = trace.add(ops.Input(number, f"operand {number}", kind))
-            signals.append(Signal(trace, index))
-        constants = {skill.constant: operator.number} if skill.constant else {}
-        result = as_signal(cast(Operand, skill.function(*signals, **constants)))
-    return trace.builder.build(result.index)
-
-
-def _exact(graph: Graph, tokens: int) -> bool:
-    """Whether no sum of the graph is rounded in float32."""
-    facts = facts_over(graph, tokens)
-    for node in graph.nodes:
-        sums = node.op.sums([facts[i] for i in node.operands], tokens)
-        if not sum_is_exact(sums.magnitude, sums.grid, BITS_OF_FLOAT32).all():
-            return False
-    return True
-
-
-def place_of(function: Callable[..., object]) -> str:
-    """A function's name and line."""
-    code = getattr(function, "__code__", None)
-    where = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
-    return f"{getattr(function, '__name__', shown(function))!r}{where}"
+_SKILL: Reader[dict[str, Any]] = schema.record(
+    {
+        "name": schema.text,
+        "parameters": schema.listed(schema.text),
+        "expression": schema.text,
+    }
+)
+_FILE: Reader[dict[str, Any]] = schema.record({"skills": schema.listed(_SKILL)})
 
 
 @final
@@ -197,7 +92,7 @@ class Skills:
         Raises:
           InputError: no such function, a name that is taken, or it raises on every kind of signal.
         """
-        skill = _skill_of(function)
+        skill = function.skill if isinstance(function, Macro) else _skill_of(function)
         if skill.name in self._skills:
             raise InputError(
                 f"skill {place_of(function)}: there is one of this name; have {', '.join(self)}"
@@ -205,6 +100,29 @@ class Skills:
         _try_out(skill)
         self._skills[skill.name] = skill
         return function
+
+    def learn(self, name: str, expression: Expression) -> Skill | None:
+        """Make an expression a skill, whose parameters are the inputs that it reads.
+
+        Args:
+          name: of the skill; numbered where it is taken.
+          expression: of these skills.
+
+        Returns:
+          The skill; None where the expression reads no input or more than a skill has, is only a
+          skill of its inputs, comes to too many calls, or makes no stream of integers.
+        """
+        chosen, number = name, 2
+        while chosen in self:
+            chosen, number = f"{name}_{number}", number + 1
+        macro = macro_of(chosen, expression, self)
+        if macro is None or macro.calls > MOST_CALLS:
+            return None
+        try:
+            self.add(macro)
+        except InputError:
+            return None
+        return self._skills[chosen]
 
     def without(self, *names: str) -> "Skills":
         """A copy that lacks some.
@@ -221,6 +139,79 @@ class Skills:
     def skills(self) -> tuple[Skill, ...]:
         """In the order in which they were added."""
         return tuple(self._skills.values())
+
+    @property
+    def learnt(self) -> tuple[Macro, ...]:
+        """Those that are expressions of others, which stand before them."""
+        functions = [each.function for each in self.skills]
+        return tuple(each for each in functions if isinstance(each, Macro))
+
+    def costs(self) -> Callable[[str], int]:
+        """What each skill, input or constant costs a search, by its name.
+
+        It is the bits of its share among all that the learnt skills are made of, and those that
+        solved tasks before, in units of 2 bits. Where nothing was learnt, all cost 1.
+        """
+        learnt = self.learnt
+        uses = Counter(each.name for each in learnt)
+        for macro in learnt:
+            for part in macro.expression.parts():
+                leaf = part.leaf if is_constant(part.leaf) else INPUT
+                uses[part.operator.skill.name if part.operator else leaf] += 1
+        total = uses.total() + RARE * (len(self) + 1)
+
+        def cost(name: str) -> int:
+            known = name if name in self or is_constant(name) else INPUT
+            share = (uses[known] + RARE) / total
+            return max(1, round(-math.log2(share) / UNIT)) if learnt else 1
+
+        return cost
+
+    def with_learnt(self, macros: Sequence[Macro]) -> "Skills":
+        """A copy with these macros as all that it has learnt."""
+        own = [each for each in self.skills if not isinstance(each.function, Macro)]
+        found = Skills()
+        found._skills = {each.name: each for each in (*own, *(macro.skill for macro in macros))}
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the learnt skills to a file, whole or not at all.
+
+        The file holds each as an expression of others, as text: `is_zero(remainder(x, n=2))`.
+
+        Raises:
+          OSError: the file can't be written.
+        """
+        content = sealed.seal(FORM, {"skills": to_json(self.learnt)})
+        replace_file(arguments.path("save", path), json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], known: "Skills | None" = None) -> "Skills":
+        """Skills with those that `save` wrote.
+
+        Args:
+          path: of the file.
+          known: the skills that its expressions begin with; by default `Skills.standard()`.
+
+        Raises:
+          FormatError: the file is damaged, or calls a skill that is not known; says where.
+          OSError: the file can't be read.
+        """
+        skills = cls.standard() if known is None else known.without()
+        with open(arguments.path("load", path), "rb") as file:
+            content = file.read()
+        try:
+            said = _FILE(sealed.unseal(FORM, schema.parse(content)))
+            try:
+                from_json(skills, said["skills"])
+            except FieldError as error:
+                raise error.within("skills") from None
+        except FieldError as error:
+            raise FormatError(
+                f"{os.fspath(path)}: expected skills saved by skills.save, got something else: "
+                f"{error}; save them again"
+            ) from error
+        return skills
 
     def operators(self, constants: Sequence[int]) -> list[Operator]:
         """Every skill, those with a constant once a number."""
@@ -276,7 +267,49 @@ def _try_out(skill: Skill) -> None:
         return
     reason = "its result is on no grid of integers"
     try:
-        _graph(operator, mixtures[-2], tokens)
+        graph_of(operator, mixtures[-2], tokens)
     except LsrlError as error:
         reason = str(error)
     raise InputError(f"skill {place_of(skill.function)} makes no stream of integers: {reason}")
+
+
+# ---------------------------------------------------------------- as data
+
+
+def to_json(macros: Sequence[Macro]) -> list[SkillJson]:
+    """Learnt skills as JSON data."""
+    return [
+        {"name": each.name, "parameters": each.parameters, "expression": str(each.expression)}
+        for each in macros
+    ]
+
+
+def from_json(skills: Skills, said: object) -> None:
+    """Add learnt skills, each of which may call those before it.
+
+    Raises:
+      FieldError: one is none; says which.
+    """
+    for number, each in enumerate(schema.listed(_SKILL)(said)):
+        one = cast(SkillJson, each)
+        try:
+            _check_names(one["name"], one["parameters"], skills)
+            expression = parsed(one["expression"], skills.skills, one["parameters"])
+            macro = Macro(one["name"], tuple(one["parameters"]), expression)
+            if macro.calls > MOST_CALLS:
+                raise InputError(f"it comes to {macro.calls} calls of skills, at most {MOST_CALLS}")
+            skills.add(macro)
+        except InputError as error:
+            raise FieldError("a skill", f"{error}", f"[{number}]") from None
+
+
+def _check_names(name: str, parameters: Sequence[str], skills: Skills) -> None:
+    """A function's name, and those of its parameters."""
+    for each in (name, *parameters):
+        if not each.isidentifier() or keyword.iskeyword(each) or each in RESERVED:
+            raise InputError(f"expected a name, got {shown(each)}")
+    if not 1 <= len(set(parameters)) == len(parameters) <= MOST_OPERANDS:
+        raise InputError(f"expected one to {MOST_OPERANDS} different parameters")
+    taken = [each for each in parameters if each == name or each in skills]
+    if taken:
+        raise InputError(f"the parameter {shown(taken[0])} has the name of a skill")

@@ -21,7 +21,8 @@ from lsrl.induction import standard
 from lsrl.induction.affine import Affine, Column, Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.machines import Machine
-from lsrl.induction.skills import Skill
+from lsrl.induction.macros import Macro
+from lsrl.induction.operators import Skill
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
@@ -68,6 +69,16 @@ class Body:
         self.lines.append(f"{name} = {text}")
         return name
 
+    def call(self, skill: Skill) -> None:
+        """Note a skill that is called by name, after those that it calls itself."""
+        if skill.name in self.skills:
+            return
+        if isinstance(skill.function, Macro):
+            for part in skill.function.expression.parts():
+                if part.operator is not None and _form(part.operator.skill) is None:
+                    self.call(part.operator.skill)
+        self.skills[skill.name] = skill
+
 
 class Text(NamedTuple):
     """A program as text.
@@ -110,8 +121,7 @@ def text_of(
         returned = f"lsrl.constant({returned})"
     lines = [*body.lines, f"return {returned}"]
     signature = ", ".join(f"{each}: {_type_text(kind)}" for each, kind in types.items())
-    head = f"@lsrl.program(max_length={max_length})\ndef {name}({signature}):\n"
-    function = head + "".join(f"    {_wrapped(line)}\n" for line in lines)
+    function = f"@lsrl.program(max_length={max_length})\n{_function(name, signature, lines)}\n"
     imports = ["import numpy as np", ""] if "np." in function else []
     imports.append("import lsrl")
     definitions = [_definition(skill) for skill in body.skills.values()]
@@ -138,6 +148,11 @@ def program_of(text: Text) -> Program:
     exec(compile(text.function, file, "exec"), space)
     (made,) = (value for value in space.values() if isinstance(value, Program))
     return made
+
+
+def _function(name: str, signature: str, lines: Sequence[str]) -> str:
+    body = "\n".join(f"    {_wrapped(line)}" for line in lines)
+    return f"def {name}({signature}):\n{body}"
 
 
 def _wrapped(line: str) -> str:
@@ -230,7 +245,7 @@ def _written(
     operands = [_written(each, body, uses, known) for each in expression.operands]
     form = _form(skill)
     if form is None:
-        body.skills[skill.name] = skill
+        body.call(skill)
         keywords = [] if number is None else [ast.keyword(skill.constant, ast.Constant(number))]
         result: ast.expr = ast.Call(ast.Name(skill.name), operands, keywords)
     else:
@@ -292,7 +307,14 @@ def _form(skill: Skill) -> tuple[tuple[str, ...], ast.expr] | None:
 
 
 def _definition(skill: Skill) -> str:
-    """A user's skill as it was written, without decorators."""
+    """A learnt skill, or a user's as it was written, without decorators."""
+    if isinstance(skill.function, Macro):
+        macro = skill.function
+        names = [part.operator.skill.name for part in macro.expression.parts() if part.operator]
+        body = Body([*macro.parameters, *names])
+        returned = composition(body, [macro.expression])
+        lines = [*body.lines, f"return {returned[0]}"]
+        return _function(macro.name, ", ".join(macro.parameters), lines)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(skill.function))).body[0]
     except (OSError, TypeError, SyntaxError):
