@@ -18,9 +18,10 @@ from lsrl.arguments import shown
 from lsrl.errors import InputError
 from lsrl.induction import examples as reading
 from lsrl.induction import portfolio, task_files
+from lsrl.induction.affine import affine
 from lsrl.induction.compose import leaves_of
 from lsrl.induction.expressions import Expression
-from lsrl.induction.found import Found, Refusal
+from lsrl.induction.found import Candidate, Found, Refusal
 from lsrl.induction.macros import inputs_of, parsed, skills_of
 from lsrl.induction.refactoring import refactored
 from lsrl.induction.skills import Skills, to_json
@@ -282,11 +283,11 @@ class _Learning:
             share = max(1, self.budget * 2**number // (2**ROUNDS - 1))
             for task in self.tasks:
                 room = min(share, self.budget - self.tried[task.name])
-                if task.name not in self.found and room > 0:
+                if task.name not in self.named and room > 0:
                     self.attempt(task, number, room)
             self.skills = refactored(self.skills)
         for task in self.tasks:
-            if task.name in self.named:
+            if self.named.get(task.name):
                 self.rewrite(task)
         rows = tuple(map(self.row, self.tasks))
         return Learnt(self.skills, self.found, rows, time.process_time() - start)
@@ -312,7 +313,8 @@ class _Learning:
         self.tries[task.name] += 1
         self.refused[task.name] = "; ".join(f"{who}: {why}" for who, why, _ in made.refusals)
         if made.solvers and not found.best.doubt:
-            self.found[task.name] = found
+            older = self.found.get(task.name)
+            self.found[task.name] = found if older is None else _ranked(found, [*found, *older])
             self.learn(task, found)
         if self.progress is not None:
             self.progress(Step(
@@ -342,18 +344,32 @@ class _Learning:
         return tuple(found) or None
 
     def learn(self, task: Task, found: Found) -> None:
-        """Make skills of a solution, one an output."""
+        """Make skills of a solution, one an output; of a machine, none."""
         expressions = next((each.expressions for each in found if each.expressions), ())
+        if not expressions and found.best.solver == "affine":
+            self.learn_filters(task)
         for number, expression in enumerate(expressions):
             name = task.name if len(expressions) == 1 else f"{task.name}_{number + 1}"
             skill = self.skills.learn(name, expression)
             self.named.setdefault(task.name, []).append("" if skill is None else skill.name)
 
+    def learn_filters(self, task: Task) -> None:
+        """Make skills of recurrences, where they read numbers and not marks of symbols."""
+        made = affine(task.examples)
+        if made is None or any(column.symbol is not None for column in made.columns):
+            return
+        inputs = [column.name for column in made.columns]
+        several = len(made.responses) > 1
+        for number, response in enumerate(made.responses):
+            name = f"{task.name}_{number + 1}" if several else task.name
+            self.skills.learn_filter(name, inputs, response)
+        self.named[task.name] = []
+
     def rewrite(self, task: Task) -> None:
         """Tell a solution with what was learnt since."""
         found = self.found[task.name]
         (older,) = (each for each in found if each.expressions)
-        macros = {macro.name: macro for macro in self.skills.learnt}
+        macros = {macro.name: macro for macro in self.skills.macros}
         expressions = tuple(
             macros[name].of(inputs_of(each)) if name
             # Its macros as they are now.
@@ -362,8 +378,7 @@ class _Learning:
         )  # fmt: skip
         newer = self.search(task, ["compose"], 1, expressions)
         kept = [each for each in found if each is not older]
-        ranked = sorted([*newer, *kept], key=lambda each: (each.doubt != "", each.bits))
-        self.found[task.name] = Found(tuple(ranked), found.refusals, found.tried, found.seconds)
+        self.found[task.name] = _ranked(found, [*newer, *kept])
 
     def row(self, task: Task) -> Row:
         """What came of a task."""
@@ -377,6 +392,12 @@ class _Learning:
             task.name, best.solver, best.expression, best.bits, best.verified_to, tried, tries,
             tuple(sorted(used & learnt)),
         )  # fmt: skip
+
+
+def _ranked(found: Found, candidates: Sequence[Candidate]) -> Found:
+    """A result with other candidates."""
+    ranked = sorted(candidates, key=lambda each: (each.doubt != "", each.bits))
+    return Found(tuple(ranked), found.refusals, found.tried, found.seconds)
 
 
 def _told(task: str, budget: int, found: Found) -> task_files.Try:

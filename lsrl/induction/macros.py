@@ -1,10 +1,10 @@
-"""Macros: expressions of skills that are skills themselves, and expressions as text.
+"""Learnt skills: expressions of skills, and recurrences; and expressions as text.
 
 The text of an expression is data: it is read by its syntax, name by name, and nothing is run.
 """
 
 import ast
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast, final
@@ -12,6 +12,7 @@ from typing import cast, final
 import lsrl
 from lsrl.arguments import near, shown
 from lsrl.errors import InputError
+from lsrl.induction.affine import Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.operators import LARGE, MOST_OPERANDS, RANGES, Operator, Skill
 from lsrl.language.signal import Operand, Signal
@@ -79,6 +80,40 @@ class Macro:
         return lsrl.position() if leaf == POSITION else int(leaf)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """An affine recurrence, as a function of signals: `writing.filter_of` makes it.
+
+    Attributes:
+      name: of the function.
+      parameters: a signal each; the last column of the taps is that of the constant 1.
+      response: what it computes.
+      text: of the function.
+      function: what running the text gives.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    response: Response
+    text: str
+    function: Callable[..., object]
+
+    @property
+    def __name__(self) -> str:
+        """As functions have it."""
+        return self.name
+
+    @property
+    def skill(self) -> Skill:
+        """It as a skill."""
+        return Skill(self.name, self, len(self.parameters))
+
+    def __call__(self, *signals: Signal) -> object:
+        """The recurrence of some signals."""
+        return self.function(*signals)
+
+
 def macro_of(name: str, expression: Expression, skills: Collection[str]) -> Macro | None:
     """A macro of what reads inputs: each input that it reads is a parameter.
 
@@ -96,18 +131,23 @@ def macro_of(name: str, expression: Expression, skills: Collection[str]) -> Macr
         return None
     if plain and expression.operator.number is None:
         return None
-    names: list[str] = []
-    for leaf in inputs:
-        words = "_".join("".join(c if c.isalnum() else " " for c in leaf).split()) or "x"
-        words = words if words.isidentifier() else f"x_{words}"
-        while words in skills or words in names or words == name:
-            words += "_"
-        names.append(words)
+    names = parameters_of(inputs, {name, *skills})
     renamed = {
         Expression(leaf=leaf): Expression(leaf=name)
         for leaf, name in zip(inputs, names, strict=True)
     }
-    return Macro(name, tuple(names), replaced(expression, renamed))
+    return Macro(name, names, replaced(expression, renamed))
+
+
+def parameters_of(leaves: Sequence[str], taken: Collection[str]) -> tuple[str, ...]:
+    """Names for some leaves, which may be `x[0]` or `x.one_hot`."""
+    names: list[str] = []
+    for leaf in leaves:
+        words = "_".join("".join(c if c.isalnum() else " " for c in leaf).split())
+        while words in taken or words in names or not words.isidentifier():
+            words = f"{words}_" if words.isidentifier() else f"x_{words}"
+        names.append(words)
+    return tuple(names)
 
 
 def inputs_of(expression: Expression) -> list[str]:

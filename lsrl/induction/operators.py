@@ -12,7 +12,7 @@ from typing import NamedTuple, cast, final
 from lsrl.arguments import shown
 from lsrl.errors import InputError, LsrlError
 from lsrl.ir import ops
-from lsrl.ir.evaluate import evaluate_prefixes, facts_over
+from lsrl.ir.evaluate import Prefixes, facts_over
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array, sum_is_exact
 from lsrl.ir.types import Vector
@@ -87,11 +87,13 @@ class Recorded:
       graph: over one input an operand.
       dtype: in which its values are proven exact.
       kind: of the result; where it is no bit, its range depends on its values.
+      prefixes: evaluates it.
     """
 
     graph: Graph
     dtype: str
     kind: Kind
+    prefixes: Prefixes
 
     def __call__(self, operands: Sequence[Array]) -> tuple[Array, Array]:
         """Carry it out by the reference evaluator.
@@ -103,7 +105,7 @@ class Recorded:
           Values (sequences, time, width), and (sequences,) bool whether every promise was kept.
         """
         given = [operand.astype(self.dtype, copy=False) for operand in operands]
-        legal, values = evaluate_prefixes(self.graph, given, [self.graph.output], dtype=self.dtype)
+        legal, values = self.prefixes(given)
         return values[self.graph.output], legal == given[0].shape[1]
 
 
@@ -123,7 +125,8 @@ def recorded(operator: Operator, kinds: tuple[Kind, ...], tokens: int) -> Record
     if not facts.integer:
         return None
     kind = Kind(facts.width, BIT if facts.boolean else LARGE)
-    return Recorded(graph, "float32" if _exact(graph, tokens) else "float64", kind)
+    dtype = "float32" if _exact(graph, tokens) else "float64"
+    return Recorded(graph, dtype, kind, Prefixes(graph, tokens, [graph.output], dtype=dtype))
 
 
 def graph_of(operator: Operator, kinds: Sequence[Kind], tokens: int) -> Graph:

@@ -157,7 +157,7 @@ def refactored(skills: Skills) -> Skills:
 
     They go by the names of the skills that they are made of, the outermost first.
     """
-    learnt = {macro.name: macro for macro in skills.learnt}
+    learnt = {macro.name: macro for macro in skills.macros}
     told = {name: _with(macro.expression, _by_name) for name, macro in learnt.items()}
     parameters = {name: macro.parameters for name, macro in learnt.items()}
     while True:
@@ -194,7 +194,7 @@ def refactored(skills: Skills) -> Skills:
 
     for name in told:
         real(Skill(name, _nothing, 0))
-    return skills.with_learnt(list(made.values()))
+    return skills.with_macros(list(made.values()))
 
 
 def _with(expression: Expression, changed: Callable[[Skill], Skill]) -> Expression:

@@ -1,21 +1,33 @@
 """Skills: functions of LSRL that a search composes, those that it has learnt, and their file."""
 
+import dataclasses
 import inspect
 import json
 import keyword
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypedDict, TypeVar, cast, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast, final
+
+import numpy as np
 
 from lsrl import arguments, schema, sealed
 from lsrl.arguments import near, shown
 from lsrl.errors import FormatError, InputError, LsrlError
 from lsrl.folders import replace_file
 from lsrl.induction import standard
+from lsrl.induction.affine import MOST_SUMS, Response
 from lsrl.induction.expressions import Expression
-from lsrl.induction.macros import MOST_CALLS, Macro, is_constant, macro_of, parsed
+from lsrl.induction.macros import (
+    MOST_CALLS,
+    Filter,
+    Macro,
+    is_constant,
+    macro_of,
+    parameters_of,
+    parsed,
+)
 from lsrl.induction.operators import (
     BIT,
     MOST_OPERANDS,
@@ -26,6 +38,7 @@ from lsrl.induction.operators import (
     graph_of,
     place_of,
 )
+from lsrl.induction.writing import filter_of
 from lsrl.schema import FieldError, Reader
 
 Made = TypeVar("Made", bound=Callable[..., object])
@@ -34,23 +47,27 @@ FORM = sealed.Form("lsrl-skills", 1)
 RESERVED = ("lsrl", "np")
 # Uses of what was never used, and bits of a unit of cost.
 RARE, UNIT = 0.5, 2.0
+LARGEST = 2**31
 INPUT = ""  # what all inputs are counted as
 
 
-class SkillJson(TypedDict):
-    """A learnt skill in a file."""
-
-    name: str
-    parameters: tuple[str, ...]
-    expression: str
-
-
+_NUMBER = schema.number(-LARGEST, LARGEST)
+_RECURRENCE: Reader[dict[str, Any]] = schema.record(
+    {
+        "taps": schema.listed(schema.listed(_NUMBER)),
+        "sums": schema.integer(0, MOST_SUMS),
+        "feedback": schema.listed(schema.integer(-LARGEST, LARGEST)),
+        "direct": schema.flag,
+    }
+)
 _SKILL: Reader[dict[str, Any]] = schema.record(
     {
         "name": schema.text,
         "parameters": schema.listed(schema.text),
         "expression": schema.text,
-    }
+        "recurrence": _RECURRENCE,
+    },
+    ("expression", "recurrence"),
 )
 _FILE: Reader[dict[str, Any]] = schema.record({"skills": schema.listed(_SKILL)})
 
@@ -92,7 +109,8 @@ class Skills:
         Raises:
           InputError: no such function, a name that is taken, or it raises on every kind of signal.
         """
-        skill = function.skill if isinstance(function, Macro) else _skill_of(function)
+        learnt = isinstance(function, Macro | Filter)
+        skill = cast("Macro | Filter", function).skill if learnt else _skill_of(function)
         if skill.name in self._skills:
             raise InputError(
                 f"skill {place_of(function)}: there is one of this name; have {', '.join(self)}"
@@ -112,17 +130,38 @@ class Skills:
           The skill; None where the expression reads no input or more than a skill has, is only a
           skill of its inputs, comes to too many calls, or makes no stream of integers.
         """
+        macro = macro_of(self._free(name), expression, self)
+        return None if macro is None or macro.calls > MOST_CALLS else self._tried(macro)
+
+    def learn_filter(self, name: str, inputs: Sequence[str], response: Response) -> Skill | None:
+        """Make a recurrence a skill.
+
+        Args:
+          name: of the skill; numbered where it is taken.
+          inputs: that it reads, each a column of its taps.
+          response: the recurrence.
+
+        Returns:
+          The skill; None where it reads more than a skill does, or makes no stream of integers.
+        """
+        free = self._free(name)
+        if len(inputs) > MOST_OPERANDS:
+            return None
+        return self._tried(filter_of(free, parameters_of(inputs, {free, *self}), response))
+
+    def _free(self, name: str) -> str:
+        """A name that is not taken."""
         chosen, number = name, 2
         while chosen in self:
             chosen, number = f"{name}_{number}", number + 1
-        macro = macro_of(chosen, expression, self)
-        if macro is None or macro.calls > MOST_CALLS:
-            return None
+        return chosen
+
+    def _tried(self, function: Macro | Filter) -> Skill | None:
         try:
-            self.add(macro)
+            self.add(function)
         except InputError:
             return None
-        return self._skills[chosen]
+        return self._skills[function.name]
 
     def without(self, *names: str) -> "Skills":
         """A copy that lacks some.
@@ -141,10 +180,15 @@ class Skills:
         return tuple(self._skills.values())
 
     @property
-    def learnt(self) -> tuple[Macro, ...]:
-        """Those that are expressions of others, which stand before them."""
+    def learnt(self) -> tuple[Macro | Filter, ...]:
+        """Those that were learnt, each after those that it calls."""
         functions = [each.function for each in self.skills]
-        return tuple(each for each in functions if isinstance(each, Macro))
+        return tuple(each for each in functions if isinstance(each, Macro | Filter))
+
+    @property
+    def macros(self) -> tuple[Macro, ...]:
+        """Those of the learnt ones that are expressions of others."""
+        return tuple(each for each in self.learnt if isinstance(each, Macro))
 
     def costs(self) -> Callable[[str], int]:
         """What each skill, input or constant costs a search, by its name.
@@ -154,7 +198,7 @@ class Skills:
         """
         learnt = self.learnt
         uses = Counter(each.name for each in learnt)
-        for macro in learnt:
+        for macro in self.macros:
             for part in macro.expression.parts():
                 leaf = part.leaf if is_constant(part.leaf) else INPUT
                 uses[part.operator.skill.name if part.operator else leaf] += 1
@@ -167,8 +211,8 @@ class Skills:
 
         return cost
 
-    def with_learnt(self, macros: Sequence[Macro]) -> "Skills":
-        """A copy with these macros as all that it has learnt."""
+    def with_macros(self, macros: Sequence[Macro]) -> "Skills":
+        """A copy with these as all of its macros."""
         own = [each for each in self.skills if not isinstance(each.function, Macro)]
         found = Skills()
         found._skills = {each.name: each for each in (*own, *(macro.skill for macro in macros))}
@@ -276,12 +320,19 @@ def _try_out(skill: Skill) -> None:
 # ---------------------------------------------------------------- as data
 
 
-def to_json(macros: Sequence[Macro]) -> list[SkillJson]:
+def to_json(learnt: Sequence[Macro | Filter]) -> list[dict[str, object]]:
     """Learnt skills as JSON data."""
-    return [
-        {"name": each.name, "parameters": each.parameters, "expression": str(each.expression)}
-        for each in macros
-    ]
+    found = list[dict[str, object]]()
+    for each in learnt:
+        said: dict[str, object] = {"name": each.name, "parameters": each.parameters}
+        if isinstance(each, Macro):
+            said["expression"] = str(each.expression)
+        else:
+            said["recurrence"] = {
+                **dataclasses.asdict(each.response), "taps": each.response.taps.tolist()
+            }  # fmt: skip
+        found.append(said)
+    return found
 
 
 def from_json(skills: Skills, said: object) -> None:
@@ -290,17 +341,34 @@ def from_json(skills: Skills, said: object) -> None:
     Raises:
       FieldError: one is none; says which.
     """
-    for number, each in enumerate(schema.listed(_SKILL)(said)):
-        one = cast(SkillJson, each)
+    for number, one in enumerate(schema.listed(_SKILL)(said)):
+        name, parameters = one["name"], one["parameters"]
         try:
-            _check_names(one["name"], one["parameters"], skills)
-            expression = parsed(one["expression"], skills.skills, one["parameters"])
-            macro = Macro(one["name"], tuple(one["parameters"]), expression)
-            if macro.calls > MOST_CALLS:
-                raise InputError(f"it comes to {macro.calls} calls of skills, at most {MOST_CALLS}")
-            skills.add(macro)
+            _check_names(name, parameters, skills)
+            if ("expression" in one) == ("recurrence" in one):
+                raise InputError("expected either an expression or a recurrence")
+            if "expression" in one:
+                expression = parsed(one["expression"], skills.skills, parameters)
+                macro = Macro(name, parameters, expression)
+                if macro.calls > MOST_CALLS:
+                    raise InputError(f"it comes to {macro.calls} calls, at most {MOST_CALLS}")
+                skills.add(macro)
+            else:
+                skills.add(filter_of(name, parameters, _response(len(parameters), one)))
         except InputError as error:
             raise FieldError("a skill", f"{error}", f"[{number}]") from None
+
+
+def _response(columns: int, one: Mapping[str, Any]) -> Response:
+    """A recurrence of so many inputs."""
+    said = one["recurrence"]
+    taps, direct, feedback = said["taps"], said["direct"], said["feedback"]
+    if {len(row) for row in taps} != {columns + 1}:
+        raise InputError(f"expected taps of {columns + 1} numbers")
+    least = direct + max(1, len(feedback)) if feedback or direct else 1
+    if len(taps) < least or (direct and not feedback) or (feedback and said["sums"]):
+        raise InputError("its taps, sums and feedback are of no recurrence")
+    return Response(np.array(taps), said["sums"], feedback, direct)
 
 
 def _check_names(name: str, parameters: Sequence[str], skills: Skills) -> None:

@@ -14,14 +14,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from lsrl.errors import InputError
 from lsrl.induction import standard
 from lsrl.induction.affine import Affine, Column, Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.machines import Machine
-from lsrl.induction.macros import Macro
+from lsrl.induction.macros import Filter, Macro
 from lsrl.induction.operators import Skill
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
@@ -122,9 +122,9 @@ def text_of(
     lines = [*body.lines, f"return {returned}"]
     signature = ", ".join(f"{each}: {_type_text(kind)}" for each, kind in types.items())
     function = f"@lsrl.program(max_length={max_length})\n{_function(name, signature, lines)}\n"
-    imports = ["import numpy as np", ""] if "np." in function else []
-    imports.append("import lsrl")
     definitions = [_definition(skill) for skill in body.skills.values()]
+    imports = ["import numpy as np", ""] if "np." in "".join([function, *definitions]) else []
+    imports.append("import lsrl")
     whole = "\n\n\n".join(["\n".join(imports), *definitions, function.rstrip()]) + "\n"
     used = {skill.name: skill.function for skill in body.skills.values()}
     return Text(whole, function, result, _description(lines), used)
@@ -315,6 +315,8 @@ def _definition(skill: Skill) -> str:
         returned = composition(body, [macro.expression])
         lines = [*body.lines, f"return {returned[0]}"]
         return _function(macro.name, ", ".join(macro.parameters), lines)
+    if isinstance(skill.function, Filter):
+        return skill.function.text
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(skill.function))).body[0]
     except (OSError, TypeError, SyntaxError):
@@ -331,6 +333,20 @@ def _definition(skill: Skill) -> str:
 def recurrence(body: Body, found: Affine) -> list[str]:
     """Texts of filters, one an output."""
     return [_filtered(body, found.columns, response) for response in found.responses]
+
+
+def filter_of(name: str, parameters: Sequence[str], response: Response) -> Filter:
+    """A recurrence as a function of signals."""
+    import numpy as np
+
+    import lsrl
+
+    body = Body([name, *parameters])
+    returned = _filtered(body, [Column(each) for each in parameters], response)
+    text = _function(name, ", ".join(parameters), [*body.lines, f"return {returned}"])
+    space: dict[str, Any] = {"lsrl": lsrl, "np": np}
+    exec(compile(text, f"<learnt {name}>", "exec"), space)
+    return Filter(name, tuple(parameters), response, text, space[name])
 
 
 def _filtered(body: Body, columns: Sequence[Column], response: Response) -> str:
