@@ -75,7 +75,7 @@ def affine(examples: Examples) -> Affine | None:
         if made is None:
             continue
         columns, values = made
-        taps = _taps(values, examples.outputs, examples.whole)
+        taps = _taps(values, examples)
         if taps is None:
             continue
         responses = [_shortest(taps[:, :, k]) for k in range(taps.shape[2])]
@@ -108,24 +108,36 @@ def _columns(examples: Examples, hot: bool) -> tuple[tuple[Column, ...], Array] 
     return tuple(columns), joined
 
 
-def _taps(values: Array, outputs: Array, whole: bool) -> Array | None:
-    """(lags, columns + 1, outputs); the last column tells the constants' steps."""
+def _taps(values: Array, examples: Examples) -> Array | None:
+    """(lags, columns + 1, outputs); the last column tells the constants' steps.
+
+    Of tokens that too few sequences reach none is found.
+    """
     first = np.concatenate([values[:, 0], np.ones((len(values), 1))], axis=1)
     if np.linalg.matrix_rank(first) < first.shape[1]:
         return None
-    solve = np.linalg.pinv(first)
+    solve, reached = np.linalg.pinv(first), len(first)
+    outputs, whole = examples.outputs, examples.whole
     scale = max(1.0, float(np.abs(outputs).max()))
-    length = outputs.shape[1]
-    taps = np.zeros((length, first.shape[1], outputs.shape[2]))
-    for token in range(length):
-        rest = outputs[:, token].copy()
+    taps = np.zeros((examples.length, first.shape[1], outputs.shape[2]))
+    for token in range(examples.length):
+        rows = examples.lengths > token
+        if rows.sum() < reached:
+            reached = int(rows.sum())
+            if reached < first.shape[1] + 1 or (
+                np.linalg.matrix_rank(first[rows]) < first.shape[1]
+            ):
+                taps = taps[:token]
+                break
+            solve = np.linalg.pinv(first[rows])
+        rest = outputs[rows, token].copy()
         for lag in range(token):
-            rest -= values[:, token - lag] @ taps[lag, :-1]
+            rest -= values[rows, token - lag] @ taps[lag, :-1]
         found = solve @ rest
         snapped = np.round(found / GRID) * GRID
         found = np.where(np.abs(found - snapped) < NEAR * scale, snapped, found)
         room = 0.0 if whole and (found % GRID == 0).all() else NEAR * scale
-        if np.abs(first @ found - rest).max() > room:
+        if np.abs(first[rows] @ found - rest).max() > room:
             return None
         taps[token] = found
     taps[1:, -1] = np.diff(taps[:, -1], axis=0)  # of the constant at a token, what is new

@@ -95,6 +95,7 @@ class Row(NamedTuple):
       tried: streams that were made for it, in all its tries.
       tries: how many there were.
       macros: learnt skills that the expression calls.
+      seconds: of CPU time, in all its tries.
     """
 
     task: str
@@ -105,6 +106,7 @@ class Row(NamedTuple):
     tried: int
     tries: int
     macros: tuple[str, ...]
+    seconds: float
 
 
 class Step(NamedTuple):
@@ -272,6 +274,7 @@ class _Learning:
     found: dict[str, Found] = field(default_factory=dict)
     tried: Counter[str] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     # By task, the learnt skill that gives each output, or "".
     named: dict[str, list[str]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -311,6 +314,7 @@ class _Learning:
                 raise self.journal.wrong(f"what solves {task.name!r}", made)
         self.tried[task.name] += made.tried
         self.tries[task.name] += 1
+        self.seconds[task.name] = self.seconds.get(task.name, 0.0) + made.seconds
         self.refused[task.name] = "; ".join(f"{who}: {why}" for who, why, _ in made.refusals)
         if made.solvers and not found.best.doubt:
             older = self.found.get(task.name)
@@ -383,14 +387,16 @@ class _Learning:
     def row(self, task: Task) -> Row:
         """What came of a task."""
         tried, tries = self.tried[task.name], self.tries[task.name]
+        seconds = self.seconds.get(task.name, 0.0)
         if task.name not in self.found:
-            return Row(task.name, "", self.refused[task.name], None, None, tried, tries, ())
+            reasons = self.refused.get(task.name, "")
+            return Row(task.name, "", reasons, None, None, tried, tries, (), seconds)
         best = self.found[task.name].best
         learnt = {macro.name for macro in self.skills.learnt}
         used = {name for each in best.expressions for name in skills_of(each)}
         return Row(
             task.name, best.solver, best.expression, best.bits, best.verified_to, tried, tries,
-            tuple(sorted(used & learnt)),
+            tuple(sorted(used & learnt)), seconds,
         )  # fmt: skip
 
 

@@ -102,11 +102,11 @@ class Recorded:
           operands: (sequences, time, width) each.
 
         Returns:
-          Values (sequences, time, width), and (sequences,) bool whether every promise was kept.
+          Values (sequences, time, width), and (sequences,) how many tokens keep every promise.
         """
         given = [operand.astype(self.dtype, copy=False) for operand in operands]
         legal, values = self.prefixes(given)
-        return values[self.graph.output], legal == given[0].shape[1]
+        return values[self.graph.output], legal
 
 
 @lru_cache(maxsize=8192)

@@ -84,15 +84,16 @@ class _Search:
         ranges = machines.alphabet(types)
         if ranges is None:
             raise InductionError(f"the inputs are not at most {machines.MOST_SYMBOLS} symbols")
-        symbols = machines.symbols_of(ranges, arrays)
-        said, outputs = machines.numbered(self.examples.outputs)
+        symbols = self.examples.cut(machines.symbols_of(ranges, arrays))
+        numbers, outputs = machines.numbered(self.examples.outputs)
+        said = self.examples.cut(numbers)
         letters = int(np.prod([size for _, size in ranges]))
         # What takes more to tell than the outputs do is no explanation of them.
-        told = said.size * np.log2(max(2, len(outputs)))
+        told = float(self.examples.lengths.sum() * np.log2(max(2, len(outputs))))
         most = machines.most_states(letters, len(outputs), told)
         tables = self.asked_machine(ranges, letters) if self.teacher is not None else None
         if tables is None:
-            found = machines.merged([(symbols, said)], letters, most)
+            found = machines.merged(list(zip(symbols, said, strict=True)), letters, most)
             tables = None if found is None else machines.Machine(*found, outputs)
         if tables is None:
             raise InductionError(
@@ -206,7 +207,8 @@ class _Search:
         if self.validation is None or self.machine is None or ranges is None:
             return ""
         own, longer = (
-            machines.symbols_of(ranges, each.arrays) for each in (self.examples, self.validation)
+            each.cut(machines.symbols_of(ranges, each.arrays))
+            for each in (self.examples, self.validation)
         )
         return machines.doubt(self.machine, own, longer, self.teacher is None)
 
@@ -233,9 +235,9 @@ def induce(
         model = found.compile("mamba")
 
     Args:
-      examples: a list of pairs (inputs, outputs), each of one sequence; or a tuple (inputs,
-        outputs) of arrays (sequences, time) or (sequences, time, channels). Several inputs are a
-        tuple of arrays, or a dict by name. All sequences have one length. Noise is not handled.
+      examples: a list of pairs (inputs, outputs), each of one sequence of any length; or a tuple
+        (inputs, outputs) of arrays (sequences, time) or (sequences, time, channels). Several inputs
+        are a tuple of arrays, or a dict by name. Noise is refused where it contradicts itself.
       inputs: types of the inputs by name; by default what is seen in examples and validation.
       validation: examples that no solver sees, of any length: a candidate that errs on them is
         refused, and `verified_to` is their length. Three times as long as the examples or longer
@@ -253,7 +255,7 @@ def induce(
       The candidates; none where nothing agrees, with each solver's reason.
 
     Raises:
-      InputError: examples are empty, of several lengths, contradictory, or outside their types; the
+      InputError: examples are empty, contradictory, or outside their types; the
         budget is 0; a skill or the teacher raises; a solver is unknown.
     """
     arguments.count("induce: budget", budget)
@@ -282,7 +284,7 @@ def induce(
         more = reading.asked(
             teacher, given.types, reading.drawn(given.types, 2 * len(given), given.length, rng)
         )
-        given = _joined(given, more)
+        given = reading.joined(given, more)
     return found
 
 
@@ -329,9 +331,3 @@ def _given(
         )
     drawn = reading.drawn(dict(inputs), ASKED, LENGTH, np.random.default_rng(3))
     return reading.asked(teacher, dict(inputs), drawn)
-
-
-def _joined(first: Examples, second: Examples) -> Examples:
-    pairs = zip(first.arrays, second.arrays, strict=True)
-    arrays = tuple(np.concatenate(pair) for pair in pairs)
-    return Examples(first.types, arrays, np.concatenate([first.outputs, second.outputs]))

@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from lsrl.induction import standard
-from lsrl.induction.expressions import Expression
+from lsrl.induction.expressions import Expression, within
 from lsrl.induction.operators import (
     BIT,
     LARGE,
@@ -53,7 +53,8 @@ class Bank:
         operators: Sequence[Operator],
         goals: Array,
         check: Check,
-        costs: Callable[[str], int] = lambda name: 1,
+        costs: Callable[[str], int],
+        lengths: Array | None = None,
     ) -> None:
         """Begin with the leaves.
 
@@ -63,12 +64,16 @@ class Bank:
           goals: (goals, sequences, time), the streams that are wanted.
           check: of what gives a goal's stream.
           costs: of a skill or a leaf, by its name; an expression costs what all in it cost.
+          lengths: (sequences,) tokens of each; leaves and goals are 0 behind. By default all have
+            one length.
         """
         self.operators, self.check = list(operators), check
         self.leaves = list(leaves.items())
         self._costs = [costs(each.skill.name) for each in operators]
         self._leaf_costs = [costs(name) for name in leaves]
         self.shape = goals.shape[1:]
+        ragged = lengths is not None and bool((lengths < self.shape[1]).any())
+        self._lengths = lengths if ragged else None
         self.tried = 0
         self.found: dict[int, Expression] = {}
         self.misled: set[int] = set()
@@ -168,7 +173,12 @@ class Bank:
             back[:, 0] = number
             for k, ((_, ids), place) in enumerate(zip(parts, places, strict=True)):
                 back[:, 1 + k] = ids[place]
-            kept = legal.reshape(len(back), -1).all(axis=1)
+            if self._lengths is None:
+                kept = (legal == self.shape[1]).reshape(len(back), -1).all(axis=1)
+            else:
+                kept = (legal.reshape(len(back), -1) >= self._lengths).all(axis=1)
+                own = within(self._lengths, self.shape[1])
+                values = values.reshape(len(back), *self.shape, -1) * own[..., None]
             flat = np.asarray(values, np.float32).reshape(len(back), -1)
             self.tried += len(back)
             self._offer(flat[kept], made.kind, back[kept])

@@ -127,11 +127,17 @@ class Skills:
           expression: of these skills.
 
         Returns:
-          The skill; None where the expression reads no input or more than a skill has, is only a
-          skill of its inputs, comes to too many calls, or makes no stream of integers.
+          The skill, or one that says the same; None where the expression reads no input or more
+          than a skill has, is only a skill of its inputs, comes to too many calls, or makes no
+          stream of integers.
         """
         macro = macro_of(self._free(name), expression, self)
-        return None if macro is None or macro.calls > MOST_CALLS else self._tried(macro)
+        if macro is None or macro.calls > MOST_CALLS:
+            return None
+        names = macro.parameters
+        alike = [each for each in self.macros if len(each.parameters) == len(names)]
+        twins = (each.skill for each in alike if each.of(names) == macro.expression)
+        return next(twins, None) or self._tried(macro)
 
     def learn_filter(self, name: str, inputs: Sequence[str], response: Response) -> Skill | None:
         """Make a recurrence a skill.

@@ -159,10 +159,12 @@ def _pairs(examples: Examples) -> list[dict[str, object]]:
     found = list[dict[str, object]]()
     for row in range(len(examples)):
         inputs = {
-            name: _plain(array[row])
+            name: _plain(array[row, : examples.lengths[row]])
             for name, array in zip(examples.types, examples.arrays, strict=True)
         }
-        found.append({"inputs": inputs, "outputs": _plain(examples.outputs[row])})
+        found.append(
+            {"inputs": inputs, "outputs": _plain(examples.outputs[row, : examples.lengths[row]])}
+        )
     return found
 
 
