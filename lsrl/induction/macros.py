@@ -19,7 +19,7 @@ from lsrl.language.signal import Operand, Signal
 
 POSITION = "lsrl.position()"
 # Calls of skills that a macro may come to, macros in it included, and letters of an expression.
-MOST_CALLS = 4096
+MOST_CALLS = 256
 MOST_LETTERS = 20_000
 
 

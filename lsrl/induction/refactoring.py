@@ -131,7 +131,7 @@ def best_part(
     for name, expression in told.items():
         for top in expression.parts():
             for pattern, operands in parts_of(top) if top.operator else []:
-                if top == expression and pattern in known:
+                if pattern in known and known[pattern].name == name and top == expression:
                     continue  # this is its definition
                 places.setdefault(pattern, set()).add(name)
                 saved = bits_of(top) - BITS_OF_WORD - sum(map(bits_of, operands))
