@@ -13,7 +13,8 @@ from lsrl.induction.skills import Skills
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 
-# Tokens of the examples that streams are compared on; what they let through sees all of them.
+# Tokens of the examples that streams are compared on, of several channels half as many; what they
+# let through sees all of them.
 TOKENS = 120
 # How often the search starts again with the examples that an expression fell through on.
 RESTARTS = 4
@@ -52,7 +53,8 @@ def compose(examples: Examples, skills: Skills, budget: int) -> Composed:
     operators = skills.operators(_constants(examples))
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(examples))
-    rows = rows[: max(4, int((np.cumsum(examples.lengths[rows]) <= TOKENS).sum()))]
+    wide = max(kind.width for _, kind in leaves.values()) > 2
+    rows = rows[: max(4, int((np.cumsum(examples.lengths[rows]) <= TOKENS // (1 + wide)).sum()))]
     tried = 0
     judge = _Judge(examples, leaves)
     for _ in range(1 + RESTARTS):

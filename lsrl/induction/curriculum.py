@@ -29,6 +29,7 @@ from lsrl.ir.types import InputType
 
 # Rounds of tries: the last one takes half of the budget.
 ROUNDS = 6
+MOST_ROUNDS = 20
 BUDGET = 100_000
 
 
@@ -222,6 +223,7 @@ class Curriculum:
         skills: Skills | None = None,
         *,
         budget: int = BUDGET,
+        rounds: int = ROUNDS,
         solvers: Iterable[portfolio.Solver] = portfolio.SOLVERS,
         state: str | os.PathLike[str] | None = None,
         progress: Callable[[Step], object] | None = None,
@@ -231,17 +233,19 @@ class Curriculum:
         Args:
           skills: to begin with; by default `Skills.standard()`. They stay as they are.
           budget: streams that all tries of one task make together at most.
+          rounds: of tries; each has twice the budget of the one before.
           solvers: as for `lsrl.induce`.
           state: a file that every try is written to, so that a search that was killed goes on here,
             and comes to what an unbroken one comes to.
           progress: called after every try.
 
         Raises:
-          InputError: the budget is 0, or a solver is unknown.
+          InputError: the budget or the rounds are 0, or a solver is unknown.
           FormatError: the state is damaged, or of another curriculum.
           OSError: the state can't be read or written.
         """
         arguments.count("learn: budget", budget)
+        arguments.count("learn: rounds", rounds, most=MOST_ROUNDS)
         arguments.function("learn: progress", progress, "a step")
         chosen = portfolio.checked_solvers("learn", solvers)
         if skills is not None:
@@ -249,10 +253,10 @@ class Curriculum:
         known = Skills.standard() if skills is None else skills.without()
         key = task_files.key_of({
             "tasks": self._json(), "skills": list(known), "learnt": to_json(known.learnt),
-            "budget": budget, "solvers": chosen, "rounds": ROUNDS,
+            "budget": budget, "solvers": chosen, "rounds": rounds,
         })  # fmt: skip
         journal = task_files.Journal.opened(state, key)
-        return _Learning(self.tasks, known, budget, chosen, journal, progress).run()
+        return _Learning(self.tasks, known, budget, rounds, chosen, journal, progress).run()
 
     def _json(self) -> list[dict[str, object]]:
         return [
@@ -268,6 +272,7 @@ class _Learning:
     tasks: Sequence[Task]
     skills: Skills
     budget: int
+    rounds: int
     solvers: Sequence[str]
     journal: task_files.Journal
     progress: Callable[[Step], object] | None
@@ -282,8 +287,8 @@ class _Learning:
     def run(self) -> Learnt:
         """Rounds of tries, each with twice the budget of the one before."""
         start = time.process_time()
-        for number in range(ROUNDS):
-            share = max(1, self.budget * 2**number // (2**ROUNDS - 1))
+        for number in range(self.rounds):
+            share = max(1, self.budget * 2**number // (2**self.rounds - 1))
             for task in self.tasks:
                 room = min(share, self.budget - self.tried[task.name])
                 if task.name not in self.named and room > 0:

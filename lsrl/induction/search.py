@@ -153,7 +153,7 @@ class Bank:
         if number < 0:
             ((values, ids),) = parts
             back = np.array([[-1, ids[0], *[0] * (MOST_OPERANDS - 1)]], np.int32)
-            self._offer(values.reshape(1, -1).astype(np.float32), kinds[0], back)
+            self._offer(values.reshape(1, -1).astype(np.float32), kinds[0], back, np.ones(1, bool))
             return not self.done
         made = self._on(number, kinds)
         if made is None:
@@ -181,18 +181,20 @@ class Bank:
                 values = values.reshape(len(back), *self.shape, -1) * own[..., None]
             flat = np.asarray(values, np.float32).reshape(len(back), -1)
             self.tried += len(back)
-            self._offer(flat[kept], made.kind, back[kept])
+            self._offer(flat, made.kind, back, kept)
             if self.done or self.misled:
                 return False
         return self.tried < budget
 
-    def _offer(self, values: Array, kind: Kind, back: Array) -> None:
-        """Keep of some streams what is new and in range; look for goals."""
-        most = np.abs(values).max(axis=1, initial=0)
-        inside = most <= RANGES[LARGE][1]
-        values, back, most = values[inside], back[inside], most[inside]
+    def _offer(self, values: Array, kind: Kind, back: Array, kept: Array) -> None:
+        """Keep of some streams, those that are kept, what is new and in range; look for goals."""
+        if kind.range == BIT:
+            most = np.ones(len(values))
+        else:
+            most = np.maximum(values.max(axis=1, initial=0), -values.min(axis=1, initial=0))
         hashes = self._hash(values, kind.width)
-        _, first = np.unique(hashes, return_index=True)
+        inside = np.nonzero(kept & (most <= RANGES[LARGE][1]))[0]
+        first = inside[np.unique(hashes[inside], return_index=True)[1]]
         first = first[~self._known(hashes[first])]
         if not len(first):
             return
@@ -302,7 +304,8 @@ class Bank:
             numbers = self.shape[0] * self.shape[1] * width
             rng = np.random.default_rng(width)
             self._keys[width] = rng.integers(1, 1 << KEY_BITS, (numbers, 2)).astype(np.float64)
-        sums = (values.astype(np.float64) @ self._keys[width]).astype(np.int64).view(np.uint64)
+        with np.errstate(invalid="ignore"):  # behind a broken promise are no numbers
+            sums = (values.astype(np.float64) @ self._keys[width]).astype(np.int64).view(np.uint64)
         mixed = (sums * _MIX).sum(axis=1, dtype=np.uint64) + np.uint64((width - 1) << 40)
         return mixed.view(np.int64)
 
