@@ -15,6 +15,8 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.division import mod
+from lsrl.language.extremes import running_max, running_min
 from lsrl.language.feedback import Feedback, MemoryMap
 from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
@@ -31,7 +33,6 @@ from lsrl.language.sugar import (
     latch,
     linear_state,
     lookup,
-    mod,
     mux,
     one_hot,
     periodic,
@@ -74,7 +75,9 @@ _LAZY = {
     "induce": "lsrl.induction",
     "induction": "lsrl.induction",
     "interpret": "lsrl.interpret",
+    "lift": "lsrl.induction",
     "machine": "lsrl.machine",
+    "nn": "lsrl.nn",
     "stability": "lsrl.stability",
     "suite": "lsrl.suite",
 }
@@ -113,6 +116,7 @@ __all__ = [
     "latch",
     "less",
     "less_equal",
+    "lift",
     "linear_state",
     "load",
     "load_torch",
@@ -123,6 +127,7 @@ __all__ = [
     "minimum",
     "mod",
     "mux",
+    "nn",
     "not_equal",
     "one_hot",
     "paper",
@@ -134,6 +139,8 @@ __all__ = [
     "random_program",
     "recurrent_state",
     "relu",
+    "running_max",
+    "running_min",
     "select",
     "selective_state",
     "stability",

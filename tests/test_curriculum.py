@@ -277,7 +277,8 @@ def library(**changes):
     return json.dumps(sealed.seal(FORM, {"skills": [said]}))
 
 
-TAPS = {"taps": [[1, 0]], "sums": 0, "feedback": [], "direct": False}
+TAPS = {"taps": [[1, 0]], "sums": 0}
+STATE = {"matrix": [[1]], "write": [[1, 0]], "read": [[1]], "direct": None}
 BROKEN = {
     "no JSON": ("[", "expected skills saved by skills.save, got something else: expected JSON"),
     "another": ('{"format": "lsrl-run"}', 'expected an object with "format": "lsrl-skills"'),
@@ -295,13 +296,12 @@ BROKEN = {
     "parameter": (library(parameters=["total"]), "the parameter 'total' has the name of a skill"),
     "deep": (library(expression="total(" * 5000 + "x" + ")" * 5000), "at most 20000 letters"),
     "nested": (library(expression="total(" * 900 + "x" + ")" * 900), "is no expression"),
-    "neither": (library(expression=None), "either an expression or a recurrence"),
-    "both": (library(recurrence=TAPS), "either an expression or a recurrence"),
-    "taps": (library(expression=None, recurrence={**TAPS, "taps": [[1]]}), "taps of 2 numbers"),
-    "no taps": (library(expression=None, recurrence={**TAPS, "taps": []}), "taps of 2 numbers"),
-    "order": (
-        library(expression=None, recurrence={**TAPS, "feedback": [1, 2]}), "are of no recurrence"
-    ),
+    "neither": (library(expression=None), "expected one of expression, filter, state"),
+    "both": (library(filter=TAPS), "expected one of expression, filter, state"),
+    "taps": (library(expression=None, filter={**TAPS, "taps": [[1]]}), "expected 1 rows of 2"),
+    "no taps": (library(expression=None, filter={**TAPS, "taps": []}), "expected 1 rows of 2"),
+    "order": (library(expression=None, state={**STATE, "write": [[1]]}), "write: expected 1 rows"),
+    "direct": (library(expression=None, state={**STATE, "direct": []}), "direct: expected 1 rows"),
 }  # fmt: skip
 
 

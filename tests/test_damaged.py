@@ -26,8 +26,9 @@ from lsrl.backends import registry
 from lsrl.errors import FormatError, InputError
 from lsrl.golden import GoldenState
 from lsrl.induction import Skills
-from lsrl.induction.affine import Response
+from lsrl.induction.affine import Affine, Response
 from lsrl.induction.macros import parsed
+from lsrl.induction.realisation import Realisation
 from lsrl.induction.task_files import Journal, Try
 from lsrl.interpret import Circuit, variants
 from lsrl.proof import NOT_COMPILED
@@ -218,7 +219,10 @@ def _write_skills(path: Path) -> None:
     skills = Skills.standard()
     for name, text in (("even", "is_zero(remainder(x, n=2))"), ("evens", "total(even(x))")):
         skills.learn(name, parsed(text, skills.skills, ["x"]))
-    skills.learn_filter("wave", ["x"], Response(np.array([[1.0, 0.0], [1.0, 0.0]]), 0, (1, -1)))
+    taps, state = np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([[0.0, 1.0], [-1.0, 1.0]])
+    wave = Realisation(state, np.ones((2, 2)), np.eye(1, 2), None)
+    skills.learn_filter("smooth", ["x"], Affine((), (Response(taps, 1),), None))
+    skills.learn_filter("wave", ["x"], Affine((), (None,), wave))
     skills.save(path)
 
 

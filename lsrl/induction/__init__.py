@@ -2,15 +2,16 @@
 
 from lsrl.induction.curriculum import Curriculum, Learnt, Task
 from lsrl.induction.examples import Examples
-from lsrl.induction.found import Candidate, Found, Refusal
+from lsrl.induction.found import Candidate, Checked, Found, Refusal
+from lsrl.induction.lifting import lift
 from lsrl.induction.machines import mealy
 from lsrl.induction.operators import Skill
 from lsrl.induction.portfolio import induce
 from lsrl.induction.skills import Skills
-from lsrl.induction.standard import running_max
 
 __all__ = [
     "Candidate",
+    "Checked",
     "Curriculum",
     "Examples",
     "Found",
@@ -20,6 +21,6 @@ __all__ = [
     "Skills",
     "Task",
     "induce",
+    "lift",
     "mealy",
-    "running_max",
 ]

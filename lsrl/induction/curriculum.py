@@ -369,9 +369,9 @@ class _Learning:
             return
         inputs = [column.name for column in made.columns]
         several = len(made.responses) > 1
-        for number, response in enumerate(made.responses):
+        for number, each in enumerate(made.outputs()):
             name = f"{task.name}_{number + 1}" if several else task.name
-            self.skills.learn_filter(name, inputs, response)
+            self.skills.learn_filter(name, inputs, each)
         self.named[task.name] = []
 
     def rewrite(self, task: Task) -> None:

@@ -44,6 +44,13 @@ class Examples:
     outputs: Array
     lengths: Array
 
+    @classmethod
+    def rectangular(
+        cls, types: dict[str, InputType], arrays: tuple[Array, ...], outputs: Array
+    ) -> "Examples":
+        """Sequences of one length."""
+        return cls(types, arrays, outputs, np.full(len(outputs), outputs.shape[1]))
+
     @property
     def length(self) -> int:
         """Tokens of the longest sequence."""
@@ -205,7 +212,7 @@ def asked(teacher: Teacher, types: dict[str, InputType], arrays: Sequence[Array]
     outputs = _array("the teacher's answer", answer).astype(np.float64)
     outputs = outputs if outputs.ndim == 3 else outputs[..., None]
     _check_outputs("the teacher", outputs, arrays[0].shape[:2])
-    return Examples(types, tuple(arrays), outputs, np.full(len(outputs), outputs.shape[1]))
+    return Examples.rectangular(types, tuple(arrays), outputs)
 
 
 def drawn(

@@ -12,7 +12,7 @@ from typing import cast, final
 import lsrl
 from lsrl.arguments import near, shown
 from lsrl.errors import InputError
-from lsrl.induction.affine import Response
+from lsrl.induction.affine import Affine
 from lsrl.induction.expressions import Expression
 from lsrl.induction.operators import LARGE, MOST_OPERANDS, RANGES, Operator, Skill
 from lsrl.language.signal import Operand, Signal
@@ -87,15 +87,15 @@ class Filter:
 
     Attributes:
       name: of the function.
-      parameters: a signal each; the last column of the taps is that of the constant 1.
-      response: what it computes.
+      parameters: a signal each.
+      found: what it computes, of one output; its columns are the parameters.
       text: of the function.
       function: what running the text gives.
     """
 
     name: str
     parameters: tuple[str, ...]
-    response: Response
+    found: Affine
     text: str
     function: Callable[..., object]
 

@@ -17,7 +17,7 @@ from lsrl.arguments import near, shown
 from lsrl.errors import FormatError, InputError, LsrlError
 from lsrl.folders import replace_file
 from lsrl.induction import standard
-from lsrl.induction.affine import MOST_SUMS, Response
+from lsrl.induction.affine import MOST_SUMS, Affine, Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.macros import (
     MOST_CALLS,
@@ -38,7 +38,9 @@ from lsrl.induction.operators import (
     graph_of,
     place_of,
 )
+from lsrl.induction.realisation import Realisation
 from lsrl.induction.writing import filter_of
+from lsrl.ir.numbers import Array
 from lsrl.schema import FieldError, Reader
 
 Made = TypeVar("Made", bound=Callable[..., object])
@@ -48,26 +50,25 @@ RESERVED = ("lsrl", "np")
 # Uses of what was never used, and bits of a unit of cost.
 RARE, UNIT = 0.5, 2.0
 LARGEST = 2**31
+# What a learnt skill may be in a file.
+KINDS = ("expression", "filter", "state")
 INPUT = ""  # what all inputs are counted as
 
 
 _NUMBER = schema.number(-LARGEST, LARGEST)
-_RECURRENCE: Reader[dict[str, Any]] = schema.record(
-    {
-        "taps": schema.listed(schema.listed(_NUMBER)),
-        "sums": schema.integer(0, MOST_SUMS),
-        "feedback": schema.listed(schema.integer(-LARGEST, LARGEST)),
-        "direct": schema.flag,
-    }
-)
+_NUMBERS = schema.listed(schema.number(-LARGEST, LARGEST))
+_MATRIX = schema.listed(_NUMBERS)
 _SKILL: Reader[dict[str, Any]] = schema.record(
     {
         "name": schema.text,
         "parameters": schema.listed(schema.text),
         "expression": schema.text,
-        "recurrence": _RECURRENCE,
+        "filter": schema.record({"taps": _MATRIX, "sums": schema.integer(0, MOST_SUMS)}),
+        "state": schema.record(
+            {"matrix": _MATRIX, "write": _MATRIX, "read": _MATRIX, "direct": schema.maybe(_MATRIX)}
+        ),
     },
-    ("expression", "recurrence"),
+    KINDS,
 )
 _FILE: Reader[dict[str, Any]] = schema.record({"skills": schema.listed(_SKILL)})
 
@@ -139,13 +140,13 @@ class Skills:
         twins = (each.skill for each in alike if each.of(names) == macro.expression)
         return next(twins, None) or self._tried(macro)
 
-    def learn_filter(self, name: str, inputs: Sequence[str], response: Response) -> Skill | None:
+    def learn_filter(self, name: str, inputs: Sequence[str], found: Affine) -> Skill | None:
         """Make a recurrence a skill.
 
         Args:
           name: of the skill; numbered where it is taken.
-          inputs: that it reads, each a column of its taps.
-          response: the recurrence.
+          inputs: that it reads, each a column of it.
+          found: the recurrence, of one output.
 
         Returns:
           The skill; None where it reads more than a skill does, or makes no stream of integers.
@@ -153,7 +154,7 @@ class Skills:
         free = self._free(name)
         if len(inputs) > MOST_OPERANDS:
             return None
-        return self._tried(filter_of(free, parameters_of(inputs, {free, *self}), response))
+        return self._tried(filter_of(free, parameters_of(inputs, {free, *self}), found))
 
     def _free(self, name: str) -> str:
         """A name that is not taken."""
@@ -334,9 +335,7 @@ def to_json(learnt: Sequence[Macro | Filter]) -> list[dict[str, object]]:
         if isinstance(each, Macro):
             said["expression"] = str(each.expression)
         else:
-            said["recurrence"] = {
-                **dataclasses.asdict(each.response), "taps": each.response.taps.tolist()
-            }  # fmt: skip
+            said |= _filter_json(each.found)
         found.append(said)
     return found
 
@@ -351,8 +350,8 @@ def from_json(skills: Skills, said: object) -> None:
         name, parameters = one["name"], one["parameters"]
         try:
             _check_names(name, parameters, skills)
-            if ("expression" in one) == ("recurrence" in one):
-                raise InputError("expected either an expression or a recurrence")
+            if len(one) != 3:
+                raise InputError(f"expected one of {', '.join(KINDS)}")
             if "expression" in one:
                 expression = parsed(one["expression"], skills.skills, parameters)
                 macro = Macro(name, parameters, expression)
@@ -360,21 +359,39 @@ def from_json(skills: Skills, said: object) -> None:
                     raise InputError(f"it comes to {macro.calls} calls, at most {MOST_CALLS}")
                 skills.add(macro)
             else:
-                skills.add(filter_of(name, parameters, _response(len(parameters), one)))
+                skills.add(filter_of(name, parameters, _filter(len(parameters), one)))
         except InputError as error:
             raise FieldError("a skill", f"{error}", f"[{number}]") from None
 
 
-def _response(columns: int, one: Mapping[str, Any]) -> Response:
-    """A recurrence of so many inputs."""
-    said = one["recurrence"]
-    taps, direct, feedback = said["taps"], said["direct"], said["feedback"]
-    if {len(row) for row in taps} != {columns + 1}:
-        raise InputError(f"expected taps of {columns + 1} numbers")
-    least = direct + max(1, len(feedback)) if feedback or direct else 1
-    if len(taps) < least or (direct and not feedback) or (feedback and said["sums"]):
-        raise InputError("its taps, sums and feedback are of no recurrence")
-    return Response(np.array(taps), said["sums"], feedback, direct)
+def _filter_json(found: Affine) -> dict[str, object]:
+    (response,) = found.responses
+    if response is not None:
+        return {"filter": {"taps": response.taps.tolist(), "sums": response.sums}}
+    state = dataclasses.asdict(found.state) if found.state is not None else {}
+    return {"state": {n: None if a is None else a.tolist() for n, a in state.items()}}
+
+
+def _filter(inputs: int, one: Mapping[str, Any]) -> Affine:
+    """A recurrence of so many inputs, and the constant 1."""
+    if "filter" in one:
+        taps, sums = one["filter"]["taps"], one["filter"]["sums"]
+        return Affine((), (Response(_matrix("taps", taps, len(taps), inputs + 1), sums),), None)
+    said, order = one["state"], len(one["state"]["matrix"])
+    direct = said["direct"]
+    state = Realisation(
+        _matrix("matrix", said["matrix"], order, order),
+        _matrix("write", said["write"], order, inputs + 1),
+        _matrix("read", said["read"], 1, order),
+        None if direct is None else _matrix("direct", direct, 1, inputs + 1),
+    )
+    return Affine((), (None,), state)
+
+
+def _matrix(what: str, rows: Sequence[Sequence[float]], height: int, width: int) -> Array:
+    if not height or len(rows) != height or {len(row) for row in rows} != {width}:
+        raise InputError(f"{what}: expected {max(1, height)} rows of {width} numbers")
+    return np.array(rows, np.float64)
 
 
 def _check_names(name: str, parameters: Sequence[str], skills: Skills) -> None:
