@@ -263,7 +263,7 @@ MISUSES = {
     "lengths of outputs": (lambda: lsrl.induce((X, X[:, :2])), "outputs have one row a token"),
     "contradictions": (
         lambda: lsrl.induce([([1, 0], [1, 0]), ([1, 1], [0, 0])]),
-        r"sequences 0 and 1 are equal up to token 0.*\[1.0\] and \[0.0\]; noise is not handled",
+        r"sequences 0 and 1 are equal up to token 0.*\[1.0\] and \[0.0\]; 1 of 4 outputs are not",
     ),
     "a validation that contradicts": (
         lambda: lsrl.induce((X, X), validation=(X, 1 - X)),
