@@ -131,7 +131,7 @@ class _Search:
             self.expressions = found.expressions
             if self.expressions is None:
                 raise InductionError(found.refusal)
-        body = writing.Body([*types, *skills])
+        body = writing.Body(types)
         outputs = writing.composition(body, self.expressions)
         return self.text(body, outputs, ", ".join(map(str, self.expressions)))
 

@@ -72,6 +72,10 @@ class Body:
         self.lines.append(f"{name} = {text}")
         return name
 
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names from values."""
+        self._taken.update(names)
+
     def call(self, skill: Skill) -> None:
         """Note a skill that is called by name, after those that it calls itself."""
         if skill.name in self.skills:
@@ -226,6 +230,9 @@ def composition(body: Body, expressions: Sequence[Expression]) -> list[str]:
     for part in dict.fromkeys(part for each in expressions for part in each.parts()):
         uses.update(part.operands)
     uses.update(expressions)
+    # Of a skill that is called, no variable has the name.
+    called = (part.operator.skill for part in uses if part.operator is not None)
+    body.reserve(skill.name for skill in called if _form(skill) is None)
     known: dict[Expression, ast.expr] = {}
     roots = {each for each in expressions if uses[each] == 1}
     return [ast.unparse(_written(each, body, uses, known, roots)) for each in expressions]
@@ -309,8 +316,7 @@ def _definition(skill: Skill) -> str:
     """A learnt skill, or a user's as it was written, without decorators."""
     if isinstance(skill.function, Macro):
         macro = skill.function
-        names = [part.operator.skill.name for part in macro.expression.parts() if part.operator]
-        body = Body([*macro.parameters, *names])
+        body = Body(macro.parameters)
         returned = composition(body, [macro.expression])
         lines = [*body.lines, f"return {returned[0]}"]
         return _function(macro.name, ", ".join(macro.parameters), lines)
