@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, final, overload
 
 from lsrl.errors import InductionError, LsrlError
+from lsrl.induction.expressions import Expression
 from lsrl.language.program import Program
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Candidate:
         there was none.
       text: as `source` tells it.
       doubt: why a validation that it agrees with does not verify it; "" if none does.
+      expressions: of a composition, one an output.
     """
 
     solver: str
@@ -34,6 +36,7 @@ class Candidate:
     verified_to: int | None
     text: str = field(repr=False)
     doubt: str = ""
+    expressions: tuple[Expression, ...] = field(default=(), repr=False)
 
     def source(self) -> str:
         """The program as text: running it gives the same program."""
