@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lsrl.golden import GoldenState
     from lsrl.loading import load
     from lsrl.model import Model
+    from lsrl.specialisation import specialise
     from lsrl.state import State
     from lsrl.support import targets
     from lsrl.testing.random_programs import random_program
@@ -67,6 +68,7 @@ _LAZY = {
     "Model": "lsrl.model",
     "State": "lsrl.state",
     "load": "lsrl.loading",
+    "specialise": "lsrl.specialisation",
     "load_torch": "lsrl.torch_folder",
     "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
@@ -136,6 +138,7 @@ __all__ = [
     "relu",
     "select",
     "selective_state",
+    "specialise",
     "stability",
     "suite",
     "swap_state",
