@@ -149,7 +149,7 @@ def pipeline(
             )  # fmt: skip
             operands = [*given, number, *results]
             x, y = (
-                lsrl.bound(lsrl.mux(chosen, operands), -size, size, keeper="prompt")
+                lsrl.bound(lsrl.mux(chosen, lsrl.concat(*operands)), -size, size, keeper="prompt")
                 for chosen in (a, b)
             )
             results.append(_carried_out(opcodes, op, x, y, on, size).named(f"r_{step}"))
@@ -168,7 +168,7 @@ def _carried_out(
         pairs = zip((x, y), bits, opcode.bits, strict=False)
         given = [bit if is_bit else operand for operand, bit, is_bit in pairs]
         made.append(opcode.program(*given, start=on))
-    result = lsrl.select(on, lsrl.mux(op, made), 0)
+    result = lsrl.select(on, lsrl.mux(op, lsrl.concat(*made)), 0)
     return lsrl.bound(result, -bound, bound, keeper="prompt")
 
 
@@ -332,8 +332,7 @@ def pipeline_prompt(
         for word, known in zip(whole, (opcodes, here, here, numbers), strict=True):
             if word not in known:
                 raise ProgramError(
-                    f"command {step + 1} ({' '.join(words)}): {word!r} is none of "
-                    f"{_few(known)}{lsrl.arguments.near(word, known) if False else ''}"
+                    f"command {step + 1} ({' '.join(words)}): {word!r} is none of {_few(known)}"
                 )
             tokens.append(names.index(word))
     data = np.asarray(values)
@@ -381,3 +380,7 @@ def pipeline_reference(tokens: Sequence[int], steps: int, bound: int) -> list[in
             results.append(made.get(named, 0))
         answers.append(results[-1])
     return answers
+
+
+def _sample(rng: np.random.Generator, steps: int, bound: int, **_: object) -> Inputs:
+    raise NotImplementedError

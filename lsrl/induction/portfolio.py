@@ -15,6 +15,7 @@ from lsrl.induction import machines, writing
 from lsrl.induction.affine import affine
 from lsrl.induction.compose import compose
 from lsrl.induction.examples import Examples, Teacher
+from lsrl.induction.expressions import Expression
 from lsrl.induction.found import Candidate, Found, Refusal
 from lsrl.induction.skills import Skills
 from lsrl.ir.numbers import Array
@@ -48,6 +49,7 @@ class _Search:
     seconds: dict[str, float]
     tried: int = 0
     machine: machines.Machine | None = None
+    expressions: tuple[Expression, ...] | None = None
 
     def run(self, solvers: Iterable[str]) -> Found:
         """Each solver in turn."""
@@ -145,6 +147,7 @@ class _Search:
             raise InductionError("there are no skills")
         found = compose(self.examples, self.skills, self.budget)
         self.tried += found.tried
+        self.expressions = found.expressions
         if found.expressions is None:
             raise InductionError(found.refusal)
         body = writing.Body(self.examples.types)
@@ -186,8 +189,11 @@ class _Search:
                 return
         doubt = self.doubt() if solver == "automaton" else ""
         verified = None if doubt else verified
+        composed = self.expressions or () if solver == "compose" else ()
         self.candidates.append(
-            Candidate(solver, program, text.result, text.bits, verified, text.whole, doubt)
+            Candidate(
+                solver, program, text.result, text.bits, verified, text.whole, doubt, composed
+            )
         )
 
     def doubt(self) -> str:
