@@ -15,6 +15,7 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.division import mod
 from lsrl.language.feedback import Feedback, MemoryMap
 from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
@@ -31,7 +32,6 @@ from lsrl.language.sugar import (
     latch,
     linear_state,
     lookup,
-    mod,
     mux,
     one_hot,
     periodic,

@@ -12,6 +12,7 @@ from lsrl import Token, Vector
 from lsrl.errors import ProgramError, PromiseError, ShapeError
 from lsrl.program_json import program_from_json, program_to_json
 from lsrl.testing.random_programs import random_program
+from tests.grids import studied
 from tests.strategies import inputs_of
 
 LENGTH = 12
@@ -229,7 +230,7 @@ def test_lengths_and_places_of_calls_are_checked():
         lsrl.program(reader)
 
 
-@pytest.mark.parametrize("target", ["linear_rnn", "lstm", "mamba"])
+@pytest.mark.parametrize("target", studied(["linear_rnn", "lstm", "mamba"], "linear_rnn"))
 def test_compiled_calls_equal_the_reference(target):
     program = fed("marks")
     model = lsrl.compile(program, target)

@@ -9,6 +9,7 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
 from lsrl.language import sugar
 from lsrl.language.comparison import equal, greater_equal, not_equal, ramp
+from lsrl.language.division import mod
 from lsrl.language.memory import memory
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.swaps import swap_state
@@ -128,7 +129,7 @@ def _mod(writer: Writer, x: Signal) -> Signal:
         most = unit * (LONGEST_MOD - 1)
         x = most - relu(most - relu(x - writer.level_of(x)))
     lift = np.ceil(np.maximum(-x.facts.low, 0) / divisor) * divisor
-    return sugar.mod(x + lift if lift.any() else x, divisor)
+    return mod(x + lift if lift.any() else x, divisor)
 
 
 def _lookup(writer: Writer, x: Signal) -> Signal:
@@ -195,9 +196,9 @@ def _odd_mod(writer: Writer, x: Signal) -> Signal:
     row = _small_integer(writer, x)
     factor, divisor = (int(k) for k in writer.random.choice([2, 3, 4, 5, 7], 2, replace=False))
     try:
-        return sugar.mod(row * factor, divisor)
+        return mod(row * factor, divisor)
     except ProgramError:
-        return sugar.mod(row * factor, 2 * factor)
+        return mod(row * factor, 2 * factor)
 
 
 def _ramp(writer: Writer, x: Signal) -> Signal:
