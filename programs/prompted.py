@@ -352,35 +352,69 @@ def _few(words: Sequence[str]) -> str:
 
 def pipeline_reference(tokens: Sequence[int], steps: int, bound: int) -> list[int]:
     """Read the commands, then carry out one after another on each datum."""
-    names = [skill.__name__ for skill in FEW]
-    opcodes = [KEEP, *names]
+    commands = min(len(tokens), WORDS * steps)
+    return [0] * commands + [seen[-1] for seen in _interpreted(tokens, steps, bound)]
+
+
+def _interpreted(tokens: Sequence[int], steps: int, bound: int) -> list[list[int]]:
+    """At each datum the operands and results of all steps, the last result at the end."""
     first = 2 * bound + 1
-    operands = first + len(opcodes)
-    commands = []
-    for step in range(steps):
-        op, a, b, number = (
-            tokens[WORDS * step + k] if WORDS * step + k < len(tokens) else -1 for k in range(WORDS)
-        )
-        named = opcodes[op - first] if first <= op < operands else ""
-        commands.append((named, a - operands, b - operands, number - bound if number < first else 0))
-    sums, before = [0] * steps, [0] * steps
-    answers = [0] * min(len(tokens), WORDS * steps)
+    named = [KEEP, *(skill.__name__ for skill in FEW)]
+    operands = first + len(named)
+    sums, before, answers = [0] * steps, [0] * steps, []
     for position, token in enumerate(tokens[WORDS * steps :]):
         results: list[int] = []
-        datum = token - bound if token < first else 0
-        for step, (named, a, b, number) in enumerate(commands):
-            there = [datum, position, number, *results]
-            x, y = (there[k] if 0 <= k < len(there) else 0 for k in (a, b))
+        seen: list[int] = []
+        for step in range(steps):
+            op, a, b, number = tokens[WORDS * step : WORDS * (step + 1)]
+            given = [token - bound, position, number - bound, *results]
+            x, y = given[a - operands], given[b - operands]
             sums[step] += x
-            made = {
-                KEEP: x, "plus": x + y, "minus": x - y, "larger": max(x, y), "above": int(x > y),
-                "total": sums[step], "previous": before[step],
-            }  # fmt: skip
+            made = (
+                x, x + y, x - y, max(x, y), int(x > y), sums[step], before[step]
+            )  # fmt: skip
             before[step] = x
-            results.append(made.get(named, 0))
-        answers.append(results[-1])
+            results.append(made[op - first])
+            seen += [x, y, results[-1]]
+        answers.append(seen)
     return answers
 
 
-def _sample(rng: np.random.Generator, steps: int, bound: int, **_: object) -> Inputs:
-    raise NotImplementedError
+def _sample(rng: np.random.Generator, length: int, steps: int, bound: int) -> Inputs:
+    """Random commands and small data, cut off ahead of the first number beyond the bound."""
+    program = pipeline(steps=steps, bound=bound)
+    opcodes, operands, _ = pipeline_words(program)
+    commands = []
+    for step in range(steps):
+        words = [str(rng.choice(operands[: len(GIVEN) + step])) for _ in range(2)]
+        number = str(rng.integers(-2, 3))
+        commands.append([str(rng.choice(opcodes)), *words, number])
+    data = rng.integers(-2, 3, size=max(1, length - WORDS * steps))
+    tokens = pipeline_prompt(program, commands, data)
+    return (tokens[: min(length, _legal(tokens.tolist(), steps, bound))],)
+
+
+def _edges(steps: int, bound: int, max_length: int) -> list[Inputs]:
+    """The greatest numbers in all registers, sums up to the bound, and nothing but commands."""
+    program = pipeline(steps=steps, bound=bound)
+    ends = np.resize([-bound, bound], max_length - WORDS * steps)
+    several = [
+        pipeline_prompt(program, [f"larger x number {bound}"], ends),
+        pipeline_prompt(program, ["minus number x 0"], ends),
+        pipeline_prompt(program, ["total x"], np.resize([1], bound)),
+        pipeline_prompt(program, ["total number x -1"], np.resize([bound], bound)),
+        pipeline_prompt(program, ["previous position", "above r_1 number 2"][:steps], ends[:bound]),
+    ]
+    return [(tokens,) for tokens in (*several, several[0][: WORDS * steps])]
+
+
+def _legal(tokens: Sequence[int], steps: int, bound: int) -> int:
+    """How many tokens keep operands and results within the bound."""
+    seen = np.array(_interpreted(tokens, steps, bound))
+    beyond = np.flatnonzero((abs(seen) > bound).any(axis=1))
+    return WORDS * steps + int(beyond[0]) if len(beyond) else len(tokens)
+
+
+ENTRIES = (
+    Entry(pipeline, pipeline_reference, sampler=_sample, edges=_edges, free=False),
+)

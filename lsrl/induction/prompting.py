@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from lsrl.errors import InductionError
 from lsrl.induction.expressions import Expression
 from lsrl.language.program import Program
-from lsrl.programs import pipeline_words
+from lsrl.programs.prompted import pipeline_words
 
 POSITION = "lsrl.position()"
 

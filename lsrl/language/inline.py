@@ -19,7 +19,8 @@ from lsrl.ir.matrix import Matrix
 from lsrl.ir.node import Node, Source
 from lsrl.ir.types import Token, Vector
 from lsrl.language.late import late
-from lsrl.language.signal import Operand, Signal, affine, as_signal, concat, logical, record
+from lsrl.language.signal import Operand, Signal, affine, as_signal, concat, record
+from lsrl.language.starts import started
 from lsrl.language.sugar import known, lookup, one_hot
 from lsrl.language.trace import Trace, current_trace, user_line
 
@@ -67,7 +68,7 @@ def inlined(
             "the function that makes them"
         )
     _check_length(name, graph, max_length, trace)
-    begins = None if start is None else _start(name, start)
+    begins = None if start is None else started(as_signal(start))
     read = operands if begins is None else [*operands, begins]
     key = graph, tuple(each.index for each in read)
     if key not in trace.calls:
@@ -77,14 +78,6 @@ def inlined(
         }
         trace.calls[key] = _copied(name, graph, recorded, given, trace, begins)
     return Signal(trace, trace.calls[key])
-
-
-def _start(name: str, start: Operand) -> Signal:
-    """When states start."""
-    (begins,) = logical("start", start)
-    if begins.width != 1:
-        raise ShapeError(f"{user_line()}: start of {name} has width 1, got {begins!r}")
-    return begins
 
 
 def _copied(

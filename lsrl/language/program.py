@@ -105,8 +105,9 @@ class Program:
           *signals: one signal or numbers an input, in order. A `Vector(d, ...)` takes a signal of
             width d within its bounds and on its grid. A `Token(n)` takes a token, integers from 0
             to n - 1, or a one-hot signal of width n, which is symbol 0 where none is on.
-          start: 0 or 1, and 1 ever after it was 1 once: the program's first token is the first at
-            which it is 1. Up to there its states stay as they are, whatever the signals are.
+          start: as of states (`lsrl.linear_state`): the program's first token is that at which this
+            {0,1} signal is 1 for the first time, and its states stay as they are before. Without a
+            max_length its clocks, and what feeds itself back from a start that is not 0, can't.
           **named: the same by the names of inputs.
 
         Returns:
