@@ -16,6 +16,7 @@ from lsrl.language.comparison import (
     ramp,
 )
 from lsrl.language.division import mod
+from lsrl.language.extremes import running_max, running_min
 from lsrl.language.feedback import Feedback, MemoryMap
 from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
@@ -136,6 +137,8 @@ __all__ = [
     "random_program",
     "recurrent_state",
     "relu",
+    "running_max",
+    "running_min",
     "select",
     "selective_state",
     "specialise",

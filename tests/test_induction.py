@@ -6,7 +6,7 @@ import pytest
 import lsrl
 from benchmarks.mips import TASKS
 from lsrl.errors import InductionError, InputError, LsrlError
-from lsrl.induction import Skills, machines, running_max, standard
+from lsrl.induction import Skills, machines, standard
 from lsrl.induction.expressions import Expression, evaluated
 from lsrl.induction.skills import BIT, SMALL, Kind, Operator, Skill
 
@@ -156,16 +156,6 @@ def test_a_skill_means_what_its_program_does(function):
         np.testing.assert_array_equal(values, expected)
         return
     pytest.fail("no kind of stream fits")
-
-
-@pytest.mark.parametrize("high", [5, 500])
-def test_a_running_maximum_has_two_forms(high):
-    @lsrl.program(max_length=20)
-    def largest(x: lsrl.Vector(2, low=-3, high=high, step=1)):
-        return running_max(x)
-
-    x = np.random.default_rng(0).integers(-3, high + 1, (20, 20, 2))
-    np.testing.assert_array_equal(largest.run(x), np.maximum.accumulate(x, axis=1))
 
 
 def test_random_recurrences_are_found():

@@ -5,7 +5,6 @@ from lsrl.induction.found import Candidate, Found, Refusal
 from lsrl.induction.machines import mealy
 from lsrl.induction.portfolio import induce
 from lsrl.induction.skills import Skill, Skills
-from lsrl.induction.standard import running_max
 
 __all__ = [
     "Candidate",
@@ -16,5 +15,4 @@ __all__ = [
     "Skills",
     "induce",
     "mealy",
-    "running_max",
 ]

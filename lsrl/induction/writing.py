@@ -272,8 +272,6 @@ class _Filled(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if node.id in self.given:
             return self.given[node.id]
-        if node.id == "running_max":
-            return ast.parse("lsrl.induction.running_max", mode="eval").body
         return node
 
 

@@ -10,6 +10,7 @@ from lsrl.ir.ops import Via
 from lsrl.language import sugar
 from lsrl.language.comparison import equal, greater_equal, not_equal, ramp
 from lsrl.language.division import mod
+from lsrl.language.extremes import running_max, running_min
 from lsrl.language.memory import memory
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.swaps import swap_state
@@ -281,6 +282,15 @@ def _memory(writer: Writer, x: Signal) -> Signal:
     return table.read(_small_integer(writer, x) - 1, words, when)
 
 
+def _running_max(writer: Writer, x: Signal) -> Signal:
+    """Of few values, so that every target holds it; the minimum, or a later start, now and then."""
+    value = _small_integer(writer, x) * writer.random.integers(1, 4)
+    initial = None if writer.chance(0.5) else int(writer.random.integers(-2, 4))
+    start = writer.condition(1) if writer.chance(0.3) else None
+    running = running_min if writer.chance(0.4) else running_max
+    return running(value, initial, start=start)
+
+
 _TABLE: dict[str, _Maker] = {
     "affine": _affine,
     "relu": _relu,
@@ -321,7 +331,11 @@ _EDGE_TABLE: dict[str, _Maker] = {
     "clock": _clock,
     "changed_hold": _changed_hold,
 }
-_FURTHER_TABLE: dict[str, _Maker] = {"swap_state": _swap_state, "memory": _memory}
+_FURTHER_TABLE: dict[str, _Maker] = {
+    "swap_state": _swap_state,
+    "memory": _memory,
+    "running_max": _running_max,
+}
 MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE | _FURTHER_TABLE
 
 # Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.
