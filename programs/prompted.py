@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, NamedTuple, cast
 
@@ -128,34 +129,54 @@ def pipeline(
 
     @lsrl.program(max_length=longest)
     def pipeline(token: Annotated[Signal, Token(len(names), names)]) -> Annotated[Signal, answer]:
-        begins = 1 - lsrl.delay(lsrl.constant(1))
-        on = lsrl.delay(lsrl.constant(1), WORDS * count).named("on")
+        on = lsrl.delay(lsrl.constant(1), WORDS * count)
         value = lsrl.lookup(token, [*range(-size, size + 1), *[0] * (len(names) - values)])
-        word = token.one_hot
-        position = lsrl.cumsum(lsrl.delay(on)).named("position")
-        given = [lsrl.select(on, value, 0).named("x"), position]
-        results: list[Signal] = []
-        for step in range(1, count + 1):
-            op, a, b, number = (
-                lsrl.latch(field, lsrl.delay(begins, WORDS * (step - 1) + place)).named(
-                    f"{name}_{step}"
-                )
-                for place, (name, field) in enumerate([
-                    ("op", word[values:first]),
-                    ("a", word[first : first + len(GIVEN) + step - 1]),
-                    ("b", word[first : first + len(GIVEN) + step - 1]),
-                    ("number", value),
-                ])
-            )  # fmt: skip
-            operands = [*given, number, *results]
-            x, y = (
-                lsrl.bound(lsrl.mux(chosen, lsrl.concat(*operands)), -size, size, keeper="prompt")
-                for chosen in (a, b)
-            )
-            results.append(_carried_out(opcodes, op, x, y, on, size).named(f"r_{step}"))
-        return results[-1] + size if spoken else results[-1]
+        position = lsrl.position(start=on)
+        given = [lsrl.select(on, value, 0).named("x"), lsrl.relu(position)]
+        fields = token.one_hot[values:first], token.one_hot[first:], value
+        result = _steps(count, fields, given, opcodes, on, size)
+        return result + size if spoken else result
 
     return pipeline
+
+
+def _steps(
+    count: int,
+    fields: tuple[Signal, Signal, Signal],
+    given: Sequence[Signal],
+    opcodes: Sequence[_Opcode],
+    on: Signal,
+    bound: int,
+) -> Signal:
+    """The result of the last step.
+
+    Args:
+      count: of steps.
+      fields: what this token is as an opcode, as an operand, and as a number.
+      given: the datum and its position.
+      opcodes: of skills.
+      on: 1 from the first datum on.
+      bound: greatest size of a number.
+    """
+    operation, operand, number = fields
+    places = itertools.count()
+    begins = 1 - lsrl.delay(lsrl.constant(1))
+
+    def told(field: Signal, name: str) -> Signal:
+        """A word of the prompt, one after another."""
+        return lsrl.latch(field, lsrl.delay(begins, next(places))).named(name)
+
+    results: list[Signal] = []
+    for step in range(1, count + 1):
+        here = operand[: len(GIVEN) + step - 1]
+        does = told(operation, f"op_{step}")
+        reads = [told(here, f"a_{step}"), told(here, f"b_{step}")]
+        there = lsrl.concat(*given, told(number, f"number_{step}"), *results)
+        x, y = (
+            lsrl.bound(lsrl.mux(chosen, there), -bound, bound, keeper="prompt") for chosen in reads
+        )
+        results.append(_carried_out(opcodes, does, x, y, on, bound).named(f"r_{step}"))
+    return results[-1]
 
 
 def _carried_out(

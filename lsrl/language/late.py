@@ -29,7 +29,7 @@ def late(op: ops.Op, operands: Sequence[Signal], start: Signal, facts: Facts) ->
     elif isinstance(op, ops.SelectiveState):
         keep, update = operands
         value = record(op, 1 - (~keep & start), select(start, update, 0))
-    elif isinstance(op, ops.Delay):
+    elif isinstance(op, ops.Delay | ops.RunningMax):
         value = record(op, select(start, operands[0], op.initial))
     else:
         # What opens it: of a swap state the first operand, of a latch and a hold the second, of a
@@ -37,7 +37,7 @@ def late(op: ops.Op, operands: Sequence[Signal], start: Signal, facts: Facts) ->
         gate = {ops.SwapState: 0, ops.Latch: 1, ops.Hold: 1, ops.Read: 2}[type(op)]
         shut = [x & start if place == gate else x for place, x in enumerate(operands)]
         value = record(op, *shut)
-    if not isinstance(op, ops.StateOp | ops.Delay):
+    if not isinstance(op, ops.StateOp | ops.Delay | ops.RunningMax):
         return value
     initial = np.array(op.initial)
     near = np.clip(initial, facts.low, facts.high)

@@ -17,6 +17,7 @@ goes along where inference, which starts anew, would know less.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -44,7 +45,6 @@ from lsrl.ir.ops import (
     Periodic,
     Product,
     Read,
-    Recall,
     Select,
     SelectiveState,
     StateOp,
@@ -155,8 +155,8 @@ class _Fold:
             return self._delayed(index, op, operands[0])
         if isinstance(op, SwapState):
             return self._swapped(index, op, operands)
-        if isinstance(op, StateOp | Recall):
-            op = replace(op, initial=self._floats(index, self.memories[index][0][0]))
+        if op.stateful:  # the others have an initial value
+            op = replace(cast(StateOp, op), initial=self._floats(index, self.memories[index][0][0]))
         if isinstance(op, Read):
             op = replace(op, initial=self._held(index, op))
         return builder.add(op, *operands)
