@@ -141,8 +141,7 @@ class _Fold:
         if isinstance(op, StateOp) and self._rests(index, op, read):
             return self._clock(index, self.memories[index][0])
         if isinstance(op, Lookup) and is_token(builder.nodes[operands[0]].op):
-            symbols = int(read[0].high[0]) + 1
-            return builder.add(Lookup(Matrix(op.table.csr[:symbols])), *operands)
+            return self._looked_up(op.table.csr[: int(read[0].high[0]) + 1], operands[0])
         if isinstance(op, Select) and read[0].constant:
             width = builder.nodes[operands[1]].width
             opens = np.broadcast_to(read[0].low, (width,))
@@ -151,6 +150,9 @@ class _Fold:
             for constant, value in (operands, operands[::-1]):
                 if builder.facts[constant].constant:
                     return self._mixed([(builder.facts[constant].low, value)])
+        if isinstance(op, Bound) and read[0].same_range(op.infer(read, self.left)):
+            if read[0].exclusive or not op.exclusive:
+                return operands[0]
         if isinstance(op, Delay):
             return self._delayed(index, op, operands[0])
         if isinstance(op, SwapState):
@@ -160,6 +162,16 @@ class _Fold:
         if isinstance(op, Read):
             op = replace(op, initial=self._held(index, op))
         return builder.add(op, *operands)
+
+    def _looked_up(self, table: sp.csr_array, token: int) -> int:
+        """Rows by the symbols that may still come; an affine map of their number where they are."""
+        if table.shape[0] > 2:
+            slope = (table[[1]] - table[[0]]).toarray()[0]
+            straight = np.arange(table.shape[0])[:, None] * slope + table[[0]].toarray()
+            if table.nnz > np.count_nonzero(slope) and (table.toarray() == straight).all():
+                start = table[[0]].toarray()[0]
+                return emit_affine(self.builder, {token: Matrix(slope[:, None])}, start)
+        return self.builder.add(Lookup(Matrix(table)), token)
 
     def _as_known(self, made: int, known: Facts) -> int:
         """A node with what was proven of the one that it stands for."""
