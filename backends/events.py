@@ -310,8 +310,8 @@ def collect(units: Any, which: Any, last: float, row: Any) -> None:
 
 @compiled
 def follow(
-    gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
-    waiting: Any, ends: Any, who: Any, by: Any, slots: Any, given: Any, x: Any, readout: int,
+    gated: bool, cells: bool, starts: Any, units: Any, forward: Any, back: Any, waiting: Any,
+    ends: Any, who: Any, by: Any, slots: Any, readout: int, x: Any, clock: float, given: Any,
     rows: Any,
 ) -> int:  # fmt: skip
     """Read tokens (tokens, slots); the outputs (tokens, outputs) are put into rows.
@@ -351,8 +351,8 @@ def holds(value: float, comparison: int, number: float) -> bool:
 
 @compiled
 def advance(
-    gated: bool, cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any,
-    waiting: Any, ends: Any, who: Any, by: Any, slots: Any, x: Any, rest: Any, readout: int,
+    gated: bool, cells: bool, starts: Any, units: Any, forward: Any, back: Any, waiting: Any,
+    ends: Any, who: Any, by: Any, slots: Any, readout: int, x: Any, clock: float, rest: Any,
     rows: Any, told: Any, number: float, keys: Any, result: Any,
 ) -> int:  # fmt: skip
     """Let a machine run on its own outputs until it stops.
@@ -360,7 +360,6 @@ def advance(
     Args:
       gated: whether units have several drives.
       cells: whether units are stock cells.
-      clock: number of the first token.
       starts: where each stage's units begin.
       units: all of them.
       forward: edges to later stages.
@@ -370,9 +369,10 @@ def advance(
       who: room for the units of a stage.
       by: room for their changes.
       slots: of the inputs.
-      x: what the first token reads, a slot each; then the next.
-      rest: what slots read that are not fed, from the second token on.
       readout: the first output's unit.
+      x: what the first token reads, a slot each; then the next.
+      clock: number of the first token.
+      rest: what slots read that are not fed, from the second token on.
       rows: (tokens, outputs) room for outputs.
       told: the first output that is fed, how many, the first slot that they feed, whether that is
         an id; the slot of the key and the output that takes it, or -1; the output that halts, or

@@ -54,11 +54,13 @@ class Wired:
       units: that they are of.
       engine: the module.
       dtype: of the network.
+      number: of what it gives.
     """
 
     def __init__(self, units: Units, dtype: str, engine: ModuleType | None = None) -> None:
         """Of a network's units, for an engine; the installed one if None."""
         self.units, self.dtype = units, dtype
+        self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
         self.compiled = bool(self.engine.COMPILED)
         fresh = np.zeros(units.count, unit_type(dtype))
@@ -110,8 +112,7 @@ class Wired:
 
     def rows(self, *shape: int) -> Array:
         """Room for outputs (..., outputs)."""
-        kind = np.float64 if self.dtype == "float64" else np.float32
-        return np.zeros((*shape, self.units.outputs), kind)
+        return np.zeros((*shape, self.units.outputs), self.number)
 
     def _edges(self, matrix: Any, gated: bool) -> Any:
         weight = "f8" if self.dtype == "float64" else "f4"
@@ -170,6 +171,7 @@ class Machine:
         if not units.cells:
             self.held["d"] = NEVER
         self._list(drives, values)
+        self._turning: tuple[Any, ...] | None = None
         self.clock = 0.0
 
     def _list(self, drives: Array, values: Array) -> None:
@@ -197,6 +199,7 @@ class Machine:
         found = object.__new__(Machine)
         vars(found).update(vars(self))
         found._arrays = tuple(map(_copied, self._arrays))
+        found._turning = None
         return found
 
     # ------------------------------------------------------------ running
@@ -208,18 +211,29 @@ class Machine:
         who = np.empty(count, np.uint32) if wired.compiled else [0] * count
         by = np.empty(count) if wired.compiled else [0.0] * count
         return (
-            units.gated, units.cells, self.clock, wired.starts, held, wired.forward, wired.back,
-            waiting, ends, who, by, slots,
+            units.gated, units.cells, wired.starts, held, wired.forward, wired.back, waiting, ends,
+            who, by, slots, units.readout,
         )  # fmt: skip
 
     def follow(self, given: Array) -> Array:
         """Read tokens (tokens, slots); returns the outputs (tokens, outputs), of the dtype."""
-        units = self.wired.units
         rows = self.wired.rows(len(given))
-        room = self.wired.taken(np.zeros(len(units.slots)))
-        work = self.wired.engine.follow(*self._common(), given, room, units.readout, rows)
-        self._passed(len(given), work)
+        self._follow((*self._common(), self._room()), given, rows)
         return rows
+
+    def turn(self, given: Array, rows: Array) -> int:
+        """Read one token (1, slots) and put the outputs (1, outputs) into rows; units looked at."""
+        if self._turning is None:
+            self._turning = (*self._common(), self._room())
+        return self._follow(self._turning, given, rows)
+
+    def _follow(self, common: tuple[Any, ...], given: Array, rows: Array) -> int:
+        work: int = self.wired.engine.follow(*common, self.clock, given, rows)
+        self._passed(len(given), work)
+        return work
+
+    def _room(self) -> Any:
+        return self.wired.taken(np.zeros(len(self.wired.units.slots)))
 
     def advance(self, course: Wires, first: Array, keys: Array, rows: Array) -> Course:
         """Run on its own outputs.
@@ -235,7 +249,7 @@ class Machine:
         result = np.zeros(3, np.int64)
         x, rest, told, typed = map(wired.taken, (first.copy(), course.rest, course.told, keys))
         ending = wired.engine.advance(
-            *self._common(), x, rest, wired.units.readout, rows, told, course.number, typed, result
+            *self._common(), x, self.clock, rest, rows, told, course.number, typed, result
         )
         done, _, work = result.tolist()
         if ending == wired.engine.WAITING and before is not None:

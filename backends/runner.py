@@ -19,7 +19,7 @@ import numpy as np
 from lsrl.backends.machines import Course, Machine, Wired, Wires
 from lsrl.backends.network import Network
 from lsrl.backends.reader import ParameterReader
-from lsrl.backends.units import GRU, LSTM, numbers, units_of
+from lsrl.backends.units import GRU, LSTM, units_of
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
@@ -61,7 +61,7 @@ class Runner:
 
     def __init__(self) -> None:
         self._reader: ParameterReader[Ready] = ParameterReader()
-        self._live: OrderedDict[int, tuple[Tree, list[Machine]]] = OrderedDict()
+        self._going: OrderedDict[int, tuple[object, Going]] = OrderedDict()
         self._sized: tuple[Network, bool] | None = None
         self.tokens = self.work = 0
 
@@ -83,7 +83,7 @@ class Runner:
         """The units of a network, unless something stands against it, which is asked only once."""
 
         def made() -> Ready:
-            self._live.clear()
+            self._going.clear()
             reason = why_not()
             stack = None if reason else network.stack()
             if stack is None:
@@ -110,31 +110,19 @@ class Runner:
         if difference:
             raise SelfTestError(difference)
 
-    def step(self, wired: Wired, hidden: Tree, inputs: Sequence[Array]) -> tuple[Array, Tree]:
-        """One token of all sequences.
+    def keep(self, state: object, going: "Going") -> None:
+        """Keep machines at the state that they are at, to go on from it."""
+        self._going[id(state)] = state, going
+        while len(self._going) > KEPT:
+            self._going.popitem(last=False)
 
-        Args:
-          wired: of `ready`.
-          hidden: the state, arrays (batch, ...); that of the last step goes on at once, others are
-            taken up anew.
-          inputs: per program input ids (batch,) or vectors (batch, width).
+    def going(self, network: Network, state: object) -> "Going | None":
+        """The machines that are kept at this very state, if the network has not changed since.
 
-        Returns:
-          (batch, outputs) and the next state.
+        They are kept no longer: whoever takes them goes on.
         """
-        engine = EventEngine(wired)
-        known = self._live.pop(id(hidden), None)
-        machines = engine.start(hidden) if known is None else known[1]
-        before = sum(machine.work for machine in machines)
-        given = numbers(wired.units.slots, inputs)
-        rows = [machine.follow(one[None])[0] for machine, one in zip(machines, given, strict=True)]
-        after = engine.finish(machines, jax.tree.structure(hidden))
-        self.tokens += len(machines)
-        self.work += sum(machine.work for machine in machines) - before
-        self._live[id(after)] = after, machines
-        while len(self._live) > KEPT:
-            self._live.popitem(last=False)
-        return np.stack(rows), after
+        kept = self._going.pop(id(state), None)
+        return None if kept is None or not self._reader.holds(network) else kept[1]
 
     def generate(self, wired: Wired, hidden: Tree, inputs: Sequence[Array], steps: int) -> Array:
         """Continue prompts.
@@ -168,6 +156,63 @@ class Runner:
 
 
 @final
+class Going:
+    """Machines that go on from step to step, with all that a step takes made once.
+
+    Attributes:
+      most: tokens up to which they may.
+      runner: that was asked for.
+    """
+
+    def __init__(self, kept: Runner, wired: Wired, hidden: Tree, most: float, runner: str) -> None:
+        """Take up a state, arrays (batch, ...)."""
+        self.most, self.runner = most, runner
+        self._kept, self._wired = kept, wired
+        self._machines = EventEngine(wired).start(hidden)
+        self._state = _Leaves(wired, jax.tree.structure(hidden))
+        self._given = np.zeros((len(self._machines), len(wired.units.slots)))
+
+    def step(self, inputs: Sequence[Array]) -> tuple[Array, Tree]:
+        """One token of all sequences.
+
+        Args:
+          inputs: per program input ids (batch,) or vectors (batch, width).
+
+        Returns:
+          (batch, outputs) and the next state.
+        """
+        given, kept = self._given, self._kept
+        for places, number in self._wired.units.entries:
+            given[:, places] = inputs[number]
+        rows = self._wired.rows(len(given))
+        for i, machine in enumerate(self._machines):
+            kept.work += machine.turn(given[i : i + 1], rows[i : i + 1])
+        kept.tokens += len(given)
+        return rows, self._state.of(self._machines)
+
+
+@final
+class _Leaves:
+    """The state of a network, whose arrays lie one after another in a row of each machine."""
+
+    def __init__(self, wired: Wired, structure: jax.tree_util.PyTreeDef) -> None:
+        """Of a structure."""
+        self._wired, self._structure = wired, structure
+        self._places = [(slice(None), slice(*ends)) for ends in pairwise(wired.ends)]
+        self._flat = structure == jax.tree.structure((0,) * len(self._places))
+
+    def of(self, machines: Sequence[Machine]) -> Tree:
+        """That of machines, which nobody can change: machines may be kept at it."""
+        wired = self._wired
+        rows = np.empty((len(machines), wired.ends[-1]), wired.number)
+        for number, machine in enumerate(machines):
+            machine.told(rows[number])
+        rows.setflags(write=False)
+        leaves = tuple(map(rows.__getitem__, self._places))
+        return leaves if self._flat else jax.tree.unflatten(self._structure, leaves)
+
+
+@final
 class EventEngine(Engine[list[Machine]]):
     """Machines of one network, each in its own time; in threads where the engine is compiled."""
 
@@ -190,12 +235,7 @@ class EventEngine(Engine[list[Machine]]):
 
     def finish(self, machines: Sequence[Machine], structure: jax.tree_util.PyTreeDef) -> Tree:
         """The state of a network, of the structure, that machines are at."""
-        flat = np.empty((len(machines), self._wired.ends[-1]), self._wired.rows(0).dtype)
-        for row, machine in zip(flat, machines, strict=True):
-            machine.told(row)
-        flat.flags.writeable = False  # of a state that machines are kept at
-        leaves = [flat[:, start:stop] for start, stop in pairwise(self._wired.ends)]
-        return jax.tree.unflatten(structure, leaves)
+        return _Leaves(self._wired, structure).of(machines)
 
     def read(self, state: list[Machine], inputs: Sequence[Array]) -> list[Machine]:
         """The state after tokens (machines, time, ...)."""
@@ -204,7 +244,7 @@ class EventEngine(Engine[list[Machine]]):
 
     def outputs(self, state: list[Machine], inputs: Sequence[Array]) -> Array:
         """(machines, time, outputs) of tokens (machines, time, ...)."""
-        given = numbers(self._wired.units.slots, inputs)
+        given = self._wired.units.numbers(inputs, 2)
         return np.stack(self._each(lambda i: state[i].follow(given[i]), len(state)))
 
     def advance(
@@ -213,7 +253,7 @@ class EventEngine(Engine[list[Machine]]):
         """Let machines run for so many tokens, until they stop."""
         engine, wiring = self._wired.engine, self._wiring
         wires = self._wires = self._wires or wires_of(self._wired, wiring)
-        first = numbers(self._wired.units.slots, ahead.pending)
+        first = self._wired.units.numbers(ahead.pending, 1)
         outputs = self._wired.rows(len(state), count)
 
         def one(i: int) -> Course:
@@ -278,7 +318,8 @@ def _cores() -> int:
 
 def wires_of(wired: Wired, wiring: Wiring) -> Wires:
     """How outputs become inputs, as the engine takes it."""
-    slots, feedback = wired.units.slots, wiring.feedback
+    units, feedback = wired.units, wiring.feedback
+    slots = units.slots
     start, stop = feedback.output
     told = np.array([start, 0, 0, 0, -1, -1, -1, 0], np.int64)
     fed = [number for number, slot in enumerate(slots) if slot.input == wiring.fed]
@@ -292,5 +333,7 @@ def wires_of(wired: Wired, wiring: Wiring) -> Wires:
         told[6], told[7] = feedback.halt[0], list(COMPARISONS).index(feedback.halt[1])
         number = feedback.halt[2]
     resting = feedback.resting(dict(wiring.types))
-    rest = numbers(slots, [np.asarray(resting[name], np.float64)[None] for name, _ in wiring.types])
+    rest = units.numbers(
+        [np.asarray(resting[name], np.float64)[None] for name, _ in wiring.types], 1
+    )
     return Wires(told, float(number), rest[0])

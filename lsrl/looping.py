@@ -1,5 +1,6 @@
 """Models that read their own outputs: what `Model` does in loops."""
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from lsrl.backends.engine import Machines
 from lsrl.backends.loop import own_copy
 from lsrl.backends.machines import Wired
 from lsrl.backends.network import Network
-from lsrl.backends.runner import EventEngine, Runner
+from lsrl.backends.runner import EventEngine, Going, Runner
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
@@ -125,6 +126,26 @@ class Looping(ABC):
                 "runner out, which takes jax"
             )
         return wired
+
+    def _going_on(self, state: State, runner: RunnerName) -> Going | None:
+        """Machines that the last step left at this very state, if all is as it was for that one.
+
+        So what was checked of the state, the weights and the runner holds for the next step too.
+        """
+        going = self._runner.going(self.module, state)
+        if going is None or going.runner != runner or state.position >= going.most:
+            return None
+        return going
+
+    def _taken_up(self, state: State, runner: RunnerName) -> Going | None:
+        """Machines at a state, for steps by events; None if jax is to step."""
+        few = state.batch is None or state.batch <= MOST_STEPPED
+        wired = self._by_events("step", runner, state.position + 1, few)
+        if wired is None:
+            return None
+        certified = self.proven.tokens
+        most = math.inf if certified is None else certified
+        return Going(self._runner, wired, state.hidden, most, runner)
 
     @abstractmethod
     def _known_weights(self) -> bool:

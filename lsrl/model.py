@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Literal, NamedTuple, Unpack, cast, final, overload
@@ -24,7 +24,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
-from lsrl.looping import MOST_STEPPED, Looping, Path, RunnerName
+from lsrl.looping import Looping, Path, RunnerName
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -315,6 +315,50 @@ class Model(Looping, Exporting):
         self._check_certified(what, length, beyond)
         return arrays, batched
 
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """The weights as a pytree of jax arrays, as `apply` takes them."""
+        return self.module.parameters()
+
+    def apply(
+        self,
+        parameters: Mapping[str, object],
+        inputs: requests.Traceable,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+    ) -> jax.Array | tuple[jax.Array, State]:
+        """Run whole sequences as a pure function, which jit, vmap, grad and shardings take.
+
+        Args:
+          parameters: like `parameters`: any numbers in the same pytree.
+          inputs: one array, or a tuple with one an input: token ids (time,) or (batch, time),
+            distributions over tokens (..., time, symbols), vectors (..., time, width).
+          state: to go on from, of `run`, `step` or `apply`.
+          return_state: also return the state after the last token.
+
+        Returns:
+          As `run`, as jax arrays, and to the bit where the certificate says exact. Of a
+          distribution the network reads the mixture of its tokens' embeddings.
+
+        Raises:
+          InputError: inputs of another shape, or, where they are known, of other values than their
+            types have; a sequence that is longer than the certificate speaks of.
+        """
+        number = self._number
+        arrays, batched = requests.traceable("apply", self.program, inputs, number)
+        tokens = arrays[0].shape[1]
+        if not isinstance(position := 0 if state is None else state.position, jax.core.Tracer):
+            length = requests.check_end("apply", self.program, state, tokens, 0)
+            self._check_certified("apply", length, False)
+        requests.check_numbers("apply", parameters, number)
+        hidden = None if state is None else state.hidden
+        values, after = self.module.apply(parameters, arrays, hidden)
+        found = values if batched else values[0]
+        if not return_state:
+            return found
+        return found, State(position + tokens, after, arrays[0].shape[0] if batched else None)
+
     def init_state(self, batch: int | None = None) -> State:
         """The state before the first token.
 
@@ -363,22 +407,26 @@ class Model(Looping, Exporting):
           InputError: an input lies outside its type, or the program's max_length is reached, or the
             length that the certificate speaks of. Or the state is of another model.
         """
-        module, known = self._latest
-        if known is None or state is not known or module is not self.module:
-            check_state("step", state, self._state_form)
+        going = self._going_on(state, runner)
+        if going is None:
+            module, known = self._latest
+            if known is None or state is not known or module is not self.module:
+                check_state("step", state, self._state_form)
         arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
         if arrays is None or unknown:
             timed = requests.one_token(self.program, state, inputs, unknown)
             arrays = [array[:, 0] for array in timed]
-        self._check_certified("step", state.position + 1, beyond_certificate)
-        few = state.batch is None or state.batch <= MOST_STEPPED
-        wired = self._by_events("step", runner, state.position + 1, few)
-        if wired is not None:
-            result, hidden = self._runner.step(wired, state.hidden, arrays)
-        else:
-            # The network sets the mode that it steps in: twice would take longer than the checks.
-            output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
-            result = np.asarray(output)
+        if going is None:
+            self._check_certified("step", state.position + 1, beyond_certificate)
+            going = self._taken_up(state, runner)
+        if going is not None:
+            result, hidden = going.step(arrays)
+            new = State(state.position + 1, hidden, state.batch)
+            self._runner.keep(new, going)
+            return (cast(Array, result[0]) if state.batch is None else result), new
+        # The network sets the mode that it steps in: twice would take longer than the checks.
+        output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         # A tuple of arrays that nobody can change need not be looked at when it comes back.
         self._latest = (self.module, new if type(hidden) is tuple else None)

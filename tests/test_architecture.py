@@ -60,6 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.programs",),
     ("lsrl.demo", "lsrl.tables"),
     ("lsrl.induction", "lsrl.machine", "lsrl.noise"),
+    ("lsrl.nn",),
     ("lsrl.interpret",),
     ("lsrl.stability",),
     ("lsrl.suite",),
@@ -130,7 +131,7 @@ COMMON = {
         f"lsrl.backends.{name}"
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
-            "machines", "network", "pattern", "reader", "registry", "runner", "strength",
+            "machines", "network", "pattern", "reader", "registry", "runner", "scans", "strength",
             "torch_modules", "units",
         )
     ),

@@ -4,7 +4,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import cast
@@ -345,7 +345,7 @@ class LinearNetwork(Network):
     ) -> np.ndarray | jax.Array:
         """Run whole sequences, parallel over time; by default as many tokens as run fast at a time.
 
-        Under a jax transformation it runs token by token and gives a jax array.
+        Under a jax transformation it runs as `apply` does and gives a jax array.
         """
         return self._run(inputs, chunk, state, with_state=False)[0]
 
@@ -371,6 +371,18 @@ class LinearNetwork(Network):
             if with_state and not structure.layers:
                 return outputs, initial_state(parameters, structure, outputs.shape[:1])
             return outputs, tuple(jnp.asarray(values, structure.dtype) for values in after)
+
+    @classmethod
+    def pure_sequence(
+        cls, parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
+        """All tokens at once."""
+        known = cast(NetworkStructure, structure)
+        return apply_sequence(cast(Parameters, parameters), known, inputs, cast(Hidden, state))
+
+    def first_state(self, parameters: Mapping[str, object], batch_shape: tuple[int, ...]) -> Hidden:
+        """Each layer's own, which is a parameter."""
+        return initial_state(cast(Parameters, parameters), self.structure, batch_shape)
 
     def run_hooks(self, inputs: Inputs, units: Sequence[Sequence[int]]) -> np.ndarray:
         """Entries of hooks of whole sequences, which run in parallel over time."""

@@ -89,6 +89,38 @@ class Refusal(NamedTuple):
     agreed_to: int | None = None
 
 
+class Checked(NamedTuple):
+    """What a lifted program was held against: nothing that a solver had asked for.
+
+    Attributes:
+      queries: sequences that the network was asked for in all.
+      sequences: fresh random ones that all candidates agree with.
+      length: tokens of each.
+      tolerance: share of the greatest output so far by which outputs may be off; 0 where equal.
+      error: the greatest difference of an output of the best candidate; None where there is none.
+      states: the network is the machine that was found if it is one of at most so many states; None
+        where nothing is known of that.
+    """
+
+    queries: int
+    sequences: int
+    length: int
+    tolerance: float
+    error: float | None = None
+    states: int | None = None
+
+    def __str__(self) -> str:
+        """A line."""
+        off = f", off by at most {self.error:.3g}" if self.error else ""
+        known = "" if self.states is None else (
+            f"; of all machines of at most {self.states} states it can be no other"
+        )  # fmt: skip
+        return (
+            f"asked for {self.queries:,} sequences, checked on {self.sequences} fresh ones of "
+            f"{self.length} tokens{off}{known}"
+        )
+
+
 @final
 @dataclass(frozen=True)
 class Found(Sequence[Candidate]):
@@ -99,12 +131,14 @@ class Found(Sequence[Candidate]):
       refusals: what the other solvers say.
       tried: streams that the search of compositions made.
       seconds: of CPU time, by solver.
+      checked: of what was lifted, how far; None of what was induced.
     """
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     tried: int
     seconds: dict[str, float]
+    checked: Checked | None = None
 
     @property
     def best(self) -> Candidate:
@@ -115,6 +149,11 @@ class Found(Sequence[Candidate]):
         """
         if not self.candidates:
             reasons = "; ".join(f"{each.solver}: {each.reason}" for each in self.refusals)
+            if self.checked is not None:
+                raise InductionError(
+                    f"nothing was lifted ({reasons}); allow more queries, budget or skills, a "
+                    "shorter length, or another reading of the outputs"
+                )
             raise InductionError(
                 f"nothing agrees with all examples ({reasons}); give more budget, skills or "
                 "examples, and if the examples hold noise, that alone is reason enough"
@@ -186,4 +225,5 @@ class Found(Sequence[Candidate]):
         """A line a candidate and a refusal."""
         lines = [str(candidate) for candidate in self.candidates]
         lines += [f"{each.solver}: {each.reason}" for each in self.refusals]
+        lines += [] if self.checked is None else [str(self.checked)]
         return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -10,15 +10,14 @@ import numpy as np
 from lsrl import arguments
 from lsrl.arguments import shown
 from lsrl.errors import InductionError, InputError, LsrlError
+from lsrl.induction import asking, machines, writing
 from lsrl.induction import examples as reading
-from lsrl.induction import machines, writing
 from lsrl.induction.affine import affine
 from lsrl.induction.compose import compose
 from lsrl.induction.examples import Examples, Teacher
 from lsrl.induction.expressions import Expression
 from lsrl.induction.found import Candidate, Found, Refusal
 from lsrl.induction.skills import Skills
-from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, Vector
 
 Solver = Literal["affine", "automaton", "compose"]
@@ -106,40 +105,17 @@ class _Search:
 
     def asked_machine(self, ranges: list[tuple[int, int]], letters: int) -> machines.Machine | None:
         """By L*, with random words as the search for counterexamples."""
-        types, known = self.examples.types, list[tuple[float, ...]]()
-        if self.teacher is None:
+        types, teacher = self.examples.types, self.teacher
+        if teacher is None:
             return None
-        teacher = self.teacher
-
-        def oracle(words: Array) -> Array:
-            arrays = machines.inputs_of(ranges, types, words)
-            outputs = reading.asked(teacher, types, arrays).outputs
-            numbers = np.zeros(words.shape, int)
-            for place in np.ndindex(*words.shape):
-                row = tuple(outputs[place].tolist())
-                if row not in known:
-                    known.append(row)
-                numbers[place] = known.index(row)
-            return numbers
-
-        learner = machines.Learner(oracle, letters)
-        rng = np.random.default_rng(1)
-        words = rng.integers(0, letters, (ASKED, LONGER * self.examples.length))
+        oracle = asking.Numbered(
+            lambda arrays: reading.asked(teacher, types, arrays).outputs, ranges, types
+        )
+        length = LONGER * self.examples.length
+        words = np.random.default_rng(1).integers(0, letters, (ASKED, length))
         own = machines.symbols_of(ranges, self.examples.arrays)
-        while True:
-            tables = learner.machine()
-            if tables is None or len(known) > machines.MOST_STATES * letters:
-                return None
-            machine = machines.Machine(*tables, tuple(known))
-            for batch in (own, words):
-                wrong = np.argwhere(machine.run(batch) != oracle(batch))
-                if len(wrong):
-                    break
-            if not len(wrong):
-                return machine
-            sequence, token = wrong[wrong[:, 1].argmin()]
-            if not learner.learn(batch[sequence, : token + 1].tolist()):
-                return None
+        found = asking.learnt(oracle, letters, [own, words], length).machine
+        return None if found is None else replace(found, outputs=tuple(oracle.outputs))
 
     def compose(self) -> writing.Text:
         """Skills on skills."""

@@ -16,11 +16,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, final
 
+import numpy as np
+
 from lsrl.errors import InputError
 from lsrl.induction import standard
 from lsrl.induction.affine import Affine, Column, Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.machines import Machine
+from lsrl.induction.realisation import Realisation
 from lsrl.induction.skills import Skill
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
@@ -127,8 +130,6 @@ def program_of(text: Text) -> Program:
       LsrlError: the text is no legal program: values grow beyond all bounds, or a skill does not
         fit what is proven of its operands.
     """
-    import numpy as np
-
     import lsrl
 
     file = f"<induced {zlib.crc32(text.function.encode()):08x}>"
@@ -306,35 +307,48 @@ def _definition(skill: Skill) -> str:
 
 def recurrence(body: Body, found: Affine) -> list[str]:
     """Texts of filters, one an output."""
-    return [_filtered(body, found.columns, response) for response in found.responses]
+    state = found.state
+    endless = iter([] if state is None else _read(body, found.columns, state))
+    return [
+        next(endless) if response is None else _filtered(found.columns, response)
+        for response in found.responses
+    ]
 
 
-def _filtered(body: Body, columns: Sequence[Column], response: Response) -> str:
-    taps = response.taps
-    if not response.feedback:
-        text = _finite(columns, taps)
-        for _ in range(response.sums):
-            text = f"lsrl.cumsum({text})"
-        return text
-    order, first = len(response.feedback), int(response.direct)
+def _filtered(columns: Sequence[Column], response: Response) -> str:
+    text = _finite(columns, response.taps)
+    for _ in range(response.sums):
+        text = f"lsrl.cumsum({text})"
+    return text
+
+
+def _read(body: Body, columns: Sequence[Column], state: Realisation) -> list[str]:
+    """Texts of outputs that read one state."""
+    order, outputs = len(state.matrix), len(state.read)
     if order == 1:
-        state = f"lsrl.linear_state({_row(columns, taps[first])}, {response.feedback[0]})"
-        read = ""
+        factor = number_text(state.matrix[0, 0])
+        value = f"lsrl.linear_state({_row(columns, state.write[0])}, {factor})"
     else:
-        used = [k for k in range(taps.shape[1]) if taps[:, k].any()]
+        used = [k for k in range(state.write.shape[1]) if state.write[:, k].any()]
         parts = [_column_text(columns, k) for k in used]
         given = parts[0] if len(parts) == 1 else f"lsrl.concat({', '.join(parts)})"
-        shift = [[int(j == i + 1) for j in range(order)] for i in range(order - 1)]
-        matrix = [*shift, list(response.feedback[::-1])]
-        weights = _matrix(taps[first:, used])
-        name = body.named(
-            f"lsrl.linear_state(np.array({weights}) @ {given}, np.array({matrix}))", "state"
-        )
-        state, read = name, "[0]"
-    if not response.direct:
-        return f"{state}{read}"
-    late = f"lsrl.delay({state}){read}"
-    return f"{_row(columns, taps[0])} + {late}" if taps[0].any() else late
+        weights, matrix = _matrix(state.write[:, used]), _matrix(state.matrix)
+        value = f"lsrl.linear_state(np.array({weights}) @ {given}, np.array({matrix}))"
+    if order > 1 or outputs > 1:
+        value = body.named(value, "state")
+    if state.direct is not None:
+        value = f"lsrl.delay({value})"
+        value = body.named(value, "before") if outputs > 1 else value
+    if outputs == 1 and np.count_nonzero(state.read) > 1 and state.direct is not None:
+        value = body.named(value, "before")
+    elements = [value if order == 1 else f"{value}[{k}]" for k in range(order)]
+    texts = []
+    for number, row in enumerate(state.read.tolist()):
+        direct = None if state.direct is None else state.direct[number]
+        terms = [] if direct is None or not direct.any() else [_row(columns, direct)]
+        terms += [_scaled(x, name) for x, name in zip(row, elements, strict=True) if x]
+        texts.append(" + ".join(terms).replace("+ -", "- ") or "lsrl.constant(0)")
+    return texts
 
 
 def _matrix(values: Array) -> str:
