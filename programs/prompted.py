@@ -257,9 +257,7 @@ def _signature(name: str, skill: Skill) -> tuple[int, str]:
     return len(signals), "".join(numbers)
 
 
-def _opcode(
-    name: str, skill: Skill, operands: int, bound: int, max_length: int
-) -> _Opcode | None:
+def _opcode(name: str, skill: Skill, operands: int, bound: int, max_length: int) -> _Opcode | None:
     """A skill as a program, of numbers where it takes them, else of conditions; None if of neither.
 
     It is None, too, where its result is no integer or the same for all operands.
@@ -272,7 +270,11 @@ def _opcode(
         except LsrlError:
             continue
         facts = program.graph.facts[program.graph.output]
-        return _Opcode(name, program, bits) if facts.width == 1 and facts.integer and not facts.constant else None
+        return (
+            _Opcode(name, program, bits)
+            if facts.width == 1 and facts.integer and not facts.constant
+            else None
+        )
     return None
 
 
@@ -307,9 +309,7 @@ def pipeline_words(program: Program) -> tuple[list[str], list[str], int]:
     return list(names[opcode:operand]), list(names[operand:]), opcode // 2
 
 
-def pipeline_prompt(
-    program: Program, commands: Sequence[Command], values: object = ()
-) -> Array:
+def pipeline_prompt(program: Program, commands: Sequence[Command], values: object = ()) -> Array:
     """The input of a `pipeline` for some commands and data.
 
     Args:
@@ -436,6 +436,4 @@ def _legal(tokens: Sequence[int], steps: int, bound: int) -> int:
     return WORDS * steps + int(beyond[0]) if len(beyond) else len(tokens)
 
 
-ENTRIES = (
-    Entry(pipeline, pipeline_reference, sampler=_sample, edges=_edges, free=False),
-)
+ENTRIES = (Entry(pipeline, pipeline_reference, sampler=_sample, edges=_edges, free=False),)

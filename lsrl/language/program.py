@@ -93,9 +93,7 @@ class Program:
         """Width of the output."""
         return self.graph.nodes[self.graph.output].width
 
-    def __call__(
-        self, *signals: Operand, start: Operand | None = None, **named: Operand
-    ) -> Signal:
+    def __call__(self, *signals: Operand, start: Operand | None = None, **named: Operand) -> Signal:
         """The program's outputs on signals of another program, whose part it becomes.
 
         Its signals go by the name of the call: `parity.ones`, and of the next call `parity#2.ones`.
@@ -123,9 +121,7 @@ class Program:
         """
         if "start" in self.inputs and start is not None:
             named, start = {**named, "start": start}, None
-        return inlined(
-            self.name, self.graph, self.max_length, self.recorded, signals, named, start
-        )
+        return inlined(self.name, self.graph, self.max_length, self.recorded, signals, named, start)
 
     def run(self, *inputs: object, exact: bool = False, **unknown: object) -> Array:
         """Run the reference evaluator.

@@ -108,11 +108,11 @@ def _merged(
         # With several readers each would get its copy, so it must not cost them anything.
         if after > weight.nonzeros + (size if single_reader else 0):
             return None
-    shifted = _exact_shift(weight, shift, bias)
+    shifted = exact_shift(weight, shift, bias)
     return None if shifted is None else (terms, shifted)
 
 
-def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
+def exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     """Bias + weight @ values, if float64 holds it exactly."""
     if not values.any():
         return bias

@@ -52,7 +52,7 @@ from lsrl.ir.ops import (
     is_token,
 )
 from lsrl.ir.types import InputType
-from lsrl.passes.affine import emit_affine
+from lsrl.passes.affine import emit_affine, exact_shift, plus
 
 # A state that comes back to where it was becomes a clock of at most so many tokens; one that does
 # not, where at most so few tokens are left.
@@ -134,7 +134,9 @@ class _Fold:
             return builder.add(replace(op, type=self.types[op.index]))
         if isinstance(op, Periodic):
             place = int(self.memories[index][0][0])
-            return builder.add(Periodic(Matrix(sp.vstack([op.table.csr[place:], op.table.csr[:place]]))))
+            return builder.add(
+                Periodic(Matrix(sp.vstack([op.table.csr[place:], op.table.csr[:place]])))
+            )
         table = self._table(index, op, operands)
         if table is not None:
             return self._clock(index, table)
@@ -145,11 +147,18 @@ class _Fold:
         if isinstance(op, Select) and read[0].constant:
             width = builder.nodes[operands[1]].width
             opens = np.broadcast_to(read[0].low, (width,))
-            return self._mixed([(opens, operands[1]), (1 - opens, operands[2])])
+            mixed = [
+                (Matrix.diagonal(k), x)
+                for k, x in zip((opens, 1 - opens), operands[1:], strict=True)
+            ]
+            return self._sum(mixed, np.zeros(width))
+        if isinstance(op, Affine):
+            return self._sum(list(zip(op.weights, operands, strict=True)), np.array(op.bias))
         if isinstance(op, Product):
             for constant, value in (operands, operands[::-1]):
                 if builder.facts[constant].constant:
-                    return self._mixed([(builder.facts[constant].low, value)])
+                    scale = Matrix.diagonal(builder.facts[constant].low)
+                    return self._sum([(scale, value)], np.zeros(scale.rows))
         if isinstance(op, Bound) and read[0].same_range(op.infer(read, self.left)):
             if read[0].exclusive or not op.exclusive:
                 return operands[0]
@@ -260,28 +269,32 @@ class _Fold:
             return bool((read[0].low == 1).all() and read[1].zero.all())
         return False
 
-    def _mixed(self, parts: Sequence[tuple[Array, int]]) -> int:
-        """The sum of nodes, each times a constant; looks through those that put signals together.
+    def _sum(self, parts: Sequence[tuple[Matrix, int]], bias: Array) -> int:
+        """Σ weight @ node + bias, over what affine maps read in their place where that is no more.
 
         So what is never let through is not read.
         """
-        builder, terms = self.builder, dict[int, Matrix]()
-        bias = np.zeros(len(parts[0][0]))
-        for factors, node in parts:
-            weight, op = Matrix.diagonal(factors), builder.nodes[node].op
+        terms: dict[int, Matrix] = {}
+        for weight, node in parts:
+            op, shifted = self.builder.nodes[node].op, None
+            inner = {node: weight}
             if isinstance(op, Constant):
-                bias += factors * np.array(op.values)
-                continue
-            inner, shift = {node: weight}, np.zeros(len(bias))
-            if isinstance(op, Affine) and np.isin(factors, (-1, 0, 1)).all():
-                pairs = zip(builder.nodes[node].operands, op.weights, strict=True)
-                opened = {k: weight @ matrix for k, matrix in pairs}
-                if sum(matrix.nonzeros for matrix in opened.values()) <= weight.nonzeros:
-                    inner, shift = opened, factors * np.array(op.bias)
+                shifted, inner = exact_shift(weight, np.array(op.values), bias), {}
+            elif isinstance(op, Affine):
+                opened = [weight @ matrix for matrix in op.weights]
+                exact = all(
+                    not product.nonzeros or weight.exact_product(matrix) is not None
+                    for product, matrix in zip(opened, op.weights, strict=True)
+                )
+                if exact and sum(product.nonzeros for product in opened) <= weight.nonzeros:
+                    shifted = exact_shift(weight, np.array(op.bias), bias)
+                    inner = dict(zip(self.builder.nodes[node].operands, opened, strict=True))
+            if shifted is None:
+                shifted, inner = bias, {node: weight}
+            bias = shifted
             for source, matrix in inner.items():
-                terms[source] = matrix if source not in terms else terms[source] + matrix
-            bias += shift
-        return emit_affine(builder, terms, bias)
+                terms[source] = plus(terms.get(source), matrix)
+        return emit_affine(self.builder, terms, bias)
 
     # ------------------------------------------------------------ memories of other shapes
 
