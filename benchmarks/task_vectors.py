@@ -1,7 +1,7 @@
 """Tasks by prompt alone on one network, and which algorithm it follows once its prompt is patched.
 
-A pipeline of seven steps is compiled once. Its prompt latches what each step does (`op_k`) and reads
-(`a_k`, `b_k`): so these are task vectors that are known. Run: `python -m benchmarks.task_vectors`.
+A pipeline of skills is compiled once. Its prompt latches what each step does (`op_k`) and reads
+(`a_k`, `b_k`), so these are task vectors that are known. Run: `python -m benchmarks.task_vectors`.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,8 @@ def of(known: Skills) -> dict[str, Expression]:
         "rises_less_falls": make("minus", counted(rises(X)), counted(falls(X))),
         "n_even": counted(even), "parity_even": odd(counted(even)), "change_of_change":
         make("rise", change), "spread_even": make("is_zero", odd(spread(X))),
-        "growth_of_spread": make("rise", spread(X)), "at_most": make("same", X, make("greatest", X)),
+        "growth_of_spread": make("rise", spread(X)), "at_greatest":
+        make("same", X, make("greatest", X)),
         "walk_greatest": make("greatest", walk), "walk_zero": make("is_zero", walk),
         "greatest_sum_of_two": make("greatest", sum_of_two), "n_same": counted(same(X)),
         "alternates": alternates, "n_alternates": counted(alternates),

@@ -42,9 +42,9 @@ def specialise(
     A latch that took its value is constant, by its own promise. A hold is, where its condition is
     proven to be 0 from there on; that it is, `inputs` can say: with no tokens but those of data to
     come, what commands would do is gone. Where nothing can be folded, the result equals all the
-    same. Where few tokens are left, of few symbols, all that may follow is tried; if a table of it is
-    smaller than what is left of the program, the result is that table. An input that breaks a promise of the program means nothing behind the prompt either, and
-    the result may not notice.
+    same. Where few tokens are left, of few symbols, all that may follow is tried, and the result is
+    a table of it if that is smaller. An input that breaks a promise of the program means nothing
+    behind the prompt either, and the result may not notice.
 
     Args:
       program: any; it is not changed.
@@ -129,7 +129,7 @@ def _within(name: str, declared: InputType, kind: object) -> InputType:
 
 
 def _as_table(program: Program) -> Program | None:
-    """A program of few tokens as a table of the tokens that it reads; None where it is too large."""
+    """A program of few tokens as a table of those that it reads; None where it is too large."""
     kinds, left = list(program.inputs.items()), program.max_length
     name, kind = kinds[0]
     if len(kinds) > 1 or not isinstance(kind, Token) or left is None or program.feedback:

@@ -1,4 +1,4 @@
-"""One network for every program of a few steps: its prompt says which skills to carry out on what."""
+"""One network for every program of a few steps: its prompt says what to carry out on what."""
 
 import functools
 import inspect

@@ -17,7 +17,6 @@ goes along where inference, which starts anew, would know less.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -160,14 +159,14 @@ class _Fold:
                     scale = Matrix.diagonal(builder.facts[constant].low)
                     return self._sum([(scale, value)], np.zeros(scale.rows))
         if isinstance(op, Bound) and read[0].same_range(op.infer(read, self.left)):
-            if read[0].exclusive or not op.exclusive:
-                return operands[0]
+            return operands[0]
         if isinstance(op, Delay):
             return self._delayed(index, op, operands[0])
         if isinstance(op, SwapState):
             return self._swapped(index, op, operands)
         if op.stateful:  # the others have an initial value
-            op = replace(cast(StateOp, op), initial=self._floats(index, self.memories[index][0][0]))
+            start = self._floats(index, self.memories[index][0][0])
+            op = replace(op, initial=start)  # type: ignore[call-arg]
         if isinstance(op, Read):
             op = replace(op, initial=self._held(index, op))
         return builder.add(op, *operands)
@@ -328,7 +327,7 @@ class _Fold:
         return emit_affine(self.builder, {register: chosen}, np.zeros(width))
 
     def _swapped(self, index: int, op: SwapState, operands: tuple[int, ...]) -> int:
-        """Items start where the prompt has left them: as those that start there, by another name."""
+        """Items start where the prompt left them: as those that start there, by another name."""
         items = self.memories[index][0][0].astype(np.int64)
         point = np.argsort(np.abs(items))
         signs = np.where(items < 0, -1.0, 1.0)[point]
