@@ -149,6 +149,35 @@ class Runner:
         self.count(machines)
         return np.concatenate(found, axis=1)
 
+    def whole(
+        self, wired: Wired, hidden: Tree, inputs: Sequence[Array], with_state: bool
+    ) -> tuple[Array, Tree]:
+        """Run whole sequences.
+
+        Args:
+          wired: of `ready`.
+          hidden: the state before them, arrays (batch or 1, ...).
+          inputs: per program input ids (batch, time) or vectors (batch, time, width).
+          with_state: whether the last state is wanted; else it is ().
+
+        Returns:
+          (batch, time, outputs) and the state after the last token.
+        """
+        structure = jax.tree.structure(hidden)
+        if wired.compiled and wired.sweep is not None:
+            leaves = list(map(np.asarray, jax.tree.leaves(hidden)))
+            outputs, after = wired.sweep.run(inputs, leaves, _cores(), with_state)
+            self.work += wired.units.count * outputs[..., 0].size
+            self.tokens += outputs[..., 0].size
+            return outputs, jax.tree.unflatten(structure, after) if with_state else ()
+        engine, batch = EventEngine(wired, machines=len(inputs[0])), len(inputs[0])
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(hidden)]
+        wide = [np.broadcast_to(leaf, (batch, *leaf.shape[1:])) for leaf in leaves]
+        machines = engine.start(jax.tree.unflatten(structure, wide))
+        outputs = engine.outputs(machines, inputs)
+        self.count(machines)
+        return outputs, engine.finish(machines, structure) if with_state else ()
+
     def count(self, machines: Sequence[Machine]) -> None:
         """Take the units into account that machines looked at."""
         self.tokens += sum(machine.tokens for machine in machines)

@@ -1,7 +1,7 @@
 """What a model is asked to run: inputs, states and lengths, checked before a network sees them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias, TypedDict, cast, get_type_hints
+from typing import Literal, TypeAlias, TypedDict, cast, get_type_hints
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ class RunOptions(TypedDict, total=False):
     check: bool
     chunk: int | None
     mesh: jax.sharding.Mesh | None
+    runner: Literal["auto", "events", "jax"]
     beyond_certificate: bool
 
 

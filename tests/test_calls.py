@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import lsrl
 from lsrl import Token, Vector
+from lsrl.backends import registry
 from lsrl.errors import ProgramError, PromiseError, ShapeError
 from lsrl.program_json import program_from_json, program_to_json
 from lsrl.testing.random_programs import random_program
@@ -230,7 +231,7 @@ def test_lengths_and_places_of_calls_are_checked():
         lsrl.program(reader)
 
 
-@pytest.mark.parametrize("target", studied(["linear_rnn", "lstm", "mamba"], "linear_rnn"))
+@pytest.mark.parametrize("target", studied(registry.names(), "linear_rnn"))
 def test_compiled_calls_equal_the_reference(target):
     program = fed("marks")
     model = lsrl.compile(program, target)
