@@ -51,7 +51,7 @@ def test_every_task_is_carried_out_by_its_prompt_alone():
     assert (said[:, 5 * WORDS :] == expected).all()
 
 
-@pytest.mark.studies
+@pytest.mark.nightly
 def test_one_network_runs_them_all():
     known = task_vectors.skills()
     program = pipeline(known, steps=7, bound=63, constants=(2, 3))

@@ -161,7 +161,7 @@ def exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     if not values.any():
         return bias
     if len(bias) == len(values) == len(weight.data) == 1:
-        row, value, factor = bias.item(), values.item(), weight.data.item()
+        row, value, factor = float(bias.item()), float(values.item()), weight.data.item()
         added, grid = factor * value, min(weight.unit * lowest_bit_of(value), lowest_bit_of(row))
         return np.array([row + added]) if abs(added) + abs(row) <= 2.0**53 * grid else None
     entries = weight.data * values[weight.indices]
