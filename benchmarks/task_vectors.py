@@ -175,12 +175,8 @@ def folded(program: lsrl.Program, most: int) -> tuple[Table, str]:
         start = time.process_time()
         known = lsrl.specialise(program, prompt, inputs={"token": data})
         seconds = time.process_time() - start
-
-        @lsrl.program(max_length=program.max_length - len(prompt))
-        def direct(token: data, own: lsrl.Program = program_of(tasks[name], 256)):
-            return own(lsrl.bound(token - BOUND, LOW, HIGH, "prompt"))
-
-        small, plain = (lsrl.compile(each, "rnn") for each in (known, direct))
+        plain = lsrl.compile(_read_by_token(program_of(tasks[name], 256), data), "rnn")
+        small = lsrl.compile(known, "rnn")
         rows.append({
             "task": name, "weights": small.num_nonzero_parameters,
             "direct": plain.num_nonzero_parameters, "layers": small.num_layers,
@@ -195,6 +191,16 @@ def folded(program: lsrl.Program, most: int) -> tuple[Table, str]:
          "ratio": "ratio", "layers": "layers", "seconds": "CPU s to fold"}, rows,
     )  # fmt: skip
     return table, f"Folded in, {len(rows)} prompts take at most {worst} times the weights."
+
+
+def _read_by_token(program: lsrl.Program, data: lsrl.Token) -> lsrl.Program:
+    """A program of numbers that reads the tokens of a pipeline."""
+
+    @lsrl.program(max_length=program.max_length)
+    def direct(token: Annotated[lsrl.Signal, data]) -> lsrl.Signal:
+        return program(lsrl.bound(token - BOUND, LOW, HIGH, "prompt"))
+
+    return direct
 
 
 class Pair(NamedTuple):

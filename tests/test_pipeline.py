@@ -75,9 +75,8 @@ def test_a_checkpoint_of_transformers_runs_them(tmp_path):
     network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     x = np.random.default_rng(0).integers(-1, 2, (2, 8))
-    tasks = {name: each for name, each in task_vectors.of(known).items()}
     prompts = []
-    for expression in tasks.values():
+    for expression in task_vectors.of(known).values():
         try:
             prompts.append(pipeline_prompt(program, commands_of(expression, program), x))
         except InductionError:
@@ -142,7 +141,7 @@ def test_what_a_pipeline_lacks_is_said():
         lsrl.induce(
             ([[1, 2, 3, 4]], [[1, 3, 6, 10]]), solvers=["affine"], max_length=8
         ).prompt_for(small)  # fmt: skip
-    with pytest.raises(ProgramError, match="made by lsrl.programs.pipeline"):
+    with pytest.raises(ProgramError, match=r"made by lsrl\.programs\.pipeline"):
         found(tasks["odd"]).prompt_for(lsrl.programs.parity())
     with pytest.raises(ProgramError, match=r"command 1 \(plus r_1\): 'r_1' is none of x, position"):
         pipeline_prompt(small, ["plus r_1"])
