@@ -4,22 +4,19 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl import Vector
 from lsrl.backends import registry
 from lsrl.language.division import MOST_AT_ONCE
 from tests.grids import studied
 
-KIND = Vector(3, low=(-3, 0, 1), high=(8, 20, 5.5), step=(1, 2, 0.5))
-
 
 @lsrl.program
-def divided(x: KIND):
+def divided(x: lsrl.Vector(3, low=(-3, 0, 1), high=(8, 20, 5.5), step=(1, 2, 0.5))):
     return x % 3, x // 3, x[1] % 7, -x[0] // -2.5, x % [4, 6, 0.75]
 
 
 def values():
-    random = np.random.default_rng(0)
-    low, high, step = (np.array(each) for each in (KIND.low, KIND.high, KIND.step))
+    random, kind = np.random.default_rng(0), divided.inputs["x"]
+    low, high, step = (np.array(each) for each in (kind.low, kind.high, kind.step))
     return low + step * random.integers(0, (high - low) / step + 1, (4, 30, 3))
 
 
@@ -48,7 +45,7 @@ def test_one_layer_where_the_range_is_small(times):
     """Beyond, a stage takes off the eight-fold, the four-fold and so on, each a layer."""
 
     @lsrl.program
-    def rest(x: Vector(1, low=0, high=5 * times, step=1)):
+    def rest(x: lsrl.Vector(1, low=0, high=5 * times, step=1)):
         return x % 5
 
     every = np.arange(5 * times + 1.0)[:, None]

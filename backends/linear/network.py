@@ -151,7 +151,9 @@ class LinearNetwork(Network):
             arrays[f"layers.{number}.input_kernel"] = layer.input_kernel
             arrays[f"layers.{number}.recurrent_kernel"] = layer.recurrent_kernel
         arrays["output_kernel"] = weights.output_kernel
-        arrays = {name: kept_as(array, name, sparseness, patterns) for name, array in arrays.items()}
+        arrays = {
+            name: kept_as(array, name, sparseness, patterns) for name, array in arrays.items()
+        }
         for number, layer in enumerate(weights.layers):
             arrays[f"layers.{number}.bias"] = layer.bias
             arrays[f"layers.{number}.initial_state"] = layer.initial_state
