@@ -19,8 +19,8 @@ from benchmarks.mips import Array
 from lsrl.errors import InductionError
 from lsrl.induction import Skills, writing
 from lsrl.induction.expressions import Expression
+from lsrl.induction.operators import Operator
 from lsrl.induction.prompting import commands_of
-from lsrl.induction.skills import Operator
 from lsrl.interpret import Case, interchange
 from lsrl.interpret.methods import evaluate_methods
 from lsrl.ir.evaluate import evaluate_prefixes

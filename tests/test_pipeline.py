@@ -8,8 +8,8 @@ from benchmarks import task_vectors
 from lsrl.errors import InductionError, ProgramError
 from lsrl.induction import Skills
 from lsrl.induction.expressions import Expression
+from lsrl.induction.operators import Operator
 from lsrl.induction.prompting import commands_of
-from lsrl.induction.skills import Operator
 from lsrl.ir.evaluate import evaluate_prefixes
 from lsrl.programs import pipeline, pipeline_prompt
 from lsrl.testing.random_ops import LINEAR_OPS
@@ -105,27 +105,22 @@ def test_a_prompt_is_written_word_by_word():
     assert pipeline_prompt(program, ["keep"], np.zeros((2, 5), int)).shape == (2, 17)
 
 
-def test_learnt_skills_are_written_out():
-    class Rising:
-        """As learnt skills are: an expression with parameters."""
-
-        parameters = ("y",)
-        expression = Expression(
-            Operator(next(s for s in Skills.standard().skills if s.name == "above")),
-            (
-                Expression(leaf="y"),
-                Expression(
-                    Operator(next(s for s in Skills.standard().skills if s.name == "previous")),
-                    (Expression(leaf="y"),),
-                ),
-            ),
-        )
-
-    skill = lsrl.induction.Skill("rising", Rising(), 1)
-    twice = Expression(Operator(skill), (Expression(Operator(skill), (Expression(leaf="x"),)),))
-    assert commands_of(twice, pipeline(steps=4)) == [
+def test_learnt_skills_are_written_out_or_have_an_opcode():
+    skills = Skills.standard().without("absolute")
+    named = {skill.name: skill for skill in skills.skills}
+    y = Expression(leaf="y")
+    before = Expression(Operator(named["previous"]), (y,))
+    rising = skills.learn("rising", Expression(Operator(named["above"]), (y, before)))
+    twice = Expression(Operator(rising), (Expression(Operator(rising), (Expression(leaf="x"),)),))
+    few = skills.without(*(name for name in skills if name not in ("above", "previous", "rising")))
+    assert commands_of(twice, pipeline(few.without("rising"), steps=4)) == [
         "previous x x 0", "above x r_1 0", "previous r_2 x 0", "above r_2 r_3 0",
     ]  # fmt: skip
+    block = pipeline(few, steps=2)
+    assert commands_of(twice, block) == ["rising x x 0", "rising r_1 x 0"]
+    x = np.array([1, 3, 2, 2, 5])
+    prompt = pipeline_prompt(block, commands_of(twice, block), x)
+    assert block.run(prompt)[8:, 0].tolist() == [1, 0, 0, 0, 1]
 
 
 def test_what_a_pipeline_lacks_is_said():

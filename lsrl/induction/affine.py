@@ -5,7 +5,7 @@ unknown; so every tap comes of one small regression, and the first that does not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -66,6 +66,21 @@ class Affine:
     responses: tuple[Response | None, ...]
     state: Realisation | None
 
+    def outputs(self) -> "list[Affine]":
+        """Each output by itself."""
+        found, row = list[Affine](), 0
+        for response in self.responses:
+            state = None
+            if response is None and self.state is not None:
+                direct = self.state.direct
+                state = replace(
+                    self.state, read=self.state.read[row : row + 1],
+                    direct=None if direct is None else direct[row : row + 1],
+                )  # fmt: skip
+                row += 1
+            found.append(Affine(self.columns, (response,), state))
+        return found
+
 
 def affine(examples: Examples) -> Affine | None:
     """Filters that give the outputs, of the numbers or of the symbols as such; None if none do."""
@@ -74,7 +89,7 @@ def affine(examples: Examples) -> Affine | None:
         if columns is None or len(examples) < len(columns) + 2:
             continue
         values = marked(examples.types, examples.arrays, columns)
-        taps = _taps(values, examples.outputs, examples.whole)
+        taps = _taps(values, examples)
         found = None if taps is None else filters(columns, taps, NEAR)
         if found is not None:
             return found
@@ -130,24 +145,36 @@ def marked(
     return np.concatenate(values, axis=2)
 
 
-def _taps(values: Array, outputs: Array, whole: bool) -> Array | None:
-    """(lags, columns + 1, outputs); the last column tells the constants' steps."""
+def _taps(values: Array, examples: Examples) -> Array | None:
+    """(lags, columns + 1, outputs); the last column tells the constants' steps.
+
+    Of tokens that too few sequences reach none is found.
+    """
     first = np.concatenate([values[:, 0], np.ones((len(values), 1))], axis=1)
     if np.linalg.matrix_rank(first) < first.shape[1]:
         return None
-    solve = np.linalg.pinv(first)
+    solve, reached = np.linalg.pinv(first), len(first)
+    outputs, whole = examples.outputs, examples.whole
     scale = max(1.0, float(np.abs(outputs).max()))
-    length = outputs.shape[1]
-    taps = np.zeros((length, first.shape[1], outputs.shape[2]))
-    for token in range(length):
-        rest = outputs[:, token].copy()
+    taps = np.zeros((examples.length, first.shape[1], outputs.shape[2]))
+    for token in range(examples.length):
+        rows = examples.lengths > token
+        if rows.sum() < reached:
+            reached = int(rows.sum())
+            if reached < first.shape[1] + 1 or (
+                np.linalg.matrix_rank(first[rows]) < first.shape[1]
+            ):
+                taps = taps[:token]
+                break
+            solve = np.linalg.pinv(first[rows])
+        rest = outputs[rows, token].copy()
         for lag in range(token):
-            rest -= values[:, token - lag] @ taps[lag, :-1]
+            rest -= values[rows, token - lag] @ taps[lag, :-1]
         found = solve @ rest
         snapped = np.round(found / GRID) * GRID
         found = np.where(np.abs(found - snapped) < NEAR * scale, snapped, found)
         room = 0.0 if whole and (found % GRID == 0).all() else NEAR * scale
-        if np.abs(first @ found - rest).max() > room:
+        if np.abs(first[rows] @ found - rest).max() > room:
             return None
         taps[token] = found
     taps[1:, -1] = np.diff(taps[:, -1], axis=0)  # of the constant at a token, what is new

@@ -143,7 +143,7 @@ class _Lift:
         refusal = ""
         for length in sorted({min(length, self.fresh.length) for length in LENGTHS}):
             arrays = drawn(self.fresh.types, ASKED, length, self.rng)
-            examples = Examples(self.fresh.types, arrays, self.ask(arrays))
+            examples = Examples.rectangular(self.fresh.types, arrays, self.ask(arrays))
             found = compose(examples, self.skills, self.budget)
             self.tried += found.tried
             if found.expressions is None:
@@ -304,4 +304,4 @@ def _fresh(box: Box, length: int, rng: np.random.Generator) -> tuple[Examples, b
     if time == 0:
         raise InputError("lift: the network answers NaN or infinities at the first token")
     arrays = tuple(array[:, :time] for array in arrays)
-    return Examples(box.types, arrays, box.read(values[:, :time])), whole
+    return Examples.rectangular(box.types, arrays, box.read(values[:, :time])), whole

@@ -298,7 +298,9 @@ def _tables(tree: _Tree, red: list[int], letters: int) -> tuple[Rows, Rows]:
     return tuple(follows), tuple(answers)
 
 
-def doubt(machine: Machine, symbols: Array, validation: Array, again: bool) -> str:
+def doubt(
+    machine: Machine, symbols: Sequence[Array], validation: Sequence[Array], again: bool
+) -> str:
     """Why a machine that is right on a validation is not verified by it; "" if it is.
 
     A transition that the validation does not go through may lead anywhere, and a counter looks like
@@ -306,23 +308,25 @@ def doubt(machine: Machine, symbols: Array, validation: Array, again: bool) -> s
 
     Args:
       machine: right on both.
-      symbols: (sequences, time) of the examples.
-      validation: (sequences, time) of the validation.
+      symbols: (sequences, time) of the examples, by their lengths.
+      validation: likewise.
       again: whether to merge once more, with both.
     """
     follows, letters = np.array(machine.follows), len(machine.follows[0])
-    state, visits = np.zeros(len(validation), int), np.zeros(follows.shape, int)
-    for column in validation.T:
-        np.add.at(visits, (state, column), 1)
-        state = follows[state, column]
+    visits = np.zeros(follows.shape, int)
+    for words in validation:
+        state = np.zeros(len(words), int)
+        for column in words.T:
+            np.add.at(visits, (state, column), 1)
+            state = follows[state, column]
     if visits.min() < PASSES:
         rare = int((visits < PASSES).sum())
         return f"{rare} of {visits.size} transitions are in the validation less than {PASSES} times"
     if not again or len(follows) == 1:
         return ""
-    batches = [(words, machine.run(words)) for words in (symbols, validation)]
+    batches = [(words, machine.run(words)) for words in (*symbols, *validation)]
     tables = merged(batches, letters, 2 * len(follows))
-    words = np.random.default_rng(4).integers(0, letters, (200, 4 * validation.shape[1]))
+    words = np.random.default_rng(4).integers(0, letters, (200, 4 * validation[-1].shape[1]))
     if tables is None or (Machine(*tables, ()).run(words) != machine.run(words)).any():
         return "examples and validation together give another machine"
     return ""

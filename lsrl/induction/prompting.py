@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from lsrl.errors import InductionError
 from lsrl.induction.expressions import Expression
+from lsrl.induction.macros import POSITION, Macro
 from lsrl.language.program import Program
 from lsrl.programs.prompted import pipeline_words
-
-POSITION = "lsrl.position()"
 
 
 def commands_of(expression: Expression, program: Program) -> list[str]:
@@ -67,10 +66,9 @@ class _Writer:
         name = skill.name if number is None else f"{skill.name}:{number}"
         if name in self._opcodes:
             return self.command(name, words)
-        inner = getattr(skill.function, "expression", None)
-        if isinstance(inner, Expression):
-            parameters = getattr(skill.function, "parameters", ())
-            return self.operand(inner, dict(zip(parameters, words, strict=True)))
+        macro = skill.function
+        if isinstance(macro, Macro):
+            return self.operand(macro.expression, dict(zip(macro.parameters, words, strict=True)))
         cure = "" if number is None else f", with constants=({number},)"
         raise InductionError(
             f"the pipeline has no {name}; make it with this skill{cure}, got "

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from lsrl.induction import standard
 from lsrl.induction.affine import Affine, Column, Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.machines import Machine
+from lsrl.induction.macros import Filter, Macro
+from lsrl.induction.operators import Skill
 from lsrl.induction.realisation import Realisation
-from lsrl.induction.skills import Skill
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
@@ -71,6 +72,20 @@ class Body:
         self.lines.append(f"{name} = {text}")
         return name
 
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names from values."""
+        self._taken.update(names)
+
+    def call(self, skill: Skill) -> None:
+        """Note a skill that is called by name, after those that it calls itself."""
+        if skill.name in self.skills:
+            return
+        if isinstance(skill.function, Macro):
+            for part in skill.function.expression.parts():
+                if part.operator is not None and _form(part.operator.skill) is None:
+                    self.call(part.operator.skill)
+        self.skills[skill.name] = skill
+
 
 class Text(NamedTuple):
     """A program as text.
@@ -113,11 +128,10 @@ def text_of(
         returned = f"lsrl.constant({returned})"
     lines = [*body.lines, f"return {returned}"]
     signature = ", ".join(f"{each}: {_type_text(kind)}" for each, kind in types.items())
-    head = f"@lsrl.program(max_length={max_length})\ndef {name}({signature}):\n"
-    function = head + "".join(f"    {_wrapped(line)}\n" for line in lines)
-    imports = ["import numpy as np", ""] if "np." in function else []
-    imports.append("import lsrl")
+    function = f"@lsrl.program(max_length={max_length})\n{_function(name, signature, lines)}\n"
     definitions = [_definition(skill) for skill in body.skills.values()]
+    imports = ["import numpy as np", ""] if "np." in "".join([function, *definitions]) else []
+    imports.append("import lsrl")
     whole = "\n\n\n".join(["\n".join(imports), *definitions, function.rstrip()]) + "\n"
     used = {skill.name: skill.function for skill in body.skills.values()}
     return Text(whole, function, result, _description(lines), used)
@@ -139,6 +153,11 @@ def program_of(text: Text) -> Program:
     exec(compile(text.function, file, "exec"), space)
     (made,) = (value for value in space.values() if isinstance(value, Program))
     return made
+
+
+def _function(name: str, signature: str, lines: Sequence[str]) -> str:
+    body = "\n".join(f"    {_wrapped(line)}" for line in lines)
+    return f"def {name}({signature}):\n{body}"
 
 
 def _wrapped(line: str) -> str:
@@ -211,6 +230,9 @@ def composition(body: Body, expressions: Sequence[Expression]) -> list[str]:
     for part in dict.fromkeys(part for each in expressions for part in each.parts()):
         uses.update(part.operands)
     uses.update(expressions)
+    # Of a skill that is called, no variable has the name.
+    called = (part.operator.skill for part in uses if part.operator is not None)
+    body.reserve(skill.name for skill in called if _form(skill) is None)
     known: dict[Expression, ast.expr] = {}
     roots = {each for each in expressions if uses[each] == 1}
     return [ast.unparse(_written(each, body, uses, known, roots)) for each in expressions]
@@ -231,7 +253,7 @@ def _written(
     operands = [_written(each, body, uses, known) for each in expression.operands]
     form = _form(skill)
     if form is None:
-        body.skills[skill.name] = skill
+        body.call(skill)
         keywords = [] if number is None else [ast.keyword(skill.constant, ast.Constant(number))]
         result: ast.expr = ast.Call(ast.Name(skill.name), operands, keywords)
     else:
@@ -291,7 +313,15 @@ def _form(skill: Skill) -> tuple[tuple[str, ...], ast.expr] | None:
 
 
 def _definition(skill: Skill) -> str:
-    """A user's skill as it was written, without decorators."""
+    """A learnt skill, or a user's as it was written, without decorators."""
+    if isinstance(skill.function, Macro):
+        macro = skill.function
+        body = Body(macro.parameters)
+        returned = composition(body, [macro.expression])
+        lines = [*body.lines, f"return {returned[0]}"]
+        return _function(macro.name, ", ".join(macro.parameters), lines)
+    if isinstance(skill.function, Filter):
+        return skill.function.text
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(skill.function))).body[0]
     except (OSError, TypeError, SyntaxError):
@@ -313,6 +343,21 @@ def recurrence(body: Body, found: Affine) -> list[str]:
         next(endless) if response is None else _filtered(found.columns, response)
         for response in found.responses
     ]
+
+
+def filter_of(name: str, parameters: Sequence[str], found: Affine) -> Filter:
+    """A filter of one output as a function of signals, each a column of it."""
+    import lsrl
+
+    body = Body([name, *parameters])
+    columns = tuple(Column(each) for each in parameters)
+    own = Affine(columns, found.responses, found.state)
+    (returned,) = recurrence(body, own)
+    lines = [*body.lines, f"return {returned}"]
+    text = _function(name, ", ".join(parameters), lines)
+    space: dict[str, Any] = {"lsrl": lsrl, "np": np}
+    exec(compile(text, f"<learnt {name}>", "exec"), space)
+    return Filter(name, tuple(parameters), own, text, space[name])
 
 
 def _filtered(columns: Sequence[Column], response: Response) -> str:
