@@ -16,9 +16,9 @@ from jax._src import compiler
 from lsrl.interpret.wiring import QUICK, quick_flags
 from tests.strategies import TURN, TURNS
 
-# XLA's compiling is a good part of what the tests take. What a test compiled is kept here for the other
-# worker, for later modules, for subprocesses and for the next run, by program, versions and flags.
-# What can't be read, since a killed run left half of it, jax compiles anew.
+# XLA's compiling is a good part of what the tests take. What a test compiled is kept here for the
+# other worker, for later modules, for subprocesses and for the next run, by program, versions and
+# flags. What can't be read, since a killed run left half of it, jax compiles anew.
 COMPILED = Path(__file__).parents[1] / "build" / "compiled-for-tests"
 MOST_COMPILED = 2**29  # bytes, then all is compiled anew; a run of all tests leaves a tenth of it
 for _name, _value in {
