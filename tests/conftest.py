@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jax._src import compiler
 
+from lsrl.interpret.wiring import QUICK, quick_flags
 from tests.strategies import TURN, TURNS
 
-# XLA's compiling is most of what the tests take. What a test compiled is kept here for the other
-# worker, for later modules, for subprocesses and for the next run, by program, versions and flags.
-# What can't be read, since a killed run left half of it, jax compiles anew.
+# XLA's compiling is a good part of what the tests take. What a test compiled is kept here for the
+# other worker, for later modules, for subprocesses and for the next run, by program, versions and
+# flags. What can't be read, since a killed run left half of it, jax compiles anew.
 COMPILED = Path(__file__).parents[1] / "build" / "compiled-for-tests"
 MOST_COMPILED = 2**29  # bytes, then all is compiled anew; a run of all tests leaves a tenth of it
 for _name, _value in {
@@ -31,11 +32,7 @@ for _name, _value in {
 # By day XLA compiles most of it with less optimisation, in a third of the time. One module in seven
 # gets XLA's own options, in turn, and at night all do, as do subprocesses and whoever asks for the
 # fixture `xla_defaults`. jax has no public way to set options but one for the whole process.
-QUICKLY = {
-    "xla_backend_optimization_level": 1,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
+QUICKLY = {**QUICK, "xla_cpu_parallel_codegen_split_count": 1}
 _compile_options = compiler.get_compile_options
 _options: dict[str, bool | int] = {}
 
@@ -110,7 +107,7 @@ def _forget_compiled(request):
     """Loaded code takes gigabytes, and the next module finds what it needs of it on the disk."""
     at_night = request.config.getoption("hypothesis_profile") == "nightly"
     own = at_night or crc32(Path(request.path).stem.encode()) % TURNS == TURN
-    with _compiled_with({} if own or jax.default_backend() != "cpu" else QUICKLY):
+    with _compiled_with(QUICKLY if quick_flags() and not own else {}):
         yield
 
 

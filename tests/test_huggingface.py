@@ -457,7 +457,7 @@ def test_dtypes_that_the_config_lists_are_exact(entry, parameters, target, trans
     [
         lsrl.programs.flip_flop(),
         lsrl.programs.counter_mod(5),
-        lsrl.programs.cycle_navigation(),
+        pytest.param(lsrl.programs.cycle_navigation(), marks=pytest.mark.studies),
         pytest.param(lsrl.programs.tok2tok(2, 7, 3), marks=pytest.mark.studies),
     ],
     ids=lambda program: program.name,

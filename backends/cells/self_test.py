@@ -37,7 +37,7 @@ def check_activations(kind: str, dtype: str) -> None:
         tests.append((f"sigmoid(u) == 1 from {numerics.gate:g} on", nnx.sigmoid, beyond, ones))
         tests.append((f"sigmoid(u) == 0 below -{numerics.gate:g}", nnx.sigmoid, -beyond, 0 * ones))
     for what, function, inputs, expected in tests:
-        got = np.asarray(jax.jit(function)(jnp.asarray(inputs)))
+        got = np.asarray(jax.jit(function)(inputs))
         wrong = np.flatnonzero(got != expected)
         if len(wrong):
             at = wrong[0]
