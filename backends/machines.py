@@ -1,6 +1,7 @@
 """Machines of the event-driven engine: the units of an exact network on their way."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from types import ModuleType
@@ -112,6 +113,12 @@ class Wired:
     def sweep(self) -> Sweep | None:
         """What runs whole sequences unit by unit; None if they are not such units."""
         return Sweep(self.units, self.number) if possible(self.units) else None
+
+    @property
+    def swept_edges(self) -> float:
+        """Edges that a sweep follows at each token; infinite where there is none."""
+        edges: int = self.units.forward.nnz + self.units.back.nnz
+        return edges if self.sweep is not None else math.inf
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""

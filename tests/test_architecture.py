@@ -131,7 +131,7 @@ COMMON = {
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
             "machines", "network", "pattern", "reader", "registry", "runner", "strength",
-            "torch_modules", "units",
+            "sweeps", "torch_modules", "units",
         )
     ),
 }  # fmt: skip
