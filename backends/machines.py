@@ -5,14 +5,16 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.sweeps import Sweep, possible
 from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Units
 from lsrl.ir.numbers import Array
+
+if TYPE_CHECKING:
+    from lsrl.backends.sweeps import Sweep
 
 # A number that no token has.
 NEVER = -1.0
@@ -110,9 +112,11 @@ class Wired:
         return shut & ~driven.any(axis=1) & ~forgets.reshape(-1, GATES)[:, 1]
 
     @cached_property
-    def sweep(self) -> Sweep | None:
+    def sweep(self) -> "Sweep | None":
         """What runs whole sequences unit by unit; None if they are not such units."""
-        return Sweep(self.units, self.number) if possible(self.units) else None
+        # As the engine, it takes numba along, which nobody needs who runs by jax.
+        sweeps = importlib.import_module("lsrl.backends.sweeps")
+        return sweeps.Sweep(self.units, self.number) if sweeps.possible(self.units) else None
 
     @property
     def swept_edges(self) -> float:
