@@ -5,7 +5,7 @@ last; what is beyond is cut off again. A state is of the tokens that count: loop
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -85,21 +85,23 @@ def scan(
     token: Token[State],
     state: State,
     inputs: Sequence[jax.Array],
-    count: jax.Array,
+    count: jax.Array | None,
     output: jax.ShapeDtypeStruct,
 ) -> tuple[State, jax.Array]:
-    """As `lax.scan`, of the first tokens alone; not for grad, since it ends where it is told.
+    """As `lax.scan`, of the first tokens alone; not for grad if it ends where it is told.
 
     Args:
       token: from a state and the inputs of a token to the next state and an output.
       state: before the first token.
       inputs: (time, ...).
-      count: how many tokens count.
+      count: how many tokens count; None for all of them.
       output: shape and dtype of an output.
 
     Returns:
       The state after the tokens that count, and outputs (time, ...), zero behind them.
     """
+    if count is None:
+        return cast(tuple[State, jax.Array], lax.scan(token, state, tuple(inputs)))
     made = jnp.zeros((inputs[0].shape[0], *output.shape), output.dtype)
 
     def following(

@@ -94,8 +94,19 @@ def value_of(parameter: nnx.Variable[jax.Array] | jax.Array) -> jax.Array:
 
 def parameter(values: Parameter | jax.Array, dtype: str) -> nnx.Param[jax.Array]:
     """A dense parameter of numbers, dense or sparse, in a network's dtype."""
-    held = values if isinstance(values, np.ndarray | jax.Array) else values.toarray()
-    return nnx.Param(on_device(held, dtype))
+    return nnx.Param(on_device(_whole(values), dtype))
+
+
+def parameters(values: Mapping[str, Parameter], dtype: str) -> dict[str, nnx.Param[jax.Array]]:
+    """As `parameter`, of many at once: to hand over an array takes longer than to make it."""
+    with precision(dtype):
+        held = [np.array(_whole(array), jnp.dtype(dtype)) for array in values.values()]
+        placed = jax.device_put(held)
+    return {name: nnx.Param(array) for name, array in zip(values, placed, strict=True)}
+
+
+def _whole(values: Parameter | jax.Array) -> Array | jax.Array:
+    return values if isinstance(values, np.ndarray | jax.Array) else values.toarray()
 
 
 def on_device(values: ArrayLike | jax.Array, dtype: str | np.dtype[np.generic]) -> jax.Array:
@@ -115,6 +126,11 @@ def on_device(values: ArrayLike | jax.Array, dtype: str | np.dtype[np.generic]) 
 def aligned(vector: jax.Array, values: jax.Array) -> jax.Array:
     """A vector of channels with as many axes as `values`; jax may forbid implicit ones."""
     return vector.reshape((1,) * (values.ndim - 1) + vector.shape)
+
+
+def is_distribution(signal: jax.Array | Array) -> bool:
+    """Whether a token input is a distribution over its symbols, (..., symbols), and no id."""
+    return bool(jnp.issubdtype(signal.dtype, jnp.floating))
 
 
 def precision(dtype: str) -> AbstractContextManager[object]:
@@ -406,6 +422,42 @@ class Network(Hooked, nnx.Module):
         after = buckets.with_rows(held, batch)
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), after
 
+    @classmethod
+    def pure_sequence(
+        cls, parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
+        """As `pure_step`, of whole sequences (batch, time, ...): for transformations, grad too."""
+        return apply_sequence(cls.pure_step, parameters, structure, state, inputs)
+
+    def first_state(self, parameters: Mapping[str, object], batch_shape: tuple[int, ...]) -> Tree:
+        """As `init_state`, of a network with other numbers."""
+        return self.init_state(batch_shape)
+
+    def apply(
+        self, parameters: Mapping[str, object], inputs: Inputs, state: Tree | None = None
+    ) -> tuple[jax.Array, Tree]:
+        """Run whole sequences, as a function of the parameters that jax can transform.
+
+        Args:
+          parameters: as `parameters` gives them.
+          inputs: per program input, ids (batch, time), distributions over tokens (batch, time,
+            symbols) or vectors (batch, time, width).
+          state: to start from; the initial state if None.
+
+        Returns:
+          (batch, time, outputs) and the state after the last token.
+        """
+        with self.mode():
+            start = state
+            if start is None:
+                start = self.first_state(parameters, inputs[0].shape[:1])
+            leaves = jax.tree.leaves((parameters, start, inputs))
+            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+            # What is known while jax traces stays known; without a trace, to jit is all that pays.
+            run = type(self).pure_sequence if traced else partial(_applied, type(self))
+            with jax.default_matmul_precision("highest"):
+                return run(parameters, self.structure, start, inputs)
+
     def run_chunk(
         self,
         parameters: Mapping[str, object],
@@ -486,6 +538,17 @@ def apply_sequence(
 
     last, outputs = lax.scan(token, state, tuple(jnp.moveaxis(x, 1, 0) for x in inputs))
     return jnp.moveaxis(outputs, 0, 1), last
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _applied(
+    family: type[Network],
+    parameters: Mapping[str, object],
+    structure: Hashable,
+    state: Tree,
+    inputs: Inputs,
+) -> tuple[jax.Array, Tree]:
+    return family.pure_sequence(parameters, structure, state, inputs)
 
 
 @partial(jax.jit, static_argnums=(0, 2))

@@ -47,8 +47,7 @@ from benchmarks.common import (
 )
 from benchmarks.limits import seconds
 from benchmarks.workloads import LENGTH, VOCAB, Array, Workload, workloads
-from lsrl.backends.linear.cell import apply_sequence
-from lsrl.backends.network import precision
+from lsrl.backends.network import apply_sequence, precision
 from lsrl.errors import PrecisionError
 
 if TYPE_CHECKING:
@@ -134,11 +133,15 @@ def _repeat(work: Callable[[], Any], calls: int) -> None:
 
 def literal(model: lsrl.Model) -> Callable[[Array], Array]:
     """The model's own weights as dense matrices, in a scan over time."""
-    parameters, structure = model.module.parameters(), model.module.structure
-    function = jax.jit(
-        lambda parameters, tokens: apply_sequence(parameters, structure, [tokens])[0]
-    )
-    return lambda tokens: np.asarray(function(parameters, tokens.astype(np.int32)))
+    module = model.module
+    function = jax.jit(partial(apply_sequence, module.pure_step), static_argnums=1)
+
+    def run(tokens: Array) -> Array:
+        state = module.init_state((len(tokens),))
+        inputs = (tokens.astype(np.int32),)
+        return np.asarray(function(module.parameters(), module.structure, state, inputs)[0])
+
+    return run
 
 
 def compare_tok2tok(plan: Plan) -> Table:

@@ -104,6 +104,10 @@ class InductionError(LsrlError):
     """No program was found that agrees with the examples, or that a target holds."""
 
 
+class NoMachineError(LsrlError):
+    """No finite machine of so many states does what a program does."""
+
+
 class AssemblyError(LsrlError):
     """A machine's text, or the image that was made of it, has a fault; says in which line.
 

@@ -2,7 +2,7 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Literal, NamedTuple, Unpack, cast, final, overload
@@ -321,6 +321,50 @@ class Model(Looping, Exporting):
         length = requests.check_end(what, self.program, state, arrays[0].shape[1], more)
         self._check_certified(what, length, beyond)
         return arrays, batched
+
+    @property
+    def parameters(self) -> Mapping[str, object]:
+        """The weights as a pytree of jax arrays, as `apply` takes them."""
+        return self.module.parameters()
+
+    def apply(
+        self,
+        parameters: Mapping[str, object],
+        inputs: requests.Traceable,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+    ) -> jax.Array | tuple[jax.Array, State]:
+        """Run whole sequences as a pure function, which jit, vmap, grad and shardings take.
+
+        Args:
+          parameters: like `parameters`: any numbers in the same pytree.
+          inputs: one array, or a tuple with one an input: token ids (time,) or (batch, time),
+            distributions over tokens (..., time, symbols), vectors (..., time, width).
+          state: to go on from, of `run`, `step` or `apply`.
+          return_state: also return the state after the last token.
+
+        Returns:
+          As `run`, as jax arrays, and to the bit where the certificate says exact. Of a
+          distribution the network reads the mixture of its tokens' embeddings.
+
+        Raises:
+          InputError: inputs of another shape, or, where they are known, of other values than their
+            types have; a sequence that is longer than the certificate speaks of.
+        """
+        number = self._number
+        arrays, batched = requests.traceable("apply", self.program, inputs, number)
+        tokens = arrays[0].shape[1]
+        if not isinstance(position := 0 if state is None else state.position, jax.core.Tracer):
+            length = requests.check_end("apply", self.program, state, tokens, 0)
+            self._check_certified("apply", length, False)
+        requests.check_numbers("apply", parameters, number)
+        hidden = None if state is None else state.hidden
+        values, after = self.module.apply(parameters, arrays, hidden)
+        found = values if batched else values[0]
+        if not return_state:
+            return found
+        return found, State(position + tokens, after, arrays[0].shape[0] if batched else None)
 
     def init_state(self, batch: int | None = None) -> State:
         """The state before the first token.

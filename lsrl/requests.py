@@ -1,7 +1,7 @@
 """What a model is asked to run: inputs, states and lengths, checked before a network sees them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypedDict, cast, get_type_hints
+from typing import Literal, TypeAlias, TypedDict, cast, get_type_hints
 
 import jax
 import numpy as np
@@ -11,10 +11,11 @@ from lsrl import arguments
 from lsrl.errors import InputError, SelfTestError
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.numbers import Array
-from lsrl.ir.types import InputType, Token, check_inputs
+from lsrl.ir.types import InputType, Token, check_inputs, position_text
 from lsrl.language.loop import LOOP_OPTIONS, Asked, requested
 from lsrl.language.program import Program
 from lsrl.language.run import Run
+from lsrl.pytrees import named_leaves
 from lsrl.state import State
 
 # Tokens that one call generates at most: networks count in int32.
@@ -63,6 +64,100 @@ def check_run(
             "run: check=True evaluates whole sequences, and a state has only their end; "
             "run what came before it too, or leave out check"
         )
+
+
+# Of a function that jax traces: an array, or one an input.
+Traceable: TypeAlias = "ArrayLike | jax.Array | Sequence[ArrayLike | jax.Array]"
+# How far the sum of a distribution may be from 1: what rounding makes of it.
+SUM_ERROR = 1e-3
+
+
+def traceable(
+    what: str, program: Program, inputs: Traceable, number: np.dtype[np.generic]
+) -> tuple[tuple[jax.Array | Array, ...], bool]:
+    """Inputs of a function that jax traces: shapes are checked, and values where they are known.
+
+    Args:
+      what: is done.
+      program: that runs.
+      inputs: one array where there is one input, or a sequence with one an input.
+      number: dtype of what is no id.
+
+    Returns:
+      The arrays with a batch axis, and whether the caller gave one.
+
+    Raises:
+      InputError: says which input, what was expected and what came.
+    """
+    kinds = program.inputs
+    several = isinstance(inputs, tuple) or len(kinds) > 1
+    given = list(cast("Sequence[ArrayLike]", inputs)) if several else [inputs]
+    if len(given) != len(kinds):
+        raise InputError(
+            f"{what}: expected {len(kinds)} input(s) ({', '.join(kinds)}), got {len(given)}; pass "
+            "a tuple with one array an input, in this order"
+        )
+    found: dict[str, tuple[jax.Array | Array, bool]] = {
+        name: _traceable(what, name, kind, value, number)
+        for (name, kind), value in zip(kinds.items(), given, strict=True)
+    }
+    shapes = {name: array.shape[:2] for name, (array, _) in found.items()}
+    if len(set(shapes.values())) > 1 or len({batched for _, batched in found.values()}) > 1:
+        raise InputError(f"{what}: inputs must share their batch and time axes, got {shapes}")
+    return tuple(array for array, _ in found.values()), all(
+        batched for _, batched in found.values()
+    )
+
+
+def _traceable(
+    what: str, name: str, kind: InputType, value: object, number: np.dtype[np.generic]
+) -> tuple[jax.Array | Array, bool]:
+    """One input with a batch axis, and whether it had one."""
+    known = not isinstance(value, jax.core.Tracer)
+    array = arguments.array(f"{what}: input {name!r}", value) if known else value
+    array = cast("jax.Array | Array", array)
+    mixed = isinstance(kind, Token) and array.dtype.kind in "fV"  # bfloat16 is a kind of its own
+    behind = 1 if mixed or not isinstance(kind, Token) else 0
+    width = kind.size if isinstance(kind, Token) else kind.width
+    if array.ndim - behind not in (1, 2) or (behind and array.shape[-1] != width):
+        last = f", {width}" if behind else ""
+        raise InputError(
+            f"{what}: input {name!r} ({kind}): expected (time{last}) or (batch, time{last}), "
+            f"got shape {tuple(array.shape)}"
+            + ("; a distribution has an entry a symbol" if mixed else "")
+        )
+    if known and not array.size:
+        raise InputError(f"{what}: input {name!r}: expected at least one token, got none")
+    if known and mixed:
+        _check_distribution(what, name, np.asarray(array))
+    elif known:
+        kind.check(array, name)
+    if known or array.dtype != (number if behind else np.int32):
+        array = array.astype(number if behind else np.int32)
+    batched = array.ndim - behind == 2
+    return (array if batched else array[None]), batched
+
+
+def _check_distribution(what: str, name: str, array: Array) -> None:
+    """Refuse what is no distribution over the last axis."""
+    values = array.astype(np.float64)
+    wrong = ~(np.abs(values.sum(-1) - 1) <= SUM_ERROR) | ~(values >= -SUM_ERROR).all(-1)
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0])
+        raise InputError(
+            f"{what}: input {name!r}: expected distributions over its {array.shape[-1]} symbols, "
+            f"from 0 on and with the sum 1, got {arguments.shown(values[place].tolist())} at "
+            f"{position_text(place, len(place))}; jax.nn.softmax makes one of logits"
+        )
+
+
+def check_numbers(what: str, parameters: object, number: np.dtype[np.generic]) -> None:
+    """Refuse parameters of another dtype: without x64, jax makes float64 float32 in silence."""
+    for name, leaf in named_leaves(parameters).items():
+        if getattr(leaf, "dtype", None) != number:
+            got = getattr(leaf, "dtype", type(leaf).__name__)
+            cure = "; call it within jax.enable_x64(True)" if number == np.float64 else ""
+            raise InputError(f"{what}: expected parameters of {number}, got {name}: {got}{cure}")
 
 
 def check_end(what: str, program: Program, state: State | None, tokens: int, more: int) -> int:

@@ -12,7 +12,7 @@ from jax import lax
 
 from lsrl.backends import buckets
 from lsrl.backends.cells.sparse import SparseKernel
-from lsrl.backends.network import Edit, aligned
+from lsrl.backends.network import Edit, aligned, is_distribution
 from lsrl.backends.pattern import Pattern
 from lsrl.ir.numbers import Array
 from lsrl.pytrees import HashedOnce
@@ -103,7 +103,8 @@ def apply_step(
       parameters: of `CellNetwork.parameters`.
       structure: of the network.
       state: each layer's carry.
-      inputs: per program input, token ids (...) or vectors (..., width).
+      inputs: per program input, token ids (...), distributions over tokens (..., symbols) or
+        vectors (..., width).
       edit: of the output h (..., units) and the carry of each layer.
 
     Returns:
@@ -176,28 +177,32 @@ def _features(
     parts = []
     for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
         name = f"inputs.{number}.{kind}"
-        if name in structure.pattern and kind == "table":
-            pattern, values = structure.pattern[name], parameters["inputs"][f"{number}"]
-            parts.append(pattern.looked_up(values, jnp.asarray(signal)))
-        elif kind == "table":
-            parts.append(parameters["inputs"][f"{number}"][signal])
-        elif kind == "kernel":
-            kernel = parameters["inputs"][f"{number}"]
-            parts.append(_times(structure, name, kernel, signal))
+        if not kind:
+            continue
+        kernel, given = parameters["inputs"][f"{number}"], jnp.asarray(signal)
+        if kind == "kernel" or is_distribution(given):
+            parts.append(_times(structure, name, kernel, given))
+        elif name in structure.pattern:
+            parts.append(structure.pattern[name].looked_up(kernel, given))
+        else:
+            parts.append(kernel[given])
     if not parts:
         batch_shape = jax.tree.leaves(state)[0].shape[:-1]
         return jnp.zeros((*batch_shape, 0), structure.dtype)
     return sum(parts[1:], parts[0])
 
 
-def _run_chunk(
+def run_chunk(
     parameters: Parameters,
     structure: Structure,
     state: Carries,
     inputs: Sequence[jax.Array],
-    count: jax.Array,
+    count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
-    """The tokens of a chunk that count: inputs (batch, time, ...) to (batch, time, outputs)."""
+    """The tokens of a chunk that count: inputs (batch, time, ...) to (batch, time, outputs).
+
+    Of all of them, where `count` is None, as grad needs it.
+    """
     timed = tuple(jnp.moveaxis(x, 1, 0) for x in inputs)
     run = _run_together if inputs[0].shape[0] > LAYERWISE else _run_layerwise
     values, after = run(parameters, structure, state, timed, count)
@@ -209,9 +214,9 @@ def _run_together(
     structure: Structure,
     state: Carries,
     inputs: Sequence[jax.Array],
-    count: jax.Array,
+    count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
-    """As `_run_chunk`, time first, with all layers in the step."""
+    """As `run_chunk`, time first, with all layers in the step."""
 
     def token(state: Carries, now: tuple[jax.Array, ...]) -> tuple[Carries, jax.Array]:
         values = _features(parameters, structure, state, now)
@@ -234,9 +239,9 @@ def _run_layerwise(
     structure: Structure,
     state: Carries,
     inputs: Sequence[jax.Array],
-    count: jax.Array,
+    count: jax.Array | None,
 ) -> tuple[jax.Array, Carries]:
-    """As `_run_chunk`, time first, layer by layer.
+    """As `run_chunk`, time first, layer by layer.
 
     What a cell makes of its inputs alone it makes of all tokens at once.
     """
@@ -285,9 +290,10 @@ def _projected(
     inputs: Sequence[jax.Array],
 ) -> jax.Array:
     """What the first cell makes of all tokens; if it reads a table alone, of each symbol once."""
-    if structure.inputs == ("table",) and "inputs.0.table" not in structure.pattern:
+    ids = structure.inputs == ("table",) and not is_distribution(inputs[0])
+    if ids and "inputs.0.table" not in structure.pattern:
         return project(parameters["inputs"]["0"])[inputs[0]]
     return project(_features(parameters, structure, state, inputs))
 
 
-jitted_run = partial(jax.jit, static_argnums=1)(_run_chunk)
+jitted_run = partial(jax.jit, static_argnums=1)(run_chunk)

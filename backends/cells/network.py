@@ -8,7 +8,7 @@ cell's dense map (`sparse.py`). A large kernel of few weights is a sparse parame
 is the same, and its two affine maps are sums of those weights.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -27,6 +27,7 @@ from lsrl.backends.cells.forward import (
     Structure,
     apply_step,
     jitted_run,
+    run_chunk,
 )
 from lsrl.backends.cells.self_test import check_activations
 from lsrl.backends.cells.sparse import SparseKernel, sparse_kernel
@@ -379,6 +380,15 @@ class CellNetwork(Network):
     ) -> tuple[jax.Array, Carries]:
         """Some tokens of `prepared` parameters, all layers in the step or layer by layer."""
         return jitted_run(parameters, self.structure, state, inputs, count)
+
+    @classmethod
+    def pure_sequence(
+        cls, parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
+        """All layers in the step or layer by layer."""
+        held, known = cast(Parameters, parameters), cast(Structure, structure)
+        tokens = cast("Sequence[jax.Array]", inputs)
+        return run_chunk(held, known, cast(Carries, state), tokens, None)
 
     def self_test(self) -> None:
         """Check the activation thresholds and the sums that exactness relies on, on this device."""

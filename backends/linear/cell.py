@@ -19,6 +19,7 @@ from jax import lax
 from lsrl.backends import network
 from lsrl.backends.network import Edit, Inputs, Step
 from lsrl.backends.pattern import Pattern
+from lsrl.backends.scans import linear_scan
 from lsrl.pytrees import HashedOnce
 
 Parameters = dict[str, jax.Array]  # by flat name, as in `LinearNetwork.parameters`
@@ -126,73 +127,146 @@ def apply_step(
     Returns:
       (..., outputs) and the new state.
     """
-    rounded, compute = structure.rounded, structure.compute_dtype
-
-    def get(name: str) -> jax.Array:
-        return cast(jax.Array, parameters[name]).astype(compute)
-
-    def added(total: jax.Array, rows: jax.Array, name: str) -> jax.Array:
-        kernel, pattern = parameters.get(name), structure.pattern.get(name)
-        if kernel is None or (pattern is not None and not len(pattern.columns)):
-            return total
-        if isinstance(kernel, Picked):
-            read = rows.at[..., kernel.sources].get(mode="promise_in_bounds")
-            return read * network.aligned(kernel.weights.astype(compute), read) + total
-        if pattern is not None:
-            return pattern.product(kernel.astype(compute), rows) + total
-        return jnp.dot(rows, kernel.astype(compute), precision=lax.Precision.HIGHEST) + total
-
-    def bias(name: str) -> jax.Array:
-        held = get(name)
-        return jnp.broadcast_to(held, (*state[0].shape[:-1], *held.shape))
-
-    values = bias("input_bias")
-    for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
-        name = f"inputs.{number}.{kind}"
-        if name in structure.pattern and kind == "table":
-            ids = jnp.asarray(signal)
-            values = values + structure.pattern[name].looked_up(get(name), ids)
-        elif kind == "table":
-            values = values + get(name)[jnp.asarray(signal)]
-        elif kind == "kernel":
-            values = added(values, rounded(jnp.asarray(signal, compute)), name)
-    values = rounded(values)
+    rounded = structure.rounded
+    values = _features(parameters, structure, inputs, state[0].shape[:-1])
     if edit is not None:
         values, _ = edit(0, values, None)
     after = []
     for number, layer in enumerate(structure.layers):
-        name = f"layers.{number}."
-        driven = added(bias(name + "bias"), values, name + "input_kernel")
-        before = state[number].astype(compute)
-        driven = added(driven, before, name + "recurrent_kernel")
-        hidden = rounded(driven)
+        name = f"layers.{number}.recurrent_kernel"
+        driven = _driven(parameters, structure, number, values)
+        before = state[number].astype(structure.compute_dtype)
+        hidden = rounded(_added(parameters, structure, driven, before, name))
         values = _read_outputs(hidden, layer, rounded)
         if edit is not None:
             values, hidden = edit(number + 1, values, hidden)
         after.append(hidden.astype(structure.dtype))
-    outputs = rounded(added(bias("output_bias"), values, "output_kernel"))
-    return outputs.astype(structure.dtype), tuple(after) or state
+    return _read_out(parameters, structure, values), tuple(after) or state
 
 
 def apply_sequence(
     parameters: Parameters, structure: NetworkStructure, inputs: Inputs, state: Hidden | None = None
 ) -> tuple[jax.Array, Hidden]:
-    """Run whole sequences token by token, whatever the parameters are.
+    """Run whole sequences, all tokens at once, whatever the parameters are.
+
+    bfloat16 networks round every state before the next, and sparse kernels would not stay sparse:
+    those run token by token.
 
     Args:
       parameters: by flat name.
       structure: of the network.
-      inputs: per program input, token ids (batch, time) or vectors (batch, time, width).
+      inputs: per program input, token ids (batch, time), distributions over tokens (batch, time,
+        symbols) or vectors (batch, time, width).
       state: per layer (batch, hidden); the initial state if None.
 
     Returns:
       (batch, time, outputs) and the state after the last token.
     """
     inputs = tuple(jnp.asarray(signal) for signal in inputs)
-    start = state or initial_state(parameters, structure, inputs[0].shape[:1])
-    step = cast(Step, apply_step)
-    outputs, last = network.apply_sequence(step, parameters, structure, start, inputs)
-    return outputs, cast(Hidden, last)
+    shape, compute = inputs[0].shape[:2], structure.compute_dtype
+    start = state or initial_state(parameters, structure, shape[:1])
+    sparse = any(name.endswith("recurrent_kernel") for name in structure.pattern)
+    if sparse or structure.dtype == "bfloat16":
+        step = cast(Step, apply_step)
+        outputs, last = network.apply_sequence(step, parameters, structure, start, inputs)
+        return outputs, cast(Hidden, last)
+    values = _features(parameters, structure, inputs, shape)
+    after = []
+    for number, layer in enumerate(structure.layers):
+        driven = _driven(parameters, structure, number, values)
+        before = jnp.asarray(start[number]).astype(compute)
+        hidden = _recurrence(parameters, number, driven, before)
+        values = _read_outputs(hidden, layer, structure.rounded)
+        after.append(hidden[:, -1].astype(structure.dtype))
+    return _read_out(parameters, structure, values), tuple(after) or start
+
+
+# ---------------------------------------------------------------- parts of both
+
+
+def _vector(
+    parameters: Prepared, structure: NetworkStructure, name: str, shape: tuple[int, ...]
+) -> jax.Array:
+    """A vector of channels at every place: (*shape, channels)."""
+    held = cast(jax.Array, parameters[name]).astype(structure.compute_dtype)
+    return jnp.broadcast_to(held, (*shape, *held.shape))
+
+
+def _added(
+    parameters: Prepared, structure: NetworkStructure, total: jax.Array, rows: jax.Array, name: str
+) -> jax.Array:
+    """What rows (..., in) times a kernel make, and a total (..., out)."""
+    kernel, pattern = parameters.get(name), structure.pattern.get(name)
+    compute = structure.compute_dtype
+    if kernel is None or (pattern is not None and not len(pattern.columns)):
+        return total
+    if isinstance(kernel, Picked):
+        read = rows.at[..., kernel.sources].get(mode="promise_in_bounds")
+        return read * network.aligned(kernel.weights.astype(compute), read) + total
+    if pattern is not None:
+        return pattern.product(kernel.astype(compute), rows) + total
+    return jnp.dot(rows, kernel.astype(compute), precision=lax.Precision.HIGHEST) + total
+
+
+def _features(
+    parameters: Prepared,
+    structure: NetworkStructure,
+    inputs: Inputs,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """What the first layer reads, (*shape, features), of inputs (*shape, ...)."""
+    values = _vector(parameters, structure, "input_bias", shape)
+    for number, (kind, signal) in enumerate(zip(structure.inputs, inputs, strict=True)):
+        name, given = f"inputs.{number}.{kind}", jnp.asarray(signal)
+        if kind == "table" and not network.is_distribution(given):
+            table = cast(jax.Array, parameters[name]).astype(structure.compute_dtype)
+            pattern = structure.pattern.get(name)
+            values = values + (table[given] if pattern is None else pattern.looked_up(table, given))
+        elif kind:
+            rows = structure.rounded(given.astype(structure.compute_dtype))
+            values = _added(parameters, structure, values, rows, name)
+    return structure.rounded(values)
+
+
+def _driven(
+    parameters: Prepared, structure: NetworkStructure, number: int, values: jax.Array
+) -> jax.Array:
+    """What drives the hidden units of a layer (..., hidden), but for themselves."""
+    name = f"layers.{number}."
+    bias = _vector(parameters, structure, name + "bias", values.shape[:-1])
+    return _added(parameters, structure, bias, values, name + "input_kernel")
+
+
+def _read_out(parameters: Prepared, structure: NetworkStructure, values: jax.Array) -> jax.Array:
+    bias = _vector(parameters, structure, "output_bias", values.shape[:-1])
+    total = _added(parameters, structure, bias, values, "output_kernel")
+    return structure.rounded(total).astype(structure.dtype)
+
+
+def _recurrence(
+    parameters: Parameters,
+    number: int,
+    driven: jax.Array,
+    before: jax.Array,
+) -> jax.Array:
+    """h_t = h_{t-1} R + driven_t of all tokens, (batch, time, hidden).
+
+    Of a kernel that is known while jax traces, only the units that it connects are looked at.
+    """
+    kernel = parameters[f"layers.{number}.recurrent_kernel"]
+    kernel = kernel.astype(driven.dtype)
+    if isinstance(kernel, jax.core.Tracer):
+        return linear_scan(driven, kernel, before)
+    known = np.asarray(kernel)
+    units = np.flatnonzero(known.any(axis=0) | known.any(axis=1))
+    if not len(units):
+        return driven
+    own = known[np.ix_(units, units)]
+    first = driven[:, 0].at[:, units].add(jnp.dot(before[:, units], own, precision="highest"))
+    inner = jnp.concatenate([first[:, None, units], driven[:, 1:, units]], axis=1)
+    if np.array_equal(own, np.eye(len(units))):
+        return driven.at[..., units].set(jnp.cumsum(inner, axis=1))
+    return driven.at[..., units].set(linear_scan(inner, own))
 
 
 def multiplied(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsrl.backends.network import LoopEdit, Memory
+from lsrl.backends.network import LoopEdit, Memory, is_distribution
 from lsrl.backends.residual.blocks import (
     DTYPE,
     BlockFunction,
@@ -63,7 +63,7 @@ def embed(parameters: Parameters, structure: Structure, inputs: Sequence[jax.Arr
     for kind, signal, values in zip(structure.inputs, inputs, parameters["inputs"], strict=True):
         if values is None:
             continue
-        if kind == "tables":
+        if kind == "tables" and not is_distribution(signal):
             stream = stream + values[signal]
         else:
             stream = stream + jnp.einsum("...i,io->...o", signal, values)
@@ -165,7 +165,8 @@ def apply_step(
       parameters: of `ResidualNetwork.parameters`.
       structure: of the network.
       state: of any batch shape.
-      inputs: per program input, token ids (*batch_shape,) or vectors (*batch_shape, width).
+      inputs: per program input, token ids (*batch_shape,), distributions over tokens (*batch_shape,
+        symbols) or vectors (*batch_shape, width).
 
     Returns:
       (*batch_shape, outputs) and the new state.

@@ -8,7 +8,7 @@ batch, ...).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple, Self, cast
@@ -437,6 +437,16 @@ class ResidualNetwork(Network):
                 outputs.append(np.asarray(output)[:batch, :count])
         after = buckets.with_rows(held, batch)
         return (outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)), after
+
+    @classmethod
+    def pure_sequence(
+        cls, parameters: Mapping[str, object], structure: Hashable, state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
+        """One chunk, whose every token counts."""
+        held, known = cast(Parameters, parameters), cast(Structure, structure)
+        start, count = cast(ResidualState, state), jnp.int32(inputs[0].shape[1])
+        tokens = cast("Sequence[jax.Array]", inputs)
+        return run_chunk(held, known, start, tokens, count, None)
 
     def logits(self, inputs: Inputs, vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.
