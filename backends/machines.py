@@ -1,17 +1,20 @@
 """Machines of the event-driven engine: the units of an exact network on their way."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.sweeps import Sweep, possible
 from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Units
 from lsrl.ir.numbers import Array
+
+if TYPE_CHECKING:
+    from lsrl.backends.sweeps import Sweep
 
 # A number that no token has.
 NEVER = -1.0
@@ -109,9 +112,17 @@ class Wired:
         return shut & ~driven.any(axis=1) & ~forgets.reshape(-1, GATES)[:, 1]
 
     @cached_property
-    def sweep(self) -> Sweep | None:
+    def sweep(self) -> "Sweep | None":
         """What runs whole sequences unit by unit; None if they are not such units."""
-        return Sweep(self.units, self.number) if possible(self.units) else None
+        # As the engine, it takes numba along, which nobody needs who runs by jax.
+        sweeps = importlib.import_module("lsrl.backends.sweeps")
+        return sweeps.Sweep(self.units, self.number) if sweeps.possible(self.units) else None
+
+    @property
+    def swept_edges(self) -> float:
+        """Edges that a sweep follows at each token; infinite where there is none."""
+        edges: int = self.units.forward.nnz + self.units.back.nnz
+        return edges if self.sweep is not None else math.inf
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""

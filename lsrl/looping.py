@@ -35,8 +35,9 @@ RUNNERS = get_args(RunnerName)
 NOT_COMPARED = "the weights were changed"
 # Sequences of one step up to which it is faster by events, one after another.
 MOST_STEPPED = 8
-# Units of a layer up to which many whole sequences may be faster by events.
-MOST_SWEPT = 256
+# Units of a layer, and edges of a network, up to which whole sequences are faster by events; of
+# many sequences half as many edges.
+MOST_SWEPT, MOST_EDGES = 64, 128
 
 
 class Looping(ABC):
@@ -150,13 +151,13 @@ class Looping(ABC):
                 "layers; leave them out, or the runner"
             )
         batch, time = arrays[0].shape[:2]
-        few = not elsewhere and (batch <= MOST_STEPPED or self.module.width <= MOST_SWEPT)
         length = time + (0 if state is None else state.position)
-        wired = self._by_events("run", runner, length, few) if time else None
+        narrow = not elsewhere and self.module.width <= MOST_SWEPT
+        wired = self._by_events("run", runner, length, narrow) if time else None
         if wired is None:
             return None
-        slow = not wired.compiled or (wired.sweep is None and batch > MOST_STEPPED)
-        if runner == "auto" and slow:
+        most = MOST_EDGES if batch <= MOST_STEPPED else MOST_EDGES // 2
+        if runner == "auto" and not (wired.compiled and wired.swept_edges <= most):
             return None
         hidden = None if state is None else state.hidden
         return self._runner.whole(self.module, wired, hidden, arrays, with_state)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -47,8 +47,8 @@ class Runnable(Protocol[Held]):
     def reference_dtype(self) -> str | None:
         """The dtype in which the program's own values are the model's, bit for bit, if one is."""
 
-    def run(self, *inputs: ArrayLike) -> Array:
-        """Whole sequences."""
+    def run(self, *inputs: ArrayLike, runner: Literal["jax"]) -> Array:
+        """Whole sequences, by jax: it is the device that is on trial."""
 
     def init_state(self, batch: int | None = None) -> Held:
         """The state before the first token."""
@@ -469,13 +469,13 @@ def _differences(
     """The first difference within the legal tokens, and the greatest."""
     ahead = np.arange(expected.shape[1]) < legal[:, None]
     allowed = model.allowed_error if model.reference_dtype is None else 0.0
-    modes = {"run": np.array(model.run(*inputs), np.float64)}
+    modes = {"run": np.array(model.run(*inputs, runner="jax"), np.float64)}
     # Outputs depend on no later token, so it does no harm that what is behind breaks promises,
     # unless it overflows: then zeros of a matrix product make it NaN everywhere.
     wrong = (errors_of(expected, modes["run"], ahead) > allowed).any(axis=(1, 2))
     for row in np.flatnonzero(wrong & (legal < expected.shape[1])):
         prefix = [array[row : row + 1, : legal[row]] for array in inputs]
-        modes["run"][row, : legal[row]] = model.run(*prefix)[0]
+        modes["run"][row, : legal[row]] = model.run(*prefix, runner="jax")[0]
     if steps:
         modes["step"] = np.zeros_like(expected)
         state = model.init_state(batch=len(legal))
