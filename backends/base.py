@@ -20,10 +20,12 @@ from lsrl.ir.ops import (
     Product,
     Recall,
     RecurrentState,
+    RunningMax,
     SelectiveState,
     SwapState,
     ThresholdState,
 )
+from lsrl.ir.ops.states import MOST_HEIGHTS
 from lsrl.language.program import Program
 from lsrl.levels import AT_INPUT, Levels
 from lsrl.numerics import Numerics
@@ -67,6 +69,11 @@ REASONS: dict[type[Op], str] = {
     RecurrentState: (
         "a recurrent state feeds a ReLU back in time, and a fixed linear recurrence can't "
         "(Merrill et al. 2024)"
+    ),
+    RunningMax: (
+        "a running maximum of so many values is a state that feeds a ReLU back in time, which this "
+        f"cell has not; of up to {MOST_HEIGHTS} values beyond the least it is told by whether each "
+        "was reached: lsrl.bound(x, low, high), or compare x // n"
     ),
     SwapState: (
         "a swap state applies the reflections that its input names, and this cell has none: with "
@@ -197,6 +204,9 @@ class Backend(ABC, Generic[Plan]):
             able = self.capabilities.general_product or any(fact.boolean for fact in operands)
         elif isinstance(op, Hold):
             able = len(operands) == 3 or not self.capabilities.native.isdisjoint(OVERWRITING)
+        elif isinstance(op, RunningMax):
+            able = RecurrentState in self.capabilities.native and operands[0].counted
+            able = able or op.heights(operands[0]) is not None
         else:
             able = type(op) in self.capabilities.native
         return None if able or type(op) not in REASONS else REASONS[type(op)]

@@ -36,17 +36,21 @@ class ParameterReader(Generic[Kept]):
     def __deepcopy__(self, memo: object) -> "ParameterReader[Kept]":
         return ParameterReader()
 
-    def read(self, module: nnx.Module, make: Callable[[], Kept]) -> Kept:
-        """What `make` made of the module's parameters when they were last other arrays."""
+    def holds(self, module: nnx.Module) -> bool:
+        """Whether the module's parameters are those that were read last."""
         # Arrays of jax never change in place, so the same objects have the same numbers.
         # Modules that flax splits and merges share their reader, but not their parameters.
         # Nothing but maps: this is done at every step.
-        if (
+        return (
             self._kept is not None
             and self._module is module
             and all(map(operator.is_, map(dict.get, self._holders, self._names), self._held))
             and all(map(operator.is_, map(_VALUE, self._variables), self._values))
-        ):
+        )
+
+    def read(self, module: nnx.Module, make: Callable[[], Kept]) -> Kept:
+        """What `make` made of the module's parameters when they were last other arrays."""
+        if self._kept is not None and self.holds(module):
             return self._kept
         kept = make()
         self._module = module
@@ -66,7 +70,12 @@ class ParameterReader(Generic[Kept]):
         return kept
 
 
-_VALUE = operator.methodcaller("get_raw_value")
+# Where flax keeps it in a slot, reading it takes half as long as the method that does.
+_VALUE: Callable[[nnx.Variable[object]], object] = (
+    operator.attrgetter("_raw_value")
+    if "_raw_value" in vars(nnx.Variable)
+    else operator.methodcaller("get_raw_value")
+)
 
 
 def _links(module: nnx.Pytree) -> Iterator[tuple[dict[str, object], str]]:

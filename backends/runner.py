@@ -19,7 +19,7 @@ import numpy as np
 from lsrl.backends.machines import Course, Machine, Wired, Wires
 from lsrl.backends.network import Network
 from lsrl.backends.reader import ParameterReader
-from lsrl.backends.units import GRU, LSTM, numbers, units_of
+from lsrl.backends.units import GRU, LSTM, units_of
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
@@ -52,6 +52,14 @@ class Ready(NamedTuple):
     why_not: str
 
 
+class _Begun(NamedTuple):
+    """The initial state of one sequence, as it is and as rows of a sweep, if it may run so."""
+
+    wired: Wired
+    hidden: Tree
+    rows: Array | None
+
+
 @final
 class Runner:
     """A model's network as units, made anew where its weights change, and machines on their way.
@@ -61,8 +69,9 @@ class Runner:
 
     def __init__(self) -> None:
         self._reader: ParameterReader[Ready] = ParameterReader()
-        self._live: OrderedDict[int, tuple[Tree, list[Machine]]] = OrderedDict()
+        self._going: OrderedDict[int, tuple[object, Going]] = OrderedDict()
         self._sized: tuple[Network, bool] | None = None
+        self._begun: _Begun | None = None
         self.tokens = self.work = 0
 
     def __deepcopy__(self, memo: object) -> "Runner":
@@ -83,7 +92,7 @@ class Runner:
         """The units of a network, unless something stands against it, which is asked only once."""
 
         def made() -> Ready:
-            self._live.clear()
+            self._going.clear()
             reason = why_not()
             stack = None if reason else network.stack()
             if stack is None:
@@ -110,31 +119,19 @@ class Runner:
         if difference:
             raise SelfTestError(difference)
 
-    def step(self, wired: Wired, hidden: Tree, inputs: Sequence[Array]) -> tuple[Array, Tree]:
-        """One token of all sequences.
+    def keep(self, state: object, going: "Going") -> None:
+        """Keep machines at the state that they are at, to go on from it."""
+        self._going[id(state)] = state, going
+        while len(self._going) > KEPT:
+            self._going.popitem(last=False)
 
-        Args:
-          wired: of `ready`.
-          hidden: the state, arrays (batch, ...); that of the last step goes on at once, others are
-            taken up anew.
-          inputs: per program input ids (batch,) or vectors (batch, width).
+    def going(self, network: Network, state: object) -> "Going | None":
+        """The machines that are kept at this very state, if the network has not changed since.
 
-        Returns:
-          (batch, outputs) and the next state.
+        They are kept no longer: whoever takes them goes on.
         """
-        engine = EventEngine(wired)
-        known = self._live.pop(id(hidden), None)
-        machines = engine.start(hidden) if known is None else known[1]
-        before = sum(machine.work for machine in machines)
-        given = numbers(wired.units.slots, inputs)
-        rows = [machine.follow(one[None])[0] for machine, one in zip(machines, given, strict=True)]
-        after = engine.finish(machines, jax.tree.structure(hidden))
-        self.tokens += len(machines)
-        self.work += sum(machine.work for machine in machines) - before
-        self._live[id(after)] = after, machines
-        while len(self._live) > KEPT:
-            self._live.popitem(last=False)
-        return np.stack(rows), after
+        kept = self._going.pop(id(state), None)
+        return None if kept is None or not self._reader.holds(network) else kept[1]
 
     def generate(self, wired: Wired, hidden: Tree, inputs: Sequence[Array], steps: int) -> Array:
         """Continue prompts.
@@ -161,10 +158,111 @@ class Runner:
         self.count(machines)
         return np.concatenate(found, axis=1)
 
+    def whole(
+        self, network: Network, wired: Wired, hidden: Tree | None, inputs: Sequence[Array],
+        with_state: bool,
+    ) -> tuple[Array, Tree]:  # fmt: skip
+        """Run whole sequences.
+
+        Args:
+          network: that runs.
+          wired: of `ready`.
+          hidden: the state before them, arrays (batch, ...); the initial one if None.
+          inputs: per program input ids (batch, time) or vectors (batch, time, width).
+          with_state: whether the last state is wanted; else it is ().
+
+        Returns:
+          (batch, time, outputs) and the state after the last token.
+        """
+        begun = self._first(network, wired)
+        given = begun.hidden if hidden is None else hidden
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(given)]
+        batch, structure = len(inputs[0]), jax.tree.structure(given)
+        rows, sweep = begun.rows, wired.sweep
+        if rows is not None and sweep is not None:
+            rows = rows if hidden is None else sweep.started(leaves)
+            outputs, after = sweep.run(inputs, rows, _cores(), with_state)
+            self.tokens += outputs[..., 0].size
+            self.work += wired.units.count * outputs[..., 0].size
+            return outputs, jax.tree.unflatten(structure, after) if with_state else ()
+        engine = EventEngine(wired, machines=batch)
+        wide = [np.broadcast_to(leaf, (batch, *leaf.shape[1:])) for leaf in leaves]
+        machines = engine.start(jax.tree.unflatten(structure, wide))
+        outputs = engine.outputs(machines, inputs)
+        self.count(machines)
+        return outputs, engine.finish(machines, structure) if with_state else ()
+
+    def _first(self, network: Network, wired: Wired) -> "_Begun":
+        """The initial state, which jax would make anew each time."""
+        if self._begun is None or self._begun.wired is not wired:
+            with network.mode():
+                hidden = jax.tree.map(np.asarray, network.init_state((1,)))
+            sweep = wired.sweep if wired.compiled else None
+            rows = None if sweep is None else sweep.started(jax.tree.leaves(hidden))
+            self._begun = _Begun(wired, hidden, rows)
+        return self._begun
+
     def count(self, machines: Sequence[Machine]) -> None:
         """Take the units into account that machines looked at."""
         self.tokens += sum(machine.tokens for machine in machines)
         self.work += sum(machine.work for machine in machines)
+
+
+@final
+class Going:
+    """Machines that go on from step to step, with all that a step takes made once.
+
+    Attributes:
+      most: tokens up to which they may.
+      runner: that was asked for.
+    """
+
+    def __init__(self, kept: Runner, wired: Wired, hidden: Tree, most: float, runner: str) -> None:
+        """Take up a state, arrays (batch, ...)."""
+        self.most, self.runner = most, runner
+        self._kept, self._wired = kept, wired
+        self._machines = EventEngine(wired).start(hidden)
+        self._state = _Leaves(wired, jax.tree.structure(hidden))
+        self._given = np.zeros((len(self._machines), len(wired.units.slots)))
+
+    def step(self, inputs: Sequence[Array]) -> tuple[Array, Tree]:
+        """One token of all sequences.
+
+        Args:
+          inputs: per program input ids (batch,) or vectors (batch, width).
+
+        Returns:
+          (batch, outputs) and the next state.
+        """
+        given, kept = self._given, self._kept
+        for places, number in self._wired.units.entries:
+            given[:, places] = inputs[number]
+        rows = self._wired.rows(len(given))
+        for i, machine in enumerate(self._machines):
+            kept.work += machine.turn(given[i : i + 1], rows[i : i + 1])
+        kept.tokens += len(given)
+        return rows, self._state.of(self._machines)
+
+
+@final
+class _Leaves:
+    """The state of a network, whose arrays lie one after another in a row of each machine."""
+
+    def __init__(self, wired: Wired, structure: jax.tree_util.PyTreeDef) -> None:
+        """Of a structure."""
+        self._wired, self._structure = wired, structure
+        self._places = [(slice(None), slice(*ends)) for ends in pairwise(wired.ends)]
+        self._flat = structure == jax.tree.structure((0,) * len(self._places))
+
+    def of(self, machines: Sequence[Machine]) -> Tree:
+        """That of machines, which nobody can change: machines may be kept at it."""
+        wired = self._wired
+        rows = np.empty((len(machines), wired.ends[-1]), wired.number)
+        for number, machine in enumerate(machines):
+            machine.told(rows[number])
+        rows.setflags(write=False)
+        leaves = tuple(map(rows.__getitem__, self._places))
+        return leaves if self._flat else jax.tree.unflatten(self._structure, leaves)
 
 
 @final
@@ -190,12 +288,7 @@ class EventEngine(Engine[list[Machine]]):
 
     def finish(self, machines: Sequence[Machine], structure: jax.tree_util.PyTreeDef) -> Tree:
         """The state of a network, of the structure, that machines are at."""
-        flat = np.empty((len(machines), self._wired.ends[-1]), self._wired.rows(0).dtype)
-        for row, machine in zip(flat, machines, strict=True):
-            machine.told(row)
-        flat.flags.writeable = False  # of a state that machines are kept at
-        leaves = [flat[:, start:stop] for start, stop in pairwise(self._wired.ends)]
-        return jax.tree.unflatten(structure, leaves)
+        return _Leaves(self._wired, structure).of(machines)
 
     def read(self, state: list[Machine], inputs: Sequence[Array]) -> list[Machine]:
         """The state after tokens (machines, time, ...)."""
@@ -204,7 +297,7 @@ class EventEngine(Engine[list[Machine]]):
 
     def outputs(self, state: list[Machine], inputs: Sequence[Array]) -> Array:
         """(machines, time, outputs) of tokens (machines, time, ...)."""
-        given = numbers(self._wired.units.slots, inputs)
+        given = self._wired.units.numbers(inputs, 2)
         return np.stack(self._each(lambda i: state[i].follow(given[i]), len(state)))
 
     def advance(
@@ -213,7 +306,7 @@ class EventEngine(Engine[list[Machine]]):
         """Let machines run for so many tokens, until they stop."""
         engine, wiring = self._wired.engine, self._wiring
         wires = self._wires = self._wires or wires_of(self._wired, wiring)
-        first = numbers(self._wired.units.slots, ahead.pending)
+        first = self._wired.units.numbers(ahead.pending, 1)
         outputs = self._wired.rows(len(state), count)
 
         def one(i: int) -> Course:
@@ -278,7 +371,8 @@ def _cores() -> int:
 
 def wires_of(wired: Wired, wiring: Wiring) -> Wires:
     """How outputs become inputs, as the engine takes it."""
-    slots, feedback = wired.units.slots, wiring.feedback
+    units, feedback = wired.units, wiring.feedback
+    slots = units.slots
     start, stop = feedback.output
     told = np.array([start, 0, 0, 0, -1, -1, -1, 0], np.int64)
     fed = [number for number, slot in enumerate(slots) if slot.input == wiring.fed]
@@ -292,5 +386,7 @@ def wires_of(wired: Wired, wiring: Wiring) -> Wires:
         told[6], told[7] = feedback.halt[0], list(COMPARISONS).index(feedback.halt[1])
         number = feedback.halt[2]
     resting = feedback.resting(dict(wiring.types))
-    rest = numbers(slots, [np.asarray(resting[name], np.float64)[None] for name, _ in wiring.types])
+    rest = units.numbers(
+        [np.asarray(resting[name], np.float64)[None] for name, _ in wiring.types], 1
+    )
     return Wires(told, float(number), rest[0])

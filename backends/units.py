@@ -144,10 +144,31 @@ class Units:
         """Of units."""
         return len(self.kinds)
 
-    @property
+    @cached_property
     def gated(self) -> bool:
         """Whether a unit has more than one drive."""
         return bool((self.kinds != LINEAR).any())
+
+    @cached_property
+    def entries(self) -> tuple[tuple[int | slice, int], ...]:
+        """Which slots an input fills, and its number: one of a token, some on end of a vector."""
+        found: list[tuple[int | slice, int]] = []
+        for place, slot in enumerate(self.slots):
+            if slot.token:
+                found.append((place, slot.input))
+            elif found and found[-1][1] == slot.input:
+                start = found[-1][0].start  # type: ignore[union-attr]
+                found[-1] = slice(start, place + 1), slot.input
+            else:
+                found.append((slice(place, place + 1), slot.input))
+        return tuple(found)
+
+    def numbers(self, inputs: Sequence[Array], axes: int) -> Array:
+        """(..., slots) float64 of inputs, ids (...) or vectors (..., width), of so many axes."""
+        given = np.zeros((*inputs[0].shape[:axes], len(self.slots)))
+        for places, number in self.entries:
+            given[..., places] = inputs[number]
+        return given
 
     @cached_property
     def drives(self) -> sparse.csr_array:
@@ -445,16 +466,3 @@ def maps_of(
         (kind == "table", arrays[f"inputs.{number}.{kind}"]) if kind else None
         for number, kind in enumerate(kinds)
     )
-
-
-def numbers(slots: Sequence[Slot], inputs: Sequence[Array]) -> Array:
-    """(..., slots) float64 of inputs, ids (...) or vectors (..., width)."""
-    wide, entry = [], 0
-    before = -1
-    for slot in slots:
-        entry = entry + 1 if slot.input == before and not slot.token else 0
-        before = slot.input
-        given = inputs[slot.input]
-        wide.append(given if slot.token else given[..., entry])
-    shape = inputs[0].shape[:1] if not wide else wide[0].shape
-    return np.stack(wide, axis=-1).astype(np.float64) if wide else np.zeros((*shape, 0))

@@ -1,4 +1,4 @@
-"""The 62 tasks of MIPS by induction: how many are solved, from how much, and whether they compile.
+"""Induction: the 62 tasks of MIPS, and curricula with and without a library of learnt skills.
 
 A task counts as solved if the shortest candidate is right, to the bit, at 5 times the length of the
 examples, on inputs of a seed that no solver has seen.
@@ -6,7 +6,7 @@ examples, on inputs of a seed that no solver has seen.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +14,13 @@ import numpy as np
 import typer
 
 import lsrl
+from benchmarks import curricula
 from benchmarks.common import BLUE, GREY, ORANGE, Output, Table, panels, say
 from benchmarks.common import machine as this_machine
 from benchmarks.mips import TASKS, Array, Task
+from lsrl import induction
 from lsrl.errors import LsrlError
-from lsrl.induction import Found
+from lsrl.induction import Curriculum, Found, portfolio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +31,10 @@ LENGTH, VALIDATED, LONG = 10, 30, 50
 WITHOUT_SKILLS = ("affine", "automaton")
 WITH_SKILLS = (*WITHOUT_SKILLS, "compose")
 TARGETS = ("linear_rnn", "lstm", "rnn", "mamba")
+# Of curricula: what is written as such, the solvers, and lengths of examples, validation and trial.
+WRITTEN = "51 tasks"
+LEARNERS: tuple[portfolio.Solver, ...] = ("affine", "compose")
+LEARNT, LEARNT_VALIDATED, LEARNT_LONG = 12, 36, 60
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Plan:
       budget: streams a task.
       budgets: for the curve.
       seed: of all inputs.
+      curricula: by name, tasks that are learnt together.
+      learning: streams a task of a curriculum, for the curve.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -49,8 +57,10 @@ class Plan:
     few: int = 100
     budget: int = 300_000
     budgets: tuple[int, ...] = (1_000, 10_000, 100_000)
-    seed: int = 20_240
+    seed: int = 71_001
     tokens: int = 256
+    curricula: tuple[str, ...] = (WRITTEN, "by chance, seed 1")
+    learning: tuple[int, ...] = (1_000, 10_000, 100_000)
 
 
 QUICK = Plan(
@@ -58,6 +68,8 @@ QUICK = Plan(
     budget=20_000,
     budgets=(1_000,),
     tokens=64,
+    curricula=(WRITTEN,),
+    learning=(400,),
 )
 
 
@@ -158,9 +170,62 @@ def compiled(plan: Plan, tries: Sequence[Try]) -> list[dict[str, object]]:
     return rows
 
 
-def draw(plan: Plan, settings: Sequence[dict[str, object]]) -> "Figure":
+def tasks_of(name: str) -> dict[str, Task]:
+    """A curriculum by its name."""
+    return curricula.TASKS if name == WRITTEN else curricula.drawn(int(name.split()[-1]))
+
+
+def learned(plan: Plan, name: str, budget: int, quick: bool) -> list[dict[str, object]]:
+    """A curriculum with one budget, without and with a library."""
+    tasks = dict(list(tasks_of(name).items())[: 8 if quick else None])
+    given = [
+        induction.Task(
+            task.name, task.data(100, LEARNT, plan.seed), inputs=task.types,
+            validation=task.data(50, LEARNT_VALIDATED, plan.seed + 1),
+        )
+        for task in tasks.values()
+    ]  # fmt: skip
+    rows: list[dict[str, object]] = []
+    for library in (False, True):
+        say(f"{name}, budget of {budget:,}, {'with' if library else 'without'} a library")
+        start = time.process_time()
+        if library:
+            learnt = Curriculum(given).learn(budget=budget, solvers=LEARNERS)
+            found, tried = learnt.found, learnt.tried
+        else:
+            alone = [
+                Curriculum([task]).learn(budget=budget, solvers=LEARNERS, rounds=1)
+                for task in given
+            ]
+            found = {name: each for one in alone for name, each in one.found.items()}
+            tried = sum(one.tried for one in alone)
+        seconds = time.process_time() - start
+        solved = sum(
+            right(tasks[n], f.program, LEARNT_LONG, plan.seed + 2) for n, f in found.items()
+        )
+        rows.append({
+            "curriculum": name, "budget": budget, "library": library, "tasks": len(tasks),
+            "solved": solved, "false": len(found) - solved, "tried": tried, "seconds": seconds,
+            "skills": len(learnt.skills.learnt) if library else None,
+        })  # fmt: skip
+    return rows
+
+
+def summary(name: str, learning: Sequence[dict[str, Any]]) -> str:
+    """What a curriculum came to with the greatest budget."""
+    bare, kept = [row for row in learning if row["curriculum"] == name][-2:]
+    return (
+        f"{name}, {kept['budget']:,} streams a task: {kept['solved']} of {kept['tasks']} are "
+        f"solved with a library, of {kept['tried']:,} streams; {bare['solved']} without, of "
+        f"{bare['tried']:,}."
+    )
+
+
+def draw(
+    plan: Plan, settings: Sequence[dict[str, Any]], learning: Sequence[dict[str, Any]]
+) -> "Figure":
     """Solved tasks against the budget."""
-    figure, (axes,) = panels(1)
+    figure, (axes, others) = panels(2)
     curve = sorted((row for row in settings if "budget" in row), key=_budget)
     axes.plot([row["budget"] for row in curve], [row["solved"] for row in curve], "o-", color=BLUE,
               label="with skills")  # fmt: skip
@@ -169,11 +234,21 @@ def draw(plan: Plan, settings: Sequence[dict[str, object]]) -> "Figure":
         (GPT4, "GPT-4, published", GREY),
     ):  # fmt: skip
         axes.axhline(height, color=color, linestyle="--" if color == GREY else "-", label=label)
-    axes.set_xscale("log")
     axes.set_ylim(0, len(plan.tasks) + 1)
-    axes.set_title(f"Solved of {len(plan.tasks)} tasks, right at {LONG} tokens")
-    axes.set_xlabel("streams a task")
-    axes.legend()
+    axes.set_title(f"Solved of {len(plan.tasks)} tasks of MIPS, right at {LONG} tokens")
+    for name, style in zip(plan.curricula, ("o-", "s:"), strict=False):
+        for library, color in ((True, BLUE), (False, ORANGE)):
+            rows = [r for r in learning if (r["curriculum"], r["library"]) == (name, library)]
+            others.plot(
+                [row["budget"] for row in rows], [row["solved"] for row in rows], style,
+                color=color, label=f"{name}, {'with' if library else 'without'} a library",
+            )  # fmt: skip
+    others.set_ylim(0, max(row["tasks"] for row in learning) + 1)
+    others.set_title(f"Solved tasks of curricula, right at {LEARNT_LONG} tokens")
+    for each in (axes, others):
+        each.set_xscale("log")
+        each.set_xlabel("streams a task")
+        each.legend()
     return figure
 
 
@@ -186,9 +261,9 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
     seed: Annotated[int, typer.Option(help="Of all inputs.")] = Plan.seed,
 ) -> None:
-    """Induce the tasks from examples of 10 tokens."""
+    """Induce the tasks from examples, alone and as curricula."""
     about, base = this_machine(), QUICK if quick else Plan()
-    plan = Plan(base.tasks, base.sequences, base.few, base.budget, base.budgets, seed, base.tokens)
+    plan = replace(base, seed=seed)
     many, first = sweep(plan, "all solvers", plan.sequences, WITH_SKILLS, plan.budget)
     rows = [
         first | {"budget": plan.budget},
@@ -200,6 +275,10 @@ def main(
         row = sweep(plan, what, plan.sequences, WITH_SKILLS, budget, 3)[1]
         rows.append(row | {"budget": budget})
     networks = compiled(plan, many)
+    learning = [
+        row for name in plan.curricula for budget in plan.learning
+        for row in learned(plan, name, budget, quick)
+    ]  # fmt: skip
     settings = Table(
         "settings", "Solved tasks",
         {"what": "", "sequences": "examples", "solved": "solved", "false": "false successes",
@@ -219,16 +298,27 @@ def main(
         {"task": "task", "target": "target", "tokens": "tokens", "equal": "equal",
          "exact": "certified exact", "layers": "layers", "width": "width"}, networks,
     )  # fmt: skip
+    libraries = Table(
+        "curricula", "Curricula, with and without a library",
+        {"curriculum": "curriculum", "tasks": "tasks", "budget": "streams a task", "library":
+         "library", "solved": "solved", "false": "false successes", "tried": "streams tried",
+         "skills": "skills learnt", "seconds": "CPU s"}, learning,
+        f"Examples of {LEARNT} tokens, validation of {LEARNT_VALIDATED}, right to the bit at "
+        f"{LEARNT_LONG}; solvers {' and '.join(LEARNERS)}. Without a library each task has its "
+        "whole budget at once; with one, all its tries together have no more. "
+        "`benchmarks/curricula.py` has the tasks.",
+    )  # fmt: skip
     missed = [each.task.name for each in many if not each.solved]
     findings = [
         f"{first['solved']} of {len(plan.tasks)} tasks are solved in {first['seconds']:.0f} CPU "
         f"seconds; not solved: {', '.join(missed) or 'none'}.",
         f"{sum(bool(row['equal']) for row in networks)} of the {len(networks)} solved ones compile "
         "to a network that equals the task.",
+        *(summary(name, learning) for name in plan.curricula),
     ]
     Output.of("induction", quick, output).write(
-        "Induction", about, [settings, tasks, models], findings,
-        draw(plan, rows),
+        "Induction", about, [settings, libraries, tasks, models], findings,
+        draw(plan, rows, learning),
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from lsrl.language.comparison import (
     not_equal,
     ramp,
 )
+from lsrl.language.division import mod
+from lsrl.language.extremes import running_max, running_min
 from lsrl.language.feedback import Feedback, MemoryMap
 from lsrl.language.memory import memory
 from lsrl.language.program import Program, program
@@ -31,7 +33,6 @@ from lsrl.language.sugar import (
     latch,
     linear_state,
     lookup,
-    mod,
     mux,
     one_hot,
     periodic,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from lsrl.golden import GoldenState
     from lsrl.loading import load
     from lsrl.model import Model
+    from lsrl.specialisation import specialise
     from lsrl.state import State
     from lsrl.support import targets
     from lsrl.testing.random_programs import random_program
@@ -67,6 +69,7 @@ _LAZY = {
     "Model": "lsrl.model",
     "State": "lsrl.state",
     "load": "lsrl.loading",
+    "specialise": "lsrl.specialisation",
     "load_torch": "lsrl.torch_folder",
     "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
@@ -74,6 +77,7 @@ _LAZY = {
     "induce": "lsrl.induction",
     "induction": "lsrl.induction",
     "interpret": "lsrl.interpret",
+    "lift": "lsrl.induction",
     "machine": "lsrl.machine",
     "nn": "lsrl.nn",
     "stability": "lsrl.stability",
@@ -114,6 +118,7 @@ __all__ = [
     "latch",
     "less",
     "less_equal",
+    "lift",
     "linear_state",
     "load",
     "load_torch",
@@ -136,8 +141,11 @@ __all__ = [
     "random_program",
     "recurrent_state",
     "relu",
+    "running_max",
+    "running_min",
     "select",
     "selective_state",
+    "specialise",
     "stability",
     "suite",
     "swap_state",

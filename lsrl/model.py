@@ -24,7 +24,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, check_inputs
 from lsrl.language.program import Program
 from lsrl.layers import abbreviated, layer_lines
-from lsrl.looping import MOST_STEPPED, Looping, Path, RunnerName
+from lsrl.looping import Looping, Path, RunnerName
 from lsrl.numerics import Numerics
 from lsrl.options import Options
 from lsrl.passes.pipeline import Report
@@ -245,6 +245,7 @@ class Model(Looping, Exporting):
         check: bool = False,
         chunk: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
         **unknown: object,
     ) -> Array | tuple[Array, State]:
@@ -260,6 +261,8 @@ class Model(Looping, Exporting):
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
+          runner: "jax"; "events", of exact models, which skips weights that are zero; "auto" takes
+            the faster of those that give the same bits. See docs/speed.md.
           beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
             nothing is proven; what the state has read counts.
           **unknown: none; inputs go by order.
@@ -294,14 +297,18 @@ class Model(Looping, Exporting):
                 return unsigned_zeros(np.asarray(values)), after
 
         given = (arrays, None if state is None else state.hidden)
-        outputs, after = run(given) if mesh is None else run_over(mesh, run, given)
+        elsewhere = chunk is not None or mesh is not None
+        found = self._whole_by_events(arrays, state, runner, elsewhere, return_state)
+        if found is None:
+            found = run(given) if mesh is None else run_over(mesh, run, given)
+        outputs, after = found
         if wanted is not None:
             requests.check_alike(self.program, reference, wanted, np.asarray(outputs))
         length = arrays[0].shape[1] + (0 if state is None else state.position)
-        found = outputs if batched else cast(Array, outputs[0])
+        rows = outputs if batched else cast(Array, outputs[0])
         if not return_state:
-            return found
-        return found, State(length, after, len(arrays[0]) if batched else None)
+            return rows
+        return rows, State(length, after, len(arrays[0]) if batched else None)
 
     def _taken(
         self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool
@@ -409,22 +416,26 @@ class Model(Looping, Exporting):
           InputError: an input lies outside its type, or the program's max_length is reached, or the
             length that the certificate speaks of. Or the state is of another model.
         """
-        module, known = self._latest
-        if known is None or state is not known or module is not self.module:
-            check_state("step", state, self._state_form)
+        going = self._going_on(state, runner)
+        if going is None:
+            module, known = self._latest
+            if known is None or state is not known or module is not self.module:
+                check_state("step", state, self._state_form)
         arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
         if arrays is None or unknown:
             timed = requests.one_token(self.program, state, inputs, unknown)
             arrays = [array[:, 0] for array in timed]
-        self._check_certified("step", state.position + 1, beyond_certificate)
-        few = state.batch is None or state.batch <= MOST_STEPPED
-        wired = self._by_events("step", runner, state.position + 1, few)
-        if wired is not None:
-            result, hidden = self._runner.step(wired, state.hidden, arrays)
-        else:
-            # The network sets the mode that it steps in: twice would take longer than the checks.
-            output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
-            result = np.asarray(output)
+        if going is None:
+            self._check_certified("step", state.position + 1, beyond_certificate)
+            going = self._taken_up(state, runner)
+        if going is not None:
+            result, hidden = going.step(arrays)
+            new = State(state.position + 1, hidden, state.batch)
+            self._runner.keep(new, going)
+            return (cast(Array, result[0]) if state.batch is None else result), new
+        # The network sets the mode that it steps in: twice would take longer than the checks.
+        output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
+        result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
         # A tuple of arrays that nobody can change need not be looked at when it comes back.
         self._latest = (self.module, new if type(hidden) is tuple else None)

@@ -9,17 +9,20 @@ import numpy as np
 import lsrl
 from lsrl import Program, Signal, Token
 from lsrl.programs import checks
+from lsrl.programs.arithmetic import modular_sum
 from lsrl.programs.counting import (
     count_run,
+    majority,
     majority_reference,
+    parity,
     parity_reference,
     run_length_reference,
     running_max_reference,
     runs_sample,
 )
 from lsrl.programs.entry import Entry, Inputs
-from lsrl.programs.formal_languages import ngram_reference
-from lsrl.programs.lookup import induction_head_reference
+from lsrl.programs.formal_languages import ngram, ngram_reference
+from lsrl.programs.lookup import induction_head, induction_head_reference
 from lsrl.programs.memory import copy_delay_reference
 
 
@@ -37,13 +40,12 @@ def majority_parity(max_length: int = 64) -> Program:
     Raises:
       ProgramError: max_length is not a positive int.
     """
+    longest = checks.max_length(max_length)
 
-    @lsrl.program(max_length=checks.max_length(max_length))
+    @lsrl.program(max_length=longest)
     def majority_parity(bit: Annotated[Signal, Token(2)]) -> Annotated[Signal, Token(2)]:
-        ones = lsrl.cumsum(bit)
-        ahead = 2 * ones > lsrl.position() + 1
-        times_ahead = lsrl.cumsum(ahead)
-        return lsrl.mod(times_ahead, 2)
+        ahead = majority(longest)(bit)
+        return parity(longest)(ahead)
 
     return majority_parity
 
@@ -73,18 +75,14 @@ def pattern_count(
       ProgramError: a parameter out of range.
     """
     symbols, modulus = checks.integer("vocab", vocab, 1), checks.integer("n", n, 2)
-    wanted = checks.symbols("pattern", pattern, symbols)
+    longest = checks.max_length(max_length)
 
-    @lsrl.program(max_length=checks.max_length(max_length))
+    @lsrl.program(max_length=longest)
     def pattern_count(
         token: Annotated[Signal, Token(symbols)],
     ) -> Annotated[Signal, Token(modulus)]:
-        matches = token.one_hot[wanted[0]]
-        for symbol in wanted[1:]:
-            matches = lsrl.delay(matches, 1) + token.one_hot[symbol]
-        found = lsrl.relu(matches - (len(wanted) - 1))
-        count = lsrl.cumsum(found)
-        return lsrl.mod(count, modulus)
+        found = ngram(pattern, symbols)(token)
+        return modular_sum(modulus, longest)(found)
 
     return pattern_count
 
@@ -178,15 +176,13 @@ def induction_hits(vocab: int = 3, max_length: int = 64) -> Program:
       ProgramError: a parameter out of range.
     """
     symbols = checks.integer("vocab", vocab, 1)
+    longest = checks.max_length(max_length)
 
-    @lsrl.program(max_length=checks.max_length(max_length))
+    @lsrl.program(max_length=longest)
     def induction_hits(token: Annotated[Signal, Token(symbols)]) -> Annotated[Signal, Token(2)]:
-        before = lsrl.delay(token.one_hot, 1)
-        follower = lsrl.hold(token, before)
-        said = lsrl.select(token.one_hot, follower, 0).sum()
-        prediction = lsrl.delay(lsrl.bound(said, 0, symbols - 1), 1)
-        hits = lsrl.cumsum(prediction == token)
-        return 2 * hits > lsrl.position() + 1
+        prediction = lsrl.delay(induction_head(symbols)(token), 1)
+        hit = prediction == token
+        return majority(longest)(hit)
 
     return induction_hits
 

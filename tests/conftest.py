@@ -1,13 +1,17 @@
 """Settings that every test shares."""
 
+import gc
 import os
 import shutil
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+from jax._src import compiler
 
 from tests.strategies import TURN, TURNS
 
@@ -23,6 +27,41 @@ for _name, _value in {
 }.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
+
+# By day XLA compiles most of it with less optimisation, in a third of the time. One module in seven
+# gets XLA's own options, in turn, and at night all do, as do subprocesses and whoever asks for the
+# fixture `xla_defaults`. jax has no public way to set options but one for the whole process.
+QUICKLY = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+_compile_options = compiler.get_compile_options
+_options: dict[str, bool | int] = {}
+
+
+def _with_options(*args, **kwargs):
+    """What jax tells XLA, and our options unless a function names its own."""
+    made = _compile_options(*args, **kwargs)
+    made.env_option_overrides = [*_options.items(), *made.env_option_overrides]
+    return made
+
+
+compiler.get_compile_options = _with_options
+
+
+@contextmanager
+def _compiled_with(options):
+    """Nothing that was compiled with other options is used meanwhile, nor later."""
+    before = dict(_options)
+    jax.clear_caches()
+    _options.clear()
+    _options.update(options)
+    yield
+    jax.clear_caches()
+    _options.clear()
+    _options.update(before)
+
 
 # An implicit promotion is where a float64 or a wrong shape slips in unseen.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -55,16 +94,31 @@ def pytest_configure(config) -> None:
         shutil.rmtree(COMPILED, ignore_errors=True)
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the libraries and the tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_report_header() -> str:
     """Say which examples of the heavy property tests are run."""
     return f"property tests: turn {TURN} of {TURNS} (LSRL_TURN={TURN} repeats it)"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _forget_compiled():
+def _forget_compiled(request):
     """Loaded code takes gigabytes, and the next module finds what it needs of it on the disk."""
-    yield
-    jax.clear_caches()
+    at_night = request.config.getoption("hypothesis_profile") == "nightly"
+    own = at_night or crc32(Path(request.path).stem.encode()) % TURNS == TURN
+    with _compiled_with({} if own or jax.default_backend() != "cpu" else QUICKLY):
+        yield
+
+
+@pytest.fixture
+def xla_defaults():
+    """Compile with XLA's own options on every day, as users do."""
+    with _compiled_with({}):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import lsrl
 from lsrl.cli import app
+from lsrl.induction.task_files import Journal
 from lsrl.suite.programs import programs as suite_programs
 
 USER_FILE = """
@@ -74,6 +75,7 @@ def saved(lsrl_command):
 
 def test_help_shows_examples(lsrl_command):
     names = ("programs", "targets", "compile", "run", "show", "view", "verify", "export", "explain")
+    names += ("induce",)
     overview = lsrl_command("--help").stdout
     for name in names:
         assert f"lsrl {name}" in lsrl_command(name, "--help").stdout
@@ -431,3 +433,96 @@ def test_usage_errors_exit_with_2(lsrl_command):
     lsrl_command("run", "majority", code=2)
     lsrl_command("verify", "majority", "--sequences", "0", code=2)
     lsrl_command("nonsense", code=2)
+
+
+TASKS_FILE = {
+    "format": "lsrl-tasks",
+    "version": 1,
+    "tasks": [
+        {
+            "name": name,
+            "inputs": {"x": {"token": 2}},
+            "examples": [
+                {"inputs": word, "outputs": answer(word)}
+                for size in (3, 5)
+                for word in (list(map(int, np.binary_repr(k, size))) for k in range(2**size))
+            ],
+        }
+        for name, answer in {
+            "ones": lambda word: np.cumsum(word).tolist(),
+            "parity": lambda word: (np.cumsum(word) % 2).tolist(),
+        }.items()
+    ],
+}
+
+
+def test_induce_finds_programs_and_learns(lsrl_command, monkeypatch):
+    Path("tasks.json").write_text(json.dumps(TASKS_FILE))
+    options = ("--solver", "compose", "--budget", "1e3", "-l", "library.json", "-o", "solved")
+    add = Journal.add
+
+    def killed(journal, made):
+        add(journal, made)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add", killed)
+        lsrl_command("induce", "tasks.json", *options, code=130)
+    assert sorted(path.name for path in Path("solved").iterdir()) == ["state.json"]
+    assert not Path("library.json").exists()
+    out = lsrl_command("induce", "tasks.json", *options, "-t", "lstm", "-t", "mamba").stdout
+    assert "2 of 2 tasks solved" in out
+    assert "parity on lstm: exact" in out
+    assert Path("solved/report.txt").read_text() == out
+    assert not Path("solved/state.json").exists()
+    source = Path("solved/parity.py").read_text()
+    assert "return lsrl.cumsum(x) % 2" in source
+    words = np.random.default_rng(0).integers(0, 2, (5, 40))
+    model = lsrl.load("solved/parity.mamba.lsrl")
+    np.testing.assert_array_equal(model.run(words)[..., 0], np.cumsum(words, axis=1) % 2)
+    assert '"remainder(total(x), n=2)"' in Path("library.json").read_text()
+    rows = json.loads(lsrl_command("induce", "tasks.json", *options, "--json").stdout)
+    assert [row["expression"] for row in rows] == ["total(x)", "parity(x)"]
+
+
+def test_induce_says_what_is_not_solved(lsrl_command):
+    (task,) = (one for one in TASKS_FILE["tasks"] if one["name"] == "ones")
+    words = [{**each, "outputs": each["outputs"][::-1]} for each in task["examples"][-8:]]
+    Path("tasks.json").write_text(json.dumps(
+        {**TASKS_FILE, "tasks": [{**task, "examples": words, "inputs": {"x": {"token": 2}}}]}
+    ))  # fmt: skip
+    result = lsrl_command("induce", "tasks.json", "-b", "50", "-o", "solved", code=2)
+    assert "task 'ones': examples contradict each other" in result.stderr
+    for each in words:
+        each["outputs"] = [9, 2, 9, 4, each["inputs"][-1] * 7]
+    Path("tasks.json").write_text(
+        json.dumps({**TASKS_FILE, "tasks": [{**task, "examples": words}]})
+    )
+    result = lsrl_command("induce", "tasks.json", "-b", "50", "-o", "solved", "--solver", "compose",
+                          code=1)  # fmt: skip
+    assert "0 of 1 tasks solved" in result.stdout
+    assert "not solved, 48 candidates: compose: no composition among" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, ("--budget", "0"), "expected a whole number from 1 on, such as 3e5, got '0'"),
+        ({}, ("--budget", "many"), "got 'many'"),
+        ({}, ("-t", "lsmt"), "did you mean 'lstm'"),
+        ({}, ("--solver", "afine"), "did you mean 'affine'"),
+        ({"tasks": []}, (), "expected tasks of different names, got none"),
+        ({"version": 2}, (), "tasks.json: expected tasks, as docs/induction.md tells"),
+        ({"tasks": [{"name": "a"}]}, (), "tasks[0].examples: expected a value, got nothing"),
+        ({"tasks": [{"name": "a", "examples": [{"inputs": [1], "outputs": ["b"]}]}]}, (),
+         "tasks[0].examples[0].outputs[0]: expected a finite number, got 'b'"),
+        ({"tasks": [{"name": "a", "examples": []}]}, (), "task 'a': examples: there are none"),
+        ({}, ("-l", "broken.json"), "broken.json: expected skills saved by skills.save"),
+    ],
+)  # fmt: skip
+def test_induce_answers_bad_input(lsrl_command, change, options, message):
+    Path("tasks.json").write_text(json.dumps({**TASKS_FILE, **change}))
+    Path("broken.json").write_text("{}")
+    result = lsrl_command("induce", "tasks.json", "-o", "solved", *options, code=2)
+    assert message in result.stderr
+    assert result.stdout == ""

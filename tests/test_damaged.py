@@ -25,6 +25,11 @@ from lsrl import sealed, storage, torch_folder
 from lsrl.backends import registry
 from lsrl.errors import FormatError, InputError
 from lsrl.golden import GoldenState
+from lsrl.induction import Skills
+from lsrl.induction.affine import Affine, Response
+from lsrl.induction.macros import parsed
+from lsrl.induction.realisation import Realisation
+from lsrl.induction.task_files import Journal, Try
 from lsrl.interpret import Circuit, variants
 from lsrl.proof import NOT_COMPILED
 from lsrl.stability import store
@@ -169,6 +174,19 @@ def read_golden(path: Path) -> Any:
     return said_in_model(again)
 
 
+def read_skills(path: Path) -> Any:
+    """What a library writes when it is saved again."""
+    again = path.with_name("again.json")
+    Skills.load(path).save(again)
+    return said_in_json(again)
+
+
+def read_state(path: Path) -> Any:
+    """The tries of a search, as it writes them again."""
+    tries = Journal.opened(path, "key").tries
+    return {"key": "key", "tries": json.loads(json.dumps([one._asdict() for one in tries]))}, {}
+
+
 MODEL = Format(read_model, said_in_model, write_model, unread=frozenset({
     "lsrl", "labels", "certificate",
 }))  # fmt: skip
@@ -183,6 +201,8 @@ FORMATS = {
     "manifest": Format(read_manifest, said_in_json, write_json),
     "part": Format(read_part, said_in_json, write_json, unread=OUTER),
     "unit": Format(read_unit, said_in_json, write_json, unread=OUTER),
+    "skills": Format(read_skills, said_in_json, write_json),
+    "state": Format(read_state, said_in_json, write_json, unread=OUTER),
 }
 
 
@@ -193,6 +213,17 @@ def mixed(t: lsrl.Token(3), x: lsrl.Vector(2, low=-1, high=1, step=0.5)) -> lsrl
     few = lsrl.bound(lsrl.cumsum(x[0] >= 0), 0, 5, keeper="prompt")
     kept = lsrl.delay(t, 2, initial=1) + lsrl.periodic([[1], [0]])
     return lsrl.relu(few + kept - (table[0] >= 1))
+
+
+def _write_skills(path: Path) -> None:
+    skills = Skills.standard()
+    for name, text in (("even", "is_zero(remainder(x, n=2))"), ("evens", "total(even(x))")):
+        skills.learn(name, parsed(text, skills.skills, ["x"]))
+    taps, state = np.array([[1.0, 0.0], [2.0, 0.0]]), np.array([[0.0, 1.0], [-1.0, 1.0]])
+    wave = Realisation(state, np.ones((2, 2)), np.eye(1, 2), None)
+    skills.learn_filter("smooth", ["x"], Affine((), (Response(taps, 1),), None))
+    skills.learn_filter("wave", ["x"], Affine((), (None,), wave))
+    skills.save(path)
 
 
 def _write_manifest(path: Path) -> None:
@@ -238,7 +269,13 @@ def make_all(folder: Path) -> dict[str, tuple[str, Path]]:
     store.write_part(folder / "part.json", COLUMNS, rows)
     (folder / "unit").mkdir()
     build._write_beside(folder / "unit", {"data": b"1"}, "key", {"signals": ["a", "b"]})
+    _write_skills(folder / "skills.json")
+    journal = Journal(folder / "state.json", "key")
+    journal.add(Try("a", 9, 9, 0.5, (), (), (("compose", "none", None), ("automaton", "no", 7))))
+    journal.add(Try("a", 18, 3, 0.5, ("compose",), ("total(x)",), ()))
     return found | {
+        "skills": ("skills", folder / "skills.json"),
+        "state": ("state", folder / "state.json"),
         **{name: ("torch", folder / name) for name in ("torch", "separate", "linear")},
         "golden": ("golden", folder / "golden.safetensors"),
         "circuit": ("circuit", folder / "circuit.json"),

@@ -29,6 +29,12 @@ def neither_yet(x: Token(3)):
     return (lsrl.cumsum(x == 1) < 1) & (lsrl.cumsum(x == 2) < 1) & (x == 0)
 
 
+@lsrl.program
+def highest(x: Token(4)):
+    """By whether each value was reached, or as one recurrent unit."""
+    return lsrl.running_max(x)
+
+
 UNROLLED = Options(legalise="unroll")
 CASES: dict[tuple[str, str], tuple[Callable[[], lsrl.Program], Options]] = {
     ("majority", "mamba"): (programs.majority, Options()),
@@ -52,6 +58,8 @@ CASES: dict[tuple[str, str], tuple[Callable[[], lsrl.Program], Options]] = {
     ("echo_sum", "linear_rnn"): (programs.echo_sum, Options()),
     ("vec2vec", "griffin"): (programs.vec2vec, Options()),
     ("neither_yet", "linear_rnn"): (lambda: neither_yet, Options()),
+    ("highest", "rnn"): (lambda: highest, Options()),
+    ("highest", "mamba"): (lambda: highest, Options()),
 }
 
 

@@ -6,9 +6,9 @@ import pytest
 import lsrl
 from benchmarks.mips import TASKS
 from lsrl.errors import InductionError, InputError, LsrlError
-from lsrl.induction import Skills, machines, running_max, standard
+from lsrl.induction import Skills, machines, standard
 from lsrl.induction.expressions import Expression, evaluated
-from lsrl.induction.skills import BIT, SMALL, Kind, Operator, Skill
+from lsrl.induction.operators import BIT, SMALL, Kind, Operator, Skill
 
 BUDGET = 12_000
 # What finds each, by the shortest description.
@@ -144,7 +144,7 @@ def test_a_skill_means_what_its_program_does(function):
         ends = [(0, 1) if place == BIT else (-64, 64) for place in places]
         streams = [rng.integers(low, high + 1, (50, 9, 1)) for low, high in ends]
         values, kept = made([stream.astype(np.float32) for stream in streams])
-        assert kept.all()
+        assert (kept == 9).all()
         kinds = [lsrl.Vector(1, low=low, high=high, step=1) for low, high in ends]
 
         def program(x, y=None, skill=skill, constant=operator.number):
@@ -156,16 +156,6 @@ def test_a_skill_means_what_its_program_does(function):
         np.testing.assert_array_equal(values, expected)
         return
     pytest.fail("no kind of stream fits")
-
-
-@pytest.mark.parametrize("high", [5, 500])
-def test_a_running_maximum_has_two_forms(high):
-    @lsrl.program(max_length=20)
-    def largest(x: lsrl.Vector(2, low=-3, high=high, step=1)):
-        return running_max(x)
-
-    x = np.random.default_rng(0).integers(-3, high + 1, (20, 20, 2))
-    np.testing.assert_array_equal(largest.run(x), np.maximum.accumulate(x, axis=1))
 
 
 def test_random_recurrences_are_found():
@@ -245,7 +235,7 @@ def test_what_breaks_a_promise_is_no_stream():
 
     tall = np.array([[[1], [3]]], np.float32)
     made = Operator(Skill("small", small, 1)).on([Kind(1, SMALL)], 2)
-    assert made([tall])[1].tolist() == [False]
+    assert made([tall])[1].tolist() == [1]
     x = Expression(leaf="x")
     whole = Expression(Operator(Skill("small", small, 1)), (x,))
     assert evaluated(whole, {"x": (tall, Kind(1, SMALL))}) is None
@@ -267,13 +257,13 @@ MISUSES = {
     "nothing": (lambda: lsrl.induce(), "there are no examples; give pairs"),
     "no pairs": (lambda: lsrl.induce([1, 2]), "number 0 is no pair, got 1"),
     "lengths of sequences": (
-        lambda: lsrl.induce([([1, 0], [1, 0]), ([1, 0, 1], [1, 0, 1])]),
-        "lengths differ, from 2 to 3 tokens",
+        lambda: lsrl.induce([([1, 0], [1, 0]), ([1, 0, 1], [1, 0])]),
+        "number 1: lengths differ: input 'x' has 3 tokens, the outputs 2",
     ),
     "lengths of outputs": (lambda: lsrl.induce((X, X[:, :2])), "outputs have one row a token"),
     "contradictions": (
         lambda: lsrl.induce([([1, 0], [1, 0]), ([1, 1], [0, 0])]),
-        r"sequences 0 and 1 are equal up to token 0.*\[1.0\] and \[0.0\]; noise is not handled",
+        r"sequences 0 and 1 are equal up to token 0.*\[1.0\] and \[0.0\]; 1 of 4 outputs are not",
     ),
     "a validation that contradicts": (
         lambda: lsrl.induce((X, X), validation=(X, 1 - X)),

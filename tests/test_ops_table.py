@@ -74,6 +74,7 @@ TINY: dict[type[ops.Op], Tiny] = {
         tiny(ops.Hold((1.0, 0.0)), "carry", NUMBERS, GATES),
         tiny(ops.ThresholdState(TURN, (1.0, 0.0)), "carry", NUMBERS),
         tiny(ops.RecurrentState(TURN, (1.0, 0.0), (0.0, 0.0), (99.0, 99.0)), "carry", NUMBERS),
+        tiny(ops.RunningMax((1.0, -9.0)), "carry", NUMBERS),
         tiny(ops.SwapState(2), "carry", Matrix([[1, 1], [0, 0]]), Matrix([[2, 1], [1, 2]])),
         tiny(ops.Read(((0, 1),), (0.0, 0.0)), "same step", ZERO, NUMBERS, ONE, ZERO, ONE, 1),
         tiny(ops.Recall((0.0, 1.0) * 3), "carry", THREE, NUMBERS, THREE),

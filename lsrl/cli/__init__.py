@@ -13,6 +13,7 @@ import typer
 from lsrl import cache
 from lsrl.cli.answers import DEBUG, Commands
 from lsrl.cli.bench import bench_commands
+from lsrl.cli.induction import induce_programs
 from lsrl.cli.library import list_programs, list_targets
 from lsrl.cli.machine import machine_commands
 from lsrl.cli.networks import compile_program, explain_program, export_program, show_program
@@ -78,6 +79,7 @@ for _name, _command in (
     ("verify", verify_program),
     ("export", export_program),
     ("explain", explain_program),
+    ("induce", induce_programs),
 ):
     app.command(_name)(_command)
 app.add_typer(bench_commands, name="bench")

@@ -1,19 +1,20 @@
 """The solver that composes skills."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.induction.examples import Examples
 from lsrl.induction.expressions import Expression, evaluated, kind_of
+from lsrl.induction.operators import BIT, LARGE, RANGES, Kind
 from lsrl.induction.search import Bank
-from lsrl.induction.skills import BIT, LARGE, RANGES, Kind, Skills
+from lsrl.induction.skills import Skills
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 
-# Tokens of the examples that streams are compared on; what they let through sees all of them.
+# Tokens of the examples that streams are compared on, of several channels half as many; what they
+# let through sees all of them.
 TOKENS = 120
 # How often the search starts again with the examples that an expression fell through on.
 RESTARTS = 4
@@ -37,7 +38,7 @@ class Composed(NamedTuple):
 
 
 def compose(examples: Examples, skills: Skills, budget: int) -> Composed:
-    """Find the smallest expressions that give the outputs.
+    """Find the cheapest expressions that give the outputs.
 
     Args:
       examples: of integers.
@@ -51,26 +52,30 @@ def compose(examples: Examples, skills: Skills, budget: int) -> Composed:
         return Composed(None, 0, f"inputs are not integers up to {RANGES[LARGE][1]:g}")
     operators = skills.operators(_constants(examples))
     rng = np.random.default_rng(0)
-    rows = rng.permutation(len(examples))[: max(4, TOKENS // examples.length)]
+    rows = rng.permutation(len(examples))
+    wide = max(kind.width for _, kind in leaves.values()) > 2
+    rows = rows[: max(4, int((np.cumsum(examples.lengths[rows]) <= TOKENS // (1 + wide)).sum()))]
     tried = 0
+    judge = _Judge(examples, leaves)
     for _ in range(1 + RESTARTS):
-        wrong: list[int] = []
-        check = partial(_holds, examples, leaves, wrong)
+        judge.wrong = []
         bank = Bank(
             {name: (values[rows], kind) for name, (values, kind) in leaves.items()},
             operators,
-            np.moveaxis(examples.outputs[rows], 2, 0),
-            check,
+            np.moveaxis(judge.outputs[rows], 2, 0),
+            judge,
+            skills.costs(),
+            examples.lengths[rows],
         )
         bank.run(budget - tried)
         tried += bank.tried
         if bank.done:
             found = [bank.expression_of(goal) for goal in range(examples.outputs.shape[2])]
             return Composed(tuple(each for each in found if each is not None), tried)
-        if not bank.misled or not wrong or tried >= budget:
+        if not bank.misled or not judge.wrong or tried >= budget:
             break
-        rows = np.unique(np.concatenate([rows, wrong[:4]]))
-    return Composed(None, tried, f"no composition among {tried:,} candidates")
+        rows = np.unique(np.concatenate([rows, judge.wrong[:4]]))
+    return Composed(None, tried, f"no composition among {tried:,} candidates{judge.nearest}")
 
 
 def leaves_of(examples: Examples) -> Leaves | None:
@@ -102,6 +107,9 @@ def leaves_of(examples: Examples) -> Leaves | None:
         found.setdefault(str(number), (constant, kind_of(constant, number in (0, 1)) or Kind(1, 1)))
     place = np.broadcast_to(np.arange(shape[1], dtype=np.float32)[:, None], (*shape, 1))
     found["lsrl.position()"] = place, Kind(1, 1)
+    if (examples.lengths < examples.length).any():
+        own = examples.told[..., None]
+        found = {name: (values * own, kind) for name, (values, kind) in found.items()}
     return found
 
 
@@ -113,13 +121,31 @@ def _constants(examples: Examples) -> Sequence[int]:
     return list(dict.fromkeys(found))[:MOST_CONSTANTS]
 
 
-def _holds(
-    examples: Examples, leaves: Leaves, wrong: list[int], goal: int, expression: Expression
-) -> bool:
-    """Whether an expression gives an output on all examples; remembers where it does not."""
-    values = evaluated(expression, leaves)
-    if values is None:
-        return False
-    apart = (values[..., 0] != examples.outputs[..., goal]).any(axis=1)
-    wrong.extend(np.nonzero(apart)[0].tolist())
-    return not apart.any()
+class _Judge:
+    """Whether an expression gives an output on all examples.
+
+    Attributes:
+      outputs: (sequences, time, outputs), 0 behind the end of a sequence.
+      wrong: sequences that some expression was wrong on.
+      nearest: of expressions that are wrong, the one that errs at the fewest outputs, in words.
+    """
+
+    def __init__(self, examples: Examples, leaves: Leaves) -> None:
+        self._examples, self._leaves = examples, leaves
+        self._fewest = len(examples) * examples.length + 1
+        self.outputs = examples.outputs * examples.told[..., None]
+        self.wrong: list[int] = []
+        self.nearest = ""
+
+    def __call__(self, goal: int, expression: Expression) -> bool:
+        lengths = self._examples.lengths
+        values = evaluated(expression, self._leaves, lengths)
+        if values is None:
+            return False
+        apart = values[..., 0] != self.outputs[..., goal]
+        errs = int(apart.sum())
+        self.wrong.extend(np.nonzero(apart.any(axis=1))[0].tolist())
+        if 0 < errs < self._fewest:
+            self._fewest = errs
+            self.nearest = f"; the nearest, {expression}, errs at {errs} of {lengths.sum()} outputs"
+        return not errs

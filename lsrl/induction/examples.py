@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast, final
+from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
 from lsrl import arguments
 from lsrl.arguments import shown
 from lsrl.errors import InputError, LsrlError
+from lsrl.induction.expressions import within
 from lsrl.ir.numbers import Array, lowest_bit
 from lsrl.ir.types import MAX_STEP_BITS, InputType, Token, Vector, check_inputs
 
@@ -27,22 +28,42 @@ _SHAPES = (
 @final
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Sequences of one length.
+    """Sequences, of one length or of several.
+
+    A shorter sequence goes on with its last token, inputs and outputs alike; nothing is said there.
 
     Attributes:
       types: of the inputs, by name.
       arrays: one an input: int64 ids (sequences, time), or float64 (sequences, time, width).
       outputs: (sequences, time, outputs) float64.
+      lengths: (sequences,) tokens of each.
     """
 
     types: dict[str, InputType]
     arrays: tuple[Array, ...]
     outputs: Array
+    lengths: Array
+
+    @classmethod
+    def rectangular(
+        cls, types: dict[str, InputType], arrays: tuple[Array, ...], outputs: Array
+    ) -> "Examples":
+        """Sequences of one length."""
+        return cls(types, arrays, outputs, np.full(len(outputs), outputs.shape[1]))
 
     @property
     def length(self) -> int:
-        """Tokens of each sequence."""
+        """Tokens of the longest sequence."""
         return int(self.outputs.shape[1])
+
+    @property
+    def told(self) -> Array:
+        """(sequences, time) bool: the tokens of the sequences themselves."""
+        return within(self.lengths, self.length)
+
+    def cut(self, values: Array) -> list[Array]:
+        """Values (sequences, time) by the lengths of the sequences: of each those of one length."""
+        return [values[self.lengths == length, :length] for length in np.unique(self.lengths)]
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -60,11 +81,13 @@ class Examples:
 
     def take(self, rows: Sequence[int] | Array) -> "Examples":
         """Some of the sequences."""
-        return Examples(self.types, tuple(array[rows] for array in self.arrays), self.outputs[rows])
+        arrays = tuple(array[rows] for array in self.arrays)
+        return Examples(self.types, arrays, self.outputs[rows], self.lengths[rows])
 
     def agree(self, outputs: Array) -> Array:
         """(sequences, time) bool: where outputs (sequences, time, outputs) are those of here."""
-        return cast(Array, (np.abs(outputs - self.outputs) <= self.room).all(axis=2))
+        near: Array = np.all(np.abs(outputs - self.outputs) <= self.room, axis=2)
+        return near | ~self.told
 
     @property
     def room(self) -> float:
@@ -88,7 +111,7 @@ def read(
         types; says where.
     """
     what = what or "examples"
-    named, outputs = _split(given, what)
+    named, outputs, lengths = _split(given, what)
     if types is not None and named.keys() != types.keys():
         if len(named) != len(types) or set(named) != set(_names(len(named))):
             raise InputError(
@@ -99,7 +122,7 @@ def read(
     arrays = {name: _array(f"{what}: input {name!r}", value) for name, value in named.items()}
     result = _array(f"{what}: outputs", outputs)
     if types is None:
-        more = {} if others is None else _split(others, "validation")[0]
+        more = {} if others is None else _split(others, "validation").inputs
         types = {name: _inferred(name, arrays[name], more.get(name)) for name in arrays}
     for name, array in arrays.items():
         if isinstance(types[name], Vector) and array.ndim == 2:
@@ -113,32 +136,62 @@ def read(
     result = result.astype(np.float64)
     result = result if result.ndim == 3 else result[..., None]
     _check_outputs(what, result, checked[0].shape[:2])
-    examples = Examples(dict(types), tuple(checked), result)
+    if lengths is None:
+        lengths = np.full(len(result), result.shape[1])
+    examples = Examples(dict(types), tuple(checked), result, lengths)
     _refuse_contradictions(what, examples)
     return examples
 
 
+def read_validation(given: object, examples: Examples) -> Examples | None:
+    """A validation as users give it, without what the examples tell already.
+
+    Raises:
+      InputError: as of `read`, or it contradicts the examples, or has other outputs.
+    """
+    found = read(given, examples.types, what="validation")
+    if found.outputs.shape[2] != examples.outputs.shape[2]:
+        raise InputError(
+            f"validation: expected {examples.outputs.shape[2]} outputs, got "
+            f"{found.outputs.shape[2]}"
+        )
+    return outside(found, examples)
+
+
 def outside(validation: Examples, examples: Examples) -> Examples | None:
-    """What of a validation is not told by examples already; None if nothing.
+    """What of a validation is not the beginning of an example; None if nothing.
 
     Raises:
       InputError: both contradict each other.
     """
-    common = min(validation.length, examples.length)
-    arrays = tuple(
-        np.concatenate([one[:, :common], other[:, :common]])
-        for one, other in zip(examples.arrays, validation.arrays, strict=True)
-    )
-    outputs = np.concatenate([examples.outputs[:, :common], validation.outputs[:, :common]])
-    both = Examples(examples.types, arrays, outputs)
+    both = joined(examples, validation)
     _refuse_contradictions("examples and validation, one after the other,", both)
-    if validation.length > examples.length:
-        return validation
-    rows = both.numbers().reshape(len(both), -1)
-    _, number = np.unique(rows, axis=0, return_inverse=True)
-    number = number.reshape(-1)
-    new = ~np.isin(number[len(examples) :], number[: len(examples)])
+    new = np.ones(len(validation), bool)
+    own, others = examples.numbers(), validation.numbers()
+    for length in np.unique(validation.lengths):
+        rows = validation.lengths == length
+        told = own[examples.lengths >= length, :length]
+        if len(told):
+            pair = np.concatenate([told, others[rows, :length]]).reshape(len(told) + rows.sum(), -1)
+            _, number = np.unique(pair, axis=0, return_inverse=True)
+            number = number.reshape(-1)
+            new[rows] = ~np.isin(number[len(told) :], number[: len(told)])
     return validation.take(np.nonzero(new)[0]) if new.any() else None
+
+
+def joined(first: Examples, second: Examples) -> Examples:
+    """The sequences of both, one after the other."""
+    length = max(first.length, second.length)
+    pairs = zip((*first.arrays, first.outputs), (*second.arrays, second.outputs), strict=True)
+    *arrays, outputs = (np.concatenate([_padded(each, length) for each in pair]) for pair in pairs)
+    lengths = np.concatenate([first.lengths, second.lengths])
+    return Examples(first.types, tuple(arrays), outputs, lengths)
+
+
+def _padded(array: Array, length: int) -> Array:
+    """(sequences, time, ...) of a greater length, by the last token again."""
+    more = length - array.shape[1]
+    return np.concatenate([array, np.repeat(array[:, -1:], more, axis=1)], axis=1)
 
 
 def asked(teacher: Teacher, types: dict[str, InputType], arrays: Sequence[Array]) -> Examples:
@@ -159,7 +212,7 @@ def asked(teacher: Teacher, types: dict[str, InputType], arrays: Sequence[Array]
     outputs = _array("the teacher's answer", answer).astype(np.float64)
     outputs = outputs if outputs.ndim == 3 else outputs[..., None]
     _check_outputs("the teacher", outputs, arrays[0].shape[:2])
-    return Examples(types, tuple(arrays), outputs)
+    return Examples.rectangular(types, tuple(arrays), outputs)
 
 
 def drawn(
@@ -186,10 +239,17 @@ def _names(count: int) -> list[str]:
     return ["x"] if count == 1 else [f"x{number + 1}" for number in range(count)]
 
 
-def _split(given: object, what: str) -> tuple[dict[str, object], object]:
-    """Inputs by name and outputs, each with an axis of sequences."""
+class _Given(NamedTuple):
+    """Examples, each array with an axis of sequences; and their lengths, where they differ."""
+
+    inputs: Mapping[str, object]
+    outputs: object
+    lengths: Array | None = None
+
+
+def _split(given: object, what: str) -> _Given:
     if isinstance(given, tuple) and len(given) == 2:
-        return _by_name(given[0], what), given[1]
+        return _Given(_by_name(given[0], what), given[1])
     if not isinstance(given, list):
         raise InputError(f"{what}: {_SHAPES}; got {shown(given)}")
     if not given:
@@ -200,15 +260,41 @@ def _split(given: object, what: str) -> tuple[dict[str, object], object]:
     inputs = [_by_name(pair[0], what) for pair in given]
     if any(each.keys() != inputs[0].keys() for each in inputs):
         raise InputError(f"{what}: all sequences need the same inputs, {', '.join(inputs[0])}")
-    rows = [value for pair in inputs for value in pair.values()] + [pair[1] for pair in given]
-    lengths = [len(value) if isinstance(value, Sequence | np.ndarray) else 0 for value in rows]
-    if len(set(lengths)) > 1:
-        raise InputError(
-            f"{what}: lengths differ, from {min(lengths)} to {max(lengths)} tokens; inputs and "
-            "outputs have one row a token, and all sequences one length: cut the longer ones"
-        )
+    lengths = [_length(f"{what}: number {number}", pair[1]) for number, pair in enumerate(given)]
+    for number, (own, length) in enumerate(zip(inputs, lengths, strict=True)):
+        for name, values in own.items():
+            told = _length(f"{what}: number {number}, input {name!r}", values)
+            if told != length:
+                raise InputError(
+                    f"{what}: number {number}: lengths differ: input {name!r} has {told} tokens, "
+                    f"the outputs {length}; inputs and outputs have one row a token"
+                )
     columns = {name: [each[name] for each in inputs] for name in inputs[0]}
-    return cast("dict[str, object]", columns), [pair[1] for pair in given]
+    outputs: list[object] = [pair[1] for pair in given]
+    if len(set(lengths)) == 1:
+        return _Given(columns, outputs)
+    longest = max(lengths)
+    padded = {
+        name: _stretched(f"{what}: input {name!r}", values, longest)
+        for name, values in columns.items()
+    }
+    return _Given(padded, _stretched(f"{what}: outputs", outputs, longest), np.array(lengths))
+
+
+def _length(what: str, values: object) -> int:
+    tokens = len(values) if isinstance(values, Sequence | np.ndarray) else 0
+    if not tokens:
+        raise InputError(f"{what}: expected a row a token, got {shown(values)}")
+    return tokens
+
+
+def _stretched(what: str, sequences: Sequence[object], length: int) -> Array:
+    """Sequences of one length, by the last token of each again."""
+    arrays = [arguments.array(f"{what}, number {k}", each) for k, each in enumerate(sequences)]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        shapes = sorted({array.shape[1:] for array in arrays})
+        raise InputError(f"{what}: tokens have different shapes, {shapes[0]} and {shapes[-1]}")
+    return np.concatenate([_padded(array[None], length) for array in arrays])
 
 
 def _by_name(inputs: object, what: str) -> dict[str, object]:
@@ -262,20 +348,34 @@ def _check_outputs(what: str, outputs: Array, shape: tuple[int, ...]) -> None:
 
 def _refuse_contradictions(what: str, examples: Examples) -> None:
     """A function of what was read says one thing after one prefix."""
-    inputs = examples.numbers()
+    inputs, outputs = examples.numbers(), examples.outputs
     group = np.zeros(len(inputs), np.int64)
+    first: tuple[int, int, int] | None = None
+    wrong = 0
     for token in range(examples.length):
-        rows = np.concatenate([group[:, None].astype(np.float64), inputs[:, token]], axis=1)
-        _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        group = group.reshape(-1)
-        here = examples.outputs[:, token]
-        apart = np.abs(here[first[group]] - here).max(axis=1)
-        wrong = np.nonzero(apart > examples.room)[0]
-        if len(wrong):
-            one, other = int(first[group[wrong[0]]]), int(wrong[0])
-            raise InputError(
-                f"{what} contradict each other: sequences {one} and {other} are equal up to token "
-                f"{token}, and their outputs there are {examples.outputs[one, token].tolist()} and "
-                f"{examples.outputs[other, token].tolist()}; noise is not handled: mend the "
-                "examples, or add the input that tells them apart"
+        rows = np.nonzero(examples.lengths > token)[0]
+        keys = np.concatenate([group[rows, None].astype(np.float64), inputs[rows, token]], axis=1)
+        _, leader, number = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        number = number.reshape(-1)
+        group[rows] = number
+        here = outputs[rows, token]
+        apart = np.abs(here[leader[number]] - here).max(axis=1) > examples.room
+        if apart.any():
+            one = int(np.nonzero(apart)[0][0])
+            first = first or (int(rows[leader[number[one]]]), int(rows[one]), token)
+            # Those that say what most say at the same prefix are right.
+            pairs, counts = np.unique(
+                np.concatenate([number[:, None], here], axis=1), axis=0, return_counts=True
             )
+            most = np.zeros(len(leader), np.int64)
+            np.maximum.at(most, pairs[:, 0].astype(np.int64), counts)
+            wrong += len(rows) - int(most.sum())
+    if first is not None:
+        one, other, token = first
+        raise InputError(
+            f"{what} contradict each other: sequences {one} and {other} are equal up to token "
+            f"{token}, and their outputs there are {outputs[one, token].tolist()} and "
+            f"{outputs[other, token].tolist()}; {wrong} of {int(examples.lengths.sum())} outputs "
+            "are not what most say after the same tokens; noise is not handled: mend the "
+            "examples, or add the input that tells them apart"
+        )

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import numpy as np
 
-from lsrl.induction.skills import BIT, LARGE, RANGES, SMALL, Kind, Operator
+from lsrl.induction.operators import BIT, LARGE, RANGES, SMALL, Kind, Operator
 from lsrl.ir.numbers import Array
 
 
@@ -48,6 +48,11 @@ class Expression:
         return f"{self.operator.skill.name}({', '.join(given)})"
 
 
+def within(lengths: Array, tokens: int) -> Array:
+    """(sequences, time) bool: the tokens of sequences of some lengths."""
+    return cast(Array, np.arange(tokens) < lengths[:, None])
+
+
 def kind_of(values: Array, bit: bool) -> Kind | None:
     """The kind of a stream (..., width) by its values; None beyond all ranges."""
     most = float(np.abs(values).max(initial=0))
@@ -56,12 +61,17 @@ def kind_of(values: Array, bit: bool) -> Kind | None:
     return Kind(values.shape[-1], BIT if bit else SMALL if most <= RANGES[SMALL][1] else LARGE)
 
 
-def evaluated(expression: Expression, leaves: Mapping[str, tuple[Array, Kind]]) -> Array | None:
+def evaluated(
+    expression: Expression,
+    leaves: Mapping[str, tuple[Array, Kind]],
+    lengths: Array | None = None,
+) -> Array | None:
     """What an expression gives by the reference evaluator.
 
     Args:
       expression: over the leaves.
       leaves: by text, (sequences, time, width), and what they are.
+      lengths: (sequences,) tokens of each; all is 0 behind. By default all have one length.
 
     Returns:
       (sequences, time, width); None where a promise is broken, or values leave all ranges.
@@ -77,8 +87,10 @@ def evaluated(expression: Expression, leaves: Mapping[str, tuple[Array, Kind]]) 
         if made is None:
             return None
         values, legal = made([array for array, _ in operands])
+        if lengths is not None:
+            values = values * within(lengths, tokens)[..., None]
         kind = kind_of(values, made.kind.range == BIT)
-        if kind is None or not legal.all():
+        if kind is None or (legal < (tokens if lengths is None else lengths)).any():
             return None
         known[part] = values, kind
     return known[expression][0]

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, final, overload
 
 from lsrl.errors import InductionError, LsrlError
+from lsrl.induction.expressions import Expression
+from lsrl.induction.prompting import commands_of
+from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.programs import pipeline_prompt
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -25,6 +29,7 @@ class Candidate:
         there was none.
       text: as `source` tells it.
       doubt: why a validation that it agrees with does not verify it; "" if none does.
+      expressions: of a composition, one an output.
     """
 
     solver: str
@@ -34,10 +39,34 @@ class Candidate:
     verified_to: int | None
     text: str = field(repr=False)
     doubt: str = ""
+    expressions: tuple[Expression, ...] = field(default=(), repr=False)
 
     def source(self) -> str:
         """The program as text: running it gives the same program."""
         return self.text
+
+    def prompt_for(self, pipeline: Program, values: object = ()) -> Array:
+        """The prompt by which a pipeline does what this composition does.
+
+        Args:
+          pipeline: made by `lsrl.programs.pipeline`.
+          values: data that follow, integers (time,) or (batch, time).
+
+        Returns:
+          Ints (tokens,) or (batch, tokens): the pipeline's input.
+
+        Raises:
+          InductionError: this is no composition of one output, or the pipeline lacks a skill, a
+            number or a step; says which.
+          ProgramError: it is no pipeline, or the values are beyond its bound.
+        """
+        if len(self.expressions) != 1:
+            what = f"{len(self.expressions)} outputs" if self.expressions else f"the {self.solver}"
+            raise InductionError(
+                f"a pipeline carries out a composition of one output, and this is {what}: "
+                f"{self.expression}; induce with solvers=['compose'], or compile the program"
+            )
+        return pipeline_prompt(pipeline, commands_of(self.expressions[0], pipeline), values)
 
     def __str__(self) -> str:
         """One line."""
@@ -60,6 +89,38 @@ class Refusal(NamedTuple):
     agreed_to: int | None = None
 
 
+class Checked(NamedTuple):
+    """What a lifted program was held against: nothing that a solver had asked for.
+
+    Attributes:
+      queries: sequences that the network was asked for in all.
+      sequences: fresh random ones that all candidates agree with.
+      length: tokens of each.
+      tolerance: share of the greatest output so far by which outputs may be off; 0 where equal.
+      error: the greatest difference of an output of the best candidate; None where there is none.
+      states: the network is the machine that was found if it is one of at most so many states; None
+        where nothing is known of that.
+    """
+
+    queries: int
+    sequences: int
+    length: int
+    tolerance: float
+    error: float | None = None
+    states: int | None = None
+
+    def __str__(self) -> str:
+        """A line."""
+        off = f", off by at most {self.error:.3g}" if self.error else ""
+        known = "" if self.states is None else (
+            f"; of all machines of at most {self.states} states it can be no other"
+        )  # fmt: skip
+        return (
+            f"asked for {self.queries:,} sequences, checked on {self.sequences} fresh ones of "
+            f"{self.length} tokens{off}{known}"
+        )
+
+
 @final
 @dataclass(frozen=True)
 class Found(Sequence[Candidate]):
@@ -70,12 +131,14 @@ class Found(Sequence[Candidate]):
       refusals: what the other solvers say.
       tried: streams that the search of compositions made.
       seconds: of CPU time, by solver.
+      checked: of what was lifted, how far; None of what was induced.
     """
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     tried: int
     seconds: dict[str, float]
+    checked: Checked | None = None
 
     @property
     def best(self) -> Candidate:
@@ -86,6 +149,11 @@ class Found(Sequence[Candidate]):
         """
         if not self.candidates:
             reasons = "; ".join(f"{each.solver}: {each.reason}" for each in self.refusals)
+            if self.checked is not None:
+                raise InductionError(
+                    f"nothing was lifted ({reasons}); allow more queries, budget or skills, a "
+                    "shorter length, or another reading of the outputs"
+                )
             raise InductionError(
                 f"nothing agrees with all examples ({reasons}); give more budget, skills or "
                 "examples, and if the examples hold noise, that alone is reason enough"
@@ -110,6 +178,15 @@ class Found(Sequence[Candidate]):
     def source(self) -> str:
         """Of the shortest."""
         return self.best.source()
+
+    def prompt_for(self, pipeline: Program, values: object = ()) -> Array:
+        """Of the shortest composition; see `Candidate.prompt_for`.
+
+        Raises:
+          InductionError: as there, or nothing was found.
+        """
+        composed = (each for each in self.candidates if each.expressions)
+        return next(composed, self.best).prompt_for(pipeline, values)
 
     def compile(self, target: str, **options: object) -> "Model":
         """The shortest candidate that a target holds, compiled.
@@ -148,4 +225,5 @@ class Found(Sequence[Candidate]):
         """A line a candidate and a refusal."""
         lines = [str(candidate) for candidate in self.candidates]
         lines += [f"{each.solver}: {each.reason}" for each in self.refusals]
+        lines += [] if self.checked is None else [str(self.checked)]
         return "\n".join(lines)

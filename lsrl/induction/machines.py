@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
@@ -23,6 +23,7 @@ ALONE = 8.0
 # How often a validation has to go through every transition.
 PASSES = 2
 Table: TypeAlias = Sequence[Sequence[int]]
+Rows: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @final
@@ -36,8 +37,8 @@ class Machine:
       outputs: the values that an output stands for, one or several channels.
     """
 
-    follows: tuple[tuple[int, ...], ...]
-    answers: tuple[tuple[int, ...], ...]
+    follows: Rows
+    answers: Rows
     outputs: tuple[tuple[float, ...], ...]
 
     def run(self, symbols: Array) -> Array:
@@ -229,7 +230,7 @@ class _Tree:
 
 def merged(
     batches: Sequence[tuple[Array, Array]], letters: int, most_states: int = MOST_STATES
-) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
+) -> tuple[Rows, Rows] | None:
     """A small machine that says what the examples say, by red-blue merging on evidence.
 
     Red nodes are states that differ from each other; blue ones follow them. Of the blue ones that
@@ -281,9 +282,7 @@ def merged(
             tree.fold(into, node)
 
 
-def _tables(
-    tree: _Tree, red: list[int], letters: int
-) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+def _tables(tree: _Tree, red: list[int], letters: int) -> tuple[Rows, Rows]:
     number = {node: state for state, node in enumerate(red)}
     votes: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for node in red:
@@ -299,7 +298,9 @@ def _tables(
     return tuple(follows), tuple(answers)
 
 
-def doubt(machine: Machine, symbols: Array, validation: Array, again: bool) -> str:
+def doubt(
+    machine: Machine, symbols: Sequence[Array], validation: Sequence[Array], again: bool
+) -> str:
     """Why a machine that is right on a validation is not verified by it; "" if it is.
 
     A transition that the validation does not go through may lead anywhere, and a counter looks like
@@ -307,112 +308,25 @@ def doubt(machine: Machine, symbols: Array, validation: Array, again: bool) -> s
 
     Args:
       machine: right on both.
-      symbols: (sequences, time) of the examples.
-      validation: (sequences, time) of the validation.
+      symbols: (sequences, time) of the examples, by their lengths.
+      validation: likewise.
       again: whether to merge once more, with both.
     """
     follows, letters = np.array(machine.follows), len(machine.follows[0])
-    state, visits = np.zeros(len(validation), int), np.zeros(follows.shape, int)
-    for column in validation.T:
-        np.add.at(visits, (state, column), 1)
-        state = follows[state, column]
+    visits = np.zeros(follows.shape, int)
+    for words in validation:
+        state = np.zeros(len(words), int)
+        for column in words.T:
+            np.add.at(visits, (state, column), 1)
+            state = follows[state, column]
     if visits.min() < PASSES:
         rare = int((visits < PASSES).sum())
         return f"{rare} of {visits.size} transitions are in the validation less than {PASSES} times"
     if not again or len(follows) == 1:
         return ""
-    batches = [(words, machine.run(words)) for words in (symbols, validation)]
+    batches = [(words, machine.run(words)) for words in (*symbols, *validation)]
     tables = merged(batches, letters, 2 * len(follows))
-    words = np.random.default_rng(4).integers(0, letters, (200, 4 * validation.shape[1]))
+    words = np.random.default_rng(4).integers(0, letters, (200, 4 * validation[-1].shape[1]))
     if tables is None or (Machine(*tables, ()).run(words) != machine.run(words)).any():
         return "examples and validation together give another machine"
     return ""
-
-
-# ---------------------------------------------------------------- asking
-
-# (words, time) symbols to the numbers of their outputs.
-Oracle: TypeAlias = Callable[[Array], Array]
-
-
-class Learner:
-    """Angluin's L* for Mealy machines, with all suffixes of a counterexample as experiments.
-
-    Attributes:
-      asked: words that the oracle was asked for.
-    """
-
-    def __init__(self, oracle: Oracle, letters: int, most_states: int = MOST_STATES) -> None:
-        """Know nothing yet."""
-        self.oracle, self.letters, self.most_states = oracle, letters, most_states
-        self.asked = 0
-        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._prefixes: list[tuple[int, ...]] = [()]
-        self._suffixes: list[tuple[int, ...]] = [(letter,) for letter in range(letters)]
-
-    @property
-    def experiments(self) -> tuple[tuple[int, ...], ...]:
-        """The suffixes that tell the machine's states apart."""
-        return tuple(self._suffixes)
-
-    def machine(
-        self,
-    ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
-        """The machine that fits all that is known; None with too many states."""
-        while True:
-            rows = self._rows([*self._prefixes, *self._steps(self._prefixes)])
-            state_of = {rows[prefix]: k for k, prefix in enumerate(self._prefixes)}
-            new = [step for step in self._steps(self._prefixes) if rows[step] not in state_of]
-            if not new:
-                break
-            self._prefixes.append(new[0])
-            if len(self._prefixes) > self.most_states:
-                return None
-        follows = tuple(
-            tuple(state_of[rows[(*prefix, letter)]] for letter in range(self.letters))
-            for prefix in self._prefixes
-        )
-        answers = tuple(
-            tuple(rows[prefix][letter] for letter in range(self.letters))
-            for prefix in self._prefixes
-        )
-        return follows, answers
-
-    def learn(self, word: Sequence[int]) -> bool:
-        """Take in a word at whose end the machine errs; False if no experiment tells more.
-
-        The shortest suffix of the word that tells two states apart becomes an experiment.
-        """
-        for start in range(len(word) - 1, -1, -1):
-            suffix = tuple(word[start:])
-            if suffix in self._suffixes:
-                continue
-            self._suffixes.append(suffix)
-            rows = self._rows([*self._prefixes, *self._steps(self._prefixes)])
-            own = {rows[prefix] for prefix in self._prefixes}
-            if any(rows[step] not in own for step in self._steps(self._prefixes)):
-                return True
-            self._suffixes.pop()
-        return False
-
-    def _steps(self, prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        return [(*prefix, letter) for prefix in prefixes for letter in range(self.letters)]
-
-    def _rows(self, prefixes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """What is said at the end of each suffix, after each prefix."""
-        words = {(*prefix, *suffix) for prefix in prefixes for suffix in self._suffixes}
-        self._ask(sorted(words - self._known.keys()))
-        return {
-            prefix: tuple(self._known[(*prefix, *suffix)][-1] for suffix in self._suffixes)
-            for prefix in prefixes
-        }
-
-    def _ask(self, words: Sequence[tuple[int, ...]]) -> None:
-        lengths: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-        for word in words:
-            lengths[len(word)].append(word)
-        for same in lengths.values():
-            self.asked += len(same)
-            said = self.oracle(np.array(same))
-            for word, answers in zip(same, said.tolist(), strict=True):
-                self._known[word] = tuple(answers)

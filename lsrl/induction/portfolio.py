@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -10,14 +10,14 @@ import numpy as np
 from lsrl import arguments
 from lsrl.arguments import shown
 from lsrl.errors import InductionError, InputError, LsrlError
+from lsrl.induction import asking, machines, writing
 from lsrl.induction import examples as reading
-from lsrl.induction import machines, writing
 from lsrl.induction.affine import affine
 from lsrl.induction.compose import compose
 from lsrl.induction.examples import Examples, Teacher
+from lsrl.induction.expressions import Expression
 from lsrl.induction.found import Candidate, Found, Refusal
 from lsrl.induction.skills import Skills
-from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token, Vector
 
 Solver = Literal["affine", "automaton", "compose"]
@@ -48,6 +48,7 @@ class _Search:
     seconds: dict[str, float]
     tried: int = 0
     machine: machines.Machine | None = None
+    expressions: tuple[Expression, ...] | None = None
 
     def run(self, solvers: Iterable[str]) -> Found:
         """Each solver in turn."""
@@ -82,15 +83,16 @@ class _Search:
         ranges = machines.alphabet(types)
         if ranges is None:
             raise InductionError(f"the inputs are not at most {machines.MOST_SYMBOLS} symbols")
-        symbols = machines.symbols_of(ranges, arrays)
-        said, outputs = machines.numbered(self.examples.outputs)
+        symbols = self.examples.cut(machines.symbols_of(ranges, arrays))
+        numbers, outputs = machines.numbered(self.examples.outputs)
+        said = self.examples.cut(numbers)
         letters = int(np.prod([size for _, size in ranges]))
         # What takes more to tell than the outputs do is no explanation of them.
-        told = said.size * np.log2(max(2, len(outputs)))
+        told = float(self.examples.lengths.sum() * np.log2(max(2, len(outputs))))
         most = machines.most_states(letters, len(outputs), told)
         tables = self.asked_machine(ranges, letters) if self.teacher is not None else None
         if tables is None:
-            found = machines.merged([(symbols, said)], letters, most)
+            found = machines.merged(list(zip(symbols, said, strict=True)), letters, most)
             tables = None if found is None else machines.Machine(*found, outputs)
         if tables is None:
             raise InductionError(
@@ -104,52 +106,37 @@ class _Search:
 
     def asked_machine(self, ranges: list[tuple[int, int]], letters: int) -> machines.Machine | None:
         """By L*, with random words as the search for counterexamples."""
-        types, known = self.examples.types, list[tuple[float, ...]]()
-        if self.teacher is None:
+        types, teacher = self.examples.types, self.teacher
+        if teacher is None:
             return None
-        teacher = self.teacher
-
-        def oracle(words: Array) -> Array:
-            arrays = machines.inputs_of(ranges, types, words)
-            outputs = reading.asked(teacher, types, arrays).outputs
-            numbers = np.zeros(words.shape, int)
-            for place in np.ndindex(*words.shape):
-                row = tuple(outputs[place].tolist())
-                if row not in known:
-                    known.append(row)
-                numbers[place] = known.index(row)
-            return numbers
-
-        learner = machines.Learner(oracle, letters)
-        rng = np.random.default_rng(1)
-        words = rng.integers(0, letters, (ASKED, LONGER * self.examples.length))
+        oracle = asking.Numbered(
+            lambda arrays: reading.asked(teacher, types, arrays).outputs, ranges, types
+        )
+        length = LONGER * self.examples.length
+        words = np.random.default_rng(1).integers(0, letters, (ASKED, length))
         own = machines.symbols_of(ranges, self.examples.arrays)
-        while True:
-            tables = learner.machine()
-            if tables is None or len(known) > machines.MOST_STATES * letters:
-                return None
-            machine = machines.Machine(*tables, tuple(known))
-            for batch in (own, words):
-                wrong = np.argwhere(machine.run(batch) != oracle(batch))
-                if len(wrong):
-                    break
-            if not len(wrong):
-                return machine
-            sequence, token = wrong[wrong[:, 1].argmin()]
-            if not learner.learn(batch[sequence, : token + 1].tolist()):
-                return None
+        try:
+            found = asking.learnt(oracle, letters, [own, words], length).machine
+        except InductionError:  # more outputs than a machine has
+            return None
+        return None if found is None else replace(found, outputs=tuple(oracle.outputs))
 
     def compose(self) -> writing.Text:
         """Skills on skills."""
-        if not len(self.skills):
+        types = self.examples.types
+        # What goes by the name of an input can't be called.
+        skills = self.skills.without(*(name for name in self.skills if name in types))
+        if not len(skills):
             raise InductionError("there are no skills")
-        found = compose(self.examples, self.skills, self.budget)
-        self.tried += found.tried
-        if found.expressions is None:
-            raise InductionError(found.refusal)
-        body = writing.Body(self.examples.types)
-        outputs = writing.composition(body, found.expressions)
-        return self.text(body, outputs, ", ".join(map(str, found.expressions)))
+        if self.expressions is None:
+            found = compose(self.examples, skills, self.budget)
+            self.tried += found.tried
+            self.expressions = found.expressions
+            if self.expressions is None:
+                raise InductionError(found.refusal)
+        body = writing.Body(types)
+        outputs = writing.composition(body, self.expressions)
+        return self.text(body, outputs, ", ".join(map(str, self.expressions)))
 
     def text(self, body: writing.Body, outputs: list[str], result: str) -> writing.Text:
         """The whole program."""
@@ -186,8 +173,11 @@ class _Search:
                 return
         doubt = self.doubt() if solver == "automaton" else ""
         verified = None if doubt else verified
+        composed = self.expressions or () if solver == "compose" else ()
         self.candidates.append(
-            Candidate(solver, program, text.result, text.bits, verified, text.whole, doubt)
+            Candidate(
+                solver, program, text.result, text.bits, verified, text.whole, doubt, composed
+            )
         )
 
     def doubt(self) -> str:
@@ -196,7 +186,8 @@ class _Search:
         if self.validation is None or self.machine is None or ranges is None:
             return ""
         own, longer = (
-            machines.symbols_of(ranges, each.arrays) for each in (self.examples, self.validation)
+            each.cut(machines.symbols_of(ranges, each.arrays))
+            for each in (self.examples, self.validation)
         )
         return machines.doubt(self.machine, own, longer, self.teacher is None)
 
@@ -223,9 +214,9 @@ def induce(
         model = found.compile("mamba")
 
     Args:
-      examples: a list of pairs (inputs, outputs), each of one sequence; or a tuple (inputs,
-        outputs) of arrays (sequences, time) or (sequences, time, channels). Several inputs are a
-        tuple of arrays, or a dict by name. All sequences have one length. Noise is not handled.
+      examples: a list of pairs (inputs, outputs), each of one sequence of any length; or a tuple
+        (inputs, outputs) of arrays (sequences, time) or (sequences, time, channels). Several inputs
+        are a tuple of arrays, or a dict by name. Noise is refused where it contradicts itself.
       inputs: types of the inputs by name; by default what is seen in examples and validation.
       validation: examples that no solver sees, of any length: a candidate that errs on them is
         refused, and `verified_to` is their length. Three times as long as the examples or longer
@@ -243,7 +234,7 @@ def induce(
       The candidates; none where nothing agrees, with each solver's reason.
 
     Raises:
-      InputError: examples are empty, of several lengths, contradictory, or outside their types; the
+      InputError: examples are empty, contradictory, or outside their types; the
         budget is 0; a skill or the teacher raises; a solver is unknown.
     """
     arguments.count("induce: budget", budget)
@@ -251,23 +242,13 @@ def induce(
     for kind in (inputs or {}).values():
         if not isinstance(kind, Token | Vector):
             raise InputError(f"induce: inputs are lsrl.Token or lsrl.Vector, got {shown(kind)}")
-    chosen = arguments.names("induce: solvers", solvers)
-    for solver in chosen:
-        arguments.choice("induce: solvers", solver, SOLVERS)
+    chosen = checked_solvers("induce", solvers)
     if skills is not None:
         arguments.instance("induce: skills", skills, Skills, "lsrl.induction.Skills")
     if not isinstance(name, str) or not name.isidentifier():
         raise InputError(f"induce: name must be an identifier, got {shown(name)}")
     given = _given(examples, inputs, validation, teacher)
-    checked = None
-    if validation is not None:
-        checked = reading.read(validation, given.types, what="validation")
-        if checked.outputs.shape[2] != given.outputs.shape[2]:
-            raise InputError(
-                f"validation: expected {given.outputs.shape[2]} outputs, got "
-                f"{checked.outputs.shape[2]}"
-            )
-        checked = reading.outside(checked, given)
+    checked = None if validation is None else reading.read_validation(validation, given)
     longest = max(given.length * (LONGER if teacher else 1), checked.length if checked else 0)
     limit = max(arguments.count("induce: max_length", max_length), longest)
     known = Skills.standard() if skills is None else skills
@@ -276,17 +257,42 @@ def induce(
         if teacher is not None and validation is None:
             drawn = reading.drawn(given.types, ASKED, LONGER * given.length, rng)
             checked = reading.asked(teacher, given.types, drawn)
-        search = _Search(
-            given, checked, teacher, known, budget, name, limit, [], [], {}
-        )  # fmt: skip
-        found = search.run(chosen)
+        found = search(given, checked, known, budget, chosen, name, limit, teacher)
         if found.candidates or teacher is None or extra == ROUNDS - 1:
             return found
         more = reading.asked(
             teacher, given.types, reading.drawn(given.types, 2 * len(given), given.length, rng)
         )
-        given = _joined(given, more)
+        given = reading.joined(given, more)
     return found
+
+
+def checked_solvers(what: str, solvers: object) -> list[str]:
+    """Names of solvers, as users give them.
+
+    Raises:
+      InputError: one is unknown.
+    """
+    chosen = arguments.names(f"{what}: solvers", solvers)
+    return [arguments.choice(f"{what}: solvers", solver, SOLVERS) for solver in chosen]
+
+
+def search(
+    examples: Examples,
+    validation: Examples | None,
+    skills: Skills,
+    budget: int,
+    solvers: Iterable[str],
+    name: str,
+    max_length: int,
+    teacher: Teacher | None = None,
+    expressions: tuple[Expression, ...] | None = None,
+) -> Found:
+    """What `induce` does with what it has read; with expressions given, none are searched for."""
+    return _Search(
+        examples, validation, teacher, skills, budget, name, max_length, [], [], {},
+        expressions=expressions,
+    ).run(solvers)  # fmt: skip
 
 
 def _given(
@@ -304,9 +310,3 @@ def _given(
         )
     drawn = reading.drawn(dict(inputs), ASKED, LENGTH, np.random.default_rng(3))
     return reading.asked(teacher, dict(inputs), drawn)
-
-
-def _joined(first: Examples, second: Examples) -> Examples:
-    pairs = zip(first.arrays, second.arrays, strict=True)
-    arrays = tuple(np.concatenate(pair) for pair in pairs)
-    return Examples(first.types, arrays, np.concatenate([first.outputs, second.outputs]))

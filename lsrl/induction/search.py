@@ -1,4 +1,4 @@
-"""Composition of skills from the bottom up: all streams of one size, then those of the next.
+"""Composition of skills from the bottom up: all streams of one cost, then those of the next.
 
 Two expressions that give the same stream on the examples count as one, and the first stays. So what
 grows is the number of different streams, and each is made from streams by one run of the reference
@@ -12,8 +12,17 @@ from typing import final
 import numpy as np
 
 from lsrl.induction import standard
-from lsrl.induction.expressions import Expression
-from lsrl.induction.skills import BIT, LARGE, MOST_OPERANDS, RANGES, SMALL, Kind, Operator, Recorded
+from lsrl.induction.expressions import Expression, within
+from lsrl.induction.operators import (
+    BIT,
+    LARGE,
+    MOST_OPERANDS,
+    RANGES,
+    SMALL,
+    Kind,
+    Operator,
+    Recorded,
+)
 from lsrl.ir.numbers import Array
 
 # Numbers of one run of the evaluator: they stay in the processor's cache.
@@ -30,7 +39,7 @@ Check = Callable[[int, Expression], bool]
 
 @final
 class Bank:
-    """All streams up to a size, each with the smallest expression that gives it.
+    """All streams up to a cost, each with the cheapest expression that gives it.
 
     Attributes:
       tried: streams that were made.
@@ -44,6 +53,8 @@ class Bank:
         operators: Sequence[Operator],
         goals: Array,
         check: Check,
+        costs: Callable[[str], int],
+        lengths: Array | None = None,
     ) -> None:
         """Begin with the leaves.
 
@@ -52,10 +63,17 @@ class Bank:
           operators: in the order in which they are tried.
           goals: (goals, sequences, time), the streams that are wanted.
           check: of what gives a goal's stream.
+          costs: of a skill or a leaf, by its name; an expression costs what all in it cost.
+          lengths: (sequences,) tokens of each; leaves and goals are 0 behind. By default all have
+            one length.
         """
         self.operators, self.check = list(operators), check
         self.leaves = list(leaves.items())
+        self._costs = [costs(each.skill.name) for each in operators]
+        self._leaf_costs = [costs(name) for name in leaves]
         self.shape = goals.shape[1:]
+        ragged = lengths is not None and bool((lengths < self.shape[1]).any())
+        self._lengths = lengths if ragged else None
         self.tried = 0
         self.found: dict[int, Expression] = {}
         self.misled: set[int] = set()
@@ -64,12 +82,12 @@ class Bank:
         self._goals = {int(h): k for k, h in reversed(list(enumerate(hashes)))}
         self._same = [self._goals[int(h)] for h in hashes]
         self._flat = goals.reshape(len(goals), -1)
-        # By size and kind, the values (streams, numbers), with the id of the first of them.
+        # By cost and kind, the values (streams, numbers), with the id of the first of them.
         self._values: list[dict[Kind, tuple[Array, Array]]] = [{}]
         self._back = [np.zeros((0, 1 + MOST_OPERANDS), np.int32)]
         self._count = 0
         self._seen = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
-        self._numbers: list[Array] = []  # hash, id, size of each stream of width 1
+        self._numbers: list[Array] = []  # hash, id, cost of each stream of width 1
         self._commutes: dict[tuple[int, Kind], bool] = {}
         self._recorded: dict[tuple[int, tuple[Kind, ...]], Recorded | None] = {}
 
@@ -83,39 +101,43 @@ class Bank:
         return self.found.get(self._same[goal])
 
     def run(self, budget: int, largest: int = 40) -> None:
-        """Go through sizes until all goals are found.
+        """Go through costs until all goals are found.
 
         Args:
           budget: streams to make at most.
-          largest: greatest size.
+          largest: greatest cost.
         """
-        for size in range(1, largest + 1):
-            self._size, self._new = size, list[tuple[Kind, Array, Array]]()
-            for operator, kinds, parts in self._work(size):
+        # Beyond this nothing can be made of what there is.
+        reach = max(self._leaf_costs, default=0)
+        for cost in range(1, largest + 1):
+            self._cost, self._new = cost, list[tuple[Kind, Array, Array]]()
+            for operator, kinds, parts in self._work(cost):
                 if not self._make(operator, kinds, parts, budget):
                     break
             self._keep()
-            if not self.done and not self.misled and size > 2:
-                self._close()
-            if self.done or self.misled or self.tried >= budget or not self._values[-1]:
+            if self._values[-1]:
+                reach = MOST_OPERANDS * cost + max(self._costs, default=0)
+                if not self.done and not self.misled and cost > 2:
+                    self._close()
+            if self.done or self.misled or self.tried >= budget or cost > reach:
                 return
 
     # ------------------------------------------------------------ making
 
-    def _work(self, size: int) -> Iterator[tuple[int, tuple[Kind, ...], list[tuple[Array, Array]]]]:
-        """What to do for one size: operator, kinds of its operands, and values and ids of each."""
-        if size == 1:
-            for number, (_, (values, kind)) in enumerate(self.leaves):
+    def _work(self, cost: int) -> Iterator[tuple[int, tuple[Kind, ...], list[tuple[Array, Array]]]]:
+        """What to do for one cost: operator, kinds of its operands, and values and ids of each."""
+        for number, (_, (values, kind)) in enumerate(self.leaves):
+            if self._leaf_costs[number] == cost:
                 yield -1, (kind,), [(values, np.array([number]))]
         for number, operator in enumerate(self.operators):
             count = operator.skill.operands
-            for sizes in _splits(size - 1, count):
-                groups = [self._values[part].items() for part in sizes]
+            for costs in _splits(cost - self._costs[number], count):
+                groups = [self._values[part].items() for part in costs]
                 for chosen in itertools.product(*groups):
                     kinds = tuple(kind for kind, _ in chosen)
                     if self._on(number, kinds) is None:
                         continue
-                    swapped = count == 2 and (sizes[0], kinds[0]) > (sizes[1], kinds[1])
+                    swapped = count == 2 and (costs[0], kinds[0]) > (costs[1], kinds[1])
                     if swapped and self._symmetric(number, kinds):
                         continue
                     yield number, kinds, [group for _, group in chosen]
@@ -131,7 +153,7 @@ class Bank:
         if number < 0:
             ((values, ids),) = parts
             back = np.array([[-1, ids[0], *[0] * (MOST_OPERANDS - 1)]], np.int32)
-            self._offer(values.reshape(1, -1).astype(np.float32), kinds[0], back)
+            self._offer(values.reshape(1, -1).astype(np.float32), kinds[0], back, np.ones(1, bool))
             return not self.done
         made = self._on(number, kinds)
         if made is None:
@@ -151,21 +173,28 @@ class Bank:
             back[:, 0] = number
             for k, ((_, ids), place) in enumerate(zip(parts, places, strict=True)):
                 back[:, 1 + k] = ids[place]
-            kept = legal.reshape(len(back), -1).all(axis=1)
+            if self._lengths is None:
+                kept = (legal == self.shape[1]).reshape(len(back), -1).all(axis=1)
+            else:
+                kept = (legal.reshape(len(back), -1) >= self._lengths).all(axis=1)
+                own = within(self._lengths, self.shape[1])
+                values = values.reshape(len(back), *self.shape, -1) * own[..., None]
             flat = np.asarray(values, np.float32).reshape(len(back), -1)
             self.tried += len(back)
-            self._offer(flat[kept], made.kind, back[kept])
+            self._offer(flat, made.kind, back, kept)
             if self.done or self.misled:
                 return False
         return self.tried < budget
 
-    def _offer(self, values: Array, kind: Kind, back: Array) -> None:
-        """Keep of some streams what is new and in range; look for goals."""
-        most = np.abs(values).max(axis=1, initial=0)
-        inside = most <= RANGES[LARGE][1]
-        values, back, most = values[inside], back[inside], most[inside]
+    def _offer(self, values: Array, kind: Kind, back: Array, kept: Array) -> None:
+        """Keep of some streams, those that are kept, what is new and in range; look for goals."""
+        if kind.range == BIT:
+            most = np.ones(len(values))
+        else:
+            most = np.maximum(values.max(axis=1, initial=0), -values.min(axis=1, initial=0))
         hashes = self._hash(values, kind.width)
-        _, first = np.unique(hashes, return_index=True)
+        inside = np.nonzero(kept & (most <= RANGES[LARGE][1]))[0]
+        first = inside[np.unique(hashes[inside], return_index=True)[1]]
         first = first[~self._known(hashes[first])]
         if not len(first):
             return
@@ -176,7 +205,7 @@ class Bank:
         if kind.width == 1:
             self._look(hashes, back)
             ids = np.arange(self._count, self._count + len(hashes))
-            self._numbers.append(np.stack([hashes, ids, np.full(len(ids), self._size)]))
+            self._numbers.append(np.stack([hashes, ids, np.full(len(ids), self._cost)]))
         self._back.append(back)
         ids = np.arange(self._count, self._count + len(back))
         self._count += len(back)
@@ -187,7 +216,7 @@ class Bank:
                 self._new.append((Kind(kind.width, range_), values[mask], ids[mask]))
 
     def _keep(self) -> None:
-        """The streams of this size, by kind."""
+        """The streams of this cost, by kind."""
         groups: dict[Kind, list[tuple[Array, Array]]] = {}
         for kind, values, ids in self._new:
             groups.setdefault(kind, []).append((values, ids))
@@ -218,7 +247,7 @@ class Bank:
         """
         functions = {op.skill.function: op for op in self.operators if op.number is None}
         table = np.concatenate(self._numbers, axis=1)
-        hashes, ids, sizes = table[:, np.argsort(table[0])]
+        hashes, ids, costs = table[:, np.argsort(table[0])]
         for goal_hash, goal in self._goals.items():
             if goal in self.found:
                 continue
@@ -229,7 +258,7 @@ class Bank:
                 if function in functions:
                     place = np.minimum(np.searchsorted(hashes, other), len(hashes) - 1)
                     hit = np.nonzero(hashes[place] == other)[0]
-                    pairs = np.stack([ids[hit], ids[place[hit]], sizes[hit] + sizes[place[hit]]])
+                    pairs = np.stack([ids[hit], ids[place[hit]], costs[hit] + costs[place[hit]]])
                     self._judge_pairs(goal, functions[function], pairs)
             goal_bits = self._flat[goal]
             if not set(np.unique(goal_bits)) <= {0, 1}:
@@ -241,24 +270,24 @@ class Bank:
 
     def _sides(self, goal: Array, value: int) -> Array:
         """Pairs of bits whose conjunction is the goal; for value 0, of what they are not."""
-        bits, ids, sizes = [], [], []
-        for size, groups in enumerate(self._values):
+        bits, ids, costs = [], [], []
+        for cost, groups in enumerate(self._values):
             for kind, (values, own) in groups.items():
                 if kind == Kind(1, BIT):
                     side = values == value
                     fits: Array = np.all(side[:, goal], axis=1)
                     bits.append(side[fits][:, ~goal])
                     ids.append(own[fits])
-                    sizes.append(np.full(int(fits.sum()), size))
+                    costs.append(np.full(int(fits.sum()), cost))
         if not bits:
             return np.zeros((3, 0), int)
         rest = np.concatenate(bits)[:MOST_SIDES].astype(np.float32)
-        known, total = np.concatenate(ids)[:MOST_SIDES], np.concatenate(sizes)[:MOST_SIDES]
+        known, total = np.concatenate(ids)[:MOST_SIDES], np.concatenate(costs)[:MOST_SIDES]
         one, other = np.nonzero(np.triu(rest @ rest.T == 0, 1))
         return np.stack([known[one], known[other], total[one] + total[other]])
 
     def _judge_pairs(self, goal: int, operator: Operator, pairs: Array) -> None:
-        """The smallest of some pairs that passes the check."""
+        """The cheapest of some pairs that passes the check."""
         for one, other, _ in pairs[:, np.argsort(pairs[2], kind="stable")].T[:4]:
             if goal in self.found:
                 return
@@ -275,7 +304,8 @@ class Bank:
             numbers = self.shape[0] * self.shape[1] * width
             rng = np.random.default_rng(width)
             self._keys[width] = rng.integers(1, 1 << KEY_BITS, (numbers, 2)).astype(np.float64)
-        sums = (values.astype(np.float64) @ self._keys[width]).astype(np.int64).view(np.uint64)
+        with np.errstate(invalid="ignore"):  # behind a broken promise are no numbers
+            sums = (values.astype(np.float64) @ self._keys[width]).astype(np.int64).view(np.uint64)
         mixed = (sums * _MIX).sum(axis=1, dtype=np.uint64) + np.uint64((width - 1) << 40)
         return mixed.view(np.int64)
 

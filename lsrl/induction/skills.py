@@ -1,163 +1,76 @@
-"""Skills: functions of LSRL that a search composes, carried out by the reference evaluator.
+"""Skills: functions of LSRL that a search composes, those that it has learnt, and their file."""
 
-A skill is recorded once for each kind of signals that it is tried on, as a graph; the evaluator
-carries that graph out on thousands of streams at once.
-"""
-
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, TypeVar, cast, final
+import json
+import keyword
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast, final
 
+import numpy as np
+
+from lsrl import arguments, schema, sealed
 from lsrl.arguments import near, shown
-from lsrl.errors import InputError, LsrlError
+from lsrl.errors import FormatError, InputError, LsrlError
+from lsrl.folders import replace_file
 from lsrl.induction import standard
-from lsrl.ir import ops
-from lsrl.ir.evaluate import evaluate_prefixes, facts_over
-from lsrl.ir.graph import Graph
-from lsrl.ir.numbers import Array, sum_is_exact
-from lsrl.ir.types import Vector
-from lsrl.language.signal import Operand, Signal, as_signal
-from lsrl.language.trace import Trace, recording
+from lsrl.induction.affine import MOST_SUMS, Affine, Response
+from lsrl.induction.expressions import Expression
+from lsrl.induction.macros import (
+    MOST_CALLS,
+    Filter,
+    Macro,
+    is_constant,
+    macro_of,
+    parameters_of,
+    parsed,
+)
+from lsrl.induction.operators import (
+    BIT,
+    MOST_OPERANDS,
+    SMALL,
+    Kind,
+    Operator,
+    Skill,
+    graph_of,
+    place_of,
+)
+from lsrl.induction.realisation import Realisation
+from lsrl.induction.writing import filter_of
+from lsrl.ir.numbers import Array
+from lsrl.schema import FieldError, Reader
 
-MOST_OPERANDS = 3
-# Values of a stream, by kind of stream; what leaves the last is dropped.
-RANGES = ((0.0, 1.0), (-64.0, 64.0), (-65536.0, 65536.0))
-BIT, SMALL, LARGE = range(3)
-BITS_OF_FLOAT32 = 24
 Made = TypeVar("Made", bound=Callable[..., object])
+FORM = sealed.Form("lsrl-skills", 1)
+# What the text of a program calls by these names.
+RESERVED = ("lsrl", "np")
+# Uses of what was never used, and bits of a unit of cost.
+RARE, UNIT = 0.5, 2.0
+LARGEST = 2**31
+# What a learnt skill may be in a file.
+KINDS = ("expression", "filter", "state")
+INPUT = ""  # what all inputs are counted as
 
 
-class Kind(NamedTuple):
-    """What is known of a stream.
-
-    Attributes:
-      width: channels.
-      range: index of `RANGES`; a stream is BIT where inference says so, not by what it holds.
-    """
-
-    width: int
-    range: int
-
-
-@final
-@dataclass(frozen=True)
-class Skill:
-    """A function of signals.
-
-    Attributes:
-      name: of the function.
-      function: makes a signal of signals.
-      operands: number of signals.
-      constant: the keyword that takes a number, or "".
-    """
-
-    name: str
-    function: Callable[..., object]
-    operands: int
-    constant: str = ""
-
-
-@final
-@dataclass(frozen=True)
-class Operator:
-    """A skill with its number.
-
-    Attributes:
-      skill: the skill.
-      number: of its constant; None if it takes none.
-    """
-
-    skill: Skill
-    number: int | None = None
-
-    def on(self, kinds: Sequence[Kind], tokens: int) -> "Recorded | None":
-        """The skill on streams of some kinds; None where it means nothing.
-
-        Raises:
-          InputError: it raises something else than an error of LSRL.
-        """
-        return recorded(self, tuple(kinds), tokens)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """A skill as a graph.
-
-    Attributes:
-      graph: over one input an operand.
-      dtype: in which its values are proven exact.
-      kind: of the result; where it is no bit, its range depends on its values.
-    """
-
-    graph: Graph
-    dtype: str
-    kind: Kind
-
-    def __call__(self, operands: Sequence[Array]) -> tuple[Array, Array]:
-        """Carry it out by the reference evaluator.
-
-        Args:
-          operands: (sequences, time, width) each.
-
-        Returns:
-          Values (sequences, time, width), and (sequences,) bool whether every promise was kept.
-        """
-        given = [operand.astype(self.dtype, copy=False) for operand in operands]
-        legal, values = evaluate_prefixes(self.graph, given, [self.graph.output], dtype=self.dtype)
-        return values[self.graph.output], legal == given[0].shape[1]
-
-
-@lru_cache(maxsize=8192)
-def recorded(operator: Operator, kinds: tuple[Kind, ...], tokens: int) -> Recorded | None:
-    """See `Operator.on`."""
-    try:
-        graph = _graph(operator, kinds, tokens)
-    except LsrlError:
-        return None
-    except Exception as error:
-        raise InputError(
-            f"skill {place_of(operator.skill.function)} raises {type(error).__name__}: {error}; a "
-            "skill is a function of signals that returns a signal"
-        ) from error
-    facts = graph.facts[graph.output]
-    if not facts.integer:
-        return None
-    kind = Kind(facts.width, BIT if facts.boolean else LARGE)
-    return Recorded(graph, "float32" if _exact(graph, tokens) else "float64", kind)
-
-
-def _graph(operator: Operator, kinds: Sequence[Kind], tokens: int) -> Graph:
-    skill, trace = operator.skill, Trace(tokens)
-    with recording(trace):
-        signals: list[Signal] = []
-        for number, (width, place) in enumerate(kinds):
-            low, high = RANGES[place]
-            kind = Vector(width, low=low, high=high, step=1)
-            index = trace.add(ops.Input(number, f"operand {number}", kind))
-            signals.append(Signal(trace, index))
-        constants = {skill.constant: operator.number} if skill.constant else {}
-        result = as_signal(cast(Operand, skill.function(*signals, **constants)))
-    return trace.builder.build(result.index)
-
-
-def _exact(graph: Graph, tokens: int) -> bool:
-    """Whether no sum of the graph is rounded in float32."""
-    facts = facts_over(graph, tokens)
-    for node in graph.nodes:
-        sums = node.op.sums([facts[i] for i in node.operands], tokens)
-        if not sum_is_exact(sums.magnitude, sums.grid, BITS_OF_FLOAT32).all():
-            return False
-    return True
-
-
-def place_of(function: Callable[..., object]) -> str:
-    """A function's name and line."""
-    code = getattr(function, "__code__", None)
-    where = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
-    return f"{getattr(function, '__name__', shown(function))!r}{where}"
+_NUMBER = schema.number(-LARGEST, LARGEST)
+_NUMBERS = schema.listed(schema.number(-LARGEST, LARGEST))
+_MATRIX = schema.listed(_NUMBERS)
+_SKILL: Reader[dict[str, Any]] = schema.record(
+    {
+        "name": schema.text,
+        "parameters": schema.listed(schema.text),
+        "expression": schema.text,
+        "filter": schema.record({"taps": _MATRIX, "sums": schema.integer(0, MOST_SUMS)}),
+        "state": schema.record(
+            {"matrix": _MATRIX, "write": _MATRIX, "read": _MATRIX, "direct": schema.maybe(_MATRIX)}
+        ),
+    },
+    KINDS,
+)
+_FILE: Reader[dict[str, Any]] = schema.record({"skills": schema.listed(_SKILL)})
 
 
 @final
@@ -197,7 +110,8 @@ class Skills:
         Raises:
           InputError: no such function, a name that is taken, or it raises on every kind of signal.
         """
-        skill = _skill_of(function)
+        learnt = isinstance(function, Macro | Filter)
+        skill = cast("Macro | Filter", function).skill if learnt else _skill_of(function)
         if skill.name in self._skills:
             raise InputError(
                 f"skill {place_of(function)}: there is one of this name; have {', '.join(self)}"
@@ -205,6 +119,56 @@ class Skills:
         _try_out(skill)
         self._skills[skill.name] = skill
         return function
+
+    def learn(self, name: str, expression: Expression) -> Skill | None:
+        """Make an expression a skill, whose parameters are the inputs that it reads.
+
+        Args:
+          name: of the skill; numbered where it is taken.
+          expression: of these skills.
+
+        Returns:
+          The skill, or one that says the same; None where the expression reads no input or more
+          than a skill has, is only a skill of its inputs, comes to too many calls, or makes no
+          stream of integers.
+        """
+        macro = macro_of(self._free(name), expression, self)
+        if macro is None or macro.calls > MOST_CALLS:
+            return None
+        names = macro.parameters
+        alike = [each for each in self.macros if len(each.parameters) == len(names)]
+        twins = (each.skill for each in alike if each.of(names) == macro.expression)
+        return next(twins, None) or self._tried(macro)
+
+    def learn_filter(self, name: str, inputs: Sequence[str], found: Affine) -> Skill | None:
+        """Make a recurrence a skill.
+
+        Args:
+          name: of the skill; numbered where it is taken.
+          inputs: that it reads, each a column of it.
+          found: the recurrence, of one output.
+
+        Returns:
+          The skill; None where it reads more than a skill does, or makes no stream of integers.
+        """
+        free = self._free(name)
+        if len(inputs) > MOST_OPERANDS:
+            return None
+        return self._tried(filter_of(free, parameters_of(inputs, {free, *self}), found))
+
+    def _free(self, name: str) -> str:
+        """A name that is not taken."""
+        chosen, number = name, 2
+        while chosen in self:
+            chosen, number = f"{name}_{number}", number + 1
+        return chosen
+
+    def _tried(self, function: Macro | Filter) -> Skill | None:
+        try:
+            self.add(function)
+        except InputError:
+            return None
+        return self._skills[function.name]
 
     def without(self, *names: str) -> "Skills":
         """A copy that lacks some.
@@ -221,6 +185,84 @@ class Skills:
     def skills(self) -> tuple[Skill, ...]:
         """In the order in which they were added."""
         return tuple(self._skills.values())
+
+    @property
+    def learnt(self) -> tuple[Macro | Filter, ...]:
+        """Those that were learnt, each after those that it calls."""
+        functions = [each.function for each in self.skills]
+        return tuple(each for each in functions if isinstance(each, Macro | Filter))
+
+    @property
+    def macros(self) -> tuple[Macro, ...]:
+        """Those of the learnt ones that are expressions of others."""
+        return tuple(each for each in self.learnt if isinstance(each, Macro))
+
+    def costs(self) -> Callable[[str], int]:
+        """What each skill, input or constant costs a search, by its name.
+
+        It is the bits of its share among all that the learnt skills are made of, and those that
+        solved tasks before, in units of 2 bits. Where nothing was learnt, all cost 1.
+        """
+        learnt = self.learnt
+        uses = Counter(each.name for each in learnt)
+        for macro in self.macros:
+            for part in macro.expression.parts():
+                leaf = part.leaf if is_constant(part.leaf) else INPUT
+                uses[part.operator.skill.name if part.operator else leaf] += 1
+        total = uses.total() + RARE * (len(self) + 1)
+
+        def cost(name: str) -> int:
+            known = name if name in self or is_constant(name) else INPUT
+            share = (uses[known] + RARE) / total
+            return max(1, round(-math.log2(share) / UNIT)) if learnt else 1
+
+        return cost
+
+    def with_macros(self, macros: Sequence[Macro]) -> "Skills":
+        """A copy with these as all of its macros."""
+        own = [each for each in self.skills if not isinstance(each.function, Macro)]
+        found = Skills()
+        found._skills = {each.name: each for each in (*own, *(macro.skill for macro in macros))}
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the learnt skills to a file, whole or not at all.
+
+        The file holds each as an expression of others, as text: `is_zero(remainder(x, n=2))`.
+
+        Raises:
+          OSError: the file can't be written.
+        """
+        content = sealed.seal(FORM, {"skills": to_json(self.learnt)})
+        replace_file(arguments.path("save", path), json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], known: "Skills | None" = None) -> "Skills":
+        """Skills with those that `save` wrote.
+
+        Args:
+          path: of the file.
+          known: the skills that its expressions begin with; by default `Skills.standard()`.
+
+        Raises:
+          FormatError: the file is damaged, or calls a skill that is not known; says where.
+          OSError: the file can't be read.
+        """
+        skills = cls.standard() if known is None else known.without()
+        with open(arguments.path("load", path), "rb") as file:
+            content = file.read()
+        try:
+            said = _FILE(sealed.unseal(FORM, schema.parse(content)))
+            try:
+                from_json(skills, said["skills"])
+            except FieldError as error:
+                raise error.within("skills") from None
+        except FieldError as error:
+            raise FormatError(
+                f"{os.fspath(path)}: expected skills saved by skills.save, got something else: "
+                f"{error}; save them again"
+            ) from error
+        return skills
 
     def operators(self, constants: Sequence[int]) -> list[Operator]:
         """Every skill, those with a constant once a number."""
@@ -276,7 +318,89 @@ def _try_out(skill: Skill) -> None:
         return
     reason = "its result is on no grid of integers"
     try:
-        _graph(operator, mixtures[-2], tokens)
+        graph_of(operator, mixtures[-2], tokens)
     except LsrlError as error:
         reason = str(error)
     raise InputError(f"skill {place_of(skill.function)} makes no stream of integers: {reason}")
+
+
+# ---------------------------------------------------------------- as data
+
+
+def to_json(learnt: Sequence[Macro | Filter]) -> list[dict[str, object]]:
+    """Learnt skills as JSON data."""
+    found = list[dict[str, object]]()
+    for each in learnt:
+        said: dict[str, object] = {"name": each.name, "parameters": each.parameters}
+        if isinstance(each, Macro):
+            said["expression"] = str(each.expression)
+        else:
+            said |= _filter_json(each.found)
+        found.append(said)
+    return found
+
+
+def from_json(skills: Skills, said: object) -> None:
+    """Add learnt skills, each of which may call those before it.
+
+    Raises:
+      FieldError: one is none; says which.
+    """
+    for number, one in enumerate(schema.listed(_SKILL)(said)):
+        name, parameters = one["name"], one["parameters"]
+        try:
+            _check_names(name, parameters, skills)
+            if len(one) != 3:
+                raise InputError(f"expected one of {', '.join(KINDS)}")
+            if "expression" in one:
+                expression = parsed(one["expression"], skills.skills, parameters)
+                macro = Macro(name, parameters, expression)
+                if macro.calls > MOST_CALLS:
+                    raise InputError(f"it comes to {macro.calls} calls, at most {MOST_CALLS}")
+                skills.add(macro)
+            else:
+                skills.add(filter_of(name, parameters, _filter(len(parameters), one)))
+        except InputError as error:
+            raise FieldError("a skill", f"{error}", f"[{number}]") from None
+
+
+def _filter_json(found: Affine) -> dict[str, object]:
+    (response,) = found.responses
+    if response is not None:
+        return {"filter": {"taps": response.taps.tolist(), "sums": response.sums}}
+    state = dataclasses.asdict(found.state) if found.state is not None else {}
+    return {"state": {n: None if a is None else a.tolist() for n, a in state.items()}}
+
+
+def _filter(inputs: int, one: Mapping[str, Any]) -> Affine:
+    """A recurrence of so many inputs, and the constant 1."""
+    if "filter" in one:
+        taps, sums = one["filter"]["taps"], one["filter"]["sums"]
+        return Affine((), (Response(_matrix("taps", taps, len(taps), inputs + 1), sums),), None)
+    said, order = one["state"], len(one["state"]["matrix"])
+    direct = said["direct"]
+    state = Realisation(
+        _matrix("matrix", said["matrix"], order, order),
+        _matrix("write", said["write"], order, inputs + 1),
+        _matrix("read", said["read"], 1, order),
+        None if direct is None else _matrix("direct", direct, 1, inputs + 1),
+    )
+    return Affine((), (None,), state)
+
+
+def _matrix(what: str, rows: Sequence[Sequence[float]], height: int, width: int) -> Array:
+    if not height or len(rows) != height or {len(row) for row in rows} != {width}:
+        raise InputError(f"{what}: expected {max(1, height)} rows of {width} numbers")
+    return np.array(rows, np.float64)
+
+
+def _check_names(name: str, parameters: Sequence[str], skills: Skills) -> None:
+    """A function's name, and those of its parameters."""
+    for each in (name, *parameters):
+        if not each.isidentifier() or keyword.iskeyword(each) or each in RESERVED:
+            raise InputError(f"expected a name, got {shown(each)}")
+    if not 1 <= len(set(parameters)) == len(parameters) <= MOST_OPERANDS:
+        raise InputError(f"expected one to {MOST_OPERANDS} different parameters")
+    taken = [each for each in parameters if each == name or each in skills]
+    if taken:
+        raise InputError(f"the parameter {shown(taken[0])} has the name of a skill")

@@ -5,13 +5,8 @@ A parameter after the star is a constant, which is tried with the numbers of a t
 
 from collections.abc import Callable
 
-import numpy as np
-
 import lsrl
 from lsrl.language.signal import Signal
-
-# Up to this range a running maximum is a comparison a value, which every target has.
-MOST_LEVELS = 100
 
 
 def increment(x: Signal) -> Signal:
@@ -71,12 +66,12 @@ def surplus(bit: Signal) -> Signal:
 
 def greatest(x: Signal) -> Signal:
     """The running maximum."""
-    return running_max(x)
+    return lsrl.running_max(x)
 
 
 def least(x: Signal) -> Signal:
     """The running minimum."""
-    return -running_max(-x)
+    return lsrl.running_min(x)
 
 
 def index_of_greatest(x: Signal) -> Signal:
@@ -142,28 +137,6 @@ def gated(x: Signal, bit: Signal) -> Signal:
 def held(x: Signal, bit: Signal) -> Signal:
     """X where the bit was 1 last."""
     return lsrl.hold(x, bit)
-
-
-def running_max(x: Signal) -> Signal:
-    """The greatest value so far, of integers.
-
-    Of few values it compares with each, and adds up which were reached. Of many it is one state:
-    how far x lies below its maximum, g_t = relu(g_{t-1} + x_{t-1} - x_t).
-
-    Args:
-      x: integers, with finite bounds.
-    """
-    low, high = x.facts.low, x.facts.high
-    span = int((high - low).max())
-    if span <= MOST_LEVELS:
-        channels = []
-        for channel, start in zip(x, low.tolist(), strict=True):
-            reached = lsrl.greater_equal(channel, np.arange(start + 1, start + span + 1))
-            ever = lsrl.hold(lsrl.constant(1), reached) if span else lsrl.constant(0)
-            channels.append(ever.sum() + start)
-        return lsrl.concat(*channels)
-    fall = lsrl.delay(x, initial=low) - x
-    return x + lsrl.recurrent_state(fall, 1, high=span)
 
 
 STANDARD: tuple[Callable[..., object], ...] = (

@@ -14,14 +14,18 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
+
+import numpy as np
 
 from lsrl.errors import InputError
 from lsrl.induction import standard
 from lsrl.induction.affine import Affine, Column, Response
 from lsrl.induction.expressions import Expression
 from lsrl.induction.machines import Machine
-from lsrl.induction.skills import Skill
+from lsrl.induction.macros import Filter, Macro
+from lsrl.induction.operators import Skill
+from lsrl.induction.realisation import Realisation
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import InputType, Token
 from lsrl.language.program import Program
@@ -68,6 +72,20 @@ class Body:
         self.lines.append(f"{name} = {text}")
         return name
 
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names from values."""
+        self._taken.update(names)
+
+    def call(self, skill: Skill) -> None:
+        """Note a skill that is called by name, after those that it calls itself."""
+        if skill.name in self.skills:
+            return
+        if isinstance(skill.function, Macro):
+            for part in skill.function.expression.parts():
+                if part.operator is not None and _form(part.operator.skill) is None:
+                    self.call(part.operator.skill)
+        self.skills[skill.name] = skill
+
 
 class Text(NamedTuple):
     """A program as text.
@@ -110,11 +128,10 @@ def text_of(
         returned = f"lsrl.constant({returned})"
     lines = [*body.lines, f"return {returned}"]
     signature = ", ".join(f"{each}: {_type_text(kind)}" for each, kind in types.items())
-    head = f"@lsrl.program(max_length={max_length})\ndef {name}({signature}):\n"
-    function = head + "".join(f"    {_wrapped(line)}\n" for line in lines)
-    imports = ["import numpy as np", ""] if "np." in function else []
-    imports.append("import lsrl")
+    function = f"@lsrl.program(max_length={max_length})\n{_function(name, signature, lines)}\n"
     definitions = [_definition(skill) for skill in body.skills.values()]
+    imports = ["import numpy as np", ""] if "np." in "".join([function, *definitions]) else []
+    imports.append("import lsrl")
     whole = "\n\n\n".join(["\n".join(imports), *definitions, function.rstrip()]) + "\n"
     used = {skill.name: skill.function for skill in body.skills.values()}
     return Text(whole, function, result, _description(lines), used)
@@ -127,8 +144,6 @@ def program_of(text: Text) -> Program:
       LsrlError: the text is no legal program: values grow beyond all bounds, or a skill does not
         fit what is proven of its operands.
     """
-    import numpy as np
-
     import lsrl
 
     file = f"<induced {zlib.crc32(text.function.encode()):08x}>"
@@ -138,6 +153,11 @@ def program_of(text: Text) -> Program:
     exec(compile(text.function, file, "exec"), space)
     (made,) = (value for value in space.values() if isinstance(value, Program))
     return made
+
+
+def _function(name: str, signature: str, lines: Sequence[str]) -> str:
+    body = "\n".join(f"    {_wrapped(line)}" for line in lines)
+    return f"def {name}({signature}):\n{body}"
 
 
 def _wrapped(line: str) -> str:
@@ -210,6 +230,9 @@ def composition(body: Body, expressions: Sequence[Expression]) -> list[str]:
     for part in dict.fromkeys(part for each in expressions for part in each.parts()):
         uses.update(part.operands)
     uses.update(expressions)
+    # Of a skill that is called, no variable has the name.
+    called = (part.operator.skill for part in uses if part.operator is not None)
+    body.reserve(skill.name for skill in called if _form(skill) is None)
     known: dict[Expression, ast.expr] = {}
     roots = {each for each in expressions if uses[each] == 1}
     return [ast.unparse(_written(each, body, uses, known, roots)) for each in expressions]
@@ -230,7 +253,7 @@ def _written(
     operands = [_written(each, body, uses, known) for each in expression.operands]
     form = _form(skill)
     if form is None:
-        body.skills[skill.name] = skill
+        body.call(skill)
         keywords = [] if number is None else [ast.keyword(skill.constant, ast.Constant(number))]
         result: ast.expr = ast.Call(ast.Name(skill.name), operands, keywords)
     else:
@@ -272,8 +295,6 @@ class _Filled(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if node.id in self.given:
             return self.given[node.id]
-        if node.id == "running_max":
-            return ast.parse("lsrl.induction.running_max", mode="eval").body
         return node
 
 
@@ -292,7 +313,15 @@ def _form(skill: Skill) -> tuple[tuple[str, ...], ast.expr] | None:
 
 
 def _definition(skill: Skill) -> str:
-    """A user's skill as it was written, without decorators."""
+    """A learnt skill, or a user's as it was written, without decorators."""
+    if isinstance(skill.function, Macro):
+        macro = skill.function
+        body = Body(macro.parameters)
+        returned = composition(body, [macro.expression])
+        lines = [*body.lines, f"return {returned[0]}"]
+        return _function(macro.name, ", ".join(macro.parameters), lines)
+    if isinstance(skill.function, Filter):
+        return skill.function.text
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(skill.function))).body[0]
     except (OSError, TypeError, SyntaxError):
@@ -308,35 +337,63 @@ def _definition(skill: Skill) -> str:
 
 def recurrence(body: Body, found: Affine) -> list[str]:
     """Texts of filters, one an output."""
-    return [_filtered(body, found.columns, response) for response in found.responses]
+    state = found.state
+    endless = iter([] if state is None else _read(body, found.columns, state))
+    return [
+        next(endless) if response is None else _filtered(found.columns, response)
+        for response in found.responses
+    ]
 
 
-def _filtered(body: Body, columns: Sequence[Column], response: Response) -> str:
-    taps = response.taps
-    if not response.feedback:
-        text = _finite(columns, taps)
-        for _ in range(response.sums):
-            text = f"lsrl.cumsum({text})"
-        return text
-    order, first = len(response.feedback), int(response.direct)
+def filter_of(name: str, parameters: Sequence[str], found: Affine) -> Filter:
+    """A filter of one output as a function of signals, each a column of it."""
+    import lsrl
+
+    body = Body([name, *parameters])
+    columns = tuple(Column(each) for each in parameters)
+    own = Affine(columns, found.responses, found.state)
+    (returned,) = recurrence(body, own)
+    lines = [*body.lines, f"return {returned}"]
+    text = _function(name, ", ".join(parameters), lines)
+    space: dict[str, Any] = {"lsrl": lsrl, "np": np}
+    exec(compile(text, f"<learnt {name}>", "exec"), space)
+    return Filter(name, tuple(parameters), own, text, space[name])
+
+
+def _filtered(columns: Sequence[Column], response: Response) -> str:
+    text = _finite(columns, response.taps)
+    for _ in range(response.sums):
+        text = f"lsrl.cumsum({text})"
+    return text
+
+
+def _read(body: Body, columns: Sequence[Column], state: Realisation) -> list[str]:
+    """Texts of outputs that read one state."""
+    order, outputs = len(state.matrix), len(state.read)
     if order == 1:
-        state = f"lsrl.linear_state({_row(columns, taps[first])}, {response.feedback[0]})"
-        read = ""
+        factor = number_text(state.matrix[0, 0])
+        value = f"lsrl.linear_state({_row(columns, state.write[0])}, {factor})"
     else:
-        used = [k for k in range(taps.shape[1]) if taps[:, k].any()]
+        used = [k for k in range(state.write.shape[1]) if state.write[:, k].any()]
         parts = [_column_text(columns, k) for k in used]
         given = parts[0] if len(parts) == 1 else f"lsrl.concat({', '.join(parts)})"
-        shift = [[int(j == i + 1) for j in range(order)] for i in range(order - 1)]
-        matrix = [*shift, list(response.feedback[::-1])]
-        weights = _matrix(taps[first:, used])
-        name = body.named(
-            f"lsrl.linear_state(np.array({weights}) @ {given}, np.array({matrix}))", "state"
-        )
-        state, read = name, "[0]"
-    if not response.direct:
-        return f"{state}{read}"
-    late = f"lsrl.delay({state}){read}"
-    return f"{_row(columns, taps[0])} + {late}" if taps[0].any() else late
+        weights, matrix = _matrix(state.write[:, used]), _matrix(state.matrix)
+        value = f"lsrl.linear_state(np.array({weights}) @ {given}, np.array({matrix}))"
+    if order > 1 or outputs > 1:
+        value = body.named(value, "state")
+    if state.direct is not None:
+        value = f"lsrl.delay({value})"
+        value = body.named(value, "before") if outputs > 1 else value
+    if outputs == 1 and np.count_nonzero(state.read) > 1 and state.direct is not None:
+        value = body.named(value, "before")
+    elements = [value if order == 1 else f"{value}[{k}]" for k in range(order)]
+    texts = []
+    for number, row in enumerate(state.read.tolist()):
+        direct = None if state.direct is None else state.direct[number]
+        terms = [] if direct is None or not direct.any() else [_row(columns, direct)]
+        terms += [_scaled(x, name) for x, name in zip(row, elements, strict=True) if x]
+        texts.append(" + ".join(terms).replace("+ -", "- ") or "lsrl.constant(0)")
+    return texts
 
 
 def _matrix(values: Array) -> str:

@@ -39,7 +39,7 @@ MANY = 1 << 11
 
 
 class Numbers:
-    """One kind of number in arrays of one namespace; made anew for every evaluation.
+    """One kind of number in arrays of one namespace; made anew for every evaluation, or for many.
 
     What is derived of a program's constants is kept, by their identity, as long as this lives.
 

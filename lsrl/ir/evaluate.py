@@ -7,7 +7,7 @@ the same formulas of the ops.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -135,23 +135,50 @@ def evaluate_prefixes(
       (batch,) int, how many tokens from the first on keep every promise, and the values of the
       wanted nodes, as `evaluate` returns them.
     """
-    batch, time = inputs[0].shape[:2]
-    extent = Extent((batch, time), _numbers(graph, time, exact, dtype))
-    legal = np.full(batch, time)
-    pledges = {i: pledge for i, pledge in pledges_of(graph, time).items() if pledge.keeper}
-    values: dict[int, Array] = {}
-    with np.errstate(all="ignore"):  # behind a broken promise there are no bounds
-        live = graph.live([*wanted, *pledges])
-        for i, operands, value in _values(graph, inputs, extent, live, wanted):
-            if i in wanted:
-                values[i] = value
-            if i in pledges:
-                broken: Array = np.any(
-                    graph.nodes[i].op.broken(operands, value, extent, ()), axis=-1
-                )
-                first = np.where(broken.any(axis=1), broken.argmax(axis=1), time)
-                legal = np.minimum(legal, first)
-    return legal, values
+    return Prefixes(graph, inputs[0].shape[1], wanted, exact=exact, dtype=dtype)(inputs)
+
+
+@final
+class Prefixes:
+    """A graph that many batches of sequences of one length are evaluated on: `evaluate_prefixes`.
+
+    What follows from the graph alone is found once.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tokens: int,
+        wanted: Sequence[int] = (),
+        *,
+        exact: bool | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        """See `evaluate_prefixes`; the sequences have so many tokens."""
+        self._graph, self._tokens, self._wanted = graph, tokens, wanted
+        self._numbers = _numbers(graph, tokens, exact, dtype)
+        pledges = pledges_of(graph, tokens)
+        self._pledged = [i for i, pledge in pledges.items() if pledge.keeper]
+        self._live = graph.live([*wanted, *self._pledged])
+
+    def __call__(self, inputs: Sequence[Array]) -> tuple[Array, dict[int, Array]]:
+        """Evaluate a batch: how many tokens of each sequence are legal, and the wanted values."""
+        extent = Extent((inputs[0].shape[0], self._tokens), self._numbers)
+        legal = np.full(inputs[0].shape[0], self._tokens)
+        values: dict[int, Array] = {}
+        with np.errstate(all="ignore"):  # behind a broken promise there are no bounds
+            for i, operands, value in _values(
+                self._graph, inputs, extent, self._live, self._wanted
+            ):
+                if i in self._wanted:
+                    values[i] = value
+                if i in self._pledged:
+                    broken: Array = np.any(
+                        self._graph.nodes[i].op.broken(operands, value, extent, ()), axis=-1
+                    )
+                    first = np.where(broken.any(axis=1), broken.argmax(axis=1), self._tokens)
+                    legal = np.minimum(legal, first)
+        return legal, values
 
 
 def _numbers(graph: Graph, tokens: int, exact: bool | None, dtype: str | None) -> Numbers:

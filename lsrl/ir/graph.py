@@ -318,6 +318,13 @@ class GraphBuilder:
                 self.stand_for(index, earlier, old)
         return index
 
+    def take_over(self, count: int) -> None:
+        """Have the first nodes of the earlier graph as they were, up to so many."""
+        if self.earlier is not None:
+            span = slice(len(self.nodes), count)
+            self.nodes += self.earlier.nodes[span]
+            self.facts += self.earlier.facts[span]
+
     def keep(self, earlier: Graph, old: int, operands: tuple[int, ...]) -> int | None:
         """The id of a node of the earlier graph, taken over with all that is known of it.
 
@@ -371,13 +378,33 @@ class GraphBuilder:
         if self.facts[index].groups is not before:
             self._inference.regrouped(index)
 
-    def stand_for(self, index: int, earlier: Graph, old: int) -> None:
-        """Let a node stand for one of an earlier graph."""
+    def narrow(self, index: int, known: Facts) -> None:
+        """Let more be known of a node."""
+        self._as_before = False
+        before = self.facts[index].groups
+        self.facts[index] = self.facts[index].meet(known)
+        if self.facts[index].groups is not before:
+            self._inference.regrouped(index)
+
+    def stand_for(self, index: int, earlier: Graph, old: int, new: bool = False) -> None:
+        """Let a node stand for one of an earlier graph.
+
+        Args:
+          index: of the node.
+          earlier: the earlier graph.
+          old: its node there.
+          new: whether it was made for that one; then it is known by the very same facts, if no
+            others are known of it, so that what reads it need not be looked at again.
+        """
         node = earlier.nodes[old]
         same = node
         if earlier.program is None:
             same = Node(node.op, node.operands, node.width, (old,), node.names, node.sources)
-        self.inherit(index, same, earlier.facts[old].groups)
+        was = earlier.facts[old]
+        self.inherit(index, same, was.groups)
+        fact = self.facts[index]
+        if new and fact.once == was.once and fact.groups is was.groups and fact.same_range(was):
+            self.facts[index] = was
 
     def made_for(self, indices: Iterable[int], source: Source) -> None:
         """Note the line that nodes were made for, which is theirs if they get no other."""
@@ -421,32 +448,47 @@ def rewrite(graph: Graph, rule: Rule, looks_at: Collection[type[Op]] | None = No
     if all_live and looks_at is not None and graph.kinds.isdisjoint(looks_at):
         return graph
     builder = GraphBuilder(graph.tokens, graph.program or graph, graph)
-    new: dict[int, int] = {}
+    nodes, made = graph.nodes, builder.nodes
+    kinds = graph.kinds if looks_at is None else frozenset(looks_at)
+    new = list(range(len(graph)))
+    # Up to the first node that is replaced all are as they were: most passes change little.
+    as_before = all_live
     for i in live:
-        node, before = graph.nodes[i], len(builder.nodes)
-        operands = tuple([new[operand] for operand in node.operands])
-        replacement = None
-        if looks_at is None or type(node.op) in looks_at:
-            replacement = rule(builder, graph, i, operands)
-        if node.sources and len(builder.nodes) > before:
-            builder.made_for(range(before, len(builder.nodes)), node.sources[0])
+        node = nodes[i]
+        looked_at = type(node.op) in kinds
+        if as_before:
+            if not looked_at:
+                continue
+            builder.take_over(i)
+            replacement = rule(builder, graph, i, node.operands)
+            if replacement is None and len(made) == i:
+                continue
+            as_before, before, operands = False, i, node.operands
+        else:
+            operands = tuple([new[operand] for operand in node.operands])
+            before = len(made)
+            replacement = rule(builder, graph, i, operands) if looked_at else None
+        if node.sources and len(made) > before:
+            builder.made_for(range(before, len(made)), node.sources[0])
         if replacement == PUT_OFF:
             new[i] = builder.put_off(graph, i, operands)
             continue
         kept = builder.keep(graph, i, operands) if replacement is None else None
         if kept is None:
             kept = builder.add(node.op, *operands) if replacement is None else replacement
-            builder.stand_for(kept, graph, i)
+            builder.stand_for(kept, graph, i, new=kept >= before)
         new[i] = kept
+    if as_before:
+        return graph
     built = builder.build(new[graph.output])
     if graph.program is not None and built.same_as(graph):
         return graph
-    live = built.live([built.output, *built.inputs])
+    stood, live = live, built.live([built.output, *built.inputs])
     trail = graph.trail
     if graph.program is None and graph.real:
         trail = Trail.begun(graph.nodes)
     if trail is not None:
-        trail = trail.followed(graph.nodes, built.nodes, new, live)
+        trail = trail.followed(graph.nodes, built.nodes, {i: new[i] for i in stood}, live)
     return replace(built if len(live) == len(built) else prune(built), trail=trail)
 
 

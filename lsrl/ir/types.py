@@ -21,6 +21,8 @@ MOST_SYMBOLS = 2**31
 MOST_ENTRIES = 2**24
 
 _INTS = (int, np.int32, np.int64)
+# Entries of a step up to which they are looked at one by one.
+_FEW = 16
 # One number for every entry of a vector, or one an entry.
 Entries = float | Sequence[float] | Array
 
@@ -162,6 +164,12 @@ class Vector:
         grid = self.grid()
         return np.array(self.low), np.array(self.high), grid, bool(grid.any())
 
+    @cached_property
+    def _entries(self) -> list[tuple[float, float, float]]:
+        """As `_limits`, an entry each."""
+        low, high, step, _ = self._limits
+        return list(zip(low.tolist(), high.tolist(), step.tolist(), strict=True))
+
     def plain(self, value: object, batch: int | None) -> Array | None:
         """One token as float64 (batch, width), where it is legal beyond doubt; else None.
 
@@ -172,8 +180,15 @@ class Vector:
         shape = (self.width,) if batch is None else (batch, self.width)
         if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind not in "iuf":
             return None
-        low, high, step, gridded = self._limits
         array = value.astype(np.float64).reshape(-1, self.width)
+        if array.size <= _FEW:  # numpy would take ten times as long
+            legal = all(
+                low <= number <= high and not (step and number % step)
+                for row in array.tolist()
+                for number, (low, high, step) in zip(row, self._entries, strict=True)
+            )
+            return array if legal else None
+        low, high, step, gridded = self._limits
         if not ((array >= low) & (array <= high)).all():
             return None
         if gridded and (np.mod(array, np.where(step > 0, step, 1.0)) * (step > 0)).any():

@@ -27,6 +27,7 @@ from lsrl.ir.numbers import Array, unsigned_zeros
 from lsrl.ir.types import InputType, Token, Vector, check_inputs
 from lsrl.ir.verify import verify
 from lsrl.language.feedback import Feedback, prove
+from lsrl.language.inline import inlined
 from lsrl.language.loop import (
     LOOP_OPTIONS,
     Reference,
@@ -36,7 +37,7 @@ from lsrl.language.loop import (
     requested,
 )
 from lsrl.language.run import Run, Wiring
-from lsrl.language.signal import Signal, concat
+from lsrl.language.signal import Operand, Signal, concat
 from lsrl.language.trace import Trace, recording
 from lsrl.showing import Table, card
 
@@ -91,6 +92,36 @@ class Program:
     def num_outputs(self) -> int:
         """Width of the output."""
         return self.graph.nodes[self.graph.output].width
+
+    def __call__(self, *signals: Operand, start: Operand | None = None, **named: Operand) -> Signal:
+        """The program's outputs on signals of another program, whose part it becomes.
+
+        Its signals go by the name of the call: `parity.ones`, and of the next call `parity#2.ones`.
+        Its promises stay, and what was proven of it holds; this program is not changed.
+
+        Args:
+          *signals: one signal or numbers an input, in order. A `Vector(d, ...)` takes a signal of
+            width d within its bounds and on its grid. A `Token(n)` takes a token, integers from 0
+            to n - 1, or a one-hot signal of width n, which is symbol 0 where none is on.
+          start: as of states (`lsrl.linear_state`): the program's first token is that at which this
+            {0,1} signal is 1 for the first time, and its states stay as they are before. Without a
+            max_length its clocks, and what feeds itself back from a start that is not 0, can't.
+          **named: the same by the names of inputs.
+
+        Returns:
+          All outputs side by side: `a, b = program(x)` takes two of one channel apart.
+
+        Raises:
+          ProgramError: no program is being recorded, the signals are not one an input, or may lie
+            outside an input's type, or the program that calls takes more tokens than this one.
+          ShapeError: a signal of another width.
+
+        Example:
+          majority(parity(bit)), in a function decorated with `lsrl.program`.
+        """
+        if "start" in self.inputs and start is not None:
+            named, start = {**named, "start": start}, None
+        return inlined(self.name, self.graph, self.max_length, self.recorded, signals, named, start)
 
     def run(self, *inputs: object, exact: bool = False, **unknown: object) -> Array:
         """Run the reference evaluator.
@@ -337,6 +368,7 @@ def _record(function: object, max_length: object, name: object, feedback: object
         result, variables = _call(function, inner, given, named)
         output = _output(result, where)
         _name_variables(variables)
+        trace.give_names()
     output_type = types.get("return")
     if output_type is not None and not isinstance(output_type, Token | Vector):
         raise ProgramError(
@@ -368,6 +400,12 @@ def _checked_length(value: object, where: str) -> int:
 
 def _function_of(function: object) -> FunctionType:
     """The Python function that a callable runs; else raise ProgramError."""
+    if isinstance(function, Program):
+        raise ProgramError(
+            f"lsrl.program expects a Python function, got {function!r}, which is a program "
+            "already; call it on signals: write def f(x: lsrl.Token(n)): return "
+            f"{function.name}(x)"
+        )
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func

@@ -1,6 +1,7 @@
 """The vocabulary of programs: states, delays, clocks, and what is built from them."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import cast, get_args
 
 import numpy as np
@@ -10,10 +11,9 @@ from lsrl import arguments
 from lsrl.arguments import shown
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
-from lsrl.ir.bounds import pairwise_grid
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_array, lowest_bit, lowest_bit_of, power_of_two_below
-from lsrl.ir.types import MAX_STEP_BITS, Token
+from lsrl.ir.numbers import exact_array, lowest_bit_of
+from lsrl.ir.types import Token
 from lsrl.language.comparison import equal, greater_equal
 from lsrl.language.constants import as_matrix, numbers
 from lsrl.language.signal import (
@@ -31,6 +31,7 @@ from lsrl.language.signal import (
     record,
     relu,
 )
+from lsrl.language.starts import started
 from lsrl.language.trace import user_line
 
 # Integers that a power or an exponent may range over to be a table, of a ramp each.
@@ -49,30 +50,63 @@ def _count(value: object, what: str, least: int = 1) -> int:
     return arguments.count(f"{user_line()}: n of {what}", value, least, kind=ProgramError)
 
 
-def linear_state(u: Signal, A: object = 1, initial: ArrayLike = 0) -> Signal:
+def _state(
+    op: ops.LinearState | ops.ThresholdState | ops.RecurrentState,
+    update: Signal,
+    start: Signal | None,
+) -> Signal:
+    """A state that is fed back by a matrix. Before its start it reads what keeps it as it is."""
+    if start is None:
+        return record(op, update)
+    initial = [Fraction(value) for value in op.initial]
+    fed_back = [Fraction(0)] * len(initial)
+    matrix = op.transition
+    for row, column, weight in zip(matrix.entry_rows(), matrix.indices, matrix.data, strict=True):
+        fed_back[row] += Fraction(float(weight)) * initial[column]
+    keeps = [own - back for own, back in zip(initial, fed_back, strict=True)]
+    if any(Fraction(float(value)) != value for value in keeps):
+        raise ProgramError(
+            f"{user_line()}: with start= a state is fed initial - A initial until it starts, which "
+            "float64 would round here; start at 0, or at fewer digits"
+        )
+    late = record(op, select(started(start), update, [float(value) for value in keeps]))
+    # From its start on it is one that began so many tokens later.
+    early = op.infer([update.facts], update.trace.builder.tokens)
+    low, high = np.minimum(early.low, op.initial), np.maximum(early.high, op.initial)
+    return known(late, low, high) if np.isfinite([low, high]).all() else late
+
+
+def linear_state(
+    u: Signal, A: object = 1, initial: ArrayLike = 0, *, start: Signal | None = None
+) -> Signal:
     """s_t = A s_{t-1} + u_t.
 
     Args:
       u: the update, width n.
       A: a number (times the identity) or an (n, n) matrix, dense or scipy.sparse.
       initial: s_{-1}, one number or n.
+      start: a {0,1} signal of width 1: the state is `initial` until it is 1 for the first time, and
+        takes the update of that token.
 
     Returns:
       The state after this token's update, width n.
+
+    Example:
+      linear_state(u, 0.5, start=token == BEGIN) halves nothing of the prompt before BEGIN.
     """
     update = as_signal(u)
     matrix = as_matrix(A, update.width)
-    return record(ops.LinearState(matrix, row_of(initial, update.width, "initial")), update)
+    return _state(ops.LinearState(matrix, row_of(initial, update.width, "initial")), update, start)
 
 
-def cumsum(u: Signal, initial: ArrayLike = 0) -> Signal:
-    """The running sum of u, this token included."""
-    return linear_state(u, 1, initial)
+def cumsum(u: Signal, initial: ArrayLike = 0, *, start: Signal | None = None) -> Signal:
+    """The running sum of u, this token included; with `start`, from there (`linear_state`)."""
+    return linear_state(u, 1, initial, start=start)
 
 
-def position() -> Signal:
-    """The token's position: 0, 1, 2 and so on."""
-    return cumsum(as_signal(1), initial=-1)
+def position(*, start: Signal | None = None) -> Signal:
+    """The token's position: 0, 1, 2 and so on; with `start` counted from there, and before -1."""
+    return cumsum(as_signal(1), initial=-1, start=start)
 
 
 def periodic(table: object) -> Signal:
@@ -104,24 +138,29 @@ def _table(table: object) -> Matrix:
     return as_matrix(rows, rows.shape[1])
 
 
-def delay(x: Signal, n: int = 1, initial: ArrayLike = 0) -> Signal:
+def delay(x: Signal, n: int = 1, initial: ArrayLike = 0, *, start: Signal | None = None) -> Signal:
     """x_{t-n}; `initial` at the first n tokens.
 
     Args:
       x: any signal.
       n: number of tokens, at least 0.
       initial: one number or one a channel.
+      start: as for `linear_state`: x counts as `initial` before, so that the first n tokens are
+        those from there on.
     """
     value = as_signal(x)
     steps = _count(n, "delay(x, n)", least=0)
-    if steps == 0:
-        return value
-    return record(ops.Delay(steps, row_of(initial, value.width, "initial")), value)
+    row = row_of(initial, value.width, "initial")
+    if start is not None:
+        value = select(started(start), value, row)
+    return value if steps == 0 else record(ops.Delay(steps, row), value)
 
 
-def window_sum(x: Signal, n: int) -> Signal:
-    """x_{t-n+1} + … + x_t, with zeros before the first token."""
+def window_sum(x: Signal, n: int, *, start: Signal | None = None) -> Signal:
+    """x_{t-n+1} + … + x_t, with zeros before the first token, or before `start`."""
     value = as_signal(x)
+    if start is not None:
+        value = select(started(start), value, 0)
     size, width = _count(n, "window_sum(x, n)"), value.width
     # A shift register a channel; slot k holds x_{t-k}.
     slots = np.arange(width * size)
@@ -209,7 +248,12 @@ def where(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signa
 
 
 def latch(
-    x: Signal, when: Signal, initial: ArrayLike = 0, keeper: ops.Keeper = "program"
+    x: Signal,
+    when: Signal,
+    initial: ArrayLike = 0,
+    keeper: ops.Keeper = "program",
+    *,
+    start: Signal | None = None,
 ) -> Signal:
     """X at the one token where `when` is 1 and ever after; `initial` before.
 
@@ -220,10 +264,13 @@ def latch(
       when: a {0,1} signal of width 1.
       initial: one number or one a channel.
       keeper: whose promise it is, as for `bound`.
+      start: as for `linear_state`: what `when` says before does not count.
     """
     value = as_signal(x)
     (condition,) = logical("latch", when)
     check_keeper(keeper)
+    if start is not None:
+        condition = condition & started(start)
     return record(ops.Latch(row_of(initial, value.width, "initial"), keeper), value, condition)
 
 
@@ -233,6 +280,8 @@ def hold(
     initial: ArrayLike = 0,
     change: Operand | None = None,
     keeper: ops.Keeper = "program",
+    *,
+    start: Signal | None = None,
 ) -> Signal:
     """X of the last token at which `when` was 1; `initial` before there was one.
 
@@ -245,10 +294,13 @@ def hold(
       change: with it comes the checked promise that where `when` is 1, x is what was held before
         plus the change.
       keeper: whose promise that is, as for `bound`.
+      start: as for `linear_state`: what `when` says before does not count.
     """
     value = as_signal(x)
     (condition,) = logical("hold", when)
     check_keeper(keeper)
+    if start is not None:
+        condition = condition & started(start)
     if value.width != condition.width:
         value, condition = broadcast(value, condition)
     row = row_of(initial, value.width, "initial")
@@ -259,23 +311,31 @@ def hold(
     return record(ops.SelectiveState(row, overwrites=True), 1 - condition, written)
 
 
-def selective_state(keep: Signal, update: Signal, initial: ArrayLike = 0) -> Signal:
-    """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}.
+def selective_state(
+    keep: Signal, update: Signal, initial: ArrayLike = 0, *, start: Signal | None = None
+) -> Signal:
+    """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}; with `start`, `initial` before it.
 
     Its bounds assume that every update is kept; `hold` has tighter ones.
     """
     (kept,) = logical("selective_state", keep)
     kept, added = broadcast(kept, update)
+    if start is not None:
+        begun = started(start)
+        kept, added = kept | ~begun, select(begun, added, 0)
     return record(ops.SelectiveState(row_of(initial, added.width, "initial")), kept, added)
 
 
-def threshold_state(u: Signal, A: object, initial: ArrayLike = 0) -> Signal:
+def threshold_state(
+    u: Signal, A: object, initial: ArrayLike = 0, *, start: Signal | None = None
+) -> Signal:
     """h_t = 1 where A h_{t-1} + u_t > 0, else 0: finite automata.
 
     Args:
       u: the update, width n; A h + u must lie on a grid.
       A: a number (times the identity) or an (n, n) matrix.
       initial: h_{-1}, zeros and ones.
+      start: as for `linear_state`.
 
     Raises:
       ProgramError: an initial value that is not 0 or 1, or an argument without a grid.
@@ -290,7 +350,7 @@ def threshold_state(u: Signal, A: object, initial: ArrayLike = 0) -> Signal:
             f"{user_line()}: a threshold state needs values on a grid, so that > 0 has a margin; "
             f"got {update!r}, which is continuous"
         )
-    return record(op, update)
+    return _state(op, update, start)
 
 
 def recurrent_state(
@@ -300,6 +360,7 @@ def recurrent_state(
     low: ArrayLike = 0,
     high: ArrayLike,
     initial: ArrayLike = 0,
+    start: Signal | None = None,
 ) -> Signal:
     """h_t = relu(A h_{t-1} + u_t).
 
@@ -309,6 +370,8 @@ def recurrent_state(
       low: least value of the state, a checked promise.
       high: greatest value of the state, a checked promise.
       initial: h_{-1}.
+      start: as for `linear_state`; what it starts at is to lie from low to high then, and not below
+        0.
     """
     update = as_signal(u)
     rows = [
@@ -319,102 +382,19 @@ def recurrent_state(
             f"{user_line()}: recurrent_state promises low={low!s} to high={high!s}, which no value "
             "h = relu(...) has; expected low <= high and high >= 0"
         )
-    return record(ops.RecurrentState(as_matrix(A, update.width), *rows), update)
+    held = all(max(a, 0) <= value <= b for value, a, b in zip(*rows, strict=True))
+    if start is not None and not held:
+        raise BoundsError(
+            f"{user_line()}: before its start the state is initial={initial!s}, expected from "
+            f"low={low!s} to high={high!s} and not below 0"
+        )
+    return _state(ops.RecurrentState(as_matrix(A, update.width), *rows), update, start)
 
 
 @meaning("clip", "np.clip")
 def clip(x: Signal, low: ArrayLike, high: ArrayLike) -> Signal:
     """x, cut off at low and high."""
     return minimum(maximum(x, low), high)
-
-
-@meaning("remainder")
-def mod(x: Signal, n: ArrayLike) -> Signal:
-    """X modulo n, of the sign of n as in Python, by log2(range / n) stages of compare and subtract.
-
-    Args:
-      x: any gridded signal with finite bounds; its steps need not divide n.
-      n: a number, or one a channel, that is a short dyadic one (not 0.1) and not 0.
-
-    Returns:
-      The remainder, for n > 0 from 0 to n less the common grid of x and n.
-
-    Raises:
-      ProgramError: n is 0, or x and n have no common grid.
-      BoundsError: x has no finite bounds.
-
-    Example:
-      lsrl.mod(3 * token, 2), or 3 * token % 2, is 0, 1, 0, 1, … for the symbols 0, 1, 2, 3, …
-    """
-    return _by_divisor(x, n, "mod(x, n)", lambda value, divisor: _divided(value, divisor)[1])
-
-
-@meaning("floor_divide")
-def _floor_divide(x: Signal, n: ArrayLike) -> Signal:
-    """X // n: the integer at or below x / n, by the stages of `mod`."""
-
-    def quotient(value: Signal, divisor: float) -> Signal:
-        # Where the quotient is exact, no stage is needed.
-        step = np.where(np.isinf(value.facts.step), 0.0, value.facts.step)  # of what is always 0
-        if not np.fmod(step, divisor).any() and np.log2(divisor).is_integer():
-            return value / divisor
-        least, most = (np.floor(end / divisor) for end in (value.facts.low, value.facts.high))
-        return known(combine([(0.0, value), *_divided(value, divisor)[0]]), least, most)
-
-    return _by_divisor(x, n, "x // n", quotient)
-
-
-def _by_divisor(
-    x: Signal, n: ArrayLike, what: str, part: Callable[[Signal, float], Signal]
-) -> Signal:
-    """A part of the division of each channel by its number; of a negative one, of -x by -n."""
-    value, divisors = as_signal(x), numbers(n, f"n of {what}")
-    if len(divisors) > 1:
-        (value, _) = broadcast(value, divisors)
-        pairs = zip(value, divisors.tolist(), strict=True)
-        return concat(*(_by_divisor(channel, each, what, part) for channel, each in pairs))
-    divisor = abs(float(divisors[0]))
-    dyadic = divisor > 0 and divisor <= 2.0**MAX_STEP_BITS * lowest_bit(divisor)
-    if not dyadic or not value.facts.gridded:
-        raise ProgramError(
-            f"{user_line()}: {what} needs a short dyadic n, not 0, and an x on a grid, got "
-            f"n={shown(n)} and {value!r} with step {value.facts.step.tolist()}; declare a step of "
-            "the input, or write lsrl.lookup(x, table) for few integers"
-        )
-    if not (np.isfinite(value.facts.low) & np.isfinite(value.facts.high)).all():
-        raise BoundsError(
-            f"{user_line()}: {what} needs finite bounds, got {value!r}; promise some: "
-            "lsrl.bound(x, low, high)"
-        )
-    if divisors[0] > 0:
-        return part(value, divisor)
-    found = part(-value, divisor)
-    return -found if what.startswith("mod") else found
-
-
-def _divided(value: Signal, divisor: float) -> tuple[list[tuple[float, Operand]], Signal]:
-    """How often a divisor > 0 goes into a value, as terms of a sum, and the remainder."""
-    times = int(np.ceil(max(0.0, -value.facts.low.min()) / divisor))
-    if times:
-        value = value + times * divisor
-    grid = pairwise_grid(value.facts.step, np.full(value.width, divisor))
-    high = value.facts.high
-    multiple = divisor
-    while multiple * 2 <= high.max():
-        multiple *= 2
-    terms: list[tuple[float, Operand]] = [(-1.0, np.full(value.width, times))]
-    while multiple >= divisor and high.max() >= divisor:
-        # One level instead of two, where the sums stay well within float32.
-        rise = power_of_two_below(float(grid.min()))
-        small = (multiple / rise) * (float(high.max()) / rise) <= 2.0**22
-        passed = record(ops.Step(1 / rise, 0.0, small), value - multiple)
-        terms.append((multiple / divisor, passed))
-        value = value - multiple * passed
-        # What passes loses the multiple, and what does not is at least a grid step below it.
-        high = np.where(high >= multiple, np.maximum(multiple - grid, high - multiple), high)
-        value = known(value, np.zeros(len(high)), high)
-        multiple /= 2
-    return terms, value
 
 
 @meaning("power")
@@ -510,7 +490,8 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
 
     Returns:
       The value, of width 1 for a signal, else as wide as the values; within the hull of their
-      bounds and 0.
+      bounds and 0, or without 0 where some channel is provably on at every token: of
+      `token.one_hot`, and of `lsrl.one_hot(x, n)` of an x from 0 to n - 1.
 
     Raises:
       ProgramError: the selector is not known to be one-hot.
@@ -537,9 +518,24 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
             f"{len(entries)}"
         )
     if isinstance(entries, Signal):
-        return select(chosen, entries, 0).sum()
-    picked = [select(chosen[k], entry, 0) for k, entry in enumerate(broadcast(*entries))]
-    return combine([(1.0, each) for each in picked])
+        read = select(chosen, entries, 0).sum()
+        low, high = entries.facts.low.min(), entries.facts.high.max()
+    else:
+        values = broadcast(*entries)
+        picked = [select(chosen[k], entry, 0) for k, entry in enumerate(values)]
+        read = combine([(1.0, each) for each in picked])
+        low = np.min([each.facts.low for each in values], axis=0)
+        high = np.max([each.facts.high for each in values], axis=0)
+    return known(read, low, high) if _is_full(chosen) and np.isfinite([low, high]).all() else read
+
+
+def _is_full(one_hot: Signal) -> bool:
+    """Whether a channel is provably on at every token."""
+    if one_hot.index in one_hot.trace.full:
+        return True
+    op = one_hot.trace.builder.nodes[one_hot.index].op
+    rows = isinstance(op, ops.Lookup | ops.Periodic) and np.diff(op.table.indptr) > 0
+    return bool(np.all(rows))
 
 
 def one_hot(x: Signal, n: int) -> Signal:
@@ -553,7 +549,10 @@ def one_hot(x: Signal, n: int) -> Signal:
         square = Matrix.identity(max(op.type.size, size)).csr
         return record(ops.Lookup(Matrix(square[: op.type.size, :size])), value)
     # No value equals two numbers.
-    return known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
+    marks = known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
+    if value.facts.integer and value.facts.low[0] >= 0 and value.facts.high[0] < size:
+        marks.trace.full.add(marks.index)
+    return marks
 
 
 def lookup(x: Signal, table: object) -> Signal:

@@ -5,11 +5,18 @@ import numpy as np
 from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.language.signal import Signal, absolute, affine, as_signal, logical, record
+from lsrl.language.starts import started
 from lsrl.language.sugar import bound, check_keeper, known, select
 from lsrl.language.trace import user_line
 
 
-def swap_state(swap: Signal, read: Signal | None = None, keeper: ops.Keeper = "program") -> Signal:
+def swap_state(
+    swap: Signal,
+    read: Signal | None = None,
+    keeper: ops.Keeper = "program",
+    *,
+    start: Signal | None = None,
+) -> Signal:
     """Where each of n items stands, of which every token swaps two, or none.
 
     Item j starts at place j. At a token the items at the two places where `swap` is 1 change
@@ -24,6 +31,7 @@ def swap_state(swap: Signal, read: Signal | None = None, keeper: ops.Keeper = "p
         stand there *before* this token's swap: the numbers 1 to n, in an order that may differ from
         token to token, which is a checked promise too.
       keeper: whose promises these are, as for `bound`.
+      start: as for `lsrl.linear_state`: nothing is swapped before.
 
     Returns:
       Width n, integers from 1 to n: what is read at the place of each item.
@@ -37,6 +45,8 @@ def swap_state(swap: Signal, read: Signal | None = None, keeper: ops.Keeper = "p
       return lsrl.swap_state(swaps)  # 0 leaves, 1 swaps places 1 and 2, 2 swaps places 2 and 3
     """
     (moves,) = logical("swap_state", swap)
+    if start is not None:
+        moves = moves & started(start)
     points = moves.width
     if points < 2:
         raise ShapeError(

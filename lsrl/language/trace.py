@@ -1,14 +1,15 @@
 """The recording of a program while its function runs: its signals and the lines that made them."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
 from lsrl.errors import LsrlError, ProgramError
-from lsrl.ir.graph import GraphBuilder
+from lsrl.ir.graph import Graph, GraphBuilder
 from lsrl.ir.node import Source
 from lsrl.ir.ops import Op
 from lsrl.language.expressions import Expressions
@@ -27,13 +28,20 @@ class Trace:
     Attributes:
       builder: the graph so far.
       max_length: the declared number of tokens, or None.
+      calls: what each program that was called gave, by its graph and operands.
+      full: one-hot nodes of which some channel is on at every token.
     """
 
     def __init__(self, max_length: int | None) -> None:
         """Start an empty recording."""
         self.max_length = max_length
         self.builder = GraphBuilder(max_length or UNDECLARED_LENGTH)
+        self.full = set[int]()
+        self.calls: dict[tuple[Graph, tuple[int, ...]], int] = {}
         self._expressions = Expressions()
+        self._called = Counter[str]()
+        self._lines: Sequence[Source] = ()
+        self._later: list[tuple[int, tuple[str, ...]]] = []
 
     def add(self, op: Op, *operands: int) -> int:
         """Record a node with the user's line and expression; errors name that line.
@@ -42,16 +50,45 @@ class Trace:
           ShapeError: operands that do not fit.
           ProgramError: an accumulator without bounds, because no max_length was declared.
         """
-        frame = _user_frame()
-        source = Source(frame.f_code.co_filename, frame.f_lineno, self._expressions.at(frame))
+        lines = self._lines or [self.line()]
         try:
             index = self.builder.add(op, *operands)
         except LsrlError as error:
-            raise type(error)(f"{source}: {error}") from None
-        self.builder.describe(index, sources=[source])
+            raise type(error)(f"{lines[0]}: {error}") from None
+        self.builder.describe(index, sources=lines)
         if self.max_length is None and op.stateful:
-            self._refuse_growth(op, index, source)
+            self._refuse_growth(op, index, lines[0])
         return index
+
+    def line(self) -> Source:
+        """The user's line and expression that are being carried out."""
+        frame = _user_frame()
+        return Source(frame.f_code.co_filename, frame.f_lineno, self._expressions.at(frame))
+
+    @contextmanager
+    def made_by(self, lines: Sequence[Source]) -> Iterator[None]:
+        """Let nodes be those of other lines, for the length of a `with` block."""
+        before, self._lines = self._lines, lines
+        try:
+            yield
+        finally:
+            self._lines = before
+
+    def call(self, name: str) -> str:
+        """What the signals of a call are named after: `parity`, and of the next one `parity#2`."""
+        self._called[name] += 1
+        number = self._called[name]
+        return name if number == 1 else f"{name}#{number}"
+
+    def name_later(self, index: int, names: Sequence[str]) -> None:
+        """Names of a node that come behind those which the program itself gives it."""
+        self._later.append((index, tuple(names)))
+
+    def give_names(self) -> None:
+        """Give the names that were put off."""
+        for index, names in self._later:
+            self.builder.describe(index, names)
+        self._later.clear()
 
     def _refuse_growth(self, op: Op, index: int, source: Source) -> None:
         """A state whose bounds still move after very many tokens is unbounded in the length."""

@@ -12,7 +12,8 @@ import numpy as np
 from lsrl import arguments
 from lsrl.automata.tables import Table, minimised
 from lsrl.errors import BoundsError, InputError, NoMachineError
-from lsrl.induction.machines import MOST_LETTERS, Learner
+from lsrl.induction.asking import Learner
+from lsrl.induction.machines import MOST_LETTERS
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
@@ -125,18 +126,18 @@ def routine_table(
     try:
         if _told_apart(oracle, symbols, longest, rng) > most:
             raise _TooManyError
-        learner = Learner(oracle, symbols, most)
+        learner = Learner(oracle, symbols, longest, most)
         while True:
-            tables = learner.machine()
-            if tables is None:
+            machine = learner.machine()
+            if machine is None:
                 raise _TooManyError
-            table = _moore(*tables, oracle.values, longest)
+            table = _moore(machine.follows, machine.answers, oracle.values, longest)
             if table.states > most:
                 raise _TooManyError
             wrong = _wrong(table, oracle, learner.experiments, longest, rng)
             if wrong is None:
                 return table
-            if not learner.learn(wrong.tolist()):
+            if not learner.learn(tuple(wrong.tolist()), machine):
                 raise _TooManyError
     except _TooManyError:
         raise NoMachineError(

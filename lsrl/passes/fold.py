@@ -36,7 +36,8 @@ from lsrl.passes.affine import add_affine
 MAX_PERIOD = 64
 MAX_TABLE_ENTRIES = 1 << 20
 # What may be a table: pointwise ops, and those that are tables.
-FOLDED = (Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Bound)
+TABLES = (Constant, Lookup, Periodic)
+FOLDED = (*TABLES, Affine, Relu, Step, Product, Select, Bound)
 
 
 class Table(NamedTuple):
@@ -49,11 +50,14 @@ class Table(NamedTuple):
 def fold_tables(graph: Graph) -> Graph:
     """Replace constants, and nonlinear functions of one token or clock, by their tables."""
     tables: dict[int, Table] = {}
+    told = _told_by_tables(graph)
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
-        op, readers = graph.nodes[i].op, graph.readers[i]
+        op = graph.nodes[i].op
+        if i not in told or (isinstance(op, TABLES) and not graph.facts[i].constant):
+            return None
         # A recall's rows are read off what they are made of, and there may be many.
-        if type(op) is Affine and readers and all(_recalls(graph, k) for k in readers):
+        if type(op) is Affine and _only_recalled(graph, i):
             return None
         table = _table_of(builder, op, operands, tables)
         if table is None:
@@ -63,6 +67,20 @@ def fold_tables(graph: Graph) -> Graph:
         return index
 
     return rewrite(graph, rule, FOLDED)
+
+
+def _told_by_tables(graph: Graph) -> set[int]:
+    """The nodes that read nothing but tables, tokens and constants, on any way."""
+    told: set[int] = set()
+    for i, node in enumerate(graph.nodes):
+        kind = type(node.op)
+        if kind is Input:
+            known = is_token(node.op)
+        else:
+            known = kind in TABLES or (kind in FOLDED and told.issuperset(node.operands))
+        if known:
+            told.add(i)
+    return told
 
 
 def share_tables(graph: Graph) -> Graph:
@@ -106,8 +124,9 @@ def _looked_up(graph: Graph, node: int) -> Matrix:
     return op.table  # type: ignore[attr-defined]
 
 
-def _recalls(graph: Graph, node: int) -> bool:
-    return type(graph.nodes[node].op) is Recall
+def _only_recalled(graph: Graph, node: int) -> bool:
+    readers = [graph.nodes[reader].op for reader in graph.readers[node]]
+    return bool(readers) and all(type(op) is Recall for op in readers)
 
 
 def _table_of(
@@ -119,10 +138,10 @@ def _table_of(
         return _stored(op.table, operands[0] if operands else None)
     read: list[Table] = []
     for i in operands:
-        table = tables.get(i) or _token_table(builder, i)
+        table = tables.get(i) or _known_table(builder, i)
         if table is None:
             return None
-        read.append(table)
+        read.append(tables.setdefault(i, table))
     return _apply(op, read)
 
 
@@ -134,8 +153,11 @@ def _stored(table: Matrix, token: int | None) -> Table | None:
     return Table(token, known.low[None]) if known.constant else None
 
 
-def _token_table(builder: GraphBuilder, index: int) -> Table | None:
+def _known_table(builder: GraphBuilder, index: int) -> Table | None:
+    """Of a token itself, and of what is a table as it stands."""
     op = builder.nodes[index].op
+    if isinstance(op, TABLES):
+        return _table_of(builder, op, builder.nodes[index].operands, {})
     if type(op) is Input and is_token(op):
         return Table(index, np.arange(op.type.size, dtype=np.float64)[:, None])  # type: ignore[union-attr]
     return None

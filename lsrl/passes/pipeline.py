@@ -12,6 +12,7 @@ from lsrl.passes.automata import AutomatonPass
 from lsrl.passes.comparison import lower_relus, lower_steps
 from lsrl.passes.decided import drop_decided
 from lsrl.passes.diagonal import lower_to_diagonal
+from lsrl.passes.extremes import lower_extremes
 from lsrl.passes.fold import fold_tables, share_tables
 from lsrl.passes.logic import flatten_conjunctions, flatten_relus
 from lsrl.passes.memory import drop_told, lower_memory
@@ -120,6 +121,7 @@ class Pipeline:
     def legalise(self, graph: Graph, target: Capabilities, robust: bool = False) -> Graph:
         """Write a graph in the target's native ops; `robust` as for `lsrl.compile`."""
         graph = self.run("drop bounds", graph, lambda g: drop_told(g, target))
+        graph = self.run("lower extremes", graph, lambda g: lower_extremes(g, target))
         if target.holds_automata:
             graph = self.run("automata", graph, self.automata)
         if target.diagonal:

@@ -1,9 +1,9 @@
 """A bounded way out of a refusal: states unrolled over the tokens in log2 T levels.
 
 Every update of a selective, threshold or swap state is a function of the state, and such functions
-compose. Doubling the span of the composition with each level, ceil(log2 T) levels of delay and
-composition give the state at every token (the parallel prefix of Hillis and Steele 1986). It needs
-width in the order of T, and it is exact up to T tokens.
+compose; of running maxima, windows do. Doubling the span of the composition with each level,
+ceil(log2 T) levels of delay and composition give the state at every token (the parallel prefix of
+Hillis and Steele 1986). It needs width in the order of T, and it is exact up to T tokens.
 """
 
 import itertools
@@ -23,7 +23,9 @@ from lsrl.ir.ops import (
     Input,
     Lookup,
     Product,
+    RecurrentState,
     Relu,
+    RunningMax,
     Select,
     SelectiveState,
     SwapState,
@@ -42,7 +44,7 @@ MAX_WIDTH = 8192
 
 
 def unroll_states(graph: Graph, target: Capabilities) -> Graph:
-    """Write the selective, threshold and swap states that a target lacks as composed levels.
+    """Write the states that a target lacks as composed levels: all but recurrent ones.
 
     States whose updates are not functions of tokens alone stay as they are, and are refused later.
 
@@ -60,6 +62,9 @@ def unroll_states(graph: Graph, target: Capabilities) -> Graph:
             return _threshold(builder, graph, i, op)
         if isinstance(op, SwapState):
             return _swapped(builder, op.points, *operands)
+        if isinstance(op, RunningMax) and RecurrentState not in target.native:
+            few = op.heights(builder.facts[operands[0]]) is not None
+            return None if few else _greatest(builder, op, operands[0])
         return None
 
     return rewrite(graph, rule)
@@ -96,6 +101,24 @@ def _selective(builder: GraphBuilder, op: SelectiveState, operands: tuple[int, .
         keep = builder.add(Product(), keep, earlier_keep)
     kept = add_affine(builder, (Matrix.diagonal(np.array(op.initial)), keep))
     return add_sum(builder, update, kept)
+
+
+def _greatest(builder: GraphBuilder, op: RunningMax, value: int) -> int:
+    """The greater one of a window's maximum and that of the window before it."""
+    eye, facts = Matrix.identity(len(op.initial)), builder.facts[value]
+    low, high = np.maximum(facts.low, op.initial), np.maximum(facts.high, op.initial)
+    ends = tuple(low.tolist()), tuple(high.tolist())
+
+    def greater(least: int) -> int:
+        rise = add_affine(builder, (eye, value), (eye.scaled(-1.0), least))
+        both = add_affine(builder, (eye, least), (eye, builder.add(Relu(), rise)))
+        return builder.add(Bound(*ends, proven=True), both)
+
+    if (facts.low < op.initial).any():
+        value = greater(builder.add(Constant(op.initial)))
+    for span in _spans(builder.tokens, len(op.initial)):
+        value = greater(builder.add(Delay(span, ends[0]), value))
+    return value
 
 
 def _threshold(builder: GraphBuilder, graph: Graph, i: int, op: ThresholdState) -> int | None:

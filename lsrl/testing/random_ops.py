@@ -9,6 +9,8 @@ from lsrl.ir.numbers import Array
 from lsrl.ir.ops import Via
 from lsrl.language import sugar
 from lsrl.language.comparison import equal, greater_equal, not_equal, ramp
+from lsrl.language.division import mod
+from lsrl.language.extremes import running_max, running_min
 from lsrl.language.memory import memory
 from lsrl.language.signal import Signal, absolute, concat, constant, maximum, minimum, relu
 from lsrl.language.swaps import swap_state
@@ -128,7 +130,7 @@ def _mod(writer: Writer, x: Signal) -> Signal:
         most = unit * (LONGEST_MOD - 1)
         x = most - relu(most - relu(x - writer.level_of(x)))
     lift = np.ceil(np.maximum(-x.facts.low, 0) / divisor) * divisor
-    return sugar.mod(x + lift if lift.any() else x, divisor)
+    return mod(x + lift if lift.any() else x, divisor)
 
 
 def _lookup(writer: Writer, x: Signal) -> Signal:
@@ -195,9 +197,9 @@ def _odd_mod(writer: Writer, x: Signal) -> Signal:
     row = _small_integer(writer, x)
     factor, divisor = (int(k) for k in writer.random.choice([2, 3, 4, 5, 7], 2, replace=False))
     try:
-        return sugar.mod(row * factor, divisor)
+        return mod(row * factor, divisor)
     except ProgramError:
-        return sugar.mod(row * factor, 2 * factor)
+        return mod(row * factor, 2 * factor)
 
 
 def _ramp(writer: Writer, x: Signal) -> Signal:
@@ -280,6 +282,15 @@ def _memory(writer: Writer, x: Signal) -> Signal:
     return table.read(_small_integer(writer, x) - 1, words, when)
 
 
+def _running_max(writer: Writer, x: Signal) -> Signal:
+    """Of few values, so that every target holds it; the minimum, or a later start, now and then."""
+    value = _small_integer(writer, x) * writer.random.integers(1, 4)
+    initial = None if writer.chance(0.5) else int(writer.random.integers(-2, 4))
+    start = writer.condition(1) if writer.chance(0.3) else None
+    running = running_min if writer.chance(0.4) else running_max
+    return running(value, initial, start=start)
+
+
 _TABLE: dict[str, _Maker] = {
     "affine": _affine,
     "relu": _relu,
@@ -320,7 +331,11 @@ _EDGE_TABLE: dict[str, _Maker] = {
     "clock": _clock,
     "changed_hold": _changed_hold,
 }
-_FURTHER_TABLE: dict[str, _Maker] = {"swap_state": _swap_state, "memory": _memory}
+_FURTHER_TABLE: dict[str, _Maker] = {
+    "swap_state": _swap_state,
+    "memory": _memory,
+    "running_max": _running_max,
+}
 MAKERS: dict[str, _Maker] = _TABLE | _EDGE_TABLE | _FURTHER_TABLE
 
 # Every name that `random_program` knows; `gate` is a product with a {0,1} operand, `product` any.

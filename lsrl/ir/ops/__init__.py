@@ -29,6 +29,7 @@ from lsrl.ir.ops.states import (
     LinearState,
     Periodic,
     RecurrentState,
+    RunningMax,
     SelectiveState,
     StateOp,
     ThresholdState,
@@ -39,7 +40,7 @@ from lsrl.ir.types import Token
 ALL_OPS: tuple[type[Op], ...] = (
     Input, Constant, Lookup, Periodic, Affine, Relu, Step, Product, Select, Delay, Bound, Latch,
     LinearState, SelectiveState, Hold, ThresholdState, RecurrentState,
-    SwapState, Read, Recall,
+    RunningMax, SwapState, Read, Recall,
 )  # fmt: skip
 
 
@@ -51,6 +52,6 @@ def is_token(op: Op) -> bool:
 __all__ = [
     "ALL_OPS", "Affine", "Bound", "Constant", "Delay", "Extent", "Hold", "Input", "Keeper", "Latch",
     "LinearState", "Lookup", "Memory", "Op", "Periodic", "Pledge", "Pointwise", "Product", "Read",
-    "Recall", "RecurrentState", "Relu", "Select", "SelectiveState", "StateOp", "Stateful", "Step",
-    "SwapState", "ThresholdState", "Via", "is_token",
+    "Recall", "RecurrentState", "Relu", "RunningMax", "Select", "SelectiveState", "StateOp",
+    "Stateful", "Step", "SwapState", "ThresholdState", "Via", "is_token",
 ]  # fmt: skip

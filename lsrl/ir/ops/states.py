@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from lsrl.ir.ops.base import (
     interval,
     same_width,
 )
+
+# A running maximum of more values than this is not told by whether each was reached.
+MOST_HEIGHTS = 100
 
 
 @final
@@ -451,3 +454,74 @@ class RecurrentState(StateOp):
     def broken(self, operands: Operands, value: Array, extent: Extent, memory: Memory) -> Array:
         """States outside the declared bounds."""
         return extent.numbers.outside(value, self.low, self.high)
+
+
+class Heights(NamedTuple):
+    """What a running maximum may rise to.
+
+    Attributes:
+      least: (width,) what it is at least.
+      channels: (levels,) of each level its channel.
+      values: (levels,) what is reached there, in each channel in order.
+      rises: (levels,) by how much more than at the level before, or than the least.
+    """
+
+    least: Array
+    channels: Array
+    values: Array
+    rises: Array
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunningMax(Stateful):
+    """The greatest of the initial value and all values so far, channel by channel."""
+
+    initial: Values  # (width,)
+
+    sums = adds_nothing
+    settled = holds_at_once  # the greatest value may come at the first token
+
+    def width_of(self, widths: Sequence[int]) -> int:
+        """The operand's."""
+        width = same_width("running maximum", widths, 1)
+        if len(self.initial) != width:
+            raise ShapeError(f"running maximum: expected {width} initial values")
+        return width
+
+    def infer(self, operands: Sequence[Facts], tokens: int) -> Facts:
+        """Ends as of a maximum."""
+        value, start = operands[0], bounds.constant_facts(np.array(self.initial))
+        low, high = np.maximum(value.low, start.low), np.maximum(value.high, start.high)
+        return bounds.facts(low, high, value.join(start).step)
+
+    def heights(self, value: Facts) -> Heights | None:
+        """What it may rise to; None of real numbers, or of more than `MOST_HEIGHTS` a channel."""
+        least = np.maximum(value.low, self.initial)
+        step = np.where(np.isfinite(value.step), value.step, 1.0)
+        if not (step > 0).all() or not np.isfinite(least + value.high).all():
+            return None
+        first, last = np.floor(least / step) + 1, np.floor(value.high / step)
+        counts = np.maximum(last - first + 1, 0).astype(int)
+        if (counts > MOST_HEIGHTS).any():
+            return None
+        channels = np.repeat(np.arange(value.width), counts)
+        place = np.arange(len(channels)) - np.repeat(np.cumsum(counts) - counts, counts)
+        values = step[channels] * (first[channels] + place)
+        below = np.where(place == 0, least[channels], values - step[channels])
+        return Heights(least, channels, values, values - below)
+
+    def start(self, extent: Extent) -> Memory:
+        """The initial value."""
+        return (extent.full(self.initial),)
+
+    def advance(self, memory: Memory, operands: Operands, extent: Extent) -> tuple[Memory, Array]:
+        """The greater one."""
+        (before,), (value,) = memory, operands
+        greatest = extent.numbers.where(value > before, value, before)
+        return (greatest,), greatest
+
+    def evaluate(self, operands: Operands, extent: Extent) -> Array:
+        """The greatest so far, at all tokens at once."""
+        values = np.concatenate([extent.full(self.initial)[:, :1], operands[0]], axis=1)
+        return np.maximum.accumulate(values, axis=1)[:, 1:]
