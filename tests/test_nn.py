@@ -11,7 +11,7 @@ import lsrl
 from lsrl.errors import InputError, NoMachineError
 from lsrl.ir.evaluate import facts_over
 from lsrl.ir.numbers import sum_is_exact
-from lsrl.ir.ops import Hold, Input
+from lsrl.ir.ops import Hold, Input, RunningMax
 from lsrl.nn import modes
 from lsrl.nn.report import Swaps, measured
 from lsrl.nn.semantics import Relaxation, evaluate
@@ -55,13 +55,14 @@ def test_jax_carries_out_what_the_evaluator_does(seed):
 
 
 @pytest.mark.studies
-def test_holds_are_carried_out_all_at_once():
+def test_holds_and_maxima_are_carried_out_all_at_once():
     @lsrl.program(max_length=12)
     def counted(x: lsrl.Token(3)):
         taken = x == 2
-        return lsrl.hold(lsrl.cumsum(taken), taken, initial=0, change=1)
+        held = lsrl.hold(lsrl.cumsum(taken), taken, initial=0, change=1)
+        return lsrl.concat(held, lsrl.running_max(x, initial=1))
 
-    assert Hold in counted.graph.kinds
+    assert {Hold, RunningMax} <= counted.graph.kinds
     ids = np.random.default_rng(0).integers(0, 3, (4, 12))
     run = jax.jit(lambda ids: evaluate(counted.graph, (ids,)))
     np.testing.assert_array_equal(run(jnp.asarray(ids, jnp.int32)), counted.run(ids))
