@@ -13,8 +13,10 @@ from lsrl.ir.evaluate import facts_over
 from lsrl.ir.numbers import sum_is_exact
 from lsrl.ir.ops import Hold, Input, RunningMax
 from lsrl.nn import modes
+from lsrl.nn.frozen import parameters_of
 from lsrl.nn.report import Swaps, measured
 from lsrl.nn.semantics import Relaxation, evaluate
+from lsrl.pytrees import named_leaves
 from lsrl.testing.random_ops import OPS
 from lsrl.testing.verification import sample_inputs
 from tests.grids import studied
@@ -178,8 +180,27 @@ def test_what_makes_no_sense_is_refused(layer):
         layer(np.full((1, 4, 2), 0.5))
     with pytest.raises(InputError, match=r"one vocabulary, got {'parity': 2, 'modular_sum': 5}"):
         lsrl.nn.Library([P.parity(None), P.modular_sum(5)])
+    with pytest.raises(InputError, match=r"promising: the effects of swaps .* choose a backward"):
+        lsrl.nn.CompiledLayer(promising(), "linear_rnn")
     with pytest.raises(InputError, match="such as selection=5"):
         lsrl.nn.Registers(4, rngs=nnx.Rngs(0))
+
+
+def promising():
+    @lsrl.program(max_length=16)
+    def promising(bit: lsrl.Token(2)):
+        return lsrl.bound(lsrl.cumsum(bit), 0, 2)
+
+    return promising
+
+
+def test_weights_go_by_name():
+    """jax sorts mappings, and "cells.10" stands before "cells.2"."""
+    deep = lsrl.compile(P.majority(8), "gru").parameters
+    deep = {**deep, "cells": deep["cells"] * 12}
+    names = named_leaves(deep)
+    again = parameters_of(deep, {name: names[name] for name in sorted(names)})
+    assert jax.tree.all(jax.tree.map(lambda one, other: one is other, again, deep))
 
 
 # ---------------------------------------------------------------- learning
