@@ -337,6 +337,8 @@ class Model(Looping, Exporting):
     ) -> jax.Array | tuple[jax.Array, State]:
         """Run whole sequences as a pure function, which jit, vmap, grad and shardings take.
 
+        Of meshes those whose axes are `AxisType.Auto`.
+
         Args:
           parameters: like `parameters`: any numbers in the same pytree.
           inputs: one array, or a tuple with one an input: token ids (time,) or (batch, time),

@@ -11,10 +11,12 @@ import lsrl
 from lsrl.errors import InputError, NoMachineError
 from lsrl.ir.evaluate import facts_over
 from lsrl.ir.numbers import sum_is_exact
-from lsrl.ir.ops import Hold, Input
+from lsrl.ir.ops import Hold, Input, RunningMax
 from lsrl.nn import modes
+from lsrl.nn.frozen import parameters_of
 from lsrl.nn.report import Swaps, measured
 from lsrl.nn.semantics import Relaxation, evaluate
+from lsrl.pytrees import named_leaves
 from lsrl.testing.random_ops import OPS
 from lsrl.testing.verification import sample_inputs
 from tests.grids import studied
@@ -55,13 +57,14 @@ def test_jax_carries_out_what_the_evaluator_does(seed):
 
 
 @pytest.mark.studies
-def test_holds_are_carried_out_all_at_once():
+def test_holds_and_maxima_are_carried_out_all_at_once():
     @lsrl.program(max_length=12)
     def counted(x: lsrl.Token(3)):
         taken = x == 2
-        return lsrl.hold(lsrl.cumsum(taken), taken, initial=0, change=1)
+        held = lsrl.hold(lsrl.cumsum(taken), taken, initial=0, change=1)
+        return lsrl.concat(held, lsrl.running_max(x, initial=1))
 
-    assert Hold in counted.graph.kinds
+    assert {Hold, RunningMax} <= counted.graph.kinds
     ids = np.random.default_rng(0).integers(0, 3, (4, 12))
     run = jax.jit(lambda ids: evaluate(counted.graph, (ids,)))
     np.testing.assert_array_equal(run(jnp.asarray(ids, jnp.int32)), counted.run(ids))
@@ -177,8 +180,27 @@ def test_what_makes_no_sense_is_refused(layer):
         layer(np.full((1, 4, 2), 0.5))
     with pytest.raises(InputError, match=r"one vocabulary, got {'parity': 2, 'modular_sum': 5}"):
         lsrl.nn.Library([P.parity(None), P.modular_sum(5)])
+    with pytest.raises(InputError, match=r"promising: the effects of swaps .* choose a backward"):
+        lsrl.nn.CompiledLayer(promising(), "linear_rnn")
     with pytest.raises(InputError, match="such as selection=5"):
         lsrl.nn.Registers(4, rngs=nnx.Rngs(0))
+
+
+def promising():
+    @lsrl.program(max_length=16)
+    def promising(bit: lsrl.Token(2)):
+        return lsrl.bound(lsrl.cumsum(bit), 0, 2)
+
+    return promising
+
+
+def test_weights_go_by_name():
+    """jax sorts mappings, and "cells.10" stands before "cells.2"."""
+    deep = lsrl.compile(P.majority(8), "gru").parameters
+    deep = {**deep, "cells": deep["cells"] * 12}
+    names = named_leaves(deep)
+    again = parameters_of(deep, {name: names[name] for name in sorted(names)})
+    assert jax.tree.all(jax.tree.map(lambda one, other: one is other, again, deep))
 
 
 # ---------------------------------------------------------------- learning

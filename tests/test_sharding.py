@@ -40,6 +40,12 @@ for target in ("linear_rnn", "rnn"):
     np.testing.assert_array_equal(model.run(bits[:3], mesh=mesh), alone[:3], strict=True)
     np.testing.assert_array_equal(model.run(bits[0], mesh=mesh), alone[0], strict=True)
     assert target != "linear_rnn" or set(places) == set(jax.devices()), places
+    if target == "linear_rnn":
+        whole = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+        shared = jax.sharding.NamedSharding(whole, jax.sharding.PartitionSpec("rows"))
+        spread = jax.jit(model.apply)(model.parameters, jax.device_put(bits[:16], shared))
+        assert spread.sharding.device_set == set(jax.devices())
+        np.testing.assert_array_equal(spread, alone[:16], strict=True)
     first, state = model.run(bits[:, :20], mesh=mesh, return_state=True)
     rest, state = model.run(bits[:, 20:], mesh=mesh, state=state, return_state=True)
     np.testing.assert_array_equal(np.concatenate([first, rest], axis=1), alone, strict=True)

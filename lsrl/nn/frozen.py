@@ -1,9 +1,12 @@
 """Weights that are decided, as variables that optimisers leave alone."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import TypeVar, cast
 
 import jax
 from flax import nnx
+
+from lsrl.pytrees import named_leaves
 
 Held = TypeVar("Held")
 
@@ -16,7 +19,24 @@ class FrozenParam(nnx.Variable[Held]):
     """
 
 
-def held(weights: dict[str, jax.Array], trainable: bool) -> nnx.Dict[nnx.Variable[jax.Array]]:
-    """Weights by name as variables: frozen, or parameters to be trained."""
+def parameters_of(
+    model_parameters: Mapping[str, object], weights: Mapping[str, jax.Array]
+) -> Mapping[str, object]:
+    """Weights by name as the pytree that `Model.apply` takes.
+
+    Args:
+      model_parameters: of the model: the pytree.
+      weights: by the names of its leaves, in whatever order: jax sorts mappings.
+    """
+    leaves = [weights[name] for name in named_leaves(model_parameters)]
+    tree = jax.tree.unflatten(jax.tree.structure(model_parameters), leaves)
+    return cast("Mapping[str, object]", tree)
+
+
+def held(
+    model_parameters: Mapping[str, object], trainable: bool
+) -> nnx.Dict[nnx.Variable[jax.Array]]:
+    """A model's weights by name as variables: frozen, or parameters to be trained."""
     kind = nnx.Param if trainable else FrozenParam
+    weights = named_leaves(model_parameters)
     return nnx.Dict({name: kind(value) for name, value in weights.items()})

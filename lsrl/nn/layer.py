@@ -14,11 +14,10 @@ from lsrl.ir.types import Token
 from lsrl.language.program import Program
 from lsrl.model import Model
 from lsrl.nn import modes
-from lsrl.nn.frozen import held
+from lsrl.nn.frozen import held, parameters_of
 from lsrl.nn.modes import MODES, Mode, Surrogate
 from lsrl.nn.report import GradientReport, Swaps, measured
 from lsrl.nn.tables import MooreTable, routine_table
-from lsrl.pytrees import named_leaves
 
 Backward = Literal["auto", "automaton", "local", "relaxed", "straight_through", "raw"]
 # Of soft comparisons: at 4 they are soft over a few steps of the grid.
@@ -86,9 +85,7 @@ class CompiledLayer(nnx.Module):
         self.features = program.num_outputs
         if program.output_type is not None:
             self.features = program.output_type.size
-        parameters = self.model.parameters
-        self._tree = jax.tree.structure(parameters)
-        self.weights = held(named_leaves(parameters), trainable)
+        self.weights = held(self.model.parameters, trainable)
         self.trainable = trainable
         self.temperature = nnx.Variable(jnp.float32(temperature))
         self.table = self._found(backward)
@@ -130,13 +127,18 @@ class CompiledLayer(nnx.Module):
         Raises:
           InputError: other symbols, or what is no distribution.
         """
+        given, batched = self._taken(tokens)
+        if not jnp.issubdtype(given.dtype, jnp.floating):
+            return self._values(self._weights(), tokens)
+        found = _run(self, self._weights(), given, self.temperature[...])
+        return found if batched else found[0]
+
+    def _taken(self, tokens: jax.Array) -> tuple[jax.Array, bool]:
+        """Ids or distributions with a batch axis, and whether they had one."""
         (given,), batched = requests.traceable(
             "CompiledLayer", self.model.program, tokens, np.dtype(np.float32)
         )
-        if not jnp.issubdtype(given.dtype, jnp.floating):
-            return self._values(self._weights(), tokens)
-        found = _run(self, self._weights(), jnp.asarray(given), self.temperature[...])
-        return found if batched else found[0]
+        return jnp.asarray(given), batched
 
     def expected(self, p: jax.Array) -> jax.Array:
         """What the backward mode makes of distributions: soft outputs, to train with.
@@ -146,25 +148,29 @@ class CompiledLayer(nnx.Module):
         they expect, as its shares of the two symbols beside it.
 
         Args:
-          p: (batch, time, symbols).
+          p: (batch, time, symbols), or ids.
 
         Returns:
           (batch, time, features).
+
+        Raises:
+          InputError: other symbols, or what is no distribution.
         """
+        given, batched = self._taken(p)
+        if not jnp.issubdtype(given.dtype, jnp.floating):
+            given = jax.nn.one_hot(given, self.symbols, dtype=jnp.float32)
         surrogate = self._surrogate(self.backward, self._weights())
-        values = surrogate(jnp.asarray(p), self.temperature[...])
-        if not self.gives_symbols or values.shape[-1] == self.features:
-            return values
-        return modes.interpolated(values, self.features)
+        values = surrogate(given, self.temperature[...])
+        if self.gives_symbols and values.shape[-1] != self.features:
+            values = modes.interpolated(values, self.features)
+        return values if batched else values[0]
 
     def _weights(self) -> dict[str, jax.Array]:
         return {name: variable[...] for name, variable in self.weights.items()}
 
     def _values(self, weights: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
         """What the network gives with some weights, on ids or mixtures."""
-        parameters = cast(
-            "dict[str, object]", jax.tree.unflatten(self._tree, list(weights.values()))
-        )
+        parameters = parameters_of(self.model.parameters, weights)
         return cast(jax.Array, self.model.apply(parameters, tokens))
 
     def _hard(self, weights: dict[str, jax.Array], p: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -209,10 +215,15 @@ class CompiledLayer(nnx.Module):
 
         Returns:
           Correlation and error of each mode that the program has, against the reference evaluator.
+
+        Raises:
+          InputError: the program keeps its promises on some words only.
         """
         limit = self.model.program.max_length
         length = length if limit is None else min(length, limit)
         swaps = Swaps.of(self.model.program, self.features, sequences, length, seed)
+        if self.table is None:
+            self.table = self._found("auto")
         rows = []
         for mode in MODES:
             if mode == "automaton" and self.table is None:

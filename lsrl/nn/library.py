@@ -18,9 +18,8 @@ from lsrl.language.program import Program
 from lsrl.language.signal import Signal
 from lsrl.model import Model
 from lsrl.nn import modes
-from lsrl.nn.frozen import held
+from lsrl.nn.frozen import held, parameters_of
 from lsrl.nn.tables import MooreTable, routine_table
-from lsrl.pytrees import named_leaves
 
 
 @final
@@ -71,9 +70,7 @@ class Library(nnx.Module):
         self.symbols = self.tables[0].symbols
         self.features = 1 + max(int(table.ids.max()) for table in self.tables)
         self.model: Model = lsrl.compile(_joined(self.tables, self.symbols), target)
-        parameters = self.model.parameters
-        self._tree = jax.tree.structure(parameters)
-        self.weights = held(named_leaves(parameters), trainable=False)
+        self.weights = held(self.model.parameters, trainable=False)
 
     def _check(self, tables: Sequence[MooreTable]) -> None:
         sizes = dict(zip(self.names, (table.symbols for table in tables), strict=True))
@@ -114,9 +111,7 @@ class Library(nnx.Module):
         def run(weights: dict[str, jax.Array], p: jax.Array, choice: jax.Array) -> jax.Array:
             ids = jnp.argmax(p, axis=-1).astype(jnp.int32)
             chosen = jnp.argmax(choice, axis=-1)[..., None]
-            parameters = cast(
-                "dict[str, object]", jax.tree.unflatten(self._tree, list(weights.values()))
-            )
+            parameters = parameters_of(self.model.parameters, weights)
             values = cast(jax.Array, self.model.apply(parameters, ids))
             said = jnp.take_along_axis(values, chosen, axis=-1)
             return jax.nn.one_hot(modes.ids_of(said, self.features), self.features, dtype=p.dtype)

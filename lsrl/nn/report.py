@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsrl.errors import BoundsError, InputError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
@@ -44,7 +45,13 @@ class Swaps(NamedTuple):
         gives_symbols = program.output_type is not None
 
         def outputs(words: Array) -> Array:
-            values = program.run(words)
+            try:
+                values = program.run(words)
+            except BoundsError as error:
+                raise InputError(
+                    f"{program.name}: the effects of swaps are those on random words, and {error}; "
+                    "choose a backward mode yourself"
+                ) from error
             return one_hot(values[..., 0].astype(int), features) if gives_symbols else values
 
         swapped = np.tile(words[:, None, None], (1, length, size, 1))

@@ -216,11 +216,16 @@ def _hold(op: Any, operands: Sequence[jax.Array], extent: Extent) -> jax.Array:
     return gated_scan(1 - when, when * value, _first(op, extent))
 
 
+def _running_max(op: Any, operands: Sequence[jax.Array], extent: Extent) -> jax.Array:
+    return jnp.maximum(_full(op.initial, extent), lax.cummax(operands[0], axis=1))
+
+
 AT_ONCE: dict[type[ops.Op], Callable[[Any, Sequence[jax.Array], Extent], jax.Array]] = {
     ops.Periodic: _periodic,
     ops.Delay: _delay,
     ops.Latch: _latch,
     ops.LinearState: _linear,
+    ops.RunningMax: _running_max,
     ops.SelectiveState: _selective,
     ops.Hold: _hold,
 }
