@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-import networkx as nx
 import numpy as np
 
 from lsrl import schema, sealed
@@ -35,6 +34,9 @@ from lsrl.ir.numbers import Array
 from lsrl.placement import Link
 from lsrl.schema import FieldError, Json, Reader
 from lsrl.showing import Table, card
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 FORM = sealed.Form("lsrl.circuit", 2, sealed=2)
 OUTPUT = "output"
@@ -272,9 +274,13 @@ class Circuit:
         ]
         return dataclasses.replace(self, edges=(*self.edges, *fed))
 
-    def graph(self) -> nx.MultiDiGraph:
+    def graph(self) -> "nx.MultiDiGraph[str]":
         """Signals as nodes and edges between them, each with its attributes."""
-        graph = nx.MultiDiGraph(program=self.program, target=self.target, dtype=self.dtype)
+        import networkx as nx  # loads when first used
+
+        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(
+            program=self.program, target=self.target, dtype=self.dtype
+        )
         for signal in self.signals:
             graph.add_node(signal.name, **dataclasses.asdict(signal))
         graph.add_node(OUTPUT, kind=OUTPUT, layer=len(self.units))
