@@ -1,19 +1,21 @@
 """The event-driven engine: only units whose drive has changed are looked at.
 
 One source for two: compiled where numba is installed (the extra `lsrl[fast]`), and as it is where
-it is not. So `units`, `forward`, `back` and `slots` are arrays of records of numba, or lists of
-objects with the same attributes, and all else arrays or lists of numbers.
+it is not. So records are those of numba's arrays, or objects with the same attributes, and all else
+arrays or lists of numbers, of two axes lists of lists.
 
-A unit has up to four drives, a to d; of linear units c is the drive before what this token fed
-back, if d is this token's number. A drive is float64: a change of a float32 value may have a bit
-more than float32 holds.
+A unit has up to four drives. Drives lie gate by gate, so that of unit q and gate g is number
+g * units + q; those of a network without gates are numbered as its units. A drive is float64: a
+change of a float32 value may have a bit more than float32 holds. Of each drive there is a bar: its
+unit is listed, to be looked at, when the drive comes to lie above it. So the bar of a shut ReLU is
+0, that of what no drive can change yet is infinite, and so are those of a unit that is listed.
 """
 
 import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
-from lsrl.backends.units import GRU, LINEAR, LSTM, PRODUCT
+from lsrl.backends.units import GATES, LINEAR, LSTM, PRODUCT
 from lsrl.extras import optional
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -24,9 +26,18 @@ COMPILED = numba is not None
 
 def compiled(function: Function) -> Function:
     """By numba, or as it is."""
+    return _by_numba(function, cache=True)
+
+
+def part(function: Function) -> Function:
+    """As `compiled`, within what calls it: to hand arrays over takes longer than most of them."""
+    return _by_numba(function, forceinline=True)
+
+
+def _by_numba(function: Function, **options: bool) -> Function:
     if numba is None:
         return function
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return cast(Function, numba.njit(nogil=True, error_model="numpy", **options)(function))
 
 
 # How a run of tokens ends.
@@ -38,6 +49,7 @@ SHUT: Final = -104.0
 OPEN: Final = 18.0
 SMALL: Final = 0.0004
 LARGE: Final = 10.0
+NEVER: Final = math.inf
 
 
 @compiled
@@ -62,98 +74,76 @@ def tanh(x: float) -> float:
     return math.tanh(x)
 
 
-@compiled
+@part
+def put(q: int, units: Any, bars: Any, waiting: Any, ends: Any) -> None:
+    """List a unit."""
+    u = units[q]
+    bars[q] = NEVER
+    if u.kind != LINEAR:
+        for gate in range(1, GATES):
+            bars[gate * len(units) + q] = NEVER
+    s = u.stage
+    place = ends[s]
+    waiting[place] = q
+    ends[s] = place + 1
+
+
+@part
 def push(
-    units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any
-) -> None:
-    """Pass a change on to units of one drive; a ReLU that stays shut is not listed."""
+    change: float, first: int, last: int, edges: Any, drives: Any, bars: Any, owners: Any,
+    units: Any, waiting: Any, ends: Any,
+) -> None:  # fmt: skip
+    """Pass a change on along edges."""
     for k in range(first, last):
         e = edges[k]
-        q = e.to
-        u = units[q]
-        z = u.a + e.weight * change
-        u.a = z
-        if u.listed == 0 and (z > u.low or u.y != 0):
-            u.listed = 1
-            s = u.stage
-            c = ends[s]
-            waiting[c] = q
-            ends[s] = c + 1
+        to = e.to
+        drive = drives[to] + e.weight * change
+        drives[to] = drive
+        if drive > bars[to]:
+            put(owners[to], units, bars, waiting, ends)
 
 
-@compiled
+@part
+def push_alike(
+    change: float, first: int, last: int, alike: Any, drives: Any, bars: Any, owners: Any,
+    units: Any, waiting: Any, ends: Any,
+) -> None:  # fmt: skip
+    """Pass a change on along edges of one weight to drives on end, which processors do abreast."""
+    for k in range(first, last):
+        e = alike[k]
+        by = e.weight * change
+        above = 0
+        for to in range(e.to, e.end):
+            drive = drives[to] + by
+            drives[to] = drive
+            above += drive > bars[to]
+        if above:
+            for to in range(e.to, e.end):
+                if drives[to] > bars[to]:
+                    put(owners[to], units, bars, waiting, ends)
+
+
+@part
 def push_back(
-    units: Any, first: int, last: int, edges: Any, change: float, waiting: Any, ends: Any,
-    clock: float,
+    change: float, first: int, last: int, edges: Any, drives: Any, bars: Any, owners: Any,
+    units: Any, waiting: Any, ends: Any, before: Any, at: Any, clock: float,
 ) -> None:  # fmt: skip
-    """Pass a change on to units of one drive for the next token; what was before is kept."""
+    """Pass a change on for the next token; what linear units were driven by before is kept."""
     for k in range(first, last):
         e = edges[k]
-        q = e.to
-        u = units[q]
-        z = u.a
-        if u.d != clock:
-            u.d = clock
-            u.c = z
-        z += e.weight * change
-        u.a = z
-        if u.listed == 0 and (z > u.low or u.y != 0):
-            u.listed = 1
-            s = u.stage
-            c = ends[s]
-            waiting[c] = q
-            ends[s] = c + 1
+        to = e.to
+        drive = drives[to]
+        if at[to] != clock:
+            at[to] = clock
+            before[to] = drive
+        drive += e.weight * change
+        drives[to] = drive
+        if drive > bars[to]:
+            put(owners[to], units, bars, waiting, ends)
 
 
-@compiled
-def spread_gates(
-    units: Any, who: Any, by: Any, first: int, last: int, edges: Any, waiting: Any, ends: Any,
-    back: bool,
-) -> None:  # fmt: skip
-    """Pass changes on to units of several drives; what its gates hold as it is is not listed."""
-    for i in range(first, last):
-        source = units[who[i]]
-        change = by[i]
-        begin = source.fp
-        end = source.fe
-        if back:
-            begin = source.rp
-            end = source.re
-        for k in range(begin, end):
-            e = edges[k]
-            q = e.to >> 2
-            gate = e.to & 3
-            u = units[q]
-            z = e.weight * change
-            if gate == 0:
-                z += u.a
-                u.a = z
-            elif gate == 1:
-                u.b += z
-            elif gate == 2:
-                u.c += z
-            else:
-                u.d += z
-            if u.listed == 0:
-                kind = u.kind
-                if kind == LINEAR:
-                    still = u.a <= u.low and u.y == 0
-                elif kind == GRU:
-                    still = u.b >= OPEN
-                elif kind == LSTM:
-                    still = u.low == 0 and u.d <= SHUT and u.y == 0
-                else:
-                    still = False
-                if not still:
-                    u.listed = 1
-                    s = u.stage
-                    c = ends[s]
-                    waiting[c] = q
-                    ends[s] = c + 1
-
-
-@compiled
-def enter(units: Any, slots: Any, x: Any, who: Any, by: Any) -> int:
+@part
+def enter(shown: Any, slots: Any, x: Any, who: Any, by: Any) -> int:
     """Read one token: ids and entries of vectors, a slot each; returns how many units change."""
     m = 0
     for k in range(len(slots)):
@@ -162,93 +152,95 @@ def enter(units: Any, slots: Any, x: Any, who: Any, by: Any) -> int:
         if slot.token:
             q += int(x[k])
             if q != slot.held:
-                units[slot.held].y = 0
+                shown[slot.held] = 0
                 who[m] = slot.held
                 by[m] = -1.0
-                units[q].y = 1
+                shown[q] = 1
                 who[m + 1] = q
                 by[m + 1] = 1.0
                 m += 2
                 slot.held = q
         else:
-            u = units[q]
-            d = x[k] - u.y
+            d = x[k] - shown[q]
             if d != 0:
-                u.y = x[k]
+                shown[q] = x[k]
                 who[m] = q
                 by[m] = d
                 m += 1
     return m
 
 
-@compiled
-def value(u: Any) -> float:
-    """What the drives of a unit make, and what it holds."""
-    kind = u.kind
-    if kind == LINEAR:
-        v = u.a
-        if v < u.low:
-            v = 0.0
-    elif kind == PRODUCT:
-        v = u.a * u.b
-    elif kind == LSTM:
-        u.s = sigmoid(u.b) * u.s + sigmoid(u.a) * tanh(u.c)
-        v = sigmoid(u.d) * tanh(u.s)
+@part
+def gated(
+    q: int, kind: int, shut: bool, drives: Any, bars: Any, shown: Any, held: Any, count: int
+) -> bool:
+    """Look at a unit of several drives: what it shows, and its bars; whether it goes on by itself.
+
+    Args:
+      q: its number.
+      kind: of it.
+      shut: whether it is of no use to look at it while its output gate is shut.
+      drives: of all units; the gates' of a GRU's unit have their sign turned.
+      bars: of all drives.
+      shown: by all units.
+      held: by all units.
+      count: of units.
+    """
+    a = drives[q]
+    b = drives[q + count]
+    bar_a = bar_b = bar_c = bar_d = -NEVER
+    on = False
+    if kind == PRODUCT:
+        shown[q] = a * b
     else:
-        z = sigmoid(u.b)
-        v = (1.0 - z) * tanh(u.c + sigmoid(u.a) * u.d) + z * u.y
-    return v
+        c = drives[q + 2 * count]
+        d = drives[q + 3 * count]
+        if kind == LSTM:
+            old = held[q]
+            held[q] = sigmoid(b) * old + sigmoid(a) * tanh(c)
+            shown[q] = sigmoid(d) * tanh(held[q])
+            # What it holds goes on from itself, though no drive changes.
+            on = held[q] != old and b > SHUT
+            if shut and d <= SHUT and shown[q] == 0:
+                bar_a = bar_b = bar_c = NEVER
+                bar_d = SHUT
+        else:
+            old = shown[q]
+            z = sigmoid(-b)
+            shown[q] = (1.0 - z) * tanh(c + sigmoid(-a) * d) + z * old
+            on = shown[q] != old and -OPEN < b < -SHUT
+            if b <= -OPEN:
+                bar_a = bar_c = bar_d = NEVER
+                bar_b = -OPEN
+            elif b >= -SHUT and a <= -OPEN:
+                bar_a = -OPEN
+            elif b >= -SHUT and a >= -SHUT:
+                bar_d = NEVER
+    if on:
+        bar_a = bar_b = bar_c = bar_d = NEVER
+    bars[q] = bar_a
+    bars[q + count] = bar_b
+    bars[q + 2 * count] = bar_c
+    bars[q + 3 * count] = bar_d
+    return on
 
 
-@compiled
+@part
 def step(
-    clock: float, starts: Any, units: Any, forward: Any, back: Any, waiting: Any, ends: Any,
-    who: Any, by: Any, slots: Any, x: Any,
-) -> int:  # fmt: skip
-    """Run one token through units of one drive; returns how many were looked at."""
-    work = 0
-    for i in range(enter(units, slots, x, who, by)):
-        u = units[who[i]]
-        push(units, u.fp, u.fe, forward, by[i], waiting, ends)
-    for s in range(len(starts) - 1):
-        first = starts[s]
-        last = ends[s]
-        if first == last:
-            continue
-        work += last - first
-        m = 0
-        for i in range(first, last):
-            q = waiting[i]
-            u = units[q]
-            u.listed = 0
-            v = u.a
-            if v < u.low:
-                v = 0.0
-            d = v - u.y
-            if d != 0:
-                u.y = v
-                push(units, u.fp, u.fe, forward, d, waiting, ends)
-                if u.re > u.rp:
-                    who[m] = q
-                    by[m] = d
-                    m += 1
-        ends[s] = first
-        for i in range(m):
-            u = units[who[i]]
-            push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
-    return work
-
-
-@compiled
-def step_gates(
-    cells: bool, clock: float, starts: Any, units: Any, forward: Any, back: Any, waiting: Any,
+    cells: bool, clock: float, starts: Any, units: Any, forward: Any, alike: Any, back: Any,
+    owners: Any, drives: Any, bars: Any, shown: Any, held: Any, before: Any, at: Any, waiting: Any,
     ends: Any, who: Any, by: Any, slots: Any, x: Any,
 ) -> int:  # fmt: skip
-    """Run one token through units of several drives; returns how many were looked at."""
+    """Run one token; returns how many units were looked at."""
     work = 0
     room = len(who)
-    fallen = enter(units, slots, x, who, by)
-    spread_gates(units, who, by, 0, fallen, forward, waiting, ends, False)
+    count = len(units)
+    for i in range(enter(shown, slots, x, who, by)):
+        u = units[who[i]]
+        push(by[i], u.first, u.last, forward, drives, bars, owners, units, waiting, ends)
+        push_alike(
+            by[i], u.first_alike, u.last_alike, alike, drives, bars, owners, units, waiting, ends
+        )
     for s in range(len(starts) - 1):
         first = starts[s]
         last = ends[s]
@@ -262,12 +254,19 @@ def step_gates(
         for i in range(first, last):
             q = waiting[i]
             u = units[q]
-            u.listed = 0
-            held = u.s
-            old = u.y + 0.0
-            u.y = value(u)
+            old = shown[q] + 0.0
+            if u.kind == LINEAR:
+                drive = drives[q]
+                if drive > u.low:
+                    shown[q] = drive
+                else:
+                    shown[q] = 0
+                bars[q] = -NEVER if shown[q] != 0 else u.low
+            elif gated(q, u.kind, u.low == 0, drives, bars, shown, held, count):
+                waiting[again] = q
+                again += 1
             # What is passed on is what the unit shows, which has been rounded to its dtype.
-            d = u.y - old
+            d = shown[q] - old
             if d < 0:
                 who[fallen] = q
                 by[fallen] = d
@@ -276,60 +275,65 @@ def step_gates(
                 risen -= 1
                 who[risen] = q
                 by[risen] = d
-            if cells and (
-                (u.kind == LSTM and u.s != held and u.b > SHUT)
-                or (u.kind == GRU and d != 0 and SHUT < u.b < OPEN)
-            ):
-                # What it holds goes on from itself, though no drive changes.
-                u.listed = 1
-                waiting[again] = q
-                again += 1
         ends[s] = again
-        spread_gates(units, who, by, 0, fallen, forward, waiting, ends, False)
-        spread_gates(units, who, by, risen, room, forward, waiting, ends, False)
-        if cells:
-            spread_gates(units, who, by, 0, fallen, back, waiting, ends, True)
-            spread_gates(units, who, by, risen, room, back, waiting, ends, True)
-        else:
-            for i in range(fallen):
-                u = units[who[i]]
-                push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
-            for i in range(risen, room):
-                u = units[who[i]]
-                push_back(units, u.rp, u.re, back, by[i], waiting, ends, clock)
+        for j in range(fallen + room - risen):
+            i = j if j < fallen else j - fallen + risen
+            u = units[who[i]]
+            push(by[i], u.first, u.last, forward, drives, bars, owners, units, waiting, ends)
+            if u.last_alike > u.first_alike:
+                push_alike(
+                    by[i], u.first_alike, u.last_alike, alike, drives, bars, owners, units,
+                    waiting, ends,
+                )  # fmt: skip
+            if u.last_back == u.first_back:
+                continue
+            if cells:
+                push(
+                    by[i], u.first_back, u.last_back, back, drives, bars, owners, units, waiting,
+                    ends,
+                )  # fmt: skip
+            else:
+                push_back(
+                    by[i], u.first_back, u.last_back, back, drives, bars, owners, units, waiting,
+                    ends, before, at, clock,
+                )  # fmt: skip
     return work
 
 
 @compiled
-def collect(units: Any, which: Any, last: float, row: Any) -> None:
+def collect(driven: Any, kept: Any, which: Any, last: float, row: Any) -> None:
     """Put into a row what linear units were driven by at a token, fed back to or not."""
+    drives = driven[0]
+    before = kept[0]
+    at = kept[1]
     for i in range(len(which)):
-        u = units[which[i]]
-        row[i] = (u.c if u.d == last else u.a) + 0.0
+        q = which[i]
+        row[i] = (before[q] if at[q] == last else drives[q]) + 0.0
 
 
 @compiled
 def follow(
-    gated: bool, cells: bool, starts: Any, units: Any, forward: Any, back: Any, waiting: Any,
-    ends: Any, who: Any, by: Any, slots: Any, readout: int, x: Any, clock: float, given: Any,
-    rows: Any,
+    cells: bool, starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any,
+    driven: Any, values: Any, kept: Any, waiting: Any, ends: Any, who: Any, by: Any, slots: Any,
+    readout: int, x: Any, clock: float, given: Any, rows: Any,
 ) -> int:  # fmt: skip
     """Read tokens (tokens, slots); the outputs (tokens, outputs) are put into rows.
 
-    Returns how many units were looked at.
+    Returns how many units were looked at; see `advance`.
     """
+    drives, bars, shown, held, before, at = (
+        driven[0], driven[1], values[0], values[1], kept[0], kept[1]
+    )  # fmt: skip
     work = 0
     for t in range(len(given)):
         for k in range(len(x)):
             x[k] = given[t, k]
-        if gated:
-            work += step_gates(
-                cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
-            )
-        else:
-            work += step(clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x)
+        work += step(
+            cells, clock + t, starts, units, forward, alike, back, owners, drives, bars, shown,
+            held, before, at, waiting, ends, who, by, slots, x,
+        )  # fmt: skip
         for k in range(rows.shape[1]):
-            rows[t, k] = units[readout + k].y
+            rows[t, k] = shown[readout + k]
     return work
 
 
@@ -351,19 +355,24 @@ def holds(value: float, comparison: int, number: float) -> bool:
 
 @compiled
 def advance(
-    gated: bool, cells: bool, starts: Any, units: Any, forward: Any, back: Any, waiting: Any,
-    ends: Any, who: Any, by: Any, slots: Any, readout: int, x: Any, clock: float, rest: Any,
-    rows: Any, told: Any, number: float, keys: Any, result: Any,
+    cells: bool, starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any,
+    driven: Any, values: Any, kept: Any, waiting: Any, ends: Any, who: Any, by: Any, slots: Any,
+    readout: int, x: Any, clock: float, rest: Any, rows: Any, told: Any, number: float, keys: Any,
+    result: Any,
 ) -> int:  # fmt: skip
     """Let a machine run on its own outputs until it stops.
 
     Args:
-      gated: whether units have several drives.
       cells: whether units are stock cells.
       starts: where each stage's units begin.
-      units: all of them.
+      units: what they are, and where their edges begin and end.
       forward: edges to later stages.
+      alike: as many at once, of one weight, to drives on end.
       back: edges to the next token.
+      owners: the unit of each drive.
+      driven: (2, drives), the drives and their bars.
+      values: (2, units), what each shows and what it holds.
+      kept: (2, units) of linear units: their drive before what a token fed back, and that token.
       waiting: listed units, each stage's from its start on.
       ends: where each stage's end.
       who: room for the units of a stage.
@@ -384,6 +393,9 @@ def advance(
     Returns:
       How it ended. A token that wants a key that is not there is not counted, but was carried out.
     """
+    drives, bars, shown, held, before, at = (
+        driven[0], driven[1], values[0], values[1], kept[0], kept[1]
+    )  # fmt: skip
     start, count, fed, token = told[0], told[1], told[2], told[3]
     key, takes, halt, comparison = told[4], told[5], told[6], told[7]
     taken = 0
@@ -393,15 +405,13 @@ def advance(
     for t in range(len(rows)):
         if key >= 0:
             x[key] = keys[taken] if taken < len(keys) else 0.0
-        if gated:
-            work += step_gates(
-                cells, clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x
-            )
-        else:
-            work += step(clock + t, starts, units, forward, back, waiting, ends, who, by, slots, x)
+        work += step(
+            cells, clock + t, starts, units, forward, alike, back, owners, drives, bars, shown,
+            held, before, at, waiting, ends, who, by, slots, x,
+        )  # fmt: skip
         for k in range(rows.shape[1]):
-            rows[t, k] = units[readout + k].y
-        if takes >= 0 and units[readout + takes].y == 1:
+            rows[t, k] = shown[readout + k]
+        if takes >= 0 and shown[readout + takes] == 1:
             if taken >= len(keys):
                 ending = WAITING
                 break
@@ -411,9 +421,9 @@ def advance(
             for k in range(len(x)):
                 x[k] = rest[k]
         for k in range(count):
-            value = units[readout + start + k].y
+            value = shown[readout + start + k]
             x[fed + k] = round(value) if token else value
-        if halt >= 0 and holds(units[readout + halt].y, comparison, number):
+        if halt >= 0 and holds(shown[readout + halt], comparison, number):
             ending = HALTED
             break
     result[0] = done

@@ -2,26 +2,41 @@
 
 import importlib
 from collections.abc import Sequence
+from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple, final
 
 import numpy as np
+from scipy import sparse
 
-from lsrl.backends.units import GATES, LINEAR, LSTM, Units
+from lsrl.backends.sweeps import Sweep, possible
+from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Units
 from lsrl.ir.numbers import Array
 
 # A number that no token has.
 NEVER = -1.0
+# Of a GRU's unit the first drives have their sign turned, so that to shut is to rise above a bar.
+TURNED = 2
+# Edges of one weight to drives on end from which on they are passed on at once.
+MANY = 8
+
+
+def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
+    return np.dtype(list(fields), align=True)
+
+
+SLOT = _record(("first", "u4"), ("held", "u4"), ("token", "u1"))
+_PLACES = ("first", "last", "first_alike", "last_alike", "first_back", "last_back")
+UNIT = _record(*((name, "u4") for name in _PLACES), ("low", "f4"), ("stage", "u2"), ("kind", "u1"))
+ALIKE = _record(("to", "u4"), ("end", "u4"), ("weight", "f8"))
 
 
 @final
 class Record:
     """A unit, an edge or a slot of the engine where it isn't compiled: attributes alone."""
 
-    __slots__ = tuple(sorted((
-        "a", "b", "c", "d", "y", "s", "low", "fp", "fe", "rp", "re", "stage", "listed", "kind",
-        "to", "weight", "first", "held", "token",
-    )))  # fmt: skip
+    __slots__ = tuple(sorted({"to", "weight", *(UNIT.names or ()), *(ALIKE.names or ()),
+                              *(SLOT.names or ())}))  # fmt: skip
 
 
 def records(array: Array) -> list[Record]:
@@ -33,20 +48,6 @@ def records(array: Array) -> list[Record]:
     return found
 
 
-def unit_type(dtype: str) -> np.dtype[np.void]:
-    """Of a unit: for float32 networks one line of a processor's cache."""
-    value = "f8" if dtype == "float64" else "f4"
-    drives = [(name, "f8") for name in "abcd"]
-    places = [(name, "u4") for name in ("fp", "fe", "rp", "re")]
-    held = [("y", value), ("s", value), ("low", value)]
-    return np.dtype(
-        [*drives, *held, *places, ("stage", "u2"), ("listed", "u1"), ("kind", "u1")], align=True
-    )
-
-
-SLOT = np.dtype([("first", "u4"), ("held", "u4"), ("token", "u1")], align=True)
-
-
 class Wired:
     """Units with their edges as the engine takes them, which machines share.
 
@@ -55,6 +56,7 @@ class Wired:
       engine: the module.
       dtype: of the network.
       number: of what it gives.
+      gates: drives of a unit.
     """
 
     def __init__(self, units: Units, dtype: str, engine: ModuleType | None = None) -> None:
@@ -63,22 +65,24 @@ class Wired:
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
         self.compiled = bool(self.engine.COMPILED)
-        fresh = np.zeros(units.count, unit_type(dtype))
-        fresh["low"], fresh["kind"] = units.lows, units.kinds
+        self.gates = GATES if units.gated else 1
+        forgetful = self._forgetful()
+        self.forgetful = np.flatnonzero(forgetful)
+        self.lows = np.where(forgetful, 0.0, units.lows)
+        fresh = np.zeros(units.count, UNIT)
+        fresh["low"], fresh["kind"] = self.lows, units.kinds
         inputs = int(units.starts[0])
         fresh["stage"][inputs:] = (
             np.searchsorted(units.starts, np.arange(inputs, units.count), side="right") - 1
         )
-        for kind, (first, last) in (("forward", ("fp", "fe")), ("back", ("rp", "re"))):
-            pointers = getattr(units, kind).indptr
-            fresh[first], fresh[last] = pointers[:-1], pointers[1:]
-        forgetful = self._forgetful()
-        self.forgetful = np.flatnonzero(forgetful)
-        fresh["low"] = np.where(forgetful, 0.0, fresh["low"])
-        self.fresh = fresh
-        self.forward = self._edges(units.forward, units.gated)
-        self.back = self._edges(units.back, units.cells)
+        alone, alike = self._edges(units.forward, MANY)
+        self.forward, fresh["first"], fresh["last"] = alone
+        self.alike, fresh["first_alike"], fresh["last_alike"] = alike
+        back, _ = self._edges(units.back, units.count + 1)
+        self.back, fresh["first_back"], fresh["last_back"] = back
+        self.records = self.taken(fresh)
         self.starts = self.taken(units.starts.astype(np.uint32))
+        self.owners = self.taken(np.tile(np.arange(units.count, dtype=np.uint32), self.gates))
         # Of the arrays of the state, one after another: where each ends, and by field which units
         # they show at which places.
         self.ends = [0, *np.cumsum([len(leaf.units) for leaf in units.leaves]).tolist()]
@@ -104,6 +108,24 @@ class Wired:
         forgets[units.forward.indices] = True
         return shut & ~driven.any(axis=1) & ~forgets.reshape(-1, GATES)[:, 1]
 
+    @cached_property
+    def sweep(self) -> Sweep | None:
+        """What runs whole sequences unit by unit; None if they are not such units."""
+        return Sweep(self.units, self.number) if possible(self.units) else None
+
+    def drives(self, values: Array) -> Array:
+        """(drives,) of all units where they show these values (units,), as the engine has them."""
+        units = self.units
+        found = (units.drives @ values).reshape(-1, GATES) + units.bias
+        found[units.kinds == GRU, :TURNED] *= -1
+        return np.asarray(found[:, : self.gates].T.ravel())
+
+    def bars(self, values: Array) -> Array:
+        """(drives,) of units that show these values (units,) and are not listed."""
+        bars = np.full((self.gates, self.units.count), -np.inf)
+        bars[0] = np.where((self.units.kinds == LINEAR) & (values == 0), self.lows, -np.inf)
+        return bars.ravel()
+
     def taken(self, array: Array) -> Any:
         """An array as the engine takes it; its own from now on."""
         if self.compiled:
@@ -114,12 +136,40 @@ class Wired:
         """Room for outputs (..., outputs)."""
         return np.zeros((*shape, self.units.outputs), self.number)
 
-    def _edges(self, matrix: Any, gated: bool) -> Any:
+    def _edges(
+        self, matrix: sparse.csr_array, many: int
+    ) -> tuple[tuple[Any, Array, Array], tuple[Any, Array, Array]]:
+        """Edges one by one, and `many` or more at once: each with where a unit's begin and end."""
+        count = self.units.count
+        found = matrix.tocoo()
+        unit, gate = np.divmod(found.col, GATES)
+        turned = (self.units.kinds[unit] == GRU) & (gate < TURNED)
+        weights = np.where(turned, -found.data, found.data)
+        to = gate * count + unit
+        order = np.lexsort((to, found.row))
+        source, to, weights = found.row[order], to[order], weights[order]
+        begins = np.ones(len(to), bool)
+        same = (np.diff(source) == 0) & (np.diff(to) == 1) & (np.diff(weights) == 0)
+        begins[1:] = ~same
+        first = np.flatnonzero(begins)
+        size = np.diff(np.append(first, len(to)))
+        several = size >= many
         weight = "f8" if self.dtype == "float64" else "f4"
-        found = np.zeros(matrix.nnz, np.dtype([("to", "u4"), ("weight", weight)], align=True))
-        found["to"] = matrix.indices if gated else matrix.indices // GATES
-        found["weight"] = matrix.data
-        return self.taken(found)
+        alone = np.repeat(~several, size)
+        edges = np.zeros(np.count_nonzero(alone), _record(("to", "u4"), ("weight", weight)))
+        edges["to"], edges["weight"] = to[alone], weights[alone]
+        runs = np.zeros(np.count_nonzero(several), ALIKE)
+        first, size = first[several], size[several]
+        runs["to"], runs["end"], runs["weight"] = to[first], to[first] + size, weights[first]
+
+        def ends(sources: Array) -> tuple[Array, Array]:
+            total = np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=count))])
+            return total[:-1], total[1:]
+
+        return (
+            (self.taken(edges), *ends(source[alone])),
+            (self.taken(runs), *ends(source[first])),
+        )
 
 
 class Wires(NamedTuple):
@@ -156,33 +206,19 @@ class Machine:
         """At a state: the arrays of `Units.leaves`, each (units,)."""
         self.wired, units = wired, wired.units
         self.work = self.tokens = 0
-        self.held = wired.fresh.copy()
+        shown = np.zeros((2, units.count), wired.number)
         for leaf, values in zip(units.leaves, leaves, strict=True):
             known = np.asarray(values, np.float64) + 0.0  # no -0.0
             if leaf.field == "memory":
-                self.held["s"][leaf.units] = known
+                shown[1, leaf.units] = known
             else:
                 low = units.lows[leaf.units]
-                self.held["y"][leaf.units] = np.where(known < low, 0.0, known)
-        values = self.held["y"].astype(np.float64)
-        drives = (wired.units.drives @ values).reshape(-1, GATES) + units.bias
-        for number, name in enumerate("abcd"):
-            self.held[name] = drives[:, number]
-        if not units.cells:
-            self.held["d"] = NEVER
-        self._list(drives, values)
-        self._turning: tuple[Any, ...] | None = None
-        self.clock = 0.0
-
-    def _list(self, drives: Array, values: Array) -> None:
-        """List all units whose value is not what their drives make it."""
-        wired, units = self.wired, self.wired.units
-        linear = units.kinds == LINEAR
-        made = np.where(drives[:, 0] < units.lows, 0.0, drives[:, 0])
-        made = np.where(linear, made, drives[:, 0] * drives[:, 1])
-        stale = (made != values) | (units.kinds >= LSTM)
-        stale[: units.starts[0]] = False
-        self.held["listed"] = stale
+                shown[0, leaf.units] = np.where(known < low, 0.0, known)
+        values = shown[0].astype(np.float64)
+        drives = wired.drives(values)
+        driven = np.stack([drives, wired.bars(values)])
+        stale = self._stale(drives, values)
+        driven[1].reshape(wired.gates, -1)[:, stale] = np.inf
         waiting, ends = np.zeros(units.count, np.uint32), units.starts.astype(np.uint32)
         for stage in range(len(units.starts) - 1):
             first, last = units.starts[stage : stage + 2]
@@ -192,7 +228,23 @@ class Machine:
         slots = np.zeros(len(units.slots), SLOT)
         slots["first"] = [slot.first for slot in units.slots]
         slots["token"] = [slot.token for slot in units.slots]
-        self._arrays: tuple[Any, ...] = tuple(map(wired.taken, (self.held, waiting, ends, slots)))
+        kept = np.full((2, 0 if units.cells else units.count), NEVER)
+        arrays = driven, shown, kept, waiting, ends, slots
+        self._arrays: tuple[Any, ...] = tuple(map(wired.taken, arrays))
+        self._turning: tuple[Any, ...] | None = None
+        self.clock = 0.0
+
+    def _stale(self, drives: Array, values: Array) -> Array:
+        """(units,) whose value is not what their drives make it."""
+        units = self.wired.units
+        a = drives[: units.count]
+        made = np.where(a < units.lows, 0.0, a)
+        if units.gated:
+            product = units.kinds == PRODUCT
+            made[product] *= drives[units.count : 2 * units.count][product]
+        stale = (made != values) | (units.kinds >= LSTM)
+        stale[: units.starts[0]] = False
+        return np.asarray(stale)
 
     def copy(self) -> "Machine":
         """Another one at the same place."""
@@ -206,13 +258,13 @@ class Machine:
 
     def _common(self) -> tuple[Any, ...]:
         wired, units = self.wired, self.wired.units
-        held, waiting, ends, slots = self._arrays
+        driven, shown, kept, waiting, ends, slots = self._arrays
         count = units.count
         who = np.empty(count, np.uint32) if wired.compiled else [0] * count
         by = np.empty(count) if wired.compiled else [0.0] * count
         return (
-            units.gated, units.cells, wired.starts, held, wired.forward, wired.back, waiting, ends,
-            who, by, slots, units.readout,
+            units.cells, wired.starts, wired.records, wired.forward, wired.alike, wired.back,
+            wired.owners, driven, shown, kept, waiting, ends, who, by, slots, units.readout,
         )  # fmt: skip
 
     def follow(self, given: Array) -> Array:
@@ -268,29 +320,23 @@ class Machine:
 
     def told(self, row: Array) -> None:
         """Put the arrays of `Units.leaves`, one after another, into a row."""
-        wired, held = self.wired, self._arrays[0]
+        wired, (driven, shown, kept, *_) = self.wired, self._arrays
         for field, (units, places) in wired.fields.items():
             if field == "hidden":
                 # It is the only field where there is one.
-                wired.engine.collect(held, wired.shown, self.clock - 1, row)
+                wired.engine.collect(driven, kept, wired.shown, self.clock - 1, row)
                 continue
-            if field == "memory":
-                values = self._memory(held)
-            else:
-                values = held["y"] if wired.compiled else self._column(held, "y")
+            values = self._memory() if field == "memory" else np.asarray(shown[0])
             row[places] = values[units] + 0.0
 
-    def _memory(self, held: Any) -> Array:
+    def _memory(self) -> Array:
         """What LSTM units hold; of those that are not looked at while they are shut, anew."""
-        found, a, c, d = (self._column(held, name) for name in "sacd")
+        driven, shown, *_ = self._arrays
+        found = np.array(shown[1], np.float64)
+        a, _, c, d = np.asarray(driven[0]).reshape(GATES, -1)
         own = self.wired.forgetful[d[self.wired.forgetful] <= self.wired.engine.SHUT]
         found[own] = _sigmoid(a[own]) * np.tanh(c[own])
         return found
-
-    def _column(self, held: Any, name: str) -> Array:
-        if self.wired.compiled:
-            return held[name].astype(np.float64)
-        return np.array([getattr(u, name) for u in held], np.float64)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -298,8 +344,10 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _copied(held: Any) -> Any:
-    if not isinstance(held, list) or not held or not isinstance(held[0], Record):
+    if not isinstance(held, list):
         return held.copy()
+    if not held or not isinstance(held[0], Record):
+        return [part.copy() if isinstance(part, list) else part for part in held]
     found = [Record() for _ in held]
     for new, old in zip(found, held, strict=True):
         for name in Record.__slots__:

@@ -36,11 +36,16 @@ def latency(op: ops.Op, target: Capabilities) -> int:
 
 
 class _Limits(NamedTuple):
-    """Of the variables: the reading position of each node, then the last at which it is read."""
+    """Of the variables: the reading position of each node, then the last at which it is read.
+
+    Row r says x[larger[r]] - x[smaller[r]] >= apart[r].
+    """
 
     lower: Array  # (2 nodes,)
     upper: Array  # (2 nodes,)
-    rows: list[tuple[int, int, float]]  # x[a] - x[b] >= c
+    larger: Array  # (rows,) int
+    smaller: Array  # (rows,) int
+    apart: Array  # (rows,)
 
 
 class LevelProblem:
@@ -90,24 +95,25 @@ class LevelProblem:
         """What levels must keep to."""
         count, number = len(self.live), {node: k for k, node in enumerate(self.live)}
         lower, upper = np.zeros(2 * count), np.full(2 * count, float(self.depth))
-        rows: list[tuple[int, int, float]] = []
+        rows: list[tuple[int, int, int]] = []
         for k, i in enumerate(self.live):
             node = self.graph.nodes[i]
             lower[k] = self.earliest[i]
             # A state's own layer holds it anyway, so carrying it starts one layer later.
             own = self._own_layer(i)
             upper[k] = 0 if isinstance(node.op, AT_INPUT) else self.depth - own
-            rows.append((count + k, k, float(own)))
+            rows.append((count + k, k, own))
             for operand in dict.fromkeys(node.operands):
                 if operand not in number:
                     continue
                 source = number[operand]
                 later = latency(self.graph.nodes[operand].op, self.target)
-                rows.append((k, source, float(later)))
-                rows.append((count + source, k, 0.0))
+                rows.append((k, source, later))
+                rows.append((count + source, k, 0))
         if self.graph.output in number:
             lower[count + number[self.graph.output]] = self.depth
-        return _Limits(lower, upper, rows)
+        larger, smaller, apart = np.array(rows, dtype=np.int64).T
+        return _Limits(lower, upper, larger, smaller, apart.astype(np.float64))
 
     def check(self, levels: Levels) -> Levels:
         """The levels, if they are some of this graph.
@@ -121,11 +127,10 @@ class LevelProblem:
             raise ProgramError(
                 f"levels: expected one for each of {len(self.live)} nodes, not {other}; {cure}"
             )
-        lower, upper, rows = self.limits()
+        lower, upper, larger, smaller, apart = self.limits()
         positions = np.array([levels[i] for i in self.live], np.float64).T.reshape(-1)
         wrong = (positions < lower) | (positions > upper)
-        for one, behind, least in rows:
-            wrong[one] |= positions[one] - positions[behind] < least
+        wrong[larger[positions[larger] - positions[smaller] < apart]] = True
         if wrong.any():
             node = self.live[int(np.flatnonzero(wrong)[0]) % len(self.live)]
             label = self.graph.label(node)
@@ -136,22 +141,52 @@ class LevelProblem:
 
     def solve(self) -> Levels:
         """Reading positions and lifetimes that minimise the carried width at the least depth."""
-        from scipy.optimize import linprog
-
         if not self.live:
             return {}
         count = len(self.live)
-        lower, upper, rows = self.limits()
         carry = np.array([self._carry_cost(i) for i in self.live])
         cost = np.concatenate([-carry, carry])
         # Among schedules of equal width prefer early reading: results become visible sooner.
         cost[:count] += 1e-6
-        places = np.repeat(np.arange(len(rows)), 2), np.ravel([(a, b) for a, b, _ in rows])
-        matrix = sp.csr_array((np.tile([-1.0, 1.0], len(rows)), places), (len(rows), 2 * count))
-        limits = -np.array([least for _, _, least in rows])
-        bounds = np.stack([lower, upper], axis=1)
-        result = linprog(cost, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs-ds")
-        if not result.success:
-            raise LsrlError(f"the scheduler's linear program failed: {result.message}")
-        position = np.rint(result.x).astype(int)
+        limits = self.limits()
+        limits.upper[:count] = self._latest(limits)
+        position = np.rint(_least(cost, limits)).astype(int)
         return {i: (int(position[k]), int(position[count + k])) for k, i in enumerate(self.live)}
+
+    def _latest(self, limits: _Limits) -> Array:
+        """(nodes,) the latest reading position of each node."""
+        count, number = len(self.live), {node: k for k, node in enumerate(self.live)}
+        found = limits.upper[:count].tolist()
+        for k in range(count - 1, -1, -1):
+            for operand in self.graph.nodes[self.live[k]].operands:
+                source = number.get(operand)
+                if source is not None:
+                    later = latency(self.graph.nodes[operand].op, self.target)
+                    found[source] = min(found[source], found[k] - later)
+        return np.array(found)
+
+
+def _least(cost: Array, limits: _Limits) -> Array:
+    """The cheapest values of the variables; most have no choice, and are no part of the program."""
+    lower, upper, larger, smaller, apart = limits
+    fixed = lower == upper
+    below = fixed[smaller]
+    lower = lower.copy()
+    np.maximum.at(lower, larger[below], lower[smaller[below]] + apart[below])
+    left = ~below & ~fixed[larger]
+    larger, smaller, apart = larger[left], smaller[left], apart[left]
+    free, place = np.unique(np.concatenate([larger, smaller]), return_inverse=True)
+    if not len(free):
+        return lower
+    from scipy.optimize import linprog
+
+    rows = len(larger)
+    places = np.tile(np.arange(rows), 2), place
+    signs = np.repeat([-1.0, 1.0], rows)
+    matrix = sp.csr_array((signs, places), (rows, len(free)))
+    bounds = np.stack([lower, upper], axis=1)[free]
+    result = linprog(cost[free], A_ub=matrix, b_ub=-apart, bounds=bounds, method="highs-ds")
+    if not result.success:
+        raise LsrlError(f"the scheduler's linear program failed: {result.message}")
+    lower[free] = result.x
+    return lower

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import jax
 import numpy as np
@@ -30,12 +30,13 @@ from lsrl.run_files import load_run, save_run
 from lsrl.state import Form, State, check_sequences, check_state
 
 Path = str | os.PathLike[str]
-# How a model is run: by events where that gives the same bits and is faster, or as is said.
-RunnerName = Literal["auto", "events", "jax"]
+RunnerName = requests.RunnerName
 RUNNERS = get_args(RunnerName)
 NOT_COMPARED = "the weights were changed"
 # Sequences of one step up to which it is faster by events, one after another.
 MOST_STEPPED = 8
+# Units of a layer up to which many whole sequences may be faster by events.
+MOST_SWEPT = 256
 
 
 class Looping(ABC):
@@ -126,6 +127,39 @@ class Looping(ABC):
                 "runner out, which takes jax"
             )
         return wired
+
+    def _whole_by_events(
+        self, arrays: Sequence[Array], state: State | None, runner: RunnerName, elsewhere: bool,
+        with_state: bool,
+    ) -> tuple[Array, Tree] | None:  # fmt: skip
+        """Whole sequences and the state behind them by events, or None if jax is to run them.
+
+        Args:
+          arrays: the inputs (batch, time, ...).
+          state: before them.
+          runner: as asked for.
+          elsewhere: whether jax is asked for something that events have not: chunks, or a mesh.
+          with_state: whether the last state is wanted.
+
+        Raises:
+          InputError: events are asked for and can't run them; says why.
+        """
+        if elsewhere and runner == "events":
+            raise InputError(
+                "run: runner='events' has no chunk and no mesh, since it makes no arrays of whole "
+                "layers; leave them out, or the runner"
+            )
+        batch, time = arrays[0].shape[:2]
+        few = not elsewhere and (batch <= MOST_STEPPED or self.module.width <= MOST_SWEPT)
+        length = time + (0 if state is None else state.position)
+        wired = self._by_events("run", runner, length, few) if time else None
+        if wired is None:
+            return None
+        slow = not wired.compiled or (wired.sweep is None and batch > MOST_STEPPED)
+        if runner == "auto" and slow:
+            return None
+        hidden = None if state is None else state.hidden
+        return self._runner.whole(self.module, wired, hidden, arrays, with_state)
 
     def _going_on(self, state: State, runner: RunnerName) -> Going | None:
         """Machines that the last step left at this very state, if all is as it was for that one.

@@ -245,6 +245,7 @@ class Model(Looping, Exporting):
         check: bool = False,
         chunk: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        runner: RunnerName = "auto",
         beyond_certificate: bool = False,
         **unknown: object,
     ) -> Array | tuple[Array, State]:
@@ -260,6 +261,8 @@ class Model(Looping, Exporting):
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
+          runner: "jax"; "events", of exact models, which skips weights that are zero; "auto" takes
+            the faster of those that give the same bits. See docs/speed.md.
           beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
             nothing is proven; what the state has read counts.
           **unknown: none; inputs go by order.
@@ -294,14 +297,18 @@ class Model(Looping, Exporting):
                 return unsigned_zeros(np.asarray(values)), after
 
         given = (arrays, None if state is None else state.hidden)
-        outputs, after = run(given) if mesh is None else run_over(mesh, run, given)
+        elsewhere = chunk is not None or mesh is not None
+        found = self._whole_by_events(arrays, state, runner, elsewhere, return_state)
+        if found is None:
+            found = run(given) if mesh is None else run_over(mesh, run, given)
+        outputs, after = found
         if wanted is not None:
             requests.check_alike(self.program, reference, wanted, np.asarray(outputs))
         length = arrays[0].shape[1] + (0 if state is None else state.position)
-        found = outputs if batched else cast(Array, outputs[0])
+        rows = outputs if batched else cast(Array, outputs[0])
         if not return_state:
-            return found
-        return found, State(length, after, len(arrays[0]) if batched else None)
+            return rows
+        return rows, State(length, after, len(arrays[0]) if batched else None)
 
     def _taken(
         self, what: str, inputs: Sequence[ArrayLike], state: State | None, more: int, beyond: bool

@@ -1,7 +1,7 @@
 """What a model is asked to run: inputs, states and lengths, checked before a network sees them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias, TypedDict, cast, get_type_hints
+from typing import Literal, TypeAlias, TypedDict, cast, get_type_hints
 
 import jax
 import numpy as np
@@ -22,6 +22,10 @@ from lsrl.state import State
 MOST_STEPS = 2**31 - 1
 
 
+# How a model is run: by events where that gives the same bits and is faster, or as is said.
+RunnerName = Literal["auto", "events", "jax"]
+
+
 class RunOptions(TypedDict, total=False):
     """Of `Model.run`; see there."""
 
@@ -29,6 +33,7 @@ class RunOptions(TypedDict, total=False):
     check: bool
     chunk: int | None
     mesh: jax.sharding.Mesh | None
+    runner: RunnerName
     beyond_certificate: bool
 
 

@@ -292,6 +292,10 @@ class _Held:
         """(width, size): the node's channels."""
         return Matrix.selection(self.starts[node] + np.arange(width), self.size)
 
+    def reading(self, weight: Matrix, node: int) -> Matrix:
+        """(rows, size): a weight of the node's channels."""
+        return weight.among(self.starts[node], self.size)
+
 
 class _Draws(NamedTuple):
     """Rows of a draft: over all its channels, and all of the draft before."""
@@ -321,7 +325,7 @@ class _Draft:
         this = self.graph.nodes[node]
         slots = tuple(self.express(operand) for operand in this.operands)
         if isinstance(this.op, ops.ThresholdState | ops.RecurrentState):
-            feedback = this.op.transition @ self.held.picking(node, this.width)
+            feedback = self.held.reading(this.op.transition, node)
             slots = (slots[0]._replace(recurrent=slots[0].recurrent + feedback),)
         return slots
 
@@ -346,7 +350,7 @@ class _Draft:
             return empty._replace(inputs=self.before.picking(node, width))
         if node in self._states and isinstance(this.op, ops.LinearState):
             update = self.express(this.operands[0])
-            carried = this.op.transition @ self.held.picking(node, width)
+            carried = self.held.reading(this.op.transition, node)
             return update._replace(recurrent=update.recurrent + carried)
         if self.graph.facts[node].constant:
             # Before the affine maps: nothing carries what a constant row of theirs reads.
@@ -361,6 +365,9 @@ class _Draft:
         width, bias, exact = len(op.bias), np.array(op.bias) + 0.0, True
         recurrent, inputs = list[Matrix](), list[Matrix]()
         for weight, operand in zip(op.weights, operands, strict=True):
+            if operand in self.before.starts:
+                inputs.append(self.before.reading(weight, operand))
+                continue
             part = self.express(operand)
             exact = exact and part.exact and _composes_exactly(weight, part)
             for found, rows in ((recurrent, part.recurrent), (inputs, part.inputs)):

@@ -335,5 +335,6 @@ def check_weights(schedule: Schedule, numerics: Numerics) -> None:
                 check_range(numerics, place_of(graph, unit.node, number), row_weights(rows))
             start = layer.initial[unit.start : unit.start + unit.width]
             check_range(numerics, place_of(graph, unit.node, number), start)
-    last = len(schedule.layers) + 1
-    check_range(numerics, place_of(graph, graph.output, last), row_weights(schedule.output))
+    weights, last = row_weights(schedule.output), len(schedule.layers) + 1
+    if len(out_of_range(numerics, weights)):
+        check_range(numerics, place_of(graph, graph.output, last), weights)

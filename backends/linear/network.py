@@ -4,7 +4,7 @@ The cell is in `lsrl.backends.linear.cell`; how whole sequences run fast, in
 `lsrl.backends.linear.tiles`.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import cast
@@ -37,7 +37,7 @@ from lsrl.backends.network import (
     Place,
     Step,
     on_device,
-    parameter,
+    parameters,
     precision,
 )
 from lsrl.backends.pattern import Pattern, as_kept, kept_as
@@ -96,18 +96,15 @@ class NetworkWeights:
     output_bias: np.ndarray
 
 
-# What makes a parameter of a matrix that may be sparse, by its name and itself.
-_Maker = Callable[[str, Parameter], nnx.Param[jax.Array]]
-
-
 class LinearLayer(nnx.Module):
     """The parameters of one layer, as `LayerWeights` has them; of a sparse one the weights."""
 
-    def __init__(self, weights: LayerWeights, dtype: str, name: str, made: _Maker) -> None:
-        self.input_kernel = made(f"{name}input_kernel", weights.input_kernel)
-        self.recurrent_kernel = made(f"{name}recurrent_kernel", weights.recurrent_kernel)
-        self.bias = parameter(weights.bias, dtype)
-        self.initial_state = parameter(weights.initial_state, dtype)
+    def __init__(self, made: Mapping[str, nnx.Param[jax.Array]], name: str) -> None:
+        """Of parameters by flat name; those of the layer begin with the name."""
+        self.input_kernel = made[f"{name}input_kernel"]
+        self.recurrent_kernel = made[f"{name}recurrent_kernel"]
+        self.bias = made[f"{name}bias"]
+        self.initial_state = made[f"{name}initial_state"]
 
 
 class LinearNetwork(Network):
@@ -149,21 +146,25 @@ class LinearNetwork(Network):
         kinds, maps = kinds_and_maps(weights.tables, weights.kernels)
         patterns: dict[str, Pattern] = {}
 
-        def made(name: str, matrix: Parameter) -> nnx.Param[jax.Array]:
-            return parameter(kept_as(matrix, name, sparseness, patterns), dtype)
-
-        self.input_kernels = nnx.Dict(
-            {n: made(f"inputs.{n}.{kinds[int(n)]}", held) for n, held in maps.items()}
-        )
-        self.input_bias = parameter(weights.input_bias, dtype)
+        arrays = {f"inputs.{n}.{kinds[int(n)]}": held for n, held in maps.items()}
+        for number, layer in enumerate(weights.layers):
+            arrays[f"layers.{number}.input_kernel"] = layer.input_kernel
+            arrays[f"layers.{number}.recurrent_kernel"] = layer.recurrent_kernel
+        arrays["output_kernel"] = weights.output_kernel
+        arrays = {
+            name: kept_as(array, name, sparseness, patterns) for name, array in arrays.items()
+        }
+        for number, layer in enumerate(weights.layers):
+            arrays[f"layers.{number}.bias"] = layer.bias
+            arrays[f"layers.{number}.initial_state"] = layer.initial_state
+        arrays |= {"input_bias": weights.input_bias, "output_bias": weights.output_bias}
+        made = parameters(arrays, dtype)
+        self.input_kernels = nnx.Dict({n: made[f"inputs.{n}.{kinds[int(n)]}"] for n in maps})
+        self.input_bias = made["input_bias"]
         self.layers = nnx.List(
-            [
-                LinearLayer(layer, dtype, f"layers.{number}.", made)
-                for number, layer in enumerate(weights.layers)
-            ]
+            [LinearLayer(made, f"layers.{number}.") for number in range(len(weights.layers))]
         )
-        self.output_kernel = made("output_kernel", weights.output_kernel)
-        self.output_bias = parameter(weights.output_bias, dtype)
+        self.output_kernel, self.output_bias = made["output_kernel"], made["output_bias"]
         layers = tuple(
             LayerStructure(
                 tuple(np.asarray(layer.relu, bool).tolist()),

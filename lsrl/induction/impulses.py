@@ -17,6 +17,8 @@ GRIDS = (1.0, GRID)
 NEAR = 1 / 32
 LEAST_LAGS = 8
 SPACING = 2.0**-52
+# By how much less taps may be off, if what they lead to is no program.
+TIGHTER = 8.0
 
 
 def responses(
@@ -84,20 +86,15 @@ def superposed(values: Array, taps: Array) -> Array:
     return total
 
 
-def found(columns: tuple[Column, ...], taps: Array, share: float) -> Iterator[Affine]:
-    """Filters with some taps, or near them.
+def on_grids(columns: tuple[Column, ...], taps: Array, share: float) -> Iterator[Affine]:
+    """Filters with some taps, or, where these may be off, with the numbers of a grid near them.
 
     Args:
       columns: of the inputs.
       taps: of `responses`.
       share: of the greatest tap so far by which taps may be off; 0 for exact ones.
     """
-    if not share:
-        made = filters(columns, taps, share)
-        if made is not None:
-            yield made
-        return
-    for grid in GRIDS:
+    for grid in GRIDS if share else ():
         snapped = np.round(taps / grid) * grid
         off = np.abs(taps - snapped).max(axis=(1, 2)) > NEAR * grid
         off |= scale_of(taps) * max(share**2, SPACING) > NEAR * grid  # no number is between
@@ -105,9 +102,22 @@ def found(columns: tuple[Column, ...], taps: Array, share: float) -> Iterator[Af
         made = filters(columns, snapped[:lags], share) if lags >= LEAST_LAGS else None
         if made is not None:
             yield made
-    room = share * scale_of(taps)[:, None, None]
-    snapped = np.round(taps / GRID) * GRID
-    for each in (np.where(np.abs(taps - snapped) <= room, snapped, taps), taps):
-        made = filters(columns, each, share)
-        if made is not None:
-            yield made
+    made = None if share else filters(columns, taps, share)
+    if made is not None:
+        yield made
+
+
+def near(columns: tuple[Column, ...], taps: Array, share: float) -> Iterator[Affine]:
+    """Filters with taps that are off by less and less; what is within a room gives no state.
+
+    The arguments are those of `on_grids`.
+    """
+    room = share
+    while share and room >= max(share**2, SPACING):
+        snapped = np.round(taps / GRID) * GRID
+        close = np.abs(taps - snapped) <= room * scale_of(taps)[:, None, None]
+        for each in (np.where(close, snapped, taps), taps):
+            made = filters(columns, each, room)
+            if made is not None:
+                yield made
+        room /= TIGHTER

@@ -25,8 +25,12 @@ from lsrl.ir.types import InputType, Token, Vector
 
 # Tokens of the sequences that compositions are searched on; longer ones where that misleads.
 LENGTHS = (10, 24)
+# Queries that tell what the box is, and the answers that all is held against, with some to spare.
+FIRST = ASKED + 50
 # Tokens of a sequence that a reason quotes.
 QUOTED = 12
+# How many times as far off a shorter recurrence may be.
+NEARLY = 8.0
 # Whole numbers that float64 has one by one.
 WHOLE = 2.0**53
 
@@ -94,13 +98,24 @@ class _Lift:
                 reason = f"not affine: what single inputs do adds up to another answer {wrong}"
                 continue
             reason = f"affine, and {len(taps)} lags tell of no finite order"
-            for found in impulses.found(columns, taps, self.share):
-                body = writing.Body(self.fresh.types)
-                outputs = writing.recurrence(body, found)
-                refusal = self.judge("affine", body, outputs, "; ".join([*body.lines, *outputs]))
-                if not refusal:
-                    return
-                reason = refusal
+            tried: dict[str, str] = {}
+            for settled, search in ((True, impulses.on_grids), (False, impulses.near)):
+                for found in search(columns, taps, self.share):
+                    body = writing.Body(self.fresh.types)
+                    outputs = writing.recurrence(body, found)
+                    result = "; ".join([*body.lines, *outputs])
+                    if result in tried:
+                        continue
+                    tried[result] = self.judge("affine", body, outputs, result)
+                    if settled and not tried[result]:
+                        return
+            if self.found:
+                # Of numbers that are rounded, those are as good that are off by little more.
+                least = NEARLY * min(off for _, off in self.found)
+                close = [each for each in self.found if each[1] <= least]
+                self.found = [min(close, key=lambda each: each[0].bits)]
+                return
+            reason = next(iter(tried.values()), reason)
         raise InductionError(reason)
 
     def automaton(self) -> None:
@@ -245,8 +260,9 @@ def lift(
     """
     arguments.choice("lift: outputs", outputs, READINGS)
     arguments.count("lift: length", length)
-    for what, number in (("budget", budget), ("queries", queries), ("max_length", max_length)):
-        arguments.count(f"lift: {what}", number)
+    arguments.count("lift: budget", budget)
+    arguments.count("lift: queries", queries, FIRST)
+    arguments.count("lift: max_length", max_length)
     arguments.count("lift: depth", depth, 0)
     arguments.count("lift: seed", seed, 0)
     if tolerance is not None:

@@ -8,7 +8,7 @@ float64, groups) is left to it.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -43,15 +43,8 @@ class Ends(Protocol):
         """Empty where there are none."""
 
 
-class _Term(NamedTuple):
-    """A product of a row: a weight, and what is known of the channel that it reads."""
-
-    weight: float
-    low: float
-    high: float
-    step: float
-
-
+# A product of a row: a weight, and least value, greatest value and step of what it reads.
+_Term = tuple[float, float, float, float]
 # Of each row, of each operand that it reads, its terms.
 _Rows = list[list[list[_Term]]]
 
@@ -103,18 +96,22 @@ def _rows(weights: Sequence[Matrix], bias: Array, values: Sequence[Ends]) -> _Ro
     for weight, value in zip(weights, values, strict=True):
         if value.groups:
             return None
+        if weight.shape == (1, 1):
+            if len(weight.data):
+                ends = value.low.item(), value.high.item(), value.step.item()
+                term = (weight.data.item(), *ends)
+                if not _is_moderate(*term):
+                    return None
+                rows[0].append([term])
+            continue
         known = -1
         places = zip(
             weight.entry_rows().tolist(), weight.indices.tolist(), weight.data.tolist(), strict=True
         )
         for row, column, factor in places:
-            term = _Term(
-                factor,
-                value.low.item(column),
-                value.high.item(column),
-                value.step.item(column),
-            )
-            if not _is_moderate(term):
+            ends = value.low.item(column), value.high.item(column), value.step.item(column)
+            term = (factor, *ends)
+            if not _is_moderate(*term):
                 return None
             if row != known:
                 rows[row].append([])
@@ -123,8 +120,7 @@ def _rows(weights: Sequence[Matrix], bias: Array, values: Sequence[Ends]) -> _Ro
     return rows
 
 
-def _is_moderate(term: _Term) -> bool:
-    weight, low, high, step = term
+def _is_moderate(weight: float, low: float, high: float, step: float) -> bool:
     return (
         SMALLEST < abs(weight) < LARGEST
         and low > -LARGEST

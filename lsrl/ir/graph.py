@@ -378,6 +378,14 @@ class GraphBuilder:
         if self.facts[index].groups is not before:
             self._inference.regrouped(index)
 
+    def narrow(self, index: int, known: Facts) -> None:
+        """Let more be known of a node."""
+        self._as_before = False
+        before = self.facts[index].groups
+        self.facts[index] = self.facts[index].meet(known)
+        if self.facts[index].groups is not before:
+            self._inference.regrouped(index)
+
     def stand_for(self, index: int, earlier: Graph, old: int, new: bool = False) -> None:
         """Let a node stand for one of an earlier graph.
 

@@ -325,6 +325,13 @@ class Matrix:
         shape = len(picked), self.columns
         return Matrix.stored(self.data[entries], self.indices[entries], starts, shape)
 
+    def among(self, first: int, columns: int) -> "Matrix":
+        """The same columns from a place on among others, which are 0."""
+        if columns == self.columns:
+            return self
+        shape = self.rows, columns
+        return Matrix.placed(self.data, self.entry_rows(), self.indices + first, shape)
+
     def keep(self, columns: Array) -> "Matrix":
         """The columns where a mask (columns,) is true."""
         kept = columns[self.indices]

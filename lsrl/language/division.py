@@ -9,12 +9,14 @@ from lsrl.arguments import shown
 from lsrl.errors import BoundsError, ProgramError
 from lsrl.ir import ops
 from lsrl.ir.bounds import pairwise_grid
-from lsrl.ir.numbers import lowest_bit, power_of_two_below
+from lsrl.ir.matrix import Matrix
+from lsrl.ir.numbers import Array, lowest_bit, power_of_two_below
 from lsrl.ir.types import MAX_STEP_BITS
 from lsrl.language.constants import numbers
 from lsrl.language.signal import (
     Operand,
     Signal,
+    affine,
     as_signal,
     broadcast,
     combine,
@@ -25,10 +27,18 @@ from lsrl.language.signal import (
 from lsrl.language.sugar import known
 from lsrl.language.trace import user_line
 
+# Of so many multiples all are compared at once: that is wider than a stage each, and one layer.
+MOST_AT_ONCE = 8
+# Of sums in a difference of ramps, so that float32 takes them with room.
+LARGEST = 2.0**22
+
 
 @meaning("remainder")
 def mod(x: Signal, n: ArrayLike) -> Signal:
-    """X modulo n, of the sign of n as in Python, by log2(range / n) stages of compare and subtract.
+    """X modulo n, of the sign of n as in Python.
+
+    Of a range of up to eight n in one stage, which compares with each multiple; of a longer one by
+    log2(range / n) stages of compare and subtract.
 
     Args:
       x: any gridded signal with finite bounds; its steps need not divide n.
@@ -96,15 +106,40 @@ def _divided(value: Signal, divisor: float) -> tuple[list[tuple[float, Operand]]
     if times:
         value = value + times * divisor
     grid = pairwise_grid(value.facts.step, np.full(value.width, divisor))
+    lifted: tuple[float, Operand] = (-1.0, np.full(value.width, times))
+    count = int(value.facts.high.max() // divisor)
+    if 1 < count <= MOST_AT_ONCE:
+        often = _reached(value, divisor, count, grid)
+        high = np.minimum(value.facts.high, divisor - grid)
+        rest = known(value - divisor * often, np.zeros(len(high)), high)
+        return [lifted, (1.0, often)], rest
+    return _taken_off(value, divisor, grid, [lifted])
+
+
+def _reached(value: Signal, divisor: float, count: int, grid: Array) -> Signal:
+    """How many of the first multiples a value >= 0 reaches, each compared in the same level."""
+    width = value.width
+    each = Matrix.selection(np.repeat(np.arange(width), count), width)
+    multiples = np.tile(divisor * np.arange(1, count + 1), width)
+    rise = power_of_two_below(float(grid.min()))
+    largest = count * (divisor / rise) * (float(value.facts.high.max()) / rise)
+    difference = affine([(each, value)], -multiples)
+    passed = record(ops.Step(1 / rise, 0.0, largest <= LARGEST), difference)
+    return affine([(each.transposed, passed)])
+
+
+def _taken_off(
+    value: Signal, divisor: float, grid: Array, terms: list[tuple[float, Operand]]
+) -> tuple[list[tuple[float, Operand]], Signal]:
+    """The divisor times a power of two, then half of it and so on, each where it goes."""
     high = value.facts.high
     multiple = divisor
     while multiple * 2 <= high.max():
         multiple *= 2
-    terms: list[tuple[float, Operand]] = [(-1.0, np.full(value.width, times))]
     while multiple >= divisor and high.max() >= divisor:
         # One level instead of two, where the sums stay well within float32.
         rise = power_of_two_below(float(grid.min()))
-        small = (multiple / rise) * (float(high.max()) / rise) <= 2.0**22
+        small = (multiple / rise) * (float(high.max()) / rise) <= LARGEST
         passed = record(ops.Step(1 / rise, 0.0, small), value - multiple)
         terms.append((multiple / divisor, passed))
         value = value - multiple * passed

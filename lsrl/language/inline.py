@@ -243,6 +243,7 @@ def _of_marks(kind: Token, signal: Signal) -> _Given:
     others = signal[1:]
     number = known(np.arange(1, kind.size) @ others, 0, kind.size - 1)
     marks = known(concat(1 - others.sum(), others), 0, 1, exclusive=True)
+    marks.trace.full.add(marks.index)
 
     def row(table: Matrix) -> Signal:
         return marks if table.is_identity else affine([(table.transposed, marks)])

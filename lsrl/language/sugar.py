@@ -490,7 +490,8 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
 
     Returns:
       The value, of width 1 for a signal, else as wide as the values; within the hull of their
-      bounds and 0.
+      bounds and 0, or without 0 where some channel is provably on at every token: of
+      `token.one_hot`, and of `lsrl.one_hot(x, n)` of an x from 0 to n - 1.
 
     Raises:
       ProgramError: the selector is not known to be one-hot.
@@ -517,9 +518,24 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
             f"{len(entries)}"
         )
     if isinstance(entries, Signal):
-        return select(chosen, entries, 0).sum()
-    picked = [select(chosen[k], entry, 0) for k, entry in enumerate(broadcast(*entries))]
-    return combine([(1.0, each) for each in picked])
+        read = select(chosen, entries, 0).sum()
+        low, high = entries.facts.low.min(), entries.facts.high.max()
+    else:
+        values = broadcast(*entries)
+        picked = [select(chosen[k], entry, 0) for k, entry in enumerate(values)]
+        read = combine([(1.0, each) for each in picked])
+        low = np.min([each.facts.low for each in values], axis=0)
+        high = np.max([each.facts.high for each in values], axis=0)
+    return known(read, low, high) if _is_full(chosen) and np.isfinite([low, high]).all() else read
+
+
+def _is_full(one_hot: Signal) -> bool:
+    """Whether a channel is provably on at every token."""
+    if one_hot.index in one_hot.trace.full:
+        return True
+    op = one_hot.trace.builder.nodes[one_hot.index].op
+    rows = isinstance(op, ops.Lookup | ops.Periodic) and np.diff(op.table.indptr) > 0
+    return bool(np.all(rows))
 
 
 def one_hot(x: Signal, n: int) -> Signal:
@@ -533,7 +549,10 @@ def one_hot(x: Signal, n: int) -> Signal:
         square = Matrix.identity(max(op.type.size, size)).csr
         return record(ops.Lookup(Matrix(square[: op.type.size, :size])), value)
     # No value equals two numbers.
-    return known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
+    marks = known(equal(value, np.arange(size)), 0.0, 1.0, exclusive=True)
+    if value.facts.integer and value.facts.low[0] >= 0 and value.facts.high[0] < size:
+        marks.trace.full.add(marks.index)
+    return marks
 
 
 def lookup(x: Signal, table: object) -> Signal:

@@ -29,12 +29,14 @@ class Trace:
       builder: the graph so far.
       max_length: the declared number of tokens, or None.
       calls: what each program that was called gave, by its graph and operands.
+      full: one-hot nodes of which some channel is on at every token.
     """
 
     def __init__(self, max_length: int | None) -> None:
         """Start an empty recording."""
         self.max_length = max_length
         self.builder = GraphBuilder(max_length or UNDECLARED_LENGTH)
+        self.full = set[int]()
         self.calls: dict[tuple[Graph, tuple[int, ...]], int] = {}
         self._expressions = Expressions()
         self._called = Counter[str]()

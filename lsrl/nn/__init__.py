@@ -2,7 +2,17 @@
 
 from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.layer import CompiledLayer
+from lsrl.nn.library import Library
+from lsrl.nn.registers import Registers
 from lsrl.nn.report import GradientReport
 from lsrl.nn.tables import MooreTable, routine_table
 
-__all__ = ["CompiledLayer", "FrozenParam", "GradientReport", "MooreTable", "routine_table"]
+__all__ = [
+    "CompiledLayer",
+    "FrozenParam",
+    "GradientReport",
+    "Library",
+    "MooreTable",
+    "Registers",
+    "routine_table",
+]

@@ -134,7 +134,7 @@ class CompiledLayer(nnx.Module):
             "CompiledLayer", self.model.program, tokens, np.dtype(np.float32)
         )
         if not jnp.issubdtype(given.dtype, jnp.floating):
-            return cast(jax.Array, self.model.apply(self._parameters(), tokens))
+            return self._values(self._weights(), tokens)
         found = _run(self, self._weights(), jnp.asarray(given), self.temperature[...])
         return found if batched else found[0]
 
@@ -151,7 +151,8 @@ class CompiledLayer(nnx.Module):
         Returns:
           (batch, time, features).
         """
-        values = self._surrogate(self.backward)(jnp.asarray(p), self.temperature[...])
+        surrogate = self._surrogate(self.backward, self._weights())
+        values = surrogate(jnp.asarray(p), self.temperature[...])
         if not self.gives_symbols or values.shape[-1] == self.features:
             return values
         return modes.interpolated(values, self.features)
@@ -159,24 +160,24 @@ class CompiledLayer(nnx.Module):
     def _weights(self) -> dict[str, jax.Array]:
         return {name: variable[...] for name, variable in self.weights.items()}
 
-    def _parameters(self) -> dict[str, object]:
-        return cast("dict[str, object]", self._tree_of(self._weights()))
-
-    def _tree_of(self, weights: dict[str, jax.Array]) -> object:
-        return jax.tree.unflatten(self._tree, list(weights.values()))
+    def _values(self, weights: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
+        """What the network gives with some weights, on ids or mixtures."""
+        parameters = cast(
+            "dict[str, object]", jax.tree.unflatten(self._tree, list(weights.values()))
+        )
+        return cast(jax.Array, self.model.apply(parameters, tokens))
 
     def _hard(self, weights: dict[str, jax.Array], p: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Outputs of the likeliest tokens, as features and as the symbols that they are."""
         with jax.named_scope(self.model.program.name):
             ids = jnp.argmax(p, axis=-1).astype(jnp.int32)
-            parameters = cast("dict[str, object]", self._tree_of(weights))
-            values = cast(jax.Array, self.model.apply(parameters, ids)).astype(p.dtype)
+            values = self._values(weights, ids)
         if not self.gives_symbols:
             return values, jnp.zeros(values.shape[:2], jnp.int32)
         symbols = modes.ids_of(values, self.features)
         return jax.nn.one_hot(symbols, self.features, dtype=p.dtype), symbols
 
-    def _surrogate(self, mode: Mode) -> Surrogate:
+    def _surrogate(self, mode: Mode, weights: dict[str, jax.Array]) -> Surrogate:
         graph = self.model.program.graph
         if mode == "automaton":
             table = self.table
@@ -187,10 +188,7 @@ class CompiledLayer(nnx.Module):
                 outputs = modes.one_hot(table.ids, self.features)
             return modes.automaton(table, outputs)
         if mode == "raw":
-            parameters = self._parameters()
-            return lambda p, temperature: cast(jax.Array, self.model.apply(parameters, p)).astype(
-                p.dtype
-            )
+            return lambda p, temperature: self._values(weights, p)
         made = {
             "local": modes.local, "relaxed": modes.relaxed,
             "straight_through": modes.straight_through,
@@ -219,7 +217,7 @@ class CompiledLayer(nnx.Module):
         for mode in MODES:
             if mode == "automaton" and self.table is None:
                 continue
-            surrogate = self._surrogate(mode)
+            surrogate = self._surrogate(mode, self._weights())
             rows.append(measured(mode, swaps, surrogate, self.temperature[...]))
         return GradientReport(self.model.program.name, tuple(rows))
 
@@ -228,7 +226,6 @@ def _run(
     layer: CompiledLayer, weights: dict[str, jax.Array], p: jax.Array, temperature: jax.Array
 ) -> jax.Array:
     """The exact outputs of the likeliest tokens, with the derivative of the layer's mode."""
-    surrogate = layer._surrogate(layer.backward)
 
     @jax.custom_vjp
     def run(weights: dict[str, jax.Array], p: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -246,7 +243,7 @@ def _run(
         )
 
         def soft(p: jax.Array) -> jax.Array:
-            values = surrogate(p, temperature)
+            values = layer._surrogate(layer.backward, weights)(p, temperature)
             if layer.gives_symbols and values.shape[-1] != layer.features:
                 return modes.as_symbols(values, symbols, layer.features)
             return values
@@ -255,8 +252,7 @@ def _run(
         if layer.trainable:
 
             def mixed(weights: dict[str, jax.Array]) -> jax.Array:
-                parameters = cast("dict[str, object]", layer._tree_of(weights))
-                values = cast(jax.Array, layer.model.apply(parameters, p)).astype(p.dtype)
+                values = layer._values(weights, p)
                 if layer.gives_symbols:
                     return modes.as_symbols(values, symbols, layer.features)
                 return values

@@ -71,6 +71,12 @@ class MooreTable:
             )
         return ids
 
+    def with_skip(self) -> "MooreTable":
+        """The machine with one symbol more, the last, at which it stays as it is."""
+        stay = np.arange(self.states, dtype=np.int32)[:, None]
+        follows = np.concatenate([self.follows, stay], axis=1)
+        return MooreTable(follows, self.outputs, self.initial, self.tokens)
+
     def states_after(self, words: Array) -> Array:
         """(words, time) int32, the state after each token of words (words, time)."""
         state: Array = np.full(len(words), self.initial, np.int32)

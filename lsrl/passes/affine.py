@@ -1,10 +1,13 @@
 """Affine maps: merge them where nonzeros do not multiply, and split off the rows worth carrying."""
 
+import itertools
+
 import numpy as np
 
+from lsrl.ir.bounds import affine_facts
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.numbers import Array, lowest_bit, lowest_bit_of
 from lsrl.ir.ops import Affine, Constant
 
 Terms = dict[int, Matrix]
@@ -24,7 +27,11 @@ def fuse_affine(graph: Graph) -> Graph:
         op = graph.nodes[i].op
         if type(op) is not Affine:
             return None
-        terms: Terms = {}
+        readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
+        waits = not named and len(readers) == 1 and type(graph.nodes[readers[0]].op) is Affine
+        if not waits and _stands(builder, op, operands):
+            return None
+        parts: dict[int, list[Matrix]] = {}
         bias = np.array(op.bias)
         for weight, operand, old in zip(op.weights, operands, graph.nodes[i].operands, strict=True):
             single = len(graph.readers[old]) == 1 and old != graph.output
@@ -39,14 +46,25 @@ def fuse_affine(graph: Graph) -> Graph:
                 inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
-                terms[source] = plus(terms.get(source), matrix)
-        readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
-        if not named and len(readers) == 1 and type(graph.nodes[readers[0]].op) is Affine:
+                parts.setdefault(source, []).append(matrix)
+        terms = {source: Matrix.total(added, added[0].shape) for source, added in parts.items()}
+        if waits:
             merged[i] = terms, bias
             return PUT_OFF
         return emit_affine(builder, terms, bias)
 
     return rewrite(graph, rule, (Affine,))
+
+
+def _stands(builder: GraphBuilder, op: Affine, operands: tuple[int, ...]) -> bool:
+    """Whether an affine map is what `emit_affine` would make of it, with nothing to merge."""
+    return (
+        bool(operands)
+        and all(type(builder.nodes[operand].op) not in (Affine, Constant) for operand in operands)
+        and all(first < second for first, second in itertools.pairwise(operands))
+        and all(weight.nonzeros for weight in op.weights)
+        and not (len(operands) == 1 and op.weights[0].is_identity and not any(op.bias))
+    )
 
 
 def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
@@ -66,8 +84,34 @@ def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
 def add_affine(builder: GraphBuilder, *terms: tuple[Matrix, int], bias: Array | float = 0.0) -> int:
     """An affine map for Σ matrix @ node + bias, whatever its terms are; at least one."""
     matrices, nodes = zip(*terms, strict=True)
-    row = np.broadcast_to(np.asarray(bias, dtype=np.float64), matrices[0].rows)
-    return builder.add(Affine(matrices, tuple(row.tolist())), *nodes)
+    count = matrices[0].rows
+    if isinstance(bias, float | int):
+        row = (float(bias),) * count
+    else:
+        row = tuple(np.broadcast_to(np.asarray(bias, dtype=np.float64), count).tolist())
+    return builder.add(Affine(matrices, row), *nodes)
+
+
+def add_composed(
+    builder: GraphBuilder, weight: Matrix, operand: int, bias: float, only_here: bool
+) -> int:
+    """An affine map for weight @ node + bias, of what the node reads if that can be.
+
+    Args:
+      builder: of the graph.
+      weight: of the map.
+      operand: what it reads.
+      bias: of every row.
+      only_here: whether nothing else reads that.
+    """
+    held, row = _held(builder, operand), np.full(weight.rows, bias)
+    found = None if held is None else _merged(weight, *held, row, only_here)
+    if found is None:
+        return add_affine(builder, (weight, operand), bias=bias)
+    index = emit_affine(builder, *found)
+    # More may be known of the node than of what it reads.
+    builder.narrow(index, affine_facts([weight], row, [builder.facts[operand]]))
+    return index
 
 
 def add_sum(builder: GraphBuilder, first: int, second: int) -> int:
@@ -116,6 +160,10 @@ def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     """Bias + weight @ values, if float64 holds it exactly."""
     if not values.any():
         return bias
+    if len(bias) == len(values) == len(weight.data) == 1:
+        row, value, factor = bias.item(), values.item(), weight.data.item()
+        added, grid = factor * value, min(weight.unit * lowest_bit_of(value), lowest_bit_of(row))
+        return np.array([row + added]) if abs(added) + abs(row) <= 2.0**53 * grid else None
     entries = weight.data * values[weight.indices]
     unit = min(weight.unit * lowest_bit(values).min(), lowest_bit(bias).min())
     total = np.abs(entries).sum() + np.abs(bias).sum()

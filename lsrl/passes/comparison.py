@@ -6,7 +6,7 @@ from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import power_of_two_above, power_of_two_below
 from lsrl.ir.ops import Affine, Product, Relu, Step
-from lsrl.passes.affine import add_affine
+from lsrl.passes.affine import add_affine, add_composed
 from lsrl.target import Capabilities
 
 # The slope of a comparison of continuous values with zero, on values of size 1.
@@ -74,8 +74,9 @@ def lower_steps(graph: Graph, target: Capabilities, robust: bool = False) -> Gra
             op = Step(2 * op.slope, 0.5)
         if one_level and on_edge:
             return _difference_of_ramps(builder, op, operands[0])
-        scaled = Matrix.multiple(-op.slope, width)
-        below = add_affine(builder, (scaled, operands[0]), bias=-op.shift)
+        scaled, old = Matrix.multiple(-op.slope, width), graph.nodes[i].operands[0]
+        only_here = len(graph.readers[old]) == 1 and old != graph.output
+        below = add_composed(builder, scaled, operands[0], -op.shift, only_here)
         negated = Matrix.multiple(-1.0, width), builder.add(Relu(), below)
         return builder.add(Relu(), add_affine(builder, negated, bias=1.0))
 

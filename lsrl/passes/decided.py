@@ -39,6 +39,8 @@ def drop_decided(graph: Graph) -> Graph:
 
 def _relu(builder: GraphBuilder, operand: int) -> int | None:
     facts = builder.facts[operand]
+    if facts.width == 1 and facts.low.item() < 0 < facts.high.item():
+        return None
     if (facts.low >= 0).all():
         return operand
     if (facts.high <= 0).all():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from lsrl.ir.arithmetic import Values
 from lsrl.ir.graph import Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
@@ -173,10 +174,15 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
     So does a hold that is told its change, unless that is continuous, so that sums of it round, and
     the target can overwrite.
 
-    All delays of one signal share a register, all clocks whose periods divide one another a ring.
+    All delays of one signal share a register, those of its delays too, and all clocks whose periods
+    divide one another a ring.
     """
-    longest = _longest_delays(graph)
-    registers: dict[tuple[int, int], tuple[Matrix, Matrix]] = {}  # entry and shift, by size
+    delays = _delays(graph)
+    longest: dict[tuple[int, Values], int] = defaultdict(int)
+    for i, (source, steps) in delays.items():
+        key = source, graph.nodes[i].op.initial  # type: ignore[attr-defined]
+        longest[key] = max(longest[key], steps)
+    registers: dict[tuple[int, Values], int] = {}
     periods = [
         node.op.table.rows
         for i in graph.live()
@@ -187,11 +193,13 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
         node = graph.nodes[i]
         op = node.op
         if isinstance(op, Delay) and Delay not in target.native:
-            steps = longest[node.operands[0], op.initial]
-            size = (steps + 1) * node.width, node.width
-            if size not in registers:
-                registers[size] = Matrix.first(*size), Matrix.shift(*size)
-            return _delayed(builder, operands[0], op, registers[size])
+            source, steps = delays[i]
+            key, slots = (source, op.initial), longest[source, op.initial] + 1
+            if key not in registers:  # the first of its delays reads the source itself
+                registers[key] = _register(builder, operands[0], slots, op.initial)
+            slot = np.arange(steps * node.width, (steps + 1) * node.width)
+            picked = Matrix.selection(slot, slots * node.width)
+            return add_affine(builder, (picked, registers[key]))
         if isinstance(op, Periodic) and Periodic not in target.native:
             period = max(p for p in periods if p % op.table.rows == 0)
             return _clock(builder, op, period)
@@ -204,34 +212,26 @@ def lower_memory(graph: Graph, target: Capabilities) -> Graph:
     return rewrite(graph, rule, (Delay, Periodic, Latch, Hold))
 
 
-def _longest_delays(graph: Graph) -> dict[tuple[int, tuple[float, ...]], int]:
-    longest: dict[tuple[int, tuple[float, ...]], int] = defaultdict(int)
+def _delays(graph: Graph) -> dict[int, tuple[int, int]]:
+    """What each delay delays, be it by delays of the same start, and by how many tokens in all."""
+    found: dict[int, tuple[int, int]] = {}
     for i in graph.live():
-        node = graph.nodes[i]
-        if isinstance(node.op, Delay):
-            key = node.operands[0], node.op.initial
-            longest[key] = max(longest[key], node.op.steps)
-    return longest
+        op = graph.nodes[i].op
+        if isinstance(op, Delay):
+            (operand,) = graph.nodes[i].operands
+            source, before = operand, 0
+            if operand in found and graph.nodes[operand].op.initial == op.initial:  # type: ignore[attr-defined]
+                source, before = found[operand]
+            found[i] = source, before + op.steps
+    return found
 
 
-def _delayed(
-    builder: GraphBuilder, operand: int, op: Delay, register: tuple[Matrix, Matrix]
-) -> int:
-    """Slot `steps` of a register whose slot 0 is the present value.
-
-    Args:
-      builder: of the new graph.
-      operand: what is delayed.
-      op: the delay.
-      register: how its first slot takes the value in, (size, width), and how the others take over
-        the one before, (size, size).
-    """
-    width, (entry, shift) = len(op.initial), register
-    inserted = add_affine(builder, (entry, operand))
-    slots = entry.rows // width
-    held = builder.add(LinearState(shift, op.initial * slots), inserted)
-    slot = np.arange(op.steps * width, (op.steps + 1) * width)
-    return add_affine(builder, (Matrix.selection(slot, entry.rows), held))
+def _register(builder: GraphBuilder, operand: int, slots: int, initial: Values) -> int:
+    """A shift register of a signal whose slot 0 is the present value."""
+    width = len(initial)
+    size = slots * width
+    inserted = add_affine(builder, (Matrix.first(size, width), operand))
+    return builder.add(LinearState(Matrix.shift(size, width), initial * slots), inserted)
 
 
 def _clock(builder: GraphBuilder, op: Periodic, period: int) -> int:

@@ -187,6 +187,9 @@ class Step(Pointwise):
 
     def avoids_ramp(self, value: Facts) -> bool:
         """Whether the grid keeps every value out of the ramp."""
+        if value.width == 1:
+            step = value.step.item()
+            return step > 0 and self.slope * (1.0 if step == np.inf else step) >= 1 + self.shift
         finite = np.where(np.isinf(value.step), 1.0, value.step)
         return value.gridded and bool((self.slope * finite >= 1 + self.shift).all())
 
@@ -347,8 +350,13 @@ class Bound(Pointwise):
         value = operands[0]
         low, high = np.maximum(value.low, self.low), np.minimum(value.high, self.high)
         step = np.maximum(value.step, self.step) if self.step else value.step
+        # What is never 0 has no use for a group, in which each channel may be.
+        never = (low > 0) | (high < 0)
+        groups = exclusion.kept({
+            root: np.where(never, -1, members) for root, members in value.groups
+        }) if never.any() else value.groups  # fmt: skip
         # A promise that contradicts what is proven holds for no input; keep an interval anyway.
-        return bounds.facts(np.minimum(low, high), high, step, value.groups)
+        return bounds.facts(np.minimum(low, high), high, step, groups)
 
     def value(self, operands: Operands, extent: Extent) -> Array:
         """The operand."""
