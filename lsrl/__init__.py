@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lsrl.golden import GoldenState
     from lsrl.loading import load
     from lsrl.model import Model
+    from lsrl.specialisation import specialise
     from lsrl.state import State
     from lsrl.support import targets
     from lsrl.testing.random_programs import random_program
@@ -68,6 +69,7 @@ _LAZY = {
     "Model": "lsrl.model",
     "State": "lsrl.state",
     "load": "lsrl.loading",
+    "specialise": "lsrl.specialisation",
     "load_torch": "lsrl.torch_folder",
     "random_program": "lsrl.testing.random_programs",
     "paper": "lsrl.paper",
@@ -143,6 +145,7 @@ __all__ = [
     "running_min",
     "select",
     "selective_state",
+    "specialise",
     "stability",
     "suite",
     "swap_state",

@@ -72,6 +72,7 @@ from lsrl.programs.memory import (
     selective_copy,
     undo_flip_flop,
 )
+from lsrl.programs.prompted import pipeline, pipeline_prompt
 from lsrl.programs.state_tracking import state_recall, swaps
 from lsrl.programs.vector_maps import vec2vec, vec2vec_prompt
 
@@ -121,6 +122,8 @@ __all__ = [
     "parity",
     "pattern_count",
     "permutations",
+    "pipeline",
+    "pipeline_prompt",
     "random_dictionary",
     "recall_overwriting",
     "reset_sum",

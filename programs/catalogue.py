@@ -12,6 +12,7 @@ from lsrl.programs import (
     in_context,
     lookup,
     memory,
+    prompted,
     state_tracking,
     vector_maps,
 )
@@ -29,6 +30,7 @@ _FAMILIES = (
     capitals,
     approximation,
     composition,
+    prompted,
     computer,
     computer_lm,
 )

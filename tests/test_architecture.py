@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lsrl.language",),
     ("lsrl.paper", "lsrl.testing"),
     ("lsrl.passes",),
-    ("lsrl.levels",),
+    ("lsrl.levels", "lsrl.specialisation"),
     ("lsrl.schedule",),
     ("lsrl.layers",),
     ("lsrl.program_json",),

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, final, overload
 
 from lsrl.errors import InductionError, LsrlError
 from lsrl.induction.expressions import Expression
+from lsrl.induction.prompting import commands_of
+from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
+from lsrl.programs import pipeline_prompt
 
 if TYPE_CHECKING:
     from lsrl.model import Model
@@ -41,6 +44,29 @@ class Candidate:
     def source(self) -> str:
         """The program as text: running it gives the same program."""
         return self.text
+
+    def prompt_for(self, pipeline: Program, values: object = ()) -> Array:
+        """The prompt by which a pipeline does what this composition does.
+
+        Args:
+          pipeline: made by `lsrl.programs.pipeline`.
+          values: data that follow, integers (time,) or (batch, time).
+
+        Returns:
+          Ints (tokens,) or (batch, tokens): the pipeline's input.
+
+        Raises:
+          InductionError: this is no composition of one output, or the pipeline lacks a skill, a
+            number or a step; says which.
+          ProgramError: it is no pipeline, or the values are beyond its bound.
+        """
+        if len(self.expressions) != 1:
+            what = f"{len(self.expressions)} outputs" if self.expressions else f"the {self.solver}"
+            raise InductionError(
+                f"a pipeline carries out a composition of one output, and this is {what}: "
+                f"{self.expression}; induce with solvers=['compose'], or compile the program"
+            )
+        return pipeline_prompt(pipeline, commands_of(self.expressions[0], pipeline), values)
 
     def __str__(self) -> str:
         """One line."""
@@ -152,6 +178,15 @@ class Found(Sequence[Candidate]):
     def source(self) -> str:
         """Of the shortest."""
         return self.best.source()
+
+    def prompt_for(self, pipeline: Program, values: object = ()) -> Array:
+        """Of the shortest composition; see `Candidate.prompt_for`.
+
+        Raises:
+          InductionError: as there, or nothing was found.
+        """
+        composed = (each for each in self.candidates if each.expressions)
+        return next(composed, self.best).prompt_for(pipeline, values)
 
     def compile(self, target: str, **options: object) -> "Model":
         """The shortest candidate that a target holds, compiled.

@@ -18,7 +18,9 @@ from lsrl.ir.graph import Graph
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.node import Node, Source
 from lsrl.ir.types import Token, Vector
+from lsrl.language.late import late
 from lsrl.language.signal import Operand, Signal, affine, as_signal, concat, record
+from lsrl.language.starts import started
 from lsrl.language.sugar import known, lookup, one_hot
 from lsrl.language.trace import Trace, current_trace, user_line
 
@@ -42,6 +44,7 @@ def inlined(
     recorded: bool,
     signals: Sequence[Operand],
     named: Mapping[str, Operand],
+    start: Operand | None = None,
 ) -> Signal:
     """A program's output on signals; see `lsrl.Program.__call__`.
 
@@ -52,6 +55,7 @@ def inlined(
       recorded: whether its lines may be looked up.
       signals: operands in the order of its inputs.
       named: operands by the names of inputs.
+      start: when its states start; at the first token if None.
     """
     try:
         trace = current_trace(name)
@@ -64,18 +68,25 @@ def inlined(
             "the function that makes them"
         )
     _check_length(name, graph, max_length, trace)
-    key = graph, tuple(operand.index for operand in operands)
+    begins = None if start is None else started(as_signal(start))
+    read = operands if begins is None else [*operands, begins]
+    key = graph, tuple(each.index for each in read)
     if key not in trace.calls:
         given = {
             index: _given(name, graph, index, operand)
             for index, operand in zip(graph.inputs, operands, strict=True)
         }
-        trace.calls[key] = _copied(name, graph, recorded, given, trace)
+        trace.calls[key] = _copied(name, graph, recorded, given, trace, begins)
     return Signal(trace, trace.calls[key])
 
 
 def _copied(
-    name: str, graph: Graph, recorded: bool, given: Mapping[int, _Given], trace: Trace
+    name: str,
+    graph: Graph,
+    recorded: bool,
+    given: Mapping[int, _Given],
+    trace: Trace,
+    begins: Signal | None,
 ) -> int:
     """The node of the output, of a graph whose inputs are given."""
     long_enough = graph.tokens >= trace.builder.tokens
@@ -90,9 +101,13 @@ def _copied(
         with trace.made_by(_lines(node, call, line, recorded)):
             if isinstance(node.op, ops.Lookup) and node.operands[0] in given:
                 copy = given[node.operands[0]].row(node.op.table)
+            elif begins is not None and (node.op.stateful or isinstance(node.op, ops.Read)):
+                copy = late(node.op, [copies[k] for k in node.operands], begins, facts[i])
             else:
                 copy = Signal(trace, trace.add(node.op, *(copies[k].index for k in node.operands)))
-            copies.append(_proven(copy, facts[i]))
+            # Before it starts, what is proven of several signals together need not hold.
+            holds = begins is None or node.op.stateful
+            copies.append(_proven(copy, facts[i]) if holds else copy)
         trace.name_later(copies[i].index, [f"{call}.{each}" for each in node.names])
     return copies[graph.output].index
 

@@ -93,7 +93,7 @@ class Program:
         """Width of the output."""
         return self.graph.nodes[self.graph.output].width
 
-    def __call__(self, *signals: Operand, **named: Operand) -> Signal:
+    def __call__(self, *signals: Operand, start: Operand | None = None, **named: Operand) -> Signal:
         """The program's outputs on signals of another program, whose part it becomes.
 
         Its signals go by the name of the call: `parity.ones`, and of the next call `parity#2.ones`.
@@ -103,6 +103,9 @@ class Program:
           *signals: one signal or numbers an input, in order. A `Vector(d, ...)` takes a signal of
             width d within its bounds and on its grid. A `Token(n)` takes a token, integers from 0
             to n - 1, or a one-hot signal of width n, which is symbol 0 where none is on.
+          start: as of states (`lsrl.linear_state`): the program's first token is that at which this
+            {0,1} signal is 1 for the first time, and its states stay as they are before. Without a
+            max_length its clocks, and what feeds itself back from a start that is not 0, can't.
           **named: the same by the names of inputs.
 
         Returns:
@@ -116,7 +119,9 @@ class Program:
         Example:
           majority(parity(bit)), in a function decorated with `lsrl.program`.
         """
-        return inlined(self.name, self.graph, self.max_length, self.recorded, signals, named)
+        if "start" in self.inputs and start is not None:
+            named, start = {**named, "start": start}, None
+        return inlined(self.name, self.graph, self.max_length, self.recorded, signals, named, start)
 
     def run(self, *inputs: object, exact: bool = False, **unknown: object) -> Array:
         """Run the reference evaluator.

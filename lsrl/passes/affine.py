@@ -152,16 +152,16 @@ def _merged(
         # With several readers each would get its copy, so it must not cost them anything.
         if after > weight.nonzeros + (size if single_reader else 0):
             return None
-    shifted = _exact_shift(weight, shift, bias)
+    shifted = exact_shift(weight, shift, bias)
     return None if shifted is None else (terms, shifted)
 
 
-def _exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
+def exact_shift(weight: Matrix, values: Array, bias: Array) -> Array | None:
     """Bias + weight @ values, if float64 holds it exactly."""
     if not values.any():
         return bias
     if len(bias) == len(values) == len(weight.data) == 1:
-        row, value, factor = bias.item(), values.item(), weight.data.item()
+        row, value, factor = float(bias.item()), float(values.item()), weight.data.item()
         added, grid = factor * value, min(weight.unit * lowest_bit_of(value), lowest_bit_of(row))
         return np.array([row + added]) if abs(added) + abs(row) <= 2.0**53 * grid else None
     entries = weight.data * values[weight.indices]
