@@ -344,7 +344,8 @@ MISUSES = {
     "no tasks": (lambda: Curriculum([]), "expected tasks of different names, got none"),
     "twice": (lambda: Curriculum([task("even"), task("even")]), "two called 'even'"),
     "no task": (lambda: Curriculum([1]), "expects a Task"),
-    "name": (lambda: Task("a b", ([[1]], [[1]])), "must be an identifier, got 'a b'"),
+    "name": (lambda: Task("a b", ([[1]], [[1]])), "must be one of a function, got 'a b'"),
+    "keyword": (lambda: Task("class", ([[1]], [[1]])), "must be one of a function, got 'class'"),
     "examples": (
         lambda: Task("bad", [([1], [1]), ([1], [2])]), "task 'bad': examples contradict each other"
     ),

@@ -201,7 +201,7 @@ FORMATS = {
     "manifest": Format(read_manifest, said_in_json, write_json),
     "part": Format(read_part, said_in_json, write_json, unread=OUTER),
     "unit": Format(read_unit, said_in_json, write_json, unread=OUTER),
-    "skills": Format(read_skills, said_in_json, write_json),
+    "skills": Format(read_skills, said_in_json, write_json, unread=OUTER),
     "state": Format(read_state, said_in_json, write_json, unread=OUTER),
 }
 
@@ -484,7 +484,7 @@ def _plain() -> Iterator[None]:
 
 NAMES = (
     "linear_rnn", "lstm", "mamba", "altered", "sparse", "torch", "separate", "linear", "golden",
-    "circuit", "manifest", "part", "unit",
+    "circuit", "manifest", "part", "unit", "skills", "state",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from lsrl.induction.affine import affine
 from lsrl.induction.compose import leaves_of
 from lsrl.induction.expressions import Expression
 from lsrl.induction.found import Candidate, Found, Refusal
-from lsrl.induction.macros import inputs_of, parsed, skills_of
+from lsrl.induction.macros import inputs_of, names_a_function, parsed, skills_of
 from lsrl.induction.refactoring import refactored
 from lsrl.induction.skills import Skills, to_json
 from lsrl.ir.types import InputType
@@ -62,8 +62,8 @@ class Task:
         Raises:
           InputError: as of `lsrl.induce`; says of which task.
         """
-        if not isinstance(name, str) or not name.isidentifier():
-            raise InputError(f"a task's name must be an identifier, got {shown(name)}")
+        if not isinstance(name, str) or not names_a_function(name):
+            raise InputError(f"a task's name must be one of a function, got {shown(name)}")
         self.name = name
         try:
             self.examples = reading.read(examples, inputs, validation)

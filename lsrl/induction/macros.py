@@ -4,6 +4,7 @@ The text of an expression is data: it is read by its syntax, name by name, and n
 """
 
 import ast
+import keyword
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ from lsrl.induction.operators import LARGE, MOST_OPERANDS, RANGES, Operator, Ski
 from lsrl.language.signal import Operand, Signal
 
 POSITION = "lsrl.position()"
+# What the text of a program calls by these names.
+RESERVED = ("lsrl", "np")
 # Calls of skills that a macro may come to, macros in it included, and letters of an expression.
 MOST_CALLS = 256
 MOST_LETTERS = 20_000
@@ -160,6 +163,11 @@ def skills_of(expression: Expression) -> list[str]:
     """The names of the skills that are called."""
     called = [part.operator.skill.name for part in expression.parts() if part.operator]
     return list(dict.fromkeys(called))
+
+
+def names_a_function(name: str) -> bool:
+    """Whether a text may define a function of this name, or a parameter."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name not in RESERVED
 
 
 def is_constant(leaf: str) -> bool:

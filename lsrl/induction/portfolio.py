@@ -125,7 +125,8 @@ class _Search:
         """Skills on skills."""
         types = self.examples.types
         # What goes by the name of an input can't be called.
-        skills = self.skills.without(*(name for name in self.skills if name in types))
+        hidden = [name for name in self.skills if name in types]
+        skills = self.skills.without(*hidden) if hidden else self.skills
         if not len(skills):
             raise InductionError("there are no skills")
         if self.expressions is None:

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import keyword
 import math
 import os
 from collections import Counter
@@ -25,6 +24,7 @@ from lsrl.induction.macros import (
     Macro,
     is_constant,
     macro_of,
+    names_a_function,
     parameters_of,
     parsed,
 )
@@ -45,8 +45,6 @@ from lsrl.schema import FieldError, Reader
 
 Made = TypeVar("Made", bound=Callable[..., object])
 FORM = sealed.Form("lsrl-skills", 1)
-# What the text of a program calls by these names.
-RESERVED = ("lsrl", "np")
 # Uses of what was never used, and bits of a unit of cost.
 RARE, UNIT = 0.5, 2.0
 LARGEST = 2**31
@@ -397,7 +395,7 @@ def _matrix(what: str, rows: Sequence[Sequence[float]], height: int, width: int)
 def _check_names(name: str, parameters: Sequence[str], skills: Skills) -> None:
     """A function's name, and those of its parameters."""
     for each in (name, *parameters):
-        if not each.isidentifier() or keyword.iskeyword(each) or each in RESERVED:
+        if not names_a_function(each):
             raise InputError(f"expected a name, got {shown(each)}")
     if not 1 <= len(set(parameters)) == len(parameters) <= MOST_OPERANDS:
         raise InputError(f"expected one to {MOST_OPERANDS} different parameters")
