@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+PIP_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := build/tools/.installed
@@ -11,6 +12,9 @@ EVERYTHING := '.[dev,huggingface]'
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 ALL := -m 'not nightly'
 QUICK := $(patsubst %,tests/test_%.py,architecture bad_input cost evaluate golden ir language passes schedule)
+
+# Without byte code every worker and every process that a test starts parses all of it anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Each part is named, since pdoc leaves out the submodules that `__all__` does not list.
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))
@@ -23,7 +27,7 @@ setup: $(INSTALLED)
 # The stamp is written last, so a broken install is tried again and a whole one is not repeated.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(EVERYTHING)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable $(EVERYTHING)
 	touch $@
 
 test: $(INSTALLED)

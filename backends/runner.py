@@ -52,6 +52,14 @@ class Ready(NamedTuple):
     why_not: str
 
 
+class _Begun(NamedTuple):
+    """The initial state of one sequence, as it is and as rows of a sweep, if it may run so."""
+
+    wired: Wired
+    hidden: Tree
+    rows: Array | None
+
+
 @final
 class Runner:
     """A model's network as units, made anew where its weights change, and machines on their way.
@@ -63,6 +71,7 @@ class Runner:
         self._reader: ParameterReader[Ready] = ParameterReader()
         self._going: OrderedDict[int, tuple[object, Going]] = OrderedDict()
         self._sized: tuple[Network, bool] | None = None
+        self._begun: _Begun | None = None
         self.tokens = self.work = 0
 
     def __deepcopy__(self, memo: object) -> "Runner":
@@ -150,33 +159,48 @@ class Runner:
         return np.concatenate(found, axis=1)
 
     def whole(
-        self, wired: Wired, hidden: Tree, inputs: Sequence[Array], with_state: bool
-    ) -> tuple[Array, Tree]:
+        self, network: Network, wired: Wired, hidden: Tree | None, inputs: Sequence[Array],
+        with_state: bool,
+    ) -> tuple[Array, Tree]:  # fmt: skip
         """Run whole sequences.
 
         Args:
+          network: that runs.
           wired: of `ready`.
-          hidden: the state before them, arrays (batch or 1, ...).
+          hidden: the state before them, arrays (batch, ...); the initial one if None.
           inputs: per program input ids (batch, time) or vectors (batch, time, width).
           with_state: whether the last state is wanted; else it is ().
 
         Returns:
           (batch, time, outputs) and the state after the last token.
         """
-        structure = jax.tree.structure(hidden)
-        if wired.compiled and wired.sweep is not None:
-            leaves = list(map(np.asarray, jax.tree.leaves(hidden)))
-            outputs, after = wired.sweep.run(inputs, leaves, _cores(), with_state)
-            self.work += wired.units.count * outputs[..., 0].size
+        begun = self._first(network, wired)
+        given = begun.hidden if hidden is None else hidden
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(given)]
+        batch, structure = len(inputs[0]), jax.tree.structure(given)
+        rows, sweep = begun.rows, wired.sweep
+        if rows is not None and sweep is not None:
+            rows = rows if hidden is None else sweep.started(leaves)
+            outputs, after = sweep.run(inputs, rows, _cores(), with_state)
             self.tokens += outputs[..., 0].size
+            self.work += wired.units.count * outputs[..., 0].size
             return outputs, jax.tree.unflatten(structure, after) if with_state else ()
-        engine, batch = EventEngine(wired, machines=len(inputs[0])), len(inputs[0])
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(hidden)]
+        engine = EventEngine(wired, machines=batch)
         wide = [np.broadcast_to(leaf, (batch, *leaf.shape[1:])) for leaf in leaves]
         machines = engine.start(jax.tree.unflatten(structure, wide))
         outputs = engine.outputs(machines, inputs)
         self.count(machines)
         return outputs, engine.finish(machines, structure) if with_state else ()
+
+    def _first(self, network: Network, wired: Wired) -> "_Begun":
+        """The initial state, which jax would make anew each time."""
+        if self._begun is None or self._begun.wired is not wired:
+            with network.mode():
+                hidden = jax.tree.map(np.asarray, network.init_state((1,)))
+            sweep = wired.sweep if wired.compiled else None
+            rows = None if sweep is None else sweep.started(jax.tree.leaves(hidden))
+            self._begun = _Begun(wired, hidden, rows)
+        return self._begun
 
     def count(self, machines: Sequence[Machine]) -> None:
         """Take the units into account that machines looked at."""

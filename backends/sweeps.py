@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.events import compiled
+from lsrl.backends.events import COMPILED, compiled
 from lsrl.backends.units import GATES, PRODUCT, Units
 from lsrl.ir.numbers import Array
 
@@ -50,37 +50,37 @@ def alone(
       ids: (time, tokens).
       given: (time, entries) of vectors.
       readout: row of the first output.
-      held: (2, rows), the second one of the token before; then of the last token in the first one
-        if the number of tokens is even, and in the second one if it is odd.
+      held: (2 * rows,), the second half of the token before; then of the last token the first half
+        if the number of tokens is odd, else the second one.
       outputs: (time, outputs), room for them.
     """
     entries = given.shape[1]
+    count = len(rows)
     for t in range(len(outputs)):
-        now = t & 1
-        before = 1 - now
+        now = (t & 1) * count
+        before = count - now
         for k in range(entries):
-            held[now, k] = given[t, k]
-        for q in range(entries, len(rows)):
-            u = rows[q]
-            value = u.bias
+            held[now + k] = given[t, k]
+        for row in range(entries, count):
+            u = rows[row]
+            q = now + row
             if u.kind == ADDED:
+                value = u.bias
                 for k in range(u.first, u.middle):
                     e = edges[k]
-                    value += e.weight * held[now, e.source]
+                    value += e.weight * held[now + e.source]
                 for k in range(u.middle, u.last):
                     e = edges[k]
-                    value += e.weight * held[before, e.source]
-                if value < u.low:
-                    value = u.low
+                    value += e.weight * held[before + e.source]
+                held[q] = value if value > u.low else u.low
             elif u.kind == MULTIPLIED:
-                value = held[now, u.first] * held[now, u.last]
+                held[q] = held[now + u.first] * held[now + u.last]
             elif u.kind == LOOKED_UP:
-                value = table[u.first + ids[t, u.slot]]
+                held[q] = table[u.first + ids[t, u.slot]]
             else:
-                value += u.slope * ids[t, u.slot]
-            held[now, q] = value
+                held[q] = u.bias + u.slope * ids[t, u.slot]
         for k in range(outputs.shape[1]):
-            outputs[t, k] = held[now, readout + k] + 0
+            outputs[t, k] = held[now + readout + k] + 0
 
 
 @compiled
@@ -205,6 +205,7 @@ class Sweep:
         place[[slot.first for slot in entries]] = np.arange(len(entries))
         place[inputs:] = first + np.arange(units.count - inputs)
         self._place = place
+        self._shown = np.concatenate([leaf.units for leaf in units.leaves])
         self._readout = int(place[units.readout]) if units.outputs else 0
         row_type, edge_type = _records(number)
         rows = np.zeros(first + units.count - inputs, row_type)
@@ -241,13 +242,13 @@ class Sweep:
         self._table = np.concatenate([*told, np.zeros(1)]).astype(number)
 
     def run(
-        self, inputs: Sequence[Array], state: Sequence[Array], threads: int, with_state: bool
+        self, inputs: Sequence[Array], before: Array, threads: int, with_state: bool
     ) -> tuple[Array, list[Array]]:
         """Run whole sequences.
 
         Args:
           inputs: per program input ids (batch, time) or vectors (batch, time, width).
-          state: before them, arrays of `Units.leaves` (batch or 1, units).
+          before: (rows, batch or 1), of `started`.
           threads: at most.
           with_state: whether the last state is wanted.
 
@@ -256,28 +257,29 @@ class Sweep:
         """
         batch, time = inputs[0].shape[:2]
         ids = np.zeros((batch, time, 0), np.int64)
-        if self._tokens:
+        if len(self._tokens) == 1:
+            ids = inputs[self._tokens[0]][..., None]  # no copy
+        elif self._tokens:
             ids = np.stack([inputs[number] for number in self._tokens], axis=-1)
         given = np.zeros((batch, time, 0), self.number)
         if self._vectors:
             parts = [inputs[number] for number in self._vectors]
             given = np.concatenate(parts, axis=-1).astype(self.number)
         outputs = np.empty((batch, time, self.units.outputs), self.number)
-        before = self._started(state, batch)
         count = len(self._rows)
+        before = np.broadcast_to(before, (count, batch))
         last = np.zeros((2, count, batch)) if with_state else None
-        common = self._rows, self._edges, self._table
+        common = _taken(self._rows), _taken(self._edges), self._table
 
         def block(first: int) -> None:
             own = slice(first, min(first + LANES, batch))
             size = own.stop - first
             if size < FEW:
                 for i in range(first, own.stop):
-                    held = np.zeros((2, count), self.number)
-                    held[1] = before[:, i]
+                    held = np.concatenate([np.zeros(count, self.number), before[:, i]])
                     alone(*common, ids[i], given[i], self._readout, held, outputs[i])
                     if last is not None:
-                        last[:, :, i] = held
+                        last[:, :, i] = held.reshape(2, count)
                 return
             held = np.zeros((2 * count, size), self.number)
             held[count:] = before[:, own]
@@ -294,13 +296,12 @@ class Sweep:
                 list(pool.map(block, blocks))
         return outputs, [] if last is None else self._ended(last, time)
 
-    def _started(self, state: Sequence[Array], batch: int) -> Array:
-        """(rows, batch) of the token before."""
-        found = np.zeros((len(self._rows), batch), self.number)
-        for leaf, values in zip(self.units.leaves, state, strict=True):
-            known = np.asarray(values, np.float64) + 0.0
-            shown = np.where(known < self.units.lows[leaf.units], 0.0, known)
-            found[self._place[leaf.units]] = shown.T
+    def started(self, state: Sequence[Array]) -> Array:
+        """(rows, batch) at a state, arrays of `Units.leaves` (batch, units)."""
+        found = np.zeros((len(self._rows), len(state[0])), self.number)
+        units = self._shown
+        known = np.concatenate(state, axis=1).T + self.number.type(0)
+        found[self._place[units]] = np.where(known < self.units.lows[units, None], 0, known)
         return found
 
     def _ended(self, last: Array, time: int) -> list[Array]:
@@ -335,6 +336,11 @@ def possible(units: Units) -> bool:
     inputs = int(units.starts[0])
     read = both.indices[both.indices < inputs]
     return bool(alone_ and unbiased and not (len(read) and len(ids)))
+
+
+def _taken(array: Array) -> Array:
+    """Records with attributes."""
+    return array if COMPILED else array.view(np.recarray)
 
 
 def _by_row(matrix: sparse.csr_array) -> dict[int, list[tuple[int, float]]]:

@@ -1,14 +1,16 @@
 """Lift: black boxes whose program is known, and networks that were trained and have none.
 
 Recurrences whose state is hidden in another basis, random machines as networks, and trained
-networks: the suite's (`lsrl suite train`), their natural twins, and small RNNs trained here. What
-was trained is kept in build/lift and not trained again.
+networks: the suite's (`lsrl suite train`), their natural twins, and small RNNs trained here.
+Networks and rows are kept in build/lift, so a run that was broken off goes on.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +22,19 @@ import lsrl
 from benchmarks.common import ROOT, Output, Table, say
 from benchmarks.common import machine as this_machine
 from benchmarks.mips import TASKS
-from benchmarks.small_rnns import TOKENS, Training, accuracy, classes_of, data_of, trained
+from benchmarks.small_rnns import (
+    TOKENS,
+    Training,
+    accuracy,
+    classes_of,
+    data_of,
+    trained,
+    trained_in_torch,
+)
+from lsrl import cache
 from lsrl.errors import LsrlError
 from lsrl.induction import Found, mealy
+from lsrl.induction.boxes import Reading
 from lsrl.interpret import variants
 from lsrl.model import Model
 from lsrl.suite import training
@@ -31,13 +43,22 @@ Array = NDArray[Any]
 KEPT = ROOT / "build" / "lift"
 BASES = ("integers", "rationals", "float32")
 CELLS = ("lstm", "gru", "rnn")
-LONG = 200
+LONG, SHORT = 200, 24
+# A DeltaNet of a wider stream takes minutes to lift on a core.
+WIDEST = 64
 SMALL = (
     Training("Bitwise_Xor", "elman"), Training("Parity_Last2", "gru"),
     Training("Parity_All", "lstm"), Training("Add_Mod_3", "gru"),
     Training("Previous_Equals_Current", "gru"), Training("Alternating_Last3", "elman"),
     Training("Div_3", "lstm"), Training("Min_Seen", "gru"),
     Training("Balanced_Parenthesis", "gru"), Training("Diff_Last2", "linear"),
+    *(Training(task, cell, steps=1500, torch=True) for task, cell in (
+        ("Parity_Last3", "elman"), ("Parity_Last4", "gru"), ("Parity_Zeros", "gru"),
+        ("Bit_Shift_Right", "elman"), ("Alternating_Last4", "lstm"), ("Bit_Dot_Prod_Mod2", "gru"),
+        ("Evens_Detector", "gru"), ("Binary_Addition", "gru"), ("Base_3_Addition", "lstm"),
+        ("Div_5", "gru"), ("Majority_0_1", "gru"), ("Majority_0_2", "lstm"), ("Dithering", "gru"),
+        ("Parity_Bits_Mod2", "elman"),
+    )),
 )  # fmt: skip
 
 
@@ -55,7 +76,7 @@ class Plan:
 
     recurrences: tuple[int, ...] = (100, 50, 50)
     automata: int = 100
-    suite: tuple[str, ...] = training.NAMES
+    suite: tuple[str, ...] = ("flip_flop", "copy_delay", "copy_delay_far")
     small: tuple[Training, ...] = SMALL
     seed: int = 77
 
@@ -152,27 +173,32 @@ def recurrences(plan: Plan) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for basis, count in zip(BASES, plan.recurrences, strict=True):
         say(f"{count} recurrences, {basis}")
-        rng = np.random.default_rng([plan.seed, len(rows)])
-        start, equal, queries, reasons = time.process_time(), 0, 0, list[str]()
-        for number in range(count):
-            true = recurrence(rng)
-            kind = lsrl.Vector(true.write.shape[1], low=-4, high=4, step=1)
-            found = lsrl.lift(hidden(true, basis, rng), inputs={"x": kind}, solvers=["affine"])
-            queries += found.checked.queries if found.checked else 0
-            if not found:
-                reasons.append(_reason(found))
-                continue
-            x = np.random.default_rng([plan.seed, number]).integers(-4, 5, (2, LONG, kind.width))
-            said = found.program.run(x.astype(float), exact=True)
-            same = bool((said == true.run(x)).all())
-            equal += same
-            if not same:
-                reasons.append(f"agrees, and is another recurrence: {found.expression[:60]}")
-        rows.append({
-            "basis": basis, "count": count, "equal": equal, "queries": queries / count,
-            "seconds": time.process_time() - start, "reasons": "; ".join(reasons) or None,
-        })  # fmt: skip
+        name = f"recurrences-{plan.seed}-{basis}-{count}"
+        rows += kept(name, partial(recurrences_in, basis, count, plan.seed))
     return rows
+
+
+def recurrences_in(basis: str, count: int, seed: int) -> list[dict[str, object]]:
+    """The row of a basis."""
+    rng = np.random.default_rng([seed, BASES.index(basis)])
+    start, equal, queries, reasons = time.process_time(), 0, 0, list[str]()
+    for _ in range(count):
+        true = recurrence(rng)
+        kind = lsrl.Vector(true.write.shape[1], low=-4, high=4, step=1)
+        found = lsrl.lift(hidden(true, basis, rng), inputs={"x": kind}, solvers=["affine"])
+        queries += found.checked.queries if found.checked else 0
+        if not found:
+            reasons.append(_reason(found))
+            continue
+        x = rng.integers(-4, 5, (2, LONG, kind.width))
+        same = bool((found.program.run(x.astype(float), exact=True) == true.run(x)).all())
+        equal += same
+        if not same:
+            reasons.append(f"agrees, and is another recurrence: {found.expression[:60]}")
+    return [{
+        "basis": basis, "count": count, "equal": equal, "queries": queries / count,
+        "seconds": time.process_time() - start, "reasons": "; ".join(reasons) or None,
+    }]  # fmt: skip
 
 
 # ---------------------------------------------------------------- automata
@@ -199,7 +225,7 @@ def automaton(rng: np.random.Generator) -> tuple[lsrl.Program, Callable[[Array],
 
 
 def networks(program: lsrl.Program, number: int) -> Iterator[tuple[str, Model]]:
-    """Compiled, permuted, and rotated where a DeltaNet holds it."""
+    """Compiled, permuted, and rotated where a DeltaNet of at most WIDEST channels holds it."""
     target = CELLS[number % len(CELLS)]
     model = lsrl.compile(program, target)
     yield target, model
@@ -208,29 +234,45 @@ def networks(program: lsrl.Program, number: int) -> Iterator[tuple[str, Model]]:
         deltanet = lsrl.compile(program, "deltanet")
     except LsrlError:
         return
+    if deltanet.width > WIDEST:
+        return
     basis = "random" if deltanet.width < 16 else "hadamard"
     yield "deltanet, rotated", variants.rotated(deltanet, seed=number, basis=basis)
 
 
+def machines_of(number: int, seed: int) -> list[dict[str, Any]]:
+    """A row a network of one machine."""
+    rng = np.random.default_rng([seed, 10, number])
+    program, plain = automaton(rng)
+    x = rng.integers(0, program.inputs["x"].size, (100, LONG))  # type: ignore[union-attr]
+    rows = []
+    for kind, model in networks(program, number):
+        start = time.process_time()
+        # A DeltaNet goes token by token, on a wide stream.
+        length = SHORT if kind.startswith("deltanet") else 50
+        found = lsrl.lift(
+            model, outputs="rounded", solvers=["automaton"], seed=number, length=length
+        )
+        seconds = time.process_time() - start
+        same = bool(found) and np.array_equal(found.program.run(x)[..., 0], plain(x))
+        checked = found.checked
+        rows.append({
+            "kind": kind, "same": same, "queries": checked.queries if checked else 0,
+            "told": checked is not None and checked.states is not None, "seconds": seconds,
+            "reason": None if found else _reason(found),
+        })  # fmt: skip
+    return rows
+
+
 def automata(plan: Plan) -> list[dict[str, object]]:
     """A row a kind of network."""
-    rng, kinds = np.random.default_rng([plan.seed, 10]), dict[str, list[dict[str, Any]]]()
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for number in range(plan.automata):
-        program, plain = automaton(rng)
-        x = rng.integers(0, program.inputs["x"].size, (100, LONG))  # type: ignore[union-attr]
-        for kind, model in networks(program, number):
-            start = time.process_time()
-            found = lsrl.lift(model, outputs="rounded", solvers=["automaton"], seed=number)
-            seconds = time.process_time() - start
-            same = bool(found) and np.array_equal(found.program.run(x)[..., 0], plain(x))
-            checked = found.checked
-            kinds.setdefault(kind, []).append({
-                "same": same, "queries": checked.queries if checked else 0,
-                "told": checked is not None and checked.states is not None, "seconds": seconds,
-                "reason": None if found else _reason(found),
-            })  # fmt: skip
+        rows = kept(f"machine-{plan.seed}-{number}", partial(machines_of, number, plan.seed))
+        for row in rows:
+            kinds.setdefault(row["kind"], []).append(row)
         if number % 10 == 9:
-            say(f"{number + 1} automata")
+            say(f"{number + 1} machines")
     return [
         {"kind": kind, "count": len(each), "equal": sum(row["same"] for row in each),
          "told": sum(row["told"] for row in each),
@@ -239,6 +281,20 @@ def automata(plan: Plan) -> list[dict[str, object]]:
          "reasons": "; ".join(row["reason"] for row in each if row["reason"]) or None}
         for kind, each in sorted(kinds.items())
     ]  # fmt: skip
+
+
+def kept(name: str, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows out of their file if the code is the same, else made and kept there."""
+    path, code = KEPT / "rows" / f"{name}.json", cache.code()
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["code"] == code:
+            rows: list[dict[str, Any]] = held["rows"]
+            return rows
+    rows = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"code": code, "rows": rows}), encoding="utf-8")
+    return rows
 
 
 # ---------------------------------------------------------------- trained networks
@@ -270,46 +326,62 @@ def _reason(found: Found) -> str:
     return "; ".join(f"{each.solver}: {each.reason[:110]}" for each in found.refusals)
 
 
-def of_the_suite(plan: Plan, folder: Path) -> Iterator[dict[str, object]]:
-    """Networks that `lsrl suite train` makes, on the length that they were trained at."""
+def of_the_suite(name: str, kind: str, target: str) -> dict[str, object]:
+    """A network that `lsrl suite train` makes, on the length that it was trained at."""
+    folder = KEPT / "suite"
+    training.train(folder, names=[name], targets=[target], seeds=1, kinds=[kind])
+    model = lsrl.load(folder / name / target / f"0-{kind}.lsrl")
+    task = training.task_of(name)
+    start = time.process_time()
+    found = lsrl.lift(model, outputs="rounded", length=training.LENGTH)
+    seconds = time.process_time() - start
+    rng = np.random.default_rng(5)
+    drawn = [task.sample(model.program, rng, training.LENGTH) for _ in range(256)]
+    inputs = [np.stack(column) for column in zip(*drawn, strict=True)]
+    truth = model.program.run(*inputs)
+    accurate = float((np.rint(model.run(*inputs)) == truth).all(axis=2).mean())
+    label = "by interchanges" if kind == "trained" else "by outputs alone"
+
+    def right(program: lsrl.Program) -> bool:
+        return bool(np.array_equal(program.run(*inputs), truth))
+
+    return _row(f"{name} on {target}, {label}", found, right, accurate, seconds)
+
+
+def of_mips(each: Training) -> dict[str, object]:
+    """A small RNN that is trained here; of a linear one the numbers are lifted as they are."""
+    make = trained_in_torch if each.torch else trained
+    network, task = make(each, KEPT / "small"), TASKS[each.task]
+    reading: Reading = "argmax" if classes_of(task) else "rounded"
+    reading = "values" if each.cell == "linear" else reading
+    start = time.process_time()
+    found = lsrl.lift(network, inputs=task.types, outputs=reading, length=TOKENS)
+    seconds = time.process_time() - start
+    inputs, truth = data_of(task, 256, TOKENS, 6)
+
+    def right(program: lsrl.Program) -> bool:
+        return bool(np.array_equal(np.rint(program.run(*inputs)[..., 0]), truth))
+
+    return _row(each.name, found, right, accuracy(network, task, TOKENS, 7), seconds)
+
+
+def trained_networks(plan: Plan) -> Iterator[dict[str, object]]:
+    """A row a network."""
+    makes: dict[str, Callable[[], dict[str, object]]] = {}
     for number, name in enumerate(plan.suite):
         for kind in training.KINDS:
             target = CELLS[(number + (kind == "twin")) % 2]
-            say(f"{name} on {target}, {kind}")
-            training.train(folder, names=[name], targets=[target], seeds=1, kinds=[kind])
-            model = lsrl.load(folder / name / target / f"0-{kind}.lsrl")
-            task = training.task_of(name)
-            start = time.process_time()
-            found = lsrl.lift(model, outputs="rounded", length=training.LENGTH)
-            seconds = time.process_time() - start
-            rng = np.random.default_rng(5)
-            drawn = [task.sample(model.program, rng, training.LENGTH) for _ in range(256)]
-            inputs = [np.stack(column) for column in zip(*drawn, strict=True)]
-            truth = model.program.run(*inputs)
-            accurate = float((np.rint(model.run(*inputs)) == truth).all(axis=2).mean())
-
-            def right(program: lsrl.Program, inputs: Any = inputs, truth: Any = truth) -> bool:
-                return bool(np.array_equal(program.run(*inputs), truth))
-
-            label = "by interchanges" if kind == "trained" else "by outputs alone"
-            yield _row(f"{name} on {target}, {label}", found, right, accurate, seconds)
-
-
-def of_mips(plan: Plan, folder: Path) -> Iterator[dict[str, object]]:
-    """Small RNNs that are trained here."""
+            makes[f"{name}-{target}-{kind}"] = partial(of_the_suite, name, kind, target)
     for each in plan.small:
-        say(each.name)
-        network, task = trained(each, folder), TASKS[each.task]
-        reading = "argmax" if classes_of(task) else "rounded"
-        start = time.process_time()
-        found = lsrl.lift(network, inputs=task.types, outputs=reading, length=TOKENS)  # type: ignore[arg-type]
-        seconds = time.process_time() - start
-        inputs, truth = data_of(task, 256, TOKENS, 6)
+        makes[f"{each.task}-{each.cell}{'-torch' * each.torch}"] = partial(of_mips, each)
+    for name, make in makes.items():
+        say(name)
+        yield from kept(name, partial(_alone, make))
 
-        def right(program: lsrl.Program, inputs: Any = inputs, truth: Any = truth) -> bool:
-            return bool(np.array_equal(program.run(*inputs)[..., 0], truth))
 
-        yield _row(each.name, found, right, accuracy(network, task, TOKENS, 7), seconds)
+def _alone(make: Callable[[], dict[str, object]]) -> list[dict[str, object]]:
+    """The one row that is made."""
+    return [make()]
 
 
 def main(
@@ -321,7 +393,7 @@ def main(
     about, base = this_machine(), QUICK if quick else Plan()
     plan = replace(base, seed=seed)
     hidden_rows, machines = recurrences(plan), automata(plan)
-    rows = [*of_the_suite(plan, KEPT / "suite"), *of_mips(plan, KEPT / "small")]
+    rows = list(trained_networks(plan))
     tables = [
         Table(
             "recurrences", "Hidden recurrences",

@@ -1,4 +1,4 @@
-"""Small recurrent networks, trained here in flax by gradient on tasks of MIPS."""
+"""Small recurrent networks, trained here by gradient on tasks of MIPS, in flax and in torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
@@ -32,6 +33,7 @@ class Training:
       width: of its state.
       steps: of Adam, at most.
       seed: of weights and batches.
+      torch: whether it is torch's cell, and not flax's.
     """
 
     task: str
@@ -39,11 +41,12 @@ class Training:
     width: int = 24
     steps: int = 5000
     seed: int = 0
+    torch: bool = False
 
     @property
     def name(self) -> str:
         """As rows say it."""
-        return f"{self.task} on {self.cell}"
+        return f"{self.task} on {self.cell}{' of torch' * self.torch}"
 
 
 class Rnn(nnx.Module):
@@ -94,9 +97,58 @@ def data_of(task: Task, sequences: int, tokens: int, seed: int) -> tuple[list[Ar
 def accuracy(network: Callable[..., Any], task: Task, tokens: int, seed: int) -> float:
     """Share of right tokens of fresh sequences."""
     inputs, outputs = data_of(task, VALIDATION, tokens, seed)
-    said = np.asarray(network(*inputs))
+    with torch.no_grad():
+        said = np.asarray(network(*inputs))
     read = said.argmax(axis=-1) if classes_of(task) else np.rint(said[..., 0])
     return float((read == outputs).mean())
+
+
+class TorchRnn(torch.nn.Module):
+    """The same in torch, of symbols alone."""
+
+    def __init__(self, training: Training, classes: int) -> None:
+        """Ordinary initial weights."""
+        super().__init__()
+        torch.manual_seed(training.seed)
+        width, sizes = training.width, TASKS[training.task].types.values()
+        self.embeddings = torch.nn.ModuleList(
+            torch.nn.Embedding(kind.size, width) for kind in sizes if isinstance(kind, lsrl.Token)
+        )
+        cells = {"gru": torch.nn.GRU, "lstm": torch.nn.LSTM, "elman": torch.nn.RNN}
+        self.cell = cells[training.cell](width, width, batch_first=True)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Logits."""
+        given = [torch.as_tensor(x, dtype=torch.int64) for x in inputs]
+        embedded = sum(each(x) for each, x in zip(self.embeddings, given, strict=True))
+        return self.head(self.cell(embedded)[0])
+
+
+def trained_in_torch(training: Training, folder: Path) -> TorchRnn:
+    """The network, from the folder if it was trained before."""
+    task, path = TASKS[training.task], folder / f"{training.task}-{training.cell}-torch.safetensors"
+    network = TorchRnn(training, classes_of(task))
+    if path.exists():
+        kept = {name: torch.as_tensor(array) for name, array in load_file(path).items()}
+        network.load_state_dict(kept)
+        return network
+    pool, wanted = data_of(task, 20_000, TOKENS, 1)
+    rng, answers = np.random.default_rng(training.seed), torch.as_tensor(wanted, dtype=torch.int64)
+    optimiser = torch.optim.Adam(network.parameters(), RATE)
+    for step in range(training.steps):
+        rows = rng.integers(0, len(wanted), BATCH)
+        said = network(*(each[rows] for each in pool))
+        loss = torch.nn.functional.cross_entropy(said.flatten(0, 1), answers[rows].flatten())
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        if step % 100 == 99 and accuracy(network, task, TOKENS, 2) == 1.0:
+            break
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.asarray(x.detach()) for name, x in network.state_dict().items()}, path)
+    return network
 
 
 def trained(training: Training, folder: Path) -> Rnn:

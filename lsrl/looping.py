@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import jax
 import numpy as np
@@ -30,8 +30,7 @@ from lsrl.run_files import load_run, save_run
 from lsrl.state import Form, State, check_sequences, check_state
 
 Path = str | os.PathLike[str]
-# How a model is run: by events where that gives the same bits and is faster, or as is said.
-RunnerName = Literal["auto", "events", "jax"]
+RunnerName = requests.RunnerName
 RUNNERS = get_args(RunnerName)
 NOT_COMPARED = "the weights were changed"
 # Sequences of one step up to which it is faster by events, one after another.
@@ -159,8 +158,8 @@ class Looping(ABC):
         slow = not wired.compiled or (wired.sweep is None and batch > MOST_STEPPED)
         if runner == "auto" and slow:
             return None
-        hidden = self.init_state().hidden if state is None else state.hidden
-        return self._runner.whole(wired, hidden, arrays, with_state)
+        hidden = None if state is None else state.hidden
+        return self._runner.whole(self.module, wired, hidden, arrays, with_state)
 
     def _going_on(self, state: State, runner: RunnerName) -> Going | None:
         """Machines that the last step left at this very state, if all is as it was for that one.

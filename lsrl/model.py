@@ -261,8 +261,8 @@ class Model(Looping, Exporting):
           chunk: tokens at a time; bounds the memory. Chosen by the network if None.
           mesh: devices to spread the batch over, whatever the mesh's axes; the results are those of
             one device. Each device compiles for itself.
-          runner: "jax"; "events", of exact models, for their weights that are not zero alone;
-            "auto" takes the faster of those that give the same bits. See docs/speed.md.
+          runner: "jax"; "events", of exact models, which skips weights that are zero; "auto" takes
+            the faster of those that give the same bits. See docs/speed.md.
           beyond_certificate: run sequences that are longer than `certificate.tokens`, of which
             nothing is proven; what the state has read counts.
           **unknown: none; inputs go by order.

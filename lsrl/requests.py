@@ -22,6 +22,10 @@ from lsrl.state import State
 MOST_STEPS = 2**31 - 1
 
 
+# How a model is run: by events where that gives the same bits and is faster, or as is said.
+RunnerName = Literal["auto", "events", "jax"]
+
+
 class RunOptions(TypedDict, total=False):
     """Of `Model.run`; see there."""
 
@@ -29,7 +33,7 @@ class RunOptions(TypedDict, total=False):
     check: bool
     chunk: int | None
     mesh: jax.sharding.Mesh | None
-    runner: Literal["auto", "events", "jax"]
+    runner: RunnerName
     beyond_certificate: bool
 
 

@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import gc
 import os
 import shutil
 from collections import Counter
@@ -91,6 +92,12 @@ def pytest_configure(config) -> None:
         return
     if sum(entry.stat().st_size for entry in os.scandir(COMPILED)) > MOST_COMPILED:
         shutil.rmtree(COMPILED, ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the libraries and the tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

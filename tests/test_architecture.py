@@ -8,6 +8,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import lsrl
-from lsrl import cache
+from lsrl import cache as finished
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -132,37 +133,41 @@ COMMON = {
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
             "machines", "network", "pattern", "reader", "registry", "runner", "scans", "strength",
-            "torch_modules", "units",
+            "sweeps", "torch_modules", "units",
         )
     ),
 }  # fmt: skip
 
 
-def parse_modules() -> dict[str, ast.Module]:
+@cache
+def modules() -> dict[str, ast.Module]:
     """Every module of lsrl by its dotted name, those behind the links included."""
-    modules = {}
+    found = {}
     for folder, _, files in os.walk(ROOT / "lsrl", followlinks=True):
         for file in files:
             if file.endswith(".py"):
                 path = Path(folder, file).relative_to(ROOT).with_suffix("")
                 name = ".".join(path.parts).removesuffix(".__init__")
-                modules[name] = ast.parse(Path(folder, file).read_text())
-    return modules
+                found[name] = ast.parse(Path(folder, file).read_text())
+    return found
 
 
-MODULES = parse_modules()
+@cache
+def nodes(module: str) -> list[ast.AST]:
+    """All of a module's syntax, at any depth."""
+    return list(ast.walk(modules()[module]))
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every module that is imported, inside functions too."""
-    for node in ast.walk(tree):
+def imports(module: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every module that a module imports, inside functions too."""
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parent = "." * node.level + (node.module or "")
             for alias in node.names:
                 child = f"{parent}.{alias.name}"
-                yield node.lineno, child if child in MODULES else parent
+                yield node.lineno, child if child in modules() else parent
 
 
 def is_within(module: str, part: str) -> bool:
@@ -170,23 +175,27 @@ def is_within(module: str, part: str) -> bool:
     return module == part or (part != "lsrl" and module.startswith(f"{part}."))
 
 
+@cache
 def part_of(module: str) -> str:
     """The part that a module belongs to; empty if it has no place yet."""
     found = [part for layer in LAYERS for part in layer if is_within(module, part)]
     return max(found, key=len, default="")
 
 
-def arrows() -> Iterator[tuple[str, int, str]]:
+@cache
+def arrows() -> list[tuple[str, int, str]]:
     """Module, line and module of lsrl that it imports, of every import.
 
     Imports inside functions and under TYPE_CHECKING count like all others: they keep a module from
     loading, and its reader knows of it all the same. What the `__init__` of a package imports is
     the package's own, and not of those that import a module in it.
     """
-    for module, tree in MODULES.items():
-        for line, target in imports(tree):
-            if is_within(target, "lsrl") or target.startswith(("lsrl.", ".")):
-                yield module, line, target
+    return [
+        (module, line, target)
+        for module in modules()
+        for line, target in imports(module)
+        if is_within(target, "lsrl") or target.startswith(("lsrl.", "."))
+    ]
 
 
 def circles(back: set[tuple[str, str]]) -> list[list[str]]:
@@ -198,10 +207,10 @@ def circles(back: set[tuple[str, str]]) -> list[list[str]]:
 
 def test_every_module_has_its_layer() -> None:
     """And every part exists, once."""
-    assert not [module for module in MODULES if not part_of(module)]
+    assert not [module for module in modules() if not part_of(module)]
     parts = [part for layer in LAYERS for part in layer]
     assert len(parts) == len(set(parts))
-    assert set(parts) == {part_of(module) for module in MODULES}
+    assert set(parts) == {part_of(module) for module in modules()}
     assert MAY_IMPORT_ONLY.keys() <= set(parts)
 
 
@@ -246,13 +255,18 @@ def test_no_other_module_knows_a_family() -> None:
     assert not offences, "\n".join(offences)
 
 
+def texts_in(node: ast.AST) -> set[str]:
+    """The words that stand in quotes, in an expression."""
+    return set(re.findall(r"'(\w+)'", ast.unparse(node)))
+
+
 def test_no_other_module_asks_which_family_it_has() -> None:
     """By the class of a network or a target, nor by a target's name."""
-    families = {m: tree for m, tree in MODULES.items() if of_a_family(m)}
+    families = [module for module in modules() if of_a_family(module)]
     bases = {
         node.name: {ast.unparse(base).split("[")[0] for base in node.bases}
-        for tree in families.values()
-        for node in ast.walk(tree)
+        for family in families
+        for node in nodes(family)
         if isinstance(node, ast.ClassDef)
     }
     known = {"Network", "Backend", "StackBackend"}
@@ -261,17 +275,18 @@ def test_no_other_module_asks_which_family_it_has() -> None:
     targets = {target.name for target in lsrl.targets()}
     assert {"LinearNetwork", "CellBackend", "MambaNetwork"} <= known
     offences = []
-    for module in MODULES.keys() - families.keys():
-        for node in ast.walk(MODULES[module]):
-            text = ast.unparse(node) if isinstance(node, ast.Call | ast.Compare) else ""
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            texts = set(re.findall(r"'(\w+)'", text))
-            if called in ("isinstance", "issubclass", "cast"):
-                found = known.intersection(re.findall(r"\w+", text))
-            elif called.endswith((".startswith", ".endswith")):
-                found = {x for x in texts if any(t.endswith(x) for t in targets)}
+    for module in modules().keys() - families:
+        for node in nodes(module):
+            if isinstance(node, ast.Compare):
+                found = texts_in(node) & targets
+            elif not isinstance(node, ast.Call):
+                continue
+            elif getattr(node.func, "id", "") in ("isinstance", "issubclass", "cast"):
+                found = known.intersection(re.findall(r"\w+", ast.unparse(node)))
+            elif getattr(node.func, "attr", "") in ("startswith", "endswith"):
+                found = {x for x in texts_in(node) if any(t.endswith(x) for t in targets)}
             else:
-                found = texts & targets if isinstance(node, ast.Compare) else set()
+                continue
             offences += [f"{module}:{node.lineno} asks for {word}" for word in sorted(found)]
     assert not offences, "\n".join(offences)
 
@@ -288,12 +303,12 @@ def file_of(module: str) -> str:
 
 def test_no_result_depends_on_what_only_tells_results() -> None:
     """What the hash of the code leaves out is imported by nothing that it takes in."""
-    assert all((ROOT / "lsrl" / place).exists() for place in cache.TELLING)
-    telling = {module for module in MODULES if file_of(module).startswith(cache.TELLING)}
+    assert all((ROOT / "lsrl" / place).exists() for place in finished.TELLING)
+    telling = {module for module in modules() if file_of(module).startswith(finished.TELLING)}
     importers = {
         module
-        for module, tree in MODULES.items()
-        if telling.intersection(target for _, target in imports(tree))
+        for module in modules()
+        if telling.intersection(target for _, target in imports(module))
     }
     assert importers <= telling
 
@@ -301,8 +316,8 @@ def test_no_result_depends_on_what_only_tells_results() -> None:
 def test_only_graphs_import_networkx() -> None:
     importers = {
         module
-        for module, tree in MODULES.items()
-        if any(is_within(target, "networkx") for _, target in imports(tree))
+        for module in modules()
+        if any(is_within(target, "networkx") for _, target in imports(module))
     }
     assert importers <= {"lsrl.ir.graph", "lsrl.circuit"}
 
@@ -310,10 +325,10 @@ def test_only_graphs_import_networkx() -> None:
 def test_programs_use_public_names() -> None:
     public = {*lsrl.__all__, "errors", "programs"}
     offences = []
-    for module, tree in MODULES.items():
+    for module in modules():
         if not is_within(module, "lsrl.programs"):
             continue
-        for node in ast.walk(tree):
+        for node in nodes(module):
             names = set()
             if isinstance(node, ast.ImportFrom) and node.module == "lsrl":
                 names = {alias.name for alias in node.names}
@@ -325,9 +340,10 @@ def test_programs_use_public_names() -> None:
 
 def test_no_module_uses_what_is_banned() -> None:
     offences = []
-    for module, tree in MODULES.items():
-        offences += [f"{module}:{line} pickle" for line, name in imports(tree) if "pickle" in name]
-        for node in ast.walk(tree):
+    for module in modules():
+        found = imports(module)
+        offences += [f"{module}:{line} pickle" for line, name in found if "pickle" in name]
+        for node in nodes(module):
             if isinstance(node, ast.Assert):
                 offences.append(f"{module}:{node.lineno} assert")
             elif isinstance(node, ast.ExceptHandler) and "ImportError" in ast.unparse(node):
@@ -345,7 +361,7 @@ def test_packages_equal_the_tree() -> None:
         if any(file.endswith(".py") for file in files)
     }
     assert set(SETUPTOOLS["packages"]) == folders
-    assert folders <= MODULES.keys(), "a package has no __init__.py"
+    assert folders <= modules().keys(), "a package has no __init__.py"
 
 
 @pytest.mark.parametrize("name", ["backends", "programs"])

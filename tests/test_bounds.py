@@ -176,7 +176,7 @@ def test_one_liners_need_no_promise(name, target):
 
 
 @pytest.mark.parametrize("target", studied(TARGETS, *(t for t in TARGETS if t != "mamba2")))
-def test_a_median_of_five_bytes_is_exact(target):
+def test_a_median_of_five_bytes_is_exact(target, xla_defaults):
     model = check_exact(median_of_five, target, 80)
     values = np.random.default_rng(0).integers(0, 256, (4, 80, 5))
     np.testing.assert_array_equal(model.run(values)[..., 0], np.median(values, axis=-1))

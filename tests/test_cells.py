@@ -407,9 +407,10 @@ def test_sparse_kernels_give_what_dense_ones_do(cell):
         np.testing.assert_allclose(network.run(features), by_kernels(), rtol=1e-5, atol=1e-5)
 
 
+# Of few shapes, since jax compiles what a shape takes.
 @given(
-    rows=st.integers(0, 12),
-    columns=st.integers(1, 30),
+    rows=st.sampled_from([0, 1, 5, 12]),
+    columns=st.sampled_from([1, 7, 12, 30]),
     share=st.sampled_from([0.0, 0.05, 0.2, 1.0]),
     diagonal=st.integers(-12, 30),
     most=st.integers(0, 12),
@@ -426,7 +427,7 @@ def test_sparse_kernels_are_sums_of_rows_and_diagonals(rows, columns, share, dia
         return
     assert len(sparse.parts) <= most
     values = random.integers(-9, 9, (2, 3, rows)).astype(np.float32)
-    np.testing.assert_array_equal(sparse.product(values), values @ kernel)
+    np.testing.assert_array_equal(jax.jit(sparse.product)(values), values @ kernel)
 
 
 @pytest.mark.parametrize("cell", CELLS)

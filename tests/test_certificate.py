@@ -152,10 +152,11 @@ def check_token(program, tokens):
     assert needed is None or named == 0 or needed <= BITS["bfloat16"]
 
 
-def test_most_programs_err_soon_after_the_token_named():
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 40), marks=pytest.mark.nightly)])
+def test_most_programs_err_soon_after_the_token_named(seeds):
     """A certificate that says no too early would be right, and worthless."""
     delays = []
-    for seed in range(15):
+    for seed in seeds:
         ops = ["linear_state", "cumsum", "position", "affine"]
         program = lsrl.random_program(seed, ops, depth=3, width=3, max_length=300)
         model = lsrl.compile(program, "linear_rnn", dtype="bfloat16")
@@ -165,7 +166,7 @@ def test_most_programs_err_soon_after_the_token_named():
         wrong = (model.run(*inputs).astype(np.float64) != program.run(*inputs)).any(axis=(0, 2))
         first = np.argmax(wrong) if wrong.any() else 300
         delays.append((first + 1) / (model.certificate.reasons[0].token + 1))
-    assert len(delays) >= 10
+    assert len(delays) >= 0.6 * len(seeds)
     assert min(delays) >= 1
     assert np.median(delays) <= 3
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 import lsrl
-from lsrl.backends import registry
 from lsrl.language.division import MOST_AT_ONCE
-from tests.grids import studied
 
 
 @lsrl.program
@@ -30,14 +28,6 @@ def test_few_multiples_are_compared_at_once():
     np.testing.assert_array_equal(divided.run(x), expected(x))
     facts = divided.graph.facts[divided.graph.output]
     assert facts.high[:3].tolist() == [2, 2, 2.5] and not facts.low[:3].any()
-
-
-@pytest.mark.parametrize("target", studied(registry.names(), "linear_rnn"))
-def test_division_on_targets(target):
-    x = values()
-    model = lsrl.compile(divided, target)
-    assert model.certificate.exact
-    np.testing.assert_array_equal(model.run(x), expected(x))
 
 
 @pytest.mark.parametrize("times", [MOST_AT_ONCE, MOST_AT_ONCE + 1])

@@ -42,7 +42,7 @@ def exact_in_float32(graph, tokens):
     )
 
 
-@pytest.mark.parametrize("seed", studied(range(40), 1))
+@pytest.mark.parametrize("seed", studied(range(8), 1))
 def test_jax_carries_out_what_the_evaluator_does(seed):
     program = lsrl.random_program(seed, OPS, depth=6, width=4, max_length=12)
     inputs = sample_inputs(program.inputs, 3, 12, seed)
@@ -193,7 +193,7 @@ ROUTED = {
 
 
 def learn_map(layer, arguments, seed, steps=100, batch=32, others=2):
-    """A map of symbols to a routine's own, learnt from its outputs; whether it is right."""
+    """Whether a map of symbols to a routine's own, learnt from its outputs, is right."""
     rng, size = np.random.default_rng(seed), layer.symbols
     program = layer.model.program
     cipher = rng.permutation(np.concatenate([np.arange(size), rng.integers(0, size, others)]))
@@ -221,7 +221,7 @@ def learn_map(layer, arguments, seed, steps=100, batch=32, others=2):
         read = np.concatenate([cipher[words], np.zeros((batch, behind), int)], axis=1)
         answers = program.run(read)[:, behind:, 0].astype(np.int32)
         logits, state = update(logits, state, words, answers)
-    return np.array_equal(np.asarray(logits).argmax(1), cipher), cipher
+    return np.array_equal(np.asarray(logits).argmax(1), cipher)
 
 
 @pytest.mark.usefixtures("_as_users_have_it")
@@ -229,7 +229,17 @@ def learn_map(layer, arguments, seed, steps=100, batch=32, others=2):
 def test_arguments_are_learnt(name):
     program, target, arguments = ROUTED[name]
     layer = lsrl.nn.CompiledLayer(program, target)
-    assert all(learn_map(layer, arguments, seed)[0] for seed in range(3))
+    assert all(learn_map(layer, arguments, seed) for seed in range(3))
+
+
+@pytest.mark.studies
+def test_what_sorts_words_of_8_sorts_lists_of_500():
+    """A map that is right is right at any length: the routine itself is certified."""
+    words = np.random.default_rng(0).integers(0, 8, (5, 500))
+    model = lsrl.compile(P.counting_sort(500, 8), "linear_rnn")
+    assert model.certificate.exact
+    said = model.run(np.concatenate([words, np.zeros_like(words)], axis=1))[:, 500:, 0]
+    np.testing.assert_array_equal(said, np.sort(words, axis=1))
 
 
 def machine(states, follow, said, start=0):

@@ -197,8 +197,9 @@ def test_a_product_with_a_sparse_parameter_has_the_derivatives_of_a_dense_one():
     assert pattern == Pattern(sp.csr_array(dense))
     assert pattern != Pattern(sp.csr_array(dense).T)
     weights = jax.numpy.asarray(pattern.values(dense, "w"))
-    np.testing.assert_allclose(pattern.product(weights, vectors), vectors @ dense, rtol=1e-5)
-    found = jax.grad(lambda w: (pattern.product(w, vectors) ** 2).sum())(weights)
+    product = jax.jit(pattern.product)
+    np.testing.assert_allclose(product(weights, vectors), vectors @ dense, rtol=1e-5)
+    found = jax.jit(jax.grad(lambda w: (pattern.product(w, vectors) ** 2).sum()))(weights)
     expected = 2 * np.einsum("abi,abo->io", vectors, vectors @ dense)
     np.testing.assert_allclose(found, expected[pattern.rows, pattern.columns], rtol=1e-4)
 

@@ -1,6 +1,7 @@
 """The library of programs: every one equals its plain-Python reference, and tables made by hand."""
 
 import inspect
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,6 +23,16 @@ CASES = [
 RAMP = 2.0**-16
 
 
+def built(entry, parameters):
+    """The program, recorded once for all that is asked of it."""
+    return _built(entry.name, *parameters.items())
+
+
+@cache
+def _built(name, *parameters):
+    return CATALOGUE[name].program(**dict(parameters))
+
+
 def assert_runs_as_expected(entry, program, inputs, parameters):
     got = program.run(*inputs)
     expected = entry.expected(inputs, **parameters)
@@ -34,10 +45,10 @@ def assert_runs_as_expected(entry, program, inputs, parameters):
 
 @pytest.mark.parametrize(("entry", "parameters"), CASES)
 def test_equals_its_reference_on_random_inputs(entry, parameters):
-    program = entry.program(**parameters)
+    program = built(entry, parameters)
     rng = np.random.default_rng(0)
     longest = program.max_length or 200
-    for length in (1, 2, 3, 7, 30, longest, longest, longest, longest):
+    for length in (1, 2, 3, 7, 30, longest, longest):
         inputs = entry.sample(rng, length, **parameters)
         assert 1 <= len(inputs[0]) <= min(length, longest)
         assert_runs_as_expected(entry, program, inputs, parameters)
@@ -45,7 +56,7 @@ def test_equals_its_reference_on_random_inputs(entry, parameters):
 
 @pytest.mark.parametrize(("entry", "parameters"), CASES)
 def test_equals_its_reference_on_extreme_inputs(entry, parameters):
-    program = entry.program(**parameters)
+    program = built(entry, parameters)
     extremes = entry.extremes(**parameters)
     longest = max(len(inputs[0]) for inputs in extremes)
     if program.max_length is not None and program.max_length <= 2000:
@@ -56,7 +67,7 @@ def test_equals_its_reference_on_extreme_inputs(entry, parameters):
 
 @pytest.mark.parametrize(("entry", "parameters"), CASES)
 def test_exact_rationals_agree(entry, parameters):
-    program = entry.program(**parameters)
+    program = built(entry, parameters)
     inputs = entry.sample(np.random.default_rng(1), 12, **parameters)
     np.testing.assert_array_equal(
         program.run(*inputs, exact=True).astype(np.float64), program.run(*inputs)
@@ -66,7 +77,7 @@ def test_exact_rationals_agree(entry, parameters):
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 36, 100, 200])
 def test_tok2tok_equals_its_reference_at_every_length(length):
     entry, parameters = CATALOGUE["tok2tok"], {"length": length}
-    program = entry.program(**parameters)
+    program = built(entry, parameters)
     assert program.max_length == length * 41
     rng = np.random.default_rng(length)
     for _ in range(20 if length <= 12 else 2):
@@ -87,7 +98,7 @@ def test_the_random_dictionaries_are_worth_testing_on():
 
 @pytest.mark.parametrize(("entry", "parameters"), CASES)
 def test_what_is_proven_of_a_program_holds(entry, parameters):
-    program = entry.program(**parameters)
+    program = built(entry, parameters)
     rng = np.random.default_rng(2)
     for length in (5, 40):
         inputs = entry.sample(rng, length, **parameters)
@@ -110,7 +121,7 @@ def unstructured(program, length):
 
 @pytest.mark.parametrize(("entry", "parameters"), CASES)
 def test_no_input_breaks_what_a_program_promises_of_itself(entry, parameters):
-    program = entry.program(**parameters)
+    program = built(entry, parameters)
     drawn = unstructured(program, min(program.max_length or 64, 64))
     for row in range(len(drawn[0])):
         sequence = [array[row] for array in drawn]
@@ -331,7 +342,7 @@ def test_golden_tables(name, parameters, inputs, outputs):
     entry = CATALOGUE[name]
     arrays = tuple(np.array(given) for given in inputs)
     expected = np.array(outputs, dtype=float).reshape(len(outputs), -1)
-    np.testing.assert_array_equal(entry.program(**parameters).run(*arrays), expected)
+    np.testing.assert_array_equal(built(entry, parameters).run(*arrays), expected)
     np.testing.assert_array_equal(entry.expected(arrays, **parameters), expected)
 
 

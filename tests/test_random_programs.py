@@ -134,7 +134,7 @@ def check_models(target: str, dtype: str, turn: int | None, count: int, record_p
 @each_turn
 @pytest.mark.parametrize(("target", "dtype"), CASES)
 def test_models_equal_the_reference(target, dtype, turn, record_property) -> None:
-    check_models(target, dtype, turn, 8, record_property)
+    check_models(target, dtype, turn, 6, record_property)
 
 
 @pytest.mark.nightly
@@ -218,7 +218,7 @@ def test_options_keep_the_outputs_of_many_programs(option, target, program) -> N
     check_option(option, target, program)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(program=programs())
 def test_saved_models_run_bit_equal(tmp_path_factory, program) -> None:
     path = tmp_path_factory.mktemp("models") / "model.lsrl"
@@ -339,10 +339,10 @@ def test_equal_arguments_give_equal_programs() -> None:
 
 
 def test_programs_are_as_described() -> None:
-    drawn = [random_program(seed, OPS) for seed in range(80)]
+    drawn = [random_program(seed, OPS) for seed in range(40)]
     assert all(depth_of(program) == 8 for program in drawn)
     assert {op for program in drawn for op in ops_of(program)} == set(OPS)
-    assert 8 < sum(len(program.inputs) == 2 for program in drawn) < 32
+    assert 4 < sum(len(program.inputs) == 2 for program in drawn) < 16
     signals = [
         program.graph.nodes[i].width
         for program in drawn
@@ -383,14 +383,14 @@ def test_programs_at_the_edges_are_as_described() -> None:
 
 def test_every_kind_of_transition_is_drawn() -> None:
     kinds: Counter[str] = Counter()
-    for seed in range(60):
+    for seed in range(40):
         graph = random_program(seed, ["linear_state", "affine", "clip"]).graph
         for i in graph.live():
             op = graph.nodes[i].op
             if isinstance(op, LinearState) and len(op.initial) > 1:
                 kinds[kind_of(op.transition.dense())] += 1
     assert set(kinds) == {"identity", "shift", "permutation", "signed permutation", "general"}
-    assert min(kinds.values()) >= 4
+    assert min(kinds.values()) >= 3
 
 
 def kind_of(matrix: Array) -> str:

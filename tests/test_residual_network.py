@@ -197,7 +197,8 @@ class TestRandomWeights:
 
         assert got.shape == (3, 40, 7) and got.dtype == np.float32
         assert np.abs(got).max() > 1
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+        # 16 (2ky - k²) loses the bits of what it takes away, some hundreds, where it is near 0.
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
     def test_steps_equal_the_run(self, kind, networks):
         network = networks[kind]

@@ -5,7 +5,6 @@ import pytest
 
 import lsrl
 from lsrl import Token, Vector
-from lsrl.backends import registry
 from lsrl.errors import BoundsError, ProgramError, ShapeError, UnsupportedOpError
 from lsrl.testing.random_programs import random_program
 from tests.grids import studied
@@ -55,13 +54,6 @@ def test_the_evaluator_and_the_bounds(exact):
     assert facts.high.tolist() == [2, 6, 1, 1.5, 9, 6]
 
 
-@pytest.mark.parametrize("target", studied(registry.names(), "linear_rnn", "gru"))
-def test_few_values_on_every_target(target):
-    model = lsrl.compile(of_few, target)
-    assert model.certificate.exact
-    np.testing.assert_array_equal(model.run(X, BEGIN.astype(int)), EXPECTED)
-
-
 @pytest.mark.parametrize("target", studied(["rnn", "lstm"], "rnn"))
 def test_any_values_by_one_unit(target):
     """A unit that remembers how far x is below, whatever the range, beside x and x before."""
@@ -90,7 +82,8 @@ def test_any_length():
         assert certificate.exact and certificate.tokens is None
 
 
-@pytest.mark.parametrize("target", studied(["rnn", "mamba", "linear_rnn"], "rnn"))
+@pytest.mark.studies
+@pytest.mark.parametrize("target", ["rnn", "mamba", "linear_rnn"])
 @pytest.mark.parametrize("seed", range(2))
 def test_in_random_programs(target, seed):
     names = ["running_max", "cumsum", "delay", "comparison", "affine"]

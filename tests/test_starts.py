@@ -6,7 +6,6 @@ import pytest
 import lsrl
 from lsrl import Token, Vector
 from lsrl.errors import BoundsError, ProgramError, ShapeError
-from tests.grids import studied
 
 LENGTH = 14
 NUMBERS = Vector(2, low=-1, high=2, step=1)
@@ -85,17 +84,15 @@ def test_a_late_state_is_one_that_begins_there(name):
         assert (facts.high == np.maximum(own.high, initial)).all()
 
 
-@pytest.mark.parametrize("target", studied(["linear_rnn", "mamba", "lstm"], "linear_rnn"))
-def test_late_states_on_targets(target):
-    """All hold the start of a linear state, and of others those that hold the state."""
-    names = ("cumsum", "delay", "window_sum")
-    names += {"linear_rnn": ("linear_state",), "lstm": ("threshold_state",)}.get(target, ("latch",))
+@pytest.mark.studies
+def test_other_states_start_late_where_they_are_held():
+    names = ("latch", "hold", "threshold_state", "recurrent_state")
 
     @lsrl.program(max_length=LENGTH)
     def late(x: NUMBERS, t: Token(4), begin: Token(2)):
         return tuple(STATES[name][0](x, t, begin) for name in names)
 
-    model = lsrl.compile(late, target)
+    model = lsrl.compile(late, "lstm")
     assert model.certificate.exact
     *inputs, _ = drawn(1)
     np.testing.assert_array_equal(model.run(*inputs), late.run(*inputs))

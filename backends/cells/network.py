@@ -387,8 +387,8 @@ class CellNetwork(Network):
     ) -> tuple[jax.Array, Tree]:
         """All layers in the step or layer by layer."""
         held, known = cast(Parameters, parameters), cast(Structure, structure)
-        arrays = [jnp.asarray(x) for x in inputs]
-        return run_chunk(held, known, cast(Carries, state), arrays, None)
+        tokens = cast("Sequence[jax.Array]", inputs)
+        return run_chunk(held, known, cast(Carries, state), tokens, None)
 
     def self_test(self) -> None:
         """Check the activation thresholds and the sums that exactness relies on, on this device."""

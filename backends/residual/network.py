@@ -445,7 +445,8 @@ class ResidualNetwork(Network):
         """One chunk, whose every token counts."""
         held, known = cast(Parameters, parameters), cast(Structure, structure)
         start, count = cast(ResidualState, state), jnp.int32(inputs[0].shape[1])
-        return run_chunk(held, known, start, [jnp.asarray(x) for x in inputs], count, None)
+        tokens = cast("Sequence[jax.Array]", inputs)
+        return run_chunk(held, known, start, tokens, count, None)
 
     def logits(self, inputs: Inputs, vocabulary: int, chunk: int | None = None) -> Array:
         """The scores of every symbol as the next token, as the reference class gives them.

@@ -16,7 +16,7 @@ from lsrl.ir.types import InputType
 Reading: TypeAlias = Literal["values", "rounded", "argmax"]
 READINGS: tuple[Reading, ...] = ("values", "rounded", "argmax")
 # Sequences that are asked at once of what jax compiles for one shape.
-ROWS = 256
+ROWS = 64
 # Sequences that tell whether answers are a function of what was read.
 TRIED = 6
 # Share of the greatest answer by which two differ that are not one up to rounding.

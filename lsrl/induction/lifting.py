@@ -25,6 +25,8 @@ from lsrl.ir.types import InputType, Token, Vector
 
 # Tokens of the sequences that compositions are searched on; longer ones where that misleads.
 LENGTHS = (10, 24)
+# Queries that tell what the box is, and the answers that all is held against, with some to spare.
+FIRST = ASKED + 50
 # Tokens of a sequence that a reason quotes.
 QUOTED = 12
 # How many times as far off a shorter recurrence may be.
@@ -258,8 +260,9 @@ def lift(
     """
     arguments.choice("lift: outputs", outputs, READINGS)
     arguments.count("lift: length", length)
-    for what, number in (("budget", budget), ("queries", queries), ("max_length", max_length)):
-        arguments.count(f"lift: {what}", number)
+    arguments.count("lift: budget", budget)
+    arguments.count("lift: queries", queries, FIRST)
+    arguments.count("lift: max_length", max_length)
     arguments.count("lift: depth", depth, 0)
     arguments.count("lift: seed", seed, 0)
     if tolerance is not None:

@@ -115,7 +115,10 @@ class _Search:
         length = LONGER * self.examples.length
         words = np.random.default_rng(1).integers(0, letters, (ASKED, length))
         own = machines.symbols_of(ranges, self.examples.arrays)
-        found = asking.learnt(oracle, letters, [own, words], length).machine
+        try:
+            found = asking.learnt(oracle, letters, [own, words], length).machine
+        except InductionError:  # more outputs than a machine has
+            return None
         return None if found is None else replace(found, outputs=tuple(oracle.outputs))
 
     def compose(self) -> writing.Text:

@@ -403,7 +403,8 @@ def _function_of(function: object) -> FunctionType:
     if isinstance(function, Program):
         raise ProgramError(
             f"lsrl.program expects a Python function, got {function!r}, which is a program "
-            "already; call it on signals in a function of its own"
+            "already; call it on signals: write def f(x: lsrl.Token(n)): return "
+            f"{function.name}(x)"
         )
     inner = function
     while isinstance(inner, functools.partial):

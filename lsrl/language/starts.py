@@ -14,18 +14,17 @@ from lsrl.language.trace import user_line
 LONGEST_COUNT = 1 << 22
 
 
-def ever(bits: Signal) -> Signal:
-    """1 from the first token on at which a channel is 1, of {0,1} signals.
+def _ever(bit: Signal) -> Signal:
+    """1 from the first token on at which a {0,1} signal of width 1 is 1.
 
     Where a length is declared that float32 counts, a running sum that is cut off at 1, which every
     target holds; else a state that is overwritten.
     """
-    length = bits.trace.max_length
+    length = bit.trace.max_length
     if length is not None and length <= LONGEST_COUNT:
-        zeros = (0.0,) * bits.width
-        counted = record(ops.LinearState(Matrix.identity(bits.width), zeros), bits)
+        counted = record(ops.LinearState(Matrix.identity(1), (0.0,)), bit)
         return 1 - relu(1 - counted)
-    return record(ops.SelectiveState((0.0,) * bits.width, overwrites=True), 1 - bits, bits)
+    return record(ops.SelectiveState((0.0,), overwrites=True), 1 - bit, bit)
 
 
 def started(start: Signal) -> Signal:
@@ -39,7 +38,7 @@ def started(start: Signal) -> Signal:
     if bit.width != 1:
         raise ShapeError(f"{user_line()}: start= needs a signal of width 1, got {bit!r}")
     builder = bit.trace.builder
-    return bit if _slope(builder.nodes, builder.facts, bit.index) in (0, 1) else ever(bit)
+    return bit if _slope(builder.nodes, builder.facts, bit.index) in (0, 1) else _ever(bit)
 
 
 def _slope(nodes: Sequence[Node], facts: Sequence[Facts], index: int) -> int | None:
