@@ -132,10 +132,11 @@ def test_what_a_pipeline_lacks_is_said():
         found(tasks["odd"]).prompt_for(small)
     with pytest.raises(InductionError, match="number 9 is beyond the pipeline's bound=7"):
         commands_of(Expression(leaf="9"), small)
+    recurrence = lsrl.induction.Candidate(
+        "affine", task_vectors.program_of(tasks["double"]), "2 * x", 0.0, None, ""
+    )
     with pytest.raises(InductionError, match="composition of one output, and this is the affine"):
-        lsrl.induce(
-            ([[1, 2, 3, 4]], [[1, 3, 6, 10]]), solvers=["affine"], max_length=8
-        ).prompt_for(small)  # fmt: skip
+        recurrence.prompt_for(small)
     with pytest.raises(ProgramError, match=r"made by lsrl\.programs\.pipeline"):
         found(tasks["odd"]).prompt_for(lsrl.programs.parity())
     with pytest.raises(ProgramError, match=r"command 1 \(plus r_1\): 'r_1' is none of x, position"):
