@@ -411,7 +411,8 @@ def main(
             "2 to 10 states, 2 or 3 symbols, 2 to 4 outputs. Lifted means that the program equals "
             f"the machine over 100 sequences of {LONG} tokens; told from others, that the W-method "
             "asked every word that tells it from any machine of at most two states more. A "
-            "DeltaNet is there where the target holds the machine.",
+            f"DeltaNet is there where the target holds the machine in at most {WIDEST} channels, "
+            f"and is asked for sequences of {SHORT} tokens.",
         ),
         Table(
             "trained", "Trained networks",

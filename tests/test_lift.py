@@ -252,7 +252,7 @@ MISUSES = {
     "a reading": (lambda: lsrl.lift(majority, inputs=BIT, outputs="argmx"), "mean 'argmax'"),
     "a solver": (lambda: lsrl.lift(majority, inputs=BIT, solvers=["afine"]), "mean 'affine'"),
     "a length": (lambda: lsrl.lift(majority, inputs=BIT, length=0), "length must be an int >= 1"),
-    "queries": (lambda: lsrl.lift(majority, inputs=BIT, queries=0), "queries must be an int >= 250"),
+    "queries": (lambda: lsrl.lift(majority, inputs=BIT, queries=0), "must be an int >= 250"),
     "a tolerance": (lambda: lsrl.lift(majority, inputs=BIT, tolerance=-1), "tolerance must be"),
 }  # fmt: skip
 
