@@ -103,7 +103,7 @@ def accuracy(network: Callable[..., Any], task: Task, tokens: int, seed: int) ->
     return float((read == outputs).mean())
 
 
-class TorchRnn(torch.nn.Module):
+class TorchRnn(torch.nn.Module):  # type: ignore[misc]
     """The same in torch, of symbols alone."""
 
     def __init__(self, training: Training, classes: int) -> None:

@@ -169,7 +169,7 @@ def _with(prompt: Array, data: Array) -> Array:
 
 def folded(program: lsrl.Program, most: int) -> tuple[Table, str]:
     """Prompts folded into the weights, beside the same programs compiled as they are."""
-    tasks, rows = of(skills()), []
+    tasks, rows = of(skills()), list[dict[str, Any]]()
     data = lsrl.Token(2 * BOUND + 1)
     for name, prompt in list(prompts_of(program).items())[:most]:
         start = time.process_time()
@@ -251,7 +251,7 @@ def patched(count: int, tokens: int) -> tuple[Table, str]:
     steps, bound = 3, 31
     program = pipeline(skills(), steps=steps, bound=bound)
     model = lsrl.compile(program, "rnn", inspectable=True)
-    pairs, rows = pairs_of(program, steps, bound, count, tokens), []
+    pairs, rows = pairs_of(program, steps, bound, count, tokens), list[dict[str, Any]]()
     for signal in sorted({pair.signal for pair in pairs}):
         some = [pair for pair in pairs if pair.signal == signal]
         base, source, predicted = (

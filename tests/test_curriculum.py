@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -343,7 +344,7 @@ def test_a_macro_of_macros_does_not_explode():
 MISUSES = {
     "no tasks": (lambda: Curriculum([]), "expected tasks of different names, got none"),
     "twice": (lambda: Curriculum([task("even"), task("even")]), "two called 'even'"),
-    "no task": (lambda: Curriculum([1]), "expects a Task"),
+    "no task": (lambda: Curriculum([cast(Any, 1)]), "expects a Task"),
     "name": (lambda: Task("a b", ([[1]], [[1]])), "must be one of a function, got 'a b'"),
     "keyword": (lambda: Task("class", ([[1]], [[1]])), "must be one of a function, got 'class'"),
     "examples": (
@@ -351,7 +352,7 @@ MISUSES = {
     ),
     "budget": (lambda: Curriculum([task("even")]).learn(budget=0), "budget must be an int >= 1"),
     "solver": (
-        lambda: Curriculum([task("even")]).learn(solvers=["afine"]), "did you mean 'affine'"
+        lambda: Curriculum([task("even")]).learn(solvers=[cast(Any, "afine")]), "did you mean 'affine'"
     ),
     "skills": (lambda: Curriculum([task("even")]).learn([1]), "expects a Skills"),
     "progress": (lambda: Curriculum([task("even")]).learn(progress=1), "must be a function"),
