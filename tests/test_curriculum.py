@@ -352,7 +352,8 @@ MISUSES = {
     ),
     "budget": (lambda: Curriculum([task("even")]).learn(budget=0), "budget must be an int >= 1"),
     "solver": (
-        lambda: Curriculum([task("even")]).learn(solvers=[cast(Any, "afine")]), "did you mean 'affine'"
+        lambda: Curriculum([task("even")]).learn(solvers=[cast(Any, "afine")]),
+        "did you mean 'affine'",
     ),
     "skills": (lambda: Curriculum([task("even")]).learn([1]), "expects a Skills"),
     "progress": (lambda: Curriculum([task("even")]).learn(progress=1), "must be a function"),
