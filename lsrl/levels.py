@@ -112,7 +112,7 @@ class LevelProblem:
                 rows.append((count + source, k, 0))
         if self.graph.output in number:
             lower[count + number[self.graph.output]] = self.depth
-        larger, smaller, apart = np.array(rows, dtype=np.int64).T
+        larger, smaller, apart = np.array(rows, dtype=np.int64).reshape(-1, 3).T
         return _Limits(lower, upper, larger, smaller, apart.astype(np.float64))
 
     def check(self, levels: Levels) -> Levels:
