@@ -79,7 +79,7 @@ FEW: tuple[Skill, ...] = (plus, minus, larger, above, total, previous)
 
 
 def pipeline(
-    skills: object = FEW,
+    skills: object = None,
     steps: int = 2,
     bound: int = 7,
     constants: Sequence[int] = (2,),
@@ -101,7 +101,8 @@ def pipeline(
 
     Args:
       skills: functions of one or two signals, which may take a keyword-only number: a list, a dict
-        by name, or `lsrl.induction.Skills`. One that wants conditions takes 1 for what is above 0.
+        by name, or `lsrl.induction.Skills`; by default plus, minus, larger, above, total and
+        previous. One that wants conditions takes 1 for what is above 0.
         Functions of more signals, or whose result is no number that depends on them, have no
         opcode.
       steps: how many, at least 1.
@@ -117,7 +118,7 @@ def pipeline(
     longest = checks.integer("max_length", max_length, WORDS * count + 1)
     spoken = checks.flag("as_token", as_token)
     numbers = [checks.integer("constants", each, 1) for each in constants]
-    opcodes = _opcodes(skills, size, numbers, longest)
+    opcodes = _opcodes(FEW if skills is None else skills, size, numbers, longest)
     said = [str(value) for value in range(-size, size + 1)]
     operations = [each.name for each in opcodes]
     names = [*said, *operations, *GIVEN, *(f"r_{k}" for k in range(1, count))]

@@ -314,7 +314,8 @@ def test_every_kind_of_op_is_written_and_read():
         once = lsrl.latch(lsrl.bound(t, 0, 2), lsrl.position() == 3)
         gate = lsrl.select(flag, x, 2, via="gate") * x
         table = lsrl.lookup(t, [[1, 0], [0, 1], [0.5, 0.25]]) + lsrl.periodic([[1, 2], [3, 4]])
-        return loop, kept, once, lsrl.relu(gate), table, lsrl.delay(x, 2, initial=1)
+        most = lsrl.running_max(t)
+        return loop, kept, once, lsrl.relu(gate), table, lsrl.delay(x, 2, initial=1), most
 
     programs = [entry.program() for entry in lsrl.programs.catalogue().values()]
     programs.append(program_of(every, Vector(2, low=-1, high=1, step=0.25), Token(3)))

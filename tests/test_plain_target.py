@@ -259,6 +259,11 @@ def rebuilt(model):
     np.testing.assert_array_equal(got, model.run(IDS) + 1)
 
 
+def applied(model):
+    outputs = model.apply(model.parameters, IDS)
+    np.testing.assert_array_equal(outputs, model.run(IDS))
+
+
 def run_in_parts(model):
     whole = model.run(IDS, check=True, mesh=mesh())
     first, state = model.run(IDS[:, :7], mesh=mesh(), return_state=True)
@@ -303,11 +308,12 @@ MODEL = {
         for name in (
             "certificate", "proven", "allowed_error", "changed_parameters", "dtype", "num_layers",
             "width", "num_parameters", "num_nonzero_parameters", "labels", "card", "circuit",
-            "compiled_circuit", "facts", "reference_dtype",
+            "compiled_circuit", "facts", "reference_dtype", "parameters",
         )
     },
     "altered": lambda model, _: altered(model),
     "run": lambda model, _: run_in_parts(model),
+    "apply": lambda model, _: applied(model),
     "save_state": lambda model, path: state_saved(model, path / "state"),
     "load_state": lambda model, path: state_saved(model, path / "state"),
     "init_state": lambda model, _: model.init_state(2),

@@ -171,6 +171,13 @@ def test_every_program_has_defaults_and_documentation(entry):
 
 # Tables made by hand: program, inputs, outputs.
 GOLDEN = [
+    # Of 1 4 -2 3 the sums, and then 1 where they are above 3.
+    (
+        "pipeline",
+        {"steps": 2, "bound": 15},
+        [[36, 38, 38, 15, 35, 41, 40, 18, 16, 19, 13, 18]],
+        [0] * 8 + [0, 1, 0, 1],
+    ),
     # @0 =3 @1 =4 @2 =-1 @3 =5 @4 =7 >0, and then @4 =2 >3: 7 - 5, and on to the next instruction.
     (
         "subleq_lm",

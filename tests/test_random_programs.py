@@ -339,10 +339,10 @@ def test_equal_arguments_give_equal_programs() -> None:
 
 
 def test_programs_are_as_described() -> None:
-    drawn = [random_program(seed, OPS) for seed in range(40)]
+    drawn = [random_program(seed, OPS) for seed in range(80)]
     assert all(depth_of(program) == 8 for program in drawn)
     assert {op for program in drawn for op in ops_of(program)} == set(OPS)
-    assert 4 < sum(len(program.inputs) == 2 for program in drawn) < 16
+    assert 8 < sum(len(program.inputs) == 2 for program in drawn) < 32
     signals = [
         program.graph.nodes[i].width
         for program in drawn

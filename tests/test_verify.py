@@ -315,7 +315,7 @@ def test_what_stands_behind_a_broken_promise_is_not_compared(mine):
     # A network that is wrong from the count of 4 on is wrong where nothing is promised.
 
     def wrong_above(most):
-        def run(ids):
+        def run(ids, runner):
             sums = np.cumsum(ids, axis=1)
             return np.where(sums > most, 9.0, sums)[..., None]
 
