@@ -83,6 +83,30 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+def pytest_addoption(parser) -> None:
+    """`make test-all` and CI spread the studies over the days; who names a test gets it."""
+    parser.addoption("--in-turn", action="store_true", help="of the studies those of this turn")
+
+
+# A study is run on so many of seven days.
+DAYS = 3
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave out the studies of other turns: each module, and each large grid, has some of today's."""
+    if not config.getoption("in_turn"):
+        return
+    others = [
+        item
+        for item in items
+        if item.get_closest_marker("studies")
+        and (crc32(item.nodeid.encode()) + TURN) % TURNS >= DAYS
+    ]
+    config.hook.pytest_deselected(items=others)
+    left = set(others)
+    items[:] = [item for item in items if item not in left]
+
+
 def pytest_configure(config) -> None:
     """Keep the folder of compiled code within its size, before any worker starts."""
     if hasattr(config, "workerinput") or not COMPILED.exists():
@@ -98,8 +122,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_report_header() -> str:
-    """Say which examples of the heavy property tests are run."""
-    return f"property tests: turn {TURN} of {TURNS} (LSRL_TURN={TURN} repeats it)"
+    """Say which examples of the heavy property tests are run, and which studies."""
+    return f"property tests and studies: turn {TURN} of {TURNS} (LSRL_TURN={TURN} repeats it)"
 
 
 @pytest.fixture(autouse=True, scope="module")
