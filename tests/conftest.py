@@ -93,7 +93,7 @@ DAYS = 3
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    """Leave out the studies of other turns: each module, and each large grid, has some of today's."""
+    """Leave out the studies of other turns; each module, and each large grid, has some of today."""
     if not config.getoption("in_turn"):
         return
     others = [
