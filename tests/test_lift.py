@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -269,7 +270,8 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
     from benchmarks import lift
 
     monkeypatch.setattr(lift, "KEPT", tmp_path)
-    lift.main(quick=True, output=tmp_path, seed=7)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax's
+        lift.main(quick=True, output=tmp_path, seed=7)
     page = (tmp_path / "lift.md").read_text()
     assert "8 of 8 hidden recurrences are lifted" in page
     assert "1 of 1 trained networks are lifted, 1 of them to their task" in page
