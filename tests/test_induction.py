@@ -9,6 +9,7 @@ from lsrl.errors import InductionError, InputError, LsrlError
 from lsrl.induction import Skills, machines, standard
 from lsrl.induction.expressions import Expression, evaluated
 from lsrl.induction.operators import BIT, SMALL, Kind, Operator, Skill
+from lsrl.programs.prompted import total
 
 BUDGET = 12_000
 # What finds each, by the shortest description.
@@ -104,7 +105,7 @@ def test_the_shortest_candidate_that_a_target_holds_is_compiled():
 
 
 def test_skills_of_ones_own_are_composed_and_written_out():
-    skills = Skills(standard.total, standard.remainder)
+    skills = Skills(total, standard.remainder)
 
     @skills.add
     def rises(x):
@@ -285,7 +286,7 @@ MISUSES = {
     ),
     "a skill of fractions": (lambda: Skills(halves), "makes no stream of integers"),
     "no function": (lambda: Skills(len), "a function with a name"),
-    "twice": (lambda: Skills(standard.total, standard.total), "there is one of this name"),
+    "twice": (lambda: Skills(total, total), "there is one of this name"),
     "a skill that is not there": (lambda: Skills.standard().without("totl"), "mean 'total'"),
     "a teacher that raises": (
         lambda: lsrl.induce(teacher=divides, inputs={"x": lsrl.Token(2)}),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsrl.cli.options import new_folder
+from lsrl.cli.options import out_folder
 from lsrl.cli.printing import progress, say
 from lsrl.cli.subject import subject_of
 from lsrl.cli.user_code import sampler_of
@@ -28,13 +28,7 @@ def _bench() -> None:
 def bench_stability(
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            parser=new_folder,
-            help="Folder of tables and figures.",
-        ),
+        out_folder("Folder of tables and figures.", show_default=True),
     ] = Path("stability"),
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, for trying out.")] = False,
     memory: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from lsrl.cli.options import AsJson, new_file, new_folder
+from lsrl.cli.options import AsJson, new_file, out_folder
 from lsrl.cli.printing import progress, say, say_json
 
 if TYPE_CHECKING:
@@ -37,14 +37,7 @@ def induce_programs(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            parser=new_folder,
-            show_default=False,
-            help="Folder of the programs and models.",
-        ),
+        out_folder("Folder of the programs and models."),
     ],
     budget: Annotated[
         int,

@@ -15,8 +15,8 @@ from lsrl.cli.options import (
     TargetName,
     Unroll,
     new_file,
-    new_folder,
     new_picture,
+    out_folder,
 )
 from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
 from lsrl.cli.subject import check_not_compiled, compiled, legalise_of, most_of, subject_of
@@ -161,14 +161,7 @@ def export_program(
     program: ProgramName,
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            parser=new_folder,
-            show_default=False,
-            help="The folder to write; an older export in its place is replaced.",
-        ),
+        out_folder("The folder to write; an older export in its place is replaced."),
     ],
     target: TargetName = None,
     param: Parameters = None,

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,13 @@ def new_folder(text: str) -> Path:
     if not text or (path.exists() and not path.is_dir()):
         raise typer.BadParameter(f"expected the name of a folder, got {_kind(text)}")
     return path
+
+
+def out_folder(about: str, *, show_default: bool = False) -> Any:
+    """The option of a folder that a command writes to."""
+    return typer.Option(
+        "--out", "-o", metavar="DIR", parser=new_folder, show_default=show_default, help=about
+    )
 
 
 def _check_parent(path: Path, parent: Path) -> None:

@@ -139,7 +139,7 @@ def tests_of(machine: Machine, depth: int, longest: int) -> tuple[Array, int | N
       left out.
     """
     letters = len(machine.follows[0])
-    reach, apart = _access(machine), _experiments(machine)
+    reach, apart = shortest_words(machine.follows), _experiments(machine)
     while depth > 0 and _count(len(reach), letters, depth, len(apart)) > MOST_WORDS:
         depth -= 1
     middles: list[Word] = [()]
@@ -156,12 +156,12 @@ def _count(states: int, letters: int, depth: int, ends: int) -> int:
     return states * ends * sum(letters**k for k in range(depth + 2))
 
 
-def _access(machine: Machine) -> list[Word]:
-    """A shortest word to each state."""
-    word: dict[int, Word] = {0: ()}
-    queue = [0]
+def shortest_words(follows: Sequence[Sequence[int]], start: int = 0) -> list[Word]:
+    """A shortest word to each state, of which the start leads to all."""
+    word: dict[int, Word] = {start: ()}
+    queue = [start]
     for state in queue:
-        for letter, target in enumerate(machine.follows[state]):
+        for letter, target in enumerate(follows[state]):
             if target not in word:
                 word[target] = (*word[state], letter)
                 queue.append(target)

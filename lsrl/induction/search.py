@@ -24,6 +24,7 @@ from lsrl.induction.operators import (
     Recorded,
 )
 from lsrl.ir.numbers import Array
+from lsrl.programs.prompted import minus, plus
 
 # Numbers of one run of the evaluator: they stay in the processor's cache.
 CHUNK = 1 << 18
@@ -253,7 +254,7 @@ class Bank:
                 continue
             wanted = np.int64(goal_hash)
             for function, other in (
-                (standard.plus, wanted - hashes), (standard.minus, hashes - wanted),
+                (plus, wanted - hashes), (minus, hashes - wanted),
             ):  # fmt: skip
                 if function in functions:
                     place = np.minimum(np.searchsorted(hashes, other), len(hashes) - 1)

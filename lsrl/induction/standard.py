@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import lsrl
 from lsrl.language.signal import Signal
+from lsrl.programs.prompted import above, larger, minus, plus, previous, total
 
 
 def increment(x: Signal) -> Signal:
@@ -44,16 +45,6 @@ def is_positive(x: Signal) -> Signal:
     return x > 0
 
 
-def total(x: Signal) -> Signal:
-    """The running sum."""
-    return lsrl.cumsum(x)
-
-
-def previous(x: Signal) -> Signal:
-    """The value one token ago."""
-    return lsrl.delay(x)
-
-
 def rise(x: Signal) -> Signal:
     """By how much x has changed."""
     return x - lsrl.delay(x)
@@ -89,34 +80,14 @@ def quotient(x: Signal, *, n: int) -> Signal:
     return x // n
 
 
-def plus(x: Signal, y: Signal) -> Signal:
-    """The sum."""
-    return x + y
-
-
-def minus(x: Signal, y: Signal) -> Signal:
-    """The difference."""
-    return x - y
-
-
 def smaller(x: Signal, y: Signal) -> Signal:
     """The smaller one."""
     return lsrl.minimum(x, y)
 
 
-def larger(x: Signal, y: Signal) -> Signal:
-    """The larger one."""
-    return lsrl.maximum(x, y)
-
-
 def same(x: Signal, y: Signal) -> Signal:
     """1 where they are equal."""
     return x == y
-
-
-def above(x: Signal, y: Signal) -> Signal:
-    """1 where x > y."""
-    return x > y
 
 
 def both(x: Signal, y: Signal) -> Signal:

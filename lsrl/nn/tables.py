@@ -12,8 +12,8 @@ import numpy as np
 from lsrl import arguments
 from lsrl.automata.tables import Table, minimised
 from lsrl.errors import BoundsError, InputError, NoMachineError
-from lsrl.induction.asking import Learner
-from lsrl.induction.machines import MOST_LETTERS
+from lsrl.induction.asking import Learner, shortest_words
+from lsrl.induction.machines import MOST_LETTERS, numbered
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
@@ -194,17 +194,12 @@ class _Oracle:
 
     def __call__(self, words: Array) -> Array:
         """(words, time) numbers of the outputs."""
-        outputs = self.run(words)
-        rows, places = np.unique(
-            outputs.reshape(-1, outputs.shape[-1]), axis=0, return_inverse=True
-        )
-        numbers = []
-        for row in map(tuple, rows.tolist()):
+        places, rows = numbered(self.run(words))
+        for row in rows:
             if row not in self._numbers:
                 self._numbers[row] = len(self.values)
                 self.values.append(row)
-            numbers.append(self._numbers[row])
-        return np.array(numbers)[places].reshape(words.shape)
+        return np.array([self._numbers[row] for row in rows])[places]
 
 
 def _moore(
@@ -259,7 +254,7 @@ def _wrong(
     rng: np.random.Generator,
 ) -> Array | None:
     """The shortest word found at whose end the machine errs; None if there is none."""
-    access = _access(table)
+    access = shortest_words(table.follows.tolist(), table.initial)
     for words in (*_systematic(access, table.symbols, experiments, tokens),
                   _behind(table, access, tokens, rng),
                   _long(table, tokens, rng)):  # fmt: skip
@@ -269,17 +264,6 @@ def _wrong(
             place = int(first.argmin())
             return np.asarray(words[place, : first[place] + 1])
     return None
-
-
-def _access(table: MooreTable) -> list[tuple[int, ...]]:
-    """By state the shortest word that leads there."""
-    found: dict[int, tuple[int, ...]] = {table.initial: ()}
-    for state in (pending := [table.initial]):
-        for symbol, after in enumerate(table.follows[state].tolist()):
-            if after not in found:
-                found[after] = (*found[state], symbol)
-                pending.append(after)
-    return [found[state] for state in range(table.states)]
 
 
 def _systematic(
