@@ -33,13 +33,14 @@ NEEDED = {
     "computer.md": ("torch", "transformers"),
     "exports.md": ("torch", "transformers"),
     "kernels.md": ("torch", "transformers"),
+    "compiling.md": ("torch",),
     "torch.md": ("torch",),
     "tutorial.md": ("torch", "transformers"),
     "interpretability.md": ("torch", "transformers", "sklearn"),
     "stability.md": ("matplotlib",),
 }
 # Pages that train: optax multiplies the steps that it counts with floats.
-TRAIN = ("library.md",)
+TRAIN = ("library.md", "nn.md")
 # Pages that `make docs` makes, which checks the links that lead there.
 MADE = r"(?:\.\./)?gallery/[\w-]+\.md$"
 RAISED = re.compile(r"^# (\w+Error): \S+: (.*(?:\n#.*)*)", re.MULTILINE)
