@@ -83,8 +83,9 @@ def _program(entry: Any, shown: bool) -> tuple[str, str | None]:
     elif model is not None:
         width = max((layer.width for layer in model.schedule.layers), default=0)
         exact = "exact" if model.certificate.exact else "with an error bound"
-        layers = len(model.schedule.layers)
-        about = f"The network on {model.target}: {layers} layer{'s' * (layers > 1)}, {width} wide, {exact}"
+        count = len(model.schedule.layers)
+        layers = f"{count} layer{'s' if count > 1 else ''}"
+        about = f"The network on {model.target}: {layers}, {width} wide, {exact}"
         parts.append(frame(f"pages/{entry.name}.html", about, shown))
     return "\n\n".join(parts) + "\n", page
 
