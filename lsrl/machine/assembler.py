@@ -43,14 +43,14 @@ def assemble(text: str) -> Image | FleqImage:
     that is not above 0, go to c. Without c it goes on, without b it sets a to 0. A word is a sum or
     product of numbers, letters and labels without blanks. Behind `#` stands a comment.
 
-      start:  greeting out        # a label, and an instruction; what goes to `out` is printed
-      .org 100                    # what follows goes to this address
-      table:  .data 1 -2 'c' "text" table+1
-      .space 8                    # so many zeros
-      .equ size 8                 # a name for a number
-      .macro clear what           # lines to write at `clear x`; its labels are its own
-              what what
-      .end
+        start:  greeting out        # a label, and an instruction; what goes to `out` is printed
+        .org 100                    # what follows goes to this address
+        table:  .data 1 -2 'c' "text" table+1
+        .space 8                    # so many zeros
+        .equ size 8                 # a name for a number
+        .macro clear what           # lines to write at `clear x`; its labels are its own
+                what what
+        .end
 
     `in` and `out` are -1, whence keys come and whither letters go; `halt` is -1, where a machine
     stops; `here` is the address of the word itself and `next` that of the next instruction.
@@ -58,12 +58,12 @@ def assemble(text: str) -> Image | FleqImage:
     FLEQ: a line is `c = f a b`, of cells by name; a number is a cell that holds it, and a cell that
     is not declared holds 0.
 
-      .fleq
-      .cell x 7                   # what a cell holds: a number, or rows of a matrix: 1 2; 3 4
-      again:  r = mul x r         # a function of the machine; with one operand, of it twice
-              y = x               # x + 0
-              n = sub n 1 if n goto halt   # where n is not above 0, after the write
-              goto again
+        .fleq
+        .cell x 7                   # what a cell holds: a number, or rows of a matrix: 1 2; 3 4
+        again:  r = mul x r         # a function of the machine; with one operand, of it twice
+                y = x               # x + 0
+                n = sub n 1 if n goto halt   # where n is not above 0, after the write
+                goto again
 
     Args:
       text: the lines.
