@@ -1,5 +1,6 @@
 """The site: all pages are in it, pictures say what they show, and nothing comes from a network."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import lsrl
 from lsrl import errors, paper
+from lsrl.interpret.wiring import quick_flags
 from website import places, scripts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,6 +133,13 @@ def test_links_hold_on_the_site(path, before, after):
     assert places.relinked(before, path) == after
 
 
+def test_every_result_has_its_command():
+    for path in (ROOT / "benchmarks/results").glob("*.md"):
+        for module in re.findall(r"python -m (benchmarks\.\w+)", places.command(path.stem)):
+            place = ROOT / module.replace(".", "/")
+            assert place.with_suffix(".py").exists() or place.is_dir(), path.name
+
+
 def test_a_notebook_becomes_a_page():
     text = "# %% [markdown]\n# # Title\n# Words.\n\n# %%\nimport lsrl\n\n# %%\nprint(1)\n"
     assert scripts.page("a.py", text) == (
@@ -147,7 +156,8 @@ def test_it_is_built_without_a_warning_and_asks_for_nothing(tmp_path):
     for module in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(module)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    setting = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "XLA_FLAGS": quick_flags()}
+    done = subprocess.run(command, cwd=ROOT, env=setting, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     for page in tmp_path.rglob("*.html"):

@@ -19,11 +19,6 @@ from lsrl import cache
 from website import places, scripts
 
 ROOT = places.ROOT
-# What made a page of results, where it isn't `python -m benchmarks.` and its name.
-COMMANDS = {
-    "suite": "lsrl suite build build/suite && python -m benchmarks.interpretability build/suite",
-    "held_back": "python -m benchmarks.interpretability --held-back 3",
-}
 IMAGE = re.compile(r'<img (?P<rest>[^>]*?)src="(?P<source>[^":]+)"(?P<more>[^>]*)>')
 
 
@@ -49,11 +44,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if not (ROOT / path).is_file() or path.endswith(".py"):
         return markdown
     text = places.relinked(markdown, path)
-    if place.startswith("results/") and place != "results/index.md":
-        name = place.removeprefix("results/").removesuffix(".md")
-        made = COMMANDS.get(name, f"python -m benchmarks.{name}")
-        text = re.sub(r"\A(# .*\n)", rf"\1\nMade by `{made}`.\n", text)
+    if place == "results/index.md":
+        return f"{text}\n{_results()}"
+    if place.startswith("results/"):
+        text = re.sub(r"\A(# .*\n)", rf"\1\nMade by `{places.command(Path(place).stem)}`.\n", text)
     return text
+
+
+def _results() -> str:
+    """The pages of results, with the command of each."""
+    rows = ["## The pages", "", "| page | made by |", "| --- | --- |"]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
+        title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        rows.append(f"| [{title}]({path.name}) | `{places.command(path.stem)}` |")
+    return "\n".join(rows) + "\n"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -17,6 +17,11 @@ MOVED = (
     (r"benchmarks/results/([\w.]+\.(?:md|png|svg))", r"results/\1"),
     (r"docs/(.+)", r"\1"),
 )
+# What made a page of results, where it isn't `python -m benchmarks.` and its name.
+COMMANDS = {
+    "suite": "lsrl suite build build/suite && python -m benchmarks.interpretability build/suite",
+    "held_back": "python -m benchmarks.interpretability --held-back 3",
+}
 FENCED = re.compile(r"(^(?P<mark> *```+).*?^(?P=mark)$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<to>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
 NAMED = re.compile(r"(?<![`\[])`(?P<path>[\w./-]+\.md)`(?![`\]])")
@@ -45,6 +50,11 @@ def extra() -> dict[str, str]:
     names = sorted(path.relative_to(ROOT).as_posix() for path in files)
     places = {name: on_site(name) for name in names if name != "README.md"}
     return {name: place for name, place in places.items() if place is not None}
+
+
+def command(name: str) -> str:
+    """What makes a page of results, by the name of its file."""
+    return COMMANDS.get(name, f"python -m benchmarks.{name}")
 
 
 def relinked(text: str, path: str) -> str:
