@@ -10,6 +10,8 @@ from benchmarks.common import LOAD, BenchmarkError, Output
 from benchmarks.limits import Limits
 from benchmarks.workloads import workloads
 
+pytestmark = pytest.mark.one_in(5)
+
 LIMITS = Limits(operations=1e9, bandwidth={100: 50.0, 1000: 80.0, 10_000: 20.0}, call=1e-6)
 
 

@@ -10,6 +10,8 @@ from lsrl.ir.matrix import Matrix
 from tests.grids import studied
 from tests.strategies import inputs_of
 
+pytestmark = pytest.mark.one_in(3)
+
 TARGETS = [target.name for target in lsrl.targets()]
 
 

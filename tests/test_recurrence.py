@@ -16,6 +16,8 @@ from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWei
 from lsrl.errors import SelfTestError, ShapeError
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(3)
+
 
 def make_layer(
     input_kernel, recurrent_kernel, bias=None, initial=None, relu=None, left=None, right=None
