@@ -16,10 +16,6 @@ QUICK := $(patsubst %,tests/test_%.py,architecture bad_input cost evaluate golde
 # Without byte code every worker and every process that a test starts parses all of it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Each part is named, since pdoc leaves out the submodules that `__all__` does not list.
-PACKAGES := $(patsubst %/__init__.py,%,$(wildcard lsrl/*/__init__.py))
-MODULES := $(basename $(filter-out lsrl/__%,$(wildcard lsrl/*.py)))
-
 .PHONY: setup check test test-all nightly test-newest test-lowest test-tools newest lock golden lint format bench docs clean
 
 setup: $(INSTALLED)
@@ -108,8 +104,12 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.interpretability build/suite
 	$(BIN)/python -m benchmarks.figures
 
+# Warnings are errors (`strict` in mkdocs.yml). The gallery compiles every program, which takes two
+# minutes, less with less optimisation by XLA, and is kept in build/gallery until the code changes.
+QUICKLY := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
+
 docs: $(INSTALLED)
-	$(BIN)/pdoc --docformat google --output-directory build/docs lsrl $(subst /,.,$(PACKAGES) $(MODULES))
+	NO_MKDOCS_2_WARNING=1 XLA_FLAGS="$(QUICKLY)" $(BIN)/python -m mkdocs build --quiet
 
 clean:
 	rm -rf build dist lsrl.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
