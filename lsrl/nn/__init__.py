@@ -1,18 +1,27 @@
 """Compiled programs as layers of networks that learn (docs/library.md)."""
 
+from lsrl.errors import Unbindable
+from lsrl.nn.blame import Blame
+from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
 from lsrl.nn.registers import Registers
+from lsrl.nn.relabelling import Relabelling
 from lsrl.nn.report import GradientReport
 from lsrl.nn.tables import MooreTable, routine_table
 
 __all__ = [
+    "Blame",
+    "Call",
+    "Calls",
     "CompiledLayer",
     "FrozenParam",
     "GradientReport",
     "Library",
     "MooreTable",
     "Registers",
+    "Relabelling",
+    "Unbindable",
     "routine_table",
 ]
