@@ -1,8 +1,10 @@
 """Compiled programs as layers of networks that learn (docs/library.md)."""
 
 from lsrl.nn.frozen import FrozenParam
+from lsrl.nn.halting import Halting
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
+from lsrl.nn.recur import Recur
 from lsrl.nn.registers import Registers
 from lsrl.nn.report import GradientReport
 from lsrl.nn.tables import MooreTable, routine_table
@@ -11,8 +13,10 @@ __all__ = [
     "CompiledLayer",
     "FrozenParam",
     "GradientReport",
+    "Halting",
     "Library",
     "MooreTable",
+    "Recur",
     "Registers",
     "routine_table",
 ]
