@@ -4,8 +4,10 @@ from lsrl.errors import Unbindable
 from lsrl.nn.blame import Blame
 from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
+from lsrl.nn.halting import Halting
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
+from lsrl.nn.recur import Recur
 from lsrl.nn.registers import Registers
 from lsrl.nn.relabelling import Relabelling
 from lsrl.nn.report import GradientReport
@@ -18,8 +20,10 @@ __all__ = [
     "CompiledLayer",
     "FrozenParam",
     "GradientReport",
+    "Halting",
     "Library",
     "MooreTable",
+    "Recur",
     "Registers",
     "Relabelling",
     "Unbindable",

@@ -292,19 +292,12 @@ def _joined(tables: Sequence[MooreTable], symbols: int) -> Program:
         return lsrl.concat(
             *(
                 mealy(token, follows=table.follows.tolist(), answers=_answers(table))
-                for table in (_from_zero(table) for table in tables)
+                for table in (table.from_zero() for table in tables)
             )
         )
 
     library.__annotations__ = {"token": Token(symbols)}
     return lsrl.program(library)
-
-
-def _from_zero(table: MooreTable) -> MooreTable:
-    """The machine with its first state as number 0."""
-    order = np.roll(np.arange(table.states), -table.initial)
-    place = np.argsort(order).astype(np.int32)
-    return MooreTable(place[table.follows[order]], table.outputs[order], 0, table.tokens)
 
 
 def _answers(table: MooreTable) -> Array:
