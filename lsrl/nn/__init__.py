@@ -1,5 +1,6 @@
 """Compiled programs as layers of networks that learn (docs/library.md)."""
 
+from lsrl.nn.attaching import attach, load_attached
 from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
@@ -14,5 +15,7 @@ __all__ = [
     "Library",
     "MooreTable",
     "Registers",
+    "attach",
+    "load_attached",
     "routine_table",
 ]

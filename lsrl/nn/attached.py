@@ -15,14 +15,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache, DummyLayer, DynamicCache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from lsrl import schema
 from lsrl.errors import FormatError, InputError
+from lsrl.nn.attached_config import MODEL_TYPE, AttachedConfig
 from lsrl.nn.torch_library import (
     Routines,
     State,
@@ -30,80 +29,8 @@ from lsrl.nn.torch_library import (
     check_ids,
     check_mask,
 )
-from lsrl.schema import FieldError, Reader
-from lsrl.torch_config import READ, TorchConfig
+from lsrl.torch_config import TorchConfig
 from lsrl.torch_folder import checksum
-
-MODEL_TYPE = "lsrl_attached"
-VERSION = 1
-SELECTS = ("register", "token")
-# In the place of a number that every class of a language model reads, so that none of them takes
-# the folder for its own: it would drop the library and draw all weights anew.
-ELSEWHERE = "in attached.host: this is a model with a library, to be read by lsrl.nn.load_attached"
-
-_ROUTINE = schema.record(
-    {
-        "name": schema.text,
-        "follows": schema.listed(schema.listed(schema.integer(0))),
-        "ids": schema.listed(schema.integer(0)),
-        "initial": schema.integer(0),
-    }
-)
-_FIELDS: Mapping[str, Reader[object]] = {
-    "version": schema.integer(VERSION, VERSION),
-    "host": schema.anything,
-    "layer": schema.integer(0),
-    "select": schema.one_of(*SELECTS),
-    "tokens": schema.integer(1),
-    "arguments": schema.named(schema.integer(0)),
-    "routines": schema.listed(_ROUTINE),
-    "network": READ,
-}
-
-
-class AttachedConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What `config.json` says of a host and of the library that is attached to it.
-
-    Attributes:
-      attached: version, layer, select, tokens, arguments, routines and network; and the host's
-        own config, by its model_type.
-      host: that config.
-    """
-
-    model_type = MODEL_TYPE
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
-    attached: dict[str, Any] | None = None
-
-    def __post_init__(self, **kwargs: object) -> None:
-        kwargs.pop("vocab_size", None)
-        super().__post_init__(**kwargs)
-        self.host: PreTrainedConfig = PreTrainedConfig()
-        if self.attached is None:
-            return  # transformers makes an empty one, to tell what differs from it
-        try:
-            fields = schema.record(_FIELDS)(self.attached)
-        except FieldError as error:
-            raise FormatError(f"config.json: attached: {error}") from error
-        host = dict(cast(Mapping[str, Any], fields["host"]))
-        self.host = AutoConfig.for_model(host.pop("model_type", ""), **host)
-
-    @property
-    def vocab_size(self) -> int:
-        """Of the host."""
-        return self.host.vocab_size
-
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
-        """The host's: of it caches are made."""
-        return self.host
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        found = super().to_dict()
-        host = found.pop("host")
-        if self.attached is not None:
-            found["attached"] = {**self.attached, "host": host}
-            found["vocab_size"] = ELSEWHERE
-        return found
 
 
 class LibraryLayer(DummyLayer):  # type: ignore[misc]
@@ -113,6 +40,7 @@ class LibraryLayer(DummyLayer):  # type: ignore[misc]
     is_croppable = False
 
     def __init__(self, **kwargs: object) -> None:
+        """Make an empty one."""
         super().__init__(**kwargs)
         self.state: State | None = None
 
@@ -226,7 +154,8 @@ class AttachedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         """
         ids = check_ids(input_ids, inputs_embeds)
         for older in ("past_key_values", "cache_params"):
-            cache = kwargs.pop(older, None) or cache
+            given = kwargs.pop(older, None)
+            cache = cache if given is None else given
         if use_cache is None:
             use_cache = bool(getattr(self.host.config, "use_cache", False)) and not self.training
         if cache is None and use_cache:
@@ -319,8 +248,11 @@ class AttachedForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         """
         wanted = kwargs.pop("output_loading_info", False)
         model, told = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        lost = [f"{kind.replace('_', ' ')} {sorted(map(str, told[kind]))[:3]}"
-                for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if told[kind]]  # fmt: skip
+        lost = [
+            f"{kind.replace('_', ' ')} {sorted(map(str, told[kind]))[:3]}"
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if told[kind]
+        ]
         if lost:
             raise FormatError(
                 f"{args[0] if args else 'from_pretrained'}: expected all weights of the host and "

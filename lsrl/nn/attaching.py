@@ -59,25 +59,27 @@ def attach(
     """
     needed("torch", "attach")
     transformers = needed("transformers", "attach")
-    from lsrl.nn import attached
+    from lsrl.nn import attached, attached_config
 
     checks.instance("attach", host, transformers.PreTrainedModel, "transformers", InputError)
     checks.instance("attach: library", library, Library, "lsrl.nn.Library", InputError)
     if isinstance(host, attached.AttachedForCausalLM):
-        raise InputError("attach: expected a host, got one with a library; join them in one Library")
+        raise InputError(
+            "attach: expected a host, got one with a library; join them in one Library"
+        )
     if not host.can_generate() or getattr(host.config, "is_encoder_decoder", False):
         raise InputError(
-            f"attach: expected a causal language model, got {type(host).__name__}; pass one such as "
-            "LlamaForCausalLM"
+            f"attach: expected a causal language model, got {type(host).__name__}; pass one such "
+            "as LlamaForCausalLM"
         )
-    checks.choice("attach: select", select, attached.SELECTS)
+    checks.choice("attach: select", select, attached_config.SELECTS)
     layers = attached.layers_of(host)
     checks.count("attach: layer", layer, 0, len(layers) - 1)
     tokens = len(host.get_input_embeddings().weight)
     symbols = _symbols(arguments, library, tokens)
     network, weights = _network(library)
     told = {
-        "version": attached.VERSION,
+        "version": attached_config.VERSION,
         "host": json.loads(host.config.to_json_string(use_diff=False)),
         "layer": layer,
         "select": select,
@@ -86,7 +88,7 @@ def attach(
         "routines": _routines(library),
         "network": network,
     }
-    model = attached.AttachedForCausalLM(attached.AttachedConfig(attached=told), host)
+    model = attached.AttachedForCausalLM(attached_config.AttachedConfig(attached=told), host)
     model.library.routines.set_network(weights)
     model.library.to(host.device, host.dtype)
     model.train(host.training)
@@ -108,7 +110,7 @@ def load_attached(path: str | os.PathLike[str], **options: Any) -> "AttachedForC
     """
     needed("torch", "load_attached")
     needed("transformers", "load_attached")
-    from lsrl.nn import attached
+    from lsrl.nn import attached, attached_config
 
     folder = checks.path("load_attached", path)
     try:
@@ -116,7 +118,7 @@ def load_attached(path: str | os.PathLike[str], **options: Any) -> "AttachedForC
     except ValueError as error:
         raise FormatError(f"{folder}: expected JSON in config.json, got {error}") from error
     kind = told.get("model_type") if isinstance(told, dict) else None
-    if kind != attached.MODEL_TYPE:
+    if kind != attached_config.MODEL_TYPE:
         raise FormatError(
             f"{folder}: expected a model with a library, which save_pretrained of what "
             f"lsrl.nn.attach returned writes, got one of type {kind!r}"
@@ -131,9 +133,7 @@ def _symbols(given: Mapping[int, int], library: Library, tokens: int) -> dict[st
             "attach: arguments: expected a mapping of the host's token ids to symbols, such as "
             f"{{15: 0, 16: 1}}, got {checks.shown(given)}"
         )
-    stays = all(
-        (table.follows[:, -1] == np.arange(table.states)).all() for table in library.tables
-    )
+    stays = all((table.follows[:, -1] == np.arange(table.states)).all() for table in library.tables)
     if not stays:
         raise InputError(
             "attach: library: expected routines whose last symbol changes nothing, for tokens that "

@@ -263,7 +263,9 @@ class TorchLibrary(nn.Module):  # type: ignore[misc]
       symbol_of: (tokens,), the symbol that each of the host's tokens is.
     """
 
-    def __init__(self, routines: Routines, symbol_of: Sequence[int], width: int, held: bool) -> None:
+    def __init__(
+        self, routines: Routines, symbol_of: Sequence[int], width: int, held: bool
+    ) -> None:
         """Make the module.
 
         Args:
@@ -312,7 +314,7 @@ class TorchLibrary(nn.Module):  # type: ignore[misc]
             before = None if state is None else state.register
             said, cells = self.routines.exact(symbols, () if state is None else state.cells)
             choice = held(gate, value, before)
-            after = State(choice[:, -1], cells)
+            after = State(choice[:, -1].detach(), cells)
         chosen = torch.einsum("btk,btkf->btf", choice, said)
         return self.result(chosen.to(self.result.weight.dtype)), after
 
