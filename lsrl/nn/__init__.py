@@ -1,6 +1,7 @@
 """Compiled programs as layers of networks that learn (docs/library.md)."""
 
 from lsrl.errors import Unbindable
+from lsrl.nn.attaching import attach, load_attached
 from lsrl.nn.blame import Blame
 from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
@@ -27,5 +28,7 @@ __all__ = [
     "Registers",
     "Relabelling",
     "Unbindable",
+    "attach",
+    "load_attached",
     "routine_table",
 ]
