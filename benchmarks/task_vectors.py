@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 import lsrl
-from benchmarks import curricula
+from benchmarks import curricula, trained_prompts
 from benchmarks.common import Output, Table, say
 from benchmarks.common import machine as this_machine
 from benchmarks.mips import Array
@@ -375,9 +375,10 @@ def main(
     small, second = folded(program, 4 if quick else 60)
     patches, third = patched(60 if quick else 1000, 12)
     methods, fourth = scored()
+    learnt, fifth = trained_prompts.sections(quick)
     Output.of("task_vectors", quick, output).write(
-        "Task vectors", about, [prompts, searched, small, patches, methods],
-        [first, searching, second, third, fourth], None,
+        "Task vectors", about, [prompts, searched, small, patches, methods, *learnt],
+        [first, searching, second, third, fourth, fifth], None,
     )  # fmt: skip
 
 
