@@ -7,7 +7,8 @@ the sources here, one with the revision's. Both compile a program; their weights
 and the outputs are compared by hash. Then `Model.run` on one sequence of up to 1,000 tokens and
 `Model.step` are timed in turns, one process at a time, over the same input.
 
-It stops after --seconds and goes on where it stopped, of the same sources, when it is called again.
+It stops after --seconds, and goes on where it stopped when it is called again with the same
+sources, unless --anew is given.
 """
 
 import hashlib
@@ -228,11 +229,15 @@ def checked_out(revision: str) -> tuple[str, Path]:
 
 
 def sources(root: Path) -> str:
-    """A hash of the package below a folder."""
+    """A hash of the package below a folder, whose parts may be links."""
     digest = hashlib.sha256()
-    for path in sorted((root / "lsrl").rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    for folder, folders, files in os.walk(root / "lsrl", followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                content = path.read_bytes()
+                digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
@@ -283,13 +288,16 @@ def main(
     seconds: Annotated[float, typer.Option(help="By the clock, after which it stops.")] = 330.0,
     program: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    anew: Annotated[bool, typer.Option(help="Forget what was measured before.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
 ) -> None:
     """Compare weights and speed with those of another revision."""
     about, end = machine(), time.monotonic() + seconds
     name, place = checked_out(revision)
     known = FOLDER / f"{sources(ROOT)[:12]}-{name[:12]}.json"
-    rows: dict[str, dict[str, Any]] = json.loads(known.read_text()) if known.exists() else {}
+    rows: dict[str, dict[str, Any]] = {}
+    if known.exists() and not anew:
+        rows = json.loads(known.read_text())
     with both(place) as sides:
         had = sides[HERE].about
         programs = [each for each in had["programs"] if not program or each in program]
