@@ -84,7 +84,7 @@ WITHOUT = {
 
 
 def test_every_name_has_an_example_that_is_run():
-    """The blocks below names, which tests/test_docs.py runs, use the name."""
+    """There is a block below it, which tests/test_docs.py runs."""
     lacking = set()
     for path in REFERENCE:
         parts = re.split(r"^::: (\S+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -32,8 +32,8 @@ def gallery() -> Files:
     yield "gallery/index.md", _index(families)
     for family, entries in families.items():
         sections = [f"# Programs: {family}\n"]
-        for entry in entries:
-            section, page = _program(entry)
+        for number, entry in enumerate(entries):
+            section, page = _program(entry, number == 0)
             sections.append(section)
             if page is not None:
                 yield f"gallery/pages/{entry.name}.html", page
@@ -66,7 +66,7 @@ def _link(name: str, family: str) -> str:
     return f"[`{name}`]({_file(family)}#lsrl.programs.{name})"
 
 
-def _program(entry: Any) -> tuple[str, str | None]:
+def _program(entry: Any, shown: bool) -> tuple[str, str | None]:
     """A section, and the page of a network that holds the program."""
     parameters = entry.parameters[0]
     program = entry.program(**parameters)
@@ -83,8 +83,9 @@ def _program(entry: Any) -> tuple[str, str | None]:
     elif model is not None:
         width = max((layer.width for layer in model.schedule.layers), default=0)
         exact = "exact" if model.certificate.exact else "with an error bound"
-        about = f"{entry.name} on {model.target}, {len(model.schedule.layers)} layers, {width} wide"
-        parts += [f"On `{model.target}`, {exact}:", frame(f"pages/{entry.name}.html", about)]
+        layers = len(model.schedule.layers)
+        about = f"The network on {model.target}: {layers} layers, {width} wide, {exact}"
+        parts.append(frame(f"pages/{entry.name}.html", about, shown))
     return "\n\n".join(parts) + "\n", page
 
 
@@ -103,7 +104,7 @@ def _run(call: str, program: lsrl.Program, inputs: tuple[Any, ...]) -> list[str]
         return []
     outputs = program.run(*inputs)
     given = ", ".join(_listed(array) for array in inputs)
-    code = f"lsrl.programs.{call.removeprefix('lsrl.programs.')}.run({given})"
+    code = f"{call}.run({given})"
     shown = _listed(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
     return [
         "```python\n" + "\n".join(_wrapped(code)) + "\n```",
@@ -125,11 +126,12 @@ def _fenced(text: str, language: str = "") -> str:
     return f"```{language}\n{text.rstrip()}\n```"
 
 
-def frame(source: str, about: str) -> str:
-    """A page in a page, of a height that is known before it loads."""
+def frame(source: str, about: str, shown: bool) -> str:
+    """A page in a page, of a height that is known before it loads; it loads where it is shown."""
     return (
-        f'<iframe class="network" src="{source}" title="{about}" loading="lazy"></iframe>\n\n'
-        f'<p><a href="{source}">By itself: {about}</a></p>'
+        f'<details class="network"{" open" if shown else ""}><summary>{about}</summary>\n'
+        f'<iframe src="{source}" title="{about}" loading="lazy"></iframe>\n'
+        f'<p><a href="{source}">By itself</a></p></details>'
     )
 
 
@@ -146,7 +148,7 @@ def _machine_programs() -> Files:
         if name in AT_WORK:
             page, about = _at_work(text)
             yield f"gallery/pages/machine-{name}.html", page
-            parts.append(frame(f"pages/machine-{name}.html", about))
+            parts.append(frame(f"pages/machine-{name}.html", about, False))
         source = textwrap.indent(_fenced(text.text), "    ")
         parts.append(f'??? quote "{text.file}, {text.machine}"\n\n{source}')
         sections.append("\n\n".join(part for part in parts if part))
@@ -180,5 +182,5 @@ def _at_work(text: machine.MachineProgram) -> tuple[str, str]:
         cells = max(SMALLEST, max(image) + 1)
         model = lsrl.compile(lsrl.programs.subleq(cells=cells, io=True), "linear_rnn")
     run = model.loop(*machine.card(model, image), steps=STEPS, stdin=text.keys())
-    about = f"{text.name} inside a network on {model.target}, instruction by instruction"
+    about = f"At work inside a network on {model.target}, instruction by instruction"
     return view(model, run, image=image).html, about
