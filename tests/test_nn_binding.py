@@ -13,7 +13,7 @@ import lsrl
 from lsrl.errors import InputError
 from lsrl.nn import Library, MooreTable, Unbindable
 from lsrl.nn.annealing import Judge, Machines
-from lsrl.nn.relabelling import relabelled, renamed
+from lsrl.nn.relabelling import relabelled
 
 SUM, MAXIMUM, LAST = (
     [[step(state, digit) for digit in range(4)] for state in range(4)]
@@ -153,11 +153,11 @@ def does(task, routine, symbols, ends):
     for length in range(1, task.states * routine.states + 2):
         words = np.array([*itertools.product(range(task.symbols), repeat=length)])
         wanted = task.ids[task.states_after(words)[:, -1]]
-        renamed = np.array(symbols)[words]
+        asked = np.array(symbols)[words]
         if ends is not None:
             before, after = (np.full((len(words), 1), end) for end in ends)
-            renamed = np.concatenate([before, renamed, after], axis=1)
-        said = routine.ids[routine.states_after(renamed)[:, -1]]
+            asked = np.concatenate([before, asked, after], axis=1)
+        said = routine.ids[routine.states_after(asked)[:, -1]]
         for output, answer in zip(said.tolist(), wanted.tolist(), strict=True):
             if read.setdefault(output, answer) != answer:
                 return False
@@ -180,7 +180,11 @@ def test_can_agrees_with_trying_every_map(task, routine, framed):
     if known:
         words = np.array([*itertools.product(range(task.symbols), repeat=5)])
         wanted = task.ids[task.states_after(words)[:, -1]].tolist()
-        assert renamed(found, routine, words) == wanted
+        ends = [[] if end is None else [end] for end in (found.before, found.after)]
+        symbols = np.array(found.arguments)[words].tolist()
+        asked = np.array([[*ends[0], *word, *ends[1]] for word in symbols])
+        said = routine.ids[routine.states_after(asked)[:, -1]].tolist()
+        assert [found.readout[output] for output in said] == wanted
 
 
 def test_can_says_which_and_how_and_when_it_does_not_know(library):
@@ -226,6 +230,7 @@ def test_a_judge_weighs_the_best_readout():
     ("pairs", "options", "says"),
     [
         ([], {}, "expected questions, got none"),
+        (None, {}, "expected pairs of questions and answers"),
         ([([4, 1, 6], 0), [4, 1, 6]], {}, "expected pairs of a question"),
         ([([4, 1, 6], -1)], {}, "the answer of pair 0 must be an int from 0|>= 0"),
         ([([4, 1, 6], None)], {}, "the answer of pair 0"),

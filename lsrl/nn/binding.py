@@ -110,6 +110,10 @@ def _taken(
     arguments.count("bind: longest", longest)
     if vocabulary is not None:
         arguments.count("bind: vocabulary", vocabulary)
+    if not isinstance(pairs, Iterable):
+        raise InputError(
+            f"bind: expected pairs of questions and answers, got {arguments.shown(pairs)}"
+        )
     given = list(pairs)
     for number, pair in enumerate(given):
         if not isinstance(pair, tuple | list) or len(pair) != 2:

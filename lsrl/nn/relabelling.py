@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
-from lsrl.ir.numbers import Array
 from lsrl.nn.tables import MooreTable
 
 # Maps that are looked at, in part or whole, before the question is left open.
@@ -139,16 +138,3 @@ def relabelled(
     except _ManyNodesError:
         return "not decided"
     return "no" if found is None else found
-
-
-def renamed(relabelling: Relabelling, routine: MooreTable, words: Array) -> list[int | None]:
-    """The task's output at the end of each word (words, time), by the routine."""
-    found: list[int | None] = []
-    for word in words.tolist():
-        symbols = [relabelling.arguments[token] for token in word]
-        ends = [relabelling.before, *symbols, relabelling.after]
-        state = routine.initial
-        for symbol in ends:
-            state = state if symbol is None else int(routine.follows[state, symbol])
-        found.append(relabelling.readout.get(int(routine.ids[state])))
-    return found
