@@ -8,6 +8,9 @@ from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.halting import Halting
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
+from lsrl.nn.lines import StraightLine
+from lsrl.nn.memory import Memory
+from lsrl.nn.prompts import Prompt, answers_loss, improve_prompt
 from lsrl.nn.recur import Recur
 from lsrl.nn.registers import Registers
 from lsrl.nn.relabelling import Relabelling
@@ -23,12 +26,17 @@ __all__ = [
     "GradientReport",
     "Halting",
     "Library",
+    "Memory",
     "MooreTable",
+    "Prompt",
     "Recur",
     "Registers",
     "Relabelling",
+    "StraightLine",
     "Unbindable",
+    "answers_loss",
     "attach",
+    "improve_prompt",
     "load_attached",
     "routine_table",
 ]

@@ -12,6 +12,7 @@ import lsrl
 from lsrl import arguments
 from lsrl.errors import InputError
 from lsrl.induction.machines import mealy
+from lsrl.induction.skills import Skills
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
 from lsrl.language.program import Program
@@ -22,6 +23,7 @@ from lsrl.nn.blame import Blame, blamed, checked
 from lsrl.nn.calls import Calls
 from lsrl.nn.frozen import held, parameters_of
 from lsrl.nn.relabelling import MOST_NODES, Verdict, relabelled
+from lsrl.nn.standard import standard_tables
 from lsrl.nn.tables import MooreTable, routine_table
 
 
@@ -85,6 +87,24 @@ class Library(nnx.Module):
             )
         for table in tables:
             _ = table.ids
+
+    @staticmethod
+    def standard(symbols: int = 4, skills: Skills | None = None, target: str = "gru") -> "Library":
+        """The skills of induction that are finite machines of digits, by their names.
+
+        Args:
+          symbols: digits, at least 2; the symbol behind them skips.
+          skills: by default `lsrl.induction.Skills.standard()`; learnt ones are routines, too.
+          target: one of `lsrl.targets()`.
+
+        Raises:
+          InputError: no skill is such a machine.
+        """
+        arguments.count("Library.standard: symbols", symbols, 2)
+        tables = standard_tables(symbols, Skills.standard() if skills is None else skills)
+        library = Library(list(tables.values()), target=target)
+        library.names = tuple(tables)
+        return library
 
     @property
     def skip(self) -> int:

@@ -9,25 +9,26 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-import lsrl
 from lsrl import arguments
 from lsrl.compiler import compile
 from lsrl.errors import InputError
-from lsrl.induction.machines import mealy
-from lsrl.ir.numbers import Array
-from lsrl.ir.types import Token
 from lsrl.language.program import Program
-from lsrl.language.signal import Signal
 from lsrl.model import Model
 from lsrl.nn import modes
 from lsrl.nn.frozen import FrozenParam, held, parameters_of
 from lsrl.nn.halting import SHARPNESS, UNDECIDED, Halting, by_counter
+from lsrl.nn.steps import (
+    TOKENS,
+    content_of,
+    distributions,
+    joint_moves,
+    marginals,
+    outer,
+    program_of,
+    sizes_of,
+)
 from lsrl.nn.tables import MooreTable, routine_table
 
-# States of all registers together: a distribution over them is what a step maps.
-MOST_JOINT = 1 << 17
-# The name of the one that a step over sequences has.
-TOKENS = "tokens"
 State: TypeAlias = jax.Array | Mapping[str, jax.Array]
 # Distributions by register: (batch, size), or (batch, time, symbols) of a sequence.
 Held: TypeAlias = dict[str, jax.Array]
@@ -82,9 +83,9 @@ class Recur(nnx.Module):
         arguments.instance("Recur: halting", self.halting, Halting, "lsrl.nn.Halting", InputError)
         self.most = arguments.count("Recur: most", most)
         self.table = step if isinstance(step, MooreTable) else None
-        program = _program_of(step) if isinstance(step, MooreTable) else step
+        program = program_of(step) if isinstance(step, MooreTable) else step
         arguments.instance("Recur", program, Program, "lsrl.program or a MooreTable", InputError)
-        self.sizes = _sizes(program)
+        self.sizes = sizes_of(program)
         self.over_sequences = len(self.sizes) == 1
         if self.over_sequences and not self.halting.counts:
             raise InputError(
@@ -102,7 +103,7 @@ class Recur(nnx.Module):
         self.unit: nnx.Variable[jax.Array] = kind(jnp.asarray(chances, jnp.float32))
         self.joint = FrozenParam(jnp.zeros(0, jnp.int32))
         if not self.over_sequences:
-            self.joint = FrozenParam(jnp.asarray(_joint(program, self.sizes)))
+            self.joint = FrozenParam(jnp.asarray(joint_moves(program, self.sizes)))
 
     # ------------------------------------------------------------ running
 
@@ -192,7 +193,7 @@ class Recur(nnx.Module):
                     "Recur: a step over sequences expects ids (batch, time) or distributions "
                     f"(batch, time, {self.sizes[TOKENS]}), got registers {', '.join(state)}"
                 )
-            given = {TOKENS: _distributions("state", state, self.sizes[TOKENS], 2)}
+            given = {TOKENS: distributions("state", state, self.sizes[TOKENS], 2)}
         else:
             if not isinstance(state, Mapping) or set(state) != set(self.sizes):
                 said = ", ".join(state) if isinstance(state, Mapping) else type(state).__name__
@@ -200,7 +201,7 @@ class Recur(nnx.Module):
                     f"Recur: expected a state with {', '.join(self.sizes)} by name, got {said}"
                 )
             given = {
-                name: _distributions(f"register {name!r}", state[name], size, 1)
+                name: distributions(f"register {name!r}", state[name], size, 1)
                 for name, size in self.sizes.items()
             }
         if (steps is not None) != self.halting.counts:
@@ -211,7 +212,7 @@ class Recur(nnx.Module):
         batch = len(next(iter(given.values())))
         counts = jnp.zeros((batch, 0), jnp.float32)
         if steps is not None:
-            counts = _distributions("steps", steps, self.most + 1, 1)
+            counts = distributions("steps", steps, self.most + 1, 1)
         sizes = {len(each) for each in (*given.values(), counts)}
         if len(sizes) > 1:
             raise InputError(f"Recur: state and steps must share their batch axis, got {sizes}")
@@ -303,17 +304,17 @@ class Recur(nnx.Module):
             shares = self._shares(chances, counts, most)
             depth = jnp.matmul(shares, jnp.arange(most + 1, dtype=shares.dtype))
             return self._mixture(given, shares), depth
-        stops = chances[_content(self.sizes, cast(str, self.halting.register))][None]
+        stops = chances[content_of(self.sizes, cast(str, self.halting.register))][None]
 
         def step(carry: Going, _: None) -> tuple[Going, None]:
             alive, found, depth = carry
             going = alive * (1 - stops)
             return (self._moved(going), found + alive * stops, depth + going.sum(1)), None
 
-        first = _outer([given[name] for name in self.sizes])
+        first = outer([given[name] for name in self.sizes])
         begun = (first, jnp.zeros_like(first), jnp.zeros_like(first[:, 0]))
         (alive, found, depth), _ = lax.scan(step, begun, None, length=most)
-        return _marginals(alive + found, self.sizes), depth
+        return marginals(alive + found, self.sizes), depth
 
     def _shares(self, chances: jax.Array, counts: jax.Array, most: int) -> jax.Array:
         """(batch, most + 1): the chance to halt after so many steps."""
@@ -323,8 +324,8 @@ class Recur(nnx.Module):
 
     def _mixture(self, given: Held, shares: jax.Array) -> Held:
         if not self.over_sequences:
-            first = _outer([given[name] for name in self.sizes])
-            return _marginals(_mixed(self._moved, first, shares), self.sizes)
+            first = outer([given[name] for name in self.sizes])
+            return marginals(_mixed(self._moved, first, shares), self.sizes)
         table = cast(MooreTable, self.table)
         move = modes.automaton(table, modes.one_hot(table.ids, self.sizes[TOKENS]))
         return {TOKENS: _mixed(lambda p: move(p, 1.0), given[TOKENS], shares)}
@@ -351,109 +352,3 @@ def _mixed(
 
     begun = (first, weighed(first, shares[:, 0]))
     return lax.scan(one, begun, jnp.moveaxis(shares[:, 1:], 1, 0))[0][1]
-
-
-# ---------------------------------------------------------------- registers
-
-
-def _outer(parts: list[jax.Array]) -> jax.Array:
-    """The joint distribution of independent ones, (batch, product of the sizes)."""
-    found = parts[0]
-    for part in parts[1:]:
-        found = (found[:, :, None] * part[:, None]).reshape(len(found), -1)
-    return found
-
-
-def _marginals(joint: jax.Array, sizes: Mapping[str, int]) -> Held:
-    """Each register's own distribution."""
-    whole = joint.reshape(-1, *sizes.values())
-    axes = range(1, whole.ndim)
-    return {
-        name: whole.sum(axis=tuple(axis for axis in axes if axis != place))
-        for place, name in enumerate(sizes, 1)
-    }
-
-
-def _content(sizes: Mapping[str, int], register: str) -> Array:
-    """(states,) what a register holds in each joint state."""
-    places = np.indices(tuple(sizes.values())).reshape(len(sizes), -1)
-    return np.asarray(places[list(sizes).index(register)])
-
-
-def _joint(program: Program, sizes: Mapping[str, int]) -> Array:
-    """(states,) int32, the joint state after each, by the reference evaluator."""
-    states = int(np.prod(list(sizes.values()), dtype=np.float64))
-    if states > MOST_JOINT:
-        raise InputError(
-            f"Recur: expected registers of at most {MOST_JOINT:,} states together, got {states:,} "
-            f"of {dict(sizes)}; take fewer symbols, or a step over sequences"
-        )
-    before = np.indices(tuple(sizes.values())).reshape(len(sizes), -1)
-    after = program.run(*(ids[:, None] for ids in before))[:, 0].T
-    for name, size, values in zip(sizes, sizes.values(), after, strict=True):
-        if ((values < 0) | (values >= size) | (values != np.rint(values))).any():
-            raise InputError(
-                f"Recur: the step's output for {name!r} must be a symbol from 0 to {size - 1}, got "
-                f"numbers from {values.min():g} to {values.max():g}"
-            )
-    places = np.ravel_multi_index(tuple(after.astype(int)), tuple(sizes.values()))
-    return np.asarray(places, np.int32)
-
-
-# ---------------------------------------------------------------- checks
-
-
-def _sizes(program: Program) -> dict[str, int]:
-    """Symbols by register."""
-    sizes = {name: kind.size for name, kind in program.inputs.items() if isinstance(kind, Token)}
-    if not sizes or len(sizes) != len(program.inputs) or program.num_outputs != len(sizes):
-        raise InputError(
-            "Recur: expected a step with an output for each of its inputs, all lsrl.Token(n), got "
-            f"{program!r}"
-        )
-    if len(sizes) > 1:
-        return sizes
-    (size,) = sizes.values()
-    if program.output_type is None or program.output_type.size > size:
-        raise InputError(
-            f"Recur: a step of one input must give a token that it reads, -> lsrl.Token({size}), "
-            f"got {program!r}"
-        )
-    return {TOKENS: size}
-
-
-def _program_of(table: MooreTable) -> Program:
-    """A machine as a program."""
-    from_zero = table.from_zero()
-    answers = from_zero.ids[from_zero.follows]
-
-    def step(token: Signal) -> Signal:
-        return mealy(token, follows=from_zero.follows.tolist(), answers=answers.tolist())
-
-    size = Token(table.symbols)
-    if int(table.ids.max()) >= table.symbols:
-        raise InputError(
-            f"Recur: a machine of {table.symbols} symbols must give such, got {table.ids.max()}"
-        )
-    step.__annotations__ = {"token": size, "return": size}
-    return lsrl.program(step)
-
-
-def _distributions(what: str, given: object, size: int, axes: int) -> jax.Array:
-    """Distributions of ids (…) or distributions (…, size) with so many axes."""
-    array = jnp.asarray(given)
-    if jnp.issubdtype(array.dtype, jnp.integer) and array.ndim == axes:
-        if not isinstance(array, jax.core.Tracer):
-            ids = np.asarray(array)
-            if ids.size and not 0 <= ids.min() <= ids.max() < size:
-                raise InputError(
-                    f"Recur: {what} must be ids from 0 to {size - 1}, got some from {ids.min()} to "
-                    f"{ids.max()}"
-                )
-        return jax.nn.one_hot(array, size, dtype=jnp.float32)
-    if jnp.issubdtype(array.dtype, jnp.floating) and array.shape[axes:] == (size,):
-        return array
-    raise InputError(
-        f"Recur: expected {what} as ids of {axes} axes or distributions with {size} symbols on "
-        f"one axis more, got {array.dtype} of shape {array.shape}"
-    )
