@@ -1,6 +1,5 @@
 """Compiled programs as layers of networks that learn (docs/library.md)."""
 
-from lsrl.errors import Unbindable
 from lsrl.nn.attaching import attach, load_attached
 from lsrl.nn.blame import Blame
 from lsrl.nn.calls import Call, Calls
@@ -33,7 +32,6 @@ __all__ = [
     "Registers",
     "Relabelling",
     "StraightLine",
-    "Unbindable",
     "answers_loss",
     "attach",
     "improve_prompt",
