@@ -75,14 +75,14 @@ def tanh(x: float) -> float:
 
 
 @part
-def put(q: int, units: Any, bars: Any, waiting: Any, ends: Any) -> None:
-    """List a unit."""
-    u = units[q]
+def put(owner: Any, units: Any, bars: Any, waiting: Any, ends: Any) -> None:
+    """List the unit that owns a drive."""
+    q = owner.unit
     bars[q] = NEVER
-    if u.kind != LINEAR:
+    if len(bars) > len(units):
         for gate in range(1, GATES):
             bars[gate * len(units) + q] = NEVER
-    s = u.stage
+    s = owner.stage
     place = ends[s]
     waiting[place] = q
     ends[s] = place + 1
@@ -369,7 +369,7 @@ def advance(
       forward: edges to later stages.
       alike: as many at once, of one weight, to drives on end.
       back: edges to the next token.
-      owners: the unit of each drive.
+      owners: the unit of each drive, and its stage.
       driven: (2, drives), the drives and their bars.
       values: (2, units), what each shows and what it holds.
       kept: (2, units) of linear units: their drive before what a token fed back, and that token.

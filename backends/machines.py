@@ -30,7 +30,8 @@ def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
 
 SLOT = _record(("first", "u4"), ("held", "u4"), ("token", "u1"))
 _PLACES = ("first", "last", "first_alike", "last_alike", "first_back", "last_back")
-UNIT = _record(*((name, "u4") for name in _PLACES), ("low", "f4"), ("stage", "u2"), ("kind", "u1"))
+UNIT = _record(*((name, "u4") for name in _PLACES), ("low", "f4"), ("kind", "u1"))
+OWNER = _record(("unit", "u4"), ("stage", "u2"))
 ALIKE = _record(("to", "u4"), ("end", "u4"), ("weight", "f8"))
 
 
@@ -39,7 +40,7 @@ class Record:
     """A unit, an edge or a slot of the engine where it isn't compiled: attributes alone."""
 
     __slots__ = tuple(sorted({"to", "weight", *(UNIT.names or ()), *(ALIKE.names or ()),
-                              *(SLOT.names or ())}))  # fmt: skip
+                              *(OWNER.names or ()), *(SLOT.names or ())}))  # fmt: skip
 
 
 def records(array: Array) -> list[Record]:
@@ -75,7 +76,9 @@ class Wired:
         fresh = np.zeros(units.count, UNIT)
         fresh["low"], fresh["kind"] = self.lows, units.kinds
         inputs = int(units.starts[0])
-        fresh["stage"][inputs:] = (
+        owners = np.zeros(units.count, OWNER)
+        owners["unit"] = np.arange(units.count)
+        owners["stage"][inputs:] = (
             np.searchsorted(units.starts, np.arange(inputs, units.count), side="right") - 1
         )
         alone, alike = self._edges(units.forward, MANY)
@@ -85,7 +88,7 @@ class Wired:
         self.back, fresh["first_back"], fresh["last_back"] = back
         self.records = self.taken(fresh)
         self.starts = self.taken(units.starts.astype(np.uint32))
-        self.owners = self.taken(np.tile(np.arange(units.count, dtype=np.uint32), self.gates))
+        self.owners = self.taken(np.tile(owners, self.gates))
         # Of the arrays of the state, one after another: where each ends, and by field which units
         # they show at which places.
         self.ends = [0, *np.cumsum([len(leaf.units) for leaf in units.leaves]).tolist()]

@@ -8,6 +8,7 @@ times one another share a linear unit that adds them up once.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ GAIN = 8
 # Sources are of one group if so much of what reads one of them reads both, of targets that read no
 # more than so many.
 ALIKE, MOST_READ = 0.25, 128
+# Pairs of sources that are looked at together.
+PAIRS = 1 << 18
 
 
 class Cell(NamedTuple):
@@ -441,15 +444,26 @@ def _split(
 
 def together(kernel: sparse.csr_array) -> Array:
     """(sources,) a group for each: those that are mostly read by the same targets."""
-    mask = sparse.csc_array(kernel, copy=True)
-    mask.data = np.ones(len(mask.data))
-    few = np.diff(mask.indptr) <= MOST_READ
-    mask = sparse.csr_array(mask[:, np.flatnonzero(few)])
-    both = sparse.coo_array(mask @ mask.T)
-    degree = np.diff(mask.indptr)
-    either = degree[both.row] + degree[both.col] - both.data
-    near = both.data >= ALIKE * either
-    graph = sparse.coo_array((both.data[near], (both.row[near], both.col[near])), both.shape)
+    count = kernel.shape[0]
+    read = np.bincount(kernel.indices, minlength=kernel.shape[1])
+    kept = read[kernel.indices] <= MOST_READ
+    sources = np.repeat(np.arange(count, dtype=np.int32), np.diff(kernel.indptr))[kept]
+    if not len(sources):
+        return np.arange(count)
+    ones = np.ones(len(sources), np.float32)
+    mask = sparse.csr_array((ones, (sources, kernel.indices[kept])), kernel.shape)
+    degree, across = np.diff(mask.indptr), sparse.csr_array(mask.T)
+    # Pairs are many more than those that are near: they are looked at some at a time.
+    pairs = np.cumsum(np.bincount(sources, read[mask.indices], count))
+    blocks = np.searchsorted(pairs, np.arange(PAIRS, pairs[-1:].sum(), PAIRS))
+    found = []
+    for first, last in pairwise(np.unique([0, *blocks, count])):
+        both = sparse.coo_array(mask[first:last] @ across)
+        row, column = both.row + first, both.col
+        near = (column > row) & (both.data >= ALIKE * (degree[row] + degree[column] - both.data))
+        found.append((row[near], column[near]))
+    rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+    graph = sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
     return connected_components(graph, directed=False)[1]
 
 

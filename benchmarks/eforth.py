@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,8 @@ class Plain:
 
     def outputs(self, steps: int) -> np.ndarray[Any, Any]:
         """What a network is to answer: b, the new word, its change, onward, what is said, took."""
-        cells, top, pc, told = self.cells, self.top, self.pc, list[int]()
+        # As numbers, not as objects: the peak of this process is that of the network's run.
+        cells, top, pc, told = self.cells, self.top, self.pc, array("q")
         whole, nothing = 2 * top, -top - 1
         for _ in range(steps):
             if pc < 0:
@@ -73,7 +75,7 @@ class Plain:
                     said = mine
             if b >= 0:
                 cells[b] = new
-            told += (b, new, new - its, onward, said, took)
+            told.extend((b, new, new - its, onward, said, took))
             pc = onward
         self.pc = pc
         return np.array(told, np.int64).reshape(-1, 6)

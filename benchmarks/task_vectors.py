@@ -13,9 +13,11 @@ import numpy as np
 import typer
 
 import lsrl
+from benchmarks import curricula, trained_prompts
 from benchmarks.common import Output, Table, say
 from benchmarks.common import machine as this_machine
 from benchmarks.mips import Array
+from lsrl import induction
 from lsrl.errors import InductionError
 from lsrl.induction import Skills, writing
 from lsrl.induction.expressions import Expression
@@ -160,6 +162,56 @@ def by_prompt(tokens: int, sequences: int) -> tuple[Table, lsrl.Program, str]:
         "tasks by their prompts alone, equal to their programs at every token."
     )
     return table, program, finding
+
+
+def induced(program: lsrl.Program, most: int | None) -> tuple[Table, str]:
+    """From examples to prompts: what a curriculum finds of the skills, carried out by the network.
+
+    The tasks are plain functions, of which the search sees examples alone.
+    """
+    tasks = dict(list(curricula.TASKS.items())[:most])
+    given = [
+        induction.Task(
+            task.name, task.data(100, 12, 0), inputs=task.types, validation=task.data(50, 36, 1)
+        )
+        for task in tasks.values()
+    ]  # fmt: skip
+    learnt = induction.Curriculum(given).learn(skills(), budget=100_000, solvers=["compose"])
+    model, rows = lsrl.compile(program, "rnn"), list[dict[str, Any]]()
+    for name, task in tasks.items():
+        row: dict[str, Any] = {"task": name}
+        rows.append(row)
+        if (found := learnt.found.get(name)) is None:
+            row["outcome"] = "nothing found"
+            continue
+        row["expression"] = found.expression
+        try:
+            prompt = found.prompt_for(program)
+        except InductionError as error:
+            row["outcome"] = str(error).partition(";")[0].removeprefix(f"{found.expression} ")
+            continue
+        (x,), outputs = task.data(64, 12, 2)
+        words = _with(prompt, x + BOUND)
+        legal, _ = evaluate_prefixes(program.graph, [words])
+        kept = legal == words.shape[1]
+        said = np.asarray(model.run(words))[:, len(prompt) :, 0]
+        row["sequences"] = int(kept.sum())
+        row["equal"] = int((said == outputs).all(axis=1)[kept].sum())
+        row["outcome"] = "equal" if row["equal"] == row["sequences"] > 0 else "differs"
+        say(f"{name}: {row}")
+    right = sum(row["outcome"] == "equal" for row in rows)
+    table = Table(
+        "induced", "Prompts that were induced, on the same network",
+        {"task": "task", "expression": "found from examples", "sequences": "sequences",
+         "equal": "equal to the task", "outcome": "outcome"}, rows,
+        "`benchmarks/curricula.py` has the tasks; 100 examples of 12 numbers, validation of 36. "
+        f"Fresh sequences, those that stay within the bound of {BOUND}, against the task's own "
+        "function.",
+    )  # fmt: skip
+    return table, (
+        f"Of {len(tasks)} tasks given by examples, {right} become prompts by which the network "
+        "equals them on fresh sequences."
+    )
 
 
 def _with(prompt: Array, data: Array) -> Array:
@@ -319,12 +371,14 @@ def main(
     """Tasks by prompt alone, prompts folded in, and task vectors patched."""
     about = this_machine()
     prompts, program, first = by_prompt(12, 4 if quick else 16)
+    searched, searching = induced(program, 4 if quick else None)
     small, second = folded(program, 4 if quick else 60)
     patches, third = patched(60 if quick else 1000, 12)
     methods, fourth = scored()
+    learnt, fifth = trained_prompts.sections(quick)
     Output.of("task_vectors", quick, output).write(
-        "Task vectors", about, [prompts, small, patches, methods],
-        [first, second, third, fourth], None,
+        "Task vectors", about, [prompts, searched, small, patches, methods, *learnt],
+        [first, searching, second, third, fourth, fifth], None,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Each message says what is wrong, where, what was expected, what came, and how to
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class LsrlError(Exception):
@@ -106,6 +107,24 @@ class InductionError(LsrlError):
 
 class NoMachineError(LsrlError):
     """No finite machine of so many states does what a program does."""
+
+
+class Unbindable(LsrlError):  # noqa: N818  # what `Library.bind` says of a library, not a fault
+    """No calls of a library's routines explain the questions and answers given.
+
+    Attributes:
+      calls: those that do explain the questions that hold their tokens (`lsrl.nn.Calls`).
+      best: these and the best of the others, which explain too little.
+    """
+
+    def __init__(self, message: str, calls: Any, best: Any) -> None:
+        """Remember what was found, for whoever goes on with a part of the tasks."""
+        self.calls, self.best = calls, best
+        super().__init__(message)
+
+    def __reduce__(self) -> "tuple[type[Unbindable], tuple[str, Any, Any]]":
+        """For processes that hand errors on."""
+        return type(self), (str(self), self.calls, self.best)
 
 
 class AssemblyError(LsrlError):

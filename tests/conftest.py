@@ -92,8 +92,10 @@ def pytest_addoption(parser) -> None:
 DAYS = 3
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items) -> None:
-    """Leave out the studies of other turns; each module, and each large grid, has some of today."""
+    """Mark what is a study by its share, and leave out the studies of other turns."""
+    _mark_shares(items)
     if not config.getoption("in_turn"):
         return
     others = [
@@ -105,6 +107,25 @@ def pytest_collection_modifyitems(config, items) -> None:
     config.hook.pytest_deselected(items=others)
     left = set(others)
     items[:] = [item for item in items if item not in left]
+
+
+def _mark_shares(items) -> None:
+    """Of modules with `one_in(k)`, one in k of each test's cases stays in `make test` today.
+
+    At least one case of a test does; tests of a single case are thinned together. What stays
+    follows from ids and the turn, so that every row and column of a grid has some.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        later = item.get_closest_marker("nightly") or item.get_closest_marker("studies")
+        if item.get_closest_marker("one_in") and not later:
+            test, many, _ = item.nodeid.partition("[")
+            groups.setdefault(test if many else str(item.path), []).append(item)
+    for some in groups.values():
+        (share,) = some[0].get_closest_marker("one_in").args
+        some.sort(key=lambda item: crc32(f"{item.nodeid} {TURN}".encode()))
+        for item in some[-(-len(some) // share) :]:
+            item.add_marker(pytest.mark.studies)
 
 
 def pytest_configure(config) -> None:

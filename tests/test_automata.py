@@ -26,6 +26,8 @@ from lsrl.passes.pipeline import Pipeline
 from lsrl.programs.formal_languages import group_elements, group_generators
 from lsrl.testing.verification import sample_inputs
 
+pytestmark = pytest.mark.one_in(2)
+
 RESETS = Table(tuple(((q + 1) % 5, 0) for q in range(5)))
 FULL_T4 = Table(((1, 1, 1), (2, 0, 1), (3, 2, 2), (0, 3, 3)))
 

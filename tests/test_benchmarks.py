@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 
-from benchmarks import engine, figures, fused
+from benchmarks import against, engine, figures, fused
 from benchmarks.common import LOAD, BenchmarkError, Output
 from benchmarks.limits import Limits
 from benchmarks.workloads import workloads
+
+pytestmark = pytest.mark.one_in(5)
 
 LIMITS = Limits(operations=1e9, bandwidth={100: 50.0, 1000: 80.0, 10_000: 20.0}, call=1e-6)
 
@@ -59,3 +61,33 @@ def test_texts_tell_what_the_pages_say():
             numbers = re.findall(r"\d[\d,.]*(?:e[+-]\d+)?", told)
             page = (figures.RESULTS / f"{name}.md").read_text(encoding="utf-8")
             assert [number for number in numbers if number.rstrip(",.") not in page] == [], told
+
+
+def test_speeds_are_least_of_turns_and_a_slow_one_is_tried_again():
+    class Side:
+        def __init__(self, seconds):
+            self.left = seconds
+
+        def ask(self, *request):
+            assert request[:2] == ("timed", "run")
+            return {"seconds": self.left.pop(0)}
+
+    once = against.LEAST  # so that a sample is one call
+    quick = {"here": Side([once, 3, 2, 2]), "before": Side([once, 4, 5, 2])}
+    assert against.speeds(quick, "run") == ({"here": 2, "before": 2}, 3)
+    late = {"here": Side([once, 3, 3, 3, 3, 1]), "before": Side([once, 1, 1, 1, 1, 1])}
+    assert against.speeds(late, "run") == ({"here": 1, "before": 1}, 5)
+
+
+def test_what_differs_from_a_revision_is_named():
+    fine = {"program": "a", "target": "t", "alike": True, "run": 1.0, "run_ratio": 1.0}
+    fine |= {"step": 1.0, "step_ratio": 2.0}
+    slow = {**fine, "program": "b", "alike": False, "step_ratio": 0.9}
+    refused = {"program": "c", "target": "t", "alike": True}
+    told = against.findings([fine, slow, refused], 4, "0123456789abcdef")
+    assert "3 of 4" in told[0]
+    assert "1 are refused" in told[0]
+    assert told[1] == "Weights, certificates or outputs differ: b on t."
+    assert "below 0.95 nowhere" in told[2]
+    assert "b on t 0.90" in told[3]
+    assert told[:2] != against.findings([fine, refused], 4, "0123456789abcdef")[:2]

@@ -11,6 +11,8 @@ import lsrl
 from lsrl import cache, reuse, storage
 from lsrl.errors import UnknownTargetError
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):

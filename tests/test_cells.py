@@ -19,6 +19,8 @@ from lsrl.testing.verification import compare, sample_inputs
 from tests.grids import small_catalogue, studied, thinned
 from tests.strategies import check_programs, each_turn
 
+pytestmark = pytest.mark.one_in(3)
+
 CELLS = ("rnn", "rnn_tanh", "lstm", "gru")
 CATALOGUE = small_catalogue()
 

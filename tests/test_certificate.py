@@ -17,6 +17,8 @@ from lsrl.errors import PrecisionError
 from lsrl.programs import catalogue
 from tests.strategies import check_programs, each_turn, inputs_of, programs
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = ("linear_rnn", "gated_linear_rnn")
 BITS = {"bfloat16": 8, "float32": 24, "float64": 53}
 HERE = Path(__file__).name

@@ -14,6 +14,8 @@ from lsrl.cli import app
 from lsrl.induction.task_files import Journal
 from lsrl.suite.programs import programs as suite_programs
 
+pytestmark = pytest.mark.one_in(3)
+
 USER_FILE = """
 from typing import Annotated
 

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from lsrl.cli import app
 from lsrl.machine import programs
 
+pytestmark = pytest.mark.one_in(3)
+
 COUNTDOWN = """
 again:  n out               # n, n - 1, … 1
         one n halt

@@ -11,6 +11,8 @@ from lsrl.errors import InputError, ProgramError
 from lsrl.programs import catalogue, subleq_lm, subleq_lm_text
 from tests.test_huggingface import load
 
+pytestmark = pytest.mark.one_in(5)
+
 CLASSES = {"mamba": "MambaForCausalLM", "griffin": "RecurrentGemmaForCausalLM"}
 ENTRY = catalogue()["subleq_lm"]
 

@@ -17,6 +17,8 @@ from lsrl.induction.macros import parsed
 from lsrl.induction.operators import SMALL, Kind, Operator
 from lsrl.induction.refactoring import bits_of, refactored
 
+pytestmark = pytest.mark.one_in(3)
+
 NAMES = ("rises", "n_rises", "parity_rises", "even", "n_evens")
 BUDGET = 4_000
 

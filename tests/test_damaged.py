@@ -36,6 +36,8 @@ from lsrl.stability import store
 from lsrl.suite import build, manifest
 from tests.plain_target import Plain
 
+pytestmark = pytest.mark.one_in(3)
+
 # What a hostile file may say in place of any value.
 DEEP = "\ud7ffdeep"  # stands for what json.dumps can't write
 HOSTILE: tuple[object, ...] = (

@@ -7,6 +7,8 @@ import lsrl
 from lsrl import errors
 from lsrl.backends import registry
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGET = "deltanet"
 
 

@@ -15,6 +15,8 @@ from lsrl.circuit import Channel, Circuit
 from lsrl.errors import SelfTestError
 from lsrl.interpret.variants.permute import Move, moved, moved_circuit
 
+pytestmark = pytest.mark.one_in(2)
+
 WIDTH, HEAD, TAPS, SIZE = 64, 16, 4, 2.0**40
 CHUNK = 64  # of all runs here, so that one length is compiled
 ITEMS = 5

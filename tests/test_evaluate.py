@@ -22,6 +22,8 @@ from lsrl.testing.random_ops import OPS
 from lsrl.testing.random_programs import random_program
 from tests.strategies import edge_programs, inputs_of, programs
 
+pytestmark = pytest.mark.one_in(2)
+
 LENGTH = 12
 
 

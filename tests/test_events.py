@@ -25,6 +25,8 @@ from lsrl.testing.verification import sample_inputs
 from tests import machines
 from tests.grids import small_catalogue
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru")
 RARE = ("linear_rnn", "rnn", "gru")
 

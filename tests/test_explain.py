@@ -15,6 +15,8 @@ from lsrl.numerics import DTYPES
 from lsrl.programs import catalogue
 from tests.grids import small_catalogue
 
+pytestmark = pytest.mark.one_in(2)
+
 GRID = [
     (name, target, dtype)
     for name in small_catalogue()

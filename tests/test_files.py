@@ -22,6 +22,8 @@ from lsrl.errors import FormatError, SuiteError
 from lsrl.folders import alone, read_folder, replace_file, replace_folder
 from lsrl.suite.build import build
 
+pytestmark = pytest.mark.one_in(2)
+
 ROOT = Path(__file__).resolve().parents[1]
 OLD, NEW = {"config": b"old", "weights": b"old"}, {"config": b"new", "weights": b"new"}
 

@@ -8,6 +8,8 @@ from lsrl import programs
 from lsrl.errors import ProgramError
 from lsrl.programs.computer import SEEDS
 
+pytestmark = pytest.mark.one_in(5)
+
 NAMES = [*programs.fleq_functions()]
 CELLS = ["one", "zero", "two", "x", "d", "r", "t", "n", "q"]
 

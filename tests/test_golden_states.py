@@ -14,6 +14,8 @@ from lsrl.golden import IDLE, GoldenState
 from lsrl.interpret import variants
 from tests.grids import small_catalogue, studied
 
+pytestmark = pytest.mark.one_in(5)
+
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "golden_kernels.py"
 TARGETS = ("mamba", "mamba2", "deltanet", "griffin")
 # With sums, holds, delays, gates, products, vectors, several inputs, and heads of a layer more.

@@ -15,6 +15,8 @@ from lsrl.suite.variants import VARIANTS
 from tests.grids import studied
 from tests.test_huggingface import filled_up, load, logits_of, parabolas
 
+pytestmark = pytest.mark.one_in(5)
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 

@@ -23,6 +23,8 @@ from lsrl.errors import (
 from lsrl.programs import catalogue
 from tests.grids import studied, thinned
 
+pytestmark = pytest.mark.one_in(3)
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 

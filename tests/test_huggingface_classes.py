@@ -12,6 +12,8 @@ from lsrl.interpret import variants
 from lsrl.programs import catalogue
 from tests.test_headless import assert_equals_ours, drawn, of_many
 
+pytestmark = pytest.mark.one_in(2)
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 

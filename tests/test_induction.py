@@ -11,6 +11,8 @@ from lsrl.induction.expressions import Expression, evaluated
 from lsrl.induction.operators import BIT, SMALL, Kind, Operator, Skill
 from lsrl.programs.prompted import total
 
+pytestmark = pytest.mark.one_in(2)
+
 BUDGET = 12_000
 # What finds each, by the shortest description.
 SOLVED = {

@@ -20,6 +20,8 @@ from lsrl.testing.random_programs import random_program
 from tests.grids import small_catalogue, studied
 from tests.strategies import inputs_of
 
+pytestmark = pytest.mark.one_in(5)
+
 TARGETS = [found.name for found in lsrl.targets()]
 # Cheap ones that together have every op.
 CAUSAL = {

@@ -12,6 +12,8 @@ from lsrl.certificate import Certificate
 from lsrl.errors import InputError, ProgramError
 from lsrl.language import trace
 
+pytestmark = pytest.mark.one_in(2)
+
 SMALL = Vector(1, low=-1, high=1, step=0.5)
 REAL = Vector(1, low=-1, high=1)
 

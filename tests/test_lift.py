@@ -17,6 +17,8 @@ from lsrl.induction.machines import Machine
 from lsrl.induction.realisation import realised
 from lsrl.interpret import variants
 
+pytestmark = pytest.mark.one_in(5)
+
 WHOLE = lsrl.Vector(1, low=-4, high=4, step=1)
 
 

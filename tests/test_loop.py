@@ -17,6 +17,8 @@ from tests.grids import studied
 from tests.machines import CELLS, countdown, drawn, interpreted, prompt_of, subleq
 from tests.test_damaged import said_in_model, write_model
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = (
     "linear_rnn", "gated_linear_rnn", "rnn", "rnn_tanh", "lstm", "gru",
     "mamba", "mamba2", "griffin", "deltanet",

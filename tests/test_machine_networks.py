@@ -23,6 +23,8 @@ from lsrl.machine import (
 from lsrl.machine.fleq import Line
 from lsrl.programs import fleq
 
+pytestmark = pytest.mark.one_in(5)
+
 TEXTS = [name for name, program in programs().items() if program.machine == "subleq"]
 
 

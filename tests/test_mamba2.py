@@ -9,6 +9,8 @@ from lsrl.errors import UnsupportedOpError
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import compare
 
+pytestmark = pytest.mark.one_in(2)
+
 
 @lsrl.program(max_length=1000)
 def everything(x: lsrl.Token(8)) -> lsrl.Token(40):

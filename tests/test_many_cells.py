@@ -11,6 +11,8 @@ import lsrl
 from lsrl import machine
 from tests.test_machine_networks import check_random_programs, random_images
 
+pytestmark = pytest.mark.one_in(2)
+
 EFORTH = Path(__file__).parents[2] / "shared" / "data" / "eforth.dec"
 # It takes a key, prints it, and so on.
 ECHO = [-1, 9, 3, 9, -1, 6, 10, 10, 0, 0, 0]

@@ -32,6 +32,8 @@ from lsrl.rounding.walk import Walk
 from lsrl.target import Capabilities
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn", "lstm", "gru", "mamba", "griffin", "mamba2")
 
 

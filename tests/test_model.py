@@ -19,6 +19,8 @@ from lsrl.ir import ops
 from lsrl.program_json import program_from_json, program_to_json
 from lsrl.testing.verification import compare
 
+pytestmark = pytest.mark.one_in(2)
+
 ROOT = Path(__file__).resolve().parents[1]
 LINEAR = ("linear_rnn", "gated_linear_rnn")
 # Programs of every kind of node, with the parameters that keep the tests quick.

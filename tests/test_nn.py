@@ -21,6 +21,8 @@ from lsrl.testing.random_ops import OPS
 from lsrl.testing.verification import sample_inputs
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(3)
+
 P = lsrl.programs
 
 

@@ -28,6 +28,8 @@ from lsrl.testing.random_ops import EDGE_OPS, FURTHER_OPS, OPS
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
 
+pytestmark = pytest.mark.one_in(2)
+
 LENGTH = 6
 DESIGN = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
 TOKEN = lsrl.Token(2)

@@ -12,6 +12,8 @@ from lsrl import Vector, paper, programs
 from lsrl.errors import ProgramError, UnsupportedOpError
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(5)
+
 # The step's end: 1000 times the float64 number next to 1/1000.
 TOP = 1000 * Fraction(0.001)
 CONDITION = Vector(1, low=0, high=1)

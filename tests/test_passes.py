@@ -40,6 +40,8 @@ from lsrl.target import Capabilities
 from tests.grids import studied
 from tests.strategies import inputs_of
 
+pytestmark = pytest.mark.one_in(2)
+
 LINEAR = registry.find("linear_rnn").capabilities
 GATED = registry.find("gated_linear_rnn").capabilities
 BARE = Capabilities(native=frozenset())

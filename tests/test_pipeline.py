@@ -16,6 +16,8 @@ from lsrl.testing.random_ops import LINEAR_OPS
 from lsrl.testing.random_programs import random_program
 from tests.strategies import inputs_of
 
+pytestmark = pytest.mark.one_in(2)
+
 WORDS = 4
 
 

@@ -55,6 +55,8 @@ from lsrl.stability import measures, signals, sweep, workloads
 from lsrl.suite import build
 from tests.plain_target import Plain
 
+pytestmark = pytest.mark.one_in(5)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _plain():

@@ -14,6 +14,8 @@ from lsrl.ir.evaluate import evaluate
 from lsrl.ir.types import check_inputs
 from lsrl.testing.verification import sample_inputs
 
+pytestmark = pytest.mark.one_in(2)
+
 CATALOGUE = programs.catalogue()
 CASES = [
     pytest.param(entry, dict(parameters), id=f"{entry.name}-{index}")

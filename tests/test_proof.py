@@ -20,6 +20,8 @@ from lsrl.backends import registry
 from lsrl.cli import app
 from lsrl.interpret.variants import noised, permuted
 
+pytestmark = pytest.mark.one_in(2)
+
 FAMILIES = ("linear_rnn", "lstm", "mamba")
 TEXT = "not the compiled weights"
 

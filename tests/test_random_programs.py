@@ -40,6 +40,8 @@ from tests.strategies import (
     programs,
 )
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
 CASES = [(target, dtype) for target in TARGETS for dtype in ("float32", "float64")]
 OPTIONS = ("robust", "verbatim")

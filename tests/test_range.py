@@ -14,6 +14,8 @@ import lsrl
 from lsrl import Token, Vector
 from lsrl.errors import PrecisionError
 
+pytestmark = pytest.mark.one_in(2)
+
 TOKENS = 8
 
 

@@ -13,8 +13,11 @@ from lsrl.backends.linear import recurrence, tiles
 from lsrl.backends.linear.cell import apply_sequence, apply_step, initial_state
 from lsrl.backends.linear.decomposition import decompose
 from lsrl.backends.linear.network import LayerWeights, LinearNetwork, NetworkWeights
+from lsrl.backends.linear.plan import prepare
 from lsrl.errors import SelfTestError, ShapeError
 from tests.grids import studied
+
+pytestmark = pytest.mark.one_in(3)
 
 
 def make_layer(
@@ -435,6 +438,30 @@ def test_many_taps_of_one_register():
     layer = make_layer(np.eye(1, 50), register(50))
     total = make_layer(np.arange(50)[:, None], np.zeros((1, 1)))
     assert_exact(make_network(layer, total), vectors(0, 2, 80, 1))
+
+
+@pytest.mark.parametrize("next_layer", [False, True])
+def test_taps_that_are_read_alike_are_one_row(next_layer):
+    """A window of a register is read as one sum; a ReLU, another weight or a product ends it."""
+    size = 40
+    relu, right = np.zeros(size, bool), np.full(size, -1)
+    relu[7], right[20] = True, 3
+    first = make_layer(np.eye(1, size), register(size), relu=relu, right=right)
+    weights = np.ones((size, 2))
+    weights[30:, 0] = 3
+    weights[:, 1] = -1
+    if next_layer:
+        weights = make_network(first, make_layer(weights, np.zeros((2, 2))))
+    else:
+        weights = make_network(first, output_kernel=weights)
+    network = LinearNetwork(weights, "float32")
+    plan = prepare(network.parameters(), network.structure, True).plan.layers[0]
+    outputs = plan.varying_outputs
+    spans = sorted(piece.span for piece in outputs.plain)
+    # 0 to 6, the ReLU of 7, 8 to 19, the product at 20, 21 to 29, and from 30 on.
+    assert spans == [1, 7, 9, 10, 12]
+    assert sum(len(piece.rows) for piece in (*outputs.plain, *outputs.left)) == 6
+    assert_exact(weights, vectors(0, 2, 90, 1))
 
 
 def test_what_is_not_read_changes_nothing():

@@ -15,6 +15,8 @@ from lsrl.backends.residual.network import ResidualWeights, token_head
 from lsrl.errors import SelfTestError, ShapeError
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(3)
+
 NETWORKS = {"mamba": MambaNetwork, "griffin": GriffinNetwork, "mamba2": Mamba2Network}
 # The block of Mamba-2 is one more of the same kind.
 KINDS = studied(list(NETWORKS), "mamba", "griffin")

@@ -15,6 +15,8 @@ from lsrl.testing.verification import compare
 from tests.grids import small_catalogue, studied, thinned
 from tests.strategies import check_programs, each_turn, inputs_of
 
+pytestmark = pytest.mark.one_in(3)
+
 TARGETS = ("mamba", "griffin", "mamba2")
 # Mamba-2 makes values as Mamba does, and has tests of its own.
 RESIDUAL = ["mamba", "griffin", pytest.param("mamba2", marks=pytest.mark.nightly)]

@@ -11,6 +11,8 @@ from lsrl.ir.evaluate import evaluate_prefixes
 from lsrl.rounding import channels
 from lsrl.testing.verification import compare
 
+pytestmark = pytest.mark.one_in(5)
+
 STEP = 2.0**-60  # of real numbers: far below all that comes up
 SIZE = 64.0
 REAL = Vector(1, low=-8, high=8, step=STEP)

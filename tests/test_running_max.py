@@ -10,6 +10,8 @@ from lsrl.testing.random_programs import random_program
 from tests.grids import studied
 from tests.strategies import inputs_of
 
+pytestmark = pytest.mark.one_in(2)
+
 LENGTH = 12
 FEW = Vector(2, low=(-1, 0), high=(2, 6), step=(1, 3))
 MANY = Vector(1, low=-500, high=500, step=0.5)

@@ -21,6 +21,8 @@ from lsrl.schedule import Schedule, schedule_layers
 from lsrl.testing.random_ops import LINEAR_OPS
 from tests.strategies import check_programs, each_turn, inputs_of, programs
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
 
 

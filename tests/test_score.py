@@ -36,6 +36,8 @@ from lsrl.interpret.truth import CONSTANT, Truth, equivalence_classes
 from lsrl.interpret.variants import padded, random_sampler, rotated
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(5)
+
 pytest.importorskip("sklearn")
 TARGETS = [target.name for target in lsrl.targets()]
 LEVELS = ("signals", "units")

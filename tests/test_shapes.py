@@ -12,6 +12,8 @@ from lsrl.errors import InputError
 from lsrl.programs import majority, running_max, vec2vec
 from tests.plain_target import Plain
 
+pytestmark = pytest.mark.one_in(2)
+
 LENGTHS, BATCHES = range(20, 78, 3), range(1, 11)
 MOST = 4
 QUICK = ("linear_rnn", "lstm")

@@ -28,6 +28,8 @@ from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(2)
+
 # Every matrix, whatever its size and however many of its entries are weights.
 ALL = Sparseness(0, 1.0)
 DENSE = "gated_linear_rnn"

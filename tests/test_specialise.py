@@ -15,6 +15,8 @@ from lsrl.testing.random_ops import EDGE_OPS, FURTHER_OPS, OPS
 from lsrl.testing.random_programs import random_program
 from tests.strategies import each_turn, inputs_of
 
+pytestmark = pytest.mark.one_in(2)
+
 POOLS = (OPS, EDGE_OPS, (*OPS, *EDGE_OPS, *FURTHER_OPS))
 
 

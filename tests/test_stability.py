@@ -51,6 +51,8 @@ from lsrl.stability.store import Parts, write_part
 from lsrl.stability.sweep import Dtype, Extremes, Length, Plan, sweep
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(5)
+
 ROOT = Path(__file__).resolve().parents[1]
 # What flax and torch have for a bias and a product.
 BIAS, KERNEL = Axes("bias", (makes(),)), Axes("matrix", (reads(), makes()))

@@ -7,6 +7,8 @@ import lsrl
 from lsrl import Token, Vector
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 
+pytestmark = pytest.mark.one_in(2)
+
 LENGTH = 14
 NUMBERS = Vector(2, low=-1, high=2, step=1)
 SWAPS = [[0, 0, 0], [1, 1, 0], [0, 1, 1], [1, 0, 1]]

@@ -16,6 +16,8 @@ from lsrl.model import Alteration
 from lsrl.state import State
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = (
     "linear_rnn", "gated_linear_rnn", "rnn", "rnn_tanh", "lstm", "gru", "mamba", "griffin",
 )  # fmt: skip

@@ -32,6 +32,8 @@ from lsrl.suite.partners import PAIRS, partners
 from lsrl.suite.programs import FAMILIES, programs
 from lsrl.suite.variants import Varied
 
+pytestmark = pytest.mark.one_in(5)
+
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = programs()
 # One program that all targets hold, one that the linear ones refuse, one that is not exact.

@@ -25,6 +25,8 @@ from lsrl.program_json import program_from_json, program_to_json
 from lsrl.testing.random_programs import random_program
 from tests.strategies import inputs_of
 
+pytestmark = pytest.mark.one_in(2)
+
 ARITHMETICS = (Rationals(), Floats(np.float32), Integers(np.int64), Floats(np.float32, jnp))
 
 

@@ -13,6 +13,8 @@ from lsrl.model import Model
 from lsrl.testing.random_programs import random_program
 from lsrl.testing.verification import sample_inputs
 
+pytestmark = pytest.mark.one_in(2)
+
 TARGETS = ("linear_rnn", "gated_linear_rnn", "rnn")
 STOCK = ("cumsum", "delay", "relu", "select", "mod")
 

@@ -19,6 +19,8 @@ from lsrl.programs import (
 )
 from tests.grids import studied, thinned
 
+pytestmark = pytest.mark.one_in(3)
+
 LINEAR = ("linear_rnn", "gated_linear_rnn")
 CASES = [
     pytest.param(target, entry, parameters, id=f"{target}-{name}-{number}")

@@ -21,6 +21,8 @@ from lsrl.programs import catalogue
 from lsrl.testing.verification import sample_inputs
 from tests.grids import thinned
 
+pytestmark = pytest.mark.one_in(3)
+
 torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,6 +15,8 @@ from lsrl.programs import catalogue
 from lsrl.testing.verification import sample_inputs
 from tests.grids import studied, thinned
 
+pytestmark = pytest.mark.one_in(5)
+
 torch = pytest.importorskip("torch")
 
 CELLS = ("rnn", "lstm", "gru")

@@ -10,6 +10,8 @@ from benchmarks.common import LOAD, Output
 from lsrl.suite.manifest import Refusal
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(5)
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 

@@ -19,6 +19,8 @@ from lsrl.interpret.variants.statistics import statistics
 from lsrl.interpret.variants.train import PASSES, TARGETS, Recipe, Training, trained
 from lsrl.suite import training
 
+pytestmark = pytest.mark.one_in(5)
+
 PROGRAM = programs.catalogue()["flip_flop"].program()
 RECIPE = Recipe(steps=20, batch=8, units=2, length=6, rows=64, keep=10)
 

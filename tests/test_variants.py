@@ -16,6 +16,8 @@ from lsrl.interpret.variants.base import every_input
 from lsrl.interpret.variants.combine import CANCELLING
 from tests.grids import studied
 
+pytestmark = pytest.mark.one_in(5)
+
 TARGETS = [found.name for found in lsrl.targets()]
 RESIDUAL = ["mamba", "mamba2", "griffin", "deltanet"]
 SOFT_STREAMS = [name for name in RESIDUAL if registry.find(name).softened(8.0) is not None]

@@ -18,6 +18,8 @@ from lsrl.interpret import Circuit, capture, page, variants, view
 from tests.browser import Browser, browsing
 from tests.test_damaged import said_in_model, write_model
 
+pytestmark = pytest.mark.one_in(3)
+
 # Names come from the keys of a dictionary, so they can hold anything.
 ODD = "</script><b>\"'&\\u003c"
 

@@ -17,6 +17,8 @@ from lsrl.machine.fleq import Told
 from tests.browser import Browser, browsing
 from tests.test_view import embedded
 
+pytestmark = pytest.mark.one_in(2)
+
 TEXTS = machine.programs()
 ECHO, TINY, KEYS = TEXTS["echo"].image(), [3, 3, -1, 5], b"Hi\n"
 GAP = machine.assemble(

@@ -371,8 +371,11 @@ class Units(NamedTuple):
 def _matrix_sums(weights: sp.csr_array, units: Units) -> Sums:
     """Size and grid of the terms of each row."""
     sizes = np.abs(weights.data) * units.magnitude[weights.indices]
-    magnitude = exclusion.greatest_sums(weights, sizes, units.groups)
-    grid = np.full(weights.shape[0], np.inf)
+    count = weights.shape[0]
+    rows = np.repeat(np.arange(count), np.diff(weights.indptr))
+    ways = exclusion.partitions(count, rows, weights.indices, units.groups)
+    magnitude = exclusion.greatest_sums(ways, sizes)
+    grid = np.full(count, np.inf)
     filled = np.flatnonzero(np.diff(weights.indptr))
     if len(filled):
         terms = np.where(

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -270,6 +270,7 @@ def prepare(
             units[number + 1],
             uniform,
             dtype,
+            None if watched else kernels[number + 1],
         )
         layers.append(plan)
         decompositions.append(decomposition)
@@ -349,8 +350,13 @@ def _plan_layer(
     read: np.ndarray,
     uniform: bool,
     dtype: jnp.dtype,
+    reader: sparse.csr_array | None,
 ) -> tuple[LayerPlan, Decomposition, np.ndarray, np.ndarray]:
-    """Plan a layer, given the rows of the bank before; also lists those of the bank after."""
+    """Plan a layer, given the rows of the bank before; also lists those of the bank after.
+
+    Where the map that alone reads the bank after (the reader) reads taps of a register alike, one
+    row is the sum of them all, under the name of the first.
+    """
     by_unit = kernel.tocsc()
     inputs = np.diff(by_unit.indptr) > 0
     varying = np.ones(len(bias), bool)
@@ -365,19 +371,30 @@ def _plan_layer(
         signs = parts.sign[units]
         columns = sparse.csc_array(by_unit[:, units] @ sparse.diags_array(signs.astype(float)))
         drives.append(plan_bank_affine(columns, bias[units] * signs, bank, dtype))
-    left = np.asarray(structure.left, np.int64)[read]
-    right = np.asarray(structure.right, np.int64)[read]
-    relu = np.asarray(structure.relu, bool)[read]
+    left = np.asarray(structure.left, np.int64)
+    right = np.asarray(structure.right, np.int64)
+    relu = np.asarray(structure.relu, bool)
+    spans = np.ones(len(left), np.int64)
+    if reader is not None:
+        plain = read[(right[read] < 0) & ~relu[read]]
+        units = left[plain]
+        places = np.stack([parts.group[units], parts.row[units], parts.lag[units]])
+        first, sizes = _windows(places, reader[plain], parts.sign[units])
+        spans[plain[first]] = sizes
+        read = np.union1d(np.setdiff1d(read, plain), plain[first])
+    left, right, relu, spans = left[read], right[read], relu[read], spans[read]
     unit_varying = np.array([group.varying for group in parts.groups], bool)[parts.group]
     output_varying = unit_varying[left] | (unit_varying[right] & (right >= 0))
     plans, ordered = [], []
     for half in (False, True):
         places = np.flatnonzero(output_varying == half)
         units = left[places]
-        keys = (parts.row[units], parts.lag[units], parts.group[units], right[places] >= 0)
+        alike = parts.row[units], parts.lag[units], spans[places], parts.group[units]
+        keys = (*alike, right[places] >= 0)
         places = places[np.lexsort(keys)]
         ordered.append(read[places])
-        plans.append(_plan_outputs(parts, left[places], right[places], relu[places]))
+        own = left[places], right[places], relu[places], spans[places]
+        plans.append(_plan_outputs(parts, *own))
     layer = LayerPlan(tuple(groups), drives[0], drives[1], plans[0], plans[1])
     return layer, parts, ordered[0], ordered[1]
 
@@ -473,33 +490,51 @@ def _merge_windows(
     Returns:
       (4, fewer sources), with the span of each, and its kernel.
     """
+    first, sizes = _windows(places, kernel, np.ones(places.shape[1]))
+    return np.vstack([places[:, first], sizes]), kernel[first]
+
+
+def _windows(
+    places: np.ndarray, kernel: sparse.csr_array, signs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The taps of registers that are read alike: the first of each such window, and its span.
+
+    Args:
+      places: (3, sources), the group, row and lag of each.
+      kernel: (sources, rows), what reads them.
+      signs: (sources,) of each.
+    """
     order = np.lexsort((places[2], places[1], places[0]))
-    places, kernel = places[:, order], kernel[order]
-    kernel.sort_indices()
-    rows = [slice(*ends) for ends in pairwise(kernel.indptr)]
-    next_lag = (np.diff(places) == [[0], [0], [1]]).all(axis=0)
-    alike = [
-        lag
-        and np.array_equal(kernel.indices[here], kernel.indices[before])
-        and np.array_equal(kernel.data[here], kernel.data[before])
-        for lag, (before, here) in zip(next_lag, pairwise(rows), strict=True)
-    ]
-    starts = np.flatnonzero(~np.array([False, *alike][: len(order)], bool))
-    return np.vstack([places[:, starts], np.diff([*starts, len(order)])]), kernel[starts]
+    places, signs = places[:, order], signs[order]
+    ordered = sparse.csr_array(kernel[order])
+    ordered.sort_indices()
+    alike = (np.diff(places) == [[0], [0], [1]]).all(axis=0) & (np.diff(signs) == 0)
+    lengths = np.diff(ordered.indptr)
+    alike &= lengths[1:] == lengths[:-1]
+    # Entry by entry with the row before, of rows that have as many.
+    row = np.repeat(np.arange(1, len(order)), np.where(alike, lengths[1:], 0))
+    entry = np.flatnonzero(np.repeat(np.append(False, alike)[: len(order)], lengths))
+    before = entry - lengths[row]
+    differs = ordered.indices[entry] != ordered.indices[before]
+    differs |= ordered.data[entry] != ordered.data[before]
+    alike[row[differs] - 1] = False
+    starts = np.flatnonzero(~np.append(False, alike)[: len(order)])
+    return order[starts], np.diff(np.append(starts, len(order)))
 
 
 def _plan_outputs(
-    parts: Decomposition, left: np.ndarray, right: np.ndarray, relu: np.ndarray
-) -> OutputPlan:
+    parts: Decomposition, left: np.ndarray, right: np.ndarray, relu: np.ndarray,
+    spans: np.ndarray,
+) -> OutputPlan:  # fmt: skip
     """Plan outputs that are in order, products last."""
 
-    def read(units: np.ndarray) -> tuple[Piece, ...]:
-        return pieces(parts.group[units], parts.row[units], parts.lag[units])
+    def read(units: np.ndarray, spans: np.ndarray | None = None) -> tuple[Piece, ...]:
+        return pieces(parts.group[units], parts.row[units], parts.lag[units], spans)
 
     product = right >= 0
     sign = parts.sign[left] * np.where(product, parts.sign[right], 1)
     return OutputPlan(
-        plain=read(left[~product]),
+        plain=read(left[~product], spans[~product]),
         left=read(left[product]),
         right=read(right[product]),
         sign=tuple(sign.tolist()),

@@ -264,7 +264,8 @@ class _Terms(NamedTuple):
       row: (products,) the row that a product belongs to.
       run: (products,) the run that it belongs to.
       rows: (runs,) the row that a run belongs to.
-      grouped: of operands with groups the weight, the groups and where its products and runs are.
+      grouped: of operands with groups the ways to part its products, and where these and their runs
+        are.
     """
 
     weight: Array
@@ -274,7 +275,7 @@ class _Terms(NamedTuple):
     row: Array
     run: Array
     rows: Array
-    grouped: Sequence[tuple[Matrix, Groups, slice, slice]]
+    grouped: Sequence[tuple[Sequence[exclusion.Partition], slice, slice]]
 
     @classmethod
     def of(cls, weights: Sequence[Matrix], values: Sequence[Facts]) -> "_Terms":
@@ -291,7 +292,9 @@ class _Terms(NamedTuple):
         for k, value in enumerate(values):
             if value.groups and ends[k] < ends[k + 1]:
                 own = slice(run[ends[k]], run[ends[k + 1] - 1] + 1)
-                grouped.append((weights[k], value.groups, slice(ends[k], ends[k + 1]), own))
+                place = weights[k].rows, rows[k], columns[k]
+                ways = exclusion.partitions(*place, value.groups)
+                grouped.append((ways, slice(ends[k], ends[k + 1]), own))
         read = list(zip(values, columns, strict=True))
         return cls(
             np.concatenate([weight.data for weight in weights]),
@@ -309,8 +312,8 @@ class _Terms(NamedTuple):
     def greatest(self, shares: Array, start: Array, sign: float = 1.0) -> Array:
         """Start + the greatest sum of shares, or for sign -1 less the greatest sum, row by row."""
         sums = np.bincount(self.run, shares, len(self.rows))
-        for weight, groups, entries, runs in self.grouped:
-            all_rows = exclusion.greatest_sums(weight.csr, shares[entries], groups)
+        for ways, entries, runs in self.grouped:
+            all_rows = exclusion.greatest_sums(ways, shares[entries])
             sums[runs] = all_rows[self.rows[runs]]
         total = start.copy()
         np.add.at(total, self.rows, sign * sums)  # one operand after another

@@ -11,15 +11,12 @@ that a certificate has to look at.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.numbers import Array
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 Root = Hashable
 Groups = tuple[tuple[Root, Array], ...]
@@ -30,6 +27,8 @@ NONE: Groups = ()
 MAX_ROOTS = 4
 # Members beyond are not crossed with others, so that crossings have numbers.
 MOST_CROSSED = 1 << 31
+# Keys of rows, groups and members are int64.
+MOST_KEYS = 1 << 62
 
 
 def kept(found: dict[Root, Array]) -> Groups:
@@ -127,23 +126,61 @@ def exclusive(groups: Groups, zero: Array) -> bool:
     )
 
 
-def greatest_sums(weight: "sp.csr_array", terms: Array, groups: Groups) -> Array:
+class Partition(NamedTuple):
+    """Terms of rows, of which some are never together: of each group that those of a row make.
+
+    Attributes:
+      rows: how many there are.
+      alone: terms that belong to no group, by number.
+      alone_rows: the rows of these.
+      order: the others, by row, group and member.
+      members: where in that order each member's terms begin.
+      groups: at which members each group of a row begins.
+      group_rows: the row of each of these.
+    """
+
+    rows: int
+    alone: Array
+    alone_rows: Array
+    order: Array
+    members: Array
+    groups: Array
+    group_rows: Array
+
+    def greatest(self, terms: Array) -> Array:
+        """(rows,) the greatest sum of terms of which one member of each group counts at most."""
+        total = np.bincount(self.alone_rows, terms[self.alone], self.rows)
+        if not len(self.order):
+            return total
+        shares = np.add.reduceat(terms[self.order], self.members)
+        most = np.maximum(np.maximum.reduceat(shares, self.groups), 0.0)
+        return total + np.bincount(self.group_rows, most, self.rows)
+
+
+def partitions(count: int, rows: Array, columns: Array, groups: Groups) -> tuple[Partition, ...]:
+    """Each way to tell which entries of a matrix's rows never count together.
+
+    Args:
+      count: of rows.
+      rows: (entries,) the row of each, in order.
+      columns: (entries,) the column of each.
+      groups: of the columns.
+    """
+    return tuple(_partition(count, rows, columns, order) for order in _orders(groups, columns))
+
+
+def greatest_sums(ways: Sequence[Partition], terms: Array) -> Array:
     """The greatest sum of the terms of each row, where group members are never on together.
 
     Args:
-      weight: (rows, columns), whose entries the terms stand for.
-      terms: (entries,) the greatest value of each term, aligned with `weight.data`.
-      groups: of the columns.
+      ways: of `partitions`.
+      terms: (entries,) the greatest value of each term, aligned with the matrix's entries.
 
     Returns:
       (rows,); a row without terms is 0.
     """
-    count, columns = weight.shape[0], weight.indices
-    rows = np.repeat(np.arange(count), np.diff(weight.indptr))
-    if not groups or not len(terms):
-        return np.bincount(rows, terms, count)
-    orders = _orders(groups, columns)
-    return np.minimum.reduce([_one_partition(count, rows, columns, terms, o) for o in orders])
+    found = [way.greatest(terms) for way in ways]
+    return found[0] if len(found) == 1 else np.minimum.reduce(found)
 
 
 def greatest_total(shares: Sequence[tuple[float, Members]]) -> float:
@@ -175,29 +212,33 @@ def _orders(groups: Groups, columns: Array) -> Iterator[Groups]:
         yield used[first : first + 1] + used[:first] + used[first + 1 :]
 
 
-def _one_partition(count: int, rows: Array, columns: Array, terms: Array, groups: Groups) -> Array:
+def _partition(count: int, rows: Array, columns: Array, groups: Groups) -> Partition:
     owner, member = np.full(len(columns), -1), np.zeros(len(columns), dtype=np.int64)
     for number, (_, members) in enumerate(groups):
         mine = members[columns]
         free = (owner < 0) & (mine >= 0)
         owner[free], member[free] = number, mine[free]
-    alone = owner < 0
-    total = np.bincount(rows[alone], terms[alone], count)
-    if alone.all():
-        return total
-    rows, terms, owner, member = rows[~alone], terms[~alone], owner[~alone], member[~alone]
-    order = np.lexsort((member, owner, rows))
-    key = np.stack([rows, owner, member], axis=1)[order]
-    starts = _starts((np.diff(key, axis=0) != 0).any(axis=1))
-    shares = np.add.reduceat(terms[order], starts)  # of each member in each row
-    key = key[starts]
-    starts = _starts((np.diff(key[:, :2], axis=0) != 0).any(axis=1))
-    most = np.maximum(np.maximum.reduceat(shares, starts), 0.0)
-    return total + np.bincount(key[starts, 0], most, count)
+    alone, owned = np.flatnonzero(owner < 0), np.flatnonzero(owner >= 0)
+    member, family = member[owned], rows[owned] * len(groups) + owner[owned]
+    most = int(member.max(initial=0)) + 1
+    if most * (count * len(groups) + 1) >= MOST_KEYS:
+        told, member = np.unique(member, return_inverse=True)
+        most = len(told)
+    key = family * most + member
+    if (key[1:] < key[:-1]).any():
+        order = key.argsort(kind="stable")
+        key, family, owned = key[order], family[order], owned[order]
+    starts = _starts(key)
+    heads = _starts(family[starts])
+    of_heads = family[starts[heads]] // max(len(groups), 1)
+    return Partition(count, alone, rows[alone], owned, starts, heads, of_heads)
 
 
-def _starts(changes: Array) -> Array:
-    return np.concatenate([[0], np.flatnonzero(changes) + 1])
+def _starts(values: Array) -> Array:
+    """Where runs of equal values begin."""
+    first = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return np.flatnonzero(first)
 
 
 def of_table(table: Matrix, root: Root) -> Groups:

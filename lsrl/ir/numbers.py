@@ -15,6 +15,7 @@ Array = npt.NDArray[Any]
 # Where a float64 has its mantissa.
 MANTISSA = (1 << 52) - 1
 INFINITY = 0x7FF << 52
+LEADING = 1 << 52
 
 
 def lowest_bit(values: npt.ArrayLike) -> Array:
@@ -30,14 +31,20 @@ def lowest_bit(values: npt.ArrayLike) -> Array:
     if array.size == 1:
         # Programs are full of signals of one channel, for which a pass over arrays takes longer.
         return np.full(array.shape, lowest_bit_of(array.item()))
-    size = np.abs(array)
-    pattern = size.view(np.int64)
-    mantissa = pattern & MANTISSA
-    # Without its lowest bit a mantissa is smaller by that bit; a power of two has none to lose.
-    less = (pattern - (mantissa & -mantissa)).view(np.float64)
-    bit = np.where(mantissa == 0, size, size - np.where(mantissa == 0, 0.0, less))
-    # Zeros and what is not finite are the patterns from 0 and from that of infinity on.
-    return np.where(size == 0, np.inf, np.where(pattern < INFINITY, bit, 0.0))
+    pattern = array.view(np.int64)
+    exponent = pattern & INFINITY
+    mantissa = (pattern & MANTISSA) | LEADING
+    mantissa &= -mantissa
+    bit = mantissa * 2.0**-52
+    bit *= exponent.view(np.float64)
+    # Others than normal numbers have the exponent 0, which wraps around, or that of infinity.
+    if ((exponent - LEADING).view(np.uint64) >= INFINITY - LEADING).any():
+        tiny = exponent == 0
+        bit[tiny] = np.inf
+        for place in zip(*np.nonzero(tiny & (array != 0)), strict=True):
+            bit[place] = lowest_bit_of(array[place].item())
+        bit[exponent == INFINITY] = 0.0
+    return bit
 
 
 def lowest_bit_of(value: float) -> float:

@@ -1,18 +1,40 @@
 """Compiled programs as layers of networks that learn (docs/library.md)."""
 
+from lsrl.nn.attaching import attach, load_attached
+from lsrl.nn.blame import Blame
+from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
+from lsrl.nn.halting import Halting
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
+from lsrl.nn.lines import StraightLine
+from lsrl.nn.memory import Memory
+from lsrl.nn.prompts import Prompt, answers_loss, improve_prompt
+from lsrl.nn.recur import Recur
 from lsrl.nn.registers import Registers
+from lsrl.nn.relabelling import Relabelling
 from lsrl.nn.report import GradientReport
 from lsrl.nn.tables import MooreTable, routine_table
 
 __all__ = [
+    "Blame",
+    "Call",
+    "Calls",
     "CompiledLayer",
     "FrozenParam",
     "GradientReport",
+    "Halting",
     "Library",
+    "Memory",
     "MooreTable",
+    "Prompt",
+    "Recur",
     "Registers",
+    "Relabelling",
+    "StraightLine",
+    "answers_loss",
+    "attach",
+    "improve_prompt",
+    "load_attached",
     "routine_table",
 ]

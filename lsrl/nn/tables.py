@@ -77,6 +77,12 @@ class MooreTable:
         follows = np.concatenate([self.follows, stay], axis=1)
         return MooreTable(follows, self.outputs, self.initial, self.tokens)
 
+    def from_zero(self) -> "MooreTable":
+        """The machine with its first state as number 0."""
+        order = np.roll(np.arange(self.states), -self.initial)
+        place = np.argsort(order).astype(np.int32)
+        return MooreTable(place[self.follows[order]], self.outputs[order], 0, self.tokens)
+
     def states_after(self, words: Array) -> Array:
         """(words, time) int32, the state after each token of words (words, time)."""
         state: Array = np.full(len(words), self.initial, np.int32)

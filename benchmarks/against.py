@@ -1,0 +1,319 @@
+"""Every program of the catalogue on every target, beside the same of another revision.
+
+    python -m benchmarks.against REVISION
+
+It checks the revision out into build/against, and holds two processes beside each other: one with
+the sources here, one with the revision's. Both compile a program; their weights, what is certified
+and the outputs are compared by hash. Then `Model.run` on one sequence of up to 1,000 tokens and
+`Model.step` are timed in turns, one process at a time, over the same input.
+
+It stops after --seconds, and goes on where it stopped when it is called again with the same
+sources, unless --anew is given.
+"""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# Only what has no part of lsrl in it: that is another one in each process.
+from benchmarks.common import ROOT, BenchmarkError, Output, Table, machine, number, say
+
+HERE, BEFORE = "here", "before"
+FOLDER = ROOT / "build" / "against"
+TOKENS, STEPS = 1000, 32
+# Seconds of a sample, samples of each; and how long more are taken while a ratio is below the bar.
+LEAST, SAMPLES, LONGEST = 2e-3, 3, 3.0
+# How much of the speed before there has to be.
+BAR = 0.95
+
+# What the processes do. They read requests, a line each, and answer each with a line.
+WORKER = """
+import hashlib, json, re, sys, time
+from pathlib import Path
+
+import numpy as np
+
+import lsrl
+from lsrl.cache import keep_compiled
+from lsrl.errors import LsrlError
+from lsrl.storage import weights_digest
+
+root = str(Path(lsrl.__file__).parents[1])
+if root != sys.argv[1]:
+    raise SystemExit(f"lsrl is that of {root}")
+keep_compiled(sys.argv[2])
+tokens, steps = int(sys.argv[3]), int(sys.argv[4])
+told = sys.stdout
+sys.stdout = sys.stderr
+works = {}
+
+
+def made(program, target):
+    entry = lsrl.programs.catalogue()[program]
+    parameters = entry.parameters[0]
+    works.clear()
+    try:
+        model = lsrl.compile(entry.program(**parameters), target)
+    except LsrlError as error:
+        return {"refused": type(error).__name__}
+    inputs = entry.sample(np.random.default_rng(0), tokens, **parameters)
+    certified = model.certificate.tokens
+    inputs = tuple(x[: certified or tokens] for x in inputs)
+    outputs = model.run(*inputs)
+
+    def run():
+        start = time.process_time()
+        model.run(*inputs)
+        return time.process_time() - start
+
+    given = list(zip(*(x[: steps + 1] for x in inputs)))
+    first = model.init_state()
+
+    def step(told=None):
+        _, state = model.step(first, *given[0])  # which takes the state up
+        start = time.process_time()
+        for token in given[1:]:
+            row, state = model.step(state, *token)
+            if told is not None:
+                told.update(np.ascontiguousarray(row).tobytes())
+        return time.process_time() - start
+
+    works.update(run=run, step=step)
+    # Where it was written is another place.
+    said = re.sub(r":[0-9]+\\)", ")", str(model.certificate).replace(root, ""))
+    found = hashlib.sha256(np.ascontiguousarray(outputs).tobytes())
+    step(found)
+    return {"weights": weights_digest(model.module.arrays()), "certificate": said,
+            "outputs": found.hexdigest(), "tokens": len(inputs[0])}
+
+
+def timed(work, times):
+    return {"seconds": sum(works[work]() for _ in range(times)) / times}
+
+
+print(json.dumps({"programs": list(lsrl.programs.catalogue()),
+                  "targets": [info.name for info in lsrl.targets()]}), file=told, flush=True)
+for line in sys.stdin:
+    name, *rest = json.loads(line)
+    print(json.dumps({"made": made, "timed": timed}[name](*rest)), file=told, flush=True)
+"""
+
+
+class Side:
+    """One of the two processes.
+
+    Attributes:
+      about: the programs and targets that it has.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """With the sources below a folder."""
+        path = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WORKER, str(root), str(FOLDER / "jax"), str(TOKENS),
+             str(STEPS)],
+            cwd=root, env={**os.environ, **path}, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.about = self._answer()
+
+    def ask(self, *request: object) -> dict[str, Any]:
+        """What it answers.
+
+        Raises:
+          BenchmarkError: it has ended.
+        """
+        if self._process.stdin is not None:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise BenchmarkError(f"a process ended: {self._process.wait()}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def both(before: Path) -> Iterator[dict[str, Side]]:
+    """The two processes."""
+    sides: dict[str, Side] = {}
+    try:
+        for name, root in ((HERE, ROOT), (BEFORE, before)):
+            sides[name] = Side(root)
+        yield sides
+    finally:
+        for side in sides.values():
+            side.end()
+
+
+def speeds(sides: dict[str, Side], work: str) -> tuple[dict[str, float], int]:
+    """Least CPU seconds of some work on either side, and out of how many samples in turns.
+
+    The machine only ever takes time away, so both come nearer to what the work takes by itself the
+    more samples there are; more are taken while the ratio is below the bar.
+    """
+    once = min(side.ask("timed", work, 1)["seconds"] for side in sides.values())
+    times = max(1, math.ceil(LEAST / max(once, 1e-6)))
+    least, samples = dict.fromkeys(sides, math.inf), 0
+    end = time.monotonic() + LONGEST
+    while samples < SAMPLES or (least[BEFORE] < BAR * least[HERE] and time.monotonic() < end):
+        turns = list(sides.items())
+        for name, side in turns if samples % 2 else turns[::-1]:
+            least[name] = min(least[name], side.ask("timed", work, times)["seconds"])
+        samples += 1
+    return least, samples
+
+
+def compared(sides: dict[str, Side], program: str, target: str) -> dict[str, Any]:
+    """A row of the table."""
+    with ThreadPoolExecutor(2) as pool:
+        asked = {name: pool.submit(side.ask, "made", program, target)
+                 for name, side in sides.items()}  # fmt: skip
+        found = {name: answer.result() for name, answer in asked.items()}
+    row: dict[str, Any] = {"program": program, "target": target}
+    if "refused" in found[HERE] or "refused" in found[BEFORE]:
+        refused = {name: answer.get("refused", "compiled") for name, answer in found.items()}
+        alike = refused[HERE] == refused[BEFORE]
+        return {**row, "alike": alike, "what": "refused" if alike else str(refused)}
+    differing = [what for what in ("weights", "certificate", "outputs")
+                 if found[HERE][what] != found[BEFORE][what]]  # fmt: skip
+    row["alike"], row["what"] = not differing, ", ".join(differing) or "the same"
+    row["tokens"] = found[HERE]["tokens"]
+    for work in ("run", "step"):
+        least, samples = speeds(sides, work)
+        count = row["tokens"] if work == "run" else max(1, min(STEPS, row["tokens"] - 1))
+        row[work] = 1e6 * least[HERE] / count
+        row[f"{work}_ratio"] = least[BEFORE] / least[HERE]
+        row[f"{work}_samples"] = samples
+    return row
+
+
+def checked_out(revision: str) -> tuple[str, Path]:
+    """The revision's hash, and the folder of its sources.
+
+    Raises:
+      BenchmarkError: git knows no such revision.
+    """
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if found.returncode:
+        raise BenchmarkError(f"git knows no revision {revision!r}")
+    name = found.stdout.strip()
+    place = FOLDER / name[:12]
+    if not place.exists():
+        subprocess.run(["git", "worktree", "prune"], cwd=ROOT, check=True)
+        command = ["git", "worktree", "add", "--detach", str(place), name]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return name, place
+
+
+def sources(root: Path) -> str:
+    """A hash of the package below a folder, whose parts may be links."""
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(root / "lsrl", followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                content = path.read_bytes()
+                digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def findings(rows: list[dict[str, Any]], pairs: int, revision: str) -> list[str]:
+    """What the table says, in sentences."""
+    timed = [row for row in rows if "run" in row]
+    other = [f"{row['program']} on {row['target']}" for row in rows if not row["alike"]]
+    found = [
+        f"Before is {revision[:12]}. {len(rows)} of {pairs} pairs of a program and a target were "
+        f"compared; {len(rows) - len(timed)} are refused.",
+        "Weights, certificates and outputs are the same everywhere."
+        if not other
+        else f"Weights, certificates or outputs differ: {', '.join(other)}.",
+    ]
+    for work in ("run", "step"):
+        ratios = {f"{row['program']} on {row['target']}": row[f"{work}_ratio"] for row in timed}
+        slower = [f"{name} {ratio:.2f}" for name, ratio in ratios.items() if ratio < BAR]
+        middle = sorted(ratios.values())[len(ratios) // 2] if ratios else math.nan
+        found.append(
+            f"`Model.{work}`: {number(middle)} of the speed before in the middle; below {BAR:g} "
+            + (", ".join(slower) if slower else "nowhere")
+            + "."
+        )
+    return found
+
+
+def page(rows: list[dict[str, Any]], pairs: int, revision: str, about: dict[str, str],
+         output: Path | None) -> None:  # fmt: skip
+    """Write what was found so far."""
+    table = Table(
+        "pairs",
+        "Program by program",
+        {"program": "program", "target": "target", "what": "weights, certificate, outputs",
+         "tokens": "tokens", "run": "run, µs a token", "run_ratio": "of before",
+         "step": "step, µs", "step_ratio": "of before"},
+        rows,
+        f"CPU time of all threads, the least of {SAMPLES} samples taken in turns, and of those of "
+        f"{LONGEST:g} s where it is below {BAR:g}; a ratio above 1 is faster than before. Float32, "
+        "the first sample parameters of `lsrl.programs.catalogue()`, one sequence.",
+    )  # fmt: skip
+    title = "Beside another revision"
+    told = findings(rows, pairs, revision)
+    Output.of("against", False, output).write(title, about, [table], told, None)
+
+
+def main(
+    revision: Annotated[str, typer.Argument(help="What to compare with, as git names it.")],
+    seconds: Annotated[float, typer.Option(help="By the clock, after which it stops.")] = 330.0,
+    program: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Only these.")] = None,
+    anew: Annotated[bool, typer.Option(help="Forget what was measured before.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
+) -> None:
+    """Compare weights and speed with those of another revision."""
+    about, end = machine(), time.monotonic() + seconds
+    name, place = checked_out(revision)
+    known = FOLDER / f"{sources(ROOT)[:12]}-{name[:12]}.json"
+    rows: dict[str, dict[str, Any]] = {}
+    if known.exists() and not anew:
+        rows = json.loads(known.read_text())
+    with both(place) as sides:
+        had = sides[HERE].about
+        programs = [each for each in had["programs"] if not program or each in program]
+        targets = [each for each in had["targets"] if not target or each in target]
+        pairs = [(each, where) for where in targets for each in programs]
+        for each, where in pairs:
+            key = f"{each} on {where}"
+            if key in rows:
+                continue
+            if time.monotonic() > end:
+                break
+            rows[key] = compared(sides, each, where)
+            known.write_text(json.dumps(rows))
+            say(f"{key}: {rows[key]}")
+    page(list(rows.values()), len(pairs), name, about, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,214 @@
+"""Prompts that are found by gradient: a distribution for each field at each position."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from lsrl import arguments
+from lsrl.errors import InputError
+from lsrl.ir.numbers import Array
+from lsrl.nn.layer import CompiledLayer
+
+# Of what is drawn at first: far from even, so that the tries of a round differ.
+SPREAD = 1.0
+# Updates between two looks at the likeliest prompts, and the cost of an undecided one at the end.
+LOOK, UNDECIDED = 10, 0.3
+# How fast the chance of a symbol falls with its distance from a number.
+NEAR = 2.0
+# Of a chance whose logarithm is taken.
+SMALLEST = 1e-3
+# Distributions by field, (tries, length, size).
+Fields: TypeAlias = Mapping[str, jax.Array]
+# From fields and examples to the loss of each try, (tries,).
+Loss: TypeAlias = Callable[[Fields, Any], jax.Array]
+
+
+@final
+class Prompt(nnx.Module):
+    """A prompt addressed by position, several of which are tried side by side.
+
+    Attributes:
+      sizes: values of each field, by name.
+      length: positions.
+      tries: prompts side by side.
+      logits: (tries, length, size) by field, `nnx.Param`s.
+
+    Example: `Prompt(4, {"token": 4})`, the first four tokens of a program of four symbols.
+    """
+
+    def __init__(
+        self, length: int, sizes: Mapping[str, int], tries: int = 16, seed: int = 0
+    ) -> None:
+        """Draw what to begin with.
+
+        Args:
+          length: positions.
+          sizes: values of each field, by name.
+          tries: prompts side by side.
+          seed: of the draws.
+
+        Raises:
+          InputError: no fields, or an argument is out of range.
+        """
+        self.length = arguments.count("Prompt: length", length)
+        self.tries = arguments.count("Prompt: tries", tries)
+        if not isinstance(sizes, Mapping) or not sizes:
+            raise InputError(
+                "Prompt: expected sizes of fields by name, such as {'token': 4}, got "
+                f"{arguments.shown(sizes)}"
+            )
+        self.sizes = {
+            name: arguments.count(f"Prompt: size of {name!r}", size) for name, size in sizes.items()
+        }
+        self.logits: nnx.Dict[nnx.Param[jax.Array]] = nnx.Dict(
+            {name: nnx.Param(value) for name, value in self._drawn(seed).items()}
+        )
+
+    def restart(self, seed: int) -> None:
+        """Draw anew what to begin with."""
+        for name, value in self._drawn(seed).items():
+            self.logits[name][...] = value
+
+    def _drawn(self, seed: int) -> dict[str, jax.Array]:
+        rng = np.random.default_rng(arguments.count("Prompt: seed", seed, 0))
+        shape = (self.tries, self.length)
+        return {
+            name: jnp.asarray(rng.normal(0, SPREAD, (*shape, size)), jnp.float32)
+            for name, size in self.sizes.items()
+        }
+
+    def __call__(self) -> dict[str, jax.Array]:
+        """The distributions, (tries, length, size) by field."""
+        return {name: jax.nn.softmax(logits[...]) for name, logits in self.logits.items()}
+
+    def likeliest(self) -> dict[str, Array]:
+        """The likeliest values, (tries, length) by field."""
+        return {name: np.asarray(logits[...]).argmax(-1) for name, logits in self.logits.items()}
+
+
+def improve_prompt(
+    prompt: Prompt,
+    loss: Loss,
+    examples: Any,
+    right: Callable[[Mapping[str, Array]], Array],
+    *,
+    updates: int = 30,
+    rounds: int = 20,
+    rate: float = 0.3,
+) -> dict[str, Array] | None:
+    """Find a prompt by gradient, from what the program is to answer (Bunel et al. 2016).
+
+    A round begins anew and goes down the loss, to which a cost of undecided fields is added that
+    grows. Every few updates the likeliest prompts are tried out.
+
+    Args:
+      prompt: which is changed.
+      loss: of fields and examples, (tries,); it is compiled once for all calls that pass the same.
+      examples: a pytree of arrays.
+      right: whether prompts of known values, (tries, length) by field, do what they should:
+        (tries,) bool.
+      updates: of a round.
+      rounds: at most.
+      rate: of learning, by Adam.
+
+    Returns:
+      The values of the first prompt that is right, (length,) by field; None if none was found.
+
+    Raises:
+      InputError: an argument makes no sense.
+    """
+    arguments.instance("improve_prompt", prompt, Prompt, "lsrl.nn.Prompt", InputError)
+    for what, function in (("loss", loss), ("right", right)):
+        if not callable(function):
+            raise InputError(
+                f"improve_prompt: {what} must be a function, got {arguments.shown(function)}"
+            )
+    arguments.count("improve_prompt: updates", updates)
+    arguments.count("improve_prompt: rounds", rounds)
+    arguments.real("improve_prompt: rate", rate, above=True)
+    optimiser = optax.adam(1.0)
+    for number in range(rounds):
+        if number:
+            prompt.restart(number)
+        logits = {name: variable[...] for name, variable in prompt.logits.items()}
+        state = optimiser.init(logits)
+        for update in range(1, updates + 1):
+            weight = jnp.float32(UNDECIDED * update / updates)
+            logits, state = _updated(loss, logits, state, examples, weight, jnp.float32(rate))
+            if update % LOOK and update < updates:
+                continue
+            for name, value in logits.items():
+                prompt.logits[name][...] = value
+            likeliest = prompt.likeliest()
+            found = np.flatnonzero(np.asarray(right(likeliest)))
+            if found.size:
+                return {name: ids[found[0]] for name, ids in likeliest.items()}
+    return None
+
+
+@partial(jax.jit, static_argnums=0)
+def _updated(
+    loss: Loss, logits: dict[str, jax.Array], state: Any, examples: Any, weight: Any, rate: Any
+) -> tuple[dict[str, jax.Array], Any]:
+    """An update of all tries by themselves."""
+
+    def total(logits: dict[str, jax.Array]) -> jax.Array:
+        chances = {name: jax.nn.softmax(each) for name, each in logits.items()}
+        undecided = [
+            -(chances[name] * jax.nn.log_softmax(each)).sum(-1).mean()
+            for name, each in logits.items()
+        ]
+        return loss(chances, examples).sum() + weight * sum(undecided) * len(chances)
+
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies counts with floats
+        changes, state = optax.adam(1.0).update(jax.grad(total)(logits), state)
+    return {name: logits[name] + rate * changes[name] for name in logits}, state
+
+
+def answers_loss(layer: CompiledLayer, field: str = "token") -> Loss:
+    """The cross-entropy of a routine's answers to questions that follow a prompt.
+
+    An automaton gives the distribution of an answer. Other modes give the number that they expect:
+    its distribution falls with the squared distance, so that a wrong one far off has a slope, too.
+
+    Args:
+      layer: of a program that gives tokens.
+      field: of the prompt, whose values are tokens.
+
+    Returns:
+      A function of fields and (questions, answers), ids of shape (questions, tokens) and
+      (questions,): the answer is what is said at a question's last token.
+
+    Raises:
+      InputError: the program gives no tokens.
+    """
+    arguments.instance("answers_loss", layer, CompiledLayer, "lsrl.nn.CompiledLayer", InputError)
+    if not layer.gives_symbols:
+        raise InputError(
+            f"answers_loss: expected a program that gives tokens, got {layer.model.program!r}; "
+            "annotate it with -> lsrl.Token(n)"
+        )
+    symbols = jnp.arange(layer.features, dtype=jnp.float32)
+
+    def loss(fields: Fields, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
+        prompt, (questions, answers) = fields[field], examples
+        tries, asked = len(prompt), len(questions)
+        told = jnp.repeat(prompt[:, None], asked, axis=1)
+        read = jax.nn.one_hot(questions, layer.symbols, dtype=prompt.dtype)
+        read = jnp.broadcast_to(read[None], (tries, *read.shape))
+        p = jnp.concatenate([told, read], axis=2).reshape(tries * asked, -1, layer.symbols)
+        said = layer.expected(p)[:, -1].reshape(tries, asked, -1)
+        if layer.backward == "automaton":
+            chances = jnp.log(said + SMALLEST)
+        else:
+            away = (said @ symbols)[..., None] - symbols[None, None]
+            chances = jax.nn.log_softmax(-NEAR * away**2)
+        return -jnp.take_along_axis(chances, answers[None, :, None], axis=2).mean((1, 2))
+
+    return loss
