@@ -130,7 +130,9 @@ class Wired:
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""
         units = self.units
-        found = (units.drives @ values).reshape(-1, GATES) + units.bias
+        forward, back = units.turned
+        found = forward @ values + back @ values
+        found = found.reshape(-1, GATES) + units.bias
         found[units.kinds == GRU, :TURNED] *= -1
         return np.asarray(found[:, : self.gates].T.ravel())
 

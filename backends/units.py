@@ -174,6 +174,11 @@ class Units:
         return given
 
     @cached_property
+    def turned(self) -> tuple[sparse.csc_array, sparse.csc_array]:
+        """Forward and back as (GATES * units, units), of the same numbers in memory."""
+        return self.forward.T, self.back.T
+
+    @cached_property
     def drives(self) -> sparse.csr_array:
         """(GATES * units, units) all edges, to add up drives from values."""
         return sparse.csr_array((self.forward + self.back).T.tocsr())

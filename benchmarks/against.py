@@ -18,9 +18,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,8 @@ works = {}
 def made(program, target):
     entry = lsrl.programs.catalogue()[program]
     parameters = entry.parameters[0]
-    works.clear()
+    while len(works) > 1:  # one is timed yet, while the next is made
+        del works[next(iter(works))]
     try:
         model = lsrl.compile(entry.program(**parameters), target)
     except LsrlError as error:
@@ -89,7 +91,7 @@ def made(program, target):
                 told.update(np.ascontiguousarray(row).tobytes())
         return time.process_time() - start
 
-    works.update(run=run, step=step)
+    works[program, target] = {"run": run, "step": step}
     # Where it was written is another place.
     said = re.sub(r":[0-9]+\\)", ")", str(model.certificate).replace(root, ""))
     found = hashlib.sha256(np.ascontiguousarray(outputs).tobytes())
@@ -98,8 +100,9 @@ def made(program, target):
             "outputs": found.hexdigest(), "tokens": len(inputs[0])}
 
 
-def timed(work, times):
-    return {"seconds": sum(works[work]() for _ in range(times)) / times}
+def timed(program, target, work, times):
+    does = works[program, target][work]
+    return {"seconds": sum(does() for _ in range(times)) / times}
 
 
 print(json.dumps({"programs": list(lsrl.programs.catalogue()),
@@ -165,30 +168,49 @@ def both(before: Path) -> Iterator[dict[str, Side]]:
             side.end()
 
 
-def speeds(sides: dict[str, Side], work: str) -> tuple[dict[str, float], int]:
+def speeds(
+    sides: dict[str, Side], pair: tuple[str, str], work: str
+) -> tuple[dict[str, float], int]:
     """Least CPU seconds of some work on either side, and out of how many samples in turns.
 
     The machine only ever takes time away, so both come nearer to what the work takes by itself the
     more samples there are; more are taken while the ratio is below the bar.
     """
-    once = min(side.ask("timed", work, 1)["seconds"] for side in sides.values())
+    once = min(side.ask("timed", *pair, work, 1)["seconds"] for side in sides.values())
     times = max(1, math.ceil(LEAST / max(once, 1e-6)))
     least, samples = dict.fromkeys(sides, math.inf), 0
     end = time.monotonic() + LONGEST
     while samples < SAMPLES or (least[BEFORE] < BAR * least[HERE] and time.monotonic() < end):
         turns = list(sides.items())
         for name, side in turns if samples % 2 else turns[::-1]:
-            least[name] = min(least[name], side.ask("timed", work, times)["seconds"])
+            least[name] = min(least[name], side.ask("timed", *pair, work, times)["seconds"])
         samples += 1
     return least, samples
 
 
-def compared(sides: dict[str, Side], program: str, target: str) -> dict[str, Any]:
-    """A row of the table."""
+def made(
+    sides: dict[str, Side], pairs: Sequence[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], dict[str, dict[str, Any]]]]:
+    """Pair by pair, what either side made of it.
+
+    While the one makes a pair the other makes the next, and finds on disk what jax compiled for it.
+    """
     with ThreadPoolExecutor(2) as pool:
-        asked = {name: pool.submit(side.ask, "made", program, target)
-                 for name, side in sides.items()}  # fmt: skip
-        found = {name: answer.result() for name, answer in asked.items()}
+        here = [sides[HERE].ask("made", *pair) for pair in pairs[:1]]
+        for pair, later in zip_longest(pairs, pairs[1:]):
+            before = pool.submit(sides[BEFORE].ask, "made", *pair)
+            ahead = None if later is None else pool.submit(sides[HERE].ask, "made", *later)
+            found = {HERE: here.pop(), BEFORE: before.result()}
+            if ahead is not None:
+                here.append(ahead.result())
+            yield pair, found
+
+
+def compared(
+    sides: dict[str, Side], pair: tuple[str, str], found: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A row of the table, given what the sides made."""
+    program, target = pair
     row: dict[str, Any] = {"program": program, "target": target}
     if "refused" in found[HERE] or "refused" in found[BEFORE]:
         refused = {name: answer.get("refused", "compiled") for name, answer in found.items()}
@@ -199,7 +221,7 @@ def compared(sides: dict[str, Side], program: str, target: str) -> dict[str, Any
     row["alike"], row["what"] = not differing, ", ".join(differing) or "the same"
     row["tokens"] = found[HERE]["tokens"]
     for work in ("run", "step"):
-        least, samples = speeds(sides, work)
+        least, samples = speeds(sides, pair, work)
         count = row["tokens"] if work == "run" else max(1, min(STEPS, row["tokens"] - 1))
         row[work] = 1e6 * least[HERE] / count
         row[f"{work}_ratio"] = least[BEFORE] / least[HERE]
@@ -303,15 +325,14 @@ def main(
         programs = [each for each in had["programs"] if not program or each in program]
         targets = [each for each in had["targets"] if not target or each in target]
         pairs = [(each, where) for where in targets for each in programs]
-        for each, where in pairs:
-            key = f"{each} on {where}"
-            if key in rows:
-                continue
-            if time.monotonic() > end:
-                break
-            rows[key] = compared(sides, each, where)
+        left = [pair for pair in pairs if " on ".join(pair) not in rows]
+        for pair, found in made(sides, left):
+            key = " on ".join(pair)
+            rows[key] = compared(sides, pair, found)
             known.write_text(json.dumps(rows))
             say(f"{key}: {rows[key]}")
+            if time.monotonic() > end:
+                break
     page(list(rows.values()), len(pairs), name, about, output)
 
 

@@ -34,7 +34,7 @@ SEGMENTS = ((0, 6528), (32256, 32576))
 BITS, TARGET = 16, "linear_rnn"
 MILLION = 1_000_000
 # Instructions of a loop, whose outputs are held; and of the source without its compiler.
-STRETCH, WITHOUT_NUMBA = 100_000, 20_000
+STRETCH, WITHOUT_NUMBA = 50_000, 20_000
 
 app = typer.Typer()
 Place = Annotated[Path, typer.Argument(help="The image, a number a line from address 0 on.")]

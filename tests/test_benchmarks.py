@@ -69,14 +69,33 @@ def test_speeds_are_least_of_turns_and_a_slow_one_is_tried_again():
             self.left = seconds
 
         def ask(self, *request):
-            assert request[:2] == ("timed", "run")
+            assert request[:4] == ("timed", "a", "t", "run")
             return {"seconds": self.left.pop(0)}
 
     once = against.LEAST  # so that a sample is one call
     quick = {"here": Side([once, 3, 2, 2]), "before": Side([once, 4, 5, 2])}
-    assert against.speeds(quick, "run") == ({"here": 2, "before": 2}, 3)
+    assert against.speeds(quick, ("a", "t"), "run") == ({"here": 2, "before": 2}, 3)
     late = {"here": Side([once, 3, 3, 3, 3, 1]), "before": Side([once, 1, 1, 1, 1, 1])}
-    assert against.speeds(late, "run") == ({"here": 1, "before": 1}, 5)
+    assert against.speeds(late, ("a", "t"), "run") == ({"here": 1, "before": 1}, 5)
+
+
+def test_a_side_makes_the_next_pair_while_the_other_makes_this_one():
+    class Side:
+        def __init__(self):
+            self.asked = []
+
+        def ask(self, *request):
+            self.asked.append(request[1:])
+            return {"of": request[1:]}
+
+    sides = {"here": Side(), "before": Side()}
+    pairs = [("a", "t"), ("b", "t"), ("c", "t")]
+    for number, (pair, found) in enumerate(against.made(sides, pairs)):
+        assert pair == pairs[number]
+        assert found == {"here": {"of": pair}, "before": {"of": pair}}
+        assert sides["here"].asked == pairs[: number + 2]
+        assert sides["before"].asked == pairs[: number + 1]
+    assert list(against.made(sides, [])) == []
 
 
 def test_what_differs_from_a_revision_is_named():
