@@ -98,6 +98,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.error_bounds
 	$(BIN)/python -m benchmarks.computer
 	$(BIN)/python -m benchmarks.induction
+	$(BIN)/python -m benchmarks.library
 	$(BIN)/python -m benchmarks.task_vectors
 	$(BIN)/python -m benchmarks.stability
 	$(BIN)/lsrl suite build build/suite

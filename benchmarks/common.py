@@ -220,6 +220,19 @@ class Table:
         return "\n".join([*parts, *(["", self.note] if self.note else [])])
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+      tables: in order.
+      findings: sentences for the top of the page.
+    """
+
+    tables: Sequence[Table]
+    findings: Sequence[str]
+
+
 def shown(value: Any) -> str:
     """A cell: whole numbers with separators, others to three significant digits."""
     if value is None:

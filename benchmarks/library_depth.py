@@ -11,7 +11,14 @@ import typer
 import lsrl
 from benchmarks.common import Output, Table, say
 from benchmarks.common import machine as this_machine
-from benchmarks.library_tasks import QUICK, Plan, fibonacci_row, gcd_row, insertion_row, sorting_row
+from benchmarks.library_depth_tasks import (
+    QUICK,
+    Plan,
+    fibonacci_row,
+    gcd_row,
+    insertion_row,
+    sorting_row,
+)
 from lsrl import machine
 from lsrl.ir.numbers import Array
 

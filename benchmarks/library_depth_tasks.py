@@ -1,0 +1,331 @@
+"""Tasks around compiled routines of `library_depth`: what is repeated, sorted, and learnt."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import lsrl
+from lsrl.ir.numbers import Array
+
+# Modulo 11 it takes 10 steps for F to be 0 again, more than a unit that halts reaches: modulo 5 a
+# network may as well halt 5 steps late, and read letters as a third of what they are.
+MODULUS = 11
+# Numbers of gcd: pairs of all up to this, trained on those of at most so many subtractions.
+GREATEST, SHALLOW = 63, 7
+# Of lists that are sorted by insertion: keys, and lengths while one trains.
+KEYS, SHORT = 4, 4
+LONG = 8 * SHORT
+# What a step costs, in nats.
+COST = 0.02
+# Letters beyond the symbols, which some of them stand for twice.
+TWICE = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a run.
+
+    Attributes:
+      seeds: of each row.
+      updates: of a training.
+      deep: the greatest number of steps of Fibonacci.
+      lists: that are sorted, of each length.
+      cases: of straight-line programs, by seed.
+    """
+
+    seeds: int = 3
+    updates: int = 300
+    deep: int = 511
+    lists: int = 100
+    cases: int = 20
+
+
+QUICK = Plan(seeds=1, lists=10, cases=2)
+
+
+class Reader(nnx.Module):
+    """Letters of an unknown alphabet, read as symbols, ahead of a step that is repeated."""
+
+    def __init__(self, deep: lsrl.nn.Recur, letters: int, symbols: int, seed: int) -> None:
+        """With nothing learnt."""
+        logits = np.random.default_rng(seed).normal(0, 0.1, (letters, symbols))
+        self.logits = nnx.Param(jnp.asarray(logits, jnp.float32))
+        self.deep = deep
+
+    def read(self, letters: jax.Array) -> jax.Array:
+        """The distributions that letters stand for."""
+        return jax.nn.softmax(4 * self.logits[...])[letters]
+
+
+Batch = Sequence[Array]
+Guess = Callable[[Any, Sequence[jax.Array]], tuple[jax.Array, jax.Array]]
+
+
+def trained(
+    model: nnx.Module, guess: Guess, draw: Callable[[float], Batch], updates: int, rate: float
+) -> None:
+    """Train by cross-entropy what is no part of a routine.
+
+    Args:
+      model: whose `nnx.Param`s are trained.
+      guess: the distribution of the answers and the mean number of steps, of a model and a batch.
+      draw: a batch, the last array of which are the answers, of the share of the training done.
+      updates: of the parameters.
+      rate: of learning.
+    """
+    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    optimiser = optax.adam(optax.cosine_decay_schedule(rate, updates, 0.05))
+
+    def loss(parameters: Any, batch: Sequence[jax.Array]) -> jax.Array:
+        said, steps = guess(nnx.merge(graph, parameters, rest), batch[:-1])
+        right = jnp.take_along_axis(said, batch[-1][..., None], axis=-1)
+        return COST * steps.mean() - jnp.log(right + 1e-3).mean()
+
+    @jax.jit
+    def update(parameters: Any, state: Any, batch: Sequence[jax.Array]) -> tuple[Any, Any]:
+        changes, state = optimiser.update(jax.grad(loss)(parameters, batch), state)
+        return optax.apply_updates(parameters, changes), state
+
+    state = optimiser.init(parameters)
+    for number in range(updates):
+        batch = [jnp.asarray(each, jnp.int32) for each in draw(number / updates)]
+        parameters, state = update(parameters, state, batch)
+    nnx.update(model, parameters)
+
+
+def _tried(
+    deep: lsrl.nn.Recur, state: Any, steps: jax.Array | None, most: int, register: str = ""
+) -> tuple[jax.Array, jax.Array]:
+    """What a register or sequence holds, and the mean depth, of at most some steps."""
+    found: Any = deep.expected(state, steps, most=most)
+    depth = deep.expected_depth(state, steps, most=most)
+    return found[register] if register else found, depth
+
+
+def cipher(rng: np.random.Generator, symbols: int, twice: int = TWICE) -> Array:
+    """What each letter stands for: every symbol, and some twice."""
+    found = np.concatenate([np.arange(symbols), rng.integers(0, symbols, twice)])
+    return rng.permutation(found)
+
+
+def fibonacci(first: Array, steps: Array) -> Array:
+    """Terms of sequences, each the sum of the two before it, modulo, after (2, batch) of them."""
+    found, pair = first[0].copy(), (first[0], first[1])
+    for done in range(1, int(steps.max(initial=0)) + 1):
+        pair = pair[1], (pair[0] + pair[1]) % MODULUS
+        found = np.where(steps == done, pair[0], found)
+    return found
+
+
+def fibonacci_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
+    """Terms of Fibonacci sequences of two letters, trained on the first 16."""
+    rng, start = np.random.default_rng(seed), time.process_time()
+
+    @lsrl.program(max_length=1)
+    def step(a: lsrl.Token(MODULUS), b: lsrl.Token(MODULUS)) -> lsrl.Signal:
+        return lsrl.concat(1 * b, lsrl.mod(a + b, MODULUS))
+
+    halting = lsrl.nn.Halting(cast(Any, kind))
+    model = Reader(lsrl.nn.Recur(step, halting, most=plan.deep), MODULUS + TWICE, MODULUS, seed)
+    means = cipher(rng, MODULUS)
+
+    def draw(share: float) -> Batch:
+        letters = rng.integers(0, len(means), (2, 64))
+        # Half of them shortest, so that letters are told apart first.
+        steps = rng.integers(0, np.repeat([2, 1 + min(15, int(24 * share))], 32))
+        return letters[0], letters[1], steps, fibonacci(means[letters], steps)
+
+    def guess(model: Any, batch: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        first, second, steps = batch
+        state = {"a": model.read(first), "b": model.read(second)}
+        return _tried(model.deep, state, steps, 24, "a")
+
+    trained(model, guess, draw, plan.updates, 5e-2)
+
+    @nnx.jit
+    def run(model: Reader, letters: jax.Array, steps: jax.Array) -> jax.Array:
+        state = {"a": model.read(letters[0]), "b": model.read(letters[1])}
+        return cast(Any, model.deep(state, steps))["a"].argmax(-1)
+
+    steps = np.tile(np.arange(plan.deep + 1), 4)
+    letters = rng.integers(0, len(means), (2, len(steps)))
+    right = np.asarray(run(model, letters, steps)) == fibonacci(means[letters], steps)
+    seconds = time.process_time() - start
+    return {
+        "task": f"Fibonacci mod {MODULUS}", "halting": kind, "seed": seed, "trained": 15,
+        "right": float(right[steps < 16].mean()), "tested": plan.deep,
+        "beyond": float(right[steps >= 16].mean()), "seconds": seconds,
+    }  # fmt: skip
+
+
+def subtractions(pairs: Array) -> Array:
+    """How many times the smaller one is taken from the greater until they are equal, by pair."""
+    found: Array = np.zeros(len(pairs), int)
+    low, high = pairs.min(1), pairs.max(1)
+    while (low != high).any():
+        found += low != high
+        rest = np.where(low != high, high - low, low)
+        low, high = np.minimum(low, rest), np.maximum(low, rest)
+    return found
+
+
+def gcd_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
+    """The greatest common divisor by subtraction, which halts where both are equal."""
+    rng, start = np.random.default_rng(seed), time.process_time()
+    size = GREATEST + 1
+
+    @lsrl.program(max_length=1)
+    def step(a: lsrl.Token(size), b: lsrl.Token(size), order: lsrl.Token(4)) -> lsrl.Signal:
+        more = a >= b
+        a, b = lsrl.select(more, a - b, a), lsrl.select(more, b, b - a)
+        return lsrl.concat(a, b, (a == b) + 2 * (a > b))
+
+    same = lsrl.nn.Halting("compiled", "order", 1)
+    halting = same if kind == "compiled" else lsrl.nn.Halting("ponder", "order")
+    deep = lsrl.nn.Recur(step, halting)
+    pairs = np.indices((GREATEST, GREATEST)).reshape(2, -1).T + 1
+    answers, depths = np.gcd(*pairs.T), subtractions(pairs)
+    shallow = np.flatnonzero(depths <= SHALLOW)
+
+    def state(pairs: Any) -> dict[str, jax.Array]:
+        order = (pairs[:, 0] == pairs[:, 1]) + 2 * (pairs[:, 0] > pairs[:, 1])
+        return {"a": pairs[:, 0], "b": pairs[:, 1], "order": order.astype(jnp.int32)}
+
+    def draw(share: float) -> Batch:
+        drawn = rng.choice(shallow, 16)
+        return pairs[drawn], answers[drawn]
+
+    def guess(deep: Any, batch: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return _tried(deep, state(batch[0]), None, SHALLOW + 1, "a")
+
+    if kind == "ponder":
+        trained(deep, guess, draw, plan.updates // 3, 5e-2)
+    said: Any = nnx.jit(lambda deep, pairs: deep(state(pairs)))(deep, jnp.asarray(pairs))
+    right = np.asarray(said["a"]).argmax(-1) == answers
+    seconds = time.process_time() - start
+    return {
+        "task": f"gcd up to {GREATEST}", "halting": kind, "seed": seed, "trained": SHALLOW,
+        "right": float(right[shallow].mean()), "tested": int(depths.max()),
+        "beyond": float(right[depths > SHALLOW].mean()), "seconds": seconds,
+    }  # fmt: skip
+
+
+def insertion(keys: int) -> lsrl.nn.MooreTable:
+    """A pass of a sort by insertion: the first unsorted key goes to its place among the sorted.
+
+    Symbols are the keys, unsorted, then as many sorted ones, then an empty cell. A list is followed
+    by as many empty cells as it has keys; after a pass the sorted ones begin there.
+    """
+    empty, before, done = 2 * keys, -1, keys
+
+    def passed(hand: int, symbol: int) -> tuple[int, int]:
+        """What is in the hand behind a cell, and what the cell holds now."""
+        if hand == before and symbol < keys:
+            return symbol, empty
+        if hand in (before, done) or symbol < keys:
+            return hand, symbol
+        if symbol == empty:
+            return done, keys + hand
+        return max(hand, symbol - keys), keys + min(hand, symbol - keys)
+
+    states = [(before, empty)]
+    follows = list[list[int]]()
+    for hand, _ in states:
+        row = [passed(hand, symbol) for symbol in range(2 * keys + 1)]
+        states += [each for each in dict.fromkeys(row) if each not in states]
+        follows.append([states.index(each) for each in row])
+    said = np.array([[symbol] for _, symbol in states], float)
+    return lsrl.nn.MooreTable(np.array(follows, np.int32), said)
+
+
+def insertion_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
+    """Lists of letters, sorted pass by pass, trained on up to four."""
+    rng, start = np.random.default_rng(seed), time.process_time()
+    halting = lsrl.nn.Halting(cast(Any, kind))
+    model = Reader(lsrl.nn.Recur(insertion(KEYS), halting, LONG), KEYS + TWICE, KEYS, seed)
+    means = cipher(rng, KEYS)
+
+    def drawn(sizes: Array, cells: int) -> Batch:
+        """Letters, sizes, and what all cells hold in the end."""
+        letters = rng.integers(0, len(means), (len(sizes), cells))
+        place, size = np.arange(cells), sizes[:, None]
+        keys = np.sort(np.where(place < size, means[letters], KEYS), axis=1)
+        moved = np.take_along_axis(keys, np.clip(place - size, 0, cells - 1), 1)
+        wanted = np.where((place >= size) & (place < 2 * size), KEYS + moved, 2 * KEYS)
+        return letters, sizes, wanted
+
+    def state(model: Any, letters: jax.Array, sizes: jax.Array) -> jax.Array:
+        keys = jnp.pad(model.read(letters), ((0, 0), (0, 0), (0, KEYS + 1)))
+        given = (jnp.arange(letters.shape[1]) < sizes[:, None])[..., None]
+        return jnp.where(given, keys, jax.nn.one_hot(2 * KEYS, 2 * KEYS + 1))
+
+    def draw(share: float) -> Batch:
+        return drawn(rng.integers(0, SHORT + 1, 32), 2 * SHORT)
+
+    def guess(model: Any, batch: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return _tried(model.deep, state(model, *batch), batch[1], 2 * SHORT)
+
+    trained(model, guess, draw, plan.updates // 3, 5e-2)
+    run = nnx.jit(lambda model, *batch: model.deep(state(model, *batch), batch[1]).argmax(-1))
+    whole = {}
+    for size in (SHORT, LONG):
+        letters, sizes, wanted = drawn(np.full(plan.lists, size), 2 * size)
+        said = run(model, jnp.asarray(letters), jnp.asarray(sizes))
+        whole[size] = float((np.asarray(said) == wanted).all(1).mean())
+    seconds = time.process_time() - start
+    return {
+        "task": f"insertion sort of {KEYS} keys", "halting": kind, "seed": seed,
+        "trained": SHORT, "right": whole[SHORT], "tested": LONG, "beyond": whole[LONG],
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- sorting
+
+
+def sorting_row(seed: int, plan: Plan) -> dict[str, object]:
+    """Lists of letters through a counting sort; what they stand for is learnt from answers."""
+    rng, start = np.random.default_rng(seed), time.process_time()
+    size, keys = 8, 8
+    layer = lsrl.nn.CompiledLayer(
+        lsrl.programs.counting_sort(size, keys), "linear_rnn", backward="raw"
+    )
+    means = cipher(rng, keys, 2)
+    logits = jnp.asarray(rng.normal(0, 0.1, (len(means), keys)), jnp.float32)
+    optimiser = optax.adam(5e-2)
+    symbols = jnp.arange(keys, dtype=jnp.float32)
+
+    @jax.jit
+    def update(logits: Any, state: Any, letters: jax.Array, answers: jax.Array) -> tuple[Any, Any]:
+        def loss(logits: jax.Array) -> jax.Array:
+            given = jax.nn.softmax(4 * logits)[letters]
+            rest = jnp.zeros_like(given).at[..., 0].set(1)
+            said = layer.expected(jnp.concatenate([given, rest], axis=1))[:, size:]
+            return jnp.abs(said @ symbols - answers).mean()
+
+        changes, state = optimiser.update(jax.grad(loss)(logits), state)
+        return optax.apply_updates(logits, changes), state
+
+    state = optimiser.init(logits)
+    for _ in range(plan.updates // 10):
+        letters = rng.integers(0, len(means), (32, size))
+        answers = np.sort(means[letters], axis=1).astype(np.float32)
+        logits, state = update(logits, state, jnp.asarray(letters), jnp.asarray(answers))
+    learning, read = time.process_time() - start, np.asarray(logits).argmax(1)
+    row: dict[str, object] = {"seed": seed, "letters": len(means), "seconds": learning,
+                              "map": bool((read == means).all())}  # fmt: skip
+    for length in (size, 500):
+        program = lsrl.programs.counting_sort(length, keys)
+        model = layer.model if length == size else lsrl.compile(program, "linear_rnn")
+        letters = rng.integers(0, len(means), (plan.lists, length))
+        words = np.concatenate([read[letters], np.zeros_like(letters)], axis=1)
+        said = np.asarray(model.run(words))[:, length:, 0]
+        row[f"whole_{length}"] = float((said == np.sort(means[letters], axis=1)).all(1).mean())
+    return row | {"all": time.process_time() - start}
