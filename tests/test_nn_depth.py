@@ -147,7 +147,8 @@ def test_the_exact_run_has_the_derivative_of_the_expected(counted):
     p, q = (jnp.asarray(rng.dirichlet(np.ones(SIZE), 2), jnp.float32) for _ in range(2))
 
     def slopes(run):
-        return jax.grad(lambda p: (run({"a": p, "b": q}, steps)["b"] * weights).sum())(p)
+        loss = jax.grad(lambda p: (run({"a": p, "b": q}, steps)["b"] * weights).sum())
+        return jax.jit(loss)(p)
 
     np.testing.assert_allclose(slopes(counted), slopes(counted.expected), atol=1e-6)
     assert np.abs(slopes(counted)).max() > 0
