@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lsrl
+from benchmarks.library_tasks import insertion
 from lsrl.errors import InputError
 from lsrl.nn.halting import by_counter
 
@@ -123,6 +124,18 @@ def test_a_machine_is_a_step():
     deep = lsrl.nn.Recur(turns, most=3)
     flipped = deep(jnp.array([[0, 1, 1]]), jnp.array([1]))
     assert flipped.argmax(-1).tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.studies
+def test_passes_of_an_insertion_sort_lists():
+    keys, size = 3, 6
+    deep = lsrl.nn.Recur(insertion(keys), most=size)
+    lists = np.random.default_rng(0).integers(0, keys, (5, size))
+    cells = np.pad(lists, ((0, 0), (0, size)), constant_values=2 * keys)
+    steps = jnp.full(5, size)
+    found = deep(jnp.asarray(cells), steps).argmax(-1)
+    np.testing.assert_array_equal(found[:, size:] - keys, np.sort(lists, axis=1))
+    assert (found[:, :size] == 2 * keys).all()
 
 
 # ---------------------------------------------------------------- halting
