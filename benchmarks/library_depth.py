@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -99,9 +99,8 @@ def lines(seed: int, cases: int) -> dict[str, object]:
         out = image.address("out")
         images = [image.put(x=x, y=y) for x, y in INPUTS]
         said = [machine.interpret(fleq, each).dump()[out, 0] for each in images]
-        in_prompt = [
-            fleq.loop(*machine.card(fleq, images[k]), steps=4).memory[out, 0] for k in INDEX
-        ]
+        loops = [fleq.loop(*machine.card(fleq, images[k]), steps=4) for k in INDEX]
+        in_prompt = [cast(Array, loop.memory)[out, 0] for loop in loops]
         right_elsewhere += bool(
             (np.array(said) == answers).all() and (np.array(in_prompt) == answers[INDEX]).all()
         )

@@ -80,7 +80,8 @@ def trained(
       updates: of the parameters.
       rate: of learning.
     """
-    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graph, parameters, rest = split
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, updates, 0.05))
 
     def loss(parameters: Any, batch: Sequence[jax.Array]) -> jax.Array:

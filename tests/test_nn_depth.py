@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lsrl
+from benchmarks.library_tasks import insertion
 from lsrl.errors import InputError
 from lsrl.nn.halting import by_counter
 
@@ -125,6 +126,18 @@ def test_a_machine_is_a_step():
     assert flipped.argmax(-1).tolist() == [[1, 0, 0]]
 
 
+@pytest.mark.studies
+def test_passes_of_an_insertion_sort_lists():
+    keys, size = 3, 6
+    deep = lsrl.nn.Recur(insertion(keys), most=size)
+    lists = np.random.default_rng(0).integers(0, keys, (5, size))
+    cells = np.pad(lists, ((0, 0), (0, size)), constant_values=2 * keys)
+    steps = jnp.full(5, size)
+    found = deep(jnp.asarray(cells), steps).argmax(-1)
+    np.testing.assert_array_equal(found[:, size:] - keys, np.sort(lists, axis=1))
+    assert (found[:, :size] == 2 * keys).all()
+
+
 # ---------------------------------------------------------------- halting
 
 
@@ -147,7 +160,8 @@ def test_the_exact_run_has_the_derivative_of_the_expected(counted):
     p, q = (jnp.asarray(rng.dirichlet(np.ones(SIZE), 2), jnp.float32) for _ in range(2))
 
     def slopes(run):
-        return jax.grad(lambda p: (run({"a": p, "b": q}, steps)["b"] * weights).sum())(p)
+        loss = jax.grad(lambda p: (run({"a": p, "b": q}, steps)["b"] * weights).sum())
+        return jax.jit(loss)(p)
 
     np.testing.assert_allclose(slopes(counted), slopes(counted.expected), atol=1e-6)
     assert np.abs(slopes(counted)).max() > 0

@@ -86,6 +86,7 @@ def test_what_is_read_is_the_expected_content():
     assert float(memory(read, address, value)[0, -1, 1]) == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.studies
 def test_an_address_is_learnt_from_what_is_read():
     memory = lsrl.nn.Memory(CELLS, SYMBOLS)
     content = jnp.asarray(np.random.default_rng(2).dirichlet(np.ones(SYMBOLS), (1, CELLS)))

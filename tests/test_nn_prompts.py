@@ -44,6 +44,7 @@ def test_the_table_of_a_function_is_found_from_its_answers():
         assert found["token"].tolist() == answers
 
 
+@pytest.mark.studies
 def test_what_no_prompt_does_is_not_found():
     program = lsrl.programs.function_table(2, 2, 16)
     layer = lsrl.nn.CompiledLayer(program, backward="local")
@@ -167,6 +168,7 @@ def test_the_standard_library_has_the_skills_of_induction(library):
         assert said[places].tolist() == wanted(digits.tolist()), name
 
 
+@pytest.mark.studies
 def test_learnt_skills_are_routines():
     skills = lsrl.induction.Skills()
 

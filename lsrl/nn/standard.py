@@ -87,7 +87,7 @@ def _program(
     def routine(digit: Signal) -> Signal:
         given = operands(digit)[: skill.operands]
         options = {} if constant is None else {skill.constant: constant}
-        found = cast(Signal, cast("Callable[..., object]", skill.function)(*given, **options))
+        found = cast(Signal, skill.function(*given, **options))
         return found % symbols
 
     routine.__name__ = name
