@@ -103,6 +103,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.computer
 	$(BIN)/python -m benchmarks.induction
 	$(BIN)/python -m benchmarks.task_vectors
+	$(BIN)/python -m benchmarks.library_huggingface
 	$(BIN)/python -m benchmarks.stability
 	$(BIN)/lsrl suite build build/suite
 	$(BIN)/python -m benchmarks.interpretability build/suite

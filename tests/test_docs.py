@@ -33,6 +33,7 @@ NEEDED = {
     "computer.md": ("torch", "transformers"),
     "exports.md": ("torch", "transformers"),
     "kernels.md": ("torch", "transformers"),
+    "library.md": ("torch", "transformers"),
     "torch.md": ("torch",),
     "interpretability.md": ("torch", "transformers", "sklearn"),
     "stability.md": ("matplotlib",),

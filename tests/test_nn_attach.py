@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lsrl
+from benchmarks import library_huggingface as bench
 from lsrl.errors import FormatError, InputError
 from tests.grids import studied
 
@@ -343,6 +344,19 @@ def test_adapters_beside_a_library(library, tmp_path):
     options = {"max_new_tokens": 6, "do_sample": False}
     cached = read.generate(input_ids=words(), use_cache=True, **options)
     assert torch.equal(cached, read.generate(input_ids=words(), use_cache=False, **options))
+
+
+@pytest.mark.studies
+def test_five_algorithms_are_learnt_and_hold_at_a_thousand_digits():
+    """From answers alone, on texts of up to 12 digits; then by the certified network."""
+    pytest.importorskip("accelerate")
+    model = bench.attached(bench.host("llama", 0), lsrl.nn.Library(bench.tables()))
+    bench.train(model, 0)
+    model.check()
+    assert bench.accuracy(model, 12, 300) == 1
+    assert bench.accuracy(model, 1000, 100) == 1
+    assert bench.same_when_read_again(model)
+    assert bench.same_with_a_cache(model)
 
 
 # ---------------------------------------------------------------- refused
