@@ -293,22 +293,14 @@ def findings(rows: list[dict[str, Any]], steps: int) -> list[str]:
     ]
 
 
-def main(
-    quick: Annotated[bool, typer.Option(help="Small sizes, for trying out.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+def page(
+    where: Output,
+    described: Mapping[str, str],
+    rows: list[dict[str, Any]],
+    steps: int,
+    counts: Mapping[int, int],
 ) -> None:
-    """Run the benchmark, and write the page."""
-    import torch
-    import transformers
-
-    described = this_machine()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    steps = 20 if quick else STEPS
-    counts = {12: 100} if quick else TEXTS
-    where = Output.of("library_huggingface", quick, output)
-    kept = QUICK_RESULTS / f"library_huggingface_{steps}_rows.json"
-    rows = measure(1 if quick else SEEDS, steps, counts, kept)
+    """Write what was measured."""
     floors = [
         {
             "length": length,
@@ -331,6 +323,25 @@ def main(
               {"length": "digits", "constant": "right"}, floors),
     ]  # fmt: skip
     where.write("A library inside language models", described, found, findings(rows, steps), None)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Small sizes, for trying out.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+) -> None:
+    """Run the benchmark, and write the page."""
+    import torch
+    import transformers
+
+    described = this_machine()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    steps = 20 if quick else STEPS
+    counts = {12: 100} if quick else TEXTS
+    where = Output.of("library_huggingface", quick, output)
+    kept = QUICK_RESULTS / f"library_huggingface_{steps}_rows.json"
+    rows = measure(1 if quick else SEEDS, steps, counts, kept)
+    page(where, described, rows, steps, counts)
     kept.unlink()
 
 
