@@ -101,6 +101,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.library
 	$(BIN)/python -m benchmarks.task_vectors
 	$(BIN)/python -m benchmarks.library_depth
+	$(BIN)/python -m benchmarks.library_huggingface
 	$(BIN)/python -m benchmarks.stability
 	$(BIN)/lsrl suite build build/suite
 	$(BIN)/python -m benchmarks.interpretability build/suite

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lsrl
+from benchmarks import library_huggingface as bench
 from lsrl.errors import FormatError, InputError
 from tests.grids import studied
 
@@ -274,12 +275,14 @@ def test_folders_of_something_else_are_refused(library, tmp_path):
 def test_gradients_reach_what_is_learnt_alone(library):
     model = attached(library).train()
     ids = words()
+    transformers.set_seed(1)  # of the gates' noise
     model(ids, labels=ids).loss.backward()
     whole = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     for name in ("register.write", "register.value", "result"):
         assert whole[f"library.{name}.weight"].abs().max() > 0
     model.zero_grad()
     model.gradient_checkpointing_enable()
+    transformers.set_seed(1)
     model(ids, labels=ids).loss.backward()
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, whole[name])
@@ -341,6 +344,19 @@ def test_adapters_beside_a_library(library, tmp_path):
     options = {"max_new_tokens": 6, "do_sample": False}
     cached = read.generate(input_ids=words(), use_cache=True, **options)
     assert torch.equal(cached, read.generate(input_ids=words(), use_cache=False, **options))
+
+
+@pytest.mark.studies
+def test_five_algorithms_are_learnt_and_hold_at_a_thousand_digits():
+    """From answers alone, on texts of up to 12 digits; then by the certified network."""
+    pytest.importorskip("accelerate")
+    model = bench.attached(bench.host("llama", 0), lsrl.nn.Library(bench.tables()))
+    bench.train(model, 0)
+    model.check()
+    assert bench.accuracy(model, 12, 300) == 1
+    assert bench.accuracy(model, 1000, 100) == 1
+    assert bench.same_when_read_again(model)
+    assert bench.same_with_a_cache(model)
 
 
 # ---------------------------------------------------------------- refused

@@ -228,7 +228,10 @@ class Register(nn.Module):  # type: ignore[misc]
     """Which routine a host wants, by its state at each token: whether it says so, and which."""
 
     def __init__(self, width: int, routines: int) -> None:
-        """Make a register whose gate is nearly shut.
+        """Make a register whose gate is nearly shut, and that prefers no routine.
+
+        Weights begin at 0: drawn ones shut the gate for some tokens so far that no gradient is left
+        to open it.
 
         Args:
           width: of the host's state.
@@ -236,16 +239,23 @@ class Register(nn.Module):  # type: ignore[misc]
         """
         super().__init__()
         self.write, self.value = nn.Linear(width, 1), nn.Linear(width, routines)
+        for weight in self.parameters():
+            nn.init.zeros_(weight)
         nn.init.constant_(self.write.bias, SHUT)
 
     def forward(self, state: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
         """From (batch, time, width) to gates (batch, time, 1) and values (batch, time, routines).
 
-        States are taken at one scale, so that it learns equally fast in every host.
+        States are taken at one scale, so that it learns equally fast in every host. While it is not
+        hard, gates are drawn of the concrete distribution (Maddison et al. 2017): its noise makes
+        those useless that are half open, which a hard one would round.
         """
         weight = self.write.weight
         scaled = nn.functional.layer_norm(state.to(weight.dtype), weight.shape[-1:])
-        gate = (SHARPNESS * self.write(scaled)).sigmoid().float()
+        logits = SHARPNESS * self.write(scaled).float()
+        if not hard:
+            logits = logits + torch.logit(torch.rand_like(logits), 1e-6)
+        gate = logits.sigmoid()
         value = (SHARPNESS * self.value(scaled)).softmax(-1).float()
         if hard:
             gate = gate.round()
