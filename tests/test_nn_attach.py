@@ -21,6 +21,8 @@ from lsrl.nn.attached import AttachedForCausalLM, LibraryLayer  # noqa: E402
 from lsrl.nn.attaching import _network, _routines  # noqa: E402
 from lsrl.nn.torch_library import Routines  # noqa: E402
 
+pytestmark = pytest.mark.one_in(3)
+
 # Host tokens: 0 to 3 are numbers, 4 to 6 name routines, 7 ends, 8 pads.
 VOCAB, NUMBERS, PAD = 9, 4, 8
 SIZES = {

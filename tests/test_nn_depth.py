@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lsrl
-from benchmarks.library_tasks import insertion
+from benchmarks.library_depth_tasks import insertion
 from lsrl.errors import InputError
 from lsrl.nn.halting import by_counter
+
+pytestmark = pytest.mark.one_in(2)
 
 SIZE = 5
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import lsrl
 from lsrl.errors import InputError
 
+pytestmark = pytest.mark.one_in(2)
+
 CELLS, SYMBOLS, BATCH, TIME = 4, 3, 2, 7
 
 

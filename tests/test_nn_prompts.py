@@ -12,6 +12,8 @@ import lsrl
 from lsrl import machine
 from lsrl.errors import InputError
 
+pytestmark = pytest.mark.one_in(2)
+
 CELLS = ("x", "y", "one", "t", "out")
 
 

@@ -9,6 +9,8 @@ import lsrl
 from lsrl.errors import InputError, NoMachineError
 from lsrl.nn import routine_table
 
+pytestmark = pytest.mark.one_in(2)
+
 P = lsrl.programs
 
 
