@@ -39,7 +39,7 @@ from benchmarks.common import (
     slope,
 )
 from benchmarks.workloads import comparisons, shapes, wide_programs
-from lsrl.errors import UnsupportedOpError
+from lsrl.errors import PrecisionError, UnsupportedOpError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +75,8 @@ def compile_row(build: Callable[[], lsrl.Program], target: str, repeats: int) ->
     except UnsupportedOpError as error:
         kinds = dict.fromkeys(_in_short(offence.reason) for offence in error.offences)
         return {"exact": f"refused: {', '.join(kinds)}"}
+    except PrecisionError:
+        return {"exact": "refused: float32 has no room"}
     timing = measure(lambda: lsrl.compile(program, target), repeats)
     certificate = model.certificate
     return {
