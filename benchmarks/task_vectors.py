@@ -129,7 +129,7 @@ def prompts_of(program: lsrl.Program) -> dict[str, Array]:
     return found
 
 
-def by_prompt(tokens: int, sequences: int) -> tuple[Table, lsrl.Program, str]:
+def by_prompt(tokens: int, sequences: int) -> tuple[Table, lsrl.Model, str]:
     """One network, every task: its outputs beside those of the task's own program."""
     program = pipeline(skills(), steps=STEPS, bound=BOUND, constants=(2, 3))
     start = time.process_time()
@@ -161,10 +161,10 @@ def by_prompt(tokens: int, sequences: int) -> tuple[Table, lsrl.Program, str]:
         f"One network of {row['weights']:,} nonzero weights does {row['equal']} of {row['tasks']} "
         "tasks by their prompts alone, equal to their programs at every token."
     )
-    return table, program, finding
+    return table, model, finding
 
 
-def induced(program: lsrl.Program, most: int | None) -> tuple[Table, str]:
+def induced(model: lsrl.Model, most: int | None) -> tuple[Table, str]:
     """From examples to prompts: what a curriculum finds of the skills, carried out by the network.
 
     The tasks are plain functions, of which the search sees examples alone.
@@ -177,7 +177,7 @@ def induced(program: lsrl.Program, most: int | None) -> tuple[Table, str]:
         for task in tasks.values()
     ]  # fmt: skip
     learnt = induction.Curriculum(given).learn(skills(), budget=100_000, solvers=["compose"])
-    model, rows = lsrl.compile(program, "rnn"), list[dict[str, Any]]()
+    program, rows = model.program, list[dict[str, Any]]()
     for name, task in tasks.items():
         row: dict[str, Any] = {"task": name}
         rows.append(row)
@@ -370,9 +370,9 @@ def main(
 ) -> None:
     """Tasks by prompt alone, prompts folded in, and task vectors patched."""
     about = this_machine()
-    prompts, program, first = by_prompt(12, 4 if quick else 16)
-    searched, searching = induced(program, 4 if quick else None)
-    small, second = folded(program, 4 if quick else 60)
+    prompts, model, first = by_prompt(12, 4 if quick else 16)
+    searched, searching = induced(model, 4 if quick else None)
+    small, second = folded(model.program, 4 if quick else 60)
     patches, third = patched(60 if quick else 1000, 12)
     methods, fourth = scored()
     learnt, fifth = trained_prompts.sections(quick)

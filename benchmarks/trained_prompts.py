@@ -316,19 +316,23 @@ def patched(
     Pairs are those of which the network answers both prompts right, so that it could.
     """
     runs, rows = Runs(network), list[dict[str, Any]]()
-    for number, field in enumerate(FIELDS):
-        pairs = pairs_of(questions, field, count, 100 + number)
-        known = (runs.said(pairs.base) == pairs.before).all(axis=1)
-        known &= (runs.said(pairs.mixed) == pairs.expected).all(axis=1)
-        for place, title in enumerate(network.places):
-            means = means_of(runs.held(prompts, place), questions, prompts[:, FIELDS[field]])
+    drawn = [pairs_of(questions, field, count, 100 + k) for k, field in enumerate(FIELDS)]
+    known = [
+        (runs.said(pairs.base) == pairs.before).all(axis=1)
+        & (runs.said(pairs.mixed) == pairs.expected).all(axis=1)
+        for pairs in drawn
+    ]
+    for place, title in enumerate(network.places):
+        seen = runs.held(prompts, place)
+        for pairs, could in zip(drawn, known, strict=True):
+            means = means_of(seen, questions, prompts[:, FIELDS[pairs.field]])
             base, source = runs.held(pairs.base, place), runs.held(pairs.source, place)
             for method, given in methods(means, pairs, base, source).items():
                 said = runs.changed(pairs.base, place, given)
-                right = (said == pairs.expected).all(axis=1) & known
+                right = (said == pairs.expected).all(axis=1) & could
                 rows.append({
-                    "network": type(network).__name__, "field": field, "place": title,
-                    "method": method, "pairs": int(known.sum()), "predicted": int(right.sum()),
+                    "network": type(network).__name__, "field": pairs.field, "place": title,
+                    "method": method, "pairs": int(could.sum()), "predicted": int(right.sum()),
                 })  # fmt: skip
     return rows
 
