@@ -96,6 +96,19 @@ def test_pictures_say_what_they_show():
         )
 
 
+def test_pictures_are_vectors_on_light_and_dark_paper():
+    pictures = [*DOCS.glob("*.svg"), *(ROOT / "benchmarks/results").glob("*.svg")]
+    assert len(pictures) > 10
+    for picture in pictures:
+        text = picture.read_text(encoding="utf-8")
+        assert re.search(r"prefers-color-scheme: ?dark", text), f"{picture}: dark on dark"
+        assert len(text) < 200_000, picture
+    shown = {
+        name for text in pages().values() for name in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    }
+    assert {Path(name).name for name in shown} == {picture.name for picture in pictures}
+
+
 def test_nothing_is_taken_from_a_network():
     theme = [CONFIG, *(path.read_text() for path in (ROOT / "website/theme").rglob("*.css"))]
     assert "font: false" in CONFIG and "- offline" in CONFIG
@@ -111,7 +124,7 @@ def test_nothing_is_taken_from_a_network():
         ("docs/design.md", "[`lsrl/compiler.py`](../lsrl/compiler.py)", "`lsrl/compiler.py`"),
         ("docs/install.md", "(`speed.md`)", "([`speed.md`](speed.md))"),
         ("CONTRIBUTING.md", "`docs/design.md` and", "[`docs/design.md`](design.md) and"),
-        ("benchmarks/results/run.md", "![Running](run.png)", "![Running](run.png)"),
+        ("benchmarks/results/run.md", "![Running](run.svg)", "![Running](run.svg)"),
         ("examples/README.md", "[a](notebooks/2_in_context.py)", "[a](2_in_context.md)"),
         ("docs/decisions/README.md", "[d](../design.md)", "[d](../design.md)"),
         ("docs/language.md", "[g](gallery/counting.md)", "[g](gallery/counting.md)"),

@@ -196,7 +196,8 @@ def test_a_file_that_holds_no_state(linear, tmp_path, change, text):
     path = tmp_path / "state"
     linear.save_state(linear.init_state(2), path)
     forged(path, change)
-    with pytest.raises(FormatError, match=f"state: expected a state .*{text}.*(; |or )save it again"):
+    message = f"state: expected a state .*{text}.*(; |or )save it again"
+    with pytest.raises(FormatError, match=message):
         linear.load_state(path)
 
 
