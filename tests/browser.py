@@ -17,7 +17,7 @@ import pytest
 # The element that an answer of the protocol names.
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 KEYS = {"left": "\ue012", "up": "\ue013", "right": "\ue014", "down": "\ue015", "enter": "\ue007"}
-KEYS |= {"escape": "\ue00c", "end": "\ue010", "home": "\ue011"}
+KEYS |= {"escape": "\ue00c", "end": "\ue010", "home": "\ue011", "tab": "\ue004"}
 # Without them Chromium asks for hosts of its own, and it has no sandbox for root.
 FLAGS = (
     "--headless",
@@ -46,8 +46,7 @@ class Browser:
     def resize(self, width: int, height: int) -> None:
         """Give the page a size in pixels, also one that is less than a window can have."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
-        _ask("POST", f"{self.base}/goog/cdp/execute", body)
+        self.devtools("Emulation.setDeviceMetricsOverride", **size)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The result of a function's body."""
@@ -83,6 +82,16 @@ class Browser:
         ]
         source = {"type": "key", "id": "keyboard", "actions": actions}
         _ask("POST", f"{self.base}/actions", {"actions": [source]})
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """What Chromium answers to a command of its developers' protocol."""
+        body = {"cmd": command, "params": parameters}
+        return _ask("POST", f"{self.base}/goog/cdp/execute", body)
+
+    def prefer(self, scheme: str) -> None:
+        """Let the system prefer light or dark colours."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.devtools("Emulation.setEmulatedMedia", features=[feature])
 
     def console(self) -> list[str]:
         """What the page's console has said since the last call, warnings and errors too."""

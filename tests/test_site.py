@@ -14,6 +14,7 @@ import pytest
 import lsrl
 from lsrl import errors, paper
 from lsrl.interpret.wiring import quick_flags
+from tests import browser
 from website import places, scripts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,16 +181,23 @@ def test_a_notebook_becomes_a_page():
     )
 
 
-@pytest.mark.studies
-def test_it_is_built_without_a_warning_and_asks_for_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, built without a warning."""
     for module in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(module)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     setting = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "XLA_FLAGS": quick_flags()}
     done = subprocess.run(command, cwd=ROOT, env=setting, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    for page in tmp_path.rglob("*.html"):
+    return folder
+
+
+@pytest.mark.studies
+def test_it_asks_for_nothing(site):
+    for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         fetched = [next(filter(None, found), "") for found in FETCHED.findall(text)]
         assert not [link for link in fetched if re.match(r"['\"]?(https?:)?//", link)], page
@@ -198,3 +206,66 @@ def test_it_is_built_without_a_warning_and_asks_for_nothing(tmp_path):
         inside = text[text.index("<article") : text.index("</article>")]
         for picture in re.findall(r"<img[^>]*>", inside):
             assert re.search(r'alt="[^"]{5,}"', picture) and "width=" in picture, (page, picture)
+
+
+# Sums up what moves while a page loads, as browsers score it: below 0.1 is called good.
+WATCH = """window.moved = 0; new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.moved += entry.value;
+}).observe({type: "layout-shift", buffered: true});"""
+LOOK = """const root = document.documentElement, entries = performance.getEntriesByType("resource");
+return {
+    moved: window.moved, beyond: root.scrollWidth - root.clientWidth,
+    missing: [...document.images].filter(each => each.complete && !each.naturalWidth).length,
+    foreign: entries.map(each => each.name).filter(name => !/^(file|data|blob):/.test(name)),
+    dark: document.body.dataset.mdColorScheme === "slate",
+    loaded: performance.getEntriesByType("navigation")[0].loadEventEnd,
+};"""
+
+
+@pytest.mark.studies
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 400), ("light", 1400)])
+def test_every_page_in_a_browser(site, tmp_path, scheme, width):
+    """A page takes less than a second of its thread's time; of the clock's, where that is free."""
+    took = {}
+    with browser.browsing(tmp_path) as window:
+        window.devtools("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+        window.devtools("Performance.enable", timeDomain="threadTicks")
+        window.prefer(scheme)
+        window.resize(width, 900)
+        for path in sorted(site.rglob("*.html")):
+            if "gallery/pages" in path.as_posix() or path.name == "404.html":
+                continue
+            window.open(path.as_uri())
+            seen, place = window.run(LOOK), path.relative_to(site).as_posix()
+            assert seen["dark"] == (scheme == "dark"), place
+            assert seen["moved"] < 0.02 and seen["beyond"] <= 0, (place, seen)
+            assert not seen["missing"] and not seen["foreign"] and not window.console(), place
+            metrics = window.devtools("Performance.getMetrics")["metrics"]
+            spent = {each["name"]: each["value"] for each in metrics}["TaskDuration"]
+            took[place] = spent, seen["loaded"] / 1000
+    by_thread, by_clock = ({place: both[k] for place, both in took.items()} for k in (0, 1))
+    for name, found in (("thread", by_thread), ("clock", by_clock)):
+        worst = max(found, key=found.__getitem__)
+        print(f"{scheme}, {width} pixels, by the {name}: {worst} {found[worst]:.2f} s")
+    assert max(by_thread.values()) < 1
+    if os.getloadavg()[0] < 1.5:
+        assert max(by_clock.values()) < 1
+
+
+@pytest.mark.studies
+def test_keys_reach_everything_and_show_where_they_are(site, tmp_path):
+    focus = """const it = document.activeElement;
+        if (it === document.body) return null;  // past the last one
+        const label = it.matches(".md-option") ? it.nextElementSibling : it;
+        return [it.className, getComputedStyle(label).outlineStyle];"""
+    reached = []
+    with browser.browsing(tmp_path) as window:
+        window.open((site / "programs.html").as_uri())
+        for _ in range(60):
+            window.press("tab")
+            if (at := window.run(focus)) is not None:
+                assert at[1] != "none" or "md-search__input" in at[0], at
+                reached += at[0].split()
+    assert reached[0] == "md-skip"
+    wanted = {"md-option", "md-search__input", "md-tabs__link", "md-nav__link", "md-footer__link"}
+    assert wanted | {"md-typeset__scrollwrap"} <= {*reached}
