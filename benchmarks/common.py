@@ -261,7 +261,7 @@ class Output:
     """Where a benchmark writes its results.
 
     Attributes:
-      name: of the benchmark: the files are name.md, name.json and name.png.
+      name: of the benchmark: the files are name.md, name.json and name.svg.
       folder: to write to.
       quick: whether this is a quick run, which the results then say.
     """
@@ -281,7 +281,7 @@ class Output:
         described: Mapping[str, str],
         tables: Sequence[Table],
         findings: Sequence[str],
-        figure: "Figure | None",
+        draw: "Draw | None" = None,
     ) -> None:
         """Write and print the tables with the machine's description, and draw the figure.
 
@@ -290,7 +290,7 @@ class Output:
           described: from `machine`, taken before the work began.
           tables: in order.
           findings: sentences for the top of the page.
-          figure: to save, if there is one.
+          draw: makes the figure of the tables' rows, if there is one.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         page = [f"# {title}", ""]
@@ -303,7 +303,7 @@ class Output:
                 "",
             ]
         page += [f"- {finding}" for finding in findings]
-        page += ["", f"![{title}]({self.name}.png)", ""] if figure is not None else [""]
+        page += ["", f"![{title}: {about(draw)}]({self.name}.svg)", ""] if draw else [""]
         for table in tables:
             page += [table.markdown(), ""]
         page += ["## Machine", ""]
@@ -320,18 +320,29 @@ class Output:
         }
         text_of_data = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / f"{self.name}.json").write_text(text_of_data + "\n", encoding="utf-8")
-        # Without the version of matplotlib in it, the same figure has the same bytes.
-        if figure is not None:
-            figure.savefig(self.folder / f"{self.name}.png", metadata={"Software": None})
+        if draw is not None:
+            from lsrl.stability.figures import save  # no part of what is measured
+
+            save(draw(data), self.folder / f"{self.name}.svg")
         print(text)
         print(f"written to {self.folder}")
 
 
 # ---------------------------------------------------------------- figures
 
+# The rows of a page's tables, by the names of the tables, and what draws them.
+Data = Mapping[str, Sequence[Mapping[str, Any]]]
+Draw = Callable[[Data], "Figure"]
+
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, GREY = (
     "#1f77b4", "#e6850e", "#2a9d4a", "#d0342c", "#8a63c2", "#8c564b", "#6c757d"
 )  # fmt: skip
+
+
+def about(draw: Draw) -> str:
+    """What a figure shows, for who can't see it: the first line of what draws it."""
+    told = (draw.__doc__ or "").partition("\n")[0].rstrip(".")
+    return told[:1].lower() + told[1:]
 
 
 def panels(count: int, width: float = 5.8, height: float = 5.2) -> "tuple[Figure, list[Axes]]":
@@ -350,7 +361,6 @@ def panels(count: int, width: float = 5.8, height: float = 5.2) -> "tuple[Figure
             "font.size": 9.5,
             "grid.alpha": 0.3,
             "legend.fontsize": 8,
-            "savefig.dpi": 130,
         }
     )
     figure, axes = pyplot.subplots(

@@ -25,6 +25,7 @@ from benchmarks.common import (
     ORANGE,
     RED,
     REPEATS,
+    Data,
     Output,
     Table,
     legend_below,
@@ -306,8 +307,9 @@ def findings(rows: Sequence[dict[str, Any]], catalogue: Sequence[dict[str, Any]]
     return found
 
 
-def draw(rows: Sequence[dict[str, Any]]) -> "Figure":
-    """Time, size and time against size."""
+def draw(data: Data) -> "Figure":
+    """Time and size of `tok2tok` against its length, and time against size."""
+    rows = [row for row in data["tok2tok"] if not row["compiler"].startswith("original")]
     figure, (time_axes, size_axes, growth_axes) = panels(3)
     log_axes(time_axes, "Compiling tok2tok", "length of the words (symbols)", "CPU seconds")
     log_axes(size_axes, "Size of the network", "length of the words (symbols)", "count")
@@ -408,7 +410,7 @@ def main(
         described,
         [tok2tok, growth, measure_wide(), measure_comparisons(repeats), catalogue],
         told,
-        draw(mine),
+        draw,
     )
 
 

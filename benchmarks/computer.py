@@ -20,6 +20,7 @@ from benchmarks.common import (
     ORANGE,
     REPEATS,
     BenchmarkError,
+    Data,
     Output,
     Table,
     log_axes,
@@ -244,22 +245,24 @@ def findings(plan: Plan, targets: Table, cells: Table, others: Table) -> list[st
     ]
 
 
-def draw(plan: Plan, targets: Table, cells: Table) -> "Figure":
+def draw(data: Data) -> "Figure":
     """Speed by target, and weights against cells."""
+    targets, cells = data["targets"], data["cells"]
     figure, (left, right) = panels(2)
-    names = [f"{row['target']}, {row['cells']}" for row in targets.rows]
+    names = [f"{row['target']}, {row['cells']}" for row in targets]
     places = np.arange(len(names))
-    for place, count in enumerate(plan.batches):
-        speeds = [row[f"batch {count}"] for row in targets.rows]
-        label = f"{count} machines" if count > 1 else "alone"
+    batches = [key for key in targets[0] if key.startswith("batch ")]
+    for place, key in enumerate(batches):
+        speeds, count = [row[key] for row in targets], key.removeprefix("batch ")
+        label = f"{count} machines" if count != "1" else "alone"
         left.barh(places + 0.4 * place, speeds, 0.38, color=(BLUE, ORANGE)[place], label=label)
     left.set_yticks(places + 0.2, names)
     left.set_xscale("log")
     left.set_title("Instructions a CPU second, by target and cells")
     left.legend()
-    across = [row["cells"] for row in cells.rows]
+    across = [row["cells"] for row in cells]
     for key, color in (("parameters", GREY), ("nonzero", BLUE)):
-        right.plot(across, [row[key] for row in cells.rows], "o-", color=color, label=key)
+        right.plot(across, [row[key] for row in cells], "o-", color=color, label=key)
     log_axes(right, "Weights on linear_rnn", "cells", "weights")
     right.legend()
     return figure
@@ -277,7 +280,7 @@ def main(
         about,
         [targets, cells, others, peers()],
         findings(plan, targets, cells, others),
-        draw(plan, targets, cells),
+        draw,
     )
 
 

@@ -76,7 +76,7 @@ def main(
         described,
         [exactness, limits.table(), table],
         found,
-        roofline.draw(table),
+        roofline.draw,
     )
 
 

@@ -24,6 +24,7 @@ from benchmarks.common import (
     ORANGE,
     REPEATS,
     BenchmarkError,
+    Data,
     Output,
     Table,
     legend_below,
@@ -516,12 +517,12 @@ def findings(tables: Mapping[str, Table]) -> list[str]:
     return found
 
 
-def draw(growth: Table) -> "Figure":
-    """Time a token against what grows, a panel each."""
+def draw(data: Data) -> "Figure":
+    """Time a token against cells, units and symbols, a panel each."""
     figure, axes = panels(3, 4.5)
     labels = {"whole": "whole sequences", JAX: "a jitted loop", EVENTS: "events"}
     for panel, what in zip(axes, ("cells", "units", "symbols"), strict=True):
-        rows = [row for row in growth.rows if row["what"] == what]
+        rows = [row for row in data["growth"] if row["what"] == what]
         for (engine, label), colour in zip(labels.items(), (GREEN, BLUE, ORANGE), strict=True):
             points = [(row["size"], row[engine]) for row in rows if engine in row]
             if points:
@@ -550,9 +551,7 @@ def main(
     described = machine()
     tables = measure_all(QUICK if quick else Plan(repeats=repeats))
     named = {table.name: table for table in tables}
-    Output.of("engine", quick, output).write(
-        "Engines", described, tables, findings(named), draw(named["growth"])
-    )
+    Output.of("engine", quick, output).write("Engines", described, tables, findings(named), draw)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ examples, on inputs of a seed that no solver has seen.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,7 @@ import typer
 
 import lsrl
 from benchmarks import curricula
-from benchmarks.common import BLUE, GREY, ORANGE, Output, Table, panels, say
+from benchmarks.common import BLUE, GREY, ORANGE, Data, Output, Table, panels, say
 from benchmarks.common import machine as this_machine
 from benchmarks.mips import TASKS, Array, Task
 from lsrl import induction
@@ -221,10 +221,9 @@ def summary(name: str, learning: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def draw(
-    plan: Plan, settings: Sequence[dict[str, Any]], learning: Sequence[dict[str, Any]]
-) -> "Figure":
-    """Solved tasks against the budget."""
+def draw(data: Data) -> "Figure":
+    """Solved tasks against the budget, alone and as curricula."""
+    settings, learning, tasks = data["settings"], data["curricula"], len(data["tasks"])
     figure, (axes, others) = panels(2)
     curve = sorted((row for row in settings if "budget" in row), key=_budget)
     axes.plot([row["budget"] for row in curve], [row["solved"] for row in curve], "o-", color=BLUE,
@@ -234,9 +233,10 @@ def draw(
         (GPT4, "GPT-4, published", GREY),
     ):  # fmt: skip
         axes.axhline(height, color=color, linestyle="--" if color == GREY else "-", label=label)
-    axes.set_ylim(0, len(plan.tasks) + 1)
-    axes.set_title(f"Solved of {len(plan.tasks)} tasks of MIPS, right at {LONG} tokens")
-    for name, style in zip(plan.curricula, ("o-", "s:"), strict=False):
+    axes.set_ylim(0, tasks + 1)
+    axes.set_title(f"Solved of {tasks} tasks of MIPS, right at {LONG} tokens")
+    curricula = dict.fromkeys(row["curriculum"] for row in learning)
+    for name, style in zip(curricula, ("o-", "s:"), strict=False):
         for library, color in ((True, BLUE), (False, ORANGE)):
             rows = [r for r in learning if (r["curriculum"], r["library"]) == (name, library)]
             others.plot(
@@ -252,7 +252,7 @@ def draw(
     return figure
 
 
-def _budget(row: dict[str, Any]) -> int:
+def _budget(row: Mapping[str, Any]) -> int:
     return int(row["budget"])
 
 
@@ -318,7 +318,7 @@ def main(
     ]
     Output.of("induction", quick, output).write(
         "Induction", about, [settings, libraries, tasks, models], findings,
-        draw(plan, rows, learning),
+        draw,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from benchmarks.common import (
     BLUE,
     ORANGE,
     REPEATS,
+    Data,
     Output,
     Table,
     legend_below,
@@ -191,11 +192,11 @@ def findings(table: Table) -> list[str]:
     return found
 
 
-def draw(table: Table) -> "Figure":
-    """Ratios by program and target, a panel a mode."""
+def draw(data: Data) -> "Figure":
+    """Speed to the ceiling by program and target, of whole sequences and in steps."""
     figure, axes = panels(2)
     for panel, mode, colour in zip(axes, ("whole", "step"), (BLUE, ORANGE), strict=True):
-        rows = [row for row in table.rows if row["mode"] == mode]
+        rows = [row for row in data["models"] if row["mode"] == mode]
         panel.barh(range(len(rows)), [row["ratio"] for row in rows], color=colour, label=mode)
         names = [f"{row['program']}, {row['target']}" for row in rows]
         panel.set_yticks(range(len(rows)), names, fontsize=7)
@@ -216,7 +217,7 @@ def main(
     limits = measure_limits(sizes.repeats)
     table = measure_models(limits, sizes, ("linear_rnn", "lstm") if quick else None)
     Output.of("roofline", quick, output).write(
-        "Roofline", described, [limits.table(), table], findings(table), draw(table)
+        "Roofline", described, [limits.table(), table], findings(table), draw
     )
 
 

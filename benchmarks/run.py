@@ -33,6 +33,7 @@ from benchmarks.common import (
     RED,
     REPEATS,
     BenchmarkError,
+    Data,
     Output,
     Table,
     legend_below,
@@ -51,6 +52,7 @@ from lsrl.backends.network import apply_sequence, precision
 from lsrl.errors import PrecisionError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TARGETS = ("linear_rnn", "gated_linear_rnn")
@@ -654,8 +656,11 @@ def findings(
     return found
 
 
-def draw(plan: Plan, comparison: Table, batches: Table, long: Table) -> "Figure":
-    """Speed against length, against batch, and by program."""
+def draw(data: Data) -> "Figure":
+    """Tokens a second against length, against batch, and by program."""
+    comparison = data["tok2tok"]
+    # All but the long sequences come in batches of one length.
+    each = max(comparison, key=itemgetter("batch"))["tokens"]
     figure, (length_axes, batch_axes, program_axes) = panels(3)
     styles = {
         "direct": ("direct algorithm (ceiling)", GREY, "--"),
@@ -666,13 +671,13 @@ def draw(plan: Plan, comparison: Table, batches: Table, long: Table) -> "Figure"
         "scan": ("same weights, scan", BROWN, "-"),
     }
     views = (
-        (length_axes, "tokens", [row for row in comparison.rows if row["batch"] == 1]),
-        (batch_axes, "batch", [r for r in comparison.rows if r["tokens"] == plan.batch_tokens]),
+        (length_axes, "tokens", [row for row in comparison if row["batch"] == 1]),
+        (batch_axes, "batch", [row for row in comparison if row["tokens"] == each]),
     )
     log_axes(
         length_axes, f"tok2tok({LENGTH}, {VOCAB}), one sequence", "tokens", "tokens per second"
     )
-    title = f"tok2tok({LENGTH}, {VOCAB}), {plan.batch_tokens:,} tokens each"
+    title = f"tok2tok({LENGTH}, {VOCAB}), {each:,} tokens each"
     log_axes(batch_axes, title, "sequences in the batch", "tokens per second")
     for axes, key, unordered in views:
         rows = sorted(unordered, key=lambda row: row[key])
@@ -685,12 +690,12 @@ def draw(plan: Plan, comparison: Table, batches: Table, long: Table) -> "Figure"
         )  # fmt: skip
     for axes in (length_axes, batch_axes):
         legend_below(axes)
-    _draw_programs(program_axes, batches.rows, long.rows, plan)
+    _draw_programs(program_axes, data["batches"], data["long"], each)
     return figure
 
 
 def _draw_programs(
-    axes: Any, batches: Sequence[Mapping[str, Any]], long: Sequence[Mapping[str, Any]], plan: Plan
+    axes: "Axes", batches: Sequence[Mapping[str, Any]], long: Sequence[Mapping[str, Any]], each: int
 ) -> None:
     """Bars: every program on linear_rnn, in a batch and in one long sequence."""
     in_batch = {r["program"]: r["speed"] for r in batches if r["target"] == "linear_rnn"}
@@ -699,9 +704,9 @@ def _draw_programs(
     places = np.arange(len(names))
     axes.barh(
         places + 0.2, [1e6 * in_batch[name] for name in names], 0.38, color=BLUE,
-        label=f"batch {plan.batch} × {plan.batch_tokens:,}",
+        label=f"in a batch, {each:,} tokens each",
     )  # fmt: skip
-    longest = plan.long_lengths[-1]
+    longest = max(int(key) for key in long[0] if key.isdigit())
     shown = [index for index, name in enumerate(names) if name in alone]
     axes.barh(
         places[shown] - 0.2, [1e6 * alone[names[index]] for index in shown], 0.38, color=GREEN,
@@ -740,7 +745,7 @@ def main(
         described,
         [comparison, programs, batches, long, memory, steps, stacks],
         findings(plan, comparison, batches, long, memory, stacks),
-        draw(plan, comparison, batches, long),
+        draw,
     )
 
 

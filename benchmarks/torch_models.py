@@ -25,6 +25,7 @@ from benchmarks.common import (
     ORANGE,
     REPEATS,
     BenchmarkError,
+    Data,
     Output,
     Table,
     legend_below,
@@ -255,22 +256,22 @@ def _dearest(which: str, rows: Sequence[Mapping[str, Any]], key: str, bar: float
     )
 
 
-def draw(cells: Table, residual: Table) -> "Figure":
-    """Ratios by hidden size, and by program."""
+def draw(data: Data) -> "Figure":
+    """The CPU time to torch's by hidden units, and to transformers' by program."""
     figure, (cell_axes, residual_axes) = panels(2)
     log_axes(cell_axes, "One layer beside torch.nn", "hidden units", "CPU time to torch's")
     for target, colour in zip(CELLS, (BLUE, ORANGE), strict=True):
         for batch, style in zip(BATCHES, ("o-", "s--"), strict=True):
             points = [
                 (row["hidden"], row["cpu ratio"])
-                for row in cells.rows
+                for row in data["cells"]
                 if (row["target"], row["batch"]) == (target, batch)
             ]
             label = f"{target}, batch {batch}"
             cell_axes.plot(*zip(*points, strict=True), style, color=colour, label=label)
     cell_axes.axhline(BARS["cells"], color=GREEN, linestyle=":", label="bar")
     legend_below(cell_axes)
-    rows: list[Mapping[str, Any]] = list(residual.rows)
+    rows = data["residual"]
     names = [f"{r['program']}, {r['target']}, {r['mode']}, {r['batch']}" for r in rows]
     residual_axes.barh(range(len(rows)), [row["cpu ratio"] for row in rows], color=BLUE)
     residual_axes.axvline(BARS["residual"], color=GREEN, linestyle=":", label="bar")
@@ -293,7 +294,7 @@ def main(
     residual = compare_residual(60 if quick else TOKENS, 10 if quick else STEPS, repeats)
     Output.of("torch_models", quick, output).write(
         "Beside torch", described, [cells, residual], findings(cells, residual),
-        draw(cells, residual),
+        draw,
     )  # fmt: skip
 
 

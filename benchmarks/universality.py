@@ -4,7 +4,7 @@ One compiled network approximates every function here; only the prompt differs. 
 Lipschitz is met with an error in the order of 1 / cells, which is tokens^(-1 / dimensions).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ from benchmarks.common import (
     ORANGE,
     PURPLE,
     BenchmarkError,
+    Data,
     Output,
     Table,
     legend_below,
@@ -178,8 +179,9 @@ def rates(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def draw(rows: Sequence[dict[str, Any]]) -> "Figure":
+def draw(data: Data) -> "Figure":
     """Error against cells in one and in two dimensions, and against tokens."""
+    rows = data["errors"]
     figure, (line_axes, plane_axes, token_axes) = panels(3, height=5.8)
     for axes, in_dim in ((line_axes, 1), (plane_axes, 2)):
         log_axes(
@@ -209,7 +211,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def _draw_errors(axes: "Axes", rows: Sequence[dict[str, Any]], in_dim: int) -> None:
+def _draw_errors(axes: "Axes", rows: Sequence[Mapping[str, Any]], in_dim: int) -> None:
     """Largest and mean error of each function, the part of the network, and slope −1."""
     functions = [function for function in FUNCTIONS if function.in_dim == in_dim]
     for function, colour in zip(functions, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
@@ -305,7 +307,7 @@ def main(
         described,
         [exponents, errors],
         findings(rows, fitted, queries),
-        draw(rows),
+        draw,
     )
 
 

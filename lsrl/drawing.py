@@ -34,6 +34,9 @@ _FONT = 11.0
 _COLUMNS, _LINES = 30, 3
 _LEFT, _TOP = 64.0, 34.0
 
+# Fonts as wide as the one whose text matplotlib has measured.
+_SANS = "DejaVu Sans, Verdana, sans-serif"
+
 # A drawing shrinks to where it is shown, down to this share: what is smaller can't be read.
 _SMALLEST = 0.7
 
@@ -288,10 +291,37 @@ def figure_bytes(
     from matplotlib import rc_context
 
     content = io.BytesIO()
-    # Whole fonts in PDF files: publishers refuse those of Type 3.
-    with rc_context({"pdf.fonttype": 42}):
+    # Whole fonts in PDF files: publishers refuse those of Type 3. In SVG text stays text, and ids
+    # are the same each time.
+    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "lsrl"}):
         figure.savefig(content, format=kind, dpi=dpi, metadata=metadata)
-    return content.getvalue()
+    return _themed(content.getvalue().decode()).encode() if kind == "svg" else content.getvalue()
+
+
+def _themed(svg: str) -> str:
+    """An SVG file of matplotlib on light or dark paper, as the reader prefers.
+
+    Its white areas are the paper, and its black ones ink; what is not quite white or black is left,
+    as are all colours. Each style is written once, which makes large tables half as long.
+    """
+    svg = re.sub(r"font-family: 'DejaVu Sans',[^;\"]*", f"font-family: {_SANS}", svg)
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"| id="[a-z0-9]+_\d+"', "", svg)  # says nothing
+    svg = svg.replace(": #000000", ": currentColor")
+    names: dict[str, str] = {}
+
+    def named(found: re.Match[str]) -> str:
+        return f'class="{names.setdefault(found[1], f"s{len(names)}")}"'
+
+    svg = re.sub(r'style="([^"]*)"', named, svg)
+    paper = [f".{name}" for style, name in names.items() if "fill: #ffffff" in style]
+    rules = [
+        f"svg {{color: {_INK[0]}; fill: currentColor}}",
+        *(f".{name} {{{style}}}" for style, name in names.items()),
+        f"@media (prefers-color-scheme: dark) {{svg {{color: {_INK[1]}}} "
+        f"{', '.join(paper)} {{fill: {_PAPER[1]}}}}}",
+    ]
+    head, end, rest = svg.partition("</style>")
+    return f"{head}\n   " + "\n   ".join(rules) + end + rest
 
 
 def range_text(width: int, low: float, high: float) -> str:

@@ -82,7 +82,7 @@ class FormatError(LsrlError):
 
 
 class NewerSchemaError(FormatError):
-    """A file is of a newer version than this one of the package reads."""
+    """A file is of a newer version than this one of the package reads; a newer one does."""
 
 
 class SuiteError(LsrlError):

@@ -17,7 +17,7 @@ from safetensors.numpy import save as to_safetensors
 
 from lsrl import schema
 from lsrl.arguments import shown
-from lsrl.errors import FormatError, LsrlError
+from lsrl.errors import FormatError, LsrlError, NewerSchemaError
 from lsrl.folders import replace_file
 from lsrl.ir.numbers import Array
 from lsrl.language.program import Program
@@ -245,7 +245,10 @@ def _check_format(path: str | os.PathLike[str], said: object, format: Format) ->
         raise bad(path, f"a file of the format {said['format']}", format)
     version = _COMMON["version"](said.get("version"))
     if cast(int, version) > format.version:
-        raise bad(path, f"format {format.name} version {version} is newer than this", format)
+        raise NewerSchemaError(
+            f"{os.fspath(path)}: expected {format.what} of version {format.version} at most, got "
+            f"version {version}; read it with a newer LSRL, or save it again with this one"
+        )
 
 
 class Holder(Protocol):

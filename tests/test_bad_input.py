@@ -537,7 +537,7 @@ def forge(path, change, drop=None):
 
 
 FORGED = {
-    "newer version": (lambda header: header.update(version=99), "version 99 is newer"),
+    "newer version": (lambda header: header.update(version=99), "version 99; read it with a newer"),
     "unknown target": (lambda header: header.update(target="abacus"), "abacus"),
     "unknown op": (lambda header: header["program"]["nodes"][1].update(op="Magic"), "Magic"),
     "missing fields": (lambda header: header["program"]["nodes"][1].update(fields={}), "header"),

@@ -159,6 +159,8 @@ def test_figures_are_vectors_and_the_same_each_time(found, tmp_path: Path, suffi
         written.append(path.read_bytes())
     assert written[0] == written[1]
     assert written[0].startswith({".pdf": b"%PDF", ".svg": b"<?xml", ".png": b"\x89PNG"}[suffix])
+    if suffix == ".svg":
+        assert b">weights</text>" in written[0] and b"prefers-color-scheme: dark" in written[0]
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == ["noise", "all", "weights"]
     shown = figure._repr_svg_()  # by notebooks

@@ -29,7 +29,8 @@ from lsrl.stability.workloads import DEFAULT
 
 COPIES = 256
 FILES = (
-    "levels.csv", "sweep.png", "first.png", "paper.png", "paper.csv", "factors_levels.csv",
+    "levels.csv", "sweep.svg", "first.csv", "first.svg", "paper.csv", "paper.svg",
+    "factors_levels.csv",
 )  # fmt: skip
 
 Experiment = Literal["paper", "factors", "states"]
@@ -99,7 +100,9 @@ def main(
     page = ["# Stability", "", table.markdown()]
     with Progress(transient=True) as progress:
         plan = quick_plan() if quick else Plan()
-        experiments = [("sweep", partial(run_sweep, plan, folder, progress=progress))]
+        experiments = [
+            ("sweep", partial(run_sweep, plan, folder, progress=progress, suffix=".svg"))
+        ]
         if not quick:
             experiments += [
                 (title, partial(run, folder, progress=progress))

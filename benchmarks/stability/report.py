@@ -19,7 +19,7 @@ FACTOR_COLUMNS = (
 
 
 def run_paper(folder: Path, *, memory: int = MEMORY, progress: Progress | None = None) -> str:
-    """Run the paper's experiment; writes paper.csv and paper.png. Returns the table as text."""
+    """Run the paper's experiment; writes paper.csv and paper.svg. Returns the table as text."""
     table = summaries(paper_experiment(folder, memory=memory, progress=progress))
     lines = [
         "wrong tokens of tok2tok in %, mean error of vec2vec; in brackets 95 % intervals of means",
@@ -40,7 +40,7 @@ def run_paper(folder: Path, *, memory: int = MEMORY, progress: Progress | None =
         lines.append(line)
     lines.append(f"table: {folder / 'paper.csv'}")
     if has_matplotlib():
-        save(draw_paper(table), folder / "paper.png")
+        save(draw_paper(table), folder / "paper.svg")
     return "\n".join(lines)
 
 

@@ -16,8 +16,7 @@ from lsrl.errors import InputError
 from lsrl.extras import needed
 from lsrl.ir.numbers import Array
 from lsrl.stability.measures import critical_level, interval
-from lsrl.stability.store import CsvRow
-from lsrl.stability.sweep import OWN, fractions
+from lsrl.stability.sweep import OWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +29,8 @@ STRONGEST = 1.0  # what a map shows for programs that bear every level
 COLUMN, PAGE = 3.3, 6.9
 # Colours that all kinds of sight tell apart (Okabe and Ito 2008), and grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+# Of text on coloured cells: no ink, which a dark theme would turn to light (`lsrl.drawing`).
+_ON_LIGHT, _ON_DARK = "#010101", "#fefefe"
 # Metadata that would differ from one run to the next, by suffix.
 _TIMELESS: dict[str, dict[str, str | None]] = {
     ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -54,7 +55,6 @@ def styled() -> Iterator[None]:
             "lines.linewidth": 1.1,
             "axes.grid": True,
             "grid.alpha": 0.3,
-            "svg.hashsalt": "lsrl",
         }
     ):
         yield
@@ -186,16 +186,24 @@ def _gated(target: str) -> bool:
     return registry.find(target).capabilities.boolean_product
 
 
-def draw_map(rows: Sequence[CsvRow]) -> "Figure":
+def draw_map(levels: Sequence[Mapping[str, object]]) -> "Figure":
     """The level at which 5 % of the tokens are wrong, by program, target and perturbation.
 
     Kinds with a single level have panels behind the others, and a colour bar of their own: the
     percentage of wrong tokens.
+
+    Args:
+      levels: rows of levels.csv, as `lsrl.stability.report.run_sweep` writes it.
     """
-    table = fractions(rows, lowering=OWN)
-    several = {key[3] for key, (levels, _) in table.items() if len(levels) > 1}
-    kinds = sorted(dict.fromkeys(key[3] for key in table), key=lambda kind: kind not in several)
-    programs, targets = (list(dict.fromkeys(key[i] for key in table)) for i in range(2))
+    rows = [row for row in levels if row["lowering"] == OWN]
+    several = {row["perturbation"] for row in rows if not _is_single(row)}
+    kinds = sorted(
+        dict.fromkeys(str(row["perturbation"]) for row in rows),
+        key=lambda kind: kind not in several,
+    )
+    programs, targets = (
+        list(dict.fromkeys(str(row[name]) for row in rows)) for name in ("program", "target")
+    )
     columns = min(4, len(kinds))
     lines = math.ceil(len(kinds) / columns)
     size = (3.4 * columns, 0.6 + (0.24 * len(programs) + 0.9) * lines)
@@ -205,10 +213,10 @@ def draw_map(rows: Sequence[CsvRow]) -> "Figure":
         for panel, kind in zip(chain(*axes), kinds, strict=False):
             values = np.full((len(programs), len(targets)), np.nan)
             texts = np.full(values.shape, "", object)
-            for (program, target, _, name), (levels, wrong) in table.items():
-                if name == kind:
-                    place = programs.index(program), targets.index(target)
-                    values[place], texts[place] = _cell(levels, wrong)
+            for row in rows:
+                if row["perturbation"] == kind:
+                    place = programs.index(str(row["program"])), targets.index(str(row["target"]))
+                    values[place], texts[place] = _cell(row)
             bars[kind in several] = _panel(panel, values, texts, kind in several)
             panel.set_title(kind)
             panel.set_yticks(range(len(programs)), programs, fontsize=7)
@@ -227,23 +235,31 @@ def _panel(panel: "Axes", values: Array, texts: Array, has_levels: bool) -> "Axe
     # One quantity a colour: of the noise borne more is lighter, of wrong tokens more is darker.
     name, (low, high) = ("viridis", (-7, 0)) if has_levels else ("magma_r", (0, 50))
     colours = colormaps[name].with_extremes(bad="#dddddd")
-    image = panel.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    # A vector drawing scales pixels as they are where nothing interpolates them.
+    image = panel.imshow(
+        values, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="none"
+    )
     for (i, j), text in np.ndenumerate(texts):
         is_light = (values[i, j] > -2.5) if has_levels else (values[i, j] < 25)
         panel.text(
             j, i, text, ha="center", va="center", fontsize=5.5,
-            color="black" if is_light else "white",
+            color=_ON_LIGHT if is_light else _ON_DARK,
         )  # fmt: skip
     panel.grid(False)
     return image
 
 
-def _cell(levels: list[float], wrong: Array) -> tuple[float, str]:
+def _is_single(row: Mapping[str, object]) -> bool:
+    """Whether a row tells what was wrong at the one level that its kind has."""
+    return str(row.get("wrong", "")) != ""
+
+
+def _cell(row: Mapping[str, object]) -> tuple[float, str]:
     """Colour and text: the level at 5 %, or for a single level the percentage that is wrong."""
-    if len(levels) == 1:
-        share = 100 * float(wrong.mean())
+    if _is_single(row):
+        share = 100 * float(str(row["wrong"]))
         return share, f"{share:.0f}%"
-    found = critical_level(levels, wrong, resamples=0).level
+    found = float(str(row["level_5"]))
     if found == 0:
         return -7.0, "<"
     if math.isinf(found):
@@ -251,14 +267,25 @@ def _cell(levels: list[float], wrong: Array) -> tuple[float, str]:
     return math.log10(found), f"{math.log10(found):.1f}"
 
 
-def draw_first(counts: Mapping[str, Mapping[str, int]], most: int = 10) -> "Figure":
-    """Which signal goes wrong first: by panel the number of draws, of `first_wrong_signal`."""
+def draw_first(counts: Sequence[Mapping[str, object]], most: int = 10) -> "Figure":
+    """Which signal goes wrong first, in what share of the draws; a panel a program.
+
+    Args:
+      counts: rows of first.csv, as `lsrl.stability.report.first_wrong` gives them.
+      most: signals of a panel.
+    """
+    programs = list(dict.fromkeys(str(row["program"]) for row in counts))
     with styled():
-        figure, axes = subplots(1, len(counts), (4.2 * len(counts), 3.4))
-        for panel, (title, found) in zip(axes[0], counts.items(), strict=True):
+        figure, axes = subplots(1, len(programs), (4.2 * len(programs), 3.4))
+        for panel, title in zip(axes[0], programs, strict=True):
+            found = {
+                str(row["signal"] or "none"): int(str(row["draws"]))
+                for row in counts
+                if row["program"] == title
+            }
             total = max(1, sum(found.values()))
             ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
-            panel.barh([name or "none" for name, _ in ranked], [100 * n / total for _, n in ranked])
+            panel.barh([name for name, _ in ranked], [100 * n / total for _, n in ranked])
             panel.set_title(title)
             panel.set_xlabel("% of the draws")
     return figure

@@ -1,7 +1,7 @@
 """A sweep with its table as text and its figures: what the command line runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lsrl.stability.workloads import Subject
 # σ of free noise at which tok2tok and others are asked what goes wrong first.
 FIRST_LEVEL = 1e-2
 FIRST_PROGRAMS = ("majority", "dyck1", "tok2tok")
+FIRST_COLUMNS = ("program", "signal", "draws")
 # Of kinds with a single level the share of wrong tokens, of the others the levels.
 LEVEL_COLUMNS = (
     "program", "target", "lowering", "perturbation", "wrong",
@@ -52,7 +53,7 @@ def run_sweep(
     progress: Progress | None = None,
     suffix: str = ".png",
 ) -> str:
-    """Run a sweep; writes sweep.csv and levels.csv, and the figures sweep, curves and first.
+    """Run a sweep; writes sweep.csv, levels.csv, first.csv and the figures sweep, curves, first.
 
     Args:
       plan: what to run.
@@ -86,25 +87,43 @@ def run_sweep(
     write_rows(folder / "levels.csv", LEVEL_COLUMNS, table)
     lines.append(f"tables: {folder / 'sweep.csv'} and {folder / 'levels.csv'}")
     if has_matplotlib():
-        _draw(plan, rows, folder, memory, suffix)
+        _draw(plan, rows, table, folder, memory, suffix)
     return "\n".join(lines)
 
 
-def _draw(plan: Plan, rows: Sequence[CsvRow], folder: Path, memory: int, suffix: str) -> None:
+def _draw(
+    plan: Plan,
+    rows: Sequence[CsvRow],
+    levels: Sequence[Mapping[str, object]],
+    folder: Path,
+    memory: int,
+    suffix: str,
+) -> None:
     from lsrl.stability import figures
 
-    figures.save(figures.draw_map(rows), folder / f"sweep{suffix}")
+    figures.save(figures.draw_map(levels), folder / f"sweep{suffix}")
     own = {(key[0], key[1], key[3]): value for key, value in fractions(rows, lowering=OWN).items()}
     figures.save(figures.draw_curves(own), folder / f"curves{suffix}")
-    counts = {}
+    counts = first_wrong(plan, folder, memory)
+    if counts:
+        figures.save(figures.draw_first(counts), folder / f"first{suffix}")
+
+
+def first_wrong(plan: Plan, folder: Path, memory: int = MEMORY) -> list[dict[str, object]]:
+    """Which signal goes wrong first, in how many draws, of some programs; writes first.csv."""
+    counts: list[dict[str, object]] = []
     for workload in plan.programs:
         if workload.name in FIRST_PROGRAMS:
             model = lsrl.compile(workload.program(), "linear_rnn")
-            counts[f"{workload.name}, σ = {FIRST_LEVEL:g}, free"] = first_wrong_signal(
+            found = first_wrong_signal(
                 model, workload.inputs(plan.batch), FREE, FIRST_LEVEL, range(25), memory=memory
             )
-    if counts:
-        figures.save(figures.draw_first(counts), folder / f"first{suffix}")
+            title = f"{workload.name}, σ = {FIRST_LEVEL:g}, free"
+            counts += [
+                dict(zip(FIRST_COLUMNS, (title, *each), strict=True)) for each in found.items()
+            ]
+    write_rows(folder / "first.csv", FIRST_COLUMNS, counts)
+    return counts
 
 
 def has_matplotlib() -> bool:
