@@ -5,6 +5,7 @@ VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
 PIP_ARGS ?=
+BENCH_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOOLS := build/tools/.installed
@@ -87,25 +88,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# All pages in one run, hours long; what has ended on this code and this machine is not run again.
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.compile
-	$(BIN)/python -m benchmarks.run
-	$(BIN)/python -m benchmarks.torch_models
-	$(BIN)/python -m benchmarks.engine
-	$(BIN)/python -m benchmarks.roofline
-	$(BIN)/python -m benchmarks.device
-	$(BIN)/python -m benchmarks.universality
-	$(BIN)/python -m benchmarks.error_bounds
-	$(BIN)/python -m benchmarks.computer
-	$(BIN)/python -m benchmarks.induction
-	$(BIN)/python -m benchmarks.library
-	$(BIN)/python -m benchmarks.task_vectors
-	$(BIN)/python -m benchmarks.library_depth
-	$(BIN)/python -m benchmarks.library_huggingface
-	$(BIN)/python -m benchmarks.stability
-	$(BIN)/lsrl suite build build/suite
-	$(BIN)/python -m benchmarks.interpretability build/suite
-	$(BIN)/python -m benchmarks.figures
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # Warnings are errors (`strict` in mkdocs.yml). The gallery compiles every program, which takes two
 # minutes, less with less optimisation by XLA, and is kept in build/gallery until the code changes.

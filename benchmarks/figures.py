@@ -167,8 +167,13 @@ def rows_of(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-if __name__ == "__main__":
+def renew() -> None:
+    """Draw all pictures, and write all tables."""
     for path, figure in pictures():
         save(figure, path)
     for path, text in files().items():
         replace_file(path, text.encode())
+
+
+if __name__ == "__main__":
+    renew()

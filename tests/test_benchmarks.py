@@ -2,9 +2,11 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from benchmarks import __main__ as bench
 from benchmarks import against, engine, figures, fused
 from benchmarks.common import LOAD, BenchmarkError, Output
 from benchmarks.limits import Limits
@@ -50,6 +52,24 @@ def test_engines_agree_and_stay_below_the_roofline(tmp_path):
     ratios += [row["ratio"] for row in named["loops"].rows]
     assert ratios
     assert max(ratios) <= 1
+
+
+def test_one_run_makes_all_pages_and_goes_on_where_it_stopped(tmp_path):
+    made = {page for part in bench.PARTS for page in part.pages}
+    pages = {path.stem for path in figures.RESULTS.glob("*.md")} - {
+        "against"
+    }  # which takes a revision
+    assert pages <= made
+    part, path = bench.Part("platform", ("page",), 1), tmp_path / "page.json"
+    states = [bench.run(part, path, key, quick=False)[0] for key in ("one", "one", "other")]
+    assert states[0] == states[2] == "ended" and states[1].startswith("ended before")
+    failing = bench.Part("json.tool", (), 1, ("nowhere",))
+    assert bench.run(failing, path, "third", quick=False)[0].startswith("failed")
+    assert bench.run(part, path, "other", quick=False)[0].startswith("ended before")
+    where = replace(part, needs=tmp_path / "nowhere")
+    assert bench.run(where, path, "fourth", quick=False)[0].startswith("left out")
+    modules = {file.stem for file in bench.sources("benchmarks.engine")}
+    assert {"engine", "common", "fused", "workloads", "limits"} <= modules and "lift" not in modules
 
 
 def test_texts_tell_what_the_pages_say():
