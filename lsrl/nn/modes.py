@@ -1,7 +1,7 @@
 """How a routine passes gradients to its tokens: one function of distributions a mode."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ Mode = Literal["automaton", "local", "relaxed", "straight_through", "raw"]
 MODES: tuple[Mode, ...] = ("automaton", "local", "relaxed", "straight_through", "raw")
 # From distributions (batch, time, symbols) and a temperature to what the mode makes of them.
 Surrogate: TypeAlias = Callable[[jax.Array, jax.Array | float], jax.Array]
+Weights: TypeAlias = dict[str, jax.Array]
+Found = TypeVar("Found")
 # States of the machines whose moves are one matrix: it is 0 where machines meet, and of many small
 # ones it is quicker all the same, but it grows with the square.
 MOST_ABREAST = 64
@@ -89,6 +91,32 @@ def _abreast(tables: Sequence[MooreTable]) -> Iterator[tuple[Array, Array]]:
             first = last
         yield start, moves.reshape(-1, states)
         some = []
+
+
+def sloped(exact: Callable[..., Found], soft: Callable[..., Found]) -> Callable[..., Found]:
+    """What a network gives, with the derivative of what it expects.
+
+    Args:
+      exact: of the network's weights, which get no derivative, and of arrays.
+      soft: of these arrays.
+
+    Returns:
+      `exact`, with the derivative of `soft`.
+    """
+
+    @jax.custom_vjp
+    def run(weights: Weights, *given: object) -> Found:
+        return exact(weights, *given)
+
+    def forward(weights: Weights, *given: object) -> tuple[Found, tuple[object, ...]]:
+        return run(weights, *given), (weights, *given)
+
+    def backward(kept: tuple[object, ...], cotangent: Found) -> tuple[object, ...]:
+        weights, *given = kept
+        return jax.tree.map(jnp.zeros_like, weights), *jax.vjp(soft, *given)[1](cotangent)
+
+    run.defvjp(forward, backward)
+    return cast("Callable[..., Found]", run)
 
 
 def relaxed(graph: Graph) -> Surrogate:
