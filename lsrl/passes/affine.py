@@ -114,7 +114,7 @@ class _Sum:
 
     @property
     def same(self) -> int | None:
-        """The node that the sum is, if it is one as it stands: then it goes by the same names."""
+        """The node that the sum is, where it is one as it stands: that one has its names, too."""
         if self._size != 1 or self.bias.any():
             return None
         ((source, matrix),) = self.terms().items()
