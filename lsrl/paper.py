@@ -41,6 +41,10 @@ def f_step(x: Value, scale: float = SCALE) -> Signal:
 
     relu(scale·x) − scale·relu(x − 1/scale). The ramp begins at the very edge: f_step(0) = 0.
 
+    Args:
+      x: signal or number.
+      scale: slope of the ramp, above 0.
+
     Raises:
       ProgramError: the scale is not positive.
     """
@@ -56,37 +60,77 @@ def f_step(x: Value, scale: float = SCALE) -> Signal:
 
 
 def f_not(x: Signal) -> Signal:
-    """1 − x."""
+    """1 − x.
+
+    Args:
+      x: {0,1}.
+    """
     return 1 - x
 
 
 def f_larger(x: Value, y: Value, scale: float = SCALE) -> Signal:
-    """1 where x > y: f_step(x − y)."""
+    """1 where x > y: f_step(x − y).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      scale: slope of the steps, above 0.
+    """
     return f_step(as_signal(x) - y, scale)
 
 
 def f_smaller(x: Value, y: Value, scale: float = SCALE) -> Signal:
-    """1 where x < y: f_step(y − x)."""
+    """1 where x < y: f_step(y − x).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      scale: slope of the steps, above 0.
+    """
     return f_step(as_signal(y) - x, scale)
 
 
 def f_and(x: Value, y: Value, scale: float = SCALE) -> Signal:
-    """1 where both are positive: relu(f_step(x) + f_step(y) − 1)."""
+    """1 where both are positive: relu(f_step(x) + f_step(y) − 1).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      scale: slope of the steps, above 0.
+    """
     return relu(f_step(x, scale) + f_step(y, scale) - 1)
 
 
 def f_or(x: Value, y: Value, scale: float = SCALE) -> Signal:
-    """1 where one of two values >= 0 is positive: f_step(x + y)."""
+    """1 where one of two values >= 0 is positive: f_step(x + y).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      scale: slope of the steps, above 0.
+    """
     return f_step(as_signal(x) + y, scale)
 
 
 def f_eq(x: Value, y: Value, scale: float = SCALE) -> Signal:
-    """1 where x = y: f_step(1 − f_step(x − y) − f_step(y − x))."""
+    """1 where x = y: f_step(1 − f_step(x − y) − f_step(y − x)).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      scale: slope of the steps, above 0.
+    """
     return f_step(1 - f_larger(x, y, scale) - f_smaller(x, y, scale), scale)
 
 
 def f_neq(x: Value, y: Value, scale: float = SCALE) -> Signal:
-    """1 where x and y differ: f_step(f_step(x − y) + f_step(y − x))."""
+    """1 where x and y differ: f_step(f_step(x − y) + f_step(y − x)).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      scale: slope of the steps, above 0.
+    """
     return f_step(f_larger(x, y, scale) + f_smaller(x, y, scale), scale)
 
 
@@ -94,6 +138,12 @@ def f_bump(x: Value, lb: Value, ub: Value, scale: float = SCALE) -> Signal:
     """1 between lb and ub: f_step(x − lb) − f_step(x − ub).
 
     0 at lb itself and 1 at ub, each with its ramp above: the interval is (lb, ub], not [lb, ub).
+
+    Args:
+      x: signal or number.
+      lb: the lower end, signal or number.
+      ub: the upper end, signal or number.
+      scale: slope of the steps, above 0.
     """
     return f_larger(x, lb, scale) - f_larger(x, ub, scale)
 
@@ -166,7 +216,13 @@ def f_ifelse_mul(condition: Signal, t_val: Value | None, f_val: Value | None) ->
 
 
 def f_ifelse_optimized(condition: Signal, t_val: Value, large_constant: float = LARGE) -> Signal:
-    """t_val >= 0 where the condition is 1, else 0, by a single ReLU: relu(t − L·(1 − c))."""
+    """t_val >= 0 where the condition is 1, else 0, by a single ReLU: relu(t − L·(1 − c)).
+
+    Args:
+      condition: {0,1}.
+      t_val: at least 0, signal or number.
+      large_constant: at least as great as t_val can be.
+    """
     return _shut(t_val, f_not(condition), large_constant)
 
 
@@ -178,7 +234,19 @@ def f_ifeq(
     scale: float = SCALE,
     large_constant: float = LARGE,
 ) -> Signal:
-    """t_val where x = y, else f_val: f_ifelse(f_eq(x, y), t, f)."""
+    """t_val where x = y, else f_val: f_ifelse(f_eq(x, y), t, f).
+
+    Args:
+      x: signal or number.
+      y: signal or number.
+      t_val: None means 0, with fewer terms.
+      f_val: None means 0, with fewer terms.
+      scale: slope of the steps, above 0.
+      large_constant: greater than every |value|.
+
+    Raises:
+      ProgramError: both values are None.
+    """
     return f_ifelse(f_eq(x, y, scale), t_val, f_val, large_constant)
 
 
@@ -190,6 +258,10 @@ def f_modulo_counter(n: int, scale: float = SCALE) -> Signal:
     is Σ i·f_step(indicator_i − cos(π/n)). The steps need 1 − cos(π/n) > 1/scale: at the slope of
     1000 the counter fails for n > 70. The rotation drifts with the rounding of R, so programs with
     such a counter need a max_length.
+
+    Args:
+      n: number of tokens of a round, at least 1.
+      scale: slope of the steps, above 0.
 
     Raises:
       ProgramError: n is not a positive int.

@@ -64,9 +64,6 @@ def specialise(
       PromiseError: the prompt breaks a promise; names the signal and token.
       InexactError: a state holds a number that no float64 is.
       ProgramError: what is fed back in a loop is not proven to lie in a narrower type.
-
-    Example:
-      lsrl.specialise(lsrl.programs.function_table(3), [2, 0, 1]) maps 0, 1, 2 to 2, 0, 1.
     """
     arguments.instance("specialise", program, Program, "lsrl.program")
     arguments.flag("specialise: tables", tables)

@@ -72,6 +72,9 @@ def country_capital_reference(tokens: Sequence[int], max_pairs: int) -> list[tup
 def encode_word(word: str) -> list[int]:
     """The letters of a word as symbols, filled up with zeros: (WORD_LENGTH,) ints.
 
+    Args:
+      word: 1 to WORD_LENGTH letters from a to z; capitals count as small ones.
+
     Raises:
       ProgramError: a word that is too long, or with other letters than a … z.
     """
@@ -84,7 +87,11 @@ def encode_word(word: str) -> list[int]:
 
 
 def decode_word(symbols: Sequence[int] | Array) -> str:
-    """The word that some symbols spell: ints, or the outputs (WORD_LENGTH, 1) of the program."""
+    """The word that some symbols spell: ints, or the outputs (WORD_LENGTH, 1) of the program.
+
+    Args:
+      symbols: ints, 0 for no letter.
+    """
     letters = [ALPHABET[int(symbol)] for symbol in np.ravel(symbols)]
     return "".join(letters).rstrip(ALPHABET[0])
 

@@ -241,6 +241,9 @@ def in_order(*terms: Signal) -> Signal:
     """The sum of some signals, rounded after each: ((a + b) + c) + …, on every target.
 
     A sum is otherwise one row, whose terms a machine may add up in any order.
+
+    Args:
+      *terms: at least one signal; width 1 broadcasts.
     """
     total = terms[0]
     for term in terms[1:]:
@@ -297,6 +300,12 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
     from 1 / (2 |x|) to 1 / |x|, at least 2^-6 and at most 2^6. Of square matrices: matmul, whose
     sums go from the first column of x to its last, and transpose. Products that are added up keep
     to the step of the numbers, too.
+
+    Args:
+      shape: rows and columns of a cell.
+
+    Returns:
+      Functions of two signals of rows × columns channels, for `fleq(functions=...)`.
     """
     rows, columns = _shape(shape)
     found: dict[str, Block] = {

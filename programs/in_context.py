@@ -209,6 +209,12 @@ def random_dictionary(
     The query is absent one time in five, else the key of one or several pairs; most other keys
     differ from it in one symbol.
 
+    Args:
+      rng: what it is drawn with.
+      length: symbols of a word.
+      vocab: symbols that there are.
+      num_pairs: of keys and values.
+
     Returns:
       The query and the pairs, as lists of ints, for `tok2tok_prompt`.
     """

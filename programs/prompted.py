@@ -325,9 +325,6 @@ def pipeline_prompt(program: Program, commands: Sequence[Command], values: objec
     Raises:
       ProgramError: more commands than steps, a word that is not known or not there yet, or a number
         beyond the bound; says in which command.
-
-    Example:
-      pipeline_prompt(program, ["total x", "above r_1 number 3"], [1, 4, -2])
     """
     opcodes, operands, bound = pipeline_words(program)
     steps = len(operands) - len(GIVEN) + 1

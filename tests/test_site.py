@@ -1,9 +1,12 @@
 """The site: all pages are in it, pictures say what they show, and nothing comes from a network."""
 
+import importlib
+import inspect
 import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,30 @@ def test_every_name_has_an_example_that_is_run():
             blocks = re.findall(r"^```python\n.*?^```", below, re.DOTALL | re.MULTILINE)
             lacking |= set() if blocks else {name}
     assert not lacking
+
+
+def test_docstrings_tell_every_argument_and_leave_examples_to_the_reference():
+    """There they are run, and each stands once."""
+    for place in sorted(public()):
+        module, _, name = place.rpartition(".")
+        found = inspect.unwrap(getattr(importlib.import_module(module), name))
+        if not isinstance(found, types.FunctionType | type):
+            continue
+        said = inspect.getdoc(found) or ""
+        assert re.match(r"\S.*[.:)]$", said.partition("\n")[0]), f"{place}: one summary line"
+        assert not re.search("^Examples?:", said, re.MULTILINE), (
+            f"{place}: its page has the example"
+        )
+        wanted = (
+            inspect.signature(found).parameters
+            if isinstance(found, types.FunctionType)
+            else getattr(found, "__dataclass_fields__", ())
+        )
+        above = found.__mro__[1:-1] if isinstance(found, type) else ()
+        said = "\n".join([said, *(inspect.cleandoc(each.__doc__ or "") for each in above)])
+        told = {*re.findall(r"^  \*{0,2}(\w+)(?: \(.*\))?:", said, re.MULTILINE)}
+        lacking = {each for each in wanted if each[0] != "_"} - told
+        assert not lacking, f"{place}: what is {', '.join(sorted(lacking))}?"
 
 
 def test_pictures_say_what_they_show():

@@ -19,6 +19,7 @@ from lsrl import cache
 from website import places, scripts
 
 ROOT = places.ROOT
+WIDE = 700  # pixels; what is wider would be too small to read on the page of a telephone
 SOURCE = '<details class="mkdocstrings-source"'
 IMAGE = re.compile(r'<img (?P<rest>[^>]*?)src="(?P<source>[^":]+)"(?P<more>[^>]*)>')
 
@@ -72,7 +73,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
             return found[0]
         width, height = size(file.content_bytes)
         about = f'<img {found["rest"]}src="{found["source"]}"{found["more"].rstrip("/ ")}'
-        return f'{about} width="{width}" height="{height}" loading="lazy">'
+        wide = ' class="wide"' if width > WIDE else ""
+        return f'{about} width="{width}" height="{height}"{wide} loading="lazy">'
 
     # Sources are there to be read, not to be found: they were a third of what a search loads.
     html = html.replace(SOURCE, f"{SOURCE} data-search-exclude")

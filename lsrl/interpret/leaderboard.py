@@ -171,12 +171,6 @@ def benchmark(
     Raises:
       InputError: no models, or the method returns something that is no claim about its model,
         or scikit-learn is not installed.
-
-    Example:
-      >>> def by_size(model, inputs):
-      ...     held = lsrl.interpret.activations(model, *inputs)
-      ...     return lsrl.interpret.NodeClaim(units=[abs(x).mean(axis=(0, 1)) for x in held])
-      >>> print(lsrl.interpret.benchmark(by_size, lsrl.suite.cases(["dyck1"], ["gru"])))
     """
     cases = [each if isinstance(each, Case) else _case(each) for each in models]
     if not cases:

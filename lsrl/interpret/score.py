@@ -83,7 +83,11 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class ProbeClaim:
-    """How signals are read off a network, by name."""
+    """How signals are read off a network.
+
+    Attributes:
+      readouts: by the names of the signals.
+    """
 
     readouts: Mapping[str, Readout]
 

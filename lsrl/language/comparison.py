@@ -96,25 +96,73 @@ def ramp(x: Operand, y: Operand, width: float) -> Signal:
 
 @meaning("greater")
 def greater(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x > y, else 0: 1 - (y >= x). See `greater_equal`."""
+    """1 where x > y, else 0: 1 - (y >= x). See `greater_equal`.
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers; width 1 broadcasts.
+      ramp: for continuous values, the width over which it goes from 0 to 1.
+
+    Returns:
+      {0,1}, channel by channel.
+
+    Raises:
+      RampError: continuous values without a ramp.
+    """
     return 1 - greater_equal(y, x, ramp)
 
 
 @meaning("less")
 def less(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x < y, else 0: 1 - (x >= y). See `greater_equal`."""
+    """1 where x < y, else 0: 1 - (x >= y). See `greater_equal`.
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers; width 1 broadcasts.
+      ramp: for continuous values, the width over which it goes from 0 to 1.
+
+    Returns:
+      {0,1}, channel by channel.
+
+    Raises:
+      RampError: continuous values without a ramp.
+    """
     return 1 - greater_equal(x, y, ramp)
 
 
 @meaning("less_equal")
 def less_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x <= y, else 0. See `greater_equal`."""
+    """1 where x <= y, else 0. See `greater_equal`.
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers; width 1 broadcasts.
+      ramp: for continuous values, the width over which it goes from 0 to 1.
+
+    Returns:
+      {0,1}, channel by channel.
+
+    Raises:
+      RampError: continuous values without a ramp.
+    """
     return greater_equal(y, x, ramp)
 
 
 @meaning("not_equal")
 def not_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
-    """1 where x != y, else 0. See `equal`."""
+    """1 where x != y, else 0. See `equal`.
+
+    Args:
+      x: signal or numbers.
+      y: signal or numbers; width 1 broadcasts.
+      ramp: as for `equal`.
+
+    Returns:
+      {0,1}, channel by channel.
+
+    Raises:
+      RampError: continuous values without a ramp.
+    """
     return 1 - equal(x, y, ramp)
 
 

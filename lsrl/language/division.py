@@ -50,9 +50,6 @@ def mod(x: Signal, n: ArrayLike) -> Signal:
     Raises:
       ProgramError: n is 0, or x and n have no common grid.
       BoundsError: x has no finite bounds.
-
-    Example:
-      lsrl.mod(3 * token, 2), or 3 * token % 2, is 0, 1, 0, 1, … for the symbols 0, 1, 2, 3, …
     """
     return _by_divisor(x, n, "mod(x, n)", lambda value, divisor: _divided(value, divisor)[1])
 

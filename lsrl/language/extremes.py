@@ -28,9 +28,6 @@ def running_max(
     Raises:
       ProgramError: x is continuous, or has no common grid with what it starts at.
       BoundsError: x has no finite bounds.
-
-    Example:
-      lsrl.running_max(height) - lsrl.running_min(height) is how far a walk has got.
     """
     return _running(x, initial, start, 1)
 
@@ -38,7 +35,17 @@ def running_max(
 def running_min(
     x: Signal, initial: ArrayLike | None = None, *, start: Signal | None = None
 ) -> Signal:
-    """The least value so far, this token included: `running_max` of -x, with the sign turned."""
+    """The least value so far, this token included: `running_max` of -x, with the sign turned.
+
+    Args:
+      x: gridded, with finite bounds.
+      initial: the minimum before the first token; by default the greatest value that x can have.
+      start: as for `lsrl.linear_state`: values before do not count.
+
+    Raises:
+      ProgramError: x is continuous, or has no common grid with what it starts at.
+      BoundsError: x has no finite bounds.
+    """
     return _running(x, initial, start, -1)
 
 

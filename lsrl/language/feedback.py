@@ -112,15 +112,6 @@ class Feedback:
       memory: what the tokens write; None: the program has no memory that is told apart.
       idle: what the inputs hold while the loop runs that are neither fed nor the keys, by name; 0
         by default.
-
-    Example:
-      A counter that a first token sets, and that stops by itself:
-
-      >>> @lsrl.program(feedback=lsrl.Feedback("count", output=0, halt=(0, "==", 0)))
-      ... def countdown(count: lsrl.Vector(1, low=0, high=9, step=1)):
-      ...     return lsrl.relu(count - 1)
-      >>> countdown.loop([[3.0]], steps=10).outputs.ravel()
-      array([2., 1., 0.])
     """
 
     input: str

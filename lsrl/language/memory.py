@@ -241,10 +241,6 @@ def memory(
     Raises:
       ProgramError: neither cells nor segments, segments that overlap, or addresses that are not
         integers.
-
-    Example:
-      table = lsrl.memory(address, value, cells=16)
-      return table.read(wanted)
     """
     grid = _grid_of(cells, segments, words, columns, by_row)
     written_value = as_signal(value)

@@ -121,6 +121,7 @@ class Run(Generic[S]):
       batched: whether it is of a batch of machines.
       wiring: what is fed back.
       record: what was done, as plain arrays with a batch axis.
+      keeper: writes the run to a file, where its model can.
     """
 
     state: S

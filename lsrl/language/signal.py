@@ -440,7 +440,17 @@ def affine(terms: Sequence[tuple[object, Signal]], bias: ArrayLike | None = None
 
 
 def concat(*signals: Operand) -> Signal:
-    """The channels of all operands, one after another."""
+    """The channels of all operands, one after another.
+
+    Args:
+      *signals: at least one, signals or numbers.
+
+    Returns:
+      Their channels in order, as wide as all together.
+
+    Raises:
+      ShapeError: there is none.
+    """
     parts = [as_signal(signal) for signal in signals]
     if not parts:
         raise ShapeError(f"{user_line()}: concat needs at least one signal")
@@ -520,7 +530,14 @@ def logical(symbol: str, *values: Operand) -> tuple[Signal, ...]:
 
 
 def relu(x: Signal) -> Signal:
-    """max(x, 0), channel by channel."""
+    """max(x, 0), channel by channel.
+
+    Args:
+      x: (width,) a token, any signal.
+
+    Returns:
+      The same width.
+    """
     return record(ops.Relu(), as_signal(x))
 
 
@@ -545,7 +562,14 @@ def minimum(*operands: Operand) -> Signal:
 
 
 def absolute(x: Signal) -> Signal:
-    """|x|, channel by channel."""
+    """|x|, channel by channel.
+
+    Args:
+      x: (width,) a token, any signal.
+
+    Returns:
+      The same width, in two ReLUs.
+    """
     value = as_signal(x)
     return relu(value) + relu(-value)
 

@@ -90,9 +90,6 @@ def linear_state(
 
     Returns:
       The state after this token's update, width n.
-
-    Example:
-      linear_state(u, 0.5, start=token == BEGIN) halves nothing of the prompt before BEGIN.
     """
     update = as_signal(u)
     matrix = as_matrix(A, update.width)
@@ -100,12 +97,25 @@ def linear_state(
 
 
 def cumsum(u: Signal, initial: ArrayLike = 0, *, start: Signal | None = None) -> Signal:
-    """The running sum of u, this token included; with `start`, from there (`linear_state`)."""
+    """The running sum of u, this token included; with `start`, from there (`linear_state`).
+
+    Args:
+      u: any signal.
+      initial: what it begins with, one number or one a channel.
+      start: as for `linear_state`.
+    """
     return linear_state(u, 1, initial, start=start)
 
 
 def position(*, start: Signal | None = None) -> Signal:
-    """The token's position: 0, 1, 2 and so on; with `start` counted from there, and before -1."""
+    """The token's position: 0, 1, 2 and so on; with `start` counted from there, and before -1.
+
+    Args:
+      start: as for `linear_state`; where it is first 1, the position is 0.
+
+    Returns:
+      Integers, width 1.
+    """
     return cumsum(as_signal(1), initial=-1, start=start)
 
 
@@ -119,7 +129,17 @@ def periodic(table: object) -> Signal:
 
 
 def cycle(n: int) -> Signal:
-    """The position modulo n: 0, 1, …, n - 1, then 0 again."""
+    """The position modulo n: 0, 1, …, n - 1, then 0 again.
+
+    Args:
+      n: number of tokens, at least 1.
+
+    Returns:
+      Integers from 0 to n - 1, width 1.
+
+    Raises:
+      ProgramError: n is no such int.
+    """
     return periodic(np.arange(_count(n, "cycle(n)")))
 
 
@@ -157,7 +177,19 @@ def delay(x: Signal, n: int = 1, initial: ArrayLike = 0, *, start: Signal | None
 
 
 def window_sum(x: Signal, n: int, *, start: Signal | None = None) -> Signal:
-    """x_{t-n+1} + … + x_t, with zeros before the first token, or before `start`."""
+    """x_{t-n+1} + … + x_t, with zeros before the first token, or before `start`.
+
+    Args:
+      x: any signal.
+      n: number of tokens, this one included, at least 1.
+      start: as for `linear_state`.
+
+    Returns:
+      The same width; it is held in n slots a channel.
+
+    Raises:
+      ProgramError: n is no such int.
+    """
     value = as_signal(x)
     if start is not None:
         value = select(started(start), value, 0)
@@ -243,7 +275,14 @@ def select(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Sign
 
 @meaning("np.where")
 def where(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signal:
-    """`select` under numpy's name."""
+    """`select` under numpy's name.
+
+    Args:
+      cond: as for `select`.
+      a: where it is 1.
+      b: where it is 0.
+      via: as for `select`.
+    """
     return select(cond, a, b, via)
 
 
@@ -317,6 +356,15 @@ def selective_state(
     """s_t = keep_t ⊙ s_{t-1} + update_t with keep in {0,1}; with `start`, `initial` before it.
 
     Its bounds assume that every update is kept; `hold` has tighter ones.
+
+    Args:
+      keep: {0,1}, width 1 or that of the update.
+      update: width n.
+      initial: s_{-1}, one number or n.
+      start: as for `linear_state`.
+
+    Raises:
+      ProgramError: `keep` can be something else than 0 or 1.
     """
     (kept,) = logical("selective_state", keep)
     kept, added = broadcast(kept, update)
@@ -393,7 +441,16 @@ def recurrent_state(
 
 @meaning("clip", "np.clip")
 def clip(x: Signal, low: ArrayLike, high: ArrayLike) -> Signal:
-    """x, cut off at low and high."""
+    """x, cut off at low and high.
+
+    Args:
+      x: any signal.
+      low: one number or one a channel.
+      high: one number or one a channel.
+
+    Returns:
+      The same width.
+    """
     return minimum(maximum(x, low), high)
 
 
@@ -468,9 +525,6 @@ def argmax(x: Signal) -> Signal:
 
     Raises:
       RampError: x is continuous, so that no comparison can tell its channels apart.
-
-    Example:
-      lsrl.argmax(lsrl.cumsum(token.one_hot)) is the symbol that was read most often.
     """
     value = as_signal(x)
     greatest = greater_equal(value, value.max())
@@ -496,9 +550,6 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
     Raises:
       ProgramError: the selector is not known to be one-hot.
       ShapeError: the number of values is not n.
-
-    Example:
-      lsrl.mux(token.one_hot, memory) reads the cell of `memory` that the token names.
     """
     chosen = as_signal(one_hot)
     if not chosen.facts.one_hot:
@@ -539,7 +590,18 @@ def _is_full(one_hot: Signal) -> bool:
 
 
 def one_hot(x: Signal, n: int) -> Signal:
-    """The indicator of each value 0 … n - 1 of an integer signal, width n."""
+    """The indicator of each value 0 … n - 1 of an integer signal, width n.
+
+    Args:
+      x: width 1; what is none of these values has no indicator.
+      n: number of values, at least 1.
+
+    Returns:
+      {0,1}, width n, at most one of them 1.
+
+    Raises:
+      ShapeError: x is wider than 1.
+    """
     value = as_signal(x)
     size = _count(n, "one_hot(x, n)")
     if value.width != 1:

@@ -39,10 +39,6 @@ def swap_state(
     Raises:
       ProgramError: swap can be something else than 0 or 1, or read something else than 1 to n.
       ShapeError: fewer than 2 places, or a read of another width.
-
-    Example:
-      swaps = lsrl.lookup(token, [[0, 0, 0], [1, 1, 0], [0, 1, 1]])
-      return lsrl.swap_state(swaps)  # 0 leaves, 1 swaps places 1 and 2, 2 swaps places 2 and 3
     """
     (moves,) = logical("swap_state", swap)
     if start is not None:

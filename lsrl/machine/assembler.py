@@ -74,8 +74,6 @@ def assemble(text: str) -> Image | FleqImage:
     Raises:
       AssemblyError: a line has a fault; says which, what and how to mend it.
       InputError: it is no text.
-
-    Example: `lsrl.machine.assemble("x out; x x halt; x: .data 'A'")`.
     """
     if not isinstance(text, str):
         raise InputError(

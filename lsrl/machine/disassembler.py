@@ -24,8 +24,6 @@ def disassemble(memory: object, *, start: int = 0) -> str:
 
     Returns:
       The text, one instruction or number a line, with its address behind it.
-
-    Example: `print(lsrl.machine.disassemble(run.memory))`.
     """
     if isinstance(memory, FleqImage):
         return fleq_text(memory)

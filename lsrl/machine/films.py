@@ -89,8 +89,6 @@ def film(
     Raises:
       InputError: the program is no machine, the run is of a batch or went on from another, or the
         image is missing or of another machine.
-
-    Example: `lsrl.machine.film(model, run, image).frames[0].effect`.
     """
     bus, done = spoken(subject), trace(subject, run, image, steps=steps)
     held = loaded(subject, run)

@@ -237,8 +237,6 @@ class Fleq:
       text: what was printed, which is nothing.
       waiting: whether it wants a key, which it never does.
       lost: an address without a cell that was written to, which there never is.
-
-    Example: `Fleq(image).run(1000)`.
     """
 
     def __init__(self, image: FleqImage, *, cells: int | None = None, start: int = 0) -> None:

@@ -144,8 +144,6 @@ def programs() -> dict[str, MachineProgram]:
 
     Returns:
       Those for SUBLEQ, then those for FLEQ.
-
-    Example: `lsrl.machine.programs()["hello"].image()`.
     """
     found = (
         MachineProgram("hello.sq", references.hello),

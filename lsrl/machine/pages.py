@@ -40,8 +40,6 @@ def segments(
 
     Raises:
       InputError: the image does not fit words of so many bits.
-
-    Example: `lsrl.machine.segments(image, stdin=b"2 2 + . cr\nbye\n", page=64)`.
     """
     size, width = count("page", page), count("bits", bits, 4, 20)
     top, left = 1 << (width - 1), count("steps", steps, 0)

@@ -138,8 +138,6 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     Raises:
       InputError: the program is no machine, or the image does not fit its memory; an AssemblyError
         where the line is known.
-
-    Example: `model.loop(*lsrl.machine.card(model, [3, 4, -1, 5, 7]), steps=1).memory`.
     """
     program = program_of(subject)
     arrays = spoken(program).card(memory, start)
@@ -159,8 +157,6 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
 
     Raises:
       InputError: as for `card`, or there is no image.
-
-    Example: `model.loop(*lsrl.machine.cards(model, [one, another]), steps=1000).memory`.
     """
     bus, names = bus_of(subject), program_of(subject).inputs
     several = isinstance(memories, Sequence | np.ndarray) and not isinstance(memories, str | bytes)
@@ -196,8 +192,6 @@ def interpret(
 
     Raises:
       InputError: as for `card`.
-
-    Example: `lsrl.machine.interpret(model, image).dump()`.
     """
     machine = spoken(subject).plain(memory, start)
     machine.run(steps, stdin)
@@ -230,8 +224,6 @@ def trace(
     Raises:
       InputError: the run is of a batch, or it went on and memory is missing.
       BoundsError: an instruction answers what is no number.
-
-    Example: `print(*lsrl.machine.trace(model, run), sep="\n")`.
     """
     instance("trace", run, Run, "loop")
     if run.wiring._replace(until="halt") != program_of(subject).wiring():
@@ -283,8 +275,6 @@ class Session(Generic[S]):
       last: the loop's latest run, from which it goes on; None ahead of the first instruction. It
         holds the outputs of the last stretch alone.
       lost: the first address without a cell to which SUBLEQ wrote something, if any.
-
-    Example: `lsrl.machine.Session(model, image).run(10)`.
     """
 
     def __init__(self, subject: Looping[S], memory: object, start: int = 0) -> None:

@@ -70,8 +70,6 @@ class Subleq:
       waiting: whether the next instruction wants a key that is not there.
       lost: the first address without a cell, from 0 on, to which something else than 0 was written;
         reads there give 0.
-
-    Example: `Subleq(image, bits=8).run(1000)`.
     """
 
     def __init__(

@@ -53,9 +53,6 @@ def attach(
       InputError: torch or transformers is not installed, or an argument makes no sense.
 
     Source: Saldyt & Kambhampati (2024), section 3, with a register in place of a call a token.
-
-    Example:
-      model = lsrl.nn.attach(llama, library=library, arguments={digit: digit for digit in range(8)})
     """
     needed("torch", "attach")
     transformers = needed("transformers", "attach")

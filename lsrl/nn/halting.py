@@ -32,8 +32,6 @@ class Halting:
       register: that it reads; None for the counter.
       symbol: at which a compiled one halts, of a register.
       reach: of the counter.
-
-    Example: `Halting("ponder")`, or `Halting("compiled", register="order", symbol=1)`.
     """
 
     kind: Literal["compiled", "ponder"] = "compiled"

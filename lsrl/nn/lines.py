@@ -33,8 +33,6 @@ class StraightLine(nnx.Module):
       high: the greatest one.
       memory: of the cells.
       sizes: of the fields of a line, "f", "a", "b" and "c": for `lsrl.nn.Prompt`.
-
-    Example: `StraightLine(["x", "y", "one", "t", "out"])`.
     """
 
     def __init__(

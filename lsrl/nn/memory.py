@@ -23,8 +23,6 @@ class Memory(nnx.Module):
       cells: how many.
       symbols: that a cell may hold.
       initial: what each holds at first.
-
-    Example: `memory.read(memory.write(memory.empty(8), address, value), address)`.
     """
 
     def __init__(self, cells: int, symbols: int, initial: int = 0) -> None:

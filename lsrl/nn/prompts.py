@@ -38,8 +38,6 @@ class Prompt(nnx.Module):
       length: positions.
       tries: prompts side by side.
       logits: (tries, length, size) by field, `nnx.Param`s.
-
-    Example: `Prompt(4, {"token": 4})`, the first four tokens of a program of four symbols.
     """
 
     def __init__(

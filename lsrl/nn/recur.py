@@ -54,8 +54,6 @@ class Recur(nnx.Module):
       weights: the network's, by name, as `FrozenParam`s.
       unit: of the halting: (symbols,) logits, an `nnx.Param`, of a learnt one; chances of 0 or 1, a
         `FrozenParam`, of a compiled one.
-
-    Example: see docs/library.md, "Depth".
     """
 
     def __init__(

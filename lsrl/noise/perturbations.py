@@ -325,11 +325,6 @@ class Change(Perturbation):
         weights; `key` is a key of `jax.random` that depends on the seed and on the name alone, so
         that all levels share their draw.
 
-    Example:
-      >>> def pruned(name, array, key, level):
-      ...     return np.where(np.abs(array) < level, 0, array)
-      >>> lsrl.stability.Change("pruned", levels=(0.1, 1.0), function=pruned)
-
     Raises:
       InputError: no function, or levels for one that takes none.
     """

@@ -212,10 +212,6 @@ def measure(
         a program's promises.
       OSError: the folder can't be written.
 
-    Example:
-      >>> found = lsrl.stability.measure(program, ("linear_rnn", "gated_linear_rnn"), "weights")
-      >>> found.plot("noise.pdf")
-
     Petrov et al. 2024, section 5.
     """
     given = _listed(programs)

@@ -38,11 +38,6 @@ def load(program: str, target: str, variant: str = "plain", *, seed: int = 0) ->
     Raises:
       InputError: an unknown name (suggests the nearest), or there is no such model; says why.
       OSError: the cache can't be written.
-
-    Example:
-      >>> model = lsrl.suite.load("dyck1", "mamba", "rotated")
-      >>> data = lsrl.suite.load_data("dyck1").splits["validation"]
-      >>> model.run(*data.arrays)
     """
     (found,) = held_and_refused(program, target, [variant], seed).values()
     if isinstance(found, Refusal):
@@ -143,10 +138,6 @@ def refusals(
     Raises:
       InputError: an unknown name; suggests the nearest.
       OSError: the cache can't be written.
-
-    Example:
-      >>> for left_out in lsrl.suite.refusals(["dyck1"], ["gru", "mamba"], ["plain", "rotated"]):
-      ...     print(left_out.target, left_out.variant, left_out.reason)
     """
     return [
         each
