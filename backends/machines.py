@@ -2,10 +2,10 @@
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import numpy as np
 from scipy import sparse
@@ -99,6 +99,28 @@ class Wired:
             shown = np.concatenate([units.leaves[number].units for number in own])
             self.fields[field] = shown, np.concatenate(places)
             self.shown = self.taken(shown.astype(np.uint32))
+
+    @cached_property
+    def turn(self) -> Any:
+        """What reads tokens out of a table, where the engine is compiled."""
+        packed = importlib.import_module("lsrl.backends.packed")
+        return packed.turning(self.number, UNIT, self.forward.dtype, ALIKE, OWNER, SLOT)
+
+    def table(self, arrays: Sequence[Array], tokens: int, shows: bool) -> Array:
+        """A machine's arrays as `turn` takes them.
+
+        Args:
+          arrays: of the machine, behind those that all machines share.
+          tokens: that are read.
+          shows: whether the last two are the units to show and room for what drives them.
+        """
+        packed = importlib.import_module("lsrl.backends.packed")
+        units = self.units
+        shared = self.starts, self.records, self.forward, self.alike, self.back, self.owners
+        found: Array = packed.table_of(
+            [*shared, *arrays], units.cells, units.readout, tokens, shows
+        )
+        return found
 
     def _forgetful(self) -> Array:
         """(units,) LSTM units that hold what they make now, whatever was before.
@@ -247,8 +269,7 @@ class Machine:
         kept = np.full((2, 0 if units.cells else units.count), NEVER)
         arrays = driven, shown, kept, waiting, ends, slots
         self._arrays: tuple[Any, ...] = tuple(map(wired.taken, arrays))
-        self._turning: tuple[Any, ...] | None = None
-        self.clock = 0.0
+        self._clock = np.zeros(1)
 
     def _stale(self, drives: Array, values: Array) -> Array:
         """(units,) whose value is not what their drives make it."""
@@ -267,7 +288,7 @@ class Machine:
         found = object.__new__(Machine)
         vars(found).update(vars(self))
         found._arrays = tuple(map(_copied, self._arrays))
-        found._turning = None
+        found._clock = self._clock.copy()
         return found
 
     # ------------------------------------------------------------ running
@@ -275,30 +296,72 @@ class Machine:
     def _common(self) -> tuple[Any, ...]:
         wired, units = self.wired, self.wired.units
         driven, shown, kept, waiting, ends, slots = self._arrays
-        count = units.count
-        who = np.empty(count, np.uint32) if wired.compiled else [0] * count
-        by = np.empty(count) if wired.compiled else [0.0] * count
         return (
             units.cells, wired.starts, wired.records, wired.forward, wired.alike, wired.back,
-            wired.owners, driven, shown, kept, waiting, ends, who, by, slots, units.readout,
+            wired.owners, driven, shown, kept, waiting, ends, *self._changes(), slots,
+            units.readout,
         )  # fmt: skip
+
+    def _changes(self) -> tuple[Any, Any]:
+        """Room for the units of a stage and their changes."""
+        count = self.wired.units.count
+        if self.wired.compiled:
+            return np.empty(count, np.uint32), np.empty(count)
+        return [0] * count, [0.0] * count
+
+    @property
+    def clock(self) -> float:
+        """Number of the next token."""
+        return float(self._clock[0])
 
     def follow(self, given: Array) -> Array:
         """Read tokens (tokens, slots); returns the outputs (tokens, outputs), of the dtype."""
         rows = self.wired.rows(len(given))
-        self._follow((*self._common(), self._room()), given, rows)
+        work = self.turner(np.ascontiguousarray(given), rows)()
+        self.tokens += len(given)
+        self.work += work
         return rows
 
-    def turn(self, given: Array, rows: Array) -> int:
-        """Read one token (1, slots) and put the outputs (1, outputs) into rows; units looked at."""
-        if self._turning is None:
-            self._turning = (*self._common(), self._room())
-        return self._follow(self._turning, given, rows)
+    def turner(self, given: Array, rows: Array, row: Array | None = None) -> Callable[[], int]:
+        """What reads tokens whenever it is called, and says how many units it looked at.
 
-    def _follow(self, common: tuple[Any, ...], given: Array, rows: Array) -> int:
-        work: int = self.wired.engine.follow(*common, self.clock, given, rows)
-        self._passed(len(given), work)
-        return work
+        Args:
+          given: (tokens, slots) float64, that are read.
+          rows: (tokens, outputs) that the outputs are put into.
+          row: that the state behind the last token is put into, as `told` puts it; if any.
+        """
+        wired, tokens = self.wired, len(given)
+        if not wired.compiled:
+            common = *self._common(), self._room()
+
+            def plainly() -> int:
+                work: int = wired.engine.follow(*common, self.clock, given, rows)
+                self._clock += tokens
+                if row is not None:
+                    self.told(row)
+                return work
+
+            return plainly
+        driven, shown, kept, waiting, ends, slots = self._arrays
+        linear = row is not None and "hidden" in wired.fields
+        last = (wired.shown, row) if linear else ()
+        arrays = (
+            driven, shown, kept, waiting, ends, *self._changes(), slots, self._room(),
+            self._clock, given, rows, *last,
+        )  # fmt: skip
+        # What is called holds the arrays, of which the table has no more than the addresses.
+        held = wired.turn, wired.table(arrays, tokens, linear), arrays
+
+        def by_table() -> int:
+            work: int = held[0](held[1])
+            return work
+
+        def and_told() -> int:
+            work: int = held[0](held[1])
+            self.told(cast(Array, row))
+            return work
+
+        return by_table if linear or row is None else and_told
 
     def _room(self) -> Any:
         return self.wired.taken(np.zeros(len(self.wired.units.slots)))
@@ -330,7 +393,7 @@ class Machine:
         return Course(done, ending)
 
     def _passed(self, tokens: int, work: int) -> None:
-        self.clock += tokens
+        self._clock += tokens
         self.tokens += tokens
         self.work += work
 

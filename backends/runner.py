@@ -6,7 +6,6 @@ makes no difference; so never without one.
 
 import importlib
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -34,8 +33,6 @@ Made = TypeVar("Made")
 MOST_ALONE, MOST_TOGETHER = 1 << 15, 1 << 11
 # Entries of its parameters from which on a network runs faster by events in plain Python.
 PLAIN_FROM = 1 << 20
-# States that machines are kept at, to go on from.
-KEPT = 8
 # One token in and one out.
 IDS = Wiring(Feedback("id", 0), (("id", Token(2**31)),), 1)
 
@@ -69,7 +66,6 @@ class Runner:
 
     def __init__(self) -> None:
         self._reader: ParameterReader[Ready] = ParameterReader()
-        self._going: OrderedDict[int, tuple[object, Going]] = OrderedDict()
         self._sized: tuple[Network, bool] | None = None
         self._begun: _Begun | None = None
         self.tokens = self.work = 0
@@ -92,7 +88,6 @@ class Runner:
         """The units of a network, unless something stands against it, which is asked only once."""
 
         def made() -> Ready:
-            self._going.clear()
             reason = why_not()
             stack = None if reason else network.stack()
             if stack is None:
@@ -119,19 +114,15 @@ class Runner:
         if difference:
             raise SelfTestError(difference)
 
-    def keep(self, state: object, going: "Going") -> None:
-        """Keep machines at the state that they are at, to go on from it."""
-        self._going[id(state)] = state, going
-        while len(self._going) > KEPT:
-            self._going.popitem(last=False)
+    def going(self, network: Network, state: "Left") -> "Going | None":
+        """The machines that are at a state, if the network has not changed since.
 
-    def going(self, network: Network, state: object) -> "Going | None":
-        """The machines that are kept at this very state, if the network has not changed since.
-
-        They are kept no longer: whoever takes them goes on.
+        They are kept there no longer: whoever takes them goes on.
         """
-        kept = self._going.pop(id(state), None)
-        return None if kept is None or not self._reader.holds(network) else kept[1]
+        going, ready = state.going, self._reader.held(network)
+        if ready is None or ready.wired is not going.wired or going.kept is not self:
+            return None
+        return going if going.leaves(state) else None
 
     def generate(self, wired: Wired, hidden: Tree, inputs: Sequence[Array], steps: int) -> Array:
         """Continue prompts.
@@ -209,23 +200,62 @@ class Runner:
 
 
 @final
+class Left:
+    """The state that machines were at behind a token; they themselves are, until they go on.
+
+    Attributes:
+      going: the machines.
+      number: of the state, among theirs.
+    """
+
+    __slots__ = ("_rows", "going", "number")
+
+    def __init__(self, going: "Going", rows: Array, number: int) -> None:
+        """Of rows that hold it, one a machine."""
+        self.going, self._rows, self.number = going, rows, number
+
+    def tree(self) -> Tree:
+        """As the network has it."""
+        return self.going.shape.of(self._rows)
+
+
+@final
 class Going:
     """Machines that go on from step to step, with all that a step takes made once.
 
     Attributes:
+      kept: whose they are.
+      wired: their units.
       most: tokens up to which they may.
       runner: that was asked for.
+      shape: of their state.
     """
 
     def __init__(self, kept: Runner, wired: Wired, hidden: Tree, most: float, runner: str) -> None:
         """Take up a state, arrays (batch, ...)."""
-        self.most, self.runner = most, runner
-        self._kept, self._wired = kept, wired
-        self._machines = EventEngine(wired).start(hidden)
-        self._state = _Leaves(wired, jax.tree.structure(hidden))
-        self._given = np.zeros((len(self._machines), len(wired.units.slots)))
+        self.kept, self.wired, self.most, self.runner = kept, wired, most, runner
+        self.shape = _Leaves(wired, jax.tree.structure(hidden))
+        self._entries = wired.units.entries
+        # The number of the state that they are at, until one takes them from there: of two threads
+        # one gets it.
+        self._at: dict[int, bool] = {}
+        self._steps = 0
+        machines = EventEngine(wired).start(hidden)
+        count = len(machines)
+        # What machines read and write, each its row.
+        self._given = np.zeros((count, len(wired.units.slots)))
+        self._outputs, self._row = wired.rows(count), self.shape.room(count)
+        parts = [(slice(i, i + 1), self._row[i]) for i in range(count)]
+        self._turners = [
+            machine.turner(self._given[own], self._outputs[own], row)
+            for machine, (own, row) in zip(machines, parts, strict=True)
+        ]
 
-    def step(self, inputs: Sequence[Array]) -> tuple[Array, Tree]:
+    def leaves(self, state: Left) -> bool:
+        """Whether they were at a state, where they are no longer."""
+        return self._at.pop(state.number, False)
+
+    def step(self, inputs: Sequence[Array]) -> tuple[Array, Left]:
         """One token of all sequences.
 
         Args:
@@ -234,14 +264,15 @@ class Going:
         Returns:
           (batch, outputs) and the next state.
         """
-        given, kept = self._given, self._kept
-        for places, number in self._wired.units.entries:
+        given, kept = self._given, self.kept
+        for places, number in self._entries:
             given[:, places] = inputs[number]
-        rows = self._wired.rows(len(given))
-        for i, machine in enumerate(self._machines):
-            kept.work += machine.turn(given[i : i + 1], rows[i : i + 1])
+        for turner in self._turners:
+            kept.work += turner()
         kept.tokens += len(given)
-        return rows, self._state.of(self._machines)
+        self._steps = number = self._steps + 1
+        self._at[number] = True
+        return self._outputs.copy(), Left(self, self._row.copy(), number)
 
 
 @final
@@ -254,12 +285,12 @@ class _Leaves:
         self._places = [(slice(None), slice(*ends)) for ends in pairwise(wired.ends)]
         self._flat = structure == jax.tree.structure((0,) * len(self._places))
 
-    def of(self, machines: Sequence[Machine]) -> Tree:
-        """That of machines, which nobody can change: machines may be kept at it."""
-        wired = self._wired
-        rows = np.empty((len(machines), wired.ends[-1]), wired.number)
-        for number, machine in enumerate(machines):
-            machine.told(rows[number])
+    def room(self, machines: int) -> Array:
+        """Rows for so many machines."""
+        return np.empty((machines, self._wired.ends[-1]), self._wired.number)
+
+    def of(self, rows: Array) -> Tree:
+        """That of rows, which nobody can change from now on: machines may be kept at it."""
         rows.setflags(write=False)
         leaves = tuple(map(rows.__getitem__, self._places))
         return leaves if self._flat else jax.tree.unflatten(self._structure, leaves)
@@ -288,7 +319,11 @@ class EventEngine(Engine[list[Machine]]):
 
     def finish(self, machines: Sequence[Machine], structure: jax.tree_util.PyTreeDef) -> Tree:
         """The state of a network, of the structure, that machines are at."""
-        return _Leaves(self._wired, structure).of(machines)
+        leaves = _Leaves(self._wired, structure)
+        rows = leaves.room(len(machines))
+        for machine, row in zip(machines, rows, strict=True):
+            machine.told(row)
+        return leaves.of(rows)
 
     def read(self, state: list[Machine], inputs: Sequence[Array]) -> list[Machine]:
         """The state after tokens (machines, time, ...)."""

@@ -79,23 +79,6 @@ def gated_scan(keep: jax.Array, update: jax.Array, before: jax.Array) -> jax.Arr
     return lax.scan(add, (start, jnp.broadcast_to(keep, start.shape)), _reaches(start))[0][0]
 
 
-def product_scan(matrices: jax.Array) -> jax.Array:
-    """M_0 M_1 … M_t for every token t.
-
-    Args:
-      matrices: (batch, time, rows, rows).
-
-    Returns:
-      (batch, time, rows, rows).
-    """
-    identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=matrices.dtype), matrices.shape)
-
-    def multiply(held: jax.Array, reach: jax.Array) -> tuple[jax.Array, None]:
-        return _times(_earlier(held, identity, reach), held), None
-
-    return lax.scan(multiply, matrices, _reaches(matrices))[0]
-
-
 def _reaches(sequence: jax.Array) -> jax.Array:
     """1, 2, 4, …, below the number of tokens."""
     return jnp.asarray(2 ** np.arange((sequence.shape[1] - 1).bit_length()), jnp.int32)

@@ -411,7 +411,7 @@ def cost(quick: bool) -> Section:
         "cost", f"A training step, {BATCH} questions of {TIMED} tokens",
         {"what": "network", "milliseconds": "CPU ms", "ratio": "times the host alone"}, rows,
         "Medians of 30, in turns. The first takes what each call would have answered, as arguments "
-        "are fixed; the second the products of stochastic matrices that learnt arguments need.",
+        "are fixed; the second the chances of all states, which learnt arguments need.",
     )  # fmt: skip
     return Section([table], [
         f"A training step with a library of 5 routines takes {ratios[0]:.2f} times the host alone "

@@ -12,8 +12,11 @@ import lsrl
 from benchmarks.common import Output, Table, say
 from benchmarks.common import machine as this_machine
 from benchmarks.library_depth_tasks import (
+    NESTED,
     QUICK,
+    WIDE,
     Plan,
+    expressions_row,
     fibonacci_row,
     gcd_row,
     insertion_row,
@@ -140,6 +143,23 @@ def depth(plan: Plan) -> Table:
     )  # fmt: skip
 
 
+def calls(plan: Plan) -> Table:
+    """Routines that call one another."""
+    rows = list[dict[str, object]]()
+    for seed in range(plan.seeds):
+        say(f"expressions, seed {seed}")
+        rows.append(expressions_row(seed, plan))
+    return Table(
+        "calls", "Nested expressions by a stack of calls",
+        {"task": "task", "seed": "seed", "trained": "calls deep in training",
+         "right": "right there", "tested": "calls deep", "beyond": "right beyond",
+         "floor": "constants there", "seconds": "CPU s"}, rows,
+        f"Learnt is which value each letter and which routine each operator stands for, from "
+        f"values of expressions of at most {WIDE[0]} tokens, half of them of one call; asked are "
+        f"expressions of at most {WIDE[1]} tokens, by the compiled network. Brackets are known.",
+    )  # fmt: skip
+
+
 def sorting(plan: Plan) -> Table:
     """A compiled sort in the library."""
     rows = list[dict[str, object]]()
@@ -175,7 +195,7 @@ def prompts(plan: Plan) -> Table:
     )  # fmt: skip
 
 
-def findings(deep: Table, sorted_: Table, found: Table) -> list[str]:
+def findings(deep: Table, called: Table, sorted_: Table, found: Table) -> list[str]:
     """What the tables come to."""
     said = []
     for task in dict.fromkeys(str(row["task"]) for row in deep.rows):
@@ -187,6 +207,13 @@ def findings(deep: Table, sorted_: Table, found: Table) -> list[str]:
             f"{rows[0]['trained']} steps and tested on up to {rows[0]['tested']}; at most "
             f"{slowest:.1f} CPU s."
         )
+    whole = sum(row["right"] == row["beyond"] == 1 for row in called.rows)
+    slowest = max(row["seconds"] for row in called.rows)
+    said.append(
+        f"Nested expressions: {whole} of {len(called.rows)} seeds have all values right, trained "
+        f"on at most {NESTED[0]} calls open at once and asked {NESTED[1]}; at most {slowest:.1f} "
+        "CPU s."
+    )
     whole = sum(row["whole_8"] == row["whole_500"] == 1 for row in sorted_.rows)
     slowest = max(row["all"] for row in sorted_.rows)
     said.append(
@@ -206,7 +233,7 @@ def main(
 ) -> None:
     """Train what is around compiled routines."""
     about, plan = this_machine(), QUICK if quick else Plan()
-    tables = [depth(plan), sorting(plan), prompts(plan)]
+    tables = [depth(plan), calls(plan), sorting(plan), prompts(plan)]
     Output.of("library_depth", quick, output).write(
         "Depth, sorting and prompts by gradient", about, tables, findings(*tables), None
     )

@@ -26,6 +26,9 @@ LONG = 8 * SHORT
 COST = 0.02
 # Letters beyond the symbols, which some of them stand for twice.
 TWICE = 3
+# Of expressions: values, calls open at once, and tokens, while one trains and beyond.
+VALUES = 5
+NESTED, WIDE = (3, 8), (16, 200)
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,128 @@ def insertion_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
         "task": f"insertion sort of {KEYS} keys", "halting": kind, "seed": seed,
         "trained": SHORT, "right": whole[SHORT], "tested": LONG, "beyond": whole[LONG],
         "seconds": seconds,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- calls
+
+
+def _operation(step: Callable[[int, int], int], start: int = 0) -> lsrl.nn.MooreTable:
+    """A routine that holds a value, and makes of it and each that it reads the next."""
+    rows = [[step(state, value) for value in range(VALUES)] for state in range(VALUES)]
+    return lsrl.nn.MooreTable(np.array(rows, np.int32), np.arange(float(VALUES))[:, None], start)
+
+
+OPERATIONS = (
+    _operation(lambda state, value: (state + value) % VALUES),
+    _operation(lambda state, value: state * value % VALUES, 1),
+    _operation(max),
+    _operation(min, VALUES - 1),
+    _operation(lambda state, value: value),
+)
+
+
+class Caller(nnx.Module):
+    """Tokens of an unknown alphabet, read as values and calls, ahead of a stack of routines."""
+
+    def __init__(self, expressions: "Expressions", depth: int) -> None:
+        """With nothing learnt but which tokens are letters, operators, the bracket and padding."""
+        self.stack = lsrl.nn.CallStack(OPERATIONS, depth)
+        sizes = (len(expressions.letters), len(expressions.operators), 1, 1)
+        ends = np.cumsum([VALUES, len(OPERATIONS), 1, 1])
+        rows, columns = (
+            np.repeat(np.arange(4), sizes),
+            np.searchsorted(ends, range(ends[-1]), "right"),
+        )
+        self.kinds = nnx.Variable(jnp.asarray(rows[:, None] == columns))
+        logits = expressions.rng.normal(0, 0.1, self.kinds[...].shape)
+        self.logits = nnx.Param(jnp.asarray(logits, jnp.float32))
+
+    def read(self, tokens: jax.Array) -> jax.Array:
+        """The distributions over the stack's symbols that tokens stand for."""
+        return jax.nn.softmax(jnp.where(self.kinds[...], 4 * self.logits[...], -np.inf))[tokens]
+
+
+class Expressions:
+    """Expressions such as "f b g c c ) b )", in letters and operators of an unknown alphabet.
+
+    Attributes:
+      letters: the value of each letter; letters are the first tokens.
+      operators: the routine of each operator; these follow.
+      rng: of all that is drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Draw an alphabet, in which some tokens stand for the same."""
+        self.rng = np.random.default_rng(seed)
+        self.letters = cipher(self.rng, VALUES)
+        self.operators = cipher(self.rng, len(OPERATIONS), 1)
+
+    def drawn(self, count: int, depth: int, tokens: int, most: int = 4) -> tuple[Array, Array]:
+        """Expressions of so many tokens, padded, whose depth is a given one; and their values."""
+        close = len(self.letters) + len(self.operators)
+        words, answers = np.full((count, tokens), close + 1), np.zeros(count, int)
+        for row in range(count):
+            while True:
+                word, value = self._one(depth, most, close)
+                if len(word) <= tokens:
+                    break
+            words[row, : len(word)], answers[row] = word, value
+        return words, answers
+
+    def _one(self, depth: int, most: int, close: int) -> tuple[list[int], int]:
+        """An operator, arguments, one of which at least is as deep as it goes, and a bracket."""
+        operator = int(self.rng.integers(len(self.operators)))
+        table = OPERATIONS[self.operators[operator]]
+        word, state = [len(self.letters) + operator], table.initial
+        arguments = int(self.rng.integers(1, most + 1))
+        deepest = int(self.rng.integers(arguments))
+        for place in range(arguments):
+            if depth > 1 and (place == deepest or self.rng.random() < 0.2):
+                part, value = self._one(depth - 1, most, close)
+            else:
+                letter = int(self.rng.integers(len(self.letters)))
+                part, value = [letter], int(self.letters[letter])
+            word, state = word + part, int(table.follows[state, value])
+        return [*word, close], int(table.ids[state])
+
+    def learnt(self, updates: int) -> Caller:
+        """A caller, trained on values of expressions alone, half of them of one call."""
+        caller = Caller(self, NESTED[0])
+
+        def draw(share: float) -> Batch:
+            deep = 1 + int(self.rng.integers(0, min(NESTED[0], 1 + int(4 * share))))
+            parts = [self.drawn(32, 1, WIDE[0], 2), self.drawn(32, deep, WIDE[0], 3)]
+            words, answers = (np.concatenate(each) for each in zip(*parts, strict=True))
+            return words, answers
+
+        def guess(caller: Any, batch: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+            return caller.stack.expected(caller.read(batch[0]))[:, -1], jnp.zeros(1)
+
+        trained(caller, guess, draw, updates, 5e-2)
+        return caller
+
+
+def expressions_row(seed: int, plan: Plan) -> dict[str, object]:
+    """Nested expressions: which value a letter and which routine an operator is, from values."""
+    start = time.process_time()
+    expressions = Expressions(seed)
+    caller = expressions.learnt(plan.updates // 3)
+    right, floor = [], 0.0
+    for depth, tokens in zip(NESTED, WIDE, strict=True):
+        if depth > caller.stack.depth:  # what was learnt goes with a deeper stack
+            deeper = Caller(expressions, depth)
+            deeper.logits, caller = caller.logits, deeper
+        words, answers = expressions.drawn(plan.lists, depth, tokens)
+        said = nnx.jit(lambda caller, words: caller.stack(caller.read(words)))(
+            caller, jnp.asarray(words)
+        )
+        right.append(float((np.asarray(said)[:, -1].argmax(-1) == answers).mean()))
+        floor = float(np.bincount(answers).max() / len(answers))
+    return {
+        "task": f"expressions of {len(OPERATIONS)} routines mod {VALUES}", "seed": seed,
+        "trained": NESTED[0], "right": right[0], "tested": NESTED[1], "beyond": right[1],
+        "floor": floor, "seconds": time.process_time() - start,
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from lsrl.backends.engine import Machines
 from lsrl.backends.loop import own_copy
 from lsrl.backends.machines import Wired
 from lsrl.backends.network import Network
-from lsrl.backends.runner import EventEngine, Going, Runner
+from lsrl.backends.runner import EventEngine, Going, Left, Runner
 from lsrl.certificate import Certificate
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
@@ -167,7 +167,8 @@ class Looping(ABC):
 
         So what was checked of the state, the weights and the runner holds for the next step too.
         """
-        going = self._runner.going(self.module, state)
+        left = state.kept if type(state) is State else None
+        going = self._runner.going(self.module, left) if type(left) is Left else None
         if going is None or going.runner != runner or state.position >= going.most:
             return None
         return going

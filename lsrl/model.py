@@ -429,9 +429,8 @@ class Model(Looping, Exporting):
             self._check_certified("step", state.position + 1, beyond_certificate)
             going = self._taken_up(state, runner)
         if going is not None:
-            result, hidden = going.step(arrays)
-            new = State(state.position + 1, hidden, state.batch)
-            self._runner.keep(new, going)
+            result, left = going.step(arrays)
+            new = State(state.position + 1, None, state.batch, left)
             return (cast(Array, result[0]) if state.batch is None else result), new
         # The network sets the mode that it steps in: twice would take longer than the checks.
         output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))

@@ -9,7 +9,7 @@ import json
 import operator
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast, final
 
 import jax
 import numpy as np
@@ -34,21 +34,69 @@ FIELDS: Mapping[str, Reader[object]] = {
 }
 
 
-class State(NamedTuple):
+class Kept(Protocol):
+    """A state as an engine keeps it, to go on from."""
+
+    def tree(self) -> Tree:
+        """The network's state, arrays that nobody can change."""
+
+
+@final
+class State:
     """What a model knows of the tokens that it has read.
 
     It never changes, so one may go on from it as often as one likes. As a pytree its leaves are the
     position and the arrays of `hidden`: `jax.tree` and jit take it, as they take `hidden` alone.
-
-    Attributes:
-      position: number of tokens read.
-      hidden: the network's state, a pytree of arrays (batch, ...); of one sequence (1, ...).
-      batch: number of sequences; None for one sequence without a batch axis.
     """
 
-    position: int
-    hidden: Tree
-    batch: int | None
+    # What an engine keeps becomes arrays when they are asked for: steps alone never do.
+    __slots__ = ("_batch", "_hidden", "_kept", "_position")
+
+    def __init__(
+        self, position: int, hidden: Tree | None, batch: int | None, kept: Kept | None = None
+    ) -> None:
+        """Of a model; see its `init_state`.
+
+        Args:
+          position: number of tokens read.
+          hidden: the network's state; None if it is kept.
+          batch: number of sequences; None for one sequence without a batch axis.
+          kept: the state as an engine has it.
+        """
+        self._position = position
+        self._hidden = hidden
+        self._batch = batch
+        self._kept = kept
+
+    @property
+    def position(self) -> int:
+        """Number of tokens read."""
+        return self._position
+
+    @property
+    def hidden(self) -> Tree:
+        """The network's state, a pytree of arrays (batch, ...); of one sequence (1, ...)."""
+        if self._kept is not None and self._hidden is None:
+            self._hidden = self._kept.tree()
+        return cast(Tree, self._hidden)
+
+    @property
+    def batch(self) -> int | None:
+        """Number of sequences; None for one sequence without a batch axis."""
+        return self._batch
+
+    @property
+    def kept(self) -> Kept | None:
+        """What the engine keeps that gave it; None if it was no engine."""
+        return self._kept
+
+    def __reduce__(self) -> tuple[type["State"], tuple[int, Tree, int | None]]:
+        """Copies and other processes get the arrays."""
+        return State, (self.position, self.hidden, self.batch)
+
+    def __repr__(self) -> str:
+        """All of it."""
+        return f"State(position={self.position}, hidden={self.hidden}, batch={self.batch})"
 
 
 def _flattened(state: State) -> tuple[tuple[tuple[GetAttrKey, object], ...], int | None]:
@@ -149,8 +197,8 @@ def state_of(
     """
     batch = cast("int | None", header["batch"])
     _check_batch(batch, arrays)
-    found = start(batch)._replace(position=cast(int, header["position"]))
-    leaves = named_leaves(found.hidden)
+    hidden = start(batch).hidden
+    leaves = named_leaves(hidden)
     if arrays.keys() != leaves.keys():
         raise FieldError(f"the arrays {', '.join(leaves)}", shown(sorted(arrays)), "arrays")
     for name, leaf in leaves.items():
@@ -158,8 +206,8 @@ def state_of(
         if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             got = f"{name} has shape {array.shape} of {array.dtype}"
             raise FieldError(f"shape {leaf.shape} of {leaf.dtype}", got, "arrays")
-    tree = jax.tree.structure(found.hidden)
-    return found._replace(hidden=jax.tree.unflatten(tree, [arrays[name] for name in leaves]))
+    found = jax.tree.unflatten(jax.tree.structure(hidden), [arrays[name] for name in leaves])
+    return State(cast(int, header["position"]), found, batch)
 
 
 def _check_batch(batch: int | None, arrays: Mapping[str, Parameter]) -> None:

@@ -54,6 +54,29 @@ def test_work_grows_with_the_signals(name: str, monkeypatch: pytest.MonkeyPatch)
     assert third - second <= 1.25 * (second - first)
 
 
+def chain_of(step: Callable[[lsrl.Signal, lsrl.Signal], lsrl.Signal], count: int) -> lsrl.Program:
+    @lsrl.program
+    def chain(x: lsrl.Vector(3, low=0, high=count, step=1)):  # type: ignore[no-untyped-def]
+        total = x
+        for k in range(1, count):
+            total = step(total, lsrl.relu(x - k))
+        return total
+
+    return chain
+
+
+@pytest.mark.parametrize("kind", ["subtracted from", "turned"])
+def test_a_chain_of_named_maps_is_folded_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = np.roll(np.eye(3), 1, axis=0)
+    step = {
+        "subtracted from": lambda total, term: term - total,
+        "turned": lambda total, term: turn @ total + term,
+    }[kind]
+    work = Work(monkeypatch)
+    first, second, third = (work.of(chain_of(step, count)) for count in (8, 22, 36))
+    assert third - second <= 1.1 * (second - first)
+
+
 def weights(program: lsrl.Program) -> dict[str, bytes]:
     arrays = lsrl.compile(program, "linear_rnn").module.parameter_arrays()
     return {name: dense(array).tobytes() for name, array in arrays.items()}

@@ -25,6 +25,7 @@ from lsrl.errors import (
     UnknownTargetError,
 )
 from lsrl.interpret import variants
+from lsrl.state import State
 from tests.misuse import (
     BITS,
     IDS,
@@ -167,7 +168,7 @@ RUNNING = {
         OTHER,
     ),
     "a state of another batch": (
-        lambda: model().step(state(2)._replace(batch=3), [0, 0, 0]),
+        lambda: model().step(State(0, state(2).hidden, 3), [0, 0, 0]),
         OTHER,
     ),
     "a run's state of another": (lambda: model().run([0], state=exporting().init_state()), OTHER),
@@ -176,11 +177,11 @@ RUNNING = {
         ["a batch of 2", "one sequence", "init_state(batch=...)"],
     ),
     "a state of no position": (
-        lambda: model().step(state()._replace(position="3"), 1),
+        lambda: model().step(State("3", state().hidden, None), 1),
         ["position must be an int >= 0", "'3'"],
     ),
     "a state from before": (
-        lambda: model().step(state()._replace(position=-3), 1),
+        lambda: model().step(State(-3, state().hidden, None), 1),
         ["position must be an int >= 0", "-3"],
     ),
     "a state and check": (

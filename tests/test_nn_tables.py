@@ -2,12 +2,15 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lsrl
 from lsrl.errors import InputError, NoMachineError
-from lsrl.nn import routine_table
+from lsrl.nn import MooreTable, routine_table
+from lsrl.nn.modes import MOST_ABREAST, reached
 
 pytestmark = pytest.mark.one_in(2)
 
@@ -54,6 +57,42 @@ def test_states_that_random_words_do_not_reach_are_found():
     """Brackets of two kinds, down to four: each stack is a state, and so is what is spoilt."""
     table = routine_table(P.dyck(2, 3, 200))
     assert table.states == 1 + 2 + 4 + 8 + 1
+
+
+# States of machines that go abreast, and of such as go by themselves.
+@pytest.mark.parametrize("sizes", [(2, 5, 1), (4, MOST_ABREAST - 3, 2, 3), (MOST_ABREAST + 1, 3)])
+def test_chances_of_states_are_those_of_all_words(sizes):
+    """Quarters and their products are exact, so the chances and their derivatives are equal."""
+    rng, symbols, time = np.random.default_rng(sum(sizes)), 3, 5
+    tables = [
+        MooreTable(
+            rng.integers(0, size, (size, symbols)).astype(np.int32),
+            np.zeros((size, 1)),
+            int(rng.integers(size)),
+        )
+        for size in sizes
+    ]
+    p = rng.multinomial(4, np.ones(symbols) / symbols, (2, time)) / 4
+    weights = rng.integers(-3, 4, (2, time, sum(sizes)))
+
+    def total(p):
+        found = reached(tables, p)
+        return (found * weights.astype(np.float32)).sum(), found
+
+    slopes, found = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(p, jnp.float32))
+    words = all_words(symbols, time)
+    states = np.concatenate(
+        [np.eye(table.states)[table.states_after(words)] for table in tables], axis=-1
+    )
+    each = p[:, np.arange(time), words]  # (batch, words, time), the chance of each token
+    np.testing.assert_array_equal(found, np.einsum("bw,wts->bts", each.prod(-1), states))
+    for place in range(time):
+        others = np.delete(each, place, axis=2).prod(-1)
+        behind = np.einsum("bts,wts->bw", weights[:, place:], states[:, place:])
+        for symbol in range(symbols):
+            mine = words[:, place] == symbol
+            wanted = (others * behind)[:, mine].sum(1)
+            np.testing.assert_array_equal(slopes[:, place, symbol], wanted)
 
 
 def test_what_is_no_machine_is_refused():

@@ -226,6 +226,35 @@ def test_a_long_sum_is_one_map():
     assert len(graph.nodes[graph.output].op.weights) == 39
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_chains_of_named_maps_merge_to_the_same_values(seed):
+    rng = np.random.default_rng(seed)
+    moves = [np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], (3, 1)) for _ in range(3)]
+
+    @lsrl.program
+    def chains(x: Vector(3, low=0, high=5, step=1)):
+        found = [x, lsrl.relu(x - 1)]
+        for _ in range(12):
+            kind, place = rng.integers(9), rng.integers(2)
+            total, term = found[place], lsrl.relu(x - int(rng.integers(1, 5)))
+            if kind < 3:
+                total = (total + term, term - total, total - 2 * term)[kind]
+            elif kind < 5:
+                total = moves[kind - 3] @ total + term
+            elif kind == 5:
+                total = lsrl.concat(total, term)[[5, 0, 2]]
+            elif kind == 6:
+                total = moves[2] @ lsrl.concat(term, total[1:3], total[0:1])[[3, 5, 4]] - total
+            elif kind == 7:
+                total = total * (0.5 + 2.0 ** -int(rng.integers(2, 40))) + term
+            else:
+                total = found[0] - found[1] + term
+            found[place] = total
+        return found[0], found[1]
+
+    check(chains, fuse_affine)
+
+
 def test_rows_worth_carrying_become_a_node():
     @lsrl.program
     def split(x: Vector(4, low=0, high=3, step=1), y: Vector(1, low=0, high=1, step=1)):

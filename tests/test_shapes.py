@@ -10,6 +10,7 @@ from lsrl.backends import buckets, network, registry
 from lsrl.cache import keep_compiled
 from lsrl.errors import InputError
 from lsrl.programs import majority, running_max, vec2vec
+from lsrl.state import State
 from tests.plain_target import Plain
 
 pytestmark = pytest.mark.one_in(2)
@@ -127,9 +128,9 @@ def test_a_step_takes_plain_tokens_as_any_others():
     # A state that the model gave needs no look, but its number of tokens does.
     _, state = model.step(one, 1)
     with pytest.raises(InputError, match="max_length"):
-        model.step(state._replace(position=10**9), 1)
+        model.step(State(10**9, state.hidden, None), 1)
     with pytest.raises(InputError, match="state is of another model"):
-        model.step(state._replace(batch=2), np.array([0, 1]))
+        model.step(State(state.position, state.hidden, 2), np.array([0, 1]))
     other = lsrl.compile(running_max(), "linear_rnn")
     with pytest.raises(InputError, match="state is of another model"):
         other.step(state, 1)

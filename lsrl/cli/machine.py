@@ -11,10 +11,11 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from lsrl.cli.compiling import Choices, compiled
 from lsrl.cli.loops import Stdin, keys_from
 from lsrl.cli.options import AsJson, Dtype, PageFile, TargetName
 from lsrl.cli.printing import cell, print_table, say, say_json
-from lsrl.cli.subject import Subject, compiled, parse_settings
+from lsrl.cli.subject import Subject, parse_settings
 from lsrl.errors import AssemblyError, InputError
 
 if TYPE_CHECKING:
@@ -438,7 +439,7 @@ def _compiled(
     else:  # as large as the text, which has no holes
         shape = image.shape or (1, 1)
         computer = lsrl.programs.fleq(cells=len(image.cells), lines=len(image.lines), shape=shape)
-    return compiled(Subject(computer), target, dtype, unroll=False)
+    return compiled(Subject(computer), target, Choices(dtype))
 
 
 def _key(machine: "Machine") -> bytes:

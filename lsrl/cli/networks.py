@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from lsrl.cli.compiling import Choices, check_not_compiled, compiled
 from lsrl.cli.options import (
+    AutomatonLimit,
     Dtype,
     Inspectable,
     MostParameters,
@@ -19,7 +21,7 @@ from lsrl.cli.options import (
     out_folder,
 )
 from lsrl.cli.printing import Dumps, headline, layers_table, print_table, say, status
-from lsrl.cli.subject import check_not_compiled, compiled, legalise_of, most_of, subject_of
+from lsrl.cli.subject import subject_of
 
 
 def compile_program(
@@ -42,6 +44,7 @@ def compile_program(
     robust: Robust = False,
     inspectable: Inspectable = False,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also print passes, layers and times.")
     ] = False,
@@ -66,7 +69,8 @@ def compile_program(
     """
     dumps = Dumps(dump_after or ())
     subject = subject_of(program, param)
-    model = compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters, dumps)
+    choices = Choices(dtype, unroll, robust, inspectable, most_parameters, automaton_limit)
+    model = compiled(subject, target, choices, dumps)
     dumps.check(headline(model))
     if out is not None:
         model.save(out)
@@ -83,6 +87,7 @@ def show_program(
     robust: Robust = False,
     inspectable: Inspectable = False,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also print what each pass and stage did.")
     ] = False,
@@ -113,20 +118,10 @@ def show_program(
     """
     subject = subject_of(program, param)
     plain = target is None and subject.model is None
+    choices = Choices(dtype, unroll, robust, inspectable, most_parameters, automaton_limit)
     if plain:
-        check_not_compiled(
-            subject,
-            dtype=dtype,
-            unroll=unroll,
-            robust=robust,
-            inspectable=inspectable,
-            most_parameters=most_parameters,
-        )
-    model = (
-        None
-        if plain
-        else compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters)
-    )
+        check_not_compiled(subject, choices)
+    model = None if plain else compiled(subject, target, choices)
     if out is not None:
         shown = subject.program if model is None else model.circuit
         drawing = shown.draw(out, whole=whole)
@@ -170,6 +165,7 @@ def export_program(
     robust: Robust = False,
     inspectable: Inspectable = False,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -205,9 +201,8 @@ def export_program(
     """
     from lsrl.backends import registry
 
-    model = compiled(
-        subject_of(program, param), target, dtype, unroll, robust, inspectable, most_parameters
-    )
+    choices = Choices(dtype, unroll, robust, inspectable, most_parameters, automaton_limit)
+    model = compiled(subject_of(program, param), target, choices)
     if format is None:
         # The first one; a target without any refuses each, and says which targets have which.
         format = next(iter(registry.find(model.target).exporters()), "torch")
@@ -231,6 +226,7 @@ def explain_program(
         str | None, typer.Option("--dtype", help="Of the answer; float32 if not given.")
     ] = None,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
 ) -> None:
     """Say whether a target can hold a program (yes, up to a length, or no), and why.
 
@@ -244,14 +240,16 @@ def explain_program(
     import lsrl
 
     subject = subject_of(program, param)
+    choices = Choices(dtype, unroll, False, False, most_parameters, automaton_limit)
     names = [target] if target is not None else [found.name for found in lsrl.targets()]
     for name in names:
         with status(f"{subject.program.name} on {name}"):
             explanation = lsrl.explain(
                 subject.program,
                 name,
-                dtype=dtype,
-                legalise=legalise_of(unroll),
-                most_parameters=most_of(most_parameters),
+                dtype=choices.dtype,
+                legalise=choices.legalise,
+                most_parameters=choices.most,
+                automaton_limits=choices.limits,
             )
         say(str(explanation))

@@ -149,4 +149,14 @@ MostParameters = Annotated[
         help="Refuse a network of more numbers than this; 2^28 (1 GiB in float32) by default.",
     ),
 ]
+AutomatonLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--automaton-limit",
+        metavar="NAME=N",
+        show_default=False,
+        help="How large an automaton may become where swaps hold it, such as layers=24; may be "
+        "repeated.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs to read.")]

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from lsrl.cli.compiling import Choices, check_not_compiled, compiled
 from lsrl.cli.inputs import CHUNK, draw_for, example_inputs, legal_lengths, read_inputs
 from lsrl.cli.loops import Stdin, Steps, keys_from, print_loop
 from lsrl.cli.options import (
+    AutomatonLimit,
     Dtype,
     Inspectable,
     MostParameters,
@@ -19,7 +21,7 @@ from lsrl.cli.options import (
     Unroll,
 )
 from lsrl.cli.printing import columns_text, headline, progress, say
-from lsrl.cli.subject import check_not_compiled, compiled, subject_of
+from lsrl.cli.subject import subject_of
 from lsrl.cli.user_code import sampler_of
 from lsrl.ir.types import check_inputs
 
@@ -44,6 +46,7 @@ def run_program(
     dtype: Dtype = None,
     unroll: Unroll = False,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check the program's promises on these inputs.")
     ] = False,
@@ -70,13 +73,14 @@ def run_program(
     arrays = read_inputs(inputs, subject.program)
     checked, batched = check_inputs(kinds, arrays, subject.program.max_length)
     keys = keys_from(stdin, steps)
+    choices = Choices(dtype, unroll, False, False, most_parameters, automaton_limit)
     if target is None and subject.model is None:
-        check_not_compiled(subject, dtype=dtype, unroll=unroll, most_parameters=most_parameters)
+        check_not_compiled(subject, choices)
         if steps is not None:
             return print_loop(subject.program.loop(*arrays, steps=steps, stdin=keys))
         outputs = subject.program.run(*arrays)
     else:
-        model = compiled(subject, target, dtype, unroll, most_parameters=most_parameters)
+        model = compiled(subject, target, choices)
         if steps is not None:
             return print_loop(model.loop(*arrays, steps=steps, stdin=keys, check=check))
         outputs = model.run(*arrays, check=check)
@@ -109,6 +113,7 @@ def view_program(
     unroll: Unroll = False,
     inspectable: Inspectable = False,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
     source: Annotated[
         bool,
         typer.Option(
@@ -135,9 +140,8 @@ def view_program(
 
     subject = subject_of(program, param)
     arrays = read_inputs(inputs, subject.program) if inputs else example_inputs(subject)
-    model = compiled(
-        subject, target, dtype, unroll, inspectable=inspectable, most_parameters=most_parameters
-    )
+    choices = Choices(dtype, unroll, False, inspectable, most_parameters, automaton_limit)
+    model = compiled(subject, target, choices)
     keys = keys_from(stdin, steps)
     shown = arrays if steps is None else [model.loop(*arrays, steps=steps, stdin=keys)]
     view(model, *shown, path=out, source=source)
@@ -153,6 +157,7 @@ def verify_program(
     robust: Robust = False,
     inspectable: Inspectable = False,
     most_parameters: MostParameters = None,
+    automaton_limit: AutomatonLimit = None,
     sequences: Annotated[int, typer.Option(min=1, help="How many sequences to run.")] = 64,
     length: Annotated[
         int, typer.Option(min=1, help="Tokens a sequence, at most the program's max_length.")
@@ -191,7 +196,8 @@ def verify_program(
 
     subject = subject_of(program, param)
     draw = None if sampler is None else sampler_of(sampler)
-    model = compiled(subject, target, dtype, unroll, robust, inspectable, most_parameters)
+    choices = Choices(dtype, unroll, robust, inspectable, most_parameters, automaton_limit)
+    model = compiled(subject, target, choices)
     compared: Comparison | None = None
     with progress() as bars:
         task = bars.add_task(f"{model.program.name} on {model.target}", total=sequences)

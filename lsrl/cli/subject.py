@@ -11,16 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lsrl.cli.printing import status
 from lsrl.cli.user_code import module_of, users_code
 from lsrl.errors import InputError
 from lsrl.language.program import Program
-from lsrl.options import MOST_PARAMETERS, Legalise
 
 if TYPE_CHECKING:
     from lsrl.model import Model
     from lsrl.programs import Entry
-    from lsrl.stages import Watch
 
 
 @dataclass(frozen=True)
@@ -65,86 +62,6 @@ def subject_of(name: str, settings: list[str] | None) -> Subject:
     entry = catalogue[name]
     _check_settings(name, inspect.signature(entry.build).parameters, parameters)
     return Subject(entry.program(**parameters), entry=entry, parameters=parameters)
-
-
-def compiled(
-    subject: Subject,
-    target: str | None,
-    dtype: str | None,
-    unroll: bool,
-    robust: bool = False,
-    inspectable: bool = False,
-    most_parameters: int | None = None,
-    watch: "Watch | None" = None,
-) -> "Model":
-    """The saved model, or the program compiled for the target, with `watch` at its passes."""
-    import lsrl
-
-    if subject.model is not None and target is None:
-        _check_compiled(subject.model, dtype, unroll, robust, inspectable, most_parameters)
-        return subject.model
-    if target is None:
-        names = ", ".join(found.name for found in lsrl.targets())
-        raise InputError(f"{subject.program.name}: give a target: --target, one of {names}")
-    with status(f"compiling {subject.program.name} for {target}"):
-        return lsrl.compile(
-            subject.program,
-            target,
-            dtype="float32" if dtype is None else dtype,
-            legalise=legalise_of(unroll),
-            robust=robust,
-            inspectable=inspectable,
-            most_parameters=most_of(most_parameters),
-            watch=watch,
-        )
-
-
-def check_not_compiled(subject: Subject, **options: object) -> None:
-    """Refuse options of compiling where nothing is compiled.
-
-    Raises:
-      InputError: one is given.
-    """
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
-    if given:
-        raise InputError(
-            f"{subject.program.name}: {', '.join(given)}: nothing is compiled without a target; "
-            "give one: --target"
-        )
-
-
-def _check_compiled(
-    model: "Model",
-    dtype: str | None,
-    unroll: bool,
-    robust: bool,
-    inspectable: bool,
-    most_parameters: int | None,
-) -> None:
-    """Refuse options of compiling for a model that is compiled already."""
-    options = {
-        f"--dtype {dtype}": dtype not in (None, model.dtype),
-        "--unroll": unroll and model.options.legalise != "unroll",
-        "--robust": robust and not model.options.robust,
-        "--inspectable": inspectable and not model.options.inspectable,
-        "--most-parameters": most_parameters is not None,
-    }
-    given = [option for option, differs in options.items() if differs]
-    if given:
-        raise InputError(
-            f"{model.program.name}: {', '.join(given)}: the saved model is compiled already, for "
-            f"{model.target} in {model.dtype}; give a --target to compile its program anew"
-        )
-
-
-def legalise_of(unroll: bool) -> Legalise:
-    """The choice of `lsrl.compile` that --unroll stands for."""
-    return "unroll" if unroll else "native"
-
-
-def most_of(most_parameters: int | None) -> int:
-    """The most parameters, of which there is a default that no saved model is held to."""
-    return MOST_PARAMETERS if most_parameters is None else most_parameters
 
 
 def _of_library(program: Program) -> "tuple[Entry | None, Mapping[str, object] | None]":

@@ -307,6 +307,11 @@ class GraphBuilder:
             self.stand_for(index, earlier, old)
         return index
 
+    def stand_instead(self, index: int, put_off: int) -> None:
+        """Let a node stand for all that one stands for that was put off, and that it equals."""
+        for earlier, old in self._later.get(put_off, ()):
+            self.stand_for(index, earlier, old)
+
     def _made(self, index: int) -> int:
         """A node, made if it was put off."""
         if index in self._later:

@@ -2,6 +2,7 @@
 
 from lsrl.nn.attaching import attach, load_attached
 from lsrl.nn.blame import Blame
+from lsrl.nn.call_stack import CallStack
 from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.halting import Halting
@@ -19,6 +20,7 @@ from lsrl.nn.tables import MooreTable, routine_table
 __all__ = [
     "Blame",
     "Call",
+    "CallStack",
     "Calls",
     "CompiledLayer",
     "FrozenParam",

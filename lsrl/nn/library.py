@@ -62,31 +62,13 @@ class Library(nnx.Module):
           LsrlError: the joined program does not compile; see `lsrl.compile`.
         """
         arguments.flag("Library: skip", skip)
-        given = list(programs)
-        if not given:
-            raise InputError("Library: expected routines, got none; Library([lsrl.programs.…])")
-        found = [each if isinstance(each, MooreTable) else routine_table(each) for each in given]
-        self.names = tuple(
-            each.name if isinstance(each, Program) else f"machine {number}"
-            for number, each in enumerate(given)
-        )
-        self._check(found)
+        self.names, found = routines_of("Library", programs)
         self._skips = skip
         self.tables = tuple(table.with_skip() if skip else table for table in found)
         self.symbols = self.tables[0].symbols
         self.features = 1 + max(int(table.ids.max()) for table in self.tables)
         self.model: Model = lsrl.compile(_joined(self.tables, self.symbols), target)
         self.weights = held(self.model.parameters, trainable=False)
-
-    def _check(self, tables: Sequence[MooreTable]) -> None:
-        sizes = dict(zip(self.names, (table.symbols for table in tables), strict=True))
-        if len(set(sizes.values())) > 1:
-            raise InputError(
-                f"Library: expected routines that read one vocabulary, got {sizes}; give the "
-                "smaller ones symbols that they skip"
-            )
-        for table in tables:
-            _ = table.ids
 
     @staticmethod
     def standard(symbols: int = 4, skills: Skills | None = None, target: str = "gru") -> "Library":
@@ -130,28 +112,15 @@ class Library(nnx.Module):
         """
         tokens, choice = self._taken(tokens, choice)
         weights = {name: variable[...] for name, variable in self.weights.items()}
+        return modes.sloped(self._exact, self.expected)(weights, tokens, choice)
 
-        @jax.custom_vjp
-        def run(weights: dict[str, jax.Array], p: jax.Array, choice: jax.Array) -> jax.Array:
-            ids = jnp.argmax(p, axis=-1).astype(jnp.int32)
-            chosen = jnp.argmax(choice, axis=-1)[..., None]
-            parameters = parameters_of(self.model.parameters, weights)
-            values = cast(jax.Array, self.model.apply(parameters, ids))
-            said = jnp.take_along_axis(values, chosen, axis=-1)
-            return jax.nn.one_hot(modes.ids_of(said, self.features), self.features, dtype=p.dtype)
-
-        def forward(
-            weights: dict[str, jax.Array], p: jax.Array, choice: jax.Array
-        ) -> tuple[jax.Array, tuple[object, ...]]:
-            return run(weights, p, choice), (weights, p, choice)
-
-        def backward(kept: tuple[object, ...], cotangent: jax.Array) -> tuple[object, ...]:
-            weights, p, choice = kept
-            back = jax.vjp(self.expected, cast(jax.Array, p), cast(jax.Array, choice))[1]
-            return jax.tree.map(jnp.zeros_like, weights), *back(cotangent)
-
-        run.defvjp(forward, backward)
-        return run(weights, tokens, choice)
+    def _exact(self, weights: modes.Weights, p: jax.Array, choice: jax.Array) -> jax.Array:
+        ids = jnp.argmax(p, axis=-1).astype(jnp.int32)
+        chosen = jnp.argmax(choice, axis=-1)[..., None]
+        parameters = parameters_of(self.model.parameters, weights)
+        values = cast(jax.Array, self.model.apply(parameters, ids))
+        said = jnp.take_along_axis(values, chosen, axis=-1)
+        return jax.nn.one_hot(modes.ids_of(said, self.features), self.features, dtype=p.dtype)
 
     def expected(self, tokens: jax.Array, choice: jax.Array) -> jax.Array:
         """The expected output, were tokens and choices drawn independently: to train with.
@@ -164,11 +133,10 @@ class Library(nnx.Module):
           (batch, time, features), distributions where both arguments are.
         """
         p, choice = self._taken(tokens, choice)
-        total = jnp.zeros((*p.shape[:2], self.features), p.dtype)
-        for number, table in enumerate(self.tables):
-            said = modes.automaton(table, modes.one_hot(table.ids, self.features))(p, 1.0)
-            total = total + choice[..., number : number + 1] * said
-        return total
+        routine = np.repeat(np.arange(len(self.tables)), [table.states for table in self.tables])
+        said = np.concatenate([modes.one_hot(table.ids, self.features) for table in self.tables])
+        chosen = modes.reached(self.tables, p) * choice[..., routine]
+        return jnp.matmul(chosen, said, precision="highest")
 
     # ------------------------------------------------------------ calls
 
@@ -303,6 +271,34 @@ class Library(nnx.Module):
                     f"{array.shape}; it has {', '.join(self.names)} and {self.symbols} symbols"
                 )
         return p, chosen
+
+
+def routines_of(
+    what: str, programs: Iterable[Program | MooreTable]
+) -> tuple[tuple[str, ...], tuple[MooreTable, ...]]:
+    """Names and machines of routines that read one vocabulary and give tokens.
+
+    Raises:
+      InputError: there are none, or such as read different vocabularies or give no tokens.
+      NoMachineError: no machine of 64 states equals a routine.
+    """
+    given = list(programs)
+    if not given:
+        raise InputError(f"{what}: expected routines, got none; {what}([lsrl.programs.…])")
+    found = tuple(each if isinstance(each, MooreTable) else routine_table(each) for each in given)
+    names = tuple(
+        each.name if isinstance(each, Program) else f"machine {number}"
+        for number, each in enumerate(given)
+    )
+    sizes = dict(zip(names, (table.symbols for table in found), strict=True))
+    if len(set(sizes.values())) > 1:
+        raise InputError(
+            f"{what}: expected routines that read one vocabulary, got {sizes}; give the smaller "
+            "ones symbols that they skip"
+        )
+    for table in found:
+        _ = table.ids
+    return names, found
 
 
 def _joined(tables: Sequence[MooreTable], symbols: int) -> Program:

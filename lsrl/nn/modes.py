@@ -1,14 +1,13 @@
 """How a routine passes gradients to its tokens: one function of distributions a mode."""
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lsrl.backends.scans import product_scan
 from lsrl.ir.graph import Graph
 from lsrl.ir.numbers import Array
 from lsrl.nn.expectation import local_rows
@@ -19,8 +18,11 @@ Mode = Literal["automaton", "local", "relaxed", "straight_through", "raw"]
 MODES: tuple[Mode, ...] = ("automaton", "local", "relaxed", "straight_through", "raw")
 # From distributions (batch, time, symbols) and a temperature to what the mode makes of them.
 Surrogate: TypeAlias = Callable[[jax.Array, jax.Array | float], jax.Array]
-# Products of larger matrices take longer side by side than one after the other.
-MOST_MULTIPLIED = 16
+Weights: TypeAlias = dict[str, jax.Array]
+Found = TypeVar("Found")
+# States of the machines whose moves are one matrix: it is 0 where machines meet, and of many small
+# ones it is quicker all the same, but it grows with the square.
+MOST_ABREAST = 64
 
 
 def automaton(table: MooreTable, outputs: Array) -> Surrogate:
@@ -33,27 +35,88 @@ def automaton(table: MooreTable, outputs: Array) -> Surrogate:
       table: of the routine.
       outputs: (states, outputs), by the state that a token leads to.
     """
-    states, symbols = table.follows.shape
-    moves = np.eye(states, dtype=np.float32)[table.follows.T].reshape(symbols, -1)
     said = np.asarray(outputs, np.float32)
+    return lambda p, temperature: jnp.matmul(reached([table], p), said, precision="highest")
 
-    def expected(p: jax.Array, temperature: jax.Array | float) -> jax.Array:
-        steps = jnp.matmul(p, moves, precision="highest").reshape(*p.shape[:2], states, states)
-        if states <= MOST_MULTIPLIED:
-            reached = product_scan(steps)[:, :, table.initial]
-        else:
-            start = np.eye(states, dtype=np.float32)[table.initial]
 
-            def token(state: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-                state = jnp.einsum("bs,bsz->bz", state, step, precision="highest")
-                return state, state
+def reached(tables: Sequence[MooreTable], p: jax.Array) -> jax.Array:
+    """The chance of every state behind each token, were each drawn from its distribution by itself.
 
-            first = jnp.broadcast_to(start, (p.shape[0], states))
-            _, found = lax.scan(token, first, jnp.moveaxis(steps, 1, 0))
-            reached = jnp.moveaxis(found, 0, 1)
-        return jnp.matmul(reached, said, precision="highest")
+    Token by token: q'(z) is the sum of p(v) q(s) over the symbols v and states s that lead to z,
+    which is one product with a matrix of zeros and ones. On CPUs to multiply transition matrices,
+    all tokens at once, takes some thirty times as long.
 
-    return expected
+    Args:
+      tables: of machines that read the same symbols.
+      p: (batch, time, symbols).
+
+    Returns:
+      (batch, time, states), those of the first machine first; float32, or float64 as p is.
+    """
+    dtype = jnp.promote_types(p.dtype, jnp.float32)
+    parts = [[jnp.asarray(each, dtype) for each in part] for part in _abreast(tables)]
+
+    # What is multiplied is worked out again for the derivative, as it takes the room of all states
+    # times all symbols.
+    @jax.checkpoint
+    def token(
+        before: tuple[jax.Array, ...], now: jax.Array
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        after = []
+        for chances, (_, moves) in zip(before, parts, strict=True):
+            pairs = (now[:, :, None] * chances[:, None]).reshape(len(now), -1)
+            after.append(jnp.matmul(pairs, moves, precision="highest"))
+        return tuple(after), jnp.concatenate(after, axis=-1)
+
+    first = tuple(jnp.broadcast_to(start, (len(p), len(start))) for start, _ in parts)
+    _, found = lax.scan(token, first, jnp.moveaxis(p.astype(dtype), 1, 0))
+    return jnp.moveaxis(found, 0, 1)
+
+
+def _abreast(tables: Sequence[MooreTable]) -> Iterator[tuple[Array, Array]]:
+    """Machines as few: where one is at first (states,), and moves (symbols * states, states)."""
+    some: list[MooreTable] = []
+    for table, following in zip(tables, [*tables[1:], None], strict=True):
+        some.append(table)
+        states = sum(each.states for each in some)
+        if following is not None and states + following.states <= MOST_ABREAST:
+            continue
+        start = np.zeros(states, np.float32)
+        moves = np.zeros((table.symbols, states, states), np.float32)
+        first = 0
+        for each in some:
+            last = first + each.states
+            start[first + each.initial] = 1
+            moves[:, first:last, first:last] = one_hot(each.follows.T, each.states)
+            first = last
+        yield start, moves.reshape(-1, states)
+        some = []
+
+
+def sloped(exact: Callable[..., Found], soft: Callable[..., Found]) -> Callable[..., Found]:
+    """What a network gives, with the derivative of what it expects.
+
+    Args:
+      exact: of the network's weights, which get no derivative, and of arrays.
+      soft: of these arrays.
+
+    Returns:
+      `exact`, with the derivative of `soft`.
+    """
+
+    @jax.custom_vjp
+    def run(weights: Weights, *given: object) -> Found:
+        return exact(weights, *given)
+
+    def forward(weights: Weights, *given: object) -> tuple[Found, tuple[object, ...]]:
+        return run(weights, *given), (weights, *given)
+
+    def backward(kept: tuple[object, ...], cotangent: Found) -> tuple[object, ...]:
+        weights, *given = kept
+        return jax.tree.map(jnp.zeros_like, weights), *jax.vjp(soft, *given)[1](cotangent)
+
+    run.defvjp(forward, backward)
+    return cast("Callable[..., Found]", run)
 
 
 def relaxed(graph: Graph) -> Surrogate:

@@ -121,9 +121,11 @@ class Recur(nnx.Module):
           InputError: other shapes or names, or steps where none are counted, or the reverse.
         """
         given, counts = self._taken(state, steps)
-        runs = self._runs()
-        found = runs(self._weights(), self.unit[...], given, counts)
-        return self._given_back(found)
+        run = modes.sloped(
+            lambda *every: self._run(*every)[0],
+            lambda unit, given, counts: self._expected(unit, given, counts, self.most)[0],
+        )
+        return self._given_back(run(self._weights(), self.unit[...], given, counts))
 
     def expected(
         self, state: State, steps: jax.Array | None = None, most: int | None = None
@@ -217,29 +219,6 @@ class Recur(nnx.Module):
         return given, counts
 
     # ------------------------------------------------------------ exact
-
-    def _runs(self) -> Callable[[dict[str, jax.Array], jax.Array, Held, jax.Array], Held]:
-        """The exact run, with the derivative of the expected one."""
-
-        @jax.custom_vjp
-        def run(
-            weights: dict[str, jax.Array], unit: jax.Array, given: Held, counts: jax.Array
-        ) -> Held:
-            return self._run(weights, unit, given, counts)[0]
-
-        def forward(*every: object) -> tuple[Held, tuple[object, ...]]:
-            return run(*every), every
-
-        def backward(kept: tuple[object, ...], cotangent: Held) -> tuple[object, ...]:
-            weights, *others = kept
-
-            def soft(unit: jax.Array, given: Held, counts: jax.Array) -> Held:
-                return self._expected(unit, given, counts, self.most)[0]
-
-            return jax.tree.map(jnp.zeros_like, weights), *jax.vjp(soft, *others)[1](cotangent)
-
-        run.defvjp(forward, backward)
-        return cast("Callable[[dict[str, jax.Array], jax.Array, Held, jax.Array], Held]", run)
 
     def _chances(self, unit: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(SHARPNESS * unit) if self.halting.kind == "ponder" else unit

@@ -99,6 +99,7 @@ class Routines(nn.Module):  # type: ignore[misc]
             said += routine["ids"]
         for name, values in (("follows", follows), ("said", said), ("starts", starts)):
             self.register_buffer(name, torch.tensor(values))
+        self._states = [len(routine["ids"]) for routine in routines]
 
     def set_network(self, weights: Mapping[str, Tensor]) -> None:
         """Set the network's weights, by their names in the exported state dict."""
@@ -175,14 +176,16 @@ class Routines(nn.Module):  # type: ignore[misc]
                 reached.append(states)
             return outputs[torch.stack(reached, 1)]
         count = len(self.said)
-        moves = nn.functional.one_hot(self.follows.T, count).float()
-        steps = torch.einsum("btv,vsz->btsz", tokens.float(), moves)
-        share = nn.functional.one_hot(self.starts, count).float().expand(len(tokens), -1, -1)
+        moves = nn.functional.one_hot(self.follows.T, count).float().flatten(0, 1)
+        share = outputs.new_zeros(len(tokens), count).index_fill(1, self.starts, 1.0)
         shares = []
-        for step in steps.unbind(1):
-            share = share @ step
-            shares.append(share)
-        return torch.stack(shares, 1) @ outputs
+        with _full_precision(tokens.device):
+            for now in tokens.float().unbind(1):
+                share = (now[:, :, None] * share[:, None]).flatten(1) @ moves
+                shares.append(share)
+            each = torch.stack(shares, 1).split(self._states, -1)
+            said = outputs.split(self._states)
+            return torch.stack([own @ one for own, one in zip(each, said, strict=True)], 2)
 
 
 def _shapes(network: TorchConfig) -> dict[str, tuple[int, ...]]:

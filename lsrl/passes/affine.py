@@ -1,6 +1,7 @@
 """Affine maps: merge them where nonzeros do not multiply, and split off the rows worth carrying."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 
@@ -18,42 +19,143 @@ def fuse_affine(graph: Graph) -> Graph:
 
     A map stays apart where merging it would multiply nonzeros (a window sum with several readers).
     """
-    # A map that one other reads will mostly end up in it, so it is only made if it does not: a sum
-    # of n terms, written as n sums of two, then takes n steps and not n² / 2. With a name it is
-    # made, since an equal node may live on under it.
-    merged: dict[int, tuple[Terms, Array]] = {}
+    # A map that one other reads will mostly end up in it, so it is only made if it does not, and
+    # its reader goes on with its terms: a sum of n terms, written as n sums of two, whether they
+    # have names or not, then takes n steps and not n² / 2.
+    waiting: dict[int, _Sum] = {}
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
         if type(op) is not Affine:
             return None
-        readers, named = graph.readers[i], graph.nodes[i].names or i == graph.output
-        waits = not named and len(readers) == 1 and type(graph.nodes[readers[0]].op) is Affine
+        readers = graph.readers[i]
+        waits = len(readers) == 1 and type(graph.nodes[readers[0]].op) is Affine
+        waits = waits and i != graph.output
         if not waits and _stands(builder, op, operands):
             return None
-        parts: dict[int, list[Matrix]] = {}
-        bias = np.array(op.bias)
-        for weight, operand, old in zip(op.weights, operands, graph.nodes[i].operands, strict=True):
+        olds = graph.nodes[i].operands
+        largest = _largest(op, olds, waiting)
+        total, before = _Sum(), _Parts()
+        parts, bias = _Parts(), np.array(op.bias)
+        for slot, (weight, operand, old) in enumerate(zip(op.weights, operands, olds, strict=True)):
+            held = waiting.get(old)
+            if held is not None and slot == largest:
+                shifted = exact_shift(weight, held.bias, bias)
+                if shifted is not None:
+                    total, before, parts, bias = waiting.pop(old), parts, _Parts(), shifted
+                    total.move(weight)
+                    continue
             single = len(graph.readers[old]) == 1 and old != graph.output
-            held = merged.get(old) or _held(builder, operand)
-            inner = None if held is None else _merged(weight, *held, bias, single)
+            known = _held(builder, operand) if held is None else (held.terms(), held.bias)
+            inner = None if known is None else _merged(weight, *known, bias, single)
             if inner is None:
                 source = operand
-                if old in merged:
-                    source = emit_affine(builder, *merged[old])
-                    made = builder.add(builder.nodes[operand].op, *builder.nodes[operand].operands)
-                    builder.inherit(source, builder.nodes[made], builder.facts[made].groups)
+                if held is not None:
+                    source = emit_affine(builder, held.terms(), held.bias)
+                    builder.stand_instead(source, operand)
                 inner = {source: weight}, bias
             added, bias = inner
             for source, matrix in added.items():
                 parts.setdefault(source, []).append(matrix)
-        terms = {source: Matrix.total(added, added[0].shape) for source, added in parts.items()}
-        if waits:
-            merged[i] = terms, bias
+        total.add(before, parts, bias)
+        if waits and not (graph.nodes[i].names and total.same is not None):
+            waiting[i] = total
             return PUT_OFF
-        return emit_affine(builder, terms, bias)
+        return emit_affine(builder, total.terms(), bias)
 
     return rewrite(graph, rule, (Affine,))
+
+
+# By node, what it is multiplied by: the sum of these, one after another.
+_Parts = dict[int, list[Matrix]]
+
+
+class _Sum:
+    """Σ matrix @ node + bias: what an affine map that waits for its only reader has become.
+
+    The reader takes it over as it is, and so on along a chain, however long it has grown.
+
+    Attributes:
+      bias: (rows,).
+    """
+
+    def __init__(self) -> None:
+        """Nothing."""
+        self.bias = np.zeros(0)
+        # What was added, and how its channels, with those of all before, were moved afterwards.
+        self._stages: list[tuple[_Parts, Matrix | None]] = [({}, None)]
+        self._size = 0
+
+    def __len__(self) -> int:
+        """How many terms were added."""
+        return self._size
+
+    def move(self, weight: Matrix) -> None:
+        """Multiply by a matrix that `_moves`."""
+        if not weight.is_identity:
+            self._stages[-1] = self._stages[-1][0], weight
+            self._stages.append(({}, None))
+
+    def add(self, before: _Parts, after: _Parts, bias: Array) -> None:
+        """Add what a map reads before and after this sum, in the order in which float64 adds up.
+
+        Args:
+          before: nothing where this sum is empty.
+          after: likewise.
+          bias: (rows,) of all.
+        """
+        parts, _ = self._stages[-1]
+        for source, matrices in before.items():
+            parts.setdefault(source, []).append(Matrix.total(matrices, matrices[0].shape))
+        for source, matrices in after.items():
+            parts.setdefault(source, []).extend(matrices)
+        self._size += len(before) + len(after)
+        self.bias = bias
+
+    @property
+    def same(self) -> int | None:
+        """The node that the sum is, where it is one as it stands: that one has its names, too."""
+        if self._size != 1 or self.bias.any():
+            return None
+        ((source, matrix),) = self.terms().items()
+        return source if matrix.is_identity else None
+
+    def terms(self) -> Terms:
+        """Matrices by node."""
+        path: Matrix | None = None
+        found: _Parts = {}
+        # From the last, so that each matrix is moved once, over the whole way.
+        for parts, weight in reversed(self._stages):
+            if weight is not None:
+                path = weight if path is None else path @ weight
+            for source, matrices in parts.items():
+                moved = (each if path is None else path @ each for each in reversed(matrices))
+                found.setdefault(source, []).extend(moved)
+        return {
+            source: Matrix.total(matrices[::-1], matrices[0].shape)
+            for source, matrices in found.items()
+        }
+
+
+def _largest(op: Affine, olds: tuple[int, ...], waiting: dict[int, _Sum]) -> int:
+    """The slot of the largest sum that an affine map moves and adds to; -1: none."""
+    slots = [slot for slot, old in enumerate(olds) if old in waiting and _moves(op.weights[slot])]
+    times = Counter(olds) if slots else {}
+    sizes = {slot: len(waiting[olds[slot]]) for slot in slots if times[olds[slot]] == 1}
+    return max(sizes, key=sizes.__getitem__, default=-1)
+
+
+def _moves(weight: Matrix) -> bool:
+    """Whether a matrix moves every channel to a row of its own, and may turn its sign."""
+    if weight.is_identity:
+        return True
+    rows, columns = weight.entry_rows(), weight.indices
+    return (
+        weight.nonzeros == weight.columns
+        and bool((np.abs(weight.data) == 1).all())
+        and bool((rows[1:] > rows[:-1]).all())
+        and len(np.unique(columns)) == weight.columns
+    )
 
 
 def _stands(builder: GraphBuilder, op: Affine, operands: tuple[int, ...]) -> bool:

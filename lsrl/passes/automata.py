@@ -32,7 +32,8 @@ MOST_SHOWN = 12
 
 _ONLY_SIZE = (
     "size alone is against it, since swaps and recalls hold every finite automaton at any length "
-    "(Krohn and Rhodes 1965; Siems et al. 2025); lsrl.compile(..., automaton_limits=) allows more"
+    "(Krohn and Rhodes 1965; Siems et al. 2025); lsrl.compile(..., automaton_limits=) "
+    "(--automaton-limit) allows more"
 )
 
 

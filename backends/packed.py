@@ -1,0 +1,98 @@
+"""Tokens by events where numba is installed, with all that a machine has in one table of addresses.
+
+numba looks at each argument of a call, 0.2 µs an array, which is longer than most tokens take.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lsrl.backends.events import collect, compiled, part, step
+from lsrl.ir.numbers import Array
+
+# Tokens of a table, and work that they were: units that were looked at.
+Turn = Callable[[Array], int]
+INDEX, FLOAT = np.dtype(np.uint32), np.dtype(np.float64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(context: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), made
+
+
+@part
+def flat(table: Any, place: int, dtype: Any) -> Any:
+    """An array (entries,) of the table."""
+    return carray(pointer(table[2 * place]), (table[2 * place + 1],), dtype)
+
+
+@part
+def rows_of(table: Any, place: int, rows: int, dtype: Any) -> Any:
+    """An array (rows, entries) of the table."""
+    return carray(pointer(table[2 * place]), (rows, table[2 * place + 1] // max(rows, 1)), dtype)
+
+
+def table_of(arrays: Sequence[Array], cells: bool, readout: int, tokens: int, shows: bool) -> Array:
+    """Addresses and sizes of arrays, in the order in which `turning` reads them, and numbers."""
+    found = [(array.ctypes.data, array.size) for array in arrays]
+    return np.array([*np.ravel(found), cells, readout, tokens, shows], np.int64)
+
+
+@cache
+def turning(
+    number: np.dtype[Any], unit: np.dtype[Any], edge: np.dtype[Any], alike: np.dtype[Any],
+    owner: np.dtype[Any], slot: np.dtype[Any],
+) -> Turn:  # fmt: skip
+    """What reads the tokens of a table.
+
+    Args:
+      number: dtype of values and outputs.
+      unit: of records of units.
+      edge: of edges.
+      alike: of as many at once.
+      owner: of drives' owners.
+      slot: of slots.
+    """
+
+    @compiled
+    def turn(table: Any) -> int:
+        size = len(table)
+        cells, readout, tokens = table[size - 4] != 0, table[size - 3], table[size - 2]
+        starts, units = flat(table, 0, INDEX), flat(table, 1, unit)
+        forward, bunches, back = flat(table, 2, edge), flat(table, 3, alike), flat(table, 4, edge)
+        owners = flat(table, 5, owner)
+        driven, values = rows_of(table, 6, 2, FLOAT), rows_of(table, 7, 2, number)
+        kept = rows_of(table, 8, 2, FLOAT)
+        waiting, ends, who = flat(table, 9, INDEX), flat(table, 10, INDEX), flat(table, 11, INDEX)
+        by, slots, x = flat(table, 12, FLOAT), flat(table, 13, slot), flat(table, 14, FLOAT)
+        clock = flat(table, 15, FLOAT)
+        given, rows = rows_of(table, 16, tokens, FLOAT), rows_of(table, 17, tokens, number)
+        drives, bars, shown, held, before, at = (
+            driven[0], driven[1], values[0], values[1], kept[0], kept[1]
+        )  # fmt: skip
+        work = 0
+        for t in range(tokens):
+            for k in range(len(x)):
+                x[k] = given[t, k]
+            work += step(
+                cells, clock[0], starts, units, forward, bunches, back, owners, drives, bars,
+                shown, held, before, at, waiting, ends, who, by, slots, x,
+            )  # fmt: skip
+            clock[0] += 1
+            for k in range(rows.shape[1]):
+                rows[t, k] = shown[readout + k]
+        if table[size - 1]:
+            collect(driven, kept, flat(table, 18, INDEX), clock[0] - 1, flat(table, 19, number))
+        return work
+
+    return turn
