@@ -56,8 +56,6 @@ class CallStack(nnx.Module):
       symbols: of all tokens.
       model: the compiled program.
       weights: the network's, by name, as `FrozenParam`s.
-
-    Example: `CallStack([sum_mod_5, maximum], depth=8)`; see docs/library.md, "Calls".
     """
 
     def __init__(
