@@ -31,6 +31,8 @@ INPUTS = np.array([[x, y] for x in range(-3, 4) for y in range(-3, 4)])
 # Those with which a found program is run in the prompt of the computer, too.
 INDEX = [0, 17, 48]
 CELLS = ("x", "y", "one", "t", "out")
+# Of programs that are made shorter: lines that they begin with, and beginnings near these.
+LINES, ROUNDS = 6, 4
 
 
 def function_tables(seed: int) -> dict[str, object]:
@@ -58,11 +60,15 @@ def function_tables(seed: int) -> dict[str, object]:
             "seconds": time.process_time() - start}  # fmt: skip
 
 
-def straight_line(rng: np.random.Generator, machine: lsrl.nn.StraightLine, start: Array) -> Any:
+def straight_line(
+    rng: np.random.Generator, machine: lsrl.nn.StraightLine, start: Array
+) -> tuple[dict[str, Array], Array]:
     """A program of three lines, none of which can be left out, and what it answers."""
     while True:
         ids = {name: rng.integers(0, 4, 3) for name in "fab"}
         ids["c"] = np.array([*rng.integers(3, 5, 2), 4])
+        if machine.halts:
+            ids["h"] = np.zeros(3, int)
         answers = machine.run(ids, start)[:, -1]
         shorter = [
             machine.run({name: np.delete(row, line) for name, row in ids.items()}, start)[:, -1]
@@ -70,7 +76,7 @@ def straight_line(rng: np.random.Generator, machine: lsrl.nn.StraightLine, start
         ]
         needed = all((each != answers).any() for each in shorter)
         if needed and np.abs(answers).max() <= machine.high and len(set(answers.tolist())) > 2:
-            return answers
+            return ids, answers
 
 
 def lines(seed: int, cases: int) -> dict[str, object]:
@@ -81,7 +87,7 @@ def lines(seed: int, cases: int) -> dict[str, object]:
     whole = np.column_stack([INPUTS, np.tile([1, 0, 0], (len(INPUTS), 1))])
     fleq = lsrl.programs.fleq(cells=2 * len(CELLS), lines=4)
     for number in range(cases):
-        answers = straight_line(rng, line_machine, whole)
+        _, answers = straight_line(rng, line_machine, whole)
         shown = rng.permutation(len(whole))[:12]
 
         def right(ids: Any, shown: Array = shown, answers: Array = answers) -> Array:
@@ -109,6 +115,58 @@ def lines(seed: int, cases: int) -> dict[str, object]:
         )
     return {"task": "three lines of FLEQ", "seed": seed, "cases": cases, "found": right_elsewhere,
             "fitting": found, "seconds": time.process_time() - start}  # fmt: skip
+
+
+def lengthened(
+    rng: np.random.Generator, machine: lsrl.nn.StraightLine, start: Array, lines: int
+) -> tuple[dict[str, Array], Array]:
+    """A program of more lines than it takes, which ends behind the last, and what it answers.
+
+    Lines that change no answer are put in anywhere; leaving out one of them is not enough, as it
+    still ends behind the last.
+    """
+    ids, answers = straight_line(rng, machine, start)
+    while len(ids["f"]) < lines:
+        place = int(rng.integers(0, len(ids["f"]) + 1))
+        more = {name: int(rng.integers(0, 4)) for name in "fab"}
+        more |= {"c": int(rng.integers(3, 5)), "h": 0}
+        longer = {name: np.insert(row, place, more[name]) for name, row in ids.items()}
+        if (machine.run(longer, start)[:, -1] == answers).all():
+            ids = longer
+    return ids, answers
+
+
+def shorter(seed: int, cases: int, charged: bool = True) -> dict[str, object]:
+    """Programs of six lines that are right, made shorter by a loss that charges for lines, or not.
+
+    Not charged, the shortest right program is kept of those that come up all the same.
+    """
+    rng, start = np.random.default_rng(100 + seed), time.process_time()
+    line_machine = lsrl.nn.StraightLine(CELLS, halts=True)
+    loss, lengths = line_machine.shorter() if charged else line_machine.loss, list[int]()
+    whole = np.column_stack([INPUTS, np.tile([1, 0, 0], (len(INPUTS), 1))])
+    for number in range(cases):
+        given, answers = lengthened(rng, line_machine, whole, LINES)
+
+        def right(ids: Any, answers: Array = answers) -> Array:
+            each = [{name: rows[k] for name, rows in ids.items()} for k in range(len(ids["f"]))]
+            said = [line_machine.run(one, whole)[:, -1] for one in each]
+            return np.array([(one == answers).all() for one in said])
+
+        prompt = lsrl.nn.Prompt(LINES, line_machine.sizes, tries=16, seed=number)
+        shown = rng.permutation(len(whole))[:12]
+        examples = (
+            line_machine.start(whole[shown]),
+            jnp.asarray(answers[shown] - line_machine.low, jnp.int32),
+        )
+        ids = lsrl.nn.improve_prompt(
+            prompt, loss, examples, right, begin=given, cost=line_machine.length, rounds=ROUNDS
+        )
+        lengths.append(LINES if ids is None else int(line_machine.length(ids)))
+    return {"charge": "lines and not halting" if charged else "none", "seed": seed, "cases": cases,
+            "shorter": sum(length < LINES for length in lengths),
+            "three": sum(length <= 3 for length in lengths),
+            "lines": float(np.mean(lengths)), "seconds": time.process_time() - start}  # fmt: skip
 
 
 # ---------------------------------------------------------------- the page
@@ -195,7 +253,24 @@ def prompts(plan: Plan) -> Table:
     )  # fmt: skip
 
 
-def findings(deep: Table, called: Table, sorted_: Table, found: Table) -> list[str]:
+def shortened(plan: Plan) -> Table:
+    """Prompts that are right, and become shorter."""
+    rows = list[dict[str, object]]()
+    for charged in (True, False):
+        for seed in range(plan.seeds):
+            say(f"shorter prompts, charged {charged}, seed {seed}")
+            rows.append(shorter(seed, plan.cases // 2, charged))
+    return Table(
+        "shorter", f"Right programs of {LINES} lines of FLEQ, made shorter by gradient",
+        {"charge": "charge", "seed": "seed", "cases": "cases", "shorter": "shorter",
+         "three": "three lines at most", "lines": "lines in the mean", "seconds": "CPU s"}, rows,
+        f"Three lines that are needed, with {LINES - 3} that change no answer put in anywhere. A "
+        f"loss charges for lines that are run and for not halting; {ROUNDS} beginnings near the "
+        "program, and the shortest that is right on all 49 inputs is kept, also without a charge.",
+    )  # fmt: skip
+
+
+def findings(deep: Table, called: Table, sorted_: Table, found: Table, less: Table) -> list[str]:
     """What the tables come to."""
     said = []
     for task in dict.fromkeys(str(row["task"]) for row in deep.rows):
@@ -224,6 +299,14 @@ def findings(deep: Table, called: Table, sorted_: Table, found: Table) -> list[s
         rows = [row for row in found.rows if row["task"] == task]
         cases, right = (sum(row[key] for row in rows) for key in ("cases", "found"))
         said.append(f"{task}: {right} of {cases} prompts are found.")
+    for charge in dict.fromkeys(str(row["charge"]) for row in less.rows):
+        rows = [row for row in less.rows if row["charge"] == charge]
+        cases, fewer = (sum(row[key] for row in rows) for key in ("cases", "shorter"))
+        mean = float(np.mean([row["lines"] for row in rows]))
+        said.append(
+            f"Programs of {LINES} lines, charge: {charge}: {fewer} of {cases} become shorter, to "
+            f"{mean:.1f} lines in the mean."
+        )
     return said
 
 
@@ -233,7 +316,7 @@ def main(
 ) -> None:
     """Train what is around compiled routines."""
     about, plan = this_machine(), QUICK if quick else Plan()
-    tables = [depth(plan), calls(plan), sorting(plan), prompts(plan)]
+    tables = [depth(plan), calls(plan), sorting(plan), prompts(plan), shortened(plan)]
     Output.of("library_depth", quick, output).write(
         "Depth, sorting and prompts by gradient", about, tables, findings(*tables), None
     )

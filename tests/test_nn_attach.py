@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from lsrl.nn.attached import AttachedForCausalLM, LibraryLayer  # noqa: E402
 from lsrl.nn.attaching import _network, _routines  # noqa: E402
-from lsrl.nn.torch_library import Routines  # noqa: E402
+from lsrl.nn.torch_library import Routines, held  # noqa: E402
 
 pytestmark = pytest.mark.one_in(3)
 
@@ -71,11 +71,10 @@ def drawn(name, **options):
 
 def attached(library, name="Llama", **options):
     """A host with a library whose register and result are drawn, so that they matter."""
-    model = lsrl.nn.attach(
-        drawn(name), library=library, arguments={n: n for n in range(NUMBERS)}, **options
-    )
+    options = {"arguments": {n: n for n in range(NUMBERS)}, **options}
+    model = lsrl.nn.attach(drawn(name), library=library, **options)
     with torch.no_grad():
-        for weight in (*model.library.register.parameters(), *model.library.result.parameters()):
+        for weight in model.library.parameters():
             weight.normal_()
     return model
 
@@ -173,6 +172,72 @@ def test_the_routine_written_last_is_held(library):
             chosen = token - 4 if 4 <= token < 7 else chosen
             wanted = 0 * weight[:, 0] if chosen is None else weight[:, said[chosen][time]]
             assert torch.equal(added[0][row, time], wanted)
+
+
+@pytest.mark.parametrize("name", studied(["Llama", "Mamba"], "Llama"))
+def test_arguments_that_a_host_chooses(name, library, tmp_path):
+    """By its state at each token; saved, cached, padded and with gradients."""
+    model, ids = attached(library, name, arguments="learnt"), words(time=20)
+    state, added = {}, []
+    model.library.argument.register_forward_hook(lambda part, given, out: state.update(ids=out))
+    model.library.register_forward_hook(lambda part, given, out: added.append(out[0]))
+    logits = model(ids).logits
+    symbols = state["ids"].numpy()
+    assert len(set(symbols.flat)) > 2 and (symbols != library.skip).any()
+    said = np.stack([table.run(symbols)[..., 0] for table in library.tables], -1)
+    gate, value = model.library.register(model.get_input_embeddings()(ids), True)
+    if name == "Llama":  # whose first layer reads the embedding as it is
+        chosen = held(gate, value).detach().numpy()
+        features = np.eye(library.features)[said.astype(int)]
+        wanted = torch.tensor((chosen[..., None] * features).sum(2), dtype=torch.float32)
+        torch.testing.assert_close(added[0], model.library.result(wanted))
+    model.save_pretrained(tmp_path / "saved")
+    read = lsrl.nn.load_attached(tmp_path / "saved")
+    assert torch.equal(read(ids).logits, logits)
+    options = {"max_new_tokens": 8, "do_sample": False}
+    cached = read.generate(ids, use_cache=True, **options)
+    assert torch.equal(cached, model.generate(ids, use_cache=False, **options))
+    mask = torch.tensor([[0] * 3 + [1] * ids.shape[1]] * len(ids))
+    padded = torch.cat([torch.full((len(ids), 3), 2), ids], 1)
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, 3:], logits)
+    model.train()(ids, labels=ids).loss.backward()
+    assert all(weight.grad.abs().max() > 0 for weight in model.library.argument.parameters())
+
+
+@pytest.mark.studies
+@pytest.mark.parametrize("seed", range(3))
+def test_arguments_are_learnt_in_a_host(seed):
+    """Digits under a cipher, their sum modulo 5 at the end, on texts of up to 12."""
+    rng, table = np.random.default_rng(seed), bench.tables()[1]
+    cipher = rng.permutation(bench.DIGITS)
+
+    def texts(count, length=None):
+        lengths = rng.integers(1, np.where(rng.random(count) < 0.5, 4, 13))
+        lengths = lengths if length is None else np.full(count, length)
+        rows, digits = np.arange(count), rng.integers(0, bench.DIGITS, (count, lengths.max()))
+        ids = np.full((count, lengths.max() + 2), bench.PAD)
+        ids[:, :-2] = np.where(
+            np.arange(lengths.max()) < lengths[:, None], cipher[digits], bench.PAD
+        )
+        ids[rows, lengths] = bench.EQUALS
+        return torch.from_numpy(ids), lengths, table.run(digits)[rows, lengths - 1, 0].astype(int)
+
+    model = lsrl.nn.attach(
+        bench.host("llama", seed), library=lsrl.nn.Library([table]), arguments="learnt"
+    )
+    optimiser, schedule = bench.optimisers(model.train(), 400)
+    for _ in range(400):
+        ids, ends, answers = texts(32)
+        logits = model(ids).logits[torch.arange(32), torch.from_numpy(ends)]
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(answers)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    ids, _, answers = texts(50, 200)
+    with torch.no_grad():
+        said = model.eval()(ids[:, :-1]).logits[:, -1].argmax(-1)
+    assert said.tolist() == answers.tolist()
 
 
 @pytest.mark.parametrize("name", studied(HOSTS, "Llama", "Mamba"))
@@ -372,6 +437,7 @@ def test_five_algorithms_are_learnt_and_hold_at_a_thousand_digits():
         ({"layer": 2}, "layer must be an int from 0 to 1"),
         ({"select": "attention"}, "select must be 'register' or 'token'"),
         ({"arguments": {}}, "expected a mapping of the host's token ids"),
+        ({"arguments": "learned"}, "or 'learnt', got 'learned'"),
         ({"arguments": {VOCAB: 0}}, f"token must be an int from 0 to {VOCAB - 1}"),
         ({"arguments": {0: NUMBERS + 1}}, rf"arguments\[0\] must be an int from 0 to {NUMBERS}"),
     ],

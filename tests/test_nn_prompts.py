@@ -127,6 +127,67 @@ def test_lines_are_recovered_from_examples():
     np.testing.assert_array_equal(lines.run(found, inputs)[:, -1], answers)
 
 
+halting = lsrl.nn.StraightLine(("x", "y", "t", "out"), low=-8, high=8, halts=True)
+# t = x + y, out = t + x, out = out - x
+LONG = {
+    name: np.array(each)
+    for name, each in {
+        "f": [0, 0, 1], "a": [0, 2, 3], "b": [1, 0, 0], "c": [2, 3, 3], "h": [0, 0, 0],
+    }.items()
+}  # fmt: skip
+PAIRS = np.array([[x, y, 0, 0] for x in range(-2, 3) for y in range(-2, 3)])
+
+
+def test_where_lines_halt_contents_are_the_mixture_of_all_ends():
+    """At known lines and chances of halves and quarters, which are exact."""
+    known = {
+        name: jax.nn.one_hot(jnp.array(each)[None], halting.sizes[name])
+        for name, each in LONG.items()
+    }
+    chances = jnp.array([[[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]]])
+    start, shares = halting.start(PAIRS), [0.5, 0.125, 0.375]
+    ends = []
+    for line in range(3):
+        ids = {**LONG, "h": np.eye(3, dtype=int)[line]}
+        assert halting.length(ids) == line + 1
+        ends.append(np.eye(17)[halting.run(ids, PAIRS).astype(int) + 8])
+        one = halting({**known, "h": jax.nn.one_hot(jnp.array(ids["h"])[None], 2)}, start)
+        np.testing.assert_array_equal(one[0], ends[-1])
+    fields = {**known, "h": chances}
+    wanted = sum(share * end for share, end in zip(shares, ends, strict=True))
+    np.testing.assert_array_equal(halting(fields, start)[0], wanted)
+    # The charge is for the lines that are run in the mean, and for going past the last.
+    examples = start, jnp.zeros(len(PAIRS), jnp.int32)
+    charge = halting.shorter(length=2.0, halting=0.0)(fields, examples)
+    loss = halting.loss(fields, examples)
+    np.testing.assert_allclose(charge - loss, 2 * (1 * 0.5 + 2 * 0.125 + 3 * 0.375), rtol=1e-6)
+    charge = halting.shorter(length=0.0, halting=1.0)(fields, examples)
+    np.testing.assert_allclose(charge - loss, -np.log(1 - 0.375 + 1e-3), rtol=1e-5)
+
+
+def test_a_prompt_that_is_right_becomes_shorter():
+    answers = halting.run(LONG, PAIRS)[:, -1]
+
+    def right(ids):
+        each = [{name: rows[k] for name, rows in ids.items()} for k in range(len(ids["f"]))]
+        return np.array([(halting.run(one, PAIRS)[:, -1] == answers).all() for one in each])
+
+    prompt = lsrl.nn.Prompt(3, halting.sizes, tries=8)
+    examples = halting.start(PAIRS), jnp.asarray(answers - halting.low, jnp.int32)
+    found = lsrl.nn.improve_prompt(
+        prompt, halting.shorter(), examples, right, rounds=2, begin=LONG, cost=halting.length
+    )
+    assert (halting.length(LONG), halting.length(found)) == (3, 1)
+    np.testing.assert_array_equal(halting.run(found, PAIRS)[:, -1], answers)
+    text = halting.text(found, [0, 0, 0, 0])
+    assert text.count(" = ") == 1
+    images = [machine.assemble(text).put(x=x, y=y) for x, y in PAIRS[:, :2].tolist()]
+    out = images[0].address("out")
+    fleq = lsrl.programs.fleq(cells=8, lines=3)
+    said = [machine.interpret(fleq, each).dump()[out, 0] for each in images[::6]]
+    np.testing.assert_array_equal(said, answers[::6])
+
+
 # ---------------------------------------------------------------- the library to begin with
 
 
@@ -204,6 +265,13 @@ def constant_one(x):
         (lambda: lines.start(np.array([[0, 0, 0, 0, 17]])), "whole numbers from -16 to 16"),
         (lambda: lines.start(np.zeros((2, 4))), r"\(examples, 5\)"),
         (lambda: lsrl.nn.answers_loss("layer"), "expects a CompiledLayer"),
+        (lambda: lines.shorter(), r"make them by StraightLine\(cells, halts=True\)"),
+        (lambda: lines.length({"f": [0]}), r"make them by StraightLine\(cells, halts=True\)"),
+        (lambda: lsrl.nn.Prompt(2, {"f": 2}).begin({"a": np.zeros(2, int)}), "values of f by name"),
+        (
+            lambda: lsrl.nn.Prompt(2, {"f": 2}).begin({"f": np.array([0, 2])}),
+            r"expected 2 ints from 0 to 1 for 'f', got \[0, 2\]",
+        ),
         (
             lambda: lsrl.nn.improve_prompt("p", lines.loss, (), lambda ids: []),
             "improve_prompt expects a Prompt",

@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicCache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from lsrl.errors import FormatError, InputError
-from lsrl.nn.attached_config import MODEL_TYPE, AttachedConfig
+from lsrl.nn.attached_config import LEARNT, MODEL_TYPE, AttachedConfig
 from lsrl.nn.torch_library import (
     Routines,
     State,
@@ -286,9 +286,11 @@ TABLES = ("follows", "said", "starts", "symbol_of")
 
 def _library(told: Mapping[str, Any], width: int) -> TorchLibrary:
     """The library of a config, with weights of its network that are not set."""
-    symbol_of = [len(told["routines"][0]["follows"][0]) - 1] * told["tokens"]
-    for token, symbol in told["arguments"].items():
-        symbol_of[int(token)] = symbol
+    symbol_of = None
+    if told["arguments"] != LEARNT:
+        symbol_of = [len(told["routines"][0]["follows"][0]) - 1] * told["tokens"]
+        for token, symbol in told["arguments"].items():
+            symbol_of[int(token)] = symbol
     routines = Routines(told["routines"], cast(TorchConfig, told["network"]))
     return TorchLibrary(routines, symbol_of, width, told["select"] == "register")
 

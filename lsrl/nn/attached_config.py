@@ -16,6 +16,8 @@ from lsrl.torch_config import READ
 MODEL_TYPE = "lsrl_attached"
 VERSION = 1
 SELECTS = ("register", "token")
+# In the place of a map of tokens to symbols: the host's state says which symbol a token is.
+LEARNT = "learnt"
 # In the place of a number that every class of a language model reads, so that none of them takes
 # the folder for its own: it would drop the library and draw all weights anew.
 ELSEWHERE = "in attached.host: this is a model with a library, to be read by lsrl.nn.load_attached"
@@ -28,13 +30,20 @@ _ROUTINE: Reader[dict[str, object]] = schema.record(
         "initial": schema.integer(0),
     }
 )
+
+
+def _arguments(value: object) -> object:
+    """Reads a map of tokens to symbols, or that it is learnt."""
+    return value if value == LEARNT else schema.named(schema.integer(0))(value)
+
+
 _FIELDS: Mapping[str, Reader[object]] = {
     "version": schema.integer(VERSION, VERSION),
     "host": schema.anything,
     "layer": schema.integer(0),
     "select": schema.one_of(*SELECTS),
     "tokens": schema.integer(1),
-    "arguments": schema.named(schema.integer(0)),
+    "arguments": _arguments,
     "routines": schema.listed(_ROUTINE),
     "network": READ,
 }

@@ -24,7 +24,7 @@ def attach(
     host: "PreTrainedModel",
     *,
     library: Library,
-    arguments: Mapping[int, int],
+    arguments: Mapping[int, int] | Literal["learnt"],
     layer: int = 0,
     select: Literal["register", "token"] = "register",
 ) -> "AttachedForCausalLM":
@@ -43,6 +43,8 @@ def attach(
       host: a causal language model with a list of layers, such as LlamaForCausalLM.
       library: routines that skip, compiled for "gru", "lstm", "rnn" or "rnn_tanh".
       arguments: by the host's token ids the symbols that they are to the routines. All others skip.
+        "learnt": at every token the host's state ahead of the layer says which symbol it is, a
+        distribution in training.
       layer: whose input writes the register, and to whose output results are added.
       select: "register": a choice stays until the next is written. "token": each token chooses.
 
@@ -123,12 +125,15 @@ def load_attached(path: str | os.PathLike[str], **options: Any) -> "AttachedForC
     return attached.AttachedForCausalLM.from_pretrained(folder, **options)
 
 
-def _symbols(given: Mapping[int, int], library: Library, tokens: int) -> dict[str, int]:
+def _symbols(
+    given: Mapping[int, int] | Literal["learnt"], library: Library, tokens: int
+) -> dict[str, int] | str:
     """By token the symbol, as JSON has it."""
-    if not isinstance(given, Mapping) or not given:
+    learnt = isinstance(given, str) and given == "learnt"
+    if not learnt and (not isinstance(given, Mapping) or not given):
         raise InputError(
             "attach: arguments: expected a mapping of the host's token ids to symbols, such as "
-            f"{{15: 0, 16: 1}}, got {checks.shown(given)}"
+            f"{{15: 0, 16: 1}}, or 'learnt', got {checks.shown(given)}"
         )
     stays = all((table.follows[:, -1] == np.arange(table.states)).all() for table in library.tables)
     if not stays:
@@ -136,6 +141,8 @@ def _symbols(given: Mapping[int, int], library: Library, tokens: int) -> dict[st
             "attach: library: expected routines whose last symbol changes nothing, for tokens that "
             "are no arguments; make it by Library(routines, skip=True)"
         )
+    if isinstance(given, str):
+        return given
     return {
         str(checks.count("attach: arguments: token", token, 0, tokens - 1)): checks.count(
             f"attach: arguments[{token}]", symbol, 0, library.skip

@@ -17,6 +17,8 @@ from lsrl.nn.layer import CompiledLayer
 
 # Of what is drawn at first: far from even, so that the tries of a round differ.
 SPREAD = 1.0
+# By how much a known value is ahead of what is drawn, where a prompt begins near one.
+AHEAD = 3.0
 # Updates between two looks at the likeliest prompts, and the cost of an undecided one at the end.
 LOOK, UNDECIDED = 10, 0.3
 # How fast the chance of a symbol falls with its distance from a number.
@@ -73,6 +75,32 @@ class Prompt(nnx.Module):
         for name, value in self._drawn(seed).items():
             self.logits[name][...] = value
 
+    def begin(self, ids: Mapping[str, Array], seed: int = 0) -> None:
+        """Begin near a known prompt, each try by another variation.
+
+        Args:
+          ids: its values, (length,) by field.
+          seed: of the draws.
+
+        Raises:
+          InputError: other fields, another length, or values that there are not.
+        """
+        if not isinstance(ids, Mapping) or set(ids) != set(self.sizes):
+            raise InputError(
+                f"Prompt.begin: expected values of {', '.join(self.sizes)} by name, got "
+                f"{arguments.shown(ids)}"
+            )
+        drawn = self._drawn(seed)
+        for name, size in self.sizes.items():
+            known = np.asarray(ids[name])
+            fits = known.shape == (self.length,) and np.issubdtype(known.dtype, np.integer)
+            if not fits or known.min() < 0 or known.max() >= size:
+                raise InputError(
+                    f"Prompt.begin: expected {self.length} ints from 0 to {size - 1} for {name!r}, "
+                    f"got {arguments.shown(known.tolist())}"
+                )
+            self.logits[name][...] = drawn[name] + AHEAD * jax.nn.one_hot(known, size)[None]
+
     def _drawn(self, seed: int) -> dict[str, jax.Array]:
         rng = np.random.default_rng(arguments.count("Prompt: seed", seed, 0))
         shape = (self.tries, self.length)
@@ -99,6 +127,8 @@ def improve_prompt(
     updates: int = 30,
     rounds: int = 20,
     rate: float = 0.3,
+    begin: Mapping[str, Array] | None = None,
+    cost: Callable[[Mapping[str, Array]], Array] | None = None,
 ) -> dict[str, Array] | None:
     """Find a prompt by gradient, from what the program is to answer (Bunel et al. 2016).
 
@@ -114,16 +144,21 @@ def improve_prompt(
       updates: of a round.
       rounds: at most.
       rate: of learning, by Adam.
+      begin: values of a prompt, (length,) by field, near which every round begins: a right one is
+        made better by a loss that charges for its length.
+      cost: of prompts of known values, (tries,), such as `lines.length` of a `StraightLine`. All
+        rounds are run then, and the right prompt that costs least is taken.
 
     Returns:
-      The values of the first prompt that is right, (length,) by field; None if none was found.
+      The values of the first prompt that is right, or of the one that costs least, (length,) by
+      field; None if none was found.
 
     Raises:
       InputError: an argument makes no sense.
     """
     arguments.instance("improve_prompt", prompt, Prompt, "lsrl.nn.Prompt", InputError)
-    for what, function in (("loss", loss), ("right", right)):
-        if not callable(function):
+    for what, function in (("loss", loss), ("right", right), ("cost", cost)):
+        if not callable(function) and (what, function) != ("cost", None):
             raise InputError(
                 f"improve_prompt: {what} must be a function, got {arguments.shown(function)}"
             )
@@ -131,8 +166,11 @@ def improve_prompt(
     arguments.count("improve_prompt: rounds", rounds)
     arguments.real("improve_prompt: rate", rate, above=True)
     optimiser = optax.adam(1.0)
+    best: tuple[float, dict[str, Array] | None] = (np.inf, None)
     for number in range(rounds):
-        if number:
+        if begin is not None:
+            prompt.begin(begin, number)
+        elif number:
             prompt.restart(number)
         logits = {name: variable[...] for name, variable in prompt.logits.items()}
         state = optimiser.init(logits)
@@ -145,9 +183,17 @@ def improve_prompt(
                 prompt.logits[name][...] = value
             likeliest = prompt.likeliest()
             found = np.flatnonzero(np.asarray(right(likeliest)))
-            if found.size:
-                return {name: ids[found[0]] for name, ids in likeliest.items()}
-    return None
+            if not found.size:
+                continue
+            least, price = found[0], 0.0
+            if cost is not None:
+                prices = np.asarray(cost(likeliest))[found]
+                least, price = found[prices.argmin()], float(prices.min())
+            if price < best[0]:
+                best = price, {name: ids[least] for name, ids in likeliest.items()}
+            if cost is None:
+                return best[1]
+    return best[1]
 
 
 @partial(jax.jit, static_argnums=0)

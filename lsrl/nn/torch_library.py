@@ -266,6 +266,39 @@ class Register(nn.Module):  # type: ignore[misc]
         return gate, value
 
 
+class Argument(nn.Module):  # type: ignore[misc]
+    """Which symbol a token is to the routines, by the host's state at it."""
+
+    def __init__(self, width: int, symbols: int) -> None:
+        """Make one that hardly prefers any symbol.
+
+        Args:
+          width: of the host's state.
+          symbols: of the routines, the last of which skips.
+        """
+        super().__init__()
+        self.value = nn.Linear(width, symbols)
+        nn.init.normal_(self.value.weight, std=0.1)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, state: Tensor, hard: bool) -> Tensor:
+        """From (batch, time, width) to ids (batch, time), or to distributions while not hard.
+
+        These are known symbols in values, and their distributions in derivatives (Bengio et al.
+        2013): what routines pass back is then the effect of every swap, as they see it when symbols
+        are known. Trained on the distributions themselves, some end half decided.
+        """
+        weight = self.value.weight
+        scaled = nn.functional.layer_norm(state.to(weight.dtype), state.shape[-1:])
+        logits = SHARPNESS * self.value(scaled).float()
+        ids = logits.argmax(-1)
+        if hard:
+            return ids
+        shares = logits.softmax(-1)
+        known = nn.functional.one_hot(ids, shares.shape[-1]).to(shares.dtype)
+        return known + (shares - shares.detach())
+
+
 class TorchLibrary(nn.Module):  # type: ignore[misc]
     """Routines, a register that says which of them is wanted, and the way back into a host.
 
@@ -273,17 +306,18 @@ class TorchLibrary(nn.Module):  # type: ignore[misc]
       routines: their certified network.
       register: of the choice.
       result: from the chosen routine's output to what is added to the host's state.
-      symbol_of: (tokens,), the symbol that each of the host's tokens is.
+      symbol_of: (tokens,), the symbol that each of the host's tokens is; or
+      argument: what says so by the host's state.
     """
 
     def __init__(
-        self, routines: Routines, symbol_of: Sequence[int], width: int, held: bool
+        self, routines: Routines, symbol_of: Sequence[int] | None, width: int, held: bool
     ) -> None:
         """Make the module.
 
         Args:
           routines: of the library.
-          symbol_of: by the host's tokens.
+          symbol_of: by the host's tokens; None where it is learnt.
           width: of the host's state.
           held: whether a choice stays until the next is written, or is of one token.
         """
@@ -292,7 +326,11 @@ class TorchLibrary(nn.Module):  # type: ignore[misc]
         self.register = Register(width, len(routines.names))
         self.result = nn.Linear(routines.features, width, bias=False)
         nn.init.zeros_(self.result.weight)
-        self.register_buffer("symbol_of", torch.tensor(symbol_of))
+        if symbol_of is None:
+            self.argument = Argument(width, routines.symbols)
+        else:
+            self.register_buffer("symbol_of", torch.tensor(symbol_of))
+        self._learns = symbol_of is None
 
     def forward(
         self, hidden: Tensor, ids: Tensor, mask: Tensor | None, state: State | None
@@ -311,14 +349,11 @@ class TorchLibrary(nn.Module):  # type: ignore[misc]
         Returns:
           (batch, time, width), and of a module in evaluation the state behind the last token.
         """
-        skip = self.routines.symbols - 1
-        known = ids < len(self.symbol_of)
-        symbols = torch.where(known, self.symbol_of[torch.where(known, ids, 0)], skip)
+        symbols = self._symbols(hidden, ids, mask)
         gate, value = self.register(hidden, not self.training)
         if not self._held:
             gate = torch.ones_like(gate)
         if mask is not None:
-            symbols = torch.where(mask, symbols, skip)
             gate = gate * mask[..., None]
         if self.training:
             said, after = self.routines.expected(symbols), None
@@ -330,6 +365,21 @@ class TorchLibrary(nn.Module):  # type: ignore[misc]
             after = State(choice[:, -1].detach(), cells)
         chosen = torch.einsum("btk,btkf->btf", choice, said)
         return self.result(chosen.to(self.result.weight.dtype)), after
+
+    def _symbols(self, hidden: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """What routines read: ids (batch, time), or distributions of them in training."""
+        skip = self.routines.symbols - 1
+        if self._learns:
+            symbols = self.argument(hidden, not self.training)
+        else:
+            known = ids < len(self.symbol_of)
+            symbols = torch.where(known, self.symbol_of[torch.where(known, ids, 0)], skip)
+        if mask is None:
+            return symbols
+        if symbols.dim() == 2:
+            return torch.where(mask, symbols, skip)
+        skips = nn.functional.one_hot(torch.tensor(skip, device=mask.device), skip + 1)
+        return torch.where(mask[..., None], symbols, skips.to(symbols.dtype))
 
 
 def held(gate: Tensor, value: Tensor, start: Tensor | None = None) -> Tensor:
