@@ -5,6 +5,7 @@ from lsrl.nn.blame import Blame
 from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.halting import Halting
+from lsrl.nn.hosts import Host
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
 from lsrl.nn.lines import StraightLine
@@ -15,6 +16,7 @@ from lsrl.nn.registers import Registers
 from lsrl.nn.relabelling import Relabelling
 from lsrl.nn.report import GradientReport
 from lsrl.nn.tables import MooreTable, routine_table
+from lsrl.nn.tasks import Task, TaskBatch, standard_tasks
 
 __all__ = [
     "Blame",
@@ -24,6 +26,7 @@ __all__ = [
     "FrozenParam",
     "GradientReport",
     "Halting",
+    "Host",
     "Library",
     "Memory",
     "MooreTable",
@@ -32,9 +35,12 @@ __all__ = [
     "Registers",
     "Relabelling",
     "StraightLine",
+    "Task",
+    "TaskBatch",
     "answers_loss",
     "attach",
     "improve_prompt",
     "load_attached",
     "routine_table",
+    "standard_tasks",
 ]
