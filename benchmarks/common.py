@@ -171,6 +171,32 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+# ---------------------------------------------------------------- rows
+
+
+def kept(path: Path, code: str, work: Callable[[], Any]) -> Any:
+    """What work finds: out of its file if the code is the same, else made and kept there.
+
+    So a run that was broken off goes on where it stopped.
+
+    Args:
+      path: of the file.
+      code: that the finding depends on, as a hash.
+      work: gives what JSON holds.
+    """
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["code"] == code:
+            return known["found"]
+    text = json.dumps({"code": code, "found": work()}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In one step, so that none is half written.
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return json.loads(text)["found"]
+
+
 # ---------------------------------------------------------------- tables
 
 

@@ -6,25 +6,37 @@ trained on 2,000 questions of at most 16 tokens. Registers are hard and routines
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from scipy.stats import beta
 
 from benchmarks.common import BenchmarkError, Section, Table, sample_together, say
-from benchmarks.library_host import BATCH, STEPS, Data, Host, Trained, Training, exact, trained
+from benchmarks.library_host import (
+    BATCH,
+    STEPS,
+    WIDTH,
+    Data,
+    Trained,
+    Training,
+    exact,
+    trained,
+)
+from benchmarks.library_rows import finished
 from benchmarks.library_tasks import DIGITS, NEEDED, OTHERS, Language
 from lsrl.errors import Unbindable
-from lsrl.nn import Call, Calls, Library
+from lsrl.nn import Call, Calls, Host, Library
 
 PAIRS, LONGEST = 2_000, 16
 # Questions by tokens.
 ASKED = {16: 500, 256: 250, 1_000: 100}
 # Questions of which the most frequent answers are counted.
 COUNTED = 2_000
-SEEDS, GIVEN_SEEDS = 5, 3
+SEEDS, FEW = 5, 3
 NOISE = 0.1
 # Tokens of a question where time is taken.
 TIMED = 64
@@ -49,9 +61,9 @@ class Case:
 
 CASES = (
     Case("13 routines", (*NEEDED, *OTHERS)),
-    Case("none of the 5", (*OTHERS,), 1),
-    Case("3 of the 5", (*list(NEEDED)[:3], *OTHERS), 1),
-    Case("no library", (), 1),
+    Case("none of the 5", (*OTHERS,), FEW),
+    Case("3 of the 5", (*list(NEEDED)[:3], *OTHERS), FEW),
+    Case("no library", (), FEW),
     Case("13 routines, 10 % wrong labels", (*NEEDED, *OTHERS), noise=NOISE),
 )
 ROUTINES = {**NEEDED, **OTHERS}
@@ -68,6 +80,8 @@ class Run:
       floor: by task and tokens, the share of the most frequent answer.
       bound: tasks whose calls hold; None where nothing is bound.
       seconds: CPU time of binding and of training.
+      equal: whether the certified network gave what the machines gave; None where it wasn't asked.
+      blames: what errors come from, of hosts that were trained for fewer steps, too.
     """
 
     case: str
@@ -76,6 +90,18 @@ class Run:
     floor: dict[str, dict[int, float]] = field(default_factory=dict)
     bound: list[str] | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    equal: bool | None = None
+    blames: list[dict[str, object]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> "Run":
+        """Of a row that was kept, whose keys are text."""
+        for name in ("right", "floor"):
+            found[name] = {
+                task: {int(tokens): each for tokens, each in by_tokens.items()}
+                for task, by_tokens in found[name].items()
+            }
+        return cls(**found)
 
     def share(self, tokens: int) -> float:
         """Mean of the tasks."""
@@ -138,9 +164,8 @@ def pairs_of(data: Data) -> list[tuple[list[int], int]]:
 # ---------------------------------------------------------------- bound
 
 
-def bind_and_train(case: Case, seed: int, quick: bool) -> tuple[Run, Trained, Language]:
+def bind_and_train(case: Case, seed: int, quick: bool) -> Run:
     """One run of a case."""
-    say(f"{case.name}, seed {seed}")
     language, data = drawn(seed, case.noise)
     run, library, calls = Run(case.name, seed), None, None
     if case.routines:
@@ -156,8 +181,14 @@ def bind_and_train(case: Case, seed: int, quick: bool) -> tuple[Run, Trained, La
     host = trained(data, language.vocabulary, library, calls, seed)
     run.seconds = (run.seconds[0], host.seconds)
     measure(run, language, host, quick)
+    if case is CASES[0] and seed == 0:
+        run.equal = equal_to_network(host, language, seed)
+        for steps in (50, 100):
+            early = trained(data, language.vocabulary, library, calls, seed, steps)
+            run.blames.append(blame_of(early, language, steps))
+        run.blames.append(blame_of(host, language, STEPS))
     say(f"  bound {run.bound}, {[round(run.share(tokens), 3) for tokens in ASKED]}, {run.seconds}")
-    return run, host, language
+    return run
 
 
 def able(routines: Sequence[str]) -> list[str]:
@@ -179,38 +210,40 @@ def able(routines: Sequence[str]) -> list[str]:
 
 def equal_to_network(host: Trained, language: Language, seed: int) -> bool:
     """Whether the certified network gives what the machines gave, over 1,000 tokens."""
+    if host.library is None:
+        raise BenchmarkError("the host alone has no network to compare")
     rng = np.random.default_rng(seed)
     words, _, _ = language.batch(rng, 5, max(ASKED), fixed=True)
     _, given, choice = host.inside(words)
     return bool((host.network(words) == exact(host.library, given.argmax(-1), choice)).all())
 
 
-def blame_of(host: Trained, language: Language, calls: Calls, steps: int) -> dict[str, object]:
+def blame_of(host: Trained, language: Language, steps: int) -> dict[str, object]:
     """What the errors of a host come from."""
+    if host.library is None:
+        raise BenchmarkError("the host alone has no library to blame")
     words, lengths, answers = language.batch(np.random.default_rng(5), 400, LONGEST, fixed=True)
     _, given, choice = host.inside(words)
     said = host.answers(words, lengths)
-    found = host.library.blame(calls, words, answers, said, given, choice)
+    found = host.library.blame(host.calls, words, answers, said, given, choice)
     return {"steps": steps, "wrong": found.wrong, **found.errors}
 
 
 def bound(quick: bool) -> Section:
     """Arguments and selection together, from questions and answers alone."""
-    runs, blames, equal = [], [], None
-    for case in CASES:
-        for seed in range(1 if quick else case.seeds):
-            run, host, language = bind_and_train(case, seed, quick)
-            runs.append(run)
-            if case is CASES[0] and seed == 0:
-                equal = equal_to_network(host, language, seed)
-                _, data = drawn(seed)
-                for steps in (50, 100):
-                    early = trained(
-                        data, language.vocabulary, host.library, host.calls, seed, steps
-                    )
-                    blames.append(blame_of(early, language, host.calls, steps))
-                blames.append(blame_of(host, language, host.calls, STEPS))
-    can = {case.name: able(case.routines) for case in CASES if case.routines}
+
+    def row(case: Case, seed: int) -> Run:
+        name = f"bind, {case.name}, seed {seed}"
+        return Run.of(finished(name, quick, lambda: asdict(bind_and_train(case, seed, quick))))
+
+    runs = [row(case, seed) for case in CASES for seed in range(1 if quick else case.seeds)]
+    can = {
+        case.name: finished(f"can, {case.name}", quick, lambda case=case: able(case.routines))  # type: ignore[misc]
+        for case in CASES
+        if case.routines
+    }
+    blames = [blame for run in runs for blame in run.blames]
+    (equal,) = (run.equal for run in runs if run.equal is not None)
     return Section(
         [_by_seed(runs), _by_task(runs), _abilities(runs, can), _blamed(blames)],
         _findings(runs, can, equal),
@@ -337,30 +370,38 @@ def told(library: Library, language: Language) -> Calls:
     return Calls(calls, library.tables, language.vocabulary)
 
 
+GIVEN: dict[str, tuple[Sequence[str] | None, bool]] = {
+    "five operations": ((*NEEDED,), False),
+    "no library": (None, False),
+    "other routines": ((*list(OTHERS)[:5],), False),
+    "five operations, chosen by attention": ((*NEEDED,), True),
+}
+
+
+def _given_row(what: str, seed: int, quick: bool) -> dict[str, object]:
+    routines, attends = GIVEN[what]
+    language, data = drawn(seed)
+    library = None if routines is None else Library([ROUTINES[name] for name in routines])
+    calls = None if library is None else told(library, language)
+    host = trained(data, language.vocabulary, library, calls, seed, attends=attends)
+    run = Run(what, seed)
+    measure(run, language, host, quick)
+    return {
+        "what": what, "seed": seed, **{str(tokens): run.share(tokens) for tokens in ASKED},
+        "floor": run.constant(max(ASKED)), "seconds": host.seconds,
+    }  # fmt: skip
+
+
 def given(quick: bool) -> Section:
     """Five operations, of which a question names one; arguments are given."""
-    rows: list[dict[str, object]] = []
-    five, others = list(NEEDED.values()), list(OTHERS.values())[:5]
-    for what, routines, attends in (
-        ("five operations", five, False),
-        ("no library", None, False),
-        ("other routines", others, False),
-        ("five operations, chosen by attention", five, True),
-    ):
-        for seed in range(1 if quick or what != "five operations" else GIVEN_SEEDS):
-            say(f"arguments given: {what}, seed {seed}")
-            language, data = drawn(seed)
-            library = None if routines is None else Library(routines)
-            calls = None if library is None else told(library, language)
-            host = trained(data, language.vocabulary, library, calls, seed, attends=attends)
-            run = Run(what, seed)
-            measure(run, language, host, quick)
-            rows.append({
-                "what": what, "seed": seed,
-                **{str(tokens): run.share(tokens) for tokens in ASKED},
-                "floor": run.constant(max(ASKED)), "seconds": host.seconds,
-            })  # fmt: skip
-            say(f"  {rows[-1]}")
+    rows: list[dict[str, object]] = [
+        finished(
+            f"arguments given, {what}, seed {seed}", quick,
+            lambda what=what, seed=seed: _given_row(what, seed, quick),  # type: ignore[misc]
+        )
+        for what in GIVEN
+        for seed in range(1 if quick else FEW)
+    ]  # fmt: skip
     table = Table(
         "given", "Five operations in one library, arguments given, selection learnt",
         {"what": "library", "seed": "seed",
@@ -381,40 +422,60 @@ def given(quick: bool) -> Section:
 
 def cost(quick: bool) -> Section:
     """A training step with a library and without."""
-    library = Library(list(NEEDED.values()))
-    language = Language.drawn(0, list(NEEDED.values()))
-    rng = np.random.default_rng(0)
-    words, lengths, answers = language.batch(rng, BATCH, TIMED, fixed=True)
-    contestants = {}
-    calls = told(library, language)
-    for what, drawn_by, soft in (
-        ("host alone", None, None),
-        ("5 routines, `calls.expected`", calls, None),
-        ("5 routines, `library.expected`", calls, library),
-    ):
-        host = Host(language.vocabulary, DIGITS, drawn_by, 0)
-        training = Training(host, drawn_by, STEPS, soft)
-
-        def step(training: Training = training) -> None:
-            part = np.float32(0.5), words, lengths - 1, answers
-            jax.block_until_ready(training.update(training.weights, training.state, *part))
-
-        contestants[what] = step
-    samples = sample_together(contestants, 3 if quick else 30)
-    means = {what: float(np.median([each.cpu for each in samples[what]])) for what in samples}
-    ratios = [means[what] / means["host alone"] for what in list(means)[1:]]
-    rows = [
-        {"what": what, "milliseconds": 1e3 * mean, "ratio": mean / means["host alone"]}
-        for what, mean in means.items()
-    ]
+    rows = finished("cost", quick, lambda: _cost_rows(quick))
     table = Table(
         "cost", f"A training step, {BATCH} questions of {TIMED} tokens",
         {"what": "network", "milliseconds": "CPU ms", "ratio": "times the host alone"}, rows,
         "Medians of 30, in turns. The first takes what each call would have answered, as arguments "
         "are fixed; the second the chances of all states, which learnt arguments need.",
     )  # fmt: skip
+    ratios = [row["ratio"] for row in rows[1:]]
     return Section([table], [
         f"A training step with a library of 5 routines takes {ratios[0]:.2f} times the host alone "
         f"at {TIMED} tokens, where arguments are fixed, and {ratios[1]:.2f} times where they are "
         "learnt by gradient."
     ])  # fmt: skip
+
+
+def _drawn_by_token(library: Library, calls: Calls) -> Any:
+    """Logits of a host whose symbols are drawn token by token, as learnt arguments need it."""
+
+    def logits(host: Host, words: jax.Array, hardness: jax.Array) -> jax.Array:
+        embedded = host.embedding(words)
+        content = host.between.registers(embedded)["selection"]
+        outputs = library.expected(*calls.given(words, content))
+        found = jnp.concatenate([calls.read(outputs, content), content], axis=-1)
+        return host.logits(words, found)
+
+    return logits
+
+
+def _cost_rows(quick: bool) -> list[dict[str, object]]:
+    library = Library(list(NEEDED.values()))
+    language = Language.drawn(0, list(NEEDED.values()))
+    rng = np.random.default_rng(0)
+    words, lengths, answers = language.batch(rng, BATCH, TIMED, fixed=True)
+    contestants = {}
+    calls, wanted = told(library, language), Data(words, lengths, answers).wanted
+    for what, has, logits in (
+        ("host alone", False, None),
+        ("5 routines, `calls.expected`", True, None),
+        ("5 routines, `library.expected`", True, _drawn_by_token(library, calls)),
+    ):
+        host = Host(
+            language.vocabulary, DIGITS, width=WIDTH, library=library if has else None,
+            calls=calls if has else None, rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        training = Training(host, STEPS, logits)
+
+        def step(training: Training = training) -> None:
+            part = np.float32(0.5), words, wanted
+            jax.block_until_ready(training.update(training.weights, training.state, *part))
+
+        contestants[what] = step
+    samples = sample_together(contestants, 3 if quick else 30)
+    means = {what: float(np.median([each.cpu for each in samples[what]])) for what in samples}
+    return [
+        {"what": what, "milliseconds": 1e3 * mean, "ratio": mean / means["host alone"]}
+        for what, mean in means.items()
+    ]

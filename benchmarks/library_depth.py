@@ -21,6 +21,7 @@ from benchmarks.library_depth_tasks import (
     gcd_row,
     insertion_row,
     sorting_row,
+    squaring_row,
 )
 from lsrl import machine
 from lsrl.ir.numbers import Array
@@ -171,10 +172,17 @@ def shorter(seed: int, cases: int, charged: bool = True) -> dict[str, object]:
 
 # ---------------------------------------------------------------- the page
 
-ROWS = {"fibonacci": fibonacci_row, "gcd": gcd_row, "insertion": insertion_row}
+ROWS = {
+    "fibonacci": fibonacci_row,
+    "squaring": squaring_row,
+    "gcd": gcd_row,
+    "insertion": insertion_row,
+}
 LEARNT = {
     ("fibonacci", "compiled"): "letters",
     ("fibonacci", "ponder"): "letters, halting",
+    ("squaring", "compiled"): "nothing",
+    ("squaring", "ponder"): "halting",
     ("gcd", "compiled"): "nothing",
     ("gcd", "ponder"): "halting",
     ("insertion", "compiled"): "letters",

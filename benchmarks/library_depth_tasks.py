@@ -13,14 +13,10 @@ from flax import nnx
 
 import lsrl
 from lsrl.ir.numbers import Array
+from lsrl.nn.tasks import GREATEST, KEYS, SHALLOW, SHORT, SQUARED, subtractions
+from lsrl.nn.tasks import PRIME as MODULUS
 
-# Modulo 11 it takes 10 steps for F to be 0 again, more than a unit that halts reaches: modulo 5 a
-# network may as well halt 5 steps late, and read letters as a third of what they are.
-MODULUS = 11
-# Numbers of gcd: pairs of all up to this, trained on those of at most so many subtractions.
-GREATEST, SHALLOW = 63, 7
-# Of lists that are sorted by insertion: keys, and lengths while one trains.
-KEYS, SHORT = 4, 4
+# Of lists that are sorted by insertion, the longest.
 LONG = 8 * SHORT
 # What a step costs, in nats.
 COST = 0.02
@@ -119,6 +115,17 @@ def cipher(rng: np.random.Generator, symbols: int, twice: int = TWICE) -> Array:
     return rng.permutation(found)
 
 
+def by_depth(task: str, right: Array, depths: Array) -> dict[int, tuple[int, int]]:
+    """Right answers and questions by a task's depths of tests, each from the one before on."""
+    found, before = {}, -1
+    for depth in lsrl.nn.standard_tasks()[task].tested:
+        these = (depths > before) & (depths <= depth)
+        if these.any():
+            found[depth] = int(right[these].sum()), int(these.sum())
+        before = depth
+    return found
+
+
 def fibonacci(first: Array, steps: Array) -> Array:
     """Terms of sequences, each the sum of the two before it, modulo, after (2, batch) of them."""
     found, pair = first[0].copy(), (first[0], first[1])
@@ -166,18 +173,52 @@ def fibonacci_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
         "task": f"Fibonacci mod {MODULUS}", "halting": kind, "seed": seed, "trained": 15,
         "right": float(right[steps < 16].mean()), "tested": plan.deep,
         "beyond": float(right[steps >= 16].mean()), "seconds": seconds,
+        "by": by_depth("Fibonacci", right, steps),
     }  # fmt: skip
 
 
-def subtractions(pairs: Array) -> Array:
-    """How many times the smaller one is taken from the greater until they are equal, by pair."""
-    found: Array = np.zeros(len(pairs), int)
-    low, high = pairs.min(1), pairs.max(1)
-    while (low != high).any():
-        found += low != high
-        rest = np.where(low != high, high - low, low)
-        low, high = np.minimum(low, rest), np.maximum(low, rest)
-    return found
+def squaring_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
+    """Numbers squared again and again: the step is a table, and when to stop may be learnt."""
+    rng, start = np.random.default_rng(seed), time.process_time()
+    squares = [number**2 % SQUARED for number in range(SQUARED)]
+
+    # A second register makes it a step of registers, and not one over sequences.
+    @lsrl.program(max_length=1)
+    def step(x: lsrl.Token(SQUARED), idle: lsrl.Token(2)) -> lsrl.Signal:
+        return lsrl.concat(lsrl.lookup(x, squares), 1 * idle)
+
+    deep = lsrl.nn.Recur(step, lsrl.nn.Halting(cast(Any, kind)), most=plan.deep)
+
+    def answers(given: Array, steps: Array) -> Array:
+        pairs = zip(given.tolist(), steps.tolist(), strict=True)
+        return np.array([pow(x, 2**k, SQUARED) for x, k in pairs])
+
+    def state(given: jax.Array) -> dict[str, jax.Array]:
+        return {"x": given, "idle": jnp.zeros_like(given)}
+
+    def draw(share: float) -> Batch:
+        given, steps = rng.integers(2, SQUARED - 1, 32), rng.integers(0, 16, 32)
+        return given, steps, answers(given, steps)
+
+    def guess(deep: Any, batch: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return _tried(deep, state(batch[0]), batch[1], 24, "x")
+
+    if kind == "ponder":
+        trained(deep, guess, draw, plan.updates // 2, 5e-2)
+
+    @nnx.jit
+    def run(deep: lsrl.nn.Recur, given: jax.Array, steps: jax.Array) -> jax.Array:
+        return cast(Any, deep(state(given), steps))["x"].argmax(-1)
+
+    steps = np.arange(plan.deep + 1)
+    given = rng.integers(2, SQUARED - 1, len(steps))
+    right = np.asarray(run(deep, jnp.asarray(given), jnp.asarray(steps))) == answers(given, steps)
+    return {
+        "task": f"squaring mod {SQUARED}", "halting": kind, "seed": seed, "trained": 15,
+        "right": float(right[steps < 16].mean()), "tested": plan.deep,
+        "beyond": float(right[steps >= 16].mean()), "seconds": time.process_time() - start,
+        "by": by_depth("repeated squaring", right, steps),
+    }  # fmt: skip
 
 
 def gcd_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
@@ -195,7 +236,7 @@ def gcd_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
     halting = same if kind == "compiled" else lsrl.nn.Halting("ponder", "order")
     deep = lsrl.nn.Recur(step, halting)
     pairs = np.indices((GREATEST, GREATEST)).reshape(2, -1).T + 1
-    answers, depths = np.gcd(*pairs.T), subtractions(pairs)
+    answers, depths = np.gcd(*pairs.T), np.array([subtractions(*pair) for pair in pairs.tolist()])
     shallow = np.flatnonzero(depths <= SHALLOW)
 
     def state(pairs: Any) -> dict[str, jax.Array]:
@@ -218,6 +259,7 @@ def gcd_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
         "task": f"gcd up to {GREATEST}", "halting": kind, "seed": seed, "trained": SHALLOW,
         "right": float(right[shallow].mean()), "tested": int(depths.max()),
         "beyond": float(right[depths > SHALLOW].mean()), "seconds": seconds,
+        "by": by_depth("gcd", right, depths),
     }  # fmt: skip
 
 
@@ -288,6 +330,7 @@ def insertion_row(kind: str, seed: int, plan: Plan) -> dict[str, object]:
         "task": f"insertion sort of {KEYS} keys", "halting": kind, "seed": seed,
         "trained": SHORT, "right": whole[SHORT], "tested": LONG, "beyond": whole[LONG],
         "seconds": seconds,
+        "by": {size: (round(share * plan.lists), plan.lists) for size, share in whole.items()},
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The tasks and routines of `benchmarks.library`: five operations on digits under a hidden cipher.
+"""Five tasks of the suite under a hidden cipher, and routines of digits, for `benchmarks.library`.
 
 A question is a token that names the operation, digits, and a token that asks: at most 16 tokens
 while one learns. Digits lie below a ceiling that is drawn for each question, so that no constant
@@ -12,9 +12,8 @@ import numpy as np
 
 from lsrl.ir.numbers import Array
 from lsrl.nn import MooreTable
-from lsrl.programs.formal_languages import group_elements, group_generators
+from lsrl.nn.tasks import ALGORITHMS, DIGITS
 
-DIGITS = 8
 FRAME = 2  # tokens of a question that are no digits
 
 
@@ -25,37 +24,13 @@ def machine(step: Callable[[int, int], int], states: int, says: Sequence[int] = 
     return MooreTable(np.array(follows, np.int32), said[:, None])
 
 
-def _words_of(parity: Callable[[int], int]) -> MooreTable:
-    """Products in S3 of the generators that digits stand for."""
-    elements, generators = group_elements("S3"), group_generators("S3")
-    number = {element: place for place, element in enumerate(elements)}
-
-    def step(state: int, digit: int) -> int:
-        swap = generators[parity(digit)]
-        return number[tuple(swap[place] for place in elements[state])]
-
-    return machine(step, len(elements))
-
-
-def _sum(modulus: int) -> MooreTable:
-    return machine(lambda state, digit: (state + digit) % modulus, modulus)
-
-
-def _saturating(high: int) -> MooreTable:
-    """Up from 4 on and down below, between 0 and 4."""
-    return machine(lambda state, digit: min(max(state + (1 if digit >= high else -1), 0), 4), 5)
-
-
+# Of the suite of tasks, those of digits.
 NEEDED: dict[str, MooreTable] = {
-    "parity": _sum(2),
-    "sum mod 5": _sum(5),
-    "maximum": machine(max, DIGITS),
-    "words of S3": _words_of(lambda digit: digit % 2),
-    "saturating count": _saturating(4),
+    name: machine(step, states) for name, (states, step) in ALGORITHMS.items()
 }
 OTHERS: dict[str, MooreTable] = {
-    "sum mod 3": _sum(3),
-    "sum mod 7": _sum(7),
+    "sum mod 3": machine(lambda state, digit: (state + digit) % 3, 3),
+    "sum mod 7": machine(lambda state, digit: (state + digit) % 7, 7),
     "first digit": machine(
         lambda state, digit: digit if state == DIGITS else state, 9, (*range(DIGITS), 0)
     ),

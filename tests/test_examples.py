@@ -20,6 +20,7 @@ FOUND = {
     "golden_kernels": ((r"^dyck1 on mamba, 17 tokens read\n  full                 equal$",
                         r"^  prefilled, its cache equal\n  cached               equal$"),
                        ("golden/after_17.safetensors",)),
+    "compiled_inside": ((r"^4 routines, exact: True$", r"^right at 1,000 tokens: 20 of 20$"), ()),
     "1_first_program": ((r"^exact +yes, up to 200 tokens$", r"^True$",
                          r"^\( 0  \( 0  \) 0  \) 1  \( 0  \) 1  $"), ()),
     "2_in_context": ((r"^443 parameters, 66 of them", r"^50 of 50 dictionaries$"), ()),

@@ -6,6 +6,7 @@ from lsrl.nn.call_stack import CallStack
 from lsrl.nn.calls import Call, Calls
 from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.halting import Halting
+from lsrl.nn.hosts import Host
 from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
 from lsrl.nn.lines import StraightLine
@@ -16,6 +17,7 @@ from lsrl.nn.registers import Registers
 from lsrl.nn.relabelling import Relabelling
 from lsrl.nn.report import GradientReport
 from lsrl.nn.tables import MooreTable, routine_table
+from lsrl.nn.tasks import Task, TaskBatch, standard_tasks
 
 __all__ = [
     "Blame",
@@ -26,6 +28,7 @@ __all__ = [
     "FrozenParam",
     "GradientReport",
     "Halting",
+    "Host",
     "Library",
     "Memory",
     "MooreTable",
@@ -34,9 +37,12 @@ __all__ = [
     "Registers",
     "Relabelling",
     "StraightLine",
+    "Task",
+    "TaskBatch",
     "answers_loss",
     "attach",
     "improve_prompt",
     "load_attached",
     "routine_table",
+    "standard_tasks",
 ]

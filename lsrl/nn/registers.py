@@ -53,19 +53,24 @@ class Registers(nnx.Module):
             {name: nnx.Linear(features, size, rngs=rngs) for name, size in sizes.items()}
         )
 
-    def __call__(self, state: jax.Array, hard: bool = False) -> dict[str, jax.Array]:
+    def __call__(
+        self, state: jax.Array, hard: bool = False, when: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """What each holds behind each token.
 
         Args:
           state: of the host, (batch, time, features).
           hard: write wholly or not at all, and one value.
+          when: what the gates read, of that shape; by default the state, too. Of a token alone it
+            is the same at any place, so what is trained on short sequences opens at no other token
+            of long ones.
 
         Returns:
           (batch, time, size) by name.
         """
-        found = {}
+        found, gates = {}, self.writes(state if when is None else when)
         for name, size in self.sizes.items():
-            gate = jax.nn.sigmoid(SHARPNESS * self.gates[name](state))
+            gate = gates[name]
             value = jax.nn.softmax(SHARPNESS * self.values[name](state))
             if hard:
                 gate = jnp.round(gate)
@@ -73,3 +78,17 @@ class Registers(nnx.Module):
             empty = jnp.zeros((state.shape[0], size), value.dtype)
             found[name] = gated_scan(1 - gate, gate * value, empty)
         return found
+
+    def writes(self, state: jax.Array) -> dict[str, jax.Array]:
+        """By how much each is written at each token: what a loss may charge for.
+
+        Where a host could as well write the same value at every token, answers alone don't teach it
+        to write once, and only that holds in sequences longer than those it learnt from.
+
+        Args:
+          state: what the gates read, (batch, time, features).
+
+        Returns:
+          (batch, time, 1) by name, from 0 to 1.
+        """
+        return {name: jax.nn.sigmoid(SHARPNESS * gate(state)) for name, gate in self.gates.items()}
