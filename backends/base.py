@@ -320,7 +320,7 @@ class StackBackend(Backend[Schedule]):
             reads_own_states=not options.inspectable,
             holds_affine=not options.verbatim,
         )
-        return schedule_layers(graph, able, levels)
+        return schedule_layers(graph, able, levels, inspectable=options.inspectable)
 
     def anatomy(
         self, schedule: Schedule, numerics: Numerics, program: str, options: Options = DEFAULT

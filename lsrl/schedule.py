@@ -33,6 +33,8 @@ from lsrl.target import Capabilities
 
 # What stands in a layer.
 IN_LAYERS = NONLINEAR | {ops.LinearState}
+# Of how many held channels a row may be made anew where it is read, in place of being held.
+MOST_REMADE = 2
 # A node that a layer holds, and how its units compute.
 _Member = tuple[int, type[ops.Op]]
 
@@ -219,13 +221,20 @@ def channel_label(graph: Graph, node: int, channel: int) -> str:
     return name if graph.nodes[node].width == 1 else element_name(name, channel)
 
 
-def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = None) -> Schedule:
+def schedule_layers(
+    graph: Graph,
+    target: Capabilities,
+    levels: Levels | None = None,
+    *,
+    inspectable: bool = False,
+) -> Schedule:
     """Give every live node a level, and work out the rows of every layer.
 
     Args:
       graph: a graph in the target's native ops.
       target: what the cell can do.
       levels: an earlier solution to follow instead of solving the linear program.
+      inspectable: whether every value is held as long as it is read.
 
     Raises:
       LsrlError: they are no levels of this graph.
@@ -237,16 +246,82 @@ def schedule_layers(graph: Graph, target: Capabilities, levels: Levels | None = 
         for i, (reads, last) in solution.items()
     }
     features = tuple(i for i in sorted(lifetimes) if isinstance(graph.nodes[i].op, AT_INPUT))
+    members = list(_members(graph, lifetimes, problem.depth))
+    layers, output = _drawn(graph, features, lifetimes, members)
+    fewer = members if inspectable else [_without_remade(graph, level) for level in members]
+    if fewer != members:
+        other = _drawn(graph, features, lifetimes, fewer)
+        if _is_smaller(other, (layers, output)):
+            layers, output = other
+    return Schedule(graph, features, layers, output, problem.critical_path, solution)
+
+
+def _drawn(
+    graph: Graph,
+    features: tuple[int, ...],
+    lifetimes: "dict[int, _Lifetime]",
+    members: Sequence[Sequence[_Member]],
+) -> tuple[tuple[Layer, ...], Rows]:
+    """The layers that hold these nodes, and the rows of the output."""
     before = _Held.of(graph, features)
     feature_width = before.size
     drafts = []
-    for level, members in enumerate(_members(graph, lifetimes, problem.depth), start=1):
-        drafts.append(_Draft(graph, members, before))
-        visible = [node for node, _ in members if lifetimes[node].last >= level]
+    for level, held in enumerate(members, start=1):
+        drafts.append(_Draft(graph, held, before))
+        visible = [node for node, _ in held if lifetimes[node].last >= level]
         before = drafts[-1].held.only(visible)
     drawn = _Draft(graph, [], before).express(graph.output)
-    layers, output = _pruned(graph, feature_width, drafts, drawn)
-    return Schedule(graph, features, layers, output, problem.critical_path, solution)
+    return _pruned(graph, feature_width, drafts, drawn)
+
+
+def _without_remade(graph: Graph, members: Sequence[_Member]) -> list[_Member]:
+    """Leave out the affine maps of which each row is made anew of two held channels at most.
+
+    The linear program holds such a map from where it first is read, even where all that it reads is
+    held for others as well.
+    """
+    affine = [node for node, _ in members if type(graph.nodes[node].op) is ops.Affine]
+    if not affine:
+        return list(members)
+    others = [node for node, _ in members if type(graph.nodes[node].op) is not ops.Affine]
+    draft = _Draft(graph, [], _Held.of(graph, others))
+    told, remade = dict.fromkeys(others, True), set()
+    for node in affine:
+        if _is_told(graph, node, told):
+            rows = draft.express(node)
+            entries = np.bincount(rows.inputs.entry_rows(), minlength=1)
+            if rows.exact and entries.max() <= MOST_REMADE:
+                remade.add(node)
+    return [member for member in members if member[0] not in remade]
+
+
+def _is_told(graph: Graph, node: int, told: dict[int, bool]) -> bool:
+    """Whether a node is an affine map of nodes that are told; `told` remembers what was seen."""
+    pending = [node]
+    while pending:
+        this = graph.nodes[pending[-1]]
+        affine = type(this.op) is ops.Affine and not graph.facts[pending[-1]].constant
+        unknown = [o for o in this.operands if o not in told] if affine else []
+        pending += unknown
+        if not unknown:
+            last = pending.pop()
+            found = all(told[o] for o in this.operands) if affine else graph.facts[last].constant
+            told.setdefault(last, found)
+    return told[node]
+
+
+def _is_smaller(
+    drawn: tuple[tuple[Layer, ...], Rows], other: tuple[tuple[Layer, ...], Rows]
+) -> bool:
+    """Whether layers have fewer weights than others, and none of them is wider."""
+    (layers, output), (known, last) = drawn, other
+    wider = any(layer.width > same.width for layer, same in zip(layers, known, strict=True))
+    return not wider and _nonzeros(layers, output) < _nonzeros(known, last)
+
+
+def _nonzeros(layers: Sequence[Layer], output: Rows) -> int:
+    every = [*(rows for layer in layers for rows in layer.rows), output]
+    return sum(rows.recurrent.nnz + rows.inputs.nnz for rows in every)
 
 
 class _Lifetime(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 import lsrl
 from benchmarks.workloads import shapes
-from lsrl.ir import bounds, few_terms
+from lsrl.ir import bounds, few_terms, id_sets
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import facts
 from lsrl.ir.inference import Inference
@@ -169,6 +169,25 @@ def test_few_terms_leave_what_needs_care() -> None:
     tiny = facts(np.array([0.0]), np.array([2.0**-1000]), np.array([0.0]))
     for value in (endless, tiny):
         assert few_terms.ranges(one, np.zeros(1), [value]) is None
+
+
+def test_sets_of_ids_are_those_of_python_and_share_what_is_common() -> None:
+    rng = np.random.default_rng(0)
+
+    def held(ids: set[int]) -> id_sets.IdSet:
+        found: id_sets.IdSet = None
+        for index in ids:
+            found = id_sets.union(id_sets.singleton(index), found)
+        return found
+
+    for _ in range(300):
+        most = int(rng.choice([10, 100, 10**6]))
+        first, second = (set(rng.integers(0, most, rng.integers(0, 9)).tolist()) for _ in "ab")
+        one, other = held(first), held(second)
+        both = id_sets.union(one, other)
+        assert both == held(first | second)
+        assert id_sets.disjoint(one, other) == first.isdisjoint(second)
+        assert id_sets.union(both, one) is both
 
 
 def test_matrices_multiply_and_add_as_dense_ones() -> None:

@@ -3,6 +3,8 @@
 # Programs are annotated with values, as users write them.
 # mypy: disable-error-code="valid-type, operator, arg-type"
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,10 +28,11 @@ pytestmark = pytest.mark.one_in(2)
 TARGETS = {"linear_rnn": LINEAR_OPS, "gated_linear_rnn": (*LINEAR_OPS, "product")}
 
 
-def schedule_of(program, target="linear_rnn") -> Schedule:
+def schedule_of(program, target="linear_rnn", reads_own_states=True, inspectable=False) -> Schedule:
     pipeline, capabilities = Pipeline(), registry.find(target).capabilities
     graph = pipeline.legalise(pipeline.simplify(program.graph), capabilities)
-    return schedule_layers(graph, capabilities)
+    able = replace(capabilities, reads_own_states=reads_own_states)
+    return schedule_layers(graph, able, inspectable=inspectable)
 
 
 # ---------------------------------------------------------------------- a plain interpreter
@@ -246,6 +249,35 @@ def test_the_smaller_of_a_value_and_its_rows_is_carried():
     # One row of seven channels is one channel; seven rows of two channels are two.
     assert shape_of(rows_of(7, 1)) == [2, 2]
     assert shape_of(rows_of(2, 7)) == [3, 3]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_affine_map_of_what_is_held_anyway_is_made_anew(seed):
+    rng = np.random.default_rng(seed)
+    weights, thresholds = rng.choice([-2, -1, 1, 2], (2, 2)), rng.integers(-2, 3, 2)
+
+    @lsrl.program(max_length=30)
+    def compared(x: Vector(2, low=0, high=1, step=1)):
+        count = lsrl.cumsum(x)
+        apart = weights @ count + thresholds
+        return lsrl.relu(apart - lsrl.relu(apart - 1) + 3)
+
+    schedule, held = schedule_of(compared), schedule_of(compared, inspectable=True)
+    # The counts stand in their layer in any case, and what lies between them is read off them.
+    assert [layer.width for layer in held.layers] == [6, 2]
+    assert [layer.width for layer in schedule.layers] == [4, 2]
+    sequence = rng.integers(0, 2, (30, 2))
+    for each in (schedule, held):
+        np.testing.assert_array_equal(interpret(each, [sequence]), compared.run(sequence))
+
+
+def test_an_affine_map_of_many_held_channels_is_held_itself():
+    @lsrl.program(max_length=30)
+    def compared(x: Vector(8, low=0, high=1, step=1)):
+        total = lsrl.cumsum(x).sum()
+        return [lsrl.relu(total - k * lsrl.relu(total - 1)) for k in range(2, 9)]
+
+    assert schedule_of(compared).layers[0].width == 10
 
 
 def test_a_state_stands_where_it_is_carried_least():

@@ -21,6 +21,7 @@ import numpy as np
 from lsrl.ir import groups as exclusion
 from lsrl.ir.bounds import Facts, Sums, affine_facts, facts, widen
 from lsrl.ir.groups import Groups
+from lsrl.ir.id_sets import IdSet, disjoint, singleton, union
 from lsrl.ir.matrix import Matrix
 from lsrl.ir.node import Node
 from lsrl.ir.numbers import Array, lowest_bit
@@ -81,7 +82,7 @@ class Inference:
         self.nodes = nodes
         self.written = written
         self._forms: dict[int, Form | None] = {}
-        self._masks: list[int] = []
+        self._sources: list[IdSet] = []
         self._spreads: dict[int, Spread | None] = {}
         self._grouped: list[bool] = []
 
@@ -217,21 +218,21 @@ class Inference:
 
     def _shares(self, nodes: Iterable[int]) -> bool:
         """Whether some signal is read on two ways, through affine maps and ReLUs."""
-        seen = 0
-        for mask in map(self._mask, nodes):
-            if seen & mask:
+        seen: IdSet = None
+        for made_of in map(self._made_of, nodes):
+            if not disjoint(seen, made_of):
                 return True
-            seen |= mask
+            seen = union(seen, made_of)
         return False
 
-    def _mask(self, index: int) -> int:
-        """A bit for each node that this one is made of in that way, itself included."""
-        for i in range(len(self._masks), index + 1):
-            node, mask = self.nodes[i], 1 << i
+    def _made_of(self, index: int) -> IdSet:
+        """The nodes that this one is made of in that way, itself included."""
+        for i in range(len(self._sources), index + 1):
+            node, found = self.nodes[i], singleton(i)
             for operand in node.operands if isinstance(node.op, Affine | Relu) else ():
-                mask |= self._masks[operand]
-            self._masks.append(0 if isinstance(node.op, Constant) else mask)
-        return self._masks[index]
+                found = union(found, self._sources[operand])
+            self._sources.append(None if isinstance(node.op, Constant) else found)
+        return self._sources[index]
 
     def _form(self, index: int) -> Form | None:
         """An affine map as it stands; None if it is something else, or too large."""

@@ -47,7 +47,9 @@ def fuse_affine(graph: Graph) -> Graph:
                     continue
             single = len(graph.readers[old]) == 1 and old != graph.output
             known = _held(builder, operand) if held is None else (held.terms(), held.bias)
-            inner = None if known is None else _merged(weight, *known, bias, single)
+            inner = None
+            if known is not None:
+                inner = _merged(weight, known[0], known[1], bias, single)
             if inner is None:
                 source = operand
                 if held is not None:
