@@ -121,13 +121,14 @@ def check_not_compiled(subject: Subject, choices: Choices) -> None:
 def _check_compiled(model: "Model", choices: Choices) -> None:
     """Refuse options of compiling for a model that is compiled already, unless it is so."""
     options = model.options
-    same = {
-        "dtype": choices.dtype == model.dtype,
-        "unroll": options.legalise == "unroll",
-        "robust": options.robust,
-        "inspectable": options.inspectable,
-    }
-    differs = choices._replace(**{name: None for name, alike in same.items() if alike})
+    differs = Choices(
+        None if choices.dtype == model.dtype else choices.dtype,
+        choices.unroll and options.legalise != "unroll",
+        choices.robust and not options.robust,
+        choices.inspectable and not options.inspectable,
+        choices.most_parameters,
+        choices.automaton_limit,
+    )
     if given := differs.text():
         raise InputError(
             f"{model.program.name}: {given}: the saved model is compiled already, for "
