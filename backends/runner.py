@@ -66,7 +66,7 @@ class Runner:
 
     def __init__(self) -> None:
         self._reader: ParameterReader[Ready] = ParameterReader()
-        self._sized: tuple[Network, bool] | None = None
+        self._sized: tuple[Network, bool, int] | None = None
         self._begun: _Begun | None = None
         self.tokens = self.work = 0
 
@@ -75,10 +75,18 @@ class Runner:
 
     def pays(self, network: Network) -> bool:
         """Whether a network runs faster by events: compiled always, in plain Python a large one."""
+        return self._size(network)[1]
+
+    def width(self, network: Network) -> int:
+        """Of the network, which does not change; to ask it takes as long as a short run."""
+        return self._size(network)[2]
+
+    def _size(self, network: Network) -> tuple[Network, bool, int]:
         if self._sized is None or self._sized[0] is not network:
             compiled = importlib.import_module("lsrl.backends.events").COMPILED
-            self._sized = network, compiled or network.num_parameters >= PLAIN_FROM
-        return self._sized[1]
+            pays = compiled or network.num_parameters >= PLAIN_FROM
+            self._sized = network, pays, network.width
+        return self._sized
 
     def forget(self) -> None:
         """Ask again what there is to run by events."""

@@ -9,7 +9,7 @@ sums makes no difference.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -22,9 +22,15 @@ from lsrl.ir.numbers import Array
 ADDED, MULTIPLIED, LOOKED_UP, RAMP = range(4)
 # Rows up to which all are looked at; sequences side by side, and from how many on they are.
 MOST_ROWS: Final = 1 << 10
-LANES, FEW = 64, 8
+LEAST_LANES, MOST_LANES, FEW = 64, 256, 8
+# Bytes that they hold between them, unless that were too few sequences: so they stay near the core.
+NEAR = 1 << 17
+# Tokens whose ids and outputs of sequences side by side are turned around at a time.
+BLOCK = 16
+# Tokens ago up to which a delay is read where it was made, rather than handed on.
+MOST_LAG = 2
 # Rows times tokens that a thread has to do before another one is of use.
-SHARED = 1 << 22
+SHARED = 1 << 24
 # Ids of a ramp are whole numbers that their slope keeps within what float32 holds.
 LARGEST = 2.0**23
 
@@ -39,42 +45,39 @@ def _records(dtype: np.dtype[Any]) -> tuple[np.dtype[np.void], np.dtype[np.void]
 
 @compiled
 def alone(
-    rows: Any, edges: Any, table: Any, ids: Any, given: Any, readout: int, held: Any, outputs: Any
-) -> None:
+    rows: Any, edges: Any, slots: int, table: Any, ids: Any, given: Any, readout: int, held: Any,
+    outputs: Any,
+) -> None:  # fmt: skip
     """Run one sequence.
 
     Args:
-      rows: records, what makes each; those of `given` come first.
-      edges: records, of each row first those that read the same token.
-      table: of all rows that look ids up, one after another.
+      rows: (slots * rows,) records, what makes each at a token, one slot after another: the tokens
+        take turns. In a slot those of `given` come first.
+      edges: records, whose sources are entries of `held`.
+      slots: how many there are.
+      table: of all rows that look ids up, one after another; behind them 0.
       ids: (time, tokens).
       given: (time, entries) of vectors.
       readout: row of the first output.
-      held: (2 * rows,), the second half of the token before; then of the last token the first half
-        if the number of tokens is odd, else the second one.
+      held: (slots * rows,), the last slot of the token before; then of the last tokens.
       outputs: (time, outputs), room for them.
     """
     entries = given.shape[1]
-    count = len(rows)
+    count = len(rows) // slots
     for t in range(len(outputs)):
-        now = (t & 1) * count
-        before = count - now
+        now = t % slots * count
         for k in range(entries):
             held[now + k] = given[t, k]
-        for row in range(entries, count):
-            u = rows[row]
-            q = now + row
+        for q in range(now + entries, now + count):
+            u = rows[q]
             if u.kind == ADDED:
                 value = u.bias
-                for k in range(u.first, u.middle):
+                for k in range(u.first, u.last):
                     e = edges[k]
-                    value += e.weight * held[now + e.source]
-                for k in range(u.middle, u.last):
-                    e = edges[k]
-                    value += e.weight * held[before + e.source]
+                    value += e.weight * held[e.source]
                 held[q] = value if value > u.low else u.low
             elif u.kind == MULTIPLIED:
-                held[q] = held[now + u.first] * held[now + u.last]
+                held[q] = held[u.first] * held[u.last]
             elif u.kind == LOOKED_UP:
                 held[q] = table[u.first + ids[t, u.slot]]
             else:
@@ -85,93 +88,194 @@ def alone(
 
 @compiled
 def abreast(
-    rows: Any, edges: Any, table: Any, ids: Any, given: Any, readout: int, held: Any, outputs: Any
-) -> None:
+    rows: Any, edges: Any, slots: int, table: Any, ids: Any, given: Any, readout: int, held: Any,
+    turned: Any, said: Any, outputs: Any,
+) -> None:  # fmt: skip
     """Run sequences side by side.
 
     Args:
-      rows: as of `alone`, as are edges, table and readout.
+      rows: as of `alone`, as are edges, slots, table and readout.
       edges: see there.
+      slots: see there.
       table: see there.
       ids: (lanes, time, tokens).
       given: (lanes, time, entries).
       readout: see there.
-      held: (2 * rows, lanes), as of `alone`.
+      held: (slots * rows, lanes), as of `alone`.
+      turned: (some tokens, tokens, lanes) room for ids.
+      said: (some tokens, outputs, lanes) room for outputs: so memory is read in order.
       outputs: (lanes, time, outputs), room for them.
     """
     entries = given.shape[2]
-    count = len(rows)
+    count = len(rows) // slots
     lanes = held.shape[1]
-    for t in range(outputs.shape[1]):
-        now = (t & 1) * count
-        before = count - now
-        for k in range(entries):
-            for i in range(lanes):
-                held[now + k, i] = given[i, t, k]
-        for row in range(entries, count):
-            u = rows[row]
-            q = now + row
-            bias = u.bias
-            low = u.low
-            if u.kind == ADDED:
-                # One pass makes the sum of up to three edges; others take one more each.
-                size = u.last - u.first
-                own = u.middle - u.first
-                k = u.first
-                if size == 0:
+    zero = table[len(table) - 1]  # of the dtype: numba takes float32 + 0 for float64
+    for start in range(0, outputs.shape[1], len(turned)):
+        tokens = min(len(turned), outputs.shape[1] - start)
+        # The innermost loops are long ones: one of a single token takes four times as long.
+        for k in range(ids.shape[2]):
+            for j in range(tokens):
+                for i in range(lanes):
+                    turned[j, k, i] = ids[i, start + j, k]
+        for j in range(tokens):
+            t = start + j
+            now = t % slots * count
+            for k in range(entries):
+                for i in range(lanes):
+                    held[now + k, i] = given[i, t, k]
+            for q in range(now + entries, now + count):
+                u = rows[q]
+                bias = u.bias
+                low = u.low
+                if u.kind == ADDED:
+                    # One pass makes the sum of up to three edges; others take one more each.
+                    size = u.last - u.first
+                    k = u.first
+                    if size == 0:
+                        for i in range(lanes):
+                            held[q, i] = bias if bias > low else low
+                        continue
+                    w = edges[k].weight
+                    p = edges[k].source
+                    if size == 1:
+                        for i in range(lanes):
+                            value = bias + w * held[p, i]
+                            held[q, i] = value if value > low else low
+                        continue
+                    w2 = edges[k + 1].weight
+                    p2 = edges[k + 1].source
+                    if size == 2:
+                        for i in range(lanes):
+                            value = bias + w * held[p, i] + w2 * held[p2, i]
+                            held[q, i] = value if value > low else low
+                        continue
+                    w3 = edges[k + 2].weight
+                    p3 = edges[k + 2].source
+                    if size == 3:
+                        for i in range(lanes):
+                            value = bias + w * held[p, i] + w2 * held[p2, i] + w3 * held[p3, i]
+                            held[q, i] = value if value > low else low
+                        continue
                     for i in range(lanes):
-                        held[q, i] = bias if bias > low else low
-                    continue
-                e = edges[k]
-                w = e.weight
-                p = e.source + (now if own > 0 else before)
-                if size == 1:
+                        held[q, i] = bias + w * held[p, i] + w2 * held[p2, i] + w3 * held[p3, i]
+                    for e in range(k + 3, u.last):
+                        w = edges[e].weight
+                        p = edges[e].source
+                        for i in range(lanes):
+                            held[q, i] += w * held[p, i]
                     for i in range(lanes):
-                        value = bias + w * held[p, i]
+                        value = held[q, i]
                         held[q, i] = value if value > low else low
-                    continue
-                e = edges[k + 1]
-                w2 = e.weight
-                p2 = e.source + (now if own > 1 else before)
-                if size == 2:
+                elif u.kind == MULTIPLIED:
+                    p = u.first
+                    p2 = u.last
                     for i in range(lanes):
-                        value = bias + w * held[p, i] + w2 * held[p2, i]
-                        held[q, i] = value if value > low else low
-                    continue
-                e = edges[k + 2]
-                w3 = e.weight
-                p3 = e.source + (now if own > 2 else before)
-                if size == 3:
+                        held[q, i] = held[p, i] * held[p2, i]
+                elif u.kind == LOOKED_UP:
                     for i in range(lanes):
-                        value = bias + w * held[p, i] + w2 * held[p2, i] + w3 * held[p3, i]
-                        held[q, i] = value if value > low else low
-                    continue
-                for i in range(lanes):
-                    held[q, i] = bias + w * held[p, i] + w2 * held[p2, i] + w3 * held[p3, i]
-                for j in range(3, size):
-                    e = edges[k + j]
-                    w = e.weight
-                    p = e.source + (now if own > j else before)
+                        held[q, i] = table[u.first + int(turned[j, u.slot, i])]
+                else:
+                    slope = u.slope
                     for i in range(lanes):
-                        held[q, i] += w * held[p, i]
+                        held[q, i] = bias + slope * turned[j, u.slot, i]
+            for k in range(outputs.shape[2]):
                 for i in range(lanes):
-                    value = held[q, i]
-                    held[q, i] = value if value > low else low
-            elif u.kind == MULTIPLIED:
-                p = now + u.first
-                p2 = now + u.last
-                for i in range(lanes):
-                    held[q, i] = held[p, i] * held[p2, i]
-            elif u.kind == LOOKED_UP:
-                for i in range(lanes):
-                    held[q, i] = table[u.first + ids[i, t, u.slot]]
-            else:
-                slope = u.slope
-                for i in range(lanes):
-                    held[q, i] = bias + slope * ids[i, t, u.slot]
+                    said[j, k, i] = held[now + readout + k, i] + zero
         for k in range(outputs.shape[2]):
             for i in range(lanes):
-                outputs[i, t, k] = held[now + readout + k, i] + 0
+                for j in range(tokens):
+                    outputs[i, start + j, k] = said[j, k, i]
+
+
+class _Turns(NamedTuple):
+    """Rows and edges as the loops take them, where what is only handed on is read where it is.
+
+    Attributes:
+      rows: (slots * real,) records.
+      edges: of all slots.
+      slots: tokens that are held at once.
+      real: rows that are made.
+      root: (rows,) by row the number of what it is a copy of, among those that are made; itself.
+      lag: (rows,) of how many tokens ago.
+    """
+
+    rows: Array
+    edges: Array
+    slots: int
+    real: int
+    root: Array
+    lag: Array
+
+    def places(self, tokens: int) -> Array:
+        """(rows,) where each row is held behind so many tokens."""
+        return np.asarray((tokens - 1 - self.lag) % self.slots * self.real + self.root)
+
+
+def _turns(rows: Array, edges: Array, kept: Array) -> _Turns:
+    """Leave out rows that hand on one row as it is, of the same token or of the token before.
+
+    Args:
+      rows: records.
+      edges: records.
+      kept: (rows,) 2 where a row is to be made, 1 where a state has it, else 0.
+    """
+    count = len(rows)
+    copies = (rows["kind"] == ADDED) & (rows["last"] == rows["first"] + 1) & (kept < 2)
+    copies &= rows["bias"] == 0
+    read = edges[rows["first"][copies]]
+    # A ReLU of a ReLU hands it on as well.
+    shut = (rows["low"][copies] == 0) & (rows["low"][read["source"]] != 0)
+    copies[copies] = (read["weight"] == 1) & ~shut
+    root, lag = np.arange(count), np.zeros(count, np.int64)
+    # A state may have different numbers for copies of one row, as it begins: only one has a place.
+    taken = {(row, 0) for row in np.flatnonzero(~copies & (kept == 1)).tolist()}
+    copied: set[int] = set()
+
+    def follow(row: int) -> None:
+        source = int(edges["source"][rows["first"][row]])
+        past = int(rows["middle"][row] == rows["first"][row])
+        found = int(root[source]), int(lag[source]) + past
+        # In a ring of copies one has to be made: the one that others have been traced to.
+        free = row not in copied and found[0] != row
+        if free and found[1] <= MOST_LAG and not (kept[row] and found in taken):
+            root[row], lag[row] = found
+            copied.add(found[0])
+        if kept[row]:
+            taken.add((int(root[row]), int(lag[row])))
+
+    waiting = set(np.flatnonzero(copies).tolist())
+
+    def settle(row: int) -> None:
+        # What was written at the token before may stand behind it, and so a copy of a copy.
+        if row in waiting:
+            waiting.discard(row)
+            settle(int(edges["source"][rows["first"][row]]))
+            follow(row)
+
+    for row in np.flatnonzero(copies).tolist():
+        settle(row)
+    made = np.flatnonzero((root == np.arange(count)) & (lag == 0))
+    number = np.full(count, -1)
+    number[made] = np.arange(len(made))
+    root = number[root]
+    past = np.zeros(len(edges), np.int64)
+    for row in rows[rows["kind"] == ADDED]:
+        past[row["middle"] : row["last"]] = 1
+    behind = lag[edges["source"]] + past
+    slots = 2 + int(lag.max(initial=0))
+    chosen, parts, ends = rows[made], [], []
+    product = chosen["kind"] == MULTIPLIED
+    for slot in range(slots):
+        own, turned = chosen.copy(), edges.copy()
+        turned["source"] = (slot - behind) % slots * len(made) + root[edges["source"]]
+        own["first"][chosen["kind"] == ADDED] += slot * len(edges)
+        own["last"][chosen["kind"] == ADDED] += slot * len(edges)
+        for name in ("first", "last"):
+            read = chosen[name][product]
+            own[name][product] = (slot - lag[read]) % slots * len(made) + root[read]
+        parts.append(own)
+        ends.append(turned)
+    return _Turns(np.concatenate(parts), np.concatenate(ends), slots, len(made), root, lag)
 
 
 class Sweep:
@@ -240,6 +344,11 @@ class Sweep:
         self._rows = rows
         self._edges = np.array(edges or [(0, 0.0)], edge_type)
         self._table = np.concatenate([*told, np.zeros(1)]).astype(number)
+        kept = np.zeros(len(rows), np.int64)
+        kept[place[self._shown]] = 1
+        outputs = np.arange(self._readout, self._readout + units.outputs)
+        kept[: len(entries)], kept[outputs] = 2, 2
+        self._turns = _turns(self._rows, self._edges, kept)
 
     def run(
         self, inputs: Sequence[Array], before: Array, threads: int, with_state: bool
@@ -248,7 +357,7 @@ class Sweep:
 
         Args:
           inputs: per program input ids (batch, time) or vectors (batch, time, width).
-          before: (rows, batch or 1), of `started`.
+          before: of `started`, for the batch or for one sequence.
           threads: at most.
           with_state: whether the last state is wanted.
 
@@ -266,47 +375,54 @@ class Sweep:
             parts = [inputs[number] for number in self._vectors]
             given = np.concatenate(parts, axis=-1).astype(self.number)
         outputs = np.empty((batch, time, self.units.outputs), self.number)
-        count = len(self._rows)
-        before = np.broadcast_to(before, (count, batch))
+        turns, count = self._turns, len(self._rows)
+        room = turns.slots * turns.real
+        fit = NEAR // (room * self.number.itemsize)
+        lanes = min(max(fit // LEAST_LANES, 1) * LEAST_LANES, MOST_LANES)
+        begun = before if before.shape[1] == batch else np.broadcast_to(before, (room, batch))
         last = np.zeros((2, count, batch)) if with_state else None
-        common = _taken(self._rows), _taken(self._edges), self._table
+        now, past = turns.places(time), turns.places(time - 1)
+        common = _taken(turns.rows), _taken(turns.edges), turns.slots, self._table
+        readout, (tokens, outs) = int(turns.root[self._readout]), (ids.shape[2], outputs.shape[2])
 
         def block(first: int) -> None:
-            own = slice(first, min(first + LANES, batch))
+            own = slice(first, min(first + lanes, batch))
             size = own.stop - first
             if size < FEW:
                 for i in range(first, own.stop):
-                    held = np.concatenate([np.zeros(count, self.number), before[:, i]])
-                    alone(*common, ids[i], given[i], self._readout, held, outputs[i])
+                    held = begun[:, i].copy()
+                    alone(*common, ids[i], given[i], readout, held, outputs[i])
                     if last is not None:
-                        last[:, :, i] = held.reshape(2, count)
+                        last[:, :, i] = held[now], held[past]
                 return
-            held = np.zeros((2 * count, size), self.number)
-            held[count:] = before[:, own]
-            abreast(*common, ids[own], given[own], self._readout, held, outputs[own])
+            held = begun[:, own].copy()
+            turned = np.empty((BLOCK, tokens, size), self.number)
+            said = np.empty((BLOCK, outs, size), self.number)
+            abreast(*common, ids[own], given[own], readout, held, turned, said, outputs[own])
             if last is not None:
-                last[:, :, own] = held.reshape(2, count, size)
+                last[:, :, own] = held[now], held[past]
 
-        blocks = range(0, batch, LANES)
+        blocks = range(0, batch, lanes)
         if min(threads, len(blocks)) == 1 or batch * time * count < SHARED:
             for first in blocks:
                 block(first)
         else:
             with ThreadPoolExecutor(min(threads, len(blocks))) as pool:
                 list(pool.map(block, blocks))
-        return outputs, [] if last is None else self._ended(last, time)
+        return outputs, [] if last is None else self._ended(last)
 
     def started(self, state: Sequence[Array]) -> Array:
-        """(rows, batch) at a state, arrays of `Units.leaves` (batch, units)."""
-        found = np.zeros((len(self._rows), len(state[0])), self.number)
-        units = self._shown
+        """What is held (slots * real rows, batch) at a state: arrays of `Units.leaves`."""
+        turns, units = self._turns, self._shown
+        found = np.zeros((turns.slots * turns.real, len(state[0])), self.number)
         known = np.concatenate(state, axis=1).T + self.number.type(0)
-        found[self._place[units]] = np.where(known < self.units.lows[units, None], 0, known)
+        known = np.where(known < self.units.lows[units, None], 0, known)
+        found[turns.places(0)[self._place[units]]] = known
         return found
 
-    def _ended(self, last: Array, time: int) -> list[Array]:
-        """The state after the last token, arrays (batch, units)."""
-        now, before = last if time & 1 else last[::-1]
+    def _ended(self, last: Array) -> list[Array]:
+        """The state after the last token, arrays (batch, units); of rows there and one before."""
+        now, before = last
         driven = now.copy()
         # A unit that a ReLU shuts is driven by what its row does not hold.
         for row in np.flatnonzero((self._rows["low"] == 0) & (self._rows["kind"] == ADDED)):
@@ -335,7 +451,8 @@ def possible(units: Units) -> bool:
     ids = np.array([slot.first for slot in units.slots if slot.token])
     inputs = int(units.starts[0])
     read = both.indices[both.indices < inputs]
-    return bool(alone_ and unbiased and not (len(read) and len(ids)))
+    # Ids are turned around as values are.
+    return bool(alone_ and unbiased and not (len(read) and len(ids)) and inputs < LARGEST)
 
 
 def _taken(array: Array) -> Array:

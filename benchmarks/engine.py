@@ -6,6 +6,7 @@ them run the same programs in turns in one process, beside the machine's own lim
 in C. Every engine gives the same outputs before its time counts, which is in CPU seconds.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,7 @@ class Plan:
       known: program, target, batch and tokens, of engines that read known tokens.
       steps: most tokens of those that Python asks for one by one.
       loops: cells, target and machines side by side, of loops.
+      machines: cells, target and how many machines, each with a program of its own.
       instructions: of each machine at a time, where it is alone; fewer where there are many.
       cells: of memory, for the growth of loops.
       units: delays, for the growth of steps.
@@ -96,6 +98,7 @@ class Plan:
         (32, "linear_rnn", 1), (256, "linear_rnn", 1), (256, "linear_rnn", 128),
         (256, "gated_linear_rnn", 1), (256, "rnn", 1), (256, "lstm", 1), (256, "gru", 1),
     )  # fmt: skip
+    machines: tuple[tuple[int, str, int], ...] = ((256, "linear_rnn", 1024),)
     instructions: int = 500
     cells: tuple[int, ...] = (64, 256, 1024, 4096)
     units: tuple[int, ...] = (64, 1024, 16_384)
@@ -110,6 +113,7 @@ class Plan:
 
 QUICK = Plan(
     known=(("majority", "linear_rnn", 2, 40),), steps=10, loops=((13, "linear_rnn", 2),),
+    machines=((64, "linear_rnn", 3),),
     instructions=20, cells=(), units=(8,), vocabulary=(), growing=20, steppers=("linear_rnn",),
     fused=((2, 40),), memory=(), arrays=(2**14, 2**18), repeats=1,
 )  # fmt: skip
@@ -298,6 +302,54 @@ def compare_loops(plan: Plan, limits: Limits) -> Table:
         rows,
         "Of all machines together, each with a program of its own; what counts is a loop that goes "
         "on. Every memory is what plain Python leaves.",
+    )  # fmt: skip
+
+
+def own_program(rng: np.random.Generator) -> tuple[Image, int]:
+    """A program of its own that counts down and halts, and after how many instructions it does."""
+    body, rounds, step = (int(rng.integers(*ends)) for ends in ((1, 9), (50, 250), (1, 99)))
+    lines = ["again: one number -1", *["step total next"] * body, "zero zero again"]
+    numbers = {"one": 1, "number": rounds, "step": step, "total": 0, "zero": 0}
+    lines += [f"{name}: .data {value}" for name, value in numbers.items()]
+    # Prompts are as long as the longest one.
+    image = assemble("\n".join([*lines, *[".data 7"] * 3 * (8 - body)]))
+    if not isinstance(image, Image):
+        raise BenchmarkError("the text is no SUBLEQ")
+    return image, (rounds - 1) * (body + 2) + 1
+
+
+def compare_machines(plan: Plan) -> Table:
+    """Machines side by side that differ in program, prompt and end, from prompt to halt."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for cells, target, count in plan.machines:
+        model = lsrl.compile(subleq(cells, BITS), target)
+        images, lengths = zip(*(own_program(rng) for _ in range(count)), strict=True)
+        cards = [card(model, image) for image in images]
+        prompt = [np.stack(arrays) for arrays in zip(*cards, strict=True)]
+        model.loop(*(part[:1] for part in prompt), steps=2, runner=EVENTS)  # what is compiled once
+        start = time.process_time()
+        run = model.loop(*prompt, steps=max(lengths), runner=EVENTS)
+        seconds = time.process_time() - start
+        require(bool(np.all(run.halted)) and run.record.done.tolist() == list(lengths),
+                f"{count} machines, ends")  # fmt: skip
+        left = [left_behind(*each) for each in zip(images, [cells] * count, lengths, strict=True)]
+        require(left == run.memory.tolist(), f"{count} machines, memory")
+        row = {"cells": cells, "target": target, "machines": count, "instructions": sum(lengths),
+               "prompts": count * prompt[0].shape[1], "speed": sum(lengths) / seconds}  # fmt: skip
+        rows.append(row)
+        say(f"{count} machines of their own: {number(row['speed'])} instructions a CPU second")
+    return Table(
+        "machines",
+        "Machines that differ in program, prompt and end, by events",
+        {
+            "cells": "cells", "target": "target", "machines": "machines",
+            "instructions": "instructions of all", "prompts": "tokens of prompts",
+            "speed": "instructions a CPU second, prompts included",
+        },
+        rows,
+        "Each halts by itself, after 148 to 2,491 instructions, and leaves the memory that plain "
+        "Python leaves.",
     )  # fmt: skip
 
 
@@ -506,6 +558,12 @@ def findings(tables: Mapping[str, Table]) -> list[str]:
         if row["machines"] == 1
     ]
     found += [
+        f"{row['machines']:,} computers of {row['cells']} cells on {row['target']}, each with a "
+        f"program, a prompt and an end of its own: {number(row['speed'])} instructions a CPU "
+        "second in all, by events."
+        for row in tables["machines"].rows
+    ]
+    found += [
         f"Time a token grows as {what}^{exponent:.2f} ({'events' if engine == EVENTS else engine})."
         for (what, engine), exponent in exponents(tables["growth"]).items()
     ]
@@ -537,8 +595,9 @@ def measure_all(plan: Plan) -> list[Table]:
     """Every table."""
     limits = measure_limits(plan.repeats, plan.arrays)
     fused_ones, engines = compare_fused(plan), compare_engines(plan, limits)
-    loops, growth, steps = compare_loops(plan, limits), grown(plan), compare_steps(plan)
-    tables = [limits.table(), fused_ones, engines, loops, growth, steps]
+    loops, own = compare_loops(plan, limits), compare_machines(plan)
+    growth, steps = grown(plan), compare_steps(plan)
+    tables = [limits.table(), fused_ones, engines, loops, own, growth, steps]
     return [*tables, measure_memory(plan)] if plan.memory else tables
 
 

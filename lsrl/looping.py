@@ -152,7 +152,7 @@ class Looping(ABC):
             )
         batch, time = arrays[0].shape[:2]
         length = time + (0 if state is None else state.position)
-        narrow = not elsewhere and self.module.width <= MOST_SWEPT
+        narrow = not elsewhere and self._runner.width(self.module) <= MOST_SWEPT
         wired = self._by_events("run", runner, length, narrow) if time else None
         if wired is None:
             return None

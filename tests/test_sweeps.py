@@ -85,6 +85,21 @@ def test_ids_that_are_looked_up() -> None:
     check_alike(model, units_of(stack), FEW, 0)
 
 
+@pytest.mark.parametrize("target", ["linear_rnn", "rnn"])
+def test_delays_of_one_signal_that_begin_differently(target: str) -> None:
+    @lsrl.program(max_length=40)
+    def copies(x: lsrl.Token(9)) -> lsrl.Signal:  # type: ignore[valid-type]
+        first, second = lsrl.delay(x, 1, initial=5.0), lsrl.delay(x, 1, initial=3.0)
+        far = lsrl.delay(first, 2, initial=1.0) + lsrl.delay(second, 1, initial=2.0)
+        return lsrl.concat(first + 2 * second, far, lsrl.delay(x, 5), lsrl.relu(far - x))
+
+    model = lsrl.compile(copies, target)
+    stack = model.module.stack()
+    assert stack is not None
+    for sequences in (2, FEW):
+        check_alike(model, units_of(stack), sequences, 0)
+
+
 @pytest.mark.parametrize("target", ["linear_rnn", "gru"])
 def test_run_by_events(target: str) -> None:
     @lsrl.program

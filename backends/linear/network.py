@@ -39,6 +39,7 @@ from lsrl.backends.network import (
     on_device,
     parameters,
     precision,
+    value_of,
 )
 from lsrl.backends.pattern import Pattern, as_kept, kept_as
 from lsrl.backends.reader import ParameterReader
@@ -317,7 +318,7 @@ class LinearNetwork(Network):
     @property
     def width(self) -> int:
         """Hidden units of the widest layer."""
-        return max((layer.bias.shape[0] for layer in self.layers), default=0)
+        return max((value_of(layer.bias).shape[0] for layer in self.layers), default=0)
 
     # ---------------------------------------------------------------- running
 
