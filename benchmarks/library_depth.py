@@ -267,7 +267,7 @@ def shortened(plan: Plan) -> Table:
     for charged in (True, False):
         for seed in range(plan.seeds):
             say(f"shorter prompts, charged {charged}, seed {seed}")
-            rows.append(shorter(seed, plan.cases // 2, charged))
+            rows.append(shorter(seed, max(2, plan.cases // 4), charged))
     return Table(
         "shorter", f"Right programs of {LINES} lines of FLEQ, made shorter by gradient",
         {"charge": "charge", "seed": "seed", "cases": "cases", "shorter": "shorter",

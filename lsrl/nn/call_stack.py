@@ -261,8 +261,8 @@ class CallStack(nnx.Module):
             above, total = None, None
             for level in reversed(range(self.depth + 1)):
                 letter, returned, on_top = (every[3 * level + part] for part in range(3))
-                if above is not None:
-                    letter = lsrl.select(returned, lsrl.delay(above), letter)
+                if above is not None:  # which stays as it is where it returns
+                    letter = lsrl.select(returned, above, letter)
                 moves, answers = registers[level]
                 above = mealy(letter, follows=moves, answers=answers)
                 top = lsrl.select(on_top, above, 0)
