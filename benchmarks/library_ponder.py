@@ -33,7 +33,8 @@ class Ponder(nnx.Module):
 
     def __call__(self, words: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
         """Shares of stopping (most, batch), and logits (most, batch, answers), by step."""
-        last = self.reads(self.embedding(words))[:, -1]
+        empty = jnp.zeros((len(words), WIDTH))
+        last = self.reads(self.embedding(words), initial_carry=empty)[:, -1]
 
         def step(carry: Any, _: Any) -> tuple[Any, Any]:
             state, going = carry

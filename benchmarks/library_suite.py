@@ -341,8 +341,8 @@ def sorting(quick: bool) -> Section:
                    **{str(size): f"{size} keys" for size in LISTS}, "seconds": "CPU s, at most"},
                   table,
                   "Hosts alone learn lists of up to 8 keys. Published: Saldyt and Kambhampati "
-                  "(2024), whose lists are not longer in tests; they report modular arithmetic by "
-                  "tables at 100 %, and circuits below tables."),
+                  "(2024), whole lists with the routine in their library; they report modular "
+                  "arithmetic by tables at 100 %, and circuits below tables."),
         ],
         [f"Sorting with the routine in the library: whole lists of 8 {_text(ours, None, 8)}, of "
          f"500 {_text(ours, None, 500)} ({len(ours)} seeds); published {low:.0%} to {high:.0%}."],
@@ -420,7 +420,8 @@ def depth(quick: bool) -> Section:
     return Section(
         [Table("suite_depth", "The suite by depth",
                {"task": "task", "what": "network", "trained": "steps in training", "seeds": "seeds",
-                "right 0": "right at", "right 1": "right at ", "right 2": "right at  ",
+                "right 0": "at the trained depth", "right 1": "at the next",
+                "right 2": "at the greatest",
                 "floor": "constant at the last", "seconds": "CPU s, at most"}, table,
                "Depth: terms, squarings, subtractions, keys of a list. The compiled rows are asked "
                "all depths from the one before on, the others exactly this one. Of gcd the deepest "
@@ -472,7 +473,7 @@ def figure(tables: Mapping[str, Table]) -> Any:
     left.set_xlabel("tokens of a question")
     for row, colour in zip(tables["suite_sorting"].rows[:-1], (BLUE, GREY, BROWN), strict=True):
         _line(middle, {s: _share(row.get(str(s))) for s in LISTS}, row["what"], colour)
-    middle.axhspan(*PUBLISHED, color=ORANGE, alpha=0.4, label="published, short lists")
+    middle.axhspan(*PUBLISHED, color=ORANGE, alpha=0.4, label="published, routine in the library")
     middle.set_title("Sorting: whole lists")
     middle.set_xlabel("keys of a list")
     colours = {COMPILED: BLUE, LEARNT: GREEN, PONDERS: RED, ALONE: GREY}
@@ -487,8 +488,10 @@ def figure(tables: Mapping[str, Table]) -> Any:
             _line(right, points, f"{name}, {what}", colour, style)
     right.set_title("Depth, trained on 15 steps")
     right.set_xlabel("steps")
-    for axes in (left, middle, right):
+    for axes, sizes in ((left, ASKED), (middle, LISTS), (right, suite()["Fibonacci"].tested)):
         axes.set_xscale("log")
+        axes.set_xticks([*sizes], [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("questions answered right")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)

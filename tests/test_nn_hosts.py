@@ -67,7 +67,7 @@ def test_a_host_learns_which_routine_is_meant_and_is_right_at_any_length(library
     for step in range(80):
         weights, state = update(weights, state, np.float32(step / 60), *asked(rng, 32, 6))
     host = nnx.merge(graph, weights, rest)
-    words, answers = asked(rng, 20, 120)
+    words, answers = asked(rng, 20, 60)
     assert host.exact(jnp.asarray(words))[:, -1].argmax(-1).tolist() == answers.tolist()
     # It is written at names, and nowhere else.
     written = np.asarray(host.writes(jnp.asarray(words))) > 0.5

@@ -118,4 +118,5 @@ class GRUBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, time, width) to the same."""
-        return self.feed(x + self.write(self.cells(self.norm(x))))
+        held = self.cells(self.norm(x), initial_carry=jnp.zeros((len(x), x.shape[-1])))
+        return self.feed(x + self.write(held))
