@@ -63,6 +63,9 @@ class Signal:
       owned: whether its channels are all that other signals read of it, so that an intervention on
         the channels is one on the signal.
       names: all of the user's names for it.
+
+    Example:
+      print(circuit.signal("follower").kind, circuit.signal("follower").layer)
     """
 
     name: str
@@ -95,6 +98,9 @@ class Channel:
       memory_weights: what an entry adds to the element, one each.
       directions: what a unit changes by with the element, one each, where several channels share
         units or a channel has a group of them; empty elsewhere.
+
+    Example:
+      print(circuit.channels_of("follower")[0].units)
     """
 
     layer: int
@@ -123,6 +129,9 @@ class Edge:
         of a loop's next token, by no weight of the network.
       lag: tokens ago.
       weight: the factor, in units of the two elements' values.
+
+    Example:
+      print(circuit.edges[0].source, circuit.edges[0].target)
     """
 
     source: str
@@ -144,6 +153,9 @@ class Derived:
       terms: (element, signal, element of the signal, weight).
       bias: one an element.
       source: the line of the program that made it.
+
+    Example:
+      print(all(isinstance(each, interpret.Derived) for each in circuit.derived))
     """
 
     name: str
@@ -167,6 +179,11 @@ class Circuit:
       channels: layer by layer.
       edges: between elements of signals.
       derived: named signals that are affine maps of others.
+
+    Example:
+      model = lsrl.compile(lsrl.programs.induction_head(vocab=4), "mamba", inspectable=True)
+      circuit = model.circuit
+      print(len(circuit.signals), circuit.units, circuit.unlabelled())
     """
 
     program: str

@@ -79,6 +79,10 @@ def compile(
       ProgramError: verbatim on a target that writes ReLUs as something else.
       SizeError: the network would have more than `most_parameters`; says of what they come.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
+
+    Example:
+      model = lsrl.compile(lsrl.programs.parity(max_length=200), "lstm")
+      print(model.run([1, 0, 1, 1])[:, 0], model.certificate.exact)
     """
     target, options = name_of(target), Options(legalise, robust, inspectable, verbatim)
     arguments.function("watch", watch, "a name and a graph", ProgramError)

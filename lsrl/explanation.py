@@ -120,6 +120,11 @@ def explain(
       ProgramError: that is no program.
       UnknownTargetError: no target of that name.
       PrecisionError: a dtype that no model comes in.
+
+    Example:
+      found = lsrl.explain(lsrl.programs.flip_flop(), "linear_rnn")
+      print(found.answer)
+      print(lsrl.explain(lsrl.programs.flip_flop(), "mamba").answer)
     """
     check_program("explain", program)
     target = name_of(target)

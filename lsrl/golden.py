@@ -103,6 +103,11 @@ class GoldenState:
       arrays: by name (batch, ...), what our network holds.
       expected: the same by the reference evaluator, of which no network had a part.
       labels: of the entries that hold something; all others stay 0.
+
+    Example:
+      counter = lsrl.compile(lsrl.programs.counter_mod(), "mamba")
+      golden = counter.export_state([[0, 0, 0]], 2)
+      print(type(golden).__name__, [*golden.expected][:1], [*golden.differences()])
     """
 
     program: str

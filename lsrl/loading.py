@@ -50,6 +50,10 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     Raises:
       FormatError: the file is damaged, truncated, or not a saved model.
       OSError: the file can't be read.
+
+    Example:
+      model.save("parity.lsrl")
+      print(lsrl.load("parity.lsrl").run([1, 1])[:, 0])
     """
     path = arguments.path("load", path)
     if like is not None:

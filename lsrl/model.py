@@ -76,6 +76,12 @@ class Model(Looping, Exporting):
       numerics: the dtype's format.
       module: the flax nnx module that runs it; its parameters can be replaced.
       alteration: of a network that the compiler did not make as it is; else None.
+
+    Example:
+      model = lsrl.compile(lsrl.programs.parity(max_length=200), "lstm")
+      outputs, state = model.run([[1, 0], [0, 1]], return_state=True)  # (batch, time, outputs)
+      print(outputs.shape, model.num_layers, model.num_parameters > 0)
+      print(model.certificate.tokens, model.target, model.dtype)
     """
 
     def __init__(

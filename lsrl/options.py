@@ -41,6 +41,10 @@ class AutomatonLimits(NamedTuple):
       states: of an automaton some letter of which merges states, after minimisation.
       permuted: of one whose letters all permute its states.
       letters: that are told apart.
+
+    Example:
+      limits = lsrl.AutomatonLimits()
+      print(limits)
     """
 
     layers: int = 16

@@ -47,6 +47,11 @@ def f_step(x: Value, scale: float = SCALE) -> Signal:
 
     Raises:
       ProgramError: the scale is not positive.
+
+    Example:
+      @lsrl.program
+      def f_step_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_step(x)
     """
     if not scale > 0:
         raise ProgramError(f"{user_line()}: f_step needs scale > 0, got {scale!r}; take {SCALE}")
@@ -64,6 +69,11 @@ def f_not(x: Signal) -> Signal:
 
     Args:
       x: {0,1}.
+
+    Example:
+      @lsrl.program
+      def f_not_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_not(x)
     """
     return 1 - x
 
@@ -75,6 +85,11 @@ def f_larger(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_larger_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_larger(x, 1)
     """
     return f_step(as_signal(x) - y, scale)
 
@@ -86,6 +101,11 @@ def f_smaller(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_smaller_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_smaller(x, 1)
     """
     return f_step(as_signal(y) - x, scale)
 
@@ -97,6 +117,11 @@ def f_and(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_and_of(x: lsrl.Vector(2, low=-4, high=4)):
+          return paper.f_and(x[0], x[1])
     """
     return relu(f_step(x, scale) + f_step(y, scale) - 1)
 
@@ -108,6 +133,11 @@ def f_or(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_or_of(x: lsrl.Vector(2, low=-4, high=4)):
+          return paper.f_or(x[0], x[1])
     """
     return f_step(as_signal(x) + y, scale)
 
@@ -119,6 +149,11 @@ def f_eq(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_eq_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_eq(x, 1)
     """
     return f_step(1 - f_larger(x, y, scale) - f_smaller(x, y, scale), scale)
 
@@ -130,6 +165,11 @@ def f_neq(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_neq_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_neq(x, 1)
     """
     return f_step(f_larger(x, y, scale) + f_smaller(x, y, scale), scale)
 
@@ -144,6 +184,11 @@ def f_bump(x: Value, lb: Value, ub: Value, scale: float = SCALE) -> Signal:
       lb: the lower end, signal or number.
       ub: the upper end, signal or number.
       scale: slope of the steps, above 0.
+
+    Example:
+      @lsrl.program
+      def f_bump_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_bump(x, 0, 2)
     """
     return f_larger(x, lb, scale) - f_larger(x, ub, scale)
 
@@ -166,6 +211,11 @@ def f_ifelse(
 
     Raises:
       ProgramError: both values are None.
+
+    Example:
+      @lsrl.program
+      def f_ifelse_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_ifelse(paper.f_larger(x, 0), 3, 4)
     """
     shut_if_true = -large_constant * condition
     shut_if_false = -large_constant * f_not(condition)
@@ -193,6 +243,11 @@ def f_ifelse_step(
 
     Raises:
       ProgramError: both values are None.
+
+    Example:
+      @lsrl.program
+      def f_ifelse_step_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_ifelse_step(paper.f_larger(x, 0), 3, 4)
     """
     shut_if_true = large_constant * f_smaller(condition, 0.5, scale) - large_constant
     shut_if_false = large_constant * f_larger(condition, 0.5, scale) - large_constant
@@ -209,6 +264,11 @@ def f_ifelse_mul(condition: Signal, t_val: Value | None, f_val: Value | None) ->
 
     Raises:
       ProgramError: both values are None.
+
+    Example:
+      @lsrl.program
+      def f_ifelse_mul_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_ifelse_mul(paper.f_larger(x, 0), 3, 4)
     """
     gates = ((condition, t_val), (f_not(condition), f_val))
     terms = [gate * as_signal(value) for gate, value in gates if value is not None]
@@ -222,6 +282,11 @@ def f_ifelse_optimized(condition: Signal, t_val: Value, large_constant: float = 
       condition: {0,1}.
       t_val: at least 0, signal or number.
       large_constant: at least as great as t_val can be.
+
+    Example:
+      @lsrl.program
+      def f_ifelse_optimized_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_ifelse_optimized(paper.f_larger(x, 0), 3)
     """
     return _shut(t_val, f_not(condition), large_constant)
 
@@ -246,6 +311,11 @@ def f_ifeq(
 
     Raises:
       ProgramError: both values are None.
+
+    Example:
+      @lsrl.program
+      def f_ifeq_of(x: lsrl.Vector(1, low=-4, high=4)):
+          return paper.f_ifeq(x, 1, 3, 4)
     """
     return f_ifelse(f_eq(x, y, scale), t_val, f_val, large_constant)
 
@@ -265,6 +335,11 @@ def f_modulo_counter(n: int, scale: float = SCALE) -> Signal:
 
     Raises:
       ProgramError: n is not a positive int.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def clock(x: lsrl.Token(2)):
+          return paper.f_modulo_counter(3)
     """
     if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
         raise ProgramError(f"{user_line()}: f_modulo_counter needs an int >= 1, got {n!r}")
@@ -297,6 +372,11 @@ def tok2tok(
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Example:
+      program = paper.tok2tok(length=2, vocab=4, max_pairs=2)
+      tokens = lsrl.programs.tok2tok_prompt([1, 2], [([3, 3], [0, 1]), ([1, 2], [2, 0])])
+      print(program.run(tokens)[-2:, 0].round(3))
     """
     _positive(length=length, vocab=vocab, max_pairs=max_pairs)
     _check_mode(mode)
@@ -376,6 +456,9 @@ def vec2vec(
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Example:
+      print(paper.vec2vec().num_outputs)
     """
     _positive(in_dim=in_dim, out_dim=out_dim, cells=cells)
     _check_mode(mode)
@@ -423,6 +506,10 @@ def between_control_points(
 
     Returns:
       From (..., in_dim) to (..., out_dim).
+
+    Example:
+      smooth = paper.between_control_points(np.array([[0.0], [1.0]]), np.array([[2.0], [4.0]]))
+      print(smooth(np.array([0.5])))
     """
 
     def function(x: Array) -> Array:

@@ -64,6 +64,10 @@ def specialise(
       PromiseError: the prompt breaks a promise; names the signal and token.
       InexactError: a state holds a number that no float64 is.
       ProgramError: what is fed back in a loop is not proven to lie in a narrower type.
+
+    Example:
+      alone = lsrl.specialise(lsrl.programs.parity(max_length=20), [1, 1, 1])  # an odd prompt
+      print(alone.run([0, 1])[:, 0])
     """
     arguments.instance("specialise", program, Program, "lsrl.program")
     arguments.flag("specialise: tables", tables)

@@ -47,6 +47,12 @@ class State:
 
     It never changes, so one may go on from it as often as one likes. As a pytree its leaves are the
     position and the arrays of `hidden`: `jax.tree` and jit take it, as they take `hidden` alone.
+
+    Example:
+      state = model.init_state()
+      output, state = model.step(state, 1)
+      output, state = model.step(state, 1)
+      print(output, state.position)
     """
 
     # What an engine keeps becomes arrays when they are asked for: steps alone never do.

@@ -37,7 +37,11 @@ class TargetInfo:
 
 
 def targets() -> tuple[TargetInfo, ...]:
-    """Every target with what it supports."""
+    """Every target with what it supports.
+
+    Example:
+      print([target.name for target in lsrl.targets()][:3])
+    """
     found = (registry.find(name) for name in registry.names())
     return tuple(TargetInfo(b.name, b.cell, dict(b.features), tuple(b.exporters())) for b in found)
 

@@ -77,6 +77,10 @@ def load_torch(path: str | os.PathLike[str]) -> "TorchModel":
       InputError: torch is not installed.
       FormatError: the folder is damaged, or no export of a version that this reads.
       OSError: the folder can't be read.
+
+    Example:
+      model.export("torch", "parity")
+      print(lsrl.load_torch("parity")(torch.tensor([[1, 1, 1]]))[0, :, 0].tolist())
     """
     needed("torch", "load_torch")
     from safetensors.torch import load as from_safetensors

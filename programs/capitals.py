@@ -77,6 +77,9 @@ def encode_word(word: str) -> list[int]:
 
     Raises:
       ProgramError: a word that is too long, or with other letters than a … z.
+
+    Example:
+      print(lsrl.programs.encode_word("rome"))
     """
     letters = word.lower()
     if not letters or len(letters) > WORD_LENGTH or set(letters) - set(ALPHABET[1:]):
@@ -91,6 +94,9 @@ def decode_word(symbols: Sequence[int] | Array) -> str:
 
     Args:
       symbols: ints, 0 for no letter.
+
+    Example:
+      print(lsrl.programs.decode_word(lsrl.programs.encode_word("rome")))
     """
     letters = [ALPHABET[int(symbol)] for symbol in np.ravel(symbols)]
     return "".join(letters).rstrip(ALPHABET[0])
@@ -108,6 +114,10 @@ def country_capital_prompt(country: str, pairs: Sequence[tuple[str, str]] = CAPI
 
     Raises:
       ProgramError: a word that can't be encoded.
+
+    Example:
+      prompt = lsrl.programs.country_capital_prompt("france")
+      print(len(prompt) == 10 * (1 + 2 * len(lsrl.programs.CAPITALS)))
     """
     encoded: list[Pair] = [(encode_word(key), encode_word(value)) for key, value in pairs]
     return tok2tok_prompt(encode_word(country), encoded)

@@ -37,5 +37,9 @@ _FAMILIES = (
 
 
 def catalogue() -> dict[str, Entry]:
-    """Every program of the library by name, family by family."""
+    """Every program of the library by name, family by family.
+
+    Example:
+      print(len(lsrl.programs.catalogue()) > 50)
+    """
     return {entry.name: entry for family in _FAMILIES for entry in family.ENTRIES}

@@ -244,6 +244,11 @@ def in_order(*terms: Signal) -> Signal:
 
     Args:
       *terms: at least one signal; width 1 broadcasts.
+
+    Example:
+      @lsrl.program
+      def added(x: lsrl.Vector(3, low=0, high=1)):
+          return lsrl.programs.in_order(x[0], x[1], x[2])
     """
     total = terms[0]
     for term in terms[1:]:
@@ -306,6 +311,9 @@ def fleq_functions(shape: Shape = (1, 1)) -> dict[str, Block]:
 
     Returns:
       Functions of two signals of rows × columns channels, for `fleq(functions=...)`.
+
+    Example:
+      print([*lsrl.programs.fleq_functions()])
     """
     rows, columns = _shape(shape)
     found: dict[str, Block] = {

@@ -319,6 +319,9 @@ def subleq_lm_text(words: Iterable[str]) -> str:
 
     Raises:
       ProgramError: they are no words, or what should be a character is none.
+
+    Example:
+      print(lsrl.programs.subleq_lm_text(["@-1", "'A'", ">3", "@-1", "'B'", "halt"]))
     """
     said = [words] if isinstance(words, str) or not isinstance(words, Iterable) else list(words)
     if said == [words] or not all(isinstance(word, str) for word in said):

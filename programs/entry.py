@@ -39,6 +39,11 @@ class Entry:
       free: whether every input of the declared types is legal, so that constant inputs at the ends
         of the ranges belong to the extremes.
       tolerance: greatest absolute difference that float64 may leave; 0 where it is exact.
+
+    Example:
+      entry = lsrl.programs.catalogue()["majority"]
+      bits = entry.sample(np.random.default_rng(0), 5)[0]
+      print(entry.family, (entry.program().run(bits) == entry.expected((bits,))).all())
     """
 
     build: Callable[..., Program]

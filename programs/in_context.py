@@ -188,6 +188,11 @@ def tok2tok_prompt(query: Word, pairs: Sequence[Pair], prompt_first: bool = Fals
 
     Raises:
       ProgramError: words of different lengths, or an empty query.
+
+    Example:
+      tokens = lsrl.programs.tok2tok_prompt([1, 2], [([3, 3], [0, 1]), ([1, 2], [2, 0])])
+      program = lsrl.programs.tok2tok(2, vocab=4, max_pairs=2)
+      print(tokens, program.run(tokens)[-2:, 0])
     """
     lengths = {len(word) for word in itertools.chain([query], *pairs)}
     if len(lengths) != 1 or 0 in lengths:
@@ -217,6 +222,11 @@ def random_dictionary(
 
     Returns:
       The query and the pairs, as lists of ints, for `tok2tok_prompt`.
+
+    Example:
+      rng = np.random.default_rng(0)
+      query, pairs = lsrl.programs.random_dictionary(rng, length=2, vocab=4, num_pairs=3)
+      print(len(query), len(pairs))
     """
     query = rng.integers(vocab, size=length)
     keys = np.tile(query, (num_pairs, 1))

@@ -325,6 +325,11 @@ def pipeline_prompt(program: Program, commands: Sequence[Command], values: objec
     Raises:
       ProgramError: more commands than steps, a word that is not known or not there yet, or a number
         beyond the bound; says in which command.
+
+    Example:
+      program = lsrl.programs.pipeline(steps=2)
+      prompt = lsrl.programs.pipeline_prompt(program, ["plus x position"], [3, 4, 5])
+      print(program.run(prompt)[-3:, 0])
     """
     opcodes, operands, bound = pipeline_words(program)
     steps = len(operands) - len(GIVEN) + 1

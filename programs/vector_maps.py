@@ -140,6 +140,9 @@ def vec2vec_prompt(
 
     Raises:
       ProgramError: an x or a value of another size, or keys of the dictionary that are no cells.
+
+    Example:
+      print(rows.shape, lsrl.programs.vec2vec().run(rows)[-1])
     """
     indices = list(itertools.product(range(cells), repeat=in_dim))
     width = (high - low) / cells

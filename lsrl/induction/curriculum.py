@@ -41,6 +41,10 @@ class Task:
       name: of the skill that its solution becomes.
       examples: that solvers see.
       validation: that they don't; None if there is none outside the examples.
+
+    Example:
+      task = lsrl.induction.Task("parity", (bits, np.cumsum(bits, axis=1) % 2))
+      print(task.name, task.max_length)
     """
 
     def __init__(
@@ -138,6 +142,9 @@ class Learnt:
       found: by task, what solves it, in the order in which they were solved.
       rows: one a task, in the order of the tasks.
       seconds: of CPU time, in all.
+
+    Example:
+      print(learnt.found["parity"].expression)
     """
 
     skills: Skills
@@ -178,6 +185,10 @@ class Curriculum:
 
     Attributes:
       tasks: in order.
+
+    Example:
+      learnt = lsrl.induction.Curriculum([task]).learn(budget=20_000, solvers=["compose"])
+      print([*learnt.found])
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:

@@ -37,6 +37,9 @@ class Examples:
       arrays: one an input: int64 ids (sequences, time), or float64 (sequences, time, width).
       outputs: (sequences, time, outputs) float64.
       lengths: (sequences,) tokens of each.
+
+    Example:
+      print(len(task.examples), task.examples.length)
     """
 
     types: dict[str, InputType]

@@ -30,6 +30,9 @@ class Candidate:
       text: as `source` tells it.
       doubt: why a validation that it agrees with does not verify it; "" if none does.
       expressions: of a composition, one an output.
+
+    Example:
+      print([type(candidate).__name__ for candidate in found][:1])
     """
 
     solver: str
@@ -82,6 +85,9 @@ class Refusal(NamedTuple):
       solver: its name.
       reason: in words.
       agreed_to: of one that was found and refuted, the tokens that it was right at; else None.
+
+    Example:
+      print(lifted.refusals[0].solver, lifted.refusals[0].reason[:10])
     """
 
     solver: str
@@ -100,6 +106,9 @@ class Checked(NamedTuple):
       error: the greatest difference of an output of the best candidate; None where there is none.
       states: the network is the machine that was found if it is one of at most so many states; None
         where nothing is known of that.
+
+    Example:
+      print(lifted.checked)
     """
 
     queries: int
@@ -132,6 +141,9 @@ class Found(Sequence[Candidate]):
       tried: streams that the search of compositions made.
       seconds: of CPU time, by solver.
       checked: of what was lifted, how far; None of what was induced.
+
+    Example:
+      print(found.program.run([1, 1, 0])[:, 0])
     """
 
     candidates: tuple[Candidate, ...]

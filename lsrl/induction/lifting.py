@@ -257,6 +257,10 @@ def lift(
     Raises:
       InputError: the network raises, answers in another shape or no numbers, depends on later
         tokens or other sequences, or forgets nothing between calls; no types of inputs are given.
+
+    Example:
+      lifted = lsrl.lift(lsrl.compile(lsrl.programs.flip_flop(), "lstm"))
+      print(lifted.expression)
     """
     arguments.choice("lift: outputs", outputs, READINGS)
     arguments.count("lift: length", length)

@@ -68,6 +68,11 @@ def mealy(*symbols: Signal, follows: Table, answers: object) -> Signal:
 
     Raises:
       InputError: the tables have other shapes.
+
+    Example:
+      @lsrl.program
+      def toggled(x: lsrl.Token(2)):
+          return lsrl.induction.mealy(x, follows=[[0, 1], [1, 0]], answers=[[0, 1], [1, 0]])
     """
     table, said = np.asarray(follows), np.asarray(answers, float)
     sizes = [int(symbol.facts.high[0]) + 1 for symbol in symbols]

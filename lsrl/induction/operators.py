@@ -48,6 +48,9 @@ class Skill:
       function: makes a signal of signals.
       operands: number of signals.
       constant: the keyword that takes a number, or "".
+
+    Example:
+      print([skill.name for skill in skills.skills][:3])
     """
 
     name: str

@@ -237,6 +237,12 @@ def induce(
     Raises:
       InputError: examples are empty, contradictory, or outside their types; the
         budget is 0; a skill or the teacher raises; a solver is unknown.
+
+    Example:
+      rng = np.random.default_rng(0)
+      bits = rng.integers(0, 2, (50, 12))
+      found = lsrl.induce((bits, np.cumsum(bits, axis=1) % 2))
+      print(found.expression)
     """
     arguments.count("induce: budget", budget)
     arguments.function("induce: teacher", teacher, "one array an input")

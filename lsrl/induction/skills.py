@@ -82,6 +82,9 @@ class Skills:
 
     What a skill means is what the reference evaluator gives for it, on streams of integers. One
     that wants conditions is tried on streams that are proven to be 0 or 1.
+
+    Example:
+      skills = lsrl.induction.Skills.standard()
     """
 
     def __init__(self, *functions: Callable[..., object]) -> None:

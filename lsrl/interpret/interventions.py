@@ -36,6 +36,9 @@ class Outcome(NamedTuple):
     Attributes:
       outputs: (batch, time, outputs), or without the batch axis as the inputs were.
       signals: as from `capture`, after the intervention.
+
+    Example:
+      print(there.signals["follower"].shape)
     """
 
     outputs: Array
@@ -60,6 +63,10 @@ def capture(
 
     Raises:
       InputError: an input lies outside its declared type, or there is no such signal.
+
+    Example:
+      base, source = [[3, 1, 2, 3, 0, 3]], [[1, 3, 0, 1, 2, 3]]
+      print(interpret.capture(model, base)["follower"].shape)
     """
     arrays, batched = _inputs("capture", model, inputs)
     arguments.choice("on", on, get_args(Side))
@@ -90,6 +97,9 @@ def activations(model: Model, *inputs: ArrayLike) -> list[Array]:
 
     Raises:
       InputError: an input lies outside its declared type.
+
+    Example:
+      print(len(interpret.activations(model, base)) == len(circuit.units))
     """
     arrays, batched = check_inputs(model.program.inputs, inputs, model.program.max_length)
     wiring = wiring_of(model)
@@ -118,6 +128,9 @@ def patch(
     Raises:
       InputError: an unknown signal (says the nearest), one that has no channels of its own, a token
         past the end, a mask or values of the wrong shape.
+
+    Example:
+      print(interpret.patch(model, [base], {"follower": [0, 0, 0, 1]}, 2).outputs.shape)
     """
     arrays, batched = _inputs("patch", model, inputs)
     shape = arrays[0].shape[:2]
@@ -164,6 +177,9 @@ def ablate(
 
     Raises:
       InputError: as for `patch`, or another way of ablating.
+
+    Example:
+      print(interpret.ablate(model, [base], "follower", "zero").outputs[0, :, 0])
     """
     arrays, batched = _inputs("ablate", model, inputs)
     shape = arrays[0].shape[:2]
@@ -211,6 +227,11 @@ def interchange(
 
     Raises:
       InputError: as for `patch`; base and source differ in shape.
+
+    Example:
+      there = interpret.interchange(model, [base], [source], "follower", [2, 3])
+      program = interpret.interchange(model, [base], [source], "follower", [2, 3], on="evaluator")
+      print((there.outputs == program.outputs).all())
     """
     arrays, batched = _inputs("interchange", model, base)
     others, _ = _inputs("interchange", model, source)

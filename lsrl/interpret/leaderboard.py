@@ -58,6 +58,9 @@ class Leaderboard:
 
     Attributes:
       rows: one a model, method, kind and level of claim.
+
+    Example:
+      print(type(board).__name__, len(board.standings()) > 0)
     """
 
     rows: tuple[MethodScore, ...]
@@ -171,6 +174,10 @@ def benchmark(
     Raises:
       InputError: no models, or the method returns something that is no claim about its model,
         or scikit-learn is not installed.
+
+    Example:
+      board = interpret.benchmark(by_size, [case], faithful=False)
+      print({row.method for row in board.rows} >= {"by_size", "weights"})
     """
     cases = [each if isinstance(each, Case) else _case(each) for each in models]
     if not cases:

@@ -58,6 +58,10 @@ class Case(NamedTuple):
       variant: "plain", "rotated", ...
       model: with its `circuit`.
       sampler: of inputs that keep the program's promises.
+
+    Example:
+      (case,) = lsrl.suite.cases(["majority"], ["gru"])
+      print(case.program, case.target, case.variant)
     """
 
     program: str

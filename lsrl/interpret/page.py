@@ -125,6 +125,10 @@ def view(
         row of a panel has more or fewer cells than columns, a run went on from another, or the
         image is of another machine.
       OSError: the file can't be written.
+
+    Example:
+      page = interpret.view(model, base, path="induction.html")
+      print(page.title)
     """
     arguments.instance("view", model, Model, "lsrl.compile")
     target = None if path is None else arguments.path("view", path)

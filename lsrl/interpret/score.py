@@ -33,6 +33,10 @@ class NodeClaim:
     Attributes:
       signals: by name; those that are missing count as the least sure.
       units: per layer (units,), that of the input map first.
+
+    Example:
+      claim = interpret.NodeClaim(signals={"follower": 0.9, "before": 0.4})
+      print(claim.level)
     """
 
     signals: Mapping[str, float] | None = None
@@ -54,6 +58,9 @@ class EdgeClaim:
       forward: per layer, that of the input map first, (units, units of the next layer), and for the
         last layer (units, outputs); outputs that distractors feed are not looked at.
       recurrent: per layer, that of the input map first, (units, units): from a token to the next.
+
+    Example:
+      print(interpret.EdgeClaim(signals={("before", "follower"): 0.9}).level)
     """
 
     signals: Mapping[tuple[str, str], float] | None = None
@@ -74,6 +81,11 @@ class Readout:
       layer: whose hook.
       weights: (units, width of the signal).
       bias: (width of the signal,).
+
+    Example:
+      units = circuit.units[1]
+      readout = interpret.Readout(1, np.zeros((units, 4)), np.zeros(4))
+      print(readout.layer)
     """
 
     layer: int
@@ -87,6 +99,9 @@ class ProbeClaim:
 
     Attributes:
       readouts: by the names of the signals.
+
+    Example:
+      print([*interpret.ProbeClaim({"before": readout}).readouts])
     """
 
     readouts: Mapping[str, Readout]

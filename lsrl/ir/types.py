@@ -39,6 +39,11 @@ class Token:
 
     Raises:
       ProgramError: size is not a positive int, or names are not `size` different words.
+
+    Example:
+      @lsrl.program
+      def named(bracket: lsrl.Token(3, ("(", ")", "x"))):
+          return bracket.one_hot
     """
 
     size: int
@@ -119,6 +124,11 @@ class Vector:
     Raises:
       ProgramError: a width that is not a positive int, bounds that are crossed or not finite, or a
         step that is no positive number, or of which no multiple lies within the bounds.
+
+    Example:
+      @lsrl.program
+      def halves(x: lsrl.Vector(2, low=-1, high=1, step=0.5)):
+          return x.sum() / 2
     """
 
     width: int

@@ -25,6 +25,11 @@ def greater_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
 
     Raises:
       RampError: continuous values without a ramp.
+
+    Example:
+      @lsrl.program
+      def half(x: lsrl.Vector(1, low=0, high=1)):
+          return lsrl.greater_equal(x, 0.5, ramp=2**-10)  # continuous values need a ramp
     """
     if ramp is None:
         x, y = _on_grid(x, y, np.floor), _on_grid(y, x, np.ceil)
@@ -89,6 +94,11 @@ def ramp(x: Operand, y: Operand, width: float) -> Signal:
 
     Raises:
       RampError: the width is not one positive number.
+
+    Example:
+      @lsrl.program
+      def slope(x: lsrl.Vector(1, low=0, high=10)):
+          return lsrl.ramp(x, 4, 2)
     """
     slope = _slope("width", width)
     return relu(1 - relu(combine([(slope, as_signal(y)), (-slope, x)]) - 1))
@@ -108,6 +118,11 @@ def greater(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
 
     Raises:
       RampError: continuous values without a ramp.
+
+    Example:
+      @lsrl.program
+      def high(x: lsrl.Token(5)):
+          return lsrl.greater(x, 3)  # as x > 3
     """
     return 1 - greater_equal(y, x, ramp)
 
@@ -126,6 +141,11 @@ def less(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
 
     Raises:
       RampError: continuous values without a ramp.
+
+    Example:
+      @lsrl.program
+      def low(x: lsrl.Token(5)):
+          return lsrl.less(x, 3)  # as x < 3
     """
     return 1 - greater_equal(x, y, ramp)
 
@@ -144,6 +164,11 @@ def less_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
 
     Raises:
       RampError: continuous values without a ramp.
+
+    Example:
+      @lsrl.program
+      def at_most(x: lsrl.Token(5)):
+          return lsrl.less_equal(x, 3)  # as x <= 3
     """
     return greater_equal(y, x, ramp)
 
@@ -162,6 +187,11 @@ def not_equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
 
     Raises:
       RampError: continuous values without a ramp.
+
+    Example:
+      @lsrl.program
+      def differs(x: lsrl.Token(5)):
+          return lsrl.not_equal(x, 3)  # as x != 3
     """
     return 1 - equal(x, y, ramp)
 
@@ -177,6 +207,9 @@ def equal(x: Operand, y: Operand, ramp: float | None = None) -> Signal:
 
     Raises:
       RampError: continuous values without a ramp.
+
+    Example:
+      print(comparisons.run([[3, 3], [3, 4]]).astype(int).tolist())
     """
     difference = combine([(1.0, as_signal(x)), (-1.0, y)])
     apart = relu(difference) + relu(-difference)

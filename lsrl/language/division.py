@@ -50,6 +50,11 @@ def mod(x: Signal, n: ArrayLike) -> Signal:
     Raises:
       ProgramError: n is 0, or x and n have no common grid.
       BoundsError: x has no finite bounds.
+
+    Example:
+      @lsrl.program
+      def hour(x: lsrl.Vector(1, low=0, high=100, step=1)):
+          return lsrl.mod(x, 12)  # as x % 12
     """
     return _by_divisor(x, n, "mod(x, n)", lambda value, divisor: _divided(value, divisor)[1])
 

@@ -28,6 +28,11 @@ def running_max(
     Raises:
       ProgramError: x is continuous, or has no common grid with what it starts at.
       BoundsError: x has no finite bounds.
+
+    Example:
+      @lsrl.program
+      def record(x: lsrl.Token(10)):
+          return lsrl.running_max(x)
     """
     return _running(x, initial, start, 1)
 
@@ -45,6 +50,11 @@ def running_min(
     Raises:
       ProgramError: x is continuous, or has no common grid with what it starts at.
       BoundsError: x has no finite bounds.
+
+    Example:
+      @lsrl.program
+      def lowest(x: lsrl.Token(10)):
+          return lsrl.running_min(x)
     """
     return _running(x, initial, start, -1)
 

@@ -45,6 +45,9 @@ class MemoryMap:
       segments: the addresses that there are: (first, one past the last) each, in order.
       initial: what a cell holds before it is written.
       where: (output, number): a token writes only where the output is the number; None: always.
+
+    Example:
+      print(written.loop([[0, 1]], steps=3).memory)
     """
 
     address: int
@@ -112,6 +115,11 @@ class Feedback:
       memory: what the tokens write; None: the program has no memory that is told apart.
       idle: what the inputs hold while the loop runs that are neither fed nor the keys, by name; 0
         by default.
+
+    Example:
+      @lsrl.program(feedback=lsrl.Feedback("n", output=0, halt=(0, "==", 0)))
+      def countdown(n: lsrl.Vector(1, low=0, high=9, step=1)):
+          return lsrl.relu(n - 1)
     """
 
     input: str

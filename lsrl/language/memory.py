@@ -241,6 +241,12 @@ def memory(
     Raises:
       ProgramError: neither cells nor segments, segments that overlap, or addresses that are not
         integers.
+
+    Example:
+      @lsrl.program
+      def table(x: lsrl.Vector(3, low=(0, 0, -9), high=(3, 9, 9), step=1), wanted: lsrl.Token(4)):
+          cells = lsrl.memory(x[0], x[1], change=x[2], cells=4)
+          return cells.read(wanted)
     """
     grid = _grid_of(cells, segments, words, columns, by_row)
     written_value = as_signal(value)

@@ -59,6 +59,10 @@ class Program:
       feedback: which outputs are the next input of a loop, or None; see `loop`.
       recorded: whether its lines were recorded in this process. Those of a file are what the file
         says: they are told, and never looked up.
+
+    Example:
+      print(ahead.num_outputs, ahead.max_length, [*ahead.inputs])
+      print(ahead.run([1, 0, 1], exact=True)[:, 0].tolist())
     """
 
     def __init__(
@@ -313,6 +317,11 @@ def program(
     Raises:
       ProgramError: no function, a missing annotation, a result that is no signal, an output outside
         its type, or one that is fed back and not proven to be a legal input.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def ahead(bit: lsrl.Token(2)) -> lsrl.Token(2):
+          return 2 * lsrl.cumsum(bit) > lsrl.position() + 1
     """
     if function is None:
         return lambda decorated: _record(decorated, max_length, name, feedback)

@@ -122,6 +122,9 @@ class Run(Generic[S]):
       wiring: what is fed back.
       record: what was done, as plain arrays with a batch axis.
       keeper: writes the run to a file, where its model can.
+
+    Example:
+      print(run, run.steps, run.trace.shape)
     """
 
     state: S

@@ -44,6 +44,12 @@ class Signal(Recorded):
     Attributes:
       width: number of channels.
       facts: bounds and grid, inferred when the signal was made.
+
+    Example:
+      @lsrl.program
+      def signals(x: lsrl.Vector(3, low=0, high=9, step=1)):
+          print(x.width, x[0] + 2 * x[1], x.max())
+          return x.max() - x.min()
     """
 
     __slots__ = ("_index", "_trace")
@@ -450,6 +456,11 @@ def concat(*signals: Operand) -> Signal:
 
     Raises:
       ShapeError: there is none.
+
+    Example:
+      @lsrl.program
+      def both(x: lsrl.Vector(1, low=0, high=1)):
+          return lsrl.concat(x, 1 - x, 7)
     """
     parts = [as_signal(signal) for signal in signals]
     if not parts:
@@ -487,6 +498,11 @@ def constant(values: ArrayLike) -> Signal:
 
     Args:
       values: a number or (width,) numbers.
+
+    Example:
+      @lsrl.program
+      def shifted(x: lsrl.Vector(2, low=0, high=1)):
+          return x + lsrl.constant([10, 20])
     """
     return record(ops.Constant(tuple(numbers(values, "a constant").tolist())))
 
@@ -537,6 +553,11 @@ def relu(x: Signal) -> Signal:
 
     Returns:
       The same width.
+
+    Example:
+      @lsrl.program
+      def above(x: lsrl.Vector(1, low=-5, high=5)):
+          return lsrl.relu(x - 1)
     """
     return record(ops.Relu(), as_signal(x))
 
@@ -547,6 +568,11 @@ def maximum(*operands: Operand) -> Signal:
 
     Args:
       *operands: at least one, signals or numbers; width 1 broadcasts.
+
+    Example:
+      @lsrl.program
+      def greatest(x: lsrl.Vector(2, low=-5, high=5)):
+          return lsrl.maximum(x[0], x[1], 1)
     """
     return _tournament("maximum", operands, lambda x, y: x + relu(y - x))
 
@@ -557,6 +583,11 @@ def minimum(*operands: Operand) -> Signal:
 
     Args:
       *operands: at least one, signals or numbers; width 1 broadcasts.
+
+    Example:
+      @lsrl.program
+      def least(x: lsrl.Vector(2, low=-5, high=5)):
+          return lsrl.minimum(x[0], x[1])
     """
     return _tournament("minimum", operands, lambda x, y: x - relu(x - y))
 
@@ -569,6 +600,11 @@ def absolute(x: Signal) -> Signal:
 
     Returns:
       The same width, in two ReLUs.
+
+    Example:
+      @lsrl.program
+      def distance(x: lsrl.Vector(1, low=-5, high=5)):
+          return lsrl.absolute(x - 1)
     """
     value = as_signal(x)
     return relu(value) + relu(-value)

@@ -90,6 +90,11 @@ def linear_state(
 
     Returns:
       The state after this token's update, width n.
+
+    Example:
+      @lsrl.program(max_length=20)
+      def halved(x: lsrl.Vector(1, low=0, high=1)):
+          return lsrl.linear_state(x, 0.5)  # s_t = s_(t-1) / 2 + x_t
     """
     update = as_signal(u)
     matrix = as_matrix(A, update.width)
@@ -103,6 +108,11 @@ def cumsum(u: Signal, initial: ArrayLike = 0, *, start: Signal | None = None) ->
       u: any signal.
       initial: what it begins with, one number or one a channel.
       start: as for `linear_state`.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def ones(bit: lsrl.Token(2)):
+          return lsrl.cumsum(bit)
     """
     return linear_state(u, 1, initial, start=start)
 
@@ -115,6 +125,11 @@ def position(*, start: Signal | None = None) -> Signal:
 
     Returns:
       Integers, width 1.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def place(x: lsrl.Token(2)):
+          return lsrl.concat(lsrl.position(), lsrl.position(start=x == 1))
     """
     return cumsum(as_signal(1), initial=-1, start=start)
 
@@ -124,6 +139,11 @@ def periodic(table: object) -> Signal:
 
     Args:
       table: (n,) or (n, width) numbers.
+
+    Example:
+      @lsrl.program
+      def weekly(x: lsrl.Token(2)):
+          return lsrl.periodic([5, 6, 7])
     """
     return record(ops.Periodic(_table(table)))
 
@@ -139,6 +159,11 @@ def cycle(n: int) -> Signal:
 
     Raises:
       ProgramError: n is no such int.
+
+    Example:
+      @lsrl.program
+      def clock(x: lsrl.Token(2)):
+          return lsrl.cycle(3)
     """
     return periodic(np.arange(_count(n, "cycle(n)")))
 
@@ -167,6 +192,11 @@ def delay(x: Signal, n: int = 1, initial: ArrayLike = 0, *, start: Signal | None
       initial: one number or one a channel.
       start: as for `linear_state`: x counts as `initial` before, so that the first n tokens are
         those from there on.
+
+    Example:
+      @lsrl.program
+      def before(x: lsrl.Token(10)):
+          return lsrl.delay(x, 2, initial=9)
     """
     value = as_signal(x)
     steps = _count(n, "delay(x, n)", least=0)
@@ -189,6 +219,11 @@ def window_sum(x: Signal, n: int, *, start: Signal | None = None) -> Signal:
 
     Raises:
       ProgramError: n is no such int.
+
+    Example:
+      @lsrl.program
+      def recent(x: lsrl.Token(10)):
+          return lsrl.window_sum(x, 2)
     """
     value = as_signal(x)
     if start is not None:
@@ -227,6 +262,11 @@ def bound(
     Raises:
       BoundsError: the promised interval is empty or excludes every value that x can have.
       ProgramError: an unknown keeper.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def promised(bit: lsrl.Token(2)):
+          return lsrl.bound(lsrl.cumsum(bit), 0, 5)  # at most five ones: the caller's promise
     """
     value = as_signal(x)
     check_keeper(keeper)
@@ -264,6 +304,11 @@ def select(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Sign
 
     Raises:
       ProgramError: the condition can be something else than 0 or 1, or `via` is unknown.
+
+    Example:
+      @lsrl.program
+      def chosen(bit: lsrl.Token(2), x: lsrl.Vector(2, low=0, high=9)):
+          return lsrl.select(bit == 1, x[0], x[1])
     """
     arguments.choice(f"{user_line()}: via", via, get_args(ops.Via), ProgramError)
     (condition,) = logical("select", cond)
@@ -282,6 +327,11 @@ def where(cond: Operand, a: Operand, b: Operand, via: ops.Via = "auto") -> Signa
       a: where it is 1.
       b: where it is 0.
       via: as for `select`.
+
+    Example:
+      @lsrl.program
+      def sign(x: lsrl.Vector(1, low=-5, high=5, step=1)):
+          return lsrl.where(x > 0, 1, -1)
     """
     return select(cond, a, b, via)
 
@@ -304,6 +354,11 @@ def latch(
       initial: one number or one a channel.
       keeper: whose promise it is, as for `bound`.
       start: as for `linear_state`: what `when` says before does not count.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def first(x: lsrl.Token(10)):
+          return lsrl.latch(x, lsrl.position() == 1)  # kept from token 1 on
     """
     value = as_signal(x)
     (condition,) = logical("latch", when)
@@ -334,6 +389,11 @@ def hold(
         plus the change.
       keeper: whose promise that is, as for `bound`.
       start: as for `linear_state`: what `when` says before does not count.
+
+    Example:
+      @lsrl.program
+      def last_even(x: lsrl.Token(10)):
+          return lsrl.hold(x, x % 2 == 0)
     """
     value = as_signal(x)
     (condition,) = logical("hold", when)
@@ -365,6 +425,11 @@ def selective_state(
 
     Raises:
       ProgramError: `keep` can be something else than 0 or 1.
+
+    Example:
+      @lsrl.program(max_length=100)
+      def kept(bit: lsrl.Token(2), x: lsrl.Vector(1, low=0, high=1)):
+          return lsrl.selective_state(bit == 1, lsrl.where(bit == 1, 0, x))  # 0 overwrites
     """
     (kept,) = logical("selective_state", keep)
     kept, added = broadcast(kept, update)
@@ -387,6 +452,11 @@ def threshold_state(
 
     Raises:
       ProgramError: an initial value that is not 0 or 1, or an argument without a grid.
+
+    Example:
+      @lsrl.program
+      def switch(command: lsrl.Token(3)):
+          return lsrl.threshold_state(command - 1, 1)  # 0 clears, 1 keeps, 2 sets
     """
     update = as_signal(u)
     row = row_of(initial, update.width, "initial")
@@ -420,6 +490,11 @@ def recurrent_state(
       initial: h_{-1}.
       start: as for `linear_state`; what it starts at is to lie from low to high then, and not below
         0.
+
+    Example:
+      @lsrl.program
+      def queue(arrived: lsrl.Vector(1, low=0, high=3, step=1)):
+          return lsrl.recurrent_state(arrived - 1, 1, high=20)  # one is served a token
     """
     update = as_signal(u)
     rows = [
@@ -450,6 +525,11 @@ def clip(x: Signal, low: ArrayLike, high: ArrayLike) -> Signal:
 
     Returns:
       The same width.
+
+    Example:
+      @lsrl.program
+      def clipped(x: lsrl.Vector(1, low=-5, high=5)):
+          return lsrl.clip(x, 0, 2)
     """
     return minimum(maximum(x, low), high)
 
@@ -525,6 +605,11 @@ def argmax(x: Signal) -> Signal:
 
     Raises:
       RampError: x is continuous, so that no comparison can tell its channels apart.
+
+    Example:
+      @lsrl.program
+      def best(x: lsrl.Vector(3, low=0, high=9, step=1)):
+          return lsrl.argmax(x)
     """
     value = as_signal(x)
     greatest = greater_equal(value, value.max())
@@ -550,6 +635,11 @@ def mux(one_hot: Signal, values: Sequence[Operand] | Signal) -> Signal:
     Raises:
       ProgramError: the selector is not known to be one-hot.
       ShapeError: the number of values is not n.
+
+    Example:
+      @lsrl.program
+      def picked(which: lsrl.Token(2), x: lsrl.Vector(2, low=0, high=9)):
+          return lsrl.mux(which.one_hot, [x[0], x[1]])
     """
     chosen = as_signal(one_hot)
     if not chosen.facts.one_hot:
@@ -601,6 +691,11 @@ def one_hot(x: Signal, n: int) -> Signal:
 
     Raises:
       ShapeError: x is wider than 1.
+
+    Example:
+      @lsrl.program
+      def spread(x: lsrl.Vector(1, low=0, high=2, step=1)):
+          return lsrl.one_hot(x, 3)
     """
     value = as_signal(x)
     size = _count(n, "one_hot(x, n)")
@@ -626,6 +721,11 @@ def lookup(x: Signal, table: object) -> Signal:
 
     Raises:
       BoundsError: x can lie outside the table.
+
+    Example:
+      @lsrl.program
+      def squares(x: lsrl.Token(4)):
+          return lsrl.lookup(x, [0, 1, 4, 9])
     """
     value, matrix = as_signal(x), _table(table)
     inside = value.facts.low[0] >= 0 and value.facts.high[0] <= matrix.rows - 1

@@ -39,6 +39,11 @@ def swap_state(
     Raises:
       ProgramError: swap can be something else than 0 or 1, or read something else than 1 to n.
       ShapeError: fewer than 2 places, or a read of another width.
+
+    Example:
+      @lsrl.program
+      def cups(token: lsrl.Token(3)):
+          return lsrl.swap_state(lsrl.lookup(token, [[0, 0, 0], [1, 1, 0], [0, 1, 1]]))
     """
     (moves,) = logical("swap_state", swap)
     if start is not None:

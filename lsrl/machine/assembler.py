@@ -74,6 +74,9 @@ def assemble(text: str) -> Image | FleqImage:
     Raises:
       AssemblyError: a line has a fault; says which, what and how to mend it.
       InputError: it is no text.
+
+    Example:
+      print(image.address("x"), dict(image))
     """
     if not isinstance(text, str):
         raise InputError(

@@ -24,6 +24,9 @@ def disassemble(memory: object, *, start: int = 0) -> str:
 
     Returns:
       The text, one instruction or number a line, with its address behind it.
+
+    Example:
+      print(machine.disassemble([9, 9, -1]).splitlines()[0])
     """
     if isinstance(memory, FleqImage):
         return fleq_text(memory)

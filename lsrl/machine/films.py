@@ -28,6 +28,9 @@ class Frame(NamedTuple):
       said: the code that it printed.
       key: the code that it took.
       next: where the next one stands; the machine halts below 0.
+
+    Example:
+      print(film.frames[0].effect)
     """
 
     pc: int
@@ -54,6 +57,9 @@ class Film(NamedTuple):
       ends: how they ended: "halted", "waiting" for a key, or "going" on.
       ahead: how many tokens of the prompt are ahead of the first instruction.
       pace: how many tokens an instruction takes.
+
+    Example:
+      print(film.frames[0].text)
     """
 
     addresses: Sequence[int]
@@ -89,6 +95,10 @@ def film(
     Raises:
       InputError: the program is no machine, the run is of a batch or went on from another, or the
         image is missing or of another machine.
+
+    Example:
+      film = machine.film(model, run, times.image(x=3, y=4))
+      print(len(film.frames))
     """
     bus, done = spoken(subject), trace(subject, run, image, steps=steps)
     held = loaded(subject, run)

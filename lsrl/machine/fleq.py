@@ -79,6 +79,10 @@ class FleqImage:
       lines: the instructions, in their order.
       labels: numbers of lines by name.
       functions: what a line may do, in float32, in the order of the machine's functions.
+
+    Example:
+      product = machine.programs()["product"]
+      print(type(product.image()).__name__, product.machine)
     """
 
     cells: Mapping[str, Cell]
@@ -184,6 +188,9 @@ class FleqStep(NamedTuple):
       flag: the cell that decided.
       at_flag: what its first entry held, after the write.
       next: the number of the next line; -1 where the machine halts.
+
+    Example:
+      print(machine.Fleq(product.image()).trace(1)[0])
     """
 
     pc: int
@@ -237,6 +244,11 @@ class Fleq:
       text: what was printed, which is nothing.
       waiting: whether it wants a key, which it never does.
       lost: an address without a cell that was written to, which there never is.
+
+    Example:
+      inside = machine.Fleq(product.image())
+      inside.run()
+      print(inside.halted)
     """
 
     def __init__(self, image: FleqImage, *, cells: int | None = None, start: int = 0) -> None:

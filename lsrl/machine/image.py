@@ -17,6 +17,9 @@ class Image(Mapping[int, int]):
       words: number by address.
       labels: address by name.
       lines: line of the text by address, for errors.
+
+    Example:
+      print(times.image(x=3, y=4).address("product"))
     """
 
     words: Mapping[int, int]

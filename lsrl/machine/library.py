@@ -28,6 +28,10 @@ class MachineProgram:
         there is such a label; entries of a matrix without a cell lie at a11, a12, …; `keys` are
         those that are typed. "text" is what is printed.
       tolerance: greatest relative difference from the reference that rounding leaves.
+
+    Example:
+      times = machine.programs()["multiplication"]
+      print(times.machine, times.expected(x=3, y=4))
     """
 
     file: str
@@ -144,6 +148,9 @@ def programs() -> dict[str, MachineProgram]:
 
     Returns:
       Those for SUBLEQ, then those for FLEQ.
+
+    Example:
+      print([*machine.programs()][:3])
     """
     found = (
         MachineProgram("hello.sq", references.hello),

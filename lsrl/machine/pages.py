@@ -40,6 +40,9 @@ def segments(
 
     Raises:
       InputError: the image does not fit words of so many bits.
+
+    Example:
+      print(machine.segments([12, 5000, 3, 5000, 13, 6, 13, -1, 9, 11, 11, -1, -7, 0], page=64))
     """
     size, width = count("page", page), count("bits", bits, 4, 20)
     top, left = 1 << (width - 1), count("steps", steps, 0)

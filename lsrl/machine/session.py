@@ -46,7 +46,13 @@ class Looping(Protocol[S]):
 
 
 class Machine(Protocol):
-    """A machine at some instruction, in plain Python or inside a network."""
+    """A machine at some instruction, in plain Python or inside a network.
+
+    Example:
+      def last(at_work: machine.Machine) -> str:
+          at_work.run()
+          return str(at_work.trace(1)[0]) if not at_work.halted else "halted"
+    """
 
     pc: int
     lost: int | None
@@ -138,6 +144,11 @@ def card(subject: Subject, memory: object, start: int = 0) -> tuple[Array, ...]:
     Raises:
       InputError: the program is no machine, or the image does not fit its memory; an AssemblyError
         where the line is known.
+
+    Example:
+      model = lsrl.compile(lsrl.programs.subleq(cells=32, bits=8), "linear_rnn")
+      run = model.loop(*machine.card(model, times.image(x=3, y=4)), steps=100)
+      print(run.memory[17], run.steps)
     """
     program = program_of(subject)
     arrays = spoken(program).card(memory, start)
@@ -157,6 +168,10 @@ def cards(subject: Subject, memories: Sequence[object], start: int = 0) -> tuple
 
     Raises:
       InputError: as for `card`, or there is no image.
+
+    Example:
+      both = [times.image(x=3, y=4), times.image(x=2, y=2)]
+      print(model.loop(*machine.cards(model, both), steps=100).memory[:, 17])
     """
     bus, names = bus_of(subject), program_of(subject).inputs
     several = isinstance(memories, Sequence | np.ndarray) and not isinstance(memories, str | bytes)
@@ -192,6 +207,9 @@ def interpret(
 
     Raises:
       InputError: as for `card`.
+
+    Example:
+      print(machine.interpret(model.program, times.image(x=3, y=4)).dump()[17])
     """
     machine = spoken(subject).plain(memory, start)
     machine.run(steps, stdin)
@@ -224,6 +242,9 @@ def trace(
     Raises:
       InputError: the run is of a batch, or it went on and memory is missing.
       BoundsError: an instruction answers what is no number.
+
+    Example:
+      print(machine.trace(model, run)[0])
     """
     instance("trace", run, Run, "loop")
     if run.wiring._replace(until="halt") != program_of(subject).wiring():
@@ -275,6 +296,10 @@ class Session(Generic[S]):
       last: the loop's latest run, from which it goes on; None ahead of the first instruction. It
         holds the outputs of the last stretch alone.
       lost: the first address without a cell to which SUBLEQ wrote something, if any.
+
+    Example:
+      session = machine.Session(model, times.image(x=3, y=4))
+      print(session.trace(1)[0])
     """
 
     def __init__(self, subject: Looping[S], memory: object, start: int = 0) -> None:

@@ -29,6 +29,9 @@ class Step(NamedTuple):
       next: where the next instruction stands; the machine halts below 0.
       key: the code that was taken.
       said: the code that was printed.
+
+    Example:
+      print(machine.Subleq(times.image(x=3, y=4), cells=32, bits=8).trace(1)[0])
     """
 
     pc: int
@@ -70,6 +73,11 @@ class Subleq:
       waiting: whether the next instruction wants a key that is not there.
       lost: the first address without a cell, from 0 on, to which something else than 0 was written;
         reads there give 0.
+
+    Example:
+      plain = machine.Subleq(times.image(x=3, y=4), cells=32, bits=8)
+      plain.run()
+      print(plain.halted, plain.dump()[17])
     """
 
     def __init__(

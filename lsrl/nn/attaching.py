@@ -55,6 +55,10 @@ def attach(
       InputError: torch or transformers is not installed, or an argument makes no sense.
 
     Source: Saldyt & Kambhampati (2024), section 3, with a register in place of a call a token.
+
+    Example:
+      model = lsrl.nn.attach(host, library=library, arguments={0: 0, 1: 1, 2: 2})
+      print(type(model).__name__)
     """
     needed("torch", "attach")
     transformers = needed("transformers", "attach")
@@ -106,6 +110,10 @@ def load_attached(path: str | os.PathLike[str], **options: Any) -> "AttachedForC
       InputError: torch or transformers is not installed.
       FormatError: the folder holds something else, or weights are missing or not as certified.
       OSError: the folder can't be read.
+
+    Example:
+      model.save_pretrained("build/attached")
+      print(type(lsrl.nn.load_attached("build/attached").host).__name__)
     """
     needed("torch", "load_attached")
     needed("transformers", "load_attached")

@@ -30,6 +30,13 @@ class Blame:
     Attributes:
       questions: how many were answered.
       errors: of those, by part: "arguments", "selection", "both", "routine", "read-out", "calls".
+
+    Example:
+      questions = np.array([[4, 3, 0, 5]])
+      content = jax.nn.one_hot(calls.register(questions), 1)
+      given, chosen = calls.given(jnp.asarray(questions), content)
+      blame = library.blame(calls, questions, np.array([1]), np.array([0]), given, chosen)
+      print({part: count for part, count in blame.errors.items() if count})
     """
 
     questions: int

@@ -56,6 +56,10 @@ class CallStack(nnx.Module):
       symbols: of all tokens.
       model: the compiled program.
       weights: the network's, by name, as `FrozenParam`s.
+
+    Example:
+      stack = lsrl.nn.CallStack([greatest, total], depth=2)
+      call_greatest, call_total = stack.calls.values()
     """
 
     def __init__(

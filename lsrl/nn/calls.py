@@ -52,6 +52,10 @@ class Call:
         that no question held.
       readout: (features,) int, the answer for each output of the routine.
       evidence: by length of the question.
+
+    Example:
+      call = calls[4]
+      print(call.name, call.explained)
     """
 
     writer: int
@@ -85,6 +89,9 @@ class Calls:
       calls: by their number.
       tables: of the library's routines, the last symbol of which skips.
       vocabulary: how many tokens there are.
+
+    Example:
+      rng = np.random.default_rng(0)
     """
 
     calls: tuple[Call, ...]

@@ -16,6 +16,10 @@ class FrozenParam(nnx.Variable[Held]):
 
     It is no `nnx.Param`, so what is trained, `nnx.Optimizer(model, ..., wrt=nnx.Param)`, leaves it
     as it is; it is split, saved and moved to devices as every other variable.
+
+    Example:
+      print(issubclass(lsrl.nn.FrozenParam, nnx.Variable))
+      print(issubclass(lsrl.nn.FrozenParam, nnx.Param))
     """
 
 

@@ -32,6 +32,9 @@ class Halting:
       register: that it reads; None for the counter.
       symbol: at which a compiled one halts, of a register.
       reach: of the counter.
+
+    Example:
+      print(lsrl.nn.Halting().kind, lsrl.nn.Halting("ponder").counts)
     """
 
     kind: Literal["compiled", "ponder"] = "compiled"

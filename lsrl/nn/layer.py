@@ -47,6 +47,10 @@ class CompiledLayer(nnx.Module):
       features: of the output for distributions: the symbols of a program that gives a token, else
         its outputs.
       weights: the network's, by name: `FrozenParam`s, or `nnx.Param`s of a trainable layer.
+
+    Example:
+      layer = lsrl.nn.CompiledLayer(lsrl.programs.modular_sum(3, 64), "linear_rnn")
+      print(layer(np.array([[1, 2, 2, 0]]))[..., 0].tolist())
     """
 
     def __init__(

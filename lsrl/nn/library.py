@@ -41,6 +41,10 @@ class Library(nnx.Module):
       features: symbols of the output: those of the routine that has most.
       model: the joined program, whose output k is that of routine k.
       weights: the network's, by name, as `FrozenParam`s.
+
+    Example:
+      library = lsrl.nn.Library([greatest, total])
+      arguments = jax.nn.one_hot(jnp.array([[2, 1, 2]]), 4)
     """
 
     def __init__(

@@ -35,6 +35,11 @@ class StraightLine(nnx.Module):
       memory: of the cells.
       sizes: of the fields of a line, "f", "a", "b" and "c", and "h" where it halts: for
         `lsrl.nn.Prompt`.
+
+    Example:
+      lines = lsrl.nn.StraightLine(["x", "y", "out"])
+      ids = {"f": [2], "a": [0], "b": [1], "c": [2]}  # mul x y out
+      print(lines.run(ids, np.array([[3, 4, 0]])).tolist())
     """
 
     def __init__(

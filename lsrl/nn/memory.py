@@ -23,6 +23,9 @@ class Memory(nnx.Module):
       cells: how many.
       symbols: that a cell may hold.
       initial: what each holds at first.
+
+    Example:
+      memory = lsrl.nn.Memory(4, 3)
     """
 
     def __init__(self, cells: int, symbols: int, initial: int = 0) -> None:

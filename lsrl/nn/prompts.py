@@ -40,6 +40,10 @@ class Prompt(nnx.Module):
       length: positions.
       tries: prompts side by side.
       logits: (tries, length, size) by field, `nnx.Param`s.
+
+    Example:
+      prompt = lsrl.nn.Prompt(2, {"token": 3}, tries=4)
+      print(prompt()["token"].shape)
     """
 
     def __init__(
@@ -155,6 +159,13 @@ def improve_prompt(
 
     Raises:
       InputError: an argument makes no sense.
+
+    Example:
+      def right(values):
+          return values["token"].sum(axis=1) % 3 == 2
+
+      found = lsrl.nn.improve_prompt(prompt, loss, (np.array([[0]]), np.array([2])), right)
+      print(int(found["token"].sum()) % 3)
     """
     arguments.instance("improve_prompt", prompt, Prompt, "lsrl.nn.Prompt", InputError)
     for what, function in (("loss", loss), ("right", right), ("cost", cost)):
@@ -231,6 +242,10 @@ def answers_loss(layer: CompiledLayer, field: str = "token") -> Loss:
 
     Raises:
       InputError: the program gives no tokens.
+
+    Example:
+      loss = lsrl.nn.answers_loss(layer)
+      print(loss(prompt(), (np.array([[0]]), np.array([2]))).shape)
     """
     arguments.instance("answers_loss", layer, CompiledLayer, "lsrl.nn.CompiledLayer", InputError)
     if not layer.gives_symbols:

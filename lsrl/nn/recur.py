@@ -54,6 +54,10 @@ class Recur(nnx.Module):
       weights: the network's, by name, as `FrozenParam`s.
       unit: of the halting: (symbols,) logits, an `nnx.Param`, of a learnt one; chances of 0 or 1, a
         `FrozenParam`, of a compiled one.
+
+    Example:
+      fibonacci = lsrl.nn.Recur(step, most=20)  # the tenth number is 55
+      state = {"a": np.array([0]), "b": np.array([1])}
     """
 
     def __init__(

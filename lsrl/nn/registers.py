@@ -26,6 +26,10 @@ class Registers(nnx.Module):
 
     Attributes:
       sizes: of the registers, by name.
+
+    Example:
+      registers = lsrl.nn.Registers(16, selection=2, rngs=nnx.Rngs(0))
+      print(registers(jnp.zeros((1, 3, 16)))["selection"].shape)
     """
 
     def __init__(self, features: int, *, rngs: nnx.Rngs, **sizes: int) -> None:

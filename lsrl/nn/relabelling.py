@@ -29,6 +29,9 @@ class Relabelling:
       readout: the task's output for each output of the routine that comes up.
       before: the symbol of a token before the first, which names the task; None if there is none.
       after: that of a token after the last, at which the answer is due; None if there is none.
+
+    Example:
+      least = np.minimum.outer(np.arange(3), np.arange(3))
     """
 
     arguments: tuple[int, ...]

@@ -90,6 +90,10 @@ class GradientReport:
     Attributes:
       name: of the program.
       rows: by mode.
+
+    Example:
+      report = layer.gradient_report(sequences=2, length=4)
+      print(type(report).__name__)
     """
 
     name: str

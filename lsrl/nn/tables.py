@@ -38,6 +38,11 @@ class MooreTable:
       initial: the state before the first token. No token has led there, so what `outputs` says of
         it means nothing unless `follows` leads there too.
       tokens: length of the words that it was verified on.
+
+    Example:
+      add = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])  # (states, symbols): the next state
+      total = lsrl.nn.MooreTable(add, np.arange(3.0)[:, None])
+      print(total.states)
     """
 
     follows: Array
@@ -121,6 +126,9 @@ def routine_table(
     Raises:
       NoMachineError: no machine of so many states does the same.
       InputError: the program has other inputs, or keeps its promises on some words only.
+
+    Example:
+      print(lsrl.nn.routine_table(lsrl.programs.modular_sum(3, 64)).states)
     """
     arguments.instance("routine_table", program, Program, "lsrl.program")
     arguments.count("routine_table: most", most)

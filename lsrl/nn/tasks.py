@@ -37,6 +37,10 @@ class TaskBatch(NamedTuple):
       words: (questions, time) int, tokens; behind a question's end anything.
       lengths: (questions,) tokens of each.
       wanted: (questions, time) int, the answer that is due at each token; -1 where none is.
+
+    Example:
+      batch = tasks["sorting"].draw(np.random.default_rng(0), 1, 6)
+      print(batch.words.tolist(), batch.wanted.tolist(), batch.right(batch.wanted))
     """
 
     words: Array
@@ -69,6 +73,10 @@ class Task:
       answer: its answers by plain Python, one at each token, -1 where none is due.
       machine: a routine that does it, reading `symbols`; None where no small machine does.
       symbols: the machine's symbol for each token; -1 for one that it skips.
+
+    Example:
+      both = lsrl.nn.Task.mixed({name: tasks[name] for name in ("parity", "addition")})
+      print(both.tokens[:3], both.vocabulary)
     """
 
     name: str
@@ -596,9 +604,8 @@ def standard_tasks() -> dict[str, Task]:
       insertion sort.
 
     Example:
-      task = lsrl.nn.standard_tasks()["addition"]
-      task.draw(np.random.default_rng(0), 32)       # to learn from
-      task.draw(np.random.default_rng(1), 10, 256)  # a test, of 256 tokens
+      tasks = lsrl.nn.standard_tasks()
+      print(len(tasks), tasks["stack"])
     """
     tasks = (
         *map(_algorithm, ALGORITHMS), _addition(), _multiplication(), _stack(), _reachability(),

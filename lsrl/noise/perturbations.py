@@ -68,6 +68,9 @@ class Perturbation(ABC):
         clean model's at every token.
       random: whether a seed matters.
       drifts: whether every token draws anew.
+
+    Example:
+      print(issubclass(lsrl.stability.Change, lsrl.stability.Perturbation))
     """
 
     name: str
@@ -147,6 +150,10 @@ class WeightNoise(Perturbation):
         it has no input map to perturb. The initial state is no weight, and is left alone too.
 
     Petrov et al. 2024, section 5: stored entries, absolute, forced.
+
+    Example:
+      noise = lsrl.stability.WeightNoise("mine", levels=(1e-3, 1e-1), unit="relative")
+      print(lsrl.stability.measure(program, "gru", noise, copies=2).rows[0].perturbation)
     """
 
     entries: Entries = "stored"
@@ -327,6 +334,10 @@ class Change(Perturbation):
 
     Raises:
       InputError: no function, or levels for one that takes none.
+
+    Example:
+      change = lsrl.stability.Change("pruned", levels=(0.1, 1.0), function=pruned)
+      print([row.level for row in lsrl.stability.measure(program, "gru", change, copies=1).rows])
     """
 
     levels: tuple[float, ...] = (1.0,)

@@ -46,6 +46,10 @@ class Row(NamedTuple):
         range of what is continuous.
       error: the mean over tokens of the L2 norm of the error.
       first_token: the first token that is wrong in any sequence; None where none is.
+
+    Example:
+      row = found.rows[0]
+      print(row.program, row.target, 0 <= row.wrong <= 1)
     """
 
     program: str
@@ -70,6 +74,10 @@ class Borne(NamedTuple):
       high: the upper end.
       censored: "" where the level lies within those tried; "above" where the strongest leaves fewer
         wrong (level is infinite), "below" where the weakest makes more wrong (level is 0).
+
+    Example:
+      borne = found.borne()[0]
+      print(borne.low <= borne.level <= borne.high)
     """
 
     program: str
@@ -89,6 +97,9 @@ class Measurement:
       rows: one a program, target, perturbation, level and draw.
       refused: pairs of program and target of which there are none, since the target or the dtype
         can't hold the program; `lsrl.explain` tells why.
+
+    Example:
+      print(found)
     """
 
     rows: tuple[Row, ...]
@@ -213,6 +224,9 @@ def measure(
       OSError: the folder can't be written.
 
     Petrov et al. 2024, section 5.
+
+    Example:
+      program = lsrl.programs.majority(max_length=16)
     """
     given = _listed(programs)
     for program in given:

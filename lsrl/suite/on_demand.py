@@ -38,6 +38,10 @@ def load(program: str, target: str, variant: str = "plain", *, seed: int = 0) ->
     Raises:
       InputError: an unknown name (suggests the nearest), or there is no such model; says why.
       OSError: the cache can't be written.
+
+    Example:
+      model = lsrl.suite.load("majority", "gru")
+      print(model.target, model.certificate.exact)
     """
     (found,) = held_and_refused(program, target, [variant], seed).values()
     if isinstance(found, Refusal):
@@ -57,6 +61,10 @@ def load_data(program: str, *, seed: int = 0) -> Dataset:
     Raises:
       InputError: an unknown name; suggests the nearest.
       OSError: the cache can't be written.
+
+    Example:
+      data = lsrl.suite.load_data("majority")
+      print([*data.splits])
     """
     made, root = _made(program, seed)
     return datasets.read_dataset(root / made.programs[0].folder / build.DATASET)
@@ -72,6 +80,10 @@ def load_pairs(program: str, *, seed: int = 0) -> Counterfactuals:
     Raises:
       InputError: an unknown name; suggests the nearest.
       OSError: the cache can't be written.
+
+    Example:
+      pairs = lsrl.suite.load_pairs("majority")
+      print(type(pairs).__name__)
     """
     made, root = _made(program, seed)
     return datasets.read_counterfactuals(root / made.programs[0].folder / build.COUNTERFACTUALS)
@@ -99,6 +111,10 @@ def cases(
     Raises:
       InputError: an unknown name (suggests the nearest), or there is none of them.
       OSError: the cache can't be written.
+
+    Example:
+      (case,) = lsrl.suite.cases(["majority"], ["gru"])
+      print(case.program, case.target)
     """
     found, reasons = [], []
     for program in programs:
@@ -138,6 +154,9 @@ def refusals(
     Raises:
       InputError: an unknown name; suggests the nearest.
       OSError: the cache can't be written.
+
+    Example:
+      print(len(lsrl.suite.refusals()) > 0)
     """
     return [
         each

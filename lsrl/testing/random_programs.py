@@ -85,6 +85,10 @@ def random_program(
     Raises:
       ProgramError: an unknown op, a seed, depth, width or length that is too small, no input, or
         only ops that count where there is no greatest length.
+
+    Example:
+      drawn = lsrl.random_program(3, depth=4)
+      print(isinstance(drawn, lsrl.Program), drawn.max_length)
     """
     names = _checked_names(random_ops.LINEAR_OPS if ops is None else ops)
     if max_length is None:
