@@ -77,6 +77,25 @@ def test_a_chain_of_named_maps_is_folded_once(kind: str, monkeypatch: pytest.Mon
     assert third - second <= 1.1 * (second - first)
 
 
+def test_a_chain_of_conditions_is_flattened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of(count: int) -> lsrl.Program:
+        @lsrl.program
+        def passed(x: lsrl.Vector(1, low=0, high=count, step=1)):  # type: ignore[no-untyped-def]
+            result = x >= 1
+            for k in range(2, count):
+                result = result & (x >= k)
+            return result
+
+        return passed
+
+    work = Work(monkeypatch)
+    first, second, third = (work.of(all_of(count)) for count in (8, 22, 36))
+    assert third - second <= 1.1 * (second - first)
+    model = lsrl.compile(all_of(9), "linear_rnn")
+    assert model.num_layers == lsrl.compile(all_of(3), "linear_rnn").num_layers
+    assert model.run(np.arange(10)[:, None])[:, 0].tolist() == [0] * 8 + [1, 1]
+
+
 def weights(program: lsrl.Program) -> dict[str, bytes]:
     arrays = lsrl.compile(program, "linear_rnn").module.parameter_arrays()
     return {name: dense(array).tobytes() for name, array in arrays.items()}

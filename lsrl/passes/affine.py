@@ -22,7 +22,7 @@ def fuse_affine(graph: Graph) -> Graph:
     # A map that one other reads will mostly end up in it, so it is only made if it does not, and
     # its reader goes on with its terms: a sum of n terms, written as n sums of two, whether they
     # have names or not, then takes n steps and not n² / 2.
-    waiting: dict[int, _Sum] = {}
+    waiting: dict[int, WaitingSum] = {}
 
     def rule(builder: GraphBuilder, graph: Graph, i: int, operands: tuple[int, ...]) -> int | None:
         op = graph.nodes[i].op
@@ -35,14 +35,14 @@ def fuse_affine(graph: Graph) -> Graph:
             return None
         olds = graph.nodes[i].operands
         largest = _largest(op, olds, waiting)
-        total, before = _Sum(), _Parts()
-        parts, bias = _Parts(), np.array(op.bias)
+        total, before = WaitingSum(), Parts()
+        parts, bias = Parts(), np.array(op.bias)
         for slot, (weight, operand, old) in enumerate(zip(op.weights, operands, olds, strict=True)):
             held = waiting.get(old)
             if held is not None and slot == largest:
                 shifted = exact_shift(weight, held.bias, bias)
                 if shifted is not None:
-                    total, before, parts, bias = waiting.pop(old), parts, _Parts(), shifted
+                    total, before, parts, bias = waiting.pop(old), parts, Parts(), shifted
                     total.move(weight)
                     continue
             single = len(graph.readers[old]) == 1 and old != graph.output
@@ -69,10 +69,10 @@ def fuse_affine(graph: Graph) -> Graph:
 
 
 # By node, what it is multiplied by: the sum of these, one after another.
-_Parts = dict[int, list[Matrix]]
+Parts = dict[int, list[Matrix]]
 
 
-class _Sum:
+class WaitingSum:
     """Σ matrix @ node + bias: what an affine map that waits for its only reader has become.
 
     The reader takes it over as it is, and so on along a chain, however long it has grown.
@@ -85,7 +85,7 @@ class _Sum:
         """Nothing."""
         self.bias = np.zeros(0)
         # What was added, and how its channels, with those of all before, were moved afterwards.
-        self._stages: list[tuple[_Parts, Matrix | None]] = [({}, None)]
+        self._stages: list[tuple[Parts, Matrix | None]] = [({}, None)]
         self._size = 0
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class _Sum:
             self._stages[-1] = self._stages[-1][0], weight
             self._stages.append(({}, None))
 
-    def add(self, before: _Parts, after: _Parts, bias: Array) -> None:
+    def add(self, before: Parts, after: Parts, bias: Array) -> None:
         """Add what a map reads before and after this sum, in the order in which float64 adds up.
 
         Args:
@@ -125,7 +125,7 @@ class _Sum:
     def terms(self) -> Terms:
         """Matrices by node."""
         path: Matrix | None = None
-        found: _Parts = {}
+        found: Parts = {}
         # From the last, so that each matrix is moved once, over the whole way.
         for parts, weight in reversed(self._stages):
             if weight is not None:
@@ -139,7 +139,7 @@ class _Sum:
         }
 
 
-def _largest(op: Affine, olds: tuple[int, ...], waiting: dict[int, _Sum]) -> int:
+def _largest(op: Affine, olds: tuple[int, ...], waiting: dict[int, WaitingSum]) -> int:
     """The slot of the largest sum that an affine map moves and adds to; -1: none."""
     slots = [slot for slot, old in enumerate(olds) if old in waiting and _moves(op.weights[slot])]
     times = Counter(olds) if slots else {}
