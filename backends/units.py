@@ -409,15 +409,24 @@ def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array
     first = weights[starts[:-1]]
     scales = np.sign(first) * 2.0 ** np.frexp(np.abs(first))[1]
     normed = weights / np.repeat(scales, np.diff(starts))
-    alike: dict[bytes, list[int]] = {}
-    for part in np.flatnonzero(np.diff(starts) >= 2).tolist():
-        own = slice(starts[part], starts[part + 1])
-        alike.setdefault(rows[own].tobytes() + normed[own].tobytes(), []).append(part)
-    taken = []
-    for parts in alike.values():
-        size = int(starts[parts[0] + 1] - starts[parts[0]])
-        if len(parts) * size - len(parts) - size >= GAIN:
-            taken.append(parts)
+    sizes, taken = np.diff(starts), []
+    for size in np.unique(sizes[sizes >= 2]).tolist():
+        parts = np.flatnonzero(sizes == size)
+        own = starts[parts, None] + np.arange(size)
+        # As bytes, which are told apart at once; -0.0 is among no weights.
+        written = np.concatenate([rows[own].astype(np.float64), normed[own]], axis=1)
+        _, group_of, counts = np.unique(
+            written.view(np.dtype((np.void, written[0].nbytes))).ravel(),
+            return_inverse=True, return_counts=True,
+        )  # fmt: skip
+        gains = counts * size - counts - size >= GAIN
+        order = np.argsort(group_of, kind="stable")
+        ends = np.cumsum(counts)
+        taken += [
+            parts[order[end - count : end]].tolist()
+            for end, count in zip(ends[gains].tolist(), counts[gains].tolist(), strict=True)
+        ]
+    taken.sort()
     if not taken:
         return None
     return _split(kernel.shape, (rows, columns, weights), starts, scales, taken)
