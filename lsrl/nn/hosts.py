@@ -42,11 +42,6 @@ class Host(nnx.Module):
       answers: how many answers a token may have.
       kind: of the blocks.
 
-    Example:
-      host = lsrl.nn.Host(14, 8, library=library, calls=calls, rngs=nnx.Rngs(0))
-      host(tokens)        # logits to train with
-      host.exact(tokens)  # registers written wholly or not at all, and the certified network
-
     Source: Saldyt & Kambhampati (2024), section 3, with a register in place of a call a token.
     """
 

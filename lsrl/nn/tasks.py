@@ -594,11 +594,6 @@ def standard_tasks() -> dict[str, Task]:
       Length: parity, sum mod 5, maximum, words of S3, saturating count, addition, multiplication,
       stack, reachability, sorting, told in words. Depth: Fibonacci, repeated squaring, gcd,
       insertion sort.
-
-    Example:
-      task = lsrl.nn.standard_tasks()["addition"]
-      task.draw(np.random.default_rng(0), 32)       # to learn from
-      task.draw(np.random.default_rng(1), 10, 256)  # a test, of 256 tokens
     """
     tasks = (
         *map(_algorithm, ALGORITHMS), _addition(), _multiplication(), _stack(), _reachability(),
