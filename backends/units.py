@@ -470,15 +470,21 @@ def together(kernel: sparse.csr_array) -> Array:
     # Pairs are many more than those that are near: they are looked at some at a time.
     pairs = np.cumsum(np.bincount(sources, read[mask.indices], count))
     blocks = np.searchsorted(pairs, np.arange(PAIRS, pairs[-1:].sum(), PAIRS))
-    found = []
+    nodes = np.arange(count, dtype=np.int32)
+    group = nodes
     for first, last in pairwise(np.unique([0, *blocks, count])):
         both = sparse.coo_array(mask[first:last] @ across)
         row, column = both.row + first, both.col
         near = (column > row) & (both.data >= ALIKE * (degree[row] + degree[column] - both.data))
-        found.append((row[near], column[near]))
-    rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
-    graph = sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
-    return connected_components(graph, directed=False)[1]
+        if not near.any():
+            continue
+        # Of the pairs so far their groups are enough: each node with the first one of its group.
+        _, heads = np.unique(group, return_index=True)
+        rows = np.concatenate([row[near], nodes])
+        columns = np.concatenate([column[near], heads[group]])
+        graph = sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), (count, count))
+        group = connected_components(graph, directed=False)[1]
+    return group
 
 
 def maps_of(
