@@ -1,9 +1,9 @@
-"""For who trains networks: compiled routines inside a small LLaMA, learnt from answers alone.
+"""For who trains networks: compiled routines inside a small GRU, learnt from answers alone.
 
 Questions are tokens under a cipher: one that names a task, digits, one that asks. Nobody says which
 task is which, nor what a token stands for. The calls of the library's routines are found from 600
-questions of at most 12 tokens; the network learns to write them into its register, and then answers
-questions of 1,000 tokens.
+questions of at most 12 tokens; the network learns to write them into its register from others as
+short, and then answers questions of 1,000 tokens.
 
     python examples/compiled_inside.py [steps]
 """
@@ -56,9 +56,11 @@ def main(steps: int) -> None:
     for call in calls.calls:
         print(f"token {call.writer} calls {routines[call.routine]}")
 
-    host = lsrl.nn.Host(len(cipher), DIGITS, library=library, calls=calls, rngs=nnx.Rngs(0))
+    host = lsrl.nn.Host(
+        len(cipher), DIGITS, kind="gru", library=library, calls=calls, rngs=nnx.Rngs(0)
+    )
     graph, weights, frozen = nnx.split(host, nnx.Param, ...)
-    optimiser = optax.adam(optax.cosine_decay_schedule(2e-2, steps, 0.1))
+    optimiser = optax.adam(optax.cosine_decay_schedule(1e-2, steps, 0.1))
 
     @jax.jit
     def update(weights, state, hardness, words, answers):
@@ -75,7 +77,8 @@ def main(steps: int) -> None:
 
     state = optimiser.init(weights)
     for step in range(steps):
-        words, answers = batches[3 if step % 2 else -1]  # two lengths, as each is compiled
+        # Two lengths, as each is compiled.
+        words, answers = questions(random, cipher, 32, SHORT if step % 2 else SHORT // 2)
         hardness = np.float32(min(step / (0.6 * steps), 1.0))
         weights, state, value = update(weights, state, hardness, words, answers)
     print(f"loss {value:.3f} after {steps} steps on questions of at most {SHORT} tokens")
@@ -87,4 +90,4 @@ def main(steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 150)
