@@ -45,6 +45,7 @@ def asked(rng, questions, digits):
     return words, np.where(name == 4, drawn.sum(1) % 4, drawn.max(1))
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_host_learns_which_routine_is_meant_and_is_right_at_any_length(library, kind):
     host, rng = made(library, kind), np.random.default_rng(0)
