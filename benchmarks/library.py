@@ -7,6 +7,7 @@ stopped; rows of other code are made again. All of it takes half an hour, and `-
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -21,19 +22,22 @@ SECTIONS: dict[str, Callable[[bool], Section]] = {
     "given": library_bind.given,
     "bind": library_bind.bound,
     "cost": library_bind.cost,
+}
+SUITE: dict[str, Callable[[bool, int], Section]] = {
     "length": library_suite.length,
     "sorting": library_suite.sorting,
     "depth": library_suite.depth,
 }
+NAMES = (*SECTIONS, *SUITE)
 
 
 # Which are made ahead, side by side, the longest first; the others are of times that are compared.
 AHEAD = ("length", "bind", "depth", "given", "sorting")
 
 
-def _ahead(name: str, quick: bool) -> None:
-    """Make the rows of a section, which keeps them."""
-    SECTIONS[name](quick)
+def _section(name: str, quick: bool, seeds: int) -> Section:
+    """A section, whose rows are kept."""
+    return SECTIONS[name](quick) if name in SECTIONS else SUITE[name](quick, seeds)
 
 
 def main(
@@ -41,17 +45,20 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Some sections; to build/.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Sections at a time.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Of each network of the suite.")] = (
+        library_suite.SEEDS
+    ),
 ) -> None:
     """Run the sections, and write the page."""
-    unknown = set(only or ()) - SECTIONS.keys()
+    unknown = set(only or ()) - {*NAMES}
     if unknown:
-        raise BenchmarkError(f"expected sections of {[*SECTIONS]}, got {sorted(unknown)}")
+        raise BenchmarkError(f"expected sections of {[*NAMES]}, got {sorted(unknown)}")
     about = this_machine()
     ahead = [name for name in AHEAD if not only or name in only]
     if workers > 1 and len(ahead) > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            list(pool.map(_ahead, ahead, [quick] * len(ahead)))
-    found = [SECTIONS[name](quick) for name in only or SECTIONS]
+            list(pool.map(partial(_section, quick=quick, seeds=seeds), ahead))
+    found = [_section(name, quick, seeds) for name in only or NAMES]
     tables = [table for section in found for table in section.tables]
     findings = [finding for section in found for finding in section.findings]
     named = {table.name: table for table in tables}

@@ -188,10 +188,10 @@ def tool_row(seed: int, quick: bool) -> dict[str, Any]:
     return {"what": TOOL, "seed": seed, "by": by, "seconds": seconds}
 
 
-def length(quick: bool) -> Section:
+def length(quick: bool, seeds: int = SEEDS) -> Section:
     """Ten tasks by the length of a question."""
     rows, methods = [], [*METHODS][:: 3 if quick else 1]
-    for seed in range(1 if quick else SEEDS):
+    for seed in range(1 if quick else seeds):
         for what in methods:
             rows.append(
                 finished(
@@ -311,10 +311,10 @@ def _sorted_row(seed: int, quick: bool) -> dict[str, Any]:
     return {"by": {"sorting": by}, "seconds": found["all"]}
 
 
-def sorting(quick: bool) -> Section:
+def sorting(quick: bool, seeds: int = SEEDS) -> Section:
     """Whole lists, with the routine in the library and without."""
     rows = []
-    for seed in range(1 if quick else SEEDS):
+    for seed in range(1 if quick else seeds):
         work = {
             SORTED: lambda seed=seed: _sorted_row(seed, quick),
             "LLaMA alone": lambda seed=seed: alone_row("llama", "sorting", LISTS, seed, quick),
@@ -376,12 +376,12 @@ def _ponder_row(name: str, seed: int, quick: bool) -> dict[str, Any]:
     return {"by": {name: found["by"]}, "seconds": found["seconds"], "depth": found["depth"]}
 
 
-def depth(quick: bool) -> Section:
+def depth(quick: bool, seeds: int = SEEDS) -> Section:
     """Tasks by the steps that they take."""
     rows = []
     for name in DEPTH_ROWS:
         sizes = dict.fromkeys(suite()[name].tested, DEEP_ASKED)
-        for seed in range(1 if quick else SEEDS):
+        for seed in range(1 if quick else seeds):
             work: dict[str, Any] = {
                 COMPILED: lambda n=name, s=seed: _depth_row(n, "compiled", s, quick),
                 LEARNT: lambda n=name, s=seed: _depth_row(n, "ponder", s, quick),
