@@ -29,7 +29,7 @@ DRAWN = {
         "compile", "run", "torch_models", "engine", "roofline", "universality", "computer",
         "induction",
     )
-} | {"device": "roofline"}  # fmt: skip
+} | {"device": "roofline", "library": "library_suite"}  # fmt: skip
 FILES = {"README.md": "speed", "docs/speed.md": "speeds"}
 
 Row = tuple[str, str, str]  # what, figure, name of the page

@@ -61,11 +61,11 @@ def main(
     found = [_section(name, quick, seeds) for name in only or NAMES]
     tables = [table for section in found for table in section.tables]
     findings = [finding for section in found for finding in section.findings]
-    named = {table.name: table for table in tables}
-    drawn = {"suite_length", "suite_sorting", "suite_depth_rows"} <= named.keys()
+    named = {table.name for table in tables}
+    drawn = {"suite_length", "suite_sorting", "suite_depth_rows"} <= named
     Output.of("library", quick or only is not None, output).write(
         "Libraries of routines inside networks that learn", about, tables, findings,
-        library_suite.figure(named) if drawn else None,
+        library_suite.draw if drawn else None,
     )  # fmt: skip
 
 

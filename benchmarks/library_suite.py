@@ -7,12 +7,24 @@ questions of at most 16 tokens; sorting, and tasks of depth, are learnt one by o
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from benchmarks.common import BLUE, BROWN, GREEN, GREY, ORANGE, PURPLE, RED, Section, Table, panels
+from benchmarks.common import (
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    Data,
+    Section,
+    Table,
+    panels,
+)
 from benchmarks.library_bind import interval
 from benchmarks.library_depth_tasks import (
     QUICK,
@@ -29,6 +41,9 @@ from benchmarks.library_rows import finished
 from benchmarks.library_tasks import OTHERS
 from lsrl.ir.numbers import Array
 from lsrl.nn import Host, Library, MooreTable, Task, standard_tasks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Kind = Literal["llama", "mamba", "gru"]
 SEEDS, QUESTIONS, UPDATES = 3, 4_000, 700
@@ -455,13 +470,13 @@ def _share(cell: str | None) -> tuple[float, float, float] | None:
     return share, low, high
 
 
-def figure(tables: Mapping[str, Table]) -> Any:
+def draw(data: Data) -> "Figure":
     """Accuracy against length, of lists, and against depth, with intervals."""
     drawn, (left, middle, right) = panels(3)
-    for row in tables["suite_length"].rows:
+    for row in data["suite_length"]:
         if row["what"] in COLOURS:
             _line(left, {s: _share(row[str(s)]) for s in ASKED}, row["what"], COLOURS[row["what"]])
-    constants = tables["suite_length"].rows[-1]
+    constants = data["suite_length"][-1]
     left.plot(
         list(ASKED),
         [float(constants[str(s)]) for s in ASKED],
@@ -471,7 +486,7 @@ def figure(tables: Mapping[str, Table]) -> Any:
     )
     left.set_title("Ten tasks in one host, trained on 16 tokens")
     left.set_xlabel("tokens of a question")
-    for row, colour in zip(tables["suite_sorting"].rows[:-1], (BLUE, GREY, BROWN), strict=True):
+    for row, colour in zip(data["suite_sorting"][:-1], (BLUE, GREY, BROWN), strict=True):
         _line(middle, {s: _share(row.get(str(s))) for s in LISTS}, row["what"], colour)
     middle.axhspan(*PUBLISHED, color=ORANGE, alpha=0.4, label="published, routine in the library")
     middle.set_title("Sorting: whole lists")
@@ -482,7 +497,7 @@ def figure(tables: Mapping[str, Table]) -> Any:
         for what, colour in colours.items():
             points = {
                 row["size"]: _share(row["right"])
-                for row in tables["suite_depth_rows"].rows
+                for row in data["suite_depth_rows"]
                 if row["task"] == name and row["what"] == what
             }
             _line(right, points, f"{name}, {what}", colour, style)
