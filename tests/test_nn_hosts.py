@@ -152,3 +152,16 @@ def test_calls_of_another_library_and_floats_are_refused(library):
         host(jnp.zeros((1, 3)))
     with pytest.raises(InputError, match="expected a host with a library"):
         Host(3, 2, kind="gru", rngs=nnx.Rngs(0)).inside(jnp.zeros((1, 3), int))
+    with pytest.raises(InputError, match="it is alone"):
+        Host(3, 2, kind="gru", rngs=nnx.Rngs(0)).found(jnp.zeros((1, 3), int))
+
+
+def test_what_is_found_are_chances_of_answers_and_what_the_register_holds(library):
+    host = made(library, "gru")
+    words = jnp.asarray(asked(np.random.default_rng(3), 2, 4)[0])
+    found = host.found(words, 1.0)
+    answers, content = found[..., :4], found[..., 4:]
+    assert content.shape[-1] == len(library.names) and set(np.unique(content)) <= {0.0, 1.0}
+    held = content.sum(-1) > 0
+    np.testing.assert_allclose(answers[held].sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(host.logits(words, found), host(words, 1.0))

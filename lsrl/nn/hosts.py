@@ -138,10 +138,30 @@ class Host(nnx.Module):
           InputError: tokens of another shape.
         """
         self._check(tokens)
-        found = None
-        if self.between is not None:
-            found = self.between.soft(tokens, self._states(tokens), jnp.float32(hardness))
+        found = None if self.between is None else self.found(tokens, hardness)
         return self.logits(tokens, found)
+
+    def found(self, tokens: jax.Array, hardness: jax.Array | float = 0.0) -> jax.Array:
+        """What is found between the blocks while one trains, as `logits` takes it.
+
+        A loss on a library's answers themselves keeps a host from learning by heart, for the
+        lengths that it sees, what a routine does at any length.
+
+        Args:
+          tokens: ids (batch, time).
+          hardness: as in a call.
+
+        Returns:
+          (batch, time, features): of a library the chances of its answers, then what the register
+          holds; of a layer its expected output.
+
+        Raises:
+          InputError: tokens of another shape, or a host alone.
+        """
+        self._check(tokens)
+        if self.between is None:
+            raise InputError("Host.found: expected a host with a library or a layer; it is alone")
+        return self.between.soft(tokens, self._states(tokens), jnp.float32(hardness))
 
     def exact(self, tokens: jax.Array) -> jax.Array:
         """Logits, where registers are hard and routines run as their certified network.
