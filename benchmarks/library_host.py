@@ -25,7 +25,6 @@ NEW = ("between", "back", "direct")
 RATE, FASTER = 3e-3, 10.0  # of the host, and of what is new between it and the library
 # The share of the steps after which registers are as hard as they will be used.
 HARD = 0.6
-AID = 0.3
 # The least chance of a right answer that a loss on the library's answers tells apart from none.
 LEAST = 1e-2
 # Questions of so many tokens that are answered at a time.
@@ -221,6 +220,7 @@ def trained(
     seed: int,
     steps: int = STEPS,
     attends: bool = False,
+    aid: float = 0.0,
 ) -> Trained:
     """Train a LLaMA of width 32 on questions and answers, and on nothing else."""
     start = time.process_time()
@@ -228,7 +228,5 @@ def trained(
         vocabulary, int(data.answers.max()) + 1, width=WIDTH, library=library, calls=calls,
         select="token" if attends else "register", rngs=nnx.Rngs(seed),
     )  # fmt: skip
-    # Without it one host in some learns the maximum of 16 digits by itself, and calls nothing.
-    training = Training(host, steps, aid=AID)
-    host = training.run(data.words, data.wanted, steps, seed)
+    host = Training(host, steps, aid=aid).run(data.words, data.wanted, steps, seed)
     return Trained(host, library, time.process_time() - start)
