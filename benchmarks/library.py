@@ -2,7 +2,8 @@
 
 Sections are in modules of their own, `benchmarks.library_…`; each is a function of whether the run
 is a quick one. Rows are kept in build/library, so a run that was broken off goes on where it
-stopped; rows of other code are made again. All of it takes half an hour, and `--quick` minutes.
+stopped; rows of other code are made again. All of it takes about an hour of CPU time, and `--quick`
+minutes.
 """
 
 from collections.abc import Callable

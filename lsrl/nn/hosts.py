@@ -137,9 +137,10 @@ class Host(nnx.Module):
         Raises:
           InputError: tokens of another shape.
         """
+        if self.between is not None:
+            return self.logits(tokens, self.found(tokens, hardness))
         self._check(tokens)
-        found = None if self.between is None else self.found(tokens, hardness)
-        return self.logits(tokens, found)
+        return self.logits(tokens)
 
     def found(self, tokens: jax.Array, hardness: jax.Array | float = 0.0) -> jax.Array:
         """What is found between the blocks while one trains, as `logits` takes it.
