@@ -28,6 +28,8 @@ Side = Literal["network", "evaluator"]
 Tokens = int | Sequence[int] | Array | None
 Signals = str | Sequence[str]
 Ablation = Literal["zero", "mean", "resample"]
+# Signals that a message lists.
+_TOLD = 8
 
 
 class Outcome(NamedTuple):
@@ -248,8 +250,22 @@ def interchange(
 # ---------------------------------------------------------------- arguments
 
 
+def _signal(model: Model, name: str) -> Signal:
+    """A signal of the circuit; one that only the program has is none of it."""
+    circuit, folded = model.circuit, {n for node in model.program.graph.nodes for n in node.names}
+    elsewhere = {*circuit.by_name, *(derived.name for derived in circuit.derived)}
+    if isinstance(name, str) and name in folded - elsewhere:
+        held = list(circuit.by_name)
+        raise InputError(
+            f"{name!r} is a signal of {model.program.name}, and in no channel of this network: it "
+            "is folded into what reads it; program.trace(...) has its values; what the network "
+            f"holds are {', '.join(held[:_TOLD])}{', …' if len(held) > _TOLD else ''}"
+        )
+    return circuit.signal(name)
+
+
 def _owned(model: Model, name: str) -> Signal:
-    signal = model.circuit.signal(name)
+    signal = _signal(model, name)
     if not signal.owned:
         if not model.options.inspectable:
             raise InputError(
@@ -268,7 +284,7 @@ def _seen(model: Model, name: str) -> str:
     circuit = model.circuit
     if name in {derived.name for derived in circuit.derived}:
         return name
-    signal = circuit.signal(name)
+    signal = _signal(model, name)
     if signal.kind == "constant":
         raise InputError(
             f"{name!r} is {signal.expression} at every token, which no channel holds; name a "

@@ -8,7 +8,7 @@ import numpy as np
 from lsrl.arguments import count, shown
 from lsrl.ir.numbers import Array
 from lsrl.language.feedback import MemoryMap
-from lsrl.machine.checks import MOST_CELLS, check_going, check_start
+from lsrl.machine.checks import MOST_CELLS, check_going, check_start, one_line
 from lsrl.machine.image import Image, image_of
 
 WIDEST = 62  # bits of a word
@@ -117,6 +117,10 @@ class Subleq:
         self.lost: int | None = None
         self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
         self.memory |= fitting(image_of(memory), self.segments, bits)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return one_line("Subleq", self.steps, self.halted, self.waiting)
 
     @property
     def halted(self) -> bool:
