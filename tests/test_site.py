@@ -16,12 +16,21 @@ import lsrl
 from lsrl import errors, paper
 from lsrl.interpret.wiring import quick_flags
 from tests import browser
-from website import places, scripts
+from website import docstrings, places, scripts
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, CONFIG = ROOT / "docs", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 REFERENCE = sorted(DOCS.glob("reference/*.md"))
 GALLERY = "gallery/"
+# Somebody and a year: Petrov et al. 2024, Angluin (1987), Siems & Grazzi (2025).
+CITED = re.compile(r"[A-Z][a-z]+(?: et al\.| and [A-Z]\w+| & [A-Z]\w+)? \(?(?:1[89]|20)\d\d\b")
+# Docstrings that cite without a line `Source:`, a list that only shrinks.
+WITHOUT_SOURCE = {
+    "lsrl.nn.routine_table",
+    "lsrl.nn.Halting",
+    "lsrl.nn.Memory",
+    "lsrl.nn.improve_prompt",
+}
 # What a browser fetches of a page before anybody clicks.
 FETCHED = re.compile(
     r'<(?:script|img|iframe|source|embed)\b[^>]*?\bsrc="(?P<source>[^"]*)"'
@@ -106,9 +115,9 @@ def test_docstrings_tell_every_argument_and_have_an_example_that_is_run():
         said = inspect.getdoc(found) or ""
         assert re.match(r"\S.*[.:)]$", said.partition("\n")[0]), f"{place}: one summary line"
         if module != "lsrl.errors":
-            example = re.search(r"^Example:\n((?:  .*\n?|\n)+)\Z", said, re.MULTILINE)
+            example = docstrings.EXAMPLE.search(said)
             assert example, f"{place}: expected an example at the end"
-            lines = textwrap.dedent(example[1]).strip()
+            lines = textwrap.dedent(example["lines"]).strip()
             assert any(lines in block for block in below[place]), f"{place}: not on its page"
         wanted = (
             inspect.signature(found).parameters
@@ -120,6 +129,19 @@ def test_docstrings_tell_every_argument_and_have_an_example_that_is_run():
         told = {*re.findall(r"^  \*{0,2}(\w+)(?: \(.*\))?:", said, re.MULTILINE)}
         lacking = {each for each in wanted if each[0] != "_"} - told
         assert not lacking, f"{place}: what is {', '.join(sorted(lacking))}?"
+
+
+def test_whoever_is_cited_is_named_as_a_source():
+    """In a line `Source:`, where readers look for it; what is in `lsrl.paper` always has one."""
+    programs = {f"lsrl.programs.{entry.name}" for entry in lsrl.programs.catalogue().values()}
+    lacking = set()
+    for place in public() | programs:
+        module, _, name = place.rpartition(".")
+        said = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+        cites = module == "lsrl.paper" or CITED.search(said)
+        if cites and not re.search(r"^Source: .*(?:\n.*)?\b(?:1[89]|20)\d\d\b", said, re.MULTILINE):
+            lacking.add(place)
+    assert lacking == WITHOUT_SOURCE
 
 
 def test_pictures_say_what_they_show():

@@ -131,6 +131,9 @@ def patch(
       InputError: an unknown signal (says the nearest), one that has no channels of its own, a token
         past the end, a mask or values of the wrong shape.
 
+    Source: Vig et al. (2020), "Investigating Gender Bias in Language Models Using Causal Mediation
+    Analysis".
+
     Example:
       print(interpret.patch(model, [base], {"follower": [0, 0, 0, 1]}, 2).outputs.shape)
     """
@@ -180,6 +183,9 @@ def ablate(
     Raises:
       InputError: as for `patch`, or another way of ablating.
 
+    Source: of "mean", Wang et al. (2022), "Interpretability in the Wild"; of "resample", Chan et
+    al. (2022), "Causal Scrubbing".
+
     Example:
       print(interpret.ablate(model, [base], "follower", "zero").outputs[0, :, 0])
     """
@@ -217,7 +223,7 @@ def interchange(
 ) -> Outcome:
     """Run `base` with signals as they are on `source` (interchange intervention).
 
-    Geiger et al. 2021, "Causal Abstractions of Neural Networks", section 3.
+    Source: Geiger et al. (2021), "Causal Abstractions of Neural Networks", section 3.
 
     Args:
       model: compiled with inspectable=True.

@@ -245,6 +245,9 @@ class Fleq:
       waiting: whether it wants a key, which it never does.
       lost: an address without a cell that was written to, which there never is.
 
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196.
+
     Example:
       inside = machine.Fleq(product.image())
       inside.run()

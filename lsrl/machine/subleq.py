@@ -74,6 +74,9 @@ class Subleq:
       lost: the first address without a cell, from 0 on, to which something else than 0 was written;
         reads there give 0.
 
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196.
+
     Example:
       plain = machine.Subleq(times.image(x=3, y=4), cells=32, bits=8)
       plain.run()

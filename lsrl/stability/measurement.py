@@ -224,7 +224,7 @@ def measure(
         a program's promises.
       OSError: the folder can't be written.
 
-    Petrov et al. 2024, section 5.
+    Source: Petrov et al. (2024), section 5.
 
     Example:
       program = lsrl.programs.majority(max_length=16)
