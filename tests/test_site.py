@@ -279,6 +279,45 @@ def test_every_page_in_a_browser(site, tmp_path, scheme, width):
         print(f"{scheme}, {width} pixels, by the {name}: {worst} {found[worst]:.2f} s")
 
 
+# The faintest text of a page against what it stands on, as WCAG 2.1 measures contrast (1.4.3), but
+# for the marks that come with the mouse.
+FAINTEST = """const parse = text => {
+    const [red, green, blue, alpha] = text.match(/[\\d.]+/g).map(Number);
+    return [red, green, blue, alpha ?? 1];
+};
+const over = (top, below) => [0, 1, 2].map(k => top[k] * top[3] + below[k] * (1 - top[3]));
+const light = colour => colour.reduce((sum, value, k) => {
+    const part = value / 255;
+    return sum + [.2126, .7152, .0722][k] *
+        (part <= .03928 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+}, 0);
+const paper = element => element === null ? [255, 255, 255]
+    : over(parse(getComputedStyle(element).backgroundColor), paper(element.parentElement));
+let worst = [21, ""];
+for (const element of document.querySelectorAll("article :not(.headerlink)")) {
+    const own = [...element.childNodes].filter(node => node.nodeType === 3);
+    const text = own.map(node => node.data).join("").trim();
+    if (!text || !element.offsetParent) continue;
+    const below = paper(element), ink = over(parse(getComputedStyle(element).color), below);
+    const [dark, bright] = [light(ink), light(below)].sort((a, b) => a - b);
+    const contrast = (bright + .05) / (dark + .05);
+    if (contrast < worst[0]) worst = [contrast, text];
+}
+return worst;"""
+
+
+@pytest.mark.studies
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_text_is_faint(site, tmp_path, scheme):
+    """At least 4.5, which light comments in code have but for rounding."""
+    with browser.browsing(tmp_path) as window:
+        window.prefer(scheme)
+        for place in ("index", "library", "gallery/index", "reference/nn", "results/engine"):
+            window.open((site / f"{place}.html").as_uri())
+            contrast, text = window.run(FAINTEST)
+            assert contrast > 4.49, (place, text)
+
+
 @pytest.mark.studies
 def test_keys_reach_everything_and_show_where_they_are(site, tmp_path):
     focus = """const it = document.activeElement;
