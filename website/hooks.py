@@ -63,7 +63,7 @@ def _results() -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Give every picture its size, so that nothing moves when it comes; keep sources unindexed."""
+    """Give every picture its size, so that nothing moves when it comes; hide what is of no use."""
 
     def sized(found: re.Match[str]) -> str:
         folder = Path(page.file.dest_uri).parent
@@ -76,6 +76,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         wide = ' class="wide"' if width > WIDE else ""
         return f'{about} width="{width}" height="{height}"{wide} loading="lazy">'
 
+    if not any(title.children for title in page.toc.items):
+        page.meta.setdefault("hide", []).append("toc")  # tables take its room
     # Sources are there to be read, not to be found: they were a third of what a search loads.
     html = html.replace(SOURCE, f"{SOURCE} data-search-exclude")
     return IMAGE.sub(sized, html)
