@@ -80,6 +80,9 @@ def compile(
       SizeError: the network would have more than `most_parameters`; says of what they come.
       PrecisionError: the dtype is unknown or has no room for the weights of even the first token.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, for what is compiled; levels as in the retiming
+    of Leiserson and Saxe (1991).
+
     Example:
       model = lsrl.compile(lsrl.programs.parity(max_length=200), "lstm")
       print(model.run([1, 0, 1, 1])[:, 0], model.certificate.exact)

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -123,10 +123,10 @@ class Drawing:
 
     title: str
     note: str
-    _rows: Sequence[Layer]
-    _boxes: Mapping[Hashable, Box]
-    _links: Sequence[Link]
-    _placed: Placed
+    _rows: Sequence[Layer] = field(repr=False)
+    _boxes: Mapping[Hashable, Box] = field(repr=False)
+    _links: Sequence[Link] = field(repr=False)
+    _placed: Placed = field(repr=False)
 
     @property
     def size(self) -> tuple[float, float]:

@@ -58,6 +58,11 @@ def load(path: Path, *, like: Model | None = None) -> Model:
     path = arguments.path("load", path)
     if like is not None:
         arguments.instance("load: like", like, Model, "lsrl.compile or lsrl.load")
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path}: expected a file that model.save(path) wrote, got a folder; lsrl.load_torch "
+            "reads those of model.export('torch', path)"
+        )
     saved = storage.read(path)
     if like is not None and saved.alteration is not None and _is_compiled_like(saved, like):
         return _altered(path, like, saved)

@@ -42,6 +42,8 @@ class AutomatonLimits(NamedTuple):
       permuted: of one whose letters all permute its states.
       letters: that are told apart.
 
+    Source: Krohn and Rhodes (1965), of the levels; Siems et al. (2025), of the reflections.
+
     Example:
       limits = lsrl.AutomatonLimits()
       print(limits)

@@ -48,6 +48,8 @@ def f_step(x: Value, scale: float = SCALE) -> Signal:
     Raises:
       ProgramError: the scale is not positive.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_step_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -70,6 +72,8 @@ def f_not(x: Signal) -> Signal:
     Args:
       x: {0,1}.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_not_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -85,6 +89,8 @@ def f_larger(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
 
     Example:
       @lsrl.program
@@ -102,6 +108,8 @@ def f_smaller(x: Value, y: Value, scale: float = SCALE) -> Signal:
       y: signal or number.
       scale: slope of the steps, above 0.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_smaller_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -117,6 +125,8 @@ def f_and(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
 
     Example:
       @lsrl.program
@@ -134,6 +144,8 @@ def f_or(x: Value, y: Value, scale: float = SCALE) -> Signal:
       y: signal or number.
       scale: slope of the steps, above 0.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_or_of(x: lsrl.Vector(2, low=-4, high=4)):
@@ -150,6 +162,8 @@ def f_eq(x: Value, y: Value, scale: float = SCALE) -> Signal:
       y: signal or number.
       scale: slope of the steps, above 0.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_eq_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -165,6 +179,8 @@ def f_neq(x: Value, y: Value, scale: float = SCALE) -> Signal:
       x: signal or number.
       y: signal or number.
       scale: slope of the steps, above 0.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
 
     Example:
       @lsrl.program
@@ -184,6 +200,8 @@ def f_bump(x: Value, lb: Value, ub: Value, scale: float = SCALE) -> Signal:
       lb: the lower end, signal or number.
       ub: the upper end, signal or number.
       scale: slope of the steps, above 0.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
 
     Example:
       @lsrl.program
@@ -211,6 +229,8 @@ def f_ifelse(
 
     Raises:
       ProgramError: both values are None.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
 
     Example:
       @lsrl.program
@@ -244,6 +264,8 @@ def f_ifelse_step(
     Raises:
       ProgramError: both values are None.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_ifelse_step_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -265,6 +287,8 @@ def f_ifelse_mul(condition: Signal, t_val: Value | None, f_val: Value | None) ->
     Raises:
       ProgramError: both values are None.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_ifelse_mul_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -282,6 +306,8 @@ def f_ifelse_optimized(condition: Signal, t_val: Value, large_constant: float = 
       condition: {0,1}.
       t_val: at least 0, signal or number.
       large_constant: at least as great as t_val can be.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424.
 
     Example:
       @lsrl.program
@@ -312,6 +338,8 @@ def f_ifeq(
     Raises:
       ProgramError: both values are None.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
+
     Example:
       @lsrl.program
       def f_ifeq_of(x: lsrl.Vector(1, low=-4, high=4)):
@@ -335,6 +363,8 @@ def f_modulo_counter(n: int, scale: float = SCALE) -> Signal:
 
     Raises:
       ProgramError: n is not a positive int.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, by this name in its implementation.
 
     Example:
       @lsrl.program(max_length=100)
@@ -372,6 +402,8 @@ def tok2tok(
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, listing 1.
 
     Example:
       program = paper.tok2tok(length=2, vocab=4, max_pairs=2)
@@ -457,6 +489,8 @@ def vec2vec(
     Raises:
       ProgramError: a parameter out of range.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, listing 2.
+
     Example:
       print(paper.vec2vec().num_outputs)
     """
@@ -506,6 +540,8 @@ def between_control_points(
 
     Returns:
       From (..., in_dim) to (..., out_dim).
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, of its implementation.
 
     Example:
       smooth = paper.between_control_points(np.array([[0.0], [1.0]]), np.array([[2.0], [4.0]]))

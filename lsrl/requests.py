@@ -70,6 +70,9 @@ def check_run(
 Traceable: TypeAlias = "ArrayLike | jax.Array | Sequence[ArrayLike | jax.Array]"
 # How far the sum of a distribution may be from 1: what rounding makes of it.
 SUM_ERROR = 1e-3
+# What others call the formats of exports.
+FORMATS_MEANT = {"pytorch": "torch", "safetensors": "torch", "state_dict": "torch"}
+FORMATS_MEANT |= {"transformers": "huggingface", "hf": "huggingface"}
 
 
 def traceable(
@@ -336,9 +339,12 @@ def check_export(
     if not isinstance(format, str) or format not in known:
         own = " and ".join(map(repr, known)) or "none"
         others = f"{elsewhere} have it" if elsewhere else f"it has {own}"
+        meant = FORMATS_MEANT.get(format) if isinstance(format, str) else None
+        near = f"; did you mean {meant!r}?" if meant else arguments.near(format, known)
         raise InputError(
             f"export: target {target!r} has no format {format!r}; {others}; every model is saved "
-            f"with model.save(path){arguments.near(format, known)}"
+            "with model.save(path), and shown as a page by lsrl.interpret.view(model, inputs, "
+            f"path=...){near}"
         )
 
 

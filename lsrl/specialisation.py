@@ -65,6 +65,8 @@ def specialise(
       InexactError: a state holds a number that no float64 is.
       ProgramError: what is fed back in a loop is not proven to lie in a narrower type.
 
+    Source: Futamura (1971), of partial evaluation, "Partial Evaluation of Computation Process".
+
     Example:
       alone = lsrl.specialise(lsrl.programs.parity(max_length=20), [1, 1, 1])  # an odd prompt
       print(alone.run([0, 1])[:, 0])

@@ -131,7 +131,11 @@ def read_config(folder: Path) -> TorchConfig:
     except FieldError as error:
         raise _bad(folder, f"{CONFIG}: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise _bad(folder, f"{CONFIG} is not of the format {FORMAT!r}")
+        raise _bad(
+            folder,
+            f"{CONFIG} is not of the format {FORMAT!r} (what model.export('huggingface', path) "
+            "wrote, transformers reads)",
+        )
     if config.get("version") not in VERSIONS:
         known = " and ".join(map(str, VERSIONS))
         raise _bad(folder, f"it has version {config.get('version')!r}, and this reads {known}")

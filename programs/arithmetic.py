@@ -54,6 +54,8 @@ def cycle_navigation(n: int = 5, max_length: int = 1000) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Delétang et al. (2023), "Neural Networks and the Chomsky Hierarchy", Cycle Navigation.
     """
     places = checks.integer("n", n, 2)
 
@@ -131,6 +133,8 @@ def gradient_step(
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: von Oswald et al. (2023), "Transformers Learn In-Context by Gradient Descent".
     """
     features = checks.integer("dim", dim, 1)
     rate = checks.number("learning_rate", learning_rate, above=0)

@@ -58,6 +58,8 @@ def country_capital(max_pairs: int = len(CAPITALS)) -> Program:
 
     Raises:
       ProgramError: max_pairs is not a positive int.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424.
     """
     pairs = checks.integer("max_pairs", max_pairs, 1)
     letter = Token(len(ALPHABET), ALPHABET)

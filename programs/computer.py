@@ -67,6 +67,10 @@ def subleq(
 
     Raises:
       ProgramError: a parameter out of range, or cells at addresses that no word holds.
+
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196; a machine of one instruction is that of Mavaddat and Parhami (1988), "URISC: The
+    Ultimate Reduced Instruction Set Computer".
     """
     top = 2 ** (checks.integer("bits", bits, 4, 20) - 1)
     talks, tokens = checks.flag("io", io), checks.max_length(max_length)
@@ -373,6 +377,9 @@ def fleq(
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196.
     """
     count, places = checks.integer("cells", cells, 1), checks.integer("lines", lines, 1)
     high, tokens = checks.number("size", size, above=0), checks.max_length(max_length)

@@ -140,6 +140,9 @@ def subleq_lm(cells: int = 32, bits: int = 8, max_length: int | None = None) -> 
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196.
     """
     words = _words(cells, bits)
     symbol, length = Token(words.starts[-1], words.names), checks.optional_length(max_length)

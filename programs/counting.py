@@ -58,6 +58,9 @@ def parity(max_length: int | None = 1000) -> Program:
 
     Raises:
       ProgramError: max_length is not a positive int.
+
+    Source: Grazzi et al. (2025), "Unlocking State-Tracking in Linear RNNs Through Negative
+    Eigenvalues".
     """
 
     @lsrl.program(max_length=checks.optional_length(max_length))

@@ -34,6 +34,8 @@ def dyck1(max_length: int = 1000) -> Program:
 
     Raises:
       ProgramError: max_length is not a positive int.
+
+    Source: Suzgun et al. (2019), "LSTM Networks Can Perform Dynamic Counting".
     """
 
     @lsrl.program(max_length=checks.max_length(max_length))
@@ -59,6 +61,8 @@ def shuffle_dyck(kinds: int = 2, max_length: int = 1000) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Suzgun et al. (2019), "LSTM Networks Can Perform Dynamic Counting".
     """
     pairs = checks.integer("kinds", kinds, 1)
 
@@ -103,6 +107,9 @@ def dyck(kinds: int = 2, depth: int = 4, max_length: int = 1000) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Hewitt et al. (2020), "RNNs Can Generate Bounded Hierarchical Languages with Optimal
+    Memory".
     """
     pairs, levels = checks.integer("kinds", kinds, 1), checks.integer("depth", depth, 1)
     level = np.arange(1, levels + 1)
@@ -194,6 +201,9 @@ def a_n_b_n(max_length: int = 1000) -> Program:
 
     Raises:
       ProgramError: max_length is not a positive int.
+
+    Source: Gers and Schmidhuber (2001), "LSTM Recurrent Networks Learn Simple Context-Free and
+    Context-Sensitive Languages".
     """
 
     @lsrl.program(max_length=checks.max_length(max_length))
@@ -219,6 +229,9 @@ def a_n_b_n_c_n(max_length: int = 1000) -> Program:
 
     Raises:
       ProgramError: max_length is not a positive int.
+
+    Source: Gers and Schmidhuber (2001), "LSTM Recurrent Networks Learn Simple Context-Free and
+    Context-Sensitive Languages".
     """
 
     @lsrl.program(max_length=checks.max_length(max_length))
@@ -317,6 +330,8 @@ def even_pairs(max_length: int | None = None) -> Program:
 
     Raises:
       ProgramError: max_length is not a positive int.
+
+    Source: Delétang et al. (2023), "Neural Networks and the Chomsky Hierarchy", Even Pairs.
     """
 
     @lsrl.program(max_length=checks.optional_length(max_length))
@@ -354,6 +369,8 @@ def dfa(
 
     Raises:
       ProgramError: a table with ragged rows, or a parameter out of range.
+
+    Source: Rabin and Scott (1959), "Finite Automata and Their Decision Problems".
     """
     transitions = _checked_table(table)
     states, symbols = len(transitions), len(transitions[0])
@@ -434,6 +451,9 @@ def permutations(group: Group = "S3", max_length: int | None = None) -> Program:
 
     Raises:
       ProgramError: an unknown group, or max_length is not a positive int.
+
+    Source: Merrill et al. (2024), "The Illusion of State in State-Space Models"; of S5, Barrington
+    (1989).
     """
     if group not in get_args(Group):
         raise ProgramError(

@@ -61,6 +61,8 @@ def tok2tok(
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, listing 1.
     """
     size, symbols = checks.integer("length", length, 1), checks.integer("vocab", vocab, 2)
     pairs = checks.integer("max_pairs", max_pairs, 1)

@@ -28,6 +28,8 @@ def associative_recall(keys: int = 4, values: int = 4, max_length: int | None = 
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Ba et al. (2016), "Using Fast Weights to Attend to the Recent Past".
     """
     cells, symbols = checks.integer("keys", keys, 1), checks.integer("values", values, 1)
     words, answers = _words(cells, symbols)
@@ -82,6 +84,9 @@ def recall_overwriting(keys: int = 4, values: int = 4, max_length: int | None = 
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Arora et al. (2023), "Zoology: Measuring and Improving Recall in Efficient Language
+    Models".
     """
     cells, symbols = checks.integer("keys", keys, 1), checks.integer("values", values, 1)
     bits = symbols.bit_length()
@@ -166,6 +171,9 @@ def key_value_store(keys: int = 4, values: int = 4, max_length: int | None = Non
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Arora et al. (2023), "Zoology: Measuring and Improving Recall in Efficient Language
+    Models".
     """
     cells, symbols = checks.integer("keys", keys, 2), checks.integer("values", values, 1)
     words, answers = _words(cells, symbols)
@@ -226,6 +234,8 @@ def induction_head(vocab: int = 4, max_length: int | None = None) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Olsson et al. (2022), "In-Context Learning and Induction Heads".
     """
     symbols = checks.integer("vocab", vocab, 1)
 

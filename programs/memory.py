@@ -83,6 +83,8 @@ def flip_flop(vocab: int = 2, max_length: int | None = None) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Liu et al. (2023), "Exposing Attention Glitches with Flip-Flop Language Modeling".
     """
     symbols = checks.integer("vocab", vocab, 1)
     words = ["READ", "IGNORE", *(f"SET{value}" for value in range(symbols))]
@@ -175,6 +177,8 @@ def selective_copy(length: int = 4, vocab: int = 4, max_length: int = 1000) -> P
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Gu and Dao (2023), "Mamba", section 4.1.1.
     """
     slots, symbols = checks.integer("length", length, 1), checks.integer("vocab", vocab, 1)
     places = np.arange(1, slots + 1)
@@ -250,6 +254,8 @@ def reverse(length: int = 4, vocab: int = 4) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Delétang et al. (2023), "Neural Networks and the Chomsky Hierarchy", Reverse String.
     """
     size, symbols = checks.integer("length", length, 1), checks.integer("vocab", vocab, 1)
 
@@ -286,6 +292,8 @@ def counting_sort(length: int = 4, vocab: int = 4) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Seward (1954), of sorting by counts.
     """
     size, symbols = checks.integer("length", length, 1), checks.integer("vocab", vocab, 2)
     # Row v tells which of the symbols 0 … vocab - 2 the symbol v does not exceed.

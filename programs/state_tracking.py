@@ -32,6 +32,8 @@ def swaps(n: int = 3, max_length: int | None = None) -> Program:
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Merrill et al. (2024), "The Illusion of State in State-Space Models".
     """
     items = checks.integer("n", n, 2, 8)
     pairs = _pairs(items)
@@ -98,6 +100,8 @@ def state_recall(n: int = 3, values: int = 3, max_length: int | None = None) -> 
 
     Raises:
       ProgramError: a parameter out of range.
+
+    Source: Rawat et al. (2026), arXiv 2604.21454.
     """
     places, symbols = checks.integer("n", n, 2, 64), checks.integer("values", values, 1)
     pairs = _pairs(places)

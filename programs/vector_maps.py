@@ -51,6 +51,8 @@ def vec2vec(
 
     Raises:
       ProgramError: a parameter out of range, or a ramp too wide for the cells.
+
+    Source: Petrov et al. (2024), arXiv 2406.01424, listing 2.
     """
     inputs, outputs = checks.integer("in_dim", in_dim, 1), checks.integer("out_dim", out_dim, 1)
     count = checks.integer("cells", cells, 1)

@@ -243,6 +243,13 @@ def test_run_takes_several_inputs(lsrl_command):
     assert [int(text) for text in got] == program.run(first, second)[:, 0].tolist()
 
 
+def test_run_takes_symbols_by_name(lsrl_command):
+    got = outputs(lsrl_command("run", "flip_flop", "SET1 READ, SET0 3 IGNORE"))
+    assert got == ["1", "1", "0", "1", "1"]
+    result = lsrl_command("run", "flip_flop", "SET1 REED", code=2)
+    assert "expected symbols from 0 to 3, got 'REED' at token 1" in result.stderr
+
+
 def test_run_reads_files(lsrl_command):
     bits = np.array([1, 0, 1, 1])
     np.save("bits.npy", bits)

@@ -108,6 +108,7 @@ def test_a_circuit_says_what_it_computes(tmp_path):
     made = circuit.draw(tmp_path / "circuit.svg")
     text = (tmp_path / "circuit.svg").read_text()
     assert text == made.svg == made._repr_svg_()
+    assert len(repr(made)) < 100  # what a shell shows
     for one in circuit.signals:
         if one.kind != "constant":
             # A sum of the stream is called what it is.

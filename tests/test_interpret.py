@@ -433,3 +433,32 @@ def test_equal_signals_and_equal_elements_have_memory_entries_of_their_own(targe
     result = causal_test(model, random_sampler(equals, 8), pairs=20)
     assert result.agreement == result.agreement_on_changes == 1
     assert {signal.name for signal in result.signals if signal.changed} >= {"once", "twice"}
+
+
+def test_a_signal_that_only_the_program_has_is_told():
+    @lsrl.program(max_length=9)
+    def ahead(letter: lsrl.Token(3)):
+        difference = lsrl.cumsum(letter == 0) - lsrl.cumsum(letter == 1)
+        return difference == lsrl.cumsum(letter == 2)
+
+    model = lsrl.compile(ahead, "linear_rnn", inspectable=True)
+    letters = [[0, 0, 2]]
+    with pytest.raises(errors.InputError, match=r"'difference' is a signal of ahead.*trace"):
+        patch(model, letters, {"difference": 0})
+    with pytest.raises(errors.InputError, match=r"folded into.*lsrl\.cumsum\(letter == 0\)"):
+        capture(model, letters, signals=["difference"])
+
+
+@pytest.mark.parametrize("target", ["linear_rnn", "mamba"])
+def test_a_state_that_forgets_at_once_has_a_channel(target):
+    """docs/interpretability.md offers it for what would be folded."""
+
+    @lsrl.program(max_length=9)
+    def ahead(letter: lsrl.Token(3)):
+        now = lsrl.cumsum(letter == 0) - lsrl.cumsum(letter == 1)
+        once = lsrl.hold(now, lsrl.constant(1)) if target == "mamba" else lsrl.linear_state(now, 0)
+        return once == lsrl.cumsum(letter == 2)
+
+    model = lsrl.compile(ahead, target, inspectable=True)
+    there = patch(model, [[[0, 0, 2, 0]]], {"once": 1}, 2)
+    assert there.outputs[0, :, 0].tolist() == [0, 0, 1, 0]

@@ -136,8 +136,10 @@ def test_a_machine_waits_for_keys_and_stops_at_breakpoints():
     image = programs()["echo"].image()
     subleq = Subleq(image)
     assert subleq.run(stdin=b"a") == 4 and subleq.waiting and not subleq.halted
+    assert repr(subleq) == "Subleq(4 instructions, waiting)"
     subleq.run(stdin=b"b\n")
     assert subleq.halted and not subleq.waiting and subleq.text == b"ab\n"
+    assert repr(subleq).endswith("instructions, halted)")
     subleq = Subleq(image)
     near = image.address("near")
     assert subleq.trace(stdin=b"a\n", stop={near})[-1].next == near == subleq.pc

@@ -49,6 +49,11 @@ def found() -> Measurement:
     return measure(majority, ("linear_rnn", "gated_linear_rnn"), kinds, levels=(SIGMA, 1.0))
 
 
+def test_one_level_is_a_number():
+    one = measure(majority, "linear_rnn", "weights", levels=0.5, copies=1)
+    assert {row.level for row in one.rows} == {0.0, 0.5}
+
+
 def test_functions_change_parameters_as_they_say(found: Measurement) -> None:
     def of(kind: str, level: float) -> list[float]:
         return [r.wrong for r in found.rows if r.perturbation == kind and r.level == level]

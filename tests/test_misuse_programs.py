@@ -349,6 +349,7 @@ SIGNALS = {
         ShapeError,
         ["index 5 is out of range", "width 3", "from -3 to 2"],
     ),
+    "x == 'a'": (lambda x: x == "a", V3, ProgramError, ["got 'a'", "the number of its symbol"]),
     "x[1.0]": (lambda x: x[1.0], V3, ShapeError, ["index 1.0", "expected ints from -3 to 2"]),
     "x['a']": (lambda x: x["a"], V3, ShapeError, ["index 'a'", "expected ints from -3 to 2"]),
     "x['a':]": (lambda x: x["a":], V3, ShapeError, ["slice('a'", "expected ints from -3 to 2"]),

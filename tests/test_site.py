@@ -16,12 +16,21 @@ import lsrl
 from lsrl import errors, paper
 from lsrl.interpret.wiring import quick_flags
 from tests import browser
-from website import places, scripts
+from website import docstrings, places, scripts
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, CONFIG = ROOT / "docs", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 REFERENCE = sorted(DOCS.glob("reference/*.md"))
 GALLERY = "gallery/"
+# Somebody and a year: Petrov et al. 2024, Angluin (1987), Siems & Grazzi (2025).
+CITED = re.compile(r"[A-Z][a-z]+(?: et al\.| and [A-Z]\w+| & [A-Z]\w+)? \(?(?:1[89]|20)\d\d\b")
+# Docstrings that cite without a line `Source:`, a list that only shrinks.
+WITHOUT_SOURCE = {
+    "lsrl.nn.routine_table",
+    "lsrl.nn.Halting",
+    "lsrl.nn.Memory",
+    "lsrl.nn.improve_prompt",
+}
 # What a browser fetches of a page before anybody clicks.
 FETCHED = re.compile(
     r'<(?:script|img|iframe|source|embed)\b[^>]*?\bsrc="(?P<source>[^"]*)"'
@@ -106,9 +115,9 @@ def test_docstrings_tell_every_argument_and_have_an_example_that_is_run():
         said = inspect.getdoc(found) or ""
         assert re.match(r"\S.*[.:)]$", said.partition("\n")[0]), f"{place}: one summary line"
         if module != "lsrl.errors":
-            example = re.search(r"^Example:\n((?:  .*\n?|\n)+)\Z", said, re.MULTILINE)
+            example = docstrings.EXAMPLE.search(said)
             assert example, f"{place}: expected an example at the end"
-            lines = textwrap.dedent(example[1]).strip()
+            lines = textwrap.dedent(example["lines"]).strip()
             assert any(lines in block for block in below[place]), f"{place}: not on its page"
         wanted = (
             inspect.signature(found).parameters
@@ -120,6 +129,19 @@ def test_docstrings_tell_every_argument_and_have_an_example_that_is_run():
         told = {*re.findall(r"^  \*{0,2}(\w+)(?: \(.*\))?:", said, re.MULTILINE)}
         lacking = {each for each in wanted if each[0] != "_"} - told
         assert not lacking, f"{place}: what is {', '.join(sorted(lacking))}?"
+
+
+def test_whoever_is_cited_is_named_as_a_source():
+    """In a line `Source:`, where readers look for it; what is in `lsrl.paper` always has one."""
+    programs = {f"lsrl.programs.{entry.name}" for entry in lsrl.programs.catalogue().values()}
+    lacking = set()
+    for place in public() | programs:
+        module, _, name = place.rpartition(".")
+        said = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
+        cites = module == "lsrl.paper" or CITED.search(said)
+        if cites and not re.search(r"^Source: .*(?:\n.*)?\b(?:1[89]|20)\d\d\b", said, re.MULTILINE):
+            lacking.add(place)
+    assert lacking == WITHOUT_SOURCE
 
 
 def test_pictures_say_what_they_show():
@@ -255,6 +277,45 @@ def test_every_page_in_a_browser(site, tmp_path, scheme, width):
     for name, found in (("thread", by_thread), ("clock", by_clock)):
         worst = max(found, key=found.__getitem__)
         print(f"{scheme}, {width} pixels, by the {name}: {worst} {found[worst]:.2f} s")
+
+
+# The faintest text of a page against what it stands on, as WCAG 2.1 measures contrast (1.4.3), but
+# for the marks that come with the mouse.
+FAINTEST = """const parse = text => {
+    const [red, green, blue, alpha] = text.match(/[\\d.]+/g).map(Number);
+    return [red, green, blue, alpha ?? 1];
+};
+const over = (top, below) => [0, 1, 2].map(k => top[k] * top[3] + below[k] * (1 - top[3]));
+const light = colour => colour.reduce((sum, value, k) => {
+    const part = value / 255;
+    return sum + [.2126, .7152, .0722][k] *
+        (part <= .03928 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+}, 0);
+const paper = element => element === null ? [255, 255, 255]
+    : over(parse(getComputedStyle(element).backgroundColor), paper(element.parentElement));
+let worst = [21, ""];
+for (const element of document.querySelectorAll("article :not(.headerlink)")) {
+    const own = [...element.childNodes].filter(node => node.nodeType === 3);
+    const text = own.map(node => node.data).join("").trim();
+    if (!text || !element.offsetParent) continue;
+    const below = paper(element), ink = over(parse(getComputedStyle(element).color), below);
+    const [dark, bright] = [light(ink), light(below)].sort((a, b) => a - b);
+    const contrast = (bright + .05) / (dark + .05);
+    if (contrast < worst[0]) worst = [contrast, text];
+}
+return worst;"""
+
+
+@pytest.mark.studies
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_text_is_faint(site, tmp_path, scheme):
+    """At least 4.5, which light comments in code have but for rounding."""
+    with browser.browsing(tmp_path) as window:
+        window.prefer(scheme)
+        for place in ("index", "library", "gallery/index", "reference/nn", "results/engine"):
+            window.open((site / f"{place}.html").as_uri())
+            contrast, text = window.run(FAINTEST)
+            assert contrast > 4.49, (place, text)
 
 
 @pytest.mark.studies

@@ -406,6 +406,9 @@ def test_options_of_other_formats_are_refused(tmp_path):
     model = lsrl.compile(lsrl.programs.majority(), "gru")
     with pytest.raises(InputError, match=r"gru' has no format 'huggingface'.*mamba, .*griffin"):
         model.export("huggingface", tmp_path / "model")
+    for format, meant in (("hf", "huggingface"), ("safetensors", "torch"), ("torhc", "torch")):
+        with pytest.raises(InputError, match=f"{format}'.*view.*did you mean '{meant}'"):
+            model.export(format, tmp_path / "model")
     for format, layers in (("torch", "apart"), ("huggingface", "separate")):
         with pytest.raises(InputError, match=f"'separate' with format 'torch', got.*{layers}"):
             model.export(format, tmp_path / "model", layers=layers)

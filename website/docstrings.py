@@ -5,7 +5,8 @@ from typing import Any
 
 from griffe import Extension, Object
 
-EXAMPLE = re.compile(r"\n+Example:\n(?:  .*\n?|\n)+\Z")
+# The last part of a docstring, whose indent is taken off.
+EXAMPLE = re.compile(r"\n+Example:\n(?P<lines>(?:  .*\n?|\n)+)\Z")
 
 
 class WithoutExample(Extension):

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,7 @@ def _parse_input(text: str, name: str, kind: InputType) -> Array:
             "separators; take one of them out"
         )
     rows = [row.replace(",", " ").split() for row in text.split(";") if row.strip()]
+    named = dict(zip(kind.names or (), count(), strict=False)) if isinstance(kind, Token) else {}
     if isinstance(kind, Token) or (kind.width == 1 and len(rows) == 1):
         rows = [[entry] for row in rows for entry in row]
     if len({len(row) for row in rows}) > 1:
@@ -112,7 +114,7 @@ def _parse_input(text: str, name: str, kind: InputType) -> Array:
     values = []
     for token, row in enumerate(rows):
         try:
-            values.append([number(entry) for entry in row])
+            values.append([number(named.get(entry, entry)) for entry in row])
         except (ValueError, OverflowError):
             raise InputError(
                 f"input {name!r}: expected {_wanted(kind)}, got {' '.join(row)!r} at token {token}"

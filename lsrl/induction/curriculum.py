@@ -186,6 +186,9 @@ class Curriculum:
     Attributes:
       tasks: in order.
 
+    Source: Sindhi and Budvytis (2024), arXiv 2404.02450; skills of common parts as in Ellis et al.
+    (2021), "DreamCoder".
+
     Example:
       learnt = lsrl.induction.Curriculum([task]).learn(budget=20_000, solvers=["compose"])
       print([*learnt.found])

@@ -258,6 +258,8 @@ def lift(
       InputError: the network raises, answers in another shape or no numbers, depends on later
         tokens or other sequences, or forgets nothing between calls; no types of inputs are given.
 
+    Source: Angluin (1987) and Chow (1978), of machines; Ho and Kalman (1966), of linear states.
+
     Example:
       lifted = lsrl.lift(lsrl.compile(lsrl.programs.flip_flop(), "lstm"))
       print(lifted.expression)

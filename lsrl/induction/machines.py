@@ -69,6 +69,8 @@ def mealy(*symbols: Signal, follows: Table, answers: object) -> Signal:
     Raises:
       InputError: the tables have other shapes.
 
+    Source: Mealy (1955), "A Method for Synthesizing Sequential Circuits".
+
     Example:
       @lsrl.program
       def toggled(x: lsrl.Token(2)):

@@ -238,6 +238,9 @@ def induce(
       InputError: examples are empty, contradictory, or outside their types; the
         budget is 0; a skill or the teacher raises; a solver is unknown.
 
+    Source: Sindhi and Budvytis (2024), arXiv 2404.02450, for the idea; machines are merged in the
+    red-blue order of Lang et al. (1998).
+
     Example:
       rng = np.random.default_rng(0)
       bits = rng.integers(0, 2, (50, 12))

@@ -28,6 +28,8 @@ Side = Literal["network", "evaluator"]
 Tokens = int | Sequence[int] | Array | None
 Signals = str | Sequence[str]
 Ablation = Literal["zero", "mean", "resample"]
+# Signals that a message lists.
+_TOLD = 8
 
 
 class Outcome(NamedTuple):
@@ -129,6 +131,9 @@ def patch(
       InputError: an unknown signal (says the nearest), one that has no channels of its own, a token
         past the end, a mask or values of the wrong shape.
 
+    Source: Vig et al. (2020), "Investigating Gender Bias in Language Models Using Causal Mediation
+    Analysis".
+
     Example:
       print(interpret.patch(model, [base], {"follower": [0, 0, 0, 1]}, 2).outputs.shape)
     """
@@ -178,6 +183,9 @@ def ablate(
     Raises:
       InputError: as for `patch`, or another way of ablating.
 
+    Source: of "mean", Wang et al. (2022), "Interpretability in the Wild"; of "resample", Chan et
+    al. (2022), "Causal Scrubbing".
+
     Example:
       print(interpret.ablate(model, [base], "follower", "zero").outputs[0, :, 0])
     """
@@ -215,7 +223,7 @@ def interchange(
 ) -> Outcome:
     """Run `base` with signals as they are on `source` (interchange intervention).
 
-    Geiger et al. 2021, "Causal Abstractions of Neural Networks", section 3.
+    Source: Geiger et al. (2021), "Causal Abstractions of Neural Networks", section 3.
 
     Args:
       model: compiled with inspectable=True.
@@ -248,8 +256,22 @@ def interchange(
 # ---------------------------------------------------------------- arguments
 
 
+def _signal(model: Model, name: str) -> Signal:
+    """A signal of the circuit; one that only the program has is none of it."""
+    circuit, folded = model.circuit, {n for node in model.program.graph.nodes for n in node.names}
+    elsewhere = {*circuit.by_name, *(derived.name for derived in circuit.derived)}
+    if isinstance(name, str) and name in folded - elsewhere:
+        held = list(circuit.by_name)
+        raise InputError(
+            f"{name!r} is a signal of {model.program.name}, and in no channel of this network: it "
+            "is folded into what reads it; program.trace(...) has its values; what the network "
+            f"holds are {', '.join(held[:_TOLD])}{', …' if len(held) > _TOLD else ''}"
+        )
+    return circuit.signal(name)
+
+
 def _owned(model: Model, name: str) -> Signal:
-    signal = model.circuit.signal(name)
+    signal = _signal(model, name)
     if not signal.owned:
         if not model.options.inspectable:
             raise InputError(
@@ -268,7 +290,7 @@ def _seen(model: Model, name: str) -> str:
     circuit = model.circuit
     if name in {derived.name for derived in circuit.derived}:
         return name
-    signal = circuit.signal(name)
+    signal = _signal(model, name)
     if signal.kind == "constant":
         raise InputError(
             f"{name!r} is {signal.expression} at every token, which no channel holds; name a "

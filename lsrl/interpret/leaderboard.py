@@ -175,6 +175,8 @@ def benchmark(
       InputError: no models, or the method returns something that is no claim about its model,
         or scikit-learn is not installed.
 
+    Source: of the reference `attribution`, Nanda (2023) for units and Syed et al. (2023) for edges.
+
     Example:
       board = interpret.benchmark(by_size, [case], faithful=False)
       print({row.method for row in board.rows} >= {"by_size", "weights"})

@@ -100,6 +100,9 @@ class ProbeClaim:
     Attributes:
       readouts: by the names of the signals.
 
+    Source: Alain and Bengio (2016), "Understanding Intermediate Layers Using Linear Classifier
+    Probes".
+
     Example:
       print([*interpret.ProbeClaim({"before": readout}).readouts])
     """

@@ -23,6 +23,8 @@ MOST_ENTRIES = 2**24
 _INTS = (int, np.int32, np.int64)
 # Entries of a step up to which they are looked at one by one.
 _FEW = 16
+# Names of symbols that a message lists.
+_TOLD = 8
 # One number for every entry of a vector, or one an entry.
 Entries = float | Sequence[float] | Array
 
@@ -74,7 +76,7 @@ class Token:
         if array.dtype.kind not in "iu":
             raise InputError(
                 f"input {name!r}: expected ints from 0 to {self.size - 1} ({self}), "
-                f"got {arguments.dtype_text(array)}; pass token ids as ints"
+                f"got {arguments.dtype_text(array)}; pass token ids as ints{self._numbered()}"
             )
         _check_axes(array, name, 0)
         # Where a wrong one is, is only looked up once it matters: this is a tenth of a run's time.
@@ -103,6 +105,13 @@ class Token:
         if value.dtype.kind not in "iu" or not self._holds(value):
             return None
         return value.astype(np.int32)
+
+    def _numbered(self) -> str:
+        """What messages add where the symbols have names: which number each has."""
+        if self.names is None:
+            return ""
+        said = ", ".join(f"{name!r} is {number}" for number, name in enumerate(self.names[:_TOLD]))
+        return f": {said}{', …' if self.size > _TOLD else ''}"
 
     def _holds(self, ints: Array) -> bool:
         # As unsigned numbers, negative ones are large.

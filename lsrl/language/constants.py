@@ -27,6 +27,11 @@ def numbers(value: object, what: str) -> Array:
             f"{user_line()}: {what} must be numbers, got a {type(value).__name__} of signals; pass "
             "them one by one, or as one signal: lsrl.concat(x, y)"
         )
+    if isinstance(value, str):
+        raise ProgramError(
+            f"{user_line()}: {what}: expected a number, got {shown(value)}; a token is the number "
+            "of its symbol, from 0, also where symbols have names"
+        )
     try:
         found = exact_array(value, what)
         if found.ndim > 1:

@@ -91,6 +91,8 @@ def linear_state(
     Returns:
       The state after this token's update, width n.
 
+    Source: Petrov et al. (2024), arXiv 2406.01424, `LinState`.
+
     Example:
       @lsrl.program(max_length=20)
       def halved(x: lsrl.Vector(1, low=0, high=1)):
@@ -426,6 +428,9 @@ def selective_state(
     Raises:
       ProgramError: `keep` can be something else than 0 or 1.
 
+    Source: Gu and Dao (2023), "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+    section 3.
+
     Example:
       @lsrl.program(max_length=100)
       def kept(bit: lsrl.Token(2), x: lsrl.Vector(1, low=0, high=1)):
@@ -452,6 +457,9 @@ def threshold_state(
 
     Raises:
       ProgramError: an initial value that is not 0 or 1, or an argument without a grid.
+
+    Source: McCulloch and Pitts (1943), "A Logical Calculus of the Ideas Immanent in Nervous
+    Activity".
 
     Example:
       @lsrl.program
@@ -490,6 +498,8 @@ def recurrent_state(
       initial: h_{-1}.
       start: as for `linear_state`; what it starts at is to lie from low to high then, and not below
         0.
+
+    Source: Elman (1990), "Finding Structure in Time", with a ReLU.
 
     Example:
       @lsrl.program

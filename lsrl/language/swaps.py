@@ -40,6 +40,8 @@ def swap_state(
       ProgramError: swap can be something else than 0 or 1, or read something else than 1 to n.
       ShapeError: fewer than 2 places, or a read of another width.
 
+    Source: Siems et al. (2025), "DeltaProduct", of the reflections that hold it.
+
     Example:
       @lsrl.program
       def cups(token: lsrl.Token(3)):

@@ -35,3 +35,9 @@ def check_going(steps: object, stdin: object, stop: object) -> None:
 def check_start(start: object, places: int) -> int:
     """Where the first instruction stands, out of so many places."""
     return count("start", start, 0, places - 1)
+
+
+def one_line(kind: str, steps: int, halted: bool, waiting: bool) -> str:
+    """How a machine at work shows itself."""
+    ends = "halted" if halted else "waiting" if waiting else "going"
+    return f"{kind}({steps} instructions, {ends})"

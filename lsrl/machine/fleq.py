@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lsrl.arguments import count, instance, shown
 from lsrl.errors import AssemblyError, InputError
-from lsrl.machine.checks import check_going, check_start
+from lsrl.machine.checks import check_going, check_start, one_line
 from lsrl.machine.image import known
 
 Cell = npt.NDArray[np.float32]  # (), or (rows, columns)
@@ -245,6 +245,9 @@ class Fleq:
       waiting: whether it wants a key, which it never does.
       lost: an address without a cell that was written to, which there never is.
 
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196.
+
     Example:
       inside = machine.Fleq(product.image())
       inside.run()
@@ -275,6 +278,10 @@ class Fleq:
         self.lost: int | None = None
         least = len(self.memory)
         self._cells = least if cells is None else count("cells", cells, least)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return one_line("Fleq", self.steps, self.halted, self.waiting)
 
     @property
     def halted(self) -> bool:

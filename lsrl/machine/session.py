@@ -12,7 +12,7 @@ from lsrl.ir.numbers import Array
 from lsrl.language.feedback import Halt
 from lsrl.language.program import Program
 from lsrl.language.run import Run
-from lsrl.machine.checks import check_going
+from lsrl.machine.checks import check_going, one_line
 from lsrl.machine.fleq import Fleq, FleqImage, FleqStep
 from lsrl.machine.fleq_bus import FleqBus
 from lsrl.machine.image import Image
@@ -316,6 +316,10 @@ class Session(Generic[S]):
         self._prompt = card(self._subject, memory, start)
         self._bus = bus_of(self._subject)
         self._plain = self._bus.plain(memory, start)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return one_line("Session", self.steps, self.halted, self.waiting)
 
     @property
     def halted(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from lsrl.arguments import count, shown
 from lsrl.ir.numbers import Array
 from lsrl.language.feedback import MemoryMap
-from lsrl.machine.checks import MOST_CELLS, check_going, check_start
+from lsrl.machine.checks import MOST_CELLS, check_going, check_start, one_line
 from lsrl.machine.image import Image, image_of
 
 WIDEST = 62  # bits of a word
@@ -74,6 +74,9 @@ class Subleq:
       lost: the first address without a cell, from 0 on, to which something else than 0 was written;
         reads there give 0.
 
+    Source: Giannou et al. (2023), "Looped Transformers as Programmable Computers", arXiv
+    2301.13196.
+
     Example:
       plain = machine.Subleq(times.image(x=3, y=4), cells=32, bits=8)
       plain.run()
@@ -117,6 +120,10 @@ class Subleq:
         self.lost: int | None = None
         self.memory = {a: 0 for low, high in self.segments for a in range(low, high)}
         self.memory |= fitting(image_of(memory), self.segments, bits)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return one_line("Subleq", self.steps, self.halted, self.waiting)
 
     @property
     def halted(self) -> bool:

@@ -149,7 +149,7 @@ class WeightNoise(Perturbation):
       spared: parameters whose names start so are left alone. The original reads ids as numbers, so
         it has no input map to perturb. The initial state is no weight, and is left alone too.
 
-    Petrov et al. 2024, section 5: stored entries, absolute, forced.
+    Source: Petrov et al. (2024), section 5: stored entries, absolute, forced.
 
     Example:
       noise = lsrl.stability.WeightNoise("mine", levels=(1e-3, 1e-1), unit="relative")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
+import numpy as np
 from numpy.typing import ArrayLike
 from rich.progress import Progress
 
@@ -178,7 +179,7 @@ def measure(
     perturbations: Asked | Sequence[Asked] = ("weights",),
     *,
     sampler: Sampler | None = None,
-    levels: Sequence[float] | None = None,
+    levels: float | Sequence[float] | None = None,
     copies: int = 8,
     sequences: int = 4,
     length: int = TOKENS,
@@ -202,8 +203,8 @@ def measure(
         functions of (name, array, key) or (name, array, key, level).
       sampler: draws inputs: (random numbers, sequences, length) to one array an input,
         (sequences, length[, width]); None: they are random.
-      levels: in place of those of each perturbation that has several and draws at random, or is a
-        function.
+      levels: one or several, in place of those of each perturbation that has several and draws at
+        random, or is a function.
       copies: draws a level.
       sequences: that every copy runs on.
       length: tokens of a sequence, at most a program's max_length.
@@ -223,7 +224,7 @@ def measure(
         a program's promises.
       OSError: the folder can't be written.
 
-    Petrov et al. 2024, section 5.
+    Source: Petrov et al. (2024), section 5.
 
     Example:
       program = lsrl.programs.majority(max_length=16)
@@ -269,7 +270,7 @@ def _listed(value: One | Sequence[One]) -> list[One]:
     return [cast(One, value)]
 
 
-def _kind_of(value: Asked, levels: Sequence[float] | None) -> SweepKind:
+def _kind_of(value: Asked, levels: float | Sequence[float] | None) -> SweepKind:
     if isinstance(value, str) and value in KINDS:
         return KINDS[value]
     if isinstance(value, Length | Extremes | Dtype):
@@ -277,7 +278,7 @@ def _kind_of(value: Asked, levels: Sequence[float] | None) -> SweepKind:
     found = perturbation_of(value)
     if levels is None or not (found.random and len(found.levels) > 1):
         return found
-    return replace(found, levels=tuple(map(float, levels)))
+    return replace(found, levels=tuple(map(float, np.atleast_1d(levels))))
 
 
 def _row_of(row: CsvRow) -> Row:
