@@ -167,8 +167,8 @@ def test_no_head_outvotes_a_call_that_is_trusted(library, kind):
     assert maximum.any()
     np.testing.assert_array_equal(host.exact(words).argmax(-1), maximum)
     # Where it is not trusted, or nothing is held, the head answers.
-    host.trust[...] = jnp.array([9.0, -1.0])
+    host.trust[...] = jnp.array([[9.0], [-1.0]])
     assert not host.exact(words).argmax(-1).any()
-    host.trust[...] = jnp.array([9.0, 9.0])
+    host.trust[...] = jnp.array([[9.0], [9.0]])
     gates["selection"].bias[...] = -10.0
     assert not host.exact(words).argmax(-1).any()

@@ -116,7 +116,7 @@ class Host(nnx.Module):
         if between is not None:
             self.back = nnx.Linear(between.features, width, use_bias=False, rngs=rngs)
         if library is not None:
-            self.trust = nnx.Param(jnp.full(len(chosen.calls), TRUST))
+            self.trust = nnx.Param(jnp.full((len(chosen.calls), 1), TRUST))
 
     @property
     def calls(self) -> Calls | None:
@@ -186,8 +186,7 @@ class Host(nnx.Module):
         said = said[..., : self.answers]
         room = ((0, 0), (0, 0), (0, self.answers - said.shape[-1]))
         held = jnp.maximum(content.sum(-1, keepdims=True), LEAST)
-        trusted = (content * jax.nn.sigmoid(self.trust[...])).sum(-1, keepdims=True)
-        said = trusted * jnp.pad(said, room) / held
+        said = content @ jax.nn.sigmoid(self.trust[...]) * jnp.pad(said, room) / held
         own = (1 - said.sum(-1, keepdims=True)) * jax.nn.softmax(logits)
         return jnp.log(said + own + LEAST)
 
