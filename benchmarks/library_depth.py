@@ -132,7 +132,7 @@ def programmed(plan: Plan) -> Table:
     for steps in (2, 3):
         for seed in range(plan.seeds):
             say(f"one network of {steps} steps, seed {seed}")
-            rows.append(pipelines(seed, steps, plan.cases if steps == 2 else plan.cases // 2))
+            rows.append(pipelines(seed, steps, max(1, plan.cases // steps)))
     return Table(
         "programmed", "One network for all, programmed by gradient",
         {"steps": "steps", "seed": "seed", "cases": "cases", "found": "found",
