@@ -38,9 +38,6 @@ ASKED = {16: 500, 256: 250, 1_000: 100}
 COUNTED = 2_000
 SEEDS, FEW = 5, 3
 NOISE = 0.1
-# The weight of a loss on the library's answers themselves, where arguments are given: without it
-# one host of three learns the maximum of 16 digits by itself, and calls nothing.
-AID = 0.3
 # Tokens of a question where time is taken.
 TIMED = 64
 
@@ -386,7 +383,7 @@ def _given_row(what: str, seed: int, quick: bool) -> dict[str, object]:
     language, data = drawn(seed)
     library = None if routines is None else Library([ROUTINES[name] for name in routines])
     calls = None if library is None else told(library, language)
-    host = trained(data, language.vocabulary, library, calls, seed, attends=attends, aid=AID)
+    host = trained(data, language.vocabulary, library, calls, seed, attends=attends)
     run = Run(what, seed)
     measure(run, language, host, quick)
     return {
@@ -410,8 +407,7 @@ def given(quick: bool) -> Section:
         {"what": "library", "seed": "seed",
          **{str(tokens): f"right at {tokens:,}" for tokens in ASKED},
          "floor": f"constants at {max(ASKED):,}", "seconds": "CPU s to train"}, rows,
-        f"{STEPS} steps on {PAIRS:,} questions of at most {LONGEST} tokens; a loss on what the "
-        f"library answers itself has the weight {AID}.",
+        f"{STEPS} steps on {PAIRS:,} questions of at most {LONGEST} tokens.",
     )  # fmt: skip
     mine = [row for row in rows if row["what"] == "five operations"]
     least = min(float(str(row[str(tokens)])) for row in mine for tokens in ASKED)

@@ -1,14 +1,11 @@
 """Depth, sorting and prompts by gradient: what is learnt around compiled routines, from answers."""
 
-import time
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import jax.numpy as jnp
 import numpy as np
 import typer
 
-import lsrl
 from benchmarks.common import Output, Table, say
 from benchmarks.common import machine as this_machine
 from benchmarks.library_depth_tasks import (
@@ -23,152 +20,20 @@ from benchmarks.library_depth_tasks import (
     sorting_row,
     squaring_row,
 )
-from lsrl import machine
-from lsrl.ir.numbers import Array
-
-# ---------------------------------------------------------------- prompts
-
-INPUTS = np.array([[x, y] for x in range(-3, 4) for y in range(-3, 4)])
-# Those with which a found program is run in the prompt of the computer, too.
-INDEX = [0, 17, 48]
-CELLS = ("x", "y", "one", "t", "out")
-# Of programs that are made shorter: lines that they begin with, and beginnings near these.
-LINES, ROUNDS = 6, 4
-
-
-def function_tables(seed: int) -> dict[str, object]:
-    """Sixteen functions of four arguments: the prompts that tell them, found by gradient."""
-    rng, start = np.random.default_rng(seed), time.process_time()
-    program = lsrl.programs.function_table(4, 4, 64)
-    layer = lsrl.nn.CompiledLayer(program, backward="local")
-    loss, found = lsrl.nn.answers_loss(layer), 0
-    questions = np.arange(4)[:, None]
-    for number, answers in enumerate(rng.integers(0, 4, (16, 4))):
-
-        def right(ids: Any, answers: Array = answers) -> Array:
-            words = np.repeat(ids["token"], 4, axis=0)
-            asked = np.tile(questions, (len(ids["token"]), 1))
-            said = program.run(np.concatenate([words, asked], axis=1))[:, -1, 0]
-            return np.asarray((said.reshape(-1, 4) == answers).all(1))
-
-        prompt = lsrl.nn.Prompt(4, {"token": 4}, tries=4, seed=16 * seed + number)
-        examples = jnp.asarray(questions), jnp.asarray(answers, jnp.int32)
-        ids = lsrl.nn.improve_prompt(prompt, loss, examples, right)
-        if ids is not None:
-            said = layer(jnp.asarray(np.column_stack([np.tile(ids["token"], (4, 1)), questions])))
-            found += bool((np.asarray(said)[:, -1, 0] == answers).all())
-    return {"task": "function_table, 4 values", "seed": seed, "cases": 16, "found": found,
-            "seconds": time.process_time() - start}  # fmt: skip
-
-
-def straight_line(
-    rng: np.random.Generator, machine: lsrl.nn.StraightLine, start: Array
-) -> tuple[dict[str, Array], Array]:
-    """A program of three lines, none of which can be left out, and what it answers."""
-    while True:
-        ids = {name: rng.integers(0, 4, 3) for name in "fab"}
-        ids["c"] = np.array([*rng.integers(3, 5, 2), 4])
-        if machine.halts:
-            ids["h"] = np.zeros(3, int)
-        answers = machine.run(ids, start)[:, -1]
-        shorter = [
-            machine.run({name: np.delete(row, line) for name, row in ids.items()}, start)[:, -1]
-            for line in range(3)
-        ]
-        needed = all((each != answers).any() for each in shorter)
-        if needed and np.abs(answers).max() <= machine.high and len(set(answers.tolist())) > 2:
-            return ids, answers
-
-
-def lines(seed: int, cases: int) -> dict[str, object]:
-    """Programs of three instructions of FLEQ, recovered from twelve examples."""
-    rng, start = np.random.default_rng(seed), time.process_time()
-    line_machine = lsrl.nn.StraightLine(CELLS)
-    loss, found, right_elsewhere = line_machine.loss, 0, 0
-    whole = np.column_stack([INPUTS, np.tile([1, 0, 0], (len(INPUTS), 1))])
-    fleq = lsrl.programs.fleq(cells=2 * len(CELLS), lines=4)
-    for number in range(cases):
-        _, answers = straight_line(rng, line_machine, whole)
-        shown = rng.permutation(len(whole))[:12]
-
-        def right(ids: Any, shown: Array = shown, answers: Array = answers) -> Array:
-            each = [{name: rows[k] for name, rows in ids.items()} for k in range(len(ids["f"]))]
-            said = [line_machine.run(one, whole[shown])[:, -1] for one in each]
-            return np.array([(one == answers[shown]).all() for one in said])
-
-        prompt = lsrl.nn.Prompt(3, line_machine.sizes, tries=48, seed=cases * seed + number)
-        examples = (
-            line_machine.start(whole[shown]),
-            jnp.asarray(answers[shown] - line_machine.low, jnp.int32),
-        )
-        ids = lsrl.nn.improve_prompt(prompt, loss, examples, right)
-        if ids is None:
-            continue
-        found += 1
-        image = machine.assemble(line_machine.text(ids, whole[0].tolist()))
-        out = image.address("out")
-        images = [image.put(x=x, y=y) for x, y in INPUTS]
-        said = [machine.interpret(fleq, each).dump()[out, 0] for each in images]
-        loops = [fleq.loop(*machine.card(fleq, images[k]), steps=4) for k in INDEX]
-        in_prompt = [cast(Array, loop.memory)[out, 0] for loop in loops]
-        right_elsewhere += bool(
-            (np.array(said) == answers).all() and (np.array(in_prompt) == answers[INDEX]).all()
-        )
-    return {"task": "three lines of FLEQ", "seed": seed, "cases": cases, "found": right_elsewhere,
-            "fitting": found, "seconds": time.process_time() - start}  # fmt: skip
-
-
-def lengthened(
-    rng: np.random.Generator, machine: lsrl.nn.StraightLine, start: Array, lines: int
-) -> tuple[dict[str, Array], Array]:
-    """A program of more lines than it takes, which ends behind the last, and what it answers.
-
-    Lines that change no answer are put in anywhere; leaving out one of them is not enough, as it
-    still ends behind the last.
-    """
-    ids, answers = straight_line(rng, machine, start)
-    while len(ids["f"]) < lines:
-        place = int(rng.integers(0, len(ids["f"]) + 1))
-        more = {name: int(rng.integers(0, 4)) for name in "fab"}
-        more |= {"c": int(rng.integers(3, 5)), "h": 0}
-        longer = {name: np.insert(row, place, more[name]) for name, row in ids.items()}
-        if (machine.run(longer, start)[:, -1] == answers).all():
-            ids = longer
-    return ids, answers
-
-
-def shorter(seed: int, cases: int, charged: bool = True) -> dict[str, object]:
-    """Programs of six lines that are right, made shorter by a loss that charges for lines, or not.
-
-    Not charged, the shortest right program is kept of those that come up all the same.
-    """
-    rng, start = np.random.default_rng(100 + seed), time.process_time()
-    line_machine = lsrl.nn.StraightLine(CELLS, halts=True)
-    loss, lengths = line_machine.shorter() if charged else line_machine.loss, list[int]()
-    whole = np.column_stack([INPUTS, np.tile([1, 0, 0], (len(INPUTS), 1))])
-    for number in range(cases):
-        given, answers = lengthened(rng, line_machine, whole, LINES)
-
-        def right(ids: Any, answers: Array = answers) -> Array:
-            each = [{name: rows[k] for name, rows in ids.items()} for k in range(len(ids["f"]))]
-            said = [line_machine.run(one, whole)[:, -1] for one in each]
-            return np.array([(one == answers).all() for one in said])
-
-        prompt = lsrl.nn.Prompt(LINES, line_machine.sizes, tries=16, seed=number)
-        shown = rng.permutation(len(whole))[:12]
-        examples = (
-            line_machine.start(whole[shown]),
-            jnp.asarray(answers[shown] - line_machine.low, jnp.int32),
-        )
-        ids = lsrl.nn.improve_prompt(
-            prompt, loss, examples, right, begin=given, cost=line_machine.length, rounds=ROUNDS
-        )
-        lengths.append(LINES if ids is None else int(line_machine.length(ids)))
-    return {"charge": "lines and not halting" if charged else "none", "seed": seed, "cases": cases,
-            "shorter": sum(length < LINES for length in lengths),
-            "three": sum(length <= 3 for length in lengths),
-            "lines": float(np.mean(lengths)), "seconds": time.process_time() - start}  # fmt: skip
-
+from benchmarks.library_prompts import (
+    DATA,
+    ELSEWHERE,
+    EXAMPLES,
+    LARGEST,
+    LINES,
+    LONGER,
+    ROUNDS,
+    SEEN,
+    function_tables,
+    lines,
+    pipelines,
+    shorter,
+)
 
 # ---------------------------------------------------------------- the page
 
@@ -261,6 +126,28 @@ def prompts(plan: Plan) -> Table:
     )  # fmt: skip
 
 
+def programmed(plan: Plan) -> Table:
+    """Prompts of one network for all that is said in a few steps."""
+    rows = list[dict[str, object]]()
+    for steps in (2, 3):
+        for seed in range(plan.seeds):
+            say(f"one network of {steps} steps, seed {seed}")
+            rows.append(pipelines(seed, steps, max(1, plan.cases // steps)))
+    return Table(
+        "programmed", "One network for all, programmed by gradient",
+        {"steps": "steps", "seed": "seed", "cases": "cases", "found": "found",
+         "elsewhere": "of them the same elsewhere", "chance": "random prompts, as many",
+         "most": "CPU s of a prompt, at most", "seconds": "CPU s"}, rows,
+        f"`lsrl.programs.pipeline` of six skills, whose prompt is drawn, hidden, and needs each of "
+        f"its commands; what it says to {EXAMPLES} questions of {DATA} numbers from -{LARGEST} to "
+        f"{LARGEST} is known, of {SEEN} of them to the loss. Found is a prompt that says the same "
+        f"by the reference evaluator. The same elsewhere: at every token of {LONGER} numbers drawn "
+        f"anew, {ELSEWHERE} times, wherever the hidden one keeps within the bound. Random prompts: "
+        "as many as were tried out, drawn of what a prompt may hold. Seconds in all are with "
+        "these.",
+    )  # fmt: skip
+
+
 def shortened(plan: Plan) -> Table:
     """Prompts that are right, and become shorter."""
     rows = list[dict[str, object]]()
@@ -278,7 +165,9 @@ def shortened(plan: Plan) -> Table:
     )  # fmt: skip
 
 
-def findings(deep: Table, called: Table, sorted_: Table, found: Table, less: Table) -> list[str]:
+def findings(
+    deep: Table, called: Table, sorted_: Table, found: Table, programs: Table, less: Table
+) -> list[str]:
     """What the tables come to."""
     said = []
     for task in dict.fromkeys(str(row["task"]) for row in deep.rows):
@@ -307,6 +196,16 @@ def findings(deep: Table, called: Table, sorted_: Table, found: Table, less: Tab
         rows = [row for row in found.rows if row["task"] == task]
         cases, right = (sum(row[key] for row in rows) for key in ("cases", "found"))
         said.append(f"{task}: {right} of {cases} prompts are found.")
+    for steps in dict.fromkeys(row["steps"] for row in programs.rows):
+        rows = [row for row in programs.rows if row["steps"] == steps]
+        cases, right, same, chance = (
+            sum(row[key] for row in rows) for key in ("cases", "found", "elsewhere", "chance")
+        )
+        said.append(
+            f"One network for all that is said in {steps} steps: {right} of {cases} prompts are "
+            f"found by gradient, {same} of them the same elsewhere, and {chance} by as many random "
+            f"prompts; at most {max(row['most'] for row in rows):.1f} CPU s each."
+        )
     for charge in dict.fromkeys(str(row["charge"]) for row in less.rows):
         rows = [row for row in less.rows if row["charge"] == charge]
         cases, fewer = (sum(row[key] for row in rows) for key in ("cases", "shorter"))
@@ -324,7 +223,8 @@ def main(
 ) -> None:
     """Train what is around compiled routines."""
     about, plan = this_machine(), QUICK if quick else Plan()
-    tables = [depth(plan), calls(plan), sorting(plan), prompts(plan), shortened(plan)]
+    tables = [depth(plan), calls(plan), sorting(plan), prompts(plan)]
+    tables += [programmed(plan), shortened(plan)]
     Output.of("library_depth", quick, output).write(
         "Depth, sorting and prompts by gradient", about, tables, findings(*tables), None
     )

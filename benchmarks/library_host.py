@@ -21,12 +21,10 @@ from lsrl.nn import Calls, Host, Library
 
 WIDTH = 32
 STEPS, BATCH = 300, 64
-NEW = ("between", "back", "direct")
+NEW = ("between", "back", "trust")
 RATE, FASTER = 3e-3, 10.0  # of the host, and of what is new between it and the library
 # The share of the steps after which registers are as hard as they will be used.
 HARD = 0.6
-# The least chance of a right answer that a loss on the library's answers tells apart from none.
-LEAST = 1e-2
 # Questions of so many tokens that are answered at a time.
 AT_ONCE = 1 << 15
 
@@ -136,7 +134,6 @@ class Training:
         rate: float = RATE,
         soft: float = 0.0,
         cost: float = 0.0,
-        aid: float = 0.0,
     ) -> None:
         """By default with the host's own logits to train with.
 
@@ -147,9 +144,8 @@ class Training:
           rate: of learning.
           soft: the share of the steps for which registers are soft, and writes cost nothing.
           cost: of a write to a register, in nats.
-          aid: the weight of a loss on the library's answers themselves.
         """
-        self.soft, self.cost, self.aid = soft, cost, aid
+        self.soft, self.cost = soft, cost
         self.logits = (lambda host, words, hard: host(words, hard)) if logits is None else logits
         parts: Any = nnx.split(host, nnx.Param, ...)
         self.graph, self.weights, self.rest = parts
@@ -182,15 +178,10 @@ class Training:
     def _loss(self, weights: Any, hardness: Any, words: Any, wanted: Any) -> jax.Array:
         host = nnx.merge(self.graph, weights, self.rest)
         logits = self.logits(host, words, hardness)
-        aided = self.aid and host.calls is not None
         due = (wanted >= 0).astype(logits.dtype)
         each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(wanted, 0))
         # Of a question with several answers each is one of them: all questions weigh the same.
         shares = due / jnp.maximum(due.sum(1, keepdims=True), 1)
-        if aided:
-            said = host.found(words, hardness)[..., : host.answers]
-            right = jnp.take_along_axis(said, jnp.maximum(wanted, 0)[..., None], -1)[..., 0]
-            each += self.aid * -jnp.log(right + LEAST)
         loss = (each * shares).sum() / len(wanted)
         if self.cost and host.calls is not None:
             within = jnp.cumsum(due[:, ::-1], axis=1)[:, ::-1] > 0  # up to the last answer
@@ -220,7 +211,6 @@ def trained(
     seed: int,
     steps: int = STEPS,
     attends: bool = False,
-    aid: float = 0.0,
 ) -> Trained:
     """Train a LLaMA of width 32 on questions and answers, and on nothing else."""
     start = time.process_time()
@@ -228,5 +218,5 @@ def trained(
         vocabulary, int(data.answers.max()) + 1, width=WIDTH, library=library, calls=calls,
         select="token" if attends else "register", rngs=nnx.Rngs(seed),
     )  # fmt: skip
-    host = Training(host, steps, aid=aid).run(data.words, data.wanted, steps, seed)
+    host = Training(host, steps).run(data.words, data.wanted, steps, seed)
     return Trained(host, library, time.process_time() - start)

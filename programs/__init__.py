@@ -72,7 +72,12 @@ from lsrl.programs.memory import (
     selective_copy,
     undo_flip_flop,
 )
-from lsrl.programs.prompted import pipeline, pipeline_prompt
+from lsrl.programs.prompted import (
+    pipeline,
+    pipeline_choices,
+    pipeline_commands,
+    pipeline_prompt,
+)
 from lsrl.programs.state_tracking import state_recall, swaps
 from lsrl.programs.vector_maps import vec2vec, vec2vec_prompt
 
@@ -123,6 +128,8 @@ __all__ = [
     "pattern_count",
     "permutations",
     "pipeline",
+    "pipeline_choices",
+    "pipeline_commands",
     "pipeline_prompt",
     "random_dictionary",
     "recall_overwriting",

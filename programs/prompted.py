@@ -370,6 +370,67 @@ def pipeline_prompt(program: Program, commands: Sequence[Command], values: objec
     return np.concatenate([prompt, data.astype(np.int64) + bound], axis=-1)
 
 
+def pipeline_choices(program: Program) -> Array:
+    """The tokens that each place of a pipeline's prompt may hold.
+
+    Args:
+      program: the pipeline.
+
+    Returns:
+      (4 a step, tokens) bool: an opcode, two operands that are there by then, a number.
+
+    Raises:
+      ProgramError: it is another program.
+
+    Example:
+      choices = lsrl.programs.pipeline_choices(program)
+      print(choices.shape, choices.sum(axis=1))
+    """
+    opcodes, operands, bound = pipeline_words(program)
+    values = 2 * bound + 1
+    first = values + len(opcodes)
+    steps = len(operands) - len(GIVEN) + 1
+    choices = np.zeros((steps, WORDS, first + len(operands)), bool)
+    choices[:, 0, values:first] = True
+    for step in range(steps):
+        choices[step, 1:3, first : first + len(GIVEN) + step] = True
+    choices[:, 3, :values] = True
+    return choices.reshape(steps * WORDS, -1)
+
+
+def pipeline_commands(program: Program, tokens: Sequence[int] | Array) -> list[str]:
+    """A pipeline's prompt as text, as `pipeline_prompt` reads it.
+
+    Args:
+      program: the pipeline.
+      tokens: ids, those of the commands first.
+
+    Returns:
+      A command a step.
+
+    Raises:
+      ProgramError: it is another program, or the tokens are no commands.
+
+    Example:
+      print(lsrl.programs.pipeline_commands(program, prompt))
+    """
+    choices = pipeline_choices(program)
+    names = cast(Token, next(iter(program.inputs.values()))).names or ()
+    told = np.asarray(tokens)
+    fits = told.ndim == 1 and told.dtype.kind in "iu" and len(told) >= len(choices)
+    told = told[: len(choices)]
+    if not fits or told.min() < 0 or told.max() >= len(names):
+        raise ProgramError(
+            f"tokens: expected {len(choices)} ids or more from 0 to {len(names) - 1}, got "
+            f"{tokens!r:.100}"
+        )
+    for place, token in enumerate(told):
+        if not choices[place, token]:
+            raise ProgramError(f"tokens: {names[token]!r} may not be at place {place} of a prompt")
+    words = [names[token] for token in told]
+    return [" ".join(words[at : at + WORDS]) for at in range(0, len(words), WORDS)]
+
+
 def _few(words: Sequence[str]) -> str:
     return ", ".join(words) if len(words) <= 40 else f"{words[0]} to {words[-1]}"
 

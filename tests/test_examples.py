@@ -21,6 +21,8 @@ FOUND = {
                         r"^  prefilled, its cache equal\n  cached               equal$"),
                        ("golden/after_17.safetensors",)),
     "compiled_inside": ((r"^4 routines, exact: True$", r"^right at 1,000 tokens: 20 of 20$"), ()),
+    "three_ways": ((r"^exact: True$", r"(?s)(by hand .* right on 100 of 100 .*by gradient .* right "
+                    r"on 100 of 100 .*){3}"), ()),
     "1_first_program": ((r"^exact +yes, up to 200 tokens$", r"^True$",
                          r"^\( 0  \( 0  \) 0  \) 1  \( 0  \) 1  $"), ()),
     "2_in_context": ((r"^443 parameters, 66 of them", r"^50 of 50 dictionaries$"), ()),

@@ -152,16 +152,23 @@ def test_calls_of_another_library_and_floats_are_refused(library):
         host(jnp.zeros((1, 3)))
     with pytest.raises(InputError, match="expected a host with a library"):
         Host(3, 2, kind="gru", rngs=nnx.Rngs(0)).inside(jnp.zeros((1, 3), int))
-    with pytest.raises(InputError, match="it is alone"):
-        Host(3, 2, kind="gru", rngs=nnx.Rngs(0)).found(jnp.zeros((1, 3), int))
 
 
-def test_what_is_found_are_chances_of_answers_and_what_the_register_holds(library):
-    host = made(library, "gru")
-    words = jnp.asarray(asked(np.random.default_rng(3), 2, 4)[0])
-    found = host.found(words, 1.0)
-    answers, content = found[..., :4], found[..., 4:]
-    assert content.shape[-1] == len(library.names) and set(np.unique(content)) <= {0.0, 1.0}
-    held = content.sum(-1) > 0
-    np.testing.assert_allclose(answers[held].sum(-1), 1, atol=1e-5)
-    np.testing.assert_array_equal(host.logits(words, found), host(words, 1.0))
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_head_outvotes_a_call_that_is_trusted(library, kind):
+    host = made(library, kind)
+    words = jnp.asarray(asked(np.random.default_rng(3), 4, 9)[0])
+    # The second routine is held from the first token on; the head says 0, as loudly as it can.
+    gates, values = host.between.registers.gates, host.between.registers.values
+    gates["selection"].bias[...] = 10.0
+    values["selection"].bias[...] = jnp.array([0.0, 99.0])
+    host.head.bias[...] = jnp.array([1e4, 0.0, 0.0, 0.0])
+    maximum = np.maximum.accumulate(np.where(words < DIGITS, words, 0), axis=1)
+    assert maximum.any()
+    np.testing.assert_array_equal(host.exact(words).argmax(-1), maximum)
+    # Where it is not trusted, or nothing is held, the head answers.
+    host.trust[...] = jnp.array([[9.0], [-1.0]])
+    assert not host.exact(words).argmax(-1).any()
+    host.trust[...] = jnp.array([[9.0], [9.0]])
+    gates["selection"].bias[...] = -10.0
+    assert not host.exact(words).argmax(-1).any()

@@ -20,19 +20,6 @@ CELLS = ("x", "y", "one", "t", "out")
 # ---------------------------------------------------------------- prompts
 
 
-def table_is_right(program, answers):
-    """Whether prompts tell a function that has these answers."""
-    size = len(answers)
-
-    def right(ids):
-        words = np.repeat(ids["token"], size, axis=0)
-        asked = np.tile(np.arange(size)[:, None], (len(ids["token"]), 1))
-        said = program.run(np.concatenate([words, asked], axis=1))[:, -1, 0]
-        return (said.reshape(-1, size) == answers).all(1)
-
-    return right
-
-
 def test_the_table_of_a_function_is_found_from_its_answers():
     program = lsrl.programs.function_table(3, 3, 16)
     layer = lsrl.nn.CompiledLayer(program, backward="local")
@@ -40,7 +27,7 @@ def test_the_table_of_a_function_is_found_from_its_answers():
     for answers in ([2, 0, 1], [1, 1, 2]):
         prompt = lsrl.nn.Prompt(3, {"token": 3}, tries=2)
         examples = jnp.arange(3)[:, None], jnp.array(answers)
-        right = table_is_right(program, answers)
+        right = lsrl.nn.answers_right(layer, examples)
         found = lsrl.nn.improve_prompt(prompt, loss, examples, right, rounds=4)
         assert found is not None
         assert found["token"].tolist() == answers
@@ -72,6 +59,81 @@ def test_tries_are_drawn_anew():
     assert not np.array_equal(prompt()["a"], first["a"])
     prompt.restart(1)
     np.testing.assert_array_equal(prompt()["a"], first["a"])
+
+
+def test_positions_hold_what_they_may_and_nothing_else():
+    allowed = np.array([[True, True, False, False], [False, False, True, True]])
+    prompt = lsrl.nn.Prompt(2, {"token": 4, "f": 2}, tries=3, allowed={"token": allowed})
+    for seed in range(3):
+        prompt.restart(seed)
+        assert not prompt()["token"][:, ~allowed].any()
+        assert (prompt()["f"] > 0).all()
+
+    def loss(fields, _):  # what is best is not allowed
+        return -jnp.log(fields["token"][:, 0, 3] + fields["token"][:, 1, 2] + 1e-3)
+
+    found = lsrl.nn.improve_prompt(
+        prompt, loss, None, lambda ids: ids["token"][:, 1] == 2, rounds=2
+    )
+    assert found["token"][0] in (0, 1)
+    assert not prompt()["token"][:, ~allowed].any()
+    prompt.begin({"token": np.array([1, 3]), "f": np.array([0, 0])})
+    assert not prompt()["token"][:, ~allowed].any()
+    with pytest.raises(InputError, match="position 1 of 'token' may not hold 0"):
+        prompt.begin({"token": np.array([1, 0]), "f": np.array([0, 0])})
+    for wrong in (
+        {"other": allowed}, {"token": allowed[:1]}, {"token": allowed * 1},
+        {"token": np.zeros((2, 4), bool)}, [allowed],
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="Prompt: allowed"):
+            lsrl.nn.Prompt(2, {"token": 4}, allowed=wrong)
+
+
+def test_answers_at_every_token_and_promises_that_are_kept():
+    program = lsrl.programs.pipeline(steps=1, bound=3, as_token=True, max_length=16)
+    layer = lsrl.nn.CompiledLayer(program, backward="local")
+    data = np.array([[4, 3, 5], [3, 4, 3]])  # 1 0 2, 0 1 0
+    sums = np.array([[4, 4, 6], [3, 4, 4]])
+    told = {
+        "token": np.stack(
+            [lsrl.programs.pipeline_prompt(program, [said]) for said in
+             ("total x", "plus x number 1", "total number number 2")]
+        )
+    }  # fmt: skip
+    # The third comes to 4 at the second token, which is more than the bound.
+    assert lsrl.nn.answers_right(layer, (data, sums))(told).tolist() == [True, False, False]
+    last = np.where(np.arange(3) == 2, sums, -1)
+    last[1] = -1
+    for answers in (last, np.array([6, -1])):
+        right = lsrl.nn.answers_right(layer, (data, answers))
+        assert right(told).tolist() == [True, True, False]
+    fields = {"token": jax.nn.one_hot(told["token"], layer.symbols)}
+    loss = lsrl.nn.answers_loss(layer)
+    every = loss(fields, (jnp.asarray(data), jnp.asarray(sums)))
+    assert every.argmin() == 0
+    one = loss(fields, (jnp.asarray(data), jnp.asarray(last)))
+    np.testing.assert_allclose(one, loss(fields, (data[:1], sums[:1, -1])), rtol=1e-5)
+    with pytest.raises(InputError, match=r"answers \(questions,\) or \(questions, tokens\)"):
+        lsrl.nn.answers_right(layer, (data, sums[:, :2]))
+    counts = lsrl.nn.CompiledLayer(lsrl.programs.histogram(3, 8))
+    with pytest.raises(InputError, match="expected a program that gives tokens"):
+        lsrl.nn.answers_right(counts, (data, sums))
+
+
+@pytest.mark.studies
+def test_the_prompt_of_one_network_for_all_is_found_from_answers():
+    program = lsrl.programs.pipeline(steps=2, bound=7, as_token=True, max_length=32)
+    layer = lsrl.nn.CompiledLayer(program, backward="local")
+    choices = lsrl.programs.pipeline_choices(program)
+    data = np.random.default_rng(0).integers(5, 10, (30, 6))
+    before = np.pad(data[:, :-1], ((0, 0), (1, 0)), constant_values=7)
+    examples = jnp.asarray(data), jnp.asarray(np.maximum(data, before))
+    prompt = lsrl.nn.Prompt(8, {"token": layer.symbols}, allowed={"token": choices})
+    right = lsrl.nn.answers_right(layer, examples)
+    found = lsrl.nn.improve_prompt(prompt, lsrl.nn.answers_loss(layer), examples, right)
+    assert found is not None
+    commands = lsrl.programs.pipeline_commands(program, found["token"])
+    assert any("previous" in command for command in commands)
 
 
 # ---------------------------------------------------------------- straight lines

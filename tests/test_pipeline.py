@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lsrl
 from benchmarks import task_vectors
@@ -11,7 +13,7 @@ from lsrl.induction.expressions import Expression
 from lsrl.induction.operators import Operator
 from lsrl.induction.prompting import commands_of
 from lsrl.ir.evaluate import evaluate_prefixes
-from lsrl.programs import pipeline, pipeline_prompt
+from lsrl.programs import pipeline, pipeline_choices, pipeline_commands, pipeline_prompt
 from lsrl.testing.random_ops import LINEAR_OPS
 from lsrl.testing.random_programs import random_program
 from tests.strategies import inputs_of
@@ -40,6 +42,24 @@ def by_prompt(program, tasks, x):
             continue
         expected.append(candidate.program.run(x[..., None]))
     return np.concatenate(prompts), np.concatenate(expected)
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_a_prompt_is_read_as_it_is_written(steps, seed):
+    program, rng = pipeline(steps=steps, bound=5), np.random.default_rng(seed)
+    choices = pipeline_choices(program)
+    prompt = np.array([rng.choice(np.flatnonzero(row)) for row in choices])
+    commands = pipeline_commands(program, prompt)
+    assert len(commands) == steps
+    assert (pipeline_prompt(program, commands) == prompt).all()
+    # What may not be there is refused on both sides.
+    place = rng.integers(len(choices))
+    prompt[place] = rng.choice(np.flatnonzero(~choices[place]))
+    with pytest.raises(ProgramError, match=f"may not be at place {place} of a prompt"):
+        pipeline_commands(program, prompt)
+    with pytest.raises(ProgramError, match="expected"):
+        pipeline_commands(program, prompt[:-1])
 
 
 def test_every_task_is_carried_out_by_its_prompt_alone():

@@ -11,7 +11,7 @@ from lsrl.nn.layer import CompiledLayer
 from lsrl.nn.library import Library
 from lsrl.nn.lines import StraightLine
 from lsrl.nn.memory import Memory
-from lsrl.nn.prompts import Prompt, answers_loss, improve_prompt
+from lsrl.nn.prompts import Prompt, answers_loss, answers_right, improve_prompt
 from lsrl.nn.recur import Recur
 from lsrl.nn.registers import Registers
 from lsrl.nn.relabelling import Relabelling
@@ -40,6 +40,7 @@ __all__ = [
     "Task",
     "TaskBatch",
     "answers_loss",
+    "answers_right",
     "attach",
     "improve_prompt",
     "load_attached",

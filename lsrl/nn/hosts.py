@@ -22,9 +22,10 @@ from lsrl.nn.registers import Registers
 KINDS = {"llama": LlamaBlock, "mamba": MambaBlock, "gru": GRUBlock}
 # How sharply a learnt map of tokens to symbols is read.
 SHARPNESS = 4.0
-# By how much a call's answer raises its logit at first. Without it a choice is judged by what a
-# head that has learnt nothing makes of it.
-DIRECT = 2.0
+# How far a call is trusted at first, as a logit. Above 0 its answer cannot be outvoted.
+TRUST = 2.0
+# The least share that counts, so that logarithms stay finite.
+LEAST = 1e-6
 
 
 @final
@@ -33,9 +34,11 @@ class Host(nnx.Module):
 
     Tokens are embedded, the first block reads them, what a routine said is added by a learnt map,
     the second block reads all of it, and a head makes logits at every token. Of a *library* a
-    register holds the call, which the host writes, and what the call answers is also added to the
-    logits, by a learnt factor; of a *layer* the map of tokens to its symbols is learnt, too.
-    Compiled weights are frozen: train the `nnx.Param`s.
+    register holds the call, which the host writes, and what the call answers is the answer, with a
+    share that is learnt for each call; the head makes up the rest. So a call that is trusted by
+    more than half is never outvoted, however a head drifts at lengths that it never saw. Of a
+    *layer* the map of tokens to its symbols is learnt, too. Compiled weights are frozen: train the
+    `nnx.Param`s.
 
     Attributes:
       vocabulary: how many tokens there are.
@@ -113,7 +116,7 @@ class Host(nnx.Module):
         if between is not None:
             self.back = nnx.Linear(between.features, width, use_bias=False, rngs=rngs)
         if library is not None:
-            self.direct = nnx.Param(jnp.full((1, 1, 1), DIRECT))
+            self.trust = nnx.Param(jnp.full((len(chosen.calls), 1), TRUST))
 
     @property
     def calls(self) -> Calls | None:
@@ -128,8 +131,8 @@ class Host(nnx.Module):
         Args:
           tokens: ids (batch, time).
           hardness: by how much registers hold what they would if they were written wholly or not
-            at all, in values and not in derivatives. Raised from 0 to 1 while one trains, it leaves
-            no gate half shut.
+            at all, in values and not in derivatives; more than 1 is 1. Raised from 0 while one
+            trains, it leaves no gate half shut.
 
         Returns:
           (batch, time, answers).
@@ -137,32 +140,12 @@ class Host(nnx.Module):
         Raises:
           InputError: tokens of another shape.
         """
+        self._check(tokens)
+        found = None
         if self.between is not None:
-            return self.logits(tokens, self.found(tokens, hardness))
-        self._check(tokens)
-        return self.logits(tokens)
-
-    def found(self, tokens: jax.Array, hardness: jax.Array | float = 0.0) -> jax.Array:
-        """What is found between the blocks while one trains, as `logits` takes it.
-
-        A loss on a library's answers themselves keeps a host from learning by heart, for the
-        lengths that it sees, what a routine does at any length.
-
-        Args:
-          tokens: ids (batch, time).
-          hardness: as in a call.
-
-        Returns:
-          (batch, time, features): of a library the chances of its answers, then what the register
-          holds; of a layer its expected output.
-
-        Raises:
-          InputError: tokens of another shape, or a host alone.
-        """
-        self._check(tokens)
-        if self.between is None:
-            raise InputError("Host.found: expected a host with a library or a layer; it is alone")
-        return self.between.soft(tokens, self._states(tokens), jnp.float32(hardness))
+            hardness = jnp.minimum(jnp.float32(hardness), 1.0)
+            found = self.between.soft(tokens, self._states(tokens), hardness)
+        return self.logits(tokens, found)
 
     def exact(self, tokens: jax.Array) -> jax.Array:
         """Logits, where registers are hard and routines run as their certified network.
@@ -187,11 +170,11 @@ class Host(nnx.Module):
 
         Args:
           tokens: ids (batch, time).
-          found: of a library the answer of the call, and the register's content behind it; of a
-            layer its output.
+          found: of a library the shares of the call's answers, and the register's content behind
+            them; of a layer its output.
 
         Returns:
-          (batch, time, answers).
+          (batch, time, answers); with a library logarithms of shares.
         """
         state = self.blocks[0](self.embedding(tokens))
         if found is None:
@@ -199,9 +182,13 @@ class Host(nnx.Module):
         logits = self.head(self.norm(self.blocks[1](state + self.back(found))))
         if self.calls is None:
             return logits
-        said = found[..., : min(self.calls.num_answers, self.answers)]
+        said, content = jnp.split(found, [self.calls.num_answers], axis=-1)
+        said = said[..., : self.answers]
         room = ((0, 0), (0, 0), (0, self.answers - said.shape[-1]))
-        return logits + self.direct[...] * jnp.pad(said, room)
+        held = jnp.maximum(content.sum(-1, keepdims=True), LEAST)
+        said = content @ jax.nn.sigmoid(self.trust[...]) * jnp.pad(said, room) / held
+        own = (1 - said.sum(-1, keepdims=True)) * jax.nn.softmax(logits)
+        return jnp.log(said + own + LEAST)
 
     def inside(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the register holds and the library is given, hard, at each token.

@@ -11,8 +11,9 @@ import optax
 from flax import nnx
 
 from lsrl import arguments
-from lsrl.errors import InputError
+from lsrl.errors import InputError, PromiseError
 from lsrl.ir.numbers import Array
+from lsrl.nn.frozen import FrozenParam
 from lsrl.nn.layer import CompiledLayer
 
 # Of what is drawn at first: far from even, so that the tries of a round differ.
@@ -25,6 +26,8 @@ LOOK, UNDECIDED = 10, 0.3
 NEAR = 2.0
 # Of a chance whose logarithm is taken.
 SMALLEST = 1e-3
+# The logit of what a position may not hold: its chance is 0, and so is its derivative.
+NEVER = -1e9
 # Distributions by field, (tries, length, size).
 Fields: TypeAlias = Mapping[str, jax.Array]
 # From fields and examples to the loss of each try, (tries,).
@@ -40,6 +43,7 @@ class Prompt(nnx.Module):
       length: positions.
       tries: prompts side by side.
       logits: (tries, length, size) by field, `nnx.Param`s.
+      allowed: what each position may hold, (length, size) bool by field, `FrozenParam`s.
 
     Example:
       prompt = lsrl.nn.Prompt(2, {"token": 3}, tries=4)
@@ -47,7 +51,12 @@ class Prompt(nnx.Module):
     """
 
     def __init__(
-        self, length: int, sizes: Mapping[str, int], tries: int = 16, seed: int = 0
+        self,
+        length: int,
+        sizes: Mapping[str, int],
+        tries: int = 16,
+        seed: int = 0,
+        allowed: Mapping[str, Array] | None = None,
     ) -> None:
         """Draw what to begin with.
 
@@ -56,9 +65,11 @@ class Prompt(nnx.Module):
           sizes: values of each field, by name.
           tries: prompts side by side.
           seed: of the draws.
+          allowed: what each position may hold, (length, size) bool by field, such as
+            `lsrl.programs.pipeline_choices` of a pipeline; all values of fields that it lacks.
 
         Raises:
-          InputError: no fields, or an argument is out of range.
+          InputError: no fields, an argument is out of range, or a position may hold nothing.
         """
         self.length = arguments.count("Prompt: length", length)
         self.tries = arguments.count("Prompt: tries", tries)
@@ -70,6 +81,10 @@ class Prompt(nnx.Module):
         self.sizes = {
             name: arguments.count(f"Prompt: size of {name!r}", size) for name, size in sizes.items()
         }
+        may = self._allowed({} if allowed is None else allowed)
+        self.allowed: nnx.Dict[FrozenParam[jax.Array]] = nnx.Dict(
+            {name: FrozenParam(jnp.asarray(held)) for name, held in may.items()}
+        )
         self.logits: nnx.Dict[nnx.Param[jax.Array]] = nnx.Dict(
             {name: nnx.Param(value) for name, value in self._drawn(seed).items()}
         )
@@ -103,15 +118,43 @@ class Prompt(nnx.Module):
                     f"Prompt.begin: expected {self.length} ints from 0 to {size - 1} for {name!r}, "
                     f"got {arguments.shown(known.tolist())}"
                 )
+            held = np.asarray(self.allowed[name][...])[np.arange(self.length), known]
+            if not held.all():
+                place = int(held.argmin())
+                raise InputError(
+                    f"Prompt.begin: position {place} of {name!r} may not hold {known[place]}"
+                )
             self.logits[name][...] = drawn[name] + AHEAD * jax.nn.one_hot(known, size)[None]
 
     def _drawn(self, seed: int) -> dict[str, jax.Array]:
         rng = np.random.default_rng(arguments.count("Prompt: seed", seed, 0))
         shape = (self.tries, self.length)
         return {
-            name: jnp.asarray(rng.normal(0, SPREAD, (*shape, size)), jnp.float32)
+            name: jnp.where(
+                self.allowed[name][...],
+                jnp.asarray(rng.normal(0, SPREAD, (*shape, size)), jnp.float32),
+                NEVER,
+            )
             for name, size in self.sizes.items()
         }
+
+    def _allowed(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        if not isinstance(given, Mapping) or not set(given) <= set(self.sizes):
+            raise InputError(
+                f"Prompt: allowed: expected arrays by field, of {', '.join(self.sizes)}, got "
+                f"{arguments.shown(given)}"
+            )
+        found = {}
+        for name, size in self.sizes.items():
+            shape = (self.length, size)
+            held = np.asarray(given.get(name, np.ones(shape, bool)))
+            if held.shape != shape or held.dtype != bool or not held.any(axis=1).all():
+                raise InputError(
+                    f"Prompt: allowed: expected {shape} bool for {name!r}, in each row one that is "
+                    f"true, got {held.dtype} of shape {held.shape}"
+                )
+            found[name] = held
+        return found
 
     def __call__(self) -> dict[str, jax.Array]:
         """The distributions, (tries, length, size) by field."""
@@ -237,8 +280,8 @@ def answers_loss(layer: CompiledLayer, field: str = "token") -> Loss:
       field: of the prompt, whose values are tokens.
 
     Returns:
-      A function of fields and (questions, answers), ids of shape (questions, tokens) and
-      (questions,): the answer is what is said at a question's last token.
+      A function of fields and (questions, answers), ids of shape (questions, tokens), and what is
+      to be said at each of their tokens, -1 where it doesn't matter; or (questions,), at the last.
 
     Raises:
       InputError: the program gives no tokens.
@@ -247,12 +290,7 @@ def answers_loss(layer: CompiledLayer, field: str = "token") -> Loss:
       loss = lsrl.nn.answers_loss(layer)
       print(loss(prompt(), (np.array([[0]]), np.array([2]))).shape)
     """
-    arguments.instance("answers_loss", layer, CompiledLayer, "lsrl.nn.CompiledLayer", InputError)
-    if not layer.gives_symbols:
-        raise InputError(
-            f"answers_loss: expected a program that gives tokens, got {layer.model.program!r}; "
-            "annotate it with -> lsrl.Token(n)"
-        )
+    _gives_tokens("answers_loss", layer)
     symbols = jnp.arange(layer.features, dtype=jnp.float32)
 
     def loss(fields: Fields, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -262,12 +300,75 @@ def answers_loss(layer: CompiledLayer, field: str = "token") -> Loss:
         read = jax.nn.one_hot(questions, layer.symbols, dtype=prompt.dtype)
         read = jnp.broadcast_to(read[None], (tries, *read.shape))
         p = jnp.concatenate([told, read], axis=2).reshape(tries * asked, -1, layer.symbols)
-        said = layer.expected(p)[:, -1].reshape(tries, asked, -1)
+        if answers.ndim == 1:
+            answers = answers[:, None]
+        due = (answers >= 0).astype(prompt.dtype)
+        said = layer.expected(p)[:, -answers.shape[1] :]
+        said = said.reshape(tries, *answers.shape, -1)
         if layer.backward == "automaton":
             chances = jnp.log(said + SMALLEST)
         else:
-            away = (said @ symbols)[..., None] - symbols[None, None]
+            away = (said @ symbols)[..., None] - symbols[None, None, None]
             chances = jax.nn.log_softmax(-NEAR * away**2)
-        return -jnp.take_along_axis(chances, answers[None, :, None], axis=2).mean((1, 2))
+        right = jnp.take_along_axis(chances, jnp.maximum(answers, 0)[None, ..., None], axis=3)
+        return -(due[None] * right[..., 0]).sum((1, 2)) / due.sum()
 
     return loss
+
+
+def answers_right(
+    layer: CompiledLayer, examples: tuple[Array, Array], field: str = "token"
+) -> Callable[[Mapping[str, Array]], Array]:
+    """Whether prompts make a routine answer as examples say: by the reference evaluator.
+
+    A prompt that breaks a promise of the program is not right.
+
+    Args:
+      layer: of a program that gives tokens.
+      examples: questions and answers, as the loss of `answers_loss` takes them.
+      field: of the prompt, whose values are tokens.
+
+    Returns:
+      A function of values, (tries, length) by field, to (tries,) bool: `right` of
+      `improve_prompt`.
+
+    Raises:
+      InputError: the program gives no tokens, or examples of other shapes.
+
+    Example:
+      right = lsrl.nn.answers_right(layer, (np.array([[0]]), np.array([2])))
+      print(right({"token": np.array([[0, 1], [1, 1]])}))
+    """
+    _gives_tokens("answers_right", layer)
+    questions, answers = (np.asarray(each) for each in examples)
+    if questions.ndim != 2 or answers.shape not in (questions.shape[:1], questions.shape):
+        raise InputError(
+            "answers_right: expected questions (questions, tokens), and answers (questions,) or "
+            f"(questions, tokens), got shapes {questions.shape} and {answers.shape}"
+        )
+    answers = answers.reshape(len(answers), -1)
+    program = layer.model.program
+
+    def right(ids: Mapping[str, Array]) -> Array:
+        found = []
+        for prompt in np.asarray(ids[field]):
+            told = np.broadcast_to(prompt, (len(questions), len(prompt)))
+            try:
+                said = program.run(np.concatenate([told, questions], axis=1))[..., 0]
+            except PromiseError:
+                found.append(False)
+            else:
+                alike = said[:, -answers.shape[1] :] == answers
+                found.append(bool((alike | (answers < 0)).all()))
+        return np.array(found)
+
+    return right
+
+
+def _gives_tokens(what: str, layer: CompiledLayer) -> None:
+    arguments.instance(what, layer, CompiledLayer, "lsrl.nn.CompiledLayer", InputError)
+    if not layer.gives_symbols:
+        raise InputError(
+            f"{what}: expected a program that gives tokens, got {layer.model.program!r}; "
+            "annotate it with -> lsrl.Token(n)"
+        )
