@@ -186,8 +186,8 @@ def drawn_task(
         for step in range(steps):
             # In its place a number on, or what the step before it made.
             less = [*commands[:step], "keep x" if step == 0 else f"keep r_{step}"]
-            less = lsrl.programs.pipeline_prompt(program, [*less, *commands[step + 1 :]])
-            said = said_by(program, less, data)
+            without = lsrl.programs.pipeline_prompt(program, [*less, *commands[step + 1 :]])
+            said = said_by(program, without, data)
             if said is not None and (said == answers).all():
                 break
         else:
