@@ -25,13 +25,15 @@ class Halting:
     It reads a symbol: how far the counter of steps is from its argument, from -reach to reach and
     no further, or what a register holds. "compiled" halts where the distance is 0, or where the
     register holds `symbol`. "ponder" has a chance of halting for each symbol, a parameter to be
-    learnt (PonderNet, Banino et al. 2021): the output is the mixture of those of all depths.
+    learnt: the output is the mixture of those of all depths.
 
     Attributes:
       kind: "compiled" or "ponder".
       register: that it reads; None for the counter.
       symbol: at which a compiled one halts, of a register.
       reach: of the counter.
+
+    Source: of "ponder", Banino et al. (2021), "PonderNet: Learning to Ponder".
 
     Example:
       print(lsrl.nn.Halting().kind, lsrl.nn.Halting("ponder").counts)

@@ -16,13 +16,14 @@ class Memory(nnx.Module):
     """A table of cells, each a distribution over symbols.
 
     What is read is the expected content; a write leaves a cell as it was by as much as the address
-    is another (Graves et al. 2014, section 3.2, with an erase vector of ones). Where addresses,
-    values and gates are one-hot or 0 and 1 it is a table, to the bit.
+    is another. Where addresses, values and gates are one-hot or 0 and 1 it is a table, to the bit.
 
     Attributes:
       cells: how many.
       symbols: that a cell may hold.
       initial: what each holds at first.
+
+    Source: Graves et al. (2014), "Neural Turing Machines", section 3.2, with an erase vector of ones.
 
     Example:
       memory = lsrl.nn.Memory(4, 3)

@@ -177,7 +177,7 @@ def improve_prompt(
     begin: Mapping[str, Array] | None = None,
     cost: Callable[[Mapping[str, Array]], Array] | None = None,
 ) -> dict[str, Array] | None:
-    """Find a prompt by gradient, from what the program is to answer (Bunel et al. 2016).
+    """Find a prompt by gradient, from what the program is to answer.
 
     A round begins anew and goes down the loss, to which a cost of undecided fields is added that
     grows. Every few updates the likeliest prompts are tried out.
@@ -202,6 +202,8 @@ def improve_prompt(
 
     Raises:
       InputError: an argument makes no sense.
+
+    Source: Bunel et al. (2016), "Adaptive Neural Compilation".
 
     Example:
       def right(values):

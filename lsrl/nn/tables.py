@@ -111,7 +111,7 @@ class MooreTable:
 def routine_table(
     program: Program, *, most: int = MOST_STATES, tokens: int = TOKENS, seed: int = 0
 ) -> MooreTable:
-    """The smallest machine that does what a program does (Angluin 1987, Moore 1956).
+    """The smallest machine that does what a program does.
 
     It is found by asking the reference evaluator, and compared with it on words of so many tokens:
     random ones, and behind every transition some that begin with it. So it is verified, and not
@@ -126,6 +126,9 @@ def routine_table(
     Raises:
       NoMachineError: no machine of so many states does the same.
       InputError: the program has other inputs, or keeps its promises on some words only.
+
+    Source: Angluin (1987), "Learning Regular Sets from Queries and Counterexamples"; machines are
+    those of Moore (1956).
 
     Example:
       print(lsrl.nn.routine_table(lsrl.programs.modular_sum(3, 64)).states)
