@@ -23,7 +23,8 @@ class Memory(nnx.Module):
       symbols: that a cell may hold.
       initial: what each holds at first.
 
-    Source: Graves et al. (2014), "Neural Turing Machines", section 3.2, with an erase vector of ones.
+    Source: Graves et al. (2014), "Neural Turing Machines", section 3.2, with an erase vector of
+    ones.
 
     Example:
       memory = lsrl.nn.Memory(4, 3)
