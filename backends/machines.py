@@ -24,7 +24,7 @@ from lsrl.backends.records import (
     edge_of,
     records,
 )
-from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Units, shortened
+from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Stack, shortened, units_of
 from lsrl.ir.numbers import Array
 
 if TYPE_CHECKING:
@@ -42,18 +42,20 @@ class Wired:
     """Units with their edges as the engine takes them, which machines share.
 
     Attributes:
-      units: that they are of, without those that hand on what another one shows.
+      units: of the network, without those that hand on what another one shows.
       engine: the module.
       dtype: of the network.
       number: of what it gives.
       gates: drives of a unit.
     """
 
-    def __init__(self, units: Units, dtype: str, engine: ModuleType | None = None) -> None:
-        """Of a network's units, for an engine; the installed one if None."""
+    def __init__(self, stack: Stack, dtype: str, engine: ModuleType | None = None) -> None:
+        """Of a network, for an engine; the installed one if None."""
+        whole = units_of(stack)
+        units = shortened(whole)
         sweeps = importlib.import_module("lsrl.backends.sweeps")
-        self._whole = units if sweeps.possible(units) else None
-        units = shortened(units)
+        self._whole = whole if sweeps.possible(whole) else None
+        del whole  # a large one is of no more use, and takes room
         self.units, self.dtype = units, dtype
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
@@ -171,13 +173,14 @@ class Wired:
     ) -> tuple[tuple[Any, Array, Array], tuple[Any, Array, Array]]:
         """Edges one by one, and `many` or more at once: each with where a unit's begin and end."""
         count = self.units.count
-        found = matrix.tocoo()
+        found = matrix.tocoo(copy=False)
         unit, gate = np.divmod(found.col, GATES)
         turned = (self.units.kinds[unit] == GRU) & (gate < TURNED)
         weights = np.where(turned, -found.data, found.data)
-        to = gate * count + unit
-        order = np.lexsort((to, found.row))
-        source, to, weights = found.row[order], to[order], weights[order]
+        entries = weights, gate * count + unit, matrix.indptr
+        ordered = sparse.csr_array(entries, matrix.shape)
+        ordered.sort_indices()
+        source, to, weights = found.row, ordered.indices, ordered.data
         begins = np.ones(len(to), bool)
         same = (np.diff(source) == 0) & (np.diff(to) == 1) & (np.diff(weights) == 0)
         begins[1:] = ~same

@@ -28,7 +28,7 @@ GAIN = 8
 # more than so many.
 ALIKE, MOST_READ = 0.25, 128
 # Pairs of sources that are looked at together.
-PAIRS = 1 << 18
+PAIRS = 1 << 16
 
 
 class Cell(NamedTuple):
@@ -261,7 +261,8 @@ def csr(matrix: object) -> sparse.csr_array:
     """As csr of float64, without zeros, each entry once, in order."""
     if isinstance(matrix, np.ndarray):
         matrix = np.asarray(matrix, np.float64)
-    found = sparse.csr_array(matrix).astype(np.float64)
+    own = isinstance(matrix, sparse.csr_array)
+    found = sparse.csr_array(matrix, dtype=np.float64, copy=own)
     found.sum_duplicates()
     found.eliminate_zeros()
     return found
@@ -413,7 +414,7 @@ def shortened(units: Units) -> Units:
     So a value that a network carries over many layers is looked at once. Weights are powers of two,
     so that products of them are exact.
     """
-    count, edges, later = units.count, units.forward.tocoo(), units.back.tocoo()
+    count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
     read = edges.col // GATES
     one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
     # What the next token reads of a unit is part of the state, which the other one's may not tell.
@@ -441,16 +442,16 @@ def shortened(units: Units) -> Units:
         scale[q] *= scale[s]
     if kept.all():
         return units
-    left, number = int(kept.sum()), np.empty(count, int)
+    left, number = int(kept.sum()), np.empty(count, np.int32)
     number[kept], number[~kept] = np.arange(left), np.arange(left, count)
-    bias = units.bias.copy()
+    root, bias = number[source], units.bias.copy()
 
     def moved(matrix: sparse.coo_array) -> sparse.csr_array:
-        unit, gate = np.divmod(matrix.col, GATES)
-        own = kept[unit]
-        row, unit, gate, data = matrix.row[own], unit[own], gate[own], matrix.data[own]
-        np.add.at(bias, (unit, gate), data * offset[row])
-        place = number[source[row]], GATES * number[unit] + gate
+        known = kept[matrix.col // GATES]
+        row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
+        of = np.flatnonzero(offset[row])
+        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
+        place = root[row], GATES * number[column // GATES] + column % GATES
         return csr(sparse.coo_array((data * scale[row], place), (left, GATES * left)))
 
     forward, back = moved(edges), moved(later)
@@ -466,7 +467,7 @@ def shortened(units: Units) -> Units:
         int(number[units.readout]),
         units.outputs,
         units.cells,
-        Handed(number[source[~kept]], scale[~kept], offset[~kept]),
+        Handed(root[~kept], scale[~kept], offset[~kept]),
     )
 
 
