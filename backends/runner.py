@@ -318,8 +318,11 @@ class EventEngine(Engine[list[Machine]]):
         """Machines at a network's state, arrays (batch, ...)."""
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(hidden)]
         found: list[Machine] = []
+        axes = [tuple(range(1, leaf.ndim)) for leaf in leaves]
+        pairs = zip(leaves, axes, strict=True)
+        same = np.all([(leaf[1:] == leaf[:-1]).all(axis=rest) for leaf, rest in pairs], axis=0)
         for number, own in enumerate(zip(*leaves, strict=True)):
-            if number and all(np.array_equal(leaf[number - 1], leaf[number]) for leaf in leaves):
+            if number and same[number - 1]:
                 found.append(found[-1].copy())
             else:
                 found.append(Machine(self._wired, own))
