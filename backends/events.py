@@ -5,10 +5,12 @@ it is not. So records are those of numba's arrays, or objects with the same attr
 arrays or lists of numbers, of two axes lists of lists.
 
 A unit has up to four drives. Drives lie gate by gate, so that of unit q and gate g is number
-g * units + q; those of a network without gates are numbered as its units. A drive is float64: a
-change of a float32 value may have a bit more than float32 holds. Of each drive there is a bar: its
-unit is listed, to be looked at, when the drive comes to lie above it. So the bar of a shut ReLU is
-0, that of what no drive can change yet is infinite, and so are those of a unit that is listed.
+g * units + q; those of a network without gates are numbered as its units. What an edge touches of
+a drive is one record: the drive, and its bar. A drive is float64: a change of a float32 value may
+have a bit more than float32 holds. The drive's unit is listed, to be looked at, when the drive
+comes to lie above the bar. So the bar of a shut ReLU is 0, that of what no drive can change yet is
+infinite, and so are those of a unit that is listed. Of a unit's first drive the record also holds
+what the unit shows.
 """
 
 import math
@@ -75,105 +77,45 @@ def tanh(x: float) -> float:
 
 
 @part
-def put(owner: Any, units: Any, bars: Any, waiting: Any, ends: Any) -> None:
-    """List the unit that owns a drive."""
-    q = owner.unit
-    bars[q] = NEVER
-    if len(bars) > len(units):
-        for gate in range(1, GATES):
-            bars[gate * len(units) + q] = NEVER
-    s = owner.stage
-    place = ends[s]
-    waiting[place] = q
-    ends[s] = place + 1
+def shut(q: int, drives: Any, count: int) -> None:
+    """No drive of a unit can list it any more."""
+    for gate in range(GATES):
+        drives[gate * count + q].bar = NEVER
 
 
 @part
-def push(
-    change: float, first: int, last: int, edges: Any, drives: Any, bars: Any, owners: Any,
-    units: Any, waiting: Any, ends: Any,
-) -> None:  # fmt: skip
-    """Pass a change on along edges."""
-    for k in range(first, last):
-        e = edges[k]
-        to = e.to
-        drive = drives[to] + e.weight * change
-        drives[to] = drive
-        if drive > bars[to]:
-            put(owners[to], units, bars, waiting, ends)
-
-
-@part
-def push_alike(
-    change: float, first: int, last: int, alike: Any, drives: Any, bars: Any, owners: Any,
-    units: Any, waiting: Any, ends: Any,
-) -> None:  # fmt: skip
-    """Pass a change on along edges of one weight to drives on end, which processors do abreast."""
-    for k in range(first, last):
-        e = alike[k]
-        by = e.weight * change
-        above = 0
-        for to in range(e.to, e.end):
-            drive = drives[to] + by
-            drives[to] = drive
-            above += drive > bars[to]
-        if above:
-            for to in range(e.to, e.end):
-                if drives[to] > bars[to]:
-                    put(owners[to], units, bars, waiting, ends)
-
-
-@part
-def push_back(
-    change: float, first: int, last: int, edges: Any, drives: Any, bars: Any, owners: Any,
-    units: Any, waiting: Any, ends: Any, before: Any, at: Any, clock: float,
-) -> None:  # fmt: skip
-    """Pass a change on for the next token; what linear units were driven by before is kept."""
-    for k in range(first, last):
-        e = edges[k]
-        to = e.to
-        drive = drives[to]
-        if at[to] != clock:
-            at[to] = clock
-            before[to] = drive
-        drive += e.weight * change
-        drives[to] = drive
-        if drive > bars[to]:
-            put(owners[to], units, bars, waiting, ends)
-
-
-@part
-def enter(shown: Any, slots: Any, x: Any, who: Any, by: Any) -> int:
-    """Read one token: ids and entries of vectors, a slot each; returns how many units change."""
-    m = 0
+def enter(drives: Any, slots: Any, x: Any, changes: Any, last: int) -> int:
+    """Read one token: ids and entries of vectors, a slot each; returns where changes end."""
     for k in range(len(slots)):
         slot = slots[k]
         q = slot.first
         if slot.token:
             q += int(x[k])
             if q != slot.held:
-                shown[slot.held] = 0
-                who[m] = slot.held
-                by[m] = -1.0
-                shown[q] = 1
-                who[m + 1] = q
-                by[m + 1] = 1.0
-                m += 2
+                c = changes[last]
+                c.unit = slot.held
+                c.by = -1.0
+                c = changes[last + 1]
+                c.unit = q
+                c.by = 1.0
+                last += 2
+                drives[slot.held].shown = 0
+                drives[q].shown = 1
                 slot.held = q
         else:
-            d = x[k] - shown[q]
+            o = drives[q]
+            d = x[k] - o.shown
             if d != 0:
-                shown[q] = x[k]
-                who[m] = q
-                by[m] = d
-                m += 1
-    return m
+                o.shown = x[k]
+                c = changes[last]
+                c.unit = q
+                c.by = d
+                last += 1
+    return last
 
 
 @part
-def gated(
-    q: int, kind: int, shut: bool, drives: Any, bars: Any, shown: Any, held: Any, count: int
-) -> bool:
+def gated(q: int, kind: int, shut: bool, drives: Any, held: Any, count: int) -> bool:
     """Look at a unit of several drives: what it shows, and its bars; whether it goes on by itself.
 
     Args:
@@ -181,34 +123,34 @@ def gated(
       kind: of it.
       shut: whether it is of no use to look at it while its output gate is shut.
       drives: of all units; the gates' of a GRU's unit have their sign turned.
-      bars: of all drives.
-      shown: by all units.
       held: by all units.
       count: of units.
     """
-    a = drives[q]
-    b = drives[q + count]
+    one = drives[q]
+    two = drives[q + count]
+    a = one.drive
+    b = two.drive
     bar_a = bar_b = bar_c = bar_d = -NEVER
     on = False
     if kind == PRODUCT:
-        shown[q] = a * b
+        one.shown = a * b
     else:
-        c = drives[q + 2 * count]
-        d = drives[q + 3 * count]
+        c = drives[q + 2 * count].drive
+        d = drives[q + 3 * count].drive
         if kind == LSTM:
             old = held[q]
             held[q] = sigmoid(b) * old + sigmoid(a) * tanh(c)
-            shown[q] = sigmoid(d) * tanh(held[q])
+            one.shown = sigmoid(d) * tanh(held[q])
             # What it holds goes on from itself, though no drive changes.
             on = held[q] != old and b > SHUT
-            if shut and d <= SHUT and shown[q] == 0:
+            if shut and d <= SHUT and one.shown == 0:
                 bar_a = bar_b = bar_c = NEVER
                 bar_d = SHUT
         else:
-            old = shown[q]
+            old = one.shown
             z = sigmoid(-b)
-            shown[q] = (1.0 - z) * tanh(c + sigmoid(-a) * d) + z * old
-            on = shown[q] != old and -OPEN < b < -SHUT
+            one.shown = (1.0 - z) * tanh(c + sigmoid(-a) * d) + z * old
+            on = one.shown != old and -OPEN < b < -SHUT
             if b <= -OPEN:
                 bar_a = bar_c = bar_d = NEVER
                 bar_b = -OPEN
@@ -218,122 +160,164 @@ def gated(
                 bar_d = NEVER
     if on:
         bar_a = bar_b = bar_c = bar_d = NEVER
-    bars[q] = bar_a
-    bars[q + count] = bar_b
-    bars[q + 2 * count] = bar_c
-    bars[q + 3 * count] = bar_d
+    one.bar = bar_a
+    two.bar = bar_b
+    drives[q + 2 * count].bar = bar_c
+    drives[q + 3 * count].bar = bar_d
     return on
 
 
 @part
 def step(
-    cells: bool, clock: float, starts: Any, units: Any, forward: Any, alike: Any, back: Any,
-    owners: Any, drives: Any, bars: Any, shown: Any, held: Any, before: Any, at: Any, waiting: Any,
-    ends: Any, who: Any, by: Any, slots: Any, x: Any,
+    clock: float, starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any,
+    drives: Any, held: Any, kept: Any, waiting: Any, ends: Any, changes: Any, slots: Any, x: Any,
 ) -> int:  # fmt: skip
     """Run one token; returns how many units were looked at."""
     work = 0
-    room = len(who)
     count = len(units)
-    for i in range(enter(shown, slots, x, who, by)):
-        u = units[who[i]]
-        push(by[i], u.first, u.last, forward, drives, bars, owners, units, waiting, ends)
-        push_alike(
-            by[i], u.first_alike, u.last_alike, alike, drives, bars, owners, units, waiting, ends
-        )
-    for s in range(len(starts) - 1):
-        first = starts[s]
-        last = ends[s]
-        if first == last:
-            continue
-        work += last - first
-        # What has fallen is passed on first, so that few units open for a moment only.
-        fallen = 0
-        risen = room
-        again = first
+    linear = len(kept) > 0
+    several = len(drives) > count
+    # What has fallen is passed on first, so that few units open for a moment only: it lies before
+    # the middle, what has risen behind it.
+    middle = len(changes) // 2
+    first = middle
+    last = enter(drives, slots, x, changes, middle)
+    for s in range(len(starts)):
         for i in range(first, last):
+            c = changes[i]
+            change = c.by
+            u = units[c.unit]
+            # To list a unit is written out, since a call takes as long in plain Python.
+            for k in range(u.first, u.last):
+                e = forward[k]
+                to = e.to
+                o = drives[to]
+                drive = o.drive + e.weight * change
+                o.drive = drive
+                if drive > o.bar:
+                    o.bar = NEVER
+                    owner = owners[to]
+                    if several:
+                        shut(owner.unit, drives, count)
+                    g = owner.stage
+                    place = ends[g]
+                    waiting[place] = owner.unit
+                    ends[g] = place + 1
+            if u.last_alike > u.first_alike:
+                for k in range(u.first_alike, u.last_alike):
+                    r = alike[k]
+                    by = r.weight * change
+                    for to in range(r.to, r.end):
+                        o = drives[to]
+                        drive = o.drive + by
+                        o.drive = drive
+                        if drive > o.bar:
+                            o.bar = NEVER
+                            owner = owners[to]
+                            if several:
+                                shut(owner.unit, drives, count)
+                            g = owner.stage
+                            place = ends[g]
+                            waiting[place] = owner.unit
+                            ends[g] = place + 1
+            if u.last_back > u.first_back:
+                for k in range(u.first_back, u.last_back):
+                    e = back[k]
+                    to = e.to
+                    o = drives[to]
+                    drive = o.drive
+                    # What linear units were driven by before is kept.
+                    if linear and kept[to].at != clock:
+                        kept[to].at = clock
+                        kept[to].before = drive
+                    drive += e.weight * change
+                    o.drive = drive
+                    if drive > o.bar:
+                        o.bar = NEVER
+                        owner = owners[to]
+                        if several:
+                            shut(owner.unit, drives, count)
+                        g = owner.stage
+                        place = ends[g]
+                        waiting[place] = owner.unit
+                        ends[g] = place + 1
+        begin = starts[s]
+        end = ends[s]
+        first = last = middle
+        if begin == end:
+            continue
+        work += end - begin
+        again = begin
+        kind = units[begin].kind  # of all units of the stage
+        for i in range(begin, end):
             q = waiting[i]
-            u = units[q]
-            old = shown[q] + 0.0
-            if u.kind == LINEAR:
-                drive = drives[q]
-                if drive > u.low:
-                    shown[q] = drive
+            o = drives[q]
+            # What is passed on is what the unit shows, which has been rounded to its dtype.
+            old = o.shown + 0.0
+            if kind == LINEAR:
+                low = units[q].low
+                drive = o.drive
+                if drive > low:
+                    o.shown = drive
+                    o.bar = -NEVER if drive != 0 else low
                 else:
-                    shown[q] = 0
-                bars[q] = -NEVER if shown[q] != 0 else u.low
-            elif gated(q, u.kind, u.low == 0, drives, bars, shown, held, count):
+                    o.shown = 0.0
+                    o.bar = low
+            elif gated(q, kind, units[q].low == 0, drives, held, count):
                 waiting[again] = q
                 again += 1
-            # What is passed on is what the unit shows, which has been rounded to its dtype.
-            d = shown[q] - old
+            d = o.shown - old
             if d < 0:
-                who[fallen] = q
-                by[fallen] = d
-                fallen += 1
+                first -= 1
+                c = changes[first]
+                c.unit = q
+                c.by = d
             elif d > 0:
-                risen -= 1
-                who[risen] = q
-                by[risen] = d
+                c = changes[last]
+                c.unit = q
+                c.by = d
+                last += 1
         ends[s] = again
-        for j in range(fallen + room - risen):
-            i = j if j < fallen else j - fallen + risen
-            u = units[who[i]]
-            push(by[i], u.first, u.last, forward, drives, bars, owners, units, waiting, ends)
-            if u.last_alike > u.first_alike:
-                push_alike(
-                    by[i], u.first_alike, u.last_alike, alike, drives, bars, owners, units,
-                    waiting, ends,
-                )  # fmt: skip
-            if u.last_back == u.first_back:
-                continue
-            if cells:
-                push(
-                    by[i], u.first_back, u.last_back, back, drives, bars, owners, units, waiting,
-                    ends,
-                )  # fmt: skip
-            else:
-                push_back(
-                    by[i], u.first_back, u.last_back, back, drives, bars, owners, units, waiting,
-                    ends, before, at, clock,
-                )  # fmt: skip
     return work
 
 
 @compiled
-def collect(driven: Any, kept: Any, which: Any, last: float, row: Any) -> None:
-    """Put into a row what linear units were driven by at a token, fed back to or not."""
-    drives = driven[0]
-    before = kept[0]
-    at = kept[1]
+def collect(drives: Any, kept: Any, handed: Any, which: Any, last: float, row: Any) -> None:
+    """Put into a row what linear units were driven by at a token, fed back to or not.
+
+    Numbers behind those of all units are of units that hand on what another one shows.
+    """
+    count = len(kept)
     for i in range(len(which)):
         q = which[i]
-        row[i] = (before[q] if at[q] == last else drives[q]) + 0.0
+        if q < count:
+            value = kept[q].before if kept[q].at == last else drives[q].drive
+        else:
+            h = handed[q - count]
+            value = h.scale * drives[h.unit].shown + h.offset
+        row[i] = value + 0.0
 
 
 @compiled
 def follow(
-    cells: bool, starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any,
-    driven: Any, values: Any, kept: Any, waiting: Any, ends: Any, who: Any, by: Any, slots: Any,
-    readout: int, x: Any, clock: float, given: Any, rows: Any,
+    starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any, drives: Any,
+    held: Any, kept: Any, waiting: Any, ends: Any, changes: Any, slots: Any, readout: int, x: Any,
+    clock: float, given: Any, rows: Any,
 ) -> int:  # fmt: skip
     """Read tokens (tokens, slots); the outputs (tokens, outputs) are put into rows.
 
     Returns how many units were looked at; see `advance`.
     """
-    drives, bars, shown, held, before, at = (
-        driven[0], driven[1], values[0], values[1], kept[0], kept[1]
-    )  # fmt: skip
     work = 0
     for t in range(len(given)):
         for k in range(len(x)):
             x[k] = given[t, k]
         work += step(
-            cells, clock + t, starts, units, forward, alike, back, owners, drives, bars, shown,
-            held, before, at, waiting, ends, who, by, slots, x,
+            clock + t, starts, units, forward, alike, back, owners, drives, held, kept, waiting,
+            ends, changes, slots, x,
         )  # fmt: skip
         for k in range(rows.shape[1]):
-            rows[t, k] = shown[readout + k]
+            rows[t, k] = drives[readout + k].shown
     return work
 
 
@@ -355,28 +339,25 @@ def holds(value: float, comparison: int, number: float) -> bool:
 
 @compiled
 def advance(
-    cells: bool, starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any,
-    driven: Any, values: Any, kept: Any, waiting: Any, ends: Any, who: Any, by: Any, slots: Any,
-    readout: int, x: Any, clock: float, rest: Any, rows: Any, told: Any, number: float, keys: Any,
-    result: Any,
+    starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any, drives: Any,
+    held: Any, kept: Any, waiting: Any, ends: Any, changes: Any, slots: Any, readout: int, x: Any,
+    clock: float, rest: Any, rows: Any, told: Any, number: float, keys: Any, result: Any,
 ) -> int:  # fmt: skip
     """Let a machine run on its own outputs until it stops.
 
     Args:
-      cells: whether units are stock cells.
       starts: where each stage's units begin.
       units: what they are, and where their edges begin and end.
       forward: edges to later stages.
       alike: as many at once, of one weight, to drives on end.
       back: edges to the next token.
       owners: the unit of each drive, and its stage.
-      driven: (2, drives), the drives and their bars.
-      values: (2, units), what each shows and what it holds.
-      kept: (2, units) of linear units: their drive before what a token fed back, and that token.
+      drives: with their bars, and what their units show.
+      held: (units,) what cells hold.
+      kept: of linear units their drive before what a token fed back, and that token; none of cells.
       waiting: listed units, each stage's from its start on.
       ends: where each stage's end.
-      who: room for the units of a stage.
-      by: room for their changes.
+      changes: room for those of a stage's units, twice.
       slots: of the inputs.
       readout: the first output's unit.
       x: what the first token reads, a slot each; then the next.
@@ -393,9 +374,6 @@ def advance(
     Returns:
       How it ended. A token that wants a key that is not there is not counted, but was carried out.
     """
-    drives, bars, shown, held, before, at = (
-        driven[0], driven[1], values[0], values[1], kept[0], kept[1]
-    )  # fmt: skip
     start, count, fed, token = told[0], told[1], told[2], told[3]
     key, takes, halt, comparison = told[4], told[5], told[6], told[7]
     taken = 0
@@ -406,12 +384,12 @@ def advance(
         if key >= 0:
             x[key] = keys[taken] if taken < len(keys) else 0.0
         work += step(
-            cells, clock + t, starts, units, forward, alike, back, owners, drives, bars, shown,
-            held, before, at, waiting, ends, who, by, slots, x,
+            clock + t, starts, units, forward, alike, back, owners, drives, held, kept, waiting,
+            ends, changes, slots, x,
         )  # fmt: skip
         for k in range(rows.shape[1]):
-            rows[t, k] = shown[readout + k]
-        if takes >= 0 and shown[readout + takes] == 1:
+            rows[t, k] = drives[readout + k].shown
+        if takes >= 0 and drives[readout + takes].shown == 1:
             if taken >= len(keys):
                 ending = WAITING
                 break
@@ -421,9 +399,9 @@ def advance(
             for k in range(len(x)):
                 x[k] = rest[k]
         for k in range(count):
-            value = shown[readout + start + k]
+            value = drives[readout + start + k].shown
             x[fed + k] = round(value) if token else value
-        if halt >= 0 and holds(shown[readout + halt], comparison, number):
+        if halt >= 0 and holds(drives[readout + halt].shown, comparison, number):
             ending = HALTED
             break
     result[0] = done

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 import numpy as np
 from scipy import sparse
 
-from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Units
+from lsrl.backends.records import (
+    ALIKE,
+    CHANGE,
+    HANDED,
+    KEPT,
+    OWNER,
+    SLOT,
+    UNIT,
+    Record,
+    copied,
+    drive_of,
+    edge_of,
+    records,
+)
+from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Stack, shortened, units_of
 from lsrl.ir.numbers import Array
 
 if TYPE_CHECKING:
@@ -24,47 +38,24 @@ TURNED = 2
 MANY = 8
 
 
-def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
-    return np.dtype(list(fields), align=True)
-
-
-SLOT = _record(("first", "u4"), ("held", "u4"), ("token", "u1"))
-_PLACES = ("first", "last", "first_alike", "last_alike", "first_back", "last_back")
-UNIT = _record(*((name, "u4") for name in _PLACES), ("low", "f4"), ("kind", "u1"))
-OWNER = _record(("unit", "u4"), ("stage", "u2"))
-ALIKE = _record(("to", "u4"), ("end", "u4"), ("weight", "f8"))
-
-
-@final
-class Record:
-    """A unit, an edge or a slot of the engine where it isn't compiled: attributes alone."""
-
-    __slots__ = tuple(sorted({"to", "weight", *(UNIT.names or ()), *(ALIKE.names or ()),
-                              *(OWNER.names or ()), *(SLOT.names or ())}))  # fmt: skip
-
-
-def records(array: Array) -> list[Record]:
-    """As objects."""
-    found = [Record() for _ in range(len(array))]
-    for name in array.dtype.names or ():
-        for record, value in zip(found, array[name].tolist(), strict=True):
-            setattr(record, name, value)
-    return found
-
-
 class Wired:
     """Units with their edges as the engine takes them, which machines share.
 
     Attributes:
-      units: that they are of.
+      units: of the network, without those that hand on what another one shows.
       engine: the module.
       dtype: of the network.
       number: of what it gives.
       gates: drives of a unit.
     """
 
-    def __init__(self, units: Units, dtype: str, engine: ModuleType | None = None) -> None:
-        """Of a network's units, for an engine; the installed one if None."""
+    def __init__(self, stack: Stack, dtype: str, engine: ModuleType | None = None) -> None:
+        """Of a network, for an engine; the installed one if None."""
+        whole = units_of(stack)
+        units = shortened(whole)
+        sweeps = importlib.import_module("lsrl.backends.sweeps")
+        self._whole = whole if sweeps.possible(whole) else None
+        del whole  # a large one is of no more use, and takes room
         self.units, self.dtype = units, dtype
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
@@ -81,6 +72,7 @@ class Wired:
         owners["stage"][inputs:] = (
             np.searchsorted(units.starts, np.arange(inputs, units.count), side="right") - 1
         )
+        self.edge = edge_of(np.concatenate([units.forward.data, units.back.data]))
         alone, alike = self._edges(units.forward, MANY)
         self.forward, fresh["first"], fresh["last"] = alone
         self.alike, fresh["first_alike"], fresh["last_alike"] = alike
@@ -89,6 +81,9 @@ class Wired:
         self.records = self.taken(fresh)
         self.starts = self.taken(units.starts.astype(np.uint32))
         self.owners = self.taken(np.tile(owners, self.gates))
+        handed = np.zeros(len(units.handed.units), HANDED)
+        handed["unit"], handed["scale"], handed["offset"] = units.handed
+        self.handed = self.taken(handed)
         # Of the arrays of the state, one after another: where each ends, and by field which units
         # they show at which places.
         self.ends = [0, *np.cumsum([len(leaf.units) for leaf in units.leaves]).tolist()]
@@ -104,7 +99,7 @@ class Wired:
     def turn(self) -> Any:
         """What reads tokens out of a table, where the engine is compiled."""
         packed = importlib.import_module("lsrl.backends.packed")
-        return packed.turning(self.number, UNIT, self.forward.dtype, ALIKE, OWNER, SLOT)
+        return packed.turning(self.number, self.forward.dtype, drive_of(self.number))
 
     def table(self, arrays: Sequence[Array], tokens: int, shows: bool) -> Array:
         """A machine's arrays as `turn` takes them.
@@ -112,14 +107,13 @@ class Wired:
         Args:
           arrays: of the machine, behind those that all machines share.
           tokens: that are read.
-          shows: whether the last two are the units to show and room for what drives them.
+          shows: whether the last are those that are handed on, the units to show and room for what
+            drives them.
         """
         packed = importlib.import_module("lsrl.backends.packed")
         units = self.units
         shared = self.starts, self.records, self.forward, self.alike, self.back, self.owners
-        found: Array = packed.table_of(
-            [*shared, *arrays], units.cells, units.readout, tokens, shows
-        )
+        found: Array = packed.table_of([*shared, *arrays], units.readout, tokens, shows)
         return found
 
     def _forgetful(self) -> Array:
@@ -141,13 +135,13 @@ class Wired:
         """What runs whole sequences unit by unit; None if they are not such units."""
         # As the engine, it takes numba along, which nobody needs who runs by jax.
         sweeps = importlib.import_module("lsrl.backends.sweeps")
-        return sweeps.Sweep(self.units, self.number) if sweeps.possible(self.units) else None
+        return None if self._whole is None else sweeps.Sweep(self._whole, self.number)
 
     @property
     def swept_edges(self) -> float:
         """Edges that a sweep follows at each token; infinite where there is none."""
-        edges: int = self.units.forward.nnz + self.units.back.nnz
-        return edges if self.sweep is not None else math.inf
+        whole = self._whole
+        return math.inf if whole is None else float(whole.forward.nnz + whole.back.nnz)
 
     def drives(self, values: Array) -> Array:
         """(drives,) of all units where they show these values (units,), as the engine has them."""
@@ -179,22 +173,22 @@ class Wired:
     ) -> tuple[tuple[Any, Array, Array], tuple[Any, Array, Array]]:
         """Edges one by one, and `many` or more at once: each with where a unit's begin and end."""
         count = self.units.count
-        found = matrix.tocoo()
+        found = matrix.tocoo(copy=False)
         unit, gate = np.divmod(found.col, GATES)
         turned = (self.units.kinds[unit] == GRU) & (gate < TURNED)
         weights = np.where(turned, -found.data, found.data)
-        to = gate * count + unit
-        order = np.lexsort((to, found.row))
-        source, to, weights = found.row[order], to[order], weights[order]
+        entries = weights, gate * count + unit, matrix.indptr
+        ordered = sparse.csr_array(entries, matrix.shape)
+        ordered.sort_indices()
+        source, to, weights = found.row, ordered.indices, ordered.data
         begins = np.ones(len(to), bool)
         same = (np.diff(source) == 0) & (np.diff(to) == 1) & (np.diff(weights) == 0)
         begins[1:] = ~same
         first = np.flatnonzero(begins)
         size = np.diff(np.append(first, len(to)))
         several = size >= many
-        weight = "f8" if self.dtype == "float64" else "f4"
         alone = np.repeat(~several, size)
-        edges = np.zeros(np.count_nonzero(alone), _record(("to", "u4"), ("weight", weight)))
+        edges = np.zeros(np.count_nonzero(alone), self.edge)
         edges["to"], edges["weight"] = to[alone], weights[alone]
         runs = np.zeros(np.count_nonzero(several), ALIKE)
         first, size = first[several], size[several]
@@ -244,20 +238,23 @@ class Machine:
         """At a state: the arrays of `Units.leaves`, each (units,)."""
         self.wired, units = wired, wired.units
         self.work = self.tokens = 0
-        shown = np.zeros((2, units.count), wired.number)
+        count = units.count
+        shown, held = np.zeros((2, count), wired.number)
         for leaf, values in zip(units.leaves, leaves, strict=True):
-            known = np.asarray(values, np.float64) + 0.0  # no -0.0
+            own = leaf.units < count
+            numbers = leaf.units[own]
+            known = np.asarray(values, np.float64)[own] + 0.0  # no -0.0
             if leaf.field == "memory":
-                shown[1, leaf.units] = known
+                held[numbers] = known
             else:
-                low = units.lows[leaf.units]
-                shown[0, leaf.units] = np.where(known < low, 0.0, known)
-        values = shown[0].astype(np.float64)
-        drives = wired.drives(values)
-        driven = np.stack([drives, wired.bars(values)])
-        stale = self._stale(drives, values)
-        driven[1].reshape(wired.gates, -1)[:, stale] = np.inf
-        waiting, ends = np.zeros(units.count, np.uint32), units.starts.astype(np.uint32)
+                shown[numbers] = np.where(known < units.lows[numbers], 0.0, known)
+        values = shown.astype(np.float64)
+        drives = np.zeros(wired.gates * count, drive_of(wired.number))
+        drives["drive"], drives["bar"] = wired.drives(values), wired.bars(values)
+        drives["shown"][:count] = shown
+        stale = self._stale(drives["drive"], values)
+        drives["bar"].reshape(wired.gates, -1)[:, stale] = np.inf
+        waiting, ends = np.zeros(count, np.uint32), units.starts.astype(np.uint32)
         for stage in range(len(units.starts) - 1):
             first, last = units.starts[stage : stage + 2]
             own = np.flatnonzero(stale[first:last]) + first
@@ -266,8 +263,8 @@ class Machine:
         slots = np.zeros(len(units.slots), SLOT)
         slots["first"] = [slot.first for slot in units.slots]
         slots["token"] = [slot.token for slot in units.slots]
-        kept = np.full((2, 0 if units.cells else units.count), NEVER)
-        arrays = driven, shown, kept, waiting, ends, slots
+        kept = np.full(0 if units.cells else count, NEVER, KEPT)
+        arrays = drives, held if units.cells else held[:0], kept, waiting, ends, slots
         self._arrays: tuple[Any, ...] = tuple(map(wired.taken, arrays))
         self._clock = np.zeros(1)
 
@@ -287,27 +284,28 @@ class Machine:
         """Another one at the same place."""
         found = object.__new__(Machine)
         vars(found).update(vars(self))
-        found._arrays = tuple(map(_copied, self._arrays))
+        found._arrays = tuple(
+            copied(part) if isinstance(part, list) and part and isinstance(part[0], Record)
+            else part.copy() for part in self._arrays
+        )  # fmt: skip
         found._clock = self._clock.copy()
         return found
 
     # ------------------------------------------------------------ running
 
     def _common(self) -> tuple[Any, ...]:
-        wired, units = self.wired, self.wired.units
-        driven, shown, kept, waiting, ends, slots = self._arrays
+        wired = self.wired
+        drives, held, kept, waiting, ends, slots = self._arrays
         return (
-            units.cells, wired.starts, wired.records, wired.forward, wired.alike, wired.back,
-            wired.owners, driven, shown, kept, waiting, ends, *self._changes(), slots,
-            units.readout,
+            wired.starts, wired.records, wired.forward, wired.alike, wired.back, wired.owners,
+            drives, held, kept, waiting, ends, self._changes(), slots, wired.units.readout,
         )  # fmt: skip
 
-    def _changes(self) -> tuple[Any, Any]:
-        """Room for the units of a stage and their changes."""
+    def _changes(self) -> Any:
+        """Room for the changes of a stage's units, twice."""
         count = self.wired.units.count
-        if self.wired.compiled:
-            return np.empty(count, np.uint32), np.empty(count)
-        return [0] * count, [0.0] * count
+        room = np.empty(2 * count, CHANGE) if self.wired.compiled else np.zeros(2 * count, CHANGE)
+        return self.wired.taken(room)
 
     @property
     def clock(self) -> float:
@@ -342,13 +340,10 @@ class Machine:
                 return work
 
             return plainly
-        driven, shown, kept, waiting, ends, slots = self._arrays
+        *own, slots = self._arrays
         linear = row is not None and "hidden" in wired.fields
-        last = (wired.shown, row) if linear else ()
-        arrays = (
-            driven, shown, kept, waiting, ends, *self._changes(), slots, self._room(),
-            self._clock, given, rows, *last,
-        )  # fmt: skip
+        last = (wired.handed, wired.shown, row) if linear else ()
+        arrays = *own, self._changes(), slots, self._room(), self._clock, given, rows, *last
         # What is called holds the arrays, of which the table has no more than the addresses.
         held = wired.turn, wired.table(arrays, tokens, linear), arrays
 
@@ -399,37 +394,38 @@ class Machine:
 
     def told(self, row: Array) -> None:
         """Put the arrays of `Units.leaves`, one after another, into a row."""
-        wired, (driven, shown, kept, *_) = self.wired, self._arrays
+        wired, (drives, _, kept, *_) = self.wired, self._arrays
         for field, (units, places) in wired.fields.items():
             if field == "hidden":
                 # It is the only field where there is one.
-                wired.engine.collect(driven, kept, wired.shown, self.clock - 1, row)
+                wired.engine.collect(drives, kept, wired.handed, wired.shown, self.clock - 1, row)
                 continue
-            values = self._memory() if field == "memory" else np.asarray(shown[0])
-            row[places] = values[units] + 0.0
+            row[places] = (self._memory() if field == "memory" else self._shown())[units] + 0.0
+
+    def _shown(self) -> Array:
+        """What units show, and behind them those that hand that on."""
+        units = self.wired.units
+        shown = self._field("shown")[: units.count]
+        if not len(units.handed.units):
+            return shown
+        sources, scales, offsets = units.handed
+        return np.concatenate([shown, scales * shown[sources] + offsets])
 
     def _memory(self) -> Array:
         """What LSTM units hold; of those that are not looked at while they are shut, anew."""
-        driven, shown, *_ = self._arrays
-        found = np.array(shown[1], np.float64)
-        a, _, c, d = np.asarray(driven[0]).reshape(GATES, -1)
+        found = np.array(self._arrays[1], np.float64)
+        a, _, c, d = self._field("drive").reshape(GATES, -1)
         own = self.wired.forgetful[d[self.wired.forgetful] <= self.wired.engine.SHUT]
         found[own] = _sigmoid(a[own]) * np.tanh(c[own])
         return found
 
+    def _field(self, name: str) -> Array:
+        """Of all drives."""
+        drives = self._arrays[0]
+        if self.wired.compiled:
+            return np.asarray(drives[name])
+        return np.array([getattr(drive, name) for drive in drives])
+
 
 def _sigmoid(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))
-
-
-def _copied(held: Any) -> Any:
-    if not isinstance(held, list):
-        return held.copy()
-    if not held or not isinstance(held[0], Record):
-        return [part.copy() if isinstance(part, list) else part for part in held]
-    found = [Record() for _ in held]
-    for new, old in zip(found, held, strict=True):
-        for name in Record.__slots__:
-            if hasattr(old, name):
-                setattr(new, name, getattr(old, name))
-    return found

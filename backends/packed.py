@@ -13,6 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lsrl.backends.events import collect, compiled, part, step
+from lsrl.backends.records import ALIKE, CHANGE, HANDED, KEPT, OWNER, SLOT, UNIT
 from lsrl.ir.numbers import Array
 
 # Tokens of a table, and work that they were: units that were looked at.
@@ -42,57 +43,50 @@ def rows_of(table: Any, place: int, rows: int, dtype: Any) -> Any:
     return carray(pointer(table[2 * place]), (rows, table[2 * place + 1] // max(rows, 1)), dtype)
 
 
-def table_of(arrays: Sequence[Array], cells: bool, readout: int, tokens: int, shows: bool) -> Array:
+def table_of(arrays: Sequence[Array], readout: int, tokens: int, shows: bool) -> Array:
     """Addresses and sizes of arrays, in the order in which `turning` reads them, and numbers."""
     found = [(array.ctypes.data, array.size) for array in arrays]
-    return np.array([*np.ravel(found), cells, readout, tokens, shows], np.int64)
+    return np.array([*np.ravel(found), readout, tokens, shows], np.int64)
 
 
 @cache
 def turning(
-    number: np.dtype[Any], unit: np.dtype[Any], edge: np.dtype[Any], alike: np.dtype[Any],
-    owner: np.dtype[Any], slot: np.dtype[Any],
+    number: np.dtype[Any], edge: np.dtype[Any], drive: np.dtype[Any],
 ) -> Turn:  # fmt: skip
     """What reads the tokens of a table.
 
     Args:
       number: dtype of values and outputs.
-      unit: of records of units.
       edge: of edges.
-      alike: of as many at once.
-      owner: of drives' owners.
-      slot: of slots.
+      drive: of drives.
     """
 
     @compiled
     def turn(table: Any) -> int:
         size = len(table)
-        cells, readout, tokens = table[size - 4] != 0, table[size - 3], table[size - 2]
-        starts, units = flat(table, 0, INDEX), flat(table, 1, unit)
-        forward, bunches, back = flat(table, 2, edge), flat(table, 3, alike), flat(table, 4, edge)
-        owners = flat(table, 5, owner)
-        driven, values = rows_of(table, 6, 2, FLOAT), rows_of(table, 7, 2, number)
-        kept = rows_of(table, 8, 2, FLOAT)
-        waiting, ends, who = flat(table, 9, INDEX), flat(table, 10, INDEX), flat(table, 11, INDEX)
-        by, slots, x = flat(table, 12, FLOAT), flat(table, 13, slot), flat(table, 14, FLOAT)
-        clock = flat(table, 15, FLOAT)
-        given, rows = rows_of(table, 16, tokens, FLOAT), rows_of(table, 17, tokens, number)
-        drives, bars, shown, held, before, at = (
-            driven[0], driven[1], values[0], values[1], kept[0], kept[1]
-        )  # fmt: skip
+        readout, tokens = table[size - 3], table[size - 2]
+        starts, units = flat(table, 0, INDEX), flat(table, 1, UNIT)
+        forward, bunches, back = flat(table, 2, edge), flat(table, 3, ALIKE), flat(table, 4, edge)
+        owners, drives = flat(table, 5, OWNER), flat(table, 6, drive)
+        held, kept = flat(table, 7, number), flat(table, 8, KEPT)
+        waiting, ends = flat(table, 9, INDEX), flat(table, 10, INDEX)
+        changes, slots = flat(table, 11, CHANGE), flat(table, 12, SLOT)
+        x, clock = flat(table, 13, FLOAT), flat(table, 14, FLOAT)
+        given, rows = rows_of(table, 15, tokens, FLOAT), rows_of(table, 16, tokens, number)
         work = 0
         for t in range(tokens):
             for k in range(len(x)):
                 x[k] = given[t, k]
             work += step(
-                cells, clock[0], starts, units, forward, bunches, back, owners, drives, bars,
-                shown, held, before, at, waiting, ends, who, by, slots, x,
+                clock[0], starts, units, forward, bunches, back, owners, drives, held, kept,
+                waiting, ends, changes, slots, x,
             )  # fmt: skip
             clock[0] += 1
             for k in range(rows.shape[1]):
-                rows[t, k] = shown[readout + k]
+                rows[t, k] = drives[readout + k].shown
         if table[size - 1]:
-            collect(driven, kept, flat(table, 18, INDEX), clock[0] - 1, flat(table, 19, number))
+            handed, which = flat(table, 17, HANDED), flat(table, 18, INDEX)
+            collect(drives, kept, handed, which, clock[0] - 1, flat(table, 19, number))
         return work
 
     return turn

@@ -18,7 +18,7 @@ import numpy as np
 from lsrl.backends.machines import Course, Machine, Wired, Wires
 from lsrl.backends.network import Network
 from lsrl.backends.reader import ParameterReader
-from lsrl.backends.units import GRU, LSTM, units_of
+from lsrl.backends.units import GRU, LSTM
 from lsrl.errors import SelfTestError
 from lsrl.ir.numbers import Array
 from lsrl.ir.types import Token
@@ -100,12 +100,12 @@ class Runner:
             stack = None if reason else network.stack()
             if stack is None:
                 return Ready(None, reason or "its cell has no events")
-            units = units_of(stack)
-            if units.cells and network.dtype != "float32":
+            gates = stack.cell.kind in (LSTM, GRU)
+            if gates and network.dtype != "float32":
                 return Ready(None, "its gates run by events in float32 alone")
-            if units.cells and different_activations():
+            if gates and different_activations():
                 return Ready(None, "this machine's activations differ from those of events")
-            return Ready(Wired(units, network.dtype), "")
+            return Ready(Wired(stack, network.dtype), "")
 
         return self._reader.read(network, made)
 
@@ -318,8 +318,11 @@ class EventEngine(Engine[list[Machine]]):
         """Machines at a network's state, arrays (batch, ...)."""
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(hidden)]
         found: list[Machine] = []
+        axes = [tuple(range(1, leaf.ndim)) for leaf in leaves]
+        pairs = zip(leaves, axes, strict=True)
+        same = np.all([(leaf[1:] == leaf[:-1]).all(axis=rest) for leaf, rest in pairs], axis=0)
         for number, own in enumerate(zip(*leaves, strict=True)):
-            if number and all(np.array_equal(leaf[number - 1], leaf[number]) for leaf in leaves):
+            if number and same[number - 1]:
                 found.append(found[-1].copy())
             else:
                 found.append(Machine(self._wired, own))

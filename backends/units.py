@@ -28,7 +28,7 @@ GAIN = 8
 # more than so many.
 ALIKE, MOST_READ = 0.25, 128
 # Pairs of sources that are looked at together.
-PAIRS = 1 << 18
+PAIRS = 1 << 16
 
 
 class Cell(NamedTuple):
@@ -112,6 +112,23 @@ class Leaf(NamedTuple):
     field: str
 
 
+class Handed(NamedTuple):
+    """Units that are no longer looked at, since each shows what another one does.
+
+    Attributes:
+      units: (handed,) that other one's number.
+      scales: (handed,) times which.
+      offsets: (handed,) plus what.
+    """
+
+    units: Array
+    scales: Array
+    offsets: Array
+
+
+NONE_HANDED = Handed(np.zeros(0, int), np.zeros(0), np.zeros(0))
+
+
 @dataclass(frozen=True)
 class Units:
     """All units of a network, by stage; unit 0 stands for no id.
@@ -128,6 +145,7 @@ class Units:
       readout: the first output.
       outputs: how many.
       cells: whether they are stock cells with gates.
+      handed: of `shortened`; in leaves they have the numbers behind those of all units.
     """
 
     slots: tuple[Slot, ...]
@@ -141,6 +159,7 @@ class Units:
     readout: int
     outputs: int
     cells: bool
+    handed: Handed = NONE_HANDED
 
     @property
     def count(self) -> int:
@@ -242,7 +261,8 @@ def csr(matrix: object) -> sparse.csr_array:
     """As csr of float64, without zeros, each entry once, in order."""
     if isinstance(matrix, np.ndarray):
         matrix = np.asarray(matrix, np.float64)
-    found = sparse.csr_array(matrix).astype(np.float64)
+    own = isinstance(matrix, sparse.csr_array)
+    found = sparse.csr_array(matrix, dtype=np.float64, copy=own)
     found.sum_duplicates()
     found.eliminate_zeros()
     return found
@@ -386,6 +406,69 @@ def _cells(
     made.connect(own, targets, recurrent, back=True)
     held = [Leaf(own, "memory")] if cell.memory else []
     return own, [*held, Leaf(own, "value")]
+
+
+def shortened(units: Units) -> Units:
+    """The same without units that hand on what one other shows: what reads them reads that one.
+
+    So a value that a network carries over many layers is looked at once. Weights are powers of two,
+    so that products of them are exact.
+    """
+    count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
+    read = edges.col // GATES
+    one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
+    # What the next token reads of a unit is part of the state, which the other one's may not tell.
+    one[later.col // GATES] = one[later.row] = False
+    one[units.readout : units.readout + units.outputs] = False
+    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
+    own = read[alone]
+    source, scale, offset = np.arange(count), np.ones(count), np.zeros(count)
+    source[own], scale[own], offset[own] = edges.row[alone], edges.data[alone], units.bias[own, 0]
+    relu = units.lows == 0
+    positive = relu.copy()
+    for slot in units.slots:
+        positive[slot.first : units.starts[0]] = slot.token
+    kept = np.ones(count, bool)
+    # In order, since a unit may hand on what another one hands on.
+    for q in np.sort(own).tolist():
+        s = source[q]
+        above = positive[s] and scale[q] > 0 and offset[q] >= 0
+        if relu[q] and not above:
+            source[q], scale[q], offset[q] = q, 1.0, 0.0
+            continue
+        kept[q], positive[q] = False, above
+        source[q] = source[s]
+        offset[q] += scale[q] * offset[s]
+        scale[q] *= scale[s]
+    if kept.all():
+        return units
+    left, number = int(kept.sum()), np.empty(count, np.int32)
+    number[kept], number[~kept] = np.arange(left), np.arange(left, count)
+    root, bias = number[source], units.bias.copy()
+
+    def moved(matrix: sparse.coo_array) -> sparse.csr_array:
+        known = kept[matrix.col // GATES]
+        row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
+        of = np.flatnonzero(offset[row])
+        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
+        place = root[row], GATES * number[column // GATES] + column % GATES
+        return csr(sparse.coo_array((data * scale[row], place), (left, GATES * left)))
+
+    forward, back = moved(edges), moved(later)
+    return Units(
+        units.slots,
+        units.kinds[kept],
+        units.lows[kept],
+        bias[kept],
+        np.unique(np.append(np.cumsum(kept) - kept, left)[units.starts]),
+        forward,
+        back,
+        tuple(Leaf(number[leaf.units], leaf.field) for leaf in units.leaves),
+        int(number[units.readout]),
+        units.outputs,
+        units.cells,
+        Handed(root[~kept], scale[~kept], offset[~kept]),
+    )
 
 
 def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array] | None:

@@ -132,8 +132,8 @@ COMMON = {
         f"lsrl.backends.{name}"
         for name in (
             "anatomy", "axes", "base", "buckets", "engine", "events", "hooks", "input_map", "loop",
-            "machines", "network", "pattern", "reader", "registry", "runner", "scans", "strength",
-            "sweeps", "torch_modules", "units",
+            "machines", "network", "pattern", "reader", "records", "registry", "runner", "scans",
+            "strength", "sweeps", "torch_modules", "units",
         )
     ),
 }  # fmt: skip

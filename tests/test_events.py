@@ -14,7 +14,7 @@ import lsrl
 from lsrl.backends import events
 from lsrl.backends.machines import Wired
 from lsrl.backends.runner import Ready, Runner
-from lsrl.backends.units import GATES, csr, factor, units_of
+from lsrl.backends.units import GATES, csr, factor, shortened, units_of
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.looping import RunnerName
@@ -50,7 +50,7 @@ def plain() -> ModuleType:
 
 def in_plain_python(model: Model, engine: ModuleType) -> Model:
     """The model, whose events run in plain Python."""
-    wired = Wired(units_of(model.module.stack()), model.dtype, engine)
+    wired = Wired(model.module.stack(), model.dtype, engine)
     model._runner = Runner()
     setattr(model._runner, "ready", lambda network, why_not: Ready(wired, ""))  # noqa: B010
     return model
@@ -208,6 +208,24 @@ def test_alike_rows_are_added_up_once() -> None:
     whole = rest[:count].toarray() + shared.toarray() @ rest[count:].toarray()
     assert np.array_equal(whole, kernel.toarray())
     assert factor(csr(np.eye(5))) is None and GATES == 4
+
+
+def test_what_is_only_handed_on_is_no_unit(computer: Model) -> None:
+    whole = units_of(computer.module.stack())
+    short = shortened(whole)
+    handed = len(short.handed.units)
+    assert handed and short.count + handed == whole.count
+    # What is left is driven as before, wherever all show what those that they read make them show.
+    shown = np.random.default_rng(0).integers(0, 9, short.count).astype(float)
+    sources, scales, offsets = short.handed
+    numbers = np.concatenate([leaf.units for leaf in short.leaves])
+    of_whole = np.concatenate([leaf.units for leaf in whole.leaves])
+    values, left = np.zeros(whole.count), np.ones(whole.count, bool)
+    left[of_whole[numbers >= short.count]] = False
+    values[left] = shown
+    values[of_whole] = np.concatenate([shown, scales * shown[sources] + offsets])[numbers]
+    drives = (whole.drives @ values).reshape(-1, GATES)[left] + whole.bias[left]
+    assert np.array_equal((short.drives @ shown).reshape(-1, GATES) + short.bias, drives)
 
 
 @pytest.mark.studies

@@ -1,0 +1,72 @@
+"""Records of the event-driven engine: of numba's arrays, or objects where it isn't compiled."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from lsrl.ir.numbers import Array
+
+
+def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
+    return np.dtype(list(fields), align=True)
+
+
+SLOT = _record(("first", "u4"), ("held", "u4"), ("token", "u1"))
+_PLACES = ("first", "last", "first_alike", "last_alike", "first_back", "last_back")
+UNIT = _record(*((name, "u4") for name in _PLACES), ("low", "f4"), ("kind", "u1"))
+ALIKE = _record(("to", "u4"), ("end", "u4"), ("weight", "f8"))
+OWNER = _record(("unit", "u4"), ("stage", "u2"))
+CHANGE = _record(("unit", "u4"), ("by", "f8"))
+KEPT = _record(("before", "f8"), ("at", "f8"))
+HANDED = _record(("unit", "u4"), ("scale", "f8"), ("offset", "f8"))
+
+
+def drive_of(number: np.dtype[np.generic]) -> np.dtype[np.void]:
+    """A drive of a network that gives such numbers: of float32 four to a line of the cache."""
+    return _record(("drive", "f8"), ("bar", "f4"), ("shown", number.str))
+
+
+def edge_of(weights: Array) -> np.dtype[np.void]:
+    """An edge that has one of these weights, float64, exactly."""
+    narrow = np.array_equal(weights.astype(np.float32), weights)
+    return _record(("to", "u4"), ("weight", "f4" if narrow else "f8"))
+
+
+class Record:
+    """A record of the engine where it isn't compiled: attributes alone."""
+
+    __slots__: tuple[str, ...] = ()
+
+
+@cache
+def _kind(names: tuple[str, ...]) -> type[Record]:
+    """Those with these attributes and no others, so that many lie near one another."""
+    return type("Record", (Record,), {"__slots__": names})
+
+
+def records(array: Array) -> list[Record]:
+    """As objects."""
+    names = array.dtype.names or ()
+    # Equal numbers are one object, which is more often in the processor's cache.
+    known: dict[str, dict[float, float]] = {"f": {}, "u": {}}
+    columns = []
+    for name in names:
+        same = known[array.dtype[name].kind].setdefault
+        columns.append([same(value, value) for value in array[name].tolist()])
+    return _made(names, columns, len(array))
+
+
+def copied(held: Sequence[Record]) -> list[Record]:
+    """Others like them, which are all of a kind."""
+    names = type(held[0]).__slots__ if held else ()
+    return _made(names, [[getattr(one, name) for one in held] for name in names], len(held))
+
+
+def _made(names: tuple[str, ...], columns: Sequence[Sequence[float]], count: int) -> list[Record]:
+    kind = _kind(names)
+    found = [kind() for _ in range(count)]
+    for name, column in zip(names, columns, strict=True):
+        for record, value in zip(found, column, strict=True):
+            setattr(record, name, value)
+    return found
