@@ -260,10 +260,12 @@ def _run_layerwise(
     """
     over = tuple(inputs)  # what the next layer reads
     after: list[Carry] = []
+    # A few weights are read out in the step, too: of all tokens at once that takes longer.
+    told = parameters["output_kernel"].size < FEW_WEIGHTS and bool(state)
 
     for number, carry in enumerate(state):
         project = _cell(structure, parameters, number).dense_i
-        first = not number
+        first, tells = not number, told and number == len(state) - 1
         in_step = parameters["cells"][number]["dense_i"]["kernel"].size < FEW_WEIGHTS
         if not in_step and first:
             over = (_projected(project, parameters, structure, state, inputs),)
@@ -271,21 +273,27 @@ def _run_layerwise(
             over = (project(*over),)
 
         def token(
-            carry: Carry, now: tuple[jax.Array, ...], number: int = number, in_step: bool = in_step
-        ) -> tuple[Carry, jax.Array]:
+            carry: Carry, now: tuple[jax.Array, ...], number: int = number,
+            in_step: bool = in_step, tells: bool = tells,
+        ) -> tuple[Carry, jax.Array]:  # fmt: skip
             cell = _cell(structure, parameters, number)
             if not in_step:
                 cell.dense_i = _as_it_is
             reads_inputs = in_step and number == 0
             read = _features(parameters, structure, state, now) if reads_inputs else now[0]
-            return cell(carry, read)
+            carry, made = cell(carry, read)
+            return carry, _read_out(structure, parameters, made) if tells else made
 
-        carried, values = buckets.scan(token, carry, over, count, _made_by(structure, carry))
+        made = _made_by(structure, carry)
+        if tells:
+            shape = (*made.shape[:-1], parameters["output_bias"].shape[0])
+            made = jax.ShapeDtypeStruct(shape, made.dtype)  # type: ignore[no-untyped-call]
+        carried, values = buckets.scan(token, carry, over, count, made)
         over = (values,)
         after.append(carried)
     if not after:
         over = (_features(parameters, structure, state, inputs),)
-    return _read_out(structure, parameters, over[0]), tuple(after)
+    return over[0] if told else _read_out(structure, parameters, over[0]), tuple(after)
 
 
 def _of_symbols(

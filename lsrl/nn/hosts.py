@@ -44,6 +44,8 @@ class Host(nnx.Module):
       vocabulary: how many tokens there are.
       answers: how many answers a token may have.
       kind: of the blocks.
+      trust: of each call, (calls, 1), the logit of the share that its answer has; where there is a
+        library.
 
     Source: Saldyt & Kambhampati (2024), section 3, with a register in place of a call a token.
 

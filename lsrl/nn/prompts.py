@@ -313,7 +313,7 @@ def answers_loss(layer: CompiledLayer, field: str = "token") -> Loss:
             away = (said @ symbols)[..., None] - symbols[None, None, None]
             chances = jax.nn.log_softmax(-NEAR * away**2)
         right = jnp.take_along_axis(chances, jnp.maximum(answers, 0)[None, ..., None], axis=3)
-        return -(due[None] * right[..., 0]).sum((1, 2)) / due.sum()
+        return -(due[None] * right[..., 0]).sum((1, 2)) / jnp.maximum(due.sum(), 1)
 
     return loss
 
