@@ -161,6 +161,11 @@ def drawn_data(rng: np.random.Generator, count: int, length: int) -> Array:
     return rng.integers(BOUND - LARGEST, BOUND + LARGEST + 1, (count, length))
 
 
+def drawn_prompt(rng: np.random.Generator, choices: Array) -> Array:
+    """A prompt of words that may be where they are, whatever it does."""
+    return np.array([rng.choice(np.flatnonzero(row)) for row in choices])
+
+
 def said_by(program: lsrl.Program, prompt: Array, data: Array) -> Array | None:
     """Answers to data, (batch, time) int; None where the prompt breaks its promise."""
     told = np.broadcast_to(prompt, (len(data), len(prompt)))
@@ -177,7 +182,7 @@ def drawn_task(
     """A prompt of commands each of which is needed, data, and answers that the data decide."""
     choices = lsrl.programs.pipeline_choices(program)
     while True:
-        prompt = np.array([rng.choice(np.flatnonzero(row)) for row in choices])
+        prompt = drawn_prompt(rng, choices)
         data = drawn_data(rng, EXAMPLES, DATA)
         answers = said_by(program, prompt, data)
         if answers is None or (answers == answers[0]).all():
@@ -232,7 +237,7 @@ def pipelines(seed: int, steps: int, cases: int) -> dict[str, object]:
         if ids is not None:
             found += 1
             elsewhere += same_elsewhere(other, program, wanted, ids["token"])
-        random = [[other.choice(np.flatnonzero(row)) for row in choices] for _ in range(tried)]
-        by_chance += bool(right({"token": np.array(random)}).any())
+        random = np.array([drawn_prompt(other, choices) for _ in range(tried)])
+        by_chance += bool(right({"token": random}).any())
     return {"steps": steps, "seed": seed, "cases": cases, "found": found, "elsewhere": elsewhere,
             "chance": by_chance, "most": most, "seconds": time.process_time() - start}  # fmt: skip

@@ -85,7 +85,7 @@ def main(target: str) -> None:
         }
         for way, commands in ways.items():
             prompt = lsrl.programs.pipeline_prompt(program, commands, asked)
-            said = model.run(prompt)[:, STEPS * 4 :, 0] - BOUND
+            said = model.run(prompt)[:, -asked.shape[1] :, 0] - BOUND
             same = int((said == task(asked)).all(axis=1).sum())
             print(f"  {way:12} {'; '.join(commands):40} right on {same} of {len(asked)} others")
 

@@ -258,9 +258,11 @@ def interchange(
 
 def _signal(model: Model, name: str) -> Signal:
     """A signal of the circuit; one that only the program has is none of it."""
-    circuit, folded = model.circuit, {n for node in model.program.graph.nodes for n in node.names}
-    elsewhere = {*circuit.by_name, *(derived.name for derived in circuit.derived)}
-    if isinstance(name, str) and name in folded - elsewhere:
+    circuit = model.circuit
+    if not isinstance(name, str) or name in circuit.by_name:
+        return circuit.signal(name)
+    folded = any(name in node.names for node in model.program.graph.nodes)
+    if folded and all(name != derived.name for derived in circuit.derived):
         held = list(circuit.by_name)
         raise InputError(
             f"{name!r} is a signal of {model.program.name}, and in no channel of this network: it "
