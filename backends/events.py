@@ -4,6 +4,9 @@ One source for two: compiled where numba is installed (the extra `lsrl[fast]`), 
 it is not. So records are those of numba's arrays, or objects with the same attributes, and all else
 arrays or lists of numbers, of two axes lists of lists.
 
+Where a unit lies on a curve, of its change those drives are told whose function is not 0 where it
+was, or where it is; see `lsrl.backends.curves`.
+
 A unit has up to four drives. Drives lie gate by gate, so that of unit q and gate g is number
 g * units + q; those of a network without gates are numbered as its units. What an edge touches of
 a drive is one record: the drive, and its bar. A drive is float64: a change of a float32 value may
@@ -168,9 +171,22 @@ def gated(q: int, kind: int, shut: bool, drives: Any, held: Any, count: int) -> 
 
 
 @part
+def segment_of(x: float, segments: Any, first: int, last: int) -> int:
+    """The one of some segments on end in which a number lies."""
+    while last - first > 1:
+        middle = (first + last) >> 1  # numba takes a quotient of these for a float64
+        if segments[middle].begin <= x:
+            first = middle
+        else:
+            last = middle
+    return first
+
+
+@part
 def step(
-    clock: float, starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any,
-    drives: Any, held: Any, kept: Any, waiting: Any, ends: Any, changes: Any, slots: Any, x: Any,
+    clock: float, stages: Any, units: Any, more: Any, forward: Any, alike: Any, back: Any,
+    segments: Any, pieces: Any, owners: Any, drives: Any, held: Any, kept: Any, waiting: Any,
+    ends: Any, changes: Any, slots: Any, x: Any,
 ) -> int:  # fmt: skip
     """Run one token; returns how many units were looked at."""
     work = 0
@@ -182,12 +198,13 @@ def step(
     middle = len(changes) // 2
     first = middle
     last = enter(drives, slots, x, changes, middle)
-    for s in range(len(starts)):
+    for s in range(len(stages)):
         for i in range(first, last):
             c = changes[i]
             change = c.by
             u = units[c.unit]
-            # To list a unit is written out, since a call takes as long in plain Python.
+            # To list a unit is written out: a call takes as long in plain Python, and by numba it
+            # takes longer to hand arrays over.
             for k in range(u.first, u.last):
                 e = forward[k]
                 to = e.to
@@ -203,34 +220,15 @@ def step(
                     place = ends[g]
                     waiting[place] = owner.unit
                     ends[g] = place + 1
-            if u.last_alike > u.first_alike:
-                for k in range(u.first_alike, u.last_alike):
-                    r = alike[k]
-                    by = r.weight * change
-                    for to in range(r.to, r.end):
-                        o = drives[to]
-                        drive = o.drive + by
-                        o.drive = drive
-                        if drive > o.bar:
-                            o.bar = NEVER
-                            owner = owners[to]
-                            if several:
-                                shut(owner.unit, drives, count)
-                            g = owner.stage
-                            place = ends[g]
-                            waiting[place] = owner.unit
-                            ends[g] = place + 1
-            if u.last_back > u.first_back:
-                for k in range(u.first_back, u.last_back):
-                    e = back[k]
-                    to = e.to
+            if u.more == 0:
+                continue
+            m = more[u.more]
+            for k in range(m.first_alike, m.last_alike):
+                r = alike[k]
+                by = r.weight * change
+                for to in range(r.to, r.end):
                     o = drives[to]
-                    drive = o.drive
-                    # What linear units were driven by before is kept.
-                    if linear and kept[to].at != clock:
-                        kept[to].at = clock
-                        kept[to].before = drive
-                    drive += e.weight * change
+                    drive = o.drive + by
                     o.drive = drive
                     if drive > o.bar:
                         o.bar = NEVER
@@ -241,14 +239,67 @@ def step(
                         place = ends[g]
                         waiting[place] = owner.unit
                         ends[g] = place + 1
-        begin = starts[s]
+            for k in range(m.first_back, m.last_back):
+                e = back[k]
+                to = e.to
+                # What linear units were driven by before is kept.
+                if linear and kept[to].at != clock:
+                    kept[to].at = clock
+                    kept[to].before = drives[to].drive
+                o = drives[to]
+                drive = o.drive + e.weight * change
+                o.drive = drive
+                if drive > o.bar:
+                    o.bar = NEVER
+                    owner = owners[to]
+                    if several:
+                        shut(owner.unit, drives, count)
+                    g = owner.stage
+                    place = ends[g]
+                    waiting[place] = owner.unit
+                    ends[g] = place + 1
+            if m.last_curve > m.first_curve:
+                now = drives[c.unit].shown + 0.0
+                old = segment_of(now - change, segments, m.first_curve, m.last_curve)
+                new = segment_of(now, segments, m.first_curve, m.last_curve)
+                f = segments[old]
+                by = change
+                sign = 0.0
+                if old != new:
+                    # What was told is taken back, before what is to be told.
+                    by = f.origin - (now - change)
+                    sign = -1.0
+                while True:
+                    for k in range(f.first, f.last):
+                        p = pieces[k]
+                        to = p.to
+                        o = drives[to]
+                        drive = o.drive + (p.slope * by + sign * p.base)
+                        o.drive = drive
+                        if drive > o.bar:
+                            o.bar = NEVER
+                            owner = owners[to]
+                            if several:
+                                shut(owner.unit, drives, count)
+                            g = owner.stage
+                            place = ends[g]
+                            waiting[place] = owner.unit
+                            ends[g] = place + 1
+                    if old == new:
+                        break
+                    old = new
+                    f = segments[new]
+                    by = now - f.origin
+                    sign = 1.0
+        stage = stages[s]
+        begin = stage.start
         end = ends[s]
         first = last = middle
         if begin == end:
             continue
         work += end - begin
         again = begin
-        kind = units[begin].kind  # of all units of the stage
+        kind = stage.kind
         for i in range(begin, end):
             q = waiting[i]
             o = drives[q]
@@ -281,11 +332,20 @@ def step(
     return work
 
 
+@part
+def told(h: Any, drives: Any) -> float:
+    """What a unit shows, a number times it and no more than so much."""
+    return min(max(h.scale * drives[h.unit].shown + h.offset, h.least), h.most)
+
+
 @compiled
-def collect(drives: Any, kept: Any, handed: Any, which: Any, last: float, row: Any) -> None:
+def collect(
+    drives: Any, kept: Any, handed: Any, sums: Any, terms: Any, which: Any, last: float, row: Any
+) -> None:  # fmt: skip
     """Put into a row what linear units were driven by at a token, fed back to or not.
 
-    Numbers behind those of all units are of units that hand on what another one shows.
+    Numbers behind those of all units are of units that are told by what another one shows. What
+    drives some is a sum of such.
     """
     count = len(kept)
     for i in range(len(which)):
@@ -293,15 +353,21 @@ def collect(drives: Any, kept: Any, handed: Any, which: Any, last: float, row: A
         if q < count:
             value = kept[q].before if kept[q].at == last else drives[q].drive
         else:
-            h = handed[q - count]
-            value = h.scale * drives[h.unit].shown + h.offset
+            value = told(handed[q - count], drives)
         row[i] = value + 0.0
+    for i in range(len(sums)):
+        s = sums[i]
+        value = s.offset
+        for k in range(s.first, s.last):
+            value += told(terms[k], drives)
+        row[s.place] = value + 0.0
 
 
 @compiled
 def follow(
-    starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any, drives: Any,
-    held: Any, kept: Any, waiting: Any, ends: Any, changes: Any, slots: Any, readout: int, x: Any,
+    stages: Any, units: Any, more: Any, forward: Any, alike: Any, back: Any, segments: Any,
+    pieces: Any, owners: Any, drives: Any, held: Any, kept: Any, waiting: Any, ends: Any,
+    changes: Any, slots: Any, readout: int, x: Any,
     clock: float, given: Any, rows: Any,
 ) -> int:  # fmt: skip
     """Read tokens (tokens, slots); the outputs (tokens, outputs) are put into rows.
@@ -313,8 +379,8 @@ def follow(
         for k in range(len(x)):
             x[k] = given[t, k]
         work += step(
-            clock + t, starts, units, forward, alike, back, owners, drives, held, kept, waiting,
-            ends, changes, slots, x,
+            clock + t, stages, units, more, forward, alike, back, segments, pieces, owners, drives,
+            held, kept, waiting, ends, changes, slots, x,
         )  # fmt: skip
         for k in range(rows.shape[1]):
             rows[t, k] = drives[readout + k].shown
@@ -339,18 +405,22 @@ def holds(value: float, comparison: int, number: float) -> bool:
 
 @compiled
 def advance(
-    starts: Any, units: Any, forward: Any, alike: Any, back: Any, owners: Any, drives: Any,
-    held: Any, kept: Any, waiting: Any, ends: Any, changes: Any, slots: Any, readout: int, x: Any,
+    stages: Any, units: Any, more: Any, forward: Any, alike: Any, back: Any, segments: Any,
+    pieces: Any, owners: Any, drives: Any, held: Any, kept: Any, waiting: Any, ends: Any,
+    changes: Any, slots: Any, readout: int, x: Any,
     clock: float, rest: Any, rows: Any, told: Any, number: float, keys: Any, result: Any,
 ) -> int:  # fmt: skip
     """Let a machine run on its own outputs until it stops.
 
     Args:
-      starts: where each stage's units begin.
-      units: what they are, and where their edges begin and end.
+      stages: where the units of each begin, and what they are.
+      units: where their edges to later stages begin and end, and the number of all else; 0 if none.
+      more: where all other edges of a unit begin and end, and the segments of its curve.
       forward: edges to later stages.
       alike: as many at once, of one weight, to drives on end.
       back: edges to the next token.
+      segments: of curves.
+      pieces: of the functions that are not 0 in a segment.
       owners: the unit of each drive, and its stage.
       drives: with their bars, and what their units show.
       held: (units,) what cells hold.
@@ -384,8 +454,8 @@ def advance(
         if key >= 0:
             x[key] = keys[taken] if taken < len(keys) else 0.0
         work += step(
-            clock + t, starts, units, forward, alike, back, owners, drives, held, kept, waiting,
-            ends, changes, slots, x,
+            clock + t, stages, units, more, forward, alike, back, segments, pieces, owners, drives,
+            held, kept, waiting, ends, changes, slots, x,
         )  # fmt: skip
         for k in range(rows.shape[1]):
             rows[t, k] = drives[readout + k].shown

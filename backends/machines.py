@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 import numpy as np
 from scipy import sparse
 
+from lsrl.backends.curves import curved
 from lsrl.backends.records import (
     ALIKE,
     CHANGE,
     HANDED,
     KEPT,
+    KINDS,
+    MORE,
     OWNER,
+    PIECE,
+    SEGMENT,
     SLOT,
+    STAGE,
+    SUM,
     UNIT,
     Record,
     copied,
@@ -24,7 +31,17 @@ from lsrl.backends.records import (
     edge_of,
     records,
 )
-from lsrl.backends.units import GATES, GRU, LINEAR, LSTM, PRODUCT, Stack, shortened, units_of
+from lsrl.backends.units import (
+    GATES,
+    GRU,
+    LINEAR,
+    LSTM,
+    PRODUCT,
+    Handed,
+    Stack,
+    shortened,
+    units_of,
+)
 from lsrl.ir.numbers import Array
 
 if TYPE_CHECKING:
@@ -52,7 +69,7 @@ class Wired:
     def __init__(self, stack: Stack, dtype: str, engine: ModuleType | None = None) -> None:
         """Of a network, for an engine; the installed one if None."""
         whole = units_of(stack)
-        units = shortened(whole)
+        units = curved(shortened(whole))
         sweeps = importlib.import_module("lsrl.backends.sweeps")
         self._whole = whole if sweeps.possible(whole) else None
         del whole  # a large one is of no more use, and takes room
@@ -65,25 +82,39 @@ class Wired:
         self.forgetful = np.flatnonzero(forgetful)
         self.lows = np.where(forgetful, 0.0, units.lows)
         fresh = np.zeros(units.count, UNIT)
-        fresh["low"], fresh["kind"] = self.lows, units.kinds
+        fresh["low"] = self.lows
         inputs = int(units.starts[0])
         owners = np.zeros(units.count, OWNER)
         owners["unit"] = np.arange(units.count)
         owners["stage"][inputs:] = (
             np.searchsorted(units.starts, np.arange(inputs, units.count), side="right") - 1
         )
+        # Of the last one, behind which no units come, only what it is passed.
+        stages = np.zeros(len(units.starts), STAGE)
+        stages["start"], stages["kind"][:-1] = units.starts, units.kinds[units.starts[:-1]]
         self.edge = edge_of(np.concatenate([units.forward.data, units.back.data]))
+        also = np.zeros(units.count, MORE)
         alone, alike = self._edges(units.forward, MANY)
         self.forward, fresh["first"], fresh["last"] = alone
-        self.alike, fresh["first_alike"], fresh["last_alike"] = alike
+        self.alike, also["first_alike"], also["last_alike"] = alike
         back, _ = self._edges(units.back, units.count + 1)
-        self.back, fresh["first_back"], fresh["last_back"] = back
-        self.records = self.taken(fresh)
-        self.starts = self.taken(units.starts.astype(np.uint32))
+        self.back, also["first_back"], also["last_back"] = back
+        curves = units.curves
+        also["first_curve"][curves.units] = curves.starts[:-1]
+        also["last_curve"][curves.units] = curves.starts[1:]
+        segments = np.zeros(len(curves.begins), SEGMENT)
+        segments["begin"], segments["origin"] = curves.begins, curves.origins
+        segments["first"], segments["last"] = curves.ends[:-1], curves.ends[1:]
+        pieces = np.zeros(len(curves.drives), PIECE)
+        pieces["to"] = curves.drives % GATES * units.count + curves.drives // GATES
+        pieces["slope"], pieces["base"] = curves.slopes, curves.bases
+        some = np.any([also[f"last_{kind}"] > also[f"first_{kind}"] for kind in KINDS], axis=0)
+        fresh["more"][some] = np.arange(1, 1 + np.count_nonzero(some))
+        self.more = self.taken(np.concatenate([np.zeros(1, MORE), also[some]]))
+        self.segments, self.pieces = self.taken(segments), self.taken(pieces)
+        self.records, self.stages = self.taken(fresh), self.taken(stages)
         self.owners = self.taken(np.tile(owners, self.gates))
-        handed = np.zeros(len(units.handed.units), HANDED)
-        handed["unit"], handed["scale"], handed["offset"] = units.handed
-        self.handed = self.taken(handed)
+        self.handed, self.terms = map(self._terms, (units.handed, units.sums.terms))
         # Of the arrays of the state, one after another: where each ends, and by field which units
         # they show at which places.
         self.ends = [0, *np.cumsum([len(leaf.units) for leaf in units.leaves]).tolist()]
@@ -94,6 +125,27 @@ class Wired:
             shown = np.concatenate([units.leaves[number].units for number in own])
             self.fields[field] = shown, np.concatenate(places)
             self.shown = self.taken(shown.astype(np.uint32))
+        sums = np.zeros(len(units.sums.units), SUM)
+        sums["offset"] = units.sums.offsets
+        sums["first"], sums["last"] = units.sums.starts[:-1], units.sums.starts[1:]
+        if len(sums):
+            shown, _ = self.fields["hidden"]
+            order = np.argsort(shown)
+            sums["place"] = order[np.searchsorted(shown[order], units.sums.units)]
+        self.sums = self.taken(sums)
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """What all machines share, in the order in which the engine takes it."""
+        return (
+            self.stages, self.records, self.more, self.forward, self.alike, self.back,
+            self.segments, self.pieces, self.owners,
+        )  # fmt: skip
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What tells what drives linear units, in the order in which the engine takes it."""
+        return self.handed, self.sums, self.terms, self.shown
 
     @cached_property
     def turn(self) -> Any:
@@ -111,10 +163,15 @@ class Wired:
             drives them.
         """
         packed = importlib.import_module("lsrl.backends.packed")
-        units = self.units
-        shared = self.starts, self.records, self.forward, self.alike, self.back, self.owners
-        found: Array = packed.table_of([*shared, *arrays], units.readout, tokens, shows)
+        readout = self.units.readout
+        found: Array = packed.table_of([*self.shared, *arrays], readout, tokens, shows)
         return found
+
+    def _terms(self, handed: Handed) -> Any:
+        found = np.zeros(len(handed.units), HANDED)
+        for name, part in zip(HANDED.names or (), handed, strict=True):
+            found[name] = part
+        return self.taken(found)
 
     def _forgetful(self) -> Array:
         """(units,) LSTM units that hold what they make now, whatever was before.
@@ -148,6 +205,7 @@ class Wired:
         units = self.units
         forward, back = units.turned
         found = forward @ values + back @ values
+        found += units.curves.at(values, len(found))
         found = found.reshape(-1, GATES) + units.bias
         found[units.kinds == GRU, :TURNED] *= -1
         return np.asarray(found[:, : self.gates].T.ravel())
@@ -294,12 +352,8 @@ class Machine:
     # ------------------------------------------------------------ running
 
     def _common(self) -> tuple[Any, ...]:
-        wired = self.wired
-        drives, held, kept, waiting, ends, slots = self._arrays
-        return (
-            wired.starts, wired.records, wired.forward, wired.alike, wired.back, wired.owners,
-            drives, held, kept, waiting, ends, self._changes(), slots, wired.units.readout,
-        )  # fmt: skip
+        *own, slots = self._arrays
+        return *self.wired.shared, *own, self._changes(), slots, self.wired.units.readout
 
     def _changes(self) -> Any:
         """Room for the changes of a stage's units, twice."""
@@ -342,7 +396,7 @@ class Machine:
             return plainly
         *own, slots = self._arrays
         linear = row is not None and "hidden" in wired.fields
-        last = (wired.handed, wired.shown, row) if linear else ()
+        last = (*wired.told, row) if linear else ()
         arrays = *own, self._changes(), slots, self._room(), self._clock, given, rows, *last
         # What is called holds the arrays, of which the table has no more than the addresses.
         held = wired.turn, wired.table(arrays, tokens, linear), arrays
@@ -398,18 +452,17 @@ class Machine:
         for field, (units, places) in wired.fields.items():
             if field == "hidden":
                 # It is the only field where there is one.
-                wired.engine.collect(drives, kept, wired.handed, wired.shown, self.clock - 1, row)
+                wired.engine.collect(drives, kept, *wired.told, self.clock - 1, row)
                 continue
             row[places] = (self._memory() if field == "memory" else self._shown())[units] + 0.0
 
     def _shown(self) -> Array:
-        """What units show, and behind them those that hand that on."""
+        """What units show, and behind them those that are left out."""
         units = self.wired.units
         shown = self._field("shown")[: units.count]
         if not len(units.handed.units):
             return shown
-        sources, scales, offsets = units.handed
-        return np.concatenate([shown, scales * shown[sources] + offsets])
+        return np.concatenate([shown, units.handed.of(shown)])
 
     def _memory(self) -> Array:
         """What LSTM units hold; of those that are not looked at while they are shut, anew."""

@@ -13,7 +13,20 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lsrl.backends.events import collect, compiled, part, step
-from lsrl.backends.records import ALIKE, CHANGE, HANDED, KEPT, OWNER, SLOT, UNIT
+from lsrl.backends.records import (
+    ALIKE,
+    CHANGE,
+    HANDED,
+    KEPT,
+    MORE,
+    OWNER,
+    PIECE,
+    SEGMENT,
+    SLOT,
+    STAGE,
+    SUM,
+    UNIT,
+)
 from lsrl.ir.numbers import Array
 
 # Tokens of a table, and work that they were: units that were looked at.
@@ -65,28 +78,31 @@ def turning(
     def turn(table: Any) -> int:
         size = len(table)
         readout, tokens = table[size - 3], table[size - 2]
-        starts, units = flat(table, 0, INDEX), flat(table, 1, UNIT)
-        forward, bunches, back = flat(table, 2, edge), flat(table, 3, ALIKE), flat(table, 4, edge)
-        owners, drives = flat(table, 5, OWNER), flat(table, 6, drive)
-        held, kept = flat(table, 7, number), flat(table, 8, KEPT)
-        waiting, ends = flat(table, 9, INDEX), flat(table, 10, INDEX)
-        changes, slots = flat(table, 11, CHANGE), flat(table, 12, SLOT)
-        x, clock = flat(table, 13, FLOAT), flat(table, 14, FLOAT)
-        given, rows = rows_of(table, 15, tokens, FLOAT), rows_of(table, 16, tokens, number)
+        stages, units, more = flat(table, 0, STAGE), flat(table, 1, UNIT), flat(table, 2, MORE)
+        forward, bunches, back = flat(table, 3, edge), flat(table, 4, ALIKE), flat(table, 5, edge)
+        segments, pieces = flat(table, 6, SEGMENT), flat(table, 7, PIECE)
+        owners, drives = flat(table, 8, OWNER), flat(table, 9, drive)
+        held, kept = flat(table, 10, number), flat(table, 11, KEPT)
+        waiting, ends = flat(table, 12, INDEX), flat(table, 13, INDEX)
+        changes, slots = flat(table, 14, CHANGE), flat(table, 15, SLOT)
+        x, clock = flat(table, 16, FLOAT), flat(table, 17, FLOAT)
+        given, rows = rows_of(table, 18, tokens, FLOAT), rows_of(table, 19, tokens, number)
         work = 0
         for t in range(tokens):
             for k in range(len(x)):
                 x[k] = given[t, k]
             work += step(
-                clock[0], starts, units, forward, bunches, back, owners, drives, held, kept,
-                waiting, ends, changes, slots, x,
+                clock[0], stages, units, more, forward, bunches, back, segments, pieces, owners,
+                drives, held, kept, waiting, ends, changes, slots, x,
             )  # fmt: skip
             clock[0] += 1
             for k in range(rows.shape[1]):
                 rows[t, k] = drives[readout + k].shown
         if table[size - 1]:
-            handed, which = flat(table, 17, HANDED), flat(table, 18, INDEX)
-            collect(drives, kept, handed, which, clock[0] - 1, flat(table, 19, number))
+            handed, sums = flat(table, 20, HANDED), flat(table, 21, SUM)
+            terms, which = flat(table, 22, HANDED), flat(table, 23, INDEX)
+            row = flat(table, 24, number)
+            collect(drives, kept, handed, sums, terms, which, clock[0] - 1, row)
         return work
 
     return turn

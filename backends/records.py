@@ -13,13 +13,19 @@ def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
 
 
 SLOT = _record(("first", "u4"), ("held", "u4"), ("token", "u1"))
-_PLACES = ("first", "last", "first_alike", "last_alike", "first_back", "last_back")
-UNIT = _record(*((name, "u4") for name in _PLACES), ("low", "f4"), ("kind", "u1"))
+UNIT = _record(("first", "u4"), ("last", "u4"), ("low", "f4"), ("more", "u4"))
+KINDS = ("alike", "back", "curve")
+MORE = _record(*((f"{end}_{kind}", "u4") for kind in KINDS for end in ("first", "last")))
+STAGE = _record(("start", "u4"), ("kind", "u1"))
+SEGMENT = _record(("begin", "f8"), ("origin", "f8"), ("first", "u4"), ("last", "u4"))
+PIECE = _record(("to", "u4"), ("slope", "f8"), ("base", "f8"))
 ALIKE = _record(("to", "u4"), ("end", "u4"), ("weight", "f8"))
 OWNER = _record(("unit", "u4"), ("stage", "u2"))
 CHANGE = _record(("unit", "u4"), ("by", "f8"))
 KEPT = _record(("before", "f8"), ("at", "f8"))
-HANDED = _record(("unit", "u4"), ("scale", "f8"), ("offset", "f8"))
+HANDED = _record(("unit", "u4"), *((name, "f8") for name in ("scale", "offset", "least", "most")))
+
+SUM = _record(("place", "u4"), ("first", "u4"), ("last", "u4"), ("offset", "f8"))
 
 
 def drive_of(number: np.dtype[np.generic]) -> np.dtype[np.void]:

@@ -113,20 +113,98 @@ class Leaf(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """Units that are no longer looked at, since each shows what another one does.
+    """Units that are no longer looked at, since what another one shows tells what each would.
 
     Attributes:
       units: (handed,) that other one's number.
-      scales: (handed,) times which.
-      offsets: (handed,) plus what.
+      scales: times which.
+      offsets: plus what.
+      least: that comes of it.
+      most: that comes of it.
     """
 
     units: Array
     scales: Array
     offsets: Array
+    least: Array
+    most: Array
+
+    def of(self, shown: Array) -> Array:
+        """(handed,) of what units show (units,)."""
+        return np.clip(self.scales * shown[self.units] + self.offsets, self.least, self.most)
+
+    def behind(self, other: "Handed", own: Array) -> "Handed":
+        """The same, of units of which each is the one of that number among others."""
+        scales = self.scales * other.scales[own]
+        ends = [self.scales * end[own] + self.offsets for end in (other.least, other.most)]
+        least, most = (np.clip(end, self.least, self.most) for end in np.sort(ends, axis=0))
+        offsets = self.scales * other.offsets[own] + self.offsets
+        return Handed(other.units[own], scales, offsets, least, most)
 
 
-NONE_HANDED = Handed(np.zeros(0, int), np.zeros(0), np.zeros(0))
+NONE_HANDED = Handed(np.zeros(0, int), *np.zeros((4, 0)))
+
+
+class Sums(NamedTuple):
+    """What drives units of which a curve tells no more than what they show.
+
+    Attributes:
+      units: (sums,) their numbers.
+      offsets: (sums,) what is added to the terms of each.
+      starts: (sums + 1,) where they begin.
+      terms: of all.
+    """
+
+    units: Array
+    offsets: Array
+    starts: Array
+    terms: Handed
+
+
+NO_SUMS = Sums(np.zeros(0, int), np.zeros(0), np.zeros(1, int), NONE_HANDED)
+
+
+class Curves(NamedTuple):
+    """Piecewise linear functions of units that add to the drives of others.
+
+    Between the places where its functions bend a unit's numbers lie in segments. There each
+    function is base + slope * (shown - origin); those that are not told are 0.
+
+    Attributes:
+      units: (sources,) whose functions they are.
+      starts: (sources + 1,) where the segments of each begin.
+      begins: (segments,) from where on, -inf of a unit's first one.
+      origins: (segments,) where bases are told.
+      ends: (segments + 1,) where what is told of each begins.
+      drives: (told,) GATES * unit + drive, that it is added to.
+      slopes: (told,) of each.
+      bases: (told,) of each.
+    """
+
+    units: Array
+    starts: Array
+    begins: Array
+    origins: Array
+    ends: Array
+    drives: Array
+    slopes: Array
+    bases: Array
+
+    def at(self, shown: Array, count: int) -> Array:
+        """(count,) what is added to so many drives where units show so much (units,)."""
+        found = np.zeros(count)
+        for unit, first, last in zip(self.units, self.starts, self.starts[1:], strict=False):
+            place = first + np.searchsorted(self.begins[first:last], shown[unit], "right") - 1
+            own = slice(*self.ends[place : place + 2])
+            by = shown[unit] - self.origins[place]
+            np.add.at(found, self.drives[own], self.bases[own] + self.slopes[own] * by)
+        return found
+
+
+NO_CURVES = Curves(
+    np.zeros(0, int), np.zeros(1, int), *np.zeros((2, 0)), np.zeros(1, int), np.zeros(0, int),
+    *np.zeros((2, 0)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,7 +223,9 @@ class Units:
       readout: the first output.
       outputs: how many.
       cells: whether they are stock cells with gates.
-      handed: of `shortened`; in leaves they have the numbers behind those of all units.
+      handed: those that are left out; in leaves they have the numbers behind those of all units.
+      curves: what is added to drives besides.
+      sums: of units of linear layers that are not driven as the network drives them.
     """
 
     slots: tuple[Slot, ...]
@@ -160,6 +240,8 @@ class Units:
     outputs: int
     cells: bool
     handed: Handed = NONE_HANDED
+    curves: Curves = NO_CURVES
+    sums: Sums = NO_SUMS
 
     @property
     def count(self) -> int:
@@ -442,19 +524,58 @@ def shortened(units: Units) -> Units:
         scale[q] *= scale[s]
     if kept.all():
         return units
-    left, number = int(kept.sum()), np.empty(count, np.int32)
-    number[kept], number[~kept] = np.arange(left), np.arange(left, count)
-    root, bias = number[source], units.bias.copy()
+    bias = units.bias.copy()
 
-    def moved(matrix: sparse.coo_array) -> sparse.csr_array:
+    def moved(matrix: sparse.coo_array) -> sparse.coo_array:
         known = kept[matrix.col // GATES]
         row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
         of = np.flatnonzero(offset[row])
         np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
-        place = root[row], GATES * number[column // GATES] + column % GATES
-        return csr(sparse.coo_array((data * scale[row], place), (left, GATES * left)))
+        return sparse.coo_array((data * scale[row], (source[row], column)), matrix.shape)
 
-    forward, back = moved(edges), moved(later)
+    none = np.full(count, np.inf)
+    shown = Handed(source, scale, offset, -none, none)
+    return left_over(units, kept, (moved(edges), moved(later)), bias, shown, shown)
+
+
+def left_over(
+    units: Units, kept: Array, edges: tuple[sparse.coo_array, sparse.coo_array], bias: Array,
+    shown: Handed, driven: Handed, curves: Curves = NO_CURVES, sums: Sums = NO_SUMS,
+) -> Units:  # fmt: skip
+    """Some of all units.
+
+    Args:
+      units: all.
+      kept: (units,) whether each is left.
+      edges: forward and back, of which those between units that are left stay.
+      bias: (units, GATES).
+      shown: what all of them show, told by those that are left.
+      driven: what drives those that are not.
+      curves: of those that are left.
+      sums: of those that are left.
+    """
+    count, left = len(kept), int(kept.sum())
+    number = np.empty(count, np.int32)
+    number[kept], number[~kept] = np.arange(left), np.arange(count - left)
+
+    def renumbered(drives: Array) -> Array:
+        return np.asarray(GATES * number[drives // GATES] + drives % GATES)
+
+    def between(matrix: sparse.coo_array) -> sparse.csr_array:
+        known = kept[matrix.row] & kept[matrix.col // GATES]
+        place = number[matrix.row[known]], renumbered(matrix.col[known])
+        return csr(sparse.coo_array((matrix.data[known], place), (left, GATES * left)))
+
+    def told(handed: Handed) -> Handed:
+        return handed._replace(units=number[handed.units])
+
+    # What was left out before is told by what tells those that told it.
+    before = units.handed.behind(shown, units.handed.units)
+    away = Handed(*(part[~kept] for part in driven))
+    handed = Handed(*map(np.concatenate, zip(before, away, strict=True)))
+    numbers = np.where(kept, number, left + len(before.units) + number)
+    numbers = np.append(numbers, left + np.arange(len(before.units)))
+    forward, back = map(between, edges)
     return Units(
         units.slots,
         units.kinds[kept],
@@ -463,11 +584,13 @@ def shortened(units: Units) -> Units:
         np.unique(np.append(np.cumsum(kept) - kept, left)[units.starts]),
         forward,
         back,
-        tuple(Leaf(number[leaf.units], leaf.field) for leaf in units.leaves),
+        tuple(Leaf(numbers[leaf.units], leaf.field) for leaf in units.leaves),
         int(number[units.readout]),
         units.outputs,
         units.cells,
-        Handed(root[~kept], scale[~kept], offset[~kept]),
+        told(handed),
+        curves._replace(units=number[curves.units], drives=renumbered(curves.drives)),
+        Sums(number[sums.units], sums.offsets, sums.starts, told(sums.terms)),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import lsrl
 from lsrl.backends import events
+from lsrl.backends.curves import curved
 from lsrl.backends.machines import Wired
 from lsrl.backends.runner import Ready, Runner
 from lsrl.backends.units import GATES, csr, factor, shortened, units_of
@@ -210,22 +211,33 @@ def test_alike_rows_are_added_up_once() -> None:
     assert factor(csr(np.eye(5))) is None and GATES == 4
 
 
-def test_what_is_only_handed_on_is_no_unit(computer: Model) -> None:
+@pytest.mark.parametrize("largest", [9, 300, 40_000])
+def test_what_others_tell_is_no_unit(computer: Model, largest: int) -> None:
     whole = units_of(computer.module.stack())
-    short = shortened(whole)
-    handed = len(short.handed.units)
-    assert handed and short.count + handed == whole.count
+    handed_on = shortened(whole)
+    few = curved(handed_on)
+    assert few.count < handed_on.count < whole.count
+    assert few.count + len(few.handed.units) == whole.count
     # What is left is driven as before, wherever all show what those that they read make them show.
-    shown = np.random.default_rng(0).integers(0, 9, short.count).astype(float)
-    sources, scales, offsets = short.handed
-    numbers = np.concatenate([leaf.units for leaf in short.leaves])
+    shown = np.random.default_rng(0).integers(0, largest, few.count).astype(float)
+    numbers = np.concatenate([leaf.units for leaf in few.leaves])
     of_whole = np.concatenate([leaf.units for leaf in whole.leaves])
     values, left = np.zeros(whole.count), np.ones(whole.count, bool)
-    left[of_whole[numbers >= short.count]] = False
+    left[of_whole[numbers >= few.count]] = False
+    told = np.concatenate([shown, few.handed.of(shown)])[numbers]
+    values[of_whole] = np.where(told < whole.lows[of_whole], 0, told)
     values[left] = shown
-    values[of_whole] = np.concatenate([shown, scales * shown[sources] + offsets])[numbers]
-    drives = (whole.drives @ values).reshape(-1, GATES)[left] + whole.bias[left]
-    assert np.array_equal((short.drives @ shown).reshape(-1, GATES) + short.bias, drives)
+    drives = (whole.drives @ values).reshape(-1, GATES) + whole.bias
+    found = few.drives @ shown + few.curves.at(shown, GATES * few.count)
+    found, wanted = found.reshape(-1, GATES) + few.bias, drives[left]
+    # Some show the same though they are driven by another number, which is told apart.
+    cut, sums = few.sums.units, np.split(few.sums.terms.of(shown), few.sums.starts[1:-1])
+    assert np.array_equal(found[cut, 0], np.maximum(wanted[cut, 0], 0))
+    found[cut, 0] = few.sums.offsets + [terms.sum() for terms in sums]
+    assert len(cut) and np.array_equal(found, wanted)
+    # What is left out is told as it is driven.
+    away = of_whole[numbers >= few.count]
+    assert np.array_equal(drives[away, 0], told[numbers >= few.count])
 
 
 @pytest.mark.studies
