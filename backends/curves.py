@@ -214,7 +214,7 @@ def _cut(pieces: _Pieces, bias: Array, alone: Array) -> tuple[_Pieces, Array]:
     crossed = own & (np.sign(left) * np.sign(right) < 0)
     slope = np.where(crossed, moved.slope, 1)
     place = moved.origin - moved.value / slope
-    odd = crossed & (slope * (place - moved.origin) != -moved.value)
+    odd = crossed & ~_short(place, place)
     alone = alone & (np.bincount(pieces.of[odd], minlength=len(bias)) == 0)
     own, crossed = alone[pieces.of], crossed & alone[pieces.of]
     parts = [pieces.chosen(~own)]
@@ -247,20 +247,27 @@ def _laid_out(
       Whether each is worth it; the constant that is left of it beside the curve; and the curves.
     """
     count = len(roots)
-    _, _, first, last = _segments(pieces, roots)
-    # Values are told from that of the widest flat piece on, so that of most there is none to tell.
-    flat = np.where(pieces.slope == 0, last - first, 0)
-    order = np.lexsort((flat, pieces.of))
-    widest = order[np.append(pieces.of[order][1:] != pieces.of[order][:-1], True)]
-    level = np.where(flat[widest] > 0, pieces.value[widest], 0)
+    good = _all_short(pieces.of, pieces.of, pieces.slope, count)
+    good &= _all_short(pieces.of, roots[pieces.of], pieces.begin, count)
+    level = np.zeros(count)
+    while True:
+        pieces = pieces.chosen(good[pieces.of])
+        begins, owners, first, last = _segments(pieces, roots)
+        # Values are told from that of the widest flat piece on, so that of most none is told.
+        flat = np.where(pieces.slope == 0, last - first, 0)
+        order = np.lexsort((flat, pieces.of))
+        widest = order[np.append(np.diff(pieces.of[order]) > 0, np.ones(len(order[:1]), bool))]
+        widest = widest[flat[widest] > 0]
+        level[pieces.of[widest]] = pieces.value[widest]
+        told = (pieces.slope != 0) | (pieces.value != level[pieces.of])
+        shares = np.bincount(pieces.of, (last - first) * told, count) / sizes
+        bad = good & (shares > MOST_SEGMENTS)
+        if not bad.any():
+            break
+        # Without the worst, whose bends divide the segments of the others.
+        good &= ~bad | (shares < np.median(shares[bad]))
+    level[~good] = 0
     pieces = pieces._replace(value=pieces.value - level[pieces.of])
-    told = (pieces.slope != 0) | (pieces.value != 0)
-    good = np.bincount(pieces.of, (last - first) * told) <= MOST_SEGMENTS * sizes
-    good &= _whole(pieces.of, pieces.slope, count)
-    good &= _whole(roots[pieces.of], pieces.begin, int(roots.max()) + 1)[roots]
-    # Once more with the segments of those alone that are good.
-    pieces, told = pieces.chosen(good[pieces.of]), told[good[pieces.of]]
-    begins, owners, first, last = _segments(pieces, roots)
     size = np.where(told, last - first, 0)
     piece = np.repeat(np.arange(len(told)), size)
     segment = first[piece] + np.arange(len(piece)) - np.repeat(np.cumsum(size) - size, size)
@@ -303,13 +310,16 @@ def _running(head: Array, numbers: Array) -> Array:
     return found
 
 
-def _whole(of: Array, numbers: Array, count: int) -> Array:
-    """(count,) whether the numbers of each have no more than so many bits between them."""
-    known = np.where(np.isfinite(numbers), numbers, 0)
-    greatest = np.zeros(count)
-    np.maximum.at(greatest, of, np.abs(known))
-    grid = np.ldexp(1.0, np.frexp(greatest)[1] - BITS)
-    return np.bincount(of[known % grid[of] != 0], minlength=count) == 0
+def _short(numbers: Array, greatest: Array) -> Array:
+    """Which numbers have no more bits than there may be, below the first one of another each."""
+    return np.asarray(np.fmod(numbers, np.ldexp(1.0, np.frexp(greatest)[1] - BITS)) == 0)
+
+
+def _all_short(of: Array, group: Array, numbers: Array, count: int) -> Array:
+    """(count,) whether a function's numbers are short beside the greatest one of their group."""
+    known, greatest = np.where(np.isfinite(numbers), numbers, 0), np.zeros(int(group.max()) + 1)
+    np.maximum.at(greatest, group, np.abs(known))
+    return np.bincount(of[~_short(known, greatest[group])], minlength=count) == 0
 
 
 def _segments(pieces: _Pieces, roots: Array) -> tuple[Array, Array, Array, Array]:

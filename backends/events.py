@@ -18,8 +18,25 @@ what the unit shows.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, TypeVar, cast
 
+from lsrl.backends.records import (
+    ALIKE,
+    CHANGE,
+    FLOAT,
+    HANDED,
+    INDEX,
+    KEPT,
+    MORE,
+    OWNER,
+    PIECE,
+    SEGMENT,
+    SLOT,
+    STAGE,
+    SUM,
+    UNIT,
+)
 from lsrl.backends.units import GATES, LINEAR, LSTM, PRODUCT
 from lsrl.extras import optional
 
@@ -27,6 +44,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 numba: Any = optional("numba")
 COMPILED = numba is not None
+if COMPILED:
+    from lsrl.backends.packed import flat, rows_of
 
 
 def compiled(function: Function) -> Function:
@@ -385,6 +404,50 @@ def follow(
         for k in range(rows.shape[1]):
             rows[t, k] = drives[readout + k].shown
     return work
+
+
+@cache
+def turning(number: Any, edge: Any, drive: Any) -> Callable[[Any], int]:
+    """What reads the tokens of a table, and returns how many units were looked at.
+
+    Args:
+      number: dtype of values and outputs.
+      edge: of edges.
+      drive: of drives.
+    """
+
+    @compiled
+    def turn(table: Any) -> int:
+        size = len(table)
+        readout, tokens = table[size - 3], table[size - 2]
+        stages, units, more = flat(table, 0, STAGE), flat(table, 1, UNIT), flat(table, 2, MORE)
+        forward, bunches, back = flat(table, 3, edge), flat(table, 4, ALIKE), flat(table, 5, edge)
+        segments, pieces = flat(table, 6, SEGMENT), flat(table, 7, PIECE)
+        owners, drives = flat(table, 8, OWNER), flat(table, 9, drive)
+        held, kept = flat(table, 10, number), flat(table, 11, KEPT)
+        waiting, ends = flat(table, 12, INDEX), flat(table, 13, INDEX)
+        changes, slots = flat(table, 14, CHANGE), flat(table, 15, SLOT)
+        x, clock = flat(table, 16, FLOAT), flat(table, 17, FLOAT)
+        given, rows = rows_of(table, 18, tokens, FLOAT), rows_of(table, 19, tokens, number)
+        work = 0
+        for t in range(tokens):
+            for k in range(len(x)):
+                x[k] = given[t, k]
+            work += step(
+                clock[0], stages, units, more, forward, bunches, back, segments, pieces, owners,
+                drives, held, kept, waiting, ends, changes, slots, x,
+            )  # fmt: skip
+            clock[0] += 1
+            for k in range(rows.shape[1]):
+                rows[t, k] = drives[readout + k].shown
+        if table[size - 1]:
+            handed, sums = flat(table, 20, HANDED), flat(table, 21, SUM)
+            terms, which = flat(table, 22, HANDED), flat(table, 23, INDEX)
+            row = flat(table, 24, number)
+            collect(drives, kept, handed, sums, terms, which, clock[0] - 1, row)
+        return work
+
+    return turn
 
 
 @compiled

@@ -150,8 +150,7 @@ class Wired:
     @cached_property
     def turn(self) -> Any:
         """What reads tokens out of a table, where the engine is compiled."""
-        packed = importlib.import_module("lsrl.backends.packed")
-        return packed.turning(self.number, self.forward.dtype, drive_of(self.number))
+        return self.engine.turning(self.number, self.forward.dtype, drive_of(self.number))
 
     def table(self, arrays: Sequence[Array], tokens: int, shows: bool) -> Array:
         """A machine's arrays as `turn` takes them.

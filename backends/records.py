@@ -12,6 +12,7 @@ def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
     return np.dtype(list(fields), align=True)
 
 
+INDEX, FLOAT = np.dtype(np.uint32), np.dtype(np.float64)
 SLOT = _record(("first", "u4"), ("held", "u4"), ("token", "u1"))
 UNIT = _record(("first", "u4"), ("last", "u4"), ("low", "f4"), ("more", "u4"))
 KINDS = ("alike", "back", "curve")

@@ -211,6 +211,42 @@ def test_alike_rows_are_added_up_once() -> None:
     assert factor(csr(np.eye(5))) is None and GATES == 4
 
 
+def ramps(seed: int) -> lsrl.Program:
+    """Sums of ramps that read one number, of all kinds, beside another number."""
+    rng = np.random.default_rng(seed)
+
+    @lsrl.program(max_length=64)
+    def program(pair: lsrl.Vector(2, low=-64, high=256, step=0.25)):  # type: ignore[valid-type]
+        x, y = pair[0], pair[1]
+        places = rng.integers(-200, 900, 9) / 4
+        opens = [lsrl.relu(rng.choice([-2.0, -1.0, 1.0, 2.0]) * (x - place)) for place in places]
+        opens += [lsrl.relu(rng.choice([1.0, 4.0]) - ramp) for ramp in opens[:4]]
+        rows = []
+        for number in range(8):
+            some = rng.choice(len(opens), rng.integers(2, 5), replace=False)
+            total = sum(float(rng.integers(-4, 5)) * opens[i] for i in some)
+            total += float(rng.integers(-9, 9)) + [0, x, y, x - y][number % 4]
+            rows.append(lsrl.relu(total) if number % 3 else total)
+        for place in range(0, 60, 4):
+            tent = lsrl.relu(x - place) - 2 * lsrl.relu(x - place - 2) + lsrl.relu(x - place - 4)
+            rows.append(lsrl.relu(tent + (y * 0.5 if place % 8 else 0) - 1))
+        return lsrl.concat(*rows)
+
+    return program
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.studies) for n in (1, 2))])
+@pytest.mark.parametrize(
+    "target", ["linear_rnn", pytest.param("rnn", marks=pytest.mark.studies)]
+)  # fmt: skip
+def test_what_ramps_make_of_a_number(target: str, seed: int, plain: ModuleType) -> None:
+    model = lsrl.compile(ramps(seed), target)
+    units = Wired(model.module.stack(), model.dtype).units
+    assert len(units.curves.drives) and (len(units.sums.units) > 0) == (target == "linear_rnn")
+    read, wanted = check_alike(model, seed, 24)
+    assert np.array_equal(stepped(in_plain_python(model, plain), read, "events")[0], wanted)
+
+
 @pytest.mark.parametrize("largest", [9, 300, 40_000])
 def test_what_others_tell_is_no_unit(computer: Model, largest: int) -> None:
     whole = units_of(computer.module.stack())
