@@ -380,9 +380,15 @@ class Network(Hooked, nnx.Module):
         Returns:
           (*batch_shape, outputs) and the new state.
         """
+        return self.stepped(self.kept(), state, inputs)
+
+    def stepped(
+        self, parameters: Mapping[str, object], state: Tree, inputs: Inputs
+    ) -> tuple[jax.Array, Tree]:
+        """As `step`, of parameters that `kept` gave."""
         # What the step traces under, it sets for itself: to enter it takes as long as to check.
         with precision(self.structure.dtype):
-            return _jitted(self.pure_step)(self.kept(), self.structure, state, tuple(inputs))
+            return _jitted(self.pure_step)(parameters, self.structure, state, tuple(inputs))
 
     def run(
         self, inputs: Inputs, chunk: int | None = None, state: Tree | None = None

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -58,6 +59,24 @@ class Alteration(NamedTuple):
     card: Card
 
 
+class _Stepped(NamedTuple):
+    """What the last step by jax went by, and the state that it gave.
+
+    What was found of them holds for a step from there too: to find it takes longer than some steps.
+
+    Attributes:
+      parameters: of the module, as `Network.kept` gave them.
+      runner: that was asked for.
+      state: that it gave.
+      arrays: what the state held, since dictionaries can be changed; else the same as that.
+    """
+
+    parameters: Mapping[str, object]
+    runner: RunnerName
+    state: State
+    arrays: Tree
+
+
 @final
 class Model(Looping, Exporting):
     """A compiled program: exact weights of a real network, with their certificate.
@@ -110,7 +129,7 @@ class Model(Looping, Exporting):
         self.alteration = alteration
         self._proof = Proof(certificate, module)
         self._form: tuple[Network, Form] | None = None
-        self._latest: tuple[Network, State | None] = module, None
+        self._stepped: _Stepped | None = None
         self._runner = Runner()
 
     def altered(
@@ -139,12 +158,14 @@ class Model(Looping, Exporting):
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Model":
         """Another model with weights of its own, known as this one's are."""
-        own = {name: value for name, value in vars(self).items() if name != "_proof"}
+        left = "_proof", "_stepped"
+        own = {name: value for name, value in vars(self).items() if name not in left}
         return self._copied(copy.deepcopy(own, memo))
 
     def _copied(self, fields: dict[str, object]) -> "Model":
         made = object.__new__(Model)
         vars(made).update(fields)
+        made._stepped = None
         made._proof = Proof(self.proven, made.module if self._proof.holds(self.module) else None)
         return made
 
@@ -292,15 +313,15 @@ class Model(Looping, Exporting):
         wanted = requests.reference_run(self.program, arrays, reference) if check else None
 
         def run(part: tuple[Sequence[Array], Tree | None]) -> tuple[Array, Tree]:
-            with self.device_mode():
-                features = self.features(part[0])
-                after: Tree = ()
-                if return_state:
-                    values, after = self.module.run_with_state(features, chunk, part[1])
-                else:
-                    values = self.module.run(features, chunk, part[1])
-                # Where a bias is 0.0 a whole run leaves it out, and -1 * 0.0 stays -0.0.
-                return unsigned_zeros(np.asarray(values)), after
+            # The network sets the mode that it runs in.
+            features = self.features(part[0])
+            after: Tree = ()
+            if return_state:
+                values, after = self.module.run_with_state(features, chunk, part[1])
+            else:
+                values = self.module.run(features, chunk, part[1])
+            # Where a bias is 0.0 a whole run leaves it out, and -1 * 0.0 stays -0.0.
+            return unsigned_zeros(np.asarray(values)), after
 
         given = (arrays, None if state is None else state.hidden)
         elsewhere = chunk is not None or mesh is not None
@@ -423,28 +444,43 @@ class Model(Looping, Exporting):
             length that the certificate speaks of. Or the state is of another model.
         """
         going = self._going_on(state, runner)
-        if going is None:
-            module, known = self._latest
-            if known is None or state is not known or module is not self.module:
-                check_state("step", state, self._state_form)
+        parameters = None if going is not None else self._by_jax_again(state, runner)
+        if going is None and parameters is None:
+            check_state("step", state, self._state_form)
         arrays = requests.plain_token(self._kinds, state, inputs, self.program.max_length)
         if arrays is None or unknown:
             timed = requests.one_token(self.program, state, inputs, unknown)
             arrays = [array[:, 0] for array in timed]
         if going is None:
             self._check_certified("step", state.position + 1, beyond_certificate)
-            going = self._taken_up(state, runner)
+            if parameters is None:
+                going = self._taken_up(state, runner)
         if going is not None:
             result, left = going.step(arrays)
             new = State(state.position + 1, None, state.batch, left)
             return (cast(Array, result[0]) if state.batch is None else result), new
         # The network sets the mode that it steps in: twice would take longer than the checks.
-        output, hidden = self.module.step(state.hidden, self._converted(arrays, 1))
+        if parameters is None:
+            parameters = self.module.kept()
+        output, hidden = self.module.stepped(parameters, state.hidden, self._converted(arrays, 1))
         result = np.asarray(output)
         new = State(state.position + 1, hidden, state.batch)
-        # A tuple of arrays that nobody can change need not be looked at when it comes back.
-        self._latest = (self.module, new if type(hidden) is tuple else None)
+        held = hidden.copy() if isinstance(hidden, dict) else hidden
+        self._stepped = _Stepped(parameters, runner, new, held)
         return (cast(Array, result[0]) if state.batch is None else result), new
+
+    def _by_jax_again(self, state: State, runner: RunnerName) -> Mapping[str, object] | None:
+        """The parameters, if jax gave this very state with them, and all is as it was then."""
+        last = self._stepped
+        if last is None or last.state is not state or last.runner != runner:
+            return None
+        hidden, arrays = state.hidden, last.arrays
+        if isinstance(arrays, dict) and isinstance(hidden, dict):
+            unchanged = hidden.keys() == arrays.keys()
+            unchanged = unchanged and all(map(operator.is_, hidden.values(), arrays.values()))
+        else:
+            unchanged = isinstance(arrays, tuple)
+        return last.parameters if unchanged and self.module.kept() is last.parameters else None
 
     def save_state(self, state: State, path: Path) -> None:
         """Write a state of this model to one file, whole or not at all; see `load_state`.
@@ -612,10 +648,11 @@ class Model(Looping, Exporting):
 
     def _converted(self, arrays: Sequence[Array], axes: int) -> tuple[Array, ...]:
         """As `features`, where ids have so many axes."""
+        number = self._number
         return tuple(
-            array.astype(np.int32 if array.ndim == axes else self._number, copy=False)
-            for array in arrays
-        )
+            [array.astype(np.int32 if array.ndim == axes else number, copy=False)
+             for array in arrays]
+        )  # fmt: skip
 
     @cached_property
     def _number(self) -> np.dtype[np.generic]:

@@ -83,20 +83,42 @@ def test_texts_tell_what_the_pages_say():
             assert [number for number in numbers if number.rstrip(",.") not in page] == [], told
 
 
-def test_speeds_are_least_of_turns_and_a_slow_one_is_tried_again():
-    class Side:
-        def __init__(self, seconds):
-            self.left = seconds
+class Timed:
+    """A side that takes so many seconds, call by call."""
 
-        def ask(self, *request):
-            assert request[:4] == ("timed", "a", "t", "run")
-            return {"seconds": self.left.pop(0)}
+    def __init__(self, *seconds):
+        self.left = list(seconds)
 
+    def ask(self, *request):
+        assert request[:3] == ("timed", "a", "t")
+        return {"seconds": self.left.pop(0)}
+
+
+def test_speeds_are_medians_of_turns():
     once = against.LEAST  # so that a sample is one call
-    quick = {"here": Side([once, 3, 2, 2]), "before": Side([once, 4, 5, 2])}
-    assert against.speeds(quick, ("a", "t"), "run") == ({"here": 2, "before": 2}, 3)
-    late = {"here": Side([once, 3, 3, 3, 3, 1]), "before": Side([once, 1, 1, 1, 1, 1])}
-    assert against.speeds(late, ("a", "t"), "run") == ({"here": 1, "before": 1}, 5)
+    # A slow time of the machine meets both; a sample that had it to itself, one.
+    here = Timed(once, 2, 2, 2, 2, 20, 20, 2, 1, 2)
+    before = Timed(once, 3, 3, 3, 3, 30, 30, 3, 3, 3)
+    assert len(here.left) - 1 == against.SAMPLES
+    assert against.speeds({"here": here, "before": before}, ("a", "t"), "run") == (2, 1.5)
+
+
+def test_a_pair_that_looks_slow_is_measured_anew_whatever_comes_of_it(monkeypatch):
+    found = {"run": [1.0, 0.5, 0.9, 0.9, 0.9], "step": [0.96, 1.1, 1.1, 1.1, 1.1]}
+    counted = {work: list(ratios) for work, ratios in found.items()}
+    monkeypatch.setattr(against, "speeds", lambda sides, pair, work: (3e-6, counted[work].pop(0)))
+    row = {"program": "a", "target": "t", "tokens": 3, "alike": True, "times": {}, "ratios": {}}
+    row = first = against.measured({}, ("a", "t"), row)
+    assert against.doubtful(row) and against.rounds(row) == 1
+    for number in range(against.AGAIN):
+        row = against.measured({}, ("a", "t"), row)
+        assert against.doubtful(row) and against.rounds(row) == 2 + number
+    assert row["ratios"] == found
+    assert (row["run_ratio"], row["step_ratio"]) == (0.9, 1.1)
+    assert row["run"] == pytest.approx(1) and row["step"] == pytest.approx(1.5)
+    assert against.rounds(first) == 1, "a row that is kept does not change"
+    assert not against.doubtful({**row, "ratios": {"run": [0.97, 0.1], "step": [1.0, 0.1]}})
+    assert not against.doubtful({"program": "a", "target": "t", "alike": True})
 
 
 def test_a_side_makes_the_next_pair_while_the_other_makes_this_one():
@@ -120,13 +142,17 @@ def test_a_side_makes_the_next_pair_while_the_other_makes_this_one():
 
 def test_what_differs_from_a_revision_is_named():
     fine = {"program": "a", "target": "t", "alike": True, "run": 1.0, "run_ratio": 1.0}
-    fine |= {"step": 1.0, "step_ratio": 2.0}
+    fine |= {"step": 1.0, "step_ratio": 2.0, "ratios": {"run": [1.0], "step": [2.0]}}
     slow = {**fine, "program": "b", "alike": False, "step_ratio": 0.9}
+    slow["ratios"] = {work: [0.9] * (1 + against.AGAIN) for work in against.WORKS}
     refused = {"program": "c", "target": "t", "alike": True}
     told = against.findings([fine, slow, refused], 4, "0123456789abcdef")
     assert "3 of 4" in told[0]
     assert "1 are refused" in told[0]
-    assert told[1] == "Weights, certificates or outputs differ: b on t."
-    assert "below 0.95 nowhere" in told[2]
-    assert "b on t 0.90" in told[3]
+    assert told[1].startswith(
+        "1 of them were below 0.97 in the first pair of processes; 1 of these"
+    )
+    assert told[2] == "Weights, certificates or outputs differ: b on t."
+    assert "below 0.95 nowhere" in told[3]
+    assert "b on t 0.90" in told[4]
     assert told[:2] != against.findings([fine, refused], 4, "0123456789abcdef")[:2]

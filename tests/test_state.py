@@ -1,5 +1,6 @@
 """States: a part of a sequence goes on where another left off, in memory or from a file."""
 
+import copy
 import json
 import os
 
@@ -234,3 +235,36 @@ def _model_file(model, folder):
     path = folder / "model.lsrl"
     model.save(path)
     return path
+
+
+def test_a_step_sees_what_was_changed_since_the_last():
+    model = lsrl.compile(same_symbol, "mamba")
+    _, first = model.step(model.init_state(), 1)
+    row, state = model.step(first, 2)
+    assert row.tolist() == [2.0]
+    # Arrays in place of those that the step gave, and those back.
+    held = state.hidden["position"]
+    state.hidden["position"] = np.zeros(1)
+    with pytest.raises(InputError, match="state is of another model"):
+        model.step(state, 2)
+    state.hidden["position"] = held
+    assert model.step(state, 1)[0].tolist() == [1.0]
+    # Weights, of the network or another network.
+    row, state = model.step(first, 2)
+    compiled, kernel = model.module, model.module.output_kernel
+    compiled.output_kernel = kernel.get_value() * 2
+    row, state = model.step(state, 2)
+    assert row.tolist() == [4.0]
+    model.module = compiled.rebuilt(compiled.arrays() | {"output_kernel": 3 * np.asarray(kernel)})
+    row, state = model.step(state, 2)
+    assert row.tolist() == [6.0]
+    with pytest.raises(InputError, match="runs exact models alone"):
+        model.step(state, 2, runner="events")
+    compiled.output_kernel, model.module = kernel, compiled
+    assert model.step(state, 1)[0].tolist() == [1.0]
+    # A copy has weights of its own.
+    _, state = model.step(first, 2)
+    other = copy.deepcopy(model)
+    other.module.output_kernel = other.module.output_kernel.get_value() * 2
+    assert other.step(state, 1)[0].tolist() == [2.0]
+    assert model.step(state, 1)[0].tolist() == [1.0]

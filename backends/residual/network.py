@@ -29,7 +29,6 @@ from lsrl.backends.network import (
     Network,
     Place,
     Step,
-    on_device,
     parameter,
     precise,
     value_of,
@@ -394,19 +393,20 @@ class ResidualNetwork(Network):
 
     # ------------------------------------------------------------ running
 
-    def init_state(self, batch_shape: tuple[int, ...] = ()) -> ResidualState:
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> dict[str, Array]:
         """The state before the first token.
 
         Returns:
           By name (*batch_shape, layers, ...), zeros; and "position" (*batch_shape,), the number of
           tokens so far.
         """
+        # Of numpy: to hand each over to the device takes a good part of a short run's time.
         shapes = self.state_shapes() if self.depth else {}
-        state = {
-            name: on_device(np.zeros((*batch_shape, self.depth, *shape)), DTYPE)
+        state: dict[str, Array] = {
+            name: np.zeros((*batch_shape, self.depth, *shape), DTYPE)
             for name, shape in shapes.items()
         }
-        return {**state, "position": on_device(np.zeros(batch_shape), "int32")}
+        return {**state, "position": np.zeros(batch_shape, np.int32)}
 
     def run_with_state(
         self,
@@ -424,7 +424,7 @@ class ResidualNetwork(Network):
         held = self.init_state((rows,)) if state is None else buckets.with_rows(state, rows)
         outputs = []
         with precise(DTYPE):
-            parameters = self.parameters()
+            parameters = cast(Parameters, self.kept())
             for start in range(0, tokens, size):
                 count = min(size, tokens - start)
                 # The last chunk is filled up, so that it needs no compilation of its own.
@@ -538,7 +538,8 @@ class ResidualNetwork(Network):
           inputs: per program input (batch, time, ...).
           token: how many tokens are read.
         """
-        before = state = self.init_state((inputs[0].shape[0],))
+        state: Mapping[str, jax.Array | Array] = self.init_state((inputs[0].shape[0],))
+        before = state
         for start, stop in ((0, max(token - 1, 0)), (max(token - 1, 0), token)):
             before = state
             if start < stop:
