@@ -393,6 +393,8 @@ class _Draft:
         self._known: dict[int, _Draws] = {}
         self._empty: dict[int, _Draws] = {}
         self.slots = [self._slots(node, kind) for node, kind in members]
+        # What lies between is of no more use, and takes as much room.
+        self._known = {}
 
     def _slots(self, node: int, kind: type[ops.Op]) -> tuple[_Draws, ...]:
         if kind in (ops.Affine, ops.LinearState):
@@ -478,22 +480,29 @@ _Stack = tuple[list[Matrix], list[Matrix]]
 def _pruned(
     graph: Graph, feature_width: int, drafts: list[_Draft], output: _Draws
 ) -> tuple[tuple[Layer, ...], Rows]:
-    """Drop the channels that nothing reads, last layer first, and number the rest."""
-    stacks = [_stacked(draft) for draft in drafts]
-    kept: list[Array] = []
-    wanted = _read([output.inputs], slice(None))
-    for recurrent, inputs in reversed(stacks):
-        keep = _reached(wanted, recurrent)
-        kept.insert(0, keep)
-        wanted = _read(inputs, keep)
-    before = [np.ones(feature_width, dtype=bool), *kept]
-    layers = tuple(
-        _layer(graph, draft, stack, keep, columns)
-        for draft, stack, keep, columns in zip(drafts, stacks, kept, before, strict=False)
-    )
+    """Drop the channels that nothing reads, last layer first, and number the rest.
+
+    Drafts are taken off their list, so that no more than two stand beside the layers at a time.
+    """
+    layers: list[Layer] = []
+    above: tuple[_Draft, _Stack, Array] | None = None
+    wanted, columns = _read([output.inputs], slice(None)), np.zeros(0, dtype=bool)
+    while drafts:
+        draft = drafts.pop()
+        stack = _stacked(draft)
+        keep = _reached(wanted, stack[0])
+        wanted = _read(stack[1], keep)
+        if above is None:
+            columns = keep
+        else:
+            layers.append(_layer(graph, *above, keep))
+        above = draft, stack, keep
+    if above is not None:
+        layers.append(_layer(graph, *above, np.ones(feature_width, dtype=bool)))
     # A sum with 0.0 in it is never -0.0, so a step need not look for zeros with a sign.
     bias, nothing = output.bias + 0.0, sp.csr_array((len(output.bias), 0))
-    return layers, Rows(nothing, output.inputs.keep(kept[-1]).csr, bias, output.exact)
+    last = Rows(nothing, output.inputs.keep(columns).csr, bias, output.exact)
+    return tuple(reversed(layers)), last
 
 
 def _read(matrices: Sequence[Matrix], rows: Array | slice) -> Array:
