@@ -147,8 +147,10 @@ class Wired:
         """(drives,) of all units where they show these values (units,), as the engine has them."""
         units = self.units
         forward, back = units.turned
-        found = forward @ values + back @ values
-        found = found.reshape(-1, GATES) + units.bias
+        found = np.asarray(forward @ values)
+        found += back @ values
+        found = found.reshape(-1, GATES)
+        found += units.bias
         found[units.kinds == GRU, :TURNED] *= -1
         return np.asarray(found[:, : self.gates].T.ravel())
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -209,7 +209,7 @@ class _Builder:
     def __init__(self) -> None:
         self.kinds: list[Array] = []
         self.lows: list[Array] = []
-        self.bias: list[Array] = []
+        self.biases: list[tuple[int, Array]] = []
         self.starts: list[int] = []
         self.count = 0
         self.edges: dict[bool, list[tuple[Array, Array, Array]]] = {False: [], True: []}
@@ -222,14 +222,12 @@ class _Builder:
         self, count: int, kind: int = LINEAR, relu: Array | bool = False, bias: Array | None = None
     ) -> Array:
         """Units of the stage; returns their numbers. The bias is (count, up to GATES)."""
-        held = np.zeros((count, GATES))
         if bias is not None:
-            held[:, : bias.shape[1]] = bias
-        self.kinds.append(np.full(count, kind))
+            self.biases.append((self.count, bias))
+        self.kinds.append(np.full(count, kind, np.uint8))
         self.lows.append(np.where(np.broadcast_to(relu, count), 0.0, -np.inf))
-        self.bias.append(held)
         self.count += count
-        return np.arange(self.count - count, self.count)
+        return np.arange(self.count - count, self.count, dtype=_number_of(self.count))
 
     def connect(
         self, sources: Array, targets: Array, kernel: sparse.csr_array, back: bool = False
@@ -249,12 +247,29 @@ class _Builder:
         self.connect(sources, GATES * between, shared)
         self.connect(np.concatenate([sources, between]), targets, rest)
 
+    def bias(self) -> Array:
+        """(units, GATES) of all units."""
+        held = np.zeros((self.count, GATES))
+        for first, bias in self.biases:
+            held[first : first + len(bias), : bias.shape[1]] = bias
+        return held
+
     def matrix(self, back: bool) -> sparse.csr_array:
-        """All edges of a kind."""
-        parts = self.edges[back] or [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-        rows, columns, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        """All edges of a kind, which are held no longer."""
+        parts = self.edges.pop(back) or [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+        kinds = _number_of(self.count), _number_of(self.count), np.dtype(np.float64)
+        rows, columns, weights = (
+            np.concatenate(part, dtype=kind)
+            for part, kind in zip(zip(*parts, strict=True), kinds, strict=True)
+        )
+        del parts
         shape = (self.count, GATES * self.count)
         return csr(sparse.coo_array((weights, (rows, columns)), shape=shape))
+
+
+def _number_of(units: int) -> np.dtype[np.signedinteger[Any]]:
+    """Of so many units and their drives."""
+    return np.dtype(np.int32 if GATES * units < 2**31 else np.int64)
 
 
 def csr(matrix: object) -> sparse.csr_array:
@@ -300,7 +315,7 @@ def units_of(stack: Stack) -> Units:
         slots,
         np.concatenate(made.kinds),
         np.concatenate(made.lows),
-        np.concatenate(made.bias),
+        made.bias(),
         np.unique(made.starts),  # stages may be empty
         made.matrix(False),
         made.matrix(True),
@@ -444,22 +459,24 @@ def shortened(units: Units) -> Units:
         return units
     left, number = int(kept.sum()), np.empty(count, np.int32)
     number[kept], number[~kept] = np.arange(left), np.arange(left, count)
-    root, bias = number[source], units.bias.copy()
+    root, bias = number[source], units.bias[kept]
 
     def moved(matrix: sparse.coo_array) -> sparse.csr_array:
         known = kept[matrix.col // GATES]
         row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
+        column = GATES * number[column // GATES] + column % GATES
         of = np.flatnonzero(offset[row])
         np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
-        place = root[row], GATES * number[column // GATES] + column % GATES
-        return csr(sparse.coo_array((data * scale[row], place), (left, GATES * left)))
+        data *= scale[row]
+        row = root[row]
+        return csr(sparse.coo_array((data, (row, column)), (left, GATES * left)))
 
     forward, back = moved(edges), moved(later)
     return Units(
         units.slots,
         units.kinds[kept],
         units.lows[kept],
-        bias[kept],
+        bias,
         np.unique(np.append(np.cumsum(kept) - kept, left)[units.starts]),
         forward,
         back,
