@@ -57,8 +57,8 @@ class Plain:
 
     def outputs(self, steps: int) -> np.ndarray[Any, Any]:
         """What a network is to answer: b, the new word, its change, onward, what is said, took."""
-        # As numbers, not as objects: the peak of this process is that of the network's run.
-        cells, top, pc, told = self.cells, self.top, self.pc, array("q")
+        # As numbers, each once: the peak of this process is to be that of the network's run.
+        cells, top, pc, told = self.cells, self.top, self.pc, array("i")
         whole, nothing = 2 * top, -top - 1
         for _ in range(steps):
             if pc < 0:
@@ -78,7 +78,7 @@ class Plain:
             told.extend((b, new, new - its, onward, said, took))
             pc = onward
         self.pc = pc
-        return np.array(told, np.int64).reshape(-1, 6)
+        return np.frombuffer(told, np.intc).reshape(-1, 6)
 
     def memory(self) -> np.ndarray[Any, Any]:
         """The cells that the network has; no other one holds anything.
