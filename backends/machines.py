@@ -123,6 +123,8 @@ class Wired:
         be told from their drives when it is asked for.
         """
         units = self.units
+        if not units.gated:
+            return np.zeros(units.count, bool)
         shut = (units.kinds == LSTM) & (units.bias[:, 1] <= self.engine.SHUT)
         driven = np.zeros((units.count, GATES), bool)
         driven.ravel()[units.back.indices] = True
@@ -150,7 +152,7 @@ class Wired:
         found = np.asarray(forward @ values)
         found += back @ values
         found = found.reshape(-1, GATES)
-        found += units.bias
+        found[:, : units.bias.shape[1]] += units.bias
         found[units.kinds == GRU, :TURNED] *= -1
         return np.asarray(found[:, : self.gates].T.ravel())
 

@@ -137,7 +137,7 @@ class Units:
       slots: what is read.
       kinds: (units,) of each.
       lows: (units,) below which its value is 0: 0 of a ReLU, else -inf.
-      bias: (units, GATES).
+      bias: (units, GATES); (units, 1) if no unit has more than one drive.
       starts: (stages + 1,) the first unit of each stage.
       forward: (units, GATES * units), entry [source, GATES * target + drive].
       back: the same, to the next token.
@@ -248,8 +248,9 @@ class _Builder:
         self.connect(np.concatenate([sources, between]), targets, rest)
 
     def bias(self) -> Array:
-        """(units, GATES) of all units."""
-        held = np.zeros((self.count, GATES))
+        """Of all units, as `Units.bias`."""
+        gated = any(kinds.any() for kinds in self.kinds)
+        held = np.zeros((self.count, GATES if gated else 1))
         for first, bias in self.biases:
             held[first : first + len(bias), : bias.shape[1]] = bias
         return held
@@ -430,7 +431,51 @@ def shortened(units: Units) -> Units:
     so that products of them are exact.
     """
     count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
-    read = edges.col // GATES
+    kept, source, scale, offset = _handed(units, edges, later)
+    if kept.all():
+        return units
+    left, number = int(kept.sum()), np.empty(count, np.int32)
+    number[kept], number[~kept] = np.arange(left), np.arange(left, count)
+    root, bias = number[source], units.bias[kept]
+
+    def moved(matrix: sparse.coo_array) -> sparse.csr_array:
+        known = kept[matrix.col // GATES]
+        row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
+        column = GATES * number[column // GATES] + column % GATES
+        of = np.flatnonzero(offset[row])
+        np.add.at(bias, np.divmod(column[of], GATES), data[of] * offset[row[of]])
+        data *= scale[row]
+        row = root[row]
+        return csr(sparse.coo_array((data, (row, column)), (left, GATES * left)))
+
+    forward, back = moved(edges), moved(later)
+    return Units(
+        units.slots,
+        units.kinds[kept],
+        units.lows[kept],
+        bias,
+        np.unique(np.append(np.cumsum(kept) - kept, left)[units.starts]),
+        forward,
+        back,
+        tuple(Leaf(number[leaf.units], leaf.field) for leaf in units.leaves),
+        int(number[units.readout]),
+        units.outputs,
+        units.cells,
+        Handed(root[~kept], scale[~kept], offset[~kept]),
+    )
+
+
+def _handed(
+    units: Units, edges: sparse.coo_array, later: sparse.coo_array
+) -> tuple[Array, Array, Array, Array]:
+    """Which units are kept, and of each of the others which one it hands on, times and plus what.
+
+    Args:
+      units: all of them.
+      edges: to later stages.
+      later: to the next token.
+    """
+    count, read = units.count, edges.col // GATES
     one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
     # What the next token reads of a unit is part of the state, which the other one's may not tell.
     one[later.col // GATES] = one[later.row] = False
@@ -455,37 +500,7 @@ def shortened(units: Units) -> Units:
         source[q] = source[s]
         offset[q] += scale[q] * offset[s]
         scale[q] *= scale[s]
-    if kept.all():
-        return units
-    left, number = int(kept.sum()), np.empty(count, np.int32)
-    number[kept], number[~kept] = np.arange(left), np.arange(left, count)
-    root, bias = number[source], units.bias[kept]
-
-    def moved(matrix: sparse.coo_array) -> sparse.csr_array:
-        known = kept[matrix.col // GATES]
-        row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
-        column = GATES * number[column // GATES] + column % GATES
-        of = np.flatnonzero(offset[row])
-        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
-        data *= scale[row]
-        row = root[row]
-        return csr(sparse.coo_array((data, (row, column)), (left, GATES * left)))
-
-    forward, back = moved(edges), moved(later)
-    return Units(
-        units.slots,
-        units.kinds[kept],
-        units.lows[kept],
-        bias,
-        np.unique(np.append(np.cumsum(kept) - kept, left)[units.starts]),
-        forward,
-        back,
-        tuple(Leaf(number[leaf.units], leaf.field) for leaf in units.leaves),
-        int(number[units.readout]),
-        units.outputs,
-        units.cells,
-        Handed(root[~kept], scale[~kept], offset[~kept]),
-    )
+    return kept, source, scale, offset
 
 
 def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array] | None:
