@@ -115,7 +115,7 @@ def curved(units: Units) -> Units:
     alone = (units.kinds[readers] == LINEAR) & (units.lows[readers] == 0)
     alone &= np.bincount(read, minlength=units.count)[readers] == sizes
     alone &= ~np.isin(readers, later.col // GATES)
-    bias = units.bias.ravel()[targets]
+    bias = units.bias[np.divmod(targets, GATES)]
     pieces, cut = _cut(_pieces(terms, pair), bias, alone)
     good, levels, curves = _laid_out(pieces, roots, targets, sizes)
     rest = np.ones(edges.nnz, bool)
@@ -126,7 +126,7 @@ def curved(units: Units) -> Units:
     if kept.all():
         return units
     biases = units.bias.copy()
-    np.add.at(biases.ravel(), targets[good], np.where(cut, levels - bias, levels)[good])
+    np.add.at(biases, np.divmod(targets[good], GATES), np.where(cut, levels - bias, levels)[good])
     forward = sparse.coo_array((edges.data[rest], (edges.row[rest], edges.col[rest])), edges.shape)
     hidden = any(leaf.field == "hidden" for leaf in units.leaves)
     # What drives a unit that is cut, as the state has it.

@@ -179,6 +179,8 @@ class Wired:
         be told from their drives when it is asked for.
         """
         units = self.units
+        if not units.gated:
+            return np.zeros(units.count, bool)
         shut = (units.kinds == LSTM) & (units.bias[:, 1] <= self.engine.SHUT)
         driven = np.zeros((units.count, GATES), bool)
         driven.ravel()[units.back.indices] = True
@@ -203,9 +205,11 @@ class Wired:
         """(drives,) of all units where they show these values (units,), as the engine has them."""
         units = self.units
         forward, back = units.turned
-        found = forward @ values + back @ values
+        found = np.asarray(forward @ values)
+        found += back @ values
         found += units.curves.at(values, len(found))
-        found = found.reshape(-1, GATES) + units.bias
+        found = found.reshape(-1, GATES)
+        found[:, : units.bias.shape[1]] += units.bias
         found[units.kinds == GRU, :TURNED] *= -1
         return np.asarray(found[:, : self.gates].T.ravel())
 

@@ -26,12 +26,18 @@ class Pattern:
 
     def __init__(self, matrix: Parameter) -> None:
         """The pattern of a matrix: all entries that a sparse one stores, or the nonzero ones."""
-        found = sparse.csr_array(_numbers(matrix), copy=True)
-        found.sum_duplicates()  # in order of columns, too
+        found = sorted_entries(matrix)
         self.shape: tuple[int, int] = found.shape
         self.starts, self.columns = found.indptr.astype(np.int32), found.indices.astype(np.int32)
-        self._key = self.shape, self.starts.tobytes(), self.columns.tobytes()
-        self._hash = hash(self._key)
+
+    @cached_property
+    def _key(self) -> tuple[object, ...]:
+        """As much as the pattern once more: for jit, of which a run by events has no need."""
+        return self.shape, self.starts.tobytes(), self.columns.tobytes()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._key)
 
     def __hash__(self) -> int:
         return self._hash
@@ -166,7 +172,7 @@ def kept_as(
     if pattern is None:
         return matrix
     patterns[name] = pattern
-    return pattern.values(matrix, name)
+    return sorted_entries(matrix).data
 
 
 def as_kept(
@@ -182,6 +188,15 @@ def as_kept(
 def _read(values: jax.Array, places: Array) -> jax.Array:
     """Entries of the last axis; the places are our own, so nothing is clamped."""
     return jnp.asarray(values).at[..., places].get(mode="promise_in_bounds")
+
+
+def sorted_entries(matrix: Parameter) -> sparse.csr_array:
+    """A matrix as csr, each entry once and in order; it may share the matrix's own arrays."""
+    found = sparse.csr_array(_numbers(matrix))
+    if not found.has_canonical_format:
+        found = found.copy()
+        found.sum_duplicates()
+    return found
 
 
 def _numbers(matrix: Parameter) -> Parameter:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -215,7 +215,7 @@ class Units:
       slots: what is read.
       kinds: (units,) of each.
       lows: (units,) below which its value is 0: 0 of a ReLU, else -inf.
-      bias: (units, GATES).
+      bias: (units, GATES); (units, 1) if no unit has more than one drive.
       starts: (stages + 1,) the first unit of each stage.
       forward: (units, GATES * units), entry [source, GATES * target + drive].
       back: the same, to the next token.
@@ -291,7 +291,7 @@ class _Builder:
     def __init__(self) -> None:
         self.kinds: list[Array] = []
         self.lows: list[Array] = []
-        self.bias: list[Array] = []
+        self.biases: list[tuple[int, Array]] = []
         self.starts: list[int] = []
         self.count = 0
         self.edges: dict[bool, list[tuple[Array, Array, Array]]] = {False: [], True: []}
@@ -304,14 +304,12 @@ class _Builder:
         self, count: int, kind: int = LINEAR, relu: Array | bool = False, bias: Array | None = None
     ) -> Array:
         """Units of the stage; returns their numbers. The bias is (count, up to GATES)."""
-        held = np.zeros((count, GATES))
         if bias is not None:
-            held[:, : bias.shape[1]] = bias
-        self.kinds.append(np.full(count, kind))
+            self.biases.append((self.count, bias))
+        self.kinds.append(np.full(count, kind, np.uint8))
         self.lows.append(np.where(np.broadcast_to(relu, count), 0.0, -np.inf))
-        self.bias.append(held)
         self.count += count
-        return np.arange(self.count - count, self.count)
+        return np.arange(self.count - count, self.count, dtype=_number_of(self.count))
 
     def connect(
         self, sources: Array, targets: Array, kernel: sparse.csr_array, back: bool = False
@@ -331,12 +329,30 @@ class _Builder:
         self.connect(sources, GATES * between, shared)
         self.connect(np.concatenate([sources, between]), targets, rest)
 
+    def bias(self) -> Array:
+        """Of all units, as `Units.bias`."""
+        gated = any(kinds.any() for kinds in self.kinds)
+        held = np.zeros((self.count, GATES if gated else 1))
+        for first, bias in self.biases:
+            held[first : first + len(bias), : bias.shape[1]] = bias
+        return held
+
     def matrix(self, back: bool) -> sparse.csr_array:
-        """All edges of a kind."""
-        parts = self.edges[back] or [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-        rows, columns, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        """All edges of a kind, which are held no longer."""
+        parts = self.edges.pop(back) or [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+        kinds = _number_of(self.count), _number_of(self.count), np.dtype(np.float64)
+        rows, columns, weights = (
+            np.concatenate(part, dtype=kind)
+            for part, kind in zip(zip(*parts, strict=True), kinds, strict=True)
+        )
+        del parts
         shape = (self.count, GATES * self.count)
         return csr(sparse.coo_array((weights, (rows, columns)), shape=shape))
+
+
+def _number_of(units: int) -> np.dtype[np.signedinteger[Any]]:
+    """Of so many units and their drives."""
+    return np.dtype(np.int32 if GATES * units < 2**31 else np.int64)
 
 
 def csr(matrix: object) -> sparse.csr_array:
@@ -382,7 +398,7 @@ def units_of(stack: Stack) -> Units:
         slots,
         np.concatenate(made.kinds),
         np.concatenate(made.lows),
-        np.concatenate(made.bias),
+        made.bias(),
         np.unique(made.starts),  # stages may be empty
         made.matrix(False),
         made.matrix(True),
@@ -497,31 +513,7 @@ def shortened(units: Units) -> Units:
     so that products of them are exact.
     """
     count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
-    read = edges.col // GATES
-    one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
-    # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // GATES] = one[later.row] = False
-    one[units.readout : units.readout + units.outputs] = False
-    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
-    own = read[alone]
-    source, scale, offset = np.arange(count), np.ones(count), np.zeros(count)
-    source[own], scale[own], offset[own] = edges.row[alone], edges.data[alone], units.bias[own, 0]
-    relu = units.lows == 0
-    positive = relu.copy()
-    for slot in units.slots:
-        positive[slot.first : units.starts[0]] = slot.token
-    kept = np.ones(count, bool)
-    # In order, since a unit may hand on what another one hands on.
-    for q in np.sort(own).tolist():
-        s = source[q]
-        above = positive[s] and scale[q] > 0 and offset[q] >= 0
-        if relu[q] and not above:
-            source[q], scale[q], offset[q] = q, 1.0, 0.0
-            continue
-        kept[q], positive[q] = False, above
-        source[q] = source[s]
-        offset[q] += scale[q] * offset[s]
-        scale[q] *= scale[s]
+    kept, source, scale, offset = _handed(units, edges, later)
     if kept.all():
         return units
     bias = units.bias.copy()
@@ -530,8 +522,9 @@ def shortened(units: Units) -> Units:
         known = kept[matrix.col // GATES]
         row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
         of = np.flatnonzero(offset[row])
-        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
-        return sparse.coo_array((data * scale[row], (source[row], column)), matrix.shape)
+        np.add.at(bias, np.divmod(column[of], GATES), data[of] * offset[row[of]])
+        data *= scale[row]
+        return sparse.coo_array((data, (source[row], column)), matrix.shape)
 
     none = np.full(count, np.inf)
     shown = Handed(source, scale, offset, -none, none)
@@ -548,7 +541,7 @@ def left_over(
       units: all.
       kept: (units,) whether each is left.
       edges: forward and back, of which those between units that are left stay.
-      bias: (units, GATES).
+      bias: as theirs.
       shown: what all of them show, told by those that are left.
       driven: what drives those that are not.
       curves: of those that are left.
@@ -592,6 +585,44 @@ def left_over(
         curves._replace(units=number[curves.units], drives=renumbered(curves.drives)),
         Sums(number[sums.units], sums.offsets, sums.starts, told(sums.terms)),
     )
+
+
+def _handed(
+    units: Units, edges: sparse.coo_array, later: sparse.coo_array
+) -> tuple[Array, Array, Array, Array]:
+    """Which units are kept, and of each of the others which one it hands on, times and plus what.
+
+    Args:
+      units: all of them.
+      edges: to later stages.
+      later: to the next token.
+    """
+    count, read = units.count, edges.col // GATES
+    one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
+    # What the next token reads of a unit is part of the state, which the other one's may not tell.
+    one[later.col // GATES] = one[later.row] = False
+    one[units.readout : units.readout + units.outputs] = False
+    alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
+    own = read[alone]
+    source, scale, offset = np.arange(count), np.ones(count), np.zeros(count)
+    source[own], scale[own], offset[own] = edges.row[alone], edges.data[alone], units.bias[own, 0]
+    relu = units.lows == 0
+    positive = relu.copy()
+    for slot in units.slots:
+        positive[slot.first : units.starts[0]] = slot.token
+    kept = np.ones(count, bool)
+    # In order, since a unit may hand on what another one hands on.
+    for q in np.sort(own).tolist():
+        s = source[q]
+        above = positive[s] and scale[q] > 0 and offset[q] >= 0
+        if relu[q] and not above:
+            source[q], scale[q], offset[q] = q, 1.0, 0.0
+            continue
+        kept[q], positive[q] = False, above
+        source[q] = source[s]
+        offset[q] += scale[q] * offset[s]
+        scale[q] *= scale[s]
+    return kept, source, scale, offset
 
 
 def factor(kernel: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array] | None:

@@ -1,7 +1,8 @@
 """Programs as JSON data: written node by node, and checked in full when they are read."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypedDict, cast, get_type_hints
 
 import numpy as np
@@ -12,7 +13,7 @@ from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.graph import GraphBuilder
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.node import Source
+from lsrl.ir.node import Node, Source
 from lsrl.ir.types import InputType, Token, Vector
 from lsrl.language.feedback import COMPARISONS, Feedback, Halt, MemoryMap
 from lsrl.language.program import Program
@@ -91,31 +92,38 @@ class ProgramJson(TypedDict, total=False):
 
 def program_to_json(program: Program) -> ProgramJson:
     """A program as JSON data, with the lines that it was written on."""
-    graph = program.graph
+    nodes = [_node_to_json(node) for node in program.graph.nodes]
+    return {**_before_nodes(program), "nodes": nodes, **_behind_nodes(program)}
+
+
+def _before_nodes(program: Program) -> ProgramJson:
     return {
         "name": program.name,
         "max_length": program.max_length,
         "output_type": None if program.output_type is None else type_to_json(program.output_type),
         "documentation": program.documentation,
-        "tokens": graph.tokens,
-        "output": graph.output,
-        "nodes": [
-            {
-                "op": type(node.op).__name__,
-                "fields": {
-                    parameter.name: _to_json(getattr(node.op, parameter.name))
-                    for parameter in dataclasses.fields(node.op)
-                    if parameter.name != "step" or node.op.step  # type: ignore[attr-defined]
-                },
-                "operands": node.operands,
-                "names": node.names,
-                "sources": [line if line.text else line[:2] for line in node.sources],
-            }
-            for node in graph.nodes
-        ],
-        # Without one, as it was written before there were loops.
-        **({} if program.feedback is None else {"feedback": _feedback_to_json(program.feedback)}),
+        "tokens": program.graph.tokens,
+        "output": program.graph.output,
     }
+
+
+def _node_to_json(node: Node) -> NodeJson:
+    return {
+        "op": type(node.op).__name__,
+        "fields": {
+            parameter.name: _to_json(getattr(node.op, parameter.name))
+            for parameter in dataclasses.fields(node.op)
+            if parameter.name != "step" or node.op.step  # type: ignore[attr-defined]
+        },
+        "operands": node.operands,
+        "names": node.names,
+        "sources": [line if line.text else line[:2] for line in node.sources],
+    }
+
+
+def _behind_nodes(program: Program) -> ProgramJson:
+    # Without one, as it was written before there were loops.
+    return {} if program.feedback is None else {"feedback": _feedback_to_json(program.feedback)}
 
 
 def _feedback_to_json(feedback: Feedback) -> FeedbackJson:
@@ -131,6 +139,22 @@ def program_content(program: Program, lines: bool) -> ProgramJson:
     for node in content["nodes"] if not lines else ():
         del node["sources"]
     return content
+
+
+def content_text(program: Program) -> Iterator[str]:
+    """What `json.dumps` writes of `program_content` without lines, a node at a time.
+
+    As data all nodes take ten times the room of the program.
+    """
+    head = _before_nodes(program)
+    del head["documentation"]
+    yield f'{json.dumps(head)[:-1]}, "nodes": ['
+    for place, node in enumerate(program.graph.nodes):
+        content = _node_to_json(node)
+        del content["sources"]
+        yield f"{', ' if place else ''}{json.dumps(content)}"
+    rest = _behind_nodes(program)
+    yield f"], {json.dumps(rest)[1:]}" if rest else "]}"
 
 
 def type_to_json(kind: InputType) -> Json:

@@ -27,7 +27,7 @@ from lsrl.ir import ops
 from lsrl.ir.graph import Graph
 from lsrl.ir.labels import element_name
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, lowest_bit
+from lsrl.ir.numbers import Array, lowest_bit, repeated
 from lsrl.levels import AT_INPUT, NONLINEAR, LevelProblem, Levels, latency
 from lsrl.target import Capabilities
 
@@ -91,7 +91,8 @@ class Layer:
     Attributes:
       units: the groups of channels, in order.
       initial: (width,) value of each channel at t = -1; zero except for states.
-      rows: what all channels read, by slot; nothing where a channel has no second one.
+      rows: what all channels read, by slot, of as many as some unit has; nothing where another
+        has no second one.
     """
 
     units: tuple[Unit, ...]
@@ -393,6 +394,8 @@ class _Draft:
         self._known: dict[int, _Draws] = {}
         self._empty: dict[int, _Draws] = {}
         self.slots = [self._slots(node, kind) for node, kind in members]
+        # What lies between is of no more use, and takes as much room.
+        self._known = {}
 
     def _slots(self, node: int, kind: type[ops.Op]) -> tuple[_Draws, ...]:
         if kind in (ops.Affine, ops.LinearState):
@@ -478,22 +481,29 @@ _Stack = tuple[list[Matrix], list[Matrix]]
 def _pruned(
     graph: Graph, feature_width: int, drafts: list[_Draft], output: _Draws
 ) -> tuple[tuple[Layer, ...], Rows]:
-    """Drop the channels that nothing reads, last layer first, and number the rest."""
-    stacks = [_stacked(draft) for draft in drafts]
-    kept: list[Array] = []
-    wanted = _read([output.inputs], slice(None))
-    for recurrent, inputs in reversed(stacks):
-        keep = _reached(wanted, recurrent)
-        kept.insert(0, keep)
-        wanted = _read(inputs, keep)
-    before = [np.ones(feature_width, dtype=bool), *kept]
-    layers = tuple(
-        _layer(graph, draft, stack, keep, columns)
-        for draft, stack, keep, columns in zip(drafts, stacks, kept, before, strict=False)
-    )
+    """Drop the channels that nothing reads, last layer first, and number the rest.
+
+    Drafts are taken off their list, so that no more than two stand beside the layers at a time.
+    """
+    layers: list[Layer] = []
+    above: tuple[_Draft, _Stack, Array] | None = None
+    wanted, columns = _read([output.inputs], slice(None)), np.zeros(0, dtype=bool)
+    while drafts:
+        draft = drafts.pop()
+        stack = _stacked(draft)
+        keep = _reached(wanted, stack[0])
+        wanted = _read(stack[1], keep)
+        if above is None:
+            columns = keep
+        else:
+            layers.append(_layer(graph, *above, keep))
+        above = draft, stack, keep
+    if above is not None:
+        layers.append(_layer(graph, *above, np.ones(feature_width, dtype=bool)))
     # A sum with 0.0 in it is never -0.0, so a step need not look for zeros with a sign.
     bias, nothing = output.bias + 0.0, sp.csr_array((len(output.bias), 0))
-    return layers, Rows(nothing, output.inputs.keep(kept[-1]).csr, bias, output.exact)
+    last = Rows(nothing, output.inputs.keep(columns).csr, bias, output.exact)
+    return tuple(reversed(layers)), last
 
 
 def _read(matrices: Sequence[Matrix], rows: Array | slice) -> Array:
@@ -529,7 +539,7 @@ def _reached(wanted: Array, reads: Sequence[Matrix]) -> Array:
 def _stacked(draft: _Draft) -> _Stack:
     """What the channels of a layer read of it and of the layer before: a row each, slot by slot."""
     recurrent, inputs = [], []
-    for slot in range(2):
+    for slot in range(max(map(len, draft.slots), default=1)):
         draws = [slots[slot] for slots in draft.slots if slot < len(slots)]
         starts = [
             draft.held.starts[node]
@@ -559,15 +569,16 @@ def _layer(graph: Graph, draft: _Draft, stack: _Stack, keep: Array, columns: Arr
         [whole.take(picked).keep(read) for whole in wholes]
         for wholes, read in zip(stack, (keep, columns), strict=True)
     )
-    biases = [np.zeros(len(keep)), np.zeros(len(keep))]
-    exact = [True, True]
+    biases = [np.zeros(len(keep)) for _ in recurrent]
+    exact = [True for _ in recurrent]
     for (node, _), slots in zip(draft.members, draft.slots, strict=True):
         first = draft.held.starts[node]
         for k, slot in enumerate(slots):
             biases[k][first : first + len(slot.bias)] = slot.bias
             exact[k] = exact[k] and slot.exact
     whole = tuple(
-        Rows(recurrent[k].csr, inputs[k].csr, biases[k][picked], exact[k]) for k in range(2)
+        Rows(read.csr, before.csr, bias[picked], exactly)
+        for read, before, bias, exactly in zip(recurrent, inputs, biases, exact, strict=True)
     )
     units, initial, start = [], np.zeros(len(picked)), 0
     for (node, kind), slots in zip(draft.members, draft.slots, strict=True):
@@ -581,7 +592,7 @@ def _layer(graph: Graph, draft: _Draft, stack: _Stack, keep: Array, columns: Arr
         if values is not None and kind is not ops.Affine:
             initial[start : start + len(channels)] = np.array(values)[channels]
         start += len(channels)
-    return Layer(tuple(units), initial, whole)
+    return Layer(tuple(units), repeated(initial), whole)
 
 
 def _csr(matrix: sp.csr_array, rows: slice) -> sp.csr_array:

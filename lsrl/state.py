@@ -5,7 +5,6 @@ another left off: the state after k tokens is the same however they were read.
 """
 
 import hashlib
-import json
 import operator
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from lsrl.errors import InputError
 from lsrl.language.program import Program
 from lsrl.options import Options
 from lsrl.parameters import Parameter
-from lsrl.program_json import program_content
+from lsrl.program_json import content_text
 from lsrl.pytrees import Tree, named_leaves
 from lsrl.schema import FieldError, Reader
 
@@ -119,9 +118,11 @@ def owner_of(
     program: Program, target: str, dtype: str, options: Options, weights: Mapping[str, Parameter]
 ) -> dict[str, str]:
     """What a state belongs to: equal weights alone give its numbers the same meaning."""
-    content = json.dumps(program_content(program, lines=False))
+    content = hashlib.sha256()
+    for part in content_text(program):
+        content.update(part.encode())
     return {
-        "program": f"{program.name} ({hashlib.sha256(content.encode()).hexdigest()})",
+        "program": f"{program.name} ({content.hexdigest()})",
         "target": target,
         "dtype": dtype,
         "options": str(options),

@@ -13,7 +13,7 @@ from lsrl.ir import ops
 from lsrl.ir.bounds import facts, product_of_grids
 from lsrl.ir.evaluate import evaluate
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import lowest_bit
+from lsrl.ir.numbers import floats, lowest_bit, repeated
 from lsrl.ir.recurrence import linear_state_facts
 
 GATHER = [[1, 1, 1], [0, 0, 0], [0, 0, 0]]  # as many ones as rows, and every column once
@@ -45,6 +45,18 @@ def test_equal_matrices_are_one():
     assert Matrix(np.eye(2)) == Matrix.identity(2)
     assert hash(Matrix(np.eye(2))) == hash(Matrix.identity(2))
     assert Matrix(np.zeros((2, 3))) != Matrix(np.zeros((3, 2)))
+
+
+def test_wide_rows_of_one_number_take_its_room_alone():
+    """And -0.0 stays what it is."""
+    alike, mixed = np.full(1000, 0.5), np.arange(1000) % 3 - 1.0
+    mixed[::3] = -0.0
+    assert repeated(alike).strides == (0,) and repeated(mixed) is mixed
+    np.testing.assert_array_equal(repeated(alike), alike)
+    for row, kinds in ((alike, 1), (mixed, 3), (np.zeros(3), 1)):
+        found = floats(row)
+        assert np.array(found).tobytes() == row.tobytes()
+        assert len(set(map(id, found))) == kinds or len(row) < 100
 
 
 def test_lowest_bit():

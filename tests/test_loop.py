@@ -13,6 +13,7 @@ from lsrl.backends import engine
 from lsrl.circuit import OUTPUT
 from lsrl.cli import app
 from lsrl.errors import FormatError, InputError, ProgramError, PromiseError
+from lsrl.program_json import content_text, program_content
 from tests.grids import studied
 from tests.machines import CELLS, countdown, drawn, interpreted, prompt_of, subleq
 from tests.test_damaged import said_in_model, write_model
@@ -264,9 +265,14 @@ def test_certificate_file_and_circuit_know_of_it(counter, tmp_path):
     assert lsrl.load(tmp_path / "counter", like=counter).program.feedback == countdown.feedback
 
 
-def test_a_program_without_feedback_is_as_it_was():
-    from lsrl.program_json import program_content
+@pytest.mark.parametrize("program", [subleq, lsrl.programs.majority()], ids=["fed", "plain"])
+def test_the_text_of_a_program_node_by_node_is_that_of_its_content(program):
+    """Files say whose state they hold by its digest."""
+    whole = json.dumps(program_content(program, lines=False))
+    assert "".join(content_text(program)) == whole
 
+
+def test_a_program_without_feedback_is_as_it_was():
     @lsrl.program
     def plain(x: Vector(1, low=0, high=1, step=1)):
         return 2 * x

@@ -42,13 +42,28 @@ class Picked(NamedTuple):
 Prepared = Mapping[str, jax.Array | Picked]
 
 
-@dataclass(frozen=True)
-class LayerStructure:
-    """What is no parameter in a layer; see LayerWeights."""
+@dataclass(frozen=True, eq=False)
+class LayerStructure(HashedOnce):
+    """What is no parameter in a layer; see LayerWeights.
 
-    relu: tuple[bool, ...]
-    left: tuple[int, ...]
-    right: tuple[int, ...]
+    Attributes:
+      relu: (outputs,) bool.
+      left: (outputs,) int32.
+      right: (outputs,) int32.
+    """
+
+    relu: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def of(cls, relu: np.ndarray, left: np.ndarray, right: np.ndarray) -> "LayerStructure":
+        """Of arrays, which stay the caller's."""
+        return cls(np.array(relu, bool), np.array(left, np.int32), np.array(right, np.int32))
+
+    @cached_property
+    def _key(self) -> tuple[object, ...]:
+        return tuple(array.tobytes() for array in (self.relu, self.left, self.right))
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,12 +167,7 @@ class LinearNetwork(Network):
         )
         self.output_kernel, self.output_bias = made["output_kernel"], made["output_bias"]
         layers = tuple(
-            LayerStructure(
-                tuple(np.asarray(layer.relu, bool).tolist()),
-                tuple(np.asarray(layer.left, int).tolist()),
-                tuple(np.asarray(layer.right, int).tolist()),
-            )
-            for layer in weights.layers
+            LayerStructure.of(layer.relu, layer.left, layer.right) for layer in weights.layers
         )
         self.structure = NetworkStructure(dtype, kinds, layers, tuple(patterns.items()))
         self._plans = PlanCache()

@@ -17,7 +17,15 @@ from lsrl.ir import few_terms
 from lsrl.ir import groups as exclusion
 from lsrl.ir.groups import Groups
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, common_grid, lowest_bit, rational, sum_is_exact
+from lsrl.ir.numbers import (
+    WIDE,
+    Array,
+    common_grid,
+    lowest_bit,
+    rational,
+    repeated,
+    sum_is_exact,
+)
 
 # The smallest normal float64: products below it are rounded, and count as this.
 TINY = 2.0**-1022
@@ -47,6 +55,12 @@ class Facts:
     groups: Groups = exclusion.NONE
     once: bool = False
 
+    def __post_init__(self) -> None:
+        """Let wide rows of one number take no room: there are many, and graphs keep them."""
+        if len(self.low) >= WIDE:
+            for name in ("low", "high", "step"):
+                object.__setattr__(self, name, repeated(getattr(self, name)))
+
     @property
     def width(self) -> int:
         """Number of channels."""
@@ -55,7 +69,7 @@ class Facts:
     @cached_property
     def magnitude(self) -> Array:
         """(width,) the greatest absolute value."""
-        return np.maximum(np.abs(self.low), np.abs(self.high))
+        return repeated(np.maximum(np.abs(self.low), np.abs(self.high)))
 
     @cached_property
     def zero(self) -> Array:

@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 MANTISSA = (1 << 52) - 1
 INFINITY = 0x7FF << 52
 LEADING = 1 << 52
+# Rows from so many numbers on take room that it pays to save, where all of them are alike.
+WIDE = 256
 
 
 def lowest_bit(values: npt.ArrayLike) -> Array:
@@ -59,6 +61,32 @@ def lowest_bit_of(value: float) -> float:
     mantissa, exponent = math.frexp(value)
     integer = int(math.ldexp(mantissa, 53))
     return math.ldexp(integer & -integer, exponent - 53)
+
+
+def all_alike(row: Array) -> bool:
+    """Whether a row (entries,) float64 is wide and all its numbers are one, bit for bit."""
+    if len(row) < WIDE or row.dtype != np.float64:
+        return False
+    bits = row.view(np.int64)
+    return bool((bits == bits[0]).all())
+
+
+def floats(row: Array) -> tuple[float, ...]:
+    """The numbers of a row (entries,); of a wide one those that are alike are one object."""
+    if len(row) < WIDE or row.dtype != np.float64:
+        return tuple(row.tolist())
+    if all_alike(row):
+        return (float(row[0]),) * len(row)
+    # Of their bits, since -0.0 is not 0.0.
+    kinds, places = np.unique(row.view(np.int64), return_inverse=True)
+    return tuple(map(kinds.view(np.float64).tolist().__getitem__, places.tolist()))
+
+
+def repeated(row: Array) -> Array:
+    """The same row (entries,); where all of a wide one are alike, they lie in one place."""
+    if row.strides == (0,) or not all_alike(row):
+        return row
+    return np.broadcast_to(row[:1].copy(), row.shape)
 
 
 def power_of_two_below(value: float) -> float:

@@ -15,7 +15,7 @@ from lsrl.errors import ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.bounds import Facts
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array
+from lsrl.ir.numbers import Array, floats
 from lsrl.ir.types import Token
 from lsrl.language.constants import as_matrix, channels, numbers, transposed
 from lsrl.language.numpy_names import INSTEAD, OPERATORS, UNANSWERED, instead
@@ -442,7 +442,7 @@ def affine(terms: Sequence[tuple[object, Signal]], bias: ArrayLike | None = None
         merged[key] = total, signal
     weights = [weight for weight, _ in merged.values()]
     operands = [signal for _, signal in merged.values()]
-    return record(ops.Affine(tuple(weights), tuple(row.tolist())), *operands)
+    return record(ops.Affine(tuple(weights), floats(row)), *operands)
 
 
 def concat(*signals: Operand) -> Signal:
@@ -504,7 +504,7 @@ def constant(values: ArrayLike) -> Signal:
       def shifted(x: lsrl.Vector(2, low=0, high=1)):
           return x + lsrl.constant([10, 20])
     """
-    return record(ops.Constant(tuple(numbers(values, "a constant").tolist())))
+    return record(ops.Constant(floats(numbers(values, "a constant"))))
 
 
 def as_signal(value: Operand) -> Signal:

@@ -12,7 +12,7 @@ from lsrl.arguments import shown
 from lsrl.errors import BoundsError, ProgramError, ShapeError
 from lsrl.ir import ops
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import exact_array, lowest_bit_of
+from lsrl.ir.numbers import exact_array, floats, lowest_bit_of
 from lsrl.ir.types import Token
 from lsrl.language.comparison import equal, greater_equal
 from lsrl.language.constants import as_matrix, numbers
@@ -43,7 +43,7 @@ def row_of(value: ArrayLike, width: int, what: str) -> tuple[float, ...]:
     row = numbers(value, what)
     if len(row) not in (1, width):
         raise ShapeError(f"{user_line()}: {what} needs one number or {width}, got {len(row)}")
-    return tuple(np.broadcast_to(row, (width,)).tolist())
+    return floats(np.broadcast_to(row, (width,)))
 
 
 def _count(value: object, what: str, least: int = 1) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from lsrl.ir.bounds import affine_facts
 from lsrl.ir.graph import PUT_OFF, Graph, GraphBuilder, rewrite
 from lsrl.ir.matrix import Matrix
-from lsrl.ir.numbers import Array, lowest_bit, lowest_bit_of
+from lsrl.ir.numbers import Array, floats, lowest_bit, lowest_bit_of
 from lsrl.ir.ops import Affine, Constant
 
 Terms = dict[int, Matrix]
@@ -174,7 +174,7 @@ def _stands(builder: GraphBuilder, op: Affine, operands: tuple[int, ...]) -> boo
 def emit_affine(builder: GraphBuilder, terms: Terms, bias: Array) -> int:
     """A node for Σ matrix x + bias: a constant, an operand as it is, or an affine map."""
     kept = {source: matrix for source, matrix in terms.items() if matrix.nonzeros}
-    row = tuple(bias.tolist())
+    row = floats(bias)
     if not kept:
         return builder.add(Constant(row))
     if len(kept) == 1 and not bias.any():
@@ -192,7 +192,7 @@ def add_affine(builder: GraphBuilder, *terms: tuple[Matrix, int], bias: Array | 
     if isinstance(bias, float | int):
         row = (float(bias),) * count
     else:
-        row = tuple(np.broadcast_to(np.asarray(bias, dtype=np.float64), count).tolist())
+        row = floats(np.broadcast_to(np.asarray(bias, dtype=np.float64), count))
     return builder.add(Affine(matrices, row), *nodes)
 
 

@@ -141,7 +141,10 @@ class Pipeline:
             graph = self.simplify(self.run("lower relus", graph, lambda g: lower_relus(g, target)))
         if target.holds_automata:
             graph = self.run("share tables", graph, share_tables)
-        return self.run("split rows", graph, split_rows)
+        graph = self.run("split rows", graph, split_rows)
+        # Graphs on the way here are of no more use, and a large program's take much room.
+        self._settled.clear()
+        return graph
 
 
 def _same_terms(graph: Graph, other: Graph) -> bool:
