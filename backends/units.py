@@ -331,10 +331,10 @@ class _Builder:
 
     def bias(self) -> Array:
         """Of all units, as `Units.bias`."""
-        gated = any(kinds.any() for kinds in self.kinds)
-        held = np.zeros((self.count, GATES if gated else 1))
+        drives = GATES if any(kinds.any() for kinds in self.kinds) else 1
+        held = np.zeros((self.count, drives))
         for first, bias in self.biases:
-            held[first : first + len(bias), : bias.shape[1]] = bias
+            held[first : first + len(bias), : bias.shape[1]] = bias[:, :drives]
         return held
 
     def matrix(self, back: bool) -> sparse.csr_array:
