@@ -16,7 +16,7 @@ from lsrl.backends import events
 from lsrl.backends.curves import curved
 from lsrl.backends.machines import Wired
 from lsrl.backends.runner import Ready, Runner
-from lsrl.backends.units import GATES, csr, factor, shortened, units_of
+from lsrl.backends.units import GATES, Units, csr, factor, shortened, units_of
 from lsrl.errors import InputError
 from lsrl.ir.numbers import Array
 from lsrl.looping import RunnerName
@@ -250,6 +250,12 @@ def test_what_ramps_make_of_a_number(target: str, seed: int, plain: ModuleType) 
     assert np.array_equal(stepped(in_plain_python(model, plain), read, "events")[0], wanted)
 
 
+def driven(units: Units, shown: Array) -> Array:
+    """(units,) by what they are driven, of one drive each, where all show so much."""
+    found = units.drives @ shown + units.curves.at(shown, GATES * units.count)
+    return np.asarray(found[::GATES] + units.bias[:, 0])
+
+
 @pytest.mark.parametrize("program", [machines.subleq, ramps(0)], ids=["computer", "ramps"])
 def test_what_others_tell_is_no_unit(program: lsrl.Program) -> None:
     whole = units_of(lsrl.compile(program, "linear_rnn").module.stack())
@@ -267,21 +273,18 @@ def test_what_others_tell_is_no_unit(program: lsrl.Program) -> None:
     for seed, largest in enumerate((9, 300, 40_000) * 5):
         values = np.random.default_rng(seed).integers(0, largest, whole.count).astype(float)
         for first, last in pairwise(whole.starts):
-            made = whole.drives[GATES * first : GATES * last : GATES] @ values
-            made += whole.bias[first:last, 0]
+            made = driven(whole, values)[first:last]
             values[first:last] = np.where(made < whole.lows[first:last], 0, made)
         shown = values[left]
         told = np.concatenate([shown, few.handed.of(shown)])[numbers]
-        wanted = (whole.drives @ values).reshape(-1, GATES) + whole.bias
-        found = few.drives @ shown + few.curves.at(shown, GATES * few.count)
-        found = found.reshape(-1, GATES) + few.bias
+        wanted, found = driven(whole, values), driven(few, shown)
         # Some show the same though they are driven by another number, which is told apart.
-        assert np.array_equal(found[cut, 0], np.maximum(wanted[left][cut, 0], 0))
+        assert np.array_equal(found[cut], np.maximum(wanted[left][cut], 0))
         terms = np.split(few.sums.terms.of(shown), ends)
-        found[cut, 0] = few.sums.offsets + [own.sum() for own in terms]
+        found[cut] = few.sums.offsets + [own.sum() for own in terms]
         assert np.array_equal(found, wanted[left])
         # What is left out is told as it is driven.
-        assert np.array_equal(wanted[away, 0], told[numbers >= few.count])
+        assert np.array_equal(wanted[away], told[numbers >= few.count])
 
 
 @pytest.mark.studies
