@@ -47,8 +47,8 @@ class _Ramps(NamedTuple):
     def terms(self, units: Array, weights: Array) -> Handed:
         """What some of them show, times weights."""
         root, scale, offset, *ends = (part[units] for part in self[:5])
-        ends = np.sort([weights * end for end in ends], axis=0)
-        return Handed(root, weights * scale, weights * offset, *ends)
+        least, most = np.sort([weights * end for end in ends], axis=0)
+        return Handed(root, weights * scale, weights * offset, least, most)
 
 
 class _Pieces(NamedTuple):
@@ -129,18 +129,27 @@ def curved(units: Units) -> Units:
     np.add.at(biases, np.divmod(targets[good], GATES), np.where(cut, levels - bias, levels)[good])
     forward = sparse.coo_array((edges.data[rest], (edges.row[rest], edges.col[rest])), edges.shape)
     hidden = any(leaf.field == "hidden" for leaf in units.leaves)
-    # What drives a unit that is cut, as the state has it.
-    lost = good & cut & hidden
-    number = np.cumsum(lost) - 1
-    of = np.flatnonzero(lost[pair])
-    of = of[np.argsort(pair[of], kind="stable")]
-    sums = Sums(
-        readers[lost], bias[lost], np.searchsorted(number[pair[of]], np.arange(lost.sum() + 1)),
-        Handed(*(part[of] for part in terms)),
-    )  # fmt: skip
+    sums = _sums(terms, pair, good & cut & hidden, readers, bias)
     shown = ramps.terms(np.arange(units.count), np.ones(units.count))
     driven = shown._replace(least=ramps.lowest, most=ramps.highest) if hidden else shown
     return left_over(units, kept, (forward, later), biases, shown, driven, curves, sums)
+
+
+def _sums(terms: Handed, of: Array, which: Array, units: Array, bias: Array) -> Sums:
+    """What drives units of which a curve tells no more than what they show.
+
+    Args:
+      terms: of all functions.
+      of: (terms,) function.
+      which: (functions,) whether it is to be told.
+      units: (functions,) that each goes to.
+      bias: (functions,) of those.
+    """
+    own = np.flatnonzero(which[of])
+    own = own[np.argsort(of[own], kind="stable")]
+    numbers = np.flatnonzero(which)
+    starts = np.append(np.searchsorted(of[own], numbers), len(own))
+    return Sums(units[which], bias[which], starts, Handed(*(part[own] for part in terms)))
 
 
 def _ramps(units: Units) -> _Ramps:

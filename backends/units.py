@@ -202,9 +202,15 @@ class Curves(NamedTuple):
 
 
 NO_CURVES = Curves(
-    np.zeros(0, int), np.zeros(1, int), *np.zeros((2, 0)), np.zeros(1, int), np.zeros(0, int),
-    *np.zeros((2, 0)),
-)  # fmt: skip
+    units=np.zeros(0, int),
+    starts=np.zeros(1, int),
+    begins=np.zeros(0),
+    origins=np.zeros(0),
+    ends=np.zeros(1, int),
+    drives=np.zeros(0, int),
+    slopes=np.zeros(0),
+    bases=np.zeros(0),
+)
 
 
 @dataclass(frozen=True)
