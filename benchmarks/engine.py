@@ -39,6 +39,7 @@ from benchmarks.common import (
     slope,
 )
 from benchmarks.computer import BITS, BUSY
+from benchmarks.engine_studies import CAPTURED, compare_studies
 from benchmarks.limits import SIZES, Limits, measure_limits
 from benchmarks.roofline import row_of
 from benchmarks.workloads import LENGTH, VOCAB, Array, workloads
@@ -83,6 +84,8 @@ class Plan:
       steppers: targets whose `Model.step` is held against their network's.
       fused: batch and tokens beside the loop in C.
       memory: cells of the computers whose peak memory is taken.
+      copies: noisy ones, of a study.
+      captured: sequences and tokens of another one.
       arrays: bytes of those that the machine's limits are taken of.
       repeats: of each measurement.
     """
@@ -107,6 +110,8 @@ class Plan:
     steppers: tuple[str, ...] = tuple(info.name for info in lsrl.targets())
     fused: tuple[tuple[int, int], ...] = ((1, 1000), (256, 1000))
     memory: tuple[int, ...] = (256, 4096)
+    copies: int = 256
+    captured: tuple[int, int] = CAPTURED
     arrays: tuple[int, ...] = SIZES
     repeats: int = REPEATS
 
@@ -115,7 +120,7 @@ QUICK = Plan(
     known=(("majority", "linear_rnn", 2, 40),), steps=10, loops=((13, "linear_rnn", 2),),
     machines=((64, "linear_rnn", 3),),
     instructions=20, cells=(), units=(8,), vocabulary=(), growing=20, steppers=("linear_rnn",),
-    fused=((2, 40),), memory=(), arrays=(2**14, 2**18), repeats=1,
+    fused=((2, 40),), memory=(), copies=2, captured=(2, 40), arrays=(2**14, 2**18), repeats=1,
 )  # fmt: skip
 
 
@@ -568,6 +573,11 @@ def findings(tables: Mapping[str, Table]) -> list[str]:
         for (what, engine), exponent in exponents(tables["growth"]).items()
     ]
     found += [
+        f"{row['study'].capitalize()}, {row['shape']}: {number(row['took'])} times {row['beside']} "
+        "in CPU time."
+        for row in tables["studies"].rows
+    ]
+    found += [
         f"Nearest to the roofline: {number(highest)}.",
         f"Model.step takes at most {number(dearest['ratio'])} times its network's "
         f"({dearest['target']}).",
@@ -597,7 +607,8 @@ def measure_all(plan: Plan) -> list[Table]:
     fused_ones, engines = compare_fused(plan), compare_engines(plan, limits)
     loops, own = compare_loops(plan, limits), compare_machines(plan)
     growth, steps = grown(plan), compare_steps(plan)
-    tables = [limits.table(), fused_ones, engines, loops, own, growth, steps]
+    studies = compare_studies(plan.copies, plan.captured, plan.repeats)
+    tables = [limits.table(), fused_ones, engines, loops, own, growth, steps, studies]
     return [*tables, measure_memory(plan)] if plan.memory else tables
 
 

@@ -88,10 +88,8 @@ class Reading:
         for hook, units in zip(hooks, self.units, strict=True):
             if units:
                 place = found[..., start : start + len(units)]
-                first, on_end = units[0], tuple(range(units[0], units[0] + len(units)))
                 turned = np.swapaxes(hook, 0, 1) if time_first else hook
-                read = slice(first, first + len(units)) if units == on_end else list(units)
-                place[...] = turned[..., read]
+                place[...] = turned[..., _on_end(units)]
                 start += len(units)
         return np.swapaxes(found, 0, 1) if time_first else found
 
@@ -166,11 +164,22 @@ def derived_values(
                 rounds.append([])
             rounds[place].append(term)
         for terms in rounds:
-            elements, _, _, weights = zip(*terms, strict=True)
-            read = np.stack([known[source][..., column] for _, source, column, _ in terms], -1)
-            values[..., list(elements)] += np.array(weights) * read
+            for source in dict.fromkeys(term[1] for term in terms):
+                elements, _, columns, weights = zip(
+                    *(t for t in terms if t[1] == source), strict=True
+                )
+                read = known[source][..., _on_end(columns)]
+                values[..., _on_end(elements)] += np.array(weights) * read
         found[derived.name] = values
     return found
+
+
+def _on_end(numbers: Sequence[int]) -> slice | list[int]:
+    """What indexes an axis by numbers: where they lie on end a slice, which takes no copy."""
+    first = numbers[0]
+    if list(numbers) == list(range(first, first + len(numbers))):
+        return slice(first, first + len(numbers))
+    return list(numbers)
 
 
 def _taken(values: Array, columns: Array) -> Array:
@@ -179,7 +188,4 @@ def _taken(values: Array, columns: Array) -> Array:
         found = np.zeros((*values.shape[:-1], len(columns)))
         found[..., columns >= 0] = values[..., columns[columns >= 0]]
         return found
-    first = columns[0] if len(columns) else 0
-    if np.array_equal(columns, first + np.arange(len(columns))):
-        return values[..., first : first + len(columns)]
-    return values[..., columns]
+    return values[..., _on_end(columns.tolist())] if len(columns) else values[..., columns]
