@@ -60,7 +60,7 @@ class Wired:
         self.number = np.dtype(np.float64 if dtype == "float64" else np.float32)
         self.engine: Any = engine or importlib.import_module("lsrl.backends.events")
         self.compiled = bool(self.engine.COMPILED)
-        self.gates = GATES if units.gated else 1
+        self.gates = units.gates
         forgetful = self._forgetful()
         self.forgetful = np.flatnonzero(forgetful)
         self.lows = np.where(forgetful, 0.0, units.lows)
@@ -151,10 +151,10 @@ class Wired:
         forward, back = units.turned
         found = np.asarray(forward @ values)
         found += back @ values
-        found = found.reshape(-1, GATES)
-        found[:, : units.bias.shape[1]] += units.bias
+        found = found.reshape(-1, units.gates)
+        found += units.bias
         found[units.kinds == GRU, :TURNED] *= -1
-        return np.asarray(found[:, : self.gates].T.ravel())
+        return np.asarray(found.T.ravel())
 
     def bars(self, values: Array) -> Array:
         """(drives,) of units that show these values (units,) and are not listed."""
@@ -178,7 +178,7 @@ class Wired:
         """Edges one by one, and `many` or more at once: each with where a unit's begin and end."""
         count = self.units.count
         found = matrix.tocoo(copy=False)
-        unit, gate = np.divmod(found.col, GATES)
+        unit, gate = np.divmod(found.col, self.gates)
         turned = (self.units.kinds[unit] == GRU) & (gate < TURNED)
         weights = np.where(turned, -found.data, found.data)
         entries = weights, gate * count + unit, matrix.indptr

@@ -137,9 +137,9 @@ class Units:
       slots: what is read.
       kinds: (units,) of each.
       lows: (units,) below which its value is 0: 0 of a ReLU, else -inf.
-      bias: (units, GATES); (units, 1) if no unit has more than one drive.
+      bias: (units, gates).
       starts: (stages + 1,) the first unit of each stage.
-      forward: (units, GATES * units), entry [source, GATES * target + drive].
+      forward: (units, gates * units), entry [source, gates * target + drive].
       back: the same, to the next token.
       leaves: of the state.
       readout: the first output.
@@ -166,10 +166,15 @@ class Units:
         """Of units."""
         return len(self.kinds)
 
-    @cached_property
+    @property
+    def gates(self) -> int:
+        """Drives of a unit: GATES, but 1 where no unit has more than one."""
+        return int(self.bias.shape[1])
+
+    @property
     def gated(self) -> bool:
         """Whether a unit has more than one drive."""
-        return bool((self.kinds != LINEAR).any())
+        return self.gates > 1
 
     @cached_property
     def entries(self) -> tuple[tuple[int | slice, int], ...]:
@@ -194,7 +199,7 @@ class Units:
 
     @cached_property
     def turned(self) -> tuple[sparse.csc_array, sparse.csc_array]:
-        """Forward and back as (GATES * units, units), of the same numbers in memory."""
+        """Forward and back as (gates * units, units), of the same numbers in memory."""
         return self.forward.T, self.back.T
 
     @cached_property
@@ -247,10 +252,14 @@ class _Builder:
         self.connect(sources, GATES * between, shared)
         self.connect(np.concatenate([sources, between]), targets, rest)
 
+    @property
+    def gates(self) -> int:
+        """As `Units.gates`; while units are put together there is room for all of them."""
+        return GATES if any((kinds != LINEAR).any() for kinds in self.kinds) else 1
+
     def bias(self) -> Array:
         """Of all units, as `Units.bias`."""
-        gated = any(kinds.any() for kinds in self.kinds)
-        held = np.zeros((self.count, GATES if gated else 1))
+        held = np.zeros((self.count, self.gates))
         for first, bias in self.biases:
             held[first : first + len(bias), : bias.shape[1]] = bias
         return held
@@ -264,7 +273,9 @@ class _Builder:
             for part, kind in zip(zip(*parts, strict=True), kinds, strict=True)
         )
         del parts
-        shape = (self.count, GATES * self.count)
+        if self.gates == 1:
+            columns //= GATES
+        shape = (self.count, self.gates * self.count)
         return csr(sparse.coo_array((weights, (rows, columns)), shape=shape))
 
 
@@ -414,7 +425,7 @@ def _cells(
     recurrent = csr(layer.recurrent)
     count = recurrent.shape[0]
     sources, inputs = _factored(made, sources, inputs)
-    drives = np.zeros((count, GATES))
+    drives = np.zeros((count, 1 + max(cell.inputs)))
     drives[:, list(cell.inputs)] = bias.reshape(len(cell.inputs), count).T
     own = made.add(count, cell.kind, cell.relu, drives)
     made.connect(sources, np.concatenate([GATES * own + gate for gate in cell.inputs]), inputs)
@@ -430,7 +441,8 @@ def shortened(units: Units) -> Units:
     So a value that a network carries over many layers is looked at once. Weights are powers of two,
     so that products of them are exact.
     """
-    count, edges, later = units.count, units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
+    count, gates = units.count, units.gates
+    edges, later = units.forward.tocoo(copy=False), units.back.tocoo(copy=False)
     kept, source, scale, offset = _handed(units, edges, later)
     if kept.all():
         return units
@@ -439,14 +451,14 @@ def shortened(units: Units) -> Units:
     root, bias = number[source], units.bias[kept]
 
     def moved(matrix: sparse.coo_array) -> sparse.csr_array:
-        known = kept[matrix.col // GATES]
+        known = kept[matrix.col // gates]
         row, column, data = matrix.row[known], matrix.col[known], matrix.data[known]
-        column = GATES * number[column // GATES] + column % GATES
+        column = gates * number[column // gates] + column % gates
         of = np.flatnonzero(offset[row])
-        np.add.at(bias, np.divmod(column[of], GATES), data[of] * offset[row[of]])
+        np.add.at(bias.ravel(), column[of], data[of] * offset[row[of]])
         data *= scale[row]
         row = root[row]
-        return csr(sparse.coo_array((data, (row, column)), (left, GATES * left)))
+        return csr(sparse.coo_array((data, (row, column)), (left, gates * left)))
 
     forward, back = moved(edges), moved(later)
     return Units(
@@ -475,10 +487,10 @@ def _handed(
       edges: to later stages.
       later: to the next token.
     """
-    count, read = units.count, edges.col // GATES
+    count, read = units.count, edges.col // units.gates
     one = (units.kinds == LINEAR) & (np.bincount(read, minlength=count) == 1)
     # What the next token reads of a unit is part of the state, which the other one's may not tell.
-    one[later.col // GATES] = one[later.row] = False
+    one[later.col // units.gates] = one[later.row] = False
     one[units.readout : units.readout + units.outputs] = False
     alone = np.flatnonzero(one[read] & (np.abs(np.frexp(edges.data)[0]) == 0.5))
     own = read[alone]

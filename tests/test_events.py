@@ -224,8 +224,8 @@ def test_what_is_only_handed_on_is_no_unit(computer: Model) -> None:
     left[of_whole[numbers >= short.count]] = False
     values[left] = shown
     values[of_whole] = np.concatenate([shown, scales * shown[sources] + offsets])[numbers]
-    drives = (whole.drives @ values).reshape(-1, GATES)[left] + whole.bias[left]
-    assert np.array_equal((short.drives @ shown).reshape(-1, GATES) + short.bias, drives)
+    drives = (whole.drives @ values).reshape(-1, whole.gates)[left] + whole.bias[left]
+    assert np.array_equal((short.drives @ shown).reshape(-1, short.gates) + short.bias, drives)
 
 
 @pytest.mark.studies
